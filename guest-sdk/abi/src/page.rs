@@ -1,0 +1,181 @@
+//! The packed page that `kv_list` answers with, and the entry header.
+//!
+//! A page is `count: u32`, `cursor_len: u32`, the cursor (none: the list has
+//! ended), then `count` entries: `key_len: u32`, the key, and, if values were
+//! asked for, an [`EntryHeader`], `value_len: u32` and the value.
+
+/// The size of an [`EntryHeader`] on the wire.
+pub const ENTRY_HEADER_BYTES: usize = 24;
+
+/// What an entry carries beside its value: `version: u64`,
+/// `expires_at_ms: i64` (0: never), `format: u32`, and four bytes of zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntryHeader {
+    /// Grows with each write of the key and never comes back.
+    pub version: u64,
+    /// Milliseconds since the Unix epoch; 0 for an entry that does not expire.
+    pub expires_at_ms: i64,
+    /// [`FORMAT_JSON`](crate::FORMAT_JSON) or [`FORMAT_BYTES`](crate::FORMAT_BYTES).
+    pub format: u32,
+}
+
+impl EntryHeader {
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; ENTRY_HEADER_BYTES] {
+        let mut out = [0; ENTRY_HEADER_BYTES];
+        let (version, rest) = out.split_at_mut(8);
+        let (expires, rest) = rest.split_at_mut(8);
+        let (format, _reserved) = rest.split_at_mut(4);
+        version.copy_from_slice(&self.version.to_le_bytes());
+        expires.copy_from_slice(&self.expires_at_ms.to_le_bytes());
+        format.copy_from_slice(&self.format.to_le_bytes());
+        out
+    }
+
+    /// Splits a header off the front of `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<(EntryHeader, &[u8]), Malformed> {
+        let mut reader = Bytes(bytes);
+        let version = u64::from_le_bytes(reader.array()?);
+        let expires_at_ms = i64::from_le_bytes(reader.array()?);
+        let format = reader.u32()?;
+        reader.u32()?;
+        let header = EntryHeader {
+            version,
+            expires_at_ms,
+            format,
+        };
+        Ok((header, reader.0))
+    }
+}
+
+/// The bytes end before what their lengths promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let (head, tail) = self.0.split_at_checked(len).ok_or(Malformed)?;
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+        self.take(N)?.try_into().map_err(|_| Malformed)
+    }
+
+    fn u32(&mut self) -> Result<u32, Malformed> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn sized(&mut self) -> Result<&'a [u8], Malformed> {
+        let len = self.u32()? as usize;
+        self.take(len)
+    }
+}
+
+/// One entry of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageEntry<'a> {
+    /// The key, UTF-8.
+    pub key: &'a [u8],
+    /// The header and the value, if values were asked for.
+    pub value: Option<(EntryHeader, &'a [u8])>,
+}
+
+/// The head of a packed page and a reader of its entries.
+#[derive(Debug, Clone)]
+pub struct Page<'a> {
+    /// Pass it back for the next page; `None` at the end of the list.
+    pub cursor: Option<&'a [u8]>,
+    /// The entries.
+    pub entries: PageReader<'a>,
+}
+
+impl<'a> Page<'a> {
+    /// Reads the head of a page whose entries carry values or not, as asked.
+    pub fn decode(bytes: &'a [u8], values: bool) -> Result<Page<'a>, Malformed> {
+        let mut reader = Bytes(bytes);
+        let count = reader.u32()?;
+        let cursor = reader.sized()?;
+        Ok(Page {
+            cursor: (!cursor.is_empty()).then_some(cursor),
+            entries: PageReader {
+                left: count,
+                rest: reader.0,
+                values,
+            },
+        })
+    }
+}
+
+/// Iterates over the entries of a packed page; stops after a malformed one.
+#[derive(Debug, Clone)]
+pub struct PageReader<'a> {
+    left: u32,
+    rest: &'a [u8],
+    values: bool,
+}
+
+impl<'a> PageReader<'a> {
+    fn entry(&mut self) -> Result<PageEntry<'a>, Malformed> {
+        let mut reader = Bytes(self.rest);
+        let key = reader.sized()?;
+        let value = if self.values {
+            let (header, rest) = EntryHeader::decode(reader.0)?;
+            reader.0 = rest;
+            Some((header, reader.sized()?))
+        } else {
+            None
+        };
+        self.rest = reader.0;
+        Ok(PageEntry { key, value })
+    }
+}
+
+impl<'a> Iterator for PageReader<'a> {
+    type Item = Result<PageEntry<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let entry = self.entry();
+        if entry.is_err() {
+            self.left = 0;
+        }
+        Some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_comes_back_as_it_went() {
+        let header = EntryHeader {
+            version: u64::MAX - 1,
+            expires_at_ms: -5,
+            format: 1,
+        };
+        let bytes = header.encode();
+        assert_eq!(EntryHeader::decode(&bytes), Ok((header, &[][..])));
+        assert_eq!(EntryHeader::decode(&bytes[..23]), Err(Malformed));
+    }
+
+    #[test]
+    fn a_page_that_lies_about_its_lengths_ends() {
+        // One entry is promised whose key would be 4 GiB long.
+        let bytes = [1, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, b'a'];
+        let page = Page::decode(&bytes, false).unwrap();
+        assert_eq!(page.cursor, None);
+        let entries: [_; 1] = {
+            let mut entries = page.entries;
+            let first = entries.next().unwrap();
+            assert_eq!(entries.next(), None);
+            [first]
+        };
+        assert_eq!(entries, [Err(Malformed)]);
+        assert!(Page::decode(&bytes[..7], false).is_err());
+    }
+}

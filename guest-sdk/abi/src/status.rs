@@ -1,0 +1,79 @@
+//! The statuses below zero.
+
+/// Why a host function refused or failed. On the wire it is an `i64` below zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(i64)]
+pub enum Status {
+    /// No such entry. Never confused with an empty value.
+    NotFound = -1,
+    /// A precondition failed.
+    Conflict = -2,
+    /// The caller lacks the capability.
+    Denied = -3,
+    /// A bad argument: an empty collection, bad UTF-8, NUL, malformed JSON, a foreign cursor.
+    Invalid = -4,
+    /// Over a size limit.
+    TooLarge = -5,
+    /// The app's quota is used up.
+    Quota = -6,
+    /// Too many calls; try later.
+    RateLimited = -7,
+    /// JSON was asked of bytes, or an increment of a value that is no integer.
+    Type = -8,
+    /// The store cannot be reached; the call may be tried again.
+    Unavailable = -9,
+    /// The host's fault; logged there under the request id.
+    Internal = -10,
+    /// An unknown flag or option bit.
+    Unsupported = -11,
+}
+
+impl Status {
+    /// Every status, from -1 downward.
+    pub const ALL: [Status; 11] = [
+        Status::NotFound,
+        Status::Conflict,
+        Status::Denied,
+        Status::Invalid,
+        Status::TooLarge,
+        Status::Quota,
+        Status::RateLimited,
+        Status::Type,
+        Status::Unavailable,
+        Status::Internal,
+        Status::Unsupported,
+    ];
+
+    /// The number on the wire.
+    pub const fn code(self) -> i64 {
+        self as i64
+    }
+
+    /// The status behind a number, or `None` for zero, success and unknown numbers.
+    pub fn from_code(code: i64) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| status.code() == code)
+    }
+
+    /// The name in the documents, such as `NOT_FOUND`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::NotFound => "NOT_FOUND",
+            Status::Conflict => "CONFLICT",
+            Status::Denied => "DENIED",
+            Status::Invalid => "INVALID",
+            Status::TooLarge => "TOO_LARGE",
+            Status::Quota => "QUOTA",
+            Status::RateLimited => "RATE_LIMITED",
+            Status::Type => "TYPE",
+            Status::Unavailable => "UNAVAILABLE",
+            Status::Internal => "INTERNAL",
+            Status::Unsupported => "UNSUPPORTED",
+        }
+    }
+}
+
+impl core::fmt::Display for Status {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.name())
+    }
+}
