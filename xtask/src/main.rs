@@ -1,1 +1,68 @@
-fn main() {}
+//! `cargo xtask`: the commands that a person or the CI runs on this workspace.
+//!
+//! Steps are announced on stderr as `==> ...`. A failure names what failed and
+//! what to do about it, and ends the program with status 1.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod apt;
+mod bench;
+mod c_guests;
+mod check;
+mod demo;
+mod guests;
+mod host;
+mod postgres;
+mod process;
+mod test;
+mod wasm_std;
+
+/// The commands of the Kvasm workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Show the host at work: two apps, one plugin, and nothing shared between them.
+    Demo,
+    /// Build everything that the tests need, then run all tests.
+    ///
+    /// Arguments go to `cargo test`; without any, the examples are tested too.
+    Test {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check formatting, lints and documentation.
+    Check,
+    /// Build the example and test plugins into `target/guests`.
+    Guests,
+    /// Run the benchmarks in release mode; arguments go to them.
+    Bench {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
+        Task::Demo => demo::run(),
+        Task::Test { arguments } => test::run(&arguments),
+        Task::Check => check::run(),
+        Task::Guests => guests::run(),
+        Task::Bench { arguments } => bench::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not Debug: with RUST_BACKTRACE set, a backtrace would hide the reason.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,91 @@
+/* The kvasm_v1 ABI for C. Copy this file. docs/abi.md says what each call does.
+ *
+ * Results below zero are statuses. A call with `out` and `cap` returns the whole
+ * length; if that is more than `cap`, nothing is written and kvasm_result_read
+ * has the bytes. */
+#ifndef KVASM_H
+#define KVASM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum kvasm_status {
+    KVASM_NOT_FOUND = -1,
+    KVASM_CONFLICT = -2,
+    KVASM_DENIED = -3,
+    KVASM_INVALID = -4,
+    KVASM_TOO_LARGE = -5,
+    KVASM_QUOTA = -6,
+    KVASM_RATE_LIMITED = -7,
+    KVASM_TYPE = -8,
+    KVASM_UNAVAILABLE = -9,
+    KVASM_INTERNAL = -10,
+    KVASM_UNSUPPORTED = -11,
+};
+
+enum { KVASM_JSON = 0, KVASM_BYTES = 1 };
+enum { KVASM_GET_WITH_HEADER = 1 };
+enum { KVASM_ERROR = 1, KVASM_WARN, KVASM_INFO, KVASM_DEBUG, KVASM_TRACE };
+
+#define KVASM_IMPORT(name) __attribute__((import_module("kvasm_v1"), import_name(#name)))
+/* Goes before a function `int32_t f(void)` that the host can call. */
+#define KVASM_EXPORT(name) __attribute__((export_name(#name)))
+
+/* In front of the value that kvasm_kv_get finds with KVASM_GET_WITH_HEADER. */
+struct kvasm_entry_header {
+    uint64_t version;
+    int64_t expires_at_ms; /* 0: never */
+    uint32_t format, reserved;
+};
+
+/* The options of a write: set `size` to the struct's size, and a bit of `mask`
+ * for each field that counts: 1 for ttl_ms, 2 for if_version (0: if absent). */
+struct kvasm_set_options {
+    uint32_t size, mask;
+    uint64_t ttl_ms, if_version;
+};
+
+struct kvasm_delete_options {
+    uint32_t size, mask; /* mask 1: if_version */
+    uint64_t if_version;
+};
+
+struct kvasm_range {
+    const char *ptr;
+    size_t len;
+};
+
+struct kvasm_list_options {
+    uint32_t size, mask; /* a bit for each field below: 1, 2, 4, 8, ... */
+    struct kvasm_range prefix, start, end, cursor;
+    uint32_t limit, reverse, values;
+};
+
+KVASM_IMPORT(kv_get)
+int64_t kvasm_kv_get(const char *collection, size_t collection_len, const char *key, size_t key_len,
+                     int32_t format, int32_t flags, void *out, size_t cap);
+KVASM_IMPORT(kv_set)
+int64_t kvasm_kv_set(const char *collection, size_t collection_len, const char *key, size_t key_len,
+                     const void *value, size_t value_len, int32_t format,
+                     const struct kvasm_set_options *options);
+KVASM_IMPORT(kv_has)
+int64_t kvasm_kv_has(const char *collection, size_t collection_len, const char *key, size_t key_len);
+KVASM_IMPORT(kv_delete)
+int64_t kvasm_kv_delete(const char *collection, size_t collection_len, const char *key,
+                        size_t key_len, const struct kvasm_delete_options *options);
+KVASM_IMPORT(kv_list)
+int64_t kvasm_kv_list(const char *collection, size_t collection_len,
+                      const struct kvasm_list_options *options, void *out, size_t cap);
+KVASM_IMPORT(result_read) int64_t kvasm_result_read(size_t offset, void *out, size_t len);
+KVASM_IMPORT(error_message) int64_t kvasm_error_message(char *out, size_t cap);
+
+KVASM_IMPORT(input_len) int64_t kvasm_input_len(void);
+KVASM_IMPORT(input_read) int64_t kvasm_input_read(size_t offset, void *out, size_t len);
+KVASM_IMPORT(output_write) int64_t kvasm_output_write(const void *bytes, size_t len);
+
+KVASM_IMPORT(context) int64_t kvasm_context(char *out, size_t cap);
+KVASM_IMPORT(log) int64_t kvasm_log(int32_t level, const char *text, size_t len);
+KVASM_IMPORT(now_ms) int64_t kvasm_now_ms(void);
+KVASM_IMPORT(random_fill) int64_t kvasm_random_fill(void *out, size_t len);
+
+#endif

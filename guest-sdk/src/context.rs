@@ -1,0 +1,104 @@
+//! What an invocation can learn about itself, and the host's clock and randomness.
+
+use crate::{Error, sys};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Who called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Caller {
+    /// Somebody without a token: the plugin itself decides what they may do.
+    Public,
+    /// The holder of a token. The host checks each KV call against its scopes.
+    Principal,
+    /// A kind of caller that this version of the SDK does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The running invocation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Context {
+    /// The app's name.
+    pub app: String,
+    /// The name under which this function was called.
+    pub function: String,
+    /// Names this invocation in the host's logs.
+    pub request_id: String,
+    /// Who called.
+    pub caller: Caller,
+}
+
+/// The running invocation.
+///
+/// Natively it is a made-up one, which `testing::set_context` replaces.
+///
+/// # Errors
+/// [`Error::Internal`] if the host's answer is no context.
+///
+/// ```
+/// let context = kvasm_guest::context()?;
+/// log::info!("{} runs as request {}", context.function, context.request_id);
+/// # Ok::<(), kvasm_guest::Error>(())
+/// ```
+pub fn context() -> Result<Context, Error> {
+    let json = sys::context()?;
+    serde_json::from_slice(&json)
+        .map_err(|e| Error::Internal(format!("the host's context is malformed: {e}")))
+}
+
+/// The host's clock.
+///
+/// `SystemTime::now` panics on `wasm32-unknown-unknown`; this works everywhere.
+pub fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(now_ms()).unwrap_or(0))
+}
+
+/// The host's clock in milliseconds since the Unix epoch.
+pub fn now_ms() -> i64 {
+    sys::now_ms()
+}
+
+/// Fills `bytes` with random bytes of the host, fit for secrets.
+///
+/// Natively they are good enough for tests only.
+///
+/// # Errors
+/// What the host answers, such as [`Error::Unavailable`].
+///
+/// ```
+/// let mut token = [0; 16];
+/// kvasm_guest::random_fill(&mut token)?;
+/// # Ok::<(), kvasm_guest::Error>(())
+/// ```
+pub fn random_fill(bytes: &mut [u8]) -> Result<(), Error> {
+    sys::random_fill(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_with_news_in_it_is_still_read() {
+        let json = r#"{"app":"a","function":"f","request_id":"r","caller":"robot","attempt":2}"#;
+        let context: Context = serde_json::from_str(json).unwrap();
+        assert_eq!(context.caller, Caller::Unknown);
+        let json = json.replace("robot", "principal");
+        let context: Context = serde_json::from_str(&json).unwrap();
+        assert_eq!(context.caller, Caller::Principal);
+    }
+
+    #[test]
+    fn random_bytes_differ() {
+        let mut one = [0; 20];
+        let mut two = [0; 20];
+        random_fill(&mut one).unwrap();
+        random_fill(&mut two).unwrap();
+        assert_ne!(one, two);
+        random_fill(&mut []).unwrap();
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a call to the host failed.
+
+use kvasm_abi::Status;
+use std::fmt;
+
+/// Why a call failed: one variant for each status of the ABI, with the host's
+/// message, and two for values that do not fit the Rust type.
+///
+/// An absent entry is no error: reads answer `Ok(None)`.
+///
+/// ```
+/// use kvasm_guest::{Error, kv};
+///
+/// let error = kv::collection("").get::<u32>("key").unwrap_err();
+/// assert!(matches!(error, Error::Invalid(_)));
+/// assert_eq!(error.to_string(), "the collection is empty; it needs at least 1 byte");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// No such entry. Reads turn it into `None`; it is here for completeness.
+    NotFound(String),
+    /// A precondition failed: the entry does not have the version asked for.
+    Conflict(String),
+    /// The caller of this invocation lacks the capability.
+    Denied(String),
+    /// A bad argument: an empty collection or key, a NUL, malformed JSON, a foreign cursor.
+    Invalid(String),
+    /// A key, value or option is over a size limit.
+    TooLarge(String),
+    /// The app's quota of entries or bytes is used up.
+    Quota(String),
+    /// Too many calls; try later.
+    RateLimited(String),
+    /// JSON was asked of an entry that holds bytes.
+    Type(String),
+    /// The store cannot be reached; the call may be tried again.
+    Unavailable(String),
+    /// The host's fault. It has logged the cause under the request id.
+    Internal(String),
+    /// The host does not know an option that this SDK sent.
+    Unsupported(String),
+    /// The value cannot be written as JSON.
+    Encode(String),
+    /// The stored JSON does not fit the type that was asked for.
+    Decode(String),
+}
+
+impl Error {
+    /// The error behind a status of the host and its message.
+    #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // Natively there is no wire.
+    pub(crate) fn from_status(status: Status, message: String) -> Error {
+        let message = if message.is_empty() {
+            status.name().to_owned()
+        } else {
+            message
+        };
+        match status {
+            Status::NotFound => Error::NotFound(message),
+            Status::Conflict => Error::Conflict(message),
+            Status::Denied => Error::Denied(message),
+            Status::Invalid => Error::Invalid(message),
+            Status::TooLarge => Error::TooLarge(message),
+            Status::Quota => Error::Quota(message),
+            Status::RateLimited => Error::RateLimited(message),
+            Status::Type => Error::Type(message),
+            Status::Unavailable => Error::Unavailable(message),
+            Status::Internal => Error::Internal(message),
+            Status::Unsupported => Error::Unsupported(message),
+        }
+    }
+
+    /// The error for bytes of the host that break the ABI.
+    pub(crate) fn malformed(what: &str) -> Error {
+        Error::Internal(format!("the host's answer to {what} is malformed"))
+    }
+
+    /// The host's message.
+    pub fn message(&self) -> &str {
+        match self {
+            Error::NotFound(message)
+            | Error::Conflict(message)
+            | Error::Denied(message)
+            | Error::Invalid(message)
+            | Error::TooLarge(message)
+            | Error::Quota(message)
+            | Error::RateLimited(message)
+            | Error::Type(message)
+            | Error::Unavailable(message)
+            | Error::Internal(message)
+            | Error::Unsupported(message)
+            | Error::Encode(message)
+            | Error::Decode(message) => message,
+        }
+    }
+
+    /// Whether the same call may succeed later, unchanged.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Error::RateLimited(_) | Error::Unavailable(_))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_without_a_message_still_says_something() {
+        for status in Status::ALL {
+            let error = Error::from_status(status, String::new());
+            assert_eq!(error.to_string(), status.name());
+            let retryable = matches!(status, Status::RateLimited | Status::Unavailable);
+            assert_eq!(error.is_retryable(), retryable);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Lists: a builder, pages, and an iterator that pages by itself.
+
+use super::{Cursor, Entry, decode};
+use crate::sys::{self, Query};
+use crate::{Error, kv};
+use kvasm_abi::{EntryHeader, FORMAT_JSON, PageEntry};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::{fmt, str, vec};
+
+/// The most entries that a host puts in a page unless it is set otherwise.
+const PAGE_ENTRIES_MAX: usize = 1000;
+
+/// A list that is being described; nothing is read until it is asked for its
+/// keys, entries or a page.
+///
+/// ```
+/// use kvasm_guest::kv;
+///
+/// let notes = kv::collection("notes");
+/// for day in ["2026-01-30", "2026-02-01", "2026-02-02"] {
+///     notes.set(day, &day.len())?;
+/// }
+/// let february: Result<Vec<String>, _> = notes.list().prefix("2026-02").reverse().keys().collect();
+/// assert_eq!(february?, ["2026-02-02", "2026-02-01"]);
+///
+/// let first = notes.list().limit(2).page::<usize>()?;
+/// assert_eq!(first.items.len(), 2);
+/// let cursor = first.cursor.expect("there is one more");
+/// let second = notes.list().limit(2).cursor(cursor).page::<usize>()?;
+/// assert_eq!(second.items[0].key, "2026-02-02");
+/// assert_eq!(second.cursor, None);
+/// # Ok::<(), kvasm_guest::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a list reads nothing until it is asked for keys, entries or a page"]
+pub struct List {
+    collection: String,
+    prefix: Option<String>,
+    start: Option<String>,
+    end: Option<String>,
+    cursor: Option<Cursor>,
+    limit: Option<usize>,
+    reverse: bool,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Page<I> {
+    /// Keys or entries.
+    pub items: Vec<I>,
+    /// Give it to [`List::cursor`] for the next page; `None` at the end.
+    pub cursor: Option<Cursor>,
+}
+
+type Decode<I> = fn(PageEntry<'_>) -> Result<I, Error>;
+
+impl List {
+    pub(super) fn new(collection: String) -> List {
+        List {
+            collection,
+            prefix: None,
+            start: None,
+            end: None,
+            cursor: None,
+            limit: None,
+            reverse: false,
+        }
+    }
+
+    /// Only keys that start with this.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> List {
+        self.prefix = Some(prefix.into());
+        self
+    }
+
+    /// Only keys at or after this one, in either direction.
+    pub fn start(mut self, start: impl Into<String>) -> List {
+        self.start = Some(start.into());
+        self
+    }
+
+    /// Only keys before this one, in either direction.
+    pub fn end(mut self, end: impl Into<String>) -> List {
+        self.end = Some(end.into());
+        self
+    }
+
+    /// Descending keys.
+    pub fn reverse(mut self) -> List {
+        self.reverse = true;
+        self
+    }
+
+    /// At most this many: of an iterator in all, of a page in the page. Without
+    /// it an iterator runs to the end, and a page is as large as the host allows:
+    /// 1,000 entries or 1 MiB.
+    pub fn limit(mut self, limit: usize) -> List {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Go on where the page that gave this cursor ended.
+    pub fn cursor(mut self, cursor: Cursor) -> List {
+        self.cursor = Some(cursor);
+        self
+    }
+
+    /// Iterates over the keys.
+    ///
+    /// Pages are fetched as they are needed. An error to fetch one ends the
+    /// iteration.
+    pub fn keys(self) -> Items<String> {
+        Items::new(self, false, key)
+    }
+
+    /// Iterates over the entries. One that holds bytes, or whose JSON does not
+    /// fit `T`, is an error in its place, and the iteration goes on after it.
+    pub fn entries<T: DeserializeOwned>(self) -> Items<Entry<T>> {
+        Items::new(self, true, json_entry)
+    }
+
+    /// Iterates over the entries as bytes; of JSON they are its text.
+    pub fn entries_bytes(self) -> Items<Entry<Vec<u8>>> {
+        Items::new(self, true, bytes_entry)
+    }
+
+    /// One page of keys.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a cursor of another list, a limit of 0 or over the
+    /// host's, or a prefix or bound with a NUL; [`Error::TooLarge`] for a long one.
+    pub fn page_keys(self) -> Result<Page<String>, Error> {
+        self.one_page(false, key)
+    }
+
+    /// One page of entries.
+    ///
+    /// # Errors
+    /// As [`List::page_keys`]; [`Error::Type`] or [`Error::Decode`] if any entry
+    /// of the page is not JSON or does not fit `T`.
+    pub fn page<T: DeserializeOwned>(self) -> Result<Page<Entry<T>>, Error> {
+        self.one_page(true, json_entry)
+    }
+
+    /// One page of entries as bytes; of JSON they are its text.
+    ///
+    /// # Errors
+    /// As [`List::page_keys`].
+    pub fn page_bytes(self) -> Result<Page<Entry<Vec<u8>>>, Error> {
+        self.one_page(true, bytes_entry)
+    }
+
+    fn one_page<I>(self, values: bool, decode: Decode<I>) -> Result<Page<I>, Error> {
+        // Over u32 is over every host's limit: the host shall say so.
+        let limit = self
+            .limit
+            .map(|limit| u32::try_from(limit).unwrap_or(u32::MAX));
+        let fetched = self.fetch(limit, values, decode)?;
+        let items: Result<Vec<I>, Error> = fetched.items.into_iter().collect();
+        Ok(Page {
+            items: items?,
+            cursor: fetched.cursor,
+        })
+    }
+
+    fn fetch<I>(
+        &self,
+        limit: Option<u32>,
+        values: bool,
+        decode: Decode<I>,
+    ) -> Result<Page<Result<I, Error>>, Error> {
+        let packed = sys::kv_list(
+            &self.collection,
+            &Query {
+                prefix: self.prefix.as_deref(),
+                start: self.start.as_deref(),
+                end: self.end.as_deref(),
+                cursor: self.cursor.as_ref().map(Cursor::as_bytes),
+                limit,
+                reverse: self.reverse,
+                values,
+            },
+        )?;
+        let malformed = |_| Error::malformed("kv_list");
+        let page = kvasm_abi::Page::decode(&packed, values).map_err(malformed)?;
+        let item = |entry: Result<_, _>| entry.map_err(malformed).and_then(decode);
+        Ok(Page {
+            items: page.entries.map(item).collect(),
+            cursor: page.cursor.map(Cursor::from_bytes),
+        })
+    }
+}
+
+fn key(entry: PageEntry<'_>) -> Result<String, Error> {
+    text(entry.key).map(str::to_owned)
+}
+
+fn json_entry<T: DeserializeOwned>(entry: PageEntry<'_>) -> Result<Entry<T>, Error> {
+    let (key, header, value) = parts(entry)?;
+    if i32::try_from(header.format) != Ok(FORMAT_JSON) {
+        return Err(Error::Type(format!(
+            "the entry {key:?} holds bytes, not JSON"
+        )));
+    }
+    Ok(Entry::new(key, header, decode(key, value)?))
+}
+
+fn bytes_entry(entry: PageEntry<'_>) -> Result<kv::Entry<Vec<u8>>, Error> {
+    let (key, header, value) = parts(entry)?;
+    Ok(Entry::new(key, header, value.to_vec()))
+}
+
+fn parts(entry: PageEntry<'_>) -> Result<(&str, EntryHeader, &[u8]), Error> {
+    let (header, value) = entry.value.ok_or_else(|| Error::malformed("kv_list"))?;
+    Ok((text(entry.key)?, header, value))
+}
+
+fn text(key: &[u8]) -> Result<&str, Error> {
+    str::from_utf8(key).map_err(|_| Error::malformed("kv_list"))
+}
+
+/// An iterator over the keys or entries of a list, page by page.
+///
+/// Writes by others while it runs neither repeat nor skip the entries that they
+/// do not touch.
+#[must_use = "iterators do nothing unless they are consumed"]
+pub struct Items<I> {
+    list: List,
+    values: bool,
+    decode: Decode<I>,
+    page: vec::IntoIter<Result<I, Error>>,
+    /// Items that may still be fetched; `None` for no limit.
+    left: Option<usize>,
+    ended: bool,
+}
+
+impl<I> Items<I> {
+    fn new(list: List, values: bool, decode: Decode<I>) -> Items<I> {
+        Items {
+            left: list.limit,
+            ended: list.limit == Some(0),
+            list,
+            values,
+            decode,
+            page: Vec::new().into_iter(),
+        }
+    }
+
+    fn fetch(&mut self) -> Result<(), Error> {
+        // Above a page the host's own limit is best, which may be lower than the usual.
+        let few = self.left.filter(|left| *left <= PAGE_ENTRIES_MAX);
+        let limit = few.and_then(|left| u32::try_from(left).ok());
+        let page = self.list.fetch(limit, self.values, self.decode)?;
+        let mut items = page.items;
+        if let Some(left) = &mut self.left {
+            items.truncate(*left);
+            *left -= items.len();
+        }
+        self.ended = page.cursor.is_none() || self.left == Some(0);
+        self.list.cursor = page.cursor;
+        self.page = items.into_iter();
+        Ok(())
+    }
+}
+
+impl<I> Iterator for Items<I> {
+    type Item = Result<I, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(item) = self.page.next() {
+                return Some(item);
+            }
+            if self.ended {
+                return None;
+            }
+            if let Err(error) = self.fetch() {
+                self.ended = true;
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+impl<I> std::iter::FusedIterator for Items<I> {}
+
+impl<I> fmt::Debug for Items<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Items")
+            .field("list", &self.list)
+            .field("buffered", &self.page.len())
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

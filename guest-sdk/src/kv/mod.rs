@@ -1,0 +1,270 @@
+//! The app's key-value store.
+//!
+//! A [`Collection`] holds entries by key. A value is JSON, through any type that
+//! serde knows, or bytes. An absent entry is `None`, never an error, and never
+//! the same as an empty value.
+//!
+//! ```
+//! use kvasm_guest::kv;
+//!
+//! let notes = kv::collection("notes");
+//! assert_eq!(notes.get::<String>("today")?, None);
+//! notes.set("today", "buy paper")?;
+//! assert_eq!(notes.get::<String>("today")?.as_deref(), Some("buy paper"));
+//! assert!(notes.delete("today")?);
+//! assert!(!notes.has("today")?);
+//! # Ok::<(), kvasm_guest::Error>(())
+//! ```
+
+mod cursor;
+mod list;
+
+pub use cursor::{Cursor, CursorError};
+pub use list::{Items, List, Page};
+
+use crate::{Error, sys};
+use kvasm_abi::{EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// A collection of the app's store, by name.
+///
+/// Naming one costs nothing and creates nothing. The name is 1 to 128 bytes
+/// without NUL; each call on a collection with another name is
+/// [`Error::Invalid`] or [`Error::TooLarge`].
+pub fn collection(name: impl Into<String>) -> Collection {
+    Collection { name: name.into() }
+}
+
+/// A collection of the app's store. Keys are 1 byte to 1 KiB of text without
+/// NUL, values up to 1 MiB, unless the operator has set other limits.
+///
+/// # Errors
+/// Every call may also answer [`Error::Denied`], [`Error::RateLimited`],
+/// [`Error::Unavailable`] or [`Error::Internal`]; a write, [`Error::Quota`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Collection {
+    name: String,
+}
+
+/// An entry with what the store keeps beside its value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
+pub struct Entry<T> {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: T,
+    /// Grows with each write of the key and never comes back.
+    pub version: u64,
+    /// When the entry becomes absent, in milliseconds since the Unix epoch.
+    pub expires_at_ms: Option<i64>,
+}
+
+impl<T> Entry<T> {
+    fn new(key: &str, header: EntryHeader, value: T) -> Entry<T> {
+        Entry {
+            key: key.to_owned(),
+            value,
+            version: header.version,
+            expires_at_ms: (header.expires_at_ms != 0).then_some(header.expires_at_ms),
+        }
+    }
+}
+
+/// How to write an entry.
+///
+/// ```
+/// use kvasm_guest::kv::{self, SetOptions};
+/// use std::time::Duration;
+///
+/// let sessions = kv::collection("sessions");
+/// let options = SetOptions::new().ttl(Duration::from_secs(60)).if_absent();
+/// sessions.set_with("s1", &"alice", options)?;
+/// assert!(matches!(
+///     sessions.set_with("s1", &"bob", options),
+///     Err(kvasm_guest::Error::Conflict(_))
+/// ));
+/// # Ok::<(), kvasm_guest::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetOptions {
+    wire: kvasm_abi::SetOptions,
+}
+
+impl SetOptions {
+    /// Writes whatever is there, for ever.
+    pub fn new() -> SetOptions {
+        SetOptions::default()
+    }
+
+    /// The entry is absent this long from now. Counted in whole milliseconds, at least one.
+    pub fn ttl(mut self, ttl: Duration) -> SetOptions {
+        self.wire.ttl_ms = Some(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// Write only if the entry has this version; else [`Error::Conflict`].
+    pub fn if_version(mut self, version: u64) -> SetOptions {
+        self.wire.if_version = Some(version);
+        self
+    }
+
+    /// Write only if there is no entry; else [`Error::Conflict`].
+    pub fn if_absent(self) -> SetOptions {
+        // No entry has version 0; in the ABI it stands for none.
+        self.if_version(0)
+    }
+}
+
+impl Collection {
+    /// The collection's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The value under `key`, or `None` if there is no entry.
+    ///
+    /// # Errors
+    /// [`Error::Type`] if the entry holds bytes, [`Error::Decode`] if its JSON
+    /// does not fit `T`, [`Error::Invalid`] and [`Error::TooLarge`] for the key.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
+        let json = found(sys::kv_get(&self.name, key, FORMAT_JSON, 0))?;
+        json.map(|json| decode(key, &json)).transpose()
+    }
+
+    /// The entry under `key` with its version, or `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Collection::get`].
+    pub fn get_entry<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Entry<T>>, Error> {
+        self.with_header(key, FORMAT_JSON, |json| decode(key, json))
+    }
+
+    /// The bytes under `key`, or `None` if there is no entry. Of a JSON entry
+    /// they are its text.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] and [`Error::TooLarge`] for the key.
+    pub fn get_bytes(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        found(sys::kv_get(&self.name, key, FORMAT_BYTES, 0))
+    }
+
+    /// The entry under `key` as bytes, with its version, or `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Collection::get_bytes`].
+    pub fn get_entry_bytes(&self, key: &str) -> Result<Option<Entry<Vec<u8>>>, Error> {
+        self.with_header(key, FORMAT_BYTES, |bytes| Ok(bytes.to_vec()))
+    }
+
+    fn with_header<T>(
+        &self,
+        key: &str,
+        format: i32,
+        value: impl FnOnce(&[u8]) -> Result<T, Error>,
+    ) -> Result<Option<Entry<T>>, Error> {
+        let Some(bytes) = found(sys::kv_get(&self.name, key, format, GET_WITH_HEADER))? else {
+            return Ok(None);
+        };
+        let (header, rest) = EntryHeader::decode(&bytes).map_err(|_| Error::malformed("kv_get"))?;
+        Ok(Some(Entry::new(key, header, value(rest)?)))
+    }
+
+    /// Whether there is an entry under `key`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] and [`Error::TooLarge`] for the key.
+    pub fn has(&self, key: &str) -> Result<bool, Error> {
+        sys::kv_has(&self.name, key)
+    }
+
+    /// Writes `value` as JSON under `key` and returns the new version.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] if serde cannot write the value, [`Error::Invalid`] for
+    /// the key or JSON that no store can hold (such as a NUL in a string),
+    /// [`Error::TooLarge`] for the key or the value.
+    pub fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<u64, Error> {
+        self.set_with(key, value, SetOptions::new())
+    }
+
+    /// As [`Collection::set`], with options.
+    ///
+    /// # Errors
+    /// Also [`Error::Conflict`] if the precondition fails, and [`Error::Invalid`]
+    /// for a time to live of less than a millisecond.
+    pub fn set_with<T: Serialize + ?Sized>(
+        &self,
+        key: &str,
+        value: &T,
+        options: SetOptions,
+    ) -> Result<u64, Error> {
+        let json = serde_json::to_vec(value).map_err(|e| {
+            Error::Encode(format!(
+                "the value for {key:?} cannot be written as JSON: {e}"
+            ))
+        })?;
+        sys::kv_set(&self.name, key, &json, FORMAT_JSON, &options.wire)
+    }
+
+    /// Writes bytes under `key` and returns the new version.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the key, [`Error::TooLarge`] for the key or the value.
+    pub fn set_bytes(&self, key: &str, value: impl AsRef<[u8]>) -> Result<u64, Error> {
+        self.set_bytes_with(key, value, SetOptions::new())
+    }
+
+    /// As [`Collection::set_bytes`], with options.
+    ///
+    /// # Errors
+    /// Also as [`Collection::set_with`].
+    pub fn set_bytes_with(
+        &self,
+        key: &str,
+        value: impl AsRef<[u8]>,
+        options: SetOptions,
+    ) -> Result<u64, Error> {
+        sys::kv_set(&self.name, key, value.as_ref(), FORMAT_BYTES, &options.wire)
+    }
+
+    /// Deletes the entry under `key`. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] and [`Error::TooLarge`] for the key.
+    pub fn delete(&self, key: &str) -> Result<bool, Error> {
+        sys::kv_delete(&self.name, key, None)
+    }
+
+    /// Deletes the entry under `key` if it has this version.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if it has another one or is absent; else as
+    /// [`Collection::delete`].
+    pub fn delete_if_version(&self, key: &str, version: u64) -> Result<(), Error> {
+        sys::kv_delete(&self.name, key, Some(version)).map(|_| ())
+    }
+
+    /// Lists the entries in the order of their keys, which compare bytewise.
+    pub fn list(&self) -> List {
+        List::new(self.name.clone())
+    }
+}
+
+fn found(answer: Result<Vec<u8>, Error>) -> Result<Option<Vec<u8>>, Error> {
+    match answer {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(Error::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn decode<T: DeserializeOwned>(key: &str, json: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(json).map_err(|e| {
+        Error::Decode(format!(
+            "the value of {key:?} does not fit the type asked for: {e}"
+        ))
+    })
+}

@@ -1,0 +1,158 @@
+//! An in-process host for native builds: one to a thread, so that tests which
+//! run side by side do not share entries.
+
+mod json;
+mod store;
+mod validate;
+
+use super::Query;
+use crate::{Caller, Context, Error};
+use kvasm_abi::SetOptions;
+use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use store::Store;
+
+struct Host {
+    store: Store,
+    context: Context,
+    /// How far tests have moved the clock forward, in milliseconds.
+    clock_ahead_ms: i64,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl Host {
+    fn new() -> Host {
+        Host {
+            store: Store::default(),
+            context: Context {
+                app: "test".to_owned(),
+                function: "test".to_owned(),
+                request_id: "test".to_owned(),
+                caller: Caller::Public,
+            },
+            clock_ahead_ms: 0,
+            input: Vec::new(),
+            output: Vec::new(),
+        }
+    }
+
+    fn now_ms(&self) -> i64 {
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        millis(since_epoch).saturating_add(self.clock_ahead_ms)
+    }
+}
+
+thread_local! {
+    static HOST: RefCell<Host> = RefCell::new(Host::new());
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Runs `call` with this thread's host. No call runs an author's code, so none
+/// can come back in while the host is borrowed.
+fn with<R>(call: impl FnOnce(&mut Host) -> R) -> R {
+    HOST.with_borrow_mut(call)
+}
+
+fn with_store<R>(call: impl FnOnce(&mut Store, i64) -> R) -> R {
+    with(|host| {
+        let now_ms = host.now_ms();
+        call(&mut host.store, now_ms)
+    })
+}
+
+/// Nothing has to be set up: tests bring their own logger, if any.
+pub(crate) fn start() {}
+
+pub(crate) fn kv_get(
+    collection: &str,
+    key: &str,
+    format: i32,
+    flags: i32,
+) -> Result<Vec<u8>, Error> {
+    with_store(|store, now_ms| store.get(collection, key, format, flags, now_ms))
+}
+
+pub(crate) fn kv_set(
+    collection: &str,
+    key: &str,
+    value: &[u8],
+    format: i32,
+    options: &SetOptions,
+) -> Result<u64, Error> {
+    with_store(|store, now_ms| store.set(collection, key, value, format, options, now_ms))
+}
+
+pub(crate) fn kv_has(collection: &str, key: &str) -> Result<bool, Error> {
+    with_store(|store, now_ms| store.has(collection, key, now_ms))
+}
+
+pub(crate) fn kv_delete(
+    collection: &str,
+    key: &str,
+    if_version: Option<u64>,
+) -> Result<bool, Error> {
+    with_store(|store, now_ms| store.delete(collection, key, if_version, now_ms))
+}
+
+pub(crate) fn kv_list(collection: &str, query: &Query<'_>) -> Result<Vec<u8>, Error> {
+    with_store(|store, now_ms| store.list(collection, query, now_ms))
+}
+
+pub(crate) fn input() -> Result<Vec<u8>, Error> {
+    Ok(with(|host| host.input.clone()))
+}
+
+pub(crate) fn output(bytes: &[u8]) -> Result<(), Error> {
+    with(|host| {
+        validate::output(host.output.len().saturating_add(bytes.len()))?;
+        host.output.extend_from_slice(bytes);
+        Ok(())
+    })
+}
+
+pub(crate) fn context() -> Result<Vec<u8>, Error> {
+    with(|host| serde_json::to_vec(&host.context)).map_err(|e| Error::Internal(e.to_string()))
+}
+
+pub(crate) fn now_ms() -> i64 {
+    with(|host| host.now_ms())
+}
+
+pub(crate) fn random_fill(bytes: &mut [u8]) -> Result<(), Error> {
+    for chunk in bytes.chunks_mut(8) {
+        // Each `RandomState` has other keys, seeded by the system.
+        let random = RandomState::new().build_hasher().finish().to_le_bytes();
+        chunk
+            .iter_mut()
+            .zip(random)
+            .for_each(|(byte, random)| *byte = random);
+    }
+    Ok(())
+}
+
+pub(crate) fn advance(duration: Duration) {
+    with(|host| host.clock_ahead_ms = host.clock_ahead_ms.saturating_add(millis(duration)));
+}
+
+pub(crate) fn set_context(context: Context) {
+    with(|host| host.context = context);
+}
+
+pub(crate) fn reset() {
+    with(|host| *host = Host::new());
+}
+
+pub(crate) fn set_input(bytes: &[u8]) {
+    with(|host| host.input = bytes.to_vec());
+}
+
+pub(crate) fn take_output() -> Vec<u8> {
+    with(|host| std::mem::take(&mut host.output))
+}

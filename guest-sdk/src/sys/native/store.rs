@@ -1,0 +1,268 @@
+//! The entries of the in-process host.
+
+use super::validate::{self, PAGE_BYTES_MAX};
+use crate::Error;
+use crate::sys::Query;
+use kvasm_abi::{EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, SetOptions};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Entries in the order of their keys: `String` compares bytewise, as every store does.
+#[derive(Default)]
+pub(super) struct Store {
+    collections: BTreeMap<String, BTreeMap<String, Row>>,
+    /// The last version given. One counter for all keys, so none comes back.
+    last_version: u64,
+}
+
+struct Row {
+    value: Vec<u8>,
+    format: i32,
+    version: u64,
+    expires_at_ms: Option<i64>,
+}
+
+impl Row {
+    fn is_live(&self, now_ms: i64) -> bool {
+        self.expires_at_ms
+            .is_none_or(|expires_at_ms| expires_at_ms > now_ms)
+    }
+
+    fn header(&self) -> EntryHeader {
+        EntryHeader {
+            version: self.version,
+            expires_at_ms: self.expires_at_ms.unwrap_or(0),
+            format: self.format.unsigned_abs(),
+        }
+    }
+}
+
+impl Store {
+    pub(super) fn get(
+        &self,
+        collection: &str,
+        key: &str,
+        format: i32,
+        flags: i32,
+        now_ms: i64,
+    ) -> Result<Vec<u8>, Error> {
+        validate::collection(collection)?;
+        validate::key(key)?;
+        let Some(row) = self.live(collection, key, now_ms) else {
+            return Err(Error::NotFound("there is no such entry".to_owned()));
+        };
+        if format == FORMAT_JSON && row.format == FORMAT_BYTES {
+            return Err(Error::Type(
+                "the entry holds bytes, not JSON; read it with format 1".to_owned(),
+            ));
+        }
+        let mut answer = Vec::new();
+        if flags & GET_WITH_HEADER != 0 {
+            answer.extend(row.header().encode());
+        }
+        answer.extend_from_slice(&row.value);
+        Ok(answer)
+    }
+
+    pub(super) fn set(
+        &mut self,
+        collection: &str,
+        key: &str,
+        value: &[u8],
+        format: i32,
+        options: &SetOptions,
+        now_ms: i64,
+    ) -> Result<u64, Error> {
+        validate::collection(collection)?;
+        validate::key(key)?;
+        validate::value(value, format)?;
+        if options.ttl_ms == Some(0) {
+            return Err(Error::Invalid(
+                "the time to live is 0; it must be from 1 to 18446744073709551615".to_owned(),
+            ));
+        }
+        self.check(collection, key, options.if_version, now_ms)?;
+        self.last_version += 1;
+        let row = Row {
+            value: value.to_vec(),
+            format,
+            version: self.last_version,
+            expires_at_ms: options
+                .ttl_ms
+                .map(|ttl_ms| now_ms.saturating_add_unsigned(ttl_ms)),
+        };
+        let rows = self.collections.entry(collection.to_owned()).or_default();
+        rows.insert(key.to_owned(), row);
+        Ok(self.last_version)
+    }
+
+    pub(super) fn has(&self, collection: &str, key: &str, now_ms: i64) -> Result<bool, Error> {
+        validate::collection(collection)?;
+        validate::key(key)?;
+        Ok(self.live(collection, key, now_ms).is_some())
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        collection: &str,
+        key: &str,
+        if_version: Option<u64>,
+        now_ms: i64,
+    ) -> Result<bool, Error> {
+        validate::collection(collection)?;
+        validate::key(key)?;
+        self.check(collection, key, if_version, now_ms)?;
+        let rows = self.collections.get_mut(collection);
+        let row = rows.and_then(|rows| rows.remove(key));
+        Ok(row.is_some_and(|row| row.is_live(now_ms)))
+    }
+
+    /// One packed page.
+    pub(super) fn list(
+        &self,
+        collection: &str,
+        query: &Query<'_>,
+        now_ms: i64,
+    ) -> Result<Vec<u8>, Error> {
+        validate::collection(collection)?;
+        query.prefix.map_or(Ok(()), validate::prefix)?;
+        query.start.map_or(Ok(()), validate::bound)?;
+        query.end.map_or(Ok(()), validate::bound)?;
+        let limit = validate::page_limit(query.limit)?;
+        query.cursor.map_or(Ok(()), validate::cursor)?;
+        let after = query
+            .cursor
+            .map(|cursor| open(cursor, collection, query))
+            .transpose()?;
+        let selected = |(key, row): &(&String, &Row)| {
+            row.is_live(now_ms)
+                && in_range(key, query)
+                && after.is_none_or(|after| is_past(key, after, query))
+        };
+        let rows = self.collections.get(collection).into_iter().flatten();
+        // A test's store is small: what every page costs here is the whole collection.
+        let mut rows: Vec<(&String, &Row)> = rows.filter(selected).collect();
+        if query.reverse {
+            rows.reverse();
+        }
+        let end = page_end(&rows, limit, query.values);
+        let more = end < rows.len();
+        rows.truncate(end);
+        let last = rows.last().filter(|_| more);
+        let cursor = last.map(|(key, _)| seal(collection, query, key));
+        Ok(pack(&rows, &cursor.unwrap_or_default(), query.values))
+    }
+
+    fn live(&self, collection: &str, key: &str, now_ms: i64) -> Option<&Row> {
+        let row = self.collections.get(collection)?.get(key)?;
+        row.is_live(now_ms).then_some(row)
+    }
+
+    fn check(
+        &self,
+        collection: &str,
+        key: &str,
+        expected: Option<u64>,
+        now_ms: i64,
+    ) -> Result<(), Error> {
+        let found = self.live(collection, key, now_ms).map(|row| row.version);
+        // No entry has version 0; as an expectation it stands for none.
+        if expected.is_none_or(|expected| expected == found.unwrap_or(0)) {
+            return Ok(());
+        }
+        Err(Error::Conflict(
+            "the entry does not have the version that the write expects; nothing was written"
+                .to_owned(),
+        ))
+    }
+}
+
+fn in_range(key: &str, query: &Query<'_>) -> bool {
+    query.prefix.is_none_or(|prefix| key.starts_with(prefix))
+        && query.start.is_none_or(|start| key >= start)
+        && query.end.is_none_or(|end| key < end)
+}
+
+fn is_past(key: &str, after: &str, query: &Query<'_>) -> bool {
+    if query.reverse {
+        key < after
+    } else {
+        key > after
+    }
+}
+
+/// How many rows are in the page: up to the limit, and up to the one whose
+/// bytes reach the page's.
+fn page_end(rows: &[(&String, &Row)], limit: u32, values: bool) -> usize {
+    let mut bytes = 0;
+    let mut end = 0;
+    for (key, row) in rows {
+        if end >= limit as usize || bytes >= PAGE_BYTES_MAX {
+            break;
+        }
+        bytes += key.len() + if values { row.value.len() } else { 0 };
+        end += 1;
+    }
+    end
+}
+
+fn pack(rows: &[(&String, &Row)], cursor: &[u8], values: bool) -> Vec<u8> {
+    let mut page = Vec::new();
+    page.extend(wire_len(rows.len()));
+    sized(&mut page, cursor);
+    for (key, row) in rows {
+        sized(&mut page, key.as_bytes());
+        if values {
+            page.extend(row.header().encode());
+            sized(&mut page, &row.value);
+        }
+    }
+    page
+}
+
+fn sized(page: &mut Vec<u8>, bytes: &[u8]) {
+    page.extend(wire_len(bytes.len()));
+    page.extend_from_slice(bytes);
+}
+
+/// Lengths here are far below the 4 GiB that the wire can say.
+fn wire_len(len: usize) -> [u8; 4] {
+    u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+/// A cursor is a tag over the list and the last key, then that key. The host's
+/// tag is a real signature; this one only has to notice mistakes.
+fn seal(collection: &str, query: &Query<'_>, key: &str) -> Vec<u8> {
+    let mut cursor = tag(collection, query, key).to_vec();
+    cursor.extend_from_slice(key.as_bytes());
+    cursor
+}
+
+fn open<'a>(cursor: &'a [u8], collection: &str, query: &Query<'_>) -> Result<&'a str, Error> {
+    cursor
+        .split_first_chunk()
+        .and_then(|(tag, key)| Some((tag, std::str::from_utf8(key).ok()?)))
+        .filter(|(found, key)| **found == tag(collection, query, key))
+        .map(|(_, key)| key)
+        .ok_or_else(|| {
+            Error::Invalid(
+                "the cursor was not given by a list of this collection with these options, or it was \
+                 edited; start the list again without a cursor"
+                    .to_owned(),
+            )
+        })
+}
+
+fn tag(collection: &str, query: &Query<'_>, key: &str) -> [u8; 8] {
+    let mut hasher = DefaultHasher::new();
+    (
+        collection,
+        query.prefix,
+        query.start,
+        query.end,
+        query.reverse,
+        key,
+    )
+        .hash(&mut hasher);
+    hasher.finish().to_le_bytes()
+}

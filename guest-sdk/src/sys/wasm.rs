@@ -1,0 +1,299 @@
+//! The imports of `kvasm_v1`, each behind a safe function.
+#![allow(unsafe_code)]
+
+use super::Query;
+use crate::Error;
+use kvasm_abi::{DeleteOptions, ListOptions, Range32, SetOptions, Status};
+use std::ptr;
+
+mod raw {
+    #[link(wasm_import_module = "kvasm_v1")]
+    unsafe extern "C" {
+        #[rustfmt::skip]
+        pub fn kv_get(
+            collection: *const u8,
+            collection_len: usize,
+            key: *const u8,
+            key_len: usize,
+            format: i32,
+            flags: i32,
+            out: *mut u8,
+            cap: usize,
+        ) -> i64;
+        #[rustfmt::skip]
+        pub fn kv_set(
+            collection: *const u8,
+            collection_len: usize,
+            key: *const u8,
+            key_len: usize,
+            value: *const u8,
+            value_len: usize,
+            format: i32,
+            options: *const u8,
+        ) -> i64;
+        #[rustfmt::skip]
+        pub fn kv_has(
+            collection: *const u8,
+            collection_len: usize,
+            key: *const u8,
+            key_len: usize,
+        ) -> i64;
+        #[rustfmt::skip]
+        pub fn kv_delete(
+            collection: *const u8,
+            collection_len: usize,
+            key: *const u8,
+            key_len: usize,
+            options: *const u8,
+        ) -> i64;
+        #[rustfmt::skip]
+        pub fn kv_list(
+            collection: *const u8,
+            collection_len: usize,
+            options: *const u8,
+            out: *mut u8,
+            cap: usize,
+        ) -> i64;
+        pub fn result_read(offset: usize, out: *mut u8, len: usize) -> i64;
+        pub fn error_message(out: *mut u8, cap: usize) -> i64;
+        pub safe fn input_len() -> i64;
+        pub fn input_read(offset: usize, out: *mut u8, len: usize) -> i64;
+        pub fn output_write(bytes: *const u8, len: usize) -> i64;
+        pub fn context(out: *mut u8, cap: usize) -> i64;
+        pub fn log(level: i32, text: *const u8, len: usize) -> i64;
+        pub safe fn now_ms() -> i64;
+        pub fn random_fill(out: *mut u8, len: usize) -> i64;
+    }
+}
+
+/// The first guess at the size of a value: most fit, and one call does.
+const VALUE_GUESS_BYTES: usize = 1024;
+/// The first guess at the size of a page of a list.
+const PAGE_GUESS_BYTES: usize = 4096;
+const MESSAGE_GUESS_BYTES: usize = 256;
+/// The most random bytes that the host gives in one call.
+const RANDOM_BYTES_MAX: usize = 64 * 1024;
+
+pub(crate) fn kv_get(
+    collection: &str,
+    key: &str,
+    format: i32,
+    flags: i32,
+) -> Result<Vec<u8>, Error> {
+    fill(VALUE_GUESS_BYTES, |out, cap| {
+        // SAFETY: the strings are borrowed, and `out` has `cap` bytes.
+        unsafe {
+            raw::kv_get(
+                collection.as_ptr(),
+                collection.len(),
+                key.as_ptr(),
+                key.len(),
+                format,
+                flags,
+                out,
+                cap,
+            )
+        }
+    })
+    .map_err(error)
+}
+
+pub(crate) fn kv_set(
+    collection: &str,
+    key: &str,
+    value: &[u8],
+    format: i32,
+    options: &SetOptions,
+) -> Result<u64, Error> {
+    let encoded = options.encode();
+    let options = if *options == SetOptions::default() {
+        ptr::null()
+    } else {
+        encoded.as_ptr()
+    };
+    // SAFETY: the strings and bytes are borrowed; `options` is null or points to
+    // `encoded`, which lives until the call is over.
+    let answer = unsafe {
+        raw::kv_set(
+            collection.as_ptr(),
+            collection.len(),
+            key.as_ptr(),
+            key.len(),
+            value.as_ptr(),
+            value.len(),
+            format,
+            options,
+        )
+    };
+    u64::try_from(answer).map_err(|_| error(answer))
+}
+
+pub(crate) fn kv_has(collection: &str, key: &str) -> Result<bool, Error> {
+    // SAFETY: the strings are borrowed.
+    let answer = unsafe {
+        raw::kv_has(
+            collection.as_ptr(),
+            collection.len(),
+            key.as_ptr(),
+            key.len(),
+        )
+    };
+    yes_or_no(answer)
+}
+
+pub(crate) fn kv_delete(
+    collection: &str,
+    key: &str,
+    if_version: Option<u64>,
+) -> Result<bool, Error> {
+    let encoded = DeleteOptions { if_version }.encode();
+    let options = if if_version.is_none() {
+        ptr::null()
+    } else {
+        encoded.as_ptr()
+    };
+    // SAFETY: the strings are borrowed; `options` is null or points to
+    // `encoded`, which lives until the call is over.
+    let answer = unsafe {
+        raw::kv_delete(
+            collection.as_ptr(),
+            collection.len(),
+            key.as_ptr(),
+            key.len(),
+            options,
+        )
+    };
+    yes_or_no(answer)
+}
+
+pub(crate) fn kv_list(collection: &str, query: &Query<'_>) -> Result<Vec<u8>, Error> {
+    let text = |text: Option<&str>| text.map(|text| range(text.as_bytes()));
+    let options = ListOptions {
+        prefix: text(query.prefix),
+        start: text(query.start),
+        end: text(query.end),
+        cursor: query.cursor.map(range),
+        limit: query.limit,
+        reverse: query.reverse,
+        values: query.values,
+    }
+    .encode();
+    fill(PAGE_GUESS_BYTES, |out, cap| {
+        // SAFETY: the name, the options and what they point to are borrowed, and
+        // `out` has `cap` bytes.
+        unsafe {
+            raw::kv_list(
+                collection.as_ptr(),
+                collection.len(),
+                options.as_ptr(),
+                out,
+                cap,
+            )
+        }
+    })
+    .map_err(error)
+}
+
+pub(crate) fn input() -> Result<Vec<u8>, Error> {
+    let len = length(raw::input_len()).map_err(error)?;
+    exactly(len, |out| {
+        // SAFETY: `out` has `len` bytes.
+        unsafe { raw::input_read(0, out, len) }
+    })
+    .map_err(error)
+}
+
+pub(crate) fn output(bytes: &[u8]) -> Result<(), Error> {
+    // SAFETY: the bytes are borrowed.
+    let answer = unsafe { raw::output_write(bytes.as_ptr(), bytes.len()) };
+    length(answer).map(|_| ()).map_err(error)
+}
+
+pub(crate) fn context() -> Result<Vec<u8>, Error> {
+    fill(VALUE_GUESS_BYTES, |out, cap| {
+        // SAFETY: `out` has `cap` bytes.
+        unsafe { raw::context(out, cap) }
+    })
+    .map_err(error)
+}
+
+/// Writes a line to the app's log. A line that the host refuses is lost: there
+/// is nowhere to say so.
+pub(crate) fn log(level: i32, text: &str) {
+    // SAFETY: the text is borrowed.
+    unsafe { raw::log(level, text.as_ptr(), text.len()) };
+}
+
+pub(crate) fn now_ms() -> i64 {
+    raw::now_ms()
+}
+
+pub(crate) fn random_fill(bytes: &mut [u8]) -> Result<(), Error> {
+    for chunk in bytes.chunks_mut(RANDOM_BYTES_MAX) {
+        // SAFETY: the chunk is borrowed for writing.
+        let answer = unsafe { raw::random_fill(chunk.as_mut_ptr(), chunk.len()) };
+        length(answer).map_err(error)?;
+    }
+    Ok(())
+}
+
+/// Makes a call that returns a length, with room for `guess` bytes, and reads
+/// the host's result slot if that was too little.
+fn fill(guess: usize, call: impl FnOnce(*mut u8, usize) -> i64) -> Result<Vec<u8>, i64> {
+    let mut buffer = Vec::with_capacity(guess);
+    let cap = buffer.capacity();
+    let len = length(call(buffer.as_mut_ptr(), cap))?;
+    if len > cap {
+        return exactly(len, |out| {
+            // SAFETY: `out` has `len` bytes.
+            unsafe { raw::result_read(0, out, len) }
+        });
+    }
+    // SAFETY: `len <= cap`, and then the host has written `len` bytes.
+    unsafe { buffer.set_len(len) };
+    Ok(buffer)
+}
+
+/// Makes a call that must copy exactly `len` bytes.
+fn exactly(len: usize, call: impl FnOnce(*mut u8) -> i64) -> Result<Vec<u8>, i64> {
+    let mut buffer = Vec::with_capacity(len);
+    let copied = length(call(buffer.as_mut_ptr()))?;
+    if copied != len {
+        return Err(Status::Internal.code());
+    }
+    // SAFETY: the capacity is at least `len`, and the host has written `len` bytes.
+    unsafe { buffer.set_len(len) };
+    Ok(buffer)
+}
+
+fn length(answer: i64) -> Result<usize, i64> {
+    usize::try_from(answer).map_err(|_| answer)
+}
+
+fn yes_or_no(answer: i64) -> Result<bool, Error> {
+    length(answer).map(|answer| answer != 0).map_err(error)
+}
+
+/// The error behind a status. It must be asked for before the next call.
+fn error(code: i64) -> Error {
+    let message = fill(MESSAGE_GUESS_BYTES, |out, cap| {
+        // SAFETY: `out` has `cap` bytes.
+        unsafe { raw::error_message(out, cap) }
+    });
+    let message = message.unwrap_or_default();
+    let message = String::from_utf8_lossy(&message).into_owned();
+    match Status::from_code(code) {
+        Some(status) => Error::from_status(status, message),
+        None => Error::Internal(format!(
+            "the host answered the unknown status {code}: {message}"
+        )),
+    }
+}
+
+fn range(bytes: &[u8]) -> Range32 {
+    // Pointers and lengths of wasm32 have 32 bits.
+    Range32 {
+        ptr: bytes.as_ptr() as usize as u32,
+        len: bytes.len() as u32,
+    }
+}

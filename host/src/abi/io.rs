@@ -1,0 +1,164 @@
+//! Everything but the store: input, output, context, log, clock, randomness.
+
+use super::fault::Fault;
+use super::log::Level;
+use super::memory::Guest;
+use super::state::{GuestState, GuestView};
+use crate::model::{Invalid, Subject, Timestamp};
+use kvasm_abi::{MODULE, Range32, Status};
+use wasmtime::{Caller, Linker};
+
+/// The most bytes that one `random_fill` fills.
+const RANDOM_BYTES_MAX: u32 = 64 * 1024;
+
+fn at(ptr: u32, len: u32) -> Range32 {
+    Range32 { ptr, len }
+}
+
+/// Links one function that never waits.
+macro_rules! function {
+    ($linker:ident, $name:literal, $body:ident, ($($arg:ident: $ty:ty),*)) => {
+        $linker.func_wrap(
+            MODULE,
+            $name,
+            |caller: Caller<'_, T>, $($arg: $ty),*| -> wasmtime::Result<i64> {
+                let mut guest = Guest::new(caller, $name)?;
+                let result = $body(&mut guest, $($arg),*);
+                guest.state().finish(result)
+            },
+        )?;
+    };
+}
+
+pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    function!(linker, "result_read", result_read, (offset: u32, ptr: u32, len: u32));
+    function!(linker, "error_message", error_message, (out: u32, cap: u32));
+    function!(linker, "input_read", input_read, (offset: u32, ptr: u32, len: u32));
+    function!(linker, "output_write", output_write, (ptr: u32, len: u32));
+    function!(linker, "context", context, (out: u32, cap: u32));
+    function!(linker, "log", log, (level: i32, ptr: u32, len: u32));
+    function!(linker, "random_fill", random_fill, (ptr: u32, len: u32));
+    linker.func_wrap(MODULE, "input_len", |mut caller: Caller<'_, T>| {
+        caller.data_mut().guest().input.len() as i64
+    })?;
+    linker.func_wrap(MODULE, "now_ms", || Timestamp::now().0)?;
+    Ok(())
+}
+
+/// Copies what lies at `offset` of host bytes into the guest's buffer, as far
+/// as both reach, and returns how many bytes that was.
+fn copy_out<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    take: fn(&mut GuestState) -> &mut Vec<u8>,
+    offset: u32,
+    out: Range32,
+) -> Result<i64, Fault> {
+    // Taken out for the copy, as the state and the memory are one borrow.
+    let bytes = std::mem::take(take(guest.state()));
+    let copied = guest.bytes_mut("buffer", out).map(|buffer| {
+        let rest = bytes.get(offset as usize..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        for (to, from) in buffer.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        len as i64
+    });
+    *take(guest.state()) = bytes;
+    copied
+}
+
+fn result_read<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    offset: u32,
+    ptr: u32,
+    len: u32,
+) -> Result<i64, Fault> {
+    copy_out(guest, |state| &mut state.slot, offset, at(ptr, len))
+}
+
+fn input_read<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    offset: u32,
+    ptr: u32,
+    len: u32,
+) -> Result<i64, Fault> {
+    copy_out(guest, |state| &mut state.input, offset, at(ptr, len))
+}
+
+fn error_message<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    out: u32,
+    cap: u32,
+) -> Result<i64, Fault> {
+    let message = guest.state().error.clone().into_bytes();
+    guest.answer(at(out, cap), message)
+}
+
+fn output_write<T: GuestView>(guest: &mut Guest<'_, T>, ptr: u32, len: u32) -> Result<i64, Fault> {
+    guest.check("output", at(ptr, len))?;
+    let state = guest.state();
+    let (limit, written) = (state.limits.output_bytes, state.output.len());
+    let total = written.saturating_add(len as usize);
+    if total > limit {
+        return Err(Fault::from(Invalid::TooLarge {
+            subject: Subject::Output,
+            len: total as u64,
+            limit: limit as u64,
+        }));
+    }
+    let bytes = guest.read_start("output", at(ptr, len), limit)?;
+    guest.state().output.extend_from_slice(&bytes);
+    Ok(i64::from(len))
+}
+
+fn context<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result<i64, Fault> {
+    let state = guest.state();
+    let caller = match state.caller.principal() {
+        None => "public",
+        Some(_) => "principal",
+    };
+    let context = serde_json::json!({
+        "app": &*state.app_name,
+        "function": &*state.function,
+        "request_id": state.request_id,
+        "caller": caller,
+    });
+    guest.answer(at(out, cap), context.to_string().into_bytes())
+}
+
+fn log<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    level: i32,
+    ptr: u32,
+    len: u32,
+) -> Result<i64, Fault> {
+    let Some(level) = Level::from_code(level) else {
+        return Err(Fault::Status(
+            Status::Invalid,
+            format!("the level is {level}; it must be from 1 (error) to 5 (trace)"),
+        ));
+    };
+    // One byte over the limit tells the log that the line is cut.
+    let limit = guest.state().limits.log_line_bytes.saturating_add(1);
+    let bytes = guest.read_start("line", at(ptr, len), limit)?;
+    guest.state().log.lock().push(level, &bytes);
+    Ok(0)
+}
+
+fn random_fill<T: GuestView>(guest: &mut Guest<'_, T>, ptr: u32, len: u32) -> Result<i64, Fault> {
+    let buffer = guest.bytes_mut("buffer", at(ptr, len))?;
+    if len > RANDOM_BYTES_MAX {
+        return Err(Fault::Status(
+            Status::TooLarge,
+            format!("{len} random bytes were asked for; the limit is {RANDOM_BYTES_MAX} a call"),
+        ));
+    }
+    getrandom::fill(buffer).map_err(|error| {
+        tracing::error!(%error, "the system gave no random bytes");
+        Fault::Status(
+            Status::Internal,
+            "the host has no random bytes to give".to_owned(),
+        )
+    })?;
+    Ok(0)
+}

@@ -1,0 +1,137 @@
+//! A guest's log: a bounded list of bounded lines.
+
+use std::fmt;
+
+/// The severity of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// An error.
+    Error,
+    /// A warning.
+    Warn,
+    /// Information.
+    Info,
+    /// For debugging.
+    Debug,
+    /// The finest.
+    Trace,
+}
+
+impl Level {
+    /// The level behind a number of the ABI.
+    pub(super) fn from_code(code: i32) -> Option<Level> {
+        use kvasm_abi::level;
+        match code {
+            level::ERROR => Some(Level::Error),
+            level::WARN => Some(Level::Warn),
+            level::INFO => Some(Level::Info),
+            level::DEBUG => Some(Level::Debug),
+            level::TRACE => Some(Level::Trace),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        })
+    }
+}
+
+/// One line that a guest wrote.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LogLine {
+    /// Its severity.
+    pub level: Level,
+    /// Its text, with control characters written as escapes, so that a guest
+    /// cannot drive the terminal of whoever reads it.
+    pub message: String,
+}
+
+/// The lines of one invocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestLog {
+    lines: Vec<LogLine>,
+    dropped: u64,
+    lines_max: usize,
+    line_bytes: usize,
+}
+
+impl GuestLog {
+    pub(crate) fn new(lines_max: usize, line_bytes: usize) -> GuestLog {
+        GuestLog {
+            lines: Vec::new(),
+            dropped: 0,
+            lines_max,
+            line_bytes,
+        }
+    }
+
+    /// The lines, oldest first.
+    pub fn lines(&self) -> &[LogLine] {
+        &self.lines
+    }
+
+    /// How many lines came after the limit and were dropped.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Adds a line; of its bytes no more than the limit are read.
+    pub(crate) fn push(&mut self, level: Level, bytes: &[u8]) {
+        if self.lines.len() >= self.lines_max {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        }
+        let cut = bytes.len() > self.line_bytes;
+        let kept = bytes.get(..self.line_bytes).unwrap_or(bytes);
+        let mut message = printable(&String::from_utf8_lossy(kept));
+        if cut {
+            message.push_str("...");
+        }
+        self.lines.push(LogLine { level, message });
+    }
+}
+
+/// Text without control characters other than newline and tab.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_their_number_are_bounded() {
+        let mut log = GuestLog::new(2, 4);
+        log.push(Level::Info, b"abcd");
+        log.push(Level::Warn, b"abcde");
+        log.push(Level::Error, b"late");
+        let texts: Vec<_> = log.lines().iter().map(|l| l.message.as_str()).collect();
+        assert_eq!(texts, ["abcd", "abcd..."]);
+        assert_eq!(log.dropped(), 1);
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        let mut log = GuestLog::new(2, 64);
+        log.push(Level::Info, b"\x1b[2Jgone\tx\ny\xff");
+        assert_eq!(log.lines()[0].message, "\\u{1b}[2Jgone\tx\ny\u{fffd}");
+    }
+}

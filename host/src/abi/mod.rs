@@ -1,0 +1,31 @@
+//! The `kvasm_v1` host functions: decode the guest's arguments, call a service,
+//! encode the answer. Nothing is decided here.
+//!
+//! Every function ends in one of three ways: a result of zero or more, a status
+//! below zero with a message that `error_message` reads, or a trap for a pointer
+//! range outside the guest's memory.
+
+mod fault;
+mod io;
+mod kv;
+mod log;
+mod memory;
+mod page;
+mod state;
+
+use wasmtime::Linker;
+
+pub use fault::{BadPointer, NoMemory};
+pub(crate) use log::printable;
+pub use log::{GuestLog, Level, LogLine};
+pub use state::{GuestState, GuestView};
+
+/// Links every import of `kvasm_v1` over the part of the store's data that it
+/// needs.
+///
+/// # Errors
+/// When a name is linked already.
+pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    kv::link(linker)?;
+    io::link(linker)
+}

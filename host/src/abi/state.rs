@@ -1,0 +1,106 @@
+//! What the host functions know of an invocation.
+
+use super::GuestLog;
+use super::fault::Fault;
+use crate::model::Limits;
+use crate::service::{Caller, Services};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use uuid::Uuid;
+use wasmtime::Memory;
+
+/// The state of one guest instance. All of it is set by the host; a guest's
+/// bytes end up in `output`, `slot`, `error` and the log, each under a limit.
+pub struct GuestState {
+    /// Whose rows the key-value functions touch, and for whom.
+    pub(crate) caller: Caller,
+    pub(crate) app_name: Arc<str>,
+    pub(crate) function: Arc<str>,
+    pub(crate) request_id: Uuid,
+    pub(crate) services: Services,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) input: Vec<u8>,
+    pub(crate) output: Vec<u8>,
+    /// Shared with the guest's standard output and error, if it has them.
+    pub(crate) log: Arc<Mutex<GuestLog>>,
+    /// The memory, once instantiation has ended.
+    pub(crate) memory: Option<Memory>,
+    /// The last result that did not fit the guest's buffer.
+    pub(super) slot: Vec<u8>,
+    /// The message of the last status.
+    pub(super) error: String,
+    /// The host function that is being waited for.
+    pub(crate) waiting_in: Option<&'static str>,
+}
+
+impl GuestState {
+    pub(crate) fn new(
+        caller: Caller,
+        app_name: Arc<str>,
+        function: Arc<str>,
+        services: Services,
+        limits: Arc<Limits>,
+        input: Vec<u8>,
+        request_id: Uuid,
+    ) -> GuestState {
+        let log = GuestLog::new(limits.log_lines, limits.log_line_bytes);
+        GuestState {
+            caller,
+            app_name,
+            function,
+            request_id,
+            services,
+            limits,
+            input,
+            output: Vec::new(),
+            log: Arc::new(Mutex::new(log)),
+            memory: None,
+            slot: Vec::new(),
+            error: String::new(),
+            waiting_in: None,
+        }
+    }
+
+    /// The app that the invocation belongs to.
+    pub fn app(&self) -> &str {
+        &self.app_name
+    }
+
+    /// On whose behalf it runs.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The function that was called.
+    pub fn function(&self) -> &str {
+        &self.function
+    }
+
+    /// The request's id, which the host's log carries too.
+    pub fn request_id(&self) -> Uuid {
+        self.request_id
+    }
+
+    /// The services that the key-value functions call.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Turns a function's end into what goes back to the guest.
+    pub(super) fn finish(&mut self, result: Result<i64, Fault>) -> wasmtime::Result<i64> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(Fault::Status(status, message)) => {
+                self.error = message;
+                Ok(status.code())
+            }
+            Err(Fault::Trap(error)) => Err(error),
+        }
+    }
+}
+
+/// Data of a wasmtime store that holds a [`GuestState`].
+pub trait GuestView: Send + 'static {
+    /// The state.
+    fn guest(&mut self) -> &mut GuestState;
+}

@@ -1,0 +1,203 @@
+//! Who may do what: principals, scopes and capabilities.
+
+use super::AppId;
+use std::fmt;
+use std::str::FromStr;
+use thiserror::Error;
+
+/// What a token may be granted. The vocabulary is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// `script:read`: read entries.
+    ScriptRead,
+    /// `script:write`: write entries.
+    ScriptWrite,
+    /// `app:read`: see apps.
+    AppRead,
+    /// `app:admin`: create, change and delete apps.
+    AppAdmin,
+    /// `plugin:deploy`: upload and activate plugins.
+    PluginDeploy,
+    /// `log:read`: read logs.
+    LogRead,
+    /// `instance:admin`: administer the host itself.
+    InstanceAdmin,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Scope; 7] = [
+        Scope::ScriptRead,
+        Scope::ScriptWrite,
+        Scope::AppRead,
+        Scope::AppAdmin,
+        Scope::PluginDeploy,
+        Scope::LogRead,
+        Scope::InstanceAdmin,
+    ];
+
+    /// The scope as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Scope::ScriptRead => "script:read",
+            Scope::ScriptWrite => "script:write",
+            Scope::AppRead => "app:read",
+            Scope::AppAdmin => "app:admin",
+            Scope::PluginDeploy => "plugin:deploy",
+            Scope::LogRead => "log:read",
+            Scope::InstanceAdmin => "instance:admin",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that is no scope.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?} is no scope; the scopes are script:read, script:write, app:read, app:admin, plugin:deploy, log:read and instance:admin")]
+pub struct UnknownScope(pub String);
+
+impl FromStr for Scope {
+    type Err = UnknownScope;
+
+    fn from_str(word: &str) -> Result<Scope, UnknownScope> {
+        Scope::ALL
+            .into_iter()
+            .find(|scope| scope.as_str() == word)
+            .ok_or_else(|| UnknownScope(word.to_owned()))
+    }
+}
+
+/// What an action needs, of one app where it names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Capability {
+    /// Read the entries of an app.
+    AppKvRead(AppId),
+    /// Write the entries of an app.
+    AppKvWrite(AppId),
+    /// See an app's settings.
+    AppRead(AppId),
+    /// Change or delete an app.
+    AppAdmin(AppId),
+    /// Upload and activate an app's plugins.
+    PluginDeploy(AppId),
+    /// Read an app's logs.
+    LogRead(AppId),
+    /// Administer the host itself.
+    InstanceAdmin,
+}
+
+impl Capability {
+    /// The scope that grants it.
+    pub const fn scope(self) -> Scope {
+        match self {
+            Capability::AppKvRead(_) => Scope::ScriptRead,
+            Capability::AppKvWrite(_) => Scope::ScriptWrite,
+            Capability::AppRead(_) => Scope::AppRead,
+            Capability::AppAdmin(_) => Scope::AppAdmin,
+            Capability::PluginDeploy(_) => Scope::PluginDeploy,
+            Capability::LogRead(_) => Scope::LogRead,
+            Capability::InstanceAdmin => Scope::InstanceAdmin,
+        }
+    }
+
+    /// The app that it is about; none for the host itself.
+    pub const fn app(self) -> Option<AppId> {
+        match self {
+            Capability::AppKvRead(app)
+            | Capability::AppKvWrite(app)
+            | Capability::AppRead(app)
+            | Capability::AppAdmin(app)
+            | Capability::PluginDeploy(app)
+            | Capability::LogRead(app) => Some(app),
+            Capability::InstanceAdmin => None,
+        }
+    }
+}
+
+/// Who makes a call, once that is known: a set of scopes, for one app or for all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    scopes: Vec<Scope>,
+    app: Option<AppId>,
+}
+
+impl Principal {
+    /// A principal with these scopes for one app and no other.
+    pub fn for_app(app: AppId, scopes: impl Into<Vec<Scope>>) -> Principal {
+        Principal {
+            scopes: scopes.into(),
+            app: Some(app),
+        }
+    }
+
+    /// A principal with these scopes for every app.
+    pub fn for_all_apps(scopes: impl Into<Vec<Scope>>) -> Principal {
+        Principal {
+            scopes: scopes.into(),
+            app: None,
+        }
+    }
+
+    /// Whether this principal holds a capability: it has the scope, and is not
+    /// bound to another app. What no arm grants is denied.
+    pub fn holds(&self, capability: Capability) -> bool {
+        let in_reach = match (self.app, capability.app()) {
+            (None, Some(_) | None) => true,
+            (Some(own), Some(asked)) => own == asked,
+            (Some(_), None) => false,
+        };
+        in_reach && self.scopes.contains(&capability.scope())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capabilities(app: AppId) -> [Capability; 7] {
+        [
+            Capability::AppKvRead(app),
+            Capability::AppKvWrite(app),
+            Capability::AppRead(app),
+            Capability::AppAdmin(app),
+            Capability::PluginDeploy(app),
+            Capability::LogRead(app),
+            Capability::InstanceAdmin,
+        ]
+    }
+
+    #[test]
+    fn each_scope_grants_its_capability_and_no_other() {
+        let app = AppId::generate();
+        for scope in Scope::ALL {
+            let principal = Principal::for_all_apps([scope]);
+            let held: Vec<_> = capabilities(app)
+                .into_iter()
+                .filter(|c| principal.holds(*c))
+                .collect();
+            assert_eq!(held.len(), 1, "{scope} grants {held:?}");
+            assert_eq!(held[0].scope(), scope);
+        }
+    }
+
+    #[test]
+    fn a_principal_of_one_app_has_nothing_elsewhere() {
+        let (own, other) = (AppId::generate(), AppId::generate());
+        let principal = Principal::for_app(own, Scope::ALL);
+        assert!(capabilities(own)[..6].iter().all(|c| principal.holds(*c)));
+        assert!(!capabilities(other).iter().any(|c| principal.holds(*c)));
+    }
+
+    #[test]
+    fn scopes_are_read_as_they_are_written() {
+        for scope in Scope::ALL {
+            assert_eq!(scope.as_str().parse(), Ok(scope));
+        }
+        assert!("script:*".parse::<Scope>().is_err());
+    }
+}

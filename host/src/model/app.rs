@@ -1,0 +1,112 @@
+//! Apps: the tenants.
+
+use super::{CursorKey, Invalid, Subject, Timestamp};
+use std::fmt;
+use uuid::Uuid;
+
+/// An app's identity. It leads the primary key of every row the app owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
+pub struct AppId(Uuid);
+
+impl AppId {
+    /// A new identity. Version 7, so that rows of new apps land side by side.
+    pub fn generate() -> AppId {
+        AppId(Uuid::now_v7())
+    }
+
+    /// The identity as a UUID.
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl From<Uuid> for AppId {
+    fn from(uuid: Uuid) -> AppId {
+        AppId(uuid)
+    }
+}
+
+impl fmt::Display for AppId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The unique name of an app: 1 to 64 bytes of `a-z`, `0-9`, `-` and `_`.
+///
+/// Names appear in paths, URLs and log lines, so nothing that needs quoting
+/// there is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
+pub struct AppName(String);
+
+impl AppName {
+    /// The longest name, in bytes.
+    pub const BYTES_MAX: usize = 64;
+
+    /// Parses a name.
+    ///
+    /// # Errors
+    /// [`Invalid`] for an empty or over-long name, or another character.
+    pub fn parse(name: &str) -> Result<AppName, Invalid> {
+        if name.is_empty() {
+            return Err(Invalid::Empty(Subject::AppName));
+        }
+        if name.len() > Self::BYTES_MAX {
+            return Err(Invalid::TooLarge {
+                subject: Subject::AppName,
+                len: name.len() as u64,
+                limit: Self::BYTES_MAX as u64,
+            });
+        }
+        let allowed = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(*c);
+        if let Some(found) = name.chars().find(|c| !allowed(c)) {
+            return Err(Invalid::Character {
+                subject: Subject::AppName,
+                found,
+                allowed: "a-z, 0-9, '-' and '_'",
+            });
+        }
+        Ok(AppName(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AppName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One app, as its row says.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Its identity.
+    pub id: AppId,
+    /// Its unique name.
+    pub name: AppName,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// The secret that its list cursors are signed with. It lives in the row so
+    /// that every host on the same database takes the others' cursors.
+    pub cursor_key: CursorKey,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_narrow() {
+        assert!(AppName::parse("shop-7_b").is_ok());
+        assert!(AppName::parse(&"a".repeat(64)).is_ok());
+        for bad in ["", "Shop", "a b", "../x", "ä", "a\0", &"a".repeat(65)] {
+            assert!(AppName::parse(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! A write is one value: everything that must happen together, or not at all.
+
+use super::{AppId, Collection, Key, Timestamp, Value, Version};
+
+/// What a check or a guarded write expects of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// There is no entry.
+    Absent,
+    /// The entry has this version.
+    Version(Version),
+}
+
+impl Expect {
+    /// Whether an entry's version, or its absence, is what is expected.
+    pub fn holds(self, found: Option<Version>) -> bool {
+        match (self, found) {
+            (Expect::Absent, None) => true,
+            (Expect::Version(expected), Some(found)) => expected == found,
+            (Expect::Absent, Some(_)) | (Expect::Version(_), None) => false,
+        }
+    }
+}
+
+/// A precondition of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The entry's collection.
+    pub collection: Collection,
+    /// The entry's key.
+    pub key: Key,
+    /// What it must be like before the batch.
+    pub expect: Expect,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Writes an entry, whether there was one or not.
+    Set {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// Its new value.
+        value: Value,
+        /// When it becomes absent, if ever.
+        expires_at: Option<Timestamp>,
+    },
+    /// Removes an entry, if there is one.
+    Delete {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+    },
+}
+
+/// A write: all checks hold and all operations take effect, in their order, in
+/// one transaction of the store; or none does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteBatch {
+    /// The app whose rows it touches: all of them, and no others.
+    pub app_id: AppId,
+    /// The time of the write, for `created_at`, `updated_at` and expiry.
+    pub now: Timestamp,
+    /// What must hold before.
+    pub checks: Vec<Check>,
+    /// What is done, in this order.
+    pub ops: Vec<Op>,
+}
+
+/// What an operation of a batch did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The entry was written and now has this version.
+    Set(Version),
+    /// The entry is gone; whether there was one.
+    Deleted {
+        /// True if there was an entry that had not expired.
+        existed: bool,
+    },
+}

@@ -1,0 +1,176 @@
+//! Cursors: where a page ended, signed so that no other list takes them.
+
+use super::{Collection, Invalid, Key, KeyRange, Subject};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use std::fmt;
+use std::ops::Bound;
+
+/// The secret of an app that signs its cursors.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CursorKey([u8; CursorKey::BYTES]);
+
+impl CursorKey {
+    /// Its length.
+    pub const BYTES: usize = 32;
+
+    /// Takes 32 random bytes.
+    pub fn new(bytes: [u8; CursorKey::BYTES]) -> CursorKey {
+        CursorKey(bytes)
+    }
+
+    /// The bytes, for the app's row.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CursorKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CursorKey(..)")
+    }
+}
+
+/// Where a page ended: opaque bytes, bound to the app, the collection, the range
+/// and the direction of the list that gave them.
+///
+/// One byte of format, 16 bytes of HMAC-SHA-256, then the last key of the page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor(Vec<u8>);
+
+const FORMAT: u8 = 1;
+const TAG_BYTES: usize = 16;
+
+impl Cursor {
+    /// The longest cursor, in bytes.
+    pub const BYTES_MAX: usize = 1 + TAG_BYTES + super::KEY_BYTES_MAX;
+
+    /// Takes bytes from outside; [`Cursor::open`] says whether they are any good.
+    ///
+    /// # Errors
+    /// [`Invalid::TooLarge`] over [`Cursor::BYTES_MAX`].
+    pub fn parse(bytes: Vec<u8>) -> Result<Cursor, Invalid> {
+        if bytes.len() > Self::BYTES_MAX {
+            return Err(Invalid::TooLarge {
+                subject: Subject::Cursor,
+                len: bytes.len() as u64,
+                limit: Self::BYTES_MAX as u64,
+            });
+        }
+        Ok(Cursor(bytes))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The cursor after `key`, for the list over `range`.
+    pub fn seal(
+        secret: &CursorKey,
+        collection: &Collection,
+        range: &KeyRange,
+        reverse: bool,
+        key: &Key,
+    ) -> Cursor {
+        let tag = mac(secret, collection, range, reverse, key.as_str().as_bytes())
+            .finalize()
+            .into_bytes();
+        let mut bytes = Vec::with_capacity(1 + TAG_BYTES + key.as_str().len());
+        bytes.push(FORMAT);
+        bytes.extend(tag.iter().take(TAG_BYTES));
+        bytes.extend_from_slice(key.as_str().as_bytes());
+        Cursor(bytes)
+    }
+
+    /// The key that the page before ended with.
+    ///
+    /// # Errors
+    /// [`Invalid::ForeignCursor`] when it was sealed for another list, or edited.
+    pub fn open(
+        &self,
+        secret: &CursorKey,
+        collection: &Collection,
+        range: &KeyRange,
+        reverse: bool,
+    ) -> Result<Key, Invalid> {
+        let Some((&FORMAT, rest)) = self.0.split_first() else {
+            return Err(Invalid::ForeignCursor);
+        };
+        let (tag, key) = rest
+            .split_at_checked(TAG_BYTES)
+            .ok_or(Invalid::ForeignCursor)?;
+        mac(secret, collection, range, reverse, key)
+            .verify_truncated_left(tag)
+            .map_err(|_| Invalid::ForeignCursor)?;
+        Key::parse(key).map_err(|_| Invalid::ForeignCursor)
+    }
+}
+
+fn mac(
+    secret: &CursorKey,
+    collection: &Collection,
+    range: &KeyRange,
+    reverse: bool,
+    key: &[u8],
+) -> Hmac<Sha256> {
+    #[allow(clippy::expect_used)] // HMAC takes keys of every length.
+    let mut mac = Hmac::<Sha256>::new_from_slice(&secret.0).expect("a key of 32 bytes");
+    // Each part goes in behind its kind and length, so that no two lists feed
+    // the same bytes.
+    let mut part = |kind: u8, bytes: &[u8]| {
+        mac.update(&[kind]);
+        mac.update(&(bytes.len() as u64).to_le_bytes());
+        mac.update(bytes);
+    };
+    part(b'c', collection.as_str().as_bytes());
+    for bound in [&range.lower, &range.upper] {
+        match bound {
+            Bound::Unbounded => part(b'u', &[]),
+            Bound::Included(text) => part(b'i', text.as_bytes()),
+            Bound::Excluded(text) => part(b'e', text.as_bytes()),
+        }
+    }
+    part(b'r', &[u8::from(reverse)]);
+    part(b'k', key);
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_own_list_takes_a_cursor() {
+        let secret = CursorKey::new([7; 32]);
+        let notes = Collection::parse("notes").unwrap();
+        let other = Collection::parse("other").unwrap();
+        let narrow = KeyRange::parse(Some(b"a".to_vec()), None, None).unwrap();
+        let key = Key::parse("a1").unwrap();
+        let cursor = Cursor::seal(&secret, &notes, &KeyRange::ALL, false, &key);
+
+        let open = |secret, collection, range, reverse| cursor.open(secret, collection, range, reverse);
+        assert_eq!(open(&secret, &notes, &KeyRange::ALL, false), Ok(key));
+        let foreign = Err(Invalid::ForeignCursor);
+        assert_eq!(open(&CursorKey::new([8; 32]), &notes, &KeyRange::ALL, false), foreign);
+        assert_eq!(open(&secret, &other, &KeyRange::ALL, false), foreign);
+        assert_eq!(open(&secret, &notes, &narrow, false), foreign);
+        assert_eq!(open(&secret, &notes, &KeyRange::ALL, true), foreign);
+    }
+
+    #[test]
+    fn every_edit_is_noticed() {
+        let secret = CursorKey::new([7; 32]);
+        let notes = Collection::parse("notes").unwrap();
+        let key = Key::parse("a1").unwrap();
+        let cursor = Cursor::seal(&secret, &notes, &KeyRange::ALL, false, &key);
+        for at in 0..cursor.0.len() {
+            let mut edited = cursor.clone();
+            edited.0[at] ^= 1;
+            assert!(edited.open(&secret, &notes, &KeyRange::ALL, false).is_err());
+            let cut = Cursor(cursor.0[..at].to_vec());
+            assert!(cut.open(&secret, &notes, &KeyRange::ALL, false).is_err());
+        }
+        assert!(Cursor::parse(vec![0; Cursor::BYTES_MAX + 1]).is_err());
+    }
+}

@@ -1,0 +1,115 @@
+//! Why bytes from outside are no value of the model.
+
+use thiserror::Error;
+
+/// What a message is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// An app's name.
+    AppName,
+    /// A collection's name.
+    Collection,
+    /// An entry's key.
+    Key,
+    /// The prefix of a list.
+    Prefix,
+    /// The start or end of a list's range.
+    Bound,
+    /// An entry's value.
+    Value,
+    /// A cursor.
+    Cursor,
+    /// An entry's time to live, in milliseconds.
+    TimeToLive,
+    /// The number of entries in a page.
+    PageLimit,
+    /// A function's name.
+    Function,
+    /// The input of an invocation.
+    Input,
+    /// The output of an invocation.
+    Output,
+    /// A plugin's module.
+    Module,
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Subject::AppName => "app name",
+            Subject::Collection => "collection",
+            Subject::Key => "key",
+            Subject::Prefix => "prefix",
+            Subject::Bound => "range bound",
+            Subject::Value => "value",
+            Subject::Cursor => "cursor",
+            Subject::TimeToLive => "time to live in milliseconds",
+            Subject::PageLimit => "page limit",
+            Subject::Function => "function name",
+            Subject::Input => "input",
+            Subject::Output => "output",
+            Subject::Module => "module",
+        })
+    }
+}
+
+/// An argument that is refused. The message names the limit and the value's size,
+/// never another app or anything of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Invalid {
+    /// It may not be empty.
+    #[error("the {0} is empty; it needs at least 1 byte")]
+    Empty(Subject),
+    /// It is not UTF-8.
+    #[error("the {subject} is not valid UTF-8 at byte {at}")]
+    NotUtf8 {
+        /// What is not.
+        subject: Subject,
+        /// The first bad byte.
+        at: usize,
+    },
+    /// It holds U+0000, which Postgres cannot store.
+    #[error("the {0} contains a NUL character, which no store can hold in text")]
+    Nul(Subject),
+    /// It is over its limit.
+    #[error("the {subject} is {len} bytes; the limit is {limit} bytes")]
+    TooLarge {
+        /// What is too large.
+        subject: Subject,
+        /// Its size in bytes.
+        len: u64,
+        /// The most it may have.
+        limit: u64,
+    },
+    /// It is not JSON.
+    #[error("the value is not valid JSON: {0}")]
+    Json(String),
+    /// It has a character that its kind of name does not allow.
+    #[error("the {subject} contains {found:?}; allowed are {allowed}")]
+    Character {
+        /// What holds it.
+        subject: Subject,
+        /// The first character that is not allowed.
+        found: char,
+        /// Those that are.
+        allowed: &'static str,
+    },
+    /// A number out of its range.
+    #[error("the {subject} is {found}; it must be from {min} to {max}")]
+    OutOfRange {
+        /// What it is.
+        subject: Subject,
+        /// The number given.
+        found: u64,
+        /// The least allowed.
+        min: u64,
+        /// The most allowed.
+        max: u64,
+    },
+    /// A cursor that this list did not give.
+    #[error(
+        "the cursor was not given by a list of this collection with these options, or it was edited; \
+         start the list again without a cursor"
+    )]
+    ForeignCursor,
+}

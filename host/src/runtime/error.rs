@@ -1,0 +1,218 @@
+//! What goes wrong with a plugin, sorted by blame.
+
+use crate::abi::GuestLog;
+use crate::model::Invalid;
+use crate::store::StoreError;
+use std::time::Duration;
+use thiserror::Error;
+use uuid::Uuid;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whose fault a failed call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Who made the call.
+    Caller,
+    /// The plugin.
+    Guest,
+    /// The host, or what it stands on.
+    Host,
+}
+
+/// The runtime could not be built: the operator's or the embedder's to mend.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// The engine or its clock did not start.
+    #[error("the wasm engine could not be started")]
+    Engine(#[source] BoxError),
+    /// An own host function could not be added.
+    #[error("a host function could not be linked")]
+    Link(#[source] BoxError),
+    /// The folder for compiled modules cannot be used.
+    #[error("the cache folder {path} cannot be used: {why}")]
+    Cache {
+        /// The folder.
+        path: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+}
+
+/// A module that cannot be a plugin here.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// It is over the limit.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// It is not a valid wasm module, or needs what this host does not offer.
+    #[error("this is not a wasm module that this host can run: {0}")]
+    NotWasm(String),
+    /// It imports what nobody offers.
+    #[error(
+        "the module imports {module:?} {name:?}, which this host does not have; \
+         it has the functions of kvasm_v1 and of WASI preview 1"
+    )]
+    UnknownImport {
+        /// The import's module.
+        module: String,
+        /// The import's name.
+        name: String,
+    },
+    /// An import is there, but as something else.
+    #[error("the module's imports do not fit: {0}")]
+    ImportMismatch(String),
+    /// It exports no memory.
+    #[error("the module does not export a memory named \"memory\"")]
+    NoMemory,
+    /// Its declarations cannot be read.
+    #[error("the custom section \"kvasm.plugin.v1\" is malformed: {0}")]
+    Manifest(String),
+    /// It declares a function that it does not export as one.
+    #[error(
+        "the module declares the function {0:?} but exports no function () -> i32 of that name"
+    )]
+    MissingFunction(String),
+    /// The runtime's threads are gone.
+    #[error("the host could not compile the module")]
+    Host(#[source] BoxError),
+}
+
+impl LoadError {
+    /// Whose fault it is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            LoadError::Invalid(_)
+            | LoadError::NotWasm(_)
+            | LoadError::UnknownImport { .. }
+            | LoadError::ImportMismatch(_)
+            | LoadError::NoMemory
+            | LoadError::Manifest(_)
+            | LoadError::MissingFunction(_) => Blame::Guest,
+            LoadError::Host(_) => Blame::Host,
+        }
+    }
+}
+
+/// Why a call did not succeed.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The plugin has no such function.
+    #[error("the plugin has no function {name:?}; it has {}", names(.known))]
+    UnknownFunction {
+        /// The name that was called.
+        name: String,
+        /// The functions it has.
+        known: Vec<String>,
+    },
+    /// The input is over the limit.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The function ended with a code other than 0. The message is its output.
+    #[error("the function failed with code {code}: {message}")]
+    Failed {
+        /// The code.
+        code: i32,
+        /// The output as text, as far as it is text, without control characters.
+        message: String,
+    },
+    /// The guest trapped.
+    #[error("the plugin trapped: {reason}\n{backtrace}")]
+    Trap {
+        /// Why.
+        reason: String,
+        /// The functions it was in, innermost first; with their names where the
+        /// module has them.
+        backtrace: String,
+    },
+    /// The instance could not be made: its start function trapped, or it needs
+    /// more than it may have.
+    #[error("the plugin could not be started: {reason}\n{backtrace}")]
+    Start {
+        /// Why.
+        reason: String,
+        /// The functions it was in, if any.
+        backtrace: String,
+    },
+    /// The call did not end within its wall time.
+    #[error("the call did not end within {} ms{}", limit.as_millis(), place(.waiting_in, .starting))]
+    Deadline {
+        /// The limit.
+        limit: Duration,
+        /// The host function that it was waiting for, if any.
+        waiting_in: Option<&'static str>,
+        /// Whether the module's start function was still running.
+        starting: bool,
+    },
+    /// The call computed for longer than it may.
+    #[error("the call computed for more than {} ms, which is the limit{}", limit.as_millis(), place(&None, .starting))]
+    CpuTime {
+        /// The limit.
+        limit: Duration,
+        /// Whether the module's start function was still running.
+        starting: bool,
+    },
+    /// No slot for an instance was free within the call's wall time.
+    #[error("the host is busy: no instance was free within {} ms; try again later", .0.as_millis())]
+    Busy(Duration),
+    /// The host's fault.
+    #[error("the host failed; the operator finds the cause in its log under this request's id")]
+    Host(#[source] BoxError),
+}
+
+fn names(names: &[String]) -> String {
+    match names {
+        [] => "none".to_owned(),
+        names => names.join(", "),
+    }
+}
+
+fn place(function: &Option<&str>, starting: &bool) -> String {
+    match (function, starting) {
+        (Some(function), _) => format!("; it was waiting for {function}"),
+        (None, true) => "; it was still in the module's start function".to_owned(),
+        (None, false) => String::new(),
+    }
+}
+
+impl CallError {
+    /// Whose fault it is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            CallError::UnknownFunction { .. } | CallError::Invalid(_) => Blame::Caller,
+            CallError::Failed { .. }
+            | CallError::Trap { .. }
+            | CallError::Start { .. }
+            | CallError::CpuTime { .. } => Blame::Guest,
+            // A host function that does not answer is the host's fault.
+            CallError::Deadline {
+                waiting_in: None, ..
+            } => Blame::Guest,
+            CallError::Deadline {
+                waiting_in: Some(_),
+                ..
+            }
+            | CallError::Busy(_)
+            | CallError::Host(_) => Blame::Host,
+        }
+    }
+}
+
+/// A failed call: why, and what the guest logged before.
+#[derive(Debug, Error)]
+#[error("{error}")]
+pub struct CallFailure {
+    /// Why.
+    #[source]
+    pub error: CallError,
+    /// The request's id, which the host's log carries too.
+    pub request_id: Uuid,
+    /// What the guest logged.
+    pub log: GuestLog,
+}
+
+impl From<StoreError> for CallError {
+    fn from(error: StoreError) -> CallError {
+        CallError::Host(error.into())
+    }
+}

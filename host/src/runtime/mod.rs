@@ -1,0 +1,17 @@
+//! Wasm: the engine, compiled modules, and one invocation in one fresh instance.
+
+mod cache;
+mod engine;
+mod error;
+mod invocation;
+mod limiter;
+mod manifest;
+mod module;
+mod pool;
+mod trap;
+mod wasi;
+
+pub use engine::{EngineOptions, Runtime};
+pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
+pub use invocation::{Invocation, Request, Response};
+pub use module::CompiledPlugin;

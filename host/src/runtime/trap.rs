@@ -1,0 +1,77 @@
+//! From an error of wasmtime to a call's error.
+
+use super::error::CallError;
+use super::invocation::{Invocation, Stop};
+use crate::abi::printable;
+use crate::abi::{BadPointer, NoMemory};
+use std::fmt::Write;
+use wasmtime::{Trap, WasmBacktrace};
+
+/// The longest function name in a backtrace, in characters.
+const NAME_CHARS_MAX: usize = 256;
+
+/// Sorts the error that ended a guest.
+pub(super) fn classify(error: &wasmtime::Error, invocation: &Invocation) -> CallError {
+    let starting = invocation.starting();
+    if let Some(stop) = error.downcast_ref::<Stop>() {
+        return match stop {
+            Stop::Deadline => CallError::Deadline {
+                limit: invocation.wall_time(),
+                waiting_in: None,
+                starting,
+            },
+            Stop::CpuTime => CallError::CpuTime {
+                limit: invocation.cpu_time(),
+                starting,
+            },
+        };
+    }
+    let backtrace = error
+        .downcast_ref::<WasmBacktrace>()
+        .map_or_else(String::new, readable);
+    let reason = reason(error, invocation);
+    if starting {
+        CallError::Start { reason, backtrace }
+    } else {
+        CallError::Trap { reason, backtrace }
+    }
+}
+
+fn reason(error: &wasmtime::Error, invocation: &Invocation) -> String {
+    let mut reason = if let Some(trap) = error.downcast_ref::<Trap>() {
+        trap.to_string()
+    } else if let Some(pointer) = error.downcast_ref::<BadPointer>() {
+        pointer.to_string()
+    } else if error.downcast_ref::<NoMemory>().is_some() {
+        NoMemory.to_string()
+    } else {
+        // An own host function's error, or wasmtime's own words on a module
+        // that cannot be instantiated.
+        printable(&error.root_cause().to_string())
+    };
+    if let Some(limit) = invocation.memory_refused() {
+        let _ = write!(
+            reason,
+            " (it had asked for more memory than the limit of {limit} bytes)"
+        );
+    }
+    reason
+}
+
+/// One line a frame. The names come from the guest, so they are cut and cleaned.
+fn readable(backtrace: &WasmBacktrace) -> String {
+    let mut out = String::new();
+    for (at, frame) in backtrace.frames().iter().enumerate() {
+        let name = match frame.func_name() {
+            Some(name) => {
+                // The alternate form leaves out the hash.
+                let name = format!("{:#}", rustc_demangle::demangle(name));
+                printable(&name.chars().take(NAME_CHARS_MAX).collect::<String>())
+            }
+            None => format!("function {}", frame.func_index()),
+        };
+        let _ = writeln!(out, "  {at}: {name}");
+    }
+    out.truncate(out.trim_end().len());
+    out
+}

@@ -1,0 +1,38 @@
+//! Policy: who may do what, what is valid, and what it may cost. The layer
+//! between every door of the host (guests, the command line) and the store.
+
+mod error;
+mod events;
+mod kv;
+mod noop;
+
+use std::sync::Arc;
+
+pub use error::ServiceError;
+pub use events::{DeadLetters, Events};
+pub use kv::{Caller, Kv, KvService, List, Listing, Write};
+
+/// What a plugin's host functions reach, as trait objects, so that an embedder
+/// or a test can put its own in any place.
+///
+/// The default is a bundle of no-ops: nothing is ever found, and a write is
+/// refused as unavailable rather than acknowledged and forgotten.
+#[derive(Clone)]
+pub struct Services {
+    /// The key-value store.
+    pub kv: Arc<dyn Kv>,
+    /// Deliveries that were given up.
+    pub dead_letters: Arc<dyn DeadLetters>,
+    /// Who hears of changes.
+    pub events: Arc<dyn Events>,
+}
+
+impl Default for Services {
+    fn default() -> Services {
+        Services {
+            kv: Arc::new(noop::Noop),
+            dead_letters: Arc::new(noop::Noop),
+            events: Arc::new(noop::Noop),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The bundle of no-ops.
+
+use super::{Caller, DeadLetters, Events, Kv, List, Listing, ServiceError, Write};
+use crate::model::{AppId, Collection, Entry, Expect, Key, Version};
+use crate::store::StoreError;
+use async_trait::async_trait;
+
+/// Finds nothing and keeps nothing.
+pub(super) struct Noop;
+
+fn no_store() -> ServiceError {
+    ServiceError::Unavailable(StoreError::Unavailable(
+        "this host was built without a store".into(),
+    ))
+}
+
+#[async_trait]
+impl Kv for Noop {
+    async fn get(&self, _: &Caller, _: &Collection, _: &Key) -> Result<Option<Entry>, ServiceError> {
+        Ok(None)
+    }
+
+    async fn has(&self, _: &Caller, _: &Collection, _: &Key) -> Result<bool, ServiceError> {
+        Ok(false)
+    }
+
+    async fn list(&self, _: &Caller, _: List) -> Result<Listing, ServiceError> {
+        Ok(Listing {
+            entries: Vec::new(),
+            cursor: None,
+        })
+    }
+
+    async fn set(&self, _: &Caller, _: Write) -> Result<Version, ServiceError> {
+        Err(no_store())
+    }
+
+    async fn delete(
+        &self,
+        _: &Caller,
+        _: Collection,
+        _: Key,
+        _: Option<Expect>,
+    ) -> Result<bool, ServiceError> {
+        Err(no_store())
+    }
+}
+
+impl Events for Noop {
+    fn committed(&self, _: AppId) {}
+}
+
+#[async_trait]
+impl DeadLetters for Noop {
+    async fn count(&self, _: AppId) -> Result<u64, ServiceError> {
+        Ok(0)
+    }
+}

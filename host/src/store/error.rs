@@ -1,0 +1,29 @@
+//! What a store answers when it cannot do what it was asked.
+
+use thiserror::Error;
+
+/// A store's refusal or failure.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The app's name is taken.
+    #[error("an app of this name exists already")]
+    AppExists,
+    /// The app is not there, or no longer.
+    #[error("the app does not exist")]
+    AppNotFound,
+    /// Checks of a batch failed; nothing was written.
+    #[error("{} of the batch's checks failed", failed.len())]
+    Conflict {
+        /// The positions in [`WriteBatch::checks`](crate::model::WriteBatch::checks).
+        failed: Vec<usize>,
+    },
+    /// The database cannot be reached or is too busy; the call may be tried again.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] BoxError),
+    /// The database answered with something else: a full disk, a damaged file, a bug.
+    #[error("the store failed")]
+    Failed(#[source] BoxError),
+}
+
+/// The cause, for the host's log only. It can hold SQL and paths.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

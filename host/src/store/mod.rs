@@ -1,0 +1,78 @@
+//! Where entries live. One trait, three backends, one conformance suite.
+//!
+//! A store keeps what it is given and knows nothing of guests, principals or
+//! limits on callers. Every call names the app, and a backend leads every
+//! statement with it.
+
+mod error;
+mod memory;
+mod postgres;
+mod sqlite;
+
+use crate::model::{
+    App, AppId, AppName, Applied, Collection, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+};
+use async_trait::async_trait;
+
+pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use postgres::{PostgresOptions, PostgresStore};
+pub use sqlite::{SqliteOptions, SqliteStore};
+
+/// A durable, transactional store of apps and their entries.
+///
+/// - Reads see every write that was acknowledged before they began.
+/// - An entry whose `expires_at` is at or before `now` is absent to every call.
+/// - [`commit`](Store::commit) is atomic, and durable when it returns.
+/// - Keys compare bytewise.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Creates an app.
+    ///
+    /// # Errors
+    /// [`StoreError::AppExists`] if the name is taken.
+    async fn create_app(&self, app: &App) -> Result<(), StoreError>;
+
+    /// The app of that name, if there is one.
+    async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;
+
+    /// Up to `limit` apps in the order of their names, after `after` if given.
+    async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError>;
+
+    /// Deletes an app and everything it owns; whether there was one.
+    async fn delete_app(&self, app: AppId) -> Result<bool, StoreError>;
+
+    /// The entry, if there is one.
+    async fn get(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, StoreError>;
+
+    /// Whether there is an entry, without reading its value.
+    async fn has(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// One page of a collection. Its cost does not depend on how far into the
+    /// collection it lies.
+    async fn list(&self, app: AppId, query: &ListQuery, now: Timestamp)
+    -> Result<Page, StoreError>;
+
+    /// Applies a batch as a whole and answers one [`Applied`] for each operation.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] with the failed checks, [`StoreError::AppNotFound`];
+    /// after any error nothing of the batch is there, except after
+    /// [`StoreError::Unavailable`], when a lost connection can hide a success.
+    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError>;
+
+    /// Whether the store can be reached.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,147 @@
+//! What an error of sqlx means, by its variant and SQLSTATE, never by its text.
+
+use crate::store::StoreError;
+use sqlx::Error;
+use sqlx::migrate::MigrateError;
+
+/// The SQLSTATE of an error that the server sent.
+fn sqlstate(error: &Error) -> Option<String> {
+    let code = error.as_database_error()?.code()?;
+    Some(code.into_owned())
+}
+
+/// The store's error for one of sqlx.
+pub(super) fn store_error(error: Error) -> StoreError {
+    match sqlstate(&error).as_deref() {
+        Some("23503") => StoreError::AppNotFound,
+        _ if unavailable(&error) => StoreError::Unavailable(Box::new(error)),
+        _ => StoreError::Failed(Box::new(error)),
+    }
+}
+
+/// The store's error for a failed migration.
+pub(super) fn migrate_error(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)
+            if unavailable(&cause) =>
+        {
+            StoreError::Unavailable(Box::new(cause))
+        }
+        other => StoreError::Failed(Box::new(other)),
+    }
+}
+
+/// A name or identity is taken.
+pub(super) fn unique_violation(error: &Error) -> bool {
+    sqlstate(error).as_deref() == Some("23505")
+}
+
+/// The transaction lost against another one and may win if it is run again.
+pub(super) fn lost_race(error: &Error) -> bool {
+    // serialization_failure, deadlock_detected
+    matches!(sqlstate(error).as_deref(), Some("40001" | "40P01"))
+}
+
+/// The connection is gone, or goes to a server that will not serve it any more.
+pub(super) fn lost_connection(error: &Error) -> bool {
+    match error {
+        Error::Io(_) | Error::Tls(_) | Error::WorkerCrashed => true,
+        other => sqlstate(other).is_some_and(|code| {
+            // 08: connection exceptions. admin_shutdown, crash_shutdown,
+            // cannot_connect_now, database_dropped, idle_session_timeout,
+            // idle_in_transaction_session_timeout; and read_only_sql_transaction:
+            // the primary that this connection led to has become a standby.
+            code.starts_with("08")
+                || matches!(
+                    code.as_str(),
+                    "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" | "25006"
+                )
+        }),
+    }
+}
+
+/// The database cannot be reached or is too busy, and a later try may succeed.
+fn unavailable(error: &Error) -> bool {
+    match error {
+        Error::PoolTimedOut | Error::PoolClosed => true,
+        other if lost_connection(other) || lost_race(other) => true,
+        other => sqlstate(other).is_some_and(|code| match code.as_str() {
+            // query_canceled: the statement's time was up; lock_not_available.
+            "57014" | "55P03" => true,
+            // Insufficient resources: connections, memory, disk.
+            code => code.starts_with("53"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sqlx::error::{DatabaseError, ErrorKind};
+    use std::borrow::Cow;
+    use std::fmt;
+
+    #[derive(Debug)]
+    struct Answer(&'static str);
+
+    impl fmt::Display for Answer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl std::error::Error for Answer {}
+
+    impl DatabaseError for Answer {
+        fn message(&self) -> &str {
+            self.0
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(Cow::Borrowed(self.0))
+        }
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    fn class(error: Error) -> &'static str {
+        match store_error(error) {
+            StoreError::AppNotFound => "app not found",
+            StoreError::Unavailable(_) => "unavailable",
+            StoreError::Failed(_) => "failed",
+            StoreError::AppExists | StoreError::Conflict { .. } => "another",
+        }
+    }
+
+    #[test]
+    fn by_sqlstate() {
+        for code in [
+            "08000", "08006", "53000", "53100", "53200", "53300", "57014", "57P01", "57P02", "57P03",
+            "25006", "40001", "40P01", "55P03",
+        ] {
+            assert_eq!(class(Error::from(Answer(code))), "unavailable", "{code}");
+        }
+        for code in ["42P01", "42601", "XX000", "23514", "22P02", "3D000", "28P01"] {
+            assert_eq!(class(Error::from(Answer(code))), "failed", "{code}");
+        }
+        assert_eq!(class(Error::from(Answer("23503"))), "app not found");
+    }
+
+    #[test]
+    fn by_variant() {
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert_eq!(class(Error::Io(reset)), "unavailable");
+        assert_eq!(class(Error::PoolTimedOut), "unavailable");
+        assert_eq!(class(Error::RowNotFound), "failed");
+        assert_eq!(class(Error::Protocol("odd".into())), "failed");
+    }
+}

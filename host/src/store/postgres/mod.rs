@@ -1,0 +1,205 @@
+//! The store on Postgres, for any number of hosts at once.
+//!
+//! `sql` has every statement, `read` and `commit` run what takes one of them,
+//! `batch` what takes a transaction, worked out by `plan`. `pool` lends the
+//! connections, and `classify` says what an error means.
+
+mod batch;
+mod classify;
+mod commit;
+mod compact;
+mod plan;
+mod pool;
+mod read;
+mod sql;
+
+use super::{Store, StoreError};
+use crate::model::{
+    App, AppId, AppName, Applied, Collection, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+};
+use async_trait::async_trait;
+use classify::{lost_race, migrate_error, store_error, unique_violation};
+use pool::{ATTEMPTS, Pool};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, Error, PgConnection, Row};
+use std::fmt;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// The longest that the deletion of an app with very many entries may take.
+const DELETION_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How a host reaches its Postgres.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// `postgres://user:password@host:port/database`, with `?sslmode=` and the
+    /// other parameters of libpq as far as sqlx knows them.
+    pub url: String,
+    /// The most connections that this host opens. Default 16.
+    pub max_connections: u32,
+    /// How long a call waits for a connection, whether all are in use or the
+    /// server does not answer. Default 3 s.
+    pub acquire_timeout: Duration,
+    /// The longest that one statement may take. Default 5 s.
+    pub statement_timeout: Duration,
+}
+
+impl PostgresOptions {
+    /// The defaults, for a URL.
+    pub fn new(url: impl Into<String>) -> PostgresOptions {
+        PostgresOptions {
+            url: url.into(),
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(5),
+        }
+    }
+
+    fn parse(&self) -> Result<PgConnectOptions, StoreError> {
+        let options: PgConnectOptions = self.url.parse().map_err(store_error)?;
+        Ok(match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name("kvasm"),
+        })
+    }
+}
+
+impl fmt::Debug for PostgresOptions {
+    /// Without the URL, which can hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresOptions")
+            .field("max_connections", &self.max_connections)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A store in a Postgres database, which other hosts may use at the same time.
+///
+/// It survives the server: calls answer [`StoreError::Unavailable`] while the
+/// server is away and work again when it is back.
+pub struct PostgresStore {
+    pool: Pool,
+}
+
+impl PostgresStore {
+    /// Migrates the schema, and is ready. See [`migrate`](PostgresStore::migrate).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the server cannot be reached,
+    /// [`StoreError::Failed`] for a URL, role or database that is not right.
+    pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
+        PostgresStore::migrate(&options).await?;
+        Ok(PostgresStore { pool: Pool::new(&options, options.parse()?) })
+    }
+
+    /// Brings the schema up to date. Any number of hosts may do so at once: one
+    /// does it and the others wait.
+    ///
+    /// # Errors
+    /// As [`connect`](PostgresStore::connect), and [`StoreError::Failed`] for a
+    /// database that is not in UTF-8 or was migrated by a newer version.
+    pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
+        let connect = options.parse()?.disable_statement_logging();
+        // A connection of its own: a migration may take longer than a statement.
+        let connection = timeout(options.acquire_timeout, connect.connect()).await;
+        let mut connection = connection.map_err(|e| StoreError::Unavailable(Box::new(e)))?
+            .map_err(store_error)?;
+        check_encoding(&mut connection).await?;
+        sqlx::migrate!("../migrations/postgres").run(&mut connection).await.map_err(migrate_error)?;
+        connection.close().await.map_err(store_error)
+    }
+
+    async fn try_delete_app(&self, app: AppId) -> Result<bool, Error> {
+        let mut lease = self.pool.lease().await?;
+        lease.wait_for(DELETION_TIMEOUT);
+        lease.begin().await?;
+        lease.run(sqlx::query(sql::NO_STATEMENT_TIMEOUT)).await?;
+        let deleted = lease.run(sqlx::query(sql::DELETE_APP).bind(app.uuid())).await?;
+        lease.commit().await?;
+        Ok(!deleted.is_empty())
+    }
+}
+
+async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let row = sqlx::query(sql::ENCODING).fetch_one(connection).await.map_err(store_error)?;
+    let encoding: String = row.try_get(0).map_err(store_error)?;
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    let why = format!("the database is encoded in {encoding}; it must be UTF8");
+    Err(StoreError::Failed(why.into()))
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn create_app(&self, app: &App) -> Result<(), StoreError> {
+        let statement = || {
+            let statement = sqlx::query(sql::CREATE_APP).bind(app.id.uuid()).bind(app.name.as_str());
+            statement.bind(app.cursor_key.as_bytes()).bind(app.created_at.0)
+        };
+        match self.pool.write(statement).await {
+            Ok(_) => Ok(()),
+            Err(error) if unique_violation(&error) => Err(StoreError::AppExists),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
+        read::app(&self.pool, name).await
+    }
+
+    async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
+        read::apps(&self.pool, after, limit).await
+    }
+
+    async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
+        for _ in 1..ATTEMPTS {
+            match self.try_delete_app(app).await {
+                Err(error) if lost_race(&error) => {}
+                other => return other.map_err(store_error),
+            }
+        }
+        self.try_delete_app(app).await.map_err(store_error)
+    }
+
+    async fn get(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, StoreError> {
+        read::get(&self.pool, app, collection, key, now).await
+    }
+
+    async fn has(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (entry, _app) =
+            read::has(&self.pool, app, collection.as_str(), key.as_str(), now).await?;
+        Ok(entry)
+    }
+
+    async fn list(
+        &self,
+        app: AppId,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<Page, StoreError> {
+        read::list(&self.pool, app, query, now).await
+    }
+
+    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
+        commit::commit(&self.pool, &batch).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.pool.read(|| sqlx::query(sql::PING)).await.map(drop)
+    }
+}

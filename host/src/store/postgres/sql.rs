@@ -1,0 +1,327 @@
+//! Every statement of the Postgres store.
+//!
+//! They are written so that they also run on a distributed engine that shards by
+//! `app_id`; the tests below hold each to it:
+//! - what touches `kv_entries` names `app_id = $1`, first in its WHERE, or
+//!   inserts `$1` as its first column;
+//! - `DO UPDATE SET` and `UPDATE SET` call no volatile function, so `nextval` is
+//!   drawn in `VALUES` or `SELECT` and reaches them as `excluded.version`.
+//!
+//! Under READ COMMITTED a statement that waits for a row goes on with the newest
+//! state of that row. What a row is expected to be is therefore asked in the
+//! statement that changes it, or after a lock on it, never before.
+
+macro_rules! statements {
+    ($($(#[doc = $doc:literal])* $name:ident = $sql:expr;)*) => {
+        $($(#[doc = $doc])* pub(super) const $name: &str = $sql;)*
+        #[cfg(test)]
+        const ALL: &[(&str, &str)] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+/// What an entry's columns are read as; `read::entry` decodes them in this order.
+macro_rules! entry_columns {
+    ($table:literal) => {
+        concat!(
+            $table, ".json::text, ", $table, ".bytes, ", $table, ".version, ",
+            $table, ".created_at, ", $table, ".updated_at, ", $table, ".expires_at"
+        )
+    };
+}
+
+macro_rules! live {
+    ($now:literal) => {
+        concat!("(e.expires_at IS NULL OR e.expires_at > ", $now, ")")
+    };
+}
+
+/// The entry `$1, $2, $3`.
+macro_rules! this_entry {
+    () => {
+        "e.app_id = $1 AND e.collection = $2 AND e.key = $3"
+    };
+}
+
+macro_rules! insert_columns {
+    () => {
+        "INSERT INTO kv_entries AS e (app_id, collection, key, json, bytes, size, version, \
+         created_at, updated_at, expires_at) "
+    };
+}
+
+/// One entry as parameters: app, collection, key, JSON, bytes, size, now, expiry.
+macro_rules! insert_one {
+    () => {
+        concat!(
+            insert_columns!(),
+            "VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, nextval('kv_version'), $7, $7, $8) "
+        )
+    };
+}
+
+/// Overwrites. The draw can be older than the version that is there, so the new
+/// version is the larger of the draw and that version + 1. An expired entry
+/// counts as absent: what replaces it is created now.
+macro_rules! overwrite {
+    () => {
+        "ON CONFLICT (app_id, collection, key) DO UPDATE SET \
+         json = excluded.json, bytes = excluded.bytes, size = excluded.size, \
+         version = greatest(excluded.version, e.version + 1), \
+         created_at = CASE WHEN e.expires_at <= excluded.updated_at \
+             THEN excluded.created_at ELSE e.created_at END, \
+         updated_at = excluded.updated_at, expires_at = excluded.expires_at "
+    };
+}
+
+macro_rules! app_exists {
+    () => {
+        "EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1)"
+    };
+}
+
+/// A page: app, collection, lower bound, upper bound or null, now, entries, bytes.
+///
+/// `before` sums what stands before an entry in the page, and a page ends with
+/// the entry that reaches the bound; `followed` tells whether the range goes on.
+/// The outer SELECT reads the values, of the page's entries only.
+macro_rules! page {
+    ($inner:literal, $outer:expr, $bytes:literal, $order:literal) => {
+        concat!(
+            "SELECT p.key, p.followed", $outer, " FROM (SELECT e.key, ", $inner,
+            "sum(", $bytes, ") OVER page - ", $bytes, " AS before, \
+             lead(true) OVER page AS followed \
+             FROM kv_entries AS e \
+             WHERE e.app_id = $1 AND e.collection = $2 AND e.key >= $3 ",
+            // Above every key: the last character, once more than a key can hold it.
+            "AND e.key < coalesce($4, repeat(chr(1114111), 257)) AND ", live!("$5"),
+            " WINDOW page AS (ORDER BY e.key ", $order, " ROWS UNBOUNDED PRECEDING) \
+             ORDER BY e.key ", $order, " LIMIT $6) AS p \
+             WHERE p.before < $7 ORDER BY p.key ", $order
+        )
+    };
+}
+
+macro_rules! page_keys {
+    ($order:literal) => {
+        page!("", "", "octet_length(e.key)", $order)
+    };
+}
+
+macro_rules! page_entries {
+    ($order:literal) => {
+        page!(
+            "e.json, e.bytes, e.version, e.created_at, e.updated_at, e.expires_at, ",
+            concat!(", ", entry_columns!("p")),
+            "(e.size - octet_length(e.collection))",
+            $order
+        )
+    };
+}
+
+/// The entries of `$1` whose collections and keys are the arrays `$2` and `$3`.
+macro_rules! these_entries {
+    () => {
+        "e.app_id = $1 AND e.collection = k.collection AND e.key = k.key"
+    };
+}
+
+macro_rules! given_keys {
+    () => {
+        "unnest($2::text[], $3::text[]) AS k (collection, key)"
+    };
+}
+
+statements! {
+    /// id, name, cursor key, creation.
+    CREATE_APP = "INSERT INTO apps (id, name, cursor_key, created_at) VALUES ($1, $2, $3, $4)";
+    /// By name.
+    APP = "SELECT a.id, a.name, a.cursor_key, a.created_at FROM apps AS a WHERE a.name = $1";
+    /// After a name (the empty one for all), up to a number.
+    APPS = "SELECT a.id, a.name, a.cursor_key, a.created_at FROM apps AS a \
+            WHERE a.name > $1 ORDER BY a.name LIMIT $2";
+    /// The foreign key's cascade takes the entries along.
+    DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1 RETURNING a.id";
+    /// Whether the app is there.
+    APP_EXISTS = concat!("SELECT ", app_exists!());
+    /// Holds the app against deletion until the transaction ends. First in every
+    /// transaction, as it is in a deletion: so the two cannot deadlock.
+    LOCK_APP = "SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE";
+
+    /// Key, now.
+    GET = concat!(
+        "SELECT ", entry_columns!("e"), " FROM kv_entries AS e WHERE ",
+        this_entry!(), " AND ", live!("$4")
+    );
+    /// Key, now. Whether the app is there comes second, for commits.
+    HAS = concat!(
+        "SELECT EXISTS (SELECT 1 FROM kv_entries AS e WHERE ", this_entry!(), " AND ",
+        live!("$4"), "), ", app_exists!()
+    );
+    /// See `page!`.
+    KEYS_FORWARD = page_keys!("ASC");
+    /// See `page!`.
+    KEYS_REVERSE = page_keys!("DESC");
+    /// See `page!`.
+    ENTRIES_FORWARD = page_entries!("ASC");
+    /// See `page!`.
+    ENTRIES_REVERSE = page_entries!("DESC");
+
+    /// Sets an entry whatever there is. See `insert_one!`.
+    SET = concat!(insert_one!(), overwrite!(), "RETURNING e.version");
+    /// Sets an entry if there is none, or an expired one; else returns no row.
+    SET_IF_ABSENT = concat!(
+        insert_one!(), overwrite!(), "WHERE e.expires_at <= excluded.updated_at RETURNING e.version"
+    );
+    /// Sets an entry if it has version `$9`. `held` locks it in the state that was
+    /// asked for, so it can be neither changed nor gone when the INSERT, which
+    /// would create it, comes to it.
+    SET_IF_VERSION = concat!(
+        "WITH held AS (SELECT 1 FROM kv_entries AS e WHERE ", this_entry!(),
+        " AND e.version = $9 AND ", live!("$7"), " FOR UPDATE), written AS (", insert_columns!(),
+        "SELECT $1, $2, $3, $4::text::jsonb, $5, $6, nextval('kv_version'), $7, $7, $8 FROM held ",
+        overwrite!(), "RETURNING e.version) SELECT (SELECT w.version FROM written AS w), ",
+        app_exists!()
+    );
+    /// Key, now: whether there was a live entry, whether there is the app.
+    DELETE = concat!(
+        "WITH gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(), " RETURNING ",
+        live!("$4"), " AS live) SELECT coalesce((SELECT g.live FROM gone AS g), false), ",
+        app_exists!()
+    );
+    /// Key, now, version: whether it was deleted, whether there is the app.
+    DELETE_IF_VERSION = concat!(
+        "WITH gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(), " AND ", live!("$4"),
+        " AND e.version = $5 RETURNING 1) SELECT EXISTS (SELECT 1 FROM gone), ", app_exists!()
+    );
+
+    /// App, collections, keys. Locks what is there, in the order of the keys, so
+    /// that two batches over the same keys wait for each other and do not deadlock.
+    LOCK_ENTRIES = concat!(
+        "SELECT e.collection, e.key, e.version, e.expires_at FROM ", given_keys!(),
+        ", kv_entries AS e WHERE ", these_entries!(),
+        " ORDER BY e.collection, e.key FOR UPDATE OF e"
+    );
+    /// App, collections, keys, the time before all times. Holds keys that have no
+    /// entry: nobody else can create one until this transaction ends. What it
+    /// puts there has expired, so nobody ever sees it.
+    HOLD_ABSENT = concat!(
+        insert_columns!(),
+        "SELECT $1, k.collection, k.key, NULL, ''::bytea, 0, 0, $4::bigint, $4::bigint, $4::bigint FROM ",
+        given_keys!(), " ORDER BY k.collection COLLATE \"C\", k.key COLLATE \"C\" \
+         ON CONFLICT (app_id, collection, key) DO NOTHING RETURNING e.key"
+    );
+    /// App, collections, keys, the time before all times. Makes entries count as
+    /// deleted for a SET that follows in the same transaction. A DELETE would not
+    /// do: who waits for the row would find it gone, and not see the new one.
+    EXPIRE = concat!(
+        "UPDATE kv_entries AS e SET expires_at = $4 FROM ", given_keys!(), " WHERE ",
+        these_entries!()
+    );
+    /// App, collections, keys, now: what was there, and whether it was live.
+    DELETE_MANY = concat!(
+        "DELETE FROM kv_entries AS e USING ", given_keys!(), " WHERE ", these_entries!(),
+        " RETURNING e.collection, e.key, ", live!("$4")
+    );
+    /// App, collections, keys, JSON, bytes, sizes, expiries, now.
+    SET_MANY = concat!(
+        insert_columns!(),
+        "SELECT $1, n.collection, n.key, n.json::jsonb, n.bytes, n.size, nextval('kv_version'), \
+         $8::bigint, $8::bigint, n.expires_at \
+         FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bigint[]) \
+         AS n (collection, key, json, bytes, size, expires_at) \
+         ORDER BY n.collection COLLATE \"C\", n.key COLLATE \"C\" ",
+        overwrite!(), "RETURNING e.collection, e.key, e.version"
+    );
+    /// Draws versions for sets that a later operation of the same batch replaces.
+    DRAW = "SELECT nextval('kv_version') FROM generate_series(1, $1::integer)";
+    /// Whether the database answers.
+    PING = "SELECT 1";
+    /// A deletion of an app may take longer than other statements.
+    NO_STATEMENT_TIMEOUT = "SET LOCAL statement_timeout = 0";
+    /// Keys are compared as UTF-8, and only a database in UTF-8 holds them all.
+    ENCODING = "SHOW server_encoding";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    /// The places of a needle in a statement, each with what follows it.
+    fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
+        sql.match_indices(needle).map(|(at, found)| &sql[at + found.len()..]).collect()
+    }
+
+    #[test]
+    fn each_use_of_entries_leads_with_the_app() {
+        let mut uses = 0;
+        for (name, sql) in ALL {
+            for rest in after(sql, "kv_entries AS e") {
+                uses += 1;
+                let is_insert = rest.starts_with(" (");
+                if is_insert {
+                    assert!(rest.starts_with(" (app_id, "), "{name} inserts another column first");
+                    let values = rest.split_once(") ").map(|(_, values)| values);
+                    let first = values.is_some_and(|values| {
+                        values.starts_with("VALUES ($1, ") || values.starts_with("SELECT $1, ")
+                    });
+                    assert!(first, "{name} does not insert $1 as the app");
+                } else {
+                    let condition = rest.split_once("WHERE ").map(|(_, condition)| condition);
+                    let first = condition.is_some_and(|c| c.starts_with("e.app_id = $1 AND "));
+                    assert!(first, "{name} does not begin a WHERE with the app");
+                }
+            }
+            assert_eq!(
+                after(sql, "kv_entries").len(),
+                after(sql, "kv_entries AS e").len(),
+                "{name} names entries in a way that this test does not read"
+            );
+        }
+        assert!(uses >= 15, "only {uses} uses were found");
+    }
+
+    #[test]
+    fn no_update_calls_a_volatile_function() {
+        let volatile = [
+            "nextval", "now(", "random", "clock_timestamp", "gen_random_uuid", "statement_timestamp",
+            "timeofday", "setval", "lastval", "currval",
+        ];
+        let mut updates = 0;
+        for (name, sql) in ALL {
+            for rest in after(sql, " SET ") {
+                updates += 1;
+                let end = rest.find(" RETURNING ").unwrap_or(rest.len());
+                for function in volatile {
+                    assert!(!rest[..end].contains(function), "{name} calls {function} in SET");
+                }
+            }
+        }
+        assert!(updates >= 5, "only {updates} updates were found");
+    }
+
+    #[test]
+    fn the_clock_is_the_hosts() {
+        for (name, sql) in ALL {
+            for clock in ["now()", "current_timestamp", "clock_timestamp", "localtimestamp"] {
+                assert!(!sql.to_lowercase().contains(clock), "{name} reads the database's clock");
+            }
+        }
+    }
+
+    #[test]
+    fn no_other_file_has_sql_of_its_own() {
+        let files = [
+            ("batch.rs", include_str!("batch.rs")),
+            ("commit.rs", include_str!("commit.rs")),
+            ("mod.rs", include_str!("mod.rs")),
+            ("plan.rs", include_str!("plan.rs")),
+            ("pool.rs", include_str!("pool.rs")),
+            ("read.rs", include_str!("read.rs")),
+        ];
+        for (file, text) in files {
+            for word in ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM", "FROM kv_", "INTO kv_"] {
+                assert!(!text.contains(word), "{file} has {word}");
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The embedded store: one SQLite file.
+//!
+//! Reads run inline on the calling thread, through pooled connections with
+//! cached statements. Writes go to one thread that commits them in groups, and
+//! each is answered after the commit that holds it.
+
+mod error;
+mod read;
+mod writer;
+
+use super::{Store, StoreError};
+use crate::model::{
+    App, AppId, AppName, Applied, Collection, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+};
+use async_trait::async_trait;
+use read::Readers;
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use std::path::PathBuf;
+use std::time::Duration;
+use writer::{Request, Writer};
+
+/// How a SQLite store is opened.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// The database file. It is created, readable by its owner only, if it is
+    /// not there; its folder must exist.
+    pub path: PathBuf,
+    /// How long a write waits for another process that writes to the same file.
+    /// Default 5 s.
+    pub busy_timeout: Duration,
+    /// Read connections that are kept open while idle. More are opened when
+    /// more threads read at once. Default 8.
+    pub idle_readers: usize,
+}
+
+impl SqliteOptions {
+    /// The defaults, for a file.
+    pub fn new(path: impl Into<PathBuf>) -> SqliteOptions {
+        SqliteOptions {
+            path: path.into(),
+            busy_timeout: Duration::from_secs(5),
+            idle_readers: 8,
+        }
+    }
+}
+
+/// A store in one SQLite file: WAL, `synchronous=FULL`.
+pub struct SqliteStore {
+    // Dropped first, so that the writer's connection is the last to close and
+    // folds the log into the database.
+    readers: Readers,
+    writer: Writer,
+}
+
+impl SqliteStore {
+    /// Opens the file, migrates its schema, and starts the writer.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when another process holds the file,
+    /// [`StoreError::Failed`] when it cannot be opened, is no database, or was
+    /// migrated by a newer version.
+    pub async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreError> {
+        create_private(&options.path).map_err(error::host)?;
+        migrate(&options).await?;
+        Ok(SqliteStore {
+            readers: Readers::new(&options)?,
+            writer: Writer::start(&options)?,
+        })
+    }
+
+    async fn write(&self, request: Request) -> Result<Vec<Applied>, StoreError> {
+        self.writer.submit(request).await
+    }
+}
+
+/// SQLite would create the file with the umask's permissions.
+fn create_private(path: &std::path::Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
+    let mut connection = SqliteConnectOptions::new()
+        .filename(&options.path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(options.busy_timeout)
+        .connect()
+        .await
+        .map_err(error::host)?;
+    sqlx::migrate!("../migrations/sqlite")
+        .run(&mut connection)
+        .await
+        .map_err(error::host)?;
+    sqlx::Connection::close(connection)
+        .await
+        .map_err(error::host)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn create_app(&self, app: &App) -> Result<(), StoreError> {
+        self.write(Request::CreateApp(app.clone())).await.map(drop)
+    }
+
+    async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
+        self.readers.with(|conn| read::app(conn, name))
+    }
+
+    async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
+        self.readers.with(|conn| read::apps(conn, after, limit))
+    }
+
+    async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
+        let applied = self.write(Request::DeleteApp(app)).await?;
+        Ok(applied == [Applied::Deleted { existed: true }])
+    }
+
+    async fn get(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, StoreError> {
+        self.readers
+            .with(|conn| read::get(conn, app, collection, key, now))
+    }
+
+    async fn has(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.readers
+            .with(|conn| Ok(read::version(conn, app, collection, key, now)?.is_some()))
+    }
+
+    async fn list(
+        &self,
+        app: AppId,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<Page, StoreError> {
+        self.readers.with(|conn| read::list(conn, app, query, now))
+    }
+
+    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
+        self.write(Request::Commit(batch)).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.readers.with(read::ping)
+    }
+}

@@ -1,0 +1,261 @@
+//! Reads: pooled connections and the statements that run on them.
+
+use super::{SqliteOptions, error};
+use crate::model::{
+    App, AppId, AppName, Collection, CursorKey, Entry, JsonText, Key, ListQuery, Page, Timestamp,
+    Value, Version,
+};
+use crate::store::StoreError;
+use parking_lot::Mutex;
+use rusqlite::types::{ToSql, ValueRef};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
+use std::ops::Bound;
+use std::path::PathBuf;
+
+/// Read-only connections. One is taken for the length of a read, which never
+/// waits for anything but the file.
+pub(super) struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    idle_max: usize,
+}
+
+impl Readers {
+    /// Opens the first connection, so that a file that cannot be read shows now.
+    pub(super) fn new(options: &SqliteOptions) -> Result<Readers, StoreError> {
+        let readers = Readers {
+            path: options.path.clone(),
+            idle: Mutex::new(Vec::with_capacity(options.idle_readers)),
+            idle_max: options.idle_readers,
+        };
+        readers.with(ping)?;
+        Ok(readers)
+    }
+
+    /// Runs `read` on a connection of its own.
+    pub(super) fn with<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        // The lock is held for the pop alone; not across opening or reading.
+        let idle = self.idle.lock().pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.open().map_err(error::store)?,
+        };
+        let result = read(&connection).map_err(error::store);
+        let mut idle = self.idle.lock();
+        if idle.len() < self.idle_max {
+            idle.push(connection);
+        }
+        result
+    }
+
+    fn open(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        // A reader in WAL mode waits only while another process recovers the log.
+        connection.busy_timeout(std::time::Duration::from_secs(1))?;
+        connection.set_prepared_statement_cache_capacity(64);
+        Ok(connection)
+    }
+}
+
+pub(super) fn ping(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("SELECT last FROM kv_version WHERE id = 1")?
+        .query_row([], |_| Ok(()))
+}
+
+pub(super) fn app(connection: &Connection, name: &AppName) -> rusqlite::Result<Option<App>> {
+    connection
+        .prepare_cached("SELECT id, name, cursor_key, created_at FROM apps WHERE name = ?1")?
+        .query_row([name.as_str()], app_row)
+        .optional()
+}
+
+pub(super) fn apps(
+    connection: &Connection,
+    after: Option<&AppName>,
+    limit: u32,
+) -> rusqlite::Result<Vec<App>> {
+    connection
+        .prepare_cached(
+            "SELECT id, name, cursor_key, created_at FROM apps WHERE name > ?1 ORDER BY name LIMIT ?2",
+        )?
+        .query_map((after.map_or("", AppName::as_str), limit), app_row)?
+        .collect()
+}
+
+fn app_row(row: &Row<'_>) -> rusqlite::Result<App> {
+    let id: uuid::Bytes = row.get(0)?;
+    let name: String = row.get(1)?;
+    let cursor_key: [u8; CursorKey::BYTES] = row.get(2)?;
+    Ok(App {
+        id: AppId::from(uuid::Uuid::from_bytes(id)),
+        name: AppName::parse(&name).map_err(|e| damaged(1, e.to_string()))?,
+        created_at: Timestamp(row.get(3)?),
+        cursor_key: CursorKey::new(cursor_key),
+    })
+}
+
+fn damaged(column: usize, why: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, why.into())
+}
+
+pub(super) fn get(
+    connection: &Connection,
+    app: AppId,
+    collection: &Collection,
+    key: &Key,
+    now: Timestamp,
+) -> rusqlite::Result<Option<Entry>> {
+    connection
+        .prepare_cached(
+            "SELECT value, version, created_at, updated_at, expires_at FROM kv_entries
+             WHERE app_id = ?1 AND collection = ?2 AND key = ?3
+               AND (expires_at IS NULL OR expires_at > ?4)",
+        )?
+        .query_row(
+            (
+                app.uuid().as_bytes(),
+                collection.as_str(),
+                key.as_str(),
+                now.0,
+            ),
+            |row| entry(row, 0),
+        )
+        .optional()
+}
+
+/// The entry's version, without its value.
+pub(super) fn version(
+    connection: &Connection,
+    app: AppId,
+    collection: &Collection,
+    key: &Key,
+    now: Timestamp,
+) -> rusqlite::Result<Option<Version>> {
+    connection
+        .prepare_cached(
+            "SELECT version FROM kv_entries
+             WHERE app_id = ?1 AND collection = ?2 AND key = ?3
+               AND (expires_at IS NULL OR expires_at > ?4)",
+        )?
+        .query_row(
+            (
+                app.uuid().as_bytes(),
+                collection.as_str(),
+                key.as_str(),
+                now.0,
+            ),
+            |row| row.get(0).map(version_of),
+        )
+        .optional()
+}
+
+/// The column is a signed integer that only ever counts up from 1.
+fn version_of(column: i64) -> Version {
+    Version(column.unsigned_abs())
+}
+
+fn entry(row: &Row<'_>, first: usize) -> rusqlite::Result<Entry> {
+    let value = match row.get_ref(first)? {
+        ValueRef::Text(text) => {
+            let text = String::from_utf8(text.to_vec())
+                .map_err(|e| damaged(first, e.utf8_error().to_string()))?;
+            Value::Json(JsonText::stored(text))
+        }
+        ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => {
+            return Err(damaged(first, "neither text nor blob".to_owned()));
+        }
+    };
+    let expires_at: Option<i64> = row.get(first + 4)?;
+    Ok(Entry {
+        value,
+        version: version_of(row.get(first + 1)?),
+        created_at: Timestamp(row.get(first + 2)?),
+        updated_at: Timestamp(row.get(first + 3)?),
+        expires_at: expires_at.map(Timestamp),
+    })
+}
+
+pub(super) fn list(
+    connection: &Connection,
+    app: AppId,
+    query: &ListQuery,
+    now: Timestamp,
+) -> rusqlite::Result<Page> {
+    let app_id = app.uuid();
+    let collection = query.collection.as_str();
+    let (lower, upper) = bounds(query);
+    // One row more than the page holds tells whether the list goes on.
+    let limit = i64::from(query.limit) + 1;
+    let mut parameters: Vec<&dyn ToSql> = vec![
+        app_id.as_bytes(),
+        &collection,
+        &now.0,
+        &limit,
+        &lower,
+    ];
+    if let Some(upper) = &upper {
+        parameters.push(upper);
+    }
+    let mut statement = connection.prepare_cached(&list_sql(query))?;
+    let mut rows = statement.query(parameters.as_slice())?;
+    let mut page = Page {
+        entries: Vec::new(),
+        more: false,
+    };
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        if page.entries.len() >= query.limit as usize || bytes >= query.bytes_max {
+            page.more = true;
+            break;
+        }
+        let key: String = row.get(0)?;
+        let entry = query.with_values.then(|| entry(row, 1)).transpose()?;
+        bytes += key.len() + entry.as_ref().map_or(0, |e| e.value.as_bytes().len());
+        page.entries.push((Key::stored(key), entry));
+    }
+    Ok(page)
+}
+
+/// The bounds as parameters. Every key is above the empty text.
+fn bounds(query: &ListQuery) -> (&str, Option<&str>) {
+    let lower = match &query.range.lower {
+        Bound::Unbounded => "",
+        Bound::Included(key) | Bound::Excluded(key) => key,
+    };
+    let upper = match &query.range.upper {
+        Bound::Unbounded => None,
+        Bound::Included(key) | Bound::Excluded(key) => Some(key.as_str()),
+    };
+    (lower, upper)
+}
+
+/// One of a few dozen statements; the connection caches them by their text.
+fn list_sql(query: &ListQuery) -> String {
+    let columns = if query.with_values {
+        "key, value, version, created_at, updated_at, expires_at"
+    } else {
+        "key"
+    };
+    let lower = match query.range.lower {
+        Bound::Unbounded | Bound::Included(_) => ">=",
+        Bound::Excluded(_) => ">",
+    };
+    let upper = match query.range.upper {
+        Bound::Unbounded => "",
+        Bound::Included(_) => "AND key <= ?6",
+        Bound::Excluded(_) => "AND key < ?6",
+    };
+    let order = if query.reverse { "DESC" } else { "ASC" };
+    format!(
+        "SELECT {columns} FROM kv_entries
+         WHERE app_id = ?1 AND collection = ?2 AND (expires_at IS NULL OR expires_at > ?3)
+           AND key {lower} ?5 {upper}
+         ORDER BY key {order} LIMIT ?4"
+    )
+}
