@@ -1,1 +1,5 @@
-//! x
+//! What the suites share: guests, hosts over each store, and a Postgres.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+pub mod guests;
+pub mod postgres;

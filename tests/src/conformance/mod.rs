@@ -1,0 +1,213 @@
+//! What a store is: one suite of properties, which every backend passes.
+//!
+//! Each public function of the modules below is a property. It gets a [`Kit`]
+//! with an empty store and fails by a panic. [`conformance!`](crate::conformance!)
+//! makes a test of each for one backend.
+//!
+//! Random choices come from the kit's seed. A failing test shows its seed, and
+//! `KVASM_TEST_SEED=<seed>` repeats the choices.
+
+pub mod apps;
+pub mod batches;
+pub mod checks;
+pub mod entries;
+pub mod expiry;
+pub mod json;
+pub mod kit;
+pub mod lists;
+pub mod model;
+pub mod races;
+pub mod rng;
+pub mod scale;
+pub mod versions;
+
+pub use kit::Kit;
+
+use kvasm::store::Store;
+use std::any::Any;
+use std::sync::Arc;
+
+/// The variable that repeats the random choices of a run.
+pub const SEED_VARIABLE: &str = "KVASM_TEST_SEED";
+
+/// An empty store and whatever must live as long as it.
+pub struct Fixture {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Dropped after the store: a temporary folder, for example.
+    pub keep: Box<dyn Any + Send>,
+}
+
+/// Runs one property on an empty store.
+pub fn run<F: Future<Output = Fixture>, P: Future<Output = ()>>(
+    open: impl FnOnce() -> F,
+    property: impl FnOnce(Kit) -> P,
+) {
+    let seed = rng::seed();
+    // Shown by the test harness only if the test fails.
+    println!("repeat this test with {SEED_VARIABLE}={seed}");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let fixture = open().await;
+        property(Kit::new(Arc::clone(&fixture.store), seed)).await;
+        drop(fixture.store);
+        drop(fixture.keep);
+    });
+}
+
+/// Makes a test of each property for the backend that a function opens:
+/// `async fn() -> Fixture`, named by its path from the crate's root.
+#[macro_export]
+macro_rules! conformance {
+    ($open:path) => {
+        $crate::conformance_tests! { $open;
+            apps {
+                a_created_app_is_found,
+                names_are_unique,
+                apps_are_listed_by_name_in_pages,
+                deleting_an_app_deletes_all_it_owns,
+                an_app_that_is_not_there,
+                a_name_can_be_used_again,
+                deletion_spares_other_apps,
+            }
+            entries {
+                what_is_set_is_read,
+                absent_empty_and_null_are_different,
+                an_overwrite_replaces_value_and_kind,
+                times_of_creation_and_update,
+                collections_are_separate,
+                delete_tells_whether_there_was_one,
+                odd_keys_are_kept_apart,
+                the_largest_entry,
+                large_values_of_both_kinds,
+                all_bytes_come_back,
+                ping_answers,
+            }
+            json {
+                extreme_values_are_equal_after_a_round_trip,
+                random_values_are_equal_after_a_round_trip,
+                what_is_read_is_no_larger_than_allowed,
+                values_survive_in_lists_and_batches,
+            }
+            expiry {
+                an_expired_entry_is_absent_to_every_read,
+                setting_over_an_expired_entry_creates_it_anew,
+                an_expired_entry_passes_as_absent,
+                deleting_an_expired_entry_finds_nothing,
+                a_set_replaces_the_expiry,
+                a_set_in_the_past_is_absent_at_once,
+                expired_entries_fill_no_page,
+            }
+            checks {
+                absent_or_version_guard_a_set,
+                a_version_guards_a_delete,
+                absence_guards_a_delete,
+                all_failed_checks_are_named,
+                nothing_is_written_after_a_failed_check,
+                checks_look_at_the_state_before_the_batch,
+                a_check_on_a_key_that_is_not_written,
+                checks_without_operations,
+                a_recreated_entry_is_not_the_one_that_was_checked,
+            }
+            batches {
+                operations_are_answered_in_their_order,
+                an_empty_batch_does_nothing,
+                the_same_key_twice,
+                delete_set_and_delete_of_one_key,
+                a_deletion_in_a_batch_makes_the_next_set_a_creation,
+                a_set_that_expires_at_once_in_a_batch,
+                a_thousand_operations,
+                a_batch_for_a_missing_app_leaves_nothing,
+                sequences_on_one_key_mean_what_single_writes_mean,
+            }
+            lists {
+                keys_come_in_bytewise_order,
+                prefixes,
+                ranges_and_their_bounds,
+                crossed_bounds_are_an_empty_page,
+                reverse_is_the_mirror,
+                more_is_exact,
+                a_page_ends_with_the_entry_that_reaches_its_bytes,
+                a_page_has_at_least_one_entry,
+                values_come_only_when_asked_for,
+                pages_put_together_are_the_list,
+                random_lists_match_the_model,
+            }
+            versions {
+                versions_grow_with_each_write,
+                versions_do_not_come_back_after_delete,
+                concurrent_writers_deletes_and_recreations,
+                concurrent_batches,
+            }
+            model {
+                random_operations_match_the_model,
+                two_apps_never_see_each_other,
+            }
+            races {
+                one_of_many_wins_each_version,
+                one_of_many_creates_an_entry,
+                one_of_many_recreates_an_expired_entry,
+                one_of_many_deletes_a_version,
+                transfers_keep_the_sum,
+                crossing_batches_all_succeed,
+                cross_checks_of_absence_exclude_each_other,
+                a_batch_is_seen_whole,
+                a_deletion_sees_the_entry_that_replaces_another,
+                deleting_an_app_while_it_is_written,
+            }
+            scale {
+                a_long_list_stays_true_under_writes,
+            }
+        }
+    };
+}
+
+/// The body of [`conformance!`](crate::conformance!).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_tests {
+    ($open:path; $($module:ident { $($property:ident),* $(,)? })*) => {
+        $(mod $module {
+            $(#[test]
+            fn $property() {
+                $crate::conformance::run($open, $crate::conformance::$module::$property);
+            })*
+        })*
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    /// A property that is missing from the macro would never run.
+    #[test]
+    fn every_property_is_in_the_macro() {
+        let this = include_str!("mod.rs");
+        let sources = [
+            include_str!("apps.rs"),
+            include_str!("batches.rs"),
+            include_str!("checks.rs"),
+            include_str!("entries.rs"),
+            include_str!("expiry.rs"),
+            include_str!("json.rs"),
+            include_str!("lists.rs"),
+            include_str!("model.rs"),
+            include_str!("races.rs"),
+            include_str!("scale.rs"),
+            include_str!("versions.rs"),
+        ];
+        let mut properties = 0;
+        for line in sources.iter().flat_map(|source| source.lines()) {
+            let Some(rest) = line.strip_prefix("pub async fn ") else {
+                continue;
+            };
+            let name = rest.split('(').next().unwrap();
+            assert!(this.contains(&format!(" {name},")), "{name} is not in `conformance!`");
+            properties += 1;
+        }
+        assert!(properties > 60, "only {properties} properties were found");
+    }
+}

@@ -1,0 +1,132 @@
+//! Guests and the hosts that run them.
+
+use kvasm::model::{App, AppName, Limits};
+use kvasm::store::Store;
+use kvasm::{Call, CallFailure, Host, HostBuilder, Plugin, Response};
+use std::path::PathBuf;
+
+/// The bytes of a guest that `cargo xtask guests` builds.
+pub fn wasm(name: &str) -> Vec<u8> {
+    let folder = match std::env::var_os("KVASM_GUESTS") {
+        Some(folder) => PathBuf::from(folder),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/guests"),
+    };
+    let path = folder.join(format!("{name}.wasm"));
+    std::fs::read(&path).unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}; `cargo xtask guests` builds the guests",
+            path.display()
+        )
+    })
+}
+
+/// A module in the text format with a memory of one page, `data` at address 0,
+/// and `body` as its function `run`, which returns what `body` leaves.
+///
+/// Every import of `kvasm_v1` is there under its name.
+pub fn module(data: &str, body: &str) -> Vec<u8> {
+    module_with(data, "", body)
+}
+
+/// As [`module`], with further fields.
+pub fn module_with(data: &str, fields: &str, body: &str) -> Vec<u8> {
+    let imports: String = kvasm_abi::IMPORTS
+        .iter()
+        .map(|import| {
+            let params: String = import
+                .params
+                .split_whitespace()
+                .map(|param| format!("(param {param})"))
+                .collect();
+            format!(
+                "(import \"kvasm_v1\" \"{0}\" (func ${0} {params} (result {1})))\n",
+                import.name, import.result
+            )
+        })
+        .collect();
+    let text = format!(
+        "(module {imports} (memory (export \"memory\") 1) (data (i32.const 0) \"{data}\")
+         {fields}
+         (func (export \"run\") (result i32) {body}))"
+    );
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+/// A host with one app, over a store in memory unless told otherwise.
+pub struct Bench {
+    /// The host.
+    pub host: Host,
+    /// Its app.
+    pub app: App,
+}
+
+impl Bench {
+    /// With the default limits.
+    pub async fn new() -> Bench {
+        Bench::with(|builder| builder).await
+    }
+
+    /// With these limits.
+    pub async fn limited(change: impl FnOnce(&mut Limits)) -> Bench {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        Bench::with(|builder| builder.limits(limits)).await
+    }
+
+    /// Over this store.
+    pub async fn over(store: impl Store) -> Bench {
+        Bench::with(|builder| builder.store(store)).await
+    }
+
+    /// As the builder says. Tests make many hosts at once, so each reserves
+    /// room for few instances.
+    pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Bench {
+        let host = set_up(Host::builder().instances(16)).build().unwrap();
+        let app = host
+            .create_app(AppName::parse("app").unwrap())
+            .await
+            .unwrap();
+        Bench { host, app }
+    }
+
+    /// Loads a module for the app.
+    pub async fn load(&self, wasm: Vec<u8>) -> Plugin {
+        self.host.load(&self.app, wasm).await.unwrap()
+    }
+
+    /// Loads a module and calls its function `run`.
+    pub async fn run(&self, wasm: Vec<u8>) -> Result<Response, CallFailure> {
+        let plugin = self.load(wasm).await;
+        self.host.call(&plugin, Call::function("run")).await
+    }
+
+    /// Runs `body`, which leaves an `i64` result of a host function, and returns
+    /// that result and the message that goes with it.
+    pub async fn result(&self, data: &str, body: &str) -> (i64, String) {
+        self.result_of(module(data, &report(body)), Call::function("run"))
+            .await
+    }
+
+    /// As [`result`](Bench::result), of a module that [`report`]s.
+    pub async fn result_of(&self, wasm: Vec<u8>, call: Call) -> (i64, String) {
+        let plugin = self.load(wasm).await;
+        let output = self.host.call(&plugin, call).await.unwrap().output;
+        let (result, message) = output.split_at(8);
+        (
+            i64::from_le_bytes(result.try_into().unwrap()),
+            String::from_utf8(message.to_vec()).unwrap(),
+        )
+    }
+}
+
+/// A body that writes the `i64` that `body` leaves to the output, then the
+/// message of the last status. Both pass through the second half of the memory.
+pub fn report(body: &str) -> String {
+    format!(
+        "(i64.store (i32.const 32768) {body})
+         (drop (call $output_write (i32.const 32768) (i32.const 8)))
+         (drop (call $output_write (i32.const 32776)
+            (i32.wrap_i64 (call $error_message (i32.const 32776) (i32.const 32760)))))
+         (i32.const 0)"
+    )
+}

@@ -1,0 +1,243 @@
+//! Guests that do not end, and stores that do not answer: ended at the deadline,
+//! with the host alive and other invocations unharmed. How late they end is a
+//! row of the benchmarks.
+
+use async_trait::async_trait;
+use kvasm::model::{
+    AppName, Collection, Entry, Expect, Key, Limits, Version,
+};
+use kvasm::service::{Caller, Kv, List, Listing, ServiceError, Services, Write};
+use kvasm::{Blame, Call, CallError, Host};
+use kvasm_tests::guests::{Bench, module, module_with};
+use std::sync::Arc;
+use std::time::Duration;
+
+const LOOP: &str = "(loop (br 0)) unreachable";
+
+async fn short() -> Bench {
+    Bench::limited(|limits| {
+        limits.wall_time = Duration::from_millis(300);
+        limits.cpu_time = Duration::from_secs(60);
+    })
+    .await
+}
+
+/// The host still does its work after what has happened to it.
+async fn alive(bench: &Bench) {
+    let body = "(drop (call $output_write (i32.const 0) (i32.const 2))) (i32.const 0)";
+    assert_eq!(bench.run(module("ok", body)).await.unwrap().output, b"ok");
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends() {
+    let bench = short().await;
+    let failure = bench.run(module("", LOOP)).await.unwrap_err();
+    assert!(
+        matches!(failure.error, CallError::Deadline { waiting_in: None, starting: false, .. }),
+        "{failure}"
+    );
+    assert_eq!(failure.error.blame(), Blame::Guest);
+    assert!(failure.to_string().contains("300 ms"), "{failure}");
+    alive(&bench).await;
+}
+
+#[tokio::test]
+async fn an_endless_loop_around_a_host_call_ends() {
+    let bench = short().await;
+    for call in [
+        "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
+        "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))",
+        "(call $now_ms)",
+        "(call $log (i32.const 1) (i32.const 0) (i32.const 1))",
+    ] {
+        let body = format!("(loop (drop {call}) (br 0)) unreachable");
+        let failure = bench.run(module("a", &body)).await.unwrap_err();
+        assert!(matches!(failure.error, CallError::Deadline { .. }), "{failure}");
+    }
+    alive(&bench).await;
+}
+
+#[tokio::test]
+async fn a_start_function_that_loops_ends_and_is_named() {
+    let bench = short().await;
+    let fields = "(func $start (loop (br 0))) (start $start)";
+    let failure = bench
+        .run(module_with("", fields, "(i32.const 0)"))
+        .await
+        .unwrap_err();
+    assert!(failure.to_string().contains("start function"), "{failure}");
+    let failure = bench
+        .run(module_with("", "(func $start unreachable) (start $start)", "(i32.const 0)"))
+        .await
+        .unwrap_err();
+    assert!(matches!(failure.error, CallError::Start { .. }), "{failure}");
+    alive(&bench).await;
+}
+
+#[tokio::test]
+async fn computing_is_bounded_apart_from_waiting() {
+    let bench = Bench::limited(|limits| {
+        limits.cpu_time = Duration::from_millis(50);
+        limits.wall_time = Duration::from_secs(60);
+    })
+    .await;
+    let failure = bench.run(module("", LOOP)).await.unwrap_err();
+    assert!(matches!(failure.error, CallError::CpuTime { .. }), "{failure}");
+    alive(&bench).await;
+}
+
+#[tokio::test]
+async fn deep_recursion_traps() {
+    let bench = Bench::new().await;
+    let fields = "(func $down (call $down) (call $down))";
+    let failure = bench
+        .run(module_with("", fields, "(call $down) (i32.const 0)"))
+        .await
+        .unwrap_err();
+    let CallError::Trap { reason, backtrace } = &failure.error else {
+        panic!("{failure}");
+    };
+    assert!(reason.contains("stack"), "{reason}");
+    assert!(backtrace.lines().count() <= 64, "{backtrace}");
+    alive(&bench).await;
+}
+
+#[tokio::test]
+async fn memory_is_capped_over_all_memories() {
+    let bench = Bench::new().await;
+    // Grows both memories in turn until one is refused, and says how far it came.
+    let text = "(module (import \"kvasm_v1\" \"output_write\" (func $out (param i32 i32) (result i64)))
+        (memory (export \"memory\") 1) (memory $other 1)
+        (func (export \"run\") (result i32)
+          (loop $more
+            (br_if $more (i32.and
+              (i32.ne (memory.grow (i32.const 1)) (i32.const -1))
+              (i32.ne (memory.grow $other (i32.const 1)) (i32.const -1)))))
+          (i32.store (i32.const 0) (i32.add (memory.size) (memory.size $other)))
+          (drop (call $out (i32.const 0) (i32.const 4)))
+          (i32.const 0)))";
+    let output = bench.run(wat::parse_str(text).unwrap()).await.unwrap().output;
+    assert_eq!(u32::from_le_bytes(output.try_into().unwrap()), 1024);
+    // A guest that takes no for an answer badly is told why it trapped.
+    let body = "(if (i32.eq (memory.grow (i32.const 1024)) (i32.const -1)) (then unreachable)) (i32.const 0)";
+    let failure = bench.run(module("", body)).await.unwrap_err();
+    assert!(failure.to_string().contains("more memory than the limit of 67108864"), "{failure}");
+    alive(&bench).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn guests_that_loop_do_not_hold_up_others_on_their_thread() {
+    let bench = Arc::new(short().await);
+    let plugin = bench.load(module("", LOOP)).await;
+    let loops: Vec<_> = (0..4)
+        .map(|_| {
+            let (bench, plugin) = (Arc::clone(&bench), plugin.clone());
+            tokio::spawn(async move { bench.host.call(&plugin, Call::function("run")).await })
+        })
+        .collect();
+    // On one thread with four loops, these end while the loops still run.
+    let mut done_before = 0;
+    for _ in 0..3 {
+        let (bench, before) = (Arc::clone(&bench), loops.iter().filter(|l| !l.is_finished()).count());
+        tokio::spawn(async move { alive(&bench).await }).await.unwrap();
+        done_before += usize::from(before > 0);
+    }
+    assert!(done_before > 0);
+    for looping in loops {
+        looping.await.unwrap().unwrap_err();
+    }
+}
+
+/// A store that has stopped answering.
+struct Silent;
+
+#[async_trait]
+impl Kv for Silent {
+    async fn get(&self, _: &Caller, _: &Collection, _: &Key) -> Result<Option<Entry>, ServiceError> {
+        std::future::pending().await
+    }
+
+    async fn has(&self, _: &Caller, _: &Collection, _: &Key) -> Result<bool, ServiceError> {
+        std::future::pending().await
+    }
+
+    async fn list(&self, _: &Caller, _: List) -> Result<Listing, ServiceError> {
+        std::future::pending().await
+    }
+
+    async fn set(&self, _: &Caller, _: Write) -> Result<Version, ServiceError> {
+        std::future::pending().await
+    }
+
+    async fn delete(
+        &self,
+        _: &Caller,
+        _: Collection,
+        _: Key,
+        _: Option<Expect>,
+    ) -> Result<bool, ServiceError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_waited_for_until_the_deadline() {
+    let services = Services {
+        kv: Arc::new(Silent),
+        ..Services::default()
+    };
+    let limits = Limits {
+        wall_time: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let bench = Bench::with(|builder| builder.services(services).limits(limits)).await;
+    for (name, call) in [
+        ("kv_get", "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))"),
+        ("kv_has", "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))"),
+        ("kv_delete", "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))"),
+        ("kv_list", "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0))"),
+    ] {
+        let body = format!("(drop {call}) (i32.const 0)");
+        let failure = bench.run(module("a", &body)).await.unwrap_err();
+        assert_eq!(failure.error.blame(), Blame::Host);
+        assert!(failure.to_string().contains(&format!("waiting for {name}")), "{failure}");
+    }
+    alive(&bench).await;
+}
+
+#[tokio::test]
+async fn calls_beyond_the_instances_wait_and_are_refused_at_their_deadline() {
+    let limits = Limits {
+        wall_time: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let host = Host::builder().instances(1).limits(limits).build().unwrap();
+    let app = host.create_app(AppName::parse("app").unwrap()).await.unwrap();
+    let bench = Bench { host, app };
+    let (held, waited) = tokio::join!(bench.run(module("", LOOP)), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        bench.run(module("", "(i32.const 0)")).await
+    });
+    held.unwrap_err();
+    // It gets the slot when the first call ends, or is told that none was free.
+    if let Err(failure) = waited {
+        assert!(matches!(failure.error, CallError::Busy(_)), "{failure}");
+        assert_eq!(failure.error.blame(), Blame::Host);
+    }
+    alive(&bench).await;
+}
+
+/// What a guest did before its deadline is not torn: a call that is dropped
+/// leaves the host as it was.
+#[tokio::test]
+async fn a_dropped_call_frees_its_instance() {
+    let host = Host::builder().instances(1).build().unwrap();
+    let app = host.create_app(AppName::parse("app").unwrap()).await.unwrap();
+    let bench = Bench { host, app };
+    let plugin = bench.load(module("", LOOP)).await;
+    for _ in 0..5 {
+        let call = bench.host.call(&plugin, Call::function("run"));
+        assert!(tokio::time::timeout(Duration::from_millis(30), call).await.is_err());
+    }
+    alive(&bench).await;
+}

@@ -1,0 +1,64 @@
+//! The library as an engineer embeds it: own host functions, own services.
+
+use kvasm::model::AppName;
+use kvasm::service::Services;
+use kvasm::wasmtime::Caller;
+use kvasm::{Call, Host, Invocation};
+use kvasm_abi::Status;
+use kvasm_tests::guests::{Bench, module};
+
+#[tokio::test]
+async fn an_own_host_function_stands_beside_the_others() {
+    let bench = Bench::with(|builder| {
+        builder.extend(|linker| {
+            linker.func_wrap("shop_v1", "app_len", |caller: Caller<'_, Invocation>| {
+                caller.data().guest_state().app().len() as i32
+            })?;
+            Ok(())
+        })
+    })
+    .await;
+    let wasm = wat::parse_str(
+        "(module (import \"shop_v1\" \"app_len\" (func $len (result i32)))
+           (memory (export \"memory\") 1)
+           (func (export \"run\") (result i32) (i32.sub (call $len) (i32.const 3))))",
+    );
+    bench.run(wasm.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_refused() {
+    let built = Host::builder()
+        .instances(1)
+        .extend(|linker| linker.func_wrap("kvasm_v1", "kv_get", || {}).map(drop))
+        .build();
+    let error = built.err().unwrap();
+    assert!(error.to_string().contains("linked"), "{error}");
+}
+
+/// The default bundle finds nothing, and does not acknowledge what it does not keep.
+#[tokio::test]
+async fn the_default_services_keep_nothing() {
+    let bench = Bench::with(|builder| builder.services(Services::default())).await;
+    let has = "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))";
+    assert_eq!(bench.result("a", has).await.0, 0);
+    let set = "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))";
+    let (status, _) = bench.result("a", set).await;
+    assert_eq!(Status::from_code(status), Some(Status::Unavailable));
+}
+
+#[tokio::test]
+async fn one_module_serves_many_apps_and_each_sees_its_own() {
+    let bench = Bench::new().await;
+    let other = bench.host.create_app(AppName::parse("other").unwrap()).await.unwrap();
+    let body = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";
+    let set = module("a", body);
+    let has = module(
+        "a",
+        "(i32.wrap_i64 (call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)))",
+    );
+    bench.run(set).await.unwrap();
+    bench.run(has.clone()).await.unwrap_err();
+    let plugin = bench.host.load(&other, has).await.unwrap();
+    bench.host.call(&plugin, Call::function("run")).await.unwrap();
+}

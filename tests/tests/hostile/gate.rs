@@ -1,0 +1,53 @@
+//! The script gate, through a guest.
+
+use kvasm::model::{AppId, Principal, Scope};
+use kvasm::{Call, Plugin};
+use kvasm_abi::Status;
+use kvasm_tests::guests::{Bench, module, report};
+
+const READS: [&str; 3] = [
+    "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
+    "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
+    "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0))",
+];
+const WRITES: [&str; 2] = [
+    "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))",
+    "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))",
+];
+
+async fn denied(bench: &Bench, plugin: &Plugin, principal: Option<Principal>) -> bool {
+    let mut call = Call::function("run");
+    if let Some(principal) = principal {
+        call = call.principal(principal);
+    }
+    let output = bench.host.call(plugin, call).await.unwrap().output;
+    let status = i64::from_le_bytes(output[..8].try_into().unwrap());
+    Status::from_code(status) == Some(Status::Denied)
+}
+
+#[tokio::test]
+async fn each_call_needs_its_scope_when_there_is_a_principal() {
+    let bench = Bench::new().await;
+    let calls = READS.iter().map(|body| (body, Scope::ScriptRead));
+    let calls = calls.chain(WRITES.iter().map(|body| (body, Scope::ScriptWrite)));
+    for (body, needed) in calls {
+        let plugin = bench.load(module("a", &report(body))).await;
+        assert!(!denied(&bench, &plugin, None).await, "{body}");
+        for scope in Scope::ALL {
+            let own = Principal::for_app(bench.app.id, [scope]);
+            let foreign = Principal::for_app(AppId::generate(), Scope::ALL);
+            let expected = scope != needed;
+            assert_eq!(denied(&bench, &plugin, Some(own)).await, expected, "{body} {scope}");
+            assert!(denied(&bench, &plugin, Some(foreign)).await, "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_scope() {
+    let bench = Bench::new().await;
+    let wasm = module("a", &report(WRITES[0]));
+    let call = Call::function("run").principal(Principal::for_app(bench.app.id, []));
+    let (_, message) = bench.result_of(wasm, call).await;
+    assert!(message.contains("script:write"), "{message}");
+}

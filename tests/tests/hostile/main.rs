@@ -1,0 +1,11 @@
+//! Guests that do what they should not, and what the host makes of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod arguments;
+mod deadlines;
+mod embedding;
+mod examples;
+mod gate;
+mod io;
+mod modules;
+mod pointers;
