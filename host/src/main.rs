@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `kvasm`.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,5 +1,6 @@
 //! What the suites share: guests, hosts over each store, and a Postgres.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+pub mod conformance;
 pub mod guests;
 pub mod postgres;

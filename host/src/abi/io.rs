@@ -85,11 +85,7 @@ fn input_read<T: GuestView>(
     copy_out(guest, |state| &mut state.input, offset, at(ptr, len))
 }
 
-fn error_message<T: GuestView>(
-    guest: &mut Guest<'_, T>,
-    out: u32,
-    cap: u32,
-) -> Result<i64, Fault> {
+fn error_message<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result<i64, Fault> {
     let message = guest.state().error.clone().into_bytes();
     guest.answer(at(out, cap), message)
 }

@@ -45,8 +45,18 @@ macro_rules! function {
 }
 
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    function!(linker, "kv_get", get, (c, c_len, k, k_len, format, flags, out, cap));
-    function!(linker, "kv_set", set, (c, c_len, k, k_len, v, v_len, format, options));
+    function!(
+        linker,
+        "kv_get",
+        get,
+        (c, c_len, k, k_len, format, flags, out, cap)
+    );
+    function!(
+        linker,
+        "kv_set",
+        set,
+        (c, c_len, k, k_len, v, v_len, format, options)
+    );
     function!(linker, "kv_has", has, (c, c_len, k, k_len));
     function!(linker, "kv_delete", delete, (c, c_len, k, k_len, options));
     function!(linker, "kv_list", list, (c, c_len, options, out, cap));

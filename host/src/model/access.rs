@@ -58,7 +58,9 @@ impl fmt::Display for Scope {
 
 /// A word that is no scope.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} is no scope; the scopes are script:read, script:write, app:read, app:admin, plugin:deploy, log:read and instance:admin")]
+#[error(
+    "{0:?} is no scope; the scopes are script:read, script:write, app:read, app:admin, plugin:deploy, log:read and instance:admin"
+)]
 pub struct UnknownScope(pub String);
 
 impl FromStr for Scope {

@@ -149,10 +149,14 @@ mod tests {
         let key = Key::parse("a1").unwrap();
         let cursor = Cursor::seal(&secret, &notes, &KeyRange::ALL, false, &key);
 
-        let open = |secret, collection, range, reverse| cursor.open(secret, collection, range, reverse);
+        let open =
+            |secret, collection, range, reverse| cursor.open(secret, collection, range, reverse);
         assert_eq!(open(&secret, &notes, &KeyRange::ALL, false), Ok(key));
         let foreign = Err(Invalid::ForeignCursor);
-        assert_eq!(open(&CursorKey::new([8; 32]), &notes, &KeyRange::ALL, false), foreign);
+        assert_eq!(
+            open(&CursorKey::new([8; 32]), &notes, &KeyRange::ALL, false),
+            foreign
+        );
         assert_eq!(open(&secret, &other, &KeyRange::ALL, false), foreign);
         assert_eq!(open(&secret, &notes, &narrow, false), foreign);
         assert_eq!(open(&secret, &notes, &KeyRange::ALL, true), foreign);

@@ -70,8 +70,12 @@ fn numbers(json: &[u8]) -> Result<u64, Invalid> {
         rest = match byte {
             b'"' => after_string(tail),
             b'-' | b'0'..=b'9' => {
-                let is_number = |b: &u8| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
-                let end = rest.iter().position(|b| !is_number(b)).unwrap_or(rest.len());
+                let is_number =
+                    |b: &u8| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                let end = rest
+                    .iter()
+                    .position(|b| !is_number(b))
+                    .unwrap_or(rest.len());
                 let (number, after) = rest.split_at(end);
                 expansion = expansion.saturating_add(exponent(number)?);
                 after
@@ -105,9 +109,14 @@ fn exponent(number: &[u8]) -> Result<u64, Invalid> {
     let Some(at) = number.iter().position(|b| matches!(b, b'e' | b'E')) else {
         return Ok(0);
     };
-    let digits = number.get(at..).unwrap_or_default().iter().filter(|b| b.is_ascii_digit());
+    let digits = number
+        .get(at..)
+        .unwrap_or_default()
+        .iter()
+        .filter(|b| b.is_ascii_digit());
     let exponent = digits.fold(0u64, |sum, digit| {
-        sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
+        sum.saturating_mul(10)
+            .saturating_add(u64::from(digit - b'0'))
     });
     if exponent > EXPONENT_MAX {
         return Err(Invalid::Json(format!(
@@ -155,7 +164,9 @@ impl<'de> Visitor<'de> for Storable {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Storable, E> {
         if text.contains('\0') {
-            return Err(E::custom("a string contains \\u0000, which no store can hold in text"));
+            return Err(E::custom(
+                "a string contains \\u0000, which no store can hold in text",
+            ));
         }
         Ok(Storable)
     }
@@ -209,7 +220,10 @@ mod tests {
             "01",
             "\"\n\"",
         ] {
-            assert!(matches!(parse(bad), Err(Invalid::Json(_))), "{bad:?} was taken");
+            assert!(
+                matches!(parse(bad), Err(Invalid::Json(_))),
+                "{bad:?} was taken"
+            );
         }
         assert!(matches!(parse(&"[".repeat(129)), Err(Invalid::Json(_))));
         assert!(matches!(
@@ -217,7 +231,10 @@ mod tests {
             Err(Invalid::NotUtf8 { at: 1, .. })
         ));
         let long = format!("0.{}1", "0".repeat(1200));
-        assert!(matches!(JsonText::parse(long.into_bytes(), 4000), Err(Invalid::Json(_))));
+        assert!(matches!(
+            JsonText::parse(long.into_bytes(), 4000),
+            Err(Invalid::Json(_))
+        ));
     }
 
     #[test]

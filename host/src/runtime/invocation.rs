@@ -138,7 +138,11 @@ impl Meter {
     fn spent(&self) -> Duration {
         let polled_at = self.polled_at_ns.load(Ordering::Relaxed);
         let this_poll = self.now_ns().saturating_sub(polled_at);
-        Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed).saturating_add(this_poll))
+        Duration::from_nanos(
+            self.spent_ns
+                .load(Ordering::Relaxed)
+                .saturating_add(this_poll),
+        )
     }
 }
 

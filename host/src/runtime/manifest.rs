@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn declarations_stand_one_after_another() {
-        let section = b"{\"kind\":\"function\",\"name\":\"a\"}\n{\"kind\":\"function\",\"name\":\"b\"}";
+        let section =
+            b"{\"kind\":\"function\",\"name\":\"a\"}\n{\"kind\":\"function\",\"name\":\"b\"}";
         let name = |name: &str| Declaration::Function { name: name.into() };
         assert_eq!(parse(section), Ok(vec![name("a"), name("b")]));
         assert!(parse(b"{\"kind\":\"cron\",\"name\":\"a\"}").is_err());
@@ -80,7 +81,8 @@ mod tests {
 
     #[test]
     fn the_section_is_found_among_others() {
-        let wasm = wat::parse_str(r#"(module (@custom "x" "no") (@custom "kvasm.plugin.v1" "yes"))"#);
+        let wasm =
+            wat::parse_str(r#"(module (@custom "x" "no") (@custom "kvasm.plugin.v1" "yes"))"#);
         assert_eq!(section(&wasm.unwrap()), Some(&b"yes"[..]));
         let none = wat::parse_str("(module)").unwrap();
         assert_eq!(section(&none), None);

@@ -123,8 +123,9 @@ fn functions(
     declarations
         .into_iter()
         .map(|declaration| match declaration {
-            Declaration::Function { name } => function(module, &name)
-                .ok_or_else(|| LoadError::MissingFunction(printable(&name))),
+            Declaration::Function { name } => {
+                function(module, &name).ok_or_else(|| LoadError::MissingFunction(printable(&name)))
+            }
         })
         .collect()
 }
@@ -143,7 +144,8 @@ fn signature(module: &Module, name: &str) -> Option<Signature> {
     let Some(ExternType::Func(function)) = module.get_export(name) else {
         return None;
     };
-    let returns_i32 = |f: &FuncType| f.results().len() == 1 && f.result(0).is_some_and(|r| r.is_i32());
+    let returns_i32 =
+        |f: &FuncType| f.results().len() == 1 && f.result(0).is_some_and(|r| r.is_i32());
     match function.params().len() {
         0 if returns_i32(&function) => Some(Signature::Status),
         0 if function.results().len() == 0 => Some(Signature::Start),

@@ -13,8 +13,6 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{WasiCtxBuilder, async_trait};
 
-pub(super) const MODULE: &str = "wasi_snapshot_preview1";
-
 pub(super) fn link(linker: &mut Linker<Invocation>) -> wasmtime::Result<()> {
     wasmtime_wasi::p1::add_to_linker_async(linker, Invocation::wasi)
 }

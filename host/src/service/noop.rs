@@ -16,7 +16,12 @@ fn no_store() -> ServiceError {
 
 #[async_trait]
 impl Kv for Noop {
-    async fn get(&self, _: &Caller, _: &Collection, _: &Key) -> Result<Option<Entry>, ServiceError> {
+    async fn get(
+        &self,
+        _: &Caller,
+        _: &Collection,
+        _: &Key,
+    ) -> Result<Option<Entry>, ServiceError> {
         Ok(None)
     }
 

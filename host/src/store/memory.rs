@@ -70,7 +70,10 @@ impl Store for MemoryStore {
         let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.state.read();
         let apps = state.apps.range::<AppName, _>((lower, Bound::Unbounded));
-        Ok(apps.take(limit as usize).map(|(_, app)| app.clone()).collect())
+        Ok(apps
+            .take(limit as usize)
+            .map(|(_, app)| app.clone())
+            .collect())
     }
 
     async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
@@ -88,7 +91,9 @@ impl Store for MemoryStore {
     ) -> Result<Option<Entry>, StoreError> {
         let state = self.state.read();
         let collections = state.entries.get(&app);
-        Ok(collections.and_then(|all| find(all, collection, key, now)).cloned())
+        Ok(collections
+            .and_then(|all| find(all, collection, key, now))
+            .cloned())
     }
 
     async fn has(
@@ -110,11 +115,19 @@ impl Store for MemoryStore {
         now: Timestamp,
     ) -> Result<Page, StoreError> {
         let state = self.state.read();
-        let keys = state.entries.get(&app).and_then(|all| all.get(&query.collection));
+        let keys = state
+            .entries
+            .get(&app)
+            .and_then(|all| all.get(&query.collection));
         let (Some(keys), false) = (keys, query.range.is_empty()) else {
-            return Ok(Page { entries: Vec::new(), more: false });
+            return Ok(Page {
+                entries: Vec::new(),
+                more: false,
+            });
         };
-        let in_range = keys.range(key_bounds(&query.range)).filter(|(_, entry)| live(entry, now));
+        let in_range = keys
+            .range(key_bounds(&query.range))
+            .filter(|(_, entry)| live(entry, now));
         Ok(if query.reverse {
             page(in_range.rev(), query)
         } else {
@@ -122,17 +135,45 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn collections(
+        &self,
+        app: AppId,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, StoreError> {
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state.read();
+        let Some(collections) = state.entries.get(&app) else {
+            return Ok(Vec::new());
+        };
+        let rest = collections.range::<Collection, _>((lower, Bound::Unbounded));
+        let filled = rest.filter(|(_, entries)| !entries.is_empty());
+        Ok(filled
+            .take(limit as usize)
+            .map(|(name, _)| name.clone())
+            .collect())
+    }
+
     async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
         let mut state = self.state.write();
-        let State { entries, version, .. } = &mut *state;
-        let collections = entries.get_mut(&batch.app_id).ok_or(StoreError::AppNotFound)?;
+        let State {
+            entries, version, ..
+        } = &mut *state;
+        let collections = entries
+            .get_mut(&batch.app_id)
+            .ok_or(StoreError::AppNotFound)?;
         let failed = failed_checks(collections, &batch.checks, batch.now);
         if !failed.is_empty() {
             return Err(StoreError::Conflict { failed });
         }
         // From here on nothing can fail, so there is nothing to roll back.
         let apply = |op| match op {
-            Op::Set { collection, key, value, expires_at } => {
+            Op::Set {
+                collection,
+                key,
+                value,
+                expires_at,
+            } => {
                 *version += 1;
                 let keys = collections.entry(collection).or_default();
                 set(keys, key, value, Version(*version), batch.now, expires_at)
@@ -149,7 +190,11 @@ impl Store for MemoryStore {
 
 fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) -> Vec<usize> {
     let holds = |check: &Check| {
-        let Check { collection, key, expect } = check;
+        let Check {
+            collection,
+            key,
+            expect,
+        } = check;
         let expect: Expect = *expect;
         expect.holds(find(collections, collection, key, now).map(|entry| entry.version))
     };
@@ -167,7 +212,16 @@ fn set(
 ) -> Applied {
     let before = keys.get(&key).filter(|entry| live(entry, now));
     let created_at = before.map_or(now, |entry| entry.created_at);
-    keys.insert(key, Entry { value, version, created_at, updated_at: now, expires_at });
+    keys.insert(
+        key,
+        Entry {
+            value,
+            version,
+            created_at,
+            updated_at: now,
+            expires_at,
+        },
+    );
     Applied::Set(version)
 }
 

@@ -65,6 +65,16 @@ pub trait Store: Send + Sync + 'static {
     async fn list(&self, app: AppId, query: &ListQuery, now: Timestamp)
     -> Result<Page, StoreError>;
 
+    /// Up to `limit` names of the app's collections in order, after `after` if
+    /// given. A collection whose entries have all expired may be among them. The
+    /// cost grows with the collections, not with their entries.
+    async fn collections(
+        &self,
+        app: AppId,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, StoreError>;
+
     /// Applies a batch as a whole and answers one [`Applied`] for each operation.
     ///
     /// # Errors

@@ -28,7 +28,10 @@ pub async fn names_are_unique(kit: Kit) {
     kit.store.create_app(&first).await.unwrap();
     let second = kit.store.create_app(&app("shop")).await;
     assert!(matches!(second, Err(StoreError::AppExists)), "{second:?}");
-    assert_eq!(kit.store.app(&name("shop")).await.unwrap().unwrap().id, first.id);
+    assert_eq!(
+        kit.store.app(&name("shop")).await.unwrap().unwrap().id,
+        first.id
+    );
 }
 
 pub async fn apps_are_listed_by_name_in_pages(kit: Kit) {
@@ -56,7 +59,12 @@ pub async fn apps_are_listed_by_name_in_pages(kit: Kit) {
 pub async fn deleting_an_app_deletes_all_it_owns(kit: Kit) {
     let app = kit.app().await;
     for number in 0..50 {
-        app.set(&format!("c{}", number % 3), &format!("k{number}"), bytes("x")).await;
+        app.set(
+            &format!("c{}", number % 3),
+            &format!("k{number}"),
+            bytes("x"),
+        )
+        .await;
     }
     assert!(kit.store.delete_app(app.id).await.unwrap());
     for c in ["c0", "c1", "c2"] {
@@ -84,7 +92,11 @@ pub async fn an_app_that_is_not_there(kit: Kit) {
         assert!(page.entries.is_empty() && !page.more);
         // Writes say so, whatever they are.
         let ops = [set("c", "k", bytes("x")), delete("c", "k")];
-        let checks = [absent("c", "k"), at_version("c", "k", version), absent("c", "other")];
+        let checks = [
+            absent("c", "k"),
+            at_version("c", "k", version),
+            absent("c", "other"),
+        ];
         assert_app_not_found(app.try_commit(vec![], vec![]).await);
         for op in &ops {
             assert_app_not_found(app.try_commit(vec![], vec![op.clone()]).await);
@@ -99,7 +111,10 @@ pub async fn an_app_that_is_not_there(kit: Kit) {
         assert_app_not_found(app.try_commit(vec![], two).await);
         assert_app_not_found(app.try_commit(checks.to_vec(), ops.to_vec()).await);
         assert_app_not_found(app.try_commit(vec![], ops.to_vec()).await);
-        assert_app_not_found(app.try_commit(vec![], vec![ops[1].clone(), ops[1].clone()]).await);
+        assert_app_not_found(
+            app.try_commit(vec![], vec![ops[1].clone(), ops[1].clone()])
+                .await,
+        );
     }
 }
 
@@ -107,17 +122,26 @@ pub async fn a_name_can_be_used_again(kit: Kit) {
     let first = app("shop");
     kit.store.create_app(&first).await.unwrap();
     let tenant = kit.app().await;
-    let old = super::kit::Tenant { id: first.id, ..tenant.clone() };
+    let old = super::kit::Tenant {
+        id: first.id,
+        ..tenant.clone()
+    };
     let version = old.set("c", "k", bytes("old")).await;
     assert!(kit.store.delete_app(first.id).await.unwrap());
 
     let second = app("shop");
     kit.store.create_app(&second).await.unwrap();
-    let new = super::kit::Tenant { id: second.id, ..tenant };
+    let new = super::kit::Tenant {
+        id: second.id,
+        ..tenant
+    };
     assert_eq!(new.get("c", "k").await, None);
     let Version(again) = new.set("c", "k", bytes("new")).await;
     assert!(again > version.0, "a version of the app before came back");
-    assert_app_not_found(old.try_commit(vec![], vec![set("c", "k", bytes("x"))]).await);
+    assert_app_not_found(
+        old.try_commit(vec![], vec![set("c", "k", bytes("x"))])
+            .await,
+    );
     assert_eq!(new.value("c", "k").await, Some(bytes("new")));
 }
 

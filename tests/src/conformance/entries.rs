@@ -21,7 +21,13 @@ pub async fn what_is_set_is_read(kit: Kit) {
 
 pub async fn absent_empty_and_null_are_different(kit: Kit) {
     let app = kit.app().await;
-    let values = [bytes(""), json("null"), json("\"\""), json("{}"), bytes("null")];
+    let values = [
+        bytes(""),
+        json("null"),
+        json("\"\""),
+        json("{}"),
+        bytes("null"),
+    ];
     for (at, value) in values.iter().enumerate() {
         let key = format!("k{at}");
         assert_eq!(app.get("c", &key).await, None);
@@ -33,7 +39,13 @@ pub async fn absent_empty_and_null_are_different(kit: Kit) {
 
 pub async fn an_overwrite_replaces_value_and_kind(kit: Kit) {
     let app = kit.app().await;
-    for value in [bytes("1"), json("1"), json("[2]"), bytes([0, 255]), bytes("")] {
+    for value in [
+        bytes("1"),
+        json("1"),
+        json("[2]"),
+        bytes([0, 255]),
+        bytes(""),
+    ] {
         app.set("c", "k", value.clone()).await;
         assert_eq!(app.value("c", "k").await, Some(value));
     }
@@ -57,7 +69,14 @@ pub async fn times_of_creation_and_update(kit: Kit) {
 pub async fn collections_are_separate(kit: Kit) {
     let app = kit.app().await;
     // Pairs that are the same text when they are only put together.
-    let pairs = [("ab", "c"), ("a", "bc"), ("abc", "d"), ("a", "d"), ("a/", "b"), ("a", "/b")];
+    let pairs = [
+        ("ab", "c"),
+        ("a", "bc"),
+        ("abc", "d"),
+        ("a", "d"),
+        ("a/", "b"),
+        ("a", "/b"),
+    ];
     for (at, (c, k)) in pairs.iter().enumerate() {
         app.set(c, k, bytes([at as u8])).await;
     }
@@ -127,7 +146,11 @@ pub async fn odd_keys_are_kept_apart(kit: Kit) {
     }
     for odd in ODD_KEYS {
         assert_eq!(app.value("c", odd).await, Some(bytes(odd)), "key {odd:?}");
-        assert_eq!(app.value(odd, "k").await, Some(bytes(odd)), "collection {odd:?}");
+        assert_eq!(
+            app.value(odd, "k").await,
+            Some(bytes(odd)),
+            "collection {odd:?}"
+        );
     }
     for (at, odd) in ODD_KEYS.iter().enumerate() {
         assert!(app.delete("c", odd).await, "key {odd:?}");
@@ -144,13 +167,22 @@ pub async fn the_largest_entry(kit: Kit) {
     let names = [
         ("c".repeat(COLLECTION_BYTES_MAX), "k".repeat(KEY_BYTES_MAX)),
         (random(COLLECTION_BYTES_MAX), random(KEY_BYTES_MAX)),
-        ("\u{10ffff}".repeat(COLLECTION_BYTES_MAX / 4), "\u{10ffff}".repeat(KEY_BYTES_MAX / 4)),
-        ("é".repeat(COLLECTION_BYTES_MAX / 2), "€".repeat(KEY_BYTES_MAX / 3)),
+        (
+            "\u{10ffff}".repeat(COLLECTION_BYTES_MAX / 4),
+            "\u{10ffff}".repeat(KEY_BYTES_MAX / 4),
+        ),
+        (
+            "é".repeat(COLLECTION_BYTES_MAX / 2),
+            "€".repeat(KEY_BYTES_MAX / 3),
+        ),
     ];
     let value = bytes(rng.bytes(VALUE_BYTES_MAX));
     for (c, k) in &names {
         app.set(c, k, value.clone()).await;
-        assert!(app.value(c, k).await.as_ref() == Some(&value), "another value came back");
+        assert!(
+            app.value(c, k).await.as_ref() == Some(&value),
+            "another value came back"
+        );
         assert_eq!(app.keys(c).await, [k.as_str()]);
         assert!(app.delete(c, k).await);
     }
@@ -168,14 +200,24 @@ pub async fn large_values_of_both_kinds(kit: Kit) {
     for value in values {
         app.set("c", "k", value.clone()).await;
         // Without Debug: a failure would print megabytes.
-        assert!(app.value("c", "k").await == Some(value), "another value came back");
+        assert!(
+            app.value("c", "k").await == Some(value),
+            "another value came back"
+        );
     }
 }
 
 pub async fn all_bytes_come_back(kit: Kit) {
     let app = kit.app().await;
     let every: Vec<u8> = (0..=255).collect();
-    for value in [every.as_slice(), b"\\x00", b"\\", b"\0", b"{\"a\": 1}", &[0xff, 0xfe]] {
+    for value in [
+        every.as_slice(),
+        b"\\x00",
+        b"\\",
+        b"\0",
+        b"{\"a\": 1}",
+        &[0xff, 0xfe],
+    ] {
         app.set("c", "k", bytes(value)).await;
         let found = app.value("c", "k").await.unwrap();
         assert_eq!(found, Value::Bytes(value.to_vec()));

@@ -9,7 +9,10 @@ pub async fn an_expired_entry_is_absent_to_every_read(kit: Kit) {
     let until = NOW.plus_ms(100);
     app.set_until("c", "k", bytes("x"), until).await;
     let last_moment = app.later(99);
-    assert_eq!(last_moment.get("c", "k").await.unwrap().expires_at, Some(until));
+    assert_eq!(
+        last_moment.get("c", "k").await.unwrap().expires_at,
+        Some(until)
+    );
     assert!(last_moment.has("c", "k").await);
     assert_eq!(last_moment.keys("c").await, ["k"]);
     for ms in [100, 101, 1_000_000] {
@@ -55,9 +58,17 @@ pub async fn an_expired_entry_passes_as_absent(kit: Kit) {
             ops
         };
         // Before, it is there; after, it is not.
-        assert_eq!(app.later(9).conflict(vec![absent(c, "k")], ops()).await, [0]);
+        assert_eq!(
+            app.later(9).conflict(vec![absent(c, "k")], ops()).await,
+            [0]
+        );
         let after = app.later(10);
-        assert_eq!(after.conflict(vec![at_version(c, "k", version)], ops()).await, [0]);
+        assert_eq!(
+            after
+                .conflict(vec![at_version(c, "k", version)], ops())
+                .await,
+            [0]
+        );
         after.commit(vec![absent(c, "k")], ops()).await;
         let entry = after.get(c, "k").await.unwrap();
         assert_eq!((entry.value, entry.created_at), (bytes("2"), after.now));
@@ -73,16 +84,30 @@ pub async fn deleting_an_expired_entry_finds_nothing(kit: Kit) {
     let version = app.get("c", "a").await.unwrap().version;
     let after = app.later(10);
     assert_eq!(
-        after.conflict(vec![at_version("c", "a", version)], vec![super::kit::delete("c", "a")]).await,
+        after
+            .conflict(
+                vec![at_version("c", "a", version)],
+                vec![super::kit::delete("c", "a")]
+            )
+            .await,
         [0]
     );
     assert!(!after.delete("c", "a").await);
     assert!(!after.delete("c", "a").await);
     let applied = after
-        .commit(vec![], vec![super::kit::delete("c", "b"), super::kit::delete("c", "d")])
+        .commit(
+            vec![],
+            vec![super::kit::delete("c", "b"), super::kit::delete("c", "d")],
+        )
         .await;
-    assert!(applied.iter().all(|a| *a == kvasm::model::Applied::Deleted { existed: false }));
-    after.commit(vec![absent("c", "c")], vec![super::kit::delete("c", "c")]).await;
+    assert!(
+        applied
+            .iter()
+            .all(|a| *a == kvasm::model::Applied::Deleted { existed: false })
+    );
+    after
+        .commit(vec![absent("c", "c")], vec![super::kit::delete("c", "c")])
+        .await;
     assert_eq!(after.keys("c").await, Vec::<String>::new());
     // It does not come back by a version that was given before.
     assert!(after.set("c", "a", bytes("2")).await > version);
@@ -105,10 +130,16 @@ pub async fn a_set_in_the_past_is_absent_at_once(kit: Kit) {
     let past = app.set_until("c", "k", bytes("2"), NOW).await;
     assert!(past > before);
     assert_eq!(app.get("c", "k").await, None);
-    let version = app.set_until("c", "k", bytes("3"), Timestamp(i64::MIN)).await;
+    let version = app
+        .set_until("c", "k", bytes("3"), Timestamp(i64::MIN))
+        .await;
     assert!(!app.has("c", "k").await);
     assert!(version > past);
-    assert!(app.set_until("c", "k", bytes("4"), Timestamp(i64::MAX)).await > version);
+    assert!(
+        app.set_until("c", "k", bytes("4"), Timestamp(i64::MAX))
+            .await
+            > version
+    );
     assert!(app.has("c", "k").await);
 }
 

@@ -40,7 +40,11 @@ impl Kit {
     pub async fn app(&self) -> Tenant {
         let app = app(&unique_name());
         self.store.create_app(&app).await.expect("a new app");
-        Tenant { store: Arc::clone(&self.store), id: app.id, now: NOW }
+        Tenant {
+            store: Arc::clone(&self.store),
+            id: app.id,
+            now: NOW,
+        }
     }
 }
 
@@ -74,12 +78,18 @@ pub struct Tenant {
 impl Tenant {
     /// The same app, `ms` later.
     pub fn later(&self, ms: u64) -> Tenant {
-        Tenant { now: self.now.plus_ms(ms), ..self.clone() }
+        Tenant {
+            now: self.now.plus_ms(ms),
+            ..self.clone()
+        }
     }
 
     /// Reads an entry.
     pub async fn get(&self, c: &str, k: &str) -> Option<Entry> {
-        self.store.get(self.id, &collection(c), &key(k), self.now).await.expect("get")
+        self.store
+            .get(self.id, &collection(c), &key(k), self.now)
+            .await
+            .expect("get")
     }
 
     /// Reads an entry's value.
@@ -89,7 +99,10 @@ impl Tenant {
 
     /// Asks for an entry.
     pub async fn has(&self, c: &str, k: &str) -> bool {
-        self.store.has(self.id, &collection(c), &key(k), self.now).await.expect("has")
+        self.store
+            .has(self.id, &collection(c), &key(k), self.now)
+            .await
+            .expect("has")
     }
 
     /// Commits.
@@ -98,7 +111,12 @@ impl Tenant {
         checks: Vec<Check>,
         ops: Vec<Op>,
     ) -> Result<Vec<Applied>, StoreError> {
-        let batch = WriteBatch { app_id: self.id, now: self.now, checks, ops };
+        let batch = WriteBatch {
+            app_id: self.id,
+            now: self.now,
+            checks,
+            ops,
+        };
         self.store.commit(batch).await
     }
 
@@ -125,7 +143,10 @@ impl Tenant {
 
     /// Sets an entry that expires.
     pub async fn set_until(&self, c: &str, k: &str, value: Value, until: Timestamp) -> Version {
-        written(self.commit(vec![], vec![set_until(c, k, value, until)]).await)
+        written(
+            self.commit(vec![], vec![set_until(c, k, value, until)])
+                .await,
+        )
     }
 
     /// Deletes an entry; whether there was one.
@@ -138,7 +159,10 @@ impl Tenant {
 
     /// Reads a page.
     pub async fn page(&self, query: &ListQuery) -> Page {
-        self.store.list(self.id, query, self.now).await.expect("list")
+        self.store
+            .list(self.id, query, self.now)
+            .await
+            .expect("list")
     }
 
     /// Reads the keys of a whole collection, by pages.
@@ -151,7 +175,9 @@ impl Tenant {
             if !page.more {
                 return keys;
             }
-            query.range = query.range.after(&page.entries.last().expect("a key").0, false);
+            query.range = query
+                .range
+                .after(&page.entries.last().expect("a key").0, false);
         }
     }
 }
@@ -186,22 +212,39 @@ pub fn bytes(bytes: impl AsRef<[u8]>) -> Value {
 
 /// A set.
 pub fn set(c: &str, k: &str, value: Value) -> Op {
-    Op::Set { collection: collection(c), key: key(k), value, expires_at: None }
+    Op::Set {
+        collection: collection(c),
+        key: key(k),
+        value,
+        expires_at: None,
+    }
 }
 
 /// A set that expires.
 pub fn set_until(c: &str, k: &str, value: Value, until: Timestamp) -> Op {
-    Op::Set { collection: collection(c), key: key(k), value, expires_at: Some(until) }
+    Op::Set {
+        collection: collection(c),
+        key: key(k),
+        value,
+        expires_at: Some(until),
+    }
 }
 
 /// A deletion.
 pub fn delete(c: &str, k: &str) -> Op {
-    Op::Delete { collection: collection(c), key: key(k) }
+    Op::Delete {
+        collection: collection(c),
+        key: key(k),
+    }
 }
 
 /// A check.
 pub fn check(c: &str, k: &str, expect: Expect) -> Check {
-    Check { collection: collection(c), key: key(k), expect }
+    Check {
+        collection: collection(c),
+        key: key(k),
+        expect,
+    }
 }
 
 /// A check that there is no entry.
@@ -233,5 +276,8 @@ pub fn keys_of(page: &Page) -> Vec<&str> {
 
 /// Asserts that a call found no app.
 pub fn assert_app_not_found<T: Debug>(result: Result<T, StoreError>) {
-    assert!(matches!(result, Err(StoreError::AppNotFound)), "not AppNotFound: {result:?}");
+    assert!(
+        matches!(result, Err(StoreError::AppNotFound)),
+        "not AppNotFound: {result:?}"
+    );
 }

@@ -205,7 +205,10 @@ mod tests {
                 continue;
             };
             let name = rest.split('(').next().unwrap();
-            assert!(this.contains(&format!(" {name},")), "{name} is not in `conformance!`");
+            assert!(
+                this.contains(&format!(" {name},")),
+                "{name} is not in `conformance!`"
+            );
             properties += 1;
         }
         assert!(properties > 60, "only {properties} properties were found");

@@ -7,7 +7,9 @@ pub fn seed() -> u64 {
     if let Ok(given) = std::env::var(super::SEED_VARIABLE) {
         return given.parse().expect("the seed is a number");
     }
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let address = &raw const time as u64;
     Rng::new(time.as_nanos() as u64 ^ address).next()
 }
@@ -50,6 +52,12 @@ impl Rng {
     /// One of them.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
+    }
+
+    /// Fewer than `end` random bytes.
+    pub fn short_bytes(&mut self, end: usize) -> Vec<u8> {
+        let len = self.below(end);
+        self.bytes(len)
     }
 
     /// Random bytes.

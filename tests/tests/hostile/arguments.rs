@@ -1,15 +1,21 @@
 //! Arguments that are refused: the named status, a message with the limit and
 //! the size, and nothing written.
 
+use kvasm::Call;
 use kvasm::model::{Collection, Key, Timestamp, Value};
 use kvasm_abi::Status;
 use kvasm_tests::guests::{Bench, module, report};
-use kvasm::Call;
 
 /// Where the tests' texts lie in the guest's memory.
 const DATA: &str = "notes\\00\\00\\00k\\00x\\ff\\ff{\\22a\\22:1}{bad";
 
-fn set(collection: (u32, u32), key: (u32, u32), value: (u32, u32), format: i32, options: u32) -> String {
+fn set(
+    collection: (u32, u32),
+    key: (u32, u32),
+    value: (u32, u32),
+    format: i32,
+    options: u32,
+) -> String {
     format!(
         "(call $kv_set (i32.const {}) (i32.const {}) (i32.const {}) (i32.const {}) (i32.const {}) (i32.const {}) (i32.const {format}) (i32.const {options}))",
         collection.0, collection.1, key.0, key.1, value.0, value.1
@@ -45,16 +51,46 @@ async fn refused(body: String, status: Status, words: &[&str]) {
 #[tokio::test]
 async fn empty_names_are_refused() {
     let empty = (0, 0);
-    refused(set(empty, K, JSON, 0, 0), Status::Invalid, &["collection is empty"]).await;
-    refused(set(NOTES, empty, JSON, 0, 0), Status::Invalid, &["key is empty"]).await;
+    refused(
+        set(empty, K, JSON, 0, 0),
+        Status::Invalid,
+        &["collection is empty"],
+    )
+    .await;
+    refused(
+        set(NOTES, empty, JSON, 0, 0),
+        Status::Invalid,
+        &["key is empty"],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn nul_and_bad_utf8_are_refused() {
-    refused(set(NUL, K, JSON, 0, 0), Status::Invalid, &["collection", "NUL"]).await;
-    refused(set(NOTES, NUL, JSON, 0, 0), Status::Invalid, &["key", "NUL"]).await;
-    refused(set(BAD_UTF8, K, JSON, 0, 0), Status::Invalid, &["UTF-8", "byte 0"]).await;
-    refused(set(NOTES, BAD_UTF8, JSON, 0, 0), Status::Invalid, &["UTF-8"]).await;
+    refused(
+        set(NUL, K, JSON, 0, 0),
+        Status::Invalid,
+        &["collection", "NUL"],
+    )
+    .await;
+    refused(
+        set(NOTES, NUL, JSON, 0, 0),
+        Status::Invalid,
+        &["key", "NUL"],
+    )
+    .await;
+    refused(
+        set(BAD_UTF8, K, JSON, 0, 0),
+        Status::Invalid,
+        &["UTF-8", "byte 0"],
+    )
+    .await;
+    refused(
+        set(NOTES, BAD_UTF8, JSON, 0, 0),
+        Status::Invalid,
+        &["UTF-8"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -71,18 +107,48 @@ async fn one_byte_over_each_limit_is_refused_with_the_numbers() {
         &["key is 1025 bytes", "limit is 1024 bytes"],
     )
     .await;
-    let cursor = list("(i32.store (i32.const 1004) (i32.const 8)) (i32.store (i32.const 1032) (i32.const 4096)) (i32.store (i32.const 1036) (i32.const 1042))");
-    refused(cursor, Status::TooLarge, &["cursor is 1042 bytes", "limit is 1041 bytes"]).await;
-    for (bit, at, name) in [(1, 1008, "prefix"), (2, 1016, "range bound"), (4, 1024, "range bound")] {
-        let stores = format!("(i32.store (i32.const 1004) (i32.const {bit})) (i32.store (i32.const {at}) (i32.const 4096)) (i32.store (i32.const {}) (i32.const 1025))", at + 4);
-        refused(list(&stores), Status::TooLarge, &[name, "1025 bytes", "limit is 1024 bytes"]).await;
+    let cursor = list(
+        "(i32.store (i32.const 1004) (i32.const 8)) (i32.store (i32.const 1032) (i32.const 4096)) (i32.store (i32.const 1036) (i32.const 1042))",
+    );
+    refused(
+        cursor,
+        Status::TooLarge,
+        &["cursor is 1042 bytes", "limit is 1041 bytes"],
+    )
+    .await;
+    for (bit, at, name) in [
+        (1, 1008, "prefix"),
+        (2, 1016, "range bound"),
+        (4, 1024, "range bound"),
+    ] {
+        let stores = format!(
+            "(i32.store (i32.const 1004) (i32.const {bit})) (i32.store (i32.const {at}) (i32.const 4096)) (i32.store (i32.const {}) (i32.const 1025))",
+            at + 4
+        );
+        refused(
+            list(&stores),
+            Status::TooLarge,
+            &[name, "1025 bytes", "limit is 1024 bytes"],
+        )
+        .await;
     }
     let fill = "(call $random_fill (i32.const 0) (i32.const 65537))";
     let bench = Bench::new().await;
-    let two_pages = kvasm_tests::guests::module_with(DATA, "", &format!("(drop (memory.grow (i32.const 1))) {}", report(fill)));
+    let two_pages = kvasm_tests::guests::module_with(
+        DATA,
+        "",
+        &format!("(drop (memory.grow (i32.const 1))) {}", report(fill)),
+    );
     let (status, message) = bench.result_of(two_pages, Call::function("run")).await;
-    assert_eq!(Status::from_code(status), Some(Status::TooLarge), "{message}");
-    assert!(message.contains("65537") && message.contains("limit is 65536"), "{message}");
+    assert_eq!(
+        Status::from_code(status),
+        Some(Status::TooLarge),
+        "{message}"
+    );
+    assert!(
+        message.contains("65537") && message.contains("limit is 65536"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -91,8 +157,15 @@ async fn a_value_is_bounded_before_it_is_copied() {
         let bench = Bench::limited(|limits| limits.value_bytes = 16).await;
         let body = set(NOTES, K, (ZEROES, 17), format, 0);
         let (result, message) = bench.result(DATA, &body).await;
-        assert_eq!(Status::from_code(result), Some(Status::TooLarge), "{message}");
-        assert!(message.contains(text) && message.contains("limit is 16 bytes"), "{message}");
+        assert_eq!(
+            Status::from_code(result),
+            Some(Status::TooLarge),
+            "{message}"
+        );
+        assert!(
+            message.contains(text) && message.contains("limit is 16 bytes"),
+            "{message}"
+        );
         let body = set(NOTES, K, (ZEROES, 16), 1, 0);
         assert!(bench.result(DATA, &body).await.0 > 0);
     }
@@ -100,9 +173,24 @@ async fn a_value_is_bounded_before_it_is_copied() {
 
 #[tokio::test]
 async fn malformed_json_and_unknown_formats_are_refused() {
-    refused(set(NOTES, K, BAD_JSON, 0, 0), Status::Invalid, &["not valid JSON"]).await;
-    refused(set(NOTES, K, (0, 0), 0, 0), Status::Invalid, &["not valid JSON"]).await;
-    refused(set(NOTES, K, JSON, -1, 0), Status::Invalid, &["format is -1"]).await;
+    refused(
+        set(NOTES, K, BAD_JSON, 0, 0),
+        Status::Invalid,
+        &["not valid JSON"],
+    )
+    .await;
+    refused(
+        set(NOTES, K, (0, 0), 0, 0),
+        Status::Invalid,
+        &["not valid JSON"],
+    )
+    .await;
+    refused(
+        set(NOTES, K, JSON, -1, 0),
+        Status::Invalid,
+        &["format is -1"],
+    )
+    .await;
     refused(set(NOTES, K, JSON, 2, 0), Status::Invalid, &["format is 2"]).await;
 }
 
@@ -136,11 +224,19 @@ fn list(stores: &str) -> String {
 #[tokio::test]
 async fn bad_lists_are_refused() {
     let limit = |n: &str| {
-        list(&format!("(i32.store (i32.const 1004) (i32.const 16)) (i32.store (i32.const 1040) (i32.const {n}))"))
+        list(&format!(
+            "(i32.store (i32.const 1004) (i32.const 16)) (i32.store (i32.const 1040) (i32.const {n}))"
+        ))
     };
-    refused(limit("0"), Status::Invalid, &["page limit is 0", "from 1 to 1000"]).await;
+    refused(
+        limit("0"),
+        Status::Invalid,
+        &["page limit is 0", "from 1 to 1000"],
+    )
+    .await;
     refused(limit("1001"), Status::Invalid, &["page limit is 1001"]).await;
-    let reverse = "(i32.store (i32.const 1004) (i32.const 32)) (i32.store (i32.const 1044) (i32.const 2))";
+    let reverse =
+        "(i32.store (i32.const 1004) (i32.const 32)) (i32.store (i32.const 1044) (i32.const 2))";
     refused(list(reverse), Status::Invalid, &["holds 2"]).await;
     let cursor = "(i32.store (i32.const 1004) (i32.const 8)) (i32.store (i32.const 1032) (i32.const 0)) (i32.store (i32.const 1036) (i32.const 30))";
     refused(list(cursor), Status::Invalid, &["cursor was not given"]).await;
@@ -152,10 +248,16 @@ async fn bad_lists_are_refused() {
 async fn absent_empty_and_error_are_three_answers() {
     let bench = Bench::new().await;
     let get = |format: i32| {
-        format!("(call $kv_get (i32.const 0) (i32.const 5) (i32.const 8) (i32.const 1) (i32.const {format}) (i32.const 0) (i32.const 100) (i32.const 10))")
+        format!(
+            "(call $kv_get (i32.const 0) (i32.const 5) (i32.const 8) (i32.const 1) (i32.const {format}) (i32.const 0) (i32.const 100) (i32.const 10))"
+        )
     };
     let (absent, message) = bench.result(DATA, &get(1)).await;
-    assert_eq!(Status::from_code(absent), Some(Status::NotFound), "{message}");
+    assert_eq!(
+        Status::from_code(absent),
+        Some(Status::NotFound),
+        "{message}"
+    );
     assert!(bench.result(DATA, &set(NOTES, K, (0, 0), 1, 0)).await.0 > 0);
     assert_eq!(bench.result(DATA, &get(1)).await.0, 0);
     let (status, message) = bench.result(DATA, &get(0)).await;
@@ -205,8 +307,16 @@ async fn a_result_larger_than_the_buffer_waits_in_the_slot() {
     assert_eq!(response.output, b"a\":1}");
     // And `error_message` follows the same rule.
     let long = report("(call $kv_has (i32.const 0) (i32.const 0) (i32.const 8) (i32.const 1))")
-        .replace("(i32.const 32776) (i32.const 32760)", "(i32.const 32776) (i32.const 3)");
+        .replace(
+            "(i32.const 32776) (i32.const 32760)",
+            "(i32.const 32776) (i32.const 3)",
+        );
     let plugin = bench.load(module(DATA, &long)).await;
-    let output = bench.host.call(&plugin, Call::function("run")).await.unwrap().output;
+    let output = bench
+        .host
+        .call(&plugin, Call::function("run"))
+        .await
+        .unwrap()
+        .output;
     assert!(output.len() > 20 && output[8..].iter().all(|byte| *byte == 0));
 }

@@ -3,9 +3,7 @@
 //! row of the benchmarks.
 
 use async_trait::async_trait;
-use kvasm::model::{
-    AppName, Collection, Entry, Expect, Key, Limits, Version,
-};
+use kvasm::model::{AppName, Collection, Entry, Expect, Key, Limits, Version};
 use kvasm::service::{Caller, Kv, List, Listing, ServiceError, Services, Write};
 use kvasm::{Blame, Call, CallError, Host};
 use kvasm_tests::guests::{Bench, module, module_with};
@@ -33,7 +31,14 @@ async fn an_endless_loop_ends() {
     let bench = short().await;
     let failure = bench.run(module("", LOOP)).await.unwrap_err();
     assert!(
-        matches!(failure.error, CallError::Deadline { waiting_in: None, starting: false, .. }),
+        matches!(
+            failure.error,
+            CallError::Deadline {
+                waiting_in: None,
+                starting: false,
+                ..
+            }
+        ),
         "{failure}"
     );
     assert_eq!(failure.error.blame(), Blame::Guest);
@@ -52,7 +57,10 @@ async fn an_endless_loop_around_a_host_call_ends() {
     ] {
         let body = format!("(loop (drop {call}) (br 0)) unreachable");
         let failure = bench.run(module("a", &body)).await.unwrap_err();
-        assert!(matches!(failure.error, CallError::Deadline { .. }), "{failure}");
+        assert!(
+            matches!(failure.error, CallError::Deadline { .. }),
+            "{failure}"
+        );
     }
     alive(&bench).await;
 }
@@ -67,10 +75,17 @@ async fn a_start_function_that_loops_ends_and_is_named() {
         .unwrap_err();
     assert!(failure.to_string().contains("start function"), "{failure}");
     let failure = bench
-        .run(module_with("", "(func $start unreachable) (start $start)", "(i32.const 0)"))
+        .run(module_with(
+            "",
+            "(func $start unreachable) (start $start)",
+            "(i32.const 0)",
+        ))
         .await
         .unwrap_err();
-    assert!(matches!(failure.error, CallError::Start { .. }), "{failure}");
+    assert!(
+        matches!(failure.error, CallError::Start { .. }),
+        "{failure}"
+    );
     alive(&bench).await;
 }
 
@@ -82,7 +97,10 @@ async fn computing_is_bounded_apart_from_waiting() {
     })
     .await;
     let failure = bench.run(module("", LOOP)).await.unwrap_err();
-    assert!(matches!(failure.error, CallError::CpuTime { .. }), "{failure}");
+    assert!(
+        matches!(failure.error, CallError::CpuTime { .. }),
+        "{failure}"
+    );
     alive(&bench).await;
 }
 
@@ -106,7 +124,8 @@ async fn deep_recursion_traps() {
 async fn memory_is_capped_over_all_memories() {
     let bench = Bench::new().await;
     // Grows both memories in turn until one is refused, and says how far it came.
-    let text = "(module (import \"kvasm_v1\" \"output_write\" (func $out (param i32 i32) (result i64)))
+    let text =
+        "(module (import \"kvasm_v1\" \"output_write\" (func $out (param i32 i32) (result i64)))
         (memory (export \"memory\") 1) (memory $other 1)
         (func (export \"run\") (result i32)
           (loop $more
@@ -116,12 +135,21 @@ async fn memory_is_capped_over_all_memories() {
           (i32.store (i32.const 0) (i32.add (memory.size) (memory.size $other)))
           (drop (call $out (i32.const 0) (i32.const 4)))
           (i32.const 0)))";
-    let output = bench.run(wat::parse_str(text).unwrap()).await.unwrap().output;
+    let output = bench
+        .run(wat::parse_str(text).unwrap())
+        .await
+        .unwrap()
+        .output;
     assert_eq!(u32::from_le_bytes(output.try_into().unwrap()), 1024);
     // A guest that takes no for an answer badly is told why it trapped.
     let body = "(if (i32.eq (memory.grow (i32.const 1024)) (i32.const -1)) (then unreachable)) (i32.const 0)";
     let failure = bench.run(module("", body)).await.unwrap_err();
-    assert!(failure.to_string().contains("more memory than the limit of 67108864"), "{failure}");
+    assert!(
+        failure
+            .to_string()
+            .contains("more memory than the limit of 67108864"),
+        "{failure}"
+    );
     alive(&bench).await;
 }
 
@@ -138,8 +166,13 @@ async fn guests_that_loop_do_not_hold_up_others_on_their_thread() {
     // On one thread with four loops, these end while the loops still run.
     let mut done_before = 0;
     for _ in 0..3 {
-        let (bench, before) = (Arc::clone(&bench), loops.iter().filter(|l| !l.is_finished()).count());
-        tokio::spawn(async move { alive(&bench).await }).await.unwrap();
+        let (bench, before) = (
+            Arc::clone(&bench),
+            loops.iter().filter(|l| !l.is_finished()).count(),
+        );
+        tokio::spawn(async move { alive(&bench).await })
+            .await
+            .unwrap();
         done_before += usize::from(before > 0);
     }
     assert!(done_before > 0);
@@ -153,7 +186,12 @@ struct Silent;
 
 #[async_trait]
 impl Kv for Silent {
-    async fn get(&self, _: &Caller, _: &Collection, _: &Key) -> Result<Option<Entry>, ServiceError> {
+    async fn get(
+        &self,
+        _: &Caller,
+        _: &Collection,
+        _: &Key,
+    ) -> Result<Option<Entry>, ServiceError> {
         std::future::pending().await
     }
 
@@ -192,15 +230,30 @@ async fn a_store_that_does_not_answer_is_waited_for_until_the_deadline() {
     };
     let bench = Bench::with(|builder| builder.services(services).limits(limits)).await;
     for (name, call) in [
-        ("kv_get", "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))"),
-        ("kv_has", "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))"),
-        ("kv_delete", "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))"),
-        ("kv_list", "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0))"),
+        (
+            "kv_get",
+            "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
+        ),
+        (
+            "kv_has",
+            "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
+        ),
+        (
+            "kv_delete",
+            "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))",
+        ),
+        (
+            "kv_list",
+            "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0))",
+        ),
     ] {
         let body = format!("(drop {call}) (i32.const 0)");
         let failure = bench.run(module("a", &body)).await.unwrap_err();
         assert_eq!(failure.error.blame(), Blame::Host);
-        assert!(failure.to_string().contains(&format!("waiting for {name}")), "{failure}");
+        assert!(
+            failure.to_string().contains(&format!("waiting for {name}")),
+            "{failure}"
+        );
     }
     alive(&bench).await;
 }
@@ -212,7 +265,10 @@ async fn calls_beyond_the_instances_wait_and_are_refused_at_their_deadline() {
         ..Limits::default()
     };
     let host = Host::builder().instances(1).limits(limits).build().unwrap();
-    let app = host.create_app(AppName::parse("app").unwrap()).await.unwrap();
+    let app = host
+        .create_app(AppName::parse("app").unwrap())
+        .await
+        .unwrap();
     let bench = Bench { host, app };
     let (held, waited) = tokio::join!(bench.run(module("", LOOP)), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -232,12 +288,19 @@ async fn calls_beyond_the_instances_wait_and_are_refused_at_their_deadline() {
 #[tokio::test]
 async fn a_dropped_call_frees_its_instance() {
     let host = Host::builder().instances(1).build().unwrap();
-    let app = host.create_app(AppName::parse("app").unwrap()).await.unwrap();
+    let app = host
+        .create_app(AppName::parse("app").unwrap())
+        .await
+        .unwrap();
     let bench = Bench { host, app };
     let plugin = bench.load(module("", LOOP)).await;
     for _ in 0..5 {
         let call = bench.host.call(&plugin, Call::function("run"));
-        assert!(tokio::time::timeout(Duration::from_millis(30), call).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_millis(30), call)
+                .await
+                .is_err()
+        );
     }
     alive(&bench).await;
 }

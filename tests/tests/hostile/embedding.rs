@@ -50,7 +50,11 @@ async fn the_default_services_keep_nothing() {
 #[tokio::test]
 async fn one_module_serves_many_apps_and_each_sees_its_own() {
     let bench = Bench::new().await;
-    let other = bench.host.create_app(AppName::parse("other").unwrap()).await.unwrap();
+    let other = bench
+        .host
+        .create_app(AppName::parse("other").unwrap())
+        .await
+        .unwrap();
     let body = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";
     let set = module("a", body);
     let has = module(
@@ -60,5 +64,9 @@ async fn one_module_serves_many_apps_and_each_sees_its_own() {
     bench.run(set).await.unwrap();
     bench.run(has.clone()).await.unwrap_err();
     let plugin = bench.host.load(&other, has).await.unwrap();
-    bench.host.call(&plugin, Call::function("run")).await.unwrap();
+    bench
+        .host
+        .call(&plugin, Call::function("run"))
+        .await
+        .unwrap();
 }

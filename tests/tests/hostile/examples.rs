@@ -1,7 +1,7 @@
 //! The example plugins, as wasm.
 
-use kvasm::{Call, CallError, Host, Plugin};
 use kvasm::model::AppName;
+use kvasm::{Call, CallError, Host, Plugin};
 use kvasm_tests::guests::{Bench, wasm};
 use serde_json::{Value, json};
 
@@ -25,7 +25,10 @@ async fn counter() {
     // What the function cannot decode is its caller's fault, said in its words.
     let bad = Call::function("add").input("{");
     let failure = bench.host.call(&plugin, bad).await.unwrap_err();
-    assert!(matches!(failure.error, CallError::Failed { .. }), "{failure}");
+    assert!(
+        matches!(failure.error, CallError::Failed { .. }),
+        "{failure}"
+    );
 }
 
 #[tokio::test]
@@ -40,30 +43,44 @@ async fn hello_c() {
         let output = bench.host.call(&plugin, call).await.unwrap().output;
         answers.push(String::from_utf8(output).unwrap());
     }
-    assert!(answers[0].contains("Ada") && answers[0].contains('1'), "{answers:?}");
+    assert!(
+        answers[0].contains("Ada") && answers[0].contains('1'),
+        "{answers:?}"
+    );
     assert!(answers[1].contains('2'), "{answers:?}");
 }
 
 #[tokio::test]
 async fn guestbook_pages_and_two_apps_do_not_meet() {
     let bench = Bench::new().await;
-    let other = bench.host.create_app(AppName::parse("other").unwrap()).await.unwrap();
+    let other = bench
+        .host
+        .create_app(AppName::parse("other").unwrap())
+        .await
+        .unwrap();
     let mine = bench.load(wasm("guestbook")).await;
     let theirs = bench.host.load(&other, wasm("guestbook")).await.unwrap();
     for n in 0..5 {
         let entry = json!({"name": "ada", "message": format!("hello {n}")});
         call(&bench.host, &mine, "sign", entry).await;
     }
-    call(&bench.host, &theirs, "sign", json!({"name": "eve", "message": "theirs"})).await;
+    call(
+        &bench.host,
+        &theirs,
+        "sign",
+        json!({"name": "eve", "message": "theirs"}),
+    )
+    .await;
     let page = call(&bench.host, &mine, "page", json!({"limit": 3})).await;
-    assert_eq!(page["entries"].as_array().unwrap().len(), 3, "{page}");
+    assert_eq!(page["signatures"].as_array().unwrap().len(), 3, "{page}");
     let rest = json!({"limit": 3, "cursor": page["cursor"]});
     let rest = call(&bench.host, &mine, "page", rest).await;
     assert_eq!(rest["entries"].as_array().unwrap().len(), 2, "{rest}");
     assert!(rest["cursor"].is_null(), "{rest}");
     assert!(!format!("{page}{rest}").contains("theirs"));
     // The other app does not take this app's cursor.
-    let foreign = Call::function("page").input(json!({"limit": 3, "cursor": page["cursor"]}).to_string());
+    let foreign =
+        Call::function("page").input(json!({"limit": 3, "cursor": page["cursor"]}).to_string());
     let failure = bench.host.call(&theirs, foreign).await.unwrap_err();
     assert!(failure.to_string().contains("cursor"), "{failure}");
 }

@@ -37,7 +37,11 @@ async fn each_call_needs_its_scope_when_there_is_a_principal() {
             let own = Principal::for_app(bench.app.id, [scope]);
             let foreign = Principal::for_app(AppId::generate(), Scope::ALL);
             let expected = scope != needed;
-            assert_eq!(denied(&bench, &plugin, Some(own)).await, expected, "{body} {scope}");
+            assert_eq!(
+                denied(&bench, &plugin, Some(own)).await,
+                expected,
+                "{body} {scope}"
+            );
             assert!(denied(&bench, &plugin, Some(foreign)).await, "{body}");
         }
     }

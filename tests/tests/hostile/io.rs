@@ -29,7 +29,10 @@ async fn input_and_output_are_bounded() {
     bench.host.call(&plugin, call("four")).await.unwrap();
     let failure = bench.host.call(&plugin, call("fives")).await.unwrap_err();
     assert_eq!(failure.error.blame(), Blame::Caller);
-    assert_eq!(failure.to_string(), "the input is 5 bytes; the limit is 4 bytes");
+    assert_eq!(
+        failure.to_string(),
+        "the input is 5 bytes; the limit is 4 bytes"
+    );
 
     let body = "(if (i64.ne (call $output_write (i32.const 0) (i32.const 4)) (i64.const 4)) (then unreachable))
         (if (i64.ne (call $output_write (i32.const 0) (i32.const 1)) (i64.const -5)) (then unreachable))
@@ -86,13 +89,22 @@ async fn logs_are_bounded_and_clean() {
     };
     let body = format!("{}{}{}(i32.const 0)", log(2, 3), log(5, 9), log(1, 1));
     let response = bench.run(module("ab\\07defgh", &body)).await.unwrap();
-    let lines: Vec<_> = response.log.lines().iter().map(ToString::to_string).collect();
+    let lines: Vec<_> = response
+        .log
+        .lines()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(lines, ["warn  ab\\u{7}", "trace ab\\u{7}de..."]);
     assert_eq!(response.log.dropped(), 1);
     for level in ["0", "6", "-1"] {
         let body = format!("(call $log (i32.const {level}) (i32.const 0) (i32.const 1))");
         let (status, message) = bench.result("", &body).await;
-        assert_eq!(Status::from_code(status), Some(Status::Invalid), "{message}");
+        assert_eq!(
+            Status::from_code(status),
+            Some(Status::Invalid),
+            "{message}"
+        );
     }
 }
 

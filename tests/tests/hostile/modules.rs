@@ -32,7 +32,11 @@ async fn what_is_no_module_is_refused() {
 
 #[tokio::test]
 async fn an_unknown_import_is_named() {
-    for (module, name) in [("kvasm_v1", "kv_drop_all"), ("kvasm_v2", "kv_get"), ("env", "abort")] {
+    for (module, name) in [
+        ("kvasm_v1", "kv_drop_all"),
+        ("kvasm_v2", "kv_get"),
+        ("env", "abort"),
+    ] {
         let error = load_error(wat(&format!(
             "(module (import \"{module}\" \"{name}\" (func)) (memory (export \"memory\") 1))"
         )))
@@ -85,13 +89,22 @@ async fn a_memory_over_the_limit_is_refused() {
         ))
         .await
         .unwrap_err();
-    assert!(matches!(failure.error, CallError::Start { .. }), "{failure}");
+    assert!(
+        matches!(failure.error, CallError::Start { .. }),
+        "{failure}"
+    );
     assert!(failure.to_string().contains("67108864 bytes"), "{failure}");
 }
 
 #[tokio::test]
 async fn declarations_must_hold() {
-    let fields = |json: &str| module_with("", &format!("(@custom \"kvasm.plugin.v1\" \"{json}\")"), "(i32.const 0)");
+    let fields = |json: &str| {
+        module_with(
+            "",
+            &format!("(@custom \"kvasm.plugin.v1\" \"{json}\")"),
+            "(i32.const 0)",
+        )
+    };
     let quote = |json: &str| json.replace('"', "\\22");
     let missing = load_error(fields(&quote(r#"{"kind":"function","name":"walk"}"#))).await;
     assert!(matches!(&missing, LoadError::MissingFunction(name) if name == "walk"));
@@ -101,7 +114,11 @@ async fn declarations_must_hold() {
     let bench = Bench::new().await;
     let plugin = bench.load(fields("")).await;
     assert_eq!(plugin.functions().count(), 0);
-    let failure = bench.host.call(&plugin, Call::function("run")).await.unwrap_err();
+    let failure = bench
+        .host
+        .call(&plugin, Call::function("run"))
+        .await
+        .unwrap_err();
     assert!(matches!(failure.error, CallError::UnknownFunction { .. }));
     assert_eq!(failure.error.blame(), Blame::Caller);
 }
@@ -128,7 +145,10 @@ async fn a_trap_tells_the_functions_by_name() {
 async fn a_cache_file_that_was_touched_is_never_trusted() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("cache");
-    let one = module("", "(drop (call $output_write (i32.const 0) (i32.const 1))) (i32.const 0)");
+    let one = module(
+        "",
+        "(drop (call $output_write (i32.const 0) (i32.const 1))) (i32.const 0)",
+    );
     let two = module("", "(i32.const 7)");
     let run = async |wasm: &Vec<u8>| {
         let bench = Bench::with(|builder| builder.cache_dir(&dir)).await;
@@ -150,7 +170,10 @@ async fn a_cache_file_that_was_touched_is_never_trusted() {
     assert_eq!(mode & 0o777, 0o600);
 
     // Each module's code under the other's name.
-    let (a, b) = (std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
+    let (a, b) = (
+        std::fs::read(&first).unwrap(),
+        std::fs::read(&second).unwrap(),
+    );
     std::fs::write(&first, &b).unwrap();
     std::fs::write(&second, &a).unwrap();
     let both_run_as_ever = async || {
@@ -180,6 +203,11 @@ async fn a_cache_folder_that_others_can_enter_is_refused() {
     let dir = folder.path().join("cache");
     std::fs::create_dir(&dir).unwrap();
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let error = kvasm::Host::builder().instances(1).cache_dir(&dir).build().err().unwrap();
+    let error = kvasm::Host::builder()
+        .instances(1)
+        .cache_dir(&dir)
+        .build()
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("chmod 700"), "{error}");
 }

@@ -6,18 +6,48 @@ use kvasm_tests::guests::{Bench, module};
 
 /// Every pointer argument of every import, with `{}` for the address and length.
 const CALLS: &[(&str, &str)] = &[
-    ("kv_get", "(call $kv_get {} (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 9))"),
-    ("kv_get", "(call $kv_get (i32.const 0) (i32.const 1) {} (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 9))"),
-    ("kv_get", "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) {})"),
-    ("kv_set", "(call $kv_set {} (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))"),
-    ("kv_set", "(call $kv_set (i32.const 0) (i32.const 1) {} (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))"),
-    ("kv_set", "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) {} (i32.const 0) (i32.const 0))"),
+    (
+        "kv_get",
+        "(call $kv_get {} (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 9))",
+    ),
+    (
+        "kv_get",
+        "(call $kv_get (i32.const 0) (i32.const 1) {} (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 9))",
+    ),
+    (
+        "kv_get",
+        "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) {})",
+    ),
+    (
+        "kv_set",
+        "(call $kv_set {} (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))",
+    ),
+    (
+        "kv_set",
+        "(call $kv_set (i32.const 0) (i32.const 1) {} (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))",
+    ),
+    (
+        "kv_set",
+        "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) {} (i32.const 0) (i32.const 0))",
+    ),
     ("kv_has", "(call $kv_has {} (i32.const 0) (i32.const 1))"),
     ("kv_has", "(call $kv_has (i32.const 0) (i32.const 1) {})"),
-    ("kv_delete", "(call $kv_delete {} (i32.const 0) (i32.const 1) (i32.const 0))"),
-    ("kv_delete", "(call $kv_delete (i32.const 0) (i32.const 1) {} (i32.const 0))"),
-    ("kv_list", "(call $kv_list {} (i32.const 0) (i32.const 0) (i32.const 9))"),
-    ("kv_list", "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) {})"),
+    (
+        "kv_delete",
+        "(call $kv_delete {} (i32.const 0) (i32.const 1) (i32.const 0))",
+    ),
+    (
+        "kv_delete",
+        "(call $kv_delete (i32.const 0) (i32.const 1) {} (i32.const 0))",
+    ),
+    (
+        "kv_list",
+        "(call $kv_list {} (i32.const 0) (i32.const 0) (i32.const 9))",
+    ),
+    (
+        "kv_list",
+        "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) {})",
+    ),
     ("result_read", "(call $result_read (i32.const 0) {})"),
     ("error_message", "(call $error_message {})"),
     ("input_read", "(call $input_read (i32.const 0) {})"),
@@ -49,12 +79,18 @@ async fn a_range_outside_memory_traps_and_is_named() {
     let bench = Bench::new().await;
     for (function, call) in CALLS {
         for range in OUTSIDE {
-            let failure = bench.run(module("a", &body(call, *range))).await.unwrap_err();
+            let failure = bench
+                .run(module("a", &body(call, *range)))
+                .await
+                .unwrap_err();
             assert_eq!(failure.error.blame(), Blame::Guest);
             let CallError::Trap { reason, .. } = &failure.error else {
                 panic!("{call} at {range:?}: {failure}");
             };
-            assert!(reason.contains(function) && reason.contains("65536"), "{reason}");
+            assert!(
+                reason.contains(function) && reason.contains("65536"),
+                "{reason}"
+            );
         }
     }
 }

@@ -69,10 +69,16 @@ async fn apply(
 ) -> Result<Vec<Applied>, Stop> {
     let app = write.app_id.uuid();
     lease.begin().await?;
-    if lease.run(sqlx::query(sql::LOCK_APP).bind(app)).await?.is_empty() {
+    if lease
+        .run(sqlx::query(sql::LOCK_APP).bind(app))
+        .await?
+        .is_empty()
+    {
         return Err(Stop::AppNotFound);
     }
-    let locked_rows = lease.run(on_keys(sql::LOCK_ENTRIES, write, plan.keys.keys())).await?;
+    let locked_rows = lease
+        .run(on_keys(sql::LOCK_ENTRIES, write, plan.keys.keys()))
+        .await?;
     let locked = locked(&locked_rows, write.now)?;
     let failed = failed_checks(write, &locked.live);
     if !failed.is_empty() {
@@ -92,7 +98,10 @@ struct Locked<'r> {
 }
 
 fn locked(rows: &[PgRow], now: Timestamp) -> Result<Locked<'_>, Error> {
-    let mut locked = Locked { all: BTreeSet::new(), live: BTreeMap::new() };
+    let mut locked = Locked {
+        all: BTreeSet::new(),
+        live: BTreeMap::new(),
+    };
     for row in rows {
         let address = (row.try_get(0)?, row.try_get(1)?);
         let expires_at: Option<i64> = row.try_get(3)?;
@@ -143,7 +152,10 @@ async fn change(
     plan: &Plan<'_>,
     locked: Locked<'_>,
 ) -> Result<Vec<Applied>, Stop> {
-    let mut outcome = Outcome { found: locked.live, ..Outcome::default() };
+    let mut outcome = Outcome {
+        found: locked.live,
+        ..Outcome::default()
+    };
     let fates = || plan.keys.iter();
 
     let anew: Vec<_> = fates()
@@ -158,9 +170,14 @@ async fn change(
         // Before the sets, so that versions grow with the order of operations.
         let count = i32::try_from(plan.draws).unwrap_or(i32::MAX);
         let rows = lease.run(sqlx::query(sql::DRAW).bind(count)).await?;
-        outcome.drawn = rows.iter().map(|row| read::version(row, 0)).collect::<Result<_, _>>()?;
+        outcome.drawn = rows
+            .iter()
+            .map(|row| read::version(row, 0))
+            .collect::<Result<_, _>>()?;
     }
-    let sets: Vec<_> = fates().filter_map(|(_, fate)| SetRow::of(fate.last?)).collect();
+    let sets: Vec<_> = fates()
+        .filter_map(|(_, fate)| SetRow::of(fate.last?))
+        .collect();
     let written = if sets.is_empty() {
         Vec::new()
     } else {
@@ -180,9 +197,12 @@ async fn change(
         lease.run(statement.bind(write.now.0)).await?
     };
     for row in &removed {
-        outcome.removed.insert((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?);
+        outcome
+            .removed
+            .insert((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?);
     }
-    plan.answers(&outcome).ok_or(Stop::Error(Error::RowNotFound))
+    plan.answers(&outcome)
+        .ok_or(Stop::Error(Error::RowNotFound))
 }
 
 /// A statement whose first parameters are the app and a set of keys.
@@ -192,5 +212,8 @@ fn on_keys<'a, 'b: 'a>(
     keys: impl Iterator<Item = &'a Address<'b>>,
 ) -> Statement<'static> {
     let (collections, keys): (Vec<&str>, Vec<&str>) = keys.copied().unzip();
-    sqlx::query(text).bind(write.app_id.uuid()).bind(collections).bind(keys)
+    sqlx::query(text)
+        .bind(write.app_id.uuid())
+        .bind(collections)
+        .bind(keys)
 }

@@ -125,12 +125,14 @@ mod tests {
     #[test]
     fn by_sqlstate() {
         for code in [
-            "08000", "08006", "53000", "53100", "53200", "53300", "57014", "57P01", "57P02", "57P03",
-            "25006", "40001", "40P01", "55P03",
+            "08000", "08006", "53000", "53100", "53200", "53300", "57014", "57P01", "57P02",
+            "57P03", "25006", "40001", "40P01", "55P03",
         ] {
             assert_eq!(class(Error::from(Answer(code))), "unavailable", "{code}");
         }
-        for code in ["42P01", "42601", "XX000", "23514", "22P02", "3D000", "28P01"] {
+        for code in [
+            "42P01", "42601", "XX000", "23514", "22P02", "3D000", "28P01",
+        ] {
             assert_eq!(class(Error::from(Answer(code))), "failed", "{code}");
         }
         assert_eq!(class(Error::from(Answer("23503"))), "app not found");

@@ -24,7 +24,11 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applie
 }
 
 fn app_there(exists: bool) -> Result<(), StoreError> {
-    if exists { Ok(()) } else { Err(StoreError::AppNotFound) }
+    if exists {
+        Ok(())
+    } else {
+        Err(StoreError::AppNotFound)
+    }
 }
 
 async fn one(
@@ -50,13 +54,15 @@ async fn set(
     op: &Op,
     expect: Option<Expect>,
 ) -> Result<Option<Applied>, StoreError> {
-    let row = SetRow::of(op).ok_or(Error::RowNotFound).map_err(store_error)?;
+    let row = SetRow::of(op)
+        .ok_or(Error::RowNotFound)
+        .map_err(store_error)?;
     let statement = || match expect {
         None => row.bind(sql::SET, write.app_id, write.now),
         Some(Expect::Absent) => row.bind(sql::SET_IF_ABSENT, write.app_id, write.now),
-        Some(Expect::Version(version)) => {
-            row.bind(sql::SET_IF_VERSION, write.app_id, write.now).bind(version_number(version))
-        }
+        Some(Expect::Version(version)) => row
+            .bind(sql::SET_IF_VERSION, write.app_id, write.now)
+            .bind(version_number(version)),
     };
     let rows = pool.write(statement).await.map_err(store_error)?;
     let Some(found) = rows.first() else {
@@ -88,9 +94,7 @@ async fn delete(
             two_bools(pool.write(statement).await)?
         }
         // To delete what is absent is to look whether it is.
-        Some(Expect::Absent) => {
-            read::has(pool, write.app_id, collection, key, write.now).await?
-        }
+        Some(Expect::Absent) => read::has(pool, write.app_id, collection, key, write.now).await?,
     };
     app_there(app)?;
     Ok(match expect {
@@ -101,7 +105,8 @@ async fn delete(
 }
 
 fn two_bools(rows: Result<Vec<PgRow>, Error>) -> Result<(bool, bool), StoreError> {
-    rows.and_then(|rows| read::two_bools(&rows)).map_err(store_error)
+    rows.and_then(|rows| read::two_bools(&rows))
+        .map_err(store_error)
 }
 
 /// A version as Postgres holds it. One that it cannot hold is no entry's.
@@ -121,7 +126,10 @@ pub(super) struct SetRow<'b> {
 impl<'b> SetRow<'b> {
     /// The columns of a set; none of a deletion.
     pub(super) fn of(op: &'b Op) -> Option<SetRow<'b>> {
-        let Op::Set { value, expires_at, .. } = op else {
+        let Op::Set {
+            value, expires_at, ..
+        } = op
+        else {
             return None;
         };
         let address = address(op);
@@ -155,13 +163,22 @@ pub(super) fn set_many(rows: &[SetRow<'_>], app: AppId, now: Timestamp) -> State
     let bytes: Vec<_> = rows.iter().map(|row| row.bytes).collect();
     let sizes: Vec<_> = rows.iter().map(|row| row.size).collect();
     let expiries: Vec<_> = rows.iter().map(|row| row.expires_at).collect();
-    let statement = sqlx::query(sql::SET_MANY).bind(app.uuid()).bind(collections).bind(keys);
-    statement.bind(json).bind(bytes).bind(sizes).bind(expiries).bind(now.0)
+    let statement = sqlx::query(sql::SET_MANY)
+        .bind(app.uuid())
+        .bind(collections)
+        .bind(keys);
+    statement
+        .bind(json)
+        .bind(bytes)
+        .bind(sizes)
+        .bind(expiries)
+        .bind(now.0)
 }
 
 fn distinct_sets(ops: &[Op]) -> bool {
     let mut seen = BTreeSet::new();
-    ops.iter().all(|op| matches!(op, Op::Set { .. }) && seen.insert(address(op)))
+    ops.iter()
+        .all(|op| matches!(op, Op::Set { .. }) && seen.insert(address(op)))
 }
 
 /// A batch of nothing but sets of different keys: one statement is as atomic as

@@ -29,7 +29,10 @@ mod tests {
     #[test]
     fn only_space_outside_strings_goes() {
         for (from, to) in [
-            (r#"{"a": [1, 2, {"b c": null}]}"#, r#"{"a":[1,2,{"b c":null}]}"#),
+            (
+                r#"{"a": [1, 2, {"b c": null}]}"#,
+                r#"{"a":[1,2,{"b c":null}]}"#,
+            ),
             (r#""a, b: \" c, d""#, r#""a, b: \" c, d""#),
             (r#"{"\\": 1, "a b\\": "c d"}"#, r#"{"\\":1,"a b\\":"c d"}"#),
             (r#"["\\\" x", "ä ö",  true]"#, r#"["\\\" x","ä ö",true]"#),

@@ -91,7 +91,9 @@ impl PostgresStore {
     /// [`StoreError::Failed`] for a URL, role or database that is not right.
     pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
         PostgresStore::migrate(&options).await?;
-        Ok(PostgresStore { pool: Pool::new(&options, options.parse()?) })
+        Ok(PostgresStore {
+            pool: Pool::new(&options, options.parse()?),
+        })
     }
 
     /// Brings the schema up to date. Any number of hosts may do so at once: one
@@ -104,10 +106,16 @@ impl PostgresStore {
         let connect = options.parse()?.disable_statement_logging();
         // A connection of its own: a migration may take longer than a statement.
         let connection = timeout(options.acquire_timeout, connect.connect()).await;
-        let mut connection = connection.map_err(|e| StoreError::Unavailable(Box::new(e)))?
+        let mut connection = connection
+            .map_err(|e| StoreError::Unavailable(Box::new(e)))?
             .map_err(store_error)?;
         check_encoding(&mut connection).await?;
-        sqlx::migrate!("../migrations/postgres").run(&mut connection).await.map_err(migrate_error)?;
+        // Not `run`: with it this future could not be spawned, for its bound on
+        // `Acquire` holds for one lifetime only.
+        sqlx::migrate!("../migrations/postgres")
+            .run_direct(None, &mut connection, false)
+            .await
+            .map_err(migrate_error)?;
         connection.close().await.map_err(store_error)
     }
 
@@ -116,14 +124,19 @@ impl PostgresStore {
         lease.wait_for(DELETION_TIMEOUT);
         lease.begin().await?;
         lease.run(sqlx::query(sql::NO_STATEMENT_TIMEOUT)).await?;
-        let deleted = lease.run(sqlx::query(sql::DELETE_APP).bind(app.uuid())).await?;
+        let deleted = lease
+            .run(sqlx::query(sql::DELETE_APP).bind(app.uuid()))
+            .await?;
         lease.commit().await?;
         Ok(!deleted.is_empty())
     }
 }
 
 async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let row = sqlx::query(sql::ENCODING).fetch_one(connection).await.map_err(store_error)?;
+    let row = sqlx::query(sql::ENCODING)
+        .fetch_one(connection)
+        .await
+        .map_err(store_error)?;
     let encoding: String = row.try_get(0).map_err(store_error)?;
     if encoding == "UTF8" {
         return Ok(());
@@ -136,8 +149,12 @@ async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError>
 impl Store for PostgresStore {
     async fn create_app(&self, app: &App) -> Result<(), StoreError> {
         let statement = || {
-            let statement = sqlx::query(sql::CREATE_APP).bind(app.id.uuid()).bind(app.name.as_str());
-            statement.bind(app.cursor_key.as_bytes()).bind(app.created_at.0)
+            let statement = sqlx::query(sql::CREATE_APP)
+                .bind(app.id.uuid())
+                .bind(app.name.as_str());
+            statement
+                .bind(app.cursor_key.as_bytes())
+                .bind(app.created_at.0)
         };
         match self.pool.write(statement).await {
             Ok(_) => Ok(()),
@@ -193,6 +210,15 @@ impl Store for PostgresStore {
         now: Timestamp,
     ) -> Result<Page, StoreError> {
         read::list(&self.pool, app, query, now).await
+    }
+
+    async fn collections(
+        &self,
+        app: AppId,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, StoreError> {
+        read::collections(&self.pool, app, after, limit).await
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {

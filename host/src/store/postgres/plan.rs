@@ -13,9 +13,10 @@ pub(super) type Address<'b> = (&'b str, &'b str);
 
 pub(super) fn address(op: &Op) -> Address<'_> {
     match op {
-        Op::Set { collection, key, .. } | Op::Delete { collection, key } => {
-            (collection.as_str(), key.as_str())
+        Op::Set {
+            collection, key, ..
         }
+        | Op::Delete { collection, key } => (collection.as_str(), key.as_str()),
     }
 }
 
@@ -84,13 +85,19 @@ impl<'b> Plan<'b> {
     pub(super) fn new(batch: &'b WriteBatch) -> Plan<'b> {
         let mut keys: BTreeMap<Address<'b>, Fate<'b>> = BTreeMap::new();
         for check in &batch.checks {
-            let fate = keys.entry((check.collection.as_str(), check.key.as_str())).or_default();
+            let fate = keys
+                .entry((check.collection.as_str(), check.key.as_str()))
+                .or_default();
             fate.expected_absent |= check.expect == Expect::Absent;
         }
         for op in &batch.ops {
             keys.entry(address(op)).or_default().last = Some(op);
         }
-        let mut plan = Plan { keys, answers: Vec::with_capacity(batch.ops.len()), draws: 0 };
+        let mut plan = Plan {
+            keys,
+            answers: Vec::with_capacity(batch.ops.len()),
+            draws: 0,
+        };
         let mut left: BTreeMap<Address<'b>, Left> = BTreeMap::new();
         for op in &batch.ops {
             plan.answer(op, left.entry(address(op)).or_default(), batch.now);
@@ -134,7 +141,9 @@ impl<'b> Plan<'b> {
                 Answer::Written(at) => Applied::Set(*outcome.written.get(&at)?),
                 Answer::Drawn(at) => Applied::Set(*outcome.drawn.get(at)?),
                 Answer::Known { existed } => Applied::Deleted { existed },
-                Answer::Found(at) => Applied::Deleted { existed: outcome.found.contains_key(&at) },
+                Answer::Found(at) => Applied::Deleted {
+                    existed: outcome.found.contains_key(&at),
+                },
                 Answer::Removed(at) => {
                     let existed = outcome.removed.get(&at).copied().unwrap_or(false);
                     Applied::Deleted { existed }
@@ -169,7 +178,10 @@ mod tests {
     }
 
     fn delete(key: &str) -> Op {
-        Op::Delete { collection: Collection::parse("c").unwrap(), key: Key::parse(key).unwrap() }
+        Op::Delete {
+            collection: Collection::parse("c").unwrap(),
+            key: Key::parse(key).unwrap(),
+        }
     }
 
     fn batch(ops: Vec<Op>) -> WriteBatch {
@@ -183,11 +195,23 @@ mod tests {
 
     #[test]
     fn the_last_operation_of_a_key_is_the_one_that_runs() {
-        let batch = batch(vec![set("a", None), delete("b"), delete("a"), set("b", None), delete("c")]);
+        let batch = batch(vec![
+            set("a", None),
+            delete("b"),
+            delete("a"),
+            set("b", None),
+            delete("c"),
+        ]);
         let plan = Plan::new(&batch);
-        let fates: Vec<_> =
-            plan.keys.iter().map(|(at, fate)| (at.1, fate.is_set(), fate.starts_anew())).collect();
-        assert_eq!(fates, [("a", false, false), ("b", true, true), ("c", false, false)]);
+        let fates: Vec<_> = plan
+            .keys
+            .iter()
+            .map(|(at, fate)| (at.1, fate.is_set(), fate.starts_anew()))
+            .collect();
+        assert_eq!(
+            fates,
+            [("a", false, false), ("b", true, true), ("c", false, false)]
+        );
         assert_eq!(plan.draws, 1);
 
         let outcome = Outcome {
@@ -211,8 +235,17 @@ mod tests {
 
     #[test]
     fn a_set_that_has_expired_leaves_nothing_to_delete() {
-        let batch = batch(vec![set("a", Some(100)), delete("a"), set("b", Some(101)), delete("b"), delete("b")]);
-        let outcome = Outcome { drawn: vec![Version(1), Version(2)], ..Outcome::default() };
+        let batch = batch(vec![
+            set("a", Some(100)),
+            delete("a"),
+            set("b", Some(101)),
+            delete("b"),
+            delete("b"),
+        ]);
+        let outcome = Outcome {
+            drawn: vec![Version(1), Version(2)],
+            ..Outcome::default()
+        };
         let answers = Plan::new(&batch).answers(&outcome).unwrap();
         let existed: Vec<_> = answers
             .iter()

@@ -46,11 +46,16 @@ impl Pool {
             .before_acquire(move |connection, meta| {
                 let trusted = meta.idle_for <= TRUSTED_IDLE && !watched.within(meta.idle_for);
                 Box::pin(async move {
-                    Ok(trusted || matches!(timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
+                    Ok(trusted
+                        || matches!(timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(()))))
                 })
             })
             .connect_lazy_with(session(options, connect));
-        Pool { pool, losses, patience: options.statement_timeout.saturating_add(GRACE) }
+        Pool {
+            pool,
+            losses,
+            patience: options.statement_timeout.saturating_add(GRACE),
+        }
     }
 
     /// Lends a connection.
@@ -175,7 +180,9 @@ impl Lease {
     fn settle<T>(&mut self, outcome: Result<Result<T, Error>, Elapsed>) -> Result<T, Error> {
         self.busy = false;
         let result = outcome.unwrap_or_else(|_| {
-            Err(Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut)))
+            Err(Error::Io(std::io::Error::from(
+                std::io::ErrorKind::TimedOut,
+            )))
         });
         if result.as_ref().is_err_and(lost_connection) {
             self.lost = true;
@@ -210,9 +217,13 @@ impl Drop for Lease {
 async fn clear(mut connection: PoolConnection<Postgres>, in_transaction: bool, patience: Duration) {
     let cleared = if in_transaction {
         let roll_back = sqlx::raw_sql("ROLLBACK").execute(&mut *connection);
-        timeout(patience, roll_back).await.is_ok_and(|result| result.is_ok())
+        timeout(patience, roll_back)
+            .await
+            .is_ok_and(|result| result.is_ok())
     } else {
-        timeout(patience, connection.ping()).await.is_ok_and(|result| result.is_ok())
+        timeout(patience, connection.ping())
+            .await
+            .is_ok_and(|result| result.is_ok())
     };
     if !cleared {
         connection.close_on_drop();
@@ -229,7 +240,10 @@ struct Losses {
 
 impl Losses {
     fn new() -> Losses {
-        Losses { start: Instant::now(), last_us: AtomicU64::new(0) }
+        Losses {
+            start: Instant::now(),
+            last_us: AtomicU64::new(0),
+        }
     }
 
     fn now_us(&self) -> u64 {

@@ -13,7 +13,9 @@ use sqlx::{Error, Row};
 use std::ops::Bound;
 
 pub(super) async fn app(pool: &Pool, name: &AppName) -> Result<Option<App>, StoreError> {
-    let rows = pool.read(|| sqlx::query(sql::APP).bind(name.as_str())).await?;
+    let rows = pool
+        .read(|| sqlx::query(sql::APP).bind(name.as_str()))
+        .await?;
     rows.first().map(app_row).transpose().map_err(store_error)
 }
 
@@ -23,8 +25,13 @@ pub(super) async fn apps(
     limit: u32,
 ) -> Result<Vec<App>, StoreError> {
     let after = after.map_or("", AppName::as_str);
-    let rows = pool.read(|| sqlx::query(sql::APPS).bind(after).bind(i64::from(limit))).await?;
-    rows.iter().map(app_row).collect::<Result<_, _>>().map_err(store_error)
+    let rows = pool
+        .read(|| sqlx::query(sql::APPS).bind(after).bind(i64::from(limit)))
+        .await?;
+    rows.iter()
+        .map(app_row)
+        .collect::<Result<_, _>>()
+        .map_err(store_error)
 }
 
 fn app_row(row: &PgRow) -> Result<App, Error> {
@@ -47,10 +54,16 @@ pub(super) async fn get(
 ) -> Result<Option<Entry>, StoreError> {
     let statement = || {
         let query = sqlx::query(sql::GET).bind(app.uuid());
-        query.bind(collection.as_str()).bind(key.as_str()).bind(now.0)
+        query
+            .bind(collection.as_str())
+            .bind(key.as_str())
+            .bind(now.0)
     };
     let rows = pool.read(statement).await?;
-    rows.first().map(|row| entry(row, 0)).transpose().map_err(store_error)
+    rows.first()
+        .map(|row| entry(row, 0))
+        .transpose()
+        .map_err(store_error)
 }
 
 /// Whether there is the entry, and whether there is the app.
@@ -61,8 +74,13 @@ pub(super) async fn has(
     key: &str,
     now: Timestamp,
 ) -> Result<(bool, bool), StoreError> {
-    let statement =
-        || sqlx::query(sql::HAS).bind(app.uuid()).bind(collection).bind(key).bind(now.0);
+    let statement = || {
+        sqlx::query(sql::HAS)
+            .bind(app.uuid())
+            .bind(collection)
+            .bind(key)
+            .bind(now.0)
+    };
     two_bools(&pool.read(statement).await?).map_err(store_error)
 }
 
@@ -73,8 +91,13 @@ pub(super) fn two_bools(rows: &[PgRow]) -> Result<(bool, bool), Error> {
 }
 
 pub(super) async fn app_exists(pool: &Pool, app: AppId) -> Result<bool, StoreError> {
-    let rows = pool.read(|| sqlx::query(sql::APP_EXISTS).bind(app.uuid())).await?;
-    let row = rows.first().ok_or(Error::RowNotFound).map_err(store_error)?;
+    let rows = pool
+        .read(|| sqlx::query(sql::APP_EXISTS).bind(app.uuid()))
+        .await?;
+    let row = rows
+        .first()
+        .ok_or(Error::RowNotFound)
+        .map_err(store_error)?;
     row.try_get(0).map_err(store_error)
 }
 
@@ -85,7 +108,10 @@ pub(super) async fn list(
     now: Timestamp,
 ) -> Result<Page, StoreError> {
     if query.range.is_empty() {
-        return Ok(Page { entries: Vec::new(), more: false });
+        return Ok(Page {
+            entries: Vec::new(),
+            more: false,
+        });
     }
     let text = match (query.with_values, query.reverse) {
         (false, false) => sql::KEYS_FORWARD,
@@ -98,8 +124,15 @@ pub(super) async fn list(
     let entries = i64::from(query.limit.max(1));
     let bytes = i64::try_from(query.bytes_max.max(1)).unwrap_or(i64::MAX);
     let statement = || {
-        let statement = sqlx::query(text).bind(app.uuid()).bind(query.collection.as_str());
-        statement.bind(&lower).bind(&upper).bind(now.0).bind(entries).bind(bytes)
+        let statement = sqlx::query(text)
+            .bind(app.uuid())
+            .bind(query.collection.as_str());
+        statement
+            .bind(&lower)
+            .bind(&upper)
+            .bind(now.0)
+            .bind(entries)
+            .bind(bytes)
     };
     let rows = pool.read(statement).await?;
     page(&rows, query.with_values).map_err(store_error)
@@ -130,7 +163,10 @@ fn page(rows: &[PgRow], with_values: bool) -> Result<Page, Error> {
         entries.push((key, entry));
     }
     let followed: Option<Option<bool>> = rows.last().map(|row| row.try_get(1)).transpose()?;
-    Ok(Page { entries, more: followed.flatten().is_some() })
+    Ok(Page {
+        entries,
+        more: followed.flatten().is_some(),
+    })
 }
 
 /// Decodes the columns of `entry_columns!`, of which the first is at `first`.
@@ -164,7 +200,10 @@ mod tests {
     fn bounds_become_half_open() {
         let range = |lower, upper| half_open(&KeyRange { lower, upper });
         let (a, b) = ("a".to_owned(), "b".to_owned());
-        assert_eq!(range(Bound::Unbounded, Bound::Unbounded), (String::new(), None));
+        assert_eq!(
+            range(Bound::Unbounded, Bound::Unbounded),
+            (String::new(), None)
+        );
         assert_eq!(
             range(Bound::Included(a.clone()), Bound::Excluded(b.clone())),
             (a.clone(), Some(b.clone()))
@@ -184,4 +223,22 @@ mod tests {
         assert!(Key::parse(highest.as_str()).is_ok() && highest < ceiling);
         assert_eq!(u32::from('\u{10ffff}'), 1_114_111);
     }
+}
+
+pub(super) async fn collections(
+    pool: &Pool,
+    app: AppId,
+    after: Option<&Collection>,
+    limit: u32,
+) -> Result<Vec<Collection>, StoreError> {
+    let after = after.map_or("", Collection::as_str);
+    let statement = || {
+        let query = sqlx::query(sql::COLLECTIONS).bind(app.uuid());
+        query.bind(after).bind(i64::from(limit))
+    };
+    let rows = pool.read(statement).await?;
+    rows.iter()
+        .map(|row| row.try_get(0).map(Collection::stored))
+        .collect::<Result<_, _>>()
+        .map_err(store_error)
 }

@@ -23,8 +23,18 @@ macro_rules! statements {
 macro_rules! entry_columns {
     ($table:literal) => {
         concat!(
-            $table, ".json::text, ", $table, ".bytes, ", $table, ".version, ",
-            $table, ".created_at, ", $table, ".updated_at, ", $table, ".expires_at"
+            $table,
+            ".json::text, ",
+            $table,
+            ".bytes, ",
+            $table,
+            ".version, ",
+            $table,
+            ".created_at, ",
+            $table,
+            ".updated_at, ",
+            $table,
+            ".expires_at"
         )
     };
 }
@@ -87,16 +97,29 @@ macro_rules! app_exists {
 macro_rules! page {
     ($inner:literal, $outer:expr, $bytes:literal, $order:literal) => {
         concat!(
-            "SELECT p.key, p.followed", $outer, " FROM (SELECT e.key, ", $inner,
-            "sum(", $bytes, ") OVER page - ", $bytes, " AS before, \
+            "SELECT p.key, p.followed",
+            $outer,
+            " FROM (SELECT e.key, ",
+            $inner,
+            "sum(",
+            $bytes,
+            ") OVER page - ",
+            $bytes,
+            " AS before, \
              lead(true) OVER page AS followed \
              FROM kv_entries AS e \
              WHERE e.app_id = $1 AND e.collection = $2 AND e.key >= $3 ",
             // Above every key: the last character, once more than a key can hold it.
-            "AND e.key < coalesce($4, repeat(chr(1114111), 257)) AND ", live!("$5"),
-            " WINDOW page AS (ORDER BY e.key ", $order, " ROWS UNBOUNDED PRECEDING) \
-             ORDER BY e.key ", $order, " LIMIT $6) AS p \
-             WHERE p.before < $7 ORDER BY p.key ", $order
+            "AND e.key < coalesce($4, repeat(chr(1114111), 257)) AND ",
+            live!("$5"),
+            " WINDOW page AS (ORDER BY e.key ",
+            $order,
+            " ROWS UNBOUNDED PRECEDING) \
+             ORDER BY e.key ",
+            $order,
+            " LIMIT $6) AS p \
+             WHERE p.before < $7 ORDER BY p.key ",
+            $order
         )
     };
 }
@@ -139,6 +162,16 @@ statements! {
     /// After a name (the empty one for all), up to a number.
     APPS = "SELECT a.id, a.name, a.cursor_key, a.created_at FROM apps AS a \
             WHERE a.name > $1 ORDER BY a.name LIMIT $2";
+    /// App, the name to go on after, how many. Steps from one collection to the
+    /// next through the primary key.
+    COLLECTIONS = "WITH RECURSIVE names (name) AS ( \
+        (SELECT e.collection FROM kv_entries AS e WHERE e.app_id = $1 AND e.collection > $2 \
+         ORDER BY e.collection LIMIT 1) \
+        UNION ALL \
+        SELECT (SELECT e.collection FROM kv_entries AS e \
+                WHERE e.app_id = $1 AND e.collection > names.name ORDER BY e.collection LIMIT 1) \
+        FROM names WHERE names.name IS NOT NULL) \
+        SELECT names.name FROM names WHERE names.name IS NOT NULL LIMIT $3";
     /// The foreign key's cascade takes the entries along.
     DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1 RETURNING a.id";
     /// Whether the app is there.
@@ -248,7 +281,9 @@ mod tests {
 
     /// The places of a needle in a statement, each with what follows it.
     fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
-        sql.match_indices(needle).map(|(at, found)| &sql[at + found.len()..]).collect()
+        sql.match_indices(needle)
+            .map(|(at, found)| &sql[at + found.len()..])
+            .collect()
     }
 
     #[test]
@@ -259,7 +294,10 @@ mod tests {
                 uses += 1;
                 let is_insert = rest.starts_with(" (");
                 if is_insert {
-                    assert!(rest.starts_with(" (app_id, "), "{name} inserts another column first");
+                    assert!(
+                        rest.starts_with(" (app_id, "),
+                        "{name} inserts another column first"
+                    );
                     let values = rest.split_once(") ").map(|(_, values)| values);
                     let first = values.is_some_and(|values| {
                         values.starts_with("VALUES ($1, ") || values.starts_with("SELECT $1, ")
@@ -283,8 +321,16 @@ mod tests {
     #[test]
     fn no_update_calls_a_volatile_function() {
         let volatile = [
-            "nextval", "now(", "random", "clock_timestamp", "gen_random_uuid", "statement_timestamp",
-            "timeofday", "setval", "lastval", "currval",
+            "nextval",
+            "now(",
+            "random",
+            "clock_timestamp",
+            "gen_random_uuid",
+            "statement_timestamp",
+            "timeofday",
+            "setval",
+            "lastval",
+            "currval",
         ];
         let mut updates = 0;
         for (name, sql) in ALL {
@@ -292,7 +338,10 @@ mod tests {
                 updates += 1;
                 let end = rest.find(" RETURNING ").unwrap_or(rest.len());
                 for function in volatile {
-                    assert!(!rest[..end].contains(function), "{name} calls {function} in SET");
+                    assert!(
+                        !rest[..end].contains(function),
+                        "{name} calls {function} in SET"
+                    );
                 }
             }
         }
@@ -302,8 +351,16 @@ mod tests {
     #[test]
     fn the_clock_is_the_hosts() {
         for (name, sql) in ALL {
-            for clock in ["now()", "current_timestamp", "clock_timestamp", "localtimestamp"] {
-                assert!(!sql.to_lowercase().contains(clock), "{name} reads the database's clock");
+            for clock in [
+                "now()",
+                "current_timestamp",
+                "clock_timestamp",
+                "localtimestamp",
+            ] {
+                assert!(
+                    !sql.to_lowercase().contains(clock),
+                    "{name} reads the database's clock"
+                );
             }
         }
     }
@@ -319,7 +376,14 @@ mod tests {
             ("read.rs", include_str!("read.rs")),
         ];
         for (file, text) in files {
-            for word in ["SELECT ", "INSERT ", "UPDATE ", "DELETE FROM", "FROM kv_", "INTO kv_"] {
+            for word in [
+                "SELECT ",
+                "INSERT ",
+                "UPDATE ",
+                "DELETE FROM",
+                "FROM kv_",
+                "INTO kv_",
+            ] {
                 assert!(!text.contains(word), "{file} has {word}");
             }
         }

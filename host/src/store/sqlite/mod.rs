@@ -155,6 +155,16 @@ impl Store for SqliteStore {
         self.readers.with(|conn| read::list(conn, app, query, now))
     }
 
+    async fn collections(
+        &self,
+        app: AppId,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, StoreError> {
+        self.readers
+            .with(|conn| read::collections(conn, app, after, limit))
+    }
+
     async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
         self.write(Request::Commit(batch)).await
     }

@@ -192,13 +192,8 @@ pub(super) fn list(
     let (lower, upper) = bounds(query);
     // One row more than the page holds tells whether the list goes on.
     let limit = i64::from(query.limit) + 1;
-    let mut parameters: Vec<&dyn ToSql> = vec![
-        app_id.as_bytes(),
-        &collection,
-        &now.0,
-        &limit,
-        &lower,
-    ];
+    let mut parameters: Vec<&dyn ToSql> =
+        vec![app_id.as_bytes(), &collection, &now.0, &limit, &lower];
     if let Some(upper) = &upper {
         parameters.push(upper);
     }
@@ -258,4 +253,27 @@ fn list_sql(query: &ListQuery) -> String {
            AND key {lower} ?5 {upper}
          ORDER BY key {order} LIMIT ?4"
     )
+}
+
+/// Steps from one collection to the next through the primary key.
+const COLLECTIONS: &str = "WITH RECURSIVE names (name) AS (
+       SELECT min(collection) FROM kv_entries WHERE app_id = ?1 AND collection > ?2
+       UNION ALL
+       SELECT (SELECT min(collection) FROM kv_entries WHERE app_id = ?1 AND collection > name)
+       FROM names WHERE name IS NOT NULL)
+     SELECT name FROM names WHERE name IS NOT NULL LIMIT ?3";
+
+pub(super) fn collections(
+    connection: &Connection,
+    app: AppId,
+    after: Option<&Collection>,
+    limit: u32,
+) -> rusqlite::Result<Vec<Collection>> {
+    let after = after.map_or("", Collection::as_str);
+    connection
+        .prepare_cached(COLLECTIONS)?
+        .query_map((app.uuid().as_bytes(), after, limit), |row| {
+            row.get(0).map(Collection::stored)
+        })?
+        .collect()
 }

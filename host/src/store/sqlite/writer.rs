@@ -245,12 +245,7 @@ impl<'c> Transaction<'c> {
             Op::Delete { collection, key } => {
                 let mut statement = self.connection.prepare_cached(DELETE)?;
                 let app_id = app.uuid();
-                let parameters = (
-                    app_id.as_bytes(),
-                    collection.as_str(),
-                    key.as_str(),
-                    now.0,
-                );
+                let parameters = (app_id.as_bytes(), collection.as_str(), key.as_str(), now.0);
                 let mut rows = statement.query(parameters)?;
                 let mut existed = false;
                 while let Some(row) = rows.next()? {
@@ -304,8 +299,7 @@ fn roll_back(connection: &Connection) {
     }
 }
 
-const SET: &str =
-    "INSERT INTO kv_entries
+const SET: &str = "INSERT INTO kv_entries
        (app_id, collection, key, value, size, version, created_at, updated_at, expires_at)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)
      ON CONFLICT (app_id, collection, key) DO UPDATE SET

@@ -1,0 +1,17 @@
+//! The stores: one suite for all of them, and what only Postgres can show.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod backends;
+mod postgres;
+
+mod memory {
+    kvasm_tests::conformance!(crate::backends::memory);
+}
+
+mod sqlite {
+    kvasm_tests::conformance!(crate::backends::sqlite);
+}
+
+mod on_postgres {
+    kvasm_tests::conformance!(crate::backends::postgres);
+}

@@ -1,0 +1,51 @@
+//! What only Postgres can show: hosts that share it, a server that goes away,
+//! and what goes over the wire.
+
+mod errors;
+mod outages;
+mod proxy;
+mod sharing;
+mod wire;
+
+use kvasm::store::{PostgresOptions, PostgresStore};
+use kvasm_tests::conformance::Kit;
+use kvasm_tests::conformance::rng;
+use kvasm_tests::postgres::fresh_database;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Options for a new database on the shared cluster. Waits fail late, so that a
+/// busy machine fails no test.
+async fn options() -> PostgresOptions {
+    let url = tokio::task::spawn_blocking(fresh_database)
+        .await
+        .expect("a database");
+    PostgresOptions {
+        acquire_timeout: Duration::from_secs(60),
+        statement_timeout: Duration::from_secs(60),
+        ..PostgresOptions::new(url)
+    }
+}
+
+async fn connect(options: PostgresOptions) -> Kit {
+    let store = PostgresStore::connect(options).await.expect("a store");
+    let seed = rng::seed();
+    println!(
+        "repeat this test with {}={seed}",
+        kvasm_tests::conformance::SEED_VARIABLE
+    );
+    Kit::new(Arc::new(store), seed)
+}
+
+/// Runs psql, which blocks, on the shared cluster.
+async fn psql(url: &str, sql: impl Into<String>) -> String {
+    let database = url.rsplit('/').next().expect("a database").to_owned();
+    let sql = sql.into();
+    tokio::task::spawn_blocking(move || {
+        kvasm_tests::postgres::shared()
+            .psql(&database, &sql)
+            .expect("psql")
+    })
+    .await
+    .expect("psql")
+}

@@ -1,0 +1,124 @@
+//! A proxy in front of Postgres that counts round trips and can hold the line.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What a proxy has seen, and what it is told.
+#[derive(Default)]
+pub struct Line {
+    /// Queries and executions, each with the wait for its answer.
+    pub statements: AtomicUsize,
+    /// Syncs without an execution before them: pings.
+    pub pings: AtomicUsize,
+    /// Statements that were prepared.
+    pub prepared: AtomicUsize,
+    /// Forwards nothing while it is set, and closes nothing.
+    pub held: AtomicBool,
+    /// Connections that were opened.
+    pub connections: AtomicUsize,
+}
+
+impl Line {
+    /// Statements, pings and preparations so far.
+    pub fn seen(&self) -> [usize; 3] {
+        [&self.statements, &self.pings, &self.prepared].map(|count| count.load(Ordering::SeqCst))
+    }
+}
+
+/// Starts a proxy for a URL, and returns the URL that leads through it.
+pub async fn start(url: &str) -> (String, Arc<Line>) {
+    let (head, database) = url.rsplit_once('/').expect("a database");
+    let server = head.rsplit('@').next().expect("an address").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address: SocketAddr = listener.local_addr().expect("an address");
+    let line = Arc::new(Line::default());
+    let shared = Arc::clone(&line);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            shared.connections.fetch_add(1, Ordering::SeqCst);
+            let Ok(server) = TcpStream::connect(&server).await else {
+                continue;
+            };
+            let (from_client, to_client) = client.into_split();
+            let (from_server, to_server) = server.into_split();
+            tokio::spawn(forward(from_client, to_server, Arc::clone(&shared), true));
+            tokio::spawn(forward(from_server, to_client, Arc::clone(&shared), false));
+        }
+    });
+    (
+        format!("postgres://postgres@{address}/{database}?sslmode=disable"),
+        line,
+    )
+}
+
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: Arc<Line>, counts: bool) {
+    let mut counter = Counter::default();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let Ok(len @ 1..) = from.read(&mut buffer).await else {
+            return;
+        };
+        while line.held.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if counts {
+            counter.read(&buffer[..len], &line);
+        }
+        if to.write_all(&buffer[..len]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads the client's messages: after the startup message, a letter and a length.
+#[derive(Default)]
+struct Counter {
+    pending: Vec<u8>,
+    started: bool,
+    executed: bool,
+    parsed: bool,
+}
+
+impl Counter {
+    fn read(&mut self, bytes: &[u8], line: &Line) {
+        self.pending.extend_from_slice(bytes);
+        loop {
+            let kind_len = usize::from(self.started);
+            let Some(length) = self.pending.get(kind_len..kind_len + 4) else {
+                return;
+            };
+            let length = u32::from_be_bytes(length.try_into().expect("four bytes")) as usize;
+            if self.pending.len() < kind_len + length {
+                return;
+            }
+            let message: Vec<u8> = self.pending.drain(..kind_len + length).collect();
+            if self.started {
+                self.count(message[0], line);
+            }
+            self.started = true;
+        }
+    }
+
+    fn count(&mut self, kind: u8, line: &Line) {
+        let add = |count: &AtomicUsize| drop(count.fetch_add(1, Ordering::SeqCst));
+        match kind {
+            b'Q' => add(&line.statements),
+            b'P' => self.parsed = true,
+            b'E' => self.executed = true,
+            b'S' => {
+                match (self.executed, self.parsed) {
+                    (true, _) => add(&line.statements),
+                    (false, true) => add(&line.prepared),
+                    (false, false) => add(&line.pings),
+                }
+                (self.executed, self.parsed) = (false, false);
+            }
+            _ => {}
+        }
+    }
+}

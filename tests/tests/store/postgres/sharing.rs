@@ -1,0 +1,99 @@
+//! Several hosts on one database.
+
+use super::{connect, options, psql};
+use kvasm::store::{PostgresStore, Store};
+use kvasm_tests::conformance::kit::{Tenant, absent, bytes, set};
+use kvasm_tests::postgres::shared;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_hosts_migrate_at_once() {
+    let options = options().await;
+    let mut hosts = JoinSet::new();
+    for _ in 0..8 {
+        hosts.spawn(PostgresStore::connect(options.clone()));
+    }
+    for store in hosts.join_all().await {
+        store
+            .expect("each host connects")
+            .ping()
+            .await
+            .expect("each host works");
+    }
+    PostgresStore::migrate(&options)
+        .await
+        .expect("migrating again does nothing");
+    let applied = psql(
+        &options.url,
+        "SELECT count(*), count(DISTINCT version) FROM _sqlx_migrations",
+    );
+    let applied = applied.await;
+    let (all, distinct) = applied.trim().split_once('|').expect("two numbers");
+    assert_eq!(all, distinct);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_see_each_others_writes_and_apps() {
+    let options = options().await;
+    let one = connect(options.clone()).await;
+    let two = connect(options).await;
+    let app = one.app().await;
+    let there = Tenant {
+        store: Arc::clone(&two.store),
+        ..app.clone()
+    };
+    for round in 0..20_u8 {
+        let (from, to) = if round % 2 == 0 {
+            (&app, &there)
+        } else {
+            (&there, &app)
+        };
+        let version = from.set("c", "k", bytes([round])).await;
+        let entry = to.get("c", "k").await.expect("what the other host wrote");
+        assert_eq!((entry.value, entry.version), (bytes([round]), version));
+    }
+    assert_eq!(
+        there
+            .conflict(vec![absent("c", "k")], vec![set("c", "k", bytes("x"))])
+            .await,
+        [0]
+    );
+    assert!(two.store.delete_app(app.id).await.expect("deletion"));
+    assert_eq!(app.get("c", "k").await, None);
+}
+
+/// Each text column that is compared says how, whatever the database's default is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_and_keys_compare_bytewise_in_the_schema() {
+    let options = options().await;
+    connect(options.clone()).await;
+    let sql = "SELECT c.relname || '.' || a.attname || '=' || l.collname
+        FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        JOIN pg_collation l ON l.oid = a.attcollation
+        WHERE c.relname IN ('apps', 'kv_entries') AND a.attnum > 0 ORDER BY 1";
+    let found = psql(&options.url, sql).await;
+    let found: Vec<_> = found.lines().collect();
+    assert_eq!(
+        found,
+        ["apps.name=C", "kv_entries.collection=C", "kv_entries.key=C"]
+    );
+}
+
+#[test]
+fn a_database_in_another_encoding_is_refused() {
+    let sql = "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE_PROVIDER 'libc' LOCALE 'C' TEMPLATE template0";
+    shared()
+        .psql("postgres", sql)
+        .expect("a database in LATIN1");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let options = kvasm::store::PostgresOptions::new(shared().url("latin"));
+    let error = runtime
+        .block_on(PostgresStore::connect(options))
+        .err()
+        .expect("a refusal");
+    let kvasm::store::StoreError::Failed(cause) = error else {
+        panic!("{error:?}")
+    };
+    assert!(cause.to_string().contains("LATIN1"), "{cause}");
+}

@@ -1,0 +1,266 @@
+//! What goes over the wire, and what happens when it hangs.
+
+use super::proxy::{self, Line};
+use super::{connect, options, psql};
+use kvasm::model::{Applied, ListQuery};
+use kvasm::store::{PostgresOptions, StoreError};
+use kvasm_tests::conformance::kit::{Tenant, absent, at_version, bytes, delete, list, set};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A store with one connection, behind a proxy.
+async fn behind_proxy() -> (Tenant, Arc<Line>) {
+    let options = options().await;
+    let (url, line) = proxy::start(&options.url).await;
+    let kit = connect(PostgresOptions {
+        url,
+        max_connections: 1,
+        ..options
+    })
+    .await;
+    (kit.app().await, line)
+}
+
+/// The statements that a call sends, once they are prepared. The pool's ping
+/// after a call is not among them; nobody waits for it.
+async fn statements(line: &Line, call: impl AsyncFn()) -> usize {
+    call().await;
+    call().await;
+    let [before, _, prepared] = line.seen();
+    call().await;
+    let [after, _, prepared_after] = line.seen();
+    assert_eq!(prepared, prepared_after, "a statement was prepared again");
+    after - before
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_round_trip_for_one_key() {
+    let (app, line) = behind_proxy().await;
+    app.set("c", "k", bytes("1")).await;
+    let counts = [
+        (
+            "get",
+            statements(&line, async || drop(app.get("c", "k").await)).await,
+        ),
+        (
+            "get of nothing",
+            statements(&line, async || drop(app.get("c", "x").await)).await,
+        ),
+        (
+            "has",
+            statements(&line, async || drop(app.has("c", "k").await)).await,
+        ),
+        (
+            "set",
+            statements(&line, async || drop(app.set("c", "k", bytes("2")).await)).await,
+        ),
+        (
+            "page",
+            statements(&line, async || drop(app.page(&list("c")).await)).await,
+        ),
+        (
+            "delete",
+            statements(&line, async || drop(app.delete("c", "y").await)).await,
+        ),
+    ];
+    for (call, count) in counts {
+        assert_eq!(count, 1, "{call}");
+    }
+    let values = ListQuery {
+        with_values: true,
+        reverse: true,
+        ..list("c")
+    };
+    assert_eq!(
+        statements(&line, async || drop(app.page(&values).await)).await,
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_round_trip_for_one_key_with_a_check() {
+    let (app, line) = behind_proxy().await;
+    let version = app.set("c", "k", bytes("1")).await;
+    let wins = async || {
+        let [Applied::Deleted { .. }, Applied::Set(_)] = [
+            app.commit(vec![absent("c", "n")], vec![delete("c", "n")])
+                .await[0],
+            app.commit(vec![absent("c", "m")], vec![set("c", "m", bytes("1"))])
+                .await[0],
+        ] else {
+            panic!("other answers");
+        };
+        let entry = app.get("c", "m").await.unwrap();
+        let again = vec![set("c", "m", bytes("2"))];
+        app.commit(vec![at_version("c", "m", entry.version)], again)
+            .await;
+        let entry = app.get("c", "m").await.unwrap();
+        app.commit(
+            vec![at_version("c", "m", entry.version)],
+            vec![delete("c", "m")],
+        )
+        .await;
+    };
+    assert_eq!(statements(&line, wins).await, 6);
+    let loses = async || {
+        let set = || vec![set("c", "k", bytes("2"))];
+        let old = kvasm::model::Version(version.0 - 1);
+        app.conflict(vec![absent("c", "k")], set()).await;
+        app.conflict(vec![at_version("c", "k", old)], set()).await;
+        app.conflict(vec![at_version("c", "k", old)], vec![delete("c", "k")])
+            .await;
+        app.conflict(vec![absent("c", "k")], vec![delete("c", "k")])
+            .await;
+    };
+    assert_eq!(statements(&line, loses).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn round_trips_of_batches() {
+    let (app, line) = behind_proxy().await;
+    let sets = || {
+        (0..100)
+            .map(|at| set("c", &format!("k{at}"), bytes("x")))
+            .collect::<Vec<_>>()
+    };
+    let bulk = statements(&line, async || drop(app.commit(vec![], sets()).await)).await;
+    assert_eq!(bulk, 1, "sets of different keys");
+    // BEGIN, the app, the locks, the sets, the deletions, COMMIT.
+    let mixed = async || {
+        let mut ops = sets();
+        ops.extend((100..200).map(|at| delete("c", &format!("k{at}"))));
+        app.commit(vec![], ops).await;
+    };
+    assert_eq!(statements(&line, mixed).await, 6, "sets and deletions");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_in_use_is_not_pinged_before_a_call() {
+    let (app, line) = behind_proxy().await;
+    app.set("c", "k", bytes("1")).await;
+    let [statements, pings, _] = line.seen();
+    for _ in 0..50 {
+        app.get("c", "k").await;
+    }
+    let [after, pings_after, _] = line.seen();
+    assert_eq!(after - statements, 50 + 1 - 1);
+    // One after each call, which the next call does not wait for; another before
+    // would make it two.
+    assert!(
+        pings_after - pings <= 51,
+        "{} pings for 50 calls",
+        pings_after - pings
+    );
+}
+
+/// The line hangs without an end: calls give up, and later ones work again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_hangs_makes_calls_unavailable_and_not_stuck() {
+    let base = options().await;
+    let (url, line) = proxy::start(&base.url).await;
+    let kit = connect(PostgresOptions {
+        url,
+        max_connections: 2,
+        acquire_timeout: Duration::from_millis(500),
+        statement_timeout: Duration::from_millis(500),
+    })
+    .await;
+    let app = kit.app().await;
+    app.set("c", "k", bytes("1")).await;
+    line.held.store(true, Ordering::SeqCst);
+    let calls: Vec<_> = (0..6)
+        .map(|at| {
+            let app = app.clone();
+            tokio::spawn(async move {
+                let (c, k) = (
+                    kvasm_tests::conformance::kit::collection("c"),
+                    kvasm_tests::conformance::kit::key("k"),
+                );
+                match at % 3 {
+                    0 => app.store.get(app.id, &c, &k, app.now).await.map(drop),
+                    1 => app
+                        .try_commit(vec![], vec![set("c", "k", bytes("2"))])
+                        .await
+                        .map(drop),
+                    _ => {
+                        let ops = vec![delete("c", "l"), set("c", "k", bytes("3"))];
+                        app.try_commit(vec![], ops).await.map(drop)
+                    }
+                }
+            })
+        })
+        .collect();
+    for call in calls {
+        let result = call.await.expect("no panic");
+        assert!(
+            matches!(result, Err(StoreError::Unavailable(_))),
+            "{result:?}"
+        );
+    }
+    line.held.store(false, Ordering::SeqCst);
+    until_it_works(&app).await;
+}
+
+/// Calls until one succeeds. Only `Unavailable` may come before.
+async fn until_it_works(app: &Tenant) {
+    for _ in 0..600 {
+        match app
+            .try_commit(vec![], vec![set("c", "k", bytes("back"))])
+            .await
+        {
+            Ok(_) => return,
+            Err(StoreError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    panic!("the store did not come back");
+}
+
+/// Callers that give up at any moment: no transaction stays open, no connection
+/// is lost, and every batch is whole or not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_give_up_leave_nothing_behind() {
+    let options = PostgresOptions {
+        max_connections: 2,
+        ..options().await
+    };
+    let url = options.url.clone();
+    let kit = connect(options).await;
+    let app = kit.app().await;
+    let mut rng = kit.rng();
+    for round in 0..300_usize {
+        let (a, b) = (format!("a{}", round % 10), format!("b{}", round % 10));
+        let value = bytes(round.to_string());
+        let ops = vec![
+            delete("c", "nothing"),
+            set("c", &a, value.clone()),
+            set("c", &b, value),
+        ];
+        let patience = Duration::from_micros(rng.below(3000) as u64);
+        let call = async {
+            match round % 4 {
+                0 => drop(app.get("c", &a).await),
+                1 => drop(app.page(&list("c")).await),
+                _ => drop(app.try_commit(vec![], ops).await),
+            }
+        };
+        let _ = tokio::time::timeout(patience, call).await;
+    }
+    for at in 0..10 {
+        let a = app.value("c", &format!("a{at}")).await;
+        assert_eq!(a, app.value("c", &format!("b{at}")).await, "half a batch");
+    }
+    // Both connections are there and at rest.
+    let both = tokio::join!(app.has("c", "a0"), app.has("c", "a1"));
+    assert!(both.0 || both.1 || app.keys("c").await.is_empty());
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+               AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'";
+    for _ in 0..100 {
+        if psql(&url, sql).await.trim() == "0" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("a transaction stayed open");
+}
