@@ -1,4 +1,4 @@
-//! The program `kvasm`.
+//! The command line program `kvasm`: a thin door to the library.
 
 mod cli;
 

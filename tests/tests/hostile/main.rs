@@ -9,3 +9,4 @@ mod gate;
 mod io;
 mod modules;
 mod pointers;
+mod wasi;

@@ -1,0 +1,195 @@
+//! `kvasm kv`.
+
+use super::User;
+use serde_json::json;
+use std::io::Read;
+
+#[test]
+fn entries_are_written_and_read() {
+    let user = User::with_app();
+    user.ok(&["kv", "set", "demo", "notes", "k", "{\"a\": 1}"]);
+    assert_eq!(
+        user.ok(&["kv", "get", "demo", "notes", "k"]),
+        "{\"a\": 1}\n"
+    );
+    let entry = user
+        .run(&["kv", "get", "demo", "notes", "k", "--json"])
+        .json();
+    assert_eq!(entry["json"], json!({"a": 1}));
+    assert_eq!(user.ok(&["kv", "has", "demo", "notes", "k"]), "true\n");
+
+    user.ok(&["kv", "set", "demo", "notes", "raw", "x\ty", "--bytes"]);
+    assert_eq!(user.ok(&["kv", "get", "demo", "notes", "raw"]), "x\ty");
+    let answer = user.run_with(&["kv", "set", "demo", "notes", "stdin", "-"], b"[1]");
+    assert_eq!(answer.code, 0, "{}", answer.stderr);
+
+    user.ok(&["kv", "delete", "demo", "notes", "k"]);
+    assert_eq!(user.run(&["kv", "delete", "demo", "notes", "k"]).code, 1);
+    assert_eq!(user.run(&["kv", "has", "demo", "notes", "k"]).code, 1);
+    assert_eq!(user.run(&["kv", "get", "demo", "notes", "k"]).code, 1);
+}
+
+#[test]
+fn what_is_refused_is_the_users_fault() {
+    let user = User::with_app();
+    user.fails(
+        &["kv", "set", "demo", "notes", "k", "{"],
+        2,
+        "not valid JSON",
+    );
+    user.fails(&["kv", "set", "demo", "", "k", "1"], 2, "empty");
+    let long = "k".repeat(1025);
+    user.fails(
+        &["kv", "set", "demo", "notes", &long, "1"],
+        2,
+        "1025 bytes; the limit is 1024",
+    );
+    user.ok(&["kv", "set", "demo", "notes", "k", "1", "--if-version", "0"]);
+    user.fails(
+        &["kv", "set", "demo", "notes", "k", "2", "--if-version", "0"],
+        2,
+        "version",
+    );
+    user.fails(
+        &["kv", "list", "demo", "notes", "--limit", "1001"],
+        2,
+        "from 1 to 1000",
+    );
+    user.fails(
+        &["kv", "list", "demo", "notes", "--cursor", "AQID"],
+        2,
+        "cursor",
+    );
+    user.fails(
+        &["kv", "set", "demo", "notes", "k", "@/nonexistent"],
+        2,
+        "/nonexistent",
+    );
+}
+
+#[test]
+fn lists_go_page_by_page() {
+    let user = User::with_app();
+    for key in ["a", "b1", "b2", "c"] {
+        user.ok(&["kv", "set", "demo", "notes", key, "\"\\u001b[2J\""]);
+    }
+    let first = ["kv", "list", "demo", "notes", "--limit", "3", "--json"];
+    let page = user.run(&first).json();
+    assert_eq!(page["entries"].as_array().unwrap().len(), 3);
+    let cursor = page["cursor"].as_str().unwrap();
+    let second = [
+        "kv", "list", "demo", "notes", "--limit", "3", "--json", "--cursor", cursor,
+    ];
+    let page = user.run(&second).json();
+    assert_eq!(page["entries"], json!([{"key": "c"}]));
+    assert!(page["cursor"].is_null());
+    let prefixed = user.run(&[
+        "kv",
+        "list",
+        "demo",
+        "notes",
+        "--prefix",
+        "b",
+        "--reverse",
+        "--json",
+    ]);
+    assert_eq!(
+        prefixed.json()["entries"],
+        json!([{"key": "b2"}, {"key": "b1"}])
+    );
+    let table = user.ok(&["kv", "list", "demo", "notes", "--values"]);
+    assert!(table.contains("b2") && !table.contains('\u{1b}'), "{table}");
+}
+
+#[test]
+fn what_is_exported_can_be_imported() {
+    let user = User::with_app();
+    user.ok(&["app", "create", "copy"]);
+    user.ok(&["kv", "set", "demo", "a", "null", "null"]);
+    user.ok(&[
+        "kv",
+        "set",
+        "demo",
+        "a",
+        "broken\nline",
+        "{\"x\":\n[1,\n2]}",
+    ]);
+    user.ok(&["kv", "set", "demo", "b", "bytes", "\u{1}\u{ff}", "--bytes"]);
+    user.ok(&["kv", "set", "demo", "b", "ttl", "1", "--ttl", "1h"]);
+    assert!(user.ok(&["kv", "collections", "demo"]).contains('b'));
+    let exported = user.ok(&["kv", "export", "demo"]);
+    assert_eq!(exported.lines().count(), 4);
+    let imported = user.run_with(&["kv", "import", "copy", "--json"], exported.as_bytes());
+    assert_eq!(imported.json(), json!({"imported": 4, "expired": 0}));
+
+    let values = |app: &str| -> Vec<serde_json::Value> {
+        let lines = user.ok(&["kv", "export", app]);
+        let lines = lines
+            .lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        lines
+            .map(|l| json!([l["collection"], l["key"], l["json"], l["bytes"]]))
+            .collect()
+    };
+    assert_eq!(values("demo"), values("copy"));
+    assert_eq!(user.ok(&["kv", "export", "demo", "a"]).lines().count(), 2);
+}
+
+#[test]
+fn a_bad_line_is_named_and_what_came_before_it_is_counted() {
+    let user = User::with_app();
+    let good = "{\"collection\":\"c\",\"key\":\"k\",\"json\":1}\n";
+    for (bad, words) in [
+        ("{\"collection\":\"c\"\n", "line 3"),
+        (
+            "{\"collection\":\"c\",\"key\":\"k\"}\n",
+            "either \"json\" or \"bytes\"",
+        ),
+        (
+            "{\"collection\":\"c\",\"key\":\"k\",\"bytes\":\"?\"}\n",
+            "base64",
+        ),
+        (
+            "{\"collection\":\"\",\"key\":\"k\",\"json\":1}\n",
+            "collection is empty",
+        ),
+    ] {
+        let input = format!("{good}\n{bad}{good}");
+        let answer = user.run_with(&["kv", "import", "demo"], input.as_bytes());
+        assert_eq!(answer.code, 2, "{}", answer.stderr);
+        assert!(
+            answer.stderr.contains("1 entries were imported"),
+            "{}",
+            answer.stderr
+        );
+        assert!(answer.stderr.contains(words), "{}", answer.stderr);
+    }
+    let old = "{\"collection\":\"c\",\"key\":\"old\",\"json\":1,\"expires_at\":5}\n";
+    let answer = user.run_with(&["kv", "import", "demo", "--json"], old.as_bytes());
+    assert_eq!(answer.json(), json!({"imported": 0, "expired": 1}));
+}
+
+/// A reader that has seen enough, such as `head`, is no failure.
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let user = User::with_app();
+    let lines: String = (0..3000)
+        .map(|n| {
+            format!(
+                "{{\"collection\":\"c\",\"key\":\"{n}\",\"json\":\"{}\"}}\n",
+                "x".repeat(100)
+            )
+        })
+        .collect();
+    assert_eq!(
+        user.run_with(&["kv", "import", "demo"], lines.as_bytes())
+            .code,
+        0
+    );
+    let mut child = user.command(&["kv", "export", "demo"]).spawn().unwrap();
+    let mut first = [0; 10];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}

@@ -1,0 +1,159 @@
+//! The program `kvasm` as people run it: verbs, exit codes, misuse.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod entries;
+mod plugins;
+
+use serde_json::Value;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// A person with a home of their own.
+struct User {
+    home: TempDir,
+}
+
+struct Answer {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {:?}", self.stdout))
+    }
+}
+
+fn program() -> PathBuf {
+    if let Some(program) = std::env::var_os("KVASM_BIN") {
+        return program.into();
+    }
+    // target/debug/deps/cli-... lies beside target/debug/kvasm.
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().unwrap().parent().unwrap().join("kvasm");
+    assert!(
+        program.exists(),
+        "`cargo build -p kvasm` builds the program first"
+    );
+    program
+}
+
+impl User {
+    fn new() -> User {
+        User {
+            home: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A user with an app named `demo`.
+    fn with_app() -> User {
+        let user = User::new();
+        user.ok(&["app", "create", "demo"]);
+        user
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HOME", self.home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Answer {
+        self.run_with(arguments, b"")
+    }
+
+    fn run_with(&self, arguments: &[&str], input: &[u8]) -> Answer {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A program that fails early closes its input.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        let output = child.wait_with_output().unwrap();
+        Answer {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    fn ok(&self, arguments: &[&str]) -> String {
+        let answer = self.run(arguments);
+        assert_eq!(answer.code, 0, "{arguments:?}: {}", answer.stderr);
+        answer.stdout
+    }
+
+    /// Fails with this code and these words.
+    fn fails(&self, arguments: &[&str], code: i32, words: &str) {
+        let answer = self.run(arguments);
+        assert_eq!(
+            answer.code, code,
+            "{arguments:?}: {}{}",
+            answer.stdout, answer.stderr
+        );
+        assert!(
+            answer.stderr.contains(words),
+            "{arguments:?}: {}",
+            answer.stderr
+        );
+    }
+}
+
+#[test]
+fn apps_come_and_go() {
+    let user = User::new();
+    assert!(user.ok(&["app", "create", "demo"]).contains("demo"));
+    user.fails(&["app", "create", "demo"], 2, "exists already");
+    user.fails(&["app", "create", "../x"], 2, "a-z");
+    user.fails(&["app", "show", "nope"], 2, "kvasm app create nope");
+    assert!(user.ok(&["app", "show", "demo"]).contains("demo"));
+    let apps = user.run(&["app", "list", "--json"]).json();
+    assert_eq!(apps[0]["name"], "demo");
+    user.ok(&["kv", "set", "demo", "c", "k", "1"]);
+    user.fails(&["app", "delete", "demo"], 2, "--yes");
+    user.ok(&["app", "delete", "demo", "--yes"]);
+    user.fails(&["kv", "get", "demo", "c", "k"], 2, "there is no app demo");
+    user.ok(&["app", "create", "demo"]);
+    assert_eq!(user.run(&["kv", "get", "demo", "c", "k"]).code, 1);
+}
+
+#[test]
+fn the_default_store_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let user = User::with_app();
+    let folder = user.home.path().join(".local/share/kvasm");
+    let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(folder.join("kvasm.db")), 0o600);
+    assert_eq!(mode(folder), 0o700);
+}
+
+#[test]
+fn a_store_that_cannot_be_reached_is_the_hosts_fault() {
+    let user = User::new();
+    user.fails(
+        &["--store", "postgres://127.0.0.1:1/x", "app", "list"],
+        4,
+        "unavailable",
+    );
+    user.fails(
+        &["--store", "sqlite:/nonexistent/x.db", "migrate"],
+        4,
+        "/nonexistent/x.db",
+    );
+    user.fails(&["--store", "redis:x", "migrate"], 2, "sqlite:PATH");
+    let no_database = user.home.path().join("text");
+    std::fs::write(&no_database, "no database at all, but a text").unwrap();
+    let store = format!("sqlite:{}", no_database.display());
+    user.fails(&["--store", &store, "migrate"], 4, "not a database");
+    user.ok(&["--store", "memory", "migrate"]);
+}

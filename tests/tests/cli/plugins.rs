@@ -1,0 +1,117 @@
+//! `kvasm run`.
+
+use super::User;
+use kvasm_tests::guests::{module, wasm};
+use serde_json::json;
+
+impl User {
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn a_plugin_runs_and_its_data_stays() {
+    let user = User::with_app();
+    let counter = user.file("counter.wasm", &wasm("counter"));
+    let add = [
+        "run",
+        &counter,
+        "--app",
+        "demo",
+        "add",
+        "--input",
+        "{\"name\":\"n\",\"by\":2}",
+    ];
+    assert_eq!(user.ok(&add), "{\"value\":2}");
+    assert_eq!(user.ok(&add), "{\"value\":4}");
+    let input = user.file("input.json", b"{\"name\":\"n\",\"by\":1}");
+    let at = format!("@{input}");
+    let answer = user.run(&[
+        "run", &counter, "--app", "demo", "add", "--input", &at, "--json",
+    ]);
+    assert_eq!(answer.json()["output"], json!({"value": 5}));
+    let stdin = [
+        "run",
+        &counter,
+        "--app",
+        "demo",
+        "read",
+        "--input",
+        "-",
+        "--no-cache",
+    ];
+    assert_eq!(
+        user.run_with(&stdin, b"{\"name\":\"n\"}").stdout,
+        "{\"value\":5}"
+    );
+}
+
+#[test]
+fn exit_codes_tell_whose_fault_it_is() {
+    let user = User::with_app();
+    let counter = user.file("counter.wasm", &wasm("counter"));
+    user.fails(
+        &["run", &counter, "--app", "nope", "add"],
+        2,
+        "kvasm app create nope",
+    );
+    user.fails(&["run", &counter, "--app", "demo", "nope"], 2, "it has add");
+    user.fails(
+        &["run", "/nonexistent.wasm", "--app", "demo", "add"],
+        2,
+        "/nonexistent.wasm",
+    );
+    user.fails(
+        &["run", &counter, "--app", "demo", "add", "--as", "root"],
+        2,
+        "script:read",
+    );
+    user.fails(
+        &["run", &counter, "--app", "demo", "add", "--input", "{"],
+        3,
+        "not the JSON",
+    );
+    let as_reader = [
+        "run",
+        &counter,
+        "--app",
+        "demo",
+        "add",
+        "--as",
+        "script:read",
+        "--input",
+        "{\"name\":\"n\",\"by\":1}",
+    ];
+    user.fails(&as_reader, 3, "script:write");
+    let text = user.file("text.wasm", b"(module)");
+    user.fails(
+        &["run", &text, "--app", "demo", "run"],
+        3,
+        "not a wasm module",
+    );
+    let trap = user.file("trap.wasm", &module("", "unreachable"));
+    user.fails(&["run", &trap, "--app", "demo", "run"], 3, "trapped");
+    let json = user.run(&["run", &trap, "--app", "demo", "run", "--json"]);
+    let error: serde_json::Value = serde_json::from_str(&json.stderr).unwrap();
+    assert_eq!(error["error"]["blame"], "plugin");
+}
+
+/// Neither a plugin's output as a message nor its log drives the terminal.
+#[test]
+fn what_a_plugin_says_is_cleaned() {
+    let user = User::with_app();
+    let body = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 4)))
+        (drop (call $output_write (i32.const 0) (i32.const 4))) (i32.const 1)";
+    let evil = user.file("evil.wasm", &module("\\1b[2J", body));
+    let answer = user.run(&["run", &evil, "--app", "demo", "run"]);
+    assert_eq!(answer.code, 3);
+    assert!(!answer.stderr.contains('\u{1b}'), "{:?}", answer.stderr);
+    assert!(
+        answer.stderr.contains("info  \\u{1b}[2J"),
+        "{:?}",
+        answer.stderr
+    );
+}
