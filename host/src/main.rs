@@ -1,4 +1,4 @@
-//! The command line program `kvasm`: a thin door to the library.
+//! The program `kvasm`.
 
 mod cli;
 

@@ -1,113 +1,127 @@
-//! The command line: arguments in, text or JSON out, and an exit code that says
-//! whose fault a failure is.
+//! The command line: parse the arguments, call the library, print for people or
+//! as JSON, and say by the exit code whose fault a failure is.
 
 mod app;
-mod error;
-mod export;
-mod import;
-mod input;
+mod failure;
 mod kv;
-mod list;
+mod open;
 mod output;
-mod record;
 mod run;
-mod store;
+mod transfer;
 
-use clap::{Parser, Subcommand};
-use error::Exit;
-use output::Output;
-use std::io::IsTerminal;
+use clap::{Args, Parser, Subcommand};
+use failure::{Failure, Outcome};
+use open::StoreSpec;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use store::StoreSpec;
 
+const AFTER_HELP: &str = "\
+Examples:
+  kvasm app create demo
+  kvasm run counter.wasm --app demo add --input '{\"name\":\"visits\",\"by\":1}'
+  kvasm kv set demo notes today '\"rain\"'
+  kvasm kv list demo notes --values
+  kvasm kv export demo > demo.jsonl
+
+Exit codes:
+  0  success
+  1  what was asked for is not there (kv get, kv has, kv delete)
+  2  your fault: bad arguments, an unknown app, a refused value, a conflict
+  3  the plugin's fault: it cannot be loaded, trapped, failed or ran out of time
+  4  the host's fault: the store cannot be reached, or an internal error";
+
+/// A multi-tenant WebAssembly plugin host with a durable key-value store for each app.
 #[derive(Parser)]
-#[command(name = "kvasm", version, about, max_term_width = 100, after_help = EXAMPLES)]
+#[command(name = "kvasm", version, about, after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
-    common: Common,
+    global: Global,
     #[command(subcommand)]
     command: Command,
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  kvasm app create shop
-  kvasm run counter.wasm --app shop add --input '{\"name\":\"visits\",\"by\":1}'
-  kvasm kv list shop counters --values
-  kvasm kv export shop > shop.jsonl
-
-Exit codes: 0 done; 1 the entry is not there; 2 your arguments or your data;
-3 the plugin; 4 the host or its store.";
-
-/// What every command takes.
-#[derive(clap::Args)]
-struct Common {
-    /// Where the entries are: sqlite:PATH, postgres://USER@HOST/DATABASE, or
-    /// memory, which starts empty and is gone at the end [default: a SQLite file
-    /// in your data folder]
-    #[arg(long, global = true, env = "KVASM_STORE", hide_env_values = true, value_name = "STORE")]
+#[derive(Args)]
+struct Global {
+    /// Where apps and entries live: sqlite:PATH, postgres:URL or memory
+    /// [default: a SQLite file in your data directory]
+    #[arg(long, global = true, env = "KVASM_STORE", hide_env_values = true)]
     store: Option<StoreSpec>,
-    /// Print JSON for programs: results and errors, both on stdout
+    /// Print JSON for machines
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Call a function of a plugin
+    /// Load a plugin for an app and call one of its functions
     Run(run::Run),
     /// Create, list, show and delete apps
     #[command(subcommand)]
-    App(app::AppCommand),
+    App(app::Command),
     /// Read and write an app's entries
     #[command(subcommand)]
-    Kv(kv::KvCommand),
-    /// Create the store or bring its schema up to date
+    Kv(kv::Command),
+    /// Bring the store's schema up to date (every command does so too)
     Migrate,
 }
 
-/// Runs the command that the arguments name.
-pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return error::arguments(&error).into(),
-    };
-    trace();
-    let mut output = Output::new(cli.common.json);
-    let result = execute(&cli, &mut output).and_then(|exit| {
-        output.flush()?;
-        Ok(exit)
-    });
-    result
-        .unwrap_or_else(|error| error::report(&error, &mut output))
-        .into()
+/// Where compiled plugins are kept.
+#[derive(Args)]
+struct CacheArgs {
+    /// The folder for compiled plugins [default: in your cache directory]
+    #[arg(long, value_name = "FOLDER", env = "KVASM_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Compile the plugin anew and keep nothing
+    #[arg(long, conflicts_with = "cache_dir")]
+    no_cache: bool,
 }
 
-fn execute(cli: &Cli, output: &mut Output) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    let json = cli.global.json;
+    let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(error::Machine::of("the program could not start its threads"))?;
-    let common = &cli.common;
-    runtime.block_on(async {
-        match &cli.command {
-            Command::Run(run) => run.execute(common, output).await,
-            Command::App(command) => command.execute(common, output).await,
-            Command::Kv(command) => command.execute(common, output).await,
-            Command::Migrate => store::migrate(common, output).await,
-        }
-    })
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(dispatch(cli)));
+    match result {
+        Ok(outcome) => ExitCode::from(outcome.code()),
+        Err(failure) => failure.report(json),
+    }
 }
 
-/// The host's own log: warnings and errors on stderr, more with `KVASM_LOG`.
-fn trace() {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_env_var("KVASM_LOG")
-        .with_default_directive(tracing::Level::WARN.into())
-        .from_env_lossy();
+/// The host's own log goes to standard error; `KVASM_LOG` chooses what of it.
+fn start_log() {
+    use tracing_subscriber::EnvFilter;
+    let filter =
+        EnvFilter::try_from_env("KVASM_LOG").unwrap_or_else(|_| EnvFilter::new("error,kvasm=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
+}
+
+async fn dispatch(cli: Cli) -> Result<Outcome, Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Run(run) => run::run(global, run).await,
+        Command::App(command) => app::run(global, command).await,
+        Command::Kv(command) => kv::run(global, command).await,
+        Command::Migrate => migrate(global).await,
+    }
+}
+
+async fn migrate(global: &Global) -> Result<Outcome, Failure> {
+    // Opening a store brings it up to date.
+    let spec = open::spec(global)?;
+    open::store(&spec).await?;
+    output::object(
+        global.json,
+        &serde_json::json!({ "store": spec.kind(), "up_to_date": true }),
+        || format!("The {} store is up to date.", spec.kind()),
+    )?;
+    Ok(Outcome::Done)
 }

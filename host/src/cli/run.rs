@@ -1,135 +1,127 @@
-//! `kvasm run`: one call of a plugin's function.
+//! `kvasm run`.
 
-use super::Common;
-use super::error::{self, Exit, Refused};
-use super::output::Output;
-use super::{input, store};
-use anyhow::Result;
+use super::failure::{Failure, Outcome};
+use super::{CacheArgs, Global, open};
 use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use kvasm::model::{AppName, Limits, Principal, Scope, Subject};
-use kvasm::{Call, GuestLog, LogLine, Plugin, Response};
-use serde::Serialize;
-use serde_json::value::RawValue;
-use std::path::PathBuf;
+use clap::Args;
+use kvasm::model::{AppName, Limits, Principal, Scope};
+use kvasm::{Call, GuestLog};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 
-#[derive(clap::Args)]
-#[command(after_help = "\
-Examples:
-  kvasm run counter.wasm --app shop add --input '{\"name\":\"visits\",\"by\":1}'
-  kvasm run counter.wasm --app shop read --input @request.json
-  echo Ada | kvasm run hello-c.wasm --app shop hello --input -
-  kvasm run counter.wasm --app shop add --as script:read --input '{\"name\":\"a\",\"by\":1}'")]
+#[derive(Args)]
 pub(super) struct Run {
-    /// The plugin: a wasm module
-    #[arg(value_name = "PLUGIN.wasm")]
+    /// The plugin, a wasm module
     plugin: PathBuf,
-    /// The function; left out, the plugin's functions are named
-    function: Option<String>,
-    /// The app that the plugin runs for
+    /// The app whose entries it reaches
     #[arg(long, value_parser = AppName::parse)]
     app: AppName,
-    /// The input: text, @PATH for a file, or - for stdin
-    #[arg(long, value_name = "TEXT|@PATH|-", allow_negative_numbers = true)]
+    /// The function to call
+    function: String,
+    /// Its input: text, @FILE, or - for standard input [default: none]
+    #[arg(long, short)]
     input: Option<String>,
-    /// Call as a principal with these scopes for the app. Each of the plugin's
-    /// reads then needs script:read, and each write script:write
-    #[arg(long = "as", value_name = "SCOPE,...", value_delimiter = ',')]
+    /// Call as a principal with these scopes, such as script:read,script:write
+    /// [default: a public call]
+    #[arg(long = "as", value_name = "SCOPES", value_delimiter = ',')]
     scopes: Option<Vec<Scope>>,
-    /// Where compiled modules are kept [default: your cache folder]
-    #[arg(long, value_name = "PATH", conflicts_with = "no_cache")]
-    cache_dir: Option<PathBuf>,
-    /// Compile anew, and keep nothing
-    #[arg(long)]
-    no_cache: bool,
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
-#[derive(Serialize)]
-struct Answer<'a> {
-    output: OutputJson<'a>,
-    request_id: String,
-    log: &'a [LogLine],
-    #[serde(skip_serializing_if = "is_zero")]
-    log_lines_dropped: u64,
-}
-
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
-/// The output as it can stand in JSON.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum OutputJson<'a> {
-    Json(&'a RawValue),
-    Bytes { bytes: String },
-}
-
-impl Run {
-    pub(super) async fn execute(&self, common: &Common, output: &mut Output) -> Result<Exit> {
-        let limits = Limits::default();
-        let wasm = input::file(&self.plugin, Subject::Module, limits.module_bytes)?;
-        let input = match &self.input {
-            Some(argument) => input::argument(argument, Subject::Input, limits.input_bytes)?,
-            None => Vec::new(),
-        };
-        let cache = self.cache();
-        let opened = common
-            .open_with(|builder| match cache {
-                Some(dir) => builder.cache_dir(dir),
-                None => builder,
-            })
-            .await?;
-        let app = opened.app(&self.app).await?;
-        let plugin = opened.host.load(&app, wasm).await?;
-        let mut call = Call::function(self.function(&plugin)?).input(input);
-        if let Some(scopes) = &self.scopes {
-            call = call.principal(Principal::for_app(app.id, scopes.clone()));
-        }
-        let response = opened.host.call(&plugin, call).await?;
-        print(&response, output)?;
-        Ok(Exit::Done)
-    }
-
-    /// The folder for compiled modules; none where the user has no home.
-    fn cache(&self) -> Option<PathBuf> {
-        if self.no_cache {
-            return None;
-        }
-        let own = || Some(store::dirs()?.cache_dir().join("modules"));
-        self.cache_dir.clone().or_else(own)
-    }
-
-    fn function(&self, plugin: &Plugin) -> Result<&str, Refused> {
-        self.function.as_deref().ok_or_else(|| {
-            let names: Vec<_> = plugin.functions().collect();
-            Refused(match names.as_slice() {
-                [] => "the plugin has no functions".to_owned(),
-                names => format!("say which function to call: {}", names.join(", ")),
-            })
-        })
-    }
-}
-
-fn print(response: &Response, output: &mut Output) -> Result<()> {
-    if output.is_json() {
-        output.json(&answer(response, &response.log))?;
-        return Ok(());
-    }
-    error::guest_log(&response.log);
-    output.bytes(&response.output)?;
-    Ok(())
-}
-
-fn answer<'a>(response: &'a Response, log: &'a GuestLog) -> Answer<'a> {
-    let output = match serde_json::from_slice(&response.output) {
-        Ok(json) => OutputJson::Json(json),
-        Err(_) => OutputJson::Bytes { bytes: BASE64_STANDARD.encode(&response.output) },
+pub(super) async fn run(global: &Global, run: Run) -> Result<Outcome, Failure> {
+    let limits = Limits::default();
+    let wasm = read_file(&run.plugin, limits.module_bytes)?;
+    let input = match &run.input {
+        Some(input) => argument(input, limits.input_bytes)?,
+        None => Vec::new(),
     };
-    Answer {
-        output,
-        request_id: response.request_id.to_string(),
-        log: log.lines(),
-        log_lines_dropped: log.dropped(),
+    let mut builder = open::builder(global).await?.instances(1);
+    if !run.cache.no_cache {
+        let folder = run.cache.cache_dir.map_or_else(open::cache_dir, Ok)?;
+        builder = builder.cache_dir(folder);
     }
+    let host = builder.build()?;
+    let app = open::app(&host, &run.app).await?;
+    let loaded = host.load(&app, wasm).await;
+    let plugin = loaded.map_err(|e| Failure::from(e).at(&run.plugin.display().to_string()))?;
+    let mut call = Call::function(run.function).input(input);
+    if let Some(scopes) = run.scopes {
+        call = call.principal(Principal::for_app(app.id, scopes));
+    }
+    match host.call(&plugin, call).await {
+        Ok(response) if global.json => {
+            let answer = json!({
+                "output": output_value(&response.output),
+                "request_id": response.request_id,
+                "log": response.log.lines(),
+                "log_dropped": response.log.dropped(),
+            });
+            writeln!(std::io::stdout(), "{answer}")?;
+        }
+        Ok(response) => {
+            print_log(&response.log);
+            print_output(&response.output)?;
+        }
+        Err(failure) => {
+            if !global.json {
+                print_log(&failure.log);
+            }
+            return Err(Failure::from(failure));
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// An argument that is its own text, `@FILE`, or `-` for standard input; of
+/// those no more than `limit` bytes and one are read.
+pub(super) fn argument(argument: &str, limit: usize) -> Result<Vec<u8>, Failure> {
+    if argument == "-" {
+        return Ok(read_bounded(std::io::stdin().lock(), limit)?);
+    }
+    match argument.strip_prefix('@') {
+        Some(path) => read_file(Path::new(path), limit),
+        None => Ok(argument.as_bytes().to_vec()),
+    }
+}
+
+fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+    File::open(path)
+        .and_then(|file| read_bounded(file, limit))
+        .map_err(|e| Failure::user(format!("{}: {e}", path.display())))
+}
+
+/// One byte over the limit is enough for the library to refuse it.
+fn read_bounded(reader: impl Read, limit: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn output_value(output: &[u8]) -> Value {
+    serde_json::from_slice(output).unwrap_or_else(|_| match std::str::from_utf8(output) {
+        Ok(text) => json!(text),
+        Err(_) => json!({ "base64": base64::engine::general_purpose::STANDARD.encode(output) }),
+    })
+}
+
+fn print_log(log: &GuestLog) {
+    for line in log.lines() {
+        eprintln!("{line}");
+    }
+    if log.dropped() > 0 {
+        eprintln!("({} more lines were dropped)", log.dropped());
+    }
+}
+
+fn print_output(output: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(output)?;
+    if stdout.is_terminal() && !output.is_empty() && !output.ends_with(b"\n") {
+        writeln!(stdout)?;
+    }
+    stdout.flush()?;
+    Ok(())
 }
