@@ -1,1 +1,128 @@
-fn main() {}
+//! `cargo xtask bench`: Kvasm's figures as ratios, each taken side by side with
+//! its baseline, in turns, in one run.
+
+mod calls;
+mod deadlines;
+mod memory;
+mod reads;
+mod report;
+mod schema;
+mod writes;
+
+use anyhow::Result;
+use clap::Parser;
+use kvasm::model::{App, AppName, Limits};
+use kvasm::store::{SqliteOptions, SqliteStore};
+use kvasm::{Host, HostBuilder};
+use report::Row;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Measures Kvasm beside its baselines.
+#[derive(Parser)]
+struct Arguments {
+    /// Few and short rounds: shows that the benchmarks run, not how fast
+    #[arg(long)]
+    quick: bool,
+    /// Only the benchmarks whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// Also write the report to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Effort {
+    rounds: usize,
+    /// Divides the work of a round.
+    divisor: usize,
+}
+
+/// A file of its own on the disk, a host over it, and an app.
+struct Bench {
+    folder: TempDir,
+    host: Host,
+    app: App,
+}
+
+impl Bench {
+    async fn new(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Result<Bench> {
+        // Beside the build, not in /tmp, which may be in memory.
+        let folder = tempfile::tempdir_in(target())?;
+        let store = SqliteStore::open(SqliteOptions::new(folder.path().join("bench.db"))).await?;
+        let host = set_up(Host::builder().store(store)).build()?;
+        let app = host.create_app(AppName::parse("bench")?).await?;
+        Ok(Bench { folder, host, app })
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.path().join("bench.db")
+    }
+}
+
+fn target() -> PathBuf {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    target.canonicalize().unwrap_or(target)
+}
+
+/// Limits under which a guest may run a long round.
+fn generous() -> Limits {
+    Limits {
+        wall_time: std::time::Duration::from_secs(120),
+        cpu_time: std::time::Duration::from_secs(120),
+        ..Limits::default()
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let effort = if arguments.quick {
+        Effort {
+            rounds: 2,
+            divisor: 50,
+        }
+    } else {
+        Effort {
+            rounds: 9,
+            divisor: 1,
+        }
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    println!("{}", report::machine());
+    report::print_head();
+    let mut rows: Vec<Row> = Vec::new();
+    for (name, measure) in BENCHMARKS {
+        if arguments
+            .only
+            .as_ref()
+            .is_some_and(|only| !name.contains(only.as_str()))
+        {
+            continue;
+        }
+        let new = measure(&runtime, effort)?;
+        new.iter().for_each(Row::print);
+        rows.extend(new);
+    }
+    if let Some(path) = arguments.json {
+        let settings = serde_json::json!({
+            "quick": arguments.quick, "rounds": effort.rounds, "synchronous": "FULL",
+            "journal_mode": "WAL", "limits": format!("{:?}", Limits::default()),
+        });
+        std::fs::write(path, report::json(&rows, settings)?)?;
+    }
+    Ok(())
+}
+
+type Measure = fn(&tokio::runtime::Runtime, Effort) -> Result<Vec<Row>>;
+
+const BENCHMARKS: &[(&str, Measure)] = &[
+    ("call", calls::measure),
+    ("get", reads::measure),
+    ("set", writes::measure),
+    ("deadline", deadlines::measure),
+    ("cold", reads::cold),
+    ("memory", memory::measure),
+    ("schema", schema::measure),
+];

@@ -11,6 +11,8 @@ pub mod store;
 
 pub use abi::{BadPointer, GuestLog, GuestState, Level, LogLine};
 pub use host::{Call, Host, HostBuilder, Plugin};
-pub use runtime::{Blame, CallError, CallFailure, Invocation, LoadError, Response, RuntimeError};
+pub use runtime::{
+    Blame, CallError, CallFailure, Invocation, LoadError, Response, RuntimeError, engine_config,
+};
 /// The engine's own API, for own host functions.
 pub use wasmtime;

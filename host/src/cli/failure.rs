@@ -39,6 +39,8 @@ pub(super) struct Failure {
     fault: Fault,
     message: String,
     request_id: Option<String>,
+    /// What the guest logged, for `--json`; people have read it already.
+    log: Option<serde_json::Value>,
 }
 
 impl Failure {
@@ -57,6 +59,7 @@ impl Failure {
             fault,
             message: message.into(),
             request_id: None,
+            log: None,
         }
     }
 
@@ -76,7 +79,7 @@ impl Failure {
         };
         if json {
             let error = serde_json::json!({
-                "error": { "blame": blame, "message": self.message, "request_id": self.request_id }
+                "error": { "blame": blame, "message": self.message, "request_id": self.request_id, "log": self.log }
             });
             eprintln!("{error}");
         } else {
@@ -171,6 +174,7 @@ impl From<CallFailure> for Failure {
             fault: failure.error.blame().into(),
             message: failure.error.to_string(),
             request_id: Some(failure.request_id.to_string()),
+            log: Some(serde_json::json!(failure.log.lines())),
         }
     }
 }

@@ -8,11 +8,13 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use clap::{Args, Subcommand};
 use kvasm::Host;
 use kvasm::model::{
-    App, AppName, Collection, Cursor, Entry, Expect, Key, KeyRange, Limits, Value, Version,
+    App, AppName, Collection, Cursor, Entry, Expect, Key, KeyRange, Limits, Timestamp, Value,
+    Version,
 };
 use kvasm::service::{Caller, List, Write as KvWrite};
+use serde::Serialize;
 use serde_json::json;
-use std::io::{IsTerminal, Write};
+use serde_json::value::RawValue;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -223,56 +225,76 @@ async fn get(global: &Global, host: &Host, at: At) -> Result<Outcome, Failure> {
         return Ok(Outcome::Absent);
     };
     if global.json {
-        output::object(true, &object(&entry)?, String::new)?;
+        output::json(&object(None, Some(&entry))?)?;
         return Ok(Outcome::Done);
     }
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(entry.value.as_bytes())?;
-    // JSON is text; bytes go through a pipe to the letter.
-    if matches!(entry.value, Value::Json(_)) || stdout.is_terminal() {
-        writeln!(stdout)?;
+    let mut bytes = entry.value.as_bytes().to_vec();
+    if matches!(entry.value, Value::Json(_)) {
+        bytes.push(b'\n');
     }
+    output::raw(&bytes)?;
     Ok(Outcome::Done)
 }
 
-fn object(entry: &Entry) -> Result<serde_json::Value, Failure> {
-    let mut object = json!({
-        "version": entry.version,
-        "created_at": entry.created_at,
-        "updated_at": entry.updated_at,
-        "expires_at": entry.expires_at,
-    });
-    let (name, value) = match &entry.value {
-        Value::Json(text) => {
-            let value = serde_json::from_str(text.as_str())
+/// An entry as JSON. Its own JSON is passed on to the letter, so that no digit
+/// of a number is lost.
+#[derive(Serialize)]
+struct EntryObject<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    json: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<String>,
+    #[serde(flatten)]
+    times: Option<Times>,
+}
+
+#[derive(Serialize)]
+struct Times {
+    version: Version,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    expires_at: Option<Timestamp>,
+}
+
+fn object<'a>(key: Option<&'a Key>, entry: Option<&'a Entry>) -> Result<EntryObject<'a>, Failure> {
+    let (json, bytes) = match entry.map(|entry| &entry.value) {
+        None => (None, None),
+        Some(Value::Bytes(bytes)) => (None, Some(STANDARD.encode(bytes))),
+        Some(Value::Json(text)) => {
+            let json = serde_json::from_str(text.as_str())
                 .map_err(|e| Failure::host(format!("a stored value is damaged: {e}")))?;
-            ("json", value)
+            (Some(json), None)
         }
-        Value::Bytes(bytes) => ("bytes", json!(STANDARD.encode(bytes))),
     };
-    if let Some(object) = object.as_object_mut() {
-        object.insert(name.to_owned(), value);
-    }
-    Ok(object)
+    Ok(EntryObject {
+        key: key.map(Key::as_str),
+        json,
+        bytes,
+        times: entry.map(|entry| Times {
+            version: entry.version,
+            created_at: entry.created_at,
+            updated_at: entry.updated_at,
+            expires_at: entry.expires_at,
+        }),
+    })
+}
+
+#[derive(Serialize)]
+struct PageObject<'a> {
+    entries: Vec<EntryObject<'a>>,
+    cursor: Option<&'a str>,
 }
 
 async fn list_page(global: &Global, host: &Host, args: ListArgs) -> Result<Outcome, Failure> {
     let app = open::app(host, &args.app).await?;
     let bytes = |text: Option<String>| text.map(String::into_bytes);
     let range = KeyRange::parse(bytes(args.prefix), bytes(args.start), bytes(args.end))?;
-    let cursor = args
-        .cursor
-        .map(|text| {
-            let bytes = URL_SAFE_NO_PAD
-                .decode(text)
-                .map_err(|_| Failure::user("the cursor is damaged; copy it whole"))?;
-            Ok::<_, Failure>(Cursor::parse(bytes)?)
-        })
-        .transpose()?;
     let list = List {
         collection: args.collection,
         range,
-        cursor,
+        cursor: args.cursor.map(parse_cursor).transpose()?,
         limit: Some(args.limit),
         reverse: args.reverse,
         with_values: args.values,
@@ -280,45 +302,40 @@ async fn list_page(global: &Global, host: &Host, args: ListArgs) -> Result<Outco
     let listing = host.kv().list(&Caller::new(&app, None), list).await?;
     let cursor = listing.cursor.map(|c| URL_SAFE_NO_PAD.encode(c.as_bytes()));
     if global.json {
-        let entries: Vec<_> = listing
+        let objects = listing
             .entries
             .iter()
-            .map(|(key, entry)| {
-                let mut object = entry.as_ref().map_or(Ok(json!({})), object)?;
-                if let Some(object) = object.as_object_mut() {
-                    object.insert("key".to_owned(), json!(key.as_str()));
-                }
-                Ok(object)
-            })
-            .collect::<Result<_, Failure>>()?;
-        output::object(
-            true,
-            &json!({ "entries": entries, "cursor": cursor }),
-            String::new,
-        )?;
+            .map(|(k, e)| object(Some(k), e.as_ref()));
+        let entries = objects.collect::<Result<_, Failure>>()?;
+        output::json(&PageObject {
+            entries,
+            cursor: cursor.as_deref(),
+        })?;
         return Ok(Outcome::Done);
     }
     if args.values {
         let rows = listing.entries.iter().filter_map(|(key, entry)| {
             let entry = entry.as_ref()?;
-            Some([
-                key.to_string(),
-                entry.version.0.to_string(),
-                output::time(entry.updated_at),
-                shown(&entry.value),
-            ])
+            let version = entry.version.0.to_string();
+            let updated = output::time(entry.updated_at);
+            Some([key.to_string(), version, updated, shown(&entry.value)])
         });
         output::table(["KEY", "VERSION", "UPDATED", "VALUE"], rows)?;
     } else {
-        output::table(
-            ["KEY"],
-            listing.entries.iter().map(|(key, _)| [key.to_string()]),
-        )?;
+        let rows = listing.entries.iter().map(|(key, _)| [key.to_string()]);
+        output::table(["KEY"], rows)?;
     }
     if let Some(cursor) = cursor {
         eprintln!("More: --cursor {cursor}");
     }
     Ok(Outcome::Done)
+}
+
+fn parse_cursor(text: String) -> Result<Cursor, Failure> {
+    let bytes = URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|_| Failure::user("the cursor is damaged; copy it whole"))?;
+    Ok(Cursor::parse(bytes)?)
 }
 
 /// A value as far as a table has room for it.

@@ -72,7 +72,7 @@ struct CacheArgs {
     #[arg(long, value_name = "FOLDER", env = "KVASM_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
     /// Compile the plugin anew and keep nothing
-    #[arg(long, conflicts_with = "cache_dir")]
+    #[arg(long)]
     no_cache: bool,
 }
 

@@ -4,7 +4,7 @@ use super::failure::Failure;
 use comfy_table::{ContentArrangement, Table, presets};
 use kvasm::model::Timestamp;
 use serde_json::Value;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Prints an object as JSON, or a line for people.
@@ -14,6 +14,13 @@ pub(super) fn object(
     line: impl FnOnce() -> String,
 ) -> Result<(), Failure> {
     let text = if json { value.to_string() } else { line() };
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(())
+}
+
+/// Prints a value as JSON.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(std::io::Error::from)?;
     writeln!(std::io::stdout(), "{text}")?;
     Ok(())
 }
@@ -32,6 +39,20 @@ pub(super) fn table<const N: usize>(
         table.add_row(row.map(|cell| clean(&cell)));
     }
     writeln!(std::io::stdout(), "{table}")?;
+    Ok(())
+}
+
+/// Writes bytes of a plugin or an entry: to the letter into a file or a pipe,
+/// and to a terminal as text that cannot drive it.
+pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    if stdout.is_terminal() {
+        let lines: Vec<_> = String::from_utf8_lossy(bytes).lines().map(clean).collect();
+        writeln!(stdout, "{}", lines.join("\n"))?;
+    } else {
+        stdout.write_all(bytes)?;
+    }
+    stdout.flush()?;
     Ok(())
 }
 

@@ -1,14 +1,14 @@
 //! `kvasm run`.
 
 use super::failure::{Failure, Outcome};
-use super::{CacheArgs, Global, open};
+use super::{CacheArgs, Global, open, output};
 use base64::Engine as _;
 use clap::Args;
 use kvasm::model::{AppName, Limits, Principal, Scope};
 use kvasm::{Call, GuestLog};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -63,7 +63,7 @@ pub(super) async fn run(global: &Global, run: Run) -> Result<Outcome, Failure> {
         }
         Ok(response) => {
             print_log(&response.log);
-            print_output(&response.output)?;
+            output::raw(&response.output)?;
         }
         Err(failure) => {
             if !global.json {
@@ -114,14 +114,4 @@ fn print_log(log: &GuestLog) {
     if log.dropped() > 0 {
         eprintln!("({} more lines were dropped)", log.dropped());
     }
-}
-
-fn print_output(output: &[u8]) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(output)?;
-    if stdout.is_terminal() && !output.is_empty() && !output.ends_with(b"\n") {
-        writeln!(stdout)?;
-    }
-    stdout.flush()?;
-    Ok(())
 }

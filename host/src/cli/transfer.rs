@@ -25,6 +25,7 @@ const WRITES_MAX: usize = 64;
 /// One line. `import` heeds `expires_at`; versions and the other times are for
 /// whoever reads the file.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Line {
     collection: String,
     key: String,

@@ -147,16 +147,14 @@ mod tests {
         let other = Collection::parse("other").unwrap();
         let narrow = KeyRange::parse(Some(b"a".to_vec()), None, None).unwrap();
         let key = Key::parse("a1").unwrap();
+        let other_secret = CursorKey::new([8; 32]);
         let cursor = Cursor::seal(&secret, &notes, &KeyRange::ALL, false, &key);
 
         let open =
             |secret, collection, range, reverse| cursor.open(secret, collection, range, reverse);
         assert_eq!(open(&secret, &notes, &KeyRange::ALL, false), Ok(key));
         let foreign = Err(Invalid::ForeignCursor);
-        assert_eq!(
-            open(&CursorKey::new([8; 32]), &notes, &KeyRange::ALL, false),
-            foreign
-        );
+        assert_eq!(open(&other_secret, &notes, &KeyRange::ALL, false), foreign);
         assert_eq!(open(&secret, &other, &KeyRange::ALL, false), foreign);
         assert_eq!(open(&secret, &notes, &narrow, false), foreign);
         assert_eq!(open(&secret, &notes, &KeyRange::ALL, true), foreign);

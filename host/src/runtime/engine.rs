@@ -80,7 +80,7 @@ impl Runtime {
         options: EngineOptions,
         extend: impl FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>,
     ) -> Result<Runtime, RuntimeError> {
-        let engine = Engine::new(&config(&limits, options.instances))
+        let engine = Engine::new(&engine_config(&limits, options.instances))
             .map_err(|e| RuntimeError::Engine(e.into()))?;
         let mut linker = Linker::new(&engine);
         abi::link(&mut linker)
@@ -148,9 +148,9 @@ impl Compiled {
     }
 }
 
-/// The settings of every engine of this host; `benches` measures bare wasmtime
-/// with the same.
-pub fn config(limits: &Limits, instances: u32) -> Config {
+/// The settings of every engine of this host, so that bare wasmtime can be
+/// measured with the same.
+pub fn engine_config(limits: &Limits, instances: u32) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(instances)
         .total_stacks(instances)

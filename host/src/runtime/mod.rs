@@ -11,7 +11,7 @@ mod pool;
 mod trap;
 mod wasi;
 
-pub use engine::{EngineOptions, Runtime};
+pub use engine::{EngineOptions, Runtime, engine_config};
 pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
 pub use invocation::{Invocation, Request, Response};
 pub use module::CompiledPlugin;

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use kvasm::Host;
-use kvasm::model::{AppName, Collection, Key, Op, Timestamp, Value, WriteBatch};
+use kvasm::model::{AppId, AppName, Collection, Key, Op, Timestamp, Value, WriteBatch};
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
 use std::io::Write;
 use std::sync::Arc;
@@ -28,33 +28,32 @@ async fn main() {
         None => host.create_app(name).await.unwrap(),
     };
     let next = Arc::new(AtomicU64::new(first));
-    let tasks: Vec<_> = (0..TASKS)
-        .map(|_| {
-            let (store, next, app) = (Arc::clone(&store), Arc::clone(&next), app.id);
-            tokio::spawn(async move {
-                loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let ops = ["left", "right"].map(|half| Op::Set {
-                        collection: Collection::parse(half).unwrap(),
-                        key: Key::parse(format!("{number:09}")).unwrap(),
-                        value: Value::json(format!("[{number}]"), 100).unwrap(),
-                        expires_at: None,
-                    });
-                    let batch = WriteBatch {
-                        app_id: app,
-                        now: Timestamp::now(),
-                        checks: Vec::new(),
-                        ops: ops.into(),
-                    };
-                    store.commit(batch).await.unwrap();
-                    let mut out = std::io::stdout().lock();
-                    writeln!(out, "{number}").unwrap();
-                    out.flush().unwrap();
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..TASKS {
+        tasks.spawn(write(Arc::clone(&store), app.id, Arc::clone(&next)));
+    }
+    // Each goes on until the process is killed.
+    panic!("a writer ended: {:?}", tasks.join_next().await);
+}
+
+async fn write(store: Arc<dyn Store>, app: AppId, next: Arc<AtomicU64>) {
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let ops = ["left", "right"].map(|half| Op::Set {
+            collection: Collection::parse(half).unwrap(),
+            key: Key::parse(format!("{number:09}")).unwrap(),
+            value: Value::json(format!("[{number}]"), 100).unwrap(),
+            expires_at: None,
+        });
+        let batch = WriteBatch {
+            app_id: app,
+            now: Timestamp::now(),
+            checks: Vec::new(),
+            ops: ops.into(),
+        };
+        store.commit(batch).await.unwrap();
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{number}").unwrap();
+        out.flush().unwrap();
     }
 }

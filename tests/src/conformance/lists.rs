@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::entries::ODD_KEYS;
-use super::kit::{Tenant, bytes, json, key, keys_of, list, set};
+use super::kit::{Tenant, bytes, collection, json, key, keys_of, list, set};
 use kvasm::model::{KeyRange, ListQuery};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -347,6 +347,50 @@ pub async fn pages_put_together_are_the_list(kit: Kit) {
             assert_eq!(found, keys, "pages of {limit}");
         }
     }
+}
+
+pub async fn collections_are_listed_in_pages(kit: Kit) {
+    let app = kit.app().await;
+    let other = kit.app().await;
+    assert_eq!(app.store.collections(app.id, None, 10).await.unwrap(), []);
+    let mut names: Vec<_> = ODD_KEYS.iter().map(|name| collection(name)).collect();
+    for name in &names {
+        for k in ["a", "b", "c"] {
+            app.set(name.as_str(), k, bytes("x")).await;
+        }
+    }
+    other.set("other", "k", bytes("x")).await;
+    names.sort_by(|left, right| left.as_str().as_bytes().cmp(right.as_str().as_bytes()));
+    for limit in [1, 7, 1000] {
+        let mut found = Vec::new();
+        loop {
+            let last = found.last().cloned();
+            let page = app
+                .store
+                .collections(app.id, last.as_ref(), limit)
+                .await
+                .unwrap();
+            assert!(page.len() <= limit as usize);
+            if page.is_empty() {
+                break;
+            }
+            found.extend(page);
+        }
+        assert_eq!(found, names, "pages of {limit}");
+    }
+    // The start need not be a collection that is there.
+    let page = app
+        .store
+        .collections(app.id, Some(&collection("a ~")), 1)
+        .await
+        .unwrap();
+    assert_eq!(page, [collection("a\u{7f}")]);
+    for k in ["a", "b", "c"] {
+        app.delete("Z", k).await;
+    }
+    let page = app.store.collections(app.id, None, 1000).await.unwrap();
+    assert_eq!(page.len(), names.len() - 1);
+    assert!(!page.contains(&collection("Z")));
 }
 
 pub async fn random_lists_match_the_model(kit: Kit) {

@@ -135,6 +135,7 @@ macro_rules! conformance {
                 a_page_has_at_least_one_entry,
                 values_come_only_when_asked_for,
                 pages_put_together_are_the_list,
+                collections_are_listed_in_pages,
                 random_lists_match_the_model,
             }
             versions {

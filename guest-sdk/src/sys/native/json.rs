@@ -8,6 +8,10 @@ use std::fmt;
 /// The longest number, in bytes, and the largest exponent.
 const NUMBER_BYTES_MAX: usize = 1000;
 const EXPONENT_MAX: u64 = 400;
+/// The largest number. Postgres writes it out in 309 digits, and readers that
+/// round as they go take those for infinite when they are closer to the end of
+/// the range of an `f64`.
+const NUMBER_MAX: f64 = 1e308;
 
 /// Checks JSON text, and returns how many bytes its exponents add when its
 /// numbers are written out.
@@ -102,7 +106,12 @@ impl<'de> Visitor<'de> for Storable {
         Ok(Storable)
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Storable, E> {
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Storable, E> {
+        if number.abs() > NUMBER_MAX {
+            return Err(E::custom(
+                "a number is beyond 1e308 or -1e308, which is the limit",
+            ));
+        }
         Ok(Storable)
     }
 

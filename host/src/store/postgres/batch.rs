@@ -4,6 +4,12 @@
 //! order of their keys; hold the keys whose absence matters; then change. After
 //! the locks nothing that was checked can change before the commit, so checks on
 //! keys that the batch does not write hold too.
+//!
+//! That takes locks on absent keys after those on present ones. So two batches
+//! can still meet in a deadlock, or an entry comes into being after the look for
+//! it. The batch then runs again and holds all its keys, absent or present, in
+//! one order: this way cannot deadlock or be overtaken. It is not the first way
+//! because it writes a row for each absent key.
 
 use super::classify::{lost_connection, lost_race, store_error};
 use super::commit::{SetRow, set_many, versions};
@@ -37,9 +43,10 @@ impl From<Error> for Stop {
 pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applied>, StoreError> {
     let plan = Plan::new(write);
     let mut reconnected = false;
+    let mut holds_all = false;
     for _ in 0..ATTEMPTS {
         let mut lease = pool.lease().await.map_err(store_error)?;
-        let stop = match apply(&mut lease, write, &plan).await {
+        let stop = match apply(&mut lease, write, &plan, holds_all).await {
             Ok(applied) => match lease.commit().await {
                 Ok(()) => return Ok(applied),
                 Err(error) if lost_race(&error) => continue,
@@ -51,14 +58,14 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applie
         match stop {
             Stop::AppNotFound => return Err(StoreError::AppNotFound),
             Stop::Conflict(failed) => return Err(StoreError::Conflict { failed }),
-            Stop::Overtaken => {}
-            Stop::Error(error) if lost_race(&error) => {}
+            Stop::Overtaken => holds_all = true,
+            Stop::Error(error) if lost_race(&error) => holds_all = true,
             // Nothing was committed, so it can safely be done once more.
             Stop::Error(error) if lost_connection(&error) && !reconnected => reconnected = true,
             Stop::Error(error) => return Err(store_error(error)),
         }
     }
-    let why = format!("{ATTEMPTS} times other writes came in between");
+    let why = format!("{ATTEMPTS} attempts were undone by other writes");
     Err(StoreError::Unavailable(why.into()))
 }
 
@@ -66,6 +73,7 @@ async fn apply(
     lease: &mut Lease,
     write: &WriteBatch,
     plan: &Plan<'_>,
+    holds_all: bool,
 ) -> Result<Vec<Applied>, Stop> {
     let app = write.app_id.uuid();
     lease.begin().await?;
@@ -75,6 +83,9 @@ async fn apply(
         .is_empty()
     {
         return Err(Stop::AppNotFound);
+    }
+    if holds_all && !write.ops.is_empty() {
+        hold(lease, write, plan.keys.keys()).await?;
     }
     let locked_rows = lease
         .run(on_keys(sql::LOCK_ENTRIES, write, plan.keys.keys()))
@@ -138,12 +149,21 @@ async fn hold_absent(
     if absent.is_empty() {
         return Ok(());
     }
-    let statement = on_keys(sql::HOLD_ABSENT, write, absent.iter().copied());
-    let held = lease.run(statement.bind(BEFORE_ALL_TIMES)).await?;
-    if held.len() < absent.len() {
+    let held = hold(lease, write, absent.iter().copied()).await?;
+    if held < absent.len() {
         return Err(Stop::Overtaken);
     }
     Ok(())
+}
+
+/// Holds keys, present or absent; how many were absent.
+async fn hold<'a, 'b: 'a>(
+    lease: &mut Lease,
+    write: &WriteBatch,
+    keys: impl Iterator<Item = &'a Address<'b>>,
+) -> Result<usize, Error> {
+    let statement = on_keys(sql::HOLD, write, keys);
+    Ok(lease.run(statement.bind(BEFORE_ALL_TIMES)).await?.len())
 }
 
 async fn change(
@@ -186,8 +206,9 @@ async fn change(
     outcome.written = versions(&written)?;
 
     // With the deletions go the places that were held and not filled.
+    let empty = |address| !outcome.found.contains_key(address);
     let gone: Vec<_> = fates()
-        .filter(|(_, fate)| !fate.is_set() && (fate.last.is_some() || fate.depends_on_absence()))
+        .filter(|(address, fate)| !fate.is_set() && (fate.last.is_some() || empty(*address)))
         .map(|(address, _)| address)
         .collect();
     let removed = if gone.is_empty() {

@@ -1,25 +1,95 @@
-//! JSON as Postgres writes it, without the spaces.
+//! JSON as Postgres writes it, made as small as it was written.
 
-/// Removes the white space outside strings. Postgres writes `{"a": [1, 2]}` for
-/// what came in as `{"a":[1,2]}`; without this a value could come back larger
-/// than it was allowed to be when it was written.
+/// This many zeros in a row are worth an exponent.
+const ZEROS: &str = "00000000000000000000000000000000";
+
+/// Removes what Postgres adds to JSON.
+///
+/// White space outside strings: it writes `{"a": [1, 2]}` for what came in as
+/// `{"a":[1,2]}`, and without this a value could come back larger than it was
+/// allowed to be when it was written.
+///
+/// The zeros of large and small numbers: it writes them out in full. As text of
+/// 309 digits the largest `f64` is "out of range" for serde_json, which had read
+/// it when it had an exponent.
 pub(super) fn compact(mut json: String) -> String {
-    let mut in_string = false;
-    let mut escaped = false;
-    json.retain(|c| {
-        if in_string {
-            match c {
-                _ if escaped => escaped = false,
-                '\\' => escaped = true,
-                '"' => in_string = false,
-                _ => {}
-            }
+    let mut outside = Outside::default();
+    json.retain(|c| !(outside.next(c) && matches!(c, ' ' | '\t' | '\n' | '\r')));
+    if json.contains(ZEROS) {
+        json = with_exponents(&json);
+    }
+    json
+}
+
+/// Tells what lies outside the strings of a JSON text.
+#[derive(Default)]
+struct Outside {
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Outside {
+    /// Takes the next character; whether it is outside.
+    fn next(&mut self, c: char) -> bool {
+        if !self.in_string {
+            self.in_string = c == '"';
             return true;
         }
-        in_string = c == '"';
-        !matches!(c, ' ' | '\t' | '\n' | '\r')
-    });
-    json
+        match c {
+            _ if self.escaped => self.escaped = false,
+            '\\' => self.escaped = true,
+            '"' => self.in_string = false,
+            _ => {}
+        }
+        false
+    }
+}
+
+fn with_exponents(json: &str) -> String {
+    let mut outside = Outside::default();
+    let mut out = String::with_capacity(json.len());
+    let mut number = String::new();
+    for c in json.chars() {
+        if outside.next(c) && matches!(c, '0'..='9' | '-' | '.') {
+            number.push(c);
+            continue;
+        }
+        push_number(&mut out, &mut number);
+        out.push(c);
+    }
+    push_number(&mut out, &mut number);
+    out
+}
+
+fn push_number(out: &mut String, number: &mut String) {
+    match short(number) {
+        Some(short) => out.push_str(&short),
+        None => out.push_str(number),
+    }
+    number.clear();
+}
+
+/// A number with its many zeros as an exponent, in the form `d.ddde±n`; none if
+/// it has few.
+fn short(number: &str) -> Option<String> {
+    let (sign, digits) = match number.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", number),
+    };
+    let (significant, exponent) = match digits.split_once('.') {
+        None if digits.ends_with(ZEROS) => (digits.trim_end_matches('0'), digits.len() - 1),
+        Some(("0", fraction)) if fraction.starts_with(ZEROS) => {
+            let significant = fraction.trim_start_matches('0');
+            (significant, fraction.len() - significant.len() + 1)
+        }
+        None | Some(_) => return None,
+    };
+    let mut rest = significant.chars();
+    let first = rest.next()?;
+    let rest = rest.as_str();
+    let point = if rest.is_empty() { "" } else { "." };
+    let minus = if digits.contains('.') { "-" } else { "" };
+    Some(format!("{sign}{first}{point}{rest}e{minus}{exponent}"))
 }
 
 #[cfg(test)]
@@ -40,6 +110,28 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(compact(from.to_owned()), to);
+        }
+    }
+
+    #[test]
+    fn many_zeros_become_an_exponent() {
+        let zeros = |count: usize| "0".repeat(count);
+        for (from, to) in [
+            (format!("1{}", zeros(300)), "1e300".to_owned()),
+            (format!("-17{}", zeros(40)), "-1.7e41".to_owned()),
+            (format!("0.{}15", zeros(40)), "1.5e-41".to_owned()),
+            (format!("-0.{}5", zeros(323)), "-5e-324".to_owned()),
+            (
+                format!("[1, {{\"a{0}\": 1{0}}}, \"{0}\", 0.{0}7]", zeros(32)),
+                format!("[1,{{\"a{0}\":1e32}},\"{0}\",7e-33]", zeros(32)),
+            ),
+            (format!("1{}", zeros(31)), format!("1{}", zeros(31))),
+            (format!("0.{}", zeros(40)), format!("0.{}", zeros(40))),
+            (format!("1.{}", zeros(40)), format!("1.{}", zeros(40))),
+            (format!("10.{}1", zeros(40)), format!("10.{}1", zeros(40))),
+            (format!("1{}.5", zeros(40)), format!("1{}.5", zeros(40))),
+        ] {
+            assert_eq!(compact(from), to);
         }
     }
 }

@@ -34,8 +34,8 @@ pub(super) struct Plan<'b> {
 pub(super) struct Fate<'b> {
     /// Its last operation, if any.
     pub(super) last: Option<&'b Op>,
-    /// An operation before the last deletes it.
-    deleted_before: bool,
+    /// An operation before the last leaves it absent.
+    absent_before: bool,
     /// A check expects that it is absent.
     expected_absent: bool,
 }
@@ -47,7 +47,7 @@ impl Fate<'_> {
 
     /// The set that is left does not continue the entry that may be there now.
     pub(super) fn starts_anew(&self) -> bool {
-        self.is_set() && self.deleted_before
+        self.is_set() && self.absent_before
     }
 
     /// If there is no entry, the batch depends on that nobody creates one.
@@ -117,21 +117,19 @@ impl<'b> Plan<'b> {
                 self.draws += 1;
                 Answer::Drawn(self.draws - 1)
             }
-            Op::Delete { .. } => {
-                fate.deleted_before |= !is_last;
-                match left {
-                    Left::Untouched if fate.is_set() => Answer::Found(at),
-                    Left::Untouched => Answer::Removed(at),
-                    Left::Live => Answer::Known { existed: true },
-                    Left::Absent => Answer::Known { existed: false },
-                }
-            }
+            Op::Delete { .. } => match left {
+                Left::Untouched if fate.is_set() => Answer::Found(at),
+                Left::Untouched => Answer::Removed(at),
+                Left::Live => Answer::Known { existed: true },
+                Left::Absent => Answer::Known { existed: false },
+            },
         };
         self.answers.push(answer);
         *left = match op {
             Op::Set { expires_at, .. } if expires_at.is_none_or(|at| at > now) => Left::Live,
             Op::Set { .. } | Op::Delete { .. } => Left::Absent,
         };
+        fate.absent_before |= !is_last && matches!(left, Left::Absent);
     }
 
     /// The answers of all operations; `None` if the database left one out.

@@ -191,6 +191,24 @@ pub(super) fn version(row: &PgRow, column: usize) -> Result<Version, Error> {
     Ok(Version(version.unsigned_abs()))
 }
 
+pub(super) async fn collections(
+    pool: &Pool,
+    app: AppId,
+    after: Option<&Collection>,
+    limit: u32,
+) -> Result<Vec<Collection>, StoreError> {
+    let after = after.map_or("", Collection::as_str);
+    let statement = || {
+        let query = sqlx::query(sql::COLLECTIONS).bind(app.uuid());
+        query.bind(after).bind(i64::from(limit))
+    };
+    let rows = pool.read(statement).await?;
+    rows.iter()
+        .map(|row| row.try_get(0).map(Collection::stored))
+        .collect::<Result<_, _>>()
+        .map_err(store_error)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,22 +241,4 @@ mod tests {
         assert!(Key::parse(highest.as_str()).is_ok() && highest < ceiling);
         assert_eq!(u32::from('\u{10ffff}'), 1_114_111);
     }
-}
-
-pub(super) async fn collections(
-    pool: &Pool,
-    app: AppId,
-    after: Option<&Collection>,
-    limit: u32,
-) -> Result<Vec<Collection>, StoreError> {
-    let after = after.map_or("", Collection::as_str);
-    let statement = || {
-        let query = sqlx::query(sql::COLLECTIONS).bind(app.uuid());
-        query.bind(after).bind(i64::from(limit))
-    };
-    let rows = pool.read(statement).await?;
-    rows.iter()
-        .map(|row| row.try_get(0).map(Collection::stored))
-        .collect::<Result<_, _>>()
-        .map_err(store_error)
 }

@@ -234,14 +234,17 @@ statements! {
         ", kv_entries AS e WHERE ", these_entries!(),
         " ORDER BY e.collection, e.key FOR UPDATE OF e"
     );
-    /// App, collections, keys, the time before all times. Holds keys that have no
-    /// entry: nobody else can create one until this transaction ends. What it
-    /// puts there has expired, so nobody ever sees it.
-    HOLD_ABSENT = concat!(
+    /// App, collections, keys, the time before all times. Holds keys whether they
+    /// have an entry or not: nobody else can create, change or delete it until
+    /// this transaction ends. An entry that is there is locked and stays as it is
+    /// (`WHERE false` comes after the lock). What is put in an empty place has
+    /// expired, so nobody ever sees it; its key is returned.
+    HOLD = concat!(
         insert_columns!(),
         "SELECT $1, k.collection, k.key, NULL, ''::bytea, 0, 0, $4::bigint, $4::bigint, $4::bigint FROM ",
         given_keys!(), " ORDER BY k.collection COLLATE \"C\", k.key COLLATE \"C\" \
-         ON CONFLICT (app_id, collection, key) DO NOTHING RETURNING e.key"
+         ON CONFLICT (app_id, collection, key) DO UPDATE SET size = e.size WHERE false \
+         RETURNING e.key"
     );
     /// App, collections, keys, the time before all times. Makes entries count as
     /// deleted for a SET that follows in the same transaction. A DELETE would not

@@ -205,7 +205,8 @@ pub(super) fn list(
     };
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
-        if page.entries.len() >= query.limit as usize || bytes >= query.bytes_max {
+        let full = page.entries.len() >= query.limit as usize || bytes >= query.bytes_max;
+        if full && !page.entries.is_empty() {
             page.more = true;
             break;
         }

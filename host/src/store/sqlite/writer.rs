@@ -184,6 +184,11 @@ impl<'c> Transaction<'c> {
 
     /// Applies one batch so that it leaves all of itself or nothing.
     fn apply(&mut self, batch: &WriteBatch) -> Answer {
+        // A set runs into the foreign key; anything else would find nothing.
+        let sets = |op: &Op| matches!(op, Op::Set { .. });
+        if !(batch.checks.is_empty() && batch.ops.iter().any(sets)) {
+            self.require_app(batch.app_id)?;
+        }
         let failed = failed_checks(self.connection, batch).map_err(error::store)?;
         if !failed.is_empty() {
             return Err(StoreError::Conflict { failed });
@@ -206,6 +211,17 @@ impl<'c> Transaction<'c> {
             self.savepoint("RELEASE batch")?;
         }
         applied.map_err(error::store)
+    }
+
+    fn require_app(&self, app: AppId) -> Result<(), StoreError> {
+        let found = self
+            .connection
+            .prepare_cached("SELECT 1 FROM apps WHERE id = ?1")
+            .and_then(|mut statement| statement.exists([app.uuid().as_bytes()]));
+        match found.map_err(error::store)? {
+            true => Ok(()),
+            false => Err(StoreError::AppNotFound),
+        }
     }
 
     fn savepoint(&self, sql: &str) -> Result<(), StoreError> {

@@ -47,7 +47,7 @@ async fn write(app: Tenant, writer: usize, progress: Arc<Progress>) -> BTreeMap<
             _ => vec![format!("w{writer}-{}", count % 5)],
         };
         let mut ops: Vec<_> = keys.iter().map(|k| set("c", k, value.clone())).collect();
-        if count % 2 == 0 {
+        if count.is_multiple_of(2) {
             // A transaction of several statements.
             ops.push(delete("c", "nothing"));
         }

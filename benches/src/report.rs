@@ -1,0 +1,177 @@
+//! Rounds, medians, and the report.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use std::process::Command;
+
+/// One line of the report.
+pub struct Row {
+    /// What was measured.
+    pub name: String,
+    /// The figures' unit.
+    pub unit: &'static str,
+    /// Kvasm's median.
+    pub kvasm: f64,
+    /// The baseline's median, if there is one.
+    pub baseline: Option<f64>,
+    /// The ratio that the target is about, and its spread over the rounds.
+    pub ratio: Option<[f64; 3]>,
+    /// What the ratio, or the figure where there is none, should be.
+    pub target: Option<Target>,
+}
+
+/// A bound on a figure.
+#[derive(Clone, Copy)]
+pub enum Target {
+    /// No more than this.
+    AtMost(f64),
+    /// No less than this.
+    AtLeast(f64),
+}
+
+impl Target {
+    fn met(self, figure: f64) -> bool {
+        match self {
+            Target::AtMost(bound) => figure <= bound,
+            Target::AtLeast(bound) => figure >= bound,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Target::AtMost(bound) => format!("<= {bound}"),
+            Target::AtLeast(bound) => format!(">= {bound}"),
+        }
+    }
+}
+
+/// The value below which the `part` of the sorted figures lie.
+pub fn percentile(figures: &mut [f64], part: f64) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let at = ((figures.len() as f64 * part) as usize).min(figures.len().saturating_sub(1));
+    figures.get(at).copied().unwrap_or(f64::NAN)
+}
+
+/// The median.
+pub fn median(figures: &mut [f64]) -> f64 {
+    percentile(figures, 0.5)
+}
+
+impl Row {
+    /// A figure without a baseline.
+    pub fn figure(name: impl Into<String>, unit: &'static str, kvasm: f64) -> Row {
+        Row {
+            name: name.into(),
+            unit,
+            kvasm,
+            baseline: None,
+            ratio: None,
+            target: None,
+        }
+    }
+
+    /// Two series of figures taken in turn, pair by pair. The ratio is Kvasm's
+    /// over the baseline's.
+    pub fn pair(
+        name: &str,
+        unit: &'static str,
+        pairs: &[(f64, f64)],
+        target: Option<Target>,
+    ) -> Row {
+        let mut ratios: Vec<_> = pairs.iter().map(|(a, b)| a / b).collect();
+        let mut kvasm: Vec<_> = pairs.iter().map(|(a, _)| *a).collect();
+        let mut baseline: Vec<_> = pairs.iter().map(|(_, b)| *b).collect();
+        Row {
+            name: name.to_owned(),
+            unit,
+            kvasm: median(&mut kvasm),
+            baseline: Some(median(&mut baseline)),
+            ratio: Some([0.0, 0.5, 1.0].map(|part| percentile(&mut ratios, part))),
+            target,
+        }
+    }
+
+    /// With a bound on it.
+    pub fn target(mut self, target: Target) -> Row {
+        self.target = Some(target);
+        self
+    }
+
+    fn judged(&self) -> f64 {
+        self.ratio.map_or(self.kvasm, |[_, median, _]| median)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name, "unit": self.unit, "kvasm": self.kvasm, "baseline": self.baseline,
+            "ratio_min_median_max": self.ratio, "target": self.target.map(Target::text),
+            "met": self.target.map(|t| t.met(self.judged())),
+        })
+    }
+
+    /// Prints the row as a line of the table.
+    pub fn print(&self) {
+        let number = |n: Option<f64>| n.map_or("-".to_owned(), |n| format!("{n:.2}"));
+        let ratio = self.ratio.map_or("-".to_owned(), |[min, median, max]| {
+            format!("{median:.2} ({min:.2}..{max:.2})")
+        });
+        let verdict = self.target.map_or(String::new(), |target| {
+            let met = if target.met(self.judged()) {
+                "met"
+            } else {
+                "MISSED"
+            };
+            format!("{} {met}", target.text())
+        });
+        println!(
+            "{:<58} {:>12} {:>12} {:<9} {:<22} {verdict}",
+            self.name,
+            number(Some(self.kvasm)),
+            number(self.baseline),
+            self.unit,
+            ratio
+        );
+    }
+}
+
+/// Prints the head of the table.
+pub fn print_head() {
+    println!(
+        "{:<58} {:>12} {:>12} {:<9} {:<22} target",
+        "row", "kvasm", "baseline", "unit", "ratio (min..max)"
+    );
+}
+
+/// Everything as JSON, with the machine, the versions and the settings.
+pub fn json(rows: &[Row], settings: Value) -> Result<String> {
+    let report = json!({
+        "machine": machine(),
+        "settings": settings,
+        "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
+    });
+    Ok(serde_json::to_string_pretty(&report)?)
+}
+
+/// What was measured on, and with what.
+pub fn machine() -> Value {
+    let line = |program: &str, argument: &str| {
+        let output = Command::new(program).arg(argument).output().ok();
+        output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+    };
+    let cpu = std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        });
+    json!({
+        "cpu": cpu,
+        "cores": std::thread::available_parallelism().map(usize::from).ok(),
+        "kernel": line("uname", "-sr"),
+        "rustc": line("rustc", "--version"),
+        "kvasm": env!("CARGO_PKG_VERSION"),
+        "wasmtime": "48",
+        "sqlite": rusqlite::version(),
+        "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
+    })
+}

@@ -1,0 +1,25 @@
+//! What a reader of the sources may count on: rooms, sizes, statements, and
+//! documents that say what the code says.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+#[path = "layout/abi.rs"]
+mod abi;
+#[path = "layout/files.rs"]
+mod files;
+#[path = "layout/links.rs"]
+mod links;
+#[path = "layout/markdown.rs"]
+mod markdown;
+#[path = "layout/rooms.rs"]
+mod rooms;
+#[path = "layout/rust.rs"]
+mod rust;
+#[path = "layout/sources.rs"]
+mod sources;
+#[path = "layout/sql.rs"]
+mod sql;
+
+/// Fails with every finding, one on a line.
+fn assert_none(findings: &[String]) {
+    assert!(findings.is_empty(), "\n{}\n", findings.join("\n"));
+}

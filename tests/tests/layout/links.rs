@@ -1,0 +1,81 @@
+//! Links between the documents lead somewhere.
+
+use super::files::{self, File};
+use super::{assert_none, markdown};
+
+/// The links of a document that lead nowhere. `read` gives the text of a file
+/// or, for a folder, none; it fails for what is not there.
+fn broken(file: &File, read: impl Fn(&str) -> Result<Option<String>, ()>) -> Vec<String> {
+    let mut found = Vec::new();
+    for link in markdown::links(&file.text) {
+        let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
+        let target = match path {
+            "" => Ok(Some(file.text.clone())),
+            path => resolve(&file.path, path).ok_or(()).and_then(|path| read(&path)),
+        };
+        let is_there = match target {
+            Err(()) => false,
+            Ok(Some(text)) if !anchor.is_empty() => {
+                markdown::anchors(&text).iter().any(|known| known == anchor)
+            }
+            Ok(_) => anchor.is_empty(),
+        };
+        if !is_there {
+            found.push(format!("{} links to {link}, which is not there", file.path));
+        }
+    }
+    found
+}
+
+/// A link's path from the root; none for one that leaves it.
+fn resolve(from: &str, link: &str) -> Option<String> {
+    let mut parts: Vec<&str> = from.split('/').collect();
+    parts.pop();
+    for part in link.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
+}
+
+fn from_disk(path: &str) -> Result<Option<String>, ()> {
+    let path = files::root().join(path);
+    if path.is_dir() {
+        return Ok(None);
+    }
+    // What is no text, a picture for example, has no anchors.
+    let bytes = std::fs::read(path).map_err(|_| ())?;
+    Ok(String::from_utf8(bytes).ok())
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let documents = files::all("", ".md");
+    assert!(documents.iter().any(|file| file.path == "README.md"));
+    let findings = documents.iter().flat_map(|file| broken(file, from_disk));
+    assert_none(&findings.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_link_to_nowhere_is_found() {
+    let read = |path: &str| match path {
+        "docs/a.md" => Ok(Some("# Here".to_owned())),
+        "docs" => Ok(None),
+        _ => Err(()),
+    };
+    let broken_in = |text: &str| {
+        let file = File {
+            path: "docs/b.md".to_owned(),
+            text: text.to_owned(),
+        };
+        broken(&file, read).len()
+    };
+    assert_eq!(broken_in("[x](a.md) [x](./a.md#here) [x](../docs/a.md) [x](../docs)"), 0);
+    assert_eq!(broken_in("# Mine\n[x](#mine) [x](https://nowhere)"), 0);
+    for bad in ["c.md", "a.md#there", "#mine", "../../docs/a.md", "../a.md", "../docs#x"] {
+        assert_eq!(broken_in(&format!("[x]({bad})")), 1, "{bad}");
+    }
+}

@@ -1,0 +1,187 @@
+//! The app leads every statement on entries, and every key of the schema.
+//!
+//! Postgres's statements are held to the same by the tests of
+//! `host/src/store/postgres/sql.rs`, which knows how they are put together.
+
+use super::files::{self, File};
+use super::{assert_none, rust};
+use std::collections::BTreeSet;
+
+const TABLE: &str = "kv_entries";
+/// Tables that belong to no app.
+const SHARED: [&str; 2] = ["apps", "kv_version"];
+
+/// One line, with one space where there was any.
+fn squeeze(sql: &str) -> String {
+    let words: Vec<&str> = sql.split_whitespace().filter(|word| *word != "\\").collect();
+    words.join(" ")
+}
+
+/// What is wrong with each use of the table in one statement.
+fn wrong_uses(sql: &str) -> Vec<String> {
+    let sql = squeeze(sql);
+    let mut found = Vec::new();
+    for (at, _) in sql.match_indices(TABLE) {
+        let verb = sql[..at].trim_end().rsplit(' ').next().unwrap_or_default();
+        let rest = &sql[at + TABLE.len()..];
+        let verb = verb.trim_start_matches('(').to_uppercase();
+        let is_led = match verb.as_str() {
+            "INTO" => rest.trim_start().starts_with("(app_id,"),
+            "FROM" | "UPDATE" => leads_its_where(rest),
+            _ => false,
+        };
+        if !is_led {
+            found.push(format!("the app does not lead {verb} {TABLE} in: {sql}"));
+        }
+    }
+    found
+}
+
+/// Whether the next WHERE begins with the app, and no OR beside it undoes that.
+fn leads_its_where(rest: &str) -> bool {
+    let Some((between, condition)) = rest.split_once("WHERE ") else {
+        return false;
+    };
+    let condition = condition.split(" RETURNING ").next().unwrap_or_default();
+    let same_app = condition.starts_with("app_id = ?1 ") || condition == "app_id = ?1";
+    if !same_app || between.contains(TABLE) || between.contains(')') {
+        return false;
+    }
+    let mut depth = 0;
+    for (at, c) in condition.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' if depth == 0 => break,
+            ')' => depth -= 1,
+            'O' if depth == 0 && condition[..at].ends_with(' ') => {
+                if condition[at..].starts_with("OR ") {
+                    return false;
+                }
+            }
+            _ => {}
+        }
+    }
+    true
+}
+
+fn without_comments(sql: &str) -> String {
+    let lines = sql.lines();
+    let code = lines.map(|line| line.split("--").next().unwrap_or_default());
+    code.collect::<Vec<_>>().join("\n")
+}
+
+/// What is wrong with the tables and indexes of a migration.
+fn wrong_schema(sql: &str) -> Vec<String> {
+    let sql = squeeze(&without_comments(sql)).replace("( ", "(");
+    let mut found = Vec::new();
+    for statement in sql.split(';').map(str::trim) {
+        let words: Vec<&str> = statement.split(' ').collect();
+        let is_index = matches!(words.as_slice(), ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX", ..]);
+        let Some(open) = statement.find('(') else {
+            continue;
+        };
+        let name = statement[..open].trim_end();
+        let named = |table: &&str| name.split(' ').any(|word| word == *table);
+        if SHARED.iter().any(|table| named(&table)) {
+            continue;
+        }
+        let columns = &statement[open + 1..];
+        if statement.starts_with("CREATE TABLE") && !columns.contains("PRIMARY KEY (app_id,") {
+            found.push(format!("the key does not begin with app_id: {name}"));
+        }
+        if is_index && !columns.starts_with("app_id,") {
+            found.push(format!("the index does not begin with app_id: {name}"));
+        }
+    }
+    found
+}
+
+fn migrations(engine: &str) -> Vec<File> {
+    files::all(&format!("migrations/{engine}"), ".sql")
+}
+
+fn numbers(engine: &str) -> BTreeSet<String> {
+    let number = |file: File| {
+        let name = file.path.rsplit('/').next().unwrap_or_default().to_owned();
+        name.split('_').next().unwrap_or_default().to_owned()
+    };
+    migrations(engine).into_iter().map(number).collect()
+}
+
+#[test]
+fn the_app_leads_every_statement_on_sqlite() {
+    let mut uses = 0;
+    let mut findings = Vec::new();
+    for file in files::all("host/src/store", ".rs") {
+        let statements = rust::read(&file.text).strings;
+        let statements = statements.iter().filter(|sql| sql.contains(TABLE));
+        if file.path.contains("/postgres/") {
+            let other = !file.path.ends_with("/sql.rs");
+            findings.extend(statements.filter(|_| other).map(|sql| format!("{}: {sql}", file.path)));
+            continue;
+        }
+        for sql in statements {
+            uses += sql.matches(TABLE).count();
+            let wrong = wrong_uses(sql).into_iter();
+            findings.extend(wrong.map(|finding| format!("{}: {finding}", file.path)));
+        }
+    }
+    assert_none(&findings);
+    assert!(uses >= 5, "only {uses} uses of {TABLE} were found");
+}
+
+#[test]
+fn the_app_leads_every_key_of_the_schema() {
+    for engine in ["sqlite", "postgres"] {
+        let files = migrations(engine);
+        assert_none(&files.iter().flat_map(|file| wrong_schema(&file.text)).collect::<Vec<_>>());
+        assert!(files.iter().any(|file| file.text.contains(TABLE)));
+    }
+}
+
+#[test]
+fn both_engines_have_the_same_migrations() {
+    assert_eq!(numbers("sqlite"), numbers("postgres"));
+}
+
+#[test]
+fn a_statement_without_the_app_is_found() {
+    for bad in [
+        "SELECT value FROM kv_entries",
+        "SELECT value FROM kv_entries WHERE key = ?1 AND app_id = ?2",
+        "SELECT value FROM kv_entries WHERE app_id = ?1 OR key = ?2",
+        "SELECT value FROM kv_entries WHERE app_id <> ?1",
+        "SELECT value FROM kv_entries JOIN kv_entries AS b WHERE app_id = ?1 AND key = ?2",
+        "SELECT (SELECT key FROM kv_entries) FROM apps WHERE app_id = ?1 AND key = ?2",
+        "DELETE FROM kv_entries\n   WHERE collection = ?1",
+        "UPDATE kv_entries SET size = 0",
+        "INSERT INTO kv_entries (key, app_id) VALUES (?1, ?2)",
+    ] {
+        assert!(!wrong_uses(bad).is_empty(), "{bad}");
+    }
+    for good in [
+        "SELECT value FROM kv_entries\n   WHERE app_id = ?1 AND (a IS NULL OR b = ?2)",
+        "SELECT (SELECT min(key) FROM kv_entries WHERE app_id = ?1 AND key > n) FROM names WHERE a OR b",
+        "DELETE FROM kv_entries WHERE app_id = ?1 RETURNING a OR b",
+        "INSERT INTO kv_entries\n (app_id, key) VALUES (?1, ?2)",
+    ] {
+        assert_none(&wrong_uses(good));
+    }
+}
+
+#[test]
+fn a_key_without_the_app_is_found() {
+    for bad in [
+        "CREATE TABLE t (\n  id INTEGER PRIMARY KEY,\n app_id BLOB);",
+        "CREATE TABLE t (app_id uuid, key text, PRIMARY KEY (key, app_id));",
+        "-- PRIMARY KEY (app_id, x)\nCREATE TABLE t (key text PRIMARY KEY);",
+        "CREATE INDEX i ON kv_entries (collection);",
+        "CREATE UNIQUE INDEX i ON kv_entries (collection, app_id);",
+    ] {
+        assert_eq!(wrong_schema(bad).len(), 1, "{bad}");
+    }
+    let good = "CREATE TABLE apps (id BLOB PRIMARY KEY);\n\
+        CREATE TABLE t (app_id uuid, k text,\n PRIMARY KEY (app_id, k)) STRICT;\n\
+        CREATE INDEX i ON t (app_id, k);";
+    assert_none(&wrong_schema(good));
+}
