@@ -41,7 +41,11 @@ fn boxed(error: kvasm::wasmtime::Error) -> anyhow::Error {
     anyhow::Error::from_boxed(error.into())
 }
 
-async fn bare(engine: &Engine, pre: &InstancePre<Free>, calls: usize) -> kvasm::wasmtime::Result<f64> {
+async fn bare(
+    engine: &Engine,
+    pre: &InstancePre<Free>,
+    calls: usize,
+) -> kvasm::wasmtime::Result<f64> {
     let start = Instant::now();
     for _ in 0..calls {
         let mut store = Store::new(engine, Free);
@@ -68,7 +72,8 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let bench = Bench::new(|builder| builder).await?;
         let wasm = wat::parse_str(EMPTY)?;
         let plugin = bench.host.load(&bench.app, wasm.clone()).await?;
-        let engine = Engine::new(&engine_config(&kvasm::model::Limits::default(), 256)).map_err(boxed)?;
+        let engine =
+            Engine::new(&engine_config(&kvasm::model::Limits::default(), 256)).map_err(boxed)?;
         let pre = Module::from_binary(&engine, &wasm)
             .and_then(|module| Linker::new(&engine).instantiate_pre(&module))
             .map_err(boxed)?;

@@ -132,7 +132,7 @@ fn random_json(rng: &mut Rng, depth: usize) -> String {
         1 => (rng.next() as i64 >> rng.below(64)).to_string(),
         2 => {
             let number = f64::from_bits(rng.next());
-            if number.is_finite() {
+            if number.is_finite() && number.abs() <= 1e308 {
                 format!("{number:e}")
             } else {
                 "1.5".to_owned()

@@ -34,7 +34,12 @@ fn differences(documented: &Rows, built: &Rows) -> Vec<String> {
 /// The first cells of a table's rows, without backticks.
 fn documented(text: &str, head: &[&str]) -> Rows {
     let rows = table(text, head).into_iter();
-    let cells = |row: Vec<String>| row.iter().take(head.len()).map(|c| plain(c).to_owned()).collect();
+    let cells = |row: Vec<String>| {
+        row.iter()
+            .take(head.len())
+            .map(|c| plain(c).to_owned())
+            .collect()
+    };
     rows.map(cells).collect()
 }
 
@@ -68,9 +73,12 @@ const ALL_BITS: Range32 = Range32 {
 #[test]
 fn the_imports_are_documented() {
     let signature = |params: &str, result: &str| format!("({params}) -> {result}");
-    let built = IMPORTS
-        .iter()
-        .map(|import| row([import.name.to_owned(), signature(import.params, import.result)]));
+    let built = IMPORTS.iter().map(|import| {
+        row([
+            import.name.to_owned(),
+            signature(import.params, import.result),
+        ])
+    });
     hold(&["import", "signature"], built.collect());
 }
 
@@ -89,8 +97,14 @@ fn the_options_of_set_are_documented() {
         ttl_ms: None,
         if_version: None,
     };
-    let ttl_ms = SetOptions { ttl_ms: Some(u64::MAX), ..none };
-    let if_version = SetOptions { if_version: Some(u64::MAX), ..none };
+    let ttl_ms = SetOptions {
+        ttl_ms: Some(u64::MAX),
+        ..none
+    };
+    let if_version = SetOptions {
+        if_version: Some(u64::MAX),
+        ..none
+    };
     let built = vec![
         option_field("ttl_ms", false, &ttl_ms.encode()),
         option_field("if_version", false, &if_version.encode()),
@@ -120,13 +134,49 @@ fn the_options_of_list_are_documented() {
     };
     let range = Some(ALL_BITS);
     let structs = [
-        ("prefix", ListOptions { prefix: range, ..none }),
-        ("start", ListOptions { start: range, ..none }),
+        (
+            "prefix",
+            ListOptions {
+                prefix: range,
+                ..none
+            },
+        ),
+        (
+            "start",
+            ListOptions {
+                start: range,
+                ..none
+            },
+        ),
         ("end", ListOptions { end: range, ..none }),
-        ("cursor", ListOptions { cursor: range, ..none }),
-        ("limit", ListOptions { limit: Some(u32::MAX), ..none }),
-        ("reverse", ListOptions { reverse: true, ..none }),
-        ("values", ListOptions { values: true, ..none }),
+        (
+            "cursor",
+            ListOptions {
+                cursor: range,
+                ..none
+            },
+        ),
+        (
+            "limit",
+            ListOptions {
+                limit: Some(u32::MAX),
+                ..none
+            },
+        ),
+        (
+            "reverse",
+            ListOptions {
+                reverse: true,
+                ..none
+            },
+        ),
+        (
+            "values",
+            ListOptions {
+                values: true,
+                ..none
+            },
+        ),
     ];
     let field = |(name, options): (&str, ListOptions)| {
         let is_flag = options.reverse || options.values;
@@ -154,7 +204,10 @@ fn formats_flags_and_levels_are_documented() {
         &["format", "name"],
         vec![number("JSON", FORMAT_JSON), number("bytes", FORMAT_BYTES)],
     );
-    hold(&["flag", "name"], vec![number("WITH_HEADER", GET_WITH_HEADER)]);
+    hold(
+        &["flag", "name"],
+        vec![number("WITH_HEADER", GET_WITH_HEADER)],
+    );
     hold(
         &["level", "name"],
         vec![
@@ -194,7 +247,10 @@ fn the_entry_header_is_documented() {
 fn the_names_are_documented() {
     let text = files::one("docs/abi.md").text;
     for name in [MODULE, MEMORY, MANIFEST_SECTION] {
-        assert!(text.contains(&format!("`{name}`")), "{name} is not in docs/abi.md");
+        assert!(
+            text.contains(&format!("`{name}`")),
+            "{name} is not in docs/abi.md"
+        );
     }
 }
 
@@ -203,11 +259,20 @@ fn a_difference_on_either_side_is_found() {
     let rows = |names: &[&str]| -> Rows { names.iter().map(|n| row([(*n).to_owned()])).collect() };
     let built = rows(&["a", "b"]);
     assert!(differences(&rows(&["a", "b"]), &built).is_empty());
-    for bad in [&["a"][..], &["a", "b", "c"], &["a", "c"], &["b", "a"], &["a", "b", "b"]] {
+    for bad in [
+        &["a"][..],
+        &["a", "b", "c"],
+        &["a", "c"],
+        &["b", "a"],
+        &["a", "b", "b"],
+    ] {
         assert!(!differences(&rows(bad), &built).is_empty(), "{bad:?}");
     }
     let text = "| import | signature | x |\n|---|---|---|\n| `f` | `() -> i64` | y |\n";
-    assert_eq!(documented(text, &["import", "signature"]), [["f", "() -> i64"]]);
+    assert_eq!(
+        documented(text, &["import", "signature"]),
+        [["f", "() -> i64"]]
+    );
 }
 
 #[test]

@@ -11,7 +11,9 @@ fn broken(file: &File, read: impl Fn(&str) -> Result<Option<String>, ()>) -> Vec
         let (path, anchor) = link.split_once('#').unwrap_or((&link, ""));
         let target = match path {
             "" => Ok(Some(file.text.clone())),
-            path => resolve(&file.path, path).ok_or(()).and_then(|path| read(&path)),
+            path => resolve(&file.path, path)
+                .ok_or(())
+                .and_then(|path| read(&path)),
         };
         let is_there = match target {
             Err(()) => false,
@@ -73,9 +75,19 @@ fn a_link_to_nowhere_is_found() {
         };
         broken(&file, read).len()
     };
-    assert_eq!(broken_in("[x](a.md) [x](./a.md#here) [x](../docs/a.md) [x](../docs)"), 0);
+    assert_eq!(
+        broken_in("[x](a.md) [x](./a.md#here) [x](../docs/a.md) [x](../docs)"),
+        0
+    );
     assert_eq!(broken_in("# Mine\n[x](#mine) [x](https://nowhere)"), 0);
-    for bad in ["c.md", "a.md#there", "#mine", "../../docs/a.md", "../a.md", "../docs#x"] {
+    for bad in [
+        "c.md",
+        "a.md#there",
+        "#mine",
+        "../../docs/a.md",
+        "../a.md",
+        "../docs#x",
+    ] {
         assert_eq!(broken_in(&format!("[x]({bad})")), 1, "{bad}");
     }
 }

@@ -18,7 +18,12 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
 
 fn cells(line: &str) -> Option<Vec<String>> {
     let inner = line.trim().strip_prefix('|')?.strip_suffix('|')?;
-    Some(inner.split('|').map(|cell| cell.trim().to_owned()).collect())
+    Some(
+        inner
+            .split('|')
+            .map(|cell| cell.trim().to_owned())
+            .collect(),
+    )
 }
 
 pub fn tables(text: &str) -> Vec<Table> {
@@ -50,7 +55,9 @@ pub fn table(text: &str, head: &[&str]) -> Vec<Vec<String>> {
     });
     let table = found.next();
     assert!(found.next().is_none(), "there are two tables {head:?}");
-    table.unwrap_or_else(|| panic!("there is no table {head:?}")).rows
+    table
+        .unwrap_or_else(|| panic!("there is no table {head:?}"))
+        .rows
 }
 
 /// A cell without its backticks.

@@ -128,7 +128,10 @@ fn every_room_is_there() {
 #[test]
 fn a_crate_out_of_its_room_is_found() {
     let bad = "// sqlx\nuse sqlx::query;\n";
-    assert_eq!(foreign_crates("service/kv.rs", bad), ["service/kv.rs:2 names sqlx"]);
+    assert_eq!(
+        foreign_crates("service/kv.rs", bad),
+        ["service/kv.rs:2 names sqlx"]
+    );
     assert!(foreign_crates("store/sqlite/read.rs", bad).is_empty());
     assert!(!foreign_crates("store/mod.rs", "wasmtime_wasi::p1();").is_empty());
     assert!(!foreign_crates("run.rs", "use clap::Args;").is_empty());
@@ -145,7 +148,11 @@ fn an_arrow_upward_is_found() {
         "use super::super::service::Kv;",
     ] {
         let found = foreign_rooms("store/sqlite/read.rs", bad);
-        assert_eq!(found, ["store/sqlite/read.rs names crate::service"], "{bad}");
+        assert_eq!(
+            found,
+            ["store/sqlite/read.rs names crate::service"],
+            "{bad}"
+        );
     }
     let fine = "use crate::{model::{self, service}, store};\n// crate::service\n";
     assert!(foreign_rooms("store/sqlite/read.rs", fine).is_empty());

@@ -90,7 +90,12 @@ fn raw_string(chars: &[char], at: usize, strings: &mut Vec<String>) -> usize {
     let mut end = start + 1;
     while end < chars.len() {
         let closed = chars[end] == '"'
-            && chars[end + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes;
+            && chars[end + 1..]
+                .iter()
+                .take(hashes)
+                .filter(|c| **c == '#')
+                .count()
+                == hashes;
         if closed {
             break;
         }
@@ -145,17 +150,21 @@ fn comments_and_strings_are_no_code() {
     assert_eq!(read("crate::br(r)").code, "crate::br(r)");
     assert_eq!(source.code.lines().count(), 3);
     for code in ["let a =", "b(", "c::<'static>("] {
-        assert!(source.code.contains(code), "{code} is not in {}", source.code);
+        assert!(
+            source.code.contains(code),
+            "{code} is not in {}",
+            source.code
+        );
     }
-    assert_eq!(
-        source.strings,
-        ["todo \\\" x", "todo \" x", "todo", "todo"]
-    );
+    assert_eq!(source.strings, ["todo \\\" x", "todo \" x", "todo", "todo"]);
 }
 
 #[test]
 fn words_are_whole() {
-    let found: Vec<_> = words("a.sqlx_x::sqlx!(r)").into_iter().map(|(_, w)| w).collect();
+    let found: Vec<_> = words("a.sqlx_x::sqlx!(r)")
+        .into_iter()
+        .map(|(_, w)| w)
+        .collect();
     assert_eq!(found, ["a", "sqlx_x", "sqlx", "r"]);
     assert_eq!(line("a\nb\nc", 4), 3);
 }

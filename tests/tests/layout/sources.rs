@@ -32,7 +32,9 @@ fn without_reason(path: &str, text: &str) -> Vec<String> {
         let above = &lines[(line - 1).saturating_sub(SAFETY_LINES)..line - 1];
         let has_reason = |line: &&str| line.trim_start().starts_with("// SAFETY: ");
         if !above.iter().any(has_reason) {
-            found.push(format!("{path}:{line} is unsafe without `// SAFETY:` above it"));
+            found.push(format!(
+                "{path}:{line} is unsafe without `// SAFETY:` above it"
+            ));
         }
     }
     found

@@ -13,7 +13,10 @@ const SHARED: [&str; 2] = ["apps", "kv_version"];
 
 /// One line, with one space where there was any.
 fn squeeze(sql: &str) -> String {
-    let words: Vec<&str> = sql.split_whitespace().filter(|word| *word != "\\").collect();
+    let words: Vec<&str> = sql
+        .split_whitespace()
+        .filter(|word| *word != "\\")
+        .collect();
     words.join(" ")
 }
 
@@ -76,7 +79,10 @@ fn wrong_schema(sql: &str) -> Vec<String> {
     let mut found = Vec::new();
     for statement in sql.split(';').map(str::trim) {
         let words: Vec<&str> = statement.split(' ').collect();
-        let is_index = matches!(words.as_slice(), ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX", ..]);
+        let is_index = matches!(
+            words.as_slice(),
+            ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX", ..]
+        );
         let Some(open) = statement.find('(') else {
             continue;
         };
@@ -117,7 +123,11 @@ fn the_app_leads_every_statement_on_sqlite() {
         let statements = statements.iter().filter(|sql| sql.contains(TABLE));
         if file.path.contains("/postgres/") {
             let other = !file.path.ends_with("/sql.rs");
-            findings.extend(statements.filter(|_| other).map(|sql| format!("{}: {sql}", file.path)));
+            findings.extend(
+                statements
+                    .filter(|_| other)
+                    .map(|sql| format!("{}: {sql}", file.path)),
+            );
             continue;
         }
         for sql in statements {
@@ -134,7 +144,12 @@ fn the_app_leads_every_statement_on_sqlite() {
 fn the_app_leads_every_key_of_the_schema() {
     for engine in ["sqlite", "postgres"] {
         let files = migrations(engine);
-        assert_none(&files.iter().flat_map(|file| wrong_schema(&file.text)).collect::<Vec<_>>());
+        assert_none(
+            &files
+                .iter()
+                .flat_map(|file| wrong_schema(&file.text))
+                .collect::<Vec<_>>(),
+        );
         assert!(files.iter().any(|file| file.text.contains(TABLE)));
     }
 }

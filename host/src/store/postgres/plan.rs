@@ -5,7 +5,7 @@
 //! look gone to a statement that waits for it. The answers of the operations
 //! before are worked out here.
 
-use crate::model::{Applied, Expect, Op, Timestamp, Version, WriteBatch};
+use crate::model::{Applied, Op, Timestamp, Version, WriteBatch};
 use std::collections::BTreeMap;
 
 /// A collection and a key. They order as Postgres orders them.
@@ -27,6 +27,7 @@ pub(super) struct Plan<'b> {
     answers: Vec<Answer<'b>>,
     /// How many versions are drawn for sets that are replaced in the same batch.
     pub(super) draws: usize,
+    has_checks: bool,
 }
 
 /// What happens to one key.
@@ -36,8 +37,6 @@ pub(super) struct Fate<'b> {
     pub(super) last: Option<&'b Op>,
     /// An operation before the last leaves it absent.
     absent_before: bool,
-    /// A check expects that it is absent.
-    expected_absent: bool,
 }
 
 impl Fate<'_> {
@@ -48,11 +47,6 @@ impl Fate<'_> {
     /// The set that is left does not continue the entry that may be there now.
     pub(super) fn starts_anew(&self) -> bool {
         self.is_set() && self.absent_before
-    }
-
-    /// If there is no entry, the batch depends on that nobody creates one.
-    pub(super) fn depends_on_absence(&self) -> bool {
-        self.expected_absent || self.starts_anew()
     }
 }
 
@@ -65,7 +59,7 @@ enum Answer<'b> {
     Drawn(usize),
     /// What an operation before it left.
     Known { existed: bool },
-    /// Whether the lock found an entry.
+    /// Whether there was an entry before.
     Found(Address<'b>),
     /// Whether the deletion of this key found an entry.
     Removed(Address<'b>),
@@ -76,7 +70,7 @@ enum Answer<'b> {
 pub(super) struct Outcome<'r> {
     pub(super) written: BTreeMap<Address<'r>, Version>,
     pub(super) drawn: Vec<Version>,
-    /// The live entries that the lock found.
+    /// The live entries that were there before.
     pub(super) found: BTreeMap<Address<'r>, Version>,
     pub(super) removed: BTreeMap<Address<'r>, bool>,
 }
@@ -85,10 +79,8 @@ impl<'b> Plan<'b> {
     pub(super) fn new(batch: &'b WriteBatch) -> Plan<'b> {
         let mut keys: BTreeMap<Address<'b>, Fate<'b>> = BTreeMap::new();
         for check in &batch.checks {
-            let fate = keys
-                .entry((check.collection.as_str(), check.key.as_str()))
-                .or_default();
-            fate.expected_absent |= check.expect == Expect::Absent;
+            let address = (check.collection.as_str(), check.key.as_str());
+            keys.entry(address).or_default();
         }
         for op in &batch.ops {
             keys.entry(address(op)).or_default().last = Some(op);
@@ -97,6 +89,7 @@ impl<'b> Plan<'b> {
             keys,
             answers: Vec::with_capacity(batch.ops.len()),
             draws: 0,
+            has_checks: !batch.checks.is_empty(),
         };
         let mut left: BTreeMap<Address<'b>, Left> = BTreeMap::new();
         for op in &batch.ops {
@@ -130,6 +123,11 @@ impl<'b> Plan<'b> {
             Op::Set { .. } | Op::Delete { .. } => Left::Absent,
         };
         fate.absent_before |= !is_last && matches!(left, Left::Absent);
+    }
+
+    /// Whether the batch depends on what there is before it.
+    pub(super) fn needs_state(&self) -> bool {
+        self.has_checks || self.keys.values().any(Fate::starts_anew)
     }
 
     /// The answers of all operations; `None` if the database left one out.

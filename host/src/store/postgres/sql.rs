@@ -227,24 +227,24 @@ statements! {
         " AND e.version = $5 RETURNING 1) SELECT EXISTS (SELECT 1 FROM gone), ", app_exists!()
     );
 
-    /// App, collections, keys. Locks what is there, in the order of the keys, so
-    /// that two batches over the same keys wait for each other and do not deadlock.
-    LOCK_ENTRIES = concat!(
-        "SELECT e.collection, e.key, e.version, e.expires_at FROM ", given_keys!(),
-        ", kv_entries AS e WHERE ", these_entries!(),
-        " ORDER BY e.collection, e.key FOR UPDATE OF e"
-    );
-    /// App, collections, keys, the time before all times. Holds keys whether they
+    /// App, collections, keys, the time before all times. Holds keys, whether they
     /// have an entry or not: nobody else can create, change or delete it until
     /// this transaction ends. An entry that is there is locked and stays as it is
     /// (`WHERE false` comes after the lock). What is put in an empty place has
-    /// expired, so nobody ever sees it; its key is returned.
+    /// expired, so nobody ever sees it.
+    ///
+    /// The order of the keys is the same in every statement that takes several,
+    /// so that those wait for each other and do not deadlock.
     HOLD = concat!(
         insert_columns!(),
         "SELECT $1, k.collection, k.key, NULL, ''::bytea, 0, 0, $4::bigint, $4::bigint, $4::bigint FROM ",
         given_keys!(), " ORDER BY k.collection COLLATE \"C\", k.key COLLATE \"C\" \
-         ON CONFLICT (app_id, collection, key) DO UPDATE SET size = e.size WHERE false \
-         RETURNING e.key"
+         ON CONFLICT (app_id, collection, key) DO UPDATE SET size = e.size WHERE false"
+    );
+    /// App, collections, keys, now: the versions of the live entries.
+    FIND = concat!(
+        "SELECT e.collection, e.key, e.version FROM ", given_keys!(), ", kv_entries AS e WHERE ",
+        these_entries!(), " AND ", live!("$4")
     );
     /// App, collections, keys, the time before all times. Makes entries count as
     /// deleted for a SET that follows in the same transaction. A DELETE would not

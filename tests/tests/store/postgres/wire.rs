@@ -123,7 +123,7 @@ async fn round_trips_of_batches() {
     };
     let bulk = statements(&line, async || app.commit(vec![], sets()).await).await;
     assert_eq!(bulk, 1, "sets of different keys");
-    // BEGIN, the app, the locks, the sets, the deletions, COMMIT.
+    // BEGIN, the app, the keys, the sets, the deletions, COMMIT.
     let mixed = async || {
         let mut ops = sets();
         ops.extend((100..200).map(|at| delete("c", &format!("k{at}"))));
