@@ -6,6 +6,8 @@
 mod abi;
 #[path = "layout/files.rs"]
 mod files;
+#[path = "layout/guide.rs"]
+mod guide;
 #[path = "layout/links.rs"]
 mod links;
 #[path = "layout/markdown.rs"]
