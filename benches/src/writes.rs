@@ -18,7 +18,7 @@ const SET: &str = r#"(module
   (import "kvasm_v1" "input_read" (func $input (param i32 i32 i32) (result i64)))
   (memory (export "memory") 1)
   (data (i32.const 0) "notes")
-  (data (i32.const 256) "{\"a\":\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}")
+  (data (i32.const 256) "{\"a\":\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}")
   (func $digit (param $at i32) (param $n i32)
     (i32.store8 (local.get $at) (i32.add (i32.const 48) (i32.rem_u (local.get $n) (i32.const 10)))))
   (func (export "run") (result i32) (local $left i32)

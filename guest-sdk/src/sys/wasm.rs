@@ -8,6 +8,8 @@ use std::ptr;
 
 mod raw {
     #[link(wasm_import_module = "kvasm_v1")]
+    // SAFETY: names and signatures are those of `kvasm_abi::IMPORTS`, which the
+    // host links; a module with another signature is refused when it is loaded.
     unsafe extern "C" {
         #[rustfmt::skip]
         pub fn kv_get(

@@ -56,10 +56,11 @@ fn leads_its_where(rest: &str) -> bool {
             '(' => depth += 1,
             ')' if depth == 0 => break,
             ')' => depth -= 1,
-            'O' if depth == 0 && condition[..at].ends_with(' ') => {
-                if condition[at..].starts_with("OR ") {
-                    return false;
-                }
+            'O' if depth == 0
+                && condition[..at].ends_with(' ')
+                && condition[at..].starts_with("OR ") =>
+            {
+                return false;
             }
             _ => {}
         }
@@ -88,7 +89,7 @@ fn wrong_schema(sql: &str) -> Vec<String> {
         };
         let name = statement[..open].trim_end();
         let named = |table: &&str| name.split(' ').any(|word| word == *table);
-        if SHARED.iter().any(|table| named(&table)) {
+        if SHARED.iter().any(named) {
             continue;
         }
         let columns = &statement[open + 1..];
