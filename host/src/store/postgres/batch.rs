@@ -8,8 +8,9 @@
 
 use super::classify::{lost_connection, lost_race, store_error};
 use super::commit::{SetRow, set_many, versions};
+use super::lease::Lease;
 use super::plan::{Address, Outcome, Plan};
-use super::pool::{ATTEMPTS, Lease, Pool, Statement};
+use super::pool::{ATTEMPTS, Pool, Statement};
 use super::{read, sql};
 use crate::model::{Applied, Version, WriteBatch};
 use crate::store::StoreError;

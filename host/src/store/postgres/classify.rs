@@ -3,6 +3,7 @@
 use crate::store::StoreError;
 use sqlx::Error;
 use sqlx::migrate::MigrateError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 /// The SQLSTATE of an error that the server sent.
 fn sqlstate(error: &Error) -> Option<String> {
@@ -42,6 +43,19 @@ pub(super) fn lost_race(error: &Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("40001" | "40P01"))
 }
 
+/// The server is not there yet, or not ready: worth another attempt to connect.
+pub(super) fn starting_up(error: &Error) -> bool {
+    match error {
+        Error::Io(cause) => matches!(
+            cause.kind(),
+            // The latter of a Unix socket that the server has not made yet.
+            std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound
+        ),
+        // cannot_connect_now, too_many_connections
+        other => matches!(sqlstate(other).as_deref(), Some("57P03" | "53300")),
+    }
+}
+
 /// The connection is gone, or goes to a server that will not serve it any more.
 pub(super) fn lost_connection(error: &Error) -> bool {
     match error {
@@ -58,6 +72,17 @@ pub(super) fn lost_connection(error: &Error) -> bool {
                 )
         }),
     }
+}
+
+/// A connection that gave this error for a statement must not be used again.
+pub(super) fn ends_connection(error: &Error) -> bool {
+    let severity = error
+        .as_database_error()
+        .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
+        .map(PgDatabaseError::severity);
+    let closed_by_server = matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic));
+    // After an answer that was not understood nobody knows what comes next.
+    closed_by_server || lost_connection(error) || matches!(error, Error::Protocol(_))
 }
 
 /// The database cannot be reached or is too busy, and a later try may succeed.

@@ -1,13 +1,14 @@
 //! The store on Postgres, for any number of hosts at once.
 //!
 //! `sql` has every statement, `read` and `commit` run what takes one of them,
-//! `batch` what takes a transaction, worked out by `plan`. `pool` lends the
-//! connections, and `classify` says what an error means.
+//! `batch` what takes a transaction, worked out by `plan`. `pool` keeps the
+//! connections, `lease` lends one, and `classify` says what an error means.
 
 mod batch;
 mod classify;
 mod commit;
 mod compact;
+mod lease;
 mod plan;
 mod pool;
 mod read;

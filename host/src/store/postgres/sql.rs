@@ -373,6 +373,7 @@ mod tests {
         let files = [
             ("batch.rs", include_str!("batch.rs")),
             ("commit.rs", include_str!("commit.rs")),
+            ("lease.rs", include_str!("lease.rs")),
             ("mod.rs", include_str!("mod.rs")),
             ("plan.rs", include_str!("plan.rs")),
             ("pool.rs", include_str!("pool.rs")),

@@ -22,8 +22,7 @@ async fn behind_proxy() -> (Tenant, Arc<Line>) {
     (kit.app().await, line)
 }
 
-/// The statements that a call sends, once they are prepared. The pool's ping
-/// after a call is not among them; nobody waits for it.
+/// The statements that a call sends, once they are prepared.
 async fn statements<T>(line: &Line, call: impl AsyncFn() -> T) -> usize {
     call().await;
     call().await;
@@ -133,7 +132,7 @@ async fn round_trips_of_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_in_use_is_not_pinged_before_a_call() {
+async fn a_connection_in_use_is_not_pinged() {
     let (app, line) = behind_proxy().await;
     app.set("c", "k", bytes("1")).await;
     let [statements, pings, _] = line.seen();
@@ -141,14 +140,10 @@ async fn a_connection_in_use_is_not_pinged_before_a_call() {
         app.get("c", "k").await;
     }
     let [after, pings_after, _] = line.seen();
-    assert_eq!(after - statements, 50 + 1 - 1);
-    // One after each call, which the next call does not wait for; another before
-    // would make it two.
-    assert!(
-        pings_after - pings <= 51,
-        "{} pings for 50 calls",
-        pings_after - pings
-    );
+    assert_eq!(after - statements, 50);
+    // On a very busy machine a second may pass between two calls.
+    let pings = pings_after - pings;
+    assert!(pings < 10, "{pings} pings for 50 calls");
 }
 
 /// The line hangs without an end: calls give up, and later ones work again.
