@@ -26,7 +26,7 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 /// Compiled modules that are kept in memory after their last plugin is gone.
 const COMPILED_MAX: usize = 256;
 /// Memory of a slot that stays resident between invocations, so that a small
-/// guest costs no page faults. Measured in `docs/decisions/0002-runtime.md`.
+/// guest costs few page faults.
 const KEEP_RESIDENT_BYTES: usize = 128 * 1024;
 /// The most memories of one module.
 const MEMORIES_MAX: u32 = 8;
