@@ -9,7 +9,6 @@ use crate::model::{App, AppId, Applied, Check, Op, Timestamp, Value, WriteBatch}
 use crate::store::StoreError;
 use rusqlite::{Connection, OpenFlags};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that wait for the writer; more callers than that wait to hand
@@ -19,8 +18,6 @@ const QUEUE_LEN: usize = 1024;
 /// its first caller does not wait for long.
 const GROUP_REQUESTS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
-/// How long a group is held open for callers of the last one.
-const GATHER: Duration = Duration::from_micros(50);
 
 /// What the writer is asked for.
 pub(super) enum Request {
@@ -109,7 +106,6 @@ fn open(options: &SqliteOptions) -> rusqlite::Result<Connection> {
 
 fn run(connection: &Connection, mut queue: mpsc::Receiver<Job>) {
     let mut waiting = None;
-    let mut last_len = 1;
     loop {
         let first = match waiting.take() {
             Some(job) => job,
@@ -118,40 +114,17 @@ fn run(connection: &Connection, mut queue: mpsc::Receiver<Job>) {
                 None => return,
             },
         };
-        (waiting, last_len) = group(connection, first, &mut queue, last_len);
+        waiting = group(connection, first, &mut queue);
     }
 }
 
-/// The next job. The callers of the last group were answered all at once and
-/// come back one by one; while fewer have come than then, they are given a moment,
-/// a fraction of a commit, so that groups do not alternate between large and small.
-/// A lone writer never waits: its last group was of one.
-fn next_job(queue: &mut mpsc::Receiver<Job>, taken: usize, last_len: usize) -> Option<Job> {
-    let mut since = None;
-    loop {
-        if let Ok(job) = queue.try_recv() {
-            return Some(job);
-        }
-        let waited = since.get_or_insert_with(Instant::now).elapsed();
-        if taken >= last_len || waited >= GATHER {
-            return None;
-        }
-        std::thread::yield_now();
-    }
-}
-
-/// One transaction. Returns a job that it could not take in, and its length.
-fn group(
-    connection: &Connection,
-    first: Job,
-    queue: &mut mpsc::Receiver<Job>,
-    last_len: usize,
-) -> (Option<Job>, usize) {
+/// One transaction. Returns a job that it could not take in.
+fn group(connection: &Connection, first: Job, queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
     let mut transaction = match Transaction::begin(connection) {
         Ok(transaction) => transaction,
         Err(error) => {
             let _ = first.reply.send(Err(error::store(error)));
-            return (None, 1);
+            return None;
         }
     };
     let mut bytes = 0;
@@ -164,11 +137,10 @@ fn group(
         if ended || transaction.answers.len() >= GROUP_REQUESTS || bytes >= GROUP_BYTES {
             break;
         }
-        next = next_job(queue, transaction.answers.len(), last_len);
+        next = queue.try_recv().ok();
     }
-    let len = transaction.answers.len();
     transaction.commit();
-    (next, len)
+    next
 }
 
 /// An open transaction and the answers that wait for its commit.
