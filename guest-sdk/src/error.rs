@@ -42,7 +42,7 @@ pub enum Error {
     Unsupported(String),
     /// The value cannot be written as JSON.
     Encode(String),
-    /// The stored JSON does not fit the type that was asked for.
+    /// The JSON of an entry or of a request's body does not fit the type that was asked for.
     Decode(String),
 }
 

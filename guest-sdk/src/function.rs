@@ -23,7 +23,7 @@ pub struct Bytes(
 #[diagnostic::on_unimplemented(
     message = "a plugin function cannot take `{Self}`",
     label = "not an input",
-    note = "take no argument, `Json<T>` where `T: serde::de::DeserializeOwned`, or `Bytes`"
+    note = "take no argument, `Json<T>` where `T: serde::de::DeserializeOwned`, or `Bytes`; a `Request` is for `#[kvasm_guest::http]`"
 )]
 pub trait FromInput: Sized {
     /// Reads the input.
@@ -38,7 +38,7 @@ pub trait FromInput: Sized {
 #[diagnostic::on_unimplemented(
     message = "a plugin function cannot return `{Self}`",
     label = "not an output",
-    note = "return `()`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `String`, or a `Result<_, E>` of one of them where `E: std::fmt::Display`"
+    note = "return `()`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `String`, or a `Result<_, E>` of one of them where `E: std::fmt::Display`; a `Response` is for `#[kvasm_guest::http]`"
 )]
 pub trait IntoOutput {
     /// The output, or the message of a failure.
@@ -104,10 +104,14 @@ pub fn run<R: IntoOutput>(function: impl FnOnce() -> R) -> i32 {
 
 /// Runs a function with an argument.
 pub fn run_with<A: FromInput, R: IntoOutput>(function: impl FnOnce(A) -> R) -> i32 {
+    run_on_input(|input| function(A::from_input(input)?).into_output())
+}
+
+/// Runs what makes the input's bytes into the output's.
+pub(crate) fn run_on_input(work: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, String>) -> i32 {
     sys::start();
     let input = sys::input().map_err(|e| e.to_string());
-    let argument = input.and_then(A::from_input);
-    finish(argument.and_then(|argument| function(argument).into_output()))
+    finish(input.and_then(work))
 }
 
 /// Writes the output and returns the export's result: 0, or 1 for a failure

@@ -2,7 +2,8 @@
 //!
 //! A plugin is a `cdylib` for `wasm32-unknown-unknown` whose functions carry
 //! [`#[function]`](macro@function). It keeps its data in the app's
-//! [key-value store](kv) and logs through the [`log`] crate.
+//! [key-value store](kv) and logs through the [`log`] crate. One function can
+//! answer [HTTP requests](mod@http).
 //!
 //! ```
 //! use kvasm_guest::{Error, Json, kv};
@@ -42,6 +43,7 @@ extern crate self as kvasm_guest;
 mod context;
 mod error;
 mod function;
+pub mod http;
 pub mod kv;
 mod sys;
 #[cfg(not(target_arch = "wasm32"))]
@@ -98,8 +100,56 @@ pub use log;
 /// ```
 pub use kvasm_guest_macros::function;
 
+/// Turns a function into the HTTP handler of the plugin, of which there is at
+/// most one: the host refuses a plugin with two.
+///
+/// The function takes a [`Request`](http::Request) and returns a
+/// [`Response`](http::Response), or a `Result` of one and an error that can be
+/// displayed. An `Err` fails the call; the client gets status 500 without its
+/// text. The handler stays an ordinary function for the code around it. Unlike
+/// one with [`#[function]`](macro@function) it cannot be called by its name.
+///
+/// `#[http(name = "other")]` exports it under another name.
+///
+/// ```
+/// use kvasm_guest::http::{Request, Response};
+///
+/// #[kvasm_guest::http]
+/// fn handle(request: Request) -> Response {
+///     match (request.method(), request.path()) {
+///         ("GET", "/") => Response::text("hello"),
+///         ("GET", _) => Response::new(404),
+///         _ => Response::new(405).header("allow", "GET"),
+///     }
+/// }
+///
+/// assert_eq!(handle(Request::get("/").build()), Response::text("hello"));
+/// assert_eq!(handle(Request::get("/x").build()).status, 404);
+/// ```
+///
+/// What cannot be a handler does not compile:
+///
+/// ```compile_fail
+/// use kvasm_guest::{Json, http::Response};
+///
+/// #[kvasm_guest::http]
+/// fn handle(request: Json<String>) -> Response {
+///     Response::new(204)
+/// }
+/// ```
+/// ```compile_fail
+/// use kvasm_guest::http::Request;
+///
+/// #[kvasm_guest::http]
+/// fn handle(request: Request) -> String {
+///     request.path().to_owned()
+/// }
+/// ```
+pub use kvasm_guest_macros::http;
+
 /// What the macros' code calls. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::function::{run, run_with};
+    pub use crate::http::handler::run_http;
 }

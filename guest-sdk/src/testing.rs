@@ -15,6 +15,7 @@
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
 
+use crate::http::{IntoResponse, Request, Response};
 use crate::sys::native;
 use crate::{Context, FromInput, IntoOutput};
 use std::time::Duration;
@@ -62,8 +63,41 @@ pub fn call<A: FromInput, R: IntoOutput>(
     function: impl FnOnce(A) -> R,
     input: impl AsRef<[u8]>,
 ) -> Result<Vec<u8>, String> {
-    native::set_input(input.as_ref());
-    let code = crate::function::run_with(function);
+    invoke(input.as_ref(), || crate::function::run_with(function))
+}
+
+/// Calls an HTTP handler as the host would: request and response go through
+/// their bytes, and a response that HTTP cannot carry fails.
+///
+/// # Errors
+/// The message that the handler failed with, or that says what is wrong with its
+/// response. A client of the real host gets status 500 without it.
+///
+/// ```
+/// use kvasm_guest::http::{Request, Response};
+/// use kvasm_guest::testing;
+///
+/// fn greet(request: Request) -> Response {
+///     Response::new(200).header("x-name", request.query_param("name").unwrap_or_default())
+/// }
+///
+/// let greet_as = |target| testing::call_http(greet, Request::get(target).build());
+/// assert_eq!(greet_as("/?name=Ada"), Ok(Response::new(200).header("x-name", "Ada")));
+/// assert!(greet_as("/?name=%0A").unwrap_err().contains("cannot contain '\\n'"));
+/// ```
+pub fn call_http<R: IntoResponse>(
+    handler: impl FnOnce(Request) -> R,
+    request: Request,
+) -> Result<Response, String> {
+    let output = invoke(&request.encode()?, || {
+        crate::http::handler::run_http(handler)
+    })?;
+    Response::decode(&output)
+}
+
+fn invoke(input: &[u8], export: impl FnOnce() -> i32) -> Result<Vec<u8>, String> {
+    native::set_input(input);
+    let code = export();
     let output = native::take_output();
     if code == 0 {
         Ok(output)

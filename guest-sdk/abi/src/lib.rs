@@ -6,6 +6,7 @@
 #![no_std]
 #![deny(missing_docs)]
 
+pub mod http;
 mod options;
 mod page;
 mod status;
@@ -23,8 +24,10 @@ pub const MEMORY: &str = "memory";
 /// The custom section that declares a plugin's functions.
 ///
 /// Its bytes are JSON objects, one to a line, as linkers concatenate the
-/// fragments that each declaration adds:
-/// `{"kind":"function","name":"add"}`.
+/// fragments that each declaration adds. `{"kind":"function","name":"add"}` is a
+/// function that can be called by name; `{"kind":"http","name":"handle"}` is the
+/// [HTTP handler](http), of which a plugin has at most one. Both are exports
+/// `() -> i32`.
 pub const MANIFEST_SECTION: &str = "kvasm.plugin.v1";
 
 /// A value that is JSON text.

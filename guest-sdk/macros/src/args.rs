@@ -1,4 +1,4 @@
-//! The arguments of `#[function(...)]`.
+//! The arguments of `#[function(...)]` and `#[http(...)]`.
 
 use proc_macro2::TokenStream;
 use syn::LitStr;

@@ -1,13 +1,20 @@
 //! The macros of `kvasm-guest`. Use them through that crate.
 
 mod args;
-mod function;
+mod export;
 mod name;
 
+use export::Kind;
 use proc_macro::TokenStream;
 
 /// Turns a function into an export of the plugin. `kvasm_guest::function` says how.
 #[proc_macro_attribute]
 pub fn function(args: TokenStream, item: TokenStream) -> TokenStream {
-    function::expand(args.into(), item.into()).into()
+    export::expand(Kind::Function, args.into(), item.into()).into()
+}
+
+/// Turns a function into the plugin's HTTP handler. `kvasm_guest::http` says how.
+#[proc_macro_attribute]
+pub fn http(args: TokenStream, item: TokenStream) -> TokenStream {
+    export::expand(Kind::Http, args.into(), item.into()).into()
 }

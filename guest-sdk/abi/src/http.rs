@@ -1,0 +1,74 @@
+//! The frame of an HTTP handler's input and output: `head_len: u32`, little-endian,
+//! then the head, which is JSON, then the body's bytes up to the end.
+//!
+//! The head of a request, which the host writes:
+//!
+//! ```json
+//! {"method":"GET","path":"/rest/of/path","query":"a=1","headers":[["accept","*/*"]]}
+//! ```
+//!
+//! - `path` begins with `/`, and is percent-encoded as the client sent it.
+//! - `query` has no `?`; it is empty if there was none.
+//! - `headers` has names in lower case, in the order in which they came, and a
+//!   name as often as it came. A header whose value is not UTF-8 is left out.
+//!
+//! The head of a response, which the plugin writes:
+//!
+//! ```json
+//! {"status":200,"headers":[["content-type","text/plain"]]}
+//! ```
+//!
+//! - `status` is one of [`STATUSES`].
+//! - `headers` may be absent; then there are none.
+
+use crate::Malformed;
+use core::ops::RangeInclusive;
+
+/// The size of the head's length in front of a frame, in bytes.
+pub const PREFIX_BYTES: usize = 4;
+
+/// The statuses that a response can have.
+pub const STATUSES: RangeInclusive<u16> = 200..=599;
+
+/// What stands in front of a head of this many bytes, or `None` if its length
+/// does not fit.
+pub fn prefix(head_len: usize) -> Option<[u8; PREFIX_BYTES]> {
+    u32::try_from(head_len).ok().map(u32::to_le_bytes)
+}
+
+/// Splits a frame into its head and its body.
+///
+/// # Errors
+/// [`Malformed`] if the frame ends before its head does.
+pub fn split(frame: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let (head_len, rest) = frame.split_first_chunk().ok_or(Malformed)?;
+    let head_len = usize::try_from(u32::from_le_bytes(*head_len)).map_err(|_| Malformed)?;
+    rest.split_at_checked(head_len).ok_or(Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_split_where_its_head_ends() {
+        assert_eq!(split(b"\x02\0\0\0{}body"), Ok((&b"{}"[..], &b"body"[..])));
+        assert_eq!(split(b"\x02\0\0\0{}"), Ok((&b"{}"[..], &b""[..])));
+        assert_eq!(split(b"\0\0\0\0body"), Ok((&b""[..], &b"body"[..])));
+        assert_eq!(prefix(258), Some([2, 1, 0, 0]));
+        assert_eq!(prefix(usize::MAX), None);
+    }
+
+    #[test]
+    fn a_frame_that_lies_about_its_head_is_malformed() {
+        for frame in [
+            &b""[..],
+            b"\0\0\0",
+            b"\x03\0\0\0{}",
+            b"\xff\xff\xff\xff{}",
+            b"\x01\0\0\0",
+        ] {
+            assert_eq!(split(frame), Err(Malformed), "{frame:?}");
+        }
+    }
+}

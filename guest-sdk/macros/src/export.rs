@@ -1,0 +1,280 @@
+//! `#[function]` and `#[http]`: an export, a line of the manifest, and the function as it was.
+
+use crate::{args, name};
+use kvasm_abi::MANIFEST_SECTION;
+use proc_macro2::{Literal, TokenStream};
+use quote::{ToTokens, quote};
+use syn::ext::IdentExt;
+use syn::{Attribute, FnArg, ItemFn, ReturnType, Signature, Type};
+
+/// What the attribute makes of a function.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// `#[function]`: callable by its name.
+    Function,
+    /// `#[http]`: answers HTTP requests.
+    Http,
+}
+
+impl Kind {
+    /// The `kind` of the line in the manifest, and the attribute's name.
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Function => "function",
+            Kind::Http => "http",
+        }
+    }
+
+    /// How messages call it.
+    fn subject(self) -> &'static str {
+        match self {
+            Kind::Function => "a plugin function",
+            Kind::Http => "an HTTP handler",
+        }
+    }
+}
+
+/// The function and its export; on an error the function and the error, so that
+/// the compiler does not also complain that the function is missing.
+pub fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> TokenStream {
+    let function: ItemFn = match syn::parse2(item.clone()) {
+        Ok(function) => function,
+        Err(e) => {
+            let message = format!("`#[{}]` goes on a function", kind.name());
+            let error = syn::Error::new(e.span(), message).to_compile_error();
+            return quote!(#item #error);
+        }
+    };
+    let export = export(kind, args, &function).unwrap_or_else(|e| e.to_compile_error());
+    quote!(#function #export)
+}
+
+fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<TokenStream> {
+    let args = args::parse(args)?;
+    let (name, span) = match args.name {
+        Some(literal) => (literal.value(), literal.span()),
+        None => (
+            function.sig.ident.unraw().to_string(),
+            function.sig.ident.span(),
+        ),
+    };
+    name::check(&name, span)?;
+    let invoke = invoke(kind, &function.sig)?;
+    // Without a name of its own, the constant cannot clash with anything.
+    let cfgs = function.attrs.iter().filter(|a| is_cfg(a));
+    let section = section(kind, &name);
+    Ok(quote! {
+        #(#cfgs)*
+        const _: () = {
+            #[allow(dead_code)]
+            fn invoke() -> i32 {
+                #invoke
+            }
+            #[cfg(target_arch = "wasm32")]
+            #[allow(unsafe_code)]
+            #[unsafe(export_name = #name)]
+            extern "C" fn export() -> i32 {
+                invoke()
+            }
+            #section
+        };
+    })
+}
+
+/// The attributes that decide whether the function exists at all.
+fn is_cfg(attribute: &Attribute) -> bool {
+    attribute.path().is_ident("cfg")
+}
+
+/// The call that reads the input, runs the function and writes the output.
+fn invoke(kind: Kind, signature: &Signature) -> syn::Result<TokenStream> {
+    let subject = kind.subject();
+    refuse_qualifiers(subject, signature)?;
+    let ident = &signature.ident;
+    let mut inputs = signature.inputs.iter();
+    let (first, second) = (inputs.next(), inputs.next());
+    if let Some(second) = second {
+        return Err(syn::Error::new_spanned(second, too_many_arguments(kind)));
+    }
+    let input = first.map(|first| argument(subject, first)).transpose()?;
+    // Both types are spelt out, so that an unfit one is reported where it is written.
+    match (kind, input, &signature.output) {
+        (Kind::Function, None, output) => {
+            let output = function_output(output);
+            Ok(quote!(::kvasm_guest::__private::run::<#output>(#ident)))
+        }
+        (Kind::Function, Some(input), output) => {
+            let output = function_output(output);
+            Ok(quote!(::kvasm_guest::__private::run_with::<#input, #output>(#ident)))
+        }
+        (Kind::Http, Some(input), ReturnType::Type(_, output)) => {
+            Ok(quote!(::kvasm_guest::__private::run_http::<#input, #output>(#ident)))
+        }
+        (Kind::Http, ..) => Err(syn::Error::new_spanned(
+            ident,
+            "an HTTP handler takes a `Request` and returns a `Response`, or a `Result` of one",
+        )),
+    }
+}
+
+fn function_output(output: &ReturnType) -> TokenStream {
+    match output {
+        ReturnType::Default => quote!(()),
+        ReturnType::Type(_, ty) => ty.to_token_stream(),
+    }
+}
+
+fn too_many_arguments(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Function => {
+            "a plugin function takes at most one argument; put the rest into its struct"
+        }
+        Kind::Http => "an HTTP handler takes one argument; the `Request` has all there is",
+    }
+}
+
+/// The type of the argument.
+fn argument<'a>(subject: &str, argument: &'a FnArg) -> syn::Result<&'a Type> {
+    match argument {
+        FnArg::Receiver(receiver) => Err(syn::Error::new_spanned(
+            receiver,
+            format!("{subject} cannot be a method"),
+        )),
+        FnArg::Typed(argument) => match &*argument.ty {
+            Type::ImplTrait(ty) => Err(generic(subject, ty)),
+            ty => Ok(ty),
+        },
+    }
+}
+
+/// Refuses what an export cannot be.
+fn refuse_qualifiers(subject: &str, signature: &Signature) -> syn::Result<()> {
+    refuse(&signature.asyncness, || {
+        format!("{subject} cannot be `async`: there is nothing to wait for")
+    })?;
+    refuse(&signature.unsafety, || {
+        format!("{subject} cannot be `unsafe`: the host calls it")
+    })?;
+    refuse(&signature.abi, || {
+        format!("{subject} has Rust's ABI; the macro makes the export")
+    })?;
+    refuse(&signature.variadic, || {
+        format!("{subject} cannot be variadic")
+    })?;
+    if signature.generics.params.is_empty() {
+        Ok(())
+    } else {
+        Err(generic(subject, &signature.generics))
+    }
+}
+
+fn refuse(part: &Option<impl ToTokens>, message: impl FnOnce() -> String) -> syn::Result<()> {
+    match part {
+        Some(part) => Err(syn::Error::new_spanned(part, message())),
+        None => Ok(()),
+    }
+}
+
+fn generic(subject: &str, part: impl ToTokens) -> syn::Error {
+    syn::Error::new_spanned(part, format!("{subject} cannot be generic"))
+}
+
+/// The function's line of the manifest. Names need no escapes in JSON.
+fn section(kind: Kind, name: &str) -> TokenStream {
+    let kind = kind.name();
+    let line = format!("{{\"kind\":\"{kind}\",\"name\":\"{name}\"}}\n");
+    let len = line.len();
+    let line = Literal::byte_string(line.as_bytes());
+    quote! {
+        #[cfg(target_arch = "wasm32")]
+        #[allow(unsafe_code)]
+        #[unsafe(link_section = #MANIFEST_SECTION)]
+        pub static MANIFEST: [u8; #len] = *#line;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expanded(kind: Kind, args: &str, item: &str) -> String {
+        expand(kind, args.parse().unwrap(), item.parse().unwrap()).to_string()
+    }
+
+    #[test]
+    fn a_function_keeps_its_name_and_gets_an_export_and_a_line() {
+        let code = expanded(
+            Kind::Function,
+            "name = \"add-one\"",
+            "#[cfg(a)] fn add(Json(n): Json<u8>) {}",
+        );
+        assert!(code.contains("fn add"));
+        assert!(code.contains("export_name = \"add-one\""));
+        assert!(
+            code.contains(r#"b"{\"kind\":\"function\",\"name\":\"add-one\"}\n""#),
+            "{code}"
+        );
+        assert_eq!(code.matches("cfg (a)").count(), 2);
+        let raw = expanded(Kind::Function, "", "fn r#match() {}");
+        assert!(raw.contains("export_name = \"match\""));
+    }
+
+    #[test]
+    fn a_handler_gets_an_export_and_a_line_of_its_own_kind() {
+        let code = expanded(Kind::Http, "", "fn handle(r: Request) -> Response {}");
+        assert!(code.contains("export_name = \"handle\""), "{code}");
+        assert!(
+            code.contains(r#"b"{\"kind\":\"http\",\"name\":\"handle\"}\n""#),
+            "{code}"
+        );
+        assert!(
+            code.contains("run_http :: < Request , Response >"),
+            "{code}"
+        );
+        let named = expanded(
+            Kind::Http,
+            "name = \"web\"",
+            "fn handle(r: Request) -> Response {}",
+        );
+        assert!(named.contains("export_name = \"web\""), "{named}");
+    }
+
+    fn assert_refused(kind: Kind, cases: &[(&str, &str, &str)]) {
+        for (args, item, why) in cases {
+            let code = expanded(kind, args, item);
+            assert!(code.contains("compile_error"), "{args} {item}: {code}");
+            assert!(code.contains(why), "{args} {item}: {code}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_an_export_is_an_error_that_says_why() {
+        let cases = [
+            ("", "struct S;", "goes on a function"),
+            ("nam = \"x\"", "fn f() {}", "unknown argument"),
+            ("name", "fn f() {}", "expected `=`"),
+            ("name = 1", "fn f() {}", "expected string literal"),
+            ("name = \"a\", name = \"b\"", "fn f() {}", "given twice"),
+            ("name = \"a b\"", "fn f() {}", "cannot contain ' '"),
+            ("", "fn exp() {}", "symbol that compiled code calls"),
+            ("", "async fn f() {}", "cannot be `async`"),
+            ("", "unsafe fn f() {}", "cannot be `unsafe`"),
+            ("", "extern \"C\" fn f() {}", "has Rust's ABI"),
+            ("", "fn f<T>() {}", "cannot be generic"),
+            ("", "fn f(a: impl Copy) {}", "cannot be generic"),
+            ("", "fn f(&self) {}", "cannot be a method"),
+        ];
+        assert_refused(Kind::Function, &cases);
+        assert_refused(Kind::Http, &cases);
+        let function = [("", "fn f(a: A, b: B) {}", "at most one argument")];
+        assert_refused(Kind::Function, &function);
+        let handler = [
+            ("", "struct S;", "`#[http]` goes on"),
+            ("", "async fn f() {}", "an HTTP handler cannot be"),
+            ("", "fn f(a: A, b: B) -> R {}", "takes one argument"),
+            ("", "fn f() -> Response {}", "takes a `Request`"),
+            ("", "fn f(r: Request) {}", "returns a `Response`"),
+        ];
+        assert_refused(Kind::Http, &handler);
+    }
+}

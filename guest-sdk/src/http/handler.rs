@@ -1,0 +1,84 @@
+//! What a handler returns, and the code that runs one.
+
+use super::{Request, Response};
+use serde::Serialize;
+use std::fmt::Display;
+
+/// What an HTTP handler can return: a [`Response`], or a `Result` of one and an
+/// error that can be displayed.
+#[diagnostic::on_unimplemented(
+    message = "an HTTP handler cannot return `{Self}`",
+    label = "not a response",
+    note = "return `kvasm_guest::http::Response`, or a `Result<Response, E>` where `E: std::fmt::Display`"
+)]
+pub trait IntoResponse {
+    /// The response, or the message of a failure.
+    ///
+    /// # Errors
+    /// A message, which the client does not see.
+    fn into_response(self) -> Result<Response, String>;
+}
+
+impl IntoResponse for Response {
+    fn into_response(self) -> Result<Response, String> {
+        Ok(self)
+    }
+}
+
+impl<T: IntoResponse, E: Display> IntoResponse for Result<T, E> {
+    fn into_response(self) -> Result<Response, String> {
+        self.map_err(|e| e.to_string())?.into_response()
+    }
+}
+
+/// What an HTTP handler can take: a [`Request`]. It is there for the compiler's message alone.
+#[diagnostic::on_unimplemented(
+    message = "an HTTP handler cannot take `{Self}`",
+    label = "not a request",
+    note = "take `kvasm_guest::http::Request`"
+)]
+pub trait HandlerArgument: From<Request> {}
+
+impl HandlerArgument for Request {}
+
+/// Runs the handler on the input.
+pub fn run_http<A: HandlerArgument, R: IntoResponse>(handler: impl FnOnce(A) -> R) -> i32 {
+    crate::function::run_on_input(|input| {
+        let request = Request::decode(input)?;
+        handler(A::from(request)).into_response()?.encode()
+    })
+}
+
+/// A head and a body as they go over the boundary.
+pub(super) fn frame(head: &impl Serialize, body: &[u8]) -> Result<Vec<u8>, String> {
+    let head = serde_json::to_vec(head).map_err(|e| e.to_string())?;
+    let prefix = kvasm_abi::http::prefix(head.len()).ok_or("the headers are too large")?;
+    Ok([&prefix, head.as_slice(), body].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_handler_answers_through_the_frame() {
+        let handler = |request: Request| {
+            Response::text(format!("{} {}", request.method(), request.path()))
+                .header("x-echo", request.header("x-echo").unwrap_or("none"))
+        };
+        let request = Request::put("/a?b").header("X-Echo", "é").build();
+        let expected = Response::text("PUT /a").header("x-echo", "é");
+        assert_eq!(testing::call_http(handler, request), Ok(expected));
+    }
+
+    #[test]
+    fn an_error_fails_the_call_with_its_text() {
+        let get = || Request::get("/").build();
+        let fail = |_: Request| Err::<Response, _>("no more paper");
+        assert_eq!(testing::call_http(fail, get()), Err("no more paper".into()));
+        let odd = |_: Request| Ok::<_, String>(Response::new(99));
+        let message = testing::call_http(odd, get()).unwrap_err();
+        assert_eq!(message, "a response's status is 200 to 599, not 99");
+    }
+}

@@ -1,0 +1,58 @@
+//! Percent-decoding.
+
+/// What `+` stands for.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Plus {
+    /// Itself, as in paths.
+    Plus,
+    /// A space, as in queries.
+    Space,
+}
+
+/// Decodes escapes such as `%20`. A `%` without two hexadecimal digits stays,
+/// and what is not UTF-8 then becomes U+FFFD.
+pub(super) fn decode(text: &str, plus: Plus) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let (byte, after) = match byte {
+            b'%' => escape(after).unwrap_or((byte, after)),
+            b'+' if plus == Plus::Space => (b' ', after),
+            _ => (byte, after),
+        };
+        decoded.push(byte);
+        rest = after;
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// The byte whose digits `text` begins with, and what comes after them.
+fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
+    let (&[high, low], after) = text.split_first_chunk()?;
+    let digit = |ascii: u8| char::from(ascii).to_digit(16);
+    let byte = u8::try_from(digit(high)? << 4 | digit(low)?).ok()?;
+    Some((byte, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_decoded_and_the_rest_stays() {
+        for (text, path, query) in [
+            ("", "", ""),
+            ("a%20b%2Fc%2f", "a b/c/", "a b/c/"),
+            ("a+b%2B", "a+b+", "a b+"),
+            ("%C3%A9t%c3%a9", "été", "été"),
+            ("100%", "100%", "100%"),
+            ("%4", "%4", "%4"),
+            ("%zz%+1", "%zz%+1", "%zz% 1"),
+            ("%25%32%30", "%20", "%20"),
+            ("%ff", "\u{fffd}", "\u{fffd}"),
+        ] {
+            assert_eq!(decode(text, Plus::Plus), path, "{text}");
+            assert_eq!(decode(text, Plus::Space), query, "{text}");
+        }
+    }
+}

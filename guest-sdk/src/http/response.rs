@@ -1,0 +1,215 @@
+//! What an HTTP handler answers.
+
+use crate::Error;
+use kvasm_abi::http::STATUSES;
+use serde::Serialize;
+
+/// An HTTP response.
+///
+/// The methods build it, the fields are for reading; tests can also compare
+/// whole responses.
+///
+/// ```
+/// use kvasm_guest::http::Response;
+///
+/// let moved = Response::new(302).header("Location", "/new");
+/// assert_eq!(moved.headers, [("location".to_owned(), "/new".to_owned())]);
+///
+/// let missing = Response::text("no such cart").status(404);
+/// assert_eq!((missing.status, missing.body.as_slice()), (404, &b"no such cart"[..]));
+///
+/// assert_eq!(Response::json(&[1, 2])?.body, b"[1,2]");
+/// # Ok::<(), kvasm_guest::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a response does nothing until the handler returns it"]
+#[non_exhaustive]
+pub struct Response {
+    /// The status, 200 to 599. Another one fails the call.
+    pub status: u16,
+    /// Names and values. A name that is no HTTP token, or a value with a control
+    /// character other than tab, fails the call.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+#[derive(Serialize)]
+struct Head<'a> {
+    status: u16,
+    headers: &'a [(String, String)],
+}
+
+impl Response {
+    /// A response without headers and body. The status is 200 to 599.
+    pub fn new(status: u16) -> Response {
+        Response {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// A text, with status 200 and the content type `text/plain; charset=utf-8`.
+    pub fn text(text: impl Into<String>) -> Response {
+        Response::new(200)
+            .header("content-type", "text/plain; charset=utf-8")
+            .body(text.into())
+    }
+
+    /// A value as JSON, with status 200 and the content type `application/json`.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] if serde cannot write the value.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Response, Error> {
+        let json = serde_json::to_vec(value)
+            .map_err(|e| Error::Encode(format!("the response cannot be written as JSON: {e}")))?;
+        Ok(Response::new(200)
+            .header("content-type", "application/json")
+            .body(json))
+    }
+
+    /// Sets the status, 200 to 599.
+    pub fn status(mut self, status: u16) -> Response {
+        self.status = status;
+        self
+    }
+
+    /// Adds a header. Its name goes into lower case. A name can be given more
+    /// than once, except `content-type`, of which the last one counts.
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Response {
+        let name = name.to_ascii_lowercase();
+        // `text` and `json` have set one, and a response with two has none that counts.
+        if name == "content-type" {
+            self.headers.retain(|(known, _)| *known != name);
+        }
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Sets the body. The content type stays as it is.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Response {
+        self.body = body.into();
+        self
+    }
+
+    /// The frame for the host, or the message of a failure: the host would say
+    /// no more than that the response is malformed.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+        if !STATUSES.contains(&self.status) {
+            let (first, last) = (STATUSES.start(), STATUSES.end());
+            let status = self.status;
+            return Err(format!(
+                "a response's status is {first} to {last}, not {status}"
+            ));
+        }
+        for (name, value) in &self.headers {
+            check_header(name, value)?;
+        }
+        let head = Head {
+            status: self.status,
+            headers: &self.headers,
+        };
+        super::handler::frame(&head, &self.body)
+    }
+}
+
+fn check_header(name: &str, value: &str) -> Result<(), String> {
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if name.is_empty() || !name.chars().all(is_token) {
+        return Err(format!("{name:?} cannot be the name of a header"));
+    }
+    let is_refused = |c: char| c.is_ascii_control() && c != '\t';
+    if let Some(found) = value.chars().find(|c| is_refused(*c)) {
+        return Err(format!(
+            "the value of the header {name:?} cannot contain {found:?}"
+        ));
+    }
+    Ok(())
+}
+
+/// The response as the host would read it.
+#[cfg(not(target_arch = "wasm32"))]
+impl Response {
+    pub(crate) fn decode(frame: &[u8]) -> Result<Response, String> {
+        #[derive(serde::Deserialize)]
+        struct Head {
+            status: u16,
+            headers: Vec<(String, String)>,
+        }
+        let malformed = |why: &dyn std::fmt::Display| format!("the output is no response: {why}");
+        let (head, body) =
+            kvasm_abi::http::split(frame).map_err(|_| malformed(&"it ends within its head"))?;
+        let head: Head = serde_json::from_slice(head).map_err(|e| malformed(&e))?;
+        Ok(Response {
+            status: head.status,
+            headers: head.headers,
+            body: body.to_vec(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_is_a_frame() {
+        let response = Response::text("hi").status(201).header("X-A", "1");
+        let head = r#"{"status":201,"headers":[["content-type","text/plain; charset=utf-8"],["x-a","1"]]}"#;
+        let frame = response.encode().unwrap();
+        let (found, body) = kvasm_abi::http::split(&frame).unwrap();
+        assert_eq!(std::str::from_utf8(found), Ok(head));
+        assert_eq!(body, b"hi");
+        assert_eq!(Response::decode(&frame), Ok(response));
+    }
+
+    #[test]
+    fn the_last_content_type_counts_and_other_names_repeat() {
+        let response = Response::text("<p>")
+            .header("set-cookie", "a=1")
+            .header("Set-Cookie", "b=2")
+            .header("Content-Type", "text/html");
+        let expected = [
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("content-type", "text/html"),
+        ];
+        assert_eq!(
+            response.headers,
+            expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        );
+    }
+
+    #[test]
+    fn what_http_cannot_carry_is_refused() {
+        for (response, why) in [
+            (Response::new(199), "is 200 to 599, not 199"),
+            (Response::new(600), "is 200 to 599, not 600"),
+            (Response::new(200).header("", "x"), "\"\" cannot be"),
+            (Response::new(200).header("a b", "x"), "\"a b\" cannot be"),
+            (Response::new(200).header("a:", "x"), "cannot be the name"),
+            (Response::new(200).header("é", "x"), "cannot be the name"),
+            (
+                Response::new(200).header("a", "x\r\nb: y"),
+                "cannot contain '\\r'",
+            ),
+            (
+                Response::new(200).header("a", "\u{7f}"),
+                "cannot contain '\\u{7f}'",
+            ),
+        ] {
+            let message = response.encode().unwrap_err();
+            assert!(message.contains(why), "{message}");
+        }
+        let fine = Response::new(599).header("a", "é\t;=\"x\"");
+        assert!(fine.encode().is_ok());
+    }
+
+    #[test]
+    fn a_value_that_is_no_json_is_an_error() {
+        let map = std::collections::BTreeMap::from([((1, 2), 3)]);
+        let error = Response::json(&map).unwrap_err();
+        assert!(matches!(error, Error::Encode(_)), "{error}");
+    }
+}
