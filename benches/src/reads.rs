@@ -52,6 +52,7 @@ async fn fill(bench: &Bench, count: usize, bytes: usize) -> Result<()> {
             now: Timestamp::now(),
             checks: Vec::new(),
             ops: ops.collect::<Result<_>>()?,
+            audit: None,
         };
         bench.host.store().commit(batch).await?;
     }

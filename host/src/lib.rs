@@ -58,13 +58,17 @@
 
 mod abi;
 mod host;
+#[cfg(feature = "server")]
+pub mod http;
+pub mod metrics;
 pub mod model;
 mod runtime;
 pub mod service;
 pub mod store;
 
-pub use abi::{BadPointer, GuestLog, GuestState, Level, LogLine};
-pub use host::{Call, Host, HostBuilder, Plugin};
+pub use abi::{BadPointer, GuestLog, GuestState, LogLine};
+pub use host::{Call, DeployError, Host, HostBuilder, InvokeError, Plugin};
+pub use model::Level;
 pub use runtime::{
     Blame, CallError, CallFailure, Invocation, LoadError, Response, RuntimeError, engine_config,
 };

@@ -64,8 +64,17 @@ impl From<ServiceError> for Fault {
             ServiceError::Invalid(invalid) => invalid_status(invalid),
             ServiceError::Denied(_) | ServiceError::AppNotFound => Status::Denied,
             ServiceError::Conflict => Status::Conflict,
-            ServiceError::Unavailable(_) => Status::Unavailable,
-            ServiceError::Internal(_) => Status::Internal,
+            ServiceError::Quota { .. } => Status::Quota,
+            ServiceError::Unavailable(_) | ServiceError::Full(_) => Status::Unavailable,
+            // No key-value call ends in the others.
+            ServiceError::Internal(_)
+            | ServiceError::AppExists(_)
+            | ServiceError::PluginNotFound(_)
+            | ServiceError::NoActivePlugin
+            | ServiceError::PluginActive(_)
+            | ServiceError::NothingToRollBackTo
+            | ServiceError::TokenNotFound
+            | ServiceError::ScopeExceeded(_) => Status::Internal,
         };
         // The source, which can hold SQL and paths, goes to the host's log; the
         // guest gets the outer text alone.

@@ -1,9 +1,9 @@
 //! Everything but the store: input, output, context, log, clock, randomness.
 
 use super::fault::Fault;
-use super::log::Level;
+use super::log;
 use super::memory::Guest;
-use super::state::{GuestState, GuestView};
+use super::state::{GuestState, GuestView, HostCalls};
 use crate::model::{Invalid, Subject, Timestamp};
 use kvasm_abi::{MODULE, Range32, Status};
 use wasmtime::{Caller, Linker};
@@ -23,6 +23,7 @@ macro_rules! function {
             $name,
             |caller: Caller<'_, T>, $($arg: $ty),*| -> wasmtime::Result<i64> {
                 let mut guest = Guest::new(caller, $name)?;
+                guest.state().calls.count(const { HostCalls::index_of($name) });
                 let result = $body(&mut guest, $($arg),*);
                 guest.state().finish(result)
             },
@@ -36,7 +37,7 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
     function!(linker, "input_read", input_read, (offset: u32, ptr: u32, len: u32));
     function!(linker, "output_write", output_write, (ptr: u32, len: u32));
     function!(linker, "context", context, (out: u32, cap: u32));
-    function!(linker, "log", log, (level: i32, ptr: u32, len: u32));
+    function!(linker, "log", write_log, (level: i32, ptr: u32, len: u32));
     function!(linker, "random_fill", random_fill, (ptr: u32, len: u32));
     linker.func_wrap(MODULE, "input_len", |mut caller: Caller<'_, T>| {
         caller.data_mut().guest().input.len() as i64
@@ -122,13 +123,13 @@ fn context<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result
     guest.answer(at(out, cap), context.to_string().into_bytes())
 }
 
-fn log<T: GuestView>(
+fn write_log<T: GuestView>(
     guest: &mut Guest<'_, T>,
     level: i32,
     ptr: u32,
     len: u32,
 ) -> Result<i64, Fault> {
-    let Some(level) = Level::from_code(level) else {
+    let Some(level) = log::level(level) else {
         return Err(Fault::Status(
             Status::Invalid,
             format!("the level is {level}; it must be from 1 (error) to 5 (trace)"),

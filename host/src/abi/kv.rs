@@ -3,7 +3,7 @@
 use super::fault::Fault;
 use super::memory::Guest;
 use super::page;
-use super::state::GuestView;
+use super::state::{GuestView, HostCalls};
 use crate::model::{
     COLLECTION_BYTES_MAX, Collection, Cursor, Entry, Expect, KEY_BYTES_MAX, Key, KeyRange, Subject,
     Value, Version,
@@ -34,6 +34,7 @@ macro_rules! function {
                 Box::new(async move {
                     let mut guest = Guest::new(caller, $name)?;
                     guest.state().waiting_in = Some($name);
+                    guest.state().calls.count(const { HostCalls::index_of($name) });
                     let result = $body(&mut guest, $($arg),*).await;
                     guest.state().waiting_in = None;
                     guest.state().finish(result)

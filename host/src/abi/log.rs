@@ -1,47 +1,17 @@
 //! A guest's log: a bounded list of bounded lines.
 
-use std::fmt;
+use crate::model::Level;
 
-/// The severity of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// An error.
-    Error,
-    /// A warning.
-    Warn,
-    /// Information.
-    Info,
-    /// For debugging.
-    Debug,
-    /// The finest.
-    Trace,
-}
-
-impl Level {
-    /// The level behind a number of the ABI.
-    pub(super) fn from_code(code: i32) -> Option<Level> {
-        use kvasm_abi::level;
-        match code {
-            level::ERROR => Some(Level::Error),
-            level::WARN => Some(Level::Warn),
-            level::INFO => Some(Level::Info),
-            level::DEBUG => Some(Level::Debug),
-            level::TRACE => Some(Level::Trace),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-            Level::Trace => "trace",
-        })
+/// The level behind a number of the ABI.
+pub(super) fn level(code: i32) -> Option<Level> {
+    use kvasm_abi::level;
+    match code {
+        level::ERROR => Some(Level::Error),
+        level::WARN => Some(Level::Warn),
+        level::INFO => Some(Level::Info),
+        level::DEBUG => Some(Level::Debug),
+        level::TRACE => Some(Level::Trace),
+        _ => None,
     }
 }
 

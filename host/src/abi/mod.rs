@@ -17,7 +17,7 @@ use wasmtime::Linker;
 
 pub use fault::{BadPointer, NoMemory};
 pub(crate) use log::printable;
-pub use log::{GuestLog, Level, LogLine};
+pub use log::{GuestLog, LogLine};
 pub use state::{GuestState, GuestView};
 
 /// Links every import of `kvasm_v1` over the part of the store's data that it

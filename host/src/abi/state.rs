@@ -4,10 +4,49 @@ use super::GuestLog;
 use super::fault::Fault;
 use crate::model::Limits;
 use crate::service::{Caller, Services};
+use kvasm_abi::IMPORTS;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use uuid::Uuid;
 use wasmtime::Memory;
+
+/// How often an invocation called each import of the ABI.
+pub(crate) struct HostCalls([u32; IMPORTS.len()]);
+
+impl HostCalls {
+    /// The place of a name in the ABI's imports; one that is not there does not
+    /// compile.
+    pub(super) const fn index_of(name: &str) -> usize {
+        let mut at = 0;
+        #[allow(clippy::indexing_slicing)] // Evaluated by the compiler.
+        while !equal(IMPORTS[at].name.as_bytes(), name.as_bytes()) {
+            at += 1;
+        }
+        at
+    }
+
+    pub(super) fn count(&mut self, index: usize) {
+        if let Some(count) = self.0.get_mut(index) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// The imports that were called, and how often.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let all = IMPORTS.iter().zip(self.0);
+        all.filter(|(_, count)| *count > 0)
+            .map(|(import, count)| (import.name, count))
+    }
+}
+
+#[allow(clippy::indexing_slicing)] // Evaluated by the compiler.
+const fn equal(a: &[u8], b: &[u8]) -> bool {
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
 
 /// The state of one guest instance. All of it is set by the host; a guest's
 /// bytes end up in `output`, `slot`, `error` and the log, each under a limit.
@@ -29,6 +68,8 @@ pub struct GuestState {
     pub(super) slot: Vec<u8>,
     /// The message of the last status.
     pub(super) error: String,
+    /// What it has called.
+    pub(crate) calls: HostCalls,
     /// The host function that is being waited for.
     pub(crate) waiting_in: Option<&'static str>,
 }
@@ -57,6 +98,7 @@ impl GuestState {
             memory: None,
             slot: Vec::new(),
             error: String::new(),
+            calls: HostCalls([0; IMPORTS.len()]),
             waiting_in: None,
         }
     }

@@ -1,6 +1,7 @@
 //! How a command ends: its exit code, and for a failure its message.
 
-use kvasm::model::Invalid;
+use kvasm::http::{PROBLEMS, StatusCode};
+use kvasm::model::{AppName, Invalid};
 use kvasm::service::ServiceError;
 use kvasm::store::StoreError;
 use kvasm::{Blame, CallFailure, LoadError, RuntimeError};
@@ -41,6 +42,21 @@ pub(super) struct Failure {
     request_id: Option<String>,
     /// What the guest logged, for `--json`; people have read it already.
     log: Option<serde_json::Value>,
+    /// What the host answered, if it was that.
+    problem: Option<(StatusCode, String)>,
+}
+
+/// The part of a problem that is looked at.
+#[derive(Default, serde::Deserialize)]
+struct Problem {
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    detail: String,
+    #[serde(default)]
+    request_id: Option<String>,
 }
 
 impl Failure {
@@ -60,7 +76,49 @@ impl Failure {
             message: message.into(),
             request_id: None,
             log: None,
+            problem: None,
         }
+    }
+
+    /// There is no such app.
+    pub(super) fn no_app(name: &AppName) -> Failure {
+        Failure::user(format!(
+            "there is no app {name}; `kvasm app create {name}` makes it"
+        ))
+    }
+
+    /// An answer of the host that is an error.
+    pub(super) fn from_problem(status: StatusCode, body: &[u8]) -> Failure {
+        let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+        let kind = problem.kind.strip_prefix(PROBLEMS).unwrap_or_default();
+        let fault = match kind {
+            "plugin-failed" | "plugin-trapped" | "plugin-timeout" | "plugin-answer"
+            | "module-refused" => Fault::Plugin,
+            _ if status.is_server_error() && kind != "quota-exceeded" => Fault::Host,
+            _ => Fault::User,
+        };
+        let message = match (kind, problem.detail) {
+            ("", _) => format!("the server answered {status}; is it a Kvasm server?"),
+            ("plugin-trapped", detail) => format!("{}: {detail}", problem.title),
+            (_, detail) => detail,
+        };
+        Failure {
+            problem: Some((status, kind.to_owned())),
+            request_id: problem.request_id.filter(|_| fault != Fault::User),
+            ..Failure::new(fault, message)
+        }
+    }
+
+    /// The status that the host answered.
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        self.problem.as_ref().map(|(status, _)| *status)
+    }
+
+    /// Whether the host answered with this kind of problem.
+    pub(super) fn is_kind(&self, kind: &str) -> bool {
+        self.problem
+            .as_ref()
+            .is_some_and(|(_, found)| found == kind)
     }
 
     /// With words in front that say where it happened.
@@ -124,10 +182,16 @@ impl From<Invalid> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         match &error {
-            StoreError::AppExists | StoreError::AppNotFound | StoreError::Conflict { .. } => {
-                Failure::user(error.to_string())
+            StoreError::AppExists
+            | StoreError::AppNotFound
+            | StoreError::Conflict { .. }
+            | StoreError::Quota { .. }
+            | StoreError::PluginNotFound(_)
+            | StoreError::PluginActive(_)
+            | StoreError::NothingToRollBackTo => Failure::user(error.to_string()),
+            StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Failed(_) => {
+                Failure::host(chain(&error))
             }
-            StoreError::Unavailable(_) | StoreError::Failed(_) => Failure::host(chain(&error)),
         }
     }
 }
@@ -135,13 +199,10 @@ impl From<StoreError> for Failure {
 impl From<ServiceError> for Failure {
     fn from(error: ServiceError) -> Failure {
         match &error {
-            ServiceError::Invalid(_)
-            | ServiceError::Denied(_)
-            | ServiceError::Conflict
-            | ServiceError::AppNotFound => Failure::user(error.to_string()),
-            ServiceError::Unavailable(cause) | ServiceError::Internal(cause) => {
-                Failure::host(chain(cause))
-            }
+            ServiceError::Unavailable(cause)
+            | ServiceError::Full(cause)
+            | ServiceError::Internal(cause) => Failure::host(chain(cause)),
+            _ => Failure::user(error.to_string()),
         }
     }
 }
@@ -175,6 +236,7 @@ impl From<CallFailure> for Failure {
             message: failure.error.to_string(),
             request_id: Some(failure.request_id.to_string()),
             log: Some(serde_json::json!(failure.log.lines())),
+            problem: None,
         }
     }
 }

@@ -1,20 +1,19 @@
-//! `kvasm kv`: the operator's own calls, made as public calls of the app.
+//! `kvasm kv`.
 
+use super::client::{Client, Path, bytes, connect, is_absent, set};
 use super::failure::{Failure, Outcome};
 use super::run::argument;
-use super::{Global, open, output, transfer};
+use super::{Global, output, transfer};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
-use kvasm::Host;
-use kvasm::model::{
-    App, AppName, Collection, Cursor, Entry, Expect, Key, KeyRange, Limits, Timestamp, Value,
-    Version,
-};
-use kvasm::service::{Caller, List, Write as KvWrite};
-use serde::Serialize;
+use kvasm::http::api::{CollectionPage, Written};
+use kvasm::http::{Body, HeaderMap, Request};
+use kvasm::model::{AppName, Collection, Key, Limits};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
+use std::path::PathBuf;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -67,10 +66,14 @@ pub(super) enum Command {
         #[arg(value_parser = collection)]
         collection: Option<Collection>,
     },
-    /// Read entries as JSON Lines, as `export` writes them, from standard input
+    /// Read entries as JSON Lines, as `export` writes them
+    #[command(after_help = "Example:\n  kvasm kv export shop | kvasm kv import copy")]
     Import {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
+        /// The file [default: standard input]
+        #[arg(long)]
+        file: Option<PathBuf>,
     },
 }
 
@@ -110,8 +113,11 @@ pub(super) struct ListArgs {
     #[arg(long)]
     values: bool,
     /// Go on where the page before ended
-    #[arg(long)]
+    #[arg(long, conflicts_with = "all")]
     cursor: Option<String>,
+    /// All pages, each of --limit entries
+    #[arg(long)]
+    all: bool,
 }
 
 fn collection(text: &str) -> Result<Collection, kvasm::model::Invalid> {
@@ -122,10 +128,17 @@ fn key(text: &str) -> Result<Key, kvasm::model::Invalid> {
     Key::parse(text)
 }
 
+impl At {
+    fn path(&self) -> Path {
+        Path::app(&self.app, &["kv", "entry"])
+            .with("collection", Some(&self.collection))
+            .with("key", Some(&self.key))
+    }
+}
+
 pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
-    let host = open::host(global).await?;
     match command {
-        Command::Get { at } => get(global, &host, at).await,
+        Command::Get { at } => get(global, at).await,
         Command::Set {
             at,
             value,
@@ -133,90 +146,90 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             ttl,
             if_version,
         } => {
-            let limit = Limits::default().value_bytes;
-            let text = argument(&value, limit)?;
-            let value = if bytes {
-                Value::bytes(text, limit)?
-            } else {
-                Value::json(text, limit)?
-            };
-            let ttl_ms = ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
-            let app = open::app(&host, &at.app).await?;
-            let write = KvWrite {
-                collection: at.collection,
-                key: at.key,
-                value,
-                ttl_ms,
-                expect: expect(if_version),
-            };
-            let version = host.kv().set(&Caller::new(&app, None), write).await?;
-            output::object(global.json, &json!({ "version": version }), || {
-                format!("Version {}.", version.0)
-            })?;
-            Ok(Outcome::Done)
+            let value = argument(&value, Limits::default().value_bytes)?;
+            write(global, at, value, bytes, ttl, if_version).await
         }
         Command::Has { at } => {
-            let app = open::app(&host, &at.app).await?;
-            let caller = Caller::new(&app, None);
-            let has = host.kv().has(&caller, &at.collection, &at.key).await?;
+            let client = connect(global).await?;
+            let request = at.path().request("GET", Body::empty())?;
+            let has = present(client.send(request).await)?.is_some();
             output::object(global.json, &json!({ "has": has }), || has.to_string())?;
             Ok(if has { Outcome::Done } else { Outcome::Absent })
         }
-        Command::Delete { at, if_version } => {
-            let app = open::app(&host, &at.app).await?;
-            let caller = Caller::new(&app, None);
-            let deleted = host
-                .kv()
-                .delete(&caller, at.collection, at.key, expect(if_version))
-                .await?;
-            output::object(global.json, &json!({ "deleted": deleted }), || {
-                let text = if deleted {
-                    "Deleted."
-                } else {
-                    "There was no such entry."
-                };
-                text.to_owned()
-            })?;
-            Ok(if deleted {
-                Outcome::Done
-            } else {
-                Outcome::Absent
-            })
-        }
-        Command::List(list) => list_page(global, &host, list).await,
-        Command::Collections { app } => {
-            let app = open::app(&host, &app).await?;
-            let names = transfer::collections(&host, &app).await?;
-            let names: Vec<_> = names.iter().map(Collection::to_string).collect();
-            if global.json {
-                output::object(true, &json!(names), String::new)?;
-            } else {
-                output::table(["COLLECTION"], names.into_iter().map(|name| [name]))?;
-            }
-            Ok(Outcome::Done)
-        }
-        Command::Export { app, collection } => {
-            let app = open::app(&host, &app).await?;
-            transfer::export(&host, &app, collection).await
-        }
-        Command::Import { app } => {
-            let app = open::app(&host, &app).await?;
-            transfer::import(global, &host, &app).await
-        }
+        Command::Delete { at, if_version } => delete(global, at, if_version).await,
+        Command::List(list) => list_pages(global, list).await,
+        Command::Collections { app } => collections(global, &app).await,
+        Command::Export { app, collection } => transfer::export(global, &app, collection).await,
+        Command::Import { app, file } => transfer::import(global, &app, file).await,
     }
 }
 
-fn expect(if_version: Option<u64>) -> Option<Expect> {
-    if_version.map(|version| match version {
-        0 => Expect::Absent,
-        version => Expect::Version(Version(version)),
+/// An answer, or none if there is no such entry.
+fn present<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(failure) if is_absent(&failure) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn guard(request: &mut Request<Body>, if_version: Option<u64>) {
+    match if_version {
+        None => {}
+        Some(0) => set(request, "if-none-match", "*"),
+        Some(version) => set(request, "if-match", &format!("\"{version}\"")),
+    }
+}
+
+async fn write(
+    global: &Global,
+    at: At,
+    value: Vec<u8>,
+    is_bytes: bool,
+    ttl: Option<std::time::Duration>,
+    if_version: Option<u64>,
+) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    let path = at.path().with("ttl_ms", ttl.map(|ttl| ttl.as_millis()));
+    let mut request = path.request("PUT", Body::from(value))?;
+    let content_type = match is_bytes {
+        true => "application/octet-stream",
+        false => "application/json",
+    };
+    set(&mut request, "content-type", content_type);
+    guard(&mut request, if_version);
+    let answer = bytes(client.send(request).await?).await?;
+    let written: Written =
+        serde_json::from_slice(&answer).map_err(|e| Failure::host(e.to_string()))?;
+    output::object(global.json, &json!(written), || {
+        format!("Version {}.", written.version)
+    })?;
+    Ok(Outcome::Done)
+}
+
+async fn delete(global: &Global, at: At, if_version: Option<u64>) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    let mut request = at.path().request("DELETE", Body::empty())?;
+    guard(&mut request, if_version);
+    let deleted = present(client.send(request).await)?.is_some();
+    output::object(global.json, &json!({ "deleted": deleted }), || {
+        let text = match deleted {
+            true => "Deleted.",
+            false => "There was no such entry.",
+        };
+        text.to_owned()
+    })?;
+    Ok(if deleted {
+        Outcome::Done
+    } else {
+        Outcome::Absent
     })
 }
 
-async fn get(global: &Global, host: &Host, at: At) -> Result<Outcome, Failure> {
-    let app: App = open::app(host, &at.app).await?;
-    let caller = Caller::new(&app, None);
-    let Some(entry) = host.kv().get(&caller, &at.collection, &at.key).await? else {
+async fn get(global: &Global, at: At) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    let request = at.path().request("GET", Body::empty())?;
+    let Some(answer) = present(client.send(request).await)? else {
         if global.json {
             output::object(true, &serde_json::Value::Null, String::new)?;
         } else {
@@ -224,15 +237,19 @@ async fn get(global: &Global, host: &Host, at: At) -> Result<Outcome, Failure> {
         }
         return Ok(Outcome::Absent);
     };
+    let headers = answer.headers().clone();
+    let is_json = headers
+        .get("content-type")
+        .is_some_and(|kind| kind == "application/json");
+    let mut value = bytes(answer).await?;
     if global.json {
-        output::json(&object(None, Some(&entry))?)?;
+        output::json(&EntryObject::new(&headers, is_json, &value)?)?;
         return Ok(Outcome::Done);
     }
-    let mut bytes = entry.value.as_bytes().to_vec();
-    if matches!(entry.value, Value::Json(_)) {
-        bytes.push(b'\n');
+    if is_json {
+        value.push(b'\n');
     }
-    output::raw(&bytes)?;
+    output::raw(&value)?;
     Ok(Outcome::Done)
 }
 
@@ -241,114 +258,156 @@ async fn get(global: &Global, host: &Host, at: At) -> Result<Outcome, Failure> {
 #[derive(Serialize)]
 struct EntryObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     json: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<String>,
-    #[serde(flatten)]
-    times: Option<Times>,
+    version: Option<u64>,
+    created_at: Option<i64>,
+    updated_at: Option<i64>,
+    expires_at: Option<i64>,
 }
 
-#[derive(Serialize)]
-struct Times {
-    version: Version,
-    created_at: Timestamp,
-    updated_at: Timestamp,
-    expires_at: Option<Timestamp>,
+impl<'a> EntryObject<'a> {
+    fn new(
+        headers: &HeaderMap,
+        is_json: bool,
+        value: &'a [u8],
+    ) -> Result<EntryObject<'a>, Failure> {
+        let damaged = |e| Failure::host(format!("a stored value is damaged: {e}"));
+        let json = is_json.then(|| serde_json::from_slice(value).map_err(damaged));
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let time = |name: &str| text(name).and_then(|text| text.parse().ok());
+        let version = text("etag").and_then(|tag| tag.trim_matches('"').parse().ok());
+        Ok(EntryObject {
+            json: json.transpose()?,
+            bytes: (!is_json).then(|| STANDARD.encode(value)),
+            version,
+            created_at: time("kvasm-created-at"),
+            updated_at: time("kvasm-updated-at"),
+            expires_at: time("kvasm-expires-at"),
+        })
+    }
 }
 
-fn object<'a>(key: Option<&'a Key>, entry: Option<&'a Entry>) -> Result<EntryObject<'a>, Failure> {
-    let (json, bytes) = match entry.map(|entry| &entry.value) {
-        None => (None, None),
-        Some(Value::Bytes(bytes)) => (None, Some(STANDARD.encode(bytes))),
-        Some(Value::Json(text)) => {
-            let json = serde_json::from_str(text.as_str())
-                .map_err(|e| Failure::host(format!("a stored value is damaged: {e}")))?;
-            (Some(json), None)
+/// A page as it comes, for people.
+#[derive(Deserialize)]
+struct EntryPage {
+    entries: Vec<Line>,
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    key: String,
+    #[serde(default)]
+    json: Option<Box<RawValue>>,
+    #[serde(default)]
+    bytes: Option<String>,
+    #[serde(default)]
+    version: Option<u64>,
+    #[serde(default)]
+    updated_at: Option<i64>,
+}
+
+async fn list_pages(global: &Global, args: ListArgs) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    let mut cursor = args.cursor.clone();
+    loop {
+        let page = list_page(&client, &args, cursor).await?;
+        let parsed: EntryPage =
+            serde_json::from_slice(&page).map_err(|e| Failure::host(e.to_string()))?;
+        if global.json {
+            // To the letter, so that no digit of a number is lost.
+            output::line(&page)?;
+        } else {
+            print_page(&args, &parsed)?;
         }
-    };
-    Ok(EntryObject {
-        key: key.map(Key::as_str),
-        json,
-        bytes,
-        times: entry.map(|entry| Times {
-            version: entry.version,
-            created_at: entry.created_at,
-            updated_at: entry.updated_at,
-            expires_at: entry.expires_at,
-        }),
-    })
-}
-
-#[derive(Serialize)]
-struct PageObject<'a> {
-    entries: Vec<EntryObject<'a>>,
-    cursor: Option<&'a str>,
-}
-
-async fn list_page(global: &Global, host: &Host, args: ListArgs) -> Result<Outcome, Failure> {
-    let app = open::app(host, &args.app).await?;
-    let bytes = |text: Option<String>| text.map(String::into_bytes);
-    let range = KeyRange::parse(bytes(args.prefix), bytes(args.start), bytes(args.end))?;
-    let list = List {
-        collection: args.collection,
-        range,
-        cursor: args.cursor.map(parse_cursor).transpose()?,
-        limit: Some(args.limit),
-        reverse: args.reverse,
-        with_values: args.values,
-    };
-    let listing = host.kv().list(&Caller::new(&app, None), list).await?;
-    let cursor = listing.cursor.map(|c| URL_SAFE_NO_PAD.encode(c.as_bytes()));
-    if global.json {
-        let objects = listing
-            .entries
-            .iter()
-            .map(|(k, e)| object(Some(k), e.as_ref()));
-        let entries = objects.collect::<Result<_, Failure>>()?;
-        output::json(&PageObject {
-            entries,
-            cursor: cursor.as_deref(),
-        })?;
-        return Ok(Outcome::Done);
-    }
-    if args.values {
-        let rows = listing.entries.iter().filter_map(|(key, entry)| {
-            let entry = entry.as_ref()?;
-            let version = entry.version.0.to_string();
-            let updated = output::time(entry.updated_at);
-            Some([key.to_string(), version, updated, shown(&entry.value)])
-        });
-        output::table(["KEY", "VERSION", "UPDATED", "VALUE"], rows)?;
-    } else {
-        let rows = listing.entries.iter().map(|(key, _)| [key.to_string()]);
-        output::table(["KEY"], rows)?;
-    }
-    if let Some(cursor) = cursor {
-        eprintln!("More: --cursor {cursor}");
+        cursor = parsed.cursor;
+        match &cursor {
+            None => break,
+            Some(cursor) if !args.all => {
+                if !global.json {
+                    eprintln!("More: --cursor {cursor}");
+                }
+                break;
+            }
+            Some(_) => {}
+        }
     }
     Ok(Outcome::Done)
 }
 
-fn parse_cursor(text: String) -> Result<Cursor, Failure> {
-    let bytes = URL_SAFE_NO_PAD
-        .decode(text)
-        .map_err(|_| Failure::user("the cursor is damaged; copy it whole"))?;
-    Ok(Cursor::parse(bytes)?)
+async fn list_page(
+    client: &Client,
+    args: &ListArgs,
+    cursor: Option<String>,
+) -> Result<Vec<u8>, Failure> {
+    let path = Path::app(&args.app, &["kv", "list"])
+        .with("collection", Some(&args.collection))
+        .with("prefix", args.prefix.as_ref())
+        .with("start", args.start.as_ref())
+        .with("end", args.end.as_ref())
+        .with("limit", Some(args.limit))
+        .with("reverse", args.reverse.then_some(true))
+        .with("values", args.values.then_some(true))
+        .with("cursor", cursor);
+    bytes(client.send(path.request("GET", Body::empty())?).await?).await
+}
+
+fn print_page(args: &ListArgs, page: &EntryPage) -> Result<(), Failure> {
+    if !args.values {
+        let rows = page.entries.iter().map(|entry| [entry.key.clone()]);
+        return output::table(["KEY"], rows);
+    }
+    let rows = page.entries.iter().map(|entry| {
+        let version = entry.version.map(|version| version.to_string());
+        let updated = entry.updated_at.map(output::time);
+        [
+            entry.key.clone(),
+            version.unwrap_or_default(),
+            updated.unwrap_or_default(),
+            shown(entry),
+        ]
+    });
+    output::table(["KEY", "VERSION", "UPDATED", "VALUE"], rows)
 }
 
 /// A value as far as a table has room for it.
-fn shown(value: &Value) -> String {
+fn shown(entry: &Line) -> String {
     const CHARS_MAX: usize = 60;
-    match value {
-        Value::Bytes(bytes) => format!("({} bytes)", bytes.len()),
-        Value::Json(text) => {
-            let mut shown: String = text.as_str().chars().take(CHARS_MAX).collect();
-            if shown.len() < text.as_str().len() {
+    match (&entry.json, &entry.bytes) {
+        (Some(json), _) => {
+            let mut shown: String = json.get().chars().take(CHARS_MAX).collect();
+            if shown.len() < json.get().len() {
                 shown.push_str("...");
             }
             shown
         }
+        (None, Some(base64)) => {
+            let bytes = STANDARD.decode(base64).map_or(0, |bytes| bytes.len());
+            format!("({bytes} bytes)")
+        }
+        (None, None) => String::new(),
     }
+}
+
+async fn collections(global: &Global, app: &AppName) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    let mut names = Vec::new();
+    let mut after = None;
+    loop {
+        let path = Path::app(app, &["kv", "collections"]).with("after", after);
+        let page: CollectionPage = client.get(&path).await?;
+        names.extend(page.collections);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    if global.json {
+        output::json(&names)?;
+    } else {
+        output::table(["COLLECTION"], names.into_iter().map(|name| [name]))?;
+    }
+    Ok(Outcome::Done)
 }

@@ -2,23 +2,34 @@
 //! as JSON, and say by the exit code whose fault a failure is.
 
 mod app;
+mod client;
+mod config;
 mod failure;
 mod kv;
+mod logs;
 mod open;
 mod output;
+mod plugin;
+mod profile;
 mod run;
+mod serve;
+mod token;
 mod transfer;
 
 use clap::{Args, Parser, Subcommand};
 use failure::{Failure, Outcome};
+use kvasm::metrics::Metrics;
 use open::StoreSpec;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
 Examples:
-  kvasm app create demo
-  kvasm run counter.wasm --app demo add --input '{\"name\":\"visits\",\"by\":1}'
+  kvasm serve
+  kvasm login --server http://127.0.0.1:7180 --token kvasm_...
+  kvasm app create demo --public
+  kvasm plugin deploy demo counter.wasm
+  kvasm call demo add --input '{\"name\":\"visits\",\"by\":1}'
   kvasm kv set demo notes today '\"rain\"'
   kvasm kv list demo notes --values
   kvasm kv export demo > demo.jsonl
@@ -26,9 +37,9 @@ Examples:
 Exit codes:
   0  success
   1  what was asked for is not there (kv get, kv has, kv delete)
-  2  your fault: bad arguments, an unknown app, a refused value, a conflict
+  2  your fault: bad arguments, an unknown app, a refused value, a conflict, a missing scope
   3  the plugin's fault: it cannot be loaded, trapped, failed or ran out of time
-  4  the host's fault: the store cannot be reached, or an internal error";
+  4  the host's fault: the server or the store cannot be reached, or an internal error";
 
 /// A multi-tenant WebAssembly plugin host with a durable key-value store for each app.
 #[derive(Parser)]
@@ -42,7 +53,17 @@ struct Cli {
 
 #[derive(Args)]
 struct Global {
-    /// Where apps and entries live: sqlite:PATH, postgres:URL or memory
+    /// The server to speak to, such as http://127.0.0.1:7180
+    #[arg(long, global = true, value_name = "URL", env = "KVASM_SERVER")]
+    server: Option<String>,
+    /// The token to show to the server
+    #[arg(long, global = true, env = "KVASM_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The server and token of this name in the file of profiles, which
+    /// `kvasm login` writes [default: the profile "default", if there is one]
+    #[arg(long, global = true, value_name = "NAME", env = "KVASM_PROFILE")]
+    profile: Option<String>,
+    /// Without a server: where apps and entries live: sqlite:PATH, postgres:URL or memory
     /// [default: a SQLite file in your data directory]
     #[arg(long, global = true, env = "KVASM_STORE", hide_env_values = true)]
     store: Option<StoreSpec>,
@@ -53,14 +74,32 @@ struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Load a plugin for an app and call one of its functions
+    /// Serve apps over HTTP
+    Serve(serve::Serve),
+    /// Keep a server and a token, for the commands below
+    Login(profile::Login),
+    /// Call a function of an app's active plugin
+    Call(plugin::Call),
+    /// Try a plugin without deploying it: load it for an app and call a function
     Run(run::Run),
+    /// Deploy plugins, and roll back
+    #[command(subcommand)]
+    Plugin(plugin::Command),
     /// Create, list, show and delete apps
     #[command(subcommand)]
     App(app::Command),
     /// Read and write an app's entries
     #[command(subcommand)]
     Kv(kv::Command),
+    /// Show what an app uses
+    Usage(app::Usage),
+    /// Show what an app's plugin has logged
+    Logs(logs::Logs),
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Show what administrators did
+    Audit(token::Audit),
     /// Bring the store's schema up to date (every command does so too)
     Migrate,
 }
@@ -79,7 +118,10 @@ struct CacheArgs {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log();
+    // A server has a log of its own.
+    if !matches!(cli.command, Command::Serve(_)) {
+        start_log();
+    }
     let json = cli.global.json;
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -107,9 +149,17 @@ fn start_log() {
 async fn dispatch(cli: Cli) -> Result<Outcome, Failure> {
     let global = &cli.global;
     match cli.command {
+        Command::Serve(serve) => serve::run(global, serve).await,
+        Command::Login(login) => profile::login(global, login).await,
+        Command::Call(call) => plugin::call(global, call).await,
         Command::Run(run) => run::run(global, run).await,
+        Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
+        Command::Usage(usage) => app::usage(global, usage).await,
+        Command::Logs(logs) => logs::run(global, logs).await,
+        Command::Token(command) => token::run(global, command).await,
+        Command::Audit(audit) => token::audit(global, audit).await,
         Command::Migrate => migrate(global).await,
     }
 }
@@ -117,7 +167,7 @@ async fn dispatch(cli: Cli) -> Result<Outcome, Failure> {
 async fn migrate(global: &Global) -> Result<Outcome, Failure> {
     // Opening a store brings it up to date.
     let spec = open::spec(global)?;
-    open::store(&spec).await?;
+    open::store(&spec, Metrics::default()).await?;
     output::object(
         global.json,
         &serde_json::json!({ "store": spec.kind(), "up_to_date": true }),

@@ -1,8 +1,10 @@
 //! Opening the store and finding the app.
 
 use super::Global;
+use super::config::Config;
 use super::failure::Failure;
 use directories::ProjectDirs;
+use kvasm::metrics::Metrics;
 use kvasm::model::{App, AppName};
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
@@ -40,6 +42,23 @@ impl FromStr for StoreSpec {
 }
 
 impl StoreSpec {
+    /// The store as it may be shown: without a password.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            StoreSpec::Sqlite(path) => format!("sqlite:{}", path.display()),
+            StoreSpec::Postgres(url) => match url::Url::parse(url) {
+                Ok(mut url) => {
+                    if url.password().is_some() {
+                        let _ = url.set_password(Some("..."));
+                    }
+                    url.to_string()
+                }
+                Err(_) => "postgres:...".to_owned(),
+            },
+            StoreSpec::Memory => "memory".to_owned(),
+        }
+    }
+
     pub(super) fn kind(&self) -> &'static str {
         match self {
             StoreSpec::Sqlite(_) => "SQLite",
@@ -60,57 +79,65 @@ pub(super) fn cache_dir() -> Result<PathBuf, Failure> {
     Ok(user_folders()?.cache_dir().join("compiled"))
 }
 
+/// The folder of the file of profiles.
+pub(super) fn config_dir() -> Result<PathBuf, Failure> {
+    Ok(user_folders()?.config_dir().to_owned())
+}
+
 /// The store that was asked for, or the default.
 pub(super) fn spec(global: &Global) -> Result<StoreSpec, Failure> {
     match &global.store {
         Some(spec) => Ok(spec.clone()),
-        None => {
-            let folder = user_folders()?.data_dir().to_owned();
-            make_private(&folder)
-                .map_err(|e| Failure::host(format!("{}: {e}", folder.display())))?;
-            Ok(StoreSpec::Sqlite(folder.join("kvasm.db")))
-        }
+        None => default_store(),
     }
 }
 
+/// A SQLite file in the user's data directory.
+pub(super) fn default_store() -> Result<StoreSpec, Failure> {
+    let folder = user_folders()?.data_dir().to_owned();
+    make_private(&folder)?;
+    Ok(StoreSpec::Sqlite(folder.join("kvasm.db")))
+}
+
 /// Makes a folder that its owner alone can enter.
-fn make_private(folder: &std::path::Path) -> std::io::Result<()> {
+pub(super) fn make_private(folder: &std::path::Path) -> Result<(), Failure> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
+    builder
+        .create(folder)
+        .map_err(|e| Failure::host(format!("{}: {e}", folder.display())))
 }
 
 /// Opens a store.
-pub(super) async fn store(spec: &StoreSpec) -> Result<Arc<dyn Store>, Failure> {
+pub(super) async fn store(spec: &StoreSpec, metrics: Metrics) -> Result<Arc<dyn Store>, Failure> {
     Ok(match spec {
         StoreSpec::Memory => Arc::new(MemoryStore::new()),
         StoreSpec::Postgres(url) => {
             Arc::new(PostgresStore::connect(PostgresOptions::new(url.as_str())).await?)
         }
         StoreSpec::Sqlite(path) => {
-            let opened = SqliteStore::open(SqliteOptions::new(path)).await;
+            let mut options = SqliteOptions::new(path);
+            options.metrics = metrics;
+            let opened = SqliteStore::open(options).await;
             Arc::new(opened.map_err(|e| Failure::from(e).at(&path.display().to_string()))?)
         }
     })
 }
 
-/// A host over the store, for commands that run no plugin: its engine keeps
-/// room for one instance.
-pub(super) async fn host(global: &Global) -> Result<Host, Failure> {
-    Ok(builder(global).await?.instances(1).build()?)
-}
-
+/// A host over the store that was asked for.
 pub(super) async fn builder(global: &Global) -> Result<HostBuilder, Failure> {
-    Ok(Host::builder().shared_store(store(&spec(global)?).await?))
+    let metrics = Metrics::default();
+    let store = store(&spec(global)?, metrics.clone()).await?;
+    let new_apps = Config::default().new_apps;
+    Ok(Host::builder()
+        .shared_store(store)
+        .metrics(metrics)
+        .new_apps(new_apps))
 }
 
 /// The app of that name.
 pub(super) async fn app(host: &Host, name: &AppName) -> Result<App, Failure> {
-    host.app(name).await?.ok_or_else(|| {
-        Failure::user(format!(
-            "there is no app {name}; `kvasm app create {name}` makes it"
-        ))
-    })
+    host.app(name).await?.ok_or_else(|| Failure::no_app(name))
 }

@@ -2,7 +2,6 @@
 
 use super::failure::Failure;
 use comfy_table::{ContentArrangement, Table, presets};
-use kvasm::model::Timestamp;
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, UNIX_EPOCH};
@@ -22,6 +21,24 @@ pub(super) fn object(
 pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(std::io::Error::from)?;
     writeln!(std::io::stdout(), "{text}")?;
+    Ok(())
+}
+
+/// Prints a line as it is.
+pub(super) fn line(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.write_all(b"\n")?;
+    Ok(())
+}
+
+/// Prints names and their values.
+pub(super) fn rows<const N: usize>(rows: [[String; 2]; N]) -> Result<(), Failure> {
+    let width = rows.iter().map(|[name, _]| name.len()).max().unwrap_or(0);
+    let mut stdout = std::io::stdout().lock();
+    for [name, value] in rows {
+        writeln!(stdout, "{name:width$}  {}", clean(&value))?;
+    }
     Ok(())
 }
 
@@ -47,13 +64,18 @@ pub(super) fn table<const N: usize>(
 pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     if stdout.is_terminal() {
-        let lines: Vec<_> = String::from_utf8_lossy(bytes).lines().map(clean).collect();
-        writeln!(stdout, "{}", lines.join("\n"))?;
+        writeln!(stdout, "{}", clean_lines(&String::from_utf8_lossy(bytes)))?;
     } else {
         stdout.write_all(bytes)?;
     }
     stdout.flush()?;
     Ok(())
+}
+
+/// Text of several lines that cannot drive a terminal.
+pub(super) fn clean_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(clean).collect();
+    lines.join("\n")
 }
 
 /// Text that cannot drive a terminal.
@@ -70,7 +92,7 @@ fn clean(text: &str) -> String {
 }
 
 /// A time as people read it.
-pub(super) fn time(at: Timestamp) -> String {
-    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at.0).unwrap_or(0));
+pub(super) fn time(at_ms: i64) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at_ms).unwrap_or(0));
     humantime::format_rfc3339_millis(at).to_string()
 }

@@ -87,7 +87,7 @@ pub(super) fn argument(argument: &str, limit: usize) -> Result<Vec<u8>, Failure>
     }
 }
 
-fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+pub(super) fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     File::open(path)
         .and_then(|file| read_bounded(file, limit))
         .map_err(|e| Failure::user(format!("{}: {e}", path.display())))
@@ -100,7 +100,7 @@ fn read_bounded(reader: impl Read, limit: usize) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn output_value(output: &[u8]) -> Value {
+pub(super) fn output_value(output: &[u8]) -> Value {
     serde_json::from_slice(output).unwrap_or_else(|_| match std::str::from_utf8(output) {
         Ok(text) => json!(text),
         Err(_) => json!({ "base64": base64::engine::general_purpose::STANDARD.encode(output) }),

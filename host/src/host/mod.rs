@@ -1,27 +1,54 @@
 //! The library's front door: a store, a runtime and the services between them.
 
+mod call;
+
 use crate::abi::LogLine;
-use crate::model::{App, AppId, AppName, CursorKey, Limits, Principal, Timestamp};
+use crate::metrics::Metrics;
+use crate::model::{App, AppName, AppSettings, Digest, Limits, Principal};
 use crate::runtime::{
     CallFailure, CompiledPlugin, EngineOptions, Invocation, LoadError, Request, Response, Runtime,
-    RuntimeError,
+    RuntimeError, Target,
 };
-use crate::service::{Caller, Kv, KvService, Services};
+use crate::service::{Admin, Admission, Caller, Kv, KvService, Logs, Services, new_app};
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
 use wasmtime::Linker;
+
+pub use call::{DeployError, InvokeError};
 
 type Extend = Box<dyn FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>>;
 
+/// Calls of an app that may wait for others of it to end.
+const QUEUE_DEFAULT: usize = 64;
+
 /// Sets up a [`Host`].
-#[derive(Default)]
 pub struct HostBuilder {
     store: Option<Arc<dyn Store>>,
     services: Option<Services>,
     limits: Limits,
     engine: EngineOptions,
+    new_apps: AppSettings,
+    queue: usize,
+    metrics: Metrics,
     extend: Vec<Extend>,
+}
+
+impl Default for HostBuilder {
+    fn default() -> HostBuilder {
+        HostBuilder {
+            store: None,
+            services: None,
+            limits: Limits::default(),
+            engine: EngineOptions::default(),
+            new_apps: AppSettings::default(),
+            queue: QUEUE_DEFAULT,
+            metrics: Metrics::default(),
+            extend: Vec::new(),
+        }
+    }
 }
 
 impl HostBuilder {
@@ -68,6 +95,42 @@ impl HostBuilder {
         self
     }
 
+    /// How many compiled modules are kept in memory. Default 1,000.
+    #[must_use]
+    pub fn modules(mut self, modules: usize) -> HostBuilder {
+        self.engine.modules = modules;
+        self
+    }
+
+    /// The longest that a module may take to compile. Default 30 s.
+    #[must_use]
+    pub fn compile_time(mut self, compile_time: Duration) -> HostBuilder {
+        self.engine.compile_time = compile_time;
+        self
+    }
+
+    /// The settings that new apps get. By default they take no calls without a
+    /// token, and have no limits.
+    #[must_use]
+    pub fn new_apps(mut self, settings: AppSettings) -> HostBuilder {
+        self.new_apps = settings;
+        self
+    }
+
+    /// How many calls of an app may wait for others of it to end. Default 64.
+    #[must_use]
+    pub fn queue(mut self, calls: usize) -> HostBuilder {
+        self.queue = calls;
+        self
+    }
+
+    /// Where the host counts. Share it with the store, so that both count in one place.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> HostBuilder {
+        self.metrics = metrics;
+        self
+    }
+
     /// Adds own host functions beside `kvasm_v1`, in a module name of their own.
     #[must_use]
     pub fn extend(
@@ -85,12 +148,14 @@ impl HostBuilder {
     /// twice, or the cache folder cannot be used.
     pub fn build(self) -> Result<Host, RuntimeError> {
         let limits = Arc::new(self.limits);
+        let metrics = self.metrics;
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let services = self.services.unwrap_or_else(|| {
             let others = Services::default();
-            let kv = KvService::new(Arc::clone(&store), Arc::clone(&others.events), &limits);
+            let events = Arc::clone(&others.events);
+            let kv = KvService::new(Arc::clone(&store), events, metrics.clone(), &limits);
             Services {
                 kv: Arc::new(kv),
                 ..others
@@ -101,21 +166,35 @@ impl HostBuilder {
                 .into_iter()
                 .try_for_each(|extend| extend(linker))
         };
-        let runtime = Runtime::new(limits, self.engine, extend)?;
-        Ok(Host {
+        let runtime = Runtime::new(Arc::clone(&limits), self.engine, metrics.clone(), extend)?;
+        Ok(Host(Arc::new(Parts {
+            admin: Admin::new(Arc::clone(&store), self.new_apps),
+            admission: Admission::new(self.queue, metrics.clone()),
+            logs: Logs::default(),
+            runtime: Arc::new(runtime),
+            new_apps: self.new_apps,
             store,
             services,
-            runtime: Arc::new(runtime),
-        })
+            limits,
+            metrics,
+        })))
     }
 }
 
 /// A plugin host: apps, their plugins and their entries. Cheap to clone.
 #[derive(Clone)]
-pub struct Host {
+pub struct Host(Arc<Parts>);
+
+struct Parts {
     store: Arc<dyn Store>,
     services: Services,
+    admin: Admin,
+    admission: Admission,
+    logs: Logs,
     runtime: Arc<Runtime>,
+    limits: Arc<Limits>,
+    new_apps: AppSettings,
+    metrics: Metrics,
 }
 
 impl Host {
@@ -126,28 +205,42 @@ impl Host {
 
     /// The store below.
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.0.store
     }
 
     /// The key-value service: what the host functions of plugins call.
     pub fn kv(&self) -> &Arc<dyn Kv> {
-        &self.services.kv
+        &self.0.services.kv
     }
 
-    /// Creates an app.
+    /// What administrators do: apps, plugin versions, tokens, the audit log.
+    pub fn admin(&self) -> &Admin {
+        &self.0.admin
+    }
+
+    /// The logs of apps on this host.
+    pub fn logs(&self) -> &Logs {
+        &self.0.logs
+    }
+
+    /// What this host counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// What an invocation, a value and a page may use.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// Creates an app with the settings of new apps. It leaves no audit row;
+    /// [`Admin::create_app`] does.
     ///
     /// # Errors
     /// [`StoreError::AppExists`] if the name is taken, or the store's failure.
     pub async fn create_app(&self, name: AppName) -> Result<App, StoreError> {
-        let mut cursor_key = [0; CursorKey::BYTES];
-        getrandom::fill(&mut cursor_key).map_err(|e| StoreError::Failed(e.into()))?;
-        let app = App {
-            id: AppId::generate(),
-            name,
-            created_at: Timestamp::now(),
-            cursor_key: CursorKey::new(cursor_key),
-        };
-        self.store.create_app(&app).await?;
+        let app = new_app(name, self.0.new_apps)?;
+        self.0.store.create_app(&app).await?;
         Ok(app)
     }
 
@@ -156,7 +249,7 @@ impl Host {
     /// # Errors
     /// The store's failure.
     pub async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
-        self.store.app(name).await
+        self.0.store.app(name).await
     }
 
     /// Compiles a module for an app, on a thread of its own, and checks that it
@@ -165,10 +258,7 @@ impl Host {
     /// # Errors
     /// [`LoadError`], which says what is wrong with the module.
     pub async fn load(&self, app: &App, wasm: impl Into<Vec<u8>>) -> Result<Plugin, LoadError> {
-        let (runtime, wasm) = (Arc::clone(&self.runtime), wasm.into());
-        let compiled = tokio::task::spawn_blocking(move || runtime.load(&wasm))
-            .await
-            .map_err(|e| LoadError::Host(e.into()))??;
+        let compiled = self.0.runtime.load(wasm.into().into()).await?;
         Ok(Plugin {
             app: Arc::new(app.clone()),
             app_name: app.name.as_str().into(),
@@ -178,7 +268,8 @@ impl Host {
 
     /// Calls a function of a plugin, in a fresh instance, for the plugin's app.
     ///
-    /// Call it on a tokio runtime with its timer enabled.
+    /// Call it on a tokio runtime with its timer enabled. The app's limits of
+    /// calls are not looked at; [`invoke`](Host::invoke) does so.
     ///
     /// # Errors
     /// [`CallFailure`], with whose fault it is and what the guest logged.
@@ -186,11 +277,12 @@ impl Host {
         let request = Request {
             caller: Caller::new(&plugin.app, call.principal),
             app_name: Arc::clone(&plugin.app_name),
-            function: call.function,
+            target: call.target,
             input: call.input,
-            services: self.services.clone(),
+            request_id: call.request_id.unwrap_or_else(Uuid::now_v7),
+            services: self.0.services.clone(),
         };
-        self.runtime.call(&plugin.compiled, request).await
+        self.0.runtime.call(&plugin.compiled, request).await
     }
 }
 
@@ -214,7 +306,7 @@ impl Plugin {
     }
 
     /// The SHA-256 of its module.
-    pub fn digest(&self) -> [u8; 32] {
+    pub fn digest(&self) -> Digest {
         self.compiled.digest()
     }
 }
@@ -222,19 +314,38 @@ impl Plugin {
 /// A call of a function.
 #[derive(Debug, Clone)]
 pub struct Call {
-    function: Arc<str>,
+    target: Target,
     input: Vec<u8>,
     principal: Option<Principal>,
+    request_id: Option<Uuid>,
 }
 
 impl Call {
     /// A public call without input.
     pub fn function(name: impl Into<Arc<str>>) -> Call {
+        Call::of(Target::Function(name.into()))
+    }
+
+    /// A public call of the HTTP handler, whose input and output are framed as
+    /// `kvasm_abi::http` says.
+    pub fn http() -> Call {
+        Call::of(Target::Http)
+    }
+
+    fn of(target: Target) -> Call {
         Call {
-            function: name.into(),
+            target,
             input: Vec::new(),
             principal: None,
+            request_id: None,
         }
+    }
+
+    /// The request's id, if it has one already. By default a new one.
+    #[must_use]
+    pub fn request_id(mut self, id: Uuid) -> Call {
+        self.request_id = Some(id);
+        self
     }
 
     /// The input: bytes that mean whatever the function takes them for.

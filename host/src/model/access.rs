@@ -81,6 +81,8 @@ pub enum Capability {
     AppKvRead(AppId),
     /// Write the entries of an app.
     AppKvWrite(AppId),
+    /// Make a new app, which a principal of one app cannot.
+    AppCreate,
     /// See an app's settings.
     AppRead(AppId),
     /// Change or delete an app.
@@ -100,7 +102,7 @@ impl Capability {
             Capability::AppKvRead(_) => Scope::ScriptRead,
             Capability::AppKvWrite(_) => Scope::ScriptWrite,
             Capability::AppRead(_) => Scope::AppRead,
-            Capability::AppAdmin(_) => Scope::AppAdmin,
+            Capability::AppCreate | Capability::AppAdmin(_) => Scope::AppAdmin,
             Capability::PluginDeploy(_) => Scope::PluginDeploy,
             Capability::LogRead(_) => Scope::LogRead,
             Capability::InstanceAdmin => Scope::InstanceAdmin,
@@ -116,7 +118,7 @@ impl Capability {
             | Capability::AppAdmin(app)
             | Capability::PluginDeploy(app)
             | Capability::LogRead(app) => Some(app),
-            Capability::InstanceAdmin => None,
+            Capability::AppCreate | Capability::InstanceAdmin => None,
         }
     }
 }
@@ -145,6 +147,16 @@ impl Principal {
         }
     }
 
+    /// What it is granted.
+    pub fn scopes(&self) -> &[Scope] {
+        &self.scopes
+    }
+
+    /// The one app that it is bound to, if it is.
+    pub fn app(&self) -> Option<AppId> {
+        self.app
+    }
+
     /// Whether this principal holds a capability: it has the scope, and is not
     /// bound to another app. What no arm grants is denied.
     pub fn holds(&self, capability: Capability) -> bool {
@@ -161,7 +173,7 @@ impl Principal {
 mod tests {
     use super::*;
 
-    fn capabilities(app: AppId) -> [Capability; 7] {
+    fn capabilities(app: AppId) -> [Capability; 8] {
         [
             Capability::AppKvRead(app),
             Capability::AppKvWrite(app),
@@ -170,6 +182,7 @@ mod tests {
             Capability::PluginDeploy(app),
             Capability::LogRead(app),
             Capability::InstanceAdmin,
+            Capability::AppCreate,
         ]
     }
 
@@ -182,8 +195,9 @@ mod tests {
                 .into_iter()
                 .filter(|c| principal.holds(*c))
                 .collect();
-            assert_eq!(held.len(), 1, "{scope} grants {held:?}");
-            assert_eq!(held[0].scope(), scope);
+            let count = if scope == Scope::AppAdmin { 2 } else { 1 };
+            assert_eq!(held.len(), count, "{scope} grants {held:?}");
+            assert!(held.iter().all(|capability| capability.scope() == scope));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Apps: the tenants.
 
-use super::{CursorKey, Invalid, Subject, Timestamp};
+use super::{ActivePlugin, CursorKey, Invalid, Subject, Timestamp};
 use std::fmt;
 use uuid::Uuid;
 
@@ -95,6 +95,60 @@ pub struct App {
     /// The secret that its list cursors are signed with. It lives in the row so
     /// that every host on the same database takes the others' cursors.
     pub cursor_key: CursorKey,
+    /// What it may do and use.
+    pub settings: AppSettings,
+    /// The plugin version that its calls go to, if it has one.
+    pub active: Option<ActivePlugin>,
+}
+
+/// What an app may do and use. `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AppSettings {
+    /// Whether it takes calls without a token.
+    pub public: bool,
+    /// What its entries may take.
+    pub quota: Quota,
+    /// Calls a second, on each host; a second's worth may come at once.
+    pub calls_per_second: Option<u32>,
+    /// Calls that run at the same time, on each host.
+    pub calls_at_once: Option<u32>,
+}
+
+/// The most that an app's entries may take. Expired entries count until they are
+/// overwritten, deleted or swept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quota {
+    /// Their number.
+    pub entries: Option<u64>,
+    /// The bytes of their collections, keys and values, as they were written.
+    pub bytes: Option<u64>,
+}
+
+/// What an app's entries take, counted as its [`Quota`] counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Their number.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What a quota limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// The number of entries.
+    Entries,
+    /// The bytes of entries.
+    Bytes,
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Resource::Entries => "entries",
+            Resource::Bytes => "bytes",
+        })
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A write is one value: everything that must happen together, or not at all.
 
-use super::{AppId, Collection, Key, Timestamp, Value, Version};
+use super::{AppId, Audit, Collection, Key, Timestamp, Value, Version};
 
 /// What a check or a guarded write expects of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,18 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The entry that it changes.
+    pub fn address(&self) -> (&Collection, &Key) {
+        match self {
+            Op::Set {
+                collection, key, ..
+            }
+            | Op::Delete { collection, key } => (collection, key),
+        }
+    }
+}
+
 /// A write: all checks hold and all operations take effect, in their order, in
 /// one transaction of the store; or none does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +80,8 @@ pub struct WriteBatch {
     pub checks: Vec<Check>,
     /// What is done, in this order.
     pub ops: Vec<Op>,
+    /// Written in the same transaction; for changes that an administrator makes.
+    pub audit: Option<Box<Audit>>,
 }
 
 /// What an operation of a batch did.

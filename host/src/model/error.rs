@@ -31,6 +31,32 @@ pub enum Subject {
     Output,
     /// A plugin's module.
     Module,
+    /// A token's name.
+    TokenName,
+    /// A token's scopes.
+    Scopes,
+}
+
+impl Subject {
+    /// Whether it is all that a request brings, rather than a part of it.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_body(self) -> bool {
+        match self {
+            Subject::Value | Subject::Input | Subject::Module => true,
+            Subject::AppName
+            | Subject::Collection
+            | Subject::Key
+            | Subject::Prefix
+            | Subject::Bound
+            | Subject::Cursor
+            | Subject::TimeToLive
+            | Subject::PageLimit
+            | Subject::Function
+            | Subject::Output
+            | Subject::TokenName
+            | Subject::Scopes => false,
+        }
+    }
 }
 
 impl std::fmt::Display for Subject {
@@ -49,6 +75,8 @@ impl std::fmt::Display for Subject {
             Subject::Input => "input",
             Subject::Output => "output",
             Subject::Module => "module",
+            Subject::TokenName => "token name",
+            Subject::Scopes => "list of scopes",
         })
     }
 }

@@ -1,19 +1,19 @@
 //! The engine: its settings, its linker, its clock.
 
 use super::cache::DiskCache;
-use super::error::{LoadError, RuntimeError};
+use super::error::RuntimeError;
 use super::invocation::Invocation;
-use super::module::{self, CompiledPlugin};
+use super::loader::Compiled;
 use super::pool::Pool;
 use super::wasi;
 use crate::abi;
-use crate::model::{Invalid, Limits, Subject};
+use crate::metrics::Metrics;
+use crate::model::Limits;
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig,
     WasmBacktraceDetails,
@@ -23,8 +23,8 @@ use wasmtime::{
 /// it yields to other work on its thread, and ends if its time is up.
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
-/// Compiled modules that are kept in memory after their last plugin is gone.
-const COMPILED_MAX: usize = 256;
+/// Modules that are compiled at once. Each uses all cores for a part of its work.
+const COMPILERS: usize = 2;
 /// Memory of a slot that stays resident between invocations, so that a small
 /// guest costs few page faults.
 const KEEP_RESIDENT_BYTES: usize = 128 * 1024;
@@ -40,6 +40,11 @@ pub struct EngineOptions {
     pub instances: u32,
     /// A folder for compiled modules, kept between processes. Default none.
     pub cache_dir: Option<PathBuf>,
+    /// Compiled modules that are kept in memory; of more, the least recently used
+    /// are read from the folder or compiled again. Default 1,000.
+    pub modules: usize,
+    /// The longest that a module may take to compile. Default 30 s.
+    pub compile_time: Duration,
 }
 
 impl Default for EngineOptions {
@@ -47,6 +52,8 @@ impl Default for EngineOptions {
         EngineOptions {
             instances: 256,
             cache_dir: None,
+            modules: 1_000,
+            compile_time: Duration::from_secs(30),
         }
     }
 }
@@ -56,16 +63,13 @@ pub struct Runtime {
     pub(super) engine: Engine,
     pub(super) limits: Arc<Limits>,
     pub(super) pool: Pool,
-    linker: Linker<Invocation>,
-    disk: Option<DiskCache>,
-    compiled: Mutex<Compiled>,
-}
-
-/// Compiled modules by the hash of their bytes; the least recently used goes first.
-#[derive(Default)]
-struct Compiled {
-    modules: HashMap<[u8; 32], (Arc<CompiledPlugin>, u64)>,
-    clock: u64,
+    pub(super) linker: Linker<Invocation>,
+    pub(super) disk: Option<DiskCache>,
+    pub(super) compiled: Mutex<Compiled>,
+    /// Modules that may be compiled at once.
+    pub(super) compilers: Arc<Semaphore>,
+    pub(super) compile_time: Duration,
+    pub(super) metrics: Metrics,
 }
 
 impl Runtime {
@@ -78,6 +82,7 @@ impl Runtime {
     pub fn new(
         limits: Arc<Limits>,
         options: EngineOptions,
+        metrics: Metrics,
         extend: impl FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>,
     ) -> Result<Runtime, RuntimeError> {
         let engine = Engine::new(&engine_config(&limits, options.instances))
@@ -98,53 +103,11 @@ impl Runtime {
             pool: Pool::new(options.instances),
             linker,
             disk,
-            compiled: Mutex::default(),
+            compiled: Mutex::new(Compiled::new(options.modules)),
+            compilers: Arc::new(Semaphore::new(COMPILERS)),
+            compile_time: options.compile_time,
+            metrics,
         })
-    }
-
-    /// Compiles a module, or finds it compiled, and checks that it can run here.
-    /// This computes for as long as the module is large: call it off the
-    /// threads that serve requests.
-    ///
-    /// # Errors
-    /// [`LoadError`], which says what is wrong with the module.
-    pub fn load(&self, wasm: &[u8]) -> Result<Arc<CompiledPlugin>, LoadError> {
-        if wasm.len() > self.limits.module_bytes {
-            return Err(LoadError::Invalid(Invalid::TooLarge {
-                subject: Subject::Module,
-                len: wasm.len() as u64,
-                limit: self.limits.module_bytes as u64,
-            }));
-        }
-        let digest: [u8; 32] = Sha256::digest(wasm).into();
-        if let Some(plugin) = self.compiled.lock().get(&digest) {
-            return Ok(plugin);
-        }
-        let module = module::compile(&self.engine, self.disk.as_ref(), &digest, wasm)?;
-        let plugin = Arc::new(CompiledPlugin::new(&self.linker, module, digest, wasm)?);
-        self.compiled.lock().put(digest, &plugin);
-        Ok(plugin)
-    }
-}
-
-impl Compiled {
-    fn get(&mut self, digest: &[u8; 32]) -> Option<Arc<CompiledPlugin>> {
-        self.clock += 1;
-        let (plugin, used) = self.modules.get_mut(digest)?;
-        *used = self.clock;
-        Some(Arc::clone(plugin))
-    }
-
-    fn put(&mut self, digest: [u8; 32], plugin: &Arc<CompiledPlugin>) {
-        self.clock += 1;
-        self.modules
-            .insert(digest, (Arc::clone(plugin), self.clock));
-        if self.modules.len() > COMPILED_MAX {
-            let oldest = self.modules.iter().min_by_key(|(_, (_, used))| *used);
-            if let Some(oldest) = oldest.map(|(digest, _)| *digest) {
-                self.modules.remove(&oldest);
-            }
-        }
     }
 }
 

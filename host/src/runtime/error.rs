@@ -73,7 +73,13 @@ pub enum LoadError {
         "the module declares the function {0:?} but exports no function () -> i32 of that name"
     )]
     MissingFunction(String),
-    /// The runtime's threads are gone.
+    /// It took longer to compile than a module may.
+    #[error("the module did not compile within {} s, which is the limit", .0.as_secs())]
+    TooSlow(Duration),
+    /// Other modules were being compiled for all of the time.
+    #[error("the host is busy compiling other modules; try again later")]
+    Busy,
+    /// The runtime's threads are gone, or the stored module is damaged.
     #[error("the host could not compile the module")]
     Host(#[source] BoxError),
 }
@@ -88,8 +94,9 @@ impl LoadError {
             | LoadError::ImportMismatch(_)
             | LoadError::NoMemory
             | LoadError::Manifest(_)
-            | LoadError::MissingFunction(_) => Blame::Guest,
-            LoadError::Host(_) => Blame::Host,
+            | LoadError::MissingFunction(_)
+            | LoadError::TooSlow(_) => Blame::Guest,
+            LoadError::Busy | LoadError::Host(_) => Blame::Host,
         }
     }
 }
@@ -105,6 +112,9 @@ pub enum CallError {
         /// The functions it has.
         known: Vec<String>,
     },
+    /// The plugin answers no HTTP requests.
+    #[error("the plugin declares no HTTP handler")]
+    NoHttpHandler,
     /// The input is over the limit.
     #[error(transparent)]
     Invalid(#[from] Invalid),
@@ -179,7 +189,9 @@ impl CallError {
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
-            CallError::UnknownFunction { .. } | CallError::Invalid(_) => Blame::Caller,
+            CallError::UnknownFunction { .. }
+            | CallError::NoHttpHandler
+            | CallError::Invalid(_) => Blame::Caller,
             CallError::Failed { .. }
             | CallError::Trap { .. }
             | CallError::Start { .. }
@@ -194,6 +206,23 @@ impl CallError {
             }
             | CallError::Busy(_)
             | CallError::Host(_) => Blame::Host,
+        }
+    }
+}
+
+impl CallError {
+    /// One word, for a metric's label.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            CallError::UnknownFunction { .. }
+            | CallError::NoHttpHandler
+            | CallError::Invalid(_) => "rejected",
+            CallError::Failed { .. } => "failed",
+            CallError::Trap { .. } | CallError::Start { .. } => "trap",
+            CallError::Deadline { .. } => "deadline",
+            CallError::CpuTime { .. } => "cpu_time",
+            CallError::Busy(_) => "busy",
+            CallError::Host(_) => "host",
         }
     }
 }

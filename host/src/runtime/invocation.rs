@@ -28,11 +28,32 @@ pub struct Request {
     /// The app's name, for the guest and the log.
     pub app_name: Arc<str>,
     /// The function.
-    pub function: Arc<str>,
+    pub target: Target,
     /// Its input.
     pub input: Vec<u8>,
+    /// The request's id.
+    pub request_id: Uuid,
     /// What the host functions call.
     pub services: Services,
+}
+
+/// What of a plugin is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The function of this name.
+    Function(Arc<str>),
+    /// The HTTP handler. Input and output are framed as `kvasm_abi::http` says.
+    Http,
+}
+
+impl Target {
+    /// The name of the export that is called, if there is one.
+    pub(crate) fn name<'t>(&'t self, plugin: &'t CompiledPlugin) -> &'t str {
+        match self {
+            Target::Function(name) => name,
+            Target::Http => plugin.http.as_ref().map_or("", |(name, _)| name),
+        }
+    }
 }
 
 /// A call that succeeded.
@@ -173,40 +194,65 @@ impl Runtime {
         plugin: &CompiledPlugin,
         request: Request,
     ) -> Result<Response, CallFailure> {
-        let request_id = Uuid::now_v7();
-        let span = tracing::info_span!(
-            "call", %request_id, app = &*request.app_name, function = &*request.function
-        );
-        self.call_as(request_id, plugin, request)
+        let request_id = request.request_id;
+        let start = Instant::now();
+        let app = Arc::clone(&request.app_name);
+        let (name, function) = match find(plugin, &request.target) {
+            Ok(found) => found,
+            Err(error) => {
+                let log = GuestLog::new(0, 0);
+                return Err(CallFailure {
+                    error,
+                    request_id,
+                    log,
+                });
+            }
+        };
+        let span = tracing::info_span!("call", %request_id, app = &*app, function = &*name);
+        let result = self
+            .call_function(plugin, name, function, request)
             .instrument(span)
-            .await
+            .await;
+        let outcome = match &result {
+            Ok(_) => "ok",
+            Err(failure) => failure.error.outcome(),
+        };
+        self.metrics.invocation(&app, outcome, start.elapsed());
+        result
     }
 
-    async fn call_as(
+    async fn call_function(
         &self,
-        request_id: Uuid,
         plugin: &CompiledPlugin,
+        name: Arc<str>,
+        function: &Function,
         request: Request,
     ) -> Result<Response, CallFailure> {
+        let request_id = request.request_id;
         let refused = |error| CallFailure {
             error,
             request_id,
             log: GuestLog::new(0, 0),
         };
         let deadline = Instant::now() + self.limits.wall_time;
-        let function = find(plugin, &request.function).map_err(refused)?;
         check_input(&self.limits, &request.input).map_err(|e| refused(e.into()))?;
+        let waiting = self.metrics.waiting_for_instance();
         let slots = timeout_at(deadline.into(), self.pool.take(plugin.slots));
         let Ok(Some(_slots)) = slots.await else {
             return Err(refused(CallError::Busy(self.limits.wall_time)));
         };
+        drop(waiting);
+        let _instance = self.metrics.instance();
 
-        let mut store = self.store(request_id, request, deadline);
+        let mut store = self.store(name, request, deadline);
         let result = run(&mut store, plugin, function, deadline).await;
         let mut invocation = store.into_data();
         // Ends the guest's standard output, which may hold half a line.
         invocation.wasi = None;
         let log = invocation.guest.log.lock().clone();
+        for (name, count) in invocation.guest.calls.counts() {
+            self.metrics.host_calls(name, count.into());
+        }
         match result {
             Ok(()) => Ok(Response {
                 output: invocation.guest.output,
@@ -221,12 +267,13 @@ impl Runtime {
         }
     }
 
-    fn store(&self, request_id: Uuid, request: Request, deadline: Instant) -> Store<Invocation> {
+    fn store(&self, function: Arc<str>, request: Request, deadline: Instant) -> Store<Invocation> {
         let Request {
             caller,
             app_name,
-            function,
+            target: _,
             input,
+            request_id,
             services,
         } = request;
         let limits = Arc::clone(&self.limits);
@@ -252,14 +299,24 @@ impl Runtime {
     }
 }
 
-fn find<'p>(plugin: &'p CompiledPlugin, name: &str) -> Result<&'p Function, CallError> {
-    plugin
-        .functions
-        .get(name)
-        .ok_or_else(|| CallError::UnknownFunction {
-            name: printable(name),
-            known: plugin.functions().map(printable).collect(),
-        })
+/// The function that is meant, and its name.
+fn find<'p>(
+    plugin: &'p CompiledPlugin,
+    target: &Target,
+) -> Result<(Arc<str>, &'p Function), CallError> {
+    match target {
+        Target::Http => match &plugin.http {
+            Some((name, function)) => Ok((name.as_str().into(), function)),
+            None => Err(CallError::NoHttpHandler),
+        },
+        Target::Function(name) => match plugin.functions.get(&**name) {
+            Some(function) => Ok((Arc::clone(name), function)),
+            None => Err(CallError::UnknownFunction {
+                name: printable(name),
+                known: plugin.functions().map(printable).collect(),
+            }),
+        },
+    }
 }
 
 fn check_input(limits: &Limits, input: &[u8]) -> Result<(), Invalid> {

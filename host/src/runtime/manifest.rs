@@ -15,6 +15,11 @@ pub(super) enum Declaration {
         /// The export's name.
         name: String,
     },
+    /// The export that answers HTTP requests. At most one.
+    Http {
+        /// The export's name.
+        name: String,
+    },
 }
 
 /// Reads JSON objects that stand one after another.

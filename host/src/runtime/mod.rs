@@ -5,6 +5,7 @@ mod engine;
 mod error;
 mod invocation;
 mod limiter;
+mod loader;
 mod manifest;
 mod module;
 mod pool;
@@ -13,5 +14,5 @@ mod wasi;
 
 pub use engine::{EngineOptions, Runtime, engine_config};
 pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
-pub use invocation::{Invocation, Request, Response};
+pub use invocation::{Invocation, Request, Response, Target};
 pub use module::CompiledPlugin;

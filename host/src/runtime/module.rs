@@ -5,21 +5,19 @@ use super::error::LoadError;
 use super::invocation::Invocation;
 use super::manifest::{self, Declaration};
 use crate::abi::printable;
+use crate::model::{Digest, Exports};
 use std::collections::BTreeMap;
 use wasmtime::{
     Engine, ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
 };
 
-/// Compiles a module, or takes it from the disk.
+/// Compiles a module and keeps it on the disk.
 pub(super) fn compile(
     engine: &Engine,
     disk: Option<&DiskCache>,
     digest: &[u8; 32],
     wasm: &[u8],
 ) -> Result<Module, LoadError> {
-    if let Some(module) = disk.and_then(|disk| disk.get(engine, digest)) {
-        return Ok(module);
-    }
     let module = Module::from_binary(engine, wasm)
         .map_err(|e| LoadError::NotWasm(printable(&format!("{e:#}"))))?;
     if let Some(disk) = disk {
@@ -49,9 +47,10 @@ pub struct CompiledPlugin {
     /// A WASI reactor's `_initialize`.
     pub(super) initialize: Option<ModuleExport>,
     pub(super) functions: BTreeMap<String, Function>,
+    pub(super) http: Option<(String, Function)>,
     /// Slots of the pool that an instance takes.
     pub(super) slots: u32,
-    digest: [u8; 32],
+    digest: Digest,
 }
 
 impl CompiledPlugin {
@@ -68,7 +67,7 @@ impl CompiledPlugin {
             _ => None,
         };
         let memory = memory.ok_or(LoadError::NoMemory)?;
-        let functions = functions(&module, manifest::section(wasm))?;
+        let (functions, http) = exports(&module, manifest::section(wasm))?;
         let initialize = match signature(&module, "_initialize") {
             Some(Signature::Start) => module.get_export_index("_initialize"),
             Some(Signature::Status) | None => None,
@@ -81,8 +80,9 @@ impl CompiledPlugin {
             memory,
             initialize,
             functions,
+            http,
             slots,
-            digest,
+            digest: Digest(digest),
         })
     }
 
@@ -91,8 +91,16 @@ impl CompiledPlugin {
         self.functions.keys().map(String::as_str)
     }
 
+    /// What it offers to callers.
+    pub fn exports(&self) -> Exports {
+        Exports {
+            functions: self.functions.keys().cloned().collect(),
+            http: self.http.as_ref().map(|(name, _)| name.clone()),
+        }
+    }
+
     /// The SHA-256 of the module's bytes.
-    pub fn digest(&self) -> [u8; 32] {
+    pub fn digest(&self) -> Digest {
         self.digest
     }
 }
@@ -107,27 +115,37 @@ fn import_error(error: wasmtime::Error) -> LoadError {
     }
 }
 
-/// The declared functions; without declarations, every export that can be one.
-fn functions(
-    module: &Module,
-    section: Option<&[u8]>,
-) -> Result<BTreeMap<String, Function>, LoadError> {
+type ModuleExports = (BTreeMap<String, Function>, Option<(String, Function)>);
+
+/// The declared functions and HTTP handler; without declarations, every export
+/// that can be a function.
+fn exports(module: &Module, section: Option<&[u8]>) -> Result<ModuleExports, LoadError> {
     let Some(section) = section else {
-        return Ok(module
+        let all = module
             .exports()
-            .filter_map(|export| function(module, export.name()))
-            .collect());
+            .filter_map(|export| function(module, export.name()));
+        return Ok((all.collect(), None));
     };
     let declarations =
         manifest::parse(section).map_err(|why| LoadError::Manifest(printable(&why)))?;
-    declarations
-        .into_iter()
-        .map(|declaration| match declaration {
+    let (mut functions, mut http) = (BTreeMap::new(), None);
+    for declaration in declarations {
+        let find = |name: String| {
+            function(module, &name).ok_or_else(|| LoadError::MissingFunction(printable(&name)))
+        };
+        match declaration {
             Declaration::Function { name } => {
-                function(module, &name).ok_or_else(|| LoadError::MissingFunction(printable(&name)))
+                let (name, function) = find(name)?;
+                functions.insert(name, function);
             }
-        })
-        .collect()
+            Declaration::Http { .. } if http.is_some() => {
+                let why = "it declares more than one HTTP handler";
+                return Err(LoadError::Manifest(why.to_owned()));
+            }
+            Declaration::Http { name } => http = Some(find(name)?),
+        }
+    }
+    Ok((functions, http))
 }
 
 fn function(module: &Module, name: &str) -> Option<(String, Function)> {

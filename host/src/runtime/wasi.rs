@@ -3,7 +3,8 @@
 //! output and error go to the guest's log, a line at a time.
 
 use super::invocation::Invocation;
-use crate::abi::{GuestLog, Level};
+use crate::abi::GuestLog;
+use crate::model::Level;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::sync::Arc;

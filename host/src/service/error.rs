@@ -1,6 +1,6 @@
 //! Refusals and failures, sorted by blame.
 
-use crate::model::{Capability, Invalid};
+use crate::model::{AppName, Capability, Invalid, PluginVersion, Resource, Scope};
 use crate::store::StoreError;
 use thiserror::Error;
 
@@ -17,12 +17,49 @@ pub enum ServiceError {
     /// The entry was not as the write expected; nothing was written.
     #[error("the entry does not have the version that the write expects; nothing was written")]
     Conflict,
-    /// The app was deleted.
-    #[error("the app does not exist any more")]
+    /// The app's quota is used up; nothing was written.
+    #[error(
+        "the app's quota of {limit} {resource} has no room for this write; \
+         delete entries, or ask the operator to raise it"
+    )]
+    Quota {
+        /// What there is not enough of.
+        resource: Resource,
+        /// How much the app may have.
+        limit: u64,
+    },
+    /// There is no such app, or it was deleted.
+    #[error("the app does not exist")]
     AppNotFound,
+    /// The app's name is taken.
+    #[error("there is an app {0} already")]
+    AppExists(AppName),
+    /// The app has no plugin version of this number.
+    #[error("the app has no plugin version {0}")]
+    PluginNotFound(PluginVersion),
+    /// No plugin version is active.
+    #[error("the app has no active plugin; deploy one")]
+    NoActivePlugin,
+    /// The active plugin version cannot be deleted.
+    #[error("plugin version {0} is active; activate another one first")]
+    PluginActive(PluginVersion),
+    /// There is nothing before the active plugin version.
+    #[error(
+        "the active plugin version replaced none that is still there; activate one by its number"
+    )]
+    NothingToRollBackTo,
+    /// There is no such token, or it is revoked already.
+    #[error("there is no such token, or it is revoked already")]
+    TokenNotFound,
+    /// A token would grant what its maker does not have.
+    #[error("a token cannot grant {0}, which you do not have yourself")]
+    ScopeExceeded(Scope),
     /// The store cannot be reached; the call may be tried again.
     #[error("the store cannot be reached; try again later")]
     Unavailable(#[source] StoreError),
+    /// The database has no room left; nothing was written, and reads go on.
+    #[error("the host's store is full; nothing was written")]
+    Full(#[source] StoreError),
     /// The host's fault.
     #[error("the host failed; the operator finds the cause in its log under this request's id")]
     Internal(#[source] StoreError),
@@ -33,7 +70,13 @@ impl From<StoreError> for ServiceError {
         match error {
             StoreError::AppNotFound => ServiceError::AppNotFound,
             StoreError::Conflict { .. } => ServiceError::Conflict,
+            StoreError::Quota { resource, limit } => ServiceError::Quota { resource, limit },
             StoreError::Unavailable(_) => ServiceError::Unavailable(error),
+            StoreError::Full(_) => ServiceError::Full(error),
+            StoreError::PluginNotFound(version) => ServiceError::PluginNotFound(version),
+            StoreError::PluginActive(version) => ServiceError::PluginActive(version),
+            StoreError::NothingToRollBackTo => ServiceError::NothingToRollBackTo,
+            // The creation of an app, which names it, answers for a taken name.
             StoreError::AppExists | StoreError::Failed(_) => ServiceError::Internal(error),
         }
     }

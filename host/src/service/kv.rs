@@ -1,14 +1,17 @@
 //! The key-value service: the script gate, validation, and one batch to the store.
 
-use super::{Events, ServiceError};
+use super::{Actor, Events, ServiceError};
+use crate::metrics::Metrics;
 use crate::model::{
-    App, AppId, Applied, Capability, Check, Collection, Cursor, CursorKey, Entry, Expect, Invalid,
-    Key, KeyRange, Limits, ListQuery, Op, Principal, Subject, Timestamp, Value, Version,
+    App, AppId, Applied, Audit, Capability, Check, Collection, Cursor, CursorKey, Entry, Expect,
+    Invalid, Key, KeyRange, Limits, ListQuery, Op, Principal, Subject, Timestamp, Value, Version,
     WriteBatch,
 };
 use crate::store::{Store, StoreError};
 use async_trait::async_trait;
+use serde_json::json;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// On whose behalf a call is made. The host builds it before a guest runs;
 /// nothing that a guest says changes it.
@@ -17,6 +20,8 @@ pub struct Caller {
     app: AppId,
     cursor_key: CursorKey,
     principal: Option<Principal>,
+    /// Whose writes are written down, and the app's name with them.
+    audited: Option<Arc<(Actor, App)>>,
 }
 
 impl Caller {
@@ -26,6 +31,15 @@ impl Caller {
             app: app.id,
             cursor_key: app.cursor_key.clone(),
             principal,
+            audited: None,
+        }
+    }
+
+    /// An administrator's own call. Each write leaves an audit row.
+    pub fn administrator(app: &App, actor: &Actor) -> Caller {
+        Caller {
+            audited: Some(Arc::new((actor.clone(), app.clone()))),
+            ..Caller::new(app, Some(actor.principal().clone()))
         }
     }
 
@@ -145,6 +159,24 @@ pub trait Kv: Send + Sync {
     /// expected, and [`ServiceError::Invalid`] for a time to live of 0.
     async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError>;
 
+    /// Writes entries together or not at all, for an import. What the writes
+    /// expect is not looked at.
+    ///
+    /// # Errors
+    /// As [`set`](Kv::set).
+    async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError>;
+
+    /// Up to `limit` names of collections in order, after one if given.
+    ///
+    /// # Errors
+    /// As [`get`](Kv::get).
+    async fn collections(
+        &self,
+        caller: &Caller,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, ServiceError>;
+
     /// Removes an entry; whether there was one.
     ///
     /// # Errors
@@ -162,14 +194,21 @@ pub trait Kv: Send + Sync {
 pub struct KvService {
     store: Arc<dyn Store>,
     events: Arc<dyn Events>,
+    metrics: Metrics,
     page_entries: u32,
     page_bytes: usize,
 }
 
 impl KvService {
     /// A service over `store` that tells `events` of each commit.
-    pub fn new(store: Arc<dyn Store>, events: Arc<dyn Events>, limits: &Limits) -> KvService {
+    pub fn new(
+        store: Arc<dyn Store>,
+        events: Arc<dyn Events>,
+        metrics: Metrics,
+        limits: &Limits,
+    ) -> KvService {
         KvService {
+            metrics,
             store,
             events,
             page_entries: limits.page_entries,
@@ -185,33 +224,77 @@ impl KvService {
         op: Op,
         expect: Option<Expect>,
     ) -> Result<Applied, ServiceError> {
-        let checks = match (expect, &op) {
-            (None, _) => Vec::new(),
-            (
-                Some(expect),
-                Op::Set {
-                    collection, key, ..
-                }
-                | Op::Delete { collection, key },
-            ) => vec![Check {
-                collection: collection.clone(),
-                key: key.clone(),
-                expect,
-            }],
-        };
+        let (collection, key) = op.address();
+        let checks = expect.map(|expect| Check {
+            collection: collection.clone(),
+            key: key.clone(),
+            expect,
+        });
         let batch = WriteBatch {
             app_id: caller.app,
             now,
-            checks,
+            checks: checks.into_iter().collect(),
+            audit: audit_row(caller, now, std::slice::from_ref(&op)),
             ops: vec![op],
         };
-        let applied = self.store.commit(batch).await?;
-        self.events.committed(caller.app);
-        match applied.as_slice() {
+        match self.commit(batch).await?.as_slice() {
             [applied] => Ok(*applied),
             _ => Err(broken_store()),
         }
     }
+
+    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, ServiceError> {
+        let app = batch.app_id;
+        let applied = self.timed("commit", self.store.commit(batch)).await?;
+        self.events.committed(app);
+        Ok(applied)
+    }
+
+    async fn timed<T>(&self, operation: &'static str, work: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let result = work.await;
+        self.metrics.store(operation, start.elapsed());
+        result
+    }
+
+    /// The operation of a write, if it is a valid one.
+    fn set_op(now: Timestamp, write: Write) -> Result<Op, Invalid> {
+        if write.ttl_ms == Some(0) {
+            return Err(Invalid::OutOfRange {
+                subject: Subject::TimeToLive,
+                found: 0,
+                min: 1,
+                max: u64::MAX,
+            });
+        }
+        Ok(Op::Set {
+            collection: write.collection,
+            key: write.key,
+            value: write.value,
+            expires_at: write.ttl_ms.map(|ttl| now.plus_ms(ttl)),
+        })
+    }
+}
+
+/// What is written down of an administrator's write: which entry, or how many,
+/// and never a value.
+fn audit_row(caller: &Caller, now: Timestamp, ops: &[Op]) -> Option<Box<Audit>> {
+    let (actor, app) = &**caller.audited.as_ref()?;
+    let (action, detail) = match ops {
+        [op] => {
+            let (collection, key) = op.address();
+            let action = match op {
+                Op::Set { .. } => "kv.set",
+                Op::Delete { .. } => "kv.delete",
+            };
+            (
+                action,
+                json!({ "collection": collection.as_str(), "key": key.as_str() }),
+            )
+        }
+        ops => ("kv.import", json!({ "entries": ops.len() })),
+    };
+    Some(Box::new(actor.audit(action, Some(app), now, detail)))
 }
 
 /// A store answered with something else than it was asked for.
@@ -231,7 +314,8 @@ impl Kv for KvService {
     ) -> Result<Option<Entry>, ServiceError> {
         caller.gate(Capability::AppKvRead(caller.app))?;
         let now = Timestamp::now();
-        Ok(self.store.get(caller.app, collection, key, now).await?)
+        let get = self.store.get(caller.app, collection, key, now);
+        Ok(self.timed("get", get).await?)
     }
 
     async fn has(
@@ -242,7 +326,8 @@ impl Kv for KvService {
     ) -> Result<bool, ServiceError> {
         caller.gate(Capability::AppKvRead(caller.app))?;
         let now = Timestamp::now();
-        Ok(self.store.has(caller.app, collection, key, now).await?)
+        let has = self.store.has(caller.app, collection, key, now);
+        Ok(self.timed("has", has).await?)
     }
 
     async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError> {
@@ -277,10 +362,8 @@ impl Kv for KvService {
             limit,
             bytes_max: self.page_bytes,
         };
-        let page = self
-            .store
-            .list(caller.app, &query, Timestamp::now())
-            .await?;
+        let list = self.store.list(caller.app, &query, Timestamp::now());
+        let page = self.timed("list", list).await?;
         let cursor = match page.entries.last() {
             Some((key, _)) if page.more => Some(Cursor::seal(
                 &caller.cursor_key,
@@ -300,24 +383,40 @@ impl Kv for KvService {
     async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError> {
         caller.gate(Capability::AppKvWrite(caller.app))?;
         let now = Timestamp::now();
-        if write.ttl_ms == Some(0) {
-            return Err(ServiceError::Invalid(Invalid::OutOfRange {
-                subject: Subject::TimeToLive,
-                found: 0,
-                min: 1,
-                max: u64::MAX,
-            }));
-        }
-        let op = Op::Set {
-            collection: write.collection,
-            key: write.key,
-            value: write.value,
-            expires_at: write.ttl_ms.map(|ttl| now.plus_ms(ttl)),
-        };
-        match self.write(caller, now, op, write.expect).await? {
+        let expect = write.expect;
+        let op = KvService::set_op(now, write)?;
+        match self.write(caller, now, op, expect).await? {
             Applied::Set(version) => Ok(version),
             Applied::Deleted { .. } => Err(broken_store()),
         }
+    }
+
+    async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError> {
+        caller.gate(Capability::AppKvWrite(caller.app))?;
+        let now = Timestamp::now();
+        let ops = writes
+            .into_iter()
+            .map(|write| KvService::set_op(now, write));
+        let ops = ops.collect::<Result<Vec<_>, _>>()?;
+        let batch = WriteBatch {
+            app_id: caller.app,
+            now,
+            checks: Vec::new(),
+            audit: audit_row(caller, now, &ops),
+            ops,
+        };
+        self.commit(batch).await.map(drop)
+    }
+
+    async fn collections(
+        &self,
+        caller: &Caller,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, ServiceError> {
+        caller.gate(Capability::AppKvRead(caller.app))?;
+        let collections = self.store.collections(caller.app, after, limit);
+        Ok(self.timed("collections", collections).await?)
     }
 
     async fn delete(

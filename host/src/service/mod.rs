@@ -1,16 +1,27 @@
 //! Policy: who may do what, what is valid, and what it may cost. The layer
 //! between every door of the host (guests, the command line) and the store.
 
+mod actor;
+mod admin;
+mod admission;
 mod error;
 mod events;
 mod kv;
+mod logs;
 mod noop;
+mod tokens;
 
 use std::sync::Arc;
 
+pub use actor::Actor;
+pub use admin::Admin;
+pub(crate) use admin::new_app;
+pub use admission::{Admission, Pass, Refusal};
 pub use error::ServiceError;
 pub use events::{DeadLetters, Events};
 pub use kv::{Caller, Kv, KvService, List, Listing, Write};
+pub use logs::{LogRecord, LogSource, Logs};
+pub use tokens::{NewToken, Unauthenticated};
 
 /// What a plugin's host functions reach, as trait objects, so that an embedder
 /// or a test can put its own in any place.

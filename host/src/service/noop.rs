@@ -40,6 +40,19 @@ impl Kv for Noop {
         Err(no_store())
     }
 
+    async fn set_many(&self, _: &Caller, _: Vec<Write>) -> Result<(), ServiceError> {
+        Err(no_store())
+    }
+
+    async fn collections(
+        &self,
+        _: &Caller,
+        _: Option<&Collection>,
+        _: u32,
+    ) -> Result<Vec<Collection>, ServiceError> {
+        Ok(Vec::new())
+    }
+
     async fn delete(
         &self,
         _: &Caller,

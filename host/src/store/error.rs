@@ -1,5 +1,6 @@
 //! What a store answers when it cannot do what it was asked.
 
+use crate::model::{PluginVersion, Resource};
 use thiserror::Error;
 
 /// A store's refusal or failure.
@@ -17,6 +18,26 @@ pub enum StoreError {
         /// The positions in [`WriteBatch::checks`](crate::model::WriteBatch::checks).
         failed: Vec<usize>,
     },
+    /// The app's quota does not have room for the batch; nothing was written.
+    #[error("the app's quota of {limit} {resource} is used up")]
+    Quota {
+        /// What there is not enough of.
+        resource: Resource,
+        /// How much the app may have.
+        limit: u64,
+    },
+    /// The app has no plugin version of this number.
+    #[error("the app has no plugin version {0}")]
+    PluginNotFound(PluginVersion),
+    /// The active plugin version cannot be removed.
+    #[error("plugin version {0} is active")]
+    PluginActive(PluginVersion),
+    /// There is no plugin version to go back to.
+    #[error("there is no plugin version to roll back to")]
+    NothingToRollBackTo,
+    /// The database has no room left; reads go on.
+    #[error("the store is full")]
+    Full(#[source] BoxError),
     /// The database cannot be reached or is too busy; the call may be tried again.
     #[error("the store is unavailable")]
     Unavailable(#[source] BoxError),

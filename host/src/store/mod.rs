@@ -7,6 +7,7 @@
 mod error;
 mod memory;
 mod postgres;
+mod registry;
 mod sqlite;
 
 use crate::model::{
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use postgres::{PostgresOptions, PostgresStore};
+pub use registry::Registry;
 pub use sqlite::{SqliteOptions, SqliteStore};
 
 /// A durable, transactional store of apps and their entries.
@@ -26,8 +28,8 @@ pub use sqlite::{SqliteOptions, SqliteStore};
 /// - [`commit`](Store::commit) is atomic, and durable when it returns.
 /// - Keys compare bytewise.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
-    /// Creates an app.
+pub trait Store: Registry + Send + Sync + 'static {
+    /// Creates an app, without an audit row.
     ///
     /// # Errors
     /// [`StoreError::AppExists`] if the name is taken.
@@ -39,7 +41,8 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` apps in the order of their names, after `after` if given.
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError>;
 
-    /// Deletes an app and everything it owns; whether there was one.
+    /// Deletes an app and everything it owns, without an audit row; whether there
+    /// was one.
     async fn delete_app(&self, app: AppId) -> Result<bool, StoreError>;
 
     /// The entry, if there is one.
@@ -78,7 +81,9 @@ pub trait Store: Send + Sync + 'static {
     /// Applies a batch as a whole and answers one [`Applied`] for each operation.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] with the failed checks, [`StoreError::AppNotFound`];
+    /// [`StoreError::Conflict`] with the failed checks, [`StoreError::AppNotFound`],
+    /// [`StoreError::Quota`] if the app would then use more than before of
+    /// something that it has not enough of, [`StoreError::Full`];
     /// after any error nothing of the batch is there, except after
     /// [`StoreError::Unavailable`], when a lost connection can hide a success.
     async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError>;

@@ -50,6 +50,7 @@ async fn write(store: Arc<dyn Store>, app: AppId, next: Arc<AtomicU64>) {
             now: Timestamp::now(),
             checks: Vec::new(),
             ops: ops.into(),
+            audit: None,
         };
         store.commit(batch).await.unwrap();
         let mut out = std::io::stdout().lock();

@@ -2,8 +2,10 @@
 
 use super::rng::Rng;
 use kvasm::model::{
-    App, AppId, AppName, Applied, Check, Collection, CursorKey, Entry, Expect, Key, KeyRange,
-    ListQuery, Op, Page, Timestamp, Value, Version, WriteBatch,
+    App, AppId, AppName, AppSettings, Applied, Audit, Change, Changed, Check, Collection,
+    CursorKey, Digest, Entry, Expect, Exports, Key, KeyRange, ListQuery, NewPlugin, Op, Page,
+    PluginVersion, Quota, Scope, SecretHash, Timestamp, Token, TokenId, Usage, Value, Version,
+    WriteBatch,
 };
 use kvasm::store::{Store, StoreError};
 use std::fmt::Debug;
@@ -43,8 +45,19 @@ impl Kit {
         Tenant {
             store: Arc::clone(&self.store),
             id: app.id,
+            name: app.name,
             now: NOW,
         }
+    }
+
+    /// Makes a change of no app in particular, with an audit row of its own.
+    pub async fn try_change(&self, change: Change) -> Result<Changed, StoreError> {
+        self.store.change(change, audit_row("test")).await
+    }
+
+    /// Makes a change that must not fail.
+    pub async fn change(&self, change: Change) -> Changed {
+        self.try_change(change).await.expect("a change")
     }
 }
 
@@ -61,6 +74,23 @@ pub fn app(name: &str) -> App {
         name: AppName::parse(name).expect("a name"),
         created_at: NOW,
         cursor_key: CursorKey::new([7; CursorKey::BYTES]),
+        settings: AppSettings::default(),
+        active: None,
+    }
+}
+
+/// An audit row of no app and no token, not written yet. Each sorts after those
+/// before.
+pub fn audit_row(action: &'static str) -> Audit {
+    Audit {
+        id: AppId::generate().uuid(),
+        at: NOW,
+        token: None,
+        actor: "a test".to_owned(),
+        action: action.into(),
+        app: None,
+        detail: serde_json::json!({}),
+        request_id: AppId::generate().uuid(),
     }
 }
 
@@ -71,6 +101,8 @@ pub struct Tenant {
     pub store: Arc<dyn Store>,
     /// The app.
     pub id: AppId,
+    /// Its name.
+    pub name: AppName,
     /// When its calls take place.
     pub now: Timestamp,
 }
@@ -105,19 +137,24 @@ impl Tenant {
             .expect("has")
     }
 
+    /// A write of this app, without an audit row.
+    pub fn batch(&self, checks: Vec<Check>, ops: Vec<Op>) -> WriteBatch {
+        WriteBatch {
+            app_id: self.id,
+            now: self.now,
+            checks,
+            ops,
+            audit: None,
+        }
+    }
+
     /// Commits.
     pub async fn try_commit(
         &self,
         checks: Vec<Check>,
         ops: Vec<Op>,
     ) -> Result<Vec<Applied>, StoreError> {
-        let batch = WriteBatch {
-            app_id: self.id,
-            now: self.now,
-            checks,
-            ops,
-        };
-        self.store.commit(batch).await
+        self.store.commit(self.batch(checks, ops)).await
     }
 
     /// Commits what must succeed.
@@ -179,6 +216,140 @@ impl Tenant {
                 .range
                 .after(&page.entries.last().expect("a key").0, false);
         }
+    }
+
+    /// The app's row.
+    pub async fn row(&self) -> App {
+        let row = self.store.app(&self.name).await.expect("app");
+        row.expect("the app is there")
+    }
+
+    /// An audit row of this app and of now, not written yet.
+    pub fn audit_row(&self, action: &'static str) -> Audit {
+        Audit {
+            at: self.now,
+            app: Some((self.id, self.name.clone())),
+            ..audit_row(action)
+        }
+    }
+
+    /// Makes a change of this app.
+    pub async fn try_change(&self, change: Change) -> Result<Changed, StoreError> {
+        self.store.change(change, self.audit_row("test")).await
+    }
+
+    /// Makes a change of this app that must not fail.
+    pub async fn change(&self, change: Change) -> Changed {
+        self.try_change(change).await.expect("a change")
+    }
+
+    /// What the app's entries take: their number and their bytes.
+    pub async fn usage(&self) -> (u64, u64) {
+        let Usage { entries, bytes } = self.store.usage(self.id).await.expect("usage");
+        (entries, bytes)
+    }
+
+    /// Gives the app a quota, and takes all other limits away.
+    pub async fn limit(&self, entries: Option<u64>, bytes: Option<u64>) {
+        let settings = AppSettings {
+            quota: Quota { entries, bytes },
+            ..AppSettings::default()
+        };
+        let app = self.id;
+        let changed = self.change(Change::UpdateApp { app, settings }).await;
+        assert_eq!(changed, Changed::Done);
+    }
+
+    /// Adds a plugin version.
+    pub async fn try_add(&self, wasm: &str, activate: bool) -> Result<Changed, StoreError> {
+        let plugin = new_plugin(self.id, wasm, activate);
+        self.try_change(Change::AddPlugin(plugin)).await
+    }
+
+    /// Adds a plugin version, which must not fail, and returns its number.
+    pub async fn add(&self, wasm: &str, activate: bool) -> u32 {
+        numbered(self.try_add(wasm, activate).await.expect("a new version"))
+    }
+
+    /// Makes a plugin version the active one.
+    pub async fn try_activate(&self, version: u32) -> Result<Changed, StoreError> {
+        let (app, version) = (self.id, PluginVersion(version));
+        self.try_change(Change::ActivatePlugin { app, version })
+            .await
+    }
+
+    /// Makes a plugin version the active one, which must not fail.
+    pub async fn activate(&self, version: u32) {
+        let activated = self.try_activate(version).await.expect("activation");
+        assert_eq!(numbered(activated), version);
+    }
+
+    /// Goes back to the plugin version before; its number.
+    pub async fn try_roll_back(&self) -> Result<u32, StoreError> {
+        self.try_change(Change::RollBackPlugin(self.id))
+            .await
+            .map(numbered)
+    }
+
+    /// Deletes a plugin version.
+    pub async fn try_delete_plugin(&self, version: u32) -> Result<Changed, StoreError> {
+        let (app, version) = (self.id, PluginVersion(version));
+        self.try_change(Change::DeletePlugin { app, version }).await
+    }
+
+    /// The number of the active plugin version.
+    pub async fn active(&self) -> Option<u32> {
+        self.row().await.active.map(|active| active.version.0)
+    }
+}
+
+/// A token for one app or all, not created yet. Each sorts after those before.
+pub fn token(name: &str, app: Option<AppId>) -> Token {
+    Token {
+        id: TokenId(AppId::generate().uuid()),
+        secret_hash: SecretHash([7; 32]),
+        name: name.to_owned(),
+        scopes: vec![Scope::ScriptRead],
+        app,
+        created_at: NOW,
+        expires_at: None,
+        revoked_at: None,
+    }
+}
+
+/// The token identity of that number.
+pub fn token_id(number: u128) -> TokenId {
+    let text = format!("{number:032x}").into();
+    TokenId(serde_json::from_value(text).expect("a UUID"))
+}
+
+/// A version to add of a plugin that offers a function of the module's name.
+pub fn new_plugin(app: AppId, wasm: &str, activate: bool) -> NewPlugin {
+    NewPlugin {
+        app,
+        digest: digest(wasm),
+        wasm: wasm.as_bytes().into(),
+        exports: Exports {
+            functions: vec![wasm.to_owned()],
+            http: None,
+        },
+        activate,
+    }
+}
+
+/// The digest that these tests give a module: the module. Stores take a digest as
+/// it comes.
+pub fn digest(wasm: &str) -> Digest {
+    let mut digest = [0; 32];
+    digest[..wasm.len()].copy_from_slice(wasm.as_bytes());
+    Digest(digest)
+}
+
+/// The number that a change of a plugin was answered with.
+pub fn numbered(changed: Changed) -> u32 {
+    match changed {
+        Changed::Plugin(version) => version.0,
+        other => panic!("a plugin's change was answered with {other:?}"),
     }
 }
 

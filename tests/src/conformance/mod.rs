@@ -8,6 +8,7 @@
 //! `KVASM_TEST_SEED=<seed>` repeats the choices.
 
 pub mod apps;
+pub mod audit;
 pub mod batches;
 pub mod checks;
 pub mod entries;
@@ -16,9 +17,15 @@ pub mod json;
 pub mod kit;
 pub mod lists;
 pub mod model;
+pub mod plugin_races;
+pub mod plugins;
+pub mod quotas;
 pub mod races;
 pub mod rng;
 pub mod scale;
+pub mod settings;
+pub mod tokens;
+pub mod usage;
 pub mod versions;
 
 pub use kit::Kit;
@@ -163,6 +170,90 @@ macro_rules! conformance {
             scale {
                 a_long_list_stays_true_under_writes,
             }
+            settings {
+                an_app_is_created_with_its_settings,
+                a_taken_name_is_not_created,
+                an_update_replaces_all_settings,
+                zero_is_a_limit,
+                settings_of_an_unknown_app,
+                the_largest_limits_are_as_good_as_none,
+                an_app_is_deleted_by_a_change,
+            }
+            usage {
+                entries_and_bytes_are_counted,
+                bytes_count_as_they_were_written,
+                one_key_several_times_in_a_batch,
+                expired_entries_count_until_they_are_written_over,
+                guarded_writes_count_if_they_take_place,
+                the_usage_of_no_app_is_zero,
+                random_histories_are_counted,
+                concurrent_writes_are_counted,
+                changing_the_quota_while_it_is_written,
+            }
+            quotas {
+                a_quota_of_entries_refuses_one_more,
+                a_refused_batch_leaves_nothing,
+                the_last_byte_fits,
+                a_quota_of_nothing,
+                a_quota_from_the_beginning,
+                over_a_quota_of_entries_what_adds_none_is_taken,
+                over_a_quota_of_bytes_what_adds_none_is_taken,
+                a_batch_counts_as_a_whole,
+                expired_entries_take_room,
+                deleting_makes_room,
+                raising_the_quota_makes_room,
+                a_quota_is_of_one_app,
+                concurrent_writers_fill_a_quota_of_bytes,
+                concurrent_writers_fill_a_quota_of_entries,
+            }
+            plugins {
+                versions_are_numbered_from_one,
+                numbers_do_not_come_back,
+                a_version_is_read_back,
+                the_app_shows_its_active_version,
+                roll_backs_go_back_step_by_step,
+                activating_the_active_version_keeps_what_it_replaced,
+                a_deleted_version_is_not_rolled_back_to,
+                the_active_version_is_not_deleted,
+                a_version_that_is_not_there,
+                plugins_of_an_unknown_app,
+                a_module_is_there_while_a_version_has_it,
+                a_shared_module_survives_the_deletion_of_an_app,
+                versions_are_listed_newest_first_in_pages,
+            }
+            plugin_races {
+                concurrent_versions_have_numbers_of_their_own,
+                concurrent_roll_backs_are_a_step_each,
+                a_module_is_not_lost_to_a_deletion,
+                the_last_of_two_deletions_takes_the_module,
+                what_is_active_is_there,
+                what_is_rolled_back_to_is_there,
+                deleting_an_app_while_versions_are_added,
+            }
+            tokens {
+                a_created_token_is_read_back,
+                a_taken_identity_stays_with_the_first,
+                one_of_many_makes_the_first_token,
+                one_of_many_revokes_a_token,
+                a_token_is_revoked_once,
+                what_is_not_there_is_not_revoked,
+                a_token_of_an_unknown_app,
+                tokens_are_listed_in_pages,
+                an_app_takes_its_tokens_along,
+                deleting_an_app_while_tokens_are_made,
+            }
+            audit {
+                each_change_leaves_its_row,
+                rows_name_what_need_not_be_there,
+                what_changes_nothing_leaves_no_row,
+                what_fails_leaves_no_row,
+                what_is_done_without_a_row_leaves_none,
+                rows_outlive_their_app,
+                rows_are_listed_newest_first_in_pages,
+                a_batch_leaves_its_row,
+                a_batch_that_fails_leaves_no_row,
+                concurrent_changes_leave_a_row_each,
+            }
         }
     };
 }
@@ -189,6 +280,7 @@ mod tests {
         let this = include_str!("mod.rs");
         let sources = [
             include_str!("apps.rs"),
+            include_str!("audit.rs"),
             include_str!("batches.rs"),
             include_str!("checks.rs"),
             include_str!("entries.rs"),
@@ -196,8 +288,14 @@ mod tests {
             include_str!("json.rs"),
             include_str!("lists.rs"),
             include_str!("model.rs"),
+            include_str!("plugin_races.rs"),
+            include_str!("plugins.rs"),
+            include_str!("quotas.rs"),
             include_str!("races.rs"),
             include_str!("scale.rs"),
+            include_str!("settings.rs"),
+            include_str!("tokens.rs"),
+            include_str!("usage.rs"),
             include_str!("versions.rs"),
         ];
         let mut properties = 0;
@@ -212,6 +310,6 @@ mod tests {
             );
             properties += 1;
         }
-        assert!(properties > 60, "only {properties} properties were found");
+        assert!(properties > 120, "only {properties} properties were found");
     }
 }

@@ -207,6 +207,19 @@ impl Kv for Silent {
         std::future::pending().await
     }
 
+    async fn set_many(&self, _: &Caller, _: Vec<Write>) -> Result<(), ServiceError> {
+        std::future::pending().await
+    }
+
+    async fn collections(
+        &self,
+        _: &Caller,
+        _: Option<&Collection>,
+        _: u32,
+    ) -> Result<Vec<Collection>, ServiceError> {
+        std::future::pending().await
+    }
+
     async fn delete(
         &self,
         _: &Caller,

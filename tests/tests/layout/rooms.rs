@@ -8,9 +8,12 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (
         &["wasmtime", "wasmtime_wasi"],
         // The last two pass wasmtime on to embedders, for own host functions.
-        &["runtime/", "abi/", "lib.rs", "host.rs"],
+        &["runtime/", "abi/", "lib.rs", "host/"],
     ),
     (&["sqlx", "rusqlite", "libsqlite3_sys"], &["store/"]),
+    (&["axum", "hyper", "hyper_util", "utoipa"], &["http/"]),
+    (&["prometheus_client"], &["metrics.rs"]),
+    (&["reqwest"], &["cli/"]),
     (&["clap"], &["cli/", "main.rs"]),
 ];
 
@@ -18,12 +21,25 @@ const CRATES: &[(&[&str], &[&str])] = &[
 const ROOMS: &[(&str, &[&str])] = &[
     (
         "model/",
-        &["store", "service", "abi", "runtime", "cli", "host"],
+        &[
+            "metrics", "store", "service", "abi", "runtime", "host", "http", "cli",
+        ],
     ),
-    ("store/", &["service", "abi", "runtime", "cli", "host"]),
-    ("service/", &["abi", "runtime", "cli", "host"]),
-    ("abi/", &["runtime", "cli", "host"]),
-    ("runtime/", &["cli", "host"]),
+    (
+        "metrics.rs",
+        &[
+            "model", "store", "service", "abi", "runtime", "host", "http", "cli",
+        ],
+    ),
+    (
+        "store/",
+        &["service", "abi", "runtime", "host", "http", "cli"],
+    ),
+    ("service/", &["abi", "runtime", "host", "http", "cli"]),
+    ("abi/", &["runtime", "host", "http", "cli"]),
+    ("runtime/", &["host", "http", "cli"]),
+    ("host/", &["http", "cli"]),
+    ("http/", &["store", "abi", "cli"]),
 ];
 
 /// Whether a file, by its path from `host/src`, is in a room.
@@ -120,7 +136,8 @@ fn arrows_run_downward_only() {
 
 #[test]
 fn every_room_is_there() {
-    for (room, _) in ROOMS {
+    let folders = ROOMS.iter().filter(|(room, _)| room.ends_with('/'));
+    for (room, _) in folders {
         files::all(&format!("host/src/{room}"), ".rs");
     }
 }

@@ -1,14 +1,19 @@
 //! A store in memory, for tests and for trying things out.
 
+mod registry;
+
 use super::{Store, StoreError};
 use crate::model::{
-    App, AppId, AppName, Applied, Check, Collection, Entry, Expect, Key, KeyRange, ListQuery, Op,
-    Page, Timestamp, Value, Version, WriteBatch,
+    App, AppId, AppName, Applied, Audit, Change, Changed, Check, Collection, Digest, Entry, Expect,
+    Key, KeyRange, ListQuery, Op, Page, Plugin, PluginVersion, Quota, Resource, Timestamp, Token,
+    TokenId, Usage, Value, Version, WriteBatch,
 };
 use async_trait::async_trait;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
+use uuid::Uuid;
 
 /// Keeps everything in memory. **Not durable**: what it holds is gone with the
 /// process. In all else it means the same as the other stores.
@@ -19,12 +24,25 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct State {
-    apps: BTreeMap<AppName, App>,
-    /// One for each app of `apps`.
-    entries: HashMap<AppId, Collections>,
+    names: BTreeMap<AppName, AppId>,
+    /// One for each app of `names`.
+    apps: HashMap<AppId, Tenant>,
+    modules: HashMap<Digest, Arc<[u8]>>,
+    tokens: BTreeMap<TokenId, Token>,
+    audit: BTreeMap<Uuid, Audit>,
     /// The last version given. One counter for all keys, and it never goes back,
     /// so no key sees a version twice.
     version: u64,
+}
+
+/// An app and what it owns.
+#[derive(Debug)]
+struct Tenant {
+    app: App,
+    entries: Collections,
+    usage: Usage,
+    plugins: BTreeMap<PluginVersion, Plugin>,
+    last_plugin: u32,
 }
 
 type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;
@@ -53,33 +71,32 @@ fn find<'a>(
 #[async_trait]
 impl Store for MemoryStore {
     async fn create_app(&self, app: &App) -> Result<(), StoreError> {
-        let mut state = self.state.write();
-        if state.apps.contains_key(&app.name) || state.entries.contains_key(&app.id) {
-            return Err(StoreError::AppExists);
-        }
-        state.apps.insert(app.name.clone(), app.clone());
-        state.entries.insert(app.id, Collections::new());
-        Ok(())
+        let change = Change::CreateApp(app.clone());
+        registry::change(&mut self.state.write(), change, None).map(drop)
     }
 
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
-        Ok(self.state.read().apps.get(name).cloned())
+        let state = self.state.read();
+        let id = state.names.get(name);
+        Ok(id
+            .and_then(|id| state.apps.get(id))
+            .map(|tenant| tenant.app.clone()))
     }
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
         let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.state.read();
-        let apps = state.apps.range::<AppName, _>((lower, Bound::Unbounded));
+        let names = state.names.range::<AppName, _>((lower, Bound::Unbounded));
+        let apps = names.filter_map(|(_, id)| state.apps.get(id));
         Ok(apps
             .take(limit as usize)
-            .map(|(_, app)| app.clone())
+            .map(|tenant| tenant.app.clone())
             .collect())
     }
 
     async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
-        let mut state = self.state.write();
-        state.apps.retain(|_, row| row.id != app);
-        Ok(state.entries.remove(&app).is_some())
+        let changed = registry::change(&mut self.state.write(), Change::DeleteApp(app), None)?;
+        Ok(changed == Changed::Done)
     }
 
     async fn get(
@@ -90,7 +107,7 @@ impl Store for MemoryStore {
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
         let state = self.state.read();
-        let collections = state.entries.get(&app);
+        let collections = state.apps.get(&app).map(|tenant| &tenant.entries);
         Ok(collections
             .and_then(|all| find(all, collection, key, now))
             .cloned())
@@ -104,7 +121,7 @@ impl Store for MemoryStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let state = self.state.read();
-        let collections = state.entries.get(&app);
+        let collections = state.apps.get(&app).map(|tenant| &tenant.entries);
         Ok(collections.is_some_and(|all| find(all, collection, key, now).is_some()))
     }
 
@@ -116,9 +133,9 @@ impl Store for MemoryStore {
     ) -> Result<Page, StoreError> {
         let state = self.state.read();
         let keys = state
-            .entries
+            .apps
             .get(&app)
-            .and_then(|all| all.get(&query.collection));
+            .and_then(|tenant| tenant.entries.get(&query.collection));
         let (Some(keys), false) = (keys, query.range.is_empty()) else {
             return Ok(Page {
                 entries: Vec::new(),
@@ -143,10 +160,12 @@ impl Store for MemoryStore {
     ) -> Result<Vec<Collection>, StoreError> {
         let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
         let state = self.state.read();
-        let Some(collections) = state.entries.get(&app) else {
+        let Some(tenant) = state.apps.get(&app) else {
             return Ok(Vec::new());
         };
-        let rest = collections.range::<Collection, _>((lower, Bound::Unbounded));
+        let rest = tenant
+            .entries
+            .range::<Collection, _>((lower, Bound::Unbounded));
         let filled = rest.filter(|(_, entries)| !entries.is_empty());
         Ok(filled
             .take(limit as usize)
@@ -157,14 +176,20 @@ impl Store for MemoryStore {
     async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
         let mut state = self.state.write();
         let State {
-            entries, version, ..
+            apps,
+            version,
+            audit,
+            ..
         } = &mut *state;
-        let collections = entries
-            .get_mut(&batch.app_id)
-            .ok_or(StoreError::AppNotFound)?;
-        let failed = failed_checks(collections, &batch.checks, batch.now);
+        let tenant = apps.get_mut(&batch.app_id).ok_or(StoreError::AppNotFound)?;
+        let failed = failed_checks(&tenant.entries, &batch.checks, batch.now);
         if !failed.is_empty() {
             return Err(StoreError::Conflict { failed });
+        }
+        tenant.usage = usage_after(tenant, &batch.ops)?;
+        let collections = &mut tenant.entries;
+        if let Some(row) = batch.audit {
+            audit.insert(row.id, *row);
         }
         // From here on nothing can fail, so there is nothing to roll back.
         let apply = |op| match op {
@@ -200,6 +225,49 @@ fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) ->
     };
     let failed = checks.iter().enumerate().filter(|(_, check)| !holds(check));
     failed.map(|(position, _)| position).collect()
+}
+
+/// What the app uses after the operations, if its quota has room for it. A write
+/// that does not add to what is short is always taken.
+fn usage_after(tenant: &Tenant, ops: &[Op]) -> Result<Usage, StoreError> {
+    let before = tenant.usage;
+    let mut after = before;
+    // The sizes that the operations so far have left.
+    let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
+    for op in ops {
+        let (collection, key, size) = match op {
+            Op::Set {
+                collection,
+                key,
+                value,
+                ..
+            } => (collection, key, size(collection, key, value)),
+            Op::Delete { collection, key } => (collection, key, 0),
+        };
+        let stored = tenant
+            .entries
+            .get(collection)
+            .and_then(|keys| keys.get(key));
+        let stored = stored.map_or(0, |entry| self::size(collection, key, &entry.value));
+        let last = sizes.insert((collection, key), size).unwrap_or(stored);
+        after.entries = after.entries + u64::from(size > 0) - u64::from(last > 0);
+        after.bytes = after.bytes + size - last;
+    }
+    let Quota { entries, bytes } = tenant.app.settings.quota;
+    let fits = |resource, before, after, limit: Option<u64>| match limit {
+        Some(limit) if after > limit && after > before => {
+            Err(StoreError::Quota { resource, limit })
+        }
+        _ => Ok(()),
+    };
+    fits(Resource::Entries, before.entries, after.entries, entries)?;
+    fits(Resource::Bytes, before.bytes, after.bytes, bytes)?;
+    Ok(after)
+}
+
+/// The bytes of an entry as quotas count them; never 0.
+fn size(collection: &Collection, key: &Key, value: &Value) -> u64 {
+    (collection.as_str().len() + key.as_str().len() + value.as_bytes().len()) as u64
 }
 
 fn set(

@@ -6,85 +6,88 @@
 //! does not write hold too. To hold an absent key a row is written for it, which
 //! the transaction fills or removes.
 
-use super::classify::{lost_connection, lost_race, store_error};
+use super::classify::over_grant;
 use super::commit::{SetRow, set_many, versions};
 use super::lease::Lease;
 use super::plan::{Address, Outcome, Plan};
-use super::pool::{ATTEMPTS, Pool, Statement};
-use super::{read, sql};
+use super::pool::{Pool, Statement};
+use super::transaction::{Stop, Work, transact};
+use super::usage::{Counting, Delta, count};
+use super::{change, read, sql};
 use crate::model::{Applied, Version, WriteBatch};
 use crate::store::StoreError;
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use std::collections::BTreeMap;
 
 /// Expired at every `now`.
 const BEFORE_ALL_TIMES: i64 = i64::MIN;
 
-/// How a try ended short of its commit.
-enum Stop {
-    AppNotFound,
-    Conflict(Vec<usize>),
-    Error(Error),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Stop {
-        Stop::Error(error)
-    }
+/// A batch, worked out.
+struct Batch<'b> {
+    write: &'b WriteBatch,
+    plan: Plan<'b>,
+    counting: Counting,
 }
 
 pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applied>, StoreError> {
-    let plan = Plan::new(write);
-    let mut reconnected = false;
-    for _ in 0..ATTEMPTS {
-        let mut lease = pool.lease().await.map_err(store_error)?;
-        let stop = match apply(&mut lease, write, &plan).await {
-            Ok(applied) => match lease.commit().await {
-                Ok(()) => return Ok(applied),
-                Err(error) if lost_race(&error) => continue,
-                Err(error) => return Err(store_error(error)),
-            },
-            Err(stop) => stop,
-        };
-        lease.roll_back().await;
-        match stop {
-            Stop::AppNotFound => return Err(StoreError::AppNotFound),
-            Stop::Conflict(failed) => return Err(StoreError::Conflict { failed }),
-            Stop::Error(error) if lost_race(&error) => {}
-            // Nothing was committed, so it can safely be done once more.
-            Stop::Error(error) if lost_connection(&error) && !reconnected => reconnected = true,
-            Stop::Error(error) => return Err(store_error(error)),
-        }
+    let batch = Batch {
+        write,
+        plan: Plan::new(write),
+        counting: Counting::OneSlot,
+    };
+    match transact(pool, &batch).await {
+        Err(Stop::Error(error)) if over_grant(&error) => commit_over_all(pool, write).await,
+        other => Ok(other?),
     }
-    let why = format!("{ATTEMPTS} attempts were undone by other transactions");
-    Err(StoreError::Unavailable(why.into()))
 }
 
-async fn apply(
-    lease: &mut Lease,
+/// Commits what one slot had no room for.
+pub(super) async fn commit_over_all(
+    pool: &Pool,
     write: &WriteBatch,
-    plan: &Plan<'_>,
-) -> Result<Vec<Applied>, Stop> {
-    let app = sqlx::query(sql::LOCK_APP).bind(write.app_id.uuid());
-    lease.begin().await?;
-    if lease.run(app).await?.is_empty() {
-        return Err(Stop::AppNotFound);
+) -> Result<Vec<Applied>, StoreError> {
+    let batch = Batch {
+        write,
+        plan: Plan::new(write),
+        counting: Counting::AllSlots,
+    };
+    Ok(transact(pool, &batch).await?)
+}
+
+#[async_trait]
+impl Work for Batch<'_> {
+    type Done = Vec<Applied>;
+
+    async fn run(&self, lease: &mut Lease) -> Result<Vec<Applied>, Stop> {
+        let Batch { write, plan, .. } = self;
+        let app = sqlx::query(sql::LOCK_APP).bind(write.app_id.uuid());
+        if lease.run(app).await?.is_empty() {
+            Err(StoreError::AppNotFound)?;
+        }
+        if !write.ops.is_empty() {
+            let statement = on_keys(sql::HOLD, write, plan.keys.keys());
+            lease.run(statement.bind(BEFORE_ALL_TIMES)).await?;
+        }
+        let mut found = Vec::new();
+        if plan.needs_state() {
+            let statement = on_keys(sql::FIND, write, plan.keys.keys());
+            found = lease.run(statement.bind(write.now.0)).await?;
+        }
+        let found = versions(&found)?;
+        let failed = failed_checks(write, &found);
+        if !failed.is_empty() {
+            Err(StoreError::Conflict { failed })?;
+        }
+        let (applied, delta) = carry_out(lease, write, plan, found).await?;
+        if let Some(audit) = &write.audit {
+            change::write_audit(lease, audit).await?;
+        }
+        // Last, because others wait for a slot.
+        count(lease, write.app_id, delta, self.counting).await?;
+        Ok(applied)
     }
-    if !write.ops.is_empty() {
-        let statement = on_keys(sql::HOLD, write, plan.keys.keys());
-        lease.run(statement.bind(BEFORE_ALL_TIMES)).await?;
-    }
-    let mut found = Vec::new();
-    if plan.needs_state() {
-        let statement = on_keys(sql::FIND, write, plan.keys.keys());
-        found = lease.run(statement.bind(write.now.0)).await?;
-    }
-    let found = versions(&found)?;
-    let failed = failed_checks(write, &found);
-    if !failed.is_empty() {
-        return Err(Stop::Conflict(failed));
-    }
-    change(lease, write, plan, found).await
 }
 
 fn failed_checks(write: &WriteBatch, found: &BTreeMap<Address<'_>, Version>) -> Vec<usize> {
@@ -96,12 +99,12 @@ fn failed_checks(write: &WriteBatch, found: &BTreeMap<Address<'_>, Version>) -> 
     failed.map(|(position, _)| position).collect()
 }
 
-async fn change(
+async fn carry_out(
     lease: &mut Lease,
     write: &WriteBatch,
     plan: &Plan<'_>,
     found: BTreeMap<Address<'_>, Version>,
-) -> Result<Vec<Applied>, Stop> {
+) -> Result<(Vec<Applied>, Delta), Stop> {
     let mut outcome = Outcome {
         found,
         ..Outcome::default()
@@ -119,7 +122,8 @@ async fn change(
     let sets: Vec<_> = sets.collect();
     let mut written = Vec::new();
     if !sets.is_empty() {
-        written = lease.run(set_many(&sets, write.app_id, write.now)).await?;
+        let statement = set_many(sql::SET_MANY_UNCOUNTED, &sets, write.app_id, write.now);
+        written = lease.run(statement).await?;
     }
     outcome.written = versions(&written)?;
 
@@ -139,8 +143,20 @@ async fn change(
         let address = (row.try_get(0)?, row.try_get(1)?);
         outcome.removed.insert(address, row.try_get(2)?);
     }
-    let answers = plan.answers(&outcome);
-    answers.ok_or(Stop::Error(Error::RowNotFound))
+    let answers = plan.answers(&outcome).ok_or(Error::RowNotFound)?;
+    Ok((answers, delta(&written, &removed)?))
+}
+
+/// What sets and deletions change of the app's usage.
+fn delta(written: &[PgRow], removed: &[PgRow]) -> Result<Delta, Error> {
+    let mut delta = Delta::default();
+    for row in written {
+        delta.replace(row.try_get(3)?, row.try_get(4)?);
+    }
+    for row in removed {
+        delta.replace(0, row.try_get(3)?);
+    }
+    Ok(delta)
 }
 
 /// Lets the live entries expire that the batch deletes before it sets them again.

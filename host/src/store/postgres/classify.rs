@@ -15,6 +15,8 @@ fn sqlstate(error: &Error) -> Option<String> {
 pub(super) fn store_error(error: Error) -> StoreError {
     match sqlstate(&error).as_deref() {
         Some("23503") => StoreError::AppNotFound,
+        // disk_full
+        Some("53100") => StoreError::Full(Box::new(error)),
         _ if unavailable(&error) => StoreError::Unavailable(Box::new(error)),
         _ => StoreError::Failed(Box::new(error)),
     }
@@ -35,6 +37,15 @@ pub(super) fn migrate_error(error: MigrateError) -> StoreError {
 /// A name or identity is taken.
 pub(super) fn unique_violation(error: &Error) -> bool {
     sqlstate(error).as_deref() == Some("23505")
+}
+
+/// A write did not fit in the grant of its slot, and was undone.
+pub(super) fn over_grant(error: &Error) -> bool {
+    let Some(answer) = error.as_database_error() else {
+        return false;
+    };
+    answer.code().as_deref() == Some("23514")
+        && answer.constraint() == Some("app_usage_within_quota")
 }
 
 /// The transaction lost against another one and may win if it is run again.
@@ -93,7 +104,7 @@ fn unavailable(error: &Error) -> bool {
         other => sqlstate(other).is_some_and(|code| match code.as_str() {
             // query_canceled: the statement's time was up; lock_not_available.
             "57014" | "55P03" => true,
-            // Insufficient resources: connections, memory, disk.
+            // Insufficient resources: connections, memory.
             code => code.starts_with("53"),
         }),
     }
@@ -107,7 +118,11 @@ mod tests {
     use std::fmt;
 
     #[derive(Debug)]
-    struct Answer(&'static str);
+    struct Answer(&'static str, Option<&'static str>);
+
+    fn answer(code: &'static str) -> Error {
+        Error::from(Answer(code, None))
+    }
 
     impl fmt::Display for Answer {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,6 +148,9 @@ mod tests {
         fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
             self
         }
+        fn constraint(&self) -> Option<&str> {
+            self.1
+        }
         fn kind(&self) -> ErrorKind {
             ErrorKind::Other
         }
@@ -143,24 +161,40 @@ mod tests {
             StoreError::AppNotFound => "app not found",
             StoreError::Unavailable(_) => "unavailable",
             StoreError::Failed(_) => "failed",
-            StoreError::AppExists | StoreError::Conflict { .. } => "another",
+            StoreError::Full(_) => "full",
+            StoreError::AppExists
+            | StoreError::Conflict { .. }
+            | StoreError::Quota { .. }
+            | StoreError::PluginNotFound(_)
+            | StoreError::PluginActive(_)
+            | StoreError::NothingToRollBackTo => "another",
         }
     }
 
     #[test]
     fn by_sqlstate() {
         for code in [
-            "08000", "08006", "53000", "53100", "53200", "53300", "57014", "57P01", "57P02",
-            "57P03", "25006", "40001", "40P01", "55P03",
+            "08000", "08006", "53000", "53200", "53300", "57014", "57P01", "57P02", "57P03",
+            "25006", "40001", "40P01", "55P03",
         ] {
-            assert_eq!(class(Error::from(Answer(code))), "unavailable", "{code}");
+            assert_eq!(class(answer(code)), "unavailable", "{code}");
         }
         for code in [
             "42P01", "42601", "XX000", "23514", "22P02", "3D000", "28P01",
         ] {
-            assert_eq!(class(Error::from(Answer(code))), "failed", "{code}");
+            assert_eq!(class(answer(code)), "failed", "{code}");
         }
-        assert_eq!(class(Error::from(Answer("23503"))), "app not found");
+        assert_eq!(class(answer("23503")), "app not found");
+        assert_eq!(class(answer("53100")), "full");
+    }
+
+    #[test]
+    fn a_full_slot_is_known_by_its_constraint() {
+        let refusal = |constraint| Error::from(Answer("23514", Some(constraint)));
+        assert!(over_grant(&refusal("app_usage_within_quota")));
+        assert!(!over_grant(&refusal("another_check")));
+        assert!(!over_grant(&answer("23514")));
+        assert!(!over_grant(&Error::RowNotFound));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Writes of one statement: one operation with at most one check on its key, and
 //! sets of many keys without a check.
 
-use super::classify::store_error;
+use super::classify::over_grant;
 use super::plan::{Address, address};
 use super::pool::{Pool, Statement};
+use super::transaction::Stop;
 use super::{batch, read, sql};
 use crate::model::{AppId, Applied, Expect, Op, Timestamp, Value, Version, WriteBatch};
 use crate::store::StoreError;
@@ -12,14 +13,22 @@ use sqlx::{Error, Row};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applied>, StoreError> {
-    match (write.checks.as_slice(), write.ops.as_slice()) {
-        ([], []) => app_there(read::app_exists(pool, write.app_id).await?).map(|()| Vec::new()),
+    let done = match (write.checks.as_slice(), write.ops.as_slice()) {
+        _ if write.audit.is_some() => return batch::commit(pool, write).await,
+        ([], []) => {
+            app_there(read::app_exists(pool, write.app_id).await?)?;
+            return Ok(Vec::new());
+        }
         ([], [op]) => one(pool, write, op, None).await,
         ([check], [op]) if (check.collection.as_str(), check.key.as_str()) == address(op) => {
             one(pool, write, op, Some(check.expect)).await
         }
         ([], ops) if distinct_sets(ops) => sets(pool, write).await,
-        _ => batch::commit(pool, write).await,
+        _ => return batch::commit(pool, write).await,
+    };
+    match done {
+        Err(Stop::Error(error)) if over_grant(&error) => batch::commit_over_all(pool, write).await,
+        other => Ok(other?),
     }
 }
 
@@ -36,14 +45,14 @@ async fn one(
     write: &WriteBatch,
     op: &Op,
     expect: Option<Expect>,
-) -> Result<Vec<Applied>, StoreError> {
+) -> Result<Vec<Applied>, Stop> {
     let applied = match op {
         Op::Set { .. } => set(pool, write, op, expect).await?,
         Op::Delete { .. } => delete(pool, write, address(op), expect).await?,
     };
     match applied {
         Some(applied) => Ok(vec![applied]),
-        None => Err(StoreError::Conflict { failed: vec![0] }),
+        None => Err(StoreError::Conflict { failed: vec![0] })?,
     }
 }
 
@@ -53,26 +62,20 @@ async fn set(
     write: &WriteBatch,
     op: &Op,
     expect: Option<Expect>,
-) -> Result<Option<Applied>, StoreError> {
-    let row = SetRow::of(op)
-        .ok_or(Error::RowNotFound)
-        .map_err(store_error)?;
-    let statement = || match expect {
-        None => row.bind(sql::SET, write.app_id, write.now),
-        Some(Expect::Absent) => row.bind(sql::SET_IF_ABSENT, write.app_id, write.now),
-        Some(Expect::Version(version)) => row
-            .bind(sql::SET_IF_VERSION, write.app_id, write.now)
-            .bind(version_number(version)),
+) -> Result<Option<Applied>, Stop> {
+    let row = SetRow::of(op).ok_or(Error::RowNotFound)?;
+    let bind = |text, slot: i16| row.bind(text, write.app_id, write.now).bind(slot);
+    let statement = |slot| match expect {
+        None => bind(sql::SET, slot),
+        Some(Expect::Absent) => bind(sql::SET_IF_ABSENT, slot),
+        Some(Expect::Version(version)) => {
+            bind(sql::SET_IF_VERSION, slot).bind(version_number(version))
+        }
     };
-    let rows = pool.write(statement).await.map_err(store_error)?;
-    let Some(found) = rows.first() else {
-        // Only a live entry keeps `SET_IF_ABSENT` from returning a row.
-        return Ok(None);
-    };
-    if matches!(expect, Some(Expect::Version(_))) {
-        app_there(found.try_get(1).map_err(store_error)?)?;
-    }
-    let version: Option<i64> = found.try_get(0).map_err(store_error)?;
+    let rows = pool.write(statement).await?;
+    let found = rows.first().ok_or(Error::RowNotFound)?;
+    app_there(found.try_get(1)?)?;
+    let version: Option<i64> = found.try_get(0)?;
     Ok(version.map(|version| Applied::Set(Version(version.unsigned_abs()))))
 }
 
@@ -82,16 +85,18 @@ async fn delete(
     write: &WriteBatch,
     (collection, key): Address<'_>,
     expect: Option<Expect>,
-) -> Result<Option<Applied>, StoreError> {
-    let bind = |text| {
+) -> Result<Option<Applied>, Stop> {
+    let bind = |text, slot: i16| {
         let statement = sqlx::query(text).bind(write.app_id.uuid());
-        statement.bind(collection).bind(key).bind(write.now.0)
+        let statement = statement.bind(collection).bind(key);
+        statement.bind(write.now.0).bind(slot)
     };
     let (existed, app) = match expect {
-        None => two_bools(pool.write(|| bind(sql::DELETE)).await)?,
+        None => read::two_bools(&pool.write(|slot| bind(sql::DELETE, slot)).await?)?,
         Some(Expect::Version(version)) => {
-            let statement = || bind(sql::DELETE_IF_VERSION).bind(version_number(version));
-            two_bools(pool.write(statement).await)?
+            let version = version_number(version);
+            let statement = |slot| bind(sql::DELETE_IF_VERSION, slot).bind(version);
+            read::two_bools(&pool.write(statement).await?)?
         }
         // To delete what is absent is to look whether it is.
         Some(Expect::Absent) => read::has(pool, write.app_id, collection, key, write.now).await?,
@@ -102,11 +107,6 @@ async fn delete(
         Some(Expect::Version(_)) => existed.then_some(Applied::Deleted { existed: true }),
         Some(Expect::Absent) => (!existed).then_some(Applied::Deleted { existed: false }),
     })
-}
-
-fn two_bools(rows: Result<Vec<PgRow>, Error>) -> Result<(bool, bool), StoreError> {
-    rows.and_then(|rows| read::two_bools(&rows))
-        .map_err(store_error)
 }
 
 /// A version as Postgres holds it. One that it cannot hold is no entry's.
@@ -155,15 +155,20 @@ impl<'b> SetRow<'b> {
     }
 }
 
-/// The statement that sets many different keys.
-pub(super) fn set_many(rows: &[SetRow<'_>], app: AppId, now: Timestamp) -> Statement<'static> {
+/// A statement that sets many different keys.
+pub(super) fn set_many(
+    text: &'static str,
+    rows: &[SetRow<'_>],
+    app: AppId,
+    now: Timestamp,
+) -> Statement<'static> {
     let collections: Vec<_> = rows.iter().map(|row| row.address.0).collect();
     let keys: Vec<_> = rows.iter().map(|row| row.address.1).collect();
     let json: Vec<_> = rows.iter().map(|row| row.json).collect();
     let bytes: Vec<_> = rows.iter().map(|row| row.bytes).collect();
     let sizes: Vec<_> = rows.iter().map(|row| row.size).collect();
     let expiries: Vec<_> = rows.iter().map(|row| row.expires_at).collect();
-    let statement = sqlx::query(sql::SET_MANY)
+    let statement = sqlx::query(text)
         .bind(app.uuid())
         .bind(collections)
         .bind(keys);
@@ -183,14 +188,15 @@ fn distinct_sets(ops: &[Op]) -> bool {
 
 /// A batch of nothing but sets of different keys: one statement is as atomic as
 /// a transaction around it.
-async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applied>, StoreError> {
+async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applied>, Stop> {
     let rows: Vec<_> = write.ops.iter().filter_map(SetRow::of).collect();
-    let statement = || set_many(&rows, write.app_id, write.now);
-    let answered = pool.write(statement).await.map_err(store_error)?;
-    let versions = versions(&answered).map_err(store_error)?;
+    let statement = |slot: i16| set_many(sql::SET_MANY, &rows, write.app_id, write.now).bind(slot);
+    let answered = pool.write(statement).await?;
+    app_there(!answered.is_empty())?;
+    let versions = versions(&answered)?;
     let applied = |op| versions.get(&address(op)).copied().map(Applied::Set);
     let all: Option<Vec<_>> = write.ops.iter().map(applied).collect();
-    all.ok_or(Error::RowNotFound).map_err(store_error)
+    Ok(all.ok_or(Error::RowNotFound)?)
 }
 
 /// The versions that `SET_MANY` returned.

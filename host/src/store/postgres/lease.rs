@@ -31,6 +31,11 @@ impl Lease {
         }
     }
 
+    /// The slot that its writes count in.
+    pub(super) fn slot(&self) -> i16 {
+        self.held.as_ref().map_or(0, |held| held.open.slot)
+    }
+
     /// Waits for statements this long instead of the pool's patience.
     pub(super) fn wait_for(&mut self, patience: Duration) {
         self.patience = patience;
@@ -76,7 +81,7 @@ impl Lease {
     fn start(&mut self) -> Result<&mut PgConnection, Error> {
         self.busy = true;
         let held = self.held.as_mut().ok_or(Error::PoolClosed)?;
-        Ok(&mut held.connection)
+        Ok(&mut held.open.connection)
     }
 
     fn settle<T>(&mut self, outcome: Result<Result<T, Error>, Elapsed>) -> Result<T, Error> {
@@ -115,7 +120,7 @@ impl Drop for Lease {
 /// Ends what a connection was doing and gives it back; closes it if that does
 /// not work.
 async fn clear(mut held: Held, in_transaction: bool, patience: Duration) {
-    let connection = &mut held.connection;
+    let connection = &mut held.open.connection;
     let cleared = if in_transaction {
         let roll_back = sqlx::raw_sql("ROLLBACK").execute(connection);
         timeout(patience, roll_back)

@@ -1,34 +1,42 @@
 //! The store on Postgres, for any number of hosts at once.
 //!
 //! `sql` has every statement, `read` and `commit` run what takes one of them,
-//! `batch` what takes a transaction, worked out by `plan`. `pool` keeps the
-//! connections, `lease` lends one, and `classify` says what an error means.
+//! `batch` what takes a transaction, worked out by `plan`. `usage` counts what
+//! entries take and holds apps to their quotas. `registry` is the administrators'
+//! part, whose changes are in `change` and `plugins`. `pool` keeps the connections,
+//! `lease` lends one, `transaction` runs one until it wins, and `classify` says
+//! what an error means.
 
 mod batch;
+mod change;
 mod classify;
 mod commit;
 mod compact;
 mod lease;
 mod plan;
+mod plugins;
 mod pool;
 mod read;
+mod registry;
 mod sql;
+mod transaction;
+mod usage;
 
 use super::{Store, StoreError};
 use crate::model::{
-    App, AppId, AppName, Applied, Collection, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+    App, AppId, AppName, Applied, Change, Changed, Collection, Entry, Key, ListQuery, Page,
+    Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
-use classify::{lost_race, migrate_error, store_error, unique_violation};
-use pool::{ATTEMPTS, Pool};
+use change::Changing;
+use classify::{migrate_error, store_error};
+use pool::Pool;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, Error, PgConnection, Row};
+use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
-
-/// The longest that the deletion of an app with very many entries may take.
-const DELETION_TIMEOUT: Duration = Duration::from_secs(600);
+use transaction::transact;
 
 /// How a host reaches its Postgres.
 #[derive(Clone)]
@@ -120,16 +128,13 @@ impl PostgresStore {
         connection.close().await.map_err(store_error)
     }
 
-    async fn try_delete_app(&self, app: AppId) -> Result<bool, Error> {
-        let mut lease = self.pool.lease().await?;
-        lease.wait_for(DELETION_TIMEOUT);
-        lease.begin().await?;
-        lease.run(sqlx::query(sql::NO_STATEMENT_TIMEOUT)).await?;
-        let deleted = lease
-            .run(sqlx::query(sql::DELETE_APP).bind(app.uuid()))
-            .await?;
-        lease.commit().await?;
-        Ok(!deleted.is_empty())
+    /// Makes a change without an audit row.
+    async fn make(&self, change: &Change) -> Result<Changed, StoreError> {
+        let work = Changing {
+            change,
+            audit: None,
+        };
+        Ok(transact(&self.pool, &work).await?)
     }
 }
 
@@ -149,19 +154,7 @@ async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError>
 #[async_trait]
 impl Store for PostgresStore {
     async fn create_app(&self, app: &App) -> Result<(), StoreError> {
-        let statement = || {
-            let statement = sqlx::query(sql::CREATE_APP)
-                .bind(app.id.uuid())
-                .bind(app.name.as_str());
-            statement
-                .bind(app.cursor_key.as_bytes())
-                .bind(app.created_at.0)
-        };
-        match self.pool.write(statement).await {
-            Ok(_) => Ok(()),
-            Err(error) if unique_violation(&error) => Err(StoreError::AppExists),
-            Err(error) => Err(store_error(error)),
-        }
+        self.make(&Change::CreateApp(app.clone())).await.map(drop)
     }
 
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
@@ -173,13 +166,8 @@ impl Store for PostgresStore {
     }
 
     async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
-        for _ in 1..ATTEMPTS {
-            match self.try_delete_app(app).await {
-                Err(error) if lost_race(&error) => {}
-                other => return other.map_err(store_error),
-            }
-        }
-        self.try_delete_app(app).await.map_err(store_error)
+        let changed = self.make(&Change::DeleteApp(app)).await?;
+        Ok(changed == Changed::Done)
     }
 
     async fn get(

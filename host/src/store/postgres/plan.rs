@@ -186,6 +186,7 @@ mod tests {
             now: Timestamp(100),
             checks: Vec::new(),
             ops,
+            audit: None,
         }
     }
 

@@ -1,19 +1,23 @@
 //! Connections to the server: opened when needed, kept, watched for loss.
 //!
 //! This is not sqlx's pool, because that one pings each connection when it comes
-//! back, in a task of its own: measured, a read of one key took 250 us with it
-//! and takes 60 us without.
+//! back, in a task of its own, and the next caller meanwhile opens or waits for
+//! another: measured on two cores, 16 readers got 8,000 entries a second through
+//! it and get 21,000 through this one.
 
 use super::PostgresOptions;
 use super::classify::{lost_connection, lost_race, starting_up, store_error};
 use super::lease::Lease;
+use super::usage::SLOTS;
 use crate::store::StoreError;
 use parking_lot::Mutex;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{ConnectOptions, Connection, Error, PgConnection, Postgres};
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -47,6 +51,7 @@ pub(super) struct Pool {
     acquire_timeout: Duration,
     /// The longest that a statement is waited for.
     patience: Duration,
+    opened: AtomicUsize,
 }
 
 impl Pool {
@@ -59,6 +64,8 @@ impl Pool {
             permits: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
             acquire_timeout: options.acquire_timeout,
             patience: options.statement_timeout.saturating_add(GRACE),
+            // Hosts begin anywhere, so that they do not all count in the same slot.
+            opened: AtomicUsize::new(RandomState::new().hash_one(0) as usize),
         }
     }
 
@@ -67,13 +74,27 @@ impl Pool {
         let waited = timeout(self.acquire_timeout, async {
             let permit = Arc::clone(&self.permits).acquire_owned().await;
             let permit = permit.map_err(|_| Error::PoolClosed)?;
-            let held = match self.kept.take().await {
-                Some((connection, opened)) => Held::new(connection, opened, permit, &self.kept),
-                None => Held::new(self.open().await?, Instant::now(), permit, &self.kept),
+            let open = match self.kept.take().await {
+                Some(open) => open,
+                None => Open {
+                    connection: self.open().await?,
+                    opened: Instant::now(),
+                    slot: self.next_slot(),
+                },
+            };
+            let held = Held {
+                open,
+                _permit: permit,
+                kept: Arc::clone(&self.kept),
             };
             Ok(Lease::new(held, self.patience))
         });
         waited.await.unwrap_or(Err(Error::PoolTimedOut))
+    }
+
+    fn next_slot(&self) -> i16 {
+        let opened = self.opened.fetch_add(1, Ordering::Relaxed);
+        i16::try_from(opened % usize::from(SLOTS.unsigned_abs())).unwrap_or(0)
     }
 
     /// Opens a connection. A server that is starting is waited for; the caller
@@ -104,19 +125,22 @@ impl Pool {
         result.map_err(store_error)
     }
 
-    /// Runs a statement that is a whole write. After a lost connection nobody
-    /// knows whether it took effect, so it is not run again.
+    /// Runs a statement that is a whole write and counts in the slot that it is
+    /// made for. After a lost connection nobody knows whether it took effect, so
+    /// it is not run again.
     pub(super) async fn write<'q>(
         &self,
-        statement: impl Fn() -> Statement<'q>,
+        statement: impl Fn(i16) -> Statement<'q>,
     ) -> Result<Vec<PgRow>, Error> {
-        for _ in 1..ATTEMPTS {
-            match self.run(statement()).await {
-                Err(error) if lost_race(&error) => {}
+        let mut attempts = 1;
+        loop {
+            let mut lease = self.lease().await?;
+            let statement = statement(lease.slot());
+            match lease.run(statement).await {
+                Err(error) if lost_race(&error) && attempts < ATTEMPTS => attempts += 1,
                 other => return other,
             }
         }
-        self.run(statement()).await
     }
 
     async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
@@ -136,33 +160,29 @@ fn session(options: &PostgresOptions, connect: PgConnectOptions) -> PgConnectOpt
     ])
 }
 
-/// A connection in use, and its place in the pool. Dropped, it is closed.
-pub(super) struct Held {
+/// An open connection.
+pub(super) struct Open {
     pub(super) connection: PgConnection,
     opened: Instant,
+    /// Where the writes that go through it count. A connection does one thing at
+    /// a time, so the writers of a host wait for each other's count only when
+    /// there are more of them than slots; and one lonely writer, who always gets
+    /// the same connection, always uses up the same grant.
+    pub(super) slot: i16,
+}
+
+/// A connection in use, and its place in the pool. Dropped, it is closed.
+pub(super) struct Held {
+    pub(super) open: Open,
     /// Freed when the connection is back or gone.
     _permit: OwnedSemaphorePermit,
     kept: Arc<Kept>,
 }
 
 impl Held {
-    fn new(
-        connection: PgConnection,
-        opened: Instant,
-        permit: OwnedSemaphorePermit,
-        kept: &Arc<Kept>,
-    ) -> Held {
-        Held {
-            connection,
-            opened,
-            _permit: permit,
-            kept: Arc::clone(kept),
-        }
-    }
-
     /// Gives the connection back. It must be at rest.
     pub(super) fn give_back(self) {
-        self.kept.put(self.connection, self.opened);
+        self.kept.put(self.open);
     }
 
     /// The connection was found dead. Those that have been idle since before are
@@ -187,14 +207,13 @@ struct IdleList {
 }
 
 struct Idle {
-    connection: PgConnection,
-    opened: Instant,
+    open: Open,
     since: Instant,
 }
 
 impl Kept {
-    /// A connection that works, and when it was opened.
-    async fn take(&self) -> Option<(PgConnection, Instant)> {
+    /// A connection that works.
+    async fn take(&self) -> Option<Open> {
         loop {
             // The lock is held for this statement only.
             let (mut idle, lost) = {
@@ -204,16 +223,16 @@ impl Kept {
             let in_doubt = lost.is_some_and(|lost| lost >= idle.since);
             let works = (idle.since.elapsed() <= TRUSTED_IDLE && !in_doubt)
                 || matches!(
-                    timeout(PING_TIMEOUT, idle.connection.ping()).await,
+                    timeout(PING_TIMEOUT, idle.open.connection.ping()).await,
                     Ok(Ok(()))
                 );
             if works {
-                return Some((idle.connection, idle.opened));
+                return Some(idle.open);
             }
         }
     }
 
-    fn put(&self, connection: PgConnection, opened: Instant) {
+    fn put(&self, open: Open) {
         let since = Instant::now();
         let mut list = self.idle.lock();
         // What is closed is dropped after the lock.
@@ -225,12 +244,8 @@ impl Kept {
         {
             closed = list.connections.pop_front();
         }
-        if opened.elapsed() <= AGE_MAX {
-            list.connections.push_back(Idle {
-                connection,
-                opened,
-                since,
-            });
+        if open.opened.elapsed() <= AGE_MAX {
+            list.connections.push_back(Idle { open, since });
         }
         drop(list);
         drop(closed);

@@ -2,10 +2,10 @@
 
 use super::compact::compact;
 use super::pool::Pool;
-use super::{classify::store_error, sql};
+use super::{classify::store_error, registry, sql};
 use crate::model::{
-    App, AppId, AppName, Collection, CursorKey, Entry, JsonText, Key, KeyRange, ListQuery, Page,
-    Timestamp, Value, Version,
+    ActivePlugin, App, AppId, AppName, AppSettings, Collection, CursorKey, Digest, Entry, JsonText,
+    Key, KeyRange, ListQuery, Page, Quota, Timestamp, Value, Version,
 };
 use crate::store::StoreError;
 use sqlx::postgres::PgRow;
@@ -14,7 +14,7 @@ use std::ops::Bound;
 
 pub(super) async fn app(pool: &Pool, name: &AppName) -> Result<Option<App>, StoreError> {
     let rows = pool
-        .read(|| sqlx::query(sql::APP).bind(name.as_str()))
+        .read(|| sqlx::query(sql::registry::APP).bind(name.as_str()))
         .await?;
     rows.first().map(app_row).transpose().map_err(store_error)
 }
@@ -26,7 +26,11 @@ pub(super) async fn apps(
 ) -> Result<Vec<App>, StoreError> {
     let after = after.map_or("", AppName::as_str);
     let rows = pool
-        .read(|| sqlx::query(sql::APPS).bind(after).bind(i64::from(limit)))
+        .read(|| {
+            sqlx::query(sql::registry::APPS)
+                .bind(after)
+                .bind(i64::from(limit))
+        })
         .await?;
     rows.iter()
         .map(app_row)
@@ -42,7 +46,36 @@ fn app_row(row: &PgRow) -> Result<App, Error> {
         name: AppName::parse(&name).map_err(|e| Error::Decode(Box::new(e)))?,
         created_at: Timestamp(row.try_get(3)?),
         cursor_key: CursorKey::new(cursor_key),
+        settings: AppSettings {
+            public: row.try_get(4)?,
+            quota: Quota {
+                entries: unsigned(row, 5)?,
+                bytes: unsigned(row, 6)?,
+            },
+            calls_per_second: narrow(row, 7)?,
+            calls_at_once: narrow(row, 8)?,
+        },
+        active: active(row)?,
     })
+}
+
+fn unsigned(row: &PgRow, column: usize) -> Result<Option<u64>, Error> {
+    let limit: Option<i64> = row.try_get(column)?;
+    Ok(limit.map(i64::unsigned_abs))
+}
+
+fn narrow(row: &PgRow, column: usize) -> Result<Option<u32>, Error> {
+    let limit: Option<i64> = row.try_get(column)?;
+    limit.map(registry::narrow).transpose()
+}
+
+fn active(row: &PgRow) -> Result<Option<ActivePlugin>, Error> {
+    let digest: Option<[u8; 32]> = row.try_get(10)?;
+    let active = registry::optional_version(row, 9)?.zip(digest);
+    Ok(active.map(|(version, digest)| ActivePlugin {
+        version,
+        digest: Digest(digest),
+    }))
 }
 
 pub(super) async fn get(

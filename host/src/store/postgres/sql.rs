@@ -2,22 +2,34 @@
 //!
 //! They are written so that they also run on a distributed engine that shards by
 //! `app_id`; the tests below hold each to it:
-//! - what touches `kv_entries` names `app_id = $1`, first in its WHERE, or
-//!   inserts `$1` as its first column;
+//! - what touches `kv_entries` or `app_usage` names `app_id = $1`, first in its
+//!   WHERE, or inserts `$1` as its first column;
 //! - `DO UPDATE SET` and `UPDATE SET` call no volatile function, so `nextval` is
 //!   drawn in `VALUES` or `SELECT` and reaches them as `excluded.version`.
 //!
 //! Under READ COMMITTED a statement that waits for a row goes on with the newest
 //! state of that row. What a row is expected to be is therefore asked in the
 //! statement that changes it, or after a lock on it, never before.
+//!
+//! Locks are taken in this order, so that nobody waits in a circle: the app, its
+//! entries by collection and key, its slots of usage by number; or the app, its
+//! plugins, modules by digest. What changes only entries that are there may leave
+//! out the app.
 
 macro_rules! statements {
     ($($(#[doc = $doc:literal])* $name:ident = $sql:expr;)*) => {
-        $($(#[doc = $doc])* pub(super) const $name: &str = $sql;)*
+        $(
+            $(#[doc = $doc])*
+            pub(in crate::store::postgres) const $name: &str = $sql;
+        )*
         #[cfg(test)]
-        const ALL: &[(&str, &str)] = &[$((stringify!($name), $name)),*];
+        pub(super) const ALL: &[(&str, &str)] = &[$((stringify!($name), $name)),*];
     };
 }
+
+pub(super) mod registry;
+#[macro_use]
+pub(super) mod usage;
 
 /// What an entry's columns are read as; `read::entry` decodes them in this order.
 macro_rules! entry_columns {
@@ -60,23 +72,41 @@ macro_rules! insert_columns {
 }
 
 /// One entry as parameters: app, collection, key, JSON, bytes, size, now, expiry.
+/// It is written if the statement's part `held` has a row.
 macro_rules! insert_one {
     () => {
         concat!(
             insert_columns!(),
-            "VALUES ($1, $2, $3, $4::text::jsonb, $5, $6, nextval('kv_version'), $7, $7, $8) "
+            "SELECT $1, $2, $3, $4::text::jsonb, $5, $6, nextval('kv_version'), $7, $7, $8 \
+             FROM held "
         )
+    };
+}
+
+/// Holds the app before its entry. The foreign key alone would hold it last,
+/// after the slot, and a deletion of the app takes them in the other order.
+macro_rules! held_app {
+    () => {
+        "held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE)"
+    };
+}
+
+/// The version that was written, if any, and whether `held` had a row.
+macro_rules! written_and_held {
+    () => {
+        "SELECT (SELECT w.version FROM written AS w), EXISTS (SELECT 1 FROM held)"
     };
 }
 
 /// Overwrites. The draw can be older than the version that is there, so the new
 /// version is the larger of the draw and that version + 1. An expired entry
-/// counts as absent: what replaces it is created now.
+/// counts as absent: what replaces it is created now. For `app_usage` it is there
+/// until it is replaced: `replaced` is its size, so that RETURNING has both sizes.
 macro_rules! overwrite {
     () => {
         "ON CONFLICT (app_id, collection, key) DO UPDATE SET \
          json = excluded.json, bytes = excluded.bytes, size = excluded.size, \
-         version = greatest(excluded.version, e.version + 1), \
+         replaced = e.size, version = greatest(excluded.version, e.version + 1), \
          created_at = CASE WHEN e.expires_at <= excluded.updated_at \
              THEN excluded.created_at ELSE e.created_at END, \
          updated_at = excluded.updated_at, expires_at = excluded.expires_at "
@@ -154,14 +184,29 @@ macro_rules! given_keys {
     };
 }
 
+/// App, collections, keys, JSON, bytes, sizes, expiries, now. No row comes back
+/// if the app is not there.
+///
+/// Holds the app before any entry, as `LOCK_APP` does: the sort lets no row
+/// through before the app is read. The foreign key alone would lock it last, and
+/// deadlock with a deletion of the app.
+macro_rules! set_many {
+    () => {
+        concat!(
+            insert_columns!(),
+            "SELECT $1, n.collection, n.key, n.json::jsonb, n.bytes, n.size, \
+             nextval('kv_version'), $8::bigint, $8::bigint, n.expires_at \
+             FROM (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE) AS held, \
+             unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bigint[]) \
+             AS n (collection, key, json, bytes, size, expires_at) \
+             ORDER BY n.collection COLLATE \"C\", n.key COLLATE \"C\" ",
+            overwrite!(),
+            "RETURNING e.collection, e.key, e.version, e.size, e.replaced"
+        )
+    };
+}
+
 statements! {
-    /// id, name, cursor key, creation.
-    CREATE_APP = "INSERT INTO apps (id, name, cursor_key, created_at) VALUES ($1, $2, $3, $4)";
-    /// By name.
-    APP = "SELECT a.id, a.name, a.cursor_key, a.created_at FROM apps AS a WHERE a.name = $1";
-    /// After a name (the empty one for all), up to a number.
-    APPS = "SELECT a.id, a.name, a.cursor_key, a.created_at FROM apps AS a \
-            WHERE a.name > $1 ORDER BY a.name LIMIT $2";
     /// App, the name to go on after, how many. Steps from one collection to the
     /// next through the primary key.
     COLLECTIONS = "WITH RECURSIVE names (name) AS ( \
@@ -172,8 +217,6 @@ statements! {
                 WHERE e.app_id = $1 AND e.collection > names.name ORDER BY e.collection LIMIT 1) \
         FROM names WHERE names.name IS NOT NULL) \
         SELECT names.name FROM names WHERE names.name IS NOT NULL LIMIT $3";
-    /// The foreign key's cascade takes the entries along.
-    DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1 RETURNING a.id";
     /// Whether the app is there.
     APP_EXISTS = concat!("SELECT ", app_exists!());
     /// Holds the app against deletion until the transaction ends. First in every
@@ -199,39 +242,47 @@ statements! {
     /// See `page!`.
     ENTRIES_REVERSE = page_entries!("DESC");
 
-    /// Sets an entry whatever there is. See `insert_one!`.
-    SET = concat!(insert_one!(), overwrite!(), "RETURNING e.version");
-    /// Sets an entry if there is none, or an expired one; else returns no row.
-    SET_IF_ABSENT = concat!(
-        insert_one!(), overwrite!(), "WHERE e.expires_at <= excluded.updated_at RETURNING e.version"
+    /// Sets an entry whatever there is: `insert_one!` and the slot that counts it;
+    /// see `written_and_held!`.
+    SET = concat!(
+        "WITH ", held_app!(), ", written AS (", insert_one!(), overwrite!(),
+        "RETURNING e.version, e.size, e.replaced), ", count_written!("$9"), written_and_held!()
     );
-    /// Sets an entry if it has version `$9`. `held` locks it in the state that was
-    /// asked for, so it can be neither changed nor gone when the INSERT, which
-    /// would create it, comes to it.
+    /// Sets an entry if there is none, or an expired one. As `SET`.
+    SET_IF_ABSENT = concat!(
+        "WITH ", held_app!(), ", written AS (", insert_one!(), overwrite!(),
+        "WHERE e.expires_at <= excluded.updated_at RETURNING e.version, e.size, e.replaced), ",
+        count_written!("$9"), written_and_held!()
+    );
+    /// Sets an entry if it has version `$10`; whether there is the app comes
+    /// second. Here `held` locks the entry in the state that was asked for, so it
+    /// can be neither changed nor gone when the INSERT, which would create it,
+    /// comes to it.
     SET_IF_VERSION = concat!(
         "WITH held AS (SELECT 1 FROM kv_entries AS e WHERE ", this_entry!(),
-        " AND e.version = $9 AND ", live!("$7"), " FOR UPDATE), written AS (", insert_columns!(),
-        "SELECT $1, $2, $3, $4::text::jsonb, $5, $6, nextval('kv_version'), $7, $7, $8 FROM held ",
-        overwrite!(), "RETURNING e.version) SELECT (SELECT w.version FROM written AS w), ",
-        app_exists!()
+        " AND e.version = $10 AND ", live!("$7"), " FOR UPDATE), written AS (", insert_one!(),
+        overwrite!(), "RETURNING e.version, e.size, e.replaced), ", count_written!("$9"),
+        "SELECT (SELECT w.version FROM written AS w), ", app_exists!()
     );
-    /// Key, now: whether there was a live entry, whether there is the app.
+    /// Key, now, slot: whether there was a live entry, whether there is the app.
     DELETE = concat!(
         "WITH gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(), " RETURNING ",
-        live!("$4"), " AS live) SELECT coalesce((SELECT g.live FROM gone AS g), false), ",
-        app_exists!()
+        live!("$4"), " AS live, e.size), ", count_gone!("$5"),
+        "SELECT coalesce((SELECT g.live FROM gone AS g), false), ", app_exists!()
     );
-    /// Key, now, version: whether it was deleted, whether there is the app.
+    /// Key, now, slot, version: whether it was deleted, whether there is the app.
     DELETE_IF_VERSION = concat!(
         "WITH gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(), " AND ", live!("$4"),
-        " AND e.version = $5 RETURNING 1) SELECT EXISTS (SELECT 1 FROM gone), ", app_exists!()
+        " AND e.version = $6 RETURNING e.size), ", count_gone!("$5"),
+        "SELECT EXISTS (SELECT 1 FROM gone), ", app_exists!()
     );
 
     /// App, collections, keys, the time before all times. Holds keys, whether they
     /// have an entry or not: nobody else can create, change or delete it until
     /// this transaction ends. An entry that is there is locked and stays as it is
     /// (`WHERE false` comes after the lock). What is put in an empty place has
-    /// expired, so nobody ever sees it.
+    /// expired, so nobody ever sees it, and has no size, so it does not count: what
+    /// replaces it is a new entry.
     ///
     /// The order of the keys is the same in every statement that takes several,
     /// so that those wait for each other and do not deadlock.
@@ -253,34 +304,38 @@ statements! {
         "UPDATE kv_entries AS e SET expires_at = $4 FROM ", given_keys!(), " WHERE ",
         these_entries!()
     );
-    /// App, collections, keys, now: what was there, and whether it was live.
+    /// App, collections, keys, now: what was there, whether it was live, its size.
     DELETE_MANY = concat!(
         "DELETE FROM kv_entries AS e USING ", given_keys!(), " WHERE ", these_entries!(),
-        " RETURNING e.collection, e.key, ", live!("$4")
+        " RETURNING e.collection, e.key, ", live!("$4"), ", e.size"
     );
-    /// App, collections, keys, JSON, bytes, sizes, expiries, now.
+    /// See `set_many!`, and the slot that counts it.
     SET_MANY = concat!(
-        insert_columns!(),
-        "SELECT $1, n.collection, n.key, n.json::jsonb, n.bytes, n.size, nextval('kv_version'), \
-         $8::bigint, $8::bigint, n.expires_at \
-         FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bigint[]) \
-         AS n (collection, key, json, bytes, size, expires_at) \
-         ORDER BY n.collection COLLATE \"C\", n.key COLLATE \"C\" ",
-        overwrite!(), "RETURNING e.collection, e.key, e.version"
+        "WITH written AS (", set_many!(), "), ", count_written!("$9"),
+        "SELECT w.collection, w.key, w.version FROM written AS w"
     );
+    /// See `set_many!`. Returns the size and what it replaced, for the transaction
+    /// to count.
+    SET_MANY_UNCOUNTED = set_many!();
+    /// All entries of an app that is about to be deleted. The foreign keys would
+    /// take them along, but perhaps after its slots.
+    DELETE_ALL = "DELETE FROM kv_entries AS e WHERE e.app_id = $1";
     /// Draws versions for sets that a later operation of the same batch replaces.
     DRAW = "SELECT nextval('kv_version') FROM generate_series(1, $1::integer)";
     /// Whether the database answers.
     PING = "SELECT 1";
-    /// A deletion of an app may take longer than other statements.
-    NO_STATEMENT_TIMEOUT = "SET LOCAL statement_timeout = 0";
     /// Keys are compared as UTF-8, and only a database in UTF-8 holds them all.
     ENCODING = "SHOW server_encoding";
 }
 
 #[cfg(test)]
 mod tests {
-    use super::ALL;
+    use super::{ALL, registry, usage};
+
+    fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+        let lists = [ALL, registry::ALL, usage::ALL].into_iter().flatten();
+        lists.copied()
+    }
 
     /// The places of a needle in a statement, each with what follows it.
     fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
@@ -289,11 +344,13 @@ mod tests {
             .collect()
     }
 
-    #[test]
-    fn each_use_of_entries_leads_with_the_app() {
+    /// Asserts it of every use of a table, and counts them.
+    fn led_by_the_app(table: &str, alias: &str) -> usize {
+        let named = format!("{table} AS {alias}");
+        let condition_begins = format!("{alias}.app_id = $1");
         let mut uses = 0;
-        for (name, sql) in ALL {
-            for rest in after(sql, "kv_entries AS e") {
+        for (name, sql) in all() {
+            for rest in after(sql, &named) {
                 uses += 1;
                 let is_insert = rest.starts_with(" (");
                 if is_insert {
@@ -308,17 +365,34 @@ mod tests {
                     assert!(first, "{name} does not insert $1 as the app");
                 } else {
                     let condition = rest.split_once("WHERE ").map(|(_, condition)| condition);
-                    let first = condition.is_some_and(|c| c.starts_with("e.app_id = $1 AND "));
+                    let further = condition.and_then(|c| c.strip_prefix(&condition_begins));
+                    let first = further.is_some_and(|further| {
+                        let ends = further.is_empty() || further.starts_with(')');
+                        let goes_on = [" AND ", " ORDER BY ", " GROUP BY ", " RETURNING "];
+                        ends || goes_on.iter().any(|word| further.starts_with(word))
+                    });
                     assert!(first, "{name} does not begin a WHERE with the app");
                 }
             }
             assert_eq!(
-                after(sql, "kv_entries").len(),
-                after(sql, "kv_entries AS e").len(),
-                "{name} names entries in a way that this test does not read"
+                after(sql, table).len(),
+                after(sql, &named).len() + after(sql, &format!("{table}_")).len(),
+                "{name} names {table} in a way that this test does not read"
             );
         }
+        uses
+    }
+
+    #[test]
+    fn each_use_of_entries_leads_with_the_app() {
+        let uses = led_by_the_app("kv_entries", "e");
         assert!(uses >= 15, "only {uses} uses were found");
+    }
+
+    #[test]
+    fn each_use_of_usage_leads_with_the_app() {
+        let uses = led_by_the_app("app_usage", "u");
+        assert!(uses >= 8, "only {uses} uses were found");
     }
 
     #[test]
@@ -336,7 +410,7 @@ mod tests {
             "currval",
         ];
         let mut updates = 0;
-        for (name, sql) in ALL {
+        for (name, sql) in all() {
             for rest in after(sql, " SET ") {
                 updates += 1;
                 let end = rest.find(" RETURNING ").unwrap_or(rest.len());
@@ -353,7 +427,7 @@ mod tests {
 
     #[test]
     fn the_clock_is_the_hosts() {
-        for (name, sql) in ALL {
+        for (name, sql) in all() {
             for clock in [
                 "now()",
                 "current_timestamp",
@@ -372,12 +446,17 @@ mod tests {
     fn no_other_file_has_sql_of_its_own() {
         let files = [
             ("batch.rs", include_str!("batch.rs")),
+            ("change.rs", include_str!("change.rs")),
             ("commit.rs", include_str!("commit.rs")),
             ("lease.rs", include_str!("lease.rs")),
             ("mod.rs", include_str!("mod.rs")),
             ("plan.rs", include_str!("plan.rs")),
+            ("plugins.rs", include_str!("plugins.rs")),
             ("pool.rs", include_str!("pool.rs")),
             ("read.rs", include_str!("read.rs")),
+            ("registry.rs", include_str!("registry.rs")),
+            ("transaction.rs", include_str!("transaction.rs")),
+            ("usage.rs", include_str!("usage.rs")),
         ];
         for (file, text) in files {
             for word in [

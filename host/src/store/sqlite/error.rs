@@ -19,7 +19,8 @@ pub(super) fn store(error: rusqlite::Error) -> StoreError {
             }
             // `apps.name` is the schema's only UNIQUE constraint.
             (ErrorCode::ConstraintViolation, SQLITE_CONSTRAINT_UNIQUE) => StoreError::AppExists,
-            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull, _) => {
+            (ErrorCode::DiskFull, _) => StoreError::Full(error.into()),
+            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => {
                 StoreError::Unavailable(error.into())
             }
             _ => StoreError::Failed(error.into()),

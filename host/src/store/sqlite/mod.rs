@@ -6,11 +6,15 @@
 
 mod error;
 mod read;
+mod registry;
+mod tally;
 mod writer;
 
-use super::{Store, StoreError};
+use super::{Registry, Store, StoreError};
+use crate::metrics::Metrics;
 use crate::model::{
-    App, AppId, AppName, Applied, Collection, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+    App, AppId, AppName, Applied, Audit, Change, Changed, Collection, Digest, Entry, Key,
+    ListQuery, Page, Plugin, PluginVersion, Timestamp, Token, TokenId, Usage, WriteBatch,
 };
 use async_trait::async_trait;
 use read::Readers;
@@ -18,7 +22,8 @@ use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use std::path::PathBuf;
 use std::time::Duration;
-use writer::{Request, Writer};
+use uuid::Uuid;
+use writer::Writer;
 
 /// How a SQLite store is opened.
 #[derive(Debug, Clone)]
@@ -32,6 +37,8 @@ pub struct SqliteOptions {
     /// Read connections that are kept open while idle. More are opened when
     /// more threads read at once. Default 8.
     pub idle_readers: usize,
+    /// Where the writer counts the sizes of its groups.
+    pub metrics: Metrics,
 }
 
 impl SqliteOptions {
@@ -41,6 +48,7 @@ impl SqliteOptions {
             path: path.into(),
             busy_timeout: Duration::from_secs(5),
             idle_readers: 8,
+            metrics: Metrics::default(),
         }
     }
 }
@@ -67,10 +75,6 @@ impl SqliteStore {
             readers: Readers::new(&options)?,
             writer: Writer::start(&options)?,
         })
-    }
-
-    async fn write(&self, request: Request) -> Result<Vec<Applied>, StoreError> {
-        self.writer.submit(request).await
     }
 }
 
@@ -108,7 +112,8 @@ async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
 #[async_trait]
 impl Store for SqliteStore {
     async fn create_app(&self, app: &App) -> Result<(), StoreError> {
-        self.write(Request::CreateApp(app.clone())).await.map(drop)
+        let change = Change::CreateApp(app.clone());
+        self.writer.change(change, None).await.map(drop)
     }
 
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
@@ -120,8 +125,8 @@ impl Store for SqliteStore {
     }
 
     async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
-        let applied = self.write(Request::DeleteApp(app)).await?;
-        Ok(applied == [Applied::Deleted { existed: true }])
+        let changed = self.writer.change(Change::DeleteApp(app), None).await?;
+        Ok(changed == Changed::Done)
     }
 
     async fn get(
@@ -166,10 +171,68 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
-        self.write(Request::Commit(batch)).await
+        self.writer.commit(batch).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.readers.with(read::ping)
+    }
+}
+
+#[async_trait]
+impl Registry for SqliteStore {
+    async fn change(&self, change: Change, audit: Audit) -> Result<Changed, StoreError> {
+        self.writer.change(change, Some(audit)).await
+    }
+
+    async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {
+        self.readers.with(|conn| registry::usage(conn, app))
+    }
+
+    async fn plugins(
+        &self,
+        app: AppId,
+        before: Option<PluginVersion>,
+        limit: u32,
+    ) -> Result<Vec<Plugin>, StoreError> {
+        self.readers
+            .with(|conn| registry::plugins(conn, app, before, limit))
+    }
+
+    async fn plugin(
+        &self,
+        app: AppId,
+        version: PluginVersion,
+    ) -> Result<Option<Plugin>, StoreError> {
+        self.readers
+            .with(|conn| registry::plugin(conn, app, version))
+    }
+
+    async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        self.readers.with(|conn| registry::module(conn, digest))
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError> {
+        self.readers.with(|conn| registry::token(conn, id))
+    }
+
+    async fn tokens(
+        &self,
+        app: Option<AppId>,
+        after: Option<TokenId>,
+        limit: u32,
+    ) -> Result<Vec<Token>, StoreError> {
+        self.readers
+            .with(|conn| registry::tokens(conn, app, after, limit))
+    }
+
+    async fn audit(
+        &self,
+        app: Option<AppId>,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Audit>, StoreError> {
+        self.readers
+            .with(|conn| registry::audit(conn, app, before, limit))
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{SqliteOptions, error};
 use crate::model::{
-    App, AppId, AppName, Collection, CursorKey, Entry, JsonText, Key, ListQuery, Page, Timestamp,
-    Value, Version,
+    ActivePlugin, App, AppId, AppName, AppSettings, Collection, CursorKey, Digest, Entry, JsonText,
+    Key, ListQuery, Page, PluginVersion, Quota, Timestamp, Value, Version,
 };
 use crate::store::StoreError;
 use parking_lot::Mutex;
@@ -69,7 +69,7 @@ pub(super) fn ping(connection: &Connection) -> rusqlite::Result<()> {
 
 pub(super) fn app(connection: &Connection, name: &AppName) -> rusqlite::Result<Option<App>> {
     connection
-        .prepare_cached("SELECT id, name, cursor_key, created_at FROM apps WHERE name = ?1")?
+        .prepare_cached(&format!("SELECT {APP_COLUMNS} WHERE name = ?1"))?
         .query_row([name.as_str()], app_row)
         .optional()
 }
@@ -80,26 +80,50 @@ pub(super) fn apps(
     limit: u32,
 ) -> rusqlite::Result<Vec<App>> {
     connection
-        .prepare_cached(
-            "SELECT id, name, cursor_key, created_at FROM apps WHERE name > ?1 ORDER BY name LIMIT ?2",
-        )?
+        .prepare_cached(&format!(
+            "SELECT {APP_COLUMNS} WHERE name > ?1 ORDER BY name LIMIT ?2"
+        ))?
         .query_map((after.map_or("", AppName::as_str), limit), app_row)?
         .collect()
 }
 
+const APP_COLUMNS: &str = "id, name, cursor_key, created_at, public, entries_max, bytes_max,
+       calls_per_second, calls_at_once, active_plugin, active_module FROM apps";
+
 fn app_row(row: &Row<'_>) -> rusqlite::Result<App> {
-    let id: uuid::Bytes = row.get(0)?;
     let name: String = row.get(1)?;
     let cursor_key: [u8; CursorKey::BYTES] = row.get(2)?;
+    let entries: Option<i64> = row.get(5)?;
+    let bytes: Option<i64> = row.get(6)?;
+    let version: Option<u32> = row.get(9)?;
+    let digest: Option<[u8; 32]> = row.get(10)?;
+    let active = version.zip(digest).map(|(version, digest)| ActivePlugin {
+        version: PluginVersion(version),
+        digest: Digest(digest),
+    });
     Ok(App {
-        id: AppId::from(uuid::Uuid::from_bytes(id)),
+        id: AppId::from(uuid_of(row, 0)?),
         name: AppName::parse(&name).map_err(|e| damaged(1, e.to_string()))?,
         created_at: Timestamp(row.get(3)?),
         cursor_key: CursorKey::new(cursor_key),
+        settings: AppSettings {
+            public: row.get(4)?,
+            quota: Quota {
+                entries: entries.map(i64::unsigned_abs),
+                bytes: bytes.map(i64::unsigned_abs),
+            },
+            calls_per_second: row.get(7)?,
+            calls_at_once: row.get(8)?,
+        },
+        active,
     })
 }
 
-fn damaged(column: usize, why: String) -> rusqlite::Error {
+pub(super) fn uuid_of(row: &Row<'_>, column: usize) -> rusqlite::Result<uuid::Uuid> {
+    row.get(column).map(uuid::Uuid::from_bytes)
+}
+
+pub(super) fn damaged(column: usize, why: String) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, why.into())
 }
 

@@ -2,9 +2,11 @@
 //! and what goes over the wire.
 
 mod errors;
+mod modules;
 mod outages;
 mod proxy;
 mod sharing;
+mod usage;
 mod wire;
 
 use kvasm::store::{PostgresOptions, PostgresStore};
@@ -48,4 +50,17 @@ async fn psql(url: &str, sql: impl Into<String>) -> String {
     })
     .await
     .expect("psql")
+}
+
+/// The deadlocks that Postgres had to end. Waits until all stores on the database
+/// are dropped: a session reports its deadlocks at its end at the latest.
+async fn deadlocks(url: &str) -> u64 {
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                    AND pid <> pg_backend_pid()";
+    while psql(url, sessions).await.trim() != "0" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    let count = psql(url, sql).await;
+    count.trim().parse().expect("a number")
 }

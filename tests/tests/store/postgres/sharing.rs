@@ -1,8 +1,9 @@
 //! Several hosts on one database.
 
-use super::{connect, options, psql};
+use super::{connect, deadlocks, options, psql};
 use kvasm::store::{PostgresStore, Store};
 use kvasm_tests::conformance::kit::{Tenant, absent, bytes, set};
+use kvasm_tests::conformance::{races, versions};
 use kvasm_tests::postgres::shared;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -61,6 +62,23 @@ async fn hosts_see_each_others_writes_and_apps() {
     );
     assert!(two.store.delete_app(app.id).await.expect("deletion"));
     assert_eq!(app.get("c", "k").await, None);
+}
+
+/// Batches and deletions of apps take their locks in one order. A deadlock would
+/// fail nothing here, but stand still for a second until Postgres ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_batches_do_not_deadlock() {
+    let options = options().await;
+    for property in 0..4 {
+        let kit = connect(options.clone()).await;
+        match property {
+            0 => races::crossing_batches_all_succeed(kit).await,
+            1 => races::cross_checks_of_absence_exclude_each_other(kit).await,
+            2 => races::deleting_an_app_while_it_is_written(kit).await,
+            _ => versions::concurrent_batches(kit).await,
+        }
+    }
+    assert_eq!(deadlocks(&options.url).await, 0);
 }
 
 /// Each text column that is compared says how, whatever the database's default is.

@@ -1,0 +1,486 @@
+//! The server's configuration: a file, over it the environment, over it the
+//! arguments. Every key has one name, one default and one way to be read.
+
+mod text;
+
+use super::open::StoreSpec;
+use kvasm::http::ServerOptions;
+use kvasm::model::{AppSettings, Limits, Quota};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use text::*;
+use thiserror::Error;
+
+/// A value that cannot be used: where it stands, what it is for, and why.
+#[derive(Debug, Error)]
+pub(super) enum ConfigError {
+    #[error("{0}: {1}")]
+    File(PathBuf, String),
+    #[error("{source_name}: {key} is {value:?}: {why}")]
+    Value {
+        source_name: String,
+        key: String,
+        value: String,
+        why: String,
+    },
+    #[error("{source_name}: there is no key {key:?}; `kvasm serve --print-config` lists all")]
+    UnknownKey { source_name: String, key: String },
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// All of it, valid.
+#[derive(Debug, Clone)]
+pub(super) struct Config {
+    pub(super) listen: SocketAddr,
+    pub(super) store: Option<StoreSpec>,
+    pub(super) cache_dir: Option<PathBuf>,
+    pub(super) log_format: LogFormat,
+    pub(super) log_filter: String,
+    pub(super) instances: u32,
+    pub(super) modules: usize,
+    pub(super) queue: usize,
+    pub(super) compile_time: Duration,
+    pub(super) server: ServerOptions,
+    pub(super) limits: Limits,
+    pub(super) new_apps: AppSettings,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7180)),
+            store: None,
+            cache_dir: None,
+            log_format: LogFormat::Text,
+            log_filter: "error,kvasm=info,kvasm::requests=warn".to_owned(),
+            instances: 256,
+            modules: 1_000,
+            queue: 64,
+            compile_time: Duration::from_secs(30),
+            server: ServerOptions::default(),
+            limits: Limits::default(),
+            new_apps: AppSettings {
+                public: false,
+                quota: Quota {
+                    entries: Some(1_000_000),
+                    bytes: Some(1 << 30),
+                },
+                calls_per_second: Some(1_000),
+                calls_at_once: Some(32),
+            },
+        }
+    }
+}
+
+/// A key: its name, what it is for, how it is read and shown.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+    pub(super) show: fn(&Config) -> String,
+}
+
+macro_rules! key {
+    ($name:literal, $help:literal, $read:path, $show:path, $($field:ident).+) => {
+        Key {
+            name: $name,
+            help: $help,
+            set: |config, text| {
+                config.$($field).+ = $read(text)?;
+                Ok(())
+            },
+            show: |config| $show(&config.$($field).+),
+        }
+    };
+}
+
+/// Every key, in the order of the docs.
+pub(super) const KEYS: &[Key] = &[
+    key!(
+        "listen",
+        "address and port to listen on",
+        from_str,
+        to_string,
+        listen
+    ),
+    key!(
+        "store",
+        "sqlite:PATH or postgres:URL; a SQLite file in the data directory by default",
+        store,
+        show_store,
+        store
+    ),
+    key!(
+        "cache_dir",
+        "folder for compiled plugins; in the cache directory by default",
+        folder,
+        show_folder,
+        cache_dir
+    ),
+    key!(
+        "log.format",
+        "text or json",
+        log_format,
+        show_log_format,
+        log_format
+    ),
+    key!(
+        "log.filter",
+        "what is logged, by level and module",
+        text,
+        to_string,
+        log_filter
+    ),
+    key!(
+        "engine.instances",
+        "plugin instances that exist at once",
+        at_least_1,
+        to_string,
+        instances
+    ),
+    key!(
+        "engine.modules",
+        "compiled plugins that are kept in memory",
+        at_least_1,
+        to_string,
+        modules
+    ),
+    key!(
+        "engine.compile_time",
+        "the longest that a plugin may take to compile",
+        duration,
+        show_duration,
+        compile_time
+    ),
+    key!(
+        "server.connections",
+        "connections that are open at once",
+        at_least_1,
+        to_string,
+        server.connections
+    ),
+    key!(
+        "server.head_timeout",
+        "the longest that the head of a request may take, and an idle connection stay",
+        duration,
+        show_duration,
+        server.head_timeout
+    ),
+    key!(
+        "server.body_timeout",
+        "the longest that the body of a request may take",
+        duration,
+        show_duration,
+        server.body_timeout
+    ),
+    key!(
+        "server.write_timeout",
+        "the longest that a client may take nothing of an answer",
+        duration,
+        show_duration,
+        server.write_timeout
+    ),
+    key!(
+        "server.drain_timeout",
+        "how long running requests may go on when the server stops",
+        duration,
+        show_duration,
+        server.drain_timeout
+    ),
+    key!(
+        "server.queue",
+        "calls of an app that may wait for others of it",
+        from_str,
+        to_string,
+        queue
+    ),
+    key!(
+        "limits.value",
+        "a value",
+        size,
+        show_size,
+        limits.value_bytes
+    ),
+    key!(
+        "limits.page_entries",
+        "entries in a page",
+        at_least_1,
+        to_string,
+        limits.page_entries
+    ),
+    key!(
+        "limits.page",
+        "keys and values in a page",
+        size,
+        show_size,
+        limits.page_bytes
+    ),
+    key!(
+        "limits.module",
+        "a plugin's module",
+        size,
+        show_size,
+        limits.module_bytes
+    ),
+    key!(
+        "limits.input",
+        "the input of a call",
+        size,
+        show_size,
+        limits.input_bytes
+    ),
+    key!(
+        "limits.output",
+        "the output of a call",
+        size,
+        show_size,
+        limits.output_bytes
+    ),
+    key!(
+        "limits.log_line",
+        "a line of a plugin's log",
+        size,
+        show_size,
+        limits.log_line_bytes
+    ),
+    key!(
+        "limits.log_lines",
+        "lines that a call may log",
+        from_str,
+        to_string,
+        limits.log_lines
+    ),
+    key!(
+        "limits.memory",
+        "a plugin's memory, over all its memories",
+        size,
+        show_size,
+        limits.memory_bytes
+    ),
+    key!(
+        "limits.wall_time",
+        "a call, waiting included",
+        duration,
+        show_duration,
+        limits.wall_time
+    ),
+    key!(
+        "limits.cpu_time",
+        "the computing of a call",
+        duration,
+        show_duration,
+        limits.cpu_time
+    ),
+    key!(
+        "new_apps.entries",
+        "entries that a new app may have, or none for no limit",
+        limit,
+        show_limit,
+        new_apps.quota.entries
+    ),
+    key!(
+        "new_apps.bytes",
+        "bytes that the entries of a new app may have",
+        size_limit,
+        show_size_limit,
+        new_apps.quota.bytes
+    ),
+    key!(
+        "new_apps.calls_per_second",
+        "calls a second of a new app, on each host",
+        limit,
+        show_limit,
+        new_apps.calls_per_second
+    ),
+    key!(
+        "new_apps.calls_at_once",
+        "calls of a new app that run at once, on each host",
+        limit,
+        show_limit,
+        new_apps.calls_at_once
+    ),
+];
+
+/// The variable of the environment that sets a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("KVASM_{}", key.replace('.', "_").to_uppercase())
+}
+
+impl Config {
+    /// Reads a file if there is one, then the environment, then `arguments`, each
+    /// a key and its text.
+    pub(super) fn load(
+        file: Option<&Path>,
+        environment: impl Fn(&str) -> Option<String>,
+        arguments: &[(String, String)],
+    ) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        if let Some(path) = file {
+            config.read_file(path)?;
+        }
+        for key in KEYS {
+            let variable = variable(key.name);
+            if let Some(text) = environment(&variable) {
+                config.set(&variable, key.name, &text)?;
+            }
+        }
+        for (key, text) in arguments {
+            config.set("the arguments", key, text)?;
+        }
+        Ok(config)
+    }
+
+    fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let bad = |why: String| ConfigError::File(path.to_owned(), why);
+        let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+        let table: toml::Table = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        let source = path.display().to_string();
+        self.read_table(&source, "", &table)
+    }
+
+    fn read_table(
+        &mut self,
+        source: &str,
+        prefix: &str,
+        table: &toml::Table,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            let key = format!("{prefix}{name}");
+            match value {
+                toml::Value::Table(table) => {
+                    self.read_table(source, &format!("{key}."), table)?;
+                }
+                toml::Value::String(text) => self.set(source, &key, text)?,
+                other => self.set(source, &key, &other.to_string())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, source: &str, name: &str, text: &str) -> Result<(), ConfigError> {
+        let key = KEYS.iter().find(|key| key.name == name);
+        let key = key.ok_or_else(|| ConfigError::UnknownKey {
+            source_name: source.to_owned(),
+            key: name.to_owned(),
+        })?;
+        (key.set)(self, text).map_err(|why| ConfigError::Value {
+            source_name: source.to_owned(),
+            key: name.to_owned(),
+            // A store's URL can hold a password.
+            value: if name == "store" { "..." } else { text }.to_owned(),
+            why,
+        })
+    }
+
+    /// The configuration as a file.
+    pub(super) fn to_toml(&self) -> String {
+        let mut out = String::new();
+        let mut section = "";
+        for key in KEYS {
+            let (head, name) = key.name.split_once('.').unwrap_or(("", key.name));
+            if head != section {
+                out.push_str(&format!("\n[{head}]\n"));
+                section = head;
+            }
+            let value = (key.show)(self);
+            let comment = if value.is_empty() { "# " } else { "" };
+            out.push_str(&format!(
+                "# {}\n{comment}{name} = {}\n",
+                key.help,
+                toml_value(&value)
+            ));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(
+        file: &str,
+        variable: Option<(&str, &str)>,
+        arguments: &[(&str, &str)],
+    ) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvasm.toml");
+        std::fs::write(&path, file).unwrap();
+        let environment = |name: &str| {
+            variable
+                .filter(|(key, _)| *key == name)
+                .map(|(_, value)| value.to_owned())
+        };
+        let arguments: Vec<_> = arguments
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        Config::load(Some(&path), environment, &arguments).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn arguments_win_over_the_environment_and_that_over_the_file() {
+        let file = "listen = \"0.0.0.0:1\"\n[limits]\nvalue = \"2MiB\"\nlog_lines = 7\n";
+        let config = load(file, None, &[]).unwrap();
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.limits.value_bytes, 2 * 1024 * 1024);
+        assert_eq!(config.limits.log_lines, 7);
+        let variable = Some(("KVASM_LIMITS_VALUE", "65536"));
+        assert_eq!(load(file, variable, &[]).unwrap().limits.value_bytes, 65536);
+        let config = load(file, variable, &[("limits.value", "1KiB")]).unwrap();
+        assert_eq!(config.limits.value_bytes, 1024);
+    }
+
+    #[test]
+    fn an_error_names_the_source_and_the_key() {
+        let error = load("[limits]\nvalu = 1\n", None, &[]).unwrap_err();
+        assert!(
+            error.contains("kvasm.toml") && error.contains("limits.valu"),
+            "{error}"
+        );
+        let error = load("", Some(("KVASM_SERVER_CONNECTIONS", "0")), &[]).unwrap_err();
+        assert!(
+            error.contains("KVASM_SERVER_CONNECTIONS: server.connections is \"0\""),
+            "{error}"
+        );
+        let error = load("", None, &[("limits.wall_time", "soon")]).unwrap_err();
+        assert!(
+            error.contains("the arguments: limits.wall_time is \"soon\""),
+            "{error}"
+        );
+        let error = load("", None, &[("store", "redis://user:secret@x")]).unwrap_err();
+        assert!(!error.contains("secret"), "{error}");
+        assert!(load("listen = [", None, &[]).is_err());
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read() {
+        let config = Config::default();
+        let again = load(&config.to_toml(), None, &[]).unwrap();
+        for key in KEYS {
+            assert_eq!((key.show)(&config), (key.show)(&again), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn every_key_is_in_the_docs_with_its_default() {
+        let docs = include_str!("../../../../docs/operating.md");
+        let config = Config::default();
+        for key in KEYS {
+            let row = format!(
+                "| `{}` | {} | {} |",
+                key.name,
+                (key.show)(&config),
+                key.help
+            );
+            assert!(docs.contains(&row), "docs/operating.md lacks:\n{row}");
+        }
+    }
+}

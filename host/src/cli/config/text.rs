@@ -1,0 +1,142 @@
+//! How the configuration's values are written and read: for each kind of value
+//! the two functions that its keys name.
+
+use super::LogFormat;
+use crate::cli::open::StoreSpec;
+use humantime::{format_duration, parse_duration};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(super) fn toml_value(text: &str) -> String {
+    match text.parse::<u64>() {
+        Ok(number) => number.to_string(),
+        Err(_) => toml::Value::String(text.to_owned()).to_string(),
+    }
+}
+
+pub(super) fn from_str<T: std::str::FromStr<Err: std::fmt::Display>>(
+    text: &str,
+) -> Result<T, String> {
+    text.parse().map_err(|e: T::Err| e.to_string())
+}
+
+pub(super) fn to_string(value: &impl ToString) -> String {
+    value.to_string()
+}
+
+pub(super) fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+pub(super) fn at_least_1<T: std::str::FromStr<Err: std::fmt::Display> + Default + PartialEq>(
+    text: &str,
+) -> Result<T, String> {
+    match from_str::<T>(text)? {
+        number if number == T::default() => Err("it must be at least 1".to_owned()),
+        number => Ok(number),
+    }
+}
+
+pub(super) fn store(text: &str) -> Result<Option<StoreSpec>, String> {
+    text.parse().map(Some)
+}
+
+pub(super) fn show_store(store: &Option<StoreSpec>) -> String {
+    store.as_ref().map_or_else(String::new, StoreSpec::shown)
+}
+
+pub(super) fn folder(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok(Some(text.into()))
+}
+
+pub(super) fn show_folder(folder: &Option<PathBuf>) -> String {
+    let folder = folder.as_ref();
+    folder.map_or_else(String::new, |folder| folder.display().to_string())
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("it must be text or json".to_owned()),
+    }
+}
+
+pub(super) fn show_log_format(format: &LogFormat) -> String {
+    match format {
+        LogFormat::Text => "text".to_owned(),
+        LogFormat::Json => "json".to_owned(),
+    }
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(e) => Err(format!("{e}; write it like 30s or 250ms")),
+    }
+}
+
+pub(super) fn show_duration(duration: &Duration) -> String {
+    format_duration(*duration).to_string()
+}
+
+const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    let unit = UNITS
+        .iter()
+        .find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+    let (number, bytes) = unit.unwrap_or((text, 1));
+    let number: Result<u64, _> = number.trim().parse();
+    let size = number.ok().and_then(|number| number.checked_mul(bytes));
+    match size {
+        Some(0) => Err("it must be at least 1".to_owned()),
+        Some(size) => Ok(size),
+        None => Err("it is no size; write it like 65536, 64KiB or 1MiB".to_owned()),
+    }
+}
+
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    usize::try_from(parse_size(text)?).map_err(|e| e.to_string())
+}
+
+pub(super) fn show_bytes(size: u64) -> String {
+    let unit = UNITS
+        .iter()
+        .find(|(_, bytes)| size >= *bytes && size % *bytes == 0);
+    match unit {
+        Some((unit, bytes)) => format!("{}{unit}", size / bytes),
+        None => size.to_string(),
+    }
+}
+
+pub(super) fn show_size(size: &usize) -> String {
+    show_bytes(*size as u64)
+}
+
+pub(super) fn limit<T: std::str::FromStr<Err: std::fmt::Display>>(
+    text: &str,
+) -> Result<Option<T>, String> {
+    match text {
+        "none" => Ok(None),
+        text => from_str(text).map(Some),
+    }
+}
+
+pub(super) fn show_limit<T: ToString>(limit: &Option<T>) -> String {
+    limit
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), T::to_string)
+}
+
+pub(super) fn size_limit(text: &str) -> Result<Option<u64>, String> {
+    match text {
+        "none" => Ok(None),
+        text => parse_size(text).map(Some),
+    }
+}
+
+pub(super) fn show_size_limit(limit: &Option<u64>) -> String {
+    limit.map_or_else(|| "none".to_owned(), show_bytes)
+}

@@ -1,0 +1,174 @@
+//! `kvasm serve`.
+
+use super::config::{Config, LogFormat};
+use super::failure::{Failure, Outcome};
+use super::{Global, open};
+use clap::Args;
+use kvasm::Host;
+use kvasm::http::{router, serve};
+use kvasm::metrics::Metrics;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Args)]
+pub(super) struct Serve {
+    /// The configuration, in TOML; over it come the environment and the arguments
+    #[arg(long, value_name = "FILE", env = "KVASM_CONFIG")]
+    config: Option<PathBuf>,
+    /// The address and port to listen on [default: 127.0.0.1:7180]
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// The folder for compiled plugins [default: in your cache directory]
+    #[arg(long, value_name = "FOLDER")]
+    cache_dir: Option<PathBuf>,
+    /// How log lines are written: text or json
+    #[arg(long)]
+    log_format: Option<String>,
+    /// Any key of the configuration, such as --set limits.wall_time=2s
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    keys: Vec<(String, String)>,
+    /// Print the configuration that this call would have, and end
+    #[arg(long)]
+    print_config: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
+    let mut arguments = serve.keys.clone();
+    let mut argument = |key: &str, value: Option<String>| {
+        arguments.extend(value.map(|value| (key.to_owned(), value)));
+    };
+    argument("listen", serve.listen.map(|listen| listen.to_string()));
+    let folder = serve.cache_dir.as_ref();
+    argument(
+        "cache_dir",
+        folder.map(|folder| folder.display().to_string()),
+    );
+    argument("log.format", serve.log_format.clone());
+    let environment = |name: &str| std::env::var(name).ok();
+    let config = Config::load(serve.config.as_deref(), environment, &arguments);
+    let mut config = config.map_err(|e| Failure::user(e.to_string()))?;
+    // `--store` is an argument of all commands.
+    if let Some(store) = &global.store {
+        config.store = Some(store.clone());
+    }
+    Ok(config)
+}
+
+fn start_log(config: &Config) -> Result<(), Failure> {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_new(&config.log_filter)
+        .map_err(|e| Failure::user(format!("log.filter is {:?}: {e}", config.log_filter)))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => {
+            let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            log.with_ansi(color).init();
+        }
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+async fn host(config: &Config) -> Result<Host, Failure> {
+    let metrics = Metrics::default();
+    let spec = match &config.store {
+        Some(spec) => spec.clone(),
+        None => open::default_store()?,
+    };
+    let store = open::store(&spec, metrics.clone()).await?;
+    let cache_dir = match &config.cache_dir {
+        Some(folder) => folder.clone(),
+        None => open::cache_dir()?,
+    };
+    let host = Host::builder()
+        .shared_store(store)
+        .metrics(metrics)
+        .limits(config.limits.clone())
+        .instances(config.instances)
+        .modules(config.modules)
+        .compile_time(config.compile_time)
+        .cache_dir(cache_dir)
+        .queue(config.queue)
+        .new_apps(config.new_apps);
+    Ok(host.build()?)
+}
+
+pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure> {
+    let config = config(global, &args)?;
+    if args.print_config {
+        write!(std::io::stdout(), "{}", config.to_toml())?;
+        return Ok(Outcome::Done);
+    }
+    start_log(&config)?;
+    // Each connection is a file; the system's default is often 1,024.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the number of open files could not be raised");
+    }
+    let host = host(&config).await?;
+    let listener = TcpListener::bind(config.listen).await;
+    let listener =
+        listener.map_err(|e| Failure::user(format!("cannot listen on {}: {e}", config.listen)))?;
+    let address = listener.local_addr()?;
+
+    let mut out = std::io::stdout();
+    if let Some(token) = host.admin().bootstrap().await? {
+        writeln!(out, "Admin token, shown this once: {}", token.reveal())?;
+    }
+    writeln!(out, "Listening on http://{address}")?;
+    out.flush()?;
+
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_at_signal(stop.clone()));
+    let router = router(host.clone(), config.server.clone(), stop.clone());
+    let metrics = host.metrics().clone();
+    let drained = serve(listener, router, config.server.clone(), metrics, stop).await;
+    if !drained {
+        tracing::warn!("requests that still ran after server.drain_timeout were cut off");
+    }
+    tracing::info!("stopped");
+    Ok(Outcome::Done)
+}
+
+/// The first signal stops the server, the second the process.
+async fn stop_at_signal(stop: CancellationToken) {
+    signal().await;
+    tracing::info!("stopping: no new work is taken; a second signal ends it at once");
+    stop.cancel();
+    signal().await;
+    // What was acknowledged is on disk; the rest is told by its connection's end.
+    std::process::exit(INTERRUPTED);
+}
+
+/// The exit code of a process that a signal has ended.
+const INTERRUPTED: i32 = 130;
+
+#[cfg(unix)]
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() {
+    drop(tokio::signal::ctrl_c().await);
+}

@@ -1,0 +1,153 @@
+//! `kvasm token` and `kvasm audit`.
+
+use super::client::{Path, connect};
+use super::failure::{Failure, Outcome};
+use super::{Global, output};
+use clap::{Args, Subcommand};
+use kvasm::http::api::{AuditPage, NewToken, TokenMade, TokenPage};
+use kvasm::model::{AppName, Scope, Timestamp};
+use serde_json::json;
+use std::time::Duration;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Make a token; it is shown once
+    #[command(
+        after_help = "Example:\n  kvasm token create ci --app shop --scope plugin:deploy --scope app:read --expires 90d"
+    )]
+    Create {
+        /// What people call it
+        name: String,
+        /// What it grants; once for each scope
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<Scope>,
+        /// The one app that it is good for [default: every app]
+        #[arg(long, value_parser = AppName::parse)]
+        app: Option<AppName>,
+        /// It stops being good after this time, such as 12h or 90d
+        #[arg(long, value_parser = humantime::parse_duration)]
+        expires: Option<Duration>,
+    },
+    /// List tokens
+    List {
+        /// Those of this app alone
+        #[arg(long, value_parser = AppName::parse)]
+        app: Option<AppName>,
+    },
+    /// Revoke a token
+    Revoke {
+        /// Its id
+        token: String,
+        /// The app that it is good for, if you administer that one alone
+        #[arg(long, value_parser = AppName::parse)]
+        app: Option<AppName>,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct Audit {
+    /// What was done to this app alone
+    #[arg(value_parser = AppName::parse)]
+    app: Option<AppName>,
+    /// The newest so many rows
+    #[arg(long, default_value_t = 50)]
+    limit: u32,
+}
+
+fn path(app: Option<&AppName>, rest: &[&str]) -> Path {
+    match app {
+        Some(app) => Path::app(app, rest),
+        None => Path::new(&[&["v1"], rest].concat()),
+    }
+}
+
+pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    match command {
+        Command::Create {
+            name,
+            scopes,
+            app,
+            expires,
+        } => {
+            let expires_at = expires.map(|after| {
+                let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                Timestamp::now().plus_ms(ms).0
+            });
+            let new = NewToken {
+                name,
+                scopes: scopes.iter().map(ToString::to_string).collect(),
+                expires_at,
+            };
+            let path = path(app.as_ref(), &["tokens"]);
+            let made: TokenMade = client.post("POST", &path, &new).await?;
+            if !global.json {
+                eprintln!("Token {}. It is not shown again:", made.token.id);
+            }
+            output::object(global.json, &json!(made), || made.secret.clone())?;
+        }
+        Command::List { app } => {
+            let mut tokens = Vec::new();
+            let mut after = None;
+            loop {
+                let page: TokenPage = client
+                    .get(&path(app.as_ref(), &["tokens"]).with("after", after))
+                    .await?;
+                tokens.extend(page.tokens);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            if global.json {
+                output::json(&tokens)?;
+                return Ok(Outcome::Done);
+            }
+            let rows = tokens.into_iter().map(|token| {
+                let state = match (token.revoked_at, token.expires_at) {
+                    (Some(_), _) => "revoked".to_owned(),
+                    (None, Some(at)) if at <= Timestamp::now().0 => "expired".to_owned(),
+                    (None, Some(at)) => format!("until {}", output::time(at)),
+                    (None, None) => "good".to_owned(),
+                };
+                let app = token.app.unwrap_or_else(|| "every app".to_owned());
+                [token.id, token.name, token.scopes.join(" "), app, state]
+            });
+            output::table(["ID", "NAME", "SCOPES", "APP", "STATE"], rows)?;
+        }
+        Command::Revoke { token, app } => {
+            client
+                .delete(&path(app.as_ref(), &["tokens", &token]))
+                .await?;
+            output::object(global.json, &json!({ "revoked": token }), || {
+                format!("Revoked {token}.")
+            })?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Shows what administrators did, newest first.
+pub(super) async fn audit(global: &Global, audit: Audit) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    let path = path(audit.app.as_ref(), &["audit"]).with("limit", Some(audit.limit));
+    let page: AuditPage = client.get(&path).await?;
+    if global.json {
+        output::json(&page.audit)?;
+        return Ok(Outcome::Done);
+    }
+    let rows = page.audit.into_iter().map(|row| {
+        let app = row.app.unwrap_or_default();
+        let at = output::time(row.at);
+        [
+            at,
+            row.actor,
+            row.action,
+            app,
+            row.detail.to_string(),
+            row.request_id,
+        ]
+    });
+    output::table(["TIME", "WHO", "WHAT", "APP", "DETAIL", "REQUEST"], rows)?;
+    Ok(Outcome::Done)
+}

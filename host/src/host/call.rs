@@ -1,0 +1,148 @@
+//! Calls of an app's active plugin, and how a plugin becomes active.
+
+use super::{Call, Host, Plugin};
+use crate::model::{App, AppId, Capability, Digest, Exports, Level, PluginVersion, Timestamp};
+use crate::runtime::{CallFailure, CompiledPlugin, LoadError, Response};
+use crate::service::{Actor, LogRecord, LogSource, Refusal, ServiceError};
+use crate::store::StoreError;
+use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
+use thiserror::Error;
+use uuid::Uuid;
+
+/// Why a call of an app's active plugin did not succeed.
+#[derive(Debug, Error)]
+pub enum InvokeError {
+    /// The app has no active plugin, or the store failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The app has too many calls.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The active plugin cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The call failed.
+    #[error(transparent)]
+    Call(#[from] CallFailure),
+}
+
+impl From<StoreError> for InvokeError {
+    fn from(error: StoreError) -> InvokeError {
+        InvokeError::Service(error.into())
+    }
+}
+
+/// Why a module did not become a plugin version.
+#[derive(Debug, Error)]
+pub enum DeployError {
+    /// The module cannot be a plugin here.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It was refused, or the store failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+impl Host {
+    /// Calls the active plugin of an app as it is in the store, within the app's
+    /// limits of calls, and keeps what it logs.
+    ///
+    /// Take `app` fresh from the store: its active plugin and limits are looked
+    /// up in it.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn invoke(&self, app: &App, call: Call) -> Result<Response, InvokeError> {
+        let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
+        let wait = self.0.limits.wall_time;
+        let _pass = self.0.admission.admit(app, wait).await?;
+        let plugin = Plugin {
+            app: Arc::new(app.clone()),
+            app_name: app.name.as_str().into(),
+            compiled: self.compiled(active.digest).await?,
+        };
+        let name: Arc<str> = call.target.name(&plugin.compiled).into();
+        let result = self.call(&plugin, call).await;
+        self.keep_log(app.id, name, &result);
+        Ok(result?)
+    }
+
+    /// Adds a module to an app as a new plugin version, after compiling it, and
+    /// makes it the active one if so asked.
+    ///
+    /// # Errors
+    /// [`DeployError`].
+    pub async fn deploy(
+        &self,
+        actor: &Actor,
+        app: &App,
+        wasm: impl Into<Arc<[u8]>>,
+        activate: bool,
+    ) -> Result<(PluginVersion, Digest, Exports), DeployError> {
+        // Before anything is compiled for somebody who may not.
+        actor.require(Capability::PluginDeploy(app.id))?;
+        let wasm = wasm.into();
+        let plugin = self.0.runtime.load(Arc::clone(&wasm)).await?;
+        let (digest, exports) = (plugin.digest(), plugin.exports());
+        let added = self
+            .admin()
+            .add_plugin(actor, app, wasm, digest, exports.clone(), activate);
+        Ok((added.await?, digest, exports))
+    }
+
+    /// The plugin of a stored module: from memory, or loaded now.
+    async fn compiled(&self, digest: Digest) -> Result<Arc<CompiledPlugin>, InvokeError> {
+        if let Some(plugin) = self.0.runtime.loaded(&digest) {
+            return Ok(plugin);
+        }
+        let damaged = |why: &str| LoadError::Host(why.into());
+        let wasm = self.0.store.module(digest).await?;
+        let wasm = wasm.ok_or_else(|| damaged("the store lacks the module of an active plugin"))?;
+        if Sha256::digest(&wasm).as_slice() != digest.0 {
+            return Err(damaged("a stored module is not what its digest says").into());
+        }
+        Ok(self.0.runtime.load(wasm.into()).await?)
+    }
+
+    /// Puts what an invocation logged into the app's log, and why it failed.
+    fn keep_log(&self, app: AppId, function: Arc<str>, result: &Result<Response, CallFailure>) {
+        let (request_id, log, error) = match result {
+            Ok(response) => (response.request_id, &response.log, None),
+            Err(failure) => (failure.request_id, &failure.log, Some(&failure.error)),
+        };
+        let at = Timestamp::now();
+        let record = |level, source, message| LogRecord {
+            seq: 0,
+            at,
+            level,
+            source,
+            function: Arc::clone(&function),
+            request_id,
+            message,
+        };
+        let lines = log.lines().iter();
+        let lines = lines.map(|line| record(line.level, LogSource::Plugin, line.message.clone()));
+        let dropped = (log.dropped() > 0).then(|| {
+            let message = format!("{} more lines of this call were dropped", log.dropped());
+            record(Level::Warn, LogSource::Host, message)
+        });
+        let failed = error.map(|error| record(Level::Error, LogSource::Host, error.to_string()));
+        self.logs().push(app, lines.chain(dropped).chain(failed));
+    }
+
+    /// Deletes an app, and what this host keeps of it in memory.
+    ///
+    /// # Errors
+    /// As [`Admin::delete_app`](crate::service::Admin::delete_app).
+    pub async fn delete_app(&self, actor: &Actor, app: &App) -> Result<(), ServiceError> {
+        self.admin().delete_app(actor, app).await?;
+        self.logs().remove(app.id);
+        Ok(())
+    }
+
+    /// Who stands behind a request that nobody but the host itself makes.
+    pub fn operator(&self, name: impl Into<String>) -> Actor {
+        Actor::operator(name, Uuid::now_v7())
+    }
+}

@@ -1,0 +1,156 @@
+//! Apps: their settings, limits and usage.
+
+use super::Shared;
+use super::api::{AppPage, AppPatch, AppView, Limits, NewApp, UsageView};
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Params, Segments, page_limit, refused};
+use super::problem::Problem;
+use crate::model::{App, AppId, AppName, Capability};
+use crate::service::Actor;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// The app that a path names, for an actor who holds `needs` of it.
+pub(super) async fn find(
+    shared: &Shared,
+    actor: &Actor,
+    name: &str,
+    needs: impl Fn(AppId) -> Capability,
+) -> Result<App, Problem> {
+    let name = AppName::parse(name)?;
+    Ok(shared.host.admin().find(actor, &name, needs).await?)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Where the page before ended.
+    after: Option<String>,
+    /// How many, 1 to 1,000; by default 100.
+    limit: Option<u32>,
+}
+
+/// Lists apps. A token of one app lists that one.
+#[utoipa::path(get, path = "/v1/apps", tag = "apps", params(ListParams),
+    responses((status = 200, body = AppPage)), security(("token" = ["app:read"])))]
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Params(params): Params<ListParams>,
+) -> Result<Json<AppPage>, Problem> {
+    let limit = page_limit(params.limit)?;
+    let after = params.after.as_deref().map(AppName::parse).transpose()?;
+    let apps = shared
+        .host
+        .admin()
+        .apps(&actor, after.as_ref(), limit)
+        .await?;
+    let full = apps.len() == limit as usize;
+    Ok(Json(AppPage {
+        next: apps.last().filter(|_| full).map(|app| app.name.to_string()),
+        apps: apps.iter().map(AppView::from).collect(),
+    }))
+}
+
+/// Makes an app. Needs a token that is not bound to an app.
+#[utoipa::path(post, path = "/v1/apps", tag = "apps", request_body = NewApp,
+    responses((status = 201, body = AppView)), security(("token" = ["app:admin"])))]
+pub(super) async fn create(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<AppView>), Problem> {
+    actor.require(Capability::AppCreate)?;
+    let new: NewApp = body::json(&shared, &headers, body).await?;
+    let name = AppName::parse(&new.name)?;
+    let app = shared
+        .host
+        .admin()
+        .create_app(&actor, name, new.public)
+        .await?;
+    Ok((StatusCode::CREATED, Json(AppView::from(&app))))
+}
+
+/// Shows an app.
+#[utoipa::path(get, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
+    responses((status = 200, body = AppView)), security(("token" = ["app:read"])))]
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+) -> Result<Json<AppView>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    Ok(Json(AppView::from(&app)))
+}
+
+/// Changes an app.
+#[utoipa::path(patch, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
+    request_body = AppPatch, responses((status = 200, body = AppView)),
+    security(("token" = ["app:admin"])))]
+pub(super) async fn change(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<AppView>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    let patch: AppPatch = body::json(&shared, &headers, body).await?;
+    let admin = shared.host.admin();
+    let app = admin.set_public(&actor, app, patch.public).await?;
+    Ok(Json(AppView::from(&app)))
+}
+
+/// Deletes an app and everything it owns.
+#[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
+    responses((status = 204)), security(("token" = ["app:admin"])))]
+pub(super) async fn delete(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+) -> Result<StatusCode, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    shared.host.delete_app(&actor, &app).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sets what an app may use. All four limits are replaced.
+#[utoipa::path(put, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
+    request_body = Limits, responses((status = 200, body = AppView)),
+    security(("token" = ["instance:admin"])))]
+pub(super) async fn set_limits(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<AppView>, Problem> {
+    let app = find(&shared, &actor, &name, |_| Capability::InstanceAdmin).await?;
+    let limits: Limits = body::json(&shared, &headers, body).await?;
+    if limits.calls_at_once == Some(0) {
+        return Err(refused(
+            "calls_at_once is 0; it must be at least 1, or null for no limit",
+        ));
+    }
+    let admin = shared.host.admin();
+    let app = admin.set_limits(&actor, app, limits.into()).await?;
+    Ok(Json(AppView::from(&app)))
+}
+
+/// Says what an app uses, and what it may use.
+#[utoipa::path(get, path = "/v1/apps/{app}/usage", tag = "apps", params(("app" = String, Path)),
+    responses((status = 200, body = UsageView)), security(("token" = ["app:read"])))]
+pub(super) async fn usage(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+) -> Result<Json<UsageView>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let usage = shared.host.admin().usage(&actor, &app).await?;
+    Ok(Json(UsageView::new(usage, &app)))
+}

@@ -1,0 +1,76 @@
+//! Who makes a request.
+
+use super::layer::RequestId;
+use super::problem::{Kind, Problem};
+use super::{Shared, Trust};
+use crate::service::Actor;
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use uuid::Uuid;
+
+/// The one who makes the request. Without a good token the request ends here.
+pub(super) struct Known(pub(super) Actor);
+
+/// The one who makes the request; none without a token. A bad token ends the
+/// request: it never counts as none.
+pub(super) struct MaybeKnown(pub(super) Option<Actor>);
+
+impl FromRequestParts<Shared> for Known {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Known, Problem> {
+        match MaybeKnown::from_request_parts(parts, shared).await? {
+            MaybeKnown(Some(actor)) => Ok(Known(actor)),
+            MaybeKnown(None) => Err(token_required()),
+        }
+    }
+}
+
+impl FromRequestParts<Shared> for MaybeKnown {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<MaybeKnown, Problem> {
+        let id = request_id(parts);
+        if let Trust::Operator(name) = &shared.trust {
+            return Ok(MaybeKnown(Some(Actor::operator(&**name, id))));
+        }
+        let Some(token) = bearer(&parts.headers)? else {
+            return Ok(MaybeKnown(None));
+        };
+        let actor = shared.host.admin().authenticate(token, id).await?;
+        Ok(MaybeKnown(Some(actor)))
+    }
+}
+
+pub(super) fn token_required() -> Problem {
+    Problem::new(
+        Kind::TokenRequired,
+        "send one as `Authorization: Bearer kvasm_...`",
+    )
+}
+
+pub(super) fn request_id(parts: &Parts) -> Uuid {
+    let id = parts.extensions.get::<RequestId>();
+    id.map_or_else(Uuid::now_v7, |RequestId(id)| *id)
+}
+
+/// The token that was sent, if one was.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let invalid = |why| Problem::new(Kind::TokenInvalid, why);
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = sent.next() else {
+        return Ok(None);
+    };
+    if sent.next().is_some() {
+        return Err(invalid("there is more than one Authorization header"));
+    }
+    let text = value.to_str().unwrap_or_default();
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+        _ => Err(invalid(
+            "the Authorization header is not `Bearer kvasm_...`",
+        )),
+    }
+}

@@ -1,0 +1,113 @@
+//! Bodies: bounded, in time, parsed once.
+
+use super::Shared;
+use super::problem::{Kind, Problem};
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+/// The most bytes of a JSON body that is not a value.
+const JSON_BYTES_MAX: usize = 64 * 1024;
+
+/// All of a body, within its limit and the server's time.
+pub(super) async fn read(
+    shared: &Shared,
+    mut body: Body,
+    limit: usize,
+) -> Result<Vec<u8>, Problem> {
+    let too_large = |found: String| {
+        let detail = format!("it is {found} bytes; the limit is {limit} bytes");
+        Problem::new(Kind::BodyTooLarge, detail)
+    };
+    // What the head announces is refused before anything is read.
+    let announced = body.size_hint().lower();
+    if announced > limit as u64 {
+        return Err(too_large(announced.to_string()));
+    }
+    let deadline = Instant::now() + shared.options.body_timeout;
+    // Of a large body no more room is made than what arrives.
+    let mut bytes = Vec::with_capacity((announced as usize).min(64 * 1024));
+    while let Some(part) = next(shared, &mut body, deadline).await? {
+        if part.len() > limit - bytes.len() {
+            return Err(too_large(format!("more than {limit}")));
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
+/// The next part of a body, until its end.
+pub(super) async fn next(
+    shared: &Shared,
+    body: &mut Body,
+    deadline: Instant,
+) -> Result<Option<Bytes>, Problem> {
+    loop {
+        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| {
+            let seconds = shared.options.body_timeout.as_secs();
+            Problem::new(Kind::BodyTimeout, format!("the limit is {seconds} s"))
+        })?;
+        match frame {
+            None => return Ok(None),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => return Ok(Some(data)),
+                // Trailers say nothing to us.
+                Err(_) => continue,
+            },
+            Some(Err(_)) => {
+                return Err(Problem::new(
+                    Kind::BodyBroken,
+                    "the connection ended, or the body's form is not HTTP",
+                ));
+            }
+        }
+    }
+}
+
+/// A body that is a JSON object.
+pub(super) async fn json<T: DeserializeOwned>(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Problem> {
+    require_type(headers, &["application/json"])?;
+    let bytes = read(shared, body, JSON_BYTES_MAX).await?;
+    serde_json::from_slice(&bytes).map_err(|e| Problem::new(Kind::MalformedJson, e.to_string()))
+}
+
+/// The content type without its parameters; empty if there is none.
+pub(super) fn content_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    let essence = value.unwrap_or_default().split(';').next();
+    essence.unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Refuses a body that says to be something else.
+pub(super) fn require_type(headers: &HeaderMap, allowed: &[&str]) -> Result<(), Problem> {
+    let found = content_type(headers);
+    if allowed.contains(&found.as_str()) {
+        return Ok(());
+    }
+    let found = match found.as_str() {
+        "" => "there is no Content-Type".to_owned(),
+        found => format!("the Content-Type is {found:?}"),
+    };
+    let detail = format!("{found}; this route takes {}", allowed.join(" or "));
+    Err(Problem::new(Kind::UnsupportedMediaType, detail))
+}
+
+/// A JSON answer.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}

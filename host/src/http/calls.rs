@@ -1,0 +1,263 @@
+//! Public calls: functions by name, and the plugin's HTTP handler.
+
+use super::Shared;
+use super::auth::{MaybeKnown, token_required};
+use super::body;
+use super::layer::RequestId;
+use super::params::Segments;
+use super::problem::{Kind, Problem};
+use crate::Call;
+use crate::model::{App, AppName, Principal};
+use crate::service::{Actor, ServiceError};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use kvasm_abi::http::{STATUSES, prefix, split};
+use serde::{Deserialize, Serialize};
+
+/// The most headers of a plugin's response, and the most bytes of them together.
+const HEADERS_MAX: usize = 100;
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// The app that is called, and who calls it.
+///
+/// A token of another app is refused whether or not this one exists, and a call
+/// without a token only gets into an app that takes such calls.
+async fn admit(
+    shared: &Shared,
+    actor: Option<&Actor>,
+    name: &str,
+) -> Result<(App, Option<Principal>), Problem> {
+    let name = AppName::parse(name)?;
+    let app = shared.host.app(&name).await.map_err(ServiceError::from)?;
+    let principal = actor.map(Actor::principal);
+    if let Some(bound) = principal.and_then(Principal::app)
+        && app.as_ref().is_none_or(|app| app.id != bound)
+    {
+        return Err(Problem::new(
+            Kind::Forbidden,
+            "the token is good for another app alone",
+        ));
+    }
+    let not_found = || Problem::new(Kind::AppNotFound, "the app does not exist");
+    let app = app.ok_or_else(not_found)?;
+    match principal {
+        Some(principal) => Ok((app, Some(principal.clone()))),
+        None if app.settings.public => Ok((app, None)),
+        None => Err(token_required()),
+    }
+}
+
+/// Calls a function of the app's active plugin. The body is its input, the
+/// response's body its output: bytes that mean what the plugin takes them for.
+/// With a token, the plugin reaches entries as far as the token's scopes go;
+/// without one, which the app must allow, the plugin itself is the gate.
+#[utoipa::path(post, path = "/v1/apps/{app}/call/{function}", tag = "calls",
+    params(("app" = String, Path), ("function" = String, Path)),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream")),
+    security((), ("token" = [])))]
+pub(super) async fn call(
+    State(shared): State<Shared>,
+    MaybeKnown(actor): MaybeKnown,
+    Segments((name, function)): Segments<(String, String)>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let (app, principal) = admit(&shared, actor.as_ref(), &name).await?;
+    let input = body::read(&shared, body, shared.host.limits().input_bytes).await?;
+    let call = Call::function(function).input(input).request_id(id);
+    let response = shared.host.invoke(&app, with(call, principal)).await?;
+    let headers = [
+        (CONTENT_TYPE, "application/octet-stream"),
+        // Plugins are strangers: a browser must not take their output for a page.
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, response.output).into_response())
+}
+
+fn with(call: Call, principal: Option<Principal>) -> Call {
+    match principal {
+        Some(principal) => call.principal(principal),
+        None => call,
+    }
+}
+
+#[derive(Serialize)]
+struct RequestHead<'r> {
+    method: &'r str,
+    path: &'r str,
+    query: &'r str,
+    headers: Vec<(&'r str, &'r str)>,
+}
+
+#[derive(Deserialize)]
+struct ResponseHead {
+    status: u16,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+}
+
+/// Passes a request to the HTTP handler of the app's active plugin, with the path
+/// after the app's name. The plugin does not see the Authorization header.
+#[utoipa::path(method(get, head, post, put, patch, delete, options), path = "/a/{app}/{path}",
+    tag = "calls", params(("app" = String, Path), ("path" = String, Path)),
+    responses((status = "default", description = "What the plugin answers")),
+    security((), ("token" = [])))]
+pub(super) async fn handle(
+    State(shared): State<Shared>,
+    MaybeKnown(actor): MaybeKnown,
+    Extension(RequestId(id)): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let (name, path) = split_path(parts.uri.path());
+    let (app, principal) = admit(&shared, actor.as_ref(), name).await?;
+    let limit = shared.host.limits().input_bytes;
+    let body = body::read(&shared, body, limit).await?;
+    let head = RequestHead {
+        method: parts.method.as_str(),
+        path,
+        query: parts.uri.query().unwrap_or_default(),
+        headers: shown_headers(&parts.headers),
+    };
+    let input = frame(&head, &body)?;
+    let call = Call::http().input(input).request_id(id);
+    let response = shared.host.invoke(&app, with(call, principal)).await?;
+    answer(&response.output).map_err(|why| Problem::new(Kind::PluginAnswer, why))
+}
+
+/// The app's name and the rest of `/a/{app}/{rest}`, as they came. Names need no
+/// percent-encoding, so a name with one is no app's.
+fn split_path(path: &str) -> (&str, &str) {
+    let rest = path.strip_prefix("/a/").unwrap_or_default();
+    match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, "/"),
+    }
+}
+
+/// Headers that belong to one connection, or to the host.
+fn is_of_the_host(name: &HeaderName) -> bool {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    [
+        AUTHORIZATION,
+        CONNECTION,
+        CONTENT_LENGTH,
+        KEEP_ALIVE,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        PROXY_CONNECTION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        super::layer::REQUEST_ID,
+    ]
+    .contains(name)
+}
+
+fn shown_headers(headers: &HeaderMap) -> Vec<(&str, &str)> {
+    let shown = headers.iter().filter(|(name, _)| !is_of_the_host(name));
+    let text = shown.filter_map(|(name, value)| {
+        let value = std::str::from_utf8(value.as_bytes()).ok()?;
+        Some((name.as_str(), value))
+    });
+    text.collect()
+}
+
+fn frame(head: &RequestHead<'_>, body: &[u8]) -> Result<Vec<u8>, Problem> {
+    let head = serde_json::to_vec(head).map_err(|e| Problem::internal(&e))?;
+    let too_large = || Problem::new(Kind::BodyTooLarge, "the head is over 4 GiB");
+    let prefix = prefix(head.len()).ok_or_else(too_large)?;
+    Ok([&prefix, head.as_slice(), body].concat())
+}
+
+/// The response that a plugin's output stands for, or what is wrong with it.
+fn answer(output: &[u8]) -> Result<Response, String> {
+    let (head, body) = split(output).map_err(|_| "its frame ends before its head does")?;
+    let head: ResponseHead = serde_json::from_slice(head)
+        .map_err(|e| format!("its head is not what it must be: {e}"))?;
+    let status = match StatusCode::from_u16(head.status) {
+        Ok(status) if STATUSES.contains(&head.status) => status,
+        _ => {
+            let (min, max) = (STATUSES.start(), STATUSES.end());
+            return Err(format!(
+                "its status is {}; it must be from {min} to {max}",
+                head.status
+            ));
+        }
+    };
+    let headers = response_headers(&head.headers)?;
+    // As a body, so that no content type is made up.
+    Ok((status, headers, Body::from(body.to_vec())).into_response())
+}
+
+fn response_headers(given: &[(String, String)]) -> Result<HeaderMap, String> {
+    let bytes: usize = given
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if given.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+        return Err(format!(
+            "it has {} headers of {bytes} bytes; the limits are {HEADERS_MAX} and {HEADER_BYTES_MAX}",
+            given.len()
+        ));
+    }
+    let mut headers = HeaderMap::new();
+    for (name, value) in given {
+        let name = HeaderName::try_from(name).map_err(|_| "a header's name is not valid")?;
+        let value = HeaderValue::try_from(value)
+            .map_err(|_| format!("the value of the header {name} is not valid"))?;
+        if !is_of_the_host(&name) {
+            headers.append(name, value);
+        }
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_split_after_the_app() {
+        assert_eq!(split_path("/a/shop"), ("shop", "/"));
+        assert_eq!(split_path("/a/shop/"), ("shop", "/"));
+        assert_eq!(split_path("/a/shop/x/%2F..?"), ("shop", "/x/%2F..?"));
+    }
+
+    fn framed(head: &str) -> Vec<u8> {
+        [&prefix(head.len()).unwrap(), head.as_bytes(), b"body"].concat()
+    }
+
+    #[test]
+    fn only_whole_and_valid_answers_are_passed_on() {
+        let good = answer(&framed(
+            r#"{"status":201,"headers":[["x-a","1"],["x-a","2"],["content-length","9"]]}"#,
+        ))
+        .unwrap();
+        assert_eq!(good.status(), StatusCode::CREATED);
+        assert_eq!(good.headers().get_all("x-a").iter().count(), 2);
+        assert!(good.headers().get("content-length").is_none());
+        for bad in [
+            r#"{"status":100}"#,
+            r#"{"status":99999}"#,
+            "{}",
+            "",
+            r#"{"status":200,"headers":[["a b","1"]]}"#,
+            r#"{"status":200,"headers":[["a","1\r\nb: 2"]]}"#,
+        ] {
+            assert!(answer(&framed(bad)).is_err(), "{bad} was taken");
+        }
+        assert!(answer(b"").is_err());
+        assert!(answer(b"\xff\xff\xff\xff{}").is_err());
+    }
+}

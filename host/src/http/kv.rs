@@ -1,0 +1,295 @@
+//! An app's entries, for administrators.
+
+use super::Shared;
+use super::api::{CollectionPage, Written};
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json, content_type};
+use super::params::{Params, Segments, page_limit, refused};
+use super::problem::{Kind, Problem};
+use super::transfer::EntryLine;
+use crate::model::{
+    Capability, Collection, Cursor, Entry, Expect, Key, KeyRange, Timestamp, Value, Version,
+};
+use crate::service::{Caller, List, Write};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+const CREATED_AT: HeaderName = HeaderName::from_static("kvasm-created-at");
+const UPDATED_AT: HeaderName = HeaderName::from_static("kvasm-updated-at");
+const EXPIRES_AT: HeaderName = HeaderName::from_static("kvasm-expires-at");
+
+/// Where an entry is. Not in the path: a key may be any text, such as `..`, which
+/// clients and proxies change in a path.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EntryParams {
+    /// The collection.
+    collection: String,
+    /// The key.
+    key: String,
+}
+
+impl EntryParams {
+    fn parse(self) -> Result<(Collection, Key), Problem> {
+        Ok((Collection::parse(self.collection)?, Key::parse(self.key)?))
+    }
+}
+
+fn entry_not_found() -> Problem {
+    Problem::new(
+        Kind::EntryNotFound,
+        "the collection has no entry of this key",
+    )
+}
+
+/// Reads an entry: its value as the body, its version as the ETag, its times in
+/// headers.
+#[utoipa::path(get, path = "/v1/apps/{app}/kv/entry", tag = "kv",
+    params(("app" = String, Path), EntryParams),
+    responses((status = 200, body = Vec<u8>, content_type = "application/json")),
+    security(("token" = ["script:read"])))]
+pub(super) async fn get(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<EntryParams>,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let (collection, key) = params.parse()?;
+    let caller = Caller::administrator(&app, &actor);
+    let entry = shared.host.kv().get(&caller, &collection, &key).await?;
+    Ok(entry_response(entry.ok_or_else(entry_not_found)?))
+}
+
+fn etag(version: Version) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("\"{}\"", version.0)).ok()
+}
+
+fn entry_response(entry: Entry) -> Response {
+    let mut headers = HeaderMap::new();
+    let (content_type, bytes) = match entry.value {
+        Value::Json(text) => ("application/json", text.into_string().into_bytes()),
+        Value::Bytes(bytes) => ("application/octet-stream", bytes),
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Some(etag) = etag(entry.version) {
+        headers.insert(ETAG, etag);
+    }
+    let mut time = |name, at: Timestamp| headers.insert(name, HeaderValue::from(at.0));
+    time(CREATED_AT, entry.created_at);
+    time(UPDATED_AT, entry.updated_at);
+    if let Some(at) = entry.expires_at {
+        time(EXPIRES_AT, at);
+    }
+    (headers, bytes).into_response()
+}
+
+/// What `If-Match: "7"` or `If-None-Match: *` expects of an entry.
+fn expect(headers: &HeaderMap) -> Result<Option<Expect>, Problem> {
+    match (headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)) {
+        (None, None) => Ok(None),
+        (Some(tag), None) => {
+            let tag = tag.to_str().unwrap_or_default();
+            let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+            let version = version.and_then(|tag| tag.parse().ok());
+            let refuse = || refused("If-Match takes one version, such as \"7\" with its quotes");
+            Ok(Some(Expect::Version(Version(version.ok_or_else(refuse)?))))
+        }
+        (None, Some(tag)) if tag == "*" => Ok(Some(Expect::Absent)),
+        (None, Some(_)) => Err(refused(
+            "If-None-Match takes * alone: write if there is no entry",
+        )),
+        (Some(_), Some(_)) => Err(refused("give If-Match or If-None-Match, not both")),
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PutParams {
+    /// The collection.
+    collection: String,
+    /// The key.
+    key: String,
+    /// The entry is absent this many milliseconds from now.
+    ttl_ms: Option<u64>,
+}
+
+/// Writes an entry: JSON if that is the body's content type, else bytes. With
+/// `If-Match: "version"` only if the entry has that version, with
+/// `If-None-Match: *` only if there is none.
+#[utoipa::path(put, path = "/v1/apps/{app}/kv/entry", tag = "kv",
+    params(("app" = String, Path), PutParams),
+    request_body(content((serde_json::Value = "application/json"), (Vec<u8> = "application/octet-stream"))),
+    responses((status = 200, body = Written)), security(("token" = ["script:write"])))]
+pub(super) async fn put(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<PutParams>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let PutParams {
+        collection,
+        key,
+        ttl_ms,
+    } = params;
+    let (collection, key) = EntryParams { collection, key }.parse()?;
+    body::require_type(&headers, &["application/json", "application/octet-stream"])?;
+    let limit = shared.host.limits().value_bytes;
+    let bytes = body::read(&shared, body, limit).await?;
+    let value = match content_type(&headers).as_str() {
+        "application/json" => Value::json(bytes, limit)?,
+        _ => Value::bytes(bytes, limit)?,
+    };
+    let write = Write {
+        collection,
+        key,
+        value,
+        ttl_ms,
+        expect: expect(&headers)?,
+    };
+    let caller = Caller::administrator(&app, &actor);
+    let version = shared.host.kv().set(&caller, write).await?;
+    let mut response = Json(Written { version: version.0 }).into_response();
+    if let Some(etag) = etag(version) {
+        response.headers_mut().insert(ETAG, etag);
+    }
+    Ok(response)
+}
+
+/// Deletes an entry; with `If-Match: "version"` only if it has that version.
+#[utoipa::path(delete, path = "/v1/apps/{app}/kv/entry", tag = "kv",
+    params(("app" = String, Path), EntryParams), responses((status = 204)),
+    security(("token" = ["script:write"])))]
+pub(super) async fn delete(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<EntryParams>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let (collection, key) = params.parse()?;
+    let expect = expect(&headers)?;
+    let caller = Caller::administrator(&app, &actor);
+    let kv = shared.host.kv();
+    match kv.delete(&caller, collection, key, expect).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(entry_not_found()),
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// The collection.
+    collection: String,
+    /// Only keys that start with this.
+    prefix: Option<String>,
+    /// Only keys at or after this.
+    start: Option<String>,
+    /// Only keys before this.
+    end: Option<String>,
+    /// Where the page before ended.
+    cursor: Option<String>,
+    /// How many, 1 to 1,000; by default 100.
+    limit: Option<u32>,
+    /// Descending keys.
+    #[serde(default)]
+    reverse: bool,
+    /// The values too.
+    #[serde(default)]
+    values: bool,
+}
+
+/// A page of a collection.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EntryPage {
+    /// In the order of their keys; with values if they were asked for.
+    entries: Vec<EntryLine>,
+    /// Pass it as `cursor`, with the same parameters, for the next page; absent at
+    /// the end.
+    cursor: Option<String>,
+}
+
+/// Lists a collection.
+#[utoipa::path(get, path = "/v1/apps/{app}/kv/list", tag = "kv",
+    params(("app" = String, Path), ListParams), responses((status = 200, body = EntryPage)),
+    security(("token" = ["script:read"])))]
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<EntryPage>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let bytes = |text: Option<String>| text.map(String::into_bytes);
+    let range = KeyRange::parse(bytes(params.prefix), bytes(params.start), bytes(params.end))?;
+    let cursor = params.cursor.map(|text| {
+        let bytes = URL_SAFE_NO_PAD.decode(text);
+        let bytes = bytes.map_err(|_| refused("the cursor is damaged; pass it whole"))?;
+        Ok::<_, Problem>(Cursor::parse(bytes)?)
+    });
+    let list = List {
+        collection: Collection::parse(params.collection)?,
+        range,
+        cursor: cursor.transpose()?,
+        limit: Some(params.limit.unwrap_or(100)),
+        reverse: params.reverse,
+        with_values: params.values,
+    };
+    let caller = Caller::administrator(&app, &actor);
+    let listing = shared.host.kv().list(&caller, list).await?;
+    let entries = listing.entries.iter();
+    let entries = entries.map(|(key, entry)| EntryLine::new(None, key, entry.as_ref()));
+    Ok(Json(EntryPage {
+        entries: entries
+            .collect::<Result<_, _>>()
+            .map_err(|e| Problem::internal(&e))?,
+        cursor: listing
+            .cursor
+            .map(|cursor| URL_SAFE_NO_PAD.encode(cursor.as_bytes())),
+    }))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CollectionParams {
+    /// Where the page before ended.
+    after: Option<String>,
+    /// How many, 1 to 1,000; by default 100.
+    limit: Option<u32>,
+}
+
+/// Lists an app's collections.
+#[utoipa::path(get, path = "/v1/apps/{app}/kv/collections", tag = "kv",
+    params(("app" = String, Path), CollectionParams),
+    responses((status = 200, body = CollectionPage)), security(("token" = ["script:read"])))]
+pub(super) async fn collections(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<CollectionParams>,
+) -> Result<Json<CollectionPage>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let limit = page_limit(params.limit)?;
+    let after = params.after.map(Collection::parse).transpose()?;
+    let caller = Caller::administrator(&app, &actor);
+    let kv = shared.host.kv();
+    let names = kv.collections(&caller, after.as_ref(), limit).await?;
+    let full = names.len() == limit as usize;
+    Ok(Json(CollectionPage {
+        next: names.last().filter(|_| full).map(ToString::to_string),
+        collections: names.iter().map(ToString::to_string).collect(),
+    }))
+}

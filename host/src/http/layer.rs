@@ -1,0 +1,100 @@
+//! What surrounds every request: its id, its span, its time, its problem.
+
+use super::Shared;
+use super::problem::{Kind, Problem};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::time::Instant;
+use tracing::Instrument;
+use uuid::Uuid;
+
+/// The request's id, in and out.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest path and query, in bytes.
+const URI_BYTES_MAX: usize = 8 * 1024;
+
+/// The request's id, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestId(pub(super) Uuid);
+
+pub(super) async fn around(
+    State(shared): State<Shared>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let start = Instant::now();
+    let id = given_id(request.headers()).unwrap_or_else(Uuid::now_v7);
+    request.extensions_mut().insert(RequestId(id));
+    let method = method(&request);
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+
+    let span = tracing::info_span!("request", request_id = %id, method, route);
+    let mut response = async {
+        match too_long(&request) {
+            Some(problem) => problem.into_response(),
+            None => next.run(request).await,
+        }
+    }
+    .instrument(span)
+    .await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        response = problem.render(id);
+    }
+    let mut text = Uuid::encode_buffer();
+    if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let (status, took) = (response.status().as_u16(), start.elapsed());
+    shared
+        .host
+        .metrics()
+        .http_request(route, method, status, took);
+    tracing::info!(target: "kvasm::requests", request_id = %id, method, route, status, took_us = took.as_micros() as u64);
+    response
+}
+
+/// The id that the client gave. One that is no UUID is replaced, as ids go into
+/// logs and to plugins.
+fn given_id(headers: &HeaderMap) -> Option<Uuid> {
+    let text = headers.get(REQUEST_ID)?.to_str().ok()?;
+    Uuid::try_parse(text).ok()
+}
+
+/// A method as a label: clients can invent others.
+fn method(request: &Request) -> &'static str {
+    match request.method().as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn too_long(request: &Request) -> Option<Problem> {
+    let target = request.uri().path_and_query()?.as_str();
+    (target.len() > URI_BYTES_MAX).then(|| {
+        let (len, limit) = (target.len(), URI_BYTES_MAX);
+        Problem::new(
+            Kind::UriTooLong,
+            format!("they are {len} bytes; the limit is {limit} bytes"),
+        )
+    })
+}
+
+pub(super) async fn not_found() -> Problem {
+    Problem::new(Kind::RouteNotFound, "GET /v1/openapi.json lists the routes")
+}
+
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(
+        Kind::MethodNotAllowed,
+        "GET /v1/openapi.json lists the routes and their methods",
+    )
+}

@@ -1,0 +1,118 @@
+//! The HTTP server: public calls of plugins, and the API of administrators.
+//!
+//! Handlers decode a request, call the host, and encode the answer. What is
+//! allowed is decided below, in `service`.
+
+pub mod api;
+mod apps;
+mod audit;
+mod auth;
+mod body;
+mod calls;
+mod health;
+mod kv;
+mod layer;
+mod logs;
+mod params;
+mod plugins;
+mod problem;
+mod router;
+mod serve;
+mod tokens;
+mod transfer;
+
+use crate::Host;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+pub use axum::Router;
+pub use axum::body::Body;
+pub use axum::http::{HeaderMap, Request, Response, StatusCode};
+pub use router::openapi;
+pub use serve::serve;
+
+/// What the `type` of a problem begins with.
+pub const PROBLEMS: &str = "urn:kvasm:problem:";
+
+/// Bounds of the server. Those of calls, values and modules are the host's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Connections that are open at once; further ones wait to be taken. Default 20,000.
+    pub connections: usize,
+    /// The longest that a request's head may take to arrive, and that a
+    /// connection may be idle between requests. Default 30 s.
+    pub head_timeout: Duration,
+    /// The longest that a request's body may take to arrive; for an import, that
+    /// may pass between two parts of it. Default 30 s.
+    pub body_timeout: Duration,
+    /// The longest that a client may not take anything of a response. Default 30 s.
+    pub write_timeout: Duration,
+    /// How long requests that run may go on after the server was told to stop.
+    /// Default 10 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> ServerOptions {
+        ServerOptions {
+            connections: 20_000,
+            head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Who stands behind a request.
+#[derive(Debug, Clone)]
+enum Trust {
+    /// Whoever the token says; nobody without one.
+    Tokens,
+    /// Always the operator, by this name.
+    Operator(Arc<str>),
+}
+
+/// What every handler has.
+#[derive(Clone)]
+struct Shared(Arc<State>);
+
+struct State {
+    host: Host,
+    options: ServerOptions,
+    trust: Trust,
+    /// Cancelled when the server stops: streams without an end then end.
+    stop: CancellationToken,
+}
+
+impl std::ops::Deref for Shared {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+/// The server's routes over a host. Give it to [`serve`], which also bounds
+/// connections, or nest it into a server of your own.
+pub fn router(host: Host, options: ServerOptions, stop: CancellationToken) -> Router {
+    router::build(Shared(Arc::new(State {
+        host,
+        options,
+        trust: Trust::Tokens,
+        stop,
+    })))
+}
+
+/// The same routes for the operator alone, who needs no token: for programs that
+/// have the store in their hands. **Never give this to a network.** `name` goes to
+/// the audit log.
+pub fn operator_router(host: Host, name: &str) -> Router {
+    router::build(Shared(Arc::new(State {
+        host,
+        options: ServerOptions::default(),
+        trust: Trust::Operator(name.into()),
+        stop: CancellationToken::new(),
+    })))
+}

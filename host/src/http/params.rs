@@ -1,0 +1,53 @@
+//! What stands in a path and a query.
+
+use super::problem::{Kind, Problem};
+use super::{Shared, problem};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+/// The parts of a path that a route names, percent-decoded.
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for Segments<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        let path = Path::<T>::from_request_parts(parts, shared).await;
+        let Path(segments) = path.map_err(|e: PathRejection| refused(e.body_text()))?;
+        Ok(Segments(segments))
+    }
+}
+
+/// The parameters of a query. Unknown ones are refused by the types.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        let query = Query::<T>::from_request_parts(parts, shared).await;
+        let Query(params) = query.map_err(|e: QueryRejection| refused(e.body_text()))?;
+        Ok(Params(params))
+    }
+}
+
+pub(super) fn refused(why: impl Into<String>) -> Problem {
+    Problem::new(problem::Kind::InvalidArgument, why)
+}
+
+/// How many rows a page of an administrator's list may have.
+pub(super) const PAGE_MAX: u32 = 1_000;
+
+/// A page's number of rows: what was asked for, or 100.
+pub(super) fn page_limit(asked: Option<u32>) -> Result<u32, Problem> {
+    match asked {
+        None => Ok(100),
+        Some(limit @ 1..=PAGE_MAX) => Ok(limit),
+        Some(limit) => Err(Problem::new(
+            Kind::InvalidArgument,
+            format!("the limit is {limit}; it must be from 1 to {PAGE_MAX}"),
+        )),
+    }
+}

@@ -1,0 +1,170 @@
+//! Plugin versions of an app.
+
+use super::Shared;
+use super::api::{Activated, Deployed, Functions, PluginPage, PluginView};
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Params, Segments, page_limit};
+use super::problem::Problem;
+use crate::model::{Capability, Exports, PluginVersion};
+use crate::service::ServiceError;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Where the page before ended.
+    before: Option<u32>,
+    /// How many, 1 to 1,000; by default 100.
+    limit: Option<u32>,
+}
+
+/// Lists an app's plugin versions, newest first.
+#[utoipa::path(get, path = "/v1/apps/{app}/plugins", tag = "plugins",
+    params(("app" = String, Path), ListParams), responses((status = 200, body = PluginPage)),
+    security(("token" = ["app:read"])))]
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<PluginPage>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let limit = page_limit(params.limit)?;
+    let before = params.before.map(PluginVersion);
+    let rows = shared.host.admin().plugins(&actor, &app, before, limit);
+    let rows = rows.await?;
+    let full = rows.len() == limit as usize;
+    Ok(Json(PluginPage {
+        next: rows.last().filter(|_| full).map(|row| row.version.0),
+        plugins: rows.iter().map(|row| PluginView::new(row, &app)).collect(),
+    }))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UploadParams {
+    /// Whether the version becomes the active one at once; by default true.
+    activate: Option<bool>,
+}
+
+/// Uploads a module as a new version. It is compiled before it is stored, and
+/// refused if it cannot run here.
+#[utoipa::path(post, path = "/v1/apps/{app}/plugins", tag = "plugins",
+    params(("app" = String, Path), UploadParams),
+    request_body(content = Vec<u8>, content_type = "application/wasm"),
+    responses((status = 201, body = Deployed)), security(("token" = ["plugin:deploy"])))]
+pub(super) async fn upload(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<UploadParams>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Deployed>), Problem> {
+    let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
+    body::require_type(&headers, &["application/wasm", "application/octet-stream"])?;
+    let limit = shared.host.limits().module_bytes;
+    let wasm = body::read(&shared, body, limit).await?;
+    let active = params.activate.unwrap_or(true);
+    let deployed = shared.host.deploy(&actor, &app, wasm, active).await?;
+    let (version, digest, Exports { functions, http }) = deployed;
+    let deployed = Deployed {
+        version: version.0,
+        active,
+        digest: digest.to_string(),
+        functions,
+        http,
+    };
+    Ok((StatusCode::CREATED, Json(deployed)))
+}
+
+/// Shows a version.
+#[utoipa::path(get, path = "/v1/apps/{app}/plugins/{version}", tag = "plugins",
+    params(("app" = String, Path), ("version" = u32, Path)),
+    responses((status = 200, body = PluginView)), security(("token" = ["app:read"])))]
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments((name, version)): Segments<(String, u32)>,
+) -> Result<Json<PluginView>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let plugin = shared
+        .host
+        .admin()
+        .plugin(&actor, &app, PluginVersion(version));
+    Ok(Json(PluginView::new(&plugin.await?, &app)))
+}
+
+/// Deletes a version that is not active.
+#[utoipa::path(delete, path = "/v1/apps/{app}/plugins/{version}", tag = "plugins",
+    params(("app" = String, Path), ("version" = u32, Path)), responses((status = 204)),
+    security(("token" = ["plugin:deploy"])))]
+pub(super) async fn delete(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments((name, version)): Segments<(String, u32)>,
+) -> Result<StatusCode, Problem> {
+    let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
+    let admin = shared.host.admin();
+    admin
+        .delete_plugin(&actor, &app, PluginVersion(version))
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Makes a version the active one. Calls that run end on theirs.
+#[utoipa::path(post, path = "/v1/apps/{app}/plugins/{version}/activate", tag = "plugins",
+    params(("app" = String, Path), ("version" = u32, Path)),
+    responses((status = 200, body = Activated)), security(("token" = ["plugin:deploy"])))]
+pub(super) async fn activate(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments((name, version)): Segments<(String, u32)>,
+) -> Result<Json<Activated>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
+    let admin = shared.host.admin();
+    let version = admin.activate_plugin(&actor, &app, PluginVersion(version));
+    Ok(Json(Activated {
+        version: version.await?.0,
+    }))
+}
+
+/// Makes the version active that the active one replaced.
+#[utoipa::path(post, path = "/v1/apps/{app}/rollback", tag = "plugins",
+    params(("app" = String, Path)), responses((status = 200, body = Activated)),
+    security(("token" = ["plugin:deploy"])))]
+pub(super) async fn roll_back(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+) -> Result<Json<Activated>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
+    let version = shared.host.admin().roll_back_plugin(&actor, &app).await?;
+    Ok(Json(Activated { version: version.0 }))
+}
+
+/// Lists what the active version offers.
+#[utoipa::path(get, path = "/v1/apps/{app}/functions", tag = "plugins",
+    params(("app" = String, Path)), responses((status = 200, body = Functions)),
+    security(("token" = ["app:read"])))]
+pub(super) async fn functions(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+) -> Result<Json<Functions>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
+    let plugin = shared.host.admin().plugin(&actor, &app, active.version);
+    let Exports { functions, http } = plugin.await?.exports;
+    Ok(Json(Functions {
+        version: active.version.0,
+        functions,
+        http,
+    }))
+}

@@ -1,0 +1,303 @@
+//! Errors as RFC 9457 problem details. Each case has a `type` of its own that
+//! does not change.
+
+use crate::http::PROBLEMS;
+use crate::model::Invalid;
+use crate::runtime::{CallError, LoadError};
+use crate::service::{Refusal, ServiceError, Unauthenticated};
+use crate::{DeployError, InvokeError};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use std::error::Error;
+use std::time::Duration;
+use uuid::Uuid;
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])* $name:ident = $status:ident $slug:literal $title:literal,)*) => {
+        /// The cases.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Kind { $($(#[doc = $doc])* $name,)* }
+
+        impl Kind {
+            #[cfg(test)]
+            const ALL: &[Kind] = &[$(Kind::$name,)*];
+
+            fn status(self) -> StatusCode {
+                match self { $(Kind::$name => StatusCode::$status,)* }
+            }
+
+            fn slug(self) -> &'static str {
+                match self { $(Kind::$name => $slug,)* }
+            }
+
+            fn title(self) -> &'static str {
+                match self { $(Kind::$name => $title,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    RouteNotFound = NOT_FOUND "route-not-found" "There is no such route",
+    MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed" "The route does not take this method",
+    UriTooLong = URI_TOO_LONG "uri-too-long" "The path and query are too long",
+    InvalidArgument = BAD_REQUEST "invalid-argument" "An argument is refused",
+    MalformedJson = BAD_REQUEST "malformed-json" "The body is not the JSON that this route takes",
+    MalformedLine = BAD_REQUEST "malformed-line" "A line of the import is refused",
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "The body has another content type than this route takes",
+    BodyTooLarge = PAYLOAD_TOO_LARGE "body-too-large" "The body is over the limit",
+    BodyTimeout = REQUEST_TIMEOUT "body-timeout" "The body did not arrive in time",
+    BodyBroken = BAD_REQUEST "body-broken" "The body ended before its time",
+    TokenRequired = UNAUTHORIZED "token-required" "This needs a token",
+    TokenInvalid = UNAUTHORIZED "token-invalid" "The token is not valid",
+    Forbidden = FORBIDDEN "forbidden" "The token does not allow this",
+    ScopeExceeded = FORBIDDEN "scope-exceeded" "A token cannot grant what its maker does not have",
+    AppNotFound = NOT_FOUND "app-not-found" "There is no such app",
+    AppExists = CONFLICT "app-exists" "The app's name is taken",
+    EntryNotFound = NOT_FOUND "entry-not-found" "There is no such entry",
+    PreconditionFailed = PRECONDITION_FAILED "precondition-failed" "The entry is not as expected",
+    TokenNotFound = NOT_FOUND "token-not-found" "There is no such token",
+    PluginNotFound = NOT_FOUND "plugin-not-found" "There is no such plugin version",
+    PluginActive = CONFLICT "plugin-active" "The plugin version is active",
+    NoActivePlugin = NOT_FOUND "no-active-plugin" "The app has no active plugin",
+    NothingToRollBackTo = CONFLICT "nothing-to-roll-back-to" "There is no version to roll back to",
+    ModuleRefused = UNPROCESSABLE_ENTITY "module-refused" "The module cannot run here",
+    FunctionNotFound = NOT_FOUND "function-not-found" "The plugin has no such function",
+    NoHttpHandler = NOT_FOUND "no-http-handler" "The plugin answers no HTTP requests",
+    PluginFailed = INTERNAL_SERVER_ERROR "plugin-failed" "The plugin's function failed",
+    PluginTrapped = INTERNAL_SERVER_ERROR "plugin-trapped" "The plugin trapped",
+    PluginAnswer = BAD_GATEWAY "plugin-answer" "The plugin's answer is no HTTP response",
+    PluginTimeout = GATEWAY_TIMEOUT "plugin-timeout" "The call used up its time",
+    RateLimited = TOO_MANY_REQUESTS "rate-limited" "Too many calls",
+    QuotaExceeded = INSUFFICIENT_STORAGE "quota-exceeded" "The app's quota is used up",
+    StoreFull = INSUFFICIENT_STORAGE "store-full" "The host's store is full",
+    StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable" "The store cannot be reached",
+    Busy = SERVICE_UNAVAILABLE "busy" "The host is busy",
+    Internal = INTERNAL_SERVER_ERROR "internal" "The host failed",
+}
+
+/// An answer that is an error.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: String,
+    retry_after: Option<Duration>,
+    allow: Option<HeaderValue>,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
+        Problem {
+            kind,
+            detail: detail.into(),
+            retry_after: None,
+            allow: None,
+        }
+    }
+
+    /// The same, of an import that has written some entries before.
+    pub(super) fn after(mut self, imported: u64) -> Problem {
+        self.detail = format!("{imported} entries were imported, then: {}", self.detail);
+        self
+    }
+
+    fn retry_after(mut self, after: Duration) -> Problem {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// An error of the host: logged with its cause, told without.
+    pub(super) fn internal(error: &(dyn Error + 'static)) -> Problem {
+        log_cause(error);
+        let detail = "the operator finds the cause in the host's log under this request's id";
+        Problem::new(Kind::Internal, detail)
+    }
+
+    /// The response, once the request's id is known.
+    pub(super) fn render(self, request_id: Uuid) -> Response {
+        let body = json!({
+            "type": format!("{PROBLEMS}{}", self.kind.slug()),
+            "title": self.kind.title(),
+            "status": self.kind.status().as_u16(),
+            "detail": self.detail,
+            "request_id": request_id,
+        });
+        let mut headers = HeaderMap::new();
+        let json = HeaderValue::from_static("application/problem+json");
+        headers.insert(CONTENT_TYPE, json);
+        if let Some(after) = self.retry_after {
+            // Whole seconds, and never 0, which would mean at once.
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, allow);
+        }
+        if self.kind.status() == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        (self.kind.status(), headers, body.to_string()).into_response()
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Leaves the problem in the response's extensions; the outermost layer, which
+    /// knows the request's id, renders it.
+    fn into_response(self) -> Response {
+        let mut response = self.kind.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+fn log_cause(error: &(dyn Error + 'static)) {
+    let cause = error.source().unwrap_or(error);
+    tracing::error!(error = cause, "{error}");
+}
+
+impl From<Invalid> for Problem {
+    fn from(error: Invalid) -> Problem {
+        let kind = match &error {
+            Invalid::TooLarge { subject, .. } if subject.is_body() => Kind::BodyTooLarge,
+            _ => Kind::InvalidArgument,
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
+impl From<ServiceError> for Problem {
+    fn from(error: ServiceError) -> Problem {
+        let kind = match error {
+            ServiceError::Invalid(invalid) => return invalid.into(),
+            ServiceError::Denied(_) => Kind::Forbidden,
+            ServiceError::Conflict => Kind::PreconditionFailed,
+            ServiceError::Quota { .. } => Kind::QuotaExceeded,
+            ServiceError::AppNotFound => Kind::AppNotFound,
+            ServiceError::AppExists(_) => Kind::AppExists,
+            ServiceError::PluginNotFound(_) => Kind::PluginNotFound,
+            ServiceError::NoActivePlugin => Kind::NoActivePlugin,
+            ServiceError::PluginActive(_) => Kind::PluginActive,
+            ServiceError::NothingToRollBackTo => Kind::NothingToRollBackTo,
+            ServiceError::TokenNotFound => Kind::TokenNotFound,
+            ServiceError::ScopeExceeded(_) => Kind::ScopeExceeded,
+            ServiceError::Full(_) => {
+                log_cause(&error);
+                Kind::StoreFull
+            }
+            ServiceError::Unavailable(_) => {
+                log_cause(&error);
+                return Problem::new(Kind::StoreUnavailable, error.to_string())
+                    .retry_after(Duration::from_secs(1));
+            }
+            ServiceError::Internal(_) => return Problem::internal(&error),
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
+impl From<Unauthenticated> for Problem {
+    fn from(error: Unauthenticated) -> Problem {
+        match error {
+            Unauthenticated::Invalid => Problem::new(Kind::TokenInvalid, error.to_string()),
+            Unauthenticated::Service(error) => error.into(),
+        }
+    }
+}
+
+impl From<LoadError> for Problem {
+    fn from(error: LoadError) -> Problem {
+        match error {
+            LoadError::Invalid(invalid) => invalid.into(),
+            LoadError::Busy => {
+                Problem::new(Kind::Busy, error.to_string()).retry_after(Duration::from_secs(5))
+            }
+            LoadError::Host(_) => Problem::internal(&error),
+            LoadError::NotWasm(_)
+            | LoadError::UnknownImport { .. }
+            | LoadError::ImportMismatch(_)
+            | LoadError::NoMemory
+            | LoadError::Manifest(_)
+            | LoadError::MissingFunction(_)
+            | LoadError::TooSlow(_) => Problem::new(Kind::ModuleRefused, error.to_string()),
+        }
+    }
+}
+
+impl From<DeployError> for Problem {
+    fn from(error: DeployError) -> Problem {
+        match error {
+            DeployError::Load(error) => error.into(),
+            DeployError::Service(error) => error.into(),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        Problem::new(Kind::RateLimited, refusal.to_string()).retry_after(refusal.retry_after())
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Problem {
+        let kind = match &error {
+            CallError::UnknownFunction { .. } => Kind::FunctionNotFound,
+            CallError::NoHttpHandler => Kind::NoHttpHandler,
+            CallError::Invalid(invalid) => return invalid.clone().into(),
+            // The plugin's own words to its caller.
+            CallError::Failed { message, .. } => {
+                return Problem::new(Kind::PluginFailed, message.clone());
+            }
+            // Where in the plugin is for its author, who finds it in the app's log.
+            CallError::Trap { .. } | CallError::Start { .. } => {
+                let detail = "its author finds where in the app's log under this request's id";
+                return Problem::new(Kind::PluginTrapped, detail);
+            }
+            CallError::Deadline { .. } | CallError::CpuTime { .. } => Kind::PluginTimeout,
+            CallError::Busy(_) => {
+                return Problem::new(Kind::Busy, error.to_string())
+                    .retry_after(Duration::from_secs(1));
+            }
+            CallError::Host(_) => return Problem::internal(&error),
+        };
+        Problem::new(kind, error.to_string())
+    }
+}
+
+impl From<InvokeError> for Problem {
+    fn from(error: InvokeError) -> Problem {
+        match error {
+            InvokeError::Service(error) => error.into(),
+            InvokeError::Refused(refusal) => refusal.into(),
+            // The module was good when it was uploaded.
+            InvokeError::Load(error) => match error {
+                LoadError::Busy => error.into(),
+                error => Problem::internal(&error),
+            },
+            InvokeError::Call(failure) => failure.error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Kind;
+    use std::collections::HashSet;
+
+    #[test]
+    fn each_case_has_a_type_of_its_own() {
+        let slugs: HashSet<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
+        assert_eq!(slugs.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn each_type_is_in_the_docs_with_its_status() {
+        let docs = include_str!("../../../docs/http.md");
+        for kind in Kind::ALL {
+            let row = format!("| `{}` | {} |", kind.slug(), kind.status().as_u16());
+            assert!(docs.contains(&row), "docs/http.md lacks {row}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The routes.
+
+use super::{Shared, apps, audit, calls, health, kv, layer, logs, plugins, tokens, transfer};
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use axum::routing::any;
+use std::sync::LazyLock;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Kvasm", description = "Public calls of plugins, and the API of administrators. \
+        Errors are RFC 9457 problem details."),
+    // Its path cannot be written in a way that both sides of the router read.
+    paths(calls::handle),
+    modifiers(&Token)
+)]
+struct Api;
+
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let token = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("A token, and the scope that it must grant."));
+        let components = api.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(token.build()));
+    }
+}
+
+fn documented() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(Api::openapi())
+        .routes(routes!(calls::call))
+        .routes(routes!(apps::list, apps::create))
+        .routes(routes!(apps::show, apps::change, apps::delete))
+        .routes(routes!(apps::set_limits))
+        .routes(routes!(apps::usage))
+        .routes(routes!(plugins::list, plugins::upload))
+        .routes(routes!(plugins::show, plugins::delete))
+        .routes(routes!(plugins::activate))
+        .routes(routes!(plugins::roll_back))
+        .routes(routes!(plugins::functions))
+        .routes(routes!(kv::get, kv::put, kv::delete))
+        .routes(routes!(kv::list))
+        .routes(routes!(kv::collections))
+        .routes(routes!(transfer::export))
+        .routes(routes!(transfer::import))
+        .routes(routes!(tokens::list_of_app, tokens::create_for_app))
+        .routes(routes!(tokens::revoke_of_app))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(logs::show))
+        .routes(routes!(audit::list_of_app))
+        .routes(routes!(audit::list))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .routes(routes!(document))
+}
+
+static OPENAPI: LazyLock<String> = LazyLock::new(|| {
+    let (_, mut api) = documented().split_for_parts();
+    name_operations(&mut api);
+    api.to_json().unwrap_or_default()
+});
+
+/// Gives each operation a name of its own, of its method and its path, in place
+/// of its function's, which several have.
+fn name_operations(api: &mut utoipa::openapi::OpenApi) {
+    for (path, item) in &mut api.paths.paths {
+        let words = path.split(|c: char| !c.is_ascii_alphanumeric());
+        let words: Vec<_> = words
+            .filter(|word| !word.is_empty() && *word != "v1")
+            .collect();
+        let place = words.join("_");
+        let methods = [
+            ("get", &mut item.get),
+            ("head", &mut item.head),
+            ("post", &mut item.post),
+            ("put", &mut item.put),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+            ("options", &mut item.options),
+        ];
+        for (method, operation) in methods {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(format!("{method}_{place}"));
+            }
+        }
+    }
+}
+
+/// The OpenAPI document of the server, as JSON.
+pub fn openapi() -> &'static str {
+    &OPENAPI
+}
+
+/// Describes every route.
+#[utoipa::path(get, path = "/v1/openapi.json", tag = "health",
+    responses((status = 200, content_type = "application/json")))]
+async fn document() -> impl IntoResponse {
+    let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
+    (json, openapi())
+}
+
+pub(super) fn build(shared: Shared) -> Router {
+    let (router, _) = documented().split_for_parts();
+    router
+        .route("/a/{app}", any(calls::handle))
+        .route("/a/{app}/", any(calls::handle))
+        .route("/a/{app}/{*path}", any(calls::handle))
+        .fallback(layer::not_found)
+        .method_not_allowed_fallback(layer::method_not_allowed)
+        .layer(from_fn_with_state(shared.clone(), layer::around))
+        .with_state(shared)
+}

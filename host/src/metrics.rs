@@ -1,0 +1,319 @@
+//! What the host counts and times, in the form that Prometheus reads.
+//!
+//! Every label has few values: names of the code, or of apps, and of those no
+//! more than [`APPS_MAX`]; the rest is counted together.
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The most apps that have series of their own.
+pub const APPS_MAX: usize = 1_000;
+/// The label of all apps beyond.
+const OTHER_APPS: &str = "_other";
+
+/// Seconds, from 50 us to 10 s.
+const SECONDS: [f64; 14] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
+    10.0,
+];
+/// Requests in a commit.
+const GROUP: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Invocation {
+    app: Arc<str>,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Named {
+    name: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HttpRequest {
+    route: Arc<str>,
+    method: Arc<str>,
+    status: u16,
+}
+
+/// Where a compiled module came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModuleSource {
+    /// It was in memory.
+    Memory,
+    /// It was read from the cache folder.
+    Disk,
+    /// It was compiled.
+    Compiled,
+}
+
+impl ModuleSource {
+    fn name(self) -> &'static str {
+        match self {
+            ModuleSource::Memory => "memory",
+            ModuleSource::Disk => "disk",
+            ModuleSource::Compiled => "compiled",
+        }
+    }
+}
+
+/// The counters of one host. Cheap to clone; clones count together.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics(..)")
+    }
+}
+
+struct Inner {
+    registry: Registry,
+    apps: Mutex<HashSet<Arc<str>>>,
+    invocations: Family<Invocation, Counter>,
+    invocation_seconds: Histogram,
+    host_calls: Family<Named, Counter>,
+    instances: Gauge,
+    instance_queue: Gauge,
+    admission_queue: Gauge,
+    modules: Family<Named, Counter>,
+    store_seconds: Family<Named, Histogram>,
+    commit_group: Histogram,
+    http_requests: Family<HttpRequest, Counter>,
+    http_seconds: Histogram,
+    connections: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let mut registry = Registry::with_prefix("kvasm");
+        let inner = Inner {
+            apps: Mutex::default(),
+            invocations: Family::default(),
+            invocation_seconds: Histogram::new(SECONDS),
+            host_calls: Family::default(),
+            instances: Gauge::default(),
+            instance_queue: Gauge::default(),
+            admission_queue: Gauge::default(),
+            modules: Family::default(),
+            store_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            commit_group: Histogram::new(GROUP),
+            http_requests: Family::default(),
+            http_seconds: Histogram::new(SECONDS),
+            connections: Gauge::default(),
+            registry: Registry::default(),
+        };
+        inner.register(&mut registry);
+        Metrics(Arc::new(Inner { registry, ..inner }))
+    }
+}
+
+impl Inner {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "invocations",
+            "Calls of plugin functions, by app and outcome",
+            self.invocations.clone(),
+        );
+        registry.register_with_unit(
+            "invocation",
+            "Time of calls of plugin functions, waiting for an instance included",
+            Unit::Seconds,
+            self.invocation_seconds.clone(),
+        );
+        registry.register(
+            "host_calls",
+            "Host functions that plugins called, by name",
+            self.host_calls.clone(),
+        );
+        registry.register(
+            "instances",
+            "Instances that exist now",
+            self.instances.clone(),
+        );
+        registry.register(
+            "instance_queue",
+            "Calls that wait for an instance now",
+            self.instance_queue.clone(),
+        );
+        registry.register(
+            "admission_queue",
+            "Calls that wait for others of their app to end now",
+            self.admission_queue.clone(),
+        );
+        registry.register(
+            "modules",
+            "Modules that were needed, by where they were found",
+            self.modules.clone(),
+        );
+        registry.register_with_unit(
+            "store",
+            "Time of the store's operations, by name",
+            Unit::Seconds,
+            self.store_seconds.clone(),
+        );
+        registry.register(
+            "commit_group_size",
+            "Writes that shared a commit of SQLite",
+            self.commit_group.clone(),
+        );
+        registry.register(
+            "http_requests",
+            "HTTP requests, by route, method and status",
+            self.http_requests.clone(),
+        );
+        registry.register_with_unit(
+            "http_request",
+            "Time of HTTP requests until the head of the response",
+            Unit::Seconds,
+            self.http_seconds.clone(),
+        );
+        registry.register(
+            "http_connections",
+            "HTTP connections that are open now",
+            self.connections.clone(),
+        );
+    }
+}
+
+impl Metrics {
+    /// The text that Prometheus scrapes, in the OpenMetrics format 1.0.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String does not fail.
+        let _ = text::encode(&mut out, &self.0.registry);
+        out
+    }
+
+    /// The label of an app: its name, as long as there are not too many.
+    fn app_label(&self, app: &str) -> Arc<str> {
+        let mut apps = self.0.apps.lock();
+        match apps.get(app) {
+            Some(label) => Arc::clone(label),
+            None if apps.len() >= APPS_MAX => OTHER_APPS.into(),
+            None => {
+                let label: Arc<str> = app.into();
+                apps.insert(Arc::clone(&label));
+                label
+            }
+        }
+    }
+
+    pub(crate) fn invocation(&self, app: &str, outcome: &'static str, took: Duration) {
+        let app = self.app_label(app);
+        let label = Invocation { app, outcome };
+        self.0.invocations.get_or_create(&label).inc();
+        self.0.invocation_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn host_calls(&self, name: &'static str, count: u64) {
+        self.0
+            .host_calls
+            .get_or_create(&Named { name })
+            .inc_by(count);
+    }
+
+    pub(crate) fn instance(&self) -> InUse {
+        InUse::new(&self.0.instances, 1)
+    }
+
+    pub(crate) fn waiting_for_instance(&self) -> InUse {
+        InUse::new(&self.0.instance_queue, 1)
+    }
+
+    pub(crate) fn waiting_for_admission(&self) -> InUse {
+        InUse::new(&self.0.admission_queue, 1)
+    }
+
+    pub(crate) fn module(&self, source: ModuleSource) {
+        let name = source.name();
+        self.0.modules.get_or_create(&Named { name }).inc();
+    }
+
+    pub(crate) fn store(&self, name: &'static str, took: Duration) {
+        self.0
+            .store_seconds
+            .get_or_create(&Named { name })
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn commit_group(&self, requests: usize) {
+        self.0.commit_group.observe(requests as f64);
+    }
+}
+
+#[cfg(feature = "server")]
+impl Metrics {
+    pub(crate) fn http_request(&self, route: &str, method: &str, status: u16, took: Duration) {
+        let label = HttpRequest {
+            route: route.into(),
+            method: method.into(),
+            status,
+        };
+        self.0.http_requests.get_or_create(&label).inc();
+        self.0.http_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn connection(&self) -> InUse {
+        InUse::new(&self.0.connections, 1)
+    }
+}
+
+/// Counts something in a gauge for as long as it lives.
+pub(crate) struct InUse {
+    gauge: Gauge,
+    count: i64,
+}
+
+impl InUse {
+    fn new(gauge: &Gauge, count: i64) -> InUse {
+        gauge.inc_by(count);
+        InUse {
+            gauge: gauge.clone(),
+            count,
+        }
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.gauge.dec_by(self.count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apps_beyond_the_limit_share_a_label() {
+        let metrics = Metrics::default();
+        for n in 0..APPS_MAX + 5 {
+            metrics.invocation(&format!("app-{n}"), "ok", Duration::ZERO);
+        }
+        let text = metrics.encode();
+        let series = text
+            .lines()
+            .filter(|line| line.starts_with("kvasm_invocations_total{"));
+        assert_eq!(series.count(), APPS_MAX + 1);
+        assert!(text.contains("kvasm_invocations_total{app=\"_other\",outcome=\"ok\"} 5"));
+    }
+
+    #[test]
+    fn what_is_in_use_is_counted_while_it_lives() {
+        let metrics = Metrics::default();
+        let one = metrics.instance();
+        assert!(metrics.encode().contains("kvasm_instances 1"));
+        drop(one);
+        assert!(metrics.encode().contains("kvasm_instances 0"));
+    }
+}

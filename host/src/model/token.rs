@@ -1,0 +1,165 @@
+//! Tokens: what a caller shows to be a principal.
+
+use super::{AppId, Principal, Scope, Timestamp};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+/// A token's public identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
+pub struct TokenId(pub Uuid);
+
+impl TokenId {
+    /// The token that a store's first start makes. There is one such identity,
+    /// so of several hosts that start at once one alone makes the token.
+    pub const BOOTSTRAP: TokenId = TokenId(Uuid::nil());
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
+/// The secret half of a token: 256 random bits.
+///
+/// It is shown once, when the token is made, and never kept. Debug output does
+/// not show it.
+#[derive(Clone)]
+pub struct TokenSecret([u8; 32]);
+
+impl TokenSecret {
+    /// A secret of these bytes, which must be random.
+    pub fn new(bytes: [u8; 32]) -> TokenSecret {
+        TokenSecret(bytes)
+    }
+
+    /// What the store keeps of it. A plain SHA-256 is enough: 256 random bits
+    /// cannot be guessed, so there is nothing for a slow hash to slow down.
+    pub fn hash(&self) -> SecretHash {
+        SecretHash(Sha256::digest(self.0).into())
+    }
+}
+
+impl fmt::Debug for TokenSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenSecret(..)")
+    }
+}
+
+/// The SHA-256 of a token's secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretHash(pub [u8; 32]);
+
+impl SecretHash {
+    /// Whether this is the hash of a secret, in constant time.
+    pub fn is_of(&self, secret: &TokenSecret) -> bool {
+        self.0.ct_eq(&secret.hash().0).into()
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(..)")
+    }
+}
+
+/// A token as its holder has it: `kvasm_<identity>_<secret>`, in hexadecimal.
+#[derive(Debug, Clone)]
+pub struct BearerToken {
+    /// Which token it claims to be.
+    pub id: TokenId,
+    /// What proves it.
+    pub secret: TokenSecret,
+}
+
+impl BearerToken {
+    const PREFIX: &str = "kvasm_";
+
+    /// Reads a token's text. `None` if it is not one.
+    pub fn parse(text: &str) -> Option<BearerToken> {
+        let (id, secret) = text.strip_prefix(Self::PREFIX)?.split_once('_')?;
+        let mut id_bytes = [0; 16];
+        let mut secret_bytes = [0; 32];
+        hex::decode_to_slice(id, &mut id_bytes).ok()?;
+        hex::decode_to_slice(secret, &mut secret_bytes).ok()?;
+        Some(BearerToken {
+            id: TokenId(Uuid::from_bytes(id_bytes)),
+            secret: TokenSecret(secret_bytes),
+        })
+    }
+
+    /// The text, which is a secret: for the holder alone, once.
+    pub fn reveal(&self) -> String {
+        format!("{}{}_{}", Self::PREFIX, self.id, hex::encode(self.secret.0))
+    }
+}
+
+/// A token as the store keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its identity.
+    pub id: TokenId,
+    /// What its secret is checked with.
+    pub secret_hash: SecretHash,
+    /// What people call it.
+    pub name: String,
+    /// What it grants.
+    pub scopes: Vec<Scope>,
+    /// The one app that it is good for; otherwise every app.
+    pub app: Option<AppId>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it stops being good, if ever.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl Token {
+    /// The most bytes of a name.
+    pub const NAME_BYTES_MAX: usize = 128;
+
+    /// Whether it is neither expired nor revoked.
+    pub fn is_good(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
+    }
+
+    /// Who its holder is.
+    pub fn principal(&self) -> Principal {
+        match self.app {
+            Some(app) => Principal::for_app(app, self.scopes.clone()),
+            None => Principal::for_all_apps(self.scopes.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_reads_as_it_is_revealed() {
+        let token = BearerToken {
+            id: TokenId(Uuid::now_v7()),
+            secret: TokenSecret::new([7; 32]),
+        };
+        let text = token.reveal();
+        let read = BearerToken::parse(&text).unwrap();
+        assert_eq!(read.id, token.id);
+        assert!(token.secret.hash().is_of(&read.secret));
+        assert!(!token.secret.hash().is_of(&TokenSecret::new([8; 32])));
+        for bad in ["", "kvasm_", "kvasm_1_2", &text[1..], &format!("{text}0")] {
+            assert!(BearerToken::parse(bad).is_none(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn no_secret_shows_in_debug_output() {
+        let token = BearerToken::parse(&format!("kvasm_{:032}_{}", 0, "ab".repeat(32))).unwrap();
+        let shown = format!("{token:?} {:?}", token.secret.hash());
+        assert!(!shown.contains("abab"), "{shown}");
+    }
+}

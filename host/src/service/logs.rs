@@ -1,0 +1,218 @@
+//! What plugins and the host have to tell about each app, kept for a while.
+
+use crate::model::{AppId, Level, Timestamp};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// The most lines of an app that are kept.
+const LINES_MAX: usize = 1_000;
+/// The most bytes of an app's lines that are kept.
+const APP_BYTES_MAX: usize = 256 * 1024;
+/// The most bytes of all apps' lines that are kept.
+const BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a line takes beside its text.
+const LINE_OVERHEAD: usize = 128;
+
+/// Who has written a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogSource {
+    /// The plugin.
+    Plugin,
+    /// The host, about the plugin.
+    Host,
+}
+
+impl std::fmt::Display for LogSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LogSource::Plugin => "plugin",
+            LogSource::Host => "host",
+        })
+    }
+}
+
+/// A line of an app's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRecord {
+    /// Its number on this host; later lines have larger ones.
+    pub seq: u64,
+    /// When the invocation that wrote it ended.
+    pub at: Timestamp,
+    /// Its severity.
+    pub level: Level,
+    /// Who has written it.
+    pub source: LogSource,
+    /// The function that was called.
+    pub function: Arc<str>,
+    /// The request.
+    pub request_id: Uuid,
+    /// Its text, without control characters.
+    pub message: String,
+}
+
+impl LogRecord {
+    fn bytes(&self) -> usize {
+        self.message.len() + LINE_OVERHEAD
+    }
+}
+
+/// The logs of all apps on this host: in memory, the newest lines of each.
+#[derive(Default)]
+pub struct Logs {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    rings: HashMap<AppId, Ring>,
+    bytes: usize,
+    seq: u64,
+}
+
+#[derive(Default)]
+struct Ring {
+    lines: VecDeque<LogRecord>,
+    bytes: usize,
+    grown: Arc<Notify>,
+}
+
+impl Ring {
+    /// Lets the oldest line go; how many bytes it had.
+    fn shift(&mut self) -> usize {
+        let bytes = self.lines.pop_front().map_or(0, |line| line.bytes());
+        self.bytes -= bytes;
+        bytes
+    }
+}
+
+impl Logs {
+    /// Adds lines; their numbers are set here. The oldest go when there are too
+    /// many of the app's, or of all.
+    pub fn push(&self, app: AppId, lines: impl IntoIterator<Item = LogRecord>) {
+        let mut lines = lines.into_iter().peekable();
+        if lines.peek().is_none() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let State { rings, bytes, seq } = &mut *state;
+        let ring = rings.entry(app).or_default();
+        for mut line in lines {
+            *seq += 1;
+            line.seq = *seq;
+            *bytes += line.bytes();
+            ring.bytes += line.bytes();
+            ring.lines.push_back(line);
+            while ring.lines.len() > LINES_MAX || ring.bytes > APP_BYTES_MAX {
+                *bytes -= ring.shift();
+            }
+        }
+        ring.grown.notify_waiters();
+        state.make_room();
+    }
+
+    /// The app's lines after a number, oldest first: the last `limit` of them.
+    pub fn read(&self, app: AppId, after: u64, limit: usize) -> Vec<LogRecord> {
+        let state = self.state.lock();
+        let Some(ring) = state.rings.get(&app) else {
+            return Vec::new();
+        };
+        let newer = ring.lines.iter().rev();
+        let mut lines: Vec<_> = newer
+            .take_while(|line| line.seq > after)
+            .take(limit)
+            .cloned()
+            .collect();
+        lines.reverse();
+        lines
+    }
+
+    /// What is told when lines of the app arrive. Register with it before reading.
+    pub fn grown(&self, app: AppId) -> Arc<Notify> {
+        let mut state = self.state.lock();
+        Arc::clone(&state.rings.entry(app).or_default().grown)
+    }
+
+    /// Forgets an app that is gone.
+    pub fn remove(&self, app: AppId) {
+        let mut state = self.state.lock();
+        if let Some(ring) = state.rings.remove(&app) {
+            state.bytes -= ring.bytes;
+            // Whoever follows it looks, and finds nothing more.
+            ring.grown.notify_waiters();
+        }
+    }
+}
+
+impl State {
+    /// Takes from the largest logs, so that nobody's lines push out those of an
+    /// app that writes little.
+    fn make_room(&mut self) {
+        while self.bytes > BYTES_MAX {
+            let largest = self.rings.values_mut().max_by_key(|ring| ring.bytes);
+            let Some(ring) = largest else { return };
+            let keep = ring.bytes / 2;
+            while ring.bytes > keep {
+                self.bytes -= ring.shift();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(message: &str) -> LogRecord {
+        LogRecord {
+            seq: 0,
+            at: Timestamp(0),
+            level: Level::Info,
+            source: LogSource::Plugin,
+            function: "f".into(),
+            request_id: Uuid::nil(),
+            message: message.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_newest_lines_of_each_app_are_kept() {
+        let (logs, app, other) = (Logs::default(), AppId::generate(), AppId::generate());
+        logs.push(other, [line("quiet")]);
+        for n in 0..LINES_MAX + 10 {
+            logs.push(app, [line(&n.to_string())]);
+        }
+        let lines = logs.read(app, 0, usize::MAX);
+        assert_eq!(lines.len(), LINES_MAX);
+        assert_eq!(lines[0].message, "10");
+        let last = lines[LINES_MAX - 1].seq;
+        assert_eq!(logs.read(app, last - 2, 10).len(), 2);
+        assert_eq!(logs.read(app, 0, 3)[0].seq, last - 2);
+        assert_eq!(logs.read(other, 0, 10).len(), 1);
+        logs.remove(app);
+        assert!(logs.read(app, 0, 10).is_empty());
+    }
+
+    #[test]
+    fn bytes_are_bounded_for_each_app_and_for_all() {
+        let logs = Logs::default();
+        let quiet = AppId::generate();
+        logs.push(quiet, [line("quiet")]);
+        let text = "x".repeat(APP_BYTES_MAX / 4);
+        let mut loud = Vec::new();
+        for _ in 0..BYTES_MAX / APP_BYTES_MAX + 100 {
+            let app = AppId::generate();
+            logs.push(app, (0..8).map(|_| line(&text)));
+            loud.push(app);
+        }
+        let state = logs.state.lock();
+        assert!(state.bytes <= BYTES_MAX);
+        let sum: usize = state.rings.values().map(|ring| ring.bytes).sum();
+        assert_eq!(sum, state.bytes);
+        assert!(state.rings.values().all(|ring| ring.bytes <= APP_BYTES_MAX));
+        drop(state);
+        assert_eq!(logs.read(quiet, 0, 10).len(), 1);
+    }
+}

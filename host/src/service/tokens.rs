@@ -1,0 +1,217 @@
+//! Tokens: who they let in, and who may make them.
+
+use super::{Actor, Admin, ServiceError};
+use crate::model::{
+    App, AppId, BearerToken, Capability, Change, Changed, Invalid, Scope, Subject, Timestamp,
+    Token, TokenId, TokenSecret,
+};
+use crate::store::StoreError;
+use serde_json::json;
+use thiserror::Error;
+use uuid::Uuid;
+
+/// A token to make.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// What people call it: 1 to 128 bytes.
+    pub name: String,
+    /// What it grants; at least one.
+    pub scopes: Vec<Scope>,
+    /// When it stops being good, if ever.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Why a token does not let its bearer in.
+#[derive(Debug, Error)]
+pub enum Unauthenticated {
+    /// It is no token of this store, or not any more. Which of them is not said.
+    #[error("the token is not valid: it is unknown, expired or revoked")]
+    Invalid,
+    /// The store could not be asked.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+impl Admin {
+    /// Who bears a token.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`].
+    pub async fn authenticate(
+        &self,
+        bearer: &str,
+        request_id: Uuid,
+    ) -> Result<Actor, Unauthenticated> {
+        let bearer = BearerToken::parse(bearer).ok_or(Unauthenticated::Invalid)?;
+        let token = self.store.token(bearer.id).await;
+        let token = token.map_err(ServiceError::from)?;
+        match token {
+            Some(token)
+                if token.secret_hash.is_of(&bearer.secret) && token.is_good(Timestamp::now()) =>
+            {
+                Ok(Actor::of_token(&token, request_id))
+            }
+            Some(_) | None => Err(Unauthenticated::Invalid),
+        }
+    }
+
+    /// Makes a token, bound to an app if one is given. Its secret is in the
+    /// answer and nowhere else.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `instance:admin`, or for a bound token
+    /// without `app:admin` of its app; then it can grant only what the actor
+    /// has ([`ServiceError::ScopeExceeded`]).
+    pub async fn create_token(
+        &self,
+        actor: &Actor,
+        app: Option<&App>,
+        new: NewToken,
+    ) -> Result<(Token, BearerToken), ServiceError> {
+        may_manage(actor, app)?;
+        let is_instance_admin = actor.require(Capability::InstanceAdmin).is_ok();
+        let own = actor.principal().scopes();
+        if let Some(scope) = new.scopes.iter().find(|scope| !own.contains(scope))
+            && !is_instance_admin
+        {
+            return Err(ServiceError::ScopeExceeded(*scope));
+        }
+        check(&new)?;
+        let (token, bearer) = generate(TokenId(Uuid::now_v7()), app.map(|app| app.id), new)?;
+        let detail = json!({
+            "token": token.id.to_string(),
+            "name": token.name,
+            "scopes": token.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>(),
+            "expires_at": token.expires_at,
+        });
+        let audit = actor.audit("token.create", app, token.created_at, detail);
+        self.store
+            .change(Change::CreateToken(token.clone()), audit)
+            .await?;
+        Ok((token, bearer))
+    }
+
+    /// The tokens of an app, or all, after one if given.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `instance:admin`, or `app:admin` of the app.
+    pub async fn tokens(
+        &self,
+        actor: &Actor,
+        app: Option<&App>,
+        after: Option<TokenId>,
+        limit: u32,
+    ) -> Result<Vec<Token>, ServiceError> {
+        may_manage(actor, app)?;
+        Ok(self
+            .store
+            .tokens(app.map(|app| app.id), after, limit)
+            .await?)
+    }
+
+    /// Revokes a token: no call that begins later is let in by it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] as [`tokens`](Admin::tokens);
+    /// [`ServiceError::TokenNotFound`].
+    pub async fn revoke_token(
+        &self,
+        actor: &Actor,
+        app: Option<&App>,
+        token: TokenId,
+    ) -> Result<(), ServiceError> {
+        may_manage(actor, app)?;
+        let detail = json!({ "token": token.to_string() });
+        let audit = actor.audit("token.revoke", app, Timestamp::now(), detail);
+        let change = Change::RevokeToken {
+            app: app.map(|app| app.id),
+            token,
+        };
+        match self.store.change(change, audit).await? {
+            Changed::Nothing => Err(ServiceError::TokenNotFound),
+            Changed::Done | Changed::Plugin(_) => Ok(()),
+        }
+    }
+
+    /// Makes the first token of a store, with every scope. `None` if the store
+    /// has had one, even if that is revoked.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub async fn bootstrap(&self) -> Result<Option<BearerToken>, ServiceError> {
+        if self.store.token(TokenId::BOOTSTRAP).await?.is_some() {
+            return Ok(None);
+        }
+        let new = NewToken {
+            name: "bootstrap".to_owned(),
+            scopes: Scope::ALL.to_vec(),
+            expires_at: None,
+        };
+        let (token, bearer) = generate(TokenId::BOOTSTRAP, None, new)?;
+        let actor = Actor::operator("first start", Uuid::now_v7());
+        let audit = actor.audit("token.bootstrap", None, token.created_at, json!({}));
+        // Another host may be faster: then the identity is taken.
+        match self.store.change(Change::CreateToken(token), audit).await? {
+            Changed::Nothing => Ok(None),
+            Changed::Done | Changed::Plugin(_) => Ok(Some(bearer)),
+        }
+    }
+}
+
+fn may_manage(actor: &Actor, app: Option<&App>) -> Result<(), ServiceError> {
+    match app {
+        None => actor.require(Capability::InstanceAdmin),
+        Some(app) => actor.require(Capability::AppAdmin(app.id)),
+    }
+}
+
+fn check(new: &NewToken) -> Result<(), Invalid> {
+    if new.name.is_empty() {
+        return Err(Invalid::Empty(Subject::TokenName));
+    }
+    if new.name.len() > Token::NAME_BYTES_MAX {
+        return Err(Invalid::TooLarge {
+            subject: Subject::TokenName,
+            len: new.name.len() as u64,
+            limit: Token::NAME_BYTES_MAX as u64,
+        });
+    }
+    if let Some(found) = new.name.chars().find(|c| c.is_control()) {
+        return Err(Invalid::Character {
+            subject: Subject::TokenName,
+            found,
+            allowed: "all but control characters",
+        });
+    }
+    if new.scopes.is_empty() {
+        return Err(Invalid::Empty(Subject::Scopes));
+    }
+    Ok(())
+}
+
+fn generate(
+    id: TokenId,
+    app: Option<AppId>,
+    new: NewToken,
+) -> Result<(Token, BearerToken), StoreError> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|e| StoreError::Failed(e.into()))?;
+    let bearer = BearerToken {
+        id,
+        secret: TokenSecret::new(secret),
+    };
+    let mut scopes = new.scopes;
+    scopes.sort_unstable_by_key(|scope| scope.as_str());
+    scopes.dedup();
+    let token = Token {
+        id,
+        secret_hash: bearer.secret.hash(),
+        name: new.name,
+        scopes,
+        app,
+        created_at: Timestamp::now(),
+        expires_at: new.expires_at,
+        revoked_at: None,
+    };
+    Ok((token, bearer))
+}

@@ -1,0 +1,118 @@
+//! Changes of an app's plugins. Each first holds the app, so that there is one
+//! at a time.
+
+use super::change::signed;
+use super::lease::Lease;
+use super::registry;
+use super::sql::registry as sql;
+use super::transaction::Stop;
+use crate::model::{AppId, Changed, NewPlugin, PluginVersion, Timestamp};
+use crate::store::StoreError;
+use sqlx::{Error, Row};
+
+pub(super) async fn add(
+    lease: &mut Lease,
+    plugin: &NewPlugin,
+    at: Timestamp,
+    by: &str,
+) -> Result<Changed, Stop> {
+    let app = plugin.app.uuid();
+    let rows = lease.run(sqlx::query(sql::NEXT_VERSION).bind(app)).await?;
+    let row = rows.first().ok_or(StoreError::AppNotFound)?;
+    let version = registry::version(row, 0)?;
+    let digest = plugin.digest.0.as_slice();
+    let statement = sqlx::query(sql::ADD_MODULE).bind(digest);
+    lease.run(statement.bind(&*plugin.wasm).bind(at.0)).await?;
+    let exports = serde_json::to_string(&plugin.exports);
+    let exports = exports.map_err(|error| StoreError::Failed(error.into()))?;
+    let statement = sqlx::query(sql::ADD_PLUGIN)
+        .bind(app)
+        .bind(i64::from(version.0))
+        .bind(digest)
+        .bind(signed(plugin.wasm.len() as u64))
+        .bind(exports)
+        .bind(at.0)
+        .bind(by);
+    lease.run(statement).await?;
+    if plugin.activate {
+        activate(lease, plugin.app, version).await?;
+    }
+    Ok(Changed::Plugin(version))
+}
+
+/// The active version of an app, none if it has none. Holds the app.
+async fn active(lease: &mut Lease, app: AppId) -> Result<Option<PluginVersion>, Stop> {
+    let rows = lease.run(sqlx::query(sql::ACTIVE).bind(app.uuid())).await?;
+    let row = rows.first().ok_or(StoreError::AppNotFound)?;
+    Ok(registry::optional_version(row, 0)?)
+}
+
+pub(super) async fn activate(
+    lease: &mut Lease,
+    app: AppId,
+    version: PluginVersion,
+) -> Result<Changed, Stop> {
+    let before = active(lease, app).await?;
+    if !switch_to(lease, app, version).await? {
+        Err(StoreError::PluginNotFound(version))?;
+    }
+    // What is active already replaced what it replaced.
+    if before != Some(version) {
+        let statement = sqlx::query(sql::REPLACED)
+            .bind(app.uuid())
+            .bind(i64::from(version.0))
+            .bind(before.map(|before| i64::from(before.0)));
+        lease.run(statement).await?;
+    }
+    Ok(Changed::Plugin(version))
+}
+
+/// Makes a version the active one; whether there is that version.
+async fn switch_to(lease: &mut Lease, app: AppId, version: PluginVersion) -> Result<bool, Error> {
+    let statement = sqlx::query(sql::SWITCH).bind(app.uuid());
+    let rows = lease.run(statement.bind(i64::from(version.0))).await?;
+    Ok(!rows.is_empty())
+}
+
+pub(super) async fn roll_back(lease: &mut Lease, app: AppId) -> Result<Changed, Stop> {
+    let active = active(lease, app).await?;
+    let active = active.ok_or(StoreError::NothingToRollBackTo)?;
+    let statement = sqlx::query(sql::PLUGIN).bind(app.uuid());
+    let rows = lease.run(statement.bind(i64::from(active.0))).await?;
+    let plugin = rows.first().map(registry::plugin_row).transpose()?;
+    let before = plugin.and_then(|plugin| plugin.replaced);
+    let before = before.ok_or(StoreError::NothingToRollBackTo)?;
+    // It may have been deleted since.
+    if !switch_to(lease, app, before).await? {
+        Err(StoreError::NothingToRollBackTo)?;
+    }
+    Ok(Changed::Plugin(before))
+}
+
+pub(super) async fn delete(
+    lease: &mut Lease,
+    app: AppId,
+    version: PluginVersion,
+) -> Result<Changed, Stop> {
+    if active(lease, app).await? == Some(version) {
+        Err(StoreError::PluginActive(version))?;
+    }
+    let statement = sqlx::query(sql::DELETE_PLUGIN).bind(app.uuid());
+    let rows = lease.run(statement.bind(i64::from(version.0))).await?;
+    let Some(row) = rows.first() else {
+        return Ok(Changed::Nothing);
+    };
+    forget_modules(lease, vec![row.try_get(0)?]).await?;
+    Ok(Changed::Done)
+}
+
+/// Removes those modules that no version refers to any more.
+pub(super) async fn forget_modules(lease: &mut Lease, digests: Vec<Vec<u8>>) -> Result<(), Error> {
+    if digests.is_empty() {
+        return Ok(());
+    }
+    let statement = sqlx::query(sql::HOLD_MODULES).bind(&digests);
+    lease.run(statement).await?;
+    let statement = sqlx::query(sql::FORGET_MODULES).bind(&digests);
+    lease.run(statement).await.map(drop)
+}

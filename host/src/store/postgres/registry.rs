@@ -1,0 +1,204 @@
+//! What administrators see: reads of plugins, tokens and the audit log, one
+//! statement each. `change` and `plugins` make the changes.
+
+use super::change::Changing;
+use super::transaction::transact;
+use super::{PostgresStore, classify::store_error, sql::registry as sql, sql::usage};
+use crate::model::{
+    AppId, AppName, Audit, Change, Changed, Digest, Plugin, PluginVersion, SecretHash, Timestamp,
+    Token, TokenId, Usage,
+};
+use crate::store::{Registry, StoreError};
+use async_trait::async_trait;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgRow;
+use sqlx::{Error, Row};
+use uuid::Uuid;
+
+#[async_trait]
+impl Registry for PostgresStore {
+    async fn change(&self, change: Change, audit: Audit) -> Result<Changed, StoreError> {
+        let work = Changing {
+            change: &change,
+            audit: Some(&audit),
+        };
+        Ok(transact(&self.pool, &work).await?)
+    }
+
+    async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {
+        let statement = || sqlx::query(usage::USED).bind(app.uuid());
+        let rows = self.pool.read(statement).await?;
+        let usage = rows.first().map(usage_row).transpose();
+        Ok(usage.map_err(store_error)?.unwrap_or_default())
+    }
+
+    async fn plugins(
+        &self,
+        app: AppId,
+        before: Option<PluginVersion>,
+        limit: u32,
+    ) -> Result<Vec<Plugin>, StoreError> {
+        let before = before.map_or(i64::MAX, |version| i64::from(version.0));
+        let statement = || {
+            let statement = sqlx::query(sql::PLUGINS).bind(app.uuid());
+            statement.bind(before).bind(i64::from(limit))
+        };
+        all(&self.pool.read(statement).await?, plugin_row)
+    }
+
+    async fn plugin(
+        &self,
+        app: AppId,
+        version: PluginVersion,
+    ) -> Result<Option<Plugin>, StoreError> {
+        let statement = || {
+            let statement = sqlx::query(sql::PLUGIN).bind(app.uuid());
+            statement.bind(i64::from(version.0))
+        };
+        first(&self.pool.read(statement).await?, plugin_row)
+    }
+
+    async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let statement = || sqlx::query(sql::MODULE).bind(digest.0.to_vec());
+        first(&self.pool.read(statement).await?, |row| row.try_get(0))
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError> {
+        let statement = || sqlx::query(sql::TOKEN).bind(id.0);
+        first(&self.pool.read(statement).await?, token_row)
+    }
+
+    async fn tokens(
+        &self,
+        app: Option<AppId>,
+        after: Option<TokenId>,
+        limit: u32,
+    ) -> Result<Vec<Token>, StoreError> {
+        // The first identity of all is one that a token can have.
+        let from = match after {
+            None => Some(0),
+            Some(after) => after.0.as_u128().checked_add(1),
+        };
+        let Some(from) = from.map(Uuid::from_u128) else {
+            return Ok(Vec::new());
+        };
+        let statement = || match app {
+            None => page(sql::TOKENS, from, limit),
+            Some(app) => page(sql::TOKENS_OF_APP, from, limit).bind(app.uuid()),
+        };
+        all(&self.pool.read(statement).await?, token_row)
+    }
+
+    async fn audit(
+        &self,
+        app: Option<AppId>,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Audit>, StoreError> {
+        let before = before.unwrap_or(Uuid::max());
+        let statement = || match app {
+            None => page(sql::AUDIT, before, limit),
+            Some(app) => page(sql::AUDIT_OF_APP, before, limit).bind(app.uuid()),
+        };
+        all(&self.pool.read(statement).await?, audit_row)
+    }
+}
+
+fn page(text: &'static str, bound: Uuid, limit: u32) -> super::pool::Statement<'static> {
+    sqlx::query(text).bind(bound).bind(i64::from(limit))
+}
+
+fn first<T>(
+    rows: &[PgRow],
+    decode: impl Fn(&PgRow) -> Result<T, Error>,
+) -> Result<Option<T>, StoreError> {
+    rows.first().map(decode).transpose().map_err(store_error)
+}
+
+fn all<T>(
+    rows: &[PgRow],
+    decode: impl Fn(&PgRow) -> Result<T, Error>,
+) -> Result<Vec<T>, StoreError> {
+    let decoded = rows.iter().map(decode).collect::<Result<_, _>>();
+    decoded.map_err(store_error)
+}
+
+/// A column that this store has not written so.
+pub(super) fn damaged(why: impl Into<BoxDynError>) -> Error {
+    Error::Decode(why.into())
+}
+
+fn usage_row(row: &PgRow) -> Result<Usage, Error> {
+    Ok(Usage {
+        entries: row.try_get::<i64, _>(0)?.unsigned_abs(),
+        bytes: row.try_get::<i64, _>(1)?.unsigned_abs(),
+    })
+}
+
+/// A number that the model holds in 32 bits.
+pub(super) fn narrow(number: i64) -> Result<u32, Error> {
+    u32::try_from(number).map_err(damaged)
+}
+
+pub(super) fn version(row: &PgRow, column: usize) -> Result<PluginVersion, Error> {
+    narrow(row.try_get(column)?).map(PluginVersion)
+}
+
+pub(super) fn optional_version(row: &PgRow, column: usize) -> Result<Option<PluginVersion>, Error> {
+    let version: Option<i64> = row.try_get(column)?;
+    Ok(version.map(narrow).transpose()?.map(PluginVersion))
+}
+
+pub(super) fn plugin_row(row: &PgRow) -> Result<Plugin, Error> {
+    let exports: &str = row.try_get(3)?;
+    Ok(Plugin {
+        version: version(row, 0)?,
+        digest: Digest(row.try_get(1)?),
+        size: row.try_get::<i64, _>(2)?.unsigned_abs(),
+        exports: serde_json::from_str(exports).map_err(damaged)?,
+        replaced: optional_version(row, 4)?,
+        created_at: Timestamp(row.try_get(5)?),
+        created_by: row.try_get(6)?,
+    })
+}
+
+fn token_row(row: &PgRow) -> Result<Token, Error> {
+    let scopes: &str = row.try_get(3)?;
+    let scopes = scopes.split_ascii_whitespace().map(str::parse);
+    let scopes = scopes.collect::<Result<_, crate::model::UnknownScope>>();
+    let app: Option<Uuid> = row.try_get(4)?;
+    let expires_at: Option<i64> = row.try_get(6)?;
+    let revoked_at: Option<i64> = row.try_get(7)?;
+    Ok(Token {
+        id: TokenId(row.try_get(0)?),
+        secret_hash: SecretHash(row.try_get(1)?),
+        name: row.try_get(2)?,
+        scopes: scopes.map_err(damaged)?,
+        app: app.map(AppId::from),
+        created_at: Timestamp(row.try_get(5)?),
+        expires_at: expires_at.map(Timestamp),
+        revoked_at: revoked_at.map(Timestamp),
+    })
+}
+
+fn audit_row(row: &PgRow) -> Result<Audit, Error> {
+    let token: Option<Uuid> = row.try_get(2)?;
+    let action: String = row.try_get(4)?;
+    let app_id: Option<Uuid> = row.try_get(5)?;
+    let app_name: Option<&str> = row.try_get(6)?;
+    let detail: &str = row.try_get(7)?;
+    let app = match app_id.zip(app_name) {
+        Some((id, name)) => Some((AppId::from(id), AppName::parse(name).map_err(damaged)?)),
+        None => None,
+    };
+    Ok(Audit {
+        id: row.try_get(0)?,
+        at: Timestamp(row.try_get(1)?),
+        token: token.map(TokenId),
+        actor: row.try_get(3)?,
+        action: action.into(),
+        app,
+        detail: serde_json::from_str(detail).map_err(damaged)?,
+        request_id: row.try_get(8)?,
+    })
+}

@@ -1,0 +1,112 @@
+//! Apps, plugins, tokens and the audit log.
+
+macro_rules! app_columns {
+    () => {
+        "SELECT a.id, a.name, a.cursor_key, a.created_at, a.public, a.entries_max, a.bytes_max, \
+         a.calls_per_second, a.calls_at_once, a.active_plugin, a.active_module FROM apps AS a "
+    };
+}
+
+macro_rules! plugin_columns {
+    () => {
+        "SELECT p.version, p.digest, p.size, p.exports, p.replaced, p.created_at, p.created_by \
+         FROM plugins AS p WHERE p.app_id = $1 "
+    };
+}
+
+macro_rules! token_columns {
+    () => {
+        "SELECT t.id, t.secret_hash, t.name, t.scopes, t.app_id, t.created_at, t.expires_at, \
+         t.revoked_at FROM tokens AS t "
+    };
+}
+
+macro_rules! audit_columns {
+    () => {
+        "SELECT l.id, l.at, l.token_id, l.actor, l.action, l.app_id, l.app_name, l.detail, \
+         l.request_id FROM audit AS l "
+    };
+}
+
+statements! {
+    /// App, its settings, name, cursor key, creation.
+    CREATE_APP = "INSERT INTO apps (id, public, entries_max, bytes_max, calls_per_second, \
+        calls_at_once, name, cursor_key, created_at) \
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    /// App, its settings.
+    UPDATE_APP = "UPDATE apps AS a SET public = $2, entries_max = $3, bytes_max = $4, \
+        calls_per_second = $5, calls_at_once = $6 WHERE a.id = $1 RETURNING a.id";
+    /// By name.
+    APP = concat!(app_columns!(), "WHERE a.name = $1");
+    /// After a name (the empty one for all), up to a number.
+    APPS = concat!(app_columns!(), "WHERE a.name > $1 ORDER BY a.name LIMIT $2");
+    /// Holds the app against everybody, before it is deleted. Waits for all who
+    /// hold it with `LOCK_APP`.
+    LOCK_APP_ALONE = "SELECT a.id FROM apps AS a WHERE a.id = $1 FOR UPDATE";
+    /// The foreign keys' cascades take along what it owns.
+    DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1";
+    /// A deletion of an app may take longer than other statements.
+    NO_STATEMENT_TIMEOUT = "SET LOCAL statement_timeout = 0";
+
+    /// App: its active version. Holds it against other changes of its plugins.
+    ACTIVE = "SELECT a.active_plugin FROM apps AS a WHERE a.id = $1 FOR NO KEY UPDATE";
+    /// App: the next plugin version. Holds it as `ACTIVE` does.
+    NEXT_VERSION = "UPDATE apps AS a SET last_plugin = a.last_plugin + 1 WHERE a.id = $1 \
+        RETURNING a.last_plugin";
+    /// Digest, module, time. A module that is there is held until the transaction
+    /// ends, so that it cannot be forgotten before a version refers to it.
+    ADD_MODULE = "INSERT INTO modules AS m (digest, wasm, created_at) VALUES ($1, $2, $3) \
+        ON CONFLICT (digest) DO UPDATE SET created_at = m.created_at";
+    /// App, version, digest, size, exports, time, by whom.
+    ADD_PLUGIN = "INSERT INTO plugins (app_id, version, digest, size, exports, created_at, \
+        created_by) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    /// App, version: makes it the active one.
+    SWITCH = "UPDATE apps AS a SET active_plugin = p.version, active_module = p.digest \
+        FROM plugins AS p WHERE a.id = $1 AND p.app_id = $1 AND p.version = $2 RETURNING a.id";
+    /// App, version, the version that it replaced.
+    REPLACED = "UPDATE plugins AS p SET replaced = $3 WHERE p.app_id = $1 AND p.version = $2";
+    /// App, version: its module.
+    DELETE_PLUGIN = "DELETE FROM plugins AS p WHERE p.app_id = $1 AND p.version = $2 \
+        RETURNING p.digest";
+    /// App: its modules.
+    DIGESTS = "SELECT DISTINCT p.digest FROM plugins AS p WHERE p.app_id = $1";
+    /// Holds modules against `ADD_MODULE`, and waits for those who have come first.
+    HOLD_MODULES = "SELECT m.digest FROM modules AS m WHERE m.digest = ANY($1) \
+        ORDER BY m.digest FOR UPDATE";
+    /// Removes those modules that no version refers to. After `HOLD_MODULES`, in a
+    /// statement of its own: it must see the versions of those who came first.
+    FORGET_MODULES = "DELETE FROM modules AS m WHERE m.digest = ANY($1) \
+        AND NOT EXISTS (SELECT 1 FROM plugins AS p WHERE p.digest = m.digest)";
+    /// App, the version that the page ends before, how many.
+    PLUGINS = concat!(plugin_columns!(), "AND p.version < $2 ORDER BY p.version DESC LIMIT $3");
+    /// App, version.
+    PLUGIN = concat!(plugin_columns!(), "AND p.version = $2");
+    /// By its digest.
+    MODULE = "SELECT m.wasm FROM modules AS m WHERE m.digest = $1";
+
+    /// Id, hash, name, scopes, app, creation, expiry, revocation.
+    CREATE_TOKEN = "INSERT INTO tokens AS t (id, secret_hash, name, scopes, app_id, created_at, \
+        expires_at, revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+        ON CONFLICT (id) DO NOTHING RETURNING t.id";
+    /// Id, time, app or null for any.
+    REVOKE_TOKEN = "UPDATE tokens AS t SET revoked_at = $2 WHERE t.id = $1 \
+        AND t.revoked_at IS NULL AND ($3::uuid IS NULL OR t.app_id = $3) RETURNING t.id";
+    /// By its identity.
+    TOKEN = concat!(token_columns!(), "WHERE t.id = $1");
+    /// From an identity on, how many.
+    TOKENS = concat!(token_columns!(), "WHERE t.id >= $1 ORDER BY t.id LIMIT $2");
+    /// From an identity on, how many, app.
+    TOKENS_OF_APP = concat!(
+        token_columns!(), "WHERE t.app_id = $3 AND t.id >= $1 ORDER BY t.id LIMIT $2"
+    );
+
+    /// The columns of a row.
+    WRITE_AUDIT = "INSERT INTO audit (id, at, token_id, actor, action, app_id, app_name, detail, \
+        request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    /// Before an identity, how many.
+    AUDIT = concat!(audit_columns!(), "WHERE l.id < $1 ORDER BY l.id DESC LIMIT $2");
+    /// Before an identity, how many, app.
+    AUDIT_OF_APP = concat!(
+        audit_columns!(), "WHERE l.app_id = $3 AND l.id < $1 ORDER BY l.id DESC LIMIT $2"
+    );
+}

@@ -1,0 +1,119 @@
+//! What apps use, kept through one transaction.
+//!
+//! The writer is the only one who counts, so it reads an app's row once in a
+//! transaction, counts in memory, and writes the row once before the commit.
+
+use super::error;
+use crate::model::{AppId, Resource};
+use crate::store::StoreError;
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// By how much a write changes what its app uses.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Delta {
+    pub(super) entries: i64,
+    pub(super) bytes: i64,
+}
+
+impl std::ops::AddAssign for Delta {
+    fn add_assign(&mut self, other: Delta) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+    }
+}
+
+/// One app's count and limits.
+struct Account {
+    entries: i64,
+    bytes: i64,
+    entries_max: Option<i64>,
+    bytes_max: Option<i64>,
+    changed: bool,
+}
+
+/// The apps that the open transaction has touched.
+#[derive(Default)]
+pub(super) struct Tally {
+    accounts: HashMap<AppId, Account>,
+}
+
+impl Tally {
+    /// Reads an app's row if it was not read yet.
+    pub(super) fn open(&mut self, connection: &Connection, app: AppId) -> Result<(), StoreError> {
+        if let Entry::Vacant(place) = self.accounts.entry(app) {
+            let account = read(connection, app).map_err(error::store)?;
+            place.insert(account.ok_or(StoreError::AppNotFound)?);
+        }
+        Ok(())
+    }
+
+    /// Whether an app's quota has room for a write. One that does not add to
+    /// what is short is always taken, so that an app over its quota can free.
+    pub(super) fn check(&self, app: AppId, delta: Delta) -> Result<(), StoreError> {
+        let Some(account) = self.accounts.get(&app) else {
+            return Ok(());
+        };
+        let fits = |resource, used: i64, delta: i64, max: Option<i64>| match max {
+            Some(max) if delta > 0 && used.saturating_add(delta) > max => Err(StoreError::Quota {
+                resource,
+                limit: max.unsigned_abs(),
+            }),
+            _ => Ok(()),
+        };
+        let Account {
+            entries,
+            bytes,
+            entries_max,
+            bytes_max,
+            ..
+        } = *account;
+        fits(Resource::Entries, entries, delta.entries, entries_max)?;
+        fits(Resource::Bytes, bytes, delta.bytes, bytes_max)
+    }
+
+    /// Counts a write that took effect.
+    pub(super) fn add(&mut self, app: AppId, delta: Delta) {
+        if delta == Delta::default() {
+            return;
+        }
+        if let Some(account) = self.accounts.get_mut(&app) {
+            account.entries += delta.entries;
+            account.bytes += delta.bytes;
+            account.changed = true;
+        }
+    }
+
+    /// Writes what has changed, and forgets everything.
+    pub(super) fn write(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        for (app, account) in self.accounts.drain() {
+            if account.changed {
+                connection
+                    .prepare_cached(
+                        "UPDATE app_usage SET entries = ?2, bytes = ?3 WHERE app_id = ?1",
+                    )?
+                    .execute((app.uuid().as_bytes(), account.entries, account.bytes))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Account>> {
+    connection
+        .prepare_cached(
+            "SELECT u.entries, u.bytes, a.entries_max, a.bytes_max
+             FROM apps AS a JOIN app_usage AS u ON u.app_id = a.id WHERE a.id = ?1",
+        )?
+        .query_row([app.uuid().as_bytes()], |row| {
+            Ok(Account {
+                entries: row.get(0)?,
+                bytes: row.get(1)?,
+                entries_max: row.get(2)?,
+                bytes_max: row.get(3)?,
+                changed: false,
+            })
+        })
+        .optional()
+}

@@ -1,0 +1,286 @@
+//! Tokens: kept as they were made, revoked once, gone with their app.
+
+use super::Kit;
+use super::kit::{NOW, Tenant, assert_app_not_found, audit_row, token, token_id};
+use kvasm::model::{AppId, Audit, Change, Changed, Scope, SecretHash, Timestamp, Token, TokenId};
+use kvasm::store::StoreError;
+use std::sync::Arc;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+async fn create(kit: &Kit, token: &Token) -> Changed {
+    kit.change(Change::CreateToken(token.clone())).await
+}
+
+async fn find(kit: &Kit, id: TokenId) -> Option<Token> {
+    kit.store.token(id).await.expect("token")
+}
+
+/// All tokens of an app, or all, in pages of a few.
+async fn listed(kit: &Kit, app: Option<AppId>) -> Vec<Token> {
+    let mut all: Vec<Token> = Vec::new();
+    loop {
+        let after = all.last().map(|token| token.id);
+        let page = kit.store.tokens(app, after, 3).await.expect("tokens");
+        assert!(page.len() <= 3);
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page);
+    }
+}
+
+/// Revokes a token at a time.
+async fn revoke(kit: &Kit, app: Option<AppId>, token: TokenId, at: Timestamp) -> Changed {
+    let audit = Audit {
+        at,
+        ..audit_row("token.revoke")
+    };
+    let change = Change::RevokeToken { app, token };
+    kit.store.change(change, audit).await.expect("a change")
+}
+
+pub async fn a_created_token_is_read_back(kit: Kit) {
+    let app = kit.app().await;
+    let plain = token("plain", None);
+    let mut bound = token("bound", Some(app.id));
+    bound.scopes = Scope::ALL.to_vec();
+    bound.secret_hash = SecretHash(std::array::from_fn(|at| at as u8 ^ 0xf0));
+    bound.created_at = Timestamp(12_345);
+    bound.expires_at = Some(Timestamp(67_890));
+    let mut odd = token(&"é'\"\\ %\n".repeat(14), Some(app.id));
+    odd.scopes = vec![];
+    odd.expires_at = Some(Timestamp(i64::MAX));
+    let mut revoked = token("", None);
+    revoked.scopes = vec![Scope::InstanceAdmin, Scope::AppRead];
+    revoked.expires_at = Some(NOW);
+    revoked.revoked_at = Some(NOW.plus_ms(1));
+    let all = [plain, bound, odd, revoked];
+    for token in &all {
+        assert_eq!(find(&kit, token.id).await, None);
+        assert_eq!(create(&kit, token).await, Changed::Done);
+    }
+    for token in &all {
+        assert_eq!(find(&kit, token.id).await.as_ref(), Some(token));
+    }
+    assert_eq!(listed(&kit, None).await, all);
+    assert_eq!(find(&kit, token("other", None).id).await, None);
+}
+
+pub async fn a_taken_identity_stays_with_the_first(kit: Kit) {
+    let app = kit.app().await;
+    let mut first = token("first", None);
+    first.expires_at = Some(NOW.plus_ms(1));
+    create(&kit, &first).await;
+    let mut second = token("second", Some(app.id));
+    second.id = first.id;
+    second.secret_hash = SecretHash([9; 32]);
+    second.scopes = vec![Scope::AppAdmin];
+    for revoked_at in [None, Some(NOW)] {
+        assert_eq!(create(&kit, &second).await, Changed::Nothing);
+        assert_eq!(create(&kit, &first).await, Changed::Nothing);
+        let expected = Token {
+            revoked_at,
+            ..first.clone()
+        };
+        assert_eq!(listed(&kit, None).await, [expected]);
+        assert!(listed(&kit, Some(app.id)).await.is_empty());
+        // A revoked token is there still, and keeps its identity.
+        revoke(&kit, None, first.id, NOW).await;
+    }
+}
+
+/// Lets callers begin at once, and returns those whose change took effect.
+async fn winners(kit: &Kit, changes: Vec<Change>) -> Vec<usize> {
+    let start = Arc::new(Barrier::new(changes.len()));
+    let mut callers = JoinSet::new();
+    for (caller, change) in changes.into_iter().enumerate() {
+        let (kit, start) = (kit.clone(), Arc::clone(&start));
+        callers.spawn(async move {
+            start.wait().await;
+            match kit.change(change).await {
+                Changed::Done => Some(caller),
+                Changed::Nothing => None,
+                Changed::Plugin(version) => panic!("plugin {version}"),
+            }
+        });
+    }
+    callers.join_all().await.into_iter().flatten().collect()
+}
+
+pub async fn one_of_many_makes_the_first_token(kit: Kit) {
+    let tokens: Vec<_> = (0..16)
+        .map(|caller| Token {
+            id: TokenId::BOOTSTRAP,
+            secret_hash: SecretHash([caller; 32]),
+            ..token(&format!("host-{caller}"), None)
+        })
+        .collect();
+    let changes = tokens.iter().cloned().map(Change::CreateToken).collect();
+    let won = winners(&kit, changes).await;
+    assert_eq!(won.len(), 1, "{won:?}");
+    assert_eq!(listed(&kit, None).await, [tokens[won[0]].clone()]);
+}
+
+pub async fn one_of_many_revokes_a_token(kit: Kit) {
+    for _ in 0..10 {
+        let token = token("ci", None);
+        create(&kit, &token).await;
+        let change = Change::RevokeToken {
+            app: None,
+            token: token.id,
+        };
+        let won = winners(&kit, vec![change; 8]).await;
+        assert_eq!(won.len(), 1, "{won:?}");
+    }
+}
+
+pub async fn a_token_is_revoked_once(kit: Kit) {
+    let app = kit.app().await;
+    for (bound, by) in [
+        (None, None),
+        (Some(app.id), None),
+        (Some(app.id), Some(app.id)),
+    ] {
+        let (made, other) = (token("made", bound), token("other", bound));
+        for token in [&made, &other] {
+            create(&kit, token).await;
+        }
+        let at = NOW.plus_ms(5);
+        assert_eq!(revoke(&kit, by, made.id, at).await, Changed::Done);
+        let revoked = Token {
+            revoked_at: Some(at),
+            ..made.clone()
+        };
+        assert_eq!(find(&kit, made.id).await, Some(revoked.clone()));
+        // The time of the first stays.
+        let again = revoke(&kit, by, made.id, at.plus_ms(5)).await;
+        assert_eq!(again, Changed::Nothing);
+        assert_eq!(find(&kit, made.id).await, Some(revoked));
+        assert_eq!(find(&kit, other.id).await, Some(other));
+    }
+}
+
+pub async fn what_is_not_there_is_not_revoked(kit: Kit) {
+    let (own, other) = (kit.app().await, kit.app().await);
+    let (bound, free) = (token("bound", Some(own.id)), token("free", None));
+    for token in [&bound, &free] {
+        create(&kit, token).await;
+    }
+    let never = AppId::generate();
+    for (app, token) in [
+        (None, token("never", None).id),
+        (Some(own.id), token("never", None).id),
+        // Of another app, and of none.
+        (Some(other.id), bound.id),
+        (Some(never), bound.id),
+        (Some(own.id), free.id),
+        (Some(never), free.id),
+    ] {
+        assert_eq!(revoke(&kit, app, token, NOW).await, Changed::Nothing);
+    }
+    assert_eq!(listed(&kit, None).await, [bound, free]);
+}
+
+pub async fn a_token_of_an_unknown_app(kit: Kit) {
+    let gone = kit.app().await;
+    assert!(kit.store.delete_app(gone.id).await.unwrap());
+    for app in [gone.id, AppId::generate()] {
+        let token = token("ci", Some(app));
+        let change = Change::CreateToken(token.clone());
+        assert_app_not_found(kit.try_change(change).await);
+        assert_eq!(find(&kit, token.id).await, None);
+        assert!(listed(&kit, Some(app)).await.is_empty());
+    }
+    assert!(listed(&kit, None).await.is_empty());
+}
+
+pub async fn tokens_are_listed_in_pages(kit: Kit) {
+    let (one, two) = (kit.app().await, kit.app().await);
+    let mut rng = kit.rng();
+    let mut numbers = vec![0, 1, 255, 256, 1 << 63, 1 << 127, u128::MAX];
+    numbers.extend((0..13).map(|_| u128::from(rng.next()) << 64 | u128::from(rng.next())));
+    let bound = [None, Some(one.id), Some(two.id)];
+    let mut all = Vec::new();
+    while !numbers.is_empty() {
+        let number = numbers.swap_remove(rng.below(numbers.len()));
+        let app = bound[all.len() % bound.len()];
+        let token = Token {
+            id: token_id(number),
+            ..token(&number.to_string(), app)
+        };
+        assert_eq!(create(&kit, &token).await, Changed::Done);
+        all.push(token);
+    }
+    all.sort_by_key(|token| token.id);
+    assert_eq!(listed(&kit, None).await, all);
+    for app in [one.id, two.id] {
+        let of_app = |token: &&Token| token.app == Some(app);
+        let own: Vec<_> = all.iter().filter(of_app).cloned().collect();
+        assert!(own.len() >= 6);
+        assert_eq!(listed(&kit, Some(app)).await, own);
+        // The start need not be in the list.
+        let after = all.iter().find(|token| token.app.is_none());
+        let after = after.expect("a token for all apps").id;
+        let page = kit.store.tokens(Some(app), Some(after), 100).await;
+        let rest: Vec<_> = own.into_iter().filter(|token| token.id > after).collect();
+        assert_eq!(page.unwrap(), rest);
+    }
+    let never = AppId::generate();
+    assert!(listed(&kit, Some(never)).await.is_empty());
+    assert!(kit.store.tokens(None, None, 0).await.unwrap().is_empty());
+    assert_eq!(kit.store.tokens(None, None, 2).await.unwrap(), all[..2]);
+}
+
+pub async fn an_app_takes_its_tokens_along(kit: Kit) {
+    let (gone, other, kept) = (kit.app().await, kit.app().await, kit.app().await);
+    let mut tokens = Vec::new();
+    for app in [Some(gone.id), Some(kept.id), Some(other.id), None] {
+        for name in ["a", "b"] {
+            let token = token(name, app);
+            create(&kit, &token).await;
+            tokens.push(token);
+        }
+    }
+    // One that is revoked goes, too.
+    revoke(&kit, None, tokens[0].id, NOW).await;
+    // With an audit row and without.
+    assert_eq!(kit.change(Change::DeleteApp(gone.id)).await, Changed::Done);
+    assert!(kit.store.delete_app(other.id).await.unwrap());
+    for app in [gone.id, other.id] {
+        assert!(listed(&kit, Some(app)).await.is_empty());
+    }
+    tokens.retain(|token| token.app.is_none_or(|app| app == kept.id));
+    assert_eq!(listed(&kit, None).await, tokens);
+    assert_eq!(listed(&kit, Some(kept.id)).await, tokens[..2]);
+}
+
+/// Creates tokens of an app until it is gone.
+async fn create_until_gone(app: Tenant) {
+    loop {
+        let change = Change::CreateToken(token("ci", Some(app.id)));
+        match app.try_change(change).await {
+            Ok(Changed::Done) => {}
+            Err(StoreError::AppNotFound) => return,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub async fn deleting_an_app_while_tokens_are_made(kit: Kit) {
+    for _ in 0..5 {
+        let app = kit.app().await;
+        let mut makers = JoinSet::new();
+        for _ in 0..4 {
+            makers.spawn(create_until_gone(app.clone()));
+        }
+        let made = async || kit.store.tokens(Some(app.id), None, 5).await.unwrap().len();
+        while made().await < 5 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(kit.change(Change::DeleteApp(app.id)).await, Changed::Done);
+        assert_eq!(made().await, 0);
+        makers.join_all().await;
+        assert!(listed(&kit, None).await.is_empty());
+    }
+}

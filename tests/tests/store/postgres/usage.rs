@@ -1,0 +1,416 @@
+//! Quotas that several hosts hold together.
+
+use super::{connect, deadlocks, options, psql};
+use kvasm::model::{
+    AppId, AppSettings, Applied, Audit, Change, Changed, Check, Op, Quota, Resource, Timestamp,
+    Usage, Value,
+};
+use kvasm::store::{PostgresOptions, StoreError};
+use kvasm_tests::conformance::kit::{
+    NOW, Tenant, absent, app, at_version, bytes, delete, set, set_until, unique_name,
+};
+use kvasm_tests::conformance::rng::Rng;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::task::JoinSet;
+
+pub fn audit() -> Audit {
+    Audit {
+        id: AppId::generate().uuid(),
+        at: NOW,
+        token: None,
+        actor: "test".to_owned(),
+        action: "test".into(),
+        app: None,
+        detail: serde_json::json!({}),
+        request_id: AppId::generate().uuid(),
+    }
+}
+
+fn quota(entries: impl Into<Option<u64>>, bytes: impl Into<Option<u64>>) -> AppSettings {
+    AppSettings {
+        quota: Quota {
+            entries: entries.into(),
+            bytes: bytes.into(),
+        },
+        ..AppSettings::default()
+    }
+}
+
+/// Two hosts on one database, and an app with a quota as each of them sees it.
+async fn two_hosts(options: &PostgresOptions, settings: AppSettings) -> [Tenant; 2] {
+    let kits = [
+        connect(options.clone()).await,
+        connect(options.clone()).await,
+    ];
+    let mut app = app(&unique_name());
+    app.settings = settings;
+    kits[0].store.create_app(&app).await.expect("a new app");
+    kits.map(|kit| Tenant {
+        store: kit.store,
+        id: app.id,
+        name: app.name.clone(),
+        now: NOW,
+    })
+}
+
+async fn used(app: &Tenant) -> Usage {
+    app.store.usage(app.id).await.expect("usage")
+}
+
+async fn update(app: &Tenant, settings: AppSettings) {
+    let change = Change::UpdateApp {
+        app: app.id,
+        settings,
+    };
+    let changed = app.store.change(change, audit()).await.expect("a change");
+    assert_eq!(changed, Changed::Done);
+}
+
+/// Whether a write was taken; the resource and the limit if it was not.
+async fn write(app: &Tenant, checks: Vec<Check>, ops: Vec<Op>) -> Result<(), (Resource, u64)> {
+    match app.try_commit(checks, ops).await {
+        Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(StoreError::Quota { resource, limit }) => Err((resource, limit)),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// What is counted is what is there, and no slot was left with a placeholder's.
+async fn assert_counted(options: &PostgresOptions, app: &Tenant) {
+    let sql = format!(
+        "SELECT count(*), coalesce(sum(size), 0) FROM kv_entries WHERE app_id = '{}'",
+        app.id
+    );
+    let found = psql(&options.url, sql).await;
+    let Usage { entries, bytes } = used(app).await;
+    assert_eq!(found.trim(), format!("{entries}|{bytes}"));
+}
+
+fn value(len: usize) -> Value {
+    bytes(vec![7; len])
+}
+
+/// The bytes of an entry of collection `c` that `fill` writes, with an empty value.
+const SMALLEST: u64 = 1 + 7;
+
+/// Writes new entries, ever smaller ones, until not even an empty one fits.
+async fn fill(app: Tenant, writer: usize, limit: u64) {
+    let mut rng = Rng::new(writer as u64);
+    let mut len = 600;
+    for at in 0.. {
+        let key = |n: usize| format!("{writer:02}-{:04}", at * 3 + n);
+        let ops = match rng.below(3) {
+            0 => vec![set("c", &key(0), value(len))],
+            // A statement of several, and a transaction.
+            1 => (0..2).map(|n| set("c", &key(n), value(len / 2))).collect(),
+            _ => vec![set("c", &key(0), value(len)), delete("c", &key(1))],
+        };
+        let checks = match rng.below(3) {
+            0 => vec![absent("c", &key(0))],
+            _ => vec![],
+        };
+        let single = ops.len() == 1;
+        match write(&app, checks, ops).await {
+            Ok(()) => {}
+            Err(refusal) => {
+                assert_eq!(refusal, (Resource::Bytes, limit));
+                if len == 0 && single {
+                    return;
+                }
+                len /= 2;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_of_two_hosts_fill_a_quota_to_the_last_byte() {
+    const LIMIT: u64 = 100_003;
+    let options = options().await;
+    let hosts = two_hosts(&options, quota(None, LIMIT)).await;
+    let mut writers = JoinSet::new();
+    for writer in 0..32 {
+        writers.spawn(fill(hosts[writer % 2].clone(), writer, LIMIT));
+    }
+    while !writers.is_empty() {
+        let now = used(&hosts[0]).await;
+        assert!(now.bytes <= LIMIT, "{now:?}");
+        while let Some(ended) = writers.try_join_next() {
+            ended.expect("a writer");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let left = LIMIT - used(&hosts[0]).await.bytes;
+    assert!(left < SMALLEST, "{left} bytes are left");
+    assert_counted(&options, &hosts[1]).await;
+
+    let [one, two] = &hosts;
+    let first = one.keys("c").await.swap_remove(0);
+    let len = match one.value("c", &first).await {
+        Some(Value::Bytes(bytes)) => bytes.len(),
+        other => panic!("{other:?}"),
+    };
+    let refused = Err((Resource::Bytes, LIMIT));
+    let grown = |by: u64| vec![set("c", &first, value(len + by as usize))];
+    assert_eq!(write(two, vec![], grown(left + 1)).await, refused);
+    assert_eq!(write(two, vec![], grown(left)).await, Ok(()));
+    assert_eq!(used(one).await.bytes, LIMIT);
+    assert_eq!(
+        write(one, vec![], vec![set("c", "x", value(0))]).await,
+        refused
+    );
+    assert_eq!(
+        write(one, vec![], grown(left)).await,
+        Ok(()),
+        "as large as before"
+    );
+    assert_counted(&options, one).await;
+    drop(hosts);
+    assert_eq!(deadlocks(&options.url).await, 0);
+}
+
+/// Entries are counted as bytes are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hosts_create_no_entry_too_many() {
+    let options = options().await;
+    let hosts = two_hosts(&options, quota(101, None)).await;
+    let mut writers = JoinSet::new();
+    for writer in 0..32_usize {
+        let app = hosts[writer % 2].clone();
+        writers.spawn(async move {
+            for at in 0..10 {
+                let ops = vec![set("c", &format!("{writer}-{at}"), value(at))];
+                let _ = write(&app, vec![], ops).await;
+            }
+        });
+    }
+    writers.join_all().await;
+    assert_eq!(used(&hosts[0]).await.entries, 101);
+    assert_counted(&options, &hosts[1]).await;
+}
+
+/// Any write, on few keys, so that writers meet.
+fn any(rng: &mut Rng) -> (Vec<Check>, Vec<Op>) {
+    let names: Vec<String> = (0..24).map(|n| format!("k{n}")).collect();
+    let op = |rng: &mut Rng| {
+        let key = rng.pick(&names).clone();
+        let len = rng.below(80);
+        match rng.below(6) {
+            0 | 1 => delete("c", &key),
+            2 => set_until(
+                "c",
+                &key,
+                value(len),
+                Timestamp(NOW.0 - 5 + rng.below(10) as i64),
+            ),
+            _ => set("c", &key, value(len)),
+        }
+    };
+    let first = op(rng);
+    let key = match &first {
+        Op::Set { key, .. } | Op::Delete { key, .. } => key.as_str().to_owned(),
+    };
+    match rng.below(6) {
+        0 => (vec![absent("c", &key)], vec![first]),
+        1 | 2 => (vec![], vec![first]),
+        3 => {
+            let sets = names.iter().filter(|_| rng.chance(1, 4)).cloned();
+            let sets: Vec<_> = sets.collect();
+            let sets = sets.iter().map(|k| set("c", k, value(rng.below(80))));
+            (vec![], sets.collect())
+        }
+        _ => {
+            let ops = (0..rng.below(6)).map(|_| op(rng)).chain([first]).collect();
+            let other = rng.pick(&names).clone();
+            let checks = match rng.below(3) {
+                0 => vec![absent("c", &other)],
+                _ => vec![],
+            };
+            (checks, ops)
+        }
+    }
+}
+
+/// Writes anything until it is told to stop, and now and then at a version.
+async fn write_anything(app: Tenant, mut rng: Rng, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::SeqCst) {
+        let (mut checks, ops) = any(&mut rng);
+        if let ([], [Op::Set { key, .. } | Op::Delete { key, .. }]) = (&*checks, &*ops)
+            && rng.chance(1, 3)
+            && let Some(entry) = app.get("c", key.as_str()).await
+        {
+            checks.push(at_version("c", key.as_str(), entry.version));
+        }
+        let _ = write(&app, checks, ops).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_is_what_the_entries_take_whatever_was_written() {
+    let options = options().await;
+    for settings in [quota(None, None), quota(15, 600)] {
+        let hosts = two_hosts(&options, settings).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut seed = Rng::new(kvasm_tests::conformance::rng::seed());
+        let mut writers = JoinSet::new();
+        for writer in 0..12_usize {
+            let app = hosts[writer % 2].clone();
+            writers.spawn(write_anything(app, seed.split(), Arc::clone(&stop)));
+        }
+        for _ in 0..10 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            // One statement sees one state of both tables.
+            let sql = format!(
+                "SELECT (SELECT count(*) FROM kv_entries WHERE app_id = '{0}') \
+                 = (SELECT sum(entries) FROM app_usage WHERE app_id = '{0}'), \
+                 (SELECT coalesce(sum(size), 0) FROM kv_entries WHERE app_id = '{0}') \
+                 = (SELECT sum(bytes) FROM app_usage WHERE app_id = '{0}')",
+                hosts[0].id
+            );
+            assert_eq!(psql(&options.url, sql).await.trim(), "t|t");
+        }
+        stop.store(true, Ordering::SeqCst);
+        writers.join_all().await;
+        assert_counted(&options, &hosts[0]).await;
+        drop(hosts);
+    }
+    assert_eq!(deadlocks(&options.url).await, 0);
+}
+
+/// While an app is over a lowered quota its usage does not grow, whatever its
+/// writers free and take in which slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_is_lowered_and_raised_under_writers() {
+    let options = options().await;
+    let hosts = two_hosts(&options, quota(None, None)).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut rng = Rng::new(kvasm_tests::conformance::rng::seed());
+    let mut writers = JoinSet::new();
+    for writer in 0..8_usize {
+        let app = hosts[writer % 2].clone();
+        writers.spawn(write_anything(app, rng.split(), Arc::clone(&stop)));
+    }
+    for round in 0..30 {
+        let entries = rng.chance(2, 3).then(|| rng.below(20) as u64);
+        let bytes = rng.chance(2, 3).then(|| rng.below(1200) as u64);
+        let app = &hosts[round % 2];
+        update(app, quota(entries, bytes)).await;
+        let mut before = used(app).await;
+        for _ in 0..10 {
+            let now = used(app).await;
+            let grew = |now: u64, before: u64, limit: Option<u64>| {
+                now > before && limit.is_some_and(|limit| now > limit)
+            };
+            assert!(
+                !grew(now.entries, before.entries, entries)
+                    && !grew(now.bytes, before.bytes, bytes),
+                "{before:?} became {now:?} with {entries:?} and {bytes:?}"
+            );
+            before = now;
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    writers.join_all().await;
+    assert_counted(&options, &hosts[0]).await;
+    // Without a limit again, nothing is refused.
+    update(&hosts[0], quota(None, None)).await;
+    let sets = (0..100).map(|at| set("d", &format!("k{at}"), value(100)));
+    let sets: Vec<_> = sets.collect();
+    assert_eq!(write(&hosts[1], vec![], sets).await, Ok(()));
+    drop(hosts);
+    assert_eq!(deadlocks(&options.url).await, 0);
+}
+
+/// What one host frees, the other can take, though they count in other slots.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_over_its_quota_frees_before_it_takes() {
+    let options = options().await;
+    let [one, two] = two_hosts(&options, quota(None, None)).await;
+    for at in 0..10 {
+        // 100 bytes each.
+        one.set("c", &format!("k{at}"), value(97)).await;
+    }
+    update(&two, quota(None, 650)).await;
+    let refused = Err((Resource::Bytes, 650));
+    let put = |key: &str, len: usize| vec![set("c", key, value(len))];
+    for app in [&one, &two] {
+        assert_eq!(write(app, vec![], put("k0", 98)).await, refused);
+        assert_eq!(write(app, vec![], put("n", 0)).await, refused);
+        assert_eq!(write(app, vec![], put("k0", 97)).await, Ok(()));
+        let exchange = vec![delete("c", "k1"), set("c", "n1", value(98))];
+        assert_eq!(write(app, vec![], exchange).await, refused);
+    }
+    let exchange = vec![delete("c", "k1"), set("c", "n1", value(97))];
+    assert_eq!(write(&two, vec![], exchange).await, Ok(()));
+    for key in ["k2", "k3", "k4"] {
+        assert!(two.delete("c", key).await);
+    }
+    assert_eq!(write(&two, vec![], put("k0", 47)).await, Ok(()));
+    // 650 are used.
+    assert_eq!(write(&one, vec![], put("k0", 48)).await, refused);
+    assert!(two.delete("c", "n1").await);
+    assert_eq!(write(&one, vec![], put("k2", 98)).await, refused);
+    assert_eq!(write(&one, vec![], put("k2", 97)).await, Ok(()));
+    assert_eq!(write(&two, vec![], put("k3", 0)).await, refused);
+    assert_counted(&options, &one).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_may_take_the_whole_quota() {
+    let options = options().await;
+    let [one, two] = two_hosts(&options, quota(100, 10_000)).await;
+    let keys: Vec<_> = (0..100).map(|at| format!("k{at:02}")).collect();
+    // 100 bytes each.
+    let all: Vec<_> = keys.iter().map(|k| set("c", k, value(96))).collect();
+    let mut too_many = all.clone();
+    too_many.push(set("c", "k", value(0)));
+    let refused = Err((Resource::Entries, 100));
+    assert_eq!(write(&one, vec![], too_many).await, refused);
+    assert_eq!(used(&one).await, Usage::default());
+    assert_eq!(write(&one, vec![], all.clone()).await, Ok(()));
+    let deletions: Vec<_> = keys.iter().map(|k| delete("c", k)).collect();
+    assert_eq!(write(&two, vec![], deletions).await, Ok(()));
+    assert_eq!(used(&one).await, Usage::default());
+    // A transaction, with checks on keys that stay absent.
+    let mut mixed = all;
+    mixed.push(delete("c", "nothing"));
+    let checks = vec![absent("c", "k00"), absent("c", "none")];
+    assert_eq!(write(&two, checks, mixed).await, Ok(()));
+    let full = Usage {
+        entries: 100,
+        bytes: 10_000,
+    };
+    assert_eq!(used(&one).await, full);
+    assert_counted(&options, &one).await;
+    let one_value = vec![delete("c", "k00"), set("c", "k01", value(196))];
+    assert_eq!(one.commit(vec![], one_value).await.len(), 2);
+    assert_eq!(used(&one).await.bytes, 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expired_entries_count_until_they_are_overwritten() {
+    let options = options().await;
+    let [one, two] = two_hosts(&options, quota(2, None)).await;
+    one.set_until("c", "a", value(10), NOW.plus_ms(5)).await;
+    one.set("c", "b", value(10)).await;
+    let later = two.later(10);
+    let put = |key: &str| vec![set("c", key, value(1))];
+    let refused = Err((Resource::Entries, 2));
+    assert_eq!(write(&later, vec![], put("d")).await, refused);
+    assert_eq!(
+        write(&later, vec![absent("c", "a")], put("a")).await,
+        Ok(())
+    );
+    assert_eq!(
+        used(&one).await,
+        Usage {
+            entries: 2,
+            bytes: 15
+        }
+    );
+    let deleted = later.commit(vec![], vec![delete("c", "a")]).await;
+    assert_eq!(deleted, [Applied::Deleted { existed: true }]);
+    assert_eq!(write(&later, vec![], put("d")).await, Ok(()));
+    assert_counted(&options, &one).await;
+}
