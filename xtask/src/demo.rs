@@ -1,146 +1,200 @@
-//! `cargo xtask demo`: two apps run the same plugin over one store, and
-//! neither sees an entry of the other.
+//! `cargo xtask demo`: a server with two apps that run the same plugin, asked by
+//! curl.
 //!
-//! The demo checks what it shows: it fails when a page holds anything but the
-//! app's own signatures.
+//! The demo checks what it shows: it fails when an app answers with anything but
+//! its own links. With `--check` it ends then; otherwise the server goes on.
 
 use std::env;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{self, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::process::{step, workspace};
 use crate::{guests, host};
 
 /// As typed from the root of the workspace.
-const PLUGIN: &str = "target/guests/guestbook.wasm";
-
-/// Who signs which app's guestbook, in this order.
-const SIGNATURES: [(&str, &str, &str); 4] = [
-    ("alpha", "Ada", "The first entry of alpha"),
-    ("beta", "Brian", "The first entry of beta"),
-    ("alpha", "Cleo", "Still only alpha here"),
-    ("beta", "Dora", "Still only beta here"),
+const PLUGIN: &str = "target/guests/shortener.wasm";
+/// Each app and the link that it gets.
+const LINKS: [(&str, &str, &str); 2] = [
+    ("alpha", "rust", "https://www.rust-lang.org/"),
+    ("beta", "wasm", "https://webassembly.org/"),
 ];
 
-/// Builds everything, then runs the demo on a fresh store that is removed at the end.
-pub fn run() -> Result<()> {
+/// Builds everything, starts a server on a fresh store, and shows two apps.
+pub fn run(check: bool) -> Result<()> {
     guests::build()?;
     let program = host::build()?;
     let folder = ScratchFolder::create()?;
-    let demo = Demo {
-        program,
-        store: format!("sqlite:{}", folder.0.join("kvasm.db").display()),
-    };
 
-    step("two apps in one store");
-    demo.kvasm(&["app", "create", "alpha"])?;
-    demo.kvasm(&["app", "create", "beta"])?;
+    step("a server with an empty store");
+    // A check runs beside whatever else there is.
+    let port = if check { "0" } else { "7180" };
+    let server = Server::start(&program, &folder.0, port)?;
 
-    step("one plugin writes for both");
-    for (app, name, message) in SIGNATURES {
-        demo.call(
-            app,
-            "sign",
-            &format!(r#"{{"name":"{name}","message":"{message}"}}"#),
-        )?;
+    step("two apps run one plugin");
+    for (app, _, _) in LINKS {
+        server.kvasm(&["app", "create", app, "--public"])?;
+        server.kvasm(&["plugin", "deploy", app, PLUGIN])?;
     }
 
-    step("each app sees its own entries and no other");
-    demo.check_pages()?;
+    step("each keeps its own links, and sees no other");
+    for (app, slug, url) in LINKS {
+        server.curl(&["-X", "PUT", "--data", url], &format!("/a/{app}/{slug}"))?;
+    }
+    for (app, slug, url) in LINKS {
+        let links = server.curl(&[], &format!("/a/{app}/"))?;
+        check_links(app, slug, url, &links)?;
+    }
+    let answer = server.curl(&["-i"], "/a/alpha/rust")?;
+    ensure!(
+        answer.contains("location: https://www.rust-lang.org/"),
+        "alpha does not redirect"
+    );
 
-    step("the same from new processes: the entries are on disk");
-    demo.check_pages()?;
-
-    println!("\nalpha and beta ran one plugin over one store; each saw only its own entries.");
-    println!("Every command was a process of its own, so what they read had survived the last.");
-    Ok(())
+    println!("\nalpha and beta ran one plugin on one server; each saw only its own links.");
+    if check {
+        return Ok(());
+    }
+    println!("The server goes on at {} until Ctrl-C.", server.url);
+    println!("Its admin token: {}", server.token);
+    server.wait()
 }
 
-struct Demo {
+/// A running server.
+struct Server {
+    process: Child,
     program: PathBuf,
-    store: String,
+    url: String,
+    token: String,
 }
 
-impl Demo {
-    fn check_pages(&self) -> Result<()> {
-        for app in ["alpha", "beta"] {
-            let answer = self.call(app, "page", r#"{"limit":10}"#)?;
-            check_page(app, &answer)?;
-        }
-        Ok(())
-    }
-
-    fn call(&self, app: &str, function: &str, input: &str) -> Result<String> {
-        self.kvasm(&["run", PLUGIN, "--app", app, function, "--input", input])
-    }
-
-    /// Prints a command and its output, and returns the output. Log lines go
-    /// to stderr as they come.
-    fn kvasm(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(["--store", &self.store])
-            .args(arguments)
-            .current_dir(workspace());
-        // The caller's own settings must not reach the demo, nor the demo their store.
-        for (name, _) in env::vars_os() {
-            if name.to_string_lossy().starts_with("KVASM_") {
-                command.env_remove(name);
+impl Server {
+    fn start(program: &Path, folder: &Path, port: &str) -> Result<Server> {
+        let listen = format!("127.0.0.1:{port}");
+        let store = format!("sqlite:{}", folder.join("kvasm.db").display());
+        let cache = folder.join("compiled");
+        println!("$ kvasm serve --listen {listen}");
+        let mut process = clean(program)
+            .args([
+                "serve",
+                "--listen",
+                &listen,
+                "--store",
+                &store,
+                "--cache-dir",
+            ])
+            .arg(cache)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let (mut url, mut token) = (None, None);
+        if let Some(stdout) = process.stdout.take() {
+            for line in BufReader::new(stdout).lines() {
+                let line = line?;
+                println!("{line}");
+                if let Some(text) = line.strip_prefix("Admin token, shown this once: ") {
+                    token = Some(text.to_owned());
+                }
+                if let Some(text) = line.strip_prefix("Listening on ") {
+                    url = Some(text.to_owned());
+                    break;
+                }
             }
         }
-        let typed = typed(&self.store, arguments);
-        println!("$ {typed}");
-        std::io::stdout().flush()?;
-        let output = command
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .with_context(|| format!("cannot start {}", self.program.display()))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        println!("{}", text.trim_end());
-        if !output.status.success() {
-            bail!(
-                "`{typed}` failed ({}); what it printed is above",
-                output.status
-            );
-        }
-        Ok(text)
+        let (Some(url), Some(token)) = (url, token) else {
+            let _ = process.kill();
+            bail!("the server did not start; is port {port} in use?");
+        };
+        Ok(Server {
+            process,
+            program: program.to_owned(),
+            url,
+            token,
+        })
+    }
+
+    /// Runs a command of the program against the server.
+    fn kvasm(&self, arguments: &[&str]) -> Result<()> {
+        println!("$ kvasm {}", typed(arguments));
+        let mut command = clean(&self.program);
+        command
+            .args(["--server", &self.url])
+            .args(arguments)
+            .env("KVASM_TOKEN", &self.token);
+        show(&mut command).map(drop)
+    }
+
+    /// Runs curl against a path of the server, and returns what it printed.
+    fn curl(&self, arguments: &[&str], path: &str) -> Result<String> {
+        let url = format!("{}{path}", self.url);
+        let arguments: Vec<&str> = [arguments, &[&url]].concat();
+        println!("$ curl {}", typed(&arguments));
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "30"]);
+        show(command.args(&arguments)).context("the demo needs curl")
+    }
+
+    fn wait(mut self) -> Result<()> {
+        let status = self.process.wait()?;
+        ensure!(status.success(), "the server ended with {status}");
+        Ok(())
     }
 }
 
-/// Fails unless the page holds exactly the app's own signatures, the newest first.
-fn check_page(app: &str, answer: &str) -> Result<()> {
-    let answer: Value = serde_json::from_str(answer)
-        .with_context(|| format!("the page of {app} is not JSON: {answer}"))?;
-    let own: Vec<Value> = SIGNATURES
-        .iter()
-        .rev()
-        .filter(|(owner, ..)| *owner == app)
-        .map(|(_, name, message)| json!({ "name": name, "message": message }))
-        .collect();
-    let seen = answer.get("signatures");
-    if seen != Some(&Value::Array(own.clone())) {
-        bail!(
-            "{app} must see its own entries and no other.\nIts own: {}\nSeen:    {answer}",
-            json!(own)
-        );
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
+}
+
+/// The program without the caller's own settings, which must not reach the demo.
+fn clean(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(workspace());
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("KVASM_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs a command, prints its output and returns it.
+fn show(command: &mut Command) -> Result<String> {
+    std::io::stdout().flush()?;
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{}", text.trim_end());
+    ensure!(output.status.success(), "it failed ({})", output.status);
+    Ok(text)
+}
+
+/// Fails unless the answer holds the app's own link and nothing else.
+fn check_links(app: &str, slug: &str, url: &str, answer: &str) -> Result<()> {
+    let answer: Value = serde_json::from_str(answer)
+        .with_context(|| format!("the links of {app} are not JSON: {answer}"))?;
+    let own = json!([{ "slug": slug, "url": url, "visits": 0 }]);
+    ensure!(
+        answer.get("links") == Some(&own),
+        "{app} must see its own links and no other.\nIts own: {own}\nSeen:    {answer}"
+    );
     Ok(())
 }
 
-/// The command as a user types it.
-fn typed(store: &str, arguments: &[&str]) -> String {
-    let mut line = format!("kvasm --store {}", quoted(store));
-    for argument in arguments {
-        line.push(' ');
-        line.push_str(&quoted(argument));
-    }
-    line
+/// Arguments as a user types them.
+fn typed(arguments: &[&str]) -> String {
+    let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
 }
 
 /// A word as a shell reads it back.
@@ -166,13 +220,9 @@ impl ScratchFolder {
 
 impl Drop for ScratchFolder {
     fn drop(&mut self) {
-        remove(&self.0);
-    }
-}
-
-fn remove(folder: &Path) {
-    if let Err(error) = fs::remove_dir_all(folder) {
-        eprintln!("cannot remove {}: {error}", folder.display());
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("cannot remove {}: {error}", self.0.display());
+        }
     }
 }
 
@@ -180,22 +230,15 @@ fn remove(folder: &Path) {
 mod tests {
     use super::*;
 
-    fn page(signatures: &Value) -> String {
-        json!({ "signatures": signatures }).to_string()
-    }
-
     #[test]
-    fn a_page_with_a_foreign_missing_or_unreadable_entry_fails() {
-        let cleo = json!({ "name": "Cleo", "message": "Still only alpha here" });
-        let ada = json!({ "name": "Ada", "message": "The first entry of alpha" });
-        let brian = json!({ "name": "Brian", "message": "The first entry of beta" });
-        assert!(check_page("alpha", &page(&json!([cleo, ada]))).is_ok());
-        assert!(check_page("alpha", &page(&json!([cleo, brian, ada]))).is_err());
-        assert!(check_page("alpha", &page(&json!([cleo]))).is_err());
-        assert!(check_page("alpha", &page(&json!([]))).is_err());
-        assert!(check_page("alpha", "{}").is_err());
-        assert!(check_page("alpha", "").is_err());
-        assert!(check_page("beta", &page(&json!([cleo, ada]))).is_err());
+    fn an_answer_with_a_foreign_missing_or_unreadable_link_fails() {
+        let own = r#"{"slug":"a","url":"u","visits":0}"#;
+        let check = |answer: &str| check_links("alpha", "a", "u", answer);
+        assert!(check(&format!(r#"{{"links":[{own}]}}"#)).is_ok());
+        assert!(check(&format!(r#"{{"links":[{own},{own}]}}"#)).is_err());
+        assert!(check(r#"{"links":[]}"#).is_err());
+        assert!(check("{}").is_err());
+        assert!(check("").is_err());
     }
 
     #[test]

@@ -29,8 +29,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Show the host at work: two apps, one plugin, and nothing shared between them.
-    Demo,
+    /// Start a server with two apps that run one plugin, and ask it with curl.
+    Demo {
+        /// End when everything was shown and found right.
+        #[arg(long)]
+        check: bool,
+    },
     /// Build everything that the tests need, then run all tests.
     ///
     /// Arguments go to `cargo test`; without any, the examples are tested too.
@@ -51,7 +55,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
-        Task::Demo => demo::run(),
+        Task::Demo { check } => demo::run(check),
         Task::Test { arguments } => test::run(&arguments),
         Task::Check => check::run(),
         Task::Guests => guests::run(),
