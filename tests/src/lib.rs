@@ -4,3 +4,4 @@
 pub mod conformance;
 pub mod guests;
 pub mod postgres;
+pub mod server;

@@ -19,7 +19,6 @@ mod transfer;
 use clap::{Args, Parser, Subcommand};
 use failure::{Failure, Outcome};
 use kvasm::metrics::Metrics;
-use open::StoreSpec;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -66,7 +65,7 @@ struct Global {
     /// Without a server: where apps and entries live: sqlite:PATH, postgres:URL or memory
     /// [default: a SQLite file in your data directory]
     #[arg(long, global = true, env = "KVASM_STORE", hide_env_values = true)]
-    store: Option<StoreSpec>,
+    store: Option<String>,
     /// Print JSON for machines
     #[arg(long, global = true)]
     json: bool,

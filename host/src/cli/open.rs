@@ -51,6 +51,10 @@ impl StoreSpec {
                     if url.password().is_some() {
                         let _ = url.set_password(Some("..."));
                     }
+                    // Parameters can hold one too.
+                    if url.query().is_some() {
+                        url.set_query(Some("..."));
+                    }
                     url.to_string()
                 }
                 Err(_) => "postgres:...".to_owned(),
@@ -87,9 +91,16 @@ pub(super) fn config_dir() -> Result<PathBuf, Failure> {
 /// The store that was asked for, or the default.
 pub(super) fn spec(global: &Global) -> Result<StoreSpec, Failure> {
     match &global.store {
-        Some(spec) => Ok(spec.clone()),
+        Some(text) => parse(text),
         None => default_store(),
     }
+}
+
+/// Reads what `--store` says. Not the parser of arguments, which would repeat it
+/// in its message: it can hold a password.
+pub(super) fn parse(text: &str) -> Result<StoreSpec, Failure> {
+    let why = |why| Failure::user(format!("--store or KVASM_STORE is not valid: {why}"));
+    text.parse().map_err(why)
 }
 
 /// A SQLite file in the user's data directory.

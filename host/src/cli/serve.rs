@@ -59,7 +59,7 @@ fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
     let mut config = config.map_err(|e| Failure::user(e.to_string()))?;
     // `--store` is an argument of all commands.
     if let Some(store) = &global.store {
-        config.store = Some(store.clone());
+        config.store = Some(open::parse(store)?);
     }
     Ok(config)
 }

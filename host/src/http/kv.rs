@@ -29,6 +29,7 @@ const EXPIRES_AT: HeaderName = HeaderName::from_static("kvasm-expires-at");
 /// Where an entry is. Not in the path: a key may be any text, such as `..`, which
 /// clients and proxies change in a path.
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EntryParams {
     /// The collection.
@@ -112,6 +113,7 @@ fn expect(headers: &HeaderMap) -> Result<Option<Expect>, Problem> {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PutParams {
     /// The collection.
@@ -190,6 +192,7 @@ pub(super) async fn delete(
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     /// The collection.
@@ -263,6 +266,7 @@ pub(super) async fn list(
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CollectionParams {
     /// Where the page before ended.

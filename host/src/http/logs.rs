@@ -22,6 +22,7 @@ use utoipa::IntoParams;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogParams {
     /// Only lines with larger numbers.

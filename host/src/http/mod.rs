@@ -111,7 +111,11 @@ pub fn router(host: Host, options: ServerOptions, stop: CancellationToken) -> Ro
 pub fn operator_router(host: Host, name: &str) -> Router {
     router::build(Shared(Arc::new(State {
         host,
-        options: ServerOptions::default(),
+        options: ServerOptions {
+            // Whoever feeds an import here may take a rest.
+            body_timeout: Duration::from_secs(24 * 60 * 60),
+            ..ServerOptions::default()
+        },
         trust: Trust::Operator(name.into()),
         stop: CancellationToken::new(),
     })))

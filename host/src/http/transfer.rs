@@ -124,6 +124,7 @@ impl EntryLine {
 }
 
 #[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExportParams {
     /// This collection alone; by default all.

@@ -65,7 +65,13 @@ impl PostgresOptions {
     }
 
     fn parse(&self) -> Result<PgConnectOptions, StoreError> {
-        let options: PgConnectOptions = self.url.parse().map_err(store_error)?;
+        // Without the cause, which repeats parts of the URL.
+        let unreadable = |_| {
+            let why =
+                "the Postgres URL is not valid; it is like postgres://user@host:5432/database";
+            StoreError::Failed(why.into())
+        };
+        let options: PgConnectOptions = self.url.parse().map_err(unreadable)?;
         Ok(match options.get_application_name() {
             Some(_) => options,
             None => options.application_name("kvasm"),

@@ -1,0 +1,423 @@
+//! HTTP servers that live in the test process, and clients of them.
+
+use kvasm::http::{ServerOptions, router, serve};
+use kvasm::model::{App, AppName, Scope, Timestamp};
+use kvasm::service::NewToken;
+use kvasm::store::{SqliteOptions, SqliteStore, Store};
+use kvasm::{Host, HostBuilder};
+use reqwest::header::HeaderMap;
+use reqwest::{Method, RequestBuilder};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long a test waits for what must happen soon.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server over a host. Stopped when it is dropped; [`stop`](Server::stop) waits
+/// for that.
+pub struct Server {
+    /// The host behind it.
+    pub host: Host,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The client with every scope for every app.
+    pub root: Api,
+    stop: CancellationToken,
+    task: Option<JoinHandle<bool>>,
+}
+
+impl Server {
+    /// Over a store in memory, with the defaults.
+    pub async fn start() -> Server {
+        Server::with(|builder| builder).await
+    }
+
+    /// Over a store in memory, unless the builder is told otherwise.
+    pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Server {
+        Server::build(set_up, ServerOptions::default(), None).await
+    }
+
+    /// With other bounds of the server.
+    pub async fn bounded(options: ServerOptions) -> Server {
+        Server::build(|builder| builder, options, None).await
+    }
+
+    /// Over a SQLite file. Only the first server of a file makes its token; the
+    /// others are given the secret.
+    pub async fn sqlite(
+        file: &Path,
+        secret: Option<String>,
+        set_up: impl FnOnce(HostBuilder) -> HostBuilder,
+    ) -> Server {
+        let store = open(file).await;
+        let set_up = |builder: HostBuilder| set_up(builder.store(store));
+        Server::build(set_up, ServerOptions::default(), secret).await
+    }
+
+    async fn build(
+        set_up: impl FnOnce(HostBuilder) -> HostBuilder,
+        options: ServerOptions,
+        secret: Option<String>,
+    ) -> Server {
+        // Tests make many hosts at once, so each reserves room for few instances.
+        let host = set_up(Host::builder().instances(16)).build().unwrap();
+        let secret = match host.admin().bootstrap().await.unwrap() {
+            Some(token) => token.reveal(),
+            None => secret.expect("the store has had its first token; give its secret"),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let routes = router(host.clone(), options.clone(), stop.clone());
+        let metrics = host.metrics().clone();
+        let task = tokio::spawn(serve(listener, routes, options, metrics, stop.clone()));
+        Server {
+            host,
+            address,
+            root: Api::new(address, Some(secret)),
+            stop,
+            task: Some(task),
+        }
+    }
+
+    /// Tells the server to stop, without waiting.
+    pub fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Stops the server; whether all requests had ended in time.
+    pub async fn stop(mut self) -> bool {
+        self.stop.cancel();
+        self.task.take().unwrap().await.unwrap()
+    }
+
+    /// A client without a token.
+    pub fn anonymous(&self) -> Api {
+        self.root.with_token(None)
+    }
+
+    /// A client with a new token of these scopes, for one app or for all.
+    pub async fn client(&self, app: Option<&App>, scopes: &[Scope]) -> Api {
+        let secret = self.token(app, scopes, None).await;
+        self.root.with_token(Some(secret))
+    }
+
+    /// The secret of a new token.
+    pub async fn token(
+        &self,
+        app: Option<&App>,
+        scopes: &[Scope],
+        expires_at: Option<Timestamp>,
+    ) -> String {
+        let new = NewToken {
+            name: "test".to_owned(),
+            scopes: scopes.to_vec(),
+            expires_at,
+        };
+        let actor = self.host.operator("test");
+        let made = self.host.admin().create_token(&actor, app, new).await;
+        made.unwrap().1.reveal()
+    }
+
+    /// Makes an app, past the server.
+    pub async fn app(&self, name: &str, public: bool) -> App {
+        let actor = self.host.operator("test");
+        let name = AppName::parse(name).unwrap();
+        let app = self.host.admin().create_app(&actor, name, public).await;
+        app.unwrap()
+    }
+
+    /// Makes an app that anybody may call, with a plugin, through the server.
+    pub async fn deployed(&self, name: &str, wasm: impl Into<Vec<u8>>) -> App {
+        let app = self.app(name, true).await;
+        self.root.upload(name, wasm).await.expect(201);
+        app
+    }
+
+    /// Sends these bytes alone on a connection, and reads until the server
+    /// closes it or has sent an answer with the length that it announces.
+    pub async fn raw(&self, request: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        read_answer(&mut stream).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Opens a file that the host before may just be letting go of.
+async fn open(file: &Path) -> SqliteStore {
+    let mut store = None;
+    eventually("the file is free", async || {
+        let opened = SqliteStore::open(SqliteOptions::new(file)).await;
+        store = Some(opened);
+        matches!(store, Some(Ok(_)))
+    })
+    .await;
+    let store = store.unwrap().unwrap();
+    store.ping().await.unwrap();
+    store
+}
+
+/// Looks again and again until it is so. Panics when it does not come to be.
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so().await {
+        assert!(start.elapsed() < PATIENCE, "it did not come to be: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn read_answer(stream: &mut TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(answer) = parse(&bytes) {
+            return answer;
+        }
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut bytes)).await;
+        let read = read.expect("the server answers").unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(read > 0, "the answer ended early: {text}");
+    }
+}
+
+/// An answer, if it is all there.
+fn parse(bytes: &[u8]) -> Option<Answer> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&bytes[..end]).unwrap();
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().unwrap();
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let (name, value) = line.split_once(':').unwrap();
+        let name: reqwest::header::HeaderName = name.parse().unwrap();
+        headers.append(name, value.trim().parse().unwrap());
+    }
+    let length = headers.get("content-length");
+    let length: usize = length.map_or(0, |length| length.to_str().unwrap().parse().unwrap());
+    let body = bytes[end + 4..].get(..length)?.to_vec();
+    let place = "a raw request".to_owned();
+    Some(Answer {
+        place,
+        status,
+        headers,
+        body,
+    })
+}
+
+/// A client.
+#[derive(Clone)]
+pub struct Api {
+    http: reqwest::Client,
+    base: String,
+    token: Option<String>,
+}
+
+impl Api {
+    fn new(address: SocketAddr, token: Option<String>) -> Api {
+        // Fails only if another test was faster.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .tls_certs_only([])
+            .timeout(PATIENCE)
+            .build()
+            .unwrap();
+        Api {
+            http,
+            base: format!("http://{address}"),
+            token,
+        }
+    }
+
+    /// A client of the same server with another token.
+    pub fn with_token(&self, token: Option<String>) -> Api {
+        Api {
+            token,
+            ..self.clone()
+        }
+    }
+
+    /// The secret of its token.
+    pub fn secret(&self) -> &str {
+        self.token.as_deref().unwrap()
+    }
+
+    /// A request that is not sent yet.
+    pub fn ask(&self, method: &str, path: &str) -> RequestBuilder {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// A request without a body.
+    pub async fn send(&self, method: &str, path: &str) -> Answer {
+        answer(self.ask(method, path)).await
+    }
+
+    /// A GET.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path).await
+    }
+
+    /// A request with a JSON body.
+    pub async fn json(&self, method: &str, path: &str, body: Value) -> Answer {
+        answer(self.ask(method, path).json(&body)).await
+    }
+
+    /// A request with a body of this content type.
+    pub async fn bytes(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        let request = self.ask(method, path).header("content-type", content_type);
+        answer(request.body(body)).await
+    }
+
+    /// Uploads a module and makes it active.
+    pub async fn upload(&self, app: &str, wasm: impl Into<Vec<u8>>) -> Answer {
+        let path = format!("/v1/apps/{app}/plugins");
+        let wasm = wasm.into();
+        self.bytes("POST", &path, "application/wasm", wasm).await
+    }
+
+    /// Calls a function.
+    pub async fn call(&self, app: &str, function: &str, input: impl Into<Vec<u8>>) -> Answer {
+        let path = format!("/v1/apps/{app}/call/{function}");
+        answer(self.ask("POST", &path).body(input.into())).await
+    }
+
+    /// The keys of a collection of an app.
+    pub async fn keys(&self, app: &str, collection: &str) -> Vec<String> {
+        let path = format!("/v1/apps/{app}/kv/list?collection={collection}");
+        let page = self.get(&path).await.expect(200).json();
+        let entries = page["entries"].as_array().unwrap().iter();
+        entries
+            .map(|entry| entry["key"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+/// Sends a request.
+pub async fn answer(request: RequestBuilder) -> Answer {
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let place = format!("{} {}", request.method(), request.url().path());
+    let response = client.execute(request).await;
+    let response = response.unwrap_or_else(|error| panic!("{place}: {error:?}"));
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let body = response.bytes().await;
+    let body = body.unwrap_or_else(|error| panic!("{place}: {error:?}"));
+    Answer {
+        place,
+        status,
+        headers,
+        body: body.to_vec(),
+    }
+}
+
+/// What the server answered.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The request's method and path, for messages.
+    pub place: String,
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        let json = serde_json::from_slice(&self.body);
+        json.unwrap_or_else(|error| panic!("{}: {error}: {}", self.place, self.text()))
+    }
+
+    /// The body as JSON Lines.
+    pub fn lines(&self) -> Vec<Value> {
+        let lines = self.body.split(|byte| *byte == b'\n');
+        let lines = lines.filter(|line| !line.is_empty());
+        lines
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect()
+    }
+
+    /// A header's value; empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name);
+        value.map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Panics unless this is the status.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Answer {
+        let (place, text) = (&self.place, self.text());
+        assert_eq!(self.status, status, "{place}: {text}");
+        self
+    }
+
+    /// The case of a problem, after a look at its form.
+    #[track_caller]
+    pub fn problem(&self) -> String {
+        let place = format!("{}: {} {}", self.place, self.status, self.text());
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{place}"
+        );
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status, "{place}");
+        assert_eq!(
+            problem["request_id"],
+            self.header("x-request-id"),
+            "{place}"
+        );
+        assert!(
+            Uuid::try_parse(self.header("x-request-id")).is_ok(),
+            "{place}"
+        );
+        for field in ["title", "detail"] {
+            assert!(
+                problem[field].as_str().is_some_and(|t| !t.is_empty()),
+                "{place}"
+            );
+        }
+        let kind = problem["type"].as_str().unwrap();
+        let kind = kind.strip_prefix("urn:kvasm:problem:");
+        kind.unwrap_or_else(|| panic!("{place}")).to_owned()
+    }
+
+    /// Panics unless it is the problem of this status and case.
+    #[track_caller]
+    pub fn refused(&self, status: u16, kind: &str) {
+        let found = (self.status, self.problem());
+        let (place, text) = (&self.place, self.text());
+        assert_eq!(found, (status, kind.to_owned()), "{place}: {text}");
+    }
+}

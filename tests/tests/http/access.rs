@@ -1,0 +1,376 @@
+//! Every operation of the document, and everyone who could ask for it.
+
+use crate::document::{Access, Operation, document, operations};
+use kvasm::model::{App, Scope, Timestamp};
+use kvasm_tests::server::{Answer, Api, Server, answer};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Who {
+    Nobody,
+    Garbage,
+    /// The identity of a good token with another secret.
+    WrongSecret,
+    Expired,
+    Revoked,
+    /// One scope for every app.
+    Of(Scope),
+    /// One scope for the app that is asked for.
+    OfOwn(Scope),
+    /// Every scope for the app that is asked for.
+    AllOfOwn,
+    /// Every scope for another app.
+    AllOfOther,
+}
+
+fn everyone() -> Vec<Who> {
+    let mut everyone = vec![
+        Who::Nobody,
+        Who::Garbage,
+        Who::WrongSecret,
+        Who::Expired,
+        Who::Revoked,
+        Who::AllOfOwn,
+        Who::AllOfOther,
+    ];
+    everyone.extend(Scope::ALL.map(Who::Of));
+    everyone.extend(Scope::ALL.map(Who::OfOwn));
+    everyone
+}
+
+/// What must come of it.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Allowed,
+    Unauthenticated,
+    Forbidden,
+}
+
+impl Verdict {
+    fn of(answer: &Answer) -> Verdict {
+        match answer.status {
+            401 => Verdict::Unauthenticated,
+            403 => Verdict::Forbidden,
+            _ => Verdict::Allowed,
+        }
+    }
+}
+
+/// Asked by somebody bound to an app, these are out of reach whatever the scopes.
+fn is_of_the_instance(operation: &Operation, scope: &str) -> bool {
+    scope == "instance:admin" || operation.names("/v1/apps", "POST")
+}
+
+/// What the document says of an operation for somebody, about an app that takes
+/// calls from anybody or not.
+fn verdict(operation: &Operation, who: Who, public: bool) -> Verdict {
+    let has_app = operation.path.contains("{app}");
+    let allowed = |allowed| match allowed {
+        true => Verdict::Allowed,
+        false => Verdict::Forbidden,
+    };
+    match (&operation.access, who) {
+        (Access::Open, _) => Verdict::Allowed,
+        (Access::Optional, Who::Nobody) if public => Verdict::Allowed,
+        (_, Who::Nobody | Who::Garbage | Who::WrongSecret | Who::Expired | Who::Revoked) => {
+            Verdict::Unauthenticated
+        }
+        (Access::Optional, Who::AllOfOther) => Verdict::Forbidden,
+        (Access::Optional, _) => Verdict::Allowed,
+        (Access::Scope(scope), Who::Of(own)) => allowed(own.as_str() == scope),
+        (Access::Scope(scope), Who::OfOwn(own)) => {
+            allowed(own.as_str() == scope && !is_of_the_instance(operation, scope))
+        }
+        (Access::Scope(scope), Who::AllOfOwn) => allowed(!is_of_the_instance(operation, scope)),
+        (Access::Scope(scope), Who::AllOfOther) => {
+            allowed(!has_app && !is_of_the_instance(operation, scope))
+        }
+    }
+}
+
+/// Two apps, and a token.
+struct Scene {
+    own: App,
+    other: App,
+    api: Api,
+}
+
+impl Scene {
+    async fn new(server: &Server, who: Who, public: bool) -> Scene {
+        let suffix = Uuid::new_v4().simple();
+        let own = server.app(&format!("own-{suffix}"), public).await;
+        let other = server.app(&format!("other-{suffix}"), public).await;
+        let api = match who {
+            Who::Nobody => server.anonymous(),
+            Who::Garbage => server.root.with_token(Some("kvasm_garbage".to_owned())),
+            Who::WrongSecret => {
+                let mut secret = server.token(None, &Scope::ALL, None).await;
+                let last = if secret.ends_with('0') { '1' } else { '0' };
+                secret.pop();
+                secret.push(last);
+                server.root.with_token(Some(secret))
+            }
+            Who::Expired => {
+                let past = Timestamp(Timestamp::now().0 - 1);
+                let secret = server.token(None, &Scope::ALL, Some(past)).await;
+                server.root.with_token(Some(secret))
+            }
+            Who::Revoked => {
+                let api = server.client(None, &Scope::ALL).await;
+                let id = api.secret().split('_').nth(1).unwrap().to_owned();
+                let path = format!("/v1/tokens/{id}");
+                api.send("DELETE", &path).await.expect(204);
+                api
+            }
+            Who::Of(scope) => server.client(None, &[scope]).await,
+            Who::OfOwn(scope) => server.client(Some(&own), &[scope]).await,
+            Who::AllOfOwn => server.client(Some(&own), &Scope::ALL).await,
+            Who::AllOfOther => server.client(Some(&other), &Scope::ALL).await,
+        };
+        Scene { own, other, api }
+    }
+}
+
+/// The request of an operation about an app. Not one finds what it asks for, but
+/// the app; so none does harm but the deletion of the app.
+fn target(operation: &Operation, app: &str) -> String {
+    operation.target(&[
+        ("app", app),
+        ("version", "999"),
+        ("token", "00000000000000000000000000000099"),
+        ("function", "absent"),
+        ("path", "x"),
+    ])
+}
+
+#[tokio::test]
+async fn each_operation_is_open_to_whom_the_document_says_and_nobody_else() {
+    let server = Server::start().await;
+    let operations = operations(&document(&server.root).await);
+    let mut wrong = Vec::new();
+    for operation in &operations {
+        for who in everyone() {
+            for public in [false, true] {
+                let scene = Scene::new(&server, who, public).await;
+                let target = target(operation, scene.own.name.as_str());
+                let answer = scene.api.send(&operation.method, &target).await;
+                let expected = verdict(operation, who, public);
+                let place = format!(
+                    "{} {} by {who:?}, public: {public}",
+                    operation.method, operation.path
+                );
+                if Verdict::of(&answer) != expected {
+                    let (status, text) = (answer.status, answer.text());
+                    wrong.push(format!("{place}: {expected:?}, but {status} {text}"));
+                    continue;
+                }
+                if expected != Verdict::Allowed && operation.method != "HEAD" {
+                    let kind = match (&expected, who) {
+                        (Verdict::Forbidden, _) => "forbidden",
+                        (_, Who::Nobody) => "token-required",
+                        _ => "token-invalid",
+                    };
+                    assert_eq!(answer.problem(), kind, "{place}");
+                }
+                assert_eq!(
+                    answer.headers.contains_key("www-authenticate"),
+                    expected == Verdict::Unauthenticated,
+                    "{place}"
+                );
+                assert_tells_nothing(&server, &scene, who, &answer, &place);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// No secret is in an answer, and no app that is not the asker's.
+fn assert_tells_nothing(server: &Server, scene: &Scene, who: Who, answer: &Answer, place: &str) {
+    let text = format!("{} {:?}", answer.text(), answer.headers);
+    let root = server.root.secret();
+    let secrets = [
+        root.rsplit('_').next().unwrap(),
+        match who {
+            Who::Nobody | Who::Garbage => root,
+            _ => scene.api.secret().rsplit('_').next().unwrap(),
+        },
+    ];
+    for secret in secrets {
+        assert!(!text.contains(secret), "{place}: {text}");
+    }
+    let foreign = match who {
+        Who::Of(_) => return,
+        Who::OfOwn(_) | Who::AllOfOwn => vec![&scene.other],
+        Who::AllOfOther => vec![&scene.own],
+        _ => vec![&scene.own, &scene.other],
+    };
+    for app in foreign {
+        assert!(!text.contains(app.name.as_str()), "{place}: {text}");
+        assert!(!text.contains(&app.id.to_string()), "{place}: {text}");
+    }
+}
+
+/// Everything of an answer that a client sees, but the time.
+fn seen(answer: Answer) -> (u16, Vec<(String, String)>, String) {
+    let text = answer.text();
+    let headers = answer.headers.iter();
+    let headers = headers.filter(|(name, _)| *name != "date");
+    let headers = headers.map(|(name, value)| {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        (name.to_string(), value)
+    });
+    (answer.status, headers.collect(), text)
+}
+
+#[tokio::test]
+async fn a_bound_token_does_not_learn_whether_another_app_exists() {
+    let server = Server::start().await;
+    let operations = operations(&document(&server.root).await);
+    for public in [false, true] {
+        let scene = Scene::new(&server, Who::AllOfOther, public).await;
+        for operation in &operations {
+            if !operation.path.contains("{app}") {
+                continue;
+            }
+            let mut answers = Vec::new();
+            for app in [scene.own.name.as_str(), "no-such-app"] {
+                let target = target(operation, app);
+                let request = scene.api.ask(&operation.method, &target);
+                let request = request.header("x-request-id", Uuid::nil().to_string());
+                answers.push(seen(answer(request).await));
+            }
+            let place = format!("{} {}", operation.method, operation.path);
+            assert_eq!(answers[0].0, 403, "{place}");
+            assert_eq!(answers[0], answers[1], "{place}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_is_no_token_is_never_taken_for_none() {
+    let server = Server::start().await;
+    server.app("open", true).await;
+    let good = format!("Bearer {}", server.root.secret());
+    let call = |path: &str| server.anonymous().ask("POST", path);
+    for path in ["/v1/apps/open/call/f", "/a/open/x", "/v1/apps"] {
+        for bad in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Basic YTpi",
+            server.root.secret(),
+            &good[..good.len() - 1],
+            &format!("{good} x"),
+            &format!("{good}, {good}"),
+        ] {
+            let answer = answer(call(path).header("authorization", bad)).await;
+            assert_eq!(
+                (answer.status, answer.problem().as_str()),
+                (401, "token-invalid"),
+                "{path} {bad:?}"
+            );
+        }
+        let twice = call(path).header("authorization", &good);
+        let twice = answer(twice.header("authorization", &good)).await;
+        twice.refused(401, "token-invalid");
+        // The scheme's case does not matter.
+        let other = good.replace("Bearer", "bEARER");
+        let other = answer(call(path).header("authorization", other)).await;
+        assert_ne!(other.status, 401);
+    }
+}
+
+#[tokio::test]
+async fn a_token_cannot_make_more_of_itself() {
+    let server = Server::start().await;
+    let app = server.app("shop", false).await;
+    let admin = server.client(Some(&app), &[Scope::AppAdmin]).await;
+    for scope in Scope::ALL {
+        let body = serde_json::json!({ "name": "n", "scopes": [scope.as_str()] });
+        let answer = admin.json("POST", "/v1/apps/shop/tokens", body).await;
+        match scope {
+            Scope::AppAdmin => drop(answer.expect(201)),
+            _ => answer.refused(403, "scope-exceeded"),
+        }
+    }
+    // Made by root, bound all the same: it does not get at the instance.
+    let body = serde_json::json!({ "name": "n", "scopes": ["instance:admin"] });
+    let made = server.root.json("POST", "/v1/apps/shop/tokens", body).await;
+    let secret = made.expect(201).json()["secret"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let bound = server.root.with_token(Some(secret));
+    bound.get("/v1/tokens").await.refused(403, "forbidden");
+}
+
+const SCOPES: [&str; 7] = [
+    "app:admin",
+    "app:read",
+    "instance:admin",
+    "log:read",
+    "plugin:deploy",
+    "script:read",
+    "script:write",
+];
+
+#[tokio::test]
+async fn the_scopes_are_these_seven() {
+    let expected = BTreeSet::from(SCOPES.map(str::to_owned));
+    let code = Scope::ALL.map(|scope| scope.as_str().to_owned());
+    assert_eq!(BTreeSet::from(code), expected);
+
+    let server = Server::start().await;
+    let operations = operations(&document(&server.root).await);
+    let used = operations.iter().filter_map(|o| match &o.access {
+        Access::Scope(scope) => Some(scope.clone()),
+        Access::Open | Access::Optional => None,
+    });
+    assert_eq!(used.collect::<BTreeSet<_>>(), expected);
+
+    for word in ["script:*", "*", "", "app:write", "APP:READ", "app:read "] {
+        let body = serde_json::json!({ "name": "n", "scopes": [word] });
+        let answer = server.root.json("POST", "/v1/tokens", body).await;
+        answer.refused(400, "invalid-argument");
+    }
+}
+
+/// The rows of the table of routes in the docs: `| GET | \`/v1/apps\` | \`app:read\` | text |`.
+fn documented() -> BTreeSet<(String, String, String)> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/http.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut rows = BTreeSet::new();
+    for line in text.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let ["", method, path, access, _, ..] = cells[..] else {
+            continue;
+        };
+        let is_method = !method.is_empty() && method.chars().all(|c| c.is_ascii_uppercase());
+        if !is_method || !path.starts_with("`/") {
+            continue;
+        }
+        let code = |cell: &str| cell.trim_matches('`').to_owned();
+        let row = (method.to_owned(), code(path), code(access));
+        assert!(rows.insert(row), "twice in docs/http.md: {line}");
+    }
+    rows
+}
+
+#[tokio::test]
+async fn the_table_of_routes_in_the_docs_is_the_documents() {
+    let server = Server::start().await;
+    let operations = operations(&document(&server.root).await);
+    let served: BTreeSet<_> = operations
+        .into_iter()
+        .map(|o| (o.method, o.path, o.access.to_string()))
+        .collect();
+    let documented = documented();
+    let missing: Vec<_> = served.difference(&documented).collect();
+    let extra: Vec<_> = documented.difference(&served).collect();
+    assert!(
+        missing.is_empty() && extra.is_empty(),
+        "docs/http.md lacks {missing:#?} and has {extra:#?}"
+    );
+}

@@ -1,0 +1,110 @@
+//! The server's OpenAPI document, as far as the tests need it.
+
+use kvasm_tests::server::Api;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What an operation asks of its caller.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Nothing, and a token is not looked at.
+    Open,
+    /// A token where the app does not take calls without one.
+    Optional,
+    /// A token that grants this scope.
+    Scope(String),
+}
+
+impl std::fmt::Display for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Access::Open => "none",
+            Access::Optional => "optional",
+            Access::Scope(scope) => scope,
+        })
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// In upper case.
+    pub method: String,
+    /// With its parameters in braces.
+    pub path: String,
+    pub access: Access,
+    /// The operation's object.
+    pub json: Value,
+}
+
+impl Operation {
+    /// The path with parameters put in, and what the query must have.
+    pub fn target(&self, parameters: &[(&str, &str)]) -> String {
+        let mut target = self.path.clone();
+        for (name, value) in parameters {
+            target = target.replace(&format!("{{{name}}}"), value);
+        }
+        assert!(!target.contains('{'), "{target} lacks a parameter");
+        let mut separator = '?';
+        for parameter in self.parameters("query") {
+            if parameter["required"] == true {
+                let name = parameter["name"].as_str().unwrap();
+                target.push_str(&format!("{separator}{name}=x"));
+                separator = '&';
+            }
+        }
+        target
+    }
+
+    pub fn parameters(&self, place: &str) -> Vec<Value> {
+        let all = self.json["parameters"].as_array().cloned();
+        let all = all.unwrap_or_default().into_iter();
+        all.filter(|parameter| parameter["in"] == place).collect()
+    }
+
+    pub fn names(&self, path: &str, method: &str) -> bool {
+        self.path == path && self.method == method
+    }
+}
+
+/// The document.
+pub async fn document(api: &Api) -> Value {
+    api.get("/v1/openapi.json").await.expect(200).json()
+}
+
+/// The operations of a document.
+pub fn operations(document: &Value) -> Vec<Operation> {
+    let mut operations = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, json) in item.as_object().unwrap() {
+            operations.push(Operation {
+                method: method.to_ascii_uppercase(),
+                path: path.clone(),
+                access: access(json, &document["security"]),
+                json: json.clone(),
+            });
+        }
+    }
+    assert!(operations.len() > 30, "the document is too short");
+    operations
+}
+
+fn access(operation: &Value, default: &Value) -> Access {
+    let security = match &operation["security"] {
+        Value::Null => default,
+        own => own,
+    };
+    let Some(ways) = security.as_array().filter(|ways| !ways.is_empty()) else {
+        return Access::Open;
+    };
+    let ways: Vec<BTreeMap<String, Vec<String>>> = ways
+        .iter()
+        .map(|way| serde_json::from_value(way.clone()).unwrap())
+        .collect();
+    if ways.iter().any(BTreeMap::is_empty) {
+        return Access::Optional;
+    }
+    assert_eq!(ways.len(), 1, "{operation}");
+    let scopes = &ways[0]["token"];
+    assert_eq!(scopes.len(), 1, "{operation}");
+    Access::Scope(scopes[0].clone())
+}

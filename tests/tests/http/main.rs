@@ -1,0 +1,5 @@
+//! The HTTP server as its clients see it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod access;
+mod document;

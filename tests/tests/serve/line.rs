@@ -1,0 +1,235 @@
+//! A connection and what comes back on it, byte by byte.
+
+use serde_json::Value;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What all clients of a server have read.
+pub type Heard = Arc<Mutex<Vec<u8>>>;
+
+/// The longest that a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A connection to a server.
+pub struct Line {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    heard: Heard,
+}
+
+/// An answer to a request.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// Its kind, if it is a problem, such as `body-timeout`.
+    pub fn problem(&self) -> String {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let kind = body["type"].as_str().unwrap_or_default();
+        kind.trim_start_matches("urn:kvasm:problem:").to_owned()
+    }
+
+    /// Fails the test unless the answer is as it should be.
+    #[track_caller]
+    pub fn expect(self, status: u16, problem: &str) -> Answer {
+        assert_eq!(
+            (self.status, self.problem().as_str()),
+            (status, problem),
+            "{}\n{}",
+            self.head,
+            self.text()
+        );
+        self
+    }
+
+    #[track_caller]
+    pub fn ok(self) -> Answer {
+        assert!(
+            (200..300).contains(&self.status),
+            "{}\n{}",
+            self.head,
+            self.text()
+        );
+        self
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// A request as it goes over the line. `headers` are lines, each with its end.
+pub fn request(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n{headers}\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+impl Line {
+    pub fn open(address: SocketAddr, heard: Heard) -> Line {
+        Line::try_open(address, heard).unwrap()
+    }
+
+    pub fn try_open(address: SocketAddr, heard: Heard) -> std::io::Result<Line> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Line {
+            stream,
+            buffer: Vec::new(),
+            heard,
+        })
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Sends, unless the server has hung up.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        match self.stream.write_all(bytes.as_ref()) {
+            Ok(()) => true,
+            Err(e) if is_hung_up(&e) => false,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    /// Closes the side that the client writes to.
+    pub fn shut_down_write(&mut self) {
+        self.stream.shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// Whether something can be read within a moment, if only the end.
+    pub fn is_answering(&mut self, moment: Duration) -> bool {
+        self.stream.set_read_timeout(Some(moment)).unwrap();
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        !matches!(peeked, Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+    }
+
+    /// Reads what has come; false at the end. A server that is silent for a
+    /// minute fails the test.
+    fn fill(&mut self) -> bool {
+        let mut part = vec![0; 64 * 1024];
+        match self.stream.read(&mut part) {
+            Ok(0) => false,
+            Ok(len) => {
+                self.buffer.extend_from_slice(&part[..len]);
+                self.heard.lock().unwrap().extend_from_slice(&part[..len]);
+                true
+            }
+            Err(e) if is_hung_up(&e) => false,
+            Err(e) => panic!("the server neither answers nor hangs up: {e}"),
+        }
+    }
+
+    /// The next answer; none if the connection ends before it does.
+    pub fn answer(&mut self) -> Option<Answer> {
+        let end = loop {
+            match find(&self.buffer, b"\r\n\r\n") {
+                Some(at) => break at + 4,
+                None if self.fill() => {}
+                None => return None,
+            }
+        };
+        let head: Vec<u8> = self.buffer.drain(..end).collect();
+        let head = String::from_utf8(head).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut answer = Answer {
+            status,
+            head,
+            body: Vec::new(),
+        };
+        if status == 100 {
+            return self.answer();
+        }
+        answer.body = self.body(&answer)?;
+        Some(answer)
+    }
+
+    fn body(&mut self, answer: &Answer) -> Option<Vec<u8>> {
+        if let Some(length) = answer.header("content-length") {
+            return self.take(length.parse().unwrap());
+        }
+        if answer.header("transfer-encoding") == Some("chunked") {
+            return self.chunks();
+        }
+        if matches!(answer.status, 204 | 304) {
+            return Some(Vec::new());
+        }
+        Some(self.rest())
+    }
+
+    fn chunks(&mut self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let part = self.chunk()?;
+            if part.is_empty() {
+                return Some(body);
+            }
+            body.extend(part);
+        }
+    }
+
+    /// The next chunk of a body; empty at its end.
+    pub fn chunk(&mut self) -> Option<Vec<u8>> {
+        let at = loop {
+            match find(&self.buffer, b"\r\n") {
+                Some(at) => break at,
+                None if self.fill() => {}
+                None => return None,
+            }
+        };
+        let size = self.take(at + 2)?;
+        let size = std::str::from_utf8(size.trim_ascii()).unwrap();
+        let mut part = self.take(usize::from_str_radix(size, 16).unwrap() + 2)?;
+        part.truncate(part.len() - 2);
+        Some(part)
+    }
+
+    /// So many bytes; none if the connection ends before.
+    fn take(&mut self, len: usize) -> Option<Vec<u8>> {
+        while self.buffer.len() < len {
+            if !self.fill() {
+                return None;
+            }
+        }
+        Some(self.buffer.drain(..len).collect())
+    }
+
+    /// All that comes until the connection ends.
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.fill() {}
+        std::mem::take(&mut self.buffer)
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|part| part == what)
+}
+
+fn is_hung_up(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
+    )
+}

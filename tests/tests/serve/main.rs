@@ -1,0 +1,9 @@
+//! The program `kvasm serve` as a process: how it starts and stops, what it makes
+//! of slow and broken clients, of many, and of a store that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod guest;
+mod line;
+mod process;
+mod start;
+mod stop;

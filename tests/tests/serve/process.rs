@@ -1,0 +1,348 @@
+//! The program as a process, with a home of its own.
+
+use super::guest;
+use super::line::{Answer, Heard, Line, PATIENCE, request};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub fn program() -> PathBuf {
+    if let Some(program) = std::env::var_os("KVASM_BIN") {
+        return program.into();
+    }
+    // target/debug/deps/serve-... lies beside target/debug/kvasm.
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().unwrap().parent().unwrap().join("kvasm");
+    assert!(
+        program.exists(),
+        "`cargo build -p kvasm` builds the program first"
+    );
+    program
+}
+
+/// Tries until there is something; a minute at most.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(found) = found() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("not within a minute: {what}");
+}
+
+/// What a command has printed, and how it ended.
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A folder that is the home of a server and of the people who use it.
+pub struct Home {
+    folder: TempDir,
+    /// The token of the first start.
+    token: OnceLock<String>,
+}
+
+impl Home {
+    pub fn new() -> Home {
+        Home {
+            folder: tempfile::tempdir().unwrap(),
+            token: OnceLock::new(),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file with this content; its path.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// A command that knows of nothing but this home.
+    pub fn prepare(&self, program: impl Into<PathBuf>) -> Command {
+        let mut command = Command::new(program.into());
+        command
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.prepare(program());
+        command.args(arguments);
+        command
+    }
+
+    /// Runs the program to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ended {
+        run(self.command(arguments), b"")
+    }
+
+    /// Starts a server on a free port.
+    pub fn start(&self, arguments: &[&str]) -> Server {
+        let mut command = self.command(&SERVE);
+        command.args(arguments);
+        self.spawn(command)
+    }
+
+    /// Starts a server by a command.
+    pub fn spawn(&self, mut command: Command) -> Server {
+        let mut child = command.spawn().unwrap();
+        let stdout = collect(child.stdout.take().unwrap());
+        let stderr = collect(child.stderr.take().unwrap());
+        let mut server = Server {
+            child,
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            token: String::new(),
+            stdout,
+            stderr,
+            heard: Heard::default(),
+        };
+        server.address = server.wait_for_address();
+        let printed = server.stdout();
+        let token = printed.lines().find_map(|line| line.strip_prefix(TOKEN));
+        if let Some(token) = token {
+            let _ = self.token.set(token.to_owned());
+        }
+        server.token = self.token.get().cloned().unwrap_or_default();
+        server
+    }
+}
+
+/// Before the token of the first start.
+pub const TOKEN: &str = "Admin token, shown this once: ";
+
+/// How a server is started: on a free port, and with few instances, as many
+/// servers run at the same time.
+pub const SERVE: [&str; 5] = [
+    "serve",
+    "--listen",
+    "127.0.0.1:0",
+    "--set",
+    "engine.instances=16",
+];
+
+/// Runs a command to its end.
+pub fn run(mut command: Command, input: &[u8]) -> Ended {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let stdout = collect(child.stdout.take().unwrap());
+    let stderr = collect(child.stderr.take().unwrap());
+    // A program that fails early closes its input.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let status = end(&mut child);
+    let text = |output: Output| {
+        eventually("the end of the output", || {
+            let output = output.lock().unwrap();
+            output.1.then(|| output.0.clone())
+        })
+    };
+    Ended {
+        code: status.code().unwrap(),
+        stdout: text(stdout),
+        stderr: text(stderr),
+    }
+}
+
+/// What a process has written, and whether that was all.
+type Output = Arc<Mutex<(String, bool)>>;
+
+fn collect(mut from: impl Read + Send + 'static) -> Output {
+    let output = Output::default();
+    let into = Arc::clone(&output);
+    std::thread::spawn(move || {
+        let mut part = vec![0; 64 * 1024];
+        while let Ok(len @ 1..) = from.read(&mut part) {
+            let text = String::from_utf8_lossy(&part[..len]);
+            into.lock().unwrap().0.push_str(&text);
+        }
+        into.lock().unwrap().1 = true;
+    });
+    output
+}
+
+fn end(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    panic!("the process did not end within a minute");
+}
+
+/// A server that runs. It is killed when it is dropped.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    /// An administrator's token.
+    pub token: String,
+    stdout: Output,
+    stderr: Output,
+    /// All that clients have read.
+    pub heard: Heard,
+}
+
+impl Server {
+    fn wait_for_address(&mut self) -> SocketAddr {
+        eventually("the line that says where the server listens", || {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}: {}", self.stderr());
+            let stdout = self.stdout();
+            let (_, rest) = stdout.split_once("Listening on http://")?;
+            let (address, _) = rest.split_once('\n')?;
+            Some(address.parse().unwrap())
+        })
+    }
+
+    pub fn stdout(&self) -> String {
+        self.stdout.lock().unwrap().0.clone()
+    }
+
+    pub fn stderr(&self) -> String {
+        self.stderr.lock().unwrap().0.clone()
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn signal(&self, name: &str) {
+        let mut command = Command::new("sh");
+        let pid = self.child.id().to_string();
+        command.args(["-c", "kill -s \"$0\" \"$1\"", name, &pid]);
+        // One that has ended by itself is what is wanted.
+        let _ = command.stderr(Stdio::null()).status().unwrap();
+    }
+
+    /// Waits for the end; the exit code, or none if a signal has ended it.
+    pub fn code(&mut self) -> Option<i32> {
+        end(&mut self.child).code()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        assert_eq!(self.code(), Some(0), "{}", self.stderr());
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// A connection.
+    pub fn open(&self) -> Line {
+        Line::open(self.address, Arc::clone(&self.heard))
+    }
+
+    /// The head of an administrator's request.
+    pub fn authorization(&self) -> String {
+        format!("Authorization: Bearer {}\r\n", self.token)
+    }
+
+    /// The answer to one request on a connection of its own; none if there is none.
+    pub fn try_ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Option<Answer> {
+        let mut line = Line::try_open(self.address, Arc::clone(&self.heard)).ok()?;
+        let headers = format!("Connection: close\r\n{headers}");
+        line.try_send(request(method, path, &headers, body));
+        line.answer()
+    }
+
+    /// The answer to an administrator.
+    #[track_caller]
+    pub fn admin(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Answer {
+        let headers = format!("Content-Type: {kind}\r\n{}", self.authorization());
+        self.try_ask(method, path, &headers, body)
+            .expect("an answer")
+    }
+
+    /// The answer to somebody without a token.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Answer {
+        self.try_ask("GET", path, "", b"").expect("an answer")
+    }
+
+    /// The answer of a function, called without a token.
+    #[track_caller]
+    pub fn call(&self, app: &str, function: &str, input: &[u8]) -> Answer {
+        let path = format!("/v1/apps/{app}/call/{function}");
+        self.try_ask("POST", &path, "", input).expect("an answer")
+    }
+
+    /// Writes a number as an entry of the collection `c`.
+    #[track_caller]
+    pub fn put(&self, app: &str, key: &str, value: &[u8]) -> Answer {
+        let path = format!("/v1/apps/{app}/kv/entry?collection=c&key={key}");
+        self.admin("PUT", &path, "application/octet-stream", value)
+    }
+
+    /// Reads an entry of the collection `c`.
+    #[track_caller]
+    pub fn entry(&self, app: &str, key: &str) -> Answer {
+        let path = format!("/v1/apps/{app}/kv/entry?collection=c&key={key}");
+        self.admin("GET", &path, "text/plain", b"")
+    }
+
+    /// Makes an app that takes public calls without limits.
+    #[track_caller]
+    pub fn create_app(&self, name: &str) {
+        let new = format!("{{\"name\":\"{name}\",\"public\":true}}");
+        self.admin("POST", "/v1/apps", "application/json", new.as_bytes())
+            .ok();
+        let path = format!("/v1/apps/{name}/limits");
+        self.admin("PUT", &path, "application/json", b"{}").ok();
+    }
+
+    /// Makes an app with the plugin of this suite.
+    #[track_caller]
+    pub fn with_guest(&self, app: &str) {
+        self.create_app(app);
+        let path = format!("/v1/apps/{app}/plugins");
+        self.admin("POST", &path, "application/wasm", &guest::wasm())
+            .ok();
+    }
+
+    /// Waits until so many calls run.
+    #[track_caller]
+    pub fn wait_for_calls(&self, count: u32) {
+        let line = format!("kvasm_instances {count}\n");
+        eventually("calls that run", || {
+            let metrics = self.admin("GET", "/metrics", "text/plain", b"").ok();
+            metrics.text().contains(&line).then_some(())
+        });
+    }
+
+    /// Fails the test if the server is not well.
+    #[track_caller]
+    pub fn assert_healthy(&self) {
+        assert_eq!(self.get("/healthz").ok().text(), "ok\n");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

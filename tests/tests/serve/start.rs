@@ -1,0 +1,187 @@
+//! How a server starts, or says why it does not.
+
+use super::process::{Home, SERVE, TOKEN, run};
+use std::net::TcpListener;
+
+/// Fails to start with this code and these words, and says nothing of `secret`.
+#[track_caller]
+fn refuses(
+    home: &Home,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+    code: i32,
+    words: &[&str],
+) -> String {
+    let mut command = home.command(&["serve"]);
+    command.args(arguments).envs(variables.iter().copied());
+    let ended = run(command, b"");
+    assert_eq!(ended.code, code, "{arguments:?}: {}", ended.stderr);
+    for words in words {
+        assert!(
+            ended.stderr.contains(words),
+            "{arguments:?}: no {words:?} in: {}",
+            ended.stderr
+        );
+    }
+    assert!(!ended.stdout.contains("Listening"), "{}", ended.stdout);
+    ended.stdout + &ended.stderr
+}
+
+#[test]
+fn the_token_is_shown_at_the_first_start_alone() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    assert_eq!(
+        server.stdout(),
+        format!(
+            "{TOKEN}{}\nListening on http://{}\n",
+            server.token, server.address
+        )
+    );
+    assert!(server.token.starts_with("kvasm_"), "{}", server.token);
+    server.assert_healthy();
+    assert_eq!(server.get("/readyz").ok().text(), "ready\n");
+    server.admin("GET", "/v1/apps", "text/plain", b"").ok();
+    server.get("/v1/apps").expect(401, "token-required");
+    server.stop();
+
+    let server = home.start(&[]);
+    let listening = format!("Listening on http://{}\n", server.address);
+    assert_eq!(server.stdout(), listening);
+    server.admin("GET", "/v1/apps", "text/plain", b"").ok();
+    server.stop();
+}
+
+#[test]
+fn a_bad_configuration_is_named_by_its_source_and_key() {
+    let home = Home::new();
+    let file = home.file("bad.toml", b"[server]\nconnections = 0\n");
+    let at = ["bad.toml", "server.connections", "at least 1"];
+    refuses(&home, &["--config", &file], &[], 2, &at);
+    let unknown = home.file("unknown.toml", b"[server]\nconections = 7\n");
+    let at = ["unknown.toml", "server.conections", "--print-config"];
+    refuses(&home, &["--config", &unknown], &[], 2, &at);
+    let broken = home.file("broken.toml", b"listen = [");
+    refuses(&home, &["--config", &broken], &[], 2, &["broken.toml"]);
+    refuses(&home, &["--config", "/none.toml"], &[], 2, &["/none.toml"]);
+    let variable = [("KVASM_CONFIG", file.as_str())];
+    refuses(&home, &[], &variable, 2, &["bad.toml"]);
+
+    let variable = [("KVASM_LIMITS_WALL_TIME", "soon")];
+    let at = ["KVASM_LIMITS_WALL_TIME", "limits.wall_time", "\"soon\""];
+    refuses(&home, &[], &variable, 2, &at);
+    let at = ["arguments", "limits.value", "\"1 pound\""];
+    refuses(&home, &["--set", "limits.value=1 pound"], &[], 2, &at);
+    refuses(&home, &["--set", "limits.value"], &[], 2, &["KEY=VALUE"]);
+    refuses(&home, &["--set", "a=1"], &[], 2, &["there is no key \"a\""]);
+    refuses(&home, &["--log-format", "xml"], &[], 2, &["log.format"]);
+    let filter = ["--set", "log.filter=kvasm=loud"];
+    refuses(&home, &filter, &[], 2, &["log.filter"]);
+    refuses(&home, &["--listen", "here"], &[], 2, &["--listen"]);
+}
+
+#[test]
+fn a_good_configuration_is_heeded() {
+    let home = Home::new();
+    let file = home.file(
+        "good.toml",
+        b"listen = \"127.0.0.1:1\"\n[log]\nformat = \"json\"\nfilter = \"debug\"\n",
+    );
+    let mut command = home.command(&SERVE);
+    command.args(["--config", &file]);
+    command.env("KVASM_LIMITS_INPUT", "16");
+    let server = home.spawn(command);
+    server.with_guest("demo");
+    assert_eq!(
+        server.call("demo", "echo", &[b'a'; 16]).ok().body,
+        [b'a'; 16]
+    );
+    server
+        .call("demo", "echo", &[b'a'; 17])
+        .expect(413, "body-too-large");
+    let log = server.stderr();
+    let line = log
+        .lines()
+        .find(|line| line.contains("/v1/apps/{app}/call/{function}"));
+    let line: serde_json::Value = serde_json::from_str(line.expect(&log)).unwrap();
+    assert!(line["request_id"].is_string(), "{line}");
+    server.stop();
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let home = Home::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    refuses(
+        &home,
+        &["--listen", &address],
+        &[],
+        2,
+        &[&address, "in use"],
+    );
+}
+
+/// A token that was made and not shown would be lost.
+#[test]
+fn a_start_that_fails_does_not_use_up_the_token() {
+    let home = Home::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let printed = refuses(&home, &["--listen", &address], &[], 2, &["in use"]);
+    assert!(!printed.contains(TOKEN), "{printed}");
+    let server = home.start(&[]);
+    assert!(server.stdout().contains(TOKEN), "{}", server.stdout());
+    server.stop();
+}
+
+#[test]
+fn a_store_that_cannot_be_reached_is_the_hosts_fault() {
+    let home = Home::new();
+    let url = "postgres://somebody:hunter2@127.0.0.1:1/kvasm";
+    let words = ["unavailable", "refused"];
+    let printed = refuses(&home, &["--store", url], &[], 4, &words);
+    assert!(!printed.contains("hunter2"), "{printed}");
+    let printed = refuses(&home, &[], &[("KVASM_STORE", url)], 4, &words);
+    assert!(!printed.contains("hunter2"), "{printed}");
+    let file = home.file("store.toml", format!("store = \"{url}\"\n").as_bytes());
+    let printed = refuses(&home, &["--config", &file], &[], 4, &words);
+    assert!(!printed.contains("hunter2"), "{printed}");
+    let at = ["/nonexistent/x.db"];
+    refuses(&home, &["--store", "sqlite:/nonexistent/x.db"], &[], 4, &at);
+}
+
+/// Neither when the URL is no store's, nor when it is shown.
+#[test]
+fn no_message_has_the_stores_password() {
+    let home = Home::new();
+    let bad = [
+        "postgre://somebody:hunter2@127.0.0.1:1/kvasm",
+        "somebody:hunter2@127.0.0.1:1/kvasm",
+        "postgres://somebody:hunter2@127.0.0.1:port/kvasm",
+        "postgres://somebody:hunter2@127.0.0.1:1/kvasm?sslmode=hunter2",
+        "postgres:somebody:hunter2@127.0.0.1/kvasm",
+    ];
+    let mut told = Vec::new();
+    for url in bad {
+        let file = home.file("store.toml", format!("store = \"{url}\"\n").as_bytes());
+        let mut by_variable = home.command(&["serve"]);
+        by_variable.env("KVASM_STORE", url);
+        for command in [home.command(&["serve", "--config", &file]), by_variable] {
+            let ended = run(command, b"");
+            assert!(matches!(ended.code, 2 | 4), "{url}: {}", ended.stderr);
+            told.push(ended.stdout + &ended.stderr);
+        }
+    }
+    let shown = [
+        "postgres://somebody:hunter2@127.0.0.1:1/kvasm",
+        "postgres://127.0.0.1:1/kvasm?user=somebody&password=hunter2",
+    ];
+    for url in shown {
+        let ended = home.run(&["serve", "--print-config", "--store", url]);
+        assert_eq!(ended.code, 0, "{}", ended.stderr);
+        told.push(ended.stdout + &ended.stderr);
+    }
+    told.retain(|text| text.contains("hunter2"));
+    assert!(told.is_empty(), "{}", told.join("\n"));
+}

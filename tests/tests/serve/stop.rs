@@ -1,0 +1,125 @@
+//! How a server stops: gently, in bounded time, or at once.
+
+use super::line::{Line, request};
+use super::process::{Home, Server, eventually};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A call that runs, on a line of its own.
+fn calling(server: &Server, function: &str) -> Line {
+    let mut line = server.open();
+    let path = format!("/v1/apps/demo/call/{function}");
+    line.send(request("POST", &path, "", b""));
+    server.wait_for_calls(1);
+    line
+}
+
+fn is_refused(server: &Server) -> bool {
+    Line::try_open(server.address, Arc::clone(&server.heard)).is_err()
+}
+
+#[test]
+fn a_call_that_runs_gets_its_answer() {
+    let home = Home::new();
+    let mut server = home.start(&[]);
+    server.with_guest("demo");
+    let mut line = calling(&server, "nap");
+    server.signal("TERM");
+    eventually("no new connections", || is_refused(&server).then_some(()));
+    assert_eq!(line.answer().unwrap().ok().text(), "hello");
+    assert_eq!(line.rest(), b"");
+    assert_eq!(server.code(), Some(0), "{}", server.stderr());
+}
+
+#[test]
+fn a_call_over_the_drain_timeout_is_cut_off() {
+    let home = Home::new();
+    let mut server = home.start(&[
+        "--set",
+        "server.drain_timeout=500ms",
+        "--set",
+        "limits.wall_time=1h",
+    ]);
+    server.with_guest("demo");
+    let mut line = calling(&server, "sleep");
+    server.signal("TERM");
+    assert_eq!(server.code(), Some(0), "{}", server.stderr());
+    assert!(line.answer().is_none());
+    let log = server.stderr();
+    assert!(log.contains("server.drain_timeout were cut off"), "{log}");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for (first, second) in [("TERM", "TERM"), ("INT", "TERM"), ("TERM", "INT")] {
+        let home = Home::new();
+        let mut server = home.start(&[
+            "--set",
+            "server.drain_timeout=1h",
+            "--set",
+            "limits.wall_time=1h",
+        ]);
+        server.with_guest("demo");
+        let mut line = calling(&server, "sleep");
+        server.signal(first);
+        eventually("no new connections", || is_refused(&server).then_some(()));
+        assert!(!line.is_answering(Duration::from_millis(100)));
+        assert!(server.is_running());
+        server.signal(second);
+        assert_eq!(server.code(), Some(130), "{}", server.stderr());
+        assert!(line.answer().is_none());
+    }
+}
+
+/// Whoever starts a server may stop it as soon as it says that it listens.
+#[test]
+fn a_signal_right_after_the_start_stops_it_gently() {
+    let home = Home::new();
+    for _ in 0..20 {
+        home.start(&[]).stop();
+    }
+}
+
+#[test]
+fn idle_connections_do_not_hold_it_up() {
+    let home = Home::new();
+    let mut server = home.start(&["--set", "server.drain_timeout=1h"]);
+    server.with_guest("demo");
+    // One that has sent nothing yet, and one that has had an answer.
+    let mut unused = server.open();
+    let mut used = server.open();
+    used.send(request("GET", "/healthz", "", b""));
+    used.answer().unwrap().ok();
+    let mut following = server.open();
+    let path = "/v1/apps/demo/logs?follow=true";
+    following.send(request("GET", path, &server.authorization(), b""));
+    server.call("demo", "say", b"").ok();
+    eventually("a connection that follows the log", || {
+        following
+            .is_answering(Duration::from_millis(10))
+            .then_some(())
+    });
+    server.signal("TERM");
+    assert_eq!(server.code(), Some(0), "{}", server.stderr());
+    assert_eq!(unused.rest(), b"");
+    assert_eq!(used.rest(), b"");
+    let log = following.answer().expect("a stream that ends as it should");
+    assert!(log.ok().text().contains("\"hello\""));
+}
+
+/// An upload that is under way ends too, or is cut off.
+#[test]
+fn a_body_that_stops_does_not_hold_it_up_for_long() {
+    let home = Home::new();
+    let mut server = home.start(&["--set", "server.drain_timeout=500ms"]);
+    server.with_guest("demo");
+    let mut line = server.open();
+    line.send("POST /v1/apps/demo/call/echo HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nhalf");
+    let mut head = server.open();
+    head.send("GET /healthz HTT");
+    server.assert_healthy();
+    server.signal("TERM");
+    assert_eq!(server.code(), Some(0), "{}", server.stderr());
+    assert!(line.answer().is_none());
+    assert!(head.answer().is_none());
+}
