@@ -36,6 +36,19 @@ impl Kv for Silent {
     async fn set(&self, _: &Caller, _: Write) -> Result<Version, ServiceError> {
         pending().await
     }
+    async fn set_many(&self, _: &Caller, _: Vec<Write>) -> Result<(), ServiceError> {
+        std::future::pending().await
+    }
+
+    async fn collections(
+        &self,
+        _: &Caller,
+        _: Option<&Collection>,
+        _: u32,
+    ) -> Result<Vec<Collection>, ServiceError> {
+        std::future::pending().await
+    }
+
     async fn delete(
         &self,
         _: &Caller,

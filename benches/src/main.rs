@@ -1,8 +1,10 @@
 //! `cargo xtask bench`: Kvasm's figures as ratios, each taken side by side with
 //! its baseline, in turns, in one run.
 
+mod apps;
 mod calls;
 mod deadlines;
+mod http;
 mod memory;
 mod reads;
 mod report;
@@ -77,6 +79,7 @@ fn generous() -> Limits {
 }
 
 fn main() -> Result<()> {
+    http::serve()?;
     let arguments = Arguments::parse();
     let effort = if arguments.quick {
         Effort {
@@ -125,4 +128,7 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("cold", reads::cold),
     ("memory", memory::measure),
     ("schema", schema::measure),
+    ("http", http::measure),
+    ("flood", http::flood),
+    ("apps", apps::measure),
 ];

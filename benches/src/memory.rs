@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 
 /// Resident memory of this process, in KiB.
-fn resident_kib() -> Result<f64> {
+pub fn resident_kib() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/self/statm")?;
     let pages: f64 = text
         .split(' ')

@@ -1,0 +1,137 @@
+//! Load over HTTP/1.1: one request, again and again, on connections that stay.
+
+use anyhow::{Context, Result, bail};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// When the next request is sent.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// So long after the last was sent, or when it is answered if that is later.
+    Every(Duration),
+}
+
+/// A request to a server.
+#[derive(Clone)]
+pub struct Load {
+    address: SocketAddr,
+    request: Vec<u8>,
+}
+
+impl Load {
+    pub fn post(address: SocketAddr, path: &str) -> Load {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n");
+        Load {
+            address,
+            request: request.into_bytes(),
+        }
+    }
+
+    /// Answers a second, of so many connections that ask as soon as they have
+    /// their answer.
+    pub async fn rate(&self, connections: usize, time: Duration) -> Result<f64> {
+        let mut tasks = JoinSet::new();
+        let start = Instant::now();
+        for _ in 0..connections {
+            let load = self.clone();
+            tasks.spawn(async move {
+                let mut line = Line::open(&load).await?;
+                let mut answers = 0_u64;
+                while start.elapsed() < time {
+                    let status = line.ask(&load.request).await?;
+                    anyhow::ensure!(status == 200, "the server answered {status}");
+                    answers += 1;
+                }
+                Ok::<_, anyhow::Error>(answers)
+            });
+        }
+        let mut answers = 0;
+        while let Some(task) = tasks.join_next().await {
+            answers += task??;
+        }
+        Ok(answers as f64 / start.elapsed().as_secs_f64())
+    }
+
+    /// How long each of some calls took, in seconds.
+    pub async fn times(&self, calls: usize, Pace::Every(pace): Pace) -> Result<Vec<f64>> {
+        let mut line = Line::open(self).await?;
+        let mut times = Vec::with_capacity(calls);
+        for _ in 0..calls {
+            let start = Instant::now();
+            let status = line.ask(&self.request).await?;
+            anyhow::ensure!(status == 200, "the server answered {status}");
+            let took = start.elapsed();
+            times.push(took.as_secs_f64());
+            tokio::time::sleep(pace.saturating_sub(took)).await;
+        }
+        Ok(times)
+    }
+
+    /// Asks on so many connections until it is aborted, whatever the answers.
+    pub fn flood(&self, connections: usize) -> JoinHandle<()> {
+        let load = self.clone();
+        tokio::spawn(async move {
+            let mut tasks = JoinSet::new();
+            for _ in 0..connections {
+                let load = load.clone();
+                tasks.spawn(async move {
+                    while let Ok(mut line) = Line::open(&load).await {
+                        while line.ask(&load.request).await.is_ok() {}
+                    }
+                });
+            }
+            while tasks.join_next().await.is_some() {}
+        })
+    }
+}
+
+struct Line {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Line {
+    async fn open(load: &Load) -> Result<Line> {
+        let stream = TcpStream::connect(load.address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Line {
+            stream,
+            buffer: Vec::with_capacity(4096),
+        })
+    }
+
+    /// Sends the request and reads its answer; the status.
+    async fn ask(&mut self, request: &[u8]) -> Result<u16> {
+        self.stream.write_all(request).await?;
+        self.buffer.clear();
+        loop {
+            if let Some(status) = answer(&self.buffer)? {
+                return Ok(status);
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                bail!("the server has hung up");
+            }
+        }
+    }
+}
+
+/// The status, once the answer is all there.
+fn answer(bytes: &[u8]) -> Result<Option<u16>> {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let (head, body) = bytes.split_at(end + 4);
+    let head = std::str::from_utf8(head)?.to_ascii_lowercase();
+    let status = head.get(9..12).context("no status")?.parse()?;
+    let is_whole = match head.split("content-length: ").nth(1) {
+        Some(rest) => {
+            let length = rest.split("\r\n").next().unwrap_or_default();
+            body.len() >= length.trim().parse::<usize>()?
+        }
+        None => body.ends_with(b"0\r\n\r\n"),
+    };
+    Ok(is_whole.then_some(status))
+}

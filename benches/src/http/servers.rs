@@ -1,0 +1,226 @@
+//! The servers that are measured, each as a process of its own.
+
+use crate::{Bench, target};
+use anyhow::{Context, Result, bail};
+use axum::extract::State;
+use axum::routing::post;
+use kvasm::Host;
+use kvasm::http::{ServerOptions, router};
+use kvasm::model::{AppName, AppSettings, Change, Collection, Key, Timestamp, Value};
+use kvasm::service::{Caller, Write};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child as Process, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Which server this process is, if it is one.
+const ROLE: &str = "KVASM_BENCH_SERVER";
+/// The entry that every server reads.
+const KEY: &str = "00000007";
+
+/// `get` answers with the entry; `burn` computes for about 50 ms.
+const GUEST: &str = r#"(module
+  (import "kvasm_v1" "kv_get" (func $get (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
+  (import "kvasm_v1" "output_write" (func $write (param i32 i32) (result i64)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "notes")
+  (data (i32.const 16) "00000007")
+  (func (export "get") (result i32) (local $len i64)
+    (local.set $len (call $get (i32.const 0) (i32.const 5) (i32.const 16) (i32.const 8)
+      (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 4096)))
+    (if (i64.lt_s (local.get $len) (i64.const 0)) (then (return (i32.const 1))))
+    (drop (call $write (i32.const 1024) (i32.wrap_i64 (local.get $len))))
+    (i32.const 0))
+  (func (export "burn") (result i32) (local $left i32)
+    (local.set $left (i32.const 60000000))
+    (loop $again
+      (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (i32.const 0)))"#;
+
+fn value() -> String {
+    format!("{{\"a\":\"{}\"}}", "x".repeat(90))
+}
+
+/// A server's process, ended when this is dropped.
+pub struct Child {
+    process: Process,
+    pub address: SocketAddr,
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Child {
+    /// Kvasm, with the apps `bench` and `quiet` without limits, and `loud` with
+    /// those that new apps of `kvasm serve` get.
+    pub fn kvasm() -> Result<Child> {
+        Child::own("kvasm")
+    }
+
+    /// An axum handler that reads the entry from the same store.
+    pub fn axum() -> Result<Child> {
+        Child::own("axum")
+    }
+
+    fn own(role: &str) -> Result<Child> {
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut process = command.env(ROLE, role).stdout(Stdio::piped()).spawn()?;
+        let stdout = process.stdout.take().context("no output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let address = line.trim().parse().context("the server did not start")?;
+        Ok(Child { process, address })
+    }
+
+    /// `wasmtime serve` with a component that does the same, if there is a
+    /// wasmtime 48.
+    pub fn wasmtime() -> Result<Option<Child>> {
+        let program = std::env::var("KVASM_WASMTIME").unwrap_or_else(|_| "wasmtime".to_owned());
+        let version = Command::new(&program).arg("--version").output();
+        let is_48 = version.is_ok_and(|output| output.stdout.starts_with(b"wasmtime 48."));
+        if !is_48 {
+            return Ok(None);
+        }
+        let component = target().join("bench-keyvalue.wat");
+        std::fs::write(&component, include_str!("../keyvalue.wat"))?;
+        // A port that was free a moment ago.
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let process = Command::new(program)
+            .args(["serve", "--addr", &free.to_string(), "-S", "keyvalue"])
+            .arg("-S")
+            .arg(format!("keyvalue-in-memory-data={KEY}={}", value()))
+            .arg(&component)
+            .stderr(Stdio::null())
+            .spawn()?;
+        let child = Child {
+            process,
+            address: free,
+        };
+        let start = Instant::now();
+        while TcpStream::connect(free).is_err() {
+            if start.elapsed() > Duration::from_secs(30) {
+                bail!("wasmtime serve did not start");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Some(child))
+    }
+}
+
+/// Serves, if this process was started to. Does not return then.
+pub fn serve() -> Result<()> {
+    let Ok(role) = std::env::var(ROLE) else {
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let bench = Bench::new(|builder| builder).await?;
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        match role.as_str() {
+            "axum" => axum_server(&bench, listener).await,
+            _ => kvasm_server(&bench, listener).await,
+        }
+    })?;
+    std::process::exit(0);
+}
+
+async fn fill(host: &Host, name: &str) -> Result<()> {
+    let app = host.app(&AppName::parse(name)?).await?.context("no app")?;
+    let write = Write {
+        collection: Collection::parse("notes")?,
+        key: Key::parse(KEY)?,
+        value: Value::json(value(), 1024)?,
+        ttl_ms: None,
+        expect: None,
+    };
+    host.kv().set(&Caller::new(&app, None), write).await?;
+    Ok(())
+}
+
+async fn kvasm_server(bench: &Bench, listener: tokio::net::TcpListener) -> Result<()> {
+    let host = &bench.host;
+    let actor = host.operator("bench");
+    for name in ["bench", "quiet", "loud"] {
+        if name != "bench" {
+            host.create_app(AppName::parse(name)?).await?;
+        }
+        let app = host.app(&AppName::parse(name)?).await?.context("no app")?;
+        let limits = |limit| (name == "loud").then_some(limit);
+        let settings = AppSettings {
+            public: true,
+            calls_per_second: limits(1_000),
+            calls_at_once: limits(32),
+            ..AppSettings::default()
+        };
+        let change = Change::UpdateApp {
+            app: app.id,
+            settings,
+        };
+        host.store().change(change, audit()).await?;
+        host.deploy(&actor, &app, wat::parse_str(GUEST)?, true)
+            .await?;
+        fill(host, name).await?;
+    }
+    println!("{}", listener.local_addr()?);
+    let options = ServerOptions::default();
+    let stop = CancellationToken::new();
+    let router = router(host.clone(), options.clone(), stop.clone());
+    kvasm::http::serve(listener, router, options, host.metrics().clone(), stop).await;
+    Ok(())
+}
+
+/// A row for a change that nobody looks up.
+pub fn audit() -> kvasm::model::Audit {
+    kvasm::model::Audit {
+        id: uuid::Uuid::now_v7(),
+        at: Timestamp::now(),
+        token: None,
+        actor: "bench".to_owned(),
+        action: "bench".into(),
+        app: None,
+        detail: serde_json::json!({}),
+        request_id: uuid::Uuid::nil(),
+    }
+}
+
+/// What the bare handler reads.
+struct Read {
+    host: Host,
+    app: kvasm::model::AppId,
+    collection: Collection,
+    key: Key,
+}
+
+async fn read(State(read): State<Arc<Read>>) -> Vec<u8> {
+    let Read {
+        host,
+        app,
+        collection,
+        key,
+    } = &*read;
+    let entry = host
+        .store()
+        .get(*app, collection, key, Timestamp::now())
+        .await;
+    let entry = entry.ok().flatten();
+    entry.map_or_else(Vec::new, |entry| entry.value.as_bytes().to_vec())
+}
+
+async fn axum_server(bench: &Bench, listener: tokio::net::TcpListener) -> Result<()> {
+    fill(&bench.host, "bench").await?;
+    println!("{}", listener.local_addr()?);
+    let state = Arc::new(Read {
+        host: bench.host.clone(),
+        app: bench.app.id,
+        collection: Collection::parse("notes")?,
+        key: Key::parse(KEY)?,
+    });
+    let router = axum::Router::new().route("/", post(read)).with_state(state);
+    Ok(axum::serve(listener, router).await?)
+}
