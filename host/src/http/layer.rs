@@ -12,6 +12,9 @@ use uuid::Uuid;
 
 /// The request's id, in and out.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The most bytes of a request's headers, which the reader of heads bounds
+/// roughly only.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// The longest path and query, in bytes.
 const URI_BYTES_MAX: usize = 8 * 1024;
 
@@ -33,7 +36,7 @@ pub(super) async fn around(
 
     let span = tracing::info_span!("request", request_id = %id, method, route);
     let mut response = async {
-        match too_long(&request) {
+        match too_long(&request).or_else(|| too_large(request.headers())) {
             Some(problem) => problem.into_response(),
             None => next.run(request).await,
         }
@@ -85,6 +88,17 @@ fn too_long(request: &Request) -> Option<Problem> {
             Kind::UriTooLong,
             format!("they are {len} bytes; the limit is {limit} bytes"),
         )
+    })
+}
+
+fn too_large(headers: &HeaderMap) -> Option<Problem> {
+    let sizes = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    let len: usize = sizes.sum();
+    (len > HEADER_BYTES_MAX).then(|| {
+        let detail = format!("they are {len} bytes; the limit is {HEADER_BYTES_MAX} bytes");
+        Problem::new(Kind::HeadersTooLarge, detail)
     })
 }
 

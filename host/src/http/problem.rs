@@ -43,6 +43,7 @@ kinds! {
     RouteNotFound = NOT_FOUND "route-not-found" "There is no such route",
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed" "The route does not take this method",
     UriTooLong = URI_TOO_LONG "uri-too-long" "The path and query are too long",
+    HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE "headers-too-large" "The headers are too large",
     InvalidArgument = BAD_REQUEST "invalid-argument" "An argument is refused",
     MalformedJson = BAD_REQUEST "malformed-json" "The body is not the JSON that this route takes",
     MalformedLine = BAD_REQUEST "malformed-line" "A line of the import is refused",
@@ -247,8 +248,12 @@ impl From<CallError> for Problem {
             CallError::NoHttpHandler => Kind::NoHttpHandler,
             CallError::Invalid(invalid) => return invalid.clone().into(),
             // The plugin's own words to its caller.
-            CallError::Failed { message, .. } => {
-                return Problem::new(Kind::PluginFailed, message.clone());
+            CallError::Failed { code, message } => {
+                let detail = match message.as_str() {
+                    "" => format!("it ended with code {code}, without a message"),
+                    message => message.to_owned(),
+                };
+                return Problem::new(Kind::PluginFailed, detail);
             }
             // Where in the plugin is for its author, who finds it in the app's log.
             CallError::Trap { .. } | CallError::Start { .. } => {

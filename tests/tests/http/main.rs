@@ -3,3 +3,7 @@
 
 mod access;
 mod document;
+mod entries;
+mod limits;
+mod plugins;
+mod problems;

@@ -104,7 +104,7 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
 pub(super) fn show_bytes(size: u64) -> String {
     let unit = UNITS
         .iter()
-        .find(|(_, bytes)| size >= *bytes && size % *bytes == 0);
+        .find(|(_, bytes)| size >= *bytes && size.is_multiple_of(*bytes));
     match unit {
         Some((unit, bytes)) => format!("{}{unit}", size / bytes),
         None => size.to_string(),

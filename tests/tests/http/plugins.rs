@@ -1,0 +1,235 @@
+//! Versions: uploads, activation, roll back, and what goes on meanwhile.
+
+use kvasm_tests::guests::{module_with, wasm};
+use kvasm_tests::server::{Api, Server, eventually};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::task::JoinSet;
+
+/// A plugin that answers one letter after it has computed for a moment.
+fn letter(letter: char) -> Vec<u8> {
+    let body = "(local $left i32) (local.set $left (i32.const 200000))
+        (loop $again (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+        (drop (call $output_write (i32.const 0) (i32.const 1))) (i32.const 0)";
+    module_with(&letter.to_string(), "", body)
+}
+
+async fn versions(api: &Api, app: &str) -> Vec<Value> {
+    let page = api.get(&format!("/v1/apps/{app}/plugins")).await;
+    let page = page.expect(200).json();
+    page["plugins"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn versions_go_forward_and_back() {
+    let server = Server::start().await;
+    let api = &server.root;
+    server.app("shop", true).await;
+    api.call("shop", "run", "")
+        .await
+        .refused(404, "no-active-plugin");
+    let first = api.upload("shop", letter('1')).await.expect(201).json();
+    assert_eq!(
+        (&first["version"], &first["active"]),
+        (&json!(1), &json!(true))
+    );
+    assert_eq!(first["functions"], json!(["run"]));
+    let path = "/v1/apps/shop/plugins?activate=false";
+    let second = api
+        .bytes("POST", path, "application/wasm", letter('2'))
+        .await;
+    assert_eq!(second.expect(201).json()["active"], json!(false));
+    assert_eq!(api.call("shop", "run", "").await.expect(200).text(), "1");
+
+    api.send("POST", "/v1/apps/shop/plugins/2/activate")
+        .await
+        .expect(200);
+    assert_eq!(api.call("shop", "run", "").await.expect(200).text(), "2");
+    let listed = versions(api, "shop").await;
+    assert_eq!(listed[0]["version"], json!(2));
+    assert_eq!(listed[0]["replaced"], json!(1));
+    api.send("DELETE", "/v1/apps/shop/plugins/2")
+        .await
+        .refused(409, "plugin-active");
+
+    let back = api
+        .send("POST", "/v1/apps/shop/rollback")
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(back["version"], json!(1));
+    assert_eq!(api.call("shop", "run", "").await.expect(200).text(), "1");
+    api.send("POST", "/v1/apps/shop/rollback")
+        .await
+        .refused(409, "nothing-to-roll-back-to");
+    api.send("DELETE", "/v1/apps/shop/plugins/2")
+        .await
+        .expect(204);
+    api.send("DELETE", "/v1/apps/shop/plugins/2")
+        .await
+        .refused(404, "plugin-not-found");
+    let third = api.upload("shop", letter('3')).await.expect(201).json();
+    assert_eq!(third["version"], json!(3));
+    let functions = api.get("/v1/apps/shop/functions").await.expect(200).json();
+    assert_eq!(functions["version"], json!(3));
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_refused_and_leaves_nothing() {
+    let server = Server::start().await;
+    let api = &server.root;
+    server.app("shop", true).await;
+    let unknown =
+        wat::parse_str("(module (import \"x\" \"y\" (func)) (memory (export \"memory\") 1))");
+    for bad in [b"no wasm".to_vec(), Vec::new(), unknown.unwrap()] {
+        api.upload("shop", bad).await.refused(422, "module-refused");
+    }
+    let large = vec![0; 16 * 1024 * 1024 + 1];
+    api.upload("shop", large)
+        .await
+        .refused(413, "body-too-large");
+    let wrong = api.bytes("POST", "/v1/apps/shop/plugins", "text/plain", letter('1'));
+    wrong.await.refused(415, "unsupported-media-type");
+    assert!(versions(api, "shop").await.is_empty());
+    let audit = api.get("/v1/apps/shop/audit").await.expect(200).json();
+    assert_eq!(audit["audit"].as_array().unwrap().len(), 1, "{audit}");
+}
+
+#[tokio::test]
+async fn an_upload_that_announces_too_much_is_refused_before_it_comes() {
+    let server = Server::start().await;
+    server.app("shop", true).await;
+    let secret = server.root.secret();
+    let head = format!(
+        "POST /v1/apps/shop/plugins HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {secret}\r\n\
+         Content-Type: application/wasm\r\nContent-Length: 1073741824\r\n\r\n"
+    );
+    server
+        .raw(head.as_bytes())
+        .await
+        .refused(413, "body-too-large");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_at_once_get_numbers_of_their_own() {
+    let server = Server::start().await;
+    server.app("shop", true).await;
+    let mut uploads = JoinSet::new();
+    for n in 0..8 {
+        let api = server.root.clone();
+        // Half of them upload the same module.
+        let module = letter(if n % 2 == 0 { 'x' } else { (b'0' + n) as char });
+        uploads.spawn(async move { api.upload("shop", module).await.expect(201).json() });
+    }
+    let mut numbers: Vec<_> = uploads
+        .join_all()
+        .await
+        .into_iter()
+        .map(|d| d["version"].as_u64())
+        .collect();
+    numbers.sort();
+    assert_eq!(numbers, (1..=8).map(Some).collect::<Vec<_>>());
+    assert_eq!(versions(&server.root, "shop").await.len(), 8);
+    server.root.call("shop", "run", "").await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_is_seen_whole_by_64_callers() {
+    let server = Server::start().await;
+    server.deployed("shop", letter('1')).await;
+    let activated = Arc::new(AtomicBool::new(false));
+    let mut callers = JoinSet::new();
+    for _ in 0..64 {
+        let (api, activated) = (server.anonymous(), Arc::clone(&activated));
+        callers.spawn(async move {
+            let mut seen = 0;
+            loop {
+                let is_after = activated.load(Ordering::SeqCst);
+                let answer = api.call("shop", "run", "").await.expect(200).text();
+                assert!(answer == "2" || (answer == "1" && !is_after), "{answer}");
+                seen += 1;
+                if is_after && seen > 1 {
+                    return;
+                }
+            }
+        });
+    }
+    server.root.upload("shop", letter('2')).await.expect(201);
+    activated.store(true, Ordering::SeqCst);
+    callers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_app_can_be_deleted_while_it_is_called() {
+    let server = Server::start().await;
+    let get = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
+        (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";
+    server.deployed("shop", module_with("k", "", get)).await;
+    let mut callers = JoinSet::new();
+    for _ in 0..16 {
+        let api = server.anonymous();
+        callers.spawn(async move {
+            loop {
+                let answer = api.call("shop", "run", "").await;
+                match answer.status {
+                    200 => {}
+                    404 => return answer.refused(404, "app-not-found"),
+                    _ => panic!("{}", answer.text()),
+                }
+            }
+        });
+    }
+    let called = async || server.host.metrics().encode().contains("outcome=\"ok\"");
+    eventually("calls", called).await;
+    server
+        .root
+        .send("DELETE", "/v1/apps/shop")
+        .await
+        .expect(204);
+    callers.join_all().await;
+    server
+        .root
+        .get("/v1/apps/shop")
+        .await
+        .refused(404, "app-not-found");
+}
+
+#[tokio::test]
+async fn a_new_host_runs_what_is_stored_with_any_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kvasm.db");
+    let cache = |name: &str| folder.path().join(name);
+    let first = Server::sqlite(&file, None, |b| b.cache_dir(cache("a"))).await;
+    let secret = first.root.secret().to_owned();
+    first.deployed("shop", wasm("shortener")).await;
+    assert!(first.stop().await);
+    // A compiled file that is cut and one that is altered are not trusted.
+    let compiled: Vec<_> = std::fs::read_dir(cache("a"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    let compiled = compiled
+        .iter()
+        .find(|path| path.file_name().unwrap().len() > 20)
+        .unwrap();
+    let mut bytes = std::fs::read(compiled).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    for (cache_name, damage) in [
+        ("a", None),
+        ("b", None),
+        ("a", Some(bytes.clone())),
+        ("a", Some(bytes[..9].to_vec())),
+    ] {
+        if let Some(damage) = damage {
+            std::fs::write(compiled, damage).unwrap();
+        }
+        let server = Server::sqlite(&file, Some(secret.clone()), |b| {
+            b.cache_dir(cache(cache_name))
+        })
+        .await;
+        server.anonymous().get("/a/shop/").await.expect(200);
+        assert!(server.stop().await);
+    }
+}

@@ -1,0 +1,205 @@
+//! Clients that are slow, broken, or many.
+
+use super::line::{Line, request};
+use super::process::{Home, Server, eventually};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn impatient(home: &Home) -> Server {
+    let server = home.start(&[
+        "--set",
+        "server.head_timeout=1s",
+        "--set",
+        "server.body_timeout=1s",
+        "--set",
+        "server.write_timeout=1s",
+    ]);
+    server.with_guest("demo");
+    server
+}
+
+const HELLO: &str = "/v1/apps/demo/call/hello";
+
+#[test]
+fn slow_clients_are_cut_off() {
+    let home = Home::new();
+    let server = impatient(&home);
+    // A head that never ends, a body that stops, a connection that says nothing,
+    // and one that has had its answer and then says nothing.
+    let mut head = server.open();
+    head.send("GET /healthz HTTP/1.1\r\nHost: t");
+    let mut body = server.open();
+    body.send(format!(
+        "POST {HELLO} HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nhalf"
+    ));
+    let mut silent = server.open();
+    let mut idle = server.open();
+    idle.send(request("GET", "/healthz", "", b""));
+    idle.answer().unwrap().ok();
+    body.answer().unwrap().expect(408, "body-timeout");
+    for line in [&mut head, &mut body, &mut silent, &mut idle] {
+        line.rest();
+    }
+    server.assert_healthy();
+    server.stop();
+}
+
+#[test]
+fn a_client_that_drips_is_cut_off() {
+    let home = Home::new();
+    let server = impatient(&home);
+    let mut line = server.open();
+    let request = b"GET /healthz HTTP/1.1\r\nHost: test.example\r\nX-Long: ".repeat(20);
+    // A byte at a time keeps the connection busy, but not for longer than its time.
+    for byte in request {
+        if !line.try_send([byte]) || line.is_answering(Duration::from_millis(20)) {
+            line.rest();
+            server.assert_healthy();
+            return server.stop();
+        }
+    }
+    panic!("the server has taken all of it");
+}
+
+#[test]
+fn a_client_that_reads_nothing_is_cut_off() {
+    let home = Home::new();
+    let server = impatient(&home);
+    let mut line = server.open();
+    // More answers than the buffers of both sides hold.
+    for _ in 0..4 {
+        line.try_send(request("POST", "/v1/apps/demo/call/big", "", b""));
+    }
+    let closed = || {
+        let metrics = server
+            .admin("GET", "/metrics", "text/plain", b"")
+            .ok()
+            .text();
+        metrics.contains("kvasm_http_connections 1\n").then_some(())
+    };
+    eventually("the connection is closed", closed);
+    drop(line);
+    server.stop();
+}
+
+#[test]
+fn half_closed_and_pipelined_connections_get_their_answers() {
+    let home = Home::new();
+    let server = impatient(&home);
+    let mut line = server.open();
+    line.send(request("POST", "/v1/apps/demo/call/nap", "", b""));
+    line.shut_down_write();
+    assert_eq!(line.answer().unwrap().ok().text(), "hello");
+    assert_eq!(line.rest(), b"");
+
+    let mut line = server.open();
+    let mut both = request("POST", "/v1/apps/demo/call/echo", "", b"one");
+    both.extend(request("POST", "/v1/apps/demo/call/echo", "", b"two"));
+    line.send(both);
+    assert_eq!(line.answer().unwrap().ok().text(), "one");
+    assert_eq!(line.answer().unwrap().ok().text(), "two");
+    let mut line = server.open();
+    line.send("GET /healthz HTTP/1.0\r\n\r\n");
+    assert_eq!(line.answer().unwrap().ok().text(), "ok\n");
+    server.stop();
+}
+
+#[test]
+fn what_is_no_http_is_refused_and_harms_nobody() {
+    let home = Home::new();
+    let server = impatient(&home);
+    let long = "x".repeat(100 * 1024);
+    let many = "X-A: 1\r\n".repeat(200);
+    let bad = [
+        "\0\0\0\0\r\n\r\n".to_owned(),
+        "GET /healthz HTTP/9.9\r\n\r\n".to_owned(),
+        "GET /healthz HTTP/1.1\r\nHost: a\r\nX\0: 1\r\n\r\n".to_owned(),
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n".to_owned(),
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".to_owned(),
+        format!("GET /healthz HTTP/1.1\r\nHost: a\r\nX-Long: {long}\r\n\r\n"),
+        format!("GET /healthz HTTP/1.1\r\nHost: a\r\n{many}\r\n"),
+        format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!(
+            "POST {HELLO} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n"
+        ),
+    ];
+    for bytes in &bad {
+        let mut line = server.open();
+        line.try_send(bytes);
+        let shown = &bytes[..bytes.len().min(60)];
+        if let Some(answer) = line.answer() {
+            assert_eq!(answer.status / 100, 4, "{shown:?}: {}", answer.head);
+        }
+        server.assert_healthy();
+    }
+    // A body without an end is refused at its limit, one that says so before it comes.
+    let mut line = server.open();
+    line.send(format!(
+        "POST {HELLO} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ));
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+    for _ in 0..200 {
+        if !line.try_send(&chunk) {
+            break;
+        }
+    }
+    drop(line);
+    let mut line = server.open();
+    line.send(format!(
+        "POST {HELLO} HTTP/1.1\r\nHost: a\r\nContent-Length: 1073741824\r\n\r\n"
+    ));
+    line.answer().unwrap().expect(413, "body-too-large");
+    server.assert_healthy();
+    server.stop();
+}
+
+#[test]
+fn ten_thousand_idle_connections_leave_the_others_their_place() {
+    const WANTED: u64 = 10_000;
+    let allowed = rlimit::increase_nofile_limit(WANTED + 1_000).unwrap();
+    let connections = WANTED.min(allowed.saturating_sub(1_000));
+    assert!(
+        connections >= 4_000,
+        "this process may open {allowed} files only"
+    );
+    let home = Home::new();
+    let server = home.start(&[]);
+    server.with_guest("demo");
+    let idle: Vec<_> = (0..connections).map(|_| server.open()).collect();
+    let open = || {
+        let metrics = server
+            .admin("GET", "/metrics", "text/plain", b"")
+            .ok()
+            .text();
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("kvasm_http_connections "));
+        (line?.parse::<u64>().ok()? > connections).then_some(())
+    };
+    eventually("all connections are open", open);
+    for _ in 0..20 {
+        server.assert_healthy();
+        assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
+    }
+    drop(idle);
+    server.stop();
+}
+
+#[test]
+fn connections_over_the_limit_wait_for_a_place() {
+    let home = Home::new();
+    let server = home.start(&["--set", "server.connections=2"]);
+    let mut first = server.open();
+    let mut second = server.open();
+    for line in [&mut first, &mut second] {
+        line.send(request("GET", "/healthz", "", b""));
+        line.answer().unwrap().ok();
+    }
+    let mut third = Line::open(server.address, Arc::clone(&server.heard));
+    third.send(request("GET", "/healthz", "", b""));
+    assert!(!third.is_answering(Duration::from_millis(200)));
+    drop(first);
+    third.answer().unwrap().ok();
+    drop((second, third));
+    server.stop();
+}

@@ -1,0 +1,122 @@
+//! The command line against a server.
+
+use super::process::{Ended, Home, Server, run};
+use std::os::unix::fs::PermissionsExt;
+
+/// Runs a command that must succeed; what it printed.
+#[track_caller]
+fn ok(home: &Home, arguments: &[&str]) -> String {
+    let ended = home.run(arguments);
+    assert_eq!(ended.code, 0, "{arguments:?}: {}", ended.stderr);
+    ended.stdout
+}
+
+#[track_caller]
+fn fails(ended: &Ended, code: i32, words: &str) {
+    assert_eq!(ended.code, code, "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stderr.contains(words), "{}", ended.stderr);
+}
+
+fn login(home: &Home, server: &Server) {
+    let url = server.url();
+    ok(home, &["login", "--server", &url, "--token", &server.token]);
+}
+
+#[test]
+fn every_verb_works_on_a_server() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    login(&home, &server);
+    let profiles = home.path(".config/kvasm/profiles.toml");
+    let mode = std::fs::metadata(profiles).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    ok(&home, &["app", "create", "shop", "--public"]);
+    let module = home.file("guest.wasm", &super::guest::wasm());
+    ok(&home, &["plugin", "deploy", "shop", &module]);
+    ok(&home, &["plugin", "deploy", "shop", &module]);
+    assert!(ok(&home, &["plugin", "rollback", "shop"]).contains("Version 1"));
+    assert!(ok(&home, &["plugin", "versions", "shop"]).contains("active"));
+    ok(&home, &["plugin", "delete", "shop", "2"]);
+    assert_eq!(ok(&home, &["call", "shop", "echo", "--input", "hi"]), "hi");
+    ok(&home, &["call", "shop", "say"]);
+    assert!(ok(&home, &["logs", "shop"]).contains("say hello"));
+    ok(&home, &["app", "limits", "shop", "--entries", "2"]);
+    for key in ["a", ".."] {
+        ok(&home, &["kv", "set", "shop", "c", key, "1"]);
+    }
+    fails(
+        &home.run(&["kv", "set", "shop", "c", "b", "1"]),
+        2,
+        "quota of 2 entries",
+    );
+    assert!(ok(&home, &["usage", "shop"]).contains('2'));
+    assert_eq!(ok(&home, &["kv", "get", "shop", "c", ".."]), "1\n");
+    ok(&home, &["app", "create", "copy"]);
+    let exported = ok(&home, &["kv", "export", "shop"]);
+    let imported = run(home.command(&["kv", "import", "copy"]), exported.as_bytes());
+    assert_eq!(imported.code, 0, "{}", imported.stderr);
+    assert_eq!(home.run(&["kv", "get", "copy", "c", "absent"]).code, 1);
+    assert!(ok(&home, &["audit"]).contains("kv.import"));
+
+    let scopes = ["--scope", "app:read", "--app", "copy"];
+    let secret = ok(&home, &[&["token", "create", "ci"][..], &scopes].concat());
+    let url = server.url();
+    let as_ci = ["--server", &url, "--token", secret.trim()];
+    ok(&home, &[&as_ci[..], &["app", "show", "copy"]].concat());
+    let refused = home.run(&[&as_ci[..], &["app", "show", "shop"]].concat());
+    fails(&refused, 2, "app:read");
+    let refused = home.run(&[&as_ci[..], &["kv", "get", "copy", "c", "a"]].concat());
+    fails(&refused, 2, "script:read");
+    fails(&home.run(&["call", "shop", "fail"]), 3, "hello");
+    fails(
+        &home.run(&["call", "shop", ".."]),
+        2,
+        "cannot be part of a path",
+    );
+    fails(
+        &home.run(&["app", "show", "nope"]),
+        2,
+        "kvasm app create nope",
+    );
+    ok(&home, &["app", "delete", "copy", "--yes"]);
+    server.stop();
+    // The same profile, and nobody there.
+    fails(&home.run(&["app", "list"]), 4, "cannot be reached");
+}
+
+#[test]
+fn a_store_and_a_server_mean_the_same() {
+    let home = Home::new();
+    let store = format!("sqlite:{}", home.path("other.db"));
+    let offline = ["--store", store.as_str()];
+    let with = |rest: &[&'static str]| [&offline[..], rest].concat();
+    ok(&home, &with(&["app", "create", "shop", "--public"]));
+    let module = home.file("guest.wasm", &super::guest::wasm());
+    ok(
+        &home,
+        &[&offline[..], &["plugin", "deploy", "shop", &module]].concat(),
+    );
+    assert_eq!(ok(&home, &with(&["call", "shop", "hello"])), "hello");
+    fails(&home.run(&with(&["logs", "shop"])), 2, "--server");
+    let server = home.start(&["--store", &store]);
+    assert_eq!(server.call("shop", "hello", b"").ok().text(), "hello");
+    let url = server.url();
+    let both = ["--server", &url, "--store", &store, "app", "list"];
+    fails(&home.run(&both), 2, "both given");
+    let wrong = home.run(&["--server", &url, "--token", "kvasm_x", "app", "list"]);
+    fails(&wrong, 2, "not valid");
+    let none = home.run(&["--server", &url, "app", "list"]);
+    fails(&none, 2, "Authorization");
+    fails(
+        &home.run(&["--server", "ftp://x", "app", "list"]),
+        2,
+        "http://127.0.0.1:7180",
+    );
+    fails(
+        &home.run(&["--profile", "nope", "app", "list"]),
+        2,
+        "kvasm login",
+    );
+    server.stop();
+}
