@@ -69,6 +69,8 @@ pub struct Runtime {
     /// Modules that may be compiled at once.
     pub(super) compilers: Arc<Semaphore>,
     pub(super) compile_time: Duration,
+    /// Places of guests that compute for longer than a tick.
+    pub(super) computing: Arc<Semaphore>,
     pub(super) metrics: Metrics,
 }
 
@@ -106,9 +108,17 @@ impl Runtime {
             compiled: Mutex::new(Compiled::new(options.modules)),
             compilers: Arc::new(Semaphore::new(COMPILERS)),
             compile_time: options.compile_time,
+            computing: Arc::new(Semaphore::new(computing_places())),
             metrics,
         })
     }
+}
+
+/// All cores but one: that one is for calls that are short, so that they do not
+/// wait for those that compute for long, however many there are.
+fn computing_places() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.saturating_sub(1).max(1)
 }
 
 /// The settings of every engine of this host, so that bare wasmtime can be

@@ -8,12 +8,14 @@ use super::{trap, wasi};
 use crate::abi::{GuestLog, GuestState, GuestView, printable};
 use crate::model::{Invalid, Limits, Subject};
 use crate::service::{Caller, Services};
+use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -125,20 +127,34 @@ pub(super) enum Stop {
     CpuTime,
 }
 
-/// The time that an invocation has spent on a thread.
+/// The time that an invocation has spent on a thread, and its place among those
+/// that compute for long.
 struct Meter {
     base: Instant,
     spent_ns: AtomicU64,
     polled_at_ns: AtomicU64,
+    /// Held while a guest computes that has done so for a tick. Given back when it
+    /// waits, for whatever it is.
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+    places: Arc<Semaphore>,
 }
 
 impl Meter {
-    fn new() -> Meter {
+    fn new(places: Arc<Semaphore>) -> Meter {
         Meter {
             base: Instant::now(),
             spent_ns: AtomicU64::new(0),
             polled_at_ns: AtomicU64::new(0),
+            place: Mutex::new(None),
+            places,
         }
+    }
+
+    /// Lets other tasks of this thread run, then waits for a place.
+    async fn take_turn(self: Arc<Meter>) {
+        tokio::task::yield_now().await;
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        *self.place.lock() = place.ok();
     }
 
     fn now_ns(&self) -> u64 {
@@ -153,6 +169,7 @@ impl Meter {
         let spent = self.spent().as_nanos();
         let spent = u64::try_from(spent).unwrap_or(u64::MAX);
         self.spent_ns.store(spent, Ordering::Relaxed);
+        *self.place.lock() = None;
     }
 
     /// What was spent before this poll, and in it.
@@ -176,8 +193,8 @@ fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateD
     if invocation.meter.spent() >= invocation.guest.limits.cpu_time {
         return Err(Stop::CpuTime.into());
     }
-    // Let other tasks of this thread run.
-    Ok(UpdateDeadline::Yield(1))
+    let turn = Arc::clone(&invocation.meter).take_turn();
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
 }
 
 impl Runtime {
@@ -287,7 +304,7 @@ impl Runtime {
                 guest,
                 limiter,
                 wasi: None,
-                meter: Arc::new(Meter::new()),
+                meter: Arc::new(Meter::new(Arc::clone(&self.computing))),
                 deadline,
                 starting: true,
             },
