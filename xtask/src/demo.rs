@@ -10,11 +10,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::process::{step, workspace};
-use crate::{guests, host};
+use crate::process::{find_program, step, workspace};
+use crate::{apt, guests, host};
 
 /// As typed from the root of the workspace.
 const PLUGIN: &str = "target/guests/shortener.wasm";
@@ -26,6 +26,10 @@ const LINKS: [(&str, &str, &str); 2] = [
 
 /// Builds everything, starts a server on a fresh store, and shows two apps.
 pub fn run(check: bool) -> Result<()> {
+    if find_program("curl").is_none() {
+        let installed = apt::install(&["curl"]);
+        installed.map_err(|why| anyhow!("the demo needs curl, which is not here: {why}"))?;
+    }
     guests::build()?;
     let program = host::build()?;
     let folder = ScratchFolder::create()?;
