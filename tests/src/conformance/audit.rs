@@ -277,7 +277,8 @@ fn writes() -> Vec<Vec<Op>> {
 
 async fn commit(app: &Tenant, batch: WriteBatch, row: &Audit) -> Result<Vec<Applied>, StoreError> {
     let audit = Some(Box::new(row.clone()));
-    app.store.commit(WriteBatch { audit, ..batch }).await
+    let committed = app.store.commit(WriteBatch { audit, ..batch }).await;
+    committed.map(|committed| committed.applied)
 }
 
 pub async fn a_batch_leaves_its_row(kit: Kit) {

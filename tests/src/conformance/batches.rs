@@ -9,7 +9,7 @@ use kvasm::model::{AppId, Applied, Op, Version};
 fn version(applied: &Applied) -> Version {
     match applied {
         Applied::Set(version) => *version,
-        Applied::Deleted { .. } => panic!("a set was answered as a deletion"),
+        other => panic!("a set was answered with {other:?}"),
     }
 }
 
@@ -227,7 +227,7 @@ pub async fn sequences_on_one_key_mean_what_single_writes_mean(kit: Kit) {
                 let deletions = |all: &[Applied]| {
                     let pick = |applied: &Applied| match applied {
                         Applied::Deleted { existed } => Some(*existed),
-                        Applied::Set(_) => None,
+                        Applied::Set(_) | Applied::Incremented { .. } => None,
                     };
                     all.iter().map(pick).collect::<Vec<_>>()
                 };

@@ -11,11 +11,16 @@ pub mod apps;
 pub mod audit;
 pub mod batches;
 pub mod checks;
+pub mod dead_letters;
+pub mod deliveries;
 pub mod entries;
+pub mod event_kit;
 pub mod expiry;
+pub mod increments;
 pub mod json;
 pub mod kit;
 pub mod lists;
+pub mod many;
 pub mod model;
 pub mod plugin_races;
 pub mod plugins;
@@ -23,8 +28,11 @@ pub mod quotas;
 pub mod races;
 pub mod rng;
 pub mod scale;
+pub mod schedules;
 pub mod settings;
+pub mod sweeping;
 pub mod tokens;
+pub mod triggers;
 pub mod usage;
 pub mod versions;
 
@@ -254,6 +262,79 @@ macro_rules! conformance {
                 a_batch_that_fails_leaves_no_row,
                 concurrent_changes_leave_a_row_each,
             }
+            increments {
+                an_absent_entry_counts_as_zero,
+                integers_are_the_same_everywhere,
+                a_sum_beyond_64_bits_is_refused,
+                the_expiry_is_kept_and_the_expired_counts_as_zero,
+                increments_in_a_batch_see_what_is_before_them,
+                a_refused_increment_leaves_nothing_of_its_batch,
+                increments_count_against_the_quota,
+                concurrent_increments_are_exact,
+                a_value_that_was_set_is_not_lost_to_increments,
+            }
+            many {
+                each_key_has_its_place,
+                values_are_bounded_together,
+                an_answer_is_of_one_moment,
+            }
+            triggers {
+                each_kind_of_change_is_told,
+                what_changes_nothing_is_not_told,
+                a_trigger_sees_its_prefix_and_kinds,
+                each_operation_of_a_batch_is_told_in_order,
+                a_write_that_fails_makes_no_delivery,
+                deliveries_count_against_the_quota,
+                triggers_are_set_replaced_paused_and_deleted,
+                a_trigger_holds_at_once,
+                triggers_of_an_unknown_app,
+                declared_triggers_come_and_go_with_their_version,
+                an_operators_trigger_takes_the_place_of_a_declared_one,
+                an_activation_resumes_what_failures_have_paused,
+                an_audited_write_is_told_too,
+            }
+            deliveries {
+                what_is_claimed_is_lent,
+                a_lease_that_has_run_out_is_lost,
+                a_renewed_lease_holds_on,
+                a_failed_check_keeps_the_delivery,
+                deliveries_of_a_key_come_one_after_another,
+                a_retry_holds_its_key_up_and_no_other,
+                what_is_given_up_lets_the_next_go_on,
+                those_that_are_due_for_longest_come_first,
+                a_paused_trigger_is_not_due,
+                failures_in_a_row_pause_a_trigger,
+                queues_are_found_in_pages,
+                a_claim_brings_the_policy,
+                acknowledged_deliveries_give_their_room_back,
+                an_app_takes_its_deliveries_along,
+                many_dispatchers_deliver_in_order_and_once,
+                racing_writes_are_told_in_their_order,
+            }
+            dead_letters {
+                a_letter_keeps_all_of_its_delivery,
+                letters_are_listed_newest_first_in_pages,
+                letters_are_chosen_by_each_part,
+                a_replay_sends_the_same_event_again,
+                replays_keep_the_order_of_their_key,
+                replays_and_discards_are_bounded_and_take_the_oldest,
+                letters_count_against_the_quota_until_they_are_gone,
+                old_letters_and_those_over_the_cap_are_pruned,
+                letters_of_an_app_that_is_gone,
+                the_largest_payload_survives,
+            }
+            schedules {
+                a_schedule_is_planned_then_run,
+                a_tick_of_another_plan_does_nothing,
+                no_run_is_made_while_one_is_outstanding,
+                one_of_many_makes_the_run,
+                a_paused_schedule_is_not_due,
+            }
+            sweeping {
+                expired_entries_are_swept_in_steps,
+                what_was_written_again_is_not_swept,
+                sweeping_while_entries_are_written,
+            }
         }
     };
 }
@@ -280,6 +361,13 @@ mod tests {
         let this = include_str!("mod.rs");
         let sources = [
             include_str!("apps.rs"),
+            include_str!("increments.rs"),
+            include_str!("many.rs"),
+            include_str!("triggers.rs"),
+            include_str!("deliveries.rs"),
+            include_str!("dead_letters.rs"),
+            include_str!("schedules.rs"),
+            include_str!("sweeping.rs"),
             include_str!("audit.rs"),
             include_str!("batches.rs"),
             include_str!("checks.rs"),

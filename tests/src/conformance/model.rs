@@ -164,10 +164,7 @@ async fn step(app: &Tenant, model: &mut Model, rng: &mut Rng) {
                 .collect();
             // Often on the very key that is written.
             if let (Some(check), true) = (checks.first_mut(), rng.chance(1, 2)) {
-                let (Op::Set {
-                    collection, key, ..
-                }
-                | Op::Delete { collection, key }) = &ops[0];
+                let (collection, key) = ops[0].address();
                 check.collection = collection.clone();
                 check.key = key.clone();
             }

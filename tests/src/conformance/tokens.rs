@@ -101,7 +101,7 @@ async fn winners(kit: &Kit, changes: Vec<Change>) -> Vec<usize> {
             match kit.change(change).await {
                 Changed::Done => Some(caller),
                 Changed::Nothing => None,
-                Changed::Plugin(version) => panic!("plugin {version}"),
+                other @ (Changed::Plugin(_) | Changed::Letters(_)) => panic!("{other:?}"),
             }
         });
     }

@@ -171,6 +171,7 @@ impl Sizes {
                     let at = (collection.to_string(), key.to_string());
                     sizes.0.remove(&at);
                 }
+                Op::Increment { .. } => panic!("these histories have no increments"),
             }
         }
         sizes

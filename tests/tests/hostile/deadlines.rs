@@ -3,8 +3,8 @@
 //! row of the benchmarks.
 
 use async_trait::async_trait;
-use kvasm::model::{AppName, Collection, Entry, Expect, Key, Limits, Version};
-use kvasm::service::{Caller, Kv, List, Listing, ServiceError, Services, Write};
+use kvasm::model::{AppName, Applied, Collection, Entry, Expect, Key, Limits, Version};
+use kvasm::service::{Batch, Caller, Kv, List, Listing, ServiceError, Services, Write};
 use kvasm::{Blame, Call, CallError, Host};
 use kvasm_tests::guests::{Bench, module, module_with};
 use std::sync::Arc;
@@ -199,7 +199,29 @@ impl Kv for Silent {
         std::future::pending().await
     }
 
+    async fn get_many(
+        &self,
+        _: &Caller,
+        _: &[(Collection, Key)],
+    ) -> Result<Vec<Option<Entry>>, ServiceError> {
+        std::future::pending().await
+    }
+
     async fn list(&self, _: &Caller, _: List) -> Result<Listing, ServiceError> {
+        std::future::pending().await
+    }
+
+    async fn increment(
+        &self,
+        _: &Caller,
+        _: Collection,
+        _: Key,
+        _: i64,
+    ) -> Result<(Version, i64), ServiceError> {
+        std::future::pending().await
+    }
+
+    async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {
         std::future::pending().await
     }
 

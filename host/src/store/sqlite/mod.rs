@@ -4,7 +4,10 @@
 //! cached statements. Writes go to one thread that commits them in groups, and
 //! each is answered after the commit that holds it.
 
+mod batch;
 mod error;
+mod outbox;
+mod queue;
 mod read;
 mod registry;
 mod tally;
@@ -13,7 +16,7 @@ mod writer;
 use super::{Registry, Store, StoreError};
 use crate::metrics::Metrics;
 use crate::model::{
-    App, AppId, AppName, Applied, Audit, Change, Changed, Collection, Digest, Entry, Key,
+    App, AppId, AppName, Audit, Change, Changed, Collection, Committed, Digest, Entry, Key,
     ListQuery, Page, Plugin, PluginVersion, Timestamp, Token, TokenId, Usage, WriteBatch,
 };
 use async_trait::async_trait;
@@ -23,7 +26,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
-use writer::Writer;
+use writer::{Transaction, Writer};
 
 /// How a SQLite store is opened.
 #[derive(Debug, Clone)]
@@ -78,6 +81,14 @@ impl SqliteStore {
     }
 }
 
+impl SqliteStore {
+    async fn make(&self, change: Change, audit: Option<Audit>) -> Result<Changed, StoreError> {
+        let change =
+            move |transaction: &mut Transaction<'_>| transaction.change(&change, audit.as_ref());
+        self.writer.run(0, change).await
+    }
+}
+
 /// SQLite would create the file with the umask's permissions.
 fn create_private(path: &std::path::Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
@@ -113,11 +124,27 @@ async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
 impl Store for SqliteStore {
     async fn create_app(&self, app: &App) -> Result<(), StoreError> {
         let change = Change::CreateApp(app.clone());
-        self.writer.change(change, None).await.map(drop)
+        self.make(change, None).await.map(drop)
     }
 
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
         self.readers.with(|conn| read::app(conn, name))
+    }
+
+    async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
+        self.readers.with(|conn| read::app_by_id(conn, app))
+    }
+
+    async fn get_many(
+        &self,
+        app: AppId,
+        keys: &[(Collection, Key)],
+        now: Timestamp,
+        bytes_max: usize,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        let read = |conn: &_| read::get_many(conn, app, keys, now, bytes_max);
+        let entries = self.readers.with(read)?;
+        entries.ok_or(StoreError::AnswerTooLarge { limit: bytes_max })
     }
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
@@ -125,7 +152,7 @@ impl Store for SqliteStore {
     }
 
     async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
-        let changed = self.writer.change(Change::DeleteApp(app), None).await?;
+        let changed = self.make(Change::DeleteApp(app), None).await?;
         Ok(changed == Changed::Done)
     }
 
@@ -170,8 +197,10 @@ impl Store for SqliteStore {
             .with(|conn| read::collections(conn, app, after, limit))
     }
 
-    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
-        self.writer.commit(batch).await
+    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
+        let bytes = batch::bytes(&batch);
+        let apply = move |transaction: &mut Transaction<'_>| batch::apply(transaction, &batch);
+        self.writer.run(bytes, apply).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -182,7 +211,7 @@ impl Store for SqliteStore {
 #[async_trait]
 impl Registry for SqliteStore {
     async fn change(&self, change: Change, audit: Audit) -> Result<Changed, StoreError> {
-        self.writer.change(change, Some(audit)).await
+        self.make(change, Some(audit)).await
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {

@@ -74,6 +74,13 @@ pub(super) fn app(connection: &Connection, name: &AppName) -> rusqlite::Result<O
         .optional()
 }
 
+pub(super) fn app_by_id(connection: &Connection, id: AppId) -> rusqlite::Result<Option<App>> {
+    connection
+        .prepare_cached(&format!("SELECT {APP_COLUMNS} WHERE id = ?1"))?
+        .query_row([id.uuid().as_bytes()], app_row)
+        .optional()
+}
+
 pub(super) fn apps(
     connection: &Connection,
     after: Option<&AppName>,
@@ -152,6 +159,29 @@ pub(super) fn get(
         .optional()
 }
 
+/// Entries in the order of `keys`; none if they are over `bytes_max` together.
+pub(super) fn get_many(
+    connection: &Connection,
+    app: AppId,
+    keys: &[(Collection, Key)],
+    now: Timestamp,
+    bytes_max: usize,
+) -> rusqlite::Result<Option<Vec<Option<Entry>>>> {
+    // One transaction sees one moment.
+    let moment = connection.unchecked_transaction()?;
+    let (mut entries, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+    for (collection, key) in keys {
+        let entry = get(connection, app, collection, key, now)?;
+        bytes += entry.as_ref().map_or(0, |e| e.value.as_bytes().len());
+        if bytes > bytes_max {
+            return Ok(None);
+        }
+        entries.push(entry);
+    }
+    moment.finish()?;
+    Ok(Some(entries))
+}
+
 /// The entry's version, without its value.
 pub(super) fn version(
     connection: &Connection,
@@ -183,21 +213,24 @@ fn version_of(column: i64) -> Version {
     Version(column.unsigned_abs())
 }
 
-fn entry(row: &Row<'_>, first: usize) -> rusqlite::Result<Entry> {
-    let value = match row.get_ref(first)? {
+pub(super) fn value(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
+    match row.get_ref(column)? {
         ValueRef::Text(text) => {
             let text = String::from_utf8(text.to_vec())
-                .map_err(|e| damaged(first, e.utf8_error().to_string()))?;
-            Value::Json(JsonText::stored(text))
+                .map_err(|e| damaged(column, e.utf8_error().to_string()))?;
+            Ok(Value::Json(JsonText::stored(text)))
         }
-        ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
+        ValueRef::Blob(bytes) => Ok(Value::Bytes(bytes.to_vec())),
         ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => {
-            return Err(damaged(first, "neither text nor blob".to_owned()));
+            Err(damaged(column, "neither text nor blob".to_owned()))
         }
-    };
+    }
+}
+
+fn entry(row: &Row<'_>, first: usize) -> rusqlite::Result<Entry> {
     let expires_at: Option<i64> = row.get(first + 4)?;
     Ok(Entry {
-        value,
+        value: value(row, first)?,
         version: version_of(row.get(first + 1)?),
         created_at: Timestamp(row.get(first + 2)?),
         updated_at: Timestamp(row.get(first + 3)?),

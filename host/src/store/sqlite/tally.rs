@@ -30,6 +30,8 @@ struct Account {
     bytes: i64,
     entries_max: Option<i64>,
     bytes_max: Option<i64>,
+    /// Grows with each change of its triggers; 0 while it never had one.
+    triggers: i64,
     changed: bool,
 }
 
@@ -47,6 +49,13 @@ impl Tally {
             place.insert(account.ok_or(StoreError::AppNotFound)?);
         }
         Ok(())
+    }
+
+    /// The number of the app's triggers, as they are in this transaction.
+    pub(super) fn triggers(&self, app: AppId) -> i64 {
+        self.accounts
+            .get(&app)
+            .map_or(0, |account| account.triggers)
     }
 
     /// Whether an app's quota has room for a write. One that does not add to
@@ -103,7 +112,7 @@ impl Tally {
 fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Account>> {
     connection
         .prepare_cached(
-            "SELECT u.entries, u.bytes, a.entries_max, a.bytes_max
+            "SELECT u.entries, u.bytes, a.entries_max, a.bytes_max, a.triggers
              FROM apps AS a JOIN app_usage AS u ON u.app_id = a.id WHERE a.id = ?1",
         )?
         .query_row([app.uuid().as_bytes()], |row| {
@@ -112,6 +121,7 @@ fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Account>
                 bytes: row.get(1)?,
                 entries_max: row.get(2)?,
                 bytes_max: row.get(3)?,
+                triggers: row.get(4)?,
                 changed: false,
             })
         })

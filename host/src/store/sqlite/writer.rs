@@ -4,13 +4,11 @@
 //! channel; the next transaction takes them all. So the disk is waited for once
 //! a group, and the more callers there are, the larger the groups.
 
-use super::tally::{Delta, Tally};
-use super::{SqliteOptions, error, read, registry};
+use super::outbox::Watchers;
+use super::tally::Tally;
+use super::{SqliteOptions, error, registry};
 use crate::metrics::Metrics;
-use crate::model::{
-    AppId, Applied, Audit, Change, Changed, Check, Collection, Key, Op, Timestamp, Value, Version,
-    WriteBatch,
-};
+use crate::model::{Audit, Change, Changed};
 use crate::store::StoreError;
 use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, OpenFlags};
@@ -25,55 +23,17 @@ const QUEUE_LEN: usize = 1024;
 const GROUP_REQUESTS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the writer is asked for, and where its answer goes.
-enum Job {
-    Commit(
-        WriteBatch,
-        oneshot::Sender<Result<Vec<Applied>, StoreError>>,
-    ),
-    Change(
-        Box<(Change, Option<Audit>)>,
-        oneshot::Sender<Result<Changed, StoreError>>,
-    ),
-}
+/// What is done in the open transaction, or why none could be opened. Returns how
+/// it is answered once the transaction has ended.
+type Work = Box<dyn FnOnce(Result<&mut Transaction<'_>, rusqlite::Error>) -> Answer + Send>;
+/// Answers, when it is known whether the transaction was committed.
+type Answer = Box<dyn FnOnce(&rusqlite::Result<()>) + Send>;
 
-impl Job {
-    fn bytes(&self) -> usize {
-        match self {
-            Job::Commit(batch, _) => batch.ops.iter().map(op_bytes).sum(),
-            Job::Change(..) => 0,
-        }
-    }
-}
-
-fn op_bytes(op: &Op) -> usize {
-    match op {
-        Op::Set { value, .. } => value.as_bytes().len(),
-        Op::Delete { .. } => 0,
-    }
-}
-
-/// An answer that waits for the commit, and whose it is.
-enum Answer {
-    Commit(
-        oneshot::Sender<Result<Vec<Applied>, StoreError>>,
-        Result<Vec<Applied>, StoreError>,
-    ),
-    Change(
-        oneshot::Sender<Result<Changed, StoreError>>,
-        Result<Changed, StoreError>,
-    ),
-}
-
-impl Answer {
-    /// Sends the answer, or why the transaction came to nothing.
-    fn send(self, committed: &rusqlite::Result<()>) {
-        // A caller that has stopped waiting does not need its answer.
-        match self {
-            Answer::Commit(reply, answer) => drop(reply.send(or_lost(committed, answer))),
-            Answer::Change(reply, answer) => drop(reply.send(or_lost(committed, answer))),
-        }
-    }
+/// What the writer is asked for.
+struct Job {
+    /// About how much it writes.
+    bytes: usize,
+    work: Work,
 }
 
 /// The handle of the writer thread.
@@ -97,31 +57,27 @@ impl Writer {
         })
     }
 
-    /// Applies a batch.
-    pub(super) async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
-        self.submit(|reply| Job::Commit(batch, reply)).await
-    }
-
-    /// Makes a change.
-    pub(super) async fn change(
+    /// Runs `run` in a transaction, of which it is told whether it was committed.
+    /// What it does must leave nothing behind if it fails. Once it is handed over
+    /// it is carried out even if the caller stops waiting.
+    pub(super) async fn run<T: Send + 'static>(
         &self,
-        change: Change,
-        audit: Option<Audit>,
-    ) -> Result<Changed, StoreError> {
-        let request = Box::new((change, audit));
-        self.submit(|reply| Job::Change(request, reply)).await
-    }
-
-    /// Hands a job over and waits for its commit. Once it is handed over it is
-    /// carried out even if the caller stops waiting.
-    async fn submit<T>(
-        &self,
-        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
+        bytes: usize,
+        run: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let stopped = || error::host("the writer thread has stopped");
         let (reply, answer) = oneshot::channel();
+        let work: Work = Box::new(move |transaction| {
+            let answer = match transaction {
+                Ok(transaction) => run(transaction),
+                Err(error) => Err(lost(&error)),
+            };
+            // A caller that has stopped waiting does not need its answer.
+            Box::new(move |committed| drop(reply.send(or_lost(committed, answer))))
+        });
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
-        jobs.send(job(reply)).await.map_err(|_| stopped())?;
+        let sent = jobs.send(Job { bytes, work }).await;
+        sent.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
 }
@@ -150,6 +106,7 @@ fn open(options: &SqliteOptions) -> rusqlite::Result<Connection> {
 
 fn run(connection: &Connection, mut queue: mpsc::Receiver<Job>, metrics: &Metrics) {
     let mut waiting = None;
+    let mut watchers = Watchers::default();
     loop {
         let first = match waiting.take() {
             Some(job) => job,
@@ -158,7 +115,7 @@ fn run(connection: &Connection, mut queue: mpsc::Receiver<Job>, metrics: &Metric
                 None => return,
             },
         };
-        waiting = group(connection, first, &mut queue, metrics);
+        waiting = group(connection, first, &mut queue, &mut watchers, metrics);
     }
 }
 
@@ -167,48 +124,52 @@ fn group(
     connection: &Connection,
     first: Job,
     queue: &mut mpsc::Receiver<Job>,
+    watchers: &mut Watchers,
     metrics: &Metrics,
 ) -> Option<Job> {
-    let mut transaction = match Transaction::begin(connection) {
+    let mut transaction = match Transaction::begin(connection, watchers) {
         Ok(transaction) => transaction,
         Err(error) => {
-            let answer = match first {
-                Job::Commit(_, reply) => Answer::Commit(reply, Ok(Vec::new())),
-                Job::Change(_, reply) => Answer::Change(reply, Ok(Changed::Nothing)),
-            };
-            answer.send(&Err(error));
+            (first.work)(Err(error))(&Ok(()));
             return None;
         }
     };
     let mut bytes = 0;
+    let mut answers = Vec::new();
     let mut next = Some(first);
     while let Some(job) = next.take() {
-        bytes += job.bytes();
-        transaction.take(job);
+        bytes += job.bytes;
+        answers.push((job.work)(Ok(&mut transaction)));
         // Some errors, such as a full disk, end the transaction by themselves.
         let ended = connection.is_autocommit();
-        if ended || transaction.answers.len() >= GROUP_REQUESTS || bytes >= GROUP_BYTES {
+        if ended || answers.len() >= GROUP_REQUESTS || bytes >= GROUP_BYTES {
             break;
         }
         next = queue.try_recv().ok();
     }
-    metrics.commit_group(transaction.answers.len());
-    transaction.commit();
+    metrics.commit_group(answers.len());
+    let committed = transaction.commit();
+    for answer in answers {
+        answer(&committed);
+    }
     next
 }
 
-/// An open transaction and the answers that wait for its commit.
-struct Transaction<'c> {
-    connection: &'c Connection,
+/// An open transaction.
+pub(super) struct Transaction<'c> {
+    pub(super) connection: &'c Connection,
     /// The last version given out.
     version: i64,
     first_version: i64,
-    tally: Tally,
-    answers: Vec<Answer>,
+    pub(super) tally: Tally,
+    pub(super) watchers: &'c mut Watchers,
 }
 
 impl<'c> Transaction<'c> {
-    fn begin(connection: &'c Connection) -> rusqlite::Result<Transaction<'c>> {
+    fn begin(
+        connection: &'c Connection,
+        watchers: &'c mut Watchers,
+    ) -> rusqlite::Result<Transaction<'c>> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let version = connection
             .prepare_cached("SELECT last FROM kv_version WHERE id = 1")
@@ -225,64 +186,29 @@ impl<'c> Transaction<'c> {
             version,
             first_version: version,
             tally: Tally::default(),
-            answers: Vec::new(),
+            watchers,
         })
     }
 
-    fn take(&mut self, job: Job) {
-        let answer = match job {
-            Job::Commit(batch, reply) => Answer::Commit(reply, self.apply(&batch)),
-            Job::Change(request, reply) => {
-                let (change, audit) = &*request;
-                Answer::Change(reply, self.change(change, audit.as_ref()))
-            }
-        };
-        self.answers.push(answer);
+    /// The next version, which also numbers deliveries: it grows with each write.
+    pub(super) fn next_version(&mut self) -> i64 {
+        self.version += 1;
+        self.version
     }
 
-    fn change(&mut self, change: &Change, audit: Option<&Audit>) -> Result<Changed, StoreError> {
+    /// Makes a change of an administrator.
+    pub(super) fn change(
+        &mut self,
+        change: &Change,
+        audit: Option<&Audit>,
+    ) -> Result<Changed, StoreError> {
         // The change may touch what the tally has read.
         self.tally.write(self.connection).map_err(error::store)?;
-        self.whole(|this| registry::change(this.connection, change, audit))
-    }
-
-    /// Applies one batch so that it leaves all of itself or nothing.
-    fn apply(&mut self, batch: &WriteBatch) -> Result<Vec<Applied>, StoreError> {
-        self.tally.open(self.connection, batch.app_id)?;
-        let failed = failed_checks(self.connection, batch).map_err(error::store)?;
-        if !failed.is_empty() {
-            return Err(StoreError::Conflict { failed });
-        }
-        // A single operation is one statement, which is atomic by itself.
-        if let ([op], None) = (batch.ops.as_slice(), &batch.audit) {
-            return self.op(batch, op, true).map(|(applied, delta)| {
-                self.tally.add(batch.app_id, delta);
-                vec![applied]
-            });
-        }
-        let (applied, delta) = self.whole(|this| this.ops(batch))?;
-        self.tally.add(batch.app_id, delta);
-        Ok(applied)
-    }
-
-    /// All operations, and the audit row.
-    fn ops(&mut self, batch: &WriteBatch) -> Result<(Vec<Applied>, Delta), StoreError> {
-        let mut applied = Vec::with_capacity(batch.ops.len());
-        let mut total = Delta::default();
-        for op in &batch.ops {
-            let (done, delta) = self.op(batch, op, false)?;
-            applied.push(done);
-            total += delta;
-        }
-        self.tally.check(batch.app_id, total)?;
-        if let Some(audit) = &batch.audit {
-            registry::write_audit(self.connection, audit).map_err(error::store)?;
-        }
-        Ok((applied, total))
+        self.whole(|this| registry::change(this, change, audit))
     }
 
     /// Runs statements that take effect together or not at all.
-    fn whole<T>(
+    pub(super) fn whole<T>(
         &mut self,
         run: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -290,6 +216,7 @@ impl<'c> Transaction<'c> {
         let result = run(self);
         if result.is_err() && !self.connection.is_autocommit() {
             self.savepoint("ROLLBACK TO whole")?;
+            self.watchers.forget();
         }
         if !self.connection.is_autocommit() {
             self.savepoint("RELEASE whole")?;
@@ -302,107 +229,13 @@ impl<'c> Transaction<'c> {
         run(sql).map(drop).map_err(error::store)
     }
 
-    /// One operation, and what it changes of the app's usage. If it is `alone`,
-    /// the quota is asked before anything is written.
-    fn op(
-        &mut self,
-        batch: &WriteBatch,
-        op: &Op,
-        alone: bool,
-    ) -> Result<(Applied, Delta), StoreError> {
-        let app = batch.app_id;
-        match op {
-            Op::Set {
-                collection,
-                key,
-                value,
-                expires_at,
-            } => {
-                let size = collection.as_str().len() + key.as_str().len() + value.as_bytes().len();
-                let size = size as i64;
-                let before = self.size(app, collection, key).map_err(error::store)?;
-                let delta = Delta {
-                    entries: i64::from(before.is_none()),
-                    bytes: size - before.unwrap_or(0),
-                };
-                if alone {
-                    self.tally.check(app, delta)?;
-                }
-                self.version += 1;
-                let value = match value {
-                    Value::Json(text) => rusqlite::types::ValueRef::Text(text.as_str().as_bytes()),
-                    Value::Bytes(bytes) => rusqlite::types::ValueRef::Blob(bytes),
-                };
-                let row = (
-                    app.uuid().into_bytes(),
-                    collection.as_str(),
-                    key.as_str(),
-                    rusqlite::types::ToSqlOutput::Borrowed(value),
-                    size,
-                    self.version,
-                    batch.now.0,
-                    expires_at.map(|at| at.0),
-                );
-                self.connection
-                    .prepare_cached(SET)
-                    .and_then(|mut statement| statement.execute(row))
-                    .map_err(error::store)?;
-                let version = Version(self.version.unsigned_abs());
-                Ok((Applied::Set(version), delta))
-            }
-            Op::Delete { collection, key } => self
-                .delete(app, batch.now, collection, key)
-                .map_err(error::store),
-        }
-    }
-
-    /// The size of the entry that a set will replace, expired or not.
-    fn size(
-        &self,
-        app: AppId,
-        collection: &Collection,
-        key: &Key,
-    ) -> rusqlite::Result<Option<i64>> {
-        let app_id = app.uuid();
-        let mut statement = self.connection.prepare_cached(
-            "SELECT size FROM kv_entries WHERE app_id = ?1 AND collection = ?2 AND key = ?3",
-        )?;
-        let mut rows = statement.query((app_id.as_bytes(), collection.as_str(), key.as_str()))?;
-        rows.next()?.map(|row| row.get(0)).transpose()
-    }
-
-    fn delete(
-        &self,
-        app: AppId,
-        now: Timestamp,
-        collection: &Collection,
-        key: &Key,
-    ) -> rusqlite::Result<(Applied, Delta)> {
-        let mut statement = self.connection.prepare_cached(DELETE)?;
-        let app_id = app.uuid();
-        let parameters = (app_id.as_bytes(), collection.as_str(), key.as_str(), now.0);
-        let mut rows = statement.query(parameters)?;
-        let mut existed = false;
-        let mut delta = Delta::default();
-        while let Some(row) = rows.next()? {
-            existed = row.get(0)?;
-            delta = Delta {
-                entries: -1,
-                bytes: -row.get::<_, i64>(1)?,
-            };
-        }
-        Ok((Applied::Deleted { existed }, delta))
-    }
-
-    /// Commits, then answers everybody.
-    fn commit(mut self) {
+    fn commit(mut self) -> rusqlite::Result<()> {
         let committed = self.commit_transaction();
         if committed.is_err() {
             roll_back(self.connection);
+            self.watchers.forget();
         }
-        for answer in self.answers {
-            answer.send(&committed);
-        }
+        committed
     }
 
     fn commit_transaction(&mut self) -> rusqlite::Result<()> {
@@ -448,36 +281,4 @@ fn roll_back(connection: &Connection) {
     if let Err(error) = connection.execute_batch("ROLLBACK") {
         tracing::error!(%error, "SQLite did not roll back");
     }
-}
-
-const SET: &str = "INSERT INTO kv_entries
-       (app_id, collection, key, value, size, version, created_at, updated_at, expires_at)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)
-     ON CONFLICT (app_id, collection, key) DO UPDATE SET
-       value = excluded.value,
-       size = excluded.size,
-       version = excluded.version,
-       created_at = CASE WHEN expires_at <= excluded.updated_at
-                         THEN excluded.created_at ELSE created_at END,
-       updated_at = excluded.updated_at,
-       expires_at = excluded.expires_at";
-
-const DELETE: &str = "DELETE FROM kv_entries WHERE app_id = ?1 AND collection = ?2 AND key = ?3
-     RETURNING expires_at IS NULL OR expires_at > ?4, size";
-
-/// The positions of the checks that do not hold.
-fn failed_checks(connection: &Connection, batch: &WriteBatch) -> rusqlite::Result<Vec<usize>> {
-    let mut failed = Vec::new();
-    for (at, check) in batch.checks.iter().enumerate() {
-        let Check {
-            collection,
-            key,
-            expect,
-        } = check;
-        let found = read::version(connection, batch.app_id, collection, key, batch.now)?;
-        if !expect.holds(found) {
-            failed.push(at);
-        }
-    }
-    Ok(failed)
 }

@@ -117,11 +117,10 @@ async fn a_batch_brings_its_audit_row() {
     let kit = connect(options).await;
     let app = kit.app().await;
     let batch = |checks| WriteBatch {
-        app_id: app.id,
-        now: NOW,
         checks,
         ops: vec![set("c", "k", bytes("x"))],
         audit: Some(Box::new(audit())),
+        ..WriteBatch::new(app.id, NOW)
     };
     let refused = app.store.commit(batch(vec![absent("c", "k")])).await;
     assert!(refused.is_ok(), "{refused:?}");

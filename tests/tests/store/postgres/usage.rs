@@ -208,9 +208,7 @@ fn any(rng: &mut Rng) -> (Vec<Check>, Vec<Op>) {
         }
     };
     let first = op(rng);
-    let key = match &first {
-        Op::Set { key, .. } | Op::Delete { key, .. } => key.as_str().to_owned(),
-    };
+    let key = first.address().1.as_str().to_owned();
     match rng.below(6) {
         0 => (vec![absent("c", &key)], vec![first]),
         1 | 2 => (vec![], vec![first]),

@@ -2,7 +2,8 @@
 
 mod read;
 
-use super::error;
+use super::writer::Transaction;
+use super::{error, outbox};
 use crate::model::{
     App, AppId, AppSettings, Audit, Change, Changed, Digest, NewPlugin, PluginVersion, Timestamp,
     Token, TokenId,
@@ -15,10 +16,11 @@ pub(super) use read::{audit, module, plugin, plugins, token, tokens, usage};
 /// Makes a change, and its audit row if there is one. On an error the caller
 /// rolls back.
 pub(super) fn change(
-    connection: &Connection,
+    transaction: &mut Transaction<'_>,
     change: &Change,
     audit: Option<&Audit>,
 ) -> Result<Changed, StoreError> {
+    let connection = transaction.connection;
     let at = audit.map_or_else(Timestamp::now, |audit| audit.at);
     let by = audit.map_or("", |audit| audit.actor.as_str());
     let changed = match change {
@@ -26,11 +28,28 @@ pub(super) fn change(
         Change::UpdateApp { app, settings } => update_app(connection, *app, settings),
         Change::DeleteApp(app) => delete_app(connection, *app),
         Change::AddPlugin(plugin) => add_plugin(connection, plugin, at, by),
-        Change::ActivatePlugin { app, version } => activate(connection, *app, *version),
-        Change::RollBackPlugin(app) => roll_back(connection, *app),
+        Change::ActivatePlugin { app, version } => activate(connection, *app, *version, at),
+        Change::RollBackPlugin(app) => roll_back(connection, *app, at),
         Change::DeletePlugin { app, version } => delete_plugin(connection, *app, *version),
         Change::CreateToken(token) => create_token(connection, token),
         Change::RevokeToken { app, token } => revoke_token(connection, *app, *token, at),
+        Change::SetTrigger { app, trigger } => outbox::set(connection, *app, trigger),
+        Change::DeleteTrigger { app, trigger } => outbox::delete(connection, *app, trigger),
+        Change::PauseTrigger {
+            app,
+            trigger,
+            paused,
+        } => outbox::pause(connection, *app, trigger, *paused),
+        Change::Replay {
+            app,
+            letters,
+            limit,
+        } => outbox::replay(transaction, *app, letters, *limit, at),
+        Change::Discard {
+            app,
+            letters,
+            limit,
+        } => outbox::discard(transaction, *app, letters, *limit),
     }?;
     if let (Some(audit), false) = (audit, changed == Changed::Nothing) {
         write_audit(connection, audit).map_err(error::store)?;
@@ -190,7 +209,7 @@ fn add_plugin(
         ),
     )?;
     if plugin.activate {
-        activate(connection, plugin.app, version)?;
+        activate(connection, plugin.app, version, at)?;
     }
     Ok(Changed::Plugin(version))
 }
@@ -212,9 +231,10 @@ fn activate(
     connection: &Connection,
     app: AppId,
     version: PluginVersion,
+    at: Timestamp,
 ) -> Result<Changed, StoreError> {
     let before = active(connection, app)?;
-    switch_to(connection, app, version)?;
+    switch_to(connection, app, version, at)?;
     // What is active already replaced what it replaced.
     if before != Some(version) {
         execute(
@@ -230,6 +250,7 @@ fn switch_to(
     connection: &Connection,
     app: AppId,
     version: PluginVersion,
+    at: Timestamp,
 ) -> Result<(), StoreError> {
     let switched = execute(
         connection,
@@ -238,18 +259,19 @@ fn switch_to(
          WHERE id = ?1",
         (app.uuid().as_bytes(), version.0),
     )?;
-    match switched {
-        0 => Err(StoreError::PluginNotFound(version)),
-        _ => Ok(()),
+    let row = plugin(connection, app, version).map_err(error::store)?;
+    match (switched, row) {
+        (1.., Some(row)) => outbox::declare(connection, app, &row.exports, at),
+        _ => Err(StoreError::PluginNotFound(version)),
     }
 }
 
-fn roll_back(connection: &Connection, app: AppId) -> Result<Changed, StoreError> {
+fn roll_back(connection: &Connection, app: AppId, at: Timestamp) -> Result<Changed, StoreError> {
     let active = active(connection, app)?.ok_or(StoreError::NothingToRollBackTo)?;
     let row = plugin(connection, app, active).map_err(error::store)?;
     let before = row.and_then(|row| row.replaced);
     let before = before.ok_or(StoreError::NothingToRollBackTo)?;
-    match switch_to(connection, app, before) {
+    match switch_to(connection, app, before, at) {
         Ok(()) => Ok(Changed::Plugin(before)),
         // It was deleted since.
         Err(StoreError::PluginNotFound(_)) => Err(StoreError::NothingToRollBackTo),

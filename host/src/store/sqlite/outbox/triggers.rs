@@ -1,0 +1,226 @@
+//! Triggers.
+
+use super::super::error;
+use super::super::read::damaged;
+use crate::model::{
+    AppId, Changed, Changes, Collection, Exports, Origin, Pause, Policy, Schedule, Timestamp,
+    Trigger, TriggerName, Watch,
+};
+use crate::store::StoreError;
+use rusqlite::{Connection, Row, params};
+use std::time::Duration;
+
+/// What `trigger` reads.
+pub(super) const TRIGGER: &str = "name, origin, function, collection, prefix, on_set, on_delete,
+   schedule, next_at, attempts_max, age_max_ms, paused, failures, created_at";
+
+pub(super) fn trigger(row: &Row<'_>) -> rusqlite::Result<Trigger> {
+    let origin: String = row.get(1)?;
+    let paused: Option<String> = row.get(11)?;
+    let next_at: Option<i64> = row.get(8)?;
+    let age_max: i64 = row.get(10)?;
+    Ok(Trigger {
+        name: TriggerName::stored(row.get(0)?),
+        origin: match origin.as_str() {
+            "plugin" => Origin::Plugin,
+            _ => Origin::Operator,
+        },
+        watch: watch(row)?,
+        function: row.get(2)?,
+        policy: Policy {
+            attempts_max: row.get(9)?,
+            age_max: Duration::from_millis(age_max.unsigned_abs()),
+        },
+        paused: paused.map(|why| match why.as_str() {
+            "failures" => Pause::Failures,
+            _ => Pause::Operator,
+        }),
+        failures: row.get(12)?,
+        next_at: next_at.map(Timestamp),
+        created_at: Timestamp(row.get(13)?),
+    })
+}
+
+fn watch(row: &Row<'_>) -> rusqlite::Result<Watch> {
+    let collection: Option<String> = row.get(3)?;
+    let schedule: Option<String> = row.get(7)?;
+    match (collection, schedule) {
+        (Some(collection), _) => Ok(Watch::Changes(Changes {
+            collection: Collection::stored(collection),
+            prefix: row.get(4)?,
+            set: row.get(5)?,
+            delete: row.get(6)?,
+        })),
+        (None, Some(schedule)) => {
+            let schedule = Schedule::parse(&schedule).map_err(|e| damaged(7, e.to_string()))?;
+            Ok(Watch::Schedule(schedule))
+        }
+        (None, None) => Err(damaged(3, "neither changes nor a schedule".to_owned())),
+    }
+}
+
+/// All triggers of an app, in the order of their names.
+pub(in crate::store::sqlite) fn triggers(
+    connection: &Connection,
+    app: AppId,
+) -> rusqlite::Result<Vec<Trigger>> {
+    connection
+        .prepare_cached(&format!(
+            "SELECT {TRIGGER} FROM triggers WHERE app_id = ?1 ORDER BY name"
+        ))?
+        .query_map([app.uuid().as_bytes()], trigger)?
+        .collect()
+}
+
+/// Tells every writer, of this process and others, that the app's triggers are
+/// others now; whether there is the app.
+fn tell(connection: &Connection, app: AppId) -> Result<(), StoreError> {
+    let told = connection
+        .prepare_cached("UPDATE apps SET triggers = triggers + 1 WHERE id = ?1")
+        .and_then(|mut statement| statement.execute([app.uuid().as_bytes()]))
+        .map_err(error::store)?;
+    match told {
+        0 => Err(StoreError::AppNotFound),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a trigger, or replaces the one of its name.
+pub(in crate::store::sqlite) fn set(
+    connection: &Connection,
+    app: AppId,
+    trigger: &Trigger,
+) -> Result<Changed, StoreError> {
+    tell(connection, app)?;
+    write(connection, app, trigger).map_err(error::store)?;
+    Ok(Changed::Done)
+}
+
+fn write(connection: &Connection, app: AppId, trigger: &Trigger) -> rusqlite::Result<()> {
+    let (changes, schedule) = match &trigger.watch {
+        Watch::Changes(changes) => (Some(changes), None),
+        Watch::Schedule(schedule) => (None, Some(schedule.as_str())),
+    };
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO triggers
+               (app_id, name, origin, function, collection, prefix, on_set, on_delete, schedule,
+                next_at, attempts_max, age_max_ms, paused, failures, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?
+        .execute(params![
+            app.uuid().as_bytes(),
+            trigger.name.as_str(),
+            match trigger.origin {
+                Origin::Plugin => "plugin",
+                Origin::Operator => "operator",
+            },
+            trigger.function,
+            changes.map(|changes| changes.collection.as_str()),
+            changes.map_or("", |changes| &changes.prefix),
+            changes.is_some_and(|changes| changes.set),
+            changes.is_some_and(|changes| changes.delete),
+            schedule,
+            trigger.next_at.map(|at| at.0),
+            trigger.policy.attempts_max,
+            i64::try_from(trigger.policy.age_max.as_millis()).unwrap_or(i64::MAX),
+            trigger.paused.map(|pause| match pause {
+                Pause::Operator => "operator",
+                Pause::Failures => "failures",
+            }),
+            trigger.failures,
+            trigger.created_at.0
+        ])
+        .map(drop)
+}
+
+pub(in crate::store::sqlite) fn delete(
+    connection: &Connection,
+    app: AppId,
+    name: &TriggerName,
+) -> Result<Changed, StoreError> {
+    tell(connection, app)?;
+    let deleted = remove(connection, app, name).map_err(error::store)?;
+    Ok(match deleted {
+        0 => Changed::Nothing,
+        _ => Changed::Done,
+    })
+}
+
+fn remove(connection: &Connection, app: AppId, name: &TriggerName) -> rusqlite::Result<usize> {
+    connection
+        .prepare_cached("DELETE FROM triggers WHERE app_id = ?1 AND name = ?2")?
+        .execute(params![app.uuid().as_bytes(), name.as_str()])
+}
+
+pub(in crate::store::sqlite) fn pause(
+    connection: &Connection,
+    app: AppId,
+    name: &TriggerName,
+    paused: bool,
+) -> Result<Changed, StoreError> {
+    tell(connection, app)?;
+    let changed = connection
+        .prepare_cached(
+            "UPDATE triggers SET paused = ?3, failures = 0 WHERE app_id = ?1 AND name = ?2",
+        )
+        .and_then(|mut statement| {
+            let paused = paused.then_some("operator");
+            statement.execute(params![app.uuid().as_bytes(), name.as_str(), paused])
+        })
+        .map_err(error::store)?;
+    match changed {
+        0 => Err(StoreError::TriggerNotFound),
+        _ => Ok(Changed::Done),
+    }
+}
+
+/// Takes the triggers of the version that is active now for those of the last. An
+/// app that has none and gets none is left alone.
+pub(in crate::store::sqlite) fn declare(
+    connection: &Connection,
+    app: AppId,
+    exports: &Exports,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let before = triggers(connection, app).map_err(error::store)?;
+    if before.is_empty() && exports.triggers.is_empty() {
+        return Ok(());
+    }
+    tell(connection, app)?;
+    sync(connection, app, exports, before, at).map_err(error::store)
+}
+
+fn sync(
+    connection: &Connection,
+    app: AppId,
+    exports: &Exports,
+    before: Vec<Trigger>,
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    let declared = |name: &TriggerName| exports.triggers.iter().find(|d| d.name == *name);
+    for mut trigger in before.iter().cloned() {
+        if trigger.origin == Origin::Plugin {
+            let Some(declaration) = declared(&trigger.name) else {
+                remove(connection, app, &trigger.name)?;
+                continue;
+            };
+            if trigger.watch != declaration.watch {
+                trigger.watch = declaration.watch.clone();
+                trigger.next_at = None;
+            }
+        }
+        trigger.failures = 0;
+        trigger.paused = trigger.paused.filter(|pause| *pause == Pause::Operator);
+        write(connection, app, &trigger)?;
+    }
+    for declaration in &exports.triggers {
+        if !before
+            .iter()
+            .any(|trigger| trigger.name == declaration.name)
+        {
+            write(connection, app, &Trigger::declared(declaration, at))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! The part of the store that triggers and dispatchers use.
+
+use super::writer::Transaction;
+use super::{SqliteStore, batch, outbox};
+use crate::model::{
+    AppId, Claim, DeadLetter, Delivery, Failed, Letters, Queue, Receipt, Tick, Timestamp, Trigger,
+    TriggerName,
+};
+use crate::store::{Outbox, StoreError};
+use async_trait::async_trait;
+use uuid::Uuid;
+
+#[async_trait]
+impl Outbox for SqliteStore {
+    async fn triggers(&self, app: AppId) -> Result<Vec<Trigger>, StoreError> {
+        self.readers.with(|conn| outbox::triggers(conn, app))
+    }
+
+    async fn due(
+        &self,
+        after: Option<&Queue>,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Queue>, StoreError> {
+        self.readers
+            .with(|conn| outbox::due(conn, after, now, limit))
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
+        let claim = claim.clone();
+        let run = move |transaction: &mut Transaction<'_>| outbox::claim(transaction, &claim);
+        self.writer.run(0, run).await
+    }
+
+    async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
+        let receipt = receipt.clone();
+        let run = move |transaction: &mut Transaction<'_>| {
+            outbox::renew(transaction.connection, &receipt, until)
+        };
+        self.writer.run(0, run).await
+    }
+
+    async fn fail(&self, failed: &Failed) -> Result<bool, StoreError> {
+        let failed = failed.clone();
+        let run = move |transaction: &mut Transaction<'_>| outbox::fail(transaction, &failed);
+        self.writer.run(0, run).await
+    }
+
+    async fn deliveries(
+        &self,
+        app: AppId,
+        trigger: Option<&TriggerName>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.readers
+            .with(|conn| outbox::deliveries(conn, app, trigger, limit))
+    }
+
+    async fn schedules(
+        &self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(AppId, Trigger)>, StoreError> {
+        self.readers
+            .with(|conn| outbox::schedules(conn, now, limit))
+    }
+
+    async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {
+        let tick = tick.clone();
+        let run = move |transaction: &mut Transaction<'_>| outbox::tick(transaction, &tick);
+        self.writer.run(0, run).await
+    }
+
+    async fn dead_letters(
+        &self,
+        app: AppId,
+        letters: &Letters,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        self.readers
+            .with(|conn| outbox::dead_letters(conn, app, letters, before, limit))
+    }
+
+    async fn count_dead_letters(
+        &self,
+        app: AppId,
+        letters: &Letters,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.readers
+            .with(|conn| outbox::count(conn, app, letters, limit))
+    }
+
+    async fn prune(
+        &self,
+        app: AppId,
+        before: Timestamp,
+        keep: u32,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let run = move |transaction: &mut Transaction<'_>| {
+            outbox::prune(transaction, app, before, keep, limit)
+        };
+        self.writer.run(0, run).await
+    }
+
+    async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let run =
+            move |transaction: &mut Transaction<'_>| batch::sweep(transaction, app, now, limit);
+        self.writer.run(0, run).await
+    }
+}

@@ -1,0 +1,474 @@
+//! Deliveries: claimed in order, leased, acknowledged with a commit, given back.
+
+use super::Kit;
+use super::event_kit::{trigger, watch};
+use super::kit::{NOW, Tenant, absent, collection, delete, json, key, set};
+use kvasm::model::{
+    AppId, Claim, Delivery, DeliveryState, Happening, Pause, Policy, Queue, Receipt, Trigger,
+    Verdict, WriteBatch,
+};
+use kvasm::store::StoreError;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+fn key_of(delivery: &Delivery) -> String {
+    let (_, key) = delivery.event.what.entry().expect("an entry");
+    key.as_str().to_owned()
+}
+
+fn value_of(delivery: &Delivery) -> String {
+    match &delivery.event.what {
+        Happening::Set { value, .. } => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        other => panic!("no set: {other:?}"),
+    }
+}
+
+async fn watched(kit: &Kit) -> Tenant {
+    let app = kit.app().await;
+    app.watch("t", "c").await;
+    app
+}
+
+pub async fn what_is_claimed_is_lent(kit: Kit) {
+    let app = watched(&kit).await;
+    assert_eq!(app.due().await, [""; 0]);
+    app.set("c", "k", json("1")).await;
+    assert_eq!(app.due().await, ["t"]);
+    let [(delivery, receipt)] = app.claim("t", 10).await.try_into().expect("one");
+    assert_eq!(
+        (delivery.attempts, delivery.state()),
+        (1, DeliveryState::Leased)
+    );
+    assert_eq!(delivery.due_at, Some(NOW.plus_ms(1_000)));
+    assert_eq!(app.due().await, [""; 0]);
+    assert_eq!(app.claim("t", 10).await, []);
+    app.acknowledge(&receipt, vec![set("d", "k", json("2"))])
+        .await
+        .expect("done");
+    assert_eq!(app.value("d", "k").await, Some(json("2")));
+    assert_eq!(app.outstanding().await, []);
+    let again = app
+        .acknowledge(&receipt, vec![set("d", "k", json("3"))])
+        .await;
+    assert!(matches!(again, Err(StoreError::LeaseLost)), "{again:?}");
+    assert_eq!(app.value("d", "k").await, Some(json("2")));
+}
+
+/// A late handler has no effect: not of its writes, nor on the delivery.
+pub async fn a_lease_that_has_run_out_is_lost(kit: Kit) {
+    let app = watched(&kit).await;
+    app.set("c", "k", json("1")).await;
+    let [(_, slow)] = app.claim("t", 1).await.try_into().expect("one");
+    let later = app.later(1_000);
+    assert_eq!(app.later(999).claim("t", 1).await, []);
+    let [(delivery, quick)] = later.claim("t", 1).await.try_into().expect("rescued");
+    assert_eq!(delivery.attempts, 2);
+    let late = later
+        .acknowledge(&slow, vec![set("d", "k", json("1"))])
+        .await;
+    assert!(matches!(late, Err(StoreError::LeaseLost)), "{late:?}");
+    assert!(!later.has("d", "k").await);
+    assert!(!later.fail(&slow, Verdict::RetryAt(NOW), false).await);
+    assert!(
+        !later
+            .store
+            .renew(&slow, NOW.plus_ms(9_999))
+            .await
+            .expect("renew")
+    );
+    later
+        .acknowledge(&quick, vec![])
+        .await
+        .expect("the one who holds it");
+    assert_eq!(later.outstanding().await, []);
+}
+
+pub async fn a_renewed_lease_holds_on(kit: Kit) {
+    let app = watched(&kit).await;
+    app.set("c", "k", json("1")).await;
+    let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
+    let until = NOW.plus_ms(5_000);
+    assert!(app.store.renew(&receipt, until).await.expect("renew"));
+    assert_eq!(app.later(4_999).claim("t", 1).await, []);
+    app.later(4_999)
+        .acknowledge(&receipt, vec![])
+        .await
+        .expect("done");
+}
+
+pub async fn a_failed_check_keeps_the_delivery(kit: Kit) {
+    let app = watched(&kit).await;
+    app.set("c", "k", json("1")).await;
+    let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
+    let batch = WriteBatch {
+        acknowledge: Some(Box::new(receipt.clone())),
+        ..app.batch(vec![absent("c", "k")], vec![set("d", "k", json("1"))])
+    };
+    let refused = app.store.commit(batch).await;
+    assert!(
+        matches!(refused, Err(StoreError::Conflict { .. })),
+        "{refused:?}"
+    );
+    app.acknowledge(&receipt, vec![]).await.expect("still ours");
+}
+
+pub async fn deliveries_of_a_key_come_one_after_another(kit: Kit) {
+    let app = watched(&kit).await;
+    for n in 0..5 {
+        app.set("c", "a", json(&n.to_string())).await;
+        app.set("c", "b", json(&n.to_string())).await;
+    }
+    for n in 0..5 {
+        let claimed = claim_all(&app).await;
+        let mut keys: Vec<_> = claimed.iter().map(|(d, _)| key_of(d)).collect();
+        keys.sort();
+        assert_eq!(keys, ["a", "b"], "round {n}");
+        assert!(claimed.iter().all(|(d, _)| value_of(d) == n.to_string()));
+        assert_eq!(claim_all(&app).await, []);
+        for (_, receipt) in claimed {
+            app.acknowledge(&receipt, vec![]).await.expect("done");
+        }
+    }
+    assert_eq!(app.outstanding().await, []);
+}
+
+/// Claims until nothing is due: a claim may look at deliveries that have to wait.
+async fn claim_all(app: &Tenant) -> Vec<(Delivery, Receipt)> {
+    let mut all = Vec::new();
+    while !app.due().await.is_empty() {
+        all.extend(app.claim("t", 100).await);
+    }
+    all
+}
+
+pub async fn a_retry_holds_its_key_up_and_no_other(kit: Kit) {
+    let app = watched(&kit).await;
+    app.set("c", "a", json("1")).await;
+    app.set("c", "a", json("2")).await;
+    app.set("c", "b", json("3")).await;
+    let claimed = claim_all(&app).await;
+    assert_eq!(claimed.len(), 2);
+    for (delivery, receipt) in &claimed {
+        if key_of(delivery) == "a" {
+            let retry = Verdict::RetryAt(NOW.plus_ms(500));
+            assert!(app.fail(receipt, retry, false).await);
+        } else {
+            app.acknowledge(receipt, vec![]).await.expect("done");
+        }
+    }
+    assert_eq!(claim_all(&app).await, []);
+    let waiting = app.outstanding().await;
+    let retried = waiting.iter().find(|d| d.attempts == 1).expect("the first");
+    assert_eq!(retried.state(), DeliveryState::Pending);
+    assert_eq!(retried.error.as_deref(), Some("it failed"));
+    assert_eq!(claim_all(&app.later(499)).await, []);
+    let later = app.later(500);
+    let [(first, receipt)] = claim_all(&later).await.try_into().expect("one");
+    assert_eq!((value_of(&first).as_str(), first.attempts), ("1", 2));
+    later.acknowledge(&receipt, vec![]).await.expect("done");
+    let [(second, _)] = claim_all(&later).await.try_into().expect("the next");
+    assert_eq!(value_of(&second), "2");
+}
+
+pub async fn what_is_given_up_lets_the_next_go_on(kit: Kit) {
+    let app = watched(&kit).await;
+    app.set("c", "a", json("1")).await;
+    app.set("c", "a", json("2")).await;
+    let [(_, receipt)] = claim_all(&app).await.try_into().expect("one");
+    let dead = Verdict::GiveUp(kvasm::model::DeadReason::Attempts);
+    assert!(app.fail(&receipt, dead, false).await);
+    let [(next, _)] = claim_all(&app).await.try_into().expect("the next");
+    assert_eq!(value_of(&next), "2");
+}
+
+pub async fn those_that_are_due_for_longest_come_first(kit: Kit) {
+    let app = watched(&kit).await;
+    for n in (0..6u64).rev() {
+        app.later(n).set("c", &n.to_string(), json("1")).await;
+    }
+    let later = app.later(10);
+    let first: Vec<_> = later
+        .claim("t", 4)
+        .await
+        .iter()
+        .map(|(d, _)| key_of(d))
+        .collect();
+    assert_eq!(first, ["0", "1", "2", "3"]);
+    assert_eq!(later.claim("t", 4).await.len(), 2);
+}
+
+pub async fn a_paused_trigger_is_not_due(kit: Kit) {
+    let app = watched(&kit).await;
+    app.watch("u", "c").await;
+    app.set("c", "k", json("1")).await;
+    assert_eq!(app.due().await, ["t", "u"]);
+    app.pause("t", true).await;
+    assert_eq!(app.due().await, ["u"]);
+    app.set("c", "l", json("1")).await;
+    app.pause("t", false).await;
+    assert_eq!(app.claim("t", 10).await.len(), 2);
+}
+
+pub async fn failures_in_a_row_pause_a_trigger(kit: Kit) {
+    let app = watched(&kit).await;
+    for n in 0..12 {
+        app.set("c", &n.to_string(), json("1")).await;
+    }
+    let claimed = app.claim("t", 12).await;
+    let retry = Verdict::RetryAt(NOW);
+    for (_, receipt) in &claimed[..9] {
+        assert!(app.fail(receipt, retry, true).await);
+    }
+    assert!(app.fail(&claimed[9].1, retry, false).await);
+    assert_eq!(
+        (
+            app.triggers().await[0].paused,
+            app.triggers().await[0].failures
+        ),
+        (None, 9)
+    );
+    app.acknowledge(&claimed[10].1, vec![]).await.expect("done");
+    assert_eq!(app.triggers().await[0].failures, 0);
+    assert!(app.fail(&claimed[11].1, retry, true).await);
+    for _ in 0..9 {
+        let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
+        assert!(app.fail(&receipt, retry, true).await);
+    }
+    assert_eq!(app.triggers().await[0].paused, Some(Pause::Failures));
+    assert_eq!(app.due().await, [""; 0]);
+}
+
+pub async fn queues_are_found_in_pages(kit: Kit) {
+    let apps = [kit.app().await, kit.app().await, kit.app().await];
+    for app in &apps {
+        for name in ["a", "b"] {
+            app.watch(name, "c").await;
+        }
+        app.set("c", "k", json("1")).await;
+    }
+    let mut found = Vec::new();
+    let mut after: Option<Queue> = None;
+    loop {
+        let page = kit.store.due(after.as_ref(), NOW, 4).await.expect("due");
+        let Some(last) = page.last() else { break };
+        after = Some(last.clone());
+        found.extend(page);
+    }
+    assert!(found.is_sorted());
+    let own = |queue: &&Queue| apps.iter().any(|app| app.id == queue.app);
+    assert_eq!(found.iter().filter(own).count(), 6);
+}
+
+pub async fn a_claim_brings_the_policy(kit: Kit) {
+    let app = kit.app().await;
+    let policy = Policy {
+        attempts_max: 3,
+        age_max: Duration::from_secs(60),
+    };
+    let made = trigger("t", watch("c"));
+    app.set_trigger(Trigger { policy, ..made }).await;
+    app.set("c", "k", json("1")).await;
+    app.set("c", "l", json("1")).await;
+    assert_eq!(app.claim("t", 1).await[0].0.policy, policy);
+    // A delivery outlives its trigger.
+    let trigger = super::event_kit::trigger_name("t");
+    let gone = kvasm::model::Change::DeleteTrigger {
+        app: app.id,
+        trigger,
+    };
+    app.change(gone).await;
+    assert_eq!(app.due().await, ["t"]);
+    assert_eq!(app.claim("t", 1).await[0].0.policy, Policy::default());
+}
+
+pub async fn acknowledged_deliveries_give_their_room_back(kit: Kit) {
+    let app = watched(&kit).await;
+    app.set("c", "k", json("12345")).await;
+    assert_eq!(app.usage().await, (1, 14));
+    let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
+    app.acknowledge(&receipt, vec![delete("c", "k")])
+        .await
+        .expect("done");
+    // The deletion is told, and nothing else is there.
+    assert_eq!(app.usage().await, (0, 2));
+    let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
+    app.acknowledge(&receipt, vec![]).await.expect("done");
+    assert_eq!(app.usage().await, (0, 0));
+}
+
+pub async fn an_app_takes_its_deliveries_along(kit: Kit) {
+    let app = watched(&kit).await;
+    app.set("c", "k", json("1")).await;
+    app.set("c", "l", json("1")).await;
+    let claimed = app.claim("t", 1).await;
+    assert!(kit.store.delete_app(app.id).await.expect("deleted"));
+    assert_eq!(app.due().await, [""; 0]);
+    assert_eq!(app.claim("t", 10).await, []);
+    let late = app.acknowledge(&claimed[0].1, vec![]).await;
+    let gone = matches!(late, Err(StoreError::AppNotFound | StoreError::LeaseLost));
+    assert!(gone, "{late:?}");
+    assert!(!app.fail(&claimed[0].1, Verdict::RetryAt(NOW), false).await);
+}
+
+/// Writers, several dispatchers whose leases run out now and then, failures: each
+/// change is delivered, in the order of its key, and takes effect once.
+pub async fn many_dispatchers_deliver_in_order_and_once(kit: Kit) {
+    const KEYS: u64 = 5;
+    const WRITES: u64 = 60;
+    let app = watched(&kit).await;
+    let mut tasks = JoinSet::new();
+    for k in 0..KEYS {
+        let app = app.clone();
+        tasks.spawn(async move {
+            for n in 0..WRITES {
+                app.set("c", &format!("k{k}"), json(&n.to_string())).await;
+                if n % 7 == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+    for dispatcher in 0..4 {
+        let app = app.clone();
+        let mut rng = super::rng::Rng::new(kit.seed ^ dispatcher);
+        tasks.spawn(async move {
+            let mut idle = 0;
+            while idle < 200 {
+                let claimed = claim_for(&app, 4).await;
+                idle = if claimed.is_empty() { idle + 1 } else { 0 };
+                for (delivery, receipt) in claimed {
+                    deliver(&app, &mut rng, &delivery, &receipt).await;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+    }
+    tasks.join_all().await;
+    // What dispatchers have let lie is still there, and goes the same way.
+    let mut rng = super::rng::Rng::new(kit.seed);
+    let mut round = 0;
+    while !app.outstanding().await.is_empty() {
+        round += 1;
+        assert!(round < 10_000, "something is stuck");
+        let later = app.later(100_000 + round * 1_000);
+        for (delivery, receipt) in claim_for(&later, 100).await {
+            deliver(&later, &mut rng, &delivery, &receipt).await;
+        }
+    }
+    for k in 0..KEYS {
+        let told = app.value("told", &format!("k{k}")).await;
+        let all = (0..WRITES).map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(told, Some(json(&format!("[{}]", all.join(",")))), "k{k}");
+    }
+}
+
+async fn claim_for(app: &Tenant, limit: u32) -> Vec<(Delivery, Receipt)> {
+    let lease = AppId::generate().uuid();
+    let queue = Queue {
+        app: app.id,
+        trigger: super::event_kit::trigger_name("t"),
+    };
+    let claim = Claim {
+        queue,
+        now: app.now,
+        until: app.now.plus_ms(50),
+        lease,
+        limit,
+    };
+    let claimed = app.store.claim(&claim).await.expect("claim");
+    let receipt = |d: &Delivery| Receipt {
+        app: app.id,
+        place: d.place.clone(),
+        lease,
+    };
+    claimed.iter().map(|d| (d.clone(), receipt(d))).collect()
+}
+
+/// Appends what it is told to a list, as a handler would; or fails, or is late.
+async fn deliver(app: &Tenant, rng: &mut super::rng::Rng, delivery: &Delivery, receipt: &Receipt) {
+    match rng.below(10) {
+        0 => drop(app.fail(receipt, Verdict::RetryAt(app.now), false).await),
+        // Its lease runs out: everybody's clock is further on.
+        1 => drop(claim_for(&app.later(60), 1).await),
+        _ => {
+            let told = key(&key_of(delivery));
+            let before = app.get("told", told.as_str()).await;
+            let list = before.as_ref().map_or_else(
+                || "[]".to_owned(),
+                |entry| String::from_utf8_lossy(entry.value.as_bytes()).replace(' ', ""),
+            );
+            let separator = if list == "[]" { "" } else { "," };
+            let list = format!(
+                "{}{separator}{}]",
+                &list[..list.len() - 1],
+                value_of(delivery)
+            );
+            let batch = WriteBatch {
+                acknowledge: Some(Box::new(receipt.clone())),
+                ..app.batch(
+                    vec![match before {
+                        None => absent("told", told.as_str()),
+                        Some(entry) => super::kit::at_version("told", told.as_str(), entry.version),
+                    }],
+                    vec![set("told", told.as_str(), json(&list))],
+                )
+            };
+            match app.store.commit(batch).await {
+                Ok(_) | Err(StoreError::LeaseLost | StoreError::Conflict { .. }) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+}
+
+/// Which changes of one key come first is the same for the store and for those who
+/// hear of them.
+pub async fn racing_writes_are_told_in_their_order(kit: Kit) {
+    let app = watched(&kit).await;
+    let mut writers = JoinSet::new();
+    for writer in 0..8 {
+        let app = app.clone();
+        writers.spawn(async move {
+            for n in 0..25 {
+                match n % 5 {
+                    4 => drop(app.delete("c", "k").await),
+                    _ => drop(
+                        app.set("c", "k", json(&format!("{}", writer * 100 + n)))
+                            .await,
+                    ),
+                }
+            }
+        });
+    }
+    writers.join_all().await;
+    let mut found = app.outstanding().await;
+    found.sort_by_key(|delivery| delivery.place.seq);
+    let mut state: HashMap<&str, String> = HashMap::new();
+    for delivery in &found {
+        match &delivery.event.what {
+            Happening::Set { value, .. } => {
+                state.insert("k", String::from_utf8_lossy(value.as_bytes()).into_owned());
+            }
+            Happening::Deleted { .. } => {
+                assert!(
+                    state.remove("k").is_some(),
+                    "a deletion of what was not there"
+                );
+            }
+            Happening::Due => panic!("no schedule here"),
+        }
+    }
+    let entry = app
+        .store
+        .get(app.id, &collection("c"), &key("k"), NOW)
+        .await;
+    let now = entry
+        .expect("get")
+        .map(|e| String::from_utf8_lossy(e.value.as_bytes()).into_owned());
+    assert_eq!(
+        state.remove("k"),
+        now,
+        "the last that was told is what is there"
+    );
+}

@@ -1,0 +1,114 @@
+//! Schedules: planned, run once whoever asks, never twice at a time.
+
+use super::Kit;
+use super::event_kit::{trigger, trigger_name};
+use super::kit::{NOW, Tenant};
+use kvasm::model::{Happening, Queue, Schedule, Tick, Timestamp, Trigger, Watch};
+use tokio::task::JoinSet;
+
+async fn scheduled(kit: &Kit) -> Tenant {
+    let app = kit.app().await;
+    let watch = Watch::Schedule(Schedule::parse("* * * * *").expect("a schedule"));
+    app.set_trigger(trigger("t", watch)).await;
+    app
+}
+
+async fn tick(
+    app: &Tenant,
+    planned: Option<Timestamp>,
+    next: Option<Timestamp>,
+    run: Option<Timestamp>,
+) -> bool {
+    let tick = Tick {
+        queue: Queue {
+            app: app.id,
+            trigger: trigger_name("t"),
+        },
+        planned,
+        next,
+        run,
+        now: app.now,
+    };
+    app.store.tick(&tick).await.expect("tick")
+}
+
+async fn due(app: &Tenant) -> Vec<Trigger> {
+    let all = app
+        .store
+        .schedules(app.now, 1_000)
+        .await
+        .expect("schedules");
+    let own = all.into_iter().filter(|(of, _)| *of == app.id);
+    own.map(|(_, trigger)| trigger).collect()
+}
+
+pub async fn a_schedule_is_planned_then_run(kit: Kit) {
+    let app = scheduled(&kit).await;
+    assert_eq!(due(&app).await.len(), 1, "not planned yet");
+    let next = NOW.plus_ms(60_000);
+    assert!(!tick(&app, None, Some(next), None).await);
+    assert_eq!(due(&app).await, []);
+    assert_eq!(app.triggers().await[0].next_at, Some(next));
+    let later = app.later(60_005);
+    assert_eq!(due(&later).await.len(), 1);
+    let after = NOW.plus_ms(120_000);
+    assert!(tick(&later, Some(next), Some(after), Some(next)).await);
+    assert_eq!(due(&later).await, []);
+    let [(delivery, receipt)] = later.claim("t", 1).await.try_into().expect("a run");
+    assert_eq!(delivery.event.what, Happening::Due);
+    assert_eq!((delivery.event.at, delivery.queued_at), (next, later.now));
+    later.acknowledge(&receipt, vec![]).await.expect("done");
+    assert_eq!(later.usage().await, (0, 0));
+}
+
+pub async fn a_tick_of_another_plan_does_nothing(kit: Kit) {
+    let app = scheduled(&kit).await;
+    assert!(!tick(&app, Some(NOW), Some(NOW.plus_ms(1)), Some(NOW)).await);
+    assert_eq!(app.triggers().await[0].next_at, None);
+    assert_eq!(app.outstanding().await, []);
+}
+
+pub async fn no_run_is_made_while_one_is_outstanding(kit: Kit) {
+    let app = scheduled(&kit).await;
+    let at = |minutes: u64| NOW.plus_ms(minutes * 60_000);
+    tick(&app, None, Some(at(1)), None).await;
+    assert!(tick(&app, Some(at(1)), Some(at(2)), Some(at(1))).await);
+    assert!(!tick(&app, Some(at(2)), Some(at(3)), Some(at(2))).await);
+    let [(_, receipt)] = app.claim("t", 5).await.try_into().expect("one run");
+    assert!(!tick(&app, Some(at(3)), Some(at(4)), Some(at(3))).await);
+    app.acknowledge(&receipt, vec![]).await.expect("done");
+    assert!(tick(&app, Some(at(4)), Some(at(5)), Some(at(4))).await);
+}
+
+pub async fn one_of_many_makes_the_run(kit: Kit) {
+    let app = scheduled(&kit).await;
+    tick(&app, None, Some(NOW), None).await;
+    for round in 0..10u64 {
+        let (planned, next) = (NOW.plus_ms(round), NOW.plus_ms(round + 1));
+        let mut callers = JoinSet::new();
+        for _ in 0..8 {
+            let app = app.clone();
+            let run = Some(planned);
+            callers.spawn(async move { tick(&app, run, Some(next), run).await });
+        }
+        let made = callers.join_all().await;
+        assert_eq!(
+            made.iter().filter(|made| **made).count(),
+            1,
+            "round {round}"
+        );
+        let [(_, receipt)] = app.claim("t", 5).await.try_into().expect("one run");
+        app.acknowledge(&receipt, vec![]).await.expect("done");
+    }
+}
+
+pub async fn a_paused_schedule_is_not_due(kit: Kit) {
+    let app = scheduled(&kit).await;
+    app.pause("t", true).await;
+    assert_eq!(due(&app).await, []);
+    app.pause("t", false).await;
+    assert_eq!(due(&app).await.len(), 1);
+    kit.store.delete_app(app.id).await.expect("deleted");
+    assert_eq!(due(&app).await, []);
+    assert!(!tick(&app, None, Some(NOW), None).await);
+}
