@@ -2,6 +2,7 @@
 
 mod args;
 mod export;
+mod manifest;
 mod name;
 
 use export::Kind;
@@ -17,4 +18,16 @@ pub fn function(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn http(args: TokenStream, item: TokenStream) -> TokenStream {
     export::expand(Kind::Http, args.into(), item.into()).into()
+}
+
+/// Turns a function into a handler of changes. `kvasm_guest::on_change` says how.
+#[proc_macro_attribute]
+pub fn on_change(args: TokenStream, item: TokenStream) -> TokenStream {
+    export::expand(Kind::Change, args.into(), item.into()).into()
+}
+
+/// Turns a function into one that runs at set times. `kvasm_guest::cron` says how.
+#[proc_macro_attribute]
+pub fn cron(args: TokenStream, item: TokenStream) -> TokenStream {
+    export::expand(Kind::Cron, args.into(), item.into()).into()
 }
