@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 
-/// An error that the same delivery would meet again: there is no use in trying.
+/// An error that the same delivery would meet again. The host gives the delivery
+/// up after fewer attempts.
 ///
 /// It is the `Err` of a handler, or becomes a [`HandlerError`] by `?`, beside
 /// errors that a later attempt may not meet:
@@ -32,8 +33,8 @@ pub struct Permanent<E>(
     pub E,
 );
 
-/// Why a handler failed. Anything that can be displayed becomes one that is
-/// tried again, and [`Permanent`] one that is not.
+/// Why a handler failed. Anything that can be displayed becomes a failure that a
+/// later attempt may not meet, and [`Permanent`] one that it will.
 // It must not have `Display` either, or it would be made from itself in two ways.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandlerError {
@@ -47,7 +48,7 @@ impl HandlerError {
         &self.message
     }
 
-    /// Whether trying again is of no use.
+    /// Whether the same delivery will fail again.
     pub fn is_permanent(&self) -> bool {
         self.permanent
     }
