@@ -40,7 +40,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Names the dead letter.
+    /// Names the dead letter. Later ones have greater ids.
     pub id: String,
     /// Names the event, the same in every attempt and replay.
     pub event_id: String,
@@ -59,7 +59,8 @@ pub struct DeadLetter {
     /// The version that was written or deleted; `None` for a schedule.
     #[serde(default)]
     pub version: Option<u64>,
-    /// Why it was given up, in one word of the host.
+    /// Why it was given up, in one word of the host: `attempts`, `age`,
+    /// `deterministic` (the same input would fail again) or `depth`.
     pub reason: String,
     /// The message of the last attempt.
     pub error: String,
@@ -179,7 +180,7 @@ impl DeadLetter {
             collection: Some("test".to_owned()),
             key: Some(id.to_owned()),
             version: Some(1),
-            reason: "failed".to_owned(),
+            reason: "attempts".to_owned(),
             error: "it failed".to_owned(),
             attempts: 12,
             at_ms: 0,
@@ -196,7 +197,7 @@ mod tests {
     #[test]
     fn an_answer_of_the_host_is_read() {
         let json = r#"{"letters":[{"id":"2","event_id":"e","trigger":"t","function":"f",
-            "kind":"schedule","collection":null,"key":null,"version":null,"reason":"trap",
+            "kind":"schedule","collection":null,"key":null,"version":null,"reason":"deterministic",
             "error":"x","attempts":3,"at_ms":1,"dead_at_ms":2,"more":0}],"next":null}"#;
         let page: Page = serde_json::from_str(json).unwrap();
         let letter = &page.letters[0];

@@ -160,7 +160,7 @@ fn a_batch_has_limits() {
     assert_eq!(
         of(1001).commit(),
         Err(CommitError::Error(Error::TooLarge(
-            "the batch has 1001 checks and operations; the limit is 1000".into()
+            "the batch has 1001 parts; the limit is 1000".into()
         )))
     );
     let big = vec![0; 1024 * 1024];

@@ -1,7 +1,7 @@
 //! The arguments of the attributes: `#[function(...)]` and its like.
 
 use crate::export::Kind;
-use crate::name;
+use crate::{name, schedule};
 use proc_macro2::TokenStream;
 use syn::meta::ParseNestedMeta;
 use syn::parse::{ParseStream, Parser};
@@ -32,7 +32,7 @@ pub struct Args {
 pub fn parse(kind: Kind, tokens: TokenStream) -> syn::Result<Args> {
     let mut args = Args::default();
     let rest = if kind == Kind::Cron {
-        let (schedule, rest) = schedule.parse2(tokens)?;
+        let (schedule, rest) = split_schedule.parse2(tokens)?;
         args.schedule = Some(schedule);
         rest
     } else {
@@ -44,7 +44,7 @@ pub fn parse(kind: Kind, tokens: TokenStream) -> syn::Result<Args> {
 }
 
 /// The schedule, and what follows the comma behind it.
-fn schedule(input: ParseStream<'_>) -> syn::Result<(LitStr, TokenStream)> {
+fn split_schedule(input: ParseStream<'_>) -> syn::Result<(LitStr, TokenStream)> {
     if !input.peek(LitStr) {
         return Err(input.error("a schedule comes first, such as `#[cron(\"*/5 * * * *\")]`"));
     }
@@ -115,7 +115,7 @@ fn check(args: &Args) -> syn::Result<()> {
         );
     }
     match &args.schedule {
-        Some(schedule) => cron(schedule),
+        Some(schedule) => schedule::check(&schedule.value()).or_else(|why| error(schedule, &why)),
         None => Ok(()),
     }
 }
@@ -129,31 +129,6 @@ fn text(literal: &LitStr, subject: &str, bytes_max: usize) -> syn::Result<()> {
         return error(literal, &format!("{subject} cannot contain a NUL"));
     }
     Ok(())
-}
-
-/// The shape of a schedule. What its fields can be, the host decides.
-fn cron(schedule: &LitStr) -> syn::Result<()> {
-    let text = schedule.value();
-    let fields = text.split_whitespace().count();
-    if fields != 5 {
-        return error(
-            schedule,
-            &format!(
-                "a schedule has 5 fields: minute, hour, day of the month, month, day of the week; \
-                 this one has {fields}"
-            ),
-        );
-    }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "*,-/ ".contains(c);
-    match text.chars().find(|c| !allowed(*c)) {
-        Some(found) => error(
-            schedule,
-            &format!(
-                "a schedule cannot contain {found:?}; its fields have digits, names, and `*,-/`"
-            ),
-        ),
-        None => Ok(()),
-    }
 }
 
 fn error<T>(literal: &LitStr, message: &str) -> syn::Result<T> {

@@ -346,7 +346,7 @@ mod tests {
                 ("\"* * * *\"", f, "this one has 4"),
                 ("\"0 * * * * *\"", f, "this one has 6"),
                 ("\"@daily\"", f, "this one has 1"),
-                ("\"? * * * *\"", f, "cannot contain '?'"),
+                ("\"99 * * * *\"", f, "the minute is 0 to 59"),
                 ("\"* * * * *\" name = \"x\"", f, "expected `,`"),
                 ("\"* * * * *\", on = \"set\"", f, "unknown argument"),
                 (

@@ -4,6 +4,7 @@ mod args;
 mod export;
 mod manifest;
 mod name;
+mod schedule;
 
 use export::Kind;
 use proc_macro::TokenStream;

@@ -129,7 +129,9 @@ fn names(address: Address<'_>) -> Result<(&str, &str), Error> {
 }
 
 fn malformed(subject: &str) -> Error {
-    Error::Invalid(format!("the {subject} is malformed"))
+    Error::Invalid(format!(
+        "the {subject} is malformed: it is not what its lengths and counts promise"
+    ))
 }
 
 fn packed<'a, T: Record<'a>>(records: &[T]) -> Vec<u8> {

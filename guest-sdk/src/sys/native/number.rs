@@ -6,15 +6,11 @@ use crate::Error;
 const DIGITS_MAX: usize = 19;
 
 pub(super) fn not_an_integer() -> Error {
-    Error::Type("the entry does not hold a whole number, so it cannot be incremented".to_owned())
+    Error::Type("the entry holds no JSON integer to add to; nothing was written".to_owned())
 }
 
 pub(super) fn overflow() -> Error {
-    Error::Invalid(
-        "the number would leave the range of 64 bits, -9223372036854775808 to \
-         9223372036854775807; nothing was written"
-            .to_owned(),
-    )
+    Error::Invalid("the sum is out of the range of 64 bits; nothing was written".to_owned())
 }
 
 /// The whole number that valid JSON text is. Written out it has no digit behind

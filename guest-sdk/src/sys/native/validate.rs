@@ -73,15 +73,20 @@ pub(super) fn batch_bytes(len: usize) -> Result<(), Error> {
 }
 
 pub(super) fn batch_len(len: usize) -> Result<(), Error> {
-    count("batch", "checks and operations", len, BATCH_OPS_MAX)
+    count("batch", len, BATCH_OPS_MAX)
 }
 
 pub(super) fn keys_len(len: usize) -> Result<(), Error> {
-    count("list of keys", "keys", len, KEYS_MAX)
+    count("list of keys", len, KEYS_MAX)
 }
 
 pub(super) fn many_bytes(len: usize) -> Result<(), Error> {
-    size("answer", len as u64, MANY_BYTES_MAX)
+    if len > MANY_BYTES_MAX {
+        return Err(Error::TooLarge(format!(
+            "the answer is over the limit of {MANY_BYTES_MAX} bytes; ask for less at once"
+        )));
+    }
+    Ok(())
 }
 
 /// How many dead letters a page has.
@@ -128,10 +133,10 @@ fn size(subject: &str, len: u64, limit: usize) -> Result<(), Error> {
     Ok(())
 }
 
-fn count(subject: &str, what: &str, count: usize, limit: usize) -> Result<(), Error> {
+fn count(subject: &str, count: usize, limit: usize) -> Result<(), Error> {
     if count > limit {
         return Err(Error::TooLarge(format!(
-            "the {subject} has {count} {what}; the limit is {limit}"
+            "the {subject} has {count} parts; the limit is {limit}"
         )));
     }
     Ok(())
