@@ -24,6 +24,16 @@ enum kvasm_status {
 };
 
 enum { KVASM_JSON = 0, KVASM_BYTES = 1 };
+/* What an export returns. KVASM_FAILED_FOR_GOOD: the same input will fail again. */
+enum { KVASM_OK = 0, KVASM_FAILED = 1, KVASM_FAILED_FOR_GOOD = 2 };
+/* The kinds of operations in a packed batch. */
+enum { KVASM_OP_SET = 0, KVASM_OP_DELETE = 1, KVASM_OP_INCREMENT = 2 };
+enum {
+    KVASM_BATCH_OPS_MAX = 1000, /* checks and operations together */
+    KVASM_BATCH_BYTES_MAX = 4 * 1024 * 1024,
+    KVASM_KEYS_MAX = 1000,
+    KVASM_LETTERS_MAX = 1000,
+};
 enum { KVASM_GET_WITH_HEADER = 1 };
 enum { KVASM_ERROR = 1, KVASM_WARN, KVASM_INFO, KVASM_DEBUG, KVASM_TRACE };
 
@@ -76,6 +86,20 @@ int64_t kvasm_kv_delete(const char *collection, size_t collection_len, const cha
 KVASM_IMPORT(kv_list)
 int64_t kvasm_kv_list(const char *collection, size_t collection_len,
                       const struct kvasm_list_options *options, void *out, size_t cap);
+/* Adds to a whole number, and writes the new one to `result`. */
+KVASM_IMPORT(kv_increment)
+int64_t kvasm_kv_increment(const char *collection, size_t collection_len, const char *key,
+                           size_t key_len, int64_t delta, int64_t *result);
+/* Keys, batches and what answers them are packed: docs/abi.md has the layouts. */
+KVASM_IMPORT(kv_get_many)
+int64_t kvasm_kv_get_many(const void *keys, size_t keys_len, void *out, size_t cap);
+/* On KVASM_CONFLICT kvasm_result_read has the positions of the failed checks. */
+KVASM_IMPORT(kv_commit)
+int64_t kvasm_kv_commit(const void *batch, size_t batch_len, void *out, size_t cap);
+/* `before`: the id of a dead letter; with length 0, from the newest. */
+KVASM_IMPORT(dead_letters)
+int64_t kvasm_dead_letters(const char *before, size_t before_len, int32_t limit, char *out,
+                           size_t cap);
 KVASM_IMPORT(result_read) int64_t kvasm_result_read(size_t offset, void *out, size_t len);
 KVASM_IMPORT(error_message) int64_t kvasm_error_message(char *out, size_t cap);
 

@@ -13,6 +13,9 @@ pub enum Caller {
     Public,
     /// The holder of a token. The host checks each KV call against its scopes.
     Principal,
+    /// The host itself, for a change of an entry or a time that has come: there
+    /// is nobody to answer to.
+    Trigger,
     /// A kind of caller that this version of the SDK does not know.
     #[serde(other)]
     Unknown,
@@ -30,6 +33,40 @@ pub struct Context {
     pub request_id: String,
     /// Who called.
     pub caller: Caller,
+    /// What set the invocation off, if that was a change or a schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
+    /// Whether the invocation is a transaction: its writes take effect together
+    /// when it succeeds, and not at all when it fails.
+    #[serde(default)]
+    pub transaction: bool,
+}
+
+/// The delivery that a handler runs for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Trigger {
+    /// The trigger's name.
+    pub name: String,
+    /// Names the event, the same in every attempt and replay.
+    pub event_id: String,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// 1 for a change that a call has made, and one more for each handler whose
+    /// change set this one off. The host stops a chain that grows too long.
+    pub depth: u32,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Trigger {
+    pub(crate) fn new(name: &str, event_id: &str, attempt: u32, depth: u32) -> Trigger {
+        Trigger {
+            name: name.to_owned(),
+            event_id: event_id.to_owned(),
+            attempt,
+            depth,
+        }
+    }
 }
 
 /// The running invocation.
@@ -90,6 +127,19 @@ mod tests {
         let json = json.replace("robot", "principal");
         let context: Context = serde_json::from_str(&json).unwrap();
         assert_eq!(context.caller, Caller::Principal);
+        assert_eq!((context.trigger, context.transaction), (None, false));
+    }
+
+    #[test]
+    fn the_context_of_a_handler_is_read() {
+        let json = r#"{"app":"a","function":"f","request_id":"r","caller":"trigger","transaction":true,
+            "trigger":{"name":"t","event_id":"e","attempt":2,"depth":3}}"#;
+        let context: Context = serde_json::from_str(json).unwrap();
+        assert_eq!(
+            (context.caller, context.transaction),
+            (Caller::Trigger, true)
+        );
+        assert_eq!(context.trigger, Some(Trigger::new("t", "e", 2, 3)));
     }
 
     #[test]

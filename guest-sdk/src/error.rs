@@ -24,15 +24,17 @@ pub enum Error {
     Conflict(String),
     /// The caller of this invocation lacks the capability.
     Denied(String),
-    /// A bad argument: an empty collection or key, a NUL, malformed JSON, a foreign cursor.
+    /// A bad argument: an empty collection or key, a NUL, malformed JSON, a foreign
+    /// cursor; or an increment past the range of an `i64`.
     Invalid(String),
-    /// A key, value or option is over a size limit.
+    /// A key, value, option, batch or answer is over a size limit.
     TooLarge(String),
     /// The app's quota of entries or bytes is used up.
     Quota(String),
     /// Too many calls; try later.
     RateLimited(String),
-    /// JSON was asked of an entry that holds bytes.
+    /// JSON was asked of an entry that holds bytes, or an increment of what is no
+    /// whole number.
     Type(String),
     /// The store cannot be reached; the call may be tried again.
     Unavailable(String),

@@ -1,6 +1,7 @@
 //! Inputs and outputs of exported functions, and the code that runs one.
 
-use crate::sys;
+use crate::{HandlerError, sys};
+use kvasm_abi::{EXIT_FAILED, EXIT_OK, EXIT_PERMANENT};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Display;
@@ -108,25 +109,33 @@ pub fn run_with<A: FromInput, R: IntoOutput>(function: impl FnOnce(A) -> R) -> i
 }
 
 /// Runs what makes the input's bytes into the output's.
-pub(crate) fn run_on_input(work: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, String>) -> i32 {
+pub(crate) fn run_on_input<E: Into<HandlerError>>(
+    work: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>,
+) -> i32 {
     sys::start();
-    let input = sys::input().map_err(|e| e.to_string());
-    finish(input.and_then(work))
+    match sys::input() {
+        Ok(input) => finish(work(input)),
+        Err(error) => finish(Err(error)),
+    }
 }
 
-/// Writes the output and returns the export's result: 0, or 1 for a failure
-/// whose message is the output.
-fn finish(result: Result<Vec<u8>, String>) -> i32 {
-    let failure = match result {
+/// Writes the output and returns the export's result. The output of a failure is
+/// its message.
+fn finish(result: Result<Vec<u8>, impl Into<HandlerError>>) -> i32 {
+    let failure: HandlerError = match result {
         Ok(output) => match sys::output(&output) {
-            Ok(()) => return 0,
-            Err(e) => e.to_string(),
+            Ok(()) => return EXIT_OK,
+            Err(e) => e.into(),
         },
-        Err(message) => message,
+        Err(error) => error.into(),
     };
     // A message that the host refuses too leaves the code to speak.
-    let _ = sys::output(failure.as_bytes());
-    1
+    let _ = sys::output(failure.message().as_bytes());
+    if failure.is_permanent() {
+        EXIT_PERMANENT
+    } else {
+        EXIT_FAILED
+    }
 }
 
 #[cfg(test)]

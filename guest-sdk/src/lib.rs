@@ -41,6 +41,7 @@
 extern crate self as kvasm_guest;
 
 mod context;
+pub mod dead_letters;
 mod error;
 mod function;
 pub mod http;
@@ -48,12 +49,14 @@ pub mod kv;
 mod sys;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod trigger;
 
-pub use context::{Caller, Context, context, now, now_ms, random_fill};
+pub use context::{Caller, Context, Trigger, context, now, now_ms, random_fill};
 pub use error::Error;
 pub use function::{Bytes, FromInput, IntoOutput, Json};
 /// The `log` crate that the SDK listens to.
 pub use log;
+pub use trigger::{Change, ChangeKind, HandlerError, HandlerOutput, Permanent, ScheduledRun};
 
 /// Turns a function into an export of the plugin, callable by its name.
 ///
@@ -65,6 +68,13 @@ pub use log;
 ///
 /// `#[function(name = "other")]` exports it under another name: 1 to 64 of the
 /// characters `a-z`, `A-Z`, `0-9`, `_`, `-` and `.`.
+///
+/// `#[function(transaction)]` makes each call a transaction: its writes take
+/// effect together when it succeeds, and none of them if it fails or traps. They
+/// do so only if each entry that it has read is still as it was; else the host
+/// throws the run away and begins another, up to five in all. Lists are not
+/// checked this way. So the function may run more than once for one call, and
+/// what it logs stays. Versions of its own writes are good only within the run.
 ///
 /// What the export needs is `unsafe` to the compiler. A crate with
 /// `#![deny(unsafe_code)]` builds, one with `#![forbid(unsafe_code)]` does not.
@@ -80,6 +90,18 @@ pub use log;
 /// #[kvasm_guest::function(name = "byte-count")]
 /// fn count(Bytes(input): Bytes) -> Json<usize> {
 ///     Json(input.len())
+/// }
+///
+/// /// Moves money, or nothing at all.
+/// #[kvasm_guest::function(transaction)]
+/// fn transfer(Json((from, to, cents)): Json<(String, String, i64)>) -> Result<(), String> {
+///     let accounts = kvasm_guest::kv::collection("accounts");
+///     let left = accounts.increment(&from, -cents).map_err(|e| e.to_string())?;
+///     if left < 0 {
+///         return Err(format!("{from} has not enough"));
+///     }
+///     accounts.increment(&to, cents).map_err(|e| e.to_string())?;
+///     Ok(())
 /// }
 ///
 /// assert_eq!(ping(), "pong");
@@ -147,9 +169,107 @@ pub use kvasm_guest_macros::function;
 /// ```
 pub use kvasm_guest_macros::http;
 
+/// Turns a function into a handler of changes: the host calls it after an entry
+/// has been written or deleted.
+///
+/// The function takes a [`Change<T>`](Change) and returns `()` or a `Result` of it
+/// and an error: one that can be displayed, a [`Permanent`] or a [`HandlerError`].
+/// [`trigger`] says what a run and its failure mean.
+///
+/// - `collection = "orders"`: of entries of this collection. Without it the
+///   handler has no trigger of its own; an operator can make one.
+/// - `prefix = "eu/"`: only of keys that start with this.
+/// - `on = "set"` or `on = "delete"`: only of this kind; without it, both.
+/// - `name = "other"`: exports it under another name.
+///
+/// ```
+/// use kvasm_guest::{Change, ChangeKind, Error, kv, testing};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Order {
+///     customer: String,
+/// }
+///
+/// /// Keeps the European orders by customer.
+/// #[kvasm_guest::on_change(collection = "orders", prefix = "eu/", on = "set")]
+/// fn index(change: Change<Order>) -> Result<(), Error> {
+///     if let Some(order) = change.value {
+///         let key = format!("{}/{}", order.customer, change.key);
+///         kv::collection("by-customer").set(&key, &())?;
+///     }
+///     Ok(())
+/// }
+///
+/// let order = Order { customer: "ada".to_owned() };
+/// testing::change(index, Change::set("orders", "eu/1", order)).unwrap();
+/// assert!(kv::collection("by-customer").has("ada/eu/1")?);
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// What cannot be a handler does not compile:
+///
+/// ```compile_fail
+/// use kvasm_guest::Change;
+///
+/// #[kvasm_guest::on_change(collection = "orders", on = "update")]
+/// fn index(change: Change<String>) {}
+/// ```
+/// ```compile_fail
+/// use kvasm_guest::{Change, Json};
+///
+/// // There is nobody to return a value to.
+/// #[kvasm_guest::on_change(collection = "orders")]
+/// fn index(change: Change<String>) -> Json<u32> {
+///     Json(1)
+/// }
+/// ```
+/// ```compile_fail
+/// use kvasm_guest::Json;
+///
+/// #[kvasm_guest::on_change(collection = "orders")]
+/// fn index(order: Json<String>) {}
+/// ```
+pub use kvasm_guest_macros::on_change;
+
+/// Turns a function into one that the host runs at set times.
+///
+/// The schedule has the five fields of cron, in UTC: minute, hour, day of the
+/// month, month, day of the week. The function takes nothing or a
+/// [`ScheduledRun`], and returns what a handler of [changes](macro@on_change)
+/// returns. `#[cron("0 3 * * *", name = "other")]` exports it under another name.
+///
+/// ```
+/// use kvasm_guest::{Error, kv};
+///
+/// /// Forgets the drafts, at three in the night.
+/// #[kvasm_guest::cron("0 3 * * *")]
+/// fn clean() -> Result<(), Error> {
+///     let drafts = kv::collection("drafts");
+///     for key in drafts.list().keys() {
+///         drafts.delete(&key?)?;
+///     }
+///     Ok(())
+/// }
+/// ```
+///
+/// What cannot be a handler does not compile:
+///
+/// ```compile_fail
+/// #[kvasm_guest::cron("0 3 * *")]
+/// fn clean() {}
+/// ```
+/// ```compile_fail
+/// #[kvasm_guest::cron("0 3 * * *")]
+/// fn clean() -> u32 {
+///     1
+/// }
+/// ```
+pub use kvasm_guest_macros::cron;
+
 /// What the macros' code calls. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::function::{run, run_with};
     pub use crate::http::handler::run_http;
+    pub use crate::trigger::{run_change, run_scheduled, run_scheduled_with};
 }

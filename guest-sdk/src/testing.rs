@@ -15,9 +15,15 @@
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
 
+use crate::dead_letters::DeadLetter;
 use crate::http::{IntoResponse, Request, Response};
 use crate::sys::native;
-use crate::{Context, FromInput, IntoOutput};
+use crate::trigger::{self, ChangeValue, ToValue};
+use crate::{
+    Caller, Change, Context, FromInput, HandlerError, HandlerOutput, IntoOutput, Permanent,
+    ScheduledRun, Trigger,
+};
+use kvasm_abi::{EXIT_OK, EXIT_PERMANENT};
 use std::time::Duration;
 
 /// Moves this thread's clock forward: entries expire, and [`now`](crate::now) is later.
@@ -37,7 +43,8 @@ pub fn set_context(context: Context) {
     native::set_context(context);
 }
 
-/// Empties this thread's store and sets clock and context back.
+/// Empties this thread's store, forgets its dead letters, and sets clock and
+/// context back.
 pub fn reset() {
     native::reset();
 }
@@ -95,13 +102,151 @@ pub fn call_http<R: IntoResponse>(
     Response::decode(&output)
 }
 
+/// Runs `work` as a transaction, as the host runs a function with
+/// `#[function(transaction)]`: what it has written takes effect if it is `Ok`,
+/// and nothing of it after an `Err` or a panic. Versions that it sees of its own
+/// writes are good only within it.
+///
+/// Natively a call of the function alone is no transaction, and as each thread
+/// has a host of its own there are no conflicts.
+///
+/// # Errors
+/// What `work` returned.
+///
+/// ```
+/// use kvasm_guest::{Error, Json, kv, testing};
+///
+/// #[kvasm_guest::function(transaction)]
+/// fn take(Json(count): Json<i64>) -> Result<(), String> {
+///     let stock = kv::collection("stock");
+///     let left = stock.increment("paper", -count).map_err(|e| e.to_string())?;
+///     if left < 0 {
+///         return Err("there is not enough paper".to_owned());
+///     }
+///     Ok(())
+/// }
+///
+/// kv::collection("stock").set("paper", &3)?;
+/// testing::transaction(|| testing::call(take, "2")).unwrap();
+/// testing::transaction(|| testing::call(take, "2")).unwrap_err();
+/// assert_eq!(kv::collection("stock").get("paper")?, Some(1));
+/// # Ok::<(), Error>(())
+/// ```
+pub fn transaction<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    native::transaction(work, Result::is_ok)
+}
+
+/// Delivers a change to a handler as the host would: through its bytes, and as a
+/// transaction. The same change can be delivered again, as the host may do.
+///
+/// It does not make the change: the entry stays as it is in the store. And
+/// natively no write delivers anything by itself.
+///
+/// # Errors
+/// Why the handler failed. Then it has written nothing.
+///
+/// ```
+/// use kvasm_guest::{Change, Error, kv, testing};
+///
+/// #[kvasm_guest::on_change(collection = "notes")]
+/// fn count(change: Change<String>) -> Result<(), Error> {
+///     kv::collection("counts").increment("changes", 1)?;
+///     Ok(())
+/// }
+///
+/// testing::change(count, Change::set("notes", "today", "buy paper".to_owned())).unwrap();
+/// assert_eq!(kv::collection("counts").get("changes")?, Some(1));
+/// # Ok::<(), Error>(())
+/// ```
+pub fn change<T: ChangeValue + ToValue, R: HandlerOutput>(
+    handler: impl FnOnce(Change<T>) -> R,
+    change: Change<T>,
+) -> Result<(), HandlerError> {
+    let Change {
+        trigger,
+        event_id,
+        attempt,
+        depth,
+        ..
+    } = &change;
+    let trigger = Trigger::new(trigger, event_id, *attempt, *depth);
+    deliver(trigger, &change.encode()?, || trigger::run_change(handler))
+}
+
+/// Runs a scheduled handler as the host would: through the bytes of its input,
+/// and as a transaction. For one that takes nothing: `|_| handler()`.
+///
+/// # Errors
+/// Why the handler failed. Then it has written nothing.
+///
+/// ```
+/// use kvasm_guest::{ScheduledRun, kv, testing};
+///
+/// #[kvasm_guest::cron("*/5 * * * *")]
+/// fn tick() -> Result<(), kvasm_guest::Error> {
+///     kv::collection("ticks").increment("all", 1)?;
+///     Ok(())
+/// }
+///
+/// testing::scheduled(|_| tick(), ScheduledRun::at(0)).unwrap();
+/// assert_eq!(kv::collection("ticks").get("all")?, Some(1));
+/// # Ok::<(), kvasm_guest::Error>(())
+/// ```
+pub fn scheduled<R: HandlerOutput>(
+    handler: impl FnOnce(ScheduledRun) -> R,
+    run: ScheduledRun,
+) -> Result<(), HandlerError> {
+    let trigger = Trigger::new(&run.trigger, &run.event_id, run.attempt, run.depth);
+    deliver(trigger, &run.encode()?, || {
+        trigger::run_scheduled_with(handler)
+    })
+}
+
+/// Puts a dead letter where [`dead_letters`](crate::dead_letters) reads. Their
+/// ids order them: the greatest is the newest.
+///
+/// ```
+/// use kvasm_guest::dead_letters::{self, DeadLetter};
+///
+/// let mut letter = DeadLetter::example("1");
+/// letter.function = "count".to_owned();
+/// kvasm_guest::testing::add_dead_letter(letter);
+/// assert_eq!(dead_letters::list().count(), 1);
+/// ```
+pub fn add_dead_letter(letter: DeadLetter) {
+    native::add_dead_letter(letter);
+}
+
+fn deliver(
+    trigger: Trigger,
+    input: &[u8],
+    export: impl FnOnce() -> i32,
+) -> Result<(), HandlerError> {
+    let mut context = native::current_context();
+    context.caller = Caller::Trigger;
+    context.trigger = Some(trigger);
+    let run = || native::transaction(|| exit(input, export), |(code, _)| *code == EXIT_OK);
+    let (code, output) = native::with_context(context, run);
+    let message = || String::from_utf8_lossy(&output).into_owned();
+    match code {
+        EXIT_OK => Ok(()),
+        EXIT_PERMANENT => Err(Permanent(message()).into()),
+        _ => Err(message().into()),
+    }
+}
+
 fn invoke(input: &[u8], export: impl FnOnce() -> i32) -> Result<Vec<u8>, String> {
-    native::set_input(input);
-    let code = export();
-    let output = native::take_output();
-    if code == 0 {
+    let (code, output) = exit(input, export);
+    if code == EXIT_OK {
         Ok(output)
     } else {
         Err(String::from_utf8_lossy(&output).into_owned())
     }
+}
+
+/// The code and the output of an export.
+fn exit(input: &[u8], export: impl FnOnce() -> i32) -> (i32, Vec<u8>) {
+    native::set_input(input);
+    let code = export();
+    (code, native::take_output())
 }

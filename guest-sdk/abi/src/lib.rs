@@ -6,13 +6,24 @@
 #![no_std]
 #![deny(missing_docs)]
 
+mod batch;
+mod bytes;
 pub mod http;
+mod many;
 mod options;
 mod page;
+mod records;
 mod status;
 
+pub use batch::{
+    Applied, BATCH_BYTES_MAX, BATCH_OPS_MAX, Batch, BatchCheck, BatchOp, OP_DELETE, OP_INCREMENT,
+    OP_SET,
+};
+pub use bytes::Malformed;
+pub use many::{Address, KEYS_MAX, MANY_BYTES_MAX, Slot};
 pub use options::{DeleteOptions, ListOptions, OptionsError, Range32, SetOptions};
-pub use page::{ENTRY_HEADER_BYTES, EntryHeader, Malformed, Page, PageEntry, PageReader};
+pub use page::{ENTRY_HEADER_BYTES, EntryHeader, Page, PageEntry, PageReader};
+pub use records::{Record, Records, encode_records};
 pub use status::Status;
 
 /// The import module that holds every function of this ABI version.
@@ -24,11 +35,33 @@ pub const MEMORY: &str = "memory";
 /// The custom section that declares a plugin's functions.
 ///
 /// Its bytes are JSON objects, one to a line, as linkers concatenate the
-/// fragments that each declaration adds. `{"kind":"function","name":"add"}` is a
-/// function that can be called by name; `{"kind":"http","name":"handle"}` is the
-/// [HTTP handler](http), of which a plugin has at most one. Both are exports
-/// `() -> i32`.
+/// fragments that each declaration adds. The member `kind` says what the export
+/// `name`, a function `() -> i32`, is:
+///
+/// - `function`: it can be called by its name; with `"transaction":true` a call
+///   of it is a transaction.
+/// - `http`: the [HTTP handler](http), of which a plugin has at most one.
+/// - `on_change`: it handles changes of entries. `collection`, `prefix` and `on`
+///   (a list of `"set"` and `"delete"`) say of which; without `collection` it
+///   handles what an operator points at it.
+/// - `cron`: it runs when its `schedule` says.
 pub const MANIFEST_SECTION: &str = "kvasm.plugin.v1";
+
+/// What an export returns for success.
+pub const EXIT_OK: i32 = 0;
+/// What an export returns for a failure. A delivery is tried again later.
+pub const EXIT_FAILED: i32 = 1;
+/// What an export returns for a failure that the same input will meet again.
+pub const EXIT_PERMANENT: i32 = 2;
+
+/// Versions from here on are those of writes within a transaction that has not
+/// committed: good only within the run that was given them.
+pub const PROVISIONAL_VERSION_MIN: u64 = 1 << 62;
+
+/// `dead_letters`: the most letters in one answer.
+pub const LETTERS_MAX: i32 = 1000;
+/// `dead_letters`: how many letters a limit of 0 stands for.
+pub const LETTERS_DEFAULT: i32 = 100;
 
 /// A value that is JSON text.
 pub const FORMAT_JSON: i32 = 0;
@@ -70,6 +103,10 @@ pub const IMPORTS: &[Import] = &[
     import("kv_has", "i32 i32 i32 i32"),
     import("kv_delete", "i32 i32 i32 i32 i32"),
     import("kv_list", "i32 i32 i32 i32 i32"),
+    import("kv_increment", "i32 i32 i32 i32 i64 i32"),
+    import("kv_get_many", "i32 i32 i32 i32"),
+    import("kv_commit", "i32 i32 i32 i32"),
+    import("dead_letters", "i32 i32 i32 i32 i32"),
     import("result_read", "i32 i32 i32"),
     import("error_message", "i32 i32"),
     import("input_len", ""),

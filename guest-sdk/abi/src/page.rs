@@ -4,6 +4,8 @@
 //! ended), then `count` entries: `key_len: u32`, the key, and, if values were
 //! asked for, an [`EntryHeader`], `value_len: u32` and the value.
 
+use crate::bytes::{Bytes, Malformed};
+
 /// The size of an [`EntryHeader`] on the wire.
 pub const ENTRY_HEADER_BYTES: usize = 24;
 
@@ -45,33 +47,6 @@ impl EntryHeader {
             format,
         };
         Ok((header, reader.0))
-    }
-}
-
-/// The bytes end before what their lengths promise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
-
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
-        let (head, tail) = self.0.split_at_checked(len).ok_or(Malformed)?;
-        self.0 = tail;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        self.take(N)?.try_into().map_err(|_| Malformed)
-    }
-
-    fn u32(&mut self) -> Result<u32, Malformed> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn sized(&mut self) -> Result<&'a [u8], Malformed> {
-        let len = self.u32()? as usize;
-        self.take(len)
     }
 }
 

@@ -1,29 +1,147 @@
-//! The arguments of `#[function(...)]` and `#[http(...)]`.
+//! The arguments of the attributes: `#[function(...)]` and its like.
 
+use crate::export::Kind;
+use crate::{name, schedule};
 use proc_macro2::TokenStream;
-use syn::LitStr;
-use syn::parse::Parser;
+use syn::meta::ParseNestedMeta;
+use syn::parse::{ParseStream, Parser};
+use syn::{LitStr, Token};
 
-/// What stands between the parentheses.
+/// The longest collection and prefix, in bytes.
+const COLLECTION_BYTES_MAX: usize = 128;
+const PREFIX_BYTES_MAX: usize = 1024;
+
+/// What stands between the parentheses, checked.
 #[derive(Default)]
 pub struct Args {
     /// `name = "..."`: the export's name.
     pub name: Option<LitStr>,
+    /// `transaction`: each call of a function is one.
+    pub transaction: bool,
+    /// `collection = "..."`: whose changes a handler gets.
+    pub collection: Option<LitStr>,
+    /// `prefix = "..."`: of which keys.
+    pub prefix: Option<LitStr>,
+    /// `on = "..."`: of which kind.
+    pub on: Option<LitStr>,
+    /// The schedule, which has no name.
+    pub schedule: Option<LitStr>,
 }
 
 /// Reads the arguments. An unknown one is an error where it is written.
-pub fn parse(tokens: TokenStream) -> syn::Result<Args> {
+pub fn parse(kind: Kind, tokens: TokenStream) -> syn::Result<Args> {
     let mut args = Args::default();
-    let parser = syn::meta::parser(|meta| {
-        if !meta.path.is_ident("name") {
-            return Err(meta.error("unknown argument; `name = \"...\"` is the only one"));
-        }
-        if args.name.is_some() {
-            return Err(meta.error("`name` is given twice"));
-        }
-        args.name = Some(meta.value()?.parse()?);
-        Ok(())
-    });
-    parser.parse2(tokens)?;
+    let rest = if kind == Kind::Cron {
+        let (schedule, rest) = split_schedule.parse2(tokens)?;
+        args.schedule = Some(schedule);
+        rest
+    } else {
+        tokens
+    };
+    syn::meta::parser(|meta| argument(kind, &mut args, &meta)).parse2(rest)?;
+    check(&args)?;
     Ok(args)
+}
+
+/// The schedule, and what follows the comma behind it.
+fn split_schedule(input: ParseStream<'_>) -> syn::Result<(LitStr, TokenStream)> {
+    if !input.peek(LitStr) {
+        return Err(input.error("a schedule comes first, such as `#[cron(\"*/5 * * * *\")]`"));
+    }
+    let schedule: LitStr = input.parse()?;
+    if !input.is_empty() {
+        input.parse::<Token![,]>()?;
+    }
+    Ok((schedule, input.parse()?))
+}
+
+fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
+    let given = meta.path.get_ident().map(ToString::to_string);
+    let given = given.as_deref().unwrap_or_default();
+    let slot = match (given, kind) {
+        ("name", _) => &mut args.name,
+        ("transaction", Kind::Function) => {
+            if args.transaction {
+                return Err(meta.error("`transaction` is given twice"));
+            }
+            args.transaction = true;
+            return Ok(());
+        }
+        ("transaction", Kind::Change | Kind::Cron) => {
+            return Err(meta.error("every run of a handler is a transaction; leave it out"));
+        }
+        ("collection", Kind::Change) => &mut args.collection,
+        ("prefix", Kind::Change) => &mut args.prefix,
+        ("on", Kind::Change) => &mut args.on,
+        _ => return Err(meta.error(unknown(kind))),
+    };
+    if slot.is_some() {
+        return Err(meta.error(format!("`{given}` is given twice")));
+    }
+    *slot = Some(meta.value()?.parse()?);
+    Ok(())
+}
+
+fn unknown(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Function => "unknown argument; there are `name = \"...\"` and `transaction`",
+        Kind::Http => "unknown argument; `name = \"...\"` is the only one",
+        Kind::Change => {
+            "unknown argument; there are `collection`, `prefix`, `on` and `name`, each `= \"...\"`"
+        }
+        Kind::Cron => "unknown argument; behind the schedule there is `name = \"...\"`",
+    }
+}
+
+fn check(args: &Args) -> syn::Result<()> {
+    if let Some(collection) = &args.collection {
+        text(collection, "a collection", COLLECTION_BYTES_MAX)?;
+    }
+    if let Some(prefix) = &args.prefix {
+        if prefix.value().is_empty() {
+            return error(prefix, "an empty prefix is every key; leave `prefix` out");
+        }
+        text(prefix, "a prefix", PREFIX_BYTES_MAX)?;
+    }
+    if let Some(on) = &args.on
+        && !["set", "delete"].contains(&on.value().as_str())
+    {
+        return error(on, "`on` is \"set\" or \"delete\"; leave it out for both");
+    }
+    if let (None, Some(given)) = (&args.collection, args.prefix.as_ref().or(args.on.as_ref())) {
+        return error(
+            given,
+            "without `collection` the handler has no trigger of its own, so there is nothing to narrow",
+        );
+    }
+    match &args.schedule {
+        Some(schedule) => schedule::check(&schedule.value()).or_else(|why| error(schedule, &why)),
+        None => Ok(()),
+    }
+}
+
+fn text(literal: &LitStr, subject: &str, bytes_max: usize) -> syn::Result<()> {
+    let text = literal.value();
+    if text.is_empty() || text.len() > bytes_max {
+        return error(literal, &format!("{subject} has 1 to {bytes_max} bytes"));
+    }
+    if text.contains('\0') {
+        return error(literal, &format!("{subject} cannot contain a NUL"));
+    }
+    Ok(())
+}
+
+fn error<T>(literal: &LitStr, message: &str) -> syn::Result<T> {
+    Err(syn::Error::new(literal.span(), message))
+}
+
+/// The export's name: the argument, or that of the function.
+pub fn export_name(args: &Args, ident: &syn::Ident) -> syn::Result<String> {
+    use syn::ext::IdentExt;
+    let (name, span) = match &args.name {
+        Some(literal) => (literal.value(), literal.span()),
+        None => (ident.unraw().to_string(), ident.span()),
+    };
+    name::check(&name, span)?;
+    Ok(name)
 }

@@ -1,10 +1,9 @@
-//! `#[function]` and `#[http]`: an export, a line of the manifest, and the function as it was.
+//! What the attributes make: an export, a line of the manifest, and the function as it was.
 
-use crate::{args, name};
+use crate::{args, manifest};
 use kvasm_abi::MANIFEST_SECTION;
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
-use syn::ext::IdentExt;
 use syn::{Attribute, FnArg, ItemFn, ReturnType, Signature, Type};
 
 /// What the attribute makes of a function.
@@ -14,14 +13,20 @@ pub enum Kind {
     Function,
     /// `#[http]`: answers HTTP requests.
     Http,
+    /// `#[on_change]`: handles changes of entries.
+    Change,
+    /// `#[cron]`: runs at set times.
+    Cron,
 }
 
 impl Kind {
     /// The `kind` of the line in the manifest, and the attribute's name.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Kind::Function => "function",
             Kind::Http => "http",
+            Kind::Change => "on_change",
+            Kind::Cron => "cron",
         }
     }
 
@@ -30,6 +35,8 @@ impl Kind {
         match self {
             Kind::Function => "a plugin function",
             Kind::Http => "an HTTP handler",
+            Kind::Change => "a handler of changes",
+            Kind::Cron => "a scheduled handler",
         }
     }
 }
@@ -50,19 +57,12 @@ pub fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<TokenStream> {
-    let args = args::parse(args)?;
-    let (name, span) = match args.name {
-        Some(literal) => (literal.value(), literal.span()),
-        None => (
-            function.sig.ident.unraw().to_string(),
-            function.sig.ident.span(),
-        ),
-    };
-    name::check(&name, span)?;
+    let args = args::parse(kind, args)?;
+    let name = args::export_name(&args, &function.sig.ident)?;
     let invoke = invoke(kind, &function.sig)?;
     // Without a name of its own, the constant cannot clash with anything.
     let cfgs = function.attrs.iter().filter(|a| is_cfg(a));
-    let section = section(kind, &name);
+    let section = section(&manifest::line(kind, &name, &args));
     Ok(quote! {
         #(#cfgs)*
         const _: () = {
@@ -114,6 +114,22 @@ fn invoke(kind: Kind, signature: &Signature) -> syn::Result<TokenStream> {
             ident,
             "an HTTP handler takes a `Request` and returns a `Response`, or a `Result` of one",
         )),
+        (Kind::Change, Some(input), output) => {
+            let output = function_output(output);
+            Ok(quote!(::kvasm_guest::__private::run_change::<#input, #output>(#ident)))
+        }
+        (Kind::Change, None, _) => Err(syn::Error::new_spanned(
+            ident,
+            "a handler of changes takes a `Change<T>`: what has changed",
+        )),
+        (Kind::Cron, None, output) => {
+            let output = function_output(output);
+            Ok(quote!(::kvasm_guest::__private::run_scheduled::<#output>(#ident)))
+        }
+        (Kind::Cron, Some(input), output) => {
+            let output = function_output(output);
+            Ok(quote!(::kvasm_guest::__private::run_scheduled_with::<#input, #output>(#ident)))
+        }
     }
 }
 
@@ -130,6 +146,8 @@ fn too_many_arguments(kind: Kind) -> &'static str {
             "a plugin function takes at most one argument; put the rest into its struct"
         }
         Kind::Http => "an HTTP handler takes one argument; the `Request` has all there is",
+        Kind::Change => "a handler of changes takes one argument; the `Change` has all there is",
+        Kind::Cron => "a scheduled handler takes at most one argument, a `ScheduledRun`",
     }
 }
 
@@ -179,10 +197,8 @@ fn generic(subject: &str, part: impl ToTokens) -> syn::Error {
     syn::Error::new_spanned(part, format!("{subject} cannot be generic"))
 }
 
-/// The function's line of the manifest. Names need no escapes in JSON.
-fn section(kind: Kind, name: &str) -> TokenStream {
-    let kind = kind.name();
-    let line = format!("{{\"kind\":\"{kind}\",\"name\":\"{name}\"}}\n");
+/// The static that puts the line into the manifest.
+fn section(line: &str) -> TokenStream {
     let len = line.len();
     let line = Literal::byte_string(line.as_bytes());
     quote! {
@@ -245,6 +261,104 @@ mod tests {
             assert!(code.contains("compile_error"), "{args} {item}: {code}");
             assert!(code.contains(why), "{args} {item}: {code}");
         }
+    }
+
+    #[test]
+    fn a_line_says_what_the_arguments_say() {
+        let changes = "fn f(c: Change<Order>) -> Result<(), E> {}";
+        for (kind, args, item, line) in [
+            (
+                Kind::Function,
+                "transaction, name = \"g\"",
+                "fn f() {}",
+                r#"{\"kind\":\"function\",\"name\":\"g\",\"transaction\":true}"#,
+            ),
+            (
+                Kind::Change,
+                "collection = \"orders\", prefix = \"eu/\", on = \"set\"",
+                changes,
+                r#"{\"kind\":\"on_change\",\"name\":\"f\",\"collection\":\"orders\",\"prefix\":\"eu/\",\"on\":[\"set\"]}"#,
+            ),
+            (
+                Kind::Change,
+                "",
+                changes,
+                r#"{\"kind\":\"on_change\",\"name\":\"f\"}"#,
+            ),
+            (
+                Kind::Cron,
+                "\"*/5 * * * mon-fri\", name = \"tick\"",
+                "fn f() {}",
+                r#"{\"kind\":\"cron\",\"name\":\"tick\",\"schedule\":\"*/5 * * * mon-fri\"}"#,
+            ),
+        ] {
+            let code = expanded(kind, args, item);
+            assert!(!code.contains("compile_error"), "{code}");
+            assert!(code.contains(&format!("b\"{line}\\n\"")), "{line} {code}");
+        }
+        let code = expanded(Kind::Change, "", changes);
+        let call = "run_change :: < Change < Order > , Result < () , E > >";
+        assert!(code.contains(call), "{code}");
+        let run = "\"* * * * *\"";
+        let code = expanded(Kind::Cron, run, "fn f(run: ScheduledRun) {}");
+        assert!(
+            code.contains("run_scheduled_with :: < ScheduledRun , () >"),
+            "{code}"
+        );
+        let code = expanded(Kind::Cron, run, "fn f() {}");
+        assert!(code.contains("run_scheduled :: < () >"), "{code}");
+    }
+
+    #[test]
+    fn what_cannot_be_a_trigger_is_an_error_that_says_why() {
+        let long = format!("collection = \"{}\"", "c".repeat(129));
+        let f = "fn f(c: Change<u8>) {}";
+        assert_refused(
+            Kind::Change,
+            &[
+                ("collection = \"\"", f, "a collection has 1 to 128 bytes"),
+                (&long, f, "a collection has 1 to 128 bytes"),
+                ("collection = \"\\0\"", f, "cannot contain a NUL"),
+                ("collection = \"c\", prefix = \"\"", f, "is every key"),
+                ("collection = \"c\", on = \"update\"", f, "`on` is"),
+                ("collection = \"c\", on = \"\"", f, "`on` is"),
+                ("collection = \"c\", collection = \"d\"", f, "given twice"),
+                ("prefix = \"p\"", f, "nothing to narrow"),
+                ("on = \"set\"", f, "nothing to narrow"),
+                ("transaction", f, "every run of a handler is"),
+                ("", "fn f() {}", "takes a `Change<T>`"),
+                ("", "fn f(a: A, b: B) {}", "takes one argument"),
+                ("", "struct S;", "`#[on_change]` goes on"),
+                (
+                    "",
+                    "async fn f(c: Change<u8>) {}",
+                    "a handler of changes cannot be",
+                ),
+            ],
+        );
+        let f = "fn f() {}";
+        assert_refused(
+            Kind::Cron,
+            &[
+                ("", f, "a schedule comes first"),
+                ("name = \"x\"", f, "a schedule comes first"),
+                ("\"\"", f, "this one has 0"),
+                ("\"* * * *\"", f, "this one has 4"),
+                ("\"0 * * * * *\"", f, "this one has 6"),
+                ("\"@daily\"", f, "this one has 1"),
+                ("\"99 * * * *\"", f, "the minute is 0 to 59"),
+                ("\"* * * * *\" name = \"x\"", f, "expected `,`"),
+                ("\"* * * * *\", on = \"set\"", f, "unknown argument"),
+                (
+                    "\"* * * * *\"",
+                    "fn f(a: A, b: B) {}",
+                    "at most one argument",
+                ),
+            ],
+        );
+        let twice = ("transaction, transaction", f, "given twice");
+        assert_refused(Kind::Function, &[twice]);
+        assert_refused(Kind::Http, &[("transaction", f, "unknown argument")]);
     }
 
     #[test]

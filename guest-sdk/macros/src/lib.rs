@@ -2,7 +2,9 @@
 
 mod args;
 mod export;
+mod manifest;
 mod name;
+mod schedule;
 
 use export::Kind;
 use proc_macro::TokenStream;
@@ -17,4 +19,16 @@ pub fn function(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn http(args: TokenStream, item: TokenStream) -> TokenStream {
     export::expand(Kind::Http, args.into(), item.into()).into()
+}
+
+/// Turns a function into a handler of changes. `kvasm_guest::on_change` says how.
+#[proc_macro_attribute]
+pub fn on_change(args: TokenStream, item: TokenStream) -> TokenStream {
+    export::expand(Kind::Change, args.into(), item.into()).into()
+}
+
+/// Turns a function into one that runs at set times. `kvasm_guest::cron` says how.
+#[proc_macro_attribute]
+pub fn cron(args: TokenStream, item: TokenStream) -> TokenStream {
+    export::expand(Kind::Cron, args.into(), item.into()).into()
 }

@@ -50,7 +50,7 @@ pub fn run_http<A: HandlerArgument, R: IntoResponse>(handler: impl FnOnce(A) -> 
 }
 
 /// A head and a body as they go over the boundary.
-pub(super) fn frame(head: &impl Serialize, body: &[u8]) -> Result<Vec<u8>, String> {
+pub(crate) fn frame(head: &impl Serialize, body: &[u8]) -> Result<Vec<u8>, String> {
     let head = serde_json::to_vec(head).map_err(|e| e.to_string())?;
     let prefix = kvasm_abi::http::prefix(head.len()).ok_or("the headers are too large")?;
     Ok([&prefix, head.as_slice(), body].concat())

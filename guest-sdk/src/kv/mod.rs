@@ -16,11 +16,15 @@
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
 
+mod batch;
 mod cursor;
 mod list;
+mod many;
 
+pub use batch::{Batch, CommitError, FailedCheck, Outcome};
 pub use cursor::{Cursor, CursorError};
 pub use list::{Items, List, Page};
+pub use many::{get_many, get_many_bytes};
 
 use crate::{Error, sys};
 use kvasm_abi::{EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER};
@@ -201,11 +205,7 @@ impl Collection {
         value: &T,
         options: SetOptions,
     ) -> Result<u64, Error> {
-        let json = serde_json::to_vec(value).map_err(|e| {
-            Error::Encode(format!(
-                "the value for {key:?} cannot be written as JSON: {e}"
-            ))
-        })?;
+        let json = encode(key, value)?;
         sys::kv_set(&self.name, key, &json, FORMAT_JSON, &options.wire)
     }
 
@@ -247,6 +247,28 @@ impl Collection {
         sys::kv_delete(&self.name, key, Some(version)).map(|_| ())
     }
 
+    /// Adds `delta` to the whole number under `key` and returns the new value. No
+    /// call in between is lost. An absent entry counts as 0; one that expires
+    /// still does, when it would have.
+    ///
+    /// # Errors
+    /// [`Error::Type`] if the entry holds anything but a JSON number that is whole
+    /// when written out, as `1e2` is and `1.0` is not. [`Error::Invalid`] for the
+    /// key, or if the number would leave the range of an `i64`; then it stays.
+    ///
+    /// ```
+    /// use kvasm_guest::kv;
+    ///
+    /// let visits = kv::collection("visits");
+    /// assert_eq!(visits.increment("home", 1)?, 1);
+    /// assert_eq!(visits.increment("home", 2)?, 3);
+    /// assert_eq!(visits.get("home")?, Some(3));
+    /// # Ok::<(), kvasm_guest::Error>(())
+    /// ```
+    pub fn increment(&self, key: &str, delta: i64) -> Result<i64, Error> {
+        sys::kv_increment(&self.name, key, delta)
+    }
+
     /// Lists the entries in the order of their keys, which compare bytewise.
     pub fn list(&self) -> List {
         List::new(self.name.clone())
@@ -259,6 +281,14 @@ fn found(answer: Result<Vec<u8>, Error>) -> Result<Option<Vec<u8>>, Error> {
         Err(Error::NotFound(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn encode<T: Serialize + ?Sized>(key: &str, value: &T) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|e| {
+        Error::Encode(format!(
+            "the value for {key:?} cannot be written as JSON: {e}"
+        ))
+    })
 }
 
 fn decode<T: DeserializeOwned>(key: &str, json: &[u8]) -> Result<T, Error> {

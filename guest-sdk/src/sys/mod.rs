@@ -17,6 +17,8 @@ mod wasm;
 #[cfg(target_arch = "wasm32")]
 pub(crate) use {start::start, wasm::*};
 
+use crate::Error;
+
 /// What a list asks for.
 pub(crate) struct Query<'a> {
     pub(crate) prefix: Option<&'a str>,
@@ -26,6 +28,25 @@ pub(crate) struct Query<'a> {
     pub(crate) limit: Option<u32>,
     pub(crate) reverse: bool,
     pub(crate) values: bool,
+}
+
+/// Why a batch did not commit.
+pub(crate) enum CommitFailure {
+    /// Checks failed.
+    Conflict {
+        /// Their positions, packed.
+        failed: Vec<u8>,
+        /// The host's words for it.
+        error: Error,
+    },
+    /// Anything else.
+    Error(Error),
+}
+
+impl From<Error> for CommitFailure {
+    fn from(error: Error) -> CommitFailure {
+        CommitFailure::Error(error)
+    }
 }
 
 #[cfg(test)]
@@ -41,12 +62,12 @@ mod tests {
         for import in kvasm_abi::IMPORTS {
             let (_, rest) = block.split_once(&format!("fn {}(", import.name)).unwrap();
             let (params, rest) = rest.split_once(')').unwrap();
-            assert_eq!(
-                params.matches(':').count(),
-                import.params.split_whitespace().count(),
-                "{}",
-                import.name
-            );
+            // Pointers and `usize` have 32 bits on wasm32.
+            let types = params.split(',').filter_map(|param| param.split_once(':'));
+            let types: Vec<&str> = types
+                .map(|(_, ty)| if ty.trim() == "i64" { "i64" } else { "i32" })
+                .collect();
+            assert_eq!(types.join(" "), import.params, "{}", import.name);
             assert!(rest.starts_with(" -> i64;"), "{}", import.name);
             declared += 1;
         }

@@ -1,7 +1,7 @@
 //! The imports of `kvasm_v1`, each behind a safe function.
 #![allow(unsafe_code)]
 
-use super::Query;
+use super::{CommitFailure, Query};
 use crate::Error;
 use kvasm_abi::{DeleteOptions, ListOptions, Range32, SetOptions, Status};
 use std::ptr;
@@ -53,6 +53,27 @@ mod raw {
             collection: *const u8,
             collection_len: usize,
             options: *const u8,
+            out: *mut u8,
+            cap: usize,
+        ) -> i64;
+        #[rustfmt::skip]
+        pub fn kv_increment(
+            collection: *const u8,
+            collection_len: usize,
+            key: *const u8,
+            key_len: usize,
+            delta: i64,
+            result: *mut i64,
+        ) -> i64;
+        #[rustfmt::skip]
+        pub fn kv_get_many(keys: *const u8, keys_len: usize, out: *mut u8, cap: usize) -> i64;
+        #[rustfmt::skip]
+        pub fn kv_commit(batch: *const u8, batch_len: usize, out: *mut u8, cap: usize) -> i64;
+        #[rustfmt::skip]
+        pub fn dead_letters(
+            before: *const u8,
+            before_len: usize,
+            limit: i32,
             out: *mut u8,
             cap: usize,
         ) -> i64;
@@ -196,6 +217,56 @@ pub(crate) fn kv_list(collection: &str, query: &Query<'_>) -> Result<Vec<u8>, Er
     .map_err(error)
 }
 
+pub(crate) fn kv_increment(collection: &str, key: &str, delta: i64) -> Result<i64, Error> {
+    let mut value = 0;
+    // SAFETY: the strings are borrowed, and `value` has the 8 bytes that are written.
+    let answer = unsafe {
+        raw::kv_increment(
+            collection.as_ptr(),
+            collection.len(),
+            key.as_ptr(),
+            key.len(),
+            delta,
+            &raw mut value,
+        )
+    };
+    length(answer).map(|_| value).map_err(error)
+}
+
+pub(crate) fn kv_get_many(keys: &[u8]) -> Result<Vec<u8>, Error> {
+    fill(PAGE_GUESS_BYTES, |out, cap| {
+        // SAFETY: the keys are borrowed, and `out` has `cap` bytes.
+        unsafe { raw::kv_get_many(keys.as_ptr(), keys.len(), out, cap) }
+    })
+    .map_err(error)
+}
+
+pub(crate) fn kv_commit(batch: &[u8], checks: usize) -> Result<Vec<u8>, CommitFailure> {
+    let answer = fill(PAGE_GUESS_BYTES, |out, cap| {
+        // SAFETY: the batch is borrowed, and `out` has `cap` bytes.
+        unsafe { raw::kv_commit(batch.as_ptr(), batch.len(), out, cap) }
+    });
+    answer.map_err(|code| {
+        if code != Status::Conflict.code() {
+            return CommitFailure::Error(error(code));
+        }
+        // Before the message, which may take the place of this in the result slot.
+        let failed = slot(4_usize.saturating_add(checks.saturating_mul(4)));
+        CommitFailure::Conflict {
+            failed,
+            error: error(code),
+        }
+    })
+}
+
+pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
+    fill(PAGE_GUESS_BYTES, |out, cap| {
+        // SAFETY: the text is borrowed, and `out` has `cap` bytes.
+        unsafe { raw::dead_letters(before.as_ptr(), before.len(), limit, out, cap) }
+    })
+    .map_err(error)
+}
+
 pub(crate) fn input() -> Result<Vec<u8>, Error> {
     let len = length(raw::input_len()).map_err(error)?;
     exactly(len, |out| {
@@ -266,6 +337,17 @@ fn exactly(len: usize, call: impl FnOnce(*mut u8) -> i64) -> Result<Vec<u8>, i64
     // SAFETY: the capacity is at least `len`, and the host has written `len` bytes.
     unsafe { buffer.set_len(len) };
     Ok(buffer)
+}
+
+/// What the host's result slot holds, up to this many bytes.
+fn slot(bytes_max: usize) -> Vec<u8> {
+    let mut buffer = Vec::with_capacity(bytes_max);
+    // SAFETY: `buffer` has room for `bytes_max` bytes.
+    let answer = unsafe { raw::result_read(0, buffer.as_mut_ptr(), bytes_max) };
+    let copied = length(answer).unwrap_or(0).min(bytes_max);
+    // SAFETY: the capacity is at least `copied`, and the host has written `copied` bytes.
+    unsafe { buffer.set_len(copied) };
+    buffer
 }
 
 fn length(answer: i64) -> Result<usize, i64> {

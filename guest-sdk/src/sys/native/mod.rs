@@ -1,11 +1,17 @@
 //! An in-process host for native builds: one to a thread, so that tests which
 //! run side by side do not share entries.
 
+mod batch;
 mod json;
+mod number;
 mod store;
+mod transaction;
 mod validate;
 
-use super::Query;
+pub(crate) use transaction::transaction;
+
+use super::{CommitFailure, Query};
+use crate::dead_letters::DeadLetter;
 use crate::{Caller, Context, Error};
 use kvasm_abi::SetOptions;
 use std::cell::RefCell;
@@ -16,6 +22,7 @@ use store::Store;
 struct Host {
     store: Store,
     context: Context,
+    dead_letters: Vec<DeadLetter>,
     /// How far tests have moved the clock forward, in milliseconds.
     clock_ahead_ms: i64,
     input: Vec<u8>,
@@ -31,7 +38,10 @@ impl Host {
                 function: "test".to_owned(),
                 request_id: "test".to_owned(),
                 caller: Caller::Public,
+                trigger: None,
+                transaction: false,
             },
+            dead_letters: Vec::new(),
             clock_ahead_ms: 0,
             input: Vec::new(),
             output: Vec::new(),
@@ -105,6 +115,34 @@ pub(crate) fn kv_list(collection: &str, query: &Query<'_>) -> Result<Vec<u8>, Er
     with_store(|store, now_ms| store.list(collection, query, now_ms))
 }
 
+pub(crate) fn kv_increment(collection: &str, key: &str, delta: i64) -> Result<i64, Error> {
+    with_store(|store, now_ms| store.increment(collection, key, delta, now_ms))
+        .map(|(_version, value)| value)
+}
+
+pub(crate) fn kv_get_many(keys: &[u8]) -> Result<Vec<u8>, Error> {
+    with_store(|store, now_ms| batch::get_many(store, keys, now_ms))
+}
+
+pub(crate) fn kv_commit(batch: &[u8], _checks: usize) -> Result<Vec<u8>, CommitFailure> {
+    with_store(|store, now_ms| batch::commit(store, batch, now_ms))
+}
+
+/// The dead letters before this one, or from the newest. Their ids order them.
+pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
+    let limit = validate::letters_limit(limit)?;
+    with(|host| {
+        host.dead_letters.sort_by(|a, b| b.id.cmp(&a.id));
+        let letters = host.dead_letters.iter();
+        let mut letters = letters.filter(|letter| before.is_empty() || letter.id.as_str() < before);
+        let page: Vec<&DeadLetter> = letters.by_ref().take(limit).collect();
+        let last = page.last().map(|letter| &letter.id);
+        let next = last.filter(|_| letters.next().is_some());
+        serde_json::to_vec(&serde_json::json!({"letters": page, "next": next}))
+    })
+    .map_err(|e| Error::Internal(e.to_string()))
+}
+
 pub(crate) fn input() -> Result<Vec<u8>, Error> {
     Ok(with(|host| host.input.clone()))
 }
@@ -143,6 +181,29 @@ pub(crate) fn advance(duration: Duration) {
 
 pub(crate) fn set_context(context: Context) {
     with(|host| host.context = context);
+}
+
+/// Runs `work` with another context, and puts this one back, also after a panic.
+pub(crate) fn with_context<R>(context: Context, work: impl FnOnce() -> R) -> R {
+    struct Back(Option<Context>);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            if let Some(context) = self.0.take() {
+                set_context(context);
+            }
+        }
+    }
+    let before = with(|host| std::mem::replace(&mut host.context, context));
+    let _back = Back(Some(before));
+    work()
+}
+
+pub(crate) fn current_context() -> Context {
+    with(|host| host.context.clone())
+}
+
+pub(crate) fn add_dead_letter(letter: DeadLetter) {
+    with(|host| host.dead_letters.push(letter));
 }
 
 pub(crate) fn reset() {

@@ -1,24 +1,30 @@
 //! The entries of the in-process host.
 
+use super::number;
 use super::validate::{self, PAGE_BYTES_MAX};
 use crate::Error;
 use crate::sys::Query;
-use kvasm_abi::{EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, SetOptions};
+use kvasm_abi::{
+    EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, PROVISIONAL_VERSION_MIN, SetOptions,
+};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Entries in the order of their keys: `String` compares bytewise, as every store does.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Store {
     collections: BTreeMap<String, BTreeMap<String, Row>>,
     /// The last version given. One counter for all keys, so none comes back.
     last_version: u64,
+    /// Within a transaction, the last provisional version given.
+    provisional: Option<u64>,
 }
 
-struct Row {
-    value: Vec<u8>,
-    format: i32,
-    version: u64,
+#[derive(Clone)]
+pub(super) struct Row {
+    pub(super) value: Vec<u8>,
+    pub(super) format: i32,
+    pub(super) version: u64,
     expires_at_ms: Option<i64>,
 }
 
@@ -28,7 +34,7 @@ impl Row {
             .is_none_or(|expires_at_ms| expires_at_ms > now_ms)
     }
 
-    fn header(&self) -> EntryHeader {
+    pub(super) fn header(&self) -> EntryHeader {
         EntryHeader {
             version: self.version,
             expires_at_ms: self.expires_at_ms.unwrap_or(0),
@@ -82,18 +88,82 @@ impl Store {
             ));
         }
         self.check(collection, key, options.if_version, now_ms)?;
-        self.last_version += 1;
+        let expires_at_ms = options
+            .ttl_ms
+            .map(|ttl_ms| now_ms.saturating_add_unsigned(ttl_ms));
+        Ok(self.put(collection, key, value.to_vec(), format, expires_at_ms))
+    }
+
+    fn put(
+        &mut self,
+        collection: &str,
+        key: &str,
+        value: Vec<u8>,
+        format: i32,
+        expires_at_ms: Option<i64>,
+    ) -> u64 {
+        let version = self.next_version();
         let row = Row {
-            value: value.to_vec(),
+            value,
             format,
-            version: self.last_version,
-            expires_at_ms: options
-                .ttl_ms
-                .map(|ttl_ms| now_ms.saturating_add_unsigned(ttl_ms)),
+            version,
+            expires_at_ms,
         };
         let rows = self.collections.entry(collection.to_owned()).or_default();
         rows.insert(key.to_owned(), row);
-        Ok(self.last_version)
+        version
+    }
+
+    /// Adds to a whole number; an absent entry counts as 0. Returns the new
+    /// version and the new value.
+    pub(super) fn increment(
+        &mut self,
+        collection: &str,
+        key: &str,
+        delta: i64,
+        now_ms: i64,
+    ) -> Result<(u64, i64), Error> {
+        validate::collection(collection)?;
+        validate::key(key)?;
+        let row = self.live(collection, key, now_ms);
+        let expires_at_ms = row.and_then(|row| row.expires_at_ms);
+        let value = match row {
+            Some(row) if row.format == FORMAT_BYTES => return Err(number::not_an_integer()),
+            Some(row) => number::integer(&row.value)?,
+            None => 0,
+        };
+        let value = value.checked_add(delta).ok_or_else(number::overflow)?;
+        let json = value.to_string().into_bytes();
+        let version = self.put(collection, key, json, FORMAT_JSON, expires_at_ms);
+        Ok((version, value))
+    }
+
+    /// From here on versions are provisional. Returns whether they were before.
+    pub(super) fn begin(&mut self) -> bool {
+        self.provisional
+            .replace(self.provisional.unwrap_or(PROVISIONAL_VERSION_MIN))
+            .is_some()
+    }
+
+    /// Gives what was written in the transaction its lasting versions, in the
+    /// order of the writes.
+    pub(super) fn settle(&mut self) {
+        self.provisional = None;
+        let rows = self.collections.values_mut().flat_map(BTreeMap::values_mut);
+        let mut written: Vec<&mut Row> = rows
+            .filter(|row| row.version >= PROVISIONAL_VERSION_MIN)
+            .collect();
+        written.sort_by_key(|row| row.version);
+        for row in written {
+            self.last_version += 1;
+            row.version = self.last_version;
+        }
+    }
+
+    fn next_version(&mut self) -> u64 {
+        let last = self.provisional.as_mut().unwrap_or(&mut self.last_version);
+        *last += 1;
+        *last
     }
 
     pub(super) fn has(&self, collection: &str, key: &str, now_ms: i64) -> Result<bool, Error> {
@@ -153,9 +223,21 @@ impl Store {
         Ok(pack(&rows, &cursor.unwrap_or_default(), query.values))
     }
 
-    fn live(&self, collection: &str, key: &str, now_ms: i64) -> Option<&Row> {
+    pub(super) fn live(&self, collection: &str, key: &str, now_ms: i64) -> Option<&Row> {
         let row = self.collections.get(collection)?.get(key)?;
         row.is_live(now_ms).then_some(row)
+    }
+
+    /// Whether the entry is at this version; 0 stands for no entry, as none has it.
+    pub(super) fn has_version(
+        &self,
+        collection: &str,
+        key: &str,
+        expected: u64,
+        now_ms: i64,
+    ) -> bool {
+        let found = self.live(collection, key, now_ms);
+        found.map_or(0, |row| row.version) == expected
     }
 
     fn check(
@@ -165,9 +247,7 @@ impl Store {
         expected: Option<u64>,
         now_ms: i64,
     ) -> Result<(), Error> {
-        let found = self.live(collection, key, now_ms).map(|row| row.version);
-        // No entry has version 0; as an expectation it stands for none.
-        if expected.is_none_or(|expected| expected == found.unwrap_or(0)) {
+        if expected.is_none_or(|expected| self.has_version(collection, key, expected, now_ms)) {
             return Ok(());
         }
         Err(Error::Conflict(

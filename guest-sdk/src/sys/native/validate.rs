@@ -2,7 +2,10 @@
 
 use super::json;
 use crate::Error;
-use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
+use kvasm_abi::{
+    BATCH_BYTES_MAX, BATCH_OPS_MAX, FORMAT_BYTES, FORMAT_JSON, KEYS_MAX, LETTERS_DEFAULT,
+    LETTERS_MAX, MANY_BYTES_MAX,
+};
 
 const COLLECTION_BYTES_MAX: usize = 128;
 const KEY_BYTES_MAX: usize = 1024;
@@ -64,6 +67,44 @@ pub(super) fn page_limit(limit: Option<u32>) -> Result<u32, Error> {
     )))
 }
 
+/// The ends of a packed batch: its bytes, and its checks and operations together.
+pub(super) fn batch_bytes(len: usize) -> Result<(), Error> {
+    size("batch", len as u64, BATCH_BYTES_MAX)
+}
+
+pub(super) fn batch_len(len: usize) -> Result<(), Error> {
+    count("batch", len, BATCH_OPS_MAX)
+}
+
+pub(super) fn keys_len(len: usize) -> Result<(), Error> {
+    count("list of keys", len, KEYS_MAX)
+}
+
+pub(super) fn many_bytes(len: usize) -> Result<(), Error> {
+    if len > MANY_BYTES_MAX {
+        return Err(Error::TooLarge(format!(
+            "the answer is over the limit of {MANY_BYTES_MAX} bytes; ask for less at once"
+        )));
+    }
+    Ok(())
+}
+
+/// How many dead letters a page has.
+pub(super) fn letters_limit(limit: i32) -> Result<usize, Error> {
+    match usize::try_from(limit) {
+        Ok(0) => Ok(LETTERS_DEFAULT.unsigned_abs() as usize),
+        Ok(some) if limit <= LETTERS_MAX => Ok(some),
+        _ => Err(Error::Invalid(format!(
+            "the limit is {limit}; it must be from 0 to {LETTERS_MAX}"
+        ))),
+    }
+}
+
+/// Text out of packed bytes.
+pub(super) fn utf8<'a>(subject: &str, bytes: &'a [u8]) -> Result<&'a str, Error> {
+    std::str::from_utf8(bytes).map_err(|_| Error::Invalid(format!("the {subject} is not UTF-8")))
+}
+
 fn not_empty(subject: &str, text: &str) -> Result<(), Error> {
     if text.is_empty() {
         return Err(Error::Invalid(format!(
@@ -87,6 +128,15 @@ fn size(subject: &str, len: u64, limit: usize) -> Result<(), Error> {
     if len > limit as u64 {
         return Err(Error::TooLarge(format!(
             "the {subject} is {len} bytes; the limit is {limit} bytes"
+        )));
+    }
+    Ok(())
+}
+
+fn count(subject: &str, count: usize, limit: usize) -> Result<(), Error> {
+    if count > limit {
+        return Err(Error::TooLarge(format!(
+            "the {subject} has {count} parts; the limit is {limit}"
         )));
     }
     Ok(())

@@ -1,0 +1,251 @@
+//! Orders: `place` and `cancel` change them, a handler of changes keeps a total
+//! for each customer, `total` reads one, and `stuck` tells which orders the
+//! handler has given up on. Every night the totals of 0 are removed.
+//!
+//! With the feature `bug` the handler traps at an order of 0 cents, to show what
+//! becomes of its delivery: retries, a dead letter, and after the mend a replay.
+
+use kvasm_guest::dead_letters;
+use kvasm_guest::kv::{self, Collection};
+use kvasm_guest::{Change, Error, HandlerError, Json, Permanent};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Order {
+    customer: String,
+    cents: u32,
+}
+
+#[derive(Deserialize)]
+struct Place {
+    id: String,
+    #[serde(flatten)]
+    order: Order,
+}
+
+fn orders() -> Collection {
+    kv::collection("orders")
+}
+
+/// What of each order is in its customer's total: the order as it was counted.
+fn counted() -> Collection {
+    kv::collection("counted")
+}
+
+fn totals() -> Collection {
+    kv::collection("totals")
+}
+
+/// Places an order. It is a transaction: of two orders placed at once under one
+/// id, one finds the other there.
+#[kvasm_guest::function(transaction)]
+fn place(Json(Place { id, order }): Json<Place>) -> Result<(), String> {
+    if order.customer.is_empty() {
+        return Err("an order needs a customer".to_owned());
+    }
+    if orders().has(&id).map_err(|e| e.to_string())? {
+        return Err(format!("there is an order {id:?} already"));
+    }
+    orders().set(&id, &order).map_err(|e| e.to_string())?;
+    Ok(())
+}
+
+/// Cancels an order, and tells whether there was one.
+#[kvasm_guest::function]
+fn cancel(Json(id): Json<String>) -> Result<Json<bool>, Error> {
+    orders().delete(&id).map(Json)
+}
+
+/// Tells the total of a customer, in cents.
+#[kvasm_guest::function]
+fn total(Json(customer): Json<String>) -> Result<Json<i64>, Error> {
+    Ok(Json(totals().get(&customer)?.unwrap_or(0)))
+}
+
+/// Tells which orders are not in the totals because the handler has failed.
+#[kvasm_guest::function]
+fn stuck() -> Result<Json<Vec<String>>, Error> {
+    let mut keys = Vec::new();
+    for letter in dead_letters::list() {
+        let letter = letter?;
+        if letter.function == "count" {
+            keys.extend(letter.key);
+        }
+    }
+    Ok(Json(keys))
+}
+
+/// Brings the totals in line with an order that has changed.
+///
+/// The change says which order to look at, not what to add: a replay may come
+/// after later changes of the same order. What the order is now and what was
+/// counted of it decide, so it does not matter how often this runs.
+#[kvasm_guest::on_change(collection = "orders")]
+fn count(change: Change<Order>) -> Result<(), HandlerError> {
+    let key = &change.key;
+    let before = counted().get::<Order>(key)?;
+    let now = orders().get::<Order>(key)?;
+    if now == before {
+        return Ok(());
+    }
+    if let Some(before) = before {
+        totals().increment(&before.customer, -i64::from(before.cents))?;
+    }
+    match now {
+        Some(now) if now.customer.is_empty() => {
+            return Err(Permanent(format!("the order {key:?} has no customer")).into());
+        }
+        Some(now) => {
+            let total = totals().increment(&now.customer, i64::from(now.cents))?;
+            let digits = digits(now.cents);
+            kvasm_guest::log::info!("{key}: {digits} digits, makes {total} of {}", now.customer);
+            counted().set(key, &now)?;
+        }
+        None => {
+            counted().delete(key)?;
+        }
+    }
+    Ok(())
+}
+
+/// How many digits a number has.
+#[cfg(not(feature = "bug"))]
+fn digits(cents: u32) -> u32 {
+    cents.checked_ilog10().unwrap_or(0) + 1
+}
+
+/// How many digits a number has. Wrong on purpose: 0 has no logarithm, so it panics.
+#[cfg(feature = "bug")]
+fn digits(cents: u32) -> u32 {
+    cents.ilog10() + 1
+}
+
+/// Removes the totals that have come down to 0. A list sees entries that others
+/// are about to change; the read of each one is what the transaction checks.
+#[kvasm_guest::cron("0 3 * * *")]
+fn tidy() -> Result<(), Error> {
+    for customer in totals().list().keys() {
+        let customer = customer?;
+        if totals().get(&customer)? == Some(0) {
+            totals().delete(&customer)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_guest::dead_letters::DeadLetter;
+    use kvasm_guest::{ScheduledRun, testing};
+
+    fn order(customer: &str, cents: u32) -> Order {
+        Order {
+            customer: customer.to_owned(),
+            cents,
+        }
+    }
+
+    fn place_as(id: &str, order: Order) -> Result<(), String> {
+        let id = id.to_owned();
+        testing::transaction(|| place(Json(Place { id, order })))
+    }
+
+    /// Writes an order and delivers the change.
+    fn set(id: &str, order: Order) -> Result<(), HandlerError> {
+        orders().set(id, &order).unwrap();
+        testing::change(count, Change::set("orders", id, order))
+    }
+
+    fn total_of(customer: &str) -> i64 {
+        total(Json(customer.to_owned())).unwrap().0
+    }
+
+    #[test]
+    fn the_total_follows_the_orders() {
+        set("o1", order("ada", 500)).unwrap();
+        set("o2", order("ada", 70)).unwrap();
+        set("o3", order("brian", 1)).unwrap();
+        assert_eq!((total_of("ada"), total_of("brian")), (570, 1));
+        // It becomes dearer, then it is another customer's.
+        set("o1", order("ada", 600)).unwrap();
+        assert_eq!((total_of("ada"), total_of("brian")), (670, 1));
+        set("o1", order("brian", 600)).unwrap();
+        assert_eq!((total_of("ada"), total_of("brian")), (70, 601));
+        cancel(Json("o1".to_owned())).unwrap();
+        testing::change(count, Change::delete("orders", "o1")).unwrap();
+        assert_eq!((total_of("ada"), total_of("brian")), (70, 1));
+    }
+
+    #[test]
+    fn a_change_that_comes_again_or_late_counts_once() {
+        let first = || Change::set("orders", "o1", order("ada", 500));
+        set("o1", order("ada", 500)).unwrap();
+        testing::change(count, first()).unwrap();
+        assert_eq!(total_of("ada"), 500);
+        set("o1", order("ada", 20)).unwrap();
+        testing::change(count, first()).unwrap();
+        assert_eq!(total_of("ada"), 20);
+        orders().delete("o1").unwrap();
+        testing::change(count, Change::delete("orders", "o1")).unwrap();
+        testing::change(count, first()).unwrap();
+        assert_eq!(total_of("ada"), 0);
+    }
+
+    #[test]
+    fn an_order_that_cannot_be_counted_fails_for_good_and_changes_nothing() {
+        set("o1", order("ada", 500)).unwrap();
+        let error = set("o1", order("", 5)).unwrap_err();
+        assert!(error.is_permanent(), "{error:?}");
+        assert_eq!(total_of("ada"), 500);
+    }
+
+    #[test]
+    fn an_id_is_taken_once() {
+        place_as("o1", order("ada", 1)).unwrap();
+        assert!(place_as("o1", order("brian", 2)).is_err());
+        assert!(place_as("o2", order("", 2)).is_err());
+        assert_eq!(orders().get("o1"), Ok(Some(order("ada", 1))));
+        let input = r#"{"id":"o3","customer":"ada","cents":0}"#;
+        testing::transaction(|| testing::call(place, input)).unwrap();
+        assert_eq!(orders().get("o3"), Ok(Some(order("ada", 0))));
+    }
+
+    #[test]
+    #[cfg(not(feature = "bug"))]
+    fn an_order_of_nothing_counts_as_nothing() {
+        set("gift", order("ada", 0)).unwrap();
+        assert_eq!(total_of("ada"), 0);
+        assert_eq!([0, 9, 10, u32::MAX].map(digits), [1, 1, 2, 10]);
+    }
+
+    #[test]
+    #[cfg(feature = "bug")]
+    fn with_the_bug_an_order_of_nothing_panics_and_leaves_nothing() {
+        set("o1", order("ada", 500)).unwrap();
+        let trap = std::panic::catch_unwind(|| set("o1", order("ada", 0)));
+        assert!(trap.is_err());
+        assert_eq!(total_of("ada"), 500);
+    }
+
+    #[test]
+    fn nights_leave_the_totals_that_are_something() {
+        set("o1", order("ada", 500)).unwrap();
+        set("o2", order("brian", 5)).unwrap();
+        orders().delete("o2").unwrap();
+        testing::change(count, Change::delete("orders", "o2")).unwrap();
+        testing::scheduled(|_| tidy(), ScheduledRun::at(0)).unwrap();
+        let left: Result<Vec<String>, Error> = totals().list().keys().collect();
+        assert_eq!(left, Ok(vec!["ada".to_owned()]));
+    }
+
+    #[test]
+    fn what_is_stuck_is_told() {
+        let mut letter = DeadLetter::example("1");
+        letter.function = "count".to_owned();
+        letter.key = Some("o1".to_owned());
+        testing::add_dead_letter(letter);
+        testing::add_dead_letter(DeadLetter::example("2"));
+        assert_eq!(stuck(), Ok(Json(vec!["o1".to_owned()])));
+    }
+}

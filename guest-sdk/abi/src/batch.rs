@@ -1,0 +1,313 @@
+//! The packed batch of `kv_commit`, and its answer.
+//!
+//! A batch is two sequences, one behind the other: the checks and the
+//! operations. Each is `count: u32` and its records. Nothing follows.
+
+use crate::bytes::{Bytes, Malformed, put_sized};
+use crate::{Address, Record, Records, encode_records};
+
+/// The most checks and operations of one batch, together.
+pub const BATCH_OPS_MAX: usize = 1000;
+
+/// The most bytes of one packed batch.
+pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The kind of an operation that writes an entry.
+pub const OP_SET: u32 = 0;
+/// The kind of an operation that deletes one.
+pub const OP_DELETE: u32 = 1;
+/// The kind of an operation that adds to a whole number.
+pub const OP_INCREMENT: u32 = 2;
+
+/// A precondition: an [`Address`], then `version: u64`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchCheck<'a> {
+    /// Which entry.
+    pub address: Address<'a>,
+    /// The version that it must have before the batch; 0: there must be none.
+    pub version: u64,
+}
+
+impl<'a> Record<'a> for BatchCheck<'a> {
+    fn decode(bytes: &'a [u8]) -> Result<(BatchCheck<'a>, &'a [u8]), Malformed> {
+        let (address, rest) = Address::decode(bytes)?;
+        let mut reader = Bytes(rest);
+        let version = reader.u64()?;
+        Ok((BatchCheck { address, version }, reader.0))
+    }
+
+    fn encode(&self, sink: &mut impl FnMut(&[u8])) {
+        self.address.encode(sink);
+        sink(&self.version.to_le_bytes());
+    }
+}
+
+/// One change: `kind: u32`, an [`Address`], and what the kind needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchOp<'a> {
+    /// [`OP_SET`]: `format: u32`, `ttl_ms: u64`, `value_len: u32`, the value.
+    Set {
+        /// Which entry.
+        address: Address<'a>,
+        /// [`FORMAT_JSON`](crate::FORMAT_JSON), [`FORMAT_BYTES`](crate::FORMAT_BYTES),
+        /// or a number that the reader has to refuse.
+        format: u32,
+        /// Time to live in milliseconds; 0: it does not expire.
+        ttl_ms: u64,
+        /// The value.
+        value: &'a [u8],
+    },
+    /// [`OP_DELETE`]: nothing more.
+    Delete {
+        /// Which entry.
+        address: Address<'a>,
+    },
+    /// [`OP_INCREMENT`]: `delta: i64`.
+    Increment {
+        /// Which entry.
+        address: Address<'a>,
+        /// What is added.
+        delta: i64,
+    },
+}
+
+impl<'a> BatchOp<'a> {
+    /// The number of its kind.
+    pub fn kind(&self) -> u32 {
+        match self {
+            BatchOp::Set { .. } => OP_SET,
+            BatchOp::Delete { .. } => OP_DELETE,
+            BatchOp::Increment { .. } => OP_INCREMENT,
+        }
+    }
+
+    /// Which entry it changes.
+    pub fn address(&self) -> Address<'a> {
+        match self {
+            BatchOp::Set { address, .. }
+            | BatchOp::Delete { address }
+            | BatchOp::Increment { address, .. } => *address,
+        }
+    }
+}
+
+impl<'a> Record<'a> for BatchOp<'a> {
+    fn decode(bytes: &'a [u8]) -> Result<(BatchOp<'a>, &'a [u8]), Malformed> {
+        let mut reader = Bytes(bytes);
+        let kind = reader.u32()?;
+        let (address, rest) = Address::decode(reader.0)?;
+        reader.0 = rest;
+        let op = match kind {
+            OP_SET => BatchOp::Set {
+                address,
+                format: reader.u32()?,
+                ttl_ms: reader.u64()?,
+                value: reader.sized()?,
+            },
+            OP_DELETE => BatchOp::Delete { address },
+            OP_INCREMENT => BatchOp::Increment {
+                address,
+                delta: reader.i64()?,
+            },
+            _ => return Err(Malformed),
+        };
+        Ok((op, reader.0))
+    }
+
+    fn encode(&self, sink: &mut impl FnMut(&[u8])) {
+        sink(&self.kind().to_le_bytes());
+        self.address().encode(sink);
+        match self {
+            BatchOp::Set {
+                format,
+                ttl_ms,
+                value,
+                ..
+            } => {
+                sink(&format.to_le_bytes());
+                sink(&ttl_ms.to_le_bytes());
+                put_sized(value, sink);
+            }
+            BatchOp::Delete { .. } => {}
+            BatchOp::Increment { delta, .. } => sink(&delta.to_le_bytes()),
+        }
+    }
+}
+
+/// A packed batch that has been read through: nothing in it is malformed.
+///
+/// ```
+/// use kvasm_abi::{Address, Batch, BatchCheck, BatchOp};
+///
+/// let address = Address { collection: b"notes", key: b"today" };
+/// let checks = [BatchCheck { address, version: 7 }];
+/// let ops = [BatchOp::Delete { address }];
+/// let mut packed = Vec::new();
+/// Batch::encode(&checks, &ops, &mut |bytes: &[u8]| packed.extend_from_slice(bytes));
+///
+/// let batch = Batch::decode(&packed).unwrap();
+/// assert_eq!(batch.len(), 2);
+/// assert!(batch.checks.eq(checks) && batch.ops.eq(ops));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Batch<'a> {
+    /// The checks.
+    pub checks: Records<'a, BatchCheck<'a>>,
+    /// The operations.
+    pub ops: Records<'a, BatchOp<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    /// Reads a batch through.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the bytes end too early or too late, or an operation's
+    /// kind is unknown. Sizes and numbers are for the reader to hold to limits.
+    pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, Malformed> {
+        let (checks, rest) = Records::split(bytes)?;
+        let ops = Records::decode(rest)?;
+        Ok(Batch { checks, ops })
+    }
+
+    /// Passes a batch to `sink`.
+    pub fn encode(checks: &[BatchCheck<'_>], ops: &[BatchOp<'_>], sink: &mut impl FnMut(&[u8])) {
+        encode_records(checks, sink);
+        encode_records(ops, sink);
+    }
+
+    /// How many checks and operations there are.
+    pub fn len(&self) -> usize {
+        self.checks.len().saturating_add(self.ops.len())
+    }
+
+    /// Whether there is neither a check nor an operation.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What one operation of a committed batch did, in 16 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// Of a set and an increment the new version; of a delete 1 if there was an
+    /// entry, else 0.
+    pub result: u64,
+    /// Of an increment the new value, else 0.
+    pub value: i64,
+}
+
+impl<'a> Record<'a> for Applied {
+    fn decode(bytes: &'a [u8]) -> Result<(Applied, &'a [u8]), Malformed> {
+        let mut reader = Bytes(bytes);
+        let applied = Applied {
+            result: reader.u64()?,
+            value: reader.i64()?,
+        };
+        Ok((applied, reader.0))
+    }
+
+    fn encode(&self, sink: &mut impl FnMut(&[u8])) {
+        sink(&self.result.to_le_bytes());
+        sink(&self.value.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::tests::{assert_only_whole, packed};
+    extern crate std;
+    use std::vec::Vec;
+
+    fn address<'a>(collection: &'a str, key: &'a str) -> Address<'a> {
+        Address {
+            collection: collection.as_bytes(),
+            key: key.as_bytes(),
+        }
+    }
+
+    fn batch(checks: &[BatchCheck<'_>], ops: &[BatchOp<'_>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        Batch::encode(checks, ops, &mut |piece: &[u8]| {
+            bytes.extend_from_slice(piece);
+        });
+        bytes
+    }
+
+    #[test]
+    fn a_batch_comes_back_as_it_went() {
+        let checks = [
+            BatchCheck {
+                address: address("a", "k"),
+                version: u64::MAX,
+            },
+            BatchCheck {
+                address: address("", "é"),
+                version: 0,
+            },
+        ];
+        let ops = [
+            BatchOp::Set {
+                address: address("a", "k"),
+                format: 1,
+                ttl_ms: 60_000,
+                value: b"\0value",
+            },
+            BatchOp::Delete {
+                address: address("b", "k"),
+            },
+            BatchOp::Increment {
+                address: address("c", "k"),
+                delta: i64::MIN,
+            },
+        ];
+        let bytes = batch(&checks, &ops);
+        let read = Batch::decode(&bytes).unwrap();
+        assert_eq!((read.len(), read.is_empty()), (5, false));
+        assert!(read.checks.clone().eq(checks));
+        assert!(read.ops.clone().eq(ops));
+        assert_only_whole(&bytes, |bytes| Batch::decode(bytes).is_ok());
+        assert!(Batch::decode(&[0; 8]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let ops = [BatchOp::Increment {
+            address: address("c", "k"),
+            delta: -1,
+        }];
+        let head = [0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0];
+        let names = [1, 0, 0, 0, b'c', 1, 0, 0, 0, b'k'];
+        assert_eq!(batch(&[], &ops), [&head[..], &names, &[0xff; 8]].concat());
+    }
+
+    #[test]
+    fn an_unknown_kind_is_malformed() {
+        let mut bytes = batch(
+            &[],
+            &[BatchOp::Delete {
+                address: address("c", "k"),
+            }],
+        );
+        bytes[8] = 3;
+        assert!(Batch::decode(&bytes).is_err());
+    }
+
+    #[test]
+    fn an_answer_comes_back_as_it_went() {
+        let answer = [
+            Applied {
+                result: 1 << 62,
+                value: 0,
+            },
+            Applied {
+                result: 9,
+                value: -5,
+            },
+        ];
+        let bytes = packed(&answer);
+        assert_eq!(bytes.len(), 4 + 2 * 16);
+        assert!(Records::<Applied>::decode(&bytes).unwrap().eq(answer));
+        assert_only_whole(&bytes, |bytes| Records::<Applied>::decode(bytes).is_ok());
+    }
+}

@@ -1,0 +1,72 @@
+//! An export's line of the manifest.
+
+use crate::args::Args;
+use crate::export::Kind;
+use std::fmt::Write;
+use syn::LitStr;
+
+/// The line, with its end.
+pub fn line(kind: Kind, name: &str, args: &Args) -> String {
+    let mut line = format!("{{\"kind\":\"{}\"", kind.name());
+    member(&mut line, "name", name);
+    if args.transaction {
+        line.push_str(",\"transaction\":true");
+    }
+    optional(&mut line, "collection", args.collection.as_ref());
+    optional(&mut line, "prefix", args.prefix.as_ref());
+    if let Some(on) = &args.on {
+        line.push_str(",\"on\":[");
+        string(&mut line, &on.value());
+        line.push(']');
+    }
+    optional(&mut line, "schedule", args.schedule.as_ref());
+    line.push_str("}\n");
+    line
+}
+
+fn optional(line: &mut String, name: &str, value: Option<&LitStr>) {
+    if let Some(value) = value {
+        member(line, name, &value.value());
+    }
+}
+
+fn member(line: &mut String, name: &str, value: &str) {
+    line.push(',');
+    string(line, name);
+    line.push(':');
+    string(line, value);
+}
+
+/// A string of JSON.
+fn string(line: &mut String, text: &str) {
+    line.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => line.extend(['\\', c]),
+            // Writing to a string cannot fail.
+            c if c < ' ' => drop(write!(line, "\\u{:04x}", u32::from(c))),
+            c => line.push(c),
+        }
+    }
+    line.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proc_macro2::Span;
+
+    #[test]
+    fn a_line_is_json_whatever_is_in_it() {
+        let literal = |text: &str| Some(LitStr::new(text, Span::call_site()));
+        let args = Args {
+            collection: literal("a\"b\\c\n\u{1f}é"),
+            on: literal("set"),
+            ..Args::default()
+        };
+        assert_eq!(
+            line(Kind::Change, "f", &args),
+            "{\"kind\":\"on_change\",\"name\":\"f\",\"collection\":\"a\\\"b\\\\c\\u000a\\u001fé\",\"on\":[\"set\"]}\n"
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! Dead letters: deliveries to this app's handlers that were given up.
+//!
+//! A delivery becomes one when it has failed as often as its trigger allows. The
+//! change itself stays as it was. An operator replays or drops a dead letter; a
+//! plugin can look at them. For a principal this needs `script:read`.
+//!
+//! ```
+//! use kvasm_guest::dead_letters;
+//!
+//! for letter in dead_letters::list() {
+//!     let letter = letter?;
+//!     log::warn!("{} gave up on {:?}: {}", letter.function, letter.key, letter.error);
+//! }
+//! # Ok::<(), kvasm_guest::Error>(())
+//! ```
+//!
+//! In native tests there are those that `testing::add_dead_letter` has put there.
+
+use crate::{Error, sys};
+use serde::{Deserialize, Serialize};
+use std::{fmt, vec};
+
+/// What a delivery was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// An entry was written.
+    Set,
+    /// An entry was deleted.
+    Delete,
+    /// A time had come.
+    Schedule,
+    /// A kind that this version of the SDK does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A delivery that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Names the dead letter. Later ones have greater ids.
+    pub id: String,
+    /// Names the event, the same in every attempt and replay.
+    pub event_id: String,
+    /// The trigger's name.
+    pub trigger: String,
+    /// The handler.
+    pub function: String,
+    /// What it was about.
+    pub kind: Kind,
+    /// The collection of the entry that changed; `None` for a schedule.
+    #[serde(default)]
+    pub collection: Option<String>,
+    /// The key of the entry that changed; `None` for a schedule.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// The version that was written or deleted; `None` for a schedule.
+    #[serde(default)]
+    pub version: Option<u64>,
+    /// Why it was given up, in one word of the host: `attempts`, `age`,
+    /// `deterministic` (the same input would fail again) or `depth`.
+    pub reason: String,
+    /// The message of the last attempt.
+    pub error: String,
+    /// How many attempts there were.
+    pub attempts: u32,
+    /// When the event was, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// When it was given up.
+    pub dead_at_ms: i64,
+}
+
+/// One page of dead letters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Page {
+    /// The newest first.
+    pub letters: Vec<DeadLetter>,
+    /// Give it to [`page`] as `before` for the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// One page of dead letters, the newest first: those before this one, or from
+/// the newest, at most 1,000.
+///
+/// # Errors
+/// [`Error::Invalid`] for a limit over 1,000 or a `before` that is no id of a
+/// dead letter; [`Error::Denied`] if the caller lacks `script:read`.
+///
+/// ```
+/// let page = kvasm_guest::dead_letters::page(None, 10)?;
+/// assert_eq!((page.letters.len(), page.next), (0, None));
+/// # Ok::<(), kvasm_guest::Error>(())
+/// ```
+pub fn page(before: Option<&str>, limit: usize) -> Result<Page, Error> {
+    if limit == 0 {
+        // To the host it would stand for its own default.
+        return Err(Error::Invalid(
+            "the limit is 0; it must be from 1 to 1000".to_owned(),
+        ));
+    }
+    // Over i32 is over every host's limit: the host shall say so.
+    fetch(before, i32::try_from(limit).unwrap_or(i32::MAX))
+}
+
+fn fetch(before: Option<&str>, limit: i32) -> Result<Page, Error> {
+    let json = sys::dead_letters(before.unwrap_or_default(), limit)?;
+    serde_json::from_slice(&json)
+        .map_err(|e| Error::Internal(format!("the host's dead letters are malformed: {e}")))
+}
+
+/// Iterates over all dead letters, the newest first. Pages are fetched as they
+/// are needed; an error to fetch one ends the iteration.
+pub fn list() -> Letters {
+    Letters {
+        page: Vec::new().into_iter(),
+        next: None,
+        ended: false,
+    }
+}
+
+/// An iterator over dead letters, page by page.
+#[must_use = "iterators do nothing unless they are consumed"]
+pub struct Letters {
+    page: vec::IntoIter<DeadLetter>,
+    next: Option<String>,
+    ended: bool,
+}
+
+impl Iterator for Letters {
+    type Item = Result<DeadLetter, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(letter) = self.page.next() {
+                return Some(Ok(letter));
+            }
+            if self.ended {
+                return None;
+            }
+            match fetch(self.next.as_deref(), 0) {
+                Ok(page) => {
+                    self.ended = page.next.is_none();
+                    self.next = page.next;
+                    self.page = page.letters.into_iter();
+                }
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl std::iter::FusedIterator for Letters {}
+
+impl fmt::Debug for Letters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Letters")
+            .field("buffered", &self.page.len())
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Dead letters for tests.
+impl DeadLetter {
+    /// One about a written entry, with made-up contents, which are fields.
+    /// `testing::add_dead_letter` puts it into the in-process host.
+    pub fn example(id: &str) -> DeadLetter {
+        DeadLetter {
+            id: id.to_owned(),
+            event_id: format!("event-of-{id}"),
+            trigger: "test".to_owned(),
+            function: "test".to_owned(),
+            kind: Kind::Set,
+            collection: Some("test".to_owned()),
+            key: Some(id.to_owned()),
+            version: Some(1),
+            reason: "attempts".to_owned(),
+            error: "it failed".to_owned(),
+            attempts: 12,
+            at_ms: 0,
+            dead_at_ms: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn an_answer_of_the_host_is_read() {
+        let json = r#"{"letters":[{"id":"2","event_id":"e","trigger":"t","function":"f",
+            "kind":"schedule","collection":null,"key":null,"version":null,"reason":"deterministic",
+            "error":"x","attempts":3,"at_ms":1,"dead_at_ms":2,"more":0}],"next":null}"#;
+        let page: Page = serde_json::from_str(json).unwrap();
+        let letter = &page.letters[0];
+        assert_eq!((letter.kind, &letter.key), (Kind::Schedule, &None));
+        let absent = json.replace(r#""collection":null,"key":null,"version":null,"#, "");
+        assert_eq!(serde_json::from_str::<Page>(&absent).unwrap(), page);
+    }
+
+    #[test]
+    fn pages_and_the_iterator_go_from_the_newest() {
+        for n in 0..250 {
+            testing::add_dead_letter(DeadLetter::example(&format!("{n:03}")));
+        }
+        let first = page(None, 2).unwrap();
+        let ids: Vec<_> = first.letters.iter().map(|l| l.id.as_str()).collect();
+        assert_eq!(ids, ["249", "248"]);
+        let second = page(first.next.as_deref(), 1).unwrap();
+        assert_eq!(second.letters[0].id, "247");
+        assert_eq!(page(Some("001"), 1000).unwrap().next, None);
+        let all: Result<Vec<_>, _> = list().collect();
+        assert_eq!(all.unwrap().len(), 250);
+        for limit in [0, 1001, usize::MAX] {
+            assert!(matches!(page(None, limit), Err(Error::Invalid(_))));
+        }
+    }
+}

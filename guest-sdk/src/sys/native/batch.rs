@@ -1,0 +1,141 @@
+//! `kv_get_many` and `kv_commit` of the in-process host, from their packed bytes.
+
+use super::store::Store;
+use super::validate;
+use crate::Error;
+use crate::sys::CommitFailure;
+use kvasm_abi::{
+    Address, Applied, Batch, BatchCheck, BatchOp, Record, Records, SetOptions, Slot, encode_records,
+};
+
+/// How many keys the message of a conflict names.
+const NAMED_MAX: usize = 10;
+
+pub(super) fn get_many(store: &Store, keys: &[u8], now_ms: i64) -> Result<Vec<u8>, Error> {
+    let keys = Records::<Address<'_>>::decode(keys).map_err(|_| malformed("list of keys"))?;
+    validate::keys_len(keys.len())?;
+    let mut slots = Vec::with_capacity(keys.len());
+    let mut value_bytes = 0;
+    for address in keys {
+        let (collection, key) = names(address)?;
+        let row = store.live(collection, key, now_ms);
+        let slot = row.map(|row| (row.header(), row.value.as_slice()));
+        value_bytes += slot.map_or(0, |(_, value)| value.len());
+        slots.push(Slot(slot));
+    }
+    validate::many_bytes(value_bytes)?;
+    Ok(packed(&slots))
+}
+
+/// Commits a batch: all of it or nothing.
+pub(super) fn commit(
+    store: &mut Store,
+    batch: &[u8],
+    now_ms: i64,
+) -> Result<Vec<u8>, CommitFailure> {
+    validate::batch_bytes(batch.len())?;
+    let batch = Batch::decode(batch).map_err(|_| malformed("batch"))?;
+    validate::batch_len(batch.len())?;
+    batch.ops.clone().try_for_each(validate_op)?;
+    check(store, batch.checks, now_ms)?;
+    // The last operation may fail, and then none has taken effect.
+    let mut after = store.clone();
+    let applied: Result<Vec<Applied>, Error> =
+        batch.ops.map(|op| apply(&mut after, op, now_ms)).collect();
+    let applied = applied?;
+    *store = after;
+    Ok(packed(&applied))
+}
+
+/// Whatever the store holds, an operation that cannot be is refused.
+fn validate_op(op: BatchOp<'_>) -> Result<(), Error> {
+    names(op.address())?;
+    match op {
+        BatchOp::Set { format, value, .. } => validate::value(value, wire_format(format)),
+        BatchOp::Delete { .. } | BatchOp::Increment { .. } => Ok(()),
+    }
+}
+
+fn check<'a>(
+    store: &Store,
+    checks: Records<'a, BatchCheck<'a>>,
+    now_ms: i64,
+) -> Result<(), CommitFailure> {
+    let mut failed = Vec::new();
+    let mut named = Vec::new();
+    for (position, check) in (0u32..).zip(checks) {
+        let (collection, key) = names(check.address)?;
+        if !store.has_version(collection, key, check.version, now_ms) {
+            failed.push(position);
+            named.push(format!("{key:?} of {collection:?}"));
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let more = named.len().saturating_sub(NAMED_MAX);
+    named.truncate(NAMED_MAX);
+    if more > 0 {
+        named.push(format!("{more} more"));
+    }
+    Err(CommitFailure::Conflict {
+        failed: packed(&failed),
+        error: Error::Conflict(format!(
+            "entries do not have the versions that the batch expects; nothing was written: {}",
+            named.join(", ")
+        )),
+    })
+}
+
+fn apply(store: &mut Store, op: BatchOp<'_>, now_ms: i64) -> Result<Applied, Error> {
+    let (collection, key) = names(op.address())?;
+    let (result, value) = match op {
+        BatchOp::Set {
+            format,
+            ttl_ms,
+            value,
+            ..
+        } => {
+            let options = SetOptions {
+                ttl_ms: (ttl_ms != 0).then_some(ttl_ms),
+                if_version: None,
+            };
+            let format = wire_format(format);
+            (
+                store.set(collection, key, value, format, &options, now_ms)?,
+                0,
+            )
+        }
+        BatchOp::Delete { .. } => {
+            let existed = store.delete(collection, key, None, now_ms)?;
+            (u64::from(existed), 0)
+        }
+        BatchOp::Increment { delta, .. } => store.increment(collection, key, delta, now_ms)?,
+    };
+    Ok(Applied { result, value })
+}
+
+/// A format over `i32` is as unknown as any.
+fn wire_format(format: u32) -> i32 {
+    i32::try_from(format).unwrap_or(i32::MAX)
+}
+
+fn names(address: Address<'_>) -> Result<(&str, &str), Error> {
+    let collection = validate::utf8("collection", address.collection)?;
+    let key = validate::utf8("key", address.key)?;
+    validate::collection(collection)?;
+    validate::key(key)?;
+    Ok((collection, key))
+}
+
+fn malformed(subject: &str) -> Error {
+    Error::Invalid(format!(
+        "the {subject} is malformed: it is not what its lengths and counts promise"
+    ))
+}
+
+fn packed<'a, T: Record<'a>>(records: &[T]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_records(records, &mut |piece: &[u8]| bytes.extend_from_slice(piece));
+    bytes
+}

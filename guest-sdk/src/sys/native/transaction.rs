@@ -1,0 +1,54 @@
+//! Transactions of the in-process host: the store as it was is put back unless
+//! the work succeeds.
+
+use super::store::Store;
+use super::with;
+
+/// Runs `work`. What it has written stays if `is_success` holds of its result;
+/// else, and after a panic, nothing of it does.
+pub(crate) fn transaction<R>(work: impl FnOnce() -> R, is_success: impl FnOnce(&R) -> bool) -> R {
+    let running = Running::begin();
+    let result = work();
+    if is_success(&result) {
+        running.commit();
+    }
+    result
+}
+
+struct Running {
+    /// The store to go back to.
+    before: Option<Store>,
+    /// One transaction within another is a part of it.
+    is_within: bool,
+}
+
+impl Running {
+    fn begin() -> Running {
+        with(|host| {
+            let before = host.store.clone();
+            let is_within = host.store.begin();
+            host.context.transaction = true;
+            Running {
+                before: Some(before),
+                is_within,
+            }
+        })
+    }
+
+    fn commit(mut self) {
+        self.before = None;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        with(|host| {
+            match self.before.take() {
+                Some(before) => host.store = before,
+                None if self.is_within => {}
+                None => host.store.settle(),
+            }
+            host.context.transaction = self.is_within;
+        });
+    }
+}

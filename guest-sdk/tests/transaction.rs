@@ -1,0 +1,137 @@
+//! Transactions and handlers of the in-process host leave all or nothing.
+
+use kvasm_guest::kv::{self, Batch};
+use kvasm_guest::{
+    Bytes, Caller, Change, ChangeKind, Error, HandlerError, Permanent, ScheduledRun, testing,
+};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+const PROVISIONAL: u64 = 1 << 62;
+
+#[test]
+fn a_transaction_that_succeeds_leaves_all_with_lasting_versions() {
+    let c = kv::collection("c");
+    let before = c.set("a", &1).unwrap();
+    let seen = testing::transaction(|| {
+        assert!(kvasm_guest::context()?.transaction);
+        let first = c.set("b", &1)?;
+        let second = c.set("a", &2)?;
+        // Its own writes are there to be read, at the versions that it was given.
+        assert_eq!(c.get_entry::<i32>("a")?.map(|e| e.version), Some(second));
+        Batch::new()
+            .check_version(&c, "b", first)
+            .set(&c, "d", &1)
+            .commit()?;
+        c.delete("d")?;
+        Ok::<_, Error>([first, second])
+    })
+    .unwrap();
+    assert!(PROVISIONAL <= seen[0] && seen[0] < seen[1], "{seen:?}");
+    let version = |key| c.get_entry::<i32>(key).unwrap().unwrap().version;
+    assert!(before < version("b") && version("b") < version("a") && version("a") < PROVISIONAL);
+    assert_eq!(c.has("d"), Ok(false));
+    assert!(c.set("e", &1).unwrap() < PROVISIONAL);
+    assert!(!kvasm_guest::context().unwrap().transaction);
+}
+
+#[test]
+fn a_transaction_that_fails_or_panics_leaves_nothing() {
+    let c = kv::collection("c");
+    let kept = c.set("a", &1).unwrap();
+    let write = || {
+        c.set("a", &2)?;
+        c.increment("n", 1)?;
+        Ok::<_, Error>(())
+    };
+    let failed = testing::transaction(|| {
+        write()?;
+        c.set("", &1)
+    });
+    assert!(failed.is_err());
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        testing::transaction(|| {
+            write()?;
+            panic!("a trap");
+            #[allow(unreachable_code)]
+            Ok::<_, Error>(())
+        })
+    }));
+    assert!(panicked.is_err());
+    let entry = c.get_entry::<i32>("a").unwrap().unwrap();
+    assert_eq!((entry.value, entry.version), (1, kept));
+    assert_eq!(c.has("n"), Ok(false));
+    assert!(!kvasm_guest::context().unwrap().transaction);
+}
+
+#[test]
+fn a_transaction_within_another_goes_with_it() {
+    let c = kv::collection("c");
+    let outer = testing::transaction(|| {
+        c.set("a", &1)?;
+        testing::transaction(|| c.set("b", &1))?;
+        let _: Result<(), Error> = testing::transaction(|| {
+            c.set("c", &1)?;
+            Err(Error::Invalid("no".into()))
+        });
+        assert_eq!((c.has("b"), c.has("c")), (Ok(true), Ok(false)));
+        assert!(c.set("a", &2)? > PROVISIONAL);
+        Err::<(), _>(Error::Invalid("no".into()))
+    });
+    assert!(outer.is_err());
+    assert_eq!((c.has("a"), c.has("b")), (Ok(false), Ok(false)));
+}
+
+#[test]
+fn a_handler_sees_its_delivery_in_change_and_context() {
+    let seen = |change: Change<i32>| {
+        let context = kvasm_guest::context().map_err(Permanent)?;
+        let trigger = context
+            .trigger
+            .ok_or(Permanent(Error::Internal("no trigger".into())))?;
+        assert_eq!(
+            (context.caller, context.transaction),
+            (Caller::Trigger, true)
+        );
+        assert_eq!(
+            (trigger.name.as_str(), trigger.event_id.as_str()),
+            ("t", "e")
+        );
+        assert_eq!((trigger.attempt, trigger.depth), (3, 2));
+        assert_eq!((change.kind, change.value), (ChangeKind::Set, Some(5)));
+        Ok::<(), Permanent<Error>>(())
+    };
+    let mut change = Change::set("c", "k", 5);
+    (change.trigger, change.event_id) = ("t".into(), "e".into());
+    (change.attempt, change.depth) = (3, 2);
+    testing::change(seen, change).unwrap();
+    let after = kvasm_guest::context().unwrap();
+    assert_eq!((after.caller, after.trigger), (Caller::Public, None));
+}
+
+#[test]
+fn a_handler_that_fails_leaves_nothing_and_says_whether_to_try_again() {
+    let c = kv::collection("c");
+    let fail = |permanent: bool| {
+        move |change: Change<Bytes>| -> Result<(), HandlerError> {
+            kv::collection("c").set(&change.key, &1)?;
+            if permanent {
+                return Err(Permanent("for good").into());
+            }
+            Err("for now".into())
+        }
+    };
+    let change = || Change::set("c", "k", Bytes(vec![0]));
+    for (permanent, message) in [(true, "for good"), (false, "for now")] {
+        let error = testing::change(fail(permanent), change()).unwrap_err();
+        assert_eq!(
+            (error.is_permanent(), error.message()),
+            (permanent, message)
+        );
+        assert_eq!(c.has("k"), Ok(false));
+    }
+    let deleted = testing::change(fail(true), Change::delete("c", "k"));
+    assert!(deleted.is_err());
+    let tick = |run: ScheduledRun| c.set("at", &run.at_ms).map(|_| ());
+    testing::scheduled(tick, ScheduledRun::at(7)).unwrap();
+    assert_eq!(c.get("at"), Ok(Some(7)));
+}
