@@ -57,6 +57,7 @@
 #![deny(missing_docs)]
 
 mod abi;
+pub mod dispatch;
 mod host;
 #[cfg(feature = "server")]
 pub mod http;
@@ -66,8 +67,8 @@ mod runtime;
 pub mod service;
 pub mod store;
 
-pub use abi::{BadPointer, GuestLog, GuestState, LogLine};
-pub use host::{Call, DeployError, Host, HostBuilder, InvokeError, Plugin};
+pub use abi::{BadPointer, DeliveryContext, GuestLog, GuestState, LogLine};
+pub use host::{Call, DeliverError, DeployError, Host, HostBuilder, InvokeError, Plugin};
 pub use model::Level;
 pub use runtime::{
     Blame, CallError, CallFailure, Invocation, LoadError, Response, RuntimeError, engine_config,

@@ -91,6 +91,10 @@ struct Inner {
     http_requests: Family<HttpRequest, Counter>,
     http_seconds: Histogram,
     connections: Gauge,
+    deliveries: Family<Invocation, Counter>,
+    deliveries_running: Gauge,
+    delivery_lag: Histogram,
+    upkeep: Family<Named, Counter>,
 }
 
 impl Default for Metrics {
@@ -110,6 +114,10 @@ impl Default for Metrics {
             http_requests: Family::default(),
             http_seconds: Histogram::new(SECONDS),
             connections: Gauge::default(),
+            deliveries: Family::default(),
+            deliveries_running: Gauge::default(),
+            delivery_lag: Histogram::new(SECONDS),
+            upkeep: Family::default(),
             registry: Registry::default(),
         };
         inner.register(&mut registry);
@@ -182,6 +190,27 @@ impl Inner {
             "HTTP connections that are open now",
             self.connections.clone(),
         );
+        registry.register(
+            "deliveries",
+            "Attempts at deliveries, by app and outcome: done, retry, dead or lost",
+            self.deliveries.clone(),
+        );
+        registry.register(
+            "deliveries_running",
+            "Handlers that run now",
+            self.deliveries_running.clone(),
+        );
+        registry.register_with_unit(
+            "delivery_lag",
+            "Time from the event to the start of its first attempt",
+            Unit::Seconds,
+            self.delivery_lag.clone(),
+        );
+        registry.register(
+            "upkeep",
+            "Rows that the host has removed by itself: expired entries, old dead letters",
+            self.upkeep.clone(),
+        );
     }
 }
 
@@ -244,6 +273,26 @@ impl Metrics {
             .store_seconds
             .get_or_create(&Named { name })
             .observe(took.as_secs_f64());
+    }
+
+    /// Counts the end of an attempt at a delivery.
+    pub(crate) fn delivery(&self, app: &str, outcome: &'static str) {
+        let app = self.app_label(app);
+        let label = Invocation { app, outcome };
+        self.0.deliveries.get_or_create(&label).inc();
+    }
+
+    pub(crate) fn delivery_running(&self) -> InUse {
+        InUse::new(&self.0.deliveries_running, 1)
+    }
+
+    pub(crate) fn delivery_lag(&self, lag: Duration) {
+        self.0.delivery_lag.observe(lag.as_secs_f64());
+    }
+
+    /// Counts rows that the host has removed by itself.
+    pub(crate) fn upkeep(&self, name: &'static str, rows: u64) {
+        self.0.upkeep.get_or_create(&Named { name }).inc_by(rows);
     }
 
     pub(crate) fn commit_group(&self, requests: usize) {

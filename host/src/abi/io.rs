@@ -110,16 +110,27 @@ fn output_write<T: GuestView>(guest: &mut Guest<'_, T>, ptr: u32, len: u32) -> R
 
 fn context<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result<i64, Fault> {
     let state = guest.state();
-    let caller = match state.caller.principal() {
-        None => "public",
-        Some(_) => "principal",
+    let caller = match (&state.delivery, state.caller.principal()) {
+        (Some(_), _) => "trigger",
+        (None, Some(_)) => "principal",
+        (None, None) => "public",
     };
-    let context = serde_json::json!({
+    let mut context = serde_json::json!({
         "app": &*state.app_name,
         "function": &*state.function,
         "request_id": state.request_id,
         "caller": caller,
+        "transaction": state.transaction,
     });
+    if let (Some(delivery), Some(members)) = (&state.delivery, context.as_object_mut()) {
+        let trigger = serde_json::json!({
+            "name": delivery.trigger,
+            "event_id": delivery.event_id,
+            "attempt": delivery.attempt,
+            "depth": delivery.depth,
+        });
+        members.insert("trigger".to_owned(), trigger);
+    }
     guest.answer(at(out, cap), context.to_string().into_bytes())
 }
 

@@ -5,8 +5,8 @@ use super::memory::Guest;
 use super::page;
 use super::state::{GuestView, HostCalls};
 use crate::model::{
-    COLLECTION_BYTES_MAX, Collection, Cursor, Entry, Expect, KEY_BYTES_MAX, Key, KeyRange, Subject,
-    Value, Version,
+    COLLECTION_BYTES_MAX, Collection, Cursor, Entry, Expect, Invalid, KEY_BYTES_MAX, Key, KeyRange,
+    Subject, Value, Version,
 };
 use crate::service::{List, Write};
 use kvasm_abi::{
@@ -16,7 +16,7 @@ use kvasm_abi::{
 use wasmtime::{Caller, Linker};
 
 /// A range as a pair of parameters.
-fn at(ptr: i32, len: i32) -> Range32 {
+pub(super) fn at(ptr: i32, len: i32) -> Range32 {
     Range32 {
         ptr: ptr.cast_unsigned(),
         len: len.cast_unsigned(),
@@ -44,6 +44,7 @@ macro_rules! function {
     };
     (@i32 $arg:ident) => { i32 };
 }
+pub(super) use function;
 
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     function!(
@@ -65,7 +66,7 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
 }
 
 impl<T: GuestView> Guest<'_, T> {
-    fn collection(&self, ptr: i32, len: i32) -> Result<Collection, Fault> {
+    pub(super) fn collection(&self, ptr: i32, len: i32) -> Result<Collection, Fault> {
         let bytes = self.read(
             "collection",
             Subject::Collection,
@@ -75,7 +76,7 @@ impl<T: GuestView> Guest<'_, T> {
         Ok(Collection::parse(bytes)?)
     }
 
-    fn key(&self, ptr: i32, len: i32) -> Result<Key, Fault> {
+    pub(super) fn key(&self, ptr: i32, len: i32) -> Result<Key, Fault> {
         Ok(Key::parse(self.read(
             "key",
             Subject::Key,
@@ -98,12 +99,22 @@ impl<T: GuestView> Guest<'_, T> {
 }
 
 /// The two formats.
-enum Format {
+pub(super) enum Format {
     Json,
     Bytes,
 }
 
-fn format(code: i32) -> Result<Format, Fault> {
+impl Format {
+    /// Checks a value of this format.
+    pub(super) fn value(self, bytes: Vec<u8>, limit: usize) -> Result<Value, Invalid> {
+        match self {
+            Format::Json => Value::json(bytes, limit),
+            Format::Bytes => Value::bytes(bytes, limit),
+        }
+    }
+}
+
+pub(super) fn format(code: i32) -> Result<Format, Fault> {
     match code {
         FORMAT_JSON => Ok(Format::Json),
         FORMAT_BYTES => Ok(Format::Bytes),
@@ -211,10 +222,7 @@ async fn set<T: GuestView>(
     let key = guest.key(k, k_len)?;
     let limit = guest.state().limits.value_bytes;
     let bytes = guest.read("value", Subject::Value, at(v, v_len), limit)?;
-    let value = match format {
-        Format::Json => Value::json(bytes, limit)?,
-        Format::Bytes => Value::bytes(bytes, limit)?,
-    };
+    let value = format.value(bytes, limit)?;
     let write = Write {
         collection,
         key,

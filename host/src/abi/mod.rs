@@ -9,6 +9,7 @@ mod fault;
 mod io;
 mod kv;
 mod log;
+mod many;
 mod memory;
 mod page;
 mod state;
@@ -18,7 +19,7 @@ use wasmtime::Linker;
 pub use fault::{BadPointer, NoMemory};
 pub(crate) use log::printable;
 pub use log::{GuestLog, LogLine};
-pub use state::{GuestState, GuestView};
+pub use state::{DeliveryContext, GuestState, GuestView};
 
 /// Links every import of `kvasm_v1` over the part of the store's data that it
 /// needs.
@@ -27,5 +28,6 @@ pub use state::{GuestState, GuestView};
 /// When a name is linked already.
 pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     kv::link(linker)?;
+    many::link(linker)?;
     io::link(linker)
 }

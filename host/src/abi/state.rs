@@ -48,6 +48,19 @@ const fn equal(a: &[u8], b: &[u8]) -> bool {
     at == a.len() && at == b.len()
 }
 
+/// What a handler may know of the delivery that it carries out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveryContext {
+    /// The trigger.
+    pub trigger: String,
+    /// The event.
+    pub event_id: Uuid,
+    /// How often it was tried, this attempt included.
+    pub attempt: u32,
+    /// How many handlers stand between the event and a call.
+    pub depth: u32,
+}
+
 /// The state of one guest instance. All of it is set by the host; a guest's
 /// bytes end up in `output`, `slot`, `error` and the log, each under a limit.
 pub struct GuestState {
@@ -62,6 +75,10 @@ pub struct GuestState {
     pub(crate) output: Vec<u8>,
     /// Shared with the guest's standard output and error, if it has them.
     pub(crate) log: Arc<Mutex<GuestLog>>,
+    /// The delivery that is carried out, if it is one.
+    pub(crate) delivery: Option<Arc<DeliveryContext>>,
+    /// Whether the writes of this run are one commit.
+    pub(crate) transaction: bool,
     /// The memory, once instantiation has ended.
     pub(crate) memory: Option<Memory>,
     /// The last result that did not fit the guest's buffer.
@@ -95,6 +112,8 @@ impl GuestState {
             input,
             output: Vec::new(),
             log: Arc::new(Mutex::new(log)),
+            delivery: None,
+            transaction: false,
             memory: None,
             slot: Vec::new(),
             error: String::new(),

@@ -57,7 +57,11 @@ fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
         .map_err(|e| Failure::host(format!("the answer is not what it must be: {e}")))?;
     let (at, level) = (output::time(log.at), &log.level);
     let source = if log.source == "host" { "[host] " } else { "" };
-    let text = format!("{at} {level:<5} {} {source}{}", log.function, log.message);
+    let thrown = if log.discarded { "[thrown away] " } else { "" };
+    let text = format!(
+        "{at} {level:<5} {} {source}{thrown}{}",
+        log.function, log.message
+    );
     writeln!(std::io::stdout(), "{}", output::clean_lines(&text))?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::failure::{Failure, Outcome};
 use super::{Global, open};
 use clap::Args;
 use kvasm::Host;
+use kvasm::dispatch::Dispatcher;
 use kvasm::http::{router, serve};
 use kvasm::metrics::Metrics;
 use std::io::Write;
@@ -131,9 +132,14 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
 
     let stop = CancellationToken::new();
     tokio::spawn(stop_at_signal(stop.clone()));
+    let dispatcher = Dispatcher::new(host.clone(), config.dispatch.clone());
+    let dispatching = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
     let router = router(host.clone(), config.server.clone(), stop.clone());
     let metrics = host.metrics().clone();
     let drained = serve(listener, router, config.server.clone(), metrics, stop).await;
+    if let Err(error) = dispatching.await {
+        tracing::error!(%error, "the dispatcher has failed");
+    }
     if !drained {
         tracing::warn!("requests that still ran after server.drain_timeout were cut off");
     }

@@ -1,6 +1,7 @@
 //! Calls of an app's active plugin, and how a plugin becomes active.
 
 use super::{Call, Host, Plugin};
+use crate::abi::GuestLog;
 use crate::model::{App, AppId, Capability, Digest, Exports, Level, PluginVersion, Timestamp};
 use crate::runtime::{CallFailure, CompiledPlugin, LoadError, Response};
 use crate::service::{Actor, LogRecord, LogSource, Refusal, ServiceError};
@@ -57,11 +58,7 @@ impl Host {
         let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
         let wait = self.0.limits.wall_time;
         let _pass = self.0.admission.admit(app, wait).await?;
-        let plugin = Plugin {
-            app: Arc::new(app.clone()),
-            app_name: app.name.as_str().into(),
-            compiled: self.compiled(active.digest).await?,
-        };
+        let plugin = self.plugin_of(app, active.digest).await?;
         let name: Arc<str> = call.target.name(&plugin.compiled).into();
         let result = self.call(&plugin, call).await;
         self.keep_log(app.id, name, &result);
@@ -91,6 +88,15 @@ impl Host {
         Ok((added.await?, digest, exports))
     }
 
+    /// A stored module as a plugin of an app.
+    pub(super) async fn plugin_of(&self, app: &App, digest: Digest) -> Result<Plugin, InvokeError> {
+        Ok(Plugin {
+            app: Arc::new(app.clone()),
+            app_name: app.name.as_str().into(),
+            compiled: self.compiled(digest).await?,
+        })
+    }
+
     /// The plugin of a stored module: from memory, or loaded now.
     async fn compiled(&self, digest: Digest) -> Result<Arc<CompiledPlugin>, InvokeError> {
         if let Some(plugin) = self.0.runtime.loaded(&digest) {
@@ -105,14 +111,23 @@ impl Host {
         Ok(self.0.runtime.load(wasm.into()).await?)
     }
 
-    /// Puts what an invocation logged into the app's log, and why it failed.
-    fn keep_log(&self, app: AppId, function: Arc<str>, result: &Result<Response, CallFailure>) {
-        let (request_id, log, error) = match result {
-            Ok(response) => (response.request_id, &response.log, None),
-            Err(failure) => (failure.request_id, &failure.log, Some(&failure.error)),
+    /// Puts what an invocation logged into the app's log, and why it failed. Lines
+    /// of runs that were thrown away come first, and are marked.
+    pub(super) fn keep_log(
+        &self,
+        app: AppId,
+        function: Arc<str>,
+        result: &Result<Response, CallFailure>,
+    ) {
+        let (request_id, log, thrown, error) = match result {
+            Ok(done) => (done.request_id, &done.log, &done.discarded, None),
+            Err(failure) => {
+                let error = Some(&failure.error);
+                (failure.request_id, &failure.log, &failure.discarded, error)
+            }
         };
         let at = Timestamp::now();
-        let record = |level, source, message| LogRecord {
+        let record = |level, source, message, discarded| LogRecord {
             seq: 0,
             at,
             level,
@@ -120,15 +135,29 @@ impl Host {
             function: Arc::clone(&function),
             request_id,
             message,
+            discarded,
         };
-        let lines = log.lines().iter();
-        let lines = lines.map(|line| record(line.level, LogSource::Plugin, line.message.clone()));
-        let dropped = (log.dropped() > 0).then(|| {
-            let message = format!("{} more lines of this call were dropped", log.dropped());
-            record(Level::Warn, LogSource::Host, message)
-        });
-        let failed = error.map(|error| record(Level::Error, LogSource::Host, error.to_string()));
-        self.logs().push(app, lines.chain(dropped).chain(failed));
+        let lines = |log: &GuestLog, discarded| {
+            let own = log.lines().iter();
+            let own = own.map(|line| {
+                record(
+                    line.level,
+                    LogSource::Plugin,
+                    line.message.clone(),
+                    discarded,
+                )
+            });
+            let dropped = (log.dropped() > 0).then(|| {
+                let message = format!("{} more lines of this call were dropped", log.dropped());
+                record(Level::Warn, LogSource::Host, message, discarded)
+            });
+            own.chain(dropped).collect::<Vec<_>>()
+        };
+        let thrown = thrown.iter().flat_map(|log| lines(log, true));
+        let failed =
+            error.map(|error| record(Level::Error, LogSource::Host, error.to_string(), false));
+        let all = thrown.chain(lines(log, false)).chain(failed);
+        self.logs().push(app, all);
     }
 
     /// Deletes an app, and what this host keeps of it in memory.

@@ -1,6 +1,8 @@
 //! The library's front door: a store, a runtime and the services between them.
 
 mod call;
+mod deliver;
+mod transaction;
 
 use crate::abi::LogLine;
 use crate::metrics::Metrics;
@@ -9,7 +11,9 @@ use crate::runtime::{
     CallFailure, CompiledPlugin, EngineOptions, Invocation, LoadError, Request, Response, Runtime,
     RuntimeError, Target,
 };
-use crate::service::{Admin, Admission, Caller, Kv, KvService, Logs, Services, new_app};
+use crate::service::{
+    Admin, Admission, Caller, Kv, KvService, Logs, Services, StoredDeadLetters, Wakes, new_app,
+};
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +22,7 @@ use uuid::Uuid;
 use wasmtime::Linker;
 
 pub use call::{DeployError, InvokeError};
+pub use deliver::DeliverError;
 
 type Extend = Box<dyn FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>>;
 
@@ -152,13 +157,14 @@ impl HostBuilder {
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(MemoryStore::default()));
+        let wakes = Arc::new(Wakes::default());
         let services = self.services.unwrap_or_else(|| {
-            let others = Services::default();
-            let events = Arc::clone(&others.events);
-            let kv = KvService::new(Arc::clone(&store), events, metrics.clone(), &limits);
+            let events = Arc::clone(&wakes) as Arc<dyn crate::service::Events>;
+            let kv = KvService::new(Arc::clone(&store), events.clone(), metrics.clone(), &limits);
             Services {
                 kv: Arc::new(kv),
-                ..others
+                dead_letters: Arc::new(StoredDeadLetters(Arc::clone(&store))),
+                events,
             }
         });
         let extend = |linker: &mut Linker<Invocation>| {
@@ -175,6 +181,7 @@ impl HostBuilder {
             new_apps: self.new_apps,
             store,
             services,
+            wakes,
             limits,
             metrics,
         })))
@@ -188,6 +195,7 @@ pub struct Host(Arc<Parts>);
 struct Parts {
     store: Arc<dyn Store>,
     services: Services,
+    wakes: Arc<Wakes>,
     admin: Admin,
     admission: Admission,
     logs: Logs,
@@ -211,6 +219,11 @@ impl Host {
     /// The key-value service: what the host functions of plugins call.
     pub fn kv(&self) -> &Arc<dyn Kv> {
         &self.0.services.kv
+    }
+
+    /// Who has made deliveries on this host since a dispatcher last looked.
+    pub fn wakes(&self) -> &Wakes {
+        &self.0.wakes
     }
 
     /// What administrators do: apps, plugin versions, tokens, the audit log.
@@ -266,7 +279,9 @@ impl Host {
         })
     }
 
-    /// Calls a function of a plugin, in a fresh instance, for the plugin's app.
+    /// Calls a function of a plugin, in a fresh instance, for the plugin's app. A
+    /// transactional function is run again when others have changed what it has
+    /// read, up to five times.
     ///
     /// Call it on a tokio runtime with its timer enabled. The app's limits of
     /// calls are not looked at; [`invoke`](Host::invoke) does so.
@@ -274,13 +289,20 @@ impl Host {
     /// # Errors
     /// [`CallFailure`], with whose fault it is and what the guest logged.
     pub async fn call(&self, plugin: &Plugin, call: Call) -> Result<Response, CallFailure> {
+        let caller = Caller::new(&plugin.app, call.principal.clone());
+        if plugin.compiled.is_transaction(&call.target) {
+            let run = transaction::Run::new(plugin, caller, call);
+            return self.run_transaction(run).await;
+        }
         let request = Request {
-            caller: Caller::new(&plugin.app, call.principal),
+            caller,
             app_name: Arc::clone(&plugin.app_name),
             target: call.target,
             input: call.input,
             request_id: call.request_id.unwrap_or_else(Uuid::now_v7),
             services: self.0.services.clone(),
+            delivery: None,
+            transaction: false,
         };
         self.0.runtime.call(&plugin.compiled, request).await
     }

@@ -352,6 +352,9 @@ pub struct LogView {
     pub request_id: String,
     /// Its text.
     pub message: String,
+    /// Whether the run that wrote it was thrown away, and run again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discarded: bool,
 }
 
 impl From<&LogRecord> for LogView {
@@ -364,6 +367,7 @@ impl From<&LogRecord> for LogView {
             function: line.function.to_string(),
             request_id: line.request_id.to_string(),
             message: line.message.clone(),
+            discarded: line.discarded,
         }
     }
 }

@@ -73,6 +73,7 @@ kinds! {
     PluginFailed = INTERNAL_SERVER_ERROR "plugin-failed" "The plugin's function failed",
     PluginTrapped = INTERNAL_SERVER_ERROR "plugin-trapped" "The plugin trapped",
     PluginAnswer = BAD_GATEWAY "plugin-answer" "The plugin's answer is no HTTP response",
+    TransactionConflict = CONFLICT "transaction-conflict" "Others changed what the transaction read",
     PluginTimeout = GATEWAY_TIMEOUT "plugin-timeout" "The call used up its time",
     RateLimited = TOO_MANY_REQUESTS "rate-limited" "Too many calls",
     QuotaExceeded = INSUFFICIENT_STORAGE "quota-exceeded" "The app's quota is used up",
@@ -250,9 +251,18 @@ impl From<Refusal> for Problem {
 
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Problem {
+        let error = match error {
+            CallError::Commit(refusal) => return refusal.into(),
+            other => other,
+        };
         let kind = match &error {
             CallError::UnknownFunction { .. } => Kind::FunctionNotFound,
             CallError::NoHttpHandler => Kind::NoHttpHandler,
+            CallError::NoHandler(_) => Kind::FunctionNotFound,
+            CallError::Conflict { .. } => {
+                return Problem::new(Kind::TransactionConflict, error.to_string())
+                    .retry_after(Duration::from_secs(1));
+            }
             CallError::Invalid(invalid) => return invalid.clone().into(),
             // The plugin's own words to its caller.
             CallError::Failed { code, message } => {
@@ -272,7 +282,7 @@ impl From<CallError> for Problem {
                 return Problem::new(Kind::Busy, error.to_string())
                     .retry_after(Duration::from_secs(1));
             }
-            CallError::Host(_) => return Problem::internal(&error),
+            CallError::Host(_) | CallError::Commit(_) => return Problem::internal(&error),
         };
         Problem::new(kind, error.to_string())
     }

@@ -45,6 +45,8 @@ pub enum Subject {
     Answer,
     /// What a transaction has written so far.
     Transaction,
+    /// A dead letter's identity.
+    Letter,
 }
 
 impl Subject {
@@ -69,7 +71,8 @@ impl Subject {
             | Subject::Keys
             | Subject::Batch
             | Subject::Answer
-            | Subject::Transaction => false,
+            | Subject::Transaction
+            | Subject::Letter => false,
         }
     }
 }
@@ -97,6 +100,7 @@ impl std::fmt::Display for Subject {
             Subject::Batch => "batch",
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
+            Subject::Letter => "identity of a dead letter",
         })
     }
 }

@@ -20,6 +20,21 @@ impl KeyRange {
         upper: Bound::Unbounded,
     };
 
+    /// Whether a key is in it.
+    pub fn contains(&self, key: &Key) -> bool {
+        let above = match &self.lower {
+            Bound::Unbounded => true,
+            Bound::Included(lower) => key.as_str() >= lower.as_str(),
+            Bound::Excluded(lower) => key.as_str() > lower.as_str(),
+        };
+        let below = match &self.upper {
+            Bound::Unbounded => true,
+            Bound::Included(upper) => key.as_str() <= upper.as_str(),
+            Bound::Excluded(upper) => key.as_str() < upper.as_str(),
+        };
+        above && below
+    }
+
     /// The keys that start with `prefix`, are at or after `start`, and before `end`.
     ///
     /// # Errors

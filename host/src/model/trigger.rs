@@ -147,7 +147,8 @@ pub enum Pause {
 pub struct Policy {
     /// Attempts before it is given up. Default 12.
     pub attempts_max: u32,
-    /// The age at which it is given up, from the event on. Default 24 h.
+    /// The age at which a delivery that has failed is given up, from the event or
+    /// the last replay on. Default 24 h.
     pub age_max: Duration,
 }
 

@@ -2,6 +2,7 @@
 
 use crate::abi::GuestLog;
 use crate::model::Invalid;
+use crate::service::ServiceError;
 use crate::store::StoreError;
 use std::time::Duration;
 use thiserror::Error;
@@ -115,6 +116,21 @@ pub enum CallError {
     /// The plugin answers no HTTP requests.
     #[error("the plugin declares no HTTP handler")]
     NoHttpHandler,
+    /// The plugin has nothing that a delivery could call by this name.
+    #[error("the active plugin version has no handler {0:?}; deploy one that has it, and replay")]
+    NoHandler(String),
+    /// The writes of a transaction were refused.
+    #[error("the transaction was not committed: {0}")]
+    Commit(#[source] ServiceError),
+    /// A transaction lost to others each time.
+    #[error(
+        "the transaction was run {runs} times, and each time others changed what it had read; \
+         try again later"
+    )]
+    Conflict {
+        /// How often it was run.
+        runs: u32,
+    },
     /// The input is over the limit.
     #[error(transparent)]
     Invalid(#[from] Invalid),
@@ -191,11 +207,20 @@ impl CallError {
         match self {
             CallError::UnknownFunction { .. }
             | CallError::NoHttpHandler
+            | CallError::Conflict { .. }
             | CallError::Invalid(_) => Blame::Caller,
             CallError::Failed { .. }
             | CallError::Trap { .. }
             | CallError::Start { .. }
+            | CallError::NoHandler(_)
             | CallError::CpuTime { .. } => Blame::Guest,
+            CallError::Commit(error) => match error {
+                ServiceError::Unavailable(_)
+                | ServiceError::Full(_)
+                | ServiceError::Internal(_)
+                | ServiceError::LeaseLost => Blame::Host,
+                _ => Blame::Guest,
+            },
             // A host function that does not answer is the host's fault.
             CallError::Deadline {
                 waiting_in: None, ..
@@ -211,12 +236,58 @@ impl CallError {
 }
 
 impl CallError {
+    /// Whether the same call would fail in the same way again: a trap, too much
+    /// memory or time, no such function, or a plugin that says so itself.
+    pub fn is_deterministic(&self) -> bool {
+        match self {
+            CallError::Trap { .. }
+            | CallError::Start { .. }
+            | CallError::CpuTime { .. }
+            | CallError::NoHandler(_)
+            | CallError::UnknownFunction { .. }
+            | CallError::NoHttpHandler
+            | CallError::Invalid(_) => true,
+            CallError::Failed { code, .. } => *code == kvasm_abi::EXIT_PERMANENT,
+            CallError::Deadline { waiting_in, .. } => waiting_in.is_none(),
+            CallError::Commit(error) => matches!(error, ServiceError::Invalid(_)),
+            CallError::Conflict { .. } | CallError::Busy(_) | CallError::Host(_) => false,
+        }
+    }
+
+    /// Whether a transaction that had read two moments at once could have failed
+    /// so. What it has used up or was refused is not asked again.
+    pub(crate) fn may_come_of_stale_reads(&self) -> bool {
+        matches!(self, CallError::Trap { .. } | CallError::Failed { .. })
+    }
+
+    /// Where in the plugin it failed, if that is known.
+    pub fn trace(&self) -> Option<&str> {
+        match self {
+            CallError::Trap { backtrace, .. } | CallError::Start { backtrace, .. } => {
+                Some(backtrace.as_str()).filter(|trace| !trace.is_empty())
+            }
+            _ => None,
+        }
+    }
+
+    /// The error without the places of its trace.
+    pub fn summary(&self) -> String {
+        let text = self.to_string();
+        match self.trace() {
+            Some(_) => text.lines().next().unwrap_or_default().to_owned(),
+            None => text,
+        }
+    }
+
     /// One word, for a metric's label.
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             CallError::UnknownFunction { .. }
             | CallError::NoHttpHandler
+            | CallError::NoHandler(_)
             | CallError::Invalid(_) => "rejected",
+            CallError::Conflict { .. } => "conflict",
+            CallError::Commit(_) => "commit",
             CallError::Failed { .. } => "failed",
             CallError::Trap { .. } | CallError::Start { .. } => "trap",
             CallError::Deadline { .. } => "deadline",
@@ -238,6 +309,8 @@ pub struct CallFailure {
     pub request_id: Uuid,
     /// What the guest logged.
     pub log: GuestLog,
+    /// What runs logged before this one that were thrown away.
+    pub discarded: Vec<GuestLog>,
 }
 
 impl From<StoreError> for CallError {

@@ -5,7 +5,7 @@ use super::error::{CallError, CallFailure};
 use super::limiter::MemoryLimiter;
 use super::module::{CompiledPlugin, Function, Signature};
 use super::{trap, wasi};
-use crate::abi::{GuestLog, GuestState, GuestView, printable};
+use crate::abi::{DeliveryContext, GuestLog, GuestState, GuestView, printable};
 use crate::model::{Invalid, Limits, Subject};
 use crate::service::{Caller, Services};
 use parking_lot::Mutex;
@@ -37,6 +37,24 @@ pub struct Request {
     pub request_id: Uuid,
     /// What the host functions call.
     pub services: Services,
+    /// The delivery that is carried out, if it is one.
+    pub delivery: Option<Arc<DeliveryContext>>,
+    /// Whether the run is a transaction.
+    pub transaction: bool,
+}
+
+impl CompiledPlugin {
+    /// Whether a call of a target is a transaction: what deliveries call always is.
+    pub fn is_transaction(&self, target: &Target) -> bool {
+        match target {
+            Target::Handler(_) => true,
+            Target::Http => false,
+            Target::Function(name) => {
+                let function = self.functions.get(&**name);
+                function.is_some_and(|function| function.transaction)
+            }
+        }
+    }
 }
 
 /// What of a plugin is called.
@@ -46,13 +64,16 @@ pub enum Target {
     Function(Arc<str>),
     /// The HTTP handler. Input and output are framed as `kvasm_abi::http` says.
     Http,
+    /// The handler of this name, or the function of this name, for a delivery. The
+    /// input is framed as `kvasm_abi::http` says.
+    Handler(Arc<str>),
 }
 
 impl Target {
     /// The name of the export that is called, if there is one.
     pub(crate) fn name<'t>(&'t self, plugin: &'t CompiledPlugin) -> &'t str {
         match self {
-            Target::Function(name) => name,
+            Target::Function(name) | Target::Handler(name) => name,
             Target::Http => plugin.http.as_ref().map_or("", |(name, _)| name),
         }
     }
@@ -67,6 +88,8 @@ pub struct Response {
     pub request_id: Uuid,
     /// What the guest logged.
     pub log: GuestLog,
+    /// What runs logged before this one that were thrown away.
+    pub discarded: Vec<GuestLog>,
 }
 
 /// The data of an invocation's wasmtime store. An own host function gets it
@@ -222,6 +245,7 @@ impl Runtime {
                     error,
                     request_id,
                     log,
+                    discarded: Vec::new(),
                 });
             }
         };
@@ -250,6 +274,7 @@ impl Runtime {
             error,
             request_id,
             log: GuestLog::new(0, 0),
+            discarded: Vec::new(),
         };
         let deadline = Instant::now() + self.limits.wall_time;
         check_input(&self.limits, &request.input).map_err(|e| refused(e.into()))?;
@@ -275,11 +300,13 @@ impl Runtime {
                 output: invocation.guest.output,
                 request_id,
                 log,
+                discarded: Vec::new(),
             }),
             Err(error) => Err(CallFailure {
                 error,
                 request_id,
                 log,
+                discarded: Vec::new(),
             }),
         }
     }
@@ -292,12 +319,16 @@ impl Runtime {
             input,
             request_id,
             services,
+            delivery,
+            transaction,
         } = request;
         let limits = Arc::clone(&self.limits);
         let limiter = MemoryLimiter::new(limits.memory_bytes);
-        let guest = GuestState::new(
+        let mut guest = GuestState::new(
             caller, app_name, function, services, limits, input, request_id,
         );
+        guest.delivery = delivery;
+        guest.transaction = transaction;
         let mut store = Store::new(
             &self.engine,
             Invocation {
@@ -326,6 +357,13 @@ fn find<'p>(
             Some((name, function)) => Ok((name.as_str().into(), function)),
             None => Err(CallError::NoHttpHandler),
         },
+        Target::Handler(name) => {
+            let handler = plugin.handlers.get(&**name);
+            match handler.or_else(|| plugin.functions.get(&**name)) {
+                Some(function) => Ok((Arc::clone(name), function)),
+                None => Err(CallError::NoHandler(printable(name))),
+            }
+        }
         Target::Function(name) => match plugin.functions.get(&**name) {
             Some(function) => Ok((Arc::clone(name), function)),
             None => Err(CallError::UnknownFunction {

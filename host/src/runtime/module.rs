@@ -5,7 +5,7 @@ use super::error::LoadError;
 use super::invocation::Invocation;
 use super::manifest::{self, Declaration};
 use crate::abi::printable;
-use crate::model::{Digest, Exports};
+use crate::model::{DeclaredTrigger, Digest, Exports};
 use std::collections::BTreeMap;
 use wasmtime::{
     Engine, ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
@@ -38,6 +38,17 @@ pub(super) enum Signature {
 pub(super) struct Function {
     pub(super) export: ModuleExport,
     pub(super) signature: Signature,
+    /// Whether its writes are one commit.
+    pub(super) transaction: bool,
+}
+
+/// What a module offers.
+#[derive(Default)]
+struct Offer {
+    functions: BTreeMap<String, Function>,
+    http: Option<(String, Function)>,
+    handlers: BTreeMap<String, Function>,
+    triggers: Vec<DeclaredTrigger>,
 }
 
 /// A module with its imports resolved, ready to be instantiated for any app.
@@ -48,6 +59,9 @@ pub struct CompiledPlugin {
     pub(super) initialize: Option<ModuleExport>,
     pub(super) functions: BTreeMap<String, Function>,
     pub(super) http: Option<(String, Function)>,
+    /// What deliveries call, and nobody else.
+    pub(super) handlers: BTreeMap<String, Function>,
+    triggers: Vec<DeclaredTrigger>,
     /// Slots of the pool that an instance takes.
     pub(super) slots: u32,
     digest: Digest,
@@ -67,7 +81,7 @@ impl CompiledPlugin {
             _ => None,
         };
         let memory = memory.ok_or(LoadError::NoMemory)?;
-        let (functions, http) = exports(&module, manifest::section(wasm))?;
+        let offer = offer(&module, manifest::section(wasm))?;
         let initialize = match signature(&module, "_initialize") {
             Some(Signature::Start) => module.get_export_index("_initialize"),
             Some(Signature::Status) | None => None,
@@ -79,8 +93,10 @@ impl CompiledPlugin {
             pre,
             memory,
             initialize,
-            functions,
-            http,
+            functions: offer.functions,
+            http: offer.http,
+            handlers: offer.handlers,
+            triggers: offer.triggers,
             slots,
             digest: Digest(digest),
         })
@@ -96,7 +112,7 @@ impl CompiledPlugin {
         Exports {
             functions: self.functions.keys().cloned().collect(),
             http: self.http.as_ref().map(|(name, _)| name.clone()),
-            triggers: Vec::new(),
+            triggers: self.triggers.clone(),
         }
     }
 
@@ -116,37 +132,47 @@ fn import_error(error: wasmtime::Error) -> LoadError {
     }
 }
 
-type ModuleExports = (BTreeMap<String, Function>, Option<(String, Function)>);
-
-/// The declared functions and HTTP handler; without declarations, every export
-/// that can be a function.
-fn exports(module: &Module, section: Option<&[u8]>) -> Result<ModuleExports, LoadError> {
+/// The declared functions, handlers and HTTP handler; without declarations, every
+/// export that can be a function.
+fn offer(module: &Module, section: Option<&[u8]>) -> Result<Offer, LoadError> {
+    let mut offer = Offer::default();
     let Some(section) = section else {
         let all = module
             .exports()
             .filter_map(|export| function(module, export.name()));
-        return Ok((all.collect(), None));
+        offer.functions = all.collect();
+        return Ok(offer);
     };
-    let declarations =
-        manifest::parse(section).map_err(|why| LoadError::Manifest(printable(&why)))?;
-    let (mut functions, mut http) = (BTreeMap::new(), None);
-    for declaration in declarations {
+    let refuse = |why: String| LoadError::Manifest(printable(&why));
+    for declaration in manifest::parse(section).map_err(refuse)? {
         let find = |name: String| {
             function(module, &name).ok_or_else(|| LoadError::MissingFunction(printable(&name)))
         };
+        if let Some(trigger) = declaration.trigger().map_err(refuse)? {
+            offer.triggers.push(trigger);
+        }
         match declaration {
-            Declaration::Function { name } => {
+            Declaration::Function { name, transaction } => {
                 let (name, function) = find(name)?;
-                functions.insert(name, function);
+                let function = Function {
+                    transaction,
+                    ..function
+                };
+                offer.functions.insert(name, function);
             }
-            Declaration::Http { .. } if http.is_some() => {
-                let why = "it declares more than one HTTP handler";
-                return Err(LoadError::Manifest(why.to_owned()));
+            Declaration::Http { .. } if offer.http.is_some() => {
+                return Err(refuse("it declares more than one HTTP handler".to_owned()));
             }
-            Declaration::Http { name } => http = Some(find(name)?),
+            Declaration::Http { name } => offer.http = Some(find(name)?),
+            Declaration::OnChange { name, .. } | Declaration::Cron { name, .. } => {
+                let (name, function) = find(name)?;
+                if offer.handlers.insert(name.clone(), function).is_some() {
+                    return Err(refuse(format!("it declares the handler {name:?} twice")));
+                }
+            }
         }
     }
-    Ok((functions, http))
+    Ok(offer)
 }
 
 fn function(module: &Module, name: &str) -> Option<(String, Function)> {
@@ -156,7 +182,12 @@ fn function(module: &Module, name: &str) -> Option<(String, Function)> {
         return None;
     }
     let export = module.get_export_index(name)?;
-    Some((name.to_owned(), Function { export, signature }))
+    let function = Function {
+        export,
+        signature,
+        transaction: false,
+    };
+    Some((name.to_owned(), function))
 }
 
 fn signature(module: &Module, name: &str) -> Option<Signature> {

@@ -203,7 +203,8 @@ pub trait Kv: Send + Sync {
         delta: i64,
     ) -> Result<(Version, i64), ServiceError>;
 
-    /// Carries out a batch and answers one [`Applied`] for each operation.
+    /// Carries out a batch and answers one [`Applied`] for each operation. One of
+    /// checks alone is a read, and needs no more than that.
     ///
     /// # Errors
     /// As [`increment`](Kv::increment), and [`ServiceError::Invalid`] for more than

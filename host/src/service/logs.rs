@@ -51,6 +51,8 @@ pub struct LogRecord {
     pub request_id: Uuid,
     /// Its text, without control characters.
     pub message: String,
+    /// Whether the run that wrote it was thrown away, and run again.
+    pub discarded: bool,
 }
 
 impl LogRecord {
@@ -174,6 +176,7 @@ mod tests {
             function: "f".into(),
             request_id: Uuid::nil(),
             message: message.to_owned(),
+            discarded: false,
         }
     }
 

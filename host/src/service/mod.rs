@@ -12,6 +12,8 @@ mod kv_service;
 mod logs;
 mod noop;
 mod tokens;
+mod transaction;
+mod wakes;
 
 use std::sync::Arc;
 
@@ -27,6 +29,8 @@ pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Wr
 pub use kv_service::KvService;
 pub use logs::{LogRecord, LogSource, Logs};
 pub use tokens::{NewToken, Unauthenticated};
+pub use transaction::Transaction;
+pub use wakes::Wakes;
 
 /// What a plugin's host functions reach, as trait objects, so that an embedder
 /// or a test can put its own in any place.
@@ -39,7 +43,7 @@ pub struct Services {
     pub kv: Arc<dyn Kv>,
     /// Deliveries that were given up.
     pub dead_letters: Arc<dyn DeadLetters>,
-    /// Who hears of changes.
+    /// Who hears of commits that made deliveries.
     pub events: Arc<dyn Events>,
 }
 

@@ -15,6 +15,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["prometheus_client"], &["metrics.rs"]),
     (&["reqwest"], &["cli/"]),
     (&["clap"], &["cli/", "main.rs"]),
+    (&["croner", "chrono"], &["model/"]),
 ];
 
 /// What a room may not name of the crate's own.
@@ -22,24 +23,30 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "model/",
         &[
-            "metrics", "store", "service", "abi", "runtime", "host", "http", "cli",
+            "metrics", "store", "service", "abi", "runtime", "host", "dispatch", "http", "cli",
         ],
     ),
     (
         "metrics.rs",
         &[
-            "model", "store", "service", "abi", "runtime", "host", "http", "cli",
+            "model", "store", "service", "abi", "runtime", "host", "dispatch", "http", "cli",
         ],
     ),
     (
         "store/",
-        &["service", "abi", "runtime", "host", "http", "cli"],
+        &[
+            "service", "abi", "runtime", "host", "dispatch", "http", "cli",
+        ],
     ),
-    ("service/", &["abi", "runtime", "host", "http", "cli"]),
-    ("abi/", &["runtime", "host", "http", "cli"]),
-    ("runtime/", &["host", "http", "cli"]),
-    ("host/", &["http", "cli"]),
-    ("http/", &["store", "abi", "cli"]),
+    (
+        "service/",
+        &["abi", "runtime", "host", "dispatch", "http", "cli"],
+    ),
+    ("abi/", &["runtime", "host", "dispatch", "http", "cli"]),
+    ("runtime/", &["host", "dispatch", "http", "cli"]),
+    ("host/", &["dispatch", "http", "cli"]),
+    ("dispatch/", &["abi", "runtime", "http", "cli"]),
+    ("http/", &["store", "abi", "dispatch", "cli"]),
 ];
 
 /// Whether a file, by its path from `host/src`, is in a room.

@@ -1,15 +1,18 @@
 //! The server's configuration: a file, over it the environment, over it the
 //! arguments. Every key has one name, one default and one way to be read.
 
+mod keys;
 mod text;
 
 use super::open::StoreSpec;
+use keys::KEYS;
+use kvasm::dispatch::DispatchOptions;
 use kvasm::http::ServerOptions;
 use kvasm::model::{AppSettings, Limits, Quota};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use text::*;
+use text::toml_value;
 use thiserror::Error;
 
 /// A value that cannot be used: where it stands, what it is for, and why.
@@ -48,6 +51,7 @@ pub(super) struct Config {
     pub(super) queue: usize,
     pub(super) compile_time: Duration,
     pub(super) server: ServerOptions,
+    pub(super) dispatch: DispatchOptions,
     pub(super) limits: Limits,
     pub(super) new_apps: AppSettings,
 }
@@ -65,6 +69,7 @@ impl Default for Config {
             queue: 64,
             compile_time: Duration::from_secs(30),
             server: ServerOptions::default(),
+            dispatch: DispatchOptions::default(),
             limits: Limits::default(),
             new_apps: AppSettings {
                 public: false,
@@ -78,235 +83,6 @@ impl Default for Config {
         }
     }
 }
-
-/// A key: its name, what it is for, how it is read and shown.
-pub(super) struct Key {
-    pub(super) name: &'static str,
-    pub(super) help: &'static str,
-    set: fn(&mut Config, &str) -> Result<(), String>,
-    pub(super) show: fn(&Config) -> String,
-}
-
-macro_rules! key {
-    ($name:literal, $help:literal, $read:path, $show:path, $($field:ident).+) => {
-        Key {
-            name: $name,
-            help: $help,
-            set: |config, text| {
-                config.$($field).+ = $read(text)?;
-                Ok(())
-            },
-            show: |config| $show(&config.$($field).+),
-        }
-    };
-}
-
-/// Every key, in the order of the docs.
-pub(super) const KEYS: &[Key] = &[
-    key!(
-        "listen",
-        "address and port to listen on",
-        from_str,
-        to_string,
-        listen
-    ),
-    key!(
-        "store",
-        "sqlite:PATH or postgres:URL; a SQLite file in the data directory by default",
-        store,
-        show_store,
-        store
-    ),
-    key!(
-        "cache_dir",
-        "folder for compiled plugins; in the cache directory by default",
-        folder,
-        show_folder,
-        cache_dir
-    ),
-    key!(
-        "log.format",
-        "text or json",
-        log_format,
-        show_log_format,
-        log_format
-    ),
-    key!(
-        "log.filter",
-        "what is logged, by level and module",
-        text,
-        to_string,
-        log_filter
-    ),
-    key!(
-        "engine.instances",
-        "plugin instances that exist at once",
-        at_least_1,
-        to_string,
-        instances
-    ),
-    key!(
-        "engine.modules",
-        "compiled plugins that are kept in memory",
-        at_least_1,
-        to_string,
-        modules
-    ),
-    key!(
-        "engine.compile_time",
-        "the longest that a plugin may take to compile",
-        duration,
-        show_duration,
-        compile_time
-    ),
-    key!(
-        "server.connections",
-        "connections that are open at once",
-        at_least_1,
-        to_string,
-        server.connections
-    ),
-    key!(
-        "server.head_timeout",
-        "the longest that the head of a request may take, and an idle connection stay",
-        duration,
-        show_duration,
-        server.head_timeout
-    ),
-    key!(
-        "server.body_timeout",
-        "the longest that the body of a request may take",
-        duration,
-        show_duration,
-        server.body_timeout
-    ),
-    key!(
-        "server.write_timeout",
-        "the longest that a client may take nothing of an answer",
-        duration,
-        show_duration,
-        server.write_timeout
-    ),
-    key!(
-        "server.drain_timeout",
-        "how long running requests may go on when the server stops",
-        duration,
-        show_duration,
-        server.drain_timeout
-    ),
-    key!(
-        "server.queue",
-        "calls of an app that may wait for others of it",
-        from_str,
-        to_string,
-        queue
-    ),
-    key!(
-        "limits.value",
-        "a value",
-        size,
-        show_size,
-        limits.value_bytes
-    ),
-    key!(
-        "limits.page_entries",
-        "entries in a page",
-        at_least_1,
-        to_string,
-        limits.page_entries
-    ),
-    key!(
-        "limits.page",
-        "keys and values in a page",
-        size,
-        show_size,
-        limits.page_bytes
-    ),
-    key!(
-        "limits.module",
-        "a plugin's module",
-        size,
-        show_size,
-        limits.module_bytes
-    ),
-    key!(
-        "limits.input",
-        "the input of a call",
-        size,
-        show_size,
-        limits.input_bytes
-    ),
-    key!(
-        "limits.output",
-        "the output of a call",
-        size,
-        show_size,
-        limits.output_bytes
-    ),
-    key!(
-        "limits.log_line",
-        "a line of a plugin's log",
-        size,
-        show_size,
-        limits.log_line_bytes
-    ),
-    key!(
-        "limits.log_lines",
-        "lines that a call may log",
-        from_str,
-        to_string,
-        limits.log_lines
-    ),
-    key!(
-        "limits.memory",
-        "a plugin's memory, over all its memories",
-        size,
-        show_size,
-        limits.memory_bytes
-    ),
-    key!(
-        "limits.wall_time",
-        "a call, waiting included",
-        duration,
-        show_duration,
-        limits.wall_time
-    ),
-    key!(
-        "limits.cpu_time",
-        "the computing of a call",
-        duration,
-        show_duration,
-        limits.cpu_time
-    ),
-    key!(
-        "new_apps.entries",
-        "entries that a new app may have, or none for no limit",
-        limit,
-        show_limit,
-        new_apps.quota.entries
-    ),
-    key!(
-        "new_apps.bytes",
-        "bytes that the entries of a new app may have",
-        size_limit,
-        show_size_limit,
-        new_apps.quota.bytes
-    ),
-    key!(
-        "new_apps.calls_per_second",
-        "calls a second of a new app, on each host",
-        limit,
-        show_limit,
-        new_apps.calls_per_second
-    ),
-    key!(
-        "new_apps.calls_at_once",
-        "calls of a new app that run at once, on each host",
-        limit,
-        show_limit,
-        new_apps.calls_at_once
-    ),
-];
 
 /// The variable of the environment that sets a key.
 pub(super) fn variable(key: &str) -> String {

@@ -1,0 +1,275 @@
+//! Every key of the configuration.
+
+use super::Config;
+use super::text::*;
+
+/// A key: its name, what it is for, how it is read and shown.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
+    pub(super) show: fn(&Config) -> String,
+}
+
+macro_rules! key {
+    ($name:literal, $help:literal, $read:path, $show:path, $($field:ident).+) => {
+        Key {
+            name: $name,
+            help: $help,
+            set: |config, text| {
+                config.$($field).+ = $read(text)?;
+                Ok(())
+            },
+            show: |config| $show(&config.$($field).+),
+        }
+    };
+}
+
+/// Every key, in the order of the docs.
+pub(super) const KEYS: &[Key] = &[
+    key!(
+        "listen",
+        "address and port to listen on",
+        from_str,
+        to_string,
+        listen
+    ),
+    key!(
+        "store",
+        "sqlite:PATH or postgres:URL; a SQLite file in the data directory by default",
+        store,
+        show_store,
+        store
+    ),
+    key!(
+        "cache_dir",
+        "folder for compiled plugins; in the cache directory by default",
+        folder,
+        show_folder,
+        cache_dir
+    ),
+    key!(
+        "log.format",
+        "text or json",
+        log_format,
+        show_log_format,
+        log_format
+    ),
+    key!(
+        "log.filter",
+        "what is logged, by level and module",
+        text,
+        to_string,
+        log_filter
+    ),
+    key!(
+        "engine.instances",
+        "plugin instances that exist at once",
+        at_least_1,
+        to_string,
+        instances
+    ),
+    key!(
+        "engine.modules",
+        "compiled plugins that are kept in memory",
+        at_least_1,
+        to_string,
+        modules
+    ),
+    key!(
+        "engine.compile_time",
+        "the longest that a plugin may take to compile",
+        duration,
+        show_duration,
+        compile_time
+    ),
+    key!(
+        "server.connections",
+        "connections that are open at once",
+        at_least_1,
+        to_string,
+        server.connections
+    ),
+    key!(
+        "server.head_timeout",
+        "the longest that the head of a request may take, and an idle connection stay",
+        duration,
+        show_duration,
+        server.head_timeout
+    ),
+    key!(
+        "server.body_timeout",
+        "the longest that the body of a request may take",
+        duration,
+        show_duration,
+        server.body_timeout
+    ),
+    key!(
+        "server.write_timeout",
+        "the longest that a client may take nothing of an answer",
+        duration,
+        show_duration,
+        server.write_timeout
+    ),
+    key!(
+        "server.drain_timeout",
+        "how long running requests may go on when the server stops",
+        duration,
+        show_duration,
+        server.drain_timeout
+    ),
+    key!(
+        "server.queue",
+        "calls of an app that may wait for others of it",
+        from_str,
+        to_string,
+        queue
+    ),
+    key!(
+        "dispatch.handlers",
+        "handlers of changes and schedules that run at once",
+        at_least_1,
+        to_string,
+        dispatch.handlers
+    ),
+    key!(
+        "dispatch.handlers_of_app",
+        "handlers of one app that run at once",
+        at_least_1,
+        to_string,
+        dispatch.handlers_of_app
+    ),
+    key!(
+        "dispatch.poll",
+        "how often deliveries that are due are looked for, when nothing wakes the host",
+        duration,
+        show_duration,
+        dispatch.poll
+    ),
+    key!(
+        "dispatch.upkeep",
+        "how often expired entries and old dead letters are removed",
+        duration,
+        show_duration,
+        dispatch.upkeep
+    ),
+    key!(
+        "dispatch.letter_age",
+        "how long a dead letter is kept",
+        duration,
+        show_duration,
+        dispatch.letter_age
+    ),
+    key!(
+        "dispatch.letters_of_app",
+        "dead letters of an app that are kept",
+        from_str,
+        to_string,
+        dispatch.letters_of_app
+    ),
+    key!(
+        "limits.value",
+        "a value",
+        size,
+        show_size,
+        limits.value_bytes
+    ),
+    key!(
+        "limits.page_entries",
+        "entries in a page",
+        at_least_1,
+        to_string,
+        limits.page_entries
+    ),
+    key!(
+        "limits.page",
+        "keys and values in a page",
+        size,
+        show_size,
+        limits.page_bytes
+    ),
+    key!(
+        "limits.module",
+        "a plugin's module",
+        size,
+        show_size,
+        limits.module_bytes
+    ),
+    key!(
+        "limits.input",
+        "the input of a call",
+        size,
+        show_size,
+        limits.input_bytes
+    ),
+    key!(
+        "limits.output",
+        "the output of a call",
+        size,
+        show_size,
+        limits.output_bytes
+    ),
+    key!(
+        "limits.log_line",
+        "a line of a plugin's log",
+        size,
+        show_size,
+        limits.log_line_bytes
+    ),
+    key!(
+        "limits.log_lines",
+        "lines that a call may log",
+        from_str,
+        to_string,
+        limits.log_lines
+    ),
+    key!(
+        "limits.memory",
+        "a plugin's memory, over all its memories",
+        size,
+        show_size,
+        limits.memory_bytes
+    ),
+    key!(
+        "limits.wall_time",
+        "a call, waiting included",
+        duration,
+        show_duration,
+        limits.wall_time
+    ),
+    key!(
+        "limits.cpu_time",
+        "the computing of a call",
+        duration,
+        show_duration,
+        limits.cpu_time
+    ),
+    key!(
+        "new_apps.entries",
+        "entries that a new app may have, or none for no limit",
+        limit,
+        show_limit,
+        new_apps.quota.entries
+    ),
+    key!(
+        "new_apps.bytes",
+        "bytes that the entries of a new app may have",
+        size_limit,
+        show_size_limit,
+        new_apps.quota.bytes
+    ),
+    key!(
+        "new_apps.calls_per_second",
+        "calls a second of a new app, on each host",
+        limit,
+        show_limit,
+        new_apps.calls_per_second
+    ),
+    key!(
+        "new_apps.calls_at_once",
+        "calls of a new app that run at once, on each host",
+        limit,
+        show_limit,
+        new_apps.calls_at_once
+    ),
+];

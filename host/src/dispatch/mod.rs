@@ -1,0 +1,288 @@
+//! Deliveries, from the store to their handlers.
+//!
+//! Any number of hosts may dispatch from one store. What is due is in the store
+//! alone: a wake-up after a commit makes it quick, and looking again and again
+//! makes it sure. A look goes through the queues that have something due, one
+//! after another and round again, and takes a few deliveries of each, so that no
+//! app's backlog stands before another app's event.
+
+mod clock;
+mod cron;
+mod retry;
+mod upkeep;
+mod worker;
+
+use crate::Host;
+use crate::model::{AppId, Claim, Queue};
+use crate::store::StoreError;
+use clock::Clock;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+pub use retry::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, backoff, verdict};
+
+/// How a host dispatches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DispatchOptions {
+    /// Handlers that run at once. Default 32.
+    pub handlers: usize,
+    /// Handlers of one app that run at once. Default 16.
+    pub handlers_of_app: usize,
+    /// How long nothing is looked for when nothing happens. Retries and schedules
+    /// are late by that much at the most. Default 500 ms.
+    pub poll: Duration,
+    /// How often expired entries and old dead letters are removed. Default 60 s.
+    pub upkeep: Duration,
+    /// How long a dead letter is kept. Default 14 days.
+    pub letter_age: Duration,
+    /// The most dead letters of an app; of more, the oldest go. Default 10,000.
+    pub letters_of_app: u32,
+    /// How long handlers that run may go on after the dispatcher was told to stop.
+    /// Default 10 s.
+    pub drain: Duration,
+}
+
+impl Default for DispatchOptions {
+    fn default() -> DispatchOptions {
+        DispatchOptions {
+            handlers: 32,
+            handlers_of_app: 16,
+            poll: Duration::from_millis(500),
+            upkeep: Duration::from_secs(60),
+            letter_age: Duration::from_secs(14 * 24 * 60 * 60),
+            letters_of_app: 10_000,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Queues that one look at the store asks for.
+const QUEUES: u32 = 64;
+/// The most deliveries that are taken of a queue before the next has its turn.
+const OF_A_QUEUE: usize = 8;
+/// What has become free is waited for this long, so that a claim takes more than
+/// one delivery when there are many.
+const GATHER: Duration = Duration::from_millis(1);
+/// A look may take this part of the time, however many queues there are.
+const LOOK_SHARE: u32 = 10;
+/// What a lease has beyond the longest run of a handler.
+const LEASE_SPARE: Duration = Duration::from_secs(10);
+/// The shortest lease.
+const LEASE_MIN: Duration = Duration::from_secs(30);
+
+/// Carries out deliveries, makes the runs of schedules, and removes what has
+/// expired. Made over a [`Host`]; see [`run`](Dispatcher::run).
+pub struct Dispatcher {
+    shared: Arc<Shared>,
+    /// Where the last look has ended.
+    after: Option<Queue>,
+}
+
+/// What the dispatcher shares with the handlers that it runs.
+struct Shared {
+    host: Host,
+    options: DispatchOptions,
+    clock: Clock,
+    places: Arc<Semaphore>,
+    running: Mutex<HashMap<AppId, usize>>,
+    /// A place has become free, or something has become due.
+    changed: Notify,
+}
+
+impl Dispatcher {
+    /// A dispatcher that does nothing yet.
+    pub fn new(host: Host, options: DispatchOptions) -> Dispatcher {
+        let places = Arc::new(Semaphore::new(options.handlers.max(1)));
+        Dispatcher {
+            shared: Arc::new(Shared {
+                host,
+                options,
+                clock: Clock::default(),
+                places,
+                running: Mutex::default(),
+                changed: Notify::new(),
+            }),
+            after: None,
+        }
+    }
+
+    /// Dispatches until `stop` ends, then waits for the handlers that run. Those
+    /// that take too long are cut off; their deliveries are tried again, here or
+    /// elsewhere, when their leases have run out.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        let mut handlers = JoinSet::new();
+        let upkeep = tokio::spawn(upkeep::run(Arc::clone(&self.shared)));
+        loop {
+            let started = Instant::now();
+            self.look(&mut handlers).await;
+            while handlers.try_join_next().is_some() {}
+            // However many queues there are, looking does not fill the day.
+            let rest = started.elapsed() * (LOOK_SHARE - 1);
+            tokio::select! {
+                () = &mut stop => break,
+                () = self.wait(rest) => {}
+            }
+        }
+        upkeep.abort();
+        let drain = async { while handlers.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.shared.options.drain, drain)
+            .await
+            .is_err()
+        {
+            tracing::warn!("handlers that still ran were cut off; they will be run again");
+        }
+    }
+
+    /// Waits until there may be something to do, and for `rest` at least.
+    async fn wait(&self, rest: Duration) {
+        tokio::time::sleep(rest).await;
+        tokio::select! {
+            () = self.shared.host.wakes().wait() => {}
+            () = self.shared.changed.notified() => tokio::time::sleep(GATHER).await,
+            () = tokio::time::sleep(self.shared.options.poll) => {}
+        }
+    }
+
+    /// Goes once through the queues that have something due.
+    async fn look(&mut self, handlers: &mut JoinSet<()>) {
+        let result = async {
+            cron::plan(&self.shared).await?;
+            self.claim_round(handlers).await
+        };
+        if let Err(error) = result.await {
+            let cause = &error as &dyn std::error::Error;
+            tracing::warn!(
+                error = cause,
+                "deliveries cannot be looked for; trying again"
+            );
+        }
+    }
+
+    async fn claim_round(&mut self, handlers: &mut JoinSet<()>) -> Result<(), StoreError> {
+        // From where the last look has ended to the end, then from the beginning.
+        let mut wrapped = self.after.is_none();
+        loop {
+            if self.shared.places.available_permits() == 0 {
+                return Ok(());
+            }
+            let now = self.shared.clock.now();
+            let store = self.shared.host.store();
+            let queues = store.due(self.after.as_ref(), now, QUEUES).await?;
+            if queues.is_empty() {
+                self.after = None;
+                if wrapped {
+                    return Ok(());
+                }
+                wrapped = true;
+                continue;
+            }
+            for queue in queues {
+                let Some(places) = self.places_for(queue.app) else {
+                    continue;
+                };
+                if places.is_empty() {
+                    return Ok(());
+                }
+                self.claim(&queue, places, handlers).await?;
+                self.after = Some(queue);
+            }
+        }
+    }
+
+    /// Places for deliveries of an app: none if it has all that it may have, an
+    /// empty list if there are none at all.
+    fn places_for(&self, app: AppId) -> Option<Vec<OwnedSemaphorePermit>> {
+        let running = self.shared.running.lock().get(&app).copied();
+        let left = self
+            .shared
+            .options
+            .handlers_of_app
+            .saturating_sub(running.unwrap_or(0));
+        if left == 0 {
+            return None;
+        }
+        let places =
+            std::iter::from_fn(|| Arc::clone(&self.shared.places).try_acquire_owned().ok());
+        Some(places.take(left.min(OF_A_QUEUE)).collect())
+    }
+
+    async fn claim(
+        &self,
+        queue: &Queue,
+        places: Vec<OwnedSemaphorePermit>,
+        handlers: &mut JoinSet<()>,
+    ) -> Result<(), StoreError> {
+        let now = self.shared.clock.now();
+        let claim = Claim {
+            queue: queue.clone(),
+            now,
+            until: now.plus_ms(millis(self.shared.lease())),
+            lease: Uuid::new_v4(),
+            limit: u32::try_from(places.len()).unwrap_or(u32::MAX),
+        };
+        let claimed = self.shared.host.store().claim(&claim).await?;
+        if claimed.is_empty() {
+            // What was due has to wait for its key, and what is behind it may not.
+            self.shared.changed.notify_one();
+        }
+        for (delivery, place) in claimed.into_iter().zip(places) {
+            let held = Held::new(&self.shared, queue.app, place);
+            let shared = Arc::clone(&self.shared);
+            let (app, lease) = (queue.app, claim.lease);
+            handlers.spawn(async move {
+                worker::work(&shared, app, delivery, lease).await;
+                drop(held);
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// How long a delivery is lent.
+    fn lease(&self) -> Duration {
+        LEASE_MIN.max(self.host.limits().wall_time + LEASE_SPARE)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A place that a handler holds, of all and of its app's.
+struct Held {
+    shared: Arc<Shared>,
+    app: AppId,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Held {
+    fn new(shared: &Arc<Shared>, app: AppId, place: OwnedSemaphorePermit) -> Held {
+        *shared.running.lock().entry(app).or_default() += 1;
+        Held {
+            shared: Arc::clone(shared),
+            app,
+            _place: place,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut running = self.shared.running.lock();
+        if let Some(count) = running.get_mut(&self.app) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&self.app);
+            }
+        }
+        drop(running);
+        self.shared.changed.notify_one();
+    }
+}

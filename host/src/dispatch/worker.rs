@@ -1,0 +1,195 @@
+//! One claimed delivery.
+
+use super::{Shared, millis, retry};
+use crate::host::DeliverError;
+use crate::model::{
+    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, Receipt, Timestamp, Verdict,
+};
+use std::pin::pin;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval_at};
+use uuid::Uuid;
+
+/// The longest text of an error that is kept, in bytes.
+const ERROR_BYTES_MAX: usize = 4 * 1024;
+
+/// How an attempt has ended.
+enum Outcome {
+    Done,
+    /// Somebody else has the delivery.
+    Lost,
+    Failed(DeliverError),
+}
+
+pub(super) async fn work(shared: &Shared, id: AppId, delivery: Delivery, lease: Uuid) {
+    let receipt = Receipt {
+        app: id,
+        place: delivery.place.clone(),
+        lease,
+    };
+    let app = match shared.host.store().app_by_id(id).await {
+        Ok(Some(app)) => app,
+        // Its deliveries have gone with it.
+        Ok(None) => return,
+        Err(error) => {
+            let cause = &error as &dyn std::error::Error;
+            tracing::warn!(error = cause, app = %id, "an app cannot be read; its delivery waits");
+            return;
+        }
+    };
+    if let Some((reason, error)) = refuse(&delivery) {
+        let verdict = Verdict::GiveUp(reason);
+        return give_back(shared, &app, failure(shared, receipt, verdict, error)).await;
+    }
+    if delivery.attempts == 1 {
+        let lag = shared.clock.now().0.saturating_sub(delivery.queued_at.0);
+        let lag = Duration::from_millis(u64::try_from(lag).unwrap_or(0));
+        shared.host.metrics().delivery_lag(lag);
+    }
+    let running = shared.host.metrics().delivery_running();
+    let outcome = attempt(shared, &app, &delivery, &receipt).await;
+    drop(running);
+    match outcome {
+        Outcome::Done => shared.host.metrics().delivery(app.name.as_str(), "done"),
+        Outcome::Lost => shared.host.metrics().delivery(app.name.as_str(), "lost"),
+        Outcome::Failed(error) => {
+            let failed = judge(shared, &delivery, receipt, &error);
+            give_back(shared, &app, failed).await;
+        }
+    }
+}
+
+/// Why a delivery must not be run at all.
+fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
+    if delivery.event.depth > DEPTH_MAX {
+        let error = format!(
+            "the event lies {} handlers deep; the limit is {DEPTH_MAX}: handlers change what they watch",
+            delivery.event.depth
+        );
+        return Some((DeadReason::Depth, error));
+    }
+    // Counted when it is claimed: whoever claimed it before has died in it.
+    if delivery.attempts > delivery.policy.attempts_max {
+        let error = "no attempt has ended: hosts died, or lost their leases, while they ran it";
+        return Some((DeadReason::Attempts, error.to_owned()));
+    }
+    None
+}
+
+/// Runs the handler and renews the lease while it runs.
+async fn attempt(shared: &Shared, app: &App, delivery: &Delivery, receipt: &Receipt) -> Outcome {
+    let mut run = pin!(shared.host.deliver(app, delivery, receipt.clone()));
+    let third = shared.lease() / 3;
+    let mut renew = interval_at(tokio::time::Instant::now() + third, third);
+    renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            result = &mut run => return match result {
+                Ok(()) => Outcome::Done,
+                Err(error) if error.error.is_lease_lost() => Outcome::Lost,
+                Err(error) => Outcome::Failed(error),
+            },
+            _ = renew.tick() => {
+                let until = shared.clock.now().plus_ms(millis(shared.lease()));
+                match shared.host.store().renew(receipt, until).await {
+                    Ok(true) => {}
+                    // Its commit would be refused.
+                    Ok(false) => return Outcome::Lost,
+                    Err(error) => {
+                        let cause = &error as &dyn std::error::Error;
+                        tracing::warn!(error = cause, "a lease could not be renewed");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What becomes of a delivery whose attempt has failed.
+fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &DeliverError) -> Failed {
+    let deterministic = error.error.is_deterministic();
+    let verdict = retry::verdict(
+        delivery.policy,
+        delivery.attempts,
+        delivery.queued_at,
+        shared.clock.now(),
+        deterministic,
+        spread(),
+    );
+    Failed {
+        deterministic,
+        trace: error.error.trace().map(|trace| cut(trace.to_owned())),
+        plugin: error.plugin,
+        ..failure(shared, receipt, verdict, error.error.summary())
+    }
+}
+
+fn failure(shared: &Shared, receipt: Receipt, verdict: Verdict, error: String) -> Failed {
+    Failed {
+        receipt,
+        now: Timestamp::now().max(shared.clock.now()),
+        verdict,
+        deterministic: false,
+        error: cut(error),
+        trace: None,
+        plugin: None,
+    }
+}
+
+async fn give_back(shared: &Shared, app: &App, failed: Failed) {
+    let outcome = match failed.verdict {
+        Verdict::RetryAt(_) => "retry",
+        Verdict::GiveUp(_) => "dead",
+    };
+    let trigger = failed.receipt.place.trigger.clone();
+    match shared.host.store().fail(&failed).await {
+        Ok(true) => {
+            shared.host.metrics().delivery(app.name.as_str(), outcome);
+            if let Verdict::GiveUp(reason) = failed.verdict {
+                let error = &failed.error;
+                tracing::warn!(app = %app.name, %trigger, %reason, error, "a delivery was given up");
+            }
+        }
+        Ok(false) => shared.host.metrics().delivery(app.name.as_str(), "lost"),
+        // Its lease runs out, and it is tried again.
+        Err(error) => {
+            let cause = &error as &dyn std::error::Error;
+            tracing::warn!(error = cause, "a failed delivery could not be given back");
+        }
+    }
+}
+
+/// Text as the store keeps it: not too long, and without NUL, which Postgres
+/// cannot hold.
+fn cut(mut text: String) -> String {
+    text.retain(|c| c != '\0');
+    let mut end = text.len().min(ERROR_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+/// A random number from 0 to 1. Without randomness the middle is as good.
+fn spread() -> f64 {
+    let mut bytes = [0; 4];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_cut_at_a_character() {
+        let text = cut(format!("\0{}", "é".repeat(ERROR_BYTES_MAX)));
+        assert_eq!(text.len(), ERROR_BYTES_MAX);
+        assert_eq!(cut("é".repeat(3)), "ééé");
+        let odd = cut(format!("x{}", "é".repeat(ERROR_BYTES_MAX)));
+        assert_eq!(odd.len(), ERROR_BYTES_MAX - 1);
+    }
+}

@@ -1,0 +1,156 @@
+//! One delivery: the handler's input, its run, and its commit.
+
+use super::transaction::Run;
+use super::{Call, Host, InvokeError};
+use crate::abi::DeliveryContext;
+use crate::model::{
+    App, Delivery, Digest, Event, Happening, PluginVersion, Receipt, TriggerName, Value,
+};
+use crate::runtime::{CallError, LoadError, Target};
+use crate::service::{Caller, ServiceError};
+use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
+use serde_json::json;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Why a delivery was not carried out.
+#[derive(Debug, Error)]
+#[error("{error}")]
+pub struct DeliverError {
+    /// Why.
+    #[source]
+    pub error: InvokeError,
+    /// What was to be run, if that came to be known.
+    pub plugin: Option<(PluginVersion, Digest)>,
+}
+
+impl InvokeError {
+    /// Whether the same delivery would fail in the same way again.
+    pub fn is_deterministic(&self) -> bool {
+        match self {
+            InvokeError::Call(failure) => failure.error.is_deterministic(),
+            InvokeError::Service(ServiceError::NoActivePlugin) => true,
+            InvokeError::Load(error) => !matches!(error, LoadError::Busy | LoadError::Host(_)),
+            InvokeError::Service(_) | InvokeError::Refused(_) => false,
+        }
+    }
+
+    /// Whether somebody else has the delivery by now, so that nothing is to be
+    /// said of it any more.
+    pub fn is_lease_lost(&self) -> bool {
+        let InvokeError::Call(failure) = self else {
+            return false;
+        };
+        matches!(
+            failure.error,
+            CallError::Commit(ServiceError::LeaseLost | ServiceError::AppNotFound)
+        )
+    }
+
+    /// Where in the plugin it failed, if that is known.
+    pub fn trace(&self) -> Option<&str> {
+        match self {
+            InvokeError::Call(failure) => failure.error.trace(),
+            _ => None,
+        }
+    }
+
+    /// The error in a line.
+    pub fn summary(&self) -> String {
+        match self {
+            InvokeError::Call(failure) => failure.error.summary(),
+            other => other.to_string(),
+        }
+    }
+}
+
+impl Host {
+    /// Runs the handler of a delivery on the active plugin of its app, as a
+    /// transaction whose commit also takes the delivery out of its queue. If the
+    /// lease of `receipt` does not hold any more by then, nothing of it takes
+    /// effect.
+    ///
+    /// The app's limits of calls are not looked at: whoever calls this bounds how
+    /// many deliveries run.
+    ///
+    /// # Errors
+    /// [`DeliverError`]; then nothing was written, and the delivery is still there.
+    pub async fn deliver(
+        &self,
+        app: &App,
+        delivery: &Delivery,
+        receipt: Receipt,
+    ) -> Result<(), DeliverError> {
+        let plugin = app.active.map(|active| (active.version, active.digest));
+        let failed = |error| DeliverError { error, plugin };
+        let Some((_, digest)) = plugin else {
+            return Err(failed(ServiceError::NoActivePlugin.into()));
+        };
+        let plugin = self.plugin_of(app, digest).await.map_err(failed)?;
+        let name: Arc<str> = delivery.function.as_str().into();
+        let input = input(&delivery.place.trigger, &delivery.event, delivery.attempts);
+        let call = Call::of(Target::Handler(Arc::clone(&name))).input(input);
+        let caller = Caller::handler(app, delivery.event.depth);
+        let context = DeliveryContext {
+            trigger: delivery.place.trigger.to_string(),
+            event_id: delivery.event.id,
+            attempt: delivery.attempts,
+            depth: delivery.event.depth,
+        };
+        let run = Run::new(&plugin, caller, call).of_delivery(context, receipt);
+        let result = self.run_transaction(run).await;
+        self.keep_log(app.id, name, &result);
+        result.map(drop).map_err(|error| failed(error.into()))
+    }
+}
+
+/// What a handler reads: the event as a JSON head, and the value behind it.
+fn input(trigger: &TriggerName, event: &Event, attempt: u32) -> Vec<u8> {
+    let mut head = json!({
+        "kind": event.what.kind(),
+        "event_id": event.id,
+        "trigger": trigger,
+        "attempt": attempt,
+        "depth": event.depth,
+        "at_ms": event.at,
+    });
+    let mut body: &[u8] = &[];
+    if let Some(members) = head.as_object_mut() {
+        let mut put = |name: &str, value| drop(members.insert(name.to_owned(), value));
+        match &event.what {
+            Happening::Set {
+                collection,
+                key,
+                version,
+                value,
+            } => {
+                put("collection", json!(collection));
+                put("key", json!(key));
+                put("version", json!(version));
+                put("format", json!(format_of(value)));
+                body = value.as_bytes();
+            }
+            Happening::Deleted {
+                collection,
+                key,
+                version,
+            } => {
+                put("collection", json!(collection));
+                put("key", json!(key));
+                put("version", json!(version));
+            }
+            Happening::Due => {}
+        }
+    }
+    let head = head.to_string().into_bytes();
+    // A head has a few names, each of at most 1 KiB.
+    let prefix = kvasm_abi::http::prefix(head.len()).unwrap_or_default();
+    [prefix.as_slice(), &head, body].concat()
+}
+
+fn format_of(value: &Value) -> i32 {
+    match value {
+        Value::Json(_) => FORMAT_JSON,
+        Value::Bytes(_) => FORMAT_BYTES,
+    }
+}

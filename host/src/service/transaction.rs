@@ -1,0 +1,462 @@
+//! The key-value service of one run of a transactional function.
+//!
+//! Reads go to the store, and the version of each entry that was read is kept.
+//! Writes stay here, seen by later reads of the same run, until the run has
+//! succeeded; then one batch checks what was read and writes what was written.
+//! Each key is written once, as the run has left it.
+//!
+//! Lists are read from the store as they are at that moment, with this run's own
+//! writes laid over them. What they found is not checked.
+
+use super::kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
+use super::kv_service::{check_count, expiry, list_query, seal};
+use super::{Caller, ServiceError};
+use crate::model::{
+    Applied, Capability, Check, Collection, Entry, Expect, Integer, Invalid, JsonText, Key, Limits,
+    Receipt, Subject, Timestamp, Value, Version,
+};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+type Address = (Collection, Key);
+
+/// The first version that a write within a transaction answers with. No entry of
+/// a store ever gets so far.
+const PROVISIONAL: u64 = kvasm_abi::PROVISIONAL_VERSION_MIN;
+
+/// One run's view of the store.
+pub struct Transaction {
+    kv: Arc<dyn Kv>,
+    page_entries: u32,
+    view: Mutex<View>,
+}
+
+#[derive(Default, Clone)]
+struct View {
+    /// What the store had when it was first asked for.
+    read: BTreeMap<Address, Option<Version>>,
+    /// What this run has written: an entry, or none where it has deleted one.
+    written: BTreeMap<Address, Option<Entry>>,
+    bytes: usize,
+    writes: u64,
+    /// A second look found something else than the first: the commit will fail.
+    stale: bool,
+}
+
+impl View {
+    fn remember(&mut self, at: &Address, found: Option<Version>) -> Result<(), Invalid> {
+        match self.read.get(at) {
+            Some(before) if *before == found => Ok(()),
+            Some(_) => {
+                self.stale = true;
+                Ok(())
+            }
+            None => {
+                self.has_room(1)?;
+                self.read.insert(at.clone(), found);
+                Ok(())
+            }
+        }
+    }
+
+    fn has_room(&self, more: usize) -> Result<(), Invalid> {
+        check_count(
+            Subject::Transaction,
+            self.read.len() + self.written.len() + more,
+        )
+    }
+
+    /// Writes an entry, or removes it; returns its provisional version.
+    fn write(
+        &mut self,
+        at: Address,
+        value: Option<(Value, Option<Timestamp>)>,
+        now: Timestamp,
+    ) -> Result<Version, Invalid> {
+        let bytes =
+            |value: &Value| at.0.as_str().len() + at.1.as_str().len() + value.as_bytes().len();
+        let before = self.written.get(&at);
+        if before.is_none() {
+            self.has_room(1)?;
+        }
+        let freed = before
+            .and_then(Option::as_ref)
+            .map_or(0, |e| bytes(&e.value));
+        let added = value.as_ref().map_or(0, |(value, _)| bytes(value));
+        let total = self.bytes - freed + added;
+        if total > BATCH_BYTES_MAX {
+            return Err(Invalid::TooLarge {
+                subject: Subject::Transaction,
+                len: total as u64,
+                limit: BATCH_BYTES_MAX as u64,
+            });
+        }
+        self.bytes = total;
+        self.writes += 1;
+        let version = Version(PROVISIONAL + self.writes);
+        let entry = value.map(|(value, expires_at)| Entry {
+            value,
+            version,
+            created_at: now,
+            updated_at: now,
+            expires_at,
+        });
+        self.written.insert(at, entry);
+        Ok(version)
+    }
+
+    /// What this run has made of an entry; none if it has not touched it.
+    fn own(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
+        let entry = self.written.get(at)?.clone();
+        Some(entry.filter(|entry| entry.expires_at.is_none_or(|at| at > now)))
+    }
+}
+
+impl Transaction {
+    /// A run over a service that has touched nothing yet.
+    pub fn new(kv: Arc<dyn Kv>, limits: &Limits) -> Transaction {
+        Transaction {
+            kv,
+            page_entries: limits.page_entries,
+            view: Mutex::default(),
+        }
+    }
+
+    /// The commit of what the run has done, together with the delivery that is
+    /// done with it; none if there is nothing to commit or to check.
+    pub fn batch(&self, acknowledge: Option<Receipt>) -> Option<Batch> {
+        let view = std::mem::take(&mut *self.view.lock());
+        let is_one_moment = view.read.len() <= 1 && view.written.is_empty();
+        if is_one_moment && acknowledge.is_none() {
+            return None;
+        }
+        let now = Timestamp::now();
+        Some(Batch {
+            checks: checks(view.read),
+            operations: view
+                .written
+                .into_iter()
+                .map(|(at, entry)| operation(at, entry, now))
+                .collect(),
+            acknowledge: acknowledge.map(Box::new),
+        })
+    }
+
+    /// Whether what the run has read is what is there now. If not, a failure of
+    /// the run may come of having seen two moments at once.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub async fn is_current(&self, caller: &Caller) -> Result<bool, ServiceError> {
+        let (read, stale) = {
+            let view = self.view.lock();
+            (view.read.clone(), view.stale)
+        };
+        if stale {
+            return Ok(false);
+        }
+        if read.is_empty() {
+            return Ok(true);
+        }
+        let batch = Batch {
+            checks: checks(read),
+            ..Batch::default()
+        };
+        match self.kv.commit(&caller.ungated(), batch).await {
+            Ok(_) => Ok(true),
+            Err(ServiceError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The entry as this run sees it.
+    async fn see(&self, caller: &Caller, at: &Address) -> Result<Option<Entry>, ServiceError> {
+        if let Some(own) = self.view.lock().own(at, Timestamp::now()) {
+            return Ok(own);
+        }
+        let entry = self.kv.get(caller, &at.0, &at.1).await?;
+        let version = entry.as_ref().map(|entry| entry.version);
+        self.view.lock().remember(at, version)?;
+        Ok(entry)
+    }
+
+    /// Refuses unless the entry is as a write expects.
+    async fn expect(
+        &self,
+        caller: &Caller,
+        at: &Address,
+        expect: Option<Expect>,
+    ) -> Result<(), ServiceError> {
+        let Some(expect) = expect else { return Ok(()) };
+        let found = self.see(&caller.ungated(), at).await?;
+        match expect.holds(found.map(|entry| entry.version)) {
+            true => Ok(()),
+            false => Err(ServiceError::Conflict { failed: vec![0] }),
+        }
+    }
+
+    async fn run(&self, caller: &Caller, operation: Operation) -> Result<Applied, ServiceError> {
+        let now = Timestamp::now();
+        match operation {
+            Operation::Set {
+                collection,
+                key,
+                value,
+                ttl_ms,
+            } => {
+                let expires_at = expiry(now, ttl_ms)?;
+                let value = Some((value, expires_at));
+                let version = self.view.lock().write((collection, key), value, now)?;
+                Ok(Applied::Set(version))
+            }
+            Operation::Delete { collection, key } => {
+                let existed = self.remove(caller, (collection, key)).await?;
+                Ok(Applied::Deleted { existed })
+            }
+            Operation::Increment {
+                collection,
+                key,
+                delta,
+            } => {
+                let (version, value) = self.add(caller, (collection, key), delta).await?;
+                Ok(Applied::Incremented { version, value })
+            }
+        }
+    }
+
+    async fn remove(&self, caller: &Caller, at: Address) -> Result<bool, ServiceError> {
+        let existed = self.see(&caller.ungated(), &at).await?.is_some();
+        self.view.lock().write(at, None, Timestamp::now())?;
+        Ok(existed)
+    }
+
+    async fn add(
+        &self,
+        caller: &Caller,
+        at: Address,
+        delta: i64,
+    ) -> Result<(Version, i64), ServiceError> {
+        let before = self.see(&caller.ungated(), &at).await?;
+        let value = sum(before.as_ref().map(|entry| &entry.value), delta)?;
+        let expires_at = before.and_then(|entry| entry.expires_at);
+        let text = Value::Json(JsonText::integer(value));
+        let mut view = self.view.lock();
+        let version = view.write(at, Some((text, expires_at)), Timestamp::now())?;
+        Ok((version, value))
+    }
+
+    /// Runs a batch's checks and operations; what it has changed is to be taken
+    /// back on an error.
+    async fn run_all(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
+        let mut failed = Vec::new();
+        for (position, check) in batch.checks.into_iter().enumerate() {
+            let at = (check.collection, check.key);
+            let found = self.see(&caller.ungated(), &at).await?;
+            if !check.expect.holds(found.map(|entry| entry.version)) {
+                failed.push(position);
+            }
+        }
+        if !failed.is_empty() {
+            return Err(ServiceError::Conflict { failed });
+        }
+        let mut applied = Vec::with_capacity(batch.operations.len());
+        for operation in batch.operations {
+            applied.push(self.run(caller, operation).await?);
+        }
+        Ok(applied)
+    }
+}
+
+fn checks(read: BTreeMap<Address, Option<Version>>) -> Vec<Check> {
+    let check = |((collection, key), version): (Address, Option<Version>)| Check {
+        collection,
+        key,
+        expect: version.map_or(Expect::Absent, Expect::Version),
+    };
+    read.into_iter().map(check).collect()
+}
+
+/// The write of an entry as a run has left it.
+fn operation((collection, key): Address, entry: Option<Entry>, now: Timestamp) -> Operation {
+    match entry {
+        None => Operation::Delete { collection, key },
+        Some(entry) => Operation::Set {
+            collection,
+            key,
+            value: entry.value,
+            // What has expired by now was there for a moment all the same.
+            ttl_ms: entry.expires_at.map(|at| {
+                u64::try_from(at.0.saturating_sub(now.0))
+                    .unwrap_or(0)
+                    .max(1)
+            }),
+        },
+    }
+}
+
+fn sum(value: Option<&Value>, delta: i64) -> Result<i64, ServiceError> {
+    let before = match value {
+        None => Integer::Value(0),
+        Some(Value::Json(text)) => text.as_integer(),
+        Some(Value::Bytes(_)) => Integer::Not,
+    };
+    match before {
+        Integer::Value(before) => before.checked_add(delta).ok_or(ServiceError::Overflow),
+        Integer::TooLarge => Err(ServiceError::Overflow),
+        Integer::Not => Err(ServiceError::NotInteger),
+    }
+}
+
+#[async_trait]
+impl Kv for Transaction {
+    async fn get(
+        &self,
+        caller: &Caller,
+        collection: &Collection,
+        key: &Key,
+    ) -> Result<Option<Entry>, ServiceError> {
+        caller.gate(Capability::AppKvRead(caller.app()))?;
+        self.see(caller, &(collection.clone(), key.clone())).await
+    }
+
+    async fn has(
+        &self,
+        caller: &Caller,
+        collection: &Collection,
+        key: &Key,
+    ) -> Result<bool, ServiceError> {
+        Ok(self.get(caller, collection, key).await?.is_some())
+    }
+
+    async fn get_many(
+        &self,
+        caller: &Caller,
+        keys: &[(Collection, Key)],
+    ) -> Result<Vec<Option<Entry>>, ServiceError> {
+        let found = self.kv.get_many(caller, keys).await?;
+        let now = Timestamp::now();
+        let mut view = self.view.lock();
+        let mut entries = Vec::with_capacity(found.len());
+        for (at, entry) in keys.iter().zip(found) {
+            if let Some(own) = view.own(at, now) {
+                entries.push(own);
+                continue;
+            }
+            view.remember(at, entry.as_ref().map(|entry| entry.version))?;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError> {
+        let query = list_query(caller, &list, self.page_entries, usize::MAX)?;
+        let page = self.kv.list(caller, list.clone()).await?;
+        let last = page.entries.last().map(|(key, _)| key.clone());
+        let mut merged: BTreeMap<Key, Option<Entry>> = page.entries.into_iter().collect();
+        let in_page = |key: &Key| match (&page.cursor, &last) {
+            // The list goes on behind the last key of the page.
+            (Some(_), Some(last)) if list.reverse => key >= last,
+            (Some(_), Some(last)) => key <= last,
+            _ => true,
+        };
+        let now = Timestamp::now();
+        for ((collection, key), entry) in &self.view.lock().written {
+            if *collection != list.collection || !query.range.contains(key) || !in_page(key) {
+                continue;
+            }
+            match entry
+                .as_ref()
+                .filter(|e| e.expires_at.is_none_or(|at| at > now))
+            {
+                Some(entry) => merged.insert(key.clone(), list.with_values.then(|| entry.clone())),
+                None => merged.remove(key),
+            };
+        }
+        let mut entries: Vec<_> = merged.into_iter().collect();
+        if list.reverse {
+            entries.reverse();
+        }
+        let cut = entries.len() > query.limit as usize;
+        entries.truncate(query.limit as usize);
+        let cursor = match entries.last().filter(|_| cut) {
+            Some((key, _)) => Some(seal(caller, &list, key)),
+            None => page.cursor,
+        };
+        Ok(Listing { entries, cursor })
+    }
+
+    async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError> {
+        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        let at = (write.collection, write.key);
+        self.expect(caller, &at, write.expect).await?;
+        let now = Timestamp::now();
+        let value = Some((write.value, expiry(now, write.ttl_ms)?));
+        Ok(self.view.lock().write(at, value, now)?)
+    }
+
+    async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError> {
+        for write in writes {
+            self.set(caller, write).await?;
+        }
+        Ok(())
+    }
+
+    async fn collections(
+        &self,
+        caller: &Caller,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, ServiceError> {
+        self.kv.collections(caller, after, limit).await
+    }
+
+    async fn delete(
+        &self,
+        caller: &Caller,
+        collection: Collection,
+        key: Key,
+        expect: Option<Expect>,
+    ) -> Result<bool, ServiceError> {
+        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        let at = (collection, key);
+        self.expect(caller, &at, expect).await?;
+        self.remove(caller, at).await
+    }
+
+    async fn increment(
+        &self,
+        caller: &Caller,
+        collection: Collection,
+        key: Key,
+        delta: i64,
+    ) -> Result<(Version, i64), ServiceError> {
+        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        self.add(caller, (collection, key), delta).await
+    }
+
+    async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
+        caller.gate(match batch.operations.is_empty() {
+            true => Capability::AppKvRead(caller.app()),
+            false => Capability::AppKvWrite(caller.app()),
+        })?;
+        check_count(Subject::Batch, batch.checks.len() + batch.operations.len())?;
+        let before = self.view.lock().clone();
+        let applied = self.run_all(caller, batch).await;
+        if applied.is_err() {
+            // What was read stays remembered: the guest has learnt of it.
+            let mut view = self.view.lock();
+            let (read, stale) = (std::mem::take(&mut view.read), view.stale);
+            *view = View {
+                read,
+                stale,
+                ..before
+            };
+        }
+        applied
+    }
+}
+
+// The limit that a batch has is the one that a commit has.
+const _: () = assert!(BATCH_MAX == kvasm_abi::BATCH_OPS_MAX);
