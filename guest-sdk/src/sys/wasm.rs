@@ -230,7 +230,11 @@ pub(crate) fn kv_increment(collection: &str, key: &str, delta: i64) -> Result<i6
             &raw mut value,
         )
     };
-    length(answer).map(|_| value).map_err(error)
+    // A version, which a transaction makes larger than an address of wasm32.
+    match answer {
+        0.. => Ok(value),
+        _ => Err(error(answer)),
+    }
 }
 
 pub(crate) fn kv_get_many(keys: &[u8]) -> Result<Vec<u8>, Error> {

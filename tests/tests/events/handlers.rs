@@ -1,0 +1,236 @@
+//! Handlers that fail in every way: their writes leave nothing, and their
+//! deliveries end where somebody finds them.
+
+use super::stage::{Stage, manifest, until};
+use kvasm::model::{DeadReason, Pause};
+use kvasm_tests::guests::module_with;
+
+const WATCH: &str = r#"{"kind":"on_change","name":"run","collection":"c"}"#;
+/// Writes a 1 under "k" of the collection "d".
+const WRITE: &str = "(drop (call $kv_set (i32.const 1) (i32.const 1) (i32.const 2) (i32.const 1)
+    (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 0)))";
+/// "c", "d", "k" and "1".
+const DATA: &str = "cdk1";
+
+fn handler(body: &str) -> Vec<u8> {
+    module_with(DATA, &manifest(&[WATCH]), body)
+}
+
+/// Deploys a handler that writes and then does what `body` says, and changes what
+/// it watches.
+async fn changed(body: &str) -> Stage {
+    let stage = Stage::new().await;
+    stage.deploy(handler(&format!("{WRITE} {body}"))).await;
+    stage.set("c", "k", "7").await;
+    stage
+}
+
+async fn buried(body: &str) -> (DeadReason, u32, String) {
+    let stage = changed(body).await;
+    until("the delivery is dead", async || {
+        !stage.letters().await.is_empty()
+    })
+    .await;
+    assert_eq!(
+        stage.get("d", "k").await,
+        None,
+        "a failed handler has written"
+    );
+    assert!(stage.outstanding().await.is_empty());
+    let [letter] = stage.letters().await.try_into().unwrap();
+    (letter.reason, letter.attempts, letter.error)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_succeeds_writes_and_is_done() {
+    let stage = changed("(i32.const 0)").await;
+    stage.settle().await;
+    assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
+    assert!(stage.letters().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trap_is_tried_three_times() {
+    let (reason, attempts, error) = buried("unreachable").await;
+    assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
+    assert!(error.contains("unreachable"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_is_ended_by_its_computing_time() {
+    let (reason, attempts, error) = buried("(loop (br 0)) unreachable").await;
+    assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
+    assert!(error.contains("computed for more than"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_much_memory_is_told() {
+    let grow = "(if (i32.eq (memory.grow (i32.const 60000)) (i32.const -1)) (then unreachable)) (i32.const 0)";
+    let (reason, attempts, error) = buried(grow).await;
+    assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
+    assert!(error.contains("more memory than the limit"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_handler_calls_permanent_is_tried_three_times() {
+    let say = "(drop (call $output_write (i32.const 0) (i32.const 4))) (i32.const 2)";
+    let (reason, attempts, error) = buried(say).await;
+    assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
+    assert!(error.contains("cdk1"), "the handler's own words: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_waits_for_its_retry() {
+    let stage =
+        changed("(drop (call $output_write (i32.const 2) (i32.const 1))) (i32.const 1)").await;
+    until("it was tried and given back", async || {
+        stage
+            .outstanding()
+            .await
+            .iter()
+            .any(|d| d.error.is_some() && !d.leased)
+    })
+    .await;
+    let [delivery] = stage.outstanding().await.try_into().unwrap();
+    assert!(delivery.error.unwrap().contains("failed with code 1: k"));
+    assert_eq!(stage.get("d", "k").await, None);
+    assert!(stage.letters().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_changes_what_it_watches_ends_at_depth_8() {
+    let stage = Stage::new().await;
+    let again = "(i32.wrap_i64 (i64.shr_s (call $kv_set (i32.const 0) (i32.const 1) (i32.const 2) (i32.const 1)
+        (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 0)) (i64.const 63)))";
+    stage.deploy(handler(again)).await;
+    stage.set("c", "k", "7").await;
+    until("the loop has ended", async || {
+        !stage.letters().await.is_empty()
+    })
+    .await;
+    stage.settle().await;
+    let [letter] = stage.letters().await.try_into().unwrap();
+    assert_eq!((letter.reason, letter.event.depth), (DeadReason::Depth, 9));
+    assert!(letter.error.contains("the limit is 8"), "{}", letter.error);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_the_next_version_lacks_is_a_dead_letter() {
+    let mut stage = Stage::new().await;
+    stage.stop().await;
+    stage.deploy(handler("(i32.const 0)")).await;
+    stage.set("c", "k", "7").await;
+    let other = manifest(&[r#"{"kind":"function","name":"run"}"#]);
+    let other = other.replace("run", "other");
+    let wasm = module_with(
+        DATA,
+        &format!("{other} (func (export \"other\") (result i32) (i32.const 0))"),
+        "(i32.const 0)",
+    );
+    stage.deploy(wasm).await;
+    assert!(
+        stage.triggers().await.is_empty(),
+        "the trigger went with its version"
+    );
+    assert_eq!(stage.outstanding().await.len(), 1, "the delivery did not");
+    stage.start();
+    until("the delivery is dead", async || {
+        !stage.letters().await.is_empty()
+    })
+    .await;
+    let [letter] = stage.letters().await.try_into().unwrap();
+    assert_eq!(letter.reason, DeadReason::Deterministic);
+    assert!(
+        letter.error.contains("no handler \"run\""),
+        "{}",
+        letter.error
+    );
+    // Back to the version that has it.
+    stage
+        .deploy(handler(&format!("{WRITE} (i32.const 0)")))
+        .await;
+    stage.replay().await;
+    stage.settle().await;
+    assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
+}
+
+/// A version that is broken stops by itself, and loses nothing while it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_version_is_paused_until_the_next() {
+    let stage = Stage::new().await;
+    stage.deploy(handler("unreachable")).await;
+    for n in 0..20 {
+        stage.set("c", &n.to_string(), "1").await;
+    }
+    until("the trigger is paused", async || {
+        stage.triggers().await[0].paused.is_some()
+    })
+    .await;
+    assert_eq!(stage.triggers().await[0].paused, Some(Pause::Failures));
+    // Those that were already claimed may fail too; nothing more is claimed then.
+    until("no handler runs", async || {
+        stage.outstanding().await.iter().all(|d| !d.leased)
+    })
+    .await;
+    assert!(
+        stage.letters().await.is_empty(),
+        "each was tried once or twice"
+    );
+    assert_eq!(stage.outstanding().await.len(), 20);
+    stage
+        .deploy(handler(&format!("{WRITE} (i32.const 0)")))
+        .await;
+    stage.settle().await;
+    assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_handler_reads_is_framed_and_its_context_tells() {
+    let stage = Stage::new().await;
+    // Copies its input and its context to entries.
+    let body = "
+        (local $n i32)
+        (local.set $n (i32.wrap_i64 (call $input_read (i32.const 0) (i32.const 1024) (i32.const 4096))))
+        (drop (call $kv_set (i32.const 1) (i32.const 1) (i32.const 2) (i32.const 1)
+            (i32.const 1024) (local.get $n) (i32.const 1) (i32.const 0)))
+        (local.set $n (i32.wrap_i64 (call $context (i32.const 1024) (i32.const 4096))))
+        (drop (call $kv_set (i32.const 1) (i32.const 1) (i32.const 3) (i32.const 1)
+            (i32.const 1024) (local.get $n) (i32.const 0) (i32.const 0)))
+        (i32.const 0)";
+    stage.deploy(handler(body)).await;
+    stage.set("c", "key", "{\"a\":1}").await;
+    stage.settle().await;
+    let frame = stage.get_bytes("d", "k").await.unwrap();
+    let (head, value) = kvasm_abi::http::split(&frame).unwrap();
+    assert_eq!(value, b"{\"a\":1}");
+    let head: serde_json::Value = serde_json::from_slice(head).unwrap();
+    for (member, expected) in [
+        ("kind", serde_json::json!("set")),
+        ("trigger", serde_json::json!("run")),
+        ("attempt", serde_json::json!(1)),
+        ("depth", serde_json::json!(1)),
+        ("collection", serde_json::json!("c")),
+        ("key", serde_json::json!("key")),
+        ("format", serde_json::json!(0)),
+    ] {
+        assert_eq!(head[member], expected, "{member} of {head}");
+    }
+    let context: serde_json::Value =
+        serde_json::from_str(&stage.get("d", "1").await.unwrap()).unwrap();
+    assert_eq!(context["caller"], "trigger");
+    assert_eq!(context["transaction"], true);
+    assert_eq!(context["trigger"]["name"], "run");
+    assert_eq!(context["trigger"]["event_id"], head["event_id"]);
+}
+
+/// Nobody but a delivery calls a handler.
+#[tokio::test]
+async fn a_handler_is_no_function() {
+    let stage = Stage::new().await;
+    stage.deploy(handler("(i32.const 0)")).await;
+    let refused = stage.try_call("run", "").await.unwrap_err();
+    assert!(
+        refused.to_string().contains("no function \"run\""),
+        "{refused}"
+    );
+}

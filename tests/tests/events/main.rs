@@ -1,0 +1,13 @@
+//! Changes, the handlers that hear of them, and functions that are one commit:
+//! real plugins, on a host with a dispatcher.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod bank;
+mod cron;
+mod handlers;
+mod hosts;
+mod orders;
+mod retry;
+mod stage;
+mod states;
+mod transactions;

@@ -1,0 +1,82 @@
+//! The example: a total for each customer, a bug, its dead letters, the mend.
+
+use super::stage::{Stage, until};
+use kvasm::model::DeadReason;
+use kvasm_tests::guests::wasm;
+use serde_json::json;
+
+async fn place(stage: &Stage, id: &str, customer: &str, cents: u32) {
+    let order = json!({ "id": id, "customer": customer, "cents": cents });
+    stage.call("place", order.to_string()).await;
+}
+
+async fn total(stage: &Stage, customer: &str) -> i64 {
+    let output = stage.call("total", json!(customer).to_string()).await;
+    serde_json::from_slice(&output).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn totals_follow_orders() {
+    let stage = Stage::sqlite().await;
+    stage.deploy(wasm("orders")).await;
+    let names: Vec<_> = stage
+        .triggers()
+        .await
+        .iter()
+        .map(|t| t.name.to_string())
+        .collect();
+    assert_eq!(names, ["count", "tidy"]);
+    for n in 0..20 {
+        place(
+            &stage,
+            &n.to_string(),
+            if n % 2 == 0 { "ada" } else { "bob" },
+            n,
+        )
+        .await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    for d in stage.outstanding().await {
+        eprintln!("{d:?}");
+    }
+    stage.settle().await;
+    assert_eq!(
+        (total(&stage, "ada").await, total(&stage, "bob").await),
+        (90, 100)
+    );
+    stage.call("cancel", "\"19\"").await;
+    stage.settle().await;
+    assert_eq!(total(&stage, "bob").await, 81);
+    assert!(stage.letters().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bug_is_retried_buried_mended_and_replayed() {
+    let stage = Stage::sqlite().await;
+    stage.deploy(wasm("orders_bug")).await;
+    place(&stage, "good", "ada", 5).await;
+    place(&stage, "free", "ada", 0).await;
+    until("the delivery was given up", async || {
+        !stage.letters().await.is_empty()
+    })
+    .await;
+    assert_eq!(total(&stage, "ada").await, 5);
+    let [letter] = stage.letters().await.try_into().unwrap();
+    assert_eq!(
+        (letter.reason, letter.attempts),
+        (DeadReason::Deterministic, 3)
+    );
+    let (version, _) = letter.plugin.unwrap();
+    assert_eq!(version.0, 1);
+    assert!(letter.error.contains("trapped"), "{}", letter.error);
+    assert!(letter.trace.unwrap().contains("0:"), "where it trapped");
+    assert_eq!(stage.call("stuck", "").await, b"[\"free\"]");
+    // The mend, and what was missed.
+    stage.deploy(wasm("orders")).await;
+    stage.replay().await;
+    stage.settle().await;
+    assert!(stage.letters().await.is_empty());
+    assert_eq!(stage.call("stuck", "").await, b"[]");
+    assert!(stage.get("counted", "free").await.is_some());
+    assert_eq!(total(&stage, "ada").await, 5);
+}

@@ -1,0 +1,78 @@
+//! The retry schedule, whatever comes.
+
+use kvasm::dispatch::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, backoff, verdict};
+use kvasm::model::{DeadReason, Policy, Timestamp, Verdict};
+use proptest::prelude::*;
+use std::time::Duration;
+
+/// The numbers that the documents give, without the spread.
+#[test]
+fn the_schedule_is_as_documented() {
+    let seconds: Vec<_> = (1..=10).map(|n| backoff(n, 0.5).as_secs()).collect();
+    assert_eq!(seconds, [1, 3, 9, 27, 81, 243, 729, 2187, 3600, 3600]);
+}
+
+fn policies() -> impl Strategy<Value = Policy> {
+    (1u32..=100, 1u64..=30 * 24 * 3600).prop_map(|(attempts_max, age)| Policy {
+        attempts_max,
+        age_max: Duration::from_secs(age),
+    })
+}
+
+proptest! {
+    #[test]
+    fn waits_grow_and_stay_within_their_spread(n in 1u32..=1_000_000, spread in 0.0f64..=1.0) {
+        let wait = backoff(n, spread);
+        prop_assert!(wait >= Duration::from_millis(800) && wait <= BACKOFF_MAX.mul_f64(1.2));
+        prop_assert!(backoff(n + 1, spread) >= wait);
+        prop_assert!(backoff(n, 0.0) <= wait && wait <= backoff(n, 1.0));
+    }
+
+    /// A retry lies ahead, within the policy's attempts and age; whatever fails for
+    /// ever ends.
+    #[test]
+    fn every_delivery_ends(
+        policy in policies(),
+        start in 0i64..=4_000_000_000_000,
+        deterministic: bool,
+        spread in 0.0f64..=1.0,
+    ) {
+        let queued = Timestamp(start);
+        let (mut now, mut attempts) = (queued, 1);
+        let reason = loop {
+            match verdict(policy, attempts, queued, now, deterministic, spread) {
+                Verdict::RetryAt(at) => {
+                    prop_assert!(at > now);
+                    prop_assert!(at.0 - queued.0 <= policy.age_max.as_millis() as i64);
+                    now = at;
+                    attempts += 1;
+                }
+                Verdict::GiveUp(reason) => break reason,
+            }
+            prop_assert!(attempts <= policy.attempts_max);
+        };
+        match reason {
+            DeadReason::Deterministic => {
+                prop_assert!(deterministic);
+                prop_assert_eq!(attempts, DETERMINISTIC_ATTEMPTS_MAX.min(policy.attempts_max));
+            }
+            DeadReason::Attempts => prop_assert_eq!(attempts, policy.attempts_max),
+            DeadReason::Age => prop_assert!(attempts < policy.attempts_max),
+            DeadReason::Depth => prop_assert!(false, "no attempt ends so"),
+        }
+    }
+
+    /// Whatever the clock does, there is an answer, and no retry lies in the past.
+    #[test]
+    fn a_clock_that_is_wrong_makes_no_retry_in_the_past(
+        policy in policies(),
+        queued: i64,
+        now in i64::MIN..i64::MAX - 10_000_000,
+        attempts in 1u32..50,
+    ) {
+        let verdict = verdict(policy, attempts, Timestamp(queued), Timestamp(now), false, 0.3);
+        if let Verdict::RetryAt(at) = verdict {
+            prop_assert!(at.0 > now);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! A host with one app, a dispatcher, and what tests ask of both.
+
+use kvasm::dispatch::{DispatchOptions, Dispatcher};
+use kvasm::model::{
+    App, AppName, Collection, DeadLetter, Delivery, Key, Letters, Timestamp, Trigger, Value,
+};
+use kvasm::service::{Caller, List, Write};
+use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
+use kvasm::{Call, Host, InvokeError, Response};
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// How long something that must come about may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Stage {
+    pub host: Host,
+    pub name: AppName,
+    dispatcher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    _keep: Box<dyn Any + Send + Sync>,
+}
+
+impl Stage {
+    /// In memory, with a dispatcher.
+    pub async fn new() -> Stage {
+        let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+        stage.start();
+        stage
+    }
+
+    /// On a SQLite file, with a dispatcher.
+    pub async fn sqlite() -> Stage {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(folder.path().join("kvasm.db"));
+        let store = SqliteStore::open(options).await.unwrap();
+        let mut stage = Stage::over(Arc::new(store), Box::new(folder)).await;
+        stage.start();
+        stage
+    }
+
+    /// Over a store, without a dispatcher yet.
+    pub async fn over(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> Stage {
+        let host = Host::builder().shared_store(store).instances(40).build();
+        let host = host.unwrap();
+        let name = AppName::parse("app").unwrap();
+        if host.app(&name).await.unwrap().is_none() {
+            host.create_app(name.clone()).await.unwrap();
+        }
+        Stage {
+            host,
+            name,
+            dispatcher: None,
+            _keep: keep,
+        }
+    }
+
+    pub fn start(&mut self) {
+        self.start_with(DispatchOptions::default());
+    }
+
+    pub fn start_with(&mut self, options: DispatchOptions) {
+        let dispatcher = Dispatcher::new(self.host.clone(), options);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(dispatcher.run(async { drop(stopped.await) }));
+        self.dispatcher = Some((stop, task));
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some((stop, task)) = self.dispatcher.take() {
+            drop(stop);
+            task.await.unwrap();
+        }
+    }
+
+    pub async fn app(&self) -> App {
+        self.host.app(&self.name).await.unwrap().unwrap()
+    }
+
+    /// Makes a module the active plugin.
+    pub async fn deploy(&self, wasm: Vec<u8>) {
+        let actor = self.host.operator("a test");
+        let app = self.app().await;
+        self.host.deploy(&actor, &app, wasm, true).await.unwrap();
+    }
+
+    pub async fn try_call(
+        &self,
+        function: &str,
+        input: impl Into<Vec<u8>>,
+    ) -> Result<Response, InvokeError> {
+        let app = self.app().await;
+        let call = Call::function(function).input(input);
+        self.host.invoke(&app, call).await
+    }
+
+    pub async fn call(&self, function: &str, input: impl Into<Vec<u8>>) -> Vec<u8> {
+        self.try_call(function, input).await.unwrap().output
+    }
+
+    /// Writes JSON, as a call of an administrator does.
+    pub async fn set(&self, c: &str, k: &str, json: &str) {
+        let app = self.app().await;
+        let write = Write {
+            collection: collection(c),
+            key: Key::parse(k).unwrap(),
+            value: Value::json(json, 1 << 20).unwrap(),
+            ttl_ms: None,
+            expect: None,
+        };
+        let caller = Caller::new(&app, None);
+        self.host.kv().set(&caller, write).await.unwrap();
+    }
+
+    pub async fn get(&self, c: &str, k: &str) -> Option<String> {
+        let value = self.get_bytes(c, k).await;
+        value.map(|value| String::from_utf8(value).unwrap())
+    }
+
+    pub async fn get_bytes(&self, c: &str, k: &str) -> Option<Vec<u8>> {
+        let app = self.app().await;
+        let (c, k) = (collection(c), Key::parse(k).unwrap());
+        let caller = Caller::new(&app, None);
+        let entry = self.host.kv().get(&caller, &c, &k).await.unwrap();
+        entry.map(|entry| entry.value.as_bytes().to_vec())
+    }
+
+    /// Keys and values of a collection, as they were at one moment.
+    pub async fn all(&self, c: &str) -> Vec<(String, String)> {
+        let app = self.app().await;
+        let list = List {
+            with_values: true,
+            ..List::all(collection(c))
+        };
+        let caller = Caller::new(&app, None);
+        let page = self.host.kv().list(&caller, list).await.unwrap();
+        let text = |entry: Option<kvasm::model::Entry>| {
+            String::from_utf8_lossy(entry.unwrap().value.as_bytes()).into_owned()
+        };
+        let entries = page.entries.into_iter();
+        entries
+            .map(|(key, entry)| (key.as_str().to_owned(), text(entry)))
+            .collect()
+    }
+
+    pub async fn outstanding(&self) -> Vec<Delivery> {
+        let app = self.app().await;
+        let all = self.host.store().deliveries(app.id, None, 1_000).await;
+        all.unwrap()
+    }
+
+    pub async fn letters(&self) -> Vec<DeadLetter> {
+        let app = self.app().await;
+        let all = Letters::default();
+        let letters = self.host.store().dead_letters(app.id, &all, None, 1_000);
+        letters.await.unwrap()
+    }
+
+    pub async fn triggers(&self) -> Vec<Trigger> {
+        let app = self.app().await;
+        self.host.store().triggers(app.id).await.unwrap()
+    }
+
+    /// Sends all dead letters again.
+    pub async fn replay(&self) {
+        let app = self.app().await;
+        let actor = self.host.operator("a test");
+        let change = kvasm::model::Change::Replay {
+            app: app.id,
+            letters: Letters::default(),
+            limit: 1_000,
+        };
+        let audit = kvasm::model::Audit {
+            id: uuid::Uuid::now_v7(),
+            at: Timestamp::now(),
+            token: None,
+            actor: "a test".to_owned(),
+            action: "deadletter.replay".into(),
+            app: Some((app.id, app.name)),
+            detail: serde_json::json!({}),
+            request_id: actor.request_id(),
+        };
+        self.host.store().change(change, audit).await.unwrap();
+        self.host.wakes().wake();
+    }
+
+    /// Waits until nothing is outstanding.
+    pub async fn settle(&self) {
+        let start = Instant::now();
+        loop {
+            let left = self.outstanding().await;
+            let Some(first) = left.first() else { return };
+            let count = left.len();
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{count} are left, such as {first:#?}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+pub fn collection(name: &str) -> Collection {
+    Collection::parse(name).unwrap()
+}
+
+/// Waits for what must come about.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "it never came about that {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A custom section that declares functions and handlers, for the text format.
+pub fn manifest(lines: &[&str]) -> String {
+    let text: Vec<_> = lines.iter().map(|line| line.replace('"', "\\\"")).collect();
+    format!("(@custom \"kvasm.plugin.v1\" \"{}\")", text.join(" "))
+}

@@ -1,0 +1,293 @@
+//! Functions that are one commit.
+
+use super::stage::{Stage, manifest};
+use kvasm::model::{AppName, Principal, Scope};
+use kvasm::{Call, CallError, InvokeError};
+use kvasm_tests::guests::module_with;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+const TRANSACTION: &str = r#"{"kind":"function","name":"run","transaction":true}"#;
+/// The collection "c", the keys "k" and "l", a JSON 1.
+const DATA: &str = "ckl1";
+
+fn transaction(body: &str) -> Vec<u8> {
+    module_with(DATA, &manifest(&[TRANSACTION]), body)
+}
+
+const SET: &str = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+    (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 0)))";
+/// Whether there is "k".
+const HAS: &str = "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1))";
+/// Fails with code 9 unless an i64 is what it should be.
+fn must(value: &str, expected: i64) -> String {
+    format!("(if (i64.ne {value} (i64.const {expected})) (then (return (i32.const 9))))")
+}
+
+async fn staged(body: &str) -> Stage {
+    let stage = Stage::sqlite().await;
+    stage.deploy(transaction(body)).await;
+    stage
+}
+
+fn error_of(result: Result<kvasm::Response, InvokeError>) -> CallError {
+    match result {
+        Err(InvokeError::Call(failure)) => failure.error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_are_seen_by_the_same_run_and_by_others_after_it() {
+    let delete =
+        "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 0))";
+    let body = [
+        must(HAS, 0),
+        SET.to_owned(),
+        must(HAS, 1),
+        must(delete, 1),
+        must(HAS, 0),
+        must(delete, 0),
+        SET.to_owned(),
+        "(i32.const 0)".to_owned(),
+    ];
+    let stage = staged(&body.join(" ")).await;
+    stage.call("run", "").await;
+    assert_eq!(stage.get("c", "k").await.as_deref(), Some("1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trap_and_an_error_leave_nothing() {
+    for end in ["unreachable", "(i32.const 1)", "(loop (br 0)) unreachable"] {
+        let stage = staged(&format!("{SET} {end}")).await;
+        stage.try_call("run", "").await.unwrap_err();
+        assert_eq!(stage.get("c", "k").await, None, "{end}");
+    }
+    // Without the declaration the write stays.
+    let stage = Stage::sqlite().await;
+    stage
+        .deploy(module_with(DATA, "", &format!("{SET} unreachable")))
+        .await;
+    stage.try_call("run", "").await.unwrap_err();
+    assert_eq!(stage.get("c", "k").await.as_deref(), Some("1"));
+}
+
+/// Versions within a run can be used as those of the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn provisional_versions_guard_writes_of_the_same_run() {
+    // Options at 64: size 24, mask 2, the version at 80.
+    let guarded = "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+        (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 64))";
+    let body = format!(
+        "(local $version i64)
+         (i32.store (i32.const 64) (i32.const 24)) (i32.store (i32.const 68) (i32.const 2))
+         (i64.store (i32.const 80) (i64.const 0))
+         (local.set $version {guarded})
+         (if (i64.lt_s (local.get $version) (i64.const 0x4000000000000000)) (then (return (i32.const 7))))
+         {conflict}
+         (i64.store (i32.const 80) (local.get $version))
+         (if (i64.lt_s {guarded} (i64.const 0)) (then (return (i32.const 8))))
+         {conflict}
+         (i32.const 0)",
+        conflict = must(guarded, -2)
+    );
+    let stage = staged(&body).await;
+    stage.call("run", "").await;
+    assert_eq!(stage.get("c", "k").await.as_deref(), Some("1"));
+}
+
+/// Reads "k" and writes what it found, plus one, under "l" and then under "k".
+const COPY: &str = "
+    (local $n i32)
+    (local.set $n (i32.wrap_i64 (call $kv_get (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+        (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 8))))
+    (drop (call $log (i32.const 3) (i32.const 100) (local.get $n)))
+    (drop (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 2) (i32.const 1) (i64.const 1) (i32.const 200)))
+    (drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+        (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 0)))
+    (i32.const 0)";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_lost_is_run_again_and_its_log_is_marked() {
+    let stage = Arc::new(staged(COPY).await);
+    stage.set("c", "k", "0").await;
+    let mut callers = JoinSet::new();
+    for _ in 0..8 {
+        let stage = Arc::clone(&stage);
+        callers.spawn(async move {
+            let mut done = 0;
+            for _ in 0..40 {
+                match stage.try_call("run", "").await {
+                    Ok(_) => done += 1,
+                    Err(error) => {
+                        let error = error_of(Err(error));
+                        assert!(matches!(error, CallError::Conflict { runs: 5 }), "{error}");
+                    }
+                }
+            }
+            done
+        });
+    }
+    let done: u32 = callers.join_all().await.into_iter().sum();
+    assert_eq!(
+        stage.get("c", "l").await,
+        Some(done.to_string()),
+        "each counted once"
+    );
+    let app = stage.app().await;
+    let lines = stage.host.logs().read(app.id, 0, usize::MAX);
+    assert!(
+        lines.iter().any(|line| line.discarded),
+        "eight at once never met"
+    );
+    assert!(lines.iter().any(|line| !line.discarded));
+}
+
+/// Reads two keys; traps unless they are equal. A writer keeps them equal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_saw_two_moments_does_not_fail_for_it() {
+    let read = |key: u32, out: u32| {
+        format!(
+            "(i64.store (i32.const {out}) (i64.const 0))
+             (drop (call $kv_get (i32.const 0) (i32.const 1) (i32.const {key}) (i32.const 1)
+                (i32.const 0) (i32.const 0) (i32.const {out}) (i32.const 8)))"
+        )
+    };
+    let body = format!(
+        "{} {} (if (i64.ne (i64.load (i32.const 100)) (i64.load (i32.const 116))) (then unreachable)) (i32.const 0)",
+        read(1, 100),
+        read(2, 116)
+    );
+    let stage = Arc::new(staged(&body).await);
+    let writer = tokio::spawn({
+        let stage = Arc::clone(&stage);
+        async move {
+            for n in 0..600 {
+                both(&stage, n).await;
+            }
+        }
+    });
+    let (mut calls, mut lost) = (0, 0);
+    while !writer.is_finished() {
+        calls += 1;
+        match stage.try_call("run", "").await {
+            Ok(_) => {}
+            Err(error) => match error_of(Err(error)) {
+                CallError::Conflict { .. } => lost += 1,
+                other => panic!("it failed for what it saw: {other}"),
+            },
+        }
+    }
+    writer.await.unwrap();
+    println!("{calls} calls, of which {lost} lost five times");
+    assert!(calls > 0);
+}
+
+async fn both(stage: &Stage, n: u32) {
+    let app = stage.app().await;
+    let set = |key: &str| kvasm::service::Operation::Set {
+        collection: super::stage::collection("c"),
+        key: kvasm::model::Key::parse(key).unwrap(),
+        value: kvasm::model::Value::json(n.to_string(), 100).unwrap(),
+        ttl_ms: None,
+    };
+    let batch = kvasm::service::Batch {
+        operations: vec![set("k"), set("l")],
+        ..Default::default()
+    };
+    let caller = kvasm::service::Caller::new(&app, None);
+    stage.host.kv().commit(&caller, batch).await.unwrap();
+}
+
+/// A list shows the run's own writes among the store's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_show_the_own_writes_in_their_places() {
+    // Deletes "k", writes "l", lists all with a limit of 2, and returns the page.
+    let body = "
+        (drop (call $kv_delete (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 0)))
+        (drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 2) (i32.const 1)
+            (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 0)))
+        (i32.store (i32.const 64) (i32.const 52)) (i32.store (i32.const 68) (i32.const 0x10))
+        (i32.store (i32.const 104) (i32.const 2))
+        (drop (call $output_write (i32.const 1024) (i32.wrap_i64 (call $kv_list
+            (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 1024) (i32.const 1024)))))
+        (i32.const 0)";
+    let stage = staged(body).await;
+    for key in ["a", "k", "m", "z"] {
+        stage.set("c", key, "0").await;
+    }
+    let output = stage.call("run", "").await;
+    let page = kvasm_abi::Page::decode(&output, false).unwrap();
+    let keys: Vec<_> = page
+        .entries
+        .map(|entry| String::from_utf8_lossy(entry.unwrap().key).into_owned())
+        .collect();
+    assert_eq!(
+        keys,
+        ["a"],
+        "the store's first two, of which one is deleted"
+    );
+    assert!(page.cursor.is_some(), "the list goes on");
+    let all: Vec<_> = stage
+        .all("c")
+        .await
+        .into_iter()
+        .map(|(key, _)| key)
+        .collect();
+    assert_eq!(all, ["a", "l", "m", "z"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gate_holds_within_a_transaction() {
+    let stage = staged(&format!("{SET} (i32.wrap_i64 {HAS})")).await;
+    let app = stage.app().await;
+    for (scopes, has) in [
+        (vec![Scope::ScriptRead], 0),
+        (vec![Scope::ScriptRead, Scope::ScriptWrite], 1),
+    ] {
+        let principal = Principal::for_app(app.id, scopes);
+        let call = Call::function("run").principal(principal);
+        let code = match stage.host.invoke(&app, call).await {
+            Ok(_) => 0,
+            Err(error) => match error_of(Err(error)) {
+                CallError::Failed { code, .. } => code,
+                other => panic!("{other}"),
+            },
+        };
+        assert_eq!(code, has);
+    }
+    assert_eq!(
+        stage.get("c", "k").await,
+        None,
+        "a run that fails writes nothing"
+    );
+    assert_eq!(AppName::parse("app").unwrap(), app.name);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_is_bounded() {
+    // Writes keys of their own until it is refused; the status is the output.
+    let body = "
+        (local $n i32) (local $status i64)
+        (loop $more
+            (i32.store (i32.const 100) (i32.add (local.get $n) (i32.const 0x20202020)))
+            (local.set $status (call $kv_set (i32.const 0) (i32.const 1) (i32.const 100) (i32.const 4)
+                (i32.const 3) (i32.const 1) (i32.const 1) (i32.const 0)))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $more (i64.ge_s (local.get $status) (i64.const 0))))
+        (i32.store (i32.const 200) (local.get $n))
+        (drop (call $output_write (i32.const 200) (i32.const 4)))
+        (drop (call $output_write (i32.const 204) (i32.wrap_i64 (call $error_message (i32.const 204) (i32.const 500)))))
+        (i32.const 0)";
+    let stage = staged(body).await;
+    let output = stage.call("run", "").await;
+    let (count, message) = output.split_at(4);
+    // Some keys with a byte of 0x7f and above are not UTF-8, and refused before.
+    let count = u32::from_le_bytes(count.try_into().unwrap());
+    let message = String::from_utf8_lossy(message);
+    assert!(count <= 1_001, "{count}: {message}");
+    assert!(
+        message.contains("limit is 1000") || message.contains("UTF-8"),
+        "{message}"
+    );
+}
