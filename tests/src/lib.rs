@@ -3,5 +3,6 @@
 
 pub mod conformance;
 pub mod guests;
+pub mod linear;
 pub mod postgres;
 pub mod server;
