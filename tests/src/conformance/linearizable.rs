@@ -9,6 +9,7 @@ use crate::linear::{self, Moments, Step};
 use kvasm::model::{Applied, Check, Entry, Expect, ListQuery, Op, Version};
 use kvasm::store::StoreError;
 use std::sync::Arc;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 const C: &str = "c";
@@ -323,10 +324,12 @@ fn clients(app: &Tenant, rng: &mut Rng, count: usize, keys: &[&str]) -> Vec<Clie
 /// Lets each client do `count` calls.
 async fn history(clients: Vec<Client>, count: usize, one_key: bool) -> Vec<linear::Call<Seen>> {
     let moments = Arc::new(Moments::default());
+    let together = Arc::new(Barrier::new(clients.len()));
     let mut tasks = JoinSet::new();
     for mut client in clients {
-        let moments = Arc::clone(&moments);
+        let (moments, together) = (Arc::clone(&moments), Arc::clone(&together));
         tasks.spawn(async move {
+            together.wait().await;
             let number = client.number;
             let mut calls = Vec::new();
             for _ in 0..count {
