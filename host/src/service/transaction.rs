@@ -41,7 +41,9 @@ struct View {
     written: BTreeMap<Address, Option<Entry>>,
     bytes: usize,
     writes: u64,
-    /// A second look found something else than the first: the commit will fail.
+    /// A second look found something else than the first. No commit is made then:
+    /// one that checks the first look alone would miss an entry that has come and
+    /// gone.
     stale: bool,
 }
 
@@ -126,14 +128,20 @@ impl Transaction {
 
     /// The commit of what the run has done, together with the delivery that is
     /// done with it; none if there is nothing to commit or to check.
-    pub fn batch(&self, acknowledge: Option<Receipt>) -> Option<Batch> {
+    ///
+    /// # Errors
+    /// [`ServiceError::Conflict`] if the run has seen two states of one entry.
+    pub fn batch(&self, acknowledge: Option<Receipt>) -> Result<Option<Batch>, ServiceError> {
         let view = std::mem::take(&mut *self.view.lock());
+        if view.stale {
+            return Err(ServiceError::Conflict { failed: Vec::new() });
+        }
         let is_one_moment = view.read.len() <= 1 && view.written.is_empty();
         if is_one_moment && acknowledge.is_none() {
-            return None;
+            return Ok(None);
         }
         let now = Timestamp::now();
-        Some(Batch {
+        Ok(Some(Batch {
             checks: checks(view.read),
             operations: view
                 .written
@@ -141,7 +149,7 @@ impl Transaction {
                 .map(|(at, entry)| operation(at, entry, now))
                 .collect(),
             acknowledge: acknowledge.map(Box::new),
-        })
+        }))
     }
 
     /// Whether what the run has read is what is there now. If not, a failure of
