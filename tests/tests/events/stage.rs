@@ -6,7 +6,7 @@ use kvasm::model::{
 };
 use kvasm::service::{Caller, List, Write};
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
-use kvasm::{Call, Host, InvokeError, Response};
+use kvasm::{Call, Host, HostBuilder, InvokeError, Response};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,7 +43,16 @@ impl Stage {
 
     /// Over a store, without a dispatcher yet.
     pub async fn over(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> Stage {
-        let host = Host::builder().shared_store(store).instances(40).build();
+        Stage::of(Host::builder(), store, keep).await
+    }
+
+    /// As [`over`](Stage::over), of a host with something more.
+    pub async fn of(
+        builder: HostBuilder,
+        store: Arc<dyn Store>,
+        keep: Box<dyn Any + Send + Sync>,
+    ) -> Stage {
+        let host = builder.shared_store(store).instances(40).build();
         let host = host.unwrap();
         let name = AppName::parse("app").unwrap();
         if host.app(&name).await.unwrap().is_none() {
