@@ -5,7 +5,9 @@ use kvasm::model::{
     App, AppName, Collection, DeadLetter, Delivery, Key, Letters, Timestamp, Trigger, Value,
 };
 use kvasm::service::{Caller, List, Write};
-use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
+use kvasm::store::{
+    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
+};
 use kvasm::{Call, Host, HostBuilder, InvokeError, Response};
 use std::any::Any;
 use std::sync::Arc;
@@ -39,6 +41,23 @@ impl Stage {
         let mut stage = Stage::over(Arc::new(store), Box::new(folder)).await;
         stage.start();
         stage
+    }
+
+    /// On a Postgres database of its own, without a dispatcher yet; and another
+    /// host on the same.
+    pub async fn two_on_postgres() -> [Stage; 2] {
+        let url = tokio::task::spawn_blocking(kvasm_tests::postgres::fresh_database);
+        let mut options = PostgresOptions::new(url.await.unwrap());
+        options.max_connections = 8;
+        // On a busy machine a wait is no failure.
+        options.acquire_timeout = PATIENCE;
+        options.statement_timeout = PATIENCE;
+        let mut stages = Vec::new();
+        for _ in 0..2 {
+            let store = PostgresStore::connect(options.clone()).await.unwrap();
+            stages.push(Stage::over(Arc::new(store), Box::new(())).await);
+        }
+        stages.try_into().ok().unwrap()
     }
 
     /// Over a store, without a dispatcher yet.
