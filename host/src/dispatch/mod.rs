@@ -68,8 +68,9 @@ const OF_A_QUEUE: usize = 8;
 /// What has become free is waited for this long, so that a claim takes more than
 /// one delivery when there are many.
 const GATHER: Duration = Duration::from_millis(1);
-/// A look may take this part of the time, however many queues there are.
-const LOOK_SHARE: u32 = 10;
+/// A look over very many queues takes longer than this. After it there is a rest
+/// of three times as long, so that looking does not fill the day.
+const LONG_LOOK: Duration = Duration::from_millis(5);
 /// What a lease has beyond the longest run of a handler.
 const LEASE_SPARE: Duration = Duration::from_secs(10);
 /// The shortest lease.
@@ -119,11 +120,13 @@ impl Dispatcher {
         let mut handlers = JoinSet::new();
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&self.shared)));
         loop {
-            let started = Instant::now();
-            self.look(&mut handlers).await;
+            let looked = self.look(&mut handlers).await;
             while handlers.try_join_next().is_some() {}
-            // However many queues there are, looking does not fill the day.
-            let rest = started.elapsed() * (LOOK_SHARE - 1);
+            let rest = if looked > LONG_LOOK {
+                looked * 3
+            } else {
+                Duration::ZERO
+            };
             tokio::select! {
                 () = &mut stop => break,
                 () = self.wait(rest) => {}
@@ -149,11 +152,13 @@ impl Dispatcher {
         }
     }
 
-    /// Goes once through the queues that have something due.
-    async fn look(&mut self, handlers: &mut JoinSet<()>) {
+    /// Goes once through the queues that have something due. Returns the time that
+    /// it has looked for them.
+    async fn look(&mut self, handlers: &mut JoinSet<()>) -> Duration {
+        let mut looked = Duration::ZERO;
         let result = async {
             cron::plan(&self.shared).await?;
-            self.claim_round(handlers).await
+            self.claim_round(handlers, &mut looked).await
         };
         if let Err(error) = result.await {
             let cause = &error as &dyn std::error::Error;
@@ -162,9 +167,14 @@ impl Dispatcher {
                 "deliveries cannot be looked for; trying again"
             );
         }
+        looked
     }
 
-    async fn claim_round(&mut self, handlers: &mut JoinSet<()>) -> Result<(), StoreError> {
+    async fn claim_round(
+        &mut self,
+        handlers: &mut JoinSet<()>,
+        looked: &mut Duration,
+    ) -> Result<(), StoreError> {
         // From where the last look has ended to the end, then from the beginning.
         let mut wrapped = self.after.is_none();
         loop {
@@ -173,7 +183,9 @@ impl Dispatcher {
             }
             let now = self.shared.clock.now();
             let store = self.shared.host.store();
+            let start = Instant::now();
             let queues = store.due(self.after.as_ref(), now, QUEUES).await?;
+            *looked += start.elapsed();
             if queues.is_empty() {
                 self.after = None;
                 if wrapped {
@@ -189,8 +201,9 @@ impl Dispatcher {
                 if places.is_empty() {
                     return Ok(());
                 }
+                // Before the claim: should it fail, the next look goes on behind it.
+                self.after = Some(queue.clone());
                 self.claim(&queue, places, handlers).await?;
-                self.after = Some(queue);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Entries and their parts.
 
-use super::{Invalid, JsonText, Subject};
+use super::{Integer, Invalid, JsonText, Subject};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch.
@@ -69,6 +69,33 @@ impl Value {
             Value::Json(text) => text.as_str().as_bytes(),
             Value::Bytes(bytes) => bytes,
         }
+    }
+}
+
+/// Why a value cannot be added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoSum {
+    /// It is no JSON integer.
+    NotInteger,
+    /// It, or the sum, is out of the range of 64 bits.
+    Overflow,
+}
+
+/// What an entry holds after something was added to it; an absent one counts as 0.
+/// The same on every store.
+///
+/// # Errors
+/// [`NoSum`].
+pub fn sum(value: Option<&Value>, delta: i64) -> Result<i64, NoSum> {
+    let before = match value {
+        None => Integer::Value(0),
+        Some(Value::Json(text)) => text.as_integer(),
+        Some(Value::Bytes(_)) => Integer::Not,
+    };
+    match before {
+        Integer::Value(before) => before.checked_add(delta).ok_or(NoSum::Overflow),
+        Integer::TooLarge => Err(NoSum::Overflow),
+        Integer::Not => Err(NoSum::NotInteger),
     }
 }
 

@@ -27,7 +27,7 @@ pub use delivery::{
     Claim, DEPTH_MAX, DeadLetter, DeadReason, Delivery, DeliveryState, DeliveryStep, Event, Failed,
     Happening, Letters, Place, Queue, Receipt, Tick, Verdict, chain_of,
 };
-pub use entry::{Entry, Timestamp, Value, Version};
+pub use entry::{Entry, NoSum, Timestamp, Value, Version, sum};
 pub use error::{Invalid, Subject};
 pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};

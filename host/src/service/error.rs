@@ -1,6 +1,6 @@
 //! Refusals and failures, sorted by blame.
 
-use crate::model::{AppName, Capability, Invalid, PluginVersion, Resource, Scope, Subject};
+use crate::model::{AppName, Capability, Invalid, NoSum, PluginVersion, Resource, Scope, Subject};
 use crate::store::StoreError;
 use thiserror::Error;
 
@@ -81,6 +81,15 @@ pub enum ServiceError {
     /// The host's fault.
     #[error("the host failed; the operator finds the cause in its log under this request's id")]
     Internal(#[source] StoreError),
+}
+
+impl From<NoSum> for ServiceError {
+    fn from(why: NoSum) -> ServiceError {
+        match why {
+            NoSum::NotInteger => ServiceError::NotInteger,
+            NoSum::Overflow => ServiceError::Overflow,
+        }
+    }
 }
 
 impl From<StoreError> for ServiceError {

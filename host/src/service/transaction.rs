@@ -12,8 +12,8 @@ use super::kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation,
 use super::kv_service::{check_count, expiry, list_query, seal};
 use super::{Caller, ServiceError};
 use crate::model::{
-    Applied, Capability, Check, Collection, Entry, Expect, Integer, Invalid, JsonText, Key, Limits,
-    Receipt, Subject, Timestamp, Value, Version,
+    Applied, Capability, Check, Collection, Entry, Expect, Invalid, JsonText, Key, Limits, Receipt,
+    Subject, Timestamp, Value, Version, sum,
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -301,19 +301,6 @@ fn operation((collection, key): Address, entry: Option<Entry>, now: Timestamp) -
                     .max(1)
             }),
         },
-    }
-}
-
-fn sum(value: Option<&Value>, delta: i64) -> Result<i64, ServiceError> {
-    let before = match value {
-        None => Integer::Value(0),
-        Some(Value::Json(text)) => text.as_integer(),
-        Some(Value::Bytes(_)) => Integer::Not,
-    };
-    match before {
-        Integer::Value(before) => before.checked_add(delta).ok_or(ServiceError::Overflow),
-        Integer::TooLarge => Err(ServiceError::Overflow),
-        Integer::Not => Err(ServiceError::NotInteger),
     }
 }
 

@@ -4,8 +4,8 @@ use super::Kit;
 use super::event_kit::{trigger, watch};
 use super::kit::{NOW, Tenant, absent, collection, delete, json, key, set};
 use kvasm::model::{
-    AppId, Claim, Delivery, DeliveryState, Happening, Pause, Policy, Queue, Receipt, Trigger,
-    Verdict, WriteBatch,
+    AppId, Claim, Delivery, DeliveryState, Happening, Pause, Policy, Queue, Receipt, Timestamp,
+    Trigger, Verdict, WriteBatch,
 };
 use kvasm::store::StoreError;
 use std::collections::HashMap;
@@ -420,6 +420,33 @@ async fn deliver(app: &Tenant, rng: &mut super::rng::Rng, delivery: &Delivery, r
             }
         }
     }
+}
+
+/// A clock that is set back holds up what waits for a time, and nothing new.
+pub async fn a_clock_that_steps_back_holds_up_nothing_new(kit: Kit) {
+    let app = watched(&kit).await;
+    app.set("c", "old", json("1")).await;
+    app.set("c", "retried", json("1")).await;
+    for (delivery, receipt) in claim_all(&app).await {
+        if key_of(&delivery) == "retried" {
+            app.fail(&receipt, Verdict::RetryAt(NOW.plus_ms(100)), false)
+                .await;
+        }
+    }
+    let hour = Timestamp(NOW.0 - 3_600_000);
+    let back = Tenant {
+        now: hour,
+        ..app.clone()
+    };
+    back.set("c", "new", json("1")).await;
+    let [(delivery, receipt)] = claim_all(&back).await.try_into().expect("the new one");
+    assert_eq!(key_of(&delivery), "new");
+    back.acknowledge(&receipt, vec![]).await.expect("done");
+    assert_eq!(claim_all(&back).await, []);
+    let mut later: Vec<_> = claim_all(&app.later(2_000)).await;
+    later.sort_by_key(|(delivery, _)| key_of(delivery));
+    let keys: Vec<_> = later.iter().map(|(d, _)| key_of(d)).collect();
+    assert_eq!(keys, ["old", "retried"]);
 }
 
 /// Which changes of one key come first is the same for the store and for those who

@@ -310,6 +310,7 @@ macro_rules! conformance {
                 acknowledged_deliveries_give_their_room_back,
                 an_app_takes_its_deliveries_along,
                 many_dispatchers_deliver_in_order_and_once,
+                a_clock_that_steps_back_holds_up_nothing_new,
                 racing_writes_are_told_in_their_order,
             }
             dead_letters {

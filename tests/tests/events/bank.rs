@@ -105,3 +105,9 @@ pub async fn the_total_never_changes(stage: Arc<Stage>, transfers: u64) {
 async fn the_total_never_changes_on_sqlite() {
     the_total_never_changes(Arc::new(Stage::sqlite().await), 1_000).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_total_never_changes_on_postgres() {
+    let [stage, _] = Stage::two_on_postgres().await;
+    the_total_never_changes(Arc::new(stage), 60).await;
+}

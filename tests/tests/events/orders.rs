@@ -73,6 +73,10 @@ async fn a_bug_is_retried_buried_mended_and_replayed() {
     assert_eq!(stage.call("stuck", "").await, b"[\"free\"]");
     // The mend, and what was missed.
     stage.deploy(wasm("orders")).await;
+    // The version that failed is gone, and its module with it.
+    let (actor, app) = (stage.host.operator("a test"), stage.app().await);
+    let admin = stage.host.admin();
+    admin.delete_plugin(&actor, &app, version).await.unwrap();
     stage.replay().await;
     stage.settle().await;
     assert!(stage.letters().await.is_empty());

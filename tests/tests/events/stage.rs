@@ -5,8 +5,10 @@ use kvasm::model::{
     App, AppName, Collection, DeadLetter, Delivery, Key, Letters, Timestamp, Trigger, Value,
 };
 use kvasm::service::{Caller, List, Write};
-use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
-use kvasm::{Call, Host, InvokeError, Response};
+use kvasm::store::{
+    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
+};
+use kvasm::{Call, Host, HostBuilder, InvokeError, Response};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,9 +43,35 @@ impl Stage {
         stage
     }
 
+    /// On a Postgres database of its own, without a dispatcher yet; and another
+    /// host on the same.
+    pub async fn two_on_postgres() -> [Stage; 2] {
+        let url = tokio::task::spawn_blocking(kvasm_tests::postgres::fresh_database);
+        let mut options = PostgresOptions::new(url.await.unwrap());
+        options.max_connections = 8;
+        // On a busy machine a wait is no failure.
+        options.acquire_timeout = PATIENCE;
+        options.statement_timeout = PATIENCE;
+        let mut stages = Vec::new();
+        for _ in 0..2 {
+            let store = PostgresStore::connect(options.clone()).await.unwrap();
+            stages.push(Stage::over(Arc::new(store), Box::new(())).await);
+        }
+        stages.try_into().ok().unwrap()
+    }
+
     /// Over a store, without a dispatcher yet.
     pub async fn over(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> Stage {
-        let host = Host::builder().shared_store(store).instances(40).build();
+        Stage::of(Host::builder(), store, keep).await
+    }
+
+    /// As [`over`](Stage::over), of a host with something more.
+    pub async fn of(
+        builder: HostBuilder,
+        store: Arc<dyn Store>,
+        keep: Box<dyn Any + Send + Sync>,
+    ) -> Stage {
+        let host = builder.shared_store(store).instances(40).build();
         let host = host.unwrap();
         let name = AppName::parse("app").unwrap();
         if host.app(&name).await.unwrap().is_none() {

@@ -1,10 +1,13 @@
 //! Functions that are one commit.
 
 use super::stage::{Stage, manifest};
-use kvasm::model::{AppName, Principal, Scope};
-use kvasm::{Call, CallError, InvokeError};
+use kvasm::model::{AppName, Key, Op, Principal, Scope, Timestamp, Value, WriteBatch};
+use kvasm::store::{MemoryStore, Store};
+use kvasm::wasmtime::Caller;
+use kvasm::{Call, CallError, Host, Invocation, InvokeError};
 use kvasm_tests::guests::module_with;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::task::JoinSet;
 
 const TRANSACTION: &str = r#"{"kind":"function","name":"run","transaction":true}"#;
@@ -143,9 +146,9 @@ async fn a_run_that_lost_is_run_again_and_its_log_is_marked() {
     assert!(lines.iter().any(|line| !line.discarded));
 }
 
-/// Reads two keys; traps unless they are equal. A writer keeps them equal.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_saw_two_moments_does_not_fail_for_it() {
+/// Reads "k", lets somebody else write "k" and "l", reads "l", and traps unless it
+/// has found the same in both.
+fn looks_twice() -> Vec<u8> {
     let read = |key: u32, out: u32| {
         format!(
             "(i64.store (i32.const {out}) (i64.const 0))
@@ -154,49 +157,69 @@ async fn a_run_that_saw_two_moments_does_not_fail_for_it() {
         )
     };
     let body = format!(
-        "{} {} (if (i64.ne (i64.load (i32.const 100)) (i64.load (i32.const 116))) (then unreachable)) (i32.const 0)",
+        "{} (call $meanwhile) {}
+         (if (i64.ne (i64.load (i32.const 100)) (i64.load (i32.const 116))) (then unreachable))
+         (i32.const 0)",
         read(1, 100),
         read(2, 116)
     );
-    let stage = Arc::new(staged(&body).await);
-    let writer = tokio::spawn({
-        let stage = Arc::clone(&stage);
-        async move {
-            for n in 0..600 {
-                both(&stage, n).await;
-            }
-        }
-    });
-    let (mut calls, mut lost) = (0, 0);
-    while !writer.is_finished() {
-        calls += 1;
-        match stage.try_call("run", "").await {
-            Ok(_) => {}
-            Err(error) => match error_of(Err(error)) {
-                CallError::Conflict { .. } => lost += 1,
-                other => panic!("it failed for what it saw: {other}"),
-            },
-        }
-    }
-    writer.await.unwrap();
-    println!("{calls} calls, of which {lost} lost five times");
-    assert!(calls > 0);
+    let text = format!(
+        "(module
+            (import \"kvasm_v1\" \"kv_get\"
+                (func $kv_get (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
+            (import \"test_v1\" \"meanwhile\" (func $meanwhile))
+            (memory (export \"memory\") 1) (data (i32.const 0) \"{DATA}\") {}
+            (func (export \"run\") (result i32) {body}))",
+        manifest(&[TRANSACTION])
+    );
+    wat::parse_str(text).unwrap()
 }
 
-async fn both(stage: &Stage, n: u32) {
-    let app = stage.app().await;
-    let set = |key: &str| kvasm::service::Operation::Set {
-        collection: super::stage::collection("c"),
-        key: kvasm::model::Key::parse(key).unwrap(),
-        value: kvasm::model::Value::json(n.to_string(), 100).unwrap(),
-        ttl_ms: None,
-    };
-    let batch = kvasm::service::Batch {
-        operations: vec![set("k"), set("l")],
-        ..Default::default()
-    };
-    let caller = kvasm::service::Caller::new(&app, None);
-    stage.host.kv().commit(&caller, batch).await.unwrap();
+/// A host on which "meanwhile" writes both keys, the first `times` that it is called.
+async fn meanwhile(times: u32) -> Stage {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let (of_guest, left) = (Arc::clone(&store), Arc::new(AtomicU32::new(times)));
+    let builder = Host::builder().extend(move |linker| {
+        linker.func_wrap_async(
+            "test_v1",
+            "meanwhile",
+            move |caller: Caller<'_, Invocation>, ()| {
+                let (store, left) = (Arc::clone(&of_guest), Arc::clone(&left));
+                let app = caller.data().guest_state().caller().app();
+                Box::new(async move {
+                    let count = |left: u32| left.checked_sub(1);
+                    let left = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+                    if let Ok(left) = left {
+                        let set = |key: &str| Op::Set {
+                            collection: super::stage::collection("c"),
+                            key: Key::parse(key).unwrap(),
+                            value: Value::json(left.to_string(), 100).unwrap(),
+                            expires_at: None,
+                        };
+                        let batch = WriteBatch {
+                            ops: vec![set("k"), set("l")],
+                            ..WriteBatch::new(app, Timestamp::now())
+                        };
+                        store.commit(batch).await.unwrap();
+                    }
+                })
+            },
+        )?;
+        Ok(())
+    });
+    let stage = Stage::of(builder, store, Box::new(())).await;
+    stage.deploy(looks_twice()).await;
+    stage
+}
+
+#[tokio::test]
+async fn a_run_that_saw_two_moments_does_not_fail_for_it() {
+    let stage = meanwhile(1).await;
+    stage.call("run", "").await;
+    // Who always sees two moments is told that, and not that it has trapped.
+    let stage = meanwhile(u32::MAX).await;
+    let error = error_of(stage.try_call("run", "").await);
+    assert!(matches!(error, CallError::Conflict { runs: 5 }), "{error}");
 }
 
 /// A list shows the run's own writes among the store's.

@@ -10,8 +10,17 @@ use std::collections::BTreeSet;
 const TABLE: &str = "kv_entries";
 /// Tables that belong to no app, or to apps and the whole instance.
 const SHARED: [&str; 5] = ["apps", "kv_version", "modules", "tokens", "audit"];
-/// Finds whether a shared module is still used, by whichever app.
-const SHARED_INDEX: &str = "plugins_by_digest";
+/// Find whether a shared module is still used, by whichever app, and which app's
+/// schedule is due.
+const SHARED_INDEXES: [&str; 2] = ["plugins_by_digest", "triggers_by_time"];
+/// Tables of triggers and deliveries.
+const EVENTS: [&str; 3] = ["deliveries", "dead_letters", "triggers"];
+/// What finds the apps that have something to do: the two statements that read over
+/// all apps.
+const FINDERS: [&str; 2] = [
+    "WHERE due_at IS NOT NULL AND (app_id, trigger_name) > (?1, ?2)",
+    "WHERE schedule IS NOT NULL AND paused IS NULL AND (next_at IS NULL OR next_at <= ?1)",
+];
 
 /// One line, with one space where there was any.
 fn squeeze(sql: &str) -> String {
@@ -70,6 +79,22 @@ fn leads_its_where(rest: &str) -> bool {
     true
 }
 
+/// Whether a statement on triggers or deliveries does not name the app. A part
+/// without a WHERE is completed by one that has it.
+fn is_without_app(sql: &str) -> bool {
+    let sql = squeeze(sql);
+    let verbs = ["FROM", "INTO", "UPDATE", "JOIN"];
+    let named = |table: &&str| {
+        verbs
+            .iter()
+            .any(|verb| sql.contains(&format!("{verb} {table}")))
+    };
+    let is_part = !sql.contains("WHERE") && !sql.contains("INSERT");
+    let is_led = sql.contains("app_id = ?1") || sql.contains("(app_id,") && sql.contains("INSERT");
+    let is_finder = FINDERS.iter().any(|finder| sql.contains(finder));
+    EVENTS.iter().any(|table| named(&table)) && !is_part && !is_led && !is_finder
+}
+
 fn without_comments(sql: &str) -> String {
     let lines = sql.lines();
     let code = lines.map(|line| line.split("--").next().unwrap_or_default());
@@ -91,7 +116,7 @@ fn wrong_schema(sql: &str) -> Vec<String> {
         };
         let name = statement[..open].trim_end();
         let named = |table: &&str| name.split(' ').any(|word| word == *table);
-        if SHARED.iter().any(named) || named(&SHARED_INDEX) {
+        if SHARED.iter().chain(&SHARED_INDEXES).any(named) {
             continue;
         }
         let columns = &statement[open + 1..];
@@ -127,6 +152,10 @@ fn the_app_leads_every_statement_on_sqlite() {
     let mut findings = Vec::new();
     for file in files::all("host/src/store", ".rs") {
         let statements = rust::read(&file.text).strings;
+        if file.path.contains("/sqlite/") {
+            let without = statements.iter().filter(|sql| is_without_app(sql));
+            findings.extend(without.map(|sql| format!("{}: no app in {sql}", file.path)));
+        }
         let statements = statements.iter().filter(|sql| sql.contains(TABLE));
         if file.path.contains("/postgres/") {
             let other = !(file.path.ends_with("/sql.rs") || file.path.contains("/sql/"));
@@ -188,6 +217,26 @@ fn a_statement_without_the_app_is_found() {
         "INSERT INTO kv_entries\n (app_id, key) VALUES (?1, ?2)",
     ] {
         assert_none(&wrong_uses(good));
+    }
+}
+
+#[test]
+fn a_statement_on_deliveries_without_the_app_is_found() {
+    for bad in [
+        "SELECT seq FROM deliveries WHERE due_at <= ?1",
+        "DELETE FROM dead_letters\n   WHERE id = ?1",
+        "UPDATE triggers SET failures = 0 WHERE name = ?1",
+        "INSERT INTO deliveries (seq) SELECT 1 WHERE 1",
+    ] {
+        assert!(is_without_app(bad), "{bad}");
+    }
+    for good in [
+        "SELECT seq FROM deliveries WHERE app_id = ?1 AND due_at <= ?2",
+        "INSERT INTO deliveries (app_id, seq) VALUES (?1, ?2)",
+        "SELECT d.seq FROM deliveries AS d",
+        "no statement names deliveries",
+    ] {
+        assert!(!is_without_app(good), "{good}");
     }
 }
 

@@ -9,9 +9,8 @@ use crate::store::StoreError;
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
-/// Which letters of an app, `?1`, are meant.
-const MEANT: &str = "app_id = ?1
-   AND (?2 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?2)))
+/// Which letters of the app are meant.
+const MEANT: &str = "(?2 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?2)))
    AND (?3 IS NULL OR trigger_name = ?3) AND (?4 IS NULL OR reason = ?4)
    AND (?5 IS NULL OR dead_at >= ?5) AND (?6 IS NULL OR dead_at < ?6)";
 
@@ -33,7 +32,7 @@ pub(in crate::store::sqlite) fn dead_letters(
 ) -> rusqlite::Result<Vec<DeadLetter>> {
     connection
         .prepare_cached(&format!(
-            "SELECT {DEAD_LETTER} WHERE {MEANT} AND (?7 IS NULL OR id < ?7)
+            "SELECT {DEAD_LETTER} WHERE app_id = ?1 AND {MEANT} AND (?7 IS NULL OR id < ?7)
              ORDER BY id DESC LIMIT ?8"
         ))?
         .query_map(
@@ -68,7 +67,7 @@ fn oldest(
 ) -> rusqlite::Result<Vec<Found>> {
     connection
         .prepare_cached(&format!(
-            "SELECT id, coalesce(key, ''), size FROM dead_letters WHERE {MEANT} ORDER BY id LIMIT ?7"
+            "SELECT id, coalesce(key, ''), size FROM dead_letters WHERE app_id = ?1 AND {MEANT} ORDER BY id LIMIT ?7"
         ))?
         .query_map(
             params![
