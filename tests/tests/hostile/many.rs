@@ -95,6 +95,39 @@ async fn an_answer_has_four_mebibytes_of_values_at_most() {
         .refused(Status::TooLarge, &["answer"]);
 }
 
+/// Its own writes, which no store has to bound, count too.
+#[tokio::test]
+async fn an_answer_within_a_transaction_is_bounded_too() {
+    let section = "(@custom \"kvasm.plugin.v1\"
+        \"{\\\"kind\\\":\\\"function\\\",\\\"name\\\":\\\"run\\\",\\\"transaction\\\":true}\")";
+    // Writes a MiB under "k", and asks for it as often as the input says.
+    let body = report(
+        "(block (result i64)
+            (drop (memory.grow (i32.const 40)))
+            (drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+                (i32.const 65536) (i32.const 0x100000) (i32.const 1) (i32.const 0)))
+            (call $kv_get_many (i32.const 0x120000)
+                (i32.wrap_i64 (call $input_read (i32.const 0) (i32.const 0x120000)
+                    (i32.wrap_i64 (call $input_len))))
+                (i32.const 0) (i32.const 0)))",
+    );
+    let wasm = module_with("ck", section, &body);
+    for (count, fits) in [(4, true), (5, false), (1_000, false)] {
+        // A store that does not have the entry yet.
+        let bench = Bench::new().await;
+        let call = Call::function("run").input(records(&vec![at("c", "k"); count]));
+        let (result, message) = bench.result_of(wasm.clone(), call).await;
+        match fits {
+            true => assert_eq!(result as usize, 4 + count * (4 + 24 + 4 + MIB), "{message}"),
+            false => assert_eq!(
+                Status::from_code(result),
+                Some(Status::TooLarge),
+                "{count}: {result} {message}"
+            ),
+        }
+    }
+}
+
 fn increment(c_len: u32, k: (u32, u32), delta: i64, result: i32) -> String {
     format!(
         "(call $kv_increment (i32.const 0) (i32.const {c_len}) (i32.const {}) (i32.const {})
