@@ -50,7 +50,7 @@ async fn add(store: Arc<dyn Store>, app: App, wasm: Arc<[u8]>) -> Result<()> {
         wasm,
         exports: Exports {
             functions: vec!["run".to_owned()],
-            http: None,
+            ..Exports::default()
         },
         activate: true,
     };

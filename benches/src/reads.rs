@@ -48,11 +48,8 @@ async fn fill(bench: &Bench, count: usize, bytes: usize) -> Result<()> {
             })
         });
         let batch = WriteBatch {
-            app_id: bench.app.id,
-            now: Timestamp::now(),
-            checks: Vec::new(),
             ops: ops.collect::<Result<_>>()?,
-            audit: None,
+            ..WriteBatch::new(bench.app.id, Timestamp::now())
         };
         bench.host.store().commit(batch).await?;
     }

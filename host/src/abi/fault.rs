@@ -47,13 +47,17 @@ impl From<Invalid> for Fault {
 
 fn invalid_status(invalid: &Invalid) -> Status {
     match invalid {
-        Invalid::TooLarge { .. } => Status::TooLarge,
+        Invalid::TooLarge { .. } | Invalid::OverTogether { .. } | Invalid::TooMany { .. } => {
+            Status::TooLarge
+        }
         Invalid::Empty(_)
         | Invalid::NotUtf8 { .. }
         | Invalid::Nul(_)
         | Invalid::Json(_)
         | Invalid::Character { .. }
         | Invalid::OutOfRange { .. }
+        | Invalid::Malformed { .. }
+        | Invalid::Schedule { .. }
         | Invalid::ForeignCursor => Status::Invalid,
     }
 }
@@ -63,7 +67,9 @@ impl From<ServiceError> for Fault {
         let status = match &error {
             ServiceError::Invalid(invalid) => invalid_status(invalid),
             ServiceError::Denied(_) | ServiceError::AppNotFound => Status::Denied,
-            ServiceError::Conflict => Status::Conflict,
+            ServiceError::Conflict { .. } => Status::Conflict,
+            ServiceError::NotInteger => Status::Type,
+            ServiceError::Overflow => Status::Invalid,
             ServiceError::Quota { .. } => Status::Quota,
             ServiceError::Unavailable(_) | ServiceError::Full(_) => Status::Unavailable,
             // No key-value call ends in the others.
@@ -71,6 +77,9 @@ impl From<ServiceError> for Fault {
             | ServiceError::AppExists(_)
             | ServiceError::PluginNotFound(_)
             | ServiceError::NoActivePlugin
+            | ServiceError::LeaseLost
+            | ServiceError::TriggerNotFound
+            | ServiceError::DeadLetterNotFound
             | ServiceError::PluginActive(_)
             | ServiceError::NothingToRollBackTo
             | ServiceError::TokenNotFound

@@ -185,13 +185,18 @@ impl From<StoreError> for Failure {
             StoreError::AppExists
             | StoreError::AppNotFound
             | StoreError::Conflict { .. }
+            | StoreError::NotInteger { .. }
+            | StoreError::Overflow { .. }
+            | StoreError::AnswerTooLarge { .. }
+            | StoreError::TriggerNotFound
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)
             | StoreError::NothingToRollBackTo => Failure::user(error.to_string()),
-            StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Failed(_) => {
-                Failure::host(chain(&error))
-            }
+            StoreError::Unavailable(_)
+            | StoreError::Full(_)
+            | StoreError::Failed(_)
+            | StoreError::LeaseLost => Failure::host(chain(&error)),
         }
     }
 }

@@ -161,7 +161,11 @@ pub struct PluginView {
 
 impl PluginView {
     pub(super) fn new(plugin: &Plugin, app: &App) -> PluginView {
-        let Exports { functions, http } = plugin.exports.clone();
+        let Exports {
+            functions,
+            http,
+            triggers: _,
+        } = plugin.exports.clone();
         PluginView {
             version: plugin.version.0,
             active: app

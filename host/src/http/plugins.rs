@@ -75,7 +75,12 @@ pub(super) async fn upload(
     let wasm = body::read(&shared, body, limit).await?;
     let active = params.activate.unwrap_or(true);
     let deployed = shared.host.deploy(&actor, &app, wasm, active).await?;
-    let (version, digest, Exports { functions, http }) = deployed;
+    let (version, digest, exports) = deployed;
+    let Exports {
+        functions,
+        http,
+        triggers: _,
+    } = exports;
     let deployed = Deployed {
         version: version.0,
         active,
@@ -163,7 +168,11 @@ pub(super) async fn functions(
     let app = find(&shared, &actor, &name, Capability::AppRead).await?;
     let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
     let plugin = shared.host.admin().plugin(&actor, &app, active.version);
-    let Exports { functions, http } = plugin.await?.exports;
+    let Exports {
+        functions,
+        http,
+        triggers: _,
+    } = plugin.await?.exports;
     Ok(Json(Functions {
         version: active.version.0,
         functions,

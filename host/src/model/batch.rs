@@ -1,6 +1,6 @@
 //! A write is one value: everything that must happen together, or not at all.
 
-use super::{AppId, Audit, Collection, Key, Timestamp, Value, Version};
+use super::{AppId, Audit, Collection, Key, Receipt, Timestamp, Value, Version};
 
 /// What a check or a guarded write expects of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,16 @@ pub enum Op {
         /// Its key.
         key: Key,
     },
+    /// Adds to an entry that holds a JSON integer; an absent one counts as 0. When
+    /// the entry expires stays as it is.
+    Increment {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// How much is added.
+        delta: i64,
+    },
 }
 
 impl Op {
@@ -63,7 +73,10 @@ impl Op {
             Op::Set {
                 collection, key, ..
             }
-            | Op::Delete { collection, key } => (collection, key),
+            | Op::Delete { collection, key }
+            | Op::Increment {
+                collection, key, ..
+            } => (collection, key),
         }
     }
 }
@@ -82,6 +95,36 @@ pub struct WriteBatch {
     pub ops: Vec<Op>,
     /// Written in the same transaction; for changes that an administrator makes.
     pub audit: Option<Box<Audit>>,
+    /// How many handlers stand between a call and this write: the depth of the
+    /// event that is being handled, 0 outside a handler.
+    pub depth: u32,
+    /// The delivery that is done with this write. Unless its lease still holds,
+    /// nothing is written.
+    pub acknowledge: Option<Box<Receipt>>,
+}
+
+impl WriteBatch {
+    /// A batch that does nothing yet.
+    pub fn new(app_id: AppId, now: Timestamp) -> WriteBatch {
+        WriteBatch {
+            app_id,
+            now,
+            checks: Vec::new(),
+            ops: Vec::new(),
+            audit: None,
+            depth: 0,
+            acknowledge: None,
+        }
+    }
+}
+
+/// What a batch did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// One for each operation.
+    pub applied: Vec<Applied>,
+    /// How many deliveries it made.
+    pub deliveries: u64,
 }
 
 /// What an operation of a batch did.
@@ -93,5 +136,12 @@ pub enum Applied {
     Deleted {
         /// True if there was an entry that had not expired.
         existed: bool,
+    },
+    /// The entry was added to.
+    Incremented {
+        /// Its new version.
+        version: Version,
+        /// What it holds now.
+        value: i64,
     },
 }

@@ -35,6 +35,16 @@ pub enum Subject {
     TokenName,
     /// A token's scopes.
     Scopes,
+    /// A trigger's name.
+    Trigger,
+    /// Keys that are asked for together.
+    Keys,
+    /// A batch of checks and operations.
+    Batch,
+    /// The answer to a request.
+    Answer,
+    /// What a transaction has written so far.
+    Transaction,
 }
 
 impl Subject {
@@ -54,7 +64,12 @@ impl Subject {
             | Subject::Function
             | Subject::Output
             | Subject::TokenName
-            | Subject::Scopes => false,
+            | Subject::Scopes
+            | Subject::Trigger
+            | Subject::Keys
+            | Subject::Batch
+            | Subject::Answer
+            | Subject::Transaction => false,
         }
     }
 }
@@ -77,6 +92,11 @@ impl std::fmt::Display for Subject {
             Subject::Module => "module",
             Subject::TokenName => "token name",
             Subject::Scopes => "list of scopes",
+            Subject::Trigger => "trigger name",
+            Subject::Keys => "list of keys",
+            Subject::Batch => "batch",
+            Subject::Answer => "answer",
+            Subject::Transaction => "transaction",
         })
     }
 }
@@ -133,6 +153,40 @@ pub enum Invalid {
         min: u64,
         /// The most allowed.
         max: u64,
+    },
+    /// It is over its limit, by how much is not known.
+    #[error("the {subject} is over the limit of {limit} bytes; ask for less at once")]
+    OverTogether {
+        /// What is too large.
+        subject: Subject,
+        /// The most bytes.
+        limit: u64,
+    },
+    /// There are too many of something.
+    #[error("the {subject} has {found} parts; the limit is {limit}")]
+    TooMany {
+        /// What has them.
+        subject: Subject,
+        /// How many there are.
+        found: u64,
+        /// The most allowed.
+        limit: u64,
+    },
+    /// Bytes that do not have the form that they must have.
+    #[error("the {subject} is malformed: {why}")]
+    Malformed {
+        /// What is.
+        subject: Subject,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// It is no schedule.
+    #[error("{text:?} is no schedule: {why}; a schedule is like \"*/5 * * * *\"")]
+    Schedule {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        why: String,
     },
     /// A cursor that this list did not give.
     #[error(

@@ -43,6 +43,18 @@ impl JsonText {
         JsonText(text)
     }
 
+    /// The text of an integer.
+    pub fn integer(value: i64) -> JsonText {
+        JsonText(value.to_string())
+    }
+
+    /// The integer that it is, if it is one: a number that, written out without
+    /// an exponent, has no digits after a point. So `1e2` and `1.5e1` are
+    /// integers, and `1.0` is not, on every store.
+    pub fn as_integer(&self) -> Integer {
+        integer(self.0.trim())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -52,6 +64,44 @@ impl JsonText {
     pub fn into_string(self) -> String {
         self.0
     }
+}
+
+/// What JSON is as an integer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Integer {
+    /// This one.
+    Value(i64),
+    /// One that 64 bits do not hold.
+    TooLarge,
+    /// It is no integer.
+    Not,
+}
+
+fn integer(number: &str) -> Integer {
+    let (sign, digits) = match number.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", number),
+    };
+    if !digits.starts_with(|c: char| c.is_ascii_digit()) {
+        return Integer::Not;
+    }
+    let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let exponent = exponent.strip_prefix('+').unwrap_or(exponent);
+    let zeros = exponent.parse::<i64>().unwrap_or(i64::MIN);
+    let Ok(zeros) = usize::try_from(zeros.saturating_sub(fraction.len() as i64)) else {
+        return Integer::Not;
+    };
+    let digits = format!("{whole}{fraction}");
+    let digits = digits.trim_start_matches('0');
+    if digits.is_empty() {
+        return Integer::Value(0);
+    }
+    if digits.len().saturating_add(zeros) > 19 {
+        return Integer::TooLarge;
+    }
+    let written = format!("{sign}{digits}{}", "0".repeat(zeros));
+    written.parse().map_or(Integer::TooLarge, Integer::Value)
 }
 
 fn too_large(len: u64, limit: usize) -> Result<(), Invalid> {
@@ -194,6 +244,37 @@ impl<'de> Visitor<'de> for Storable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integers_are_told_from_other_numbers() {
+        for (text, value) in [
+            ("0", 0),
+            ("-0", 0),
+            ("7", 7),
+            ("-7", -7),
+            ("1e2", 100),
+            ("1.5e1", 15),
+            ("-2E+3", -2000),
+            ("0e400", 0),
+            ("9223372036854775807", i64::MAX),
+            ("-9223372036854775808", i64::MIN),
+        ] {
+            assert_eq!(integer(text), Integer::Value(value), "{text}");
+        }
+        for text in [
+            "1.0", "1.5", "1.50e1", "10e-1", "true", "null", "\"1\"", "[1]", "{}",
+        ] {
+            assert_eq!(integer(text), Integer::Not, "{text}");
+        }
+        for text in [
+            "9223372036854775808",
+            "-9223372036854775809",
+            "1e19",
+            "1e300",
+        ] {
+            assert_eq!(integer(text), Integer::TooLarge, "{text}");
+        }
+    }
 
     fn parse(text: &str) -> Result<JsonText, Invalid> {
         JsonText::parse(text.as_bytes().to_vec(), 1000)

@@ -31,8 +31,25 @@ pub(super) fn text(bytes: Vec<u8>, subject: Subject, limit: usize) -> Result<Str
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $subject:expr, $limit:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(
+            Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+        )]
+        #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
+
+        impl TryFrom<String> for $name {
+            type Error = Invalid;
+
+            fn try_from(text: String) -> Result<$name, Invalid> {
+                $name::parse(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
 
         impl $name {
             /// Parses a name from bytes.

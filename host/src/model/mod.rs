@@ -5,6 +5,7 @@ mod access;
 mod app;
 mod batch;
 mod cursor;
+mod delivery;
 mod entry;
 mod error;
 mod json;
@@ -14,19 +15,29 @@ mod limits;
 mod list;
 mod plugin;
 mod registry;
+mod schedule;
 mod token;
+mod trigger;
 
 pub use access::{Capability, Principal, Scope, UnknownScope};
 pub use app::{App, AppId, AppName, AppSettings, Quota, Resource, Usage};
-pub use batch::{Applied, Check, Expect, Op, WriteBatch};
+pub use batch::{Applied, Check, Committed, Expect, Op, WriteBatch};
 pub use cursor::{Cursor, CursorKey};
+pub use delivery::{
+    Claim, DEPTH_MAX, DeadLetter, DeadReason, Delivery, DeliveryState, DeliveryStep, Event, Failed,
+    Happening, Letters, Place, Queue, Receipt, Tick, Verdict, chain_of,
+};
 pub use entry::{Entry, Timestamp, Value, Version};
 pub use error::{Invalid, Subject};
-pub use json::JsonText;
+pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
 pub use level::Level;
 pub use limits::Limits;
 pub use list::{KeyRange, ListQuery, Page};
 pub use plugin::{ActivePlugin, Digest, Exports, Plugin, PluginVersion};
 pub use registry::{Audit, Change, Changed, NewPlugin};
+pub use schedule::Schedule;
 pub use token::{BearerToken, SecretHash, Token, TokenId, TokenSecret};
+pub use trigger::{
+    Changes, DeclaredTrigger, FAILURES_MAX, Origin, Pause, Policy, Trigger, TriggerName, Watch,
+};

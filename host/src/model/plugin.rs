@@ -1,6 +1,6 @@
 //! Versions of an app's plugin.
 
-use super::Timestamp;
+use super::{DeclaredTrigger, Timestamp};
 use std::fmt;
 
 /// The number of a plugin version within its app: 1, 2, 3, ... A number is never
@@ -54,6 +54,9 @@ pub struct Exports {
     /// The export that answers HTTP requests, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<String>,
+    /// What calls its handlers, while it is the active version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub triggers: Vec<DeclaredTrigger>,
 }
 
 /// A stored version of an app's plugin, without its module's bytes.

@@ -1,7 +1,8 @@
 //! Changes that administrators make, and the record of each.
 
 use super::{
-    App, AppId, AppName, AppSettings, Digest, Exports, PluginVersion, Timestamp, Token, TokenId,
+    App, AppId, AppName, AppSettings, Digest, Exports, Letters, PluginVersion, Timestamp, Token,
+    TokenId, Trigger, TriggerName,
 };
 use std::borrow::Cow;
 use uuid::Uuid;
@@ -48,6 +49,48 @@ pub enum Change {
         /// The token.
         token: TokenId,
     },
+    /// Makes a trigger, or replaces the one of its name.
+    SetTrigger {
+        /// The app.
+        app: AppId,
+        /// The trigger.
+        trigger: Trigger,
+    },
+    /// Removes a trigger. Deliveries that it has made stay.
+    DeleteTrigger {
+        /// The app.
+        app: AppId,
+        /// The trigger.
+        trigger: TriggerName,
+    },
+    /// Lets a trigger's deliveries wait, or go on.
+    PauseTrigger {
+        /// The app.
+        app: AppId,
+        /// The trigger.
+        trigger: TriggerName,
+        /// Whether they wait.
+        paused: bool,
+    },
+    /// Makes deliveries of dead letters again, the oldest first, and removes the
+    /// letters.
+    Replay {
+        /// The app.
+        app: AppId,
+        /// Which letters.
+        letters: Letters,
+        /// The most letters.
+        limit: u32,
+    },
+    /// Removes dead letters, the oldest first.
+    Discard {
+        /// The app.
+        app: AppId,
+        /// Which letters.
+        letters: Letters,
+        /// The most letters.
+        limit: u32,
+    },
 }
 
 /// A plugin version to add.
@@ -85,6 +128,8 @@ pub enum Changed {
     Nothing,
     /// The plugin version that was added or made active.
     Plugin(PluginVersion),
+    /// So many dead letters were replayed or discarded; at least one.
+    Letters(u64),
 }
 
 /// Who did what, when, on whose request. One row of the audit log.

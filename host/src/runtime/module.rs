@@ -96,6 +96,7 @@ impl CompiledPlugin {
         Exports {
             functions: self.functions.keys().cloned().collect(),
             http: self.http.as_ref().map(|(name, _)| name.clone()),
+            triggers: Vec::new(),
         }
     }
 

@@ -185,7 +185,7 @@ impl Admin {
         let audit = actor.audit("app.delete", Some(app), Timestamp::now(), json!({}));
         match self.store.change(Change::DeleteApp(app.id), audit).await? {
             Changed::Nothing => Err(ServiceError::AppNotFound),
-            Changed::Done | Changed::Plugin(_) => Ok(()),
+            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(()),
         }
     }
 
@@ -284,7 +284,7 @@ impl Admin {
         };
         match self.store.change(change, audit).await? {
             Changed::Nothing => Err(ServiceError::PluginNotFound(version)),
-            Changed::Done | Changed::Plugin(_) => Ok(()),
+            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(()),
         }
     }
 
@@ -295,9 +295,9 @@ impl Admin {
     ) -> Result<PluginVersion, ServiceError> {
         match self.store.change(change, audit).await? {
             Changed::Plugin(version) => Ok(version),
-            Changed::Done | Changed::Nothing => Err(ServiceError::Internal(StoreError::Failed(
-                "the store did not say which plugin version it changed".into(),
-            ))),
+            Changed::Done | Changed::Nothing | Changed::Letters(_) => Err(ServiceError::Internal(
+                StoreError::Failed("the store did not say which plugin version it changed".into()),
+            )),
         }
     }
 

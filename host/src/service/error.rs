@@ -1,6 +1,6 @@
 //! Refusals and failures, sorted by blame.
 
-use crate::model::{AppName, Capability, Invalid, PluginVersion, Resource, Scope};
+use crate::model::{AppName, Capability, Invalid, PluginVersion, Resource, Scope, Subject};
 use crate::store::StoreError;
 use thiserror::Error;
 
@@ -16,7 +16,25 @@ pub enum ServiceError {
     Denied(Capability),
     /// The entry was not as the write expected; nothing was written.
     #[error("the entry does not have the version that the write expects; nothing was written")]
-    Conflict,
+    Conflict {
+        /// The positions of the checks that failed.
+        failed: Vec<usize>,
+    },
+    /// An increment of what is no integer; nothing was written.
+    #[error("the entry holds no JSON integer to add to; nothing was written")]
+    NotInteger,
+    /// An increment beyond 64 bits; nothing was written.
+    #[error("the sum is out of the range of 64 bits; nothing was written")]
+    Overflow,
+    /// The delivery was claimed by somebody else since; nothing was written.
+    #[error("the delivery's lease has run out; nothing was written")]
+    LeaseLost,
+    /// The app has no trigger of this name.
+    #[error("the app has no such trigger")]
+    TriggerNotFound,
+    /// The app has no such dead letter.
+    #[error("the app has no such dead letter; it was replayed or discarded, or has grown too old")]
+    DeadLetterNotFound,
     /// The app's quota is used up; nothing was written.
     #[error(
         "the app's quota of {limit} {resource} has no room for this write; \
@@ -69,7 +87,15 @@ impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> ServiceError {
         match error {
             StoreError::AppNotFound => ServiceError::AppNotFound,
-            StoreError::Conflict { .. } => ServiceError::Conflict,
+            StoreError::Conflict { failed } => ServiceError::Conflict { failed },
+            StoreError::NotInteger { .. } => ServiceError::NotInteger,
+            StoreError::Overflow { .. } => ServiceError::Overflow,
+            StoreError::LeaseLost => ServiceError::LeaseLost,
+            StoreError::TriggerNotFound => ServiceError::TriggerNotFound,
+            StoreError::AnswerTooLarge { limit } => ServiceError::Invalid(Invalid::OverTogether {
+                subject: Subject::Answer,
+                limit: limit as u64,
+            }),
             StoreError::Quota { resource, limit } => ServiceError::Quota { resource, limit },
             StoreError::Unavailable(_) => ServiceError::Unavailable(error),
             StoreError::Full(_) => ServiceError::Full(error),

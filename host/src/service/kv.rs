@@ -1,69 +1,10 @@
-//! The key-value service: the script gate, validation, and one batch to the store.
+//! The key-value service as its callers see it.
 
-use super::{Actor, Events, ServiceError};
-use crate::metrics::Metrics;
+use super::{Caller, ServiceError};
 use crate::model::{
-    App, AppId, Applied, Audit, Capability, Check, Collection, Cursor, CursorKey, Entry, Expect,
-    Invalid, Key, KeyRange, Limits, ListQuery, Op, Principal, Subject, Timestamp, Value, Version,
-    WriteBatch,
+    Applied, Check, Collection, Cursor, Entry, Expect, Key, KeyRange, Receipt, Value, Version,
 };
-use crate::store::{Store, StoreError};
 use async_trait::async_trait;
-use serde_json::json;
-use std::sync::Arc;
-use std::time::Instant;
-
-/// On whose behalf a call is made. The host builds it before a guest runs;
-/// nothing that a guest says changes it.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    app: AppId,
-    cursor_key: CursorKey,
-    principal: Option<Principal>,
-    /// Whose writes are written down, and the app's name with them.
-    audited: Option<Arc<(Actor, App)>>,
-}
-
-impl Caller {
-    /// A call for `app` by `principal`, or a public call if there is none.
-    pub fn new(app: &App, principal: Option<Principal>) -> Caller {
-        Caller {
-            app: app.id,
-            cursor_key: app.cursor_key.clone(),
-            principal,
-            audited: None,
-        }
-    }
-
-    /// An administrator's own call. Each write leaves an audit row.
-    pub fn administrator(app: &App, actor: &Actor) -> Caller {
-        Caller {
-            audited: Some(Arc::new((actor.clone(), app.clone()))),
-            ..Caller::new(app, Some(actor.principal().clone()))
-        }
-    }
-
-    /// The app whose rows the call touches.
-    pub fn app(&self) -> AppId {
-        self.app
-    }
-
-    /// The principal; none for a public call.
-    pub fn principal(&self) -> Option<&Principal> {
-        self.principal.as_ref()
-    }
-
-    /// The script gate. With a principal, each call needs its capability.
-    /// Without one, the plugin itself is the gate: it chose to do this for the
-    /// public. Isolation between apps does not depend on it.
-    fn gate(&self, capability: Capability) -> Result<(), ServiceError> {
-        match &self.principal {
-            None => Ok(()),
-            Some(principal) if principal.holds(capability) => Ok(()),
-            Some(_) => Err(ServiceError::Denied(capability)),
-        }
-    }
-}
 
 /// A write of one entry.
 #[derive(Debug, Clone)]
@@ -79,6 +20,55 @@ pub struct Write {
     /// What the entry must be like; otherwise nothing is written.
     pub expect: Option<Expect>,
 }
+
+/// Checks and operations that take effect together or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// What must hold before.
+    pub checks: Vec<Check>,
+    /// What is done, in this order.
+    pub operations: Vec<Operation>,
+    /// The delivery that is done with it.
+    pub acknowledge: Option<Box<Receipt>>,
+}
+
+/// One change of a batch.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    /// Writes an entry.
+    Set {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// Its new value.
+        value: Value,
+        /// The entry is absent this many milliseconds from now; at least 1.
+        ttl_ms: Option<u64>,
+    },
+    /// Removes an entry, if there is one.
+    Delete {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+    },
+    /// Adds to an entry that holds a JSON integer; an absent one counts as 0.
+    Increment {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// How much is added.
+        delta: i64,
+    },
+}
+
+/// The most checks and operations of a batch together, and the most keys that are
+/// asked for at once.
+pub const BATCH_MAX: usize = 1_000;
+/// The most bytes of a batch, and of the values that are asked for at once.
+pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What is asked of a list.
 #[derive(Debug, Clone)]
@@ -145,6 +135,17 @@ pub trait Kv: Send + Sync {
         key: &Key,
     ) -> Result<bool, ServiceError>;
 
+    /// Entries in the order of their keys, all as they were at one moment.
+    ///
+    /// # Errors
+    /// As [`get`](Kv::get), and [`ServiceError::Invalid`] for more than
+    /// [`BATCH_MAX`] keys, or more than [`BATCH_BYTES_MAX`] bytes of values.
+    async fn get_many(
+        &self,
+        caller: &Caller,
+        keys: &[(Collection, Key)],
+    ) -> Result<Vec<Option<Entry>>, ServiceError>;
+
     /// A page of a collection.
     ///
     /// # Errors
@@ -188,249 +189,25 @@ pub trait Kv: Send + Sync {
         key: Key,
         expect: Option<Expect>,
     ) -> Result<bool, ServiceError>;
-}
 
-/// [`Kv`] over a [`Store`].
-pub struct KvService {
-    store: Arc<dyn Store>,
-    events: Arc<dyn Events>,
-    metrics: Metrics,
-    page_entries: u32,
-    page_bytes: usize,
-}
-
-impl KvService {
-    /// A service over `store` that tells `events` of each commit.
-    pub fn new(
-        store: Arc<dyn Store>,
-        events: Arc<dyn Events>,
-        metrics: Metrics,
-        limits: &Limits,
-    ) -> KvService {
-        KvService {
-            metrics,
-            store,
-            events,
-            page_entries: limits.page_entries,
-            page_bytes: limits.page_bytes,
-        }
-    }
-
-    /// Commits one operation, guarded by what is expected of its entry.
-    async fn write(
-        &self,
-        caller: &Caller,
-        now: Timestamp,
-        op: Op,
-        expect: Option<Expect>,
-    ) -> Result<Applied, ServiceError> {
-        let (collection, key) = op.address();
-        let checks = expect.map(|expect| Check {
-            collection: collection.clone(),
-            key: key.clone(),
-            expect,
-        });
-        let batch = WriteBatch {
-            app_id: caller.app,
-            now,
-            checks: checks.into_iter().collect(),
-            audit: audit_row(caller, now, std::slice::from_ref(&op)),
-            ops: vec![op],
-        };
-        match self.commit(batch).await?.as_slice() {
-            [applied] => Ok(*applied),
-            _ => Err(broken_store()),
-        }
-    }
-
-    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, ServiceError> {
-        let app = batch.app_id;
-        let applied = self.timed("commit", self.store.commit(batch)).await?;
-        self.events.committed(app);
-        Ok(applied)
-    }
-
-    async fn timed<T>(&self, operation: &'static str, work: impl Future<Output = T>) -> T {
-        let start = Instant::now();
-        let result = work.await;
-        self.metrics.store(operation, start.elapsed());
-        result
-    }
-
-    /// The operation of a write, if it is a valid one.
-    fn set_op(now: Timestamp, write: Write) -> Result<Op, Invalid> {
-        if write.ttl_ms == Some(0) {
-            return Err(Invalid::OutOfRange {
-                subject: Subject::TimeToLive,
-                found: 0,
-                min: 1,
-                max: u64::MAX,
-            });
-        }
-        Ok(Op::Set {
-            collection: write.collection,
-            key: write.key,
-            value: write.value,
-            expires_at: write.ttl_ms.map(|ttl| now.plus_ms(ttl)),
-        })
-    }
-}
-
-/// What is written down of an administrator's write: which entry, or how many,
-/// and never a value.
-fn audit_row(caller: &Caller, now: Timestamp, ops: &[Op]) -> Option<Box<Audit>> {
-    let (actor, app) = &**caller.audited.as_ref()?;
-    let (action, detail) = match ops {
-        [op] => {
-            let (collection, key) = op.address();
-            let action = match op {
-                Op::Set { .. } => "kv.set",
-                Op::Delete { .. } => "kv.delete",
-            };
-            (
-                action,
-                json!({ "collection": collection.as_str(), "key": key.as_str() }),
-            )
-        }
-        ops => ("kv.import", json!({ "entries": ops.len() })),
-    };
-    Some(Box::new(actor.audit(action, Some(app), now, detail)))
-}
-
-/// A store answered with something else than it was asked for.
-fn broken_store() -> ServiceError {
-    ServiceError::Internal(StoreError::Failed(
-        "the store did not answer one result for one operation".into(),
-    ))
-}
-
-#[async_trait]
-impl Kv for KvService {
-    async fn get(
-        &self,
-        caller: &Caller,
-        collection: &Collection,
-        key: &Key,
-    ) -> Result<Option<Entry>, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app))?;
-        let now = Timestamp::now();
-        let get = self.store.get(caller.app, collection, key, now);
-        Ok(self.timed("get", get).await?)
-    }
-
-    async fn has(
-        &self,
-        caller: &Caller,
-        collection: &Collection,
-        key: &Key,
-    ) -> Result<bool, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app))?;
-        let now = Timestamp::now();
-        let has = self.store.has(caller.app, collection, key, now);
-        Ok(self.timed("has", has).await?)
-    }
-
-    async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app))?;
-        let limit = list.limit.unwrap_or(self.page_entries);
-        if !(1..=self.page_entries).contains(&limit) {
-            return Err(ServiceError::Invalid(Invalid::OutOfRange {
-                subject: Subject::PageLimit,
-                found: limit.into(),
-                min: 1,
-                max: self.page_entries.into(),
-            }));
-        }
-        let List {
-            collection,
-            range,
-            reverse,
-            ..
-        } = list;
-        let rest = match &list.cursor {
-            None => range.clone(),
-            Some(cursor) => {
-                let key = cursor.open(&caller.cursor_key, &collection, &range, reverse)?;
-                range.clone().after(&key, reverse)
-            }
-        };
-        let query = ListQuery {
-            collection,
-            range: rest,
-            reverse,
-            with_values: list.with_values,
-            limit,
-            bytes_max: self.page_bytes,
-        };
-        let list = self.store.list(caller.app, &query, Timestamp::now());
-        let page = self.timed("list", list).await?;
-        let cursor = match page.entries.last() {
-            Some((key, _)) if page.more => Some(Cursor::seal(
-                &caller.cursor_key,
-                &query.collection,
-                &range,
-                reverse,
-                key,
-            )),
-            _ => None,
-        };
-        Ok(Listing {
-            entries: page.entries,
-            cursor,
-        })
-    }
-
-    async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app))?;
-        let now = Timestamp::now();
-        let expect = write.expect;
-        let op = KvService::set_op(now, write)?;
-        match self.write(caller, now, op, expect).await? {
-            Applied::Set(version) => Ok(version),
-            Applied::Deleted { .. } => Err(broken_store()),
-        }
-    }
-
-    async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app))?;
-        let now = Timestamp::now();
-        let ops = writes
-            .into_iter()
-            .map(|write| KvService::set_op(now, write));
-        let ops = ops.collect::<Result<Vec<_>, _>>()?;
-        let batch = WriteBatch {
-            app_id: caller.app,
-            now,
-            checks: Vec::new(),
-            audit: audit_row(caller, now, &ops),
-            ops,
-        };
-        self.commit(batch).await.map(drop)
-    }
-
-    async fn collections(
-        &self,
-        caller: &Caller,
-        after: Option<&Collection>,
-        limit: u32,
-    ) -> Result<Vec<Collection>, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app))?;
-        let collections = self.store.collections(caller.app, after, limit);
-        Ok(self.timed("collections", collections).await?)
-    }
-
-    async fn delete(
+    /// Adds to an entry that holds a JSON integer, and returns its new version and
+    /// what it holds now. An absent entry counts as 0.
+    ///
+    /// # Errors
+    /// As [`set`](Kv::set), [`ServiceError::NotInteger`], [`ServiceError::Overflow`].
+    async fn increment(
         &self,
         caller: &Caller,
         collection: Collection,
         key: Key,
-        expect: Option<Expect>,
-    ) -> Result<bool, ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app))?;
-        let op = Op::Delete { collection, key };
-        match self.write(caller, Timestamp::now(), op, expect).await? {
-            Applied::Deleted { existed } => Ok(existed),
-            Applied::Set(_) => Err(broken_store()),
-        }
-    }
+        delta: i64,
+    ) -> Result<(Version, i64), ServiceError>;
+
+    /// Carries out a batch and answers one [`Applied`] for each operation.
+    ///
+    /// # Errors
+    /// As [`increment`](Kv::increment), and [`ServiceError::Invalid`] for more than
+    /// [`BATCH_MAX`] checks and operations; [`ServiceError::Conflict`] names the
+    /// checks that failed; [`ServiceError::LeaseLost`].
+    async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError>;
 }

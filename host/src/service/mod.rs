@@ -4,9 +4,11 @@
 mod actor;
 mod admin;
 mod admission;
+mod caller;
 mod error;
 mod events;
 mod kv;
+mod kv_service;
 mod logs;
 mod noop;
 mod tokens;
@@ -17,9 +19,12 @@ pub use actor::Actor;
 pub use admin::Admin;
 pub(crate) use admin::new_app;
 pub use admission::{Admission, Pass, Refusal};
+pub use caller::Caller;
 pub use error::ServiceError;
+pub(crate) use events::StoredDeadLetters;
 pub use events::{DeadLetters, Events};
-pub use kv::{Caller, Kv, KvService, List, Listing, Write};
+pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
+pub use kv_service::KvService;
 pub use logs::{LogRecord, LogSource, Logs};
 pub use tokens::{NewToken, Unauthenticated};
 

@@ -1,9 +1,10 @@
 //! The bundle of no-ops.
 
-use super::{Caller, DeadLetters, Events, Kv, List, Listing, ServiceError, Write};
-use crate::model::{AppId, Collection, Entry, Expect, Key, Version};
+use super::{Batch, Caller, DeadLetters, Events, Kv, List, Listing, ServiceError, Write};
+use crate::model::{AppId, Applied, Collection, DeadLetter, Entry, Expect, Key, Version};
 use crate::store::StoreError;
 use async_trait::async_trait;
+use uuid::Uuid;
 
 /// Finds nothing and keeps nothing.
 pub(super) struct Noop;
@@ -27,6 +28,14 @@ impl Kv for Noop {
 
     async fn has(&self, _: &Caller, _: &Collection, _: &Key) -> Result<bool, ServiceError> {
         Ok(false)
+    }
+
+    async fn get_many(
+        &self,
+        _: &Caller,
+        keys: &[(Collection, Key)],
+    ) -> Result<Vec<Option<Entry>>, ServiceError> {
+        Ok(keys.iter().map(|_| None).collect())
     }
 
     async fn list(&self, _: &Caller, _: List) -> Result<Listing, ServiceError> {
@@ -62,6 +71,20 @@ impl Kv for Noop {
     ) -> Result<bool, ServiceError> {
         Err(no_store())
     }
+
+    async fn increment(
+        &self,
+        _: &Caller,
+        _: Collection,
+        _: Key,
+        _: i64,
+    ) -> Result<(Version, i64), ServiceError> {
+        Err(no_store())
+    }
+
+    async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {
+        Err(no_store())
+    }
 }
 
 impl Events for Noop {
@@ -70,7 +93,12 @@ impl Events for Noop {
 
 #[async_trait]
 impl DeadLetters for Noop {
-    async fn count(&self, _: AppId) -> Result<u64, ServiceError> {
-        Ok(0)
+    async fn list(
+        &self,
+        _: &Caller,
+        _: Option<Uuid>,
+        _: u32,
+    ) -> Result<Vec<DeadLetter>, ServiceError> {
+        Ok(Vec::new())
     }
 }

@@ -129,7 +129,7 @@ impl Admin {
         };
         match self.store.change(change, audit).await? {
             Changed::Nothing => Err(ServiceError::TokenNotFound),
-            Changed::Done | Changed::Plugin(_) => Ok(()),
+            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(()),
         }
     }
 
@@ -153,7 +153,7 @@ impl Admin {
         // Another host may be faster: then the identity is taken.
         match self.store.change(Change::CreateToken(token), audit).await? {
             Changed::Nothing => Ok(None),
-            Changed::Done | Changed::Plugin(_) => Ok(Some(bearer)),
+            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(Some(bearer)),
         }
     }
 }

@@ -18,6 +18,31 @@ pub enum StoreError {
         /// The positions in [`WriteBatch::checks`](crate::model::WriteBatch::checks).
         failed: Vec<usize>,
     },
+    /// An increment of what is no integer; nothing was written.
+    #[error("operation {at} of the batch adds to a value that is no integer")]
+    NotInteger {
+        /// Its position in [`WriteBatch::ops`](crate::model::WriteBatch::ops).
+        at: usize,
+    },
+    /// An increment beyond 64 bits; nothing was written.
+    #[error("operation {at} of the batch takes an integer out of the range of 64 bits")]
+    Overflow {
+        /// Its position in [`WriteBatch::ops`](crate::model::WriteBatch::ops).
+        at: usize,
+    },
+    /// The delivery that a batch acknowledges was claimed by somebody else since,
+    /// or is done; nothing was written.
+    #[error("the lease of the delivery has run out")]
+    LeaseLost,
+    /// The values that were asked for are too large together.
+    #[error("the values are over {limit} bytes together")]
+    AnswerTooLarge {
+        /// The most bytes.
+        limit: usize,
+    },
+    /// The app has no trigger of this name.
+    #[error("the app has no such trigger")]
+    TriggerNotFound,
     /// The app's quota does not have room for the batch; nothing was written.
     #[error("the app's quota of {limit} {resource} is used up")]
     Quota {

@@ -6,17 +6,20 @@
 
 mod error;
 mod memory;
+mod outbox;
 mod postgres;
 mod registry;
 mod sqlite;
+mod sum;
 
 use crate::model::{
-    App, AppId, AppName, Applied, Collection, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
 
 pub use error::StoreError;
 pub use memory::MemoryStore;
+pub use outbox::Outbox;
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::Registry;
 pub use sqlite::{SqliteOptions, SqliteStore};
@@ -28,7 +31,7 @@ pub use sqlite::{SqliteOptions, SqliteStore};
 /// - [`commit`](Store::commit) is atomic, and durable when it returns.
 /// - Keys compare bytewise.
 #[async_trait]
-pub trait Store: Registry + Send + Sync + 'static {
+pub trait Store: Registry + Outbox + Send + Sync + 'static {
     /// Creates an app, without an audit row.
     ///
     /// # Errors
@@ -37,6 +40,9 @@ pub trait Store: Registry + Send + Sync + 'static {
 
     /// The app of that name, if there is one.
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;
+
+    /// The app of that identity, if there is one.
+    async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError>;
 
     /// Up to `limit` apps in the order of their names, after `after` if given.
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError>;
@@ -63,6 +69,20 @@ pub trait Store: Registry + Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
+    /// Entries in the order of their keys' places in `keys`, all as they were at
+    /// one moment. A key may be asked for twice.
+    ///
+    /// # Errors
+    /// [`StoreError::AnswerTooLarge`] when the values are over `bytes_max`
+    /// together. They are not read then.
+    async fn get_many(
+        &self,
+        app: AppId,
+        keys: &[(Collection, Key)],
+        now: Timestamp,
+        bytes_max: usize,
+    ) -> Result<Vec<Option<Entry>>, StoreError>;
+
     /// One page of a collection. Its cost does not depend on how far into the
     /// collection it lies.
     async fn list(&self, app: AppId, query: &ListQuery, now: Timestamp)
@@ -78,15 +98,21 @@ pub trait Store: Registry + Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError>;
 
-    /// Applies a batch as a whole and answers one [`Applied`] for each operation.
+    /// Applies a batch as a whole, answers one [`Applied`](crate::model::Applied)
+    /// for each operation, and makes a delivery for each trigger that a change
+    /// fires. Writing an entry that then has expired is a change; deleting one that
+    /// is absent is none.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] with the failed checks, [`StoreError::AppNotFound`],
+    /// [`StoreError::Conflict`] with the failed checks, [`StoreError::LeaseLost`]
+    /// if the delivery that it acknowledges is no longer its own,
+    /// [`StoreError::NotInteger`] and [`StoreError::Overflow`] of an increment,
+    /// [`StoreError::AppNotFound`],
     /// [`StoreError::Quota`] if the app would then use more than before of
     /// something that it has not enough of, [`StoreError::Full`];
     /// after any error nothing of the batch is there, except after
     /// [`StoreError::Unavailable`], when a lost connection can hide a success.
-    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError>;
+    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError>;
 
     /// Whether the store can be reached.
     async fn ping(&self) -> Result<(), StoreError>;

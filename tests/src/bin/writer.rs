@@ -46,11 +46,8 @@ async fn write(store: Arc<dyn Store>, app: AppId, next: Arc<AtomicU64>) {
             expires_at: None,
         });
         let batch = WriteBatch {
-            app_id: app,
-            now: Timestamp::now(),
-            checks: Vec::new(),
             ops: ops.into(),
-            audit: None,
+            ..WriteBatch::new(app, Timestamp::now())
         };
         store.commit(batch).await.unwrap();
         let mut out = std::io::stdout().lock();

@@ -140,11 +140,9 @@ impl Tenant {
     /// A write of this app, without an audit row.
     pub fn batch(&self, checks: Vec<Check>, ops: Vec<Op>) -> WriteBatch {
         WriteBatch {
-            app_id: self.id,
-            now: self.now,
             checks,
             ops,
-            audit: None,
+            ..WriteBatch::new(self.id, self.now)
         }
     }
 
@@ -154,7 +152,8 @@ impl Tenant {
         checks: Vec<Check>,
         ops: Vec<Op>,
     ) -> Result<Vec<Applied>, StoreError> {
-        self.store.commit(self.batch(checks, ops)).await
+        let committed = self.store.commit(self.batch(checks, ops)).await;
+        committed.map(|committed| committed.applied)
     }
 
     /// Commits what must succeed.
@@ -331,7 +330,7 @@ pub fn new_plugin(app: AppId, wasm: &str, activate: bool) -> NewPlugin {
         wasm: wasm.as_bytes().into(),
         exports: Exports {
             functions: vec![wasm.to_owned()],
-            http: None,
+            ..Exports::default()
         },
         activate,
     }

@@ -91,6 +91,7 @@ pub async fn a_version_is_read_back(kit: Kit) {
     let exports = Exports {
         functions: vec!["add".into(), "ä'\"\\".into(), String::new(), "add-2".into()],
         http: Some("handle".to_owned()),
+        ..Exports::default()
     };
     let large = NewPlugin {
         wasm: bytes.clone().into(),

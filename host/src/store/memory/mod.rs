@@ -1,14 +1,17 @@
 //! A store in memory, for tests and for trying things out.
 
+mod outbox;
 mod registry;
+mod write;
 
 use super::{Store, StoreError};
 use crate::model::{
-    App, AppId, AppName, Applied, Audit, Change, Changed, Check, Collection, Digest, Entry, Expect,
-    Key, KeyRange, ListQuery, Op, Page, Plugin, PluginVersion, Quota, Resource, Timestamp, Token,
-    TokenId, Usage, Value, Version, WriteBatch,
+    App, AppId, AppName, Audit, Change, Changed, Collection, Committed, DeadLetter, Digest, Entry,
+    Key, KeyRange, ListQuery, Page, Plugin, PluginVersion, Timestamp, Token, TokenId, Trigger,
+    TriggerName, Usage, WriteBatch,
 };
 use async_trait::async_trait;
+use outbox::Row;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -43,6 +46,10 @@ struct Tenant {
     usage: Usage,
     plugins: BTreeMap<PluginVersion, Plugin>,
     last_plugin: u32,
+    triggers: BTreeMap<TriggerName, Trigger>,
+    /// By trigger, chain and number, as the other stores keep them.
+    deliveries: BTreeMap<(TriggerName, i64, i64), Row>,
+    dead_letters: BTreeMap<Uuid, DeadLetter>,
 }
 
 type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;
@@ -81,6 +88,11 @@ impl Store for MemoryStore {
         Ok(id
             .and_then(|id| state.apps.get(id))
             .map(|tenant| tenant.app.clone()))
+    }
+
+    async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
+        let state = self.state.read();
+        Ok(state.apps.get(&app).map(|tenant| tenant.app.clone()))
     }
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
@@ -123,6 +135,24 @@ impl Store for MemoryStore {
         let state = self.state.read();
         let collections = state.apps.get(&app).map(|tenant| &tenant.entries);
         Ok(collections.is_some_and(|all| find(all, collection, key, now).is_some()))
+    }
+
+    async fn get_many(
+        &self,
+        app: AppId,
+        keys: &[(Collection, Key)],
+        now: Timestamp,
+        bytes_max: usize,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        let state = self.state.read();
+        let collections = state.apps.get(&app).map(|tenant| &tenant.entries);
+        let find = |(collection, key): &(Collection, Key)| find(collections?, collection, key, now);
+        let found: Vec<_> = keys.iter().map(find).collect();
+        let bytes = found.iter().flatten().map(|e| e.value.as_bytes().len());
+        if bytes.sum::<usize>() > bytes_max {
+            return Err(StoreError::AnswerTooLarge { limit: bytes_max });
+        }
+        Ok(found.into_iter().map(Option::<&Entry>::cloned).collect())
     }
 
     async fn list(
@@ -173,140 +203,13 @@ impl Store for MemoryStore {
             .collect())
     }
 
-    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
-        let mut state = self.state.write();
-        let State {
-            apps,
-            version,
-            audit,
-            ..
-        } = &mut *state;
-        let tenant = apps.get_mut(&batch.app_id).ok_or(StoreError::AppNotFound)?;
-        let failed = failed_checks(&tenant.entries, &batch.checks, batch.now);
-        if !failed.is_empty() {
-            return Err(StoreError::Conflict { failed });
-        }
-        tenant.usage = usage_after(tenant, &batch.ops)?;
-        let collections = &mut tenant.entries;
-        if let Some(row) = batch.audit {
-            audit.insert(row.id, *row);
-        }
-        // From here on nothing can fail, so there is nothing to roll back.
-        let apply = |op| match op {
-            Op::Set {
-                collection,
-                key,
-                value,
-                expires_at,
-            } => {
-                *version += 1;
-                let keys = collections.entry(collection).or_default();
-                set(keys, key, value, Version(*version), batch.now, expires_at)
-            }
-            Op::Delete { collection, key } => delete(collections, &collection, &key, batch.now),
-        };
-        Ok(batch.ops.into_iter().map(apply).collect())
+    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
+        write::commit(&mut self.state.write(), batch)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
-}
-
-fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) -> Vec<usize> {
-    let holds = |check: &Check| {
-        let Check {
-            collection,
-            key,
-            expect,
-        } = check;
-        let expect: Expect = *expect;
-        expect.holds(find(collections, collection, key, now).map(|entry| entry.version))
-    };
-    let failed = checks.iter().enumerate().filter(|(_, check)| !holds(check));
-    failed.map(|(position, _)| position).collect()
-}
-
-/// What the app uses after the operations, if its quota has room for it. A write
-/// that does not add to what is short is always taken.
-fn usage_after(tenant: &Tenant, ops: &[Op]) -> Result<Usage, StoreError> {
-    let before = tenant.usage;
-    let mut after = before;
-    // The sizes that the operations so far have left.
-    let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
-    for op in ops {
-        let (collection, key, size) = match op {
-            Op::Set {
-                collection,
-                key,
-                value,
-                ..
-            } => (collection, key, size(collection, key, value)),
-            Op::Delete { collection, key } => (collection, key, 0),
-        };
-        let stored = tenant
-            .entries
-            .get(collection)
-            .and_then(|keys| keys.get(key));
-        let stored = stored.map_or(0, |entry| self::size(collection, key, &entry.value));
-        let last = sizes.insert((collection, key), size).unwrap_or(stored);
-        after.entries = after.entries + u64::from(size > 0) - u64::from(last > 0);
-        after.bytes = after.bytes + size - last;
-    }
-    let Quota { entries, bytes } = tenant.app.settings.quota;
-    let fits = |resource, before, after, limit: Option<u64>| match limit {
-        Some(limit) if after > limit && after > before => {
-            Err(StoreError::Quota { resource, limit })
-        }
-        _ => Ok(()),
-    };
-    fits(Resource::Entries, before.entries, after.entries, entries)?;
-    fits(Resource::Bytes, before.bytes, after.bytes, bytes)?;
-    Ok(after)
-}
-
-/// The bytes of an entry as quotas count them; never 0.
-fn size(collection: &Collection, key: &Key, value: &Value) -> u64 {
-    (collection.as_str().len() + key.as_str().len() + value.as_bytes().len()) as u64
-}
-
-fn set(
-    keys: &mut BTreeMap<Key, Entry>,
-    key: Key,
-    value: Value,
-    version: Version,
-    now: Timestamp,
-    expires_at: Option<Timestamp>,
-) -> Applied {
-    let before = keys.get(&key).filter(|entry| live(entry, now));
-    let created_at = before.map_or(now, |entry| entry.created_at);
-    keys.insert(
-        key,
-        Entry {
-            value,
-            version,
-            created_at,
-            updated_at: now,
-            expires_at,
-        },
-    );
-    Applied::Set(version)
-}
-
-fn delete(
-    collections: &mut Collections,
-    collection: &Collection,
-    key: &Key,
-    now: Timestamp,
-) -> Applied {
-    let Some(keys) = collections.get_mut(collection) else {
-        return Applied::Deleted { existed: false };
-    };
-    let existed = keys.remove(key).is_some_and(|entry| live(&entry, now));
-    if keys.is_empty() {
-        collections.remove(collection);
-    }
-    Applied::Deleted { existed }
 }
 
 fn key_bounds(range: &KeyRange) -> (Bound<Key>, Bound<Key>) {

@@ -26,11 +26,28 @@ pub(super) fn change(
         Change::UpdateApp { app, settings } => state.update_app(app, settings),
         Change::DeleteApp(app) => Ok(state.delete_app(app)),
         Change::AddPlugin(plugin) => state.add_plugin(plugin, at, by),
-        Change::ActivatePlugin { app, version } => state.activate(app, version),
-        Change::RollBackPlugin(app) => state.roll_back(app),
+        Change::ActivatePlugin { app, version } => state.activate(app, version, at),
+        Change::RollBackPlugin(app) => state.roll_back(app, at),
         Change::DeletePlugin { app, version } => state.delete_plugin(app, version),
         Change::CreateToken(token) => state.create_token(token),
         Change::RevokeToken { app, token } => Ok(state.revoke_token(app, token, at)),
+        Change::SetTrigger { app, trigger } => state.set_trigger(app, trigger),
+        Change::DeleteTrigger { app, trigger } => state.delete_trigger(app, &trigger),
+        Change::PauseTrigger {
+            app,
+            trigger,
+            paused,
+        } => state.pause_trigger(app, &trigger, paused),
+        Change::Replay {
+            app,
+            letters,
+            limit,
+        } => state.replay(app, &letters, limit, at),
+        Change::Discard {
+            app,
+            letters,
+            limit,
+        } => state.discard(app, &letters, limit),
     }?;
     if let (Some(audit), false) = (audit, changed == Changed::Nothing) {
         state.audit.insert(audit.id, audit);
@@ -39,7 +56,7 @@ pub(super) fn change(
 }
 
 impl State {
-    fn tenant(&mut self, app: AppId) -> Result<&mut Tenant, StoreError> {
+    pub(super) fn tenant(&mut self, app: AppId) -> Result<&mut Tenant, StoreError> {
         self.apps.get_mut(&app).ok_or(StoreError::AppNotFound)
     }
 
@@ -53,6 +70,9 @@ impl State {
             usage: Usage::default(),
             plugins: BTreeMap::new(),
             last_plugin: 0,
+            triggers: BTreeMap::new(),
+            deliveries: BTreeMap::new(),
+            dead_letters: BTreeMap::new(),
             app,
         };
         self.apps.insert(tenant.app.id, tenant);
@@ -105,12 +125,17 @@ impl State {
         tenant.plugins.insert(version, row);
         self.modules.insert(plugin.digest, plugin.wasm);
         if plugin.activate {
-            self.activate(plugin.app, version)?;
+            self.activate(plugin.app, version, at)?;
         }
         Ok(Changed::Plugin(version))
     }
 
-    fn activate(&mut self, app: AppId, version: PluginVersion) -> Result<Changed, StoreError> {
+    fn activate(
+        &mut self,
+        app: AppId,
+        version: PluginVersion,
+        at: Timestamp,
+    ) -> Result<Changed, StoreError> {
         let tenant = self.tenant(app)?;
         let before = tenant.app.active.map(|active| active.version);
         let plugin = tenant
@@ -121,12 +146,13 @@ impl State {
         if before != Some(version) {
             plugin.replaced = before;
         }
-        let digest = plugin.digest;
+        let (digest, exports) = (plugin.digest, plugin.exports.clone());
         tenant.app.active = Some(ActivePlugin { version, digest });
+        tenant.declare(&exports, at);
         Ok(Changed::Plugin(version))
     }
 
-    fn roll_back(&mut self, app: AppId) -> Result<Changed, StoreError> {
+    fn roll_back(&mut self, app: AppId, at: Timestamp) -> Result<Changed, StoreError> {
         let tenant = self.tenant(app)?;
         let active = tenant.app.active.map(|active| active.version);
         let before = active
@@ -134,7 +160,9 @@ impl State {
             .and_then(|version| tenant.plugins.get(&version))
             .ok_or(StoreError::NothingToRollBackTo)?;
         let (version, digest) = (before.version, before.digest);
+        let exports = before.exports.clone();
         tenant.app.active = Some(ActivePlugin { version, digest });
+        tenant.declare(&exports, at);
         Ok(Changed::Plugin(version))
     }
 

@@ -38,6 +38,7 @@ impl Work for Changing<'_> {
             Change::DeletePlugin { app, version } => plugins::delete(lease, *app, *version).await,
             Change::CreateToken(token) => create_token(lease, token).await,
             Change::RevokeToken { app, token } => revoke_token(lease, *app, *token, at).await,
+            _ => Err(Stop::Refused(StoreError::Failed("not yet".into()))),
         }?;
         if let (Some(audit), false) = (self.audit, changed == Changed::Nothing) {
             write_audit(lease, audit).await?;

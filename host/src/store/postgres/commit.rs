@@ -48,6 +48,7 @@ async fn one(
 ) -> Result<Vec<Applied>, Stop> {
     let applied = match op {
         Op::Set { .. } => set(pool, write, op, expect).await?,
+        Op::Increment { .. } => Err(StoreError::Failed("not yet".into()))?,
         Op::Delete { .. } => delete(pool, write, address(op), expect).await?,
     };
     match applied {

@@ -24,7 +24,7 @@ mod usage;
 
 use super::{Store, StoreError};
 use crate::model::{
-    App, AppId, AppName, Applied, Change, Changed, Collection, Entry, Key, ListQuery, Page,
+    App, AppId, AppName, Change, Changed, Collection, Committed, Entry, Key, ListQuery, Page,
     Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
@@ -157,6 +157,79 @@ async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError>
     Err(StoreError::Failed(why.into()))
 }
 
+macro_rules! stub {
+    () => {
+        Err(StoreError::Failed("not yet".into()))
+    };
+}
+#[async_trait]
+impl super::Outbox for PostgresStore {
+    async fn triggers(&self, _: AppId) -> Result<Vec<crate::model::Trigger>, StoreError> {
+        stub!()
+    }
+    async fn due(
+        &self,
+        _: Option<&crate::model::Queue>,
+        _: Timestamp,
+        _: u32,
+    ) -> Result<Vec<crate::model::Queue>, StoreError> {
+        stub!()
+    }
+    async fn claim(
+        &self,
+        _: &crate::model::Claim,
+    ) -> Result<Vec<crate::model::Delivery>, StoreError> {
+        stub!()
+    }
+    async fn renew(&self, _: &crate::model::Receipt, _: Timestamp) -> Result<bool, StoreError> {
+        stub!()
+    }
+    async fn fail(&self, _: &crate::model::Failed) -> Result<bool, StoreError> {
+        stub!()
+    }
+    async fn deliveries(
+        &self,
+        _: AppId,
+        _: Option<&crate::model::TriggerName>,
+        _: u32,
+    ) -> Result<Vec<crate::model::Delivery>, StoreError> {
+        stub!()
+    }
+    async fn schedules(
+        &self,
+        _: Timestamp,
+        _: u32,
+    ) -> Result<Vec<(AppId, crate::model::Trigger)>, StoreError> {
+        stub!()
+    }
+    async fn tick(&self, _: &crate::model::Tick) -> Result<bool, StoreError> {
+        stub!()
+    }
+    async fn dead_letters(
+        &self,
+        _: AppId,
+        _: &crate::model::Letters,
+        _: Option<uuid::Uuid>,
+        _: u32,
+    ) -> Result<Vec<crate::model::DeadLetter>, StoreError> {
+        stub!()
+    }
+    async fn count_dead_letters(
+        &self,
+        _: AppId,
+        _: &crate::model::Letters,
+        _: u32,
+    ) -> Result<u64, StoreError> {
+        stub!()
+    }
+    async fn prune(&self, _: AppId, _: Timestamp, _: u32, _: u32) -> Result<u64, StoreError> {
+        stub!()
+    }
+    async fn sweep(&self, _: AppId, _: Timestamp, _: u32) -> Result<u64, StoreError> {
+        stub!()
+    }
+}
+
 #[async_trait]
 impl Store for PostgresStore {
     async fn create_app(&self, app: &App) -> Result<(), StoreError> {
@@ -167,6 +240,18 @@ impl Store for PostgresStore {
         read::app(&self.pool, name).await
     }
 
+    async fn app_by_id(&self, _: AppId) -> Result<Option<App>, StoreError> {
+        stub!()
+    }
+    async fn get_many(
+        &self,
+        _: AppId,
+        _: &[(Collection, Key)],
+        _: Timestamp,
+        _: usize,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        stub!()
+    }
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
         read::apps(&self.pool, after, limit).await
     }
@@ -216,8 +301,13 @@ impl Store for PostgresStore {
         read::collections(&self.pool, app, after, limit).await
     }
 
-    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
-        commit::commit(&self.pool, &batch).await
+    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
+        commit::commit(&self.pool, &batch)
+            .await
+            .map(|applied| Committed {
+                applied,
+                deliveries: 0,
+            })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -16,7 +16,10 @@ pub(super) fn address(op: &Op) -> Address<'_> {
         Op::Set {
             collection, key, ..
         }
-        | Op::Delete { collection, key } => (collection.as_str(), key.as_str()),
+        | Op::Delete { collection, key }
+        | Op::Increment {
+            collection, key, ..
+        } => (collection.as_str(), key.as_str()),
     }
 }
 
@@ -105,6 +108,7 @@ impl<'b> Plan<'b> {
         };
         let is_last = fate.last.is_some_and(|last| std::ptr::eq(last, op));
         let answer = match op {
+            Op::Increment { .. } => return,
             Op::Set { .. } if is_last => Answer::Written(at),
             Op::Set { .. } => {
                 self.draws += 1;
@@ -120,7 +124,7 @@ impl<'b> Plan<'b> {
         self.answers.push(answer);
         *left = match op {
             Op::Set { expires_at, .. } if expires_at.is_none_or(|at| at > now) => Left::Live,
-            Op::Set { .. } | Op::Delete { .. } => Left::Absent,
+            Op::Set { .. } | Op::Delete { .. } | Op::Increment { .. } => Left::Absent,
         };
         fate.absent_before |= !is_last && matches!(left, Left::Absent);
     }
@@ -182,11 +186,8 @@ mod tests {
 
     fn batch(ops: Vec<Op>) -> WriteBatch {
         WriteBatch {
-            app_id: AppId::generate(),
-            now: Timestamp(100),
-            checks: Vec::new(),
             ops,
-            audit: None,
+            ..WriteBatch::new(AppId::generate(), Timestamp(100))
         }
     }
 
@@ -248,7 +249,7 @@ mod tests {
             .iter()
             .filter_map(|applied| match applied {
                 Applied::Deleted { existed } => Some(*existed),
-                Applied::Set(_) => None,
+                Applied::Set(_) | Applied::Incremented { .. } => None,
             })
             .collect();
         assert_eq!(existed, [false, true, false]);

@@ -13,7 +13,7 @@ mod writer;
 use super::{Registry, Store, StoreError};
 use crate::metrics::Metrics;
 use crate::model::{
-    App, AppId, AppName, Applied, Audit, Change, Changed, Collection, Digest, Entry, Key,
+    App, AppId, AppName, Audit, Change, Changed, Collection, Committed, Digest, Entry, Key,
     ListQuery, Page, Plugin, PluginVersion, Timestamp, Token, TokenId, Usage, WriteBatch,
 };
 use async_trait::async_trait;
@@ -109,6 +109,79 @@ async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
         .map_err(error::host)
 }
 
+macro_rules! stub {
+    () => {
+        Err(StoreError::Failed("not yet".into()))
+    };
+}
+#[async_trait]
+impl super::Outbox for SqliteStore {
+    async fn triggers(&self, _: AppId) -> Result<Vec<crate::model::Trigger>, StoreError> {
+        stub!()
+    }
+    async fn due(
+        &self,
+        _: Option<&crate::model::Queue>,
+        _: Timestamp,
+        _: u32,
+    ) -> Result<Vec<crate::model::Queue>, StoreError> {
+        stub!()
+    }
+    async fn claim(
+        &self,
+        _: &crate::model::Claim,
+    ) -> Result<Vec<crate::model::Delivery>, StoreError> {
+        stub!()
+    }
+    async fn renew(&self, _: &crate::model::Receipt, _: Timestamp) -> Result<bool, StoreError> {
+        stub!()
+    }
+    async fn fail(&self, _: &crate::model::Failed) -> Result<bool, StoreError> {
+        stub!()
+    }
+    async fn deliveries(
+        &self,
+        _: AppId,
+        _: Option<&crate::model::TriggerName>,
+        _: u32,
+    ) -> Result<Vec<crate::model::Delivery>, StoreError> {
+        stub!()
+    }
+    async fn schedules(
+        &self,
+        _: Timestamp,
+        _: u32,
+    ) -> Result<Vec<(AppId, crate::model::Trigger)>, StoreError> {
+        stub!()
+    }
+    async fn tick(&self, _: &crate::model::Tick) -> Result<bool, StoreError> {
+        stub!()
+    }
+    async fn dead_letters(
+        &self,
+        _: AppId,
+        _: &crate::model::Letters,
+        _: Option<uuid::Uuid>,
+        _: u32,
+    ) -> Result<Vec<crate::model::DeadLetter>, StoreError> {
+        stub!()
+    }
+    async fn count_dead_letters(
+        &self,
+        _: AppId,
+        _: &crate::model::Letters,
+        _: u32,
+    ) -> Result<u64, StoreError> {
+        stub!()
+    }
+    async fn prune(&self, _: AppId, _: Timestamp, _: u32, _: u32) -> Result<u64, StoreError> {
+        stub!()
+    }
+    async fn sweep(&self, _: AppId, _: Timestamp, _: u32) -> Result<u64, StoreError> {
+        stub!()
+    }
+}
+
 #[async_trait]
 impl Store for SqliteStore {
     async fn create_app(&self, app: &App) -> Result<(), StoreError> {
@@ -120,6 +193,18 @@ impl Store for SqliteStore {
         self.readers.with(|conn| read::app(conn, name))
     }
 
+    async fn app_by_id(&self, _: AppId) -> Result<Option<App>, StoreError> {
+        stub!()
+    }
+    async fn get_many(
+        &self,
+        _: AppId,
+        _: &[(Collection, Key)],
+        _: Timestamp,
+        _: usize,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        stub!()
+    }
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
         self.readers.with(|conn| read::apps(conn, after, limit))
     }
@@ -170,8 +255,11 @@ impl Store for SqliteStore {
             .with(|conn| read::collections(conn, app, after, limit))
     }
 
-    async fn commit(&self, batch: WriteBatch) -> Result<Vec<Applied>, StoreError> {
-        self.writer.commit(batch).await
+    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
+        self.writer.commit(batch).await.map(|applied| Committed {
+            applied,
+            deliveries: 0,
+        })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

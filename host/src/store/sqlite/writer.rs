@@ -49,7 +49,7 @@ impl Job {
 fn op_bytes(op: &Op) -> usize {
     match op {
         Op::Set { value, .. } => value.as_bytes().len(),
-        Op::Delete { .. } => 0,
+        Op::Delete { .. } | Op::Increment { .. } => 0,
     }
 }
 
@@ -350,6 +350,7 @@ impl<'c> Transaction<'c> {
                 let version = Version(self.version.unsigned_abs());
                 Ok((Applied::Set(version), delta))
             }
+            Op::Increment { .. } => Err(error::host("not yet")),
             Op::Delete { collection, key } => self
                 .delete(app, batch.now, collection, key)
                 .map_err(error::store),

@@ -31,6 +31,7 @@ pub(super) fn change(
         Change::DeletePlugin { app, version } => delete_plugin(connection, *app, *version),
         Change::CreateToken(token) => create_token(connection, token),
         Change::RevokeToken { app, token } => revoke_token(connection, *app, *token, at),
+        _ => Err(error::host("not yet")),
     }?;
     if let (Some(audit), false) = (audit, changed == Changed::Nothing) {
         write_audit(connection, audit).map_err(error::store)?;

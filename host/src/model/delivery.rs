@@ -1,0 +1,476 @@
+//! Deliveries: an event on its way to one trigger's function.
+//!
+//! A delivery is one row. It is written in the transaction of the change, carries
+//! all of the event, and goes with the commit of its handler. So a change with
+//! two triggers has two deliveries, of the same event, that know nothing of each
+//! other.
+
+use super::Version;
+use super::{AppId, Collection, Digest, Key, PluginVersion, Policy, Timestamp, TriggerName, Value};
+use std::fmt;
+use std::str::FromStr;
+use uuid::Uuid;
+
+/// The deepest chain of changes that handlers make to each other's collections.
+/// An event below it is given up at once, so a loop of handlers ends.
+pub const DEPTH_MAX: u32 = 8;
+
+/// What has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its identity: the same for each trigger, each attempt and each replay.
+    pub id: Uuid,
+    /// How many handlers stand between it and a call: 1 for a change that a call
+    /// made, one more for each handler on the way.
+    pub depth: u32,
+    /// When it happened; for a schedule, when it was due.
+    pub at: Timestamp,
+    /// What.
+    pub what: Happening,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// An entry was written.
+    Set {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// The version that it got.
+        version: Version,
+        /// The value that it got.
+        value: Value,
+    },
+    /// An entry was deleted.
+    Deleted {
+        /// Its collection.
+        collection: Collection,
+        /// Its key.
+        key: Key,
+        /// The version that it had.
+        version: Version,
+    },
+    /// A schedule is due.
+    Due,
+}
+
+impl Happening {
+    /// The entry, if it is about one.
+    pub fn entry(&self) -> Option<(&Collection, &Key)> {
+        match self {
+            Happening::Set {
+                collection, key, ..
+            }
+            | Happening::Deleted {
+                collection, key, ..
+            } => Some((collection, key)),
+            Happening::Due => None,
+        }
+    }
+
+    /// One word for it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Happening::Set { .. } => "set",
+            Happening::Deleted { .. } => "delete",
+            Happening::Due => "schedule",
+        }
+    }
+
+    /// The bytes that it takes of its app's quota: those of collection, key and
+    /// value.
+    pub fn bytes(&self) -> u64 {
+        let (names, value) = match self {
+            Happening::Set {
+                collection,
+                key,
+                value,
+                ..
+            } => ((collection, key), value.as_bytes().len()),
+            Happening::Deleted {
+                collection, key, ..
+            } => ((collection, key), 0),
+            Happening::Due => return 0,
+        };
+        (names.0.as_str().len() + names.1.as_str().len() + value) as u64
+    }
+}
+
+/// Where a delivery is among those of its trigger. Deliveries of one trigger and
+/// one chain are carried out one after another, in the order of their numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The trigger.
+    pub trigger: TriggerName,
+    /// A hash of the key. Two keys that share one merely wait for each other.
+    pub chain: i64,
+    /// Larger for later events of the same key.
+    pub seq: i64,
+}
+
+/// The chain of a key; of a schedule, which has none, the chain of its own.
+pub fn chain_of(key: &str) -> i64 {
+    use sha2::{Digest as _, Sha256};
+    let hash = Sha256::digest(key.as_bytes());
+    let first = hash.first_chunk::<8>().copied().unwrap_or_default();
+    i64::from_le_bytes(first)
+}
+
+/// The right to carry out a delivery, until it runs out or somebody else gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The app.
+    pub app: AppId,
+    /// The delivery.
+    pub place: Place,
+    /// The lease. Whoever claims the delivery next writes another one.
+    pub lease: Uuid,
+}
+
+/// A queue of deliveries: those of one trigger.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Queue {
+    /// The app.
+    pub app: AppId,
+    /// The trigger.
+    pub trigger: TriggerName,
+}
+
+/// What is asked for when deliveries are claimed.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Of this queue.
+    pub queue: Queue,
+    /// The time.
+    pub now: Timestamp,
+    /// When the lease runs out.
+    pub until: Timestamp,
+    /// The lease; the same for all that are claimed together.
+    pub lease: Uuid,
+    /// The most deliveries.
+    pub limit: u32,
+}
+
+/// A delivery that is not done yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Where it is.
+    pub place: Place,
+    /// The event.
+    pub event: Event,
+    /// The function that is called.
+    pub function: String,
+    /// How often and for how long it is tried.
+    pub policy: Policy,
+    /// The attempts so far, that under way included. A host that dies in the
+    /// middle of one has made it.
+    pub attempts: u32,
+    /// How often it was a dead letter.
+    pub replays: u32,
+    /// When it came into the queue: with the event, or by a replay.
+    pub queued_at: Timestamp,
+    /// When it may be claimed; none behind another one of its chain.
+    pub due_at: Option<Timestamp>,
+    /// Whether somebody has claimed it. Then `due_at` is when the lease runs out.
+    pub leased: bool,
+    /// How the last attempt failed.
+    pub error: Option<String>,
+}
+
+/// Where a delivery is in its life. `docs/events.md` draws it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryState {
+    /// Behind an earlier one of its chain.
+    Waiting,
+    /// To be claimed, now or when its retry is due.
+    Pending,
+    /// Claimed: a handler runs, or its host has died.
+    Leased,
+    /// Done, in the commit of its handler. The row is gone.
+    Delivered,
+    /// Given up; a dead letter.
+    Dead,
+    /// A dead letter that somebody has thrown away, or that has grown too old.
+    Discarded,
+}
+
+/// What can happen to a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryStep {
+    /// The one before it in its chain is done or given up.
+    Wake,
+    /// A host claims it.
+    Claim,
+    /// The lease runs out before the handler ends.
+    Expire,
+    /// The handler's commit takes it along.
+    Acknowledge,
+    /// The handler has failed and may succeed later.
+    Retry,
+    /// The handler has failed once too often, or must not run at all.
+    GiveUp,
+    /// An operator sends a dead letter again.
+    Replay,
+    /// An operator throws a dead letter away, or its time is up.
+    Discard,
+}
+
+impl DeliveryState {
+    /// Every state.
+    pub const ALL: [DeliveryState; 6] = [
+        DeliveryState::Waiting,
+        DeliveryState::Pending,
+        DeliveryState::Leased,
+        DeliveryState::Delivered,
+        DeliveryState::Dead,
+        DeliveryState::Discarded,
+    ];
+
+    /// The state in one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DeliveryState::Waiting => "waiting",
+            DeliveryState::Pending => "pending",
+            DeliveryState::Leased => "leased",
+            DeliveryState::Delivered => "delivered",
+            DeliveryState::Dead => "dead",
+            DeliveryState::Discarded => "discarded",
+        }
+    }
+
+    /// The state after a step; none if it cannot be taken here.
+    pub const fn after(self, step: DeliveryStep) -> Option<DeliveryState> {
+        use DeliveryState::{Dead, Delivered, Discarded, Leased, Pending, Waiting};
+        use DeliveryStep::{Acknowledge, Claim, Discard, Expire, GiveUp, Replay, Retry, Wake};
+        match (self, step) {
+            (Waiting, Wake) => Some(Pending),
+            (Pending, Claim) => Some(Leased),
+            (Leased, Expire | Retry) => Some(Pending),
+            (Leased, Acknowledge) => Some(Delivered),
+            (Leased, GiveUp) => Some(Dead),
+            (Dead, Replay) => Some(Pending),
+            (Dead, Discard) => Some(Discarded),
+            _ => None,
+        }
+    }
+}
+
+impl DeliveryStep {
+    /// Every step.
+    pub const ALL: [DeliveryStep; 8] = [
+        DeliveryStep::Wake,
+        DeliveryStep::Claim,
+        DeliveryStep::Expire,
+        DeliveryStep::Acknowledge,
+        DeliveryStep::Retry,
+        DeliveryStep::GiveUp,
+        DeliveryStep::Replay,
+        DeliveryStep::Discard,
+    ];
+
+    /// The step in a few words.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DeliveryStep::Wake => "wake",
+            DeliveryStep::Claim => "claim",
+            DeliveryStep::Expire => "expire",
+            DeliveryStep::Acknowledge => "acknowledge",
+            DeliveryStep::Retry => "retry",
+            DeliveryStep::GiveUp => "give up",
+            DeliveryStep::Replay => "replay",
+            DeliveryStep::Discard => "discard",
+        }
+    }
+}
+
+impl Delivery {
+    /// Where it is in its life.
+    pub fn state(&self) -> DeliveryState {
+        match (self.due_at, self.leased) {
+            (None, _) => DeliveryState::Waiting,
+            (Some(_), true) => DeliveryState::Leased,
+            (Some(_), false) => DeliveryState::Pending,
+        }
+    }
+}
+
+/// Why a delivery was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeadReason {
+    /// All attempts of its policy have failed.
+    Attempts,
+    /// It has grown older than its policy allows.
+    Age,
+    /// It failed in a way that it will fail in again: a trap, too much memory or
+    /// time, an input that the handler does not understand, no such function.
+    Deterministic,
+    /// Its event lies deeper than handlers may cause events: a loop.
+    Depth,
+}
+
+impl DeadReason {
+    /// Every reason.
+    pub const ALL: [DeadReason; 4] = [
+        DeadReason::Attempts,
+        DeadReason::Age,
+        DeadReason::Deterministic,
+        DeadReason::Depth,
+    ];
+
+    /// The reason in one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DeadReason::Attempts => "attempts",
+            DeadReason::Age => "age",
+            DeadReason::Deterministic => "deterministic",
+            DeadReason::Depth => "depth",
+        }
+    }
+}
+
+impl fmt::Display for DeadReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for DeadReason {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<DeadReason, ()> {
+        let mut all = DeadReason::ALL.into_iter();
+        all.find(|reason| reason.as_str() == word).ok_or(())
+    }
+}
+
+/// How a claimed delivery goes on after a failed attempt.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    /// The delivery, and the right to decide about it.
+    pub receipt: Receipt,
+    /// The time.
+    pub now: Timestamp,
+    /// How it goes on.
+    pub verdict: Verdict,
+    /// Whether the failure was deterministic, which counts against the trigger.
+    pub deterministic: bool,
+    /// How it failed, in a line.
+    pub error: String,
+    /// Where in the plugin it failed, if that is known.
+    pub trace: Option<String>,
+    /// What was run, if anything.
+    pub plugin: Option<(PluginVersion, Digest)>,
+}
+
+/// How a delivery goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is tried again, not before this time.
+    RetryAt(Timestamp),
+    /// It becomes a dead letter.
+    GiveUp(DeadReason),
+}
+
+/// A delivery that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its identity, which sorts by the time at which it was given up.
+    pub id: Uuid,
+    /// The event, whole.
+    pub event: Event,
+    /// The trigger.
+    pub trigger: TriggerName,
+    /// The function that was called.
+    pub function: String,
+    /// Why it was given up.
+    pub reason: DeadReason,
+    /// How the last attempt failed.
+    pub error: String,
+    /// Where in the plugin, if that is known.
+    pub trace: Option<String>,
+    /// What was run last, if anything.
+    pub plugin: Option<(PluginVersion, Digest)>,
+    /// The attempts since the event, or since the last replay.
+    pub attempts: u32,
+    /// How often it was replayed before.
+    pub replays: u32,
+    /// When it was given up.
+    pub dead_at: Timestamp,
+}
+
+/// Which dead letters of an app. Each part that is there narrows the choice.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Letters {
+    /// These; all if it is empty.
+    pub ids: Vec<Uuid>,
+    /// Of this trigger.
+    pub trigger: Option<TriggerName>,
+    /// For this reason.
+    pub reason: Option<DeadReason>,
+    /// Given up at this time or later.
+    pub from: Option<Timestamp>,
+    /// Given up before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// A schedule that is due, and how it goes on.
+#[derive(Debug, Clone)]
+pub struct Tick {
+    /// The schedule's trigger.
+    pub queue: Queue,
+    /// The time that it was planned for; if it is something else by now, somebody
+    /// else was faster and nothing happens.
+    pub planned: Option<Timestamp>,
+    /// When it is due next.
+    pub next: Option<Timestamp>,
+    /// The run to make, unless an earlier one is not done yet; none if the
+    /// schedule is planned for the first time.
+    pub run: Option<Timestamp>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_delivered_or_discarded_stays_so() {
+        for step in DeliveryStep::ALL {
+            assert_eq!(DeliveryState::Delivered.after(step), None);
+            assert_eq!(DeliveryState::Discarded.after(step), None);
+        }
+    }
+
+    #[test]
+    fn every_state_can_be_reached_and_every_step_taken() {
+        let mut reached = vec![DeliveryState::Waiting];
+        let mut at = 0;
+        let mut taken = std::collections::HashSet::new();
+        while let Some(state) = reached.get(at).copied() {
+            at += 1;
+            for step in DeliveryStep::ALL {
+                if let Some(next) = state.after(step) {
+                    taken.insert(step);
+                    if !reached.contains(&next) {
+                        reached.push(next);
+                    }
+                }
+            }
+        }
+        assert_eq!(reached.len(), DeliveryState::ALL.len());
+        assert_eq!(taken.len(), DeliveryStep::ALL.len());
+    }
+
+    #[test]
+    fn the_chain_of_a_key_never_changes() {
+        // It is in the databases.
+        assert_eq!(
+            chain_of(""),
+            i64::from_le_bytes(*b"\xe3\xb0\xc4\x42\x98\xfc\x1c\x14")
+        );
+        assert_ne!(chain_of("a"), chain_of("b"));
+    }
+}

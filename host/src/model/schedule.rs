@@ -1,0 +1,145 @@
+//! Times to run at, as cron expressions.
+
+use super::{Invalid, Timestamp};
+use chrono::{DateTime, Utc};
+use croner::Cron;
+use croner::parser::{CronParser, Seconds, Year};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The longest expression, in bytes.
+const BYTES_MAX: usize = 128;
+
+/// A cron expression of five fields: minute, hour, day of the month, month, day
+/// of the week. In UTC, so that no hour is missing or comes twice.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Schedule {
+    text: String,
+    cron: Box<Cron>,
+}
+
+impl Schedule {
+    /// Parses an expression.
+    ///
+    /// # Errors
+    /// [`Invalid::Schedule`] when it is none, or never comes true.
+    pub fn parse(text: &str) -> Result<Schedule, Invalid> {
+        let refuse = |why: String| Invalid::Schedule {
+            text: text.chars().take(BYTES_MAX).collect(),
+            why,
+        };
+        if text.len() > BYTES_MAX {
+            return Err(refuse(format!("it is over {BYTES_MAX} bytes")));
+        }
+        if text.split_whitespace().count() != 5 {
+            return Err(refuse("it needs five fields".to_owned()));
+        }
+        let parser = CronParser::builder()
+            .seconds(Seconds::Disallowed)
+            .year(Year::Disallowed)
+            .build();
+        let cron = parser.parse(text).map_err(|e| refuse(e.to_string()))?;
+        let schedule = Schedule {
+            text: text.to_owned(),
+            cron: Box::new(cron),
+        };
+        match schedule.next_after(Timestamp(0)) {
+            Some(_) => Ok(schedule),
+            None => Err(refuse("it never comes true".to_owned())),
+        }
+    }
+
+    /// The expression.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The first time after one; none past the end of the calendar.
+    pub fn next_after(&self, at: Timestamp) -> Option<Timestamp> {
+        let at = DateTime::<Utc>::from_timestamp_millis(at.0)?;
+        let next = self.cron.find_next_occurrence(&at, false).ok()?;
+        Some(Timestamp(next.timestamp_millis()))
+    }
+
+    /// The last time at or before one, looked for from a time that is known to be
+    /// one: after a pause the runs between are one run.
+    pub fn last_until(&self, from: Timestamp, until: Timestamp) -> Timestamp {
+        let until = DateTime::<Utc>::from_timestamp_millis(until.0);
+        let last = until.and_then(|until| self.cron.find_previous_occurrence(&until, true).ok());
+        last.map_or(from, |last| Timestamp(last.timestamp_millis()).max(from))
+    }
+}
+
+impl PartialEq for Schedule {
+    fn eq(&self, other: &Schedule) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Schedule {}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Schedule").field(&self.text).finish()
+    }
+}
+
+impl TryFrom<String> for Schedule {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Schedule, Invalid> {
+        Schedule::parse(&text)
+    }
+}
+
+impl From<Schedule> for String {
+    fn from(schedule: Schedule) -> String {
+        schedule.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2026-01-01T00:00:00Z.
+    const NEW_YEAR: Timestamp = Timestamp(1_767_225_600_000);
+    const MINUTE: i64 = 60_000;
+
+    #[test]
+    fn the_next_time_is_after_the_one_given() {
+        let schedule = Schedule::parse("*/5 * * * *").unwrap();
+        let next = |at| schedule.next_after(Timestamp(at)).unwrap().0;
+        assert_eq!(next(NEW_YEAR.0), NEW_YEAR.0 + 5 * MINUTE);
+        assert_eq!(next(NEW_YEAR.0 - 1), NEW_YEAR.0);
+        assert_eq!(next(NEW_YEAR.0 + 1), NEW_YEAR.0 + 5 * MINUTE);
+    }
+
+    #[test]
+    fn of_missed_times_the_last_is_found() {
+        let schedule = Schedule::parse("0 * * * *").unwrap();
+        let hour = 60 * MINUTE;
+        let until = |at| schedule.last_until(NEW_YEAR, Timestamp(at)).0;
+        assert_eq!(until(NEW_YEAR.0), NEW_YEAR.0);
+        assert_eq!(until(NEW_YEAR.0 + hour - 1), NEW_YEAR.0);
+        assert_eq!(until(NEW_YEAR.0 + 7 * hour + 5), NEW_YEAR.0 + 7 * hour);
+        assert_eq!(until(NEW_YEAR.0 - 5 * hour), NEW_YEAR.0);
+    }
+
+    #[test]
+    fn what_is_no_schedule_is_refused_with_the_reason() {
+        for bad in [
+            "",
+            "* * * *",
+            "* * * * * *",
+            "61 * * * *",
+            "a b c d e",
+            "0 0 31 2 *",
+        ] {
+            let refusal = Schedule::parse(bad).unwrap_err().to_string();
+            assert!(refusal.contains("schedule"), "{bad}: {refusal}");
+        }
+        assert!(Schedule::parse(&"* ".repeat(200)).is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! Triggers and deliveries: what changes leave to be done.
+//!
+//! A commit writes a delivery for each trigger that one of its changes fires, in
+//! its own transaction. A dispatcher claims deliveries for a while, and the
+//! commit of a handler's writes takes its delivery along
+//! ([`WriteBatch::acknowledge`](crate::model::WriteBatch::acknowledge)). What
+//! fails goes back with [`fail`](Outbox::fail); what nobody gives back in time can
+//! be claimed again.
+//!
+//! Deliveries of one trigger and one key are claimed one after another, in the
+//! order of the changes. Those of different keys wait for nobody.
+
+use super::StoreError;
+use crate::model::{
+    AppId, Claim, DeadLetter, Delivery, Failed, Letters, Queue, Receipt, Tick, Timestamp, Trigger,
+    TriggerName,
+};
+use async_trait::async_trait;
+use uuid::Uuid;
+
+/// The part of a store that triggers and dispatchers use.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// All triggers of an app, in the order of their names.
+    async fn triggers(&self, app: AppId) -> Result<Vec<Trigger>, StoreError>;
+
+    /// Up to `limit` queues that have something to claim and are not paused, in
+    /// their order, after one if given. The cost grows with the queues that have
+    /// deliveries, not with the deliveries.
+    async fn due(
+        &self,
+        after: Option<&Queue>,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Queue>, StoreError>;
+
+    /// Claims deliveries that are due, those first that have been so for longest:
+    /// counts an attempt of each and lends it until the claim runs out. Of each
+    /// chain the first alone can be claimed. That nothing is claimed does not say
+    /// that nothing is due: ask [`due`](Outbox::due) again.
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Lends a delivery for longer; whether the lease still held.
+    async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError>;
+
+    /// Gives back a delivery whose attempt has failed, or makes it a dead letter
+    /// and lets the next of its chain go on. A deterministic failure counts
+    /// against the trigger and pauses it when there were
+    /// [`FAILURES_MAX`](crate::model::FAILURES_MAX) in a row. Whether the lease
+    /// still held; if not, nothing happens.
+    async fn fail(&self, failed: &Failed) -> Result<bool, StoreError>;
+
+    /// Up to `limit` outstanding deliveries of an app, or of one trigger of it, in
+    /// the order of triggers, chains and numbers.
+    async fn deliveries(
+        &self,
+        app: AppId,
+        trigger: Option<&TriggerName>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Up to `limit` schedules that are due, or not planned yet, those that have
+    /// been so for longest first.
+    async fn schedules(
+        &self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(AppId, Trigger)>, StoreError>;
+
+    /// Makes the run of a schedule and plans the next one. Unless it is planned
+    /// as the tick says, nothing happens. Whether a run was made: none is while an
+    /// earlier one is outstanding.
+    async fn tick(&self, tick: &Tick) -> Result<bool, StoreError>;
+
+    /// Up to `limit` dead letters of an app, newest first, below one if given.
+    async fn dead_letters(
+        &self,
+        app: AppId,
+        letters: &Letters,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// How many dead letters of an app there are, counted up to `limit`.
+    async fn count_dead_letters(
+        &self,
+        app: AppId,
+        letters: &Letters,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
+
+    /// Removes up to `limit` dead letters of an app that were given up before a
+    /// time, or that are older than the newest `keep`; how many.
+    async fn prune(
+        &self,
+        app: AppId,
+        before: Timestamp,
+        keep: u32,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
+
+    /// Removes up to `limit` entries of an app that have expired; how many.
+    async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
+}
