@@ -243,6 +243,22 @@ macro_rules! these_entries {
     };
 }
 
+/// Columns of the live entry at `$4` of each key that is given: looked up one by
+/// one, whatever the planner thinks of the size of the table.
+macro_rules! each_given {
+    ($columns:literal) => {
+        concat!(
+            "LATERAL (SELECT ",
+            $columns,
+            " FROM kv_entries AS e WHERE ",
+            these_entries!(),
+            " AND ",
+            live!("$4"),
+            " LIMIT 1) AS f"
+        )
+    };
+}
+
 macro_rules! given_keys {
     () => {
         "unnest($2::text[], $3::text[]) AS k (collection, key)"
@@ -306,11 +322,12 @@ statements! {
     GET_MANY = concat!(
         "SELECT p.at, p.bytes_together > $5, CASE WHEN p.bytes_together <= $5 THEN p.json::text END, \
          CASE WHEN p.bytes_together <= $5 THEN p.bytes END, p.version, p.created_at, p.updated_at, \
-         p.expires_at FROM (SELECT k.at, e.json, e.bytes, e.version, e.created_at, e.updated_at, \
-         e.expires_at, sum(e.size - octet_length(e.collection) - octet_length(e.key)) OVER () \
+         p.expires_at FROM (SELECT k.at, f.json, f.bytes, f.version, f.created_at, f.updated_at, \
+         f.expires_at, sum(f.size - octet_length(k.collection) - octet_length(k.key)) OVER () \
          AS bytes_together \
-         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (collection, key, at), \
-         kv_entries AS e WHERE ", these_entries!(), " AND ", live!("$4"), ") AS p"
+         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (collection, key, at), ",
+        each_given!("e.json, e.bytes, e.version, e.created_at, e.updated_at, e.expires_at, e.size"),
+        ") AS p"
     );
     /// Key, now. Whether the app is there comes second, for commits.
     HAS = concat!(
@@ -420,9 +437,9 @@ statements! {
     /// App, collections, keys, now: when the live entries expire, and what they
     /// hold if that is a number.
     NUMBERS = concat!(
-        "SELECT e.collection, e.key, e.expires_at, \
-         CASE jsonb_typeof(e.json) WHEN 'number' THEN e.json::text END FROM ",
-        given_keys!(), ", kv_entries AS e WHERE ", these_entries!(), " AND ", live!("$4")
+        "SELECT k.collection, k.key, f.expires_at, \
+         CASE jsonb_typeof(f.json) WHEN 'number' THEN f.json::text END FROM ",
+        given_keys!(), ", ", each_given!("e.expires_at, e.json")
     );
     /// App, now, how many, slot: removes entries that have expired, those first
     /// that did so first, and counts them. Somebody else's it leaves alone.

@@ -56,6 +56,23 @@ macro_rules! fired {
     };
 }
 
+/// Changes deliveries of the queue `$1, $2` that are locked, so that they are there.
+///
+/// An UPDATE that joins them reads the whole queue if its plan was made while the
+/// queue was empty, which queues often are. This goes through the key, whatever the
+/// plan. What it would insert never is.
+macro_rules! change_deliveries {
+    ($these:literal) => {
+        concat!(
+            "INSERT INTO deliveries AS d (app_id, trigger_name, chain, seq, queued_at, function, \
+             event_id, depth, at, kind, size) \
+             SELECT $1, $2, k.chain, k.seq, 0, '', $5, 0, 0, 'schedule', 0 FROM ",
+            $these,
+            " AS k ON CONFLICT (app_id, trigger_name, chain, seq) DO UPDATE SET "
+        )
+    };
+}
+
 /// The delivery `$1, $2, $3, $4`.
 macro_rules! this_delivery {
     () => {
@@ -70,9 +87,9 @@ macro_rules! wake_next {
         "next AS MATERIALIZED (SELECT d.seq, d.due_at FROM deliveries AS d \
          WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = $3 AND d.seq <> $4 \
          ORDER BY d.seq LIMIT 1 FOR UPDATE) \
-         UPDATE deliveries AS d SET due_at = $5 FROM next AS n \
-         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = $3 AND d.seq = n.seq \
-         AND n.due_at IS NULL"
+         UPDATE deliveries AS d SET due_at = $5 \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = $3 \
+         AND d.seq = (SELECT n.seq FROM next AS n WHERE n.due_at IS NULL)"
     };
 }
 
@@ -206,16 +223,13 @@ statements! {
          first AS MATERIALIZED (SELECT k.chain, k.seq, k.due_at FROM looked AS k \
          WHERE NOT k.behind AND (SELECT count(*) FROM blocked) >= 0 \
          ORDER BY k.due_at, k.seq LIMIT $6), \
-         parked AS (UPDATE deliveries AS d SET due_at = NULL FROM blocked AS b \
-         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = b.chain AND d.seq = b.seq), \
-         claimed AS (UPDATE deliveries AS d \
-         SET due_at = $4, lease = $5, attempts = d.attempts + 1 FROM first AS f \
-         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = f.chain AND d.seq = f.seq \
-         RETURNING d.*, f.due_at AS was_due) \
+         parked AS (", change_deliveries!("blocked"), "due_at = NULL), \
+         claimed AS (", change_deliveries!("first"),
+        "due_at = $4, lease = $5, attempts = d.attempts + 1 RETURNING d.*) \
          SELECT ", delivery_columns!("c"), ", p.attempts_max, p.age_max_ms FROM claimed AS c \
          LEFT JOIN (SELECT t.name, t.attempts_max, t.age_max_ms FROM triggers AS t \
          WHERE t.app_id = $1 AND t.name = $2) AS p ON p.name = c.trigger_name \
-         ORDER BY c.was_due, c.seq"
+         ORDER BY (SELECT f.due_at FROM first AS f WHERE f.seq = c.seq), c.seq"
     );
     /// The delivery, its lease: its size. Holds it for who carries it out, if the
     /// lease is still theirs.
