@@ -153,8 +153,9 @@ async fn end(app: &Tenant, book: &Book, rng: &mut Rng, delivery: Delivery, recei
         _ => {
             book.put(&delivery, true);
             // It writes what it watches, but not for ever.
+            let key = *rng.pick(&KEYS);
             let ops = match rng.chance(1, 4) {
-                true => vec![set("c", *rng.pick(&KEYS), json("2"))],
+                true => vec![set("c", key, json("2"))],
                 false => vec![set("done", &delivery.place.seq.to_string(), bytes(""))],
             };
             let batch = kvasm::model::WriteBatch {
