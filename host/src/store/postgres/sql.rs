@@ -418,8 +418,8 @@ statements! {
     );
     /// App, collections, keys, now: the versions of the live entries.
     FIND = concat!(
-        "SELECT e.collection, e.key, e.version FROM ", given_keys!(), ", kv_entries AS e WHERE ",
-        these_entries!(), " AND ", live!("$4")
+        "SELECT k.collection, k.key, f.version FROM ", given_keys!(), ", ",
+        each_given!("e.version")
     );
     /// App, collections, keys, the time before all times. Makes entries count as
     /// deleted for a SET that follows in the same transaction. A DELETE would not
