@@ -12,6 +12,7 @@ mod kv_service;
 mod logs;
 mod noop;
 mod tokens;
+mod triggers;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Wr
 pub use kv_service::KvService;
 pub use logs::{LogRecord, LogSource, Logs};
 pub use tokens::{NewToken, Unauthenticated};
+pub use triggers::{DELIVERIES_MAX, LETTERS_MAX, Page};
 
 /// What a plugin's host functions reach, as trait objects, so that an embedder
 /// or a test can put its own in any place.
