@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod kv;
 mod kv_service;
+mod letters;
 mod logs;
 mod noop;
 mod tokens;
@@ -26,9 +27,9 @@ pub(crate) use events::StoredDeadLetters;
 pub use events::{DeadLetters, Events};
 pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 pub use kv_service::KvService;
+pub use letters::{DELIVERIES_MAX, LETTERS_MAX, Page};
 pub use logs::{LogRecord, LogSource, Logs};
 pub use tokens::{NewToken, Unauthenticated};
-pub use triggers::{DELIVERIES_MAX, LETTERS_MAX, Page};
 
 /// What a plugin's host functions reach, as trait objects, so that an embedder
 /// or a test can put its own in any place.
