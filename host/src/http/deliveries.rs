@@ -163,8 +163,8 @@ fn chosen(request: &LettersRequest) -> Result<Letters, Problem> {
     }
     match (letters == Letters::default(), request.all) {
         (true, false) => Err(refused(
-            "this chooses no dead letters; narrow it by ids, trigger, reason, from or until, \
-             or say \"all\": true",
+            "which letters is not said; give ids, trigger, reason, from or until, or \
+             \"all\": true for all of the app",
         )),
         (false, true) => Err(refused(
             "`all` is all of the app; leave it out, or what narrows the choice",
