@@ -89,6 +89,11 @@ pub(super) async fn json_within<T: DeserializeOwned>(
 ) -> Result<T, Problem> {
     require_type(headers, &["application/json"])?;
     let bytes = read(shared, body, limit).await?;
+    // Serde would take an array for an object, and its members by their places.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        let detail = "the body is not a JSON object";
+        return Err(Problem::new(Kind::MalformedJson, detail));
+    }
     serde_json::from_slice(&bytes).map_err(|e| Problem::new(Kind::MalformedJson, e.to_string()))
 }
 

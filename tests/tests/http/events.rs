@@ -454,7 +454,8 @@ async fn nobody_throws_everything_away_by_a_typing_mistake() {
             json!({ "trigers": "index" }),
             json!({ "all": true, "dry-run": true }),
             json!({ "all": "yes" }),
-            json!([]),
+            // By its place, this would be `all`.
+            json!([true]),
         ] {
             let answer = api.json("POST", &path, bad).await;
             answer.refused(400, "malformed-json");
