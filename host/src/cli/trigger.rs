@@ -52,10 +52,10 @@ pub(super) struct Set {
     #[command(flatten)]
     watch: Watch,
     /// Of keys that start with this alone
-    #[arg(long, requires = "collection")]
+    #[arg(long, conflicts_with = "schedule")]
     prefix: Option<String>,
     /// Of these changes alone
-    #[arg(long, requires = "collection", value_delimiter = ',')]
+    #[arg(long, conflicts_with = "schedule", value_delimiter = ',')]
     on: Vec<Kind>,
     /// How often a delivery is tried, 1 to 100 [default: 12]
     #[arg(long, value_name = "N")]
@@ -208,7 +208,7 @@ pub(super) fn on_what(
             let on = on.unwrap_or_default();
             match prefix.unwrap_or_default() {
                 "" => format!("{on} of {collection}"),
-                prefix => format!("{on} of {collection}, keys {prefix}..."),
+                prefix => format!("{on} of {collection}, keys {prefix}*"),
             }
         }
         (None, schedule) => schedule.unwrap_or_default().to_owned(),

@@ -90,7 +90,7 @@ pub(super) struct Problem {
     retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
     /// A member that only some cases have, and its name.
-    extension: Option<(&'static str, serde_json::Value)>,
+    extension: Option<Box<(&'static str, serde_json::Value)>>,
 }
 
 impl Problem {
@@ -112,7 +112,7 @@ impl Problem {
 
     /// The same with one member more.
     pub(super) fn with(mut self, name: &'static str, value: serde_json::Value) -> Problem {
-        self.extension = Some((name, value));
+        self.extension = Some(Box::new((name, value)));
         self
     }
 
@@ -137,7 +137,8 @@ impl Problem {
             "detail": self.detail,
             "request_id": request_id,
         });
-        if let (Some((name, value)), Some(body)) = (self.extension, body.as_object_mut()) {
+        if let (Some(extension), Some(body)) = (self.extension, body.as_object_mut()) {
+            let (name, value) = *extension;
             body.insert(name.to_owned(), value);
         }
         let mut headers = HeaderMap::new();

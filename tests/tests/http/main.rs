@@ -9,3 +9,4 @@ mod events;
 mod limits;
 mod plugins;
 mod problems;
+mod triggers;
