@@ -37,6 +37,12 @@ pub enum Subject {
     Scopes,
     /// A trigger's name.
     Trigger,
+    /// Which changes a trigger waits for.
+    Changes,
+    /// How often a delivery is tried.
+    Attempts,
+    /// How old a delivery may become, in milliseconds.
+    Age,
     /// Keys that are asked for together.
     Keys,
     /// A batch of checks and operations.
@@ -68,6 +74,9 @@ impl Subject {
             | Subject::TokenName
             | Subject::Scopes
             | Subject::Trigger
+            | Subject::Changes
+            | Subject::Attempts
+            | Subject::Age
             | Subject::Keys
             | Subject::Batch
             | Subject::Answer
@@ -96,6 +105,9 @@ impl std::fmt::Display for Subject {
             Subject::TokenName => "token name",
             Subject::Scopes => "list of scopes",
             Subject::Trigger => "trigger name",
+            Subject::Changes => "list of changes",
+            Subject::Attempts => "number of attempts",
+            Subject::Age => "greatest age in milliseconds",
             Subject::Keys => "list of keys",
             Subject::Batch => "batch",
             Subject::Answer => "answer",
