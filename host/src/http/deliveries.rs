@@ -190,11 +190,11 @@ pub(super) async fn replay(
     let limit = request.limit.unwrap_or(LETTERS_MAX);
     let dry_run = request.dry_run;
     let admin = shared.host.admin();
-    let done = admin.replay(&actor, &app, letters, limit, dry_run);
-    Ok(Json(LettersDone {
-        letters: done.await?,
-        dry_run,
-    }))
+    let replay = admin.replay(&actor, &app, letters, limit, dry_run);
+    let letters = replay.await?;
+    // A dispatcher of this host need not find out by itself.
+    shared.host.wakes().wake();
+    Ok(Json(LettersDone { letters, dry_run }))
 }
 
 /// Throws dead letters away, the oldest first. Nothing brings them back.

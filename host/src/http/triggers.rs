@@ -140,6 +140,8 @@ async fn set_paused(
     let trigger = TriggerName::parse(&trigger)?;
     let admin = shared.host.admin();
     admin.pause_trigger(actor, &app, trigger, paused).await?;
+    // A dispatcher of this host need not find out by itself.
+    shared.host.wakes().wake();
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -37,6 +37,8 @@ pub enum Subject {
     Scopes,
     /// A trigger's name.
     Trigger,
+    /// An app's triggers.
+    Triggers,
     /// Which changes a trigger waits for.
     Changes,
     /// How often a delivery is tried.
@@ -74,6 +76,7 @@ impl Subject {
             | Subject::TokenName
             | Subject::Scopes
             | Subject::Trigger
+            | Subject::Triggers
             | Subject::Changes
             | Subject::Attempts
             | Subject::Age
@@ -105,6 +108,7 @@ impl std::fmt::Display for Subject {
             Subject::TokenName => "token name",
             Subject::Scopes => "list of scopes",
             Subject::Trigger => "trigger name",
+            Subject::Triggers => "list of triggers",
             Subject::Changes => "list of changes",
             Subject::Attempts => "number of attempts",
             Subject::Age => "greatest age in milliseconds",

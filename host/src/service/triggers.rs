@@ -2,8 +2,8 @@
 
 use super::{Actor, Admin, ServiceError};
 use crate::model::{
-    App, Capability, Change, Changed, Invalid, KeyRange, Policy, Subject, Timestamp, Trigger,
-    TriggerName, Watch,
+    App, Capability, Change, Changed, Invalid, KeyRange, Policy, Subject, TRIGGERS_MAX, Timestamp,
+    Trigger, TriggerName, Watch,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -36,6 +36,15 @@ impl Admin {
     ) -> Result<(), ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
         check(&trigger)?;
+        let others = self.store.triggers(app.id).await?;
+        let is_new = others.iter().all(|other| other.name != trigger.name);
+        if is_new && others.len() >= TRIGGERS_MAX {
+            return Err(ServiceError::Invalid(Invalid::TooMany {
+                subject: Subject::Triggers,
+                found: others.len() as u64 + 1,
+                limit: TRIGGERS_MAX as u64,
+            }));
+        }
         let audit = actor.audit("trigger.set", Some(app), Timestamp::now(), shown(&trigger));
         let app = app.id;
         let change = Change::SetTrigger { app, trigger };
