@@ -26,8 +26,10 @@ CREATE TABLE triggers (
     CHECK (num_nonnulls(collection, schedule) = 1)
 );
 
--- Schedules of all apps by the time at which they are due.
-CREATE INDEX triggers_by_time ON triggers (next_at) WHERE schedule IS NOT NULL;
+-- Schedules of all apps by the time at which they are due: those that are not
+-- planned yet, first.
+CREATE INDEX triggers_by_time ON triggers (coalesce(next_at, 0), app_id, name)
+    WHERE schedule IS NOT NULL AND paused IS NULL;
 -- What a write looks into.
 CREATE INDEX triggers_by_collection ON triggers (app_id, collection) WHERE collection IS NOT NULL;
 
@@ -41,8 +43,9 @@ CREATE SEQUENCE delivery_seq AS bigint CACHE 1 NO CYCLE;
 --
 -- The key is the order of delivery: those of one trigger and one chain (a hash of
 -- the entry's key) are delivered one after another. `due_at` is when it may be
--- claimed: NULL behind another one of its chain, the end of the lease while it is
--- leased. So a lease that has run out is found as everything else that is due.
+-- claimed: the end of the lease while it is leased, so that a lease that has run
+-- out is found as everything else that is due; NULL once a claim has found it
+-- behind another one of its chain, until that one is gone.
 CREATE TABLE deliveries (
     app_id uuid NOT NULL REFERENCES apps (id) ON DELETE CASCADE,
     trigger_name text COLLATE "C" NOT NULL,
@@ -80,6 +83,8 @@ CREATE TABLE dead_letters (
     app_id uuid NOT NULL REFERENCES apps (id) ON DELETE CASCADE,
     id uuid NOT NULL,
     trigger_name text COLLATE "C" NOT NULL,
+    -- For the delivery that a replay makes of it.
+    chain bigint NOT NULL,
     function text NOT NULL,
     reason text NOT NULL,
     error text NOT NULL,

@@ -1,5 +1,6 @@
 //! How a command ends: its exit code, and for a failure its message.
 
+use kvasm::http::api::EntryRef;
 use kvasm::http::{PROBLEMS, StatusCode};
 use kvasm::model::{AppName, Invalid};
 use kvasm::service::ServiceError;
@@ -57,6 +58,22 @@ struct Problem {
     detail: String,
     #[serde(default)]
     request_id: Option<String>,
+    /// Of a batch: the entries that were not as expected.
+    #[serde(default)]
+    failed: Vec<EntryRef>,
+}
+
+/// The entries that a batch failed for, as far as a message has room for them.
+fn named(failed: &[EntryRef]) -> String {
+    const NAMED_MAX: usize = 5;
+    let named = failed.iter().take(NAMED_MAX);
+    let named = named.map(|entry| format!("{:?} of {:?}", entry.key, entry.collection));
+    let mut named = named.collect::<Vec<_>>().join(", ");
+    if failed.len() > NAMED_MAX {
+        let more = failed.len() - NAMED_MAX;
+        named.push_str(&format!(" and {more} more"));
+    }
+    named
 }
 
 impl Failure {
@@ -100,6 +117,9 @@ impl Failure {
         let message = match (kind, problem.detail) {
             ("", _) => format!("the server answered {status}; is it a Kvasm server?"),
             ("plugin-trapped", detail) => format!("{}: {detail}", problem.title),
+            (_, detail) if !problem.failed.is_empty() => {
+                format!("{detail}; not as expected: {}", named(&problem.failed))
+            }
             (_, detail) => detail,
         };
         Failure {

@@ -3,7 +3,7 @@
 use super::client::{Client, Path, bytes, connect, is_absent, set};
 use super::failure::{Failure, Outcome};
 use super::run::argument;
-use super::{Global, output, transfer};
+use super::{Global, batch, output, transfer};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
@@ -51,6 +51,21 @@ pub(super) enum Command {
         #[arg(long)]
         if_version: Option<u64>,
     },
+    /// Add to an entry that holds a JSON integer; one that is not there counts as 0
+    #[command(after_help = "Example:\n  kvasm kv increment shop counters visits --by 2")]
+    Increment {
+        #[command(flatten)]
+        at: At,
+        /// How much is added, such as -1
+        #[arg(long, default_value_t = 1, allow_hyphen_values = true)]
+        by: i64,
+    },
+    /// Carry out checks and operations together or not at all, from JSON
+    #[command(after_help = batch::COMMIT_HELP)]
+    Commit(batch::Input),
+    /// Print several entries as they are at one moment, from a JSON list of keys
+    #[command(after_help = batch::GET_MANY_HELP)]
+    GetMany(batch::Input),
     /// List a collection, a page at a time
     List(ListArgs),
     /// List an app's collections
@@ -81,11 +96,11 @@ pub(super) enum Command {
 #[derive(Args)]
 pub(super) struct At {
     #[arg(value_parser = AppName::parse)]
-    app: AppName,
+    pub(super) app: AppName,
     #[arg(value_parser = collection)]
-    collection: Collection,
+    pub(super) collection: Collection,
     #[arg(value_parser = key)]
-    key: Key,
+    pub(super) key: Key,
 }
 
 #[derive(Args)]
@@ -120,7 +135,7 @@ pub(super) struct ListArgs {
     all: bool,
 }
 
-fn collection(text: &str) -> Result<Collection, kvasm::model::Invalid> {
+pub(super) fn collection(text: &str) -> Result<Collection, kvasm::model::Invalid> {
     Collection::parse(text)
 }
 
@@ -157,6 +172,9 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             Ok(if has { Outcome::Done } else { Outcome::Absent })
         }
         Command::Delete { at, if_version } => delete(global, at, if_version).await,
+        Command::Increment { at, by } => batch::increment(global, &at, by).await,
+        Command::Commit(input) => batch::commit(global, input).await,
+        Command::GetMany(input) => batch::get_many(global, input).await,
         Command::List(list) => list_pages(global, list).await,
         Command::Collections { app } => collections(global, &app).await,
         Command::Export { app, collection } => transfer::export(global, &app, collection).await,
@@ -297,16 +315,25 @@ struct EntryPage {
 }
 
 #[derive(Deserialize)]
-struct Line {
-    key: String,
+pub(super) struct Line {
+    #[serde(default)]
+    pub(super) collection: Option<String>,
+    pub(super) key: String,
     #[serde(default)]
     json: Option<Box<RawValue>>,
     #[serde(default)]
     bytes: Option<String>,
     #[serde(default)]
-    version: Option<u64>,
+    pub(super) version: Option<u64>,
     #[serde(default)]
-    updated_at: Option<i64>,
+    pub(super) updated_at: Option<i64>,
+}
+
+impl Line {
+    /// Its value as far as a table has room for it.
+    pub(super) fn shown(&self) -> String {
+        shown(self.json.as_deref(), self.bytes.as_deref())
+    }
 }
 
 async fn list_pages(global: &Global, args: ListArgs) -> Result<Outcome, Failure> {
@@ -366,16 +393,16 @@ fn print_page(args: &ListArgs, page: &EntryPage) -> Result<(), Failure> {
             entry.key.clone(),
             version.unwrap_or_default(),
             updated.unwrap_or_default(),
-            shown(entry),
+            entry.shown(),
         ]
     });
     output::table(["KEY", "VERSION", "UPDATED", "VALUE"], rows)
 }
 
 /// A value as far as a table has room for it.
-fn shown(entry: &Line) -> String {
+fn shown(json: Option<&RawValue>, bytes: Option<&str>) -> String {
     const CHARS_MAX: usize = 60;
-    match (&entry.json, &entry.bytes) {
+    match (json, bytes) {
         (Some(json), _) => {
             let mut shown: String = json.get().chars().take(CHARS_MAX).collect();
             if shown.len() < json.get().len() {

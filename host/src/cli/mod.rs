@@ -2,8 +2,11 @@
 //! as JSON, and say by the exit code whose fault a failure is.
 
 mod app;
+mod batch;
 mod client;
 mod config;
+mod dead_letter;
+mod delivery;
 mod failure;
 mod kv;
 mod logs;
@@ -15,6 +18,7 @@ mod run;
 mod serve;
 mod token;
 mod transfer;
+mod trigger;
 
 use clap::{Args, Parser, Subcommand};
 use failure::{Failure, Outcome};
@@ -32,10 +36,12 @@ Examples:
   kvasm kv set demo notes today '\"rain\"'
   kvasm kv list demo notes --values
   kvasm kv export demo > demo.jsonl
+  kvasm trigger set demo index --collection notes
+  kvasm dead-letter list demo
 
 Exit codes:
   0  success
-  1  what was asked for is not there (kv get, kv has, kv delete)
+  1  what was asked for is not there (kv get, kv has, kv delete; dead-letter show, replay, discard)
   2  your fault: bad arguments, an unknown app, a refused value, a conflict, a missing scope
   3  the plugin's fault: it cannot be loaded, trapped, failed or ran out of time
   4  the host's fault: the server or the store cannot be reached, or an internal error";
@@ -90,6 +96,15 @@ enum Command {
     /// Read and write an app's entries
     #[command(subcommand)]
     Kv(kv::Command),
+    /// Say which changes and times call a plugin's functions
+    #[command(subcommand)]
+    Trigger(trigger::Command),
+    /// Show what triggers have still to do
+    #[command(subcommand)]
+    Delivery(delivery::Command),
+    /// Show, replay and discard deliveries that were given up
+    #[command(subcommand)]
+    DeadLetter(dead_letter::Command),
     /// Show what an app uses
     Usage(app::Usage),
     /// Show what an app's plugin has logged
@@ -155,6 +170,9 @@ async fn dispatch(cli: Cli) -> Result<Outcome, Failure> {
         Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
+        Command::Trigger(command) => trigger::run(global, command).await,
+        Command::Delivery(command) => delivery::run(global, command).await,
+        Command::DeadLetter(command) => dead_letter::run(global, command).await,
         Command::Usage(usage) => app::usage(global, usage).await,
         Command::Logs(logs) => logs::run(global, logs).await,
         Command::Token(command) => token::run(global, command).await,

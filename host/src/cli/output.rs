@@ -79,7 +79,7 @@ pub(super) fn clean_lines(text: &str) -> String {
 }
 
 /// Text that cannot drive a terminal.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

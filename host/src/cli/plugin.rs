@@ -3,6 +3,7 @@
 use super::client::{Path, bytes, connect, set};
 use super::failure::{Failure, Outcome};
 use super::run::{argument, output_value, read_file};
+use super::trigger::on_what;
 use super::{Global, output};
 use clap::{Args, Subcommand};
 use kvasm::http::Body;
@@ -164,6 +165,16 @@ async fn functions(global: &Global, app: &AppName) -> Result<(), Failure> {
         .map(|name| [name, "function".to_owned()])
         .collect();
     rows.extend(offered.http.map(|name| [name, "HTTP handler".to_owned()]));
+    rows.extend(offered.triggers.into_iter().map(|trigger| {
+        let on = trigger.on.map(|on| on.join(", "));
+        let what = on_what(
+            trigger.collection.as_deref(),
+            trigger.prefix.as_deref(),
+            on.as_deref(),
+            trigger.schedule.as_deref(),
+        );
+        [trigger.name, format!("handler: {what}")]
+    }));
     output::table(["NAME", "KIND"], rows)
 }
 

@@ -1,6 +1,15 @@
 //! The JSON of the administrators' API. Times are milliseconds since the Unix
 //! epoch.
 
+mod batch;
+mod events;
+
+pub(super) use batch::present;
+pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
+pub use batch::{Done, Precondition};
+pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveryPage, DeliveryView};
+pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
+
 use crate::model::{App, AppSettings, Audit, Exports, Plugin, Quota, Token, Usage};
 use crate::service::LogRecord;
 use serde::{Deserialize, Serialize};
@@ -151,6 +160,9 @@ pub struct PluginView {
     pub functions: Vec<String>,
     /// The export that answers HTTP requests.
     pub http: Option<String>,
+    /// The triggers that it declares.
+    #[serde(default)]
+    pub triggers: Vec<DeclaredView>,
     /// The version that a roll back from this one goes to.
     pub replaced: Option<u32>,
     /// When it was uploaded.
@@ -164,7 +176,7 @@ impl PluginView {
         let Exports {
             functions,
             http,
-            triggers: _,
+            triggers,
         } = plugin.exports.clone();
         PluginView {
             version: plugin.version.0,
@@ -175,6 +187,7 @@ impl PluginView {
             size: plugin.size,
             functions,
             http,
+            triggers: triggers.iter().map(DeclaredView::from).collect(),
             replaced: plugin.replaced.map(|version| version.0),
             created_at: plugin.created_at.0,
             created_by: plugin.created_by.clone(),
@@ -204,6 +217,9 @@ pub struct Deployed {
     pub functions: Vec<String>,
     /// The export that answers HTTP requests.
     pub http: Option<String>,
+    /// The triggers that it declares.
+    #[serde(default)]
+    pub triggers: Vec<DeclaredView>,
 }
 
 /// The version that is active now.
@@ -222,6 +238,9 @@ pub struct Functions {
     pub functions: Vec<String>,
     /// The export that answers HTTP requests.
     pub http: Option<String>,
+    /// The triggers that it declares.
+    #[serde(default)]
+    pub triggers: Vec<DeclaredView>,
 }
 
 /// A token, without its secret.

@@ -77,8 +77,23 @@ pub(super) async fn json<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, Problem> {
+    json_within(shared, headers, body, JSON_BYTES_MAX).await
+}
+
+/// A body that is a JSON object of up to `limit` bytes.
+pub(super) async fn json_within<T: DeserializeOwned>(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<T, Problem> {
     require_type(headers, &["application/json"])?;
-    let bytes = read(shared, body, JSON_BYTES_MAX).await?;
+    let bytes = read(shared, body, limit).await?;
+    // Serde would take an array for an object, and its members by their places.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        let detail = "the body is not a JSON object";
+        return Err(Problem::new(Kind::MalformedJson, detail));
+    }
     serde_json::from_slice(&bytes).map_err(|e| Problem::new(Kind::MalformedJson, e.to_string()))
 }
 

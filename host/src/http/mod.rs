@@ -7,8 +7,10 @@ pub mod api;
 mod apps;
 mod audit;
 mod auth;
+mod batch;
 mod body;
 mod calls;
+mod deliveries;
 mod health;
 mod kv;
 mod layer;
@@ -20,6 +22,7 @@ mod router;
 mod serve;
 mod tokens;
 mod transfer;
+mod triggers;
 
 use crate::Host;
 use std::sync::Arc;

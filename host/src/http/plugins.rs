@@ -1,7 +1,7 @@
 //! Plugin versions of an app.
 
 use super::Shared;
-use super::api::{Activated, Deployed, Functions, PluginPage, PluginView};
+use super::api::{Activated, DeclaredView, Deployed, Functions, PluginPage, PluginView};
 use super::apps::find;
 use super::auth::Known;
 use super::body::{self, Json};
@@ -79,7 +79,7 @@ pub(super) async fn upload(
     let Exports {
         functions,
         http,
-        triggers: _,
+        triggers,
     } = exports;
     let deployed = Deployed {
         version: version.0,
@@ -87,6 +87,7 @@ pub(super) async fn upload(
         digest: digest.to_string(),
         functions,
         http,
+        triggers: triggers.iter().map(DeclaredView::from).collect(),
     };
     Ok((StatusCode::CREATED, Json(deployed)))
 }
@@ -171,11 +172,12 @@ pub(super) async fn functions(
     let Exports {
         functions,
         http,
-        triggers: _,
+        triggers,
     } = plugin.await?.exports;
     Ok(Json(Functions {
         version: active.version.0,
         functions,
         http,
+        triggers: triggers.iter().map(DeclaredView::from).collect(),
     }))
 }

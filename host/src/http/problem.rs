@@ -90,6 +90,8 @@ pub(super) struct Problem {
     detail: String,
     retry_after: Option<Duration>,
     allow: Option<HeaderValue>,
+    /// A member that only some cases have, and its name.
+    extension: Option<Box<(&'static str, serde_json::Value)>>,
 }
 
 impl Problem {
@@ -99,12 +101,19 @@ impl Problem {
             detail: detail.into(),
             retry_after: None,
             allow: None,
+            extension: None,
         }
     }
 
     /// The same, of an import that has written some entries before.
     pub(super) fn after(mut self, imported: u64) -> Problem {
         self.detail = format!("{imported} entries were imported, then: {}", self.detail);
+        self
+    }
+
+    /// The same with one member more.
+    pub(super) fn with(mut self, name: &'static str, value: serde_json::Value) -> Problem {
+        self.extension = Some(Box::new((name, value)));
         self
     }
 
@@ -122,13 +131,17 @@ impl Problem {
 
     /// The response, once the request's id is known.
     pub(super) fn render(self, request_id: Uuid) -> Response {
-        let body = json!({
+        let mut body = json!({
             "type": format!("{PROBLEMS}{}", self.kind.slug()),
             "title": self.kind.title(),
             "status": self.kind.status().as_u16(),
             "detail": self.detail,
             "request_id": request_id,
         });
+        if let (Some(extension), Some(body)) = (self.extension, body.as_object_mut()) {
+            let (name, value) = *extension;
+            body.insert(name.to_owned(), value);
+        }
         let mut headers = HeaderMap::new();
         let json = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, json);

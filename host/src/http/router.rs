@@ -1,6 +1,9 @@
 //! The routes.
 
-use super::{Shared, apps, audit, calls, health, kv, layer, logs, plugins, tokens, transfer};
+use super::{
+    Shared, apps, audit, batch, calls, deliveries, health, kv, layer, logs, plugins, tokens,
+    transfer, triggers,
+};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
@@ -48,8 +51,20 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(kv::get, kv::put, kv::delete))
         .routes(routes!(kv::list))
         .routes(routes!(kv::collections))
+        .routes(routes!(batch::commit))
+        .routes(routes!(batch::get_many))
+        .routes(routes!(batch::increment))
         .routes(routes!(transfer::export))
         .routes(routes!(transfer::import))
+        .routes(routes!(triggers::list))
+        .routes(routes!(triggers::set, triggers::delete))
+        .routes(routes!(triggers::pause))
+        .routes(routes!(triggers::resume))
+        .routes(routes!(deliveries::outstanding))
+        .routes(routes!(deliveries::dead))
+        .routes(routes!(deliveries::show))
+        .routes(routes!(deliveries::replay))
+        .routes(routes!(deliveries::discard))
         .routes(routes!(tokens::list_of_app, tokens::create_for_app))
         .routes(routes!(tokens::revoke_of_app))
         .routes(routes!(tokens::list, tokens::create))

@@ -1,7 +1,7 @@
 //! Export and import: an app's entries as streams of JSON Lines.
 
 use super::Shared;
-use super::api::Imported;
+use super::api::{Imported, present};
 use super::apps::find;
 use super::auth::Known;
 use super::body::{self, Json};
@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
@@ -60,9 +60,24 @@ pub(super) struct EntryLine {
     expires_at: Option<i64>,
 }
 
-/// `"json": null` is a value, not a field that is missing.
-fn present<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(json).map(Some)
+/// A value that is given as JSON or as base64.
+pub(super) fn value(
+    json: Option<Box<RawValue>>,
+    bytes: Option<String>,
+    limit: usize,
+) -> Result<Value, String> {
+    let value = match (json, bytes) {
+        (Some(json), None) => Value::json(json.get(), limit),
+        (None, Some(bytes)) => {
+            let bytes = STANDARD.decode(bytes);
+            let bytes = bytes.map_err(|e| format!("its bytes are not base64: {e}"))?;
+            Value::bytes(bytes, limit)
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            return Err("it needs either \"json\" or \"bytes\"".to_owned());
+        }
+    };
+    value.map_err(|e| e.to_string())
 }
 
 impl EntryLine {
@@ -94,17 +109,7 @@ impl EntryLine {
 
     /// The line as a write; none if its entry has expired.
     fn write(self, value_bytes: usize, now: Timestamp) -> Result<Option<Write>, String> {
-        let value = match (self.json, self.bytes) {
-            (Some(json), None) => Value::json(json.get(), value_bytes),
-            (None, Some(bytes)) => {
-                let bytes = STANDARD.decode(bytes);
-                let bytes = bytes.map_err(|e| format!("its bytes are not base64: {e}"))?;
-                Value::bytes(bytes, value_bytes)
-            }
-            (Some(_), Some(_)) | (None, None) => {
-                return Err("it needs either \"json\" or \"bytes\"".to_owned());
-            }
-        };
+        let value = value(self.json, self.bytes, value_bytes)?;
         let collection = self.collection.ok_or("it needs \"collection\"")?;
         let ttl_ms = match self.expires_at {
             None => None,
@@ -116,7 +121,7 @@ impl EntryLine {
         Ok(Some(Write {
             collection: Collection::parse(collection).map_err(|e| e.to_string())?,
             key: Key::parse(self.key).map_err(|e| e.to_string())?,
-            value: value.map_err(|e| e.to_string())?,
+            value,
             ttl_ms,
             expect: None,
         }))

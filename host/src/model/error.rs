@@ -37,6 +37,14 @@ pub enum Subject {
     Scopes,
     /// A trigger's name.
     Trigger,
+    /// An app's triggers.
+    Triggers,
+    /// Which changes a trigger waits for.
+    Changes,
+    /// How often a delivery is tried.
+    Attempts,
+    /// How old a delivery may become, in milliseconds.
+    Age,
     /// Keys that are asked for together.
     Keys,
     /// A batch of checks and operations.
@@ -68,6 +76,10 @@ impl Subject {
             | Subject::TokenName
             | Subject::Scopes
             | Subject::Trigger
+            | Subject::Triggers
+            | Subject::Changes
+            | Subject::Attempts
+            | Subject::Age
             | Subject::Keys
             | Subject::Batch
             | Subject::Answer
@@ -96,6 +108,10 @@ impl std::fmt::Display for Subject {
             Subject::TokenName => "token name",
             Subject::Scopes => "list of scopes",
             Subject::Trigger => "trigger name",
+            Subject::Triggers => "list of triggers",
+            Subject::Changes => "list of changes",
+            Subject::Attempts => "number of attempts",
+            Subject::Age => "greatest age in milliseconds",
             Subject::Keys => "list of keys",
             Subject::Batch => "batch",
             Subject::Answer => "answer",

@@ -39,5 +39,6 @@ pub use registry::{Audit, Change, Changed, NewPlugin};
 pub use schedule::Schedule;
 pub use token::{BearerToken, SecretHash, Token, TokenId, TokenSecret};
 pub use trigger::{
-    Changes, DeclaredTrigger, FAILURES_MAX, Origin, Pause, Policy, Trigger, TriggerName, Watch,
+    Changes, DeclaredTrigger, FAILURES_MAX, Origin, Pause, Policy, TRIGGERS_MAX, Trigger,
+    TriggerName, Watch,
 };

@@ -38,6 +38,14 @@ impl TriggerName {
                 allowed: "a-z, A-Z, 0-9, '_', '-' and '.'",
             });
         }
+        // As a part of a path, dots alone would mean another place.
+        if name.chars().all(|c| c == '.') {
+            return Err(Invalid::Character {
+                subject: Subject::Trigger,
+                found: '.',
+                allowed: "names that are not of dots alone",
+            });
+        }
         Ok(TriggerName(name.to_owned()))
     }
 
@@ -201,6 +209,10 @@ impl Trigger {
     }
 }
 
+/// The most triggers of an app. Each one that watches an entry makes a row of each
+/// write to it.
+pub const TRIGGERS_MAX: usize = 100;
+
 /// Deterministic failures in a row that pause a trigger.
 pub const FAILURES_MAX: u32 = 10;
 
@@ -211,7 +223,7 @@ mod tests {
     #[test]
     fn names_are_those_of_functions() {
         assert!(TriggerName::parse("on_order.v2-b").is_ok());
-        for bad in ["", "a b", "é", "a/b", &"x".repeat(65)] {
+        for bad in ["", "a b", "é", "a/b", ".", "..", &"x".repeat(65)] {
             assert!(TriggerName::parse(bad).is_err(), "{bad}");
         }
     }

@@ -5,7 +5,7 @@ use super::error::LoadError;
 use super::invocation::Invocation;
 use super::manifest::{self, Declaration};
 use crate::abi::printable;
-use crate::model::{DeclaredTrigger, Digest, Exports};
+use crate::model::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX};
 use std::collections::BTreeMap;
 use wasmtime::{
     Engine, ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
@@ -171,6 +171,11 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<Offer, LoadError> {
                 }
             }
         }
+    }
+    if offer.triggers.len() > TRIGGERS_MAX {
+        let found = offer.triggers.len();
+        let why = format!("it declares {found} triggers; the limit is {TRIGGERS_MAX}");
+        return Err(refuse(why));
     }
     Ok(offer)
 }

@@ -48,13 +48,14 @@ pub async fn integers_are_the_same_everywhere(kit: Kit) {
         assert_eq!(app.value("c", "k").await, Some(json(&sum.to_string())));
     }
     for text in ["1.0", "0.5", "10e-1", "true", "null", "\"1\"", "[1]", "{}"] {
-        app.set("c", "k", json(text)).await;
+        let version = app.set("c", "k", json(text)).await;
         let refused = add(&app, "k", 1).await;
         assert!(
             matches!(refused, Err(StoreError::NotInteger { at: 0 })),
             "{text}: {refused:?}"
         );
-        assert_eq!(app.value("c", "k").await, Some(json(text)));
+        // A store may write the number in another way, and has not written it again.
+        assert_eq!(app.get("c", "k").await.expect("kept").version, version);
     }
     app.set("c", "k", bytes("1")).await;
     let refused = add(&app, "k", 1).await;

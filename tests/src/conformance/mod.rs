@@ -13,6 +13,7 @@ pub mod batches;
 pub mod checks;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod dispatchers;
 pub mod entries;
 pub mod event_kit;
 pub mod expiry;
@@ -309,9 +310,11 @@ macro_rules! conformance {
                 a_claim_brings_the_policy,
                 acknowledged_deliveries_give_their_room_back,
                 an_app_takes_its_deliveries_along,
-                many_dispatchers_deliver_in_order_and_once,
                 a_clock_that_steps_back_holds_up_nothing_new,
                 racing_writes_are_told_in_their_order,
+            }
+            dispatchers {
+                many_dispatchers_deliver_in_order_and_once,
             }
             dead_letters {
                 a_letter_keeps_all_of_its_delivery,
@@ -372,6 +375,7 @@ mod tests {
             include_str!("many.rs"),
             include_str!("triggers.rs"),
             include_str!("deliveries.rs"),
+            include_str!("dispatchers.rs"),
             include_str!("dead_letters.rs"),
             include_str!("schedules.rs"),
             include_str!("sweeping.rs"),

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod entries;
+mod events;
 mod plugins;
 
 use serde_json::Value;

@@ -141,6 +141,8 @@ fn target(operation: &Operation, app: &str) -> String {
         ("version", "999"),
         ("token", "00000000000000000000000000000099"),
         ("function", "absent"),
+        ("name", "absent"),
+        ("id", "00000000-0000-0000-0000-000000000099"),
         ("path", "x"),
     ])
 }

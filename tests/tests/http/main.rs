@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod access;
+mod batches;
 mod document;
 mod entries;
+mod events;
 mod limits;
 mod plugins;
 mod problems;
+mod triggers;

@@ -1,43 +1,40 @@
 //! Batches that need a transaction.
 //!
-//! Its statements, in order: hold the app; hold all keys, whether they have an
-//! entry or not; look at the entries; then change them. Between the look and the
-//! commit nothing can change that was checked, so checks on keys that the batch
-//! does not write hold too. To hold an absent key a row is written for it, which
-//! the transaction fills or removes.
+//! Its statements, in order: hold the app; hold the delivery that it acknowledges;
+//! hold all keys, whether they have an entry or not; look at the entries; then
+//! change them; let go the delivery, and make those that the changes fire. Between
+//! the look and the commit nothing can change that was checked, so checks on keys
+//! that the batch does not write hold too. To hold an absent key a row is written
+//! for it, which the transaction fills or removes.
 
 use super::classify::over_grant;
-use super::commit::{SetRow, set_many, versions};
+use super::commit::{SetRow, address_of, set_many, versions};
+use super::increments::{Integers, Sums};
 use super::lease::Lease;
-use super::plan::{Address, Outcome, Plan};
+use super::plan::{Address, Done, Outcome, Plan};
 use super::pool::{Pool, Statement};
 use super::transaction::{Stop, Work, transact};
 use super::usage::{Counting, Delta, count};
-use super::{change, read, sql};
-use crate::model::{Applied, Version, WriteBatch};
+use super::{change, fire, handling, increments, read, sql};
+use crate::model::{Applied, Committed, Version, WriteBatch};
 use crate::store::StoreError;
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Expired at every `now`.
 const BEFORE_ALL_TIMES: i64 = i64::MIN;
 
-/// A batch, worked out.
+/// A batch, and how it is counted.
 struct Batch<'b> {
     write: &'b WriteBatch,
-    plan: Plan<'b>,
     counting: Counting,
 }
 
-pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applied>, StoreError> {
-    let batch = Batch {
-        write,
-        plan: Plan::new(write),
-        counting: Counting::OneSlot,
-    };
-    match transact(pool, &batch).await {
+pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed, StoreError> {
+    let counting = Counting::OneSlot;
+    match transact(pool, &Batch { write, counting }).await {
         Err(Stop::Error(error)) if over_grant(&error) => commit_over_all(pool, write).await,
         other => Ok(other?),
     }
@@ -47,25 +44,23 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applie
 pub(super) async fn commit_over_all(
     pool: &Pool,
     write: &WriteBatch,
-) -> Result<Vec<Applied>, StoreError> {
-    let batch = Batch {
-        write,
-        plan: Plan::new(write),
-        counting: Counting::AllSlots,
-    };
-    Ok(transact(pool, &batch).await?)
+) -> Result<Committed, StoreError> {
+    let counting = Counting::AllSlots;
+    Ok(transact(pool, &Batch { write, counting }).await?)
 }
 
 #[async_trait]
 impl Work for Batch<'_> {
-    type Done = Vec<Applied>;
+    type Done = Committed;
 
-    async fn run(&self, lease: &mut Lease) -> Result<Vec<Applied>, Stop> {
-        let Batch { write, plan, .. } = self;
-        let app = sqlx::query(sql::LOCK_APP).bind(write.app_id.uuid());
-        if lease.run(app).await?.is_empty() {
-            Err(StoreError::AppNotFound)?;
-        }
+    async fn run(&self, lease: &mut Lease) -> Result<Committed, Stop> {
+        let write = self.write;
+        let watched = hold_app(lease, write).await?;
+        let delivery = match &write.acknowledge {
+            Some(receipt) => Some(handling::hold(lease, receipt).await?),
+            None => None,
+        };
+        let plan = Plan::new(&write.checks, &write.ops, write.now);
         if !write.ops.is_empty() {
             let statement = on_keys(sql::HOLD, write, plan.keys.keys());
             lease.run(statement.bind(BEFORE_ALL_TIMES)).await?;
@@ -80,14 +75,63 @@ impl Work for Batch<'_> {
         if !failed.is_empty() {
             Err(StoreError::Conflict { failed })?;
         }
-        let (applied, delta) = carry_out(lease, write, plan, found).await?;
+        let delivery = match delivery {
+            Some(held) => Some(held.ok_or(StoreError::LeaseLost)?),
+            None => None,
+        };
+        let Integers { ops, sums } = integers(lease, write).await?;
+        let ops = ops.as_deref().unwrap_or(&write.ops);
+        let plan = Plan::new(&write.checks, ops, write.now);
+        let (done, mut delta) = carry_out(lease, write, &plan, found).await?;
+        if let (Some(receipt), Some(size)) = (&write.acknowledge, delivery) {
+            handling::finish(lease, receipt, write.now).await?;
+            delta.give_back(size);
+        }
+        let deliveries = fire::fire(lease, write, ops, &done, &watched, &mut delta).await?;
         if let Some(audit) = &write.audit {
             change::write_audit(lease, audit).await?;
         }
         // Last, because others wait for a slot.
         count(lease, write.app_id, delta, self.counting).await?;
-        Ok(applied)
+        Ok(Committed {
+            applied: answers(&done, &sums),
+            deliveries,
+        })
     }
+}
+
+/// Holds the app; those of the batch's collections that a trigger watches.
+async fn hold_app(lease: &mut Lease, write: &WriteBatch) -> Result<BTreeSet<String>, Stop> {
+    let collections = write.ops.iter().map(|op| op.address().0.as_str());
+    let collections: BTreeSet<_> = collections.collect();
+    let statement = sqlx::query(sql::LOCK_APP_AND_LOOK).bind(write.app_id.uuid());
+    let statement = statement.bind(collections.into_iter().collect::<Vec<_>>());
+    let rows = lease.run(statement).await?;
+    let row = rows.first().ok_or(StoreError::AppNotFound)?;
+    let watched: Vec<String> = row.try_get(0)?;
+    Ok(watched.into_iter().collect())
+}
+
+/// The batch with its increments worked out, which looks at the entries if there
+/// are some.
+async fn integers(lease: &mut Lease, write: &WriteBatch) -> Result<Integers, Stop> {
+    let added = write.ops.iter().filter_map(increments::added_to);
+    let added: BTreeSet<_> = added.collect();
+    if added.is_empty() {
+        return Ok(Integers::default());
+    }
+    let statement = on_keys(sql::NUMBERS, write, added.iter());
+    let rows = lease.run(statement.bind(write.now.0)).await?;
+    Ok(increments::lower(write, &increments::held(&rows)?)?)
+}
+
+/// The answers to the operations as they were asked for.
+fn answers(done: &[Done], sums: &Sums) -> Vec<Applied> {
+    let answer = |(at, done): (usize, &Done)| match (done.applied, sums.get(&at)) {
+        (Applied::Set(version), Some(&value)) => Applied::Incremented { version, value },
+        (applied, _) => applied,
+    };
+    done.iter().enumerate().map(answer).collect()
 }
 
 fn failed_checks(write: &WriteBatch, found: &BTreeMap<Address<'_>, Version>) -> Vec<usize> {
@@ -104,7 +148,7 @@ async fn carry_out(
     write: &WriteBatch,
     plan: &Plan<'_>,
     found: BTreeMap<Address<'_>, Version>,
-) -> Result<(Vec<Applied>, Delta), Stop> {
+) -> Result<(Vec<Done>, Delta), Stop> {
     let mut outcome = Outcome {
         found,
         ..Outcome::default()
@@ -140,8 +184,10 @@ async fn carry_out(
         removed = lease.run(statement.bind(write.now.0)).await?;
     }
     for row in &removed {
-        let address = (row.try_get(0)?, row.try_get(1)?);
-        outcome.removed.insert(address, row.try_get(2)?);
+        if row.try_get(2)? {
+            let version = read::version(row, 4)?;
+            outcome.removed.insert(address_of(row)?, version);
+        }
     }
     let answers = plan.answers(&outcome).ok_or(Error::RowNotFound)?;
     Ok((answers, delta(&written, &removed)?))

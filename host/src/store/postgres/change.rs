@@ -3,7 +3,7 @@
 use super::lease::Lease;
 use super::pool::Statement;
 use super::transaction::{Stop, Work};
-use super::{classify, plugins, sql, usage};
+use super::{classify, letters, plugins, sql, triggers, usage};
 use crate::model::{App, AppId, AppSettings, Audit, Change, Changed, Timestamp, Token, TokenId};
 use crate::store::StoreError;
 use async_trait::async_trait;
@@ -32,13 +32,29 @@ impl Work for Changing<'_> {
             Change::DeleteApp(app) => delete_app(lease, *app).await,
             Change::AddPlugin(plugin) => plugins::add(lease, plugin, at, by).await,
             Change::ActivatePlugin { app, version } => {
-                plugins::activate(lease, *app, *version).await
+                plugins::activate(lease, *app, *version, at).await
             }
-            Change::RollBackPlugin(app) => plugins::roll_back(lease, *app).await,
+            Change::RollBackPlugin(app) => plugins::roll_back(lease, *app, at).await,
             Change::DeletePlugin { app, version } => plugins::delete(lease, *app, *version).await,
             Change::CreateToken(token) => create_token(lease, token).await,
             Change::RevokeToken { app, token } => revoke_token(lease, *app, *token, at).await,
-            _ => Err(Stop::Refused(StoreError::Failed("not yet".into()))),
+            Change::SetTrigger { app, trigger } => triggers::set(lease, *app, trigger).await,
+            Change::DeleteTrigger { app, trigger } => triggers::delete(lease, *app, trigger).await,
+            Change::PauseTrigger {
+                app,
+                trigger,
+                paused,
+            } => triggers::pause(lease, *app, trigger, *paused).await,
+            Change::Replay {
+                app,
+                letters,
+                limit,
+            } => letters::replay(lease, *app, letters, *limit, at).await,
+            Change::Discard {
+                app,
+                letters,
+                limit,
+            } => letters::discard(lease, *app, letters, *limit).await,
         }?;
         if let (Some(audit), false) = (self.audit, changed == Changed::Nothing) {
             write_audit(lease, audit).await?;
@@ -116,8 +132,14 @@ async fn delete_app(lease: &mut Lease, app: AppId) -> Result<Changed, Stop> {
     let rows = lease.run(of_app(sql::registry::DIGESTS)).await?;
     let digests = rows.iter().map(|row| row.try_get(0));
     let digests = digests.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    lease.run(of_app(sql::DELETE_ALL)).await?;
-    lease.run(of_app(sql::registry::DELETE_APP)).await?;
+    for text in [
+        sql::outbox::DELETE_DELIVERIES,
+        sql::DELETE_ALL,
+        sql::letters::DELETE_LETTERS,
+        sql::registry::DELETE_APP,
+    ] {
+        lease.run(of_app(text)).await?;
+    }
     plugins::forget_modules(lease, digests).await?;
     Ok(Changed::Done)
 }

@@ -48,6 +48,11 @@ pub(super) fn over_grant(error: &Error) -> bool {
         && answer.constraint() == Some("app_usage_within_quota")
 }
 
+/// A number is beyond what its type holds.
+pub(super) fn out_of_range(error: &Error) -> bool {
+    sqlstate(error).as_deref() == Some("22003")
+}
+
 /// The transaction lost against another one and may win if it is run again.
 pub(super) fn lost_race(error: &Error) -> bool {
     // serialization_failure, deadlock_detected
@@ -164,6 +169,11 @@ mod tests {
             StoreError::Full(_) => "full",
             StoreError::AppExists
             | StoreError::Conflict { .. }
+            | StoreError::NotInteger { .. }
+            | StoreError::Overflow { .. }
+            | StoreError::LeaseLost
+            | StoreError::AnswerTooLarge { .. }
+            | StoreError::TriggerNotFound
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)
@@ -195,6 +205,12 @@ mod tests {
         assert!(!over_grant(&refusal("another_check")));
         assert!(!over_grant(&answer("23514")));
         assert!(!over_grant(&Error::RowNotFound));
+    }
+
+    #[test]
+    fn a_sum_out_of_range_is_known_by_its_code() {
+        assert!(out_of_range(&answer("22003")));
+        assert!(!out_of_range(&answer("22P02")) && !out_of_range(&Error::RowNotFound));
     }
 
     #[test]

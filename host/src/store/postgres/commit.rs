@@ -1,29 +1,40 @@
-//! Writes of one statement: one operation with at most one check on its key, and
-//! sets of many keys without a check.
+//! Writes of one statement: one operation with at most one check on its key, an
+//! increment, and sets of many keys without a check.
 
 use super::classify::over_grant;
 use super::plan::{Address, address};
 use super::pool::{Pool, Statement};
 use super::transaction::Stop;
-use super::{batch, read, sql};
-use crate::model::{AppId, Applied, Expect, Op, Timestamp, Value, Version, WriteBatch};
+use super::{batch, classify, read, sql};
+use crate::model::{
+    AppId, Applied, Committed, Expect, Op, Timestamp, Value, Version, WriteBatch, chain_of,
+};
 use crate::store::StoreError;
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
 
-pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applied>, StoreError> {
+pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed, StoreError> {
     let done = match (write.checks.as_slice(), write.ops.as_slice()) {
-        _ if write.audit.is_some() => return batch::commit(pool, write).await,
+        _ if write.audit.is_some() || write.acknowledge.is_some() => {
+            return batch::commit(pool, write).await;
+        }
         ([], []) => {
             app_there(read::app_exists(pool, write.app_id).await?)?;
-            return Ok(Vec::new());
+            return Ok(Committed::default());
         }
         ([], [op]) => one(pool, write, op, None).await,
-        ([check], [op]) if (check.collection.as_str(), check.key.as_str()) == address(op) => {
+        ([check], [op @ (Op::Set { .. } | Op::Delete { .. })])
+            if (check.collection.as_str(), check.key.as_str()) == address(op) =>
+        {
             one(pool, write, op, Some(check.expect)).await
         }
-        ([], ops) if distinct_sets(ops) => sets(pool, write).await,
+        ([], ops) if distinct_sets(ops) => match sets(pool, write).await {
+            // There is no such app, or a trigger that watches: this finds out.
+            Ok(None) => return batch::commit(pool, write).await,
+            other => other.map(Option::unwrap_or_default),
+        },
         _ => return batch::commit(pool, write).await,
     };
     match done {
@@ -45,27 +56,61 @@ async fn one(
     write: &WriteBatch,
     op: &Op,
     expect: Option<Expect>,
-) -> Result<Vec<Applied>, Stop> {
-    let applied = match op {
-        Op::Set { .. } => set(pool, write, op, expect).await?,
-        Op::Increment { .. } => Err(StoreError::Failed("not yet".into()))?,
-        Op::Delete { .. } => delete(pool, write, address(op), expect).await?,
-    };
-    match applied {
-        Some(applied) => Ok(vec![applied]),
-        None => Err(StoreError::Conflict { failed: vec![0] })?,
+) -> Result<Committed, Stop> {
+    match op {
+        Op::Set { .. } => set(pool, write, op, expect).await,
+        Op::Increment { delta, .. } => increment(pool, write, address(op), *delta).await,
+        Op::Delete { .. } => delete(pool, write, address(op), expect).await,
     }
 }
 
-/// Sets an entry; `None` when the check failed.
+/// The answer of a batch of one operation, from its row: what it did, whether there
+/// is the app, how many deliveries it made. `None` when the check failed.
+fn answer<T>(
+    rows: &[PgRow],
+    applied: impl FnOnce(T) -> Option<Applied>,
+) -> Result<Option<Committed>, Stop>
+where
+    for<'r> T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    let row = rows.first().ok_or(Error::RowNotFound)?;
+    app_there(row.try_get(1)?)?;
+    let deliveries: i64 = row.try_get(2)?;
+    Ok(applied(row.try_get(0)?).map(|applied| Committed {
+        applied: vec![applied],
+        deliveries: deliveries.unsigned_abs(),
+    }))
+}
+
+fn conflict() -> Stop {
+    Stop::Refused(StoreError::Conflict { failed: vec![0] })
+}
+
+/// What the event of a batch of one operation needs besides the operation: chain,
+/// identity, depth.
+fn bind_event<'q>(statement: Statement<'q>, write: &WriteBatch, key: &str) -> Statement<'q> {
+    statement
+        .bind(chain_of(key))
+        .bind(Uuid::now_v7())
+        .bind(event_depth(write))
+}
+
+/// The depth of the events that a batch causes.
+pub(super) fn event_depth(write: &WriteBatch) -> i64 {
+    i64::from(write.depth) + 1
+}
+
 async fn set(
     pool: &Pool,
     write: &WriteBatch,
     op: &Op,
     expect: Option<Expect>,
-) -> Result<Option<Applied>, Stop> {
+) -> Result<Committed, Stop> {
     let row = SetRow::of(op).ok_or(Error::RowNotFound)?;
-    let bind = |text, slot: i16| row.bind(text, write.app_id, write.now).bind(slot);
+    let bind = |text, slot: i16| {
+        let statement = row.bind(text, write.app_id, write.now).bind(slot);
+        bind_event(statement, write, row.address.1)
+    };
     let statement = |slot| match expect {
         None => bind(sql::SET, slot),
         Some(Expect::Absent) => bind(sql::SET_IF_ABSENT, slot),
@@ -74,45 +119,82 @@ async fn set(
         }
     };
     let rows = pool.write(statement).await?;
-    let found = rows.first().ok_or(Error::RowNotFound)?;
-    app_there(found.try_get(1)?)?;
-    let version: Option<i64> = found.try_get(0)?;
-    Ok(version.map(|version| Applied::Set(Version(version.unsigned_abs()))))
+    let written = |version: Option<i64>| Some(Applied::Set(Version(version?.unsigned_abs())));
+    answer(&rows, written)?.ok_or_else(conflict)
 }
 
-/// Deletes an entry; `None` when the check failed.
 async fn delete(
     pool: &Pool,
     write: &WriteBatch,
     (collection, key): Address<'_>,
     expect: Option<Expect>,
-) -> Result<Option<Applied>, Stop> {
+) -> Result<Committed, Stop> {
     let bind = |text, slot: i16| {
         let statement = sqlx::query(text).bind(write.app_id.uuid());
         let statement = statement.bind(collection).bind(key);
-        statement.bind(write.now.0).bind(slot)
+        let statement = statement.bind(write.now.0).bind(slot);
+        bind_event(statement.bind(size((collection, key), 0)), write, key)
     };
-    let (existed, app) = match expect {
-        None => read::two_bools(&pool.write(|slot| bind(sql::DELETE, slot)).await?)?,
+    let deleted = |existed| Some(Applied::Deleted { existed });
+    match expect {
+        None => {
+            let rows = pool.write(|slot| bind(sql::DELETE, slot)).await?;
+            answer(&rows, deleted)?.ok_or_else(conflict)
+        }
         Some(Expect::Version(version)) => {
             let version = version_number(version);
             let statement = |slot| bind(sql::DELETE_IF_VERSION, slot).bind(version);
-            read::two_bools(&pool.write(statement).await?)?
+            let rows = pool.write(statement).await?;
+            answer(&rows, |existed: bool| deleted(true).filter(|_| existed))?.ok_or_else(conflict)
         }
         // To delete what is absent is to look whether it is.
-        Some(Expect::Absent) => read::has(pool, write.app_id, collection, key, write.now).await?,
+        Some(Expect::Absent) => {
+            let (existed, app) = read::has(pool, write.app_id, collection, key, write.now).await?;
+            app_there(app)?;
+            let applied = (!existed).then_some(Applied::Deleted { existed: false });
+            Ok(Committed {
+                applied: vec![applied.ok_or_else(conflict)?],
+                deliveries: 0,
+            })
+        }
+    }
+}
+
+async fn increment(
+    pool: &Pool,
+    write: &WriteBatch,
+    (collection, key): Address<'_>,
+    delta: i64,
+) -> Result<Committed, Stop> {
+    let statement = |slot: i16| {
+        let statement = sqlx::query(sql::INCREMENT).bind(write.app_id.uuid());
+        let statement = statement.bind(collection).bind(key).bind(delta);
+        let statement = statement.bind(size((collection, key), 0));
+        bind_event(statement.bind(write.now.0).bind(slot), write, key)
     };
-    app_there(app)?;
-    Ok(match expect {
-        None => Some(Applied::Deleted { existed }),
-        Some(Expect::Version(_)) => existed.then_some(Applied::Deleted { existed: true }),
-        Some(Expect::Absent) => (!existed).then_some(Applied::Deleted { existed: false }),
-    })
+    let rows = match pool.write(statement).await {
+        Err(error) if classify::out_of_range(&error) => Err(StoreError::Overflow { at: 0 })?,
+        other => other?,
+    };
+    let row = rows.first().ok_or(Error::RowNotFound)?;
+    let value: Option<i64> = row.try_get(3)?;
+    let incremented = |version: Option<i64>| {
+        let (version, value) = version.zip(value)?;
+        let version = Version(version.unsigned_abs());
+        Some(Applied::Incremented { version, value })
+    };
+    let committed = answer(&rows, incremented)?;
+    Ok(committed.ok_or(StoreError::NotInteger { at: 0 })?)
 }
 
 /// A version as Postgres holds it. One that it cannot hold is no entry's.
 pub(super) fn version_number(version: Version) -> i64 {
     i64::try_from(version.0).unwrap_or(-1)
+}
+
+/// The bytes of an entry as quotas count them.
+pub(super) fn size((collection, key): Address<'_>, value: usize) -> i32 {
+    i32::try_from(collection.len() + key.len() + value).unwrap_or(i32::MAX)
 }
 
 /// One set, as columns.
@@ -138,12 +220,11 @@ impl<'b> SetRow<'b> {
             Value::Json(text) => (Some(text.as_str()), None),
             Value::Bytes(bytes) => (None, Some(bytes.as_slice())),
         };
-        let size = address.0.len() + address.1.len() + value.as_bytes().len();
         Some(SetRow {
             address,
             json,
             bytes,
-            size: i32::try_from(size).unwrap_or(i32::MAX),
+            size: size(address, value.as_bytes().len()),
             expires_at: expires_at.map(|at| at.0),
         })
     }
@@ -188,21 +269,31 @@ fn distinct_sets(ops: &[Op]) -> bool {
 }
 
 /// A batch of nothing but sets of different keys: one statement is as atomic as
-/// a transaction around it.
-async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Vec<Applied>, Stop> {
+/// a transaction around it. `None` if nothing was written.
+async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Stop> {
     let rows: Vec<_> = write.ops.iter().filter_map(SetRow::of).collect();
     let statement = |slot: i16| set_many(sql::SET_MANY, &rows, write.app_id, write.now).bind(slot);
     let answered = pool.write(statement).await?;
-    app_there(!answered.is_empty())?;
+    if answered.is_empty() {
+        return Ok(None);
+    }
     let versions = versions(&answered)?;
     let applied = |op| versions.get(&address(op)).copied().map(Applied::Set);
-    let all: Option<Vec<_>> = write.ops.iter().map(applied).collect();
-    Ok(all.ok_or(Error::RowNotFound)?)
+    let applied: Option<Vec<_>> = write.ops.iter().map(applied).collect();
+    Ok(Some(Committed {
+        applied: applied.ok_or(Error::RowNotFound)?,
+        deliveries: 0,
+    }))
+}
+
+/// The collection and the key that a row begins with.
+pub(super) fn address_of(row: &PgRow) -> Result<Address<'_>, Error> {
+    Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
 /// The versions that `SET_MANY` returned.
 pub(super) fn versions(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Version>, Error> {
     rows.iter()
-        .map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), read::version(row, 2)?)))
+        .map(|row| Ok((address_of(row)?, read::version(row, 2)?)))
         .collect()
 }

@@ -1,25 +1,36 @@
 //! The store on Postgres, for any number of hosts at once.
 //!
 //! `sql` has every statement, `read` and `commit` run what takes one of them,
-//! `batch` what takes a transaction, worked out by `plan`. `usage` counts what
-//! entries take and holds apps to their quotas. `registry` is the administrators'
-//! part, whose changes are in `change` and `plugins`. `pool` keeps the connections,
-//! `lease` lends one, `transaction` runs one until it wins, and `classify` says
-//! what an error means.
+//! `batch` what takes a transaction, worked out by `plan` and `increments`. `usage`
+//! counts what entries and deliveries take and holds apps to their quotas.
+//!
+//! `fire` makes the deliveries of a transaction, `outbox` hands them out, `handling`
+//! ends them, and `rows` decodes them. `registry` is the administrators' part, whose
+//! changes are in `change`, `plugins`, `triggers` and `letters`.
+//!
+//! `pool` keeps the connections, `lease` lends one, `transaction` runs one until it
+//! wins, and `classify` says what an error means.
 
 mod batch;
 mod change;
 mod classify;
 mod commit;
 mod compact;
+mod fire;
+mod handling;
+mod increments;
 mod lease;
+mod letters;
+mod outbox;
 mod plan;
 mod plugins;
 mod pool;
 mod read;
 mod registry;
+mod rows;
 mod sql;
 mod transaction;
+mod triggers;
 mod usage;
 
 use super::{Store, StoreError};
@@ -157,79 +168,6 @@ async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError>
     Err(StoreError::Failed(why.into()))
 }
 
-macro_rules! stub {
-    () => {
-        Err(StoreError::Failed("not yet".into()))
-    };
-}
-#[async_trait]
-impl super::Outbox for PostgresStore {
-    async fn triggers(&self, _: AppId) -> Result<Vec<crate::model::Trigger>, StoreError> {
-        stub!()
-    }
-    async fn due(
-        &self,
-        _: Option<&crate::model::Queue>,
-        _: Timestamp,
-        _: u32,
-    ) -> Result<Vec<crate::model::Queue>, StoreError> {
-        stub!()
-    }
-    async fn claim(
-        &self,
-        _: &crate::model::Claim,
-    ) -> Result<Vec<crate::model::Delivery>, StoreError> {
-        stub!()
-    }
-    async fn renew(&self, _: &crate::model::Receipt, _: Timestamp) -> Result<bool, StoreError> {
-        stub!()
-    }
-    async fn fail(&self, _: &crate::model::Failed) -> Result<bool, StoreError> {
-        stub!()
-    }
-    async fn deliveries(
-        &self,
-        _: AppId,
-        _: Option<&crate::model::TriggerName>,
-        _: u32,
-    ) -> Result<Vec<crate::model::Delivery>, StoreError> {
-        stub!()
-    }
-    async fn schedules(
-        &self,
-        _: Timestamp,
-        _: u32,
-    ) -> Result<Vec<(AppId, crate::model::Trigger)>, StoreError> {
-        stub!()
-    }
-    async fn tick(&self, _: &crate::model::Tick) -> Result<bool, StoreError> {
-        stub!()
-    }
-    async fn dead_letters(
-        &self,
-        _: AppId,
-        _: &crate::model::Letters,
-        _: Option<uuid::Uuid>,
-        _: u32,
-    ) -> Result<Vec<crate::model::DeadLetter>, StoreError> {
-        stub!()
-    }
-    async fn count_dead_letters(
-        &self,
-        _: AppId,
-        _: &crate::model::Letters,
-        _: u32,
-    ) -> Result<u64, StoreError> {
-        stub!()
-    }
-    async fn prune(&self, _: AppId, _: Timestamp, _: u32, _: u32) -> Result<u64, StoreError> {
-        stub!()
-    }
-    async fn sweep(&self, _: AppId, _: Timestamp, _: u32) -> Result<u64, StoreError> {
-        stub!()
-    }
-}
-
 #[async_trait]
 impl Store for PostgresStore {
     async fn create_app(&self, app: &App) -> Result<(), StoreError> {
@@ -240,18 +178,10 @@ impl Store for PostgresStore {
         read::app(&self.pool, name).await
     }
 
-    async fn app_by_id(&self, _: AppId) -> Result<Option<App>, StoreError> {
-        stub!()
+    async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
+        read::app_by_id(&self.pool, app).await
     }
-    async fn get_many(
-        &self,
-        _: AppId,
-        _: &[(Collection, Key)],
-        _: Timestamp,
-        _: usize,
-    ) -> Result<Vec<Option<Entry>>, StoreError> {
-        stub!()
-    }
+
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
         read::apps(&self.pool, after, limit).await
     }
@@ -283,6 +213,16 @@ impl Store for PostgresStore {
         Ok(entry)
     }
 
+    async fn get_many(
+        &self,
+        app: AppId,
+        keys: &[(Collection, Key)],
+        now: Timestamp,
+        bytes_max: usize,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        read::get_many(&self.pool, app, keys, now, bytes_max).await
+    }
+
     async fn list(
         &self,
         app: AppId,
@@ -302,12 +242,7 @@ impl Store for PostgresStore {
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
-        commit::commit(&self.pool, &batch)
-            .await
-            .map(|applied| Committed {
-                applied,
-                deliveries: 0,
-            })
+        commit::commit(&self.pool, &batch).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

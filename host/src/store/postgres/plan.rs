@@ -3,24 +3,17 @@
 //! A key may occur several times in a batch. Only its last operation reaches the
 //! database: a row that were deleted and inserted again in one transaction would
 //! look gone to a statement that waits for it. The answers of the operations
-//! before are worked out here.
+//! before are worked out here. Increments are sets by the time they come here.
 
-use crate::model::{Applied, Op, Timestamp, Version, WriteBatch};
+use crate::model::{Applied, Check, Op, Timestamp, Version};
 use std::collections::BTreeMap;
 
 /// A collection and a key. They order as Postgres orders them.
 pub(super) type Address<'b> = (&'b str, &'b str);
 
 pub(super) fn address(op: &Op) -> Address<'_> {
-    match op {
-        Op::Set {
-            collection, key, ..
-        }
-        | Op::Delete { collection, key }
-        | Op::Increment {
-            collection, key, ..
-        } => (collection.as_str(), key.as_str()),
-    }
+    let (collection, key) = op.address();
+    (collection.as_str(), key.as_str())
 }
 
 /// A batch, worked out.
@@ -44,7 +37,7 @@ pub(super) struct Fate<'b> {
 
 impl Fate<'_> {
     pub(super) fn is_set(&self) -> bool {
-        matches!(self.last, Some(Op::Set { .. }))
+        matches!(self.last, Some(Op::Set { .. } | Op::Increment { .. }))
     }
 
     /// The set that is left does not continue the entry that may be there now.
@@ -60,8 +53,8 @@ enum Answer<'b> {
     Written(Address<'b>),
     /// The version drawn for a set that is replaced.
     Drawn(usize),
-    /// What an operation before it left.
-    Known { existed: bool },
+    /// An operation before it left nothing, or the version drawn for a set.
+    Known(Option<usize>),
     /// Whether there was an entry before.
     Found(Address<'b>),
     /// Whether the deletion of this key found an entry.
@@ -75,28 +68,55 @@ pub(super) struct Outcome<'r> {
     pub(super) drawn: Vec<Version>,
     /// The live entries that were there before.
     pub(super) found: BTreeMap<Address<'r>, Version>,
-    pub(super) removed: BTreeMap<Address<'r>, bool>,
+    /// What was deleted and was live.
+    pub(super) removed: BTreeMap<Address<'r>, Version>,
+}
+
+/// What an operation did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Done {
+    pub(super) applied: Applied,
+    /// The version that was written, or the one that was deleted; none if nothing
+    /// has changed.
+    pub(super) version: Option<Version>,
+}
+
+impl Done {
+    fn set(version: Version) -> Done {
+        Done {
+            applied: Applied::Set(version),
+            version: Some(version),
+        }
+    }
+
+    fn deleted(version: Option<Version>) -> Done {
+        let existed = version.is_some();
+        Done {
+            applied: Applied::Deleted { existed },
+            version,
+        }
+    }
 }
 
 impl<'b> Plan<'b> {
-    pub(super) fn new(batch: &'b WriteBatch) -> Plan<'b> {
+    pub(super) fn new(checks: &'b [Check], ops: &'b [Op], now: Timestamp) -> Plan<'b> {
         let mut keys: BTreeMap<Address<'b>, Fate<'b>> = BTreeMap::new();
-        for check in &batch.checks {
+        for check in checks {
             let address = (check.collection.as_str(), check.key.as_str());
             keys.entry(address).or_default();
         }
-        for op in &batch.ops {
+        for op in ops {
             keys.entry(address(op)).or_default().last = Some(op);
         }
         let mut plan = Plan {
             keys,
-            answers: Vec::with_capacity(batch.ops.len()),
+            answers: Vec::with_capacity(ops.len()),
             draws: 0,
-            has_checks: !batch.checks.is_empty(),
+            has_checks: !checks.is_empty(),
         };
         let mut left: BTreeMap<Address<'b>, Left> = BTreeMap::new();
-        for op in &batch.ops {
-            plan.answer(op, left.entry(address(op)).or_default(), batch.now);
+        for op in ops {
+            plan.answer(op, left.entry(address(op)).or_default(), now);
         }
         plan
     }
@@ -108,46 +128,46 @@ impl<'b> Plan<'b> {
         };
         let is_last = fate.last.is_some_and(|last| std::ptr::eq(last, op));
         let answer = match op {
-            Op::Increment { .. } => return,
-            Op::Set { .. } if is_last => Answer::Written(at),
-            Op::Set { .. } => {
+            Op::Set { .. } | Op::Increment { .. } if is_last => Answer::Written(at),
+            Op::Set { .. } | Op::Increment { .. } => {
                 self.draws += 1;
                 Answer::Drawn(self.draws - 1)
             }
             Op::Delete { .. } => match left {
                 Left::Untouched if fate.is_set() => Answer::Found(at),
                 Left::Untouched => Answer::Removed(at),
-                Left::Live => Answer::Known { existed: true },
-                Left::Absent => Answer::Known { existed: false },
+                Left::Live(drawn) => Answer::Known(Some(*drawn)),
+                Left::Absent => Answer::Known(None),
             },
         };
         self.answers.push(answer);
-        *left = match op {
-            Op::Set { expires_at, .. } if expires_at.is_none_or(|at| at > now) => Left::Live,
-            Op::Set { .. } | Op::Delete { .. } | Op::Increment { .. } => Left::Absent,
+        *left = match (op, answer) {
+            (Op::Set { expires_at, .. }, Answer::Drawn(drawn))
+                if expires_at.is_none_or(|at| at > now) =>
+            {
+                Left::Live(drawn)
+            }
+            _ => Left::Absent,
         };
         fate.absent_before |= !is_last && matches!(left, Left::Absent);
     }
 
-    /// Whether the batch depends on what there is before it.
+    /// Whether the batch depends on what there is before it. Increments that are not
+    /// worked out yet count as sets of what may have expired.
     pub(super) fn needs_state(&self) -> bool {
         self.has_checks || self.keys.values().any(Fate::starts_anew)
     }
 
     /// The answers of all operations; `None` if the database left one out.
-    pub(super) fn answers(&self, outcome: &Outcome<'_>) -> Option<Vec<Applied>> {
+    pub(super) fn answers(&self, outcome: &Outcome<'_>) -> Option<Vec<Done>> {
         let answer = |answer: &Answer<'b>| {
             Some(match *answer {
-                Answer::Written(at) => Applied::Set(*outcome.written.get(&at)?),
-                Answer::Drawn(at) => Applied::Set(*outcome.drawn.get(at)?),
-                Answer::Known { existed } => Applied::Deleted { existed },
-                Answer::Found(at) => Applied::Deleted {
-                    existed: outcome.found.contains_key(&at),
-                },
-                Answer::Removed(at) => {
-                    let existed = outcome.removed.get(&at).copied().unwrap_or(false);
-                    Applied::Deleted { existed }
-                }
+                Answer::Written(at) => Done::set(*outcome.written.get(&at)?),
+                Answer::Drawn(at) => Done::set(*outcome.drawn.get(at)?),
+                Answer::Known(None) => Done::deleted(None),
+                Answer::Known(Some(at)) => Done::deleted(Some(*outcome.drawn.get(at)?)),
+                Answer::Found(at) => Done::deleted(outcome.found.get(&at).copied()),
+                Answer::Removed(at) => Done::deleted(outcome.removed.get(&at).copied()),
             })
         };
         self.answers.iter().map(answer).collect()
@@ -159,14 +179,15 @@ impl<'b> Plan<'b> {
 enum Left {
     #[default]
     Untouched,
-    Live,
+    /// A set whose version was drawn.
+    Live(usize),
     Absent,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AppId, Collection, Key, Value};
+    use crate::model::{Collection, Key, Value};
 
     fn set(key: &str, expires_at: Option<i64>) -> Op {
         Op::Set {
@@ -184,23 +205,20 @@ mod tests {
         }
     }
 
-    fn batch(ops: Vec<Op>) -> WriteBatch {
-        WriteBatch {
-            ops,
-            ..WriteBatch::new(AppId::generate(), Timestamp(100))
-        }
+    fn plan(ops: &[Op]) -> Plan<'_> {
+        Plan::new(&[], ops, Timestamp(100))
     }
 
     #[test]
     fn the_last_operation_of_a_key_is_the_one_that_runs() {
-        let batch = batch(vec![
+        let ops = [
             set("a", None),
             delete("b"),
             delete("a"),
             set("b", None),
             delete("c"),
-        ]);
-        let plan = Plan::new(&batch);
+        ];
+        let plan = plan(&ops);
         let fates: Vec<_> = plan
             .keys
             .iter()
@@ -216,39 +234,39 @@ mod tests {
             written: BTreeMap::from([(("c", "b"), Version(9))]),
             drawn: vec![Version(8)],
             found: BTreeMap::from([(("c", "b"), Version(1))]),
-            removed: BTreeMap::from([(("c", "a"), false)]),
+            removed: BTreeMap::from([(("c", "c"), Version(2))]),
         };
-        let deleted = |existed| Applied::Deleted { existed };
+        let (set, deleted) = (Done::set, Done::deleted);
         assert_eq!(
             plan.answers(&outcome).unwrap(),
             [
-                Applied::Set(Version(8)),
-                deleted(true),
-                deleted(true),
-                Applied::Set(Version(9)),
-                deleted(false)
+                set(Version(8)),
+                deleted(Some(Version(1))),
+                deleted(Some(Version(8))),
+                set(Version(9)),
+                deleted(Some(Version(2)))
             ]
         );
     }
 
     #[test]
     fn a_set_that_has_expired_leaves_nothing_to_delete() {
-        let batch = batch(vec![
+        let ops = [
             set("a", Some(100)),
             delete("a"),
             set("b", Some(101)),
             delete("b"),
             delete("b"),
-        ]);
+        ];
         let outcome = Outcome {
             drawn: vec![Version(1), Version(2)],
             ..Outcome::default()
         };
-        let answers = Plan::new(&batch).answers(&outcome).unwrap();
+        let answers = plan(&ops).answers(&outcome).unwrap();
         let existed: Vec<_> = answers
             .iter()
-            .filter_map(|applied| match applied {
-                Applied::Deleted { existed } => Some(*existed),
+            .filter_map(|done| match done.applied {
+                Applied::Deleted { existed } => Some(existed),
                 Applied::Set(_) | Applied::Incremented { .. } => None,
             })
             .collect();

@@ -3,9 +3,9 @@
 
 use super::change::signed;
 use super::lease::Lease;
-use super::registry;
 use super::sql::registry as sql;
 use super::transaction::Stop;
+use super::{registry, triggers};
 use crate::model::{AppId, Changed, NewPlugin, PluginVersion, Timestamp};
 use crate::store::StoreError;
 use sqlx::{Error, Row};
@@ -35,7 +35,7 @@ pub(super) async fn add(
         .bind(by);
     lease.run(statement).await?;
     if plugin.activate {
-        activate(lease, plugin.app, version).await?;
+        activate(lease, plugin.app, version, at).await?;
     }
     Ok(Changed::Plugin(version))
 }
@@ -51,9 +51,10 @@ pub(super) async fn activate(
     lease: &mut Lease,
     app: AppId,
     version: PluginVersion,
+    at: Timestamp,
 ) -> Result<Changed, Stop> {
     let before = active(lease, app).await?;
-    if !switch_to(lease, app, version).await? {
+    if !switch_to(lease, app, version, at).await? {
         Err(StoreError::PluginNotFound(version))?;
     }
     // What is active already replaced what it replaced.
@@ -67,14 +68,28 @@ pub(super) async fn activate(
     Ok(Changed::Plugin(version))
 }
 
-/// Makes a version the active one; whether there is that version.
-async fn switch_to(lease: &mut Lease, app: AppId, version: PluginVersion) -> Result<bool, Error> {
+/// Makes a version the active one, with its triggers; whether there is that
+/// version.
+async fn switch_to(
+    lease: &mut Lease,
+    app: AppId,
+    version: PluginVersion,
+    at: Timestamp,
+) -> Result<bool, Error> {
     let statement = sqlx::query(sql::SWITCH).bind(app.uuid());
     let rows = lease.run(statement.bind(i64::from(version.0))).await?;
-    Ok(!rows.is_empty())
+    let Some(row) = rows.first() else {
+        return Ok(false);
+    };
+    triggers::declare(lease, app, &registry::exports(row, 0)?, at).await?;
+    Ok(true)
 }
 
-pub(super) async fn roll_back(lease: &mut Lease, app: AppId) -> Result<Changed, Stop> {
+pub(super) async fn roll_back(
+    lease: &mut Lease,
+    app: AppId,
+    at: Timestamp,
+) -> Result<Changed, Stop> {
     let active = active(lease, app).await?;
     let active = active.ok_or(StoreError::NothingToRollBackTo)?;
     let statement = sqlx::query(sql::PLUGIN).bind(app.uuid());
@@ -83,7 +98,7 @@ pub(super) async fn roll_back(lease: &mut Lease, app: AppId) -> Result<Changed, 
     let before = plugin.and_then(|plugin| plugin.replaced);
     let before = before.ok_or(StoreError::NothingToRollBackTo)?;
     // It may have been deleted since.
-    if !switch_to(lease, app, before).await? {
+    if !switch_to(lease, app, before, at).await? {
         Err(StoreError::NothingToRollBackTo)?;
     }
     Ok(Changed::Plugin(before))

@@ -157,6 +157,9 @@ fn session(options: &PostgresOptions, connect: PgConnectOptions) -> PgConnectOpt
         ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
         // What the statements in `sql` rely on, whatever the database's default is.
         ("default_transaction_isolation", "read committed"),
+        // No statement here is meant to read a whole table, and one that was planned
+        // while a table was empty, as queues often are, would.
+        ("enable_seqscan", "off"),
     ])
 }
 

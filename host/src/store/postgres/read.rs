@@ -19,6 +19,12 @@ pub(super) async fn app(pool: &Pool, name: &AppName) -> Result<Option<App>, Stor
     rows.first().map(app_row).transpose().map_err(store_error)
 }
 
+pub(super) async fn app_by_id(pool: &Pool, app: AppId) -> Result<Option<App>, StoreError> {
+    let statement = || sqlx::query(sql::registry::APP_BY_ID).bind(app.uuid());
+    let rows = pool.read(statement).await?;
+    rows.first().map(app_row).transpose().map_err(store_error)
+}
+
 pub(super) async fn apps(
     pool: &Pool,
     after: Option<&AppName>,
@@ -99,6 +105,36 @@ pub(super) async fn get(
         .map_err(store_error)
 }
 
+pub(super) async fn get_many(
+    pool: &Pool,
+    app: AppId,
+    keys: &[(Collection, Key)],
+    now: Timestamp,
+    bytes_max: usize,
+) -> Result<Vec<Option<Entry>>, StoreError> {
+    let statement = || {
+        let names = keys.iter().map(|(c, k)| (c.as_str(), k.as_str()));
+        let (collections, keys): (Vec<_>, Vec<_>) = names.unzip();
+        let statement = sqlx::query(sql::GET_MANY).bind(app.uuid());
+        let statement = statement.bind(collections).bind(keys).bind(now.0);
+        statement.bind(i64::try_from(bytes_max).unwrap_or(i64::MAX))
+    };
+    let rows = pool.read(statement).await?;
+    let mut entries = vec![None; keys.len()];
+    for row in &rows {
+        if row.try_get(1).map_err(store_error)? {
+            return Err(StoreError::AnswerTooLarge { limit: bytes_max });
+        }
+        let place: i64 = row.try_get(0).map_err(store_error)?;
+        // Places count from 1.
+        let place = usize::try_from(place - 1).ok();
+        if let Some(place) = place.and_then(|place| entries.get_mut(place)) {
+            *place = Some(entry(row, 2).map_err(store_error)?);
+        }
+    }
+    Ok(entries)
+}
+
 /// Whether there is the entry, and whether there is the app.
 pub(super) async fn has(
     pool: &Pool,
@@ -118,7 +154,7 @@ pub(super) async fn has(
 }
 
 /// The one row of a statement that answers two questions.
-pub(super) fn two_bools(rows: &[PgRow]) -> Result<(bool, bool), Error> {
+fn two_bools(rows: &[PgRow]) -> Result<(bool, bool), Error> {
     let row = rows.first().ok_or(Error::RowNotFound)?;
     Ok((row.try_get(0)?, row.try_get(1)?))
 }

@@ -5,8 +5,8 @@ use super::change::Changing;
 use super::transaction::transact;
 use super::{PostgresStore, classify::store_error, sql::registry as sql, sql::usage};
 use crate::model::{
-    AppId, AppName, Audit, Change, Changed, Digest, Plugin, PluginVersion, SecretHash, Timestamp,
-    Token, TokenId, Usage,
+    AppId, AppName, Audit, Change, Changed, Digest, Exports, Plugin, PluginVersion, SecretHash,
+    Timestamp, Token, TokenId, Usage,
 };
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
@@ -149,13 +149,18 @@ pub(super) fn optional_version(row: &PgRow, column: usize) -> Result<Option<Plug
     Ok(version.map(narrow).transpose()?.map(PluginVersion))
 }
 
+/// What a version offers.
+pub(super) fn exports(row: &PgRow, column: usize) -> Result<Exports, Error> {
+    let exports: &str = row.try_get(column)?;
+    serde_json::from_str(exports).map_err(damaged)
+}
+
 pub(super) fn plugin_row(row: &PgRow) -> Result<Plugin, Error> {
-    let exports: &str = row.try_get(3)?;
     Ok(Plugin {
         version: version(row, 0)?,
         digest: Digest(row.try_get(1)?),
         size: row.try_get::<i64, _>(2)?.unsigned_abs(),
-        exports: serde_json::from_str(exports).map_err(damaged)?,
+        exports: exports(row, 3)?,
         replaced: optional_version(row, 4)?,
         created_at: Timestamp(row.try_get(5)?),
         created_by: row.try_get(6)?,

@@ -2,8 +2,9 @@
 //!
 //! They are written so that they also run on a distributed engine that shards by
 //! `app_id`; the tests below hold each to it:
-//! - what touches `kv_entries` or `app_usage` names `app_id = $1`, first in its
-//!   WHERE, or inserts `$1` as its first column;
+//! - what touches a table that is keyed by app names `app_id = $1`, first in its
+//!   WHERE, or inserts `$1` as its first column; but for the two that look for
+//!   the apps that have something to do;
 //! - `DO UPDATE SET` and `UPDATE SET` call no volatile function, so `nextval` is
 //!   drawn in `VALUES` or `SELECT` and reaches them as `excluded.version`.
 //!
@@ -11,10 +12,14 @@
 //! state of that row. What a row is expected to be is therefore asked in the
 //! statement that changes it, or after a lock on it, never before.
 //!
-//! Locks are taken in this order, so that nobody waits in a circle: the app, its
-//! entries by collection and key, its slots of usage by number; or the app, its
-//! plugins, modules by digest. What changes only entries that are there may leave
-//! out the app.
+//! Locks are taken in this order, so that nobody waits in a circle: the app; the
+//! delivery that is acknowledged, failed or renewed; entries by collection and
+//! key; dead letters by identity; the trigger; the next delivery of the chain; the
+//! slots of usage by number. Or the app, its plugins, modules by digest, its
+//! triggers by name. What inserts a row that refers to the app holds the app
+//! first: the foreign key alone would hold it last. What only changes or removes
+//! rows that are there may leave out the app. A claim waits for nobody, a sweep
+//! for its slot alone.
 
 macro_rules! statements {
     ($($(#[doc = $doc:literal])* $name:ident = $sql:expr;)*) => {
@@ -27,9 +32,21 @@ macro_rules! statements {
     };
 }
 
-pub(super) mod registry;
+/// Holds the app before its entry. The foreign key alone would hold it last,
+/// after the slot, and a deletion of the app takes them in the other order.
+macro_rules! held_app {
+    () => {
+        "held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE)"
+    };
+}
+
 #[macro_use]
 pub(super) mod usage;
+#[macro_use]
+pub(super) mod outbox;
+pub(super) mod letters;
+pub(super) mod registry;
+pub(super) mod triggers;
 
 /// What an entry's columns are read as; `read::entry` decodes them in this order.
 macro_rules! entry_columns {
@@ -72,29 +89,69 @@ macro_rules! insert_columns {
 }
 
 /// One entry as parameters: app, collection, key, JSON, bytes, size, now, expiry.
-/// It is written if the statement's part `held` has a row.
+/// It is written if that part of the statement has a row.
 macro_rules! insert_one {
-    () => {
+    ($if:literal) => {
         concat!(
             insert_columns!(),
-            "SELECT $1, $2, $3, $4::text::jsonb, $5, $6, nextval('kv_version'), $7, $7, $8 \
-             FROM held "
+            "SELECT $1, $2, $3, $4::text::jsonb, $5, $6, nextval('kv_version'), $7, $7, $8 FROM ",
+            $if,
+            " "
         )
     };
 }
 
-/// Holds the app before its entry. The foreign key alone would hold it last,
-/// after the slot, and a deletion of the app takes them in the other order.
-macro_rules! held_app {
+/// Ends the statement that sets one entry, `$1` to `$8`: counts it in the slot
+/// `$9`, makes the deliveries of the event `$10, $11, $12` (chain, identity,
+/// depth), and answers the version that was written, if any, whether there is the
+/// app, and how many deliveries there are.
+macro_rules! set_fires {
     () => {
-        "held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE)"
+        concat!(
+            "RETURNING e.version, e.size, e.replaced), ",
+            fired!(
+                "$7",
+                "$10, $11, $12",
+                "'set', $2, $3, w.version, $6, $4, $5",
+                "written AS w",
+                "t.on_set"
+            ),
+            ", ",
+            count_written!("$9", queued!()),
+            "SELECT (SELECT w.version FROM written AS w), ",
+            held_and_fired!()
+        )
     };
 }
 
-/// The version that was written, if any, and whether `held` had a row.
-macro_rules! written_and_held {
+/// Ends the statement that deletes the entry `$1, $2, $3` at `$4`: counts it in the
+/// slot `$5`, makes the deliveries of the event of the size `$6` and of `$7, $8, $9`
+/// (chain, identity, depth), and answers whether there was an entry, whether there
+/// is the app, and how many deliveries there are.
+macro_rules! delete_fires {
     () => {
-        "SELECT (SELECT w.version FROM written AS w), EXISTS (SELECT 1 FROM held)"
+        concat!(
+            " RETURNING ",
+            live!("$4"),
+            " AS live, e.size, e.version), ",
+            fired!(
+                "$4",
+                "$7, $8, $9",
+                "'delete', $2, $3, g.version, $6, NULL, NULL",
+                "gone AS g",
+                "t.on_delete AND g.live"
+            ),
+            ", ",
+            count_gone!("$5", queued!()),
+            "SELECT coalesce((SELECT g.live FROM gone AS g), false), ",
+            held_and_fired!()
+        )
+    };
+}
+
+macro_rules! held_and_fired {
+    () => {
+        "EXISTS (SELECT 1 FROM held), (SELECT count(*) FROM fired)"
     };
 }
 
@@ -110,6 +167,14 @@ macro_rules! overwrite {
          created_at = CASE WHEN e.expires_at <= excluded.updated_at \
              THEN excluded.created_at ELSE e.created_at END, \
          updated_at = excluded.updated_at, expires_at = excluded.expires_at "
+    };
+}
+
+/// Whether an entry holds an integer, as `JsonText::as_integer` says: a number that
+/// Postgres, which writes numbers out, writes with digits alone.
+macro_rules! integer {
+    () => {
+        "CASE jsonb_typeof(e.json) WHEN 'number' THEN e.json::text ~ '^-?[0-9]+$' ELSE false END"
     };
 }
 
@@ -178,6 +243,22 @@ macro_rules! these_entries {
     };
 }
 
+/// Columns of the live entry at `$4` of each key that is given: looked up one by
+/// one, whatever the planner thinks of the size of the table.
+macro_rules! each_given {
+    ($columns:literal) => {
+        concat!(
+            "LATERAL (SELECT ",
+            $columns,
+            " FROM kv_entries AS e WHERE ",
+            these_entries!(),
+            " AND ",
+            live!("$4"),
+            " LIMIT 1) AS f"
+        )
+    };
+}
+
 macro_rules! given_keys {
     () => {
         "unnest($2::text[], $3::text[]) AS k (collection, key)"
@@ -185,18 +266,20 @@ macro_rules! given_keys {
 }
 
 /// App, collections, keys, JSON, bytes, sizes, expiries, now. No row comes back
-/// if the app is not there.
+/// if the app is not there, or does not meet a condition.
 ///
 /// Holds the app before any entry, as `LOCK_APP` does: the sort lets no row
 /// through before the app is read. The foreign key alone would lock it last, and
 /// deadlock with a deletion of the app.
 macro_rules! set_many {
-    () => {
+    ($condition:literal) => {
         concat!(
             insert_columns!(),
             "SELECT $1, n.collection, n.key, n.json::jsonb, n.bytes, n.size, \
              nextval('kv_version'), $8::bigint, $8::bigint, n.expires_at \
-             FROM (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE) AS held, \
+             FROM (SELECT a.id FROM apps AS a WHERE a.id = $1",
+            $condition,
+            " FOR KEY SHARE) AS held, \
              unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bigint[]) \
              AS n (collection, key, json, bytes, size, expires_at) \
              ORDER BY n.collection COLLATE \"C\", n.key COLLATE \"C\" ",
@@ -222,11 +305,29 @@ statements! {
     /// Holds the app against deletion until the transaction ends. First in every
     /// transaction, as it is in a deletion: so the two cannot deadlock.
     LOCK_APP = "SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE";
+    /// App, collections. As `LOCK_APP`, and those of the collections that a trigger
+    /// watches.
+    LOCK_APP_AND_LOOK = "SELECT ARRAY(SELECT DISTINCT t.collection FROM triggers AS t \
+        WHERE t.app_id = $1 AND t.collection = ANY($2)) \
+        FROM apps AS a WHERE a.id = $1 FOR KEY SHARE";
 
     /// Key, now.
     GET = concat!(
         "SELECT ", entry_columns!("e"), " FROM kv_entries AS e WHERE ",
         this_entry!(), " AND ", live!("$4")
+    );
+    /// App, collections, keys, now, bytes: the live ones, each with its place in the
+    /// arrays, whether the values are over the bytes together, and the value and the
+    /// rest if they are not.
+    GET_MANY = concat!(
+        "SELECT p.at, p.bytes_together > $5, CASE WHEN p.bytes_together <= $5 THEN p.json::text END, \
+         CASE WHEN p.bytes_together <= $5 THEN p.bytes END, p.version, p.created_at, p.updated_at, \
+         p.expires_at FROM (SELECT k.at, f.json, f.bytes, f.version, f.created_at, f.updated_at, \
+         f.expires_at, sum(f.size - octet_length(k.collection) - octet_length(k.key)) OVER () \
+         AS bytes_together \
+         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (collection, key, at), ",
+        each_given!("e.json, e.bytes, e.version, e.created_at, e.updated_at, e.expires_at, e.size"),
+        ") AS p"
     );
     /// Key, now. Whether the app is there comes second, for commits.
     HAS = concat!(
@@ -242,39 +343,62 @@ statements! {
     /// See `page!`.
     ENTRIES_REVERSE = page_entries!("DESC");
 
-    /// Sets an entry whatever there is: `insert_one!` and the slot that counts it;
-    /// see `written_and_held!`.
+    /// Sets an entry whatever there is; see `insert_one!` and `set_fires!`.
     SET = concat!(
-        "WITH ", held_app!(), ", written AS (", insert_one!(), overwrite!(),
-        "RETURNING e.version, e.size, e.replaced), ", count_written!("$9"), written_and_held!()
+        "WITH ", held_app!(), ", written AS (", insert_one!("held"), overwrite!(), set_fires!()
     );
     /// Sets an entry if there is none, or an expired one. As `SET`.
     SET_IF_ABSENT = concat!(
-        "WITH ", held_app!(), ", written AS (", insert_one!(), overwrite!(),
-        "WHERE e.expires_at <= excluded.updated_at RETURNING e.version, e.size, e.replaced), ",
-        count_written!("$9"), written_and_held!()
+        "WITH ", held_app!(), ", written AS (", insert_one!("held"), overwrite!(),
+        "WHERE e.expires_at <= excluded.updated_at ", set_fires!()
     );
-    /// Sets an entry if it has version `$10`; whether there is the app comes
-    /// second. Here `held` locks the entry in the state that was asked for, so it
-    /// can be neither changed nor gone when the INSERT, which would create it,
-    /// comes to it.
+    /// Sets an entry if it has version `$13`. As `SET`. Here `expected` locks the
+    /// entry in the state that was asked for, so it can be neither changed nor gone
+    /// when the INSERT, which would create it, comes to it.
     SET_IF_VERSION = concat!(
-        "WITH held AS (SELECT 1 FROM kv_entries AS e WHERE ", this_entry!(),
-        " AND e.version = $10 AND ", live!("$7"), " FOR UPDATE), written AS (", insert_one!(),
-        overwrite!(), "RETURNING e.version, e.size, e.replaced), ", count_written!("$9"),
-        "SELECT (SELECT w.version FROM written AS w), ", app_exists!()
+        "WITH ", held_app!(), ", expected AS (SELECT 1 FROM kv_entries AS e WHERE ",
+        this_entry!(), " AND e.version = $13 AND ", live!("$7"),
+        " AND EXISTS (SELECT 1 FROM held) FOR UPDATE), written AS (",
+        insert_one!("expected"), overwrite!(), set_fires!()
     );
-    /// Key, now, slot: whether there was a live entry, whether there is the app.
+    /// Deletes an entry; see `delete_fires!`. Holds the app, whose deliveries it
+    /// may make.
     DELETE = concat!(
-        "WITH gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(), " RETURNING ",
-        live!("$4"), " AS live, e.size), ", count_gone!("$5"),
-        "SELECT coalesce((SELECT g.live FROM gone AS g), false), ", app_exists!()
+        "WITH ", held_app!(), ", gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(),
+        " AND EXISTS (SELECT 1 FROM held)", delete_fires!()
     );
-    /// Key, now, slot, version: whether it was deleted, whether there is the app.
+    /// Deletes an entry if it has version `$10`. As `DELETE`.
     DELETE_IF_VERSION = concat!(
-        "WITH gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(), " AND ", live!("$4"),
-        " AND e.version = $6 RETURNING e.size), ", count_gone!("$5"),
-        "SELECT EXISTS (SELECT 1 FROM gone), ", app_exists!()
+        "WITH ", held_app!(), ", gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(),
+        " AND ", live!("$4"), " AND e.version = $10 AND EXISTS (SELECT 1 FROM held)",
+        delete_fires!()
+    );
+    /// App, collection, key, what is added, the size of the names, now, slot; chain,
+    /// identity and depth of the event. Adds to an entry, or makes one of what is
+    /// added if there is none, or an expired one. Returns the version, whether there
+    /// is the app, how many deliveries it made, and what the entry holds; no version
+    /// if that is no integer. A sum that is out of range fails.
+    INCREMENT = concat!(
+        "WITH ", held_app!(), ", written AS (", insert_columns!(),
+        "SELECT $1, $2, $3, $4::bigint::text::jsonb, NULL, $5 + octet_length($4::bigint::text), \
+         nextval('kv_version'), $6, $6, NULL FROM held \
+         ON CONFLICT (app_id, collection, key) DO UPDATE SET \
+         json = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.json \
+             ELSE (e.json::bigint + $4::bigint)::text::jsonb END, \
+         bytes = NULL, \
+         size = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.size \
+             ELSE $5 + octet_length((e.json::bigint + $4::bigint)::text) END, \
+         replaced = e.size, version = greatest(excluded.version, e.version + 1), \
+         created_at = CASE WHEN e.expires_at <= excluded.updated_at \
+             THEN excluded.created_at ELSE e.created_at END, \
+         updated_at = excluded.updated_at, \
+         expires_at = CASE WHEN e.expires_at > excluded.updated_at THEN e.expires_at END \
+         WHERE e.expires_at <= excluded.updated_at OR ", integer!(), " \
+         RETURNING e.version, e.size, e.replaced, e.json::text AS json), ",
+        fired!("$6", "$8, $9, $10", "'set', $2, $3, w.version, w.size, w.json, NULL",
+            "written AS w", "t.on_set"), ", ",
+        count_written!("$7", queued!()), "SELECT (SELECT w.version FROM written AS w), ",
+        held_and_fired!(), ", (SELECT w.json::bigint FROM written AS w)"
     );
 
     /// App, collections, keys, the time before all times. Holds keys, whether they
@@ -294,8 +418,8 @@ statements! {
     );
     /// App, collections, keys, now: the versions of the live entries.
     FIND = concat!(
-        "SELECT e.collection, e.key, e.version FROM ", given_keys!(), ", kv_entries AS e WHERE ",
-        these_entries!(), " AND ", live!("$4")
+        "SELECT k.collection, k.key, f.version FROM ", given_keys!(), ", ",
+        each_given!("e.version")
     );
     /// App, collections, keys, the time before all times. Makes entries count as
     /// deleted for a SET that follows in the same transaction. A DELETE would not
@@ -304,19 +428,38 @@ statements! {
         "UPDATE kv_entries AS e SET expires_at = $4 FROM ", given_keys!(), " WHERE ",
         these_entries!()
     );
-    /// App, collections, keys, now: what was there, whether it was live, its size.
+    /// App, collections, keys, now: what was there, whether it was live, its size
+    /// and version.
     DELETE_MANY = concat!(
         "DELETE FROM kv_entries AS e USING ", given_keys!(), " WHERE ", these_entries!(),
-        " RETURNING e.collection, e.key, ", live!("$4"), ", e.size"
+        " RETURNING e.collection, e.key, ", live!("$4"), ", e.size, e.version"
     );
-    /// See `set_many!`, and the slot that counts it.
+    /// App, collections, keys, now: when the live entries expire, and what they
+    /// hold if that is a number.
+    NUMBERS = concat!(
+        "SELECT k.collection, k.key, f.expires_at, \
+         CASE jsonb_typeof(f.json) WHEN 'number' THEN f.json::text END FROM ",
+        given_keys!(), ", ", each_given!("e.expires_at, e.json")
+    );
+    /// App, now, how many, slot: removes entries that have expired, those first
+    /// that did so first, and counts them. Somebody else's it leaves alone.
+    SWEEP = concat!(
+        "WITH expired AS (SELECT e.collection, e.key FROM kv_entries AS e \
+         WHERE e.app_id = $1 AND e.expires_at <= $2 ORDER BY e.expires_at LIMIT $3 \
+         FOR UPDATE SKIP LOCKED), \
+         gone AS (DELETE FROM kv_entries AS e USING expired AS k WHERE ", these_entries!(),
+        " RETURNING e.size), ", count_gone!("$4", ""), "SELECT count(*) FROM gone"
+    );
+    /// See `set_many!`, and the slot that counts it. Writes nothing if a trigger
+    /// watches one of the collections: this statement makes no deliveries.
     SET_MANY = concat!(
-        "WITH written AS (", set_many!(), "), ", count_written!("$9"),
+        "WITH written AS (", set_many!(" AND NOT EXISTS (SELECT 1 FROM triggers AS t \
+            WHERE t.app_id = $1 AND t.collection = ANY($2))"), "), ", count_written!("$9", ""),
         "SELECT w.collection, w.key, w.version FROM written AS w"
     );
     /// See `set_many!`. Returns the size and what it replaced, for the transaction
     /// to count.
-    SET_MANY_UNCOUNTED = set_many!();
+    SET_MANY_UNCOUNTED = set_many!("");
     /// All entries of an app that is about to be deleted. The foreign keys would
     /// take them along, but perhaps after its slots.
     DELETE_ALL = "DELETE FROM kv_entries AS e WHERE e.app_id = $1";
@@ -329,146 +472,4 @@ statements! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{ALL, registry, usage};
-
-    fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-        let lists = [ALL, registry::ALL, usage::ALL].into_iter().flatten();
-        lists.copied()
-    }
-
-    /// The places of a needle in a statement, each with what follows it.
-    fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
-        sql.match_indices(needle)
-            .map(|(at, found)| &sql[at + found.len()..])
-            .collect()
-    }
-
-    /// Asserts it of every use of a table, and counts them.
-    fn led_by_the_app(table: &str, alias: &str) -> usize {
-        let named = format!("{table} AS {alias}");
-        let condition_begins = format!("{alias}.app_id = $1");
-        let mut uses = 0;
-        for (name, sql) in all() {
-            for rest in after(sql, &named) {
-                uses += 1;
-                let is_insert = rest.starts_with(" (");
-                if is_insert {
-                    assert!(
-                        rest.starts_with(" (app_id, "),
-                        "{name} inserts another column first"
-                    );
-                    let values = rest.split_once(") ").map(|(_, values)| values);
-                    let first = values.is_some_and(|values| {
-                        values.starts_with("VALUES ($1, ") || values.starts_with("SELECT $1, ")
-                    });
-                    assert!(first, "{name} does not insert $1 as the app");
-                } else {
-                    let condition = rest.split_once("WHERE ").map(|(_, condition)| condition);
-                    let further = condition.and_then(|c| c.strip_prefix(&condition_begins));
-                    let first = further.is_some_and(|further| {
-                        let ends = further.is_empty() || further.starts_with(')');
-                        let goes_on = [" AND ", " ORDER BY ", " GROUP BY ", " RETURNING "];
-                        ends || goes_on.iter().any(|word| further.starts_with(word))
-                    });
-                    assert!(first, "{name} does not begin a WHERE with the app");
-                }
-            }
-            assert_eq!(
-                after(sql, table).len(),
-                after(sql, &named).len() + after(sql, &format!("{table}_")).len(),
-                "{name} names {table} in a way that this test does not read"
-            );
-        }
-        uses
-    }
-
-    #[test]
-    fn each_use_of_entries_leads_with_the_app() {
-        let uses = led_by_the_app("kv_entries", "e");
-        assert!(uses >= 15, "only {uses} uses were found");
-    }
-
-    #[test]
-    fn each_use_of_usage_leads_with_the_app() {
-        let uses = led_by_the_app("app_usage", "u");
-        assert!(uses >= 8, "only {uses} uses were found");
-    }
-
-    #[test]
-    fn no_update_calls_a_volatile_function() {
-        let volatile = [
-            "nextval",
-            "now(",
-            "random",
-            "clock_timestamp",
-            "gen_random_uuid",
-            "statement_timestamp",
-            "timeofday",
-            "setval",
-            "lastval",
-            "currval",
-        ];
-        let mut updates = 0;
-        for (name, sql) in all() {
-            for rest in after(sql, " SET ") {
-                updates += 1;
-                let end = rest.find(" RETURNING ").unwrap_or(rest.len());
-                for function in volatile {
-                    assert!(
-                        !rest[..end].contains(function),
-                        "{name} calls {function} in SET"
-                    );
-                }
-            }
-        }
-        assert!(updates >= 5, "only {updates} updates were found");
-    }
-
-    #[test]
-    fn the_clock_is_the_hosts() {
-        for (name, sql) in all() {
-            for clock in [
-                "now()",
-                "current_timestamp",
-                "clock_timestamp",
-                "localtimestamp",
-            ] {
-                assert!(
-                    !sql.to_lowercase().contains(clock),
-                    "{name} reads the database's clock"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn no_other_file_has_sql_of_its_own() {
-        let files = [
-            ("batch.rs", include_str!("batch.rs")),
-            ("change.rs", include_str!("change.rs")),
-            ("commit.rs", include_str!("commit.rs")),
-            ("lease.rs", include_str!("lease.rs")),
-            ("mod.rs", include_str!("mod.rs")),
-            ("plan.rs", include_str!("plan.rs")),
-            ("plugins.rs", include_str!("plugins.rs")),
-            ("pool.rs", include_str!("pool.rs")),
-            ("read.rs", include_str!("read.rs")),
-            ("registry.rs", include_str!("registry.rs")),
-            ("transaction.rs", include_str!("transaction.rs")),
-            ("usage.rs", include_str!("usage.rs")),
-        ];
-        for (file, text) in files {
-            for word in [
-                "SELECT ",
-                "INSERT ",
-                "UPDATE ",
-                "DELETE FROM",
-                "FROM kv_",
-                "INTO kv_",
-            ] {
-                assert!(!text.contains(word), "{file} has {word}");
-            }
-        }
-    }
-}
+mod tests;

@@ -3,7 +3,8 @@
 //! An app's usage is the sum over its slots, and each write counts in one of
 //! them, so that writers do not wait for each other's commits. Each slot has a
 //! grant, and takes what stays within it. The grants together are the quota, so
-//! no slot needs to look at another.
+//! no slot needs to look at another. The bytes of deliveries and dead letters
+//! count too.
 //!
 //! A write for which its slot has not enough left is undone by the schema, and
 //! done again in a transaction that holds all slots: there the quota as a whole
@@ -34,6 +35,16 @@ impl Delta {
     pub(super) fn replace(&mut self, size: i32, replaced: i32) {
         self.entries += i64::from(size != 0) - i64::from(replaced != 0);
         self.bytes += i64::from(size) - i64::from(replaced);
+    }
+
+    /// Counts the bytes of a delivery that was made.
+    pub(super) fn queue(&mut self, size: i32) {
+        self.bytes += i64::from(size);
+    }
+
+    /// Gives the bytes of a delivery back.
+    pub(super) fn give_back(&mut self, size: i32) {
+        self.bytes -= i64::from(size);
     }
 }
 
@@ -251,5 +262,8 @@ mod tests {
             delta.replace(size, replaced);
         }
         assert_eq!((delta.entries, delta.bytes), (1, 9));
+        delta.queue(20);
+        delta.give_back(4);
+        assert_eq!((delta.entries, delta.bytes), (1, 25));
     }
 }

@@ -2,6 +2,7 @@
 //! and what goes over the wire.
 
 mod errors;
+mod handing_out;
 mod modules;
 mod outages;
 mod proxy;

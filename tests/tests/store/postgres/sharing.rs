@@ -89,12 +89,26 @@ async fn names_and_keys_compare_bytewise_in_the_schema() {
     let sql = "SELECT c.relname || '.' || a.attname || '=' || l.collname
         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
         JOIN pg_collation l ON l.oid = a.attcollation
-        WHERE c.relname IN ('apps', 'kv_entries') AND a.attnum > 0 ORDER BY 1";
+        WHERE c.relname IN ('apps', 'kv_entries', 'triggers', 'deliveries', 'dead_letters')
+        AND c.relkind = 'r' AND l.collname = 'C' AND a.attnum > 0 ORDER BY 1";
     let found = psql(&options.url, sql).await;
     let found: Vec<_> = found.lines().collect();
     assert_eq!(
         found,
-        ["apps.name=C", "kv_entries.collection=C", "kv_entries.key=C"]
+        [
+            "apps.name=C",
+            "dead_letters.collection=C",
+            "dead_letters.key=C",
+            "dead_letters.trigger_name=C",
+            "deliveries.collection=C",
+            "deliveries.key=C",
+            "deliveries.trigger_name=C",
+            "kv_entries.collection=C",
+            "kv_entries.key=C",
+            "triggers.collection=C",
+            "triggers.name=C",
+            "triggers.prefix=C",
+        ]
     );
 }
 

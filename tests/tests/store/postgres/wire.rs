@@ -4,6 +4,7 @@ use super::proxy::{self, Line};
 use super::{connect, options, psql};
 use kvasm::model::{Applied, ListQuery};
 use kvasm::store::{PostgresOptions, StoreError};
+use kvasm_tests::conformance::event_kit::increment;
 use kvasm_tests::conformance::kit::{Tenant, absent, at_version, bytes, delete, list, set};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,6 +111,52 @@ async fn one_round_trip_for_one_key_with_a_check() {
             .await;
     };
     assert_eq!(statements(&line, loses).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_round_trip_for_what_is_fired_and_claimed() {
+    let (app, line) = behind_proxy().await;
+    app.watch("t", "c").await;
+    let counts = [
+        (
+            "set",
+            statements(&line, async || app.set("c", "k", bytes("1")).await).await,
+        ),
+        (
+            "increment",
+            statements(&line, async || {
+                app.commit(vec![], vec![increment("c", "n", 1)]).await
+            })
+            .await,
+        ),
+        (
+            "delete",
+            statements(&line, async || app.delete("c", "k").await).await,
+        ),
+        ("due", statements(&line, async || app.due().await).await),
+        (
+            "claim",
+            statements(&line, async || app.claim("t", 1).await).await,
+        ),
+        (
+            "sweep",
+            statements(&line, async || app.store.sweep(app.id, app.now, 10).await).await,
+        ),
+    ];
+    for (call, count) in counts {
+        assert_eq!(count, 1, "{call}");
+    }
+    let acknowledged = async || {
+        app.set("c", "another", bytes("1")).await;
+        let mut claimed = app.claim("t", 10).await;
+        let (_, receipt) = claimed.pop().expect("a delivery");
+        app.acknowledge(&receipt, vec![set("d", "k", bytes(""))])
+            .await
+            .expect("done");
+    };
+    // The set, the claim; BEGIN, the app, the delivery, the key, the set, the end of
+    // the delivery, what is used, COMMIT.
+    assert_eq!(statements(&line, acknowledged).await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,6 +38,8 @@ statements! {
         calls_per_second = $5, calls_at_once = $6 WHERE a.id = $1 RETURNING a.id";
     /// By name.
     APP = concat!(app_columns!(), "WHERE a.name = $1");
+    /// By its identity.
+    APP_BY_ID = concat!(app_columns!(), "WHERE a.id = $1");
     /// After a name (the empty one for all), up to a number.
     APPS = concat!(app_columns!(), "WHERE a.name > $1 ORDER BY a.name LIMIT $2");
     /// Holds the app against everybody, before it is deleted. Waits for all who
@@ -60,9 +62,9 @@ statements! {
     /// App, version, digest, size, exports, time, by whom.
     ADD_PLUGIN = "INSERT INTO plugins (app_id, version, digest, size, exports, created_at, \
         created_by) VALUES ($1, $2, $3, $4, $5, $6, $7)";
-    /// App, version: makes it the active one.
+    /// App, version: makes it the active one; what it offers.
     SWITCH = "UPDATE apps AS a SET active_plugin = p.version, active_module = p.digest \
-        FROM plugins AS p WHERE a.id = $1 AND p.app_id = $1 AND p.version = $2 RETURNING a.id";
+        FROM plugins AS p WHERE a.id = $1 AND p.app_id = $1 AND p.version = $2 RETURNING p.exports";
     /// App, version, the version that it replaced.
     REPLACED = "UPDATE plugins AS p SET replaced = $3 WHERE p.app_id = $1 AND p.version = $2";
     /// App, version: its module.

@@ -12,7 +12,7 @@ macro_rules! over_grant {
 /// Counts a change in one slot of the app `$1`. A write that changes nothing of
 /// what is used does not touch the slot.
 macro_rules! count {
-    ($change:literal, $slot:literal) => {
+    ($change:expr, $slot:literal) => {
         concat!(
             "UPDATE app_usage AS u \
              SET entries = u.entries + d.entries, bytes = u.bytes + d.bytes, refused = ",
@@ -26,14 +26,25 @@ macro_rules! count {
     };
 }
 
-/// Counts what the statement's part `written` has set.
+/// What the deliveries take that the statement's part `fired` has made.
+macro_rules! queued {
+    () => {
+        " + (SELECT coalesce(sum(f.size), 0) FROM fired AS f)"
+    };
+}
+
+/// Counts what the statement's part `written` has set, and bytes besides.
 macro_rules! count_written {
-    ($slot:literal) => {
+    ($slot:literal, $besides:expr) => {
         concat!(
             "counted AS (",
             count!(
-                "SELECT coalesce(sum((w.replaced = 0)::integer), 0) AS entries, \
-                 coalesce(sum(w.size - w.replaced), 0) AS bytes FROM written AS w",
+                concat!(
+                    "SELECT coalesce(sum((w.replaced = 0)::integer), 0) AS entries, \
+                     coalesce(sum(w.size - w.replaced), 0)",
+                    $besides,
+                    " AS bytes FROM written AS w"
+                ),
                 $slot
             ),
             ") "
@@ -41,13 +52,32 @@ macro_rules! count_written {
     };
 }
 
-/// Counts what the statement's part `gone` has deleted.
+/// Counts the entries that the statement's part `gone` has deleted, and bytes
+/// besides.
 macro_rules! count_gone {
+    ($slot:literal, $besides:expr) => {
+        concat!(
+            "counted AS (",
+            count!(
+                concat!(
+                    "SELECT -count(*) AS entries, -coalesce(sum(g.size), 0)",
+                    $besides,
+                    " AS bytes FROM gone AS g"
+                ),
+                $slot
+            ),
+            ") "
+        )
+    };
+}
+
+/// Counts what else the statement's part `gone` has deleted: bytes, no entries.
+macro_rules! count_bytes_gone {
     ($slot:literal) => {
         concat!(
             "counted AS (",
             count!(
-                "SELECT -count(*) AS entries, -coalesce(sum(g.size), 0) AS bytes FROM gone AS g",
+                "SELECT 0 AS entries, -coalesce(sum(g.size), 0) AS bytes FROM gone AS g",
                 $slot
             ),
             ") "

@@ -1,0 +1,234 @@
+//! Several entries at once: batches, reads of many, and increments.
+
+use super::Shared;
+use super::api::{
+    CommitDone, CommitRequest, Done, EntryRef, GetManyRequest, Incremented, Operation, Precondition,
+};
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Params, Segments, refused};
+use super::problem::Problem;
+use super::transfer::{EntryLine, value};
+use crate::model::{Applied, Capability, Check, Collection, Expect, Key, Version};
+use crate::service::{self, BATCH_BYTES_MAX, Batch, Caller, ServiceError};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+
+/// Collection and key of a part of a body.
+fn place(collection: String, key: String) -> Result<(Collection, Key), String> {
+    let collection = Collection::parse(collection).map_err(|e| e.to_string())?;
+    let key = Key::parse(key).map_err(|e| e.to_string())?;
+    Ok((collection, key))
+}
+
+/// Turns the parts of a list into what the service takes. A refusal says which
+/// part it is about, counted from 0 as JSON counts.
+fn each<T, U>(
+    name: &str,
+    parts: Vec<T>,
+    parse: impl Fn(T) -> Result<U, String>,
+) -> Result<Vec<U>, Problem> {
+    let parts = parts.into_iter().enumerate();
+    let parts = parts.map(|(at, part)| {
+        let parsed = parse(part);
+        parsed.map_err(|why| refused(format!("{name}[{at}]: {why}")))
+    });
+    parts.collect()
+}
+
+fn check(part: Precondition) -> Result<Check, String> {
+    let (collection, key) = place(part.collection, part.key)?;
+    Ok(Check {
+        collection,
+        key,
+        expect: match part.version {
+            0 => Expect::Absent,
+            version => Expect::Version(Version(version)),
+        },
+    })
+}
+
+fn operation(part: Operation, value_bytes: usize) -> Result<service::Operation, String> {
+    Ok(match part {
+        Operation::Set {
+            collection,
+            key,
+            json,
+            bytes,
+            ttl_ms,
+        } => {
+            let (collection, key) = place(collection, key)?;
+            service::Operation::Set {
+                collection,
+                key,
+                value: value(json, bytes, value_bytes)?,
+                ttl_ms,
+            }
+        }
+        Operation::Delete { collection, key } => {
+            let (collection, key) = place(collection, key)?;
+            service::Operation::Delete { collection, key }
+        }
+        Operation::Increment {
+            collection,
+            key,
+            by,
+        } => {
+            let (collection, key) = place(collection, key)?;
+            service::Operation::Increment {
+                collection,
+                key,
+                delta: by,
+            }
+        }
+    })
+}
+
+impl From<&Applied> for Done {
+    fn from(applied: &Applied) -> Done {
+        match *applied {
+            Applied::Set(version) => Done {
+                version: Some(version.0),
+                ..Done::default()
+            },
+            Applied::Deleted { existed } => Done {
+                existed: Some(existed),
+                ..Done::default()
+            },
+            Applied::Incremented { version, value } => Done {
+                version: Some(version.0),
+                value: Some(value),
+                ..Done::default()
+            },
+        }
+    }
+}
+
+/// Carries out checks and operations together or not at all. Of a failed check
+/// the answer is 412, whose `failed` names the entries that were not as expected.
+#[utoipa::path(post, path = "/v1/apps/{app}/kv/commit", tag = "kv",
+    params(("app" = String, Path)), request_body = CommitRequest,
+    responses((status = 200, body = CommitDone)), security(("token" = ["script:write"])))]
+pub(super) async fn commit(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<CommitDone>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let request: CommitRequest =
+        body::json_within(&shared, &headers, body, BATCH_BYTES_MAX).await?;
+    if request.checks.is_empty() && request.operations.is_empty() {
+        return Err(refused("the batch has neither checks nor operations"));
+    }
+    let limit = shared.host.limits().value_bytes;
+    let checks = each("checks", request.checks, check)?;
+    let batch = Batch {
+        checks: checks.clone(),
+        operations: each("operations", request.operations, |part| {
+            operation(part, limit)
+        })?,
+        acknowledge: None,
+    };
+    let caller = Caller::administrator(&app, &actor);
+    let applied = shared.host.kv().commit(&caller, batch).await;
+    let applied = applied.map_err(|error| problem(error, &checks))?;
+    Ok(Json(CommitDone {
+        results: applied.iter().map(Done::from).collect(),
+    }))
+}
+
+/// A refusal of a batch, with the entries of the checks that failed.
+fn problem(error: ServiceError, checks: &[Check]) -> Problem {
+    let ServiceError::Conflict { failed } = &error else {
+        return error.into();
+    };
+    let failed = failed.iter().filter_map(|at| checks.get(*at));
+    let failed = failed
+        .map(|check| json!({ "collection": check.collection.as_str(), "key": check.key.as_str() }));
+    let failed = failed.collect();
+    Problem::from(error).with("failed", failed)
+}
+
+/// Entries that were asked for together.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Entries {
+    /// In the order of the keys, as they were at one moment; null where there is
+    /// none.
+    entries: Vec<Option<EntryLine>>,
+}
+
+/// Reads entries together, as they were at one moment; at most 4 MiB of values.
+#[utoipa::path(post, path = "/v1/apps/{app}/kv/get-many", tag = "kv",
+    params(("app" = String, Path)), request_body = GetManyRequest,
+    responses((status = 200, body = Entries)), security(("token" = ["script:read"])))]
+pub(super) async fn get_many(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Entries>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let request: GetManyRequest =
+        body::json_within(&shared, &headers, body, BATCH_BYTES_MAX).await?;
+    let keys = each("keys", request.keys, |EntryRef { collection, key }| {
+        place(collection, key)
+    })?;
+    let caller = Caller::administrator(&app, &actor);
+    let found = shared.host.kv().get_many(&caller, &keys).await?;
+    let entries = keys.iter().zip(&found).map(|((collection, key), entry)| {
+        let line = |entry| EntryLine::new(Some(collection), key, Some(entry));
+        entry.as_ref().map(line).transpose()
+    });
+    Ok(Json(Entries {
+        entries: entries
+            .collect::<Result<_, _>>()
+            .map_err(|e| Problem::internal(&e))?,
+    }))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IncrementParams {
+    /// The collection.
+    collection: String,
+    /// The key.
+    key: String,
+    /// How much is added; by default 1.
+    by: Option<i64>,
+}
+
+/// Adds to an entry that holds a JSON integer; an absent one counts as 0.
+#[utoipa::path(post, path = "/v1/apps/{app}/kv/increment", tag = "kv",
+    params(("app" = String, Path), IncrementParams), responses((status = 200, body = Incremented)),
+    security(("token" = ["script:write"])))]
+pub(super) async fn increment(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<IncrementParams>,
+) -> Result<Json<Incremented>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let IncrementParams {
+        collection,
+        key,
+        by,
+    } = params;
+    let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
+    let caller = Caller::administrator(&app, &actor);
+    let kv = shared.host.kv();
+    let added = kv.increment(&caller, collection, key, by.unwrap_or(1));
+    let (version, value) = added.await?;
+    Ok(Json(Incremented {
+        version: version.0,
+        value,
+    }))
+}

@@ -1,0 +1,222 @@
+//! Deliveries that are not done, and those that were given up.
+
+use super::Shared;
+use super::api::{
+    DeadLetterPage, DeadLetterView, DeliveryPage, DeliveryView, LettersDone, LettersRequest,
+};
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Params, Segments, page_limit, refused};
+use super::problem::Problem;
+use crate::model::{Capability, DeadReason, Letters, Timestamp, TriggerName};
+use crate::service::{DELIVERIES_MAX, LETTERS_MAX};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeliveryParams {
+    /// Of this trigger alone.
+    trigger: Option<String>,
+    /// How many, 1 to 100; by default 100.
+    limit: Option<u32>,
+}
+
+/// Lists deliveries that are not done yet, with their events and values.
+#[utoipa::path(get, path = "/v1/apps/{app}/deliveries", tag = "triggers",
+    params(("app" = String, Path), DeliveryParams), responses((status = 200, body = DeliveryPage)),
+    security(("token" = ["script:read"])))]
+pub(super) async fn outstanding(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<DeliveryParams>,
+) -> Result<Json<DeliveryPage>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let trigger = params.trigger.as_deref().map(TriggerName::parse);
+    let trigger = trigger.transpose()?;
+    let limit = params.limit.unwrap_or(DELIVERIES_MAX);
+    let admin = shared.host.admin();
+    let page = admin.deliveries(&actor, &app, trigger.as_ref(), limit);
+    let page = page.await?;
+    let deliveries = page.rows.iter().map(DeliveryView::new);
+    Ok(Json(DeliveryPage {
+        deliveries: deliveries
+            .collect::<Result<_, _>>()
+            .map_err(|e| Problem::internal(&e))?,
+        more: page.more,
+    }))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LetterParams {
+    /// Of this trigger alone.
+    trigger: Option<String>,
+    /// For this reason alone: `attempts`, `age`, `deterministic` or `depth`.
+    reason: Option<String>,
+    /// Given up at this time or later.
+    from: Option<i64>,
+    /// Given up before this time.
+    until: Option<i64>,
+    /// Where the page before ended.
+    before: Option<String>,
+    /// How many, 1 to 1,000; by default 100.
+    limit: Option<u32>,
+}
+
+/// Puts a choice of letters together; of all parts each is checked.
+fn letters(
+    trigger: Option<&str>,
+    reason: Option<&str>,
+    from: Option<i64>,
+    until: Option<i64>,
+) -> Result<Letters, Problem> {
+    let reason = reason.map(|word| {
+        let refuse = |()| refused("`reason` is attempts, age, deterministic or depth");
+        word.parse::<DeadReason>().map_err(refuse)
+    });
+    if let (Some(from), Some(until)) = (from, until)
+        && from >= until
+    {
+        return Err(refused("`from` is not before `until`: nothing is between"));
+    }
+    Ok(Letters {
+        ids: Vec::new(),
+        trigger: trigger.map(TriggerName::parse).transpose()?,
+        reason: reason.transpose()?,
+        from: from.map(Timestamp),
+        until: until.map(Timestamp),
+    })
+}
+
+fn letter_id(text: &str) -> Result<Uuid, Problem> {
+    Uuid::try_parse(text).map_err(|_| refused("the id of a dead letter is a UUID"))
+}
+
+/// Lists dead letters, newest first, with their events and values.
+#[utoipa::path(get, path = "/v1/apps/{app}/dead-letters", tag = "triggers",
+    params(("app" = String, Path), LetterParams), responses((status = 200, body = DeadLetterPage)),
+    security(("token" = ["script:read"])))]
+pub(super) async fn dead(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<LetterParams>,
+) -> Result<Json<DeadLetterPage>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let (trigger, reason) = (params.trigger.as_deref(), params.reason.as_deref());
+    let letters = letters(trigger, reason, params.from, params.until)?;
+    let before = params.before.as_deref().map(letter_id).transpose()?;
+    let limit = page_limit(params.limit)?;
+    let admin = shared.host.admin();
+    let page = admin.dead_letters(&actor, &app, &letters, before, limit);
+    let page = page.await?;
+    let last = page.rows.last().filter(|_| page.more);
+    let next = last.map(|letter| letter.id.to_string());
+    let dead_letters = page.rows.iter().map(DeadLetterView::new);
+    Ok(Json(DeadLetterPage {
+        dead_letters: dead_letters
+            .collect::<Result<_, _>>()
+            .map_err(|e| Problem::internal(&e))?,
+        next,
+    }))
+}
+
+/// Shows a dead letter.
+#[utoipa::path(get, path = "/v1/apps/{app}/dead-letters/{id}", tag = "triggers",
+    params(("app" = String, Path), ("id" = String, Path)),
+    responses((status = 200, body = DeadLetterView)), security(("token" = ["script:read"])))]
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments((name, id)): Segments<(String, String)>,
+) -> Result<Json<DeadLetterView>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let id = letter_id(&id)?;
+    let letter = shared.host.admin().dead_letter(&actor, &app, id).await?;
+    let view = DeadLetterView::new(&letter).map_err(|e| Problem::internal(&e))?;
+    Ok(Json(view))
+}
+
+/// Which letters a request means. An empty choice means all of them, so it must be
+/// said: a list of ids that came out empty, or a name that was left out, throws
+/// nothing away.
+fn chosen(request: &LettersRequest) -> Result<Letters, Problem> {
+    let (trigger, reason) = (request.trigger.as_deref(), request.reason.as_deref());
+    let mut letters = letters(trigger, reason, request.from, request.until)?;
+    if let Some(ids) = &request.ids {
+        if ids.is_empty() || ids.len() > LETTERS_MAX as usize {
+            let found = ids.len();
+            let why = format!("`ids` has {found} ids; it must have 1 to {LETTERS_MAX}");
+            return Err(refused(why));
+        }
+        let ids = ids.iter().map(|id| letter_id(id));
+        letters.ids = ids.collect::<Result<_, _>>()?;
+    }
+    match (letters == Letters::default(), request.all) {
+        (true, false) => Err(refused(
+            "which letters is not said; give ids, trigger, reason, from or until, or \
+             \"all\": true for all of the app",
+        )),
+        (false, true) => Err(refused(
+            "`all` is all of the app; leave it out, or what narrows the choice",
+        )),
+        (true, true) | (false, false) => Ok(letters),
+    }
+}
+
+/// Sends dead letters again, the oldest first, under the ids of their events.
+#[utoipa::path(post, path = "/v1/apps/{app}/dead-letters/replay", tag = "triggers",
+    params(("app" = String, Path)), request_body = LettersRequest,
+    responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
+pub(super) async fn replay(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<LettersDone>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let request: LettersRequest = body::json(&shared, &headers, body).await?;
+    let letters = chosen(&request)?;
+    let limit = request.limit.unwrap_or(LETTERS_MAX);
+    let dry_run = request.dry_run;
+    let admin = shared.host.admin();
+    let replay = admin.replay(&actor, &app, letters, limit, dry_run);
+    let letters = replay.await?;
+    // A dispatcher of this host need not find out by itself.
+    shared.host.wakes().wake();
+    Ok(Json(LettersDone { letters, dry_run }))
+}
+
+/// Throws dead letters away, the oldest first. Nothing brings them back.
+#[utoipa::path(post, path = "/v1/apps/{app}/dead-letters/discard", tag = "triggers",
+    params(("app" = String, Path)), request_body = LettersRequest,
+    responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
+pub(super) async fn discard(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<LettersDone>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let request: LettersRequest = body::json(&shared, &headers, body).await?;
+    let letters = chosen(&request)?;
+    let limit = request.limit.unwrap_or(LETTERS_MAX);
+    let dry_run = request.dry_run;
+    let admin = shared.host.admin();
+    let done = admin.discard(&actor, &app, letters, limit, dry_run);
+    Ok(Json(LettersDone {
+        letters: done.await?,
+        dry_run,
+    }))
+}

@@ -1,0 +1,245 @@
+//! Triggers, for administrators.
+
+use super::{Actor, Admin, ServiceError};
+use crate::model::{
+    App, Capability, Change, Changed, Invalid, KeyRange, Policy, Subject, TRIGGERS_MAX, Timestamp,
+    Trigger, TriggerName, Watch,
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const ATTEMPTS_MAX: u32 = 100;
+const AGE_MIN: Duration = Duration::from_secs(1);
+const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+impl Admin {
+    /// All triggers of an app, in the order of their names.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:read` of the app.
+    pub async fn triggers(&self, actor: &Actor, app: &App) -> Result<Vec<Trigger>, ServiceError> {
+        actor.require(Capability::AppRead(app.id))?;
+        Ok(self.store.triggers(app.id).await?)
+    }
+
+    /// Makes an operator's trigger, or replaces the one of its name whole: what was
+    /// paused is not any more, unless `trigger` says so.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:admin` of the app,
+    /// [`ServiceError::Invalid`] for a trigger that could never work.
+    pub async fn set_trigger(
+        &self,
+        actor: &Actor,
+        app: &App,
+        trigger: Trigger,
+    ) -> Result<(), ServiceError> {
+        actor.require(Capability::AppAdmin(app.id))?;
+        check(&trigger)?;
+        let others = self.store.triggers(app.id).await?;
+        let is_new = others.iter().all(|other| other.name != trigger.name);
+        if is_new && others.len() >= TRIGGERS_MAX {
+            return Err(ServiceError::Invalid(Invalid::TooMany {
+                subject: Subject::Triggers,
+                found: others.len() as u64 + 1,
+                limit: TRIGGERS_MAX as u64,
+            }));
+        }
+        let audit = actor.audit("trigger.set", Some(app), Timestamp::now(), shown(&trigger));
+        let app = app.id;
+        let change = Change::SetTrigger { app, trigger };
+        self.store.change(change, audit).await?;
+        Ok(())
+    }
+
+    /// Removes a trigger. Deliveries that it has made stay.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:admin` of the app,
+    /// [`ServiceError::TriggerNotFound`].
+    pub async fn delete_trigger(
+        &self,
+        actor: &Actor,
+        app: &App,
+        trigger: TriggerName,
+    ) -> Result<(), ServiceError> {
+        actor.require(Capability::AppAdmin(app.id))?;
+        let detail = json!({ "trigger": trigger });
+        let audit = actor.audit("trigger.delete", Some(app), Timestamp::now(), detail);
+        let app = app.id;
+        let change = Change::DeleteTrigger { app, trigger };
+        match self.store.change(change, audit).await? {
+            Changed::Nothing => Err(ServiceError::TriggerNotFound),
+            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(()),
+        }
+    }
+
+    /// Lets a trigger's deliveries wait, or go on.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:admin` of the app,
+    /// [`ServiceError::TriggerNotFound`].
+    pub async fn pause_trigger(
+        &self,
+        actor: &Actor,
+        app: &App,
+        trigger: TriggerName,
+        paused: bool,
+    ) -> Result<(), ServiceError> {
+        actor.require(Capability::AppAdmin(app.id))?;
+        let action = match paused {
+            true => "trigger.pause",
+            false => "trigger.resume",
+        };
+        let detail = json!({ "trigger": trigger });
+        let audit = actor.audit(action, Some(app), Timestamp::now(), detail);
+        let change = Change::PauseTrigger {
+            app: app.id,
+            trigger,
+            paused,
+        };
+        self.store.change(change, audit).await?;
+        Ok(())
+    }
+}
+
+/// Refuses a trigger that could never work.
+fn check(trigger: &Trigger) -> Result<(), Invalid> {
+    // Functions have the names of triggers.
+    TriggerName::parse(&trigger.function).map_err(of_function)?;
+    if let Watch::Changes(changes) = &trigger.watch {
+        KeyRange::parse(Some(changes.prefix.clone().into_bytes()), None, None)?;
+        if !changes.set && !changes.delete {
+            return Err(Invalid::Malformed {
+                subject: Subject::Changes,
+                why: "it needs set, delete or both",
+            });
+        }
+    }
+    let Policy {
+        attempts_max,
+        age_max,
+    } = trigger.policy;
+    if !(1..=ATTEMPTS_MAX).contains(&attempts_max) {
+        return Err(Invalid::OutOfRange {
+            subject: Subject::Attempts,
+            found: attempts_max.into(),
+            min: 1,
+            max: ATTEMPTS_MAX.into(),
+        });
+    }
+    if !(AGE_MIN..=AGE_MAX).contains(&age_max) {
+        return Err(Invalid::OutOfRange {
+            subject: Subject::Age,
+            found: ms(age_max),
+            min: ms(AGE_MIN),
+            max: ms(AGE_MAX),
+        });
+    }
+    Ok(())
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The same refusal, of a function's name.
+fn of_function(error: Invalid) -> Invalid {
+    let subject = Subject::Function;
+    match error {
+        Invalid::Empty(_) => Invalid::Empty(subject),
+        Invalid::TooLarge { len, limit, .. } => Invalid::TooLarge {
+            subject,
+            len,
+            limit,
+        },
+        Invalid::Character { found, allowed, .. } => Invalid::Character {
+            subject,
+            found,
+            allowed,
+        },
+        other => other,
+    }
+}
+
+/// A trigger as the audit log has it.
+fn shown(trigger: &Trigger) -> Value {
+    json!({
+        "trigger": trigger.name,
+        "function": trigger.function,
+        "watch": trigger.watch,
+        "attempts_max": trigger.policy.attempts_max,
+        "age_max_ms": ms(trigger.policy.age_max),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Changes, Collection, Origin, Schedule};
+
+    fn trigger() -> Trigger {
+        Trigger {
+            name: TriggerName::parse("t").unwrap(),
+            origin: Origin::Operator,
+            watch: Watch::Changes(Changes {
+                collection: Collection::parse("orders").unwrap(),
+                prefix: "eu/".to_owned(),
+                set: true,
+                delete: false,
+            }),
+            function: "f".to_owned(),
+            policy: Policy::default(),
+            paused: None,
+            failures: 0,
+            next_at: None,
+            created_at: Timestamp(0),
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Changes)) -> Trigger {
+        let mut trigger = trigger();
+        if let Watch::Changes(changes) = &mut trigger.watch {
+            change(changes);
+        }
+        trigger
+    }
+
+    #[test]
+    fn a_trigger_that_could_never_work_is_refused() {
+        assert_eq!(check(&trigger()), Ok(()));
+        let schedule = Watch::Schedule(Schedule::parse("* * * * *").unwrap());
+        let scheduled = Trigger {
+            watch: schedule,
+            ..trigger()
+        };
+        assert_eq!(check(&scheduled), Ok(()));
+        let function = |name: &str| Trigger {
+            function: name.to_owned(),
+            ..trigger()
+        };
+        let policy = |attempts_max, age_max_ms| Trigger {
+            policy: Policy {
+                attempts_max,
+                age_max: Duration::from_millis(age_max_ms),
+            },
+            ..trigger()
+        };
+        for (bad, words) in [
+            (with(|c| c.set = false), "set, delete or both"),
+            (with(|c| c.prefix = "k".repeat(1025)), "1025 bytes"),
+            (with(|c| c.prefix = "a\0".to_owned()), "NUL"),
+            (function(""), "function name is empty"),
+            (function(&"f".repeat(65)), "65 bytes"),
+            (function("a/b"), "function name contains"),
+            (policy(0, 1_000), "from 1 to 100"),
+            (policy(101, 1_000), "from 1 to 100"),
+            (policy(1, 999), "from 1000 to 2592000000"),
+            (policy(1, 2_592_000_001), "from 1000 to 2592000000"),
+        ] {
+            let refusal = check(&bad).unwrap_err().to_string();
+            assert!(refusal.contains(words), "{refusal}");
+        }
+        assert_eq!(check(&policy(100, 2_592_000_000)), Ok(()));
+    }
+}

@@ -1,0 +1,192 @@
+//! Triggers and deliveries: what reads them, claims them and sweeps, one statement
+//! each. `handling` ends a delivery, `triggers` and `letters` are the
+//! administrators' part.
+
+use super::sql::{letters as letters_sql, outbox as sql, triggers as trigger_sql};
+use super::{PostgresStore, classify::store_error, handling, letters, rows};
+use crate::model::{
+    AppId, Claim, DeadLetter, Delivery, Failed, Letters, Queue, Receipt, Tick, Timestamp, Trigger,
+    TriggerName, chain_of,
+};
+use crate::store::{Outbox, StoreError};
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+use sqlx::{Error, Row};
+use uuid::Uuid;
+
+/// The fewest deliveries that a claim looks at: those behind others of their chain
+/// are not claimed.
+const LOOKED_AT_MIN: u32 = 64;
+
+#[async_trait]
+impl Outbox for PostgresStore {
+    async fn triggers(&self, app: AppId) -> Result<Vec<Trigger>, StoreError> {
+        let statement = || sqlx::query(trigger_sql::TRIGGERS).bind(app.uuid());
+        all(&self.pool.read(statement).await?, |row| {
+            rows::trigger(row, 0)
+        })
+    }
+
+    async fn due(
+        &self,
+        after: Option<&Queue>,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Queue>, StoreError> {
+        // Before every queue: no trigger has the empty name.
+        let (app, trigger) = after.map_or((Uuid::nil(), ""), |after| {
+            (after.app.uuid(), after.trigger.as_str())
+        });
+        let statement = || {
+            let statement = sqlx::query(sql::DUE).bind(app).bind(trigger);
+            statement.bind(now.0).bind(i64::from(limit))
+        };
+        let queue = |row: &PgRow| {
+            Ok(Queue {
+                app: AppId::from(row.try_get::<Uuid, _>(0)?),
+                trigger: TriggerName::stored(row.try_get(1)?),
+            })
+        };
+        all(&self.pool.read(statement).await?, queue)
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
+        let Claim {
+            queue,
+            now,
+            until,
+            lease,
+            limit,
+        } = claim;
+        let statement = |_| {
+            let statement = sqlx::query(sql::CLAIM).bind(queue.app.uuid());
+            let statement = statement.bind(queue.trigger.as_str());
+            let statement = statement.bind(now.0).bind(until.0).bind(lease);
+            statement
+                .bind(i64::from(*limit))
+                .bind(i64::from((*limit).max(LOOKED_AT_MIN)))
+        };
+        // Not `read`: a second try would not find what the first has claimed.
+        let rows = self.pool.write(statement).await.map_err(store_error)?;
+        all(&rows, rows::delivery)
+    }
+
+    async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
+        handling::renew(&self.pool, receipt, until).await
+    }
+
+    async fn fail(&self, failed: &Failed) -> Result<bool, StoreError> {
+        handling::fail(&self.pool, failed).await
+    }
+
+    async fn deliveries(
+        &self,
+        app: AppId,
+        trigger: Option<&TriggerName>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let of_app = |text| sqlx::query(text).bind(app.uuid()).bind(i64::from(limit));
+        let statement = || match trigger {
+            None => of_app(sql::DELIVERIES),
+            Some(trigger) => of_app(sql::DELIVERIES_OF).bind(trigger.as_str()),
+        };
+        all(&self.pool.read(statement).await?, rows::delivery)
+    }
+
+    async fn schedules(
+        &self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(AppId, Trigger)>, StoreError> {
+        let statement = || {
+            let statement = sqlx::query(trigger_sql::SCHEDULES).bind(now.0);
+            statement.bind(i64::from(limit))
+        };
+        all(&self.pool.read(statement).await?, rows::schedule)
+    }
+
+    async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {
+        let statement = |_| {
+            let statement = sqlx::query(trigger_sql::TICK).bind(tick.queue.app.uuid());
+            statement
+                .bind(tick.queue.trigger.as_str())
+                .bind(tick.planned.map(|at| at.0))
+                .bind(tick.next.map(|at| at.0))
+                .bind(tick.run.map(|at| at.0))
+                .bind(tick.now.0)
+                .bind(chain_of(""))
+                .bind(Uuid::now_v7())
+        };
+        let rows = self.pool.write(statement).await.map_err(store_error)?;
+        one(&rows)
+    }
+
+    async fn dead_letters(
+        &self,
+        app: AppId,
+        letters: &Letters,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let statement = || {
+            let statement = letters::these(letters_sql::DEAD_LETTERS, app, letters);
+            let statement = statement.bind(before.unwrap_or(Uuid::max()));
+            statement.bind(i64::from(limit))
+        };
+        all(&self.pool.read(statement).await?, rows::letter)
+    }
+
+    async fn count_dead_letters(
+        &self,
+        app: AppId,
+        letters: &Letters,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let statement = || letters::these(letters_sql::COUNT, app, letters).bind(i64::from(limit));
+        count(&self.pool.read(statement).await?)
+    }
+
+    async fn prune(
+        &self,
+        app: AppId,
+        before: Timestamp,
+        keep: u32,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let statement = |slot: i16| {
+            let statement = sqlx::query(letters_sql::PRUNE).bind(app.uuid());
+            let statement = statement.bind(before.0).bind(i64::from(keep));
+            statement.bind(i64::from(limit)).bind(slot)
+        };
+        count(&self.pool.write(statement).await.map_err(store_error)?)
+    }
+
+    async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let statement = |slot: i16| {
+            let statement = sqlx::query(super::sql::SWEEP).bind(app.uuid());
+            statement.bind(now.0).bind(i64::from(limit)).bind(slot)
+        };
+        count(&self.pool.write(statement).await.map_err(store_error)?)
+    }
+}
+
+fn all<T>(
+    rows: &[PgRow],
+    decode: impl Fn(&PgRow) -> Result<T, Error>,
+) -> Result<Vec<T>, StoreError> {
+    let decoded = rows.iter().map(decode).collect::<Result<_, _>>();
+    decoded.map_err(store_error)
+}
+
+/// The one column of the one row.
+fn one<T>(rows: &[PgRow]) -> Result<T, StoreError>
+where
+    for<'r> T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    let row = rows.first().ok_or(Error::RowNotFound);
+    row.and_then(|row| row.try_get(0)).map_err(store_error)
+}
+
+fn count(rows: &[PgRow]) -> Result<u64, StoreError> {
+    one(rows).map(i64::unsigned_abs)
+}

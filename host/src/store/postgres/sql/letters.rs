@@ -1,0 +1,70 @@
+//! Dead letters.
+
+/// The letters of `$1` that `Letters` means: identities, trigger, reason, from,
+/// until.
+macro_rules! these_letters {
+    () => {
+        "l.app_id = $1 AND (cardinality($2::uuid[]) = 0 OR l.id = ANY($2)) \
+         AND ($3::text IS NULL OR l.trigger_name = $3) AND ($4::text IS NULL OR l.reason = $4) \
+         AND ($5::bigint IS NULL OR l.dead_at >= $5) AND ($6::bigint IS NULL OR l.dead_at < $6)"
+    };
+}
+
+/// Removes the oldest of them, `$7` at most.
+macro_rules! remove_these {
+    ($returning:literal) => {
+        concat!(
+            "WITH meant AS (SELECT l.id FROM dead_letters AS l WHERE ",
+            these_letters!(),
+            " ORDER BY l.id LIMIT $7 FOR UPDATE), \
+             gone AS (DELETE FROM dead_letters AS l USING meant AS m \
+             WHERE l.app_id = $1 AND l.id = m.id RETURNING ",
+            $returning,
+            ")"
+        )
+    };
+}
+
+statements! {
+    /// See `these_letters!`; below an identity, how many.
+    DEAD_LETTERS = concat!(
+        "SELECT l.id, l.trigger_name, l.function, l.reason, l.error, l.trace, l.plugin_version, \
+         l.plugin_digest, l.attempts, l.replays, l.dead_at, ", event_columns!("l"),
+        " FROM dead_letters AS l WHERE ", these_letters!(),
+        " AND l.id < $7 ORDER BY l.id DESC LIMIT $8"
+    );
+    /// See `these_letters!`; the most to count.
+    COUNT = concat!(
+        "SELECT count(*) FROM (SELECT 1 FROM dead_letters AS l WHERE ", these_letters!(),
+        " LIMIT $7) AS counted"
+    );
+    /// See `remove_these!`; now. Makes deliveries of them again. They keep their
+    /// sizes, so nothing is counted. After `LOCK_APP_ALONE`: writers draw numbers
+    /// while they hold the app, so those that are drawn here are after all that
+    /// others have drawn.
+    REPLAY = concat!(
+        remove_these!("l.*"),
+        " INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, \
+         replays, at, chain, event_id, depth, kind, collection, key, version, size, json, bytes) \
+         SELECT $1, g.trigger_name, nextval('delivery_seq'), g.function, $8, $8, g.replays + 1, \
+         g.at, g.chain, g.event_id, g.depth, g.kind, g.collection, g.key, g.version, g.size, \
+         g.json, g.bytes FROM gone AS g ORDER BY g.id RETURNING d.seq"
+    );
+    /// See `remove_these!`; slot: how many.
+    DISCARD = concat!(
+        remove_these!("l.size"), ", ", count_bytes_gone!("$8"), "SELECT count(*) FROM gone"
+    );
+    /// App, a time, how many to keep, how many at most, slot: how many it removed of
+    /// those that were given up before that time or are older than the newest that
+    /// are kept, the oldest first.
+    PRUNE = concat!(
+        "WITH old AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 AND (l.dead_at < $2 \
+         OR l.id <= (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 ORDER BY l.id DESC \
+         OFFSET $3 LIMIT 1)) ORDER BY l.id LIMIT $4 FOR UPDATE SKIP LOCKED), \
+         gone AS (DELETE FROM dead_letters AS l USING old AS o \
+         WHERE l.app_id = $1 AND l.id = o.id RETURNING l.size), ",
+        count_bytes_gone!("$5"), "SELECT count(*) FROM gone"
+    );
+    /// All of an app that is about to be deleted; see `DELETE_ALL`.
+    DELETE_LETTERS = "DELETE FROM dead_letters AS l WHERE l.app_id = $1";
+}

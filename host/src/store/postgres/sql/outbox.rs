@@ -1,0 +1,273 @@
+//! Deliveries.
+//!
+//! Those of one trigger and one chain are delivered one after another. Each comes
+//! into the queue with a `due_at`: to look for one before it would take a lock that
+//! writers of one key do not need. A claim finds out, and parks what lies behind
+//! another one by taking `due_at` away. Whoever removes a delivery wakes the next.
+//!
+//! Why a claim cannot take the second of a key before the first: the number of a
+//! delivery is drawn while the entry's row is locked, so whoever sees the second
+//! sees the first, or that it is gone. (A replay draws without that lock, and holds
+//! the app against all writers instead.)
+//!
+//! Why nothing stays parked: a claim parks a delivery only while it holds a lock on
+//! an earlier one of the chain. Who removes that one (`HOLD_DELIVERY`) waits for
+//! the claim, and wakes in a later statement, which sees what is parked. If the
+//! remover was first, the claim cannot have the lock and leaves the delivery as it
+//! is, due, for another claim. A wake locks the first one of the chain that is
+//! still there, parked or not. So if two removers are at work in one chain, which
+//! takes two keys of the same hash, then one waits for the other, or loses the race
+//! and runs again: the last of them sees that it is the last.
+
+/// Columns of `deliveries`, app and number first, that a new one has. What is left
+/// out is the same for all of them.
+macro_rules! insert_delivery {
+    () => {
+        "INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, at, \
+         chain, event_id, depth, kind, collection, key, version, size, json, bytes) "
+    };
+}
+
+/// Makes the deliveries of a change of the entry `$1, $2, $3` in the statement that
+/// changes it, from its row of what it changed. The number is drawn for a row that
+/// comes from there, which is locked by then.
+macro_rules! fired {
+    ($now:literal, $event:literal, $what:literal, $from:literal, $on:literal) => {
+        concat!(
+            "fired AS (",
+            insert_delivery!(),
+            "SELECT $1, t.name, nextval('delivery_seq'), t.function, ",
+            $now,
+            ", ",
+            $now,
+            ", ",
+            $now,
+            ", ",
+            $event,
+            ", ",
+            $what,
+            " FROM ",
+            $from,
+            ", triggers AS t WHERE t.app_id = $1 AND t.collection = $2 \
+             AND starts_with($3, t.prefix) AND ",
+            $on,
+            " RETURNING d.size)"
+        )
+    };
+}
+
+/// Changes deliveries of the queue `$1, $2` that are locked, so that they are there.
+///
+/// An UPDATE that joins them reads the whole queue if its plan was made while the
+/// queue was empty, which queues often are. This goes through the key, whatever the
+/// plan. What it would insert never is.
+macro_rules! change_deliveries {
+    ($these:literal) => {
+        concat!(
+            "INSERT INTO deliveries AS d (app_id, trigger_name, chain, seq, queued_at, function, \
+             event_id, depth, at, kind, size) \
+             SELECT $1, $2, k.chain, k.seq, 0, '', $5, 0, 0, 'schedule', 0 FROM ",
+            $these,
+            " AS k ON CONFLICT (app_id, trigger_name, chain, seq) DO UPDATE SET "
+        )
+    };
+}
+
+/// The delivery `$1, $2, $3, $4`.
+macro_rules! this_delivery {
+    () => {
+        "d.app_id = $1 AND d.trigger_name = $2 AND d.chain = $3 AND d.seq = $4"
+    };
+}
+
+/// Ends a statement that removes the delivery `$1, $2, $3, $4`, which is locked:
+/// lets the next of its chain go on, at `$5`. It does not see the removal itself.
+macro_rules! wake_next {
+    () => {
+        "next AS MATERIALIZED (SELECT d.seq, d.due_at FROM deliveries AS d \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = $3 AND d.seq <> $4 \
+         ORDER BY d.seq LIMIT 1 FOR UPDATE) \
+         UPDATE deliveries AS d SET due_at = $5 \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = $3 \
+         AND d.seq = (SELECT n.seq FROM next AS n WHERE n.due_at IS NULL)"
+    };
+}
+
+/// What `rows::delivery` decodes, before the trigger's policy.
+macro_rules! delivery_columns {
+    ($table:literal) => {
+        concat!(
+            $table,
+            ".trigger_name, ",
+            $table,
+            ".chain, ",
+            $table,
+            ".seq, ",
+            $table,
+            ".due_at, ",
+            $table,
+            ".lease IS NOT NULL, ",
+            $table,
+            ".attempts, ",
+            $table,
+            ".replays, ",
+            $table,
+            ".queued_at, ",
+            $table,
+            ".function, ",
+            $table,
+            ".error, ",
+            event_columns!($table)
+        )
+    };
+}
+
+/// What `rows::event` decodes.
+macro_rules! event_columns {
+    ($table:literal) => {
+        concat!(
+            $table,
+            ".event_id, ",
+            $table,
+            ".depth, ",
+            $table,
+            ".at, ",
+            $table,
+            ".kind, ",
+            $table,
+            ".collection, ",
+            $table,
+            ".key, ",
+            $table,
+            ".version, ",
+            $table,
+            ".json, ",
+            $table,
+            ".bytes"
+        )
+    };
+}
+
+macro_rules! deliveries {
+    ($condition:literal) => {
+        concat!(
+            "SELECT ",
+            delivery_columns!("d"),
+            ", p.attempts_max, p.age_max_ms FROM (SELECT t.name, t.attempts_max, t.age_max_ms \
+             FROM triggers AS t WHERE t.app_id = $1) AS p \
+             RIGHT JOIN deliveries AS d ON p.name = d.trigger_name WHERE d.app_id = $1",
+            $condition,
+            " ORDER BY d.trigger_name, d.chain, d.seq LIMIT $2"
+        )
+    };
+}
+
+/// The next queue that has something that is due, ever, and when, after a place.
+macro_rules! next_queue {
+    ($app:literal, $name:literal) => {
+        concat!(
+            "(SELECT d.app_id, d.trigger_name, d.due_at FROM deliveries AS d \
+             WHERE d.due_at IS NOT NULL AND (d.app_id, d.trigger_name) > (",
+            $app,
+            ", ",
+            $name,
+            ") ORDER BY d.app_id, d.trigger_name, d.due_at LIMIT 1)"
+        )
+    };
+}
+
+statements! {
+    /// App, now, depth; collections, keys, kinds, versions, sizes, JSON, bytes,
+    /// chains and identities of events, in their order. Makes the deliveries of what
+    /// a transaction has changed.
+    FIRE = concat!(
+        insert_delivery!(),
+        "SELECT $1, t.name, nextval('delivery_seq'), t.function, $2, $2, $2, n.chain, n.event_id, \
+         $3, n.kind, n.collection, n.key, n.version, n.size, n.json, n.bytes \
+         FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[], $8::integer[], $9::text[], \
+         $10::bytea[], $11::bigint[], $12::uuid[]) WITH ORDINALITY \
+         AS n (collection, key, kind, version, size, json, bytes, chain, event_id, place), \
+         triggers AS t WHERE t.app_id = $1 AND t.collection = n.collection \
+         AND starts_with(n.key, t.prefix) \
+         AND CASE n.kind WHEN 'set' THEN t.on_set ELSE t.on_delete END \
+         ORDER BY n.place, t.name RETURNING d.size"
+    );
+    /// An app, a trigger's name, now, how many: the queues after those that have
+    /// something that is due and are not paused. Steps from one queue to the next
+    /// through the index. Finds apps, so it does not name one.
+    DUE = concat!(
+        "WITH RECURSIVE queues (app_id, name, due_at) AS (", next_queue!("$1", "$2"),
+        " UNION ALL SELECT n.app_id, n.trigger_name, n.due_at FROM queues AS q, LATERAL ",
+        next_queue!("q.app_id", "q.name"), " AS n) \
+         SELECT q.app_id, q.name FROM queues AS q WHERE q.due_at <= $3 \
+         AND (SELECT t.paused FROM triggers AS t WHERE t.app_id = q.app_id AND t.name = q.name) \
+         IS NULL LIMIT $4"
+    );
+    /// App, trigger, now, end of the lease, lease, how many at most, how many to
+    /// look at. See above; a statement of its own, for it waits for nobody.
+    ///
+    /// `first` asks for `blocked` so that the earlier ones are locked before
+    /// `claimed` changes them: a row that this very statement has changed cannot be
+    /// locked.
+    CLAIM = concat!(
+        "WITH candidates AS (SELECT d.chain, d.seq, d.due_at FROM deliveries AS d \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at <= $3 \
+         ORDER BY d.due_at, d.seq LIMIT $7 FOR UPDATE SKIP LOCKED), \
+         looked AS MATERIALIZED (SELECT c.chain, c.seq, c.due_at, \
+         EXISTS (SELECT 1 FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = $2 \
+         AND d.chain = c.chain AND d.seq < c.seq) AS behind FROM candidates AS c), \
+         blocked AS MATERIALIZED (SELECT k.chain, k.seq FROM looked AS k, \
+         LATERAL (SELECT d.seq FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = $2 \
+         AND d.chain = k.chain AND d.seq < k.seq ORDER BY d.seq DESC LIMIT 1 \
+         FOR KEY SHARE SKIP LOCKED) AS before WHERE k.behind), \
+         first AS MATERIALIZED (SELECT k.chain, k.seq, k.due_at FROM looked AS k \
+         WHERE NOT k.behind AND (SELECT count(*) FROM blocked) >= 0 \
+         ORDER BY k.due_at, k.seq LIMIT $6), \
+         parked AS (", change_deliveries!("blocked"), "due_at = NULL), \
+         claimed AS (", change_deliveries!("first"),
+        "due_at = $4, lease = $5, attempts = d.attempts + 1 RETURNING d.*) \
+         SELECT ", delivery_columns!("c"), ", p.attempts_max, p.age_max_ms FROM claimed AS c \
+         LEFT JOIN (SELECT t.name, t.attempts_max, t.age_max_ms FROM triggers AS t \
+         WHERE t.app_id = $1 AND t.name = $2) AS p ON p.name = c.trigger_name \
+         ORDER BY (SELECT f.due_at FROM first AS f WHERE f.seq = c.seq), c.seq"
+    );
+    /// The delivery, its lease: its size. Holds it for who carries it out, if the
+    /// lease is still theirs.
+    HOLD_DELIVERY = concat!(
+        "SELECT d.size FROM deliveries AS d WHERE ", this_delivery!(), " AND d.lease = $5 FOR UPDATE"
+    );
+    /// The delivery, its lease, the end of the lease.
+    RENEW = concat!(
+        "UPDATE deliveries AS d SET due_at = $6 WHERE ", this_delivery!(),
+        " AND d.lease = $5 RETURNING d.seq"
+    );
+    /// The delivery, now: removes it and lets the next one go on. The failures of
+    /// its trigger are no longer in a row. After `HOLD_DELIVERY`.
+    FINISH = concat!(
+        "WITH gone AS (DELETE FROM deliveries AS d WHERE ", this_delivery!(), "), \
+         succeeded AS (UPDATE triggers AS t SET failures = 0 \
+         WHERE t.app_id = $1 AND t.name = $2 AND t.failures <> 0), ", wake_next!()
+    );
+    /// The delivery, when it is due again, how it failed. After `HOLD_DELIVERY`.
+    RETRY = concat!(
+        "UPDATE deliveries AS d SET lease = NULL, due_at = $5, error = $6 WHERE ", this_delivery!()
+    );
+    /// The delivery, now, the letter's identity, reason, error, trace, version and
+    /// module of the plugin: makes it a dead letter and lets the next one go on.
+    /// After `HOLD_DELIVERY`.
+    GIVE_UP = concat!(
+        "WITH gone AS (DELETE FROM deliveries AS d WHERE ", this_delivery!(), " RETURNING d.*), \
+         letter AS (INSERT INTO dead_letters AS l (app_id, id, reason, error, trace, \
+         plugin_version, plugin_digest, dead_at, trigger_name, chain, function, attempts, replays, \
+         event_id, depth, at, kind, collection, key, version, size, json, bytes) \
+         SELECT $1, $6, $7, $8, $9, $10, $11, $5, g.trigger_name, g.chain, g.function, \
+         g.attempts, g.replays, g.event_id, g.depth, g.at, g.kind, g.collection, g.key, \
+         g.version, g.size, g.json, g.bytes FROM gone AS g), ", wake_next!()
+    );
+    /// App, how many.
+    DELIVERIES = deliveries!("");
+    /// App, how many, trigger.
+    DELIVERIES_OF = deliveries!(" AND d.trigger_name = $3");
+    /// All of an app that is about to be deleted; see `DELETE_ALL`.
+    DELETE_DELIVERIES = "DELETE FROM deliveries AS d WHERE d.app_id = $1";
+}

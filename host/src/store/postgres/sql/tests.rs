@@ -1,0 +1,181 @@
+//! What holds of every statement.
+
+use super::{ALL, letters, outbox, registry, triggers, usage};
+
+fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lists = [
+        ALL,
+        registry::ALL,
+        usage::ALL,
+        outbox::ALL,
+        letters::ALL,
+        triggers::ALL,
+    ];
+    lists.into_iter().flatten().copied()
+}
+
+/// The places of a needle in a statement, each with what follows it.
+fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
+    sql.match_indices(needle)
+        .map(|(at, found)| &sql[at + found.len()..])
+        .collect()
+}
+
+/// Those that find what is to be done, whatever the app.
+const FINDERS: [&str; 2] = ["DUE", "SCHEDULES"];
+
+/// Asserts it of every use of a table, and counts them.
+fn led_by_the_app(table: &str, alias: &str) -> usize {
+    let named = format!("{table} AS {alias}");
+    let condition_begins = format!("{alias}.app_id = $1");
+    let mut uses = 0;
+    for (name, sql) in all().filter(|(name, _)| !FINDERS.contains(name)) {
+        for rest in after(sql, &named) {
+            uses += 1;
+            let is_insert = rest.starts_with(" (");
+            if is_insert {
+                assert!(
+                    rest.starts_with(" (app_id, "),
+                    "{name} inserts another column first"
+                );
+                let values = rest.split_once(") ").map(|(_, values)| values);
+                let first = values.is_some_and(|values| {
+                    values.starts_with("VALUES ($1, ") || values.starts_with("SELECT $1, ")
+                });
+                assert!(first, "{name} does not insert $1 as the app");
+            } else {
+                let condition = rest.split_once("WHERE ").map(|(_, condition)| condition);
+                let further = condition.and_then(|c| c.strip_prefix(&condition_begins));
+                let first = further.is_some_and(|further| {
+                    let ends = further.is_empty() || further.starts_with(')');
+                    let goes_on = [" AND ", " ORDER BY ", " GROUP BY ", " RETURNING "];
+                    ends || goes_on.iter().any(|word| further.starts_with(word))
+                });
+                assert!(first, "{name} does not begin a WHERE with the app");
+            }
+        }
+        assert_eq!(
+            after(sql, table).len(),
+            after(sql, &named).len() + after(sql, &format!("{table}_")).len(),
+            "{name} names {table} in a way that this test does not read"
+        );
+    }
+    uses
+}
+
+#[test]
+fn each_use_of_entries_leads_with_the_app() {
+    let uses = led_by_the_app("kv_entries", "e");
+    assert!(uses >= 15, "only {uses} uses were found");
+}
+
+#[test]
+fn each_use_of_usage_leads_with_the_app() {
+    let uses = led_by_the_app("app_usage", "u");
+    assert!(uses >= 8, "only {uses} uses were found");
+}
+
+#[test]
+fn each_use_of_the_outbox_leads_with_the_app() {
+    for (table, alias, least) in [
+        ("triggers", "t", 20),
+        ("deliveries", "d", 20),
+        ("dead_letters", "l", 8),
+    ] {
+        let uses = led_by_the_app(table, alias);
+        assert!(uses >= least, "only {uses} uses of {table} were found");
+    }
+}
+
+#[test]
+fn the_finders_only_read() {
+    for (name, sql) in all().filter(|(name, _)| FINDERS.contains(name)) {
+        for word in ["INSERT ", "UPDATE ", "DELETE "] {
+            assert!(!sql.contains(word), "{name} writes");
+        }
+    }
+}
+
+#[test]
+fn no_update_calls_a_volatile_function() {
+    let volatile = [
+        "nextval",
+        "now(",
+        "random",
+        "clock_timestamp",
+        "gen_random_uuid",
+        "statement_timestamp",
+        "timeofday",
+        "setval",
+        "lastval",
+        "currval",
+    ];
+    let mut updates = 0;
+    for (name, sql) in all() {
+        for rest in after(sql, " SET ") {
+            updates += 1;
+            let end = rest.find(" RETURNING ").unwrap_or(rest.len());
+            for function in volatile {
+                assert!(
+                    !rest[..end].contains(function),
+                    "{name} calls {function} in SET"
+                );
+            }
+        }
+    }
+    assert!(updates >= 5, "only {updates} updates were found");
+}
+
+#[test]
+fn the_clock_is_the_hosts() {
+    for (name, sql) in all() {
+        for clock in [
+            "now()",
+            "current_timestamp",
+            "clock_timestamp",
+            "localtimestamp",
+        ] {
+            assert!(
+                !sql.to_lowercase().contains(clock),
+                "{name} reads the database's clock"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_other_file_has_sql_of_its_own() {
+    let files = [
+        ("batch.rs", include_str!("../batch.rs")),
+        ("change.rs", include_str!("../change.rs")),
+        ("commit.rs", include_str!("../commit.rs")),
+        ("fire.rs", include_str!("../fire.rs")),
+        ("handling.rs", include_str!("../handling.rs")),
+        ("increments.rs", include_str!("../increments.rs")),
+        ("letters.rs", include_str!("../letters.rs")),
+        ("outbox.rs", include_str!("../outbox.rs")),
+        ("rows.rs", include_str!("../rows.rs")),
+        ("triggers.rs", include_str!("../triggers.rs")),
+        ("lease.rs", include_str!("../lease.rs")),
+        ("mod.rs", include_str!("../mod.rs")),
+        ("plan.rs", include_str!("../plan.rs")),
+        ("plugins.rs", include_str!("../plugins.rs")),
+        ("pool.rs", include_str!("../pool.rs")),
+        ("read.rs", include_str!("../read.rs")),
+        ("registry.rs", include_str!("../registry.rs")),
+        ("transaction.rs", include_str!("../transaction.rs")),
+        ("usage.rs", include_str!("../usage.rs")),
+    ];
+    for (file, text) in files {
+        for word in [
+            "SELECT ",
+            "INSERT ",
+            "UPDATE ",
+            "DELETE FROM",
+            "FROM kv_",
+            "INTO kv_",
+        ] {
+            assert!(!text.contains(word), "{file} has {word}");
+        }
+    }
+}

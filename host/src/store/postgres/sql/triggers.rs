@@ -1,0 +1,88 @@
+//! Triggers.
+
+macro_rules! trigger_columns {
+    () => {
+        "t.name, t.origin, t.function, t.collection, t.prefix, t.on_set, t.on_delete, \
+         t.schedule, t.next_at, t.attempts_max, t.age_max_ms, t.paused, t.failures, t.created_at \
+         FROM triggers AS t WHERE "
+    };
+}
+
+macro_rules! insert_trigger {
+    () => {
+        "INSERT INTO triggers AS t (app_id, name, origin, function, collection, prefix, on_set, \
+         on_delete, schedule, next_at, attempts_max, age_max_ms, paused, failures, created_at) "
+    };
+}
+
+statements! {
+    /// App.
+    TRIGGERS = concat!("SELECT ", trigger_columns!(), "t.app_id = $1 ORDER BY t.name");
+    /// The columns of a trigger. Those who change triggers hold the app, as plugins'
+    /// changes do.
+    SET_TRIGGER = concat!(
+        insert_trigger!(),
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+         ON CONFLICT (app_id, name) DO UPDATE SET origin = excluded.origin, \
+         function = excluded.function, collection = excluded.collection, \
+         prefix = excluded.prefix, on_set = excluded.on_set, on_delete = excluded.on_delete, \
+         schedule = excluded.schedule, next_at = excluded.next_at, \
+         attempts_max = excluded.attempts_max, age_max_ms = excluded.age_max_ms, \
+         paused = excluded.paused, failures = excluded.failures, created_at = excluded.created_at"
+    );
+    /// App, trigger.
+    DELETE_TRIGGER = "DELETE FROM triggers AS t WHERE t.app_id = $1 AND t.name = $2 RETURNING t.name";
+    /// App, trigger, why it is paused.
+    PAUSE = "UPDATE triggers AS t SET paused = $3, failures = 0 \
+        WHERE t.app_id = $1 AND t.name = $2 RETURNING t.name";
+    /// App, trigger, the failures that pause it: one more.
+    FAILED = "UPDATE triggers AS t SET failures = t.failures + 1, \
+        paused = CASE WHEN t.paused IS NULL AND t.failures + 1 >= $3 THEN 'failures' ELSE t.paused END \
+        WHERE t.app_id = $1 AND t.name = $2";
+    /// App, names: removes what the plugin declares no more.
+    UNDECLARE = "DELETE FROM triggers AS t WHERE t.app_id = $1 AND t.origin = 'plugin' \
+        AND NOT (t.name = ANY($2))";
+    /// App, names, collections, prefixes, on sets, on deletions, schedules, attempts,
+    /// age, now: what the plugin declares. An operator's trigger of the name stays.
+    DECLARE = concat!(
+        insert_trigger!(),
+        "SELECT $1, n.name, 'plugin', n.name, n.collection, n.prefix, n.on_set, n.on_delete, \
+         n.schedule, NULL, $8, $9, NULL, 0, $10 FROM unnest($2::text[], $3::text[], $4::text[], \
+         $5::boolean[], $6::boolean[], $7::text[]) \
+         AS n (name, collection, prefix, on_set, on_delete, schedule) \
+         ORDER BY n.name COLLATE \"C\" \
+         ON CONFLICT (app_id, name) DO UPDATE SET collection = excluded.collection, \
+         prefix = excluded.prefix, on_set = excluded.on_set, on_delete = excluded.on_delete, \
+         schedule = excluded.schedule, next_at = NULL WHERE t.origin = 'plugin' \
+         AND (t.collection, t.prefix, t.on_set, t.on_delete, t.schedule) IS DISTINCT FROM \
+         (excluded.collection, excluded.prefix, excluded.on_set, excluded.on_delete, \
+         excluded.schedule)"
+    );
+    /// App: a new version begins without failures, and goes on.
+    RESUME = "UPDATE triggers AS t SET failures = 0, \
+        paused = CASE WHEN t.paused = 'operator' THEN t.paused END \
+        WHERE t.app_id = $1 AND (t.failures <> 0 OR t.paused = 'failures')";
+    /// Now, how many: the schedules of all apps that are due or not planned yet. It
+    /// does not name an app, for it finds them. What is not planned counts as due at
+    /// the beginning of time.
+    SCHEDULES = concat!(
+        "SELECT t.app_id, ", trigger_columns!(), "t.schedule IS NOT NULL AND t.paused IS NULL \
+         AND coalesce(t.next_at, 0) <= $1 ORDER BY coalesce(t.next_at, 0), t.app_id, t.name LIMIT $2"
+    );
+    /// App, trigger, the time that it is planned for, when it is due next, the run to
+    /// make or null, now, the chain of schedules, the event: plans a schedule, and
+    /// makes a run if none is outstanding. Whether it did.
+    ///
+    /// Who comes second waits for the trigger, and then finds it planned otherwise.
+    TICK = concat!(
+        "WITH ", held_app!(), ", planned AS (UPDATE triggers AS t SET next_at = $4 \
+         WHERE t.app_id = $1 AND t.name = $2 AND t.next_at IS NOT DISTINCT FROM $3 \
+         AND t.paused IS NULL AND EXISTS (SELECT 1 FROM held) RETURNING t.name, t.function), \
+         made AS (", insert_delivery!(),
+        "SELECT $1, p.name, nextval('delivery_seq'), p.function, $6, $6, $5, $7, $8, 1, \
+         'schedule', NULL, NULL, NULL, 0, NULL, NULL FROM planned AS p \
+         WHERE $5::bigint IS NOT NULL AND NOT EXISTS (SELECT 1 FROM deliveries AS d \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = $7) RETURNING d.seq) \
+         SELECT EXISTS (SELECT 1 FROM made)"
+    );
+}

@@ -1,0 +1,154 @@
+//! Changes of an app's triggers. Each first holds the app as changes of its
+//! plugins do, so that there is one at a time.
+
+use super::change::signed;
+use super::lease::Lease;
+use super::pool::Statement;
+use super::rows::{origin_word, pause_word};
+use super::sql::{registry::ACTIVE, triggers as sql};
+use super::transaction::Stop;
+use crate::model::{
+    AppId, Changed, Changes, DeclaredTrigger, Exports, Pause, Policy, Timestamp, Trigger,
+    TriggerName, Watch,
+};
+use crate::store::StoreError;
+use sqlx::Error;
+use std::collections::BTreeMap;
+
+async fn hold_app(lease: &mut Lease, app: AppId) -> Result<(), Stop> {
+    let rows = lease.run(sqlx::query(ACTIVE).bind(app.uuid())).await?;
+    match rows.is_empty() {
+        true => Err(StoreError::AppNotFound)?,
+        false => Ok(()),
+    }
+}
+
+/// What a trigger waits for, as columns.
+#[derive(Default)]
+struct Columns<'t> {
+    collection: Option<&'t str>,
+    prefix: &'t str,
+    on_set: bool,
+    on_delete: bool,
+    schedule: Option<&'t str>,
+}
+
+impl Columns<'_> {
+    fn of(watch: &Watch) -> Columns<'_> {
+        match watch {
+            Watch::Changes(Changes {
+                collection,
+                prefix,
+                set,
+                delete,
+            }) => Columns {
+                collection: Some(collection.as_str()),
+                prefix,
+                on_set: *set,
+                on_delete: *delete,
+                schedule: None,
+            },
+            Watch::Schedule(schedule) => Columns {
+                schedule: Some(schedule.as_str()),
+                ..Columns::default()
+            },
+        }
+    }
+}
+
+fn age_ms(policy: Policy) -> i64 {
+    i64::try_from(policy.age_max.as_millis()).unwrap_or(i64::MAX)
+}
+
+pub(super) async fn set(lease: &mut Lease, app: AppId, trigger: &Trigger) -> Result<Changed, Stop> {
+    hold_app(lease, app).await?;
+    let watch = Columns::of(&trigger.watch);
+    let statement = sqlx::query(sql::SET_TRIGGER)
+        .bind(app.uuid())
+        .bind(trigger.name.as_str())
+        .bind(origin_word(trigger.origin))
+        .bind(&trigger.function)
+        .bind(watch.collection)
+        .bind(watch.prefix)
+        .bind(watch.on_set)
+        .bind(watch.on_delete)
+        .bind(watch.schedule)
+        .bind(trigger.next_at.map(|at| at.0))
+        .bind(i64::from(trigger.policy.attempts_max))
+        .bind(age_ms(trigger.policy))
+        .bind(trigger.paused.map(pause_word))
+        .bind(i64::from(trigger.failures))
+        .bind(trigger.created_at.0);
+    lease.run(statement).await?;
+    Ok(Changed::Done)
+}
+
+fn on_trigger<'q>(text: &'static str, app: AppId, trigger: &'q TriggerName) -> Statement<'q> {
+    sqlx::query(text).bind(app.uuid()).bind(trigger.as_str())
+}
+
+pub(super) async fn delete(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: &TriggerName,
+) -> Result<Changed, Stop> {
+    hold_app(lease, app).await?;
+    let rows = lease.run(on_trigger(sql::DELETE_TRIGGER, app, trigger));
+    Ok(match rows.await?.is_empty() {
+        true => Changed::Nothing,
+        false => Changed::Done,
+    })
+}
+
+pub(super) async fn pause(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: &TriggerName,
+    paused: bool,
+) -> Result<Changed, Stop> {
+    hold_app(lease, app).await?;
+    let paused = paused.then_some(pause_word(Pause::Operator));
+    let rows = lease.run(on_trigger(sql::PAUSE, app, trigger).bind(paused));
+    match rows.await?.is_empty() {
+        true => Err(StoreError::TriggerNotFound)?,
+        false => Ok(Changed::Done),
+    }
+}
+
+/// Takes the triggers of the version that is active now for those of the last. The
+/// app is held.
+pub(super) async fn declare(
+    lease: &mut Lease,
+    app: AppId,
+    exports: &Exports,
+    at: Timestamp,
+) -> Result<(), Error> {
+    // One statement writes a name once; the last declaration of it counts.
+    let declared = exports.triggers.iter().map(|d| (d.name.as_str(), d));
+    let declared: BTreeMap<&str, &DeclaredTrigger> = declared.collect();
+    let names: Vec<_> = declared.keys().copied().collect();
+    let statement = sqlx::query(sql::UNDECLARE).bind(app.uuid());
+    lease.run(statement.bind(&names)).await?;
+    if !names.is_empty() {
+        let watches = declared
+            .values()
+            .map(|declared| Columns::of(&declared.watch));
+        let watches: Vec<_> = watches.collect();
+        let column = |of: fn(&Columns<'_>) -> bool| watches.iter().map(of).collect::<Vec<_>>();
+        let policy = Policy::default();
+        let statement = sqlx::query(sql::DECLARE)
+            .bind(app.uuid())
+            .bind(&names)
+            .bind(watches.iter().map(|w| w.collection).collect::<Vec<_>>())
+            .bind(watches.iter().map(|w| w.prefix).collect::<Vec<_>>())
+            .bind(column(|watch| watch.on_set))
+            .bind(column(|watch| watch.on_delete))
+            .bind(watches.iter().map(|w| w.schedule).collect::<Vec<_>>())
+            .bind(signed(u64::from(policy.attempts_max)))
+            .bind(age_ms(policy))
+            .bind(at.0);
+        lease.run(statement).await?;
+    }
+    let statement = sqlx::query(sql::RESUME).bind(app.uuid());
+    lease.run(statement).await.map(drop)
+}

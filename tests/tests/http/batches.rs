@@ -1,0 +1,262 @@
+//! Batches, reads of many, and increments.
+
+use kvasm_tests::server::{Answer, Api, Server};
+use serde_json::{Value, json};
+
+const COMMIT: &str = "/v1/apps/shop/kv/commit";
+const GET_MANY: &str = "/v1/apps/shop/kv/get-many";
+
+async fn commit(api: &Api, body: Value) -> Answer {
+    api.json("POST", COMMIT, body).await
+}
+
+fn set(key: &str, value: Value) -> Value {
+    json!({ "set": { "collection": "c", "key": key, "json": value } })
+}
+
+#[tokio::test]
+async fn a_batch_happens_whole_or_not_at_all() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let api = &server.root;
+    let batch = json!({
+        "checks": [{ "collection": "c", "key": "a", "version": 0 }],
+        "operations": [
+            set("a", json!({ "n": 1 })),
+            { "set": { "collection": "c", "key": "raw", "bytes": "AP8=", "ttl_ms": 3600000 } },
+            { "delete": { "collection": "c", "key": "absent" } },
+            { "increment": { "collection": "n", "key": "visits", "by": 41 } },
+            { "increment": { "collection": "n", "key": "visits", "by": 1 } },
+        ],
+    });
+    let done = commit(api, batch.clone()).await.expect(200).json();
+    let results = done["results"].as_array().unwrap();
+    assert!(results[0]["version"].as_u64().is_some_and(|v| v > 0));
+    assert_eq!(results[2], json!({ "existed": false }));
+    assert_eq!(results[4]["value"], 42);
+    let raw = "/v1/apps/shop/kv/entry?collection=c&key=raw";
+    let raw = api.get(raw).await.expect(200);
+    assert_eq!(raw.body, [0, 255]);
+    assert!(!raw.header("kvasm-expires-at").is_empty());
+
+    // Once more the check fails, and names what is not as expected.
+    let refused = commit(api, batch).await;
+    refused.refused(412, "precondition-failed");
+    let failed = refused.json()["failed"].clone();
+    assert_eq!(failed, json!([{ "collection": "c", "key": "a" }]));
+    let visits = "/v1/apps/shop/kv/entry?collection=n&key=visits";
+    assert_eq!(api.get(visits).await.expect(200).json(), 42);
+
+    let version = &results[0]["version"];
+    let guarded = json!({
+        "checks": [{ "collection": "c", "key": "a", "version": version }],
+        "operations": [{ "delete": { "collection": "c", "key": "a" } }],
+    });
+    let done = commit(api, guarded).await.expect(200).json();
+    assert_eq!(done, json!({ "results": [{ "existed": true }] }));
+    // Of an addition that cannot be, nothing of the batch is written.
+    let sum = json!({ "operations": [
+        set("new", json!(1)),
+        { "increment": { "collection": "c", "key": "raw", "by": 1 } },
+    ] });
+    commit(api, sum).await.refused(409, "no-integer");
+    assert!(!api.keys("shop", "c").await.contains(&"new".to_owned()));
+    // The problems of other routes have no `failed`.
+    let other = api.get("/v1/apps/nope").await.json();
+    assert!(other.get("failed").is_none());
+}
+
+#[tokio::test]
+async fn values_are_kept_to_the_letter() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let api = &server.root;
+    for value in [
+        "null",
+        "12345678901234567890123456789",
+        "1.50",
+        "{ \"a\" : 1,\"a2\":\"\\u00e9\" }",
+    ] {
+        let body = format!(
+            "{{\"operations\":[{{\"set\":{{\"collection\":\"c\",\"key\":\"k\",\"json\":{value}}}}}]}}"
+        );
+        let done = api.bytes("POST", COMMIT, "application/json", body).await;
+        done.expect(200);
+        let read = api.get("/v1/apps/shop/kv/entry?collection=c&key=k").await;
+        assert_eq!(read.expect(200).text(), value);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_as_it_should_be() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let api = &server.root;
+    let at = |key: &str| json!({ "collection": "c", "key": key });
+    for (bad, words) in [
+        (
+            json!({ "operations": [{ "delete": at("") }] }),
+            "operations[0]: the key is empty",
+        ),
+        (
+            json!({ "operations": [{ "delete": at("a") }, { "set": at("b") }] }),
+            "operations[1]: it needs either",
+        ),
+        (
+            json!({ "operations": [{ "set": { "collection": "c", "key": "k", "json": 1, "bytes": "" } }] }),
+            "either \"json\" or \"bytes\"",
+        ),
+        (
+            json!({ "operations": [{ "set": { "collection": "c", "key": "k", "bytes": "?" } }] }),
+            "base64",
+        ),
+        (
+            json!({ "operations": [{ "set": { "collection": "c", "key": "k", "json": 1, "ttl_ms": 0 } }] }),
+            "time to live",
+        ),
+        (
+            json!({ "operations": [set("k", json!("x".repeat(1024 * 1024)))] }),
+            "the limit is 1048576 bytes",
+        ),
+        (
+            json!({ "checks": [{ "collection": "", "key": "k", "version": 1 }] }),
+            "checks[0]: the collection is empty",
+        ),
+        (json!({}), "neither checks nor operations"),
+    ] {
+        let answer = commit(api, bad).await;
+        answer.refused(400, "invalid-argument");
+        assert!(
+            answer.text().replace("\\\"", "\"").contains(words),
+            "{}",
+            answer.text()
+        );
+    }
+    for bad in [
+        json!({ "operations": [{ "rename": at("k") }] }),
+        json!({ "operations": [{ "delete": at("k"), "set": at("k") }] }),
+        json!({ "operations": [{ "delete": { "collection": "c", "key": "k", "ttl_ms": 1 } }] }),
+        json!({ "operations": [{ "increment": { "collection": "c", "key": "k", "by": 1.5 } }] }),
+        json!({ "operations": [{ "increment": at("k") }] }),
+        json!({ "checks": [at("k")] }),
+        json!({ "checks": [{ "collection": "c", "key": "k", "version": -1 }] }),
+        json!({ "operation": [] }),
+        json!([]),
+    ] {
+        commit(api, bad).await.refused(400, "malformed-json");
+    }
+    let text = api.bytes("POST", COMMIT, "text/plain", "{}").await;
+    text.refused(415, "unsupported-media-type");
+    let large = json!({ "operations": [set("k", json!("x".repeat(4 * 1024 * 1024)))] });
+    commit(api, large).await.refused(413, "body-too-large");
+    let parts =
+        |count: usize| -> Value { (0..count).map(|n| set(&n.to_string(), json!(n))).collect() };
+    let checks = json!([{ "collection": "c", "key": "0", "version": 0 }]);
+    let many = json!({ "checks": checks, "operations": parts(1_000) });
+    let refused = commit(api, many).await;
+    refused.refused(400, "invalid-argument");
+    assert!(refused.text().contains("1001 parts; the limit is 1000"));
+    assert!(api.keys("shop", "c").await.is_empty());
+    let most = json!({ "checks": checks, "operations": parts(999) });
+    let most = commit(api, most).await.expect(200).json();
+    assert_eq!(most["results"].as_array().unwrap().len(), 999);
+}
+
+#[tokio::test]
+async fn entries_are_read_together() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    server.app("other", false).await;
+    let api = &server.root;
+    let batch = json!({ "operations": [
+        set("null", Value::Null),
+        { "set": { "collection": "d", "key": "raw", "bytes": "AP8=" } },
+    ] });
+    commit(api, batch).await.expect(200);
+    let at = |collection: &str, key: &str| json!({ "collection": collection, "key": key });
+    let keys =
+        json!({ "keys": [at("d", "raw"), at("d", "null"), at("c", "null"), at("d", "raw")] });
+    let found = api.json("POST", GET_MANY, keys.clone()).await.expect(200);
+    assert!(found.text().contains("\"json\":null"), "{}", found.text());
+    let entries = &found.json()["entries"];
+    assert_eq!(entries[0]["bytes"], "AP8=");
+    assert_eq!(entries[0]["collection"], "d");
+    assert_eq!(entries[1], Value::Null);
+    assert_eq!(entries[2]["key"], "null");
+    assert_eq!(entries[3], entries[0]);
+    // Another app has none of them.
+    let other = api.json("POST", "/v1/apps/other/kv/get-many", keys).await;
+    assert_eq!(
+        other.expect(200).json(),
+        json!({ "entries": [null, null, null, null] })
+    );
+
+    let ask = async |keys: Value| api.json("POST", GET_MANY, json!({ "keys": keys })).await;
+    assert_eq!(
+        ask(json!([])).await.expect(200).json(),
+        json!({ "entries": [] })
+    );
+    ask(vec![at("c", "k"); 1_000].into()).await.expect(200);
+    let many = ask(vec![at("c", "k"); 1_001].into()).await;
+    many.refused(400, "invalid-argument");
+    let bad = ask(json!([at("c", "k"), at("c", "")])).await;
+    bad.refused(400, "invalid-argument");
+    assert!(bad.text().contains("keys[1]"), "{}", bad.text());
+    let unknown = json!([{ "collection": "c", "key": "k", "version": 1 }]);
+    ask(unknown).await.refused(400, "malformed-json");
+    for n in 0..5 {
+        let value = json!("x".repeat(1_000_000));
+        let batch = json!({ "operations": [set(&n.to_string(), value)] });
+        commit(api, batch).await.expect(200);
+    }
+    let large: Vec<_> = (0..5).map(|n| at("c", &n.to_string())).collect();
+    let large = ask(large.into()).await;
+    large.refused(400, "invalid-argument");
+    assert!(
+        large.text().contains("over the limit of"),
+        "{}",
+        large.text()
+    );
+}
+
+#[tokio::test]
+async fn counters_go_up_and_down() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let api = &server.root;
+    let path = |rest: &str| format!("/v1/apps/shop/kv/increment?collection=c&key={rest}");
+    let add = async |rest: &str| api.send("POST", &path(rest)).await;
+    assert_eq!(add("n").await.expect(200).json()["value"], 1);
+    let down = add("n&by=-5").await.expect(200).json();
+    assert_eq!(down["value"], -4);
+    assert!(down["version"].as_u64().is_some_and(|v| v > 0));
+    add("n&by=-9223372036854775807")
+        .await
+        .refused(409, "no-integer");
+    add("n&by=1.5").await.refused(400, "invalid-argument");
+    add("n&by=9223372036854775808")
+        .await
+        .refused(400, "invalid-argument");
+    add("n&to=1").await.refused(400, "invalid-argument");
+    add("").await.refused(400, "invalid-argument");
+    api.json(
+        "PUT",
+        "/v1/apps/shop/kv/entry?collection=c&key=t",
+        json!("text"),
+    )
+    .await
+    .expect(200);
+    add("t").await.refused(409, "no-integer");
+    let nowhere = "/v1/apps/nope/kv/increment?collection=c&key=n";
+    api.send("POST", nowhere)
+        .await
+        .refused(404, "app-not-found");
+    let audit = api.get("/v1/apps/shop/audit").await.expect(200).json();
+    let rows = audit["audit"].as_array().unwrap();
+    let added: Vec<_> = rows
+        .iter()
+        .filter(|row| row["action"] == "kv.increment")
+        .collect();
+    assert_eq!(added.len(), 2);
+    assert_eq!(added[0]["detail"], json!({ "collection": "c", "key": "n" }));
+}

@@ -1,0 +1,212 @@
+//! Triggers, those of operators and those that plugins declare.
+
+use crate::events::tenant;
+use kvasm_tests::server::{Answer, Server};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const TRIGGERS: &str = "/v1/apps/shop/triggers";
+
+/// Makes a trigger of `shop`.
+pub async fn put(server: &Server, name: &str, trigger: Value) -> Answer {
+    let path = format!("{TRIGGERS}/{name}");
+    server.root.json("PUT", &path, trigger).await
+}
+
+/// A server with the app `shop`, whose trigger `index` watches `orders`.
+async fn shop() -> Server {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let watch = json!({ "collection": "orders" });
+    put(&server, "index", watch).await.expect(200);
+    server
+}
+
+#[tokio::test]
+async fn an_operator_makes_changes_and_removes_triggers() {
+    let server = shop().await;
+    let api = &server.root;
+    let list = async || api.get(TRIGGERS).await.expect(200).json()["triggers"].clone();
+    let made = list().await[0].clone();
+    let expected = json!({
+        "name": "index", "origin": "operator", "function": "index",
+        "collection": "orders", "prefix": "", "on": ["set", "delete"], "schedule": null,
+        "attempts_max": 12, "age_max_ms": 86_400_000, "paused": null, "failures": 0,
+        "next_at": null, "created_at": made["created_at"],
+    });
+    assert_eq!(made, expected);
+    let narrow = json!({
+        "function": "other", "collection": "orders", "prefix": "eu/", "on": ["delete"],
+        "attempts_max": 3, "age_max_ms": 60_000,
+    });
+    let answer = put(&server, "index", narrow).await.expect(200).json();
+    assert_eq!(answer, list().await[0]);
+    assert_eq!(
+        (&answer["on"], &answer["prefix"]),
+        (&json!(["delete"]), &json!("eu/"))
+    );
+    let nightly = json!({ "schedule": "0 3 * * *" });
+    let nightly = put(&server, "nightly", nightly).await.expect(200).json();
+    assert_eq!(nightly["schedule"], "0 3 * * *");
+    assert_eq!(nightly["collection"], Value::Null);
+
+    let post = async |verb: &str| api.send("POST", &format!("{TRIGGERS}/index/{verb}")).await;
+    post("pause").await.expect(204);
+    assert_eq!(list().await[0]["paused"], "operator");
+    post("resume").await.expect(204);
+    assert_eq!(list().await[0]["paused"], Value::Null);
+    post("pause").await.expect(204);
+    // Whatever was there is replaced whole.
+    put(&server, "index", json!({ "collection": "c" }))
+        .await
+        .expect(200);
+    assert_eq!(list().await[0]["paused"], Value::Null);
+
+    let index = format!("{TRIGGERS}/index");
+    api.send("DELETE", &index).await.expect(204);
+    api.send("DELETE", &index)
+        .await
+        .refused(404, "trigger-not-found");
+    post("pause").await.refused(404, "trigger-not-found");
+    post("resume").await.refused(404, "trigger-not-found");
+    assert_eq!(list().await.as_array().unwrap().len(), 1);
+
+    let audit = api.get("/v1/apps/shop/audit").await.expect(200).json();
+    let rows = audit["audit"].as_array().unwrap().iter();
+    let actions: Vec<_> = rows.map(|row| row["action"].as_str().unwrap()).collect();
+    let expected = [
+        "trigger.delete",
+        "trigger.set",
+        "trigger.pause",
+        "trigger.resume",
+        "trigger.pause",
+        "trigger.set",
+        "trigger.set",
+        "trigger.set",
+        "app.create",
+    ];
+    assert_eq!(actions, expected);
+    assert_eq!(audit["audit"][0]["detail"], json!({ "trigger": "index" }));
+}
+
+#[tokio::test]
+async fn a_trigger_that_could_never_work_is_refused() {
+    let server = shop().await;
+    for (bad, words) in [
+        (json!({}), "either `collection`"),
+        (
+            json!({ "collection": "c", "schedule": "* * * * *" }),
+            "either `collection`",
+        ),
+        (json!({ "schedule": "* * * *" }), "five fields"),
+        (
+            json!({ "schedule": "* * * * *", "on": ["set"] }),
+            "not of times",
+        ),
+        (
+            json!({ "schedule": "* * * * *", "prefix": "x" }),
+            "not of times",
+        ),
+        (json!({ "collection": "" }), "collection is empty"),
+        (
+            json!({ "collection": "c", "on": [] }),
+            "set, delete or both",
+        ),
+        (
+            json!({ "collection": "c", "on": ["read"] }),
+            "set, delete or both",
+        ),
+        (json!({ "collection": "c", "prefix": "a\u{0}" }), "NUL"),
+        (
+            json!({ "collection": "c", "prefix": "k".repeat(1025) }),
+            "1025 bytes",
+        ),
+        (
+            json!({ "collection": "c", "function": "a b" }),
+            "function name contains",
+        ),
+        (
+            json!({ "collection": "c", "attempts_max": 0 }),
+            "from 1 to 100",
+        ),
+        (
+            json!({ "collection": "c", "age_max_ms": 999 }),
+            "from 1000 to 2592000000",
+        ),
+    ] {
+        let answer = put(&server, "bad", bad).await;
+        answer.refused(400, "invalid-argument");
+        assert!(answer.text().contains(words), "{}", answer.text());
+    }
+    for bad in [
+        json!({ "collection": "c", "paused": true }),
+        json!({ "collection": 1 }),
+        json!({ "collection": "c", "attempts_max": -1 }),
+        json!([]),
+    ] {
+        put(&server, "bad", bad)
+            .await
+            .refused(400, "malformed-json");
+    }
+    let good = json!({ "collection": "c" });
+    for name in ["a%20b", "%C3%A9", &"x".repeat(65)] {
+        let answer = put(&server, name, good.clone()).await;
+        answer.refused(400, "invalid-argument");
+    }
+    let nowhere = server
+        .root
+        .json("PUT", "/v1/apps/nope/triggers/t", good)
+        .await;
+    nowhere.refused(404, "app-not-found");
+}
+
+#[tokio::test]
+async fn a_plugin_shows_what_it_declares() {
+    use kvasm::model::{Change, Changes, Collection, DeclaredTrigger, Digest, Exports, NewPlugin};
+    use kvasm::model::{Schedule, TriggerName, Watch};
+    let server = Server::start().await;
+    let app = server.app("shop", false).await;
+    let tenant = tenant(&server, &app);
+    let watch = Watch::Changes(Changes {
+        collection: Collection::parse("orders").unwrap(),
+        prefix: "eu/".to_owned(),
+        set: true,
+        delete: false,
+    });
+    let schedule = Watch::Schedule(Schedule::parse("0 3 * * *").unwrap());
+    let declared = [("index", watch), ("nightly", schedule)].map(|(name, watch)| DeclaredTrigger {
+        name: TriggerName::parse(name).unwrap(),
+        watch,
+    });
+    let plugin = NewPlugin {
+        app: app.id,
+        digest: Digest([1; 32]),
+        wasm: Arc::from(&b"not looked at"[..]),
+        exports: Exports {
+            functions: vec!["run".to_owned()],
+            http: None,
+            triggers: declared.to_vec(),
+        },
+        activate: true,
+    };
+    tenant.change(Change::AddPlugin(plugin)).await;
+    let api = &server.root;
+    let expected = json!([
+        { "name": "index", "collection": "orders", "prefix": "eu/", "on": ["set"], "schedule": null },
+        { "name": "nightly", "collection": null, "prefix": null, "on": null, "schedule": "0 3 * * *" },
+    ]);
+    let plugins = api.get("/v1/apps/shop/plugins").await.expect(200).json();
+    assert_eq!(plugins["plugins"][0]["triggers"], expected);
+    let one = api.get("/v1/apps/shop/plugins/1").await.expect(200).json();
+    assert_eq!(one["triggers"], expected);
+    let functions = api.get("/v1/apps/shop/functions").await.expect(200).json();
+    assert_eq!(functions["triggers"], expected);
+    let triggers = api.get(TRIGGERS).await.expect(200).json();
+    assert_eq!(triggers["triggers"][0]["origin"], "plugin");
+    // What an operator puts in its place is the operator's.
+    put(&server, "index", json!({ "collection": "other" }))
+        .await
+        .expect(200);
+    let triggers = api.get(TRIGGERS).await.expect(200).json();
+    assert_eq!(triggers["triggers"][0]["origin"], "operator");
+}
