@@ -6,3 +6,4 @@ pub mod guests;
 pub mod linear;
 pub mod postgres;
 pub mod server;
+pub mod tally;
