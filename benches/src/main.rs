@@ -4,6 +4,7 @@
 mod apps;
 mod calls;
 mod deadlines;
+mod events;
 mod http;
 mod memory;
 mod reads;
@@ -131,4 +132,9 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("http", http::measure),
     ("flood", http::flood),
     ("apps", apps::measure),
+    ("batch", events::batches),
+    ("trigger", events::triggers),
+    ("delivery", events::deliveries),
+    ("transaction", events::transactions),
+    ("claim", events::claims),
 ];
