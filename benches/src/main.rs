@@ -14,6 +14,7 @@ mod writes;
 
 use anyhow::Result;
 use clap::Parser;
+use events::Engine;
 use kvasm::model::{App, AppName, Limits};
 use kvasm::store::{SqliteOptions, SqliteStore};
 use kvasm::{Host, HostBuilder};
@@ -133,8 +134,21 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("flood", http::flood),
     ("apps", apps::measure),
     ("batch", events::batches),
-    ("trigger", events::triggers),
-    ("delivery", events::deliveries),
     ("transaction", events::transactions),
-    ("claim", events::claims),
+    ("trigger-sqlite", |r, e| {
+        events::triggers(r, e, Engine::Sqlite)
+    }),
+    ("trigger-postgres", |r, e| {
+        events::triggers(r, e, Engine::Postgres)
+    }),
+    ("delivery-sqlite", |r, e| {
+        events::deliveries(r, e, Engine::Sqlite)
+    }),
+    ("delivery-postgres", |r, e| {
+        events::deliveries(r, e, Engine::Postgres)
+    }),
+    ("claim-sqlite", |r, e| events::claims(r, e, Engine::Sqlite)),
+    ("claim-postgres", |r, e| {
+        events::claims(r, e, Engine::Postgres)
+    }),
 ];

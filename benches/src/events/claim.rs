@@ -100,14 +100,8 @@ fn given_back(app: AppId, delivery: Delivery, lease: Uuid) -> Failed {
     }
 }
 
-pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
-    runtime.block_on(async {
-        let mut rows = Vec::new();
-        for engine in Engine::ALL {
-            rows.extend(on(engine, effort).await?);
-        }
-        Ok(rows)
-    })
+pub fn measure(runtime: &Runtime, effort: Effort, engine: Engine) -> Result<Vec<Row>> {
+    runtime.block_on(on(engine, effort))
 }
 
 async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {

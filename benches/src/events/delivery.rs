@@ -118,42 +118,37 @@ impl Running {
     }
 }
 
-pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
-    runtime.block_on(async {
-        let mut rows = Vec::new();
-        for (engine, bound) in [(Engine::Sqlite, 10.0), (Engine::Postgres, 25.0)] {
-            let name = engine.name();
-            let mut watched = Watched::new(engine).await?;
-            let app = watched.stage.app("idle", &watched.wasm).await?;
-            let running = Running::start(&watched.stage);
-            // The first compiles, connects and fills caches.
-            watched.lags(&app, 3).await?;
-            let count = 900 / effort.divisor;
-            let mut lags = watched.lags(&app, count).await?;
-            running.stop().await?;
-            rows.push(
-                Row::figure(
-                    format!("from a commit to its handler, idle, {name}: p50"),
-                    "ms",
-                    percentile(&mut lags, 0.5),
-                )
-                .target(Target::AtMost(bound)),
-            );
-            rows.push(Row::figure(
-                format!("from a commit to its handler, idle, {name}: p99"),
-                "ms",
-                percentile(&mut lags, 0.99),
-            ));
-            let mut rates = Vec::new();
-            for round in 0..effort.rounds.min(3) {
-                rates.push(watched.burst(round, 20_000 / effort.divisor).await?);
-            }
-            rows.push(Row::series(
-                format!("deliveries of a backlog, {name}"),
-                "/s",
-                &mut rates,
-            ));
-        }
-        Ok(rows)
-    })
+pub fn measure(runtime: &Runtime, effort: Effort, engine: Engine) -> Result<Vec<Row>> {
+    runtime.block_on(on(engine, effort))
+}
+
+async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
+    let name = engine.name();
+    let bound = match engine {
+        Engine::Sqlite => 10.0,
+        Engine::Postgres => 25.0,
+    };
+    let mut watched = Watched::new(engine).await?;
+    let app = watched.stage.app("idle", &watched.wasm).await?;
+    let running = Running::start(&watched.stage);
+    // The first compiles, connects and fills caches.
+    watched.lags(&app, 3).await?;
+    let mut lags = watched.lags(&app, 900 / effort.divisor).await?;
+    running.stop().await?;
+    let mut rates = Vec::new();
+    for round in 0..effort.rounds.min(3) {
+        rates.push(watched.burst(round, 20_000 / effort.divisor).await?);
+    }
+    let mut lag = |part: f64, label: &str| {
+        Row::figure(
+            format!("from a commit to its handler, idle, {name}: {label}"),
+            "ms",
+            percentile(&mut lags, part),
+        )
+    };
+    Ok(vec![
+        lag(0.5, "p50").target(Target::AtMost(bound)),
+        lag(0.99, "p99"),
+        Row::series(format!("deliveries of a backlog, {name}"), "/s", &mut rates),
+    ])
 }

@@ -10,5 +10,6 @@ mod trigger;
 pub use batch::measure as batches;
 pub use claim::measure as claims;
 pub use delivery::measure as deliveries;
+pub use stage::Engine;
 pub use transaction::measure as transactions;
 pub use trigger::measure as triggers;

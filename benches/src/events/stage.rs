@@ -22,8 +22,6 @@ pub enum Engine {
 }
 
 impl Engine {
-    pub const ALL: [Engine; 2] = [Engine::Sqlite, Engine::Postgres];
-
     pub const fn name(self) -> &'static str {
         match self {
             Engine::Sqlite => "SQLite",

@@ -44,14 +44,8 @@ async fn round(stage: &Stage, kind: &mut Kind, round: usize, sets: usize) -> Res
     Ok(())
 }
 
-pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
-    runtime.block_on(async {
-        let mut rows = Vec::new();
-        for engine in Engine::ALL {
-            rows.extend(on(engine, effort).await?);
-        }
-        Ok(rows)
-    })
+pub fn measure(runtime: &Runtime, effort: Effort, engine: Engine) -> Result<Vec<Row>> {
+    runtime.block_on(on(engine, effort))
 }
 
 async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
