@@ -52,6 +52,12 @@ pub fn module_with(data: &str, fields: &str, body: &str) -> Vec<u8> {
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
+/// A custom section that declares functions and handlers, for the text format.
+pub fn manifest(lines: &[&str]) -> String {
+    let text: Vec<_> = lines.iter().map(|line| line.replace('"', "\\\"")).collect();
+    format!("(@custom \"kvasm.plugin.v1\" \"{}\")", text.join(" "))
+}
+
 /// A host with one app, over a store in memory unless told otherwise.
 pub struct Bench {
     /// The host.

@@ -3,5 +3,7 @@
 
 pub mod conformance;
 pub mod guests;
+pub mod linear;
 pub mod postgres;
 pub mod server;
+pub mod tally;

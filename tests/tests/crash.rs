@@ -1,6 +1,9 @@
 //! `kill -9` in the middle of a stream of writes: what was acknowledged is there
-//! on restart, and no half batch.
+//! on restart, no half batch, and every change reaches its handler.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+#[path = "crash/events.rs"]
+mod events;
 
 use kvasm::model::{AppName, Collection, KeyRange, ListQuery, Timestamp, Version};
 use kvasm::store::{SqliteOptions, SqliteStore, Store};

@@ -36,6 +36,11 @@ pub struct DispatchOptions {
     /// How long nothing is looked for when nothing happens. Retries and schedules
     /// are late by that much at the most. Default 500 ms.
     pub poll: Duration,
+    /// The shortest time for which a delivery is lent to a host, and at least
+    /// 30 ms. The lease is the longest run of a handler and a third of this, if
+    /// that is longer. It is renewed while the handler runs; of a host that has
+    /// died, another takes the deliveries after that time. Default 30 s.
+    pub lease_min: Duration,
     /// How often expired entries and old dead letters are removed. Default 60 s.
     pub upkeep: Duration,
     /// How long a dead letter is kept. Default 14 days.
@@ -53,6 +58,7 @@ impl Default for DispatchOptions {
             handlers: 32,
             handlers_of_app: 16,
             poll: Duration::from_millis(500),
+            lease_min: Duration::from_secs(30),
             upkeep: Duration::from_secs(60),
             letter_age: Duration::from_secs(14 * 24 * 60 * 60),
             letters_of_app: 10_000,
@@ -71,10 +77,9 @@ const GATHER: Duration = Duration::from_millis(1);
 /// A look over very many queues takes longer than this. After it there is a rest
 /// of three times as long, so that looking does not fill the day.
 const LONG_LOOK: Duration = Duration::from_millis(5);
-/// What a lease has beyond the longest run of a handler.
-const LEASE_SPARE: Duration = Duration::from_secs(10);
-/// The shortest lease.
-const LEASE_MIN: Duration = Duration::from_secs(30);
+/// The least that [`DispatchOptions::lease_min`] can be: a third of it passes
+/// between two renewals.
+const LEASE_MIN: Duration = Duration::from_millis(30);
 
 /// Carries out deliveries, makes the runs of schedules, and removes what has
 /// expired. Made over a [`Host`]; see [`run`](Dispatcher::run).
@@ -260,7 +265,8 @@ impl Dispatcher {
 impl Shared {
     /// How long a delivery is lent.
     fn lease(&self) -> Duration {
-        LEASE_MIN.max(self.host.limits().wall_time + LEASE_SPARE)
+        let least = self.options.lease_min.max(LEASE_MIN);
+        least.max(self.host.limits().wall_time + least / 3)
     }
 }
 

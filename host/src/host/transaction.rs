@@ -134,10 +134,12 @@ impl Host {
 
     async fn commit(&self, run: &Run<'_>, transaction: &Transaction, response: Response) -> Ended {
         let receipt = run.delivery.as_ref().map(|(_, receipt)| receipt.clone());
-        let Some(batch) = transaction.batch(receipt) else {
-            return Ended::Done(response);
+        let committed = match transaction.batch(receipt) {
+            Ok(None) => return Ended::Done(response),
+            Ok(Some(batch)) => self.0.services.kv.commit(&run.caller, batch).await,
+            Err(error) => Err(error),
         };
-        match self.0.services.kv.commit(&run.caller, batch).await {
+        match committed {
             Ok(_) => Ended::Done(response),
             Err(ServiceError::Conflict { .. }) => Ended::Lost(response.log),
             Err(error) => Ended::Failed(run.failure(CallError::Commit(error), response.log)),

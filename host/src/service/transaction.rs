@@ -41,7 +41,9 @@ struct View {
     written: BTreeMap<Address, Option<Entry>>,
     bytes: usize,
     writes: u64,
-    /// A second look found something else than the first: the commit will fail.
+    /// A second look found something else than the first. No commit is made then:
+    /// one that checks the first look alone would miss an entry that has come and
+    /// gone.
     stale: bool,
 }
 
@@ -126,14 +128,20 @@ impl Transaction {
 
     /// The commit of what the run has done, together with the delivery that is
     /// done with it; none if there is nothing to commit or to check.
-    pub fn batch(&self, acknowledge: Option<Receipt>) -> Option<Batch> {
+    ///
+    /// # Errors
+    /// [`ServiceError::Conflict`] if the run has seen two states of one entry.
+    pub fn batch(&self, acknowledge: Option<Receipt>) -> Result<Option<Batch>, ServiceError> {
         let view = std::mem::take(&mut *self.view.lock());
+        if view.stale {
+            return Err(ServiceError::Conflict { failed: Vec::new() });
+        }
         let is_one_moment = view.read.len() <= 1 && view.written.is_empty();
         if is_one_moment && acknowledge.is_none() {
-            return None;
+            return Ok(None);
         }
         let now = Timestamp::now();
-        Some(Batch {
+        Ok(Some(Batch {
             checks: checks(view.read),
             operations: view
                 .written
@@ -141,7 +149,7 @@ impl Transaction {
                 .map(|(at, entry)| operation(at, entry, now))
                 .collect(),
             acknowledge: acknowledge.map(Box::new),
-        })
+        }))
     }
 
     /// Whether what the run has read is what is there now. If not, a failure of
@@ -180,6 +188,22 @@ impl Transaction {
         let version = entry.as_ref().map(|entry| entry.version);
         self.view.lock().remember(at, version)?;
         Ok(entry)
+    }
+
+    /// What this run has made of each of several entries, as far as an answer has
+    /// room for their values. A key may be named again and again.
+    fn own_many(
+        &self,
+        keys: &[Address],
+        left: &mut usize,
+    ) -> Result<Vec<Option<Option<Entry>>>, Invalid> {
+        let (view, now) = (self.view.lock(), Timestamp::now());
+        let own = |at: &Address| {
+            let own = view.own(at, now);
+            take_bytes(left, own.as_ref().and_then(Option::as_ref))?;
+            Ok(own)
+        };
+        keys.iter().map(own).collect()
     }
 
     /// Refuses unless the entry is as a write expects.
@@ -269,6 +293,16 @@ impl Transaction {
     }
 }
 
+/// Takes an entry's value from what an answer has room for.
+fn take_bytes(left: &mut usize, entry: Option<&Entry>) -> Result<(), Invalid> {
+    let bytes = entry.map_or(0, |entry| entry.value.as_bytes().len());
+    *left = left.checked_sub(bytes).ok_or(Invalid::OverTogether {
+        subject: Subject::Answer,
+        limit: BATCH_BYTES_MAX as u64,
+    })?;
+    Ok(())
+}
+
 fn checks(read: BTreeMap<Address, Option<Version>>) -> Vec<Check> {
     let check = |((collection, key), version): (Address, Option<Version>)| Check {
         collection,
@@ -322,19 +356,20 @@ impl Kv for Transaction {
         caller: &Caller,
         keys: &[(Collection, Key)],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
-        let found = self.kv.get_many(caller, keys).await?;
-        let now = Timestamp::now();
+        check_count(Subject::Keys, keys.len())?;
+        let mut left = BATCH_BYTES_MAX;
+        let own = self.own_many(keys, &mut left)?;
+        let others = keys.iter().zip(&own).filter(|(_, own)| own.is_none());
+        let others: Vec<_> = others.map(|(at, _)| at.clone()).collect();
+        let found = self.kv.get_many(caller, &others).await?;
         let mut view = self.view.lock();
-        let mut entries = Vec::with_capacity(found.len());
-        for (at, entry) in keys.iter().zip(found) {
-            if let Some(own) = view.own(at, now) {
-                entries.push(own);
-                continue;
-            }
+        for (at, entry) in others.iter().zip(&found) {
+            take_bytes(&mut left, entry.as_ref())?;
             view.remember(at, entry.as_ref().map(|entry| entry.version))?;
-            entries.push(entry);
         }
-        Ok(entries)
+        let mut found = found.into_iter();
+        let entry = |own: Option<Option<Entry>>| own.or_else(|| found.next()).flatten();
+        Ok(own.into_iter().map(entry).collect())
     }
 
     async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError> {

@@ -20,6 +20,7 @@ pub mod expiry;
 pub mod increments;
 pub mod json;
 pub mod kit;
+pub mod linearizable;
 pub mod lists;
 pub mod many;
 pub mod model;
@@ -334,6 +335,10 @@ macro_rules! conformance {
                 one_of_many_makes_the_run,
                 a_paused_schedule_is_not_due,
             }
+            linearizable {
+                what_clients_see_of_a_key_has_one_order,
+                what_clients_see_of_several_keys_has_one_order,
+            }
             sweeping {
                 expired_entries_are_swept_in_steps,
                 what_was_written_again_is_not_swept,
@@ -366,6 +371,7 @@ mod tests {
         let sources = [
             include_str!("apps.rs"),
             include_str!("increments.rs"),
+            include_str!("linearizable.rs"),
             include_str!("many.rs"),
             include_str!("triggers.rs"),
             include_str!("deliveries.rs"),

@@ -8,6 +8,7 @@ mod handlers;
 mod hosts;
 mod orders;
 mod retry;
+mod serial;
 mod stage;
 mod states;
 mod transactions;

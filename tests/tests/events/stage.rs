@@ -9,6 +9,7 @@ use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
 use kvasm::{Call, Host, HostBuilder, InvokeError, Response};
+pub use kvasm_tests::guests::manifest;
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -244,10 +245,4 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-}
-
-/// A custom section that declares functions and handlers, for the text format.
-pub fn manifest(lines: &[&str]) -> String {
-    let text: Vec<_> = lines.iter().map(|line| line.replace('"', "\\\"")).collect();
-    format!("(@custom \"kvasm.plugin.v1\" \"{}\")", text.join(" "))
 }

@@ -5,14 +5,21 @@ use kvasm::{Call, Plugin};
 use kvasm_abi::Status;
 use kvasm_tests::guests::{Bench, module, report};
 
-const READS: [&str; 3] = [
+const READS: [&str; 6] = [
     "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
     "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
     "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0))",
+    "(call $kv_get_many (i32.const 100) (i32.const 4) (i32.const 0) (i32.const 0))",
+    // Checks alone change nothing: here that there is no "a" in "a".
+    "(block (result i64) (i32.store (i32.const 100) (i32.const 1)) (i32.store (i32.const 104) (i32.const 1)) (i32.store8 (i32.const 108) (i32.const 97)) (i32.store (i32.const 109) (i32.const 1)) (i32.store8 (i32.const 113) (i32.const 97)) (call $kv_commit (i32.const 100) (i32.const 26) (i32.const 0) (i32.const 0)))",
+    "(call $dead_letters (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
 ];
-const WRITES: [&str; 2] = [
+const WRITES: [&str; 4] = [
     "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))",
     "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))",
+    "(call $kv_increment (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i64.const 1) (i32.const 8))",
+    // A deletion of "a" in "a".
+    "(block (result i64) (i32.store (i32.const 104) (i32.const 1)) (i32.store (i32.const 108) (i32.const 1)) (i32.store (i32.const 112) (i32.const 1)) (i32.store8 (i32.const 116) (i32.const 97)) (i32.store (i32.const 117) (i32.const 1)) (i32.store8 (i32.const 121) (i32.const 97)) (call $kv_commit (i32.const 100) (i32.const 22) (i32.const 0) (i32.const 0)))",
 ];
 
 async fn denied(bench: &Bench, plugin: &Plugin, principal: Option<Principal>) -> bool {

@@ -2,11 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod arguments;
+mod batches;
 mod deadlines;
 mod embedding;
 mod examples;
 mod gate;
 mod io;
+mod many;
 mod modules;
+mod packed;
 mod pointers;
+mod random;
 mod wasi;

@@ -48,6 +48,38 @@ const CALLS: &[(&str, &str)] = &[
         "kv_list",
         "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) {})",
     ),
+    (
+        "kv_increment",
+        "(call $kv_increment {} (i32.const 0) (i32.const 1) (i64.const 1) (i32.const 9))",
+    ),
+    (
+        "kv_increment",
+        "(call $kv_increment (i32.const 0) (i32.const 1) {} (i64.const 1) (i32.const 9))",
+    ),
+    (
+        "kv_get_many",
+        "(call $kv_get_many {} (i32.const 0) (i32.const 9))",
+    ),
+    (
+        "kv_get_many",
+        "(call $kv_get_many (i32.const 8) (i32.const 4) {})",
+    ),
+    (
+        "kv_commit",
+        "(call $kv_commit {} (i32.const 0) (i32.const 9))",
+    ),
+    (
+        "kv_commit",
+        "(call $kv_commit (i32.const 8) (i32.const 8) {})",
+    ),
+    (
+        "dead_letters",
+        "(call $dead_letters {} (i32.const 1) (i32.const 0) (i32.const 9))",
+    ),
+    (
+        "dead_letters",
+        "(call $dead_letters (i32.const 0) (i32.const 0) (i32.const 1) {})",
+    ),
     ("result_read", "(call $result_read (i32.const 0) {})"),
     ("error_message", "(call $error_message {})"),
     ("input_read", "(call $input_read (i32.const 0) {})"),
@@ -121,4 +153,42 @@ async fn options_outside_memory_trap() {
     );
     let failure = bench.run(module("a", &body)).await.unwrap_err();
     assert!(failure.to_string().contains("options"), "{failure}");
+}
+
+/// The place of a sum has no length, and is checked before anything is written.
+#[tokio::test]
+async fn a_sum_outside_memory_traps_and_nothing_is_added() {
+    let bench = Bench::new().await;
+    let add = "(call $kv_increment (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
+        (i64.const 1) (i32.const {}))";
+    for at in ["65529", "65535", "65536", "-1", "-8", "0x80000000"] {
+        let body = format!("(drop {}) (i32.const 0)", add.replace("{}", at));
+        let failure = bench.run(module("a", &body)).await.unwrap_err();
+        let text = failure.to_string();
+        assert!(text.contains("kv_increment was given result at"), "{text}");
+    }
+    let body = format!(
+        "(drop {}) (i32.eq (i32.load (i32.const 65528)) (i32.const 2))",
+        add.replace("{}", "65528")
+    );
+    bench.run(module("a", &body)).await.unwrap();
+}
+
+/// A batch whose answer has no place to go is not committed.
+#[tokio::test]
+async fn a_batch_with_a_buffer_outside_memory_is_not_committed() {
+    let bench = Bench::new().await;
+    // No checks; one addition of 1 to "a" in "a".
+    let data = "\\00\\00\\00\\00\\01\\00\\00\\00\\02\\00\\00\\00\\01\\00\\00\\00a\\01\\00\\00\\00a\\01\\00\\00\\00\\00\\00\\00\\00";
+    let commit = "(call $kv_commit (i32.const 0) (i32.const 30) (i32.const 65536) (i32.const {}))";
+    let body = format!("(drop {}) (i32.const 0)", commit.replace("{}", "1"));
+    let failure = bench.run(module(data, &body)).await.unwrap_err();
+    assert!(failure.to_string().contains("out at address"), "{failure}");
+    // The first that counts.
+    let body = format!(
+        "(drop {}) (drop (call $result_read (i32.const 12) (i32.const 100) (i32.const 8)))
+         (i32.ne (i32.load (i32.const 100)) (i32.const 1))",
+        commit.replace("{}", "0")
+    );
+    bench.run(module(data, &body)).await.unwrap();
 }

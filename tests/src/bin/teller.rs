@@ -1,0 +1,87 @@
+//! Writes changes to a store, and dispatches them, until it is killed. Prints each
+//! change after the store has acknowledged it. For the crash suite.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use kvasm::dispatch::Dispatcher;
+use kvasm::model::{Applied, Check, Collection, Expect, Value};
+use kvasm::service::{Batch, Caller, Operation, ServiceError};
+use kvasm_tests::tally::{Tally, key, open, options};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// Keys of each process.
+const KEYS: u32 = 6;
+/// Changes of a key that may wait for their handlers before the next is made.
+const AHEAD_MAX: u64 = 5;
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let (store, letter) = (&arguments[1], &arguments[2]);
+    let tally = Arc::new(Tally::over(open(store).await).await);
+    let dispatcher = Dispatcher::new(tally.host.clone(), options());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(dispatcher.run(std::future::pending()));
+    for k in 0..KEYS {
+        tasks.spawn(write(Arc::clone(&tally), format!("{letter}{k:02}")));
+    }
+    // Each goes on until the process is killed.
+    panic!("a task ended: {:?}", tasks.join_next().await);
+}
+
+/// Writes 1, 2, 3 and so on under a key of two collections. No number is written
+/// twice, though a commit may still be under way that a killed process has made.
+async fn write(tally: Arc<Tally>, name: String) {
+    loop {
+        let [(last, left), (_, right)] = tally.last(&name).await;
+        let mut expected = [left, right].map(|v| v.map_or(Expect::Absent, Expect::Version));
+        for number in last + 1.. {
+            while tally.told(&name).await + AHEAD_MAX < number {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            match commit(&tally, &name, number, expected).await {
+                Ok(versions) => expected = versions,
+                Err(ServiceError::Conflict { .. } | ServiceError::Unavailable(_)) => break,
+                Err(error) => panic!("{error:?}"),
+            }
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "{name} {number}").unwrap();
+            out.flush().unwrap();
+        }
+    }
+}
+
+async fn commit(
+    tally: &Tally,
+    name: &str,
+    number: u64,
+    expected: [Expect; 2],
+) -> Result<[Expect; 2], ServiceError> {
+    let halves = ["left", "right"].map(|half| Collection::parse(half).unwrap());
+    let value = Value::bytes(format!("{name}{number:09}").into_bytes(), 100).unwrap();
+    let check = |(collection, expect): (&Collection, Expect)| Check {
+        collection: collection.clone(),
+        key: key(name),
+        expect,
+    };
+    let set = |collection: &Collection| Operation::Set {
+        collection: collection.clone(),
+        key: key(name),
+        value: value.clone(),
+        ttl_ms: None,
+    };
+    let batch = Batch {
+        checks: halves.iter().zip(expected).map(check).collect(),
+        operations: halves.iter().map(set).collect(),
+        acknowledge: None,
+    };
+    let caller = Caller::new(&tally.app, None);
+    let applied = tally.host.kv().commit(&caller, batch).await?;
+    let version = |at: usize| match applied[at] {
+        Applied::Set(version) => Expect::Version(version),
+        _ => panic!("a set was answered with {applied:?}"),
+    };
+    Ok([version(0), version(1)])
+}

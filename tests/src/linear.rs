@@ -1,0 +1,409 @@
+//! Whether what concurrent callers saw can be put in one order.
+//!
+//! A history is a set of calls, each with the moment at which it was made and the
+//! moment at which its answer came. It is linearizable if there is an order of the
+//! calls in which each answer is right, and in which no call comes before one that
+//! was answered before it was made. [`check`] looks for that order: the search of
+//! Wing and Gong, with the memory of Lowe, which never looks twice at the same
+//! calls done and the same state reached.
+
+use std::collections::HashSet;
+use std::fmt::{self, Debug};
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A call together with its answer.
+pub trait Step: Debug {
+    /// What calls read and change.
+    type State: Clone + Eq + Hash + Debug;
+
+    /// The state after the call; none if in this state the answer would have been
+    /// another.
+    fn apply(&self, state: &Self::State) -> Option<Self::State>;
+}
+
+/// A call that was answered.
+#[derive(Debug, Clone)]
+pub struct Call<S> {
+    /// Who made it, for the eye.
+    pub client: usize,
+    /// The moment before it was made.
+    pub made: u64,
+    /// The moment after its answer.
+    pub answered: u64,
+    /// What it was, and the answer.
+    pub step: S,
+}
+
+/// Counts moments, which all callers of one history share. No clock: two moments
+/// are never the same, and one that is seen to come later is greater.
+#[derive(Debug, Default)]
+pub struct Moments(AtomicU64);
+
+impl Moments {
+    /// The next moment.
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Makes a call and notes when.
+    pub async fn call<S>(&self, client: usize, call: impl Future<Output = S>) -> Call<S> {
+        let made = self.next();
+        let step = call.await;
+        Call {
+            client,
+            made,
+            answered: self.next(),
+            step,
+        }
+    }
+}
+
+/// A history that no order explains.
+pub struct NotLinearizable<S: Step> {
+    history: Vec<Call<S>>,
+    /// The longest order that was found, as positions in the history.
+    best: Vec<usize>,
+    state: S::State,
+}
+
+impl<S: Step> NotLinearizable<S> {
+    /// The calls of which one would have to come next.
+    fn stuck(&self) -> impl Iterator<Item = &Call<S>> {
+        let left = || {
+            let calls = self.history.iter().enumerate();
+            calls.filter(|(at, _)| !self.best.contains(at))
+        };
+        let first_answer = left().map(|(_, call)| call.answered).min();
+        let next = left().filter(move |(_, call)| Some(call.made) < first_answer);
+        next.map(|(_, call)| call)
+    }
+}
+
+impl<S: Step> Debug for NotLinearizable<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |f: &mut fmt::Formatter<'_>, call: &Call<S>| {
+            let Call {
+                client,
+                made,
+                answered,
+                step,
+            } = call;
+            writeln!(f, "  {made:>5} to {answered:>5}, client {client}: {step:?}")
+        };
+        let (found, all) = (self.best.len(), self.history.len());
+        writeln!(f, "no order explains these {all} calls")?;
+        writeln!(f, "the longest that was found has {found}:")?;
+        for at in &self.best {
+            line(f, &self.history[*at])?;
+        }
+        writeln!(f, "it leads to {:?}, where none of these fits:", self.state)?;
+        self.stuck().try_for_each(|call| line(f, call))?;
+        writeln!(f, "the history:")?;
+        self.history.iter().try_for_each(|call| line(f, call))
+    }
+}
+
+/// Looks for an order that explains a history from a first state on, and returns
+/// the positions of the calls in that order.
+///
+/// # Errors
+/// There is none.
+pub fn check<S: Step>(
+    first: S::State,
+    mut history: Vec<Call<S>>,
+) -> Result<Vec<usize>, Box<NotLinearizable<S>>> {
+    history.sort_by_key(|call| call.made);
+    let mut search = Search::new(&history);
+    let mut seen = HashSet::new();
+    let mut state = first.clone();
+    // Calls in the order tried, with the state before each.
+    let mut order: Vec<(usize, S::State)> = Vec::new();
+    let mut best = (Vec::new(), first);
+    let mut at = search.first();
+    while order.len() < history.len() {
+        match search.event(at) {
+            Event::Made(call) => {
+                let after = history[call].step.apply(&state).filter(|after| {
+                    let done = search.done_with(call);
+                    seen.insert((done, after.clone()))
+                });
+                let Some(after) = after else {
+                    at = search.next(at);
+                    continue;
+                };
+                order.push((call, std::mem::replace(&mut state, after)));
+                if order.len() > best.0.len() {
+                    let calls = order.iter().map(|(call, _)| *call);
+                    best = (calls.collect(), state.clone());
+                }
+                search.take(call);
+                at = search.first();
+            }
+            // It had to come before this, and does not fit: one of those that were
+            // tried before it was tried too early.
+            Event::Answered => match order.pop() {
+                Some((call, before)) => {
+                    state = before;
+                    at = search.give_back(call);
+                }
+                None => {
+                    let (best, state) = best;
+                    return Err(Box::new(NotLinearizable {
+                        history,
+                        best,
+                        state,
+                    }));
+                }
+            },
+        }
+    }
+    Ok(order.into_iter().map(|(call, _)| call).collect())
+}
+
+#[derive(Clone, Copy)]
+enum Event {
+    /// The call at a position was made.
+    Made(usize),
+    Answered,
+}
+
+/// The events of the calls that are not in the order yet, as a linked list in the
+/// order of their moments.
+struct Search {
+    events: Vec<Event>,
+    /// After and before each event; the last place is the list's end and beginning.
+    after: Vec<usize>,
+    before: Vec<usize>,
+    /// The events of each call.
+    of_call: Vec<(usize, usize)>,
+    /// A bit for each call that is in the order.
+    done: Vec<u64>,
+}
+
+impl Search {
+    fn new<S>(history: &[Call<S>]) -> Search {
+        let calls = history.iter().enumerate();
+        let mut events: Vec<_> = calls
+            .flat_map(|(at, call)| [(call.made, at, true), (call.answered, at, false)])
+            .collect();
+        events.sort_unstable();
+        let mut of_call = vec![(0, 0); history.len()];
+        for (place, (_, call, is_made)) in events.iter().enumerate() {
+            match is_made {
+                true => of_call[*call].0 = place,
+                false => of_call[*call].1 = place,
+            }
+        }
+        let event = |(_, call, is_made)| match is_made {
+            true => Event::Made(call),
+            false => Event::Answered,
+        };
+        let places = events.len() + 1;
+        Search {
+            events: events.into_iter().map(event).collect(),
+            after: (0..places).map(|at| (at + 1) % places).collect(),
+            before: (0..places).map(|at| (at + places - 1) % places).collect(),
+            of_call,
+            done: vec![0; history.len().div_ceil(64)],
+        }
+    }
+
+    fn first(&self) -> usize {
+        self.after[self.events.len()]
+    }
+
+    fn next(&self, at: usize) -> usize {
+        self.after[at]
+    }
+
+    fn event(&self, at: usize) -> Event {
+        self.events[at]
+    }
+
+    /// The calls that would be in the order with one more.
+    fn done_with(&self, call: usize) -> Vec<u64> {
+        let mut done = self.done.clone();
+        done[call / 64] |= 1 << (call % 64);
+        done
+    }
+
+    fn take(&mut self, call: usize) {
+        self.done[call / 64] |= 1 << (call % 64);
+        let (made, answered) = self.of_call[call];
+        for at in [made, answered] {
+            self.after[self.before[at]] = self.after[at];
+            self.before[self.after[at]] = self.before[at];
+        }
+    }
+
+    /// Takes a call out of the order; the event that follows where it was made.
+    fn give_back(&mut self, call: usize) -> usize {
+        self.done[call / 64] &= !(1 << (call % 64));
+        let (made, answered) = self.of_call[call];
+        for at in [answered, made] {
+            self.after[self.before[at]] = at;
+            self.before[self.after[at]] = at;
+        }
+        self.after[made]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One number, which is set, read, and set if it is another.
+    #[derive(Debug, Clone)]
+    enum Register {
+        Set(u32),
+        Read(u32),
+        /// From, to, and whether it was so.
+        Swap(u32, u32, bool),
+        /// By one, to this.
+        Add(u32),
+    }
+    use Register::{Add, Read, Set, Swap};
+
+    impl Step for Register {
+        type State = u32;
+
+        fn apply(&self, state: &u32) -> Option<u32> {
+            match *self {
+                Set(to) => Some(to),
+                Read(found) => (found == *state).then_some(*state),
+                Swap(from, to, won) if won == (from == *state) => {
+                    Some(if won { to } else { *state })
+                }
+                Swap(..) => None,
+                Add(found) => (found == state + 1).then_some(found),
+            }
+        }
+    }
+
+    /// Calls with the moments at which they were made and answered.
+    fn is_linearizable(calls: &[(u64, u64, Register)]) -> bool {
+        let call = |(client, (made, answered, step)): (usize, &(u64, u64, Register))| Call {
+            client,
+            made: *made,
+            answered: *answered,
+            step: step.clone(),
+        };
+        check(0, calls.iter().enumerate().map(call).collect()).is_ok()
+    }
+
+    #[test]
+    fn calls_one_after_another_have_one_order() {
+        assert!(is_linearizable(&[]));
+        assert!(is_linearizable(&[(0, 1, Set(1)), (2, 3, Read(1))]));
+        assert!(is_linearizable(&[(0, 1, Read(0)), (2, 3, Set(1))]));
+        assert!(!is_linearizable(&[(0, 1, Read(1)), (2, 3, Set(1))]));
+    }
+
+    #[test]
+    fn calls_at_the_same_time_come_in_either_order() {
+        for found in [0, 1] {
+            assert!(is_linearizable(&[(0, 3, Set(1)), (1, 2, Read(found))]));
+        }
+        // The write takes effect between the reads, or before, or after both.
+        let reads = |first, second| {
+            is_linearizable(&[(0, 9, Set(1)), (1, 2, Read(first)), (3, 4, Read(second))])
+        };
+        assert!(reads(0, 0) && reads(0, 1) && reads(1, 1));
+        assert!(!reads(1, 0), "what was there once is gone");
+    }
+
+    #[test]
+    fn a_stale_read_is_found() {
+        assert!(!is_linearizable(&[
+            (0, 1, Set(1)),
+            (2, 3, Set(2)),
+            (4, 7, Set(3)),
+            (5, 6, Read(1)),
+        ]));
+    }
+
+    #[test]
+    fn a_lost_update_is_found() {
+        // Two additions at the same time, both to 1.
+        assert!(is_linearizable(&[(0, 2, Add(1)), (1, 3, Add(2))]));
+        assert!(!is_linearizable(&[(0, 2, Add(1)), (1, 3, Add(1))]));
+        // Both were answered rightly, and one is not there later.
+        assert!(!is_linearizable(&[
+            (0, 2, Add(1)),
+            (1, 3, Add(2)),
+            (4, 5, Read(1)),
+        ]));
+    }
+
+    #[test]
+    fn a_swap_that_two_win_is_found() {
+        let swaps = |second| is_linearizable(&[(0, 2, Swap(0, 1, true)), (1, 3, second)]);
+        assert!(swaps(Swap(0, 2, false)));
+        assert!(!swaps(Swap(0, 2, true)));
+        assert!(swaps(Swap(1, 2, true)));
+        // A refusal that nothing explains.
+        assert!(!is_linearizable(&[(0, 1, Swap(0, 1, false))]));
+    }
+
+    #[test]
+    fn readers_who_disagree_on_the_order_are_found() {
+        let history = |last| {
+            is_linearizable(&[
+                (0, 1, Set(1)),
+                (2, 20, Set(2)),
+                (3, 21, Set(3)),
+                (4, 5, Read(2)),
+                (6, 7, Read(3)),
+                (8, 9, Read(last)),
+            ])
+        };
+        assert!(history(3));
+        assert!(!history(2));
+    }
+
+    #[test]
+    fn a_failure_shows_the_history_and_where_it_ends() {
+        let call = |made, step| Call {
+            client: 7,
+            made,
+            answered: made + 1,
+            step,
+        };
+        let history = vec![call(0, Set(1)), call(2, Read(1)), call(4, Read(5))];
+        let shown = format!("{:?}", check(0, history).unwrap_err());
+        assert!(
+            shown.contains("the longest that was found has 2"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains(
+                "leads to 1, where none of these fits:\n      4 to     5, client 7: Read(5)"
+            ),
+            "{shown}"
+        );
+        assert!(shown.matches("Read(1)").count() == 2, "{shown}");
+    }
+
+    /// Many additions at once can be put in no order but one, which is the last
+    /// that a search without memory would try.
+    #[test]
+    fn a_history_of_hundreds_of_calls_at_once_is_checked() {
+        let mut calls = Vec::new();
+        for round in 0..100 {
+            let at = u64::from(round) * 100;
+            for client in 0..6 {
+                let found = round * 6 + 6 - client;
+                calls.push((
+                    at + u64::from(client),
+                    at + 50 + u64::from(client),
+                    Add(found),
+                ));
+            }
+        }
+        assert!(is_linearizable(&calls));
+        let last = calls.len() - 1;
+        calls[last].2 = Add(1);
+        assert!(!is_linearizable(&calls));
+    }
+}

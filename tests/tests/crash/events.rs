@@ -1,0 +1,185 @@
+//! Hosts that are killed while changes are made and delivered: each change that was
+//! acknowledged takes effect in its handlers once, in the order of its key.
+
+use kvasm::dispatch::Dispatcher;
+use kvasm_tests::conformance::rng::{Rng, seed};
+use kvasm_tests::postgres::fresh_database;
+use kvasm_tests::tally::{Tally, open, options};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+const KILLS: usize = 20;
+/// How long something that must come about may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A process that writes and dispatches.
+struct Teller {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+/// The greatest number of each key that was acknowledged.
+type Acknowledged = BTreeMap<String, u64>;
+
+impl Teller {
+    fn start(place: &str, letter: &str) -> Teller {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_teller"));
+        command.args([place, letter]).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Teller { child, lines }
+    }
+
+    /// Hears of `count` changes.
+    fn hear(&self, count: usize, acknowledged: &mut Acknowledged) {
+        for _ in 0..count {
+            let line = self.lines.recv_timeout(PATIENCE);
+            note(&line.expect("a change"), acknowledged);
+        }
+    }
+
+    fn kill(mut self, acknowledged: &mut Acknowledged) {
+        // On Unix this is SIGKILL.
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        // What it had printed before it died.
+        self.lines.iter().for_each(|line| note(&line, acknowledged));
+    }
+}
+
+/// The last line of a process that was killed may be cut.
+fn note(line: &str, acknowledged: &mut Acknowledged) {
+    let whole = line.split_once(' ').filter(|(key, _)| key.len() == 3);
+    if let Some((key, Ok(number))) = whole.map(|(key, number)| (key, number.parse::<u64>())) {
+        let last = acknowledged.entry(key.to_owned()).or_default();
+        *last = number.max(*last);
+    }
+}
+
+/// After a kill: both halves of each batch are there, and all that was acknowledged.
+/// How many deliveries are lent, of which some to a process that is no more.
+async fn assert_whole(tally: &Tally, acknowledged: &Acknowledged) -> usize {
+    for (key, number) in acknowledged {
+        let [(left, _), (right, _)] = tally.last(key).await;
+        assert_eq!(left, right, "half a batch of {key}");
+        assert!(
+            left >= *number,
+            "{key}: {number} was acknowledged, {left} is there"
+        );
+    }
+    let leased = |delivery: &kvasm::model::Delivery| delivery.leased;
+    tally.outstanding().await.into_iter().filter(leased).count()
+}
+
+/// Once nobody writes any more: everything is delivered.
+async fn assert_all_told(tally: &Tally, acknowledged: &Acknowledged) {
+    let dispatcher = Dispatcher::new(tally.host.clone(), options());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let dispatcher = tokio::spawn(dispatcher.run(async { drop(stopped.await) }));
+    let start = Instant::now();
+    loop {
+        let left = tally.outstanding().await;
+        let Some(first) = left.first() else { break };
+        let count = left.len();
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{count} are stuck, such as {first:#?}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(stop);
+    dispatcher.await.unwrap();
+    assert_eq!(tally.letters().await, 0, "something was given up");
+    assert_eq!(
+        tally.keys("odd").await,
+        [""; 0],
+        "out of order: side, key, number"
+    );
+    assert_whole(tally, acknowledged).await;
+    let mut changes = 0;
+    for key in tally.keys("left").await {
+        let [(last, _), _] = tally.last(&key).await;
+        assert_eq!(
+            tally.of_handlers("told", &key).await,
+            [last; 2],
+            "the last of {key}"
+        );
+        assert_eq!(
+            tally.of_handlers("count", &key).await,
+            [last; 2],
+            "the effects of {key}"
+        );
+        changes += last;
+    }
+    let heard: u64 = acknowledged.values().sum();
+    println!("{changes} changes, of which {heard} were acknowledged");
+    assert!(heard > 0 && changes >= heard);
+}
+
+fn random() -> Rng {
+    let seed = seed();
+    println!("repeat this test with KVASM_TEST_SEED={seed}");
+    Rng::new(seed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_reach_their_handlers_though_the_host_is_killed() {
+    let mut rng = random();
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("crash.db");
+    let place = place.to_str().unwrap();
+    drop(Tally::over(open(place).await).await);
+    let (mut acknowledged, mut leased) = (Acknowledged::new(), 0);
+    for _ in 0..KILLS {
+        let teller = Teller::start(place, "a");
+        teller.hear(1 + rng.below(80), &mut acknowledged);
+        // Somewhere within what is done next.
+        std::thread::sleep(Duration::from_micros(rng.below(20_000) as u64));
+        teller.kill(&mut acknowledged);
+        let tally = Tally::over(open(place).await).await;
+        leased += assert_whole(&tally, &acknowledged).await;
+    }
+    assert!(
+        leased > 0,
+        "no handler was at work when the host was killed"
+    );
+    println!("{leased} deliveries were lent when the host was killed");
+    let tally = Tally::over(open(place).await).await;
+    assert_all_told(&tally, &acknowledged).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_reach_their_handlers_though_one_of_two_hosts_is_killed() {
+    let mut rng = random();
+    let place = tokio::task::spawn_blocking(fresh_database).await.unwrap();
+    let tally = Tally::over(open(&place).await).await;
+    let (mut acknowledged, mut leased) = (Acknowledged::new(), 0);
+    let start = |letter: &str| Teller::start(&place, letter);
+    let mut tellers = vec![("a", start("a")), ("b", start("b"))];
+    for _ in 0..KILLS {
+        let (letter, teller) = tellers.swap_remove(rng.below(2));
+        teller.hear(1 + rng.below(60), &mut acknowledged);
+        std::thread::sleep(Duration::from_micros(rng.below(20_000) as u64));
+        teller.kill(&mut acknowledged);
+        leased += assert_whole(&tally, &acknowledged).await;
+        tellers.push((letter, start(letter)));
+    }
+    for (_, teller) in tellers {
+        teller.hear(1, &mut acknowledged);
+        teller.kill(&mut acknowledged);
+    }
+    assert!(leased > 0, "no handler was at work when a host was killed");
+    assert_all_told(&tally, &acknowledged).await;
+}

@@ -1,0 +1,255 @@
+//! Transactions by concurrent callers can be put in one order.
+
+use super::stage::{Stage, collection};
+use kvasm::model::{Check, Collection, Entry, Expect, Key, Limits, Value};
+use kvasm::service::{Batch, Caller, Kv, Operation, ServiceError, Transaction, Write};
+use kvasm_tests::conformance::rng::{Rng, seed};
+use kvasm_tests::linear::{self, Moments, Step};
+use std::sync::Arc;
+use tokio::sync::Barrier;
+use tokio::task::{JoinSet, yield_now};
+
+const KEYS: usize = 3;
+
+/// What a run does to keys, which have numbers, and what it finds.
+#[derive(Debug, Clone)]
+enum Act {
+    Read(usize, Option<i64>),
+    ReadAll(Vec<Option<i64>>),
+    Has(usize, bool),
+    Set(usize, i64),
+    /// Set if it is absent; whether it was.
+    Claim(usize, i64, bool),
+    Delete(usize, bool),
+    Add(usize, i64, i64),
+}
+
+/// What a run has done and found; or nothing, if it was lost.
+#[derive(Debug, Clone)]
+struct Run(Vec<Act>);
+
+impl Step for Run {
+    type State = Vec<Option<i64>>;
+
+    fn apply(&self, state: &Vec<Option<i64>>) -> Option<Vec<Option<i64>>> {
+        let mut state = state.clone();
+        for act in &self.0 {
+            let fits = match act {
+                Act::Read(k, found) => state[*k] == *found,
+                Act::ReadAll(found) => state == *found,
+                Act::Has(k, found) => state[*k].is_some() == *found,
+                Act::Set(k, to) => {
+                    state[*k] = Some(*to);
+                    true
+                }
+                Act::Claim(k, to, won) => {
+                    let fits = state[*k].is_none() == *won;
+                    state[*k] = if *won { Some(*to) } else { state[*k] };
+                    fits
+                }
+                Act::Delete(k, existed) => state[*k].take().is_some() == *existed,
+                Act::Add(k, delta, sum) => {
+                    state[*k] = Some(state[*k].unwrap_or(0) + delta);
+                    state[*k] == Some(*sum)
+                }
+            };
+            if !fits {
+                return None;
+            }
+        }
+        Some(state)
+    }
+}
+
+fn key(k: usize) -> (Collection, Key) {
+    (collection("c"), Key::parse(format!("k{k}")).unwrap())
+}
+
+fn number(entry: Option<Entry>) -> Option<i64> {
+    let text = |entry: Entry| String::from_utf8(entry.value.as_bytes().to_vec()).unwrap();
+    entry.map(|entry| text(entry).parse().unwrap())
+}
+
+fn json(number: i64) -> Value {
+    Value::json(number.to_string(), 100).unwrap()
+}
+
+/// One caller: what it is, and the numbers that it sets.
+struct Client {
+    kv: Arc<dyn Kv>,
+    caller: Caller,
+    rng: Rng,
+    next: i64,
+}
+
+impl Client {
+    async fn act(&mut self, kv: &dyn Kv) -> Act {
+        self.next += 1;
+        let (to, k) = (self.next, self.rng.below(KEYS));
+        let (c, name) = key(k);
+        let caller = &self.caller;
+        match self.rng.below(10) {
+            0..=2 => Act::Read(k, number(kv.get(caller, &c, &name).await.unwrap())),
+            3 => {
+                let keys: Vec<_> = (0..KEYS).map(key).collect();
+                let found = kv.get_many(caller, &keys).await.unwrap();
+                Act::ReadAll(found.into_iter().map(number).collect())
+            }
+            4 => Act::Has(k, kv.has(caller, &c, &name).await.unwrap()),
+            5 => {
+                let write = Write {
+                    collection: c,
+                    key: name,
+                    value: json(to),
+                    ttl_ms: None,
+                    expect: None,
+                };
+                kv.set(caller, write).await.unwrap();
+                Act::Set(k, to)
+            }
+            6 => {
+                let check = Check {
+                    collection: c.clone(),
+                    key: name.clone(),
+                    expect: Expect::Absent,
+                };
+                let set = Operation::Set {
+                    collection: c,
+                    key: name,
+                    value: json(to),
+                    ttl_ms: None,
+                };
+                let batch = Batch {
+                    checks: vec![check],
+                    operations: vec![set],
+                    acknowledge: None,
+                };
+                match kv.commit(caller, batch).await {
+                    Ok(_) => Act::Claim(k, to, true),
+                    Err(ServiceError::Conflict { .. }) => Act::Claim(k, to, false),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            7 | 8 => Act::Delete(k, kv.delete(caller, c, name, None).await.unwrap()),
+            _ => {
+                let delta = self.rng.below(9) as i64 - 4;
+                let sum = kv.increment(caller, c, name, delta).await.unwrap().1;
+                Act::Add(k, delta, sum)
+            }
+        }
+    }
+
+    /// A transaction, or now and then a single call.
+    async fn run(&mut self) -> Run {
+        let kv = Arc::clone(&self.kv);
+        if self.rng.chance(1, 5) {
+            return Run(vec![self.act(kv.as_ref()).await]);
+        }
+        let transaction = Transaction::new(Arc::clone(&kv), &Limits::default());
+        let mut acts = Vec::new();
+        for _ in 0..1 + self.rng.below(5) {
+            acts.push(self.act(&transaction).await);
+            yield_now().await;
+        }
+        let committed = match transaction.batch(None) {
+            Ok(None) => return Run(acts),
+            Ok(Some(batch)) => kv.commit(&self.caller, batch).await,
+            Err(error) => Err(error),
+        };
+        match committed {
+            Ok(_) => Run(acts),
+            Err(ServiceError::Conflict { .. }) => Run(vec![]),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn transactions_have_one_order(stage: Stage) {
+    const CLIENTS: usize = 5;
+    const RUNS: usize = 60;
+    let seed = seed();
+    println!("repeat this test with KVASM_TEST_SEED={seed}");
+    let mut rng = Rng::new(seed);
+    let app = stage.app().await;
+    let moments = Arc::new(Moments::default());
+    let together = Arc::new(Barrier::new(CLIENTS));
+    let mut clients = JoinSet::new();
+    for number in 1..=CLIENTS {
+        let (moments, together) = (Arc::clone(&moments), Arc::clone(&together));
+        let mut client = Client {
+            kv: Arc::clone(stage.host.kv()),
+            caller: Caller::new(&app, None),
+            rng: rng.split(),
+            next: number as i64 * 1_000_000,
+        };
+        clients.spawn(async move {
+            together.wait().await;
+            let mut runs = Vec::new();
+            for _ in 0..RUNS {
+                runs.push(moments.call(number, client.run()).await);
+            }
+            runs
+        });
+    }
+    let runs: Vec<_> = clients.join_all().await.into_iter().flatten().collect();
+    let lost = runs.iter().filter(|run| run.step.0.is_empty()).count();
+    println!("{lost} of {} were lost", runs.len());
+    assert!(lost > 0, "nobody met anybody");
+    assert!(lost < runs.len());
+    linear::check(vec![None; KEYS], runs).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_have_one_order_in_memory() {
+    transactions_have_one_order(Stage::new().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_have_one_order_on_sqlite() {
+    transactions_have_one_order(Stage::sqlite().await).await;
+}
+
+/// Reads a key twice in one transaction, with writes of others between.
+async fn read_twice(before: Option<i64>, between: &[Option<i64>]) -> bool {
+    let stage = Stage::new().await;
+    let app = stage.app().await;
+    let (kv, caller) = (stage.host.kv(), Caller::new(&app, None));
+    let (c, k) = key(0);
+    let write = async |to: Option<i64>| match to {
+        Some(to) => stage.set(c.as_str(), k.as_str(), &to.to_string()).await,
+        None => drop(
+            kv.delete(&caller, c.clone(), k.clone(), None)
+                .await
+                .unwrap(),
+        ),
+    };
+    write(before).await;
+    let transaction = Transaction::new(Arc::clone(kv), &Limits::default());
+    let read = async || number(transaction.get(&caller, &c, &k).await.unwrap());
+    assert_eq!(read().await, before);
+    let (last, first) = between.split_last().unwrap();
+    for to in first {
+        write(*to).await;
+    }
+    let found = read().await;
+    write(*last).await;
+    println!("found {before:?}, then {found:?}");
+    match transaction.batch(None) {
+        Ok(None) => true,
+        Ok(Some(batch)) => kv.commit(&caller, batch).await.is_ok(),
+        Err(error) => !matches!(error, ServiceError::Conflict { .. }),
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_read_one_key_at_two_moments_is_lost() {
+    // The same value again is another version.
+    assert!(!read_twice(Some(1), &[Some(2), Some(1)]).await);
+    assert!(!read_twice(Some(1), &[None, Some(1)]).await);
+}
+
+/// Absence has no version, so that the end of the run looks as its beginning did.
+#[tokio::test]
+async fn a_run_that_saw_an_entry_come_is_lost_though_it_went_again() {
+    assert!(!read_twice(None, &[Some(1), None]).await);
+}

@@ -1,0 +1,199 @@
+//! Random bytes as batches, keys and identities, through wasm: there is always an
+//! answer, it is never the host's fault, and a refusal changes nothing.
+
+use super::packed::{Answer, Packed, at, batch, records};
+use kvasm::store::{SqliteOptions, SqliteStore};
+use kvasm_abi::{Address, Batch, BatchCheck, BatchOp, Records, Slot, Status};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+const CASES: u32 = 400;
+
+/// A name that is good, most of the time.
+fn name() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        8 => proptest::sample::select(vec!["a", "b", "c"]).prop_map(|name| name.as_bytes().to_vec()),
+        1 => proptest::collection::vec(any::<u8>(), 0..4),
+        1 => (120usize..1_100).prop_map(|len| vec![b'x'; len]),
+    ]
+}
+
+fn value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => any::<i64>().prop_map(|number| number.to_string().into_bytes()),
+        2 => proptest::sample::select(vec!["1.5", "[1,{}]", "\"text\"", "1e3", "{", "\"\\u0000\""])
+            .prop_map(|text| text.as_bytes().to_vec()),
+        1 => proptest::collection::vec(any::<u8>(), 0..20),
+    ]
+}
+
+/// A check or an operation, as numbers and names.
+type Part = (u8, Vec<u8>, Vec<u8>, u64, Vec<u8>);
+
+fn part() -> impl Strategy<Value = Part> {
+    let number = prop_oneof![Just(0), 1u64..40, any::<u64>()];
+    (any::<u8>(), name(), name(), number, value())
+}
+
+fn packed(parts: &[Part]) -> Vec<u8> {
+    let (mut checks, mut ops) = (Vec::new(), Vec::new());
+    for (kind, collection, key, number, value) in parts {
+        let address = at(collection, key);
+        match kind % 8 {
+            0 => checks.push(BatchCheck {
+                address,
+                version: *number,
+            }),
+            1 | 2 => ops.push(BatchOp::Delete { address }),
+            3 | 4 => ops.push(BatchOp::Increment {
+                address,
+                delta: number.cast_signed(),
+            }),
+            kind => ops.push(BatchOp::Set {
+                address,
+                format: if kind == 7 { 1 } else { 0 },
+                ttl_ms: if *number < 5 {
+                    0
+                } else {
+                    number.saturating_add(100_000)
+                },
+                value,
+            }),
+        }
+    }
+    batch(&checks, &ops)
+}
+
+/// What is done to bytes that were good.
+fn damaged(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let damage = proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..3);
+    (bytes, damage, any::<bool>(), 0u8..10).prop_map(|(mut bytes, damage, spare, cut)| {
+        for (place, byte) in if spare { &[][..] } else { &damage } {
+            if !bytes.is_empty() {
+                let place = place.index(bytes.len());
+                bytes[place] = *byte;
+            }
+        }
+        if cut == 0 {
+            bytes.pop();
+        }
+        bytes
+    })
+}
+
+fn batches() -> impl Strategy<Value = Vec<u8>> {
+    let parts = proptest::collection::vec(part(), 0..6);
+    prop_oneof![
+        4 => damaged(parts.prop_map(|parts| packed(&parts))),
+        1 => proptest::collection::vec(any::<u8>(), 0..200),
+    ]
+}
+
+fn keys() -> impl Strategy<Value = Vec<u8>> {
+    let keys = proptest::collection::vec((name(), name()), 0..6).prop_map(|keys| {
+        let keys: Vec<Address<'_>> = keys.iter().map(|(c, k)| at(c, k)).collect();
+        records(&keys)
+    });
+    prop_oneof![
+        4 => damaged(keys),
+        1 => proptest::collection::vec(any::<u8>(), 0..100),
+    ]
+}
+
+/// A refusal that a guest can bring about by what it writes.
+fn is_the_guests_fault(answer: &Answer) -> bool {
+    use Status::{Conflict, Invalid, TooLarge, Type};
+    matches!(answer.status(), Some(Conflict | Invalid | TooLarge | Type))
+}
+
+/// Runs cases on one guest; proptest shows the one that fails, made small.
+fn run<T: std::fmt::Debug>(
+    strategy: &impl Strategy<Value = T>,
+    case: impl AsyncFn(&Packed, T) -> Result<(), TestCaseError>,
+) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let guest = runtime.block_on(async {
+        let options = SqliteOptions::new(folder.path().join("kvasm.db"));
+        Packed::over(SqliteStore::open(options).await.unwrap()).await
+    });
+    let mut runner = TestRunner::new(Config {
+        failure_persistence: None,
+        ..Config::with_cases(CASES)
+    });
+    let ran = runner.run(strategy, |value| runtime.block_on(case(&guest, value)));
+    if let Err(error) = ran {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn a_random_batch_is_committed_or_refused_as_a_whole() {
+    run(&batches(), async |guest, bytes| {
+        let before = guest.entries().await;
+        let answer = guest.commit_bytes(bytes.clone()).await;
+        let batch = Batch::decode(&bytes);
+        if answer.result < 0 {
+            prop_assert!(is_the_guests_fault(&answer), "{answer:?}");
+            prop_assert_eq!(guest.entries().await, before, "{:?}", answer);
+            if batch.is_err() {
+                prop_assert_eq!(answer.status(), Some(Status::Invalid));
+            }
+            if answer.status() == Some(Status::Conflict) {
+                let checks = batch.unwrap().checks.len() as u32;
+                let mut failed = Records::<u32>::decode(&answer.slot).unwrap();
+                prop_assert!(failed.len() > 0 && failed.all(|at| at < checks));
+            }
+        } else {
+            let ops = batch.unwrap().ops;
+            let applied = answer.applied();
+            prop_assert_eq!(applied.len(), ops.len());
+            for (op, (result, value)) in ops.zip(applied) {
+                match op {
+                    BatchOp::Set { .. } => prop_assert!(result > 0 && value == 0),
+                    BatchOp::Delete { .. } => prop_assert!(result <= 1 && value == 0),
+                    BatchOp::Increment { .. } => prop_assert!(result > 0),
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn random_keys_are_answered_or_refused() {
+    run(&keys(), async |guest, bytes| {
+        let answer = guest.get_many_bytes(bytes.clone()).await;
+        let keys = Records::<Address<'_>>::decode(&bytes);
+        if answer.result < 0 {
+            prop_assert!(is_the_guests_fault(&answer), "{answer:?}");
+        } else {
+            let slots = Records::<Slot<'_>>::decode(&answer.slot).unwrap();
+            prop_assert_eq!(slots.len(), keys.unwrap().len());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn random_identities_are_answered_or_refused() {
+    let before = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..80),
+        "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}".prop_map(String::into_bytes),
+        "[0-9a-fA-F-]{30,38}".prop_map(String::into_bytes),
+    ];
+    let limit = prop_oneof![any::<i32>(), 0..=1_000];
+    run(&(before, limit), async |guest, (before, limit)| {
+        let answer = guest.call(Packed::letters(&before, limit)).await;
+        if answer.result < 0 {
+            prop_assert!(is_the_guests_fault(&answer), "{answer:?}");
+        } else {
+            prop_assert_eq!(answer.slot, b"{\"letters\":[],\"next\":null}");
+        }
+        Ok(())
+    });
+}
