@@ -4,8 +4,8 @@ use crate::report::{Row, Target, percentile};
 use crate::{Bench, Effort};
 use anyhow::{Result, bail};
 use async_trait::async_trait;
-use kvasm::model::{Collection, Entry, Expect, Key, Limits, Version};
-use kvasm::service::{Caller, Kv, List, Listing, ServiceError, Services, Write};
+use kvasm::model::{Applied, Collection, Entry, Expect, Key, Limits, Version};
+use kvasm::service::{Batch, Caller, Kv, List, Listing, ServiceError, Services, Write};
 use kvasm::{Call, HostBuilder};
 use std::future::pending;
 use std::sync::Arc;
@@ -28,6 +28,13 @@ impl Kv for Silent {
         pending().await
     }
     async fn has(&self, _: &Caller, _: &Collection, _: &Key) -> Result<bool, ServiceError> {
+        pending().await
+    }
+    async fn get_many(
+        &self,
+        _: &Caller,
+        _: &[(Collection, Key)],
+    ) -> Result<Vec<Option<Entry>>, ServiceError> {
         pending().await
     }
     async fn list(&self, _: &Caller, _: List) -> Result<Listing, ServiceError> {
@@ -56,6 +63,20 @@ impl Kv for Silent {
         _: Key,
         _: Option<Expect>,
     ) -> Result<bool, ServiceError> {
+        pending().await
+    }
+
+    async fn increment(
+        &self,
+        _: &Caller,
+        _: Collection,
+        _: Key,
+        _: i64,
+    ) -> Result<(Version, i64), ServiceError> {
+        pending().await
+    }
+
+    async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {
         pending().await
     }
 }

@@ -4,6 +4,7 @@
 mod apps;
 mod calls;
 mod deadlines;
+mod events;
 mod http;
 mod memory;
 mod reads;
@@ -13,6 +14,7 @@ mod writes;
 
 use anyhow::Result;
 use clap::Parser;
+use events::Engine;
 use kvasm::model::{App, AppName, Limits};
 use kvasm::store::{SqliteOptions, SqliteStore};
 use kvasm::{Host, HostBuilder};
@@ -131,4 +133,22 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("http", http::measure),
     ("flood", http::flood),
     ("apps", apps::measure),
+    ("batch", events::batches),
+    ("transaction", events::transactions),
+    ("trigger-sqlite", |r, e| {
+        events::triggers(r, e, Engine::Sqlite)
+    }),
+    ("trigger-postgres", |r, e| {
+        events::triggers(r, e, Engine::Postgres)
+    }),
+    ("delivery-sqlite", |r, e| {
+        events::deliveries(r, e, Engine::Sqlite)
+    }),
+    ("delivery-postgres", |r, e| {
+        events::deliveries(r, e, Engine::Postgres)
+    }),
+    ("claim-sqlite", |r, e| events::claims(r, e, Engine::Sqlite)),
+    ("claim-postgres", |r, e| {
+        events::claims(r, e, Engine::Postgres)
+    }),
 ];

@@ -16,6 +16,8 @@ pub struct Row {
     pub baseline: Option<f64>,
     /// The ratio that the target is about, and its spread over the rounds.
     pub ratio: Option<[f64; 3]>,
+    /// The least and the largest figure of the rounds, where there is no ratio.
+    pub spread: Option<[f64; 2]>,
     /// What the ratio, or the figure where there is none, should be.
     pub target: Option<Target>,
 }
@@ -66,7 +68,16 @@ impl Row {
             kvasm,
             baseline: None,
             ratio: None,
+            spread: None,
             target: None,
+        }
+    }
+
+    /// The median of figures that have no baseline, and their spread.
+    pub fn series(name: impl Into<String>, unit: &'static str, figures: &mut [f64]) -> Row {
+        Row {
+            spread: Some([0.0, 1.0].map(|part| percentile(figures, part))),
+            ..Row::figure(name, unit, median(figures))
         }
     }
 
@@ -87,6 +98,7 @@ impl Row {
             kvasm: median(&mut kvasm),
             baseline: Some(median(&mut baseline)),
             ratio: Some([0.0, 0.5, 1.0].map(|part| percentile(&mut ratios, part))),
+            spread: None,
             target,
         }
     }
@@ -104,7 +116,8 @@ impl Row {
     fn json(&self) -> Value {
         json!({
             "name": self.name, "unit": self.unit, "kvasm": self.kvasm, "baseline": self.baseline,
-            "ratio_min_median_max": self.ratio, "target": self.target.map(Target::text),
+            "ratio_min_median_max": self.ratio, "min_max": self.spread,
+            "target": self.target.map(Target::text),
             "met": self.target.map(|t| t.met(self.judged())),
         })
     }
@@ -112,9 +125,11 @@ impl Row {
     /// Prints the row as a line of the table.
     pub fn print(&self) {
         let number = |n: Option<f64>| n.map_or("-".to_owned(), |n| format!("{n:.2}"));
-        let ratio = self.ratio.map_or("-".to_owned(), |[min, median, max]| {
-            format!("{median:.2} ({min:.2}..{max:.2})")
-        });
+        let ratio = match (self.ratio, self.spread) {
+            (Some([min, median, max]), _) => format!("{median:.2} ({min:.2}..{max:.2})"),
+            (None, Some([min, max])) => format!("({min:.2}..{max:.2})"),
+            (None, None) => "-".to_owned(),
+        };
         let verdict = self.target.map_or(String::new(), |target| {
             let met = if target.met(self.judged()) {
                 "met"

@@ -3,7 +3,7 @@
 use crate::report::{Row, Target};
 use crate::{Bench, Effort, generous};
 use anyhow::Result;
-use kvasm::{Call, Plugin};
+use kvasm::{Call, Host, Plugin};
 use rusqlite::Connection;
 use std::time::Instant;
 use tokio::runtime::Runtime;
@@ -11,9 +11,9 @@ use tokio::task::JoinSet;
 
 const INVOCATIONS: usize = 64;
 
-/// Sets as many entries as the input's first u32 says; the 8 bytes after it
-/// begin their keys, and four digits end them.
-const SET: &str = r#"(module
+/// `run` sets as many entries of `notes` as the input's first u32 says; the 8 bytes
+/// after it begin their keys, and four digits end them.
+const SET: &str = r#"
   (import "kvasm_v1" "kv_set" (func $set (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
   (import "kvasm_v1" "input_read" (func $input (param i32 i32 i32) (result i64)))
   (memory (export "memory") 1)
@@ -33,16 +33,21 @@ const SET: &str = r#"(module
                        (i32.const 256) (i32.const 98) (i32.const 0) (i32.const 0)) (i64.const 0))
         (then (return (i32.const 1))))
       (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
-    (i32.const 0)))"#;
+    (i32.const 0))"#;
+
+/// The guest that sets, with further fields.
+pub fn guest(fields: &str) -> Result<Vec<u8>> {
+    Ok(wat::parse_str(format!("(module {SET} {fields})"))?)
+}
 
 /// Writes a second, from invocations that run at once.
-async fn concurrent(bench: &Bench, plugin: &Plugin, round: usize, sets: usize) -> Result<f64> {
+pub async fn concurrent(host: &Host, plugin: &Plugin, round: usize, sets: usize) -> Result<f64> {
     let start = Instant::now();
     let mut calls = JoinSet::new();
     for n in 0..INVOCATIONS {
         let mut input = u32::try_from(sets)?.to_le_bytes().to_vec();
         input.extend(format!("{round:04}{n:04}").bytes());
-        let (host, plugin) = (bench.host.clone(), plugin.clone());
+        let (host, plugin) = (host.clone(), plugin.clone());
         calls.spawn(async move { host.call(&plugin, Call::function("run").input(input)).await });
     }
     while let Some(call) = calls.join_next().await {
@@ -72,7 +77,7 @@ fn one_by_one(connection: &Connection, app: &[u8], round: usize, writes: usize) 
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let bench = Bench::new(|builder| builder.limits(generous())).await?;
-        let plugin = bench.host.load(&bench.app, wat::parse_str(SET)?).await?;
+        let plugin = bench.host.load(&bench.app, guest("")?).await?;
         // The same schema in a file of its own, so that neither waits for the other's lock.
         let other = Bench::new(|builder| builder.instances(1)).await?;
         let connection = Connection::open(other.database())?;
@@ -82,7 +87,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         for round in 0..effort.rounds {
             let sets = (300 / effort.divisor).max(5);
             let writes = (1000 / effort.divisor).max(20);
-            let grouped = concurrent(&bench, &plugin, round, sets).await?;
+            let grouped = concurrent(&bench.host, &plugin, round, sets).await?;
             pairs.push((grouped, one_by_one(&connection, &app, round, writes)?));
         }
         Ok(vec![Row::pair(

@@ -72,6 +72,7 @@ async fn a_guest_knows_its_context() {
             "function": "run",
             "request_id": response.request_id.to_string(),
             "caller": caller,
+            "transaction": false,
         });
         assert_eq!(context, expected);
     }

@@ -108,8 +108,8 @@ async fn declarations_must_hold() {
     let quote = |json: &str| json.replace('"', "\\22");
     let missing = load_error(fields(&quote(r#"{"kind":"function","name":"walk"}"#))).await;
     assert!(matches!(&missing, LoadError::MissingFunction(name) if name == "walk"));
-    let unknown = load_error(fields(&quote(r#"{"kind":"cron","name":"run"}"#))).await;
-    assert!(unknown.to_string().contains("cron"), "{unknown}");
+    let unknown = load_error(fields(&quote(r#"{"kind":"timer","name":"run"}"#))).await;
+    assert!(unknown.to_string().contains("timer"), "{unknown}");
     // With declarations, what is not declared cannot be called.
     let bench = Bench::new().await;
     let plugin = bench.load(fields("")).await;

@@ -4,9 +4,9 @@ use super::super::error;
 use super::super::writer::Transaction;
 use super::queue::freed;
 use super::row::{DEAD_LETTER, dead_letter};
-use crate::model::{AppId, Changed, DeadLetter, Letters, Timestamp, TriggerName, chain_of};
+use crate::model::{AppId, Changed, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
 use crate::store::StoreError;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, ToSql, params};
 use uuid::Uuid;
 
 /// Which letters of the app are meant.
@@ -14,13 +14,43 @@ const MEANT: &str = "(?2 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?2
    AND (?3 IS NULL OR trigger_name = ?3) AND (?4 IS NULL OR reason = ?4)
    AND (?5 IS NULL OR dead_at >= ?5) AND (?6 IS NULL OR dead_at < ?6)";
 
-/// The identities as SQLite reads them out of one parameter.
-fn ids(letters: &Letters) -> Option<String> {
-    if letters.ids.is_empty() {
-        return None;
+/// The parameters of `MEANT` and of the app.
+struct Meant {
+    app: [u8; 16],
+    /// As SQLite reads them out of one parameter.
+    ids: Option<String>,
+    trigger: Option<String>,
+    reason: Option<&'static str>,
+    from: Option<i64>,
+    until: Option<i64>,
+}
+
+impl Meant {
+    fn new(app: AppId, letters: &Letters) -> Meant {
+        let ids = letters.ids.iter().map(|id| id.simple().to_string());
+        let ids = serde_json::Value::from_iter(ids).to_string();
+        Meant {
+            app: app.uuid().into_bytes(),
+            ids: (!letters.ids.is_empty()).then_some(ids),
+            trigger: letters.trigger.clone().map(String::from),
+            reason: letters.reason.map(DeadReason::as_str),
+            from: letters.from.map(|at| at.0),
+            until: letters.until.map(|at| at.0),
+        }
     }
-    let ids = letters.ids.iter().map(|id| id.simple().to_string());
-    Some(serde_json::Value::from_iter(ids).to_string())
+
+    /// With those of a statement behind them, from `?7` on.
+    fn and<'p>(&'p self, more: &[&'p dyn ToSql]) -> Vec<&'p dyn ToSql> {
+        let own: [&dyn ToSql; 6] = [
+            &self.app,
+            &self.ids,
+            &self.trigger,
+            &self.reason,
+            &self.from,
+            &self.until,
+        ];
+        own.into_iter().chain(more.iter().copied()).collect()
+    }
 }
 
 pub(in crate::store::sqlite) fn dead_letters(
@@ -30,22 +60,16 @@ pub(in crate::store::sqlite) fn dead_letters(
     before: Option<Uuid>,
     limit: u32,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
+    let meant = Meant::new(app, letters);
     connection
         .prepare_cached(&format!(
             "SELECT {DEAD_LETTER} WHERE app_id = ?1 AND {MEANT} AND (?7 IS NULL OR id < ?7)
              ORDER BY id DESC LIMIT ?8"
         ))?
         .query_map(
-            params![
-                app.uuid().as_bytes(),
-                ids(letters),
-                letters.trigger.as_ref().map(TriggerName::as_str),
-                letters.reason.map(|reason| reason.as_str()),
-                letters.from.map(|at| at.0),
-                letters.until.map(|at| at.0),
-                before.map(Uuid::into_bytes),
-                limit
-            ],
+            meant
+                .and(&[&before.map(Uuid::into_bytes), &limit])
+                .as_slice(),
             dead_letter,
         )?
         .collect()
@@ -58,6 +82,14 @@ struct Found {
     size: i64,
 }
 
+fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
+    Ok(Found {
+        id: row.get(0)?,
+        key: row.get(1)?,
+        size: row.get(2)?,
+    })
+}
+
 /// Those that are meant, oldest first.
 fn oldest(
     connection: &Connection,
@@ -65,28 +97,12 @@ fn oldest(
     letters: &Letters,
     limit: u32,
 ) -> rusqlite::Result<Vec<Found>> {
+    let meant = Meant::new(app, letters);
     connection
         .prepare_cached(&format!(
             "SELECT id, coalesce(key, ''), size FROM dead_letters WHERE app_id = ?1 AND {MEANT} ORDER BY id LIMIT ?7"
         ))?
-        .query_map(
-            params![
-                app.uuid().as_bytes(),
-                ids(letters),
-                letters.trigger.as_ref().map(TriggerName::as_str),
-                letters.reason.map(|reason| reason.as_str()),
-                letters.from.map(|at| at.0),
-                letters.until.map(|at| at.0),
-                limit
-            ],
-            |row| {
-                Ok(Found {
-                    id: row.get(0)?,
-                    key: row.get(1)?,
-                    size: row.get(2)?,
-                })
-            },
-        )?
+        .query_map(meant.and(&[&limit]).as_slice(), found)?
         .collect()
 }
 
@@ -222,15 +238,6 @@ fn spare(
                          ORDER BY id DESC LIMIT 1 OFFSET ?3))
              ORDER BY id LIMIT ?4",
         )?
-        .query_map(
-            params![app.uuid().as_bytes(), before.0, keep, limit],
-            |row| {
-                Ok(Found {
-                    id: row.get(0)?,
-                    key: row.get(1)?,
-                    size: row.get(2)?,
-                })
-            },
-        )?
+        .query_map(params![app.uuid().as_bytes(), before.0, keep, limit], found)?
         .collect()
 }

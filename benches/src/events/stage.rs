@@ -1,0 +1,130 @@
+//! A host over a fresh store of either kind, and apps on it.
+
+use crate::target;
+use anyhow::{Context, Result, anyhow};
+use kvasm::model::{App, AppName, Collection, Key, Value};
+use kvasm::service::{Batch, Caller, Operation, Write};
+use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
+use kvasm::{Host, HostBuilder};
+use kvasm_tests::postgres::{Cluster, Options};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use tempfile::TempDir;
+
+/// The most operations of a batch.
+const BATCH: usize = kvasm::service::BATCH_MAX;
+
+/// What the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+impl Engine {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Engine::Sqlite => "SQLite",
+            Engine::Postgres => "Postgres",
+        }
+    }
+}
+
+/// A host over a store that nobody else uses.
+pub struct Stage {
+    pub host: Host,
+    _folder: Option<TempDir>,
+}
+
+impl Stage {
+    pub async fn new(
+        engine: Engine,
+        set_up: impl FnOnce(HostBuilder) -> HostBuilder,
+    ) -> Result<Stage> {
+        let (store, folder): (Arc<dyn Store>, _) = match engine {
+            Engine::Sqlite => {
+                let folder = tempfile::tempdir_in(target())?;
+                let options = SqliteOptions::new(folder.path().join("bench.db"));
+                (Arc::new(SqliteStore::open(options).await?), Some(folder))
+            }
+            Engine::Postgres => {
+                let options = PostgresOptions::new(database()?);
+                (Arc::new(PostgresStore::connect(options).await?), None)
+            }
+        };
+        Ok(Stage {
+            host: set_up(Host::builder().shared_store(store)).build()?,
+            _folder: folder,
+        })
+    }
+
+    /// A new app whose active plugin is this module.
+    pub async fn app(&self, name: &str, wasm: &[u8]) -> Result<App> {
+        let name = AppName::parse(name)?;
+        let app = self.host.create_app(name.clone()).await?;
+        let actor = self.host.operator("bench");
+        self.host.deploy(&actor, &app, wasm, true).await?;
+        self.host.app(&name).await?.context("no app")
+    }
+
+    /// Writes so many entries of `notes`, each with a key of its own, in as few
+    /// commits as can be.
+    pub async fn fill(&self, app: &App, count: usize) -> Result<()> {
+        let caller = Caller::new(app, None);
+        let numbers: Vec<_> = (0..count).collect();
+        for chunk in numbers.chunks(BATCH) {
+            let operations = chunk.iter().map(|n| {
+                let Write {
+                    collection,
+                    key,
+                    value,
+                    ttl_ms,
+                    ..
+                } = note(*n)?;
+                Ok(Operation::Set {
+                    collection,
+                    key,
+                    value,
+                    ttl_ms,
+                })
+            });
+            let batch = Batch {
+                operations: operations.collect::<Result<_>>()?,
+                ..Batch::default()
+            };
+            self.host.kv().commit(&caller, batch).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The write of an entry of `notes` of about 100 bytes.
+pub fn note(n: usize) -> Result<Write> {
+    Ok(Write {
+        collection: Collection::parse("notes")?,
+        key: Key::parse(format!("{n:08}"))?,
+        value: Value::json(format!("{{\"a\":\"{}\"}}", "x".repeat(90)), 1024)?,
+        ttl_ms: None,
+        expect: None,
+    })
+}
+
+/// A custom section that declares functions and handlers, for the text format.
+pub fn manifest(lines: &[&str]) -> String {
+    let text = lines.join(" ").replace('"', "\\\"");
+    format!("(@custom \"{}\" \"{text}\")", kvasm_abi::MANIFEST_SECTION)
+}
+
+/// The URL of a new database, on a server whose commits reach the disk. It ends
+/// with this process.
+fn database() -> Result<String> {
+    static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let cluster = CLUSTER.get_or_init(|| {
+        Cluster::start(Options { durable: true }).map_err(|error| format!("{error:#}"))
+    });
+    let cluster = cluster.as_ref().map_err(|why| anyhow!("{why}"))?;
+    let name = format!("bench_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    cluster.create_database(&name)?;
+    Ok(cluster.url(&name))
+}
