@@ -6,7 +6,7 @@ use kvasm::model::{App, DeadReason, Verdict};
 use kvasm_abi::{Records, Slot, Status};
 use kvasm_tests::conformance::Kit;
 use kvasm_tests::conformance::kit::json;
-use kvasm_tests::guests::{Bench, module, module_with, report};
+use kvasm_tests::guests::{Bench, manifest, module, module_with, report};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -98,8 +98,8 @@ async fn an_answer_has_four_mebibytes_of_values_at_most() {
 /// Its own writes, which no store has to bound, count too.
 #[tokio::test]
 async fn an_answer_within_a_transaction_is_bounded_too() {
-    let section = "(@custom \"kvasm.plugin.v1\"
-        \"{\\\"kind\\\":\\\"function\\\",\\\"name\\\":\\\"run\\\",\\\"transaction\\\":true}\")";
+    let run = "{\"kind\":\"function\",\"name\":\"run\",\"transaction\":true}";
+    let section = manifest(&[run]);
     // Writes a MiB under "k", and asks for it as often as the input says.
     let body = report(
         "(block (result i64)
@@ -111,7 +111,7 @@ async fn an_answer_within_a_transaction_is_bounded_too() {
                     (i32.wrap_i64 (call $input_len))))
                 (i32.const 0) (i32.const 0)))",
     );
-    let wasm = module_with("ck", section, &body);
+    let wasm = module_with("ck", &section, &body);
     for (count, fits) in [(4, true), (5, false), (1_000, false)] {
         // A store that does not have the entry yet.
         let bench = Bench::new().await;

@@ -1,11 +1,11 @@
 //! A guest that hands bytes to the imports that take packed records.
 
-use kvasm::model::{Collection, Key, Timestamp};
+use kvasm::model::{Collection, Entry, Key, Timestamp};
 use kvasm::service::{Caller, List};
 use kvasm::store::Store;
 use kvasm::{Call, Plugin};
 use kvasm_abi::{Address, Applied, Batch, BatchCheck, BatchOp, Records, Status, encode_records};
-use kvasm_tests::guests::{Bench, module_with};
+use kvasm_tests::guests::{Bench, manifest, module_with};
 
 /// What an import has answered.
 #[derive(Debug)]
@@ -81,8 +81,19 @@ impl Packed {
         Packed::on(Bench::over(store).await).await
     }
 
+    /// With the guest's function `run`, which commits batches, as a transaction.
+    pub async fn in_transaction() -> Packed {
+        let run = "{\"kind\":\"function\",\"name\":\"run\",\"transaction\":true}";
+        let parts = format!("{} {PARTS}", manifest(&[run]));
+        Packed::of(Bench::new().await, &parts).await
+    }
+
     async fn on(bench: Bench) -> Packed {
-        let plugin = bench.load(module_with("", PARTS, COMMIT)).await;
+        Packed::of(bench, PARTS).await
+    }
+
+    async fn of(bench: Bench, parts: &str) -> Packed {
+        let plugin = bench.load(module_with("", parts, COMMIT)).await;
         Packed { bench, plugin }
     }
 
@@ -121,8 +132,24 @@ impl Packed {
         Call::function("letters").input([&limit.to_le_bytes(), before].concat())
     }
 
-    /// Every entry of the app, for comparison.
+    /// Keys and values of the app.
+    pub async fn values(&self) -> Vec<String> {
+        let entry = |name: &Collection, key: &Key, entry: &Option<Entry>| {
+            let value = entry.as_ref().map(|entry| &entry.value);
+            format!("{name:?} {key:?} {value:?}")
+        };
+        self.each_entry(entry).await
+    }
+
+    /// Every entry of the app, whole.
     pub async fn entries(&self) -> Vec<String> {
+        self.each_entry(|name, key, entry| format!("{name:?} {key:?} {entry:?}"))
+            .await
+    }
+    async fn each_entry(
+        &self,
+        show: impl Fn(&Collection, &Key, &Option<Entry>) -> String,
+    ) -> Vec<String> {
         let (store, app) = (self.bench.host.store(), &self.bench.app);
         let caller = Caller::new(app, None);
         let mut all = Vec::new();
@@ -134,7 +161,7 @@ impl Packed {
             let page = self.bench.host.kv().list(&caller, list).await.unwrap();
             assert!(page.cursor.is_none());
             let entries = page.entries.iter();
-            all.extend(entries.map(|(key, entry)| format!("{name:?} {key:?} {entry:?}")));
+            all.extend(entries.map(|(key, entry)| show(&name, key, entry)));
         }
         all
     }
