@@ -92,7 +92,7 @@ fn is_without_app(sql: &str) -> bool {
     let is_part = !sql.contains("WHERE") && !sql.contains("INSERT");
     let is_led = sql.contains("app_id = ?1") || sql.contains("(app_id,") && sql.contains("INSERT");
     let is_finder = FINDERS.iter().any(|finder| sql.contains(finder));
-    EVENTS.iter().any(|table| named(&table)) && !is_part && !is_led && !is_finder
+    EVENTS.iter().any(named) && !is_part && !is_led && !is_finder
 }
 
 fn without_comments(sql: &str) -> String {
