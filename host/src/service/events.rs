@@ -2,7 +2,7 @@
 //! deliveries end that were given up.
 
 use super::{Caller, ServiceError};
-use crate::model::{AppId, Capability, DeadLetter, Letters};
+use crate::model::{AppId, Capability, DeadLetter, Happening, Letters, Value};
 use crate::store::Store;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub trait Events: Send + Sync {
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
     /// Up to `limit` dead letters of the caller's app, newest first, below one if
-    /// given.
+    /// given; without the values, so that any number of them is small.
     ///
     /// # Errors
     /// [`ServiceError::Denied`], or the store's failure.
@@ -30,6 +30,10 @@ pub trait DeadLetters: Send + Sync {
         limit: u32,
     ) -> Result<Vec<DeadLetter>, ServiceError>;
 }
+
+/// Dead letters that are asked of the store at once: it reads them whole, each with
+/// a value that may be large.
+const CHUNK: u32 = 16;
 
 /// [`DeadLetters`] over a [`Store`].
 pub(crate) struct StoredDeadLetters(pub(crate) Arc<dyn Store>);
@@ -44,9 +48,24 @@ impl DeadLetters for StoredDeadLetters {
     ) -> Result<Vec<DeadLetter>, ServiceError> {
         caller.gate(Capability::AppKvRead(caller.app()))?;
         let all = Letters::default();
-        Ok(self
-            .0
-            .dead_letters(caller.app(), &all, before, limit)
-            .await?)
+        let mut letters: Vec<DeadLetter> = Vec::new();
+        let mut left = limit;
+        while left > 0 {
+            let before = letters.last().map(|letter| letter.id).or(before);
+            let some = left.min(CHUNK);
+            let chunk = self.0.dead_letters(caller.app(), &all, before, some);
+            let chunk = chunk.await?;
+            let is_last = chunk.len() < some as usize;
+            letters.extend(chunk.into_iter().map(without_value));
+            left = if is_last { 0 } else { left - some };
+        }
+        Ok(letters)
     }
+}
+
+fn without_value(mut letter: DeadLetter) -> DeadLetter {
+    if let Happening::Set { value, .. } = &mut letter.event.what {
+        *value = Value::Bytes(Vec::new());
+    }
+    letter
 }

@@ -8,6 +8,7 @@ use super::rng::Rng;
 use crate::linear::{self, Moments, Step};
 use kvasm::model::{Applied, Check, Entry, Expect, ListQuery, Op, Version};
 use kvasm::store::StoreError;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -16,14 +17,6 @@ const C: &str = "c";
 
 /// A version and the value's text.
 type Found = Option<(Version, String)>;
-
-/// A key as the model has it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Cell {
-    found: Found,
-    /// The greatest version so far. It does not come back.
-    last: Version,
-}
 
 /// What a client has done to keys, which it names by number, and seen of them.
 #[derive(Debug, Clone)]
@@ -47,45 +40,46 @@ enum Did {
     Add(i64, Version, i64),
 }
 
-impl Cell {
-    fn write(&mut self, version: Version, value: Option<String>) -> Option<()> {
-        if version <= self.last {
-            return None;
-        }
-        self.last = version;
-        self.found = value.map(|value| (version, value));
-        Some(())
+/// A write's version is greater than the one that it replaces. Whether it is greater
+/// than that of an entry that has been deleted, while this write was under way, is
+/// left open: Postgres draws versions before it waits for a row. That none comes
+/// back is looked at apart, in [`assert_versions_are_new`].
+fn write(found: &mut Found, version: Version, value: Option<String>) -> Option<()> {
+    if found.as_ref().is_some_and(|(before, _)| version <= *before) {
+        return None;
     }
+    *found = value.map(|value| (version, value));
+    Some(())
+}
 
-    fn number(&self) -> Option<i64> {
-        match &self.found {
-            None => Some(0),
-            Some((_, value)) => value.parse().ok(),
-        }
-    }
-
-    fn holds(&self, expect: Expect) -> bool {
-        expect.holds(self.found.as_ref().map(|(version, _)| *version))
+fn number(found: &Found) -> Option<i64> {
+    match found {
+        None => Some(0),
+        Some((_, value)) => value.parse().ok(),
     }
 }
 
-impl Step for Seen {
-    type State = Vec<Cell>;
+fn holds(found: &Found, expect: Expect) -> bool {
+    expect.holds(found.as_ref().map(|(version, _)| *version))
+}
 
-    fn apply(&self, cells: &Vec<Cell>) -> Option<Vec<Cell>> {
+impl Step for Seen {
+    type State = Vec<Found>;
+
+    fn apply(&self, cells: &Vec<Found>) -> Option<Vec<Found>> {
         let failed = |checks: &[(usize, Expect)]| -> Vec<usize> {
             let checks = checks.iter().enumerate();
-            let failed = checks.filter(|(_, (k, expect))| !cells[*k].holds(*expect));
+            let failed = checks.filter(|(_, (k, expect))| !holds(&cells[*k], *expect));
             failed.map(|(at, _)| at).collect()
         };
         let unchanged = |fits: bool| fits.then(|| cells.clone());
         match self {
-            Seen::Read(found) => unchanged(found.iter().all(|(k, f)| cells[*k].found == *f)),
-            Seen::Has(k, found) => unchanged(cells[*k].found.is_some() == *found),
+            Seen::Read(found) => unchanged(found.iter().all(|(k, f)| cells[*k] == *f)),
+            Seen::Has(k, found) => unchanged(cells[*k].is_some() == *found),
             Seen::Refused(checks, named) => {
                 unchanged(!named.is_empty() && failed(checks) == *named)
             }
-            Seen::NoNumber(k) => unchanged(cells[*k].number().is_none()),
+            Seen::NoNumber(k) => unchanged(number(&cells[*k]).is_none()),
             Seen::Wrote(checks, done) => {
                 if !failed(checks).is_empty() {
                     return None;
@@ -94,15 +88,15 @@ impl Step for Seen {
                 for (k, did) in done {
                     let cell = &mut cells[*k];
                     match did {
-                        Did::Set(value, version) => cell.write(*version, Some(value.clone()))?,
-                        Did::SetExpired(version) => cell.write(*version, None)?,
-                        Did::Delete(existed) if *existed != cell.found.is_some() => return None,
-                        Did::Delete(_) => cell.found = None,
+                        Did::Set(value, version) => write(cell, *version, Some(value.clone()))?,
+                        Did::SetExpired(version) => write(cell, *version, None)?,
+                        Did::Delete(existed) if *existed != cell.is_some() => return None,
+                        Did::Delete(_) => *cell = None,
                         Did::Add(delta, version, sum) => {
-                            if cell.number()?.checked_add(*delta) != Some(*sum) {
+                            if number(cell)?.checked_add(*delta) != Some(*sum) {
                                 return None;
                             }
-                            cell.write(*version, Some(sum.to_string()))?;
+                            write(cell, *version, Some(sum.to_string()))?;
                         }
                     }
                 }
@@ -289,7 +283,8 @@ pub async fn what_clients_see_of_a_key_has_one_order(kit: Kit) {
     }
     for calls in keys.join_all().await {
         assert_eq!(calls.len(), CLIENTS * CALLS);
-        linear::check(cells(1), calls).unwrap();
+        assert_versions_are_new(&calls);
+        linear::check(vec![None], calls).unwrap();
     }
 }
 
@@ -298,15 +293,28 @@ pub async fn what_clients_see_of_several_keys_has_one_order(kit: Kit) {
     let app = kit.app().await;
     let clients = clients(&app, &mut kit.rng(), 4, &["a", "b", "c"]);
     let calls = history(clients, 50, false).await;
-    linear::check(cells(3), calls).unwrap();
+    assert_versions_are_new(&calls);
+    linear::check(vec![None; 3], calls).unwrap();
 }
 
-fn cells(count: usize) -> Vec<Cell> {
-    let empty = Cell {
-        found: None,
-        last: Version(0),
-    };
-    vec![empty; count]
+/// No key has been given a version twice.
+fn assert_versions_are_new(calls: &[linear::Call<Seen>]) {
+    let mut given = BTreeSet::new();
+    for call in calls {
+        let Seen::Wrote(_, done) = &call.step else {
+            continue;
+        };
+        for (k, did) in done {
+            let (Did::Set(_, version) | Did::SetExpired(version) | Did::Add(_, version, _)) = did
+            else {
+                continue;
+            };
+            assert!(
+                given.insert((*k, *version)),
+                "{version:?} came back: {call:?}"
+            );
+        }
+    }
 }
 
 fn clients(app: &Tenant, rng: &mut Rng, count: usize, keys: &[&str]) -> Vec<Client> {
@@ -362,7 +370,7 @@ mod tests {
             answered: *answered,
             step: step.clone(),
         });
-        linear::check(cells(2), calls.collect()).is_ok()
+        linear::check(vec![None; 2], calls.collect()).is_ok()
     }
 
     fn set_to(k: usize, value: &str, version: u64) -> Seen {
@@ -392,17 +400,13 @@ mod tests {
             set_one.clone(),
             (2, 3, read_one(0, Some((1, "1"))))
         ]));
-        // A stale read, a value of another version, a version that comes back.
+        // A stale read, a value of another version, a version that goes back.
         assert!(!explained(&[set_one.clone(), (2, 3, read_one(0, None))]));
         assert!(!explained(&[
             set_one.clone(),
             (2, 3, read_one(0, Some((2, "1"))))
         ]));
-        assert!(!explained(&[
-            set_one.clone(),
-            (2, 3, Seen::Wrote(vec![], vec![(0, Did::Delete(true))])),
-            (4, 5, set_to(0, "2", 1)),
-        ]));
+        assert!(!explained(&[set_one.clone(), (2, 3, set_to(0, "2", 1)),]));
         // A version that two have won.
         assert!(explained(&[set_one.clone(), (2, 4, if_one(0, 2))]));
         assert!(!explained(&[

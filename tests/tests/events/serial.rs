@@ -164,21 +164,21 @@ impl Client {
     }
 }
 
-async fn transactions_have_one_order(stage: Stage) {
+async fn transactions_have_one_order(stages: &[Stage]) {
     const CLIENTS: usize = 5;
     const RUNS: usize = 60;
     let seed = seed();
     println!("repeat this test with KVASM_TEST_SEED={seed}");
     let mut rng = Rng::new(seed);
-    let app = stage.app().await;
     let moments = Arc::new(Moments::default());
     let together = Arc::new(Barrier::new(CLIENTS));
     let mut clients = JoinSet::new();
     for number in 1..=CLIENTS {
         let (moments, together) = (Arc::clone(&moments), Arc::clone(&together));
+        let stage = &stages[number % stages.len()];
         let mut client = Client {
             kv: Arc::clone(stage.host.kv()),
-            caller: Caller::new(&app, None),
+            caller: Caller::new(&stage.app().await, None),
             rng: rng.split(),
             next: number as i64 * 1_000_000,
         };
@@ -201,12 +201,17 @@ async fn transactions_have_one_order(stage: Stage) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_have_one_order_in_memory() {
-    transactions_have_one_order(Stage::new().await).await;
+    transactions_have_one_order(&[Stage::new().await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_have_one_order_on_sqlite() {
-    transactions_have_one_order(Stage::sqlite().await).await;
+    transactions_have_one_order(&[Stage::sqlite().await]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_have_one_order_on_two_hosts() {
+    transactions_have_one_order(&Stage::two_on_postgres().await).await;
 }
 
 /// Reads a key twice in one transaction, with writes of others between.

@@ -242,6 +242,30 @@ async fn an_app_sees_its_own_dead_letters_and_no_others() {
     assert_eq!(list(last.as_bytes(), 1).await, (vec![], Value::Null));
 }
 
+/// The host reads them in small parts, and the guest has them as it asked.
+#[tokio::test]
+async fn dead_letters_come_in_pages_of_any_size() {
+    let packed = Packed::new().await;
+    let all = bury(packed.bench.host.store(), &packed.bench.app, 40).await;
+    for limit in [1, 7, 16, 17, 32, 39, 40, 41, 1_000] {
+        let (mut found, mut before) = (Vec::new(), String::new());
+        loop {
+            let letters = Packed::letters(before.as_bytes(), limit as i32);
+            let answer = packed.call(letters).await;
+            let page: Value = serde_json::from_slice(&answer.slot).unwrap();
+            let letters = page["letters"].as_array().unwrap();
+            assert!(letters.len() <= limit, "{} of {limit}", letters.len());
+            let ids = letters.iter().map(|l| l["id"].as_str().unwrap().to_owned());
+            found.extend(ids);
+            match page["next"].as_str() {
+                Some(next) => before = next.to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(found, all, "by {limit}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_no_id_and_no_limit_is_refused() {
     let packed = Packed::new().await;
