@@ -18,7 +18,7 @@ const EVENTS: [&str; 3] = ["deliveries", "dead_letters", "triggers"];
 /// What finds the apps that have something to do: the two statements that read over
 /// all apps.
 const FINDERS: [&str; 2] = [
-    "WHERE due_at IS NOT NULL AND (app_id, trigger_name) > (?1, ?2)",
+    "WHERE due_at IS NOT NULL AND app_id > ?1 ORDER BY app_id, trigger_name LIMIT 1",
     "WHERE schedule IS NOT NULL AND paused IS NULL AND (next_at IS NULL OR next_at <= ?1)",
 ];
 
