@@ -23,7 +23,7 @@ impl Timestamp {
     }
 }
 
-/// The version of an entry: at least 1, grows with each write of its key, and
+/// The version of an entry: at least 1, grows with each write of the entry, and
 /// never comes back, not even after the entry was deleted and created again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]

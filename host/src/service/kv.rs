@@ -79,7 +79,8 @@ pub struct List {
     pub range: KeyRange,
     /// Where the page before ended.
     pub cursor: Option<Cursor>,
-    /// The most entries, 1 to [`Limits::page_entries`]; by default that.
+    /// The most entries, 1 to [`Limits::page_entries`](crate::model::Limits::page_entries); by default
+    /// that.
     pub limit: Option<u32>,
     /// Descending keys.
     pub reverse: bool,

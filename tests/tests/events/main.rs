@@ -12,3 +12,4 @@ mod serial;
 mod stage;
 mod states;
 mod transactions;
+mod upkeep;

@@ -141,7 +141,9 @@ fn with_name<'a>(collection: &'a [u8], key: &'a [u8]) -> Vec<Vec<u8>> {
 async fn names_are_held_to_their_form_wherever_they_stand() {
     let packed = Packed::new().await;
     let long = vec![b'a'; 1025];
-    let cases: &[(&[u8], &[u8], Status, &[&str])] = &[
+    // Checks, operations, and the status with words of its message.
+    type Case<'c> = (&'c [u8], &'c [u8], Status, &'c [&'c str]);
+    let cases: &[Case<'_>] = &[
         (b"", b"k", Status::Invalid, &["collection is empty"]),
         (b"c", b"", Status::Invalid, &["key is empty"]),
         (b"c\0", b"k", Status::Invalid, &["collection", "NUL"]),

@@ -9,7 +9,7 @@ use crate::model::{
     Timestamp, Trigger, TriggerName, Verdict, chain_of,
 };
 use crate::store::StoreError;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 /// The queues after one that have something to claim. Steps through the index from
@@ -23,9 +23,16 @@ pub(in crate::store::sqlite) fn due(
     let mut at = after.map_or((Uuid::nil(), String::new()), |queue| {
         (queue.app.uuid(), queue.trigger.as_str().to_owned())
     });
-    let mut next = connection.prepare_cached(
+    // Two statements, for SQLite begins a comparison of rows at the first equal one:
+    // it would walk through all that lies in the queue before.
+    let mut of_app = connection.prepare_cached(
         "SELECT app_id, trigger_name FROM deliveries
-         WHERE due_at IS NOT NULL AND (app_id, trigger_name) > (?1, ?2)
+         WHERE due_at IS NOT NULL AND app_id = ?1 AND trigger_name > ?2
+         ORDER BY trigger_name LIMIT 1",
+    )?;
+    let mut of_others = connection.prepare_cached(
+        "SELECT app_id, trigger_name FROM deliveries
+         WHERE due_at IS NOT NULL AND app_id > ?1
          ORDER BY app_id, trigger_name LIMIT 1",
     )?;
     let mut is_due = connection.prepare_cached(
@@ -36,10 +43,13 @@ pub(in crate::store::sqlite) fn due(
     )?;
     let mut queues = Vec::new();
     while queues.len() < limit as usize {
-        let found = next.query_row(params![at.0.as_bytes(), at.1], |row| {
-            Ok((Uuid::from_bytes(row.get(0)?), row.get::<_, String>(1)?))
-        });
-        let Some(found) = found.optional()? else {
+        let queue = |row: &Row<'_>| Ok((Uuid::from_bytes(row.get(0)?), row.get::<_, String>(1)?));
+        let found = of_app.query_row(params![at.0.as_bytes(), at.1], queue);
+        let found = match found.optional()? {
+            None => of_others.query_row([at.0.as_bytes()], queue).optional()?,
+            found => found,
+        };
+        let Some(found) = found else {
             break;
         };
         at = found;
