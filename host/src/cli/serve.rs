@@ -11,7 +11,7 @@ use kvasm::metrics::Metrics;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
@@ -106,6 +106,23 @@ async fn host(config: &Config) -> Result<Host, Failure> {
     Ok(host.build()?)
 }
 
+/// Connections that wait to be taken. A burst beyond that many is dropped by the
+/// system, and each of those clients tries again after a second or more; the usual
+/// 128 are gone in a few milliseconds.
+const BACKLOG: u32 = 4_096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A server that is started again need not wait for the connections of the last.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure> {
     let config = config(global, &args)?;
     if args.print_config {
@@ -118,9 +135,8 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
         tracing::warn!(%error, "the number of open files could not be raised");
     }
     let host = host(&config).await?;
-    let listener = TcpListener::bind(config.listen).await;
-    let listener =
-        listener.map_err(|e| Failure::user(format!("cannot listen on {}: {e}", config.listen)))?;
+    let listener = listen(config.listen)
+        .map_err(|e| Failure::user(format!("cannot listen on {}: {e}", config.listen)))?;
     let address = listener.local_addr()?;
 
     let mut out = std::io::stdout();
