@@ -200,15 +200,17 @@ impl Dispatcher {
                 continue;
             }
             for queue in queues {
-                let Some(places) = self.places_for(queue.app) else {
-                    continue;
-                };
-                if places.is_empty() {
+                let places = self.places_for(queue.app);
+                if places.as_ref().is_some_and(Vec::is_empty) {
+                    // It is the first one of the next look.
                     return Ok(());
                 }
-                // Before the claim: should it fail, the next look goes on behind it.
+                // Before the claim: if its app has all that it may have, or the claim
+                // fails, the look goes on behind it all the same.
                 self.after = Some(queue.clone());
-                self.claim(&queue, places, handlers).await?;
+                if let Some(places) = places {
+                    self.claim(&queue, places, handlers).await?;
+                }
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Several hosts, and several apps.
 
 use super::stage::{Stage, manifest, until};
+use kvasm::Host;
 use kvasm::dispatch::DispatchOptions;
-use kvasm::model::{AppName, Key, Op, Timestamp, Value, WriteBatch};
+use kvasm::model::{AppName, Key, Limits, Op, Timestamp, Value, WriteBatch};
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::module_with;
 use std::sync::Arc;
@@ -92,4 +93,37 @@ async fn a_backlog_of_one_app_does_not_hold_up_another() {
     );
     assert_eq!(quiet.get("d", "k").await.as_deref(), Some("1"));
     stage.stop().await;
+}
+
+/// An app that has all the handlers that it may have is not asked about again and
+/// again: the dispatcher rests, and hears that it shall stop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
+    let ages = Duration::from_secs(600);
+    let builder = Host::builder().limits(Limits {
+        cpu_time: ages,
+        wall_time: ages,
+        ..Limits::default()
+    });
+    let mut stage = Stage::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await;
+    let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
+    let endless = module_with("", &watch, "(loop (br 0)) unreachable");
+    stage.deploy(endless).await;
+    for key in ["k", "l"] {
+        stage.set("c", key, "1").await;
+    }
+    stage.start_with(DispatchOptions {
+        handlers_of_app: 1,
+        drain: Duration::ZERO,
+        ..DispatchOptions::default()
+    });
+    // Until one runs and the other waits for its place.
+    until("a handler runs", async || {
+        stage.outstanding().await.iter().any(|d| d.leased)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // A dispatcher that asks without rest never hears of it.
+    let stopped = tokio::time::timeout(Duration::from_secs(30), stage.stop());
+    stopped.await.expect("it stops");
 }
