@@ -125,16 +125,17 @@ impl Dispatcher {
         let mut handlers = JoinSet::new();
         let upkeep = tokio::spawn(upkeep::run(Arc::clone(&self.shared)));
         loop {
-            let looked = self.look(&mut handlers).await;
+            let Look { took, full } = self.look(&mut handlers).await;
             while handlers.try_join_next().is_some() {}
-            let rest = if looked > LONG_LOOK {
-                looked * 3
+            let rest = if took > LONG_LOOK {
+                took * 3
             } else {
                 Duration::ZERO
             };
             tokio::select! {
+                biased;
                 () = &mut stop => break,
-                () = self.wait(rest) => {}
+                () = self.wait(rest, full) => {}
             }
         }
         upkeep.abort();
@@ -147,9 +148,15 @@ impl Dispatcher {
         }
     }
 
-    /// Waits until there may be something to do, and for `rest` at least.
-    async fn wait(&self, rest: Duration) {
-        tokio::time::sleep(rest).await;
+    /// Waits until there may be something to do, and for `rest` at least. There is,
+    /// if a claim was `full`.
+    async fn wait(&self, rest: Duration, full: bool) {
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
+        if full {
+            return tokio::task::yield_now().await;
+        }
         tokio::select! {
             () = self.shared.host.wakes().wait() => {}
             () = self.shared.changed.notified() => tokio::time::sleep(GATHER).await,
@@ -157,13 +164,12 @@ impl Dispatcher {
         }
     }
 
-    /// Goes once through the queues that have something due. Returns the time that
-    /// it has looked for them.
-    async fn look(&mut self, handlers: &mut JoinSet<()>) -> Duration {
-        let mut looked = Duration::ZERO;
+    /// Goes once through the queues that have something due.
+    async fn look(&mut self, handlers: &mut JoinSet<()>) -> Look {
+        let mut look = Look::default();
         let result = async {
             cron::plan(&self.shared).await?;
-            self.claim_round(handlers, &mut looked).await
+            self.claim_round(handlers, &mut look).await
         };
         if let Err(error) = result.await {
             let cause = &error as &dyn std::error::Error;
@@ -172,13 +178,13 @@ impl Dispatcher {
                 "deliveries cannot be looked for; trying again"
             );
         }
-        looked
+        look
     }
 
     async fn claim_round(
         &mut self,
         handlers: &mut JoinSet<()>,
-        looked: &mut Duration,
+        look: &mut Look,
     ) -> Result<(), StoreError> {
         // From where the last look has ended to the end, then from the beginning.
         let mut wrapped = self.after.is_none();
@@ -190,7 +196,7 @@ impl Dispatcher {
             let store = self.shared.host.store();
             let start = Instant::now();
             let queues = store.due(self.after.as_ref(), now, QUEUES).await?;
-            *looked += start.elapsed();
+            look.took += start.elapsed();
             if queues.is_empty() {
                 self.after = None;
                 if wrapped {
@@ -209,7 +215,7 @@ impl Dispatcher {
                 // fails, the look goes on behind it all the same.
                 self.after = Some(queue.clone());
                 if let Some(places) = places {
-                    self.claim(&queue, places, handlers).await?;
+                    look.full |= self.claim(&queue, places, handlers).await?;
                 }
             }
         }
@@ -232,12 +238,14 @@ impl Dispatcher {
         Some(places.take(left.min(OF_A_QUEUE)).collect())
     }
 
+    /// Claims deliveries for these places and starts their handlers. Whether all
+    /// places were taken, so that there may be more.
     async fn claim(
         &self,
         queue: &Queue,
         places: Vec<OwnedSemaphorePermit>,
         handlers: &mut JoinSet<()>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let now = self.shared.clock.now();
         let claim = Claim {
             queue: queue.clone(),
@@ -251,6 +259,7 @@ impl Dispatcher {
             // What was due has to wait for its key, and what is behind it may not.
             self.shared.changed.notify_one();
         }
+        let full = claimed.len() == places.len();
         for (delivery, place) in claimed.into_iter().zip(places) {
             let held = Held::new(&self.shared, queue.app, place);
             let shared = Arc::clone(&self.shared);
@@ -260,8 +269,17 @@ impl Dispatcher {
                 drop(held);
             });
         }
-        Ok(())
+        Ok(full)
     }
+}
+
+/// What a look has found.
+#[derive(Default)]
+struct Look {
+    /// The time that it has looked for queues.
+    took: Duration,
+    /// Whether a claim got as many deliveries as it asked for.
+    full: bool,
 }
 
 impl Shared {
