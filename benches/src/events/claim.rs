@@ -34,10 +34,7 @@ impl Backlog {
         let watch = manifest(&[r#"{"kind":"on_change","name":"handle","collection":"notes"}"#]);
         let wasm = wat::parse_str(format!("(module {HANDLER} {watch})"))?;
         let app = stage.app("bench", &wasm).await?;
-        let begin = Instant::now();
         stage.fill(&app, count).await?;
-        let (name, took) = (engine.name(), begin.elapsed());
-        eprintln!("{count} deliveries were made on {name} in {took:.1?}");
         Ok(Backlog {
             stage,
             queue: Queue {
