@@ -2,7 +2,8 @@
 
 use super::{Caller, ServiceError};
 use crate::model::{
-    Applied, Check, Collection, Cursor, Entry, Expect, Key, KeyRange, Receipt, Value, Version,
+    AppId, Applied, Capability, Check, Collection, Cursor, Entry, Expect, Key, KeyRange, Receipt,
+    Value, Version,
 };
 use async_trait::async_trait;
 
@@ -30,6 +31,16 @@ pub struct Batch {
     pub operations: Vec<Operation>,
     /// The delivery that is done with it.
     pub acknowledge: Option<Box<Receipt>>,
+}
+
+impl Batch {
+    /// What it needs of its app. Checks alone change nothing: they are a read.
+    pub(super) fn needs(&self, app: AppId) -> Capability {
+        match self.operations.is_empty() {
+            true => Capability::AppKvRead(app),
+            false => Capability::AppKvWrite(app),
+        }
+    }
 }
 
 /// One change of a batch.

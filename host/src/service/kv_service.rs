@@ -353,11 +353,7 @@ impl Kv for KvService {
     }
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
-        // Checks alone change nothing: they are a read.
-        caller.gate(match batch.operations.is_empty() {
-            true => Capability::AppKvRead(caller.app()),
-            false => Capability::AppKvWrite(caller.app()),
-        })?;
+        caller.gate(batch.needs(caller.app()))?;
         check_count(Subject::Batch, batch.checks.len() + batch.operations.len())?;
         let now = Timestamp::now();
         let ops = batch.operations.into_iter().map(|o| op(now, o));

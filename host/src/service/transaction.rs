@@ -459,10 +459,7 @@ impl Kv for Transaction {
     }
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
-        caller.gate(match batch.operations.is_empty() {
-            true => Capability::AppKvRead(caller.app()),
-            false => Capability::AppKvWrite(caller.app()),
-        })?;
+        caller.gate(batch.needs(caller.app()))?;
         check_count(Subject::Batch, batch.checks.len() + batch.operations.len())?;
         let before = self.view.lock().clone();
         let applied = self.run_all(caller, batch).await;
