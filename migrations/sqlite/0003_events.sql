@@ -42,6 +42,8 @@ CREATE INDEX triggers_by_time ON triggers (next_at) WHERE schedule IS NOT NULL;
 -- the entry's key) are delivered one after another. `due_at` is when it may be
 -- claimed: NULL behind another one of its chain, the end of the lease while it is
 -- leased. So a lease that has run out is found as everything else that is due.
+-- Chains are in no order: with the rows in it, each delivery of a commit would
+-- change a page of its own. In an index alone, many share one.
 CREATE TABLE deliveries (
     app_id       BLOB    NOT NULL REFERENCES apps (id) ON DELETE CASCADE,
     trigger_name TEXT    NOT NULL,
@@ -67,7 +69,7 @@ CREATE TABLE deliveries (
     -- TEXT for JSON, BLOB for bytes, NULL for what has no value.
     value        ANY     CHECK (typeof(value) IN ('text', 'blob', 'null')),
     PRIMARY KEY (app_id, trigger_name, chain, seq)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE INDEX deliveries_due ON deliveries (app_id, trigger_name, due_at, seq) WHERE due_at IS NOT NULL;
 
