@@ -121,7 +121,7 @@ impl Line {
     /// Whether something can be read within a moment, if only the end.
     pub fn is_answering(&mut self, moment: Duration) -> bool {
         self.stream.set_read_timeout(Some(moment)).unwrap();
-        let peeked = self.stream.peek(&mut [0]);
+        let peeked = uninterrupted(|| self.stream.peek(&mut [0]));
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         !matches!(peeked, Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
@@ -130,7 +130,7 @@ impl Line {
     /// minute fails the test.
     fn fill(&mut self) -> bool {
         let mut part = vec![0; 64 * 1024];
-        match self.stream.read(&mut part) {
+        match uninterrupted(|| self.stream.read(&mut part)) {
             Ok(0) => false,
             Ok(len) => {
                 self.buffer.extend_from_slice(&part[..len]);
@@ -232,4 +232,15 @@ fn is_hung_up(error: &std::io::Error) -> bool {
         error.kind(),
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
     )
+}
+
+/// What the read gives. A socket with a time limit answers EINTR when its
+/// process was stopped and goes on, also without a handler (signal(7)).
+fn uninterrupted(mut read: impl FnMut() -> std::io::Result<usize>) -> std::io::Result<usize> {
+    loop {
+        match read() {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
