@@ -78,10 +78,10 @@ impl Admission {
     /// [`Refusal`].
     pub async fn admit(&self, app: &App, wait: Duration) -> Result<Pass, Refusal> {
         let gate = self.gate(app.id);
-        let settings = &app.settings;
+        let limits = &app.limits;
         let Some(next) = gate.enter(
-            settings.calls_per_second,
-            settings.calls_at_once,
+            limits.calls_per_second,
+            limits.calls_at_once,
             self.queue_max,
             Instant::now(),
         )?
