@@ -5,3 +5,4 @@
 
 mod cpu;
 mod kit;
+mod registry;

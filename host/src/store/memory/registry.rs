@@ -37,7 +37,8 @@ impl State {
         self.apps.get_mut(&app).ok_or(StoreError::AppNotFound)
     }
 
-    fn create_app(&mut self, app: App) -> Result<(), StoreError> {
+    fn create_app(&mut self, mut app: App) -> Result<(), StoreError> {
+        app.limits = stored(app.limits);
         if self.names.contains_key(&app.name) || self.apps.contains_key(&app.id) {
             return Err(StoreError::AppExists);
         }
