@@ -6,3 +6,4 @@
 mod cpu;
 mod kit;
 mod limits;
+mod registry;
