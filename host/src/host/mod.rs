@@ -12,7 +12,8 @@ use crate::runtime::{
     RuntimeError, Target,
 };
 use crate::service::{
-    Admin, Admission, Caller, Kv, KvService, Logs, Services, StoredDeadLetters, Wakes, new_app,
+    Admin, Admission, Caller, Health, Kv, KvService, Logs, Services, StoredDeadLetters, Wakes,
+    new_app,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -177,6 +178,7 @@ impl HostBuilder {
             admin: Admin::new(Arc::clone(&store), self.new_apps),
             admission: Admission::new(self.queue, metrics.clone()),
             logs: Logs::default(),
+            health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
             runtime: Arc::new(runtime),
             new_apps: self.new_apps,
             store,
@@ -199,6 +201,7 @@ struct Parts {
     admin: Admin,
     admission: Admission,
     logs: Logs,
+    health: Arc<Health>,
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,
     new_apps: AppSettings,
@@ -234,6 +237,11 @@ impl Host {
     /// The logs of apps on this host.
     pub fn logs(&self) -> &Logs {
         &self.0.logs
+    }
+
+    /// Whether this host can work: its store, and its background tasks.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.0.health
     }
 
     /// What this host counts.

@@ -35,11 +35,11 @@ async fn tick(
 async fn due(app: &Tenant) -> Vec<Trigger> {
     let all = app
         .store
-        .schedules(app.now, 1_000)
+        .schedules(None, app.now, 1_000)
         .await
         .expect("schedules");
-    let own = all.into_iter().filter(|(of, _)| *of == app.id);
-    own.map(|(_, trigger)| trigger).collect()
+    let own = all.into_iter().filter(|due| due.place.queue.app == app.id);
+    own.map(|due| due.trigger.expect("a trigger")).collect()
 }
 
 pub async fn a_schedule_is_planned_then_run(kit: Kit) {

@@ -49,6 +49,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 use transaction::transact;
 
+/// The bytes of the row that a probe writes.
+const PROBE_BYTES: usize = 16 * 1024;
+
 /// How a host reaches its Postgres.
 #[derive(Clone)]
 pub struct PostgresOptions {
@@ -246,6 +249,10 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.pool.read(|| sqlx::query(sql::PING)).await.map(drop)
+        let now = Timestamp::now().0;
+        let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
+        let probe = |_| sqlx::query(sql::PROBE).bind(now).bind(filler.as_slice());
+        let written = self.pool.write(probe).await;
+        written.map(drop).map_err(store_error)
     }
 }
