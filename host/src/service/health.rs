@@ -170,9 +170,10 @@ impl Health {
         self.tasks.lock().remove(name);
     }
 
-    /// Registers a task, which works until it says otherwise.
+    /// Registers a task, which works until it says otherwise. It takes the place of an
+    /// earlier one of its name.
     pub(crate) fn task(self: &Arc<Self>, name: &'static str) -> Task {
-        self.tasks.lock().entry(name).or_default();
+        self.tasks.lock().entry(name).or_default().failing = None;
         self.metrics.task_failing(name, false);
         Task {
             health: Arc::clone(self),
@@ -330,6 +331,12 @@ mod tests {
         task.works();
         assert!(health.check().await.is_ready());
         task.fails("three".to_owned());
+        let health = &health;
+        health.task("upkeep");
+        assert!(
+            health.check().await.is_ready(),
+            "another one took its place"
+        );
         health.remove_task("upkeep");
         assert_eq!(health.tasks(), []);
     }

@@ -1,6 +1,7 @@
 //! The thread under failures: panics, locks held by others, callers that leave.
 
 use super::*;
+use crate::store::sqlite::tally::Delta;
 use crate::store::{SqliteStore, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -217,6 +218,34 @@ async fn without_room_the_probe_fails_until_there_is_room_for_what_has_failed() 
     pages(used + 1_000).await.unwrap();
     stage.store.ping().await.unwrap();
     large().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_savepoint_has_counted_is_undone_with_it() {
+    let stage = stage().await;
+    let host = crate::Host::builder().shared_store(Arc::clone(&stage.store) as Arc<dyn Store>);
+    let name = crate::model::AppName::parse("app").unwrap();
+    let app = host.build().unwrap().create_app(name).await.unwrap().id;
+    let count = |entries, is_kept: bool| {
+        let run = move |transaction: &mut Transaction<'_>| {
+            transaction.tally.open(transaction.connection, app)?;
+            let counted = transaction.whole(|transaction| {
+                let delta = Delta { entries, bytes: 10 };
+                transaction.tally.add(app, delta);
+                match is_kept {
+                    true => Ok(()),
+                    false => Err(error::host("the audit row failed")),
+                }
+            });
+            Ok(counted.is_ok())
+        };
+        stage.store.writer.run(0, run)
+    };
+    assert!(count(1, true).await.unwrap());
+    assert!(!count(5, false).await.unwrap());
+    let usage = crate::store::Registry::usage(&*stage.store, app).await;
+    let usage = usage.unwrap();
+    assert_eq!((usage.entries, usage.bytes), (1, 10));
 }
 
 #[tokio::test]
