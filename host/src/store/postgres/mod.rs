@@ -251,8 +251,7 @@ impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
         let now = Timestamp::now().0;
         let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
-        let probe = |_| sqlx::query(sql::PROBE).bind(now).bind(filler.as_slice());
-        let written = self.pool.write(probe).await;
-        written.map(drop).map_err(store_error)
+        let probe = || sqlx::query(sql::PROBE).bind(now).bind(filler.as_slice());
+        self.pool.read(probe).await.map(drop)
     }
 }
