@@ -6,3 +6,4 @@
 mod background;
 mod cpu;
 mod kit;
+mod limits;
