@@ -95,6 +95,9 @@ struct Inner {
     deliveries_running: Gauge,
     delivery_lag: Histogram,
     upkeep: Family<Named, Counter>,
+    task_restarts: Family<Named, Counter>,
+    task_failing: Family<Named, Gauge>,
+    task_skips: Family<Named, Counter>,
 }
 
 impl Default for Metrics {
@@ -118,6 +121,9 @@ impl Default for Metrics {
             deliveries_running: Gauge::default(),
             delivery_lag: Histogram::new(SECONDS),
             upkeep: Family::default(),
+            task_restarts: Family::default(),
+            task_failing: Family::default(),
+            task_skips: Family::default(),
             registry: Registry::default(),
         };
         inner.register(&mut registry);
@@ -211,6 +217,21 @@ impl Inner {
             "Rows that the host has removed by itself: expired entries, old dead letters",
             self.upkeep.clone(),
         );
+        registry.register(
+            "task_restarts",
+            "Restarts of background tasks after a panic or an error, by task",
+            self.task_restarts.clone(),
+        );
+        registry.register(
+            "task_failing",
+            "Whether a background task fails now (1) or works (0), by task",
+            self.task_failing.clone(),
+        );
+        registry.register(
+            "task_skips",
+            "Items, each of one app, that a background task has skipped after an error, by task",
+            self.task_skips.clone(),
+        );
     }
 }
 
@@ -293,6 +314,19 @@ impl Metrics {
     /// Counts rows that the host has removed by itself.
     pub(crate) fn upkeep(&self, name: &'static str, rows: u64) {
         self.0.upkeep.get_or_create(&Named { name }).inc_by(rows);
+    }
+
+    pub(crate) fn task_restart(&self, name: &'static str) {
+        self.0.task_restarts.get_or_create(&Named { name }).inc();
+    }
+
+    pub(crate) fn task_failing(&self, name: &'static str, failing: bool) {
+        let gauge = self.0.task_failing.get_or_create(&Named { name });
+        gauge.set(i64::from(failing));
+    }
+
+    pub(crate) fn task_skip(&self, name: &'static str) {
+        self.0.task_skips.get_or_create(&Named { name }).inc();
     }
 
     pub(crate) fn commit_group(&self, requests: usize) {

@@ -12,8 +12,8 @@ use crate::runtime::{
     RuntimeError, Target,
 };
 use crate::service::{
-    Admin, Admission, CallContext, Caller, Deadline, Kv, KvService, Logs, ServiceError, Services,
-    StoredDeadLetters, Wakes,
+    Admin, Admission, CallContext, Caller, Deadline, Health, Kv, KvService, Logs, ServiceError,
+    Services, StoredDeadLetters, Wakes,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -177,6 +177,7 @@ impl HostBuilder {
             admin: Admin::new(Arc::clone(&store), self.new_apps),
             admission: Admission::new(self.queue, metrics.clone()),
             logs: Logs::default(),
+            health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
             runtime: Arc::new(runtime),
             store,
             services,
@@ -198,6 +199,7 @@ struct Parts {
     admin: Admin,
     admission: Admission,
     logs: Logs,
+    health: Arc<Health>,
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,
     metrics: Metrics,
@@ -232,6 +234,11 @@ impl Host {
     /// The logs of apps on this host.
     pub fn logs(&self) -> &Logs {
         &self.0.logs
+    }
+
+    /// Whether this host can work: its store, and its background tasks.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.0.health
     }
 
     /// What this host counts.

@@ -79,6 +79,7 @@ kinds! {
     QuotaExceeded = INSUFFICIENT_STORAGE "quota-exceeded" "The app's quota is used up",
     StoreFull = INSUFFICIENT_STORAGE "store-full" "The host's store is full",
     StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable" "The store cannot be reached",
+    NotReady = SERVICE_UNAVAILABLE "not-ready" "The host is not ready",
     Busy = SERVICE_UNAVAILABLE "busy" "The host is busy",
     Internal = INTERNAL_SERVER_ERROR "internal" "The host failed",
 }

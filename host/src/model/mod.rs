@@ -39,6 +39,6 @@ pub use registry::{Audit, NewPlugin};
 pub use schedule::Schedule;
 pub use token::{BearerToken, SecretHash, Token, TokenId, TokenSecret};
 pub use trigger::{
-    Changes, DeclaredTrigger, FAILURES_MAX, NewTrigger, Origin, Pause, Policy, TRIGGERS_MAX,
-    Trigger, TriggerName, Watch,
+    Changes, DeclaredTrigger, DueSchedule, FAILURES_MAX, NewTrigger, Origin, Pause, Policy,
+    SchedulePlace, TRIGGERS_MAX, Trigger, TriggerName, Watch,
 };

@@ -336,6 +336,7 @@ macro_rules! conformance {
             }
             schedules {
                 a_schedule_is_planned_then_run,
+                schedules_come_in_pages,
                 a_tick_of_another_plan_does_nothing,
                 no_run_is_made_while_one_is_outstanding,
                 one_of_many_makes_the_run,

@@ -3,6 +3,7 @@
 //! beside it whose calls, writes and deliveries are measured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod background;
 mod cpu;
 mod kit;
 mod limits;
