@@ -17,8 +17,8 @@ mod state;
 use wasmtime::Linker;
 
 pub use fault::{BadPointer, NoMemory};
-pub(crate) use log::printable;
 pub use log::{GuestLog, LogLine};
+pub(crate) use log::{printable, printable_start};
 pub use state::{DeliveryContext, GuestState, GuestView};
 
 /// Links every import of `kvasm_v1` over the part of the store's data that it

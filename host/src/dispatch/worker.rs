@@ -3,8 +3,9 @@
 use super::{Shared, millis, retry};
 use crate::host::DeliverError;
 use crate::model::{
-    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, Receipt, Timestamp, Verdict,
+    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, Receipt, Timestamp, Verdict, short,
 };
+use crate::service::line_about;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval_at};
@@ -12,6 +13,9 @@ use uuid::Uuid;
 
 /// The longest text of an error that is kept, in bytes.
 const ERROR_BYTES_MAX: usize = 4 * 1024;
+
+/// The most bytes of a tenant's text in a line of the host's own log.
+const LOGGED_BYTES_MAX: usize = 256;
 
 /// How an attempt has ended.
 enum Outcome {
@@ -145,9 +149,12 @@ async fn give_back(shared: &Shared, app: &App, failed: Failed) {
     match shared.host.store().fail(&failed).await {
         Ok(true) => {
             shared.host.metrics().delivery(app.name.as_str(), outcome);
-            if let Verdict::GiveUp(reason) = failed.verdict {
-                let error = &failed.error;
-                tracing::warn!(app = %app.name, %trigger, %reason, error, "a delivery was given up");
+            if let Verdict::GiveUp(reason) = failed.verdict
+                && let Some(suppressed) = line_about(app.id)
+            {
+                // The whole of it is in the dead letter.
+                let error = short(&failed.error, LOGGED_BYTES_MAX);
+                tracing::warn!(app = %app.name, %trigger, %reason, error, suppressed, "a delivery was given up");
             }
         }
         Ok(false) => shared.host.metrics().delivery(app.name.as_str(), "lost"),

@@ -5,7 +5,7 @@ use super::error::{CallError, CallFailure};
 use super::limiter::MemoryLimiter;
 use super::module::{CompiledPlugin, Function, Signature};
 use super::{trap, wasi};
-use crate::abi::{DeliveryContext, GuestLog, GuestState, GuestView, printable};
+use crate::abi::{DeliveryContext, GuestLog, GuestState, GuestView, printable, printable_start};
 use crate::model::{Invalid, Limits, Subject};
 use crate::service::{Caller, Services};
 use parking_lot::Mutex;
@@ -22,6 +22,11 @@ use uuid::Uuid;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::WasiP1Ctx;
+
+/// The most bytes of the message of a function that fails, as of a log line.
+const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// The most functions that are named to a caller of one that is not there.
+const KNOWN_MAX: usize = 32;
 
 /// What is called, and for whom.
 pub struct Request {
@@ -368,7 +373,7 @@ fn find<'p>(
             Some(function) => Ok((Arc::clone(name), function)),
             None => Err(CallError::UnknownFunction {
                 name: printable(name),
-                known: plugin.functions().map(printable).collect(),
+                known: plugin.functions().take(KNOWN_MAX).map(printable).collect(),
             }),
         },
     }
@@ -423,7 +428,7 @@ async fn run(
         0 => Ok(()),
         code => Err(CallError::Failed {
             code,
-            message: printable(&String::from_utf8_lossy(&invocation.guest.output)),
+            message: printable_start(&invocation.guest.output, MESSAGE_BYTES_MAX),
         }),
     }
 }

@@ -2,9 +2,11 @@
 //! of slow and broken clients, of many, and of a store that fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod bodies;
 mod clients;
 mod guest;
 mod line;
+mod log;
 mod people;
 mod process;
 mod start;
