@@ -55,9 +55,27 @@ impl Host {
     /// # Errors
     /// [`InvokeError`].
     pub async fn invoke(&self, app: &App, call: Call) -> Result<Response, InvokeError> {
+        self.invoke_unless(app, call, std::future::pending()).await
+    }
+
+    /// As [`invoke`](Host::invoke); but a call that waits for others of its app gives
+    /// up when `left` completes, as nobody waits for its answer.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn invoke_unless(
+        &self,
+        app: &App,
+        call: Call,
+        left: impl Future<Output = ()> + Send,
+    ) -> Result<Response, InvokeError> {
         let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
         let wait = self.0.limits.wall_time;
-        let _pass = self.0.admission.admit(app, wait).await?;
+        let _pass = tokio::select! {
+            biased;
+            pass = self.0.admission.admit(app, wait) => pass?,
+            () = left => return Err(Refusal::Left.into()),
+        };
         let plugin = self.plugin_of(app, active.digest).await?;
         let name: Arc<str> = call.target.name(&plugin.compiled).into();
         let result = self.call(&plugin, call).await;

@@ -7,6 +7,7 @@
 //! and none can take what the next needs.
 
 use crate::metrics::{InUse, Metrics};
+use crate::model::AppName;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -37,10 +38,13 @@ impl Share {
     pub(super) fn of(path: &str) -> Share {
         let mut parts = path.split('/').skip(1);
         let (first, second, third) = (parts.next(), parts.next(), parts.next());
+        // A name that is written in escapes would be a share of its own for each way to
+        // write it.
+        let named = |app| AppName::parse(app).map_or("".into(), |name| name.as_str().into());
         match (first, second, third, parts.next()) {
-            (Some("a"), Some(app), _, _) => Share::Calls(app.into()),
-            (Some("v1"), Some("apps"), Some(app), Some("call")) => Share::Calls(app.into()),
-            (Some("v1"), Some("apps"), Some(app), Some(_)) => Share::Administration(app.into()),
+            (Some("a"), Some(app), _, _) => Share::Calls(named(app)),
+            (Some("v1"), Some("apps"), Some(app), Some("call")) => Share::Calls(named(app)),
+            (Some("v1"), Some("apps"), Some(app), Some(_)) => Share::Administration(named(app)),
             _ => Share::Others,
         }
     }
@@ -325,6 +329,9 @@ mod tests {
         let calls = Share::Calls("x".into());
         for path in ["/a/x", "/a/x/", "/a/x/y/z", "/v1/apps/x/call/f"] {
             assert_eq!(Share::of(path), calls, "{path}");
+        }
+        for path in ["/v1/apps/%78/call/f", "/v1/apps/%58/call/f", "/a/%78"] {
+            assert_eq!(Share::of(path), Share::Calls("".into()), "{path}");
         }
         let kv = Share::of("/v1/apps/x/kv/entry");
         assert_eq!(kv, Share::Administration("x".into()));

@@ -6,6 +6,7 @@ use super::body;
 use super::layer::RequestId;
 use super::params::Segments;
 use super::problem::{Kind, Problem};
+use super::stream::Peer;
 use crate::Call;
 use crate::model::{App, AppName, Principal, shown_start};
 use crate::service::{Actor, ServiceError};
@@ -72,18 +73,29 @@ pub(super) async fn call(
     MaybeKnown(actor): MaybeKnown,
     Segments((name, function)): Segments<(String, String)>,
     Extension(RequestId(id)): Extension<RequestId>,
+    peer: Option<Extension<Peer>>,
     body: Body,
 ) -> Result<Response, Problem> {
     let (app, principal) = admit(&shared, actor.as_ref(), &name).await?;
     let input = body::read(&shared, body, shared.host.limits().input_bytes).await?;
     let call = Call::function(function).input(input).request_id(id);
-    let response = shared.host.invoke(&app, with(call, principal)).await?;
+    let peer = peer.map(|Extension(peer)| peer);
+    let call = with(call, principal);
+    let response = shared.host.invoke_unless(&app, call, left(peer)).await?;
     let headers = [
         (CONTENT_TYPE, "application/octet-stream"),
         // Plugins are strangers: a browser must not take their output for a page.
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((headers, response.output).into_response())
+}
+
+/// Waits until the client has left; for ever, if its connection is not known.
+async fn left(peer: Option<Peer>) {
+    match peer {
+        Some(peer) => peer.gone().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn with(call: Call, principal: Option<Principal>) -> Call {
@@ -134,7 +146,8 @@ pub(super) async fn handle(
     // What the guest gets is bounded as a whole.
     let input = body::read_after(&shared, head, body, limit).await?;
     let call = Call::http().input(input).request_id(id);
-    let response = shared.host.invoke(&app, with(call, principal)).await?;
+    let (call, peer) = (with(call, principal), parts.extensions.get().cloned());
+    let response = shared.host.invoke_unless(&app, call, left(peer)).await?;
     answer(response.output.into()).map_err(|why| Problem::new(Kind::PluginAnswer, why))
 }
 

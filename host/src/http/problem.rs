@@ -277,7 +277,11 @@ impl From<DeployError> for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
-        Problem::new(Kind::RateLimited, refusal.to_string()).retry_after(refusal.retry_after())
+        let kind = match refusal {
+            Refusal::Rate { .. } | Refusal::Queue { .. } | Refusal::Waited(_) => Kind::RateLimited,
+            Refusal::Left => Kind::Busy,
+        };
+        Problem::new(kind, refusal.to_string()).retry_after(refusal.retry_after())
     }
 }
 

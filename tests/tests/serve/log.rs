@@ -190,3 +190,44 @@ fn a_message_of_8_mib_is_cut() {
     assert!(text.len() < 16 * 1024, "{}", text.len());
     server.stop();
 }
+
+/// Makes a token that may read the log; its identity and the head that shows it.
+fn reader(server: &Server) -> (String, String) {
+    let new = br#"{"name":"reader","scopes":["log:read"]}"#;
+    let path = "/v1/apps/demo/tokens";
+    let made = server.admin("POST", path, "application/json", new).ok();
+    let made = made.json();
+    let secret = made["secret"].as_str().unwrap();
+    let id = made["token"]["id"].as_str().unwrap();
+    (id.to_owned(), format!("Authorization: Bearer {secret}\r\n"))
+}
+
+/// Follows the app's log, and has its first line.
+fn following(server: &Server, authorization: &str) -> Line {
+    let mut line = server.open();
+    let path = "/v1/apps/demo/logs?follow=true";
+    line.send(request("GET", path, authorization, b""));
+    line
+}
+
+#[test]
+fn a_log_is_followed_for_as_long_as_it_may_be_read() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    server.with_guest("demo");
+    server.call("demo", "say", b"").ok();
+    let ((id, revoked), (_, other)) = (reader(&server), reader(&server));
+    let mut lines = [&revoked, &other].map(|token| following(&server, token));
+    let path = format!("/v1/apps/demo/tokens/{id}");
+    server.admin("DELETE", &path, "text/plain", b"").ok();
+    let log = lines[0].answer().expect("a stream that ends");
+    assert!(log.ok().text().contains("\"hello\""));
+    // The other goes on, until there is no app.
+    server.call("demo", "say", b"").ok();
+    server
+        .admin("DELETE", "/v1/apps/demo", "text/plain", b"")
+        .ok();
+    let log = lines[1].answer().expect("a stream that ends").ok().text();
+    assert_eq!(log.matches("\"hello\"").count(), 2, "{log}");
+    server.stop();
+}
