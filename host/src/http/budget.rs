@@ -62,11 +62,11 @@ pub(super) struct Budget {
 #[derive(Default)]
 struct State {
     used: usize,
-    shares: HashMap<Share, Shared>,
+    shares: HashMap<Share, InShare>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct InShare {
     bytes: usize,
     /// The bodies that hold bytes and are not complete, oldest first.
     arriving: BTreeSet<u64>,
