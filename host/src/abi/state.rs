@@ -1,9 +1,9 @@
 //! What the host functions know of an invocation.
 
-use super::GuestLog;
 use super::fault::Fault;
+use super::{GuestLog, Meter};
 use crate::model::{Limits, short};
-use crate::service::{Caller, ServiceError, Services, line_about};
+use crate::service::{CallContext, Caller, ServiceError, Services, line_about};
 use kvasm_abi::IMPORTS;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -67,11 +67,12 @@ pub struct DeliveryContext {
 /// The state of one guest instance. All of it is set by the host; a guest's
 /// bytes end up in `output`, `slot`, `error` and the log, each under a limit.
 pub struct GuestState {
-    /// Whose rows the key-value functions touch, and for whom.
-    pub(crate) caller: Caller,
+    /// Whose rows the key-value functions touch, and for whom; and until when.
+    pub(crate) context: CallContext,
     pub(crate) app_name: Arc<str>,
     pub(crate) function: Arc<str>,
-    pub(crate) request_id: Uuid,
+    /// What it computes, which the store's work is not.
+    pub(crate) meter: Arc<Meter>,
     pub(crate) services: Services,
     pub(crate) limits: Arc<Limits>,
     pub(crate) input: Vec<u8>,
@@ -96,20 +97,20 @@ pub struct GuestState {
 
 impl GuestState {
     pub(crate) fn new(
-        caller: Caller,
+        context: CallContext,
         app_name: Arc<str>,
         function: Arc<str>,
         services: Services,
         limits: Arc<Limits>,
         input: Vec<u8>,
-        request_id: Uuid,
     ) -> GuestState {
+        let meter = Arc::new(Meter::new(context.deadline.clone()));
         let log = GuestLog::new(limits.log_lines, limits.log_line_bytes);
         GuestState {
-            caller,
+            context,
             app_name,
             function,
-            request_id,
+            meter,
             services,
             limits,
             input,
@@ -132,7 +133,7 @@ impl GuestState {
 
     /// On whose behalf it runs.
     pub fn caller(&self) -> &Caller {
-        &self.caller
+        &self.context.caller
     }
 
     /// The function that was called.
@@ -142,7 +143,7 @@ impl GuestState {
 
     /// The request's id, which the host's log carries too.
     pub fn request_id(&self) -> Uuid {
-        self.request_id
+        self.context.request_id
     }
 
     /// The services that the key-value functions call.
@@ -156,7 +157,7 @@ impl GuestState {
         let Some(cause) = std::error::Error::source(error) else {
             return;
         };
-        if let Some(suppressed) = line_about(self.caller.app()) {
+        if let Some(suppressed) = line_about(self.caller().app()) {
             tracing::error!(
                 error = cause as &dyn std::error::Error,
                 suppressed,

@@ -77,11 +77,12 @@ pub(super) async fn call(
     body: Body,
 ) -> Result<Response, Problem> {
     let (app, principal) = admit(&shared, actor.as_ref(), &name).await?;
+    let call = with(Call::function(function).request_id(id), principal);
+    // Before the body is read: most of those that are refused send it for nothing.
+    let entered = shared.host.enter(app, call).await?;
     let input = body::read(&shared, body, shared.host.limits().input_bytes).await?;
-    let call = Call::function(function).input(input).request_id(id);
-    let peer = peer.map(|Extension(peer)| peer);
-    let call = with(call, principal);
-    let response = shared.host.invoke_unless(&app, call, left(peer)).await?;
+    let left = left(peer.map(|Extension(peer)| peer));
+    let response = entered.call_unless(input, left).await?;
     let headers = [
         (CONTENT_TYPE, "application/octet-stream"),
         // Plugins are strangers: a browser must not take their output for a page.
@@ -135,6 +136,8 @@ pub(super) async fn handle(
     let (parts, body) = request.into_parts();
     let (name, path) = split_path(parts.uri.path());
     let (app, principal) = admit(&shared, actor.as_ref(), name).await?;
+    let call = with(Call::http().request_id(id), principal);
+    let entered = shared.host.enter(app, call).await?;
     let limit = shared.host.limits().input_bytes;
     let head = RequestHead {
         method: parts.method.as_str(),
@@ -145,9 +148,8 @@ pub(super) async fn handle(
     let head = frame(&head)?;
     // What the guest gets is bounded as a whole.
     let input = body::read_after(&shared, head, body, limit).await?;
-    let call = Call::http().input(input).request_id(id);
-    let (call, peer) = (with(call, principal), parts.extensions.get().cloned());
-    let response = shared.host.invoke_unless(&app, call, left(peer)).await?;
+    let left = left(parts.extensions.get().cloned());
+    let response = entered.call_unless(input, left).await?;
     answer(response.output.into()).map_err(|why| Problem::new(Kind::PluginAnswer, why))
 }
 

@@ -104,6 +104,37 @@ fn half_closed_and_pipelined_connections_get_their_answers() {
     server.stop();
 }
 
+#[test]
+fn a_call_is_refused_before_its_body_is_read() {
+    let home = Home::new();
+    let patient = ["server.body_timeout=1h", "limits.wall_time=1h"];
+    let queue = "server.queue=0";
+    let server = home.start(&["--set", queue, "--set", patient[0], "--set", patient[1]]);
+    server.with_guest("demo");
+    server.create_app("bare");
+    // The answer comes though no byte of the body does.
+    let refused = |path: &str, status, problem: &str| {
+        let mut line = server.open();
+        line.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000\r\n\r\n"
+        ));
+        line.answer().unwrap().expect(status, problem);
+    };
+    refused("/v1/apps/demo/call/none", 404, "function-not-found");
+    refused("/a/demo/", 404, "no-http-handler");
+    refused("/a/bare/", 404, "no-active-plugin");
+    let path = "/v1/apps/demo/limits";
+    let limits = br#"{"calls_at_once":1}"#;
+    server.admin("PUT", path, "application/json", limits).ok();
+    let mut first = server.open();
+    first.send(request("POST", "/v1/apps/demo/call/sleep", "", b""));
+    server.wait_for_calls(1);
+    refused("/v1/apps/demo/call/hello", 429, "rate-limited");
+    let limits = br#"{"calls_per_second":0}"#;
+    server.admin("PUT", path, "application/json", limits).ok();
+    refused("/v1/apps/demo/call/hello", 429, "rate-limited");
+}
+
 /// With one call at once, those who hang up while they wait are not called for.
 #[test]
 fn clients_that_hang_up_leave_the_queue() {
