@@ -288,7 +288,7 @@ mod tests {
         let budget = Budget::new(10 * MIB, Metrics::default());
         let held = calls(&budget, "a");
         assert_eq!(held.try_grow(8 * MIB, true), Grown::Yes);
-        assert_eq!(calls(&budget, "a").try_grow(1, true), Grown::Yes);
+        assert_eq!(calls(&budget, "a").try_grow(1, true), Grown::Wait);
         assert_eq!(calls(&budget, "a").try_grow(2 * MIB, true), Grown::Wait);
         assert_eq!(calls(&budget, "b").try_grow(2 * MIB, true), Grown::Yes);
         assert_eq!(calls(&budget, "b").try_grow(3 * MIB, true), Grown::Wait);
