@@ -6,6 +6,7 @@
 mod bodies;
 mod cpu;
 mod kit;
+mod limits;
 mod log;
 
 // Servers as processes, and connections to them, as the suite `serve` has them.
