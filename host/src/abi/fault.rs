@@ -35,7 +35,7 @@ pub struct NoMemory;
 pub(super) enum Fault {
     /// The guest reads it and goes on.
     Status(Status, String),
-    /// The guest reads it and goes on; its cause is for the host's log.
+    /// The guest reads the status; the cause is for the host's log.
     Host(Status, ServiceError),
     /// The invocation ends.
     Trap(wasmtime::Error),

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_bounded_whatever_the_bytes_become() {
+    fn text_is_bounded_after_escaping() {
         for byte in [0, b'x', 0xff, 0xc3] {
             let text = printable_start(&vec![byte; 8 << 20], 4096);
             assert!((4000..=4096 + 3).contains(&text.len()), "{}", text.len());

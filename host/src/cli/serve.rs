@@ -171,7 +171,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
         .map_err(|e| Failure::user(format!("cannot listen on {}: {e}", config.listen)))?;
     let address = listener.local_addr()?;
 
-    // Before anybody is told of this process: the first signal may come at once.
+    // Before the address is printed: a signal may follow at once.
     let stop = CancellationToken::new();
     tokio::spawn(stop_at_signal(Signals::listen()?, stop.clone()));
     let mut lines = Vec::new();

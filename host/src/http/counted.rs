@@ -19,7 +19,7 @@ const FIRST: usize = 64 * 1024;
 
 /// A request's body, counted as it arrives. The count grows as a buffer does that is
 /// filled with it.
-pub(super) struct Arriving {
+struct Arriving {
     inner: Body,
     held: Arc<Held>,
     arrived: usize,
@@ -34,24 +34,23 @@ type Waiting = (
     Pin<Box<dyn Future<Output = Result<(), NoRoom>> + Send>>,
 );
 
-impl Arriving {
-    pub(super) fn new(inner: Body, held: Arc<Held>, most: usize) -> Body {
-        let announced = inner.size_hint();
-        if announced.exact() == Some(0) {
-            return inner;
-        }
-        let announced = announced
-            .upper()
-            .and_then(|upper| usize::try_from(upper).ok());
-        Body::new(Arriving {
-            inner,
-            held,
-            arrived: 0,
-            counted: 0,
-            most: most.min(announced.unwrap_or(most)),
-            waiting: None,
-        })
+/// The body with its bytes counted, up to `most` of them.
+pub(super) fn arriving(inner: Body, held: Arc<Held>, most: usize) -> Body {
+    let announced = inner.size_hint();
+    if announced.exact() == Some(0) {
+        return inner;
     }
+    let announced = announced
+        .upper()
+        .and_then(|upper| usize::try_from(upper).ok());
+    Body::new(Arriving {
+        inner,
+        held,
+        arrived: 0,
+        counted: 0,
+        most: most.min(announced.unwrap_or(most)),
+        waiting: None,
+    })
 }
 
 impl HttpBody for Arriving {

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::budget::{NoRoom, Share};
-use super::counted::{Arriving, leaving};
+use super::counted::{arriving, leaving};
 use super::problem::{Kind, Problem};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -82,7 +82,7 @@ async fn counted(shared: &Shared, request: Request, next: Next) -> Result<Respon
         .max(limits.input_bytes)
         .max(BODY_BYTES_KEPT);
     let counting = Arc::clone(&held);
-    let request = request.map(|body| Arriving::new(body, counting, most));
+    let request = request.map(|body| arriving(body, counting, most));
     let response = next.run(request).await;
     leaving(response, held, may_refuse)
 }

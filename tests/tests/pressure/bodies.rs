@@ -73,7 +73,7 @@ fn assert_memory(server: &Server) {
 
 #[test]
 fn a_hundred_bodies_that_stop_before_their_end() {
-    let (_home, server) = start(&[]);
+    let (_home, server) = start(&["--set", "server.body_timeout=1h"]);
     let neighbour = Neighbour::start(&server);
     let senders: Vec<_> = (0..100)
         .map(|_| {

@@ -71,7 +71,7 @@ fn a_log_that_nobody_reads_holds_up_nothing() {
         assert_eq!(server.call("neighbour", "hello", b"").ok().text(), "hello");
         server.assert_healthy();
     }
-    // Somebody reads again: the log goes on, and says what is missing.
+    // Somebody reads again: the log continues, and says what is missing.
     let mut read = String::new();
     eventually("the line about dropped lines", || {
         let mut part = vec![0; 64 * 1024];
@@ -222,7 +222,7 @@ fn a_log_is_followed_for_as_long_as_it_may_be_read() {
     server.admin("DELETE", &path, "text/plain", b"").ok();
     let log = lines[0].answer().expect("a stream that ends");
     assert!(log.ok().text().contains("\"hello\""));
-    // The other goes on, until there is no app.
+    // The other continues until there is no app.
     server.call("demo", "say", b"").ok();
     server
         .admin("DELETE", "/v1/apps/demo", "text/plain", b"")
