@@ -60,7 +60,12 @@ impl GuestLog {
             self.dropped = self.dropped.saturating_add(1);
             return;
         }
-        let message = printable_start(bytes, self.line_bytes);
+        let cut = bytes.len() > self.line_bytes;
+        let kept = bytes.get(..self.line_bytes).unwrap_or(bytes);
+        let mut message = printable(&String::from_utf8_lossy(kept));
+        if cut {
+            message.push_str("...");
+        }
         self.lines.push(LogLine { level, message });
     }
 }
