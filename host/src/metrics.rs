@@ -91,6 +91,8 @@ struct Inner {
     http_requests: Family<HttpRequest, Counter>,
     http_seconds: Histogram,
     connections: Gauge,
+    connections_refused: Counter,
+    bytes_in_flight: Gauge,
     deliveries: Family<Invocation, Counter>,
     deliveries_running: Gauge,
     delivery_lag: Histogram,
@@ -98,6 +100,7 @@ struct Inner {
     task_restarts: Family<Named, Counter>,
     task_failing: Family<Named, Gauge>,
     task_skips: Family<Named, Counter>,
+    log_lines_dropped: Counter,
 }
 
 impl Default for Metrics {
@@ -117,6 +120,8 @@ impl Default for Metrics {
             http_requests: Family::default(),
             http_seconds: Histogram::new(SECONDS),
             connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            bytes_in_flight: Gauge::default(),
             deliveries: Family::default(),
             deliveries_running: Gauge::default(),
             delivery_lag: Histogram::new(SECONDS),
@@ -124,6 +129,7 @@ impl Default for Metrics {
             task_restarts: Family::default(),
             task_failing: Family::default(),
             task_skips: Family::default(),
+            log_lines_dropped: Counter::default(),
             registry: Registry::default(),
         };
         inner.register(&mut registry);
@@ -197,6 +203,16 @@ impl Inner {
             self.connections.clone(),
         );
         registry.register(
+            "http_connections_refused",
+            "HTTP connections that were closed, as their address had too many",
+            self.connections_refused.clone(),
+        );
+        registry.register(
+            "http_bytes_in_flight",
+            "Bytes of requests and responses that the server holds now",
+            self.bytes_in_flight.clone(),
+        );
+        registry.register(
             "deliveries",
             "Attempts at deliveries, by app and outcome: done, retry, dead or lost",
             self.deliveries.clone(),
@@ -232,6 +248,11 @@ impl Inner {
             "Items, each of one app, that a background task has skipped after an error, by task",
             self.task_skips.clone(),
         );
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the host's own log that were dropped, as nobody read them in time",
+            self.log_lines_dropped.clone(),
+        );
     }
 }
 
@@ -242,6 +263,11 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = text::encode(&mut out, &self.0.registry);
         out
+    }
+
+    /// Counts lines of the host's own log that were dropped.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.0.log_lines_dropped.inc_by(lines);
     }
 
     /// The label of an app: its name, as long as there are not too many.
@@ -348,6 +374,15 @@ impl Metrics {
 
     pub(crate) fn connection(&self) -> InUse {
         InUse::new(&self.0.connections, 1)
+    }
+
+    pub(crate) fn connection_refused(&self) {
+        self.0.connections_refused.inc();
+    }
+
+    pub(crate) fn bytes_in_flight(&self, bytes: usize) -> InUse {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        InUse::new(&self.0.bytes_in_flight, bytes)
     }
 }
 

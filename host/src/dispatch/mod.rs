@@ -103,7 +103,9 @@ struct Shared {
 impl Dispatcher {
     /// A dispatcher that does nothing yet.
     pub fn new(host: Host, options: DispatchOptions) -> Dispatcher {
-        let places = Arc::new(Semaphore::new(options.handlers.max(1)));
+        let places = Arc::new(Semaphore::new(
+            options.handlers.clamp(1, Semaphore::MAX_PERMITS),
+        ));
         Dispatcher {
             shared: Arc::new(Shared {
                 deliveries: host.health().task("deliveries"),

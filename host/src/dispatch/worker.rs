@@ -3,9 +3,9 @@
 use super::{Shared, millis, retry};
 use crate::host::DeliverError;
 use crate::model::{
-    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, Receipt, Timestamp, Verdict,
+    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, Receipt, Timestamp, Verdict, short,
 };
-use crate::service::chain;
+use crate::service::{chain, line_about};
 use crate::store::StoreError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ const ERROR_BYTES_MAX: usize = 4 * 1024;
 
 /// The first pause before a failed delivery is given back again.
 const GIVE_BACK_PAUSE: Duration = Duration::from_millis(250);
+/// The most bytes of a tenant's text in a line of the host's own log.
+const LOGGED_BYTES_MAX: usize = 256;
 
 /// How an attempt has ended.
 enum Outcome {
@@ -171,9 +173,12 @@ async fn give_back(shared: &Shared, app: &App, failed: Failed) {
     match fail(shared, &failed).await {
         Ok(true) => {
             shared.host.metrics().delivery(app.name.as_str(), outcome);
-            if let Verdict::GiveUp(reason) = failed.verdict {
-                let error = &failed.error;
-                tracing::warn!(app = %app.name, %trigger, %reason, error, "a delivery was given up");
+            if let Verdict::GiveUp(reason) = failed.verdict
+                && let Some(suppressed) = line_about(app.id)
+            {
+                // The whole of it is in the dead letter.
+                let error = short(&failed.error, LOGGED_BYTES_MAX);
+                tracing::warn!(app = %app.name, %trigger, %reason, error, suppressed, "a delivery was given up");
             }
         }
         Ok(false) => shared.host.metrics().delivery(app.name.as_str(), "lost"),

@@ -16,6 +16,7 @@ mod list;
 mod plugin;
 mod registry;
 mod schedule;
+mod text;
 mod token;
 mod trigger;
 
@@ -37,6 +38,7 @@ pub use list::{KeyRange, ListQuery, Page};
 pub use plugin::{ActivePlugin, Digest, Exports, Plugin, PluginVersion};
 pub use registry::{Audit, NewPlugin};
 pub use schedule::Schedule;
+pub(crate) use text::{short, shown_start};
 pub use token::{BearerToken, SecretHash, Token, TokenId, TokenSecret};
 pub use trigger::{
     Changes, DeclaredTrigger, DueSchedule, FAILURES_MAX, NewTrigger, Origin, Pause, Policy,

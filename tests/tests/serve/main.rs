@@ -4,8 +4,11 @@
 
 mod clients;
 mod guest;
+// The suite `pressure` uses more of these two.
+#[allow(dead_code)]
 mod line;
 mod people;
+#[allow(dead_code)]
 mod process;
 mod start;
 mod stop;
