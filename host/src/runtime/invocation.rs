@@ -323,7 +323,7 @@ impl Runtime {
             transaction,
         } = request;
         let limits = Arc::clone(&self.limits);
-        let limiter = MemoryLimiter::new(limits.memory_bytes);
+        let limiter = MemoryLimiter::new(limits.memory_bytes, limits.table_elements);
         let mut guest = GuestState::new(
             caller, app_name, function, services, limits, input, request_id,
         );

@@ -1,4 +1,4 @@
-//! A guest's memory, summed over all its memories.
+//! A guest's memory, summed over all its memories, and its tables.
 
 use wasmtime::ResourceLimiter;
 
@@ -8,13 +8,15 @@ pub(super) struct MemoryLimiter {
     limit: usize,
     last_growth: usize,
     refused: bool,
+    table_elements: usize,
 }
 
 impl MemoryLimiter {
-    pub(super) fn new(limit: usize) -> MemoryLimiter {
+    pub(super) fn new(limit: usize, table_elements: u32) -> MemoryLimiter {
         MemoryLimiter {
             used: 0,
             limit,
+            table_elements: usize::try_from(table_elements).unwrap_or(usize::MAX),
             last_growth: 0,
             refused: false,
         }
@@ -54,11 +56,10 @@ impl ResourceLimiter for MemoryLimiter {
     fn table_growing(
         &mut self,
         _current: usize,
-        _desired: usize,
+        desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        // The pool's limit on the elements of a table is the limit.
-        Ok(true)
+        Ok(desired <= self.table_elements)
     }
 }
 
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn all_memories_count_together() {
-        let mut limiter = MemoryLimiter::new(100);
+        let mut limiter = MemoryLimiter::new(100, 0);
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 41, None).unwrap());
         assert!(limiter.refused());
@@ -78,7 +79,7 @@ mod tests {
 
     #[test]
     fn growth_that_fails_later_is_given_back() {
-        let mut limiter = MemoryLimiter::new(100);
+        let mut limiter = MemoryLimiter::new(100, 0);
         assert!(limiter.memory_growing(0, 90, Some(50)).unwrap());
         limiter
             .memory_grow_failed(wasmtime::format_err!("over the module's maximum"))

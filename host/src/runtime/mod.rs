@@ -1,6 +1,8 @@
 //! Wasm: the engine, compiled modules, and one invocation in one fresh instance.
 
 mod cache;
+mod compiled;
+mod compiler;
 mod engine;
 mod error;
 mod invocation;
@@ -9,10 +11,16 @@ mod loader;
 mod manifest;
 mod module;
 mod pool;
+mod scan;
 mod trap;
+mod turns;
 mod wasi;
+mod worker;
 
+pub use cache::CacheLimits;
+pub use compiler::Compiler;
 pub use engine::{EngineOptions, Runtime, engine_config};
 pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
 pub use invocation::{Invocation, Request, Response, Target};
 pub use module::CompiledPlugin;
+pub use worker::compile_worker;
