@@ -140,7 +140,10 @@ impl CacheArgs {
 /// Runs the program.
 pub fn main() -> ExitCode {
     // Before anything else: it answers on standard output, and no thread runs yet.
-    if std::env::args_os().nth(1).is_some_and(|first| first == open::COMPILE_WORKER) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == open::COMPILE_WORKER)
+    {
         return kvasm::compile_worker();
     }
     let cli = Cli::parse();

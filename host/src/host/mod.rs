@@ -8,8 +8,8 @@ use crate::abi::LogLine;
 use crate::metrics::Metrics;
 use crate::model::{App, AppName, AppSettings, Digest, Limits, Principal};
 use crate::runtime::{
-    CacheLimits, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation, LoadError, Request, Response, Runtime,
-    RuntimeError, Target,
+    CacheLimits, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation, LoadError,
+    Request, Response, Runtime, RuntimeError, Target,
 };
 use crate::service::{
     Admin, Admission, Caller, Kv, KvService, Logs, Services, StoredDeadLetters, Wakes, new_app,

@@ -7,13 +7,13 @@
 use super::error::LoadError;
 use super::worker::{self, Answer};
 use crate::abi::printable;
+use parking_lot::Mutex;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use wasmtime::Engine;
 
@@ -146,10 +146,14 @@ impl Compiler {
         let ended = tokio::task::spawn_blocking(move || {
             let _held = held;
             let mut stdin = stdin.ok_or_else(|| LoadError::host(io::Error::other("no pipe")))?;
-            let sent = stdin.write_all(&request).and_then(|()| stdin.write_all(&wasm));
+            let sent = stdin
+                .write_all(&request)
+                .and_then(|()| stdin.write_all(&wasm));
             drop(wasm);
             let mut answer = Vec::new();
-            let bound = limits.code_bytes.saturating_add(worker::ANSWER_HEAD_BYTES + 1);
+            let bound = limits
+                .code_bytes
+                .saturating_add(worker::ANSWER_HEAD_BYTES + 1);
             let read = match stdout {
                 Some(stdout) => stdout.take(bound).read_to_end(&mut answer),
                 None => Ok(0),
@@ -194,6 +198,7 @@ fn outcome(
         return match worker::answer(answer) {
             Some(Answer::Code(code)) => Ok(code),
             Some(Answer::Refused(why)) => Err(LoadError::NotWasm(printable(&why))),
+            Some(Answer::OutOfMemory) => Err(LoadError::CompilerMemory(limits.memory_bytes)),
             Some(Answer::OtherBuild) => Err(LoadError::host(io::Error::other(
                 "the compiler is of another build than the host",
             ))),
@@ -229,7 +234,10 @@ fn outcome(
 impl Running {
     /// Whether it has computed for so long that others should not wait for it.
     pub(super) fn is_slow(&self) -> bool {
-        let known = self.process.as_ref().and_then(|process| cpu_time(process.id));
+        let known = self
+            .process
+            .as_ref()
+            .and_then(|process| cpu_time(process.id));
         known.is_some_and(|time| time >= SLOW_AFTER) || self.started.elapsed() >= SLOW_AFTER_WALL
     }
 

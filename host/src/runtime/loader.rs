@@ -105,7 +105,8 @@ impl Runtime {
         digest: Digest,
         fetch: impl Future<Output = Result<Arc<[u8]>, LoadError>> + Send + 'static,
     ) -> Outcome {
-        self.join(app, digest, Source::Stored(Box::pin(fetch))).await
+        self.join(app, digest, Source::Stored(Box::pin(fetch)))
+            .await
     }
 
     /// Waits for the load of a module; starts it if nobody has.
@@ -205,7 +206,10 @@ impl Runtime {
         ready.await.map_err(LoadError::host)?
     }
 
-    async fn from_disk(self: &Arc<Self>, digest: Digest) -> Result<Option<Arc<CompiledPlugin>>, LoadError> {
+    async fn from_disk(
+        self: &Arc<Self>,
+        digest: Digest,
+    ) -> Result<Option<Arc<CompiledPlugin>>, LoadError> {
         if self.disk.is_none() {
             return Ok(None);
         }
@@ -213,7 +217,10 @@ impl Runtime {
         let place = self.readers.acquire().await.map_err(LoadError::host)?;
         let this = Arc::clone(self);
         let found = spawn_blocking(move || {
-            let found = this.disk.as_ref().and_then(|disk| disk.get(&this.engine, &digest.0));
+            let found = this
+                .disk
+                .as_ref()
+                .and_then(|disk| disk.get(&this.engine, &digest.0));
             let Some((module, section)) = found else {
                 return Ok(None);
             };
@@ -226,11 +233,7 @@ impl Runtime {
     }
 
     /// A stored module that is what its digest says, and fits today's limits.
-    async fn check_stored(
-        &self,
-        digest: Digest,
-        wasm: Arc<[u8]>,
-    ) -> Result<Arc<[u8]>, LoadError> {
+    async fn check_stored(&self, digest: Digest, wasm: Arc<[u8]>) -> Result<Arc<[u8]>, LoadError> {
         let limits = Arc::clone(&self.limits);
         let checked = spawn_blocking(move || {
             if Sha256::digest(&wasm).as_slice() != digest.0 {
@@ -256,9 +259,9 @@ impl Runtime {
         loop {
             let held = Arc::clone(&turn);
             let limits = self.compile_limits;
-            let mut running =
-                self.compiler
-                    .start(&self.engine, Arc::clone(&wasm), limits, held)?;
+            let mut running = self
+                .compiler
+                .start(&self.engine, Arc::clone(&wasm), limits, held)?;
             if let Step::Ended(ended) = self.watch(&mut running, &turn).await {
                 return ended;
             }
@@ -323,7 +326,10 @@ impl Drop for Landing<'_> {
     fn drop(&mut self) {
         let mut flights = self.0.flights.lock();
         // It may be off already, and another one on.
-        if flights.get(&self.1).is_some_and(|flight| Arc::ptr_eq(flight, self.2)) {
+        if flights
+            .get(&self.1)
+            .is_some_and(|flight| Arc::ptr_eq(flight, self.2))
+        {
             flights.remove(&self.1);
         }
     }

@@ -20,13 +20,22 @@ pub(super) fn check(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
                 for table in section.into_iter().map_while(Result::ok) {
                     tables += 1;
                     let elements = table.ty.initial;
-                    over("a table of", "elements", elements, limits.table_elements.into(), "limits.table_elements")?;
+                    over(
+                        "a table of",
+                        "elements",
+                        elements,
+                        limits.table_elements.into(),
+                        "limits.table_elements",
+                    )?;
                 }
             }
             Ok(Payload::MemorySection(section)) => {
                 for memory in section.into_iter().map_while(Result::ok) {
                     memories += 1;
-                    let page = memory.page_size_log2.unwrap_or(PAGE_BYTES_LOG2).min(PAGE_BYTES_LOG2);
+                    let page = memory
+                        .page_size_log2
+                        .unwrap_or(PAGE_BYTES_LOG2)
+                        .min(PAGE_BYTES_LOG2);
                     bytes = bytes.saturating_add(memory.initial.saturating_mul(1 << page));
                 }
             }
@@ -36,8 +45,20 @@ pub(super) fn check(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
         }
     }
     over("", "tables", tables, limits.tables.into(), "limits.tables")?;
-    over("", "memories", memories, limits.memories.into(), "limits.memories")?;
-    over("memories of", "bytes", bytes, limits.memory_bytes as u64, "limits.memory")
+    over(
+        "",
+        "memories",
+        memories,
+        limits.memories.into(),
+        "limits.memories",
+    )?;
+    over(
+        "memories of",
+        "bytes",
+        bytes,
+        limits.memory_bytes as u64,
+        "limits.memory",
+    )
 }
 
 fn over(
@@ -79,10 +100,22 @@ mod tests {
         let full = "(module (table 100 funcref) (table 0 externref) (memory 8) (memory 8))";
         assert_eq!(refusal(full), None);
         for (text, words) in [
-            ("(module (table 101 funcref))", "a table of 101 elements; the limit is 100 (limits.table_elements)"),
-            ("(module (table 1 funcref) (table 1 funcref) (table 1 funcref))", "3 tables; the limit is 2 (limits.tables)"),
-            ("(module (memory 0) (memory 0) (memory 0))", "3 memories; the limit is 2 (limits.memories)"),
-            ("(module (memory 8) (memory 9))", "memories of 1114112 bytes; the limit is 1048576 (limits.memory)"),
+            (
+                "(module (table 101 funcref))",
+                "a table of 101 elements; the limit is 100 (limits.table_elements)",
+            ),
+            (
+                "(module (table 1 funcref) (table 1 funcref) (table 1 funcref))",
+                "3 tables; the limit is 2 (limits.tables)",
+            ),
+            (
+                "(module (memory 0) (memory 0) (memory 0))",
+                "3 memories; the limit is 2 (limits.memories)",
+            ),
+            (
+                "(module (memory 8) (memory 9))",
+                "memories of 1114112 bytes; the limit is 1048576 (limits.memory)",
+            ),
             ("(module (memory i64 0xffffffffffff))", "limits.memory"),
         ] {
             let found = refusal(text).unwrap_or_default();

@@ -9,8 +9,10 @@
 use super::compiler::{self, CompileLimits};
 use super::engine;
 use sha2::{Digest as _, Sha256};
+use std::any::Any;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 use wasmtime::Engine;
 
@@ -23,6 +25,7 @@ pub(super) const ANSWER_HEAD_BYTES: u64 = 9;
 const CODE: u8 = 0;
 const REFUSED: u8 = 1;
 const OTHER_BUILD: u8 = 2;
+const OUT_OF_MEMORY: u8 = 3;
 /// How far the compiler stands behind those that serve.
 #[cfg(unix)]
 const NICE: i32 = 10;
@@ -35,6 +38,8 @@ pub(super) enum Answer {
     Refused(String),
     /// The worker makes code for another engine.
     OtherBuild,
+    /// It has no memory left for the module.
+    OutOfMemory,
 }
 
 /// Tells this build of wasmtime with these settings from any other.
@@ -85,6 +90,7 @@ pub(super) fn answer(mut bytes: Vec<u8>) -> Option<Answer> {
         }
         REFUSED => Some(Answer::Refused(String::from_utf8_lossy(body).into_owned())),
         OTHER_BUILD => Some(Answer::OtherBuild),
+        OUT_OF_MEMORY => Some(Answer::OutOfMemory),
         _ => None,
     }
 }
@@ -132,10 +138,21 @@ fn serve() -> io::Result<()> {
     if fingerprint(&engine) != print {
         return send(OTHER_BUILD, &[]);
     }
-    match compiler::compile(&engine, &wasm) {
-        Ok(code) => send(CODE, &code),
-        Err(why) => send(REFUSED, why.as_bytes()),
+    match catch_unwind(AssertUnwindSafe(|| compiler::compile(&engine, &wasm))) {
+        Ok(Ok(code)) => send(CODE, &code),
+        Ok(Err(why)) => send(REFUSED, why.as_bytes()),
+        Err(panic) if is_out_of_memory(&*panic) => send(OUT_OF_MEMORY, &[]),
+        Err(panic) => resume_unwind(panic),
     }
+}
+
+/// Most allocations that fail abort the process. In some places the compiler panics
+/// instead, with these words and nothing else to know it by. Whoever is at fault is
+/// the same either way; this is for the message.
+fn is_out_of_memory(panic: &(dyn Any + Send)) -> bool {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.is_some_and(|text| text.contains("out of memory"))
 }
 
 fn send(kind: u8, body: &[u8]) -> io::Result<()> {

@@ -109,7 +109,9 @@ impl Folder {
                 continue;
             }
             // Another process may have removed it meanwhile.
-            let Ok(about) = entry.metadata() else { continue };
+            let Ok(about) = entry.metadata() else {
+                continue;
+            };
             let used = about.modified().unwrap_or(now);
             let own = of == Some(engine);
             let left_over = match is_aside {
@@ -245,7 +247,10 @@ mod tests {
             put(&folder, &module(number, ENGINE), 100, age);
         }
         let limits = |bytes, files| CacheLimits { bytes, files };
-        assert_eq!(folder.sweep(ENGINE, limits(1_000, 10)).unwrap(), (1_000, 10));
+        assert_eq!(
+            folder.sweep(ENGINE, limits(1_000, 10)).unwrap(),
+            (1_000, 10)
+        );
         assert_eq!(folder.sweep(ENGINE, limits(999, 10)).unwrap(), (800, 8));
         assert_eq!(folder.sweep(ENGINE, limits(999, 5)).unwrap(), (400, 4));
         let left: Vec<_> = (6..10).map(|number| module(number, ENGINE)).collect();

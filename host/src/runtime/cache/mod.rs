@@ -109,14 +109,21 @@ impl DiskCache {
     /// The module compiled from wasm of this hash, and its section of declarations,
     /// if it is there and sound.
     #[allow(unsafe_code)]
-    pub(super) fn get(&self, engine: &Engine, wasm: &[u8; 32]) -> Option<(Module, Option<Vec<u8>>)> {
+    pub(super) fn get(
+        &self,
+        engine: &Engine,
+        wasm: &[u8; 32],
+    ) -> Option<(Module, Option<Vec<u8>>)> {
         let name = self.name(wasm);
         let path = self.folder.path(&name);
         let file = match std::fs::read(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                self.warn(&error, "a compiled module could not be read from the cache folder");
+                self.warn(
+                    &error,
+                    "a compiled module could not be read from the cache folder",
+                );
                 return None;
             }
         };
@@ -162,7 +169,10 @@ impl DiskCache {
             if now.duration_since(used).is_ok_and(|age| age < TOUCH) {
                 return Ok(());
             }
-            std::fs::File::options().write(true).open(path)?.set_modified(now)
+            std::fs::File::options()
+                .write(true)
+                .open(path)?
+                .set_modified(now)
         };
         // On a file system that is read-only nothing leaves either.
         let _ = mark();
@@ -171,7 +181,10 @@ impl DiskCache {
     /// Keeps a module. A failure costs the next start some time and no more.
     pub(super) fn put(&self, wasm: &[u8; 32], section: Option<&[u8]>, code: &[u8]) {
         if let Err(error) = self.write(wasm, section, code) {
-            self.warn(&error, "a compiled module could not be kept in the cache folder");
+            self.warn(
+                &error,
+                "a compiled module could not be kept in the cache folder",
+            );
         }
     }
 
