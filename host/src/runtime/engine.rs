@@ -5,17 +5,18 @@ use super::compiled::Compiled;
 use super::compiler::{CompileLimits, Compiler};
 use super::error::RuntimeError;
 use super::invocation::Invocation;
+use super::lanes::Lanes;
 use super::loader::Flight;
-use super::pool::Pool;
-use super::turns::Turns;
 use super::wasi;
 use crate::abi;
 use crate::metrics::Metrics;
 use crate::model::{Digest, Limits};
+use crate::service::{Fair, Share};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime::{
@@ -43,9 +44,10 @@ const BACKTRACE_FRAMES_MAX: usize = 32;
 /// How the engine is set up.
 pub struct EngineOptions {
     /// Instances that exist at once; further calls wait for one within their
-    /// deadline. Default 256. Each reserves 4 GiB of address space, not memory,
-    /// for each of its memories. None reserves nothing: room is asked for when an
-    /// instance is made, which is slower, and as many as by default exist at once.
+    /// deadline, and one app has at most as many as are then left free. Default 256.
+    /// Each reserves 4 GiB of address space, not memory, for each memory that an
+    /// instance may have. None reserves nothing: room is asked for when an instance is
+    /// made, which is slower, and as many as by default exist at once.
     pub instances: Option<u32>,
     /// A folder for compiled modules, kept between processes. Default none.
     pub cache_dir: Option<PathBuf>,
@@ -92,7 +94,9 @@ impl Default for EngineOptions {
 pub struct Runtime {
     pub(super) engine: Engine,
     pub(super) limits: Arc<Limits>,
-    pub(super) pool: Pool,
+    /// Slots of the pooling allocator, taken before an instance is made, so that a
+    /// call waits where the allocator would fail.
+    pub(super) slots: Arc<Fair>,
     pub(super) linker: Linker<Invocation>,
     pub(super) disk: Option<DiskCache>,
     pub(super) compiled: Mutex<Compiled>,
@@ -101,11 +105,13 @@ pub struct Runtime {
     /// Who may read the cache folder.
     pub(super) readers: Semaphore,
     /// Who may compile.
-    pub(super) turns: Turns,
+    pub(super) lanes: Lanes,
     pub(super) compiler: Compiler,
     pub(super) compile_limits: CompileLimits,
     /// Places of guests that compute for longer than a tick.
-    pub(super) computing: Arc<Semaphore>,
+    pub(super) computing: Arc<Fair>,
+    /// Numbers calls in the order of their starts.
+    pub(super) rank: AtomicU64,
     pub(super) metrics: Metrics,
 }
 
@@ -139,20 +145,26 @@ impl Runtime {
         Ok(Runtime {
             engine,
             limits,
-            pool: Pool::new(options.instances.unwrap_or(INSTANCES)),
+            slots: Fair::new(options.instances.unwrap_or(INSTANCES), Share::Half),
             linker,
             disk,
             compiled: Mutex::new(Compiled::new(options.modules_bytes, options.modules)),
             flights: Mutex::new(HashMap::new()),
             readers: Semaphore::new(READERS),
-            turns: Turns::new(options.compilers.unwrap_or_else(all_cores_but_one).max(1)),
+            lanes: Lanes::new(
+                options
+                    .compilers
+                    .unwrap_or(all_cores_but_one() as usize)
+                    .max(1),
+            ),
             compiler: options.compiler,
             compile_limits: CompileLimits {
                 cpu_time: options.compile_time,
                 memory_bytes: options.compile_memory,
                 code_bytes: options.modules_bytes as u64,
             },
-            computing: Arc::new(Semaphore::new(all_cores_but_one())),
+            computing: Fair::new(all_cores_but_one(), Share::All),
+            rank: AtomicU64::new(0),
             metrics,
         })
     }
@@ -160,9 +172,9 @@ impl Runtime {
 
 /// All cores but one: that one is for calls that are short, so that they do not
 /// wait for what computes for long, however much there is of it.
-fn all_cores_but_one() -> usize {
+fn all_cores_but_one() -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.saturating_sub(1).max(1)
+    u32::try_from(cores.saturating_sub(1)).map_or(u32::MAX, |places| places.max(1))
 }
 
 /// The settings of the engine of a host, so that bare wasmtime can be measured

@@ -5,10 +5,10 @@
 use super::compiler::Running;
 use super::engine::Runtime;
 use super::error::LoadError;
+use super::lanes::{Apps, Lane, Turn};
 use super::manifest;
 use super::module::CompiledPlugin;
 use super::scan;
-use super::turns::{Apps, Lane, Turn};
 use crate::metrics::ModuleSource;
 use crate::model::{AppId, Digest, Invalid, Subject};
 use parking_lot::Mutex;
@@ -137,7 +137,7 @@ impl Runtime {
             }
         };
         // An app that has joined may have a turn where the first had none.
-        self.turns.give();
+        self.lanes.give();
         let ended = outcome.wait_for(Option::is_some).await;
         match ended.map(|outcome| outcome.clone()) {
             Ok(Some(outcome)) => outcome,
@@ -182,7 +182,7 @@ impl Runtime {
         if let Some(plugin) = self.from_disk(digest).await? {
             return Ok(plugin);
         }
-        let waiting = self.turns.take(Lane::Quick, &flight.apps);
+        let waiting = self.lanes.take(Lane::Quick, &flight.apps);
         let turn = timeout(self.compile_limits.wall_time(), waiting).await;
         let turn = turn.map_err(|_| LoadError::Busy)??;
         let wasm = match source {
@@ -268,7 +268,7 @@ impl Runtime {
             running.kill();
             let _stopped = (&mut running.ended).await;
             drop(turn);
-            turn = Arc::new(self.turns.take(Lane::Slow, &flight.apps).await?);
+            turn = Arc::new(self.lanes.take(Lane::Slow, &flight.apps).await?);
         }
     }
 

@@ -6,14 +6,13 @@ mod compiler;
 mod engine;
 mod error;
 mod invocation;
+mod lanes;
 mod limiter;
 mod loader;
 mod manifest;
 mod module;
-mod pool;
 mod scan;
 mod trap;
-mod turns;
 mod wasi;
 mod worker;
 

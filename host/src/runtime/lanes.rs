@@ -30,9 +30,9 @@ pub(super) enum Lane {
 /// The apps that want one module. Others may join while it waits.
 pub(super) type Apps = Arc<Mutex<Vec<AppId>>>;
 
-/// Gives out turns. Cheap to clone; clones give out the same turns.
+/// Gives out lanes. Cheap to clone; clones give out the same lanes.
 #[derive(Clone)]
-pub(super) struct Turns(Arc<Mutex<State>>);
+pub(super) struct Lanes(Arc<Mutex<State>>);
 
 struct State {
     quick: usize,
@@ -53,15 +53,15 @@ struct Waiting {
 
 /// The right to compile one module. It ends when it is dropped.
 pub(super) struct Turn {
-    turns: Turns,
+    lanes: Lanes,
     app: AppId,
     lane: Mutex<Lane>,
 }
 
-impl Turns {
+impl Lanes {
     /// With `places` in each lane.
-    pub(super) fn new(places: usize) -> Turns {
-        Turns(Arc::new(Mutex::new(State {
+    pub(super) fn new(places: usize) -> Lanes {
+        Lanes(Arc::new(Mutex::new(State {
             quick: places,
             slow: places,
             running: HashSet::new(),
@@ -113,7 +113,7 @@ impl Turns {
                 *state.places(waiting.lane) -= 1;
                 state.running.insert(app);
                 let turn = Turn {
-                    turns: self.clone(),
+                    lanes: self.clone(),
                     app,
                     lane: Mutex::new(waiting.lane),
                 };
@@ -167,7 +167,7 @@ impl Turn {
     pub(super) fn slow_down(&self) -> bool {
         {
             let mut lane = self.lane.lock();
-            let mut state = self.turns.0.lock();
+            let mut state = self.lanes.0.lock();
             if *lane == Lane::Slow {
                 return true;
             }
@@ -178,7 +178,7 @@ impl Turn {
             state.quick += 1;
             *lane = Lane::Slow;
         }
-        self.turns.give();
+        self.lanes.give();
         true
     }
 
@@ -189,7 +189,7 @@ impl Turn {
     /// Whether another app waits for the quick lane and nothing but a place is in
     /// its way.
     pub(super) fn holds_up_others(&self) -> bool {
-        let state = self.turns.0.lock();
+        let state = self.lanes.0.lock();
         let mut quick = state.waiting.iter().filter(|w| w.lane == Lane::Quick);
         quick.any(|waiting| state.claim(waiting).is_some())
     }
@@ -199,7 +199,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         {
             let lane = *self.lane.lock();
-            let mut state = self.turns.0.lock();
+            let mut state = self.lanes.0.lock();
             *state.places(lane) += 1;
             state.running.remove(&self.app);
             state.clock += 1;
@@ -209,7 +209,7 @@ impl Drop for Turn {
             let State { last, waiting, .. } = &mut *state;
             last.retain(|app, _| waiting.iter().any(|w| w.apps.lock().contains(app)));
         }
-        self.turns.give();
+        self.lanes.give();
     }
 }
 
@@ -227,12 +227,12 @@ mod tests {
 
     /// Starts to wait, and lets the runtime run until it does.
     async fn wait(
-        turns: &Turns,
+        lanes: &Lanes,
         lane: Lane,
         apps: Apps,
     ) -> tokio::task::JoinHandle<Result<Turn, LoadError>> {
-        let turns = turns.clone();
-        let task = tokio::spawn(async move { turns.take(lane, &apps).await });
+        let lanes = lanes.clone();
+        let task = tokio::spawn(async move { lanes.take(lane, &apps).await });
         tokio::task::yield_now().await;
         task
     }
@@ -245,13 +245,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_app_has_one_turn_at_once_and_then_waits_behind_others() {
-        let turns = Turns::new(1);
-        let first = turns.take(Lane::Quick, &apps(1)).await.unwrap();
+        let lanes = Lanes::new(1);
+        let first = lanes.take(Lane::Quick, &apps(1)).await.unwrap();
         let mut again = Vec::new();
         for _ in 0..3 {
-            again.push(wait(&turns, Lane::Quick, apps(1)).await);
+            again.push(wait(&lanes, Lane::Quick, apps(1)).await);
         }
-        let other = wait(&turns, Lane::Quick, apps(2)).await;
+        let other = wait(&lanes, Lane::Quick, apps(2)).await;
         assert!(first.holds_up_others());
         drop(first);
         settled().await;
@@ -260,7 +260,7 @@ mod tests {
         // Moved on, the other's turn leaves the place and not the app.
         let other = other.await.unwrap().unwrap();
         assert!(other.slow_down());
-        let more = wait(&turns, Lane::Quick, apps(2)).await;
+        let more = wait(&lanes, Lane::Quick, apps(2)).await;
         settled().await;
         assert_eq!(again.iter().filter(|task| task.is_finished()).count(), 1);
         assert!(!more.is_finished());
@@ -276,38 +276,38 @@ mod tests {
 
     #[tokio::test]
     async fn who_joins_a_module_lends_it_its_turn() {
-        let turns = Turns::new(2);
-        let _first = turns.take(Lane::Quick, &apps(1)).await.unwrap();
+        let lanes = Lanes::new(2);
+        let _first = lanes.take(Lane::Quick, &apps(1)).await.unwrap();
         let shared = apps(1);
-        let task = wait(&turns, Lane::Quick, Arc::clone(&shared)).await;
+        let task = wait(&lanes, Lane::Quick, Arc::clone(&shared)).await;
         assert!(!task.is_finished());
         shared.lock().push(app(2));
-        turns.give();
+        lanes.give();
         settled().await;
         assert!(task.is_finished());
     }
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_those_who_leave_leave() {
-        let turns = Turns::new(1);
-        let first = turns.take(Lane::Quick, &apps(1)).await.unwrap();
+        let lanes = Lanes::new(1);
+        let first = lanes.take(Lane::Quick, &apps(1)).await.unwrap();
         let mut tasks = Vec::new();
         for _ in 0..WAITING_OF_APP_MAX {
-            tasks.push(wait(&turns, Lane::Quick, apps(1)).await);
+            tasks.push(wait(&lanes, Lane::Quick, apps(1)).await);
         }
         assert!(matches!(
-            turns.take(Lane::Quick, &apps(1)).await,
+            lanes.take(Lane::Quick, &apps(1)).await,
             Err(LoadError::Busy)
         ));
-        let other = wait(&turns, Lane::Quick, apps(2)).await;
+        let other = wait(&lanes, Lane::Quick, apps(2)).await;
         for task in tasks.drain(..) {
             task.abort();
             assert!(task.await.is_err());
         }
         drop(first);
         drop(other.await.unwrap().unwrap());
-        drop(turns.take(Lane::Quick, &apps(1)).await.unwrap());
-        let state = turns.0.lock();
+        drop(lanes.take(Lane::Quick, &apps(1)).await.unwrap());
+        let state = lanes.0.lock();
         assert!(state.waiting.is_empty() && state.running.is_empty() && state.last.is_empty());
         assert_eq!((state.quick, state.slow), (1, 1));
     }
