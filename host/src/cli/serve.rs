@@ -90,6 +90,7 @@ async fn host(config: &Config) -> Result<Host, Failure> {
         .metrics(metrics)
         .limits(config.limits.clone())
         .instances(config.instances)
+        .memory(config.memory)
         .modules(config.modules)
         .modules_bytes(config.modules_bytes)
         .compiler(open::compiler())

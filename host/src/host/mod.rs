@@ -94,6 +94,15 @@ impl HostBuilder {
         self
     }
 
+    /// The memory of all instances together, in bytes. Default 4 GiB. A call that needs
+    /// more than is left fails as the host's fault; one app gets at most as much as is
+    /// then left free.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> HostBuilder {
+        self.engine.memory = bytes;
+        self
+    }
+
     /// Reserves no room for instances. Each call asks the system for its own, which
     /// is slower. For hosts that run few plugins or none.
     #[must_use]

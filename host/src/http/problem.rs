@@ -310,6 +310,10 @@ impl From<CallError> for Problem {
                 _ => Kind::PluginTimeout,
             },
             CallError::CpuTime { .. } => Kind::PluginTimeout,
+            CallError::HostMemory => {
+                return Problem::new(Kind::Busy, error.to_string())
+                    .retry_after(Duration::from_secs(1));
+            }
             CallError::Host(_) | CallError::Commit(_) => return Problem::internal(&error),
         };
         Problem::new(kind, error.to_string())

@@ -6,6 +6,7 @@ use super::compiler::{CompileLimits, Compiler};
 use super::error::RuntimeError;
 use super::invocation::Invocation;
 use super::lanes::Lanes;
+use super::limiter::HostMemory;
 use super::loader::Flight;
 use super::wasi;
 use crate::abi;
@@ -49,6 +50,9 @@ pub struct EngineOptions {
     /// instance may have. None reserves nothing: room is asked for when an instance is
     /// made, which is slower, and as many as by default exist at once.
     pub instances: Option<u32>,
+    /// The memory of all instances together, in bytes. A call that needs more fails
+    /// as the host's fault. Default 4 GiB.
+    pub memory: u64,
     /// A folder for compiled modules, kept between processes. Default none.
     pub cache_dir: Option<PathBuf>,
     /// What the folder may hold. Default 1 GiB and 10,000 files.
@@ -78,6 +82,7 @@ impl Default for EngineOptions {
     fn default() -> EngineOptions {
         EngineOptions {
             instances: Some(INSTANCES),
+            memory: 4 << 30,
             cache_dir: None,
             cache: CacheLimits::default(),
             modules: 1_000,
@@ -97,6 +102,7 @@ pub struct Runtime {
     /// Slots of the pooling allocator, taken before an instance is made, so that a
     /// call waits where the allocator would fail.
     pub(super) slots: Arc<Fair>,
+    pub(super) memory: Arc<HostMemory>,
     pub(super) linker: Linker<Invocation>,
     pub(super) disk: Option<DiskCache>,
     pub(super) compiled: Mutex<Compiled>,
@@ -146,6 +152,7 @@ impl Runtime {
             engine,
             limits,
             slots: Fair::new(options.instances.unwrap_or(INSTANCES), Share::Half),
+            memory: Arc::new(HostMemory::new(options.memory)),
             linker,
             disk,
             compiled: Mutex::new(Compiled::new(options.modules_bytes, options.modules)),

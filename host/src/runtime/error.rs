@@ -207,6 +207,10 @@ pub enum CallError {
         /// Whether the module's start function was still running.
         starting: bool,
     },
+    /// The guests of this host have all the memory that they may have together, or
+    /// those of this app their share of it.
+    #[error("the host has no memory left for this call; try again later")]
+    HostMemory,
     /// The host's fault.
     #[error("the host failed; the operator finds the cause in its log under this request's id")]
     Host(#[source] BoxError),
@@ -252,7 +256,7 @@ impl CallError {
                 true => Blame::Guest,
                 false => Blame::Host,
             },
-            CallError::Host(_) => Blame::Host,
+            CallError::HostMemory | CallError::Host(_) => Blame::Host,
         }
     }
 }
@@ -272,7 +276,7 @@ impl CallError {
             CallError::Failed { code, .. } => *code == kvasm_abi::EXIT_PERMANENT,
             CallError::Deadline { timeout, .. } => timeout.longest().is_of_the_guest(),
             CallError::Commit(error) => matches!(error, ServiceError::Invalid(_)),
-            CallError::Conflict { .. } | CallError::Host(_) => false,
+            CallError::Conflict { .. } | CallError::HostMemory | CallError::Host(_) => false,
         }
     }
 
@@ -317,6 +321,7 @@ impl CallError {
                 false => "busy",
             },
             CallError::CpuTime { .. } => "cpu_time",
+            CallError::HostMemory => "busy",
             CallError::Host(_) => "host",
         }
     }

@@ -84,6 +84,13 @@ pub(super) const KEYS: &[Key] = &[
         instances
     ),
     key!(
+        "engine.memory",
+        "memory of all plugin instances together",
+        size_u64,
+        show_size_u64,
+        memory
+    ),
+    key!(
         "engine.modules",
         "compiled plugins that are kept in memory",
         at_least_1,
