@@ -100,7 +100,7 @@ impl Lanes {
             });
         }
         self.give();
-        turn.await.map_err(|e| LoadError::host(e))
+        turn.await.map_err(LoadError::host)
     }
 
     /// Gives free places to those that wait.

@@ -3,9 +3,10 @@
 use kvasm::model::{App, AppName};
 use kvasm::service::Actor;
 use kvasm::store::{MemoryStore, Store};
-use kvasm::{Call, Compiler, Host, HostBuilder, LoadError};
+use kvasm::{Blame, Call, CallError, Compiler, Host, HostBuilder, LoadError};
 use kvasm_tests::guests::module_with;
 use kvasm_tests::server::eventually;
+use kvasm_tests::slow::{blocks, ifs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,57 +67,6 @@ fn large(functions: usize) -> Vec<u8> {
     let function = "(func (param i32) (result i32)
        (i32.add (i32.mul (local.get 0) (i32.load (local.get 0))) (i32.load offset=4 (local.get 0))))";
     module_with("", &function.repeat(functions), "(i32.const 0)")
-}
-
-fn leb(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let byte = (number & 0x7f) as u8;
-        number >>= 7;
-        if number == 0 {
-            bytes.push(byte);
-            return bytes;
-        }
-        bytes.push(byte | 0x80);
-    }
-}
-
-/// A module of one function with so many locals and this body.
-fn one_function(locals: usize, body: &[u8]) -> Vec<u8> {
-    let section = |id: u8, content: &[u8]| [&[id], &leb(content.len())[..], content].concat();
-    let code = [&[1][..], &leb(locals), &[0x7f], body, &[0x41, 0, 0x0b]].concat();
-    let code = [&[1][..], &leb(code.len()), &code].concat();
-    [
-        b"\0asm\x01\0\0\0".to_vec(),
-        section(1, b"\x01\x60\0\x01\x7f"),
-        section(3, b"\x01\0"),
-        section(5, b"\x01\0\x01"),
-        section(7, b"\x02\x06memory\x02\0\x03run\0\0"),
-        section(10, &code),
-    ]
-    .concat()
-}
-
-/// One function of 200,000 blocks: about a minute.
-fn blocks() -> Vec<u8> {
-    let block = b"\x02\x40\x20\x00\x0d\x00\x20\x01\x41\x01\x6a\x21\x01\x0b";
-    one_function(2, &block.repeat(200_000))
-}
-
-/// 1,000 locals in 8,000 ifs: minutes.
-fn ifs() -> Vec<u8> {
-    let mut body = Vec::new();
-    for at in 0..8_000 {
-        body.extend(b"\x20\x00\x04\x40");
-        for set in 0..20 {
-            body.push(0x20);
-            body.extend(leb((at * 7 + set) % 1_000));
-            body.extend(b"\x41\x01\x6a\x21");
-            body.extend(leb((at * 20 + set * 13) % 1_000));
-        }
-        body.push(0x0b);
-    }
-    one_function(1_000, &body)
 }
 
 /// The compilers that this process has started with these arguments, alive or not
@@ -382,4 +332,50 @@ async fn modules_in_memory_are_bounded_by_bytes_and_leave_with_their_version() {
     assert_eq!(host.modules().0, 2);
     host.delete_app(&actor(&host), &a).await.unwrap();
     assert_eq!(host.modules(), (0, 0));
+}
+
+/// A module that takes all the memory it may have, in 8 memories, and computes until
+/// its time is over.
+fn greedy() -> Vec<u8> {
+    let memories = "(memory 127)".repeat(7);
+    module_with("", &memories, "(loop $on (br $on)) (i32.const 0)")
+}
+
+/// Instances with many memories take one place each, as any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_with_eight_memories_leave_others_their_instances_and_memory() {
+    let _alone = ALONE.lock().await;
+    let store = Arc::new(MemoryStore::default());
+    // Memory for 8 of the greedy; they get 4 of these, the neighbour the rest.
+    let host = host(&store, |b| {
+        b.compiler(Compiler::InProcess).memory(8 * (57 << 20))
+    });
+    let (a, b) = (app(&host, "a").await, app(&host, "b").await);
+    let greedy = host.load(&a, greedy()).await.unwrap();
+    let neighbour = host.load(&b, small(1)).await.unwrap();
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let (host, greedy) = (host.clone(), greedy.clone());
+            tokio::spawn(async move { host.call(&greedy, Call::function("run")).await })
+        })
+        .collect();
+    for _ in 0..20 {
+        host.call(&neighbour, Call::function("run")).await.unwrap();
+    }
+    let mut refused = 0;
+    for call in calls {
+        match call.await.unwrap().unwrap_err().error {
+            error @ CallError::HostMemory => {
+                assert_eq!(error.blame(), Blame::Host);
+                refused += 1;
+            }
+            CallError::Deadline { .. } | CallError::CpuTime { .. } => {}
+            other => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0);
+    // All of it is given back.
+    let room = module_with("", "(memory 800)", "(i32.const 0)");
+    let room = host.load(&b, room).await.unwrap();
+    host.call(&room, Call::function("run")).await.unwrap();
 }

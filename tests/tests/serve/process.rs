@@ -223,6 +223,10 @@ impl Server {
         format!("http://{}", self.address)
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         let mut command = Command::new("sh");
         let pid = self.child.id().to_string();
