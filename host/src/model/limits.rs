@@ -31,10 +31,10 @@ pub struct Limits {
     pub tables: u32,
     /// Elements of a table. Default 65,536. Each takes 8 bytes.
     pub table_elements: u32,
-    /// The time from a call to its end, waiting included. Default 5 s.
+    /// The time from a call to its end: waiting, loading, running and committing
+    /// together. Default 5 s.
     pub wall_time: Duration,
-    /// The time that an invocation computes, in wasm and in host calls, waiting
-    /// excluded. Default 1 s.
+    /// The CPU time that an invocation computes, without the store's. Default 1 s.
     pub cpu_time: Duration,
 }
 

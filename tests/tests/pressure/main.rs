@@ -5,4 +5,5 @@
 
 mod cpu;
 mod kit;
+mod limits;
 mod modules;
