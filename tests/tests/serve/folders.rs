@@ -96,8 +96,8 @@ fn a_compiler_ends_with_its_host() {
         });
         children.next()
     };
+    let wasm = kvasm_tests::slow::blocks();
     let compiler = std::thread::scope(|scope| {
-        let wasm = kvasm_tests::slow::blocks();
         let deploy = || {
             let path = "/v1/apps/a/plugins";
             let kind = "Content-Type: application/wasm\r\n";
