@@ -23,9 +23,9 @@ pub(super) struct Serve {
     /// The address and port to listen on [default: 127.0.0.1:7180]
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// The folder for compiled plugins [default: in your cache directory]
+    /// The folder for compiled plugins, or none [default: in your cache directory]
     #[arg(long, value_name = "FOLDER")]
-    cache_dir: Option<PathBuf>,
+    cache_dir: Option<String>,
     /// How log lines are written: text or json
     #[arg(long)]
     log_format: Option<String>,
@@ -50,11 +50,7 @@ fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
         arguments.extend(value.map(|value| (key.to_owned(), value)));
     };
     argument("listen", serve.listen.map(|listen| listen.to_string()));
-    let folder = serve.cache_dir.as_ref();
-    argument(
-        "cache_dir",
-        folder.map(|folder| folder.display().to_string()),
-    );
+    argument("cache_dir", serve.cache_dir.clone());
     argument("log.format", serve.log_format.clone());
     let environment = |name: &str| std::env::var(name).ok();
     let config = Config::load(serve.config.as_deref(), environment, &arguments);
@@ -120,21 +116,25 @@ async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
         None => open::default_store()?,
     };
     let store = open::store(&spec, metrics.clone()).await?;
-    let cache_dir = match &config.cache_dir {
-        Some(folder) => folder.clone(),
-        None => open::cache_dir()?,
-    };
     let host = Host::builder()
         .shared_store(store)
         .metrics(metrics)
         .limits(config.limits.clone())
         .instances(config.instances)
+        .memory(config.memory)
         .modules(config.modules)
+        .modules_bytes(config.modules_bytes)
+        .compiler(open::compiler())
         .compile_time(config.compile_time)
-        .cache_dir(cache_dir)
+        .compile_memory(config.compile_memory as u64)
+        .cache_limits(config.cache)
         .queue(config.queue)
         .new_apps(config.new_apps);
-    Ok(host.build()?)
+    let host = match config.compilers {
+        Some(compilers) => host.compilers(compilers),
+        None => host,
+    };
+    Ok(config.cache_dir.apply(host).build()?)
 }
 
 /// Connections that wait to be taken. A burst beyond that many is dropped by the

@@ -255,6 +255,13 @@ impl From<LoadError> for Problem {
             LoadError::Busy => {
                 Problem::new(Kind::Busy, error.to_string()).retry_after(Duration::from_secs(5))
             }
+            LoadError::Store(ref cause) => match &**cause {
+                ServiceError::Unavailable(_) => {
+                    Problem::new(Kind::StoreUnavailable, error.to_string())
+                        .retry_after(Duration::from_secs(1))
+                }
+                _ => Problem::internal(&error),
+            },
             LoadError::Host(_) => Problem::internal(&error),
             LoadError::NotWasm(_)
             | LoadError::UnknownImport { .. }
@@ -262,6 +269,11 @@ impl From<LoadError> for Problem {
             | LoadError::NoMemory
             | LoadError::Manifest(_)
             | LoadError::MissingFunction(_)
+            | LoadError::TooMuch { .. }
+            | LoadError::InstanceTooLarge
+            | LoadError::CompilerMemory(_)
+            | LoadError::CodeTooLarge(_)
+            | LoadError::CompilerFailed
             | LoadError::TooSlow(_) => Problem::new(Kind::ModuleRefused, error.to_string()),
         }
     }
@@ -322,6 +334,10 @@ impl From<CallError> for Problem {
                 _ => Kind::PluginTimeout,
             },
             CallError::CpuTime { .. } => Kind::PluginTimeout,
+            CallError::HostMemory => {
+                return Problem::new(Kind::Busy, error.to_string())
+                    .retry_after(Duration::from_secs(1));
+            }
             CallError::Host(_) | CallError::Commit(_) => return Problem::internal(&error),
         };
         Problem::new(kind, error.to_string())
@@ -335,7 +351,7 @@ impl From<InvokeError> for Problem {
             InvokeError::Refused(refusal) => refusal.into(),
             // The module was good when it was uploaded.
             InvokeError::Load(error) => match error {
-                LoadError::Busy => error.into(),
+                LoadError::Busy | LoadError::Store(_) => error.into(),
                 error => Problem::internal(&error),
             },
             InvokeError::Timeout(timeout) => CallError::from(timeout).into(),

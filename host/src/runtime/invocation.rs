@@ -168,13 +168,15 @@ impl GuestView for Invocation {
     }
 }
 
-/// Why the clock ends a guest that computes.
+/// Why the host ends a guest.
 #[derive(Debug, Error)]
 pub(super) enum Stop {
     #[error("the deadline has passed")]
     Deadline,
     #[error("the CPU time is used up")]
     CpuTime,
+    #[error("the host has no memory left for guests")]
+    HostMemory,
 }
 
 /// The turns of one guest among those that compute for long.
@@ -308,7 +310,12 @@ impl Runtime {
             transaction,
         } = request;
         let limits = Arc::clone(&self.limits);
-        let limiter = MemoryLimiter::new(limits.memory_bytes);
+        let limiter = MemoryLimiter::new(
+            Arc::clone(&self.memory),
+            context.caller.app(),
+            limits.memory_bytes,
+            limits.table_elements,
+        );
         let turns = Turns {
             app: context.caller.app(),
             rank: self.rank.fetch_add(1, Ordering::Relaxed),

@@ -9,6 +9,7 @@ mod cpu;
 mod kit;
 mod limits;
 mod log;
+mod modules;
 mod registry;
 
 // Servers as processes, and connections to them, as the suite `serve` has them.

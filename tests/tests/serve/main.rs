@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod clients;
+mod folders;
 mod guest;
 // The suite `pressure` uses more of these two.
 #[allow(dead_code)]

@@ -252,6 +252,10 @@ impl Server {
         kib.unwrap().parse::<u64>().unwrap() * 1024
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         let mut command = Command::new("sh");
         let pid = self.child.id().to_string();

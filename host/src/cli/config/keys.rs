@@ -43,10 +43,24 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "cache_dir",
-        "folder for compiled plugins; in the cache directory by default",
-        folder,
-        show_folder,
+        "folder for compiled plugins, or none; in the cache directory by default",
+        cache_dir,
+        show_cache_dir,
         cache_dir
+    ),
+    key!(
+        "cache.bytes",
+        "compiled plugins in the folder; those not used for longest are removed",
+        size_u64,
+        show_size_u64,
+        cache.bytes
+    ),
+    key!(
+        "cache.files",
+        "files in the folder",
+        at_least_1,
+        to_string,
+        cache.files
     ),
     key!(
         "log.format",
@@ -70,6 +84,13 @@ pub(super) const KEYS: &[Key] = &[
         instances
     ),
     key!(
+        "engine.memory",
+        "memory of all plugin instances together",
+        size_u64,
+        show_size_u64,
+        memory
+    ),
+    key!(
         "engine.modules",
         "compiled plugins that are kept in memory",
         at_least_1,
@@ -77,11 +98,32 @@ pub(super) const KEYS: &[Key] = &[
         modules
     ),
     key!(
+        "engine.modules_bytes",
+        "compiled plugins that are kept in memory, and the most that one may have",
+        size,
+        show_size,
+        modules_bytes
+    ),
+    key!(
+        "engine.compilers",
+        "plugins that are compiled at once, and as many again that take long; auto is all cores but one",
+        auto,
+        show_auto,
+        compilers
+    ),
+    key!(
         "engine.compile_time",
-        "the longest that a plugin may take to compile",
+        "CPU time to compile a plugin",
         duration,
         show_duration,
         compile_time
+    ),
+    key!(
+        "engine.compile_memory",
+        "memory to compile a plugin",
+        size,
+        show_size,
+        compile_memory
     ),
     key!(
         "server.connections",
@@ -250,6 +292,27 @@ pub(super) const KEYS: &[Key] = &[
         size,
         show_size,
         limits.memory_bytes
+    ),
+    key!(
+        "limits.memories",
+        "memories of a plugin",
+        at_least_1,
+        to_string,
+        limits.memories
+    ),
+    key!(
+        "limits.tables",
+        "tables of a plugin",
+        at_least_1,
+        to_string,
+        limits.tables
+    ),
+    key!(
+        "limits.table_elements",
+        "elements of a table, of 8 bytes each",
+        at_least_1,
+        to_string,
+        limits.table_elements
     ),
     key!(
         "limits.wall_time",

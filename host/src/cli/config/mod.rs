@@ -4,8 +4,9 @@
 mod keys;
 mod text;
 
-use super::open::StoreSpec;
+use super::open::{CacheDir, StoreSpec};
 use keys::KEYS;
+use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::http::ServerOptions;
 use kvasm::model::{AppLimits, Limits, Quota};
@@ -43,13 +44,18 @@ pub(super) enum LogFormat {
 pub(super) struct Config {
     pub(super) listen: SocketAddr,
     pub(super) store: Option<StoreSpec>,
-    pub(super) cache_dir: Option<PathBuf>,
+    pub(super) cache_dir: CacheDir,
+    pub(super) cache: CacheLimits,
     pub(super) log_format: LogFormat,
     pub(super) log_filter: String,
     pub(super) instances: u32,
+    pub(super) memory: u64,
     pub(super) modules: usize,
-    pub(super) queue: usize,
+    pub(super) modules_bytes: usize,
+    pub(super) compilers: Option<usize>,
     pub(super) compile_time: Duration,
+    pub(super) compile_memory: usize,
+    pub(super) queue: usize,
     pub(super) server: ServerOptions,
     pub(super) dispatch: DispatchOptions,
     pub(super) limits: Limits,
@@ -61,13 +67,18 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7180)),
             store: None,
-            cache_dir: None,
+            cache_dir: CacheDir::Default,
+            cache: CacheLimits::default(),
             log_format: LogFormat::Text,
             log_filter: "error,kvasm=info,kvasm::requests=warn".to_owned(),
             instances: 256,
+            memory: 4 << 30,
             modules: 1_000,
-            queue: 64,
+            modules_bytes: 512 << 20,
+            compilers: None,
             compile_time: Duration::from_secs(30),
+            compile_memory: 1 << 30,
+            queue: 64,
             server: ServerOptions::default(),
             dispatch: DispatchOptions::default(),
             limits: Limits::default(),
