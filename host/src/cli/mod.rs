@@ -9,6 +9,7 @@ mod dead_letter;
 mod delivery;
 mod failure;
 mod kv;
+mod log;
 mod logs;
 mod open;
 mod output;

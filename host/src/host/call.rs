@@ -69,12 +69,25 @@ impl Entered {
     ///
     /// # Errors
     /// [`InvokeError`].
-    pub async fn call(mut self, input: Vec<u8>) -> Result<Response, InvokeError> {
-        self.call.input = input;
-        self.run().await
+    pub async fn call(self, input: Vec<u8>) -> Result<Response, InvokeError> {
+        self.call_unless(input, std::future::pending()).await
     }
 
-    async fn run(self) -> Result<Response, InvokeError> {
+    /// As [`call`](Entered::call); but a call that waits for others of its app gives
+    /// up when `left` completes, as nobody waits for its answer.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn call_unless(
+        mut self,
+        input: Vec<u8>,
+        left: impl Future<Output = ()> + Send,
+    ) -> Result<Response, InvokeError> {
+        self.call.input = input;
+        self.run(left).await
+    }
+
+    async fn run(self, left: impl Future<Output = ()> + Send) -> Result<Response, InvokeError> {
         let Entered {
             host,
             app,
@@ -83,7 +96,11 @@ impl Entered {
             ticket,
         } = self;
         let context = host.context(&app, &call);
-        let _pass = ticket.admit(&context.deadline).await?;
+        let _pass = tokio::select! {
+            biased;
+            pass = ticket.admit(&context.deadline) => pass?,
+            () = left => return Err(Refusal::Left.into()),
+        };
         let plugin = host
             .plugin_of(Arc::clone(&app), digest, &context.deadline)
             .await?;
@@ -137,7 +154,7 @@ impl Host {
     /// [`InvokeError`].
     pub async fn invoke(&self, app: &App, call: Call) -> Result<Response, InvokeError> {
         let entered = self.enter(app.clone(), call).await?;
-        entered.run().await
+        entered.run(std::future::pending()).await
     }
 
     /// Adds a module to an app as a new plugin version, after compiling it, and

@@ -6,14 +6,14 @@ mod transaction;
 
 use crate::abi::LogLine;
 use crate::metrics::Metrics;
-use crate::model::{App, AppName, AppSettings, Digest, Limits, Principal};
+use crate::model::{App, AppLimits, AppName, Digest, Limits, Principal};
 use crate::runtime::{
     CacheLimits, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation, LoadError,
     Request, Response, Runtime, RuntimeError, Target,
 };
 use crate::service::{
-    Admin, Admission, CallContext, Caller, Deadline, Kv, KvService, Logs, Services,
-    StoredDeadLetters, Wakes, new_app,
+    Admin, Admission, CallContext, Caller, Deadline, Health, Kv, KvService, Logs, ServiceError,
+    Services, StoredDeadLetters, Wakes,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub struct HostBuilder {
     services: Option<Services>,
     limits: Limits,
     engine: EngineOptions,
-    new_apps: AppSettings,
+    new_apps: AppLimits,
     queue: usize,
     metrics: Metrics,
     extend: Vec<Extend>,
@@ -49,7 +49,7 @@ impl Default for HostBuilder {
             services: None,
             limits: Limits::default(),
             engine: EngineOptions::default(),
-            new_apps: AppSettings::default(),
+            new_apps: AppLimits::default(),
             queue: QUEUE_DEFAULT,
             metrics: Metrics::default(),
             extend: Vec::new(),
@@ -176,11 +176,10 @@ impl HostBuilder {
         self
     }
 
-    /// The settings that new apps get. By default they take no calls without a
-    /// token, and have no limits.
+    /// The limits that new apps get. By default they have none.
     #[must_use]
-    pub fn new_apps(mut self, settings: AppSettings) -> HostBuilder {
-        self.new_apps = settings;
+    pub fn new_apps(mut self, limits: AppLimits) -> HostBuilder {
+        self.new_apps = limits;
         self
     }
 
@@ -239,8 +238,8 @@ impl HostBuilder {
             admin: Admin::new(Arc::clone(&store), self.new_apps),
             admission: Admission::new(self.queue, metrics.clone()),
             logs: Logs::default(),
+            health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
             runtime: Arc::new(runtime),
-            new_apps: self.new_apps,
             store,
             services,
             wakes,
@@ -261,9 +260,9 @@ struct Parts {
     admin: Admin,
     admission: Admission,
     logs: Logs,
+    health: Arc<Health>,
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,
-    new_apps: AppSettings,
     metrics: Metrics,
 }
 
@@ -303,6 +302,11 @@ impl Host {
         self.0.runtime.modules()
     }
 
+    /// Whether this host can work: its store, and its background tasks.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.0.health
+    }
+
     /// What this host counts.
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
@@ -313,15 +317,15 @@ impl Host {
         &self.0.limits
     }
 
-    /// Creates an app with the settings of new apps. It leaves no audit row;
-    /// [`Admin::create_app`] does.
+    /// Creates an app with the limits of new apps, which takes no calls without a
+    /// token. In the audit log the actor is `embedder`; with another one use
+    /// [`Admin::create_app`].
     ///
     /// # Errors
-    /// [`StoreError::AppExists`] if the name is taken, or the store's failure.
-    pub async fn create_app(&self, name: AppName) -> Result<App, StoreError> {
-        let app = new_app(name, self.0.new_apps)?;
-        self.0.store.create_app(&app).await?;
-        Ok(app)
+    /// [`ServiceError::AppExists`] if the name is taken, or the store's failure.
+    pub async fn create_app(&self, name: AppName) -> Result<App, ServiceError> {
+        let embedder = self.operator("embedder");
+        self.admin().create_app(&embedder, name, false).await
     }
 
     /// The app of that name, if there is one.

@@ -1,8 +1,9 @@
 //! Errors as RFC 9457 problem details. Each case has a `type` of its own that
 //! does not change.
 
+use super::budget::NoRoom;
 use crate::http::PROBLEMS;
-use crate::model::Invalid;
+use crate::model::{Invalid, short};
 use crate::runtime::{CallError, LoadError};
 use crate::service::{Refusal, ServiceError, Stage, Unauthenticated};
 use crate::{DeployError, InvokeError};
@@ -58,7 +59,7 @@ kinds! {
     AppNotFound = NOT_FOUND "app-not-found" "There is no such app",
     AppExists = CONFLICT "app-exists" "The app's name is taken",
     EntryNotFound = NOT_FOUND "entry-not-found" "There is no such entry",
-    PreconditionFailed = PRECONDITION_FAILED "precondition-failed" "The entry is not as expected",
+    PreconditionFailed = PRECONDITION_FAILED "precondition-failed" "A precondition does not hold",
     NoInteger = CONFLICT "no-integer" "The entry cannot be added to",
     TriggerNotFound = NOT_FOUND "trigger-not-found" "There is no such trigger",
     DeadLetterNotFound = NOT_FOUND "dead-letter-not-found" "There is no such dead letter",
@@ -79,9 +80,13 @@ kinds! {
     QuotaExceeded = INSUFFICIENT_STORAGE "quota-exceeded" "The app's quota is used up",
     StoreFull = INSUFFICIENT_STORAGE "store-full" "The host's store is full",
     StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable" "The store cannot be reached",
+    NotReady = SERVICE_UNAVAILABLE "not-ready" "The host is not ready",
     Busy = SERVICE_UNAVAILABLE "busy" "The host is busy",
     Internal = INTERNAL_SERVER_ERROR "internal" "The host failed",
 }
+
+/// The most bytes of a problem's detail.
+const DETAIL_BYTES_MAX: usize = 8 * 1024;
 
 /// An answer that is an error.
 #[derive(Debug, Clone)]
@@ -98,7 +103,7 @@ impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
         Problem {
             kind,
-            detail: detail.into(),
+            detail: short(&detail.into(), DETAIL_BYTES_MAX).to_owned(),
             retry_after: None,
             allow: None,
             extension: None,
@@ -115,6 +120,15 @@ impl Problem {
     pub(super) fn with(mut self, name: &'static str, value: serde_json::Value) -> Problem {
         self.extension = Some(Box::new((name, value)));
         self
+    }
+
+    /// Whether the host could not answer, rather than the sender not ask.
+    pub(super) fn is_of_the_host(&self) -> bool {
+        self.kind.status().is_server_error()
+    }
+
+    pub(super) fn is_app_gone(&self) -> bool {
+        self.kind == Kind::AppNotFound
     }
 
     fn retry_after(mut self, after: Duration) -> Problem {
@@ -175,6 +189,12 @@ fn log_cause(error: &(dyn Error + 'static)) {
     tracing::error!(error = cause, "{error}");
 }
 
+impl From<NoRoom> for Problem {
+    fn from(error: NoRoom) -> Problem {
+        Problem::new(Kind::Busy, error.to_string()).retry_after(Duration::from_secs(1))
+    }
+}
+
 impl From<Invalid> for Problem {
     fn from(error: Invalid) -> Problem {
         let kind = match &error {
@@ -190,7 +210,7 @@ impl From<ServiceError> for Problem {
         let kind = match error {
             ServiceError::Invalid(invalid) => return invalid.into(),
             ServiceError::Denied(_) => Kind::Forbidden,
-            ServiceError::Conflict { .. } => Kind::PreconditionFailed,
+            ServiceError::Conflict { .. } | ServiceError::LimitsChanged => Kind::PreconditionFailed,
             ServiceError::NotInteger | ServiceError::Overflow => Kind::NoInteger,
             ServiceError::LeaseLost => return Problem::internal(&error),
             ServiceError::TriggerNotFound => Kind::TriggerNotFound,
@@ -270,7 +290,11 @@ impl From<DeployError> for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
-        Problem::new(Kind::RateLimited, refusal.to_string()).retry_after(refusal.retry_after())
+        let kind = match refusal {
+            Refusal::Rate { .. } | Refusal::Queue { .. } | Refusal::Waited(_) => Kind::RateLimited,
+            Refusal::Left => Kind::Busy,
+        };
+        Problem::new(kind, refusal.to_string()).retry_after(refusal.retry_after())
     }
 }
 

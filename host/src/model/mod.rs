@@ -16,11 +16,12 @@ mod list;
 mod plugin;
 mod registry;
 mod schedule;
+mod text;
 mod token;
 mod trigger;
 
 pub use access::{Capability, Principal, Scope, UnknownScope};
-pub use app::{App, AppId, AppName, AppSettings, Quota, Resource, Usage};
+pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
 pub use batch::{Applied, Check, Committed, Expect, Op, WriteBatch};
 pub use cursor::{Cursor, CursorKey};
 pub use delivery::{
@@ -35,10 +36,11 @@ pub use level::Level;
 pub use limits::Limits;
 pub use list::{KeyRange, ListQuery, Page};
 pub use plugin::{ActivePlugin, Digest, Exports, Plugin, PluginVersion};
-pub use registry::{Audit, Change, Changed, NewPlugin};
+pub use registry::{Audit, NewPlugin};
 pub use schedule::Schedule;
+pub(crate) use text::{short, shown_start};
 pub use token::{BearerToken, SecretHash, Token, TokenId, TokenSecret};
 pub use trigger::{
-    Changes, DeclaredTrigger, FAILURES_MAX, Origin, Pause, Policy, TRIGGERS_MAX, Trigger,
-    TriggerName, Watch,
+    Changes, DeclaredTrigger, DueSchedule, FAILURES_MAX, NewTrigger, Origin, Pause, Policy,
+    SchedulePlace, TRIGGERS_MAX, Trigger, TriggerName, Watch,
 };

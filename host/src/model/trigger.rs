@@ -1,6 +1,6 @@
 //! Triggers: which changes, or which times, call which function of a plugin.
 
-use super::{Collection, Invalid, Key, Schedule, Subject, Timestamp};
+use super::{Collection, Invalid, Key, Queue, Schedule, Subject, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -192,6 +192,40 @@ pub struct Trigger {
     pub created_at: Timestamp,
 }
 
+/// A trigger as an operator asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTrigger {
+    /// Its name.
+    pub name: TriggerName,
+    /// What it waits for.
+    pub watch: Watch,
+    /// The function of the active plugin that is called.
+    pub function: String,
+    /// How often a delivery is tried.
+    pub policy: Policy,
+}
+
+impl NewTrigger {
+    /// Returns the operator's trigger that takes the place of `before`, the one of
+    /// its name. It is not paused and has not failed. When `before` was made stays,
+    /// and so does when its schedule is due next, if that is the same schedule.
+    pub(crate) fn replacing(self, before: Option<&Trigger>, now: Timestamp) -> Trigger {
+        let is_scheduled = matches!(self.watch, Watch::Schedule(_));
+        let planned = before.filter(|before| is_scheduled && before.watch == self.watch);
+        Trigger {
+            name: self.name,
+            origin: Origin::Operator,
+            function: self.function,
+            policy: self.policy,
+            paused: None,
+            failures: 0,
+            next_at: planned.and_then(|before| before.next_at),
+            created_at: before.map_or(now, |before| before.created_at),
+            watch: self.watch,
+        }
+    }
+}
+
 impl Trigger {
     /// The trigger that a declaration makes.
     pub fn declared(declaration: &DeclaredTrigger, at: Timestamp) -> Trigger {
@@ -207,6 +241,26 @@ impl Trigger {
             created_at: at,
         }
     }
+}
+
+/// Where a schedule stands in the order in which schedules are due: by time, app and
+/// name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchedulePlace {
+    /// The trigger.
+    pub queue: Queue,
+    /// When it is due; `None`, which comes first, if it is not planned yet.
+    pub next_at: Option<Timestamp>,
+}
+
+/// A schedule that is due, as a store has found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueSchedule {
+    /// Which one, and where to go on behind it.
+    pub place: SchedulePlace,
+    /// The trigger, or why this build cannot read it. Another version of Kvasm may
+    /// have written it.
+    pub trigger: Result<Trigger, String>,
 }
 
 /// The most triggers of an app. Each one that watches an entry makes a row of each

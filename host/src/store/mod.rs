@@ -32,12 +32,6 @@ pub use sqlite::{SqliteOptions, SqliteStore};
 /// - Keys compare bytewise.
 #[async_trait]
 pub trait Store: Registry + Outbox + Send + Sync + 'static {
-    /// Creates an app, without an audit row.
-    ///
-    /// # Errors
-    /// [`StoreError::AppExists`] if the name is taken.
-    async fn create_app(&self, app: &App) -> Result<(), StoreError>;
-
     /// The app of that name, if there is one.
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;
 
@@ -46,10 +40,6 @@ pub trait Store: Registry + Outbox + Send + Sync + 'static {
 
     /// Up to `limit` apps in the order of their names, after `after` if given.
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError>;
-
-    /// Deletes an app and everything it owns, without an audit row; whether there
-    /// was one.
-    async fn delete_app(&self, app: AppId) -> Result<bool, StoreError>;
 
     /// The entry, if there is one.
     async fn get(
@@ -114,6 +104,12 @@ pub trait Store: Registry + Outbox + Send + Sync + 'static {
     /// [`StoreError::Unavailable`], when a lost connection can hide a success.
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError>;
 
-    /// Whether the store can be reached.
+    /// Makes a small write and commits it, to find out whether the store takes writes
+    /// now. As costly as any write, so callers limit how often they ask.
+    ///
+    /// # Errors
+    /// Those of a write: [`StoreError::Unavailable`] if the database cannot be
+    /// reached, is locked or read-only, [`StoreError::Full`] without room,
+    /// [`StoreError::Failed`] otherwise.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -183,11 +183,14 @@ macro_rules! conformance {
             settings {
                 an_app_is_created_with_its_settings,
                 a_taken_name_is_not_created,
-                an_update_replaces_all_settings,
+                an_operation_changes_what_it_is_about,
+                limits_that_are_not_as_expected_stay,
+                changes_of_different_settings_never_undo_each_other,
+                one_of_many_changes_the_limits_that_all_have_read,
                 zero_is_a_limit,
                 settings_of_an_unknown_app,
                 the_largest_limits_are_as_good_as_none,
-                an_app_is_deleted_by_a_change,
+                an_app_is_deleted_once,
             }
             usage {
                 entries_and_bytes_are_counted,
@@ -257,6 +260,7 @@ macro_rules! conformance {
                 rows_name_what_need_not_be_there,
                 what_changes_nothing_leaves_no_row,
                 what_fails_leaves_no_row,
+                what_cannot_be_written_down_is_not_done,
                 what_is_done_without_a_row_leaves_none,
                 rows_outlive_their_app,
                 rows_are_listed_newest_first_in_pages,
@@ -288,6 +292,9 @@ macro_rules! conformance {
                 a_write_that_fails_makes_no_delivery,
                 deliveries_count_against_the_quota,
                 triggers_are_set_replaced_paused_and_deleted,
+                a_set_keeps_what_it_is_not_about,
+                no_number_of_callers_passes_the_limit_of_triggers,
+                declared_triggers_count_against_the_limit,
                 a_trigger_holds_at_once,
                 triggers_of_an_unknown_app,
                 declared_triggers_come_and_go_with_their_version,
@@ -330,6 +337,7 @@ macro_rules! conformance {
             }
             schedules {
                 a_schedule_is_planned_then_run,
+                schedules_come_in_pages,
                 a_tick_of_another_plan_does_nothing,
                 no_run_is_made_while_one_is_outstanding,
                 one_of_many_makes_the_run,

@@ -128,9 +128,30 @@ pub(super) const KEYS: &[Key] = &[
     key!(
         "server.connections",
         "connections that are open at once",
-        at_least_1,
+        permits,
         to_string,
         server.connections
+    ),
+    key!(
+        "server.connections_of_address",
+        "connections of one client address, or none behind a proxy",
+        limit,
+        show_limit,
+        server.connections_of_address
+    ),
+    key!(
+        "server.bytes_in_flight",
+        "bytes of requests and responses that the server holds at once",
+        size,
+        show_size,
+        server.bytes_in_flight
+    ),
+    key!(
+        "server.min_rate",
+        "bytes a second that a client must take of an answer, or send of an import",
+        size,
+        show_size,
+        server.min_rate
     ),
     key!(
         "server.head_timeout",
@@ -148,7 +169,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "server.write_timeout",
-        "the longest that a client may take nothing of an answer",
+        "how far behind server.min_rate a client may be that takes an answer",
         duration,
         show_duration,
         server.write_timeout
@@ -170,7 +191,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(
         "dispatch.handlers",
         "handlers of changes and schedules that run at once",
-        at_least_1,
+        permits,
         to_string,
         dispatch.handlers
     ),

@@ -9,7 +9,7 @@ use keys::KEYS;
 use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::http::ServerOptions;
-use kvasm::model::{AppSettings, Limits, Quota};
+use kvasm::model::{AppLimits, Limits, Quota};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,7 +59,7 @@ pub(super) struct Config {
     pub(super) server: ServerOptions,
     pub(super) dispatch: DispatchOptions,
     pub(super) limits: Limits,
-    pub(super) new_apps: AppSettings,
+    pub(super) new_apps: AppLimits,
 }
 
 impl Default for Config {
@@ -82,8 +82,7 @@ impl Default for Config {
             server: ServerOptions::default(),
             dispatch: DispatchOptions::default(),
             limits: Limits::default(),
-            new_apps: AppSettings {
-                public: false,
+            new_apps: AppLimits {
                 quota: Quota {
                     entries: Some(1_000_000),
                     bytes: Some(1 << 30),
@@ -121,7 +120,30 @@ impl Config {
         for (key, text) in arguments {
             config.set("the arguments", key, text)?;
         }
+        config.check_bytes()?;
         Ok(config)
+    }
+
+    /// Each body and answer must fit into what may be in flight, or it never gets in.
+    fn check_bytes(&self) -> Result<(), ConfigError> {
+        let limits = &self.limits;
+        let bodies = [
+            ("limits.input", limits.input_bytes),
+            ("limits.output", limits.output_bytes),
+            ("limits.module", limits.module_bytes),
+            ("limits.value", limits.value_bytes),
+            ("limits.page", limits.page_bytes),
+        ];
+        let bytes = self.server.bytes_in_flight;
+        match bodies.into_iter().find(|(_, limit)| *limit > bytes) {
+            None => Ok(()),
+            Some((name, limit)) => Err(ConfigError::Value {
+                source_name: "the configuration".to_owned(),
+                key: "server.bytes_in_flight".to_owned(),
+                value: text::show_size(&bytes),
+                why: format!("it must be at least {name}, {}", text::show_size(&limit)),
+            }),
+        }
     }
 
     fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
@@ -245,6 +267,8 @@ mod tests {
         let error = load("", None, &[("store", "redis://user:secret@x")]).unwrap_err();
         assert!(!error.contains("secret"), "{error}");
         assert!(load("listen = [", None, &[]).is_err());
+        let error = load("", None, &[("server.bytes_in_flight", "15MiB")]).unwrap_err();
+        assert!(error.contains("at least limits.module, 16MiB"), "{error}");
     }
 
     #[test]

@@ -36,6 +36,15 @@ pub(super) fn at_least_1<T: std::str::FromStr<Err: std::fmt::Display> + Default 
     }
 }
 
+/// A number of places, as many as can be counted.
+pub(super) fn permits(text: &str) -> Result<usize, String> {
+    let most = tokio::sync::Semaphore::MAX_PERMITS;
+    match at_least_1(text)? {
+        number if number > most => Err(format!("it must be at most {most}")),
+        number => Ok(number),
+    }
+}
+
 pub(super) fn store(text: &str) -> Result<Option<StoreSpec>, String> {
     text.parse().map(Some)
 }

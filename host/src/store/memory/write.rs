@@ -286,7 +286,7 @@ fn usage_after(tenant: &Tenant, changes: &[Change], freed: u64) -> Result<Usage,
         let queued = change.deliveries.iter();
         after.bytes += queued.map(|(_, _, event)| event.what.bytes()).sum::<u64>();
     }
-    let Quota { entries, bytes } = tenant.app.settings.quota;
+    let Quota { entries, bytes } = tenant.app.limits.quota;
     let fits = |resource, before, after, limit: Option<u64>| match limit {
         Some(limit) if after > limit && after > before => {
             Err(StoreError::Quota { resource, limit })

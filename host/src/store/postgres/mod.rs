@@ -6,7 +6,7 @@
 //!
 //! `fire` makes the deliveries of a transaction, `outbox` hands them out, `handling`
 //! ends them, and `rows` decodes them. `registry` is the administrators' part, whose
-//! changes are in `change`, `plugins`, `triggers` and `letters`.
+//! operations are in `change`, `plugins`, `triggers` and `letters`.
 //!
 //! `pool` keeps the connections, `lease` lends one, `transaction` runs one until it
 //! wins, and `classify` says what an error means.
@@ -35,11 +35,9 @@ mod usage;
 
 use super::{Store, StoreError};
 use crate::model::{
-    App, AppId, AppName, Change, Changed, Collection, Committed, Entry, Key, ListQuery, Page,
-    Timestamp, WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
-use change::Changing;
 use classify::{migrate_error, store_error};
 use pool::Pool;
 use sqlx::postgres::PgConnectOptions;
@@ -47,7 +45,9 @@ use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
-use transaction::transact;
+
+/// The bytes of the row that a probe writes.
+const PROBE_BYTES: usize = 16 * 1024;
 
 /// How a host reaches its Postgres.
 #[derive(Clone)]
@@ -144,15 +144,6 @@ impl PostgresStore {
             .map_err(migrate_error)?;
         connection.close().await.map_err(store_error)
     }
-
-    /// Makes a change without an audit row.
-    async fn make(&self, change: &Change) -> Result<Changed, StoreError> {
-        let work = Changing {
-            change,
-            audit: None,
-        };
-        Ok(transact(&self.pool, &work).await?)
-    }
 }
 
 async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
@@ -170,10 +161,6 @@ async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError>
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn create_app(&self, app: &App) -> Result<(), StoreError> {
-        self.make(&Change::CreateApp(app.clone())).await.map(drop)
-    }
-
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
         read::app(&self.pool, name).await
     }
@@ -184,11 +171,6 @@ impl Store for PostgresStore {
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
         read::apps(&self.pool, after, limit).await
-    }
-
-    async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
-        let changed = self.make(&Change::DeleteApp(app)).await?;
-        Ok(changed == Changed::Done)
     }
 
     async fn get(
@@ -246,6 +228,9 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.pool.read(|| sqlx::query(sql::PING)).await.map(drop)
+        let now = Timestamp::now().0;
+        let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
+        let probe = || sqlx::query(sql::PROBE).bind(now).bind(filler.as_slice());
+        self.pool.read(probe).await.map(drop)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{SqliteOptions, error};
 use crate::model::{
-    ActivePlugin, App, AppId, AppName, AppSettings, Collection, CursorKey, Digest, Entry, JsonText,
+    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
     Key, ListQuery, Page, PluginVersion, Quota, Timestamp, Value, Version,
 };
 use crate::store::StoreError;
@@ -113,8 +113,8 @@ fn app_row(row: &Row<'_>) -> rusqlite::Result<App> {
         name: AppName::parse(&name).map_err(|e| damaged(1, e.to_string()))?,
         created_at: Timestamp(row.get(3)?),
         cursor_key: CursorKey::new(cursor_key),
-        settings: AppSettings {
-            public: row.get(4)?,
+        public: row.get(4)?,
+        limits: AppLimits {
             quota: Quota {
                 entries: entries.map(i64::unsigned_abs),
                 bytes: bytes.map(i64::unsigned_abs),

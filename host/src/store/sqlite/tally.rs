@@ -39,6 +39,8 @@ struct Account {
 #[derive(Default)]
 pub(super) struct Tally {
     accounts: HashMap<AppId, Account>,
+    /// What was counted since the savepoint that is open, if one is.
+    since_savepoint: Option<Vec<(AppId, Delta)>>,
 }
 
 impl Tally {
@@ -91,6 +93,29 @@ impl Tally {
             account.entries += delta.entries;
             account.bytes += delta.bytes;
             account.changed = true;
+            if let Some(counted) = &mut self.since_savepoint {
+                counted.push((app, delta));
+            }
+        }
+    }
+
+    /// Begins a savepoint: what is counted from here on can be undone.
+    pub(super) fn save(&mut self) {
+        self.since_savepoint = Some(Vec::new());
+    }
+
+    /// Ends the savepoint and keeps what was counted since.
+    pub(super) fn release(&mut self) {
+        self.since_savepoint = None;
+    }
+
+    /// Ends the savepoint and undoes what was counted since.
+    pub(super) fn roll_back(&mut self) {
+        for (app, delta) in self.since_savepoint.take().unwrap_or_default() {
+            if let Some(account) = self.accounts.get_mut(&app) {
+                account.entries -= delta.entries;
+                account.bytes -= delta.bytes;
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use super::super::error;
 use super::super::writer::Transaction;
 use super::queue::freed;
 use super::row::{DEAD_LETTER, dead_letter};
-use crate::model::{AppId, Changed, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
+use crate::model::{AppId, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
 use crate::store::StoreError;
 use rusqlite::{Connection, Row, ToSql, params};
 use uuid::Uuid;
@@ -122,20 +122,13 @@ fn remove(connection: &Connection, app: AppId, found: &Found) -> rusqlite::Resul
         .map(drop)
 }
 
-fn counted(letters: usize) -> Changed {
-    match letters {
-        0 => Changed::Nothing,
-        count => Changed::Letters(count as u64),
-    }
-}
-
 pub(in crate::store::sqlite) fn replay(
     transaction: &mut Transaction<'_>,
     app: AppId,
     letters: &Letters,
     limit: u32,
     now: Timestamp,
-) -> Result<Changed, StoreError> {
+) -> Result<u64, StoreError> {
     transaction.tally.open(transaction.connection, app)?;
     let found = oldest(transaction.connection, app, letters, limit).map_err(error::store)?;
     for letter in &found {
@@ -144,7 +137,7 @@ pub(in crate::store::sqlite) fn replay(
         send_again(connection, app, letter, seq, now).map_err(error::store)?;
         remove(connection, app, letter).map_err(error::store)?;
     }
-    Ok(counted(found.len()))
+    Ok(found.len() as u64)
 }
 
 fn send_again(
@@ -183,11 +176,11 @@ pub(in crate::store::sqlite) fn discard(
     app: AppId,
     letters: &Letters,
     limit: u32,
-) -> Result<Changed, StoreError> {
+) -> Result<u64, StoreError> {
     transaction.tally.open(transaction.connection, app)?;
     let found = oldest(transaction.connection, app, letters, limit).map_err(error::store)?;
     remove_all(transaction, app, &found).map_err(error::store)?;
-    Ok(counted(found.len()))
+    Ok(found.len() as u64)
 }
 
 fn remove_all(
