@@ -181,6 +181,10 @@ pub enum Resource {
     Entries,
     /// The bytes of entries.
     Bytes,
+    /// The number of plugin versions.
+    Versions,
+    /// The bytes of the modules of plugin versions.
+    ModuleBytes,
 }
 
 impl fmt::Display for Resource {
@@ -188,6 +192,8 @@ impl fmt::Display for Resource {
         f.write_str(match self {
             Resource::Entries => "entries",
             Resource::Bytes => "bytes",
+            Resource::Versions => "plugin versions",
+            Resource::ModuleBytes => "bytes of plugin modules",
         })
     }
 }

@@ -35,7 +35,10 @@ pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
 pub use level::Level;
 pub use limits::Limits;
 pub use list::{KeyRange, ListQuery, Page};
-pub use plugin::{ActivePlugin, Digest, Exports, Plugin, PluginVersion};
+pub(crate) use plugin::room_for_version;
+pub use plugin::{
+    ActivePlugin, Digest, Exports, Plugin, PluginVersion, VERSION_BYTES_MAX, VERSIONS_MAX,
+};
 pub use registry::{Audit, NewPlugin};
 pub use schedule::Schedule;
 pub(crate) use text::{short, shown_start};

@@ -1,6 +1,6 @@
 //! Versions of an app's plugin.
 
-use super::{DeclaredTrigger, Timestamp};
+use super::{DeclaredTrigger, Resource, Timestamp};
 use std::fmt;
 
 /// The number of a plugin version within its app: 1, 2, 3, ... A number is never
@@ -13,6 +13,28 @@ impl fmt::Display for PluginVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// Plugin versions that an app may have.
+pub const VERSIONS_MAX: u64 = 100;
+/// Bytes of modules that the plugin versions of an app may have together. A module
+/// counts for each version that has it.
+pub const VERSION_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Whether an app with so many versions of so many bytes has room for one more; what
+/// it lacks if not, and the limit.
+pub(crate) fn room_for_version(
+    versions: u64,
+    bytes: u64,
+    added: u64,
+) -> Result<(), (Resource, u64)> {
+    if versions >= VERSIONS_MAX {
+        return Err((Resource::Versions, VERSIONS_MAX));
+    }
+    if bytes.saturating_add(added) > VERSION_BYTES_MAX {
+        return Err((Resource::ModuleBytes, VERSION_BYTES_MAX));
+    }
+    Ok(())
 }
 
 /// The SHA-256 of a module's bytes. Written as hexadecimal.

@@ -115,8 +115,8 @@ impl ResourceLimiter for MemoryLimiter {
         self.last_growth = 0;
         self.refused |= !fits;
         if fits {
-            // The guest may have it and the host has not got it, so it is not told
-            // that it may not: it would fail for its own fault.
+            // A refusal would let the guest fail, and be blamed, for what the host
+            // lacks.
             if !self.host.take(self.app, growth as u64) {
                 return Err(Stop::HostMemory.into());
             }

@@ -1,6 +1,6 @@
 //! From a module's bytes to a plugin that can run: out of memory, out of the
-//! cache folder, or compiled. Whoever asks for one module at the same time waits
-//! for one load of it, which goes on when they have left.
+//! cache folder, or compiled. All who ask for one module at the same time wait for
+//! one load of it, which continues when they have left.
 
 use super::compiler::Running;
 use super::engine::Runtime;
@@ -247,7 +247,7 @@ impl Runtime {
         checked.await.map_err(LoadError::host)?
     }
 
-    /// Compiles a module. It begins in the quick lane; if it takes long, it goes on
+    /// Compiles a module. It begins in the quick lane; if it takes long, it continues
     /// in the slow one, or starts over there when others wait for its place.
     async fn compile(
         &self,

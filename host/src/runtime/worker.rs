@@ -147,8 +147,8 @@ fn serve() -> io::Result<()> {
 }
 
 /// Most allocations that fail abort the process. In some places the compiler panics
-/// instead, with these words and nothing else to know it by. Whoever is at fault is
-/// the same either way; this is for the message.
+/// instead, with these words and nothing else to know it by. The blame is the same
+/// either way; this is for the message.
 fn is_out_of_memory(panic: &(dyn Any + Send)) -> bool {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());

@@ -51,7 +51,9 @@ pub trait Registry: Send + Sync {
     /// Adds a plugin version, with the next number, which it returns.
     ///
     /// # Errors
-    /// [`StoreError::AppNotFound`]; of one that becomes active those of
+    /// [`StoreError::AppNotFound`]; [`StoreError::Quota`] if the app has
+    /// [`VERSIONS_MAX`](crate::model::VERSIONS_MAX) versions, or would have more than
+    /// [`VERSION_BYTES_MAX`](crate::model::VERSION_BYTES_MAX) bytes of modules; of one that becomes active those of
     /// [`activate_plugin`](Registry::activate_plugin).
     async fn add_plugin(
         &self,

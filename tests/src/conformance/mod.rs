@@ -233,6 +233,7 @@ macro_rules! conformance {
                 a_module_is_there_while_a_version_has_it,
                 a_shared_module_survives_the_deletion_of_an_app,
                 versions_are_listed_newest_first_in_pages,
+                versions_and_their_bytes_are_bounded,
             }
             plugin_races {
                 concurrent_versions_have_numbers_of_their_own,

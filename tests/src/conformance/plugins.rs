@@ -4,9 +4,11 @@
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, digest, new_plugin};
 use kvasm::model::{
-    ActivePlugin, AppId, Audit, Exports, NewPlugin, Plugin, PluginVersion, Timestamp,
+    ActivePlugin, AppId, Audit, Exports, NewPlugin, Plugin, PluginVersion, Resource, Timestamp,
+    VERSION_BYTES_MAX, VERSIONS_MAX,
 };
 use kvasm::store::StoreError;
+use std::sync::Arc;
 
 /// The numbers of an app's versions, newest first, in pages of a few.
 async fn numbers(app: &Tenant) -> Vec<u32> {
@@ -363,4 +365,40 @@ pub async fn versions_are_listed_newest_first_in_pages(kit: Kit) {
         }
     }
     assert!(app.store.plugins(app.id, None, 0).await.unwrap().is_empty());
+}
+
+pub async fn versions_and_their_bytes_are_bounded(kit: Kit) {
+    let app = kit.app().await;
+    for _ in 0..VERSIONS_MAX {
+        app.add("one", false).await;
+    }
+    let refused = app.try_add("one", true).await;
+    assert!(
+        matches!(refused, Err(StoreError::Quota { resource: Resource::Versions, limit }) if limit == VERSIONS_MAX),
+        "{refused:?}"
+    );
+    assert_deleted(&app, 7).await;
+    app.add("one", false).await;
+    assert!(app.try_add("one", false).await.is_err());
+
+    // Each version counts, though the module is stored once.
+    let other = kit.app().await;
+    let wasm: Arc<[u8]> = vec![0; 16 * 1024 * 1024].into();
+    let large = NewPlugin {
+        wasm: Arc::clone(&wasm),
+        ..new_plugin(other.id, "large", false)
+    };
+    let add = async |plugin| {
+        let row = other.audit_row("plugin.add");
+        other.store.add_plugin(plugin, row).await
+    };
+    for _ in 0..VERSION_BYTES_MAX / wasm.len() as u64 {
+        add(large.clone()).await.expect("a version");
+    }
+    let refused = add(large).await;
+    assert!(
+        matches!(refused, Err(StoreError::Quota { resource: Resource::ModuleBytes, limit }) if limit == VERSION_BYTES_MAX),
+        "{refused:?}"
+    );
+    assert!(other.try_add("small", false).await.is_err());
 }

@@ -143,7 +143,7 @@ async fn slow_modules_leave_other_apps_their_deploys_and_cold_starts() {
     // One in each lane.
     assert!(processes() <= 2, "{}", processes());
 
-    // Whoever leaves takes the compiler along.
+    // A deploy that is given up ends its compiler.
     for deploy in &slow {
         deploy.abort();
     }

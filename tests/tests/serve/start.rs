@@ -1,6 +1,6 @@
 //! How a server starts, or says why it does not.
 
-use super::process::{Home, SERVE, TOKEN, run};
+use super::process::{Home, SERVE, TOKEN, eventually, run};
 use std::net::TcpListener;
 
 /// Fails to start with this code and these words, and says nothing of `secret`.
@@ -103,11 +103,13 @@ fn a_good_configuration_is_heeded() {
     server
         .call("demo", "echo", &[b'a'; 17])
         .expect(413, "body-too-large");
-    let log = server.stderr();
-    let line = log
-        .lines()
-        .find(|line| line.contains("/v1/apps/{app}/call/{function}"));
-    let line: serde_json::Value = serde_json::from_str(line.expect(&log)).unwrap();
+    let line = eventually("a line about the call", || {
+        let log = server.stderr();
+        let mut lines = log.lines();
+        let line = lines.find(|line| line.contains("/v1/apps/{app}/call/{function}"))?;
+        // Not one that is still being written.
+        serde_json::from_str::<serde_json::Value>(line).ok()
+    });
     assert!(line["request_id"].is_string(), "{line}");
     server.stop();
 }

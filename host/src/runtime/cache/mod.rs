@@ -1,7 +1,7 @@
 //! Compiled modules on disk.
 //!
-//! A compiled module is machine code: whoever can put one in place runs code in
-//! the host. So the folder is private to its owner, and each file is under an
+//! A compiled module is machine code: who can put one in place runs code in the
+//! host. So the folder is private to its owner, and each file is under an
 //! HMAC with a key that is kept in the folder. A file that does not check is
 //! compiled again, never loaded.
 //!
@@ -61,7 +61,7 @@ pub(super) struct DiskCache {
     warned: AtomicBool,
 }
 
-/// What the folder holds, as far as this process knows.
+/// What the folder holds, to the knowledge of this process.
 struct Count {
     bytes: u64,
     files: u64,

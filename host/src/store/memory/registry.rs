@@ -4,7 +4,7 @@ use super::{MemoryStore, State, Tenant};
 use crate::model::{
     ActivePlugin, App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin,
     NewTrigger, Plugin, PluginVersion, Quota, Timestamp, Token, TokenId, Trigger, TriggerName,
-    Usage,
+    Usage, room_for_version,
 };
 use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
@@ -109,12 +109,16 @@ impl State {
         if plugin.activate {
             tenant.check_declared(&plugin.exports)?;
         }
+        let size = plugin.wasm.len() as u64;
+        let bytes = tenant.plugins.values().map(|plugin| plugin.size).sum();
+        room_for_version(tenant.plugins.len() as u64, bytes, size)
+            .map_err(|(resource, limit)| StoreError::Quota { resource, limit })?;
         tenant.last_plugin += 1;
         let version = PluginVersion(tenant.last_plugin);
         let row = Plugin {
             version,
             digest: plugin.digest,
-            size: plugin.wasm.len() as u64,
+            size,
             exports: plugin.exports,
             replaced: None,
             created_at: audit.at,

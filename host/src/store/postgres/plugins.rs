@@ -6,7 +6,7 @@ use super::lease::Lease;
 use super::sql::registry as sql;
 use super::transaction::Stop;
 use super::{registry, triggers};
-use crate::model::{AppId, Audit, NewPlugin, PluginVersion, Timestamp};
+use crate::model::{AppId, Audit, NewPlugin, PluginVersion, Timestamp, room_for_version};
 use crate::store::StoreError;
 use sqlx::{Error, Row};
 
@@ -20,6 +20,14 @@ pub(super) async fn add(
     let rows = lease.run(sqlx::query(sql::NEXT_VERSION).bind(app)).await?;
     let row = rows.first().ok_or(StoreError::AppNotFound)?;
     let version = registry::version(row, 0)?;
+    // The app's row is held, so no other version comes between.
+    let rows = lease.run(sqlx::query(sql::VERSIONS_USED).bind(app)).await?;
+    let row = rows.first().ok_or(StoreError::AppNotFound)?;
+    let used = |at: usize| row.try_get::<i64, _>(at).map(i64::unsigned_abs);
+    let used = used(0).and_then(|versions| Ok((versions, used(1)?)));
+    let (versions, bytes) = used.map_err(|error| StoreError::Failed(error.into()))?;
+    room_for_version(versions, bytes, plugin.wasm.len() as u64)
+        .map_err(|(resource, limit)| StoreError::Quota { resource, limit })?;
     let digest = plugin.digest.0.as_slice();
     let statement = sqlx::query(sql::ADD_MODULE).bind(digest);
     lease.run(statement.bind(&*plugin.wasm).bind(at.0)).await?;

@@ -73,6 +73,9 @@ statements! {
     /// ends, so that it cannot be forgotten before a version refers to it.
     ADD_MODULE = "INSERT INTO modules AS m (digest, wasm, created_at) VALUES ($1, $2, $3) \
         ON CONFLICT (digest) DO UPDATE SET created_at = m.created_at";
+    /// App: how many versions it has, and their bytes.
+    VERSIONS_USED = "SELECT count(*), coalesce(sum(size), 0)::bigint FROM plugins \
+        WHERE app_id = $1";
     /// App, version, digest, size, exports, time, by whom.
     ADD_PLUGIN = "INSERT INTO plugins (app_id, version, digest, size, exports, created_at, \
         created_by) VALUES ($1, $2, $3, $4, $5, $6, $7)";

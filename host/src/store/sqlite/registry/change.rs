@@ -5,7 +5,7 @@ use super::super::{error, outbox};
 use super::plugin;
 use crate::model::{
     App, AppId, AppLimits, Audit, Digest, LimitsPatch, NewPlugin, PluginVersion, Timestamp, Token,
-    TokenId,
+    TokenId, room_for_version,
 };
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension};
@@ -153,6 +153,18 @@ pub(super) fn add_plugin(
         })
         .map_err(error::store)?;
     let version = PluginVersion(version.ok_or(StoreError::AppNotFound)?);
+    let (versions, bytes): (i64, i64) = connection
+        .prepare_cached("SELECT count(*), coalesce(sum(size), 0) FROM plugins WHERE app_id = ?1")
+        .and_then(|mut statement| {
+            statement.query_row([app_id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        })
+        .map_err(error::store)?;
+    room_for_version(
+        versions.unsigned_abs(),
+        bytes.unsigned_abs(),
+        plugin.wasm.len() as u64,
+    )
+    .map_err(|(resource, limit)| StoreError::Quota { resource, limit })?;
     execute(
         connection,
         "INSERT INTO modules (digest, wasm, created_at) VALUES (?1, ?2, ?3)
