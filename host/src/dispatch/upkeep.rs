@@ -17,6 +17,7 @@ const APPS: u32 = 200;
 pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(shared.options.upkeep).await;
+        super::housekeeping::round(&shared).await;
         if let Err(error) = round(&shared).await {
             let cause = &error as &dyn std::error::Error;
             tracing::warn!(

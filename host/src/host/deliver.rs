@@ -90,7 +90,7 @@ impl Host {
         let name: Arc<str> = delivery.function.as_str().into();
         let input = input(&delivery.place.trigger, &delivery.event, delivery.attempts);
         let call = Call::of(Target::Handler(Arc::clone(&name))).input(input);
-        let caller = Caller::handler(app, delivery.event.depth);
+        let caller = Caller::handler(app, &delivery.event);
         let context = DeliveryContext {
             trigger: delivery.place.trigger.to_string(),
             event_id: delivery.event.id,

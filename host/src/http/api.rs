@@ -10,7 +10,7 @@ pub use batch::{Done, Precondition};
 pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveryPage, DeliveryView};
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
 
-use crate::model::{App, AppSettings, Audit, Exports, Plugin, Quota, Token, Usage};
+use crate::model::{App, AppSettings, Audit, DELIVERIES_MAX, Exports, Plugin, Quota, Token, Usage};
 use crate::service::LogRecord;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -129,8 +129,14 @@ pub struct AppPatch {
 pub struct UsageView {
     /// The number of its entries.
     pub entries: u64,
-    /// Their bytes.
+    /// Their bytes, and those of deliveries and dead letters.
     pub bytes: u64,
+    /// Outstanding deliveries, without runs of schedules.
+    #[serde(default)]
+    pub deliveries: u64,
+    /// The most outstanding deliveries.
+    #[serde(default)]
+    pub deliveries_max: u64,
     /// What it may use.
     pub limits: Limits,
 }
@@ -140,6 +146,8 @@ impl UsageView {
         UsageView {
             entries: usage.entries,
             bytes: usage.bytes,
+            deliveries: usage.deliveries,
+            deliveries_max: DELIVERIES_MAX,
             limits: (&app.settings).into(),
         }
     }

@@ -203,13 +203,12 @@ impl Export {
                 .kv()
                 .list(&self.caller, list.clone())
                 .await?;
-            let mut out = Vec::new();
-            for (key, entry) in &page.entries {
-                let line = EntryLine::new(Some(&list.collection), key, entry.as_ref())?;
-                serde_json::to_writer(&mut out, &line)?;
-                out.push(b'\n');
-            }
-            match page.cursor {
+            let cursor = page.cursor.clone();
+            let collection = list.collection.clone();
+            // A page is megabytes of text, which the threads that serve leave to others.
+            let lines = move || lines(&collection, &page.entries);
+            let out = tokio::task::spawn_blocking(lines).await??;
+            match cursor {
                 Some(cursor) => {
                     list.cursor = Some(cursor);
                     self.list = Some(list);
@@ -221,6 +220,20 @@ impl Export {
             }
         }
     }
+}
+
+/// The lines of a page.
+fn lines(
+    collection: &Collection,
+    entries: &[(Key, Option<Entry>)],
+) -> Result<Vec<u8>, serde_json::Error> {
+    let mut out = Vec::new();
+    for (key, entry) in entries {
+        let line = EntryLine::new(Some(collection), key, entry.as_ref())?;
+        serde_json::to_writer(&mut out, &line)?;
+        out.push(b'\n');
+    }
+    Ok(out)
 }
 
 /// Writes the entries of a stream, in batches of some hundred. What came before a

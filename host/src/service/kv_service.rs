@@ -44,6 +44,7 @@ impl KvService {
     fn batch(caller: &Caller, now: Timestamp) -> WriteBatch {
         WriteBatch {
             depth: caller.depth(),
+            followers: caller.followers(),
             ..WriteBatch::new(caller.app(), now)
         }
     }

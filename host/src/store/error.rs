@@ -40,6 +40,12 @@ pub enum StoreError {
         /// The most bytes.
         limit: usize,
     },
+    /// The batch would make more deliveries than it may; nothing was written.
+    #[error("the batch makes more than {limit} deliveries")]
+    Deliveries {
+        /// The most deliveries.
+        limit: u32,
+    },
     /// The app has no trigger of this name.
     #[error("the app has no such trigger")]
     TriggerNotFound,

@@ -1,5 +1,6 @@
 //! Quotas and rates, and what the API says of them.
 
+use kvasm::model::ENTRY_BYTES;
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, eventually};
 use serde_json::{Value, json};
@@ -17,6 +18,8 @@ async fn set(server: &Server, limits: Value) {
     answer.expect(200);
 }
 
+/// Two entries whose names and values have 20 bytes.
+const QUOTA: u64 = 2 * ENTRY_BYTES + 20;
 const PUT: &str = "/v1/apps/shop/kv/entry?collection=c&key=";
 
 #[tokio::test]
@@ -31,7 +34,7 @@ async fn a_quota_holds_for_administrators_and_plugins() {
     server.deployed("shop", guest).await;
     set(
         &server,
-        limits(json!(2), json!(20), Value::Null, Value::Null),
+        limits(json!(2), json!(QUOTA), Value::Null, Value::Null),
     )
     .await;
     let api = &server.root;
@@ -47,9 +50,9 @@ async fn a_quota_holds_for_administrators_and_plugins() {
     let usage = api.get("/v1/apps/shop/usage").await.expect(200).json();
     assert_eq!(
         (&usage["entries"], &usage["bytes"]),
-        (&json!(2), &json!(20))
+        (&json!(2), &json!(QUOTA))
     );
-    assert_eq!(usage["limits"]["bytes"], json!(20));
+    assert_eq!(usage["limits"]["bytes"], json!(QUOTA));
     // The guest is told QUOTA, which is -6.
     let refused = api.call("shop", "run", "").await;
     refused.refused(500, "plugin-failed");

@@ -3,7 +3,8 @@
 use super::write::{key_of, size};
 use super::{MemoryStore, State, Tenant, live};
 use crate::model::{
-    AppId, Changed, Claim, DeadLetter, Delivery, Event, Exports, FAILURES_MAX, Failed, Happening,
+    AppId, Changed, Claim, DeadLetter, Delivery, Event, Exports, FAILURES_MAX, FOLLOWERS_MAX, Failed,
+    Happening,
     Letters, Origin, Pause, Place, Queue, Receipt, Tick, Timestamp, Trigger, TriggerName, Verdict,
     Watch, chain_of,
 };
@@ -148,6 +149,8 @@ impl State {
                 continue;
             };
             version += 1;
+            tenant.usage.bytes -= letter.bytes();
+            tenant.usage.queue(&letter.event.what);
             let replays = letter.replays + 1;
             let (trigger, function) = (letter.trigger, letter.function);
             let seq = version.cast_signed();
@@ -167,7 +170,7 @@ impl State {
         let ids = tenant.letters(letters, limit);
         for id in &ids {
             if let Some(letter) = tenant.dead_letters.remove(id) {
-                tenant.usage.bytes -= letter.event.what.bytes();
+                tenant.usage.bytes -= letter.bytes();
             }
         }
         Ok(counted(ids.len()))
@@ -294,6 +297,8 @@ impl Outbox for MemoryStore {
                     replays: row.replays,
                     dead_at: failed.now,
                 };
+                tenant.usage.give_back(&letter.event.what);
+                tenant.usage.bytes += letter.bytes();
                 tenant.dead_letters.insert(letter.id, letter);
                 tenant.wake(place, failed.now);
             }
@@ -359,6 +364,7 @@ impl Outbox for MemoryStore {
         let event = Event {
             id: Uuid::now_v7(),
             depth: 1,
+            followers: FOLLOWERS_MAX,
             at,
             what: Happening::Due,
         };
@@ -412,7 +418,7 @@ impl Outbox for MemoryStore {
         let gone: Vec<_> = gone.take(limit as usize).map(|(_, l)| l.id).collect();
         for id in &gone {
             if let Some(letter) = tenant.dead_letters.remove(id) {
-                tenant.usage.bytes -= letter.event.what.bytes();
+                tenant.usage.bytes -= letter.bytes();
             }
         }
         Ok(gone.len() as u64)

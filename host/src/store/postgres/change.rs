@@ -3,15 +3,11 @@
 use super::lease::Lease;
 use super::pool::Statement;
 use super::transaction::{Stop, Work};
-use super::{classify, letters, plugins, sql, triggers, usage};
+use super::{classify, grave, letters, plugins, sql, triggers, usage};
 use crate::model::{App, AppId, AppSettings, Audit, Change, Changed, Timestamp, Token, TokenId};
 use crate::store::StoreError;
 use async_trait::async_trait;
-use sqlx::{Error, Row};
-use std::time::Duration;
-
-/// The longest that the deletion of an app with very many entries may take.
-const DELETION_TIMEOUT: Duration = Duration::from_secs(600);
+use sqlx::Error;
 
 /// A change, and its audit row if there is one.
 pub(super) struct Changing<'c> {
@@ -29,7 +25,10 @@ impl Work for Changing<'_> {
         let changed = match self.change {
             Change::CreateApp(app) => create_app(lease, app).await,
             Change::UpdateApp { app, settings } => update_app(lease, *app, settings).await,
-            Change::DeleteApp(app) => delete_app(lease, *app).await,
+            Change::DeleteApp(app) => Ok(match grave::bury(lease, *app, at).await? {
+                true => Changed::Done,
+                false => Changed::Nothing,
+            }),
             Change::AddPlugin(plugin) => plugins::add(lease, plugin, at, by).await,
             Change::ActivatePlugin { app, version } => {
                 plugins::activate(lease, *app, *version, at).await
@@ -118,30 +117,6 @@ async fn update_app(
     }
     usage::deal_anew(lease, app).await?;
     Ok(changed)
-}
-
-async fn delete_app(lease: &mut Lease, app: AppId) -> Result<Changed, Stop> {
-    lease.wait_for(DELETION_TIMEOUT);
-    let statement = sqlx::query(sql::registry::NO_STATEMENT_TIMEOUT);
-    lease.run(statement).await?;
-    let of_app = |text| sqlx::query(text).bind(app.uuid());
-    let found = done(lease, of_app(sql::registry::LOCK_APP_ALONE)).await?;
-    if found == Changed::Nothing {
-        return Ok(found);
-    }
-    let rows = lease.run(of_app(sql::registry::DIGESTS)).await?;
-    let digests = rows.iter().map(|row| row.try_get(0));
-    let digests = digests.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    for text in [
-        sql::outbox::DELETE_DELIVERIES,
-        sql::DELETE_ALL,
-        sql::letters::DELETE_LETTERS,
-        sql::registry::DELETE_APP,
-    ] {
-        lease.run(of_app(text)).await?;
-    }
-    plugins::forget_modules(lease, digests).await?;
-    Ok(Changed::Done)
 }
 
 async fn create_token(lease: &mut Lease, token: &Token) -> Result<Changed, Stop> {

@@ -4,6 +4,7 @@ use super::lease::Lease;
 use super::pool::{Pool, Statement};
 use super::sql::{LOCK_APP, outbox, triggers};
 use super::transaction::{Stop, Work, transact};
+use super::usage::{Delta, count_always};
 use crate::model::{FAILURES_MAX, Failed, Place, Receipt, Timestamp, Verdict};
 use crate::store::StoreError;
 use async_trait::async_trait;
@@ -76,10 +77,12 @@ impl Work for Failing<'_> {
             plugin,
         } = self.failed;
         let app = sqlx::query(LOCK_APP).bind(receipt.app.uuid());
-        lease.run(app).await?;
-        if hold(lease, receipt).await?.is_none() {
+        if lease.run(app).await?.is_empty() {
             return Ok(false);
         }
+        let Some(size) = hold(lease, receipt).await? else {
+            return Ok(false);
+        };
         if *deterministic {
             let statement = sqlx::query(triggers::FAILED).bind(receipt.app.uuid());
             let statement = statement.bind(receipt.place.trigger.as_str());
@@ -97,6 +100,13 @@ impl Work for Failing<'_> {
                 .bind(plugin.map(|(_, digest)| digest.0.to_vec())),
         };
         lease.run(statement).await?;
+        if let Verdict::GiveUp(_) = verdict {
+            let mut delta = Delta::default();
+            delta.give_back(size);
+            delta.bury(size, error.len() + trace.as_ref().map_or(0, String::len));
+            // Never refused: what has failed must go somewhere.
+            count_always(lease, receipt.app, delta).await?;
+        }
         Ok(true)
     }
 }

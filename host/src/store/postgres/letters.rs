@@ -51,7 +51,8 @@ pub(super) async fn replay(
 ) -> Result<Changed, Stop> {
     lock_app(lease, LOCK_APP_ALONE, app).await?;
     let statement = these(sql::REPLAY, app, letters).bind(i64::from(limit));
-    let rows = lease.run(statement.bind(at.0)).await?;
+    let slot = lease.slot();
+    let rows = lease.run(statement.bind(at.0).bind(slot)).await?;
     Ok(counted(rows.len() as u64))
 }
 

@@ -132,6 +132,7 @@ fn usage_row(row: &PgRow) -> Result<Usage, Error> {
     Ok(Usage {
         entries: row.try_get::<i64, _>(0)?.unsigned_abs(),
         bytes: row.try_get::<i64, _>(1)?.unsigned_abs(),
+        deliveries: row.try_get::<i64, _>(2)?.unsigned_abs(),
     })
 }
 

@@ -207,13 +207,19 @@ impl<'c> Transaction<'c> {
         self.whole(|this| registry::change(this, change, audit))
     }
 
-    /// Runs statements that take effect together or not at all.
+    /// Runs statements that take effect together or not at all, and so does what they
+    /// count in the tally. Not to be nested.
     pub(super) fn whole<T>(
         &mut self,
         run: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.savepoint("SAVEPOINT whole")?;
+        self.tally.save();
         let result = run(self);
+        match result {
+            Ok(_) => self.tally.release(),
+            Err(_) => self.tally.roll_back(),
+        }
         if result.is_err() && !self.connection.is_autocommit() {
             self.savepoint("ROLLBACK TO whole")?;
             self.watchers.forget();

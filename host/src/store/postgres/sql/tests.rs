@@ -88,6 +88,14 @@ fn each_use_of_the_outbox_leads_with_the_app() {
 }
 
 #[test]
+fn the_numbers_of_the_statements_are_those_of_the_model() {
+    use crate::model;
+    assert_eq!(entry_bytes!(), model::ENTRY_BYTES.to_string());
+    assert_eq!(delivery_bytes!(), model::DELIVERY_BYTES.to_string());
+    assert_eq!(followers_max!(), model::FOLLOWERS_MAX.to_string());
+}
+
+#[test]
 fn the_finders_only_read() {
     for (name, sql) in all().filter(|(name, _)| FINDERS.contains(name)) {
         for word in ["INSERT ", "UPDATE ", "DELETE "] {
@@ -150,6 +158,7 @@ fn no_other_file_has_sql_of_its_own() {
         ("change.rs", include_str!("../change.rs")),
         ("commit.rs", include_str!("../commit.rs")),
         ("fire.rs", include_str!("../fire.rs")),
+        ("grave.rs", include_str!("../grave.rs")),
         ("handling.rs", include_str!("../handling.rs")),
         ("increments.rs", include_str!("../increments.rs")),
         ("letters.rs", include_str!("../letters.rs")),
@@ -164,6 +173,7 @@ fn no_other_file_has_sql_of_its_own() {
         ("read.rs", include_str!("../read.rs")),
         ("registry.rs", include_str!("../registry.rs")),
         ("transaction.rs", include_str!("../transaction.rs")),
+        ("upkeep.rs", include_str!("../upkeep.rs")),
         ("usage.rs", include_str!("../usage.rs")),
     ];
     for (file, text) in files {

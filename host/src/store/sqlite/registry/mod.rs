@@ -26,7 +26,9 @@ pub(super) fn change(
     let changed = match change {
         Change::CreateApp(app) => create_app(connection, app),
         Change::UpdateApp { app, settings } => update_app(connection, *app, settings),
-        Change::DeleteApp(app) => delete_app(connection, *app),
+        Change::DeleteApp(app) => {
+            super::grave::bury(connection, *app, at).map(|buried| done(usize::from(buried)))
+        }
         Change::AddPlugin(plugin) => add_plugin(connection, plugin, at, by),
         Change::ActivatePlugin { app, version } => activate(connection, *app, *version, at),
         Change::RollBackPlugin(app) => roll_back(connection, *app, at),
@@ -122,7 +124,7 @@ fn update_app(
         connection,
         "UPDATE apps SET public = ?2, entries_max = ?3, bytes_max = ?4, calls_per_second = ?5,
                 calls_at_once = ?6
-         WHERE id = ?1",
+         WHERE id = ?1 AND deleted_at IS NULL",
         (
             app.uuid().as_bytes(),
             settings.public,
@@ -138,28 +140,8 @@ fn update_app(
     }
 }
 
-fn delete_app(connection: &Connection, app: AppId) -> Result<Changed, StoreError> {
-    let digests: Vec<Digest> = connection
-        .prepare_cached("SELECT DISTINCT digest FROM plugins WHERE app_id = ?1")
-        .and_then(|mut statement| {
-            statement
-                .query_map([app.uuid().as_bytes()], |row| row.get(0).map(Digest))?
-                .collect()
-        })
-        .map_err(error::store)?;
-    let deleted = execute(
-        connection,
-        "DELETE FROM apps WHERE id = ?1",
-        [app.uuid().as_bytes()],
-    )?;
-    for digest in digests {
-        forget_module(connection, digest)?;
-    }
-    Ok(done(deleted))
-}
-
 /// Removes a module that no version refers to any more.
-fn forget_module(connection: &Connection, digest: Digest) -> Result<(), StoreError> {
+pub(super) fn forget_module(connection: &Connection, digest: Digest) -> Result<(), StoreError> {
     execute(
         connection,
         "DELETE FROM modules WHERE digest = ?1
@@ -178,7 +160,7 @@ fn add_plugin(
     let app_id = plugin.app.uuid();
     let version: Option<u32> = connection
         .prepare_cached(
-            "UPDATE apps SET last_plugin = last_plugin + 1 WHERE id = ?1 RETURNING last_plugin",
+            "UPDATE apps SET last_plugin = last_plugin + 1 WHERE id = ?1 AND deleted_at IS NULL RETURNING last_plugin",
         )
         .and_then(|mut statement| {
             statement
@@ -217,7 +199,7 @@ fn add_plugin(
 /// The active version of an app: none if it has none.
 fn active(connection: &Connection, app: AppId) -> Result<Option<PluginVersion>, StoreError> {
     let row: Option<Option<u32>> = connection
-        .prepare_cached("SELECT active_plugin FROM apps WHERE id = ?1")
+        .prepare_cached("SELECT active_plugin FROM apps WHERE id = ?1 AND deleted_at IS NULL")
         .and_then(|mut statement| {
             statement
                 .query_row([app.uuid().as_bytes()], |row| row.get(0))
@@ -256,7 +238,7 @@ fn switch_to(
         connection,
         "UPDATE apps SET active_plugin = ?2, active_module = p.digest
          FROM (SELECT digest FROM plugins WHERE app_id = ?1 AND version = ?2) AS p
-         WHERE id = ?1",
+         WHERE id = ?1 AND deleted_at IS NULL",
         (app.uuid().as_bytes(), version.0),
     )?;
     let row = plugin(connection, app, version).map_err(error::store)?;
