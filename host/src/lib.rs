@@ -68,7 +68,7 @@ pub mod service;
 pub mod store;
 
 pub use abi::{BadPointer, DeliveryContext, GuestLog, GuestState, LogLine};
-pub use host::{Call, DeliverError, DeployError, Host, HostBuilder, InvokeError, Plugin};
+pub use host::{Call, DeliverError, DeployError, Entered, Host, HostBuilder, InvokeError, Plugin};
 pub use model::Level;
 pub use runtime::{
     Blame, CallError, CallFailure, Invocation, LoadError, Response, RuntimeError, engine_config,

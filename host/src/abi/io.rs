@@ -110,7 +110,7 @@ fn output_write<T: GuestView>(guest: &mut Guest<'_, T>, ptr: u32, len: u32) -> R
 
 fn context<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result<i64, Fault> {
     let state = guest.state();
-    let caller = match (&state.delivery, state.caller.principal()) {
+    let caller = match (&state.delivery, state.context.caller.principal()) {
         (Some(_), _) => "trigger",
         (None, Some(_)) => "principal",
         (None, None) => "public",
@@ -118,7 +118,7 @@ fn context<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result
     let mut context = serde_json::json!({
         "app": &*state.app_name,
         "function": &*state.function,
-        "request_id": state.request_id,
+        "request_id": state.context.request_id,
         "caller": caller,
         "transaction": state.transaction,
     });

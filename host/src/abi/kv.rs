@@ -169,11 +169,11 @@ async fn get<T: GuestView>(
     let key = guest.key(k, k_len)?;
 
     let state = guest.state();
-    let entry = state
+    let get = state
         .services
         .kv
-        .get(&state.caller, &collection, &key)
-        .await?;
+        .get(&state.context.caller, &collection, &key);
+    let entry = state.meter.aside(get).await?;
     let Some(entry) = entry else {
         return Err(Fault::Status(
             Status::NotFound,
@@ -231,7 +231,8 @@ async fn set<T: GuestView>(
         expect: expect(options.if_version),
     };
     let state = guest.state();
-    let version = state.services.kv.set(&state.caller, write).await?;
+    let set = state.services.kv.set(&state.context.caller, write);
+    let version = state.meter.aside(set).await?;
     Ok(version.0.cast_signed())
 }
 
@@ -248,9 +249,8 @@ async fn has<T: GuestView>(
     let has = state
         .services
         .kv
-        .has(&state.caller, &collection, &key)
-        .await?;
-    Ok(i64::from(has))
+        .has(&state.context.caller, &collection, &key);
+    Ok(i64::from(state.meter.aside(has).await?))
 }
 
 async fn delete<T: GuestView>(
@@ -268,12 +268,10 @@ async fn delete<T: GuestView>(
     let collection = guest.collection(c, c_len)?;
     let key = guest.key(k, k_len)?;
     let state = guest.state();
-    let existed = state
-        .services
-        .kv
-        .delete(&state.caller, collection, key, expect(options.if_version))
-        .await?;
-    Ok(i64::from(existed))
+    let expect = expect(options.if_version);
+    let caller = &state.context.caller;
+    let delete = state.services.kv.delete(caller, collection, key, expect);
+    Ok(i64::from(state.meter.aside(delete).await?))
 }
 
 async fn list<T: GuestView>(
@@ -314,6 +312,7 @@ async fn list<T: GuestView>(
         with_values: options.values,
     };
     let state = guest.state();
-    let listing = state.services.kv.list(&state.caller, list).await?;
+    let list = state.services.kv.list(&state.context.caller, list);
+    let listing = state.meter.aside(list).await?;
     guest.answer(out, page::encode(&listing))
 }

@@ -60,12 +60,9 @@ async fn increment<T: GuestView>(
     let collection = guest.collection(c, c_len)?;
     let key = guest.key(k, k_len)?;
     let state = guest.state();
-    let sum = state
-        .services
-        .kv
-        .increment(&state.caller, collection, key, delta)
-        .await;
-    let (version, value) = sum?;
+    let caller = &state.context.caller;
+    let increment = state.services.kv.increment(caller, collection, key, delta);
+    let (version, value) = state.meter.aside(increment).await?;
     let buffer = guest.bytes_mut("result", result)?;
     buffer.copy_from_slice(&value.to_le_bytes());
     Ok(version.0.cast_signed())
@@ -99,7 +96,8 @@ async fn get_many<T: GuestView>(
     check_count(Subject::Keys, keys.len(), KEYS_MAX)?;
     let keys = keys.map(names).collect::<Result<Vec<_>, _>>()?;
     let state = guest.state();
-    let entries = state.services.kv.get_many(&state.caller, &keys).await?;
+    let get = state.services.kv.get_many(&state.context.caller, &keys);
+    let entries = state.meter.aside(get).await?;
     let slots = entries.iter().map(|entry| {
         let entry = entry.as_ref();
         Slot(entry.map(|entry| (header(entry), entry.value.as_bytes())))
@@ -140,7 +138,8 @@ async fn commit<T: GuestView>(
     // A copy of what the checks name, for the message.
     let checked: Vec<_> = batch.checks.iter().map(named).collect();
     let state = guest.state();
-    match state.services.kv.commit(&state.caller, batch).await {
+    let commit = state.services.kv.commit(&state.context.caller, batch);
+    match state.meter.aside(commit).await {
         Ok(applied) => {
             let answers: Vec<_> = applied.iter().map(answer_of).collect();
             guest.answer(out, packed_records(&answers))
@@ -264,11 +263,11 @@ async fn dead_letters<T: GuestView>(
         }));
     }
     let state = guest.state();
-    let letters = state
+    let list = state
         .services
         .dead_letters
-        .list(&state.caller, before, limit)
-        .await?;
+        .list(&state.context.caller, before, limit);
+    let letters = state.meter.aside(list).await?;
     let full = letters.len() == limit as usize;
     let next = letters.last().filter(|_| full).map(|letter| letter.id);
     let letters: Vec<_> = letters.iter().map(letter).collect();

@@ -11,6 +11,7 @@ mod kv;
 mod log;
 mod many;
 mod memory;
+mod meter;
 mod page;
 mod state;
 
@@ -19,6 +20,7 @@ use wasmtime::Linker;
 pub use fault::{BadPointer, NoMemory};
 pub(crate) use log::printable;
 pub use log::{GuestLog, LogLine};
+pub(crate) use meter::Meter;
 pub use state::{DeliveryContext, GuestState, GuestView};
 
 /// Links every import of `kvasm_v1` over the part of the store's data that it

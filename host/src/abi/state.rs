@@ -1,9 +1,9 @@
 //! What the host functions know of an invocation.
 
-use super::GuestLog;
 use super::fault::Fault;
+use super::{GuestLog, Meter};
 use crate::model::Limits;
-use crate::service::{Caller, Services};
+use crate::service::{CallContext, Caller, Services};
 use kvasm_abi::IMPORTS;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -64,11 +64,12 @@ pub struct DeliveryContext {
 /// The state of one guest instance. All of it is set by the host; a guest's
 /// bytes end up in `output`, `slot`, `error` and the log, each under a limit.
 pub struct GuestState {
-    /// Whose rows the key-value functions touch, and for whom.
-    pub(crate) caller: Caller,
+    /// Whose rows the key-value functions touch, and for whom; and until when.
+    pub(crate) context: CallContext,
     pub(crate) app_name: Arc<str>,
     pub(crate) function: Arc<str>,
-    pub(crate) request_id: Uuid,
+    /// What it computes, which the store's work is not.
+    pub(crate) meter: Arc<Meter>,
     pub(crate) services: Services,
     pub(crate) limits: Arc<Limits>,
     pub(crate) input: Vec<u8>,
@@ -93,20 +94,20 @@ pub struct GuestState {
 
 impl GuestState {
     pub(crate) fn new(
-        caller: Caller,
+        context: CallContext,
         app_name: Arc<str>,
         function: Arc<str>,
         services: Services,
         limits: Arc<Limits>,
         input: Vec<u8>,
-        request_id: Uuid,
     ) -> GuestState {
+        let meter = Arc::new(Meter::new(context.deadline.clone()));
         let log = GuestLog::new(limits.log_lines, limits.log_line_bytes);
         GuestState {
-            caller,
+            context,
             app_name,
             function,
-            request_id,
+            meter,
             services,
             limits,
             input,
@@ -129,7 +130,7 @@ impl GuestState {
 
     /// On whose behalf it runs.
     pub fn caller(&self) -> &Caller {
-        &self.caller
+        &self.context.caller
     }
 
     /// The function that was called.
@@ -139,7 +140,7 @@ impl GuestState {
 
     /// The request's id, which the host's log carries too.
     pub fn request_id(&self) -> Uuid {
-        self.request_id
+        self.context.request_id
     }
 
     /// The services that the key-value functions call.

@@ -4,7 +4,9 @@ use super::{Call, Host, Plugin};
 use crate::abi::GuestLog;
 use crate::model::{App, AppId, Capability, Digest, Exports, Level, PluginVersion, Timestamp};
 use crate::runtime::{CallFailure, CompiledPlugin, LoadError, Response};
-use crate::service::{Actor, LogRecord, LogSource, Refusal, ServiceError};
+use crate::service::{
+    Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Ticket, Timeout,
+};
 use crate::store::StoreError;
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
@@ -23,6 +25,9 @@ pub enum InvokeError {
     /// The active plugin cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The time of the call was over before the plugin ran.
+    #[error(transparent)]
+    Timeout(#[from] Timeout),
     /// The call failed.
     #[error(transparent)]
     Call(#[from] CallFailure),
@@ -45,24 +50,91 @@ pub enum DeployError {
     Service(#[from] ServiceError),
 }
 
+/// A call that was let in by [`Host::enter`]. It counts among the app's calls until
+/// it has ended or this is dropped.
+pub struct Entered {
+    host: Host,
+    app: Arc<App>,
+    digest: Digest,
+    call: Call,
+    ticket: Ticket,
+}
+
+impl Entered {
+    /// Makes the call, now that its input is there. Its time begins here:
+    /// `limits.wall_time` for waiting, loading, running and committing together.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn call(mut self, input: Vec<u8>) -> Result<Response, InvokeError> {
+        self.call.input = input;
+        self.run().await
+    }
+
+    async fn run(self) -> Result<Response, InvokeError> {
+        let Entered {
+            host,
+            app,
+            digest,
+            call,
+            ticket,
+        } = self;
+        let context = host.context(&app, &call);
+        let _pass = ticket.admit(&context.deadline).await?;
+        let plugin = host
+            .plugin_of(Arc::clone(&app), digest, &context.deadline)
+            .await?;
+        let name: Arc<str> = call.target.name(&plugin.compiled).into();
+        let result = host.run(&plugin, call, context).await;
+        host.keep_log(app.id, name, &result);
+        Ok(result?)
+    }
+}
+
 impl Host {
-    /// Calls the active plugin of an app as it is in the store, within the app's
-    /// limits of calls, and keeps what it logs.
+    /// Lets a call of an app's active plugin in, before its input is there: checks
+    /// that the plugin has the function and that the app may have one more call, and
+    /// counts it.
     ///
     /// Take `app` fresh from the store: its active plugin and limits are looked
     /// up in it.
     ///
     /// # Errors
     /// [`InvokeError`].
-    pub async fn invoke(&self, app: &App, call: Call) -> Result<Response, InvokeError> {
+    pub async fn enter(&self, app: App, mut call: Call) -> Result<Entered, InvokeError> {
         let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
-        let wait = self.0.limits.wall_time;
-        let _pass = self.0.admission.admit(app, wait).await?;
-        let plugin = self.plugin_of(app, active.digest).await?;
-        let name: Arc<str> = call.target.name(&plugin.compiled).into();
-        let result = self.call(&plugin, call).await;
-        self.keep_log(app.id, name, &result);
-        Ok(result?)
+        let ticket = self.0.admission.enter(&app)?;
+        let exports = match self.0.runtime.loaded(&active.digest) {
+            Some(plugin) => Some(plugin.exports()),
+            None => {
+                let plugin = self.0.store.plugin(app.id, active.version).await?;
+                plugin.map(|plugin| plugin.exports)
+            }
+        };
+        // If it was deleted meanwhile, the call finds out.
+        let request_id = *call.request_id.get_or_insert_with(Uuid::now_v7);
+        if let Some(exports) = exports
+            && let Err(error) = call.target.require(&exports)
+        {
+            return Err(CallFailure::before_the_run(error, request_id).into());
+        }
+        Ok(Entered {
+            host: self.clone(),
+            digest: active.digest,
+            app: Arc::new(app),
+            call,
+            ticket,
+        })
+    }
+
+    /// Calls the active plugin of an app as it is in the store, within the app's
+    /// limits of calls, and keeps what it logs.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn invoke(&self, app: &App, call: Call) -> Result<Response, InvokeError> {
+        let entered = self.enter(app.clone(), call).await?;
+        entered.run().await
     }
 
     /// Adds a module to an app as a new plugin version, after compiling it, and
@@ -89,11 +161,17 @@ impl Host {
     }
 
     /// A stored module as a plugin of an app.
-    pub(super) async fn plugin_of(&self, app: &App, digest: Digest) -> Result<Plugin, InvokeError> {
+    pub(super) async fn plugin_of(
+        &self,
+        app: Arc<App>,
+        digest: Digest,
+        deadline: &Deadline,
+    ) -> Result<Plugin, InvokeError> {
+        let compiled = deadline.within(Stage::Loading, self.compiled(digest));
         Ok(Plugin {
-            app: Arc::new(app.clone()),
+            compiled: compiled.await??,
             app_name: app.name.as_str().into(),
-            compiled: self.compiled(digest).await?,
+            app,
         })
     }
 

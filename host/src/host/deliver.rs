@@ -1,17 +1,18 @@
 //! One delivery: the handler's input, its run, and its commit.
 
 use super::transaction::Run;
-use super::{Call, Host, InvokeError};
+use super::{Host, InvokeError};
 use crate::abi::DeliveryContext;
 use crate::model::{
     App, Delivery, Digest, Event, Happening, PluginVersion, Receipt, TriggerName, Value,
 };
 use crate::runtime::{CallError, LoadError, Target};
-use crate::service::{Caller, ServiceError};
+use crate::service::{CallContext, Caller, Deadline, ServiceError};
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
 use serde_json::json;
 use std::sync::Arc;
 use thiserror::Error;
+use uuid::Uuid;
 
 /// Why a delivery was not carried out.
 #[derive(Debug, Error)]
@@ -31,7 +32,7 @@ impl InvokeError {
             InvokeError::Call(failure) => failure.error.is_deterministic(),
             InvokeError::Service(ServiceError::NoActivePlugin) => true,
             InvokeError::Load(error) => !matches!(error, LoadError::Busy | LoadError::Host(_)),
-            InvokeError::Service(_) | InvokeError::Refused(_) => false,
+            InvokeError::Service(_) | InvokeError::Refused(_) | InvokeError::Timeout(_) => false,
         }
     }
 
@@ -86,18 +87,23 @@ impl Host {
         let Some((_, digest)) = plugin else {
             return Err(failed(ServiceError::NoActivePlugin.into()));
         };
-        let plugin = self.plugin_of(app, digest).await.map_err(failed)?;
+        let context = CallContext {
+            caller: Caller::handler(app, &delivery.event),
+            request_id: Uuid::now_v7(),
+            deadline: Deadline::after(self.0.limits.wall_time),
+        };
+        let loaded = self.plugin_of(Arc::new(app.clone()), digest, &context.deadline);
+        let plugin = loaded.await.map_err(failed)?;
         let name: Arc<str> = delivery.function.as_str().into();
         let input = input(&delivery.place.trigger, &delivery.event, delivery.attempts);
-        let call = Call::of(Target::Handler(Arc::clone(&name))).input(input);
-        let caller = Caller::handler(app, &delivery.event);
-        let context = DeliveryContext {
+        let target = Target::Handler(Arc::clone(&name));
+        let delivered = DeliveryContext {
             trigger: delivery.place.trigger.to_string(),
             event_id: delivery.event.id,
             attempt: delivery.attempts,
             depth: delivery.event.depth,
         };
-        let run = Run::new(&plugin, caller, call).of_delivery(context, receipt);
+        let run = Run::new(&plugin, context, target, input).of_delivery(delivered, receipt);
         let result = self.run_transaction(run).await;
         self.keep_log(app.id, name, &result);
         result.map(drop).map_err(|error| failed(error.into()))

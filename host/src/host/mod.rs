@@ -12,7 +12,8 @@ use crate::runtime::{
     RuntimeError, Target,
 };
 use crate::service::{
-    Admin, Admission, Caller, Kv, KvService, Logs, Services, StoredDeadLetters, Wakes, new_app,
+    Admin, Admission, CallContext, Caller, Deadline, Kv, KvService, Logs, Services,
+    StoredDeadLetters, Wakes, new_app,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use wasmtime::Linker;
 
-pub use call::{DeployError, InvokeError};
+pub use call::{DeployError, Entered, InvokeError};
 pub use deliver::DeliverError;
 
 type Extend = Box<dyn FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>>;
@@ -289,17 +290,35 @@ impl Host {
     /// # Errors
     /// [`CallFailure`], with whose fault it is and what the guest logged.
     pub async fn call(&self, plugin: &Plugin, call: Call) -> Result<Response, CallFailure> {
-        let caller = Caller::new(&plugin.app, call.principal.clone());
-        if plugin.compiled.is_transaction(&call.target) {
-            let run = transaction::Run::new(plugin, caller, call);
+        let context = self.context(&plugin.app, &call);
+        self.run(plugin, call, context).await
+    }
+
+    /// What goes with a call from here to its end.
+    fn context(&self, app: &App, call: &Call) -> CallContext {
+        CallContext {
+            caller: Caller::new(app, call.principal.clone()),
+            request_id: call.request_id.unwrap_or_else(Uuid::now_v7),
+            deadline: Deadline::after(self.0.limits.wall_time),
+        }
+    }
+
+    async fn run(
+        &self,
+        plugin: &Plugin,
+        call: Call,
+        context: CallContext,
+    ) -> Result<Response, CallFailure> {
+        let Call { target, input, .. } = call;
+        if plugin.compiled.is_transaction(&target) {
+            let run = transaction::Run::new(plugin, context, target, input);
             return self.run_transaction(run).await;
         }
         let request = Request {
-            caller,
+            context,
             app_name: Arc::clone(&plugin.app_name),
-            target: call.target,
-            input: call.input,
-            request_id: call.request_id.unwrap_or_else(Uuid::now_v7),
+            target,
+            input,
             services: self.0.services.clone(),
             delivery: None,
             transaction: false,

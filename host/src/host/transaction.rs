@@ -1,13 +1,11 @@
 //! Runs that are one commit: transactional functions, and handlers of deliveries.
 
-use super::{Call, Host, Plugin};
+use super::{Host, Plugin};
 use crate::abi::{DeliveryContext, GuestLog};
 use crate::model::Receipt;
 use crate::runtime::{CallError, CallFailure, Request, Response, Target};
-use crate::service::{Caller, ServiceError, Services, Transaction};
+use crate::service::{CallContext, ServiceError, Services, Stage, Transaction};
 use std::sync::Arc;
-use std::time::Instant;
-use uuid::Uuid;
 
 /// How often a transaction is run at the most.
 pub(super) const RUNS_MAX: u32 = 5;
@@ -15,21 +13,24 @@ pub(super) const RUNS_MAX: u32 = 5;
 /// What is run, until it has committed or failed.
 pub(super) struct Run<'p> {
     plugin: &'p Plugin,
-    caller: Caller,
+    context: CallContext,
     target: Target,
     input: Vec<u8>,
-    request_id: Uuid,
     delivery: Option<(Arc<DeliveryContext>, Receipt)>,
 }
 
 impl<'p> Run<'p> {
-    pub(super) fn new(plugin: &'p Plugin, caller: Caller, call: Call) -> Run<'p> {
+    pub(super) fn new(
+        plugin: &'p Plugin,
+        context: CallContext,
+        target: Target,
+        input: Vec<u8>,
+    ) -> Run<'p> {
         Run {
             plugin,
-            caller,
-            target: call.target,
-            input: call.input,
-            request_id: call.request_id.unwrap_or_else(Uuid::now_v7),
+            context,
+            target,
+            input,
             delivery: None,
         }
     }
@@ -44,11 +45,10 @@ impl<'p> Run<'p> {
 
     fn request(&self, services: Services) -> Request {
         Request {
-            caller: self.caller.clone(),
+            context: self.context.clone(),
             app_name: Arc::clone(&self.plugin.app_name),
             target: self.target.clone(),
             input: self.input.clone(),
-            request_id: self.request_id,
             services,
             delivery: self
                 .delivery
@@ -61,7 +61,7 @@ impl<'p> Run<'p> {
     fn failure(&self, error: CallError, log: GuestLog) -> CallFailure {
         CallFailure {
             error,
-            request_id: self.request_id,
+            request_id: self.context.request_id,
             log,
             discarded: Vec::new(),
         }
@@ -79,9 +79,8 @@ enum Ended {
 
 impl Host {
     /// Runs until a run commits, or fails by itself, or has lost too often. All
-    /// runs together have the wall time of one call.
+    /// runs and their commits together have the time of one call.
     pub(super) async fn run_transaction(&self, run: Run<'_>) -> Result<Response, CallFailure> {
-        let deadline = Instant::now() + self.0.limits.wall_time;
         let mut discarded = Vec::new();
         for runs in 1..=RUNS_MAX {
             match self.run_once(&run).await {
@@ -99,7 +98,7 @@ impl Host {
                 }
                 Ended::Lost(log) => discarded.push(log),
             }
-            if runs == RUNS_MAX || Instant::now() >= deadline {
+            if runs == RUNS_MAX || run.context.deadline.has_passed() {
                 let failure = run.failure(CallError::Conflict { runs }, GuestLog::new(0, 0));
                 return Err(CallFailure {
                     discarded,
@@ -123,9 +122,10 @@ impl Host {
             Ok(response) => self.commit(run, &transaction, response).await,
             // Somebody who has seen two moments at once may fail for no other reason.
             Err(failure) if failure.error.may_come_of_stale_reads() => {
-                match transaction.is_current(&run.caller).await {
-                    Ok(false) => Ended::Lost(failure.log),
-                    Ok(true) | Err(_) => Ended::Failed(failure),
+                let current = transaction.is_current(&run.context.caller);
+                match run.context.deadline.within(Stage::Commit, current).await {
+                    Ok(Ok(false)) => Ended::Lost(failure.log),
+                    Ok(Ok(true) | Err(_)) | Err(_) => Ended::Failed(failure),
                 }
             }
             Err(failure) => Ended::Failed(failure),
@@ -134,9 +134,20 @@ impl Host {
 
     async fn commit(&self, run: &Run<'_>, transaction: &Transaction, response: Response) -> Ended {
         let receipt = run.delivery.as_ref().map(|(_, receipt)| receipt.clone());
+        let CallContext {
+            caller, deadline, ..
+        } = &run.context;
         let committed = match transaction.batch(receipt) {
             Ok(None) => return Ended::Done(response),
-            Ok(Some(batch)) => self.0.services.kv.commit(&run.caller, batch).await,
+            Ok(Some(batch)) => {
+                let commit = self.0.services.kv.commit(caller, batch);
+                match deadline.within(Stage::Commit, commit).await {
+                    Ok(committed) => committed,
+                    Err(timeout) => {
+                        return Ended::Failed(run.failure(timeout.into(), response.log));
+                    }
+                }
+            }
             Err(error) => Err(error),
         };
         match committed {

@@ -4,7 +4,7 @@
 use crate::http::PROBLEMS;
 use crate::model::Invalid;
 use crate::runtime::{CallError, LoadError};
-use crate::service::{Refusal, ServiceError, Unauthenticated};
+use crate::service::{Refusal, ServiceError, Stage, Unauthenticated};
 use crate::{DeployError, InvokeError};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -290,11 +290,14 @@ impl From<CallError> for Problem {
                 let detail = "its author finds where in the app's log under this request's id";
                 return Problem::new(Kind::PluginTrapped, detail);
             }
-            CallError::Deadline { .. } | CallError::CpuTime { .. } => Kind::PluginTimeout,
-            CallError::Busy(_) => {
-                return Problem::new(Kind::Busy, error.to_string())
-                    .retry_after(Duration::from_secs(1));
-            }
+            CallError::Deadline { timeout, .. } => match timeout.longest() {
+                Stage::Instance | Stage::Cpu | Stage::Loading => {
+                    return Problem::new(Kind::Busy, error.to_string())
+                        .retry_after(Duration::from_secs(1));
+                }
+                _ => Kind::PluginTimeout,
+            },
+            CallError::CpuTime { .. } => Kind::PluginTimeout,
             CallError::Host(_) | CallError::Commit(_) => return Problem::internal(&error),
         };
         Problem::new(kind, error.to_string())
@@ -311,6 +314,7 @@ impl From<InvokeError> for Problem {
                 LoadError::Busy => error.into(),
                 error => Problem::internal(&error),
             },
+            InvokeError::Timeout(timeout) => CallError::from(timeout).into(),
             InvokeError::Call(failure) => failure.error.into(),
         }
     }

@@ -4,14 +4,15 @@ use super::cache::DiskCache;
 use super::error::RuntimeError;
 use super::invocation::Invocation;
 use super::loader::Compiled;
-use super::pool::Pool;
 use super::wasi;
 use crate::abi;
 use crate::metrics::Metrics;
 use crate::model::Limits;
+use crate::service::{Fair, Share};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime::{
@@ -36,7 +37,8 @@ const BACKTRACE_FRAMES_MAX: usize = 32;
 /// How the engine is set up.
 pub struct EngineOptions {
     /// Instances that exist at once; further calls wait for one within their
-    /// deadline. Default 256. Each reserves 4 GiB of address space, not memory.
+    /// deadline, and one app has at most as many as are then left free. Default 256.
+    /// Each reserves 4 GiB of address space, not memory.
     pub instances: u32,
     /// A folder for compiled modules, kept between processes. Default none.
     pub cache_dir: Option<PathBuf>,
@@ -62,7 +64,9 @@ impl Default for EngineOptions {
 pub struct Runtime {
     pub(super) engine: Engine,
     pub(super) limits: Arc<Limits>,
-    pub(super) pool: Pool,
+    /// Slots of the pooling allocator, taken before an instance is made, so that a
+    /// call waits where the allocator would fail.
+    pub(super) slots: Arc<Fair>,
     pub(super) linker: Linker<Invocation>,
     pub(super) disk: Option<DiskCache>,
     pub(super) compiled: Mutex<Compiled>,
@@ -70,7 +74,9 @@ pub struct Runtime {
     pub(super) compilers: Arc<Semaphore>,
     pub(super) compile_time: Duration,
     /// Places of guests that compute for longer than a tick.
-    pub(super) computing: Arc<Semaphore>,
+    pub(super) computing: Arc<Fair>,
+    /// Numbers calls in the order of their starts.
+    pub(super) rank: AtomicU64,
     pub(super) metrics: Metrics,
 }
 
@@ -102,13 +108,14 @@ impl Runtime {
         Ok(Runtime {
             engine,
             limits,
-            pool: Pool::new(options.instances),
+            slots: Fair::new(options.instances, Share::Half),
             linker,
             disk,
             compiled: Mutex::new(Compiled::new(options.modules)),
             compilers: Arc::new(Semaphore::new(COMPILERS)),
             compile_time: options.compile_time,
-            computing: Arc::new(Semaphore::new(computing_places())),
+            computing: Fair::new(computing_places(), Share::All),
+            rank: AtomicU64::new(0),
             metrics,
         })
     }
@@ -116,9 +123,9 @@ impl Runtime {
 
 /// All cores but one: that one is for calls that are short, so that they do not
 /// wait for those that compute for long, however many there are.
-fn computing_places() -> usize {
+fn computing_places() -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.saturating_sub(1).max(1)
+    u32::try_from(cores.saturating_sub(1)).map_or(u32::MAX, |places| places.max(1))
 }
 
 /// The settings of every engine of this host, so that bare wasmtime can be

@@ -2,7 +2,7 @@
 
 use crate::abi::GuestLog;
 use crate::model::Invalid;
-use crate::service::ServiceError;
+use crate::service::{ServiceError, Timeout};
 use crate::store::StoreError;
 use std::time::Duration;
 use thiserror::Error;
@@ -161,10 +161,10 @@ pub enum CallError {
         backtrace: String,
     },
     /// The call did not end within its wall time.
-    #[error("the call did not end within {} ms{}", limit.as_millis(), place(.waiting_in, .starting))]
+    #[error("{timeout}{}", place(.waiting_in, .starting))]
     Deadline {
-        /// The limit.
-        limit: Duration,
+        /// Where the time went.
+        timeout: Timeout,
         /// The host function that it was waiting for, if any.
         waiting_in: Option<&'static str>,
         /// Whether the module's start function was still running.
@@ -178,9 +178,6 @@ pub enum CallError {
         /// Whether the module's start function was still running.
         starting: bool,
     },
-    /// No slot for an instance was free within the call's wall time.
-    #[error("the host is busy: no instance was free within {} ms; try again later", .0.as_millis())]
-    Busy(Duration),
     /// The host's fault.
     #[error("the host failed; the operator finds the cause in its log under this request's id")]
     Host(#[source] BoxError),
@@ -221,16 +218,12 @@ impl CallError {
                 | ServiceError::LeaseLost => Blame::Host,
                 _ => Blame::Guest,
             },
-            // A host function that does not answer is the host's fault.
-            CallError::Deadline {
-                waiting_in: None, ..
-            } => Blame::Guest,
-            CallError::Deadline {
-                waiting_in: Some(_),
-                ..
-            }
-            | CallError::Busy(_)
-            | CallError::Host(_) => Blame::Host,
+            // What the guest did not compute, it was kept waiting for.
+            CallError::Deadline { timeout, .. } => match timeout.longest().is_of_the_guest() {
+                true => Blame::Guest,
+                false => Blame::Host,
+            },
+            CallError::Host(_) => Blame::Host,
         }
     }
 }
@@ -248,9 +241,9 @@ impl CallError {
             | CallError::NoHttpHandler
             | CallError::Invalid(_) => true,
             CallError::Failed { code, .. } => *code == kvasm_abi::EXIT_PERMANENT,
-            CallError::Deadline { waiting_in, .. } => waiting_in.is_none(),
+            CallError::Deadline { timeout, .. } => timeout.longest().is_of_the_guest(),
             CallError::Commit(error) => matches!(error, ServiceError::Invalid(_)),
-            CallError::Conflict { .. } | CallError::Busy(_) | CallError::Host(_) => false,
+            CallError::Conflict { .. } | CallError::Host(_) => false,
         }
     }
 
@@ -290,9 +283,11 @@ impl CallError {
             CallError::Commit(_) => "commit",
             CallError::Failed { .. } => "failed",
             CallError::Trap { .. } | CallError::Start { .. } => "trap",
-            CallError::Deadline { .. } => "deadline",
+            CallError::Deadline { timeout, .. } => match timeout.longest().is_of_the_guest() {
+                true => "deadline",
+                false => "busy",
+            },
             CallError::CpuTime { .. } => "cpu_time",
-            CallError::Busy(_) => "busy",
             CallError::Host(_) => "host",
         }
     }
@@ -311,6 +306,28 @@ pub struct CallFailure {
     pub log: GuestLog,
     /// What runs logged before this one that were thrown away.
     pub discarded: Vec<GuestLog>,
+}
+
+impl CallFailure {
+    /// Of a call whose guest has not run.
+    pub(crate) fn before_the_run(error: CallError, request_id: Uuid) -> CallFailure {
+        CallFailure {
+            error,
+            request_id,
+            log: GuestLog::new(0, 0),
+            discarded: Vec::new(),
+        }
+    }
+}
+
+impl From<Timeout> for CallError {
+    fn from(timeout: Timeout) -> CallError {
+        CallError::Deadline {
+            timeout,
+            waiting_in: None,
+            starting: false,
+        }
+    }
 }
 
 impl From<StoreError> for CallError {

@@ -5,17 +5,16 @@ use super::error::{CallError, CallFailure};
 use super::limiter::MemoryLimiter;
 use super::module::{CompiledPlugin, Function, Signature};
 use super::{trap, wasi};
-use crate::abi::{DeliveryContext, GuestLog, GuestState, GuestView, printable};
-use crate::model::{Invalid, Limits, Subject};
-use crate::service::{Caller, Services};
+use crate::abi::{DeliveryContext, GuestLog, GuestState, GuestView, Meter, printable};
+use crate::model::{AppId, Exports, Invalid, Limits, Subject};
+use crate::service::{CallContext, Fair, Place, Services, Stage};
 use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -25,16 +24,14 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 
 /// What is called, and for whom.
 pub struct Request {
-    /// On whose behalf, and thereby whose rows.
-    pub caller: Caller,
+    /// On whose behalf, and until when.
+    pub context: CallContext,
     /// The app's name, for the guest and the log.
     pub app_name: Arc<str>,
     /// The function.
     pub target: Target,
     /// Its input.
     pub input: Vec<u8>,
-    /// The request's id.
-    pub request_id: Uuid,
     /// What the host functions call.
     pub services: Services,
     /// The delivery that is carried out, if it is one.
@@ -70,6 +67,18 @@ pub enum Target {
 }
 
 impl Target {
+    /// Checks that a plugin offers what is to be called.
+    pub(crate) fn require(&self, exports: &Exports) -> Result<(), CallError> {
+        match self {
+            Target::Http if exports.http.is_none() => Err(CallError::NoHttpHandler),
+            Target::Function(name) if !exports.functions.iter().any(|f| **f == **name) => Err(
+                unknown_function(name, exports.functions.iter().map(String::as_str)),
+            ),
+            // Of a handler the run finds out.
+            Target::Http | Target::Function(_) | Target::Handler(_) => Ok(()),
+        }
+    }
+
     /// The name of the export that is called, if there is one.
     pub(crate) fn name<'t>(&'t self, plugin: &'t CompiledPlugin) -> &'t str {
         match self {
@@ -99,8 +108,7 @@ pub struct Invocation {
     guest: GuestState,
     limiter: MemoryLimiter,
     wasi: Option<Box<WasiP1Ctx>>,
-    meter: Arc<Meter>,
-    deadline: Instant,
+    turns: Arc<Turns>,
     starting: bool,
 }
 
@@ -119,8 +127,18 @@ impl Invocation {
         self.starting
     }
 
-    pub(super) fn wall_time(&self) -> Duration {
-        self.guest.limits.wall_time
+    /// That the call has run out of time, and where it went. What no stage knows
+    /// of is sleep if the guest can sleep.
+    pub(super) fn timeout(&self) -> CallError {
+        let rest = match self.wasi {
+            Some(_) => Stage::Sleeping,
+            None => Stage::Other,
+        };
+        CallError::Deadline {
+            timeout: self.guest.context.deadline.timeout(rest),
+            waiting_in: self.guest.waiting_in,
+            starting: self.starting,
+        }
     }
 
     pub(super) fn cpu_time(&self) -> Duration {
@@ -150,73 +168,42 @@ pub(super) enum Stop {
     CpuTime,
 }
 
-/// The time that an invocation has spent on a thread, and its place among those
-/// that compute for long.
-struct Meter {
-    base: Instant,
-    spent_ns: AtomicU64,
-    polled_at_ns: AtomicU64,
+/// The turns of one guest among those that compute for long.
+struct Turns {
+    app: AppId,
+    /// The older of two calls of an app computes first.
+    rank: u64,
     /// Held while a guest computes that has done so for a tick. Given back when it
-    /// waits, for whatever it is.
-    place: Mutex<Option<OwnedSemaphorePermit>>,
-    places: Arc<Semaphore>,
+    /// waits for anything.
+    place: Mutex<Option<Place>>,
+    places: Arc<Fair>,
 }
 
-impl Meter {
-    fn new(places: Arc<Semaphore>) -> Meter {
-        Meter {
-            base: Instant::now(),
-            spent_ns: AtomicU64::new(0),
-            polled_at_ns: AtomicU64::new(0),
-            place: Mutex::new(None),
-            places,
-        }
-    }
-
-    /// Lets other tasks of this thread run, then waits for a place.
-    async fn take_turn(self: Arc<Meter>) {
+impl Turns {
+    /// Lets other tasks of this thread run, then waits for a turn.
+    async fn take(self: Arc<Turns>, meter: Arc<Meter>) {
+        let _timed = meter.deadline().timed(Stage::Cpu);
         tokio::task::yield_now().await;
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        *self.place.lock() = place.ok();
-    }
-
-    fn now_ns(&self) -> u64 {
-        u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    fn begin(&self) {
-        self.polled_at_ns.store(self.now_ns(), Ordering::Relaxed);
+        let place = self.places.take(self.app, 1, self.rank).await;
+        *self.place.lock() = place;
     }
 
     fn end(&self) {
-        let spent = self.spent().as_nanos();
-        let spent = u64::try_from(spent).unwrap_or(u64::MAX);
-        self.spent_ns.store(spent, Ordering::Relaxed);
         *self.place.lock() = None;
-    }
-
-    /// What was spent before this poll, and in it.
-    fn spent(&self) -> Duration {
-        let polled_at = self.polled_at_ns.load(Ordering::Relaxed);
-        let this_poll = self.now_ns().saturating_sub(polled_at);
-        Duration::from_nanos(
-            self.spent_ns
-                .load(Ordering::Relaxed)
-                .saturating_add(this_poll),
-        )
     }
 }
 
 /// Called by the guest's own code after a tick of the clock.
 fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateDeadline> {
     let invocation = context.data();
-    if Instant::now() >= invocation.deadline {
+    let meter = &invocation.guest.meter;
+    if meter.deadline().has_passed() {
         return Err(Stop::Deadline.into());
     }
-    if invocation.meter.spent() >= invocation.guest.limits.cpu_time {
+    if meter.spent() >= invocation.guest.limits.cpu_time {
         return Err(Stop::CpuTime.into());
     }
-    let turn = Arc::clone(&invocation.meter).take_turn();
+    let turn = Arc::clone(&invocation.turns).take(Arc::clone(meter));
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
 }
 
@@ -234,20 +221,12 @@ impl Runtime {
         plugin: &CompiledPlugin,
         request: Request,
     ) -> Result<Response, CallFailure> {
-        let request_id = request.request_id;
+        let request_id = request.context.request_id;
         let start = Instant::now();
         let app = Arc::clone(&request.app_name);
         let (name, function) = match find(plugin, &request.target) {
             Ok(found) => found,
-            Err(error) => {
-                let log = GuestLog::new(0, 0);
-                return Err(CallFailure {
-                    error,
-                    request_id,
-                    log,
-                    discarded: Vec::new(),
-                });
-            }
+            Err(error) => return Err(CallFailure::before_the_run(error, request_id)),
         };
         let span = tracing::info_span!("call", %request_id, app = &*app, function = &*name);
         let result = self
@@ -269,25 +248,23 @@ impl Runtime {
         function: &Function,
         request: Request,
     ) -> Result<Response, CallFailure> {
-        let request_id = request.request_id;
-        let refused = |error| CallFailure {
-            error,
-            request_id,
-            log: GuestLog::new(0, 0),
-            discarded: Vec::new(),
-        };
-        let deadline = Instant::now() + self.limits.wall_time;
+        let request_id = request.context.request_id;
+        let refused = |error| CallFailure::before_the_run(error, request_id);
         check_input(&self.limits, &request.input).map_err(|e| refused(e.into()))?;
         let waiting = self.metrics.waiting_for_instance();
-        let slots = timeout_at(deadline.into(), self.pool.take(plugin.slots));
-        let Ok(Some(_slots)) = slots.await else {
-            return Err(refused(CallError::Busy(self.limits.wall_time)));
+        let CallContext {
+            caller, deadline, ..
+        } = &request.context;
+        let slots = self.slots.take(caller.app(), plugin.slots, 0);
+        let _slots = match deadline.within(Stage::Instance, slots).await {
+            Ok(slots) => slots,
+            Err(timeout) => return Err(refused(timeout.into())),
         };
         drop(waiting);
         let _instance = self.metrics.instance();
 
-        let mut store = self.store(name, request, deadline);
-        let result = run(&mut store, plugin, function, deadline).await;
+        let mut store = self.store(name, request);
+        let result = run(&mut store, plugin, function).await;
         let mut invocation = store.into_data();
         // Ends the guest's standard output, which may hold half a line.
         invocation.wasi = None;
@@ -311,22 +288,25 @@ impl Runtime {
         }
     }
 
-    fn store(&self, function: Arc<str>, request: Request, deadline: Instant) -> Store<Invocation> {
+    fn store(&self, function: Arc<str>, request: Request) -> Store<Invocation> {
         let Request {
-            caller,
+            context,
             app_name,
             target: _,
             input,
-            request_id,
             services,
             delivery,
             transaction,
         } = request;
         let limits = Arc::clone(&self.limits);
         let limiter = MemoryLimiter::new(limits.memory_bytes);
-        let mut guest = GuestState::new(
-            caller, app_name, function, services, limits, input, request_id,
-        );
+        let turns = Turns {
+            app: context.caller.app(),
+            rank: self.rank.fetch_add(1, Ordering::Relaxed),
+            place: Mutex::new(None),
+            places: Arc::clone(&self.computing),
+        };
+        let mut guest = GuestState::new(context, app_name, function, services, limits, input);
         guest.delivery = delivery;
         guest.transaction = transaction;
         let mut store = Store::new(
@@ -335,8 +315,7 @@ impl Runtime {
                 guest,
                 limiter,
                 wasi: None,
-                meter: Arc::new(Meter::new(Arc::clone(&self.computing))),
-                deadline,
+                turns: Arc::new(turns),
                 starting: true,
             },
         );
@@ -366,11 +345,15 @@ fn find<'p>(
         }
         Target::Function(name) => match plugin.functions.get(&**name) {
             Some(function) => Ok((Arc::clone(name), function)),
-            None => Err(CallError::UnknownFunction {
-                name: printable(name),
-                known: plugin.functions().map(printable).collect(),
-            }),
+            None => Err(unknown_function(name, plugin.functions())),
         },
+    }
+}
+
+fn unknown_function<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> CallError {
+    CallError::UnknownFunction {
+        name: printable(name),
+        known: known.map(printable).collect(),
     }
 }
 
@@ -391,28 +374,23 @@ async fn run(
     store: &mut Store<Invocation>,
     plugin: &CompiledPlugin,
     function: &Function,
-    deadline: Instant,
 ) -> Result<(), CallError> {
-    let meter = Arc::clone(&store.data().meter);
+    let meter = Arc::clone(&store.data().guest.meter);
+    let turns = Arc::clone(&store.data().turns);
     let ended = {
         let mut call = pin!(enter(store, plugin, function));
         let metered = poll_fn(|context| {
             meter.begin();
             let poll = call.as_mut().poll(context);
             meter.end();
+            turns.end();
             poll
         });
-        timeout_at(deadline.into(), metered).await
+        timeout_at(meter.deadline().at().into(), metered).await
     };
     let invocation = store.data();
     let code = match ended {
-        Err(_elapsed) => {
-            return Err(CallError::Deadline {
-                limit: invocation.wall_time(),
-                waiting_in: invocation.guest.waiting_in,
-                starting: invocation.starting,
-            });
-        }
+        Err(_elapsed) => return Err(invocation.timeout()),
         Ok(Ok(code)) => code,
         Ok(Err(error)) => match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(code)) => *code,

@@ -8,7 +8,6 @@ mod limiter;
 mod loader;
 mod manifest;
 mod module;
-mod pool;
 mod trap;
 mod wasi;
 

@@ -15,11 +15,7 @@ pub(super) fn classify(error: &wasmtime::Error, invocation: &Invocation) -> Call
     let starting = invocation.starting();
     if let Some(stop) = error.downcast_ref::<Stop>() {
         return match stop {
-            Stop::Deadline => CallError::Deadline {
-                limit: invocation.wall_time(),
-                waiting_in: None,
-                starting,
-            },
+            Stop::Deadline => invocation.timeout(),
             Stop::CpuTime => CallError::CpuTime {
                 limit: invocation.cpu_time(),
                 starting,

@@ -1,5 +1,6 @@
 //! Which calls may start: calls a second and calls at once, app by app.
 
+use super::{Deadline, Stage};
 use crate::metrics::Metrics;
 use crate::model::{App, AppId};
 use parking_lot::Mutex;
@@ -71,30 +72,24 @@ impl Admission {
         }
     }
 
-    /// Waits until a call of the app may run, up to `wait`. The call runs for as
-    /// long as the pass lives.
+    /// Counts a call of the app and lets it in, or refuses it. It waits for its turn
+    /// in [`Ticket::admit`].
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub async fn admit(&self, app: &App, wait: Duration) -> Result<Pass, Refusal> {
+    /// [`Refusal::Rate`] and [`Refusal::Queue`].
+    pub fn enter(&self, app: &App) -> Result<Ticket, Refusal> {
         let gate = self.gate(app.id);
         let settings = &app.settings;
-        let Some(next) = gate.enter(
+        gate.enter(
             settings.calls_per_second,
             settings.calls_at_once,
             self.queue_max,
             Instant::now(),
-        )?
-        else {
-            return Ok(Pass::new(gate));
-        };
-        let _waiting = self.metrics.waiting_for_admission();
-        match tokio::time::timeout(wait, next).await {
-            Ok(Ok(pass)) => Ok(pass),
-            // A pass that arrives just now is dropped with the channel, and goes
-            // on to the next in the queue.
-            Ok(Err(_)) | Err(_) => Err(Refusal::Waited(wait)),
-        }
+        )?;
+        Ok(Ticket {
+            gate,
+            metrics: self.metrics.clone(),
+        })
     }
 
     fn gate(&self, app: AppId) -> Arc<Gate> {
@@ -119,7 +114,12 @@ struct Gate {
 
 #[derive(Default)]
 struct GateState {
+    /// Calls that were let in and have not ended: those that wait and run, and
+    /// those whose input is not there yet.
+    inside: usize,
     running: u32,
+    /// The limit on `running` as the last call to enter has seen it.
+    at_once: Option<u32>,
     waiting: VecDeque<oneshot::Sender<Pass>>,
     /// The calls of the last second that still count, and when they were counted.
     recent: f64,
@@ -127,28 +127,37 @@ struct GateState {
 }
 
 impl GateState {
-    /// Lets calls fall due that are longer ago; `limit` of them a second.
+    /// Lets calls fall due that are longer ago; `limit` of them a second. Of a
+    /// second before the limit was lowered no more count than it allows.
     fn decay(&mut self, limit: f64, now: Instant) {
         let since = self
             .counted_at
             .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.recent = (self.recent - since.as_secs_f64() * limit).max(0.0);
+        self.recent = (self.recent - since.as_secs_f64() * limit).clamp(0.0, limit);
         self.counted_at = Some(now);
+    }
+
+    fn has_place(&self) -> bool {
+        self.at_once.is_none_or(|limit| self.running < limit)
     }
 }
 
 impl Gate {
-    /// Counts a call. `None` if it runs at once, else what to wait for.
+    /// Counts a call and lets it in.
     fn enter(
         self: &Arc<Gate>,
         per_second: Option<u32>,
         at_once: Option<u32>,
         queue_max: usize,
         now: Instant,
-    ) -> Result<Option<oneshot::Receiver<Pass>>, Refusal> {
+    ) -> Result<(), Refusal> {
         let mut state = self.state.lock();
-        if let Some(limit) = per_second {
-            let rate = f64::from(limit);
+        if state.at_once != at_once {
+            state.at_once = at_once;
+            self.serve(&mut state);
+        }
+        let rate = per_second.map(f64::from);
+        if let (Some(rate), Some(limit)) = (rate, per_second) {
             state.decay(rate, now);
             if state.recent + 1.0 > rate {
                 let excess = state.recent + 1.0 - rate;
@@ -161,56 +170,96 @@ impl Gate {
                 });
             }
         }
-        let runs = at_once.is_none_or(|limit| state.running < limit);
-        if !runs {
-            state.waiting.retain(|next| !next.is_closed());
-            if state.waiting.len() >= queue_max {
+        if let Some(limit) = at_once {
+            let inside_max = queue_max.saturating_add(limit as usize);
+            if state.inside >= inside_max {
                 return Err(Refusal::Queue {
-                    at_once: at_once.unwrap_or(u32::MAX),
+                    at_once: limit,
                     queue: queue_max,
                 });
             }
         }
-        if per_second.is_some() {
+        if rate.is_some() {
             state.recent += 1.0;
         }
-        if runs {
+        state.inside += 1;
+        Ok(())
+    }
+
+    /// A place to run, or what to wait for.
+    fn admit(self: &Arc<Gate>) -> Result<Pass, oneshot::Receiver<Pass>> {
+        let mut state = self.state.lock();
+        state.waiting.retain(|next| !next.is_closed());
+        if state.waiting.is_empty() && state.has_place() {
             state.running += 1;
-            return Ok(None);
+            return Ok(Pass::new(Arc::clone(self)));
         }
         let (sender, receiver) = oneshot::channel();
         state.waiting.push_back(sender);
-        Ok(Some(receiver))
+        Err(receiver)
     }
 
-    /// Gives the place of a call that has ended to the first that still waits.
     fn leave(self: &Arc<Gate>) {
-        loop {
-            let next = {
-                let mut state = self.state.lock();
-                match state.waiting.pop_front() {
-                    Some(next) => next,
-                    None => {
-                        state.running = state.running.saturating_sub(1);
-                        return;
-                    }
-                }
+        let mut state = self.state.lock();
+        state.running = state.running.saturating_sub(1);
+        self.serve(&mut state);
+    }
+
+    /// Lets those run that wait, the first first, as long as more may.
+    fn serve(self: &Arc<Gate>, state: &mut GateState) {
+        while state.has_place() {
+            let Some(next) = state.waiting.pop_front() else {
+                return;
             };
             match next.send(Pass::new(Arc::clone(self))) {
-                Ok(()) => return,
+                Ok(()) => state.running += 1,
                 // It has stopped waiting: its place is still to be given.
                 Err(pass) => pass.forget(),
             }
         }
     }
 
-    /// Whether nothing is lost if the gate is made anew.
+    /// Whether nothing is lost if the gate is made again.
     fn is_idle(self: &Arc<Gate>, now: Instant) -> bool {
         let state = self.state.lock();
         let quiet = state
             .counted_at
             .is_none_or(|at| now.saturating_duration_since(at) > Duration::from_secs(1));
-        Arc::strong_count(self) == 1 && state.running == 0 && quiet
+        Arc::strong_count(self) == 1 && state.inside == 0 && quiet
+    }
+}
+
+/// A call that was let in. It counts until this is dropped.
+pub struct Ticket {
+    gate: Arc<Gate>,
+    metrics: Metrics,
+}
+
+impl Ticket {
+    /// Waits until the call may run, up to its deadline. It runs for as long as the
+    /// pass lives.
+    ///
+    /// # Errors
+    /// [`Refusal::Waited`].
+    pub async fn admit(&self, deadline: &Deadline) -> Result<Pass, Refusal> {
+        let next = match self.gate.admit() {
+            Ok(pass) => return Ok(pass),
+            Err(next) => next,
+        };
+        let _waiting = self.metrics.waiting_for_admission();
+        match deadline.within(Stage::Queue, next).await {
+            Ok(Ok(pass)) => Ok(pass),
+            // A pass that arrives just now is dropped with the channel, and goes
+            // on to the next in the queue.
+            Ok(Err(_)) | Err(_) => Err(Refusal::Waited(deadline.limit())),
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.gate.state.lock();
+        state.inside = state.inside.saturating_sub(1);
     }
 }
 
@@ -231,6 +280,12 @@ impl Pass {
     }
 }
 
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pass(..)")
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         if let Some(gate) = self.gate.take() {
@@ -243,16 +298,20 @@ impl Drop for Pass {
 mod tests {
     use super::*;
 
-    fn enter(gate: &Arc<Gate>, at_once: u32) -> Result<Option<oneshot::Receiver<Pass>>, Refusal> {
-        gate.enter(None, Some(at_once), 1, Instant::now())
+    /// Lets a call in and asks for its place.
+    fn enter(
+        gate: &Arc<Gate>,
+        at_once: u32,
+    ) -> Result<Result<Pass, oneshot::Receiver<Pass>>, Refusal> {
+        gate.enter(None, Some(at_once), 1, Instant::now())?;
+        Ok(gate.admit())
     }
 
     #[test]
     fn calls_wait_for_each_other_and_the_queue_is_bounded() {
         let gate = Arc::new(Gate::default());
-        assert!(enter(&gate, 1).unwrap().is_none());
-        let first = Pass::new(Arc::clone(&gate));
-        let mut second = enter(&gate, 1).unwrap().unwrap();
+        let first = enter(&gate, 1).unwrap().unwrap();
+        let mut second = enter(&gate, 1).unwrap().unwrap_err();
         assert!(matches!(enter(&gate, 1), Err(Refusal::Queue { .. })));
         assert!(second.try_recv().is_err());
         drop(first);
@@ -264,24 +323,59 @@ mod tests {
     }
 
     #[test]
-    fn who_has_stopped_waiting_is_passed_over() {
+    fn a_call_that_has_stopped_waiting_is_passed_over() {
         let gate = Arc::new(Gate::default());
-        assert!(enter(&gate, 1).unwrap().is_none());
-        let first = Pass::new(Arc::clone(&gate));
-        let second = enter(&gate, 1).unwrap().unwrap();
+        let first = gate.admit().unwrap();
+        gate.state.lock().at_once = Some(1);
+        let second = gate.admit().unwrap_err();
         drop(second);
-        // Its place in the queue is free again.
-        let mut third = enter(&gate, 1).unwrap().unwrap();
+        let mut third = gate.admit().unwrap_err();
         drop(first);
         drop(third.try_recv().unwrap());
         assert_eq!(gate.state.lock().running, 0);
     }
 
     #[test]
+    fn a_lowered_limit_of_calls_at_once_holds_for_those_that_wait_already() {
+        let gate = Arc::new(Gate::default());
+        let now = Instant::now();
+        gate.enter(None, Some(4), 9, now).unwrap();
+        let running: Vec<_> = (0..4).map(|_| gate.admit().unwrap()).collect();
+        let mut waiting: Vec<_> = (0..4).map(|_| gate.admit().unwrap_err()).collect();
+        gate.enter(None, Some(1), 9, now).unwrap();
+        let mut running: VecDeque<_> = running.into();
+        for still in [3, 2, 1] {
+            drop(running.pop_front());
+            assert_eq!(gate.state.lock().running, still);
+            assert!(waiting[0].try_recv().is_err());
+        }
+        drop(running);
+        let one = waiting[0].try_recv().unwrap();
+        assert!(waiting[1].try_recv().is_err());
+        // Raised, it lets more of them run at once.
+        gate.enter(None, Some(3), 9, now).unwrap();
+        assert_eq!(gate.state.lock().running, 3);
+        drop(one);
+    }
+
+    #[test]
+    fn a_lowered_rate_forgets_what_the_higher_one_has_allowed() {
+        let gate = Arc::new(Gate::default());
+        let start = Instant::now();
+        for _ in 0..1_000 {
+            gate.enter(Some(1_000), None, 0, start).unwrap();
+        }
+        let refusal = gate.enter(Some(1), None, 0, start).unwrap_err();
+        assert!(refusal.retry_after() <= Duration::from_secs(1));
+        gate.enter(Some(1), None, 0, start + Duration::from_secs(1))
+            .unwrap();
+    }
+
+    #[test]
     fn calls_a_second_come_back_with_time_and_never_for_a_clock_that_stands() {
         let gate = Arc::new(Gate::default());
         let start = Instant::now();
-        let call = |at| gate.enter(Some(2), None, 0, at).map(drop);
+        let call = |at| gate.enter(Some(2), None, 0, at);
         assert_eq!(call(start), Ok(()));
         assert_eq!(call(start), Ok(()));
         let refusal = call(start).unwrap_err();

@@ -58,8 +58,9 @@ async fn assert_gone(app: &Tenant) {
     assert_eq!(app.triggers().await, []);
     assert_eq!(app.outstanding().await, []);
     assert_eq!(app.letters().await, []);
-    let letters = store.count_dead_letters(app.id, &Letters::default(), 9);
-    assert_eq!(letters.await.expect("read"), 0);
+    let all = Letters::default();
+    let letters = store.count_dead_letters(app.id, &all, 9).await;
+    assert_eq!(letters.expect("read"), 0);
     assert!(store.plugins(app.id, None, 9).await.expect("read").is_empty());
     let plugin = store.plugin(app.id, PluginVersion(1)).await;
     assert!(plugin.expect("read").is_none());

@@ -4,7 +4,7 @@
 
 use async_trait::async_trait;
 use kvasm::model::{AppName, Applied, Collection, Entry, Expect, Key, Limits, Version};
-use kvasm::service::{Batch, Caller, Kv, List, Listing, ServiceError, Services, Write};
+use kvasm::service::{Batch, Caller, Kv, List, Listing, ServiceError, Services, Stage, Write};
 use kvasm::{Blame, Call, CallError, Host};
 use kvasm_tests::guests::{Bench, module, module_with};
 use std::sync::Arc;
@@ -32,16 +32,18 @@ async fn an_endless_loop_ends() {
     let failure = bench.run(module("", LOOP)).await.unwrap_err();
     assert!(
         matches!(
-            failure.error,
-            CallError::Deadline {
-                waiting_in: None,
-                starting: false,
-                ..
-            }
+            &failure.error,
+            CallError::Deadline { timeout, waiting_in: None, starting: false }
+                if timeout.spent(Stage::Computing) > Duration::ZERO
         ),
         "{failure}"
     );
-    assert_eq!(failure.error.blame(), Blame::Guest);
+    // On a busy machine the guest may have waited for longer than it computed.
+    if let CallError::Deadline { timeout, .. } = &failure.error
+        && timeout.longest() == Stage::Computing
+    {
+        assert_eq!(failure.error.blame(), Blame::Guest);
+    }
     assert!(failure.to_string().contains("300 ms"), "{failure}");
     alive(&bench).await;
 }
@@ -312,7 +314,11 @@ async fn calls_beyond_the_instances_wait_and_are_refused_at_their_deadline() {
     held.unwrap_err();
     // It gets the slot when the first call ends, or is told that none was free.
     if let Err(failure) = waited {
-        assert!(matches!(failure.error, CallError::Busy(_)), "{failure}");
+        assert!(
+            matches!(&failure.error, CallError::Deadline { timeout, .. }
+                if timeout.longest() == Stage::Instance),
+            "{failure}"
+        );
         assert_eq!(failure.error.blame(), Blame::Host);
     }
     alive(&bench).await;

@@ -1,0 +1,257 @@
+//! How long a call may take, and where its time went.
+//!
+//! One [`Deadline`] goes with a call from its door to its commit. Each stage adds
+//! the time that it took, so that a call that runs out of time can say whose fault
+//! that was.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::time::timeout_at;
+
+/// What a call spends its time on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for other calls of its app to end.
+    Queue,
+    /// Waiting for a free instance.
+    Instance,
+    /// Waiting for its module to be read or compiled.
+    Loading,
+    /// Ready to compute, but without a CPU: waiting for a turn, or preempted.
+    Cpu,
+    /// Waiting for a host function, in which it waits for the store.
+    HostFunction,
+    /// Waiting for the commit of a transaction.
+    Commit,
+    /// Computing.
+    Computing,
+    /// Waiting because it asked to: sleeping, by WASI.
+    Sleeping,
+    /// Waiting for anything else, such as an embedder's host function.
+    Other,
+}
+
+impl Stage {
+    const ALL: [Stage; 9] = [
+        Stage::Queue,
+        Stage::Instance,
+        Stage::Loading,
+        Stage::Cpu,
+        Stage::HostFunction,
+        Stage::Commit,
+        Stage::Computing,
+        Stage::Sleeping,
+        Stage::Other,
+    ];
+
+    /// Whether the plugin chose to spend its time so.
+    pub fn is_of_the_guest(self) -> bool {
+        matches!(self, Stage::Computing | Stage::Sleeping)
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Queue => "queued behind other calls of the app",
+            Stage::Instance => "waiting for an instance",
+            Stage::Loading => "loading the plugin",
+            Stage::Cpu => "waiting for a CPU",
+            Stage::HostFunction => "in host functions",
+            Stage::Commit => "committing",
+            Stage::Computing => "computing",
+            Stage::Sleeping => "sleeping",
+            Stage::Other => "waiting",
+        })
+    }
+}
+
+/// The end of a call, and a ledger of its time. Clones share both.
+#[derive(Debug, Clone)]
+pub struct Deadline(Arc<Ledger>);
+
+#[derive(Debug)]
+struct Ledger {
+    start: Instant,
+    limit: Duration,
+    spent_ns: [AtomicU64; Stage::ALL.len()],
+}
+
+impl Deadline {
+    /// A deadline that passes `limit` from now.
+    pub fn after(limit: Duration) -> Deadline {
+        Deadline(Arc::new(Ledger {
+            start: Instant::now(),
+            limit,
+            spent_ns: Default::default(),
+        }))
+    }
+
+    /// When it passes.
+    pub fn at(&self) -> Instant {
+        // A limit too large to be added is no limit within the life of a process.
+        let far = Duration::from_secs(60 * 60 * 24 * 365);
+        let end = self.0.start.checked_add(self.0.limit);
+        end.unwrap_or_else(|| self.0.start + far)
+    }
+
+    /// The whole time of the call.
+    pub fn limit(&self) -> Duration {
+        self.0.limit
+    }
+
+    /// Whether it has passed.
+    pub fn has_passed(&self) -> bool {
+        Instant::now() >= self.at()
+    }
+
+    /// Adds time to a stage.
+    pub fn spend(&self, stage: Stage, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(spent) = self.0.spent_ns.get(stage as usize) {
+            spent.fetch_add(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds the time from now until the guard is dropped to a stage.
+    #[must_use]
+    pub fn timed(&self, stage: Stage) -> Timed<'_> {
+        Timed {
+            deadline: self,
+            stage,
+            start: Instant::now(),
+        }
+    }
+
+    /// Waits for a future until the deadline, and adds the time to a stage.
+    ///
+    /// # Errors
+    /// [`Timeout`] when the deadline passes first; the future is dropped.
+    pub async fn within<T>(
+        &self,
+        stage: Stage,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Timeout> {
+        let timed = self.timed(stage);
+        let ended = timeout_at(self.at().into(), future).await;
+        drop(timed);
+        ended.map_err(|_| self.timeout(Stage::Other))
+    }
+
+    /// The account of a call that has run out of time. Time of which no stage
+    /// knows counts to `rest`.
+    pub fn timeout(&self, rest: Stage) -> Timeout {
+        let mut spent = self.0.spent_ns.each_ref().map(|ns| {
+            let ns = ns.load(Ordering::Relaxed);
+            Duration::from_nanos(ns)
+        });
+        let known = spent
+            .iter()
+            .fold(Duration::ZERO, |a, b| a.saturating_add(*b));
+        if let Some(spent) = spent.get_mut(rest as usize) {
+            *spent += self.0.start.elapsed().saturating_sub(known);
+        }
+        Timeout {
+            limit: self.0.limit,
+            spent,
+        }
+    }
+}
+
+/// Adds time to a stage when it is dropped.
+pub struct Timed<'d> {
+    deadline: &'d Deadline,
+    stage: Stage,
+    start: Instant,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.deadline.spend(self.stage, self.start.elapsed());
+    }
+}
+
+/// A call that did not end in time, and where its time went.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct Timeout {
+    limit: Duration,
+    spent: [Duration; Stage::ALL.len()],
+}
+
+impl Timeout {
+    /// The time that the call had.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The time of a stage.
+    pub fn spent(&self, stage: Stage) -> Duration {
+        self.spent.get(stage as usize).copied().unwrap_or_default()
+    }
+
+    /// The stage that took most of the time: the one to blame.
+    pub fn longest(&self) -> Stage {
+        let stages = Stage::ALL.into_iter();
+        let longest = stages.max_by_key(|stage| self.spent(*stage));
+        longest.unwrap_or(Stage::Other)
+    }
+}
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the call did not end within {} ms",
+            self.limit.as_millis()
+        )?;
+        let mut stages = Stage::ALL.map(|stage| (self.spent(stage).as_millis(), stage));
+        stages.sort_by_key(|(ms, _)| std::cmp::Reverse(*ms));
+        let known = stages.iter().filter(|(ms, _)| *ms > 0);
+        for (at, (ms, stage)) in known.enumerate() {
+            let separator = if at == 0 { ":" } else { "," };
+            write!(f, "{separator} {ms} ms {stage}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_stage_is_to_blame_and_all_are_named() {
+        let deadline = Deadline::after(Duration::from_secs(5));
+        deadline.spend(Stage::Computing, Duration::from_millis(550));
+        deadline.spend(Stage::Cpu, Duration::from_millis(4_400));
+        deadline.spend(Stage::Queue, Duration::from_millis(50));
+        let timeout = deadline.timeout(Stage::Other);
+        assert_eq!(timeout.longest(), Stage::Cpu);
+        assert!(!timeout.longest().is_of_the_guest());
+        let text = timeout.to_string();
+        assert_eq!(
+            text,
+            "the call did not end within 5000 ms: 4400 ms waiting for a CPU, \
+             550 ms computing, 50 ms queued behind other calls of the app"
+        );
+    }
+
+    #[test]
+    fn a_limit_without_end_is_far_away() {
+        let deadline = Deadline::after(Duration::MAX);
+        assert!(!deadline.has_passed());
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_counts_to_its_stage() {
+        let deadline = Deadline::after(Duration::from_millis(20));
+        let never = deadline.within(Stage::Loading, std::future::pending::<()>());
+        let timeout = never.await.unwrap_err();
+        assert_eq!(timeout.longest(), Stage::Loading);
+        assert!(timeout.spent(Stage::Loading) >= Duration::from_millis(20));
+        assert!(deadline.has_passed());
+    }
+}

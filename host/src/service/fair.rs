@@ -1,0 +1,313 @@
+//! Units of something scarce, shared among apps first and calls second.
+//!
+//! Whoever waits is served in this order: the app that holds the least; of equals
+//! the one whose turn was longest ago; within an app the lowest rank, of equals
+//! the one that came first. An app with a thousand waiting calls is therefore
+//! ahead of an app with one at most once.
+
+use crate::model::AppId;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// How much of what is there one app may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// Everything, as long as nobody else waits.
+    All,
+    /// At most as much as is then left free, so that an app never finds nothing
+    /// because another has it all: one app gets a half, the next a quarter, and so
+    /// on. An app that holds nothing always gets its first request. (Dynamic
+    /// thresholds: Choudhury and Hahne, 1998, with a factor of 1.)
+    Half,
+}
+
+/// Units that apps take and give back.
+pub(crate) struct Fair {
+    share: Share,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    free: u32,
+    apps: HashMap<AppId, Held>,
+    /// Apps with somebody waiting, in the order in which they are served.
+    order: BTreeSet<(u32, u64, AppId)>,
+    clock: u64,
+}
+
+#[derive(Default)]
+struct Held {
+    units: u32,
+    /// When it was served last.
+    turn: u64,
+    waiting: BTreeMap<(u64, u64), Waiter>,
+}
+
+struct Waiter {
+    units: u32,
+    sender: oneshot::Sender<Place>,
+}
+
+impl Fair {
+    pub(crate) fn new(units: u32, share: Share) -> Arc<Fair> {
+        Arc::new(Fair {
+            share,
+            state: Mutex::new(State {
+                free: units,
+                ..State::default()
+            }),
+        })
+    }
+
+    /// Waits for `units` units. Within its app, the lowest `rank` is served first.
+    pub(crate) async fn take(self: &Arc<Fair>, app: AppId, units: u32, rank: u64) -> Option<Place> {
+        let (ticket, receiver) = {
+            let mut state = self.state.lock();
+            if state.order.is_empty() && state.may_take(self.share, app, units) {
+                state.give(app, units);
+                return Some(self.place(app, units));
+            }
+            state.clock += 1;
+            let at = (rank, state.clock);
+            let (sender, receiver) = oneshot::channel();
+            state.reorder(app, |held| {
+                held.waiting.insert(at, Waiter { units, sender });
+            });
+            // It may come before those that wait for more than there is.
+            self.serve(&mut state);
+            let fair = Arc::clone(self);
+            (Ticket { fair, app, at }, receiver)
+        };
+        let place = receiver.await.ok();
+        drop(ticket);
+        place
+    }
+
+    fn place(self: &Arc<Fair>, app: AppId, units: u32) -> Place {
+        Place {
+            fair: Some(Arc::clone(self)),
+            app,
+            units,
+        }
+    }
+
+    /// Gives what is free to those that wait.
+    fn serve(self: &Arc<Fair>, state: &mut State) {
+        while let Some((app, at, units)) = state.next(self.share) {
+            let mut sender = None;
+            state.reorder(app, |held| {
+                sender = held.waiting.remove(&at).map(|waiter| waiter.sender);
+            });
+            state.give(app, units);
+            let Some(sender) = sender else { return };
+            if let Err(place) = sender.send(self.place(app, units)) {
+                // It waits no longer. Not by dropping the place: that would lock.
+                place.forget();
+                state.take_back(app, units);
+            }
+        }
+    }
+
+    fn give_back(self: &Arc<Fair>, app: AppId, units: u32) {
+        let mut state = self.state.lock();
+        state.take_back(app, units);
+        self.serve(&mut state);
+    }
+}
+
+impl State {
+    fn may_take(&self, share: Share, app: AppId, units: u32) -> bool {
+        if units > self.free {
+            return false;
+        }
+        let held = self.apps.get(&app).map_or(0, |held| held.units);
+        match share {
+            Share::All => true,
+            Share::Half => held == 0 || held.saturating_add(units) <= self.free - units,
+        }
+    }
+
+    /// The next waiter that can be served.
+    fn next(&self, share: Share) -> Option<(AppId, (u64, u64), u32)> {
+        if self.free == 0 {
+            return None;
+        }
+        self.order.iter().find_map(|(_, _, app)| {
+            let (at, waiter) = self.apps.get(app)?.waiting.first_key_value()?;
+            let fits = self.may_take(share, *app, waiter.units);
+            fits.then_some((*app, *at, waiter.units))
+        })
+    }
+
+    /// Changes an app's entry and puts it where it belongs in the order.
+    fn reorder(&mut self, app: AppId, change: impl FnOnce(&mut Held)) {
+        let held = self.apps.entry(app).or_default();
+        self.order.remove(&(held.units, held.turn, app));
+        change(held);
+        if !held.waiting.is_empty() {
+            self.order.insert((held.units, held.turn, app));
+        } else if held.units == 0 {
+            self.apps.remove(&app);
+        }
+    }
+
+    fn give(&mut self, app: AppId, units: u32) {
+        self.clock += 1;
+        let turn = self.clock;
+        self.free = self.free.saturating_sub(units);
+        self.reorder(app, |held| {
+            held.units += units;
+            held.turn = turn;
+        });
+    }
+
+    fn take_back(&mut self, app: AppId, units: u32) {
+        self.free += units;
+        self.reorder(app, |held| held.units = held.units.saturating_sub(units));
+    }
+}
+
+/// Units that are held until this is dropped.
+pub(crate) struct Place {
+    fair: Option<Arc<Fair>>,
+    app: AppId,
+    units: u32,
+}
+
+impl Place {
+    fn forget(mut self) {
+        self.fair = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(fair) = self.fair.take() {
+            fair.give_back(self.app, self.units);
+        }
+    }
+}
+
+/// A place in the queue, left when this is dropped.
+struct Ticket {
+    fair: Arc<Fair>,
+    app: AppId,
+    at: (u64, u64),
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.fair.state.lock();
+        if state.apps.contains_key(&self.app) {
+            let at = self.at;
+            state.reorder(self.app, |held| drop(held.waiting.remove(&at)));
+            // It may have stood before others that want less.
+            self.fair.serve(&mut state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    fn app() -> AppId {
+        AppId::generate()
+    }
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+        match future.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn an_app_with_many_waiting_calls_stands_before_another_once() {
+        let fair = Fair::new(1, Share::All);
+        let (loud, quiet) = (app(), app());
+        let mut first = pin!(fair.take(loud, 1, 0));
+        let mut held = poll(first.as_mut()).unwrap();
+        let mut queue: Vec<_> = (1..10).map(|n| Box::pin(fair.take(loud, 1, n))).collect();
+        for waiting in &mut queue {
+            assert!(poll(waiting.as_mut()).is_none());
+        }
+        let mut other = pin!(fair.take(quiet, 1, 0));
+        assert!(poll(other.as_mut()).is_none());
+        // The quiet one is next, though nine came before it.
+        drop(held);
+        held = poll(other.as_mut()).unwrap();
+        drop(held);
+        // Then the oldest of the loud one.
+        assert!(poll(queue[0].as_mut()).is_some());
+    }
+
+    #[test]
+    fn within_an_app_the_lowest_rank_is_served_first() {
+        let fair = Fair::new(1, Share::All);
+        let app = app();
+        let held = poll(pin!(fair.take(app, 1, 5)).as_mut()).unwrap();
+        let mut late = pin!(fair.take(app, 1, 9));
+        let mut early = pin!(fair.take(app, 1, 7));
+        assert!(poll(late.as_mut()).is_none() && poll(early.as_mut()).is_none());
+        drop(held);
+        assert!(poll(late.as_mut()).is_none());
+        assert!(poll(early.as_mut()).is_some());
+    }
+
+    #[test]
+    fn no_app_can_take_all_of_what_is_shared_by_halves() {
+        let fair = Fair::new(16, Share::Half);
+        let mut held = Vec::new();
+        let mut take_all = |app| {
+            let mut count = 0;
+            while let Some(place) = poll(pin!(fair.take(app, 1, 0)).as_mut()) {
+                held.push(place);
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(take_all(app()), 8);
+        assert_eq!(take_all(app()), 4);
+        assert_eq!(take_all(app()), 2);
+        assert_eq!(take_all(app()), 1);
+        // One that holds nothing gets something as long as there is anything.
+        assert_eq!(take_all(app()), 1);
+        assert_eq!(take_all(app()), 0);
+    }
+
+    #[test]
+    fn one_that_stops_waiting_leaves_nothing_and_a_lost_place_goes_on() {
+        let fair = Fair::new(1, Share::Half);
+        let (a, b) = (app(), app());
+        let held = poll(pin!(fair.take(a, 1, 0)).as_mut()).unwrap();
+        {
+            let mut gone = pin!(fair.take(b, 1, 0));
+            assert!(poll(gone.as_mut()).is_none());
+        }
+        {
+            let mut given = pin!(fair.take(b, 1, 0));
+            assert!(poll(given.as_mut()).is_none());
+            drop(held);
+            // It was given a place that it never looked at.
+        }
+        let state = fair.state.lock();
+        assert_eq!((state.free, state.apps.len(), state.order.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_large_request_does_not_hold_up_a_small_one() {
+        let fair = Fair::new(4, Share::Half);
+        let (a, b) = (app(), app());
+        let _held = poll(pin!(fair.take(a, 3, 0)).as_mut()).unwrap();
+        let mut large = pin!(fair.take(b, 2, 0));
+        assert!(poll(large.as_mut()).is_none());
+        let small = poll(pin!(fair.take(app(), 1, 0)).as_mut());
+        assert!(small.is_some());
+    }
+}

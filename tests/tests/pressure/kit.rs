@@ -1,0 +1,227 @@
+//! A server with a dispatcher, and an app that lives beside the one that presses.
+
+use kvasm::dispatch::{DispatchOptions, Dispatcher};
+use kvasm::model::{App, Letters};
+use kvasm::store::{SqliteOptions, SqliteStore, Store};
+use kvasm::{Host, HostBuilder};
+use kvasm_tests::guests::{manifest, module_with};
+use kvasm_tests::server::{Api, Server, eventually};
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// A server over HTTP with a dispatcher, on a SQLite file unless said otherwise.
+pub struct Stage {
+    pub server: Server,
+    dispatcher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    _keep: Box<dyn Any + Send>,
+}
+
+impl Stage {
+    /// With the defaults.
+    pub async fn new() -> Stage {
+        Stage::with(|builder| builder).await
+    }
+
+    /// With a host as the builder says.
+    pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Stage {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(folder.path().join("kvasm.db"));
+        let store = Arc::new(SqliteStore::open(options).await.unwrap());
+        Stage::over(store, Box::new(folder), set_up).await
+    }
+
+    /// Over a store; `keep` lives as long as the stage.
+    pub async fn over(
+        store: Arc<dyn Store>,
+        keep: Box<dyn Any + Send>,
+        set_up: impl FnOnce(HostBuilder) -> HostBuilder,
+    ) -> Stage {
+        let set_up = |builder: HostBuilder| set_up(builder.shared_store(store));
+        let server = Server::with(set_up).await;
+        let dispatcher = Dispatcher::new(server.host.clone(), DispatchOptions::default());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(dispatcher.run(async { drop(stopped.await) }));
+        Stage {
+            server,
+            dispatcher: Some((stop, task)),
+            _keep: keep,
+        }
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.server.host
+    }
+
+    /// Stops the dispatcher, then the server.
+    pub async fn stop(mut self) {
+        if let Some((stop, task)) = self.dispatcher.take() {
+            drop(stop);
+            task.await.unwrap();
+        }
+        self.server.stop().await;
+    }
+
+    /// Waits until an app has no outstanding deliveries.
+    pub async fn settle(&self, app: &App) {
+        eventually("all deliveries are done", async || {
+            let left = self.host().store().deliveries(app.id, None, 1).await;
+            left.unwrap().is_empty()
+        })
+        .await;
+    }
+
+    /// The errors of an app's dead letters.
+    pub async fn dead(&self, app: &App) -> Vec<String> {
+        let all = Letters::default();
+        let letters = self
+            .host()
+            .store()
+            .dead_letters(app.id, &all, None, 100)
+            .await;
+        letters.unwrap().into_iter().map(|l| l.error).collect()
+    }
+
+    /// The triggers of an app that are paused.
+    pub async fn paused(&self, app: &App) -> Vec<String> {
+        let triggers = self.host().store().triggers(app.id).await.unwrap();
+        let paused = triggers.iter().filter(|trigger| trigger.paused.is_some());
+        paused.map(|trigger| trigger.name.to_string()).collect()
+    }
+}
+
+/// Functions of the neighbour's plugin: `echo` answers with its input, `write`
+/// sets the entry c/k, of which `hear` is told, which adds 1 to d/n.
+fn plugin() -> Vec<u8> {
+    let sections = manifest(&[
+        r#"{"kind":"function","name":"echo"}"#,
+        r#"{"kind":"function","name":"write"}"#,
+        r#"{"kind":"on_change","name":"hear","collection":"c"}"#,
+    ]);
+    let fields = format!(
+        r#"{sections}
+        (func (export "echo") (result i32)
+          (drop (call $output_write (i32.const 100)
+            (i32.wrap_i64 (call $input_read (i32.const 0) (i32.const 100) (i32.const 1000)))))
+          (i32.const 0))
+        (func (export "write") (result i32)
+          (i64.gt_s (i64.const 0) (call $kv_set (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+            (i32.const 4) (i32.const 1) (i32.const 0) (i32.const 0))))
+        (func (export "hear") (result i32)
+          (i64.gt_s (i64.const 0) (call $kv_increment (i32.const 2) (i32.const 1) (i32.const 3)
+            (i32.const 1) (i64.const 1) (i32.const 2000))))"#
+    );
+    module_with("ckdn1", &fields, "(i32.const 0)")
+}
+
+/// An app that does a little of everything, all the time.
+pub struct Neighbour {
+    pub app: App,
+    api: Api,
+}
+
+/// What a neighbour has felt.
+#[derive(Debug, Default)]
+pub struct Felt {
+    /// The times of its calls that succeeded.
+    pub calls: Vec<Duration>,
+    /// The times of its writes that succeeded, which are calls too.
+    pub writes: Vec<Duration>,
+    /// The answers to those that did not.
+    pub failures: Vec<String>,
+}
+
+impl Felt {
+    /// The time within which all but one in a hundred of its calls and writes ended.
+    pub fn p99(&self) -> Duration {
+        let mut all: Vec<_> = self.calls.iter().chain(&self.writes).copied().collect();
+        all.sort_unstable();
+        let last = all.len().saturating_sub(1);
+        all.get(last * 99 / 100).copied().unwrap_or_default()
+    }
+
+    /// Panics if a call or a write has failed, or there were none.
+    #[track_caller]
+    pub fn nothing(&self) -> &Felt {
+        assert!(self.failures.is_empty(), "{:?}", self.failures);
+        assert!(!self.calls.is_empty() && !self.writes.is_empty());
+        self
+    }
+}
+
+impl Neighbour {
+    /// An app of this name on a stage.
+    pub async fn new(stage: &Stage, name: &str) -> Neighbour {
+        let app = stage.server.deployed(name, plugin()).await;
+        let neighbour = Neighbour {
+            app,
+            api: stage.server.anonymous(),
+        };
+        // Loaded, and seen to work.
+        neighbour.live(1).await.nothing();
+        neighbour
+    }
+
+    /// Makes so many calls and writes, one after another.
+    pub async fn live(&self, rounds: usize) -> Felt {
+        let mut felt = Felt::default();
+        for _ in 0..rounds {
+            self.round(&mut felt).await;
+        }
+        felt
+    }
+
+    async fn round(&self, felt: &mut Felt) {
+        let name = self.app.name.as_str();
+        let start = Instant::now();
+        let answer = self.api.call(name, "echo", "hello").await;
+        match (answer.status, answer.text().as_str()) {
+            (200, "hello") => felt.calls.push(start.elapsed()),
+            (status, text) => felt.failures.push(format!("{status} {text}")),
+        }
+        let start = Instant::now();
+        let answer = self.api.call(name, "write", "").await;
+        match answer.status {
+            200 => felt.writes.push(start.elapsed()),
+            status => felt.failures.push(format!("{status} {}", answer.text())),
+        }
+    }
+
+    /// Calls and writes until the watch is ended.
+    pub fn watch(self: &Arc<Neighbour>) -> Watch {
+        let end = Arc::new(AtomicBool::new(false));
+        let (neighbour, ended) = (Arc::clone(self), Arc::clone(&end));
+        let task = tokio::spawn(async move {
+            let mut felt = Felt::default();
+            while !ended.load(Ordering::Relaxed) {
+                neighbour.round(&mut felt).await;
+            }
+            felt
+        });
+        Watch { end, task }
+    }
+
+    /// Panics unless all that it has written was delivered, nothing was given up,
+    /// and its trigger runs.
+    pub async fn delivered(&self, stage: &Stage) {
+        stage.settle(&self.app).await;
+        assert_eq!(stage.dead(&self.app).await, Vec::<String>::new());
+        assert_eq!(stage.paused(&self.app).await, Vec::<String>::new());
+    }
+}
+
+/// A neighbour that lives until [`end`](Watch::end).
+pub struct Watch {
+    end: Arc<AtomicBool>,
+    task: JoinHandle<Felt>,
+}
+
+impl Watch {
+    pub async fn end(self) -> Felt {
+        self.end.store(true, Ordering::Relaxed);
+        self.task.await.unwrap()
+    }
+}

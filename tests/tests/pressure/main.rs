@@ -1,0 +1,8 @@
+//! Hosts under pressure: what one app, client or neighbour does, and what the
+//! others feel of it. Each file has one kind of pressure, with a [`kit::Neighbour`]
+//! beside it whose calls, writes and deliveries are measured.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod cpu;
+mod kit;
+mod storage;
