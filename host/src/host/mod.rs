@@ -13,7 +13,7 @@ use crate::runtime::{
 };
 use crate::service::{
     Admin, Admission, CallContext, Caller, Deadline, Kv, KvService, Logs, Services,
-    StoredDeadLetters, Wakes, new_app,
+    StoredDeadLetters, Wakes, WriteRates, new_app,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -177,6 +177,7 @@ impl HostBuilder {
         Ok(Host(Arc::new(Parts {
             admin: Admin::new(Arc::clone(&store), self.new_apps),
             admission: Admission::new(self.queue, metrics.clone()),
+            writes: WriteRates::default(),
             logs: Logs::default(),
             runtime: Arc::new(runtime),
             new_apps: self.new_apps,
@@ -199,6 +200,7 @@ struct Parts {
     wakes: Arc<Wakes>,
     admin: Admin,
     admission: Admission,
+    writes: WriteRates,
     logs: Logs,
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,

@@ -7,7 +7,7 @@ use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments};
 use super::problem::{Kind, Problem};
-use crate::model::{Capability, Collection, Entry, Key, Timestamp, Value};
+use crate::model::{App, Capability, Collection, Entry, Key, Timestamp, Value};
 use crate::service::{Caller, List, Write};
 use axum::body::Body;
 use axum::extract::State;
@@ -19,6 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::time::Duration;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
@@ -30,6 +31,8 @@ const LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// An import commits when it has so many entries, or bytes of them.
 const BATCH_ENTRIES: usize = 500;
 const BATCH_BYTES: usize = 1024 * 1024;
+/// The longest that an import waits for its app's rate before it is refused.
+const IMPORT_REST_MAX: Duration = Duration::from_secs(10);
 
 /// An entry as a line. An import heeds `expires_at`; versions and the other times
 /// are for whoever reads it.
@@ -253,6 +256,7 @@ pub(super) async fn import(
     body::require_type(&headers, &[JSON_LINES, "application/x-ndjson"])?;
     let mut import = Import {
         caller: Caller::administrator(&app, &actor),
+        app,
         shared,
         batch: Vec::new(),
         bytes: 0,
@@ -272,6 +276,7 @@ pub(super) async fn import(
 
 struct Import {
     shared: Shared,
+    app: App,
     caller: Caller,
     batch: Vec<Write>,
     bytes: usize,
@@ -333,6 +338,14 @@ impl Import {
         self.bytes = 0;
         if batch.is_empty() {
             return Ok(());
+        }
+        // An import does not fail for its own pace: it takes that of the app.
+        while let Err(refusal) = self.shared.host.admit_write(&self.app) {
+            let rest = refusal.retry_after();
+            if rest > IMPORT_REST_MAX {
+                return Err(refusal.into());
+            }
+            tokio::time::sleep(rest).await;
         }
         let entries = batch.len() as u64;
         self.shared.host.kv().set_many(&self.caller, batch).await?;

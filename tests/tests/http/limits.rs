@@ -157,3 +157,30 @@ async fn calls_at_once_wait_in_a_queue_that_is_bounded() {
         .expect(200);
     assert_eq!(calls.join_all().await, [200, 200, 200]);
 }
+
+/// Writes by tokens leave audit rows, which no quota counts.
+#[tokio::test]
+async fn writes_of_entries_have_the_rate_of_the_app() {
+    let server = Server::start().await;
+    server.app("shop", true).await;
+    set(&server, limits(Value::Null, Value::Null, json!(2), Value::Null)).await;
+    let api = &server.root;
+    let mut refused = None;
+    for _ in 0..1_000 {
+        let path = format!("{PUT}a");
+        let answer = api
+            .bytes("PUT", &path, "application/octet-stream", "1")
+            .await;
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("more than two a second");
+    assert!(!refused.header("retry-after").is_empty());
+    refused.refused(429, "rate-limited");
+    // Reads are not writes.
+    api.get("/v1/apps/shop/kv/entry?collection=c&key=a")
+        .await
+        .expect(200);
+}

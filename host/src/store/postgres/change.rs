@@ -120,6 +120,12 @@ async fn update_app(
 }
 
 async fn create_token(lease: &mut Lease, token: &Token) -> Result<Changed, Stop> {
+    if let Some(app) = token.app {
+        let held = lease.run(sqlx::query(sql::LOCK_APP).bind(app.uuid())).await?;
+        if held.is_empty() {
+            Err(StoreError::AppNotFound)?;
+        }
+    }
     let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
     let statement = sqlx::query(sql::registry::CREATE_TOKEN)
         .bind(token.id.0)

@@ -476,9 +476,9 @@ statements! {
     SET_MANY_UNCOUNTED = set_many!("");
     /// A deleted app, how many: removes entries of it.
     REAP_ENTRIES = concat!(
-        "WITH some AS (SELECT e.collection, e.key FROM kv_entries AS e WHERE e.app_id = $1 \
+        "WITH few AS (SELECT e.collection, e.key FROM kv_entries AS e WHERE e.app_id = $1 \
          LIMIT $2 FOR UPDATE SKIP LOCKED) \
-         DELETE FROM kv_entries AS e USING some AS k WHERE ", these_entries!(), " RETURNING 1"
+         DELETE FROM kv_entries AS e USING few AS k WHERE ", these_entries!(), " RETURNING 1"
     );
     /// Draws versions for sets that a later operation of the same batch replaces.
     DRAW = "SELECT nextval('kv_version') FROM generate_series(1, $1::integer)";

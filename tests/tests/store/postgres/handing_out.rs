@@ -266,6 +266,7 @@ async fn an_app_is_deleted_while_its_deliveries_are_claimed() {
     while let Some(ended) = tasks.join_next().await {
         ended.expect("a task");
     }
+    reap(&*app.store).await;
     let rows = [
         "kv_entries",
         "triggers",

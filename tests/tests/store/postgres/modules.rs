@@ -63,6 +63,7 @@ async fn two_hosts_add_and_remove_the_same_module() {
     while let Some(ended) = workers.join_next().await {
         ended.expect("a worker");
     }
+    reap(&*hosts[0]).await;
     let left = "SELECT (SELECT count(*) FROM modules), (SELECT count(*) FROM plugins), \
                 (SELECT count(*) FROM app_usage)";
     assert_eq!(psql(&options.url, left).await.trim(), "0|0|0");

@@ -66,7 +66,7 @@ statements! {
         count_letters_gone!("$5"), "SELECT count(*) FROM gone"
     );
     /// A deleted app, how many: removes letters of it.
-    REAP_LETTERS = "WITH some AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 \
+    REAP_LETTERS = "WITH few AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 \
         LIMIT $2 FOR UPDATE SKIP LOCKED) \
-        DELETE FROM dead_letters AS l USING some AS s WHERE l.app_id = $1 AND l.id = s.id RETURNING 1";
+        DELETE FROM dead_letters AS l USING few AS s WHERE l.app_id = $1 AND l.id = s.id RETURNING 1";
 }

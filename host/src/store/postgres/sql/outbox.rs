@@ -233,7 +233,7 @@ statements! {
     /// locked.
     CLAIM = concat!(
         "WITH candidates AS (SELECT d.chain, d.seq, d.due_at FROM deliveries AS d \
-         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at <= $3 \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at <= $3 AND ", app_exists!(), " \
          ORDER BY d.due_at, d.seq LIMIT $7 FOR UPDATE SKIP LOCKED), \
          looked AS MATERIALIZED (SELECT c.chain, c.seq, c.due_at, \
          EXISTS (SELECT 1 FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = $2 \
@@ -291,8 +291,8 @@ statements! {
     /// App, how many, trigger.
     DELIVERIES_OF = deliveries!(" AND d.trigger_name = $3");
     /// A deleted app, how many: removes deliveries of it.
-    REAP_DELIVERIES = "WITH some AS (SELECT d.trigger_name, d.chain, d.seq FROM deliveries AS d \
+    REAP_DELIVERIES = "WITH few AS (SELECT d.trigger_name, d.chain, d.seq FROM deliveries AS d \
         WHERE d.app_id = $1 LIMIT $2 FOR UPDATE SKIP LOCKED) \
-        DELETE FROM deliveries AS d USING some AS s WHERE d.app_id = $1 \
+        DELETE FROM deliveries AS d USING few AS s WHERE d.app_id = $1 \
         AND d.trigger_name = s.trigger_name AND d.chain = s.chain AND d.seq = s.seq RETURNING 1";
 }

@@ -1,5 +1,6 @@
 //! Deliveries on their way: claimed, renewed, given back, done.
 
+use super::super::grave::is_buried;
 use super::super::writer::Transaction;
 use super::super::{error, tally::Delta};
 use super::row::{DELIVERY, delivery};
@@ -71,6 +72,9 @@ pub(in crate::store::sqlite) fn claim(
 }
 
 fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Delivery>> {
+    if is_buried(connection, claim.queue.app)? {
+        return Ok(Vec::new());
+    }
     let (app_id, trigger) = (claim.queue.app.uuid(), claim.queue.trigger.as_str());
     let mut due = connection.prepare_cached(
         "SELECT chain, seq FROM deliveries

@@ -289,6 +289,11 @@ fn delete_plugin(
 }
 
 fn create_token(connection: &Connection, token: &Token) -> Result<Changed, StoreError> {
+    if let Some(app) = token.app
+        && super::grave::is_buried(connection, app).map_err(error::store)?
+    {
+        return Err(StoreError::AppNotFound);
+    }
     let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
     let created = execute(
         connection,
