@@ -5,7 +5,7 @@ use crate::report::{Row, Target, median};
 use crate::{Effort, memory, target};
 use anyhow::{Context, Result};
 use kvasm::model::{
-    App, AppId, AppName, AppSettings, Change, CursorKey, Digest, Exports, NewPlugin, Timestamp,
+    App, AppId, AppLimits, AppName, CursorKey, Digest, Exports, NewPlugin, Timestamp,
 };
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
 use kvasm::{Call, Host};
@@ -34,16 +34,15 @@ fn app(n: usize) -> Result<App> {
         name: AppName::parse(&format!("app-{n}"))?,
         created_at: Timestamp::now(),
         cursor_key: CursorKey::new([7; CursorKey::BYTES]),
-        settings: AppSettings::default(),
+        public: false,
+        limits: AppLimits::default(),
         active: None,
     })
 }
 
 async fn add(store: Arc<dyn Store>, app: App, wasm: Arc<[u8]>) -> Result<()> {
     use sha2::Digest as _;
-    store
-        .change(Change::CreateApp(app.clone()), audit())
-        .await?;
+    store.create_app(app.clone(), audit()).await?;
     let plugin = NewPlugin {
         app: app.id,
         digest: Digest(sha2::Sha256::digest(&wasm).into()),
@@ -54,7 +53,7 @@ async fn add(store: Arc<dyn Store>, app: App, wasm: Arc<[u8]>) -> Result<()> {
         },
         activate: true,
     };
-    store.change(Change::AddPlugin(plugin), audit()).await?;
+    store.add_plugin(plugin, audit()).await?;
     Ok(())
 }
 

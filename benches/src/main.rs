@@ -7,6 +7,7 @@ mod deadlines;
 mod events;
 mod http;
 mod memory;
+mod pressure;
 mod reads;
 mod report;
 mod schema;
@@ -133,6 +134,7 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("http", http::measure),
     ("flood", http::flood),
     ("apps", apps::measure),
+    ("pressure", pressure::measure),
     ("batch", events::batches),
     ("transaction", events::transactions),
     ("trigger-sqlite", |r, e| {
@@ -147,6 +149,7 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("delivery-postgres", |r, e| {
         events::deliveries(r, e, Engine::Postgres)
     }),
+    ("soak", pressure::soak),
     ("claim-sqlite", |r, e| events::claims(r, e, Engine::Sqlite)),
     ("claim-postgres", |r, e| {
         events::claims(r, e, Engine::Postgres)

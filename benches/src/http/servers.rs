@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::routing::post;
 use kvasm::Host;
 use kvasm::http::{ServerOptions, router};
-use kvasm::model::{AppName, AppSettings, Change, Collection, Key, Timestamp, Value};
+use kvasm::model::{AppLimits, AppName, Collection, Key, Timestamp, Value};
 use kvasm::service::{Caller, Write};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -152,17 +152,14 @@ async fn kvasm_server(bench: &Bench, listener: tokio::net::TcpListener) -> Resul
         }
         let app = host.app(&AppName::parse(name)?).await?.context("no app")?;
         let limits = |limit| (name == "loud").then_some(limit);
-        let settings = AppSettings {
-            public: true,
+        let limits = AppLimits {
             calls_per_second: limits(1_000),
             calls_at_once: limits(32),
-            ..AppSettings::default()
+            ..AppLimits::default()
         };
-        let change = Change::UpdateApp {
-            app: app.id,
-            settings,
-        };
-        host.store().change(change, audit()).await?;
+        let admin = host.admin();
+        admin.set_public(&actor, &app, true).await?;
+        let app = admin.set_limits(&actor, &app, limits.into(), None).await?;
         host.deploy(&actor, &app, wat::parse_str(GUEST)?, true)
             .await?;
         fill(host, name).await?;

@@ -79,6 +79,7 @@ impl From<ServiceError> for Fault {
             | ServiceError::PluginNotFound(_)
             | ServiceError::NoActivePlugin
             | ServiceError::LeaseLost
+            | ServiceError::LimitsChanged
             | ServiceError::TriggerNotFound
             | ServiceError::DeadLetterNotFound
             | ServiceError::PluginActive(_)

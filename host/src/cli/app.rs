@@ -4,7 +4,7 @@ use super::client::{Client, Path, connect};
 use super::failure::{Failure, Outcome};
 use super::{Global, output};
 use clap::{Args, Subcommand};
-use kvasm::http::api::{AppPage, AppPatch, AppView, Limits, NewApp, UsageView};
+use kvasm::http::api::{AppPage, AppPatch, AppView, LimitsChange, NewApp, UsageView};
 use kvasm::model::AppName;
 use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
@@ -116,10 +116,8 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             show(global, &app)?;
         }
         Command::Limits { name, limits } => {
-            let app: AppView = client.get(&Path::app(&name, &[])).await?;
-            let limits = merge(app.limits, &limits);
             let path = Path::app(&name, &["limits"]);
-            let app: AppView = client.post("PUT", &path, &limits).await?;
+            let app: AppView = client.post("PATCH", &path, &limits.change()).await?;
             show(global, &app)?;
         }
         Command::Delete { name, yes } => {
@@ -138,14 +136,15 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
     Ok(Outcome::Done)
 }
 
-fn merge(old: Limits, new: &LimitArgs) -> Limits {
-    Limits {
-        entries: new.entries.map_or(old.entries, |limit| limit.0),
-        bytes: new.bytes.map_or(old.bytes, |limit| limit.0),
-        calls_per_second: new
-            .calls_per_second
-            .map_or(old.calls_per_second, |limit| limit.0),
-        calls_at_once: new.calls_at_once.map_or(old.calls_at_once, |limit| limit.0),
+impl LimitArgs {
+    /// What is given, and nothing else: the server leaves the others as they are.
+    fn change(&self) -> LimitsChange {
+        LimitsChange {
+            entries: self.entries.map(|limit| limit.0),
+            bytes: self.bytes.map(|limit| limit.0),
+            calls_per_second: self.calls_per_second.map(|limit| limit.0),
+            calls_at_once: self.calls_at_once.map(|limit| limit.0),
+        }
     }
 }
 

@@ -208,7 +208,8 @@ impl From<StoreError> for Failure {
             | StoreError::NotInteger { .. }
             | StoreError::Overflow { .. }
             | StoreError::AnswerTooLarge { .. }
-            | StoreError::TriggerNotFound
+            | StoreError::TooManyTriggers { .. }
+            | StoreError::LimitsChanged
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)

@@ -28,11 +28,7 @@ pub(super) async fn round(shared: &Shared) {
 fn report(what: &str, result: Result<(), StoreError>) {
     if let Err(error) = result {
         let cause = &error as &dyn std::error::Error;
-        tracing::warn!(
-            error = cause,
-            what,
-            "upkeep has failed; trying again later"
-        );
+        tracing::warn!(error = cause, what, "upkeep has failed; trying again later");
     }
 }
 

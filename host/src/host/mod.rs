@@ -6,14 +6,14 @@ mod transaction;
 
 use crate::abi::LogLine;
 use crate::metrics::Metrics;
-use crate::model::{App, AppName, AppSettings, Digest, Limits, Principal};
+use crate::model::{App, AppLimits, AppName, Digest, Limits, Principal};
 use crate::runtime::{
     CallFailure, CompiledPlugin, EngineOptions, Invocation, LoadError, Request, Response, Runtime,
     RuntimeError, Target,
 };
 use crate::service::{
-    Admin, Admission, CallContext, Caller, Deadline, Kv, KvService, Logs, Services,
-    StoredDeadLetters, Wakes, WriteRates, new_app,
+    Admin, Admission, CallContext, Caller, Deadline, Kv, KvService, Logs, ServiceError, Services,
+    StoredDeadLetters, Wakes, WriteRates,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub struct HostBuilder {
     services: Option<Services>,
     limits: Limits,
     engine: EngineOptions,
-    new_apps: AppSettings,
+    new_apps: AppLimits,
     queue: usize,
     metrics: Metrics,
     extend: Vec<Extend>,
@@ -49,7 +49,7 @@ impl Default for HostBuilder {
             services: None,
             limits: Limits::default(),
             engine: EngineOptions::default(),
-            new_apps: AppSettings::default(),
+            new_apps: AppLimits::default(),
             queue: QUEUE_DEFAULT,
             metrics: Metrics::default(),
             extend: Vec::new(),
@@ -115,11 +115,10 @@ impl HostBuilder {
         self
     }
 
-    /// The settings that new apps get. By default they take no calls without a
-    /// token, and have no limits.
+    /// The limits that new apps get. By default they have none.
     #[must_use]
-    pub fn new_apps(mut self, settings: AppSettings) -> HostBuilder {
-        self.new_apps = settings;
+    pub fn new_apps(mut self, limits: AppLimits) -> HostBuilder {
+        self.new_apps = limits;
         self
     }
 
@@ -180,7 +179,6 @@ impl HostBuilder {
             writes: WriteRates::default(),
             logs: Logs::default(),
             runtime: Arc::new(runtime),
-            new_apps: self.new_apps,
             store,
             services,
             wakes,
@@ -204,7 +202,6 @@ struct Parts {
     logs: Logs,
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,
-    new_apps: AppSettings,
     metrics: Metrics,
 }
 
@@ -249,15 +246,15 @@ impl Host {
         &self.0.limits
     }
 
-    /// Creates an app with the settings of new apps. It leaves no audit row;
-    /// [`Admin::create_app`] does.
+    /// Creates an app with the limits of new apps, which takes no calls without a
+    /// token. In the audit log the actor is `embedder`; with another one use
+    /// [`Admin::create_app`].
     ///
     /// # Errors
-    /// [`StoreError::AppExists`] if the name is taken, or the store's failure.
-    pub async fn create_app(&self, name: AppName) -> Result<App, StoreError> {
-        let app = new_app(name, self.0.new_apps)?;
-        self.0.store.create_app(&app).await?;
-        Ok(app)
+    /// [`ServiceError::AppExists`] if the name is taken, or the store's failure.
+    pub async fn create_app(&self, name: AppName) -> Result<App, ServiceError> {
+        let embedder = self.operator("embedder");
+        self.admin().create_app(&embedder, name, false).await
     }
 
     /// The app of that name, if there is one.

@@ -3,14 +3,16 @@
 
 mod batch;
 mod events;
+mod limits;
 
 pub(super) use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
 pub use batch::{Done, Precondition};
 pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveryPage, DeliveryView};
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
+pub use limits::{Limits, LimitsChange};
 
-use crate::model::{App, AppSettings, Audit, DELIVERIES_MAX, Exports, Plugin, Quota, Token, Usage};
+use crate::model::{App, Audit, DELIVERIES_MAX, Exports, Plugin, Token, Usage};
 use crate::service::LogRecord;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -32,20 +34,6 @@ pub struct AppView {
     pub plugin: Option<ActiveView>,
 }
 
-/// What an app may use. `null` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// The number of entries.
-    pub entries: Option<u64>,
-    /// The bytes of entries: collections, keys and values.
-    pub bytes: Option<u64>,
-    /// Calls a second, on each host.
-    pub calls_per_second: Option<u32>,
-    /// Calls that run at the same time, on each host.
-    pub calls_at_once: Option<u32>,
-}
-
 /// The active plugin version.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ActiveView {
@@ -61,37 +49,12 @@ impl From<&App> for AppView {
             name: app.name.to_string(),
             id: app.id.to_string(),
             created_at: app.created_at.0,
-            public: app.settings.public,
-            limits: (&app.settings).into(),
+            public: app.public,
+            limits: (&app.limits).into(),
             plugin: app.active.map(|active| ActiveView {
                 version: active.version.0,
                 digest: active.digest.to_string(),
             }),
-        }
-    }
-}
-
-impl From<&AppSettings> for Limits {
-    fn from(settings: &AppSettings) -> Limits {
-        Limits {
-            entries: settings.quota.entries,
-            bytes: settings.quota.bytes,
-            calls_per_second: settings.calls_per_second,
-            calls_at_once: settings.calls_at_once,
-        }
-    }
-}
-
-impl From<Limits> for AppSettings {
-    fn from(limits: Limits) -> AppSettings {
-        AppSettings {
-            public: false,
-            quota: Quota {
-                entries: limits.entries,
-                bytes: limits.bytes,
-            },
-            calls_per_second: limits.calls_per_second,
-            calls_at_once: limits.calls_at_once,
         }
     }
 }
@@ -148,7 +111,7 @@ impl UsageView {
             bytes: usage.bytes,
             deliveries: usage.deliveries,
             deliveries_max: DELIVERIES_MAX,
-            limits: (&app.settings).into(),
+            limits: (&app.limits).into(),
         }
     }
 }

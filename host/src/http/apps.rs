@@ -1,10 +1,10 @@
 //! Apps: their settings, limits and usage.
 
 use super::Shared;
-use super::api::{AppPage, AppPatch, AppView, Limits, NewApp, UsageView};
+use super::api::{AppPage, AppPatch, AppView, NewApp, UsageView};
 use super::auth::Known;
 use super::body::{self, Json};
-use super::params::{Params, Segments, page_limit, refused};
+use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
 use crate::model::{App, AppId, AppName, Capability};
 use crate::service::Actor;
@@ -103,7 +103,7 @@ pub(super) async fn change(
     let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
     let patch: AppPatch = body::json(&shared, &headers, body).await?;
     let admin = shared.host.admin();
-    let app = admin.set_public(&actor, app, patch.public).await?;
+    let app = admin.set_public(&actor, &app, patch.public).await?;
     Ok(Json(AppView::from(&app)))
 }
 
@@ -118,29 +118,6 @@ pub(super) async fn delete(
     let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
     shared.host.delete_app(&actor, &app).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Sets what an app may use. All four limits are replaced.
-#[utoipa::path(put, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
-    request_body = Limits, responses((status = 200, body = AppView)),
-    security(("token" = ["instance:admin"])))]
-pub(super) async fn set_limits(
-    State(shared): State<Shared>,
-    Known(actor): Known,
-    Segments(name): Segments<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<AppView>, Problem> {
-    let app = find(&shared, &actor, &name, |_| Capability::InstanceAdmin).await?;
-    let limits: Limits = body::json(&shared, &headers, body).await?;
-    if limits.calls_at_once == Some(0) {
-        return Err(refused(
-            "calls_at_once is 0; it must be at least 1, or null for no limit",
-        ));
-    }
-    let admin = shared.host.admin();
-    let app = admin.set_limits(&actor, app, limits.into()).await?;
-    Ok(Json(AppView::from(&app)))
 }
 
 /// Says what an app uses, and what it may use.

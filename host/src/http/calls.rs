@@ -49,7 +49,7 @@ async fn admit(
     let app = app.ok_or_else(not_found)?;
     match principal {
         Some(principal) => Ok((app, Some(principal.clone()))),
-        None if app.settings.public => Ok((app, None)),
+        None if app.public => Ok((app, None)),
         None => Err(token_required()),
     }
 }

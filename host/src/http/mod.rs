@@ -14,6 +14,7 @@ mod deliveries;
 mod health;
 mod kv;
 mod layer;
+mod limits;
 mod logs;
 mod params;
 mod plugins;

@@ -137,10 +137,9 @@ pub(super) async fn activate(
 ) -> Result<Json<Activated>, Problem> {
     let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
     let admin = shared.host.admin();
-    let version = admin.activate_plugin(&actor, &app, PluginVersion(version));
-    Ok(Json(Activated {
-        version: version.await?.0,
-    }))
+    let activate = admin.activate_plugin(&actor, &app, PluginVersion(version));
+    activate.await?;
+    Ok(Json(Activated { version }))
 }
 
 /// Makes the version active that the active one replaced.

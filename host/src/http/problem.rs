@@ -58,7 +58,7 @@ kinds! {
     AppNotFound = NOT_FOUND "app-not-found" "There is no such app",
     AppExists = CONFLICT "app-exists" "The app's name is taken",
     EntryNotFound = NOT_FOUND "entry-not-found" "There is no such entry",
-    PreconditionFailed = PRECONDITION_FAILED "precondition-failed" "The entry is not as expected",
+    PreconditionFailed = PRECONDITION_FAILED "precondition-failed" "A precondition does not hold",
     NoInteger = CONFLICT "no-integer" "The entry cannot be added to",
     TriggerNotFound = NOT_FOUND "trigger-not-found" "There is no such trigger",
     DeadLetterNotFound = NOT_FOUND "dead-letter-not-found" "There is no such dead letter",
@@ -190,7 +190,7 @@ impl From<ServiceError> for Problem {
         let kind = match error {
             ServiceError::Invalid(invalid) => return invalid.into(),
             ServiceError::Denied(_) => Kind::Forbidden,
-            ServiceError::Conflict { .. } => Kind::PreconditionFailed,
+            ServiceError::Conflict { .. } | ServiceError::LimitsChanged => Kind::PreconditionFailed,
             ServiceError::NotInteger | ServiceError::Overflow => Kind::NoInteger,
             ServiceError::LeaseLost => return Problem::internal(&error),
             ServiceError::TriggerNotFound => Kind::TriggerNotFound,

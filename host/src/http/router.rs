@@ -1,8 +1,8 @@
 //! The routes.
 
 use super::{
-    Shared, apps, audit, batch, calls, deliveries, health, kv, layer, logs, plugins, tokens,
-    transfer, triggers,
+    Shared, apps, audit, batch, calls, deliveries, health, kv, layer, limits, logs, plugins,
+    tokens, transfer, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -41,7 +41,7 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(calls::call))
         .routes(routes!(apps::list, apps::create))
         .routes(routes!(apps::show, apps::change, apps::delete))
-        .routes(routes!(apps::set_limits))
+        .routes(routes!(limits::show, limits::replace, limits::change))
         .routes(routes!(apps::usage))
         .routes(routes!(plugins::list, plugins::upload))
         .routes(routes!(plugins::show, plugins::delete))

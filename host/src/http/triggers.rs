@@ -8,8 +8,7 @@ use super::body::{self, Json};
 use super::params::{Segments, refused};
 use super::problem::Problem;
 use crate::model::{
-    Capability, Changes, Collection, Origin, Policy, Schedule, Timestamp, Trigger, TriggerName,
-    Watch,
+    Capability, Changes, Collection, NewTrigger, Policy, Schedule, TriggerName, Watch,
 };
 use crate::service::Actor;
 use axum::body::Body;
@@ -49,14 +48,13 @@ pub(super) async fn set(
     let name = TriggerName::parse(&trigger)?;
     let put: TriggerPut = body::json(&shared, &headers, body).await?;
     let trigger = operators(name, put)?;
-    let view = TriggerView::from(&trigger);
     let admin = shared.host.admin();
-    admin.set_trigger(&actor, &app, trigger).await?;
-    Ok(Json(view))
+    let trigger = admin.set_trigger(&actor, &app, trigger).await?;
+    Ok(Json(TriggerView::from(&trigger)))
 }
 
 /// The trigger that an operator asks for.
-fn operators(name: TriggerName, put: TriggerPut) -> Result<Trigger, Problem> {
+fn operators(name: TriggerName, put: TriggerPut) -> Result<NewTrigger, Problem> {
     let default = Policy::default();
     let policy = Policy {
         attempts_max: put.attempts_max.unwrap_or(default.attempts_max),
@@ -79,16 +77,11 @@ fn operators(name: TriggerName, put: TriggerPut) -> Result<Trigger, Problem> {
             ));
         }
     };
-    Ok(Trigger {
+    Ok(NewTrigger {
         name,
-        origin: Origin::Operator,
         watch,
         function,
         policy,
-        paused: None,
-        failures: 0,
-        next_at: None,
-        created_at: Timestamp::now(),
     })
 }
 

@@ -95,23 +95,64 @@ pub struct App {
     /// The secret that its list cursors are signed with. It lives in the row so
     /// that every host on the same database takes the others' cursors.
     pub cursor_key: CursorKey,
-    /// What it may do and use.
-    pub settings: AppSettings,
+    /// Whether it takes calls without a token. Its administrators decide.
+    pub public: bool,
+    /// What it may use. The operator decides.
+    pub limits: AppLimits,
     /// The plugin version that its calls go to, if it has one.
     pub active: Option<ActivePlugin>,
 }
 
-/// What an app may do and use. `None` is no limit.
+/// What an app may use. `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct AppSettings {
-    /// Whether it takes calls without a token.
-    pub public: bool,
+pub struct AppLimits {
     /// What its entries may take.
     pub quota: Quota,
     /// Calls a second, on each host; a second's worth may come at once.
     pub calls_per_second: Option<u32>,
     /// Calls that run at the same time, on each host.
     pub calls_at_once: Option<u32>,
+}
+
+/// A change of some of an app's limits. The outer `None` leaves a limit as it is,
+/// the inner one removes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitsPatch {
+    /// Of [`Quota::entries`].
+    pub entries: Option<Option<u64>>,
+    /// Of [`Quota::bytes`].
+    pub bytes: Option<Option<u64>>,
+    /// Of [`AppLimits::calls_per_second`].
+    pub calls_per_second: Option<Option<u32>>,
+    /// Of [`AppLimits::calls_at_once`].
+    pub calls_at_once: Option<Option<u32>>,
+}
+
+impl LimitsPatch {
+    /// Returns the limits with this change.
+    pub fn apply(self, limits: AppLimits) -> AppLimits {
+        let quota = limits.quota;
+        AppLimits {
+            quota: Quota {
+                entries: self.entries.unwrap_or(quota.entries),
+                bytes: self.bytes.unwrap_or(quota.bytes),
+            },
+            calls_per_second: self.calls_per_second.unwrap_or(limits.calls_per_second),
+            calls_at_once: self.calls_at_once.unwrap_or(limits.calls_at_once),
+        }
+    }
+}
+
+impl From<AppLimits> for LimitsPatch {
+    /// The change that replaces all limits.
+    fn from(limits: AppLimits) -> LimitsPatch {
+        LimitsPatch {
+            entries: Some(limits.quota.entries),
+            bytes: Some(limits.quota.bytes),
+            calls_per_second: Some(limits.calls_per_second),
+            calls_at_once: Some(limits.calls_at_once),
+        }
+    }
 }
 
 /// The most that an app's entries may take. Expired entries count until they are
@@ -161,6 +202,37 @@ impl fmt::Display for Resource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_patch_changes_what_it_names() {
+        let limits = AppLimits {
+            quota: Quota {
+                entries: Some(1),
+                bytes: Some(2),
+            },
+            calls_per_second: Some(3),
+            calls_at_once: None,
+        };
+        assert_eq!(LimitsPatch::default().apply(limits), limits);
+        assert_eq!(
+            LimitsPatch::from(limits).apply(AppLimits::default()),
+            limits
+        );
+        let patch = LimitsPatch {
+            bytes: Some(None),
+            calls_at_once: Some(Some(4)),
+            ..LimitsPatch::default()
+        };
+        let expected = AppLimits {
+            quota: Quota {
+                entries: Some(1),
+                bytes: None,
+            },
+            calls_per_second: Some(3),
+            calls_at_once: Some(4),
+        };
+        assert_eq!(patch.apply(limits), expected);
+    }
 
     #[test]
     fn names_are_narrow() {

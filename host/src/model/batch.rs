@@ -1,6 +1,9 @@
 //! A write is one value: everything that must happen together, or not at all.
 
-use super::{AppId, Audit, Collection, DELIVERIES_OF_A_WRITE_MAX, FOLLOWERS_MAX, Key, Receipt, Timestamp, Value, Version};
+use super::{
+    AppId, Audit, Collection, DELIVERIES_OF_A_WRITE_MAX, FOLLOWERS_MAX, Key, Receipt, Timestamp,
+    Value, Version,
+};
 
 /// What a check or a guarded write expects of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

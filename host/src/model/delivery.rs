@@ -6,7 +6,10 @@
 //! other.
 
 use super::Version;
-use super::{AppId, Collection, DELIVERY_BYTES, Digest, Key, PluginVersion, Policy, Timestamp, TriggerName, Value};
+use super::{
+    AppId, Collection, DELIVERY_BYTES, Digest, Key, PluginVersion, Policy, Timestamp, TriggerName,
+    Value,
+};
 use std::fmt;
 use std::str::FromStr;
 use uuid::Uuid;

@@ -25,10 +25,10 @@ pub struct Limits {
     pub log_lines: usize,
     /// A guest's memory, in bytes, summed over all its memories. Default 64 MiB.
     pub memory_bytes: usize,
-    /// The time from a call to its end, waiting included. Default 5 s.
+    /// The time from a call to its end: waiting, loading, running and committing
+    /// together. Default 5 s.
     pub wall_time: Duration,
-    /// The time that an invocation computes, in wasm and in host calls, waiting
-    /// excluded. Default 1 s.
+    /// The CPU time that an invocation computes, without the store's. Default 1 s.
     pub cpu_time: Duration,
 }
 

@@ -21,7 +21,7 @@ mod token;
 mod trigger;
 
 pub use access::{Capability, Principal, Scope, UnknownScope};
-pub use app::{App, AppId, AppName, AppSettings, Quota, Resource, Usage};
+pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
 pub use batch::{Applied, Check, Committed, Expect, Op, WriteBatch};
 pub(crate) use cost::share;
 pub use cost::{
@@ -40,10 +40,10 @@ pub use level::Level;
 pub use limits::Limits;
 pub use list::{KeyRange, ListQuery, Page};
 pub use plugin::{ActivePlugin, Digest, Exports, Plugin, PluginVersion};
-pub use registry::{Audit, Change, Changed, NewPlugin};
+pub use registry::{Audit, NewPlugin};
 pub use schedule::Schedule;
 pub use token::{BearerToken, SecretHash, Token, TokenId, TokenSecret};
 pub use trigger::{
-    Changes, DeclaredTrigger, FAILURES_MAX, Origin, Pause, Policy, TRIGGERS_MAX, Trigger,
-    TriggerName, Watch,
+    Changes, DeclaredTrigger, FAILURES_MAX, NewTrigger, Origin, Pause, Policy, TRIGGERS_MAX,
+    Trigger, TriggerName, Watch,
 };

@@ -1,97 +1,9 @@
-//! Changes that administrators make, and the record of each.
+//! What administrators add, and the record of what they did.
 
-use super::{
-    App, AppId, AppName, AppSettings, Digest, Exports, Letters, PluginVersion, Timestamp, Token,
-    TokenId, Trigger, TriggerName,
-};
+use super::{AppId, AppName, Digest, Exports, Timestamp, TokenId};
+use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use uuid::Uuid;
-
-/// A change of apps, plugins or tokens. It takes effect in one transaction with
-/// its [`Audit`] row, so neither is ever there without the other.
-#[derive(Debug, Clone)]
-pub enum Change {
-    /// Makes an app.
-    CreateApp(App),
-    /// Replaces an app's settings.
-    UpdateApp {
-        /// The app.
-        app: AppId,
-        /// All of its settings.
-        settings: AppSettings,
-    },
-    /// Removes an app and everything it owns.
-    DeleteApp(AppId),
-    /// Adds a plugin version, with the next number.
-    AddPlugin(NewPlugin),
-    /// Makes a version the active one.
-    ActivatePlugin {
-        /// The app.
-        app: AppId,
-        /// The version.
-        version: PluginVersion,
-    },
-    /// Makes the version active that the active one replaced.
-    RollBackPlugin(AppId),
-    /// Removes a version that is not active, and its module if nobody else uses it.
-    DeletePlugin {
-        /// The app.
-        app: AppId,
-        /// The version.
-        version: PluginVersion,
-    },
-    /// Adds a token. One whose identity is taken is not added.
-    CreateToken(Token),
-    /// Revokes a token.
-    RevokeToken {
-        /// The app that the token must be bound to; otherwise any token.
-        app: Option<AppId>,
-        /// The token.
-        token: TokenId,
-    },
-    /// Makes a trigger, or replaces the one of its name.
-    SetTrigger {
-        /// The app.
-        app: AppId,
-        /// The trigger.
-        trigger: Trigger,
-    },
-    /// Removes a trigger. Deliveries that it has made stay.
-    DeleteTrigger {
-        /// The app.
-        app: AppId,
-        /// The trigger.
-        trigger: TriggerName,
-    },
-    /// Lets a trigger's deliveries wait, or go on.
-    PauseTrigger {
-        /// The app.
-        app: AppId,
-        /// The trigger.
-        trigger: TriggerName,
-        /// Whether they wait.
-        paused: bool,
-    },
-    /// Makes deliveries of dead letters again, the oldest first, and removes the
-    /// letters.
-    Replay {
-        /// The app.
-        app: AppId,
-        /// Which letters.
-        letters: Letters,
-        /// The most letters.
-        limit: u32,
-    },
-    /// Removes dead letters, the oldest first.
-    Discard {
-        /// The app.
-        app: AppId,
-        /// Which letters.
-        letters: Letters,
-        /// The most letters.
-        limit: u32,
-    },
-}
 
 /// A plugin version to add.
 #[derive(Clone)]
@@ -118,20 +30,6 @@ impl std::fmt::Debug for NewPlugin {
     }
 }
 
-/// What a [`Change`] came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Changed {
-    /// It took effect.
-    Done,
-    /// What it was to remove or revoke was not there, or what it was to add was
-    /// there already; nothing changed, and there is no audit row.
-    Nothing,
-    /// The plugin version that was added or made active.
-    Plugin(PluginVersion),
-    /// So many dead letters were replayed or discarded; at least one.
-    Letters(u64),
-}
-
 /// Who did what, when, on whose request. One row of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
@@ -147,8 +45,150 @@ pub struct Audit {
     pub action: Cow<'static, str>,
     /// The app that it was about, if it was one. Kept after the app is gone.
     pub app: Option<(AppId, AppName)>,
-    /// What exactly: a JSON object. It holds no secret and no value.
-    pub detail: serde_json::Value,
+    /// What exactly: a JSON object. It holds no secret and no value, and is at most
+    /// [`DETAIL_BYTES_MAX`](Audit::DETAIL_BYTES_MAX) long.
+    pub detail: Value,
     /// The request's id.
     pub request_id: Uuid,
+}
+
+impl Audit {
+    /// The most bytes of a detail, as JSON.
+    pub const DETAIL_BYTES_MAX: usize = 4 * 1024;
+
+    /// Cuts a detail that is too long. Texts and lists keep what fits of their
+    /// beginning, other members are left out; `cut` then has the full size of each
+    /// that was cut: the bytes of a text, the parts of a list.
+    pub(crate) fn bounded(detail: Value) -> Value {
+        if json_len(&detail) <= Audit::DETAIL_BYTES_MAX {
+            return detail;
+        }
+        let Value::Object(members) = detail else {
+            return json!({ "cut": { "detail": json_len(&detail) } });
+        };
+        let mut members: Vec<_> = members.into_iter().collect();
+        // The small ones first: they say what was done.
+        members.sort_by_key(|(_, value)| json_len(value));
+        // Half is for `cut`, less its frame and the number of the others.
+        let mut room = Audit::DETAIL_BYTES_MAX / 2;
+        let mut room_of_cut = Audit::DETAIL_BYTES_MAX / 2 - 64;
+        let mut others = 0;
+        let (mut kept, mut cut) = (Map::new(), Map::new());
+        for (name, value) in members {
+            // Quotes, colon, comma.
+            let name_len = json_len(&json!(name)) + 2;
+            let len = json_len(&value);
+            if name_len + len <= room {
+                room -= name_len + len;
+                kept.insert(name, value);
+                continue;
+            }
+            // The longest number has 20 digits.
+            if name_len > room || name_len + 20 > room_of_cut {
+                others += 1;
+                continue;
+            }
+            room_of_cut -= name_len + 20;
+            cut.insert(name.clone(), json!(full_size(&value)));
+            if let Some(beginning) = beginning(value, room - name_len) {
+                room -= name_len + json_len(&beginning);
+                kept.insert(name, beginning);
+            }
+        }
+        if others > 0 {
+            cut.insert("others".to_owned(), json!(others));
+        }
+        kept.insert("cut".to_owned(), Value::Object(cut));
+        Value::Object(kept)
+    }
+}
+
+fn json_len(value: &Value) -> usize {
+    value.to_string().len()
+}
+
+/// The bytes of a text, the parts of a list, or else the bytes of its JSON.
+fn full_size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(parts) => parts.len(),
+        other => json_len(other),
+    }
+}
+
+/// What fits of the beginning of a text or a list, if it is one.
+fn beginning(value: Value, room: usize) -> Option<Value> {
+    match value {
+        Value::String(text) => {
+            let mut used = 2;
+            let mut fits = |c: char| {
+                // Without the quotes.
+                used += json_len(&json!(c)) - 2;
+                used <= room
+            };
+            Some(Value::String(
+                text.chars().take_while(|c| fits(*c)).collect(),
+            ))
+        }
+        Value::Array(parts) => {
+            let mut used = 1;
+            let fits = |part: &Value| {
+                used += json_len(part) + 1;
+                used <= room
+            };
+            Some(Value::Array(parts.into_iter().take_while(fits).collect()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_detail_stays() {
+        let detail = json!({ "collection": "c", "key": "k".repeat(4_000) });
+        assert_eq!(Audit::bounded(detail.clone()), detail);
+    }
+
+    #[test]
+    fn a_long_detail_is_cut_and_says_so() {
+        let ids: Vec<_> = (0..1_000).map(|n| format!("{n:036}")).collect();
+        let detail = json!({ "ids": ids, "limit": 7, "trigger": "t" });
+        let cut = Audit::bounded(detail);
+        assert!(json_len(&cut) <= Audit::DETAIL_BYTES_MAX);
+        assert_eq!((&cut["limit"], &cut["trigger"]), (&json!(7), &json!("t")));
+        let kept = cut["ids"].as_array().unwrap();
+        assert!(kept.len() > 20 && kept[..] == ids[..kept.len()]);
+        assert_eq!(cut["cut"], json!({ "ids": 1_000 }));
+        // Six bytes of JSON for each of a key, and no character is halved.
+        for c in ["\u{1}", "é"] {
+            let key = c.repeat(9_000);
+            let cut = Audit::bounded(json!({ "collection": "c", "key": key }));
+            assert!(json_len(&cut) <= Audit::DETAIL_BYTES_MAX);
+            let kept = cut["key"].as_str().unwrap();
+            assert!(!kept.is_empty() && key.starts_with(kept));
+            assert_eq!(cut["cut"], json!({ "key": key.len() }));
+        }
+    }
+
+    #[test]
+    fn a_detail_of_any_shape_is_bounded() {
+        let many: Map<_, _> = (0..9_000).map(|n| (format!("{n}"), json!(n))).collect();
+        let deep = json!({ "a": { "b": "x".repeat(5_000) }, "c": 1 });
+        let named = json!({ "n".repeat(9_000): 1, "c": 1 });
+        let several = json!({ "a": "x".repeat(5_000), "b": "y".repeat(5_000), "c": "z".repeat(9) });
+        for detail in [
+            Value::Object(many),
+            deep,
+            named,
+            several,
+            json!(["x".repeat(5_000)]),
+        ] {
+            let cut = Audit::bounded(detail);
+            assert!(json_len(&cut) <= Audit::DETAIL_BYTES_MAX, "{cut}");
+            assert!(cut["cut"].is_object());
+        }
+    }
 }

@@ -192,6 +192,40 @@ pub struct Trigger {
     pub created_at: Timestamp,
 }
 
+/// A trigger as an operator asks for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTrigger {
+    /// Its name.
+    pub name: TriggerName,
+    /// What it waits for.
+    pub watch: Watch,
+    /// The function of the active plugin that is called.
+    pub function: String,
+    /// How often a delivery is tried.
+    pub policy: Policy,
+}
+
+impl NewTrigger {
+    /// Returns the operator's trigger that takes the place of `before`, the one of
+    /// its name. It is not paused and has not failed. When `before` was made stays,
+    /// and so does when its schedule is due next, if that is the same schedule.
+    pub(crate) fn replacing(self, before: Option<&Trigger>, now: Timestamp) -> Trigger {
+        let is_scheduled = matches!(self.watch, Watch::Schedule(_));
+        let planned = before.filter(|before| is_scheduled && before.watch == self.watch);
+        Trigger {
+            name: self.name,
+            origin: Origin::Operator,
+            function: self.function,
+            policy: self.policy,
+            paused: None,
+            failures: 0,
+            next_at: planned.and_then(|before| before.next_at),
+            created_at: before.map_or(now, |before| before.created_at),
+            watch: self.watch,
+        }
+    }
+}
+
 impl Trigger {
     /// The trigger that a declaration makes.
     pub fn declared(declaration: &DeclaredTrigger, at: Timestamp) -> Trigger {

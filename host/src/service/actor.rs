@@ -59,7 +59,7 @@ impl Actor {
         }
     }
 
-    /// The record of something that it does now.
+    /// The record of something that it does now. A detail that is too long is cut.
     pub(crate) fn audit(
         &self,
         action: &'static str,
@@ -74,7 +74,7 @@ impl Actor {
             actor: self.name.clone(),
             action: Cow::Borrowed(action),
             app: app.map(|app| (app.id, app.name.clone())),
-            detail,
+            detail: Audit::bounded(detail),
             request_id: self.request_id,
         }
     }

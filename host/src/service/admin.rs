@@ -3,11 +3,11 @@
 
 use super::{Actor, ServiceError};
 use crate::model::{
-    App, AppId, AppName, AppSettings, Audit, Capability, Change, Changed, CursorKey, Digest,
-    Exports, NewPlugin, Plugin, PluginVersion, Quota, Timestamp, Usage,
+    App, AppId, AppLimits, AppName, Audit, Capability, CursorKey, Digest, Exports, LimitsPatch,
+    NewPlugin, Plugin, PluginVersion, Timestamp, Usage,
 };
 use crate::store::{Store, StoreError};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -15,12 +15,12 @@ use uuid::Uuid;
 /// is refused unless that one holds the capability that it needs.
 pub struct Admin {
     pub(super) store: Arc<dyn Store>,
-    new_apps: AppSettings,
+    new_apps: AppLimits,
 }
 
 impl Admin {
     /// Over a store. New apps get the limits of `new_apps`.
-    pub fn new(store: Arc<dyn Store>, new_apps: AppSettings) -> Admin {
+    pub fn new(store: Arc<dyn Store>, new_apps: AppLimits) -> Admin {
         Admin { store, new_apps }
     }
 
@@ -64,18 +64,13 @@ impl Admin {
             }
             Some(bound) => {
                 actor.require(Capability::AppRead(bound))?;
-                let mut after = after.cloned();
-                loop {
-                    // The store finds apps by their names alone.
-                    let page = self.store.apps(after.as_ref(), 1_000).await?;
-                    if let Some(own) = page.iter().find(|app| app.id == bound) {
-                        return Ok(vec![own.clone()]);
-                    }
-                    match page.last() {
-                        Some(last) => after = Some(last.name.clone()),
-                        None => return Ok(Vec::new()),
-                    }
-                }
+                let own = self.store.app_by_id(bound).await?;
+                let is_after = |app: &App| after.is_none_or(|after| app.name > *after);
+                Ok(own
+                    .filter(is_after)
+                    .into_iter()
+                    .take(limit as usize)
+                    .collect())
             }
         }
     }
@@ -92,87 +87,52 @@ impl Admin {
         public: bool,
     ) -> Result<App, ServiceError> {
         actor.require(Capability::AppCreate)?;
-        let settings = AppSettings {
-            public,
-            ..self.new_apps
-        };
-        let app = new_app(name, settings)?;
+        let app = new_app(name, public, self.new_apps)?;
         let detail = json!({ "public": public });
         let audit = actor.audit("app.create", Some(&app), app.created_at, detail);
-        match self
-            .store
-            .change(Change::CreateApp(app.clone()), audit)
-            .await
-        {
-            Ok(_) => Ok(app),
+        match self.store.create_app(app.clone(), audit).await {
+            Ok(()) => Ok(app),
             Err(StoreError::AppExists) => Err(ServiceError::AppExists(app.name)),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Says whether an app takes calls without a token.
+    /// Says whether an app takes calls without a token. Returns the app as it is
+    /// then.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`] without `app:admin` of the app.
+    /// [`ServiceError::Denied`] without `app:admin` of the app,
+    /// [`ServiceError::AppNotFound`].
     pub async fn set_public(
         &self,
         actor: &Actor,
-        app: App,
+        app: &App,
         public: bool,
     ) -> Result<App, ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
-        let settings = AppSettings {
-            public,
-            ..app.settings
-        };
         let detail = json!({ "public": public });
-        self.update(actor, app, settings, "app.update", detail)
-            .await
+        let audit = actor.audit("app.update", Some(app), Timestamp::now(), detail);
+        Ok(self.store.set_public(app.id, public, audit).await?)
     }
 
-    /// Sets what an app may use. `public` of the settings is not looked at.
+    /// Changes some of what an app may use, if its limits are as expected. Returns
+    /// the app as it is then.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `instance:admin`: who administers an app
-    /// does not set its limits.
+    /// does not set its limits. [`ServiceError::LimitsChanged`] if limits are
+    /// expected and the app has others; [`ServiceError::AppNotFound`].
     pub async fn set_limits(
         &self,
         actor: &Actor,
-        app: App,
-        limits: AppSettings,
+        app: &App,
+        patch: LimitsPatch,
+        expected: Option<AppLimits>,
     ) -> Result<App, ServiceError> {
         actor.require(Capability::InstanceAdmin)?;
-        let settings = AppSettings {
-            public: app.settings.public,
-            ..limits
-        };
-        let Quota { entries, bytes } = settings.quota;
-        let detail = json!({
-            "entries": entries,
-            "bytes": bytes,
-            "calls_per_second": settings.calls_per_second,
-            "calls_at_once": settings.calls_at_once,
-        });
-        self.update(actor, app, settings, "app.limits", detail)
-            .await
-    }
-
-    async fn update(
-        &self,
-        actor: &Actor,
-        mut app: App,
-        settings: AppSettings,
-        action: &'static str,
-        detail: serde_json::Value,
-    ) -> Result<App, ServiceError> {
-        let audit = actor.audit(action, Some(&app), Timestamp::now(), detail);
-        let change = Change::UpdateApp {
-            app: app.id,
-            settings,
-        };
-        self.store.change(change, audit).await?;
-        app.settings = settings;
-        Ok(app)
+        let audit = actor.audit("app.limits", Some(app), Timestamp::now(), shown(patch));
+        let set = self.store.set_limits(app.id, patch, expected, audit);
+        Ok(set.await?)
     }
 
     /// Deletes an app and everything it owns.
@@ -183,9 +143,9 @@ impl Admin {
     pub async fn delete_app(&self, actor: &Actor, app: &App) -> Result<(), ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
         let audit = actor.audit("app.delete", Some(app), Timestamp::now(), json!({}));
-        match self.store.change(Change::DeleteApp(app.id), audit).await? {
-            Changed::Nothing => Err(ServiceError::AppNotFound),
-            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(()),
+        match self.store.delete_app(app.id, audit).await? {
+            true => Ok(()),
+            false => Err(ServiceError::AppNotFound),
         }
     }
 
@@ -222,7 +182,7 @@ impl Admin {
             exports,
             activate,
         };
-        self.plugin_change(Change::AddPlugin(plugin), audit).await
+        Ok(self.store.add_plugin(plugin, audit).await?)
     }
 
     /// Makes a version the active one. Calls that run go on with theirs.
@@ -235,15 +195,11 @@ impl Admin {
         actor: &Actor,
         app: &App,
         version: PluginVersion,
-    ) -> Result<PluginVersion, ServiceError> {
+    ) -> Result<(), ServiceError> {
         actor.require(Capability::PluginDeploy(app.id))?;
         let detail = json!({ "version": version });
         let audit = actor.audit("plugin.activate", Some(app), Timestamp::now(), detail);
-        let change = Change::ActivatePlugin {
-            app: app.id,
-            version,
-        };
-        self.plugin_change(change, audit).await
+        Ok(self.store.activate_plugin(app.id, version, audit).await?)
     }
 
     /// Makes the version active that the active one replaced.
@@ -260,8 +216,7 @@ impl Admin {
         let from = app.active.map(|active| active.version);
         let detail = json!({ "from": from });
         let audit = actor.audit("plugin.rollback", Some(app), Timestamp::now(), detail);
-        self.plugin_change(Change::RollBackPlugin(app.id), audit)
-            .await
+        Ok(self.store.roll_back_plugin(app.id, audit).await?)
     }
 
     /// Deletes a version that is not active.
@@ -278,26 +233,9 @@ impl Admin {
         actor.require(Capability::PluginDeploy(app.id))?;
         let detail = json!({ "version": version });
         let audit = actor.audit("plugin.delete", Some(app), Timestamp::now(), detail);
-        let change = Change::DeletePlugin {
-            app: app.id,
-            version,
-        };
-        match self.store.change(change, audit).await? {
-            Changed::Nothing => Err(ServiceError::PluginNotFound(version)),
-            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(()),
-        }
-    }
-
-    async fn plugin_change(
-        &self,
-        change: Change,
-        audit: Audit,
-    ) -> Result<PluginVersion, ServiceError> {
-        match self.store.change(change, audit).await? {
-            Changed::Plugin(version) => Ok(version),
-            Changed::Done | Changed::Nothing | Changed::Letters(_) => Err(ServiceError::Internal(
-                StoreError::Failed("the store did not say which plugin version it changed".into()),
-            )),
+        match self.store.delete_plugin(app.id, version, audit).await? {
+            true => Ok(()),
+            false => Err(ServiceError::PluginNotFound(version)),
         }
     }
 
@@ -353,8 +291,30 @@ impl Admin {
     }
 }
 
+/// A change of limits as the audit log has it: those that it names.
+fn shown(patch: LimitsPatch) -> Value {
+    let LimitsPatch {
+        entries,
+        bytes,
+        calls_per_second,
+        calls_at_once,
+    } = patch;
+    let limits = [
+        ("entries", entries.map(|limit| json!(limit))),
+        ("bytes", bytes.map(|limit| json!(limit))),
+        (
+            "calls_per_second",
+            calls_per_second.map(|limit| json!(limit)),
+        ),
+        ("calls_at_once", calls_at_once.map(|limit| json!(limit))),
+    ];
+    let named = limits.into_iter();
+    let named = named.filter_map(|(name, limit)| Some((name.to_owned(), limit?)));
+    Value::Object(named.collect())
+}
+
 /// An app that is not in the store yet.
-pub(crate) fn new_app(name: AppName, settings: AppSettings) -> Result<App, StoreError> {
+fn new_app(name: AppName, public: bool, limits: AppLimits) -> Result<App, StoreError> {
     let mut cursor_key = [0; CursorKey::BYTES];
     getrandom::fill(&mut cursor_key).map_err(|e| StoreError::Failed(e.into()))?;
     Ok(App {
@@ -362,7 +322,8 @@ pub(crate) fn new_app(name: AppName, settings: AppSettings) -> Result<App, Store
         name,
         created_at: Timestamp::now(),
         cursor_key: CursorKey::new(cursor_key),
-        settings,
+        public,
+        limits,
         active: None,
     })
 }

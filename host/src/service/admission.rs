@@ -79,10 +79,10 @@ impl Admission {
     /// [`Refusal::Rate`] and [`Refusal::Queue`].
     pub fn enter(&self, app: &App) -> Result<Ticket, Refusal> {
         let gate = self.gate(app.id);
-        let settings = &app.settings;
+        let limits = &app.limits;
         gate.enter(
-            settings.calls_per_second,
-            settings.calls_at_once,
+            limits.calls_per_second,
+            limits.calls_at_once,
             self.queue_max,
             Instant::now(),
         )?;

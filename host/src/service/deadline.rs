@@ -156,7 +156,7 @@ impl Deadline {
         }
         Timeout {
             limit: self.0.limit,
-            spent,
+            spent: Box::new(spent),
         }
     }
 }
@@ -178,7 +178,8 @@ impl Drop for Timed<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub struct Timeout {
     limit: Duration,
-    spent: [Duration; Stage::ALL.len()],
+    // Boxed, so that errors that hold it stay small.
+    spent: Box<[Duration; Stage::ALL.len()]>,
 }
 
 impl Timeout {

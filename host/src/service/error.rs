@@ -1,6 +1,8 @@
 //! Refusals and failures, sorted by blame.
 
-use crate::model::{AppName, Capability, Invalid, NoSum, PluginVersion, Resource, Scope, Subject};
+use crate::model::{
+    AppName, Capability, Invalid, NoSum, PluginVersion, Resource, Scope, Subject, TRIGGERS_MAX,
+};
 use crate::store::StoreError;
 use thiserror::Error;
 
@@ -20,6 +22,12 @@ pub enum ServiceError {
         /// The positions of the checks that failed.
         failed: Vec<usize>,
     },
+    /// The app's limits are not those that the change expects.
+    #[error(
+        "the app's limits are not those that the change expects; nothing was changed, \
+         read them again"
+    )]
+    LimitsChanged,
     /// An increment of what is no integer; nothing was written.
     #[error("the entry holds no JSON integer to add to; nothing was written")]
     NotInteger,
@@ -106,7 +114,12 @@ impl From<StoreError> for ServiceError {
             StoreError::NotInteger { .. } => ServiceError::NotInteger,
             StoreError::Overflow { .. } => ServiceError::Overflow,
             StoreError::LeaseLost => ServiceError::LeaseLost,
-            StoreError::TriggerNotFound => ServiceError::TriggerNotFound,
+            StoreError::TooManyTriggers { found } => ServiceError::Invalid(Invalid::TooMany {
+                subject: Subject::Triggers,
+                found,
+                limit: TRIGGERS_MAX as u64,
+            }),
+            StoreError::LimitsChanged => ServiceError::LimitsChanged,
             StoreError::AnswerTooLarge { limit } => ServiceError::Invalid(Invalid::OverTogether {
                 subject: Subject::Answer,
                 limit: limit as u64,

@@ -2,8 +2,7 @@
 
 use super::{Actor, Admin, ServiceError};
 use crate::model::{
-    App, Capability, Change, Changed, DeadLetter, Delivery, Invalid, Letters, Subject, Timestamp,
-    TriggerName,
+    App, Capability, DeadLetter, Delivery, Invalid, Letters, Subject, Timestamp, TriggerName,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -165,29 +164,16 @@ impl Admin {
         }
         let detail = choice(&letters, limit);
         let audit = |action| actor.audit(action, Some(app), Timestamp::now(), detail);
-        let app = app.id;
-        let (change, audit) = match fate {
+        Ok(match fate {
             Fate::Replay => {
-                let change = Change::Replay {
-                    app,
-                    letters,
-                    limit,
-                };
-                (change, audit("deadletter.replay"))
+                let audit = audit("deadletter.replay");
+                self.store.replay(app.id, letters, limit, audit).await?
             }
             Fate::Discard => {
-                let change = Change::Discard {
-                    app,
-                    letters,
-                    limit,
-                };
-                (change, audit("deadletter.discard"))
+                let audit = audit("deadletter.discard");
+                self.store.discard(app.id, letters, limit, audit).await?
             }
-        };
-        match self.store.change(change, audit).await? {
-            Changed::Letters(count) => Ok(count),
-            Changed::Done | Changed::Nothing | Changed::Plugin(_) => Ok(0),
-        }
+        })
     }
 }
 

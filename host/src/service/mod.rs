@@ -25,7 +25,6 @@ use std::sync::Arc;
 
 pub use actor::Actor;
 pub use admin::Admin;
-pub(crate) use admin::new_app;
 pub use admission::{Admission, Pass, Refusal, Ticket};
 pub use caller::Caller;
 pub use context::CallContext;

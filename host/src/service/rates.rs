@@ -41,7 +41,7 @@ impl WriteRates {
     /// # Errors
     /// [`Refusal::Rate`].
     pub(crate) fn admit(&self, app: &App, now: Instant) -> Result<(), Refusal> {
-        let Some(limit) = app.settings.calls_per_second else {
+        let Some(limit) = app.limits.calls_per_second else {
             return Ok(());
         };
         let rate = f64::from(limit);
@@ -68,7 +68,7 @@ impl WriteRates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AppName, AppSettings, CursorKey, Timestamp};
+    use crate::model::{AppLimits, AppName, CursorKey, Timestamp};
 
     fn app(per_second: Option<u32>) -> App {
         App {
@@ -76,9 +76,10 @@ mod tests {
             name: AppName::parse("app").unwrap(),
             created_at: Timestamp(0),
             cursor_key: CursorKey::new([0; CursorKey::BYTES]),
-            settings: AppSettings {
+            public: false,
+            limits: AppLimits {
                 calls_per_second: per_second,
-                ..AppSettings::default()
+                ..AppLimits::default()
             },
             active: None,
         }
@@ -91,7 +92,10 @@ mod tests {
         let taken = |app: &App, now| (0..100).filter(|_| rates.admit(app, now).is_ok()).count();
         assert_eq!(taken(&one, start), 10);
         let refused = rates.admit(&one, start).unwrap_err();
-        assert!(refused.retry_after() <= Duration::from_millis(101), "{refused:?}");
+        assert!(
+            refused.retry_after() <= Duration::from_millis(101),
+            "{refused:?}"
+        );
         assert_eq!(taken(&other, start), 10);
         assert_eq!(taken(&one, start + Duration::from_millis(500)), 5);
         assert_eq!(taken(&one, start + Duration::from_secs(100)), 10);

@@ -2,8 +2,8 @@
 
 use super::{Actor, Admin, ServiceError};
 use crate::model::{
-    App, AppId, BearerToken, Capability, Change, Changed, Invalid, Scope, Subject, Timestamp,
-    Token, TokenId, TokenSecret,
+    App, AppId, BearerToken, Capability, Invalid, Scope, Subject, Timestamp, Token, TokenId,
+    TokenSecret,
 };
 use crate::store::StoreError;
 use serde_json::json;
@@ -85,9 +85,8 @@ impl Admin {
             "expires_at": token.expires_at,
         });
         let audit = actor.audit("token.create", app, token.created_at, detail);
-        self.store
-            .change(Change::CreateToken(token.clone()), audit)
-            .await?;
+        // Its identity is new.
+        self.store.create_token(token.clone(), audit).await?;
         Ok((token, bearer))
     }
 
@@ -123,13 +122,10 @@ impl Admin {
         may_manage(actor, app)?;
         let detail = json!({ "token": token.to_string() });
         let audit = actor.audit("token.revoke", app, Timestamp::now(), detail);
-        let change = Change::RevokeToken {
-            app: app.map(|app| app.id),
-            token,
-        };
-        match self.store.change(change, audit).await? {
-            Changed::Nothing => Err(ServiceError::TokenNotFound),
-            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(()),
+        let app = app.map(|app| app.id);
+        match self.store.revoke_token(app, token, audit).await? {
+            true => Ok(()),
+            false => Err(ServiceError::TokenNotFound),
         }
     }
 
@@ -151,10 +147,8 @@ impl Admin {
         let actor = Actor::operator("first start", Uuid::now_v7());
         let audit = actor.audit("token.bootstrap", None, token.created_at, json!({}));
         // Another host may be faster: then the identity is taken.
-        match self.store.change(Change::CreateToken(token), audit).await? {
-            Changed::Nothing => Ok(None),
-            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(Some(bearer)),
-        }
+        let is_first = self.store.create_token(token, audit).await?;
+        Ok(is_first.then_some(bearer))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{Actor, Admin, ServiceError};
 use crate::model::{
-    App, Capability, Change, Changed, Invalid, KeyRange, Policy, Subject, TRIGGERS_MAX, Timestamp,
-    Trigger, TriggerName, Watch,
+    App, Capability, Invalid, KeyRange, NewTrigger, Policy, Subject, Timestamp, Trigger,
+    TriggerName, Watch,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -22,34 +22,23 @@ impl Admin {
         Ok(self.store.triggers(app.id).await?)
     }
 
-    /// Makes an operator's trigger, or replaces the one of its name whole: what was
-    /// paused is not any more, unless `trigger` says so.
+    /// Makes an operator's trigger, or replaces the one of its name whole: it is not
+    /// paused then. Returns it as it is then.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` of the app,
-    /// [`ServiceError::Invalid`] for a trigger that could never work.
+    /// [`ServiceError::Invalid`] for a trigger that could never work, and for one
+    /// more than an app may have; [`ServiceError::AppNotFound`].
     pub async fn set_trigger(
         &self,
         actor: &Actor,
         app: &App,
-        trigger: Trigger,
-    ) -> Result<(), ServiceError> {
+        trigger: NewTrigger,
+    ) -> Result<Trigger, ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
         check(&trigger)?;
-        let others = self.store.triggers(app.id).await?;
-        let is_new = others.iter().all(|other| other.name != trigger.name);
-        if is_new && others.len() >= TRIGGERS_MAX {
-            return Err(ServiceError::Invalid(Invalid::TooMany {
-                subject: Subject::Triggers,
-                found: others.len() as u64 + 1,
-                limit: TRIGGERS_MAX as u64,
-            }));
-        }
         let audit = actor.audit("trigger.set", Some(app), Timestamp::now(), shown(&trigger));
-        let app = app.id;
-        let change = Change::SetTrigger { app, trigger };
-        self.store.change(change, audit).await?;
-        Ok(())
+        Ok(self.store.set_trigger(app.id, trigger, audit).await?)
     }
 
     /// Removes a trigger. Deliveries that it has made stay.
@@ -66,12 +55,8 @@ impl Admin {
         actor.require(Capability::AppAdmin(app.id))?;
         let detail = json!({ "trigger": trigger });
         let audit = actor.audit("trigger.delete", Some(app), Timestamp::now(), detail);
-        let app = app.id;
-        let change = Change::DeleteTrigger { app, trigger };
-        match self.store.change(change, audit).await? {
-            Changed::Nothing => Err(ServiceError::TriggerNotFound),
-            Changed::Done | Changed::Plugin(_) | Changed::Letters(_) => Ok(()),
-        }
+        let deleted = self.store.delete_trigger(app.id, trigger, audit);
+        found(deleted.await?)
     }
 
     /// Lets a trigger's deliveries wait, or go on.
@@ -93,18 +78,21 @@ impl Admin {
         };
         let detail = json!({ "trigger": trigger });
         let audit = actor.audit(action, Some(app), Timestamp::now(), detail);
-        let change = Change::PauseTrigger {
-            app: app.id,
-            trigger,
-            paused,
-        };
-        self.store.change(change, audit).await?;
-        Ok(())
+        let set = self.store.pause_trigger(app.id, trigger, paused, audit);
+        found(set.await?)
+    }
+}
+
+/// Whether there was the trigger.
+fn found(is_there: bool) -> Result<(), ServiceError> {
+    match is_there {
+        true => Ok(()),
+        false => Err(ServiceError::TriggerNotFound),
     }
 }
 
 /// Refuses a trigger that could never work.
-fn check(trigger: &Trigger) -> Result<(), Invalid> {
+fn check(trigger: &NewTrigger) -> Result<(), Invalid> {
     // Functions have the names of triggers.
     TriggerName::parse(&trigger.function).map_err(of_function)?;
     if let Watch::Changes(changes) = &trigger.watch {
@@ -163,7 +151,7 @@ fn of_function(error: Invalid) -> Invalid {
 }
 
 /// A trigger as the audit log has it.
-fn shown(trigger: &Trigger) -> Value {
+fn shown(trigger: &NewTrigger) -> Value {
     json!({
         "trigger": trigger.name,
         "function": trigger.function,
@@ -176,12 +164,11 @@ fn shown(trigger: &Trigger) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Changes, Collection, Origin, Schedule};
+    use crate::model::{Changes, Collection, Schedule};
 
-    fn trigger() -> Trigger {
-        Trigger {
+    fn trigger() -> NewTrigger {
+        NewTrigger {
             name: TriggerName::parse("t").unwrap(),
-            origin: Origin::Operator,
             watch: Watch::Changes(Changes {
                 collection: Collection::parse("orders").unwrap(),
                 prefix: "eu/".to_owned(),
@@ -190,14 +177,10 @@ mod tests {
             }),
             function: "f".to_owned(),
             policy: Policy::default(),
-            paused: None,
-            failures: 0,
-            next_at: None,
-            created_at: Timestamp(0),
         }
     }
 
-    fn with(change: impl FnOnce(&mut Changes)) -> Trigger {
+    fn with(change: impl FnOnce(&mut Changes)) -> NewTrigger {
         let mut trigger = trigger();
         if let Watch::Changes(changes) = &mut trigger.watch {
             change(changes);
@@ -209,16 +192,16 @@ mod tests {
     fn a_trigger_that_could_never_work_is_refused() {
         assert_eq!(check(&trigger()), Ok(()));
         let schedule = Watch::Schedule(Schedule::parse("* * * * *").unwrap());
-        let scheduled = Trigger {
+        let scheduled = NewTrigger {
             watch: schedule,
             ..trigger()
         };
         assert_eq!(check(&scheduled), Ok(()));
-        let function = |name: &str| Trigger {
+        let function = |name: &str| NewTrigger {
             function: name.to_owned(),
             ..trigger()
         };
-        let policy = |attempts_max, age_max_ms| Trigger {
+        let policy = |attempts_max, age_max_ms| NewTrigger {
             policy: Policy {
                 attempts_max,
                 age_max: Duration::from_millis(age_max_ms),

@@ -46,9 +46,16 @@ pub enum StoreError {
         /// The most deliveries.
         limit: u32,
     },
-    /// The app has no trigger of this name.
-    #[error("the app has no such trigger")]
-    TriggerNotFound,
+    /// The app would have more than
+    /// [`TRIGGERS_MAX`](crate::model::TRIGGERS_MAX) triggers; nothing was changed.
+    #[error("the app would have {found} triggers")]
+    TooManyTriggers {
+        /// How many it would have.
+        found: u64,
+    },
+    /// The app's limits are not those that the change expects; nothing was changed.
+    #[error("the app's limits are not those that the change expects")]
+    LimitsChanged,
     /// The app's quota does not have room for the batch; nothing was written.
     #[error("the app's quota of {limit} {resource} is used up")]
     Quota {

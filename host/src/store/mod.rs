@@ -34,12 +34,6 @@ pub use upkeep::Upkeep;
 /// - Keys compare bytewise.
 #[async_trait]
 pub trait Store: Registry + Outbox + Upkeep + Send + Sync + 'static {
-    /// Creates an app, without an audit row.
-    ///
-    /// # Errors
-    /// [`StoreError::AppExists`] if the name is taken.
-    async fn create_app(&self, app: &App) -> Result<(), StoreError>;
-
     /// The app of that name, if there is one.
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;
 
@@ -48,10 +42,6 @@ pub trait Store: Registry + Outbox + Upkeep + Send + Sync + 'static {
 
     /// Up to `limit` apps in the order of their names, after `after` if given.
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError>;
-
-    /// Deletes an app and everything it owns, without an audit row; whether there
-    /// was one.
-    async fn delete_app(&self, app: AppId) -> Result<bool, StoreError>;
 
     /// The entry, if there is one.
     async fn get(

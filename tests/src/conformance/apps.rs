@@ -14,7 +14,7 @@ pub async fn a_created_app_is_found(kit: Kit) {
     created.created_at = Timestamp(12_345);
     created.cursor_key = CursorKey::new(std::array::from_fn(|at| at as u8));
     assert!(kit.store.app(&created.name).await.unwrap().is_none());
-    kit.store.create_app(&created).await.unwrap();
+    kit.create(&created).await.unwrap();
     let found = kit.store.app(&created.name).await.unwrap().unwrap();
     assert_eq!(found.id, created.id);
     assert_eq!(found.name, created.name);
@@ -25,8 +25,8 @@ pub async fn a_created_app_is_found(kit: Kit) {
 
 pub async fn names_are_unique(kit: Kit) {
     let first = app("shop");
-    kit.store.create_app(&first).await.unwrap();
-    let second = kit.store.create_app(&app("shop")).await;
+    kit.create(&first).await.unwrap();
+    let second = kit.create(&app("shop")).await;
     assert!(matches!(second, Err(StoreError::AppExists)), "{second:?}");
     assert_eq!(
         kit.store.app(&name("shop")).await.unwrap().unwrap().id,
@@ -38,7 +38,7 @@ pub async fn apps_are_listed_by_name_in_pages(kit: Kit) {
     // In bytewise order, which is not that of a language.
     let sorted = ["-", "0", "a", "a-b", "a_b", "ab", "b", "b0"];
     for text in ["b", "a_b", "0", "b0", "ab", "-", "a-b", "a"] {
-        kit.store.create_app(&app(text)).await.unwrap();
+        kit.create(&app(text)).await.unwrap();
     }
     let mut found = Vec::new();
     let mut after = None;
@@ -66,13 +66,13 @@ pub async fn deleting_an_app_deletes_all_it_owns(kit: Kit) {
         )
         .await;
     }
-    assert!(kit.store.delete_app(app.id).await.unwrap());
+    assert!(kit.delete_app(app.id).await.unwrap());
     for c in ["c0", "c1", "c2"] {
         assert_eq!(app.keys(c).await, Vec::<String>::new());
     }
     assert_eq!(app.get("c0", "k0").await, None);
     assert!(!app.has("c1", "k1").await);
-    assert!(!kit.store.delete_app(app.id).await.unwrap());
+    assert!(!kit.delete_app(app.id).await.unwrap());
     assert!(kit.store.apps(None, 10).await.unwrap().is_empty());
 }
 
@@ -83,7 +83,7 @@ pub async fn an_app_that_is_not_there(kit: Kit) {
         if never_there {
             app.id = AppId::generate();
         } else {
-            kit.store.delete_app(app.id).await.unwrap();
+            kit.delete_app(app.id).await.unwrap();
         }
         // Reads find nothing.
         assert_eq!(app.get("c", "k").await, None);
@@ -120,17 +120,17 @@ pub async fn an_app_that_is_not_there(kit: Kit) {
 
 pub async fn a_name_can_be_used_again(kit: Kit) {
     let first = app("shop");
-    kit.store.create_app(&first).await.unwrap();
+    kit.create(&first).await.unwrap();
     let tenant = kit.app().await;
     let old = super::kit::Tenant {
         id: first.id,
         ..tenant.clone()
     };
     let version = old.set("c", "k", bytes("old")).await;
-    assert!(kit.store.delete_app(first.id).await.unwrap());
+    assert!(kit.delete_app(first.id).await.unwrap());
 
     let second = app("shop");
-    kit.store.create_app(&second).await.unwrap();
+    kit.create(&second).await.unwrap();
     let new = super::kit::Tenant {
         id: second.id,
         ..tenant
@@ -149,7 +149,7 @@ pub async fn deletion_spares_other_apps(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
     one.set("c", "k", bytes("one")).await;
     two.set("c", "k", bytes("two")).await;
-    assert!(kit.store.delete_app(one.id).await.unwrap());
+    assert!(kit.delete_app(one.id).await.unwrap());
     assert_eq!(one.get("c", "k").await, None);
     assert_eq!(two.value("c", "k").await, Some(bytes("two")));
     two.set("c", "l", bytes("more")).await;

@@ -2,21 +2,24 @@
 //! leaves one.
 
 use super::Kit;
+use super::event_kit::{trigger, trigger_name, watch};
 use super::kit::{
-    Tenant, absent, app, assert_app_not_found, audit_row, bytes, delete, digest, new_plugin, set,
-    token, token_id,
+    OF_THE_KIT, Tenant, absent, app, assert_app_not_found, audit_row, bytes, delete, digest,
+    new_plugin, set, token, token_id,
 };
 use kvasm::model::{
-    AppId, AppSettings, Applied, Audit, Change, Changed, Op, PluginVersion, Timestamp, Token,
-    TokenId, WriteBatch,
+    AppId, AppLimits, Applied, Audit, Letters, LimitsPatch, Op, PluginVersion, TRIGGERS_MAX,
+    Timestamp, Token, TokenId, WriteBatch,
 };
-use kvasm::store::StoreError;
+use kvasm::store::{Store, StoreError};
 use serde_json::json;
 use std::cmp::Reverse;
+use std::pin::Pin;
 use std::slice;
+use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// All rows of an app, or all, newest first, in pages of a few.
+/// All rows of an app, or all, but those of the kit, newest first, in pages of a few.
 async fn log(kit: &Kit, app: Option<AppId>) -> Vec<Audit> {
     let mut all: Vec<Audit> = Vec::new();
     loop {
@@ -24,54 +27,69 @@ async fn log(kit: &Kit, app: Option<AppId>) -> Vec<Audit> {
         let page = kit.store.audit(app, before, 4).await.expect("audit");
         assert!(page.len() <= 4);
         if page.is_empty() {
+            all.retain(|row| row.action != OF_THE_KIT);
             return all;
         }
         all.extend(page);
     }
 }
 
-/// One change of each kind, all of which take effect in this order.
-fn changes(tenant: &Tenant) -> Vec<Change> {
+type Outcome = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send>>;
+
+/// An operation, with the row that it leaves if it changes something; whether it
+/// did.
+type Operation = Box<dyn FnOnce(Arc<dyn Store>, Audit) -> Outcome + Send>;
+
+/// Makes operations of expressions that return whether they changed something.
+macro_rules! operations {
+    (|$store:ident, $row:ident| $($done:expr;)*) => {
+        vec![$((stringify!($done), operation(move |$store, $row| async move { $done }))),*]
+    };
+}
+
+fn operation<F: Future<Output = Result<bool, StoreError>> + Send + 'static>(
+    run: impl FnOnce(Arc<dyn Store>, Audit) -> F + Send + 'static,
+) -> Operation {
+    Box::new(move |store, row| Box::pin(run(store, row)))
+}
+
+type Named = (&'static str, Operation);
+
+fn yes<T>(_: T) -> bool {
+    true
+}
+
+/// Those of an app that make it and change it, in an order in which all take effect.
+fn changes(tenant: &Tenant) -> Vec<Named> {
     let id = tenant.id;
-    let (made, other) = (app("made"), token("bound", Some(id)));
-    let (made_id, version) = (made.id, PluginVersion);
-    vec![
-        Change::CreateApp(made),
-        Change::UpdateApp {
-            app: id,
-            settings: AppSettings {
-                public: true,
-                ..AppSettings::default()
-            },
-        },
+    let (made, bound) = (app("made"), token("bound", Some(id)));
+    let (made_id, bound_id) = (made.id, bound.id);
+    let (one, two) = (new_plugin(id, "one", true), new_plugin(id, "two", false));
+    let second = PluginVersion(2);
+    let patch = || LimitsPatch::from(AppLimits::default());
+    let name = || trigger_name("t");
+    operations! { |store, row|
+        store.create_app(made, row).await.map(yes);
+        store.set_public(id, true, row).await.map(yes);
         // With what it has already: it takes effect.
-        Change::UpdateApp {
-            app: made_id,
-            settings: AppSettings::default(),
-        },
-        Change::AddPlugin(new_plugin(id, "one", true)),
-        Change::AddPlugin(new_plugin(id, "two", false)),
-        Change::ActivatePlugin {
-            app: id,
-            version: version(2),
-        },
-        Change::ActivatePlugin {
-            app: id,
-            version: version(2),
-        },
-        Change::RollBackPlugin(id),
-        Change::DeletePlugin {
-            app: id,
-            version: version(2),
-        },
-        Change::CreateToken(token("free", None)),
-        Change::CreateToken(other.clone()),
-        Change::RevokeToken {
-            app: Some(id),
-            token: other.id,
-        },
-        Change::DeleteApp(made_id),
-    ]
+        store.set_public(id, true, row).await.map(yes);
+        store.set_limits(made_id, patch(), None, row).await.map(yes);
+        store.set_limits(id, patch(), Some(AppLimits::default()), row).await.map(yes);
+        store.add_plugin(one, row).await.map(yes);
+        store.add_plugin(two, row).await.map(yes);
+        store.activate_plugin(id, second, row).await.map(yes);
+        store.activate_plugin(id, second, row).await.map(yes);
+        store.roll_back_plugin(id, row).await.map(yes);
+        store.delete_plugin(id, second, row).await;
+        store.create_token(token("free", None), row).await;
+        store.create_token(bound, row).await;
+        store.revoke_token(Some(id), bound_id, row).await;
+        store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
+        store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
+        store.pause_trigger(id, name(), true, row).await;
+        store.delete_trigger(id, name(), row).await;
+        store.delete_app(made_id, row).await;
+    }
 }
 
 /// A row with something in every field, about an app or not.
@@ -94,12 +112,11 @@ fn full_row(app: Option<&Tenant>, number: usize) -> Audit {
 pub async fn each_change_leaves_its_row(kit: Kit) {
     let app = kit.app().await;
     let mut expected: Vec<Audit> = Vec::new();
-    for (number, change) in changes(&app).into_iter().enumerate() {
+    for (number, (shown, operation)) in changes(&app).into_iter().enumerate() {
         let about = (number % 3 > 0).then_some(&app);
         let row = full_row(about, number);
-        let shown = format!("{change:?}");
-        let changed = kit.store.change(change, row.clone()).await.expect("done");
-        assert_ne!(changed, Changed::Nothing, "{shown}");
+        let changed = operation(Arc::clone(&kit.store), row.clone()).await;
+        assert!(changed.expect("done"), "{shown}");
         expected.insert(0, row);
         let newest = kit.store.audit(None, None, 1).await.unwrap();
         assert_eq!(newest, expected[..1], "{shown}");
@@ -118,45 +135,43 @@ pub async fn rows_name_what_need_not_be_there(kit: Kit) {
     let mut row = full_row(Some(&never), 0);
     row.token = Some(TokenId::BOOTSTRAP);
     row.detail = json!({});
-    let change = Change::CreateToken(token("free", None));
-    kit.store.change(change, row.clone()).await.expect("done");
+    let free = token("free", None);
+    kit.store
+        .create_token(free, row.clone())
+        .await
+        .expect("done");
     assert_eq!(log(&kit, None).await, [row.clone()]);
     assert_eq!(log(&kit, Some(never.id)).await, [row]);
 }
 
 pub async fn what_changes_nothing_leaves_no_row(kit: Kit) {
     let app = kit.app().await;
+    let id = app.id;
     let taken = token("taken", None);
-    for change in [
-        Change::CreateToken(taken.clone()),
-        Change::AddPlugin(new_plugin(app.id, "one", true)),
-        Change::RevokeToken {
-            app: None,
-            token: taken.id,
-        },
-    ] {
-        app.change(change).await;
-    }
+    let (taken_id, again, bootstrap) = (taken.id, taken.clone(), TokenId::BOOTSTRAP);
+    app.add("one", true).await;
+    let row = || app.audit_row("test");
+    assert!(kit.store.create_token(taken, row()).await.unwrap());
+    let revoked = kit.store.revoke_token(None, taken_id, row()).await;
+    assert!(revoked.unwrap());
     let before = log(&kit, None).await;
     assert_eq!(before.len(), 3);
-    for change in [
-        Change::DeleteApp(AppId::generate()),
-        Change::DeletePlugin {
-            app: app.id,
-            version: PluginVersion(2),
-        },
-        Change::CreateToken(taken.clone()),
-        Change::RevokeToken {
-            app: None,
-            token: taken.id,
-        },
-        Change::RevokeToken {
-            app: Some(app.id),
-            token: TokenId::BOOTSTRAP,
-        },
-    ] {
-        assert_eq!(app.change(change.clone()).await, Changed::Nothing);
-        assert_eq!(log(&kit, None).await, before, "{change:?}");
+    let name = || trigger_name("t");
+    let operations: Vec<Named> = operations! { |store, row|
+        store.delete_app(AppId::generate(), row).await;
+        store.delete_plugin(id, PluginVersion(2), row).await;
+        store.create_token(again, row).await;
+        store.revoke_token(None, taken_id, row).await;
+        store.revoke_token(Some(id), bootstrap, row).await;
+        store.pause_trigger(id, name(), true, row).await;
+        store.delete_trigger(id, name(), row).await;
+        store.replay(id, Letters::default(), 9, row).await.map(|count| count > 0);
+        store.discard(id, Letters::default(), 9, row).await.map(|count| count > 0);
+    };
+    for (shown, operation) in operations {
+        let changed = operation(Arc::clone(&kit.store), row()).await;
+        assert!(!changed.expect("nothing to do"), "{shown}");
+        assert_eq!(log(&kit, None).await, before, "{shown}");
     }
 }
 
@@ -164,32 +179,42 @@ pub async fn what_fails_leaves_no_row(kit: Kit) {
     let tenant = kit.app().await;
     let (id, never) = (tenant.id, AppId::generate());
     tenant.add("one", true).await;
+    for number in 0..TRIGGERS_MAX {
+        tenant.watch(&number.to_string(), "c").await;
+    }
     let before = log(&kit, None).await;
-    let (settings, version) = (AppSettings::default(), PluginVersion(1));
-    for change in [
-        Change::CreateApp(app(tenant.name.as_str())),
-        Change::UpdateApp {
-            app: never,
-            settings,
-        },
-        Change::AddPlugin(new_plugin(never, "two", true)),
-        Change::AddPlugin(new_plugin(never, "two", false)),
-        Change::ActivatePlugin {
-            app: never,
-            version,
-        },
-        Change::ActivatePlugin {
-            app: id,
-            version: PluginVersion(2),
-        },
-        Change::RollBackPlugin(id),
-        Change::RollBackPlugin(never),
-        Change::DeletePlugin { app: id, version },
-        Change::CreateToken(token("ci", Some(never))),
-    ] {
-        let failed = tenant.try_change(change.clone()).await;
-        assert!(failed.is_err(), "{change:?}: {failed:?}");
-        assert_eq!(log(&kit, None).await, before, "{change:?}");
+    let (again, version) = (app(tenant.name.as_str()), PluginVersion(1));
+    let patch = || LimitsPatch::from(AppLimits::default());
+    let others = AppLimits {
+        calls_at_once: Some(1),
+        ..AppLimits::default()
+    };
+    let two = move |activate| new_plugin(never, "two", activate);
+    let all = Letters::default;
+    let operations: Vec<Named> = operations! { |store, row|
+        store.create_app(again, row).await.map(yes);
+        store.set_public(never, true, row).await.map(yes);
+        store.set_limits(never, patch(), None, row).await.map(yes);
+        store.set_limits(id, patch(), Some(others), row).await.map(yes);
+        store.add_plugin(two(true), row).await.map(yes);
+        store.add_plugin(two(false), row).await.map(yes);
+        store.activate_plugin(never, version, row).await.map(yes);
+        store.activate_plugin(id, PluginVersion(2), row).await.map(yes);
+        store.roll_back_plugin(id, row).await.map(yes);
+        store.roll_back_plugin(never, row).await.map(yes);
+        store.delete_plugin(id, version, row).await;
+        store.create_token(token("ci", Some(never)), row).await;
+        store.set_trigger(never, trigger("t", watch("c")), row).await.map(yes);
+        store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
+        store.pause_trigger(never, trigger_name("t"), true, row).await;
+        store.delete_trigger(never, trigger_name("t"), row).await;
+        store.replay(never, all(), 9, row).await.map(yes);
+        store.discard(never, all(), 9, row).await.map(yes);
+    };
+    for (shown, operation) in operations {
+        let failed = operation(Arc::clone(&kit.store), tenant.audit_row("test")).await;
+        assert!(failed.is_err(), "{shown}: {failed:?}");
+        assert_eq!(log(&kit, None).await, before, "{shown}");
     }
     // Nothing else of what failed is there either.
     assert_eq!(kit.store.module(digest("two")).await.unwrap(), None);
@@ -202,7 +227,6 @@ pub async fn what_is_done_without_a_row_leaves_none(kit: Kit) {
     app.set("c", "k", bytes("x")).await;
     app.commit(vec![], vec![delete("c", "k"), set("c", "l", bytes("x"))])
         .await;
-    assert!(kit.store.delete_app(app.id).await.unwrap());
     assert!(log(&kit, None).await.is_empty());
 }
 
@@ -211,22 +235,23 @@ pub async fn rows_outlive_their_app(kit: Kit) {
     for app in [&gone, &kept] {
         app.add("one", true).await;
         let token = token("ci", Some(app.id));
-        app.change(Change::CreateToken(token)).await;
+        let created = kit.store.create_token(token, app.audit_row("test")).await;
+        assert!(created.unwrap());
     }
     let before = log(&kit, None).await;
     let own = log(&kit, Some(gone.id)).await;
     assert_eq!((before.len(), own.len()), (4, 2));
     let deleted = gone.audit_row("app.delete");
-    let change = Change::DeleteApp(gone.id);
-    kit.store.change(change, deleted.clone()).await.unwrap();
+    let gone_now = kit.store.delete_app(gone.id, deleted.clone()).await;
+    assert!(gone_now.unwrap());
     let with_deletion = |rows: &[Audit]| [slice::from_ref(&deleted), rows].concat();
     assert_eq!(log(&kit, None).await, with_deletion(&before));
     assert_eq!(log(&kit, Some(gone.id)).await, with_deletion(&own));
     // Another app of the name is another app.
     let again = app(gone.name.as_str());
-    kit.store.create_app(&again).await.unwrap();
+    kit.create(&again).await.unwrap();
     assert!(log(&kit, Some(again.id)).await.is_empty());
-    assert!(kit.store.delete_app(kept.id).await.unwrap());
+    assert!(kit.delete_app(kept.id).await.unwrap());
     assert_eq!(log(&kit, Some(kept.id)).await.len(), 2);
 }
 
@@ -239,8 +264,8 @@ pub async fn rows_are_listed_newest_first_in_pages(kit: Kit) {
     let mut left = rows.clone();
     while !left.is_empty() {
         let row = left.swap_remove(rng.below(left.len()));
-        let change = Change::CreateToken(token("ci", None));
-        kit.store.change(change, row).await.expect("done");
+        let token = token("ci", None);
+        kit.store.create_token(token, row).await.expect("done");
     }
     rows.reverse();
     assert_eq!(log(&kit, None).await, rows);
@@ -353,28 +378,31 @@ pub async fn a_batch_that_fails_leaves_no_row(kit: Kit) {
 
 /// Tries what one alone can do in a round; whether it was done.
 async fn compete(tenant: &Tenant, kind: u32, round: u32, row: &Audit) -> bool {
-    let change = match kind {
-        0 => Change::CreateApp(app(&format!("race-{round}"))),
-        1 => Change::CreateToken(Token {
-            id: token_id(round.into()),
-            ..token("ci", None)
-        }),
+    let (store, row) = (&tenant.store, row.clone());
+    let done = match kind {
+        0 => match store.create_app(app(&format!("race-{round}")), row).await {
+            Err(StoreError::AppExists) => Ok(false),
+            other => other.map(yes),
+        },
+        1 => {
+            let id = token_id(round.into());
+            let token = Token {
+                id,
+                ..token("ci", None)
+            };
+            store.create_token(token, row).await
+        }
         _ => {
             let k = format!("k{round}");
             let ops = vec![set("c", &k, bytes("x"))];
             let batch = tenant.batch(vec![absent("c", &k)], ops);
-            return match commit(tenant, batch, row).await {
-                Ok(_) => true,
-                Err(StoreError::Conflict { .. }) => false,
-                Err(error) => panic!("{error:?}"),
-            };
+            match commit(tenant, batch, &row).await {
+                Err(StoreError::Conflict { .. }) => Ok(false),
+                other => other.map(yes),
+            }
         }
     };
-    match tenant.store.change(change, row.clone()).await {
-        Ok(Changed::Done) => true,
-        Ok(Changed::Nothing) | Err(StoreError::AppExists) => false,
-        other => panic!("{other:?}"),
-    }
+    done.expect("done or not")
 }
 
 pub async fn concurrent_changes_leave_a_row_each(kit: Kit) {

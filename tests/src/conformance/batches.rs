@@ -191,7 +191,7 @@ pub async fn a_batch_for_a_missing_app_leaves_nothing(kit: Kit) {
     assert_app_not_found(missing.try_commit(vec![], ops).await);
     let mut created = super::kit::app("late");
     created.id = missing.id;
-    kit.store.create_app(&created).await.unwrap();
+    kit.create(&created).await.unwrap();
     assert_eq!(missing.keys("c").await, Vec::<String>::new());
 }
 

@@ -4,7 +4,7 @@ use super::Kit;
 use super::event_kit::trigger_name;
 use super::kit::{Tenant, bytes, set};
 use kvasm::model::{
-    Change, DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, DeadReason, ENTRY_BYTES,
+    DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, DeadReason, ENTRY_BYTES,
     FOLLOWERS_MAX, Letters, Op, Resource, Verdict, WriteBatch,
 };
 use kvasm::store::StoreError;
@@ -35,6 +35,13 @@ async fn handle(app: &Tenant, followers: u32, ops: Vec<Op>) -> Result<u64, Store
     Ok(app.store.commit(batch).await?.deliveries)
 }
 
+/// Sends a dead letter again.
+async fn replay(app: &Tenant) {
+    let row = app.audit_row("test");
+    let replayed = app.store.replay(app.id, Letters::default(), 1, row).await;
+    assert_eq!(replayed.expect("replayed"), 1);
+}
+
 fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> u32 {
     match result {
         Err(StoreError::Deliveries { limit }) => limit,
@@ -59,20 +66,24 @@ pub async fn the_deliveries_of_a_change_share_what_may_follow(kit: Kit) {
     let app = watched(&kit, 2).await;
     let followers = async || {
         let all = app.outstanding().await;
-        all.into_iter().map(|d| d.event.followers).collect::<Vec<_>>()
+        all.into_iter()
+            .map(|d| d.event.followers)
+            .collect::<Vec<_>>()
     };
     // Each change of a call has all of it.
     app.commit(vec![], sets(0, 1)).await;
     assert_eq!(followers().await, [FOLLOWERS_MAX / 2 - 1; 2]);
     app.commit(vec![], sets(1, 3)).await;
     assert_eq!(followers().await, [FOLLOWERS_MAX / 2 - 1; 8]);
-    app.store.delete_app(app.id).await.expect("deleted");
+    assert!(app.delete_app().await.expect("deleted"));
 
     // What a handler writes shares what its event has left.
     let app = watched(&kit, 2).await;
     let followers = async || {
         let all = app.outstanding().await;
-        all.into_iter().map(|d| d.event.followers).collect::<Vec<_>>()
+        all.into_iter()
+            .map(|d| d.event.followers)
+            .collect::<Vec<_>>()
     };
     assert_eq!(refused(handle(&app, 11, sets(0, 6)).await), 11);
     assert_eq!(refused(handle(&app, 1, sets(0, 1)).await), 1);
@@ -81,14 +92,12 @@ pub async fn the_deliveries_of_a_change_share_what_may_follow(kit: Kit) {
     assert_eq!(followers().await, [23 / 6 - 1; 6]);
     // A dead letter keeps it, and so does what is sent again.
     let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
-    assert!(app.fail(&receipt, Verdict::GiveUp(DeadReason::Age), false).await);
+    assert!(
+        app.fail(&receipt, Verdict::GiveUp(DeadReason::Age), false)
+            .await
+    );
     assert_eq!(app.letters().await[0].event.followers, 2);
-    let change = Change::Replay {
-        app: app.id,
-        letters: Letters::default(),
-        limit: 1,
-    };
-    app.change(change).await;
+    replay(&app).await;
     assert_eq!(followers().await, [2; 6]);
     // What has nothing left may write, but not where somebody watches.
     assert_eq!(refused(handle(&app, 0, sets(0, 1)).await), 0);
@@ -141,17 +150,18 @@ pub async fn deliveries_and_letters_count_what_their_rows_take(kit: Kit) {
     let give_up = Verdict::GiveUp(DeadReason::Attempts);
     assert!(app.fail(&claim().await, give_up, false).await);
     let letter = app.letters().await.swap_remove(0);
-    assert_eq!(letter.bytes(), DELIVERY_BYTES + 12 + "it failedat here".len() as u64);
+    assert_eq!(
+        letter.bytes(),
+        DELIVERY_BYTES + 12 + "it failedat here".len() as u64
+    );
     let used = app.used().await;
     assert_eq!((used.bytes, used.deliveries), (entry + letter.bytes(), 0));
-    let change = Change::Replay {
-        app: app.id,
-        letters: Letters::default(),
-        limit: 9,
-    };
-    app.change(change).await;
+    replay(&app).await;
     let used = app.used().await;
-    assert_eq!((used.bytes, used.deliveries), (entry + DELIVERY_BYTES + 12, 1));
+    assert_eq!(
+        (used.bytes, used.deliveries),
+        (entry + DELIVERY_BYTES + 12, 1)
+    );
     app.acknowledge(&claim().await, vec![]).await.expect("done");
     let used = app.used().await;
     assert_eq!((used.bytes, used.deliveries), (entry, 0));
@@ -171,12 +181,9 @@ pub async fn letters_use_up_the_quota(kit: Kit) {
     for _ in 0..20 {
         assert!(app.try_commit(vec![], sets(0, 1)).await.is_err());
     }
-    let change = Change::Discard {
-        app: app.id,
-        letters: Letters::default(),
-        limit: 9,
-    };
-    app.change(change).await;
+    let row = app.audit_row("test");
+    let discarded = app.store.discard(app.id, Letters::default(), 9, row).await;
+    assert_eq!(discarded.expect("discarded"), 1);
     app.commit(vec![], sets(0, 1)).await;
 }
 
@@ -189,23 +196,14 @@ pub async fn a_discard_that_fails_counts_nothing(kit: Kit) {
         assert!(app.fail(&receipt, give_up, false).await);
     }
     let row = app.audit_row("test");
-    let pause = |paused| Change::PauseTrigger {
-        app: app.id,
-        trigger: trigger_name("t00"),
-        paused,
-    };
-    app.store
-        .change(pause(true), row.clone())
-        .await
-        .expect("a change");
+    let pause = app
+        .store
+        .pause_trigger(app.id, trigger_name("t00"), true, row.clone());
+    assert!(pause.await.expect("paused"));
     let before = app.used().await;
-    let discard = Change::Discard {
-        app: app.id,
-        letters: Letters::default(),
-        limit: 2,
-    };
     // An audit row of that identity is there already.
-    if app.store.change(discard, row).await.is_err() {
+    let discard = app.store.discard(app.id, Letters::default(), 2, row);
+    if discard.await.is_err() {
         assert_eq!(app.letters().await.len(), 3);
         assert_eq!(app.used().await, before);
         app.set("d", "k", bytes("1")).await;

@@ -3,9 +3,7 @@
 use super::Kit;
 use super::event_kit::trigger_name;
 use super::kit::{NOW, Tenant, bytes, cost, json};
-use kvasm::model::{
-    Change, Changed, DeadLetter, DeadReason, Delivery, Digest, Letters, PluginVersion, Verdict,
-};
+use kvasm::model::{DeadLetter, DeadReason, Delivery, Digest, Letters, PluginVersion, Verdict};
 use kvasm::store::StoreError;
 use uuid::Uuid;
 
@@ -39,24 +37,16 @@ fn these(ids: &[Uuid]) -> Letters {
     }
 }
 
-async fn replay(app: &Tenant, letters: Letters, limit: u32) -> Changed {
-    let app_id = app.id;
-    app.change(Change::Replay {
-        app: app_id,
-        letters,
-        limit,
-    })
-    .await
+async fn replay(app: &Tenant, letters: Letters, limit: u32) -> u64 {
+    let row = app.audit_row("test");
+    let done = app.store.replay(app.id, letters, limit, row).await;
+    done.expect("replay")
 }
 
-async fn discard(app: &Tenant, letters: Letters, limit: u32) -> Changed {
-    let app_id = app.id;
-    app.change(Change::Discard {
-        app: app_id,
-        letters,
-        limit,
-    })
-    .await
+async fn discard(app: &Tenant, letters: Letters, limit: u32) -> u64 {
+    let row = app.audit_row("test");
+    let done = app.store.discard(app.id, letters, limit, row).await;
+    done.expect("discard")
 }
 
 pub async fn a_letter_keeps_all_of_its_delivery(kit: Kit) {
@@ -204,10 +194,7 @@ pub async fn a_replay_sends_the_same_event_again(kit: Kit) {
         .try_into()
         .expect("one");
     let later = app.later(50);
-    assert_eq!(
-        replay(&later, these(&[letter.id]), 10).await,
-        Changed::Letters(1)
-    );
+    assert_eq!(replay(&later, these(&[letter.id]), 10).await, 1);
     assert_eq!(later.letters().await, []);
     let [(delivery, receipt)] = later.claim("t", 1).await.try_into().expect("one");
     assert_eq!(delivery.event, letter.event);
@@ -222,14 +209,8 @@ pub async fn a_replay_sends_the_same_event_again(kit: Kit) {
     let [again] = later.letters().await.try_into().expect("one");
     assert_ne!(again.id, letter.id);
     assert_eq!((again.replays, &again.event), (1, &letter.event));
-    assert_eq!(
-        replay(&later, these(&[letter.id]), 10).await,
-        Changed::Nothing
-    );
-    assert_eq!(
-        replay(&later, Letters::default(), 10).await,
-        Changed::Letters(1)
-    );
+    assert_eq!(replay(&later, these(&[letter.id]), 10).await, 0);
+    assert_eq!(replay(&later, Letters::default(), 10).await, 1);
     assert_eq!(later.claim("t", 1).await[0].0.replays, 2);
 }
 
@@ -242,10 +223,7 @@ pub async fn replays_keep_the_order_of_their_key(kit: Kit) {
         give_up_next(&app).await;
     }
     app.set("c", "k", json("3")).await;
-    assert_eq!(
-        replay(&app, Letters::default(), 10).await,
-        Changed::Letters(2)
-    );
+    assert_eq!(replay(&app, Letters::default(), 10).await, 2);
     let mut told = Vec::new();
     while !app.due().await.is_empty() {
         for (delivery, receipt) in app.claim("t", 10).await {
@@ -275,21 +253,15 @@ async fn give_up_next(app: &Tenant) {
 pub async fn replays_and_discards_are_bounded_and_take_the_oldest(kit: Kit) {
     let app = watched(&kit).await;
     let letters = bury(&app, &["a", "b", "c", "d"], DeadReason::Attempts).await;
-    assert_eq!(
-        replay(&app, Letters::default(), 1).await,
-        Changed::Letters(1)
-    );
+    assert_eq!(replay(&app, Letters::default(), 1).await, 1);
     assert_eq!(app.claim("t", 9).await[0].0.event, letters[0].event);
-    assert_eq!(
-        discard(&app, Letters::default(), 2).await,
-        Changed::Letters(2)
-    );
+    assert_eq!(discard(&app, Letters::default(), 2).await, 2);
     assert_eq!(app.letters().await, letters[3..]);
     assert_eq!(
         discard(&app, these(&[letters[3].id, letters[0].id]), 9).await,
-        Changed::Letters(1)
+        1
     );
-    assert_eq!(discard(&app, Letters::default(), 9).await, Changed::Nothing);
+    assert_eq!(discard(&app, Letters::default(), 9).await, 0);
 }
 
 pub async fn letters_count_against_the_quota_until_they_are_gone(kit: Kit) {
@@ -323,21 +295,13 @@ pub async fn old_letters_and_those_over_the_cap_are_pruned(kit: Kit) {
 pub async fn letters_of_an_app_that_is_gone(kit: Kit) {
     let app = watched(&kit).await;
     bury(&app, &["a"], DeadReason::Attempts).await;
-    assert!(kit.store.delete_app(app.id).await.expect("deleted"));
+    assert!(kit.delete_app(app.id).await.expect("deleted"));
     assert_eq!(app.letters().await, []);
-    for change in [
-        Change::Replay {
-            app: app.id,
-            letters: Letters::default(),
-            limit: 10,
-        },
-        Change::Discard {
-            app: app.id,
-            letters: Letters::default(),
-            limit: 10,
-        },
+    let (all, row) = (Letters::default, || app.audit_row("test"));
+    for refused in [
+        app.store.replay(app.id, all(), 10, row()).await,
+        app.store.discard(app.id, all(), 10, row()).await,
     ] {
-        let refused = app.try_change(change).await;
         assert!(
             matches!(refused, Err(StoreError::AppNotFound)),
             "{refused:?}"

@@ -4,8 +4,8 @@ use super::Kit;
 use super::event_kit::{trigger, watch};
 use super::kit::{NOW, Tenant, absent, collection, delete, json, key, set};
 use kvasm::model::{
-    Delivery, DeliveryState, Happening, Pause, Policy, Queue, Receipt, Timestamp, Trigger, Verdict,
-    WriteBatch,
+    Delivery, DeliveryState, Happening, NewTrigger, Pause, Policy, Queue, Receipt, Timestamp,
+    Verdict, WriteBatch,
 };
 use kvasm::store::StoreError;
 use std::collections::HashMap;
@@ -267,17 +267,12 @@ pub async fn a_claim_brings_the_policy(kit: Kit) {
         age_max: Duration::from_secs(60),
     };
     let made = trigger("t", watch("c"));
-    app.set_trigger(Trigger { policy, ..made }).await;
+    app.set_trigger(NewTrigger { policy, ..made }).await;
     app.set("c", "k", json("1")).await;
     app.set("c", "l", json("1")).await;
     assert_eq!(app.claim("t", 1).await[0].0.policy, policy);
     // A delivery outlives its trigger.
-    let trigger = super::event_kit::trigger_name("t");
-    let gone = kvasm::model::Change::DeleteTrigger {
-        app: app.id,
-        trigger,
-    };
-    app.change(gone).await;
+    assert!(app.delete_trigger("t").await);
     assert_eq!(app.due().await, ["t"]);
     assert_eq!(app.claim("t", 1).await[0].0.policy, Policy::default());
 }
@@ -302,7 +297,7 @@ pub async fn an_app_takes_its_deliveries_along(kit: Kit) {
     app.set("c", "k", json("1")).await;
     app.set("c", "l", json("1")).await;
     let claimed = app.claim("t", 1).await;
-    assert!(kit.store.delete_app(app.id).await.expect("deleted"));
+    assert!(kit.delete_app(app.id).await.expect("deleted"));
     assert_eq!(app.due().await, [""; 0]);
     assert_eq!(app.claim("t", 10).await, []);
     let late = app.acknowledge(&claimed[0].1, vec![]).await;

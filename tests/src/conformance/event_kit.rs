@@ -1,10 +1,9 @@
 //! What the properties of triggers and deliveries are written with.
 
-use super::kit::{NOW, Tenant, collection, key};
+use super::kit::{Tenant, collection, key};
 use kvasm::model::{
-    AppId, Change, Changed, Changes, Claim, DeadLetter, Delivery, Digest, Failed, Letters, Op,
-    Origin, PluginVersion, Policy, Queue, Receipt, Trigger, TriggerName, Verdict, Watch,
-    WriteBatch,
+    AppId, Changes, Claim, DeadLetter, Delivery, Digest, Failed, Letters, NewTrigger, Op,
+    PluginVersion, Policy, Queue, Receipt, Trigger, TriggerName, Verdict, Watch, WriteBatch,
 };
 use kvasm::store::StoreError;
 
@@ -23,18 +22,13 @@ pub fn watch(c: &str) -> Watch {
     })
 }
 
-/// An operator's trigger that calls the function of its name.
-pub fn trigger(name: &str, watch: Watch) -> Trigger {
-    Trigger {
+/// A trigger that calls the function of its name.
+pub fn trigger(name: &str, watch: Watch) -> NewTrigger {
+    NewTrigger {
         name: trigger_name(name),
-        origin: Origin::Operator,
         watch,
         function: name.to_owned(),
         policy: Policy::default(),
-        paused: None,
-        failures: 0,
-        next_at: None,
-        created_at: NOW,
     }
 }
 
@@ -49,28 +43,37 @@ pub fn increment(c: &str, k: &str, delta: i64) -> Op {
 
 impl Tenant {
     /// Makes a trigger.
-    pub async fn set_trigger(&self, trigger: Trigger) {
-        let app = self.id;
-        let made = self.change(Change::SetTrigger { app, trigger }).await;
-        assert_eq!(made, Changed::Done);
+    pub async fn try_set_trigger(&self, trigger: NewTrigger) -> Result<Trigger, StoreError> {
+        let row = self.audit_row("test");
+        self.store.set_trigger(self.id, trigger, row).await
+    }
+
+    /// Makes a trigger, which must not fail.
+    pub async fn set_trigger(&self, trigger: NewTrigger) -> Trigger {
+        self.try_set_trigger(trigger).await.expect("a trigger")
     }
 
     /// Watches all changes of a collection.
     pub async fn watch(&self, name: &str, c: &str) -> Trigger {
-        let made = trigger(name, watch(c));
-        self.set_trigger(made.clone()).await;
-        made
+        self.set_trigger(trigger(name, watch(c))).await
     }
 
-    /// Pauses a trigger, or lets it go on.
+    /// Removes a trigger; whether there was one.
+    pub async fn delete_trigger(&self, name: &str) -> bool {
+        let (name, row) = (trigger_name(name), self.audit_row("test"));
+        let deleted = self.store.delete_trigger(self.id, name, row).await;
+        deleted.expect("a deletion")
+    }
+
+    /// Pauses a trigger, or lets it go on; whether there is one.
+    pub async fn try_pause(&self, name: &str, paused: bool) -> Result<bool, StoreError> {
+        let (name, row) = (trigger_name(name), self.audit_row("test"));
+        self.store.pause_trigger(self.id, name, paused, row).await
+    }
+
+    /// Pauses a trigger that is there, or lets it go on.
     pub async fn pause(&self, name: &str, paused: bool) {
-        let (app, trigger) = (self.id, trigger_name(name));
-        let change = Change::PauseTrigger {
-            app,
-            trigger,
-            paused,
-        };
-        assert_eq!(self.change(change).await, Changed::Done);
+        assert!(self.try_pause(name, paused).await.expect("a pause"));
     }
 
     /// The app's triggers.

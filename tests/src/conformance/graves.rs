@@ -2,11 +2,10 @@
 //! they are old or too many.
 
 use super::Kit;
-use super::event_kit::{trigger, trigger_name};
+use super::event_kit::trigger;
 use super::kit::{Tenant, app, audit_row, bytes, collection, key, list, reap, set, token};
 use kvasm::model::{
-    AppId, Audit, Change, Changed, DeadReason, Letters, PluginVersion, Schedule, Timestamp,
-    Verdict, Watch,
+    AppId, Audit, DeadReason, Letters, PluginVersion, Schedule, Timestamp, Verdict, Watch,
 };
 use kvasm::store::StoreError;
 use uuid::Uuid;
@@ -18,7 +17,8 @@ async fn full(kit: &Kit, entries: usize) -> Tenant {
     let watch = Watch::Schedule(Schedule::parse("* * * * *").expect("a schedule"));
     app.set_trigger(trigger("cron", watch)).await;
     for from in (0..entries).step_by(500) {
-        let sets = (from..entries.min(from + 500)).map(|at| set("d", &format!("k{at}"), bytes("1")));
+        let sets =
+            (from..entries.min(from + 500)).map(|at| set("d", &format!("k{at}"), bytes("1")));
         app.commit(vec![], sets.collect()).await;
     }
     for k in ["a", "b", "e"] {
@@ -28,8 +28,9 @@ async fn full(kit: &Kit, entries: usize) -> Tenant {
     let give_up = Verdict::GiveUp(DeadReason::Attempts);
     assert!(app.fail(&receipt, give_up, false).await);
     app.add(app.name.as_str(), true).await;
-    let change = Change::CreateToken(token("ci", Some(app.id)));
-    app.change(change).await;
+    let row = app.audit_row("test");
+    let made = app.store.create_token(token("ci", Some(app.id)), row).await;
+    assert!(made.expect("a token"));
     app
 }
 
@@ -61,7 +62,13 @@ async fn assert_gone(app: &Tenant) {
     let all = Letters::default();
     let letters = store.count_dead_letters(app.id, &all, 9).await;
     assert_eq!(letters.expect("read"), 0);
-    assert!(store.plugins(app.id, None, 9).await.expect("read").is_empty());
+    assert!(
+        store
+            .plugins(app.id, None, 9)
+            .await
+            .expect("read")
+            .is_empty()
+    );
     let plugin = store.plugin(app.id, PluginVersion(1)).await;
     assert!(plugin.expect("read").is_none());
     let tokens = store.tokens(Some(app.id), None, 9).await;
@@ -71,21 +78,18 @@ async fn assert_gone(app: &Tenant) {
     let schedules = schedules.expect("read");
     assert!(schedules.iter().all(|(of, _)| *of != app.id));
 
-    not_found(app.try_commit(vec![], vec![set("c", "a", bytes("2"))]).await);
+    not_found(
+        app.try_commit(vec![], vec![set("c", "a", bytes("2"))])
+            .await,
+    );
     not_found(app.try_add("another", true).await);
     not_found(app.try_activate(1).await);
-    let set_trigger = Change::SetTrigger {
-        app: app.id,
-        trigger: trigger("t", super::event_kit::watch("c")),
-    };
-    not_found(app.try_change(set_trigger).await);
-    let pause = Change::PauseTrigger {
-        app: app.id,
-        trigger: trigger_name("t"),
-        paused: false,
-    };
-    not_found(app.try_change(pause).await);
-    assert!(!store.delete_app(app.id).await.expect("nothing"));
+    let again = trigger("t", super::event_kit::watch("c"));
+    not_found(app.try_set_trigger(again).await);
+    not_found(app.try_pause("t", false).await);
+    let row = app.audit_row("test");
+    not_found(store.create_token(token("ci", Some(app.id)), row).await);
+    assert!(!app.delete_app().await.expect("nothing"));
 }
 
 pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
@@ -95,7 +99,7 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
     let claimed = gone.claim("t", 1).await;
     let neighbour = full(&kit, 10).await;
     let before = neighbour.used().await;
-    assert_eq!(gone.change(Change::DeleteApp(gone.id)).await, Changed::Done);
+    assert!(gone.delete_app().await.expect("deleted"));
     assert_gone(&gone).await;
     for (_, receipt) in &claimed {
         assert!(gone.acknowledge(receipt, vec![]).await.is_err());
@@ -109,7 +113,7 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
     assert_eq!(names().await, std::slice::from_ref(&neighbour.name));
     // Its name is free.
     let next = app(gone.name.as_str());
-    kit.store.create_app(&next).await.expect("a free name");
+    kit.create(&next).await.expect("a free name");
     let next = Tenant {
         id: next.id,
         ..gone.clone()
@@ -129,7 +133,10 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
         neighbour.set("d", "k1", bytes("2")).await;
     }
     // The store in memory has nothing left to remove.
-    assert!(steps == 0 || steps > ENTRIES / STEP as usize, "{steps} steps");
+    assert!(
+        steps == 0 || steps > ENTRIES / STEP as usize,
+        "{steps} steps"
+    );
     assert_gone(&gone).await;
     assert_eq!(neighbour.used().await, before);
     assert_eq!(neighbour.outstanding().await.len(), 2);
@@ -144,9 +151,10 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
 pub async fn large_values_are_reaped(kit: Kit) {
     let gone = kit.app().await;
     for at in 0..20 {
-        gone.set("c", &format!("k{at}"), bytes(vec![7; 1 << 20])).await;
+        gone.set("c", &format!("k{at}"), bytes(vec![7; 1 << 20]))
+            .await;
     }
-    assert!(kit.store.delete_app(gone.id).await.expect("deleted"));
+    assert!(gone.delete_app().await.expect("deleted"));
     reap(&*kit.store).await;
     assert_gone(&gone).await;
     assert_eq!(kit.store.reap(1).await.expect("nothing"), 0);
@@ -167,13 +175,15 @@ pub async fn audit_rows_that_are_old_or_too_many_go(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
     for ms in 1..=30 {
         let about = [Some(&one), Some(&two), None][ms as usize % 3];
-        let change = Change::CreateToken(token("ci", None));
         let row = row_at(ms * 1_000, about);
-        kit.store.change(change, row).await.expect("a row");
+        let made = kit.store.create_token(token("ci", None), row).await;
+        assert!(made.expect("a token"));
     }
     let rows = async |app: Option<AppId>| {
         let rows = kit.store.audit(app, None, 1_000).await.expect("audit");
-        rows.into_iter().map(|row| row.at.0 / 1_000).collect::<Vec<_>>()
+        rows.into_iter()
+            .map(|row| row.at.0 / 1_000)
+            .collect::<Vec<_>>()
     };
     let before = Timestamp(10_000);
     let prune = |limit| kit.store.prune_audit(before, limit);

@@ -2,7 +2,10 @@
 
 use super::rng::Rng;
 use kvasm::model::{
-    App, AppId, AppName, AppSettings, Applied, Audit, Change, Changed, Check, Collection, CursorKey, Digest, Entry, Expect, Exports, Key, KeyRange, ListQuery, NewPlugin, Op, Page, PluginVersion, Quota, Scope, SecretHash, Timestamp, Token, TokenId, Usage, Value, Version, WriteBatch, ENTRY_BYTES, DELIVERY_BYTES,
+    App, AppId, AppLimits, AppName, Applied, Audit, Check, Collection, CursorKey, DELIVERY_BYTES,
+    Digest, ENTRY_BYTES, Entry, Expect, Exports, Key, KeyRange, ListQuery, NewPlugin, Op, Page,
+    PluginVersion, Quota, Scope, SecretHash, Timestamp, Token, TokenId, Usage, Value, Version,
+    WriteBatch,
 };
 use kvasm::store::{Store, StoreError};
 use std::fmt::Debug;
@@ -14,6 +17,9 @@ pub const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
 /// The limit of values in these tests, in bytes.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The action of audit rows that are not what a test is about.
+pub const OF_THE_KIT: &str = "kit";
 
 /// A store to test, and the seed of the test's choices.
 #[derive(Clone)]
@@ -38,7 +44,7 @@ impl Kit {
     /// A new app.
     pub async fn app(&self) -> Tenant {
         let app = app(&unique_name());
-        self.store.create_app(&app).await.expect("a new app");
+        self.create(&app).await.expect("a new app");
         Tenant {
             store: Arc::clone(&self.store),
             id: app.id,
@@ -47,14 +53,15 @@ impl Kit {
         }
     }
 
-    /// Makes a change of no app in particular, with an audit row of its own.
-    pub async fn try_change(&self, change: Change) -> Result<Changed, StoreError> {
-        self.store.change(change, audit_row("test")).await
+    /// Creates an app. Its audit row is one that no test looks at.
+    pub async fn create(&self, app: &App) -> Result<(), StoreError> {
+        let row = audit_row(OF_THE_KIT);
+        self.store.create_app(app.clone(), row).await
     }
 
-    /// Makes a change that must not fail.
-    pub async fn change(&self, change: Change) -> Changed {
-        self.try_change(change).await.expect("a change")
+    /// Deletes an app; whether there was one. As [`create`](Kit::create).
+    pub async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
+        self.store.delete_app(app, audit_row(OF_THE_KIT)).await
     }
 }
 
@@ -71,7 +78,8 @@ pub fn app(name: &str) -> App {
         name: AppName::parse(name).expect("a name"),
         created_at: NOW,
         cursor_key: CursorKey::new([7; CursorKey::BYTES]),
-        settings: AppSettings::default(),
+        public: false,
+        limits: AppLimits::default(),
         active: None,
     }
 }
@@ -229,14 +237,9 @@ impl Tenant {
         }
     }
 
-    /// Makes a change of this app.
-    pub async fn try_change(&self, change: Change) -> Result<Changed, StoreError> {
-        self.store.change(change, self.audit_row("test")).await
-    }
-
-    /// Makes a change of this app that must not fail.
-    pub async fn change(&self, change: Change) -> Changed {
-        self.try_change(change).await.expect("a change")
+    /// Deletes the app; whether there was one. As [`Kit::create`].
+    pub async fn delete_app(&self) -> Result<bool, StoreError> {
+        self.store.delete_app(self.id, audit_row(OF_THE_KIT)).await
     }
 
     /// The app's entries, and the bytes of names and values that it uses: without
@@ -254,50 +257,49 @@ impl Tenant {
 
     /// Gives the app a quota, and takes all other limits away.
     pub async fn limit(&self, entries: Option<u64>, bytes: Option<u64>) {
-        let settings = AppSettings {
+        let limits = AppLimits {
             quota: Quota { entries, bytes },
-            ..AppSettings::default()
+            ..AppLimits::default()
         };
-        let app = self.id;
-        let changed = self.change(Change::UpdateApp { app, settings }).await;
-        assert_eq!(changed, Changed::Done);
+        let row = self.audit_row("test");
+        let set = self.store.set_limits(self.id, limits.into(), None, row);
+        assert_eq!(set.await.expect("limits").limits, limits);
     }
 
     /// Adds a plugin version.
-    pub async fn try_add(&self, wasm: &str, activate: bool) -> Result<Changed, StoreError> {
+    pub async fn try_add(&self, wasm: &str, activate: bool) -> Result<PluginVersion, StoreError> {
         let plugin = new_plugin(self.id, wasm, activate);
-        self.try_change(Change::AddPlugin(plugin)).await
+        self.store.add_plugin(plugin, self.audit_row("test")).await
     }
 
     /// Adds a plugin version, which must not fail, and returns its number.
     pub async fn add(&self, wasm: &str, activate: bool) -> u32 {
-        numbered(self.try_add(wasm, activate).await.expect("a new version"))
+        self.try_add(wasm, activate).await.expect("a new version").0
     }
 
     /// Makes a plugin version the active one.
-    pub async fn try_activate(&self, version: u32) -> Result<Changed, StoreError> {
-        let (app, version) = (self.id, PluginVersion(version));
-        self.try_change(Change::ActivatePlugin { app, version })
-            .await
+    pub async fn try_activate(&self, version: u32) -> Result<(), StoreError> {
+        let (version, row) = (PluginVersion(version), self.audit_row("test"));
+        self.store.activate_plugin(self.id, version, row).await
     }
 
     /// Makes a plugin version the active one, which must not fail.
     pub async fn activate(&self, version: u32) {
-        let activated = self.try_activate(version).await.expect("activation");
-        assert_eq!(numbered(activated), version);
+        self.try_activate(version).await.expect("activation");
+        assert_eq!(self.active().await, Some(version));
     }
 
     /// Goes back to the plugin version before; its number.
     pub async fn try_roll_back(&self) -> Result<u32, StoreError> {
-        self.try_change(Change::RollBackPlugin(self.id))
-            .await
-            .map(numbered)
+        let row = self.audit_row("test");
+        let back = self.store.roll_back_plugin(self.id, row).await;
+        back.map(|version| version.0)
     }
 
     /// Deletes a plugin version.
-    pub async fn try_delete_plugin(&self, version: u32) -> Result<Changed, StoreError> {
-        let (app, version) = (self.id, PluginVersion(version));
-        self.try_change(Change::DeletePlugin { app, version }).await
+    pub async fn try_delete_plugin(&self, version: u32) -> Result<bool, StoreError> {
+        let (version, row) = (PluginVersion(version), self.audit_row("test"));
+        self.store.delete_plugin(self.id, version, row).await
     }
 
     /// The number of the active plugin version.
@@ -356,14 +358,6 @@ pub fn digest(wasm: &str) -> Digest {
     let mut digest = [0; 32];
     digest[..wasm.len()].copy_from_slice(wasm.as_bytes());
     Digest(digest)
-}
-
-/// The number that a change of a plugin was answered with.
-pub fn numbered(changed: Changed) -> u32 {
-    match changed {
-        Changed::Plugin(version) => version.0,
-        other => panic!("a plugin's change was answered with {other:?}"),
-    }
 }
 
 /// The version of a batch of one set.

@@ -185,11 +185,14 @@ macro_rules! conformance {
             settings {
                 an_app_is_created_with_its_settings,
                 a_taken_name_is_not_created,
-                an_update_replaces_all_settings,
+                an_operation_changes_what_it_is_about,
+                limits_that_are_not_as_expected_stay,
+                changes_of_different_settings_never_undo_each_other,
+                one_of_many_changes_the_limits_that_all_have_read,
                 zero_is_a_limit,
                 settings_of_an_unknown_app,
                 the_largest_limits_are_as_good_as_none,
-                an_app_is_deleted_by_a_change,
+                an_app_is_deleted_once,
             }
             usage {
                 entries_and_bytes_are_counted,
@@ -290,6 +293,9 @@ macro_rules! conformance {
                 a_write_that_fails_makes_no_delivery,
                 deliveries_count_against_the_quota,
                 triggers_are_set_replaced_paused_and_deleted,
+                a_set_keeps_what_it_is_not_about,
+                no_number_of_callers_passes_the_limit_of_triggers,
+                declared_triggers_count_against_the_limit,
                 a_trigger_holds_at_once,
                 triggers_of_an_unknown_app,
                 declared_triggers_come_and_go_with_their_version,

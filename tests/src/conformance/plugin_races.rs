@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::kit::{Tenant, digest};
-use kvasm::model::{Changed, PluginVersion};
+use kvasm::model::PluginVersion;
 use kvasm::store::StoreError;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -103,9 +103,9 @@ pub async fn a_module_is_not_lost_to_a_deletion(kit: Kit) {
             async move {
                 if round % 2 == 0 {
                     let deleted = there.try_delete_plugin(1).await;
-                    assert_eq!(deleted.unwrap(), Changed::Done);
+                    assert!(deleted.unwrap());
                 } else {
-                    assert!(there.store.delete_app(there.id).await.unwrap());
+                    assert!(there.delete_app().await.unwrap());
                 }
             },
             async move { here.add(&added, true).await },
@@ -115,7 +115,7 @@ pub async fn a_module_is_not_lost_to_a_deletion(kit: Kit) {
         let module = kit.store.module(digest(&wasm)).await.unwrap();
         assert_eq!(module.as_deref(), Some(wasm.as_bytes()), "round {round}");
         // Nor left behind.
-        assert!(kit.store.delete_app(new.id).await.unwrap());
+        assert!(kit.delete_app(new.id).await.unwrap());
         super::kit::reap(&*kit.store).await;
         let module = kit.store.module(digest(&wasm)).await.unwrap();
         assert_eq!(module, None, "round {round}");
@@ -132,10 +132,10 @@ pub async fn the_last_of_two_deletions_takes_the_module(kit: Kit) {
         }
         let delete = |app: Tenant, whole: bool| async move {
             if whole {
-                assert!(app.store.delete_app(app.id).await.unwrap());
+                assert!(app.delete_app().await.unwrap());
             } else {
                 let deleted = app.try_delete_plugin(1).await;
-                assert_eq!(deleted.unwrap(), Changed::Done);
+                assert!(deleted.unwrap());
             }
         };
         both(delete(one, round % 2 == 0), delete(two, round % 3 == 0)).await;
@@ -162,7 +162,7 @@ pub async fn what_is_active_is_there(kit: Kit) {
                 assert_eq!(app.active().await, Some(number), "round {round}");
                 assert_eq!(app.try_roll_back().await.unwrap(), 1);
             }
-            (Err(StoreError::PluginNotFound(_)), Ok(Changed::Done)) => {
+            (Err(StoreError::PluginNotFound(_)), Ok(true)) => {
                 assert_eq!(app.active().await, Some(1), "round {round}");
             }
             _ => panic!("round {round}: {activated:?}, {deleted:?}"),
@@ -186,7 +186,7 @@ pub async fn what_is_rolled_back_to_is_there(kit: Kit) {
             (Ok(1), Err(StoreError::PluginActive(_))) => {
                 assert_eq!(app.active().await, Some(1), "round {round}");
             }
-            (Err(StoreError::NothingToRollBackTo), Ok(Changed::Done)) => {
+            (Err(StoreError::NothingToRollBackTo), Ok(true)) => {
                 assert_eq!(app.active().await, Some(2), "round {round}");
             }
             _ => panic!("round {round}: {back:?}, {deleted:?}"),
@@ -198,7 +198,7 @@ pub async fn what_is_rolled_back_to_is_there(kit: Kit) {
 async fn add_until_gone(app: Tenant) {
     for round in 0.. {
         match app.try_add("module", round % 2 == 0).await {
-            Ok(Changed::Plugin(_)) => {}
+            Ok(_) => {}
             Err(StoreError::AppNotFound) => return,
             other => panic!("{other:?}"),
         }
@@ -216,7 +216,7 @@ pub async fn deleting_an_app_while_versions_are_added(kit: Kit) {
         while versions().await < 5 {
             tokio::task::yield_now().await;
         }
-        assert!(kit.store.delete_app(app.id).await.unwrap());
+        assert!(kit.delete_app(app.id).await.unwrap());
         callers.join_all().await;
         assert_eq!(versions().await, 0, "round {round}");
         super::kit::reap(&*kit.store).await;

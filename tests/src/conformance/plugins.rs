@@ -2,10 +2,9 @@
 //! are shared.
 
 use super::Kit;
-use super::kit::{NOW, Tenant, assert_app_not_found, digest, new_plugin, numbered};
+use super::kit::{NOW, Tenant, assert_app_not_found, digest, new_plugin};
 use kvasm::model::{
-    ActivePlugin, AppId, Audit, Change, Changed, Exports, NewPlugin, Plugin, PluginVersion,
-    Timestamp,
+    ActivePlugin, AppId, Audit, Exports, NewPlugin, Plugin, PluginVersion, Timestamp,
 };
 use kvasm::store::StoreError;
 
@@ -56,7 +55,7 @@ async fn assert_nothing_to_roll_back_to(app: &Tenant) {
 
 async fn assert_deleted(app: &Tenant, version: u32) {
     let deleted = app.try_delete_plugin(version).await.expect("deletion");
-    assert_eq!(deleted, Changed::Done);
+    assert!(deleted);
     assert_eq!(find(app, version).await, None);
 }
 
@@ -105,9 +104,8 @@ pub async fn a_version_is_read_back(kit: Kit) {
         actor: "é's token".to_owned(),
         ..app.audit_row("plugin.add")
     };
-    let change = Change::AddPlugin(large);
-    let added = app.store.change(change, audit).await.expect("a version");
-    assert_eq!(numbered(added), 1);
+    let added = app.store.add_plugin(large, audit).await;
+    assert_eq!(added.expect("a version"), PluginVersion(1));
     assert_eq!(app.add("small", false).await, 2);
     let expected = Plugin {
         version: PluginVersion(1),
@@ -262,7 +260,7 @@ pub async fn a_version_that_is_not_there(kit: Kit) {
             "{refused:?}"
         );
         let deleted = app.try_delete_plugin(number).await.expect("deletion");
-        assert_eq!(deleted, Changed::Nothing);
+        assert!(!deleted);
         assert_eq!(find(&app, number).await, None);
     }
     assert_eq!(app.active().await, Some(1));
@@ -274,7 +272,7 @@ pub async fn plugins_of_an_unknown_app(kit: Kit) {
     let gone = kit.app().await;
     gone.add("one", true).await;
     gone.add("two", true).await;
-    assert!(kit.store.delete_app(gone.id).await.unwrap());
+    assert!(kit.delete_app(gone.id).await.unwrap());
     let never = Tenant {
         id: AppId::generate(),
         ..gone.clone()
@@ -287,10 +285,7 @@ pub async fn plugins_of_an_unknown_app(kit: Kit) {
         assert_app_not_found(app.try_roll_back().await);
         // A deletion may say so, or that there was nothing.
         let deleted = app.try_delete_plugin(1).await;
-        assert!(matches!(
-            deleted,
-            Err(StoreError::AppNotFound) | Ok(Changed::Nothing)
-        ));
+        assert!(matches!(deleted, Err(StoreError::AppNotFound) | Ok(false)));
         assert_eq!(numbers(&app).await, [0; 0]);
         assert_eq!(find(&app, 1).await, None);
         assert!(!has_module(&kit, "one").await && !has_module(&kit, "two").await);
@@ -328,8 +323,8 @@ pub async fn a_shared_module_survives_the_deletion_of_an_app(kit: Kit) {
         app.add(&app.name.to_string(), true).await;
     }
     // With an audit row and without.
-    assert_eq!(one.change(Change::DeleteApp(one.id)).await, Changed::Done);
-    assert!(kit.store.delete_app(two.id).await.unwrap());
+    assert!(one.delete_app().await.unwrap());
+    assert!(kit.delete_app(two.id).await.unwrap());
     for app in [&one, &two] {
         assert!(!has_module(&kit, app.name.as_str()).await);
         assert_eq!(numbers(app).await, [0; 0]);
@@ -337,7 +332,7 @@ pub async fn a_shared_module_survives_the_deletion_of_an_app(kit: Kit) {
     assert!(has_module(&kit, "shared").await);
     let active = three.row().await.active.expect("its version");
     assert_eq!(active.digest, digest("shared"));
-    assert!(kit.store.delete_app(three.id).await.unwrap());
+    assert!(kit.delete_app(three.id).await.unwrap());
     assert!(!has_module(&kit, "shared").await);
 }
 

@@ -5,7 +5,7 @@ use super::kit::{
     NOW, Tenant, absent, app, at_version, bytes, cost, delete, set, set_until, written,
 };
 use super::rng::Rng;
-use kvasm::model::{Change, Changed, ENTRY_BYTES, Op, Quota, Resource};
+use kvasm::model::{ENTRY_BYTES, Op, Quota, Resource};
 use kvasm::store::StoreError;
 use tokio::task::JoinSet;
 
@@ -141,12 +141,11 @@ pub async fn a_quota_of_nothing(kit: Kit) {
 
 pub async fn a_quota_from_the_beginning(kit: Kit) {
     let mut row = app("born-small");
-    row.settings.quota = Quota {
+    row.limits.quota = Quota {
         entries: Some(2),
         bytes: Some(room(2, 20)),
     };
-    let created = kit.change(Change::CreateApp(row.clone())).await;
-    assert_eq!(created, Changed::Done);
+    kit.create(&row).await.expect("a new app");
     let app = Tenant {
         id: row.id,
         name: row.name,
@@ -320,7 +319,7 @@ pub async fn a_quota_is_of_one_app(kit: Kit) {
     assert_refused(&one, vec![sized("b", 2)], Resource::Entries, 1).await;
     assert_eq!(one.usage().await, (1, 10));
     assert_eq!(two.usage().await, (1, 20));
-    assert!(kit.store.delete_app(two.id).await.unwrap());
+    assert!(kit.delete_app(two.id).await.unwrap());
     assert_refused(&one, vec![sized("a", 14)], Resource::Bytes, of_one).await;
 }
 

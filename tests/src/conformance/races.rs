@@ -320,7 +320,7 @@ pub async fn deleting_an_app_while_it_is_written(kit: Kit) {
         while !app.has("c", "shared").await {
             tokio::task::yield_now().await;
         }
-        assert!(kit.store.delete_app(app.id).await.unwrap(), "round {round}");
+        assert!(kit.delete_app(app.id).await.unwrap(), "round {round}");
         assert!(!app.has("c", "shared").await, "an entry outlived its app");
         writers.join_all().await;
         assert_eq!(app.keys("c").await, Vec::<String>::new());

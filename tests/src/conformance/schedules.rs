@@ -108,7 +108,7 @@ pub async fn a_paused_schedule_is_not_due(kit: Kit) {
     assert_eq!(due(&app).await, []);
     app.pause("t", false).await;
     assert_eq!(due(&app).await.len(), 1);
-    kit.store.delete_app(app.id).await.expect("deleted");
+    kit.delete_app(app.id).await.expect("deleted");
     assert_eq!(due(&app).await, []);
     assert!(!tick(&app, None, Some(NOW), None).await);
 }

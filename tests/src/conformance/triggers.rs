@@ -3,13 +3,18 @@
 use super::Kit;
 use super::event_kit::increment;
 use super::kit::{
-    NOW, Tenant, absent, audit_row, bytes, cost, delete, json, new_plugin, set, set_until,
+    NOW, Tenant, absent, assert_app_not_found, audit_row, bytes, cost, delete, json, new_plugin,
+    set, set_until,
 };
 use kvasm::model::{
-    Change, Changed, Changes, DeclaredTrigger, Delivery, Exports, Happening, NewPlugin, Op, Origin,
-    Pause, Schedule, Trigger, Watch, WriteBatch,
+    Changes, DeclaredTrigger, Delivery, Exports, FAILURES_MAX, Happening, NewPlugin, NewTrigger,
+    Op, Origin, Pause, Policy, Queue, Schedule, TRIGGERS_MAX, Tick, Trigger, Verdict, Watch,
+    WriteBatch,
 };
 use kvasm::store::StoreError;
+use std::sync::Arc;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
 
 pub async fn each_kind_of_change_is_told(kit: Kit) {
     let app = kit.app().await;
@@ -192,34 +197,159 @@ pub async fn triggers_are_set_replaced_paused_and_deleted(kit: Kit) {
     let first = app.watch("b", "c").await;
     let second = app.watch("a", "c").await;
     assert_eq!(app.triggers().await, [second, first.clone()]);
-    let other = Trigger {
-        watch: Watch::Schedule(Schedule::parse("*/5 * * * *").expect("a schedule")),
+    let schedule = Schedule::parse("*/5 * * * *").expect("a schedule");
+    let other = NewTrigger {
         function: "f".to_owned(),
+        ..trigger("b", Watch::Schedule(schedule))
+    };
+    let made = app.set_trigger(other.clone()).await;
+    let expected = Trigger {
+        watch: other.watch,
+        function: other.function,
         ..first
     };
-    app.set_trigger(other.clone()).await;
-    assert_eq!(app.triggers().await[1], other);
+    assert_eq!(made, expected);
+    assert_eq!(app.triggers().await[1], expected);
     app.pause("b", true).await;
     assert_eq!(app.triggers().await[1].paused, Some(Pause::Operator));
     app.pause("b", false).await;
     assert_eq!(app.triggers().await[1].paused, None);
-    let delete = |name: &str| Change::DeleteTrigger {
-        app: app.id,
-        trigger: super::event_kit::trigger_name(name),
-    };
-    assert_eq!(app.change(delete("b")).await, Changed::Done);
-    assert_eq!(app.change(delete("b")).await, Changed::Nothing);
+    assert!(app.delete_trigger("b").await);
+    assert!(!app.delete_trigger("b").await);
     assert_eq!(app.triggers().await.len(), 1);
-    let pause = Change::PauseTrigger {
-        app: app.id,
-        trigger: super::event_kit::trigger_name("b"),
-        paused: true,
+    for paused in [true, false] {
+        assert!(!app.try_pause("b", paused).await.expect("no trigger"));
+    }
+}
+
+/// What a trigger is set to says nothing of when it was made, nor of when the same
+/// schedule is due next.
+pub async fn a_set_keeps_what_it_is_not_about(kit: Kit) {
+    let app = kit.app().await;
+    let every = |text: &str| Watch::Schedule(Schedule::parse(text).expect("a schedule"));
+    let made = app.set_trigger(trigger("t", every("*/5 * * * *"))).await;
+    assert_eq!((made.created_at, made.next_at), (NOW, None));
+    let planned = Tick {
+        queue: Queue {
+            app: app.id,
+            trigger: made.name.clone(),
+        },
+        planned: None,
+        next: Some(NOW.plus_ms(7_000)),
+        run: None,
+        now: NOW,
     };
-    let refused = app.try_change(pause).await;
+    assert!(!app.store.tick(&planned).await.expect("a plan"));
+    app.pause("t", true).await;
+    let later = app.later(1_000);
+    let narrower = NewTrigger {
+        policy: Policy {
+            attempts_max: 3,
+            ..Policy::default()
+        },
+        ..trigger("t", every("*/5 * * * *"))
+    };
+    let set = later.set_trigger(narrower.clone()).await;
+    let expected = Trigger {
+        policy: narrower.policy,
+        next_at: planned.next,
+        ..made.clone()
+    };
+    assert_eq!(set, expected, "not paused, as the page on events says");
+    assert_eq!(later.triggers().await, [expected]);
+    // Another schedule is to be planned first.
+    let other = later.set_trigger(trigger("t", every("*/6 * * * *"))).await;
+    assert_eq!((other.created_at, other.next_at), (NOW, None));
+    // One that was deleted is another trigger.
+    assert!(later.delete_trigger("t").await);
+    let again = later.set_trigger(trigger("t", every("*/6 * * * *"))).await;
+    assert_eq!(again.created_at, later.now);
+}
+
+fn assert_too_many(refused: Result<Trigger, StoreError>) {
+    let found = TRIGGERS_MAX as u64 + 1;
     assert!(
-        matches!(refused, Err(StoreError::TriggerNotFound)),
+        matches!(refused, Err(StoreError::TooManyTriggers { found: f }) if f == found),
         "{refused:?}"
     );
+}
+
+pub async fn no_number_of_callers_passes_the_limit_of_triggers(kit: Kit) {
+    let app = kit.app().await;
+    for number in 0..TRIGGERS_MAX - 3 {
+        app.watch(&format!("t{number}"), "c").await;
+    }
+    let start = Arc::new(Barrier::new(12));
+    let mut callers = JoinSet::new();
+    for caller in 0..12 {
+        let (app, start) = (app.clone(), Arc::clone(&start));
+        callers.spawn(async move {
+            start.wait().await;
+            app.try_set_trigger(trigger(&format!("u{caller}"), super::event_kit::watch("c")))
+                .await
+        });
+    }
+    let (made, refused): (Vec<_>, Vec<_>) = callers
+        .join_all()
+        .await
+        .into_iter()
+        .partition(Result::is_ok);
+    assert_eq!((made.len(), refused.len()), (3, 9));
+    refused.into_iter().for_each(assert_too_many);
+    assert_eq!(app.triggers().await.len(), TRIGGERS_MAX);
+    // One of them may be replaced, and another one takes the place of one that goes.
+    app.watch("t0", "d").await;
+    assert_too_many(
+        app.try_set_trigger(trigger("one-more", super::event_kit::watch("c")))
+            .await,
+    );
+    assert!(app.delete_trigger("t1").await);
+    app.watch("one-more", "c").await;
+}
+
+/// Those that a plugin declares count too.
+pub async fn declared_triggers_count_against_the_limit(kit: Kit) {
+    let app = kit.app().await;
+    for number in 0..TRIGGERS_MAX - 1 {
+        app.watch(&format!("t{number}"), "c").await;
+    }
+    // One takes no place, as an operator's trigger is there in its place.
+    deploy(&app, "one", vec![declared("t0", "d"), declared("a", "d")]).await;
+    assert_eq!(app.triggers().await.len(), TRIGGERS_MAX);
+    let exports = Exports {
+        triggers: vec![declared("a", "d"), declared("b", "d")],
+        ..Exports::default()
+    };
+    let plugin = NewPlugin {
+        exports,
+        ..new_plugin(app.id, "two", true)
+    };
+    let before = app.triggers().await;
+    let row = || app.audit_row("test");
+    let refused = app.store.add_plugin(plugin.clone(), row()).await;
+    assert!(
+        matches!(refused, Err(StoreError::TooManyTriggers { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(
+        (app.triggers().await, app.active().await),
+        (before, Some(1))
+    );
+    assert_eq!(app.store.plugins(app.id, None, 9).await.unwrap().len(), 1);
+    // It can be there, and become active once there is room.
+    let activate = false;
+    let added = app
+        .store
+        .add_plugin(NewPlugin { activate, ..plugin }, row());
+    let version = added.await.expect("a version").0;
+    let refused = app.try_activate(version).await;
+    assert!(
+        matches!(refused, Err(StoreError::TooManyTriggers { .. })),
+        "{refused:?}"
+    );
+    assert!(app.delete_trigger("t0").await);
+    app.activate(version).await;
+    assert_eq!(app.triggers().await.len(), TRIGGERS_MAX);
 }
 
 /// A write sees triggers from the moment that they are acknowledged, and no longer
@@ -230,12 +360,7 @@ pub async fn a_trigger_holds_at_once(kit: Kit) {
         app.watch("t", "c").await;
         app.set("c", "k", json("1")).await;
         assert_eq!(app.outstanding().await.len(), round + 1);
-        let trigger = super::event_kit::trigger_name("t");
-        app.change(Change::DeleteTrigger {
-            app: app.id,
-            trigger,
-        })
-        .await;
+        assert!(app.delete_trigger("t").await);
         app.set("c", "k", json("1")).await;
         assert_eq!(
             app.outstanding().await.len(),
@@ -249,22 +374,14 @@ pub async fn triggers_of_an_unknown_app(kit: Kit) {
     let app = kit.app().await;
     let gone = kit.app().await;
     gone.watch("t", "c").await;
-    assert!(kit.store.delete_app(gone.id).await.expect("deleted"));
+    assert!(kit.delete_app(gone.id).await.expect("deleted"));
     assert_eq!(gone.triggers().await, []);
     let made = trigger("t", app.watch("t", "c").await.watch);
-    let refused = gone
-        .try_change(Change::SetTrigger {
-            app: gone.id,
-            trigger: made,
-        })
-        .await;
-    assert!(
-        matches!(refused, Err(StoreError::AppNotFound)),
-        "{refused:?}"
-    );
+    assert_app_not_found(gone.try_set_trigger(made).await);
+    assert_app_not_found(gone.try_pause("t", true).await);
 }
 
-fn trigger(name: &str, watch: Watch) -> Trigger {
+fn trigger(name: &str, watch: Watch) -> NewTrigger {
     super::event_kit::trigger(name, watch)
 }
 
@@ -284,7 +401,8 @@ async fn deploy(app: &Tenant, wasm: &str, triggers: Vec<DeclaredTrigger>) {
         exports,
         ..new_plugin(app.id, wasm, true)
     };
-    app.change(Change::AddPlugin(plugin)).await;
+    let added = app.store.add_plugin(plugin, app.audit_row("test")).await;
+    added.expect("a version");
 }
 
 async fn names(app: &Tenant) -> Vec<(String, Origin)> {
@@ -322,14 +440,16 @@ pub async fn an_operators_trigger_takes_the_place_of_a_declared_one(kit: Kit) {
 
 pub async fn an_activation_resumes_what_failures_have_paused(kit: Kit) {
     let app = kit.app().await;
-    let paused = |name: &str, paused| Trigger {
-        paused: Some(paused),
-        failures: 10,
-        ..trigger(name, super::event_kit::watch("c"))
-    };
-    app.set_trigger(paused("by_failures", Pause::Failures))
-        .await;
-    app.set_trigger(paused("by_hand", Pause::Operator)).await;
+    app.watch("by_failures", "c").await;
+    app.set("c", "k", json("1")).await;
+    for _ in 0..FAILURES_MAX {
+        let [(_, receipt)] = app.claim("by_failures", 1).await.try_into().expect("one");
+        assert!(app.fail(&receipt, Verdict::RetryAt(NOW), true).await);
+    }
+    app.watch("by_hand", "c").await;
+    app.pause("by_hand", true).await;
+    let found: Vec<_> = app.triggers().await.iter().map(|t| t.paused).collect();
+    assert_eq!(found, [Some(Pause::Failures), Some(Pause::Operator)]);
     deploy(&app, "one", vec![]).await;
     let found: Vec<_> = app
         .triggers()

@@ -1,7 +1,9 @@
 //! Usage: what an app's entries take is counted exactly.
 
 use super::Kit;
-use super::kit::{NOW, Tenant, absent, app, at_version, bytes, cost, delete, json, list, set, set_until};
+use super::kit::{
+    NOW, Tenant, absent, app, at_version, bytes, cost, delete, json, list, set, set_until,
+};
 use super::rng::Rng;
 use kvasm::model::{AppId, Check, ListQuery, Op, Quota, Resource, Timestamp, Version};
 use kvasm::store::StoreError;
@@ -133,11 +135,11 @@ pub async fn the_usage_of_no_app_is_zero(kit: Kit) {
     let first = kit.app().await;
     first.set("c", "k", bytes("value")).await;
     assert_eq!(first.usage().await, (1, 7));
-    assert!(kit.store.delete_app(first.id).await.unwrap());
+    assert!(kit.delete_app(first.id).await.unwrap());
     assert_eq!(first.usage().await, (0, 0));
     // Nor does the next app of the name begin with what the first had.
     let next = app(first.name.as_str());
-    kit.store.create_app(&next).await.unwrap();
+    kit.create(&next).await.unwrap();
     let second = Tenant {
         id: next.id,
         ..first.clone()
@@ -340,7 +342,7 @@ pub async fn changing_the_quota_while_it_is_written(kit: Kit) {
         let entries = rng.chance(1, 2).then(|| rng.below(12) as u64);
         let bytes = rng.chance(1, 2).then(|| rng.below(4000) as u64);
         app.limit(entries, bytes).await;
-        assert_eq!(app.row().await.settings.quota, Quota { entries, bytes });
+        assert_eq!(app.row().await.limits.quota, Quota { entries, bytes });
         if let Some(Err(error)) = writers.try_join_next() {
             std::panic::resume_unwind(error.into_panic());
         }

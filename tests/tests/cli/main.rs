@@ -128,6 +128,39 @@ fn apps_come_and_go() {
     assert_eq!(user.run(&["kv", "get", "demo", "c", "k"]).code, 1);
 }
 
+/// Each changes a limit of its own, at the same time: none is undone.
+#[test]
+fn people_who_set_different_limits_do_not_undo_each_other() {
+    let user = User::with_app();
+    let limits = ["entries", "bytes", "calls-per-second", "calls-at-once"];
+    for round in 1..=4 {
+        let value = round.to_string();
+        let set = |limit: &&str| {
+            let option = format!("--{limit}");
+            user.command(&["app", "limits", "demo", &option, &value])
+                .spawn()
+                .unwrap()
+        };
+        let running: Vec<_> = limits.iter().map(set).collect();
+        for child in running {
+            let output = child.wait_with_output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{stderr}");
+        }
+        let shown = user.run(&["app", "show", "demo", "--json"]).json();
+        for limit in limits {
+            assert_eq!(shown["limits"][limit.replace('-', "_")], round, "{limit}");
+        }
+    }
+    user.ok(&["app", "limits", "demo", "--bytes", "none"]);
+    let shown = user.run(&["app", "show", "demo", "--json"]).json();
+    assert_eq!(shown["limits"]["bytes"], Value::Null);
+    assert_eq!(shown["limits"]["entries"], 4);
+    // A row has what was given and nothing else.
+    let audit = user.run(&["audit", "demo", "--json"]).json();
+    assert_eq!(audit[0]["detail"], serde_json::json!({ "bytes": null }));
+}
+
 #[test]
 fn the_default_store_is_private() {
     use std::os::unix::fs::PermissionsExt;

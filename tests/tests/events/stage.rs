@@ -196,11 +196,6 @@ impl Stage {
     pub async fn replay(&self) {
         let app = self.app().await;
         let actor = self.host.operator("a test");
-        let change = kvasm::model::Change::Replay {
-            app: app.id,
-            letters: Letters::default(),
-            limit: 1_000,
-        };
         let audit = kvasm::model::Audit {
             id: uuid::Uuid::now_v7(),
             at: Timestamp::now(),
@@ -211,7 +206,9 @@ impl Stage {
             detail: serde_json::json!({}),
             request_id: actor.request_id(),
         };
-        self.host.store().change(change, audit).await.unwrap();
+        let all = Letters::default();
+        let replay = self.host.store().replay(app.id, all, 1_000, audit);
+        replay.await.unwrap();
         self.host.wakes().wake();
     }
 

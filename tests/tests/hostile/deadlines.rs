@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use kvasm::model::{AppName, Applied, Collection, Entry, Expect, Key, Limits, Version};
 use kvasm::service::{Batch, Caller, Kv, List, Listing, ServiceError, Services, Stage, Write};
 use kvasm::{Blame, Call, CallError, Host};
-use kvasm_tests::guests::{Bench, module, module_with};
+use kvasm_tests::guests::{Bench, manifest, module, module_with};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -292,6 +292,33 @@ async fn a_store_that_does_not_answer_is_waited_for_until_the_deadline() {
             "{failure}"
         );
     }
+    alive(&bench).await;
+}
+
+#[tokio::test]
+async fn a_commit_that_does_not_end_is_waited_for_until_the_deadline() {
+    let services = Services {
+        kv: Arc::new(Silent),
+        ..Services::default()
+    };
+    let limits = Limits {
+        wall_time: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let bench = Bench::with(|builder| builder.services(services).limits(limits)).await;
+    let declare = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
+    let body = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
+        (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";
+    let failure = bench
+        .run(module_with("a", &declare, body))
+        .await
+        .unwrap_err();
+    let CallError::Deadline { timeout, .. } = &failure.error else {
+        panic!("{failure}");
+    };
+    assert_eq!(timeout.longest(), Stage::Commit, "{failure}");
+    assert_eq!(failure.error.blame(), Blame::Host);
+    assert!(failure.to_string().contains("committing"), "{failure}");
     alive(&bench).await;
 }
 

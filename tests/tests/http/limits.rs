@@ -163,7 +163,11 @@ async fn calls_at_once_wait_in_a_queue_that_is_bounded() {
 async fn writes_of_entries_have_the_rate_of_the_app() {
     let server = Server::start().await;
     server.app("shop", true).await;
-    set(&server, limits(Value::Null, Value::Null, json!(2), Value::Null)).await;
+    set(
+        &server,
+        limits(Value::Null, Value::Null, json!(2), Value::Null),
+    )
+    .await;
     let api = &server.root;
     let mut refused = None;
     for _ in 0..1_000 {

@@ -162,7 +162,7 @@ async fn a_trigger_that_could_never_work_is_refused() {
 
 #[tokio::test]
 async fn a_plugin_shows_what_it_declares() {
-    use kvasm::model::{Change, Changes, Collection, DeclaredTrigger, Digest, Exports, NewPlugin};
+    use kvasm::model::{Changes, Collection, DeclaredTrigger, Digest, Exports, NewPlugin};
     use kvasm::model::{Schedule, TriggerName, Watch};
     let server = Server::start().await;
     let app = server.app("shop", false).await;
@@ -189,7 +189,8 @@ async fn a_plugin_shows_what_it_declares() {
         },
         activate: true,
     };
-    tenant.change(Change::AddPlugin(plugin)).await;
+    let row = tenant.audit_row("test");
+    tenant.store.add_plugin(plugin, row).await.unwrap();
     let api = &server.root;
     let expected = json!([
         { "name": "index", "collection": "orders", "prefix": "eu/", "on": ["set"], "schedule": null },

@@ -1,29 +1,172 @@
 //! Guests that compute, and what the others feel of it.
 
 use super::kit::{Neighbour, Stage};
-use kvasm_tests::guests::module;
+use kvasm::model::{App, Limits};
+use kvasm_tests::guests::{manifest, module, module_with};
+use kvasm_tests::server::Server;
+use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-/// 40 clients of one app's endless function.
+/// Computes for about 0.1 s of a CPU's time.
+const COMPUTE: &str = "(local $n i32) (local.set $n (i32.const 150000000))
+    (loop $more (br_if $more (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))";
+
+/// Calls a function from so many clients, each so often; the statuses.
+async fn calls(server: &Server, app: &str, clients: usize, each: usize) -> Vec<u16> {
+    let clients: Vec<_> = (0..clients)
+        .map(|_| {
+            let (api, app) = (server.anonymous(), app.to_owned());
+            tokio::spawn(async move {
+                let mut statuses = Vec::new();
+                for _ in 0..each {
+                    statuses.push(api.call(&app, "run", "").await.status);
+                }
+                statuses
+            })
+        })
+        .collect();
+    let mut statuses = Vec::new();
+    for client in clients {
+        statuses.extend(client.await.unwrap());
+    }
+    statuses
+}
+
+async fn limit(server: &Server, app: &App, calls_at_once: u32) {
+    let limits = json!({
+        "entries": null, "bytes": null, "calls_per_second": null, "calls_at_once": calls_at_once,
+    });
+    let path = format!("/v1/apps/{}/limits", app.name);
+    server.root.json("PUT", &path, limits).await.expect(200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_calls_of_one_app_leave_the_neighbour_its_calls_and_deliveries() {
     let stage = Stage::with(|builder| builder.instances(100)).await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
-    stage
-        .server
-        .deployed("endless", module("", "(loop (br 0)) unreachable"))
-        .await;
-    let clients: Vec<_> = (0..40)
+    let endless = module("", "(loop (br 0)) unreachable");
+    let app = stage.server.deployed("endless", endless).await;
+    limit(&stage.server, &app, 32).await;
+    let watch = neighbour.watch();
+    let statuses = calls(&stage.server, "endless", 40, 1).await;
+    assert!(!statuses.contains(&200), "{statuses:?}");
+    watch.end().await.nothing();
+    neighbour.delivered(&stage).await;
+    stage.stop().await;
+}
+
+/// Its own short calls have a CPU to themselves; this one computes as long as the
+/// others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_computes_has_every_second_turn_beside_an_app_with_many() {
+    let limits = Limits {
+        wall_time: Duration::from_secs(20),
+        ..Limits::default()
+    };
+    let stage = Stage::with(|builder| builder.instances(100).limits(limits)).await;
+    let endless = module("", "(loop (br 0)) unreachable");
+    let app = stage.server.deployed("endless", endless).await;
+    limit(&stage.server, &app, 32).await;
+    let fair = module("", &format!("{COMPUTE} (i32.const 0)"));
+    stage.server.deployed("fair", fair).await;
+    // 40 calls of a second each are 40 s of one CPU.
+    let server = &stage.server;
+    let (_, statuses) = tokio::join!(
+        async {
+            tokio::time::timeout(Duration::from_secs(15), calls(server, "endless", 40, 1)).await
+        },
+        calls(server, "fair", 1, 5),
+    );
+    assert_eq!(statuses, [200; 5]);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_machine_is_not_the_guests_computing() {
+    let limits = Limits {
+        wall_time: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let stage = Stage::with(|builder| builder.limits(limits)).await;
+    let wasm = module("", &format!("{COMPUTE} {} (i32.const 0)", again()));
+    stage.server.deployed("app", wasm).await;
+    let end = Arc::new(AtomicBool::new(false));
+    let busy: Vec<_> = (0..16)
         .map(|_| {
-            let api = stage.server.anonymous();
-            tokio::spawn(async move { api.call("endless", "run", "").await.status })
+            let end = Arc::clone(&end);
+            std::thread::spawn(move || {
+                while !end.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
         })
         .collect();
-    let watch = neighbour.watch();
-    for client in clients {
-        let status = client.await.unwrap();
-        assert_ne!(status, 200);
+    let statuses = calls(&stage.server, "app", 1, 3).await;
+    end.store(true, Ordering::Relaxed);
+    for thread in busy {
+        thread.join().unwrap();
     }
+    assert_eq!(statuses, [200; 3]);
+    stage.stop().await;
+}
+
+/// The loop of [`COMPUTE`] once more, for the same local.
+fn again() -> String {
+    COMPUTE.replace("(local $n i32)", "")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_wait_for_a_cpu_are_not_blamed() {
+    // As 16 handlers of 0.55 s within 5 s: more than one CPU can do in time.
+    let limits = Limits {
+        wall_time: Duration::from_millis(800),
+        ..Limits::default()
+    };
+    let stage = Stage::with(|builder| builder.instances(100).limits(limits)).await;
+    let sections = manifest(&[r#"{"kind":"on_change","name":"hear","collection":"c"}"#]);
+    let fields = format!(
+        r#"{sections} (func (export "hear") (result i32) {COMPUTE}
+          (i64.gt_s (i64.const 0) (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1)
+            (i32.const 1) (i64.const 1) (i32.const 2000))))"#
+    );
+    let wasm = module_with("dn", &fields, "(i32.const 0)");
+    let app = stage.server.deployed("app", wasm).await;
+    let sets: Vec<_> = (0..16)
+        .map(|n| json!({"set": {"collection": "c", "key": format!("k{n}"), "json": n}}))
+        .collect();
+    let commit = json!({ "operations": sets });
+    let path = "/v1/apps/app/kv/commit";
+    stage
+        .server
+        .root
+        .json("POST", path, commit)
+        .await
+        .expect(200);
+    stage.settle(&app).await;
+    assert_eq!(stage.dead(&app).await, Vec::<String>::new());
+    assert_eq!(stage.paused(&app).await, Vec::<String>::new());
+    let done = stage
+        .server
+        .root
+        .get("/v1/apps/app/kv/entry?collection=d&key=n")
+        .await;
+    assert_eq!(done.expect(200).text(), "16");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_of_many_memories_leaves_slots_to_its_neighbour() {
+    let stage = Stage::with(|builder| builder.instances(64)).await;
+    let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
+    let memories = "(memory 1)".repeat(7);
+    let greedy = module_with("", &memories, "(loop (br 0)) unreachable");
+    let app = stage.server.deployed("greedy", greedy).await;
+    limit(&stage.server, &app, 32).await;
+    let watch = neighbour.watch();
+    let statuses = calls(&stage.server, "greedy", 32, 1).await;
+    assert!(!statuses.contains(&200), "{statuses:?}");
     watch.end().await.nothing();
     neighbour.delivered(&stage).await;
     stage.stop().await;

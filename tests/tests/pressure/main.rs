@@ -5,4 +5,6 @@
 
 mod cpu;
 mod kit;
+mod limits;
+mod registry;
 mod storage;

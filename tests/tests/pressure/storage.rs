@@ -44,7 +44,11 @@ async fn what_follows_from_one_change_is_bounded() {
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let app = stage.server.deployed("spreading", spreading()).await;
     let watch = neighbour.watch();
-    let started = stage.server.anonymous().call("spreading", "start", "").await;
+    let started = stage
+        .server
+        .anonymous()
+        .call("spreading", "start", "")
+        .await;
     started.expect(200);
     eventually("the trigger is paused, or all is done", async || {
         let left = stage.host().store().deliveries(app.id, None, 1).await;
@@ -59,7 +63,10 @@ async fn what_follows_from_one_change_is_bounded() {
     let left = left.unwrap().into_iter().filter_map(|left| left.error);
     let errors: Vec<_> = left.chain(stage.dead(&app).await).collect();
     assert!(!errors.is_empty());
-    assert!(errors.iter().all(|error| error.contains("deliveries")), "{errors:?}");
+    assert!(
+        errors.iter().all(|error| error.contains("deliveries")),
+        "{errors:?}"
+    );
     watch.end().await.nothing();
     neighbour.delivered(&stage).await;
     stage.stop().await;
@@ -92,7 +99,10 @@ async fn a_quota_of_bytes_bounds_the_file() {
     }
     app.limit(None, Some(QUOTA)).await;
     let refused = loop {
-        match app.try_commit(vec![], vec![set("c", "k", bytes("1"))]).await {
+        match app
+            .try_commit(vec![], vec![set("c", "k", bytes("1"))])
+            .await
+        {
             Ok(_) => {}
             Err(error) => break error,
         }
@@ -116,7 +126,8 @@ async fn space_is_given_back() {
     let kit = open(&path).await;
     let app = kit.app().await;
     for at in 0..2_000 {
-        app.set("c", &format!("k{at}"), bytes(vec![7; 16 * 1024])).await;
+        app.set("c", &format!("k{at}"), bytes(vec![7; 16 * 1024]))
+            .await;
     }
     for from in (0..2_000).step_by(500) {
         let ops = (from..from + 500).map(|at| delete("c", &format!("k{at}")));
@@ -152,7 +163,7 @@ async fn the_deletion_of_a_big_app_lets_others_write() {
         big.commit(vec![], ops.collect()).await;
     }
     let watch = neighbour.watch();
-    assert!(store.delete_app(big.id).await.unwrap());
+    assert!(big.delete_app().await.unwrap());
     assert_eq!(big.get("c", "k1").await, None);
     let mut steps = 0;
     loop {
@@ -183,7 +194,9 @@ async fn exports_leave_the_neighbour_its_writes() {
         ..kit.app().await
     };
     for at in 0..400 {
-        tenant.set("c", &format!("k{at}"), bytes(vec![7; 16 * 1024])).await;
+        tenant
+            .set("c", &format!("k{at}"), bytes(vec![7; 16 * 1024]))
+            .await;
     }
     let end = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let loops: Vec<_> = (0..4)

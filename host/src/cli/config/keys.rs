@@ -246,14 +246,14 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "limits.wall_time",
-        "a call, waiting included",
+        "a call, with waiting, loading and committing",
         duration,
         show_duration,
         limits.wall_time
     ),
     key!(
         "limits.cpu_time",
-        "the computing of a call",
+        "CPU time per call",
         duration,
         show_duration,
         limits.cpu_time

@@ -8,7 +8,7 @@ use super::open::StoreSpec;
 use keys::KEYS;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::http::ServerOptions;
-use kvasm::model::{AppSettings, Limits, Quota};
+use kvasm::model::{AppLimits, Limits, Quota};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub(super) struct Config {
     pub(super) server: ServerOptions,
     pub(super) dispatch: DispatchOptions,
     pub(super) limits: Limits,
-    pub(super) new_apps: AppSettings,
+    pub(super) new_apps: AppLimits,
 }
 
 impl Default for Config {
@@ -71,8 +71,7 @@ impl Default for Config {
             server: ServerOptions::default(),
             dispatch: DispatchOptions::default(),
             limits: Limits::default(),
-            new_apps: AppSettings {
-                public: false,
+            new_apps: AppLimits {
                 quota: Quota {
                     entries: Some(1_000_000),
                     bytes: Some(1 << 30),

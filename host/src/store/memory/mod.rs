@@ -7,9 +7,9 @@ mod write;
 
 use super::{Store, StoreError};
 use crate::model::{
-    App, AppId, AppName, Audit, Change, Changed, Collection, Committed, DeadLetter, Digest, Entry,
-    Key, KeyRange, ListQuery, Page, Plugin, PluginVersion, Timestamp, Token, TokenId, Trigger,
-    TriggerName, Usage, WriteBatch,
+    App, AppId, AppName, Audit, Collection, Committed, DeadLetter, Digest, Entry, Key, KeyRange,
+    ListQuery, Page, Plugin, PluginVersion, Timestamp, Token, TokenId, Trigger, TriggerName, Usage,
+    WriteBatch,
 };
 use async_trait::async_trait;
 use outbox::Row;
@@ -78,11 +78,6 @@ fn find<'a>(
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn create_app(&self, app: &App) -> Result<(), StoreError> {
-        let change = Change::CreateApp(app.clone());
-        registry::change(&mut self.state.write(), change, None).map(drop)
-    }
-
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
         let state = self.state.read();
         let id = state.names.get(name);
@@ -105,11 +100,6 @@ impl Store for MemoryStore {
             .take(limit as usize)
             .map(|tenant| tenant.app.clone())
             .collect())
-    }
-
-    async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
-        let changed = registry::change(&mut self.state.write(), Change::DeleteApp(app), None)?;
-        Ok(changed == Changed::Done)
     }
 
     async fn get(

@@ -3,14 +3,14 @@
 use super::write::{key_of, size};
 use super::{MemoryStore, State, Tenant, live};
 use crate::model::{
-    AppId, Changed, Claim, DeadLetter, Delivery, Event, Exports, FAILURES_MAX, FOLLOWERS_MAX, Failed,
-    Happening,
-    Letters, Origin, Pause, Place, Queue, Receipt, Tick, Timestamp, Trigger, TriggerName, Verdict,
-    Watch, chain_of,
+    AppId, Claim, DeadLetter, Delivery, Event, Exports, FAILURES_MAX, FOLLOWERS_MAX, Failed,
+    Happening, Letters, NewTrigger, Origin, Pause, Place, Queue, Receipt, Tick, Timestamp, Trigger,
+    TriggerName, Verdict, Watch, chain_of,
 };
+use crate::store::registry::check_triggers;
 use crate::store::{Outbox, StoreError};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use uuid::Uuid;
 
@@ -76,6 +76,15 @@ impl Tenant {
         meant.take(limit as usize).map(|letter| letter.id).collect()
     }
 
+    /// Whether the app has room for the triggers of a version that is to be active.
+    pub(super) fn check_declared(&self, exports: &Exports) -> Result<(), StoreError> {
+        let all = self.triggers.values();
+        let of_operators = all.filter(|trigger| trigger.origin == Origin::Operator);
+        let declared = exports.triggers.iter().map(|declared| &declared.name);
+        let after: BTreeSet<_> = of_operators.map(|t| &t.name).chain(declared).collect();
+        check_triggers(self.triggers.len(), after.len())
+    }
+
     /// Takes the triggers of the version that is active now for those of the last.
     pub(super) fn declare(&mut self, exports: &Exports, at: Timestamp) {
         let declared = |name: &TriggerName| exports.triggers.iter().any(|d| d.name == *name);
@@ -100,23 +109,25 @@ impl State {
     pub(super) fn set_trigger(
         &mut self,
         app: AppId,
-        trigger: Trigger,
-    ) -> Result<Changed, StoreError> {
+        trigger: NewTrigger,
+        at: Timestamp,
+    ) -> Result<Trigger, StoreError> {
         let triggers = &mut self.tenant(app)?.triggers;
-        triggers.insert(trigger.name.clone(), trigger);
-        Ok(Changed::Done)
+        let before = triggers.get(&trigger.name);
+        let count = triggers.len();
+        check_triggers(count, count + usize::from(before.is_none()))?;
+        let trigger = trigger.replacing(before, at);
+        triggers.insert(trigger.name.clone(), trigger.clone());
+        Ok(trigger)
     }
 
     pub(super) fn delete_trigger(
         &mut self,
         app: AppId,
         trigger: &TriggerName,
-    ) -> Result<Changed, StoreError> {
+    ) -> Result<bool, StoreError> {
         let removed = self.tenant(app)?.triggers.remove(trigger);
-        Ok(match removed {
-            Some(_) => Changed::Done,
-            None => Changed::Nothing,
-        })
+        Ok(removed.is_some())
     }
 
     pub(super) fn pause_trigger(
@@ -124,14 +135,13 @@ impl State {
         app: AppId,
         trigger: &TriggerName,
         paused: bool,
-    ) -> Result<Changed, StoreError> {
-        let triggers = &mut self.tenant(app)?.triggers;
-        let trigger = triggers
-            .get_mut(trigger)
-            .ok_or(StoreError::TriggerNotFound)?;
+    ) -> Result<bool, StoreError> {
+        let Some(trigger) = self.tenant(app)?.triggers.get_mut(trigger) else {
+            return Ok(false);
+        };
         trigger.paused = paused.then_some(Pause::Operator);
         trigger.failures = 0;
-        Ok(Changed::Done)
+        Ok(true)
     }
 
     pub(super) fn replay(
@@ -140,7 +150,7 @@ impl State {
         letters: &Letters,
         limit: u32,
         at: Timestamp,
-    ) -> Result<Changed, StoreError> {
+    ) -> Result<u64, StoreError> {
         let mut version = self.version;
         let tenant = self.tenant(app)?;
         let ids = tenant.letters(letters, limit);
@@ -157,7 +167,7 @@ impl State {
             tenant.enqueue(trigger, function, letter.event, seq, at, replays);
         }
         self.version = version;
-        Ok(counted(ids.len()))
+        Ok(ids.len() as u64)
     }
 
     pub(super) fn discard(
@@ -165,7 +175,7 @@ impl State {
         app: AppId,
         letters: &Letters,
         limit: u32,
-    ) -> Result<Changed, StoreError> {
+    ) -> Result<u64, StoreError> {
         let tenant = self.tenant(app)?;
         let ids = tenant.letters(letters, limit);
         for id in &ids {
@@ -173,7 +183,7 @@ impl State {
                 tenant.usage.bytes -= letter.bytes();
             }
         }
-        Ok(counted(ids.len()))
+        Ok(ids.len() as u64)
     }
 
     /// The rows of a receipt's app, if its lease holds.
@@ -181,13 +191,6 @@ impl State {
         let tenant = self.apps.get_mut(&receipt.app)?;
         tenant.leased(receipt).ok()?;
         Some(tenant)
-    }
-}
-
-fn counted(letters: usize) -> Changed {
-    match letters {
-        0 => Changed::Nothing,
-        count => Changed::Letters(count as u64),
     }
 }
 

@@ -2,9 +2,11 @@
 
 use super::{MemoryStore, State, Tenant};
 use crate::model::{
-    ActivePlugin, App, AppId, AppSettings, Audit, Change, Changed, Digest, NewPlugin, Plugin,
-    PluginVersion, Timestamp, Token, TokenId, Usage,
+    ActivePlugin, App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin,
+    NewTrigger, Plugin, PluginVersion, Quota, Timestamp, Token, TokenId, Trigger, TriggerName,
+    Usage,
 };
+use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -12,47 +14,22 @@ use std::ops::Bound;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Makes a change, and its audit row if there is one. Each change first looks
-/// whether it can be made, so there is nothing to roll back.
-pub(super) fn change(
-    state: &mut State,
-    change: Change,
-    audit: Option<Audit>,
-) -> Result<Changed, StoreError> {
-    let at = audit.as_ref().map_or_else(Timestamp::now, |audit| audit.at);
-    let by = audit.as_ref().map_or("", |audit| &audit.actor);
-    let changed = match change {
-        Change::CreateApp(app) => state.create_app(app),
-        Change::UpdateApp { app, settings } => state.update_app(app, settings),
-        Change::DeleteApp(app) => Ok(state.delete_app(app)),
-        Change::AddPlugin(plugin) => state.add_plugin(plugin, at, by),
-        Change::ActivatePlugin { app, version } => state.activate(app, version, at),
-        Change::RollBackPlugin(app) => state.roll_back(app, at),
-        Change::DeletePlugin { app, version } => state.delete_plugin(app, version),
-        Change::CreateToken(token) => state.create_token(token),
-        Change::RevokeToken { app, token } => Ok(state.revoke_token(app, token, at)),
-        Change::SetTrigger { app, trigger } => state.set_trigger(app, trigger),
-        Change::DeleteTrigger { app, trigger } => state.delete_trigger(app, &trigger),
-        Change::PauseTrigger {
-            app,
-            trigger,
-            paused,
-        } => state.pause_trigger(app, &trigger, paused),
-        Change::Replay {
-            app,
-            letters,
-            limit,
-        } => state.replay(app, &letters, limit, at),
-        Change::Discard {
-            app,
-            letters,
-            limit,
-        } => state.discard(app, &letters, limit),
-    }?;
-    if let (Some(audit), false) = (audit, changed == Changed::Nothing) {
-        state.audit.insert(audit.id, audit);
+impl MemoryStore {
+    /// Runs an operation, and keeps its audit row if it changes something. An
+    /// operation first looks whether it can be done, so there is nothing to roll
+    /// back.
+    fn audited<T: Effect>(
+        &self,
+        audit: Audit,
+        operation: impl FnOnce(&mut State, &Audit) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut state = self.state.write();
+        let done = operation(&mut state, &audit)?;
+        if done.changed() {
+            state.audit.insert(audit.id, audit);
+        }
+        Ok(done)
     }
-    Ok(changed)
 }
 
 impl State {
@@ -60,7 +37,8 @@ impl State {
         self.apps.get_mut(&app).ok_or(StoreError::AppNotFound)
     }
 
-    fn create_app(&mut self, app: App) -> Result<Changed, StoreError> {
+    fn create_app(&mut self, mut app: App) -> Result<(), StoreError> {
+        app.limits = stored(app.limits);
         if self.names.contains_key(&app.name) || self.apps.contains_key(&app.id) {
             return Err(StoreError::AppExists);
         }
@@ -76,22 +54,37 @@ impl State {
             app,
         };
         self.apps.insert(tenant.app.id, tenant);
-        Ok(Changed::Done)
+        Ok(())
     }
 
-    fn update_app(&mut self, app: AppId, settings: AppSettings) -> Result<Changed, StoreError> {
-        self.tenant(app)?.app.settings = settings;
-        Ok(Changed::Done)
+    fn set_public(&mut self, app: AppId, public: bool) -> Result<App, StoreError> {
+        let app = &mut self.tenant(app)?.app;
+        app.public = public;
+        Ok(app.clone())
     }
 
-    fn delete_app(&mut self, app: AppId) -> Changed {
+    fn set_limits(
+        &mut self,
+        app: AppId,
+        patch: LimitsPatch,
+        expected: Option<AppLimits>,
+    ) -> Result<App, StoreError> {
+        let app = &mut self.tenant(app)?.app;
+        if expected.is_some_and(|expected| expected != app.limits) {
+            return Err(StoreError::LimitsChanged);
+        }
+        app.limits = stored(patch.apply(app.limits));
+        Ok(app.clone())
+    }
+
+    fn delete_app(&mut self, app: AppId) -> bool {
         let Some(tenant) = self.apps.remove(&app) else {
-            return Changed::Nothing;
+            return false;
         };
         self.names.remove(&tenant.app.name);
         self.tokens.retain(|_, token| token.app != Some(app));
         self.forget_modules();
-        Changed::Done
+        true
     }
 
     /// Removes the modules that no version refers to any more.
@@ -107,10 +100,12 @@ impl State {
     fn add_plugin(
         &mut self,
         plugin: NewPlugin,
-        at: Timestamp,
-        by: &str,
-    ) -> Result<Changed, StoreError> {
+        audit: &Audit,
+    ) -> Result<PluginVersion, StoreError> {
         let tenant = self.tenant(plugin.app)?;
+        if plugin.activate {
+            tenant.check_declared(&plugin.exports)?;
+        }
         tenant.last_plugin += 1;
         let version = PluginVersion(tenant.last_plugin);
         let row = Plugin {
@@ -119,15 +114,15 @@ impl State {
             size: plugin.wasm.len() as u64,
             exports: plugin.exports,
             replaced: None,
-            created_at: at,
-            created_by: by.to_owned(),
+            created_at: audit.at,
+            created_by: audit.actor.clone(),
         };
         tenant.plugins.insert(version, row);
         self.modules.insert(plugin.digest, plugin.wasm);
         if plugin.activate {
-            self.activate(plugin.app, version, at)?;
+            self.activate(plugin.app, version, audit.at)?;
         }
-        Ok(Changed::Plugin(version))
+        Ok(version)
     }
 
     fn activate(
@@ -135,24 +130,27 @@ impl State {
         app: AppId,
         version: PluginVersion,
         at: Timestamp,
-    ) -> Result<Changed, StoreError> {
+    ) -> Result<(), StoreError> {
         let tenant = self.tenant(app)?;
         let before = tenant.app.active.map(|active| active.version);
         let plugin = tenant
             .plugins
-            .get_mut(&version)
+            .get(&version)
             .ok_or(StoreError::PluginNotFound(version))?;
+        let (digest, exports) = (plugin.digest, plugin.exports.clone());
+        tenant.check_declared(&exports)?;
         // What is active already replaced what it replaced.
-        if before != Some(version) {
+        if let Some(plugin) = tenant.plugins.get_mut(&version)
+            && before != Some(version)
+        {
             plugin.replaced = before;
         }
-        let (digest, exports) = (plugin.digest, plugin.exports.clone());
         tenant.app.active = Some(ActivePlugin { version, digest });
         tenant.declare(&exports, at);
-        Ok(Changed::Plugin(version))
+        Ok(())
     }
 
-    fn roll_back(&mut self, app: AppId, at: Timestamp) -> Result<Changed, StoreError> {
+    fn roll_back(&mut self, app: AppId, at: Timestamp) -> Result<PluginVersion, StoreError> {
         let tenant = self.tenant(app)?;
         let active = tenant.app.active.map(|active| active.version);
         let before = active
@@ -161,12 +159,13 @@ impl State {
             .ok_or(StoreError::NothingToRollBackTo)?;
         let (version, digest) = (before.version, before.digest);
         let exports = before.exports.clone();
+        tenant.check_declared(&exports)?;
         tenant.app.active = Some(ActivePlugin { version, digest });
         tenant.declare(&exports, at);
-        Ok(Changed::Plugin(version))
+        Ok(version)
     }
 
-    fn delete_plugin(&mut self, app: AppId, version: PluginVersion) -> Result<Changed, StoreError> {
+    fn delete_plugin(&mut self, app: AppId, version: PluginVersion) -> Result<bool, StoreError> {
         let tenant = self.tenant(app)?;
         if tenant
             .app
@@ -176,40 +175,172 @@ impl State {
             return Err(StoreError::PluginActive(version));
         }
         if tenant.plugins.remove(&version).is_none() {
-            return Ok(Changed::Nothing);
+            return Ok(false);
         }
         self.forget_modules();
-        Ok(Changed::Done)
+        Ok(true)
     }
 
-    fn create_token(&mut self, token: Token) -> Result<Changed, StoreError> {
+    fn create_token(&mut self, token: Token) -> Result<bool, StoreError> {
         if let Some(app) = token.app {
             self.tenant(app)?;
         }
         if self.tokens.contains_key(&token.id) {
-            return Ok(Changed::Nothing);
+            return Ok(false);
         }
         self.tokens.insert(token.id, token);
-        Ok(Changed::Done)
+        Ok(true)
     }
 
-    fn revoke_token(&mut self, app: Option<AppId>, token: TokenId, at: Timestamp) -> Changed {
+    fn revoke_token(&mut self, app: Option<AppId>, token: TokenId, at: Timestamp) -> bool {
         let token = self.tokens.get_mut(&token);
         let token = token.filter(|token| app.is_none() || token.app == app);
         match token {
             Some(token) if token.revoked_at.is_none() => {
                 token.revoked_at = Some(at);
-                Changed::Done
+                true
             }
-            Some(_) | None => Changed::Nothing,
+            Some(_) | None => false,
         }
+    }
+}
+
+/// Limits as a signed column would keep them: a number above what it holds is as
+/// good as that.
+fn stored(limits: AppLimits) -> AppLimits {
+    let column = |limit: Option<u64>| limit.map(|limit| limit.min(i64::MAX.unsigned_abs()));
+    AppLimits {
+        quota: Quota {
+            entries: column(limits.quota.entries),
+            bytes: column(limits.quota.bytes),
+        },
+        ..limits
     }
 }
 
 #[async_trait]
 impl Registry for MemoryStore {
-    async fn change(&self, change: Change, audit: Audit) -> Result<Changed, StoreError> {
-        self::change(&mut self.state.write(), change, Some(audit))
+    async fn create_app(&self, app: App, audit: Audit) -> Result<(), StoreError> {
+        self.audited(audit, |state, _| state.create_app(app))
+    }
+
+    async fn set_public(&self, app: AppId, public: bool, audit: Audit) -> Result<App, StoreError> {
+        self.audited(audit, |state, _| state.set_public(app, public))
+    }
+
+    async fn set_limits(
+        &self,
+        app: AppId,
+        patch: LimitsPatch,
+        expected: Option<AppLimits>,
+        audit: Audit,
+    ) -> Result<App, StoreError> {
+        self.audited(audit, |state, _| state.set_limits(app, patch, expected))
+    }
+
+    async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
+        self.audited(audit, |state, _| Ok(state.delete_app(app)))
+    }
+
+    async fn add_plugin(
+        &self,
+        plugin: NewPlugin,
+        audit: Audit,
+    ) -> Result<PluginVersion, StoreError> {
+        self.audited(audit, |state, audit| state.add_plugin(plugin, audit))
+    }
+
+    async fn activate_plugin(
+        &self,
+        app: AppId,
+        version: PluginVersion,
+        audit: Audit,
+    ) -> Result<(), StoreError> {
+        self.audited(audit, |state, audit| state.activate(app, version, audit.at))
+    }
+
+    async fn roll_back_plugin(
+        &self,
+        app: AppId,
+        audit: Audit,
+    ) -> Result<PluginVersion, StoreError> {
+        self.audited(audit, |state, audit| state.roll_back(app, audit.at))
+    }
+
+    async fn delete_plugin(
+        &self,
+        app: AppId,
+        version: PluginVersion,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, |state, _| state.delete_plugin(app, version))
+    }
+
+    async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError> {
+        self.audited(audit, |state, _| state.create_token(token))
+    }
+
+    async fn revoke_token(
+        &self,
+        app: Option<AppId>,
+        token: TokenId,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, |state, audit| {
+            Ok(state.revoke_token(app, token, audit.at))
+        })
+    }
+
+    async fn set_trigger(
+        &self,
+        app: AppId,
+        trigger: NewTrigger,
+        audit: Audit,
+    ) -> Result<Trigger, StoreError> {
+        self.audited(audit, |state, audit| {
+            state.set_trigger(app, trigger, audit.at)
+        })
+    }
+
+    async fn delete_trigger(
+        &self,
+        app: AppId,
+        trigger: TriggerName,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, |state, _| state.delete_trigger(app, &trigger))
+    }
+
+    async fn pause_trigger(
+        &self,
+        app: AppId,
+        trigger: TriggerName,
+        paused: bool,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, |state, _| state.pause_trigger(app, &trigger, paused))
+    }
+
+    async fn replay(
+        &self,
+        app: AppId,
+        letters: Letters,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, |state, audit| {
+            state.replay(app, &letters, limit, audit.at)
+        })
+    }
+
+    async fn discard(
+        &self,
+        app: AppId,
+        letters: Letters,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, |state, _| state.discard(app, &letters, limit))
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {

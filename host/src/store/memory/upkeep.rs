@@ -2,8 +2,8 @@
 
 use super::MemoryStore;
 use crate::model::{AppId, Timestamp};
-use crate::store::upkeep::{Upkeep, first_id};
 use crate::store::StoreError;
+use crate::store::upkeep::{Upkeep, first_id};
 use async_trait::async_trait;
 use uuid::Uuid;
 

@@ -286,11 +286,7 @@ fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) ->
 /// What the app uses after the changes, if its quota has room for it. A write
 /// that does not add to what is short is always taken. `after` is what the app uses
 /// without the delivery that is acknowledged.
-fn usage_after(
-    tenant: &Tenant,
-    changes: &[Change],
-    mut after: Usage,
-) -> Result<Usage, StoreError> {
+fn usage_after(tenant: &Tenant, changes: &[Change], mut after: Usage) -> Result<Usage, StoreError> {
     let before = tenant.usage;
     // The sizes that the operations so far have left.
     let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
@@ -312,7 +308,7 @@ fn usage_after(
             after.queue(&event.what);
         }
     }
-    let Quota { entries, bytes } = tenant.app.settings.quota;
+    let Quota { entries, bytes } = tenant.app.limits.quota;
     let fits = |resource, before, after, limit: Option<u64>| match limit {
         Some(limit) if after > limit && after > before => {
             Err(StoreError::Quota { resource, limit })

@@ -1,79 +1,72 @@
-//! Changes that administrators make, each with its audit row.
+//! What administrators do, each operation with its audit row.
 
 use super::lease::Lease;
 use super::pool::Statement;
-use super::transaction::{Stop, Work};
-use super::{classify, grave, letters, plugins, sql, triggers, usage};
-use crate::model::{App, AppId, AppSettings, Audit, Change, Changed, Timestamp, Token, TokenId};
+use super::read::app_row;
+use super::transaction::{Stop, Work, transact};
+use super::{PostgresStore, classify, sql, usage};
+use crate::model::{App, AppId, AppLimits, Audit, LimitsPatch, Timestamp, Token, TokenId};
 use crate::store::StoreError;
+use crate::store::registry::Effect;
 use async_trait::async_trait;
 use sqlx::Error;
+use std::marker::PhantomData;
+use std::pin::Pin;
 
-/// A change, and its audit row if there is one.
-pub(super) struct Changing<'c> {
-    pub(super) change: &'c Change,
-    pub(super) audit: Option<&'c Audit>,
+/// One attempt at an operation.
+pub(super) type Attempt<'l, T> = Pin<Box<dyn Future<Output = Result<T, Stop>> + Send + 'l>>;
+
+/// An operation of an administrator, and its audit row.
+struct Audited<F, T> {
+    operation: F,
+    audit: Audit,
+    done: PhantomData<fn() -> T>,
 }
 
 #[async_trait]
-impl Work for Changing<'_> {
-    type Done = Changed;
+impl<F, T> Work for Audited<F, T>
+where
+    F: for<'l> Fn(&'l mut Lease, &'l Audit) -> Attempt<'l, T> + Sync,
+    T: Effect + Send,
+{
+    type Done = T;
 
-    async fn run(&self, lease: &mut Lease) -> Result<Changed, Stop> {
-        let at = self.audit.map_or_else(Timestamp::now, |audit| audit.at);
-        let by = self.audit.map_or("", |audit| audit.actor.as_str());
-        let changed = match self.change {
-            Change::CreateApp(app) => create_app(lease, app).await,
-            Change::UpdateApp { app, settings } => update_app(lease, *app, settings).await,
-            Change::DeleteApp(app) => Ok(match grave::bury(lease, *app, at).await? {
-                true => Changed::Done,
-                false => Changed::Nothing,
-            }),
-            Change::AddPlugin(plugin) => plugins::add(lease, plugin, at, by).await,
-            Change::ActivatePlugin { app, version } => {
-                plugins::activate(lease, *app, *version, at).await
-            }
-            Change::RollBackPlugin(app) => plugins::roll_back(lease, *app, at).await,
-            Change::DeletePlugin { app, version } => plugins::delete(lease, *app, *version).await,
-            Change::CreateToken(token) => create_token(lease, token).await,
-            Change::RevokeToken { app, token } => revoke_token(lease, *app, *token, at).await,
-            Change::SetTrigger { app, trigger } => triggers::set(lease, *app, trigger).await,
-            Change::DeleteTrigger { app, trigger } => triggers::delete(lease, *app, trigger).await,
-            Change::PauseTrigger {
-                app,
-                trigger,
-                paused,
-            } => triggers::pause(lease, *app, trigger, *paused).await,
-            Change::Replay {
-                app,
-                letters,
-                limit,
-            } => letters::replay(lease, *app, letters, *limit, at).await,
-            Change::Discard {
-                app,
-                letters,
-                limit,
-            } => letters::discard(lease, *app, letters, *limit).await,
-        }?;
-        if let (Some(audit), false) = (self.audit, changed == Changed::Nothing) {
-            write_audit(lease, audit).await?;
+    async fn run(&self, lease: &mut Lease) -> Result<T, Stop> {
+        let done = (self.operation)(lease, &self.audit).await?;
+        if done.changed() {
+            write_audit(lease, &self.audit).await?;
         }
-        Ok(changed)
+        Ok(done)
+    }
+}
+
+impl PostgresStore {
+    /// Runs an operation in a transaction, with its audit row if it changes
+    /// something. It may run several times, of which one takes effect.
+    pub(super) async fn audited<T, F>(&self, audit: Audit, operation: F) -> Result<T, StoreError>
+    where
+        F: for<'l> Fn(&'l mut Lease, &'l Audit) -> Attempt<'l, T> + Sync,
+        T: Effect + Send,
+    {
+        let work = Audited {
+            operation,
+            audit,
+            done: PhantomData,
+        };
+        Ok(transact(&self.pool, &work).await?)
     }
 }
 
 /// Runs a statement that returns a row if it does something.
-async fn done(lease: &mut Lease, statement: Statement<'_>) -> Result<Changed, Stop> {
+async fn done(lease: &mut Lease, statement: Statement<'_>) -> Result<bool, Stop> {
     let rows = lease.run(statement).await?;
-    Ok(match rows.is_empty() {
-        true => Changed::Nothing,
-        false => Changed::Done,
-    })
+    Ok(!rows.is_empty())
 }
 
-async fn create_app(lease: &mut Lease, app: &App) -> Result<Changed, Stop> {
+pub(super) async fn create_app(lease: &mut Lease, app: &App) -> Result<(), Stop> {
     let statement = sqlx::query(sql::registry::CREATE_APP).bind(app.id.uuid());
-    let statement = bind_settings(statement, &app.settings)
+    let statement = bind_limits(statement, &app.limits)
+        .bind(app.public)
         .bind(app.name.as_str())
         .bind(app.cursor_key.as_bytes())
         .bind(app.created_at.0);
@@ -81,19 +74,16 @@ async fn create_app(lease: &mut Lease, app: &App) -> Result<Changed, Stop> {
         Err(error) if classify::unique_violation(&error) => Err(StoreError::AppExists)?,
         other => other?,
     };
-    usage::create(lease, app.id, app.settings.quota).await?;
-    Ok(Changed::Done)
+    Ok(usage::create(lease, app.id, app.limits.quota).await?)
 }
 
-fn bind_settings<'q>(statement: Statement<'q>, settings: &AppSettings) -> Statement<'q> {
-    let AppSettings {
-        public,
+fn bind_limits<'q>(statement: Statement<'q>, limits: &AppLimits) -> Statement<'q> {
+    let AppLimits {
         quota,
         calls_per_second,
         calls_at_once,
-    } = *settings;
+    } = *limits;
     statement
-        .bind(public)
         .bind(quota.entries.map(signed))
         .bind(quota.bytes.map(signed))
         .bind(calls_per_second.map(i64::from))
@@ -105,23 +95,41 @@ pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-async fn update_app(
-    lease: &mut Lease,
-    app: AppId,
-    settings: &AppSettings,
-) -> Result<Changed, Stop> {
-    let statement = sqlx::query(sql::registry::UPDATE_APP).bind(app.uuid());
-    let changed = done(lease, bind_settings(statement, settings)).await?;
-    if changed == Changed::Nothing {
-        Err(StoreError::AppNotFound)?;
-    }
-    usage::deal_anew(lease, app).await?;
-    Ok(changed)
+/// Runs a statement that returns the app, if there is one.
+async fn returned(lease: &mut Lease, statement: Statement<'_>) -> Result<App, Stop> {
+    let rows = lease.run(statement).await?;
+    let row = rows.first().ok_or(StoreError::AppNotFound)?;
+    Ok(app_row(row)?)
 }
 
-async fn create_token(lease: &mut Lease, token: &Token) -> Result<Changed, Stop> {
+pub(super) async fn set_public(lease: &mut Lease, app: AppId, public: bool) -> Result<App, Stop> {
+    let statement = sqlx::query(sql::registry::SET_PUBLIC).bind(app.uuid());
+    returned(lease, statement.bind(public)).await
+}
+
+pub(super) async fn set_limits(
+    lease: &mut Lease,
+    app: AppId,
+    patch: LimitsPatch,
+    expected: Option<AppLimits>,
+) -> Result<App, Stop> {
+    let statement = sqlx::query(sql::registry::HOLD_APP).bind(app.uuid());
+    let before = returned(lease, statement).await?.limits;
+    if expected.is_some_and(|expected| expected != before) {
+        Err(StoreError::LimitsChanged)?;
+    }
+    let statement = sqlx::query(sql::registry::SET_LIMITS).bind(app.uuid());
+    let statement = bind_limits(statement, &patch.apply(before));
+    let row = returned(lease, statement).await?;
+    usage::deal_anew(lease, app).await?;
+    Ok(row)
+}
+
+pub(super) async fn create_token(lease: &mut Lease, token: &Token) -> Result<bool, Stop> {
     if let Some(app) = token.app {
-        let held = lease.run(sqlx::query(sql::LOCK_APP).bind(app.uuid())).await?;
+        let held = lease
+            .run(sqlx::query(sql::LOCK_APP).bind(app.uuid()))
+            .await?;
         if held.is_empty() {
             Err(StoreError::AppNotFound)?;
         }
@@ -139,12 +147,12 @@ async fn create_token(lease: &mut Lease, token: &Token) -> Result<Changed, Stop>
     done(lease, statement).await
 }
 
-async fn revoke_token(
+pub(super) async fn revoke_token(
     lease: &mut Lease,
     app: Option<AppId>,
     token: TokenId,
     at: Timestamp,
-) -> Result<Changed, Stop> {
+) -> Result<bool, Stop> {
     let statement = sqlx::query(sql::registry::REVOKE_TOKEN)
         .bind(token.0)
         .bind(at.0)

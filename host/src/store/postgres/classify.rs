@@ -173,7 +173,8 @@ mod tests {
             | StoreError::Overflow { .. }
             | StoreError::LeaseLost
             | StoreError::AnswerTooLarge { .. }
-            | StoreError::TriggerNotFound
+            | StoreError::TooManyTriggers { .. }
+            | StoreError::LimitsChanged
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)

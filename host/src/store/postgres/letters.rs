@@ -4,7 +4,7 @@ use super::lease::Lease;
 use super::pool::Statement;
 use super::sql::{LOCK_APP, letters as sql, registry::LOCK_APP_ALONE};
 use super::transaction::Stop;
-use crate::model::{AppId, Changed, Letters, Timestamp, TriggerName};
+use crate::model::{AppId, Letters, Timestamp, TriggerName};
 use crate::store::StoreError;
 use sqlx::Row;
 
@@ -35,25 +35,18 @@ async fn lock_app(lease: &mut Lease, text: &'static str, app: AppId) -> Result<(
     }
 }
 
-fn counted(letters: u64) -> Changed {
-    match letters {
-        0 => Changed::Nothing,
-        count => Changed::Letters(count),
-    }
-}
-
 pub(super) async fn replay(
     lease: &mut Lease,
     app: AppId,
     letters: &Letters,
     limit: u32,
     at: Timestamp,
-) -> Result<Changed, Stop> {
+) -> Result<u64, Stop> {
     lock_app(lease, LOCK_APP_ALONE, app).await?;
     let statement = these(sql::REPLAY, app, letters).bind(i64::from(limit));
     let slot = lease.slot();
     let rows = lease.run(statement.bind(at.0).bind(slot)).await?;
-    Ok(counted(rows.len() as u64))
+    Ok(rows.len() as u64)
 }
 
 pub(super) async fn discard(
@@ -61,11 +54,11 @@ pub(super) async fn discard(
     app: AppId,
     letters: &Letters,
     limit: u32,
-) -> Result<Changed, Stop> {
+) -> Result<u64, Stop> {
     lock_app(lease, LOCK_APP, app).await?;
     let statement = these(sql::DISCARD, app, letters).bind(i64::from(limit));
     let slot = lease.slot();
     let rows = lease.run(statement.bind(slot)).await?;
     let count: Option<i64> = rows.first().map(|row| row.try_get(0)).transpose()?;
-    Ok(counted(count.unwrap_or(0).unsigned_abs()))
+    Ok(count.unwrap_or(0).unsigned_abs())
 }

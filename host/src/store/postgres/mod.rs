@@ -6,7 +6,7 @@
 //!
 //! `fire` makes the deliveries of a transaction, `outbox` hands them out, `handling`
 //! ends them, and `rows` decodes them. `registry` is the administrators' part, whose
-//! changes are in `change`, `plugins`, `triggers` and `letters`.
+//! operations are in `change`, `plugins`, `triggers` and `letters`.
 //!
 //! `pool` keeps the connections, `lease` lends one, `transaction` runs one until it
 //! wins, and `classify` says what an error means.
@@ -37,11 +37,9 @@ mod usage;
 
 use super::{Store, StoreError};
 use crate::model::{
-    App, AppId, AppName, Change, Changed, Collection, Committed, Entry, Key, ListQuery, Page,
-    Timestamp, WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
-use change::Changing;
 use classify::{migrate_error, store_error};
 use pool::Pool;
 use sqlx::postgres::PgConnectOptions;
@@ -49,7 +47,6 @@ use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
-use transaction::transact;
 
 /// How a host reaches its Postgres.
 #[derive(Clone)]
@@ -146,15 +143,6 @@ impl PostgresStore {
             .map_err(migrate_error)?;
         connection.close().await.map_err(store_error)
     }
-
-    /// Makes a change without an audit row.
-    async fn make(&self, change: &Change) -> Result<Changed, StoreError> {
-        let work = Changing {
-            change,
-            audit: None,
-        };
-        Ok(transact(&self.pool, &work).await?)
-    }
 }
 
 async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
@@ -172,10 +160,6 @@ async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError>
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn create_app(&self, app: &App) -> Result<(), StoreError> {
-        self.make(&Change::CreateApp(app.clone())).await.map(drop)
-    }
-
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
         read::app(&self.pool, name).await
     }
@@ -186,11 +170,6 @@ impl Store for PostgresStore {
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
         read::apps(&self.pool, after, limit).await
-    }
-
-    async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
-        let changed = self.make(&Change::DeleteApp(app)).await?;
-        Ok(changed == Changed::Done)
     }
 
     async fn get(

@@ -6,16 +6,16 @@ use super::lease::Lease;
 use super::sql::registry as sql;
 use super::transaction::Stop;
 use super::{registry, triggers};
-use crate::model::{AppId, Changed, NewPlugin, PluginVersion, Timestamp};
+use crate::model::{AppId, Audit, NewPlugin, PluginVersion, Timestamp};
 use crate::store::StoreError;
 use sqlx::{Error, Row};
 
 pub(super) async fn add(
     lease: &mut Lease,
     plugin: &NewPlugin,
-    at: Timestamp,
-    by: &str,
-) -> Result<Changed, Stop> {
+    audit: &Audit,
+) -> Result<PluginVersion, Stop> {
+    let at = audit.at;
     let app = plugin.app.uuid();
     let rows = lease.run(sqlx::query(sql::NEXT_VERSION).bind(app)).await?;
     let row = rows.first().ok_or(StoreError::AppNotFound)?;
@@ -32,12 +32,12 @@ pub(super) async fn add(
         .bind(signed(plugin.wasm.len() as u64))
         .bind(exports)
         .bind(at.0)
-        .bind(by);
+        .bind(&audit.actor);
     lease.run(statement).await?;
     if plugin.activate {
         activate(lease, plugin.app, version, at).await?;
     }
-    Ok(Changed::Plugin(version))
+    Ok(version)
 }
 
 /// The active version of an app, none if it has none. Holds the app.
@@ -52,7 +52,7 @@ pub(super) async fn activate(
     app: AppId,
     version: PluginVersion,
     at: Timestamp,
-) -> Result<Changed, Stop> {
+) -> Result<(), Stop> {
     let before = active(lease, app).await?;
     if !switch_to(lease, app, version, at).await? {
         Err(StoreError::PluginNotFound(version))?;
@@ -65,7 +65,7 @@ pub(super) async fn activate(
             .bind(before.map(|before| i64::from(before.0)));
         lease.run(statement).await?;
     }
-    Ok(Changed::Plugin(version))
+    Ok(())
 }
 
 /// Makes a version the active one, with its triggers; whether there is that
@@ -75,7 +75,7 @@ async fn switch_to(
     app: AppId,
     version: PluginVersion,
     at: Timestamp,
-) -> Result<bool, Error> {
+) -> Result<bool, Stop> {
     let statement = sqlx::query(sql::SWITCH).bind(app.uuid());
     let rows = lease.run(statement.bind(i64::from(version.0))).await?;
     let Some(row) = rows.first() else {
@@ -89,7 +89,7 @@ pub(super) async fn roll_back(
     lease: &mut Lease,
     app: AppId,
     at: Timestamp,
-) -> Result<Changed, Stop> {
+) -> Result<PluginVersion, Stop> {
     let active = active(lease, app).await?;
     let active = active.ok_or(StoreError::NothingToRollBackTo)?;
     let statement = sqlx::query(sql::PLUGIN).bind(app.uuid());
@@ -101,24 +101,24 @@ pub(super) async fn roll_back(
     if !switch_to(lease, app, before, at).await? {
         Err(StoreError::NothingToRollBackTo)?;
     }
-    Ok(Changed::Plugin(before))
+    Ok(before)
 }
 
 pub(super) async fn delete(
     lease: &mut Lease,
     app: AppId,
     version: PluginVersion,
-) -> Result<Changed, Stop> {
+) -> Result<bool, Stop> {
     if active(lease, app).await? == Some(version) {
         Err(StoreError::PluginActive(version))?;
     }
     let statement = sqlx::query(sql::DELETE_PLUGIN).bind(app.uuid());
     let rows = lease.run(statement.bind(i64::from(version.0))).await?;
     let Some(row) = rows.first() else {
-        return Ok(Changed::Nothing);
+        return Ok(false);
     };
     forget_modules(lease, vec![row.try_get(0)?]).await?;
-    Ok(Changed::Done)
+    Ok(true)
 }
 
 /// Removes those modules that no version refers to any more.

@@ -4,7 +4,7 @@ use super::compact::compact;
 use super::pool::Pool;
 use super::{classify::store_error, registry, sql};
 use crate::model::{
-    ActivePlugin, App, AppId, AppName, AppSettings, Collection, CursorKey, Digest, Entry, JsonText,
+    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
     Key, KeyRange, ListQuery, Page, Quota, Timestamp, Value, Version,
 };
 use crate::store::StoreError;
@@ -44,7 +44,7 @@ pub(super) async fn apps(
         .map_err(store_error)
 }
 
-fn app_row(row: &PgRow) -> Result<App, Error> {
+pub(super) fn app_row(row: &PgRow) -> Result<App, Error> {
     let name: String = row.try_get(1)?;
     let cursor_key: [u8; CursorKey::BYTES] = row.try_get(2)?;
     Ok(App {
@@ -52,8 +52,8 @@ fn app_row(row: &PgRow) -> Result<App, Error> {
         name: AppName::parse(&name).map_err(|e| Error::Decode(Box::new(e)))?,
         created_at: Timestamp(row.try_get(3)?),
         cursor_key: CursorKey::new(cursor_key),
-        settings: AppSettings {
-            public: row.try_get(4)?,
+        public: row.try_get(4)?,
+        limits: AppLimits {
             quota: Quota {
                 entries: unsigned(row, 5)?,
                 bytes: unsigned(row, 6)?,

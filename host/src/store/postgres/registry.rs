@@ -1,12 +1,13 @@
-//! What administrators see: reads of plugins, tokens and the audit log, one
-//! statement each. `change` and `plugins` make the changes.
+//! What administrators do and see. `change`, `plugins`, `triggers` and `letters` have
+//! the operations; reads are one statement each.
 
-use super::change::Changing;
-use super::transaction::transact;
-use super::{PostgresStore, classify::store_error, sql::registry as sql, sql::usage};
+use super::classify::store_error;
+use super::sql::{registry as sql, usage};
+use super::{PostgresStore, change, grave, letters, plugins, triggers};
 use crate::model::{
-    AppId, AppName, Audit, Change, Changed, Digest, Exports, Plugin, PluginVersion, SecretHash,
-    Timestamp, Token, TokenId, Usage,
+    App, AppId, AppLimits, AppName, Audit, Digest, Exports, Letters, LimitsPatch, NewPlugin,
+    NewTrigger, Plugin, PluginVersion, SecretHash, Timestamp, Token, TokenId, Trigger, TriggerName,
+    Usage,
 };
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
@@ -17,12 +18,174 @@ use uuid::Uuid;
 
 #[async_trait]
 impl Registry for PostgresStore {
-    async fn change(&self, change: Change, audit: Audit) -> Result<Changed, StoreError> {
-        let work = Changing {
-            change: &change,
-            audit: Some(&audit),
-        };
-        Ok(transact(&self.pool, &work).await?)
+    async fn create_app(&self, app: App, audit: Audit) -> Result<(), StoreError> {
+        self.audited(audit, move |lease, _| {
+            let app = app.clone();
+            Box::pin(async move { change::create_app(lease, &app).await })
+        })
+        .await
+    }
+
+    async fn set_public(&self, app: AppId, public: bool, audit: Audit) -> Result<App, StoreError> {
+        self.audited(audit, move |lease, _| {
+            Box::pin(change::set_public(lease, app, public))
+        })
+        .await
+    }
+
+    async fn set_limits(
+        &self,
+        app: AppId,
+        patch: LimitsPatch,
+        expected: Option<AppLimits>,
+        audit: Audit,
+    ) -> Result<App, StoreError> {
+        self.audited(audit, move |lease, _| {
+            Box::pin(change::set_limits(lease, app, patch, expected))
+        })
+        .await
+    }
+
+    async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            Box::pin(async move { Ok(grave::bury(lease, app, audit.at).await?) })
+        })
+        .await
+    }
+
+    async fn add_plugin(
+        &self,
+        plugin: NewPlugin,
+        audit: Audit,
+    ) -> Result<PluginVersion, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            let plugin = plugin.clone();
+            Box::pin(async move { plugins::add(lease, &plugin, audit).await })
+        })
+        .await
+    }
+
+    async fn activate_plugin(
+        &self,
+        app: AppId,
+        version: PluginVersion,
+        audit: Audit,
+    ) -> Result<(), StoreError> {
+        self.audited(audit, move |lease, audit| {
+            Box::pin(plugins::activate(lease, app, version, audit.at))
+        })
+        .await
+    }
+
+    async fn roll_back_plugin(
+        &self,
+        app: AppId,
+        audit: Audit,
+    ) -> Result<PluginVersion, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            Box::pin(plugins::roll_back(lease, app, audit.at))
+        })
+        .await
+    }
+
+    async fn delete_plugin(
+        &self,
+        app: AppId,
+        version: PluginVersion,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, move |lease, _| {
+            Box::pin(plugins::delete(lease, app, version))
+        })
+        .await
+    }
+
+    async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError> {
+        self.audited(audit, move |lease, _| {
+            let token = token.clone();
+            Box::pin(async move { change::create_token(lease, &token).await })
+        })
+        .await
+    }
+
+    async fn revoke_token(
+        &self,
+        app: Option<AppId>,
+        token: TokenId,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            Box::pin(change::revoke_token(lease, app, token, audit.at))
+        })
+        .await
+    }
+
+    async fn set_trigger(
+        &self,
+        app: AppId,
+        trigger: NewTrigger,
+        audit: Audit,
+    ) -> Result<Trigger, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            let trigger = trigger.clone();
+            Box::pin(async move { triggers::set(lease, app, trigger, audit.at).await })
+        })
+        .await
+    }
+
+    async fn delete_trigger(
+        &self,
+        app: AppId,
+        trigger: TriggerName,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, move |lease, _| {
+            let trigger = trigger.clone();
+            Box::pin(async move { triggers::delete(lease, app, &trigger).await })
+        })
+        .await
+    }
+
+    async fn pause_trigger(
+        &self,
+        app: AppId,
+        trigger: TriggerName,
+        paused: bool,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, move |lease, _| {
+            let trigger = trigger.clone();
+            Box::pin(async move { triggers::pause(lease, app, &trigger, paused).await })
+        })
+        .await
+    }
+
+    async fn replay(
+        &self,
+        app: AppId,
+        letters: Letters,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            let letters = letters.clone();
+            Box::pin(async move { letters::replay(lease, app, &letters, limit, audit.at).await })
+        })
+        .await
+    }
+
+    async fn discard(
+        &self,
+        app: AppId,
+        letters: Letters,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, move |lease, _| {
+            let letters = letters.clone();
+            Box::pin(async move { letters::discard(lease, app, &letters, limit).await })
+        })
+        .await
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {

@@ -4,15 +4,16 @@
 use super::change::signed;
 use super::lease::Lease;
 use super::pool::Statement;
-use super::rows::{origin_word, pause_word};
+use super::rows::{self, origin_word, pause_word};
 use super::sql::{registry::ACTIVE, triggers as sql};
 use super::transaction::Stop;
 use crate::model::{
-    AppId, Changed, Changes, DeclaredTrigger, Exports, Pause, Policy, Timestamp, Trigger,
+    AppId, Changes, DeclaredTrigger, Exports, NewTrigger, Pause, Policy, Timestamp, Trigger,
     TriggerName, Watch,
 };
 use crate::store::StoreError;
-use sqlx::Error;
+use crate::store::registry::check_triggers;
+use sqlx::{Error, Row};
 use std::collections::BTreeMap;
 
 async fn hold_app(lease: &mut Lease, app: AppId) -> Result<(), Stop> {
@@ -60,8 +61,31 @@ fn age_ms(policy: Policy) -> i64 {
     i64::try_from(policy.age_max.as_millis()).unwrap_or(i64::MAX)
 }
 
-pub(super) async fn set(lease: &mut Lease, app: AppId, trigger: &Trigger) -> Result<Changed, Stop> {
+/// How many triggers an app has. It is held.
+async fn count(lease: &mut Lease, app: AppId) -> Result<usize, Error> {
+    let rows = lease.run(sqlx::query(sql::COUNT_TRIGGERS).bind(app.uuid()));
+    let count: Option<i64> = rows.await?.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(usize::try_from(count.unwrap_or(0)).unwrap_or(usize::MAX))
+}
+
+pub(super) async fn set(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: NewTrigger,
+    at: Timestamp,
+) -> Result<Trigger, Stop> {
     hold_app(lease, app).await?;
+    let rows = lease.run(on_trigger(sql::TRIGGER, app, &trigger.name));
+    let before = rows.await?.first().map(|row| rows::trigger(row, 0));
+    let before = before.transpose()?;
+    let others = count(lease, app).await?;
+    check_triggers(others, others + usize::from(before.is_none()))?;
+    let trigger = trigger.replacing(before.as_ref(), at);
+    write(lease, app, &trigger).await?;
+    Ok(trigger)
+}
+
+async fn write(lease: &mut Lease, app: AppId, trigger: &Trigger) -> Result<(), Error> {
     let watch = Columns::of(&trigger.watch);
     let statement = sqlx::query(sql::SET_TRIGGER)
         .bind(app.uuid())
@@ -79,8 +103,7 @@ pub(super) async fn set(lease: &mut Lease, app: AppId, trigger: &Trigger) -> Res
         .bind(trigger.paused.map(pause_word))
         .bind(i64::from(trigger.failures))
         .bind(trigger.created_at.0);
-    lease.run(statement).await?;
-    Ok(Changed::Done)
+    lease.run(statement).await.map(drop)
 }
 
 fn on_trigger<'q>(text: &'static str, app: AppId, trigger: &'q TriggerName) -> Statement<'q> {
@@ -91,13 +114,10 @@ pub(super) async fn delete(
     lease: &mut Lease,
     app: AppId,
     trigger: &TriggerName,
-) -> Result<Changed, Stop> {
+) -> Result<bool, Stop> {
     hold_app(lease, app).await?;
     let rows = lease.run(on_trigger(sql::DELETE_TRIGGER, app, trigger));
-    Ok(match rows.await?.is_empty() {
-        true => Changed::Nothing,
-        false => Changed::Done,
-    })
+    Ok(!rows.await?.is_empty())
 }
 
 pub(super) async fn pause(
@@ -105,14 +125,11 @@ pub(super) async fn pause(
     app: AppId,
     trigger: &TriggerName,
     paused: bool,
-) -> Result<Changed, Stop> {
+) -> Result<bool, Stop> {
     hold_app(lease, app).await?;
     let paused = paused.then_some(pause_word(Pause::Operator));
     let rows = lease.run(on_trigger(sql::PAUSE, app, trigger).bind(paused));
-    match rows.await?.is_empty() {
-        true => Err(StoreError::TriggerNotFound)?,
-        false => Ok(Changed::Done),
-    }
+    Ok(!rows.await?.is_empty())
 }
 
 /// Takes the triggers of the version that is active now for those of the last. The
@@ -122,7 +139,8 @@ pub(super) async fn declare(
     app: AppId,
     exports: &Exports,
     at: Timestamp,
-) -> Result<(), Error> {
+) -> Result<(), Stop> {
+    let before = count(lease, app).await?;
     // One statement writes a name once; the last declaration of it counts.
     let declared = exports.triggers.iter().map(|d| (d.name.as_str(), d));
     let declared: BTreeMap<&str, &DeclaredTrigger> = declared.collect();
@@ -150,5 +168,7 @@ pub(super) async fn declare(
         lease.run(statement).await?;
     }
     let statement = sqlx::query(sql::RESUME).bind(app.uuid());
-    lease.run(statement).await.map(drop)
+    lease.run(statement).await?;
+    let after = count(lease, app).await?;
+    Ok(check_triggers(before, after)?)
 }

@@ -16,11 +16,10 @@ mod tally;
 mod upkeep;
 mod writer;
 
-use super::{Registry, Store, StoreError};
+use super::{Store, StoreError};
 use crate::metrics::Metrics;
 use crate::model::{
-    App, AppId, AppName, Audit, Change, Changed, Collection, Committed, Digest, Entry, Key,
-    ListQuery, Page, Plugin, PluginVersion, Timestamp, Token, TokenId, Usage, WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
 use places::Places;
@@ -30,7 +29,6 @@ use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, Sq
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use uuid::Uuid;
 use writer::{Transaction, Writer};
 
 /// A page with values of at most so many entries is read on the thread that asks.
@@ -91,14 +89,6 @@ impl SqliteStore {
     }
 }
 
-impl SqliteStore {
-    async fn make(&self, change: Change, audit: Option<Audit>) -> Result<Changed, StoreError> {
-        let change =
-            move |transaction: &mut Transaction<'_>| transaction.change(&change, audit.as_ref());
-        self.writer.run(0, change).await
-    }
-}
-
 /// SQLite would create the file with the umask's permissions.
 fn create_private(path: &std::path::Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
@@ -134,11 +124,6 @@ async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
 
 #[async_trait]
 impl Store for SqliteStore {
-    async fn create_app(&self, app: &App) -> Result<(), StoreError> {
-        let change = Change::CreateApp(app.clone());
-        self.make(change, None).await.map(drop)
-    }
-
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
         self.readers.with(|conn| read::app(conn, name))
     }
@@ -162,11 +147,6 @@ impl Store for SqliteStore {
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
         self.readers.with(|conn| read::apps(conn, after, limit))
-    }
-
-    async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
-        let changed = self.make(Change::DeleteApp(app), None).await?;
-        Ok(changed == Changed::Done)
     }
 
     async fn get(
@@ -228,65 +208,5 @@ impl Store for SqliteStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.readers.with(read::ping)
-    }
-}
-
-#[async_trait]
-impl Registry for SqliteStore {
-    async fn change(&self, change: Change, audit: Audit) -> Result<Changed, StoreError> {
-        self.make(change, Some(audit)).await
-    }
-
-    async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {
-        self.readers.with(|conn| registry::usage(conn, app))
-    }
-
-    async fn plugins(
-        &self,
-        app: AppId,
-        before: Option<PluginVersion>,
-        limit: u32,
-    ) -> Result<Vec<Plugin>, StoreError> {
-        let read = |conn: &_| registry::plugins(conn, app, before, limit);
-        self.readers.of_app(app, Vec::new, read)
-    }
-
-    async fn plugin(
-        &self,
-        app: AppId,
-        version: PluginVersion,
-    ) -> Result<Option<Plugin>, StoreError> {
-        let read = |conn: &_| registry::plugin(conn, app, version);
-        self.readers.of_app(app, Option::default, read)
-    }
-
-    async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        let readers = Arc::clone(&self.readers);
-        let read = move || readers.with(|conn| registry::module(conn, digest));
-        self.places.run(None, read).await
-    }
-
-    async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError> {
-        self.readers.with(|conn| registry::token(conn, id))
-    }
-
-    async fn tokens(
-        &self,
-        app: Option<AppId>,
-        after: Option<TokenId>,
-        limit: u32,
-    ) -> Result<Vec<Token>, StoreError> {
-        self.readers
-            .with(|conn| registry::tokens(conn, app, after, limit))
-    }
-
-    async fn audit(
-        &self,
-        app: Option<AppId>,
-        before: Option<Uuid>,
-        limit: u32,
-    ) -> Result<Vec<Audit>, StoreError> {
-        self.readers
-            .with(|conn| registry::audit(conn, app, before, limit))
     }
 }

@@ -54,7 +54,9 @@ impl Places {
             drop((own, place));
             result
         };
-        tokio::task::spawn_blocking(run).await.map_err(error::host)?
+        tokio::task::spawn_blocking(run)
+            .await
+            .map_err(error::host)?
     }
 
     fn gate(&self, app: Option<AppId>) -> Arc<Semaphore> {
@@ -81,7 +83,11 @@ mod tests {
     fn held(
         places: &Arc<Places>,
         app: AppId,
-    ) -> (oneshot::Receiver<()>, mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
+    ) -> (
+        oneshot::Receiver<()>,
+        mpsc::Sender<()>,
+        tokio::task::JoinHandle<()>,
+    ) {
         let (runs, running) = oneshot::channel();
         let (let_go, end) = mpsc::channel();
         let places = Arc::clone(places);
@@ -105,7 +111,10 @@ mod tests {
         for (running, ..) in of_one.iter_mut().take(places.of_app) {
             let _ = running.await;
         }
-        assert_eq!(places.all.available_permits(), places.all_places() - places.of_app);
+        assert_eq!(
+            places.all.available_permits(),
+            places.all_places() - places.of_app
+        );
         // Another app's read runs though a hundred wait.
         places.run(Some(other), || Ok(())).await.unwrap();
         for (_, let_go, _) in &of_one {

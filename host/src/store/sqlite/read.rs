@@ -3,7 +3,7 @@
 use super::grave::is_buried;
 use super::{SqliteOptions, error};
 use crate::model::{
-    ActivePlugin, App, AppId, AppName, AppSettings, Collection, CursorKey, Digest, Entry, JsonText,
+    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
     Key, ListQuery, Page, PluginVersion, Quota, Timestamp, Value, Version,
 };
 use crate::store::StoreError;
@@ -92,7 +92,9 @@ pub(super) fn app(connection: &Connection, name: &AppName) -> rusqlite::Result<O
 
 pub(super) fn app_by_id(connection: &Connection, id: AppId) -> rusqlite::Result<Option<App>> {
     connection
-        .prepare_cached(&format!("SELECT {APP_COLUMNS} WHERE id = ?1 AND deleted_at IS NULL"))?
+        .prepare_cached(&format!(
+            "SELECT {APP_COLUMNS} WHERE id = ?1 AND deleted_at IS NULL"
+        ))?
         .query_row([id.uuid().as_bytes()], app_row)
         .optional()
 }
@@ -129,8 +131,8 @@ fn app_row(row: &Row<'_>) -> rusqlite::Result<App> {
         name: AppName::parse(&name).map_err(|e| damaged(1, e.to_string()))?,
         created_at: Timestamp(row.get(3)?),
         cursor_key: CursorKey::new(cursor_key),
-        settings: AppSettings {
-            public: row.get(4)?,
+        public: row.get(4)?,
+        limits: AppLimits {
             quota: Quota {
                 entries: entries.map(i64::unsigned_abs),
                 bytes: bytes.map(i64::unsigned_abs),

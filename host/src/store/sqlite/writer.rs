@@ -6,9 +6,8 @@
 
 use super::outbox::Watchers;
 use super::tally::Tally;
-use super::{SqliteOptions, error, registry};
+use super::{SqliteOptions, error};
 use crate::metrics::Metrics;
-use crate::model::{Audit, Change, Changed};
 use crate::store::StoreError;
 use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, OpenFlags};
@@ -194,17 +193,6 @@ impl<'c> Transaction<'c> {
     pub(super) fn next_version(&mut self) -> i64 {
         self.version += 1;
         self.version
-    }
-
-    /// Makes a change of an administrator.
-    pub(super) fn change(
-        &mut self,
-        change: &Change,
-        audit: Option<&Audit>,
-    ) -> Result<Changed, StoreError> {
-        // The change may touch what the tally has read.
-        self.tally.write(self.connection).map_err(error::store)?;
-        self.whole(|this| registry::change(this, change, audit))
     }
 
     /// Runs statements that take effect together or not at all, and so does what they

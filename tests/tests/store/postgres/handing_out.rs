@@ -2,12 +2,12 @@
 
 use super::{connect, deadlocks, options, psql};
 use kvasm::model::{
-    Applied, Change, Changed, Claim, DeadReason, Delivery, DeliveryState, Event, Happening,
-    Letters, Op, Queue, Receipt, Verdict,
+    Applied, Claim, DeadReason, Delivery, DeliveryState, Event, Happening, Letters, Op, Queue,
+    Receipt, Verdict,
 };
 use kvasm::store::{PostgresOptions, StoreError};
 use kvasm_tests::conformance::event_kit::{increment, trigger_name};
-use kvasm_tests::conformance::kit::{NOW, Tenant, bytes, delete, json, set};
+use kvasm_tests::conformance::kit::{NOW, Tenant, bytes, delete, json, reap, set};
 use kvasm_tests::conformance::rng::{self, Rng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -172,13 +172,9 @@ async fn end(app: &Tenant, book: &Book, rng: &mut Rng, delivery: Delivery, recei
 /// Sends dead letters again as they come.
 async fn replay(app: Tenant, book: Arc<Book>) {
     loop {
-        let change = Change::Replay {
-            app: app.id,
-            letters: Letters::default(),
-            limit: 3,
-        };
-        let replayed = app.change(change).await;
-        let over = book.writers.load(Ordering::SeqCst) == 0 && replayed == Changed::Nothing;
+        let (all, row) = (Letters::default(), app.audit_row("test"));
+        let replayed = app.store.replay(app.id, all, 3, row).await;
+        let over = book.writers.load(Ordering::SeqCst) == 0 && replayed.expect("a replay") == 0;
         if over && app.outstanding().await.is_empty() && app.letters().await.is_empty() {
             return;
         }
@@ -262,7 +258,7 @@ async fn an_app_is_deleted_while_its_deliveries_are_claimed() {
     }
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     let [app, other] = hosts;
-    assert!(app.store.delete_app(app.id).await.expect("deletion"));
+    assert!(app.delete_app().await.expect("deletion"));
     while let Some(ended) = tasks.join_next().await {
         ended.expect("a task");
     }

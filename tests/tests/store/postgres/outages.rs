@@ -157,7 +157,7 @@ async fn assert_reads_are_unavailable(app: &Tenant) {
     unavailable(app.store.apps(None, 10).await.map(drop));
     unavailable(
         app.store
-            .delete_app(kvasm::model::AppId::generate())
+            .delete_app(kvasm::model::AppId::generate(), app.audit_row("test"))
             .await
             .map(drop),
     );

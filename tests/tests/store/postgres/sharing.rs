@@ -60,7 +60,7 @@ async fn hosts_see_each_others_writes_and_apps() {
             .await,
         [0]
     );
-    assert!(two.store.delete_app(app.id).await.expect("deletion"));
+    assert!(two.delete_app(app.id).await.expect("deletion"));
     assert_eq!(app.get("c", "k").await, None);
 }
 

@@ -2,8 +2,7 @@
 
 use super::{connect, deadlocks, options, psql};
 use kvasm::model::{
-    AppId, AppSettings, Applied, Audit, Change, Changed, Check, Op, Quota, Resource, Timestamp,
-    Usage, Value,
+    AppId, AppLimits, Applied, Audit, Check, Op, Quota, Resource, Timestamp, Usage, Value,
 };
 use kvasm::store::{PostgresOptions, StoreError};
 use kvasm_tests::conformance::kit::{
@@ -27,25 +26,25 @@ pub fn audit() -> Audit {
     }
 }
 
-fn quota(entries: impl Into<Option<u64>>, bytes: impl Into<Option<u64>>) -> AppSettings {
-    AppSettings {
+fn quota(entries: impl Into<Option<u64>>, bytes: impl Into<Option<u64>>) -> AppLimits {
+    AppLimits {
         quota: Quota {
             entries: entries.into(),
             bytes: bytes.into(),
         },
-        ..AppSettings::default()
+        ..AppLimits::default()
     }
 }
 
 /// Two hosts on one database, and an app with a quota as each of them sees it.
-async fn two_hosts(options: &PostgresOptions, settings: AppSettings) -> [Tenant; 2] {
+async fn two_hosts(options: &PostgresOptions, limits: AppLimits) -> [Tenant; 2] {
     let kits = [
         connect(options.clone()).await,
         connect(options.clone()).await,
     ];
     let mut app = app(&unique_name());
-    app.settings = settings;
-    kits[0].store.create_app(&app).await.expect("a new app");
+    app.limits = limits;
+    kits[0].create(&app).await.expect("a new app");
     kits.map(|kit| Tenant {
         store: kit.store,
         id: app.id,
@@ -58,13 +57,9 @@ async fn used(app: &Tenant) -> Usage {
     app.store.usage(app.id).await.expect("usage")
 }
 
-async fn update(app: &Tenant, settings: AppSettings) {
-    let change = Change::UpdateApp {
-        app: app.id,
-        settings,
-    };
-    let changed = app.store.change(change, audit()).await.expect("a change");
-    assert_eq!(changed, Changed::Done);
+async fn update(app: &Tenant, limits: AppLimits) {
+    let set = app.store.set_limits(app.id, limits.into(), None, audit());
+    assert_eq!(set.await.expect("limits").limits, limits);
 }
 
 /// Whether a write was taken; the resource and the limit if it was not.

@@ -2,8 +2,14 @@
 
 macro_rules! app_columns {
     () => {
-        "SELECT a.id, a.name, a.cursor_key, a.created_at, a.public, a.entries_max, a.bytes_max, \
-         a.calls_per_second, a.calls_at_once, a.active_plugin, a.active_module FROM apps AS a "
+        "a.id, a.name, a.cursor_key, a.created_at, a.public, a.entries_max, a.bytes_max, \
+         a.calls_per_second, a.calls_at_once, a.active_plugin, a.active_module"
+    };
+}
+
+macro_rules! select_apps {
+    () => {
+        concat!("SELECT ", app_columns!(), " FROM apps AS a ")
     };
 }
 
@@ -30,19 +36,27 @@ macro_rules! audit_columns {
 }
 
 statements! {
-    /// App, its settings, name, cursor key, creation.
-    CREATE_APP = "INSERT INTO apps (id, public, entries_max, bytes_max, calls_per_second, \
-        calls_at_once, name, cursor_key, created_at) \
+    /// App, its limits, whether it is public, name, cursor key, creation.
+    CREATE_APP = "INSERT INTO apps (id, entries_max, bytes_max, calls_per_second, \
+        calls_at_once, public, name, cursor_key, created_at) \
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-    /// App, its settings.
-    UPDATE_APP = "UPDATE apps AS a SET public = $2, entries_max = $3, bytes_max = $4, \
-        calls_per_second = $5, calls_at_once = $6 WHERE a.id = $1 AND a.deleted_at IS NULL RETURNING a.id";
+    /// App, whether it is public.
+    SET_PUBLIC = concat!(
+        "UPDATE apps AS a SET public = $2 WHERE a.id = $1 AND a.deleted_at IS NULL RETURNING ", app_columns!()
+    );
+    /// App, its limits. After `HOLD_APP`.
+    SET_LIMITS = concat!(
+        "UPDATE apps AS a SET entries_max = $2, bytes_max = $3, calls_per_second = $4, \
+         calls_at_once = $5 WHERE a.id = $1 AND a.deleted_at IS NULL RETURNING ", app_columns!()
+    );
+    /// By its identity. Holds it against other changes of its row.
+    HOLD_APP = concat!(select_apps!(), "WHERE a.id = $1 AND a.deleted_at IS NULL FOR NO KEY UPDATE");
     /// By name.
-    APP = concat!(app_columns!(), "WHERE a.name = $1");
+    APP = concat!(select_apps!(), "WHERE a.name = $1");
     /// By its identity.
-    APP_BY_ID = concat!(app_columns!(), "WHERE a.id = $1 AND a.deleted_at IS NULL");
+    APP_BY_ID = concat!(select_apps!(), "WHERE a.id = $1 AND a.deleted_at IS NULL");
     /// After a name (the empty one for all), up to a number.
-    APPS = concat!(app_columns!(), "WHERE a.name > $1 AND a.deleted_at IS NULL ORDER BY a.name LIMIT $2");
+    APPS = concat!(select_apps!(), "WHERE a.name > $1 AND a.deleted_at IS NULL ORDER BY a.name LIMIT $2");
     /// Holds the app against everybody, before it is deleted. Waits for all who
     /// hold it with `LOCK_APP`.
     LOCK_APP_ALONE = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL FOR UPDATE";

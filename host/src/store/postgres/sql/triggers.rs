@@ -18,6 +18,10 @@ macro_rules! insert_trigger {
 statements! {
     /// App.
     TRIGGERS = concat!("SELECT ", trigger_columns!(), "t.app_id = $1 AND ", app_exists!(), " ORDER BY t.name");
+    /// App: how many. While the app is held it stays that.
+    COUNT_TRIGGERS = "SELECT count(*) FROM triggers AS t WHERE t.app_id = $1";
+    /// App, name.
+    TRIGGER = concat!("SELECT ", trigger_columns!(), "t.app_id = $1 AND t.name = $2");
     /// The columns of a trigger. Those who change triggers hold the app, as plugins'
     /// changes do.
     SET_TRIGGER = concat!(

@@ -1,9 +1,9 @@
 //! Dead letters.
 
-use super::super::{error, tally::Delta};
 use super::super::writer::Transaction;
+use super::super::{error, tally::Delta};
 use super::row::{DEAD_LETTER, dead_letter};
-use crate::model::{AppId, Changed, DELIVERY_BYTES, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
+use crate::model::{AppId, DELIVERY_BYTES, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
 use crate::store::StoreError;
 use rusqlite::{Connection, Row, ToSql, params};
 use uuid::Uuid;
@@ -136,20 +136,13 @@ fn remove(connection: &Connection, app: AppId, found: &Found) -> rusqlite::Resul
         .map(drop)
 }
 
-fn counted(letters: usize) -> Changed {
-    match letters {
-        0 => Changed::Nothing,
-        count => Changed::Letters(count as u64),
-    }
-}
-
 pub(in crate::store::sqlite) fn replay(
     transaction: &mut Transaction<'_>,
     app: AppId,
     letters: &Letters,
     limit: u32,
     now: Timestamp,
-) -> Result<Changed, StoreError> {
+) -> Result<u64, StoreError> {
     transaction.tally.open(transaction.connection, app)?;
     let found = oldest(transaction.connection, app, letters, limit).map_err(error::store)?;
     for letter in &found {
@@ -161,7 +154,7 @@ pub(in crate::store::sqlite) fn replay(
         delta += Delta::letters(-letter.cost());
         transaction.tally.add(app, delta);
     }
-    Ok(counted(found.len()))
+    Ok(found.len() as u64)
 }
 
 fn send_again(
@@ -201,11 +194,11 @@ pub(in crate::store::sqlite) fn discard(
     app: AppId,
     letters: &Letters,
     limit: u32,
-) -> Result<Changed, StoreError> {
+) -> Result<u64, StoreError> {
     transaction.tally.open(transaction.connection, app)?;
     let found = oldest(transaction.connection, app, letters, limit).map_err(error::store)?;
     remove_all(transaction, app, &found).map_err(error::store)?;
-    Ok(counted(found.len()))
+    Ok(found.len() as u64)
 }
 
 fn remove_all(

@@ -6,8 +6,8 @@ use super::super::{error, tally::Delta};
 use super::row::{DELIVERY, delivery};
 use super::triggers::{TRIGGER, trigger};
 use crate::model::{
-    AppId, Claim, DELIVERY_BYTES, DeadReason, Delivery, FAILURES_MAX, Failed, Place, Queue, Receipt, Tick,
-    Timestamp, Trigger, TriggerName, Verdict, chain_of,
+    AppId, Claim, DELIVERY_BYTES, DeadReason, Delivery, FAILURES_MAX, Failed, Place, Queue,
+    Receipt, Tick, Timestamp, Trigger, TriggerName, Verdict, chain_of,
 };
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Row, params};

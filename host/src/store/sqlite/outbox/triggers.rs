@@ -3,10 +3,11 @@
 use super::super::error;
 use super::super::read::damaged;
 use crate::model::{
-    AppId, Changed, Changes, Collection, Exports, Origin, Pause, Policy, Schedule, Timestamp,
+    AppId, Changes, Collection, Exports, NewTrigger, Origin, Pause, Policy, Schedule, Timestamp,
     Trigger, TriggerName, Watch,
 };
 use crate::store::StoreError;
+use crate::store::registry::check_triggers;
 use rusqlite::{Connection, Row, params};
 use std::time::Duration;
 
@@ -76,7 +77,9 @@ pub(in crate::store::sqlite) fn triggers(
 /// others now; whether there is the app.
 fn tell(connection: &Connection, app: AppId) -> Result<(), StoreError> {
     let told = connection
-        .prepare_cached("UPDATE apps SET triggers = triggers + 1 WHERE id = ?1 AND deleted_at IS NULL")
+        .prepare_cached(
+            "UPDATE apps SET triggers = triggers + 1 WHERE id = ?1 AND deleted_at IS NULL",
+        )
         .and_then(|mut statement| statement.execute([app.uuid().as_bytes()]))
         .map_err(error::store)?;
     match told {
@@ -85,15 +88,20 @@ fn tell(connection: &Connection, app: AppId) -> Result<(), StoreError> {
     }
 }
 
-/// Makes a trigger, or replaces the one of its name.
+/// Makes an operator's trigger, or puts it in the place of the one of its name.
 pub(in crate::store::sqlite) fn set(
     connection: &Connection,
     app: AppId,
-    trigger: &Trigger,
-) -> Result<Changed, StoreError> {
+    trigger: NewTrigger,
+    at: Timestamp,
+) -> Result<Trigger, StoreError> {
     tell(connection, app)?;
-    write(connection, app, trigger).map_err(error::store)?;
-    Ok(Changed::Done)
+    let all = triggers(connection, app).map_err(error::store)?;
+    let before = all.iter().find(|before| before.name == trigger.name);
+    check_triggers(all.len(), all.len() + usize::from(before.is_none()))?;
+    let trigger = trigger.replacing(before, at);
+    write(connection, app, &trigger).map_err(error::store)?;
+    Ok(trigger)
 }
 
 fn write(connection: &Connection, app: AppId, trigger: &Trigger) -> rusqlite::Result<()> {
@@ -138,13 +146,10 @@ pub(in crate::store::sqlite) fn delete(
     connection: &Connection,
     app: AppId,
     name: &TriggerName,
-) -> Result<Changed, StoreError> {
+) -> Result<bool, StoreError> {
     tell(connection, app)?;
     let deleted = remove(connection, app, name).map_err(error::store)?;
-    Ok(match deleted {
-        0 => Changed::Nothing,
-        _ => Changed::Done,
-    })
+    Ok(deleted > 0)
 }
 
 fn remove(connection: &Connection, app: AppId, name: &TriggerName) -> rusqlite::Result<usize> {
@@ -158,7 +163,7 @@ pub(in crate::store::sqlite) fn pause(
     app: AppId,
     name: &TriggerName,
     paused: bool,
-) -> Result<Changed, StoreError> {
+) -> Result<bool, StoreError> {
     tell(connection, app)?;
     let changed = connection
         .prepare_cached(
@@ -169,10 +174,7 @@ pub(in crate::store::sqlite) fn pause(
             statement.execute(params![app.uuid().as_bytes(), name.as_str(), paused])
         })
         .map_err(error::store)?;
-    match changed {
-        0 => Err(StoreError::TriggerNotFound),
-        _ => Ok(Changed::Done),
-    }
+    Ok(changed > 0)
 }
 
 /// Takes the triggers of the version that is active now for those of the last. An
@@ -188,7 +190,10 @@ pub(in crate::store::sqlite) fn declare(
         return Ok(());
     }
     tell(connection, app)?;
-    sync(connection, app, exports, before, at).map_err(error::store)
+    let count = before.len();
+    sync(connection, app, exports, before, at).map_err(error::store)?;
+    let after = triggers(connection, app).map_err(error::store)?;
+    check_triggers(count, after.len())
 }
 
 fn sync(

@@ -1,357 +1,268 @@
-//! Apps, plugins, tokens and the audit log: changes. `read` has the reads.
+//! Apps, plugins, tokens and the audit log. `change` has the statements that change
+//! them, `read` the others.
 
+mod change;
 mod read;
 
+use super::tally::Tally;
 use super::writer::Transaction;
-use super::{error, outbox};
+use super::{SqliteStore, error, grave, outbox};
 use crate::model::{
-    App, AppId, AppSettings, Audit, Change, Changed, Digest, NewPlugin, PluginVersion, Timestamp,
-    Token, TokenId,
+    App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Plugin,
+    PluginVersion, Token, TokenId, Trigger, TriggerName, Usage,
 };
-use crate::store::StoreError;
-use rusqlite::{Connection, OptionalExtension};
+use crate::store::registry::Effect;
+use crate::store::{Registry, StoreError};
+use async_trait::async_trait;
+use std::sync::Arc;
+use uuid::Uuid;
 
-pub(super) use read::{audit, module, plugin, plugins, token, tokens, usage};
+pub(super) use change::{forget_module, write_audit};
+use read::plugin;
 
-/// Makes a change, and its audit row if there is one. On an error the caller
-/// rolls back.
-pub(super) fn change(
-    transaction: &mut Transaction<'_>,
-    change: &Change,
-    audit: Option<&Audit>,
-) -> Result<Changed, StoreError> {
-    let connection = transaction.connection;
-    let at = audit.map_or_else(Timestamp::now, |audit| audit.at);
-    let by = audit.map_or("", |audit| audit.actor.as_str());
-    let changed = match change {
-        Change::CreateApp(app) => create_app(connection, app),
-        Change::UpdateApp { app, settings } => update_app(connection, *app, settings),
-        Change::DeleteApp(app) => {
-            super::grave::bury(connection, *app, at).map(|buried| done(usize::from(buried)))
-        }
-        Change::AddPlugin(plugin) => add_plugin(connection, plugin, at, by),
-        Change::ActivatePlugin { app, version } => activate(connection, *app, *version, at),
-        Change::RollBackPlugin(app) => roll_back(connection, *app, at),
-        Change::DeletePlugin { app, version } => delete_plugin(connection, *app, *version),
-        Change::CreateToken(token) => create_token(connection, token),
-        Change::RevokeToken { app, token } => revoke_token(connection, *app, *token, at),
-        Change::SetTrigger { app, trigger } => outbox::set(connection, *app, trigger),
-        Change::DeleteTrigger { app, trigger } => outbox::delete(connection, *app, trigger),
-        Change::PauseTrigger {
-            app,
-            trigger,
-            paused,
-        } => outbox::pause(connection, *app, trigger, *paused),
-        Change::Replay {
-            app,
-            letters,
-            limit,
-        } => outbox::replay(transaction, *app, letters, *limit, at),
-        Change::Discard {
-            app,
-            letters,
-            limit,
-        } => outbox::discard(transaction, *app, letters, *limit),
-    }?;
-    if let (Some(audit), false) = (audit, changed == Changed::Nothing) {
-        write_audit(connection, audit).map_err(error::store)?;
-    }
-    Ok(changed)
-}
-
-fn done(rows: usize) -> Changed {
-    match rows {
-        0 => Changed::Nothing,
-        _ => Changed::Done,
-    }
-}
-
-/// Runs one statement and counts the rows that it changed.
-fn execute(
-    connection: &Connection,
-    sql: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<usize, StoreError> {
-    connection
-        .prepare_cached(sql)
-        .and_then(|mut statement| statement.execute(parameters))
-        .map_err(error::store)
-}
-
-fn create_app(connection: &Connection, app: &App) -> Result<Changed, StoreError> {
-    let AppSettings {
-        public,
-        quota,
-        calls_per_second,
-        calls_at_once,
-    } = app.settings;
-    execute(
-        connection,
-        "INSERT INTO apps (id, name, cursor_key, created_at, public, entries_max, bytes_max,
-                           calls_per_second, calls_at_once)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        (
-            app.id.uuid().as_bytes(),
-            app.name.as_str(),
-            app.cursor_key.as_bytes(),
-            app.created_at.0,
-            public,
-            quota.entries.map(signed),
-            quota.bytes.map(signed),
-            calls_per_second,
-            calls_at_once,
-        ),
-    )?;
-    execute(
-        connection,
-        "INSERT INTO app_usage (app_id) VALUES (?1)",
-        [app.id.uuid().as_bytes()],
-    )?;
-    Ok(Changed::Done)
-}
-
-/// The column is signed; a limit above what it holds is as good as that.
-fn signed(limit: u64) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-fn update_app(
-    connection: &Connection,
-    app: AppId,
-    settings: &AppSettings,
-) -> Result<Changed, StoreError> {
-    let updated = execute(
-        connection,
-        "UPDATE apps SET public = ?2, entries_max = ?3, bytes_max = ?4, calls_per_second = ?5,
-                calls_at_once = ?6
-         WHERE id = ?1 AND deleted_at IS NULL",
-        (
-            app.uuid().as_bytes(),
-            settings.public,
-            settings.quota.entries.map(signed),
-            settings.quota.bytes.map(signed),
-            settings.calls_per_second,
-            settings.calls_at_once,
-        ),
-    )?;
-    match updated {
-        0 => Err(StoreError::AppNotFound),
-        _ => Ok(Changed::Done),
-    }
-}
-
-/// Removes a module that no version refers to any more.
-pub(super) fn forget_module(connection: &Connection, digest: Digest) -> Result<(), StoreError> {
-    execute(
-        connection,
-        "DELETE FROM modules WHERE digest = ?1
-           AND NOT EXISTS (SELECT 1 FROM plugins WHERE plugins.digest = ?1)",
-        [digest.0],
-    )
-    .map(drop)
-}
-
-fn add_plugin(
-    connection: &Connection,
-    plugin: &NewPlugin,
-    at: Timestamp,
-    by: &str,
-) -> Result<Changed, StoreError> {
-    let app_id = plugin.app.uuid();
-    let version: Option<u32> = connection
-        .prepare_cached(
-            "UPDATE apps SET last_plugin = last_plugin + 1 WHERE id = ?1 AND deleted_at IS NULL RETURNING last_plugin",
-        )
-        .and_then(|mut statement| {
-            statement
-                .query_row([app_id.as_bytes()], |row| row.get(0))
-                .optional()
-        })
-        .map_err(error::store)?;
-    let version = PluginVersion(version.ok_or(StoreError::AppNotFound)?);
-    execute(
-        connection,
-        "INSERT INTO modules (digest, wasm, created_at) VALUES (?1, ?2, ?3)
-         ON CONFLICT (digest) DO NOTHING",
-        (plugin.digest.0, &*plugin.wasm, at.0),
-    )?;
-    let exports = serde_json::to_string(&plugin.exports).map_err(error::host)?;
-    execute(
-        connection,
-        "INSERT INTO plugins (app_id, version, digest, size, exports, created_at, created_by)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        (
-            app_id.as_bytes(),
-            version.0,
-            plugin.digest.0,
-            signed(plugin.wasm.len() as u64),
-            exports,
-            at.0,
-            by,
-        ),
-    )?;
-    if plugin.activate {
-        activate(connection, plugin.app, version, at)?;
-    }
-    Ok(Changed::Plugin(version))
-}
-
-/// The active version of an app: none if it has none.
-fn active(connection: &Connection, app: AppId) -> Result<Option<PluginVersion>, StoreError> {
-    let row: Option<Option<u32>> = connection
-        .prepare_cached("SELECT active_plugin FROM apps WHERE id = ?1 AND deleted_at IS NULL")
-        .and_then(|mut statement| {
-            statement
-                .query_row([app.uuid().as_bytes()], |row| row.get(0))
-                .optional()
-        })
-        .map_err(error::store)?;
-    Ok(row.ok_or(StoreError::AppNotFound)?.map(PluginVersion))
-}
-
-fn activate(
-    connection: &Connection,
-    app: AppId,
-    version: PluginVersion,
-    at: Timestamp,
-) -> Result<Changed, StoreError> {
-    let before = active(connection, app)?;
-    switch_to(connection, app, version, at)?;
-    // What is active already replaced what it replaced.
-    if before != Some(version) {
-        execute(
-            connection,
-            "UPDATE plugins SET replaced = ?3 WHERE app_id = ?1 AND version = ?2",
-            (app.uuid().as_bytes(), version.0, before.map(|v| v.0)),
-        )?;
-    }
-    Ok(Changed::Plugin(version))
-}
-
-fn switch_to(
-    connection: &Connection,
-    app: AppId,
-    version: PluginVersion,
-    at: Timestamp,
-) -> Result<(), StoreError> {
-    let switched = execute(
-        connection,
-        "UPDATE apps SET active_plugin = ?2, active_module = p.digest
-         FROM (SELECT digest FROM plugins WHERE app_id = ?1 AND version = ?2) AS p
-         WHERE id = ?1 AND deleted_at IS NULL",
-        (app.uuid().as_bytes(), version.0),
-    )?;
-    let row = plugin(connection, app, version).map_err(error::store)?;
-    match (switched, row) {
-        (1.., Some(row)) => outbox::declare(connection, app, &row.exports, at),
-        _ => Err(StoreError::PluginNotFound(version)),
-    }
-}
-
-fn roll_back(connection: &Connection, app: AppId, at: Timestamp) -> Result<Changed, StoreError> {
-    let active = active(connection, app)?.ok_or(StoreError::NothingToRollBackTo)?;
-    let row = plugin(connection, app, active).map_err(error::store)?;
-    let before = row.and_then(|row| row.replaced);
-    let before = before.ok_or(StoreError::NothingToRollBackTo)?;
-    match switch_to(connection, app, before, at) {
-        Ok(()) => Ok(Changed::Plugin(before)),
-        // It was deleted since.
-        Err(StoreError::PluginNotFound(_)) => Err(StoreError::NothingToRollBackTo),
-        Err(error) => Err(error),
-    }
-}
-
-fn delete_plugin(
-    connection: &Connection,
-    app: AppId,
-    version: PluginVersion,
-) -> Result<Changed, StoreError> {
-    if active(connection, app)? == Some(version) {
-        return Err(StoreError::PluginActive(version));
-    }
-    let digest: Option<[u8; 32]> = connection
-        .prepare_cached("DELETE FROM plugins WHERE app_id = ?1 AND version = ?2 RETURNING digest")
-        .and_then(|mut statement| {
-            let parameters = (app.uuid().into_bytes(), version.0);
-            let mut rows = statement.query(parameters)?;
-            let mut digest = None;
-            while let Some(row) = rows.next()? {
-                digest = Some(row.get(0)?);
+impl SqliteStore {
+    /// Runs an operation, and writes its audit row if it changes something. Both
+    /// are there together or not at all.
+    async fn audited<T: Effect + Send + 'static>(
+        &self,
+        audit: Audit,
+        operation: impl FnOnce(&mut Transaction<'_>, &Audit) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let run = move |transaction: &mut Transaction<'_>| {
+            // The operation may change what the tally has read.
+            let connection = transaction.connection;
+            transaction.tally.write(connection).map_err(error::store)?;
+            let result = transaction.whole(|transaction| {
+                let done = operation(transaction, &audit)?;
+                if done.changed() {
+                    write_audit(connection, &audit).map_err(error::store)?;
+                }
+                Ok(done)
+            });
+            if result.is_err() {
+                // What it has counted was rolled back. All else was written before.
+                transaction.tally = Tally::default();
             }
-            Ok(digest)
-        })
-        .map_err(error::store)?;
-    let Some(digest) = digest else {
-        return Ok(Changed::Nothing);
-    };
-    forget_module(connection, Digest(digest))?;
-    Ok(Changed::Done)
-}
-
-fn create_token(connection: &Connection, token: &Token) -> Result<Changed, StoreError> {
-    if let Some(app) = token.app
-        && super::grave::is_buried(connection, app).map_err(error::store)?
-    {
-        return Err(StoreError::AppNotFound);
+            result
+        };
+        self.writer.run(0, run).await
     }
-    let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
-    let created = execute(
-        connection,
-        "INSERT INTO tokens (id, secret_hash, name, scopes, app_id, created_at, expires_at, revoked_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING",
-        (
-            token.id.0.as_bytes(),
-            token.secret_hash.0,
-            &token.name,
-            scopes.join(" "),
-            token.app.map(|app| app.uuid().into_bytes()),
-            token.created_at.0,
-            token.expires_at.map(|at| at.0),
-            token.revoked_at.map(|at| at.0),
-        ),
-    )?;
-    Ok(done(created))
 }
 
-fn revoke_token(
-    connection: &Connection,
-    app: Option<AppId>,
-    token: TokenId,
-    at: Timestamp,
-) -> Result<Changed, StoreError> {
-    let revoked = execute(
-        connection,
-        "UPDATE tokens SET revoked_at = ?2
-         WHERE id = ?1 AND revoked_at IS NULL AND (?3 IS NULL OR app_id = ?3)",
-        (
-            token.0.as_bytes(),
-            at.0,
-            app.map(|app| app.uuid().into_bytes()),
-        ),
-    )?;
-    Ok(done(revoked))
-}
+#[async_trait]
+impl Registry for SqliteStore {
+    async fn create_app(&self, app: App, audit: Audit) -> Result<(), StoreError> {
+        self.audited(audit, move |transaction, _| {
+            change::create_app(transaction.connection, &app)
+        })
+        .await
+    }
 
-pub(super) fn write_audit(connection: &Connection, audit: &Audit) -> rusqlite::Result<()> {
-    let (app_id, app_name) = match &audit.app {
-        Some((id, name)) => (Some(id.uuid().into_bytes()), Some(name.as_str())),
-        None => (None, None),
-    };
-    connection
-        .prepare_cached(
-            "INSERT INTO audit (id, at, token_id, actor, action, app_id, app_name, detail, request_id)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        )?
-        .execute((
-            audit.id.as_bytes(),
-            audit.at.0,
-            audit.token.map(|token| token.0.into_bytes()),
-            &audit.actor,
-            &*audit.action,
-            app_id,
-            app_name,
-            audit.detail.to_string(),
-            audit.request_id.as_bytes(),
-        ))
-        .map(drop)
+    async fn set_public(&self, app: AppId, public: bool, audit: Audit) -> Result<App, StoreError> {
+        self.audited(audit, move |transaction, _| {
+            change::set_public(transaction.connection, app, public)
+        })
+        .await
+    }
+
+    async fn set_limits(
+        &self,
+        app: AppId,
+        patch: LimitsPatch,
+        expected: Option<AppLimits>,
+        audit: Audit,
+    ) -> Result<App, StoreError> {
+        self.audited(audit, move |transaction, _| {
+            change::set_limits(transaction.connection, app, patch, expected)
+        })
+        .await
+    }
+
+    async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
+        self.audited(audit, move |transaction, audit| {
+            grave::bury(transaction.connection, app, audit.at)
+        })
+        .await
+    }
+
+    async fn add_plugin(
+        &self,
+        plugin: NewPlugin,
+        audit: Audit,
+    ) -> Result<PluginVersion, StoreError> {
+        self.audited(audit, move |transaction, audit| {
+            change::add_plugin(transaction.connection, &plugin, audit)
+        })
+        .await
+    }
+
+    async fn activate_plugin(
+        &self,
+        app: AppId,
+        version: PluginVersion,
+        audit: Audit,
+    ) -> Result<(), StoreError> {
+        self.audited(audit, move |transaction, audit| {
+            change::activate(transaction.connection, app, version, audit.at)
+        })
+        .await
+    }
+
+    async fn roll_back_plugin(
+        &self,
+        app: AppId,
+        audit: Audit,
+    ) -> Result<PluginVersion, StoreError> {
+        self.audited(audit, move |transaction, audit| {
+            change::roll_back(transaction.connection, app, audit.at)
+        })
+        .await
+    }
+
+    async fn delete_plugin(
+        &self,
+        app: AppId,
+        version: PluginVersion,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, move |transaction, _| {
+            change::delete_plugin(transaction.connection, app, version)
+        })
+        .await
+    }
+
+    async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError> {
+        self.audited(audit, move |transaction, _| {
+            change::create_token(transaction.connection, &token)
+        })
+        .await
+    }
+
+    async fn revoke_token(
+        &self,
+        app: Option<AppId>,
+        token: TokenId,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, move |transaction, audit| {
+            change::revoke_token(transaction.connection, app, token, audit.at)
+        })
+        .await
+    }
+
+    async fn set_trigger(
+        &self,
+        app: AppId,
+        trigger: NewTrigger,
+        audit: Audit,
+    ) -> Result<Trigger, StoreError> {
+        self.audited(audit, move |transaction, audit| {
+            outbox::set(transaction.connection, app, trigger, audit.at)
+        })
+        .await
+    }
+
+    async fn delete_trigger(
+        &self,
+        app: AppId,
+        trigger: TriggerName,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, move |transaction, _| {
+            outbox::delete(transaction.connection, app, &trigger)
+        })
+        .await
+    }
+
+    async fn pause_trigger(
+        &self,
+        app: AppId,
+        trigger: TriggerName,
+        paused: bool,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, move |transaction, _| {
+            outbox::pause(transaction.connection, app, &trigger, paused)
+        })
+        .await
+    }
+
+    async fn replay(
+        &self,
+        app: AppId,
+        letters: Letters,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, move |transaction, audit| {
+            outbox::replay(transaction, app, &letters, limit, audit.at)
+        })
+        .await
+    }
+
+    async fn discard(
+        &self,
+        app: AppId,
+        letters: Letters,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, move |transaction, _| {
+            outbox::discard(transaction, app, &letters, limit)
+        })
+        .await
+    }
+
+    async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {
+        self.readers.with(|conn| read::usage(conn, app))
+    }
+
+    async fn plugins(
+        &self,
+        app: AppId,
+        before: Option<PluginVersion>,
+        limit: u32,
+    ) -> Result<Vec<Plugin>, StoreError> {
+        let read = |conn: &_| read::plugins(conn, app, before, limit);
+        self.readers.of_app(app, Vec::new, read)
+    }
+
+    async fn plugin(
+        &self,
+        app: AppId,
+        version: PluginVersion,
+    ) -> Result<Option<Plugin>, StoreError> {
+        let read = |conn: &_| read::plugin(conn, app, version);
+        self.readers.of_app(app, Option::default, read)
+    }
+
+    async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let readers = Arc::clone(&self.readers);
+        let read = move || readers.with(|conn| read::module(conn, digest));
+        self.places.run(None, read).await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError> {
+        self.readers.with(|conn| read::token(conn, id))
+    }
+
+    async fn tokens(
+        &self,
+        app: Option<AppId>,
+        after: Option<TokenId>,
+        limit: u32,
+    ) -> Result<Vec<Token>, StoreError> {
+        self.readers
+            .with(|conn| read::tokens(conn, app, after, limit))
+    }
+
+    async fn audit(
+        &self,
+        app: Option<AppId>,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Audit>, StoreError> {
+        self.readers
+            .with(|conn| read::audit(conn, app, before, limit))
+    }
 }

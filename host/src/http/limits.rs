@@ -1,0 +1,133 @@
+//! What an app may use. The operator sets it, piece by piece or as a whole; with
+//! `If-Match` only if nobody has changed it since it was read.
+
+use super::Shared;
+use super::api::{AppView, Limits, LimitsChange};
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Segments, refused};
+use super::problem::Problem;
+use crate::model::{App, AppLimits, Capability, LimitsPatch};
+use crate::service::{Actor, ServiceError};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest as _, Sha256};
+
+/// The tag of limits: the same for the same limits.
+fn tag(limits: &AppLimits) -> String {
+    let Limits {
+        entries,
+        bytes,
+        calls_per_second,
+        calls_at_once,
+    } = Limits::from(limits);
+    let text = format!("{entries:?} {bytes:?} {calls_per_second:?} {calls_at_once:?}");
+    let hash = Sha256::digest(text);
+    let digits = hash.iter().take(8).map(|byte| format!("{byte:02x}"));
+    format!("\"{}\"", digits.collect::<String>())
+}
+
+fn with_tag(limits: &AppLimits, body: impl IntoResponse) -> Response {
+    let mut response = body.into_response();
+    if let Ok(tag) = HeaderValue::try_from(tag(limits)) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
+
+/// The limits that `If-Match` expects the app to have: those that it has, or the
+/// request is refused at once. The store looks again when it makes the change.
+fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem> {
+    let Some(expected) = headers.get(IF_MATCH) else {
+        return Ok(None);
+    };
+    let expected = expected.to_str().unwrap_or_default();
+    let is_one_tag = expected.len() > 2
+        && expected.starts_with('"')
+        && expected.ends_with('"')
+        && expected.matches('"').count() == 2;
+    match expected {
+        // The app is there, and more is not asked.
+        "*" => Ok(None),
+        tag_of_app if tag_of_app == tag(&app.limits) => Ok(Some(app.limits)),
+        _ if is_one_tag => Err(ServiceError::LimitsChanged.into()),
+        _ => Err(refused(
+            "If-Match takes the one ETag that the limits were read with, with its quotes",
+        )),
+    }
+}
+
+/// Shows what an app may use. The ETag is for `If-Match`.
+#[utoipa::path(get, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
+    responses((status = 200, body = Limits)), security(("token" = ["app:read"])))]
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    Ok(with_tag(&app.limits, Json(Limits::from(&app.limits))))
+}
+
+/// Sets what an app may use. All four limits are replaced. With `If-Match: "etag"`
+/// only if the limits are those of that ETag.
+#[utoipa::path(put, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
+    request_body = Limits, responses((status = 200, body = AppView)),
+    security(("token" = ["instance:admin"])))]
+pub(super) async fn replace(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &actor, &name, |_| Capability::InstanceAdmin).await?;
+    let expected = expected(&headers, &app)?;
+    let limits: Limits = body::json(&shared, &headers, body).await?;
+    let patch = LimitsPatch::from(AppLimits::from(limits));
+    set(&shared, &actor, &app, patch, expected).await
+}
+
+/// Changes some of what an app may use: limits that are not given stay, and null is
+/// no limit. With `If-Match: "etag"` only if the limits are those of that ETag.
+#[utoipa::path(patch, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
+    request_body = LimitsChange, responses((status = 200, body = AppView)),
+    security(("token" = ["instance:admin"])))]
+pub(super) async fn change(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &actor, &name, |_| Capability::InstanceAdmin).await?;
+    let expected = expected(&headers, &app)?;
+    let change: LimitsChange = body::json(&shared, &headers, body).await?;
+    set(&shared, &actor, &app, change.into(), expected).await
+}
+
+async fn set(
+    shared: &Shared,
+    actor: &Actor,
+    app: &App,
+    patch: LimitsPatch,
+    expected: Option<AppLimits>,
+) -> Result<Response, Problem> {
+    if patch == LimitsPatch::default() {
+        return Err(refused(
+            "nothing is to be changed; give entries, bytes, calls_per_second or calls_at_once",
+        ));
+    }
+    if patch.calls_at_once == Some(Some(0)) {
+        return Err(refused(
+            "calls_at_once is 0; it must be at least 1, or null for no limit",
+        ));
+    }
+    let admin = shared.host.admin();
+    let app = admin.set_limits(actor, app, patch, expected).await?;
+    Ok(with_tag(&app.limits, Json(AppView::from(&app))))
+}

@@ -1,0 +1,120 @@
+//! Limits that hold as a whole, and while they are changed.
+
+use super::kit::Stage;
+use kvasm::model::Limits;
+use kvasm_tests::guests::module;
+use kvasm_tests::server::{Server, eventually};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Takes this long by the clock.
+fn lasting(ms: u32) -> Vec<u8> {
+    let body = format!(
+        "(local $start i64) (local.set $start (call $now_ms))
+         (loop $more (br_if $more (i64.lt_s
+            (i64.sub (call $now_ms) (local.get $start)) (i64.const {ms}))))
+         (i32.const 0)"
+    );
+    module("", &body)
+}
+
+async fn limit(server: &Server, app: &str, per_second: Value, at_once: Value) {
+    let limits = json!({
+        "entries": null, "bytes": null, "calls_per_second": per_second, "calls_at_once": at_once,
+    });
+    let path = format!("/v1/apps/{app}/limits");
+    server.root.json("PUT", &path, limits).await.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wall_time_is_that_of_waiting_and_running_together() {
+    let limits = Limits {
+        wall_time: Duration::from_secs(2),
+        cpu_time: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let stage = Stage::with(|builder| builder.limits(limits)).await;
+    stage.server.deployed("app", lasting(1_200)).await;
+    limit(&stage.server, "app", Value::Null, json!(1)).await;
+    let api = stage.server.anonymous();
+    let (one, other) = tokio::join!(api.call("app", "run", ""), api.call("app", "run", ""));
+    // The second waits for 1.2 s and would need as long again.
+    let late = if one.status == 200 { other } else { one };
+    assert_ne!(late.status, 200);
+    let text = late.text();
+    assert!(text.contains("2000 ms"), "{text}");
+    assert!(text.contains("queued behind other calls"), "{text}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_at_once_that_are_lowered_under_load_fall() {
+    let stage = Stage::new().await;
+    stage.server.deployed("app", lasting(50)).await;
+    limit(&stage.server, "app", Value::Null, json!(4)).await;
+    let end = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..10)
+        .map(|_| {
+            let (api, end) = (stage.server.anonymous(), Arc::clone(&end));
+            tokio::spawn(async move {
+                while !end.load(Ordering::Relaxed) {
+                    api.call("app", "run", "").await;
+                }
+            })
+        })
+        .collect();
+    let instances = || {
+        stage
+            .host()
+            .metrics()
+            .encode()
+            .contains("kvasm_instances 4\n")
+    };
+    eventually("four calls run", async || instances()).await;
+    limit(&stage.server, "app", Value::Null, json!(1)).await;
+    eventually("one call runs", async || {
+        stage
+            .host()
+            .metrics()
+            .encode()
+            .contains("kvasm_instances 1\n")
+    })
+    .await;
+    for _ in 0..100 {
+        let text = stage.host().metrics().encode();
+        let now = text
+            .lines()
+            .find(|line| line.starts_with("kvasm_instances "));
+        let now = now.unwrap();
+        assert!(now.ends_with(" 0") || now.ends_with(" 1"), "{now}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    end.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_that_is_lowered_holds_from_then_on_and_not_for_what_was_before() {
+    let stage = Stage::new().await;
+    stage.server.deployed("app", lasting(0)).await;
+    limit(&stage.server, "app", json!(1_000), Value::Null).await;
+    let api = stage.server.anonymous();
+    for _ in 0..50 {
+        api.call("app", "run", "").await.expect(200);
+    }
+    limit(&stage.server, "app", json!(1), Value::Null).await;
+    eventually("a call is let in within seconds", async || {
+        let answer = api.call("app", "run", "").await;
+        if answer.status == 429 {
+            assert_eq!(answer.header("retry-after"), "1");
+        }
+        answer.status == 200
+    })
+    .await;
+    stage.stop().await;
+}

@@ -1,0 +1,346 @@
+//! People who change the same app at once: nobody undoes what another did.
+
+use kvasm::model::{AppName, Scope};
+use kvasm_tests::server::{Answer, Server, answer};
+use reqwest::Body;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const LIMITS: &str = "/v1/apps/shop/limits";
+
+/// A request whose head and half its body are sent.
+struct Slow {
+    stream: TcpStream,
+    rest: String,
+}
+
+impl Slow {
+    /// Sends a request but for the end of its body, and waits until the server
+    /// reads that: with `Expect: 100-continue` it asks for the body, which it does
+    /// when it has found the app and has seen that the token may do this.
+    async fn begin(server: &Server, head: &str, token: &str, body: &str) -> Slow {
+        Slow::begin_with(server, head, "", token, body).await
+    }
+
+    /// The same, with more headers.
+    async fn begin_with(
+        server: &Server,
+        head: &str,
+        headers: &str,
+        token: &str,
+        body: &str,
+    ) -> Slow {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let length = body.len();
+        let head = format!(
+            "{head} HTTP/1.1\r\nhost: localhost\r\n{headers}authorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\
+             expect: 100-continue\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut asked = [0; 25];
+        let asks = stream.read_exact(&mut asked);
+        tokio::time::timeout(Duration::from_secs(60), asks)
+            .await
+            .expect("the server asks for the body")
+            .unwrap();
+        assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+        let (begun, rest) = body.split_at(length / 2);
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        Slow {
+            stream,
+            rest: rest.to_owned(),
+        }
+    }
+
+    /// Sends the rest; the status, and the body if it is JSON.
+    async fn end(mut self) -> (u16, Value) {
+        self.stream.write_all(self.rest.as_bytes()).await.unwrap();
+        let mut text = Vec::new();
+        let read = self.stream.read_to_end(&mut text);
+        tokio::time::timeout(Duration::from_secs(60), read)
+            .await
+            .expect("an answer")
+            .unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or_default())
+    }
+}
+
+async fn limits(server: &Server) -> Value {
+    server.root.get(LIMITS).await.expect(200).json()
+}
+
+/// The actions of the app's audit log, the oldest first, and their details.
+async fn audit(server: &Server, app: &str) -> Vec<(String, Value)> {
+    let path = format!("/v1/apps/{app}/audit");
+    let audit = server.root.get(&path).await.expect(200).json();
+    let rows = audit["audit"].as_array().unwrap().iter().rev();
+    let shown = |row: &Value| {
+        let action = row["action"].as_str().unwrap().to_owned();
+        (action, row["detail"].clone())
+    };
+    rows.map(shown).collect()
+}
+
+/// A tenant's `PATCH`, slow on purpose, around the operator's `PUT` of the limits.
+#[tokio::test]
+async fn a_slow_patch_does_not_restore_the_limits_before() {
+    let server = Server::start().await;
+    let app = server.app("shop", false).await;
+    let tenant = server.client(Some(&app), &[Scope::AppAdmin]).await;
+    let patch = r#"{"public": true}"#;
+    let slow = Slow::begin(&server, "PATCH /v1/apps/shop", tenant.secret(), patch).await;
+    let put = json!({ "entries": 10, "bytes": 2000, "calls_per_second": 3, "calls_at_once": 4 });
+    server
+        .root
+        .json("PUT", LIMITS, put.clone())
+        .await
+        .expect(200);
+    let (status, shown) = slow.end().await;
+    // What is answered is what is there, not what was read before the body.
+    assert_eq!(
+        (status, &shown["public"], &shown["limits"]),
+        (200, &json!(true), &put)
+    );
+    assert_eq!(limits(&server).await, put);
+    let expected = [
+        ("app.limits".to_owned(), put),
+        ("app.update".to_owned(), json!({ "public": true })),
+    ];
+    // After the app's creation and the tenant's token.
+    let rows = audit(&server, "shop").await;
+    assert_eq!(rows[2..], expected);
+}
+
+/// The other way around: slow limits do not make an app public again.
+#[tokio::test]
+async fn slow_limits_do_not_restore_what_the_tenant_has_changed() {
+    let server = Server::start().await;
+    server.app("shop", true).await;
+    for (method, body) in [
+        (
+            "PUT",
+            r#"{"entries": 5, "bytes": null, "calls_per_second": null, "calls_at_once": null}"#,
+        ),
+        ("PATCH", r#"{"entries": 6}"#),
+    ] {
+        let head = format!("{method} {LIMITS}");
+        let slow = Slow::begin(&server, &head, server.root.secret(), body).await;
+        let private = json!({ "public": false });
+        server
+            .root
+            .json("PATCH", "/v1/apps/shop", private)
+            .await
+            .expect(200);
+        let (status, shown) = slow.end().await;
+        assert_eq!((status, &shown["public"]), (200, &json!(false)));
+        let public = json!({ "public": true });
+        server
+            .root
+            .json("PATCH", "/v1/apps/shop", public)
+            .await
+            .expect(200);
+    }
+}
+
+/// Who was let in for one app does nothing to another one of its name.
+#[tokio::test]
+async fn a_slow_request_does_not_reach_an_app_that_has_its_name_since() {
+    let server = Server::start().await;
+    let name = AppName::parse("shop").unwrap();
+    let all_limits =
+        r#"{"entries": 5, "bytes": null, "calls_per_second": null, "calls_at_once": null}"#;
+    for (head, body) in [
+        ("PATCH /v1/apps/shop", r#"{"public": true}"#),
+        ("PUT /v1/apps/shop/limits", all_limits),
+        ("PATCH /v1/apps/shop/limits", r#"{"entries": 5}"#),
+        ("PUT /v1/apps/shop/triggers/t", r#"{"collection": "c"}"#),
+        (
+            "POST /v1/apps/shop/tokens",
+            r#"{"name": "x", "scopes": ["app:read"]}"#,
+        ),
+        (
+            "POST /v1/apps/shop/dead-letters/discard",
+            r#"{"all": true}"#,
+        ),
+    ] {
+        for again in [false, true] {
+            server.app("shop", false).await;
+            let slow = Slow::begin(&server, head, server.root.secret(), body).await;
+            server
+                .root
+                .send("DELETE", "/v1/apps/shop")
+                .await
+                .expect(204);
+            if again {
+                server.app("shop", false).await;
+            }
+            let (status, problem) = slow.end().await;
+            assert_eq!(status, 404, "{head}");
+            assert_eq!(problem["type"], "urn:kvasm:problem:app-not-found", "{head}");
+            if again {
+                let app = server.host.app(&name).await.unwrap().unwrap();
+                assert_eq!((app.public, app.limits), (false, Default::default()));
+                assert!(
+                    server
+                        .host
+                        .store()
+                        .triggers(app.id)
+                        .await
+                        .unwrap()
+                        .is_empty()
+                );
+                assert_eq!(audit(&server, "shop").await.len(), 1, "{head}");
+                server
+                    .root
+                    .send("DELETE", "/v1/apps/shop")
+                    .await
+                    .expect(204);
+            }
+        }
+    }
+}
+
+/// Two operators at one app. Who changes another limit changes that one; who
+/// changes what both have read is told, if he asks to be.
+#[tokio::test]
+async fn two_operators_do_not_undo_each_other() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let api = &server.root;
+    let with = async |method: &str, body: Value, tag: &str| -> Answer {
+        let request = api.ask(method, LIMITS).header("if-match", tag);
+        let request = request.header("content-type", "application/json");
+        answer(request.body(Body::from(body.to_string()))).await
+    };
+    let tag = |answer: Answer| {
+        let answer = answer.expect(200);
+        answer.headers["etag"].to_str().unwrap().to_owned()
+    };
+    let first = tag(api.get(LIMITS).await);
+    assert_eq!(tag(api.get(LIMITS).await), first);
+
+    // Different limits, without a look at what the other has read.
+    let (one, two) = (
+        json!({ "entries": 10 }),
+        json!({ "bytes": 2000, "calls_at_once": null }),
+    );
+    let (head, body) = (format!("PATCH {LIMITS}"), two.to_string());
+    let slow = Slow::begin(&server, &head, api.secret(), &body).await;
+    let answered = api.json("PATCH", LIMITS, one.clone()).await;
+    let second = tag(answered);
+    assert_eq!(slow.end().await.0, 200);
+    let both = json!({
+        "entries": 10, "bytes": 2000, "calls_per_second": null, "calls_at_once": null,
+    });
+    assert_eq!(limits(&server).await, both);
+
+    // The same limits, with one: the tags of before are of no use any more.
+    for old in [&first, &second] {
+        assert_ne!(*old, tag(api.get(LIMITS).await));
+        let refused = with("PATCH", json!({ "entries": 11 }), old).await;
+        refused.refused(412, "precondition-failed");
+        let refused = with("PUT", both.clone(), old).await;
+        refused.refused(412, "precondition-failed");
+    }
+    let current = tag(api.get(LIMITS).await);
+    let answered = with("PUT", both.clone(), &current).await;
+    assert_eq!(tag(answered), current, "the same limits");
+    let answered = with("PATCH", json!({ "entries": 11 }), &current).await;
+    assert_eq!(answered.json()["limits"]["entries"], 11);
+    assert_eq!(tag(answered), tag(api.get(LIMITS).await));
+    with("PATCH", json!({ "entries": 12 }), "*")
+        .await
+        .expect(200);
+
+    // The audit log has what was changed, and no row of a refusal.
+    let rows = audit(&server, "shop").await;
+    let details: Vec<_> = rows[1..].iter().map(|(_, detail)| detail.clone()).collect();
+    let entries = |n: u64| json!({ "entries": n });
+    assert_eq!(details, [one, two, both, entries(11), entries(12)]);
+}
+
+/// The tag that was good when the request began need not be so at its end.
+#[tokio::test]
+async fn of_two_who_expect_the_same_limits_one_is_refused() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let read = server.root.get(LIMITS).await;
+    let tag = read.headers["etag"].to_str().unwrap();
+    let (head, headers) = (format!("PATCH {LIMITS}"), format!("if-match: {tag}\r\n"));
+    let body = r#"{"entries": 1}"#;
+    let slow = Slow::begin_with(&server, &head, &headers, server.root.secret(), body).await;
+    let request = server.root.ask("PATCH", LIMITS).header("if-match", tag);
+    let request = request.header("content-type", "application/json");
+    answer(request.body(r#"{"entries": 2}"#)).await.expect(200);
+    let (status, problem) = slow.end().await;
+    assert_eq!(
+        (status, &problem["type"]),
+        (412, &json!("urn:kvasm:problem:precondition-failed"))
+    );
+    assert_eq!(limits(&server).await["entries"], 2);
+}
+
+#[tokio::test]
+async fn limits_that_cannot_be_are_refused() {
+    let server = Server::start().await;
+    let app = server.app("shop", false).await;
+    let api = &server.root;
+    for bad in [json!({}), json!({ "calls_at_once": 0 })] {
+        let answer = api.json("PATCH", LIMITS, bad).await;
+        answer.refused(400, "invalid-argument");
+    }
+    for bad in [
+        json!({ "public": true }),
+        json!({ "entries": -1 }),
+        json!({ "bytes": "1" }),
+    ] {
+        let answer = api.json("PATCH", LIMITS, bad).await;
+        answer.refused(400, "malformed-json");
+    }
+    for tag in ["7", "\"", "\"a\", \"b\"", "W/\"a\""] {
+        let request = api.ask("PATCH", LIMITS).header("if-match", tag);
+        let request = request.json(&json!({ "entries": 1 }));
+        answer(request).await.refused(400, "invalid-argument");
+    }
+    let tenant = server
+        .client(Some(&app), &[Scope::AppAdmin, Scope::AppRead])
+        .await;
+    tenant.get(LIMITS).await.expect(200);
+    let mine = tenant
+        .json("PATCH", LIMITS, json!({ "entries": null }))
+        .await;
+    mine.refused(403, "forbidden");
+    let nowhere = json!({ "entries": 1 });
+    let nowhere = api.json("PATCH", "/v1/apps/nope/limits", nowhere).await;
+    nowhere.refused(404, "app-not-found");
+}
+
+/// A row of the audit log is small, whatever a request names.
+#[tokio::test]
+async fn an_audit_row_is_bounded() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    // Each of these characters is six bytes of JSON.
+    let key = "%01".repeat(1024);
+    let path = format!("/v1/apps/shop/kv/entry?collection=c&key={key}");
+    server.root.json("PUT", &path, json!(1)).await.expect(200);
+    let rows = audit(&server, "shop").await;
+    let (action, detail) = &rows[1];
+    assert_eq!(
+        (action.as_str(), &detail["collection"]),
+        ("kv.set", &json!("c"))
+    );
+    assert!(detail.to_string().len() <= 4096);
+    assert_eq!(detail["cut"], json!({ "key": 1024 }));
+    assert!(
+        "\u{1}"
+            .repeat(1024)
+            .starts_with(detail["key"].as_str().unwrap())
+    );
+}
