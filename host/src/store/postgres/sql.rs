@@ -459,7 +459,8 @@ statements! {
     /// that did so first, and counts them. Somebody else's it leaves alone.
     SWEEP = concat!(
         "WITH expired AS (SELECT e.collection, e.key FROM kv_entries AS e \
-         WHERE e.app_id = $1 AND e.expires_at <= $2 ORDER BY e.expires_at LIMIT $3 \
+         WHERE e.app_id = $1 AND e.expires_at <= $2 AND ", app_exists!(), " \
+         ORDER BY e.expires_at LIMIT $3 \
          FOR UPDATE SKIP LOCKED), \
          gone AS (DELETE FROM kv_entries AS e USING expired AS k WHERE ", these_entries!(),
         " RETURNING e.size), ", count_gone!("$4", nothing_queued!()), "SELECT count(*) FROM gone"

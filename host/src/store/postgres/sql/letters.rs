@@ -58,7 +58,7 @@ statements! {
     /// those that were given up before that time or are older than the newest that
     /// are kept, the oldest first.
     PRUNE = concat!(
-        "WITH old AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 AND (l.dead_at < $2 \
+        "WITH old AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 AND ", app_exists!(), " AND (l.dead_at < $2 \
          OR l.id <= (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 ORDER BY l.id DESC \
          OFFSET $3 LIMIT 1)) ORDER BY l.id LIMIT $4 FOR UPDATE SKIP LOCKED), \
          gone AS (DELETE FROM dead_letters AS l USING old AS o \
