@@ -1,5 +1,7 @@
 //! What a row costs an app, and what one write may cause.
 
+use super::Failed;
+
 /// The bytes that each entry counts against its app's quota besides those of its
 /// collection, key and value: its other columns and its index entries. A row
 /// measures 95 bytes on SQLite and about 160 on Postgres; pages are not full.
@@ -22,6 +24,18 @@ pub const DELIVERIES_MAX: u64 = 100_000;
 /// handlers that it calls and that their changes call. The deliveries that a
 /// write makes share what is left equally.
 pub const FOLLOWERS_MAX: u32 = 10_000;
+
+/// The longest text of a failure that a delivery keeps between two attempts, in
+/// bytes: [`DELIVERY_BYTES`] has room for it. A dead letter has all of it.
+const NOTE_BYTES_MAX: usize = 256;
+
+impl Failed {
+    /// How it failed, as the delivery keeps it until the next attempt.
+    pub(crate) fn note(&self) -> &str {
+        let end = self.error.floor_char_boundary(NOTE_BYTES_MAX);
+        self.error.get(..end).unwrap_or_default()
+    }
+}
 
 /// What each of `siblings` deliveries may cause, of `left` that they may cause
 /// together, themselves included. Zero siblings cause nothing.

@@ -5,7 +5,7 @@ use super::event_kit::trigger_name;
 use super::kit::{Tenant, bytes, set};
 use kvasm::model::{
     DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, DeadReason, ENTRY_BYTES,
-    FOLLOWERS_MAX, Letters, Op, Resource, Verdict, WriteBatch,
+    FOLLOWERS_MAX, Failed, Letters, Op, Resource, Verdict, WriteBatch,
 };
 use kvasm::store::StoreError;
 
@@ -209,4 +209,25 @@ pub async fn a_discard_that_fails_counts_nothing(kit: Kit) {
         app.set("d", "k", bytes("1")).await;
         assert_eq!(app.used().await.bytes, before.bytes + ENTRY_BYTES + 3);
     }
+}
+
+/// What an outstanding delivery keeps of its last failure fits into what it counts.
+pub async fn a_delivery_keeps_a_short_text_of_its_failure(kit: Kit) {
+    let app = watched(&kit, 1).await;
+    app.commit(vec![], sets(0, 1)).await;
+    let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
+    let failed = Failed {
+        receipt,
+        now: app.now,
+        verdict: Verdict::RetryAt(app.now),
+        deterministic: false,
+        error: "é".repeat(2_000),
+        trace: None,
+        plugin: None,
+    };
+    let before = app.used().await;
+    assert!(app.store.fail(&failed).await.expect("given back"));
+    let kept = app.outstanding().await.swap_remove(0).error;
+    assert_eq!(kept.expect("a text"), "é".repeat(128));
+    assert_eq!(app.used().await, before);
 }

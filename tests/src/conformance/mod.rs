@@ -359,6 +359,7 @@ macro_rules! conformance {
                 deliveries_and_letters_count_what_their_rows_take,
                 letters_use_up_the_quota,
                 a_discard_that_fails_counts_nothing,
+                a_delivery_keeps_a_short_text_of_its_failure,
             }
             sweeping {
                 expired_entries_are_swept_in_steps,

@@ -67,7 +67,7 @@ async fn a_quota_holds_for_administrators_and_plugins() {
     let usage = api.get("/v1/apps/shop/usage").await.expect(200).json();
     assert_eq!(
         (&usage["entries"], &usage["bytes"]),
-        (&json!(1), &json!(10))
+        (&json!(1), &json!(ENTRY_BYTES + 10))
     );
     set(
         &server,

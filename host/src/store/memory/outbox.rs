@@ -280,7 +280,7 @@ impl Outbox for MemoryStore {
                 if let Some(row) = tenant.deliveries.get_mut(&key_of(place)) {
                     row.lease = None;
                     row.due_at = Some(at);
-                    row.error = Some(failed.error.clone());
+                    row.error = Some(failed.note().to_owned());
                 }
             }
             Verdict::GiveUp(reason) => {

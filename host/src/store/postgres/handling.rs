@@ -89,7 +89,10 @@ impl Work for Failing<'_> {
             lease.run(statement.bind(i64::from(FAILURES_MAX))).await?;
         }
         let statement = match verdict {
-            Verdict::RetryAt(at) => on_delivery(outbox::RETRY, receipt).bind(at.0).bind(error),
+            Verdict::RetryAt(at) => {
+                let note = self.failed.note();
+                on_delivery(outbox::RETRY, receipt).bind(at.0).bind(note)
+            }
             Verdict::GiveUp(reason) => on_delivery(outbox::GIVE_UP, receipt)
                 .bind(now.0)
                 .bind(Uuid::now_v7())

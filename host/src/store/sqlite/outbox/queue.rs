@@ -239,7 +239,7 @@ fn give_back(connection: &Connection, failed: &Failed, at: Timestamp) -> rusqlit
             place.seq,
             lease.as_bytes(),
             at.0,
-            failed.error
+            failed.note()
         ])?;
     Ok(given_back > 0)
 }
