@@ -8,8 +8,8 @@ ALTER TABLE dead_letters ADD COLUMN followers bigint NOT NULL DEFAULT 10000;
 -- Outstanding deliveries, without runs of schedules, and each slot's share of those
 -- that an app may have: 100,000 over 8 slots.
 ALTER TABLE app_usage
-    ADD COLUMN deliveries bigint NOT NULL DEFAULT 0,
-    ADD COLUMN deliveries_granted bigint NOT NULL DEFAULT 12500;
+    ADD COLUMN queued bigint NOT NULL DEFAULT 0,
+    ADD COLUMN queued_granted bigint NOT NULL DEFAULT 12500;
 
 -- Each row counts a fixed part besides its names and values: 192 bytes of an entry,
 -- 768 of a delivery or a dead letter. `deliveries.size` holds it; runs of schedules
@@ -37,12 +37,12 @@ WITH used AS (
 UPDATE app_usage AS s SET
     entries = CASE WHEN s.slot = 0 THEN f.entries ELSE 0 END,
     bytes = CASE WHEN s.slot = 0 THEN f.bytes ELSE 0 END,
-    deliveries = CASE WHEN s.slot = 0 THEN f.deliveries ELSE 0 END,
+    queued = CASE WHEN s.slot = 0 THEN f.deliveries ELSE 0 END,
     entries_granted = CASE WHEN s.slot = 0 THEN f.entries ELSE 0 END
         + CASE WHEN f.entries_free < 0 THEN f.entries_free ELSE f.entries_free / 8 END,
     bytes_granted = CASE WHEN s.slot = 0 THEN f.bytes ELSE 0 END
         + CASE WHEN f.bytes_free < 0 THEN f.bytes_free ELSE f.bytes_free / 8 END,
-    deliveries_granted = CASE WHEN s.slot = 0 THEN f.deliveries ELSE 0 END
+    queued_granted = CASE WHEN s.slot = 0 THEN f.deliveries ELSE 0 END
         + CASE WHEN f.deliveries_free < 0 THEN f.deliveries_free ELSE f.deliveries_free / 8 END
 FROM free AS f WHERE s.app_id = f.id;
 

@@ -6,7 +6,7 @@ ALTER TABLE deliveries ADD COLUMN followers INTEGER NOT NULL DEFAULT 10000;
 ALTER TABLE dead_letters ADD COLUMN followers INTEGER NOT NULL DEFAULT 10000;
 
 -- Outstanding deliveries, without runs of schedules.
-ALTER TABLE app_usage ADD COLUMN deliveries INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE app_usage ADD COLUMN queued INTEGER NOT NULL DEFAULT 0;
 
 -- Each row counts a fixed part besides its names and values: 192 bytes of an entry,
 -- 768 of a delivery or a dead letter. `deliveries.size` holds it; runs of schedules
@@ -22,7 +22,7 @@ UPDATE app_usage SET
         + (SELECT coalesce(sum(max(size, 768) + octet_length(error)
                                + coalesce(octet_length(trace), 0)), 0)
            FROM dead_letters AS l WHERE l.app_id = app_usage.app_id),
-    deliveries = (SELECT count(*) FROM deliveries AS d
+    queued = (SELECT count(*) FROM deliveries AS d
                   WHERE d.app_id = app_usage.app_id AND d.kind <> 'schedule');
 
 -- When an app was deleted. It is absent from then on, its name is free, and its

@@ -177,7 +177,7 @@ impl Tally {
             if account.changed {
                 connection
                     .prepare_cached(
-                        "UPDATE app_usage SET entries = ?2, bytes = ?3, deliveries = ?4
+                        "UPDATE app_usage SET entries = ?2, bytes = ?3, queued = ?4
                          WHERE app_id = ?1",
                     )?
                     .execute((
@@ -196,7 +196,7 @@ fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Account>
     connection
         .prepare_cached(
             "SELECT u.entries, u.bytes, a.entries_max, a.bytes_max, a.triggers,
-                    u.deliveries
+                    u.queued
              FROM apps AS a JOIN app_usage AS u ON u.app_id = a.id WHERE a.id = ?1",
         )?
         .query_row([app.uuid().as_bytes()], |row| {

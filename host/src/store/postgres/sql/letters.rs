@@ -42,13 +42,13 @@ statements! {
     /// while they hold the app, so those that are drawn here are after all that
     /// others have drawn.
     REPLAY = concat!(
-        remove_these!(), ", ", count_letters_replayed!("$9"),
-        "INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, \
+        remove_these!(), ", made AS (INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, \
          replays, at, chain, event_id, depth, kind, collection, key, version, size, json, bytes, \
          followers) \
          SELECT $1, g.trigger_name, nextval('delivery_seq'), g.function, $8, $8, g.replays + 1, \
          g.at, g.chain, g.event_id, g.depth, g.kind, g.collection, g.key, g.version, g.size, \
-         g.json, g.bytes, g.followers FROM gone AS g ORDER BY g.id RETURNING d.seq"
+         g.json, g.bytes, g.followers FROM gone AS g ORDER BY g.id RETURNING d.seq), ",
+        count_letters_replayed!("$9"), "SELECT m.seq FROM made AS m"
     );
     /// See `remove_these!`; slot: how many.
     DISCARD = concat!(

@@ -48,7 +48,13 @@ fn led_by_the_app(table: &str, alias: &str) -> usize {
                 let further = condition.and_then(|c| c.strip_prefix(&condition_begins));
                 let first = further.is_some_and(|further| {
                     let ends = further.is_empty() || further.starts_with(')');
-                    let goes_on = [" AND ", " ORDER BY ", " GROUP BY ", " RETURNING "];
+                    let goes_on = [
+                        " AND ",
+                        " ORDER BY ",
+                        " GROUP BY ",
+                        " RETURNING ",
+                        " LIMIT ",
+                    ];
                     ends || goes_on.iter().any(|word| further.starts_with(word))
                 });
                 assert!(first, "{name} does not begin a WHERE with the app");

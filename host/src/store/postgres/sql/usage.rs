@@ -37,7 +37,7 @@ macro_rules! over_grant {
     () => {
         "(d.entries > 0 AND coalesce(u.entries + d.entries > u.entries_granted, false)) \
          OR (d.bytes > 0 AND coalesce(u.bytes + d.bytes > u.bytes_granted, false)) \
-         OR (d.deliveries > 0 AND u.deliveries + d.deliveries > u.deliveries_granted)"
+         OR (d.queued > 0 AND u.queued + d.queued > u.queued_granted)"
     };
 }
 
@@ -48,13 +48,13 @@ macro_rules! count {
         concat!(
             "UPDATE app_usage AS u \
              SET entries = u.entries + d.entries, bytes = u.bytes + d.bytes, \
-             deliveries = u.deliveries + d.deliveries, refused = ",
+             queued = u.queued + d.queued, refused = ",
             $refused,
             " FROM (",
             $change,
             ") AS d WHERE u.app_id = $1 AND u.slot = ",
             $slot,
-            " AND (d.entries <> 0 OR d.bytes <> 0 OR d.deliveries <> 0)"
+            " AND (d.entries <> 0 OR d.bytes <> 0 OR d.queued <> 0)"
         )
     };
 }
@@ -63,14 +63,14 @@ macro_rules! count {
 macro_rules! queued {
     () => {
         " + (SELECT coalesce(sum(f.size), 0) FROM fired AS f) AS bytes, \
-         (SELECT count(*) FROM fired AS f) AS deliveries"
+         (SELECT count(*) FROM fired AS f) AS queued"
     };
 }
 
 /// In place of `queued!` where a statement makes no deliveries.
 macro_rules! nothing_queued {
     () => {
-        " AS bytes, 0 AS deliveries"
+        " AS bytes, 0 AS queued"
     };
 }
 
@@ -127,7 +127,7 @@ macro_rules! count_letters_gone {
                 concat!(
                     "SELECT 0 AS entries, -coalesce(sum(",
                     letter_bytes!("g"),
-                    "), 0) AS bytes, 0 AS deliveries FROM gone AS g"
+                    "), 0) AS bytes, 0 AS queued FROM gone AS g"
                 ),
                 $slot,
                 "false"
@@ -147,7 +147,7 @@ macro_rules! count_letters_replayed {
                 concat!(
                     "SELECT 0 AS entries, coalesce(sum(g.size - (",
                     letter_bytes!("g"),
-                    ")), 0) AS bytes, count(*) FILTER (WHERE g.size > 0) AS deliveries \
+                    ")), 0) AS bytes, coalesce(sum((g.size > 0)::integer), 0) AS queued \
                      FROM gone AS g"
                 ),
                 $slot,
@@ -161,7 +161,7 @@ macro_rules! count_letters_replayed {
 /// What a transaction has changed, as parameters.
 macro_rules! change {
     () => {
-        "SELECT $3::bigint AS entries, $4::bigint AS bytes, $5::bigint AS deliveries"
+        "SELECT $3::bigint AS entries, $4::bigint AS bytes, $5::bigint AS queued"
     };
 }
 
@@ -181,7 +181,7 @@ statements! {
     /// What an app uses, and may use. After `HOLD`, in a statement of its own: one
     /// that waits sees the app as it was before the wait.
     TOTAL = "SELECT sum(u.entries)::bigint, a.entries_max, sum(u.bytes)::bigint, a.bytes_max, \
-        sum(u.deliveries)::bigint \
+        sum(u.queued)::bigint \
         FROM app_usage AS u, apps AS a WHERE u.app_id = $1 AND a.id = $1 GROUP BY a.id";
     /// App, slot; entries and bytes to count there; what that slot and each other
     /// may take of entries, and of bytes; the same of deliveries. Null is no limit.
@@ -190,11 +190,11 @@ statements! {
         bytes = u.bytes + CASE WHEN u.slot = $2 THEN $4 ELSE 0 END, \
         entries_granted = u.entries + CASE WHEN u.slot = $2 THEN $3 + $5 ELSE $6 END, \
         bytes_granted = u.bytes + CASE WHEN u.slot = $2 THEN $4 + $7 ELSE $8 END, \
-        deliveries = u.deliveries + CASE WHEN u.slot = $2 THEN $9 ELSE 0 END, \
-        deliveries_granted = u.deliveries + CASE WHEN u.slot = $2 THEN $9 + $10 ELSE $11 END \
+        queued = u.queued + CASE WHEN u.slot = $2 THEN $9 ELSE 0 END, \
+        queued_granted = u.queued + CASE WHEN u.slot = $2 THEN $9 + $10 ELSE $11 END \
         WHERE u.app_id = $1";
     /// What an app uses.
     USED = "SELECT coalesce(sum(u.entries), 0)::bigint, coalesce(sum(u.bytes), 0)::bigint, \
-        coalesce(sum(u.deliveries), 0)::bigint \
+        coalesce(sum(u.queued), 0)::bigint \
         FROM app_usage AS u WHERE u.app_id = $1";
 }
