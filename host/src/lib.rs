@@ -71,7 +71,8 @@ pub use abi::{BadPointer, DeliveryContext, GuestLog, GuestState, LogLine};
 pub use host::{Call, DeliverError, DeployError, Entered, Host, HostBuilder, InvokeError, Plugin};
 pub use model::Level;
 pub use runtime::{
-    Blame, CallError, CallFailure, Invocation, LoadError, Response, RuntimeError, engine_config,
+    Blame, CacheLimits, CallError, CallFailure, Compiler, Invocation, LoadError, Response,
+    RuntimeError, compile_worker, engine_config,
 };
 /// The engine's own API, for own host functions.
 pub use wasmtime;

@@ -91,10 +91,16 @@ struct Inner {
     http_requests: Family<HttpRequest, Counter>,
     http_seconds: Histogram,
     connections: Gauge,
+    connections_refused: Counter,
+    bytes_in_flight: Gauge,
     deliveries: Family<Invocation, Counter>,
     deliveries_running: Gauge,
     delivery_lag: Histogram,
     upkeep: Family<Named, Counter>,
+    task_restarts: Family<Named, Counter>,
+    task_failing: Family<Named, Gauge>,
+    task_skips: Family<Named, Counter>,
+    log_lines_dropped: Counter,
 }
 
 impl Default for Metrics {
@@ -114,10 +120,16 @@ impl Default for Metrics {
             http_requests: Family::default(),
             http_seconds: Histogram::new(SECONDS),
             connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            bytes_in_flight: Gauge::default(),
             deliveries: Family::default(),
             deliveries_running: Gauge::default(),
             delivery_lag: Histogram::new(SECONDS),
             upkeep: Family::default(),
+            task_restarts: Family::default(),
+            task_failing: Family::default(),
+            task_skips: Family::default(),
+            log_lines_dropped: Counter::default(),
             registry: Registry::default(),
         };
         inner.register(&mut registry);
@@ -191,6 +203,16 @@ impl Inner {
             self.connections.clone(),
         );
         registry.register(
+            "http_connections_refused",
+            "HTTP connections that were closed, as their address had too many",
+            self.connections_refused.clone(),
+        );
+        registry.register(
+            "http_bytes_in_flight",
+            "Bytes of requests and responses that the server holds now",
+            self.bytes_in_flight.clone(),
+        );
+        registry.register(
             "deliveries",
             "Attempts at deliveries, by app and outcome: done, retry, dead or lost",
             self.deliveries.clone(),
@@ -211,6 +233,26 @@ impl Inner {
             "Rows that the host has removed by itself: expired entries, old dead letters",
             self.upkeep.clone(),
         );
+        registry.register(
+            "task_restarts",
+            "Restarts of background tasks after a panic or an error, by task",
+            self.task_restarts.clone(),
+        );
+        registry.register(
+            "task_failing",
+            "Whether a background task fails now (1) or works (0), by task",
+            self.task_failing.clone(),
+        );
+        registry.register(
+            "task_skips",
+            "Items, each of one app, that a background task has skipped after an error, by task",
+            self.task_skips.clone(),
+        );
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the host's own log that were dropped, as nobody read them in time",
+            self.log_lines_dropped.clone(),
+        );
     }
 }
 
@@ -221,6 +263,11 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = text::encode(&mut out, &self.0.registry);
         out
+    }
+
+    /// Counts lines of the host's own log that were dropped.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.0.log_lines_dropped.inc_by(lines);
     }
 
     /// The label of an app: its name, as long as there are not too many.
@@ -295,6 +342,19 @@ impl Metrics {
         self.0.upkeep.get_or_create(&Named { name }).inc_by(rows);
     }
 
+    pub(crate) fn task_restart(&self, name: &'static str) {
+        self.0.task_restarts.get_or_create(&Named { name }).inc();
+    }
+
+    pub(crate) fn task_failing(&self, name: &'static str, failing: bool) {
+        let gauge = self.0.task_failing.get_or_create(&Named { name });
+        gauge.set(i64::from(failing));
+    }
+
+    pub(crate) fn task_skip(&self, name: &'static str) {
+        self.0.task_skips.get_or_create(&Named { name }).inc();
+    }
+
     pub(crate) fn commit_group(&self, requests: usize) {
         self.0.commit_group.observe(requests as f64);
     }
@@ -314,6 +374,15 @@ impl Metrics {
 
     pub(crate) fn connection(&self) -> InUse {
         InUse::new(&self.0.connections, 1)
+    }
+
+    pub(crate) fn connection_refused(&self) {
+        self.0.connections_refused.inc();
+    }
+
+    pub(crate) fn bytes_in_flight(&self, bytes: usize) -> InUse {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        InUse::new(&self.0.bytes_in_flight, bytes)
     }
 }
 

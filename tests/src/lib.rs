@@ -6,4 +6,5 @@ pub mod guests;
 pub mod linear;
 pub mod postgres;
 pub mod server;
+pub mod slow;
 pub mod tally;

@@ -35,6 +35,8 @@ pub struct NoMemory;
 pub(super) enum Fault {
     /// The guest reads it and goes on.
     Status(Status, String),
+    /// The guest reads the status; the cause is for the host's log.
+    Host(Status, ServiceError),
     /// The invocation ends.
     Trap(wasmtime::Error),
 }
@@ -87,14 +89,10 @@ impl From<ServiceError> for Fault {
             | ServiceError::TokenNotFound
             | ServiceError::ScopeExceeded(_) => Status::Internal,
         };
-        // The source, which can hold SQL and paths, goes to the host's log; the
-        // guest gets the outer text alone.
-        if let Some(cause) = std::error::Error::source(&error)
-            && matches!(status, Status::Internal | Status::Unavailable)
-        {
-            tracing::error!(error = cause as &dyn std::error::Error, "{error}");
+        match status {
+            Status::Internal | Status::Unavailable => Fault::Host(status, error),
+            _ => Fault::Status(status, error.to_string()),
         }
-        Fault::Status(status, error.to_string())
     }
 }
 

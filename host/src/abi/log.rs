@@ -1,6 +1,6 @@
 //! A guest's log: a bounded list of bounded lines.
 
-use crate::model::Level;
+use crate::model::{Level, short};
 
 /// The level behind a number of the ABI.
 pub(super) fn level(code: i32) -> Option<Level> {
@@ -83,6 +83,20 @@ pub(crate) fn printable(text: &str) -> String {
     out
 }
 
+/// The start of a guest's bytes as text: `limit` bytes of it at most, with escapes and
+/// replaced characters counted as they are written, and "..." if that is not all.
+pub(crate) fn printable_start(bytes: &[u8], limit: usize) -> String {
+    // No text is shorter than the bytes that it stands for, but for bad UTF-8, of
+    // which up to 3 bytes become one character of 3 bytes.
+    let start = bytes.get(..limit).unwrap_or(bytes);
+    let text = printable(&String::from_utf8_lossy(start));
+    let kept = short(&text, limit);
+    match kept.len() == text.len() && start.len() == bytes.len() {
+        true => text,
+        false => format!("{kept}..."),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +110,18 @@ mod tests {
         let texts: Vec<_> = log.lines().iter().map(|l| l.message.as_str()).collect();
         assert_eq!(texts, ["abcd", "abcd..."]);
         assert_eq!(log.dropped(), 1);
+    }
+
+    #[test]
+    fn text_is_bounded_after_escaping() {
+        for byte in [0, b'x', 0xff, 0xc3] {
+            let text = printable_start(&vec![byte; 8 << 20], 4096);
+            assert!((4000..=4096 + 3).contains(&text.len()), "{}", text.len());
+            assert!(text.ends_with("..."));
+        }
+        assert_eq!(printable_start("éé".as_bytes(), 3), "é...");
+        assert_eq!(printable_start(b"\0", 5), "\\u{0}");
+        assert_eq!(printable_start(b"\0", 4), "\\u{0...");
     }
 
     #[test]

@@ -18,8 +18,8 @@ mod state;
 use wasmtime::Linker;
 
 pub use fault::{BadPointer, NoMemory};
-pub(crate) use log::printable;
 pub use log::{GuestLog, LogLine};
+pub(crate) use log::{printable, printable_start};
 pub(crate) use meter::Meter;
 pub use state::{DeliveryContext, GuestState, GuestView};
 

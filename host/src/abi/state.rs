@@ -2,13 +2,16 @@
 
 use super::fault::Fault;
 use super::{GuestLog, Meter};
-use crate::model::Limits;
-use crate::service::{CallContext, Caller, Services};
+use crate::model::{Limits, short};
+use crate::service::{CallContext, Caller, ServiceError, Services, line_about};
 use kvasm_abi::IMPORTS;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use uuid::Uuid;
 use wasmtime::Memory;
+
+/// The most bytes of the message of a host function that did not succeed.
+const ERROR_BYTES_MAX: usize = 4 * 1024;
 
 /// How often an invocation called each import of the ABI.
 pub(crate) struct HostCalls([u32; IMPORTS.len()]);
@@ -148,12 +151,32 @@ impl GuestState {
         &self.services
     }
 
+    /// The source of an error, which can hold SQL and paths, goes to the host's log;
+    /// the guest gets the outer text alone.
+    fn log_cause(&self, error: &ServiceError) {
+        let Some(cause) = std::error::Error::source(error) else {
+            return;
+        };
+        if let Some(suppressed) = line_about(self.caller().app()) {
+            tracing::error!(
+                error = cause as &dyn std::error::Error,
+                suppressed,
+                "{error}"
+            );
+        }
+    }
+
     /// Turns a function's end into what goes back to the guest.
     pub(super) fn finish(&mut self, result: Result<i64, Fault>) -> wasmtime::Result<i64> {
         match result {
             Ok(value) => Ok(value),
+            Err(Fault::Host(status, error)) => {
+                self.log_cause(&error);
+                self.error = error.to_string();
+                Ok(status.code())
+            }
             Err(Fault::Status(status, message)) => {
-                self.error = message;
+                self.error = short(&message, ERROR_BYTES_MAX).to_owned();
                 Ok(status.code())
             }
             Err(Fault::Trap(error)) => Err(error),

@@ -3,9 +3,11 @@
 //! means the same with and without a server.
 
 use super::failure::Failure;
+use super::open::CacheDir;
 use super::{Global, open, profile};
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
+use kvasm::HostBuilder;
 use kvasm::http::{Body, Request, Response, Router, StatusCode, operator_router};
 use kvasm::model::AppName;
 use serde::Serialize;
@@ -34,13 +36,36 @@ pub(super) struct Target {
     pub(super) token: Option<String>,
 }
 
-/// The host that was asked for: a server, or a store.
+/// Instances that a command needs which runs a plugin, or deploys one.
+const INSTANCES: u32 = 1;
+
+/// The host that was asked for: a server, or a store. Over a store it has neither
+/// room for instances nor a cache folder.
 pub(super) async fn connect(global: &Global) -> Result<Client, Failure> {
+    open(global, HostBuilder::unpooled).await
+}
+
+/// As [`connect`], for a command that loads a plugin.
+pub(super) async fn connect_to_load(global: &Global) -> Result<Client, Failure> {
+    let prepare = |builder: HostBuilder| {
+        let folder = std::env::var("KVASM_CACHE_DIR").ok();
+        let folder = folder.map_or(CacheDir::Default, |text| match text.parse() {
+            Ok(folder) => folder,
+            Err(never) => match never {},
+        });
+        folder.apply(builder.instances(INSTANCES))
+    };
+    open(global, prepare).await
+}
+
+async fn open(
+    global: &Global,
+    prepare: impl FnOnce(HostBuilder) -> HostBuilder,
+) -> Result<Client, Failure> {
     match profile::target(global)? {
         Some(target) => Client::server(target),
         None => {
-            let host = open::builder(global).await?.instances(4);
-            let host = host.cache_dir(open::cache_dir()?).build()?;
+            let host = prepare(open::builder(global).await?).build()?;
             Ok(Client::Store(operator_router(host, "command line")))
         }
     }

@@ -9,6 +9,7 @@ mod dead_letter;
 mod delivery;
 mod failure;
 mod kv;
+mod log;
 mod logs;
 mod open;
 mod output;
@@ -23,7 +24,6 @@ mod trigger;
 use clap::{Args, Parser, Subcommand};
 use failure::{Failure, Outcome};
 use kvasm::metrics::Metrics;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
@@ -121,16 +121,32 @@ enum Command {
 /// Where compiled plugins are kept.
 #[derive(Args)]
 struct CacheArgs {
-    /// The folder for compiled plugins [default: in your cache directory]
+    /// The folder for compiled plugins, or none [default: in your cache directory]
     #[arg(long, value_name = "FOLDER", env = "KVASM_CACHE_DIR")]
-    cache_dir: Option<PathBuf>,
-    /// Compile the plugin anew and keep nothing
+    cache_dir: Option<open::CacheDir>,
+    /// Compile the plugin and keep nothing, as --cache-dir none
     #[arg(long)]
     no_cache: bool,
 }
 
+impl CacheArgs {
+    fn folder(self) -> open::CacheDir {
+        match self.no_cache {
+            true => open::CacheDir::None,
+            false => self.cache_dir.unwrap_or(open::CacheDir::Default),
+        }
+    }
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
+    // Before anything else: it answers on standard output, and no thread runs yet.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == open::COMPILE_WORKER)
+    {
+        return kvasm::compile_worker();
+    }
     let cli = Cli::parse();
     // A server has a log of its own.
     if !matches!(cli.command, Command::Serve(_)) {

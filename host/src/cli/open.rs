@@ -9,7 +9,7 @@ use kvasm::model::{App, AppName};
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
-use kvasm::{Host, HostBuilder};
+use kvasm::{Compiler, Host, HostBuilder};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -73,14 +73,49 @@ impl StoreSpec {
 }
 
 fn user_folders() -> Result<ProjectDirs, Failure> {
-    ProjectDirs::from("", "", "kvasm").ok_or_else(|| {
-        Failure::user("you have no home directory; name a store with --store, and use --no-cache")
-    })
+    ProjectDirs::from("", "", "kvasm")
+        .ok_or_else(|| Failure::user("you have no home directory; name a store with --store"))
 }
 
-/// The folder where compiled plugins are kept by default.
-pub(super) fn cache_dir() -> Result<PathBuf, Failure> {
-    Ok(user_folders()?.cache_dir().join("compiled"))
+/// Where compiled plugins are kept between processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CacheDir {
+    /// In the user's cache directory, if there is one.
+    Default,
+    /// Nowhere.
+    None,
+    Folder(PathBuf),
+}
+
+impl FromStr for CacheDir {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<CacheDir, Self::Err> {
+        Ok(match text {
+            "none" => CacheDir::None,
+            folder => CacheDir::Folder(folder.into()),
+        })
+    }
+}
+
+impl CacheDir {
+    /// The same host with this folder. Without a home directory there is a warning.
+    pub(super) fn apply(&self, builder: HostBuilder) -> HostBuilder {
+        match self {
+            CacheDir::None => builder,
+            CacheDir::Folder(folder) => builder.cache_dir(folder),
+            CacheDir::Default => match user_folders() {
+                Ok(folders) => builder.cache_dir(folders.cache_dir().join("compiled")),
+                Err(_) => {
+                    tracing::warn!(
+                        "there is no home directory for a cache folder; plugins are compiled \
+                         at each start. Name a folder, or none, with --cache-dir"
+                    );
+                    builder
+                }
+            },
+        }
+    }
 }
 
 /// The folder of the file of profiles.
@@ -145,8 +180,20 @@ pub(super) async fn builder(global: &Global) -> Result<HostBuilder, Failure> {
     Ok(Host::builder()
         .shared_store(store)
         .metrics(metrics)
+        .compiler(compiler())
         .new_apps(new_apps))
 }
+
+/// Modules are compiled in processes of this program.
+pub(super) fn compiler() -> Compiler {
+    Compiler::this_program([COMPILE_WORKER]).unwrap_or_else(|error| {
+        tracing::warn!(%error, "this program cannot be found; plugins are compiled in this process");
+        Compiler::InProcess
+    })
+}
+
+/// The argument that makes a process of this program a compiler.
+pub(super) const COMPILE_WORKER: &str = "compile-worker";
 
 /// The app of that name.
 pub(super) async fn app(host: &Host, name: &AppName) -> Result<App, Failure> {

@@ -1,6 +1,6 @@
 //! `kvasm plugin` and `kvasm call`.
 
-use super::client::{Path, bytes, connect, set};
+use super::client::{Path, bytes, connect, connect_to_load, set};
 use super::failure::{Failure, Outcome};
 use super::run::{argument, output_value, read_file};
 use super::trigger::on_what;
@@ -103,7 +103,7 @@ async fn deploy(
     activate: bool,
 ) -> Result<(), Failure> {
     let wasm = read_file(&module, Limits::default().module_bytes)?;
-    let client = connect(global).await?;
+    let client = connect_to_load(global).await?;
     let path = Path::app(app, &["plugins"]).with("activate", Some(activate));
     let mut request = path.request("POST", Body::from(wasm))?;
     set(&mut request, "content-type", "application/wasm");
@@ -195,7 +195,7 @@ pub(super) async fn call(global: &Global, call: Call) -> Result<Outcome, Failure
         Some(input) => argument(input, Limits::default().input_bytes)?,
         None => Vec::new(),
     };
-    let client = connect(global).await?;
+    let client = connect_to_load(global).await?;
     let path = Path::app(&call.app, &["call", &call.function]);
     let mut request = path.request("POST", Body::from(input))?;
     set(&mut request, "content-type", "application/octet-stream");

@@ -38,12 +38,8 @@ pub(super) async fn run(global: &Global, run: Run) -> Result<Outcome, Failure> {
         Some(input) => argument(input, limits.input_bytes)?,
         None => Vec::new(),
     };
-    let mut builder = open::builder(global).await?.instances(1);
-    if !run.cache.no_cache {
-        let folder = run.cache.cache_dir.map_or_else(open::cache_dir, Ok)?;
-        builder = builder.cache_dir(folder);
-    }
-    let host = builder.build()?;
+    let builder = open::builder(global).await?.instances(1);
+    let host = run.cache.folder().apply(builder).build()?;
     let app = open::app(&host, &run.app).await?;
     let loaded = host.load(&app, wasm).await;
     let plugin = loaded.map_err(|e| Failure::from(e).at(&run.plugin.display().to_string()))?;

@@ -2,6 +2,7 @@
 
 use super::config::{Config, LogFormat};
 use super::failure::{Failure, Outcome};
+use super::log::{LogGuard, LogWriter, log_panics};
 use super::{Global, open};
 use clap::Args;
 use kvasm::Host;
@@ -22,9 +23,9 @@ pub(super) struct Serve {
     /// The address and port to listen on [default: 127.0.0.1:7180]
     #[arg(long)]
     listen: Option<SocketAddr>,
-    /// The folder for compiled plugins [default: in your cache directory]
+    /// The folder for compiled plugins, or none [default: in your cache directory]
     #[arg(long, value_name = "FOLDER")]
-    cache_dir: Option<PathBuf>,
+    cache_dir: Option<String>,
     /// How log lines are written: text or json
     #[arg(long)]
     log_format: Option<String>,
@@ -49,11 +50,7 @@ fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
         arguments.extend(value.map(|value| (key.to_owned(), value)));
     };
     argument("listen", serve.listen.map(|listen| listen.to_string()));
-    let folder = serve.cache_dir.as_ref();
-    argument(
-        "cache_dir",
-        folder.map(|folder| folder.display().to_string()),
-    );
+    argument("cache_dir", serve.cache_dir.clone());
     argument("log.format", serve.log_format.clone());
     let environment = |name: &str| std::env::var(name).ok();
     let config = Config::load(serve.config.as_deref(), environment, &arguments);
@@ -65,13 +62,27 @@ fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
     Ok(config)
 }
 
-fn start_log(config: &Config) -> Result<(), Failure> {
+/// Starts the log, which is complete when the guard is dropped.
+fn start_log(config: &Config, metrics: &Metrics) -> Result<LogGuard, Failure> {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_new(&config.log_filter)
         .map_err(|e| Failure::user(format!("log.filter is {:?}: {e}", config.log_filter)))?;
+    let dropped: fn(u64) -> String = match config.log_format {
+        LogFormat::Text => |lines| format!("WARN kvasm: {lines} log lines were dropped\n"),
+        LogFormat::Json => |lines| {
+            let line = serde_json::json!({
+                "level": "WARN",
+                "target": "kvasm",
+                "message": "log lines were dropped",
+                "lines": lines,
+            });
+            format!("{line}\n")
+        },
+    };
+    let (writer, guard) = LogWriter::start(std::io::stderr(), metrics.clone(), dropped)?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     match config.log_format {
         LogFormat::Text => {
             let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
@@ -79,31 +90,51 @@ fn start_log(config: &Config) -> Result<(), Failure> {
         }
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
-    Ok(())
+    log_panics();
+    Ok(guard)
 }
 
-async fn host(config: &Config) -> Result<Host, Failure> {
-    let metrics = Metrics::default();
+/// Prints lines to standard output without waiting for its reader.
+fn print_lines(lines: Vec<String>) -> std::io::Result<()> {
+    let print = move || {
+        let mut out = std::io::stdout().lock();
+        let printed = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
+        if let Err(error) = printed.and_then(|()| out.flush()) {
+            tracing::warn!(%error, "nothing can be printed to standard output; `kvasm token create` on this host makes a token");
+        }
+    };
+    // Not one of the runtime's threads: it waits for those at its end.
+    std::thread::Builder::new()
+        .name("kvasm-print".to_owned())
+        .spawn(print)
+        .map(drop)
+}
+
+async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
     let spec = match &config.store {
         Some(spec) => spec.clone(),
         None => open::default_store()?,
     };
     let store = open::store(&spec, metrics.clone()).await?;
-    let cache_dir = match &config.cache_dir {
-        Some(folder) => folder.clone(),
-        None => open::cache_dir()?,
-    };
     let host = Host::builder()
         .shared_store(store)
         .metrics(metrics)
         .limits(config.limits.clone())
         .instances(config.instances)
+        .memory(config.memory)
         .modules(config.modules)
+        .modules_bytes(config.modules_bytes)
+        .compiler(open::compiler())
         .compile_time(config.compile_time)
-        .cache_dir(cache_dir)
+        .compile_memory(config.compile_memory as u64)
+        .cache_limits(config.cache)
         .queue(config.queue)
         .new_apps(config.new_apps);
-    Ok(host.build()?)
+    let host = match config.compilers {
+        Some(compilers) => host.compilers(compilers),
+        None => host,
+    };
+    Ok(config.cache_dir.apply(host).build()?)
 }
 
 /// Connections that wait to be taken. A burst beyond that many is dropped by the
@@ -129,29 +160,30 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
         write!(std::io::stdout(), "{}", config.to_toml())?;
         return Ok(Outcome::Done);
     }
-    start_log(&config)?;
+    let metrics = Metrics::default();
+    let _log = start_log(&config, &metrics)?;
     // Each connection is a file; the system's default is often 1,024.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the number of open files could not be raised");
     }
-    let host = host(&config).await?;
+    let host = host(&config, metrics.clone()).await?;
     let listener = listen(config.listen)
         .map_err(|e| Failure::user(format!("cannot listen on {}: {e}", config.listen)))?;
     let address = listener.local_addr()?;
 
-    let mut out = std::io::stdout();
-    if let Some(token) = host.admin().bootstrap().await? {
-        writeln!(out, "Admin token, shown this once: {}", token.reveal())?;
-    }
-    writeln!(out, "Listening on http://{address}")?;
-    out.flush()?;
-
+    // Before the address is printed: a signal may follow at once.
     let stop = CancellationToken::new();
-    tokio::spawn(stop_at_signal(stop.clone()));
+    tokio::spawn(stop_at_signal(Signals::listen()?, stop.clone()));
+    let mut lines = Vec::new();
+    if let Some(token) = host.admin().bootstrap().await? {
+        lines.push(format!("Admin token, shown this once: {}", token.reveal()));
+    }
+    lines.push(format!("Listening on http://{address}"));
+    print_lines(lines)?;
+
     let dispatcher = Dispatcher::new(host.clone(), config.dispatch.clone());
     let dispatching = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
     let router = router(host.clone(), config.server.clone(), stop.clone());
-    let metrics = host.metrics().clone();
     let drained = serve(listener, router, config.server.clone(), metrics, stop).await;
     if let Err(error) = dispatching.await {
         tracing::error!(%error, "the dispatcher has failed");
@@ -164,33 +196,54 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
 }
 
 /// The first signal stops the server, the second the process.
-async fn stop_at_signal(stop: CancellationToken) {
-    signal().await;
-    tracing::info!("stopping: no new work is taken; a second signal ends it at once");
+async fn stop_at_signal(mut signals: Signals, stop: CancellationToken) {
+    signals.next().await;
     stop.cancel();
-    signal().await;
-    // What was acknowledged is on disk; the rest is told by its connection's end.
+    tracing::info!("stopping: no new work is taken; a second signal ends it at once");
+    signals.next().await;
+    // What was acknowledged is on disk; clients see their connection end.
     std::process::exit(INTERRUPTED);
 }
 
 /// The exit code of a process that a signal has ended.
 const INTERRUPTED: i32 = 130;
 
+/// The signals that end the process. One that arrives between two calls of `next`
+/// is not lost.
 #[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
     }
 }
 
 #[cfg(not(unix))]
-async fn signal() {
-    drop(tokio::signal::ctrl_c().await);
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals)
+    }
+
+    async fn next(&mut self) {
+        drop(tokio::signal::ctrl_c().await);
+    }
 }

@@ -4,26 +4,96 @@
 //! others are not. While a run is outstanding no further one is made.
 
 use super::Shared;
-use crate::model::{AppId, Queue, Schedule, Tick, Timestamp, Trigger, Watch};
+use super::supervisor::Stop;
+use crate::model::{AppId, DueSchedule, Queue, Schedule, Tick, Timestamp, Trigger, Watch};
+use crate::service::{Task, chain};
 use crate::store::StoreError;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::task::JoinSet;
 
 /// Schedules that are looked at in one go.
 const SCHEDULES: u32 = 100;
+/// Apps whose runs are made at once. Each one's are made one after another.
+const APPS_AT_ONCE: usize = 8;
 
-/// Makes the runs that are due, on whichever host comes first.
-pub(super) async fn plan(shared: &Shared) -> Result<(), StoreError> {
-    let store = shared.host.store();
+/// Makes the runs that are due, again and again, on whichever host comes first.
+pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
     loop {
-        let now = shared.clock.now();
-        let due = store.schedules(now, SCHEDULES).await?;
-        let count = due.len();
-        for (app, trigger) in due {
-            if let Watch::Schedule(schedule) = &trigger.watch {
-                store.tick(&tick(app, &trigger, schedule, now)).await?;
-            }
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            passed = pass(&shared, &task) => passed?,
         }
-        if count < SCHEDULES as usize {
+        task.works();
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(shared.options.poll) => {}
+        }
+    }
+}
+
+/// Goes once through all schedules that are due by now. One that is left aside is
+/// met again in the next pass.
+async fn pass(shared: &Arc<Shared>, task: &Task) -> Result<(), StoreError> {
+    let now = shared.clock.now();
+    let mut after = None;
+    loop {
+        let store = shared.host.store();
+        let due = store.schedules(after.as_ref(), now, SCHEDULES).await?;
+        let is_last = due.len() < SCHEDULES as usize;
+        after = due.last().map(|due| due.place.clone());
+        make(shared, task, due, now).await;
+        if is_last {
             return Ok(());
+        }
+    }
+}
+
+/// Makes these runs, a few apps at once.
+async fn make(shared: &Arc<Shared>, task: &Task, due: Vec<DueSchedule>, now: Timestamp) {
+    let mut apps: BTreeMap<AppId, Vec<Tick>> = BTreeMap::new();
+    for DueSchedule { place, trigger } in due {
+        let Queue { app, trigger: name } = &place.queue;
+        match trigger {
+            Ok(trigger) => {
+                if let Watch::Schedule(schedule) = &trigger.watch {
+                    let ticks = apps.entry(*app).or_default();
+                    ticks.push(tick(*app, &trigger, schedule, now));
+                }
+            }
+            Err(why) => task.skips(&format_args!("schedule {name} of app {app}"), &why),
+        }
+    }
+    let mut running = JoinSet::new();
+    for (app, ticks) in apps {
+        if running.len() >= APPS_AT_ONCE {
+            note(task, running.join_next().await);
+        }
+        let (shared, task) = (Arc::clone(shared), task.clone());
+        running.spawn(async move { of_app(&shared, &task, app, ticks).await });
+    }
+    while let Some(ended) = running.join_next().await {
+        note(task, Some(ended));
+    }
+}
+
+fn note(task: &Task, ended: Option<Result<(), tokio::task::JoinError>>) {
+    if let Some(Err(panic)) = ended {
+        task.skips(&"the schedules of an app", &panic.to_string());
+    }
+}
+
+/// Makes the runs of one app. After an error the rest waits for the next pass.
+async fn of_app(shared: &Shared, task: &Task, app: AppId, ticks: Vec<Tick>) {
+    for tick in ticks {
+        match shared.host.store().tick(&tick).await {
+            Ok(true) => shared.changed.notify_one(),
+            Ok(false) => {}
+            Err(error) => {
+                let cause = chain(&error);
+                return task.skips(&format_args!("schedules of app {app}"), &cause);
+            }
         }
     }
 }

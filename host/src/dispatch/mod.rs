@@ -5,25 +5,32 @@
 //! makes it sure. A look goes through the queues that have something due, one
 //! after another and round again, and takes a few deliveries of each, so that no
 //! app's backlog stands before another app's event.
+//!
+//! Claiming (`claims`), schedules (`cron`) and upkeep are tasks of their own, which
+//! `supervisor` starts again after a failure. None of them waits for another, and in
+//! none does an error with one app end the work for the others: it is counted, logged
+//! at most every ten seconds, and skipped until the next round.
 
+mod claims;
 mod clock;
 mod cron;
 mod housekeeping;
 mod retry;
+mod supervisor;
 mod upkeep;
 mod worker;
 
 use crate::Host;
-use crate::model::{AppId, Claim, Queue};
-use crate::store::StoreError;
+use crate::model::AppId;
+use crate::service::Task;
 use clock::Clock;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use supervisor::{Stop, supervise};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 pub use retry::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, backoff, verdict};
 
@@ -76,16 +83,6 @@ impl Default for DispatchOptions {
     }
 }
 
-/// Queues that one look at the store asks for.
-const QUEUES: u32 = 64;
-/// The most deliveries that are taken of a queue before the next has its turn.
-const OF_A_QUEUE: usize = 8;
-/// What has become free is waited for this long, so that a claim takes more than
-/// one delivery when there are many.
-const GATHER: Duration = Duration::from_millis(1);
-/// A look over very many queues takes longer than this. After it there is a rest
-/// of three times as long, so that looking does not fill the day.
-const LONG_LOOK: Duration = Duration::from_millis(5);
 /// The least that [`DispatchOptions::lease_min`] can be: a third of it passes
 /// between two renewals.
 const LEASE_MIN: Duration = Duration::from_millis(30);
@@ -94,17 +91,20 @@ const LEASE_MIN: Duration = Duration::from_millis(30);
 /// expired. Made over a [`Host`]; see [`run`](Dispatcher::run).
 pub struct Dispatcher {
     shared: Arc<Shared>,
-    /// Where the last look has ended.
-    after: Option<Queue>,
 }
 
-/// What the dispatcher shares with the handlers that it runs.
+/// What the dispatcher's tasks and the handlers that they run share.
 struct Shared {
     host: Host,
     options: DispatchOptions,
     clock: Clock,
     places: Arc<Semaphore>,
     running: Mutex<HashMap<AppId, usize>>,
+    /// The handlers that run. Here, so that they outlive a failure of the task that
+    /// starts them.
+    handlers: Mutex<JoinSet<()>>,
+    /// Where failures of single deliveries are counted.
+    deliveries: Task,
     /// A place has become free, or something has become due.
     changed: Notify,
 }
@@ -112,183 +112,102 @@ struct Shared {
 impl Dispatcher {
     /// A dispatcher that does nothing yet.
     pub fn new(host: Host, options: DispatchOptions) -> Dispatcher {
-        let places = Arc::new(Semaphore::new(options.handlers.max(1)));
+        let places = Arc::new(Semaphore::new(
+            options.handlers.clamp(1, Semaphore::MAX_PERMITS),
+        ));
         Dispatcher {
             shared: Arc::new(Shared {
+                deliveries: host.health().task("deliveries"),
                 host,
                 options,
                 clock: Clock::default(),
                 places,
                 running: Mutex::default(),
+                handlers: Mutex::default(),
                 changed: Notify::new(),
             }),
-            after: None,
         }
     }
 
     /// Dispatches until `stop` ends, then waits for the handlers that run. Those
     /// that take too long are cut off; their deliveries are tried again, here or
     /// elsewhere, when their leases have run out.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+    ///
+    /// Claiming, schedules and upkeep are tasks of their own. One that fails or
+    /// panics is started again and shows in the host's [`Health`](crate::service::Health).
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let shared = &self.shared;
+        let task = |name| shared.host.health().task(name);
+        let mut guard = Guard {
+            shared: Arc::clone(shared),
+            task: task("dispatcher"),
+            is_done: false,
+        };
+        let (tell, told) = Stop::new();
+        let mut loops = JoinSet::new();
+        let (claiming, stop_claims) = (task("claims"), told.clone());
+        let of = Arc::clone(shared);
+        loops.spawn(supervise(claiming.clone(), told.clone(), move |_| {
+            claims::run(Arc::clone(&of), claiming.clone(), stop_claims.clone())
+        }));
+        let (planning, stop_plans) = (task("schedules"), told.clone());
+        let of = Arc::clone(shared);
+        loops.spawn(supervise(planning.clone(), told.clone(), move |_| {
+            cron::run(Arc::clone(&of), planning.clone(), stop_plans.clone())
+        }));
+        let (keeping, stop_upkeep) = (task("upkeep"), told.clone());
+        let of = Arc::clone(shared);
+        loops.spawn(supervise(keeping.clone(), told, move |starts| {
+            upkeep::run(
+                Arc::clone(&of),
+                keeping.clone(),
+                stop_upkeep.clone(),
+                starts,
+            )
+        }));
         let mut stop = std::pin::pin!(stop);
-        let mut handlers = JoinSet::new();
-        let upkeep = tokio::spawn(upkeep::run(Arc::clone(&self.shared)));
-        loop {
-            let Look { took, full } = self.look(&mut handlers).await;
-            while handlers.try_join_next().is_some() {}
-            let rest = if took > LONG_LOOK {
-                took * 3
-            } else {
-                Duration::ZERO
-            };
-            tokio::select! {
-                biased;
-                () = &mut stop => break,
-                () = self.wait(rest, full) => {}
+        tokio::select! {
+            () = &mut stop => {}
+            // Supervised loops end only when they are told to.
+            _ = loops.join_next() => {
+                guard.task.fails("a background task has ended".to_owned());
+                stop.await;
             }
         }
-        upkeep.abort();
+        tell.send_replace(true);
+        while loops.join_next().await.is_some() {}
+        let mut handlers = std::mem::take(&mut *shared.handlers.lock());
         let drain = async { while handlers.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.shared.options.drain, drain)
+        if tokio::time::timeout(shared.options.drain, drain)
             .await
             .is_err()
         {
             tracing::warn!("handlers that still ran were cut off; they will be run again");
         }
-    }
-
-    /// Waits until there may be something to do, and for `rest` at least. There is,
-    /// if a claim was `full`.
-    async fn wait(&self, rest: Duration, full: bool) {
-        if !rest.is_zero() {
-            tokio::time::sleep(rest).await;
-        }
-        if full {
-            return tokio::task::yield_now().await;
-        }
-        tokio::select! {
-            () = self.shared.host.wakes().wait() => {}
-            () = self.shared.changed.notified() => tokio::time::sleep(GATHER).await,
-            () = tokio::time::sleep(self.shared.options.poll) => {}
-        }
-    }
-
-    /// Goes once through the queues that have something due.
-    async fn look(&mut self, handlers: &mut JoinSet<()>) -> Look {
-        let mut look = Look::default();
-        let result = async {
-            cron::plan(&self.shared).await?;
-            self.claim_round(handlers, &mut look).await
-        };
-        if let Err(error) = result.await {
-            let cause = &error as &dyn std::error::Error;
-            tracing::warn!(
-                error = cause,
-                "deliveries cannot be looked for; trying again"
-            );
-        }
-        look
-    }
-
-    async fn claim_round(
-        &mut self,
-        handlers: &mut JoinSet<()>,
-        look: &mut Look,
-    ) -> Result<(), StoreError> {
-        // From where the last look has ended to the end, then from the beginning.
-        let mut wrapped = self.after.is_none();
-        loop {
-            if self.shared.places.available_permits() == 0 {
-                return Ok(());
-            }
-            let now = self.shared.clock.now();
-            let store = self.shared.host.store();
-            let start = Instant::now();
-            let queues = store.due(self.after.as_ref(), now, QUEUES).await?;
-            look.took += start.elapsed();
-            if queues.is_empty() {
-                self.after = None;
-                if wrapped {
-                    return Ok(());
-                }
-                wrapped = true;
-                continue;
-            }
-            for queue in queues {
-                let places = self.places_for(queue.app);
-                if places.as_ref().is_some_and(Vec::is_empty) {
-                    // It is the first one of the next look.
-                    return Ok(());
-                }
-                // Before the claim: if its app has all that it may have, or the claim
-                // fails, the look goes on behind it all the same.
-                self.after = Some(queue.clone());
-                if let Some(places) = places {
-                    look.full |= self.claim(&queue, places, handlers).await?;
-                }
-            }
-        }
-    }
-
-    /// Places for deliveries of an app: none if it has all that it may have, an
-    /// empty list if there are none at all.
-    fn places_for(&self, app: AppId) -> Option<Vec<OwnedSemaphorePermit>> {
-        let running = self.shared.running.lock().get(&app).copied();
-        let left = self
-            .shared
-            .options
-            .handlers_of_app
-            .saturating_sub(running.unwrap_or(0));
-        if left == 0 {
-            return None;
-        }
-        let places =
-            std::iter::from_fn(|| Arc::clone(&self.shared.places).try_acquire_owned().ok());
-        Some(places.take(left.min(OF_A_QUEUE)).collect())
-    }
-
-    /// Claims deliveries for these places and starts their handlers. Whether all
-    /// places were taken, so that there may be more.
-    async fn claim(
-        &self,
-        queue: &Queue,
-        places: Vec<OwnedSemaphorePermit>,
-        handlers: &mut JoinSet<()>,
-    ) -> Result<bool, StoreError> {
-        let now = self.shared.clock.now();
-        let claim = Claim {
-            queue: queue.clone(),
-            now,
-            until: now.plus_ms(millis(self.shared.lease())),
-            lease: Uuid::new_v4(),
-            limit: u32::try_from(places.len()).unwrap_or(u32::MAX),
-        };
-        let claimed = self.shared.host.store().claim(&claim).await?;
-        if claimed.is_empty() {
-            // What was due has to wait for its key, and what is behind it may not.
-            self.shared.changed.notify_one();
-        }
-        let full = claimed.len() == places.len();
-        for (delivery, place) in claimed.into_iter().zip(places) {
-            let held = Held::new(&self.shared, queue.app, place);
-            let shared = Arc::clone(&self.shared);
-            let (app, lease) = (queue.app, claim.lease);
-            handlers.spawn(async move {
-                worker::work(&shared, app, delivery, lease).await;
-                drop(held);
-            });
-        }
-        Ok(full)
+        guard.is_done = true;
     }
 }
 
-/// What a look has found.
-#[derive(Default)]
-struct Look {
-    /// The time that it has looked for queues.
-    took: Duration,
-    /// Whether a claim got as many deliveries as it asked for.
-    full: bool,
+/// Lives as long as the dispatcher runs.
+struct Guard {
+    shared: Arc<Shared>,
+    task: Task,
+    is_done: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.shared.handlers.lock().abort_all();
+        if self.is_done {
+            let health = self.shared.host.health();
+            for name in ["claims", "deliveries", "dispatcher", "schedules", "upkeep"] {
+                health.remove_task(name);
+            }
+        } else {
+            // Dropped or panicked before it was told to stop.
+            self.task.fails("the dispatcher has ended".to_owned());
+        }
+    }
 }
 
 impl Shared {
@@ -296,6 +215,17 @@ impl Shared {
     fn lease(&self) -> Duration {
         let least = self.options.lease_min.max(LEASE_MIN);
         least.max(self.host.limits().wall_time + least / 3)
+    }
+
+    /// Forgets the handlers that have ended.
+    fn reap(&self) {
+        let mut handlers = self.handlers.lock();
+        while let Some(ended) = handlers.try_join_next() {
+            if let Err(error) = ended {
+                // Its lease runs out, and it is tried again.
+                self.deliveries.skips(&"a delivery", &error.to_string());
+            }
+        }
     }
 }
 

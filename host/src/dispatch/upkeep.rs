@@ -1,7 +1,9 @@
 //! What grows old: expired entries, and dead letters past their time.
 
+use super::supervisor::Stop;
 use super::{Shared, millis};
 use crate::model::{App, Timestamp};
+use crate::service::{Task, chain};
 use crate::store::StoreError;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,29 +14,58 @@ const ROWS: u32 = 500;
 const REST: Duration = Duration::from_millis(10);
 /// Apps that are read in one go.
 const APPS: u32 = 200;
+/// Apps in a row whose upkeep fails before that counts as a failure of the store.
+const FAILING_APPS: u32 = 10;
 
-/// Goes through all apps again and again.
-pub(super) async fn run(shared: Arc<Shared>) {
+/// Goes through all apps again and again. After a failure, which is when `starts` is
+/// not 0, at once.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    task: Task,
+    mut stop: Stop,
+    starts: u64,
+) -> Result<(), StoreError> {
+    let mut pause = match starts {
+        0 => shared.options.upkeep,
+        _ => Duration::ZERO,
+    };
     loop {
-        tokio::time::sleep(shared.options.upkeep).await;
-        super::housekeeping::round(&shared).await;
-        if let Err(error) = round(&shared).await {
-            let cause = &error as &dyn std::error::Error;
-            tracing::warn!(
-                error = cause,
-                "expired rows could not be removed; trying again later"
-            );
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
         }
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            () = super::housekeeping::round(&shared) => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            done = round(&shared, &task) => done?,
+        }
+        task.works();
+        pause = shared.options.upkeep;
     }
 }
 
-async fn round(shared: &Shared) -> Result<(), StoreError> {
-    let mut after = None;
+async fn round(shared: &Shared, task: &Task) -> Result<(), StoreError> {
+    let (mut after, mut failed) = (None, 0);
     loop {
         let apps = shared.host.store().apps(after.as_ref(), APPS).await?;
         for app in &apps {
-            sweep(shared, app).await?;
-            prune(shared, app).await?;
+            // Each whether or not the other has failed.
+            let swept = sweep(shared, app).await;
+            let pruned = prune(shared, app).await;
+            let Err(error) = swept.and(pruned) else {
+                failed = 0;
+                continue;
+            };
+            task.skips(&format_args!("upkeep of app {}", app.name), &chain(&error));
+            failed += 1;
+            if failed >= FAILING_APPS {
+                return Err(error);
+            }
         }
         match apps.last() {
             Some(last) => after = Some(last.name.clone()),

@@ -3,15 +3,23 @@
 use super::{Shared, millis, retry};
 use crate::host::DeliverError;
 use crate::model::{
-    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, Receipt, Timestamp, Verdict,
+    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, Receipt, Timestamp, Verdict, short,
 };
-use std::pin::pin;
-use std::time::Duration;
+use crate::service::{chain, line_about};
+use crate::store::StoreError;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
 use tokio::time::{MissedTickBehavior, interval_at};
 use uuid::Uuid;
 
 /// The longest text of an error that is kept, in bytes.
 const ERROR_BYTES_MAX: usize = 4 * 1024;
+
+/// The first pause before a failed delivery is given back again.
+const GIVE_BACK_PAUSE: Duration = Duration::from_millis(250);
+/// The most bytes of a tenant's text in a line of the host's own log.
+const LOGGED_BYTES_MAX: usize = 256;
 
 /// How an attempt has ended.
 enum Outcome {
@@ -21,25 +29,41 @@ enum Outcome {
     Failed(DeliverError),
 }
 
-pub(super) async fn work(shared: &Shared, id: AppId, delivery: Delivery, lease: Uuid) {
+/// A delivery, and what is known of its claim.
+pub(super) struct Claimed {
+    pub(super) id: AppId,
+    /// The app as it was read after the claim, `None` if it is gone. All deliveries of
+    /// a claim share it.
+    pub(super) app: Arc<OnceCell<Option<App>>>,
+    pub(super) delivery: Delivery,
+    pub(super) lease: Uuid,
+}
+
+pub(super) async fn work(shared: &Shared, claimed: Claimed) {
+    let Claimed {
+        id,
+        app,
+        delivery,
+        lease,
+    } = claimed;
     let receipt = Receipt {
         app: id,
         place: delivery.place.clone(),
         lease,
     };
-    let app = match shared.host.store().app_by_id(id).await {
+    let read = || shared.host.store().app_by_id(id);
+    let app = match app.get_or_try_init(read).await {
         Ok(Some(app)) => app,
         // Its deliveries have gone with it.
         Ok(None) => return,
         Err(error) => {
-            let cause = &error as &dyn std::error::Error;
-            tracing::warn!(error = cause, app = %id, "an app cannot be read; its delivery waits");
-            return;
+            let what = format_args!("a delivery of app {id}, which cannot be read");
+            return shared.deliveries.skips(&what, &chain(&error));
         }
     };
     if let Some((reason, error)) = refuse(&delivery) {
         let verdict = Verdict::GiveUp(reason);
-        return give_back(shared, &app, failure(shared, receipt, verdict, error)).await;
+        return give_back(shared, app, failure(shared, receipt, verdict, error)).await;
     }
     if delivery.attempts == 1 {
         let lag = shared.clock.now().0.saturating_sub(delivery.queued_at.0);
@@ -47,14 +71,14 @@ pub(super) async fn work(shared: &Shared, id: AppId, delivery: Delivery, lease: 
         shared.host.metrics().delivery_lag(lag);
     }
     let running = shared.host.metrics().delivery_running();
-    let outcome = attempt(shared, &app, &delivery, &receipt).await;
+    let outcome = attempt(shared, app, &delivery, &receipt).await;
     drop(running);
     match outcome {
         Outcome::Done => shared.host.metrics().delivery(app.name.as_str(), "done"),
         Outcome::Lost => shared.host.metrics().delivery(app.name.as_str(), "lost"),
         Outcome::Failed(error) => {
             let failed = judge(shared, &delivery, receipt, &error);
-            give_back(shared, &app, failed).await;
+            give_back(shared, app, failed).await;
         }
     }
 }
@@ -78,28 +102,32 @@ fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
 
 /// Runs the handler and renews the lease while it runs.
 async fn attempt(shared: &Shared, app: &App, delivery: &Delivery, receipt: &Receipt) -> Outcome {
-    let mut run = pin!(shared.host.deliver(app, delivery, receipt.clone()));
+    // Side by side: the handler goes on while a renewal waits for the store.
+    tokio::select! {
+        result = shared.host.deliver(app, delivery, receipt.clone()) => match result {
+            Ok(()) => Outcome::Done,
+            Err(error) if error.error.is_lease_lost() => Outcome::Lost,
+            Err(error) => Outcome::Failed(error),
+        },
+        // Its commit would be refused.
+        () = renew(shared, receipt) => Outcome::Lost,
+    }
+}
+
+/// Renews a lease until it is lost.
+async fn renew(shared: &Shared, receipt: &Receipt) {
     let third = shared.lease() / 3;
-    let mut renew = interval_at(tokio::time::Instant::now() + third, third);
-    renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut renewals = interval_at(tokio::time::Instant::now() + third, third);
+    renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            result = &mut run => return match result {
-                Ok(()) => Outcome::Done,
-                Err(error) if error.error.is_lease_lost() => Outcome::Lost,
-                Err(error) => Outcome::Failed(error),
-            },
-            _ = renew.tick() => {
-                let until = shared.clock.now().plus_ms(millis(shared.lease()));
-                match shared.host.store().renew(receipt, until).await {
-                    Ok(true) => {}
-                    // Its commit would be refused.
-                    Ok(false) => return Outcome::Lost,
-                    Err(error) => {
-                        let cause = &error as &dyn std::error::Error;
-                        tracing::warn!(error = cause, "a lease could not be renewed");
-                    }
-                }
+        renewals.tick().await;
+        let until = shared.clock.now().plus_ms(millis(shared.lease()));
+        match shared.host.store().renew(receipt, until).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                let what = format_args!("the renewal of a lease of app {}", receipt.app);
+                shared.deliveries.skips(&what, &chain(&error));
             }
         }
     }
@@ -142,19 +170,38 @@ async fn give_back(shared: &Shared, app: &App, failed: Failed) {
         Verdict::GiveUp(_) => "dead",
     };
     let trigger = failed.receipt.place.trigger.clone();
-    match shared.host.store().fail(&failed).await {
+    match fail(shared, &failed).await {
         Ok(true) => {
             shared.host.metrics().delivery(app.name.as_str(), outcome);
-            if let Verdict::GiveUp(reason) = failed.verdict {
-                let error = &failed.error;
-                tracing::warn!(app = %app.name, %trigger, %reason, error, "a delivery was given up");
+            if let Verdict::GiveUp(reason) = failed.verdict
+                && let Some(suppressed) = line_about(app.id)
+            {
+                // The whole of it is in the dead letter.
+                let error = short(&failed.error, LOGGED_BYTES_MAX);
+                tracing::warn!(app = %app.name, %trigger, %reason, error, suppressed, "a delivery was given up");
             }
         }
         Ok(false) => shared.host.metrics().delivery(app.name.as_str(), "lost"),
         // Its lease runs out, and it is tried again.
         Err(error) => {
-            let cause = &error as &dyn std::error::Error;
-            tracing::warn!(error = cause, "a failed delivery could not be given back");
+            let what = format_args!("the return of a failed delivery of app {}", app.name);
+            shared.deliveries.skips(&what, &chain(&error));
+        }
+    }
+}
+
+/// Gives a delivery back. While the store is unavailable it tries again, for a third
+/// of the lease.
+async fn fail(shared: &Shared, failed: &Failed) -> Result<bool, StoreError> {
+    let start = Instant::now();
+    let mut pause = GIVE_BACK_PAUSE;
+    loop {
+        match shared.host.store().fail(failed).await {
+            Err(StoreError::Unavailable(_)) if start.elapsed() + pause < shared.lease() / 3 => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            other => return other,
         }
     }
 }

@@ -8,11 +8,14 @@ use crate::service::{
     Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Ticket, Timeout,
 };
 use crate::store::StoreError;
-use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
 use uuid::Uuid;
+
+/// Versions of a deleted app whose modules leave memory at once. Those of older
+/// ones leave when they have not been used for a while.
+const VERSIONS_LOOKED_AT: u32 = 1_000;
 
 /// Why a call of an app's active plugin did not succeed.
 #[derive(Debug, Error)]
@@ -67,12 +70,25 @@ impl Entered {
     ///
     /// # Errors
     /// [`InvokeError`].
-    pub async fn call(mut self, input: Vec<u8>) -> Result<Response, InvokeError> {
-        self.call.input = input;
-        self.run().await
+    pub async fn call(self, input: Vec<u8>) -> Result<Response, InvokeError> {
+        self.call_unless(input, std::future::pending()).await
     }
 
-    async fn run(self) -> Result<Response, InvokeError> {
+    /// As [`call`](Entered::call); but a call that waits for others of its app gives
+    /// up when `left` completes, as nobody waits for its answer.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn call_unless(
+        mut self,
+        input: Vec<u8>,
+        left: impl Future<Output = ()> + Send,
+    ) -> Result<Response, InvokeError> {
+        self.call.input = input;
+        self.run(left).await
+    }
+
+    async fn run(self, left: impl Future<Output = ()> + Send) -> Result<Response, InvokeError> {
         let Entered {
             host,
             app,
@@ -81,7 +97,11 @@ impl Entered {
             ticket,
         } = self;
         let context = host.context(&app, &call);
-        let _pass = ticket.admit(&context.deadline).await?;
+        let _pass = tokio::select! {
+            biased;
+            pass = ticket.admit(&context.deadline) => pass?,
+            () = left => return Err(Refusal::Left.into()),
+        };
         let plugin = host
             .plugin_of(Arc::clone(&app), digest, &context.deadline)
             .await?;
@@ -144,7 +164,7 @@ impl Host {
     /// [`InvokeError`].
     pub async fn invoke(&self, app: &App, call: Call) -> Result<Response, InvokeError> {
         let entered = self.enter(app.clone(), call).await?;
-        entered.run().await
+        entered.run(std::future::pending()).await
     }
 
     /// Adds a module to an app as a new plugin version, after compiling it, and
@@ -162,7 +182,7 @@ impl Host {
         // Before anything is compiled for somebody who may not.
         actor.require(Capability::PluginDeploy(app.id))?;
         let wasm = wasm.into();
-        let plugin = self.0.runtime.load(Arc::clone(&wasm)).await?;
+        let plugin = self.0.runtime.load(app.id, Arc::clone(&wasm)).await?;
         let (digest, exports) = (plugin.digest(), plugin.exports());
         let added = self
             .admin()
@@ -177,7 +197,7 @@ impl Host {
         digest: Digest,
         deadline: &Deadline,
     ) -> Result<Plugin, InvokeError> {
-        let compiled = deadline.within(Stage::Loading, self.compiled(digest));
+        let compiled = deadline.within(Stage::Loading, self.compiled(app.id, digest));
         Ok(Plugin {
             compiled: compiled.await??,
             app_name: app.name.as_str().into(),
@@ -186,17 +206,60 @@ impl Host {
     }
 
     /// The plugin of a stored module: from memory, or loaded now.
-    async fn compiled(&self, digest: Digest) -> Result<Arc<CompiledPlugin>, InvokeError> {
+    async fn compiled(
+        &self,
+        app: AppId,
+        digest: Digest,
+    ) -> Result<Arc<CompiledPlugin>, InvokeError> {
         if let Some(plugin) = self.0.runtime.loaded(&digest) {
             return Ok(plugin);
         }
-        let damaged = |why: &str| LoadError::Host(why.into());
-        let wasm = self.0.store.module(digest).await?;
-        let wasm = wasm.ok_or_else(|| damaged("the store lacks the module of an active plugin"))?;
-        if Sha256::digest(&wasm).as_slice() != digest.0 {
-            return Err(damaged("a stored module is not what its digest says").into());
+        let store = Arc::clone(&self.0.store);
+        let fetch = async move {
+            let failed = |error: StoreError| LoadError::Store(Arc::new(error.into()));
+            let wasm = store.module(digest).await.map_err(failed)?;
+            let lost = || LoadError::host("the store lacks the module of an active plugin");
+            Ok(wasm.ok_or_else(lost)?.into())
+        };
+        Ok(self.0.runtime.load_stored(app, digest, fetch).await?)
+    }
+
+    /// Deletes a version that is not active, and drops its compiled module on this
+    /// host if no version has it any more.
+    ///
+    /// # Errors
+    /// As [`Admin::delete_plugin`](crate::service::Admin::delete_plugin).
+    pub async fn delete_plugin(
+        &self,
+        actor: &Actor,
+        app: &App,
+        version: PluginVersion,
+    ) -> Result<(), ServiceError> {
+        let plugin = self.0.store.plugin(app.id, version).await?;
+        self.admin().delete_plugin(actor, app, version).await?;
+        if let Some(plugin) = plugin {
+            self.forget_unless_stored(plugin.digest).await;
         }
-        Ok(self.0.runtime.load(wasm.into()).await?)
+        Ok(())
+    }
+
+    /// Drops a compiled module that the store does not have any more. If the store
+    /// does not answer, the module leaves when it has not been used for a while.
+    async fn forget_unless_stored(&self, digest: Digest) {
+        if let Ok(None) = self.0.store.module(digest).await {
+            self.0.runtime.forget(&digest);
+        }
+    }
+
+    /// The modules of an app, as far as this host has them in memory.
+    async fn modules_of(&self, app: AppId) -> Vec<Digest> {
+        let plugins = self.0.store.plugins(app, None, VERSIONS_LOOKED_AT).await;
+        let plugins = plugins.unwrap_or_default();
+        let mut digests: Vec<_> = plugins.into_iter().map(|plugin| plugin.digest).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        digests.retain(|digest| self.0.runtime.holds(digest));
+        digests
     }
 
     /// Puts what an invocation logged into the app's log, and why it failed. Lines
@@ -253,8 +316,12 @@ impl Host {
     /// # Errors
     /// As [`Admin::delete_app`](crate::service::Admin::delete_app).
     pub async fn delete_app(&self, actor: &Actor, app: &App) -> Result<(), ServiceError> {
+        let modules = self.modules_of(app.id).await;
         self.admin().delete_app(actor, app).await?;
         self.logs().remove(app.id);
+        for digest in modules {
+            self.forget_unless_stored(digest).await;
+        }
         Ok(())
     }
 

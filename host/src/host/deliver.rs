@@ -6,7 +6,7 @@ use crate::abi::DeliveryContext;
 use crate::model::{
     App, Delivery, Digest, Event, Happening, PluginVersion, Receipt, TriggerName, Value,
 };
-use crate::runtime::{CallError, LoadError, Target};
+use crate::runtime::{Blame, CallError, Target};
 use crate::service::{CallContext, Caller, Deadline, ServiceError};
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
 use serde_json::json;
@@ -31,7 +31,7 @@ impl InvokeError {
         match self {
             InvokeError::Call(failure) => failure.error.is_deterministic(),
             InvokeError::Service(ServiceError::NoActivePlugin) => true,
-            InvokeError::Load(error) => !matches!(error, LoadError::Busy | LoadError::Host(_)),
+            InvokeError::Load(error) => error.blame() != Blame::Host,
             InvokeError::Service(_) | InvokeError::Refused(_) | InvokeError::Timeout(_) => false,
         }
     }

@@ -8,12 +8,12 @@ use crate::abi::LogLine;
 use crate::metrics::Metrics;
 use crate::model::{App, AppLimits, AppName, Digest, Limits, Principal};
 use crate::runtime::{
-    CallFailure, CompiledPlugin, EngineOptions, Invocation, LoadError, Request, Response, Runtime,
-    RuntimeError, Target,
+    CacheLimits, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation, LoadError,
+    Request, Response, Runtime, RuntimeError, Target,
 };
 use crate::service::{
-    Admin, Admission, CallContext, Caller, Deadline, Kv, KvService, Logs, ServiceError, Services,
-    StoredDeadLetters, Wakes, WriteRates,
+    Admin, Admission, CallContext, Caller, Deadline, Health, Kv, KvService, Logs, ServiceError,
+    Services, StoredDeadLetters, Wakes, WriteRates,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -86,18 +86,45 @@ impl HostBuilder {
         self
     }
 
-    /// How many instances exist at once. Default 256.
+    /// How many instances exist at once. Default 256. Room for them is reserved when
+    /// the host is built, as address space.
     #[must_use]
     pub fn instances(mut self, instances: u32) -> HostBuilder {
-        self.engine.instances = instances;
+        self.engine.instances = Some(instances);
+        self
+    }
+
+    /// The memory of all instances together, in bytes. Default 4 GiB. A call that needs
+    /// more than is left fails as the host's fault; one app gets at most as much as is
+    /// then left free.
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> HostBuilder {
+        self.engine.memory = bytes;
+        self
+    }
+
+    /// Reserves no room for instances. Each call asks the system for its own, which
+    /// is slower. For hosts that run few plugins or none.
+    #[must_use]
+    pub fn unpooled(mut self) -> HostBuilder {
+        self.engine.instances = None;
         self
     }
 
     /// A folder that keeps compiled modules between processes. It is made, for
-    /// its owner alone, if it is not there. By default nothing is kept.
+    /// its owner alone, if it is not there. If it cannot be used, that is a warning
+    /// in the log. By default nothing is kept.
     #[must_use]
     pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> HostBuilder {
         self.engine.cache_dir = Some(dir.into());
+        self
+    }
+
+    /// How much the folder may hold. Default 1 GiB and 10,000 files; of more, those
+    /// that were not used for longest are removed.
+    #[must_use]
+    pub fn cache_limits(mut self, limits: CacheLimits) -> HostBuilder {
+        self.engine.cache = limits;
         self
     }
 
@@ -108,10 +135,44 @@ impl HostBuilder {
         self
     }
 
-    /// The longest that a module may take to compile. Default 30 s.
+    /// How many bytes the compiled modules in memory may have, about, and how many
+    /// one of them. Default 512 MiB.
+    #[must_use]
+    pub fn modules_bytes(mut self, bytes: usize) -> HostBuilder {
+        self.engine.modules_bytes = bytes;
+        self
+    }
+
+    /// Where modules are compiled. By default in this process, where a compilation
+    /// cannot be stopped: name a program ([`Compiler::Process`]) if the modules come
+    /// from people whom you do not trust.
+    #[must_use]
+    pub fn compiler(mut self, compiler: Compiler) -> HostBuilder {
+        self.engine.compiler = compiler;
+        self
+    }
+
+    /// How many modules are compiled at once, and as many again that take long. By
+    /// default as many as there are cores but one, and at least one. At most one of an
+    /// app is compiled at once.
+    #[must_use]
+    pub fn compilers(mut self, compilers: usize) -> HostBuilder {
+        self.engine.compilers = Some(compilers);
+        self
+    }
+
+    /// The CPU time that a module may take to compile; in this process, the wall
+    /// time. Default 30 s.
     #[must_use]
     pub fn compile_time(mut self, compile_time: Duration) -> HostBuilder {
         self.engine.compile_time = compile_time;
+        self
+    }
+
+    /// The memory that the process of a compiler may take, in bytes. Default 1 GiB.
+    #[must_use]
+    pub fn compile_memory(mut self, bytes: u64) -> HostBuilder {
+        self.engine.compile_memory = bytes;
         self
     }
 
@@ -149,8 +210,8 @@ impl HostBuilder {
     /// Builds the host: starts the wasm engine and its clock.
     ///
     /// # Errors
-    /// [`RuntimeError`] when the engine cannot start, a host function is linked
-    /// twice, or the cache folder cannot be used.
+    /// [`RuntimeError`] when the engine cannot start, or a host function is linked
+    /// twice.
     pub fn build(self) -> Result<Host, RuntimeError> {
         let limits = Arc::new(self.limits);
         let metrics = self.metrics;
@@ -178,6 +239,7 @@ impl HostBuilder {
             admission: Admission::new(self.queue, metrics.clone()),
             writes: WriteRates::default(),
             logs: Logs::default(),
+            health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
             runtime: Arc::new(runtime),
             store,
             services,
@@ -200,6 +262,7 @@ struct Parts {
     admission: Admission,
     writes: WriteRates,
     logs: Logs,
+    health: Arc<Health>,
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,
     metrics: Metrics,
@@ -236,6 +299,16 @@ impl Host {
         &self.0.logs
     }
 
+    /// Whether this host can work: its store, and its background tasks.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.0.health
+    }
+
+    /// How many compiled modules this host has in memory, and their bytes.
+    pub fn modules(&self) -> (usize, usize) {
+        self.0.runtime.modules()
+    }
+
     /// What this host counts.
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
@@ -265,13 +338,13 @@ impl Host {
         self.0.store.app(name).await
     }
 
-    /// Compiles a module for an app, on a thread of its own, and checks that it
-    /// can run here. The same module is compiled once for all apps.
+    /// Compiles a module for an app, away from the threads that serve, and checks
+    /// that it can run here. The same module is compiled once for all apps.
     ///
     /// # Errors
     /// [`LoadError`], which says what is wrong with the module.
     pub async fn load(&self, app: &App, wasm: impl Into<Vec<u8>>) -> Result<Plugin, LoadError> {
-        let compiled = self.0.runtime.load(wasm.into().into()).await?;
+        let compiled = self.0.runtime.load(app.id, wasm.into().into()).await?;
         Ok(Plugin {
             app: Arc::new(app.clone()),
             app_name: app.name.as_str().into(),

@@ -1,7 +1,9 @@
 //! Bodies: bounded, in time, parsed once.
 
 use super::Shared;
+use super::budget::NoRoom;
 use super::problem::{Kind, Problem};
+use crate::model::shown_start;
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
@@ -17,8 +19,14 @@ use tokio::time::{Instant, timeout_at};
 const JSON_BYTES_MAX: usize = 64 * 1024;
 
 /// All of a body, within its limit and the server's time.
-pub(super) async fn read(
+pub(super) async fn read(shared: &Shared, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
+    read_after(shared, Vec::new(), body, limit).await
+}
+
+/// The same behind a head that does not count.
+pub(super) async fn read_after(
     shared: &Shared,
+    head: Vec<u8>,
     mut body: Body,
     limit: usize,
 ) -> Result<Vec<u8>, Problem> {
@@ -33,9 +41,11 @@ pub(super) async fn read(
     }
     let deadline = Instant::now() + shared.options.body_timeout;
     // Of a large body no more room is made than what arrives.
-    let mut bytes = Vec::with_capacity((announced as usize).min(64 * 1024));
+    let before = head.len();
+    let mut bytes = head;
+    bytes.reserve((announced as usize).min(64 * 1024));
     while let Some(part) = next(shared, &mut body, deadline).await? {
-        if part.len() > limit - bytes.len() {
+        if part.len() > limit - (bytes.len() - before) {
             return Err(too_large(format!("more than {limit}")));
         }
         bytes.extend_from_slice(&part);
@@ -61,14 +71,24 @@ pub(super) async fn next(
                 // Trailers say nothing to us.
                 Err(_) => continue,
             },
-            Some(Err(_)) => {
-                return Err(Problem::new(
-                    Kind::BodyBroken,
-                    "the connection ended, or the body's form is not HTTP",
-                ));
-            }
+            Some(Err(error)) => return Err(broken(error)),
         }
     }
+}
+
+fn broken(error: axum::Error) -> Problem {
+    // Each layer of bodies wraps the error again.
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        if error.is::<NoRoom>() {
+            return NoRoom.into();
+        }
+        cause = error.source();
+    }
+    Problem::new(
+        Kind::BodyBroken,
+        "the connection ended, or the body's form is not HTTP",
+    )
 }
 
 /// A body that is a JSON object.
@@ -94,7 +114,9 @@ pub(super) async fn json_within<T: DeserializeOwned>(
         let detail = "the body is not a JSON object";
         return Err(Problem::new(Kind::MalformedJson, detail));
     }
-    serde_json::from_slice(&bytes).map_err(|e| Problem::new(Kind::MalformedJson, e.to_string()))
+    // The error can hold a string of the body, however long.
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Problem::new(Kind::MalformedJson, shown_start(&e, 1024)))
 }
 
 /// The content type without its parameters; empty if there is none.

@@ -6,8 +6,9 @@ use super::body;
 use super::layer::RequestId;
 use super::params::Segments;
 use super::problem::{Kind, Problem};
+use super::stream::Peer;
 use crate::Call;
-use crate::model::{App, AppName, Principal};
+use crate::model::{App, AppName, Principal, shown_start};
 use crate::service::{Actor, ServiceError};
 use axum::Extension;
 use axum::body::Body;
@@ -18,12 +19,16 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use kvasm_abi::http::{STATUSES, prefix, split};
 use serde::{Deserialize, Serialize};
 
 /// The most headers of a plugin's response, and the most bytes of them together.
 const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// The most bytes of the head of a plugin's response: JSON, which takes up to six
+/// bytes for one of a header.
+const ANSWER_HEAD_BYTES_MAX: usize = 512 * 1024;
 
 /// The app that is called, and who calls it.
 ///
@@ -68,18 +73,30 @@ pub(super) async fn call(
     MaybeKnown(actor): MaybeKnown,
     Segments((name, function)): Segments<(String, String)>,
     Extension(RequestId(id)): Extension<RequestId>,
+    peer: Option<Extension<Peer>>,
     body: Body,
 ) -> Result<Response, Problem> {
     let (app, principal) = admit(&shared, actor.as_ref(), &name).await?;
+    let call = with(Call::function(function).request_id(id), principal);
+    // Before the body is read: most of those that are refused send it for nothing.
+    let entered = shared.host.enter(app, call).await?;
     let input = body::read(&shared, body, shared.host.limits().input_bytes).await?;
-    let call = Call::function(function).input(input).request_id(id);
-    let response = shared.host.invoke(&app, with(call, principal)).await?;
+    let left = left(peer.map(|Extension(peer)| peer));
+    let response = entered.call_unless(input, left).await?;
     let headers = [
         (CONTENT_TYPE, "application/octet-stream"),
         // Plugins are strangers: a browser must not take their output for a page.
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((headers, response.output).into_response())
+}
+
+/// Waits until the client has left; for ever, if its connection is not known.
+async fn left(peer: Option<Peer>) {
+    match peer {
+        Some(peer) => peer.gone().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn with(call: Call, principal: Option<Principal>) -> Call {
@@ -119,18 +136,21 @@ pub(super) async fn handle(
     let (parts, body) = request.into_parts();
     let (name, path) = split_path(parts.uri.path());
     let (app, principal) = admit(&shared, actor.as_ref(), name).await?;
+    let call = with(Call::http().request_id(id), principal);
+    let entered = shared.host.enter(app, call).await?;
     let limit = shared.host.limits().input_bytes;
-    let body = body::read(&shared, body, limit).await?;
     let head = RequestHead {
         method: parts.method.as_str(),
         path,
         query: parts.uri.query().unwrap_or_default(),
         headers: shown_headers(&parts.headers),
     };
-    let input = frame(&head, &body)?;
-    let call = Call::http().input(input).request_id(id);
-    let response = shared.host.invoke(&app, with(call, principal)).await?;
-    answer(&response.output).map_err(|why| Problem::new(Kind::PluginAnswer, why))
+    let head = frame(&head)?;
+    // What the guest gets is bounded as a whole.
+    let input = body::read_after(&shared, head, body, limit).await?;
+    let left = left(parts.extensions.get().cloned());
+    let response = entered.call_unless(input, left).await?;
+    answer(response.output.into()).map_err(|why| Problem::new(Kind::PluginAnswer, why))
 }
 
 /// The app's name and the rest of `/a/{app}/{rest}`, as they came. Names need no
@@ -173,18 +193,23 @@ fn shown_headers(headers: &HeaderMap) -> Vec<(&str, &str)> {
     text.collect()
 }
 
-fn frame(head: &RequestHead<'_>, body: &[u8]) -> Result<Vec<u8>, Problem> {
+/// The head of a request as its plugin gets it, before the body.
+fn frame(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
     let head = serde_json::to_vec(head).map_err(|e| Problem::internal(&e))?;
     let too_large = || Problem::new(Kind::BodyTooLarge, "the head is over 4 GiB");
     let prefix = prefix(head.len()).ok_or_else(too_large)?;
-    Ok([&prefix, head.as_slice(), body].concat())
+    Ok([&prefix, head.as_slice()].concat())
 }
 
 /// The response that a plugin's output stands for, or what is wrong with it.
-fn answer(output: &[u8]) -> Result<Response, String> {
-    let (head, body) = split(output).map_err(|_| "its frame ends before its head does")?;
+fn answer(output: Bytes) -> Result<Response, String> {
+    let (head, body) = split(&output).map_err(|_| "its frame ends before its head does")?;
+    if head.len() > ANSWER_HEAD_BYTES_MAX {
+        let (len, limit) = (head.len(), ANSWER_HEAD_BYTES_MAX);
+        return Err(format!("its head is {len} bytes; the limit is {limit}"));
+    }
     let head: ResponseHead = serde_json::from_slice(head)
-        .map_err(|e| format!("its head is not what it must be: {e}"))?;
+        .map_err(|e| format!("its head is not what it must be: {}", shown_start(&e, 256)))?;
     let status = match StatusCode::from_u16(head.status) {
         Ok(status) if STATUSES.contains(&head.status) => status,
         _ => {
@@ -197,7 +222,7 @@ fn answer(output: &[u8]) -> Result<Response, String> {
     };
     let headers = response_headers(&head.headers)?;
     // As a body, so that no content type is made up.
-    Ok((status, headers, Body::from(body.to_vec())).into_response())
+    Ok((status, headers, Body::from(output.slice_ref(body))).into_response())
 }
 
 fn response_headers(given: &[(String, String)]) -> Result<HeaderMap, String> {
@@ -240,9 +265,10 @@ mod tests {
 
     #[test]
     fn only_whole_and_valid_answers_are_passed_on() {
-        let good = answer(&framed(
-            r#"{"status":201,"headers":[["x-a","1"],["x-a","2"],["content-length","9"]]}"#,
-        ))
+        let good = answer(
+            framed(r#"{"status":201,"headers":[["x-a","1"],["x-a","2"],["content-length","9"]]}"#)
+                .into(),
+        )
         .unwrap();
         assert_eq!(good.status(), StatusCode::CREATED);
         assert_eq!(good.headers().get_all("x-a").iter().count(), 2);
@@ -255,9 +281,9 @@ mod tests {
             r#"{"status":200,"headers":[["a b","1"]]}"#,
             r#"{"status":200,"headers":[["a","1\r\nb: 2"]]}"#,
         ] {
-            assert!(answer(&framed(bad)).is_err(), "{bad} was taken");
+            assert!(answer(framed(bad).into()).is_err(), "{bad} was taken");
         }
-        assert!(answer(b"").is_err());
-        assert!(answer(b"\xff\xff\xff\xff{}").is_err());
+        assert!(answer(Bytes::new()).is_err());
+        assert!(answer(Bytes::from_static(b"\xff\xff\xff\xff{}")).is_err());
     }
 }

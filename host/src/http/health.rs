@@ -1,18 +1,20 @@
 //! What machines ask of the server.
 
 use super::Shared;
-use super::auth::Known;
+use super::auth::{Known, MaybeKnown};
 use super::problem::{Kind, Problem};
 use crate::model::Capability;
-use crate::service::ServiceError;
-use axum::extract::State;
+use crate::service::Readiness;
+use axum::extract::{FromRequestParts, State};
 use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long the store may take to answer.
-const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the store may take to say whose token it is.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Says that the process runs.
 #[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = String)))]
@@ -20,21 +22,49 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Says whether the store can be reached.
+/// Says whether this server can work: the store takes writes, and background tasks
+/// run. With a token of `instance:admin` a refusal says what fails, and why.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503)))]
-pub(super) async fn readyz(State(shared): State<Shared>) -> Result<&'static str, Problem> {
-    match timeout(READY_TIMEOUT, shared.host.store().ping()).await {
-        Ok(Ok(())) => Ok("ready\n"),
-        Ok(Err(error)) => Err(ServiceError::from(error).into()),
-        Err(_) => Err(Problem::new(
-            Kind::StoreUnavailable,
-            format!(
-                "the store did not answer within {} s",
-                READY_TIMEOUT.as_secs()
-            ),
-        )),
+pub(super) async fn readyz(
+    State(shared): State<Shared>,
+    mut parts: Parts,
+) -> Result<&'static str, Problem> {
+    let readiness = shared.host.health().check().await;
+    if readiness.is_ready() {
+        return Ok("ready\n");
     }
+    let problem = match &readiness.store {
+        Err(failure) => Problem::new(Kind::StoreUnavailable, failure.summary),
+        Ok(()) => Problem::new(Kind::NotReady, "background work is failing"),
+    };
+    // Asked for only now, and for a short time, as the token is in the store. Any other
+    // token than an administrator's gives no more than none.
+    let actor = MaybeKnown::from_request_parts(&mut parts, &shared);
+    let may_see = match timeout(TOKEN_TIMEOUT, actor).await {
+        Ok(Ok(MaybeKnown(Some(actor)))) => actor.require(Capability::InstanceAdmin).is_ok(),
+        _ => false,
+    };
+    Err(match may_see {
+        true => problem.with("failing", failing(&readiness)),
+        false => problem,
+    })
+}
+
+/// What fails, since when and why.
+fn failing(readiness: &Readiness) -> Value {
+    let store = readiness.store.as_ref().err();
+    let store = store.map(|failure| json!({ "name": "store", "cause": failure.cause }));
+    let tasks = readiness.tasks.iter().filter_map(|task| {
+        let (since, cause) = task.failing.as_ref()?;
+        Some(json!({
+            "name": task.name,
+            "cause": cause,
+            "since": since,
+            "restarts": task.restarts,
+        }))
+    });
+    store.into_iter().chain(tasks).collect()
 }
 
 /// What Prometheus scrapes. It names apps, so it needs a token.

@@ -1,11 +1,14 @@
 //! What surrounds every request: its id, its span, its time, its problem.
 
 use super::Shared;
+use super::budget::{NoRoom, Share};
+use super::counted::{arriving, leaving};
 use super::problem::{Kind, Problem};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
 use std::time::Instant;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -15,6 +18,8 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// The most bytes of a request's headers, which the reader of heads bounds
 /// roughly only.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// What a handler keeps of a body at the most, but for inputs and modules.
+const BODY_BYTES_KEPT: usize = 16 * 1024 * 1024;
 /// The longest path and query, in bytes.
 const URI_BYTES_MAX: usize = 8 * 1024;
 
@@ -38,7 +43,9 @@ pub(super) async fn around(
     let mut response = async {
         match too_long(&request).or_else(|| too_large(request.headers())) {
             Some(problem) => problem.into_response(),
-            None => next.run(request).await,
+            None => counted(&shared, request, next)
+                .await
+                .unwrap_or_else(|no_room| Problem::from(no_room).into_response()),
         }
     }
     .instrument(span)
@@ -57,6 +64,27 @@ pub(super) async fn around(
         .http_request(route, method, status, took);
     tracing::info!(target: "kvasm::requests", request_id = %id, method, route, status, took_us = took.as_micros() as u64);
     response
+}
+
+/// Runs the handler with the bytes of the body and the answer counted.
+async fn counted(shared: &Shared, request: Request, next: Next) -> Result<Response, NoRoom> {
+    let share = Share::of(request.uri().path());
+    // Metrics and the like are the operator's, who needs them most when there is no room.
+    let may_refuse = share != Share::Others;
+    let held = Arc::new(shared.budget.held(share));
+    if may_refuse {
+        // Before a call is made whose answer would find no room.
+        held.wait_for_room().await?;
+    }
+    let limits = shared.host.limits();
+    let most = limits
+        .module_bytes
+        .max(limits.input_bytes)
+        .max(BODY_BYTES_KEPT);
+    let counting = Arc::clone(&held);
+    let request = request.map(|body| arriving(body, counting, most));
+    let response = next.run(request).await;
+    leaving(response, held, may_refuse)
 }
 
 /// The id that the client gave. One that is no UUID is replaced, as ids go into

@@ -3,23 +3,28 @@
 use super::Shared;
 use super::api::LogView;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::{self, Known};
+use super::layer::RequestId;
 use super::params::{Params, Segments};
 use super::problem::Problem;
-use crate::model::{AppId, Capability};
+use crate::model::{App, Capability};
 use crate::service::LogRecord;
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use std::convert::Infallible;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use utoipa::IntoParams;
+use uuid::Uuid;
 
-/// A blank line this often tells whether somebody still follows.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often a blank line shows whether somebody still follows, and how often the
+/// token is checked again.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -44,12 +49,27 @@ pub(super) async fn show(
     Known(actor): Known,
     Segments(name): Segments<String>,
     Params(params): Params<LogParams>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &actor, &name, Capability::LogRead).await?;
     let limit = params.limit.map_or(100, |limit| limit as usize);
     let after = params.after.unwrap_or(0);
     let body = if params.follow {
-        follow(shared, app.id, after, limit)
+        let follower = Follower {
+            shared,
+            app,
+            headers: headers
+                .into_iter()
+                .filter_map(|(name, value)| name.map(|name| (name, value)))
+                .filter(|(name, _)| name == AUTHORIZATION)
+                .collect(),
+            id,
+            after,
+            limit,
+            checked: Instant::now(),
+        };
+        Body::from_stream(futures_util::stream::unfold(follower, Follower::next))
     } else {
         Body::from(lines(&shared.host.logs().read(app.id, after, limit)))
     };
@@ -67,31 +87,72 @@ fn lines(records: &[LogRecord]) -> Bytes {
     out.into()
 }
 
-fn follow(shared: Shared, app: AppId, after: u64, limit: usize) -> Body {
-    let stream = futures_util::stream::unfold(
-        (shared, after, limit),
-        move |(shared, after, limit)| async move {
-            loop {
-                let grown = shared.host.logs().grown(app);
-                let grown = grown.notified();
-                tokio::pin!(grown);
-                // From here on no line is missed.
-                grown.as_mut().enable();
-                let records = shared.host.logs().read(app, after, limit);
-                if let Some(last) = records.last() {
-                    let next = (shared.clone(), last.seq, usize::MAX);
-                    return Some((Ok::<_, Infallible>(lines(&records)), next));
-                }
-                tokio::select! {
-                    () = &mut grown => {}
-                    () = tokio::time::sleep(HEARTBEAT) => {
-                        let blank = Bytes::from_static(b"\n");
-                        return Some((Ok(blank), (shared.clone(), after, limit)));
-                    }
-                    () = shared.stop.cancelled() => return None,
-                }
+/// Who follows an app's log, and where it stands.
+struct Follower {
+    shared: Shared,
+    app: App,
+    /// The token that is shown again and again.
+    headers: HeaderMap,
+    id: Uuid,
+    after: u64,
+    limit: usize,
+    checked: Instant,
+}
+
+impl Follower {
+    /// The next lines, or a blank one; none at the end.
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Follower)> {
+        loop {
+            // A token can be revoked and an app deleted while its log is followed.
+            if self.checked.elapsed() >= HEARTBEAT && !self.check().await {
+                return None;
             }
-        },
-    );
-    Body::from_stream(stream)
+            let logs = self.shared.host.logs();
+            let grown = logs.grown(self.app.id);
+            let grown = grown.notified();
+            tokio::pin!(grown);
+            // From here on no line is missed.
+            grown.as_mut().enable();
+            let records = logs.read(self.app.id, self.after, self.limit);
+            if let Some(last) = records.last() {
+                self.after = last.seq;
+                self.limit = usize::MAX;
+                return Some((Ok(lines(&records)), self));
+            }
+            tokio::select! {
+                () = &mut grown => {}
+                () = tokio::time::sleep(HEARTBEAT) => {
+                    return Some((Ok(Bytes::from_static(b"\n")), self));
+                }
+                () = self.shared.stop.cancelled() => return None,
+            }
+        }
+    }
+
+    /// Whether the log may still be read. A store that cannot say is asked later.
+    async fn check(&mut self) -> bool {
+        self.checked = Instant::now();
+        let sender = auth::sender(&self.shared, &self.headers, self.id).await;
+        let found = match sender {
+            Ok(Some(actor)) => {
+                let name = self.app.name.as_str();
+                find(&self.shared, &actor, name, Capability::LogRead).await
+            }
+            Ok(None) => return false,
+            Err(problem) => Err(problem),
+        };
+        match found {
+            Ok(app) if app.id == self.app.id => true,
+            Err(problem) if problem.is_of_the_host() => true,
+            Ok(_) => self.forget(),
+            Err(problem) if problem.is_app_gone() => self.forget(),
+            Err(_) => false,
+        }
+    }
+
+    /// The app is gone, and its log with it.
+    fn forget(&self) -> bool {
+        self.shared.host.logs().remove(self.app.id);
+        false
+    }
 }

@@ -9,7 +9,9 @@ mod audit;
 mod auth;
 mod batch;
 mod body;
+mod budget;
 mod calls;
+mod counted;
 mod deliveries;
 mod health;
 mod kv;
@@ -21,6 +23,7 @@ mod plugins;
 mod problem;
 mod router;
 mod serve;
+mod stream;
 mod tokens;
 mod transfer;
 mod triggers;
@@ -44,13 +47,24 @@ pub const PROBLEMS: &str = "urn:kvasm:problem:";
 pub struct ServerOptions {
     /// Connections that are open at once; further ones wait to be taken. Default 20,000.
     pub connections: usize,
+    /// Connections of one client address that are open at once, of an IPv6 network of
+    /// 64 bits together; further ones are closed. `None` for no limit, as behind a
+    /// proxy, where all clients have its address. Default 5,000.
+    pub connections_of_address: Option<usize>,
+    /// Bytes of requests and responses that the server holds at once: bodies that
+    /// arrive or are being handled, and answers that are being sent. Default 256 MiB.
+    pub bytes_in_flight: usize,
+    /// The bytes a second that a client takes of a response, or sends of an import, at
+    /// the least. Default 1 KiB.
+    pub min_rate: usize,
     /// The longest that a request's head may take to arrive, and that a
     /// connection may be idle between requests. Default 30 s.
     pub head_timeout: Duration,
     /// The longest that a request's body may take to arrive; for an import, that
     /// may pass between two parts of it. Default 30 s.
     pub body_timeout: Duration,
-    /// The longest that a client may not take anything of a response. Default 30 s.
+    /// How far behind `min_rate` a client may be that takes a response; so also the
+    /// longest that it may take nothing. Default 30 s.
     pub write_timeout: Duration,
     /// How long requests that run may go on after the server was told to stop.
     /// Default 10 s.
@@ -61,6 +75,9 @@ impl Default for ServerOptions {
     fn default() -> ServerOptions {
         ServerOptions {
             connections: 20_000,
+            connections_of_address: Some(5_000),
+            bytes_in_flight: 256 * 1024 * 1024,
+            min_rate: 1024,
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
@@ -84,10 +101,24 @@ struct Shared(Arc<State>);
 
 struct State {
     host: Host,
+    budget: Arc<budget::Budget>,
     options: ServerOptions,
     trust: Trust,
     /// Cancelled when the server stops: streams without an end then end.
     stop: CancellationToken,
+}
+
+impl Shared {
+    fn new(host: Host, options: ServerOptions, trust: Trust, stop: CancellationToken) -> Shared {
+        let metrics = host.metrics().clone();
+        Shared(Arc::new(State {
+            budget: budget::Budget::new(options.bytes_in_flight, metrics),
+            host,
+            options,
+            trust,
+            stop,
+        }))
+    }
 }
 
 impl std::ops::Deref for Shared {
@@ -101,26 +132,20 @@ impl std::ops::Deref for Shared {
 /// The server's routes over a host. Give it to [`serve`], which also bounds
 /// connections, or nest it into a server of your own.
 pub fn router(host: Host, options: ServerOptions, stop: CancellationToken) -> Router {
-    router::build(Shared(Arc::new(State {
-        host,
-        options,
-        trust: Trust::Tokens,
-        stop,
-    })))
+    router::build(Shared::new(host, options, Trust::Tokens, stop))
 }
 
 /// The same routes for the operator alone, who needs no token: for programs that
 /// have the store in their hands. **Never give this to a network.** `name` goes to
 /// the audit log.
 pub fn operator_router(host: Host, name: &str) -> Router {
-    router::build(Shared(Arc::new(State {
-        host,
-        options: ServerOptions {
-            // Whoever feeds an import here may take a rest.
-            body_timeout: Duration::from_secs(24 * 60 * 60),
-            ..ServerOptions::default()
-        },
-        trust: Trust::Operator(name.into()),
-        stop: CancellationToken::new(),
-    })))
+    let options = ServerOptions {
+        // Whoever feeds an import here may take a rest.
+        body_timeout: Duration::from_secs(24 * 60 * 60),
+        // There is no client but the operator's.
+        bytes_in_flight: usize::MAX,
+        ..ServerOptions::default()
+    };
+    let trust = Trust::Operator(name.into());
+    router::build(Shared::new(host, options, trust, CancellationToken::new()))
 }

@@ -119,8 +119,8 @@ pub(super) async fn delete(
     Segments((name, version)): Segments<(String, u32)>,
 ) -> Result<StatusCode, Problem> {
     let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
-    let admin = shared.host.admin();
-    admin
+    shared
+        .host
         .delete_plugin(&actor, &app, PluginVersion(version))
         .await?;
     Ok(StatusCode::NO_CONTENT)

@@ -1,8 +1,9 @@
 //! Errors as RFC 9457 problem details. Each case has a `type` of its own that
 //! does not change.
 
+use super::budget::NoRoom;
 use crate::http::PROBLEMS;
-use crate::model::Invalid;
+use crate::model::{Invalid, short};
 use crate::runtime::{CallError, LoadError};
 use crate::service::{Refusal, ServiceError, Stage, Unauthenticated};
 use crate::{DeployError, InvokeError};
@@ -79,9 +80,13 @@ kinds! {
     QuotaExceeded = INSUFFICIENT_STORAGE "quota-exceeded" "The app's quota is used up",
     StoreFull = INSUFFICIENT_STORAGE "store-full" "The host's store is full",
     StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable" "The store cannot be reached",
+    NotReady = SERVICE_UNAVAILABLE "not-ready" "The host is not ready",
     Busy = SERVICE_UNAVAILABLE "busy" "The host is busy",
     Internal = INTERNAL_SERVER_ERROR "internal" "The host failed",
 }
+
+/// The most bytes of a problem's detail.
+const DETAIL_BYTES_MAX: usize = 8 * 1024;
 
 /// An answer that is an error.
 #[derive(Debug, Clone)]
@@ -98,7 +103,7 @@ impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
         Problem {
             kind,
-            detail: detail.into(),
+            detail: short(&detail.into(), DETAIL_BYTES_MAX).to_owned(),
             retry_after: None,
             allow: None,
             extension: None,
@@ -115,6 +120,15 @@ impl Problem {
     pub(super) fn with(mut self, name: &'static str, value: serde_json::Value) -> Problem {
         self.extension = Some(Box::new((name, value)));
         self
+    }
+
+    /// Whether the host could not answer, rather than the sender not ask.
+    pub(super) fn is_of_the_host(&self) -> bool {
+        self.kind.status().is_server_error()
+    }
+
+    pub(super) fn is_app_gone(&self) -> bool {
+        self.kind == Kind::AppNotFound
     }
 
     fn retry_after(mut self, after: Duration) -> Problem {
@@ -173,6 +187,12 @@ impl IntoResponse for Problem {
 fn log_cause(error: &(dyn Error + 'static)) {
     let cause = error.source().unwrap_or(error);
     tracing::error!(error = cause, "{error}");
+}
+
+impl From<NoRoom> for Problem {
+    fn from(error: NoRoom) -> Problem {
+        Problem::new(Kind::Busy, error.to_string()).retry_after(Duration::from_secs(1))
+    }
 }
 
 impl From<Invalid> for Problem {
@@ -235,6 +255,13 @@ impl From<LoadError> for Problem {
             LoadError::Busy => {
                 Problem::new(Kind::Busy, error.to_string()).retry_after(Duration::from_secs(5))
             }
+            LoadError::Store(ref cause) => match &**cause {
+                ServiceError::Unavailable(_) => {
+                    Problem::new(Kind::StoreUnavailable, error.to_string())
+                        .retry_after(Duration::from_secs(1))
+                }
+                _ => Problem::internal(&error),
+            },
             LoadError::Host(_) => Problem::internal(&error),
             LoadError::NotWasm(_)
             | LoadError::UnknownImport { .. }
@@ -242,6 +269,11 @@ impl From<LoadError> for Problem {
             | LoadError::NoMemory
             | LoadError::Manifest(_)
             | LoadError::MissingFunction(_)
+            | LoadError::TooMuch { .. }
+            | LoadError::InstanceTooLarge
+            | LoadError::CompilerMemory(_)
+            | LoadError::CodeTooLarge(_)
+            | LoadError::CompilerFailed
             | LoadError::TooSlow(_) => Problem::new(Kind::ModuleRefused, error.to_string()),
         }
     }
@@ -258,7 +290,11 @@ impl From<DeployError> for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
-        Problem::new(Kind::RateLimited, refusal.to_string()).retry_after(refusal.retry_after())
+        let kind = match refusal {
+            Refusal::Rate { .. } | Refusal::Queue { .. } | Refusal::Waited(_) => Kind::RateLimited,
+            Refusal::Left => Kind::Busy,
+        };
+        Problem::new(kind, refusal.to_string()).retry_after(refusal.retry_after())
     }
 }
 
@@ -298,6 +334,10 @@ impl From<CallError> for Problem {
                 _ => Kind::PluginTimeout,
             },
             CallError::CpuTime { .. } => Kind::PluginTimeout,
+            CallError::HostMemory => {
+                return Problem::new(Kind::Busy, error.to_string())
+                    .retry_after(Duration::from_secs(1));
+            }
             CallError::Host(_) | CallError::Commit(_) => return Problem::internal(&error),
         };
         Problem::new(kind, error.to_string())
@@ -311,7 +351,7 @@ impl From<InvokeError> for Problem {
             InvokeError::Refused(refusal) => refusal.into(),
             // The module was good when it was uploaded.
             InvokeError::Load(error) => match error {
-                LoadError::Busy => error.into(),
+                LoadError::Busy | LoadError::Store(_) => error.into(),
                 error => Problem::internal(&error),
             },
             InvokeError::Timeout(timeout) => CallError::from(timeout).into(),

@@ -1,18 +1,24 @@
 //! Connections: how many, how slow, and how they end.
 
 use super::ServerOptions;
+use super::stream::Stream;
 use crate::metrics::Metrics;
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
 /// The most bytes of a request's head.
@@ -35,7 +41,9 @@ pub async fn serve(
     metrics: Metrics,
     stop: CancellationToken,
 ) -> bool {
-    let places = Arc::new(Semaphore::new(options.connections));
+    let places = options.connections.min(Semaphore::MAX_PERMITS);
+    let places = Arc::new(Semaphore::new(places));
+    let addresses = Addresses::new(options.connections_of_address);
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
@@ -50,7 +58,7 @@ pub async fn serve(
             accepted = accept(&listener, &places) => accepted,
             () = stop.cancelled() => break,
         };
-        let (stream, place) = match accepted {
+        let (stream, address, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be taken");
@@ -58,7 +66,17 @@ pub async fn serve(
                 continue;
             }
         };
-        let connection = http.serve_connection(io(stream, &options), service.clone());
+        let Some(of_address) = addresses.open(address) else {
+            metrics.connection_refused();
+            continue;
+        };
+        let stream = Stream::new(stream, &options);
+        let (service, peer) = (service.clone(), stream.peer());
+        let with_peer = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            service.call(request)
+        });
+        let connection = http.serve_connection(TokioIo::new(stream), with_peer);
         let connection = graceful.watch(connection);
         let open = metrics.connection();
         tokio::spawn(async move {
@@ -66,7 +84,7 @@ pub async fn serve(
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop((place, open));
+            drop((place, of_address, open));
         });
     }
     drop(listener);
@@ -79,20 +97,95 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
     // First a place, then a connection: those that have none wait in the system.
     let place = Arc::clone(places).acquire_owned().await;
     let place = place.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, address) = listener.accept().await?;
     // Small answers are not held back to be sent with the next.
     stream.set_nodelay(true)?;
-    Ok((stream, place))
+    Ok((stream, address.ip(), place))
 }
 
-type Io = TokioIo<std::pin::Pin<Box<TimeoutStream<TcpStream>>>>;
+/// How many connections each client address has open.
+struct Addresses {
+    limit: Option<usize>,
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
 
-fn io(stream: TcpStream, options: &ServerOptions) -> Io {
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(options.write_timeout));
-    TokioIo::new(Box::pin(stream))
+/// A connection of an address.
+struct OfAddress {
+    addresses: Arc<Addresses>,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn new(limit: Option<usize>) -> Arc<Addresses> {
+        let open = Mutex::default();
+        Arc::new(Addresses { limit, open })
+    }
+
+    /// Counts a connection, unless its address has too many.
+    fn open(self: &Arc<Addresses>, address: IpAddr) -> Option<OfAddress> {
+        let address = client(address);
+        let mut open = self.open.lock();
+        let count = open.get(&address).copied().unwrap_or(0);
+        if self.limit.is_some_and(|limit| count >= limit) {
+            return None;
+        }
+        open.insert(address, count + 1);
+        let addresses = Arc::clone(self);
+        Some(OfAddress { addresses, address })
+    }
+}
+
+impl Drop for OfAddress {
+    fn drop(&mut self) {
+        let mut open = self.addresses.open.lock();
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// The address that stands for a client. With IPv6 it has a network of 64 bits to
+/// itself.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_has_a_limit_of_its_own() {
+        let addresses = Addresses::new(Some(2));
+        let open = |address: &str| addresses.open(address.parse().unwrap());
+        let first = open("2001:db8::1").unwrap();
+        let second = open("2001:db8::ffff:1").unwrap();
+        assert!(open("2001:db8::2").is_none());
+        let neighbour = open("2001:db8:0:1::1").unwrap();
+        drop(first);
+        let third = open("2001:db8::3").unwrap();
+        let v4 = [
+            open("192.0.2.1").unwrap(),
+            open("::ffff:192.0.2.1").unwrap(),
+        ];
+        assert!(open("192.0.2.1").is_none());
+        let other = open("192.0.2.2").unwrap();
+        drop((second, third, neighbour));
+        assert_eq!(addresses.open.lock().len(), 2);
+        drop((v4, other));
+        assert!(addresses.open.lock().is_empty());
+    }
 }

@@ -7,6 +7,7 @@ use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments};
 use super::problem::{Kind, Problem};
+use super::stream::Pace;
 use crate::model::{App, Capability, Collection, Entry, Key, Timestamp, Value};
 use crate::service::{Caller, List, Write};
 use axum::body::Body;
@@ -287,11 +288,14 @@ struct Import {
 impl Import {
     async fn read(&mut self, mut body: Body) -> Result<(), Problem> {
         let mut rest: Vec<u8> = Vec::new();
+        let options = &self.shared.options;
+        let mut pace = Pace::new(options.body_timeout, options.min_rate, Instant::now());
         loop {
-            let deadline = Instant::now() + self.shared.options.body_timeout;
+            let deadline = pace.wait(Instant::now());
             let Some(part) = body::next(&self.shared, &mut body, deadline).await? else {
                 return self.take(&rest).await;
             };
+            pace.moved(part.len(), Instant::now());
             let mut lines = part.split(|byte| *byte == b'\n');
             // What stands after the last line break is the start of a line.
             let last = lines.next_back().unwrap_or_default();

@@ -25,6 +25,12 @@ pub struct Limits {
     pub log_lines: usize,
     /// A guest's memory, in bytes, summed over all its memories. Default 64 MiB.
     pub memory_bytes: usize,
+    /// A guest's memories. Default 8.
+    pub memories: u32,
+    /// A guest's tables. Default 4.
+    pub tables: u32,
+    /// Elements of a table. Default 65,536. Each takes 8 bytes.
+    pub table_elements: u32,
     /// The time from a call to its end: waiting, loading, running and committing
     /// together. Default 5 s.
     pub wall_time: Duration,
@@ -46,6 +52,9 @@ impl Default for Limits {
             log_line_bytes: 4 * KIB,
             log_lines: 1_000,
             memory_bytes: 64 * MIB,
+            memories: 8,
+            tables: 4,
+            table_elements: 65_536,
             wall_time: Duration::from_secs(5),
             cpu_time: Duration::from_secs(1),
         }

@@ -17,6 +17,7 @@ mod list;
 mod plugin;
 mod registry;
 mod schedule;
+mod text;
 mod token;
 mod trigger;
 
@@ -42,8 +43,9 @@ pub use list::{KeyRange, ListQuery, Page};
 pub use plugin::{ActivePlugin, Digest, Exports, Plugin, PluginVersion};
 pub use registry::{Audit, NewPlugin};
 pub use schedule::Schedule;
+pub(crate) use text::{short, shown_start};
 pub use token::{BearerToken, SecretHash, Token, TokenId, TokenSecret};
 pub use trigger::{
-    Changes, DeclaredTrigger, FAILURES_MAX, NewTrigger, Origin, Pause, Policy, TRIGGERS_MAX,
-    Trigger, TriggerName, Watch,
+    Changes, DeclaredTrigger, DueSchedule, FAILURES_MAX, NewTrigger, Origin, Pause, Policy,
+    SchedulePlace, TRIGGERS_MAX, Trigger, TriggerName, Watch,
 };

@@ -1,6 +1,6 @@
 //! Triggers: which changes, or which times, call which function of a plugin.
 
-use super::{Collection, Invalid, Key, Schedule, Subject, Timestamp};
+use super::{Collection, Invalid, Key, Queue, Schedule, Subject, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -241,6 +241,26 @@ impl Trigger {
             created_at: at,
         }
     }
+}
+
+/// Where a schedule stands in the order in which schedules are due: by time, app and
+/// name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchedulePlace {
+    /// The trigger.
+    pub queue: Queue,
+    /// When it is due; `None`, which comes first, if it is not planned yet.
+    pub next_at: Option<Timestamp>,
+}
+
+/// A schedule that is due, as a store has found it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueSchedule {
+    /// Which one, and where to go on behind it.
+    pub place: SchedulePlace,
+    /// The trigger, or why this build cannot read it. Another version of Kvasm may
+    /// have written it.
+    pub trigger: Result<Trigger, String>,
 }
 
 /// The most triggers of an app. Each one that watches an entry makes a row of each

@@ -4,6 +4,7 @@ use crate::abi::GuestLog;
 use crate::model::Invalid;
 use crate::service::{ServiceError, Timeout};
 use crate::store::StoreError;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use uuid::Uuid;
@@ -30,18 +31,11 @@ pub enum RuntimeError {
     /// An own host function could not be added.
     #[error("a host function could not be linked")]
     Link(#[source] BoxError),
-    /// The folder for compiled modules cannot be used.
-    #[error("the cache folder {path} cannot be used: {why}")]
-    Cache {
-        /// The folder.
-        path: String,
-        /// What is wrong, and what to do.
-        why: String,
-    },
 }
 
-/// A module that cannot be a plugin here.
-#[derive(Debug, Error)]
+/// A module that cannot be a plugin here. Clones share their cause: several callers
+/// can wait for one load.
+#[derive(Debug, Clone, Error)]
 pub enum LoadError {
     /// It is over the limit.
     #[error(transparent)]
@@ -74,18 +68,48 @@ pub enum LoadError {
         "the module declares the function {0:?} but exports no function () -> i32 of that name"
     )]
     MissingFunction(String),
-    /// It took longer to compile than a module may.
-    #[error("the module did not compile within {} s, which is the limit", .0.as_secs())]
+    /// It declares more than an instance may have.
+    #[error("the module declares {what}; the limit is {limit} ({key})")]
+    TooMuch {
+        /// What it declares, with the number.
+        what: String,
+        /// The most that is allowed.
+        limit: u64,
+        /// The limit's key in the configuration.
+        key: &'static str,
+    },
+    /// What the host keeps for each instance of it, apart from memories and tables,
+    /// is too large.
+    #[error("the module has too many globals, or too many functions in tables and exports")]
+    InstanceTooLarge,
+    /// Compiling it took more time than a module may take.
+    #[error("compile time limit exceeded ({} s)", .0.as_secs_f32())]
     TooSlow(Duration),
-    /// Other modules were being compiled for all of the time.
+    /// Compiling it took more memory than a module may take.
+    #[error("compile memory limit exceeded ({0} bytes)")]
+    CompilerMemory(u64),
+    /// The compiled module is larger than a module may be.
+    #[error("the compiled module is over {0} bytes")]
+    CodeTooLarge(u64),
+    /// The compiler crashed on it.
+    #[error("the compiler failed on this module")]
+    CompilerFailed,
+    /// Too many other modules wait to be compiled.
     #[error("the host is busy compiling other modules; try again later")]
     Busy,
-    /// The runtime's threads are gone, or the stored module is damaged.
+    /// The store did not give the module.
+    #[error("the module could not be read from the store")]
+    Store(#[source] Arc<ServiceError>),
+    /// The compiler could not be started, or the stored module is damaged.
     #[error("the host could not compile the module")]
-    Host(#[source] BoxError),
+    Host(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }
 
 impl LoadError {
+    pub(crate) fn host(cause: impl Into<BoxError>) -> LoadError {
+        LoadError::Host(Arc::from(cause.into()))
+    }
+
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
@@ -96,8 +120,13 @@ impl LoadError {
             | LoadError::NoMemory
             | LoadError::Manifest(_)
             | LoadError::MissingFunction(_)
-            | LoadError::TooSlow(_) => Blame::Guest,
-            LoadError::Busy | LoadError::Host(_) => Blame::Host,
+            | LoadError::TooMuch { .. }
+            | LoadError::InstanceTooLarge
+            | LoadError::TooSlow(_)
+            | LoadError::CompilerMemory(_)
+            | LoadError::CodeTooLarge(_)
+            | LoadError::CompilerFailed => Blame::Guest,
+            LoadError::Busy | LoadError::Store(_) | LoadError::Host(_) => Blame::Host,
         }
     }
 }
@@ -178,6 +207,10 @@ pub enum CallError {
         /// Whether the module's start function was still running.
         starting: bool,
     },
+    /// The guests of this host have all the memory that they may have together, or
+    /// those of this app their share of it.
+    #[error("the host has no memory left for this call; try again later")]
+    HostMemory,
     /// The host's fault.
     #[error("the host failed; the operator finds the cause in its log under this request's id")]
     Host(#[source] BoxError),
@@ -223,7 +256,7 @@ impl CallError {
                 true => Blame::Guest,
                 false => Blame::Host,
             },
-            CallError::Host(_) => Blame::Host,
+            CallError::HostMemory | CallError::Host(_) => Blame::Host,
         }
     }
 }
@@ -243,7 +276,7 @@ impl CallError {
             CallError::Failed { code, .. } => *code == kvasm_abi::EXIT_PERMANENT,
             CallError::Deadline { timeout, .. } => timeout.longest().is_of_the_guest(),
             CallError::Commit(error) => matches!(error, ServiceError::Invalid(_)),
-            CallError::Conflict { .. } | CallError::Host(_) => false,
+            CallError::Conflict { .. } | CallError::HostMemory | CallError::Host(_) => false,
         }
     }
 
@@ -288,6 +321,7 @@ impl CallError {
                 false => "busy",
             },
             CallError::CpuTime { .. } => "cpu_time",
+            CallError::HostMemory => "busy",
             CallError::Host(_) => "host",
         }
     }

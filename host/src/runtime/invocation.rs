@@ -5,7 +5,9 @@ use super::error::{CallError, CallFailure};
 use super::limiter::MemoryLimiter;
 use super::module::{CompiledPlugin, Function, Signature};
 use super::{trap, wasi};
-use crate::abi::{DeliveryContext, GuestLog, GuestState, GuestView, Meter, printable};
+use crate::abi::{
+    DeliveryContext, GuestLog, GuestState, GuestView, Meter, printable, printable_start,
+};
 use crate::model::{AppId, Exports, Invalid, Limits, Subject};
 use crate::service::{CallContext, Fair, Place, Services, Stage};
 use parking_lot::Mutex;
@@ -21,6 +23,13 @@ use uuid::Uuid;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::WasiP1Ctx;
+
+/// The most bytes of the message of a function that fails, as of a log line.
+const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// The most functions that are named to a caller of one that is not there.
+const KNOWN_MAX: usize = 32;
+/// The most bytes of the name of each.
+const KNOWN_BYTES_MAX: usize = 128;
 
 /// What is called, and for whom.
 pub struct Request {
@@ -159,13 +168,15 @@ impl GuestView for Invocation {
     }
 }
 
-/// Why the clock ends a guest that computes.
+/// Why the host ends a guest.
 #[derive(Debug, Error)]
 pub(super) enum Stop {
     #[error("the deadline has passed")]
     Deadline,
     #[error("the CPU time is used up")]
     CpuTime,
+    #[error("the host has no memory left for guests")]
+    HostMemory,
 }
 
 /// The turns of one guest among those that compute for long.
@@ -299,7 +310,12 @@ impl Runtime {
             transaction,
         } = request;
         let limits = Arc::clone(&self.limits);
-        let limiter = MemoryLimiter::new(limits.memory_bytes);
+        let limiter = MemoryLimiter::new(
+            Arc::clone(&self.memory),
+            context.caller.app(),
+            limits.memory_bytes,
+            limits.table_elements,
+        );
         let turns = Turns {
             app: context.caller.app(),
             rank: self.rank.fetch_add(1, Ordering::Relaxed),
@@ -353,7 +369,10 @@ fn find<'p>(
 fn unknown_function<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> CallError {
     CallError::UnknownFunction {
         name: printable(name),
-        known: known.map(printable).collect(),
+        known: known
+            .take(KNOWN_MAX)
+            .map(|name| printable_start(name.as_bytes(), KNOWN_BYTES_MAX))
+            .collect(),
     }
 }
 
@@ -401,7 +420,7 @@ async fn run(
         0 => Ok(()),
         code => Err(CallError::Failed {
             code,
-            message: printable(&String::from_utf8_lossy(&invocation.guest.output)),
+            message: printable_start(&invocation.guest.output, MESSAGE_BYTES_MAX),
         }),
     }
 }

@@ -1,52 +1,53 @@
 //! From a module's bytes to a plugin that can run: out of memory, out of the
-//! cache folder, or compiled, always away from the threads that serve requests.
+//! cache folder, or compiled. Whoever asks for one module at the same time waits
+//! for one load of it, which goes on when they have left.
 
+use super::compiler::Running;
 use super::engine::Runtime;
 use super::error::LoadError;
-use super::module::{self, CompiledPlugin};
+use super::lanes::{Apps, Lane, Turn};
+use super::manifest;
+use super::module::CompiledPlugin;
+use super::scan;
 use crate::metrics::ModuleSource;
-use crate::model::{Digest, Invalid, Subject};
+use crate::model::{AppId, Digest, Invalid, Subject};
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
-use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
-use wasmtime::Module;
+use tokio::time::{interval, timeout};
+use wasmtime::{Engine, Module};
 
-/// Compiled modules by the hash of their bytes; the least recently used goes first.
-pub(super) struct Compiled {
-    modules: HashMap<Digest, (Arc<CompiledPlugin>, u64)>,
-    clock: u64,
-    modules_max: usize,
+/// How often a compilation is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+type Outcome = Result<Arc<CompiledPlugin>, LoadError>;
+type Fetch = Pin<Box<dyn Future<Output = Result<Arc<[u8]>, LoadError>> + Send>>;
+
+/// One load of one module, and those who wait for it.
+pub(super) struct Flight {
+    apps: Apps,
+    outcome: watch::Sender<Option<Outcome>>,
 }
 
-impl Compiled {
-    pub(super) fn new(modules_max: usize) -> Compiled {
-        Compiled {
-            modules: HashMap::new(),
-            clock: 0,
-            modules_max: modules_max.max(1),
-        }
-    }
+/// Where a module's bytes come from.
+enum Source {
+    /// They are here. Nobody needs them when nobody waits any more.
+    Given(Arc<[u8]>),
+    /// They are asked for when it is the module's turn, so that those that wait
+    /// hold none.
+    Stored(Fetch),
+}
 
-    fn get(&mut self, digest: &Digest) -> Option<Arc<CompiledPlugin>> {
-        self.clock += 1;
-        let (plugin, used) = self.modules.get_mut(digest)?;
-        *used = self.clock;
-        Some(Arc::clone(plugin))
-    }
-
-    fn put(&mut self, digest: Digest, plugin: &Arc<CompiledPlugin>) {
-        self.clock += 1;
-        self.modules
-            .insert(digest, (Arc::clone(plugin), self.clock));
-        if self.modules.len() > self.modules_max {
-            let oldest = self.modules.iter().min_by_key(|(_, (_, used))| *used);
-            if let Some(oldest) = oldest.map(|(digest, _)| *digest) {
-                self.modules.remove(&oldest);
-            }
-        }
-    }
+/// How far a compilation came.
+enum Step {
+    Ended(Result<Vec<u8>, LoadError>),
+    /// It was stopped, as others wait and it takes long.
+    Stopped,
 }
 
 impl Runtime {
@@ -57,46 +58,246 @@ impl Runtime {
         Some(plugin)
     }
 
-    /// Compiles a module, or finds it compiled, and checks that it can run here.
-    /// Works on threads of its own; a bounded number of modules is compiled at
-    /// once, each for a bounded time.
+    /// Drops a module from memory, for one that is not stored any more. Calls that
+    /// run keep it until they end.
+    pub fn forget(&self, digest: &Digest) {
+        self.compiled.lock().remove(digest);
+    }
+
+    /// Whether a module is in memory. Not a use of it.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.compiled.lock().holds(digest)
+    }
+
+    /// How many modules are in memory, and their bytes.
+    pub fn modules(&self) -> (usize, usize) {
+        self.compiled.lock().size()
+    }
+
+    /// Compiles a module for an app, or finds it compiled, and checks that it can
+    /// run here. Dropping the future does not end what others wait for.
     ///
-    /// A compiler cannot be stopped from outside. One that is over its time is
-    /// waited for no longer, but keeps its place among the compilers until it
-    /// ends, so that modules made to be slow cannot take all cores.
+    /// The time that compiling takes is bounded (`compile_time`); that for which
+    /// it waits for other modules by their number.
     ///
     /// # Errors
     /// [`LoadError`], which says what is wrong with the module.
-    pub async fn load(self: &Arc<Self>, wasm: Arc<[u8]>) -> Result<Arc<CompiledPlugin>, LoadError> {
+    pub async fn load(self: &Arc<Self>, app: AppId, wasm: Arc<[u8]>) -> Outcome {
         self.check_size(&wasm)?;
-        let this = Arc::clone(self);
+        let limits = Arc::clone(&self.limits);
         let bytes = Arc::clone(&wasm);
-        let found = spawn_blocking(move || {
-            let digest = Digest(Sha256::digest(&bytes).into());
-            (digest, this.find(digest, &bytes))
+        let checked = spawn_blocking(move || {
+            scan::check(&bytes, &limits)?;
+            Ok::<_, LoadError>(Digest(Sha256::digest(&bytes).into()))
         });
-        let (digest, found) = found.await.map_err(|e| LoadError::Host(e.into()))?;
-        if let Some(plugin) = found? {
-            return Ok(plugin);
-        }
+        let digest = checked.await.map_err(LoadError::host)??;
+        self.join(app, digest, Source::Given(wasm)).await
+    }
 
-        let place = Arc::clone(&self.compilers).acquire_owned();
-        let place = timeout(self.compile_time, place).await;
-        let Ok(Ok(place)) = place else {
-            return Err(LoadError::Busy);
-        };
-        // Another load may have compiled it meanwhile.
+    /// As [`load`](Runtime::load), for a module of which the digest is known and
+    /// whose bytes are perhaps not needed: `fetch` is polled only if they are.
+    ///
+    /// # Errors
+    /// As [`load`](Runtime::load), and what `fetch` ended with.
+    pub async fn load_stored(
+        self: &Arc<Self>,
+        app: AppId,
+        digest: Digest,
+        fetch: impl Future<Output = Result<Arc<[u8]>, LoadError>> + Send + 'static,
+    ) -> Outcome {
+        self.join(app, digest, Source::Stored(Box::pin(fetch)))
+            .await
+    }
+
+    /// Waits for the load of a module; starts it if nobody has.
+    async fn join(self: &Arc<Self>, app: AppId, digest: Digest, source: Source) -> Outcome {
         if let Some(plugin) = self.loaded(&digest) {
             return Ok(plugin);
         }
+        let mut outcome = {
+            let mut flights = self.flights.lock();
+            match flights.get(&digest) {
+                Some(flight) => {
+                    let mut apps = flight.apps.lock();
+                    if !apps.contains(&app) {
+                        apps.push(app);
+                    }
+                    flight.outcome.subscribe()
+                }
+                None => {
+                    let flight = Arc::new(Flight {
+                        apps: Arc::new(Mutex::new(vec![app])),
+                        outcome: watch::Sender::new(None),
+                    });
+                    flights.insert(digest, Arc::clone(&flight));
+                    let outcome = flight.outcome.subscribe();
+                    tokio::spawn(Arc::clone(self).fly(digest, flight, source));
+                    outcome
+                }
+            }
+        };
+        // An app that has joined may have a turn where the first had none.
+        self.lanes.give();
+        let ended = outcome.wait_for(Option::is_some).await;
+        match ended.map(|outcome| outcome.clone()) {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) | Err(_) => Err(LoadError::host(std::io::Error::other(
+                "the load of a module ended without an outcome",
+            ))),
+        }
+    }
+
+    async fn fly(self: Arc<Self>, digest: Digest, flight: Arc<Flight>, source: Source) {
+        // Also when this panics, so that the next one who asks starts over.
+        let landing = Landing(&self, digest, &flight);
+        let outcome = match &source {
+            Source::Stored(_) => self.bring(digest, &flight, source).await,
+            Source::Given(_) => {
+                tokio::select! {
+                    outcome = self.bring(digest, &flight, source) => outcome,
+                    () = self.deserted(digest, &flight) => return,
+                }
+            }
+        };
+        drop(landing);
+        flight.outcome.send_replace(Some(outcome));
+    }
+
+    /// Waits until nobody waits for a module and nobody can any more.
+    async fn deserted(&self, digest: Digest, flight: &Flight) {
+        loop {
+            flight.outcome.closed().await;
+            let mut flights = self.flights.lock();
+            if flight.outcome.receiver_count() == 0 {
+                flights.remove(&digest);
+                return;
+            }
+        }
+    }
+
+    async fn bring(self: &Arc<Self>, digest: Digest, flight: &Flight, source: Source) -> Outcome {
+        if let Some(plugin) = self.loaded(&digest) {
+            return Ok(plugin);
+        }
+        if let Some(plugin) = self.from_disk(digest).await? {
+            return Ok(plugin);
+        }
+        let waiting = self.lanes.take(Lane::Quick, &flight.apps);
+        let turn = timeout(self.compile_limits.wall_time(), waiting).await;
+        let turn = turn.map_err(|_| LoadError::Busy)??;
+        let wasm = match source {
+            Source::Given(wasm) => wasm,
+            Source::Stored(fetch) => self.check_stored(digest, fetch.await?).await?,
+        };
+        self.metrics.module(ModuleSource::Compiled);
+        let code = self.compile(turn, flight, Arc::clone(&wasm)).await?;
+
         let this = Arc::clone(self);
-        let compiling = spawn_blocking(move || {
-            let _place = place;
-            this.compile(digest, &wasm)
+        let ready = spawn_blocking(move || {
+            let section = manifest::section(&wasm);
+            let module = deserialize(&this.engine, &code)?;
+            let plugin = this.plugin(module, digest, section)?;
+            // Only now is it known that the module can run here.
+            if let Some(disk) = &this.disk {
+                disk.put(&digest.0, section, &code);
+            }
+            Ok(plugin)
         });
-        match timeout(self.compile_time, compiling).await {
-            Ok(ended) => ended.map_err(|e| LoadError::Host(e.into()))?,
-            Err(_) => Err(LoadError::TooSlow(self.compile_time)),
+        ready.await.map_err(LoadError::host)?
+    }
+
+    async fn from_disk(
+        self: &Arc<Self>,
+        digest: Digest,
+    ) -> Result<Option<Arc<CompiledPlugin>>, LoadError> {
+        if self.disk.is_none() {
+            return Ok(None);
+        }
+        // Each of them holds a whole file.
+        let place = self.readers.acquire().await.map_err(LoadError::host)?;
+        let this = Arc::clone(self);
+        let found = spawn_blocking(move || {
+            let found = this
+                .disk
+                .as_ref()
+                .and_then(|disk| disk.get(&this.engine, &digest.0));
+            let Some((module, section)) = found else {
+                return Ok(None);
+            };
+            this.metrics.module(ModuleSource::Disk);
+            this.plugin(module, digest, section.as_deref()).map(Some)
+        });
+        let found = found.await.map_err(LoadError::host)?;
+        drop(place);
+        found
+    }
+
+    /// A stored module that is what its digest says, and fits today's limits.
+    async fn check_stored(&self, digest: Digest, wasm: Arc<[u8]>) -> Result<Arc<[u8]>, LoadError> {
+        let limits = Arc::clone(&self.limits);
+        let checked = spawn_blocking(move || {
+            if Sha256::digest(&wasm).as_slice() != digest.0 {
+                return Err(LoadError::host(std::io::Error::other(
+                    "a stored module is not what its digest says",
+                )));
+            }
+            scan::check(&wasm, &limits)?;
+            Ok(wasm)
+        });
+        checked.await.map_err(LoadError::host)?
+    }
+
+    /// Compiles a module. It begins in the quick lane; if it takes long, it goes on
+    /// in the slow one, or starts over there when others wait for its place.
+    async fn compile(
+        &self,
+        turn: Turn,
+        flight: &Flight,
+        wasm: Arc<[u8]>,
+    ) -> Result<Vec<u8>, LoadError> {
+        let mut turn = Arc::new(turn);
+        loop {
+            let held = Arc::clone(&turn);
+            let limits = self.compile_limits;
+            let mut running = self
+                .compiler
+                .start(&self.engine, Arc::clone(&wasm), limits, held)?;
+            if let Step::Ended(ended) = self.watch(&mut running, &turn).await {
+                return ended;
+            }
+            running.kill();
+            let _stopped = (&mut running.ended).await;
+            drop(turn);
+            turn = Arc::new(self.lanes.take(Lane::Slow, &flight.apps).await?);
+        }
+    }
+
+    async fn watch(&self, running: &mut Running, turn: &Turn) -> Step {
+        let wall_time = match running.can_be_stopped() {
+            true => self.compile_limits.wall_time(),
+            false => self.compile_limits.cpu_time,
+        };
+        let mut look = interval(LOOK);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut running.ended => {
+                    return Step::Ended(ended.map_err(LoadError::host).and_then(|code| code));
+                }
+                _ = look.tick() => {}
+            }
+            if running.elapsed() > wall_time {
+                let slow = LoadError::TooSlow(self.compile_limits.cpu_time);
+                return Step::Ended(Err(slow));
+            }
+            if turn.is_quick()
+                && running.is_slow()
+                && !turn.slow_down()
+                && running.can_be_stopped()
+                && turn.holds_up_others()
+            {
+                return Step::Stopped;
+            }
         }
     }
 
@@ -111,36 +312,40 @@ impl Runtime {
         Ok(())
     }
 
-    /// In memory, or in the cache folder.
-    fn find(&self, digest: Digest, wasm: &[u8]) -> Result<Option<Arc<CompiledPlugin>>, LoadError> {
-        if let Some(plugin) = self.loaded(&digest) {
-            return Ok(Some(plugin));
-        }
-        let kept = self
-            .disk
-            .as_ref()
-            .and_then(|disk| disk.get(&self.engine, &digest.0));
-        let Some(module) = kept else {
-            return Ok(None);
-        };
-        self.metrics.module(ModuleSource::Disk);
-        self.plugin(module, digest, wasm).map(Some)
-    }
-
-    fn compile(&self, digest: Digest, wasm: &[u8]) -> Result<Arc<CompiledPlugin>, LoadError> {
-        self.metrics.module(ModuleSource::Compiled);
-        let module = module::compile(&self.engine, self.disk.as_ref(), &digest.0, wasm)?;
-        self.plugin(module, digest, wasm)
-    }
-
-    fn plugin(
-        &self,
-        module: Module,
-        digest: Digest,
-        wasm: &[u8],
-    ) -> Result<Arc<CompiledPlugin>, LoadError> {
-        let plugin = Arc::new(CompiledPlugin::new(&self.linker, module, digest.0, wasm)?);
+    fn plugin(&self, module: Module, digest: Digest, section: Option<&[u8]>) -> Outcome {
+        let plugin = Arc::new(CompiledPlugin::new(&self.linker, module, digest, section)?);
         self.compiled.lock().put(digest, &plugin);
         Ok(plugin)
     }
+}
+
+/// Takes a flight off the board.
+struct Landing<'r>(&'r Runtime, Digest, &'r Arc<Flight>);
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        let mut flights = self.0.flights.lock();
+        // It may be off already, and another one on.
+        if flights
+            .get(&self.1)
+            .is_some_and(|flight| Arc::ptr_eq(flight, self.2))
+        {
+            flights.remove(&self.1);
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn deserialize(engine: &Engine, code: &[u8]) -> Result<Module, LoadError> {
+    // SAFETY: `deserialize` trusts its bytes to come from `Module::serialize` or
+    // `Engine::precompile_module`. These come from the latter: of this process, or
+    // of one that this process has just started of a program that the operator or
+    // the embedder named for it, over a pipe that nobody else holds. That program
+    // is trusted as this one is; by default it is the same file.
+    let module = unsafe { Module::deserialize(engine, code) };
+    // It was compiled for this engine, so what is wrong is what an instance needs.
+    module.map_err(|error| {
+        tracing::info!(%error, "a module that was compiled cannot be instantiated here");
+        LoadError::InstanceTooLarge
+    })
 }

@@ -105,7 +105,7 @@ pub(super) fn parse(section: &[u8]) -> Result<Vec<Declaration>, String> {
         .map_err(|e| e.to_string())
 }
 
-/// The custom section of a module, if it has one. The module is valid; this
+/// The custom section of a module, if it has one. This
 /// walks over its section headers alone.
 pub(super) fn section(wasm: &[u8]) -> Option<&[u8]> {
     const CUSTOM: u8 = 0;

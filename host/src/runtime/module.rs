@@ -1,6 +1,5 @@
 //! A compiled plugin: a module that is known to run here.
 
-use super::cache::DiskCache;
 use super::error::LoadError;
 use super::invocation::Invocation;
 use super::manifest::{self, Declaration};
@@ -8,23 +7,11 @@ use crate::abi::printable;
 use crate::model::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX};
 use std::collections::BTreeMap;
 use wasmtime::{
-    Engine, ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
+    ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
 };
 
-/// Compiles a module and keeps it on the disk.
-pub(super) fn compile(
-    engine: &Engine,
-    disk: Option<&DiskCache>,
-    digest: &[u8; 32],
-    wasm: &[u8],
-) -> Result<Module, LoadError> {
-    let module = Module::from_binary(engine, wasm)
-        .map_err(|e| LoadError::NotWasm(printable(&format!("{e:#}"))))?;
-    if let Some(disk) = disk {
-        disk.put(digest, &module);
-    }
-    Ok(module)
-}
+/// What a module takes beside its image: types, names, resolved imports.
+const OVERHEAD_BYTES: usize = 64 * 1024;
 
 /// How a function is called.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,8 +49,10 @@ pub struct CompiledPlugin {
     /// What deliveries call, and nobody else.
     pub(super) handlers: BTreeMap<String, Function>,
     triggers: Vec<DeclaredTrigger>,
-    /// Slots of the pool that an instance takes.
+    /// Slots of the pool that an instance takes: there is room for as many memories
+    /// and tables as an instance may have in each.
     pub(super) slots: u32,
+    bytes: usize,
     digest: Digest,
 }
 
@@ -71,8 +60,8 @@ impl CompiledPlugin {
     pub(super) fn new(
         linker: &Linker<Invocation>,
         module: Module,
-        digest: [u8; 32],
-        wasm: &[u8],
+        digest: Digest,
+        section: Option<&[u8]>,
     ) -> Result<CompiledPlugin, LoadError> {
         let memory = match module.get_export(kvasm_abi::MEMORY) {
             Some(ExternType::Memory(memory)) if !memory.is_shared() => {
@@ -81,13 +70,13 @@ impl CompiledPlugin {
             _ => None,
         };
         let memory = memory.ok_or(LoadError::NoMemory)?;
-        let offer = offer(&module, manifest::section(wasm))?;
+        let offer = offer(&module, section)?;
         let initialize = match signature(&module, "_initialize") {
             Some(Signature::Start) => module.get_export_index("_initialize"),
             Some(Signature::Status) | None => None,
         };
-        let needs = module.resources_required();
-        let slots = needs.num_memories.max(needs.num_tables).max(1);
+        let image = module.image_range();
+        let bytes = image.end.addr() - image.start.addr() + OVERHEAD_BYTES;
         let pre = linker.instantiate_pre(&module).map_err(import_error)?;
         Ok(CompiledPlugin {
             pre,
@@ -97,8 +86,9 @@ impl CompiledPlugin {
             http: offer.http,
             handlers: offer.handlers,
             triggers: offer.triggers,
-            slots,
-            digest: Digest(digest),
+            slots: 1,
+            bytes,
+            digest,
         })
     }
 
@@ -114,6 +104,11 @@ impl CompiledPlugin {
             http: self.http.as_ref().map(|(name, _)| name.clone()),
             triggers: self.triggers.clone(),
         }
+    }
+
+    /// What it takes of memory, about: its code, its data and what describes them.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The SHA-256 of the module's bytes.

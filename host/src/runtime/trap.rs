@@ -20,6 +20,7 @@ pub(super) fn classify(error: &wasmtime::Error, invocation: &Invocation) -> Call
                 limit: invocation.cpu_time(),
                 starting,
             },
+            Stop::HostMemory => CallError::HostMemory,
         };
     }
     let backtrace = error

@@ -32,6 +32,11 @@ pub enum Refusal {
     /// No other call of the app ended within the time that this one could wait.
     #[error("no other call of the app ended within {} ms; try again later", .0.as_millis())]
     Waited(Duration),
+    /// Who made the call has left while it waited.
+    #[error(
+        "the client has closed its side of the connection while the call waited for others of its app"
+    )]
+    Left,
 }
 
 impl Refusal {
@@ -39,7 +44,7 @@ impl Refusal {
     pub fn retry_after(&self) -> Duration {
         match self {
             Refusal::Rate { retry_after, .. } => *retry_after,
-            Refusal::Queue { .. } | Refusal::Waited(_) => Duration::from_secs(1),
+            Refusal::Queue { .. } | Refusal::Waited(_) | Refusal::Left => Duration::from_secs(1),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What plugins and the host have to tell about each app, kept for a while.
 
-use crate::model::{AppId, Level, Timestamp};
+use crate::model::{AppId, Level, Timestamp, short};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,6 +13,8 @@ const LINES_MAX: usize = 1_000;
 const APP_BYTES_MAX: usize = 256 * 1024;
 /// The most bytes of all apps' lines that are kept.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The longest text of a line, in bytes: a ring has room for several.
+const LINE_BYTES_MAX: usize = 16 * 1024;
 /// What a line takes beside its text.
 const LINE_OVERHEAD: usize = 128;
 
@@ -102,6 +104,10 @@ impl Logs {
         let State { rings, bytes, seq } = &mut *state;
         let ring = rings.entry(app).or_default();
         for mut line in lines {
+            if line.message.len() > LINE_BYTES_MAX {
+                let kept = short(&line.message, LINE_BYTES_MAX);
+                line.message = format!("{kept}...");
+            }
             *seq += 1;
             line.seq = *seq;
             *bytes += line.bytes();
@@ -199,6 +205,18 @@ mod tests {
     }
 
     #[test]
+    fn one_line_does_not_push_out_the_others() {
+        let (logs, app) = (Logs::default(), AppId::generate());
+        logs.push(
+            app,
+            [line("first"), line(&"x".repeat(8 << 20)), line("last")],
+        );
+        let lines = logs.read(app, 0, 10);
+        let lengths: Vec<_> = lines.iter().map(|line| line.message.len()).collect();
+        assert_eq!(lengths, [5, LINE_BYTES_MAX + 3, 4]);
+    }
+
+    #[test]
     fn bytes_are_bounded_for_each_app_and_for_all() {
         let logs = Logs::default();
         let quiet = AppId::generate();
@@ -207,7 +225,7 @@ mod tests {
         let mut loud = Vec::new();
         for _ in 0..BYTES_MAX / APP_BYTES_MAX + 100 {
             let app = AppId::generate();
-            logs.push(app, (0..8).map(|_| line(&text)));
+            logs.push(app, (0..40).map(|_| line(&text)));
             loud.push(app);
         }
         let state = logs.state.lock();

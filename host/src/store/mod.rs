@@ -106,6 +106,12 @@ pub trait Store: Registry + Outbox + Upkeep + Send + Sync + 'static {
     /// [`StoreError::Unavailable`], when a lost connection can hide a success.
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError>;
 
-    /// Whether the store can be reached.
+    /// Makes a small write and commits it, to find out whether the store takes writes
+    /// now. As costly as any write, so callers limit how often they ask.
+    ///
+    /// # Errors
+    /// Those of a write: [`StoreError::Unavailable`] if the database cannot be
+    /// reached, is locked or read-only, [`StoreError::Full`] without room,
+    /// [`StoreError::Failed`] otherwise.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -12,8 +12,8 @@
 
 use super::StoreError;
 use crate::model::{
-    AppId, Claim, DeadLetter, Delivery, Failed, Letters, Queue, Receipt, Tick, Timestamp, Trigger,
-    TriggerName,
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Queue, Receipt,
+    SchedulePlace, Tick, Timestamp, Trigger, TriggerName,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -59,17 +59,23 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError>;
 
-    /// Up to `limit` schedules that are due, or not planned yet, those that have
-    /// been so for longest first.
+    /// Up to `limit` schedules that are due, or not planned yet, in the order of their
+    /// places, after one if given. A row that cannot be decoded is returned as such
+    /// and does not fail the others.
     async fn schedules(
         &self,
+        after: Option<&SchedulePlace>,
         now: Timestamp,
         limit: u32,
-    ) -> Result<Vec<(AppId, Trigger)>, StoreError>;
+    ) -> Result<Vec<DueSchedule>, StoreError>;
 
     /// Makes the run of a schedule and plans the next one. Unless it is planned
     /// as the tick says, nothing happens. Whether a run was made: none is while an
-    /// earlier one is outstanding.
+    /// earlier one is outstanding. Does not wait for an app that a long transaction
+    /// holds, such as its deletion.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] also if the app is held.
     async fn tick(&self, tick: &Tick) -> Result<bool, StoreError>;
 
     /// Up to `limit` dead letters of an app, newest first, below one if given.

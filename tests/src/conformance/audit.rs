@@ -8,8 +8,8 @@ use super::kit::{
     new_plugin, set, token, token_id,
 };
 use kvasm::model::{
-    AppId, AppLimits, Applied, Audit, Letters, LimitsPatch, Op, PluginVersion, TRIGGERS_MAX,
-    Timestamp, Token, TokenId, WriteBatch,
+    AppId, AppLimits, Applied, Audit, DeadReason, Letters, LimitsPatch, Op, PluginVersion,
+    TRIGGERS_MAX, Timestamp, Token, TokenId, Verdict, WriteBatch,
 };
 use kvasm::store::{Store, StoreError};
 use serde_json::json;
@@ -228,6 +228,43 @@ pub async fn what_is_done_without_a_row_leaves_none(kit: Kit) {
     app.commit(vec![], vec![delete("c", "k"), set("c", "l", bytes("x"))])
         .await;
     assert!(log(&kit, None).await.is_empty());
+}
+
+/// An operation whose row cannot be written leaves nothing, not even what it has
+/// counted.
+pub async fn what_cannot_be_written_down_is_not_done(kit: Kit) {
+    let app = kit.app().await;
+    let row = app.audit_row("first");
+    let made = token("ci", None);
+    kit.store.create_token(made, row.clone()).await.unwrap();
+    app.watch("t", "c").await;
+    app.set("c", "k", bytes("12345678")).await;
+    let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
+    let dead = Verdict::GiveUp(DeadReason::Attempts);
+    assert!(app.fail(&receipt, dead, false).await);
+    let (usage, letters) = (app.usage().await, app.letters().await);
+    // Some at once, so that they may share a transaction with writes that succeed.
+    let mut callers = JoinSet::new();
+    for number in 0..8 {
+        let (app, row) = (app.clone(), row.clone());
+        callers.spawn(async move {
+            let store = &app.store;
+            let done = match number % 3 {
+                0 => store.set_public(app.id, true, row).await.map(yes),
+                1 => store
+                    .discard(app.id, Letters::default(), 9, row)
+                    .await
+                    .map(yes),
+                _ => return assert!(!app.delete("c", "nothing").await),
+            };
+            assert!(matches!(done, Err(StoreError::Failed(_))), "{done:?}");
+        });
+    }
+    callers.join_all().await;
+    assert_eq!((app.usage().await, app.letters().await), (usage, letters));
+    assert!(!app.row().await.public);
+    let first = log(&kit, None).await.pop();
+    assert_eq!(first, Some(row));
 }
 
 pub async fn rows_outlive_their_app(kit: Kit) {

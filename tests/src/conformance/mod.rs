@@ -262,6 +262,7 @@ macro_rules! conformance {
                 rows_name_what_need_not_be_there,
                 what_changes_nothing_leaves_no_row,
                 what_fails_leaves_no_row,
+                what_cannot_be_written_down_is_not_done,
                 what_is_done_without_a_row_leaves_none,
                 rows_outlive_their_app,
                 rows_are_listed_newest_first_in_pages,
@@ -338,6 +339,7 @@ macro_rules! conformance {
             }
             schedules {
                 a_schedule_is_planned_then_run,
+                schedules_come_in_pages,
                 a_tick_of_another_plan_does_nothing,
                 no_run_is_made_while_one_is_outstanding,
                 one_of_many_makes_the_run,

@@ -35,11 +35,11 @@ async fn tick(
 async fn due(app: &Tenant) -> Vec<Trigger> {
     let all = app
         .store
-        .schedules(app.now, 1_000)
+        .schedules(None, app.now, 1_000)
         .await
         .expect("schedules");
-    let own = all.into_iter().filter(|(of, _)| *of == app.id);
-    own.map(|(_, trigger)| trigger).collect()
+    let own = all.into_iter().filter(|due| due.place.queue.app == app.id);
+    own.map(|due| due.trigger.expect("a trigger")).collect()
 }
 
 pub async fn a_schedule_is_planned_then_run(kit: Kit) {
@@ -59,6 +59,39 @@ pub async fn a_schedule_is_planned_then_run(kit: Kit) {
     assert_eq!((delivery.event.at, delivery.queued_at), (next, later.now));
     later.acknowledge(&receipt, vec![]).await.expect("done");
     assert_eq!(later.usage().await, (0, 0));
+}
+
+pub async fn schedules_come_in_pages(kit: Kit) {
+    let app = scheduled(&kit).await;
+    for n in 0..6u64 {
+        let name = format!("t{n}");
+        let watch = Watch::Schedule(Schedule::parse("* * * * *").expect("a schedule"));
+        app.set_trigger(trigger(&name, watch)).await;
+        let tick = Tick {
+            queue: Queue {
+                app: app.id,
+                trigger: trigger_name(&name),
+            },
+            planned: None,
+            // Two of the same time, and one that is not due.
+            next: Some(NOW.plus_ms(n / 2)),
+            run: None,
+            now: app.now,
+        };
+        app.store.tick(&tick).await.expect("tick");
+    }
+    let (mut after, mut found) = (None, Vec::new());
+    loop {
+        let page = app.store.schedules(after.as_ref(), NOW.plus_ms(1), 2).await;
+        let page = page.expect("schedules");
+        assert!(page.len() <= 2);
+        let Some(last) = page.last() else { break };
+        after = Some(last.place.clone());
+        let own = page.iter().filter(|due| due.place.queue.app == app.id);
+        found.extend(own.map(|due| due.place.queue.trigger.to_string()));
+    }
+    // The first is not planned.
+    assert_eq!(found, ["t", "t0", "t1", "t2", "t3"]);
 }
 
 pub async fn a_tick_of_another_plan_does_nothing(kit: Kit) {

@@ -3,6 +3,7 @@
 use kvasm::{Blame, Call, CallError, LoadError};
 use kvasm_tests::guests::{Bench, module, module_with};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 async fn load_error(wasm: Vec<u8>) -> LoadError {
     let bench = Bench::new().await;
@@ -82,18 +83,101 @@ async fn a_memory_over_the_limit_is_refused() {
     let error = load_error(wat("(module (memory (export \"memory\") 1025))")).await;
     assert!(error.to_string().contains("memory"), "{error}");
     // Each memory fits; together they do not.
+    let error = load_error(wat(
+        "(module (memory (export \"memory\") 600) (memory 600) (func (export \"run\") (result i32) (i32.const 0)))",
+    ))
+    .await;
+    let words = "memories of 78643200 bytes; the limit is 67108864 (limits.memory)";
+    assert!(error.to_string().contains(words), "{error}");
+}
+
+/// What an instance may have of them is said with the limit and its key, and in no
+/// words of the engine's.
+#[tokio::test]
+async fn tables_and_memories_are_bounded_by_limits_that_are_named() {
+    let with = |fields: &str| module_with("", fields, "(i32.const 0)");
+    let memories = |count: usize| with(&"(memory 1)".repeat(count - 1));
+    let cases = [
+        (
+            with("(table 65537 funcref)"),
+            "a table of 65537 elements; the limit is 65536 (limits.table_elements)",
+        ),
+        (
+            with(&"(table 1 funcref)".repeat(5)),
+            "5 tables; the limit is 4 (limits.tables)",
+        ),
+        (memories(9), "9 memories; the limit is 8 (limits.memories)"),
+    ];
+    for (wasm, words) in cases {
+        let error = load_error(wasm).await.to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(!error.contains("pool"), "{error}");
+    }
+    // What deploys runs, on the smallest host too.
+    let full = with(&format!(
+        "{} {}",
+        "(memory 1)".repeat(7),
+        "(table 65536 funcref)".repeat(4)
+    ));
+    for wasm in [
+        with("(table 25000 funcref)"),
+        with("(table 1 funcref) (table 1 funcref)"),
+        full,
+    ] {
+        for set_up in [
+            (|b| b.instances(1)) as fn(kvasm::HostBuilder) -> kvasm::HostBuilder,
+            |b| b.unpooled(),
+        ] {
+            let bench = Bench::with(set_up).await;
+            bench.run(wasm.clone()).await.unwrap();
+        }
+    }
+    // And operators can raise and lower them.
+    let wasm = with("(table 70000 funcref)");
+    let bench = Bench::limited(|limits| limits.table_elements = 70_000).await;
+    bench.run(wasm.clone()).await.unwrap();
+    // A table that grows ends at the same limit.
+    for (set_up, name) in [(true, "pooled"), (false, "unpooled")] {
+        let bench = Bench::with(|b| if set_up { b } else { b.unpooled() }).await;
+        let grow = "(i32.add (table.grow 0 (ref.null func) (i32.const 65537)) (table.grow 0 (ref.null func) (i32.const 65536)))";
+        let wasm = module_with(
+            "",
+            "(table 0 funcref)",
+            &format!("(i32.add {grow} (i32.const 1))"),
+        );
+        bench
+            .run(wasm)
+            .await
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+/// All calls of an app with many memories leave other apps their instances.
+#[tokio::test]
+async fn many_globals_and_functions_are_refused_in_words_of_their_own() {
+    let globals = "(global (mut i64) (i64.const 0))".repeat(300_000);
+    let error = load_error(module_with("", &globals, "(i32.const 0)")).await;
+    assert!(matches!(error, LoadError::InstanceTooLarge), "{error}");
+    assert!(!error.to_string().contains("pool"), "{error}");
+}
+
+/// A memory with addresses of 64 bits is taken, and bounded as any other.
+#[tokio::test]
+async fn a_memory_of_64_bits_works_below_4_gib() {
     let bench = Bench::new().await;
-    let failure = bench
-        .run(wat(
-            "(module (memory (export \"memory\") 600) (memory 600) (func (export \"run\") (result i32) (i32.const 0)))",
-        ))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(failure.error, CallError::Start { .. }),
-        "{failure}"
-    );
-    assert!(failure.to_string().contains("67108864 bytes"), "{failure}");
+    let wasm = wat(r#"(module
+          (import "kvasm_v1" "output_write" (func $write (param i32 i32) (result i64)))
+          (memory (export "memory") i64 1)
+          (data (i64.const 65531) "hello")
+          (func (export "run") (result i32)
+            (drop (call $write (i32.const 65531) (i32.const 5)))
+            (i32.wrap_i64 (i64.add (i64.const 1) (memory.grow (i64.const 1024)))))
+          (func (export "past") (result i32)
+            (drop (call $write (i32.const 65532) (i32.const 5))) (i32.const 0)))"#);
+    assert_eq!(bench.run(wasm.clone()).await.unwrap().output, b"hello");
+    let plugin = bench.load(wasm).await;
+    let past = bench.host.call(&plugin, Call::function("past")).await;
+    assert!(matches!(past.unwrap_err().error, CallError::Trap { .. }));
 }
 
 #[tokio::test]
@@ -197,17 +281,119 @@ async fn a_cache_file_that_was_touched_is_never_trusted() {
     }
 }
 
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(dir).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// A host with a folder that it cannot use runs without one, and writes nothing.
 #[tokio::test]
 async fn a_cache_folder_that_others_can_enter_is_refused() {
+    for mode in [0o755, 0o770, 0o707] {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("cache");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
+        let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+        bench.run(module("", "(i32.const 0)")).await.unwrap();
+        assert_eq!(files(&dir), Vec::<PathBuf>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_cache_folder_of_somebody_else_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("cache");
     std::fs::create_dir(&dir).unwrap();
-    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let error = kvasm::Host::builder()
-        .instances(1)
-        .cache_dir(&dir)
-        .build()
-        .err()
-        .unwrap();
-    assert!(error.to_string().contains("chmod 700"), "{error}");
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+    // Only root can give a folder away.
+    if std::os::unix::fs::chown(&dir, Some(12_345), None).is_err() {
+        return;
+    }
+    let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+    bench.run(module("", "(i32.const 0)")).await.unwrap();
+    assert_eq!(files(&dir), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_cache_folder_that_cannot_be_made_is_not_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for dir in [file.join("cache"), "/proc/cache".into(), file] {
+        let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+        bench.run(module("", "(i32.const 0)")).await.unwrap();
+    }
+    // Nor when it is taken away while the host runs.
+    let dir = folder.path().join("cache");
+    let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+    std::fs::remove_dir_all(&dir).unwrap();
+    bench.run(module("", "(i32.const 0)")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_key_is_replaced_and_its_files_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("cache");
+    let run = async || {
+        let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+        bench.run(module("", "(i32.const 0)")).await.unwrap();
+    };
+    run().await;
+    let before = files(&dir);
+    assert_eq!(before.len(), 2);
+    let key = std::fs::read(dir.join("key")).unwrap();
+    for damage in [&b""[..], b"short", &[0; 33]] {
+        std::fs::write(dir.join("key"), damage).unwrap();
+        run().await;
+        assert_eq!(files(&dir), before);
+        let new = std::fs::read(dir.join("key")).unwrap();
+        assert!(new.len() == 32 && new != key);
+    }
+}
+
+/// Nothing of a module that is refused is left, and the folder stays within its
+/// limits.
+#[tokio::test]
+async fn the_cache_folder_is_bounded_and_has_accepted_modules_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("cache");
+    let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+    for text in [
+        "(module)",
+        r#"(module (import "env" "abort" (func)) (memory (export "memory") 1))"#,
+        r#"(module (memory (export "memory") 1) (@custom "kvasm.plugin.v1" "{"))"#,
+    ] {
+        bench.host.load(&bench.app, wat(text)).await.err().unwrap();
+        assert_eq!(files(&dir), [dir.join("key")]);
+    }
+
+    let variant = |number: usize| module("", &format!("(i32.const {number})"));
+    bench.load(variant(0)).await;
+    let one = std::fs::metadata(&files(&dir)[0]).unwrap().len();
+    let limits = [
+        kvasm::CacheLimits {
+            bytes: one * 3 + one / 2,
+            files: 100,
+        },
+        kvasm::CacheLimits {
+            bytes: one * 100,
+            files: 3,
+        },
+    ];
+    for limits in limits {
+        let bench = Bench::with(|b| b.cache_dir(&dir).cache_limits(limits)).await;
+        for number in 1..10 {
+            bench.load(variant(number)).await;
+            let files = files(&dir);
+            let modules = files.iter().filter(|path| !path.ends_with("key"));
+            let bytes: u64 = modules
+                .map(|path| std::fs::metadata(path).unwrap().len())
+                .sum();
+            assert!(bytes <= limits.bytes && files.len() as u64 <= limits.files + 1);
+            assert!(files.len() > 1, "the last one is there");
+        }
+    }
 }

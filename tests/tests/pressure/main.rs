@@ -3,8 +3,23 @@
 //! beside it whose calls, writes and deliveries are measured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod background;
+mod bodies;
 mod cpu;
 mod kit;
 mod limits;
+mod log;
+mod modules;
 mod registry;
 mod storage;
+
+// Servers as processes, and connections to them, as the suite `serve` has them.
+#[path = "../serve/guest.rs"]
+#[allow(dead_code)]
+mod guest;
+#[path = "../serve/line.rs"]
+#[allow(dead_code)]
+mod line;
+#[path = "../serve/process.rs"]
+#[allow(dead_code)]
+mod process;

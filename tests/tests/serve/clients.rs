@@ -105,6 +105,74 @@ fn half_closed_and_pipelined_connections_get_their_answers() {
 }
 
 #[test]
+fn a_call_is_refused_before_its_body_is_read() {
+    let home = Home::new();
+    let patient = ["server.body_timeout=1h", "limits.wall_time=1h"];
+    let queue = "server.queue=0";
+    let server = home.start(&["--set", queue, "--set", patient[0], "--set", patient[1]]);
+    server.with_guest("demo");
+    server.create_app("bare");
+    // The answer comes though no byte of the body does.
+    let refused = |path: &str, status, problem: &str| {
+        let mut line = server.open();
+        line.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000\r\n\r\n"
+        ));
+        line.answer().unwrap().expect(status, problem);
+    };
+    refused("/v1/apps/demo/call/none", 404, "function-not-found");
+    refused("/a/demo/", 404, "no-http-handler");
+    refused("/a/bare/", 404, "no-active-plugin");
+    let path = "/v1/apps/demo/limits";
+    let limits = br#"{"calls_at_once":1}"#;
+    server.admin("PUT", path, "application/json", limits).ok();
+    let mut first = server.open();
+    first.send(request("POST", "/v1/apps/demo/call/sleep", "", b""));
+    server.wait_for_calls(1);
+    refused("/v1/apps/demo/call/hello", 429, "rate-limited");
+    let limits = br#"{"calls_per_second":0}"#;
+    server.admin("PUT", path, "application/json", limits).ok();
+    refused("/v1/apps/demo/call/hello", 429, "rate-limited");
+}
+
+/// With one call at once, those who hang up while they wait are not called for.
+#[test]
+fn clients_that_hang_up_leave_the_queue() {
+    let home = Home::new();
+    let server = home.start(&["--set", "limits.wall_time=60s"]);
+    server.with_guest("demo");
+    let path = "/v1/apps/demo/limits";
+    let limits = br#"{"calls_at_once":1}"#;
+    server.admin("PUT", path, "application/json", limits).ok();
+    let nap = request("POST", "/v1/apps/demo/call/nap", "", b"");
+    let mut first = server.open();
+    first.send(&nap);
+    server.wait_for_calls(1);
+    // Half of them leave whole, half close their side and wait.
+    let mut lines: Vec<_> = (0..40).map(|_| server.open()).collect();
+    for line in &mut lines {
+        line.send(&nap);
+    }
+    let mut half = lines.split_off(20);
+    for line in &mut half {
+        line.shut_down_write();
+    }
+    drop(lines);
+    let mut patient = server.open();
+    patient.send(&nap);
+    for mut line in half {
+        let answer = line.answer().unwrap();
+        // One of them may have had its turn before it was seen to leave.
+        assert!(matches!(answer.status, 200 | 503), "{}", answer.head);
+    }
+    assert_eq!(first.answer().unwrap().ok().text(), "hello");
+    assert_eq!(patient.answer().unwrap().ok().text(), "hello");
+    let made = server.metric("kvasm_invocations_total{app=\"demo\",outcome=\"ok\"} ");
+    assert!(made < 10, "{made} calls were made");
+    server.stop();
+}
+
+#[test]
 fn what_is_no_http_is_refused_and_harms_nobody() {
     let home = Home::new();
     let server = impatient(&home);
@@ -163,7 +231,7 @@ fn ten_thousand_idle_connections_leave_the_others_their_place() {
         "this process may open {allowed} files only"
     );
     let home = Home::new();
-    let server = home.start(&[]);
+    let server = home.start(&["--set", "server.connections_of_address=none"]);
     server.with_guest("demo");
     let idle: Vec<_> = (0..connections).map(|_| server.open()).collect();
     let open = || {

@@ -8,6 +8,8 @@
 /// - `big` answers 8 MiB of zeros;
 /// - `say` logs `hello`;
 /// - `fail` fails with the message `hello`;
+/// - `rant` fails with a message of 4,000 bytes;
+/// - `nothing` fails with 8 MiB of NUL bytes as its message;
 /// - `trap` traps.
 pub fn wasm() -> Vec<u8> {
     let text = format!(
@@ -49,5 +51,15 @@ const CODE: &str = r#"
   (func (export "say") (result i32)
     (drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0))
   (func (export "fail") (result i32) (call $say_hello) (i32.const 1))
+  (func (export "rant") (result i32)
+    (memory.fill (i32.const 8192) (i32.const 120) (i32.const 4000))
+    (drop (call $output_write (i32.const 8192) (i32.const 4000)))
+    (i32.const 1))
+  (func (export "nothing") (result i32) (local $left i32)
+    (local.set $left (i32.const 128))
+    (loop $again
+      (drop (call $output_write (i32.const 65536) (i32.const 65536)))
+      (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (i32.const 1))
   (func (export "trap") (result i32) unreachable)
 "#;

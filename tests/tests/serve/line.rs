@@ -118,6 +118,13 @@ impl Line {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
+    /// Takes so many bytes of what is there, if anything is.
+    pub fn sip(&mut self, len: usize) {
+        self.stream.set_nonblocking(true).unwrap();
+        let _ = self.stream.read(&mut vec![0; len]);
+        self.stream.set_nonblocking(false).unwrap();
+    }
+
     /// Whether something can be read within a moment, if only the end.
     pub fn is_answering(&mut self, moment: Duration) -> bool {
         self.stream.set_read_timeout(Some(moment)).unwrap();

@@ -2,7 +2,7 @@
 
 use super::guest;
 use super::line::{Answer, Heard, Line, PATIENCE, request};
-use std::io::{Read, Write};
+use std::io::{PipeWriter, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -100,11 +100,19 @@ impl Home {
         self.spawn(command)
     }
 
+    /// Starts a server whose standard error is this pipe.
+    pub fn start_logging_to(&self, pipe: PipeWriter, arguments: &[&str]) -> Server {
+        let mut command = self.command(&SERVE);
+        command.args(arguments).stderr(pipe);
+        self.spawn(command)
+    }
+
     /// Starts a server by a command.
     pub fn spawn(&self, mut command: Command) -> Server {
         let mut child = command.spawn().unwrap();
         let stdout = collect(child.stdout.take().unwrap());
-        let stderr = collect(child.stderr.take().unwrap());
+        // What a test has taken nobody reads.
+        let stderr = child.stderr.take().map(collect).unwrap_or_default();
         let mut server = Server {
             child,
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
@@ -223,6 +231,31 @@ impl Server {
         format!("http://{}", self.address)
     }
 
+    /// The bytes of memory that the process has now.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it had.
+    #[track_caller]
+    pub fn most_memory(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    #[track_caller]
+    fn status(&self, name: &str) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         let mut command = Command::new("sh");
         let pid = self.child.id().to_string();
@@ -331,6 +364,15 @@ impl Server {
             let metrics = self.admin("GET", "/metrics", "text/plain", b"").ok();
             metrics.text().contains(&line).then_some(())
         });
+    }
+
+    /// The number of a line of the metrics.
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> u64 {
+        let metrics = self.admin("GET", "/metrics", "text/plain", b"").ok().text();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.trim().parse().ok());
+        number.unwrap_or_else(|| panic!("no {name} in {metrics}"))
     }
 
     /// Fails the test if the server is not well.

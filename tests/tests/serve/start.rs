@@ -75,6 +75,10 @@ fn a_bad_configuration_is_named_by_its_source_and_key() {
     refuses(&home, &["--set", "limits.value"], &[], 2, &["KEY=VALUE"]);
     refuses(&home, &["--set", "a=1"], &[], 2, &["there is no key \"a\""]);
     refuses(&home, &["--log-format", "xml"], &[], 2, &["log.format"]);
+    for places in ["server.connections", "dispatch.handlers"] {
+        let too_many = format!("{places}=18446744073709551615");
+        refuses(&home, &["--set", &too_many], &[], 2, &[places, "at most"]);
+    }
     let filter = ["--set", "log.filter=kvasm=loud"];
     refuses(&home, &filter, &[], 2, &["log.filter"]);
     refuses(&home, &["--listen", "here"], &[], 2, &["--listen"]);

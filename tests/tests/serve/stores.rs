@@ -35,6 +35,8 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     assert!(known, "{} {}", refused.status, refused.text());
     assert!(!refused.text().contains("kvasm.db"), "{}", refused.text());
     assert!(!written.is_empty());
+    // The probe writes as much as what was refused.
+    server.get("/readyz").expect(503, "store-unavailable");
     // Reads and calls go on.
     for n in &written {
         server.entry("demo", &format!("k{n}")).ok();

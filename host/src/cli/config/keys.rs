@@ -43,10 +43,24 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "cache_dir",
-        "folder for compiled plugins; in the cache directory by default",
-        folder,
-        show_folder,
+        "folder for compiled plugins, or none; in the cache directory by default",
+        cache_dir,
+        show_cache_dir,
         cache_dir
+    ),
+    key!(
+        "cache.bytes",
+        "compiled plugins in the folder; those not used for longest are removed",
+        size_u64,
+        show_size_u64,
+        cache.bytes
+    ),
+    key!(
+        "cache.files",
+        "files in the folder",
+        at_least_1,
+        to_string,
+        cache.files
     ),
     key!(
         "log.format",
@@ -70,6 +84,13 @@ pub(super) const KEYS: &[Key] = &[
         instances
     ),
     key!(
+        "engine.memory",
+        "memory of all plugin instances together",
+        size_u64,
+        show_size_u64,
+        memory
+    ),
+    key!(
         "engine.modules",
         "compiled plugins that are kept in memory",
         at_least_1,
@@ -77,18 +98,60 @@ pub(super) const KEYS: &[Key] = &[
         modules
     ),
     key!(
+        "engine.modules_bytes",
+        "compiled plugins that are kept in memory, and the most that one may have",
+        size,
+        show_size,
+        modules_bytes
+    ),
+    key!(
+        "engine.compilers",
+        "plugins that are compiled at once, and as many again that take long; auto is all cores but one",
+        auto,
+        show_auto,
+        compilers
+    ),
+    key!(
         "engine.compile_time",
-        "the longest that a plugin may take to compile",
+        "CPU time to compile a plugin",
         duration,
         show_duration,
         compile_time
     ),
     key!(
+        "engine.compile_memory",
+        "memory to compile a plugin",
+        size,
+        show_size,
+        compile_memory
+    ),
+    key!(
         "server.connections",
         "connections that are open at once",
-        at_least_1,
+        permits,
         to_string,
         server.connections
+    ),
+    key!(
+        "server.connections_of_address",
+        "connections of one client address, or none behind a proxy",
+        limit,
+        show_limit,
+        server.connections_of_address
+    ),
+    key!(
+        "server.bytes_in_flight",
+        "bytes of requests and responses that the server holds at once",
+        size,
+        show_size,
+        server.bytes_in_flight
+    ),
+    key!(
+        "server.min_rate",
+        "bytes a second that a client must take of an answer, or send of an import",
+        size,
+        show_size,
+        server.min_rate
     ),
     key!(
         "server.head_timeout",
@@ -106,7 +169,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "server.write_timeout",
-        "the longest that a client may take nothing of an answer",
+        "how far behind server.min_rate a client may be that takes an answer",
         duration,
         show_duration,
         server.write_timeout
@@ -128,7 +191,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(
         "dispatch.handlers",
         "handlers of changes and schedules that run at once",
-        at_least_1,
+        permits,
         to_string,
         dispatch.handlers
     ),
@@ -243,6 +306,27 @@ pub(super) const KEYS: &[Key] = &[
         size,
         show_size,
         limits.memory_bytes
+    ),
+    key!(
+        "limits.memories",
+        "memories of a plugin",
+        at_least_1,
+        to_string,
+        limits.memories
+    ),
+    key!(
+        "limits.tables",
+        "tables of a plugin",
+        at_least_1,
+        to_string,
+        limits.tables
+    ),
+    key!(
+        "limits.table_elements",
+        "elements of a table, of 8 bytes each",
+        at_least_1,
+        to_string,
+        limits.table_elements
     ),
     key!(
         "limits.wall_time",

@@ -4,8 +4,9 @@
 mod keys;
 mod text;
 
-use super::open::StoreSpec;
+use super::open::{CacheDir, StoreSpec};
 use keys::KEYS;
+use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::http::ServerOptions;
 use kvasm::model::{AppLimits, Limits, Quota};
@@ -43,13 +44,18 @@ pub(super) enum LogFormat {
 pub(super) struct Config {
     pub(super) listen: SocketAddr,
     pub(super) store: Option<StoreSpec>,
-    pub(super) cache_dir: Option<PathBuf>,
+    pub(super) cache_dir: CacheDir,
+    pub(super) cache: CacheLimits,
     pub(super) log_format: LogFormat,
     pub(super) log_filter: String,
     pub(super) instances: u32,
+    pub(super) memory: u64,
     pub(super) modules: usize,
-    pub(super) queue: usize,
+    pub(super) modules_bytes: usize,
+    pub(super) compilers: Option<usize>,
     pub(super) compile_time: Duration,
+    pub(super) compile_memory: usize,
+    pub(super) queue: usize,
     pub(super) server: ServerOptions,
     pub(super) dispatch: DispatchOptions,
     pub(super) limits: Limits,
@@ -61,13 +67,18 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7180)),
             store: None,
-            cache_dir: None,
+            cache_dir: CacheDir::Default,
+            cache: CacheLimits::default(),
             log_format: LogFormat::Text,
             log_filter: "error,kvasm=info,kvasm::requests=warn".to_owned(),
             instances: 256,
+            memory: 4 << 30,
             modules: 1_000,
-            queue: 64,
+            modules_bytes: 512 << 20,
+            compilers: None,
             compile_time: Duration::from_secs(30),
+            compile_memory: 1 << 30,
+            queue: 64,
             server: ServerOptions::default(),
             dispatch: DispatchOptions::default(),
             limits: Limits::default(),
@@ -109,7 +120,30 @@ impl Config {
         for (key, text) in arguments {
             config.set("the arguments", key, text)?;
         }
+        config.check_bytes()?;
         Ok(config)
+    }
+
+    /// Each body and answer must fit into what may be in flight, or it never gets in.
+    fn check_bytes(&self) -> Result<(), ConfigError> {
+        let limits = &self.limits;
+        let bodies = [
+            ("limits.input", limits.input_bytes),
+            ("limits.output", limits.output_bytes),
+            ("limits.module", limits.module_bytes),
+            ("limits.value", limits.value_bytes),
+            ("limits.page", limits.page_bytes),
+        ];
+        let bytes = self.server.bytes_in_flight;
+        match bodies.into_iter().find(|(_, limit)| *limit > bytes) {
+            None => Ok(()),
+            Some((name, limit)) => Err(ConfigError::Value {
+                source_name: "the configuration".to_owned(),
+                key: "server.bytes_in_flight".to_owned(),
+                value: text::show_size(&bytes),
+                why: format!("it must be at least {name}, {}", text::show_size(&limit)),
+            }),
+        }
     }
 
     fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
@@ -233,6 +267,8 @@ mod tests {
         let error = load("", None, &[("store", "redis://user:secret@x")]).unwrap_err();
         assert!(!error.contains("secret"), "{error}");
         assert!(load("listen = [", None, &[]).is_err());
+        let error = load("", None, &[("server.bytes_in_flight", "15MiB")]).unwrap_err();
+        assert!(error.contains("at least limits.module, 16MiB"), "{error}");
     }
 
     #[test]

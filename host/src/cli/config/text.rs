@@ -2,9 +2,8 @@
 //! the two functions that its keys name.
 
 use super::LogFormat;
-use crate::cli::open::StoreSpec;
+use crate::cli::open::{CacheDir, StoreSpec};
 use humantime::{format_duration, parse_duration};
-use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) fn toml_value(text: &str) -> String {
@@ -37,6 +36,15 @@ pub(super) fn at_least_1<T: std::str::FromStr<Err: std::fmt::Display> + Default 
     }
 }
 
+/// A number of places, as many as can be counted.
+pub(super) fn permits(text: &str) -> Result<usize, String> {
+    let most = tokio::sync::Semaphore::MAX_PERMITS;
+    match at_least_1(text)? {
+        number if number > most => Err(format!("it must be at most {most}")),
+        number => Ok(number),
+    }
+}
+
 pub(super) fn store(text: &str) -> Result<Option<StoreSpec>, String> {
     text.parse().map(Some)
 }
@@ -45,13 +53,29 @@ pub(super) fn show_store(store: &Option<StoreSpec>) -> String {
     store.as_ref().map_or_else(String::new, StoreSpec::shown)
 }
 
-pub(super) fn folder(text: &str) -> Result<Option<PathBuf>, String> {
-    Ok(Some(text.into()))
+pub(super) fn cache_dir(text: &str) -> Result<CacheDir, String> {
+    text.parse().map_err(|never| match never {})
 }
 
-pub(super) fn show_folder(folder: &Option<PathBuf>) -> String {
-    let folder = folder.as_ref();
-    folder.map_or_else(String::new, |folder| folder.display().to_string())
+pub(super) fn show_cache_dir(dir: &CacheDir) -> String {
+    match dir {
+        CacheDir::Default => String::new(),
+        CacheDir::None => "none".to_owned(),
+        CacheDir::Folder(folder) => folder.display().to_string(),
+    }
+}
+
+pub(super) fn auto(text: &str) -> Result<Option<usize>, String> {
+    match text {
+        "auto" => Ok(None),
+        text => at_least_1(text).map(Some),
+    }
+}
+
+pub(super) fn show_auto(number: &Option<usize>) -> String {
+    number
+        .as_ref()
+        .map_or_else(|| "auto".to_owned(), usize::to_string)
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
@@ -113,6 +137,14 @@ pub(super) fn show_bytes(size: u64) -> String {
 
 pub(super) fn show_size(size: &usize) -> String {
     show_bytes(*size as u64)
+}
+
+pub(super) fn size_u64(text: &str) -> Result<u64, String> {
+    parse_size(text)
+}
+
+pub(super) fn show_size_u64(size: &u64) -> String {
+    show_bytes(*size)
 }
 
 pub(super) fn limit<T: std::str::FromStr<Err: std::fmt::Display>>(

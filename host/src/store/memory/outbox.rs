@@ -3,9 +3,9 @@
 use super::write::{key_of, size};
 use super::{MemoryStore, State, Tenant, live};
 use crate::model::{
-    AppId, Claim, DeadLetter, Delivery, Event, Exports, FAILURES_MAX, FOLLOWERS_MAX, Failed,
-    Happening, Letters, NewTrigger, Origin, Pause, Place, Queue, Receipt, Tick, Timestamp, Trigger,
-    TriggerName, Verdict, Watch, chain_of,
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Event, Exports, FAILURES_MAX, FOLLOWERS_MAX,
+    Failed, Happening, Letters, NewTrigger, Origin, Pause, Place, Queue, Receipt, SchedulePlace,
+    Tick, Timestamp, Trigger, TriggerName, Verdict, Watch, chain_of,
 };
 use crate::store::registry::check_triggers;
 use crate::store::{Outbox, StoreError};
@@ -327,9 +327,10 @@ impl Outbox for MemoryStore {
 
     async fn schedules(
         &self,
+        after: Option<&SchedulePlace>,
         now: Timestamp,
         limit: u32,
-    ) -> Result<Vec<(AppId, Trigger)>, StoreError> {
+    ) -> Result<Vec<DueSchedule>, StoreError> {
         let state = self.state.read();
         let all = state.apps.iter();
         let all = all.flat_map(|(app, tenant)| tenant.triggers.values().map(|t| (*app, t)));
@@ -338,10 +339,32 @@ impl Outbox for MemoryStore {
             let is_due = trigger.next_at.is_none_or(|at| at <= now);
             is_schedule && is_due && trigger.paused.is_none()
         };
-        let mut due: Vec<_> = all.filter(|(_, trigger)| is_due(trigger)).collect();
-        due.sort_by_key(|(app, trigger)| (trigger.next_at, *app, trigger.name.clone()));
+        let order = |place: &SchedulePlace| {
+            let Queue { app, trigger } = &place.queue;
+            (place.next_at, *app, trigger.clone())
+        };
+        let after = after.map(order);
+        let due = all.filter(|(_, trigger)| is_due(trigger));
+        let due = due.map(|(app, trigger)| DueSchedule {
+            place: SchedulePlace {
+                queue: Queue {
+                    app,
+                    trigger: trigger.name.clone(),
+                },
+                next_at: trigger.next_at,
+            },
+            trigger: Ok(trigger.clone()),
+        });
+        let mut due: Vec<_> = due
+            .filter(|due| {
+                after
+                    .as_ref()
+                    .is_none_or(|after| order(&due.place) > *after)
+            })
+            .collect();
+        due.sort_by_key(|due| order(&due.place));
         due.truncate(limit as usize);
-        Ok(due.into_iter().map(|(app, t)| (app, t.clone())).collect())
+        Ok(due)
     }
 
     async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {

@@ -24,6 +24,9 @@ impl MemoryStore {
         operation: impl FnOnce(&mut State, &Audit) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut state = self.state.write();
+        if state.audit.contains_key(&audit.id) {
+            return Err(StoreError::Failed("the audit row is there already".into()));
+        }
         let done = operation(&mut state, &audit)?;
         if done.changed() {
             state.audit.insert(audit.id, audit);

@@ -48,6 +48,9 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 
+/// The bytes of the row that a probe writes.
+const PROBE_BYTES: usize = 16 * 1024;
+
 /// How a host reaches its Postgres.
 #[derive(Clone)]
 pub struct PostgresOptions {
@@ -227,6 +230,9 @@ impl Store for PostgresStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.pool.read(|| sqlx::query(sql::PING)).await.map(drop)
+        let now = Timestamp::now().0;
+        let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
+        let probe = || sqlx::query(sql::PROBE).bind(now).bind(filler.as_slice());
+        self.pool.read(probe).await.map(drop)
     }
 }

@@ -5,8 +5,8 @@
 use super::sql::{letters as letters_sql, outbox as sql, triggers as trigger_sql};
 use super::{PostgresStore, classify::store_error, handling, letters, rows};
 use crate::model::{
-    AppId, Claim, DeadLetter, Delivery, Failed, Letters, Queue, Receipt, Tick, Timestamp, Trigger,
-    TriggerName, chain_of,
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Queue, Receipt,
+    SchedulePlace, Tick, Timestamp, Trigger, TriggerName, chain_of,
 };
 use crate::store::{Outbox, StoreError};
 use async_trait::async_trait;
@@ -95,12 +95,19 @@ impl Outbox for PostgresStore {
 
     async fn schedules(
         &self,
+        after: Option<&SchedulePlace>,
         now: Timestamp,
         limit: u32,
-    ) -> Result<Vec<(AppId, Trigger)>, StoreError> {
+    ) -> Result<Vec<DueSchedule>, StoreError> {
+        // Before every place: no trigger has the empty name.
+        let (at, app, name) = after.map_or((0, Uuid::nil(), ""), |after| {
+            let at = after.next_at.map_or(0, |at| at.0);
+            (at, after.queue.app.uuid(), after.queue.trigger.as_str())
+        });
         let statement = || {
             let statement = sqlx::query(trigger_sql::SCHEDULES).bind(now.0);
-            statement.bind(i64::from(limit))
+            let statement = statement.bind(i64::from(limit));
+            statement.bind(at).bind(app).bind(name)
         };
         all(&self.pool.read(statement).await?, rows::schedule)
     }

@@ -112,7 +112,7 @@ impl Pool {
         }
     }
 
-    /// Runs a statement that changes nothing. A connection that turns out to be
+    /// Runs a statement that changes nothing, or that may take effect twice. A connection that turns out to be
     /// dead costs one more try, on one that is known to be alive.
     pub(super) async fn read<'q>(
         &self,

@@ -3,8 +3,9 @@
 use super::read;
 use super::registry::{damaged, narrow, optional_version};
 use crate::model::{
-    AppId, Changes, Collection, DeadLetter, Delivery, Digest, Event, Happening, JsonText, Key,
-    Origin, Pause, Place, Policy, Schedule, Timestamp, Trigger, TriggerName, Value, Watch,
+    AppId, Changes, Collection, DeadLetter, Delivery, Digest, DueSchedule, Event, Happening,
+    JsonText, Key, Origin, Pause, Place, Policy, Queue, Schedule, SchedulePlace, Timestamp,
+    Trigger, TriggerName, Value, Watch,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -80,10 +81,19 @@ pub(super) fn trigger(row: &PgRow, first: usize) -> Result<Trigger, Error> {
     })
 }
 
-/// A schedule that was found, and its app.
-pub(super) fn schedule(row: &PgRow) -> Result<(AppId, Trigger), Error> {
+/// Decodes a row of `SCHEDULES`.
+pub(super) fn schedule(row: &PgRow) -> Result<DueSchedule, Error> {
     let app: uuid::Uuid = row.try_get(0)?;
-    Ok((AppId::from(app), trigger(row, 1)?))
+    Ok(DueSchedule {
+        place: SchedulePlace {
+            queue: Queue {
+                app: AppId::from(app),
+                trigger: name(row, 1)?,
+            },
+            next_at: optional_time(row, 9)?,
+        },
+        trigger: trigger(row, 1).map_err(|error| error.to_string()),
+    })
 }
 
 fn watch(row: &PgRow, first: usize) -> Result<Watch, Error> {

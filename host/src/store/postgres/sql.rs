@@ -483,8 +483,8 @@ statements! {
     );
     /// Draws versions for sets that a later operation of the same batch replaces.
     DRAW = "SELECT nextval('kv_version') FROM generate_series(1, $1::integer)";
-    /// Whether the database answers.
-    PING = "SELECT 1";
+    /// Now, filler: a write that tells whether the database takes writes.
+    PROBE = "UPDATE health SET at = $1, filler = $2 WHERE id = 1";
     /// Keys are compared as UTF-8, and only a database in UTF-8 holds them all.
     ENCODING = "SHOW server_encoding";
 }

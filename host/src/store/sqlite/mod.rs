@@ -112,14 +112,14 @@ async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
         .busy_timeout(options.busy_timeout)
         .connect()
         .await
-        .map_err(error::host)?;
+        .map_err(error::open)?;
     sqlx::migrate!("../migrations/sqlite")
         .run(&mut connection)
         .await
-        .map_err(error::host)?;
+        .map_err(error::migrate)?;
     sqlx::Connection::close(connection)
         .await
-        .map_err(error::host)
+        .map_err(error::open)
 }
 
 #[async_trait]
@@ -207,6 +207,6 @@ impl Store for SqliteStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.readers.with(read::ping)
+        self.writer.probe().await
     }
 }

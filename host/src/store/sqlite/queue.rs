@@ -3,8 +3,8 @@
 use super::writer::Transaction;
 use super::{SqliteStore, batch, outbox};
 use crate::model::{
-    AppId, Claim, DeadLetter, Delivery, Failed, Letters, Queue, Receipt, Tick, Timestamp, Trigger,
-    TriggerName,
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Queue, Receipt,
+    SchedulePlace, Tick, Timestamp, Trigger, TriggerName,
 };
 use crate::store::{Outbox, StoreError};
 use async_trait::async_trait;
@@ -59,11 +59,12 @@ impl Outbox for SqliteStore {
 
     async fn schedules(
         &self,
+        after: Option<&SchedulePlace>,
         now: Timestamp,
         limit: u32,
-    ) -> Result<Vec<(AppId, Trigger)>, StoreError> {
+    ) -> Result<Vec<DueSchedule>, StoreError> {
         self.readers
-            .with(|conn| outbox::schedules(conn, now, limit))
+            .with(|conn| outbox::schedules(conn, after, now, limit))
     }
 
     async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {

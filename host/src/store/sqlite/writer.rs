@@ -8,9 +8,11 @@ use super::outbox::Watchers;
 use super::tally::Tally;
 use super::{SqliteOptions, error};
 use crate::metrics::Metrics;
+use crate::model::Timestamp;
 use crate::store::StoreError;
 use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, OpenFlags};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,22 +24,72 @@ const QUEUE_LEN: usize = 1024;
 const GROUP_REQUESTS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 
-/// What is done in the open transaction, or why none could be opened. Returns how
-/// it is answered once the transaction has ended.
-type Work = Box<dyn FnOnce(Result<&mut Transaction<'_>, rusqlite::Error>) -> Answer + Send>;
+/// The bytes of the row that a probe writes, unless a larger write has failed.
+const PROBE_BYTES: usize = 16 * 1024;
+/// The most that a probe writes.
+const PROBE_BYTES_MAX: usize = 1024 * 1024;
+
+/// A request to the writer. Its caller waits for the answer, or has left.
+trait Job: Send {
+    /// About how many bytes it writes.
+    fn bytes(&self) -> usize;
+    /// Whether the caller has left. Such a job is dropped before it is run.
+    fn is_abandoned(&self) -> bool;
+    /// Runs in the open transaction. The answer is given once the transaction has
+    /// ended.
+    fn run(self: Box<Self>, transaction: &mut Transaction<'_>) -> Answer;
+    /// Answers without running.
+    fn refuse(self: Box<Self>, why: StoreError);
+}
+
 /// Answers, when it is known whether the transaction was committed.
 type Answer = Box<dyn FnOnce(&rusqlite::Result<()>) + Send>;
 
-/// What the writer is asked for.
-struct Job {
-    /// About how much it writes.
+struct Request<T, F> {
     bytes: usize,
-    work: Work,
+    run: F,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Job for Request<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send,
+{
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    fn run(self: Box<Self>, transaction: &mut Transaction<'_>) -> Answer {
+        let Request { bytes, run, reply } = *self;
+        let run = AssertUnwindSafe(|| run(transaction));
+        let answer = match catch_unwind(run) {
+            Ok(answer) => answer,
+            Err(_) => {
+                // Half of the work may be done, in the database and in memory.
+                transaction.poisoned = true;
+                Err(error::host("the write panicked; the panic is in the log"))
+            }
+        };
+        if let Err(StoreError::Full(_) | StoreError::Failed(_)) = &answer {
+            transaction.failed = transaction.failed.max(bytes);
+        }
+        // A caller that has left since does not need its answer.
+        Box::new(move |committed| drop(reply.send(or_lost(committed, answer))))
+    }
+
+    fn refuse(self: Box<Self>, why: StoreError) {
+        drop(self.reply.send(Err(why)));
+    }
 }
 
 /// The handle of the writer thread.
 pub(super) struct Writer {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -56,9 +108,9 @@ impl Writer {
         })
     }
 
-    /// Runs `run` in a transaction, of which it is told whether it was committed.
-    /// What it does must leave nothing behind if it fails. Once it is handed over
-    /// it is carried out even if the caller stops waiting.
+    /// Runs `run` in a transaction and answers after the commit. What it does must
+    /// leave nothing behind if it fails. If the caller stops waiting before its
+    /// turn comes, `run` is never called; after that it is carried out all the same.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -66,18 +118,30 @@ impl Writer {
     ) -> Result<T, StoreError> {
         let stopped = || error::host("the writer thread has stopped");
         let (reply, answer) = oneshot::channel();
-        let work: Work = Box::new(move |transaction| {
-            let answer = match transaction {
-                Ok(transaction) => run(transaction),
-                Err(error) => Err(lost(&error)),
-            };
-            // A caller that has stopped waiting does not need its answer.
-            Box::new(move |committed| drop(reply.send(or_lost(committed, answer))))
-        });
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
-        let sent = jobs.send(Job { bytes, work }).await;
-        sent.map_err(|_| stopped())?;
+        let job = Box::new(Request { bytes, run, reply });
+        jobs.send(job).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
+    }
+
+    /// Writes a small row, to find out whether writes work. After a write has failed,
+    /// for example on a full disk, it writes as much as that one (up to 1 MiB), until
+    /// that works again.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        self.run(PROBE_BYTES, |transaction| {
+            let now = Timestamp::now().0;
+            let bytes = PROBE_BYTES.max(*transaction.unproved);
+            // SQLite does not write what has not changed, so the bytes change.
+            let filler = vec![now.to_le_bytes()[0]; bytes];
+            let update = transaction
+                .connection
+                .prepare_cached("UPDATE health SET at = ?1, filler = ?2 WHERE id = 1")
+                .and_then(|mut statement| statement.execute((now, filler)));
+            update.map_err(error::store)?;
+            transaction.proved = bytes;
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -103,55 +167,64 @@ fn open(options: &SqliteOptions) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn run(connection: &Connection, mut queue: mpsc::Receiver<Job>, metrics: &Metrics) {
-    let mut waiting = None;
+fn run(connection: &Connection, mut queue: mpsc::Receiver<Box<dyn Job>>, metrics: &Metrics) {
     let mut watchers = Watchers::default();
-    loop {
-        let first = match waiting.take() {
-            Some(job) => job,
-            None => match queue.blocking_recv() {
-                Some(job) => job,
-                None => return,
-            },
-        };
-        waiting = group(connection, first, &mut queue, &mut watchers, metrics);
+    let mut unproved = 0;
+    while let Some(first) = queue.blocking_recv() {
+        if first.is_abandoned() {
+            continue;
+        }
+        let group = AssertUnwindSafe(|| {
+            let transaction = Transaction::begin(connection, &mut watchers, &mut unproved);
+            group(transaction, first, &mut queue, metrics);
+        });
+        // A job's own panic is caught in its run. After any other one the callers of
+        // the group are answered by the end of their channels.
+        if catch_unwind(group).is_err() {
+            roll_back(connection);
+            watchers.forget();
+        }
     }
 }
 
-/// One transaction. Returns a job that it could not take in.
+/// Runs one transaction.
 fn group(
-    connection: &Connection,
-    first: Job,
-    queue: &mut mpsc::Receiver<Job>,
-    watchers: &mut Watchers,
+    transaction: rusqlite::Result<Transaction<'_>>,
+    first: Box<dyn Job>,
+    queue: &mut mpsc::Receiver<Box<dyn Job>>,
     metrics: &Metrics,
-) -> Option<Job> {
-    let mut transaction = match Transaction::begin(connection, watchers) {
+) {
+    let mut transaction = match transaction {
         Ok(transaction) => transaction,
         Err(error) => {
-            (first.work)(Err(error))(&Ok(()));
-            return None;
+            // Those that came meanwhile would wait for the same, one after another.
+            first.refuse(lost(&error));
+            while let Ok(job) = queue.try_recv() {
+                job.refuse(lost(&error));
+            }
+            return;
         }
     };
     let mut bytes = 0;
     let mut answers = Vec::new();
     let mut next = Some(first);
     while let Some(job) = next.take() {
-        bytes += job.bytes;
-        answers.push((job.work)(Ok(&mut transaction)));
+        if !job.is_abandoned() {
+            bytes += job.bytes();
+            answers.push(job.run(&mut transaction));
+        }
         // Some errors, such as a full disk, end the transaction by themselves.
-        let ended = connection.is_autocommit();
+        let ended = transaction.connection.is_autocommit() || transaction.poisoned;
         if ended || answers.len() >= GROUP_REQUESTS || bytes >= GROUP_BYTES {
             break;
         }
         next = queue.try_recv().ok();
     }
     metrics.commit_group(answers.len());
-    let committed = transaction.commit();
+    let committed = transaction.commit(bytes);
     for answer in answers {
         answer(&committed);
     }
-    next
 }
 
 /// An open transaction.
@@ -162,13 +235,25 @@ pub(super) struct Transaction<'c> {
     first_version: i64,
     pub(super) tally: Tally,
     pub(super) watchers: &'c mut Watchers,
+    /// A job has panicked: nothing of the transaction can be trusted.
+    poisoned: bool,
+    /// The bytes of the largest write that has failed and that no later write has
+    /// shown to work again; 0 if there is none.
+    unproved: &'c mut usize,
+    /// The bytes of the largest job of this transaction that has failed.
+    failed: usize,
+    /// The bytes that a probe of this transaction has written.
+    proved: usize,
 }
 
 impl<'c> Transaction<'c> {
     fn begin(
         connection: &'c Connection,
         watchers: &'c mut Watchers,
+        unproved: &'c mut usize,
     ) -> rusqlite::Result<Transaction<'c>> {
+        // Left open only if an earlier ROLLBACK has failed.
+        roll_back(connection);
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let version = connection
             .prepare_cached("SELECT last FROM kv_version WHERE id = 1")
@@ -186,6 +271,10 @@ impl<'c> Transaction<'c> {
             first_version: version,
             tally: Tally::default(),
             watchers,
+            poisoned: false,
+            unproved,
+            failed: 0,
+            proved: 0,
         })
     }
 
@@ -223,17 +312,25 @@ impl<'c> Transaction<'c> {
         run(sql).map(drop).map_err(error::store)
     }
 
-    fn commit(mut self) -> rusqlite::Result<()> {
+    /// Commits `bytes` of writes.
+    fn commit(mut self, bytes: usize) -> rusqlite::Result<()> {
         let committed = self.commit_transaction();
         if committed.is_err() {
             roll_back(self.connection);
             self.watchers.forget();
+            self.failed = self.failed.max(bytes);
+        }
+        if self.failed > 0 {
+            let failed = self.failed.clamp(PROBE_BYTES, PROBE_BYTES_MAX);
+            *self.unproved = failed.max(*self.unproved);
+        } else if bytes.max(self.proved) >= *self.unproved {
+            *self.unproved = 0;
         }
         committed
     }
 
     fn commit_transaction(&mut self) -> rusqlite::Result<()> {
-        if self.connection.is_autocommit() {
+        if self.poisoned || self.connection.is_autocommit() {
             return Err(rusqlite::Error::InvalidQuery);
         }
         self.tally.write(self.connection)?;
@@ -276,3 +373,6 @@ fn roll_back(connection: &Connection) {
         tracing::error!(%error, "SQLite did not roll back");
     }
 }
+
+#[cfg(test)]
+mod tests;

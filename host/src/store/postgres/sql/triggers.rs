@@ -68,20 +68,22 @@ statements! {
     RESUME = "UPDATE triggers AS t SET failures = 0, \
         paused = CASE WHEN t.paused = 'operator' THEN t.paused END \
         WHERE t.app_id = $1 AND (t.failures <> 0 OR t.paused = 'failures')";
-    /// Now, how many: the schedules of all apps that are due or not planned yet. It
-    /// does not name an app, for it finds them. What is not planned counts as due at
-    /// the beginning of time.
+    /// Now, how many, and the place after which: a time, an app, a name: the schedules
+    /// of all apps that are due or not planned yet. It does not name an app, for it
+    /// finds them. What is not planned counts as due at the beginning of time.
     SCHEDULES = concat!(
         "SELECT t.app_id, ", trigger_columns!(), "t.schedule IS NOT NULL AND t.paused IS NULL \
-         AND coalesce(t.next_at, 0) <= $1 ORDER BY coalesce(t.next_at, 0), t.app_id, t.name LIMIT $2"
+         AND coalesce(t.next_at, 0) <= $1 \
+         AND (coalesce(t.next_at, 0), t.app_id, t.name) > ($3, $4, $5) ORDER BY coalesce(t.next_at, 0), t.app_id, t.name LIMIT $2"
     );
     /// App, trigger, the time that it is planned for, when it is due next, the run to
     /// make or null, now, the chain of schedules, the event: plans a schedule, and
     /// makes a run if none is outstanding. Whether it did.
     ///
-    /// Who comes second waits for the trigger, and then finds it planned otherwise.
+    /// The second of two waits for the trigger, and then finds it planned otherwise. An
+    /// app that is locked, as its deletion does for minutes, is not waited for.
     TICK = concat!(
-        "WITH ", held_app!(), ", planned AS (UPDATE triggers AS t SET next_at = $4 \
+        "WITH held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE NOWAIT), planned AS (UPDATE triggers AS t SET next_at = $4 \
          WHERE t.app_id = $1 AND t.name = $2 AND t.next_at IS NOT DISTINCT FROM $3 \
          AND t.paused IS NULL AND EXISTS (SELECT 1 FROM held) RETURNING t.name, t.function), \
          made AS (", insert_delivery!(),

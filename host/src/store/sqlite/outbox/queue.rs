@@ -6,8 +6,8 @@ use super::super::{error, tally::Delta};
 use super::row::{DELIVERY, delivery};
 use super::triggers::{TRIGGER, trigger};
 use crate::model::{
-    AppId, Claim, DELIVERY_BYTES, DeadReason, Delivery, FAILURES_MAX, Failed, Place, Queue,
-    Receipt, Tick, Timestamp, Trigger, TriggerName, Verdict, chain_of,
+    AppId, Claim, DELIVERY_BYTES, DeadReason, Delivery, DueSchedule, FAILURES_MAX, Failed, Place,
+    Queue, Receipt, SchedulePlace, Tick, Timestamp, TriggerName, Verdict, chain_of,
 };
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -326,18 +326,36 @@ pub(in crate::store::sqlite) fn deliveries(
 
 pub(in crate::store::sqlite) fn schedules(
     connection: &Connection,
+    after: Option<&SchedulePlace>,
     now: Timestamp,
     limit: u32,
-) -> rusqlite::Result<Vec<(AppId, Trigger)>> {
+) -> rusqlite::Result<Vec<DueSchedule>> {
+    // Before every place: no trigger has the empty name.
+    let (at, app, name) = after.map_or((0, Uuid::nil(), ""), |after| {
+        let at = after.next_at.map_or(0, |at| at.0);
+        (at, after.queue.app.uuid(), after.queue.trigger.as_str())
+    });
+    // The index gives the rows in this order; those before the place are skipped.
     connection
         .prepare_cached(&format!(
             "SELECT {TRIGGER}, app_id FROM triggers
              WHERE schedule IS NOT NULL AND paused IS NULL AND (next_at IS NULL OR next_at <= ?1)
+               AND (coalesce(next_at, 0), app_id, name) > (?3, ?4, ?5)
              ORDER BY next_at, app_id, name LIMIT ?2"
         ))?
-        .query_map((now.0, limit), |row| {
+        .query_map(params![now.0, limit, at, app.as_bytes(), name], |row| {
             let app: [u8; 16] = row.get("app_id")?;
-            Ok((AppId::from(Uuid::from_bytes(app)), trigger(row)?))
+            let next_at: Option<i64> = row.get("next_at")?;
+            Ok(DueSchedule {
+                place: SchedulePlace {
+                    queue: Queue {
+                        app: AppId::from(Uuid::from_bytes(app)),
+                        trigger: TriggerName::stored(row.get("name")?),
+                    },
+                    next_at: next_at.map(Timestamp),
+                },
+                trigger: trigger(row).map_err(|error| error.to_string()),
+            })
         })?
         .collect()
 }

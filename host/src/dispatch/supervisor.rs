@@ -1,0 +1,111 @@
+//! Runs a loop for as long as the dispatcher runs: after an error or a panic it is
+//! started again, and its state shows in the host's health.
+
+use crate::service::{Task, chain};
+use crate::store::StoreError;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// The pauses before a loop is started again. Each is twice the one before, until the
+/// loop has run for longer than the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Tells loops that they are to end.
+#[derive(Clone)]
+pub(super) struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// The end that tells, and the end that is told.
+    pub(super) fn new() -> (watch::Sender<bool>, Stop) {
+        let (tell, told) = watch::channel(false);
+        (tell, Stop(told))
+    }
+
+    /// Waits until the loop is to end.
+    pub(super) async fn requested(&mut self) {
+        // An error says that the one who would tell is gone.
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
+
+/// Runs the loop that `run` makes until it ends without an error, which it does when
+/// it is told to stop. `run` is given how often the loop was started before. Dropping
+/// this future ends the loop.
+pub(super) async fn supervise<F>(task: Task, mut stop: Stop, run: impl Fn(u64) -> F)
+where
+    F: Future<Output = Result<(), StoreError>> + Send + 'static,
+{
+    let mut pause = PAUSE_MIN;
+    for starts in 0.. {
+        let started = Instant::now();
+        // A task of its own, so that a panic ends it alone.
+        let mut running = JoinSet::new();
+        running.spawn(run(starts));
+        match running.join_next().await {
+            None | Some(Ok(Ok(()))) => return,
+            Some(Ok(Err(error))) => task.fails(chain(&error)),
+            Some(Err(panic)) => task.fails(panic.to_string()),
+        }
+        if started.elapsed() > PAUSE_MAX {
+            pause = PAUSE_MIN;
+        }
+        tokio::select! {
+            () = stop.requested() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = PAUSE_MAX.min(pause * 2);
+        task.restarted();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::service::Health;
+    use crate::store::MemoryStore;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_loop_goes_on_after_an_error_and_a_panic() {
+        let store = Arc::new(MemoryStore::new());
+        let metrics = Metrics::default();
+        let health = Arc::new(Health::new(store, metrics.clone()));
+        let (tell, stop) = Stop::new();
+        let task = health.task("claims");
+        let told = stop.clone();
+        let supervised = tokio::spawn(supervise(task.clone(), stop, move |starts| {
+            let (task, mut told) = (task.clone(), told.clone());
+            async move {
+                match starts {
+                    0 => return Err(StoreError::Failed("an error".into())),
+                    1 => panic!("a bug"),
+                    _ => task.works(),
+                }
+                told.requested().await;
+                Ok(())
+            }
+        }));
+        let mut seen = Vec::new();
+        loop {
+            let state = health.tasks().remove(0);
+            if let Some((_, cause)) = state.failing
+                && seen.last() != Some(&cause)
+            {
+                seen.push(cause);
+            } else if state.restarts == 2 && health.check().await.is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(seen[0], "the store failed: an error");
+        assert!(seen[1].contains("a bug"), "{seen:?}");
+        let text = metrics.encode();
+        assert!(text.contains("kvasm_task_restarts_total{name=\"claims\"} 2"));
+        assert!(text.contains("kvasm_task_failing{name=\"claims\"} 0"));
+        tell.send_replace(true);
+        supervised.await.unwrap();
+    }
+}

@@ -1,0 +1,227 @@
+//! A client's connection: the least it must take, and whether it is still there.
+
+use super::ServerOptions;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+/// How often a connection that has unread bytes is asked whether it still stands.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How far a peer is behind: it has a time in hand, which passes while the server
+/// waits for it, and comes back with the bytes that it moves and with each second in
+/// which nobody waits for it.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// The most time that it may have in hand.
+    grace: Duration,
+    /// The bytes that are worth a second.
+    rate: usize,
+    in_hand: Duration,
+    since: Instant,
+    waiting: bool,
+}
+
+impl Pace {
+    pub(super) fn new(grace: Duration, rate: usize, now: Instant) -> Pace {
+        Pace {
+            grace,
+            rate: rate.max(1),
+            in_hand: grace,
+            since: now,
+            waiting: false,
+        }
+    }
+
+    /// When a peer that is waited for has no time left.
+    pub(super) fn wait(&mut self, now: Instant) -> Instant {
+        if !self.waiting {
+            let rest = now.saturating_duration_since(self.since);
+            self.in_hand = self.in_hand.saturating_add(rest).min(self.grace);
+            self.since = now;
+            self.waiting = true;
+        }
+        self.since + self.in_hand
+    }
+
+    /// The peer has moved bytes.
+    pub(super) fn moved(&mut self, bytes: usize, now: Instant) {
+        if self.waiting {
+            let waited = now.saturating_duration_since(self.since);
+            self.in_hand = self.in_hand.saturating_sub(waited);
+            self.since = now;
+            self.waiting = false;
+        }
+        let worth = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        self.in_hand = self.in_hand.saturating_add(worth).min(self.grace);
+    }
+}
+
+/// A client's connection. Writing fails once the client has taken too little for too
+/// long.
+pub(super) struct Stream {
+    tcp: Arc<TcpStream>,
+    pace: Pace,
+    /// Made when the client is first waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream {
+    pub(super) fn new(tcp: TcpStream, options: &ServerOptions) -> Stream {
+        Stream {
+            tcp: Arc::new(tcp),
+            pace: Pace::new(options.write_timeout, options.min_rate, Instant::now()),
+            timer: None,
+        }
+    }
+
+    /// The client at the other end.
+    pub(super) fn peer(&self) -> Peer {
+        Peer(Arc::clone(&self.tcp))
+    }
+
+    fn poll_write_with(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if self.tcp.poll_write_ready(context)?.is_pending() {
+                let until = self.pace.wait(Instant::now());
+                let timer = self
+                    .timer
+                    .get_or_insert_with(|| Box::pin(sleep_until(until)));
+                if timer.deadline() != until {
+                    timer.as_mut().reset(until);
+                }
+                ready!(timer.as_mut().poll(context));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            match write(&self.tcp) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(bytes) => {
+                    self.pace.moved(bytes, Instant::now());
+                    return Poll::Ready(Ok(bytes));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.tcp.poll_read_ready(context))?;
+            match self.tcp.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(drop)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut()
+            .poll_write_with(context, |tcp| tcp.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut()
+            .poll_write_with(context, |tcp| tcp.try_write_vectored(bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(socket2::SockRef::from(&*self.tcp).shutdown(Shutdown::Write))
+    }
+}
+
+/// The client of a request, as long as its connection is served.
+#[derive(Clone)]
+pub(super) struct Peer(Arc<TcpStream>);
+
+impl Peer {
+    /// Waits until the client has closed its side, or all of the connection.
+    pub(super) async fn gone(self) {
+        loop {
+            match self.0.ready(Interest::READABLE).await {
+                Ok(ready) if !ready.is_read_closed() => {}
+                Ok(_) | Err(_) => return,
+            }
+            // It has sent the next request already, or what the connection has read
+            // has not been noted yet.
+            sleep(LOOK).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_peer_that_keeps_the_rate_is_waited_for_and_one_below_is_not() {
+        let start = Instant::now();
+        let end = |bytes: usize, each: Duration| {
+            let mut pace = Pace::new(30 * SECOND, 1024, start);
+            let mut now = start;
+            for _ in 0..1_000 {
+                let until = pace.wait(now);
+                if until < now + each {
+                    return Some(until - start);
+                }
+                now += each;
+                pace.moved(bytes, now);
+            }
+            None
+        };
+        assert_eq!(end(8 * 1024, 8 * SECOND), None);
+        assert_eq!(end(1024 * 1024, 29 * SECOND), None);
+        // 512 bytes each 8 s are worth half a second each.
+        let cut = end(512, 8 * SECOND).unwrap();
+        assert!(cut > 30 * SECOND && cut < 35 * SECOND, "{cut:?}");
+        assert_eq!(end(0, 31 * SECOND), Some(30 * SECOND));
+    }
+
+    #[test]
+    fn time_in_which_nobody_waits_is_not_charged() {
+        let start = Instant::now();
+        let mut pace = Pace::new(30 * SECOND, 1024, start);
+        assert_eq!(pace.wait(start), start + 30 * SECOND);
+        pace.moved(1024, start + 20 * SECOND);
+        let later = start + 25 * SECOND;
+        assert_eq!(pace.wait(later), later + 16 * SECOND);
+        assert_eq!(pace.wait(later + SECOND), later + 16 * SECOND);
+        pace.moved(1 << 30, later + SECOND);
+        assert_eq!(pace.wait(later + SECOND), later + 31 * SECOND);
+    }
+}

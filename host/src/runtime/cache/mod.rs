@@ -1,0 +1,254 @@
+//! Compiled modules on disk.
+//!
+//! A compiled module is machine code: whoever can put one in place runs code in
+//! the host. So the folder is private to its owner, and each file is under an
+//! HMAC with a key that is kept in the folder. A file that does not check is
+//! compiled again, never loaded.
+//!
+//! The folder is never needed. What is wrong with it is logged once, and modules
+//! are compiled in memory.
+
+mod folder;
+
+use super::worker;
+use folder::{Folder, TMP};
+use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::Mutex;
+use sha2::Sha256;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+use wasmtime::{Engine, Module};
+
+const TAG_BYTES: usize = 32;
+/// The length of the section, which follows the tag.
+const LEN_BYTES: usize = 4;
+/// The length of a section that is not there.
+const NO_SECTION: u32 = u32::MAX;
+/// How often the folder is counted afresh, as other processes may use it too.
+const RECOUNT: Duration = Duration::from_secs(60);
+/// A file that is used is marked as used again after this long.
+const TOUCH: Duration = Duration::from_secs(60);
+
+/// What the folder may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheLimits {
+    /// Bytes of all files together.
+    pub bytes: u64,
+    /// Files.
+    pub files: u64,
+}
+
+impl Default for CacheLimits {
+    /// 1 GiB, 10,000 files.
+    fn default() -> CacheLimits {
+        CacheLimits {
+            bytes: 1 << 30,
+            files: 10_000,
+        }
+    }
+}
+
+/// A private folder of compiled modules.
+pub(super) struct DiskCache {
+    folder: Folder,
+    key: [u8; folder::KEY_BYTES],
+    limits: CacheLimits,
+    /// Tells this build of wasmtime with these settings from any other.
+    engine: String,
+    count: Mutex<Count>,
+    warned: AtomicBool,
+}
+
+/// What the folder holds, as far as this process knows.
+struct Count {
+    bytes: u64,
+    files: u64,
+    at: Instant,
+}
+
+impl DiskCache {
+    /// Opens the folder, and makes it and its key if they are not there. None, and
+    /// a warning, if it cannot be used.
+    pub(super) fn open(dir: PathBuf, limits: CacheLimits, engine: &Engine) -> Option<DiskCache> {
+        let shown = dir.display().to_string();
+        let engine = hex::encode(worker::fingerprint(engine));
+        let opened = Folder::open(dir).and_then(|folder| {
+            let key = folder.key()?;
+            let count = folder.sweep(&engine, limits)?;
+            Ok((folder, key, count))
+        });
+        match opened {
+            Ok((folder, key, (bytes, files))) => Some(DiskCache {
+                folder,
+                key,
+                limits,
+                engine,
+                count: Mutex::new(Count {
+                    bytes,
+                    files,
+                    at: Instant::now(),
+                }),
+                warned: AtomicBool::new(false),
+            }),
+            Err(error) => {
+                tracing::warn!(
+                    folder = shown, %error,
+                    "the cache folder cannot be used; plugins are compiled at each start"
+                );
+                None
+            }
+        }
+    }
+
+    fn name(&self, wasm: &[u8; 32]) -> String {
+        format!("{}-{}", hex::encode(wasm), self.engine)
+    }
+
+    /// The module compiled from wasm of this hash, and its section of declarations,
+    /// if it is there and sound.
+    #[allow(unsafe_code)]
+    pub(super) fn get(
+        &self,
+        engine: &Engine,
+        wasm: &[u8; 32],
+    ) -> Option<(Module, Option<Vec<u8>>)> {
+        let name = self.name(wasm);
+        let path = self.folder.path(&name);
+        let file = match std::fs::read(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                self.warn(
+                    &error,
+                    "a compiled module could not be read from the cache folder",
+                );
+                return None;
+            }
+        };
+        let sound = self.sound(&name, &file);
+        let Some((section, code)) = sound else {
+            tracing::warn!(
+                file = %path.display(),
+                "a compiled module in the cache folder is damaged; it is compiled again"
+            );
+            return None;
+        };
+        // SAFETY: `deserialize` trusts its bytes to come from `Module::serialize` or
+        // `Engine::precompile_module`. The HMAC that was just verified over these very
+        // bytes in memory says that a holder of the key wrote them, which is this
+        // type's `put` alone, for this name: this wasm, this wasmtime, these settings.
+        let module = unsafe { Module::deserialize(engine, code) };
+        let module = module
+            .inspect_err(|error| tracing::warn!(%error, "a cached module could not be loaded"))
+            .ok()?;
+        self.touch(&path);
+        Some((module, section.map(<[u8]>::to_vec)))
+    }
+
+    /// The section and the code of a file, if its tag is right.
+    fn sound<'f>(&self, name: &str, file: &'f [u8]) -> Option<(Option<&'f [u8]>, &'f [u8])> {
+        let (tag, body) = file.split_at_checked(TAG_BYTES)?;
+        self.mac(name, &[body]).verify_slice(tag).ok()?;
+        let (len, rest) = body.split_first_chunk::<LEN_BYTES>()?;
+        match u32::from_le_bytes(*len) {
+            NO_SECTION => Some((None, rest)),
+            len => {
+                let (section, code) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+                Some((Some(section), code))
+            }
+        }
+    }
+
+    /// Marks a file as used, for the order in which files leave.
+    fn touch(&self, path: &std::path::Path) {
+        let now = SystemTime::now();
+        let mark = || -> io::Result<()> {
+            let used = std::fs::metadata(path)?.modified()?;
+            if now.duration_since(used).is_ok_and(|age| age < TOUCH) {
+                return Ok(());
+            }
+            std::fs::File::options()
+                .write(true)
+                .open(path)?
+                .set_modified(now)
+        };
+        // On a file system that is read-only nothing leaves either.
+        let _ = mark();
+    }
+
+    /// Keeps a module. A failure costs the next start some time and no more.
+    pub(super) fn put(&self, wasm: &[u8; 32], section: Option<&[u8]>, code: &[u8]) {
+        if let Err(error) = self.write(wasm, section, code) {
+            self.warn(
+                &error,
+                "a compiled module could not be kept in the cache folder",
+            );
+        }
+    }
+
+    fn write(&self, wasm: &[u8; 32], section: Option<&[u8]>, code: &[u8]) -> io::Result<()> {
+        let len = match section {
+            Some(section) => u32::try_from(section.len()).map_err(io::Error::other)?,
+            None => NO_SECTION,
+        };
+        let parts = [&len.to_le_bytes()[..], section.unwrap_or_default(), code];
+        let bytes = parts.iter().map(|part| part.len() as u64).sum::<u64>() + TAG_BYTES as u64;
+        if bytes > self.limits.bytes {
+            return Ok(());
+        }
+        let name = self.name(wasm);
+        let tag = self.mac(&name, &parts).finalize().into_bytes();
+        // One at a time, so that no two fill the same room.
+        let mut count = self.count.lock();
+        let full = count.bytes.saturating_add(bytes) > self.limits.bytes
+            || count.files >= self.limits.files;
+        if full || count.at.elapsed() > RECOUNT {
+            let room = CacheLimits {
+                bytes: self.limits.bytes - bytes,
+                files: self.limits.files.saturating_sub(1),
+            };
+            (count.bytes, count.files) = self.folder.sweep(&self.engine, room)?;
+            count.at = Instant::now();
+        }
+        if count.files >= self.limits.files {
+            return Ok(());
+        }
+        // Written aside and renamed, so that no reader sees half a file.
+        let aside = self.folder.path(&format!("{}{TMP}", uuid::Uuid::new_v4()));
+        let written = folder::private_file(&aside).and_then(|mut file| {
+            file.write_all(&tag)?;
+            parts.iter().try_for_each(|part| file.write_all(part))
+        });
+        written
+            .and_then(|()| std::fs::rename(&aside, self.folder.path(&name)))
+            .inspect_err(|_| {
+                let _ = std::fs::remove_file(&aside);
+            })?;
+        count.bytes += bytes;
+        count.files += 1;
+        Ok(())
+    }
+
+    /// The first failure is for the operator; a folder that stays broken would
+    /// repeat it at each module.
+    fn warn(&self, error: &io::Error, what: &str) {
+        if self.warned.swap(true, Ordering::Relaxed) {
+            tracing::debug!(%error, "{what}");
+        } else {
+            tracing::warn!(%error, "{what}; plugins are compiled again instead");
+        }
+    }
+
+    fn mac(&self, name: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
+        #[allow(clippy::expect_used)] // HMAC takes keys of every length.
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("a key of 32 bytes");
+        mac.update(&(name.len() as u64).to_le_bytes());
+        mac.update(name.as_bytes());
+        for part in parts {
+            mac.update(part);
+        }
+        mac
+    }
+}

@@ -1,0 +1,311 @@
+//! Compiling in a process of its own, with limits, and ended for real.
+//!
+//! A compiler works on bytes of strangers and cannot be stopped from outside. In
+//! a process it can: the kernel counts its CPU time and memory, and a signal ends
+//! it. What it answers is machine code and is trusted as the program itself is.
+
+use super::error::LoadError;
+use super::worker::{self, Answer};
+use crate::abi::printable;
+use parking_lot::Mutex;
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use wasmtime::Engine;
+
+/// CPU time after which a compilation counts as slow.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// The wall time for it, where the CPU time is not known, or is not had.
+const SLOW_AFTER_WALL: Duration = Duration::from_secs(10);
+/// How long a process that has answered may take to end.
+const END_TIME: Duration = Duration::from_secs(5);
+const END_POLL: Duration = Duration::from_millis(2);
+
+/// Where modules are compiled.
+#[derive(Debug, Clone, Default)]
+pub enum Compiler {
+    /// In the host's own process, on all its cores. A compilation cannot be
+    /// stopped: one that is over its time is waited for no longer, and keeps its
+    /// place until it ends. For embedders that compile modules they know.
+    #[default]
+    InProcess,
+    /// In a process of this program, one for each module, on one core at low
+    /// priority, with limits of CPU time, memory and wall time. The program calls
+    /// [`compile_worker`](crate::compile_worker). What it answers is run as machine
+    /// code in the host, so it must be of the same build and as trusted as the host.
+    Process {
+        /// The program.
+        program: PathBuf,
+        /// Its arguments.
+        arguments: Vec<OsString>,
+    },
+}
+
+impl Compiler {
+    /// This very program with these arguments.
+    ///
+    /// # Errors
+    /// When the system does not say which program this is.
+    pub fn this_program(
+        arguments: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> io::Result<Compiler> {
+        // This name is the running file itself, even if another has taken its
+        // place on the disk since: an upgrade does not mix two builds.
+        let own = PathBuf::from("/proc/self/exe");
+        let program = match own.exists() {
+            true => own,
+            false => std::env::current_exe()?,
+        };
+        Ok(Compiler::Process {
+            program,
+            arguments: arguments.into_iter().map(Into::into).collect(),
+        })
+    }
+}
+
+/// What a compilation may use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CompileLimits {
+    /// Of the process; in the host's own process, wall time.
+    pub(super) cpu_time: Duration,
+    /// Of the process, in bytes.
+    pub(super) memory_bytes: u64,
+    /// Of the answer, in bytes.
+    pub(super) code_bytes: u64,
+}
+
+impl CompileLimits {
+    /// The process waits for nothing but a core, so this is for a machine that
+    /// has none to spare.
+    pub(super) fn wall_time(&self) -> Duration {
+        self.cpu_time.saturating_mul(10)
+    }
+}
+
+/// A compilation that runs.
+pub(super) struct Running {
+    process: Option<Arc<Process>>,
+    started: Instant,
+    /// Ends when the process has ended and is reaped.
+    pub(super) ended: JoinHandle<Result<Vec<u8>, LoadError>>,
+}
+
+struct Process {
+    child: Mutex<Option<Child>>,
+    id: u32,
+}
+
+impl Compiler {
+    /// Starts to compile a module. `held` is dropped when it has ended.
+    pub(super) fn start(
+        &self,
+        engine: &Engine,
+        wasm: Arc<[u8]>,
+        limits: CompileLimits,
+        held: impl Send + 'static,
+    ) -> Result<Running, LoadError> {
+        let started = Instant::now();
+        let (program, arguments) = match self {
+            Compiler::InProcess => {
+                let engine = engine.clone();
+                let ended = tokio::task::spawn_blocking(move || {
+                    let _held = held;
+                    compile(&engine, &wasm).map_err(LoadError::NotWasm)
+                });
+                return Ok(Running {
+                    process: None,
+                    started,
+                    ended,
+                });
+            }
+            Compiler::Process { program, arguments } => (program, arguments),
+        };
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            // It needs nothing of what the host was given, passwords least of all.
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn().map_err(LoadError::host)?;
+        let id = child.id();
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let process = Arc::new(Process {
+            child: Mutex::new(Some(child)),
+            id,
+        });
+        let request = worker::request(engine, limits, wasm.len());
+        let watched = Arc::clone(&process);
+        let ended = tokio::task::spawn_blocking(move || {
+            let _held = held;
+            let mut stdin = stdin.ok_or_else(|| LoadError::host(io::Error::other("no pipe")))?;
+            let sent = stdin
+                .write_all(&request)
+                .and_then(|()| stdin.write_all(&wasm));
+            drop(wasm);
+            let mut answer = Vec::new();
+            let bound = limits
+                .code_bytes
+                .saturating_add(worker::ANSWER_HEAD_BYTES + 1);
+            let read = match stdout {
+                Some(stdout) => stdout.take(bound).read_to_end(&mut answer),
+                None => Ok(0),
+            };
+            let full = answer.len() as u64 == bound;
+            // Open until here, as its end tells the process that the host has gone.
+            drop(stdin);
+            let status = watched.end(full).map_err(LoadError::host)?;
+            if full {
+                return Err(LoadError::CodeTooLarge(limits.code_bytes));
+            }
+            if status.success() {
+                sent.and(read).map_err(LoadError::host)?;
+            }
+            outcome(status, answer, limits)
+        });
+        Ok(Running {
+            process: Some(process),
+            started,
+            ended,
+        })
+    }
+}
+
+/// Compiles a module to what [`wasmtime::Module::deserialize`] takes.
+pub(super) fn compile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, String> {
+    // Text is a convenience of the library that plugins must not count on.
+    if !wasm.starts_with(b"\0asm") {
+        return Err("it does not begin like one".to_owned());
+    }
+    engine
+        .precompile_module(wasm)
+        .map_err(|error| printable(&format!("{error:#}")))
+}
+
+fn outcome(
+    status: ExitStatus,
+    answer: Vec<u8>,
+    limits: CompileLimits,
+) -> Result<Vec<u8>, LoadError> {
+    if status.success() {
+        return match worker::answer(answer) {
+            Some(Answer::Code(code)) => Ok(code),
+            Some(Answer::Refused(why)) => Err(LoadError::NotWasm(printable(&why))),
+            Some(Answer::OutOfMemory) => Err(LoadError::CompilerMemory(limits.memory_bytes)),
+            Some(Answer::OtherBuild) => Err(LoadError::host(io::Error::other(
+                "the compiler is of another build than the host",
+            ))),
+            None => Err(LoadError::host(io::Error::other(
+                "the compiler's answer was cut short",
+            ))),
+        };
+    }
+    #[cfg(unix)]
+    {
+        use rustix::process::Signal;
+        use std::os::unix::process::ExitStatusExt;
+        let signal = status.signal();
+        let is = |other: Signal| signal == Some(other.as_raw());
+        if is(Signal::XCPU) {
+            return Err(LoadError::TooSlow(limits.cpu_time));
+        }
+        // Rust aborts when memory cannot be had.
+        if is(Signal::ABORT) {
+            return Err(LoadError::CompilerMemory(limits.memory_bytes));
+        }
+        // Somebody outside: the system, when the machine's memory is used up.
+        if is(Signal::KILL) || is(Signal::TERM) || is(Signal::INT) || is(Signal::HUP) {
+            return Err(LoadError::host(io::Error::other(
+                "the compiler was killed from outside",
+            )));
+        }
+    }
+    tracing::warn!(%status, "the compiler has failed");
+    Err(LoadError::CompilerFailed)
+}
+
+impl Running {
+    /// Whether it has computed for so long that others should not wait for it.
+    pub(super) fn is_slow(&self) -> bool {
+        let known = self
+            .process
+            .as_ref()
+            .and_then(|process| cpu_time(process.id));
+        known.is_some_and(|time| time >= SLOW_AFTER) || self.started.elapsed() >= SLOW_AFTER_WALL
+    }
+
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(super) fn can_be_stopped(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Ends the process, if it is one.
+    pub(super) fn kill(&self) {
+        if let Some(process) = &self.process {
+            process.kill();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Process {
+    /// Kills the process and those that it has started.
+    fn kill(&self) {
+        if let Some(child) = &mut *self.child.lock() {
+            kill(child);
+        }
+    }
+
+    /// Waits for its end, and ends it if it takes too long after its answer.
+    fn end(&self, at_once: bool) -> io::Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            {
+                let mut place = self.child.lock();
+                let child = place.as_mut().ok_or(io::ErrorKind::NotFound)?;
+                if at_once || start.elapsed() > END_TIME {
+                    kill(child);
+                }
+                // From here on its number may be another's.
+                if let Some(status) = child.try_wait()? {
+                    *place = None;
+                    return Ok(status);
+                }
+            }
+            std::thread::sleep(END_POLL);
+        }
+    }
+}
+
+fn kill(child: &mut Child) {
+    #[cfg(unix)]
+    if let Some(group) = i32::try_from(child.id())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+    {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.kill();
+}
+
+/// The CPU time of a process's first thread, where the system says.
+fn cpu_time(id: u32) -> Option<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/schedstat")).ok()?;
+    let time = text.split_whitespace().next()?.parse().ok()?;
+    Some(Duration::from_nanos(time))
+}

@@ -1,0 +1,265 @@
+//! The thread under failures: panics, locks held by others, callers that leave.
+
+use super::*;
+use crate::store::sqlite::tally::Delta;
+use crate::store::{SqliteStore, Store};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+const BUSY: Duration = Duration::from_millis(500);
+
+struct Stage {
+    store: Arc<SqliteStore>,
+    folder: tempfile::TempDir,
+}
+
+async fn stage() -> Stage {
+    patient(BUSY).await
+}
+
+async fn patient(busy_timeout: Duration) -> Stage {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = SqliteOptions::new(folder.path().join("kvasm.db"));
+    options.busy_timeout = busy_timeout;
+    let store = Arc::new(SqliteStore::open(options).await.unwrap());
+    Stage { store, folder }
+}
+
+impl Stage {
+    fn other_process(&self) -> Connection {
+        Connection::open(self.folder.path().join("kvasm.db")).unwrap()
+    }
+
+    fn at(&self) -> i64 {
+        let other = self.other_process();
+        other
+            .query_row("SELECT at FROM health", [], |row| row.get(0))
+            .unwrap()
+    }
+}
+
+fn write(at: i64) -> impl FnOnce(&mut Transaction<'_>) -> Result<(), StoreError> + Send {
+    move |transaction| {
+        let update = transaction
+            .connection
+            .execute("UPDATE health SET at = at + ?1", [at]);
+        update.map(drop).map_err(error::store)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_fails_its_caller_and_the_thread_lives_on() {
+    let stage = stage().await;
+    let writer = &stage.store.writer;
+    for _ in 0..3 {
+        let panicked = writer
+            .run(0, |transaction| -> Result<(), StoreError> {
+                write(1)(transaction)?;
+                panic!("a bug");
+            })
+            .await;
+        assert!(
+            matches!(panicked, Err(StoreError::Failed(_))),
+            "{panicked:?}"
+        );
+        assert_eq!(stage.at(), 0, "its half of a write was rolled back");
+    }
+    writer.run(0, write(5)).await.unwrap();
+    assert_eq!(stage.at(), 5);
+    stage.store.ping().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_shared_a_group_with_a_panic_may_try_again() {
+    let stage = patient(Duration::from_secs(60)).await;
+    let lock = stage.other_process();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut callers = JoinSet::new();
+    // They gather while the first waits for the lock.
+    for n in 0..10 {
+        let store = Arc::clone(&stage.store);
+        callers.spawn(async move {
+            let run = move |transaction: &mut Transaction<'_>| match n {
+                5 => panic!("a bug"),
+                _ => write(1)(transaction),
+            };
+            store.writer.run(0, run).await
+        });
+    }
+    while stage.store.writer.jobs.as_ref().unwrap().capacity() > QUEUE_LEN - 9 {
+        tokio::task::yield_now().await;
+    }
+    lock.execute_batch("COMMIT").unwrap();
+    let answers = callers.join_all().await;
+    let count = |is: fn(&Result<(), StoreError>) -> bool| answers.iter().filter(|a| is(a)).count();
+    assert_eq!(count(|a| matches!(a, Err(StoreError::Failed(_)))), 1);
+    // However the groups fell, who was told that it is done has it, and nobody else.
+    let done = count(Result::is_ok);
+    assert_eq!(
+        count(|a| matches!(a, Err(StoreError::Unavailable(_)))) + done,
+        9
+    );
+    assert_eq!(stage.at(), i64::try_from(done).unwrap());
+    stage.store.ping().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_fails_when_the_thread_is_gone() {
+    let mut stage = stage().await;
+    let store = Arc::get_mut(&mut stage.store).unwrap();
+    let (jobs, queue) = mpsc::channel(1);
+    store.writer.jobs = Some(jobs);
+    drop(queue);
+    let answer = store.ping().await;
+    assert!(matches!(answer, Err(StoreError::Failed(_))), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_lock_answers_the_whole_queue_at_once_and_nothing_is_written_later() {
+    let stage = stage().await;
+    let lock = stage.other_process();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let start = Instant::now();
+    let mut callers = JoinSet::new();
+    for _ in 0..20 {
+        let store = Arc::clone(&stage.store);
+        callers.spawn(async move { store.writer.run(0, write(1)).await });
+    }
+    for answer in callers.join_all().await {
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable(_))),
+            "{answer:?}"
+        );
+    }
+    // One after another it would be 20 times the timeout.
+    let took = start.elapsed();
+    assert!(took < BUSY * 10, "{took:?}");
+    lock.execute_batch("COMMIT").unwrap();
+    stage.store.writer.run(0, write(100)).await.unwrap();
+    assert_eq!(stage.at(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_caller_has_left_is_never_run() {
+    let stage = patient(Duration::from_secs(60)).await;
+    let lock = stage.other_process();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let first = tokio::spawn({
+        let store = Arc::clone(&stage.store);
+        async move { store.writer.run(0, write(1)).await }
+    });
+    let mut callers = JoinSet::new();
+    for _ in 0..20 {
+        let (store, runs) = (Arc::clone(&stage.store), Arc::clone(&runs));
+        callers.spawn(async move {
+            let run = move |transaction: &mut Transaction<'_>| {
+                runs.fetch_add(1, Ordering::Relaxed);
+                write(1)(transaction)
+            };
+            store.writer.run(0, run).await
+        });
+    }
+    // The thread has one of the 21 and waits for the lock with it.
+    while stage.store.writer.jobs.as_ref().unwrap().capacity() > QUEUE_LEN - 20 {
+        tokio::task::yield_now().await;
+    }
+    callers.shutdown().await;
+    lock.execute_batch("COMMIT").unwrap();
+    first.await.unwrap().unwrap();
+    stage.store.writer.run(0, write(100)).await.unwrap();
+    // The one that the thread had already taken may be one of those that left.
+    assert!(runs.load(Ordering::Relaxed) <= 1);
+    assert!([101, 102].contains(&stage.at()), "{}", stage.at());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_room_the_probe_fails_until_there_is_room_for_what_has_failed() {
+    let stage = stage().await;
+    let pages = |pages: i64| {
+        stage
+            .store
+            .writer
+            .run(0, move |transaction: &mut Transaction<'_>| {
+                let set = format!("PRAGMA max_page_count = {pages}");
+                let set = transaction.connection.query_row(&set, [], |_| Ok(()));
+                set.map_err(error::store)
+            })
+    };
+    stage.store.ping().await.unwrap();
+    let used: i64 = stage
+        .other_process()
+        .query_row("PRAGMA page_count", [], |row| row.get(0))
+        .unwrap();
+    // Room for a probe, which writes over itself, and not for this.
+    pages(used + 10).await.unwrap();
+    let large = || {
+        stage
+            .store
+            .writer
+            .run(200_000, |transaction: &mut Transaction<'_>| {
+                let insert = transaction.connection.execute(
+                    "INSERT INTO modules (digest, wasm, created_at)
+                     VALUES (zeroblob(32), zeroblob(200000), 0)",
+                    [],
+                );
+                insert.map(drop).map_err(error::store)
+            })
+    };
+    stage.store.ping().await.unwrap();
+    let refused = large().await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    for _ in 0..2 {
+        let answer = stage.store.ping().await;
+        assert!(matches!(answer, Err(StoreError::Full(_))), "{answer:?}");
+    }
+    pages(used + 1_000).await.unwrap();
+    stage.store.ping().await.unwrap();
+    large().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_savepoint_has_counted_is_undone_with_it() {
+    let stage = stage().await;
+    let host = crate::Host::builder().shared_store(Arc::clone(&stage.store) as Arc<dyn Store>);
+    let name = crate::model::AppName::parse("app").unwrap();
+    let app = host.build().unwrap().create_app(name).await.unwrap().id;
+    let count = |entries, is_kept: bool| {
+        let run = move |transaction: &mut Transaction<'_>| {
+            transaction.tally.open(transaction.connection, app)?;
+            let counted = transaction.whole(|transaction| {
+                let delta = Delta { entries, bytes: 10 };
+                transaction.tally.add(app, delta);
+                match is_kept {
+                    true => Ok(()),
+                    false => Err(error::host("the audit row failed")),
+                }
+            });
+            Ok(counted.is_ok())
+        };
+        stage.store.writer.run(0, run)
+    };
+    assert!(count(1, true).await.unwrap());
+    assert!(!count(5, false).await.unwrap());
+    let usage = crate::store::Registry::usage(&*stage.store, app).await;
+    let usage = usage.unwrap();
+    assert_eq!((usage.entries, usage.bytes), (1, 10));
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_holds_is_unavailable() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kvasm.db");
+    let held = Connection::open(&path).unwrap();
+    held.execute_batch("BEGIN EXCLUSIVE; CREATE TABLE t (a)")
+        .unwrap();
+    let mut options = SqliteOptions::new(&path);
+    options.busy_timeout = Duration::from_millis(10);
+    let opened = SqliteStore::open(options).await.map(drop);
+    assert!(
+        matches!(opened, Err(StoreError::Unavailable(_))),
+        "{opened:?}"
+    );
+}

@@ -1,0 +1,5 @@
+//! Background work: one app's failure is its own, and what fails shows.
+
+mod apps;
+mod ready;
+mod stage;

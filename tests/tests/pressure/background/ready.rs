@@ -1,0 +1,106 @@
+//! What `/readyz` says when the host cannot work. A full disk is in
+//! `tests/tests/serve/stores.rs`, a dead writer thread in the unit tests of the writer.
+
+use super::stage::{Database, Stage};
+use kvasm::store::{PostgresOptions, PostgresStore};
+use kvasm_tests::postgres::{Cluster, Options};
+use kvasm_tests::server::{Server, eventually};
+use serde_json::Value;
+
+async fn becomes_ready(server: &Server) {
+    let anonymous = server.anonymous();
+    eventually("the host is ready", async || {
+        anonymous.get("/readyz").await.status == 200
+    })
+    .await;
+}
+
+/// Waits until it is not ready for this reason; what an administrator sees of it.
+async fn becomes_unready(server: &Server, kind: &str) -> Value {
+    let anonymous = server.anonymous();
+    eventually("the host is not ready", async || {
+        anonymous.get("/readyz").await.status != 200
+    })
+    .await;
+    let answer = anonymous.get("/readyz").await;
+    answer.refused(503, kind);
+    assert!(answer.json().get("failing").is_none(), "{}", answer.text());
+    let answer = server.root.get("/readyz").await;
+    answer.refused(503, kind);
+    answer.json()["failing"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_from_outside_makes_the_host_unready() {
+    let mut stage = Stage::sqlite().await;
+    stage.start();
+    becomes_ready(&stage.server).await;
+    let Database::Sqlite(path) = &stage.database else {
+        panic!("it is on SQLite");
+    };
+    let other = rusqlite::Connection::open(path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let failing = becomes_unready(&stage.server, "store-unavailable").await;
+    assert_eq!(failing[0]["name"], "store");
+    other.execute_batch("COMMIT").unwrap();
+    becomes_ready(&stage.server).await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_postgres_makes_the_host_unready() {
+    let start = || Cluster::start(Options::default()).unwrap();
+    // Its own, as the setting holds for all databases of a cluster.
+    let cluster = tokio::task::spawn_blocking(start).await.unwrap();
+    let options = PostgresOptions::new(cluster.url("postgres"));
+    let store = PostgresStore::connect(options).await.unwrap();
+    let server = Server::with(|builder| builder.store(store)).await;
+    becomes_ready(&server).await;
+    let read_only = |value: &str| {
+        let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
+        cluster.psql("postgres", &set).unwrap();
+        cluster.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+    };
+    read_only("on");
+    let failing = becomes_unready(&server, "store-unavailable").await;
+    let cause = failing[0]["cause"].as_str().unwrap();
+    assert!(cause.contains("read-only"), "{cause}");
+    read_only("off");
+    becomes_ready(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_fails_makes_the_host_unready_and_says_why() {
+    let mut stage = Stage::sqlite().await;
+    stage.start();
+    becomes_ready(&stage.server).await;
+    let rename = |from: &str, to: &str| format!("ALTER TABLE {from} RENAME TO {to}");
+    stage.database.sql(&rename("triggers", "others")).await;
+    let failing = becomes_unready(&stage.server, "not-ready").await;
+    let failing = failing.as_array().unwrap();
+    let schedules = failing.iter().find(|task| task["name"] == "schedules");
+    let cause = schedules.unwrap()["cause"].as_str().unwrap();
+    assert!(cause.contains("triggers"), "{cause}");
+    eventually("it is started again and again", async || {
+        stage.counted("kvasm_task_restarts_total{name=\"schedules\"}")
+    })
+    .await;
+    stage.database.sql(&rename("others", "triggers")).await;
+    becomes_ready(&stage.server).await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dispatcher_that_has_died_makes_the_host_unready() {
+    let mut stage = Stage::sqlite().await;
+    stage.start();
+    becomes_ready(&stage.server).await;
+    stage.abort().await;
+    let failing = becomes_unready(&stage.server, "not-ready").await;
+    assert_eq!(failing[0]["name"], "dispatcher");
+    // Another one takes its place.
+    stage.start();
+    becomes_ready(&stage.server).await;
+    stage.stop().await;
+}

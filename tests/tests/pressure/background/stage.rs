@@ -1,0 +1,213 @@
+//! A server and its dispatcher over a database that the test can reach too.
+
+use kvasm::dispatch::{DispatchOptions, Dispatcher};
+use kvasm::model::{App, Collection, Key, Op, Timestamp, Value, WriteBatch};
+use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
+use kvasm_tests::guests::{manifest, module_with};
+use kvasm_tests::postgres::{fresh_database, shared};
+use kvasm_tests::server::{Server, eventually};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Adds 1 to the entry "k" of "d" for each change in "c".
+pub fn counter() -> Vec<u8> {
+    counting(r#"{"kind":"on_change","name":"run","collection":"c"}"#)
+}
+
+/// Adds 1 to the entry "k" of "d" at each run of a schedule.
+pub fn ticker() -> Vec<u8> {
+    counting(r#"{"kind":"cron","name":"run","schedule":"0 0 1 1 *"}"#)
+}
+
+fn counting(when: &str) -> Vec<u8> {
+    let add = "(drop (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+        (i64.const 1) (i32.const 16))) (i32.const 0)";
+    module_with("dk", &manifest(&[when]), add)
+}
+
+/// The database, past the host.
+#[derive(Clone)]
+pub enum Database {
+    Sqlite(PathBuf),
+    /// Its name on the shared cluster.
+    Postgres(String),
+}
+
+impl Database {
+    /// Runs SQL that both engines take; the first column of the first row, if any.
+    pub async fn sql(&self, sql: &str) -> String {
+        let (database, sql) = (self.clone(), sql.to_owned());
+        let run = move || match database {
+            Database::Sqlite(path) => {
+                let connection = rusqlite::Connection::open(path).unwrap();
+                connection.busy_timeout(Duration::from_secs(60)).unwrap();
+                let mut statement = connection.prepare(&sql).unwrap();
+                let mut rows = statement.query([]).unwrap();
+                match rows.next().unwrap() {
+                    Some(row) => row.get::<_, rusqlite::types::Value>(0).map(text).unwrap(),
+                    None => String::new(),
+                }
+            }
+            Database::Postgres(name) => shared().psql(&name, &sql).unwrap().trim().to_owned(),
+        };
+        tokio::task::spawn_blocking(run).await.unwrap()
+    }
+
+    /// The identity of an app as the engine writes it.
+    pub fn literal(&self, app: &App) -> String {
+        let id = app.id.uuid();
+        match self {
+            Database::Sqlite(_) => format!("x'{}'", id.simple()),
+            Database::Postgres(_) => format!("'{id}'"),
+        }
+    }
+
+    /// Holds what a statement locks until the hold is dropped, on Postgres.
+    pub async fn hold(&self, lock: &str) -> Hold {
+        let Database::Postgres(name) = self else {
+            panic!("SQLite has no locks of rows");
+        };
+        let (database, lock) = (name.clone(), format!("{lock}; SELECT pg_sleep(600)"));
+        // Ends with an error when the hold is dropped.
+        let session = std::thread::spawn(move || drop(shared().psql(&database, &lock)));
+        eventually("the lock is held", async || {
+            let held = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event = 'PgSleep'";
+            self.sql(held).await == "1"
+        })
+        .await;
+        Hold {
+            database: name.clone(),
+            session: Some(session),
+        }
+    }
+}
+
+fn text(value: rusqlite::types::Value) -> String {
+    use rusqlite::types::Value;
+    match value {
+        Value::Integer(number) => number.to_string(),
+        Value::Text(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A lock that is held until this is dropped.
+pub struct Hold {
+    database: String,
+    session: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        shared().psql(&self.database, end).unwrap();
+        self.session.take().unwrap().join().unwrap();
+    }
+}
+
+/// A server with a dispatcher that is not started yet.
+pub struct Stage {
+    pub server: Server,
+    pub database: Database,
+    dispatcher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    _folder: tempfile::TempDir,
+}
+
+impl Stage {
+    pub async fn sqlite() -> Stage {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvasm.db");
+        let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+        Stage::over(Arc::new(store), Database::Sqlite(path), folder).await
+    }
+
+    pub async fn postgres(statement_timeout: Duration) -> Stage {
+        let url = tokio::task::spawn_blocking(fresh_database).await.unwrap();
+        let name = url.rsplit('/').next().unwrap().to_owned();
+        let mut options = PostgresOptions::new(url);
+        options.acquire_timeout = Duration::from_secs(60);
+        options.statement_timeout = statement_timeout;
+        let store = PostgresStore::connect(options).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        Stage::over(Arc::new(store), Database::Postgres(name), folder).await
+    }
+
+    async fn over(store: Arc<dyn Store>, database: Database, folder: tempfile::TempDir) -> Stage {
+        Stage {
+            server: Server::with(|builder| builder.shared_store(store)).await,
+            database,
+            dispatcher: None,
+            _folder: folder,
+        }
+    }
+
+    pub fn start(&mut self) {
+        self.start_with(DispatchOptions::default());
+    }
+
+    pub fn start_with(&mut self, options: DispatchOptions) {
+        let dispatcher = Dispatcher::new(self.server.host.clone(), options);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(dispatcher.run(async { drop(stopped.await) }));
+        self.dispatcher = Some((stop, task));
+    }
+
+    /// Ends the dispatcher as a panic would.
+    pub async fn abort(&mut self) {
+        let (_stop, task) = self.dispatcher.take().unwrap();
+        task.abort();
+        drop(task.await);
+    }
+
+    pub async fn stop(mut self) {
+        if let Some((stop, task)) = self.dispatcher.take() {
+            drop(stop);
+            task.await.unwrap();
+        }
+        self.server.stop().await;
+    }
+
+    /// Writes JSON to "c", past the service, which would wake the dispatcher.
+    pub async fn set(&self, app: &App, key: &str, expires_at: Option<Timestamp>) {
+        let now = Timestamp::now();
+        let set = Op::Set {
+            collection: Collection::parse("c").unwrap(),
+            key: Key::parse(key).unwrap(),
+            value: Value::json("1", 10).unwrap(),
+            expires_at,
+        };
+        let batch = WriteBatch {
+            ops: vec![set],
+            ..WriteBatch::new(app.id, now)
+        };
+        self.server.host.store().commit(batch).await.unwrap();
+    }
+
+    /// What "k" of "d" counts.
+    pub async fn count(&self, app: &App) -> String {
+        let (collection, key) = (Collection::parse("d").unwrap(), Key::parse("k").unwrap());
+        let now = Timestamp::now();
+        let store = self.server.host.store();
+        let entry = store.get(app.id, &collection, &key, now).await.unwrap();
+        entry.map_or_else(String::new, |entry| {
+            String::from_utf8(entry.value.as_bytes().to_vec()).unwrap()
+        })
+    }
+
+    /// Waits until "k" of "d" counts this.
+    pub async fn counts(&self, app: &App, count: &str) {
+        let what = format!("{} counts {count}", app.name);
+        eventually(&what, async || self.count(app).await == count).await;
+    }
+
+    /// Whether a line of the metrics begins with this.
+    pub fn counted(&self, series: &str) -> bool {
+        let text = self.server.host.metrics().encode();
+        text.lines().any(|line| line.starts_with(series))
+    }
+}

@@ -1,0 +1,381 @@
+//! Modules that are slow or large to compile, many of one, and many.
+
+use kvasm::model::{App, AppName};
+use kvasm::service::Actor;
+use kvasm::store::{MemoryStore, Store};
+use kvasm::{Blame, Call, CallError, Compiler, Host, HostBuilder, LoadError};
+use kvasm_tests::guests::module_with;
+use kvasm_tests::server::eventually;
+use kvasm_tests::slow::{blocks, ifs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The program that `cargo build -p kvasm` builds.
+fn program() -> PathBuf {
+    if let Some(program) = std::env::var_os("KVASM_BIN") {
+        return program.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().unwrap().parent().unwrap().join("kvasm");
+    assert!(
+        program.exists(),
+        "`cargo build -p kvasm` builds the program first"
+    );
+    program
+}
+
+fn compiler() -> Compiler {
+    Compiler::Process {
+        program: program(),
+        arguments: vec!["compile-worker".into()],
+    }
+}
+
+/// A host that compiles in processes, one at once.
+fn host(store: &Arc<MemoryStore>, set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Host {
+    let builder = Host::builder()
+        .instances(16)
+        .shared_store(Arc::clone(store) as Arc<dyn Store>)
+        .compiler(compiler())
+        .compilers(1);
+    set_up(builder).build().unwrap()
+}
+
+async fn app(host: &Host, name: &str) -> App {
+    let name = AppName::parse(name).unwrap();
+    host.create_app(name).await.unwrap()
+}
+
+/// The app as it is now.
+async fn current(host: &Host, app: &App) -> App {
+    host.app(&app.name).await.unwrap().unwrap()
+}
+
+fn actor(host: &Host) -> Actor {
+    host.operator("test")
+}
+
+/// A small module, each number another one.
+fn small(number: usize) -> Vec<u8> {
+    let field = format!("(global i32 (i32.const {number}))");
+    module_with("", &field, "(i32.const 0)")
+}
+
+/// A module with so many functions that compiling it takes a while.
+fn large(functions: usize) -> Vec<u8> {
+    let function = "(func (param i32) (result i32)
+       (i32.add (i32.mul (local.get 0) (i32.load (local.get 0))) (i32.load offset=4 (local.get 0))))";
+    module_with("", &function.repeat(functions), "(i32.const 0)")
+}
+
+/// The compilers that this process has started with these arguments, alive or not
+/// waited for.
+fn processes() -> usize {
+    let own = std::process::id().to_string();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter(|entry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The name can hold spaces; after it come the state and the parent.
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        parent == Some(&own)
+    })
+    .count()
+}
+
+/// How many modules came from this place.
+fn modules(host: &Host, from: &str) -> u64 {
+    let text = host.metrics().encode();
+    let line = format!("kvasm_modules_total{{name=\"{from}\"}} ");
+    let found = text.lines().find_map(|l| l.strip_prefix(&line));
+    found.map_or(0, |count| count.parse().unwrap())
+}
+
+/// The tests of this file count the processes of this one.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_modules_leave_other_apps_their_deploys_and_cold_starts() {
+    let _alone = ALONE.lock().await;
+    let store = Arc::new(MemoryStore::default());
+    // What starts cold below was deployed on another host.
+    let elsewhere = host(&store, |b| b);
+    let cold = app(&elsewhere, "cold").await;
+    elsewhere
+        .deploy(&actor(&elsewhere), &cold, small(1), true)
+        .await
+        .unwrap();
+    let cold = current(&elsewhere, &cold).await;
+
+    // No limit ends them, so what is answered meanwhile did not wait for them.
+    let patient = |builder: HostBuilder| {
+        builder
+            .compile_time(Duration::from_secs(600))
+            .compile_memory(8 << 30)
+    };
+    let host = host(&store, patient);
+    let mut slow = Vec::new();
+    for (name, wasm) in [("a", blocks()), ("b", ifs()), ("c", blocks())] {
+        let app = app(&host, name).await;
+        let host = host.clone();
+        slow.push(tokio::spawn(async move {
+            host.deploy(&actor(&host), &app, wasm, true).await
+        }));
+    }
+    eventually("a compiler runs", async || processes() > 0).await;
+    for number in 2..5 {
+        let neighbour = app(&host, &format!("neighbour-{number}")).await;
+        host.deploy(&actor(&host), &neighbour, small(number), true)
+            .await
+            .unwrap();
+        let neighbour = current(&host, &neighbour).await;
+        host.invoke(&neighbour, Call::function("run"))
+            .await
+            .unwrap();
+    }
+    eventually("the cold plugin runs", async || {
+        host.invoke(&cold, Call::function("run")).await.is_ok()
+    })
+    .await;
+    assert!(slow.iter().all(|deploy| !deploy.is_finished()));
+    // One in each lane.
+    assert!(processes() <= 2, "{}", processes());
+
+    // Whoever leaves takes the compiler along.
+    for deploy in &slow {
+        deploy.abort();
+    }
+    eventually("the compilers are gone", async || processes() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_one_app_one_module_is_compiled_at_once() {
+    let _alone = ALONE.lock().await;
+    let store = Arc::new(MemoryStore::default());
+    let host = host(&store, |b| {
+        b.compilers(4)
+            .compile_time(Duration::from_secs(600))
+            .compile_memory(8 << 30)
+    });
+    let app = app(&host, "a").await;
+    let mut deploys = Vec::new();
+    for wasm in [blocks(), ifs(), small(1)] {
+        let (host, app) = (host.clone(), app.clone());
+        deploys.push(tokio::spawn(async move {
+            host.deploy(&actor(&host), &app, wasm, true).await
+        }));
+    }
+    eventually("a compiler runs", async || processes() > 0).await;
+    for _ in 0..20 {
+        assert!(processes() <= 1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for deploy in &deploys {
+        deploy.abort();
+    }
+    eventually("the compilers are gone", async || processes() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_over_its_time_or_memory_is_gone() {
+    let _alone = ALONE.lock().await;
+    let store = Arc::new(MemoryStore::default());
+    let second = Duration::from_secs(1);
+    let quick = host(&store, |b| b.compile_time(second).compile_memory(8 << 30));
+    let a = app(&quick, "a").await;
+    let error = quick.load(&a, blocks()).await.err().unwrap();
+    assert!(
+        matches!(error, LoadError::TooSlow(time) if time == second),
+        "{error}"
+    );
+    assert_eq!(processes(), 0);
+    quick.load(&a, small(1)).await.unwrap();
+
+    let lean = host(&store, |b| b.compile_memory(200 << 20));
+    let error = lean.load(&a, blocks()).await.err().unwrap();
+    assert!(matches!(error, LoadError::CompilerMemory(_)), "{error}");
+    assert_eq!(processes(), 0);
+    lean.load(&a, small(1)).await.unwrap();
+
+    // Nor does it answer with more than it may.
+    let small_code = host(&store, |b| b.modules_bytes(4_096));
+    let error = small_code.load(&a, large(100)).await.err().unwrap();
+    assert!(matches!(error, LoadError::CodeTooLarge(4_096)), "{error}");
+    assert_eq!(processes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_no_compiler_is_the_hosts_fault() {
+    let _alone = ALONE.lock().await;
+    let store = Arc::new(MemoryStore::default());
+    for (program, argument) in [
+        ("/bin/echo", "hello"),
+        ("/bin/cat", "-"),
+        ("/nonexistent", ""),
+    ] {
+        let host = host(&store, |b| {
+            b.compiler(Compiler::Process {
+                program: program.into(),
+                arguments: vec![argument.into()],
+            })
+            // `cat` waits for an end of its input that does not come.
+            .compile_time(Duration::from_millis(200))
+        });
+        let app = App {
+            ..current_or_new(&host).await
+        };
+        let error = host.load(&app, small(1)).await.err().unwrap();
+        let is_fine = match program {
+            "/bin/cat" => matches!(error, LoadError::TooSlow(_)),
+            _ => matches!(error, LoadError::Host(_)),
+        };
+        assert!(is_fine, "{program}: {error:?}");
+        eventually("it is gone", async || processes() == 0).await;
+    }
+}
+
+async fn current_or_new(host: &Host) -> App {
+    let name = AppName::parse("a").unwrap();
+    match host.app(&name).await.unwrap() {
+        Some(app) => app,
+        None => host.create_app(name).await.unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_of_a_cold_module_share_one_load() {
+    let _alone = ALONE.lock().await;
+    let store = Arc::new(MemoryStore::default());
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let first = host(&store, |b| b);
+    let a = app(&first, "a").await;
+    first
+        .deploy(&actor(&first), &a, large(5_000), true)
+        .await
+        .unwrap();
+    let a = current(&first, &a).await;
+    // Compiled the first time, read from the folder the second.
+    for (compiled, disk) in [(1, 0), (0, 1)] {
+        let host = host(&store, |b| b.cache_dir(&cache));
+        // The module's load is bound by the call's time, on a busy machine too.
+        let calls = (0..32).map(|_| {
+            let (host, a) = (host.clone(), a.clone());
+            tokio::spawn(
+                async move { while host.invoke(&a, Call::function("run")).await.is_err() {} },
+            )
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.unwrap();
+        }
+        assert_eq!(modules(&host, "compiled"), compiled);
+        assert_eq!(modules(&host, "disk"), disk);
+        assert_eq!(host.modules().0, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_start_that_nobody_waits_for_goes_on() {
+    let _alone = ALONE.lock().await;
+    let store = Arc::new(MemoryStore::default());
+    let first = host(&store, |b| b);
+    let a = app(&first, "a").await;
+    first
+        .deploy(&actor(&first), &a, large(5_000), true)
+        .await
+        .unwrap();
+    let a = current(&first, &a).await;
+    let host = host(&store, |b| b);
+    let call = host.invoke(&a, Call::function("run"));
+    let left = tokio::time::timeout(Duration::from_millis(1), call).await;
+    eventually("it is in memory", async || host.modules().0 == 1).await;
+    host.invoke(&a, Call::function("run")).await.unwrap();
+    assert_eq!(modules(&host, "compiled"), 1, "{}", left.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn modules_in_memory_are_bounded_by_bytes_and_leave_with_their_version() {
+    let _alone = ALONE.lock().await;
+    let store = Arc::new(MemoryStore::default());
+    let one = host(&store, |b| b);
+    let a = app(&one, "a").await;
+    one.load(&a, small(0)).await.unwrap();
+    let (_, bytes) = one.modules();
+    let bound = bytes * 4 + bytes / 2;
+    let host = host(&store, |b| {
+        b.modules_bytes(bound).compiler(Compiler::InProcess)
+    });
+    for number in 0..16 {
+        host.deploy(&actor(&host), &a, small(number), true)
+            .await
+            .unwrap();
+        assert!(host.modules().1 <= bound);
+    }
+    assert_eq!(host.modules().0, 4);
+
+    let b = app(&host, "b").await;
+    let same = host.deploy(&actor(&host), &b, small(14), true).await;
+    same.unwrap();
+    let version = |number| kvasm::model::PluginVersion(number);
+    host.delete_plugin(&actor(&host), &a, version(14))
+        .await
+        .unwrap();
+    assert_eq!(host.modules().0, 3);
+    // Another app has this one too.
+    host.delete_plugin(&actor(&host), &a, version(15))
+        .await
+        .unwrap();
+    assert_eq!(host.modules().0, 3);
+    host.delete_app(&actor(&host), &b).await.unwrap();
+    assert_eq!(host.modules().0, 2);
+    host.delete_app(&actor(&host), &a).await.unwrap();
+    assert_eq!(host.modules(), (0, 0));
+}
+
+/// A module that takes all the memory it may have, in 8 memories, and computes until
+/// its time is over.
+fn greedy() -> Vec<u8> {
+    let memories = "(memory 127)".repeat(7);
+    module_with("", &memories, "(loop $on (br $on)) (i32.const 0)")
+}
+
+/// Instances with many memories take one place each, as any other.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_with_eight_memories_leave_others_their_instances_and_memory() {
+    let _alone = ALONE.lock().await;
+    let store = Arc::new(MemoryStore::default());
+    // Memory for 8 of the greedy; they get 4 of these, the neighbour the rest.
+    let host = host(&store, |b| {
+        b.compiler(Compiler::InProcess).memory(8 * (57 << 20))
+    });
+    let (a, b) = (app(&host, "a").await, app(&host, "b").await);
+    let greedy = host.load(&a, greedy()).await.unwrap();
+    let neighbour = host.load(&b, small(1)).await.unwrap();
+    let calls: Vec<_> = (0..8)
+        .map(|_| {
+            let (host, greedy) = (host.clone(), greedy.clone());
+            tokio::spawn(async move { host.call(&greedy, Call::function("run")).await })
+        })
+        .collect();
+    for _ in 0..20 {
+        host.call(&neighbour, Call::function("run")).await.unwrap();
+    }
+    let mut refused = 0;
+    for call in calls {
+        match call.await.unwrap().unwrap_err().error {
+            error @ CallError::HostMemory => {
+                assert_eq!(error.blame(), Blame::Host);
+                refused += 1;
+            }
+            CallError::Deadline { .. } | CallError::CpuTime { .. } => {}
+            other => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0);
+    // All of it is given back.
+    let room = module_with("", "(memory 800)", "(i32.const 0)");
+    let room = host.load(&b, room).await.unwrap();
+    host.call(&room, Call::function("run")).await.unwrap();
+}
