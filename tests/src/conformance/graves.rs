@@ -74,9 +74,9 @@ async fn assert_gone(app: &Tenant) {
     let tokens = store.tokens(Some(app.id), None, 9).await;
     assert!(tokens.expect("read").is_empty());
     assert_eq!(app.due().await, [""; 0]);
-    let schedules = store.schedules(app.later(1 << 40).now, 100).await;
+    let schedules = store.schedules(None, app.later(1 << 40).now, 100).await;
     let schedules = schedules.expect("read");
-    assert!(schedules.iter().all(|(of, _)| *of != app.id));
+    assert!(schedules.iter().all(|due| due.place.queue.app != app.id));
 
     not_found(
         app.try_commit(vec![], vec![set("c", "a", bytes("2"))])
