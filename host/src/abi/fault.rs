@@ -49,9 +49,10 @@ impl From<Invalid> for Fault {
 
 fn invalid_status(invalid: &Invalid) -> Status {
     match invalid {
-        Invalid::TooLarge { .. } | Invalid::OverTogether { .. } | Invalid::TooMany { .. } => {
-            Status::TooLarge
-        }
+        Invalid::TooLarge { .. }
+        | Invalid::OverTogether { .. }
+        | Invalid::TooMany { .. }
+        | Invalid::Deliveries { .. } => Status::TooLarge,
         Invalid::Empty(_)
         | Invalid::NotUtf8 { .. }
         | Invalid::Nul(_)

@@ -166,6 +166,11 @@ pub(super) async fn usage(global: &Global, usage: Usage) -> Result<Outcome, Fail
             usage.bytes.to_string(),
             or_none(usage.limits.bytes),
         ],
+        [
+            "deliveries".to_owned(),
+            usage.deliveries.to_string(),
+            usage.deliveries_max.to_string(),
+        ],
     ];
     output::table(["", "USED", "LIMIT"], rows)?;
     Ok(Outcome::Done)

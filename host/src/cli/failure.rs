@@ -217,6 +217,7 @@ impl From<StoreError> for Failure {
             StoreError::Unavailable(_)
             | StoreError::Full(_)
             | StoreError::Failed(_)
+            | StoreError::Deliveries { .. }
             | StoreError::LeaseLost => Failure::host(chain(&error)),
         }
     }

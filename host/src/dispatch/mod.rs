@@ -14,6 +14,7 @@
 mod claims;
 mod clock;
 mod cron;
+mod housekeeping;
 mod retry;
 mod supervisor;
 mod upkeep;
@@ -54,6 +55,12 @@ pub struct DispatchOptions {
     pub letter_age: Duration,
     /// The most dead letters of an app; of more, the oldest go. Default 10,000.
     pub letters_of_app: u32,
+    /// How long a row of the audit log is kept. Default 1 year
+    /// (365.25 days).
+    pub audit_age: Duration,
+    /// The most rows of the audit log about one app; of more, the oldest go. Default
+    /// 100,000.
+    pub audit_of_app: u32,
     /// How long handlers that run may go on after the dispatcher was told to stop.
     /// Default 10 s.
     pub drain: Duration,
@@ -69,6 +76,8 @@ impl Default for DispatchOptions {
             upkeep: Duration::from_secs(60),
             letter_age: Duration::from_secs(14 * 24 * 60 * 60),
             letters_of_app: 10_000,
+            audit_age: Duration::from_secs(31_557_600),
+            audit_of_app: 100_000,
             drain: Duration::from_secs(10),
         }
     }

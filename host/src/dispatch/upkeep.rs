@@ -37,6 +37,11 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
+            () = super::housekeeping::round(&shared) => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
             done = round(&shared, &task) => done?,
         }
         task.works();

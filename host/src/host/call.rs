@@ -9,6 +9,7 @@ use crate::service::{
 };
 use crate::store::StoreError;
 use std::sync::Arc;
+use std::time::Instant;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -112,6 +113,15 @@ impl Entered {
 }
 
 impl Host {
+    /// Counts a write of an entry by an administrator, who may write as often as the
+    /// app may be called. Each commit of several entries is one write.
+    ///
+    /// # Errors
+    /// [`Refusal::Rate`].
+    pub fn admit_write(&self, app: &App) -> Result<(), Refusal> {
+        self.0.writes.admit(app, Instant::now())
+    }
+
     /// Lets a call of an app's active plugin in, before its input is there: checks
     /// that the plugin has the function and that the app may have one more call, and
     /// counts it.

@@ -88,7 +88,7 @@ impl Host {
             return Err(failed(ServiceError::NoActivePlugin.into()));
         };
         let context = CallContext {
-            caller: Caller::handler(app, delivery.event.depth),
+            caller: Caller::handler(app, &delivery.event),
             request_id: Uuid::now_v7(),
             deadline: Deadline::after(self.0.limits.wall_time),
         };

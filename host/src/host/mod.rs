@@ -13,7 +13,7 @@ use crate::runtime::{
 };
 use crate::service::{
     Admin, Admission, CallContext, Caller, Deadline, Health, Kv, KvService, Logs, ServiceError,
-    Services, StoredDeadLetters, Wakes,
+    Services, StoredDeadLetters, Wakes, WriteRates,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -237,6 +237,7 @@ impl HostBuilder {
         Ok(Host(Arc::new(Parts {
             admin: Admin::new(Arc::clone(&store), self.new_apps),
             admission: Admission::new(self.queue, metrics.clone()),
+            writes: WriteRates::default(),
             logs: Logs::default(),
             health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
             runtime: Arc::new(runtime),
@@ -259,6 +260,7 @@ struct Parts {
     wakes: Arc<Wakes>,
     admin: Admin,
     admission: Admission,
+    writes: WriteRates,
     logs: Logs,
     health: Arc<Health>,
     runtime: Arc<Runtime>,

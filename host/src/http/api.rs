@@ -12,7 +12,7 @@ pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveryPage, Del
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
 pub use limits::{Limits, LimitsChange};
 
-use crate::model::{App, Audit, Exports, Plugin, Token, Usage};
+use crate::model::{App, Audit, DELIVERIES_MAX, Exports, Plugin, Token, Usage};
 use crate::service::LogRecord;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -92,8 +92,14 @@ pub struct AppPatch {
 pub struct UsageView {
     /// The number of its entries.
     pub entries: u64,
-    /// Their bytes.
+    /// Their bytes, and those of deliveries and dead letters.
     pub bytes: u64,
+    /// Outstanding deliveries, without runs of schedules.
+    #[serde(default)]
+    pub deliveries: u64,
+    /// The most outstanding deliveries.
+    #[serde(default)]
+    pub deliveries_max: u64,
     /// What it may use.
     pub limits: Limits,
 }
@@ -103,6 +109,8 @@ impl UsageView {
         UsageView {
             entries: usage.entries,
             bytes: usage.bytes,
+            deliveries: usage.deliveries,
+            deliveries_max: DELIVERIES_MAX,
             limits: (&app.limits).into(),
         }
     }

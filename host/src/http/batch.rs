@@ -122,6 +122,7 @@ pub(super) async fn commit(
     body: Body,
 ) -> Result<Json<CommitDone>, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    shared.host.admit_write(&app)?;
     let request: CommitRequest =
         body::json_within(&shared, &headers, body, BATCH_BYTES_MAX).await?;
     if request.checks.is_empty() && request.operations.is_empty() {
@@ -217,6 +218,7 @@ pub(super) async fn increment(
     Params(params): Params<IncrementParams>,
 ) -> Result<Json<Incremented>, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    shared.host.admit_write(&app)?;
     let IncrementParams {
         collection,
         key,

@@ -140,6 +140,7 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    shared.host.admit_write(&app)?;
     let PutParams {
         collection,
         key,
@@ -181,6 +182,7 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    shared.host.admit_write(&app)?;
     let (collection, key) = params.parse()?;
     let expect = expect(&headers)?;
     let caller = Caller::administrator(&app, &actor);

@@ -8,7 +8,7 @@ use super::body::{self, Json};
 use super::params::{Params, Segments};
 use super::problem::{Kind, Problem};
 use super::stream::Pace;
-use crate::model::{Capability, Collection, Entry, Key, Timestamp, Value};
+use crate::model::{App, Capability, Collection, Entry, Key, Timestamp, Value};
 use crate::service::{Caller, List, Write};
 use axum::body::Body;
 use axum::extract::State;
@@ -20,6 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::time::Duration;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
@@ -31,6 +32,8 @@ const LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// An import commits when it has so many entries, or bytes of them.
 const BATCH_ENTRIES: usize = 500;
 const BATCH_BYTES: usize = 1024 * 1024;
+/// The longest that an import waits for its app's rate before it is refused.
+const IMPORT_REST_MAX: Duration = Duration::from_secs(10);
 
 /// An entry as a line. An import heeds `expires_at`; versions and the other times
 /// are for whoever reads it.
@@ -204,13 +207,12 @@ impl Export {
                 .kv()
                 .list(&self.caller, list.clone())
                 .await?;
-            let mut out = Vec::new();
-            for (key, entry) in &page.entries {
-                let line = EntryLine::new(Some(&list.collection), key, entry.as_ref())?;
-                serde_json::to_writer(&mut out, &line)?;
-                out.push(b'\n');
-            }
-            match page.cursor {
+            let cursor = page.cursor.clone();
+            let collection = list.collection.clone();
+            // A page is megabytes of text, which the threads that serve leave to others.
+            let lines = move || lines(&collection, &page.entries);
+            let out = tokio::task::spawn_blocking(lines).await??;
+            match cursor {
                 Some(cursor) => {
                     list.cursor = Some(cursor);
                     self.list = Some(list);
@@ -222,6 +224,20 @@ impl Export {
             }
         }
     }
+}
+
+/// The lines of a page.
+fn lines(
+    collection: &Collection,
+    entries: &[(Key, Option<Entry>)],
+) -> Result<Vec<u8>, serde_json::Error> {
+    let mut out = Vec::new();
+    for (key, entry) in entries {
+        let line = EntryLine::new(Some(collection), key, entry.as_ref())?;
+        serde_json::to_writer(&mut out, &line)?;
+        out.push(b'\n');
+    }
+    Ok(out)
 }
 
 /// Writes the entries of a stream, in batches of some hundred. What came before a
@@ -241,6 +257,7 @@ pub(super) async fn import(
     body::require_type(&headers, &[JSON_LINES, "application/x-ndjson"])?;
     let mut import = Import {
         caller: Caller::administrator(&app, &actor),
+        app,
         shared,
         batch: Vec::new(),
         bytes: 0,
@@ -260,6 +277,7 @@ pub(super) async fn import(
 
 struct Import {
     shared: Shared,
+    app: App,
     caller: Caller,
     batch: Vec<Write>,
     bytes: usize,
@@ -324,6 +342,14 @@ impl Import {
         self.bytes = 0;
         if batch.is_empty() {
             return Ok(());
+        }
+        // An import does not fail for its own pace: it takes that of the app.
+        while let Err(refusal) = self.shared.host.admit_write(&self.app) {
+            let rest = refusal.retry_after();
+            if rest > IMPORT_REST_MAX {
+                return Err(refusal.into());
+            }
+            tokio::time::sleep(rest).await;
         }
         let entries = batch.len() as u64;
         self.shared.host.kv().set_many(&self.caller, batch).await?;

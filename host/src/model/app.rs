@@ -161,7 +161,9 @@ impl From<AppLimits> for LimitsPatch {
 pub struct Quota {
     /// Their number.
     pub entries: Option<u64>,
-    /// The bytes of their collections, keys and values, as they were written.
+    /// Their bytes, and those of deliveries and dead letters: collections, keys and
+    /// values as they were written, and a fixed part for each row
+    /// ([`ENTRY_BYTES`](super::ENTRY_BYTES), [`DELIVERY_BYTES`](super::DELIVERY_BYTES)).
     pub bytes: Option<u64>,
 }
 
@@ -170,8 +172,10 @@ pub struct Quota {
 pub struct Usage {
     /// Their number.
     pub entries: u64,
-    /// Their bytes.
+    /// Their bytes, and those of deliveries and dead letters.
     pub bytes: u64,
+    /// Outstanding deliveries, without runs of schedules.
+    pub deliveries: u64,
 }
 
 /// What a quota limits.
@@ -179,8 +183,10 @@ pub struct Usage {
 pub enum Resource {
     /// The number of entries.
     Entries,
-    /// The bytes of entries.
+    /// The bytes of entries, deliveries and dead letters.
     Bytes,
+    /// The number of outstanding deliveries.
+    Deliveries,
     /// The number of plugin versions.
     Versions,
     /// The bytes of the modules of plugin versions.
@@ -192,6 +198,7 @@ impl fmt::Display for Resource {
         f.write_str(match self {
             Resource::Entries => "entries",
             Resource::Bytes => "bytes",
+            Resource::Deliveries => "outstanding deliveries",
             Resource::Versions => "plugin versions",
             Resource::ModuleBytes => "bytes of plugin modules",
         })

@@ -1,6 +1,9 @@
 //! A write is one value: everything that must happen together, or not at all.
 
-use super::{AppId, Audit, Collection, Key, Receipt, Timestamp, Value, Version};
+use super::{
+    AppId, Audit, Collection, DELIVERIES_OF_A_WRITE_MAX, FOLLOWERS_MAX, Key, Receipt, Timestamp,
+    Value, Version,
+};
 
 /// What a check or a guarded write expects of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,12 +101,24 @@ pub struct WriteBatch {
     /// How many handlers stand between a call and this write: the depth of the
     /// event that is being handled, 0 outside a handler.
     pub depth: u32,
+    /// The most deliveries that may follow from this write: what the event that is
+    /// being handled may still cause, [`FOLLOWERS_MAX`] for each change outside a
+    /// handler.
+    pub followers: u32,
     /// The delivery that is done with this write. Unless its lease still holds,
     /// nothing is written.
     pub acknowledge: Option<Box<Receipt>>,
 }
 
 impl WriteBatch {
+    /// The most deliveries that it may make.
+    pub fn deliveries_max(&self) -> u32 {
+        match self.depth {
+            0 => DELIVERIES_OF_A_WRITE_MAX,
+            _ => DELIVERIES_OF_A_WRITE_MAX.min(self.followers),
+        }
+    }
+
     /// A batch that does nothing yet.
     pub fn new(app_id: AppId, now: Timestamp) -> WriteBatch {
         WriteBatch {
@@ -113,6 +128,7 @@ impl WriteBatch {
             ops: Vec::new(),
             audit: None,
             depth: 0,
+            followers: FOLLOWERS_MAX,
             acknowledge: None,
         }
     }

@@ -6,7 +6,10 @@
 //! other.
 
 use super::Version;
-use super::{AppId, Collection, Digest, Key, PluginVersion, Policy, Timestamp, TriggerName, Value};
+use super::{
+    AppId, Collection, DELIVERY_BYTES, Digest, Key, PluginVersion, Policy, Timestamp, TriggerName,
+    Value,
+};
 use std::fmt;
 use std::str::FromStr;
 use uuid::Uuid;
@@ -23,6 +26,8 @@ pub struct Event {
     /// How many handlers stand between it and a call: 1 for a change that a call
     /// made, one more for each handler on the way.
     pub depth: u32,
+    /// How many deliveries may still follow from it.
+    pub followers: u32,
     /// When it happened; for a schedule, when it was due.
     pub at: Timestamp,
     /// What.
@@ -79,8 +84,9 @@ impl Happening {
         }
     }
 
-    /// The bytes that it takes of its app's quota: those of collection, key and
-    /// value.
+    /// The bytes that a delivery of it takes of its app's quota: those of
+    /// collection, key and value, and [`DELIVERY_BYTES`]. A run of a schedule takes
+    /// none: there is at most one of each.
     pub fn bytes(&self) -> u64 {
         let (names, value) = match self {
             Happening::Set {
@@ -94,7 +100,7 @@ impl Happening {
             } => ((collection, key), 0),
             Happening::Due => return 0,
         };
-        (names.0.as_str().len() + names.1.as_str().len() + value) as u64
+        (names.0.as_str().len() + names.1.as_str().len() + value) as u64 + DELIVERY_BYTES
     }
 }
 
@@ -282,6 +288,15 @@ impl DeliveryStep {
             DeliveryStep::Replay => "replay",
             DeliveryStep::Discard => "discard",
         }
+    }
+}
+
+impl DeadLetter {
+    /// The bytes that it takes of its app's quota: those of its delivery, and the
+    /// texts that say how it failed.
+    pub fn bytes(&self) -> u64 {
+        let texts = self.error.len() + self.trace.as_ref().map_or(0, String::len);
+        self.event.what.bytes().max(DELIVERY_BYTES) + texts as u64
     }
 }
 

@@ -208,6 +208,15 @@ pub enum Invalid {
         /// What is wrong with it.
         why: String,
     },
+    /// A write that more triggers would hear of than one write may call.
+    #[error(
+        "this write would make more than {limit} deliveries, the limit for one write and for all \
+         that follows from one change; write fewer entries that triggers watch"
+    )]
+    Deliveries {
+        /// The most deliveries that it may make.
+        limit: u32,
+    },
     /// A cursor that this list did not give.
     #[error(
         "the cursor was not given by a list of this collection with these options, or it was edited; \

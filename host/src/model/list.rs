@@ -149,7 +149,7 @@ pub struct ListQuery {
 }
 
 /// One page of a list, as a store answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Page {
     /// The keys in order, with their entries if they were asked for.
     pub entries: Vec<(Key, Option<Entry>)>,

@@ -4,6 +4,7 @@
 mod access;
 mod app;
 mod batch;
+mod cost;
 mod cursor;
 mod delivery;
 mod entry;
@@ -23,6 +24,10 @@ mod trigger;
 pub use access::{Capability, Principal, Scope, UnknownScope};
 pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
 pub use batch::{Applied, Check, Committed, Expect, Op, WriteBatch};
+pub(crate) use cost::share;
+pub use cost::{
+    DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, FOLLOWERS_MAX,
+};
 pub use cursor::{Cursor, CursorKey};
 pub use delivery::{
     Claim, DEPTH_MAX, DeadLetter, DeadReason, Delivery, DeliveryState, DeliveryStep, Event, Failed,

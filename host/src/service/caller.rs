@@ -1,7 +1,7 @@
 //! On whose behalf a call is made.
 
 use super::{Actor, ServiceError};
-use crate::model::{App, AppId, Capability, CursorKey, Principal};
+use crate::model::{App, AppId, Capability, CursorKey, Event, FOLLOWERS_MAX, Principal};
 use std::sync::Arc;
 
 /// On whose behalf a call is made. The host builds it before a guest runs;
@@ -15,6 +15,8 @@ pub struct Caller {
     audited: Option<Arc<(Actor, App)>>,
     /// The depth of the event that is being handled; 0 outside a handler.
     depth: u32,
+    /// How many deliveries may follow from it.
+    followers: u32,
 }
 
 impl Caller {
@@ -26,6 +28,7 @@ impl Caller {
             principal,
             audited: None,
             depth: 0,
+            followers: FOLLOWERS_MAX,
         }
     }
 
@@ -37,11 +40,12 @@ impl Caller {
         }
     }
 
-    /// A handler's call, which nobody makes but the event of this depth. The
-    /// plugin itself is the gate, as for a public call.
-    pub fn handler(app: &App, depth: u32) -> Caller {
+    /// A handler's call, which nobody makes but this event. The plugin itself is
+    /// the gate, as for a public call.
+    pub fn handler(app: &App, event: &Event) -> Caller {
         Caller {
-            depth,
+            depth: event.depth,
+            followers: event.followers,
             ..Caller::new(app, None)
         }
     }
@@ -90,5 +94,11 @@ impl Caller {
     /// The depth of the event that is being handled; 0 outside a handler.
     pub(super) fn depth(&self) -> u32 {
         self.depth
+    }
+
+    /// How many deliveries may follow from the event that is being handled, or from
+    /// each change of a call.
+    pub(super) fn followers(&self) -> u32 {
+        self.followers
     }
 }

@@ -44,10 +44,7 @@ pub enum ServiceError {
     #[error("the app has no such dead letter; it was replayed or discarded, or has grown too old")]
     DeadLetterNotFound,
     /// The app's quota is used up; nothing was written.
-    #[error(
-        "the app's quota of {limit} {resource} has no room for this write; \
-         delete entries, or ask the operator to raise it"
-    )]
+    #[error("this write would exceed the app's quota of {limit} {resource}; {}", advice(*resource))]
     Quota {
         /// What there is not enough of.
         resource: Resource,
@@ -91,6 +88,16 @@ pub enum ServiceError {
     Internal(#[source] StoreError),
 }
 
+/// What helps against a quota that is used up.
+fn advice(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Entries => "delete entries, or ask the operator to raise it",
+        Resource::Bytes => "delete entries or dead letters, or ask the operator to raise it",
+        Resource::Deliveries => "let handlers catch up, or resume or delete paused triggers",
+        Resource::Versions | Resource::ModuleBytes => "delete old plugin versions",
+    }
+}
+
 impl From<NoSum> for ServiceError {
     fn from(why: NoSum) -> ServiceError {
         match why {
@@ -118,6 +125,9 @@ impl From<StoreError> for ServiceError {
                 subject: Subject::Answer,
                 limit: limit as u64,
             }),
+            StoreError::Deliveries { limit } => {
+                ServiceError::Invalid(Invalid::Deliveries { limit })
+            }
             StoreError::Quota { resource, limit } => ServiceError::Quota { resource, limit },
             StoreError::Unavailable(_) => ServiceError::Unavailable(error),
             StoreError::Full(_) => ServiceError::Full(error),

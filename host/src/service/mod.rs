@@ -16,6 +16,7 @@ mod kv_service;
 mod letters;
 mod logs;
 mod noop;
+mod rates;
 mod throttle;
 mod tokens;
 mod transaction;
@@ -40,6 +41,7 @@ pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Wr
 pub use kv_service::KvService;
 pub use letters::{DELIVERIES_MAX, LETTERS_MAX, Page};
 pub use logs::{LogRecord, LogSource, Logs};
+pub(crate) use rates::WriteRates;
 pub(crate) use throttle::line_about;
 pub use tokens::{NewToken, Unauthenticated};
 pub use transaction::Transaction;

@@ -40,6 +40,12 @@ pub enum StoreError {
         /// The most bytes.
         limit: usize,
     },
+    /// The batch would make more deliveries than it may; nothing was written.
+    #[error("the batch makes more than {limit} deliveries")]
+    Deliveries {
+        /// The most deliveries.
+        limit: u32,
+    },
     /// The app would have more than
     /// [`TRIGGERS_MAX`](crate::model::TRIGGERS_MAX) triggers; nothing was changed.
     #[error("the app would have {found} triggers")]

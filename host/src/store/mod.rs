@@ -11,6 +11,7 @@ mod postgres;
 mod registry;
 mod sqlite;
 mod sum;
+mod upkeep;
 
 use crate::model::{
     App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
@@ -23,6 +24,7 @@ pub use outbox::Outbox;
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::Registry;
 pub use sqlite::{SqliteOptions, SqliteStore};
+pub use upkeep::Upkeep;
 
 /// A durable, transactional store of apps and their entries.
 ///
@@ -31,7 +33,7 @@ pub use sqlite::{SqliteOptions, SqliteStore};
 /// - [`commit`](Store::commit) is atomic, and durable when it returns.
 /// - Keys compare bytewise.
 #[async_trait]
-pub trait Store: Registry + Outbox + Send + Sync + 'static {
+pub trait Store: Registry + Outbox + Upkeep + Send + Sync + 'static {
     /// The app of that name, if there is one.
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;
 

@@ -378,7 +378,7 @@ pub async fn a_batch_that_fails_leaves_no_row(kit: Kit) {
         let failed = commit(&app, batch, &app.audit_row("conflict")).await;
         assert!(matches!(failed, Err(StoreError::Conflict { .. })));
     }
-    for (entries, bytes_max) in [(Some(1), None), (None, Some(before.1))] {
+    for (entries, bytes_max) in [(Some(1), None), (None, Some(app.used().await.bytes))] {
         app.limit(entries, bytes_max).await;
         for ops in [
             vec![set("c", "k", bytes("x"))],

@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::event_kit::trigger_name;
-use super::kit::{NOW, Tenant, bytes, json};
+use super::kit::{NOW, Tenant, bytes, cost, json};
 use kvasm::model::{DeadLetter, DeadReason, Delivery, Digest, Letters, PluginVersion, Verdict};
 use kvasm::store::StoreError;
 use uuid::Uuid;
@@ -266,8 +266,9 @@ pub async fn replays_and_discards_are_bounded_and_take_the_oldest(kit: Kit) {
 
 pub async fn letters_count_against_the_quota_until_they_are_gone(kit: Kit) {
     let app = watched(&kit).await;
-    bury(&app, &["k"], DeadReason::Attempts).await;
-    assert_eq!(app.usage().await, (1, 6), "the entry and the letter");
+    let letters = bury(&app, &["k"], DeadReason::Attempts).await;
+    let used = app.used().await.bytes;
+    assert_eq!(used, cost(1, 0, 3) + letters[0].bytes());
     replay(&app, Letters::default(), 1).await;
     assert_eq!(app.usage().await, (1, 6), "the entry and the delivery");
     give_up(&app, DeadReason::Attempts).await;
@@ -286,7 +287,8 @@ pub async fn old_letters_and_those_over_the_cap_are_pruned(kit: Kit) {
     assert_eq!(prune(NOW, 3, 10).await.expect("none"), 0);
     assert_eq!(prune(NOW, 1, 10).await.expect("two"), 2);
     assert_eq!(app.letters().await, letters[4..]);
-    assert_eq!(app.usage().await, (5, 15 + 3));
+    let used = app.used().await.bytes;
+    assert_eq!(used, cost(5, 0, 15) + letters[4].bytes());
     assert_eq!(prune(NOW, 0, 10).await.expect("the last"), 1);
 }
 

@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::event_kit::increment;
-use super::kit::{NOW, Tenant, absent, at_version, bytes, delete, json, set};
+use super::kit::{NOW, Tenant, absent, at_version, bytes, cost, delete, json, set};
 use kvasm::model::{Applied, Value, Version};
 use kvasm::store::StoreError;
 use tokio::task::JoinSet;
@@ -158,7 +158,7 @@ pub async fn increments_count_against_the_quota(kit: Kit) {
     assert_eq!(app.usage().await, (1, 3));
     add(&app, "k", 1).await.expect("a sum");
     assert_eq!(app.usage().await, (1, 4));
-    app.limit(Some(1), Some(4)).await;
+    app.limit(Some(1), Some(cost(1, 0, 4))).await;
     assert!(matches!(
         add(&app, "l", 1).await,
         Err(StoreError::Quota { .. })

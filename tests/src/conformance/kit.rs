@@ -2,9 +2,10 @@
 
 use super::rng::Rng;
 use kvasm::model::{
-    App, AppId, AppLimits, AppName, Applied, Audit, Check, Collection, CursorKey, Digest, Entry,
-    Expect, Exports, Key, KeyRange, ListQuery, NewPlugin, Op, Page, PluginVersion, Quota, Scope,
-    SecretHash, Timestamp, Token, TokenId, Usage, Value, Version, WriteBatch,
+    App, AppId, AppLimits, AppName, Applied, Audit, Check, Collection, CursorKey, DELIVERY_BYTES,
+    Digest, ENTRY_BYTES, Entry, Expect, Exports, Key, KeyRange, ListQuery, NewPlugin, Op, Page,
+    PluginVersion, Quota, Scope, SecretHash, Timestamp, Token, TokenId, Usage, Value, Version,
+    WriteBatch,
 };
 use kvasm::store::{Store, StoreError};
 use std::fmt::Debug;
@@ -241,10 +242,17 @@ impl Tenant {
         self.store.delete_app(self.id, audit_row(OF_THE_KIT)).await
     }
 
-    /// What the app's entries take: their number and their bytes.
+    /// The app's entries, and the bytes of names and values that it uses: without
+    /// the fixed part of each entry and delivery.
     pub async fn usage(&self) -> (u64, u64) {
-        let Usage { entries, bytes } = self.store.usage(self.id).await.expect("usage");
-        (entries, bytes)
+        let used = self.used().await;
+        let fixed = cost(used.entries, used.deliveries, 0);
+        (used.entries, used.bytes - fixed)
+    }
+
+    /// What the app uses, as its quota counts.
+    pub async fn used(&self) -> Usage {
+        self.store.usage(self.id).await.expect("usage")
     }
 
     /// Gives the app a quota, and takes all other limits away.
@@ -298,6 +306,16 @@ impl Tenant {
     pub async fn active(&self) -> Option<u32> {
         self.row().await.active.map(|active| active.version.0)
     }
+}
+
+/// Removes all rows of deleted apps.
+pub async fn reap(store: &dyn Store) {
+    while store.reap(500).await.expect("reaped") > 0 {}
+}
+
+/// What entries and deliveries take whose names and values have so many bytes.
+pub const fn cost(entries: u64, deliveries: u64, bytes: u64) -> u64 {
+    entries * ENTRY_BYTES + deliveries * DELIVERY_BYTES + bytes
 }
 
 /// A token for one app or all, not created yet. Each sorts after those before.

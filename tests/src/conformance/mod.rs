@@ -10,6 +10,7 @@
 pub mod apps;
 pub mod audit;
 pub mod batches;
+pub mod bounds;
 pub mod checks;
 pub mod dead_letters;
 pub mod deliveries;
@@ -17,6 +18,7 @@ pub mod dispatchers;
 pub mod entries;
 pub mod event_kit;
 pub mod expiry;
+pub mod graves;
 pub mod increments;
 pub mod json;
 pub mod kit;
@@ -348,6 +350,20 @@ macro_rules! conformance {
                 what_clients_see_of_a_key_has_one_order,
                 what_clients_see_of_several_keys_has_one_order,
             }
+            graves {
+                a_deleted_app_is_gone_at_once_and_its_rows_in_steps,
+                large_values_are_reaped,
+                audit_rows_that_are_old_or_too_many_go,
+            }
+            bounds {
+                a_write_makes_so_many_deliveries_and_no_more,
+                the_deliveries_of_a_change_share_what_may_follow,
+                outstanding_deliveries_are_bounded,
+                deliveries_and_letters_count_what_their_rows_take,
+                letters_use_up_the_quota,
+                a_discard_that_fails_counts_nothing,
+                a_delivery_keeps_a_short_text_of_its_failure,
+            }
             sweeping {
                 expired_entries_are_swept_in_steps,
                 what_was_written_again_is_not_swept,
@@ -387,6 +403,8 @@ mod tests {
             include_str!("dispatchers.rs"),
             include_str!("dead_letters.rs"),
             include_str!("schedules.rs"),
+            include_str!("bounds.rs"),
+            include_str!("graves.rs"),
             include_str!("sweeping.rs"),
             include_str!("audit.rs"),
             include_str!("batches.rs"),

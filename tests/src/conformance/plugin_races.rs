@@ -111,10 +111,12 @@ pub async fn a_module_is_not_lost_to_a_deletion(kit: Kit) {
             async move { here.add(&added, true).await },
         )
         .await;
+        super::kit::reap(&*kit.store).await;
         let module = kit.store.module(digest(&wasm)).await.unwrap();
         assert_eq!(module.as_deref(), Some(wasm.as_bytes()), "round {round}");
         // Nor left behind.
         assert!(kit.delete_app(new.id).await.unwrap());
+        super::kit::reap(&*kit.store).await;
         let module = kit.store.module(digest(&wasm)).await.unwrap();
         assert_eq!(module, None, "round {round}");
     }
@@ -137,6 +139,7 @@ pub async fn the_last_of_two_deletions_takes_the_module(kit: Kit) {
             }
         };
         both(delete(one, round % 2 == 0), delete(two, round % 3 == 0)).await;
+        super::kit::reap(&*kit.store).await;
         let module = kit.store.module(digest(&wasm)).await.unwrap();
         assert_eq!(module, None, "round {round}");
     }
@@ -216,6 +219,7 @@ pub async fn deleting_an_app_while_versions_are_added(kit: Kit) {
         assert!(kit.delete_app(app.id).await.unwrap());
         callers.join_all().await;
         assert_eq!(versions().await, 0, "round {round}");
+        super::kit::reap(&*kit.store).await;
         let module = kit.store.module(digest("module")).await.unwrap();
         assert_eq!(module, None, "round {round}");
     }

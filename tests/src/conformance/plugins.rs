@@ -35,7 +35,9 @@ async fn replaced(app: &Tenant, version: u32) -> Option<u32> {
     plugin.replaced.map(|version| version.0)
 }
 
+/// Whether a module is there, once the rows of deleted apps are gone.
 async fn has_module(kit: &Kit, wasm: &str) -> bool {
+    super::kit::reap(&*kit.store).await;
     let found = kit.store.module(digest(wasm)).await.expect("module");
     if let Some(found) = &found {
         assert_eq!(found, wasm.as_bytes());

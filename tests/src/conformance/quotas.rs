@@ -1,9 +1,11 @@
 //! Quotas: what does not fit is refused and leaves nothing; all that fits is taken.
 
 use super::Kit;
-use super::kit::{NOW, Tenant, absent, app, at_version, bytes, delete, set, set_until, written};
+use super::kit::{
+    NOW, Tenant, absent, app, at_version, bytes, cost, delete, set, set_until, written,
+};
 use super::rng::Rng;
-use kvasm::model::{Op, Quota, Resource};
+use kvasm::model::{ENTRY_BYTES, Op, Quota, Resource};
 use kvasm::store::StoreError;
 use tokio::task::JoinSet;
 
@@ -19,7 +21,12 @@ async fn assert_refused(app: &Tenant, ops: Vec<Op>, short: Resource, of: u64) {
     assert_eq!(app.usage().await, before, "{ops:?}");
 }
 
-/// A set of collection `c` that takes so many bytes in all.
+/// The quota that so many entries fill whose names and values have so many bytes.
+fn room(entries: u64, bytes: u64) -> u64 {
+    cost(entries, 0, bytes)
+}
+
+/// A set of collection `c` whose names and value have so many bytes.
 fn sized(k: &str, bytes: usize) -> Op {
     set("c", k, super::kit::bytes(vec![b'x'; bytes - 1 - k.len()]))
 }
@@ -54,7 +61,7 @@ pub async fn a_refused_batch_leaves_nothing(kit: Kit) {
     let app = kit.app().await;
     let version = app.set("c", "a", bytes("old")).await;
     let guarded = app.set("c", "b", bytes("old")).await;
-    app.limit(Some(3), Some(100)).await;
+    app.limit(Some(3), Some(room(2, 100))).await;
     let ops = vec![
         set("c", "a", bytes("new")),
         delete("c", "b"),
@@ -76,35 +83,39 @@ pub async fn a_refused_batch_leaves_nothing(kit: Kit) {
         assert_eq!(app.usage().await, (2, 10));
     }
     // A single set over an entry, too.
-    assert_refused(&app, vec![sized("a", 96)], Resource::Bytes, 100).await;
+    assert_refused(&app, vec![sized("a", 96)], Resource::Bytes, room(2, 100)).await;
     assert_eq!(app.get("c", "a").await.unwrap().version, version);
 }
 
 pub async fn the_last_byte_fits(kit: Kit) {
     let app = kit.app().await;
     // In many small steps, whose sum is just the quota.
-    app.limit(None, Some(30 * 7)).await;
+    let quota = room(30, 30 * 7);
+    app.limit(None, Some(quota)).await;
     for number in 0..30 {
         app.commit(vec![], vec![sized(&format!("{number:02}"), 7)])
             .await;
     }
     assert_eq!(app.usage().await, (30, 210));
-    assert_refused(&app, vec![set("c", "k", bytes(""))], Resource::Bytes, 210).await;
-    assert_refused(&app, vec![sized("00", 8)], Resource::Bytes, 210).await;
+    assert_refused(&app, vec![set("c", "k", bytes(""))], Resource::Bytes, quota).await;
+    assert_refused(&app, vec![sized("00", 8)], Resource::Bytes, quota).await;
     // In one.
     let app = kit.app().await;
-    app.limit(None, Some(1000)).await;
+    let quota = room(1, 1000);
+    app.limit(None, Some(quota)).await;
     for k in ["a", "b", "d"] {
-        assert_refused(&app, vec![sized(k, 1001)], Resource::Bytes, 1000).await;
+        assert_refused(&app, vec![sized(k, 1001)], Resource::Bytes, quota).await;
         let version = written(app.commit(vec![absent("c", k)], vec![sized(k, 1000)]).await);
-        assert_refused(&app, vec![sized(k, 1001)], Resource::Bytes, 1000).await;
+        assert_refused(&app, vec![sized(k, 1001)], Resource::Bytes, quota).await;
         let same = vec![at_version("c", k, version)];
         app.commit(same, vec![sized(k, 1000)]).await;
         assert!(app.delete("c", k).await);
     }
     // In a batch.
+    let quota = room(2, 1000);
+    app.limit(None, Some(quota)).await;
     let two = |last| vec![sized("a", 500), sized("b", last)];
-    assert_refused(&app, two(501), Resource::Bytes, 1000).await;
+    assert_refused(&app, two(501), Resource::Bytes, quota).await;
     app.commit(vec![], two(500)).await;
     assert_eq!(app.usage().await, (2, 1000));
 }
@@ -132,7 +143,7 @@ pub async fn a_quota_from_the_beginning(kit: Kit) {
     let mut row = app("born-small");
     row.limits.quota = Quota {
         entries: Some(2),
-        bytes: Some(20),
+        bytes: Some(room(2, 20)),
     };
     kit.create(&row).await.expect("a new app");
     let app = Tenant {
@@ -140,10 +151,12 @@ pub async fn a_quota_from_the_beginning(kit: Kit) {
         name: row.name,
         ..kit.app().await
     };
-    assert_refused(&app, vec![sized("k", 21)], Resource::Bytes, 20).await;
+    let quota = room(2, 20);
+    let large = sized("k", 21 + ENTRY_BYTES as usize);
+    assert_refused(&app, vec![large], Resource::Bytes, quota).await;
     app.commit(vec![], vec![sized("k", 10)]).await;
     app.commit(vec![], vec![sized("l", 10)]).await;
-    assert_refused(&app, vec![sized("k", 11)], Resource::Bytes, 20).await;
+    assert_refused(&app, vec![sized("k", 11)], Resource::Bytes, quota).await;
     app.commit(vec![], vec![sized("k", 2), sized("l", 2)]).await;
     assert_refused(&app, vec![sized("m", 2)], Resource::Entries, 2).await;
 }
@@ -177,32 +190,44 @@ pub async fn over_a_quota_of_bytes_what_adds_none_is_taken(kit: Kit) {
     let app = kit.app().await;
     app.commit(vec![], vec![sized("a", 50), sized("b", 50)])
         .await;
-    app.limit(None, Some(60)).await;
-    assert_refused(&app, vec![sized("d", 2)], Resource::Bytes, 60).await;
-    assert_refused(&app, vec![sized("a", 51)], Resource::Bytes, 60).await;
+    let quota = room(2, 60);
+    app.limit(None, Some(quota)).await;
+    assert_refused(&app, vec![sized("d", 2)], Resource::Bytes, quota).await;
+    assert_refused(&app, vec![sized("a", 51)], Resource::Bytes, quota).await;
     let moved = vec![sized("a", 40), sized("b", 61)];
-    assert_refused(&app, moved, Resource::Bytes, 60).await;
+    assert_refused(&app, moved, Resource::Bytes, quota).await;
     // As much as before, or less, is taken even where it is still too much.
     app.commit(vec![], vec![sized("a", 50)]).await;
     app.commit(vec![], vec![sized("a", 49)]).await;
     app.commit(vec![], vec![sized("a", 40), sized("b", 59)])
         .await;
     assert_eq!(app.usage().await, (2, 99));
-    // More entries in fewer bytes.
-    let ops = vec![delete("c", "b"), sized("d", 29), sized("e", 29)];
+    // One entry in another one's place.
+    let ops = vec![delete("c", "b"), sized("d", 58)];
     app.commit(vec![], ops).await;
-    assert_eq!(app.usage().await, (3, 98));
+    assert_eq!(app.usage().await, (2, 98));
     assert!(app.delete("c", "a").await);
-    assert_refused(&app, vec![sized("a", 3)], Resource::Bytes, 60).await;
+    assert_refused(&app, vec![sized("a", 3)], Resource::Bytes, quota).await;
     app.commit(vec![], vec![sized("a", 2)]).await;
-    assert_eq!(app.usage().await, (3, 60));
+    assert_eq!(app.usage().await, (2, 60));
+    // More entries in fewer bytes.
+    let large = 2 * ENTRY_BYTES as usize;
+    app.limit(None, None).await;
+    app.commit(vec![], vec![sized("d", large)]).await;
+    app.limit(None, Some(quota)).await;
+    let more = |bytes| vec![sized("d", bytes), sized("e", 10)];
+    let same = large - 10 - ENTRY_BYTES as usize;
+    assert_refused(&app, more(same + 1), Resource::Bytes, quota).await;
+    app.commit(vec![], more(same)).await;
+    assert_eq!(app.usage().await.0, 3);
 }
 
 pub async fn a_batch_counts_as_a_whole(kit: Kit) {
     let app = kit.app().await;
     app.commit(vec![], vec![sized("a", 40), sized("b", 60)])
         .await;
-    app.limit(Some(2), Some(100)).await;
+    let quota = room(2, 100);
+    app.limit(Some(2), Some(quota)).await;
     // What it frees makes room for what it fills, whichever comes first.
     app.commit(vec![], vec![delete("c", "a"), sized("d", 40)])
         .await;
@@ -219,7 +244,7 @@ pub async fn a_batch_counts_as_a_whole(kit: Kit) {
     assert_eq!(app.usage().await, (2, 100));
     assert_eq!(app.keys("c").await, ["a", "b"]);
     let ops = vec![delete("c", "a"), sized("d", 41)];
-    assert_refused(&app, ops, Resource::Bytes, 100).await;
+    assert_refused(&app, ops, Resource::Bytes, quota).await;
 }
 
 pub async fn expired_entries_take_room(kit: Kit) {
@@ -243,7 +268,7 @@ pub async fn deleting_makes_room(kit: Kit) {
     let name = |at: usize| format!("k{at:02}");
     for (entries, bytes, short, of) in [
         (Some(10), None, Resource::Entries, 10),
-        (None, Some(200), Resource::Bytes, 200),
+        (None, Some(room(10, 200)), Resource::Bytes, room(10, 200)),
     ] {
         let app = kit.app().await;
         app.limit(entries, bytes).await;
@@ -261,17 +286,18 @@ pub async fn deleting_makes_room(kit: Kit) {
 
 pub async fn raising_the_quota_makes_room(kit: Kit) {
     let app = kit.app().await;
-    app.limit(Some(1), Some(10)).await;
+    app.limit(Some(1), Some(room(1, 10))).await;
     app.commit(vec![], vec![sized("a", 10)]).await;
-    assert_refused(&app, vec![sized("a", 11)], Resource::Bytes, 10).await;
-    app.limit(Some(1), Some(11)).await;
+    assert_refused(&app, vec![sized("a", 11)], Resource::Bytes, room(1, 10)).await;
+    app.limit(Some(1), Some(room(1, 11))).await;
     app.commit(vec![], vec![sized("a", 11)]).await;
     app.limit(Some(1), Some(100)).await;
     assert_refused(&app, vec![sized("b", 11)], Resource::Entries, 1).await;
-    app.limit(Some(2), Some(100)).await;
+    let quota = room(2, 100);
+    app.limit(Some(2), Some(quota)).await;
     app.commit(vec![], vec![sized("b", 89)]).await;
-    app.limit(None, Some(100)).await;
-    assert_refused(&app, vec![sized("d", 2)], Resource::Bytes, 100).await;
+    app.limit(None, Some(quota)).await;
+    assert_refused(&app, vec![sized("d", 2)], Resource::Bytes, quota).await;
     app.limit(None, None).await;
     app.commit(vec![], vec![sized("d", 100_000)]).await;
     assert_eq!(app.usage().await, (3, 100_100));
@@ -279,21 +305,22 @@ pub async fn raising_the_quota_makes_room(kit: Kit) {
 
 pub async fn a_quota_is_of_one_app(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
-    one.limit(Some(1), Some(13)).await;
-    two.limit(Some(2), Some(30)).await;
+    let (of_one, of_two) = (room(1, 13), room(2, 30));
+    one.limit(Some(1), Some(of_one)).await;
+    two.limit(Some(2), Some(of_two)).await;
     for app in [&one, &two] {
         app.commit(vec![], vec![sized("a", 10)]).await;
     }
-    assert_refused(&one, vec![sized("a", 14)], Resource::Bytes, 13).await;
+    assert_refused(&one, vec![sized("a", 14)], Resource::Bytes, of_one).await;
     two.commit(vec![], vec![sized("b", 20)]).await;
-    assert_refused(&two, vec![sized("b", 21)], Resource::Bytes, 30).await;
+    assert_refused(&two, vec![sized("b", 21)], Resource::Bytes, of_two).await;
     assert!(two.delete("c", "a").await);
     // What one frees is not the other's.
     assert_refused(&one, vec![sized("b", 2)], Resource::Entries, 1).await;
     assert_eq!(one.usage().await, (1, 10));
     assert_eq!(two.usage().await, (1, 20));
     assert!(kit.delete_app(two.id).await.unwrap());
-    assert_refused(&one, vec![sized("a", 14)], Resource::Bytes, 13).await;
+    assert_refused(&one, vec![sized("a", 14)], Resource::Bytes, of_one).await;
 }
 
 const WRITERS: usize = 32;
@@ -314,14 +341,14 @@ async fn fill(app: Tenant, writer: usize, quota: u64, mut rng: Rng) -> u64 {
             _ => (vec![], vec![sized(&k, size), delete("c", "nothing")]),
         };
         match app.try_commit(checks, ops).await {
-            Ok(_) => sum += size as u64,
+            Ok(_) => sum += room(1, size as u64),
             Err(StoreError::Quota { resource, limit }) => {
                 assert_eq!((resource, limit), (Resource::Bytes, quota));
                 sizes.retain(|other| *other < size);
             }
             Err(error) => panic!("{error:?}"),
         }
-        let used = app.usage().await.1;
+        let used = app.used().await.bytes;
         assert!(used <= quota, "{used} bytes of {quota}");
     }
     sum
@@ -337,10 +364,10 @@ pub async fn concurrent_writers_fill_a_quota_of_bytes(kit: Kit) {
         writers.spawn(fill(app.clone(), writer, QUOTA, rng.split()));
     }
     let written: u64 = writers.join_all().await.into_iter().sum();
-    let used = app.usage().await.1;
+    let used = app.used().await.bytes;
     assert_eq!(used, written);
     // Everybody was refused the smallest entry, so there is no room for it.
-    assert!(used + 16 > QUOTA, "{used} bytes of {QUOTA}");
+    assert!(used + room(1, 16) > QUOTA, "{used} bytes of {QUOTA}");
 }
 
 pub async fn concurrent_writers_fill_a_quota_of_entries(kit: Kit) {

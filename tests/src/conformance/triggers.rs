@@ -3,8 +3,8 @@
 use super::Kit;
 use super::event_kit::increment;
 use super::kit::{
-    NOW, Tenant, absent, assert_app_not_found, audit_row, bytes, delete, json, new_plugin, set,
-    set_until,
+    NOW, Tenant, absent, assert_app_not_found, audit_row, bytes, cost, delete, json, new_plugin,
+    set, set_until,
 };
 use kvasm::model::{
     Changes, DeclaredTrigger, Delivery, Exports, FAILURES_MAX, Happening, NewPlugin, NewTrigger,
@@ -179,14 +179,14 @@ pub async fn deliveries_count_against_the_quota(kit: Kit) {
     app.set("c", "k", bytes("12345678")).await;
     // The entry, and two deliveries of ten bytes.
     assert_eq!(app.usage().await, (1, 30));
-    app.limit(None, Some(31)).await;
+    app.limit(None, Some(cost(1, 2, 31))).await;
     let again = || vec![set("c", "k", bytes("abcdefgh"))];
     let refused = app.try_commit(vec![], again()).await;
     assert!(
         matches!(refused, Err(StoreError::Quota { .. })),
         "{refused:?}"
     );
-    app.limit(None, Some(50)).await;
+    app.limit(None, Some(cost(1, 4, 50))).await;
     app.commit(vec![], again()).await;
     assert_eq!(app.usage().await, (1, 50));
 }

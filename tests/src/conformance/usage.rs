@@ -1,7 +1,9 @@
 //! Usage: what an app's entries take is counted exactly.
 
 use super::Kit;
-use super::kit::{NOW, Tenant, absent, app, at_version, bytes, delete, json, list, set, set_until};
+use super::kit::{
+    NOW, Tenant, absent, app, at_version, bytes, cost, delete, json, list, set, set_until,
+};
 use super::rng::Rng;
 use kvasm::model::{AppId, Check, ListQuery, Op, Quota, Resource, Timestamp, Version};
 use kvasm::store::StoreError;
@@ -178,7 +180,8 @@ impl Sizes {
     }
 
     fn usage(&self) -> (u64, u64) {
-        (self.0.len() as u64, self.0.values().sum())
+        let entries = self.0.len() as u64;
+        (entries, cost(entries, 0, self.0.values().sum()))
     }
 }
 
@@ -227,7 +230,7 @@ fn random_checks(rng: &mut Rng, op: Option<&Op>) -> Vec<Check> {
 
 /// A limit around what is used, or none.
 fn random_limit(rng: &mut Rng, used: u64) -> Option<u64> {
-    let limit = (used + rng.below(60) as u64).saturating_sub(rng.below(40) as u64);
+    let limit = (used + rng.below(400) as u64).saturating_sub(rng.below(300) as u64);
     rng.chance(3, 4).then_some(limit)
 }
 
@@ -262,7 +265,8 @@ pub async fn random_histories_are_counted(kit: Kit) {
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => panic!("{error:?}"),
         }
-        assert_eq!(app.usage().await, sizes.usage(), "{ops:?}");
+        let used = app.used().await;
+        assert_eq!((used.entries, used.bytes), sizes.usage(), "{ops:?}");
         app.now = app.now.plus_ms(rng.below(5) as u64);
     }
 }
@@ -308,7 +312,7 @@ fn writers(app: &Tenant, rng: &mut Rng, quota: Option<u64>) -> JoinSet<()> {
                     Ok(_) | Err(StoreError::Quota { .. }) => {}
                     Err(error) => panic!("{error:?}"),
                 }
-                let used = app.usage().await.1;
+                let used = app.used().await.bytes;
                 assert!(quota.is_none_or(|quota| used <= quota), "{used} bytes");
             }
         });
@@ -319,7 +323,7 @@ fn writers(app: &Tenant, rng: &mut Rng, quota: Option<u64>) -> JoinSet<()> {
 pub async fn concurrent_writes_are_counted(kit: Kit) {
     let app = kit.app().await;
     let mut rng = kit.rng();
-    for quota in [None, Some(700)] {
+    for quota in [None, Some(cost(4, 0, 700))] {
         // What the round before left may be over the quota.
         for number in 0..10 {
             app.delete("c", &format!("k{number}")).await;
@@ -336,7 +340,7 @@ pub async fn changing_the_quota_while_it_is_written(kit: Kit) {
     let mut writers = writers(&app, &mut rng, None);
     while !writers.is_empty() {
         let entries = rng.chance(1, 2).then(|| rng.below(12) as u64);
-        let bytes = rng.chance(1, 2).then(|| rng.below(2000) as u64);
+        let bytes = rng.chance(1, 2).then(|| rng.below(4000) as u64);
         app.limit(entries, bytes).await;
         assert_eq!(app.row().await.limits.quota, Quota { entries, bytes });
         if let Some(Err(error)) = writers.try_join_next() {
@@ -347,7 +351,8 @@ pub async fn changing_the_quota_while_it_is_written(kit: Kit) {
     assert_counted(&app, "c").await;
     // Room for just one more, however the room was divided before.
     let (entries, used) = app.usage().await;
-    app.limit(Some(entries + 1), Some(used + 12)).await;
+    let quota = cost(entries + 1, 0, used + 12);
+    app.limit(Some(entries + 1), Some(quota)).await;
     let refused = app.try_commit(vec![], vec![set("c", "n", bytes("12345678901"))]);
     assert!(matches!(
         refused.await,

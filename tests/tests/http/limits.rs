@@ -1,5 +1,6 @@
 //! Quotas and rates, and what the API says of them.
 
+use kvasm::model::ENTRY_BYTES;
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, eventually};
 use serde_json::{Value, json};
@@ -17,6 +18,8 @@ async fn set(server: &Server, limits: Value) {
     answer.expect(200);
 }
 
+/// Two entries whose names and values have 20 bytes.
+const QUOTA: u64 = 2 * ENTRY_BYTES + 20;
 const PUT: &str = "/v1/apps/shop/kv/entry?collection=c&key=";
 
 #[tokio::test]
@@ -31,7 +34,7 @@ async fn a_quota_holds_for_administrators_and_plugins() {
     server.deployed("shop", guest).await;
     set(
         &server,
-        limits(json!(2), json!(20), Value::Null, Value::Null),
+        limits(json!(2), json!(QUOTA), Value::Null, Value::Null),
     )
     .await;
     let api = &server.root;
@@ -47,9 +50,9 @@ async fn a_quota_holds_for_administrators_and_plugins() {
     let usage = api.get("/v1/apps/shop/usage").await.expect(200).json();
     assert_eq!(
         (&usage["entries"], &usage["bytes"]),
-        (&json!(2), &json!(20))
+        (&json!(2), &json!(QUOTA))
     );
-    assert_eq!(usage["limits"]["bytes"], json!(20));
+    assert_eq!(usage["limits"]["bytes"], json!(QUOTA));
     // The guest is told QUOTA, which is -6.
     let refused = api.call("shop", "run", "").await;
     refused.refused(500, "plugin-failed");
@@ -64,7 +67,7 @@ async fn a_quota_holds_for_administrators_and_plugins() {
     let usage = api.get("/v1/apps/shop/usage").await.expect(200).json();
     assert_eq!(
         (&usage["entries"], &usage["bytes"]),
-        (&json!(1), &json!(10))
+        (&json!(1), &json!(ENTRY_BYTES + 10))
     );
     set(
         &server,
@@ -153,4 +156,35 @@ async fn calls_at_once_wait_in_a_queue_that_is_bounded() {
         .await
         .expect(200);
     assert_eq!(calls.join_all().await, [200, 200, 200]);
+}
+
+/// Writes by tokens leave audit rows, which no quota counts.
+#[tokio::test]
+async fn writes_of_entries_have_the_rate_of_the_app() {
+    let server = Server::start().await;
+    server.app("shop", true).await;
+    set(
+        &server,
+        limits(Value::Null, Value::Null, json!(2), Value::Null),
+    )
+    .await;
+    let api = &server.root;
+    let mut refused = None;
+    for _ in 0..1_000 {
+        let path = format!("{PUT}a");
+        let answer = api
+            .bytes("PUT", &path, "application/octet-stream", "1")
+            .await;
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("more than two a second");
+    assert!(!refused.header("retry-after").is_empty());
+    refused.refused(429, "rate-limited");
+    // Reads are not writes.
+    api.get("/v1/apps/shop/kv/entry?collection=c&key=a")
+        .await
+        .expect(200);
 }

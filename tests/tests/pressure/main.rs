@@ -11,6 +11,7 @@ mod limits;
 mod log;
 mod modules;
 mod registry;
+mod storage;
 
 // Servers as processes, and connections to them, as the suite `serve` has them.
 #[path = "../serve/guest.rs"]

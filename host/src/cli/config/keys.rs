@@ -211,7 +211,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "dispatch.upkeep",
-        "how often expired entries and old dead letters are removed",
+        "how often expired entries, old dead letters and audit rows, and the rows of deleted apps are removed",
         duration,
         show_duration,
         dispatch.upkeep
@@ -229,6 +229,20 @@ pub(super) const KEYS: &[Key] = &[
         from_str,
         to_string,
         dispatch.letters_of_app
+    ),
+    key!(
+        "dispatch.audit_age",
+        "how long a row of the audit log is kept",
+        duration,
+        show_duration,
+        dispatch.audit_age
+    ),
+    key!(
+        "dispatch.audit_of_app",
+        "rows of the audit log about one app that are kept",
+        from_str,
+        to_string,
+        dispatch.audit_of_app
     ),
     key!(
         "limits.value",

@@ -2,6 +2,7 @@
 
 mod outbox;
 mod registry;
+mod upkeep;
 mod write;
 
 use super::{Store, StoreError};

@@ -3,9 +3,9 @@
 use super::write::{key_of, size};
 use super::{MemoryStore, State, Tenant, live};
 use crate::model::{
-    AppId, Claim, DeadLetter, Delivery, DueSchedule, Event, Exports, FAILURES_MAX, Failed,
-    Happening, Letters, NewTrigger, Origin, Pause, Place, Queue, Receipt, SchedulePlace, Tick,
-    Timestamp, Trigger, TriggerName, Verdict, Watch, chain_of,
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Event, Exports, FAILURES_MAX, FOLLOWERS_MAX,
+    Failed, Happening, Letters, NewTrigger, Origin, Pause, Place, Queue, Receipt, SchedulePlace,
+    Tick, Timestamp, Trigger, TriggerName, Verdict, Watch, chain_of,
 };
 use crate::store::registry::check_triggers;
 use crate::store::{Outbox, StoreError};
@@ -159,6 +159,8 @@ impl State {
                 continue;
             };
             version += 1;
+            tenant.usage.bytes -= letter.bytes();
+            tenant.usage.queue(&letter.event.what);
             let replays = letter.replays + 1;
             let (trigger, function) = (letter.trigger, letter.function);
             let seq = version.cast_signed();
@@ -178,7 +180,7 @@ impl State {
         let ids = tenant.letters(letters, limit);
         for id in &ids {
             if let Some(letter) = tenant.dead_letters.remove(id) {
-                tenant.usage.bytes -= letter.event.what.bytes();
+                tenant.usage.bytes -= letter.bytes();
             }
         }
         Ok(ids.len() as u64)
@@ -278,7 +280,7 @@ impl Outbox for MemoryStore {
                 if let Some(row) = tenant.deliveries.get_mut(&key_of(place)) {
                     row.lease = None;
                     row.due_at = Some(at);
-                    row.error = Some(failed.error.clone());
+                    row.error = Some(failed.note().to_owned());
                 }
             }
             Verdict::GiveUp(reason) => {
@@ -298,6 +300,8 @@ impl Outbox for MemoryStore {
                     replays: row.replays,
                     dead_at: failed.now,
                 };
+                tenant.usage.give_back(&letter.event.what);
+                tenant.usage.bytes += letter.bytes();
                 tenant.dead_letters.insert(letter.id, letter);
                 tenant.wake(place, failed.now);
             }
@@ -386,6 +390,7 @@ impl Outbox for MemoryStore {
         let event = Event {
             id: Uuid::now_v7(),
             depth: 1,
+            followers: FOLLOWERS_MAX,
             at,
             what: Happening::Due,
         };
@@ -439,7 +444,7 @@ impl Outbox for MemoryStore {
         let gone: Vec<_> = gone.take(limit as usize).map(|(_, l)| l.id).collect();
         for id in &gone {
             if let Some(letter) = tenant.dead_letters.remove(id) {
-                tenant.usage.bytes -= letter.event.what.bytes();
+                tenant.usage.bytes -= letter.bytes();
             }
         }
         Ok(gone.len() as u64)

@@ -3,9 +3,9 @@
 use super::outbox::Row;
 use super::{Collections, State, Tenant, find, live};
 use crate::model::{
-    Applied, Check, Collection, Committed, Entry, Event, Happening, JsonText, Key, Op, Place,
-    Quota, Receipt, Resource, Timestamp, TriggerName, Usage, Value, Version, Watch, WriteBatch,
-    chain_of,
+    Applied, Check, Collection, Committed, DELIVERIES_MAX, ENTRY_BYTES, Entry, Event, Happening,
+    JsonText, Key, Op, Place, Quota, Receipt, Resource, Timestamp, TriggerName, Usage, Value,
+    Version, Watch, WriteBatch, chain_of, share,
 };
 use crate::store::StoreError;
 use crate::store::sum::sum;
@@ -24,12 +24,12 @@ pub(super) fn commit(state: &mut State, batch: WriteBatch) -> Result<Committed, 
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
     }
-    let acknowledged = match &batch.acknowledge {
-        None => 0,
-        Some(receipt) => tenant.leased(receipt)?.event.what.bytes(),
-    };
+    let mut usage = tenant.usage;
+    if let Some(receipt) = &batch.acknowledge {
+        usage.give_back(&tenant.leased(receipt)?.event.what);
+    }
     let (changes, last_version) = plan(tenant, &batch, *version)?;
-    let usage = usage_after(tenant, &changes, acknowledged)?;
+    let usage = usage_after(tenant, &changes, usage)?;
 
     // From here on nothing can fail, so there is nothing to roll back.
     tenant.usage = usage;
@@ -76,6 +76,7 @@ fn plan(
 ) -> Result<(Vec<Change>, u64), StoreError> {
     let mut left: BTreeMap<(&Collection, &Key), Option<Entry>> = BTreeMap::new();
     let mut changes = Vec::with_capacity(batch.ops.len());
+    let mut deliveries = 0;
     for (at, op) in batch.ops.iter().enumerate() {
         let (collection, key) = op.address();
         let before = match left.get(&(collection, key)) {
@@ -89,15 +90,36 @@ fn plan(
         let (after, applied) = after(op, before.as_ref(), batch.now, at, &mut next)?;
         let what = happening(collection, key, before.as_ref(), after.as_ref());
         left.insert((collection, key), after.clone());
+        let fired = what.map_or_else(Vec::new, |what| tenant.fired(batch, what));
+        deliveries += fired.len();
+        let limit = batch.deliveries_max();
+        if deliveries > limit as usize {
+            return Err(StoreError::Deliveries { limit });
+        }
         changes.push(Change {
             collection: collection.clone(),
             key: key.clone(),
             after,
             applied,
-            deliveries: what.map_or_else(Vec::new, |what| tenant.fired(batch, what)),
+            deliveries: fired,
         });
     }
+    share_out(&mut changes, batch, deliveries);
     Ok((changes, version))
+}
+
+/// Says of each delivery how many may follow from it.
+fn share_out(changes: &mut [Change], batch: &WriteBatch, all: usize) {
+    for change in changes {
+        let siblings = match batch.depth {
+            0 => change.deliveries.len(),
+            _ => all,
+        };
+        let siblings = u32::try_from(siblings).unwrap_or(u32::MAX);
+        for (_, _, event) in &mut change.deliveries {
+            event.followers = share(batch.followers, siblings);
+        }
+    }
 }
 
 /// The entry that an operation leaves, and its answer.
@@ -167,6 +189,7 @@ impl Tenant {
         let event = Event {
             id: Uuid::now_v7(),
             depth: batch.depth + 1,
+            followers: 0,
             at: batch.now,
             what,
         };
@@ -261,12 +284,10 @@ fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) ->
 }
 
 /// What the app uses after the changes, if its quota has room for it. A write
-/// that does not add to what is short is always taken. `freed` bytes go with the
-/// delivery that is acknowledged.
-fn usage_after(tenant: &Tenant, changes: &[Change], freed: u64) -> Result<Usage, StoreError> {
+/// that does not add to what is short is always taken. `after` is what the app uses
+/// without the delivery that is acknowledged.
+fn usage_after(tenant: &Tenant, changes: &[Change], mut after: Usage) -> Result<Usage, StoreError> {
     let before = tenant.usage;
-    let mut after = before;
-    after.bytes -= freed;
     // The sizes that the operations so far have left.
     let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
     for change in changes {
@@ -283,8 +304,9 @@ fn usage_after(tenant: &Tenant, changes: &[Change], freed: u64) -> Result<Usage,
         let last = last.unwrap_or_else(|| stored.map_or(0, size));
         after.entries = after.entries + u64::from(now > 0) - u64::from(last > 0);
         after.bytes = after.bytes + now - last;
-        let queued = change.deliveries.iter();
-        after.bytes += queued.map(|(_, _, event)| event.what.bytes()).sum::<u64>();
+        for (_, _, event) in &change.deliveries {
+            after.queue(&event.what);
+        }
     }
     let Quota { entries, bytes } = tenant.app.limits.quota;
     let fits = |resource, before, after, limit: Option<u64>| match limit {
@@ -295,12 +317,29 @@ fn usage_after(tenant: &Tenant, changes: &[Change], freed: u64) -> Result<Usage,
     };
     fits(Resource::Entries, before.entries, after.entries, entries)?;
     fits(Resource::Bytes, before.bytes, after.bytes, bytes)?;
+    let (queued, queue_max) = (after.deliveries, Some(DELIVERIES_MAX));
+    fits(Resource::Deliveries, before.deliveries, queued, queue_max)?;
     Ok(after)
+}
+
+impl Usage {
+    /// Counts a delivery. Runs of schedules are not counted.
+    pub(super) fn queue(&mut self, what: &Happening) {
+        self.bytes += what.bytes();
+        self.deliveries += u64::from(*what != Happening::Due);
+    }
+
+    /// Gives back what a delivery takes.
+    pub(super) fn give_back(&mut self, what: &Happening) {
+        self.bytes -= what.bytes();
+        self.deliveries -= u64::from(*what != Happening::Due);
+    }
 }
 
 /// The bytes of an entry as quotas count them; never 0.
 pub(super) fn size(collection: &Collection, key: &Key, value: &Value) -> u64 {
-    (collection.as_str().len() + key.as_str().len() + value.as_bytes().len()) as u64
+    let names = collection.as_str().len() + key.as_str().len();
+    (names + value.as_bytes().len()) as u64 + ENTRY_BYTES
 }
 
 fn apply(collections: &mut Collections, collection: Collection, key: Key, after: Option<Entry>) {

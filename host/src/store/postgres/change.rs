@@ -4,18 +4,14 @@ use super::lease::Lease;
 use super::pool::Statement;
 use super::read::app_row;
 use super::transaction::{Stop, Work, transact};
-use super::{PostgresStore, classify, plugins, sql, usage};
+use super::{PostgresStore, classify, sql, usage};
 use crate::model::{App, AppId, AppLimits, Audit, LimitsPatch, Timestamp, Token, TokenId};
 use crate::store::StoreError;
 use crate::store::registry::Effect;
 use async_trait::async_trait;
-use sqlx::{Error, Row};
+use sqlx::Error;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::time::Duration;
-
-/// The longest that the deletion of an app with very many entries may take.
-const DELETION_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// One attempt at an operation.
 pub(super) type Attempt<'l, T> = Pin<Box<dyn Future<Output = Result<T, Stop>> + Send + 'l>>;
@@ -129,30 +125,15 @@ pub(super) async fn set_limits(
     Ok(row)
 }
 
-pub(super) async fn delete_app(lease: &mut Lease, app: AppId) -> Result<bool, Stop> {
-    lease.wait_for(DELETION_TIMEOUT);
-    let statement = sqlx::query(sql::registry::NO_STATEMENT_TIMEOUT);
-    lease.run(statement).await?;
-    let of_app = |text| sqlx::query(text).bind(app.uuid());
-    if !done(lease, of_app(sql::registry::LOCK_APP_ALONE)).await? {
-        return Ok(false);
-    }
-    let rows = lease.run(of_app(sql::registry::DIGESTS)).await?;
-    let digests = rows.iter().map(|row| row.try_get(0));
-    let digests = digests.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    for text in [
-        sql::outbox::DELETE_DELIVERIES,
-        sql::DELETE_ALL,
-        sql::letters::DELETE_LETTERS,
-        sql::registry::DELETE_APP,
-    ] {
-        lease.run(of_app(text)).await?;
-    }
-    plugins::forget_modules(lease, digests).await?;
-    Ok(true)
-}
-
 pub(super) async fn create_token(lease: &mut Lease, token: &Token) -> Result<bool, Stop> {
+    if let Some(app) = token.app {
+        let held = lease
+            .run(sqlx::query(sql::LOCK_APP).bind(app.uuid()))
+            .await?;
+        if held.is_empty() {
+            Err(StoreError::AppNotFound)?;
+        }
+    }
     let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
     let statement = sqlx::query(sql::registry::CREATE_TOKEN)
         .bind(token.id.0)

@@ -173,6 +173,7 @@ mod tests {
             | StoreError::Overflow { .. }
             | StoreError::LeaseLost
             | StoreError::AnswerTooLarge { .. }
+            | StoreError::Deliveries { .. }
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
             | StoreError::Quota { .. }

@@ -2,10 +2,12 @@
 
 use super::commit::{event_depth, size};
 use super::lease::Lease;
-use super::plan::{Done, address};
+use super::plan::{Address, Done, address};
 use super::sql;
+use super::transaction::Stop;
 use super::usage::Delta;
-use crate::model::{Op, Value, WriteBatch, chain_of};
+use crate::model::{DELIVERY_BYTES, Op, Value, WriteBatch, chain_of};
+use crate::store::StoreError;
 use sqlx::{Error, Row};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -43,12 +45,17 @@ impl<'b> Events<'b> {
         self.keys.push(address.1);
         self.kinds.push(kind);
         self.versions.push(super::commit::version_number(version));
-        self.sizes.push(size(address, len));
+        self.sizes.push(delivery_size(address, len));
         self.json.push(json);
         self.bytes.push(bytes);
         self.chains.push(chain_of(address.1));
         self.ids.push(Uuid::now_v7());
     }
+}
+
+/// What a delivery counts against the quota.
+fn delivery_size(address: Address<'_>, value: usize) -> i32 {
+    size(address, value).saturating_add(DELIVERY_BYTES as i32)
 }
 
 /// Makes the deliveries of operations, in their order; how many. Only collections
@@ -60,7 +67,7 @@ pub(super) async fn fire(
     done: &[Done],
     watched: &BTreeSet<String>,
     delta: &mut Delta,
-) -> Result<u64, Error> {
+) -> Result<u64, Stop> {
     let mut events = Events::default();
     for (op, done) in ops.iter().zip(done) {
         if watched.contains(address(op).0) {
@@ -83,9 +90,14 @@ pub(super) async fn fire(
         .bind(events.bytes)
         .bind(events.chains)
         .bind(events.ids);
-    let rows = lease.run(statement).await?;
-    for row in &rows {
-        delta.queue(row.try_get(0)?);
+    let limit = write.deliveries_max();
+    let statement = statement.bind(i64::from(write.followers));
+    let rows = lease.run(statement.bind(i64::from(limit))).await?;
+    let row = rows.first().ok_or(Error::RowNotFound)?;
+    let (deliveries, bytes): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    if deliveries > i64::from(limit) {
+        Err(StoreError::Deliveries { limit })?;
     }
-    Ok(rows.len() as u64)
+    delta.queue(deliveries, bytes);
+    Ok(deliveries.unsigned_abs())
 }

@@ -4,6 +4,7 @@ use super::lease::Lease;
 use super::pool::{Pool, Statement};
 use super::sql::{LOCK_APP, outbox, triggers};
 use super::transaction::{Stop, Work, transact};
+use super::usage::{Delta, count_always};
 use crate::model::{FAILURES_MAX, Failed, Place, Receipt, Timestamp, Verdict};
 use crate::store::StoreError;
 use async_trait::async_trait;
@@ -76,17 +77,22 @@ impl Work for Failing<'_> {
             plugin,
         } = self.failed;
         let app = sqlx::query(LOCK_APP).bind(receipt.app.uuid());
-        lease.run(app).await?;
-        if hold(lease, receipt).await?.is_none() {
+        if lease.run(app).await?.is_empty() {
             return Ok(false);
         }
+        let Some(size) = hold(lease, receipt).await? else {
+            return Ok(false);
+        };
         if *deterministic {
             let statement = sqlx::query(triggers::FAILED).bind(receipt.app.uuid());
             let statement = statement.bind(receipt.place.trigger.as_str());
             lease.run(statement.bind(i64::from(FAILURES_MAX))).await?;
         }
         let statement = match verdict {
-            Verdict::RetryAt(at) => on_delivery(outbox::RETRY, receipt).bind(at.0).bind(error),
+            Verdict::RetryAt(at) => {
+                let note = self.failed.note();
+                on_delivery(outbox::RETRY, receipt).bind(at.0).bind(note)
+            }
             Verdict::GiveUp(reason) => on_delivery(outbox::GIVE_UP, receipt)
                 .bind(now.0)
                 .bind(Uuid::now_v7())
@@ -97,6 +103,13 @@ impl Work for Failing<'_> {
                 .bind(plugin.map(|(_, digest)| digest.0.to_vec())),
         };
         lease.run(statement).await?;
+        if let Verdict::GiveUp(_) = verdict {
+            let mut delta = Delta::default();
+            delta.give_back(size);
+            delta.bury(size, error.len() + trace.as_ref().map_or(0, String::len));
+            // Never refused: what has failed must go somewhere.
+            count_always(lease, receipt.app, delta).await?;
+        }
         Ok(true)
     }
 }

@@ -36,11 +36,6 @@ impl Lease {
         self.held.as_ref().map_or(0, |held| held.open.slot)
     }
 
-    /// Waits for statements this long instead of the pool's patience.
-    pub(super) fn wait_for(&mut self, patience: Duration) {
-        self.patience = patience;
-    }
-
     /// Runs one statement and reads all its rows.
     pub(super) async fn run(&mut self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
         let patience = self.patience;

@@ -44,7 +44,8 @@ pub(super) async fn replay(
 ) -> Result<u64, Stop> {
     lock_app(lease, LOCK_APP_ALONE, app).await?;
     let statement = these(sql::REPLAY, app, letters).bind(i64::from(limit));
-    let rows = lease.run(statement.bind(at.0)).await?;
+    let slot = lease.slot();
+    let rows = lease.run(statement.bind(at.0).bind(slot)).await?;
     Ok(rows.len() as u64)
 }
 

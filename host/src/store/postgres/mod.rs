@@ -17,6 +17,7 @@ mod classify;
 mod commit;
 mod compact;
 mod fire;
+mod grave;
 mod handling;
 mod increments;
 mod lease;
@@ -31,6 +32,7 @@ mod rows;
 mod sql;
 mod transaction;
 mod triggers;
+mod upkeep;
 mod usage;
 
 use super::{Store, StoreError};

@@ -3,7 +3,7 @@
 
 use super::classify::store_error;
 use super::sql::{registry as sql, usage};
-use super::{PostgresStore, change, letters, plugins, triggers};
+use super::{PostgresStore, change, grave, letters, plugins, triggers};
 use crate::model::{
     App, AppId, AppLimits, AppName, Audit, Digest, Exports, Letters, LimitsPatch, NewPlugin,
     NewTrigger, Plugin, PluginVersion, SecretHash, Timestamp, Token, TokenId, Trigger, TriggerName,
@@ -47,8 +47,8 @@ impl Registry for PostgresStore {
     }
 
     async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(audit, move |lease, _| {
-            Box::pin(change::delete_app(lease, app))
+        self.audited(audit, move |lease, audit| {
+            Box::pin(async move { Ok(grave::bury(lease, app, audit.at).await?) })
         })
         .await
     }
@@ -295,6 +295,7 @@ fn usage_row(row: &PgRow) -> Result<Usage, Error> {
     Ok(Usage {
         entries: row.try_get::<i64, _>(0)?.unsigned_abs(),
         bytes: row.try_get::<i64, _>(1)?.unsigned_abs(),
+        deliveries: row.try_get::<i64, _>(2)?.unsigned_abs(),
     })
 }
 

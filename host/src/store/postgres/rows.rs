@@ -152,6 +152,7 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
         id: row.try_get(first)?,
         depth: number(row, first + 1)?,
         at: time(row, first + 2)?,
+        followers: number(row, first + 9)?,
         what,
     })
 }
@@ -172,7 +173,7 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
         function: row.try_get(8)?,
         error: row.try_get(9)?,
         event: event(row, 10)?,
-        policy: policy(row, 19)?,
+        policy: policy(row, 20)?,
     })
 }
 

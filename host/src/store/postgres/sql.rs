@@ -36,7 +36,15 @@ macro_rules! statements {
 /// after the slot, and a deletion of the app takes them in the other order.
 macro_rules! held_app {
     () => {
-        "held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE)"
+        "held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL \
+         FOR KEY SHARE)"
+    };
+}
+
+/// Whether the app is there. Its rows are there for a while after its deletion.
+macro_rules! app_exists {
+    () => {
+        "EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL)"
     };
 }
 
@@ -112,7 +120,11 @@ macro_rules! set_fires {
             fired!(
                 "$7",
                 "$10, $11, $12",
-                "'set', $2, $3, w.version, $6, $4, $5",
+                concat!(
+                    "'set', $2, $3, w.version, $6 + ",
+                    delivery_bytes!(),
+                    ", $4, $5"
+                ),
                 "written AS w",
                 "t.on_set"
             ),
@@ -137,7 +149,11 @@ macro_rules! delete_fires {
             fired!(
                 "$4",
                 "$7, $8, $9",
-                "'delete', $2, $3, g.version, $6, NULL, NULL",
+                concat!(
+                    "'delete', $2, $3, g.version, $6 + ",
+                    delivery_bytes!(),
+                    ", NULL, NULL"
+                ),
                 "gone AS g",
                 "t.on_delete AND g.live"
             ),
@@ -178,12 +194,6 @@ macro_rules! integer {
     };
 }
 
-macro_rules! app_exists {
-    () => {
-        "EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1)"
-    };
-}
-
 /// A page: app, collection, lower bound, upper bound or null, now, entries, bytes.
 ///
 /// `before` sums what stands before an entry in the page, and a page ends with
@@ -207,6 +217,8 @@ macro_rules! page {
             // Above every key: the last character, once more than a key can hold it.
             "AND e.key < coalesce($4, repeat(chr(1114111), 257)) AND ",
             live!("$5"),
+            " AND ",
+            app_exists!(),
             " WINDOW page AS (ORDER BY e.key ",
             $order,
             " ROWS UNBOUNDED PRECEDING) \
@@ -277,7 +289,7 @@ macro_rules! set_many {
             insert_columns!(),
             "SELECT $1, n.collection, n.key, n.json::jsonb, n.bytes, n.size, \
              nextval('kv_version'), $8::bigint, $8::bigint, n.expires_at \
-             FROM (SELECT a.id FROM apps AS a WHERE a.id = $1",
+             FROM (SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL",
             $condition,
             " FOR KEY SHARE) AS held, \
              unnest($2::text[], $3::text[], $4::text[], $5::bytea[], $6::integer[], $7::bigint[]) \
@@ -299,22 +311,23 @@ statements! {
         SELECT (SELECT e.collection FROM kv_entries AS e \
                 WHERE e.app_id = $1 AND e.collection > names.name ORDER BY e.collection LIMIT 1) \
         FROM names WHERE names.name IS NOT NULL) \
-        SELECT names.name FROM names WHERE names.name IS NOT NULL LIMIT $3";
+        SELECT names.name FROM names WHERE names.name IS NOT NULL \
+        AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL) LIMIT $3";
     /// Whether the app is there.
     APP_EXISTS = concat!("SELECT ", app_exists!());
     /// Holds the app against deletion until the transaction ends. First in every
     /// transaction, as it is in a deletion: so the two cannot deadlock.
-    LOCK_APP = "SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE";
+    LOCK_APP = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL FOR KEY SHARE";
     /// App, collections. As `LOCK_APP`, and those of the collections that a trigger
     /// watches.
     LOCK_APP_AND_LOOK = "SELECT ARRAY(SELECT DISTINCT t.collection FROM triggers AS t \
         WHERE t.app_id = $1 AND t.collection = ANY($2)) \
-        FROM apps AS a WHERE a.id = $1 FOR KEY SHARE";
+        FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL FOR KEY SHARE";
 
     /// Key, now.
     GET = concat!(
         "SELECT ", entry_columns!("e"), " FROM kv_entries AS e WHERE ",
-        this_entry!(), " AND ", live!("$4")
+        this_entry!(), " AND ", live!("$4"), " AND ", app_exists!()
     );
     /// App, collections, keys, now, bytes: the live ones, each with its place in the
     /// arrays, whether the values are over the bytes together, and the value and the
@@ -327,12 +340,12 @@ statements! {
          AS bytes_together \
          FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k (collection, key, at), ",
         each_given!("e.json, e.bytes, e.version, e.created_at, e.updated_at, e.expires_at, e.size"),
-        ") AS p"
+        " WHERE ", app_exists!(), ") AS p"
     );
     /// Key, now. Whether the app is there comes second, for commits.
     HAS = concat!(
         "SELECT EXISTS (SELECT 1 FROM kv_entries AS e WHERE ", this_entry!(), " AND ",
-        live!("$4"), "), ", app_exists!()
+        live!("$4"), " AND ", app_exists!(), "), ", app_exists!()
     );
     /// See `page!`.
     KEYS_FORWARD = page_keys!("ASC");
@@ -395,7 +408,8 @@ statements! {
          expires_at = CASE WHEN e.expires_at > excluded.updated_at THEN e.expires_at END \
          WHERE e.expires_at <= excluded.updated_at OR ", integer!(), " \
          RETURNING e.version, e.size, e.replaced, e.json::text AS json), ",
-        fired!("$6", "$8, $9, $10", "'set', $2, $3, w.version, w.size, w.json, NULL",
+        fired!("$6", "$8, $9, $10",
+            concat!("'set', $2, $3, w.version, w.size + ", delivery_bytes!(), ", w.json, NULL"),
             "written AS w", "t.on_set"), ", ",
         count_written!("$7", queued!()), "SELECT (SELECT w.version FROM written AS w), ",
         held_and_fired!(), ", (SELECT w.json::bigint FROM written AS w)"
@@ -445,24 +459,28 @@ statements! {
     /// that did so first, and counts them. Somebody else's it leaves alone.
     SWEEP = concat!(
         "WITH expired AS (SELECT e.collection, e.key FROM kv_entries AS e \
-         WHERE e.app_id = $1 AND e.expires_at <= $2 ORDER BY e.expires_at LIMIT $3 \
+         WHERE e.app_id = $1 AND e.expires_at <= $2 AND ", app_exists!(), " \
+         ORDER BY e.expires_at LIMIT $3 \
          FOR UPDATE SKIP LOCKED), \
          gone AS (DELETE FROM kv_entries AS e USING expired AS k WHERE ", these_entries!(),
-        " RETURNING e.size), ", count_gone!("$4", ""), "SELECT count(*) FROM gone"
+        " RETURNING e.size), ", count_gone!("$4", nothing_queued!()), "SELECT count(*) FROM gone"
     );
     /// See `set_many!`, and the slot that counts it. Writes nothing if a trigger
     /// watches one of the collections: this statement makes no deliveries.
     SET_MANY = concat!(
         "WITH written AS (", set_many!(" AND NOT EXISTS (SELECT 1 FROM triggers AS t \
-            WHERE t.app_id = $1 AND t.collection = ANY($2))"), "), ", count_written!("$9", ""),
+            WHERE t.app_id = $1 AND t.collection = ANY($2))"), "), ", count_written!("$9", nothing_queued!()),
         "SELECT w.collection, w.key, w.version FROM written AS w"
     );
     /// See `set_many!`. Returns the size and what it replaced, for the transaction
     /// to count.
     SET_MANY_UNCOUNTED = set_many!("");
-    /// All entries of an app that is about to be deleted. The foreign keys would
-    /// take them along, but perhaps after its slots.
-    DELETE_ALL = "DELETE FROM kv_entries AS e WHERE e.app_id = $1";
+    /// A deleted app, how many: removes entries of it.
+    REAP_ENTRIES = concat!(
+        "WITH few AS (SELECT e.collection, e.key FROM kv_entries AS e WHERE e.app_id = $1 \
+         LIMIT $2 FOR UPDATE SKIP LOCKED) \
+         DELETE FROM kv_entries AS e USING few AS k WHERE ", these_entries!(), " RETURNING 1"
+    );
     /// Draws versions for sets that a later operation of the same batch replaces.
     DRAW = "SELECT nextval('kv_version') FROM generate_series(1, $1::integer)";
     /// Now, filler: a write that tells whether the database takes writes.

@@ -13,7 +13,7 @@
 use super::lease::Lease;
 use super::sql;
 use super::transaction::Stop;
-use crate::model::{AppId, Quota, Resource};
+use crate::model::{AppId, DELIVERIES_MAX, DELIVERY_BYTES, ENTRY_BYTES, Quota, Resource};
 use crate::store::StoreError;
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -27,24 +27,35 @@ pub(super) const SLOTS: i16 = 8;
 pub(super) struct Delta {
     entries: i64,
     bytes: i64,
+    deliveries: i64,
 }
 
 impl Delta {
     /// Counts one entry that was written with a size in place of another; 0 is
     /// none, or a row that held its place.
     pub(super) fn replace(&mut self, size: i32, replaced: i32) {
-        self.entries += i64::from(size != 0) - i64::from(replaced != 0);
-        self.bytes += i64::from(size) - i64::from(replaced);
+        let entries = i64::from(size != 0) - i64::from(replaced != 0);
+        self.entries += entries;
+        self.bytes += i64::from(size) - i64::from(replaced) + entries * ENTRY_BYTES as i64;
     }
 
-    /// Counts the bytes of a delivery that was made.
-    pub(super) fn queue(&mut self, size: i32) {
-        self.bytes += i64::from(size);
+    /// Counts deliveries that were made.
+    pub(super) fn queue(&mut self, deliveries: i64, bytes: i64) {
+        self.deliveries += deliveries;
+        self.bytes += bytes;
     }
 
-    /// Gives the bytes of a delivery back.
+    /// Gives back what a delivery takes. A run of a schedule has no size and is not
+    /// counted.
     pub(super) fn give_back(&mut self, size: i32) {
+        self.deliveries -= i64::from(size != 0);
         self.bytes -= i64::from(size);
+    }
+
+    /// Counts a dead letter, from the size of its delivery and the bytes of the
+    /// texts that say how it failed.
+    pub(super) fn bury(&mut self, size: i32, texts: usize) {
+        self.bytes += i64::from(size).max(DELIVERY_BYTES as i64) + texts as i64;
     }
 }
 
@@ -72,12 +83,18 @@ pub(super) async fn count(
         total.check(delta)?;
         return Ok(deal(lease, app, &total, delta).await?);
     }
-    let statement = sqlx::query(sql::usage::COUNT)
-        .bind(app.uuid())
-        .bind(lease.slot());
+    Ok(add(lease, sql::usage::COUNT, app, delta).await?)
+}
+
+/// Counts a change that is not refused, last in its transaction.
+pub(super) async fn count_always(lease: &mut Lease, app: AppId, delta: Delta) -> Result<(), Error> {
+    add(lease, sql::usage::COUNT_ALWAYS, app, delta).await
+}
+
+async fn add(lease: &mut Lease, text: &'static str, app: AppId, delta: Delta) -> Result<(), Error> {
+    let statement = sqlx::query(text).bind(app.uuid()).bind(lease.slot());
     let statement = statement.bind(delta.entries).bind(delta.bytes);
-    lease.run(statement).await?;
-    Ok(())
+    lease.run(statement.bind(delta.deliveries)).await.map(drop)
 }
 
 /// Makes the slots of a new app.
@@ -106,12 +123,17 @@ async fn hold(lease: &mut Lease, app: AppId) -> Result<Total, Error> {
     Ok(Total {
         entries: Account::of(row, 0)?,
         bytes: Account::of(row, 2)?,
+        deliveries: Account {
+            used: row.try_get(4)?,
+            max: Some(DELIVERIES_MAX as i64),
+        },
     })
 }
 
 async fn deal(lease: &mut Lease, app: AppId, total: &Total, delta: Delta) -> Result<(), Error> {
     let entries = total.entries.shares(delta.entries);
     let bytes = total.bytes.shares(delta.bytes);
+    let deliveries = total.deliveries.shares(delta.deliveries);
     let statement = sqlx::query(sql::usage::DEAL)
         .bind(app.uuid())
         .bind(lease.slot())
@@ -120,7 +142,10 @@ async fn deal(lease: &mut Lease, app: AppId, total: &Total, delta: Delta) -> Res
         .bind(entries.map(|shares| shares.here))
         .bind(entries.map(|shares| shares.elsewhere))
         .bind(bytes.map(|shares| shares.here))
-        .bind(bytes.map(|shares| shares.elsewhere));
+        .bind(bytes.map(|shares| shares.elsewhere))
+        .bind(delta.deliveries)
+        .bind(deliveries.map(|shares| shares.here))
+        .bind(deliveries.map(|shares| shares.elsewhere));
     lease.run(statement).await.map(drop)
 }
 
@@ -128,6 +153,7 @@ async fn deal(lease: &mut Lease, app: AppId, total: &Total, delta: Delta) -> Res
 struct Total {
     entries: Account,
     bytes: Account,
+    deliveries: Account,
 }
 
 impl Total {
@@ -143,7 +169,8 @@ impl Total {
             _ => Ok(()),
         };
         fits(&self.entries, delta.entries, Resource::Entries)?;
-        fits(&self.bytes, delta.bytes, Resource::Bytes)
+        fits(&self.bytes, delta.bytes, Resource::Bytes)?;
+        fits(&self.deliveries, delta.deliveries, Resource::Deliveries)
     }
 }
 
@@ -238,8 +265,13 @@ mod tests {
             let total = Total {
                 entries: account(3, 2),
                 bytes: account(10, 12),
+                deliveries: account(0, 1),
             };
-            total.check(Delta { entries, bytes })
+            total.check(Delta {
+                entries,
+                bytes,
+                deliveries: 0,
+            })
         };
         assert!(check(0, 2).is_ok() && check(-1, -5).is_ok() && check(0, -1).is_ok());
         for (entries, bytes, short, most) in [
@@ -261,9 +293,13 @@ mod tests {
         for (size, replaced) in [(10, 0), (7, 9), (0, 4), (0, 0), (5, 0)] {
             delta.replace(size, replaced);
         }
-        assert_eq!((delta.entries, delta.bytes), (1, 9));
-        delta.queue(20);
+        let entry = ENTRY_BYTES as i64;
+        assert_eq!((delta.entries, delta.bytes), (1, 9 + entry));
+        delta.queue(2, 20);
         delta.give_back(4);
-        assert_eq!((delta.entries, delta.bytes), (1, 25));
+        assert_eq!((delta.bytes, delta.deliveries), (25 + entry, 1));
+        // A run of a schedule.
+        delta.give_back(0);
+        assert_eq!((delta.bytes, delta.deliveries), (25 + entry, 1));
     }
 }

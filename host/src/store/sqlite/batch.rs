@@ -1,6 +1,6 @@
 //! Batches: checks, operations, deliveries, and what they take of the quota.
 
-use super::outbox::{Fired, acknowledge};
+use super::outbox::{Deliveries, Fired, acknowledge};
 use super::tally::Delta;
 use super::writer::Transaction;
 use super::{error, read, registry};
@@ -27,7 +27,7 @@ pub(super) fn bytes(batch: &WriteBatch) -> usize {
 struct Done {
     applied: Vec<Applied>,
     delta: Delta,
-    deliveries: u64,
+    deliveries: Deliveries,
 }
 
 /// Applies one batch so that it leaves all of itself or nothing.
@@ -54,7 +54,7 @@ pub(super) fn apply(
     transaction.tally.add(app, done.delta);
     Ok(Committed {
         applied: done.applied,
-        deliveries: done.deliveries,
+        deliveries: done.deliveries.count().into(),
     })
 }
 
@@ -63,11 +63,12 @@ fn run_all(transaction: &mut Transaction<'_>, batch: &WriteBatch) -> Result<Done
     let mut done = Done::default();
     if let Some(receipt) = &batch.acknowledge {
         let size = acknowledge(transaction.connection, receipt, batch.now)?;
-        done.delta.bytes -= size;
+        done.delta += -Delta::queued(size);
     }
     for (at, op) in batch.ops.iter().enumerate() {
         run(transaction, batch, at, op, Alone(false), &mut done)?;
     }
+    transaction.share_out(batch, &done.deliveries)?;
     transaction.tally.check(batch.app_id, done.delta)?;
     if let Some(audit) = &batch.audit {
         registry::write_audit(transaction.connection, audit).map_err(error::store)?;
@@ -139,9 +140,7 @@ fn run(
             version,
             value,
         };
-        let (deliveries, bytes) = transaction.fire(batch, &fired)?;
-        done.deliveries += deliveries;
-        done.delta.bytes += bytes;
+        done.delta += transaction.fire(batch, &fired, &mut done.deliveries)?;
     }
     Ok(())
 }
@@ -173,10 +172,7 @@ fn set(
     let (collection, key) = (row.collection.as_str(), row.key.as_str());
     let size = (collection.len() + key.len() + row.value.as_bytes().len()) as i64;
     let before = stored_size(transaction.connection, row).map_err(error::store)?;
-    let delta = Delta {
-        entries: i64::from(before.is_none()),
-        bytes: size - before.unwrap_or(0),
-    };
+    let delta = Delta::entry(Some(size), before);
     if alone {
         transaction.tally.check(row.app, delta)?;
     }
@@ -229,10 +225,7 @@ fn delete(
         let was_live: bool = row.get(0)?;
         let had: i64 = row.get(2)?;
         version = was_live.then_some(Version(had.unsigned_abs()));
-        delta = Delta {
-            entries: -1,
-            bytes: -row.get::<_, i64>(1)?,
-        };
+        delta = Delta::entry(None, Some(row.get(1)?));
     }
     Ok((version, delta))
 }
@@ -256,11 +249,9 @@ pub(super) fn sweep(
             rows?.collect()
         })
         .map_err(error::store)?;
-    let delta = Delta {
-        entries: -(sizes.len() as i64),
-        bytes: -sizes.iter().sum::<i64>(),
-    };
-    transaction.tally.add(app, delta);
+    for size in &sizes {
+        transaction.tally.add(app, Delta::entry(None, Some(*size)));
+    }
     Ok(sizes.len() as u64)
 }
 

@@ -1,16 +1,19 @@
 //! The embedded store: one SQLite file.
 //!
 //! Reads run inline on the calling thread, through pooled connections with
-//! cached statements. Writes go to one thread that commits them in groups, and
+//! cached statements; long ones run on threads of their own (`places`). Writes go to one thread that commits them in groups, and
 //! each is answered after the commit that holds it.
 
 mod batch;
 mod error;
+mod grave;
 mod outbox;
+mod places;
 mod queue;
 mod read;
 mod registry;
 mod tally;
+mod upkeep;
 mod writer;
 
 use super::{Store, StoreError};
@@ -19,12 +22,17 @@ use crate::model::{
     App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
+use places::Places;
 use read::Readers;
 use sqlx::ConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use writer::{Transaction, Writer};
+
+/// A page with values of at most so many entries is read on the thread that asks.
+const SHORT_PAGE: u32 = 8;
 
 /// How a SQLite store is opened.
 #[derive(Debug, Clone)]
@@ -58,8 +66,9 @@ impl SqliteOptions {
 pub struct SqliteStore {
     // Dropped first, so that the writer's connection is the last to close and
     // folds the log into the database.
-    readers: Readers,
+    readers: Arc<Readers>,
     writer: Writer,
+    places: Places,
 }
 
 impl SqliteStore {
@@ -73,8 +82,9 @@ impl SqliteStore {
         create_private(&options.path).map_err(error::host)?;
         migrate(&options).await?;
         Ok(SqliteStore {
-            readers: Readers::new(&options)?,
+            readers: Arc::new(Readers::new(&options)?),
             writer: Writer::start(&options)?,
+            places: Places::new(),
         })
     }
 }
@@ -97,6 +107,8 @@ async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
         .filename(&options.path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        // Of a new file: it can give space back.
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .busy_timeout(options.busy_timeout)
         .connect()
         .await
@@ -128,7 +140,8 @@ impl Store for SqliteStore {
         bytes_max: usize,
     ) -> Result<Vec<Option<Entry>>, StoreError> {
         let read = |conn: &_| read::get_many(conn, app, keys, now, bytes_max);
-        let entries = self.readers.with(read)?;
+        let none = || Some(vec![None; keys.len()]);
+        let entries = self.readers.of_app(app, none, read)?;
         entries.ok_or(StoreError::AnswerTooLarge { limit: bytes_max })
     }
 
@@ -143,8 +156,8 @@ impl Store for SqliteStore {
         key: &Key,
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
-        self.readers
-            .with(|conn| read::get(conn, app, collection, key, now))
+        let read = |conn: &_| read::get(conn, app, collection, key, now);
+        self.readers.of_app(app, Option::default, read)
     }
 
     async fn has(
@@ -154,8 +167,9 @@ impl Store for SqliteStore {
         key: &Key,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.readers
-            .with(|conn| Ok(read::version(conn, app, collection, key, now)?.is_some()))
+        let read = |conn: &_| read::version(conn, app, collection, key, now);
+        let version = self.readers.of_app(app, Option::default, read)?;
+        Ok(version.is_some())
     }
 
     async fn list(
@@ -164,7 +178,16 @@ impl Store for SqliteStore {
         query: &ListQuery,
         now: Timestamp,
     ) -> Result<Page, StoreError> {
-        self.readers.with(|conn| read::list(conn, app, query, now))
+        if !query.with_values || query.limit <= SHORT_PAGE {
+            let read = |conn: &_| read::list(conn, app, query, now);
+            return self.readers.of_app(app, Page::default, read);
+        }
+        let (readers, query) = (Arc::clone(&self.readers), query.clone());
+        let read = move || {
+            let read = |conn: &_| read::list(conn, app, &query, now);
+            readers.of_app(app, Page::default, read)
+        };
+        self.places.run(Some(app), read).await
     }
 
     async fn collections(
@@ -173,8 +196,8 @@ impl Store for SqliteStore {
         after: Option<&Collection>,
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError> {
-        self.readers
-            .with(|conn| read::collections(conn, app, after, limit))
+        let read = |conn: &_| read::collections(conn, app, after, limit);
+        self.readers.of_app(app, Vec::new, read)
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {

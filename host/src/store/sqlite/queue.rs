@@ -13,7 +13,8 @@ use uuid::Uuid;
 #[async_trait]
 impl Outbox for SqliteStore {
     async fn triggers(&self, app: AppId) -> Result<Vec<Trigger>, StoreError> {
-        self.readers.with(|conn| outbox::triggers(conn, app))
+        let read = |conn: &_| outbox::triggers(conn, app);
+        self.readers.of_app(app, Vec::new, read)
     }
 
     async fn due(
@@ -52,8 +53,8 @@ impl Outbox for SqliteStore {
         trigger: Option<&TriggerName>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
-        self.readers
-            .with(|conn| outbox::deliveries(conn, app, trigger, limit))
+        let read = |conn: &_| outbox::deliveries(conn, app, trigger, limit);
+        self.readers.of_app(app, Vec::new, read)
     }
 
     async fn schedules(
@@ -79,8 +80,8 @@ impl Outbox for SqliteStore {
         before: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.readers
-            .with(|conn| outbox::dead_letters(conn, app, letters, before, limit))
+        let read = |conn: &_| outbox::dead_letters(conn, app, letters, before, limit);
+        self.readers.of_app(app, Vec::new, read)
     }
 
     async fn count_dead_letters(
@@ -89,8 +90,8 @@ impl Outbox for SqliteStore {
         letters: &Letters,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        self.readers
-            .with(|conn| outbox::count(conn, app, letters, limit))
+        let read = |conn: &_| outbox::count(conn, app, letters, limit);
+        self.readers.of_app(app, || 0, read)
     }
 
     async fn prune(

@@ -1,5 +1,6 @@
 //! Reads: pooled connections and the statements that run on them.
 
+use super::grave::is_buried;
 use super::{SqliteOptions, error};
 use crate::model::{
     ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
@@ -51,6 +52,21 @@ impl Readers {
         result
     }
 
+    /// Runs `read` on what an app owns; `absent` is the answer of a deleted app.
+    pub(super) fn of_app<T>(
+        &self,
+        app: AppId,
+        absent: impl FnOnce() -> T,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        self.with(|connection| {
+            if is_buried(connection, app)? {
+                return Ok(absent());
+            }
+            read(connection)
+        })
+    }
+
     fn open(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
@@ -76,7 +92,9 @@ pub(super) fn app(connection: &Connection, name: &AppName) -> rusqlite::Result<O
 
 pub(super) fn app_by_id(connection: &Connection, id: AppId) -> rusqlite::Result<Option<App>> {
     connection
-        .prepare_cached(&format!("SELECT {APP_COLUMNS} WHERE id = ?1"))?
+        .prepare_cached(&format!(
+            "SELECT {APP_COLUMNS} WHERE id = ?1 AND deleted_at IS NULL"
+        ))?
         .query_row([id.uuid().as_bytes()], app_row)
         .optional()
 }
@@ -88,7 +106,7 @@ pub(super) fn apps(
 ) -> rusqlite::Result<Vec<App>> {
     connection
         .prepare_cached(&format!(
-            "SELECT {APP_COLUMNS} WHERE name > ?1 ORDER BY name LIMIT ?2"
+            "SELECT {APP_COLUMNS} WHERE name > ?1 AND deleted_at IS NULL ORDER BY name LIMIT ?2"
         ))?
         .query_map((after.map_or("", AppName::as_str), limit), app_row)?
         .collect()

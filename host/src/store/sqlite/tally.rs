@@ -4,7 +4,7 @@
 //! transaction, counts in memory, and writes the row once before the commit.
 
 use super::error;
-use crate::model::{AppId, Resource};
+use crate::model::{AppId, DELIVERIES_MAX, ENTRY_BYTES, Resource};
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
@@ -15,12 +15,58 @@ use std::collections::hash_map::Entry;
 pub(super) struct Delta {
     pub(super) entries: i64,
     pub(super) bytes: i64,
+    pub(super) deliveries: i64,
+}
+
+impl Delta {
+    /// Of an entry that is written in place of another one, or removed: the sizes
+    /// after and before, if it is there.
+    pub(super) fn entry(after: Option<i64>, before: Option<i64>) -> Delta {
+        let entries = i64::from(after.is_some()) - i64::from(before.is_some());
+        let bytes = after.unwrap_or(0) - before.unwrap_or(0);
+        Delta {
+            entries,
+            bytes: bytes + entries * ENTRY_BYTES as i64,
+            deliveries: 0,
+        }
+    }
+
+    /// Of a delivery that comes into the queue, from its size. A run of a schedule
+    /// has none and is not counted.
+    pub(super) fn queued(size: i64) -> Delta {
+        Delta {
+            entries: 0,
+            bytes: size,
+            deliveries: i64::from(size > 0),
+        }
+    }
+
+    /// Of bytes that dead letters take.
+    pub(super) fn letters(bytes: i64) -> Delta {
+        Delta {
+            bytes,
+            ..Delta::default()
+        }
+    }
+}
+
+impl std::ops::Neg for Delta {
+    type Output = Delta;
+
+    fn neg(self) -> Delta {
+        Delta {
+            entries: -self.entries,
+            bytes: -self.bytes,
+            deliveries: -self.deliveries,
+        }
+    }
 }
 
 impl std::ops::AddAssign for Delta {
     fn add_assign(&mut self, other: Delta) {
         self.entries += other.entries;
         self.bytes += other.bytes;
+        self.deliveries += other.deliveries;
     }
 }
 
@@ -28,6 +74,7 @@ impl std::ops::AddAssign for Delta {
 struct Account {
     entries: i64,
     bytes: i64,
+    deliveries: i64,
     entries_max: Option<i64>,
     bytes_max: Option<i64>,
     /// Grows with each change of its triggers; 0 while it never had one.
@@ -76,12 +123,15 @@ impl Tally {
         let Account {
             entries,
             bytes,
+            deliveries,
             entries_max,
             bytes_max,
             ..
         } = *account;
         fits(Resource::Entries, entries, delta.entries, entries_max)?;
-        fits(Resource::Bytes, bytes, delta.bytes, bytes_max)
+        fits(Resource::Bytes, bytes, delta.bytes, bytes_max)?;
+        let max = Some(DELIVERIES_MAX as i64);
+        fits(Resource::Deliveries, deliveries, delta.deliveries, max)
     }
 
     /// Counts a write that took effect.
@@ -92,6 +142,7 @@ impl Tally {
         if let Some(account) = self.accounts.get_mut(&app) {
             account.entries += delta.entries;
             account.bytes += delta.bytes;
+            account.deliveries += delta.deliveries;
             account.changed = true;
             if let Some(counted) = &mut self.since_savepoint {
                 counted.push((app, delta));
@@ -115,6 +166,7 @@ impl Tally {
             if let Some(account) = self.accounts.get_mut(&app) {
                 account.entries -= delta.entries;
                 account.bytes -= delta.bytes;
+                account.deliveries -= delta.deliveries;
             }
         }
     }
@@ -125,9 +177,15 @@ impl Tally {
             if account.changed {
                 connection
                     .prepare_cached(
-                        "UPDATE app_usage SET entries = ?2, bytes = ?3 WHERE app_id = ?1",
+                        "UPDATE app_usage SET entries = ?2, bytes = ?3, queued = ?4
+                         WHERE app_id = ?1",
                     )?
-                    .execute((app.uuid().as_bytes(), account.entries, account.bytes))?;
+                    .execute((
+                        app.uuid().as_bytes(),
+                        account.entries,
+                        account.bytes,
+                        account.deliveries,
+                    ))?;
             }
         }
         Ok(())
@@ -137,7 +195,8 @@ impl Tally {
 fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Account>> {
     connection
         .prepare_cached(
-            "SELECT u.entries, u.bytes, a.entries_max, a.bytes_max, a.triggers
+            "SELECT u.entries, u.bytes, a.entries_max, a.bytes_max, a.triggers,
+                    u.queued
              FROM apps AS a JOIN app_usage AS u ON u.app_id = a.id WHERE a.id = ?1",
         )?
         .query_row([app.uuid().as_bytes()], |row| {
@@ -147,6 +206,7 @@ fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Account>
                 entries_max: row.get(2)?,
                 bytes_max: row.get(3)?,
                 triggers: row.get(4)?,
+                deliveries: row.get(5)?,
                 changed: false,
             })
         })

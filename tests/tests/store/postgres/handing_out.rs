@@ -7,7 +7,7 @@ use kvasm::model::{
 };
 use kvasm::store::{PostgresOptions, StoreError};
 use kvasm_tests::conformance::event_kit::{increment, trigger_name};
-use kvasm_tests::conformance::kit::{NOW, Tenant, bytes, delete, json, set};
+use kvasm_tests::conformance::kit::{NOW, Tenant, bytes, delete, json, reap, set};
 use kvasm_tests::conformance::rng::{self, Rng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -262,6 +262,7 @@ async fn an_app_is_deleted_while_its_deliveries_are_claimed() {
     while let Some(ended) = tasks.join_next().await {
         ended.expect("a task");
     }
+    reap(&*app.store).await;
     let rows = [
         "kv_entries",
         "triggers",

@@ -4,7 +4,7 @@ use super::usage::audit;
 use super::{connect, deadlocks, options, psql};
 use kvasm::model::{AppId, Digest, Exports, NewPlugin, PluginVersion, WriteBatch};
 use kvasm::store::{Store, StoreError};
-use kvasm_tests::conformance::kit::{NOW, OF_THE_KIT, absent, bytes, set};
+use kvasm_tests::conformance::kit::{NOW, OF_THE_KIT, absent, bytes, reap, set};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -62,6 +62,7 @@ async fn two_hosts_add_and_remove_the_same_module() {
     while let Some(ended) = workers.join_next().await {
         ended.expect("a worker");
     }
+    reap(&*hosts[0].store).await;
     let left = "SELECT (SELECT count(*) FROM modules), (SELECT count(*) FROM plugins), \
                 (SELECT count(*) FROM app_usage)";
     assert_eq!(psql(&options.url, left).await.trim(), "0|0|0");

@@ -6,7 +6,7 @@ use kvasm::model::{
 };
 use kvasm::store::{PostgresOptions, StoreError};
 use kvasm_tests::conformance::kit::{
-    NOW, Tenant, absent, app, at_version, bytes, delete, set, set_until, unique_name,
+    NOW, Tenant, absent, app, at_version, bytes, cost, delete, set, set_until, unique_name,
 };
 use kvasm_tests::conformance::rng::Rng;
 use std::sync::Arc;
@@ -74,11 +74,11 @@ async fn write(app: &Tenant, checks: Vec<Check>, ops: Vec<Op>) -> Result<(), (Re
 /// What is counted is what is there, and no slot was left with a placeholder's.
 async fn assert_counted(options: &PostgresOptions, app: &Tenant) {
     let sql = format!(
-        "SELECT count(*), coalesce(sum(size), 0) FROM kv_entries WHERE app_id = '{}'",
+        "SELECT count(*), coalesce(sum(size + 192), 0) FROM kv_entries WHERE app_id = '{}'",
         app.id
     );
     let found = psql(&options.url, sql).await;
-    let Usage { entries, bytes } = used(app).await;
+    let Usage { entries, bytes, .. } = used(app).await;
     assert_eq!(found.trim(), format!("{entries}|{bytes}"));
 }
 
@@ -87,7 +87,7 @@ fn value(len: usize) -> Value {
 }
 
 /// The bytes of an entry of collection `c` that `fill` writes, with an empty value.
-const SMALLEST: u64 = 1 + 7;
+const SMALLEST: u64 = cost(1, 0, 1 + 7);
 
 /// Writes new entries, ever smaller ones, until not even an empty one fits.
 async fn fill(app: Tenant, writer: usize, limit: u64) {
@@ -242,7 +242,7 @@ async fn write_anything(app: Tenant, mut rng: Rng, stop: Arc<AtomicBool>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn usage_is_what_the_entries_take_whatever_was_written() {
     let options = options().await;
-    for settings in [quota(None, None), quota(15, 600)] {
+    for settings in [quota(None, None), quota(15, cost(10, 0, 600))] {
         let hosts = two_hosts(&options, settings).await;
         let stop = Arc::new(AtomicBool::new(false));
         let mut seed = Rng::new(kvasm_tests::conformance::rng::seed());
@@ -257,7 +257,7 @@ async fn usage_is_what_the_entries_take_whatever_was_written() {
             let sql = format!(
                 "SELECT (SELECT count(*) FROM kv_entries WHERE app_id = '{0}') \
                  = (SELECT sum(entries) FROM app_usage WHERE app_id = '{0}'), \
-                 (SELECT coalesce(sum(size), 0) FROM kv_entries WHERE app_id = '{0}') \
+                 (SELECT coalesce(sum(size + 192), 0) FROM kv_entries WHERE app_id = '{0}') \
                  = (SELECT sum(bytes) FROM app_usage WHERE app_id = '{0}')",
                 hosts[0].id
             );
@@ -286,7 +286,7 @@ async fn a_quota_is_lowered_and_raised_under_writers() {
     }
     for round in 0..30 {
         let entries = rng.chance(2, 3).then(|| rng.below(20) as u64);
-        let bytes = rng.chance(2, 3).then(|| rng.below(1200) as u64);
+        let bytes = rng.chance(2, 3).then(|| rng.below(4000) as u64);
         let app = &hosts[round % 2];
         update(app, quota(entries, bytes)).await;
         let mut before = used(app).await;
@@ -327,8 +327,9 @@ async fn an_app_over_its_quota_frees_before_it_takes() {
     for key in ["one", "two"] {
         one.set("c", key, value(96)).await;
     }
-    update(&two, quota(None, 650)).await;
-    let refused = Err((Resource::Bytes, 650));
+    let limit = cost(7, 0, 650);
+    update(&two, quota(None, limit)).await;
+    let refused = Err((Resource::Bytes, limit));
     let put = |key: &str, len: usize| vec![set("c", key, value(len))];
     for (app, key) in [(&one, "one"), (&two, "two")] {
         // What it has freed is not its own to take while all are over.
@@ -357,7 +358,7 @@ async fn an_app_over_its_quota_frees_before_it_takes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_may_take_the_whole_quota() {
     let options = options().await;
-    let [one, two] = two_hosts(&options, quota(100, 10_000)).await;
+    let [one, two] = two_hosts(&options, quota(100, cost(100, 0, 10_000))).await;
     let keys: Vec<_> = (0..100).map(|at| format!("k{at:02}")).collect();
     // 100 bytes each.
     let all: Vec<_> = keys.iter().map(|k| set("c", k, value(96))).collect();
@@ -377,13 +378,14 @@ async fn a_batch_may_take_the_whole_quota() {
     assert_eq!(write(&two, checks, mixed).await, Ok(()));
     let full = Usage {
         entries: 100,
-        bytes: 10_000,
+        bytes: cost(100, 0, 10_000),
+        deliveries: 0,
     };
     assert_eq!(used(&one).await, full);
     assert_counted(&options, &one).await;
     let one_value = vec![delete("c", "k00"), set("c", "k01", value(196))];
     assert_eq!(one.commit(vec![], one_value).await.len(), 2);
-    assert_eq!(used(&one).await.bytes, 10_000);
+    assert_eq!(used(&one).await.bytes, cost(99, 0, 10_000));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -404,7 +406,8 @@ async fn expired_entries_count_until_they_are_overwritten() {
         used(&one).await,
         Usage {
             entries: 2,
-            bytes: 15
+            bytes: cost(2, 0, 15),
+            deliveries: 0,
         }
     );
     let deleted = later.commit(vec![], vec![delete("c", "a")]).await;

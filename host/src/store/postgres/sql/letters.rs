@@ -4,7 +4,9 @@
 /// until.
 macro_rules! these_letters {
     () => {
-        "l.app_id = $1 AND (cardinality($2::uuid[]) = 0 OR l.id = ANY($2)) \
+        "l.app_id = $1 \
+         AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL) \
+         AND (cardinality($2::uuid[]) = 0 OR l.id = ANY($2)) \
          AND ($3::text IS NULL OR l.trigger_name = $3) AND ($4::text IS NULL OR l.reason = $4) \
          AND ($5::bigint IS NULL OR l.dead_at >= $5) AND ($6::bigint IS NULL OR l.dead_at < $6)"
     };
@@ -12,15 +14,13 @@ macro_rules! these_letters {
 
 /// Removes the oldest of them, `$7` at most.
 macro_rules! remove_these {
-    ($returning:literal) => {
+    () => {
         concat!(
             "WITH meant AS (SELECT l.id FROM dead_letters AS l WHERE ",
             these_letters!(),
             " ORDER BY l.id LIMIT $7 FOR UPDATE), \
              gone AS (DELETE FROM dead_letters AS l USING meant AS m \
-             WHERE l.app_id = $1 AND l.id = m.id RETURNING ",
-            $returning,
-            ")"
+             WHERE l.app_id = $1 AND l.id = m.id RETURNING l.*)"
         )
     };
 }
@@ -38,33 +38,35 @@ statements! {
         "SELECT count(*) FROM (SELECT 1 FROM dead_letters AS l WHERE ", these_letters!(),
         " LIMIT $7) AS counted"
     );
-    /// See `remove_these!`; now. Makes deliveries of them again. They keep their
-    /// sizes, so nothing is counted. After `LOCK_APP_ALONE`: writers draw numbers
+    /// See `remove_these!`; now, slot. Makes deliveries of them again. After `LOCK_APP_ALONE`: writers draw numbers
     /// while they hold the app, so those that are drawn here are after all that
     /// others have drawn.
     REPLAY = concat!(
-        remove_these!("l.*"),
-        " INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, \
-         replays, at, chain, event_id, depth, kind, collection, key, version, size, json, bytes) \
+        remove_these!(), ", made AS (INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, \
+         replays, at, chain, event_id, depth, kind, collection, key, version, size, json, bytes, \
+         followers) \
          SELECT $1, g.trigger_name, nextval('delivery_seq'), g.function, $8, $8, g.replays + 1, \
          g.at, g.chain, g.event_id, g.depth, g.kind, g.collection, g.key, g.version, g.size, \
-         g.json, g.bytes FROM gone AS g ORDER BY g.id RETURNING d.seq"
+         g.json, g.bytes, g.followers FROM gone AS g ORDER BY g.id RETURNING d.seq), ",
+        count_letters_replayed!("$9"), "SELECT m.seq FROM made AS m"
     );
     /// See `remove_these!`; slot: how many.
     DISCARD = concat!(
-        remove_these!("l.size"), ", ", count_bytes_gone!("$8"), "SELECT count(*) FROM gone"
+        remove_these!(), ", ", count_letters_gone!("$8"), "SELECT count(*) FROM gone"
     );
     /// App, a time, how many to keep, how many at most, slot: how many it removed of
     /// those that were given up before that time or are older than the newest that
     /// are kept, the oldest first.
     PRUNE = concat!(
-        "WITH old AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 AND (l.dead_at < $2 \
+        "WITH old AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 AND ", app_exists!(), " AND (l.dead_at < $2 \
          OR l.id <= (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 ORDER BY l.id DESC \
          OFFSET $3 LIMIT 1)) ORDER BY l.id LIMIT $4 FOR UPDATE SKIP LOCKED), \
          gone AS (DELETE FROM dead_letters AS l USING old AS o \
-         WHERE l.app_id = $1 AND l.id = o.id RETURNING l.size), ",
-        count_bytes_gone!("$5"), "SELECT count(*) FROM gone"
+         WHERE l.app_id = $1 AND l.id = o.id RETURNING l.size, l.error, l.trace), ",
+        count_letters_gone!("$5"), "SELECT count(*) FROM gone"
     );
-    /// All of an app that is about to be deleted; see `DELETE_ALL`.
-    DELETE_LETTERS = "DELETE FROM dead_letters AS l WHERE l.app_id = $1";
+    /// A deleted app, how many: removes letters of it.
+    REAP_LETTERS = "WITH few AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 \
+        LIMIT $2 FOR UPDATE SKIP LOCKED) \
+        DELETE FROM dead_letters AS l USING few AS s WHERE l.app_id = $1 AND l.id = s.id RETURNING 1";
 }

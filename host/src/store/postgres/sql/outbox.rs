@@ -24,7 +24,15 @@
 macro_rules! insert_delivery {
     () => {
         "INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, at, \
-         chain, event_id, depth, kind, collection, key, version, size, json, bytes) "
+         chain, event_id, depth, kind, collection, key, version, size, json, bytes, \
+         followers) "
+    };
+}
+
+/// [`FOLLOWERS_MAX`](crate::model::FOLLOWERS_MAX): a test compares them.
+macro_rules! followers_max {
+    () => {
+        "10000"
     };
 }
 
@@ -32,7 +40,7 @@ macro_rules! insert_delivery {
 /// changes it, from its row of what it changed. The number is drawn for a row that
 /// comes from there, which is locked by then.
 macro_rules! fired {
-    ($now:literal, $event:literal, $what:literal, $from:literal, $on:literal) => {
+    ($now:literal, $event:literal, $what:expr, $from:literal, $on:literal) => {
         concat!(
             "fired AS (",
             insert_delivery!(),
@@ -46,7 +54,10 @@ macro_rules! fired {
             $event,
             ", ",
             $what,
-            " FROM ",
+            // As `share` says: no app has so many triggers that nothing is left.
+            ", ",
+            followers_max!(),
+            " / count(*) OVER () - 1 FROM ",
             $from,
             ", triggers AS t WHERE t.app_id = $1 AND t.collection = $2 \
              AND starts_with($3, t.prefix) AND ",
@@ -143,7 +154,9 @@ macro_rules! event_columns {
             $table,
             ".json, ",
             $table,
-            ".bytes"
+            ".bytes, ",
+            $table,
+            ".followers"
         )
     };
 }
@@ -155,7 +168,8 @@ macro_rules! deliveries {
             delivery_columns!("d"),
             ", p.attempts_max, p.age_max_ms FROM (SELECT t.name, t.attempts_max, t.age_max_ms \
              FROM triggers AS t WHERE t.app_id = $1) AS p \
-             RIGHT JOIN deliveries AS d ON p.name = d.trigger_name WHERE d.app_id = $1",
+             RIGHT JOIN deliveries AS d ON p.name = d.trigger_name WHERE d.app_id = $1 AND ",
+            app_exists!(),
             $condition,
             " ORDER BY d.trigger_name, d.chain, d.seq LIMIT $2"
         )
@@ -178,19 +192,27 @@ macro_rules! next_queue {
 
 statements! {
     /// App, now, depth; collections, keys, kinds, versions, sizes, JSON, bytes,
-    /// chains and identities of events, in their order. Makes the deliveries of what
-    /// a transaction has changed.
+    /// chains and identities of events, in their order; how many deliveries may
+    /// follow from each event, or from all if they are a handler's; the most
+    /// deliveries. Makes the deliveries of what a transaction has changed: how many
+    /// there are, and the bytes that they take. If there are more than the most, it
+    /// makes none.
     FIRE = concat!(
-        insert_delivery!(),
-        "SELECT $1, t.name, nextval('delivery_seq'), t.function, $2, $2, $2, n.chain, n.event_id, \
-         $3, n.kind, n.collection, n.key, n.version, n.size, n.json, n.bytes \
-         FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[], $8::integer[], $9::text[], \
-         $10::bytea[], $11::bigint[], $12::uuid[]) WITH ORDINALITY \
-         AS n (collection, key, kind, version, size, json, bytes, chain, event_id, place), \
+        "WITH events AS (SELECT * FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[], \
+         $8::integer[], $9::text[], $10::bytea[], $11::bigint[], $12::uuid[]) WITH ORDINALITY \
+         AS n (collection, key, kind, version, size, json, bytes, chain, event_id, place)), \
+         meant AS MATERIALIZED (SELECT n.place, t.name, t.function, count(*) OVER () AS together, \
+         count(*) OVER (PARTITION BY n.place) AS of_event FROM events AS n, \
          triggers AS t WHERE t.app_id = $1 AND t.collection = n.collection \
          AND starts_with(n.key, t.prefix) \
-         AND CASE n.kind WHEN 'set' THEN t.on_set ELSE t.on_delete END \
-         ORDER BY n.place, t.name RETURNING d.size"
+         AND CASE n.kind WHEN 'set' THEN t.on_set ELSE t.on_delete END), \
+         fired AS (", insert_delivery!(),
+        "SELECT $1, m.name, nextval('delivery_seq'), m.function, $2, $2, $2, n.chain, n.event_id, \
+         $3, n.kind, n.collection, n.key, n.version, n.size, n.json, n.bytes, \
+         greatest($13 / CASE $3 WHEN 1 THEN m.of_event ELSE m.together END - 1, 0) \
+         FROM meant AS m, events AS n WHERE n.place = m.place AND m.together <= $14 \
+         ORDER BY n.place, m.name RETURNING d.size) \
+         SELECT (SELECT count(*) FROM meant), (SELECT coalesce(sum(f.size), 0) FROM fired AS f)"
     );
     /// An app, a trigger's name, now, how many: the queues after those that have
     /// something that is due and are not paused. Steps from one queue to the next
@@ -211,7 +233,7 @@ statements! {
     /// locked.
     CLAIM = concat!(
         "WITH candidates AS (SELECT d.chain, d.seq, d.due_at FROM deliveries AS d \
-         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at <= $3 \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at <= $3 AND ", app_exists!(), " \
          ORDER BY d.due_at, d.seq LIMIT $7 FOR UPDATE SKIP LOCKED), \
          looked AS MATERIALIZED (SELECT c.chain, c.seq, c.due_at, \
          EXISTS (SELECT 1 FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = $2 \
@@ -259,15 +281,18 @@ statements! {
         "WITH gone AS (DELETE FROM deliveries AS d WHERE ", this_delivery!(), " RETURNING d.*), \
          letter AS (INSERT INTO dead_letters AS l (app_id, id, reason, error, trace, \
          plugin_version, plugin_digest, dead_at, trigger_name, chain, function, attempts, replays, \
-         event_id, depth, at, kind, collection, key, version, size, json, bytes) \
+         event_id, depth, at, kind, collection, key, version, size, json, bytes, followers) \
          SELECT $1, $6, $7, $8, $9, $10, $11, $5, g.trigger_name, g.chain, g.function, \
          g.attempts, g.replays, g.event_id, g.depth, g.at, g.kind, g.collection, g.key, \
-         g.version, g.size, g.json, g.bytes FROM gone AS g), ", wake_next!()
+         g.version, g.size, g.json, g.bytes, g.followers FROM gone AS g), ", wake_next!()
     );
     /// App, how many.
     DELIVERIES = deliveries!("");
     /// App, how many, trigger.
     DELIVERIES_OF = deliveries!(" AND d.trigger_name = $3");
-    /// All of an app that is about to be deleted; see `DELETE_ALL`.
-    DELETE_DELIVERIES = "DELETE FROM deliveries AS d WHERE d.app_id = $1";
+    /// A deleted app, how many: removes deliveries of it.
+    REAP_DELIVERIES = "WITH few AS (SELECT d.trigger_name, d.chain, d.seq FROM deliveries AS d \
+        WHERE d.app_id = $1 LIMIT $2 FOR UPDATE SKIP LOCKED) \
+        DELETE FROM deliveries AS d USING few AS s WHERE d.app_id = $1 \
+        AND d.trigger_name = s.trigger_name AND d.chain = s.chain AND d.seq = s.seq RETURNING 1";
 }

@@ -16,7 +16,8 @@ macro_rules! select_apps {
 macro_rules! plugin_columns {
     () => {
         "SELECT p.version, p.digest, p.size, p.exports, p.replaced, p.created_at, p.created_by \
-         FROM plugins AS p WHERE p.app_id = $1 "
+         FROM plugins AS p WHERE p.app_id = $1 \
+         AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL) "
     };
 }
 
@@ -41,33 +42,41 @@ statements! {
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     /// App, whether it is public.
     SET_PUBLIC = concat!(
-        "UPDATE apps AS a SET public = $2 WHERE a.id = $1 RETURNING ", app_columns!()
+        "UPDATE apps AS a SET public = $2 WHERE a.id = $1 AND a.deleted_at IS NULL RETURNING ", app_columns!()
     );
     /// App, its limits. After `HOLD_APP`.
     SET_LIMITS = concat!(
         "UPDATE apps AS a SET entries_max = $2, bytes_max = $3, calls_per_second = $4, \
-         calls_at_once = $5 WHERE a.id = $1 RETURNING ", app_columns!()
+         calls_at_once = $5 WHERE a.id = $1 AND a.deleted_at IS NULL RETURNING ", app_columns!()
     );
     /// By its identity. Holds it against other changes of its row.
-    HOLD_APP = concat!(select_apps!(), "WHERE a.id = $1 FOR NO KEY UPDATE");
+    HOLD_APP = concat!(select_apps!(), "WHERE a.id = $1 AND a.deleted_at IS NULL FOR NO KEY UPDATE");
     /// By name.
     APP = concat!(select_apps!(), "WHERE a.name = $1");
     /// By its identity.
-    APP_BY_ID = concat!(select_apps!(), "WHERE a.id = $1");
+    APP_BY_ID = concat!(select_apps!(), "WHERE a.id = $1 AND a.deleted_at IS NULL");
     /// After a name (the empty one for all), up to a number.
-    APPS = concat!(select_apps!(), "WHERE a.name > $1 ORDER BY a.name LIMIT $2");
+    APPS = concat!(select_apps!(), "WHERE a.name > $1 AND a.deleted_at IS NULL ORDER BY a.name LIMIT $2");
     /// Holds the app against everybody, before it is deleted. Waits for all who
     /// hold it with `LOCK_APP`.
-    LOCK_APP_ALONE = "SELECT a.id FROM apps AS a WHERE a.id = $1 FOR UPDATE";
-    /// The foreign keys' cascades take along what it owns.
-    DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1";
-    /// A deletion of an app may take longer than other statements.
-    NO_STATEMENT_TIMEOUT = "SET LOCAL statement_timeout = 0";
+    LOCK_APP_ALONE = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL FOR UPDATE";
+    /// App, now: deletes it for all who ask. No app can have the name that it gets.
+    BURY = "UPDATE apps AS a SET name = '~' || a.id::text, deleted_at = $2, \
+        active_plugin = NULL, active_module = NULL WHERE a.id = $1";
+    /// A deleted app.
+    BURIED = "SELECT a.id FROM apps AS a WHERE a.deleted_at IS NOT NULL LIMIT 1";
+    /// A deleted app without rows. The foreign keys' cascades take along its plugins
+    /// and triggers.
+    DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NOT NULL";
+    /// The tokens of an app that is deleted.
+    DELETE_TOKENS = "DELETE FROM tokens AS t WHERE t.app_id = $1";
 
     /// App: its active version. Holds it against other changes of its plugins.
-    ACTIVE = "SELECT a.active_plugin FROM apps AS a WHERE a.id = $1 FOR NO KEY UPDATE";
+    ACTIVE = "SELECT a.active_plugin FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL \
+        FOR NO KEY UPDATE";
     /// App: the next plugin version. Holds it as `ACTIVE` does.
     NEXT_VERSION = "UPDATE apps AS a SET last_plugin = a.last_plugin + 1 WHERE a.id = $1 \
+        AND a.deleted_at IS NULL \
         RETURNING a.last_plugin";
     /// Digest, module, time. A module that is there is held until the transaction
     /// ends, so that it cannot be forgotten before a version refers to it.
@@ -122,6 +131,14 @@ statements! {
     /// The columns of a row.
     WRITE_AUDIT = "INSERT INTO audit (id, at, token_id, actor, action, app_id, app_name, detail, \
         request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    /// Before an identity, how many: removes the oldest rows.
+    PRUNE_AUDIT = "DELETE FROM audit AS w WHERE w.id IN \
+        (SELECT l.id FROM audit AS l WHERE l.id < $1 ORDER BY l.id LIMIT $2) RETURNING w.id";
+    /// App, how many to keep, how many: removes the oldest rows of an app.
+    PRUNE_AUDIT_OF_APP = "DELETE FROM audit AS w WHERE w.id IN \
+        (SELECT l.id FROM audit AS l WHERE l.app_id = $1 AND l.id <= (SELECT k.id \
+        FROM audit AS k WHERE k.app_id = $1 ORDER BY k.id DESC OFFSET $2 LIMIT 1) \
+        ORDER BY l.id LIMIT $3) RETURNING w.id";
     /// Before an identity, how many.
     AUDIT = concat!(audit_columns!(), "WHERE l.id < $1 ORDER BY l.id DESC LIMIT $2");
     /// Before an identity, how many, app.

@@ -48,7 +48,13 @@ fn led_by_the_app(table: &str, alias: &str) -> usize {
                 let further = condition.and_then(|c| c.strip_prefix(&condition_begins));
                 let first = further.is_some_and(|further| {
                     let ends = further.is_empty() || further.starts_with(')');
-                    let goes_on = [" AND ", " ORDER BY ", " GROUP BY ", " RETURNING "];
+                    let goes_on = [
+                        " AND ",
+                        " ORDER BY ",
+                        " GROUP BY ",
+                        " RETURNING ",
+                        " LIMIT ",
+                    ];
                     ends || goes_on.iter().any(|word| further.starts_with(word))
                 });
                 assert!(first, "{name} does not begin a WHERE with the app");
@@ -85,6 +91,14 @@ fn each_use_of_the_outbox_leads_with_the_app() {
         let uses = led_by_the_app(table, alias);
         assert!(uses >= least, "only {uses} uses of {table} were found");
     }
+}
+
+#[test]
+fn the_numbers_of_the_statements_are_those_of_the_model() {
+    use crate::model;
+    assert_eq!(entry_bytes!(), model::ENTRY_BYTES.to_string());
+    assert_eq!(delivery_bytes!(), model::DELIVERY_BYTES.to_string());
+    assert_eq!(followers_max!(), model::FOLLOWERS_MAX.to_string());
 }
 
 #[test]
@@ -150,6 +164,7 @@ fn no_other_file_has_sql_of_its_own() {
         ("change.rs", include_str!("../change.rs")),
         ("commit.rs", include_str!("../commit.rs")),
         ("fire.rs", include_str!("../fire.rs")),
+        ("grave.rs", include_str!("../grave.rs")),
         ("handling.rs", include_str!("../handling.rs")),
         ("increments.rs", include_str!("../increments.rs")),
         ("letters.rs", include_str!("../letters.rs")),
@@ -164,6 +179,7 @@ fn no_other_file_has_sql_of_its_own() {
         ("read.rs", include_str!("../read.rs")),
         ("registry.rs", include_str!("../registry.rs")),
         ("transaction.rs", include_str!("../transaction.rs")),
+        ("upkeep.rs", include_str!("../upkeep.rs")),
         ("usage.rs", include_str!("../usage.rs")),
     ];
     for (file, text) in files {

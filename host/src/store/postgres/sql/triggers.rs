@@ -17,7 +17,7 @@ macro_rules! insert_trigger {
 
 statements! {
     /// App.
-    TRIGGERS = concat!("SELECT ", trigger_columns!(), "t.app_id = $1 ORDER BY t.name");
+    TRIGGERS = concat!("SELECT ", trigger_columns!(), "t.app_id = $1 AND ", app_exists!(), " ORDER BY t.name");
     /// App: how many. While the app is held it stays that.
     COUNT_TRIGGERS = "SELECT count(*) FROM triggers AS t WHERE t.app_id = $1";
     /// App, name.
@@ -39,6 +39,8 @@ statements! {
     /// App, trigger, why it is paused.
     PAUSE = "UPDATE triggers AS t SET paused = $3, failures = 0 \
         WHERE t.app_id = $1 AND t.name = $2 RETURNING t.name";
+    /// An app that is deleted: nobody claims what is paused.
+    PAUSE_ALL = "UPDATE triggers AS t SET paused = 'operator' WHERE t.app_id = $1";
     /// App, trigger, the failures that pause it: one more.
     FAILED = "UPDATE triggers AS t SET failures = t.failures + 1, \
         paused = CASE WHEN t.paused IS NULL AND t.failures + 1 >= $3 THEN 'failures' ELSE t.paused END \
@@ -86,7 +88,7 @@ statements! {
          AND t.paused IS NULL AND EXISTS (SELECT 1 FROM held) RETURNING t.name, t.function), \
          made AS (", insert_delivery!(),
         "SELECT $1, p.name, nextval('delivery_seq'), p.function, $6, $6, $5, $7, $8, 1, \
-         'schedule', NULL, NULL, NULL, 0, NULL, NULL FROM planned AS p \
+         'schedule', NULL, NULL, NULL, 0, NULL, NULL, ", followers_max!(), " FROM planned AS p \
          WHERE $5::bigint IS NOT NULL AND NOT EXISTS (SELECT 1 FROM deliveries AS d \
          WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = $7) RETURNING d.seq) \
          SELECT EXISTS (SELECT 1 FROM made)"

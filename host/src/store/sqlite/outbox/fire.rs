@@ -2,10 +2,12 @@
 
 use super::super::batch::column;
 use super::super::error;
+use super::super::tally::Delta;
 use super::super::writer::Transaction;
 use super::triggers::triggers;
 use crate::model::{
-    AppId, Changes, Collection, Key, Op, TriggerName, Value, Version, Watch, WriteBatch, chain_of,
+    AppId, Changes, Collection, DELIVERY_BYTES, Key, Op, TriggerName, Value, Version, Watch,
+    WriteBatch, chain_of, share,
 };
 use crate::store::StoreError;
 use rusqlite::types::ToSqlOutput;
@@ -43,6 +45,29 @@ pub(in crate::store::sqlite) struct Fired<'f> {
     pub(in crate::store::sqlite) version: Version,
     /// The value that it got; none of a deletion.
     pub(in crate::store::sqlite) value: Option<&'f Value>,
+}
+
+/// Where a delivery is that a batch has made.
+struct Made {
+    trigger: TriggerName,
+    chain: i64,
+    seq: i64,
+}
+
+/// The deliveries that a batch has made so far.
+#[derive(Default)]
+pub(in crate::store::sqlite) struct Deliveries(Vec<Made>);
+
+impl Deliveries {
+    pub(in crate::store::sqlite) fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// What is the same for all deliveries of a change.
+struct NewEvent {
+    id: Uuid,
+    followers: u32,
 }
 
 impl Fired<'_> {
@@ -101,23 +126,74 @@ impl Transaction<'_> {
         Ok(Some(watchers))
     }
 
-    /// Makes the deliveries of a change; how many, and the bytes that they take.
+    /// Makes the deliveries of a change; what they take.
+    ///
+    /// # Errors
+    /// [`StoreError::Deliveries`] when there are more than the batch may make.
     pub(in crate::store::sqlite) fn fire(
         &mut self,
         batch: &WriteBatch,
         fired: &Fired<'_>,
-    ) -> Result<(u64, i64), StoreError> {
+        made: &mut Deliveries,
+    ) -> Result<Delta, StoreError> {
         let Some(watchers) = self.watchers_of(batch.app_id)? else {
-            return Ok((0, 0));
+            return Ok(Delta::default());
         };
-        let (mut deliveries, mut bytes) = (0, 0);
-        let event = Uuid::now_v7();
-        for watcher in watchers.iter().filter(|watcher| fired.is_for(watcher)) {
-            let seq = self.next_version();
-            bytes += self.enqueue(batch, watcher, fired, event, seq)?;
-            deliveries += 1;
+        let meant: Vec<_> = watchers.iter().filter(|w| fired.is_for(w)).collect();
+        let siblings = u32::try_from(meant.len()).unwrap_or(u32::MAX);
+        let limit = batch.deliveries_max();
+        if made.count().saturating_add(siblings) > limit {
+            return Err(StoreError::Deliveries { limit });
         }
-        Ok((deliveries, bytes))
+        let event = NewEvent {
+            id: Uuid::now_v7(),
+            // Of a handler's, `share_out` says it once all are made.
+            followers: share(batch.followers, siblings),
+        };
+        let mut delta = Delta::default();
+        for watcher in meant {
+            let place = Made {
+                trigger: watcher.trigger.clone(),
+                chain: chain_of(fired.key.as_str()),
+                seq: self.next_version(),
+            };
+            let size = self.enqueue(batch, watcher, fired, &event, &place)?;
+            delta += Delta::queued(size);
+            made.0.push(place);
+        }
+        Ok(delta)
+    }
+
+    /// Says of each delivery that a handler's batch has made how many may follow
+    /// from it.
+    pub(in crate::store::sqlite) fn share_out(
+        &self,
+        batch: &WriteBatch,
+        made: &Deliveries,
+    ) -> Result<(), StoreError> {
+        if batch.depth == 0 || made.0.is_empty() {
+            return Ok(());
+        }
+        let followers = share(batch.followers, made.count());
+        let app = batch.app_id.uuid();
+        let mut statement = self
+            .connection
+            .prepare_cached(
+                "UPDATE deliveries SET followers = ?5
+                 WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4",
+            )
+            .map_err(error::store)?;
+        for Made {
+            trigger,
+            chain,
+            seq,
+        } in &made.0
+        {
+            let parameters =
+                rusqlite::params![app.as_bytes(), trigger.as_str(), chain, seq, followers];
+            statement.execute(parameters).map_err(error::store)?;
+        }
+        Ok(())
     }
 
     fn enqueue(
@@ -125,12 +201,12 @@ impl Transaction<'_> {
         batch: &WriteBatch,
         watcher: &Watcher,
         fired: &Fired<'_>,
-        event: Uuid,
-        seq: i64,
+        event: &NewEvent,
+        place: &Made,
     ) -> Result<i64, StoreError> {
         let (collection, key) = (fired.collection.as_str(), fired.key.as_str());
         let value = fired.value.map_or(0, |value| value.as_bytes().len());
-        let size = (collection.len() + key.len() + value) as i64;
+        let size = (collection.len() + key.len() + value) as i64 + DELIVERY_BYTES as i64;
         let kind = if fired.value.is_some() {
             "set"
         } else {
@@ -140,11 +216,11 @@ impl Transaction<'_> {
         let values = rusqlite::params![
             app_id.as_bytes(),
             watcher.trigger.as_str(),
-            chain_of(key),
-            seq,
+            place.chain,
+            place.seq,
             batch.now.0,
             watcher.function,
-            event.as_bytes(),
+            event.id.as_bytes(),
             batch.depth.saturating_add(1),
             kind,
             collection,
@@ -154,6 +230,7 @@ impl Transaction<'_> {
             fired
                 .value
                 .map(|value| ToSqlOutput::Borrowed(column(value))),
+            event.followers,
         ];
         let insert = self.connection.prepare_cached(ENQUEUE);
         insert
@@ -166,9 +243,9 @@ impl Transaction<'_> {
 /// There is one writer, so it knows whether the delivery is the first of its chain.
 const ENQUEUE: &str = "INSERT INTO deliveries
        (app_id, trigger_name, chain, seq, due_at, queued_at, function, event_id, depth, at, kind,
-        collection, key, version, size, value)
+        collection, key, version, size, value, followers)
      VALUES (?1, ?2, ?3, ?4,
        CASE WHEN EXISTS (SELECT 1 FROM deliveries
                          WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3)
             THEN NULL ELSE ?5 END,
-       ?5, ?6, ?7, ?8, ?5, ?9, ?10, ?11, ?12, ?13, ?14)";
+       ?5, ?6, ?7, ?8, ?5, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";

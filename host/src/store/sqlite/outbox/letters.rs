@@ -1,10 +1,9 @@
 //! Dead letters.
 
-use super::super::error;
 use super::super::writer::Transaction;
-use super::queue::freed;
+use super::super::{error, tally::Delta};
 use super::row::{DEAD_LETTER, dead_letter};
-use crate::model::{AppId, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
+use crate::model::{AppId, DELIVERY_BYTES, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
 use crate::store::StoreError;
 use rusqlite::{Connection, Row, ToSql, params};
 use uuid::Uuid;
@@ -79,14 +78,29 @@ pub(in crate::store::sqlite) fn dead_letters(
 struct Found {
     id: [u8; 16],
     key: String,
+    /// What its delivery takes of the quota.
     size: i64,
+    /// The bytes of the texts that say how it failed.
+    texts: i64,
 }
+
+impl Found {
+    /// What it takes of the quota, as `DeadLetter::bytes` says.
+    fn cost(&self) -> i64 {
+        self.size.max(DELIVERY_BYTES as i64) + self.texts
+    }
+}
+
+/// What `found` reads.
+const FOUND: &str = "id, coalesce(key, ''), size,
+   octet_length(error) + coalesce(octet_length(trace), 0)";
 
 fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
     Ok(Found {
         id: row.get(0)?,
         key: row.get(1)?,
         size: row.get(2)?,
+        texts: row.get(3)?,
     })
 }
 
@@ -100,7 +114,7 @@ fn oldest(
     let meant = Meant::new(app, letters);
     connection
         .prepare_cached(&format!(
-            "SELECT id, coalesce(key, ''), size FROM dead_letters WHERE app_id = ?1 AND {MEANT} ORDER BY id LIMIT ?7"
+            "SELECT {FOUND} FROM dead_letters WHERE app_id = ?1 AND {MEANT} ORDER BY id LIMIT ?7"
         ))?
         .query_map(meant.and(&[&limit]).as_slice(), found)?
         .collect()
@@ -136,6 +150,9 @@ pub(in crate::store::sqlite) fn replay(
         let connection = transaction.connection;
         send_again(connection, app, letter, seq, now).map_err(error::store)?;
         remove(connection, app, letter).map_err(error::store)?;
+        let mut delta = Delta::queued(letter.size);
+        delta += Delta::letters(-letter.cost());
+        transaction.tally.add(app, delta);
     }
     Ok(found.len() as u64)
 }
@@ -151,14 +168,15 @@ fn send_again(
         .prepare_cached(
             "INSERT INTO deliveries
                (app_id, trigger_name, chain, seq, due_at, attempts, replays, queued_at, function,
-                event_id, depth, at, kind, collection, key, version, size, value)
+                event_id, depth, at, kind, collection, key, version, size, value,
+                followers)
              SELECT app_id, trigger_name, ?3, ?4,
                 CASE WHEN EXISTS (SELECT 1 FROM deliveries AS d
                                   WHERE d.app_id = ?1 AND d.trigger_name = l.trigger_name
                                     AND d.chain = ?3)
                      THEN NULL ELSE ?5 END,
                 0, replays + 1, ?5, function, event_id, depth, at, kind, collection, key, version,
-                size, value
+                size, value, followers
              FROM dead_letters AS l WHERE app_id = ?1 AND id = ?2",
         )?
         .execute(params![
@@ -191,8 +209,8 @@ fn remove_all(
     for letter in found {
         remove(transaction.connection, app, letter)?;
     }
-    let bytes = found.iter().map(|letter| letter.size).sum();
-    transaction.tally.add(app, freed(bytes));
+    let bytes: i64 = found.iter().map(Found::cost).sum();
+    transaction.tally.add(app, Delta::letters(-bytes));
     Ok(())
 }
 
@@ -224,13 +242,13 @@ fn spare(
     limit: u32,
 ) -> rusqlite::Result<Vec<Found>> {
     connection
-        .prepare_cached(
-            "SELECT id, '', size FROM dead_letters
+        .prepare_cached(&format!(
+            "SELECT {FOUND} FROM dead_letters
              WHERE app_id = ?1 AND (dead_at < ?2
                OR id <= (SELECT id FROM dead_letters WHERE app_id = ?1
                          ORDER BY id DESC LIMIT 1 OFFSET ?3))
-             ORDER BY id LIMIT ?4",
-        )?
+             ORDER BY id LIMIT ?4"
+        ))?
         .query_map(params![app.uuid().as_bytes(), before.0, keep, limit], found)?
         .collect()
 }

@@ -7,7 +7,7 @@ mod queue;
 mod row;
 mod triggers;
 
-pub(super) use fire::{Fired, Watchers};
+pub(super) use fire::{Deliveries, Fired, Watchers};
 pub(super) use letters::{count, dead_letters, discard, prune, replay};
 pub(super) use queue::{acknowledge, claim, deliveries, due, fail, renew, schedules, tick};
 pub(super) use triggers::{declare, delete, pause, set, triggers};

@@ -1,12 +1,13 @@
 //! Deliveries on their way: claimed, renewed, given back, done.
 
+use super::super::grave::is_buried;
 use super::super::writer::Transaction;
 use super::super::{error, tally::Delta};
 use super::row::{DELIVERY, delivery};
 use super::triggers::{TRIGGER, trigger};
 use crate::model::{
-    AppId, Claim, DeadReason, Delivery, DueSchedule, FAILURES_MAX, Failed, Place, Queue, Receipt,
-    SchedulePlace, Tick, Timestamp, TriggerName, Verdict, chain_of,
+    AppId, Claim, DELIVERY_BYTES, DeadReason, Delivery, DueSchedule, FAILURES_MAX, Failed, Place,
+    Queue, Receipt, SchedulePlace, Tick, Timestamp, TriggerName, Verdict, chain_of,
 };
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -71,6 +72,9 @@ pub(in crate::store::sqlite) fn claim(
 }
 
 fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Delivery>> {
+    if is_buried(connection, claim.queue.app)? {
+        return Ok(Vec::new());
+    }
     let (app_id, trigger) = (claim.queue.app.uuid(), claim.queue.trigger.as_str());
     let mut due = connection.prepare_cached(
         "SELECT chain, seq FROM deliveries
@@ -196,18 +200,29 @@ pub(in crate::store::sqlite) fn fail(
     transaction: &mut Transaction<'_>,
     failed: &Failed,
 ) -> Result<bool, StoreError> {
-    transaction.whole(|transaction| {
+    let app = failed.receipt.app;
+    match transaction.tally.open(transaction.connection, app) {
+        Err(StoreError::AppNotFound) => return Ok(false),
+        opened => opened?,
+    }
+    let delta = transaction.whole(|transaction| {
         let connection = transaction.connection;
         let held = match failed.verdict {
-            Verdict::RetryAt(at) => give_back(connection, failed, at),
+            Verdict::RetryAt(at) => {
+                give_back(connection, failed, at).map(|held| held.then(Delta::default))
+            }
             Verdict::GiveUp(reason) => give_up(connection, failed, reason),
         };
-        let held = held.map_err(error::store)?;
+        let delta = held.map_err(error::store)?;
+        let held = delta.is_some();
         if held && failed.deterministic {
             count_failure(connection, &failed.receipt).map_err(error::store)?;
         }
-        Ok(held)
-    })
+        Ok(delta)
+    })?;
+    // Never refused: what has failed must go somewhere.
+    transaction.tally.add(app, delta.unwrap_or_default());
+    Ok(delta.is_some())
 }
 
 fn give_back(connection: &Connection, failed: &Failed, at: Timestamp) -> rusqlite::Result<bool> {
@@ -224,12 +239,17 @@ fn give_back(connection: &Connection, failed: &Failed, at: Timestamp) -> rusqlit
             place.seq,
             lease.as_bytes(),
             at.0,
-            failed.error
+            failed.note()
         ])?;
     Ok(given_back > 0)
 }
 
-fn give_up(connection: &Connection, failed: &Failed, reason: DeadReason) -> rusqlite::Result<bool> {
+/// What it changes of the app's usage, if the lease held.
+fn give_up(
+    connection: &Connection,
+    failed: &Failed,
+    reason: DeadReason,
+) -> rusqlite::Result<Option<Delta>> {
     let Receipt { app, place, lease } = &failed.receipt;
     let (version, digest) = failed.plugin.unzip();
     let moved = connection
@@ -237,9 +257,9 @@ fn give_up(connection: &Connection, failed: &Failed, reason: DeadReason) -> rusq
             "INSERT INTO dead_letters
                (app_id, id, trigger_name, function, reason, error, trace, plugin_version,
                 plugin_digest, attempts, replays, dead_at, event_id, depth, at, kind, collection,
-                key, version, size, value)
+                key, version, size, value, followers)
              SELECT app_id, ?6, trigger_name, function, ?7, ?8, ?9, ?10, ?11, attempts, replays, ?12,
-                event_id, depth, at, kind, collection, key, version, size, value
+                event_id, depth, at, kind, collection, key, version, size, value, followers
              FROM deliveries
              WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
         )?
@@ -258,11 +278,14 @@ fn give_up(connection: &Connection, failed: &Failed, reason: DeadReason) -> rusq
             failed.now.0
         ])?;
     if moved == 0 {
-        return Ok(false);
+        return Ok(None);
     }
-    take_out(connection, &failed.receipt)?;
+    let size = take_out(connection, &failed.receipt)?.unwrap_or(0);
     wake(connection, *app, place, failed.now)?;
-    Ok(true)
+    let texts = failed.error.len() + failed.trace.as_ref().map_or(0, String::len);
+    let mut delta = -Delta::queued(size);
+    delta += Delta::letters(size.max(DELIVERY_BYTES as i64) + texts as i64);
+    Ok(Some(delta))
 }
 
 /// Counts a deterministic failure against its trigger, and pauses it when there
@@ -382,12 +405,4 @@ fn run_tick(connection: &Connection, tick: &Tick, seq: i64) -> rusqlite::Result<
             run.0
         ])?;
     Ok(made > 0)
-}
-
-/// What an app's quota gets back.
-pub(super) fn freed(bytes: i64) -> Delta {
-    Delta {
-        entries: 0,
-        bytes: -bytes,
-    }
 }

@@ -8,7 +8,8 @@ use crate::model::{
 use rusqlite::Row;
 use std::time::Duration;
 
-/// Reads an event: identity, depth, time, kind, collection, key, version, value.
+/// Reads an event: identity, depth, time, kind, collection, key, version, value,
+/// how many may follow.
 fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
     let kind: String = row.get(first + 3)?;
     let collection: Option<String> = row.get(first + 4)?;
@@ -38,6 +39,7 @@ fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
         id: uuid_of(row, first)?,
         depth: row.get(first + 1)?,
         at: Timestamp(row.get(first + 2)?),
+        followers: row.get(first + 8)?,
         what,
     })
 }
@@ -45,7 +47,7 @@ fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
 /// What `delivery` reads, of deliveries `d` and their triggers `t`.
 pub(super) const DELIVERY: &str = "SELECT d.trigger_name, d.chain, d.seq, d.due_at, d.lease,
        d.attempts, d.replays, d.queued_at, d.function, d.error, t.attempts_max, t.age_max_ms,
-       d.event_id, d.depth, d.at, d.kind, d.collection, d.key, d.version, d.value
+       d.event_id, d.depth, d.at, d.kind, d.collection, d.key, d.version, d.value, d.followers
      FROM deliveries AS d
      LEFT JOIN triggers AS t ON t.app_id = d.app_id AND t.name = d.trigger_name";
 
@@ -80,7 +82,7 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
 /// What `dead_letter` reads.
 pub(super) const DEAD_LETTER: &str = "id, trigger_name, function, reason, error, trace,
        plugin_version, plugin_digest, attempts, replays, dead_at,
-       event_id, depth, at, kind, collection, key, version, value
+       event_id, depth, at, kind, collection, key, version, value, followers
      FROM dead_letters";
 
 pub(super) fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {

@@ -77,7 +77,9 @@ pub(in crate::store::sqlite) fn triggers(
 /// others now; whether there is the app.
 fn tell(connection: &Connection, app: AppId) -> Result<(), StoreError> {
     let told = connection
-        .prepare_cached("UPDATE apps SET triggers = triggers + 1 WHERE id = ?1")
+        .prepare_cached(
+            "UPDATE apps SET triggers = triggers + 1 WHERE id = ?1 AND deleted_at IS NULL",
+        )
         .and_then(|mut statement| statement.execute([app.uuid().as_bytes()]))
         .map_err(error::store)?;
     match told {

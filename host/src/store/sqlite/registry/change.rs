@@ -8,6 +8,7 @@ use crate::model::{
     TokenId, room_for_version,
 };
 use crate::store::StoreError;
+use crate::store::sqlite::grave::is_buried;
 use rusqlite::{Connection, OptionalExtension};
 
 /// Runs one statement and counts the rows that it changed.
@@ -71,7 +72,7 @@ pub(super) fn set_public(
 ) -> Result<App, StoreError> {
     execute(
         connection,
-        "UPDATE apps SET public = ?2 WHERE id = ?1",
+        "UPDATE apps SET public = ?2 WHERE id = ?1 AND deleted_at IS NULL",
         (app.uuid().as_bytes(), public),
     )?;
     find(connection, app)
@@ -92,7 +93,7 @@ pub(super) fn set_limits(
         connection,
         "UPDATE apps SET entries_max = ?2, bytes_max = ?3, calls_per_second = ?4,
                 calls_at_once = ?5
-         WHERE id = ?1",
+         WHERE id = ?1 AND deleted_at IS NULL",
         (
             app.uuid().as_bytes(),
             limits.quota.entries.map(signed),
@@ -104,28 +105,11 @@ pub(super) fn set_limits(
     find(connection, app)
 }
 
-pub(super) fn delete_app(connection: &Connection, app: AppId) -> Result<bool, StoreError> {
-    let digests: Vec<Digest> = connection
-        .prepare_cached("SELECT DISTINCT digest FROM plugins WHERE app_id = ?1")
-        .and_then(|mut statement| {
-            statement
-                .query_map([app.uuid().as_bytes()], |row| row.get(0).map(Digest))?
-                .collect()
-        })
-        .map_err(error::store)?;
-    let deleted = execute(
-        connection,
-        "DELETE FROM apps WHERE id = ?1",
-        [app.uuid().as_bytes()],
-    )?;
-    for digest in digests {
-        forget_module(connection, digest)?;
-    }
-    Ok(deleted > 0)
-}
-
 /// Removes a module that no version refers to any more.
-fn forget_module(connection: &Connection, digest: Digest) -> Result<(), StoreError> {
+pub(in crate::store::sqlite) fn forget_module(
+    connection: &Connection,
+    digest: Digest,
+) -> Result<(), StoreError> {
     execute(
         connection,
         "DELETE FROM modules WHERE digest = ?1
@@ -144,7 +128,7 @@ pub(super) fn add_plugin(
     let app_id = plugin.app.uuid();
     let version: Option<u32> = connection
         .prepare_cached(
-            "UPDATE apps SET last_plugin = last_plugin + 1 WHERE id = ?1 RETURNING last_plugin",
+            "UPDATE apps SET last_plugin = last_plugin + 1 WHERE id = ?1 AND deleted_at IS NULL RETURNING last_plugin",
         )
         .and_then(|mut statement| {
             statement
@@ -195,7 +179,7 @@ pub(super) fn add_plugin(
 /// The active version of an app: none if it has none.
 fn active(connection: &Connection, app: AppId) -> Result<Option<PluginVersion>, StoreError> {
     let row: Option<Option<u32>> = connection
-        .prepare_cached("SELECT active_plugin FROM apps WHERE id = ?1")
+        .prepare_cached("SELECT active_plugin FROM apps WHERE id = ?1 AND deleted_at IS NULL")
         .and_then(|mut statement| {
             statement
                 .query_row([app.uuid().as_bytes()], |row| row.get(0))
@@ -234,7 +218,7 @@ fn switch_to(
         connection,
         "UPDATE apps SET active_plugin = ?2, active_module = p.digest
          FROM (SELECT digest FROM plugins WHERE app_id = ?1 AND version = ?2) AS p
-         WHERE id = ?1",
+         WHERE id = ?1 AND deleted_at IS NULL",
         (app.uuid().as_bytes(), version.0),
     )?;
     let row = plugin(connection, app, version).map_err(error::store)?;
@@ -289,6 +273,11 @@ pub(super) fn delete_plugin(
 }
 
 pub(super) fn create_token(connection: &Connection, token: &Token) -> Result<bool, StoreError> {
+    if let Some(app) = token.app
+        && is_buried(connection, app).map_err(error::store)?
+    {
+        return Err(StoreError::AppNotFound);
+    }
     let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
     let created = execute(
         connection,

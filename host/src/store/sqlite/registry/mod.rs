@@ -6,7 +6,7 @@ mod read;
 
 use super::tally::Tally;
 use super::writer::Transaction;
-use super::{SqliteStore, error, outbox};
+use super::{SqliteStore, error, grave, outbox};
 use crate::model::{
     App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Plugin,
     PluginVersion, Token, TokenId, Trigger, TriggerName, Usage,
@@ -14,9 +14,10 @@ use crate::model::{
 use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
+use std::sync::Arc;
 use uuid::Uuid;
 
-pub(super) use change::write_audit;
+pub(super) use change::{forget_module, write_audit};
 use read::plugin;
 
 impl SqliteStore {
@@ -78,8 +79,8 @@ impl Registry for SqliteStore {
     }
 
     async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(audit, move |transaction, _| {
-            change::delete_app(transaction.connection, app)
+        self.audited(audit, move |transaction, audit| {
+            grave::bury(transaction.connection, app, audit.at)
         })
         .await
     }
@@ -222,8 +223,8 @@ impl Registry for SqliteStore {
         before: Option<PluginVersion>,
         limit: u32,
     ) -> Result<Vec<Plugin>, StoreError> {
-        self.readers
-            .with(|conn| read::plugins(conn, app, before, limit))
+        let read = |conn: &_| read::plugins(conn, app, before, limit);
+        self.readers.of_app(app, Vec::new, read)
     }
 
     async fn plugin(
@@ -231,11 +232,14 @@ impl Registry for SqliteStore {
         app: AppId,
         version: PluginVersion,
     ) -> Result<Option<Plugin>, StoreError> {
-        self.readers.with(|conn| read::plugin(conn, app, version))
+        let read = |conn: &_| read::plugin(conn, app, version);
+        self.readers.of_app(app, Option::default, read)
     }
 
     async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        self.readers.with(|conn| read::module(conn, digest))
+        let readers = Arc::clone(&self.readers);
+        let read = move || readers.with(|conn| read::module(conn, digest));
+        self.places.run(None, read).await
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError> {

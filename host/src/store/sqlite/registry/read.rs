@@ -13,11 +13,12 @@ pub(in crate::store::sqlite) fn usage(
     app: AppId,
 ) -> rusqlite::Result<Usage> {
     let usage = connection
-        .prepare_cached("SELECT entries, bytes FROM app_usage WHERE app_id = ?1")?
+        .prepare_cached("SELECT entries, bytes, queued FROM app_usage WHERE app_id = ?1")?
         .query_row([app.uuid().as_bytes()], |row| {
             Ok(Usage {
                 entries: row.get::<_, i64>(0)?.unsigned_abs(),
                 bytes: row.get::<_, i64>(1)?.unsigned_abs(),
+                deliveries: row.get::<_, i64>(2)?.unsigned_abs(),
             })
         })
         .optional()?;

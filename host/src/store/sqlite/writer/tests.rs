@@ -230,7 +230,11 @@ async fn what_a_savepoint_has_counted_is_undone_with_it() {
         let run = move |transaction: &mut Transaction<'_>| {
             transaction.tally.open(transaction.connection, app)?;
             let counted = transaction.whole(|transaction| {
-                let delta = Delta { entries, bytes: 10 };
+                let delta = Delta {
+                    entries,
+                    bytes: 10,
+                    deliveries: 0,
+                };
                 transaction.tally.add(app, delta);
                 match is_kept {
                     true => Ok(()),

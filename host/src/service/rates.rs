@@ -1,0 +1,115 @@
+//! How often administrators may write entries, app by app.
+//!
+//! A write of a token leaves an audit row besides the entry, which no quota counts.
+//! It may come as often as calls of the app, and is counted apart from them: an
+//! app's callers do not keep its administrators out.
+
+use super::Refusal;
+use crate::model::{App, AppId};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Apps that are remembered before those that have not written lately are forgotten.
+const APPS_MAX: usize = 1_024;
+
+/// The writes of a second that still count.
+#[derive(Clone, Copy)]
+struct Recent {
+    writes: f64,
+    at: Instant,
+}
+
+impl Recent {
+    /// What still counts of them later, at a rate.
+    fn left(self, rate: f64, now: Instant) -> f64 {
+        let since = now.saturating_duration_since(self.at);
+        (self.writes - since.as_secs_f64() * rate).clamp(0.0, rate)
+    }
+}
+
+/// The rates of all apps.
+#[derive(Default)]
+pub(crate) struct WriteRates {
+    by_app: Mutex<HashMap<AppId, Recent>>,
+}
+
+impl WriteRates {
+    /// Counts a write, unless there were as many in the last second as the app may
+    /// have calls.
+    ///
+    /// # Errors
+    /// [`Refusal::Rate`].
+    pub(crate) fn admit(&self, app: &App, now: Instant) -> Result<(), Refusal> {
+        let Some(limit) = app.limits.calls_per_second else {
+            return Ok(());
+        };
+        let rate = f64::from(limit);
+        let mut by_app = self.by_app.lock();
+        if by_app.len() >= APPS_MAX && !by_app.contains_key(&app.id) {
+            // After a second nothing counts any more, whatever the rate.
+            let second = Duration::from_secs(1);
+            by_app.retain(|_, recent| now.saturating_duration_since(recent.at) < second);
+        }
+        let recent = by_app.get(&app.id);
+        let writes = recent.map_or(0.0, |recent| recent.left(rate, now)) + 1.0;
+        if writes > rate {
+            let retry_after = match limit {
+                0 => Duration::from_secs(60),
+                _ => Duration::from_secs_f64((writes - rate) / rate),
+            };
+            return Err(Refusal::Rate { limit, retry_after });
+        }
+        by_app.insert(app.id, Recent { writes, at: now });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AppLimits, AppName, CursorKey, Timestamp};
+
+    fn app(per_second: Option<u32>) -> App {
+        App {
+            id: AppId::generate(),
+            name: AppName::parse("app").unwrap(),
+            created_at: Timestamp(0),
+            cursor_key: CursorKey::new([0; CursorKey::BYTES]),
+            public: false,
+            limits: AppLimits {
+                calls_per_second: per_second,
+                ..AppLimits::default()
+            },
+            active: None,
+        }
+    }
+
+    #[test]
+    fn a_second_has_as_many_writes_as_calls() {
+        let (rates, start) = (WriteRates::default(), Instant::now());
+        let (one, other) = (app(Some(10)), app(Some(10)));
+        let taken = |app: &App, now| (0..100).filter(|_| rates.admit(app, now).is_ok()).count();
+        assert_eq!(taken(&one, start), 10);
+        let refused = rates.admit(&one, start).unwrap_err();
+        assert!(
+            refused.retry_after() <= Duration::from_millis(101),
+            "{refused:?}"
+        );
+        assert_eq!(taken(&other, start), 10);
+        assert_eq!(taken(&one, start + Duration::from_millis(500)), 5);
+        assert_eq!(taken(&one, start + Duration::from_secs(100)), 10);
+        assert_eq!(taken(&app(None), start), 100);
+        assert_eq!(taken(&app(Some(0)), start), 0);
+    }
+
+    #[test]
+    fn apps_that_have_not_written_lately_are_forgotten() {
+        let (rates, start) = (WriteRates::default(), Instant::now());
+        for at in 0..5_000 {
+            let now = start + Duration::from_millis(10 * at);
+            rates.admit(&app(Some(1)), now).unwrap();
+        }
+        assert!(rates.by_app.lock().len() <= APPS_MAX);
+    }
+}

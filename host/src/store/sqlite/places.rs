@@ -1,0 +1,143 @@
+//! Places for long reads: pages with values, and modules.
+//!
+//! A point read is over in microseconds and runs on the thread that asks. A page of
+//! a megabyte takes milliseconds, and a few clients that export would keep every
+//! thread that serves. Long reads run on threads of their own, few at once, and of
+//! one app only a part of those: so apps take turns.
+
+use super::error;
+use crate::model::AppId;
+use crate::store::StoreError;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::thread::available_parallelism;
+use tokio::sync::Semaphore;
+
+/// The fewest long reads at once, of all apps.
+const PLACES_MIN: usize = 2;
+/// Apps that are remembered before those without a reader are forgotten.
+const APPS_MAX: usize = 1_024;
+
+/// The places.
+pub(super) struct Places {
+    all: Arc<Semaphore>,
+    /// The most that one app may have.
+    of_app: usize,
+    apps: Mutex<HashMap<Option<AppId>, Weak<Semaphore>>>,
+}
+
+impl Places {
+    pub(super) fn new() -> Places {
+        let processors = available_parallelism().map_or(1, usize::from);
+        let all = PLACES_MIN.max(processors / 2);
+        Places {
+            all: Arc::new(Semaphore::new(all)),
+            of_app: all / 2,
+            apps: Mutex::default(),
+        }
+    }
+
+    /// Runs a read of an app, or of what belongs to no app, when it has a place. The
+    /// place is held until the read ends, even if nobody waits for it any more.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        app: Option<AppId>,
+        read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        // An app waits for its own first, so it has few among those that wait for all.
+        let own = self.gate(app).acquire_owned().await.map_err(error::host)?;
+        let place = Arc::clone(&self.all).acquire_owned().await;
+        let place = place.map_err(error::host)?;
+        let run = move || {
+            let result = read();
+            drop((own, place));
+            result
+        };
+        tokio::task::spawn_blocking(run)
+            .await
+            .map_err(error::host)?
+    }
+
+    fn gate(&self, app: Option<AppId>) -> Arc<Semaphore> {
+        let mut apps = self.apps.lock();
+        if let Some(gate) = apps.get(&app).and_then(Weak::upgrade) {
+            return gate;
+        }
+        if apps.len() >= APPS_MAX {
+            apps.retain(|_, gate| gate.strong_count() > 0);
+        }
+        let gate = Arc::new(Semaphore::new(self.of_app));
+        apps.insert(app, Arc::downgrade(&gate));
+        gate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use tokio::sync::oneshot;
+
+    /// A read that says that it runs, and ends when it is let go.
+    fn held(
+        places: &Arc<Places>,
+        app: AppId,
+    ) -> (
+        oneshot::Receiver<()>,
+        mpsc::Sender<()>,
+        tokio::task::JoinHandle<()>,
+    ) {
+        let (runs, running) = oneshot::channel();
+        let (let_go, end) = mpsc::channel();
+        let places = Arc::clone(places);
+        let task = tokio::spawn(async move {
+            let read = move || {
+                let _ = runs.send(());
+                let _ = end.recv();
+                Ok(())
+            };
+            places.run(Some(app), read).await.unwrap();
+        });
+        (running, let_go, task)
+    }
+
+    #[tokio::test]
+    async fn one_app_never_has_all_places() {
+        let places = Arc::new(Places::new());
+        let (one, other) = (AppId::generate(), AppId::generate());
+        let mut of_one: Vec<_> = (0..100).map(|_| held(&places, one)).collect();
+        // As many as may run do.
+        for (running, ..) in of_one.iter_mut().take(places.of_app) {
+            let _ = running.await;
+        }
+        assert_eq!(
+            places.all.available_permits(),
+            places.all_places() - places.of_app
+        );
+        // Another app's read runs though a hundred wait.
+        places.run(Some(other), || Ok(())).await.unwrap();
+        for (_, let_go, _) in &of_one {
+            let _ = let_go.send(());
+        }
+        for (.., task) in of_one {
+            task.await.unwrap();
+        }
+    }
+
+    impl Places {
+        fn all_places(&self) -> usize {
+            PLACES_MIN.max(available_parallelism().map_or(1, usize::from) / 2)
+        }
+    }
+
+    #[tokio::test]
+    async fn apps_without_readers_are_forgotten() {
+        let places = Places::new();
+        for _ in 0..3 * APPS_MAX {
+            let app = AppId::generate();
+            places.run(Some(app), || Ok(())).await.unwrap();
+        }
+        assert!(places.apps.lock().len() <= APPS_MAX);
+    }
+}

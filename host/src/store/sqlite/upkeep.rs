@@ -1,0 +1,94 @@
+//! What is removed and given back as time goes by.
+
+use super::writer::Transaction;
+use super::{SqliteStore, error, grave};
+use crate::model::{AppId, Timestamp};
+use crate::store::StoreError;
+use crate::store::upkeep::{Upkeep, first_id};
+use async_trait::async_trait;
+use rusqlite::Connection;
+
+/// Free pages that stay in the file, for what is written next: this many, and a
+/// tenth of the file.
+const FREE_PAGES_KEPT: i64 = 1_024;
+/// Pages that are given back in one step: 1 MiB.
+const PAGES_OF_A_STEP: i64 = 256;
+
+#[async_trait]
+impl Upkeep for SqliteStore {
+    async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let before = first_id(before).into_bytes();
+        let prune = move |transaction: &mut Transaction<'_>| {
+            grave::execute(
+                transaction.connection,
+                "DELETE FROM audit WHERE id IN
+                   (SELECT id FROM audit WHERE id < ?1 ORDER BY id LIMIT ?2)",
+                (before, limit),
+            )
+        };
+        self.writer.run(0, prune).await
+    }
+
+    async fn prune_audit_of(&self, app: AppId, keep: u32, limit: u32) -> Result<u64, StoreError> {
+        let app = app.uuid().into_bytes();
+        let prune = move |transaction: &mut Transaction<'_>| {
+            grave::execute(
+                transaction.connection,
+                "DELETE FROM audit WHERE id IN
+                   (SELECT id FROM audit WHERE app_id = ?1
+                      AND id <= (SELECT id FROM audit WHERE app_id = ?1
+                                 ORDER BY id DESC LIMIT 1 OFFSET ?2)
+                    ORDER BY id LIMIT ?3)",
+                (app, keep, limit),
+            )
+        };
+        self.writer.run(0, prune).await
+    }
+
+    async fn give_back(&self) -> Result<bool, StoreError> {
+        // Asked by a reader first, so that the writer is left alone as a rule.
+        if self.readers.with(spare_pages)? == 0 {
+            return Ok(false);
+        }
+        let give_back = |transaction: &mut Transaction<'_>| {
+            vacuum(transaction.connection).map_err(error::store)
+        };
+        self.writer.run(0, give_back).await
+    }
+
+    async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
+        if self.readers.with(grave::buried)?.is_none() {
+            return Ok(0);
+        }
+        let reap = move |transaction: &mut Transaction<'_>| {
+            transaction.whole(|transaction| grave::reap(transaction.connection, limit))
+        };
+        self.writer.run(0, reap).await
+    }
+}
+
+/// Pages that could be given back now. None of a file that was made by an earlier
+/// version: it keeps its size until somebody runs VACUUM.
+fn spare_pages(connection: &Connection) -> rusqlite::Result<i64> {
+    const INCREMENTAL: i64 = 2;
+    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    if number("auto_vacuum")? != INCREMENTAL {
+        return Ok(0);
+    }
+    let kept = FREE_PAGES_KEPT + number("page_count")? / 10;
+    Ok((number("freelist_count")? - kept).max(0))
+}
+
+/// Moves a few pages from the end of the file into free ones; whether more are
+/// to spare.
+fn vacuum(connection: &Connection) -> rusqlite::Result<bool> {
+    let pages = spare_pages(connection)?.min(PAGES_OF_A_STEP);
+    if pages > 0 {
+        let sql = format!("PRAGMA incremental_vacuum({pages})");
+        // Each row that it answers is a page: it goes on only while it is asked.
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+    }
+    Ok(spare_pages(connection)? > 0)
+}

@@ -1,0 +1,223 @@
+//! What fills the disk or holds the only writer, and what the others feel of it.
+
+use super::kit::{Neighbour, Stage};
+use kvasm::model::{DELIVERY_BYTES, FOLLOWERS_MAX, Resource};
+use kvasm::store::{SqliteOptions, SqliteStore, StoreError};
+use kvasm_tests::conformance::Kit;
+use kvasm_tests::conformance::kit::{bytes, delete, set};
+use kvasm_tests::guests::{manifest, module_with};
+use kvasm_tests::server::eventually;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A handler that writes 100 new keys of the collection that it watches. Their
+/// names begin with the identity of its event.
+fn spreading() -> Vec<u8> {
+    let sections = manifest(&[
+        r#"{"kind":"function","name":"start"}"#,
+        r#"{"kind":"on_change","name":"spread","collection":"c"}"#,
+    ]);
+    let set = "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 1078) (i32.const 38)
+        (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 0))";
+    let fields = format!(
+        r#"{sections}
+        (func (export "start") (result i32)
+          (i64.gt_s (i64.const 0) (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
+            (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 0))))
+        (func (export "spread") (result i32) (local $n i32)
+          (drop (call $input_read (i32.const 0) (i32.const 1000) (i32.const 500)))
+          (loop $more
+            (i32.store8 (i32.const 1114) (i32.add (i32.const 48) (i32.div_u (local.get $n) (i32.const 10))))
+            (i32.store8 (i32.const 1115) (i32.add (i32.const 48) (i32.rem_u (local.get $n) (i32.const 10))))
+            (if (i64.gt_s (i64.const 0) {set}) (then unreachable))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $n) (i32.const 100))))
+          (i32.const 0))"#
+    );
+    module_with("c1", &fields, "(i32.const 0)")
+}
+
+/// One write of a watched entry, whose handler writes 100 more, and so on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_from_one_change_is_bounded() {
+    let stage = Stage::new().await;
+    let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
+    let app = stage.server.deployed("spreading", spreading()).await;
+    let watch = neighbour.watch();
+    let started = stage
+        .server
+        .anonymous()
+        .call("spreading", "start", "")
+        .await;
+    started.expect(200);
+    eventually("the trigger is paused, or all is done", async || {
+        let left = stage.host().store().deliveries(app.id, None, 1).await;
+        !stage.paused(&app).await.is_empty() || left.unwrap().is_empty()
+    })
+    .await;
+    let usage = stage.host().store().usage(app.id).await.unwrap();
+    assert!(usage.entries > 1, "the handler has run");
+    assert!(usage.entries <= u64::from(FOLLOWERS_MAX), "{usage:?}");
+    // What was refused waits for the trigger, or is a dead letter by now.
+    let left = stage.host().store().deliveries(app.id, None, 200).await;
+    let left = left.unwrap().into_iter().filter_map(|left| left.error);
+    let errors: Vec<_> = left.chain(stage.dead(&app).await).collect();
+    assert!(!errors.is_empty());
+    assert!(
+        errors.iter().all(|error| error.contains("deliveries")),
+        "{errors:?}"
+    );
+    watch.end().await.nothing();
+    neighbour.delivered(&stage).await;
+    stage.stop().await;
+}
+
+async fn open(path: &Path) -> Kit {
+    let store = SqliteStore::open(SqliteOptions::new(path)).await.unwrap();
+    Kit::new(Arc::new(store), 0)
+}
+
+/// The bytes of a file and of its log.
+fn on_disk(path: &Path) -> u64 {
+    let log = path.with_extension("db-wal");
+    let len = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
+    len(path) + len(&log)
+}
+
+/// 100 paused triggers and one key, written until the quota is used up.
+#[tokio::test]
+async fn a_quota_of_bytes_bounds_the_file() {
+    const QUOTA: u64 = 1_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kvasm.db");
+    let kit = open(&path).await;
+    let app = kit.app().await;
+    for at in 0..100 {
+        let name = format!("t{at}");
+        app.watch(&name, "c").await;
+        app.pause(&name, true).await;
+    }
+    app.limit(None, Some(QUOTA)).await;
+    let refused = loop {
+        match app
+            .try_commit(vec![], vec![set("c", "k", bytes("1"))])
+            .await
+        {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    let StoreError::Quota { resource, .. } = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(resource, Resource::Bytes);
+    let used = app.used().await;
+    assert!(used.deliveries <= QUOTA / DELIVERY_BYTES, "{used:?}");
+    drop((app, kit));
+    // The log is folded in by now.
+    let taken = on_disk(&path);
+    assert!(taken < 2 * QUOTA, "{taken} bytes on disk");
+}
+
+#[tokio::test]
+async fn space_is_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kvasm.db");
+    let kit = open(&path).await;
+    let app = kit.app().await;
+    for at in 0..2_000 {
+        app.set("c", &format!("k{at}"), bytes(vec![7; 16 * 1024]))
+            .await;
+    }
+    for from in (0..2_000).step_by(500) {
+        let ops = (from..from + 500).map(|at| delete("c", &format!("k{at}")));
+        app.commit(vec![], ops.collect()).await;
+    }
+    let mut steps = 0;
+    while kit.store.give_back().await.unwrap() {
+        steps += 1;
+        // Others write between two steps, of which none is large.
+        app.set("d", "k", bytes("1")).await;
+    }
+    assert!(steps >= 10, "{steps} steps");
+    assert!(!kit.store.give_back().await.unwrap());
+    drop((app, kit));
+    let left = on_disk(&path);
+    assert!(left < 8 * 1024 * 1024, "{left} bytes are left");
+    // It is a good file.
+    let kit = open(&path).await;
+    kit.app().await.set("c", "k", bytes("1")).await;
+}
+
+/// A big app is deleted, and a neighbour lives on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_deletion_of_a_big_app_lets_others_write() {
+    const ENTRIES: usize = 20_000;
+    let stage = Stage::new().await;
+    let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
+    let store = stage.host().store();
+    let kit = Kit::new(Arc::clone(store), 0);
+    let big = kit.app().await;
+    for from in (0..ENTRIES).step_by(1_000) {
+        let ops = (from..from + 1_000).map(|at| set("c", &format!("k{at}"), bytes(vec![7; 200])));
+        big.commit(vec![], ops.collect()).await;
+    }
+    let watch = neighbour.watch();
+    assert!(big.delete_app().await.unwrap());
+    assert_eq!(big.get("c", "k1").await, None);
+    let mut steps = 0;
+    loop {
+        let reaped = store.reap(500).await.unwrap();
+        if reaped == 0 {
+            break;
+        }
+        assert!(reaped <= 500);
+        steps += 1;
+        // A neighbour's write has its turn after each step.
+        neighbour.live(1).await.nothing();
+    }
+    assert!(steps >= ENTRIES / 500, "{steps} steps");
+    watch.end().await.nothing();
+    neighbour.delivered(&stage).await;
+    stage.stop().await;
+}
+
+/// Four clients export a big app again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exports_leave_the_neighbour_its_writes() {
+    let stage = Stage::new().await;
+    let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
+    let big = stage.server.app("big", false).await;
+    let kit = Kit::new(Arc::clone(stage.host().store()), 0);
+    let tenant = kvasm_tests::conformance::kit::Tenant {
+        id: big.id,
+        ..kit.app().await
+    };
+    for at in 0..400 {
+        tenant
+            .set("c", &format!("k{at}"), bytes(vec![7; 16 * 1024]))
+            .await;
+    }
+    let end = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let loops: Vec<_> = (0..4)
+        .map(|_| {
+            let (api, end) = (stage.server.root.clone(), Arc::clone(&end));
+            tokio::spawn(async move {
+                let mut exports = 0;
+                while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                    let answer = api.get("/v1/apps/big/kv/export").await.expect(200);
+                    assert_eq!(answer.text().lines().count(), 400);
+                    exports += 1;
+                }
+                exports
+            })
+        })
+        .collect();
+    neighbour.live(100).await.nothing();
+    end.store(true, std::sync::atomic::Ordering::Relaxed);
+    for exports in loops {
+        assert!(exports.await.unwrap() > 0);
+    }
+    neighbour.delivered(&stage).await;
+    stage.stop().await;
+}
