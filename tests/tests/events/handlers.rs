@@ -2,8 +2,12 @@
 //! deliveries end where somebody finds them.
 
 use super::stage::{Stage, manifest, until};
-use kvasm::model::{DeadReason, Pause};
+use kvasm::Host;
+use kvasm::model::{DeadReason, Limits, Pause};
+use kvasm::store::MemoryStore;
 use kvasm_tests::guests::module_with;
+use std::sync::Arc;
+use std::time::Duration;
 
 const WATCH: &str = r#"{"kind":"on_change","name":"run","collection":"c"}"#;
 /// Writes a 1 under "k" of the collection "d".
@@ -19,7 +23,13 @@ fn handler(body: &str) -> Vec<u8> {
 /// Deploys a handler that writes and then does what `body` says, and changes what
 /// it watches.
 async fn changed(body: &str) -> Stage {
-    let stage = Stage::new().await;
+    // On a busy machine a second of computing takes long.
+    let builder = Host::builder().limits(Limits {
+        wall_time: Duration::from_secs(60),
+        ..Limits::default()
+    });
+    let mut stage = Stage::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await;
+    stage.start();
     stage.deploy(handler(&format!("{WRITE} {body}"))).await;
     stage.set("c", "k", "7").await;
     stage

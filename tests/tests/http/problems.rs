@@ -1,8 +1,10 @@
 //! Requests that are not as they should be.
 
+use kvasm::model::Limits;
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, answer};
 use serde_json::json;
+use std::time::Duration;
 
 #[tokio::test]
 async fn unknown_routes_and_methods() {
@@ -159,7 +161,14 @@ async fn names_in_paths_reach_nothing_else() {
 
 #[tokio::test]
 async fn a_plugins_failures_are_told_apart_and_tell_no_more_than_they_should() {
-    let server = Server::start().await;
+    let server = Server::with(|builder| {
+        // On a busy machine a second of computing takes long.
+        builder.limits(Limits {
+            wall_time: Duration::from_secs(60),
+            ..Limits::default()
+        })
+    })
+    .await;
     let fails = module(
         "oh no",
         "(drop (call $output_write (i32.const 0) (i32.const 5))) (i32.const 3)",

@@ -1,6 +1,7 @@
 //! Large bodies and answers, many at once: what they may take of the server's memory,
 //! and what a neighbour notices of them.
 
+use super::kit;
 use super::line::{Line, request};
 use super::process::{Home, Server, eventually};
 use std::sync::Arc;
@@ -73,6 +74,7 @@ fn assert_memory(server: &Server) {
 
 #[test]
 fn a_hundred_bodies_that_stop_before_their_end() {
+    let _alone = kit::alone_blocking();
     let (_home, server) = start(&["--set", "server.body_timeout=1h"]);
     let neighbour = Neighbour::start(&server);
     let senders: Vec<_> = (0..100)
@@ -104,6 +106,7 @@ fn a_hundred_bodies_that_stop_before_their_end() {
 
 #[test]
 fn a_hundred_and_fifty_readers_that_are_slow() {
+    let _alone = kit::alone_blocking();
     let (_home, server) = start(&["--set", "server.write_timeout=5s"]);
     let neighbour = Neighbour::start(&server);
     let mut lines: Vec<_> = (0..150).map(|_| server.open()).collect();
@@ -125,6 +128,7 @@ fn a_hundred_and_fifty_readers_that_are_slow() {
 
 #[test]
 fn calls_that_fail_with_8_mib() {
+    let _alone = kit::alone_blocking();
     let (_home, server) = start(&[]);
     let neighbour = Neighbour::start(&server);
     let callers: Vec<_> = (0..8)
@@ -148,6 +152,7 @@ fn calls_that_fail_with_8_mib() {
 
 #[test]
 fn an_address_has_its_connections_and_no_more() {
+    let _alone = kit::alone_blocking();
     let home = Home::new();
     let server = home.start(&["--set", "server.connections_of_address=2"]);
     let mut lines: Vec<Line> = (0..2).map(|_| server.open()).collect();

@@ -10,8 +10,22 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::task::JoinHandle;
+
+/// Tests that press hard, or look at what the process or the machine uses, run one
+/// after another: they would be each other's pressure.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Waits until no other test holds this.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().await
+}
+
+/// As [`alone`], for tests that are not asynchronous.
+pub fn alone_blocking() -> MutexGuard<'static, ()> {
+    ALONE.blocking_lock()
+}
 
 /// A server over HTTP with a dispatcher, on a SQLite file unless said otherwise.
 pub struct Stage {

@@ -1,6 +1,6 @@
 //! Limits that hold as a whole, and while they are changed.
 
-use super::kit::Stage;
+use super::kit::{self, Stage};
 use kvasm::model::Limits;
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, eventually};
@@ -30,6 +30,7 @@ async fn limit(server: &Server, app: &str, per_second: Value, at_once: Value) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wall_time_is_that_of_waiting_and_running_together() {
+    let _alone = kit::alone().await;
     let limits = Limits {
         wall_time: Duration::from_secs(2),
         cpu_time: Duration::from_secs(60),
@@ -51,6 +52,7 @@ async fn the_wall_time_is_that_of_waiting_and_running_together() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_at_once_that_are_lowered_under_load_fall() {
+    let _alone = kit::alone().await;
     let stage = Stage::new().await;
     stage.server.deployed("app", lasting(50)).await;
     limit(&stage.server, "app", Value::Null, json!(4)).await;
@@ -100,6 +102,7 @@ async fn calls_at_once_that_are_lowered_under_load_fall() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rate_that_is_lowered_holds_from_then_on_and_not_for_what_was_before() {
+    let _alone = kit::alone().await;
     let stage = Stage::new().await;
     stage.server.deployed("app", lasting(0)).await;
     limit(&stage.server, "app", json!(1_000), Value::Null).await;

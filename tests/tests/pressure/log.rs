@@ -1,5 +1,6 @@
 //! What the server's own log may not do: hold up the server, or grow with a tenant.
 
+use super::kit;
 use super::line::{Line, request};
 use super::process::{Home, Server, eventually};
 use std::io::{PipeReader, Read, pipe};
@@ -62,6 +63,7 @@ fn fill_the_log(server: &Server) {
 
 #[test]
 fn a_log_that_nobody_reads_holds_up_nothing() {
+    let _alone = kit::alone_blocking();
     let home = Home::new();
     let filter = "log.filter=kvasm=info,kvasm::requests=info";
     let (mut server, mut reader) = unread(&home, &["--set", filter]);
@@ -87,6 +89,7 @@ fn a_log_that_nobody_reads_holds_up_nothing() {
 
 #[test]
 fn a_second_signal_needs_no_reader_of_the_log() {
+    let _alone = kit::alone_blocking();
     let home = Home::new();
     let filter = "log.filter=kvasm=info,kvasm::requests=info";
     let patient = ["limits.wall_time=1h", "server.drain_timeout=1h"];
@@ -110,6 +113,7 @@ fn a_second_signal_needs_no_reader_of_the_log() {
 
 #[test]
 fn a_log_whose_reader_is_gone_holds_up_nothing() {
+    let _alone = kit::alone_blocking();
     let home = Home::new();
     let (mut server, reader) = unread(&home, &[]);
     drop(reader);
@@ -123,6 +127,7 @@ fn a_log_whose_reader_is_gone_holds_up_nothing() {
 
 #[test]
 fn standard_output_that_nobody_takes_holds_up_no_start() {
+    let _alone = kit::alone_blocking();
     let home = Home::new();
     // Its address can be had from nowhere else.
     let address = {
@@ -147,6 +152,7 @@ fn standard_output_that_nobody_takes_holds_up_no_start() {
 
 #[test]
 fn a_tenants_errors_are_short_and_few() {
+    let _alone = kit::alone_blocking();
     const EVENTS: u64 = 5_000;
     let home = Home::new();
     let server = home.start(&[]);
@@ -174,6 +180,7 @@ fn a_tenants_errors_are_short_and_few() {
 /// Its answer is small, and the app's log is still there.
 #[test]
 fn a_message_of_8_mib_is_cut() {
+    let _alone = kit::alone_blocking();
     let home = Home::new();
     let server = home.start(&[]);
     server.with_guest("demo");
@@ -212,6 +219,7 @@ fn following(server: &Server, authorization: &str) -> Line {
 
 #[test]
 fn a_log_is_followed_for_as_long_as_it_may_be_read() {
+    let _alone = kit::alone_blocking();
     let home = Home::new();
     let server = home.start(&[]);
     server.with_guest("demo");

@@ -1,5 +1,6 @@
 //! Modules that are slow or large to compile, many of one, and many.
 
+use super::kit;
 use kvasm::model::{App, AppName};
 use kvasm::service::Actor;
 use kvasm::store::{MemoryStore, Store};
@@ -93,12 +94,9 @@ fn modules(host: &Host, from: &str) -> u64 {
     found.map_or(0, |count| count.parse().unwrap())
 }
 
-/// The tests of this file count the processes of this one.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_modules_leave_other_apps_their_deploys_and_cold_starts() {
-    let _alone = ALONE.lock().await;
+    let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     // What starts cold below was deployed on another host.
     let elsewhere = host(&store, |b| b);
@@ -152,7 +150,7 @@ async fn slow_modules_leave_other_apps_their_deploys_and_cold_starts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_one_app_one_module_is_compiled_at_once() {
-    let _alone = ALONE.lock().await;
+    let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let host = host(&store, |b| {
         b.compilers(4)
@@ -180,7 +178,7 @@ async fn of_one_app_one_module_is_compiled_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compiler_over_its_time_or_memory_is_gone() {
-    let _alone = ALONE.lock().await;
+    let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let second = Duration::from_secs(1);
     let quick = host(&store, |b| b.compile_time(second).compile_memory(8 << 30));
@@ -208,7 +206,7 @@ async fn a_compiler_over_its_time_or_memory_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_no_compiler_is_the_hosts_fault() {
-    let _alone = ALONE.lock().await;
+    let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     for (program, argument) in [
         ("/bin/echo", "hello"),
@@ -246,7 +244,7 @@ async fn current_or_new(host: &Host) -> App {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_of_a_cold_module_share_one_load() {
-    let _alone = ALONE.lock().await;
+    let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
@@ -278,7 +276,7 @@ async fn callers_of_a_cold_module_share_one_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cold_start_that_nobody_waits_for_goes_on() {
-    let _alone = ALONE.lock().await;
+    let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let first = host(&store, |b| b);
     let a = app(&first, "a").await;
@@ -297,7 +295,7 @@ async fn a_cold_start_that_nobody_waits_for_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn modules_in_memory_are_bounded_by_bytes_and_leave_with_their_version() {
-    let _alone = ALONE.lock().await;
+    let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let one = host(&store, |b| b);
     let a = app(&one, "a").await;
@@ -344,7 +342,7 @@ fn greedy() -> Vec<u8> {
 /// Instances with many memories take one place each, as any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_with_eight_memories_leave_others_their_instances_and_memory() {
-    let _alone = ALONE.lock().await;
+    let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     // Memory for 8 of the greedy; they get 4 of these, the neighbour the rest.
     let host = host(&store, |b| {

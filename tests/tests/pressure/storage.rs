@@ -1,6 +1,6 @@
 //! What fills the disk or holds the only writer, and what the others feel of it.
 
-use super::kit::{Neighbour, Stage};
+use super::kit::{self, Neighbour, Stage};
 use kvasm::model::{DELIVERY_BYTES, FOLLOWERS_MAX, Resource};
 use kvasm::store::{SqliteOptions, SqliteStore, StoreError};
 use kvasm_tests::conformance::Kit;
@@ -40,6 +40,7 @@ fn spreading() -> Vec<u8> {
 /// One write of a watched entry, whose handler writes 100 more, and so on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_follows_from_one_change_is_bounded() {
+    let _alone = kit::alone().await;
     let stage = Stage::new().await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let app = stage.server.deployed("spreading", spreading()).await;
@@ -87,6 +88,7 @@ fn on_disk(path: &Path) -> u64 {
 /// 100 paused triggers and one key, written until the quota is used up.
 #[tokio::test]
 async fn a_quota_of_bytes_bounds_the_file() {
+    let _alone = kit::alone().await;
     const QUOTA: u64 = 1_000_000;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
@@ -121,6 +123,7 @@ async fn a_quota_of_bytes_bounds_the_file() {
 
 #[tokio::test]
 async fn space_is_given_back() {
+    let _alone = kit::alone().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
     let kit = open(&path).await;
@@ -152,6 +155,7 @@ async fn space_is_given_back() {
 /// A big app is deleted, and a neighbour lives on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_deletion_of_a_big_app_lets_others_write() {
+    let _alone = kit::alone().await;
     const ENTRIES: usize = 20_000;
     let stage = Stage::new().await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
@@ -185,6 +189,7 @@ async fn the_deletion_of_a_big_app_lets_others_write() {
 /// Four clients export a big app again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exports_leave_the_neighbour_its_writes() {
+    let _alone = kit::alone().await;
     let stage = Stage::new().await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let big = stage.server.app("big", false).await;
