@@ -198,9 +198,6 @@ pub(super) fn seal(caller: &Caller, list: &List, last: &Key) -> Cursor {
     Cursor::seal(caller.cursor_key(), collection, range, list.reverse, last)
 }
 
-/// The longest name of a collection or key that an audit row has in full, in bytes.
-const AUDIT_NAME_BYTES_MAX: usize = 128;
-
 /// What is written down of an administrator's write: which entry, or how many,
 /// and never a value. Of several, the action is `many`.
 fn audit_row(
@@ -220,21 +217,12 @@ fn audit_row(
             };
             (
                 action,
-                json!({ "collection": brief(collection.as_str()), "key": brief(key.as_str()) }),
+                json!({ "collection": collection.as_str(), "key": key.as_str() }),
             )
         }
         ops => (many, json!({ "entries": ops.len() })),
     };
     Some(Box::new(actor.audit(action, Some(app), now, detail)))
-}
-
-/// A name as the audit log has it: rows are small, whatever names are.
-fn brief(name: &str) -> std::borrow::Cow<'_, str> {
-    let end = name.floor_char_boundary(AUDIT_NAME_BYTES_MAX);
-    match name.get(..end) {
-        Some(start) if end < name.len() => format!("{start}... ({} bytes)", name.len()).into(),
-        _ => name.into(),
-    }
 }
 
 /// A store answered with something else than it was asked for.
