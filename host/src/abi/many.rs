@@ -10,7 +10,7 @@ use crate::model::{
 };
 use crate::service::{Batch, Operation, ServiceError};
 use kvasm_abi::{
-    Address, BATCH_BYTES_MAX, BatchCheck, BatchOp, KEYS_MAX, LETTERS_DEFAULT, LETTERS_MAX, MODULE,
+    Address, BatchCheck, BatchOp, KEYS_MAX, LETTERS_DEFAULT, LETTERS_MAX, MODULE,
     Range32, Records, Slot, Status, encode_records,
 };
 use serde_json::json;
@@ -132,8 +132,9 @@ async fn commit<T: GuestView>(
 ) -> Result<i64, Fault> {
     let out = at(out, cap);
     guest.check("out", out)?;
-    let packed = guest.read("batch", Subject::Batch, at(batch, len), BATCH_BYTES_MAX)?;
-    let value_limit = guest.state().limits.value_bytes;
+    let limits = &guest.state().limits;
+    let (batch_limit, value_limit) = (limits.batch_bytes(), limits.value_bytes);
+    let packed = guest.read("batch", Subject::Batch, at(batch, len), batch_limit)?;
     let batch = decode(&packed, value_limit)?;
     // A copy of what the checks name, for the message.
     let checked: Vec<_> = batch.checks.iter().map(named).collect();

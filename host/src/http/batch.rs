@@ -11,7 +11,7 @@ use super::params::{Params, Segments, refused};
 use super::problem::Problem;
 use super::transfer::{EntryLine, value};
 use crate::model::{Applied, Capability, Check, Collection, Expect, Key, Version};
-use crate::service::{self, BATCH_BYTES_MAX, Batch, Caller, ServiceError};
+use crate::service::{self, Batch, Caller, ServiceError};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -123,8 +123,9 @@ pub(super) async fn commit(
 ) -> Result<Json<CommitDone>, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
+    let limit = shared.host.limits().body_bytes();
     let request: CommitRequest =
-        body::json_within(&shared, &headers, body, BATCH_BYTES_MAX).await?;
+        body::json_within(&shared, &headers, body, limit).await?;
     if request.checks.is_empty() && request.operations.is_empty() {
         return Err(refused("the batch has neither checks nor operations"));
     }
@@ -177,8 +178,9 @@ pub(super) async fn get_many(
     body: Body,
 ) -> Result<Json<Entries>, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let limit = shared.host.limits().body_bytes();
     let request: GetManyRequest =
-        body::json_within(&shared, &headers, body, BATCH_BYTES_MAX).await?;
+        body::json_within(&shared, &headers, body, limit).await?;
     let keys = each("keys", request.keys, |EntryRef { collection, key }| {
         place(collection, key)
     })?;

@@ -26,9 +26,6 @@ use utoipa::{IntoParams, ToSchema};
 
 /// The media type of JSON Lines.
 const JSON_LINES: &str = "application/jsonl";
-/// The longest line of an import: a value at its limit and its key, with every
-/// character escaped.
-const LINE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// An import commits when it has so many entries, or bytes of them.
 const BATCH_ENTRIES: usize = 500;
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -305,9 +302,10 @@ impl Import {
                 rest.clear();
             }
             rest.extend_from_slice(last);
-            if rest.len() > LINE_BYTES_MAX {
+            let limit = self.shared.host.limits().line_bytes();
+            if rest.len() > limit {
                 self.line += 1;
-                return Err(self.bad(format!("it is over the limit of {LINE_BYTES_MAX} bytes")));
+                return Err(self.bad(format!("it is over the limit of {limit} bytes")));
             }
         }
     }

@@ -38,6 +38,67 @@ pub struct Limits {
     pub cpu_time: Duration,
 }
 
+/// Room for the names of an entry and what frames it, beside a value.
+const FRAME_BYTES: usize = 64 * 1024;
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+const LINE_BYTES: usize = 8 * 1024 * 1024;
+
+impl Limits {
+    /// The names and values of a batch, and so of what a transaction writes, in
+    /// bytes: 4 MiB, or as much as one entry needs if that is more.
+    pub fn batch_bytes(&self) -> usize {
+        BATCH_BYTES.max(self.value_bytes.saturating_add(FRAME_BYTES))
+    }
+
+    /// A JSON body with entries, in bytes: 4 MiB, or as much as the largest value
+    /// needs in base64 if that is more.
+    pub fn body_bytes(&self) -> usize {
+        BATCH_BYTES.max(self.text_bytes())
+    }
+
+    /// An entry as a line of an import, in bytes: 8 MiB, or as much as the largest
+    /// value needs in base64 if that is more.
+    pub fn line_bytes(&self) -> usize {
+        LINE_BYTES.max(self.text_bytes())
+    }
+
+    /// An entry as JSON, its value in base64.
+    fn text_bytes(&self) -> usize {
+        let base64 = self.value_bytes.div_ceil(3).saturating_mul(4);
+        base64.saturating_add(FRAME_BYTES)
+    }
+
+    /// Checks that the limits fit together.
+    ///
+    /// # Errors
+    /// The limit that is too small, and what it must hold.
+    pub fn check(&self) -> Result<(), Misfit> {
+        let event = self.value_bytes.saturating_add(FRAME_BYTES);
+        if self.input_bytes < event {
+            return Err(Misfit {
+                limit: "input",
+                bytes: self.input_bytes,
+                least: event,
+                why: "a handler's input holds a value and what is said of it",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Limits of which one does not leave room for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Misfit {
+    /// The name of the limit that is too small.
+    pub limit: &'static str,
+    /// What it is.
+    pub bytes: usize,
+    /// The least that it must be.
+    pub least: usize,
+    /// What it must hold.
+    pub why: &'static str,
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         const KIB: usize = 1024;
@@ -58,5 +119,24 @@ impl Default for Limits {
             wall_time: Duration::from_secs(5),
             cpu_time: Duration::from_secs(1),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_an_entry_has_room_for_the_largest() {
+        let mut limits = Limits::default();
+        assert_eq!(limits.batch_bytes(), BATCH_BYTES);
+        assert_eq!(limits.line_bytes(), LINE_BYTES);
+        assert_eq!(limits.check(), Ok(()));
+        limits.value_bytes = 12 * 1024 * 1024;
+        assert!(limits.batch_bytes() > limits.value_bytes);
+        assert!(limits.line_bytes() > limits.value_bytes / 3 * 4);
+        assert_eq!(limits.check().unwrap_err().limit, "input");
+        limits.value_bytes = usize::MAX;
+        assert_eq!(limits.line_bytes(), usize::MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! The key-value service over a store: the script gate, validation, and one batch
 //! for each write.
 
-use super::kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
+use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 use super::{Caller, Events, ServiceError};
 use crate::metrics::Metrics;
 use crate::model::{
@@ -20,6 +20,7 @@ pub struct KvService {
     events: Arc<dyn Events>,
     metrics: Metrics,
     page_entries: u32,
+    batch_bytes: usize,
     page_bytes: usize,
 }
 
@@ -36,6 +37,7 @@ impl KvService {
             store,
             events,
             page_entries: limits.page_entries,
+            batch_bytes: limits.batch_bytes(),
             page_bytes: limits.page_bytes,
         }
     }
@@ -268,7 +270,7 @@ impl Kv for KvService {
         let now = Timestamp::now();
         let get = self
             .store
-            .get_many(caller.app(), keys, now, BATCH_BYTES_MAX);
+            .get_many(caller.app(), keys, now, self.batch_bytes);
         Ok(self.timed("get_many", get).await?)
     }
 

@@ -8,7 +8,7 @@
 //! Lists are read from the store as they are at that moment, with this run's own
 //! writes laid over them. What they found is not checked.
 
-use super::kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
+use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 use super::kv_service::{check_count, expiry, list_query, seal};
 use super::{Caller, ServiceError};
 use crate::model::{
@@ -30,6 +30,7 @@ const PROVISIONAL: u64 = kvasm_abi::PROVISIONAL_VERSION_MIN;
 pub struct Transaction {
     kv: Arc<dyn Kv>,
     page_entries: u32,
+    batch_bytes: usize,
     view: Mutex<View>,
 }
 
@@ -76,6 +77,7 @@ impl View {
         at: Address,
         value: Option<(Value, Option<Timestamp>)>,
         now: Timestamp,
+        bytes_max: usize,
     ) -> Result<Version, Invalid> {
         let bytes =
             |value: &Value| at.0.as_str().len() + at.1.as_str().len() + value.as_bytes().len();
@@ -88,11 +90,11 @@ impl View {
             .map_or(0, |e| bytes(&e.value));
         let added = value.as_ref().map_or(0, |(value, _)| bytes(value));
         let total = self.bytes - freed + added;
-        if total > BATCH_BYTES_MAX {
+        if total > bytes_max {
             return Err(Invalid::TooLarge {
                 subject: Subject::Transaction,
                 len: total as u64,
-                limit: BATCH_BYTES_MAX as u64,
+                limit: bytes_max as u64,
             });
         }
         self.bytes = total;
@@ -122,6 +124,7 @@ impl Transaction {
         Transaction {
             kv,
             page_entries: limits.page_entries,
+            batch_bytes: limits.batch_bytes(),
             view: Mutex::default(),
         }
     }
@@ -190,6 +193,15 @@ impl Transaction {
         Ok(entry)
     }
 
+    fn write(
+        &self,
+        at: Address,
+        value: Option<(Value, Option<Timestamp>)>,
+        now: Timestamp,
+    ) -> Result<Version, Invalid> {
+        self.view.lock().write(at, value, now, self.batch_bytes)
+    }
+
     /// What this run has made of each of several entries, as far as an answer has
     /// room for their values. A key may be named again and again.
     fn own_many(
@@ -200,7 +212,7 @@ impl Transaction {
         let (view, now) = (self.view.lock(), Timestamp::now());
         let own = |at: &Address| {
             let own = view.own(at, now);
-            take_bytes(left, own.as_ref().and_then(Option::as_ref))?;
+            take_bytes(left, self.batch_bytes, own.as_ref().and_then(Option::as_ref))?;
             Ok(own)
         };
         keys.iter().map(own).collect()
@@ -232,7 +244,7 @@ impl Transaction {
             } => {
                 let expires_at = expiry(now, ttl_ms)?;
                 let value = Some((value, expires_at));
-                let version = self.view.lock().write((collection, key), value, now)?;
+                let version = self.write((collection, key), value, now)?;
                 Ok(Applied::Set(version))
             }
             Operation::Delete { collection, key } => {
@@ -252,7 +264,7 @@ impl Transaction {
 
     async fn remove(&self, caller: &Caller, at: Address) -> Result<bool, ServiceError> {
         let existed = self.see(&caller.ungated(), &at).await?.is_some();
-        self.view.lock().write(at, None, Timestamp::now())?;
+        self.write(at, None, Timestamp::now())?;
         Ok(existed)
     }
 
@@ -267,7 +279,8 @@ impl Transaction {
         let expires_at = before.and_then(|entry| entry.expires_at);
         let text = Value::Json(JsonText::integer(value));
         let mut view = self.view.lock();
-        let version = view.write(at, Some((text, expires_at)), Timestamp::now())?;
+        let now = Timestamp::now();
+        let version = view.write(at, Some((text, expires_at)), now, self.batch_bytes)?;
         Ok((version, value))
     }
 
@@ -294,11 +307,11 @@ impl Transaction {
 }
 
 /// Takes an entry's value from what an answer has room for.
-fn take_bytes(left: &mut usize, entry: Option<&Entry>) -> Result<(), Invalid> {
+fn take_bytes(left: &mut usize, limit: usize, entry: Option<&Entry>) -> Result<(), Invalid> {
     let bytes = entry.map_or(0, |entry| entry.value.as_bytes().len());
     *left = left.checked_sub(bytes).ok_or(Invalid::OverTogether {
         subject: Subject::Answer,
-        limit: BATCH_BYTES_MAX as u64,
+        limit: limit as u64,
     })?;
     Ok(())
 }
@@ -357,14 +370,14 @@ impl Kv for Transaction {
         keys: &[(Collection, Key)],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
         check_count(Subject::Keys, keys.len())?;
-        let mut left = BATCH_BYTES_MAX;
+        let mut left = self.batch_bytes;
         let own = self.own_many(keys, &mut left)?;
         let others = keys.iter().zip(&own).filter(|(_, own)| own.is_none());
         let others: Vec<_> = others.map(|(at, _)| at.clone()).collect();
         let found = self.kv.get_many(caller, &others).await?;
         let mut view = self.view.lock();
         for (at, entry) in others.iter().zip(&found) {
-            take_bytes(&mut left, entry.as_ref())?;
+            take_bytes(&mut left, self.batch_bytes, entry.as_ref())?;
             view.remember(at, entry.as_ref().map(|entry| entry.version))?;
         }
         let mut found = found.into_iter();
@@ -415,7 +428,7 @@ impl Kv for Transaction {
         self.expect(caller, &at, write.expect).await?;
         let now = Timestamp::now();
         let value = Some((write.value, expiry(now, write.ttl_ms)?));
-        Ok(self.view.lock().write(at, value, now)?)
+        Ok(self.write(at, value, now)?)
     }
 
     async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError> {

@@ -9,7 +9,7 @@ use keys::KEYS;
 use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::http::ServerOptions;
-use kvasm::model::{AppLimits, Limits, Quota};
+use kvasm::model::{AppLimits, Limits, Misfit, Quota};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,6 +30,18 @@ pub(super) enum ConfigError {
     },
     #[error("{source_name}: there is no key {key:?}; `kvasm serve --print-config` lists all")]
     UnknownKey { source_name: String, key: String },
+}
+
+impl ConfigError {
+    fn misfit(misfit: Misfit) -> ConfigError {
+        let least = text::show_size(&misfit.least);
+        ConfigError::Value {
+            source_name: "the configuration".to_owned(),
+            key: format!("limits.{}", misfit.limit),
+            value: text::show_size(&misfit.bytes),
+            why: format!("it must be at least {least}: {}", misfit.why),
+        }
+    }
 }
 
 /// How log lines are written.
@@ -121,6 +133,7 @@ impl Config {
             config.set("the arguments", key, text)?;
         }
         config.check_bytes()?;
+        config.limits.check().map_err(ConfigError::misfit)?;
         Ok(config)
     }
 
@@ -131,7 +144,7 @@ impl Config {
             ("limits.input", limits.input_bytes),
             ("limits.output", limits.output_bytes),
             ("limits.module", limits.module_bytes),
-            ("limits.value", limits.value_bytes),
+            ("limits.value and its frame", limits.line_bytes()),
             ("limits.page", limits.page_bytes),
         ];
         let bytes = self.server.bytes_in_flight;
@@ -269,6 +282,10 @@ mod tests {
         assert!(load("listen = [", None, &[]).is_err());
         let error = load("", None, &[("server.bytes_in_flight", "15MiB")]).unwrap_err();
         assert!(error.contains("at least limits.module, 16MiB"), "{error}");
+        let error = load("", None, &[("limits.value", "8MiB")]).unwrap_err();
+        assert!(error.contains("limits.input is \"8MiB\""), "{error}");
+        let both = [("limits.value", "8MiB"), ("limits.input", "9MiB")];
+        assert!(load("", None, &both).is_ok());
     }
 
     #[test]
