@@ -211,7 +211,7 @@ fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateD
     if meter.deadline().has_passed() {
         return Err(Stop::Deadline.into());
     }
-    if meter.spent() >= invocation.guest.limits.cpu_time {
+    if meter.tick() >= invocation.guest.limits.cpu_time {
         return Err(Stop::CpuTime.into());
     }
     let turn = Arc::clone(&invocation.turns).take(Arc::clone(meter));
