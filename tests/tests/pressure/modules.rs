@@ -213,6 +213,8 @@ async fn a_program_that_is_no_compiler_is_the_hosts_fault() {
     for (program, argument) in [
         ("/bin/echo", "hello"),
         ("/bin/cat", "-"),
+        // Ends as a compiler that cannot begin.
+        ("/bin/ls", "/nonexistent"),
         ("/nonexistent", ""),
     ] {
         let host = host(&store, |b| {
