@@ -77,8 +77,9 @@ impl Runtime {
     /// Compiles a module for an app, or finds it compiled, and checks that it can
     /// run here. Dropping the future does not end what others wait for.
     ///
-    /// The time that compiling takes is bounded (`compile_time`); that for which
-    /// it waits for other modules by their number.
+    /// The time that compiling takes is bounded (`compile_time`), and ten times that for
+    /// which it waits for others to begin. If it has to start over in the slow lane, it
+    /// waits for its turn there as long as that takes.
     ///
     /// # Errors
     /// [`LoadError`], which says what is wrong with the module.
