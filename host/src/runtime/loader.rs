@@ -288,8 +288,13 @@ impl Runtime {
                 _ = look.tick() => {}
             }
             if running.elapsed() > wall_time {
-                let slow = LoadError::TooSlow(self.compile_limits.cpu_time);
-                return Step::Ended(Err(slow));
+                return Step::Ended(Err(match running.can_be_stopped() {
+                    // The kernel ends one that has had its CPU time. This one had no core.
+                    true => LoadError::host(std::io::Error::other(
+                        "the compiler has not ended within ten times its CPU time",
+                    )),
+                    false => LoadError::TooSlow(self.compile_limits.cpu_time),
+                }));
             }
             if turn.is_quick()
                 && running.is_slow()
