@@ -186,10 +186,13 @@ async fn a_compiler_over_its_time_or_memory_is_gone() {
     let quick = host(&store, |b| b.compile_time(second).compile_memory(8 << 30));
     let a = app(&quick, "a").await;
     let error = quick.load(&a, blocks()).await.err().unwrap();
-    assert!(
-        matches!(error, LoadError::TooSlow(time) if time == second),
-        "{error}"
-    );
+    let is_over = match &error {
+        LoadError::TooSlow(time) => *time == second,
+        // A busy machine may have no second of CPU for it within ten.
+        LoadError::Host(cause) => cause.to_string().contains("ten times its CPU time"),
+        _ => false,
+    };
+    assert!(is_over, "{error:?}");
     assert_eq!(processes(), 0);
     quick.load(&a, small(1)).await.unwrap();
 
