@@ -1,7 +1,7 @@
 //! Clients that are slow, broken, or many.
 
-use super::line::{Line, request};
-use super::process::{Home, Server, eventually};
+use kvasm_tests::program::line::{Line, request};
+use kvasm_tests::program::process::{Home, Server, eventually};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! How a server starts, or says why it does not.
 
-use super::process::{Home, SERVE, TOKEN, eventually, run};
+use kvasm_tests::program::process::{Home, SERVE, TOKEN, eventually, run};
 use std::net::TcpListener;
 
 /// Fails to start with this code and these words, and says nothing of `secret`.

@@ -1,8 +1,8 @@
 //! Stores that fill, fail, or are shared.
 
-use super::guest;
-use super::process::{Home, Server, eventually, program};
 use kvasm_tests::postgres::{Cluster, Options, Stop, fresh_database};
+use kvasm_tests::program::guest;
+use kvasm_tests::program::process::{Home, Server, eventually, program};
 
 #[test]
 fn a_full_disk_refuses_writes_and_loses_nothing() {

@@ -19,7 +19,7 @@ pub fn program() -> PathBuf {
     let program = test.parent().unwrap().parent().unwrap().join("kvasm");
     assert!(
         program.exists(),
-        "`cargo build -p kvasm` builds the program first"
+        "`cargo build --workspace --bin kvasm` builds the program first"
     );
     program
 }
@@ -347,7 +347,7 @@ impl Server {
         self.admin("PUT", &path, "application/json", b"{}").ok();
     }
 
-    /// Makes an app with the plugin of this suite.
+    /// Makes an app with the plugin of `guest`.
     #[track_caller]
     pub fn with_guest(&self, app: &str) {
         self.create_app(app);
