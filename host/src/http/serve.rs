@@ -74,7 +74,7 @@ pub async fn serve(
         let (service, peer) = (service.clone(), stream.peer());
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            service.call(request)
+            service.call(request.map(|body| peer.body(body)))
         });
         let connection = http.serve_connection(TokioIo::new(stream), with_peer);
         let connection = graceful.watch(connection);

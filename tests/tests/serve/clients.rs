@@ -135,6 +135,40 @@ fn a_call_is_refused_before_its_body_is_read() {
     refused("/v1/apps/demo/call/hello", 429, "rate-limited");
 }
 
+/// A client that sends all of its body before it reads has the answer all the same.
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    server.with_guest("demo");
+    let body = vec![b'x'; 4 << 20];
+    for path in ["/v1/apps/demo/call/none", "/v1/apps/none/call/hello"] {
+        for headers in ["", "Connection: close\r\n"] {
+            let mut line = server.open();
+            assert!(
+                line.try_send(request("POST", path, headers, &body)),
+                "{path}"
+            );
+            let answer = line.answer().expect("an answer");
+            assert_eq!(answer.status, 404, "{}", answer.head);
+            assert_eq!(line.rest(), b"");
+        }
+    }
+    // A body that is short leaves the connection for the next request.
+    let mut line = server.open();
+    line.send(request("POST", "/v1/apps/demo/call/none", "", b"short"));
+    line.answer().unwrap().expect(404, "function-not-found");
+    line.send(request("POST", "/v1/apps/demo/call/echo", "", b"next"));
+    assert_eq!(line.answer().unwrap().ok().text(), "next");
+    // So does one that waits to be asked for, if it is not asked for.
+    let mut line = server.open();
+    line.send("POST /v1/apps/demo/call/none HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    line.answer().unwrap().expect(404, "function-not-found");
+    assert_eq!(line.rest(), b"");
+    drop(line);
+    server.stop();
+}
+
 /// With one call at once, those who hang up while they wait are not called for.
 #[test]
 fn clients_that_hang_up_leave_the_queue() {
