@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// The program that `cargo build --workspace --bin kvasm` builds, or that `KVASM_BIN` names.
 pub fn program() -> PathBuf {
     if let Some(program) = std::env::var_os("KVASM_BIN") {
         return program.into();
     }
-    // target/debug/deps/serve-... lies beside target/debug/kvasm.
+    // The test is in target/debug/deps, and the program in target/debug.
     let test = std::env::current_exe().unwrap();
     let program = test.parent().unwrap().parent().unwrap().join("kvasm");
     assert!(
@@ -260,7 +261,7 @@ impl Server {
         let mut command = Command::new("sh");
         let pid = self.child.id().to_string();
         command.args(["-c", "kill -s \"$0\" \"$1\"", name, &pid]);
-        // One that has ended by itself is what is wanted.
+        // A process that has ended already needs no signal.
         let _ = command.stderr(Stdio::null()).status().unwrap();
     }
 
