@@ -182,6 +182,20 @@ impl Held {
         self.set(&mut own, &mut state, bytes);
     }
 
+    /// Counts at least so many bytes whether or not there is room.
+    pub(super) fn cover(&self, bytes: usize) {
+        let mut own = self.bytes.lock();
+        if bytes > own.count {
+            let mut state = self.budget.state.lock();
+            self.set(&mut own, &mut state, bytes);
+        }
+    }
+
+    /// What another part of the same answer holds: nothing yet.
+    pub(super) fn another(&self) -> Held {
+        self.budget.held(self.share.clone())
+    }
+
     /// The body is complete.
     pub(super) fn complete(&self) {
         let mut state = self.budget.state.lock();
