@@ -82,6 +82,24 @@ fn a_client_that_reads_nothing_is_cut_off() {
     server.stop();
 }
 
+/// The server notices what a slow client takes, though the system's buffers are large.
+#[test]
+fn a_client_that_keeps_the_rate_is_not_cut_off() {
+    let home = Home::new();
+    let server = home.start(&["--set", "server.write_timeout=10s"]);
+    server.with_guest("demo");
+    let mut line = server.open();
+    line.send(request("POST", "/v1/apps/demo/call/big", "", b""));
+    // 20 KiB a second, twenty times the minimum rate, for twice the time.
+    for _ in 0..40 {
+        line.sip(10 * 1024);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let open = server.metric("kvasm_http_connections ");
+    assert_eq!(open, 2, "with the one that asks");
+    server.stop();
+}
+
 #[test]
 fn half_closed_and_pipelined_connections_get_their_answers() {
     let home = Home::new();
