@@ -270,7 +270,9 @@ const SET: &str = "INSERT INTO kv_entries
 const DELETE: &str = "DELETE FROM kv_entries WHERE app_id = ?1 AND collection = ?2 AND key = ?3
      RETURNING expires_at IS NULL OR expires_at > ?4, size, version";
 
-const SWEEP: &str = "DELETE FROM kv_entries WHERE app_id = ?1 AND rowid IN (
+/// The app is named inside only: outside too, SQLite would look at all entries of the
+/// app for those few.
+const SWEEP: &str = "DELETE FROM kv_entries WHERE rowid IN (
        SELECT rowid FROM kv_entries WHERE app_id = ?1 AND expires_at <= ?2
        ORDER BY expires_at LIMIT ?3)
      RETURNING size";
@@ -290,4 +292,28 @@ fn failed_checks(connection: &Connection, batch: &WriteBatch) -> rusqlite::Resul
         }
     }
     Ok(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::{SqliteOptions, SqliteStore};
+
+    /// The writer does it for each app in turn, and whoever writes waits for it.
+    #[tokio::test]
+    async fn a_sweep_reads_no_more_than_it_removes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvasm.db");
+        let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+        let connection = Connection::open(&path).unwrap();
+        let mut plan = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {SWEEP}"))
+            .unwrap();
+        let steps = plan.query_map((b"a", 0, 0), |row| row.get::<_, String>(3));
+        let steps: Vec<_> = steps.unwrap().map(Result::unwrap).collect();
+        let removes = "SEARCH kv_entries USING INTEGER PRIMARY KEY (rowid=?)";
+        assert_eq!(steps[0], removes, "{steps:?}");
+        let finds = "kv_entries_by_expiry (app_id=? AND expires_at<?)";
+        assert!(steps.iter().any(|step| step.contains(finds)), "{steps:?}");
+    }
 }
