@@ -52,12 +52,18 @@ pub struct Home {
     token: OnceLock<String>,
 }
 
-impl Home {
-    pub fn new() -> Home {
+impl Default for Home {
+    fn default() -> Home {
         Home {
             folder: tempfile::tempdir().unwrap(),
             token: OnceLock::new(),
         }
+    }
+}
+
+impl Home {
+    pub fn new() -> Home {
+        Home::default()
     }
 
     pub fn path(&self, name: &str) -> String {
