@@ -6,25 +6,11 @@ use kvasm::service::Actor;
 use kvasm::store::{MemoryStore, Store};
 use kvasm::{Blame, Call, CallError, Compiler, Host, HostBuilder, LoadError};
 use kvasm_tests::guests::module_with;
+use kvasm_tests::program::process::program;
 use kvasm_tests::server::eventually;
 use kvasm_tests::slow::{blocks, ifs};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The program that `cargo build -p kvasm` builds.
-fn program() -> PathBuf {
-    if let Some(program) = std::env::var_os("KVASM_BIN") {
-        return program.into();
-    }
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().unwrap().parent().unwrap().join("kvasm");
-    assert!(
-        program.exists(),
-        "`cargo build -p kvasm` builds the program first"
-    );
-    program
-}
 
 fn compiler() -> Compiler {
     Compiler::Process {
