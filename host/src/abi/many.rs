@@ -10,8 +10,8 @@ use crate::model::{
 };
 use crate::service::{Batch, Operation, ServiceError};
 use kvasm_abi::{
-    Address, BatchCheck, BatchOp, KEYS_MAX, LETTERS_DEFAULT, LETTERS_MAX, MODULE,
-    Range32, Records, Slot, Status, encode_records,
+    Address, BatchCheck, BatchOp, KEYS_MAX, LETTERS_DEFAULT, LETTERS_MAX, MODULE, Range32, Records,
+    Slot, Status, encode_records,
 };
 use serde_json::json;
 use uuid::Uuid;

@@ -124,8 +124,7 @@ pub(super) async fn commit(
     let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let limit = shared.host.limits().body_bytes();
-    let request: CommitRequest =
-        body::json_within(&shared, &headers, body, limit).await?;
+    let request: CommitRequest = body::json_within(&shared, &headers, body, limit).await?;
     if request.checks.is_empty() && request.operations.is_empty() {
         return Err(refused("the batch has neither checks nor operations"));
     }
@@ -179,8 +178,7 @@ pub(super) async fn get_many(
 ) -> Result<Json<Entries>, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
     let limit = shared.host.limits().body_bytes();
-    let request: GetManyRequest =
-        body::json_within(&shared, &headers, body, limit).await?;
+    let request: GetManyRequest = body::json_within(&shared, &headers, body, limit).await?;
     let keys = each("keys", request.keys, |EntryRef { collection, key }| {
         place(collection, key)
     })?;

@@ -212,7 +212,11 @@ impl Transaction {
         let (view, now) = (self.view.lock(), Timestamp::now());
         let own = |at: &Address| {
             let own = view.own(at, now);
-            take_bytes(left, self.batch_bytes, own.as_ref().and_then(Option::as_ref))?;
+            take_bytes(
+                left,
+                self.batch_bytes,
+                own.as_ref().and_then(Option::as_ref),
+            )?;
             Ok(own)
         };
         keys.iter().map(own).collect()

@@ -1,8 +1,9 @@
 //! The embedded store: one SQLite file.
 //!
 //! Reads run inline on the calling thread, through pooled connections with
-//! cached statements; long ones run on threads of their own (`places`). Writes go to one thread that commits them in groups, and
-//! each is answered after the commit that holds it.
+//! cached statements; long ones run on threads of their own (`places`). Writes go to
+//! one thread that commits them in groups, app by app, and each is answered after the
+//! commit that holds it.
 
 mod batch;
 mod error;
@@ -13,6 +14,7 @@ mod queue;
 mod read;
 mod registry;
 mod tally;
+mod turns;
 mod upkeep;
 mod writer;
 
@@ -29,7 +31,7 @@ use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, Sq
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use writer::{Transaction, Writer};
+use writer::{Transaction, Work, Writer};
 
 /// A page with values of at most so many entries is read on the thread that asks.
 const SHORT_PAGE: u32 = 8;
@@ -201,9 +203,9 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
-        let bytes = batch::bytes(&batch);
+        let work = Work::of(batch.app_id).with_bytes(batch::bytes(&batch));
         let apply = move |transaction: &mut Transaction<'_>| batch::apply(transaction, &batch);
-        self.writer.run(bytes, apply).await
+        self.writer.run(work, apply).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! What is removed and given back as time goes by.
 
-use super::writer::Transaction;
+use super::writer::{Transaction, Work};
 use super::{SqliteStore, error, grave};
 use crate::model::{AppId, Timestamp};
 use crate::store::StoreError;
@@ -26,7 +26,7 @@ impl Upkeep for SqliteStore {
                 (before, limit),
             )
         };
-        self.writer.run(0, prune).await
+        self.writer.run(Work::default(), prune).await
     }
 
     async fn prune_audit_of(&self, app: AppId, keep: u32, limit: u32) -> Result<u64, StoreError> {
@@ -42,7 +42,7 @@ impl Upkeep for SqliteStore {
                 (app, keep, limit),
             )
         };
-        self.writer.run(0, prune).await
+        self.writer.run(Work::default(), prune).await
     }
 
     async fn give_back(&self) -> Result<bool, StoreError> {
@@ -53,7 +53,7 @@ impl Upkeep for SqliteStore {
         let give_back = |transaction: &mut Transaction<'_>| {
             vacuum(transaction.connection).map_err(error::store)
         };
-        self.writer.run(0, give_back).await
+        self.writer.run(Work::default(), give_back).await
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
@@ -63,7 +63,7 @@ impl Upkeep for SqliteStore {
         let reap = move |transaction: &mut Transaction<'_>| {
             transaction.whole(|transaction| grave::reap(transaction.connection, limit))
         };
-        self.writer.run(0, reap).await
+        self.writer.run(Work::default(), reap).await
     }
 }
 

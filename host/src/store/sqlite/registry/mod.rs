@@ -5,7 +5,7 @@ mod change;
 mod read;
 
 use super::tally::Tally;
-use super::writer::Transaction;
+use super::writer::{Transaction, Work};
 use super::{SqliteStore, error, grave, outbox};
 use crate::model::{
     App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Plugin,
@@ -45,7 +45,7 @@ impl SqliteStore {
             }
             result
         };
-        self.writer.run(0, run).await
+        self.writer.run(Work::default(), run).await
     }
 }
 

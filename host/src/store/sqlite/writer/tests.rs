@@ -55,7 +55,7 @@ async fn a_panic_fails_its_caller_and_the_thread_lives_on() {
     let writer = &stage.store.writer;
     for _ in 0..3 {
         let panicked = writer
-            .run(0, |transaction| -> Result<(), StoreError> {
+            .run(Work::default(), |transaction| -> Result<(), StoreError> {
                 write(1)(transaction)?;
                 panic!("a bug");
             })
@@ -66,7 +66,7 @@ async fn a_panic_fails_its_caller_and_the_thread_lives_on() {
         );
         assert_eq!(stage.at(), 0, "its half of a write was rolled back");
     }
-    writer.run(0, write(5)).await.unwrap();
+    writer.run(Work::default(), write(5)).await.unwrap();
     assert_eq!(stage.at(), 5);
     stage.store.ping().await.unwrap();
 }
@@ -85,7 +85,7 @@ async fn those_who_shared_a_group_with_a_panic_may_try_again() {
                 5 => panic!("a bug"),
                 _ => write(1)(transaction),
             };
-            store.writer.run(0, run).await
+            store.writer.run(Work::default(), run).await
         });
     }
     while stage.store.writer.jobs.as_ref().unwrap().capacity() > QUEUE_LEN - 9 {
@@ -125,7 +125,7 @@ async fn a_held_lock_answers_the_whole_queue_at_once_and_nothing_is_written_late
     let mut callers = JoinSet::new();
     for _ in 0..20 {
         let store = Arc::clone(&stage.store);
-        callers.spawn(async move { store.writer.run(0, write(1)).await });
+        callers.spawn(async move { store.writer.run(Work::default(), write(1)).await });
     }
     for answer in callers.join_all().await {
         assert!(
@@ -137,7 +137,12 @@ async fn a_held_lock_answers_the_whole_queue_at_once_and_nothing_is_written_late
     let took = start.elapsed();
     assert!(took < BUSY * 10, "{took:?}");
     lock.execute_batch("COMMIT").unwrap();
-    stage.store.writer.run(0, write(100)).await.unwrap();
+    stage
+        .store
+        .writer
+        .run(Work::default(), write(100))
+        .await
+        .unwrap();
     assert_eq!(stage.at(), 100);
 }
 
@@ -149,7 +154,7 @@ async fn a_write_whose_caller_has_left_is_never_run() {
     let runs = Arc::new(AtomicUsize::new(0));
     let first = tokio::spawn({
         let store = Arc::clone(&stage.store);
-        async move { store.writer.run(0, write(1)).await }
+        async move { store.writer.run(Work::default(), write(1)).await }
     });
     let mut callers = JoinSet::new();
     for _ in 0..20 {
@@ -159,7 +164,7 @@ async fn a_write_whose_caller_has_left_is_never_run() {
                 runs.fetch_add(1, Ordering::Relaxed);
                 write(1)(transaction)
             };
-            store.writer.run(0, run).await
+            store.writer.run(Work::default(), run).await
         });
     }
     // The thread has one of the 21 and waits for the lock with it.
@@ -169,7 +174,12 @@ async fn a_write_whose_caller_has_left_is_never_run() {
     callers.shutdown().await;
     lock.execute_batch("COMMIT").unwrap();
     first.await.unwrap().unwrap();
-    stage.store.writer.run(0, write(100)).await.unwrap();
+    stage
+        .store
+        .writer
+        .run(Work::default(), write(100))
+        .await
+        .unwrap();
     // The one that the thread had already taken may be one of those that left.
     assert!(runs.load(Ordering::Relaxed) <= 1);
     assert!([101, 102].contains(&stage.at()), "{}", stage.at());
@@ -182,7 +192,7 @@ async fn without_room_the_probe_fails_until_there_is_room_for_what_has_failed() 
         stage
             .store
             .writer
-            .run(0, move |transaction: &mut Transaction<'_>| {
+            .run(Work::default(), move |transaction: &mut Transaction<'_>| {
                 let set = format!("PRAGMA max_page_count = {pages}");
                 let set = transaction.connection.query_row(&set, [], |_| Ok(()));
                 set.map_err(error::store)
@@ -196,17 +206,17 @@ async fn without_room_the_probe_fails_until_there_is_room_for_what_has_failed() 
     // Room for a probe, which writes over itself, and not for this.
     pages(used + 10).await.unwrap();
     let large = || {
-        stage
-            .store
-            .writer
-            .run(200_000, |transaction: &mut Transaction<'_>| {
+        stage.store.writer.run(
+            Work::default().with_bytes(200_000),
+            |transaction: &mut Transaction<'_>| {
                 let insert = transaction.connection.execute(
                     "INSERT INTO modules (digest, wasm, created_at)
                      VALUES (zeroblob(32), zeroblob(200000), 0)",
                     [],
                 );
                 insert.map(drop).map_err(error::store)
-            })
+            },
+        )
     };
     stage.store.ping().await.unwrap();
     let refused = large().await;
@@ -243,7 +253,7 @@ async fn what_a_savepoint_has_counted_is_undone_with_it() {
             });
             Ok(counted.is_ok())
         };
-        stage.store.writer.run(0, run)
+        stage.store.writer.run(Work::default(), run)
     };
     assert!(count(1, true).await.unwrap());
     assert!(!count(5, false).await.unwrap());
