@@ -35,7 +35,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
-        let work = Work::of(receipt.app);
+        let work = Work::of(receipt.app).that_frees();
         let receipt = receipt.clone();
         let run = move |transaction: &mut Transaction<'_>| {
             outbox::renew(transaction.connection, &receipt, until)
@@ -44,7 +44,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn fail(&self, failed: &Failed) -> Result<bool, StoreError> {
-        let work = Work::of(failed.receipt.app);
+        let work = Work::of(failed.receipt.app).that_frees();
         let failed = failed.clone();
         let run = move |transaction: &mut Transaction<'_>| outbox::fail(transaction, &failed);
         self.writer.run(work, run).await
@@ -105,7 +105,7 @@ impl Outbox for SqliteStore {
         keep: u32,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        let work = Work::of(app);
+        let work = Work::of(app).that_frees();
         let run = move |transaction: &mut Transaction<'_>| {
             outbox::prune(transaction, app, before, keep, limit)
         };
@@ -113,7 +113,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        let work = Work::of(app);
+        let work = Work::of(app).that_frees();
         let run =
             move |transaction: &mut Transaction<'_>| batch::sweep(transaction, app, now, limit);
         self.writer.run(work, run).await

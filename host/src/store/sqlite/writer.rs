@@ -4,6 +4,7 @@
 //! channel; the next transaction takes them all. So the disk is waited for once
 //! a group, and the more callers there are, the larger the groups.
 
+use super::ballast::{self, Ballast};
 use super::outbox::Watchers;
 use super::tally::Tally;
 use super::turns::Turns;
@@ -15,6 +16,7 @@ use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, OpenFlags};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that wait for the writer; more callers than that wait to hand
@@ -32,25 +34,42 @@ const PROBE_BYTES: usize = 16 * 1024;
 const PROBE_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a write is for, and what it takes.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct Work {
     /// Whose turn it takes; `None` if it belongs to no app.
     pub(super) app: Option<AppId>,
     /// About how many bytes it writes.
     pub(super) bytes: usize,
+    /// Whether it is taken on a full disk.
+    pub(super) frees: bool,
 }
 
 impl Work {
+    /// Of no app, and small.
+    pub(super) const NONE: Work = Work {
+        app: None,
+        bytes: 0,
+        frees: false,
+    };
+
     /// Of an app, and small.
-    pub(super) fn of(app: AppId) -> Work {
+    pub(super) const fn of(app: AppId) -> Work {
         Work {
             app: Some(app),
-            bytes: 0,
+            ..Work::NONE
         }
     }
 
-    pub(super) fn with_bytes(self, bytes: usize) -> Work {
+    pub(super) const fn with_bytes(self, bytes: usize) -> Work {
         Work { bytes, ..self }
+    }
+
+    /// Frees more than it adds, or at least does not add more than an audit row.
+    pub(super) const fn that_frees(self) -> Work {
+        Work {
+            frees: true,
+            ..self
+        }
     }
 }
 
@@ -102,6 +121,9 @@ where
         if let Err(StoreError::Full(_) | StoreError::Failed(_)) = &answer {
             transaction.failed = transaction.failed.max(work.bytes);
         }
+        if let Err(error) = &answer {
+            transaction.is_full |= error::may_be_full(error);
+        }
         // A caller that has left since does not need its answer.
         Box::new(move |committed| drop(reply.send(or_lost(committed, answer))))
     }
@@ -118,13 +140,18 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(options: &SqliteOptions) -> Result<Writer, StoreError> {
+    pub(super) fn start(
+        options: &SqliteOptions,
+        mut ballast: Ballast,
+    ) -> Result<Writer, StoreError> {
         let connection = open(options).map_err(error::store)?;
+        ballast.keep(&connection);
+        let busy_timeout = options.busy_timeout;
         let metrics = options.metrics.clone();
         let (jobs, queue) = mpsc::channel(QUEUE_LEN);
         let thread = std::thread::Builder::new()
             .name("kvasm-sqlite".to_owned())
-            .spawn(move || run(&connection, queue, &metrics))
+            .spawn(move || run(&connection, queue, ballast, busy_timeout, &metrics))
             .map_err(error::host)?;
         Ok(Writer {
             jobs: Some(jobs),
@@ -152,7 +179,7 @@ impl Writer {
     /// for example on a full disk, it writes as much as that one (up to 1 MiB), until
     /// that works again.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        self.run(Work::default().with_bytes(PROBE_BYTES), |transaction| {
+        self.run(Work::NONE.with_bytes(PROBE_BYTES), |transaction| {
             let now = Timestamp::now().0;
             let bytes = PROBE_BYTES.max(*transaction.unproved);
             // SQLite does not write what has not changed, so the bytes change.
@@ -191,7 +218,13 @@ fn open(options: &SqliteOptions) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn run(connection: &Connection, queue: mpsc::Receiver<Box<dyn Job>>, metrics: &Metrics) {
+fn run(
+    connection: &Connection,
+    queue: mpsc::Receiver<Box<dyn Job>>,
+    mut ballast: Ballast,
+    busy_timeout: Duration,
+    metrics: &Metrics,
+) {
     let mut turns = Turns::new(queue);
     let mut watchers = Watchers::default();
     let mut unproved = 0;
@@ -199,27 +232,42 @@ fn run(connection: &Connection, queue: mpsc::Receiver<Box<dyn Job>>, metrics: &M
         if first.is_abandoned() {
             continue;
         }
+        ballast.look();
+        let is_short = ballast.is_released();
         let group = AssertUnwindSafe(|| {
-            let transaction = Transaction::begin(connection, &mut watchers, &mut unproved);
-            group(transaction, first, &mut turns, metrics);
+            let begun = Transaction::begin(connection, &mut watchers, &mut unproved, is_short);
+            group(begun, first, &mut turns, metrics)
         });
-        // A job's own panic is caught in its run. After any other one the callers of
-        // the group are answered by the end of their channels.
-        if catch_unwind(group).is_err() {
-            roll_back(connection);
-            watchers.forget();
+        match catch_unwind(group) {
+            Ok(is_full) => {
+                if is_full {
+                    ballast.release();
+                }
+            }
+            // A job's own panic is caught in its run. After any other one the callers of
+            // the group are answered by the end of their channels.
+            Err(_) => {
+                roll_back(connection);
+                watchers.forget();
+            }
+        }
+        if ballast.is_released() {
+            ballast.give_back(connection);
+            if let Err(error) = connection.busy_timeout(busy_timeout) {
+                tracing::error!(%error, "SQLite did not take a timeout");
+            }
         }
         turns.gather();
     }
 }
 
-/// Runs one transaction.
+/// Runs one transaction; whether the disk may be full.
 fn group(
     transaction: rusqlite::Result<Transaction<'_>>,
     first: Box<dyn Job>,
     turns: &mut Turns,
     metrics: &Metrics,
-) {
+) -> bool {
     let mut transaction = match transaction {
         Ok(transaction) => transaction,
         Err(error) => {
@@ -228,7 +276,7 @@ fn group(
             while let Some(job) = turns.next() {
                 job.refuse(lost(&error));
             }
-            return;
+            return error::is_no_room(&error);
         }
     };
     let rows_before = transaction.connection.total_changes();
@@ -236,7 +284,9 @@ fn group(
     let mut answers = Vec::new();
     let mut next = Some(first);
     while let Some(job) = next.take() {
-        if !job.is_abandoned() {
+        if transaction.is_short && !job.work().frees {
+            job.refuse(ballast::refusal());
+        } else if !job.is_abandoned() {
             bytes += job.work().bytes;
             answers.push(job.run(&mut transaction));
         }
@@ -251,10 +301,11 @@ fn group(
         next = turns.next();
     }
     metrics.commit_group(answers.len());
-    let committed = transaction.commit(bytes);
+    let (committed, is_full) = transaction.commit(bytes);
     for answer in answers {
         answer(&committed);
     }
+    is_full
 }
 
 /// An open transaction.
@@ -274,6 +325,10 @@ pub(super) struct Transaction<'c> {
     failed: usize,
     /// The bytes that a probe of this transaction has written.
     proved: usize,
+    /// Whether only what frees is taken.
+    pub(super) is_short: bool,
+    /// Whether a job has found no room.
+    is_full: bool,
 }
 
 impl<'c> Transaction<'c> {
@@ -281,6 +336,7 @@ impl<'c> Transaction<'c> {
         connection: &'c Connection,
         watchers: &'c mut Watchers,
         unproved: &'c mut usize,
+        is_short: bool,
     ) -> rusqlite::Result<Transaction<'c>> {
         // Left open only if an earlier ROLLBACK has failed.
         roll_back(connection);
@@ -305,6 +361,8 @@ impl<'c> Transaction<'c> {
             unproved,
             failed: 0,
             proved: 0,
+            is_short,
+            is_full: false,
         })
     }
 
@@ -342,8 +400,8 @@ impl<'c> Transaction<'c> {
         run(sql).map(drop).map_err(error::store)
     }
 
-    /// Commits `bytes` of writes.
-    fn commit(mut self, bytes: usize) -> rusqlite::Result<()> {
+    /// Commits `bytes` of writes; also whether the disk may be full.
+    fn commit(mut self, bytes: usize) -> (rusqlite::Result<()>, bool) {
         let committed = self.commit_transaction();
         if committed.is_err() {
             roll_back(self.connection);
@@ -356,7 +414,8 @@ impl<'c> Transaction<'c> {
         } else if bytes.max(self.proved) >= *self.unproved {
             *self.unproved = 0;
         }
-        committed
+        let is_full = self.is_full || committed.as_ref().is_err_and(error::is_no_room);
+        (committed, is_full)
     }
 
     fn commit_transaction(&mut self) -> rusqlite::Result<()> {
