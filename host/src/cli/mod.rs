@@ -219,7 +219,9 @@ async fn migrate(global: &Global) -> Result<Outcome, Failure> {
                  process that has it open and run this command again.",
             ),
         };
-        answer["incremental_vacuum"] = word.into();
+        if let Some(fields) = answer.as_object_mut() {
+            fields.insert("incremental_vacuum".to_owned(), word.into());
+        }
         text.push_str(sentence);
     }
     output::object(global.json, &answer, || text)?;

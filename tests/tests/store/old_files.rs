@@ -28,8 +28,8 @@ const POSTGRES: [&str; 3] = [
 /// the value.
 fn content(app: &str, name: &str, other: &str, [cursor_key, value]: [&str; 2]) -> String {
     format!(
-        "INSERT INTO apps (id, name, cursor_key, created_at, triggers)
-         VALUES ({app}, '{name}', {cursor_key}, 1, 2);
+        "INSERT INTO apps (id, name, cursor_key, created_at)
+         VALUES ({app}, '{name}', {cursor_key}, 1);
          INSERT INTO triggers (app_id, name, origin, function, collection, on_set,
                                attempts_max, age_max_ms, created_at)
          VALUES ({app}, 't', 'operator', 'f', 'c', {value}, 10, 86400000, 1);
@@ -133,6 +133,7 @@ async fn a_sqlite_file_of_schema_3_keeps_all_and_is_counted() {
     let other = literal(AppId::generate());
     let content = content(&literal(id), &name, &other, [&key, "1"]);
     old.execute_batch(&content).unwrap();
+    old.execute_batch("UPDATE apps SET triggers = 2").unwrap();
     // What schema 3 counted.
     let usage = "INSERT INTO app_usage (app_id, entries, bytes) VALUES (?1, 2, 28)";
     old.execute(usage, [id.uuid().as_bytes()]).unwrap();
@@ -161,7 +162,7 @@ async fn a_postgres_database_of_schema_3_keeps_all_and_is_counted() {
     sql += &content(&literal(id), &name, &other, [&key, "true"]);
     sql += &format!(
         "INSERT INTO app_usage (app_id, slot, entries, bytes)
-         SELECT '{}', s, CASE s WHEN 0 THEN 2 ELSE 0 END, CASE s WHEN 0 THEN 28 ELSE 0 END
+         SELECT '{}'::uuid, s, CASE s WHEN 0 THEN 2 ELSE 0 END, CASE s WHEN 0 THEN 28 ELSE 0 END
          FROM generate_series(0, 7) AS s;
          CREATE TABLE _sqlx_migrations (version bigint PRIMARY KEY, description text NOT NULL,
              installed_on timestamptz NOT NULL DEFAULT now(), success boolean NOT NULL,

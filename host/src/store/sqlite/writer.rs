@@ -236,20 +236,13 @@ fn run(
         let is_short = ballast.is_released();
         let group = AssertUnwindSafe(|| {
             let begun = Transaction::begin(connection, &mut watchers, &mut unproved, is_short);
-            group(begun, first, &mut turns, metrics)
+            group(begun, first, &mut turns, &mut ballast, metrics);
         });
-        match catch_unwind(group) {
-            Ok(is_full) => {
-                if is_full {
-                    ballast.release();
-                }
-            }
-            // A job's own panic is caught in its run. After any other one the callers of
-            // the group are answered by the end of their channels.
-            Err(_) => {
-                roll_back(connection);
-                watchers.forget();
-            }
+        // A job's own panic is caught in its run. After any other one the callers of
+        // the group are answered by the end of their channels.
+        if catch_unwind(group).is_err() {
+            roll_back(connection);
+            watchers.forget();
         }
         if ballast.is_released() {
             ballast.give_back(connection);
@@ -261,22 +254,26 @@ fn run(
     }
 }
 
-/// Runs one transaction; whether the disk may be full.
+/// Runs one transaction.
 fn group(
     transaction: rusqlite::Result<Transaction<'_>>,
     first: Box<dyn Job>,
     turns: &mut Turns,
+    ballast: &mut Ballast,
     metrics: &Metrics,
-) -> bool {
+) {
     let mut transaction = match transaction {
         Ok(transaction) => transaction,
         Err(error) => {
+            if error::is_no_room(&error) {
+                ballast.release();
+            }
             // Those that came meanwhile would wait for the same, one after another.
             first.refuse(lost(&error));
             while let Some(job) = turns.next() {
                 job.refuse(lost(&error));
             }
-            return error::is_no_room(&error);
+            return;
         }
     };
     let rows_before = transaction.connection.total_changes();
@@ -302,10 +299,13 @@ fn group(
     }
     metrics.commit_group(answers.len());
     let (committed, is_full) = transaction.commit(bytes);
+    // First, so that a deletion after the answer has the room.
+    if is_full {
+        ballast.release();
+    }
     for answer in answers {
         answer(&committed);
     }
-    is_full
 }
 
 /// An open transaction.
