@@ -24,6 +24,7 @@ mod trigger;
 use clap::{Args, Parser, Subcommand};
 use failure::{Failure, Outcome};
 use kvasm::metrics::Metrics;
+use kvasm::store::{IncrementalVacuum, SqliteOptions, SqliteStore};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
@@ -200,11 +201,29 @@ async fn dispatch(cli: Cli) -> Result<Outcome, Failure> {
 async fn migrate(global: &Global) -> Result<Outcome, Failure> {
     // Opening a store brings it up to date.
     let spec = open::spec(global)?;
-    open::store(&spec, Metrics::default()).await?;
-    output::object(
-        global.json,
-        &serde_json::json!({ "store": spec.kind(), "up_to_date": true }),
-        || format!("The {} store is up to date.", spec.kind()),
-    )?;
+    drop(open::store(&spec, Metrics::default()).await?);
+    let mut answer = serde_json::json!({ "store": spec.kind(), "up_to_date": true });
+    let mut text = format!("The {} store is up to date.", spec.kind());
+    if let open::StoreSpec::Sqlite(path) = &spec {
+        let vacuum = SqliteStore::turn_on_incremental_vacuum(SqliteOptions::new(path));
+        let vacuum = vacuum.await;
+        let (word, sentence) = match vacuum.map_err(|e| Failure::from(e).at(&spec.shown()))? {
+            IncrementalVacuum::WasOn => ("on", ""),
+            IncrementalVacuum::TurnedOn => (
+                "turned-on",
+                "\nThe file was rewritten; from now on it shrinks when data is deleted.",
+            ),
+            IncrementalVacuum::InUse => (
+                "in-use",
+                "\nThe file does not shrink when data is deleted. To change that, stop every \
+                 process that has it open and run this command again.",
+            ),
+        };
+        if let Some(fields) = answer.as_object_mut() {
+            fields.insert("incremental_vacuum".to_owned(), word.into());
+        }
+        text.push_str(sentence);
+    }
+    output::object(global.json, &answer, || text)?;
     Ok(Outcome::Done)
 }

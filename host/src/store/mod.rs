@@ -23,7 +23,7 @@ pub use memory::MemoryStore;
 pub use outbox::Outbox;
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::Registry;
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{IncrementalVacuum, SqliteOptions, SqliteStore};
 pub use upkeep::Upkeep;
 
 /// A durable, transactional store of apps and their entries.

@@ -178,3 +178,20 @@ fn a_store_that_cannot_be_reached_is_the_hosts_fault() {
     user.fails(&["--store", &store, "migrate"], 4, "not a database");
     user.ok(&["--store", "memory", "migrate"]);
 }
+
+#[test]
+fn migrate_makes_an_old_file_shrink_and_says_so() {
+    let user = User::new();
+    let path = user.home.path().join("old.db");
+    // As SQLite makes a file by default.
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+        .unwrap();
+    let store = format!("sqlite:{}", path.display());
+    let migrate = || user.ok(&["--store", &store, "migrate"]);
+    assert!(migrate().contains("stop every process"), "it is held open");
+    drop(old);
+    assert!(migrate().contains("was rewritten"));
+    let json = user.ok(&["--store", &store, "--json", "migrate"]);
+    assert!(json.contains("\"incremental_vacuum\":\"on\""), "{json}");
+}

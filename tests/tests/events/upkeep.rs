@@ -3,10 +3,15 @@
 use super::stage::{Stage, collection, until};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{
-    Claim, DeadReason, Failed, Key, Op, Queue, Receipt, Timestamp, TriggerName, Value, Verdict,
-    WriteBatch,
+    Audit, Claim, DeadReason, Failed, Key, Op, Queue, Receipt, Timestamp, TriggerName, Value,
+    Verdict, WriteBatch,
 };
-use kvasm::store::MemoryStore;
+use kvasm::store::{
+    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
+};
+use kvasm_tests::conformance::Kit;
+use kvasm_tests::conformance::kit::{bytes, set};
+use kvasm_tests::postgres;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -122,4 +127,101 @@ async fn bury(stage: &Stage) {
         plugin: None,
     };
     assert!(stage.host.store().fail(&failed).await.unwrap());
+}
+
+/// Deletes a big app and leaves the rest to the dispatcher; `number` answers a query
+/// behind the store's back, and `spare` is the one for the pages to give back.
+async fn a_deleted_app_goes(
+    store: Arc<dyn Store>,
+    keep: Box<dyn std::any::Any + Send + Sync>,
+    spare: &'static str,
+    number: impl AsyncFn(&'static str) -> i64,
+) {
+    const ENTRIES: usize = 2_500;
+    let mut stage = Stage::over(store, keep).await;
+    let kit = Kit::new(Arc::clone(stage.host.store()), 0);
+    let (big, other) = (kit.app().await, kit.app().await);
+    big.watch("t", "watched").await;
+    big.set("watched", "k", bytes("1")).await;
+    for from in (0..ENTRIES).step_by(500) {
+        let ops = (from..from + 500).map(|at| set("c", &format!("k{at}"), bytes([7; 4_000])));
+        big.commit(vec![], ops.collect()).await;
+    }
+    other.set("c", "k", bytes("1")).await;
+    for at in 0..20 {
+        let audit = Audit {
+            app: Some((other.id, other.name.clone())),
+            ..other.audit_row("a test's")
+        };
+        let store = stage.host.store();
+        store
+            .set_public(other.id, at % 2 == 0, audit)
+            .await
+            .unwrap();
+    }
+    assert!(big.delete_app().await.unwrap());
+    // Nothing has happened without the dispatcher.
+    let left = "SELECT (SELECT count(*) FROM kv_entries) + (SELECT count(*) FROM deliveries)
+                + (SELECT count(*) FROM apps WHERE deleted_at IS NOT NULL)";
+    assert_eq!(number(left).await, 1 + ENTRIES as i64 + 1 + 1 + 1);
+    stage.start_with(DispatchOptions {
+        audit_of_app: 5,
+        ..options()
+    });
+    until("the rows of the deleted app are gone", async || {
+        number(left).await == 1
+    })
+    .await;
+    let audit = "SELECT count(*) FROM audit WHERE action = 'a test''s'";
+    until("the oldest audit rows are gone", async || {
+        number(audit).await == 5
+    })
+    .await;
+    until("they are counted", async || {
+        let text = stage.host.metrics().encode();
+        text.contains("kvasm_upkeep_total{name=\"audit\"} 15")
+            && text.contains("kvasm_upkeep_total{name=\"deleted_apps\"}")
+    })
+    .await;
+    assert_eq!(other.value("c", "k").await, Some(bytes("1")));
+    until("free space was given back", async || {
+        number(spare).await <= 0
+    })
+    .await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_app_and_old_audit_rows_go_on_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kvasm.db");
+    let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+    let file = rusqlite::Connection::open(&path).unwrap();
+    let number = |sql: &str| file.query_row(sql, [], |row| row.get(0)).unwrap();
+    // 1,024 pages and a tenth of the file stay.
+    let spare = "SELECT freelist_count - 1024 - page_count / 10
+                 FROM pragma_freelist_count, pragma_page_count";
+    let number = async |sql: &'static str| number(sql);
+    a_deleted_app_goes(Arc::new(store), Box::new(folder), spare, number).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_app_and_old_audit_rows_go_on_postgres() {
+    let url = tokio::task::spawn_blocking(postgres::fresh_database);
+    let url = url.await.unwrap();
+    let patience = Duration::from_secs(60);
+    let store = PostgresStore::connect(PostgresOptions {
+        acquire_timeout: patience,
+        statement_timeout: patience,
+        ..PostgresOptions::new(url.clone())
+    });
+    let store = store.await.unwrap();
+    let number = async |sql: &'static str| {
+        let database = url.rsplit('/').next().unwrap().to_owned();
+        let psql = move || postgres::shared().psql(&database, sql).unwrap();
+        let text = tokio::task::spawn_blocking(psql).await.unwrap();
+        text.trim().parse().unwrap()
+    };
+    // Postgres does that.
+    a_deleted_app_goes(Arc::new(store), Box::new(()), "SELECT 0", number).await;
 }

@@ -6,6 +6,7 @@
 mod background;
 mod bodies;
 mod cpu;
+mod full_disk;
 mod kit;
 mod limits;
 mod log;

@@ -226,3 +226,43 @@ async fn exports_leave_the_neighbour_its_writes() {
     neighbour.delivered(&stage).await;
     stage.stop().await;
 }
+
+/// Four clients write what makes 10,000 deliveries in each commit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_that_fan_out_leave_the_neighbour_its_writes() {
+    const CLIENTS: usize = 4;
+    const COMMITS: usize = 2;
+    let _alone = kit::alone().await;
+    let stage = Stage::new().await;
+    let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
+    let kit = Kit::new(Arc::clone(stage.host().store()), 0);
+    let app = kit.app().await;
+    for at in 0..100 {
+        let name = format!("t{at}");
+        app.watch(&name, "c").await;
+        app.pause(&name, true).await;
+    }
+    let watch = neighbour.watch();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let app = app.clone();
+            tokio::spawn(async move {
+                for commit in 0..COMMITS {
+                    let ops =
+                        (0..100).map(|at| set("c", &format!("{client}-{commit}-{at}"), bytes("1")));
+                    app.commit(vec![], ops.collect()).await;
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    watch.end().await.nothing();
+    assert_eq!(
+        app.used().await.deliveries,
+        (CLIENTS * COMMITS * 10_000) as u64
+    );
+    neighbour.delivered(&stage).await;
+    stage.stop().await;
+}

@@ -2,8 +2,8 @@
 
 use super::outbox::{Deliveries, Fired, acknowledge};
 use super::tally::Delta;
-use super::writer::Transaction;
-use super::{error, read, registry};
+use super::writer::{Transaction, Work};
+use super::{ballast, error, read, registry};
 use crate::model::{
     AppId, Applied, Check, Collection, Committed, JsonText, Key, Op, Timestamp, Value, Version,
     WriteBatch,
@@ -13,8 +13,18 @@ use crate::store::sum::sum;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
+/// What a batch takes. One that only deletes or acknowledges frees.
+pub(super) fn work(batch: &WriteBatch) -> Work {
+    let work = Work::of(batch.app_id).with_bytes(bytes(batch));
+    let deletes = batch.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
+    match deletes {
+        true => work.that_frees(),
+        false => work,
+    }
+}
+
 /// About how many bytes a batch writes.
-pub(super) fn bytes(batch: &WriteBatch) -> usize {
+fn bytes(batch: &WriteBatch) -> usize {
     let bytes = |op: &Op| match op {
         Op::Set { value, .. } => value.as_bytes().len(),
         Op::Delete { .. } | Op::Increment { .. } => 0,
@@ -69,6 +79,11 @@ fn run_all(transaction: &mut Transaction<'_>, batch: &WriteBatch) -> Result<Done
         run(transaction, batch, at, op, Alone(false), &mut done)?;
     }
     transaction.share_out(batch, &done.deliveries)?;
+    // Audit rows of deletions that delete nothing, and deliveries of small entries, would
+    // fill the room that was kept.
+    if transaction.is_short && batch.acknowledge.is_none() && done.delta.bytes >= 0 {
+        return Err(ballast::refusal());
+    }
     transaction.tally.check(batch.app_id, done.delta)?;
     if let Some(audit) = &batch.audit {
         registry::write_audit(transaction.connection, audit).map_err(error::store)?;

@@ -2,7 +2,9 @@
 
 use crate::store::StoreError;
 use crate::store::error::BoxError;
-use rusqlite::ffi::{ErrorCode, SQLITE_BUSY, SQLITE_LOCKED};
+use rusqlite::ffi::{
+    ErrorCode, SQLITE_BUSY, SQLITE_FULL, SQLITE_IOERR_SHMSIZE, SQLITE_IOERR_WRITE, SQLITE_LOCKED,
+};
 use sqlx::migrate::MigrateError;
 
 /// An error that no caller caused and no retry mends.
@@ -14,6 +16,9 @@ pub(super) fn host(error: impl Into<BoxError>) -> StoreError {
 pub(super) fn open(error: sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(|error| error.code());
     let code = code.and_then(|code| code.parse::<i32>().ok());
+    if let Some(SQLITE_FULL | SQLITE_IOERR_SHMSIZE | SQLITE_IOERR_WRITE) = code {
+        return StoreError::Full(error.into());
+    }
     // The low byte is the primary code, the rest says more.
     match code.map(|code| code & 0xff) {
         Some(SQLITE_BUSY | SQLITE_LOCKED) => StoreError::Unavailable(error.into()),
@@ -26,6 +31,28 @@ pub(super) fn migrate(error: MigrateError) -> StoreError {
     match error {
         MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => open(cause),
         other => host(other),
+    }
+}
+
+/// Whether the disk may have no room left. Some file systems say so with other codes than
+/// that of a full disk.
+pub(super) fn is_no_room(error: &rusqlite::Error) -> bool {
+    let rusqlite::Error::SqliteFailure(cause, _) = error else {
+        return false;
+    };
+    cause.code == ErrorCode::DiskFull
+        || matches!(
+            cause.extended_code,
+            SQLITE_IOERR_WRITE | SQLITE_IOERR_SHMSIZE
+        )
+}
+
+/// As [`is_no_room`], of a store's error.
+pub(super) fn may_be_full(error: &StoreError) -> bool {
+    match error {
+        StoreError::Full(_) => true,
+        StoreError::Failed(cause) => cause.downcast_ref().is_some_and(is_no_room),
+        _ => false,
     }
 }
 

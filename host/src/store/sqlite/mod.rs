@@ -1,9 +1,11 @@
 //! The embedded store: one SQLite file.
 //!
 //! Reads run inline on the calling thread, through pooled connections with
-//! cached statements; long ones run on threads of their own (`places`). Writes go to one thread that commits them in groups, and
-//! each is answered after the commit that holds it.
+//! cached statements; long ones run on threads of their own (`places`). Writes go to
+//! one thread that commits them in groups, app by app, and each is answered after the
+//! commit that holds it.
 
+mod ballast;
 mod batch;
 mod error;
 mod grave;
@@ -12,7 +14,9 @@ mod places;
 mod queue;
 mod read;
 mod registry;
+mod shrink;
 mod tally;
+mod turns;
 mod upkeep;
 mod writer;
 
@@ -22,8 +26,10 @@ use crate::model::{
     App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
+use ballast::Ballast;
 use places::Places;
 use read::Readers;
+pub use shrink::IncrementalVacuum;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use std::path::PathBuf;
@@ -46,6 +52,10 @@ pub struct SqliteOptions {
     /// Read connections that are kept open while idle. More are opened when
     /// more threads read at once. Default 8.
     pub idle_readers: usize,
+    /// Bytes of a file beside the database, `-ballast`, that is removed when the disk is
+    /// full, so that there is room for deletions. Until there is room for it again, only
+    /// writes that free space are taken. Default 8 MiB; 0 for none.
+    pub ballast: u64,
     /// Where the writer counts the sizes of its groups.
     pub metrics: Metrics,
 }
@@ -57,6 +67,7 @@ impl SqliteOptions {
             path: path.into(),
             busy_timeout: Duration::from_secs(5),
             idle_readers: 8,
+            ballast: 8 * 1024 * 1024,
             metrics: Metrics::default(),
         }
     }
@@ -76,14 +87,22 @@ impl SqliteStore {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when another process holds the file,
+    /// [`StoreError::Full`] when there is no room to open or migrate it,
     /// [`StoreError::Failed`] when it cannot be opened, is no database, or was
     /// migrated by a newer version.
     pub async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreError> {
         create_private(&options.path).map_err(error::host)?;
-        migrate(&options).await?;
+        let mut ballast = Ballast::of(&options);
+        match migrate(&options).await {
+            // Opening needs a little room, too.
+            Err(error) if error::may_be_full(&error) && ballast.release() => {
+                migrate(&options).await?;
+            }
+            migrated => migrated?,
+        }
         Ok(SqliteStore {
             readers: Arc::new(Readers::new(&options)?),
-            writer: Writer::start(&options)?,
+            writer: Writer::start(&options, ballast)?,
             places: Places::new(),
         })
     }
@@ -201,9 +220,9 @@ impl Store for SqliteStore {
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
-        let bytes = batch::bytes(&batch);
+        let work = batch::work(&batch);
         let apply = move |transaction: &mut Transaction<'_>| batch::apply(transaction, &batch);
-        self.writer.run(bytes, apply).await
+        self.writer.run(work, apply).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -1,6 +1,6 @@
 //! The part of the store that triggers and dispatchers use.
 
-use super::writer::Transaction;
+use super::writer::{Transaction, Work};
 use super::{SqliteStore, batch, outbox};
 use crate::model::{
     AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Queue, Receipt,
@@ -28,23 +28,26 @@ impl Outbox for SqliteStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
+        let work = Work::of(claim.queue.app);
         let claim = claim.clone();
         let run = move |transaction: &mut Transaction<'_>| outbox::claim(transaction, &claim);
-        self.writer.run(0, run).await
+        self.writer.run(work, run).await
     }
 
     async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
+        let work = Work::of(receipt.app).that_frees();
         let receipt = receipt.clone();
         let run = move |transaction: &mut Transaction<'_>| {
             outbox::renew(transaction.connection, &receipt, until)
         };
-        self.writer.run(0, run).await
+        self.writer.run(work, run).await
     }
 
     async fn fail(&self, failed: &Failed) -> Result<bool, StoreError> {
+        let work = Work::of(failed.receipt.app).that_frees();
         let failed = failed.clone();
         let run = move |transaction: &mut Transaction<'_>| outbox::fail(transaction, &failed);
-        self.writer.run(0, run).await
+        self.writer.run(work, run).await
     }
 
     async fn deliveries(
@@ -68,9 +71,10 @@ impl Outbox for SqliteStore {
     }
 
     async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {
+        let work = Work::of(tick.queue.app);
         let tick = tick.clone();
         let run = move |transaction: &mut Transaction<'_>| outbox::tick(transaction, &tick);
-        self.writer.run(0, run).await
+        self.writer.run(work, run).await
     }
 
     async fn dead_letters(
@@ -101,15 +105,17 @@ impl Outbox for SqliteStore {
         keep: u32,
         limit: u32,
     ) -> Result<u64, StoreError> {
+        let work = Work::of(app).that_frees();
         let run = move |transaction: &mut Transaction<'_>| {
             outbox::prune(transaction, app, before, keep, limit)
         };
-        self.writer.run(0, run).await
+        self.writer.run(work, run).await
     }
 
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let work = Work::of(app).that_frees();
         let run =
             move |transaction: &mut Transaction<'_>| batch::sweep(transaction, app, now, limit);
-        self.writer.run(0, run).await
+        self.writer.run(work, run).await
     }
 }

@@ -1,6 +1,6 @@
 //! What is removed and given back as time goes by.
 
-use super::writer::Transaction;
+use super::writer::{Transaction, Work};
 use super::{SqliteStore, error, grave};
 use crate::model::{AppId, Timestamp};
 use crate::store::StoreError;
@@ -26,7 +26,7 @@ impl Upkeep for SqliteStore {
                 (before, limit),
             )
         };
-        self.writer.run(0, prune).await
+        self.writer.run(Work::NONE.that_frees(), prune).await
     }
 
     async fn prune_audit_of(&self, app: AppId, keep: u32, limit: u32) -> Result<u64, StoreError> {
@@ -42,18 +42,21 @@ impl Upkeep for SqliteStore {
                 (app, keep, limit),
             )
         };
-        self.writer.run(0, prune).await
+        self.writer.run(Work::NONE.that_frees(), prune).await
     }
 
     async fn give_back(&self) -> Result<bool, StoreError> {
         // Asked by a reader first, so that the writer is left alone as a rule.
-        if self.readers.with(spare_pages)? == 0 {
+        let spare = |connection: &_| spare_pages(connection, kept_pages(connection)?);
+        if self.readers.with(spare)? == 0 {
             return Ok(false);
         }
         let give_back = |transaction: &mut Transaction<'_>| {
-            vacuum(transaction.connection).map_err(error::store)
+            let connection = transaction.connection;
+            let kept = kept_pages(connection).map_err(error::store)?;
+            vacuum(connection, kept).map_err(error::store)
         };
-        self.writer.run(0, give_back).await
+        self.writer.run(Work::NONE.that_frees(), give_back).await
     }
 
     async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
@@ -63,26 +66,38 @@ impl Upkeep for SqliteStore {
         let reap = move |transaction: &mut Transaction<'_>| {
             transaction.whole(|transaction| grave::reap(transaction.connection, limit))
         };
-        self.writer.run(0, reap).await
+        self.writer.run(Work::NONE.that_frees(), reap).await
     }
 }
 
-/// Pages that could be given back now. None of a file that was made by an earlier
-/// version: it keeps its size until somebody runs VACUUM.
-fn spare_pages(connection: &Connection) -> rusqlite::Result<i64> {
+fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, pragma, |row| row.get(0))
+}
+
+/// Whether a file can give back what is freed. One that was made by an earlier version
+/// cannot, until it is rewritten (`shrink`).
+pub(super) fn is_incremental(connection: &Connection) -> rusqlite::Result<bool> {
     const INCREMENTAL: i64 = 2;
-    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-    if number("auto_vacuum")? != INCREMENTAL {
+    Ok(number(connection, "auto_vacuum")? == INCREMENTAL)
+}
+
+/// Free pages that stay in the file as a rule.
+fn kept_pages(connection: &Connection) -> rusqlite::Result<i64> {
+    Ok(FREE_PAGES_KEPT + number(connection, "page_count")? / 10)
+}
+
+/// Pages that could be given back now, so that `kept` stay.
+fn spare_pages(connection: &Connection, kept: i64) -> rusqlite::Result<i64> {
+    if !is_incremental(connection)? {
         return Ok(0);
     }
-    let kept = FREE_PAGES_KEPT + number("page_count")? / 10;
-    Ok((number("freelist_count")? - kept).max(0))
+    Ok((number(connection, "freelist_count")? - kept).max(0))
 }
 
-/// Moves a few pages from the end of the file into free ones; whether more are
-/// to spare.
-fn vacuum(connection: &Connection) -> rusqlite::Result<bool> {
-    let pages = spare_pages(connection)?.min(PAGES_OF_A_STEP);
+/// Moves a few pages from the end of the file into free ones, of which `kept` stay;
+/// whether more are to spare.
+pub(super) fn vacuum(connection: &Connection, kept: i64) -> rusqlite::Result<bool> {
+    let pages = spare_pages(connection, kept)?.min(PAGES_OF_A_STEP);
     if pages > 0 {
         let sql = format!("PRAGMA incremental_vacuum({pages})");
         // Each row that it answers is a page: it goes on only while it is asked.
@@ -90,5 +105,5 @@ fn vacuum(connection: &Connection) -> rusqlite::Result<bool> {
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
     }
-    Ok(spare_pages(connection)? > 0)
+    Ok(spare_pages(connection, kept)? > 0)
 }

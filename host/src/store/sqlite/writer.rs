@@ -4,35 +4,78 @@
 //! channel; the next transaction takes them all. So the disk is waited for once
 //! a group, and the more callers there are, the larger the groups.
 
+use super::ballast::{self, Ballast};
 use super::outbox::Watchers;
 use super::tally::Tally;
+use super::turns::Turns;
 use super::{SqliteOptions, error};
 use crate::metrics::Metrics;
-use crate::model::Timestamp;
+use crate::model::{AppId, Timestamp};
 use crate::store::StoreError;
 use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, OpenFlags};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that wait for the writer; more callers than that wait to hand
 /// theirs over.
 const QUEUE_LEN: usize = 1024;
-/// A group is closed when it has this many requests or bytes of values, so that
-/// its first caller does not wait for long.
+/// A group is closed when it has this many requests, bytes of values or changed rows,
+/// so that its first caller does not wait for long.
 const GROUP_REQUESTS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
+const GROUP_ROWS: u64 = 10_000;
 
 /// The bytes of the row that a probe writes, unless a larger write has failed.
 const PROBE_BYTES: usize = 16 * 1024;
 /// The most that a probe writes.
 const PROBE_BYTES_MAX: usize = 1024 * 1024;
 
-/// A request to the writer. Its caller waits for the answer, or has left.
-trait Job: Send {
+/// What a write is for, and what it takes.
+#[derive(Clone, Copy)]
+pub(super) struct Work {
+    /// Whose turn it takes; `None` if it belongs to no app.
+    pub(super) app: Option<AppId>,
     /// About how many bytes it writes.
-    fn bytes(&self) -> usize;
+    pub(super) bytes: usize,
+    /// Whether it is taken on a full disk.
+    pub(super) frees: bool,
+}
+
+impl Work {
+    /// Of no app, and small.
+    pub(super) const NONE: Work = Work {
+        app: None,
+        bytes: 0,
+        frees: false,
+    };
+
+    /// Of an app, and small.
+    pub(super) const fn of(app: AppId) -> Work {
+        Work {
+            app: Some(app),
+            ..Work::NONE
+        }
+    }
+
+    pub(super) const fn with_bytes(self, bytes: usize) -> Work {
+        Work { bytes, ..self }
+    }
+
+    /// Frees more than it adds, or at least does not add more than an audit row.
+    pub(super) const fn that_frees(self) -> Work {
+        Work {
+            frees: true,
+            ..self
+        }
+    }
+}
+
+/// A request to the writer. Its caller waits for the answer, or has left.
+pub(super) trait Job: Send {
+    fn work(&self) -> Work;
     /// Whether the caller has left. Such a job is dropped before it is run.
     fn is_abandoned(&self) -> bool;
     /// Runs in the open transaction. The answer is given once the transaction has
@@ -46,7 +89,7 @@ trait Job: Send {
 type Answer = Box<dyn FnOnce(&rusqlite::Result<()>) + Send>;
 
 struct Request<T, F> {
-    bytes: usize,
+    work: Work,
     run: F,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -56,8 +99,8 @@ where
     T: Send + 'static,
     F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send,
 {
-    fn bytes(&self) -> usize {
-        self.bytes
+    fn work(&self) -> Work {
+        self.work
     }
 
     fn is_abandoned(&self) -> bool {
@@ -65,7 +108,7 @@ where
     }
 
     fn run(self: Box<Self>, transaction: &mut Transaction<'_>) -> Answer {
-        let Request { bytes, run, reply } = *self;
+        let Request { work, run, reply } = *self;
         let run = AssertUnwindSafe(|| run(transaction));
         let answer = match catch_unwind(run) {
             Ok(answer) => answer,
@@ -76,7 +119,10 @@ where
             }
         };
         if let Err(StoreError::Full(_) | StoreError::Failed(_)) = &answer {
-            transaction.failed = transaction.failed.max(bytes);
+            transaction.failed = transaction.failed.max(work.bytes);
+        }
+        if let Err(error) = &answer {
+            transaction.is_full |= error::may_be_full(error);
         }
         // A caller that has left since does not need its answer.
         Box::new(move |committed| drop(reply.send(or_lost(committed, answer))))
@@ -94,13 +140,18 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(options: &SqliteOptions) -> Result<Writer, StoreError> {
+    pub(super) fn start(
+        options: &SqliteOptions,
+        mut ballast: Ballast,
+    ) -> Result<Writer, StoreError> {
         let connection = open(options).map_err(error::store)?;
+        ballast.keep(&connection);
+        let busy_timeout = options.busy_timeout;
         let metrics = options.metrics.clone();
         let (jobs, queue) = mpsc::channel(QUEUE_LEN);
         let thread = std::thread::Builder::new()
             .name("kvasm-sqlite".to_owned())
-            .spawn(move || run(&connection, queue, &metrics))
+            .spawn(move || run(&connection, queue, ballast, busy_timeout, &metrics))
             .map_err(error::host)?;
         Ok(Writer {
             jobs: Some(jobs),
@@ -113,13 +164,13 @@ impl Writer {
     /// turn comes, `run` is never called; after that it is carried out all the same.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        bytes: usize,
+        work: Work,
         run: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let stopped = || error::host("the writer thread has stopped");
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
-        let job = Box::new(Request { bytes, run, reply });
+        let job = Box::new(Request { work, run, reply });
         jobs.send(job).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
@@ -128,7 +179,7 @@ impl Writer {
     /// for example on a full disk, it writes as much as that one (up to 1 MiB), until
     /// that works again.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        self.run(PROBE_BYTES, |transaction| {
+        self.run(Work::NONE.with_bytes(PROBE_BYTES), |transaction| {
             let now = Timestamp::now().0;
             let bytes = PROBE_BYTES.max(*transaction.unproved);
             // SQLite does not write what has not changed, so the bytes change.
@@ -167,16 +218,25 @@ fn open(options: &SqliteOptions) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn run(connection: &Connection, mut queue: mpsc::Receiver<Box<dyn Job>>, metrics: &Metrics) {
+fn run(
+    connection: &Connection,
+    queue: mpsc::Receiver<Box<dyn Job>>,
+    mut ballast: Ballast,
+    busy_timeout: Duration,
+    metrics: &Metrics,
+) {
+    let mut turns = Turns::new(queue);
     let mut watchers = Watchers::default();
     let mut unproved = 0;
-    while let Some(first) = queue.blocking_recv() {
+    while let Some(first) = turns.wait() {
         if first.is_abandoned() {
             continue;
         }
+        ballast.look();
+        let is_short = ballast.is_released();
         let group = AssertUnwindSafe(|| {
-            let transaction = Transaction::begin(connection, &mut watchers, &mut unproved);
-            group(transaction, first, &mut queue, metrics);
+            let begun = Transaction::begin(connection, &mut watchers, &mut unproved, is_short);
+            group(begun, first, &mut turns, &mut ballast, metrics);
         });
         // A job's own panic is caught in its run. After any other one the callers of
         // the group are answered by the end of their channels.
@@ -184,6 +244,13 @@ fn run(connection: &Connection, mut queue: mpsc::Receiver<Box<dyn Job>>, metrics
             roll_back(connection);
             watchers.forget();
         }
+        if ballast.is_released() {
+            ballast.give_back(connection);
+            if let Err(error) = connection.busy_timeout(busy_timeout) {
+                tracing::error!(%error, "SQLite did not take a timeout");
+            }
+        }
+        turns.gather();
     }
 }
 
@@ -191,37 +258,51 @@ fn run(connection: &Connection, mut queue: mpsc::Receiver<Box<dyn Job>>, metrics
 fn group(
     transaction: rusqlite::Result<Transaction<'_>>,
     first: Box<dyn Job>,
-    queue: &mut mpsc::Receiver<Box<dyn Job>>,
+    turns: &mut Turns,
+    ballast: &mut Ballast,
     metrics: &Metrics,
 ) {
     let mut transaction = match transaction {
         Ok(transaction) => transaction,
         Err(error) => {
+            if error::is_no_room(&error) {
+                ballast.release();
+            }
             // Those that came meanwhile would wait for the same, one after another.
             first.refuse(lost(&error));
-            while let Ok(job) = queue.try_recv() {
+            while let Some(job) = turns.next() {
                 job.refuse(lost(&error));
             }
             return;
         }
     };
+    let rows_before = transaction.connection.total_changes();
     let mut bytes = 0;
     let mut answers = Vec::new();
     let mut next = Some(first);
     while let Some(job) = next.take() {
-        if !job.is_abandoned() {
-            bytes += job.bytes();
+        if transaction.is_short && !job.work().frees {
+            job.refuse(ballast::refusal());
+        } else if !job.is_abandoned() {
+            bytes += job.work().bytes;
             answers.push(job.run(&mut transaction));
         }
         // Some errors, such as a full disk, end the transaction by themselves.
         let ended = transaction.connection.is_autocommit() || transaction.poisoned;
-        if ended || answers.len() >= GROUP_REQUESTS || bytes >= GROUP_BYTES {
+        let rows = transaction.connection.total_changes() - rows_before;
+        let is_large =
+            answers.len() >= GROUP_REQUESTS || bytes >= GROUP_BYTES || rows >= GROUP_ROWS;
+        if ended || is_large {
             break;
         }
-        next = queue.try_recv().ok();
+        next = turns.next();
     }
     metrics.commit_group(answers.len());
-    let committed = transaction.commit(bytes);
+    let (committed, is_full) = transaction.commit(bytes);
+    // First, so that a deletion after the answer has the room.
+    if is_full {
+        ballast.release();
+    }
     for answer in answers {
         answer(&committed);
     }
@@ -244,6 +325,10 @@ pub(super) struct Transaction<'c> {
     failed: usize,
     /// The bytes that a probe of this transaction has written.
     proved: usize,
+    /// Whether only what frees is taken.
+    pub(super) is_short: bool,
+    /// Whether a job has found no room.
+    is_full: bool,
 }
 
 impl<'c> Transaction<'c> {
@@ -251,6 +336,7 @@ impl<'c> Transaction<'c> {
         connection: &'c Connection,
         watchers: &'c mut Watchers,
         unproved: &'c mut usize,
+        is_short: bool,
     ) -> rusqlite::Result<Transaction<'c>> {
         // Left open only if an earlier ROLLBACK has failed.
         roll_back(connection);
@@ -275,6 +361,8 @@ impl<'c> Transaction<'c> {
             unproved,
             failed: 0,
             proved: 0,
+            is_short,
+            is_full: false,
         })
     }
 
@@ -312,8 +400,8 @@ impl<'c> Transaction<'c> {
         run(sql).map(drop).map_err(error::store)
     }
 
-    /// Commits `bytes` of writes.
-    fn commit(mut self, bytes: usize) -> rusqlite::Result<()> {
+    /// Commits `bytes` of writes; also whether the disk may be full.
+    fn commit(mut self, bytes: usize) -> (rusqlite::Result<()>, bool) {
         let committed = self.commit_transaction();
         if committed.is_err() {
             roll_back(self.connection);
@@ -326,7 +414,8 @@ impl<'c> Transaction<'c> {
         } else if bytes.max(self.proved) >= *self.unproved {
             *self.unproved = 0;
         }
-        committed
+        let is_full = self.is_full || committed.as_ref().is_err_and(error::is_no_room);
+        (committed, is_full)
     }
 
     fn commit_transaction(&mut self) -> rusqlite::Result<()> {

@@ -5,7 +5,7 @@ mod change;
 mod read;
 
 use super::tally::Tally;
-use super::writer::Transaction;
+use super::writer::{Transaction, Work};
 use super::{SqliteStore, error, grave, outbox};
 use crate::model::{
     App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Plugin,
@@ -20,11 +20,16 @@ use uuid::Uuid;
 pub(super) use change::{forget_module, write_audit};
 use read::plugin;
 
+const ADDS: Work = Work::NONE;
+/// Its audit row is all that it adds, if anything.
+const FREES: Work = Work::NONE.that_frees();
+
 impl SqliteStore {
     /// Runs an operation, and writes its audit row if it changes something. Both
     /// are there together or not at all.
     async fn audited<T: Effect + Send + 'static>(
         &self,
+        work: Work,
         audit: Audit,
         operation: impl FnOnce(&mut Transaction<'_>, &Audit) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -45,21 +50,21 @@ impl SqliteStore {
             }
             result
         };
-        self.writer.run(0, run).await
+        self.writer.run(work, run).await
     }
 }
 
 #[async_trait]
 impl Registry for SqliteStore {
     async fn create_app(&self, app: App, audit: Audit) -> Result<(), StoreError> {
-        self.audited(audit, move |transaction, _| {
+        self.audited(ADDS, audit, move |transaction, _| {
             change::create_app(transaction.connection, &app)
         })
         .await
     }
 
     async fn set_public(&self, app: AppId, public: bool, audit: Audit) -> Result<App, StoreError> {
-        self.audited(audit, move |transaction, _| {
+        self.audited(ADDS, audit, move |transaction, _| {
             change::set_public(transaction.connection, app, public)
         })
         .await
@@ -72,14 +77,14 @@ impl Registry for SqliteStore {
         expected: Option<AppLimits>,
         audit: Audit,
     ) -> Result<App, StoreError> {
-        self.audited(audit, move |transaction, _| {
+        self.audited(FREES, audit, move |transaction, _| {
             change::set_limits(transaction.connection, app, patch, expected)
         })
         .await
     }
 
     async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(audit, move |transaction, audit| {
+        self.audited(FREES, audit, move |transaction, audit| {
             grave::bury(transaction.connection, app, audit.at)
         })
         .await
@@ -90,7 +95,7 @@ impl Registry for SqliteStore {
         plugin: NewPlugin,
         audit: Audit,
     ) -> Result<PluginVersion, StoreError> {
-        self.audited(audit, move |transaction, audit| {
+        self.audited(ADDS, audit, move |transaction, audit| {
             change::add_plugin(transaction.connection, &plugin, audit)
         })
         .await
@@ -102,7 +107,7 @@ impl Registry for SqliteStore {
         version: PluginVersion,
         audit: Audit,
     ) -> Result<(), StoreError> {
-        self.audited(audit, move |transaction, audit| {
+        self.audited(ADDS, audit, move |transaction, audit| {
             change::activate(transaction.connection, app, version, audit.at)
         })
         .await
@@ -113,7 +118,7 @@ impl Registry for SqliteStore {
         app: AppId,
         audit: Audit,
     ) -> Result<PluginVersion, StoreError> {
-        self.audited(audit, move |transaction, audit| {
+        self.audited(ADDS, audit, move |transaction, audit| {
             change::roll_back(transaction.connection, app, audit.at)
         })
         .await
@@ -125,14 +130,14 @@ impl Registry for SqliteStore {
         version: PluginVersion,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        self.audited(audit, move |transaction, _| {
+        self.audited(FREES, audit, move |transaction, _| {
             change::delete_plugin(transaction.connection, app, version)
         })
         .await
     }
 
     async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(audit, move |transaction, _| {
+        self.audited(ADDS, audit, move |transaction, _| {
             change::create_token(transaction.connection, &token)
         })
         .await
@@ -144,7 +149,7 @@ impl Registry for SqliteStore {
         token: TokenId,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        self.audited(audit, move |transaction, audit| {
+        self.audited(FREES, audit, move |transaction, audit| {
             change::revoke_token(transaction.connection, app, token, audit.at)
         })
         .await
@@ -156,7 +161,7 @@ impl Registry for SqliteStore {
         trigger: NewTrigger,
         audit: Audit,
     ) -> Result<Trigger, StoreError> {
-        self.audited(audit, move |transaction, audit| {
+        self.audited(ADDS, audit, move |transaction, audit| {
             outbox::set(transaction.connection, app, trigger, audit.at)
         })
         .await
@@ -168,7 +173,7 @@ impl Registry for SqliteStore {
         trigger: TriggerName,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        self.audited(audit, move |transaction, _| {
+        self.audited(FREES, audit, move |transaction, _| {
             outbox::delete(transaction.connection, app, &trigger)
         })
         .await
@@ -181,7 +186,7 @@ impl Registry for SqliteStore {
         paused: bool,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        self.audited(audit, move |transaction, _| {
+        self.audited(FREES, audit, move |transaction, _| {
             outbox::pause(transaction.connection, app, &trigger, paused)
         })
         .await
@@ -194,7 +199,7 @@ impl Registry for SqliteStore {
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
-        self.audited(audit, move |transaction, audit| {
+        self.audited(ADDS, audit, move |transaction, audit| {
             outbox::replay(transaction, app, &letters, limit, audit.at)
         })
         .await
@@ -207,7 +212,7 @@ impl Registry for SqliteStore {
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
-        self.audited(audit, move |transaction, _| {
+        self.audited(FREES, audit, move |transaction, _| {
             outbox::discard(transaction, app, &letters, limit)
         })
         .await

@@ -13,6 +13,7 @@ const BUSY: Duration = Duration::from_millis(500);
 struct Stage {
     store: Arc<SqliteStore>,
     folder: tempfile::TempDir,
+    metrics: Metrics,
 }
 
 async fn stage() -> Stage {
@@ -23,8 +24,15 @@ async fn patient(busy_timeout: Duration) -> Stage {
     let folder = tempfile::tempdir().unwrap();
     let mut options = SqliteOptions::new(folder.path().join("kvasm.db"));
     options.busy_timeout = busy_timeout;
+    // Tests of a full disk without it.
+    options.ballast = 0;
+    let metrics = options.metrics.clone();
     let store = Arc::new(SqliteStore::open(options).await.unwrap());
-    Stage { store, folder }
+    Stage {
+        store,
+        folder,
+        metrics,
+    }
 }
 
 impl Stage {
@@ -55,7 +63,7 @@ async fn a_panic_fails_its_caller_and_the_thread_lives_on() {
     let writer = &stage.store.writer;
     for _ in 0..3 {
         let panicked = writer
-            .run(0, |transaction| -> Result<(), StoreError> {
+            .run(Work::NONE, |transaction| -> Result<(), StoreError> {
                 write(1)(transaction)?;
                 panic!("a bug");
             })
@@ -66,7 +74,7 @@ async fn a_panic_fails_its_caller_and_the_thread_lives_on() {
         );
         assert_eq!(stage.at(), 0, "its half of a write was rolled back");
     }
-    writer.run(0, write(5)).await.unwrap();
+    writer.run(Work::NONE, write(5)).await.unwrap();
     assert_eq!(stage.at(), 5);
     stage.store.ping().await.unwrap();
 }
@@ -85,7 +93,7 @@ async fn those_who_shared_a_group_with_a_panic_may_try_again() {
                 5 => panic!("a bug"),
                 _ => write(1)(transaction),
             };
-            store.writer.run(0, run).await
+            store.writer.run(Work::NONE, run).await
         });
     }
     while stage.store.writer.jobs.as_ref().unwrap().capacity() > QUEUE_LEN - 9 {
@@ -125,7 +133,7 @@ async fn a_held_lock_answers_the_whole_queue_at_once_and_nothing_is_written_late
     let mut callers = JoinSet::new();
     for _ in 0..20 {
         let store = Arc::clone(&stage.store);
-        callers.spawn(async move { store.writer.run(0, write(1)).await });
+        callers.spawn(async move { store.writer.run(Work::NONE, write(1)).await });
     }
     for answer in callers.join_all().await {
         assert!(
@@ -137,7 +145,12 @@ async fn a_held_lock_answers_the_whole_queue_at_once_and_nothing_is_written_late
     let took = start.elapsed();
     assert!(took < BUSY * 10, "{took:?}");
     lock.execute_batch("COMMIT").unwrap();
-    stage.store.writer.run(0, write(100)).await.unwrap();
+    stage
+        .store
+        .writer
+        .run(Work::NONE, write(100))
+        .await
+        .unwrap();
     assert_eq!(stage.at(), 100);
 }
 
@@ -149,7 +162,7 @@ async fn a_write_whose_caller_has_left_is_never_run() {
     let runs = Arc::new(AtomicUsize::new(0));
     let first = tokio::spawn({
         let store = Arc::clone(&stage.store);
-        async move { store.writer.run(0, write(1)).await }
+        async move { store.writer.run(Work::NONE, write(1)).await }
     });
     let mut callers = JoinSet::new();
     for _ in 0..20 {
@@ -159,7 +172,7 @@ async fn a_write_whose_caller_has_left_is_never_run() {
                 runs.fetch_add(1, Ordering::Relaxed);
                 write(1)(transaction)
             };
-            store.writer.run(0, run).await
+            store.writer.run(Work::NONE, run).await
         });
     }
     // The thread has one of the 21 and waits for the lock with it.
@@ -169,7 +182,12 @@ async fn a_write_whose_caller_has_left_is_never_run() {
     callers.shutdown().await;
     lock.execute_batch("COMMIT").unwrap();
     first.await.unwrap().unwrap();
-    stage.store.writer.run(0, write(100)).await.unwrap();
+    stage
+        .store
+        .writer
+        .run(Work::NONE, write(100))
+        .await
+        .unwrap();
     // The one that the thread had already taken may be one of those that left.
     assert!(runs.load(Ordering::Relaxed) <= 1);
     assert!([101, 102].contains(&stage.at()), "{}", stage.at());
@@ -182,7 +200,7 @@ async fn without_room_the_probe_fails_until_there_is_room_for_what_has_failed() 
         stage
             .store
             .writer
-            .run(0, move |transaction: &mut Transaction<'_>| {
+            .run(Work::NONE, move |transaction: &mut Transaction<'_>| {
                 let set = format!("PRAGMA max_page_count = {pages}");
                 let set = transaction.connection.query_row(&set, [], |_| Ok(()));
                 set.map_err(error::store)
@@ -196,17 +214,17 @@ async fn without_room_the_probe_fails_until_there_is_room_for_what_has_failed() 
     // Room for a probe, which writes over itself, and not for this.
     pages(used + 10).await.unwrap();
     let large = || {
-        stage
-            .store
-            .writer
-            .run(200_000, |transaction: &mut Transaction<'_>| {
+        stage.store.writer.run(
+            Work::NONE.with_bytes(200_000),
+            |transaction: &mut Transaction<'_>| {
                 let insert = transaction.connection.execute(
                     "INSERT INTO modules (digest, wasm, created_at)
                      VALUES (zeroblob(32), zeroblob(200000), 0)",
                     [],
                 );
                 insert.map(drop).map_err(error::store)
-            })
+            },
+        )
     };
     stage.store.ping().await.unwrap();
     let refused = large().await;
@@ -243,7 +261,7 @@ async fn what_a_savepoint_has_counted_is_undone_with_it() {
             });
             Ok(counted.is_ok())
         };
-        stage.store.writer.run(0, run)
+        stage.store.writer.run(Work::NONE, run)
     };
     assert!(count(1, true).await.unwrap());
     assert!(!count(5, false).await.unwrap());
@@ -266,4 +284,63 @@ async fn a_file_that_another_process_holds_is_unavailable() {
         matches!(opened, Err(StoreError::Unavailable(_))),
         "{opened:?}"
     );
+}
+
+/// Adds so many rows to a table of the test.
+fn add_rows(rows: u64) -> impl Fn(&mut Transaction<'_>) -> Result<(), StoreError> + Send {
+    move |transaction| {
+        let add = transaction.connection.execute(
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
+             INSERT INTO rows SELECT n FROM n",
+            [rows.cast_signed()],
+        );
+        add.map(drop).map_err(error::store)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apps_take_turns_and_a_group_ends_after_many_rows() {
+    const LARGE: usize = 20;
+    let stage = patient(Duration::from_secs(60)).await;
+    let other = stage.other_process();
+    other
+        .execute_batch("CREATE TABLE rows (n INTEGER); BEGIN IMMEDIATE")
+        .unwrap();
+    let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let mut callers = JoinSet::new();
+    let mut hand_over = |app: AppId, name: &'static str, rows: u64| {
+        let (store, order) = (Arc::clone(&stage.store), Arc::clone(&order));
+        callers.spawn(async move {
+            let run = move |transaction: &mut Transaction<'_>| {
+                order.lock().push(name);
+                add_rows(rows)(transaction)
+            };
+            store.writer.run(Work::of(app), run).await.unwrap();
+        });
+    };
+    let waiting = async |jobs: usize| {
+        while stage.store.writer.jobs.as_ref().unwrap().capacity() > QUEUE_LEN - jobs {
+            tokio::task::yield_now().await;
+        }
+    };
+    let (large, small) = (AppId::generate(), AppId::generate());
+    for _ in 0..LARGE {
+        hand_over(large, "large", GROUP_ROWS);
+    }
+    // The thread has one and waits for the lock with it.
+    waiting(LARGE - 1).await;
+    hand_over(small, "small", 1);
+    waiting(LARGE).await;
+    other.execute_batch("COMMIT").unwrap();
+    callers.join_all().await;
+    let order = order.lock();
+    let at = order.iter().position(|name| *name == "small").unwrap();
+    assert!(at <= 2, "{order:?}");
+    // Each of the large ones had a transaction that it shared with no other.
+    let text = stage.metrics.encode();
+    let groups = text
+        .lines()
+        .find_map(|line| line.strip_prefix("kvasm_commit_group_size_count "));
+    let groups: usize = groups.expect(&text).parse().unwrap();
+    assert!(groups >= LARGE, "{groups} groups");
 }

@@ -1,0 +1,111 @@
+//! A disk without room: what frees is taken, and then all is well again.
+
+use super::kit;
+use kvasm::store::{SqliteOptions, SqliteStore, Store, StoreError};
+use kvasm_tests::conformance::Kit;
+use kvasm_tests::conformance::kit::{Tenant, audit_row, bytes, delete, set};
+use kvasm_tests::server::eventually;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A small disk, which is gone with this.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    /// None where tests may not mount.
+    fn new(bytes: u64) -> Option<Disk> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
+            .arg(folder.path())
+            .output();
+        let mounted = mounted.is_ok_and(|output| output.status.success());
+        mounted.then_some(Disk(folder))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+async fn open(path: &Path) -> Arc<dyn Store> {
+    Arc::new(SqliteStore::open(SqliteOptions::new(path)).await.unwrap())
+}
+
+async fn is_refused(app: &Tenant) {
+    let op = set("c", "new", bytes("1"));
+    let refused = app.try_commit(vec![], vec![op]).await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+}
+
+/// Without a disk of its own this test says so and shows nothing; the store's unit tests
+/// go the same way with a limit of SQLite's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletions_work_on_a_full_disk_and_space_comes_back() {
+    let _alone = kit::alone().await;
+    let Some(disk) = Disk::new(40 * 1024 * 1024) else {
+        println!("this user cannot mount a tmpfs: nothing is tested");
+        return;
+    };
+    let path = disk.0.path().join("kvasm.db");
+    let ballast = disk.0.path().join("kvasm.db-ballast");
+    let kit = Kit::new(open(&path).await, 0);
+    let (big, other) = (kit.app().await, kit.app().await);
+    other.set("c", "old", bytes("1")).await;
+    assert!(ballast.exists());
+    // The log takes room too, which is given back at first. In the end there is none,
+    // however often the store looks.
+    let (mut written, mut refused) = (0, 0);
+    while refused < 40 {
+        let value = bytes(vec![7; 64 * 1024]);
+        let op = set("c", &format!("k{written}"), value);
+        match big.try_commit(vec![], vec![op]).await {
+            Ok(_) => (written, refused) = (written + 1, 0),
+            Err(StoreError::Full(_) | StoreError::Failed(_)) => {
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert!(written > 100, "{written}");
+    assert!(!ballast.exists());
+    is_refused(&other).await;
+    let unready = kit.store.ping().await;
+    assert!(matches!(unready, Err(StoreError::Full(_))), "{unready:?}");
+    let (big_id, other_id) = (big.id, other.id);
+    drop((big, other, kit));
+
+    // Another start is no way around it.
+    let kit = Kit::new(open(&path).await, 0);
+    let of = |id| Tenant {
+        store: Arc::clone(&kit.store),
+        id,
+        name: kvasm_tests::conformance::kit::app("app").name,
+        now: kvasm_tests::conformance::kit::NOW,
+    };
+    let (big, other) = (of(big_id), of(other_id));
+    is_refused(&other).await;
+    // An administrator's deletion has its audit row.
+    for at in 0..20 {
+        let mut batch = big.batch(vec![], vec![delete("c", &format!("k{at}"))]);
+        batch.audit = Some(Box::new(audit_row("kv.delete")));
+        kit.store.commit(batch).await.unwrap();
+    }
+    assert_eq!(big.get("c", "k3").await, None);
+    assert!(big.delete_app().await.unwrap());
+    while kit.store.reap(50).await.unwrap() > 0 {}
+    eventually("all is taken again", async || {
+        kit.store.ping().await.is_ok()
+    })
+    .await;
+    assert!(ballast.exists());
+    other.set("c", "new", bytes("1")).await;
+    assert_eq!(other.value("c", "old").await, Some(bytes("1")));
+    // The disk has the space, not only the file.
+    std::fs::write(disk.0.path().join("else"), vec![1; 20 * 1024 * 1024]).unwrap();
+}
