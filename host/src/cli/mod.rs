@@ -156,6 +156,9 @@ pub fn main() -> ExitCode {
     let json = cli.global.json;
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // A guest may have its thread for 10 ms a poll. By default new connections and
+        // bytes are looked for after 61 polls, which is more than half a second then.
+        .event_interval(8)
         .build()
         .map_err(Failure::from)
         .and_then(|runtime| runtime.block_on(dispatch(cli)));

@@ -137,6 +137,24 @@ async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
     Ok(config.cache_dir.apply(host).build()?)
 }
 
+/// Files that are kept for the store, the cache, compilers and the log: connections
+/// must not take them all.
+const OTHER_FILES: u64 = 128;
+
+/// The connections that there are files for.
+fn connections(wanted: usize, files: u64) -> usize {
+    let free = files.saturating_sub(OTHER_FILES).max(files / 2).max(1);
+    let free = usize::try_from(free).unwrap_or(usize::MAX);
+    if free < wanted {
+        tracing::warn!(
+            files,
+            "the process may open too few files for server.connections = {wanted}; \
+             {free} connections are taken at once"
+        );
+    }
+    wanted.min(free)
+}
+
 /// Connections that wait to be taken. A burst beyond that many is dropped by the
 /// system, and each of those clients tries again after a second or more; the usual
 /// 128 are gone in a few milliseconds.
@@ -155,7 +173,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure> {
-    let config = config(global, &args)?;
+    let mut config = config(global, &args)?;
     if args.print_config {
         write!(std::io::stdout(), "{}", config.to_toml())?;
         return Ok(Outcome::Done);
@@ -163,8 +181,9 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     let metrics = Metrics::default();
     let _log = start_log(&config, &metrics)?;
     // Each connection is a file; the system's default is often 1,024.
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "the number of open files could not be raised");
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => config.server.connections = connections(config.server.connections, files),
+        Err(error) => tracing::warn!(%error, "the number of open files could not be raised"),
     }
     let host = host(&config, metrics.clone()).await?;
     let listener = listen(config.listen)

@@ -32,7 +32,7 @@ async fn reap(shared: &Shared) -> Result<(), StoreError> {
         if reaped == 0 {
             return Ok(());
         }
-        shared.host.metrics().upkeep("deleted_apps", reaped);
+        shared.host.metrics().upkeep("rows_of_deleted_apps", reaped);
         tokio::time::sleep(REST).await;
     }
 }

@@ -238,7 +238,7 @@ impl HostBuilder {
             admin: Admin::new(Arc::clone(&store), self.new_apps),
             admission: Admission::new(self.queue, metrics.clone()),
             writes: WriteRates::default(),
-            logs: Logs::default(),
+            logs: Arc::default(),
             health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
             runtime: Arc::new(runtime),
             store,
@@ -261,7 +261,7 @@ struct Parts {
     admin: Admin,
     admission: Admission,
     writes: WriteRates,
-    logs: Logs,
+    logs: Arc<Logs>,
     health: Arc<Health>,
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,
@@ -295,7 +295,7 @@ impl Host {
     }
 
     /// The logs of apps on this host.
-    pub fn logs(&self) -> &Logs {
+    pub fn logs(&self) -> &Arc<Logs> {
         &self.0.logs
     }
 

@@ -17,7 +17,7 @@ use uuid::Uuid;
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The most bytes of a request's headers, which the reader of heads bounds
 /// roughly only.
-const HEADER_BYTES_MAX: usize = 64 * 1024;
+const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// What a handler keeps of a body at the most, but for inputs and modules.
 const BODY_BYTES_KEPT: usize = 16 * 1024 * 1024;
 /// The longest path and query, in bytes.

@@ -6,9 +6,9 @@ use super::apps::find;
 use super::auth::{self, Known};
 use super::layer::RequestId;
 use super::params::{Params, Segments};
-use super::problem::Problem;
+use super::problem::{Kind, Problem};
 use crate::model::{App, Capability};
-use crate::service::LogRecord;
+use crate::service::{FOLLOWERS_OF_APP_MAX, Following, LogRecord};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -56,6 +56,8 @@ pub(super) async fn show(
     let limit = params.limit.map_or(100, |limit| limit as usize);
     let after = params.after.unwrap_or(0);
     let body = if params.follow {
+        let following = shared.host.logs().follow(app.id);
+        let following = following.ok_or_else(too_many)?;
         let follower = Follower {
             shared,
             app,
@@ -68,12 +70,20 @@ pub(super) async fn show(
             after,
             limit,
             checked: Instant::now(),
+            _following: following,
         };
         Body::from_stream(futures_util::stream::unfold(follower, Follower::next))
     } else {
         Body::from(lines(&shared.host.logs().read(app.id, after, limit)))
     };
     Ok(([(CONTENT_TYPE, "application/jsonl")], body).into_response())
+}
+
+fn too_many() -> Problem {
+    let detail = format!(
+        "too many requests follow logs; at most {FOLLOWERS_OF_APP_MAX} may follow that of one app"
+    );
+    Problem::new(Kind::RateLimited, detail).retry_after(HEARTBEAT)
 }
 
 fn lines(records: &[LogRecord]) -> Bytes {
@@ -97,6 +107,7 @@ struct Follower {
     after: u64,
     limit: usize,
     checked: Instant,
+    _following: Following,
 }
 
 impl Follower {

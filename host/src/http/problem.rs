@@ -131,7 +131,7 @@ impl Problem {
         self.kind == Kind::AppNotFound
     }
 
-    fn retry_after(mut self, after: Duration) -> Problem {
+    pub(super) fn retry_after(mut self, after: Duration) -> Problem {
         self.retry_after = Some(after);
         self
     }

@@ -15,6 +15,10 @@ const APP_BYTES_MAX: usize = 256 * 1024;
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The longest text of a line, in bytes: a ring has room for several.
 const LINE_BYTES_MAX: usize = 16 * 1024;
+/// The most that follow an app's log at once: each new line is written for each.
+pub const FOLLOWERS_OF_APP_MAX: usize = 16;
+/// The most that follow logs at once.
+const FOLLOWERS_MAX: usize = 512;
 /// What a line takes beside its text.
 const LINE_OVERHEAD: usize = 128;
 
@@ -67,6 +71,25 @@ impl LogRecord {
 #[derive(Default)]
 pub struct Logs {
     state: Mutex<State>,
+    followers: Mutex<HashMap<AppId, usize>>,
+}
+
+/// One that follows an app's log.
+pub struct Following {
+    logs: Arc<Logs>,
+    app: AppId,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let mut followers = self.logs.followers.lock();
+        if let Some(count) = followers.get_mut(&self.app) {
+            *count -= 1;
+            if *count == 0 {
+                followers.remove(&self.app);
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -93,6 +116,22 @@ impl Ring {
 }
 
 impl Logs {
+    /// Counts one that follows the app's log, until the guard is dropped. None if
+    /// there are as many as there may be, of the app or in all.
+    pub fn follow(self: &Arc<Self>, app: AppId) -> Option<Following> {
+        let mut followers = self.followers.lock();
+        let all: usize = followers.values().sum();
+        let own = followers.get(&app).copied().unwrap_or(0);
+        if own >= FOLLOWERS_OF_APP_MAX || all >= FOLLOWERS_MAX {
+            return None;
+        }
+        followers.insert(app, own + 1);
+        Some(Following {
+            logs: Arc::clone(self),
+            app,
+        })
+    }
+
     /// Adds lines; their numbers are set here. The oldest go when there are too
     /// many of the app's, or of all.
     pub fn push(&self, app: AppId, lines: impl IntoIterator<Item = LogRecord>) {
@@ -184,6 +223,21 @@ mod tests {
             message: message.to_owned(),
             discarded: false,
         }
+    }
+
+    #[test]
+    fn so_many_follow_a_log_and_no_more() {
+        let logs = Arc::new(Logs::default());
+        let app = AppId::generate();
+        let mut following: Vec<_> = (0..FOLLOWERS_OF_APP_MAX)
+            .map(|_| logs.follow(app).unwrap())
+            .collect();
+        assert!(logs.follow(app).is_none());
+        assert!(logs.follow(AppId::generate()).is_some());
+        following.pop();
+        assert!(logs.follow(app).is_some());
+        drop(following);
+        assert!(logs.followers.lock().is_empty());
     }
 
     #[test]

@@ -180,7 +180,7 @@ async fn a_deleted_app_goes(
     until("they are counted", async || {
         let text = stage.host.metrics().encode();
         text.contains("kvasm_upkeep_total{name=\"audit\"} 15")
-            && text.contains("kvasm_upkeep_total{name=\"deleted_apps\"}")
+            && text.contains("kvasm_upkeep_total{name=\"rows_of_deleted_apps\"}")
     })
     .await;
     assert_eq!(other.value("c", "k").await, Some(bytes("1")));

@@ -134,7 +134,25 @@ impl Config {
         }
         config.check_bytes()?;
         config.limits.check().map_err(ConfigError::misfit)?;
+        config.check_memory()?;
         Ok(config)
+    }
+
+    /// One guest must fit into the memory of all.
+    fn check_memory(&self) -> Result<(), ConfigError> {
+        let least = self.limits.memory_bytes;
+        if self.memory >= least as u64 {
+            return Ok(());
+        }
+        Err(ConfigError::Value {
+            source_name: "the configuration".to_owned(),
+            key: "engine.memory".to_owned(),
+            value: self.memory.to_string(),
+            why: format!(
+                "it must be at least limits.memory, {}",
+                text::show_size(&least)
+            ),
+        })
     }
 
     /// Each body and answer must fit into what may be in flight, or it never gets in.
@@ -284,6 +302,8 @@ mod tests {
         assert!(error.contains("at least limits.module, 16MiB"), "{error}");
         let error = load("", None, &[("limits.value", "8MiB")]).unwrap_err();
         assert!(error.contains("limits.input is \"8MiB\""), "{error}");
+        let error = load("", None, &[("engine.memory", "1KiB")]).unwrap_err();
+        assert!(error.contains("at least limits.memory, 64MiB"), "{error}");
         let both = [("limits.value", "8MiB"), ("limits.input", "9MiB")];
         assert!(load("", None, &both).is_ok());
     }
