@@ -230,7 +230,7 @@ impl Inner {
         );
         registry.register(
             "upkeep",
-            "Rows that the host has removed by itself: expired entries, old dead letters",
+            "Rows that the host has removed automatically: expired entries, old dead letters",
             self.upkeep.clone(),
         );
         registry.register(
@@ -337,7 +337,7 @@ impl Metrics {
         self.0.delivery_lag.observe(lag.as_secs_f64());
     }
 
-    /// Counts rows that the host has removed by itself.
+    /// Counts rows that the host has removed automatically.
     pub(crate) fn upkeep(&self, name: &'static str, rows: u64) {
         self.0.upkeep.get_or_create(&Named { name }).inc_by(rows);
     }

@@ -5,6 +5,7 @@ pub mod conformance;
 pub mod guests;
 pub mod linear;
 pub mod postgres;
+pub mod program;
 pub mod server;
 pub mod slow;
 pub mod tally;

@@ -165,10 +165,10 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let (pairs, failed, resident) = runtime.block_on(async {
             let stage = Stage::start().await?;
             let press = (scenario.prepare)(&stage).await?;
-            let calls = (500 / effort.divisor).max(20);
+            let calls = (300 / effort.divisor).max(20);
             let (mut pairs, mut failed) = (Vec::new(), 0);
             let mut resident: f64 = 0.0;
-            for _ in 0..effort.rounds.min(5) {
+            for _ in 0..effort.rounds.min(3) {
                 let (mut alone, none) = stage.neighbour(calls).await?;
                 ensure!(none == 0, "the neighbour fails alone");
                 let pressing = press();

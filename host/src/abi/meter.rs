@@ -1,23 +1,34 @@
 //! What a guest computes.
 //!
 //! The CPU clock of the thread is read around each poll of a guest's future, so
-//! that time without a CPU is not counted, whoever has it: another process, or
+//! that time without a CPU is not counted, whether another process has it or
 //! another thread of this host. The store's own work is taken out again.
+//!
+//! That clock is a system call, which a call of some microseconds would feel. So it
+//! is read from the first tick on that a guest sees. Before, the time of a poll is
+//! counted instead, up to one tick: a guest that computes for longer, or that was
+//! preempted, sees a tick as soon as it runs. No call is charged more than that one
+//! tick too much.
 
 use crate::service::{Deadline, Stage};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Counts the CPU time of one guest, and tells its deadline where the rest went.
+/// How often a guest that computes is looked at.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+
+/// Counts the CPU time of one guest, and adds the rest to the stages of its deadline.
 pub(crate) struct Meter {
     deadline: Deadline,
     base: Instant,
-    /// CPU time of the polls that have ended.
+    /// What the polls before this one have computed.
     spent_ns: AtomicU64,
+    /// Whether the thread's CPU clock is read.
+    exact: AtomicBool,
     /// The thread's CPU time when this poll began, and what the store has used
-    /// since.
+    /// since; if it is read.
     cpu_at_ns: AtomicU64,
     /// The time when this poll began, and what the store has taken since.
     wall_at_ns: AtomicU64,
@@ -29,6 +40,7 @@ impl Meter {
             deadline,
             base: Instant::now(),
             spent_ns: AtomicU64::new(0),
+            exact: AtomicBool::new(false),
             cpu_at_ns: AtomicU64::new(0),
             wall_at_ns: AtomicU64::new(0),
         }
@@ -38,32 +50,58 @@ impl Meter {
         u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// The thread's CPU time, if it is read.
+    fn cpu_ns(&self) -> u64 {
+        match self.exact.load(Ordering::Relaxed) {
+            true => thread_cpu_ns(),
+            false => 0,
+        }
+    }
+
     /// A poll begins on this thread.
     pub(crate) fn begin(&self) {
-        self.cpu_at_ns.store(thread_cpu_ns(), Ordering::Relaxed);
+        self.cpu_at_ns.store(self.cpu_ns(), Ordering::Relaxed);
         self.wall_at_ns.store(self.wall_ns(), Ordering::Relaxed);
     }
 
     /// The poll ends, on the thread on which it has begun.
     pub(crate) fn end(&self) {
-        let cpu = self.of_this_poll();
-        let wall_at = self.wall_at_ns.load(Ordering::Relaxed);
-        let wall = Duration::from_nanos(self.wall_ns().saturating_sub(wall_at));
-        self.spent_ns.fetch_add(cpu, Ordering::Relaxed);
-        let cpu = Duration::from_nanos(cpu);
+        let wall = self.wall_of_poll();
+        let cpu = self.cpu_of_poll(wall);
+        self.count(cpu, wall);
+    }
+
+    fn count(&self, cpu: Duration, wall: Duration) {
+        let ns = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
+        self.spent_ns.fetch_add(ns, Ordering::Relaxed);
         self.deadline.spend(Stage::Computing, cpu);
         self.deadline.spend(Stage::Cpu, wall.saturating_sub(cpu));
     }
 
-    fn of_this_poll(&self) -> u64 {
-        let cpu_at = self.cpu_at_ns.load(Ordering::Relaxed);
-        thread_cpu_ns().saturating_sub(cpu_at)
+    fn wall_of_poll(&self) -> Duration {
+        let wall_at = self.wall_at_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(self.wall_ns().saturating_sub(wall_at))
     }
 
-    /// The CPU time so far. To be asked within a poll, on its thread.
-    pub(crate) fn spent(&self) -> Duration {
+    fn cpu_of_poll(&self, wall: Duration) -> Duration {
+        if !self.exact.load(Ordering::Relaxed) {
+            return wall.min(TICK);
+        }
+        let cpu_at = self.cpu_at_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(thread_cpu_ns().saturating_sub(cpu_at))
+    }
+
+    /// The guest has seen a tick: returns what it has computed so far, and counts
+    /// by the CPU clock from here on. To be called within a poll, on its thread.
+    pub(crate) fn tick(&self) -> Duration {
+        if !self.exact.load(Ordering::Relaxed) {
+            let wall = self.wall_of_poll();
+            self.count(wall.min(TICK), wall);
+            self.exact.store(true, Ordering::Relaxed);
+            self.begin();
+        }
         let before = self.spent_ns.load(Ordering::Relaxed);
-        Duration::from_nanos(before.saturating_add(self.of_this_poll()))
+        Duration::from_nanos(before).saturating_add(self.cpu_of_poll(Duration::ZERO))
     }
 
     /// The deadline of the call.
@@ -76,9 +114,9 @@ impl Meter {
         let _timed = self.deadline.timed(Stage::HostFunction);
         let mut work = pin!(work);
         poll_fn(|context| {
-            let (cpu, wall) = (thread_cpu_ns(), self.wall_ns());
+            let (cpu, wall) = (self.cpu_ns(), self.wall_ns());
             let poll = work.as_mut().poll(context);
-            let cpu = thread_cpu_ns().saturating_sub(cpu);
+            let cpu = self.cpu_ns().saturating_sub(cpu);
             let wall = self.wall_ns().saturating_sub(wall);
             // As if the poll around this one had begun so much later.
             self.cpu_at_ns.fetch_add(cpu, Ordering::Relaxed);
@@ -124,10 +162,11 @@ mod tests {
     async fn computing_counts_and_sleeping_and_the_store_do_not() {
         let meter = Meter::new(Deadline::after(Duration::from_secs(60)));
         meter.begin();
+        assert!(meter.tick() <= TICK);
         compute(20);
         std::thread::sleep(Duration::from_millis(30));
         meter.aside(async { compute(200) }).await;
-        let spent = meter.spent();
+        let spent = meter.tick();
         assert!(spent >= Duration::from_millis(20), "{spent:?}");
         assert!(spent < Duration::from_millis(200), "{spent:?}");
         meter.end();
@@ -135,5 +174,22 @@ mod tests {
         assert!(timeout.spent(Stage::HostFunction) >= Duration::from_millis(200));
         assert!(timeout.spent(Stage::Cpu) >= Duration::from_millis(30));
         assert!(timeout.spent(Stage::Computing) < Duration::from_millis(200));
+    }
+
+    #[tokio::test]
+    async fn before_a_tick_a_poll_counts_for_a_tick_at_most() {
+        let meter = Meter::new(Deadline::after(Duration::from_secs(60)));
+        meter.begin();
+        std::thread::sleep(Duration::from_millis(50));
+        meter.aside(async { compute(50) }).await;
+        meter.end();
+        meter.begin();
+        meter.end();
+        // Time in which it had no CPU, and the store's.
+        let timeout = meter.deadline().timeout(Stage::Other);
+        assert!(timeout.spent(Stage::Cpu) >= Duration::from_millis(40));
+        assert!(timeout.spent(Stage::HostFunction) >= Duration::from_millis(50));
+        meter.begin();
+        assert!(meter.tick() <= 3 * TICK);
     }
 }

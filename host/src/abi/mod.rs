@@ -20,7 +20,7 @@ use wasmtime::Linker;
 pub use fault::{BadPointer, NoMemory};
 pub use log::{GuestLog, LogLine};
 pub(crate) use log::{printable, printable_start};
-pub(crate) use meter::Meter;
+pub(crate) use meter::{Meter, TICK};
 pub use state::{DeliveryContext, GuestState, GuestView};
 
 /// Links every import of `kvasm_v1` over the part of the store's data that it

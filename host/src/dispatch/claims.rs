@@ -37,10 +37,11 @@ struct Look {
 
 /// Looks again and again.
 pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
-    // Where the last look has ended.
-    let mut after = None;
+    let mut after = shared.looked_until.lock().take();
     loop {
-        let look = look(&shared, &task, &mut after).await?;
+        let looked = look(&shared, &task, &mut after).await;
+        shared.looked_until.lock().clone_from(&after);
+        let look = looked?;
         task.works();
         shared.reap();
         let rest = if look.took > LONG_LOOK {
@@ -72,7 +73,8 @@ async fn wait(shared: &Shared, rest: Duration, full: bool) {
     }
 }
 
-/// Goes once through the queues that have something due.
+/// Goes once through the queues that have something due. After an error, `after` is
+/// where it has come to.
 async fn look(
     shared: &Arc<Shared>,
     task: &Task,

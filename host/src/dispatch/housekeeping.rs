@@ -1,16 +1,9 @@
 //! What belongs to no live app: the audit log, deleted apps, and space to give back.
 
+use super::upkeep::{REST, ROWS};
 use super::{Shared, millis};
-use crate::model::{AppName, Timestamp};
+use crate::model::Timestamp;
 use crate::store::StoreError;
-use std::time::Duration;
-
-/// Rows that are removed in one transaction: few enough that nobody waits for it.
-const ROWS: u32 = 500;
-/// Between two such transactions, so that others come between them.
-const REST: Duration = Duration::from_millis(10);
-/// Apps that are read in one go.
-const APPS: u32 = 200;
 
 /// Does each part, whether or not another one has failed.
 pub(super) async fn round(shared: &Shared) {
@@ -44,43 +37,16 @@ async fn reap(shared: &Shared) -> Result<(), StoreError> {
     }
 }
 
-/// Removes audit rows that are too old, and those of each app that are too many.
+/// Removes audit rows that are too old, of all apps.
 async fn prune_audit(shared: &Shared) -> Result<(), StoreError> {
     let age = i64::try_from(millis(shared.options.audit_age)).unwrap_or(i64::MAX);
     let before = Timestamp(Timestamp::now().0.saturating_sub(age));
-    let store = shared.host.store();
     loop {
-        let pruned = store.prune_audit(before, ROWS).await?;
-        if rested(shared, pruned).await {
-            break;
-        }
-    }
-    let mut after: Option<AppName> = None;
-    loop {
-        let apps = store.apps(after.as_ref(), APPS).await?;
-        let Some(last) = apps.last() else {
+        let pruned = shared.host.store().prune_audit(before, ROWS).await?;
+        shared.host.metrics().upkeep("audit", pruned);
+        if pruned < u64::from(ROWS) {
             return Ok(());
-        };
-        after = Some(last.name.clone());
-        for app in &apps {
-            let keep = shared.options.audit_of_app;
-            loop {
-                let pruned = store.prune_audit_of(app.id, keep, ROWS).await?;
-                if rested(shared, pruned).await {
-                    break;
-                }
-            }
         }
+        tokio::time::sleep(REST).await;
     }
-}
-
-/// Counts audit rows that were removed, and rests if there may be more; whether
-/// these were the last.
-async fn rested(shared: &Shared, pruned: u64) -> bool {
-    shared.host.metrics().upkeep("audit", pruned);
-    if pruned < u64::from(ROWS) {
-        return true;
-    }
-    tokio::time::sleep(REST).await;
-    false
 }

@@ -21,7 +21,7 @@ mod upkeep;
 mod worker;
 
 use crate::Host;
-use crate::model::AppId;
+use crate::model::{AppId, AppName, Queue};
 use crate::service::Task;
 use clock::Clock;
 use parking_lot::Mutex;
@@ -107,6 +107,11 @@ struct Shared {
     deliveries: Task,
     /// A place has become free, or something has become due.
     changed: Notify,
+    /// Where the last look at the queues has ended. Here, so that a look after a
+    /// failure begins behind the apps that have failed.
+    looked_until: Mutex<Option<Queue>>,
+    /// The app at which the last round of upkeep was given up, for the same reason.
+    kept_until: Mutex<Option<AppName>>,
 }
 
 impl Dispatcher {
@@ -125,6 +130,8 @@ impl Dispatcher {
                 running: Mutex::default(),
                 handlers: Mutex::default(),
                 changed: Notify::new(),
+                looked_until: Mutex::default(),
+                kept_until: Mutex::default(),
             }),
         }
     }

@@ -1,4 +1,5 @@
-//! What grows old: expired entries, and dead letters past their time.
+//! What grows old: expired entries, and dead letters past their time; and what is too
+//! much, audit rows among it.
 
 use super::supervisor::Stop;
 use super::{Shared, millis};
@@ -9,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Rows that are removed in one transaction: few enough that nobody waits for it.
-const ROWS: u32 = 500;
+pub(super) const ROWS: u32 = 500;
 /// Between two such transactions, so that others come between them.
-const REST: Duration = Duration::from_millis(10);
+pub(super) const REST: Duration = Duration::from_millis(10);
 /// Apps that are read in one go.
 const APPS: u32 = 200;
 /// Apps in a row whose upkeep fails before that counts as a failure of the store.
@@ -50,20 +51,23 @@ pub(super) async fn run(
 }
 
 async fn round(shared: &Shared, task: &Task) -> Result<(), StoreError> {
-    let (mut after, mut failed) = (None, 0);
+    // Behind those at which the last round was given up.
+    let (mut after, mut failed) = (shared.kept_until.lock().take(), 0);
     loop {
         let apps = shared.host.store().apps(after.as_ref(), APPS).await?;
         for app in &apps {
-            // Each whether or not the other has failed.
+            // Each whether or not the others have failed.
             let swept = sweep(shared, app).await;
             let pruned = prune(shared, app).await;
-            let Err(error) = swept.and(pruned) else {
+            let shortened = prune_audit(shared, app).await;
+            let Err(error) = swept.and(pruned).and(shortened) else {
                 failed = 0;
                 continue;
             };
             task.skips(&format_args!("upkeep of app {}", app.name), &chain(&error));
             failed += 1;
             if failed >= FAILING_APPS {
+                *shared.kept_until.lock() = Some(app.name.clone());
                 return Err(error);
             }
         }
@@ -108,4 +112,17 @@ async fn prune(shared: &Shared, app: &App) -> Result<(), StoreError> {
         tracing::warn!(app = %app.name, letters = total, "old dead letters were discarded");
     }
     Ok(())
+}
+
+/// Removes the oldest audit rows of an app that are too many.
+async fn prune_audit(shared: &Shared, app: &App) -> Result<(), StoreError> {
+    let (store, keep) = (shared.host.store(), shared.options.audit_of_app);
+    loop {
+        let pruned = store.prune_audit_of(app.id, keep, ROWS).await?;
+        shared.host.metrics().upkeep("audit", pruned);
+        if pruned < u64::from(ROWS) {
+            return Ok(());
+        }
+        tokio::time::sleep(REST).await;
+    }
 }

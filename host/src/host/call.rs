@@ -134,20 +134,16 @@ impl Host {
     pub async fn enter(&self, app: App, mut call: Call) -> Result<Entered, InvokeError> {
         let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
         let ticket = self.0.admission.enter(&app)?;
-        let exports = match self.0.runtime.loaded(&active.digest) {
-            Some(plugin) => Some(plugin.exports()),
-            None => {
-                let plugin = self.0.store.plugin(app.id, active.version).await?;
-                plugin.map(|plugin| plugin.exports)
-            }
+        let offered = match self.0.runtime.loaded(&active.digest) {
+            Some(plugin) => plugin.require(&call.target),
+            None => match self.0.store.plugin(app.id, active.version).await? {
+                Some(plugin) => call.target.require(&plugin.exports),
+                // It was deleted meanwhile. The call finds out.
+                None => Ok(()),
+            },
         };
-        // If it was deleted meanwhile, the call finds out.
         let request_id = *call.request_id.get_or_insert_with(Uuid::now_v7);
-        if let Some(exports) = exports
-            && let Err(error) = call.target.require(&exports)
-        {
-            return Err(CallFailure::before_the_run(error, request_id).into());
-        }
+        offered.map_err(|error| CallFailure::before_the_run(error, request_id))?;
         Ok(Entered {
             host: self.clone(),
             digest: active.digest,

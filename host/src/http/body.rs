@@ -1,8 +1,9 @@
 //! Bodies: bounded, in time, parsed once.
 
-use super::Shared;
 use super::budget::NoRoom;
 use super::problem::{Kind, Problem};
+use super::stream::Pace;
+use super::{ServerOptions, Shared};
 use crate::model::shown_start;
 use axum::body::Body;
 use axum::http::HeaderMap;
@@ -17,6 +18,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// The most bytes of a JSON body that is not a value.
 const JSON_BYTES_MAX: usize = 64 * 1024;
+/// The part of the time of a body for which its sender may be behind the minimum rate.
+const GRACE: u32 = 3;
 
 /// All of a body, within its limit and the server's time.
 pub(super) async fn read(shared: &Shared, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
@@ -39,18 +42,42 @@ pub(super) async fn read_after(
     if announced > limit as u64 {
         return Err(too_large(announced.to_string()));
     }
-    let deadline = Instant::now() + shared.options.body_timeout;
+    let mut sender = Sender::new(&shared.options, Instant::now());
     // Of a large body no more room is made than what arrives.
     let before = head.len();
     let mut bytes = head;
     bytes.reserve((announced as usize).min(64 * 1024));
-    while let Some(part) = next(shared, &mut body, deadline).await? {
+    loop {
+        let until = sender.until(Instant::now());
+        let Some(part) = next(shared, &mut body, until).await? else {
+            return Ok(bytes);
+        };
+        sender.pace.moved(part.len(), Instant::now());
         if part.len() > limit - (bytes.len() - before) {
             return Err(too_large(format!("more than {limit}")));
         }
         bytes.extend_from_slice(&part);
     }
-    Ok(bytes)
+}
+
+/// How long the sender of a body is waited for: until it is too far behind the minimum
+/// rate, and not beyond the time of the body.
+struct Sender {
+    deadline: Instant,
+    pace: Pace,
+}
+
+impl Sender {
+    fn new(options: &ServerOptions, now: Instant) -> Sender {
+        Sender {
+            deadline: now + options.body_timeout,
+            pace: Pace::new(options.body_timeout / GRACE, options.min_rate, now),
+        }
+    }
+
+    fn until(&mut self, now: Instant) -> Instant {
+        self.deadline.min(self.pace.wait(now))
+    }
 }
 
 /// The next part of a body, until its end.
@@ -59,10 +86,12 @@ pub(super) async fn next(
     body: &mut Body,
     deadline: Instant,
 ) -> Result<Option<Bytes>, Problem> {
+    let options = &shared.options;
     loop {
         let frame = timeout_at(deadline, body.frame()).await.map_err(|_| {
-            let seconds = shared.options.body_timeout.as_secs();
-            Problem::new(Kind::BodyTimeout, format!("the limit is {seconds} s"))
+            let (seconds, rate) = (options.body_timeout.as_secs(), options.min_rate);
+            let detail = format!("the limits are {seconds} s and {rate} bytes per second");
+            Problem::new(Kind::BodyTimeout, detail)
         })?;
         match frame {
             None => return Ok(None),
@@ -146,5 +175,34 @@ pub(super) struct Json<T>(pub(super) T);
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
         axum::Json(self.0).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_sender_that_is_too_slow_is_not_waited_for_until_the_time_of_the_body() {
+        let start = Instant::now();
+        let options = ServerOptions::default();
+        // When a sender of so many bytes a second is cut off.
+        let cut = |rate: usize| {
+            let mut sender = Sender::new(&options, start);
+            let seconds = (1..).map(|second| start + Duration::from_secs(second));
+            for now in seconds {
+                let until = sender.until(now - Duration::from_secs(1));
+                if until < now {
+                    return until - start;
+                }
+                sender.pace.moved(rate, now);
+            }
+            unreachable!()
+        };
+        assert_eq!(cut(0), options.body_timeout / GRACE);
+        let slow = cut(options.min_rate / 2);
+        assert!(slow > options.body_timeout / GRACE && slow < options.body_timeout);
+        assert_eq!(cut(options.min_rate), options.body_timeout);
     }
 }

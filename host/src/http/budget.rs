@@ -20,6 +20,10 @@ use tokio::time::{Instant, timeout_at};
 /// How long a request waits for bytes.
 const WAIT: Duration = Duration::from_secs(5);
 
+/// How many requests of a share wait for bytes at once. Each is woken whenever bytes
+/// are given back, so that their number is what others pay for them.
+const WAITING_MAX: usize = 256;
+
 /// There is no room for the bytes, and there was none for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("too many bytes of requests and responses are in flight; try again later")]
@@ -70,6 +74,19 @@ struct InShare {
     bytes: usize,
     /// The bodies that hold bytes and are not complete, oldest first.
     arriving: BTreeSet<u64>,
+    /// The requests that wait for bytes.
+    waiting: usize,
+}
+
+impl State {
+    /// Forgets a share of which nothing is left.
+    fn tidy(&mut self, share: &Share) {
+        let is_empty =
+            |share: &InShare| share.bytes == 0 && share.arriving.is_empty() && share.waiting == 0;
+        if self.shares.get(share).is_some_and(is_empty) {
+            self.shares.remove(share);
+        }
+    }
 }
 
 /// What came of the wish for more bytes.
@@ -165,19 +182,31 @@ impl Held {
         self.set(&mut own, &mut state, bytes);
     }
 
+    /// Counts at least so many bytes whether or not there is room.
+    pub(super) fn cover(&self, bytes: usize) {
+        let mut own = self.bytes.lock();
+        if bytes > own.count {
+            let mut state = self.budget.state.lock();
+            self.set(&mut own, &mut state, bytes);
+        }
+    }
+
+    /// What another part of the same answer holds: nothing yet.
+    pub(super) fn another(&self) -> Held {
+        self.budget.held(self.share.clone())
+    }
+
     /// The body is complete.
     pub(super) fn complete(&self) {
         let mut state = self.budget.state.lock();
         if let Some(share) = state.shares.get_mut(&self.share) {
             share.arriving.remove(&self.ticket);
-            if share.bytes == 0 && share.arriving.is_empty() {
-                state.shares.remove(&self.share);
-            }
         }
+        state.tidy(&self.share);
     }
 
     async fn retry(&self, mut grow: impl FnMut() -> Grown) -> Result<(), NoRoom> {
-        let mut until = None;
+        let mut waiting = None;
         loop {
             let freed = self.budget.freed.notified();
             tokio::pin!(freed);
@@ -188,9 +217,25 @@ impl Held {
                 Grown::No => return Err(NoRoom),
                 Grown::Wait => {}
             }
-            let until = *until.get_or_insert_with(|| Instant::now() + WAIT);
-            timeout_at(until, freed).await.map_err(|_| NoRoom)?;
+            let (_, until) = match &mut waiting {
+                Some(waiting) => waiting,
+                none => none.insert((self.start_waiting()?, Instant::now() + WAIT)),
+            };
+            timeout_at(*until, freed).await.map_err(|_| NoRoom)?;
         }
+    }
+
+    /// Counts a request that waits, until the guard is dropped.
+    fn start_waiting(&self) -> Result<Waiting<'_>, NoRoom> {
+        let own = self.bytes.lock();
+        let mut state = self.budget.state.lock();
+        let share = state.shares.entry(self.share.clone()).or_default();
+        // One that has bytes is the oldest of its share: the others wait for its end.
+        if share.waiting >= WAITING_MAX && own.count == 0 {
+            return Err(NoRoom);
+        }
+        share.waiting += 1;
+        Ok(Waiting(self))
     }
 
     fn try_grow(&self, bytes: usize, arriving: bool) -> Grown {
@@ -218,9 +263,7 @@ impl Held {
             true => Grown::Wait,
             false => Grown::No,
         };
-        if share.bytes == 0 && share.arriving.is_empty() {
-            state.shares.remove(&self.share);
-        }
+        state.tidy(&self.share);
         grown
     }
 
@@ -236,9 +279,7 @@ impl Held {
         let share = state.shares.entry(self.share.clone()).or_default();
         share.bytes = share.bytes - own.count + bytes;
         state.used = state.used - own.count + bytes;
-        if share.bytes == 0 && share.arriving.is_empty() {
-            state.shares.remove(&self.share);
-        }
+        state.tidy(&self.share);
         let less = bytes < own.count;
         own.count = bytes;
         own.gauge = Some(self.budget.metrics.bytes_in_flight(bytes));
@@ -252,6 +293,20 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.complete();
         self.shrink(0);
+    }
+}
+
+/// A request that waits for bytes.
+struct Waiting<'h>(&'h Held);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let held = self.0;
+        let mut state = held.budget.state.lock();
+        if let Some(share) = state.shares.get_mut(&held.share) {
+            share.waiting -= 1;
+        }
+        state.tidy(&held.share);
     }
 }
 
@@ -322,6 +377,33 @@ mod tests {
             drop(first);
         });
         assert_eq!((room, grown), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_share_has_a_number_of_requests_that_wait() {
+        let budget = Budget::new(8 * MIB, Metrics::default());
+        let first = calls(&budget, "a");
+        first.grow(8 * MIB).await.unwrap();
+        let held: Vec<_> = (0..=WAITING_MAX).map(|_| calls(&budget, "a")).collect();
+        let mut waits: Vec<_> = held
+            .iter()
+            .map(|held| Box::pin(held.wait_for_room()))
+            .collect();
+        let mut last = waits.pop().unwrap();
+        for wait in &mut waits {
+            assert!(futures_util::poll!(wait).is_pending());
+        }
+        assert_eq!((&mut last).await, Err(NoRoom));
+        // Other shares wait beside them, and a request that leaves makes a place.
+        let other = calls(&budget, "b");
+        let mut other = Box::pin(other.wait_for_room());
+        assert!(futures_util::poll!(&mut other).is_ready());
+        waits.pop();
+        let held = calls(&budget, "a");
+        let mut again = Box::pin(held.wait_for_room());
+        assert!(futures_util::poll!(&mut again).is_pending());
+        drop((waits, again, other, first));
+        assert!(budget.state.lock().shares.is_empty());
     }
 
     #[test]

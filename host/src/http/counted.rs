@@ -12,7 +12,9 @@ use std::task::{Context, Poll, ready};
 
 /// Answers up to this size are not counted, so that they are never refused.
 const SMALL: usize = 64 * 1024;
-/// What an answer without a known length counts as: about what it sends at once.
+/// What an answer without a known length counts as until its first part is taken:
+/// about what it sends at once. Then each part counts what it is, so that a stream that
+/// has nothing to send holds nothing.
 const STREAM: usize = 512 * 1024;
 /// What a body counts as when its first bytes arrive, if it is not shorter.
 const FIRST: usize = 64 * 1024;
@@ -105,7 +107,9 @@ impl HttpBody for Arriving {
 /// An answer whose bytes are counted until the client has taken them.
 struct Leaving {
     inner: Body,
+    /// Of all of it, or of its next part.
     held: Arc<Held>,
+    by_part: bool,
 }
 
 /// Bytes with their count: it ends when the connection has written them.
@@ -129,11 +133,15 @@ impl HttpBody for Leaving {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        let held = &self.held;
         Poll::Ready(frame.map(|frame| {
             frame.map(|frame| {
                 frame.map_data(|bytes| {
-                    let _held = Arc::clone(held);
+                    let mut held = Arc::clone(&self.held);
+                    if self.by_part {
+                        held.cover(bytes.len());
+                        held = std::mem::replace(&mut self.held, Arc::new(held.another()));
+                    }
+                    let _held = held;
                     Bytes::from_owner(Counted { bytes, _held })
                 })
             })
@@ -170,5 +178,47 @@ pub(super) fn leaving(
         true => held.become_answer(bytes)?,
         false => held.force(bytes),
     }
-    Ok(response.map(|inner| Body::new(Leaving { inner, held })))
+    let by_part = hint.exact().is_none();
+    Ok(response.map(|inner| {
+        Body::new(Leaving {
+            inner,
+            held,
+            by_part,
+        })
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::budget::{Budget, Share};
+    use crate::metrics::Metrics;
+    use futures_util::stream;
+    use http_body_util::BodyExt;
+    use std::convert::Infallible;
+
+    #[tokio::test]
+    async fn a_stream_that_has_nothing_to_send_holds_nothing() {
+        let metrics = Metrics::default();
+        let budget = Budget::new(1 << 20, metrics.clone());
+        let used = || {
+            let text = metrics.encode();
+            let mut lines = text.lines();
+            let line = lines.find_map(|line| line.strip_prefix("kvasm_http_bytes_in_flight "));
+            line.unwrap().parse::<usize>().unwrap()
+        };
+        let parts = [10, 300 * 1024].map(|len| Ok::<_, Infallible>(vec![0u8; len]));
+        let response = Response::new(Body::from_stream(stream::iter(parts)));
+        let held = Arc::new(budget.held(Share::Administration("a".into())));
+        let mut body = leaving(response, held, true).unwrap().into_body();
+        assert_eq!(used(), STREAM);
+        let first = body.frame().await.unwrap().unwrap();
+        assert_eq!(used(), STREAM);
+        drop(first);
+        assert_eq!(used(), 0);
+        let second = body.frame().await.unwrap().unwrap();
+        assert_eq!(used(), 300 * 1024);
+        drop((second, body));
+        assert_eq!(used(), 0);
+    }
 }

@@ -54,19 +54,20 @@ pub struct ServerOptions {
     /// Bytes of requests and responses that the server holds at once: bodies that
     /// arrive or are being handled, and answers that are being sent. Default 256 MiB.
     pub bytes_in_flight: usize,
-    /// The bytes a second that a client takes of a response, or sends of an import, at
+    /// The bytes a second that a client takes of a response, or sends of a body, at
     /// the least. Default 1 KiB.
     pub min_rate: usize,
     /// The longest that a request's head may take to arrive, and that a
     /// connection may be idle between requests. Default 30 s.
     pub head_timeout: Duration,
-    /// The longest that a request's body may take to arrive; for an import, that
-    /// may pass between two parts of it. Default 30 s.
+    /// The longest that a request's body may take to arrive. Its sender may be behind
+    /// `min_rate` for a third of it; that of an import, which has no such limit, for all
+    /// of it. Default 30 s.
     pub body_timeout: Duration,
-    /// How far behind `min_rate` a client may be that takes a response; so also the
+    /// How far behind `min_rate` a client that takes a response may be, and so the
     /// longest that it may take nothing. Default 30 s.
     pub write_timeout: Duration,
-    /// How long requests that run may go on after the server was told to stop.
+    /// How long requests that run may go on after the server is stopped.
     /// Default 10 s.
     pub drain_timeout: Duration,
 }
@@ -89,7 +90,7 @@ impl Default for ServerOptions {
 /// Who stands behind a request.
 #[derive(Debug, Clone)]
 enum Trust {
-    /// Whoever the token says; nobody without one.
+    /// The principal of the token; nobody without one.
     Tokens,
     /// Always the operator, by this name.
     Operator(Arc<str>),
@@ -140,7 +141,7 @@ pub fn router(host: Host, options: ServerOptions, stop: CancellationToken) -> Ro
 /// the audit log.
 pub fn operator_router(host: Host, name: &str) -> Router {
     let options = ServerOptions {
-        // Whoever feeds an import here may take a rest.
+        // The sender of an import may pause.
         body_timeout: Duration::from_secs(24 * 60 * 60),
         // There is no client but the operator's.
         bytes_in_flight: usize::MAX,

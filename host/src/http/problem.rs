@@ -5,7 +5,7 @@ use super::budget::NoRoom;
 use crate::http::PROBLEMS;
 use crate::model::{Invalid, short};
 use crate::runtime::{CallError, LoadError};
-use crate::service::{Refusal, ServiceError, Stage, Unauthenticated};
+use crate::service::{Refusal, ServiceError, Stage, Unauthenticated, line_about_request};
 use crate::{DeployError, InvokeError};
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -136,10 +136,10 @@ impl Problem {
         self
     }
 
-    /// An error of the host: logged with its cause, told without.
+    /// An error of the host: its cause goes to the log, and not into the answer.
     pub(super) fn internal(error: &(dyn Error + 'static)) -> Problem {
         log_cause(error);
-        let detail = "the operator finds the cause in the host's log under this request's id";
+        let detail = "the operator finds the cause in the host's log";
         Problem::new(Kind::Internal, detail)
     }
 
@@ -184,9 +184,13 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Logs the cause of an error of the host, unless there were too many of late: each
+/// request to a store that fails has one.
 fn log_cause(error: &(dyn Error + 'static)) {
     let cause = error.source().unwrap_or(error);
-    tracing::error!(error = cause, "{error}");
+    if let Some(suppressed) = line_about_request() {
+        tracing::error!(error = cause, suppressed, "{error}");
+    }
 }
 
 impl From<NoRoom> for Problem {

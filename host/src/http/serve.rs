@@ -25,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The most headers of a request.
 const HEADERS_MAX: usize = 100;
+/// The bytes of answers that the system takes for a connection before it sends them.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT_BYTES_MAX: u32 = 32 * 1024;
 /// How long to wait after the system gave no connection, as when it has no file
 /// descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -74,7 +77,7 @@ pub async fn serve(
         let (service, peer) = (service.clone(), stream.peer());
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            service.call(request)
+            service.call(request.map(|body| peer.body(body)))
         });
         let connection = http.serve_connection(TokioIo::new(stream), with_peer);
         let connection = graceful.watch(connection);
@@ -104,6 +107,10 @@ async fn accept(
     let (stream, address) = listener.accept().await?;
     // Small answers are not held back to be sent with the next.
     stream.set_nodelay(true)?;
+    // Else the socket is writable again when a third of its buffer is free, which can
+    // be a megabyte: a client that keeps the minimum rate would seem to take nothing.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     Ok((stream, address.ip(), place))
 }
 

@@ -1,10 +1,12 @@
 //! A client's connection: the least it must take, and whether it is still there.
 
 use super::ServerOptions;
+use http_body::{Body, Frame, SizeHint};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -13,6 +15,10 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// How often a connection that has unread bytes is asked whether it still stands.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How much of a body is discarded after its request was answered, before the
+/// connection is closed.
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How far a peer is behind: it has a time in hand, which passes while the server
 /// waits for it, and comes back with the bytes that it moves and with each second in
@@ -66,24 +72,43 @@ impl Pace {
 /// A client's connection. Writing fails once the client has taken too little for too
 /// long.
 pub(super) struct Stream {
-    tcp: Arc<TcpStream>,
+    socket: Arc<Socket>,
     pace: Pace,
     /// Made when the client is first waited for.
     timer: Option<Pin<Box<Sleep>>>,
+    body_timeout: Duration,
+    /// Once the server's side is closed.
+    linger: Option<Linger>,
+}
+
+struct Linger {
+    timer: Pin<Box<Sleep>>,
+    discarded: usize,
+}
+
+struct Socket {
+    tcp: TcpStream,
+    /// Whether the last request was answered before all of its body was read.
+    unread: AtomicBool,
 }
 
 impl Stream {
     pub(super) fn new(tcp: TcpStream, options: &ServerOptions) -> Stream {
         Stream {
-            tcp: Arc::new(tcp),
+            socket: Arc::new(Socket {
+                tcp,
+                unread: AtomicBool::new(false),
+            }),
             pace: Pace::new(options.write_timeout, options.min_rate, Instant::now()),
             timer: None,
+            body_timeout: options.body_timeout,
+            linger: None,
         }
     }
 
     /// The client at the other end.
     pub(super) fn peer(&self) -> Peer {
-        Peer(Arc::clone(&self.tcp))
+        Peer(Arc::clone(&self.socket))
     }
 
     fn poll_write_with(
@@ -92,7 +117,7 @@ impl Stream {
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            if self.tcp.poll_write_ready(context)?.is_pending() {
+            if self.socket.tcp.poll_write_ready(context)?.is_pending() {
                 let until = self.pace.wait(Instant::now());
                 let timer = self
                     .timer
@@ -103,7 +128,7 @@ impl Stream {
                 ready!(timer.as_mut().poll(context));
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            match write(&self.tcp) {
+            match write(&self.socket.tcp) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(bytes) => {
@@ -112,6 +137,29 @@ impl Stream {
                 }
             }
         }
+    }
+
+    /// Reads and discards until the client closes its side, for the time and the bytes
+    /// of a body at most. A socket that is closed with unread bytes resets the
+    /// connection, and a client that is still sending its body would lose the answer.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            timer: Box::pin(sleep(self.body_timeout)),
+            discarded: 0,
+        });
+        let mut part = [0; 8 * 1024];
+        while linger.discarded < LINGER_BYTES_MAX
+            && linger.timer.as_mut().poll(context).is_pending()
+        {
+            ready!(self.socket.tcp.poll_read_ready(context))?;
+            match self.socket.tcp.try_read(&mut part) {
+                Ok(0) => break,
+                Ok(len) => linger.discarded += len,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -122,8 +170,8 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.tcp.poll_read_ready(context))?;
-            match self.tcp.try_read_buf(buffer) {
+            ready!(self.socket.tcp.poll_read_ready(context))?;
+            match self.socket.tcp.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read.map(drop)),
             }
@@ -158,26 +206,79 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&*self.tcp).shutdown(Shutdown::Write))
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.linger.is_none() {
+            socket2::SockRef::from(&self.socket.tcp).shutdown(Shutdown::Write)?;
+            if !self.socket.unread.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_linger(context)
     }
 }
 
 /// The client of a request, as long as its connection is served.
 #[derive(Clone)]
-pub(super) struct Peer(Arc<TcpStream>);
+pub(super) struct Peer(Arc<Socket>);
 
 impl Peer {
+    /// The body of the client's next request.
+    pub(super) fn body<B: Body>(&self, inner: B) -> Sent<B> {
+        self.0.unread.store(false, Ordering::Relaxed);
+        Sent {
+            inner,
+            ended: false,
+            peer: self.clone(),
+        }
+    }
+
     /// Waits until the client has closed its side, or all of the connection.
     pub(super) async fn gone(self) {
         loop {
-            match self.0.ready(Interest::READABLE).await {
+            match self.0.tcp.ready(Interest::READABLE).await {
                 Ok(ready) if !ready.is_read_closed() => {}
                 Ok(_) | Err(_) => return,
             }
             // It has sent the next request already, or what the connection has read
             // has not been noted yet.
             sleep(LOOK).await;
+        }
+    }
+}
+
+/// A request's body, which notes on its connection when it is dropped before its end.
+pub(super) struct Sent<B: Body> {
+    inner: B,
+    ended: bool,
+    peer: Peer,
+}
+
+impl<B: Body + Unpin> Body for Sent<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        self.ended = frame.is_none();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B: Body> Drop for Sent<B> {
+    fn drop(&mut self) {
+        if !self.ended && !self.inner.is_end_stream() {
+            self.peer.0.unread.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -32,8 +32,8 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// The longest that an import waits for its app's rate before it is refused.
 const IMPORT_REST_MAX: Duration = Duration::from_secs(10);
 
-/// An entry as a line. An import heeds `expires_at`; versions and the other times
-/// are for whoever reads it.
+/// An entry as a line. An import uses `expires_at`; versions and the other times are
+/// informative.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EntryLine {

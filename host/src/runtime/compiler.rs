@@ -207,6 +207,11 @@ fn outcome(
             ))),
         };
     }
+    if status.code() == Some(worker::CANNOT_WORK.into()) {
+        return Err(LoadError::host(io::Error::other(
+            "the compiler could not begin, or could not answer",
+        )));
+    }
     #[cfg(unix)]
     {
         use rustix::process::Signal;

@@ -25,10 +25,6 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
-/// How often the epoch advances. A guest that computes is looked at this often:
-/// it yields to other work on its thread, and ends if its time is up.
-pub(super) const TICK: Duration = Duration::from_millis(10);
-
 /// Files of the cache folder that are read at once.
 const READERS: usize = 4;
 /// Memory of a slot that stays resident between invocations, so that a small
@@ -241,7 +237,7 @@ fn start_clock(engine: &Engine) -> Result<(), RuntimeError> {
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
-                std::thread::sleep(TICK);
+                std::thread::sleep(abi::TICK);
             }
         })
         .map(drop)

@@ -50,6 +50,15 @@ pub struct Request {
 }
 
 impl CompiledPlugin {
+    /// As [`Target::require`], of a plugin that is in memory.
+    pub(crate) fn require(&self, target: &Target) -> Result<(), CallError> {
+        match target {
+            // Of a handler the run finds out.
+            Target::Handler(_) => Ok(()),
+            Target::Http | Target::Function(_) => find(self, target).map(drop),
+        }
+    }
+
     /// Whether a call of a target is a transaction: what deliveries call always is.
     pub fn is_transaction(&self, target: &Target) -> bool {
         match target {
@@ -211,7 +220,7 @@ fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateD
     if meter.deadline().has_passed() {
         return Err(Stop::Deadline.into());
     }
-    if meter.spent() >= invocation.guest.limits.cpu_time {
+    if meter.tick() >= invocation.guest.limits.cpu_time {
         return Err(Stop::CpuTime.into());
     }
     let turn = Arc::clone(&invocation.turns).take(Arc::clone(meter));
@@ -266,9 +275,9 @@ impl Runtime {
         let CallContext {
             caller, deadline, ..
         } = &request.context;
-        let slots = self.slots.take(caller.app(), plugin.slots, 0);
-        let _slots = match deadline.within(Stage::Instance, slots).await {
-            Ok(slots) => slots,
+        let slot = self.slots.take(caller.app(), 1, 0);
+        let _slot = match deadline.within(Stage::Instance, slot).await {
+            Ok(slot) => slot,
             Err(timeout) => return Err(refused(timeout.into())),
         };
         drop(waiting);

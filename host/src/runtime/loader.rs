@@ -77,8 +77,9 @@ impl Runtime {
     /// Compiles a module for an app, or finds it compiled, and checks that it can
     /// run here. Dropping the future does not end what others wait for.
     ///
-    /// The time that compiling takes is bounded (`compile_time`); that for which
-    /// it waits for other modules by their number.
+    /// The time that compiling takes is bounded (`compile_time`), and ten times that for
+    /// which it waits for others to begin. If it has to start over in the slow lane, it
+    /// waits for its turn there as long as that takes.
     ///
     /// # Errors
     /// [`LoadError`], which says what is wrong with the module.
@@ -287,8 +288,13 @@ impl Runtime {
                 _ = look.tick() => {}
             }
             if running.elapsed() > wall_time {
-                let slow = LoadError::TooSlow(self.compile_limits.cpu_time);
-                return Step::Ended(Err(slow));
+                return Step::Ended(Err(match running.can_be_stopped() {
+                    // The kernel ends one that has had its CPU time. This one had no core.
+                    true => LoadError::host(std::io::Error::other(
+                        "the compiler has not ended within ten times its CPU time",
+                    )),
+                    false => LoadError::TooSlow(self.compile_limits.cpu_time),
+                }));
             }
             if turn.is_quick()
                 && running.is_slow()

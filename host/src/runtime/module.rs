@@ -49,9 +49,6 @@ pub struct CompiledPlugin {
     /// What deliveries call, and nobody else.
     pub(super) handlers: BTreeMap<String, Function>,
     triggers: Vec<DeclaredTrigger>,
-    /// Slots of the pool that an instance takes: there is room for as many memories
-    /// and tables as an instance may have in each.
-    pub(super) slots: u32,
     bytes: usize,
     digest: Digest,
 }
@@ -86,7 +83,6 @@ impl CompiledPlugin {
             http: offer.http,
             handlers: offer.handlers,
             triggers: offer.triggers,
-            slots: 1,
             bytes,
             digest,
         })

@@ -26,6 +26,9 @@ const CODE: u8 = 0;
 const REFUSED: u8 = 1;
 const OTHER_BUILD: u8 = 2;
 const OUT_OF_MEMORY: u8 = 3;
+/// How a worker ends that cannot work: it was asked wrongly, has no limits or no
+/// engine, or is not listened to. No module is to blame for that.
+pub(super) const CANNOT_WORK: u8 = 2;
 /// How far the compiler stands behind those that serve.
 #[cfg(unix)]
 const NICE: i32 = 10;
@@ -104,7 +107,7 @@ pub(super) fn answer(mut bytes: Vec<u8>) -> Option<Answer> {
 pub fn compile_worker() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(2),
+        Err(_) => ExitCode::from(CANNOT_WORK),
     }
 }
 
@@ -170,7 +173,7 @@ fn end_with_the_host() -> io::Result<()> {
         let mut byte = [0];
         // Nothing more comes: this returns when the other end is closed.
         let _ = io::stdin().lock().read(&mut byte);
-        std::process::exit(2);
+        std::process::exit(CANNOT_WORK.into());
     };
     std::thread::Builder::new().spawn(watch).map(drop)
 }

@@ -1,5 +1,6 @@
 //! Which calls may start: calls a second and calls at once, app by app.
 
+use super::rates::Rate;
 use super::{Deadline, Stage};
 use crate::metrics::Metrics;
 use crate::model::{App, AppId};
@@ -126,22 +127,10 @@ struct GateState {
     /// The limit on `running` as the last call to enter has seen it.
     at_once: Option<u32>,
     waiting: VecDeque<oneshot::Sender<Pass>>,
-    /// The calls of the last second that still count, and when they were counted.
-    recent: f64,
-    counted_at: Option<Instant>,
+    rate: Rate,
 }
 
 impl GateState {
-    /// Lets calls fall due that are longer ago; `limit` of them a second. Of a
-    /// second before the limit was lowered no more count than it allows.
-    fn decay(&mut self, limit: f64, now: Instant) {
-        let since = self
-            .counted_at
-            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.recent = (self.recent - since.as_secs_f64() * limit).clamp(0.0, limit);
-        self.counted_at = Some(now);
-    }
-
     fn has_place(&self) -> bool {
         self.at_once.is_none_or(|limit| self.running < limit)
     }
@@ -161,19 +150,8 @@ impl Gate {
             state.at_once = at_once;
             self.serve(&mut state);
         }
-        let rate = per_second.map(f64::from);
-        if let (Some(rate), Some(limit)) = (rate, per_second) {
-            state.decay(rate, now);
-            if state.recent + 1.0 > rate {
-                let excess = state.recent + 1.0 - rate;
-                return Err(Refusal::Rate {
-                    limit,
-                    retry_after: match limit {
-                        0 => Duration::from_secs(60),
-                        _ => Duration::from_secs_f64(excess / rate),
-                    },
-                });
-            }
+        if let Some(limit) = per_second {
+            state.rate.check(limit, now)?;
         }
         if let Some(limit) = at_once {
             let inside_max = queue_max.saturating_add(limit as usize);
@@ -184,8 +162,8 @@ impl Gate {
                 });
             }
         }
-        if rate.is_some() {
-            state.recent += 1.0;
+        if per_second.is_some() {
+            state.rate.count();
         }
         state.inside += 1;
         Ok(())
@@ -227,10 +205,7 @@ impl Gate {
     /// Whether nothing is lost if the gate is made again.
     fn is_idle(self: &Arc<Gate>, now: Instant) -> bool {
         let state = self.state.lock();
-        let quiet = state
-            .counted_at
-            .is_none_or(|at| now.saturating_duration_since(at) > Duration::from_secs(1));
-        Arc::strong_count(self) == 1 && state.inside == 0 && quiet
+        Arc::strong_count(self) == 1 && state.inside == 0 && state.rate.is_quiet(now)
     }
 }
 

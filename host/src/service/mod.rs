@@ -42,7 +42,7 @@ pub use kv_service::KvService;
 pub use letters::{DELIVERIES_MAX, LETTERS_MAX, Page};
 pub use logs::{LogRecord, LogSource, Logs};
 pub(crate) use rates::WriteRates;
-pub(crate) use throttle::line_about;
+pub(crate) use throttle::{line_about, line_about_request};
 pub use tokens::{NewToken, Unauthenticated};
 pub use transaction::Transaction;
 pub use wakes::Wakes;

@@ -1,4 +1,5 @@
-//! How often administrators may write entries, app by app.
+//! How often something may be done, app by app: calls, which `admission` counts, and
+//! writes of entries by administrators.
 //!
 //! A write of a token leaves an audit row besides the entry, which no quota counts.
 //! It may come as often as calls of the app, and is counted apart from them: an
@@ -13,25 +14,55 @@ use std::time::{Duration, Instant};
 /// Apps that are remembered before those that have not written lately are forgotten.
 const APPS_MAX: usize = 1_024;
 
-/// The writes of a second that still count.
-#[derive(Clone, Copy)]
-struct Recent {
-    writes: f64,
-    at: Instant,
+/// What an app has done in the last second, as far as it still counts.
+#[derive(Default)]
+pub(super) struct Rate {
+    recent: f64,
+    /// When it was counted.
+    at: Option<Instant>,
 }
 
-impl Recent {
-    /// What still counts of them later, at a rate.
-    fn left(self, rate: f64, now: Instant) -> f64 {
-        let since = now.saturating_duration_since(self.at);
-        (self.writes - since.as_secs_f64() * rate).clamp(0.0, rate)
+impl Rate {
+    /// Whether one more is within a limit a second. Of a second before the limit was
+    /// lowered no more count than it allows.
+    ///
+    /// # Errors
+    /// [`Refusal::Rate`].
+    pub(super) fn check(&mut self, limit: u32, now: Instant) -> Result<(), Refusal> {
+        let rate = f64::from(limit);
+        let since = self
+            .at
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.recent = (self.recent - since.as_secs_f64() * rate).clamp(0.0, rate);
+        self.at = Some(now);
+        let excess = self.recent + 1.0 - rate;
+        if excess <= 0.0 {
+            return Ok(());
+        }
+        let retry_after = match limit {
+            0 => Duration::from_secs(60),
+            _ => Duration::from_secs_f64(excess / rate),
+        };
+        Err(Refusal::Rate { limit, retry_after })
+    }
+
+    /// Counts one that was let in.
+    pub(super) fn count(&mut self) {
+        self.recent += 1.0;
+    }
+
+    /// Whether nothing counts any more, whatever the limit.
+    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+        let second = Duration::from_secs(1);
+        self.at
+            .is_none_or(|at| now.saturating_duration_since(at) > second)
     }
 }
 
 /// The rates of all apps.
 #[derive(Default)]
 pub(crate) struct WriteRates {
-    by_app: Mutex<HashMap<AppId, Recent>>,
+    by_app: Mutex<HashMap<AppId, Rate>>,
 }
 
 impl WriteRates {
@@ -44,23 +75,13 @@ impl WriteRates {
         let Some(limit) = app.limits.calls_per_second else {
             return Ok(());
         };
-        let rate = f64::from(limit);
         let mut by_app = self.by_app.lock();
         if by_app.len() >= APPS_MAX && !by_app.contains_key(&app.id) {
-            // After a second nothing counts any more, whatever the rate.
-            let second = Duration::from_secs(1);
-            by_app.retain(|_, recent| now.saturating_duration_since(recent.at) < second);
+            by_app.retain(|_, rate| !rate.is_quiet(now));
         }
-        let recent = by_app.get(&app.id);
-        let writes = recent.map_or(0.0, |recent| recent.left(rate, now)) + 1.0;
-        if writes > rate {
-            let retry_after = match limit {
-                0 => Duration::from_secs(60),
-                _ => Duration::from_secs_f64((writes - rate) / rate),
-            };
-            return Err(Refusal::Rate { limit, retry_after });
-        }
-        by_app.insert(app.id, Recent { writes, at: now });
+        let rate = by_app.entry(app.id).or_default();
+        rate.check(limit, now)?;
+        rate.count();
         Ok(())
     }
 }

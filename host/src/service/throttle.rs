@@ -1,4 +1,4 @@
-//! How many lines of the host's own log are about one app.
+//! How many lines of the host's own log are about one app, or about requests that fail.
 
 use crate::model::AppId;
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const BURST: u32 = 10;
 /// When one line more may come.
 const REFILL: Duration = Duration::from_secs(1);
-/// The most apps that are counted by themselves.
+/// The most apps that have a count of their own.
 const APPS_MAX: usize = 1_024;
 
 /// The log is one for the process, and so is this.
@@ -23,6 +23,21 @@ static HOST_LOG: LazyLock<Throttle> = LazyLock::new(Throttle::default);
 /// How many lines were suppressed since the last one, if it may.
 pub(crate) fn line_about(app: AppId) -> Option<u64> {
     HOST_LOG.line_about(app, Instant::now())
+}
+
+/// Lines about requests that the host could not answer. Their app is not known where
+/// they are written.
+static REQUESTS: Mutex<Bucket> = Mutex::new(Bucket {
+    full_at: None,
+    suppressed: 0,
+});
+
+/// Whether the host's own log may have one more line about a request that failed.
+///
+/// # Returns
+/// How many lines were suppressed since the last one, if it may.
+pub(crate) fn line_about_request() -> Option<u64> {
+    REQUESTS.lock().take(Instant::now())
 }
 
 #[derive(Default)]

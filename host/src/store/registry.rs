@@ -188,7 +188,8 @@ pub trait Registry: Send + Sync {
         version: PluginVersion,
     ) -> Result<Option<Plugin>, StoreError>;
 
-    /// A module's bytes.
+    /// A module's bytes, if a version of an app has it. Versions of deleted apps do
+    /// not count.
     async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// A token, whether it is good or not.

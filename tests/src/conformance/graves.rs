@@ -147,6 +147,34 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
     assert!(kit.store.module(kept).await.expect("read").is_some());
 }
 
+/// Deliveries outlive their trigger, which nobody can pause then.
+pub async fn what_a_deleted_trigger_left_is_not_due_in_a_deleted_app(kit: Kit) {
+    let gone = kit.app().await;
+    gone.watch("t", "c").await;
+    gone.set("c", "k", bytes("1")).await;
+    assert!(gone.delete_trigger("t").await);
+    assert_eq!(gone.due().await, ["t"]);
+    assert!(gone.delete_app().await.expect("deleted"));
+    assert_eq!(gone.due().await, [""; 0]);
+}
+
+/// What a host has in memory of a module is dropped when the store has none.
+pub async fn a_module_is_gone_with_the_last_app_that_has_it(kit: Kit) {
+    let (first, second) = (kit.app().await, kit.app().await);
+    for app in [&first, &second] {
+        app.add("shared", true).await;
+    }
+    let digest = super::kit::digest("shared");
+    assert!(first.delete_app().await.expect("deleted"));
+    assert!(kit.store.module(digest).await.expect("read").is_some());
+    assert!(second.delete_app().await.expect("deleted"));
+    assert!(kit.store.module(digest).await.expect("read").is_none());
+    let third = kit.app().await;
+    third.add("shared", true).await;
+    reap(&*kit.store).await;
+    assert!(kit.store.module(digest).await.expect("read").is_some());
+}
+
 /// Values are large where rows are few: a step is small in bytes, too.
 pub async fn large_values_are_reaped(kit: Kit) {
     let gone = kit.app().await;

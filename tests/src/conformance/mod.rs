@@ -352,6 +352,8 @@ macro_rules! conformance {
             }
             graves {
                 a_deleted_app_is_gone_at_once_and_its_rows_in_steps,
+                what_a_deleted_trigger_left_is_not_due_in_a_deleted_app,
+                a_module_is_gone_with_the_last_app_that_has_it,
                 large_values_are_reaped,
                 audit_rows_that_are_old_or_too_many_go,
             }

@@ -5,6 +5,7 @@ mod entries;
 mod events;
 mod plugins;
 
+use kvasm_tests::program::process::program;
 use serde_json::Value;
 use std::io::Write;
 use std::path::PathBuf;
@@ -26,20 +27,6 @@ impl Answer {
     fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {:?}", self.stdout))
     }
-}
-
-fn program() -> PathBuf {
-    if let Some(program) = std::env::var_os("KVASM_BIN") {
-        return program.into();
-    }
-    // target/debug/deps/cli-... lies beside target/debug/kvasm.
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().unwrap().parent().unwrap().join("kvasm");
-    assert!(
-        program.exists(),
-        "`cargo build -p kvasm` builds the program first"
-    );
-    program
 }
 
 impl User {

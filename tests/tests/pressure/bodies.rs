@@ -2,8 +2,8 @@
 //! and what a neighbour notices of them.
 
 use super::kit;
-use super::line::{Line, request};
-use super::process::{Home, Server, eventually};
+use kvasm_tests::program::line::{Line, request};
+use kvasm_tests::program::process::{Home, Server, eventually};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};

@@ -58,30 +58,64 @@ async fn endless_calls_of_one_app_leave_the_neighbour_its_calls_and_deliveries()
     stage.stop().await;
 }
 
-/// Its own short calls have a CPU to themselves; this one computes as long as the
-/// others.
+/// Short calls have a CPU to themselves. These compute for as long as they may share
+/// one with 32 others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_computes_has_every_second_turn_beside_an_app_with_many() {
+async fn calls_and_handlers_that_compute_have_every_second_turn() {
     let _alone = kit::alone().await;
-    let limits = Limits {
-        wall_time: Duration::from_secs(20),
-        ..Limits::default()
-    };
-    let stage = Stage::with(|builder| builder.instances(100).limits(limits)).await;
+    let stage = Stage::with(|builder| builder.instances(100)).await;
     let endless = module("", "(loop (br 0)) unreachable");
     let app = stage.server.deployed("endless", endless).await;
     limit(&stage.server, &app, 32).await;
-    let fair = module("", &format!("{COMPUTE} (i32.const 0)"));
-    stage.server.deployed("fair", fair).await;
-    // 40 calls of a second each are 40 s of one CPU.
-    let server = &stage.server;
-    let (_, statuses) = tokio::join!(
-        async {
-            tokio::time::timeout(Duration::from_secs(15), calls(server, "endless", 40, 1)).await
-        },
-        calls(server, "fair", 1, 5),
-    );
-    assert_eq!(statuses, [200; 5]);
+    let sections = manifest(&[
+        r#"{"kind":"function","name":"run"}"#,
+        r#"{"kind":"on_change","name":"hear","collection":"c"}"#,
+    ]);
+    let compute = format!("{COMPUTE} {} (i32.const 0)", again());
+    let fields = format!(r#"{sections} (func (export "hear") (result i32) {compute})"#);
+    let fair = stage
+        .server
+        .deployed("fair", module_with("", &fields, &compute))
+        .await;
+    // 32 calls of a second each, again and again.
+    let end = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..40)
+        .map(|_| {
+            let (api, end) = (stage.server.anonymous(), Arc::clone(&end));
+            tokio::spawn(async move {
+                while !end.load(Ordering::Relaxed) {
+                    api.call("endless", "run", "").await;
+                }
+            })
+        })
+        .collect();
+    let running = || {
+        stage
+            .host()
+            .metrics()
+            .encode()
+            .contains("kvasm_instances 32\n")
+    };
+    eventually("32 calls run", async || running()).await;
+    let sets: Vec<_> = (0..3)
+        .map(|n| json!({"set": {"collection": "c", "key": format!("k{n}"), "json": n}}))
+        .collect();
+    let commit = json!({ "operations": sets });
+    let path = "/v1/apps/fair/kv/commit";
+    stage
+        .server
+        .root
+        .json("POST", path, commit)
+        .await
+        .expect(200);
+    assert_eq!(calls(&stage.server, "fair", 1, 3).await, [200; 3]);
+    stage.settle(&fair).await;
+    end.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert_eq!(stage.dead(&fair).await, Vec::<String>::new());
+    assert_eq!(stage.paused(&fair).await, Vec::<String>::new());
     stage.stop().await;
 }
 

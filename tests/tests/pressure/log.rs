@@ -1,8 +1,8 @@
 //! What the server's own log may not do: hold up the server, or grow with a tenant.
 
 use super::kit;
-use super::line::{Line, request};
-use super::process::{Home, Server, eventually};
+use kvasm_tests::program::line::{Line, request};
+use kvasm_tests::program::process::{Home, Server, eventually};
 use std::io::{PipeReader, Read, pipe};
 use std::sync::Arc;
 
@@ -139,7 +139,7 @@ fn standard_output_that_nobody_takes_holds_up_no_start() {
     let mut command = home.command(&["serve", "--listen", &address]);
     command.stdout(writer).stderr(std::process::Stdio::null());
     let mut child = command.spawn().unwrap();
-    let heard = super::line::Heard::default();
+    let heard = kvasm_tests::program::line::Heard::default();
     eventually("an answer", || {
         let mut line = Line::try_open(address.parse().unwrap(), Arc::clone(&heard)).ok()?;
         line.try_send(request("GET", "/healthz", "", b""));

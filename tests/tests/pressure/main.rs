@@ -13,14 +13,3 @@ mod log;
 mod modules;
 mod registry;
 mod storage;
-
-// Servers as processes, and connections to them, as the suite `serve` has them.
-#[path = "../serve/guest.rs"]
-#[allow(dead_code)]
-mod guest;
-#[path = "../serve/line.rs"]
-#[allow(dead_code)]
-mod line;
-#[path = "../serve/process.rs"]
-#[allow(dead_code)]
-mod process;

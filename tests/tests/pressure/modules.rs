@@ -6,25 +6,11 @@ use kvasm::service::Actor;
 use kvasm::store::{MemoryStore, Store};
 use kvasm::{Blame, Call, CallError, Compiler, Host, HostBuilder, LoadError};
 use kvasm_tests::guests::module_with;
+use kvasm_tests::program::process::program;
 use kvasm_tests::server::eventually;
 use kvasm_tests::slow::{blocks, ifs};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The program that `cargo build -p kvasm` builds.
-fn program() -> PathBuf {
-    if let Some(program) = std::env::var_os("KVASM_BIN") {
-        return program.into();
-    }
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().unwrap().parent().unwrap().join("kvasm");
-    assert!(
-        program.exists(),
-        "`cargo build -p kvasm` builds the program first"
-    );
-    program
-}
 
 fn compiler() -> Compiler {
     Compiler::Process {
@@ -186,10 +172,13 @@ async fn a_compiler_over_its_time_or_memory_is_gone() {
     let quick = host(&store, |b| b.compile_time(second).compile_memory(8 << 30));
     let a = app(&quick, "a").await;
     let error = quick.load(&a, blocks()).await.err().unwrap();
-    assert!(
-        matches!(error, LoadError::TooSlow(time) if time == second),
-        "{error}"
-    );
+    let is_over = match &error {
+        LoadError::TooSlow(time) => *time == second,
+        // A busy machine may have no second of CPU for it within ten.
+        LoadError::Host(cause) => cause.to_string().contains("ten times its CPU time"),
+        _ => false,
+    };
+    assert!(is_over, "{error:?}");
     assert_eq!(processes(), 0);
     quick.load(&a, small(1)).await.unwrap();
 
@@ -213,6 +202,8 @@ async fn a_program_that_is_no_compiler_is_the_hosts_fault() {
     for (program, argument) in [
         ("/bin/echo", "hello"),
         ("/bin/cat", "-"),
+        // Ends as a compiler that cannot begin.
+        ("/bin/ls", "/nonexistent"),
         ("/nonexistent", ""),
     ] {
         let host = host(&store, |b| {
@@ -227,11 +218,7 @@ async fn a_program_that_is_no_compiler_is_the_hosts_fault() {
             ..current_or_new(&host).await
         };
         let error = host.load(&app, small(1)).await.err().unwrap();
-        let is_fine = match program {
-            "/bin/cat" => matches!(error, LoadError::TooSlow(_)),
-            _ => matches!(error, LoadError::Host(_)),
-        };
-        assert!(is_fine, "{program}: {error:?}");
+        assert!(matches!(error, LoadError::Host(_)), "{program}: {error:?}");
         eventually("it is gone", async || processes() == 0).await;
     }
 }

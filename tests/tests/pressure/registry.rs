@@ -206,8 +206,8 @@ async fn a_slow_request_does_not_reach_an_app_that_has_its_name_since() {
     }
 }
 
-/// Two operators at one app. Who changes another limit changes that one; who
-/// changes what both have read is told, if he asks to be.
+/// Two operators at one app. Those who change different limits do not undo each other;
+/// one who changes what both have read is refused, with `If-Match`.
 #[tokio::test]
 async fn two_operators_do_not_undo_each_other() {
     let server = Server::start().await;

@@ -1,7 +1,7 @@
 //! Clients that are slow, broken, or many.
 
-use super::line::{Line, request};
-use super::process::{Home, Server, eventually};
+use kvasm_tests::program::line::{Line, request};
+use kvasm_tests::program::process::{Home, Server, eventually};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +82,24 @@ fn a_client_that_reads_nothing_is_cut_off() {
     server.stop();
 }
 
+/// The server notices what a slow client takes, though the system's buffers are large.
+#[test]
+fn a_client_that_keeps_the_rate_is_not_cut_off() {
+    let home = Home::new();
+    let server = home.start(&["--set", "server.write_timeout=10s"]);
+    server.with_guest("demo");
+    let mut line = server.open();
+    line.send(request("POST", "/v1/apps/demo/call/big", "", b""));
+    // 20 KiB a second, twenty times the minimum rate, for twice the time.
+    for _ in 0..40 {
+        line.sip(10 * 1024);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let open = server.metric("kvasm_http_connections ");
+    assert_eq!(open, 2, "with the one that asks");
+    server.stop();
+}
+
 #[test]
 fn half_closed_and_pipelined_connections_get_their_answers() {
     let home = Home::new();
@@ -133,6 +151,40 @@ fn a_call_is_refused_before_its_body_is_read() {
     let limits = br#"{"calls_per_second":0}"#;
     server.admin("PUT", path, "application/json", limits).ok();
     refused("/v1/apps/demo/call/hello", 429, "rate-limited");
+}
+
+/// A client that sends all of its body before it reads has the answer all the same.
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    server.with_guest("demo");
+    let body = vec![b'x'; 4 << 20];
+    for path in ["/v1/apps/demo/call/none", "/v1/apps/none/call/hello"] {
+        for headers in ["", "Connection: close\r\n"] {
+            let mut line = server.open();
+            assert!(
+                line.try_send(request("POST", path, headers, &body)),
+                "{path}"
+            );
+            let answer = line.answer().expect("an answer");
+            assert_eq!(answer.status, 404, "{}", answer.head);
+            assert_eq!(line.rest(), b"");
+        }
+    }
+    // A body that is short leaves the connection for the next request.
+    let mut line = server.open();
+    line.send(request("POST", "/v1/apps/demo/call/none", "", b"short"));
+    line.answer().unwrap().expect(404, "function-not-found");
+    line.send(request("POST", "/v1/apps/demo/call/echo", "", b"next"));
+    assert_eq!(line.answer().unwrap().ok().text(), "next");
+    // So does one that waits to be asked for, if it is not asked for.
+    let mut line = server.open();
+    line.send("POST /v1/apps/demo/call/none HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
+    line.answer().unwrap().expect(404, "function-not-found");
+    assert_eq!(line.rest(), b"");
+    drop(line);
+    server.stop();
 }
 
 /// With one call at once, those who hang up while they wait are not called for.

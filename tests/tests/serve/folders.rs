@@ -1,6 +1,6 @@
 //! What a server and commands need of the machine: a store, and nothing else.
 
-use super::process::{Home, SERVE, eventually, run};
+use kvasm_tests::program::process::{Home, SERVE, eventually, run};
 use std::path::Path;
 
 /// Files and folders below a folder, without those of the store.
@@ -70,7 +70,7 @@ fn commands_on_a_store_need_neither_cache_nor_pool() {
         let mut command = home.prepare("/bin/sh");
         command
             .args(["-c", limited])
-            .arg(super::process::program())
+            .arg(kvasm_tests::program::process::program())
             .args(*arguments)
             .args(["--store", &store])
             .env("HOME", "/dev/null");

@@ -4,13 +4,7 @@
 
 mod clients;
 mod folders;
-mod guest;
-// The suite `pressure` uses more of these two.
-#[allow(dead_code)]
-mod line;
 mod people;
-#[allow(dead_code)]
-mod process;
 mod start;
 mod stop;
 mod stores;

@@ -1,6 +1,6 @@
 //! The command line against a server.
 
-use super::process::{Ended, Home, Server, run};
+use kvasm_tests::program::process::{Ended, Home, Server, run};
 use std::os::unix::fs::PermissionsExt;
 
 /// Runs a command that must succeed; what it printed.
@@ -32,7 +32,7 @@ fn every_verb_works_on_a_server() {
     assert_eq!(mode & 0o777, 0o600);
 
     ok(&home, &["app", "create", "shop", "--public"]);
-    let module = home.file("guest.wasm", &super::guest::wasm());
+    let module = home.file("guest.wasm", &kvasm_tests::program::guest::wasm());
     ok(&home, &["plugin", "deploy", "shop", &module]);
     ok(&home, &["plugin", "deploy", "shop", &module]);
     assert!(ok(&home, &["plugin", "rollback", "shop"]).contains("Version 1"));
@@ -92,7 +92,7 @@ fn a_store_and_a_server_mean_the_same() {
     let offline = ["--store", store.as_str()];
     let with = |rest: &[&'static str]| [&offline[..], rest].concat();
     ok(&home, &with(&["app", "create", "shop", "--public"]));
-    let module = home.file("guest.wasm", &super::guest::wasm());
+    let module = home.file("guest.wasm", &kvasm_tests::program::guest::wasm());
     ok(
         &home,
         &[&offline[..], &["plugin", "deploy", "shop", &module]].concat(),

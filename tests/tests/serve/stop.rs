@@ -1,7 +1,7 @@
 //! How a server stops: gently, in bounded time, or at once.
 
-use super::line::{Line, request};
-use super::process::{Home, Server, eventually};
+use kvasm_tests::program::line::{Line, request};
+use kvasm_tests::program::process::{Home, Server, eventually};
 use std::sync::Arc;
 use std::time::Duration;
 

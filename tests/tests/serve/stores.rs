@@ -1,8 +1,9 @@
 //! Stores that fill, fail, or are shared.
 
-use super::guest;
-use super::process::{Home, Server, eventually, program};
 use kvasm_tests::postgres::{Cluster, Options, Stop, fresh_database};
+use kvasm_tests::program::guest;
+use kvasm_tests::program::process::{Home, Server, eventually, program};
+use std::time::Instant;
 
 #[test]
 fn a_full_disk_refuses_writes_and_loses_nothing() {
@@ -14,6 +15,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     let mut command = home.prepare("sh");
     let serve = "ulimit -f 8192; trap '' XFSZ; exec \"$0\" serve --listen 127.0.0.1:0 --set engine.instances=16";
     command.args(["-c", serve]).arg(program());
+    let start = Instant::now();
     let server = home.spawn(command);
     let value = vec![b'x'; 256 * 1024];
     let mut written = Vec::new();
@@ -42,6 +44,17 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
         server.entry("demo", &format!("k{n}")).ok();
     }
     assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
+    // Not each request that fails has a line in the log: a burst, and one a second.
+    for _ in 0..100 {
+        let again = server.put("demo", "again", &value).status;
+        assert!(again >= 500, "{again}");
+    }
+    let log = server.stderr();
+    let lines = log.lines();
+    let lines = lines.filter(|line| line.contains("ERROR") && line.contains("request_id="));
+    let count = lines.count() as u64;
+    let allowed = 11 + start.elapsed().as_secs();
+    assert!((1..=allowed).contains(&count), "{count} lines: {log}");
     server.kill();
 
     let server = home.start(&[]);

@@ -148,7 +148,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "server.min_rate",
-        "bytes a second that a client must take of an answer, or send of an import",
+        "bytes per second that a client must take of an answer, or send of a body",
         size,
         show_size,
         server.min_rate
@@ -169,7 +169,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "server.write_timeout",
-        "how far behind server.min_rate a client may be that takes an answer",
+        "how far behind server.min_rate a client that takes an answer may be",
         duration,
         show_duration,
         server.write_timeout

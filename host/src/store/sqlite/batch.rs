@@ -285,7 +285,9 @@ const SET: &str = "INSERT INTO kv_entries
 const DELETE: &str = "DELETE FROM kv_entries WHERE app_id = ?1 AND collection = ?2 AND key = ?3
      RETURNING expires_at IS NULL OR expires_at > ?4, size, version";
 
-const SWEEP: &str = "DELETE FROM kv_entries WHERE app_id = ?1 AND rowid IN (
+/// With an index for the outer WHERE, SQLite would look at all entries of the app for
+/// those few.
+const SWEEP: &str = "DELETE FROM kv_entries NOT INDEXED WHERE app_id = ?1 AND rowid IN (
        SELECT rowid FROM kv_entries WHERE app_id = ?1 AND expires_at <= ?2
        ORDER BY expires_at LIMIT ?3)
      RETURNING size";
@@ -305,4 +307,28 @@ fn failed_checks(connection: &Connection, batch: &WriteBatch) -> rusqlite::Resul
         }
     }
     Ok(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::{SqliteOptions, SqliteStore};
+
+    /// The writer does it for each app in turn, and whoever writes waits for it.
+    #[tokio::test]
+    async fn a_sweep_reads_no_more_than_it_removes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvasm.db");
+        let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+        let connection = Connection::open(&path).unwrap();
+        let mut plan = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {SWEEP}"))
+            .unwrap();
+        let steps = plan.query_map((b"a", 0, 0), |row| row.get::<_, String>(3));
+        let steps: Vec<_> = steps.unwrap().map(Result::unwrap).collect();
+        let removes = "USING INTEGER PRIMARY KEY (rowid=?)";
+        assert!(steps[0].ends_with(removes), "{steps:?}");
+        let finds = "by_expiry (app_id=? AND expires_at<?)";
+        assert!(steps.iter().any(|step| step.ends_with(finds)), "{steps:?}");
+    }
 }

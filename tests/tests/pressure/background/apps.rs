@@ -196,3 +196,58 @@ async fn one_bad_app_does_not_end_the_upkeep_round() {
 async fn one_bad_app_does_not_end_the_upkeep_round_on_postgres() {
     upkeep_behind_a_bad_app(Stage::postgres(Duration::from_secs(3)).await).await;
 }
+
+/// Refuses writes of some apps' rows.
+async fn refuse(stage: &Stage, what: &str, apps: &[App]) {
+    let apps: Vec<_> = apps.iter().map(|app| stage.database.literal(app)).collect();
+    let apps = apps.join(", ");
+    let trigger = format!(
+        "CREATE TRIGGER refuse BEFORE {what} WHEN OLD.app_id IN ({apps})
+         BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    );
+    stage.database.sql(&trigger).await;
+}
+
+/// As many as look like a failure of the store, at the head of the queues.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_bad_apps_do_not_keep_the_claims_from_the_others() {
+    let mut stage = Stage::sqlite().await;
+    let mut apps = Vec::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        apps.push(stage.server.deployed(name, counter()).await);
+    }
+    apps.sort_by_key(|app| app.id);
+    let last = apps.pop().unwrap();
+    refuse(&stage, "UPDATE ON deliveries", &apps).await;
+    for app in apps.iter().chain([&last]) {
+        stage.set(app, "1", None).await;
+    }
+    stage.start();
+    stage.counts(&last, "1").await;
+    stage.stop().await;
+}
+
+/// As many as look like a failure of the store, at the head of the names.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_bad_apps_do_not_keep_the_upkeep_from_the_others() {
+    let mut stage = Stage::sqlite().await;
+    let mut bad = Vec::new();
+    for n in 0..12 {
+        bad.push(stage.server.app(&format!("a-bad-{n}"), false).await);
+    }
+    let good = stage.server.app("b-good", false).await;
+    refuse(&stage, "DELETE ON kv_entries", &bad).await;
+    for app in bad.iter().chain([&good]) {
+        stage.set(app, "k", Some(Timestamp(1))).await;
+    }
+    stage.start_with(DispatchOptions {
+        upkeep: Duration::from_millis(20),
+        ..DispatchOptions::default()
+    });
+    eventually("the app behind them is swept", async || {
+        let used = stage.server.host.store().usage(good.id).await;
+        used.unwrap().entries == 0
+    })
+    .await;
+    stage.stop().await;
+}

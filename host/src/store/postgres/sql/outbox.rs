@@ -215,15 +215,16 @@ statements! {
          SELECT (SELECT count(*) FROM meant), (SELECT coalesce(sum(f.size), 0) FROM fired AS f)"
     );
     /// An app, a trigger's name, now, how many: the queues after those that have
-    /// something that is due and are not paused. Steps from one queue to the next
-    /// through the index. Finds apps, so it does not name one.
+    /// something that is due and are not paused; those of deleted apps are not among
+    /// them. Steps from one queue to the next through the index. Finds apps, so it does not name one.
     DUE = concat!(
         "WITH RECURSIVE queues (app_id, name, due_at) AS (", next_queue!("$1", "$2"),
         " UNION ALL SELECT n.app_id, n.trigger_name, n.due_at FROM queues AS q, LATERAL ",
         next_queue!("q.app_id", "q.name"), " AS n) \
          SELECT q.app_id, q.name FROM queues AS q WHERE q.due_at <= $3 \
          AND (SELECT t.paused FROM triggers AS t WHERE t.app_id = q.app_id AND t.name = q.name) \
-         IS NULL LIMIT $4"
+         IS NULL AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = q.app_id \
+         AND a.deleted_at IS NULL) LIMIT $4"
     );
     /// App, trigger, now, end of the lease, lease, how many at most, how many to
     /// look at. See above; a statement of its own, for it waits for nobody.

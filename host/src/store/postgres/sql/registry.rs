@@ -109,8 +109,10 @@ statements! {
     PLUGINS = concat!(plugin_columns!(), "AND p.version < $2 ORDER BY p.version DESC LIMIT $3");
     /// App, version.
     PLUGIN = concat!(plugin_columns!(), "AND p.version = $2");
-    /// By its digest.
-    MODULE = "SELECT m.wasm FROM modules AS m WHERE m.digest = $1";
+    /// By its digest, if a version of an app that is not deleted has it.
+    MODULE = "SELECT m.wasm FROM modules AS m WHERE m.digest = $1 \
+        AND EXISTS (SELECT 1 FROM plugins AS p, apps AS a WHERE p.digest = $1 \
+        AND a.id = p.app_id AND a.deleted_at IS NULL)";
 
     /// Id, hash, name, scopes, app, creation, expiry, revocation.
     CREATE_TOKEN = "INSERT INTO tokens AS t (id, secret_hash, name, scopes, app_id, created_at, \
@@ -131,14 +133,16 @@ statements! {
     /// The columns of a row.
     WRITE_AUDIT = "INSERT INTO audit (id, at, token_id, actor, action, app_id, app_name, detail, \
         request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-    /// Before an identity, how many: removes the oldest rows.
+    /// Before an identity, how many: removes the oldest rows, but for those that
+    /// another host removes at the same time.
     PRUNE_AUDIT = "DELETE FROM audit AS w WHERE w.id IN \
-        (SELECT l.id FROM audit AS l WHERE l.id < $1 ORDER BY l.id LIMIT $2) RETURNING w.id";
+        (SELECT l.id FROM audit AS l WHERE l.id < $1 ORDER BY l.id LIMIT $2 \
+        FOR UPDATE SKIP LOCKED) RETURNING w.id";
     /// App, how many to keep, how many: removes the oldest rows of an app.
     PRUNE_AUDIT_OF_APP = "DELETE FROM audit AS w WHERE w.id IN \
         (SELECT l.id FROM audit AS l WHERE l.app_id = $1 AND l.id <= (SELECT k.id \
         FROM audit AS k WHERE k.app_id = $1 ORDER BY k.id DESC OFFSET $2 LIMIT 1) \
-        ORDER BY l.id LIMIT $3) RETURNING w.id";
+        ORDER BY l.id LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING w.id";
     /// Before an identity, how many.
     AUDIT = concat!(audit_columns!(), "WHERE l.id < $1 ORDER BY l.id DESC LIMIT $2");
     /// Before an identity, how many, app.

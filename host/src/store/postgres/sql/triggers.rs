@@ -81,7 +81,7 @@ statements! {
     /// makes a run if none is outstanding. Whether it did.
     ///
     /// The second of two waits for the trigger, and then finds it planned otherwise. An
-    /// app that is locked, as its deletion does for minutes, is not waited for.
+    /// app that is locked against everybody, as by its deletion, is not waited for.
     TICK = concat!(
         "WITH held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE NOWAIT), planned AS (UPDATE triggers AS t SET next_at = $4 \
          WHERE t.app_id = $1 AND t.name = $2 AND t.next_at IS NOT DISTINCT FROM $3 \

@@ -40,7 +40,8 @@ pub(in crate::store::sqlite) fn due(
         "SELECT EXISTS (SELECT 1 FROM deliveries
                         WHERE app_id = ?1 AND trigger_name = ?2 AND due_at <= ?3)
             AND NOT EXISTS (SELECT 1 FROM triggers
-                            WHERE app_id = ?1 AND name = ?2 AND paused IS NOT NULL)",
+                            WHERE app_id = ?1 AND name = ?2 AND paused IS NOT NULL)
+            AND NOT EXISTS (SELECT 1 FROM apps WHERE id = ?1 AND deleted_at IS NOT NULL)",
     )?;
     let mut queues = Vec::new();
     while queues.len() < limit as usize {

@@ -76,7 +76,11 @@ pub(in crate::store::sqlite) fn module(
     digest: Digest,
 ) -> rusqlite::Result<Option<Vec<u8>>> {
     connection
-        .prepare_cached("SELECT wasm FROM modules WHERE digest = ?1")?
+        .prepare_cached(
+            "SELECT wasm FROM modules WHERE digest = ?1
+               AND EXISTS (SELECT 1 FROM plugins AS p JOIN apps AS a ON a.id = p.app_id
+                           WHERE p.digest = ?1 AND a.deleted_at IS NULL)",
+        )?
         .query_row([digest.0], |row| row.get(0))
         .optional()
 }

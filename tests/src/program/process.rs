@@ -10,16 +10,17 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// The program that `cargo build --workspace --bin kvasm` builds, or that `KVASM_BIN` names.
 pub fn program() -> PathBuf {
     if let Some(program) = std::env::var_os("KVASM_BIN") {
         return program.into();
     }
-    // target/debug/deps/serve-... lies beside target/debug/kvasm.
+    // The test is in target/debug/deps, and the program in target/debug.
     let test = std::env::current_exe().unwrap();
     let program = test.parent().unwrap().parent().unwrap().join("kvasm");
     assert!(
         program.exists(),
-        "`cargo build -p kvasm` builds the program first"
+        "`cargo build --workspace --bin kvasm` builds the program first"
     );
     program
 }
@@ -51,12 +52,18 @@ pub struct Home {
     token: OnceLock<String>,
 }
 
-impl Home {
-    pub fn new() -> Home {
+impl Default for Home {
+    fn default() -> Home {
         Home {
             folder: tempfile::tempdir().unwrap(),
             token: OnceLock::new(),
         }
+    }
+}
+
+impl Home {
+    pub fn new() -> Home {
+        Home::default()
     }
 
     pub fn path(&self, name: &str) -> String {
@@ -260,7 +267,7 @@ impl Server {
         let mut command = Command::new("sh");
         let pid = self.child.id().to_string();
         command.args(["-c", "kill -s \"$0\" \"$1\"", name, &pid]);
-        // One that has ended by itself is what is wanted.
+        // A process that has ended already needs no signal.
         let _ = command.stderr(Stdio::null()).status().unwrap();
     }
 
@@ -347,7 +354,7 @@ impl Server {
         self.admin("PUT", &path, "application/json", b"{}").ok();
     }
 
-    /// Makes an app with the plugin of this suite.
+    /// Makes an app with the plugin of `guest`.
     #[track_caller]
     pub fn with_guest(&self, app: &str) {
         self.create_app(app);
