@@ -90,6 +90,11 @@ async fn deletions_work_on_a_full_disk_and_space_comes_back() {
     };
     let (big, other) = (of(big_id), of(other_id));
     is_refused(&other).await;
+    // One that deletes nothing would leave nothing but its audit row.
+    let mut batch = big.batch(vec![], vec![delete("c", "absent")]);
+    batch.audit = Some(Box::new(audit_row("kv.delete")));
+    let refused = kit.store.commit(batch).await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
     // An administrator's deletion has its audit row.
     for at in 0..20 {
         let mut batch = big.batch(vec![], vec![delete("c", &format!("k{at}"))]);
