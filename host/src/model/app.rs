@@ -191,6 +191,8 @@ pub enum Resource {
     Versions,
     /// The bytes of the modules of plugin versions.
     ModuleBytes,
+    /// The number of tokens that are bound to the app.
+    Tokens,
 }
 
 impl fmt::Display for Resource {
@@ -201,6 +203,7 @@ impl fmt::Display for Resource {
             Resource::Deliveries => "outstanding deliveries",
             Resource::Versions => "plugin versions",
             Resource::ModuleBytes => "bytes of plugin modules",
+            Resource::Tokens => "tokens",
         })
     }
 }

@@ -47,7 +47,7 @@ pub use plugin::{
 pub use registry::{Audit, NewPlugin};
 pub use schedule::Schedule;
 pub(crate) use text::{short, shown_start};
-pub use token::{BearerToken, SecretHash, Token, TokenId, TokenSecret};
+pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trigger::{
     Changes, DeclaredTrigger, DueSchedule, FAILURES_MAX, NewTrigger, Origin, Pause, Policy,
     SchedulePlace, TRIGGERS_MAX, Trigger, TriggerName, Watch,

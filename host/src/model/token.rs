@@ -6,6 +6,10 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
+/// Tokens that may be bound to one app. Tokens that are good for every app are made
+/// by operators of the instance alone, and are not limited.
+pub const TOKENS_MAX: u64 = 1_000;
+
 /// A token's public identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]

@@ -95,6 +95,7 @@ fn advice(resource: Resource) -> &'static str {
         Resource::Bytes => "delete entries or dead letters, or ask the operator to raise it",
         Resource::Deliveries => "let handlers catch up, or resume or delete paused triggers",
         Resource::Versions | Resource::ModuleBytes => "delete old plugin versions",
+        Resource::Tokens => "revoke tokens that are not used",
     }
 }
 

@@ -61,7 +61,9 @@ impl Admin {
     /// # Errors
     /// [`ServiceError::Denied`] without `instance:admin`, or for a bound token
     /// without `app:admin` of its app; then it can grant only what the actor
-    /// has ([`ServiceError::ScopeExceeded`]).
+    /// has ([`ServiceError::ScopeExceeded`]). [`ServiceError::Quota`] if the app has
+    /// [`TOKENS_MAX`](crate::model::TOKENS_MAX) tokens that are neither revoked nor
+    /// expired.
     pub async fn create_token(
         &self,
         actor: &Actor,

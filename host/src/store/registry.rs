@@ -95,8 +95,13 @@ pub trait Registry: Send + Sync {
 
     /// Adds a token. One whose identity is taken is not added; whether it was.
     ///
+    /// An app has at most [`TOKENS_MAX`](crate::model::TOKENS_MAX) tokens. If it would
+    /// have more, those of its tokens that are revoked, or expired by the time of the
+    /// audit row, are removed first.
+    ///
     /// # Errors
-    /// [`StoreError::AppNotFound`] of the app that it is bound to.
+    /// Of the app that it is bound to: [`StoreError::AppNotFound`],
+    /// [`StoreError::Quota`].
     async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError>;
 
     /// Revokes a token, which must be bound to `app` if one is given; whether there

@@ -257,6 +257,8 @@ macro_rules! conformance {
                 tokens_are_listed_in_pages,
                 an_app_takes_its_tokens_along,
                 deleting_an_app_while_tokens_are_made,
+                tokens_of_an_app_are_bounded,
+                creators_share_the_last_places,
             }
             audit {
                 each_change_leaves_its_row,

@@ -2,7 +2,9 @@
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, audit_row, token, token_id};
-use kvasm::model::{AppId, Audit, Scope, SecretHash, Timestamp, Token, TokenId};
+use kvasm::model::{
+    AppId, Audit, Resource, Scope, SecretHash, TOKENS_MAX, Timestamp, Token, TokenId,
+};
 use kvasm::store::StoreError;
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -267,6 +269,8 @@ async fn create_until_gone(app: Tenant) {
         let token = token("ci", Some(app.id));
         match app.store.create_token(token, app.audit_row("test")).await {
             Ok(true) => {}
+            // A fast store may get there first.
+            Err(StoreError::Quota { .. }) => tokio::task::yield_now().await,
             Err(StoreError::AppNotFound) => return,
             other => panic!("{other:?}"),
         }
@@ -289,4 +293,96 @@ pub async fn deleting_an_app_while_tokens_are_made(kit: Kit) {
         makers.join_all().await;
         assert!(listed(&kit, None).await.is_empty());
     }
+}
+
+/// Creates tokens of an app until it has so many.
+async fn fill(kit: &Kit, app: AppId, until: u64) {
+    for _ in count(kit, app).await..until {
+        assert!(create(kit, &token("ci", Some(app))).await);
+    }
+}
+
+async fn count(kit: &Kit, app: AppId) -> u64 {
+    let tokens = kit.store.tokens(Some(app), None, 2 * TOKENS_MAX as u32);
+    tokens.await.expect("tokens").len() as u64
+}
+
+/// Creates a token that there may be no place for; whether there was one.
+async fn try_create(kit: &Kit, token: Token) -> bool {
+    match kit.store.create_token(token, audit_row("test")).await {
+        Ok(created) => created,
+        Err(StoreError::Quota { resource, limit }) => {
+            assert_eq!((resource, limit), (Resource::Tokens, TOKENS_MAX));
+            false
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn tokens_of_an_app_are_bounded(kit: Kit) {
+    let (app, other) = (kit.app().await, kit.app().await);
+    let expired = Token {
+        expires_at: Some(NOW),
+        ..token("expired", Some(app.id))
+    };
+    let kept = Token {
+        expires_at: Some(NOW.plus_ms(1)),
+        ..token("kept", Some(app.id))
+    };
+    let revoked = token("revoked", Some(app.id));
+    let elsewhere = token("elsewhere", Some(other.id));
+    let free = token("free", None);
+    for token in [&expired, &kept, &revoked, &elsewhere, &free] {
+        assert!(create(&kit, token).await);
+    }
+    for id in [revoked.id, elsewhere.id, free.id] {
+        assert!(revoke(&kit, None, id, NOW).await);
+    }
+    fill(&kit, app.id, TOKENS_MAX).await;
+    // A taken identity needs no place, and makes none.
+    assert!(!try_create(&kit, revoked.clone()).await);
+    assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
+    // The first that has no place removes the app's tokens that are void.
+    assert!(try_create(&kit, token("ci", Some(app.id))).await);
+    for gone in [&expired, &revoked] {
+        assert_eq!(find(&kit, gone.id).await, None);
+    }
+    for there in [&kept, &elsewhere, &free] {
+        assert!(find(&kit, there.id).await.is_some());
+    }
+    assert_eq!(count(&kit, app.id).await, TOKENS_MAX - 1);
+    fill(&kit, app.id, TOKENS_MAX).await;
+    let refused = token("refused", Some(app.id));
+    assert!(!try_create(&kit, refused.clone()).await);
+    assert_eq!(find(&kit, refused.id).await, None);
+    assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
+    // Others have places of their own, and a revocation makes one.
+    for bound in [Some(other.id), None] {
+        assert!(create(&kit, &token("ci", bound)).await);
+    }
+    assert!(revoke(&kit, Some(app.id), kept.id, NOW).await);
+    assert!(try_create(&kit, refused).await);
+    assert!(!try_create(&kit, token("ci", Some(app.id))).await);
+    assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
+}
+
+pub async fn creators_share_the_last_places(kit: Kit) {
+    let app = kit.app().await;
+    fill(&kit, app.id, TOKENS_MAX - 4).await;
+    let race = || {
+        winners(16, |_| {
+            let (kit, token) = (kit.clone(), token("ci", Some(app.id)));
+            async move { try_create(&kit, token).await }
+        })
+    };
+    let won = race().await;
+    assert_eq!(won.len(), 4, "{won:?}");
+    assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
+    // Those that are revoked make as many places, however many ask for them.
+    for token in kit.store.tokens(Some(app.id), None, 3).await.unwrap() {
+        assert!(revoke(&kit, None, token.id, NOW).await);
+    }
+    let won = race().await;
+    assert_eq!(won.len(), 3, "{won:?}");
+    assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
 }

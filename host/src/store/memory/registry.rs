@@ -3,8 +3,8 @@
 use super::{MemoryStore, State, Tenant};
 use crate::model::{
     ActivePlugin, App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin,
-    NewTrigger, Plugin, PluginVersion, Quota, Timestamp, Token, TokenId, Trigger, TriggerName,
-    Usage, room_for_version,
+    NewTrigger, Plugin, PluginVersion, Quota, Resource, TOKENS_MAX, Timestamp, Token, TokenId,
+    Trigger, TriggerName, Usage, room_for_version,
 };
 use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
@@ -188,15 +188,36 @@ impl State {
         Ok(true)
     }
 
-    fn create_token(&mut self, token: Token) -> Result<bool, StoreError> {
+    fn create_token(&mut self, token: Token, at: Timestamp) -> Result<bool, StoreError> {
         if let Some(app) = token.app {
             self.tenant(app)?;
         }
         if self.tokens.contains_key(&token.id) {
             return Ok(false);
         }
+        if let Some(app) = token.app {
+            self.make_room_for_token(app, at)?;
+        }
         self.tokens.insert(token.id, token);
         Ok(true)
+    }
+
+    fn make_room_for_token(&mut self, app: AppId, at: Timestamp) -> Result<(), StoreError> {
+        let full = |tokens: &BTreeMap<TokenId, Token>| {
+            let of_app = tokens.values().filter(|token| token.app == Some(app));
+            of_app.count() as u64 >= TOKENS_MAX
+        };
+        if full(&self.tokens) {
+            self.tokens
+                .retain(|_, token| token.app != Some(app) || token.is_good(at));
+            if full(&self.tokens) {
+                return Err(StoreError::Quota {
+                    resource: Resource::Tokens,
+                    limit: TOKENS_MAX,
+                });
+            }
+        }
+        Ok(())
     }
 
     fn revoke_token(&mut self, app: Option<AppId>, token: TokenId, at: Timestamp) -> bool {
@@ -284,7 +305,7 @@ impl Registry for MemoryStore {
     }
 
     async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(audit, |state, _| state.create_token(token))
+        self.audited(audit, |state, audit| state.create_token(token, audit.at))
     }
 
     async fn revoke_token(

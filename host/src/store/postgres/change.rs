@@ -5,7 +5,9 @@ use super::pool::Statement;
 use super::read::app_row;
 use super::transaction::{Stop, Work, transact};
 use super::{PostgresStore, classify, sql, usage};
-use crate::model::{App, AppId, AppLimits, Audit, LimitsPatch, Timestamp, Token, TokenId};
+use crate::model::{
+    App, AppId, AppLimits, Audit, LimitsPatch, Resource, TOKENS_MAX, Timestamp, Token, TokenId,
+};
 use crate::store::StoreError;
 use crate::store::registry::Effect;
 use async_trait::async_trait;
@@ -125,14 +127,15 @@ pub(super) async fn set_limits(
     Ok(row)
 }
 
-pub(super) async fn create_token(lease: &mut Lease, token: &Token) -> Result<bool, Stop> {
+pub(super) async fn create_token(
+    lease: &mut Lease,
+    token: &Token,
+    at: Timestamp,
+) -> Result<bool, Stop> {
     if let Some(app) = token.app {
-        let held = lease
-            .run(sqlx::query(sql::LOCK_APP).bind(app.uuid()))
-            .await?;
-        if held.is_empty() {
-            Err(StoreError::AppNotFound)?;
-        }
+        // Held until the end, so tokens of an app are added and counted in turn.
+        let statement = sqlx::query(sql::registry::HOLD_APP).bind(app.uuid());
+        returned(lease, statement).await?;
     }
     let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
     let statement = sqlx::query(sql::registry::CREATE_TOKEN)
@@ -144,7 +147,40 @@ pub(super) async fn create_token(lease: &mut Lease, token: &Token) -> Result<boo
         .bind(token.created_at.0)
         .bind(token.expires_at.map(|at| at.0))
         .bind(token.revoked_at.map(|at| at.0));
-    done(lease, statement).await
+    let created = done(lease, statement).await?;
+    if let Some(app) = token.app
+        && created
+    {
+        make_room_for_token(lease, app, token.id, at).await?;
+    }
+    Ok(created)
+}
+
+/// Removes revoked and expired tokens of an app that has too many with the one that
+/// was added; refuses that one if this does not make room.
+async fn make_room_for_token(
+    lease: &mut Lease,
+    app: AppId,
+    added: TokenId,
+    at: Timestamp,
+) -> Result<(), Stop> {
+    if !has_too_many_tokens(lease, app).await? {
+        return Ok(());
+    }
+    let statement = sqlx::query(sql::registry::DELETE_VOID_TOKENS).bind(app.uuid());
+    lease.run(statement.bind(added.0).bind(at.0)).await?;
+    if has_too_many_tokens(lease, app).await? {
+        Err(StoreError::Quota {
+            resource: Resource::Tokens,
+            limit: TOKENS_MAX,
+        })?;
+    }
+    Ok(())
+}
+
+async fn has_too_many_tokens(lease: &mut Lease, app: AppId) -> Result<bool, Stop> {
+    let statement = sqlx::query(sql::registry::HAS_MORE_TOKENS).bind(app.uuid());
+    done(lease, statement.bind(signed(TOKENS_MAX))).await
 }
 
 pub(super) async fn revoke_token(

@@ -101,9 +101,9 @@ impl Registry for PostgresStore {
     }
 
     async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(audit, move |lease, _| {
+        self.audited(audit, move |lease, audit| {
             let token = token.clone();
-            Box::pin(async move { change::create_token(lease, &token).await })
+            Box::pin(async move { change::create_token(lease, &token, audit.at).await })
         })
         .await
     }

@@ -118,6 +118,12 @@ statements! {
     CREATE_TOKEN = "INSERT INTO tokens AS t (id, secret_hash, name, scopes, app_id, created_at, \
         expires_at, revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
         ON CONFLICT (id) DO NOTHING RETURNING t.id";
+    /// App, how many: a row if it has more tokens than that.
+    HAS_MORE_TOKENS = "SELECT t.id FROM tokens AS t WHERE t.app_id = $1 \
+        ORDER BY t.id OFFSET $2 LIMIT 1";
+    /// App, the one to keep, now: removes the app's tokens that are revoked or expired.
+    DELETE_VOID_TOKENS = "DELETE FROM tokens AS t WHERE t.app_id = $1 AND t.id <> $2 \
+        AND (t.revoked_at IS NOT NULL OR t.expires_at <= $3)";
     /// Id, time, app or null for any.
     REVOKE_TOKEN = "UPDATE tokens AS t SET revoked_at = $2 WHERE t.id = $1 \
         AND t.revoked_at IS NULL AND ($3::uuid IS NULL OR t.app_id = $3) RETURNING t.id";

@@ -4,8 +4,8 @@ use super::super::read::app_by_id;
 use super::super::{error, outbox};
 use super::plugin;
 use crate::model::{
-    App, AppId, AppLimits, Audit, Digest, LimitsPatch, NewPlugin, PluginVersion, Timestamp, Token,
-    TokenId, room_for_version,
+    App, AppId, AppLimits, Audit, Digest, LimitsPatch, NewPlugin, PluginVersion, Resource,
+    TOKENS_MAX, Timestamp, Token, TokenId, room_for_version,
 };
 use crate::store::StoreError;
 use crate::store::sqlite::grave::is_buried;
@@ -272,7 +272,11 @@ pub(super) fn delete_plugin(
     Ok(true)
 }
 
-pub(super) fn create_token(connection: &Connection, token: &Token) -> Result<bool, StoreError> {
+pub(super) fn create_token(
+    connection: &Connection,
+    token: &Token,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
     if let Some(app) = token.app
         && is_buried(connection, app).map_err(error::store)?
     {
@@ -294,7 +298,46 @@ pub(super) fn create_token(connection: &Connection, token: &Token) -> Result<boo
             token.revoked_at.map(|at| at.0),
         ),
     )?;
+    if let Some(app) = token.app
+        && created > 0
+    {
+        make_room_for_token(connection, app, token.id, at)?;
+    }
     Ok(created > 0)
+}
+
+/// Removes revoked and expired tokens of an app that has too many with the one that
+/// was added; refuses that one if this does not make room.
+fn make_room_for_token(
+    connection: &Connection,
+    app: AppId,
+    added: TokenId,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let app = app.uuid().into_bytes();
+    let too_many = || -> Result<bool, StoreError> {
+        let count: i64 = connection
+            .prepare_cached("SELECT count(*) FROM tokens WHERE app_id = ?1")
+            .and_then(|mut statement| statement.query_row([app], |row| row.get(0)))
+            .map_err(error::store)?;
+        Ok(count.unsigned_abs() > TOKENS_MAX)
+    };
+    if !too_many()? {
+        return Ok(());
+    }
+    execute(
+        connection,
+        "DELETE FROM tokens WHERE app_id = ?1 AND id <> ?2
+         AND (revoked_at IS NOT NULL OR expires_at <= ?3)",
+        (app, added.0.as_bytes(), at.0),
+    )?;
+    if too_many()? {
+        return Err(StoreError::Quota {
+            resource: Resource::Tokens,
+            limit: TOKENS_MAX,
+        });
+    }
+    Ok(())
 }
 
 pub(super) fn revoke_token(

@@ -137,8 +137,8 @@ impl Registry for SqliteStore {
     }
 
     async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(ADDS, audit, move |transaction, _| {
-            change::create_token(transaction.connection, &token)
+        self.audited(ADDS, audit, move |transaction, audit| {
+            change::create_token(transaction.connection, &token, audit.at)
         })
         .await
     }
