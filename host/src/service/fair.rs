@@ -1,6 +1,6 @@
 //! Units of something scarce, shared among apps first and calls second.
 //!
-//! Whoever waits is served in this order: the app that holds the least; of equals
+//! Those that wait are served in this order: the app that holds the least; of equals
 //! the one whose turn was longest ago; within an app the lowest rank, of equals
 //! the one that came first. An app with a thousand waiting calls is therefore
 //! ahead of an app with one at most once.
