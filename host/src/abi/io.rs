@@ -1,6 +1,7 @@
 //! Everything but the store: input, output, context, log, clock, randomness.
 
 use super::fault::Fault;
+use super::kv::{self, async_function};
 use super::log;
 use super::memory::Guest;
 use super::state::{GuestState, GuestView, HostCalls};
@@ -34,11 +35,11 @@ macro_rules! function {
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     function!(linker, "result_read", result_read, (offset: u32, ptr: u32, len: u32));
     function!(linker, "error_message", error_message, (out: u32, cap: u32));
-    function!(linker, "input_read", input_read, (offset: u32, ptr: u32, len: u32));
-    function!(linker, "output_write", output_write, (ptr: u32, len: u32));
     function!(linker, "context", context, (out: u32, cap: u32));
     function!(linker, "log", write_log, (level: i32, ptr: u32, len: u32));
     function!(linker, "random_fill", random_fill, (ptr: u32, len: u32));
+    async_function!(linker, "input_read", input_read, (offset, ptr, len));
+    async_function!(linker, "output_write", output_write, (ptr, len));
     linker.func_wrap(MODULE, "input_len", |mut caller: Caller<'_, T>| {
         caller.data_mut().guest().input.len() as i64
     })?;
@@ -77,13 +78,15 @@ fn result_read<T: GuestView>(
     copy_out(guest, |state| &mut state.slot, offset, at(ptr, len))
 }
 
-fn input_read<T: GuestView>(
+async fn input_read<T: GuestView>(
     guest: &mut Guest<'_, T>,
-    offset: u32,
-    ptr: u32,
-    len: u32,
+    offset: i32,
+    ptr: i32,
+    len: i32,
 ) -> Result<i64, Fault> {
-    copy_out(guest, |state| &mut state.input, offset, at(ptr, len))
+    guest.turn(len).await;
+    let (offset, out) = (offset.cast_unsigned(), kv::at(ptr, len));
+    copy_out(guest, |state| &mut state.input, offset, out)
 }
 
 fn error_message<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result<i64, Fault> {
@@ -91,8 +94,15 @@ fn error_message<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> 
     guest.answer(at(out, cap), message)
 }
 
-fn output_write<T: GuestView>(guest: &mut Guest<'_, T>, ptr: u32, len: u32) -> Result<i64, Fault> {
-    guest.check("output", at(ptr, len))?;
+async fn output_write<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    ptr: i32,
+    len: i32,
+) -> Result<i64, Fault> {
+    let range = kv::at(ptr, len);
+    guest.check("output", range)?;
+    guest.turn(len).await;
+    let len = range.len;
     let state = guest.state();
     let (limit, written) = (state.limits.output_bytes, state.output.len());
     let total = written.saturating_add(len as usize);
@@ -103,7 +113,7 @@ fn output_write<T: GuestView>(guest: &mut Guest<'_, T>, ptr: u32, len: u32) -> R
             limit: limit as u64,
         }));
     }
-    let bytes = guest.read_start("output", at(ptr, len), limit)?;
+    let bytes = guest.read_start("output", range, limit)?;
     guest.state().output.extend_from_slice(&bytes);
     Ok(i64::from(len))
 }

@@ -25,12 +25,12 @@ pub(super) fn at(ptr: i32, len: i32) -> Range32 {
 
 /// Links one function that may wait. `$body` borrows the guest and ends in a
 /// result or a fault.
-macro_rules! function {
+macro_rules! async_function {
     ($linker:ident, $name:literal, $body:ident, ($($arg:ident),*)) => {
         $linker.func_wrap_async(
             MODULE,
             $name,
-            |caller: Caller<'_, T>, ($($arg,)*): ($(function!(@i32 $arg),)*)| {
+            |caller: Caller<'_, T>, ($($arg,)*): ($(async_function!(@i32 $arg),)*)| {
                 Box::new(async move {
                     let mut guest = Guest::new(caller, $name)?;
                     guest.state().waiting_in = Some($name);
@@ -44,24 +44,24 @@ macro_rules! function {
     };
     (@i32 $arg:ident) => { i32 };
 }
-pub(super) use function;
+pub(super) use async_function;
 
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    function!(
+    async_function!(
         linker,
         "kv_get",
         get,
         (c, c_len, k, k_len, format, flags, out, cap)
     );
-    function!(
+    async_function!(
         linker,
         "kv_set",
         set,
         (c, c_len, k, k_len, v, v_len, format, options)
     );
-    function!(linker, "kv_has", has, (c, c_len, k, k_len));
-    function!(linker, "kv_delete", delete, (c, c_len, k, k_len, options));
-    function!(linker, "kv_list", list, (c, c_len, options, out, cap));
+    async_function!(linker, "kv_has", has, (c, c_len, k, k_len));
+    async_function!(linker, "kv_delete", delete, (c, c_len, k, k_len, options));
+    async_function!(linker, "kv_list", list, (c, c_len, options, out, cap));
     Ok(())
 }
 
@@ -221,6 +221,7 @@ async fn set<T: GuestView>(
     let collection = guest.collection(c, c_len)?;
     let key = guest.key(k, k_len)?;
     let limit = guest.state().limits.value_bytes;
+    guest.turn(v_len).await;
     let bytes = guest.read("value", Subject::Value, at(v, v_len), limit)?;
     let value = format.value(bytes, limit)?;
     let write = Write {

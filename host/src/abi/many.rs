@@ -1,7 +1,7 @@
 //! `kv_increment`, `kv_get_many`, `kv_commit`, `dead_letters`.
 
 use super::fault::Fault;
-use super::kv::{at, format, function, header};
+use super::kv::{async_function, at, format, header};
 use super::memory::Guest;
 use super::state::{GuestView, HostCalls};
 use crate::model::{
@@ -40,9 +40,9 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
             })
         },
     )?;
-    function!(linker, "kv_get_many", get_many, (keys, len, out, cap));
-    function!(linker, "kv_commit", commit, (batch, len, out, cap));
-    function!(
+    async_function!(linker, "kv_get_many", get_many, (keys, len, out, cap));
+    async_function!(linker, "kv_commit", commit, (batch, len, out, cap));
+    async_function!(
         linker,
         "dead_letters",
         dead_letters,
@@ -134,6 +134,7 @@ async fn commit<T: GuestView>(
     guest.check("out", out)?;
     let limits = &guest.state().limits;
     let (batch_limit, value_limit) = (limits.batch_bytes(), limits.value_bytes);
+    guest.turn(len).await;
     let packed = guest.read("batch", Subject::Batch, at(batch, len), batch_limit)?;
     let batch = decode(&packed, value_limit)?;
     // A copy of what the checks name, for the message.

@@ -7,6 +7,7 @@ use super::state::GuestView;
 use crate::model::{Invalid, Subject};
 use kvasm_abi::Range32;
 use std::ops::Range;
+use std::sync::Arc;
 use wasmtime::{Caller, Extern, Memory};
 
 /// A host function's view of the guest that called it.
@@ -40,6 +41,17 @@ impl<'c, T: GuestView> Guest<'c, T> {
 
     pub(super) fn state(&mut self) -> &mut super::GuestState {
         self.caller.data_mut().guest()
+    }
+
+    /// Waits for a turn on the CPU before much memory is copied: that is work as
+    /// computing is, and no tick of the guest's own code comes between.
+    pub(super) async fn turn(&mut self, bytes: i32) {
+        const BYTES_WITHOUT_TURN: u32 = 64 * 1024;
+        if bytes.cast_unsigned() > BYTES_WITHOUT_TURN {
+            let state = self.state();
+            let (turns, meter) = (Arc::clone(&state.turns), Arc::clone(&state.meter));
+            turns.take(meter).await;
+        }
     }
 
     fn range(&self, argument: &'static str, at: Range32) -> Result<Range<usize>, BadPointer> {

@@ -14,6 +14,7 @@ mod memory;
 mod meter;
 mod page;
 mod state;
+mod turns;
 
 use wasmtime::Linker;
 
@@ -22,6 +23,7 @@ pub use log::{GuestLog, LogLine};
 pub(crate) use log::{printable, printable_start};
 pub(crate) use meter::{Meter, TICK};
 pub use state::{DeliveryContext, GuestState, GuestView};
+pub(crate) use turns::Turns;
 
 /// Links every import of `kvasm_v1` over the part of the store's data that it
 /// needs.

@@ -1,7 +1,7 @@
 //! What the host functions know of an invocation.
 
 use super::fault::Fault;
-use super::{GuestLog, Meter};
+use super::{GuestLog, Meter, Turns};
 use crate::model::{Limits, short};
 use crate::service::{CallContext, Caller, ServiceError, Services, line_about};
 use kvasm_abi::IMPORTS;
@@ -73,6 +73,8 @@ pub struct GuestState {
     pub(crate) function: Arc<str>,
     /// What it computes, which the store's work is not.
     pub(crate) meter: Arc<Meter>,
+    /// Its turns on the CPU.
+    pub(crate) turns: Arc<Turns>,
     pub(crate) services: Services,
     pub(crate) limits: Arc<Limits>,
     pub(crate) input: Vec<u8>,
@@ -98,6 +100,7 @@ pub struct GuestState {
 impl GuestState {
     pub(crate) fn new(
         context: CallContext,
+        turns: Turns,
         app_name: Arc<str>,
         function: Arc<str>,
         services: Services,
@@ -111,6 +114,7 @@ impl GuestState {
             app_name,
             function,
             meter,
+            turns: Arc::new(turns),
             services,
             limits,
             input,

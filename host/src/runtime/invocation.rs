@@ -6,11 +6,10 @@ use super::limiter::MemoryLimiter;
 use super::module::{CompiledPlugin, Function, Signature};
 use super::{trap, wasi};
 use crate::abi::{
-    DeliveryContext, GuestLog, GuestState, GuestView, Meter, printable, printable_start,
+    DeliveryContext, GuestLog, GuestState, GuestView, Turns, printable, printable_start,
 };
-use crate::model::{AppId, Exports, Invalid, Limits, Subject};
-use crate::service::{CallContext, Fair, Place, Services, Stage};
-use parking_lot::Mutex;
+use crate::model::{Exports, Invalid, Limits, Subject};
+use crate::service::{CallContext, Services, Stage};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -126,7 +125,6 @@ pub struct Invocation {
     guest: GuestState,
     limiter: MemoryLimiter,
     wasi: Option<Box<WasiP1Ctx>>,
-    turns: Arc<Turns>,
     starting: bool,
 }
 
@@ -188,31 +186,6 @@ pub(super) enum Stop {
     HostMemory,
 }
 
-/// The turns of one guest among those that compute for long.
-struct Turns {
-    app: AppId,
-    /// The older of two calls of an app computes first.
-    rank: u64,
-    /// Held while a guest computes that has done so for a tick. Given back when it
-    /// waits for anything.
-    place: Mutex<Option<Place>>,
-    places: Arc<Fair>,
-}
-
-impl Turns {
-    /// Lets other tasks of this thread run, then waits for a turn.
-    async fn take(self: Arc<Turns>, meter: Arc<Meter>) {
-        let _timed = meter.deadline().timed(Stage::Cpu);
-        tokio::task::yield_now().await;
-        let place = self.places.take(self.app, 1, self.rank).await;
-        *self.place.lock() = place;
-    }
-
-    fn end(&self) {
-        *self.place.lock() = None;
-    }
-}
-
 /// Called by the guest's own code after a tick of the clock.
 fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateDeadline> {
     let invocation = context.data();
@@ -223,7 +196,7 @@ fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateD
     if meter.tick() >= invocation.guest.limits.cpu_time {
         return Err(Stop::CpuTime.into());
     }
-    let turn = Arc::clone(&invocation.turns).take(Arc::clone(meter));
+    let turn = Arc::clone(&invocation.guest.turns).take(Arc::clone(meter));
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
 }
 
@@ -325,13 +298,10 @@ impl Runtime {
             limits.memory_bytes,
             limits.table_elements,
         );
-        let turns = Turns {
-            app: context.caller.app(),
-            rank: self.rank.fetch_add(1, Ordering::Relaxed),
-            place: Mutex::new(None),
-            places: Arc::clone(&self.computing),
-        };
-        let mut guest = GuestState::new(context, app_name, function, services, limits, input);
+        let rank = self.rank.fetch_add(1, Ordering::Relaxed);
+        let turns = Turns::new(context.caller.app(), rank, Arc::clone(&self.computing));
+        let mut guest =
+            GuestState::new(context, turns, app_name, function, services, limits, input);
         guest.delivery = delivery;
         guest.transaction = transaction;
         let mut store = Store::new(
@@ -340,7 +310,6 @@ impl Runtime {
                 guest,
                 limiter,
                 wasi: None,
-                turns: Arc::new(turns),
                 starting: true,
             },
         );
@@ -404,7 +373,7 @@ async fn run(
     function: &Function,
 ) -> Result<(), CallError> {
     let meter = Arc::clone(&store.data().guest.meter);
-    let turns = Arc::clone(&store.data().turns);
+    let turns = Arc::clone(&store.data().guest.turns);
     let ended = {
         let mut call = pin!(enter(store, plugin, function));
         let metered = poll_fn(|context| {

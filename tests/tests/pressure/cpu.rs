@@ -210,3 +210,23 @@ async fn a_plugin_of_many_memories_leaves_slots_to_its_neighbour() {
     neighbour.delivered(&stage).await;
     stage.stop().await;
 }
+
+/// A copy of 8 MiB is 10 ms of a CPU in one host function, in which no tick comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_of_much_memory_take_turns() {
+    let _alone = kit::alone().await;
+    let stage = Stage::with(|builder| builder.instances(100)).await;
+    let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
+    let fails = "(drop (memory.grow (i32.const 127)))
+        (drop (call $output_write (i32.const 0) (i32.const 8388608)))
+        (i32.const 1)";
+    let app = stage.server.deployed("loud", module("", fails)).await;
+    limit(&stage.server, &app, 32).await;
+    let watch = neighbour.watch();
+    let statuses = calls(&stage.server, "loud", 48, 8).await;
+    assert!(!statuses.contains(&200), "{statuses:?}");
+    assert!(statuses.contains(&500), "{statuses:?}");
+    watch.end().await.nothing();
+    neighbour.delivered(&stage).await;
+    stage.stop().await;
+}
