@@ -42,20 +42,26 @@ async fn limit(server: &Server, app: &App, calls_at_once: u32) {
     server.root.json("PUT", &path, limits).await.expect(200);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endless_calls_of_one_app_leave_the_neighbour_its_calls_and_deliveries() {
-    let _alone = kit::alone().await;
-    let stage = Stage::with(|builder| builder.instances(100)).await;
+/// Calls an app of this module from so many clients, each so often, with a neighbour
+/// beside it that must feel nothing; the statuses of the calls.
+async fn pressed(instances: u32, loud: Vec<u8>, clients: usize, each: usize) -> Vec<u16> {
+    let stage = Stage::with(|builder| builder.instances(instances)).await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
-    let endless = module("", "(loop (br 0)) unreachable");
-    let app = stage.server.deployed("endless", endless).await;
+    let app = stage.server.deployed("loud", loud).await;
     limit(&stage.server, &app, 32).await;
     let watch = neighbour.watch();
-    let statuses = calls(&stage.server, "endless", 40, 1).await;
-    assert!(!statuses.contains(&200), "{statuses:?}");
+    let statuses = calls(&stage.server, "loud", clients, each).await;
     watch.end().await.nothing();
     neighbour.delivered(&stage).await;
     stage.stop().await;
+    assert!(!statuses.contains(&200), "{statuses:?}");
+    statuses
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endless_calls_of_one_app_leave_the_neighbour_its_calls_and_deliveries() {
+    let _alone = kit::alone().await;
+    pressed(100, module("", "(loop (br 0)) unreachable"), 40, 1).await;
 }
 
 /// Short calls have a CPU to themselves. These compute for as long as they may share
@@ -197,36 +203,18 @@ async fn handlers_that_wait_for_a_cpu_are_not_blamed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_of_many_memories_leaves_slots_to_its_neighbour() {
     let _alone = kit::alone().await;
-    let stage = Stage::with(|builder| builder.instances(64)).await;
-    let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let memories = "(memory 1)".repeat(7);
     let greedy = module_with("", &memories, "(loop (br 0)) unreachable");
-    let app = stage.server.deployed("greedy", greedy).await;
-    limit(&stage.server, &app, 32).await;
-    let watch = neighbour.watch();
-    let statuses = calls(&stage.server, "greedy", 32, 1).await;
-    assert!(!statuses.contains(&200), "{statuses:?}");
-    watch.end().await.nothing();
-    neighbour.delivered(&stage).await;
-    stage.stop().await;
+    pressed(64, greedy, 32, 1).await;
 }
 
 /// A copy of 8 MiB is 10 ms of a CPU in one host function, in which no tick comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_of_much_memory_take_turns() {
     let _alone = kit::alone().await;
-    let stage = Stage::with(|builder| builder.instances(100)).await;
-    let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let fails = "(drop (memory.grow (i32.const 127)))
         (drop (call $output_write (i32.const 0) (i32.const 8388608)))
         (i32.const 1)";
-    let app = stage.server.deployed("loud", module("", fails)).await;
-    limit(&stage.server, &app, 32).await;
-    let watch = neighbour.watch();
-    let statuses = calls(&stage.server, "loud", 48, 8).await;
-    assert!(!statuses.contains(&200), "{statuses:?}");
+    let statuses = pressed(100, module("", fails), 48, 8).await;
     assert!(statuses.contains(&500), "{statuses:?}");
-    watch.end().await.nothing();
-    neighbour.delivered(&stage).await;
-    stage.stop().await;
 }
