@@ -14,6 +14,7 @@ mod calls;
 mod counted;
 mod deliveries;
 mod health;
+mod idle;
 mod kv;
 mod layer;
 mod limits;
@@ -57,9 +58,12 @@ pub struct ServerOptions {
     /// The bytes a second that a client takes of a response, or sends of a body, at
     /// the least. Default 1 KiB.
     pub min_rate: usize,
-    /// The longest that a request's head may take to arrive, and that a
-    /// connection may be idle between requests. Default 30 s.
+    /// The longest that a request's head may take to arrive. Default 30 s.
     pub head_timeout: Duration,
+    /// The longest that a connection may be idle between requests. Longer than a
+    /// balancer keeps its connections (60 s with most), or it sends requests on those
+    /// that the server is closing. Default 75 s.
+    pub idle_timeout: Duration,
     /// The longest that a request's body may take to arrive. Its sender may be behind
     /// `min_rate` for a third of it; that of an import, which has no such limit, for all
     /// of it. Default 30 s.
@@ -80,6 +84,7 @@ impl Default for ServerOptions {
             bytes_in_flight: 256 * 1024 * 1024,
             min_rate: 1024,
             head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),

@@ -155,10 +155,17 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "server.head_timeout",
-        "the longest that the head of a request may take, and an idle connection stay",
+        "the longest that the head of a request may take",
         duration,
         show_duration,
         server.head_timeout
+    ),
+    key!(
+        "server.idle_timeout",
+        "how long a connection may stay without a request",
+        duration,
+        show_duration,
+        server.idle_timeout
     ),
     key!(
         "server.body_timeout",
