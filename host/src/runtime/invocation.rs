@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::time::timeout_at;
 use tracing::Instrument;
 use uuid::Uuid;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
@@ -193,8 +192,12 @@ fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateD
     if meter.deadline().has_passed() {
         return Err(Stop::Deadline.into());
     }
-    if meter.tick() >= invocation.guest.limits.cpu_time {
+    let computed = meter.tick();
+    if computed >= invocation.guest.limits.cpu_time {
         return Err(Stop::CpuTime.into());
+    }
+    if invocation.guest.turns.goes_on(computed) {
+        return Ok(UpdateDeadline::Continue(1));
     }
     let turn = Arc::clone(&invocation.guest.turns).take(Arc::clone(meter));
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
@@ -383,13 +386,13 @@ async fn run(
             turns.end();
             poll
         });
-        timeout_at(meter.deadline().at().into(), metered).await
+        meter.deadline().bound(metered).await
     };
     let invocation = store.data();
     let code = match ended {
-        Err(_elapsed) => return Err(invocation.timeout()),
-        Ok(Ok(code)) => code,
-        Ok(Err(error)) => match error.downcast_ref::<I32Exit>() {
+        None => return Err(invocation.timeout()),
+        Some(Ok(code)) => code,
+        Some(Err(error)) => match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(code)) => *code,
             None => return Err(trap::classify(&error, invocation)),
         },
