@@ -59,6 +59,7 @@ impl Turns {
     /// Lets other tasks of this thread run, then waits for a turn. One that has a turn
     /// keeps it, unless somebody comes before it.
     pub(crate) async fn take(self: Arc<Turns>, meter: Arc<Meter>) {
+        meter.wakes();
         let _timed = meter.deadline().timed(Stage::Cpu);
         // In line before others run, which may take long: the oldest call must not
         // lose its turn because it could not ask for it.

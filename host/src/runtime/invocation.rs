@@ -133,7 +133,19 @@ impl Invocation {
         &self.guest
     }
 
+    /// The context of a function of WASI that does not sleep.
     pub(super) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        self.guest.meter.wakes();
+        self.wasi_context()
+    }
+
+    /// That of the one that does.
+    pub(super) fn wasi_to_sleep(&mut self) -> &mut WasiP1Ctx {
+        self.guest.meter.sleeps();
+        self.wasi_context()
+    }
+
+    fn wasi_context(&mut self) -> &mut WasiP1Ctx {
         self.wasi
             .get_or_insert_with(|| Box::new(wasi::context(&self.guest.log)))
     }
@@ -142,15 +154,11 @@ impl Invocation {
         self.starting
     }
 
-    /// That the call has run out of time, and where it went. What no stage knows
-    /// of is sleep if the guest can sleep.
+    /// That the call has run out of time, and where it went.
     pub(super) fn timeout(&self) -> CallError {
-        let rest = match self.wasi {
-            Some(_) => Stage::Sleeping,
-            None => Stage::Other,
-        };
+        self.guest.meter.count_sleep();
         CallError::Deadline {
-            timeout: self.guest.context.deadline.timeout(rest),
+            timeout: self.guest.context.deadline.timeout(Stage::Other),
             waiting_in: self.guest.waiting_in,
             starting: self.starting,
         }
@@ -192,6 +200,7 @@ fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateD
     if meter.deadline().has_passed() {
         return Err(Stop::Deadline.into());
     }
+    meter.wakes();
     let computed = meter.tick();
     if computed >= invocation.guest.limits.cpu_time {
         return Err(Stop::CpuTime.into());
