@@ -60,6 +60,38 @@ where
     }
 }
 
+/// Runs rounds, each a `pause` after the one before, until it is told to stop, which
+/// ends a round too. After a failure, which is when `starts` is not 0, the first one
+/// begins at once.
+pub(super) async fn rounds<F>(
+    mut pause: Duration,
+    starts: u64,
+    task: &Task,
+    mut stop: Stop,
+    round: impl Fn() -> F,
+) -> Result<(), StoreError>
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    let interval = pause;
+    if starts > 0 {
+        pause = Duration::ZERO;
+    }
+    loop {
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            done = round() => done?,
+        }
+        task.works();
+        pause = interval;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,6 @@
-//! What grows old: expired entries, and dead letters past their time; and what is too
-//! much, audit rows among it.
+//! What grows old or too much in each app: expired entries, dead letters, audit rows.
 
-use super::supervisor::Stop;
+use super::supervisor::{Stop, rounds};
 use super::{Shared, millis};
 use crate::model::{App, Timestamp};
 use crate::service::{Task, chain};
@@ -23,31 +22,11 @@ const FAILING_APPS: u32 = 10;
 pub(super) async fn run(
     shared: Arc<Shared>,
     task: Task,
-    mut stop: Stop,
+    stop: Stop,
     starts: u64,
 ) -> Result<(), StoreError> {
-    let mut pause = match starts {
-        0 => shared.options.upkeep,
-        _ => Duration::ZERO,
-    };
-    loop {
-        tokio::select! {
-            () = stop.requested() => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
-        }
-        tokio::select! {
-            biased;
-            () = stop.requested() => return Ok(()),
-            () = super::housekeeping::round(&shared) => {}
-        }
-        tokio::select! {
-            biased;
-            () = stop.requested() => return Ok(()),
-            done = round(&shared, &task) => done?,
-        }
-        task.works();
-        pause = shared.options.upkeep;
-    }
+    let pause = shared.options.upkeep;
+    rounds(pause, starts, &task, stop, || round(&shared, &task)).await
 }
 
 async fn round(shared: &Shared, task: &Task) -> Result<(), StoreError> {

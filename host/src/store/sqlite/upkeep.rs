@@ -59,14 +59,15 @@ impl Upkeep for SqliteStore {
         self.writer.run(Work::NONE.that_frees(), give_back).await
     }
 
-    async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
-        if self.readers.with(grave::buried)?.is_none() {
-            return Ok(0);
-        }
+    async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
+        self.readers.with(|conn| grave::graves(conn, after, limit))
+    }
+
+    async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError> {
         let reap = move |transaction: &mut Transaction<'_>| {
-            transaction.whole(|transaction| grave::reap(transaction.connection, limit))
+            transaction.whole(|transaction| grave::reap(transaction.connection, app, limit))
         };
-        self.writer.run(Work::NONE.that_frees(), reap).await
+        self.writer.run(Work::of(app).that_frees(), reap).await
     }
 }
 

@@ -4,7 +4,6 @@
 mod change;
 mod read;
 
-use super::tally::Tally;
 use super::writer::{Transaction, Work};
 use super::{SqliteStore, error, grave, outbox};
 use crate::model::{
@@ -37,18 +36,13 @@ impl SqliteStore {
             // The operation may change what the tally has read.
             let connection = transaction.connection;
             transaction.tally.write(connection).map_err(error::store)?;
-            let result = transaction.whole(|transaction| {
+            transaction.whole(|transaction| {
                 let done = operation(transaction, &audit)?;
                 if done.changed() {
                     write_audit(connection, &audit).map_err(error::store)?;
                 }
                 Ok(done)
-            });
-            if result.is_err() {
-                // What it has counted was rolled back. All else was written before.
-                transaction.tally = Tally::default();
-            }
-            result
+            })
         };
         self.writer.run(work, run).await
     }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
+mod undone;
+
 const BUSY: Duration = Duration::from_millis(500);
 
 struct Stage {
