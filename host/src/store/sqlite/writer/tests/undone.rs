@@ -9,7 +9,7 @@ use crate::store::sqlite::outbox;
 use crate::store::{Outbox, Registry};
 
 impl Stage {
-    async fn app(&self, name: &str) -> AppId {
+    pub(super) async fn app(&self, name: &str) -> AppId {
         let host = crate::Host::builder().shared_store(Arc::clone(&self.store) as Arc<dyn Store>);
         let name = AppName::parse(name).unwrap();
         host.build().unwrap().create_app(name).await.unwrap().id
@@ -161,13 +161,7 @@ async fn watchers_of_a_savepoint_that_is_rolled_back_are_forgotten() {
             Err(error::host("the audit row failed"))
         });
         assert!(failed.is_err());
-        outbox::set(
-            transaction.connection,
-            app,
-            trigger("kept"),
-            Timestamp(1),
-        )
-        .map(drop)
+        outbox::set(transaction.connection, app, trigger("kept"), Timestamp(1)).map(drop)
     };
     stage.run(run).await.unwrap();
     for collection in ["gone", "kept"] {
@@ -188,13 +182,7 @@ async fn watchers_of_a_commit_that_fails_are_forgotten() {
     let lost = stage.run(run).await;
     assert!(matches!(lost, Err(StoreError::Unavailable(_))), "{lost:?}");
     let run = move |transaction: &mut Transaction<'_>| {
-        outbox::set(
-            transaction.connection,
-            app,
-            trigger("kept"),
-            Timestamp(1),
-        )
-        .map(drop)
+        outbox::set(transaction.connection, app, trigger("kept"), Timestamp(1)).map(drop)
     };
     stage.run(run).await.unwrap();
     for collection in ["gone", "kept"] {
@@ -209,7 +197,9 @@ async fn a_commit_is_on_the_disk_before_it_is_answered() {
     let stage = stage().await;
     let run = |transaction: &mut Transaction<'_>| {
         let number = |pragma| {
-            let value = transaction.connection.pragma_query_value(None, pragma, |row| row.get(0));
+            let value = transaction
+                .connection
+                .pragma_query_value(None, pragma, |row| row.get(0));
             value.unwrap_or(-1_i64)
         };
         let mode = transaction
