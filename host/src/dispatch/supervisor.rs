@@ -23,6 +23,12 @@ impl Stop {
         (tell, Stop(told))
     }
 
+    /// Whether the loop is to end.
+    pub(super) fn is_requested(&self) -> bool {
+        // As `requested` takes it, if the one who would tell is gone.
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
     /// Waits until the loop is to end.
     pub(super) async fn requested(&mut self) {
         // An error says that the one who would tell is gone.

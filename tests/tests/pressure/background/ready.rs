@@ -127,6 +127,24 @@ async fn a_reaper_that_fails_makes_the_host_unready() {
     shows_as("reaper", "apps").await;
 }
 
+/// A look at the queues that takes minutes: it waits for a lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_takes_long_does_not_hold_up_the_stop() {
+    let mut stage = Stage::postgres(Duration::from_secs(600)).await;
+    let lock = "LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE";
+    let hold = stage.database.hold(lock).await;
+    stage.start();
+    eventually("the look waits for the lock", async || {
+        let waits = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        stage.database.sql(waits).await == "1"
+    })
+    .await;
+    let stopped = tokio::time::timeout(Duration::from_secs(60), stage.stop()).await;
+    assert!(stopped.is_ok(), "it waits for the look");
+    drop(hold);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_that_has_died_makes_the_host_unready() {
     let mut stage = Stage::sqlite().await;
