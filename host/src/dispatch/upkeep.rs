@@ -97,7 +97,7 @@ impl Unseen {
             }
         }
         for label in self.labels {
-            let is_gone = match AppName::parse(&*label) {
+            let is_gone = match AppName::parse(&label) {
                 Ok(name) => store.app(&name).await?.is_none(),
                 Err(_) => true,
             };

@@ -97,7 +97,7 @@ async fn too_many_dead_letters_go_and_are_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_host_has_in_memory_of_a_deleted_app_goes() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let mut stage = Stage::over(Arc::clone(&store), Box::new(())).await;
+    let stage = Stage::over(Arc::clone(&store), Box::new(())).await;
     let log = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
     stage.deploy(module("hello", log)).await;
     let mut kept = Stage::over(Arc::clone(&store), Box::new(())).await;
