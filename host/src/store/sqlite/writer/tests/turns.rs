@@ -1,8 +1,8 @@
 //! Whose turn an administrator's writes take.
 
 use super::*;
-use crate::model::{AppLimits, Digest, Exports};
-use crate::service::{Actor, Admin};
+use crate::model::{Audit, Digest, Exports, NewPlugin};
+use crate::store::Registry;
 use uuid::Uuid;
 
 /// Each is committed in the turn of the app that it is about.
@@ -17,13 +17,24 @@ async fn uploads_take_the_turns_of_their_app() {
     let mut upload = |app: AppId, wasm: u8| {
         let store = Arc::clone(&stage.store);
         callers.spawn(async move {
-            let app = store.app_by_id(app).await.unwrap().unwrap();
-            let admin = Admin::new(store, AppLimits::default());
-            let actor = Actor::operator("test", Uuid::nil());
-            let digest = Digest([wasm; 32]);
-            let wasm = vec![wasm].into();
-            let added = admin.add_plugin(&actor, &app, wasm, digest, Exports::default(), false);
-            added.await.unwrap();
+            let plugin = NewPlugin {
+                app,
+                digest: Digest([wasm; 32]),
+                wasm: vec![wasm].into(),
+                exports: Exports::default(),
+                activate: false,
+            };
+            let audit = Audit {
+                id: Uuid::now_v7(),
+                at: Timestamp(1),
+                token: None,
+                actor: "test".to_owned(),
+                action: "test".into(),
+                app: None,
+                detail: serde_json::json!({}),
+                request_id: Uuid::nil(),
+            };
+            store.add_plugin(plugin, audit).await.unwrap();
         });
     };
     let waiting = async |jobs: usize| {
