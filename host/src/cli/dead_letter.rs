@@ -146,7 +146,7 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     let answer = bytes(answer).await?;
     if global.json {
         // To the letter, so that no digit of a value is lost.
-        output::line(&answer)?;
+        output::json_line(&answer)?;
         return Ok(Outcome::Done);
     }
     let page: DeadLetterPage = parse(&answer)?;
@@ -166,7 +166,7 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     ];
     output::table(head, rows)?;
     if let Some(next) = page.next {
-        eprintln!("More: --before {next}");
+        eprintln!("More: --before {}", output::clean(&next));
     }
     Ok(Outcome::Done)
 }
@@ -187,7 +187,7 @@ async fn show(global: &Global, app: &AppName, id: Uuid) -> Result<Outcome, Failu
         Err(failure) => return Err(failure),
     };
     if global.json {
-        output::line(&answer)?;
+        output::json_line(&answer)?;
     } else {
         print(&parse(&answer)?)?;
     }

@@ -11,18 +11,14 @@ use kvasm::http::{router, serve};
 use kvasm::metrics::Metrics;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
 pub(super) struct Serve {
-    /// The configuration, in TOML; over it come the environment and the arguments
-    #[arg(long, value_name = "FILE", env = "KVASM_CONFIG")]
-    config: Option<PathBuf>,
-    /// The address and port to listen on [default: 127.0.0.1:7180]
-    #[arg(long)]
-    listen: Option<SocketAddr>,
+    /// The address or name, and the port, to listen on [default: 127.0.0.1:7180]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
     /// The folder for compiled plugins, or none [default: in your cache directory]
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<String>,
@@ -49,14 +45,14 @@ fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
     let mut argument = |key: &str, value: Option<String>| {
         arguments.extend(value.map(|value| (key.to_owned(), value)));
     };
-    argument("listen", serve.listen.map(|listen| listen.to_string()));
+    argument("listen", serve.listen.clone());
     argument("cache_dir", serve.cache_dir.clone());
     argument("log.format", serve.log_format.clone());
-    let environment = |name: &str| std::env::var(name).ok();
-    let config = Config::load(serve.config.as_deref(), environment, &arguments);
+    let environment = |name: &str| global.environment().get(name).map(str::to_owned);
+    let config = Config::load(global.config().as_deref(), environment, &arguments);
     let mut config = config.map_err(|e| Failure::user(e.to_string()))?;
     // `--store` is an argument of all commands.
-    if let Some(store) = &global.store {
+    if let Some(store) = global.store_argument() {
         config.store = Some(open::parse(store)?);
     }
     Ok(config)
@@ -180,14 +176,15 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     }
     let metrics = Metrics::default();
     let _log = start_log(&config, &metrics)?;
+    global.environment().warn_of_unknown();
     // Each connection is a file; the system's default is often 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) => config.server.connections = connections(config.server.connections, files),
         Err(error) => tracing::warn!(%error, "the number of open files could not be raised"),
     }
     let host = host(&config, metrics.clone()).await?;
-    let listener = listen(config.listen)
-        .map_err(|e| Failure::user(format!("cannot listen on {}: {e}", config.listen)))?;
+    let refuse = |e| Failure::user(format!("cannot listen on {}: {e}", config.listen));
+    let listener = listen(config.listen.resolve().await.map_err(refuse)?).map_err(refuse)?;
     let address = listener.local_addr()?;
 
     // Before the address is printed: a signal may follow at once.

@@ -1,6 +1,6 @@
 //! `kvasm token` and `kvasm audit`.
 
-use super::client::{Path, connect};
+use super::client::{Pages, Path, connect};
 use super::failure::{Failure, Outcome};
 use super::{Global, output};
 use clap::{Args, Subcommand};
@@ -37,7 +37,7 @@ pub(super) enum Command {
     /// Revoke a token
     Revoke {
         /// Its id
-        token: String,
+        id: String,
         /// The app that it is good for, if you administer that one alone
         #[arg(long, value_parser = AppName::parse)]
         app: Option<AppName>,
@@ -88,13 +88,14 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
         }
         Command::List { app } => {
             let mut tokens = Vec::new();
+            let mut pages = Pages::default();
             let mut after = None;
             loop {
                 let page: TokenPage = client
                     .get(&path(app.as_ref(), &["tokens"]).with("after", after))
                     .await?;
                 tokens.extend(page.tokens);
-                after = page.next;
+                after = pages.next(page.next)?;
                 if after.is_none() {
                     break;
                 }
@@ -115,12 +116,10 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             });
             output::table(["ID", "NAME", "SCOPES", "APP", "STATE"], rows)?;
         }
-        Command::Revoke { token, app } => {
-            client
-                .delete(&path(app.as_ref(), &["tokens", &token]))
-                .await?;
-            output::object(global.json, &json!({ "revoked": token }), || {
-                format!("Revoked {token}.")
+        Command::Revoke { id, app } => {
+            client.delete(&path(app.as_ref(), &["tokens", &id])).await?;
+            output::object(global.json, &json!({ "revoked": id }), || {
+                format!("Revoked {id}.")
             })?;
         }
     }

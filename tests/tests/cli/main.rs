@@ -4,6 +4,7 @@
 mod entries;
 mod events;
 mod plugins;
+mod verbs;
 
 use kvasm_tests::program::process::program;
 use serde_json::Value;

@@ -23,8 +23,11 @@ pub(super) fn to_string(value: &impl ToString) -> String {
     value.to_string()
 }
 
-pub(super) fn text(text: &str) -> Result<String, String> {
-    Ok(text.to_owned())
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it is empty; off logs nothing".to_owned()),
+        text => Ok(text.to_owned()),
+    }
 }
 
 pub(super) fn at_least_1<T: std::str::FromStr<Err: std::fmt::Display> + Default + PartialEq>(
@@ -54,7 +57,7 @@ pub(super) fn show_store(store: &Option<StoreSpec>) -> String {
 }
 
 pub(super) fn cache_dir(text: &str) -> Result<CacheDir, String> {
-    text.parse().map_err(|never| match never {})
+    text.parse()
 }
 
 pub(super) fn show_cache_dir(dir: &CacheDir) -> String {
