@@ -220,6 +220,7 @@ impl From<StoreError> for Failure {
             | StoreError::AnswerTooLarge { .. }
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
+            | StoreError::LastAdmin
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)

@@ -151,14 +151,20 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         environment.warn_of_unknown();
     }
     let global = cli.global.with(environment)?;
-    tokio::runtime::Builder::new_multi_thread()
+    let is_server = matches!(cli.command, Command::Serve(_));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // A guest may have its thread for 10 ms a poll. By default new connections and
         // bytes are looked for after 61 polls, which is more than half a second then.
         .event_interval(8)
-        .build()
-        .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(dispatch(&global, cli.command)))
+        .build()?;
+    let result = runtime.block_on(dispatch(&global, cli.command));
+    if !is_server {
+        // A read of standard input cannot be ended: an import that was refused would
+        // wait for its writer.
+        runtime.shutdown_background();
+    }
+    result
 }
 
 /// The host's own log goes to standard error; `KVASM_LOG` chooses what of it.

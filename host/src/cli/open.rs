@@ -60,7 +60,9 @@ fn postgres(url: &str) -> Result<StoreSpec, String> {
     let hint = if rest.contains('@') { HINT } else { "" };
     let parsed = url::Url::parse(url).map_err(|e| format!("the URL cannot be read: {e}{hint}"))?;
     // What stands before the @ is then cut at a mark that a password has.
-    if parsed.path().contains('@') || parsed.fragment().is_some() {
+    let in_query = parsed.query().is_some_and(|query| query.contains('@'));
+    let is_cut = parsed.path().contains('@') || (in_query && parsed.path().is_empty());
+    if is_cut || parsed.fragment().is_some() {
         return Err(format!("the URL cannot be read{HINT}"));
     }
     Ok(StoreSpec::Postgres(url.to_owned()))

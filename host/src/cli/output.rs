@@ -4,12 +4,10 @@ use super::client;
 use super::failure::Failure;
 use comfy_table::{ContentArrangement, Table, presets};
 use kvasm::http::{Body, Response};
+use kvasm::model::Timestamp;
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, UNIX_EPOCH};
-
-/// The first time that [`time`] cannot write: the end of the year 9999.
-const TIME_END: i64 = 253_402_300_800_000;
 
 /// Prints an object as JSON, or a line for people.
 pub(super) fn object(
@@ -149,7 +147,7 @@ fn drives(c: char) -> bool {
 /// A time as people read it. One that has no date here is a number of milliseconds.
 pub(super) fn time(at_ms: i64) -> String {
     match u64::try_from(at_ms) {
-        Ok(ms) if at_ms < TIME_END => {
+        Ok(ms) if at_ms < Timestamp::END.0 => {
             humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
         }
         Ok(_) | Err(_) => format!("{at_ms} ms since 1970"),
@@ -163,8 +161,9 @@ mod tests {
     #[test]
     fn every_time_can_be_shown() {
         assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(time(TIME_END - 1), "9999-12-31T23:59:59.999Z");
-        for at in [i64::MIN, -1, TIME_END, i64::MAX] {
+        let end = Timestamp::END.0;
+        assert_eq!(time(end - 1), "9999-12-31T23:59:59.999Z");
+        for at in [i64::MIN, -1, end, i64::MAX] {
             assert_eq!(time(at), format!("{at} ms since 1970"));
         }
     }

@@ -24,9 +24,10 @@ pub(super) enum Command {
         /// The one app that it is good for [default: every app]
         #[arg(long, value_parser = AppName::parse)]
         app: Option<AppName>,
-        /// It stops being good after this time, such as 12h or 90d
-        #[arg(long, value_parser = humantime::parse_duration)]
-        expires: Option<Duration>,
+        /// It stops being good after this time, such as 12h or 90d, or never
+        /// [default: with the token that makes it]
+        #[arg(long, value_name = "TIME", value_parser = expires)]
+        expires: Option<Expires>,
     },
     /// List tokens
     List {
@@ -42,6 +43,20 @@ pub(super) enum Command {
         #[arg(long, value_parser = AppName::parse)]
         app: Option<AppName>,
     },
+}
+
+/// After which time a token expires; none for never.
+#[derive(Clone, Copy)]
+pub(super) struct Expires(Option<Duration>);
+
+fn expires(text: &str) -> Result<Expires, String> {
+    match text {
+        "never" => Ok(Expires(None)),
+        text => match humantime::parse_duration(text) {
+            Ok(after) => Ok(Expires(Some(after))),
+            Err(e) => Err(format!("{e}; write it like 12h or 90d, or never")),
+        },
+    }
 }
 
 #[derive(Args)]
@@ -70,9 +85,9 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             app,
             expires,
         } => {
-            let expires_at = expires.map(|after| {
-                let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                Timestamp::now().plus_ms(ms).0
+            let expires_at = expires.map(|Expires(after)| {
+                let ms = |after: Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                after.map(|after| Timestamp::now().plus_ms(ms(after)).0)
             });
             let new = NewToken {
                 name,
