@@ -109,7 +109,7 @@ pub(super) async fn get_many(global: &Global, input: Input) -> Result<Outcome, F
     output::table(["COLLECTION", "KEY", "VERSION", "UPDATED", "VALUE"], rows)?;
     let absent = entries.iter().filter(|entry| entry.is_none()).count();
     if absent > 0 {
-        eprintln!("{absent} of {} are not there.", entries.len());
+        output::note(&format!("{absent} of {} are not there.", entries.len()));
     }
     Ok(Outcome::Done)
 }

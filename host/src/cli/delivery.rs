@@ -58,7 +58,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
         rows,
     )?;
     if page.more {
-        eprintln!("There are more; narrow them with --trigger.");
+        output::note("There are more; narrow them with --trigger.");
     }
     Ok(Outcome::Done)
 }

@@ -169,11 +169,11 @@ impl Failure {
             let error = serde_json::json!({
                 "error": { "blame": blame, "message": self.message, "request_id": self.request_id, "log": self.log }
             });
-            eprintln!("{error}");
+            output::note_json(&error);
         } else {
-            eprintln!("error: {}", output::clean_item(&self.message));
+            output::note_item(&format!("error: {}", self.message));
             if let Some(id) = self.request_id {
-                eprintln!("request {}", output::clean(&id));
+                output::note(&format!("request {id}"));
             }
         }
         ExitCode::from(code)

@@ -251,7 +251,7 @@ async fn get(global: &Global, at: At) -> Result<Outcome, Failure> {
         if global.json {
             output::object(true, &serde_json::Value::Null, String::new)?;
         } else {
-            eprintln!("There is no such entry.");
+            output::note("There is no such entry.");
         }
         return Ok(Outcome::Absent);
     };
@@ -354,7 +354,7 @@ async fn list_pages(global: &Global, args: ListArgs) -> Result<Outcome, Failure>
             None => break,
             Some(cursor) if !args.all => {
                 if !global.json {
-                    eprintln!("More: --cursor {}", output::clean(cursor));
+                    output::note(&format!("More: --cursor {cursor}"));
                 }
                 break;
             }

@@ -22,6 +22,21 @@ pub(super) fn object(
     Ok(())
 }
 
+/// Prints a line for people to standard error. One that nobody reads is lost.
+pub(super) fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", clean(line));
+}
+
+/// The same of an item that can have several lines.
+pub(super) fn note_item(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", clean_item(text));
+}
+
+/// The same of JSON.
+pub(super) fn note_json(value: &Value) {
+    let _ = writeln!(std::io::stderr(), "{}", clean_json(&value.to_string()));
+}
+
 /// Prints a value as JSON.
 pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_vec(value).map_err(std::io::Error::from)?;

@@ -80,9 +80,9 @@ pub(super) fn output_value(output: &[u8]) -> Value {
 
 fn print_log(log: &GuestLog) {
     for line in log.lines() {
-        eprintln!("{line}");
+        output::note_item(&line.to_string());
     }
     if log.dropped() > 0 {
-        eprintln!("({} more lines were dropped)", log.dropped());
+        output::note(&format!("({} more lines were dropped)", log.dropped()));
     }
 }

@@ -97,7 +97,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             let path = path(app.as_ref(), &["tokens"]);
             let made: TokenMade = client.post("POST", &path, &new).await?;
             if !global.json {
-                eprintln!("Token {}. It is not shown again:", made.token.id);
+                output::note(&format!("Token {}. It is not shown again:", made.token.id));
             }
             output::object(global.json, &json!(made), || made.secret.clone())?;
         }

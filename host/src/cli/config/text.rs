@@ -96,6 +96,14 @@ pub(super) fn show_log_format(format: &LogFormat) -> String {
     }
 }
 
+/// A duration that may be nothing.
+pub(super) fn delay(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => duration(text),
+    }
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
         Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
