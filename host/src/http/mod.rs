@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use axum::Router;
 pub use axum::body::Body;
-pub use axum::http::{HeaderMap, Request, Response, StatusCode};
+pub use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 pub use router::openapi;
 pub use serve::serve;
 

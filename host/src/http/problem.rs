@@ -56,6 +56,7 @@ kinds! {
     TokenInvalid = UNAUTHORIZED "token-invalid" "The token is not valid",
     Forbidden = FORBIDDEN "forbidden" "The token does not allow this",
     ScopeExceeded = FORBIDDEN "scope-exceeded" "A token cannot grant what its maker does not have",
+    LifetimeExceeded = FORBIDDEN "lifetime-exceeded" "A token cannot outlast that of its maker",
     AppNotFound = NOT_FOUND "app-not-found" "There is no such app",
     AppExists = CONFLICT "app-exists" "The app's name is taken",
     EntryNotFound = NOT_FOUND "entry-not-found" "There is no such entry",
@@ -64,6 +65,7 @@ kinds! {
     TriggerNotFound = NOT_FOUND "trigger-not-found" "There is no such trigger",
     DeadLetterNotFound = NOT_FOUND "dead-letter-not-found" "There is no such dead letter",
     TokenNotFound = NOT_FOUND "token-not-found" "There is no such token",
+    LastAdminToken = CONFLICT "last-admin-token" "The token is the last that administers the instance",
     PluginNotFound = NOT_FOUND "plugin-not-found" "There is no such plugin version",
     PluginActive = CONFLICT "plugin-active" "The plugin version is active",
     NoActivePlugin = NOT_FOUND "no-active-plugin" "The app has no active plugin",
@@ -228,6 +230,8 @@ impl From<ServiceError> for Problem {
             ServiceError::NothingToRollBackTo => Kind::NothingToRollBackTo,
             ServiceError::TokenNotFound => Kind::TokenNotFound,
             ServiceError::ScopeExceeded(_) => Kind::ScopeExceeded,
+            ServiceError::LifetimeExceeded(_) => Kind::LifetimeExceeded,
+            ServiceError::LastAdmin => Kind::LastAdminToken,
             ServiceError::Full(_) => {
                 log_cause(&error);
                 Kind::StoreFull

@@ -127,6 +127,10 @@ statements! {
     /// App, the one to keep, now: removes the app's tokens that are revoked or expired.
     DELETE_VOID_TOKENS = "DELETE FROM tokens AS t WHERE t.app_id = $1 AND t.id <> $2 \
         AND (t.revoked_at IS NOT NULL OR t.expires_at <= $3)";
+    /// Time: the tokens that administer the instance then. Holds them.
+    HOLD_ADMINS = "SELECT t.id FROM tokens AS t WHERE t.app_id IS NULL \
+        AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $1) \
+        AND ' ' || t.scopes || ' ' LIKE '% instance:admin %' ORDER BY t.id FOR UPDATE";
     /// Id, time, app or null for any.
     REVOKE_TOKEN = "UPDATE tokens AS t SET revoked_at = $2 WHERE t.id = $1 \
         AND t.revoked_at IS NULL AND ($3::uuid IS NULL OR t.app_id = $3) RETURNING t.id";
