@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A small disk, which is gone with this.
-struct Disk(tempfile::TempDir);
+pub struct Disk(tempfile::TempDir);
 
 impl Disk {
     /// None where tests may not mount.
-    fn new(bytes: u64) -> Option<Disk> {
+    pub fn new(bytes: u64) -> Option<Disk> {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
@@ -23,6 +23,18 @@ impl Disk {
             .output();
         let mounted = mounted.is_ok_and(|output| output.status.success());
         mounted.then_some(Disk(folder))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Gives it another size.
+    pub fn resize(&self, bytes: u64) {
+        let size = format!("remount,size={bytes}");
+        let mut mount = Command::new("mount");
+        let status = mount.args(["-o", &size]).arg(self.path()).status();
+        assert!(status.unwrap().success());
     }
 }
 

@@ -1,5 +1,5 @@
 //! What `/readyz` says when the host cannot work. Full disks are in
-//! `tests/tests/serve/stores.rs` and `tests/tests/store/postgres/full.rs`.
+//! `tests/tests/serve/stores.rs` and, of Postgres, in `full_postgres.rs`.
 
 use super::stage::{Database, Stage};
 use kvasm::model::{Collection, Key, Op, Timestamp, Value as Entry, WriteBatch};
