@@ -1,6 +1,7 @@
 //! Guests that compute, and what the others feel of it.
 
 use super::kit::{self, Neighbour, Stage};
+use kvasm::HostBuilder;
 use kvasm::model::{App, Limits};
 use kvasm_tests::guests::{manifest, module, module_with};
 use kvasm_tests::server::{Server, eventually};
@@ -46,7 +47,13 @@ async fn limit(server: &Server, app: &App, calls_at_once: u32) {
 /// Calls an app of this module from so many clients, each so often, with a neighbour
 /// beside it that must feel nothing; the statuses of the calls.
 async fn pressed(instances: u32, loud: Vec<u8>, clients: usize, each: usize) -> Vec<u16> {
-    let stage = Stage::with(|builder| builder.instances(instances)).await;
+    // Each is ended by its computing, soon enough for those behind it.
+    let limits = Limits {
+        cpu_time: Duration::from_millis(250),
+        ..kit::patient()
+    };
+    let set_up = |builder: HostBuilder| builder.instances(instances).limits(limits);
+    let stage = Stage::with(set_up).await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let app = stage.server.deployed("loud", loud).await;
     limit(&stage.server, &app, 32).await;
