@@ -134,7 +134,10 @@ fn selected(command: &mut Command) -> Result<()> {
     let text = display(command);
     let (status, printed) = report::tee(command).with_context(|| format!("`{text}`"))?;
     if !status.success() {
-        bail!("`{text}` failed ({status}): {}", report::failures(&printed));
+        bail!(
+            "`{text}` failed ({status}): {}",
+            report::failures(&printed, "")
+        );
     }
     Ok(())
 }

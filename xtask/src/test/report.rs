@@ -1,5 +1,6 @@
 //! What test programs print: which tests failed, and how many there were.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -23,8 +24,9 @@ pub fn tee(command: &mut Command) -> Result<(ExitStatus, String)> {
     Ok((child.wait()?, printed))
 }
 
-/// The tests that failed, by the list at the end of a test program's output.
-pub fn failures(printed: &str) -> String {
+/// The tests that failed, by the list at the end of a test program's output; if there is
+/// none, those of `all` (what it prints with `--list`) that had not ended.
+pub fn failures(printed: &str, all: &str) -> String {
     let mut names = Vec::new();
     let mut in_list = false;
     for line in printed.lines() {
@@ -36,11 +38,32 @@ pub fn failures(printed: &str) -> String {
             in_list = false;
         }
     }
-    if names.is_empty() {
-        "no test is named as failed: the program did not start, or it died".to_owned()
-    } else {
-        names.join(", ")
+    if !names.is_empty() {
+        return names.join(", ");
     }
+    let unfinished = unfinished(printed, all);
+    match unfinished.get(..SHOWN) {
+        Some(first) => format!(
+            "it died or hung; first of what had not ended: {}",
+            first.join(", ")
+        ),
+        None if unfinished.is_empty() => "it did not start, or it died".to_owned(),
+        None => format!("it died or hung; had not ended: {}", unfinished.join(", ")),
+    }
+}
+
+/// Tests start in the order of the list, so those that ran are among the first that had
+/// not ended.
+const SHOWN: usize = 6;
+
+fn unfinished<'a>(printed: &str, all: &'a str) -> Vec<&'a str> {
+    let ended: HashSet<_> = printed
+        .lines()
+        .filter_map(|line| line.strip_prefix("test ")?.split_once(" ... "))
+        .map(|(name, _)| name)
+        .collect();
+    let all = all.lines().filter_map(|line| line.strip_suffix(": test"));
+    all.filter(|name| !ended.contains(name)).collect()
 }
 
 /// How many tests passed, over all programs of an output.
@@ -80,8 +103,17 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out
 
     #[test]
     fn the_tests_that_failed_are_named() {
-        assert_eq!(failures(FAILED), "b::dies, b::fails");
-        assert!(failures("Segmentation fault\n").contains("it died"));
+        assert_eq!(failures(FAILED, ""), "b::dies, b::fails");
+        assert!(failures("Segmentation fault\n", "").contains("it died"));
+    }
+
+    #[test]
+    fn of_a_program_that_hung_the_tests_that_had_not_ended_are_named() {
+        let all = "a: test\nb: test\nc: test\n\n3 tests, 0 benchmarks\n";
+        let text = failures("running 3 tests\ntest b ... ok\n", all);
+        assert!(text.ends_with("had not ended: a, c"), "{text}");
+        let all = "a: test\n".repeat(SHOWN + 1);
+        assert!(failures("", &all).contains("first of what"));
     }
 
     #[test]

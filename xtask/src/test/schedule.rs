@@ -1,6 +1,7 @@
 //! Running test programs side by side: those first that took longest the last time.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::report::{failures, passed};
-use crate::process::{step, workspace};
+use crate::process::{probe, step, workspace};
 
 /// No program takes that long, with all cores busy either: one that does hangs.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
@@ -34,6 +35,7 @@ impl Job {
 /// One that runs.
 struct Running {
     name: String,
+    program: OsString,
     child: Child,
     log: PathBuf,
     start: Instant,
@@ -93,7 +95,7 @@ fn in_order(mut jobs: Vec<Job>, times: &Times) -> Vec<Job> {
 }
 
 fn begin(mut job: Job, folder: &Path) -> Result<Running> {
-    let name = job.name;
+    let (name, program) = (job.name, job.command.get_program().to_owned());
     let log = folder.join(format!("{}.log", name.replace(['(', ')', ' '], "_")));
     let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let child = job
@@ -106,6 +108,7 @@ fn begin(mut job: Job, folder: &Path) -> Result<Running> {
     let start = Instant::now();
     Ok(Running {
         name,
+        program,
         child,
         log,
         start,
@@ -140,7 +143,9 @@ fn finish(job: &Running, status: ExitStatus) -> Result<u64> {
     let name = &job.name;
     if !status.success() {
         println!("{printed}");
-        bail!("{name} ({status}): {}", failures(&printed));
+        // Of cargo it is a list of commands, in which no test is named.
+        let all = probe(Command::new(&job.program).arg("--list")).unwrap_or_default();
+        bail!("{name} ({status}): {}", failures(&printed, &all));
     }
     let tests = passed(&printed);
     println!("{name:<24} {tests:>4} passed in {seconds:>5.1} s");
