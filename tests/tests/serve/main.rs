@@ -9,3 +9,4 @@ mod people;
 mod start;
 mod stop;
 mod stores;
+mod upgrade;
