@@ -15,7 +15,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::process::{cargo, display, step, workspace};
+use crate::process::{cargo, display, run as run_command, step, workspace};
 use crate::wasm_std::guest_cargo;
 use crate::{guests, host, postgres};
 use load::Load;
@@ -68,6 +68,11 @@ pub fn run(options: &Options) -> Result<()> {
     let needs = Needs::find()?;
     if !options.arguments.is_empty() {
         step("only what the arguments select is tested");
+        // First, so that no load slows the build down.
+        let own = options.arguments.split(|argument| argument == "--").next();
+        let mut build = cargo_test(own.unwrap_or_default());
+        needs.set(&mut build);
+        run_command(build.arg("--no-run"))?;
         return repeat(options, || {
             let mut command = cargo_test(&options.arguments);
             needs.set(&mut command);
