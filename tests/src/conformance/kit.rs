@@ -314,8 +314,16 @@ impl Tenant {
 /// Removes all rows of deleted apps.
 pub async fn reap(store: &dyn Store) {
     let mut rounds = Rounds::new();
-    while store.reap(500).await.expect("reaped") > 0 {
+    while reap_some(store, 500).await > 0 {
         rounds.next();
+    }
+}
+
+/// Removes up to `limit` rows of one deleted app; how many.
+pub async fn reap_some(store: &dyn Store, limit: u32) -> u64 {
+    match store.graves(None, 1).await.expect("graves").first() {
+        Some(app) => store.reap(*app, limit).await.expect("reaped"),
+        None => 0,
     }
 }
 

@@ -2,6 +2,7 @@
 //! `tests/tests/serve/stores.rs` and, of Postgres, in `full_postgres.rs`.
 
 use super::stage::{Database, Stage};
+use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{Collection, Key, Op, Timestamp, Value as Entry, WriteBatch};
 use kvasm::store::{PostgresOptions, PostgresStore};
 use kvasm_tests::postgres::{Cluster, Options};
@@ -9,6 +10,7 @@ use kvasm_tests::server::{Answer, Server, eventually};
 use serde_json::Value;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 async fn becomes_ready(server: &Server) {
     let anonymous = server.anonymous();
@@ -92,6 +94,58 @@ async fn a_task_that_fails_makes_the_host_unready_and_says_why() {
     stage.database.sql(&rename("others", "triggers")).await;
     becomes_ready(&stage.server).await;
     stage.stop().await;
+}
+
+/// A table that a task needs is gone for a while: it shows as the task's failure.
+async fn shows_as(task: &str, table: &str) {
+    let mut stage = Stage::sqlite().await;
+    stage.start_with(DispatchOptions {
+        upkeep: Duration::from_millis(20),
+        ..DispatchOptions::default()
+    });
+    becomes_ready(&stage.server).await;
+    let rename = |from: &str, to: &str| format!("ALTER TABLE {from} RENAME TO {to}");
+    stage.database.sql(&rename(table, "others")).await;
+    eventually("it shows in the metrics", async || {
+        stage.counted(&format!("kvasm_task_failing{{name=\"{task}\"}} 1"))
+    })
+    .await;
+    let failing = becomes_unready(&stage.server, "not-ready").await;
+    let failing = failing.as_array().unwrap();
+    let found = failing.iter().find(|failing| failing["name"] == task);
+    let cause = found.unwrap()["cause"].as_str().unwrap();
+    assert!(cause.contains(table), "{cause}");
+    stage.database.sql(&rename("others", table)).await;
+    becomes_ready(&stage.server).await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn housekeeping_that_fails_makes_the_host_unready() {
+    shows_as("housekeeping", "audit").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reaper_that_fails_makes_the_host_unready() {
+    shows_as("reaper", "apps").await;
+}
+
+/// A look at the queues that takes minutes: it waits for a lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_takes_long_does_not_hold_up_the_stop() {
+    let mut stage = Stage::postgres(Duration::from_secs(600)).await;
+    let lock = "LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE";
+    let hold = stage.database.hold(lock).await;
+    stage.start();
+    eventually("the look waits for the lock", async || {
+        let waits = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        stage.database.sql(waits).await == "1"
+    })
+    .await;
+    let stopped = tokio::time::timeout(Duration::from_secs(60), stage.stop()).await;
+    assert!(stopped.is_ok(), "it waits for the look");
+    drop(hold);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -63,8 +63,11 @@ statements! {
     /// App, now: deletes it for all who ask. No app can have the name that it gets.
     BURY = "UPDATE apps AS a SET name = '~' || a.id::text, deleted_at = $2, \
         active_plugin = NULL, active_module = NULL WHERE a.id = $1";
-    /// A deleted app.
-    BURIED = "SELECT a.id FROM apps AS a WHERE a.deleted_at IS NOT NULL LIMIT 1";
+    /// Deleted apps after an identity, how many.
+    GRAVES = "SELECT a.id FROM apps AS a WHERE a.deleted_at IS NOT NULL AND a.id > $1 \
+        ORDER BY a.id LIMIT $2";
+    /// App: a row if it was deleted.
+    IS_BURIED = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NOT NULL";
     /// A deleted app without rows. The foreign keys' cascades take along its plugins
     /// and triggers.
     DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NOT NULL";
