@@ -239,6 +239,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     let metrics = Metrics::default();
     let _log = start_log(&config, &metrics)?;
     global.environment().warn_of_unknown();
+    ignore_hangups()?;
     // Each connection is a file; the system's default is often 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) => config.server.connections = connections(config.server.connections, files),
@@ -275,6 +276,25 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     }
     tracing::info!("stopped");
     Ok(Outcome::Done)
+}
+
+/// A terminal that closes, or a script that asks daemons to read their configuration
+/// again, does not end the server: SIGHUP is a line in the log and nothing else.
+#[cfg(unix)]
+fn ignore_hangups() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::warn!("SIGHUP is ignored: the configuration is read at the start only");
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn ignore_hangups() -> std::io::Result<()> {
+    Ok(())
 }
 
 /// The first signal stops the server, the second the process.

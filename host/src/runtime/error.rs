@@ -282,6 +282,8 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::PluginActive(_)
         | ServiceError::NothingToRollBackTo
         | ServiceError::TokenNotFound
+        | ServiceError::LastAdmin
+        | ServiceError::LifetimeExceeded(_)
         | ServiceError::ScopeExceeded(_) => Blame::Host,
     }
 }

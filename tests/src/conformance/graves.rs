@@ -6,6 +6,7 @@ use super::event_kit::trigger;
 use super::kit::{
     Tenant, app, audit_row, bytes, collection, key, list, reap, reap_some, set, token,
 };
+use super::rounds::Rounds;
 use kvasm::model::{
     AppId, Audit, DeadReason, Letters, PluginVersion, Schedule, Timestamp, Verdict, Watch,
 };
@@ -123,7 +124,9 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
     next.set("c", "a", bytes("new")).await;
 
     let mut steps = 0;
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         let reaped = reap_some(&*kit.store, STEP).await;
         if reaped == 0 {
             break;

@@ -31,6 +31,7 @@ pub mod plugins;
 pub mod quotas;
 pub mod races;
 pub mod rng;
+pub mod rounds;
 pub mod scale;
 pub mod schedules;
 pub mod settings;

@@ -2,6 +2,7 @@
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, audit_row, token, token_id};
+use super::rounds::Rounds;
 use kvasm::model::{
     AppId, Audit, Resource, Scope, SecretHash, TOKENS_MAX, Timestamp, Token, TokenId,
 };
@@ -25,7 +26,9 @@ async fn find(kit: &Kit, id: TokenId) -> Option<Token> {
 /// All tokens of an app, or all, in pages of a few.
 async fn listed(kit: &Kit, app: Option<AppId>) -> Vec<Token> {
     let mut all: Vec<Token> = Vec::new();
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         let after = all.last().map(|token| token.id);
         let page = kit.store.tokens(app, after, 3).await.expect("tokens");
         assert!(page.len() <= 3);
