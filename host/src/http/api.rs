@@ -4,6 +4,7 @@
 mod batch;
 mod events;
 mod limits;
+mod problem;
 
 pub(super) use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
@@ -11,6 +12,7 @@ pub use batch::{Done, Precondition};
 pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveryPage, DeliveryView};
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
 pub use limits::{Limits, LimitsChange};
+pub use problem::ProblemView;
 
 use crate::model::{App, Audit, DELIVERIES_MAX, Exports, Plugin, Token, Usage};
 use crate::service::LogRecord;

@@ -46,7 +46,7 @@ pub(super) async fn readyz(
         _ => false,
     };
     Err(match may_see {
-        true => problem.with("failing", failing(&readiness)),
+        true => problem.failing(failing(&readiness)),
         false => problem,
     })
 }

@@ -6,6 +6,7 @@ use crate::metrics::Metrics;
 use axum::Router;
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -13,6 +14,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -77,7 +79,23 @@ pub async fn serve(
         let (service, peer) = (service.clone(), stream.peer());
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            service.call(request.map(|body| peer.body(body)))
+            // Such a client sends its body when it is asked for it, as by reading.
+            let waits = request.headers().contains_key(EXPECT);
+            let (parts, body) = request.into_parts();
+            let (body, rest) = peer.body(body);
+            let answer = service.call(Request::from_parts(parts, body));
+            async move {
+                let mut response = answer.await?;
+                let goes_on = match waits {
+                    true => rest.leave(),
+                    false => rest.discard().await,
+                };
+                if !goes_on {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = http.serve_connection(TokioIo::new(stream), with_peer);
         let connection = graceful.watch(connection);

@@ -9,4 +9,5 @@ mod events;
 mod limits;
 mod plugins;
 mod problems;
+mod schemathesis;
 mod triggers;
