@@ -26,6 +26,35 @@ OWN = os.environ["KVASM_TOKEN"].split("_")[1]
 
 @schemathesis.hook
 def before_call(ctx, case, kwargs):
-    """It must not revoke its own token: from there on it would see 401 alone."""
+    """Schemas cannot say how members depend on each other, or on what is there."""
+    path, query, body = case.operation.path, case.query or {}, case.body
+    # From there on it would see 401 alone.
     if case.path_parameters.get("token") == OWN:
         case.path_parameters["token"] = "0" * 32
+    # A log that is followed has no end.
+    if query.get("follow") in (True, "true"):
+        query["follow"] = "false"
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    # Only the server makes cursors.
+    query.pop("cursor", None)
+    # Times must be in order.
+    query.pop("until", None)
+    if not isinstance(body, dict):
+        return
+    if path.endswith("/tokens") and body.get("expires_at") is not None:
+        body["expires_at"] = 4102444800000
+    if "/dead-letters/" in path:
+        body.pop("until", None)
+        narrows = ("ids", "trigger", "reason", "from")
+        body["all"] = all(body.get(name) is None for name in narrows)
+    if "/triggers/" in path:
+        body.pop("schedule", None)
+        body["collection"] = body.get("collection") or "orders"
+        body.pop("function", None)
+    if path.endswith("/kv/commit"):
+        for operation in body.get("operations") or []:
+            # A value is JSON, or bytes.
+            if isinstance(operation, dict) and isinstance(operation.get("set"), dict):
+                operation["set"].pop("bytes", None)
+                operation["set"].setdefault("json", None)

@@ -5,9 +5,9 @@ use super::problem::{Kind, Problem};
 use super::{Shared, Trust};
 use crate::service::Actor;
 use axum::extract::FromRequestParts;
-use axum::http::{HeaderMap, HeaderValue};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
 /// The one who makes the request. Without a good token the request ends here.

@@ -244,7 +244,10 @@ mod tests {
             r#"{"status":200,"headers":[["a b","1"]]}"#,
             r#"{"status":200,"headers":[["a","1\r\nb: 2"]]}"#,
         ] {
-            assert!(answer(framed(bad).into(), &shop()).is_err(), "{bad} was taken");
+            assert!(
+                answer(framed(bad).into(), &shop()).is_err(),
+                "{bad} was taken"
+            );
         }
         assert!(answer(Bytes::new(), &shop()).is_err());
         assert!(answer(Bytes::from_static(b"\xff\xff\xff\xff{}"), &shop()).is_err());

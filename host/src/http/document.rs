@@ -2,6 +2,7 @@
 //! all of them: problems, and the shapes of names and numbers.
 
 use super::api::ProblemView;
+use crate::model::Scope;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
@@ -130,6 +131,9 @@ fn number(min: u32, max: u32) -> Value {
     json!({ "minimum": min, "maximum": max })
 }
 
+/// Why deliveries are given up.
+const REASONS: [&str; 4] = ["attempts", "age", "deterministic", "depth"];
+
 /// What a place of the document takes, beyond its type.
 fn known(place: &str, name: &str) -> Option<Value> {
     Some(match place {
@@ -143,6 +147,30 @@ fn known(place: &str, name: &str) -> Option<Value> {
         | "?before /v1/apps/{app}/dead-letters" => json!({ "format": "uuid" }),
         "NewApp.name" => text(1, 64, APP),
         "NewToken.name" => text(1, 128, NO_NUL),
+        "NewToken.scopes" => json!({
+            "minItems": 1,
+            "items": { "type": "string", "enum": Scope::ALL.map(Scope::as_str) },
+        }),
+        "Limits.entries" | "Limits.bytes" | "LimitsChange.entries" | "LimitsChange.bytes" => {
+            json!({ "minimum": 0, "maximum": i64::MAX })
+        }
+        "Limits.calls_at_once" | "LimitsChange.calls_at_once" => number(1, u32::MAX),
+        "TriggerPut.on" => json!({
+            "minItems": 1,
+            "items": { "type": "string", "enum": ["set", "delete"] },
+        }),
+        "LettersRequest.ids" => json!({
+            "minItems": 1,
+            "maxItems": 1_000,
+            "items": { "type": "string", "format": "uuid" },
+        }),
+        "LettersRequest.trigger" => text(1, 64, TRIGGER),
+        "?reason /v1/apps/{app}/dead-letters" => json!({ "enum": REASONS }),
+        // A member that can be null has null among its values.
+        "LettersRequest.reason" => {
+            let reasons = REASONS.map(Value::from);
+            json!({ "enum": reasons.into_iter().chain([Value::Null]).collect::<Vec<_>>() })
+        }
         "TriggerPut.attempts_max" => number(1, 100),
         "TriggerPut.age_max_ms" => number(1_000, 30 * 24 * 60 * 60 * 1_000),
         "LettersRequest.limit" => number(1, 1_000),
@@ -153,6 +181,8 @@ fn known(place: &str, name: &str) -> Option<Value> {
             "{token}" => text(32, 32, TOKEN),
             "{id}" => json!({ "format": "uuid" }),
             "?limit" => number(1, 1_000),
+            "?ttl_ms" | "ttl_ms" => json!({ "minimum": 1 }),
+            "?cursor" => json!({ "minLength": 1 }),
             "?collection" | "collection" => text(1, 128, NO_NUL),
             "?key" | "key" => text(1, 1_024, NO_NUL),
             "?prefix" | "?start" | "?end" | "prefix" => text(0, 1_024, NO_NUL),
@@ -249,7 +279,20 @@ fn components(document: &mut Value) {
     schemas.insert("Problem".to_owned(), problem);
     for (name, schema) in schemas {
         members(name, schema);
+        match name.as_str() {
+            "LimitsChange" => merge(schema, json!({ "minProperties": 1 })),
+            "CommitRequest" => merge(
+                schema,
+                json!({ "anyOf": [some("checks"), some("operations")] }),
+            ),
+            _ => {}
+        }
     }
+}
+
+/// An object whose list of this name is not empty.
+fn some(name: &str) -> Value {
+    json!({ "required": [name], "properties": { name: { "minItems": 1 } } })
 }
 
 fn members(name: &str, schema: &mut Value) {
@@ -279,11 +322,17 @@ fn members(name: &str, schema: &mut Value) {
 fn bound_integers(value: &mut Value) {
     match value {
         Value::Object(members) => {
-            let format = members.get("format").and_then(Value::as_str);
+            let format = members
+                .get("format")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
             let is_signed = !members.contains_key("minimum");
-            let bounds: Option<(Value, Value)> = match (format, is_signed) {
+            let bounds: Option<(Value, Value)> = match (format.as_deref(), is_signed) {
                 (Some("int32"), false) => Some((0.into(), u32::MAX.into())),
-                (Some("int64"), false) => Some((0.into(), u64::MAX.into())),
+                (Some("int64"), false) => {
+                    members.remove("format");
+                    Some((0.into(), u64::MAX.into()))
+                }
                 (Some("int64"), true) => Some((i64::MIN.into(), i64::MAX.into())),
                 _ => None,
             };

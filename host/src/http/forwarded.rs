@@ -150,15 +150,27 @@ mod tests {
         for (given, sent) in [
             ("a=1", Some("a=1; Path=/a/shop/")),
             ("a=1; Path=/", Some("a=1; Path=/a/shop/")),
-            ("a=1;path = /a/other/;Secure", Some("a=1;Secure; Path=/a/shop/")),
+            (
+                "a=1;path = /a/other/;Secure",
+                Some("a=1;Secure; Path=/a/shop/"),
+            ),
             ("a=1; Path=/a/shop2/", Some("a=1; Path=/a/shop/")),
-            ("a=1; PATH=/a/shop/x; HttpOnly", Some("a=1; HttpOnly; Path=/a/shop/x")),
+            (
+                "a=1; PATH=/a/shop/x; HttpOnly",
+                Some("a=1; HttpOnly; Path=/a/shop/x"),
+            ),
             ("a=1; Path=/a/shop/x; Path=/", Some("a=1; Path=/a/shop/")),
-            ("a=1; Domain=example.org; Max-Age=9", Some("a=1; Max-Age=9; Path=/a/shop/")),
+            (
+                "a=1; Domain=example.org; Max-Age=9",
+                Some("a=1; Max-Age=9; Path=/a/shop/"),
+            ),
             ("__Host-a=1; Secure; Path=/", None),
             (" __hOST-a=1; Secure; Path=/", None),
             ("=__Host-a=1; Secure; Path=/", None),
-            ("__Secure-a=1; Secure", Some("__Secure-a=1; Secure; Path=/a/shop/")),
+            (
+                "__Secure-a=1; Secure",
+                Some("__Secure-a=1; Secure; Path=/a/shop/"),
+            ),
         ] {
             assert_eq!(own_cookie(given, &shop).as_deref(), sent, "{given}");
         }

@@ -9,9 +9,7 @@ use super::params::{Params, Segments, page_limit, refused};
 use super::preconditions::{Preconditions, set_etag};
 use super::problem::{Kind, Problem};
 use super::transfer::EntryLine;
-use crate::model::{
-    Capability, Collection, Cursor, Entry, Key, KeyRange, Timestamp, Value,
-};
+use crate::model::{Capability, Collection, Cursor, Entry, Key, KeyRange, Timestamp, Value};
 use crate::service::{Caller, List, Write};
 use axum::body::Body;
 use axum::extract::State;

@@ -115,6 +115,15 @@ async fn set(
             "nothing is to be changed; give entries, bytes, calls_per_second or calls_at_once",
         ));
     }
+    let sizes = [patch.entries, patch.bytes];
+    if let Some(size) = sizes.into_iter().flatten().flatten().max()
+        && i64::try_from(size).is_err()
+    {
+        let limit = i64::MAX;
+        return Err(refused(format!(
+            "a limit is {size}; it must be at most {limit}, or null for no limit"
+        )));
+    }
     if patch.calls_at_once == Some(Some(0)) {
         return Err(refused(
             "calls_at_once is 0; it must be at least 1, or null for no limit",

@@ -47,7 +47,9 @@ impl Preconditions {
     /// Whether they name tags, so that what is there must not change meanwhile.
     pub(super) fn name_tags(&self) -> bool {
         let lists = [&self.if_match, &self.if_none_match];
-        lists.iter().any(|tags| matches!(tags, Some(Tags::These(_))))
+        lists
+            .iter()
+            .any(|tags| matches!(tags, Some(Tags::These(_))))
     }
 
     /// Whether `If-Match` holds for what has this tag now.
@@ -57,9 +59,9 @@ impl Preconditions {
             (Some(_), None) => false,
             (Some(Tags::Any), Some(_)) => true,
             // Compared strongly.
-            (Some(Tags::These(tags)), Some(current)) => tags
-                .iter()
-                .any(|tag| !tag.is_weak && tag.opaque == current),
+            (Some(Tags::These(tags)), Some(current)) => {
+                tags.iter().any(|tag| !tag.is_weak && tag.opaque == current)
+            }
         }
     }
 
@@ -235,7 +237,17 @@ mod tests {
 
     #[test]
     fn what_is_no_list_of_tags_is_refused() {
-        for bad in ["", "7", "\"7", "7\"", "\"7\"\"8\"", "*, \"7\"", "w/\"7\"", "\"a b\"", ","] {
+        for bad in [
+            "",
+            "7",
+            "\"7",
+            "7\"",
+            "\"7\"\"8\"",
+            "*, \"7\"",
+            "w/\"7\"",
+            "\"a b\"",
+            ",",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

@@ -1,5 +1,6 @@
 //! The OpenAPI document against the server, by Schemathesis.
 
+use kvasm::model::Scope;
 use kvasm_tests::guests::wasm;
 use kvasm_tests::server::Server;
 use std::path::PathBuf;
@@ -21,14 +22,28 @@ async fn the_server_answers_as_its_document_says() {
     };
     let server = Server::start().await;
     server.deployed("shop", wasm("counter")).await;
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    for app in ["other", "gone"] {
+        server.app(app, false).await;
+    }
+    // Not the first one, whose id is easily guessed.
+    let secret = server.token(None, &Scope::ALL, None).await;
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("schemathesis");
     let extra = std::env::var("KVASM_SCHEMATHESIS_ARGUMENTS").unwrap_or_default();
     let mut command = Command::new(program);
     command
         .arg("--config-file")
-        .arg(root.join("tests/schemathesis/schemathesis.toml"))
-        .args(["run", "--no-color", "--seed", "20261127"])
-        .env("KVASM_TOKEN", server.root.secret())
+        .arg(folder.join("schemathesis.toml"))
+        .args([
+            "run",
+            "--no-color",
+            "--seed",
+            "20261127",
+            "--max-time",
+            "60",
+        ])
+        .args(["--request-timeout", "20"])
+        .env("KVASM_TOKEN", secret)
+        .env("SCHEMATHESIS_HOOKS", folder.join("hooks.py"))
         .args(extra.split_whitespace())
         .arg(format!("http://{}/v1/openapi.json", server.address))
         .current_dir(std::env::temp_dir())
@@ -36,6 +51,8 @@ async fn the_server_answers_as_its_document_says() {
     let run = tokio::task::spawn_blocking(move || command.output());
     let output = run.await.unwrap().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    if !extra.is_empty() { println!("{text}"); }
+    if !extra.is_empty() {
+        println!("{text}");
+    }
     assert!(output.status.success(), "{text}");
 }
