@@ -4,13 +4,14 @@ use anyhow::Result;
 
 use crate::process::{cargo, run as run_command, step, workspace};
 use crate::wasm_std::guest_cargo;
-use crate::{guests, host, postgres};
+use crate::{guests, host, postgres, schemathesis};
 
 /// Runs the tests. `arguments` go to `cargo test` of the workspace.
 pub fn run(arguments: &[String]) -> Result<()> {
     let postgres = postgres::find()?;
     let guests = guests::build()?;
     let program = host::build()?;
+    let schemathesis = schemathesis::find();
 
     step("testing the workspace");
     let mut command = cargo();
@@ -19,6 +20,9 @@ pub fn run(arguments: &[String]) -> Result<()> {
         .env("KVASM_GUESTS", &guests)
         .env("KVASM_PG_BIN", &postgres)
         .arg("test");
+    if let Some(schemathesis) = schemathesis {
+        command.env("KVASM_SCHEMATHESIS", schemathesis);
+    }
     // Cargo ignores `-p` beside `--workspace`.
     if !names_packages(arguments) {
         command.arg("--workspace");

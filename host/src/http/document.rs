@@ -121,6 +121,7 @@ fn merge(schema: &mut Value, shape: Value) {
 const APP: &str = "^[a-z0-9_-]+$";
 const TRIGGER: &str = "^[A-Za-z0-9_.-]+$";
 const TOKEN: &str = "^[0-9a-f]{32}$";
+const NO_CONTROL: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 const NO_NUL: &str = "^[^\\u0000]*$";
 
 fn text(min: u32, max: u32, pattern: &str) -> Value {
@@ -146,7 +147,7 @@ fn known(place: &str, name: &str) -> Option<Value> {
         | "?before /v1/apps/{app}/audit"
         | "?before /v1/apps/{app}/dead-letters" => json!({ "format": "uuid" }),
         "NewApp.name" => text(1, 64, APP),
-        "NewToken.name" => text(1, 128, NO_NUL),
+        "NewToken.name" => text(1, 128, NO_CONTROL),
         "NewToken.scopes" => json!({
             "minItems": 1,
             "items": { "type": "string", "enum": Scope::ALL.map(Scope::as_str) },

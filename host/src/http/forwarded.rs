@@ -60,9 +60,12 @@ fn is_of_the_origin(name: &HeaderName) -> bool {
 
 /// What a plugin sees of a request's headers. The host's token is not among them.
 pub(super) fn of_request(headers: &HeaderMap) -> Vec<(&str, &str)> {
-    let shown = headers.iter().filter(|(name, value)| {
-        !is_of_the_host(name) && !(**name == AUTHORIZATION && auth::is_of_the_host(value))
-    });
+    let is_hidden = |name: &HeaderName, value: &HeaderValue| {
+        is_of_the_host(name) || (*name == AUTHORIZATION && auth::is_of_the_host(value))
+    };
+    let shown = headers
+        .iter()
+        .filter(|(name, value)| !is_hidden(name, value));
     let text = shown.filter_map(|(name, value)| {
         let value = std::str::from_utf8(value.as_bytes()).ok()?;
         Some((name.as_str(), value))
@@ -109,15 +112,11 @@ fn own_cookie(cookie: &str, app: &AppName) -> Option<String> {
     let root = format!("/a/{app}/");
     let mut parts = cookie.split(';');
     let pair = parts.next().unwrap_or_default();
-    // A browser takes what has no `=` for a value without a name, and looks for the
-    // prefix there too.
-    let start = pair.trim_start().get(..OF_THE_HOST.len());
-    let of_host = |text: &str| {
-        let start = text.trim_start().get(..OF_THE_HOST.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(OF_THE_HOST))
-    };
-    let value = pair.split_once('=').map_or("", |(_, value)| value);
-    if start.is_some_and(of_host) || (pair.trim_start().starts_with('=') && of_host(value)) {
+    // Without a name, a browser looks for the prefix in the value.
+    let (name, value) = pair.split_once('=').unwrap_or(("", pair));
+    let shown = if name.trim().is_empty() { value } else { name };
+    let start = shown.trim_start().get(..OF_THE_HOST.len());
+    if start.is_some_and(|start| start.eq_ignore_ascii_case(OF_THE_HOST)) {
         return None;
     }
     let mut own = pair.to_owned();
@@ -167,6 +166,7 @@ mod tests {
             ("__Host-a=1; Secure; Path=/", None),
             (" __hOST-a=1; Secure; Path=/", None),
             ("=__Host-a=1; Secure; Path=/", None),
+            ("__Host-a; Secure; Path=/", None),
             (
                 "__Secure-a=1; Secure",
                 Some("__Secure-a=1; Secure; Path=/a/shop/"),

@@ -6,13 +6,16 @@ use kvasm_tests::server::Server;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Where `cargo xtask test` has put Schemathesis.
+/// Where `cargo xtask test` has put Schemathesis. It says so if it could not.
 fn program() -> Option<PathBuf> {
     let given = std::env::var_os("KVASM_SCHEMATHESIS").map(PathBuf::from);
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let usual = root.join("target/schemathesis/bin/schemathesis");
     given.into_iter().chain([usual]).find(|path| path.is_file())
 }
+
+/// `KVASM_SCHEMATHESIS_ARGUMENTS`, such as `--max-time 600 --seed 7`, come after the usual
+/// ones: for a longer run by hand, with `--nocapture` to see it.
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_answers_as_its_document_says() {
