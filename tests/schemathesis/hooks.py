@@ -32,6 +32,22 @@ def integers(value):
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def is_operation(value):
+    """Whether it has the members of an operation."""
+    members = {
+        "set": {"collection", "key", "json", "bytes", "ttl_ms"},
+        "delete": {"collection", "key"},
+        "increment": {"collection", "key", "by"},
+    }
+    return len(value) == 1 and all(
+        isinstance(part, dict)
+        and isinstance(part.get("key"), str)
+        and isinstance(part.get("collection"), str)
+        and set(part) <= members.get(name, set())
+        for name, part in value.items()
+    )
+
+
 @schemathesis.hook
 def before_call(ctx, case, kwargs):
     """Schemas cannot say how members depend on each other, or on what is there."""
@@ -65,8 +81,7 @@ def before_call(ctx, case, kwargs):
         body.pop("function", None)
     if path.endswith("/kv/commit"):
         # It loses sight of what an operation is beside the rule that one list is not empty.
-        names = {"set", "delete", "increment"}
-        operations = [one for one in body.get("operations") or [] if set(one) <= names]
+        operations = [one for one in body.get("operations") or [] if is_operation(one)]
         body["operations"] = operations
         for operation in operations:
             # A value is JSON, or bytes.
