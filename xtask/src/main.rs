@@ -16,6 +16,7 @@ mod guests;
 mod host;
 mod postgres;
 mod process;
+mod schemathesis;
 mod test;
 mod wasm_std;
 

@@ -4,6 +4,7 @@
 mod batch;
 mod events;
 mod limits;
+mod problem;
 
 pub(super) use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
@@ -12,6 +13,7 @@ pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveryPage, Del
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
 use limits::given;
 pub use limits::{Limits, LimitsChange};
+pub use problem::ProblemView;
 
 use crate::model::{App, Audit, DELIVERIES_MAX, Exports, Plugin, Token, Usage};
 use crate::service::LogRecord;

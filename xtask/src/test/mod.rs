@@ -17,7 +17,7 @@ use clap::Args;
 
 use crate::process::{cargo, display, run as run_command, step, workspace};
 use crate::wasm_std::guest_cargo;
-use crate::{guests, host, postgres};
+use crate::{guests, host, postgres, schemathesis};
 use load::Load;
 use schedule::Job;
 
@@ -44,6 +44,8 @@ struct Needs {
     program: PathBuf,
     guests: PathBuf,
     postgres: PathBuf,
+    /// If it can be had.
+    schemathesis: Option<PathBuf>,
 }
 
 impl Needs {
@@ -52,6 +54,7 @@ impl Needs {
             postgres: postgres::find()?,
             guests: guests::build()?,
             program: host::build()?,
+            schemathesis: schemathesis::find(),
         })
     }
 
@@ -60,6 +63,9 @@ impl Needs {
             .env("KVASM_BIN", &self.program)
             .env("KVASM_GUESTS", &self.guests)
             .env("KVASM_PG_BIN", &self.postgres);
+        if let Some(schemathesis) = &self.schemathesis {
+            command.env("KVASM_SCHEMATHESIS", schemathesis);
+        }
     }
 }
 
