@@ -94,6 +94,7 @@ struct Inner {
     connections_refused: Counter,
     bytes_in_flight: Gauge,
     deliveries: Family<Invocation, Counter>,
+    triggers: Family<Invocation, Counter>,
     deliveries_running: Gauge,
     delivery_lag: Histogram,
     upkeep: Family<Named, Counter>,
@@ -123,6 +124,7 @@ impl Default for Metrics {
             connections_refused: Counter::default(),
             bytes_in_flight: Gauge::default(),
             deliveries: Family::default(),
+            triggers: Family::default(),
             deliveries_running: Gauge::default(),
             delivery_lag: Histogram::new(SECONDS),
             upkeep: Family::default(),
@@ -327,6 +329,13 @@ impl Metrics {
         let app = self.app_label(app);
         let label = Invocation { app, outcome };
         self.0.deliveries.get_or_create(&label).inc();
+    }
+
+    /// Counts a pause of a trigger by failures, or the end of a probe.
+    pub(crate) fn trigger(&self, app: &str, outcome: &'static str) {
+        let app = self.app_label(app);
+        let label = Invocation { app, outcome };
+        self.0.triggers.get_or_create(&label).inc();
     }
 
     pub(crate) fn delivery_running(&self) -> InUse {

@@ -6,7 +6,7 @@ use super::log::{LogGuard, LogWriter, log_panics};
 use super::{Global, open};
 use clap::Args;
 use kvasm::Host;
-use kvasm::dispatch::Dispatcher;
+use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::http::{router, serve};
 use kvasm::metrics::Metrics;
 use std::io::Write;
@@ -200,7 +200,11 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     lines.push(format!("Listening on http://{address}"));
     print_lines(lines)?;
 
-    let dispatcher = Dispatcher::new(host.clone(), config.dispatch.clone());
+    let dispatch = DispatchOptions {
+        drain: config.server.drain_timeout,
+        ..config.dispatch.clone()
+    };
+    let dispatcher = Dispatcher::new(host.clone(), dispatch);
     let dispatching = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
     let router = router(host.clone(), config.server.clone(), stop.clone());
     let drained = serve(listener, router, config.server.clone(), metrics, stop).await;

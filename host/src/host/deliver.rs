@@ -36,6 +36,11 @@ impl InvokeError {
         }
     }
 
+    /// Whether the handler says itself that the same delivery would fail again.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, InvokeError::Call(failure) if failure.error.is_permanent())
+    }
+
     /// Whether somebody else has the delivery by now, so that nothing is to be
     /// said of it any more.
     pub fn is_lease_lost(&self) -> bool {
@@ -46,6 +51,14 @@ impl InvokeError {
             failure.error,
             CallError::Commit(ServiceError::LeaseLost | ServiceError::AppNotFound)
         )
+    }
+
+    /// The request of a call that has failed.
+    pub fn request_id(&self) -> Option<Uuid> {
+        match self {
+            InvokeError::Call(failure) => Some(failure.request_id),
+            _ => None,
+        }
     }
 
     /// Where in the plugin it failed, if that is known.

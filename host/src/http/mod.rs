@@ -18,6 +18,7 @@ mod kv;
 mod layer;
 mod limits;
 mod logs;
+mod outstanding;
 mod params;
 mod plugins;
 mod problem;

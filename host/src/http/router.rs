@@ -1,8 +1,8 @@
 //! The routes.
 
 use super::{
-    Shared, apps, audit, batch, calls, deliveries, health, kv, layer, limits, logs, plugins,
-    tokens, transfer, triggers,
+    Shared, apps, audit, batch, calls, deliveries, health, kv, layer, limits, logs, outstanding,
+    plugins, tokens, transfer, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -60,7 +60,8 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(triggers::set, triggers::delete))
         .routes(routes!(triggers::pause))
         .routes(routes!(triggers::resume))
-        .routes(routes!(deliveries::outstanding))
+        .routes(routes!(outstanding::list))
+        .routes(routes!(outstanding::discard))
         .routes(routes!(deliveries::dead))
         .routes(routes!(deliveries::show))
         .routes(routes!(deliveries::replay))

@@ -273,11 +273,16 @@ impl CallError {
             | CallError::UnknownFunction { .. }
             | CallError::NoHttpHandler
             | CallError::Invalid(_) => true,
-            CallError::Failed { code, .. } => *code == kvasm_abi::EXIT_PERMANENT,
+            CallError::Failed { .. } => self.is_permanent(),
             CallError::Deadline { timeout, .. } => timeout.longest().is_of_the_guest(),
             CallError::Commit(error) => matches!(error, ServiceError::Invalid(_)),
             CallError::Conflict { .. } | CallError::HostMemory | CallError::Host(_) => false,
         }
+    }
+
+    /// Whether the plugin says itself that the same call would fail again.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, CallError::Failed { code, .. } if *code == kvasm_abi::EXIT_PERMANENT)
     }
 
     /// Whether a transaction that had read two moments at once could have failed

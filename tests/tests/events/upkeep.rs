@@ -3,8 +3,8 @@
 use super::stage::{Stage, collection, until};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{
-    Audit, Claim, DeadReason, Failed, Key, Op, Queue, Receipt, Timestamp, TriggerName, Value,
-    Verdict, WriteBatch,
+    Audit, Claim, DeadReason, Failed, Key, Op, ProbeWait, Queue, Receipt, Timestamp, TriggerName,
+    Value, Verdict, WriteBatch,
 };
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
@@ -122,11 +122,12 @@ async fn bury(stage: &Stage) {
         now,
         verdict: Verdict::GiveUp(DeadReason::Attempts),
         deterministic: false,
+        probe: ProbeWait::default(),
         error: "enough".to_owned(),
         trace: None,
         plugin: None,
     };
-    assert!(stage.host.store().fail(&failed).await.unwrap());
+    assert!(stage.host.store().fail(&failed).await.unwrap().is_held());
 }
 
 /// Deletes a big app and leaves the rest to the dispatcher; `number` answers a query
