@@ -69,10 +69,14 @@ impl InvokeError {
         }
     }
 
-    /// The error in a line.
+    /// The error without the places of its trace. Of a plugin that has logged its panic,
+    /// the message and the place of it.
     pub fn summary(&self) -> String {
         match self {
-            InvokeError::Call(failure) => failure.error.summary(),
+            InvokeError::Call(failure) => match (&failure.error, failure.log.panic()) {
+                (CallError::Trap { .. }, Some(panic)) => format!("the plugin {panic}"),
+                (error, _) => error.summary(),
+            },
             other => other.to_string(),
         }
     }

@@ -42,7 +42,7 @@ pub(crate) use health::{Task, chain};
 pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 pub use kv_service::KvService;
 pub use letters::{LETTERS_MAX, Page};
-pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogRecord, LogSource, Logs};
+pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub(crate) use rates::WriteRates;
 pub(crate) use throttle::{line_about, line_about_request};
 pub use tokens::{NewToken, Unauthenticated};
