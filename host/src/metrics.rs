@@ -220,6 +220,11 @@ impl Inner {
             self.deliveries.clone(),
         );
         registry.register(
+            "triggers",
+            "Pauses of triggers by failures, and their probes, by app and outcome: paused, probe_failed or resumed",
+            self.triggers.clone(),
+        );
+        registry.register(
             "deliveries_running",
             "Handlers that run now",
             self.deliveries_running.clone(),

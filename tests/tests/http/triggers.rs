@@ -32,7 +32,7 @@ async fn an_operator_makes_changes_and_removes_triggers() {
     let expected = json!({
         "name": "index", "origin": "operator", "function": "index",
         "collection": "orders", "prefix": "", "on": ["set", "delete"], "schedule": null,
-        "attempts_max": 12, "age_max_ms": 86_400_000, "paused": null, "failures": 0,
+        "attempts_max": 12, "age_max_ms": 86_400_000, "paused": null, "failures": 0, "probe_at": null,
         "next_at": null, "created_at": made["created_at"],
     });
     assert_eq!(made, expected);
