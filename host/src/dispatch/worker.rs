@@ -27,7 +27,7 @@ enum Outcome {
     Done,
     /// Somebody else has the delivery.
     Lost,
-    Failed(DeliverError),
+    Failed(Box<DeliverError>),
 }
 
 /// A delivery, and what is known of its claim.
@@ -115,7 +115,7 @@ async fn attempt(shared: &Shared, app: &App, delivery: &Delivery, receipt: &Rece
         result = shared.host.deliver(app, delivery, receipt.clone()) => match result {
             Ok(()) => Outcome::Done,
             Err(error) if error.error.is_lease_lost() => Outcome::Lost,
-            Err(error) => Outcome::Failed(error),
+            Err(error) => Outcome::Failed(Box::new(error)),
         },
         // Its commit would be refused.
         () = renew(shared, receipt) => Outcome::Lost,

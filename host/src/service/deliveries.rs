@@ -74,16 +74,14 @@ fn choice(which: &Outstanding, limit: u32) -> Value {
         from,
         until,
     } = which;
+    let is_all = *which == Outstanding::default();
     let parts = [
         ("events", (!events.is_empty()).then(|| json!(events))),
         ("trigger", trigger.as_ref().map(|name| json!(name))),
         ("from", from.map(|at| json!(at.0))),
         ("until", until.map(|at| json!(at.0))),
         // So that a row without a choice says what it was.
-        (
-            "all",
-            (*which == Outstanding::default()).then(|| json!(true)),
-        ),
+        ("all", is_all.then_some(Value::Bool(true))),
         ("limit", Some(json!(limit))),
     ];
     let parts = parts.into_iter();

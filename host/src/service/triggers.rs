@@ -78,18 +78,28 @@ impl Admin {
             }
             TriggerDeletion::Deleted => {}
         }
+        match fate {
+            Fate::Discard => self.discard_all(actor, app, its_own).await,
+            Fate::Refuse | Fate::Keep => Ok(0),
+        }
+    }
+
+    /// Discards all deliveries of a trigger that is gone, and so makes no new ones.
+    async fn discard_all(
+        &self,
+        actor: &Actor,
+        app: &App,
+        which: Outstanding,
+    ) -> Result<u64, ServiceError> {
         let mut discarded = 0;
-        while fate == Fate::Discard {
-            // It makes no new ones, so this ends.
-            let which = its_own.clone();
-            let some = self.discard_deliveries(actor, app, which, LETTERS_MAX, false);
+        loop {
+            let some = self.discard_deliveries(actor, app, which.clone(), LETTERS_MAX, false);
             let some = some.await?;
             discarded += some;
             if some < u64::from(LETTERS_MAX) {
-                break;
+                return Ok(discarded);
             }
         }
-        Ok(discarded)
     }
 
     /// Lets a trigger's deliveries wait, or go on.

@@ -9,6 +9,7 @@ mod memory;
 mod outbox;
 mod postgres;
 mod registry;
+mod schema;
 mod sqlite;
 mod sum;
 mod upkeep;
@@ -23,6 +24,7 @@ pub use memory::MemoryStore;
 pub use outbox::Outbox;
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::Registry;
+pub use schema::{Migrate, Schema, SchemaState};
 pub use sqlite::{IncrementalVacuum, SqliteOptions, SqliteStore};
 pub use upkeep::Upkeep;
 

@@ -4,6 +4,8 @@
 use super::LogFormat;
 use crate::cli::open::{CacheDir, StoreSpec};
 use humantime::{format_duration, parse_duration};
+use kvasm::store::Migrate;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub(super) fn toml_value(text: &str) -> String {
@@ -53,6 +55,21 @@ pub(super) fn show_store(store: &Option<StoreSpec>) -> String {
     store.as_ref().map_or_else(String::new, StoreSpec::shown)
 }
 
+pub(super) fn migrate(text: &str) -> Result<Migrate, String> {
+    match text {
+        "alone" => Ok(Migrate::Alone),
+        "always" => Ok(Migrate::Always),
+        _ => Err("it must be alone or always".to_owned()),
+    }
+}
+
+pub(super) fn show_migrate(migrate: &Migrate) -> String {
+    match migrate {
+        Migrate::Alone => "alone".to_owned(),
+        Migrate::Always => "always".to_owned(),
+    }
+}
+
 pub(super) fn cache_dir(text: &str) -> Result<CacheDir, String> {
     text.parse().map_err(|never| match never {})
 }
@@ -63,6 +80,19 @@ pub(super) fn show_cache_dir(dir: &CacheDir) -> String {
         CacheDir::None => "none".to_owned(),
         CacheDir::Folder(folder) => folder.display().to_string(),
     }
+}
+
+pub(super) fn address(text: &str) -> Result<Option<SocketAddr>, String> {
+    match text {
+        "none" => Ok(None),
+        text => from_str(text).map(Some),
+    }
+}
+
+pub(super) fn show_address(address: &Option<SocketAddr>) -> String {
+    address
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), SocketAddr::to_string)
 }
 
 pub(super) fn auto(text: &str) -> Result<Option<usize>, String> {
@@ -90,6 +120,14 @@ pub(super) fn show_log_format(format: &LogFormat) -> String {
     match format {
         LogFormat::Text => "text".to_owned(),
         LogFormat::Json => "json".to_owned(),
+    }
+}
+
+/// A duration that may be nothing.
+pub(super) fn delay(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => duration(text),
     }
 }
 
