@@ -48,17 +48,6 @@ macro_rules! app_exists {
     };
 }
 
-/// Whether a trigger `t` lets anything through at a time, as `Standing::open`.
-macro_rules! open_at {
-    ($now:literal) => {
-        concat!(
-            "(t.paused IS NULL OR (t.paused = 'failures' AND coalesce(t.probe_at, 0) <= ",
-            $now,
-            "))"
-        )
-    };
-}
-
 #[macro_use]
 pub(super) mod usage;
 #[macro_use]

@@ -19,6 +19,17 @@
 //! takes two keys of the same hash, then one waits for the other, or loses the race
 //! and runs again: the last of them sees that it is the last.
 
+/// Whether a trigger `t` lets anything through at a time, as `Standing::open`.
+macro_rules! open_at {
+    ($now:literal) => {
+        concat!(
+            "(t.paused IS NULL OR (t.paused = 'failures' AND coalesce(t.probe_at, 0) <= ",
+            $now,
+            "))"
+        )
+    };
+}
+
 /// Columns of `deliveries`, app and number first, that a new one has. What is left
 /// out is the same for all of them.
 macro_rules! insert_delivery {
