@@ -87,7 +87,10 @@ async fn an_operator_makes_changes_and_removes_triggers() {
         "app.create",
     ];
     assert_eq!(actions, expected);
-    assert_eq!(audit["audit"][0]["detail"], json!({ "trigger": "index" }));
+    assert_eq!(
+        audit["audit"][0]["detail"],
+        json!({ "trigger": "index", "deliveries": "refuse" })
+    );
 }
 
 #[tokio::test]
