@@ -84,6 +84,7 @@ type Series = (OfApp, &'static str);
 enum OfApp {
     Invocations,
     Deliveries,
+    Triggers,
 }
 
 struct Inner {
@@ -105,6 +106,7 @@ struct Inner {
     connections_refused: Counter,
     bytes_in_flight: Gauge,
     deliveries: Family<Invocation, Counter>,
+    triggers: Family<Invocation, Counter>,
     deliveries_running: Gauge,
     delivery_lag: Histogram,
     upkeep: Family<Named, Counter>,
@@ -134,6 +136,7 @@ impl Default for Metrics {
             connections_refused: Counter::default(),
             bytes_in_flight: Gauge::default(),
             deliveries: Family::default(),
+            triggers: Family::default(),
             deliveries_running: Gauge::default(),
             delivery_lag: Histogram::new(SECONDS),
             upkeep: Family::default(),
@@ -229,6 +232,11 @@ impl Inner {
             self.deliveries.clone(),
         );
         registry.register(
+            "triggers",
+            "Pauses of triggers by failures, and their probes, by app and outcome: paused, probe_failed or resumed",
+            self.triggers.clone(),
+        );
+        registry.register(
             "deliveries_running",
             "Handlers that run now",
             self.deliveries_running.clone(),
@@ -305,6 +313,7 @@ impl Metrics {
         match what {
             OfApp::Invocations => &self.0.invocations,
             OfApp::Deliveries => &self.0.deliveries,
+            OfApp::Triggers => &self.0.triggers,
         }
     }
 
@@ -364,6 +373,11 @@ impl Metrics {
     /// Counts the end of an attempt at a delivery.
     pub(crate) fn delivery(&self, app: &str, outcome: &'static str) {
         self.count_of_app(OfApp::Deliveries, app, outcome);
+    }
+
+    /// Counts a pause of a trigger by failures, or the end of a probe.
+    pub(crate) fn trigger(&self, app: &str, outcome: &'static str) {
+        self.count_of_app(OfApp::Triggers, app, outcome);
     }
 
     pub(crate) fn delivery_running(&self) -> InUse {

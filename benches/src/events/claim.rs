@@ -5,7 +5,7 @@ use crate::report::{Row, Target, median};
 use crate::{Effort, generous};
 use anyhow::{Result, ensure};
 use kvasm::model::{
-    AppId, Claim, Delivery, Failed, Queue, Receipt, Timestamp, TriggerName, Verdict,
+    AppId, Claim, Delivery, Failed, ProbeWait, Queue, Receipt, Timestamp, TriggerName, Verdict,
 };
 use std::time::Instant;
 use tokio::runtime::Runtime;
@@ -70,7 +70,7 @@ impl Backlog {
             ensure!(claimed.len() == LIMIT as usize, "{} claimed", claimed.len());
             for delivery in claimed {
                 let failed = given_back(self.queue.app, delivery, claim.lease);
-                ensure!(store.fail(&failed).await?, "the lease was lost");
+                ensure!(store.fail(&failed).await?.is_held(), "the lease was lost");
             }
         }
         self.claims.push(median(&mut took));
@@ -91,6 +91,7 @@ fn given_back(app: AppId, delivery: Delivery, lease: Uuid) -> Failed {
         now,
         verdict: Verdict::RetryAt(now),
         deterministic: false,
+        probe: ProbeWait::default(),
         error: "given back".to_owned(),
         trace: None,
         plugin: None,

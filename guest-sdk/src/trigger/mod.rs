@@ -11,7 +11,7 @@
 //!
 //! An `Err` fails the run; the delivery is tried again later, and becomes a
 //! [dead letter](crate::dead_letters) when it has failed too often. An error in
-//! [`Permanent`] says that it will fail again, and is given up sooner.
+//! [`Permanent`] says that it will fail again, and is given up at once.
 
 mod change;
 mod outcome;

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 /// An error that the same delivery would meet again. The host gives the delivery
-/// up after fewer attempts.
+/// up at once.
 ///
 /// It is the `Err` of a handler, or becomes a [`HandlerError`] by `?`, beside
 /// errors that a later attempt may not meet:

@@ -83,6 +83,7 @@ impl From<ServiceError> for Fault {
             | ServiceError::LeaseLost
             | ServiceError::LimitsChanged
             | ServiceError::TriggerNotFound
+            | ServiceError::TriggerHasDeliveries { .. }
             | ServiceError::DeadLetterNotFound
             | ServiceError::PluginActive(_)
             | ServiceError::NothingToRollBackTo

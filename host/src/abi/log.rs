@@ -30,15 +30,20 @@ pub struct LogLine {
 pub struct GuestLog {
     lines: Vec<LogLine>,
     dropped: u64,
+    panic: Option<String>,
     lines_max: usize,
     line_bytes: usize,
 }
+
+/// How the line of an error begins by which an SDK says why it will trap.
+const PANIC: &[u8] = b"panicked";
 
 impl GuestLog {
     pub(crate) fn new(lines_max: usize, line_bytes: usize) -> GuestLog {
         GuestLog {
             lines: Vec::new(),
             dropped: 0,
+            panic: None,
             lines_max,
             line_bytes,
         }
@@ -54,8 +59,18 @@ impl GuestLog {
         self.dropped
     }
 
+    /// The last error that begins with "panicked", which says why a guest trapped. It
+    /// is kept beyond the limit of lines.
+    pub fn panic(&self) -> Option<&str> {
+        self.panic.as_deref()
+    }
+
     /// Adds a line; of its bytes no more than the limit are read.
     pub(crate) fn push(&mut self, level: Level, bytes: &[u8]) {
+        if level == Level::Error && bytes.starts_with(PANIC) {
+            let kept = bytes.get(..self.line_bytes).unwrap_or(bytes);
+            self.panic = Some(printable(&String::from_utf8_lossy(kept)));
+        }
         if self.lines.len() >= self.lines_max {
             self.dropped = self.dropped.saturating_add(1);
             return;

@@ -230,8 +230,18 @@ fn show(global: &Global, app: &AppView) -> Result<(), Failure> {
         ("calls a second", or_none(limits.calls_per_second)),
         ("calls at once", or_none(limits.calls_at_once)),
     ];
-    let rows = rows.map(|(name, value)| [name.to_owned(), value]);
-    output::rows(rows)
+    let paused = app.paused_triggers.iter().flatten().map(|trigger| {
+        let name = &trigger.name;
+        let why = match (trigger.paused.as_str(), trigger.probe_at) {
+            ("failures", Some(at)) => format!("after failures; next try {}", output::time(at)),
+            ("failures", None) => "after failures".to_owned(),
+            _ => "by an operator".to_owned(),
+        };
+        ("paused trigger", format!("{name}, {why}"))
+    });
+    let rows = rows.into_iter().chain(paused);
+    let rows: Vec<_> = rows.map(|(name, value)| [name.to_owned(), value]).collect();
+    output::rows(&rows)
 }
 
 /// Asks on a terminal; elsewhere nobody could answer.

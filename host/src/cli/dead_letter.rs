@@ -112,7 +112,7 @@ fn reason(word: &str) -> Result<DeadReason, String> {
 }
 
 /// A time, or how long ago it was.
-fn when(text: &str) -> Result<Timestamp, String> {
+pub(super) fn when(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = humantime::parse_rfc3339_weak(text) {
         let since = at.duration_since(std::time::UNIX_EPOCH);
         let ms = since.ok().and_then(|d| i64::try_from(d.as_millis()).ok());
@@ -221,7 +221,7 @@ fn print(letter: &DeadLetterView) -> Result<(), Failure> {
         ("depth", event.depth.to_string()),
         ("value", value(event)),
     ];
-    output::rows(rows.map(|(name, value)| [name.to_owned(), value]))?;
+    output::rows(&rows.map(|(name, value)| [name.to_owned(), value]))?;
     if let Some(trace) = &letter.trace {
         output::line(format!("\n{}", output::clean_lines(trace)).as_bytes())?;
     }

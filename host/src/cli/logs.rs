@@ -2,13 +2,15 @@
 
 use super::Global;
 use super::client::{Path, connect, stream};
+use super::dead_letter::when;
 use super::failure::{Failure, Outcome};
 use super::output;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kvasm::http::Body;
 use kvasm::http::api::LogView;
-use kvasm::model::AppName;
+use kvasm::model::{AppName, Timestamp};
 use std::io::Write;
+use uuid::Uuid;
 
 #[derive(Args)]
 pub(super) struct Logs {
@@ -20,6 +22,36 @@ pub(super) struct Logs {
     /// The last so many lines
     #[arg(long, short = 'n', default_value_t = 100)]
     limit: u32,
+    /// Of this request alone
+    #[arg(long, value_name = "ID")]
+    request: Option<Uuid>,
+    /// At least as severe as this
+    #[arg(long, value_enum)]
+    level: Option<Level>,
+    /// Written at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    since: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        }
+    }
 }
 
 pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure> {
@@ -30,7 +62,11 @@ pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure>
         ));
     }
     let path = Path::app(&logs.app, &["logs"]).with("limit", Some(logs.limit));
-    let path = path.with("follow", logs.follow.then_some(true));
+    let path = path
+        .with("request", logs.request)
+        .with("level", logs.level.map(Level::as_str))
+        .with("since", logs.since.map(|at| at.0))
+        .with("follow", logs.follow.then_some(true));
     // A plugin may log nothing for a long time.
     let client = match logs.follow {
         true => client.patient(),
@@ -60,6 +96,14 @@ fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
     }
     let log: LogView = serde_json::from_slice(line)
         .map_err(|e| Failure::host(format!("the answer is not what it must be: {e}")))?;
+    writeln!(std::io::stdout(), "{}", shown(&log))?;
+    Ok(())
+}
+
+/// A record as people read it. A line break in a plugin's text is written as an escape,
+/// so that it cannot look like another record, of the host for example. What the host
+/// says may have several lines, such as a trace; those after the first are indented.
+fn shown(log: &LogView) -> String {
     let (at, level) = (output::time(log.at), &log.level);
     let source = if log.source == "host" { "[host] " } else { "" };
     let thrown = if log.discarded { "[thrown away] " } else { "" };
@@ -67,6 +111,34 @@ fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
         "{at} {level:<5} {} {source}{thrown}{}",
         log.function, log.message
     );
-    writeln!(std::io::stdout(), "{}", output::clean_item(&text))?;
-    Ok(())
+    match log.source.as_str() {
+        "host" => output::clean_lines(&text).replace('\n', "\n    "),
+        _ => output::clean(&text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_of_a_plugin_looks_like_a_line_of_the_host() {
+        let log = LogView {
+            seq: 1,
+            at: 0,
+            level: "info".to_owned(),
+            source: "plugin".to_owned(),
+            function: "f".to_owned(),
+            request_id: String::new(),
+            message: "x\n1970-01-01T00:00:00.000Z error f [host] forged\r\u{1b}[2K".to_owned(),
+            discarded: false,
+        };
+        let text = shown(&log);
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains(['\n', '\r', '\u{1b}']));
+        assert!(
+            text.starts_with("1970-01-01T00:00:00.000Z info  f x\\n1970-"),
+            "{text}"
+        );
+    }
 }

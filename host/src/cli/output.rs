@@ -77,11 +77,11 @@ fn clean_json(text: &str) -> String {
 }
 
 /// Prints names and their values.
-pub(super) fn rows<const N: usize>(rows: [[String; 2]; N]) -> Result<(), Failure> {
+pub(super) fn rows(rows: &[[String; 2]]) -> Result<(), Failure> {
     let width = rows.iter().map(|[name, _]| name.len()).max().unwrap_or(0);
     let mut stdout = std::io::stdout().lock();
     for [name, value] in rows {
-        writeln!(stdout, "{name:width$}  {}", clean(&value))?;
+        writeln!(stdout, "{name:width$}  {}", clean(value))?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::log::{LogGuard, LogWriter, log_panics};
 use super::{Global, open};
 use clap::Args;
 use kvasm::Host;
-use kvasm::dispatch::Dispatcher;
+use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::http::{AdminAddress, ServerOptions, router, routers, serve};
 use kvasm::metrics::Metrics;
 use kvasm::service::Health;
@@ -265,7 +265,11 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     lines.extend(listeners.lines()?);
     print_lines(lines)?;
 
-    let dispatcher = Dispatcher::new(host.clone(), config.dispatch.clone());
+    let dispatch = DispatchOptions {
+        drain: config.server.drain_timeout,
+        ..config.dispatch.clone()
+    };
+    let dispatcher = Dispatcher::new(host.clone(), dispatch);
     let dispatching = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
     let drained = listeners.serve(&host, &config, stop).await;
     if let Err(error) = dispatching.await {

@@ -24,9 +24,9 @@ pub(super) enum Command {
         kvasm trigger set shop nightly --function tidy --schedule '0 3 * * *'"
     )]
     Set(Set),
-    /// Delete a trigger; deliveries that it has made go on. One that the plugin
-    /// declares comes back with the next activation: pause it instead
-    Delete(Named),
+    /// Delete a trigger. One that the plugin declares comes back with the next
+    /// activation: pause it instead
+    Delete(Delete),
     /// Let a trigger's deliveries wait; changes are recorded all the same
     Pause(Named),
     /// Let a trigger's deliveries go on
@@ -40,6 +40,33 @@ pub(super) struct Named {
     /// The trigger
     #[arg(value_parser = TriggerName::parse)]
     name: TriggerName,
+}
+
+#[derive(Args)]
+pub(super) struct Delete {
+    #[command(flatten)]
+    named: Named,
+    /// What becomes of its outstanding deliveries; without it, a trigger that has some
+    /// is not deleted
+    #[arg(long, value_enum)]
+    deliveries: Option<Fate>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Fate {
+    /// They go on
+    Keep,
+    /// They are permanently discarded
+    Discard,
+}
+
+impl Fate {
+    fn as_str(self) -> &'static str {
+        match self {
+            Fate::Keep => "keep",
+            Fate::Discard => "discard",
+        }
+    }
 }
 
 #[derive(Args)]
@@ -96,17 +123,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
     match command {
         Command::List { app } => list(global, &client, &app).await?,
         Command::Set(arguments) => set(global, &client, arguments).await?,
-        Command::Delete(named) => {
-            let path = named.path(&[]);
-            client.delete(&path).await.map_err(|e| named.absent(e))?;
-            let Named { app, name } = &named;
-            output::object(global.json, &json!({ "deleted": name }), || {
-                format!(
-                    "Deleted trigger {name} of {app}. What it has still to deliver goes on: \
-                     `kvasm delivery list {app} --trigger {name}` shows it."
-                )
-            })?;
-        }
+        Command::Delete(arguments) => delete(global, &client, &arguments).await?,
         Command::Pause(named) => {
             named.send(&client, "pause").await?;
             let Named { app, name } = &named;
@@ -124,6 +141,36 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
         }
     }
     Ok(Outcome::Done)
+}
+
+async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<(), Failure> {
+    let Delete { named, deliveries } = arguments;
+    let Named { app, name } = named;
+    let path = named.path(&[]).with(
+        "deliveries",
+        Some(deliveries.map_or("refuse", Fate::as_str)),
+    );
+    if let Err(failure) = client.delete(&path).await {
+        return Err(match failure.is_kind("trigger-has-deliveries") {
+            true => Failure::user(format!(
+                "trigger {name} of {app} has outstanding deliveries and was not deleted: say \
+                 --deliveries keep, and they go on, or --deliveries discard; \
+                 `kvasm delivery list {app} --trigger {name}` shows them"
+            )),
+            false => named.absent(failure),
+        });
+    }
+    output::object(global.json, &json!({ "deleted": name }), || {
+        let deleted = format!("Deleted trigger {name} of {app}");
+        match deliveries {
+            None => format!("{deleted}."),
+            Some(Fate::Discard) => format!("{deleted}, and its outstanding deliveries."),
+            Some(Fate::Keep) => format!(
+                "{deleted}. What it has still to deliver goes on: \
+                 `kvasm delivery list {app} --trigger {name}` shows it."
+            ),
+        }
+    })
 }
 
 /// On a store nothing comes of this command alone.
@@ -240,7 +287,10 @@ async fn list(global: &Global, client: &Client, app: &AppName) -> Result<(), Fai
 fn state(trigger: &TriggerView) -> String {
     match trigger.paused.as_deref() {
         None => "on".to_owned(),
-        Some("failures") => "paused after failures".to_owned(),
+        Some("failures") => match trigger.probe_at {
+            Some(at) => format!("paused after failures, next try {}", output::time(at)),
+            None => "paused after failures".to_owned(),
+        },
         Some(_) => "paused".to_owned(),
     }
 }

@@ -1,6 +1,7 @@
 //! Finds the queues that have something due, claims a few deliveries of each, and
 //! starts their handlers.
 
+use super::lent::Loan;
 use super::supervisor::Stop;
 use super::{Held, Shared, millis, worker};
 use crate::model::{AppId, Claim, Queue};
@@ -189,6 +190,7 @@ async fn claim(
     let mut handlers = shared.handlers.lock();
     for (delivery, place) in claimed.into_iter().zip(places) {
         let held = Held::new(shared, queue.app, place);
+        let loan = Loan::new(shared, queue.app, &delivery, claim.lease);
         let claimed = worker::Claimed {
             id: queue.app,
             app: Arc::clone(&app),
@@ -198,6 +200,7 @@ async fn claim(
         let shared = Arc::clone(shared);
         handlers.spawn(async move {
             worker::work(&shared, claimed).await;
+            drop(loan);
             drop(held);
         });
     }

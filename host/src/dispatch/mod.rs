@@ -16,6 +16,8 @@ mod claims;
 mod clock;
 mod cron;
 mod housekeeping;
+mod lent;
+mod pauses;
 mod reaper;
 mod retry;
 mod supervisor;
@@ -23,10 +25,11 @@ mod upkeep;
 mod worker;
 
 use crate::Host;
-use crate::model::{AppId, AppName, Queue};
+use crate::model::{AppId, AppName, PROBE_AFTER, Queue};
 use crate::service::Task;
 use crate::store::StoreError;
 use clock::Clock;
+use lent::Lent;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,7 +38,7 @@ use supervisor::{Stop, supervise};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-pub use retry::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, backoff, verdict};
+pub use retry::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, Failure, backoff, verdict};
 
 /// How a host dispatches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +70,9 @@ pub struct DispatchOptions {
     /// How long handlers that run may go on after the dispatcher was told to stop.
     /// Default 10 s.
     pub drain: Duration,
+    /// How long after failures have paused a trigger a probe is let through. Default
+    /// [`PROBE_AFTER`].
+    pub probe_after: Duration,
 }
 
 impl Default for DispatchOptions {
@@ -82,6 +88,7 @@ impl Default for DispatchOptions {
             audit_age: Duration::from_secs(31_557_600),
             audit_of_app: 100_000,
             drain: Duration::from_secs(10),
+            probe_after: PROBE_AFTER,
         }
     }
 }
@@ -106,6 +113,8 @@ struct Shared {
     /// The handlers that run. Here, so that they outlive a failure of the task that
     /// starts them.
     handlers: Mutex<JoinSet<()>>,
+    /// The deliveries that these handlers run.
+    lent: Lent,
     /// Where failures of single deliveries are counted.
     deliveries: Task,
     /// A place has become free, or something has become due.
@@ -134,6 +143,7 @@ impl Dispatcher {
                 places,
                 running: Mutex::default(),
                 handlers: Mutex::default(),
+                lent: Lent::default(),
                 changed: Notify::new(),
                 looked_until: Mutex::default(),
                 kept_until: Mutex::default(),
@@ -142,9 +152,9 @@ impl Dispatcher {
         }
     }
 
-    /// Dispatches until `stop` ends, then waits for the handlers that run. Those
-    /// that take too long are cut off; their deliveries are tried again, here or
-    /// elsewhere, when their leases have run out.
+    /// Dispatches until `stop` ends, then waits for the handlers that run. Those that
+    /// take longer than [`DispatchOptions::drain`] are cut off, and their deliveries are
+    /// given back: they are due at once, and the attempt does not count.
     ///
     /// Claiming, schedules, upkeep, housekeeping and the removal of deleted apps are
     /// tasks of their own. One that fails or panics is started again and shows in the
@@ -184,7 +194,7 @@ impl Dispatcher {
             .await
             .is_err()
         {
-            tracing::warn!("handlers that still ran were cut off; they will be run again");
+            shared.lent.cut_off(shared, handlers).await;
         }
         guard.is_done = true;
     }

@@ -21,21 +21,37 @@ pub fn backoff(attempts: u32, spread: f64) -> Duration {
     wait.mul_f64(0.8 + 0.4 * spread.clamp(0.0, 1.0))
 }
 
+/// What the failure of an attempt says about the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing: the next one may succeed.
+    Passing,
+    /// It would fail in the same way, as far as the host can say.
+    Deterministic,
+    /// The handler says that it would fail.
+    Permanent,
+}
+
 /// What becomes of a delivery after a failed attempt.
 ///
 /// - `attempts`: those so far, from 1.
 /// - `queued_at`: the event, or the last replay.
-/// - `deterministic`: whether it would fail in the same way again.
+/// - `failure`: what it says about the next attempt.
 /// - `spread`: a random number from 0 to 1.
 pub fn verdict(
     policy: Policy,
     attempts: u32,
     queued_at: Timestamp,
     now: Timestamp,
-    deterministic: bool,
+    failure: Failure,
     spread: f64,
 ) -> Verdict {
-    if deterministic && attempts >= DETERMINISTIC_ATTEMPTS_MAX.min(policy.attempts_max) {
+    let is_hopeless = match failure {
+        Failure::Passing => false,
+        Failure::Deterministic => attempts >= DETERMINISTIC_ATTEMPTS_MAX.min(policy.attempts_max),
+        Failure::Permanent => true,
+    };
+    if is_hopeless {
         return Verdict::GiveUp(DeadReason::Deterministic);
     }
     if attempts >= policy.attempts_max {

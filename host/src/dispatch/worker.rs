@@ -1,9 +1,10 @@
 //! One claimed delivery.
 
-use super::{Shared, millis, retry};
+use super::{Shared, millis, pauses, retry};
 use crate::host::DeliverError;
 use crate::model::{
-    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, Receipt, Timestamp, Verdict, short,
+    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, ProbeWait, Receipt, Returned, Timestamp,
+    Verdict, short,
 };
 use crate::service::{chain, line_about};
 use crate::store::StoreError;
@@ -26,7 +27,7 @@ enum Outcome {
     Done,
     /// Somebody else has the delivery.
     Lost,
-    Failed(DeliverError),
+    Failed(Box<DeliverError>),
 }
 
 /// A delivery, and what is known of its claim.
@@ -63,7 +64,8 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
     };
     if let Some((reason, error)) = refuse(&delivery) {
         let verdict = Verdict::GiveUp(reason);
-        return give_back(shared, app, failure(shared, receipt, verdict, error)).await;
+        let failed = failure(shared, receipt, verdict, error);
+        return give_back(shared, app, &delivery, failed, Uuid::now_v7()).await;
     }
     if delivery.attempts == 1 {
         let lag = shared.clock.now().0.saturating_sub(delivery.queued_at.0);
@@ -74,11 +76,17 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
     let outcome = attempt(shared, app, &delivery, &receipt).await;
     drop(running);
     match outcome {
-        Outcome::Done => shared.host.metrics().delivery(app.name.as_str(), "done"),
+        Outcome::Done => {
+            shared.host.metrics().delivery(app.name.as_str(), "done");
+            if delivery.is_probe {
+                pauses::after_probe(shared, app, &delivery);
+            }
+        }
         Outcome::Lost => shared.host.metrics().delivery(app.name.as_str(), "lost"),
         Outcome::Failed(error) => {
             let failed = judge(shared, &delivery, receipt, &error);
-            give_back(shared, app, failed).await;
+            let request_id = error.error.request_id().unwrap_or_else(Uuid::now_v7);
+            give_back(shared, app, &delivery, failed, request_id).await;
         }
     }
 }
@@ -107,7 +115,7 @@ async fn attempt(shared: &Shared, app: &App, delivery: &Delivery, receipt: &Rece
     match while_leased(handler, shared.lease() / 3, renew).await {
         Some(Ok(())) => Outcome::Done,
         Some(Err(error)) if error.error.is_lease_lost() => Outcome::Lost,
-        Some(Err(error)) => Outcome::Failed(error),
+        Some(Err(error)) => Outcome::Failed(Box::new(error)),
         // Its commit would be refused.
         None => Outcome::Lost,
     }
@@ -153,12 +161,17 @@ async fn renew(shared: &Shared, receipt: &Receipt) -> bool {
 /// What becomes of a delivery whose attempt has failed.
 fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &DeliverError) -> Failed {
     let deterministic = error.error.is_deterministic();
+    let failure_kind = match deterministic {
+        true if error.error.is_permanent() => retry::Failure::Permanent,
+        true => retry::Failure::Deterministic,
+        false => retry::Failure::Passing,
+    };
     let verdict = retry::verdict(
         delivery.policy,
         delivery.attempts,
         delivery.queued_at,
         shared.clock.now(),
-        deterministic,
+        failure_kind,
         spread(),
     );
     Failed {
@@ -175,20 +188,32 @@ fn failure(shared: &Shared, receipt: Receipt, verdict: Verdict, error: String) -
         now: Timestamp::now().max(shared.clock.now()),
         verdict,
         deterministic: false,
+        probe: ProbeWait {
+            first: shared.options.probe_after,
+            spread: spread(),
+        },
         error: cut(error),
         trace: None,
         plugin: None,
     }
 }
 
-async fn give_back(shared: &Shared, app: &App, failed: Failed) {
+async fn give_back(
+    shared: &Shared,
+    app: &App,
+    delivery: &Delivery,
+    failed: Failed,
+    request_id: Uuid,
+) {
     let outcome = match failed.verdict {
         Verdict::RetryAt(_) => "retry",
         Verdict::GiveUp(_) => "dead",
     };
     let trigger = failed.receipt.place.trigger.clone();
     match fail(shared, &failed).await {
-        Ok(true) => {
+        Ok(Returned::Lost) => shared.host.metrics().delivery(app.name.as_str(), "lost"),
+        Ok(returned) => {
+            pauses::after_failure(shared, app, delivery, request_id, returned);
             shared.host.metrics().delivery(app.name.as_str(), outcome);
             if let Verdict::GiveUp(reason) = failed.verdict
                 && let Some(suppressed) = line_about(app.id)
@@ -198,7 +223,6 @@ async fn give_back(shared: &Shared, app: &App, failed: Failed) {
                 tracing::warn!(app = %app.name, %trigger, %reason, error, suppressed, "a delivery was given up");
             }
         }
-        Ok(false) => shared.host.metrics().delivery(app.name.as_str(), "lost"),
         // Its lease runs out, and it is tried again.
         Err(error) => {
             let what = format_args!("the return of a failed delivery of app {}", app.name);
@@ -209,7 +233,7 @@ async fn give_back(shared: &Shared, app: &App, failed: Failed) {
 
 /// Gives a delivery back. While the store is unavailable it tries again, for a third
 /// of the lease.
-async fn fail(shared: &Shared, failed: &Failed) -> Result<bool, StoreError> {
+async fn fail(shared: &Shared, failed: &Failed) -> Result<Returned, StoreError> {
     let start = Instant::now();
     let mut pause = GIVE_BACK_PAUSE;
     loop {

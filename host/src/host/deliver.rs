@@ -40,6 +40,11 @@ impl InvokeError {
         }
     }
 
+    /// Whether the handler says itself that the same delivery would fail again.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, InvokeError::Call(failure) if failure.error.is_permanent())
+    }
+
     /// Whether somebody else has the delivery by now, so that nothing is to be
     /// said of it any more.
     pub fn is_lease_lost(&self) -> bool {
@@ -52,6 +57,14 @@ impl InvokeError {
         )
     }
 
+    /// The request of a call that has failed.
+    pub fn request_id(&self) -> Option<Uuid> {
+        match self {
+            InvokeError::Call(failure) => Some(failure.request_id),
+            _ => None,
+        }
+    }
+
     /// Where in the plugin it failed, if that is known.
     pub fn trace(&self) -> Option<&str> {
         match self {
@@ -60,10 +73,14 @@ impl InvokeError {
         }
     }
 
-    /// The error in a line.
+    /// The error without the places of its trace. Of a plugin that has logged its panic,
+    /// the message and the place of it.
     pub fn summary(&self) -> String {
         match self {
-            InvokeError::Call(failure) => failure.error.summary(),
+            InvokeError::Call(failure) => match (&failure.error, failure.log.panic()) {
+                (CallError::Trap { .. }, Some(panic)) => format!("the plugin {panic}"),
+                (error, _) => error.summary(),
+            },
             other => other.to_string(),
         }
     }

@@ -9,7 +9,8 @@ mod problem;
 pub(super) use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
 pub use batch::{Done, Precondition};
-pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveryPage, DeliveryView};
+pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveriesDone};
+pub use events::{DeliveriesRequest, DeliveryPage, DeliveryView};
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
 use limits::given;
 pub use limits::{Limits, LimitsChange};
@@ -35,6 +36,31 @@ pub struct AppView {
     pub limits: Limits,
     /// The plugin version that its calls go to.
     pub plugin: Option<ActiveView>,
+    /// The triggers whose deliveries wait, if the app is shown alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_triggers: Option<Vec<PausedView>>,
+}
+
+/// A trigger whose deliveries wait.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PausedView {
+    /// Its name.
+    pub name: String,
+    /// Why: `operator` or `failures`.
+    pub paused: String,
+    /// If failures have paused it, when the next delivery is tried.
+    pub probe_at: Option<i64>,
+}
+
+impl PausedView {
+    /// What a trigger shows, if it is paused.
+    pub(super) fn of(trigger: TriggerView) -> Option<PausedView> {
+        Some(PausedView {
+            paused: trigger.paused?,
+            name: trigger.name,
+            probe_at: trigger.probe_at,
+        })
+    }
 }
 
 /// The active plugin version.
@@ -58,6 +84,7 @@ impl From<&App> for AppView {
                 version: active.version.0,
                 digest: active.digest.to_string(),
             }),
+            paused_triggers: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Apps: their settings, limits and usage.
 
 use super::Shared;
-use super::api::{AppPage, AppPatch, AppView, NewApp, UsageView};
+use super::api::{AppPage, AppPatch, AppView, NewApp, PausedView, TriggerView, UsageView};
 use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit};
@@ -86,7 +86,16 @@ pub(super) async fn show(
     Segments(name): Segments<String>,
 ) -> Result<Json<AppView>, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppRead).await?;
-    Ok(Json(AppView::from(&app)))
+    // A trigger that this build cannot read hides them all, and not the app.
+    let triggers = shared.host.admin().triggers(&actor, &app).await.ok();
+    let paused = triggers.map(|triggers| {
+        let views = triggers.iter().map(TriggerView::from);
+        views.filter_map(PausedView::of).collect()
+    });
+    Ok(Json(AppView {
+        paused_triggers: paused,
+        ..AppView::from(&app)
+    }))
 }
 
 /// Changes an app.

@@ -1,58 +1,20 @@
-//! Deliveries that are not done, and those that were given up.
+//! Deliveries that were given up.
 
 use super::Shared;
-use super::api::{
-    DeadLetterPage, DeadLetterView, DeliveryPage, DeliveryView, LettersDone, LettersRequest,
-};
+use super::api::{DeadLetterPage, DeadLetterView, LettersDone, LettersRequest};
 use super::apps::find;
 use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
 use crate::model::{Capability, DeadReason, Letters, Timestamp, TriggerName};
-use crate::service::{DELIVERIES_MAX, LETTERS_MAX};
+use crate::service::LETTERS_MAX;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
-pub(super) struct DeliveryParams {
-    /// Of this trigger alone.
-    trigger: Option<String>,
-    /// How many, 1 to 100; by default 100.
-    limit: Option<u32>,
-}
-
-/// Lists deliveries that are not done yet, with their events and values.
-#[utoipa::path(get, path = "/v1/apps/{app}/deliveries", tag = "triggers",
-    params(("app" = String, Path), DeliveryParams), responses((status = 200, body = DeliveryPage)),
-    security(("token" = ["script:read"])))]
-pub(super) async fn outstanding(
-    State(shared): State<Shared>,
-    Known(actor): Known,
-    Segments(name): Segments<String>,
-    Params(params): Params<DeliveryParams>,
-) -> Result<Json<DeliveryPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
-    let trigger = params.trigger.as_deref().map(TriggerName::parse);
-    let trigger = trigger.transpose()?;
-    let limit = params.limit.unwrap_or(DELIVERIES_MAX);
-    let admin = shared.host.admin();
-    let page = admin.deliveries(&actor, &app, trigger.as_ref(), limit);
-    let page = page.await?;
-    let deliveries = page.rows.iter().map(DeliveryView::new);
-    Ok(Json(DeliveryPage {
-        deliveries: deliveries
-            .collect::<Result<_, _>>()
-            .map_err(|e| Problem::internal(&e))?,
-        more: page.more,
-    }))
-}
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

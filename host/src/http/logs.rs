@@ -5,10 +5,10 @@ use super::api::LogView;
 use super::apps::find;
 use super::auth::{self, Known};
 use super::layer::RequestId;
-use super::params::{Params, Segments};
+use super::params::{Params, Segments, refused};
 use super::problem::{Kind, Problem};
-use crate::model::{App, Capability};
-use crate::service::{FOLLOWERS_OF_APP_MAX, Following, LogRecord};
+use crate::model::{App, Capability, Level, Timestamp};
+use crate::service::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -34,6 +34,12 @@ pub(super) struct LogParams {
     after: Option<u64>,
     /// The last so many lines; by default 100.
     limit: Option<u32>,
+    /// Of the request with this id alone.
+    request: Option<String>,
+    /// At least as severe as this: `error`, `warn`, `info`, `debug` or `trace`.
+    level: Option<String>,
+    /// Written at this time or later.
+    since: Option<i64>,
     /// Do not end, but go on with new lines as they come. Blank lines mean nothing.
     #[serde(default)]
     follow: bool,
@@ -55,6 +61,7 @@ pub(super) async fn show(
     let app = find(&shared, &actor, &name, Capability::LogRead).await?;
     let limit = params.limit.map_or(100, |limit| limit as usize);
     let after = params.after.unwrap_or(0);
+    let filter = filter(&params)?;
     let body = if params.follow {
         let following = shared.host.logs().follow(app.id);
         let following = following.ok_or_else(too_many)?;
@@ -69,14 +76,32 @@ pub(super) async fn show(
             id,
             after,
             limit,
+            filter,
             checked: Instant::now(),
+            sent: Instant::now(),
             following,
         };
         Body::from_stream(futures_util::stream::unfold(follower, Follower::next))
     } else {
-        Body::from(lines(&shared.host.logs().read(app.id, after, limit)))
+        Body::from(lines(
+            &shared.host.logs().find(app.id, after, limit, &filter),
+        ))
     };
     Ok(([(CONTENT_TYPE, "application/jsonl")], body).into_response())
+}
+
+fn filter(params: &LogParams) -> Result<LogFilter, Problem> {
+    let request = params.request.as_deref().map(Uuid::try_parse);
+    let level = params.level.as_deref().map(str::parse::<Level>);
+    Ok(LogFilter {
+        request: request
+            .transpose()
+            .map_err(|_| refused("`request` is the id of a request, a UUID"))?,
+        level: level
+            .transpose()
+            .map_err(|()| refused("`level` is error, warn, info, debug or trace"))?,
+        since: params.since.map(Timestamp),
+    })
 }
 
 fn too_many() -> Problem {
@@ -106,7 +131,10 @@ struct Follower {
     id: Uuid,
     after: u64,
     limit: usize,
+    filter: LogFilter,
     checked: Instant,
+    /// When a line, or a blank one, was sent last.
+    sent: Instant,
     following: Following,
 }
 
@@ -125,10 +153,14 @@ impl Follower {
             tokio::pin!(grown);
             // From here on no line is missed.
             grown.as_mut().enable();
-            let records = logs.read(self.app.id, self.after, self.limit);
+            // Before it looks: what comes meanwhile is looked at again.
+            let newest = logs.newest();
+            let records = logs.find(self.app.id, self.after, self.limit, &self.filter);
+            self.after = self.after.max(newest);
             if let Some(last) = records.last() {
-                self.after = last.seq;
+                self.after = self.after.max(last.seq);
                 self.limit = usize::MAX;
+                self.sent = Instant::now();
                 return Some((Ok(lines(&records)), self));
             }
             // Woken for nothing: the app may be gone.
@@ -137,7 +169,9 @@ impl Follower {
             }
             tokio::select! {
                 () = &mut grown => woken = true,
-                () = tokio::time::sleep(HEARTBEAT) => {
+                // However many lines come that the filter holds back.
+                () = tokio::time::sleep(HEARTBEAT.saturating_sub(self.sent.elapsed())) => {
+                    self.sent = Instant::now();
                     return Some((Ok(Bytes::from_static(b"\n")), self));
                 }
                 () = self.shared.stop.cancelled() => return None,

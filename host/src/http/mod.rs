@@ -21,6 +21,7 @@ mod kv;
 mod layer;
 mod limits;
 mod logs;
+mod outstanding;
 mod params;
 mod plugins;
 mod preconditions;

@@ -2,7 +2,7 @@
 
 use super::{
     Shared, apps, audit, batch, calls, deliveries, document, health, kv, layer, limits, logs,
-    plugins, tokens, transfer, triggers,
+    outstanding, plugins, tokens, transfer, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -92,7 +92,8 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(triggers::set, triggers::delete))
         .routes(routes!(triggers::pause))
         .routes(routes!(triggers::resume))
-        .routes(routes!(deliveries::outstanding))
+        .routes(routes!(outstanding::list))
+        .routes(routes!(outstanding::discard))
         .routes(routes!(deliveries::dead))
         .routes(routes!(deliveries::show))
         .routes(routes!(deliveries::replay))

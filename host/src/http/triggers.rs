@@ -5,16 +5,18 @@ use super::api::{TriggerPage, TriggerPut, TriggerView};
 use super::apps::find;
 use super::auth::Known;
 use super::body::{self, Json};
-use super::params::{Segments, refused};
+use super::params::{Params, Segments, refused};
 use super::problem::Problem;
 use crate::model::{
     Capability, Changes, Collection, NewTrigger, Policy, Schedule, TriggerName, Watch,
 };
-use crate::service::Actor;
+use crate::service::{Actor, Fate};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 use std::time::Duration;
+use utoipa::IntoParams;
 
 /// Lists an app's triggers: those of its plugin, and those of operators.
 #[utoipa::path(get, path = "/v1/apps/{app}/triggers", tag = "triggers",
@@ -106,20 +108,36 @@ fn changes(
     Ok(Watch::Changes(changes))
 }
 
-/// Deletes a trigger. Deliveries that it has made go on. One that the active
-/// plugin version declares comes back with the next activation.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteParams {
+    /// What becomes of its outstanding deliveries: `refuse`, which is the default,
+    /// deletes nothing if there are some; `keep` lets them go on; `discard` discards
+    /// them, and needs `script:write` too.
+    deliveries: Option<String>,
+}
+
+/// Deletes a trigger. One that the active plugin version declares comes back with the
+/// next activation.
 #[utoipa::path(delete, path = "/v1/apps/{app}/triggers/{name}", tag = "triggers",
-    params(("app" = String, Path), ("name" = String, Path)), responses((status = 204)),
-    security(("token" = ["app:admin"])))]
+    params(("app" = String, Path), ("name" = String, Path), DeleteParams),
+    responses((status = 204)), security(("token" = ["app:admin"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
     Known(actor): Known,
     Segments((name, trigger)): Segments<(String, String)>,
+    Params(params): Params<DeleteParams>,
 ) -> Result<StatusCode, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
     let trigger = TriggerName::parse(&trigger)?;
+    let fate = params.deliveries.as_deref().map(str::parse::<Fate>);
+    let fate = fate
+        .transpose()
+        .map_err(|()| refused("`deliveries` is refuse, keep or discard"))?;
     let admin = shared.host.admin();
-    admin.delete_trigger(&actor, &app, trigger).await?;
+    let fate = fate.unwrap_or_default();
+    admin.delete_trigger(&actor, &app, trigger, fate).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

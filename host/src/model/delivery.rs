@@ -7,8 +7,8 @@
 
 use super::Version;
 use super::{
-    AppId, Collection, DELIVERY_BYTES, Digest, Key, PluginVersion, Policy, Timestamp, TriggerName,
-    Value,
+    AppId, Collection, DELIVERY_BYTES, DeliveryState, Digest, Key, PluginVersion, Policy,
+    ProbeWait, Timestamp, TriggerName, Value,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -183,112 +183,8 @@ pub struct Delivery {
     pub leased: bool,
     /// How the last attempt failed.
     pub error: Option<String>,
-}
-
-/// Where a delivery is in its life. `docs/events.md` draws it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeliveryState {
-    /// Behind an earlier one of its chain.
-    Waiting,
-    /// To be claimed, now or when its retry is due.
-    Pending,
-    /// Claimed: a handler runs, or its host has died.
-    Leased,
-    /// Done, in the commit of its handler. The row is gone.
-    Delivered,
-    /// Given up; a dead letter.
-    Dead,
-    /// A dead letter that somebody has thrown away, or that has grown too old.
-    Discarded,
-}
-
-/// What can happen to a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum DeliveryStep {
-    /// The one before it in its chain is done or given up.
-    Wake,
-    /// A host claims it.
-    Claim,
-    /// The lease runs out before the handler ends.
-    Expire,
-    /// The handler's commit takes it along.
-    Acknowledge,
-    /// The handler has failed and may succeed later.
-    Retry,
-    /// The handler has failed once too often, or must not run at all.
-    GiveUp,
-    /// An operator sends a dead letter again.
-    Replay,
-    /// An operator throws a dead letter away, or its time is up.
-    Discard,
-}
-
-impl DeliveryState {
-    /// Every state.
-    pub const ALL: [DeliveryState; 6] = [
-        DeliveryState::Waiting,
-        DeliveryState::Pending,
-        DeliveryState::Leased,
-        DeliveryState::Delivered,
-        DeliveryState::Dead,
-        DeliveryState::Discarded,
-    ];
-
-    /// The state in one word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            DeliveryState::Waiting => "waiting",
-            DeliveryState::Pending => "pending",
-            DeliveryState::Leased => "leased",
-            DeliveryState::Delivered => "delivered",
-            DeliveryState::Dead => "dead",
-            DeliveryState::Discarded => "discarded",
-        }
-    }
-
-    /// The state after a step; none if it cannot be taken here.
-    pub const fn after(self, step: DeliveryStep) -> Option<DeliveryState> {
-        use DeliveryState::{Dead, Delivered, Discarded, Leased, Pending, Waiting};
-        use DeliveryStep::{Acknowledge, Claim, Discard, Expire, GiveUp, Replay, Retry, Wake};
-        match (self, step) {
-            (Waiting, Wake) => Some(Pending),
-            (Pending, Claim) => Some(Leased),
-            (Leased, Expire | Retry) => Some(Pending),
-            (Leased, Acknowledge) => Some(Delivered),
-            (Leased, GiveUp) => Some(Dead),
-            (Dead, Replay) => Some(Pending),
-            (Dead, Discard) => Some(Discarded),
-            _ => None,
-        }
-    }
-}
-
-impl DeliveryStep {
-    /// Every step.
-    pub const ALL: [DeliveryStep; 8] = [
-        DeliveryStep::Wake,
-        DeliveryStep::Claim,
-        DeliveryStep::Expire,
-        DeliveryStep::Acknowledge,
-        DeliveryStep::Retry,
-        DeliveryStep::GiveUp,
-        DeliveryStep::Replay,
-        DeliveryStep::Discard,
-    ];
-
-    /// The step in a few words.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            DeliveryStep::Wake => "wake",
-            DeliveryStep::Claim => "claim",
-            DeliveryStep::Expire => "expire",
-            DeliveryStep::Acknowledge => "acknowledge",
-            DeliveryStep::Retry => "retry",
-            DeliveryStep::GiveUp => "give up",
-            DeliveryStep::Replay => "replay",
-            DeliveryStep::Discard => "discard",
-        }
-    }
+    /// Whether this claim is the probe of a trigger that failures have paused.
+    pub is_probe: bool,
 }
 
 impl DeadLetter {
@@ -371,12 +267,42 @@ pub struct Failed {
     pub verdict: Verdict,
     /// Whether the failure was deterministic, which counts against the trigger.
     pub deterministic: bool,
+    /// How long a paused trigger waits for its next probe.
+    pub probe: ProbeWait,
     /// How it failed, in a line.
     pub error: String,
     /// Where in the plugin it failed, if that is known.
     pub trace: Option<String>,
     /// What was run, if anything.
     pub plugin: Option<(PluginVersion, Digest)>,
+}
+
+/// What became of a failed delivery that was given back, and of its trigger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Returned {
+    /// The lease did not hold: nothing has changed.
+    Lost,
+    /// The delivery goes on as the verdict says, and the trigger is as it was.
+    Kept,
+    /// The same, and the trigger is paused from now on.
+    Paused {
+        /// Deliveries that have failed in a row.
+        failures: u32,
+        /// When one is let through.
+        probe_at: Timestamp,
+    },
+    /// The delivery was the probe of a paused trigger, which stays paused.
+    ProbeFailed {
+        /// When the next one is let through.
+        probe_at: Timestamp,
+    },
+}
+
+impl Returned {
+    /// Whether the lease held.
+    pub const fn is_held(self) -> bool {
+        !matches!(self, Returned::Lost)
+    }
 }
 
 /// How a delivery goes on.
@@ -430,6 +356,40 @@ pub struct Letters {
     pub until: Option<Timestamp>,
 }
 
+/// Which outstanding deliveries of an app. Each part that is there narrows the choice.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outstanding {
+    /// Of these events; of all if it is empty.
+    pub events: Vec<Uuid>,
+    /// Of this trigger.
+    pub trigger: Option<TriggerName>,
+    /// Queued at this time or later.
+    pub from: Option<Timestamp>,
+    /// Queued before this time.
+    pub until: Option<Timestamp>,
+}
+
+impl Outstanding {
+    /// All of a trigger.
+    pub fn of(trigger: TriggerName) -> Outstanding {
+        Outstanding {
+            trigger: Some(trigger),
+            ..Outstanding::default()
+        }
+    }
+}
+
+/// What became of a trigger that was to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TriggerDeletion {
+    /// It is gone.
+    Deleted,
+    /// There was none.
+    Absent,
+    /// It has outstanding deliveries and is as it was.
+    Outstanding,
+}
+
 /// A schedule that is due, and how it goes on.
 #[derive(Debug, Clone)]
 pub struct Tick {
@@ -450,34 +410,6 @@ pub struct Tick {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_delivered_or_discarded_stays_so() {
-        for step in DeliveryStep::ALL {
-            assert_eq!(DeliveryState::Delivered.after(step), None);
-            assert_eq!(DeliveryState::Discarded.after(step), None);
-        }
-    }
-
-    #[test]
-    fn every_state_can_be_reached_and_every_step_taken() {
-        let mut reached = vec![DeliveryState::Waiting];
-        let mut at = 0;
-        let mut taken = std::collections::HashSet::new();
-        while let Some(state) = reached.get(at).copied() {
-            at += 1;
-            for step in DeliveryStep::ALL {
-                if let Some(next) = state.after(step) {
-                    taken.insert(step);
-                    if !reached.contains(&next) {
-                        reached.push(next);
-                    }
-                }
-            }
-        }
-        assert_eq!(reached.len(), DeliveryState::ALL.len());
-        assert_eq!(taken.len(), DeliveryStep::ALL.len());
-    }
 
     #[test]
     fn the_chain_of_a_key_never_changes() {

@@ -12,11 +12,13 @@ mod error;
 mod json;
 mod key;
 mod level;
+mod life;
 mod limits;
 mod list;
 mod plugin;
 mod registry;
 mod schedule;
+mod standing;
 mod text;
 mod token;
 mod trigger;
@@ -30,14 +32,15 @@ pub use cost::{
 };
 pub use cursor::{Cursor, CursorKey};
 pub use delivery::{
-    Claim, DEPTH_MAX, DeadLetter, DeadReason, Delivery, DeliveryState, DeliveryStep, Event, Failed,
-    Happening, Letters, Place, Queue, Receipt, Tick, Verdict, chain_of,
+    Claim, DEPTH_MAX, DeadLetter, DeadReason, Delivery, Event, Failed, Happening, Letters,
+    Outstanding, Place, Queue, Receipt, Returned, Tick, TriggerDeletion, Verdict, chain_of,
 };
 pub use entry::{Entry, NoSum, Timestamp, Value, Version, sum};
 pub use error::{Invalid, Subject};
 pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
 pub use level::Level;
+pub use life::{DeliveryState, DeliveryStep};
 pub use limits::{Limits, Misfit};
 pub use list::{KeyRange, ListQuery, Page};
 pub(crate) use plugin::room_for_version;
@@ -46,9 +49,11 @@ pub use plugin::{
 };
 pub use registry::{Audit, NewPlugin};
 pub use schedule::Schedule;
+pub(crate) use standing::Open;
+pub use standing::{FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeWait, Standing};
 pub(crate) use text::{short, shown_start};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trigger::{
-    Changes, DeclaredTrigger, DueSchedule, FAILURES_MAX, NewTrigger, Origin, Pause, Policy,
-    SchedulePlace, TRIGGERS_MAX, Trigger, TriggerName, Watch,
+    Changes, DeclaredTrigger, DueSchedule, NewTrigger, Origin, Policy, SchedulePlace, TRIGGERS_MAX,
+    Trigger, TriggerName, Watch,
 };

@@ -1,6 +1,6 @@
 //! Triggers: which changes, or which times, call which function of a plugin.
 
-use super::{Collection, Invalid, Key, Queue, Schedule, Subject, Timestamp};
+use super::{Collection, Invalid, Key, Queue, Schedule, Standing, Subject, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -139,17 +139,6 @@ pub enum Origin {
     Operator,
 }
 
-/// Why a trigger's deliveries wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pause {
-    /// Somebody has paused it.
-    Operator,
-    /// Too many deterministic failures in a row. The next activation of a plugin
-    /// version resumes it.
-    Failures,
-}
-
 /// How often and for how long a delivery is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
@@ -182,10 +171,8 @@ pub struct Trigger {
     pub function: String,
     /// How often a delivery is tried.
     pub policy: Policy,
-    /// Why its deliveries wait, if they do. Changes are recorded all the same.
-    pub paused: Option<Pause>,
-    /// Deterministic failures since the last success.
-    pub failures: u32,
+    /// Its failures in a row, and its pause.
+    pub standing: Standing,
     /// When a schedule is due next, once that is known.
     pub next_at: Option<Timestamp>,
     /// When it was made.
@@ -217,8 +204,10 @@ impl NewTrigger {
             origin: Origin::Operator,
             function: self.function,
             policy: self.policy,
-            paused: None,
-            failures: 0,
+            standing: Standing {
+                series: before.map_or(0, |before| before.standing.series.saturating_add(1)),
+                ..Standing::default()
+            },
             next_at: planned.and_then(|before| before.next_at),
             created_at: before.map_or(now, |before| before.created_at),
             watch: self.watch,
@@ -235,8 +224,7 @@ impl Trigger {
             watch: declaration.watch.clone(),
             function: declaration.name.as_str().to_owned(),
             policy: Policy::default(),
-            paused: None,
-            failures: 0,
+            standing: Standing::default(),
             next_at: None,
             created_at: at,
         }
@@ -266,9 +254,6 @@ pub struct DueSchedule {
 /// The most triggers of an app. Each one that watches an entry makes a row of each
 /// write to it.
 pub const TRIGGERS_MAX: usize = 100;
-
-/// Deterministic failures in a row that pause a trigger.
-pub const FAILURES_MAX: u32 = 10;
 
 #[cfg(test)]
 mod tests {

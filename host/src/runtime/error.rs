@@ -275,6 +275,7 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         // No commit of a run ends so.
         ServiceError::LimitsChanged
         | ServiceError::TriggerNotFound
+        | ServiceError::TriggerHasDeliveries { .. }
         | ServiceError::DeadLetterNotFound
         | ServiceError::AppExists(_)
         | ServiceError::PluginNotFound(_)
@@ -300,13 +301,18 @@ impl CallError {
             | CallError::UnknownFunction { .. }
             | CallError::NoHttpHandler
             | CallError::Invalid(_) => true,
-            CallError::Failed { code, .. } => {
-                [kvasm_abi::EXIT_PERMANENT, kvasm_abi::EXIT_REFUSED].contains(code)
-            }
+            CallError::Failed { .. } => self.is_permanent(),
             CallError::Deadline { timeout, .. } => timeout.longest().is_of_the_guest(),
             CallError::Commit(error) => matches!(error, ServiceError::Invalid(_)),
             CallError::Conflict { .. } | CallError::HostMemory | CallError::Host(_) => false,
         }
+    }
+
+    /// Whether the plugin says itself that the same call would fail again: as it is
+    /// broken for this input, or as it refuses it.
+    pub fn is_permanent(&self) -> bool {
+        const PERMANENT: [i32; 2] = [kvasm_abi::EXIT_PERMANENT, kvasm_abi::EXIT_REFUSED];
+        matches!(self, CallError::Failed { code, .. } if PERMANENT.contains(code))
     }
 
     /// Whether a transaction that had read two moments at once could have failed

@@ -41,6 +41,15 @@ pub enum ServiceError {
     /// The app has no trigger of this name.
     #[error("the app has no such trigger")]
     TriggerNotFound,
+    /// The trigger has outstanding deliveries, and nothing says what becomes of them.
+    #[error(
+        "the trigger has {} outstanding deliveries; say whether they are to be kept, which \
+         are delivered then, or discarded", at_least(*count)
+    )]
+    TriggerHasDeliveries {
+        /// How many, counted up to a thousand.
+        count: u64,
+    },
     /// The app has no such dead letter.
     #[error("the app has no such dead letter; it was replayed or discarded, or has grown too old")]
     DeadLetterNotFound,
@@ -102,6 +111,14 @@ pub enum ServiceError {
 }
 
 /// What helps against a quota that is used up.
+/// A number of rows that were counted up to a thousand.
+fn at_least(count: u64) -> String {
+    match count {
+        1_000.. => format!("{count} or more"),
+        _ => count.to_string(),
+    }
+}
+
 fn advice(resource: Resource) -> &'static str {
     match resource {
         Resource::Entries => "delete entries, or ask the operator to raise it",

@@ -1,19 +1,13 @@
-//! Deliveries and dead letters, for administrators.
+//! Dead letters, for administrators.
 
 use super::{Actor, Admin, ServiceError};
-use crate::model::{
-    App, Capability, DeadLetter, Delivery, Invalid, Letters, Subject, Timestamp, TriggerName,
-};
+use crate::model::{App, Capability, DeadLetter, Invalid, Letters, Subject, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// The most dead letters that are read, replayed or discarded at once: so many
 /// fit one transaction that does not hold up the app's other writes for long.
 pub const LETTERS_MAX: u32 = 1_000;
-/// The most deliveries that are read at once. The store reads them whole, so this
-/// bounds the memory that a page of large values takes.
-pub const DELIVERIES_MAX: u32 = 100;
-
 /// A page ends after the row whose event takes it over this.
 const PAGE_BYTES: u64 = 4 * 1024 * 1024;
 /// Dead letters that are asked of the store at once, for the same reason.
@@ -29,33 +23,6 @@ pub struct Page<T> {
 }
 
 impl Admin {
-    /// Up to `limit` outstanding deliveries of an app, or of one trigger of it, in
-    /// the order of triggers and keys. There is always room for one.
-    ///
-    /// # Errors
-    /// [`ServiceError::Denied`] without `script:read` of the app, whose values they
-    /// hold; [`ServiceError::Invalid`] for more than [`DELIVERIES_MAX`].
-    pub async fn deliveries(
-        &self,
-        actor: &Actor,
-        app: &App,
-        trigger: Option<&TriggerName>,
-        limit: u32,
-    ) -> Result<Page<Delivery>, ServiceError> {
-        actor.require(Capability::AppKvRead(app.id))?;
-        check_limit(limit, DELIVERIES_MAX)?;
-        // One more than asked for tells whether there are more.
-        let rows = self.store.deliveries(app.id, trigger, limit + 1).await?;
-        let mut page = Filling::new();
-        for delivery in rows {
-            let bytes = delivery.event.what.bytes();
-            if !page.take(delivery, bytes, limit) {
-                break;
-            }
-        }
-        Ok(page.page)
-    }
-
     /// Up to `limit` dead letters of an app, newest first, below one if given. There
     /// is always room for one.
     ///
@@ -185,13 +152,13 @@ enum Fate {
 }
 
 /// A page that is being filled.
-struct Filling<T> {
-    page: Page<T>,
+pub(super) struct Filling<T> {
+    pub(super) page: Page<T>,
     bytes: u64,
 }
 
 impl<T> Filling<T> {
-    fn new() -> Filling<T> {
+    pub(super) fn new() -> Filling<T> {
         Filling {
             page: Page {
                 rows: Vec::new(),
@@ -202,7 +169,7 @@ impl<T> Filling<T> {
     }
 
     /// Takes a row, if there is room for it; otherwise the page is full.
-    fn take(&mut self, row: T, bytes: u64, limit: u32) -> bool {
+    pub(super) fn take(&mut self, row: T, bytes: u64, limit: u32) -> bool {
         if self.page.rows.len() >= limit as usize || self.bytes > PAGE_BYTES {
             self.page.more = true;
             return false;
@@ -213,7 +180,7 @@ impl<T> Filling<T> {
     }
 }
 
-fn check_limit(limit: u32, max: u32) -> Result<(), Invalid> {
+pub(super) fn check_limit(limit: u32, max: u32) -> Result<(), Invalid> {
     if (1..=max).contains(&limit) {
         return Ok(());
     }

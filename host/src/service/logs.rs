@@ -67,6 +67,26 @@ impl LogRecord {
     }
 }
 
+/// Which lines of a log. Each part that is there narrows the choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogFilter {
+    /// Of this request.
+    pub request: Option<Uuid>,
+    /// At least as severe as this.
+    pub level: Option<Level>,
+    /// Written at this time or later.
+    pub since: Option<Timestamp>,
+}
+
+impl LogFilter {
+    fn covers(&self, line: &LogRecord) -> bool {
+        self.request
+            .is_none_or(|request| request == line.request_id)
+            && self.level.is_none_or(|level| line.level <= level)
+            && self.since.is_none_or(|since| since <= line.at)
+    }
+}
+
 /// The logs of all apps on this host: in memory, the newest lines of each.
 #[derive(Default)]
 pub struct Logs {
@@ -187,6 +207,11 @@ impl Logs {
 
     /// The app's lines after a number, oldest first: the last `limit` of them.
     pub fn read(&self, app: AppId, after: u64, limit: usize) -> Vec<LogRecord> {
+        self.find(app, after, limit, &LogFilter::default())
+    }
+
+    /// The same of lines that a filter lets through.
+    pub fn find(&self, app: AppId, after: u64, limit: usize, filter: &LogFilter) -> Vec<LogRecord> {
         let state = self.state.lock();
         let Some(ring) = state.rings.get(&app) else {
             return Vec::new();
@@ -194,6 +219,7 @@ impl Logs {
         let newer = ring.lines.iter().rev();
         let mut lines: Vec<_> = newer
             .take_while(|line| line.seq > after)
+            .filter(|line| filter.covers(line))
             .take(limit)
             .cloned()
             .collect();
@@ -204,6 +230,11 @@ impl Logs {
     /// The apps that have lines.
     pub(crate) fn apps(&self) -> Vec<AppId> {
         self.state.lock().rings.keys().copied().collect()
+    }
+
+    /// The number of the newest line of all apps.
+    pub fn newest(&self) -> u64 {
+        self.state.lock().seq
     }
 
     /// Forgets an app that is gone. Those who follow its log are woken and find nothing
@@ -300,6 +331,46 @@ mod tests {
         assert_eq!(logs.read(other, 0, 10).len(), 1);
         logs.remove(app);
         assert!(logs.read(app, 0, 10).is_empty());
+    }
+
+    #[test]
+    fn lines_are_chosen_by_each_part() {
+        let (logs, app) = (Logs::default(), AppId::generate());
+        let request = Uuid::from_u128(7);
+        let lines = [
+            (1, Level::Error, Uuid::nil()),
+            (2, Level::Info, request),
+            (3, Level::Warn, request),
+            (4, Level::Debug, Uuid::nil()),
+        ];
+        logs.push(
+            app,
+            lines.map(|(at, level, request_id)| LogRecord {
+                at: Timestamp(at),
+                level,
+                request_id,
+                ..line(&at.to_string())
+            }),
+        );
+        let found = |filter: LogFilter| {
+            let found = logs.find(app, 0, 10, &filter);
+            let found = found.iter().map(|line| line.message.as_str());
+            found.collect::<Vec<_>>().join(" ")
+        };
+        let all = LogFilter::default();
+        let request = Some(request);
+        assert_eq!(found(all), "1 2 3 4");
+        assert_eq!(found(LogFilter { request, ..all }), "2 3");
+        let level = Some(Level::Warn);
+        assert_eq!(found(LogFilter { level, ..all }), "1 3");
+        let since = Some(Timestamp(3));
+        assert_eq!(found(LogFilter { since, ..all }), "3 4");
+        let both = LogFilter {
+            request,
+            level,
+            since: None,
+        };
+        assert_eq!(found(both), "3");
     }
 
     #[test]

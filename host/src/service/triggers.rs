@@ -1,9 +1,10 @@
 //! Triggers, for administrators.
 
+use super::letters::LETTERS_MAX;
 use super::{Actor, Admin, ServiceError};
 use crate::model::{
-    App, Capability, Invalid, KeyRange, NewTrigger, Policy, Subject, Timestamp, Trigger,
-    TriggerName, Watch,
+    App, Capability, Invalid, KeyRange, NewTrigger, Outstanding, Policy, Subject, Timestamp,
+    Trigger, TriggerDeletion, TriggerName, Watch,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -41,22 +42,64 @@ impl Admin {
         Ok(self.store.set_trigger(app.id, trigger, audit).await?)
     }
 
-    /// Removes a trigger. Deliveries that it has made stay.
+    /// Removes a trigger, and does with its outstanding deliveries what `fate` says.
+    /// Returns how many were discarded. Those whose handlers run meanwhile may be done
+    /// instead.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`] without `app:admin` of the app,
-    /// [`ServiceError::TriggerNotFound`].
+    /// [`ServiceError::Denied`] without `app:admin` of the app, and to discard
+    /// deliveries, without `script:write`; [`ServiceError::TriggerNotFound`];
+    /// [`ServiceError::TriggerHasDeliveries`], if the fate is [`Fate::Refuse`] and there
+    /// are some.
     pub async fn delete_trigger(
         &self,
         actor: &Actor,
         app: &App,
         trigger: TriggerName,
-    ) -> Result<(), ServiceError> {
+        fate: Fate,
+    ) -> Result<u64, ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
-        let detail = json!({ "trigger": trigger });
+        if fate == Fate::Discard {
+            actor.require(Capability::AppKvWrite(app.id))?;
+        }
+        let detail = json!({ "trigger": trigger, "deliveries": fate.as_str() });
         let audit = actor.audit("trigger.delete", Some(app), Timestamp::now(), detail);
-        let deleted = self.store.delete_trigger(app.id, trigger, audit);
-        found(deleted.await?)
+        let must_be_idle = fate == Fate::Refuse;
+        let deleted = self
+            .store
+            .delete_trigger(app.id, trigger.clone(), must_be_idle, audit);
+        let its_own = Outstanding::of(trigger);
+        match deleted.await? {
+            TriggerDeletion::Absent => return Err(ServiceError::TriggerNotFound),
+            TriggerDeletion::Outstanding => {
+                let count = self.store.count_deliveries(app.id, &its_own, LETTERS_MAX);
+                let count = count.await?;
+                return Err(ServiceError::TriggerHasDeliveries { count });
+            }
+            TriggerDeletion::Deleted => {}
+        }
+        match fate {
+            Fate::Discard => self.discard_all(actor, app, its_own).await,
+            Fate::Refuse | Fate::Keep => Ok(0),
+        }
+    }
+
+    /// Discards all deliveries of a trigger that is gone, and so makes no new ones.
+    async fn discard_all(
+        &self,
+        actor: &Actor,
+        app: &App,
+        which: Outstanding,
+    ) -> Result<u64, ServiceError> {
+        let mut discarded = 0;
+        loop {
+            let some = self.discard_deliveries(actor, app, which.clone(), LETTERS_MAX, false);
+            let some = some.await?;
+            discarded += some;
+            if some < u64::from(LETTERS_MAX) {
+                return Ok(discarded);
+            }
+        }
     }
 
     /// Lets a trigger's deliveries wait, or go on.
@@ -80,6 +123,38 @@ impl Admin {
         let audit = actor.audit(action, Some(app), Timestamp::now(), detail);
         let set = self.store.pause_trigger(app.id, trigger, paused, audit);
         found(set.await?)
+    }
+}
+
+/// What becomes of the outstanding deliveries of a trigger that is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fate {
+    /// If there are some, the trigger is not deleted.
+    #[default]
+    Refuse,
+    /// They go on: the function that they name is called.
+    Keep,
+    /// They are discarded.
+    Discard,
+}
+
+impl Fate {
+    /// The fate in one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Fate::Refuse => "refuse",
+            Fate::Keep => "keep",
+            Fate::Discard => "discard",
+        }
+    }
+}
+
+impl std::str::FromStr for Fate {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Fate, ()> {
+        let mut all = [Fate::Refuse, Fate::Keep, Fate::Discard].into_iter();
+        all.find(|fate| fate.as_str() == word).ok_or(())
     }
 }
 

@@ -12,8 +12,8 @@
 
 use super::StoreError;
 use crate::model::{
-    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Queue, Receipt,
-    SchedulePlace, Tick, Timestamp, Trigger, TriggerName,
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Outstanding, Place, Queue,
+    Receipt, Returned, SchedulePlace, Tick, Timestamp, Trigger, TriggerName,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -24,8 +24,9 @@ pub trait Outbox: Send + Sync {
     /// All triggers of an app, in the order of their names.
     async fn triggers(&self, app: AppId) -> Result<Vec<Trigger>, StoreError>;
 
-    /// Up to `limit` queues that have something to claim and are not paused, in
-    /// their order, after one if given. The cost grows with the queues that have
+    /// Up to `limit` queues that have something to claim, in their order, after one if
+    /// given. Of a queue that failures have paused, a probe can be claimed once its
+    /// time has come; of one that an operator has paused, nothing. The cost grows with the queues that have
     /// deliveries, not with the deliveries.
     async fn due(
         &self,
@@ -36,7 +37,9 @@ pub trait Outbox: Send + Sync {
 
     /// Claims deliveries that are due, those first that have been so for longest:
     /// counts an attempt of each and lends it until the claim runs out. Of each
-    /// chain the first alone can be claimed. That nothing is claimed does not say
+    /// chain the first alone can be claimed. Of a queue that failures have paused it
+    /// claims one delivery as the probe, if its time has come: one that does not count
+    /// among the failures, if it finds one early in the queue. That nothing is claimed does not say
     /// that nothing is due: ask [`due`](Outbox::due) again.
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError>;
 
@@ -44,20 +47,48 @@ pub trait Outbox: Send + Sync {
     async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError>;
 
     /// Gives back a delivery whose attempt has failed, or makes it a dead letter
-    /// and lets the next of its chain go on. A deterministic failure counts
-    /// against the trigger and pauses it when there were
-    /// [`FAILURES_MAX`](crate::model::FAILURES_MAX) in a row. Whether the lease
-    /// still held; if not, nothing happens.
-    async fn fail(&self, failed: &Failed) -> Result<bool, StoreError>;
+    /// and lets the next of its chain go on. A delivery that fails deterministically
+    /// counts once against its trigger, which is paused when there were
+    /// [`FAILURES_MAX`](crate::model::FAILURES_MAX) in a row. If the delivery was the
+    /// probe of a paused trigger, the next probe waits longer. If the lease did not
+    /// hold, nothing happens.
+    async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError>;
 
-    /// Up to `limit` outstanding deliveries of an app, or of one trigger of it, in
-    /// the order of triggers, chains and numbers.
+    /// Gives back a delivery whose attempt the host itself has cut off: it is due at
+    /// once, and the attempt does not count. Whether the lease still held.
+    async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Up to `limit` outstanding deliveries of an app, in the order of triggers, chains
+    /// and numbers, after one if given.
+    async fn outstanding(
+        &self,
+        app: AppId,
+        which: &Outstanding,
+        after: Option<&Place>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError>;
+
+    /// The first outstanding deliveries of an app, or of one trigger of it.
     async fn deliveries(
         &self,
         app: AppId,
         trigger: Option<&TriggerName>,
         limit: u32,
-    ) -> Result<Vec<Delivery>, StoreError>;
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let which = Outstanding {
+            trigger: trigger.cloned(),
+            ..Outstanding::default()
+        };
+        self.outstanding(app, &which, None, limit).await
+    }
+
+    /// How many outstanding deliveries of an app there are, counted up to `limit`.
+    async fn count_deliveries(
+        &self,
+        app: AppId,
+        which: &Outstanding,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
 
     /// Up to `limit` schedules that are due, or not planned yet, in the order of their
     /// places, after one if given. A row that cannot be decoded is returned as such

@@ -2,8 +2,9 @@
 
 use super::StoreError;
 use crate::model::{
-    App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Plugin,
-    PluginVersion, TRIGGERS_MAX, Token, TokenId, Trigger, TriggerName, Usage,
+    App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Outstanding,
+    Plugin, PluginVersion, TRIGGERS_MAX, Token, TokenId, Trigger, TriggerDeletion, TriggerName,
+    Usage,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -130,7 +131,8 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<Trigger, StoreError>;
 
-    /// Removes a trigger; whether there was one. Deliveries that it has made stay.
+    /// Removes a trigger. Deliveries that it has made stay; if they must not, and there
+    /// are some, nothing happens and no audit row is written.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`].
@@ -138,8 +140,23 @@ pub trait Registry: Send + Sync {
         &self,
         app: AppId,
         trigger: TriggerName,
+        must_be_idle: bool,
         audit: Audit,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<TriggerDeletion, StoreError>;
+
+    /// Removes up to `limit` outstanding deliveries of an app, in the order of triggers
+    /// and keys, and lets those behind them go on; how many. A handler that runs one
+    /// of them cannot commit.
+    ///
+    /// # Errors
+    /// [`StoreError::AppNotFound`].
+    async fn discard_deliveries(
+        &self,
+        app: AppId,
+        which: Outstanding,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError>;
 
     /// Lets a trigger's deliveries wait, or go on, and counts its failures from 0;
     /// whether there is the trigger.
@@ -237,6 +254,12 @@ impl Effect for bool {
 impl Effect for u64 {
     fn changed(&self) -> bool {
         *self > 0
+    }
+}
+
+impl Effect for TriggerDeletion {
+    fn changed(&self) -> bool {
+        *self == TriggerDeletion::Deleted
     }
 }
 

@@ -9,8 +9,8 @@ use super::kit::{
 };
 use super::rounds::Rounds;
 use kvasm::model::{
-    AppId, AppLimits, Applied, Audit, DeadReason, Letters, LimitsPatch, Op, PluginVersion,
-    TRIGGERS_MAX, Timestamp, Token, TokenId, Verdict, WriteBatch,
+    AppId, AppLimits, Applied, Audit, DeadReason, Letters, LimitsPatch, Op, Outstanding,
+    PluginVersion, TRIGGERS_MAX, Timestamp, Token, TokenId, TriggerDeletion, Verdict, WriteBatch,
 };
 use kvasm::store::{Store, StoreError};
 use serde_json::json;
@@ -90,7 +90,7 @@ fn changes(tenant: &Tenant) -> Vec<Named> {
         store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
         store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
         store.pause_trigger(id, name(), true, row).await;
-        store.delete_trigger(id, name(), row).await;
+        store.delete_trigger(id, name(), false, row).await.map(|done| done == TriggerDeletion::Deleted);
         store.delete_app(made_id, row).await;
     }
 }
@@ -167,7 +167,8 @@ pub async fn what_changes_nothing_leaves_no_row(kit: Kit) {
         store.revoke_token(None, taken_id, row).await;
         store.revoke_token(Some(id), bootstrap, row).await;
         store.pause_trigger(id, name(), true, row).await;
-        store.delete_trigger(id, name(), row).await;
+        store.delete_trigger(id, name(), true, row).await.map(|done| done == TriggerDeletion::Deleted);
+        store.discard_deliveries(id, Outstanding::default(), 9, row).await.map(|count| count > 0);
         store.replay(id, Letters::default(), 9, row).await.map(|count| count > 0);
         store.discard(id, Letters::default(), 9, row).await.map(|count| count > 0);
     };
@@ -210,7 +211,8 @@ pub async fn what_fails_leaves_no_row(kit: Kit) {
         store.set_trigger(never, trigger("t", watch("c")), row).await.map(yes);
         store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
         store.pause_trigger(never, trigger_name("t"), true, row).await;
-        store.delete_trigger(never, trigger_name("t"), row).await;
+        store.delete_trigger(never, trigger_name("t"), false, row).await.map(yes);
+        store.discard_deliveries(never, Outstanding::default(), 9, row).await.map(yes);
         store.replay(never, all(), 9, row).await.map(yes);
         store.discard(never, all(), 9, row).await.map(yes);
     };

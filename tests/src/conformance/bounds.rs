@@ -5,7 +5,7 @@ use super::event_kit::trigger_name;
 use super::kit::{Tenant, bytes, set};
 use kvasm::model::{
     DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, DeadReason, ENTRY_BYTES,
-    FOLLOWERS_MAX, Failed, Letters, Op, Resource, Verdict, WriteBatch,
+    FOLLOWERS_MAX, Failed, Letters, Op, ProbeWait, Resource, Verdict, WriteBatch,
 };
 use kvasm::store::StoreError;
 
@@ -221,12 +221,13 @@ pub async fn a_delivery_keeps_a_short_text_of_its_failure(kit: Kit) {
         now: app.now,
         verdict: Verdict::RetryAt(app.now),
         deterministic: false,
+        probe: ProbeWait::default(),
         error: "é".repeat(2_000),
         trace: None,
         plugin: None,
     };
     let before = app.used().await;
-    assert!(app.store.fail(&failed).await.expect("given back"));
+    assert!(app.store.fail(&failed).await.expect("given back").is_held());
     let kept = app.outstanding().await.swap_remove(0).error;
     assert_eq!(kept.expect("a text"), "é".repeat(128));
     assert_eq!(app.used().await, before);

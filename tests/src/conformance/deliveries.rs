@@ -5,8 +5,8 @@ use super::event_kit::{trigger, watch};
 use super::kit::{NOW, Tenant, absent, collection, delete, json, key, set};
 use super::rounds::Rounds;
 use kvasm::model::{
-    Delivery, DeliveryState, Happening, NewTrigger, Pause, Policy, Queue, Receipt, Timestamp,
-    Verdict, WriteBatch,
+    Delivery, DeliveryState, Happening, NewTrigger, Policy, Queue, Receipt, Timestamp, Verdict,
+    WriteBatch,
 };
 use kvasm::store::StoreError;
 use std::collections::HashMap;
@@ -211,35 +211,6 @@ pub async fn a_paused_trigger_is_not_due(kit: Kit) {
     app.set("c", "l", json("1")).await;
     app.pause("t", false).await;
     assert_eq!(app.claim("t", 10).await.len(), 2);
-}
-
-pub async fn failures_in_a_row_pause_a_trigger(kit: Kit) {
-    let app = watched(&kit).await;
-    for n in 0..12 {
-        app.set("c", &n.to_string(), json("1")).await;
-    }
-    let claimed = app.claim("t", 12).await;
-    let retry = Verdict::RetryAt(NOW);
-    for (_, receipt) in &claimed[..9] {
-        assert!(app.fail(receipt, retry, true).await);
-    }
-    assert!(app.fail(&claimed[9].1, retry, false).await);
-    assert_eq!(
-        (
-            app.triggers().await[0].paused,
-            app.triggers().await[0].failures
-        ),
-        (None, 9)
-    );
-    app.acknowledge(&claimed[10].1, vec![]).await.expect("done");
-    assert_eq!(app.triggers().await[0].failures, 0);
-    assert!(app.fail(&claimed[11].1, retry, true).await);
-    for _ in 0..9 {
-        let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
-        assert!(app.fail(&receipt, retry, true).await);
-    }
-    assert_eq!(app.triggers().await[0].paused, Some(Pause::Failures));
-    assert_eq!(app.due().await, [""; 0]);
 }
 
 pub async fn queues_are_found_in_pages(kit: Kit) {

@@ -3,7 +3,8 @@
 use super::kit::{Tenant, collection, key};
 use kvasm::model::{
     AppId, Changes, Claim, DeadLetter, Delivery, Digest, Failed, Letters, NewTrigger, Op,
-    PluginVersion, Policy, Queue, Receipt, Trigger, TriggerName, Verdict, Watch, WriteBatch,
+    PluginVersion, Policy, ProbeWait, Queue, Receipt, Returned, Trigger, TriggerDeletion,
+    TriggerName, Verdict, Watch, WriteBatch,
 };
 use kvasm::store::StoreError;
 
@@ -58,11 +59,11 @@ impl Tenant {
         self.set_trigger(trigger(name, watch(c))).await
     }
 
-    /// Removes a trigger; whether there was one.
+    /// Removes a trigger, and leaves its deliveries; whether there was one.
     pub async fn delete_trigger(&self, name: &str) -> bool {
         let (name, row) = (trigger_name(name), self.audit_row("test"));
-        let deleted = self.store.delete_trigger(self.id, name, row).await;
-        deleted.expect("a deletion")
+        let deleted = self.store.delete_trigger(self.id, name, false, row).await;
+        deleted.expect("a deletion") == TriggerDeletion::Deleted
     }
 
     /// Pauses a trigger, or lets it go on; whether there is one.
@@ -121,11 +122,23 @@ impl Tenant {
 
     /// Says that an attempt has failed; whether the lease held.
     pub async fn fail(&self, receipt: &Receipt, verdict: Verdict, deterministic: bool) -> bool {
+        let returned = self.give_back(receipt, verdict, deterministic).await;
+        returned.is_held()
+    }
+
+    /// Says that an attempt has failed; what becomes of the trigger.
+    pub async fn give_back(
+        &self,
+        receipt: &Receipt,
+        verdict: Verdict,
+        deterministic: bool,
+    ) -> Returned {
         let failed = Failed {
             receipt: receipt.clone(),
             now: self.now,
             verdict,
             deterministic,
+            probe: ProbeWait::default(),
             error: "it failed".to_owned(),
             trace: Some("at here".to_owned()),
             plugin: Some((PluginVersion(7), Digest([9; 32]))),

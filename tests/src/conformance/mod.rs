@@ -26,6 +26,8 @@ pub mod linearizable;
 pub mod lists;
 pub mod many;
 pub mod model;
+pub mod outstanding;
+pub mod pauses;
 pub mod plugin_races;
 pub mod plugins;
 pub mod quotas;
@@ -320,13 +322,32 @@ macro_rules! conformance {
                 what_is_given_up_lets_the_next_go_on,
                 those_that_are_due_for_longest_come_first,
                 a_paused_trigger_is_not_due,
-                failures_in_a_row_pause_a_trigger,
                 queues_are_found_in_pages,
                 a_claim_brings_the_policy,
                 acknowledged_deliveries_give_their_room_back,
                 an_app_takes_its_deliveries_along,
                 a_clock_that_steps_back_holds_up_nothing_new,
                 racing_writes_are_told_in_their_order,
+            }
+            pauses {
+                each_delivery_counts_once_in_a_row,
+                ten_deliveries_in_a_row_pause_and_a_probe_ends_it,
+                a_probe_that_fails_doubles_the_wait,
+                a_passing_failure_of_a_probe_does_not_double_the_wait,
+                a_probe_whose_host_dies_is_followed_by_another,
+                of_many_claims_one_gets_the_probe,
+                a_success_of_another_delivery_ends_a_pause,
+                a_pause_of_an_operator_is_never_probed,
+                a_paused_schedule_runs_for_its_probe,
+                what_is_released_has_not_been_tried,
+            }
+            outstanding {
+                deliveries_are_listed_in_pages,
+                deliveries_are_chosen_by_each_part,
+                what_is_discarded_lets_the_next_go_on,
+                a_discarded_delivery_cannot_be_acknowledged,
+                discards_are_bounded_and_give_room_back,
+                a_trigger_with_deliveries_is_deleted_if_they_may_stay,
             }
             dispatchers {
                 many_dispatchers_deliver_in_order_and_once,

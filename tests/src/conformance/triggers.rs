@@ -206,14 +206,18 @@ pub async fn triggers_are_set_replaced_paused_and_deleted(kit: Kit) {
     let expected = Trigger {
         watch: other.watch,
         function: other.function,
+        standing: made.standing,
         ..first
     };
     assert_eq!(made, expected);
     assert_eq!(app.triggers().await[1], expected);
     app.pause("b", true).await;
-    assert_eq!(app.triggers().await[1].paused, Some(Pause::Operator));
+    assert_eq!(
+        app.triggers().await[1].standing.paused,
+        Some(Pause::Operator)
+    );
     app.pause("b", false).await;
-    assert_eq!(app.triggers().await[1].paused, None);
+    assert_eq!(app.triggers().await[1].standing.paused, None);
     assert!(app.delete_trigger("b").await);
     assert!(!app.delete_trigger("b").await);
     assert_eq!(app.triggers().await.len(), 1);
@@ -253,8 +257,10 @@ pub async fn a_set_keeps_what_it_is_not_about(kit: Kit) {
     let expected = Trigger {
         policy: narrower.policy,
         next_at: planned.next,
+        standing: set.standing,
         ..made.clone()
     };
+    assert_eq!((set.standing.paused, set.standing.failures), (None, 0));
     assert_eq!(set, expected, "not paused, as the page on events says");
     assert_eq!(later.triggers().await, [expected]);
     // Another schedule is to be planned first.
@@ -441,21 +447,27 @@ pub async fn an_operators_trigger_takes_the_place_of_a_declared_one(kit: Kit) {
 pub async fn an_activation_resumes_what_failures_have_paused(kit: Kit) {
     let app = kit.app().await;
     app.watch("by_failures", "c").await;
-    app.set("c", "k", json("1")).await;
-    for _ in 0..FAILURES_MAX {
-        let [(_, receipt)] = app.claim("by_failures", 1).await.try_into().expect("one");
+    for n in 0..FAILURES_MAX {
+        app.set("c", &n.to_string(), json("1")).await;
+    }
+    for (_, receipt) in app.claim("by_failures", FAILURES_MAX).await {
         assert!(app.fail(&receipt, Verdict::RetryAt(NOW), true).await);
     }
     app.watch("by_hand", "c").await;
     app.pause("by_hand", true).await;
-    let found: Vec<_> = app.triggers().await.iter().map(|t| t.paused).collect();
+    let found: Vec<_> = app
+        .triggers()
+        .await
+        .iter()
+        .map(|t| t.standing.paused)
+        .collect();
     assert_eq!(found, [Some(Pause::Failures), Some(Pause::Operator)]);
     deploy(&app, "one", vec![]).await;
     let found: Vec<_> = app
         .triggers()
         .await
         .iter()
-        .map(|t| (t.paused, t.failures))
+        .map(|t| (t.standing.paused, t.standing.failures))
         .collect();
     assert_eq!(found, [(None, 0), (Some(Pause::Operator), 0)]);
 }

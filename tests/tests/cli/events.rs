@@ -360,3 +360,55 @@ fn dead_letters_are_thrown_away_only_by_a_choice() {
         "there is no app nope",
     );
 }
+
+#[test]
+fn outstanding_deliveries_are_paged_and_discarded() {
+    let user = User::with_app();
+    user.ok(&["trigger", "set", "demo", "index", "--collection", "orders"]);
+    for key in ["1", "2", "3"] {
+        user.ok(&["kv", "set", "demo", "orders", key, "1"]);
+    }
+    let page = user.json(&["delivery", "list", "demo", "--limit", "2"]);
+    let next = page["next"].as_str().unwrap();
+    let rest = user.json(&["delivery", "list", "demo", "--after", next]);
+    assert_eq!(rest["deliveries"].as_array().unwrap().len(), 1);
+    let id = rest["deliveries"][0]["event"]["id"].as_str().unwrap();
+    assert!(user.ok(&["delivery", "list", "demo"]).contains(id));
+
+    let refused = ["trigger", "delete", "demo", "index"];
+    user.fails(&refused, 2, "--deliveries keep");
+    let discard = |rest: &[&str]| {
+        let done = user.run(&[&["delivery", "discard", "demo"], rest].concat());
+        (done.code, done.stdout)
+    };
+    let (code, said) = discard(&["--event", id, "--dry-run"]);
+    assert_eq!(
+        (code, said.as_str()),
+        (0, "1 delivery would be discarded.\n")
+    );
+    let (code, said) = discard(&["--event", id]);
+    assert_eq!((code, said.as_str()), (0, "Discarded 1 delivery.\n"));
+    let (code, said) = discard(&["--event", id]);
+    assert_eq!(code, 1);
+    assert!(said.starts_with("No matching deliveries"), "{said}");
+    user.fails(&["delivery", "discard", "demo"], 2, "--trigger");
+    user.fails(
+        &["delivery", "discard", "demo", "--all", "--trigger", "index"],
+        2,
+        "cannot be used with",
+    );
+    let deleted = user.ok(&[
+        "trigger",
+        "delete",
+        "demo",
+        "index",
+        "--deliveries",
+        "discard",
+    ]);
+    assert!(
+        deleted.contains("and its outstanding deliveries"),
+        "{deleted}"
+    );
+    let left = user.json(&["delivery", "list", "demo"]);
+    assert_eq!(left["deliveries"], json!([]));
+}

@@ -3,7 +3,9 @@
 
 use super::stage::{Stage, manifest, until};
 use kvasm::Host;
-use kvasm::model::{DeadReason, Limits, Pause};
+use kvasm::dispatch::DispatchOptions;
+use kvasm::model::{DeadReason, DeliveryState, Limits, Pause, Timestamp};
+use kvasm::service::LogSource;
 use kvasm::store::MemoryStore;
 use kvasm_tests::guests::module_with;
 use std::sync::Arc;
@@ -82,10 +84,10 @@ async fn too_much_memory_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_handler_calls_permanent_is_tried_three_times() {
+async fn what_a_handler_calls_permanent_is_dead_at_once() {
     let say = "(drop (call $output_write (i32.const 0) (i32.const 4))) (i32.const 2)";
     let (reason, attempts, error) = buried(say).await;
-    assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
+    assert_eq!((reason, attempts), (DeadReason::Deterministic, 1));
     assert!(error.contains("cdk1"), "the handler's own words: {error}");
 }
 
@@ -173,10 +175,13 @@ async fn a_broken_version_is_paused_until_the_next() {
         stage.set("c", &n.to_string(), "1").await;
     }
     until("the trigger is paused", async || {
-        stage.triggers().await[0].paused.is_some()
+        stage.triggers().await[0].standing.paused.is_some()
     })
     .await;
-    assert_eq!(stage.triggers().await[0].paused, Some(Pause::Failures));
+    assert_eq!(
+        stage.triggers().await[0].standing.paused,
+        Some(Pause::Failures)
+    );
     // Those that were already claimed may fail too; nothing more is claimed then.
     until("no handler runs", async || {
         stage.outstanding().await.iter().all(|d| !d.leased)
@@ -192,6 +197,82 @@ async fn a_broken_version_is_paused_until_the_next() {
         .await;
     stage.settle().await;
     assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
+}
+
+/// Ten events in a row that the handler cannot take stop it for a while. It goes on
+/// without anybody's doing once it can, and all of that is seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_trigger_goes_on_once_a_probe_succeeds() {
+    let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+    // Traps until there is the entry "k" of "d".
+    let fails_without =
+        "(if (i64.eqz (call $kv_has (i32.const 1) (i32.const 1) (i32.const 2) (i32.const 1)))
+        (then unreachable)) (i32.const 0)";
+    stage.deploy(handler(fails_without)).await;
+    for n in 0..30 {
+        stage.set("c", &n.to_string(), "1").await;
+    }
+    stage.start_with(DispatchOptions {
+        probe_after: Duration::from_millis(20),
+        ..DispatchOptions::default()
+    });
+    let said = async |words: &str| {
+        let app = stage.app().await;
+        let lines = stage.host.logs().read(app.id, 0, usize::MAX);
+        let of_host = lines.iter().filter(|line| line.source == LogSource::Host);
+        of_host.filter(|line| line.message.contains(words)).count()
+    };
+    until("the trigger is paused", async || {
+        said("is paused").await > 0
+    })
+    .await;
+    until("a probe has failed", async || {
+        said("stays paused").await > 0
+    })
+    .await;
+    assert!(!stage.outstanding().await.is_empty());
+    stage.set("d", "k", "1").await;
+    until("it goes on", async || said("goes on").await > 0).await;
+    stage.settle().await;
+    let standing = stage.triggers().await[0].standing;
+    assert_eq!((standing.paused, standing.failures), (None, 0));
+    let metrics = stage.host.metrics().encode();
+    for outcome in ["paused", "probe_failed", "resumed"] {
+        let line = format!("kvasm_triggers_total{{app=\"app\",outcome=\"{outcome}\"}}");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+}
+
+/// What the host itself cuts off is due at once, and the attempt does not count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stopping_host_cuts_off_has_not_been_tried() {
+    let ages = Duration::from_secs(600);
+    let builder = Host::builder().limits(Limits {
+        cpu_time: ages,
+        wall_time: ages,
+        ..Limits::default()
+    });
+    let mut stage = Stage::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await;
+    stage.deploy(handler("(loop (br 0)) unreachable")).await;
+    for n in 0..3 {
+        stage.set("c", &n.to_string(), "1").await;
+    }
+    stage.start_with(DispatchOptions {
+        drain: Duration::ZERO,
+        ..DispatchOptions::default()
+    });
+    until("the handlers run", async || {
+        stage.outstanding().await.iter().all(|d| d.leased)
+    })
+    .await;
+    stage.stop().await;
+    let left = stage.outstanding().await;
+    assert_eq!(left.len(), 3);
+    for delivery in left {
+        assert_eq!(delivery.state(), DeliveryState::Pending, "{delivery:?}");
+        assert_eq!((delivery.attempts, delivery.error), (0, None));
+        assert!(delivery.due_at.unwrap() <= Timestamp::now());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! The retry schedule, whatever comes.
 
-use kvasm::dispatch::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, backoff, verdict};
+use kvasm::dispatch::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, Failure, backoff, verdict};
 use kvasm::model::{DeadReason, Policy, Timestamp, Verdict};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -10,6 +10,14 @@ use std::time::Duration;
 fn the_schedule_is_as_documented() {
     let seconds: Vec<_> = (1..=10).map(|n| backoff(n, 0.5).as_secs()).collect();
     assert_eq!(seconds, [1, 3, 9, 27, 81, 243, 729, 2187, 3600, 3600]);
+}
+
+fn failures() -> impl Strategy<Value = Failure> {
+    prop_oneof![
+        Just(Failure::Passing),
+        Just(Failure::Deterministic),
+        Just(Failure::Permanent),
+    ]
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -34,13 +42,13 @@ proptest! {
     fn every_delivery_ends(
         policy in policies(),
         start in 0i64..=4_000_000_000_000,
-        deterministic: bool,
+        failure in failures(),
         spread in 0.0f64..=1.0,
     ) {
         let queued = Timestamp(start);
         let (mut now, mut attempts) = (queued, 1);
         let reason = loop {
-            match verdict(policy, attempts, queued, now, deterministic, spread) {
+            match verdict(policy, attempts, queued, now, failure, spread) {
                 Verdict::RetryAt(at) => {
                     prop_assert!(at > now);
                     prop_assert!(at.0 - queued.0 <= policy.age_max.as_millis() as i64);
@@ -53,8 +61,12 @@ proptest! {
         };
         match reason {
             DeadReason::Deterministic => {
-                prop_assert!(deterministic);
-                prop_assert_eq!(attempts, DETERMINISTIC_ATTEMPTS_MAX.min(policy.attempts_max));
+                let most = match failure {
+                    Failure::Permanent => 1,
+                    _ => DETERMINISTIC_ATTEMPTS_MAX.min(policy.attempts_max),
+                };
+                prop_assert!(failure != Failure::Passing);
+                prop_assert_eq!(attempts, most);
             }
             DeadReason::Attempts => prop_assert_eq!(attempts, policy.attempts_max),
             DeadReason::Age => prop_assert!(attempts < policy.attempts_max),
@@ -70,7 +82,7 @@ proptest! {
         now in i64::MIN..i64::MAX - 10_000_000,
         attempts in 1u32..50,
     ) {
-        let verdict = verdict(policy, attempts, Timestamp(queued), Timestamp(now), false, 0.3);
+        let verdict = verdict(policy, attempts, Timestamp(queued), Timestamp(now), Failure::Passing, 0.3);
         if let Verdict::RetryAt(at) = verdict {
             prop_assert!(at.0 > now);
         }

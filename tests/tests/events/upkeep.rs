@@ -3,7 +3,7 @@
 use super::stage::{Stage, collection, until};
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
-    App, AppName, Audit, Claim, DeadReason, Failed, Key, Op, Queue, Receipt, Timestamp,
+    App, AppName, Audit, Claim, DeadReason, Failed, Key, Op, ProbeWait, Queue, Receipt, Timestamp,
     TriggerName, Value, Verdict, WriteBatch,
 };
 use kvasm::store::{
@@ -162,11 +162,12 @@ async fn bury(stage: &Stage) {
         now,
         verdict: Verdict::GiveUp(DeadReason::Attempts),
         deterministic: false,
+        probe: ProbeWait::default(),
         error: "enough".to_owned(),
         trace: None,
         plugin: None,
     };
-    assert!(stage.host.store().fail(&failed).await.unwrap());
+    assert!(stage.host.store().fail(&failed).await.unwrap().is_held());
 }
 
 /// Deletes a big app and leaves the rest to the dispatcher; `number` answers a query

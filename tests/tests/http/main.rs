@@ -8,6 +8,8 @@ mod document;
 mod entries;
 mod events;
 mod limits;
+mod logs;
+mod outstanding;
 mod plugins;
 mod problems;
 mod protocol;

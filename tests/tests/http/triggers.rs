@@ -1,6 +1,7 @@
 //! Triggers, those of operators and those that plugins declare.
 
 use crate::events::tenant;
+use kvasm::model::Scope;
 use kvasm_tests::server::{Answer, Server};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -31,7 +32,7 @@ async fn an_operator_makes_changes_and_removes_triggers() {
     let expected = json!({
         "name": "index", "origin": "operator", "function": "index",
         "collection": "orders", "prefix": "", "on": ["set", "delete"], "schedule": null,
-        "attempts_max": 12, "age_max_ms": 86_400_000, "paused": null, "failures": 0,
+        "attempts_max": 12, "age_max_ms": 86_400_000, "paused": null, "failures": 0, "probe_at": null,
         "next_at": null, "created_at": made["created_at"],
     });
     assert_eq!(made, expected);
@@ -86,7 +87,10 @@ async fn an_operator_makes_changes_and_removes_triggers() {
         "app.create",
     ];
     assert_eq!(actions, expected);
-    assert_eq!(audit["audit"][0]["detail"], json!({ "trigger": "index" }));
+    assert_eq!(
+        audit["audit"][0]["detail"],
+        json!({ "trigger": "index", "deliveries": "refuse" })
+    );
 }
 
 #[tokio::test]
@@ -210,4 +214,62 @@ async fn a_plugin_shows_what_it_declares() {
         .expect(200);
     let triggers = api.get(TRIGGERS).await.expect(200).json();
     assert_eq!(triggers["triggers"][0]["origin"], "operator");
+}
+
+/// Whoever deletes a trigger that has deliveries says what becomes of them.
+#[tokio::test]
+async fn a_trigger_with_deliveries_is_not_deleted_by_chance() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let api = &server.root;
+    let entry = "/v1/apps/shop/kv/entry?collection=c&key=k";
+    let outstanding = async || {
+        let page = api.get("/v1/apps/shop/deliveries").await.expect(200).json();
+        page["deliveries"].as_array().unwrap().len()
+    };
+    let path = format!("{TRIGGERS}/index");
+    for (fate, left) in [("keep", 1), ("discard", 0)] {
+        put(&server, "index", json!({ "collection": "c" }))
+            .await
+            .expect(200);
+        api.json("PUT", entry, json!(1)).await.expect(200);
+        let refused = api.send("DELETE", &path).await;
+        refused.refused(409, "trigger-has-deliveries");
+        let unknown = api.send("DELETE", &format!("{path}?deliveries=drop")).await;
+        unknown.refused(400, "invalid-argument");
+        api.get(TRIGGERS).await.expect(200);
+        let chosen = format!("{path}?deliveries={fate}");
+        api.send("DELETE", &chosen).await.expect(204);
+        assert_eq!(outstanding().await, left, "{fate}");
+        api.send("DELETE", &path)
+            .await
+            .refused(404, "trigger-not-found");
+    }
+    // Those that it discards are entries of the app.
+    let admin = server.client(None, &[Scope::AppAdmin]).await;
+    let discard = format!("{path}?deliveries=discard");
+    admin
+        .send("DELETE", &discard)
+        .await
+        .refused(403, "forbidden");
+}
+
+/// Who looks at an app sees that something of it waits.
+#[tokio::test]
+async fn an_app_shows_its_paused_triggers() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    put(&server, "index", json!({ "collection": "c" }))
+        .await
+        .expect(200);
+    let api = &server.root;
+    let paused = async || {
+        let app = api.get("/v1/apps/shop").await.expect(200).json();
+        app["paused_triggers"].clone()
+    };
+    assert_eq!(paused().await, json!([]));
+    let pause = format!("{TRIGGERS}/index/pause");
+    api.send("POST", &pause).await.expect(204);
+    let by_operator = json!([{ "name": "index", "paused": "operator", "probe_at": null }]);
+    assert_eq!(paused().await, by_operator);
 }

@@ -19,7 +19,7 @@ const EVENTS: [&str; 3] = ["deliveries", "dead_letters", "triggers"];
 /// all apps.
 const FINDERS: [&str; 2] = [
     "WHERE due_at IS NOT NULL AND app_id > ?1 ORDER BY app_id, trigger_name LIMIT 1",
-    "WHERE schedule IS NOT NULL AND paused IS NULL AND (next_at IS NULL OR next_at <= ?1)",
+    "WHERE schedule IS NOT NULL AND {OPEN} AND (next_at IS NULL OR next_at <= ?1)",
 ];
 
 /// One line, with one space where there was any.

@@ -111,7 +111,9 @@ impl Stage {
     /// The triggers of an app that are paused.
     pub async fn paused(&self, app: &App) -> Vec<String> {
         let triggers = self.host().store().triggers(app.id).await.unwrap();
-        let paused = triggers.iter().filter(|trigger| trigger.paused.is_some());
+        let paused = triggers
+            .iter()
+            .filter(|trigger| trigger.standing.paused.is_some());
         paused.map(|trigger| trigger.name.to_string()).collect()
     }
 }

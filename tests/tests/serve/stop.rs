@@ -1,5 +1,6 @@
 //! How a server stops: gently, in bounded time, or at once.
 
+use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::program::line::{Line, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
 use std::sync::Arc;
@@ -153,4 +154,69 @@ fn a_body_that_stops_does_not_hold_it_up_for_long() {
     assert_eq!(server.code(), Some(0), "{}", server.stderr());
     assert!(line.answer().is_none());
     assert!(head.answer().is_none());
+}
+
+/// Starts a server whose app `demo` has a handler of `body`, changes what it watches,
+/// and waits until it runs.
+fn handling(home: &Home, body: &str, settings: &[&str]) -> Server {
+    let settings = settings.iter().flat_map(|set| ["--set", set]);
+    let server = home.start(&settings.collect::<Vec<_>>());
+    server.create_app("demo");
+    let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
+    let module = module_with("", &watch, body);
+    server
+        .admin("POST", "/v1/apps/demo/plugins", "application/wasm", &module)
+        .ok();
+    server.put("demo", "k", b"1").ok();
+    eventually("a handler that runs", || {
+        let running = server.metric("kvasm_deliveries_running");
+        (running == 1).then_some(())
+    });
+    server
+}
+
+fn outstanding(home: &Home) -> serde_json::Value {
+    let listed = home.run(&["delivery", "list", "demo", "--json"]);
+    let page: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+    page["deliveries"].clone()
+}
+
+#[test]
+fn a_handler_over_the_drain_timeout_is_given_back_and_has_not_been_tried() {
+    let home = Home::new();
+    let settings = [
+        "server.drain_timeout=100ms",
+        "limits.wall_time=1h",
+        "limits.cpu_time=1h",
+    ];
+    let mut server = handling(&home, "(loop (br 0)) unreachable", &settings);
+    server.signal("TERM");
+    assert_eq!(server.code(), Some(0), "{}", server.stderr());
+    let log = server.stderr();
+    assert!(log.contains("the attempt does not count"), "{log}");
+    let left = outstanding(&home);
+    assert_eq!(left.as_array().unwrap().len(), 1);
+    assert_eq!(left[0]["state"], "pending");
+    assert_eq!(
+        (&left[0]["attempts"], &left[0]["error"]),
+        (&0.into(), &().into())
+    );
+}
+
+#[test]
+fn a_handler_within_the_drain_timeout_finishes() {
+    let home = Home::new();
+    let settings = [
+        "server.drain_timeout=10m",
+        "limits.wall_time=1h",
+        "limits.cpu_time=1h",
+    ];
+    // So many rounds that it takes some seconds.
+    let body = "(local $n i64) (local.set $n (i64.const 2000000000))
+        (loop (br_if 0 (i64.ne (i64.const 0)
+            (local.tee $n (i64.sub (local.get $n) (i64.const 1)))))) (i32.const 0)";
+    let mut server = handling(&home, body, &settings);
+    server.signal("TERM");
+    assert_eq!(server.code(), Some(0), "{}", server.stderr());
+    assert_eq!(outstanding(&home), serde_json::json!([]));
 }

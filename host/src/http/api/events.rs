@@ -32,11 +32,14 @@ pub struct TriggerView {
     pub attempts_max: u32,
     /// The age at which a delivery is given up, in milliseconds.
     pub age_max_ms: u64,
-    /// Why its deliveries wait: `operator`, or `failures` after ten deterministic
-    /// ones in a row; null: they do not.
+    /// Why its deliveries wait: `operator`, or `failures` after ten deliveries in a row
+    /// that failed deterministically; null: they do not.
     pub paused: Option<String>,
-    /// Deterministic failures since the last success.
+    /// Deliveries that have failed deterministically since the last success.
     pub failures: u32,
+    /// Of a trigger that failures have paused: when the next delivery is tried.
+    #[serde(default)]
+    pub probe_at: Option<i64>,
     /// When the schedule is due next, once that is known.
     pub next_at: Option<i64>,
     /// When it was made.
@@ -66,14 +69,15 @@ impl From<&Trigger> for TriggerView {
             schedule,
             attempts_max: trigger.policy.attempts_max,
             age_max_ms: age_ms(trigger.policy),
-            paused: trigger.paused.map(|pause| {
+            paused: trigger.standing.paused.map(|pause| {
                 match pause {
                     Pause::Operator => "operator",
                     Pause::Failures => "failures",
                 }
                 .to_owned()
             }),
-            failures: trigger.failures,
+            failures: trigger.standing.failures,
+            probe_at: trigger.standing.probe_at.map(|at| at.0),
             next_at: trigger.next_at.map(|at| at.0),
             created_at: trigger.created_at.0,
         }
@@ -271,6 +275,48 @@ pub struct DeliveryPage {
     pub deliveries: Vec<DeliveryView>,
     /// Whether there are more.
     pub more: bool,
+    /// Pass it as `after`, with the same parameters, for the next page; absent at the
+    /// end.
+    #[serde(default)]
+    pub next: Option<String>,
+}
+
+/// Which outstanding deliveries to discard. Each part that is there narrows the choice;
+/// one that is empty must be said with `all`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeliveriesRequest {
+    /// All of the app; then nothing else may narrow the choice.
+    #[serde(default)]
+    pub all: bool,
+    /// Of the events with these ids; 1 to 1,000. Each trigger has a delivery of its own
+    /// of an event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<Vec<String>>,
+    /// Of this trigger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<String>,
+    /// Queued at this time or later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<i64>,
+    /// Queued before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<i64>,
+    /// At most so many, 1 to 1,000; by default 1,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// Only count them.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What became of outstanding deliveries.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DeliveriesDone {
+    /// How many there were.
+    pub deliveries: u64,
+    /// Whether they were only counted.
+    pub dry_run: bool,
 }
 
 /// A delivery that was given up.

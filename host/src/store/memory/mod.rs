@@ -2,6 +2,7 @@
 
 mod outbox;
 mod registry;
+mod triggers;
 mod upkeep;
 mod write;
 
@@ -12,11 +13,11 @@ use crate::model::{
     WriteBatch,
 };
 use async_trait::async_trait;
-use outbox::Row;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
+use triggers::Row;
 use uuid::Uuid;
 
 /// Keeps everything in memory. **Not durable**: what it holds is gone with the

@@ -1,198 +1,20 @@
-//! Triggers, deliveries and dead letters.
+//! What dispatchers do with deliveries.
 
 use super::write::{key_of, size};
-use super::{MemoryStore, State, Tenant, live};
+use super::{MemoryStore, live};
 use crate::model::{
-    AppId, Claim, DeadLetter, Delivery, DueSchedule, Event, Exports, FAILURES_MAX, FOLLOWERS_MAX,
-    Failed, Happening, Letters, NewTrigger, Origin, Pause, Place, Queue, Receipt, SchedulePlace,
-    Tick, Timestamp, Trigger, TriggerName, Verdict, Watch, chain_of,
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Event, FOLLOWERS_MAX, Failed, Happening,
+    Letters, Open, Outstanding, Place, Queue, Receipt, Returned, SchedulePlace, Tick, Timestamp,
+    Trigger, Verdict, Watch, chain_of,
 };
-use crate::store::registry::check_triggers;
 use crate::store::{Outbox, StoreError};
 use async_trait::async_trait;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use uuid::Uuid;
 
-/// A delivery as it is kept.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) event: Event,
-    pub(super) function: String,
-    pub(super) attempts: u32,
-    pub(super) replays: u32,
-    pub(super) queued_at: Timestamp,
-    pub(super) due_at: Option<Timestamp>,
-    pub(super) lease: Option<Uuid>,
-    pub(super) error: Option<String>,
-}
-
-impl Row {
-    fn is_due(&self, now: Timestamp) -> bool {
-        self.due_at.is_some_and(|at| at <= now)
-    }
-}
-
-impl Letters {
-    /// Whether a letter is meant.
-    fn cover(&self, letter: &DeadLetter) -> bool {
-        (self.ids.is_empty() || self.ids.contains(&letter.id))
-            && self.trigger.as_ref().is_none_or(|t| *t == letter.trigger)
-            && self.reason.is_none_or(|reason| reason == letter.reason)
-            && self.from.is_none_or(|from| from <= letter.dead_at)
-            && self.until.is_none_or(|until| letter.dead_at < until)
-    }
-}
-
-impl Tenant {
-    fn delivery(&self, (trigger, chain, seq): &(TriggerName, i64, i64), row: &Row) -> Delivery {
-        let policy = self.triggers.get(trigger).map(|trigger| trigger.policy);
-        Delivery {
-            place: Place {
-                trigger: trigger.clone(),
-                chain: *chain,
-                seq: *seq,
-            },
-            event: row.event.clone(),
-            function: row.function.clone(),
-            policy: policy.unwrap_or_default(),
-            attempts: row.attempts,
-            replays: row.replays,
-            queued_at: row.queued_at,
-            due_at: row.due_at,
-            leased: row.lease.is_some(),
-            error: row.error.clone(),
-        }
-    }
-
-    fn is_paused(&self, trigger: &TriggerName) -> bool {
-        let trigger = self.triggers.get(trigger);
-        trigger.is_some_and(|trigger| trigger.paused.is_some())
-    }
-
-    /// The places of the letters that are meant, oldest first.
-    fn letters(&self, letters: &Letters, limit: u32) -> Vec<Uuid> {
-        let meant = self.dead_letters.values().filter(|l| letters.cover(l));
-        meant.take(limit as usize).map(|letter| letter.id).collect()
-    }
-
-    /// Whether the app has room for the triggers of a version that is to be active.
-    pub(super) fn check_declared(&self, exports: &Exports) -> Result<(), StoreError> {
-        let all = self.triggers.values();
-        let of_operators = all.filter(|trigger| trigger.origin == Origin::Operator);
-        let declared = exports.triggers.iter().map(|declared| &declared.name);
-        let after: BTreeSet<_> = of_operators.map(|t| &t.name).chain(declared).collect();
-        check_triggers(self.triggers.len(), after.len())
-    }
-
-    /// Takes the triggers of the version that is active now for those of the last.
-    pub(super) fn declare(&mut self, exports: &Exports, at: Timestamp) {
-        let declared = |name: &TriggerName| exports.triggers.iter().any(|d| d.name == *name);
-        self.triggers
-            .retain(|name, trigger| trigger.origin == Origin::Operator || declared(name));
-        for declaration in &exports.triggers {
-            let trigger = self.triggers.entry(declaration.name.clone());
-            let trigger = trigger.or_insert_with(|| Trigger::declared(declaration, at));
-            if trigger.origin == Origin::Plugin && trigger.watch != declaration.watch {
-                trigger.watch = declaration.watch.clone();
-                trigger.next_at = None;
-            }
-        }
-        for trigger in self.triggers.values_mut() {
-            trigger.failures = 0;
-            trigger.paused = trigger.paused.filter(|pause| *pause == Pause::Operator);
-        }
-    }
-}
-
-impl State {
-    pub(super) fn set_trigger(
-        &mut self,
-        app: AppId,
-        trigger: NewTrigger,
-        at: Timestamp,
-    ) -> Result<Trigger, StoreError> {
-        let triggers = &mut self.tenant(app)?.triggers;
-        let before = triggers.get(&trigger.name);
-        let count = triggers.len();
-        check_triggers(count, count + usize::from(before.is_none()))?;
-        let trigger = trigger.replacing(before, at);
-        triggers.insert(trigger.name.clone(), trigger.clone());
-        Ok(trigger)
-    }
-
-    pub(super) fn delete_trigger(
-        &mut self,
-        app: AppId,
-        trigger: &TriggerName,
-    ) -> Result<bool, StoreError> {
-        let removed = self.tenant(app)?.triggers.remove(trigger);
-        Ok(removed.is_some())
-    }
-
-    pub(super) fn pause_trigger(
-        &mut self,
-        app: AppId,
-        trigger: &TriggerName,
-        paused: bool,
-    ) -> Result<bool, StoreError> {
-        let Some(trigger) = self.tenant(app)?.triggers.get_mut(trigger) else {
-            return Ok(false);
-        };
-        trigger.paused = paused.then_some(Pause::Operator);
-        trigger.failures = 0;
-        Ok(true)
-    }
-
-    pub(super) fn replay(
-        &mut self,
-        app: AppId,
-        letters: &Letters,
-        limit: u32,
-        at: Timestamp,
-    ) -> Result<u64, StoreError> {
-        let mut version = self.version;
-        let tenant = self.tenant(app)?;
-        let ids = tenant.letters(letters, limit);
-        for id in &ids {
-            let Some(letter) = tenant.dead_letters.remove(id) else {
-                continue;
-            };
-            version += 1;
-            tenant.usage.bytes -= letter.bytes();
-            tenant.usage.queue(&letter.event.what);
-            let replays = letter.replays + 1;
-            let (trigger, function) = (letter.trigger, letter.function);
-            let seq = version.cast_signed();
-            tenant.enqueue(trigger, function, letter.event, seq, at, replays);
-        }
-        self.version = version;
-        Ok(ids.len() as u64)
-    }
-
-    pub(super) fn discard(
-        &mut self,
-        app: AppId,
-        letters: &Letters,
-        limit: u32,
-    ) -> Result<u64, StoreError> {
-        let tenant = self.tenant(app)?;
-        let ids = tenant.letters(letters, limit);
-        for id in &ids {
-            if let Some(letter) = tenant.dead_letters.remove(id) {
-                tenant.usage.bytes -= letter.bytes();
-            }
-        }
-        Ok(ids.len() as u64)
-    }
-
-    /// The rows of a receipt's app, if its lease holds.
-    fn leased(&mut self, receipt: &Receipt) -> Option<&mut Tenant> {
-        let tenant = self.apps.get_mut(&receipt.app)?;
-        tenant.leased(receipt).ok()?;
-        Some(tenant)
-    }
-}
+/// The most deliveries of a paused queue among which a probe is looked for.
+const PROBE_LOOK: usize = 64;
 
 #[async_trait]
 impl Outbox for MemoryStore {
@@ -218,7 +40,7 @@ impl Outbox for MemoryStore {
                     trigger: trigger.clone(),
                 };
                 let is_new = queues.last() != Some(&queue) && after.is_none_or(|a| queue > *a);
-                if is_new && row.is_due(now) && !tenant.is_paused(trigger) {
+                if is_new && row.is_due(now) && tenant.open(trigger, now) != Open::Nothing {
                     queues.push(queue);
                 }
             }
@@ -232,21 +54,37 @@ impl Outbox for MemoryStore {
         let Some(tenant) = state.apps.get_mut(&claim.queue.app) else {
             return Ok(Vec::new());
         };
+        let open = tenant.open(&claim.queue.trigger, claim.now);
+        if open == Open::Nothing {
+            return Ok(Vec::new());
+        }
         let of_queue = tenant.deliveries.iter();
         let mut due: Vec<_> = of_queue
             .filter(|(key, row)| key.0 == claim.queue.trigger && row.is_due(claim.now))
-            .map(|(key, row)| (row.due_at, key.2, key.clone()))
+            .map(|(key, row)| (row.due_at, key.2, key.clone(), row.series))
             .collect();
         due.sort();
+        if let (Open::Probe, Some(trigger)) = (open, tenant.triggers.get_mut(&claim.queue.trigger))
+        {
+            due.truncate(PROBE_LOOK);
+            due.sort_by_key(|(.., series)| *series == Some(trigger.standing.series));
+            due.truncate(1);
+            if !due.is_empty() {
+                trigger.standing.probe(claim.lease, claim.until);
+            }
+        }
         due.truncate(claim.limit as usize);
         let mut claimed = Vec::new();
-        for (_, _, key) in due {
+        for (_, _, key, _) in due {
             if let Some(row) = tenant.deliveries.get_mut(&key) {
                 row.attempts += 1;
                 row.lease = Some(claim.lease);
                 row.due_at = Some(claim.until);
                 let row = row.clone();
-                claimed.push(tenant.delivery(&key, &row));
+                claimed.push(Delivery {
+                    is_probe: open == Open::Probe,
+                    ..tenant.delivery(&key, &row)
+                });
             }
         }
         Ok(claimed)
@@ -260,19 +98,35 @@ impl Outbox for MemoryStore {
         Ok(renewed.is_some())
     }
 
-    async fn fail(&self, failed: &Failed) -> Result<bool, StoreError> {
+    async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError> {
+        let mut state = self.state.write();
+        let Some(tenant) = state.leased(receipt) else {
+            return Ok(false);
+        };
+        if let Some(row) = tenant.deliveries.get_mut(&key_of(&receipt.place)) {
+            row.lease = None;
+            row.due_at = Some(now);
+            row.attempts = row.attempts.saturating_sub(1);
+        }
+        if let Some(trigger) = tenant.triggers.get_mut(&receipt.place.trigger) {
+            trigger.standing.release(receipt.lease, now);
+        }
+        Ok(true)
+    }
+
+    async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError> {
         let mut state = self.state.write();
         let place = &failed.receipt.place;
         let Some(tenant) = state.leased(&failed.receipt) else {
-            return Ok(false);
+            return Ok(Returned::Lost);
         };
-        if let (true, Some(trigger)) = (
-            failed.deterministic,
-            tenant.triggers.get_mut(&place.trigger),
-        ) {
-            trigger.failures += 1;
-            if trigger.failures >= FAILURES_MAX && trigger.paused.is_none() {
-                trigger.paused = Some(Pause::Failures);
+        let mut returned = Returned::Kept;
+        if let Some(trigger) = tenant.triggers.get_mut(&place.trigger)
+            && let Some(row) = tenant.deliveries.get_mut(&key_of(place))
+        {
+            returned = trigger.standing.fail(row.series, failed);
+            if failed.deterministic {
+                row.series = Some(trigger.standing.series);
             }
         }
         match failed.verdict {
@@ -285,7 +139,7 @@ impl Outbox for MemoryStore {
             }
             Verdict::GiveUp(reason) => {
                 let Some(row) = tenant.deliveries.remove(&key_of(place)) else {
-                    return Ok(false);
+                    return Ok(Returned::Lost);
                 };
                 let letter = DeadLetter {
                     id: Uuid::now_v7(),
@@ -306,23 +160,40 @@ impl Outbox for MemoryStore {
                 tenant.wake(place, failed.now);
             }
         }
-        Ok(true)
+        Ok(returned)
     }
 
-    async fn deliveries(
+    async fn outstanding(
         &self,
         app: AppId,
-        trigger: Option<&TriggerName>,
+        which: &Outstanding,
+        after: Option<&Place>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
         let state = self.state.read();
         let Some(tenant) = state.apps.get(&app) else {
             return Ok(Vec::new());
         };
-        let rows = tenant.deliveries.iter();
-        let rows = rows.filter(|(key, _)| trigger.is_none_or(|trigger| key.0 == *trigger));
+        let lower = after.map_or(Bound::Unbounded, |place| Bound::Excluded(key_of(place)));
+        let rows = tenant.deliveries.range((lower, Bound::Unbounded));
+        let rows = rows.filter(|(key, row)| which.covers(&key.0, row));
         let rows = rows.take(limit as usize);
         Ok(rows.map(|(key, row)| tenant.delivery(key, row)).collect())
+    }
+
+    async fn count_deliveries(
+        &self,
+        app: AppId,
+        which: &Outstanding,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let state = self.state.read();
+        let Some(tenant) = state.apps.get(&app) else {
+            return Ok(0);
+        };
+        let rows = tenant.deliveries.iter();
+        let rows = rows.filter(|(key, row)| which.covers(&key.0, row));
+        Ok(rows.take(limit as usize).count() as u64)
     }
 
     async fn schedules(
@@ -337,7 +208,7 @@ impl Outbox for MemoryStore {
         let is_due = |trigger: &Trigger| {
             let is_schedule = matches!(trigger.watch, Watch::Schedule(_));
             let is_due = trigger.next_at.is_none_or(|at| at <= now);
-            is_schedule && is_due && trigger.paused.is_none()
+            is_schedule && is_due && trigger.standing.open(now) != Open::Nothing
         };
         let order = |place: &SchedulePlace| {
             let Queue { app, trigger } = &place.queue;
@@ -376,7 +247,7 @@ impl Outbox for MemoryStore {
         let Some(trigger) = tenant.triggers.get_mut(&tick.queue.trigger) else {
             return Ok(false);
         };
-        if trigger.next_at != tick.planned || trigger.paused.is_some() {
+        if trigger.next_at != tick.planned || trigger.standing.open(tick.now) == Open::Nothing {
             return Ok(false);
         }
         trigger.next_at = tick.next;

@@ -3,8 +3,8 @@
 use super::{MemoryStore, State, Tenant};
 use crate::model::{
     ActivePlugin, App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin,
-    NewTrigger, Plugin, PluginVersion, Quota, Resource, TOKENS_MAX, Timestamp, Token, TokenId,
-    Trigger, TriggerName, Usage, room_for_version,
+    NewTrigger, Outstanding, Plugin, PluginVersion, Quota, Resource, TOKENS_MAX, Timestamp, Token,
+    TokenId, Trigger, TriggerDeletion, TriggerName, Usage, room_for_version,
 };
 use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
@@ -344,9 +344,24 @@ impl Registry for MemoryStore {
         &self,
         app: AppId,
         trigger: TriggerName,
+        must_be_idle: bool,
         audit: Audit,
-    ) -> Result<bool, StoreError> {
-        self.audited(audit, |state, _| state.delete_trigger(app, &trigger))
+    ) -> Result<TriggerDeletion, StoreError> {
+        self.audited(audit, |state, _| {
+            state.delete_trigger(app, &trigger, must_be_idle)
+        })
+    }
+
+    async fn discard_deliveries(
+        &self,
+        app: AppId,
+        which: Outstanding,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, |state, audit| {
+            state.discard_deliveries(app, &which, limit, audit.at)
+        })
     }
 
     async fn pause_trigger(

@@ -1,6 +1,6 @@
 //! Commits.
 
-use super::outbox::Row;
+use super::triggers::Row;
 use super::{Collections, State, Tenant, find, live};
 use crate::model::{
     Applied, Check, Collection, Committed, DELIVERIES_MAX, ENTRY_BYTES, Entry, Event, Happening,
@@ -226,7 +226,7 @@ impl Tenant {
         self.deliveries.remove(&key_of(&receipt.place));
         self.wake(&receipt.place, now);
         if let Some(trigger) = self.triggers.get_mut(&receipt.place.trigger) {
-            trigger.failures = 0;
+            trigger.standing.succeed();
         }
     }
 
@@ -264,6 +264,7 @@ impl Tenant {
             due_at: (!waits).then_some(now),
             lease: None,
             error: None,
+            series: None,
         };
         self.deliveries.insert((trigger, chain, seq), row);
     }

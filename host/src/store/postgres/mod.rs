@@ -23,6 +23,7 @@ mod increments;
 mod lease;
 mod letters;
 mod outbox;
+mod outstanding;
 mod plan;
 mod plugins;
 mod pool;

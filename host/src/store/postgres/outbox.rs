@@ -3,10 +3,10 @@
 //! administrators' part.
 
 use super::sql::{letters as letters_sql, outbox as sql, triggers as trigger_sql};
-use super::{PostgresStore, classify::store_error, handling, letters, rows};
+use super::{PostgresStore, classify::store_error, handling, letters, outstanding, rows};
 use crate::model::{
-    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Queue, Receipt,
-    SchedulePlace, Tick, Timestamp, Trigger, TriggerName, chain_of,
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Outstanding, Place, Queue,
+    Receipt, Returned, SchedulePlace, Tick, Timestamp, Trigger, TriggerName, chain_of,
 };
 use crate::store::{Outbox, StoreError};
 use async_trait::async_trait;
@@ -51,46 +51,53 @@ impl Outbox for PostgresStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
-        let Claim {
-            queue,
-            now,
-            until,
-            lease,
-            limit,
-        } = claim;
-        let statement = |_| {
-            let statement = sqlx::query(sql::CLAIM).bind(queue.app.uuid());
-            let statement = statement.bind(queue.trigger.as_str());
-            let statement = statement.bind(now.0).bind(until.0).bind(lease);
-            statement
-                .bind(i64::from(*limit))
-                .bind(i64::from((*limit).max(LOOKED_AT_MIN)))
-        };
-        // Not `read`: a second try would not find what the first has claimed.
-        let rows = self.pool.write(statement).await.map_err(store_error)?;
-        all(&rows, rows::delivery)
+        let claimed = self.claim_some(claim, None).await?;
+        match claimed.is_empty() {
+            true => self.claim_probe(claim).await,
+            false => Ok(claimed),
+        }
     }
 
     async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
         handling::renew(&self.pool, receipt, until).await
     }
 
-    async fn fail(&self, failed: &Failed) -> Result<bool, StoreError> {
+    async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError> {
         handling::fail(&self.pool, failed).await
     }
 
-    async fn deliveries(
+    async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError> {
+        handling::release(&self.pool, receipt, now).await
+    }
+
+    async fn outstanding(
         &self,
         app: AppId,
-        trigger: Option<&TriggerName>,
+        which: &Outstanding,
+        after: Option<&Place>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let of_app = |text| sqlx::query(text).bind(app.uuid()).bind(i64::from(limit));
-        let statement = || match trigger {
-            None => of_app(sql::DELIVERIES),
-            Some(trigger) => of_app(sql::DELIVERIES_OF).bind(trigger.as_str()),
+        // Before every place: no trigger has the empty name.
+        let (trigger, chain, seq) = after.map_or(("", 0, 0), |place| {
+            (place.trigger.as_str(), place.chain, place.seq)
+        });
+        let statement = || {
+            let statement = outstanding::these(sql::OUTSTANDING, app, which);
+            let statement = statement.bind(trigger.to_owned()).bind(chain);
+            statement.bind(seq).bind(i64::from(limit))
         };
         all(&self.pool.read(statement).await?, rows::delivery)
+    }
+
+    async fn count_deliveries(
+        &self,
+        app: AppId,
+        which: &Outstanding,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let statement =
+            || outstanding::these(sql::COUNT_DELIVERIES, app, which).bind(i64::from(limit));
+        count(&self.pool.read(statement).await?)
     }
 
     async fn schedules(
@@ -183,6 +190,62 @@ impl Outbox for PostgresStore {
             statement.bind(now.0).bind(i64::from(limit)).bind(slot)
         };
         count(&self.pool.write(statement).await.map_err(store_error)?)
+    }
+}
+
+impl PostgresStore {
+    /// Claims what is due, if the trigger is not paused. For the probe of a series of
+    /// failures, although it is.
+    async fn claim_some(
+        &self,
+        claim: &Claim,
+        probe_of: Option<i64>,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let Claim {
+            queue,
+            now,
+            until,
+            lease,
+            limit,
+        } = claim;
+        let limit = probe_of.map_or(*limit, |_| 1);
+        let statement = |_| {
+            let statement = sqlx::query(sql::CLAIM).bind(queue.app.uuid());
+            let statement = statement.bind(queue.trigger.as_str());
+            let statement = statement.bind(now.0).bind(until.0).bind(lease);
+            statement
+                .bind(i64::from(limit))
+                .bind(i64::from(limit.max(LOOKED_AT_MIN)))
+                .bind(probe_of)
+        };
+        // Not `read`: a second try would not find what the first has claimed.
+        let rows = self.pool.write(statement).await.map_err(store_error)?;
+        all(&rows, rows::delivery)
+    }
+
+    /// Claims one delivery, if failures have paused the trigger and its time has come.
+    /// The trigger is changed in a statement before, not in that of the claim, which
+    /// would wait for it while it holds deliveries.
+    async fn claim_probe(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
+        let Queue { app, trigger } = &claim.queue;
+        let statement = |_| {
+            let statement = sqlx::query(trigger_sql::PROBE).bind(app.uuid());
+            let statement = statement.bind(trigger.as_str()).bind(claim.now.0);
+            statement.bind(claim.until.0).bind(claim.lease)
+        };
+        let rows = self.pool.write(statement).await.map_err(store_error)?;
+        let Some(row) = rows.first() else {
+            return Ok(Vec::new());
+        };
+        let series = row.try_get(0).map_err(store_error)?;
+        let mut claimed = self.claim_some(claim, Some(series)).await?;
+        if claimed.is_empty() {
+            handling::release_probe(&self.pool, *app, trigger, claim.lease, claim.now).await?;
+        }
+        for delivery in &mut claimed {
+            delivery.is_probe = true;
+        }
+        Ok(claimed)
     }
 }
 

@@ -3,11 +3,11 @@
 
 use super::classify::store_error;
 use super::sql::{registry as sql, usage};
-use super::{PostgresStore, change, grave, letters, plugins, triggers};
+use super::{PostgresStore, change, grave, letters, outstanding, plugins, triggers};
 use crate::model::{
     App, AppId, AppLimits, AppName, Audit, Digest, Exports, Letters, LimitsPatch, NewPlugin,
-    NewTrigger, Plugin, PluginVersion, SecretHash, Timestamp, Token, TokenId, Trigger, TriggerName,
-    Usage,
+    NewTrigger, Outstanding, Plugin, PluginVersion, SecretHash, Timestamp, Token, TokenId, Trigger,
+    TriggerDeletion, TriggerName, Usage,
 };
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
@@ -137,11 +137,26 @@ impl Registry for PostgresStore {
         &self,
         app: AppId,
         trigger: TriggerName,
+        must_be_idle: bool,
         audit: Audit,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<TriggerDeletion, StoreError> {
         self.audited(audit, move |lease, _| {
             let trigger = trigger.clone();
-            Box::pin(async move { triggers::delete(lease, app, &trigger).await })
+            Box::pin(async move { triggers::delete(lease, app, &trigger, must_be_idle).await })
+        })
+        .await
+    }
+
+    async fn discard_deliveries(
+        &self,
+        app: AppId,
+        which: Outstanding,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            let which = which.clone();
+            Box::pin(async move { outstanding::discard(lease, app, &which, limit, audit.at).await })
         })
         .await
     }

@@ -4,8 +4,8 @@ use super::read;
 use super::registry::{damaged, narrow, optional_version};
 use crate::model::{
     AppId, Changes, Collection, DeadLetter, Delivery, Digest, DueSchedule, Event, Happening,
-    JsonText, Key, Origin, Pause, Place, Policy, Queue, Schedule, SchedulePlace, Timestamp,
-    Trigger, TriggerName, Value, Watch,
+    JsonText, Key, Origin, Pause, Place, Policy, Queue, Schedule, SchedulePlace, Standing,
+    Timestamp, Trigger, TriggerName, Value, Watch,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -61,10 +61,7 @@ pub(super) const fn pause_word(pause: Pause) -> &'static str {
 /// Decodes the columns of `trigger_columns!`, of which the first is at `first`.
 pub(super) fn trigger(row: &PgRow, first: usize) -> Result<Trigger, Error> {
     let origin: &str = row.try_get(first + 1)?;
-    let paused: Option<&str> = row.try_get(first + 11)?;
     let origins = [Origin::Plugin, Origin::Operator];
-    let pauses = [Pause::Operator, Pause::Failures];
-    let pause = |word| pauses.into_iter().find(|pause| pause_word(*pause) == word);
     Ok(Trigger {
         name: name(row, first)?,
         origin: origins
@@ -75,9 +72,23 @@ pub(super) fn trigger(row: &PgRow, first: usize) -> Result<Trigger, Error> {
         watch: watch(row, first + 3)?,
         next_at: optional_time(row, first + 8)?,
         policy: policy(row, first + 9)?,
+        created_at: time(row, first + 11)?,
+        standing: standing(row, first + 12)?,
+    })
+}
+
+/// Decodes how a trigger stands, of which the first column is at `first`.
+pub(super) fn standing(row: &PgRow, first: usize) -> Result<Standing, Error> {
+    let paused: Option<&str> = row.try_get(first)?;
+    let pauses = [Pause::Operator, Pause::Failures];
+    let pause = |word| pauses.into_iter().find(|pause| pause_word(*pause) == word);
+    Ok(Standing {
         paused: paused.and_then(pause),
-        failures: number(row, first + 12)?,
-        created_at: time(row, first + 13)?,
+        failures: number(row, first + 1)?,
+        series: row.try_get(first + 2)?,
+        probe_at: optional_time(row, first + 3)?,
+        probe: row.try_get(first + 4)?,
+        probes_failed: number(row, first + 5)?,
     })
 }
 
@@ -174,6 +185,7 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
         error: row.try_get(9)?,
         event: event(row, 10)?,
         policy: policy(row, 20)?,
+        is_probe: false,
     })
 }
 

@@ -8,8 +8,8 @@ use super::rows::{self, origin_word, pause_word};
 use super::sql::{registry::ACTIVE, triggers as sql};
 use super::transaction::Stop;
 use crate::model::{
-    AppId, Changes, DeclaredTrigger, Exports, NewTrigger, Pause, Policy, Timestamp, Trigger,
-    TriggerName, Watch,
+    AppId, Changes, DeclaredTrigger, Exports, NewTrigger, Policy, Standing, Timestamp, Trigger,
+    TriggerDeletion, TriggerName, Watch,
 };
 use crate::store::StoreError;
 use crate::store::registry::check_triggers;
@@ -100,10 +100,42 @@ async fn write(lease: &mut Lease, app: AppId, trigger: &Trigger) -> Result<(), E
         .bind(trigger.next_at.map(|at| at.0))
         .bind(i64::from(trigger.policy.attempts_max))
         .bind(age_ms(trigger.policy))
-        .bind(trigger.paused.map(pause_word))
-        .bind(i64::from(trigger.failures))
         .bind(trigger.created_at.0);
+    let statement = bind_standing(statement, &trigger.standing);
     lease.run(statement).await.map(drop)
+}
+
+fn bind_standing<'q>(statement: Statement<'q>, standing: &Standing) -> Statement<'q> {
+    statement
+        .bind(standing.paused.map(pause_word))
+        .bind(i64::from(standing.failures))
+        .bind(standing.series)
+        .bind(standing.probe_at.map(|at| at.0))
+        .bind(standing.probe)
+        .bind(i64::from(standing.probes_failed))
+}
+
+/// How a trigger stands, held until the transaction ends, if it is there.
+pub(super) async fn hold_standing(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: &TriggerName,
+) -> Result<Option<Standing>, Error> {
+    let rows = lease.run(on_trigger(sql::HOLD_STANDING, app, trigger));
+    let rows = rows.await?;
+    rows.first().map(|row| rows::standing(row, 0)).transpose()
+}
+
+/// Writes how a trigger stands; whether it is there.
+pub(super) async fn set_standing(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: &TriggerName,
+    standing: &Standing,
+) -> Result<bool, Error> {
+    let statement = on_trigger(sql::SET_STANDING, app, trigger);
+    let rows = lease.run(bind_standing(statement, standing)).await?;
+    Ok(!rows.is_empty())
 }
 
 fn on_trigger<'q>(text: &'static str, app: AppId, trigger: &'q TriggerName) -> Statement<'q> {
@@ -114,10 +146,21 @@ pub(super) async fn delete(
     lease: &mut Lease,
     app: AppId,
     trigger: &TriggerName,
-) -> Result<bool, Stop> {
+    must_be_idle: bool,
+) -> Result<TriggerDeletion, Stop> {
     hold_app(lease, app).await?;
+    if must_be_idle {
+        let rows = lease.run(on_trigger(sql::HAS_DELIVERIES, app, trigger));
+        let has: Option<bool> = rows.await?.first().map(|row| row.try_get(0)).transpose()?;
+        if has == Some(true) {
+            return Ok(TriggerDeletion::Outstanding);
+        }
+    }
     let rows = lease.run(on_trigger(sql::DELETE_TRIGGER, app, trigger));
-    Ok(!rows.await?.is_empty())
+    Ok(match rows.await?.is_empty() {
+        true => TriggerDeletion::Absent,
+        false => TriggerDeletion::Deleted,
+    })
 }
 
 pub(super) async fn pause(
@@ -127,9 +170,11 @@ pub(super) async fn pause(
     paused: bool,
 ) -> Result<bool, Stop> {
     hold_app(lease, app).await?;
-    let paused = paused.then_some(pause_word(Pause::Operator));
-    let rows = lease.run(on_trigger(sql::PAUSE, app, trigger).bind(paused));
-    Ok(!rows.await?.is_empty())
+    let Some(mut standing) = hold_standing(lease, app, trigger).await? else {
+        return Ok(false);
+    };
+    standing.set_paused(paused);
+    Ok(set_standing(lease, app, trigger, &standing).await?)
 }
 
 /// Takes the triggers of the version that is active now for those of the last. The

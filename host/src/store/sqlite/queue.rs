@@ -3,8 +3,8 @@
 use super::writer::{Transaction, Work};
 use super::{SHORT_PAGE, SqliteStore, batch, outbox};
 use crate::model::{
-    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Queue, Receipt,
-    SchedulePlace, Tick, Timestamp, Trigger, TriggerName,
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Outstanding, Place, Queue,
+    Receipt, Returned, SchedulePlace, Tick, Timestamp, Trigger,
 };
 use crate::store::{Outbox, StoreError};
 use async_trait::async_trait;
@@ -43,26 +43,45 @@ impl Outbox for SqliteStore {
         self.writer.run(work, run).await
     }
 
-    async fn fail(&self, failed: &Failed) -> Result<bool, StoreError> {
+    async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError> {
         let work = Work::of(failed.receipt.app).that_frees();
         let failed = failed.clone();
         let run = move |transaction: &mut Transaction<'_>| outbox::fail(transaction, &failed);
         self.writer.run(work, run).await
     }
 
-    async fn deliveries(
+    async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError> {
+        let work = Work::of(receipt.app).that_frees();
+        let receipt = receipt.clone();
+        let run =
+            move |transaction: &mut Transaction<'_>| outbox::release(transaction, &receipt, now);
+        self.writer.run(work, run).await
+    }
+
+    async fn outstanding(
         &self,
         app: AppId,
-        trigger: Option<&TriggerName>,
+        which: &Outstanding,
+        after: Option<&Place>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let trigger = trigger.cloned();
-        let read = move |conn: &_| outbox::deliveries(conn, app, trigger.as_ref(), limit);
+        let (which, after) = (which.clone(), after.cloned());
+        let read = move |conn: &_| outbox::outstanding(conn, app, &which, after.as_ref(), limit);
         // They come with their values, as those of a page.
         match limit {
             0..=SHORT_PAGE => self.readers.of_app(app, Vec::new, read),
             _ => self.read_long(app, Vec::new, read).await,
         }
+    }
+
+    async fn count_deliveries(
+        &self,
+        app: AppId,
+        which: &Outstanding,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let read = |conn: &_| outbox::count_deliveries(conn, app, which, limit);
+        self.readers.of_app(app, || 0, read)
     }
 
     async fn schedules(

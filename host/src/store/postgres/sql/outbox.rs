@@ -19,6 +19,17 @@
 //! takes two keys of the same hash, then one waits for the other, or loses the race
 //! and runs again: the last of them sees that it is the last.
 
+/// Whether a trigger `t` lets anything through at a time, as `Standing::open`.
+macro_rules! open_at {
+    ($now:literal) => {
+        concat!(
+            "(t.paused IS NULL OR (t.paused = 'failures' AND coalesce(t.probe_at, 0) <= ",
+            $now,
+            "))"
+        )
+    };
+}
+
 /// Columns of `deliveries`, app and number first, that a new one has. What is left
 /// out is the same for all of them.
 macro_rules! insert_delivery {
@@ -161,17 +172,16 @@ macro_rules! event_columns {
     };
 }
 
-macro_rules! deliveries {
-    ($condition:literal) => {
+/// The deliveries of `$1` that `Outstanding` means: events, trigger, from, until.
+macro_rules! these_deliveries {
+    () => {
         concat!(
-            "SELECT ",
-            delivery_columns!("d"),
-            ", p.attempts_max, p.age_max_ms FROM (SELECT t.name, t.attempts_max, t.age_max_ms \
-             FROM triggers AS t WHERE t.app_id = $1) AS p \
-             RIGHT JOIN deliveries AS d ON p.name = d.trigger_name WHERE d.app_id = $1 AND ",
+            "d.app_id = $1 AND ",
             app_exists!(),
-            $condition,
-            " ORDER BY d.trigger_name, d.chain, d.seq LIMIT $2"
+            " AND (cardinality($2::uuid[]) = 0 OR d.event_id = ANY($2)) \
+             AND ($3::text IS NULL OR d.trigger_name = $3) \
+             AND ($4::bigint IS NULL OR d.queued_at >= $4) \
+             AND ($5::bigint IS NULL OR d.queued_at < $5)"
         )
     };
 }
@@ -222,21 +232,25 @@ statements! {
         " UNION ALL SELECT n.app_id, n.trigger_name, n.due_at FROM queues AS q, LATERAL ",
         next_queue!("q.app_id", "q.name"), " AS n) \
          SELECT q.app_id, q.name FROM queues AS q WHERE q.due_at <= $3 \
-         AND (SELECT t.paused FROM triggers AS t WHERE t.app_id = q.app_id AND t.name = q.name) \
-         IS NULL AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = q.app_id \
+         AND NOT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = q.app_id AND t.name = q.name \
+         AND NOT ", open_at!("$3"), ") AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = q.app_id \
          AND a.deleted_at IS NULL) LIMIT $4"
     );
     /// App, trigger, now, end of the lease, lease, how many at most, how many to
-    /// look at. See above; a statement of its own, for it waits for nobody.
+    /// look at, and for the probe of a trigger that failures have paused, after
+    /// `PROBE`, their series: those that do not count in it come first. See above; a statement of its own, for it waits for nobody.
     ///
     /// `first` asks for `blocked` so that the earlier ones are locked before
     /// `claimed` changes them: a row that this very statement has changed cannot be
     /// locked.
     CLAIM = concat!(
-        "WITH candidates AS (SELECT d.chain, d.seq, d.due_at FROM deliveries AS d \
+        "WITH candidates AS (SELECT d.chain, d.seq, d.due_at, \
+         coalesce(d.series = $8, false) AS counted FROM deliveries AS d \
          WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at <= $3 AND ", app_exists!(), " \
+         AND ($8::bigint IS NOT NULL OR NOT EXISTS (SELECT 1 FROM triggers AS t \
+         WHERE t.app_id = $1 AND t.name = $2 AND t.paused IS NOT NULL)) \
          ORDER BY d.due_at, d.seq LIMIT $7 FOR UPDATE SKIP LOCKED), \
-         looked AS MATERIALIZED (SELECT c.chain, c.seq, c.due_at, \
+         looked AS MATERIALIZED (SELECT c.chain, c.seq, c.due_at, c.counted, \
          EXISTS (SELECT 1 FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = $2 \
          AND d.chain = c.chain AND d.seq < c.seq) AS behind FROM candidates AS c), \
          blocked AS MATERIALIZED (SELECT k.chain, k.seq FROM looked AS k, \
@@ -245,7 +259,7 @@ statements! {
          FOR KEY SHARE SKIP LOCKED) AS before WHERE k.behind), \
          first AS MATERIALIZED (SELECT k.chain, k.seq, k.due_at FROM looked AS k \
          WHERE NOT k.behind AND (SELECT count(*) FROM blocked) >= 0 \
-         ORDER BY k.due_at, k.seq LIMIT $6), \
+         ORDER BY k.counted, k.due_at, k.seq LIMIT $6), \
          parked AS (", change_deliveries!("blocked"), "due_at = NULL), \
          claimed AS (", change_deliveries!("first"),
         "due_at = $4, lease = $5, attempts = d.attempts + 1 RETURNING d.*) \
@@ -254,10 +268,12 @@ statements! {
          WHERE t.app_id = $1 AND t.name = $2) AS p ON p.name = c.trigger_name \
          ORDER BY (SELECT f.due_at FROM first AS f WHERE f.seq = c.seq), c.seq"
     );
-    /// The delivery, its lease: its size. Holds it for who carries it out, if the
+    /// The delivery, its lease: its size, and the series of failures in which it
+    /// counts. Holds it for who carries it out, if the
     /// lease is still theirs.
     HOLD_DELIVERY = concat!(
-        "SELECT d.size FROM deliveries AS d WHERE ", this_delivery!(), " AND d.lease = $5 FOR UPDATE"
+        "SELECT d.size, d.series FROM deliveries AS d WHERE ", this_delivery!(),
+        " AND d.lease = $5 FOR UPDATE"
     );
     /// The delivery, its lease, the end of the lease.
     RENEW = concat!(
@@ -268,12 +284,23 @@ statements! {
     /// its trigger are no longer in a row. After `HOLD_DELIVERY`.
     FINISH = concat!(
         "WITH gone AS (DELETE FROM deliveries AS d WHERE ", this_delivery!(), "), \
-         succeeded AS (UPDATE triggers AS t SET failures = 0 \
-         WHERE t.app_id = $1 AND t.name = $2 AND t.failures <> 0), ", wake_next!()
+         succeeded AS (UPDATE triggers AS t SET failures = 0, series = t.series + 1, \
+         probe_at = NULL, probe = NULL, probes_failed = 0, \
+         paused = CASE WHEN t.paused = 'operator' THEN t.paused END \
+         WHERE t.app_id = $1 AND t.name = $2 AND (t.failures <> 0 OR t.paused = 'failures')), ",
+        wake_next!()
     );
-    /// The delivery, when it is due again, how it failed. After `HOLD_DELIVERY`.
+    /// The delivery, when it is due again, how it failed, the series of failures in
+    /// which it counts. After `HOLD_DELIVERY`.
     RETRY = concat!(
-        "UPDATE deliveries AS d SET lease = NULL, due_at = $5, error = $6 WHERE ", this_delivery!()
+        "UPDATE deliveries AS d SET lease = NULL, due_at = $5, error = $6, series = $7 WHERE ",
+        this_delivery!()
+    );
+    /// The delivery, its lease, now: gives it back as if it had not been tried.
+    RELEASE = concat!(
+        "UPDATE deliveries AS d SET lease = NULL, due_at = $6, \
+         attempts = greatest(d.attempts - 1, 0) WHERE ", this_delivery!(),
+        " AND d.lease = $5 RETURNING d.seq"
     );
     /// The delivery, now, the letter's identity, reason, error, trace, version and
     /// module of the plugin: makes it a dead letter and lets the next one go on.
@@ -287,10 +314,39 @@ statements! {
          g.attempts, g.replays, g.event_id, g.depth, g.at, g.kind, g.collection, g.key, \
          g.version, g.size, g.json, g.bytes, g.followers FROM gone AS g), ", wake_next!()
     );
-    /// App, how many.
-    DELIVERIES = deliveries!("");
-    /// App, how many, trigger.
-    DELIVERIES_OF = deliveries!(" AND d.trigger_name = $3");
+    /// See `these_deliveries!`; after a trigger, a chain and a number, how many.
+    OUTSTANDING = concat!(
+        "SELECT ", delivery_columns!("d"),
+        ", p.attempts_max, p.age_max_ms FROM (SELECT t.name, t.attempts_max, t.age_max_ms \
+         FROM triggers AS t WHERE t.app_id = $1) AS p \
+         RIGHT JOIN deliveries AS d ON p.name = d.trigger_name WHERE ", these_deliveries!(),
+        " AND (d.trigger_name, d.chain, d.seq) > ($6, $7, $8) \
+         ORDER BY d.trigger_name, d.chain, d.seq LIMIT $9"
+    );
+    /// See `these_deliveries!`; the most to count.
+    COUNT_DELIVERIES = concat!(
+        "SELECT count(*) FROM (SELECT 1 FROM deliveries AS d WHERE ", these_deliveries!(),
+        " LIMIT $6) AS counted"
+    );
+    /// See `these_deliveries!`; how many: removes them; of each its trigger, chain and
+    /// size. `WAKE_ALL` follows.
+    DISCARD_DELIVERIES = concat!(
+        "WITH meant AS MATERIALIZED (SELECT d.trigger_name, d.chain, d.seq FROM deliveries AS d \
+         WHERE ", these_deliveries!(), " ORDER BY d.trigger_name, d.chain, d.seq LIMIT $6 FOR UPDATE) \
+         DELETE FROM deliveries AS d USING meant AS m WHERE d.app_id = $1 \
+         AND d.trigger_name = m.trigger_name AND d.chain = m.chain AND d.seq = m.seq \
+         RETURNING d.trigger_name, d.chain, d.size"
+    );
+    /// App, triggers, chains, now: lets the first of each chain go on. A statement of
+    /// its own, as it must not see those that were removed before it.
+    WAKE_ALL = "WITH first AS MATERIALIZED (SELECT f.trigger_name, f.chain, f.seq, f.due_at \
+        FROM unnest($2::text[], $3::bigint[]) AS n (name, chain), \
+        LATERAL (SELECT d.trigger_name, d.chain, d.seq, d.due_at FROM deliveries AS d \
+        WHERE d.app_id = $1 AND d.trigger_name = n.name AND d.chain = n.chain \
+        ORDER BY d.seq LIMIT 1 FOR UPDATE) AS f) \
+        UPDATE deliveries AS d SET due_at = $4 FROM first AS f WHERE d.app_id = $1 \
+        AND d.trigger_name = f.trigger_name AND d.chain = f.chain AND d.seq = f.seq \
+        AND f.due_at IS NULL";
     /// A deleted app, how many: removes deliveries of it.
     REAP_DELIVERIES = "WITH few AS (SELECT d.trigger_name, d.chain, d.seq FROM deliveries AS d \
         WHERE d.app_id = $1 LIMIT $2 FOR UPDATE SKIP LOCKED) \

@@ -3,7 +3,8 @@
 macro_rules! trigger_columns {
     () => {
         "t.name, t.origin, t.function, t.collection, t.prefix, t.on_set, t.on_delete, \
-         t.schedule, t.next_at, t.attempts_max, t.age_max_ms, t.paused, t.failures, t.created_at \
+         t.schedule, t.next_at, t.attempts_max, t.age_max_ms, t.created_at, \
+         t.paused, t.failures, t.series, t.probe_at, t.probe, t.probes_failed \
          FROM triggers AS t WHERE "
     };
 }
@@ -11,7 +12,8 @@ macro_rules! trigger_columns {
 macro_rules! insert_trigger {
     () => {
         "INSERT INTO triggers AS t (app_id, name, origin, function, collection, prefix, on_set, \
-         on_delete, schedule, next_at, attempts_max, age_max_ms, paused, failures, created_at) "
+         on_delete, schedule, next_at, attempts_max, age_max_ms, created_at, paused, failures, \
+         series, probe_at, probe, probes_failed) "
     };
 }
 
@@ -26,25 +28,40 @@ statements! {
     /// changes do.
     SET_TRIGGER = concat!(
         insert_trigger!(),
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
+         $16, $17, $18, $19) \
          ON CONFLICT (app_id, name) DO UPDATE SET origin = excluded.origin, \
          function = excluded.function, collection = excluded.collection, \
          prefix = excluded.prefix, on_set = excluded.on_set, on_delete = excluded.on_delete, \
          schedule = excluded.schedule, next_at = excluded.next_at, \
          attempts_max = excluded.attempts_max, age_max_ms = excluded.age_max_ms, \
-         paused = excluded.paused, failures = excluded.failures, created_at = excluded.created_at"
+         created_at = excluded.created_at, paused = excluded.paused, \
+         failures = excluded.failures, series = excluded.series, probe_at = excluded.probe_at, \
+         probe = excluded.probe, probes_failed = excluded.probes_failed"
     );
     /// App, trigger.
     DELETE_TRIGGER = "DELETE FROM triggers AS t WHERE t.app_id = $1 AND t.name = $2 RETURNING t.name";
-    /// App, trigger, why it is paused.
-    PAUSE = "UPDATE triggers AS t SET paused = $3, failures = 0 \
+    /// App, trigger: whether it is there and has outstanding deliveries.
+    HAS_DELIVERIES = "SELECT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = $1 AND t.name = $2) \
+        AND EXISTS (SELECT 1 FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = $2)";
+    /// App, trigger: how it stands, held until the transaction ends.
+    HOLD_STANDING = "SELECT t.paused, t.failures, t.series, t.probe_at, t.probe, t.probes_failed \
+        FROM triggers AS t WHERE t.app_id = $1 AND t.name = $2 FOR NO KEY UPDATE";
+    /// App, trigger, how it stands from now on.
+    SET_STANDING = "UPDATE triggers AS t SET paused = $3, failures = $4, series = $5, \
+        probe_at = $6, probe = $7, probes_failed = $8 \
         WHERE t.app_id = $1 AND t.name = $2 RETURNING t.name";
+    /// App, trigger, now, end of the lease, lease: lets a probe of a trigger that
+    /// failures have paused be claimed, if its time has come. The series of failures.
+    PROBE = "UPDATE triggers AS t SET probe_at = $4, probe = $5 \
+        WHERE t.app_id = $1 AND t.name = $2 AND t.paused = 'failures' \
+        AND coalesce(t.probe_at, 0) <= $3 RETURNING t.series";
+    /// App, trigger, lease, now: the probe was given back, or nothing was there to
+    /// claim.
+    RELEASE_PROBE = "UPDATE triggers AS t SET probe_at = $4, probe = NULL \
+        WHERE t.app_id = $1 AND t.name = $2 AND t.probe = $3";
     /// An app that is deleted: nobody claims what is paused.
     PAUSE_ALL = "UPDATE triggers AS t SET paused = 'operator' WHERE t.app_id = $1";
-    /// App, trigger, the failures that pause it: one more.
-    FAILED = "UPDATE triggers AS t SET failures = t.failures + 1, \
-        paused = CASE WHEN t.paused IS NULL AND t.failures + 1 >= $3 THEN 'failures' ELSE t.paused END \
-        WHERE t.app_id = $1 AND t.name = $2";
     /// App, names: removes what the plugin declares no more.
     UNDECLARE = "DELETE FROM triggers AS t WHERE t.app_id = $1 AND t.origin = 'plugin' \
         AND NOT (t.name = ANY($2))";
@@ -53,7 +70,7 @@ statements! {
     DECLARE = concat!(
         insert_trigger!(),
         "SELECT $1, n.name, 'plugin', n.name, n.collection, n.prefix, n.on_set, n.on_delete, \
-         n.schedule, NULL, $8, $9, NULL, 0, $10 FROM unnest($2::text[], $3::text[], $4::text[], \
+         n.schedule, NULL, $8, $9, $10, NULL, 0, 0, NULL, NULL, 0 FROM unnest($2::text[], $3::text[], $4::text[], \
          $5::boolean[], $6::boolean[], $7::text[]) \
          AS n (name, collection, prefix, on_set, on_delete, schedule) \
          ORDER BY n.name COLLATE \"C\" \
@@ -65,14 +82,16 @@ statements! {
          excluded.schedule)"
     );
     /// App: a new version begins without failures, and goes on.
-    RESUME = "UPDATE triggers AS t SET failures = 0, \
+    RESUME = "UPDATE triggers AS t SET failures = 0, series = t.series + 1, probe_at = NULL, \
+        probe = NULL, probes_failed = 0, \
         paused = CASE WHEN t.paused = 'operator' THEN t.paused END \
         WHERE t.app_id = $1 AND (t.failures <> 0 OR t.paused = 'failures')";
     /// Now, how many, and the place after which: a time, an app, a name: the schedules
     /// of all apps that are due or not planned yet. It does not name an app, for it
     /// finds them. What is not planned counts as due at the beginning of time.
     SCHEDULES = concat!(
-        "SELECT t.app_id, ", trigger_columns!(), "t.schedule IS NOT NULL AND t.paused IS NULL \
+        "SELECT t.app_id, ", trigger_columns!(), "t.schedule IS NOT NULL \
+         AND t.paused IS DISTINCT FROM 'operator' AND ", open_at!("$1"), " \
          AND coalesce(t.next_at, 0) <= $1 \
          AND (coalesce(t.next_at, 0), t.app_id, t.name) > ($3, $4, $5) ORDER BY coalesce(t.next_at, 0), t.app_id, t.name LIMIT $2"
     );
@@ -85,7 +104,7 @@ statements! {
     TICK = concat!(
         "WITH held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE NOWAIT), planned AS (UPDATE triggers AS t SET next_at = $4 \
          WHERE t.app_id = $1 AND t.name = $2 AND t.next_at IS NOT DISTINCT FROM $3 \
-         AND t.paused IS NULL AND EXISTS (SELECT 1 FROM held) RETURNING t.name, t.function), \
+         AND ", open_at!("$6"), " AND EXISTS (SELECT 1 FROM held) RETURNING t.name, t.function), \
          made AS (", insert_delivery!(),
         "SELECT $1, p.name, nextval('delivery_seq'), p.function, $6, $6, $5, $7, $8, 1, \
          'schedule', NULL, NULL, NULL, 0, NULL, NULL, ", followers_max!(), " FROM planned AS p \

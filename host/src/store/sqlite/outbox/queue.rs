@@ -4,14 +4,17 @@ use super::super::grave::is_buried;
 use super::super::writer::Transaction;
 use super::super::{error, tally::Delta};
 use super::row::{DELIVERY, delivery};
-use super::triggers::{TRIGGER, trigger};
+use super::standing::{self, open_at};
 use crate::model::{
-    AppId, Claim, DELIVERY_BYTES, DeadReason, Delivery, DueSchedule, FAILURES_MAX, Failed, Place,
-    Queue, Receipt, SchedulePlace, Tick, Timestamp, TriggerName, Verdict, chain_of,
+    AppId, Claim, DELIVERY_BYTES, DeadReason, Delivery, Failed, Open, Place, Queue, Receipt,
+    Returned, Standing, Timestamp, TriggerName, Verdict,
 };
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
+
+/// The most deliveries of a paused queue among which a probe is looked for.
+const PROBE_LOOK: u32 = 64;
 
 /// The queues after one that have something to claim. Steps through the index from
 /// one queue to the next, whatever lies in them.
@@ -36,13 +39,15 @@ pub(in crate::store::sqlite) fn due(
          WHERE due_at IS NOT NULL AND app_id > ?1
          ORDER BY app_id, trigger_name LIMIT 1",
     )?;
-    let mut is_due = connection.prepare_cached(
+    let mut is_due = connection.prepare_cached(concat!(
         "SELECT EXISTS (SELECT 1 FROM deliveries
                         WHERE app_id = ?1 AND trigger_name = ?2 AND due_at <= ?3)
             AND NOT EXISTS (SELECT 1 FROM triggers
-                            WHERE app_id = ?1 AND name = ?2 AND paused IS NOT NULL)
+                            WHERE app_id = ?1 AND name = ?2 AND NOT ",
+        open_at!("?3"),
+        ")
             AND NOT EXISTS (SELECT 1 FROM apps WHERE id = ?1 AND deleted_at IS NOT NULL)",
-    )?;
+    ))?;
     let mut queues = Vec::new();
     while queues.len() < limit as usize {
         let queue = |row: &Row<'_>| Ok((Uuid::from_bytes(row.get(0)?), row.get::<_, String>(1)?));
@@ -76,9 +81,46 @@ fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Del
     if is_buried(connection, claim.queue.app)? {
         return Ok(Vec::new());
     }
+    let Queue { app, trigger } = &claim.queue;
+    match standing::read(connection, *app, trigger)? {
+        Some(standing) => match standing.open(claim.now) {
+            Open::All => take_due(connection, claim, None),
+            Open::Probe => take_probe(connection, claim, standing),
+            Open::Nothing => Ok(Vec::new()),
+        },
+        // A delivery outlives its trigger.
+        None => take_due(connection, claim, None),
+    }
+}
+
+/// Claims one delivery of a queue that failures have paused.
+fn take_probe(
+    connection: &Connection,
+    claim: &Claim,
+    mut standing: Standing,
+) -> rusqlite::Result<Vec<Delivery>> {
+    let Queue { app, trigger } = &claim.queue;
+    let mut claimed = take_due(connection, claim, Some(standing.series))?;
+    if !claimed.is_empty() {
+        standing.probe(claim.lease, claim.until);
+        standing::write(connection, *app, trigger, &standing)?;
+    }
+    for delivery in &mut claimed {
+        delivery.is_probe = true;
+    }
+    Ok(claimed)
+}
+
+/// Claims what is due. For a probe of a series of failures, one: of those that have
+/// been due for longest, the first that does not count in it.
+fn take_due(
+    connection: &Connection,
+    claim: &Claim,
+    probe_of: Option<i64>,
+) -> rusqlite::Result<Vec<Delivery>> {
     let (app_id, trigger) = (claim.queue.app.uuid(), claim.queue.trigger.as_str());
     let mut due = connection.prepare_cached(
-        "SELECT chain, seq FROM deliveries
+        "SELECT chain, seq, series FROM deliveries
          WHERE app_id = ?1 AND trigger_name = ?2 AND due_at <= ?3
          ORDER BY due_at, seq LIMIT ?4",
     )?;
@@ -89,14 +131,19 @@ fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Del
     let mut read = connection.prepare_cached(&format!(
         "{DELIVERY} WHERE d.app_id = ?1 AND d.trigger_name = ?2 AND d.chain = ?3 AND d.seq = ?4"
     ))?;
-    let places: Vec<(i64, i64)> = due
+    let limit = probe_of.map_or(claim.limit, |_| PROBE_LOOK);
+    let mut places: Vec<(i64, i64, Option<i64>)> = due
         .query_map(
-            params![app_id.as_bytes(), trigger, claim.now.0, claim.limit],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            params![app_id.as_bytes(), trigger, claim.now.0, limit],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )?
         .collect::<Result<_, _>>()?;
+    if probe_of.is_some() {
+        places.sort_by_key(|(.., series)| *series == probe_of);
+        places.truncate(1);
+    }
     let mut claimed = Vec::with_capacity(places.len());
-    for (chain, seq) in places {
+    for (chain, seq, _) in places {
         let lease = claim.lease.as_bytes();
         take.execute(params![
             app_id.as_bytes(),
@@ -145,15 +192,7 @@ pub(in crate::store::sqlite) fn acknowledge(
     let size = take_out(connection, receipt).map_err(error::store)?;
     let size = size.ok_or(StoreError::LeaseLost)?;
     wake(connection, receipt.app, &receipt.place, now).map_err(error::store)?;
-    connection
-        .prepare_cached(
-            "UPDATE triggers SET failures = 0 WHERE app_id = ?1 AND name = ?2 AND failures > 0",
-        )
-        .and_then(|mut statement| {
-            let trigger = receipt.place.trigger.as_str();
-            statement.execute(params![receipt.app.uuid().as_bytes(), trigger])
-        })
-        .map_err(error::store)?;
+    standing::succeed(connection, receipt.app, &receipt.place.trigger).map_err(error::store)?;
     Ok(size)
 }
 
@@ -180,7 +219,12 @@ fn take_out(connection: &Connection, receipt: &Receipt) -> rusqlite::Result<Opti
 }
 
 /// Lets the next delivery of a chain go on.
-fn wake(connection: &Connection, app: AppId, done: &Place, now: Timestamp) -> rusqlite::Result<()> {
+pub(super) fn wake(
+    connection: &Connection,
+    app: AppId,
+    done: &Place,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "UPDATE deliveries SET due_at = ?4
@@ -200,30 +244,70 @@ fn wake(connection: &Connection, app: AppId, done: &Place, now: Timestamp) -> ru
 pub(in crate::store::sqlite) fn fail(
     transaction: &mut Transaction<'_>,
     failed: &Failed,
-) -> Result<bool, StoreError> {
+) -> Result<Returned, StoreError> {
     let app = failed.receipt.app;
     match transaction.tally.open(transaction.connection, app) {
-        Err(StoreError::AppNotFound) => return Ok(false),
+        Err(StoreError::AppNotFound) => return Ok(Returned::Lost),
         opened => opened?,
     }
-    let delta = transaction.whole(|transaction| {
+    let (delta, returned) = transaction.whole(|transaction| {
         let connection = transaction.connection;
+        // First, for it reads the delivery.
+        let returned = note_failure(connection, failed).map_err(error::store)?;
         let held = match failed.verdict {
             Verdict::RetryAt(at) => {
                 give_back(connection, failed, at).map(|held| held.then(Delta::default))
             }
             Verdict::GiveUp(reason) => give_up(connection, failed, reason),
         };
-        let delta = held.map_err(error::store)?;
-        let held = delta.is_some();
-        if held && failed.deterministic {
-            count_failure(connection, &failed.receipt).map_err(error::store)?;
-        }
-        Ok(delta)
+        Ok((held.map_err(error::store)?, returned))
     })?;
     // Never refused: what has failed must go somewhere.
     transaction.tally.add(app, delta.unwrap_or_default());
-    Ok(delta.is_some())
+    Ok(match delta {
+        Some(_) => returned,
+        None => Returned::Lost,
+    })
+}
+
+/// Gives back a delivery whose attempt does not count.
+pub(in crate::store::sqlite) fn release(
+    transaction: &mut Transaction<'_>,
+    receipt: &Receipt,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    transaction.whole(|t| release_one(t.connection, receipt, now).map_err(error::store))
+}
+
+fn release_one(
+    connection: &Connection,
+    receipt: &Receipt,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let Receipt { app, place, lease } = receipt;
+    let released = connection
+        .prepare_cached(
+            "UPDATE deliveries SET lease = NULL, due_at = ?6, attempts = max(attempts - 1, 0)
+             WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
+        )?
+        .execute(params![
+            app.uuid().as_bytes(),
+            place.trigger.as_str(),
+            place.chain,
+            place.seq,
+            lease.as_bytes(),
+            now.0
+        ])?;
+    if released == 0 {
+        return Ok(false);
+    }
+    if let Some(mut standing) = standing::read(connection, *app, &place.trigger)?
+        && standing.probe == Some(*lease)
+    {
+        standing.release(*lease, now);
+        standing::write(connection, *app, &place.trigger, &standing)?;
+    }
+    Ok(true)
 }
 
 fn give_back(connection: &Connection, failed: &Failed, at: Timestamp) -> rusqlite::Result<bool> {
@@ -289,121 +373,47 @@ fn give_up(
     Ok(Some(delta))
 }
 
-/// Counts a deterministic failure against its trigger, and pauses it when there
-/// were too many.
-fn count_failure(connection: &Connection, receipt: &Receipt) -> rusqlite::Result<()> {
-    let app_id = receipt.app.uuid();
-    connection
+/// Notes the failure of a delivery whose lease holds with its trigger and with itself.
+fn note_failure(connection: &Connection, failed: &Failed) -> rusqlite::Result<Returned> {
+    let Receipt { app, place, lease } = &failed.receipt;
+    let counted: Option<Option<i64>> = connection
         .prepare_cached(
-            "UPDATE triggers SET failures = failures + 1,
-               paused = CASE WHEN paused IS NULL AND failures + 1 >= ?3 THEN 'failures' ELSE paused END
-             WHERE app_id = ?1 AND name = ?2",
+            "SELECT series FROM deliveries
+             WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
         )?
-        .execute(params![
-            app_id.as_bytes(),
-            receipt.place.trigger.as_str(),
-            FAILURES_MAX
-        ])
-        .map(drop)
-}
-
-pub(in crate::store::sqlite) fn deliveries(
-    connection: &Connection,
-    app: AppId,
-    of: Option<&TriggerName>,
-    limit: u32,
-) -> rusqlite::Result<Vec<Delivery>> {
-    connection
-        .prepare_cached(&format!(
-            "{DELIVERY} WHERE d.app_id = ?1 AND (?2 IS NULL OR d.trigger_name = ?2)
-             ORDER BY d.trigger_name, d.chain, d.seq LIMIT ?3"
-        ))?
-        .query_map(
-            params![app.uuid().as_bytes(), of.map(TriggerName::as_str), limit],
-            delivery,
-        )?
-        .collect()
-}
-
-pub(in crate::store::sqlite) fn schedules(
-    connection: &Connection,
-    after: Option<&SchedulePlace>,
-    now: Timestamp,
-    limit: u32,
-) -> rusqlite::Result<Vec<DueSchedule>> {
-    // Before every place: no trigger has the empty name.
-    let (at, app, name) = after.map_or((0, Uuid::nil(), ""), |after| {
-        let at = after.next_at.map_or(0, |at| at.0);
-        (at, after.queue.app.uuid(), after.queue.trigger.as_str())
-    });
-    // The index gives the rows in this order; those before the place are skipped.
-    connection
-        .prepare_cached(&format!(
-            "SELECT {TRIGGER}, app_id FROM triggers
-             WHERE schedule IS NOT NULL AND paused IS NULL AND (next_at IS NULL OR next_at <= ?1)
-               AND (coalesce(next_at, 0), app_id, name) > (?3, ?4, ?5)
-             ORDER BY next_at, app_id, name LIMIT ?2"
-        ))?
-        .query_map(params![now.0, limit, at, app.as_bytes(), name], |row| {
-            let app: [u8; 16] = row.get("app_id")?;
-            let next_at: Option<i64> = row.get("next_at")?;
-            Ok(DueSchedule {
-                place: SchedulePlace {
-                    queue: Queue {
-                        app: AppId::from(Uuid::from_bytes(app)),
-                        trigger: TriggerName::stored(row.get("name")?),
-                    },
-                    next_at: next_at.map(Timestamp),
-                },
-                trigger: trigger(row).map_err(|error| error.to_string()),
-            })
-        })?
-        .collect()
-}
-
-pub(in crate::store::sqlite) fn tick(
-    transaction: &mut Transaction<'_>,
-    tick: &Tick,
-) -> Result<bool, StoreError> {
-    let seq = transaction.next_version();
-    transaction.whole(|t| run_tick(t.connection, tick, seq).map_err(error::store))
-}
-
-fn run_tick(connection: &Connection, tick: &Tick, seq: i64) -> rusqlite::Result<bool> {
-    let (app_id, name) = (tick.queue.app.uuid(), tick.queue.trigger.as_str());
-    let planned = connection
-        .prepare_cached(
-            "UPDATE triggers SET next_at = ?3
-             WHERE app_id = ?1 AND name = ?2 AND next_at IS ?4 AND paused IS NULL
-               AND schedule IS NOT NULL",
-        )?
-        .execute(params![
-            app_id.as_bytes(),
-            name,
-            tick.next.map(|at| at.0),
-            tick.planned.map(|at| at.0)
-        ])?;
-    let (1.., Some(run)) = (planned, tick.run) else {
-        return Ok(false);
+        .query_row(
+            params![
+                app.uuid().as_bytes(),
+                place.trigger.as_str(),
+                place.chain,
+                place.seq,
+                lease.as_bytes()
+            ],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let standing = standing::read(connection, *app, &place.trigger)?;
+    let (Some(counted), Some(before)) = (counted, standing) else {
+        return Ok(Returned::Kept);
     };
-    let made = connection
-        .prepare_cached(
-            "INSERT INTO deliveries
-               (app_id, trigger_name, chain, seq, due_at, queued_at, function, event_id, depth, at,
-                kind, size)
-             SELECT app_id, name, ?3, ?4, ?5, ?5, function, ?6, 1, ?7, 'schedule', 0
-             FROM triggers WHERE app_id = ?1 AND name = ?2
-               AND NOT EXISTS (SELECT 1 FROM deliveries
-                               WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3)",
-        )?
-        .execute(params![
-            app_id.as_bytes(),
-            name,
-            chain_of(""),
-            seq,
-            tick.now.0,
-            Uuid::now_v7().as_bytes(),
-            run.0
-        ])?;
-    Ok(made > 0)
+    let mut standing = before;
+    let returned = standing.fail(counted, failed);
+    if standing != before {
+        standing::write(connection, *app, &place.trigger, &standing)?;
+    }
+    if failed.deterministic && counted != Some(standing.series) {
+        connection
+            .prepare_cached(
+                "UPDATE deliveries SET series = ?5
+                 WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4",
+            )?
+            .execute(params![
+                app.uuid().as_bytes(),
+                place.trigger.as_str(),
+                place.chain,
+                place.seq,
+                standing.series
+            ])?;
+    }
+    Ok(returned)
 }

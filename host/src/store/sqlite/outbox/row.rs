@@ -76,6 +76,7 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
         error: row.get(9)?,
         policy: policy.unwrap_or_default(),
         event: event(row, 12)?,
+        is_probe: false,
     })
 }
 

@@ -2,22 +2,24 @@
 
 use super::super::error;
 use super::super::read::damaged;
+use super::standing::{self, pause_word, standing};
 use crate::model::{
-    AppId, Changes, Collection, Exports, NewTrigger, Origin, Pause, Policy, Schedule, Timestamp,
-    Trigger, TriggerName, Watch,
+    AppId, Changes, Collection, Exports, NewTrigger, Origin, Policy, Schedule, Timestamp, Trigger,
+    TriggerDeletion, TriggerName, Watch,
 };
 use crate::store::StoreError;
 use crate::store::registry::check_triggers;
 use rusqlite::{Connection, Row, params};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// What `trigger` reads.
 pub(super) const TRIGGER: &str = "name, origin, function, collection, prefix, on_set, on_delete,
-   schedule, next_at, attempts_max, age_max_ms, paused, failures, created_at";
+   schedule, next_at, attempts_max, age_max_ms, created_at,
+   paused, failures, series, probe_at, probe, probes_failed";
 
 pub(super) fn trigger(row: &Row<'_>) -> rusqlite::Result<Trigger> {
     let origin: String = row.get(1)?;
-    let paused: Option<String> = row.get(11)?;
     let next_at: Option<i64> = row.get(8)?;
     let age_max: i64 = row.get(10)?;
     Ok(Trigger {
@@ -32,13 +34,9 @@ pub(super) fn trigger(row: &Row<'_>) -> rusqlite::Result<Trigger> {
             attempts_max: row.get(9)?,
             age_max: Duration::from_millis(age_max.unsigned_abs()),
         },
-        paused: paused.map(|why| match why.as_str() {
-            "failures" => Pause::Failures,
-            _ => Pause::Operator,
-        }),
-        failures: row.get(12)?,
+        standing: standing(row, 12)?,
         next_at: next_at.map(Timestamp),
-        created_at: Timestamp(row.get(13)?),
+        created_at: Timestamp(row.get(11)?),
     })
 }
 
@@ -113,8 +111,10 @@ fn write(connection: &Connection, app: AppId, trigger: &Trigger) -> rusqlite::Re
         .prepare_cached(
             "INSERT OR REPLACE INTO triggers
                (app_id, name, origin, function, collection, prefix, on_set, on_delete, schedule,
-                next_at, attempts_max, age_max_ms, paused, failures, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+                next_at, attempts_max, age_max_ms, created_at, paused, failures, series,
+                probe_at, probe, probes_failed)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
+                ?18, ?19)",
         )?
         .execute(params![
             app.uuid().as_bytes(),
@@ -132,12 +132,13 @@ fn write(connection: &Connection, app: AppId, trigger: &Trigger) -> rusqlite::Re
             trigger.next_at.map(|at| at.0),
             trigger.policy.attempts_max,
             i64::try_from(trigger.policy.age_max.as_millis()).unwrap_or(i64::MAX),
-            trigger.paused.map(|pause| match pause {
-                Pause::Operator => "operator",
-                Pause::Failures => "failures",
-            }),
-            trigger.failures,
-            trigger.created_at.0
+            trigger.created_at.0,
+            trigger.standing.paused.map(pause_word),
+            trigger.standing.failures,
+            trigger.standing.series,
+            trigger.standing.probe_at.map(|at| at.0),
+            trigger.standing.probe.map(Uuid::into_bytes),
+            trigger.standing.probes_failed
         ])
         .map(drop)
 }
@@ -146,10 +147,33 @@ pub(in crate::store::sqlite) fn delete(
     connection: &Connection,
     app: AppId,
     name: &TriggerName,
-) -> Result<bool, StoreError> {
+    must_be_idle: bool,
+) -> Result<TriggerDeletion, StoreError> {
+    if must_be_idle && has_deliveries(connection, app, name).map_err(error::store)? {
+        return Ok(TriggerDeletion::Outstanding);
+    }
     tell(connection, app)?;
     let deleted = remove(connection, app, name).map_err(error::store)?;
-    Ok(deleted > 0)
+    Ok(match deleted {
+        0 => TriggerDeletion::Absent,
+        _ => TriggerDeletion::Deleted,
+    })
+}
+
+/// Whether a trigger that is there has outstanding deliveries.
+fn has_deliveries(
+    connection: &Connection,
+    app: AppId,
+    name: &TriggerName,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM triggers WHERE app_id = ?1 AND name = ?2)
+                AND EXISTS (SELECT 1 FROM deliveries WHERE app_id = ?1 AND trigger_name = ?2)",
+        )?
+        .query_row(params![app.uuid().as_bytes(), name.as_str()], |row| {
+            row.get(0)
+        })
 }
 
 fn remove(connection: &Connection, app: AppId, name: &TriggerName) -> rusqlite::Result<usize> {
@@ -165,16 +189,11 @@ pub(in crate::store::sqlite) fn pause(
     paused: bool,
 ) -> Result<bool, StoreError> {
     tell(connection, app)?;
-    let changed = connection
-        .prepare_cached(
-            "UPDATE triggers SET paused = ?3, failures = 0 WHERE app_id = ?1 AND name = ?2",
-        )
-        .and_then(|mut statement| {
-            let paused = paused.then_some("operator");
-            statement.execute(params![app.uuid().as_bytes(), name.as_str(), paused])
-        })
-        .map_err(error::store)?;
-    Ok(changed > 0)
+    let Some(mut standing) = standing::read(connection, app, name).map_err(error::store)? else {
+        return Ok(false);
+    };
+    standing.set_paused(paused);
+    standing::write(connection, app, name, &standing).map_err(error::store)
 }
 
 /// Takes the triggers of the version that is active now for those of the last. An
@@ -215,8 +234,7 @@ fn sync(
                 trigger.next_at = None;
             }
         }
-        trigger.failures = 0;
-        trigger.paused = trigger.paused.filter(|pause| *pause == Pause::Operator);
+        trigger.standing.reset();
         write(connection, app, &trigger)?;
     }
     for declaration in &exports.triggers {

@@ -7,8 +7,8 @@ mod read;
 use super::writer::{Transaction, Work};
 use super::{SqliteStore, error, grave, outbox};
 use crate::model::{
-    App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Plugin,
-    PluginVersion, Token, TokenId, Trigger, TriggerName, Usage,
+    App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Outstanding,
+    Plugin, PluginVersion, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
@@ -179,10 +179,24 @@ impl Registry for SqliteStore {
         &self,
         app: AppId,
         trigger: TriggerName,
+        must_be_idle: bool,
         audit: Audit,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<TriggerDeletion, StoreError> {
         self.audited(frees(app), audit, move |transaction, _| {
-            outbox::delete(transaction.connection, app, &trigger)
+            outbox::delete(transaction.connection, app, &trigger, must_be_idle)
+        })
+        .await
+    }
+
+    async fn discard_deliveries(
+        &self,
+        app: AppId,
+        which: Outstanding,
+        limit: u32,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(frees(app), audit, move |transaction, audit| {
+            outbox::discard_deliveries(transaction, app, &which, limit, audit.at)
         })
         .await
     }
