@@ -204,7 +204,8 @@ async fn dispatch(cli: Cli) -> Result<Outcome, Failure> {
 async fn migrate(global: &Global) -> Result<Outcome, Failure> {
     // Opening a store brings it up to date.
     let spec = open::spec(global)?;
-    drop(open::store(&spec, Metrics::default()).await?);
+    let postgres = config::Config::default().postgres;
+    drop(open::store(&spec, Metrics::default(), &postgres).await?);
     let mut answer = serde_json::json!({ "store": spec.kind(), "up_to_date": true });
     let mut text = format!("The {} store is up to date.", spec.kind());
     if let open::StoreSpec::Sqlite(path) = &spec {

@@ -156,12 +156,20 @@ pub(super) fn make_private(folder: &std::path::Path) -> Result<(), Failure> {
         .map_err(|e| Failure::host(format!("{}: {e}", folder.display())))
 }
 
-/// Opens a store.
-pub(super) async fn store(spec: &StoreSpec, metrics: Metrics) -> Result<Arc<dyn Store>, Failure> {
+/// Opens a store. `postgres` is how one on Postgres is used, but for its URL.
+pub(super) async fn store(
+    spec: &StoreSpec,
+    metrics: Metrics,
+    postgres: &PostgresOptions,
+) -> Result<Arc<dyn Store>, Failure> {
     Ok(match spec {
         StoreSpec::Memory => Arc::new(MemoryStore::new()),
         StoreSpec::Postgres(url) => {
-            Arc::new(PostgresStore::connect(PostgresOptions::new(url.as_str())).await?)
+            let options = PostgresOptions {
+                url: url.clone(),
+                ..postgres.clone()
+            };
+            Arc::new(PostgresStore::connect(options).await?)
         }
         StoreSpec::Sqlite(path) => {
             let mut options = SqliteOptions::new(path);
@@ -175,13 +183,13 @@ pub(super) async fn store(spec: &StoreSpec, metrics: Metrics) -> Result<Arc<dyn 
 /// A host over the store that was asked for.
 pub(super) async fn builder(global: &Global) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
-    let store = store(&spec(global)?, metrics.clone()).await?;
-    let new_apps = Config::default().new_apps;
+    let config = Config::default();
+    let store = store(&spec(global)?, metrics.clone(), &config.postgres).await?;
     Ok(Host::builder()
         .shared_store(store)
         .metrics(metrics)
         .compiler(compiler())
-        .new_apps(new_apps))
+        .new_apps(config.new_apps))
 }
 
 /// Modules are compiled in processes of this program.

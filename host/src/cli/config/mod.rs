@@ -10,6 +10,7 @@ use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::http::ServerOptions;
 use kvasm::model::{AppLimits, Limits, Misfit, Quota};
+use kvasm::store::PostgresOptions;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub(super) enum LogFormat {
 pub(super) struct Config {
     pub(super) listen: SocketAddr,
     pub(super) store: Option<StoreSpec>,
+    /// Without the URL, which is in `store`.
+    pub(super) postgres: PostgresOptions,
     pub(super) cache_dir: CacheDir,
     pub(super) cache: CacheLimits,
     pub(super) log_format: LogFormat,
@@ -79,6 +82,7 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7180)),
             store: None,
+            postgres: PostgresOptions::new(""),
             cache_dir: CacheDir::Default,
             cache: CacheLimits::default(),
             log_format: LogFormat::Text,
@@ -290,6 +294,17 @@ mod tests {
             error.contains("KVASM_SERVER_CONNECTIONS: server.connections is \"0\""),
             "{error}"
         );
+        for (key, value) in [
+            ("postgres.connections", "0"),
+            ("postgres.statement_timeout", "900us"),
+            ("postgres.acquire_timeout", "25days"),
+        ] {
+            let error = load("", None, &[(key, value)]).unwrap_err();
+            assert!(
+                error.contains(&format!("{key} is {value:?}: it must be")),
+                "{error}"
+            );
+        }
         let error = load("", None, &[("limits.wall_time", "soon")]).unwrap_err();
         assert!(
             error.contains("the arguments: limits.wall_time is \"soon\""),

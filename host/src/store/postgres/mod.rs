@@ -8,20 +8,23 @@
 //! ends them, and `rows` decodes them. `registry` is the administrators' part, whose
 //! operations are in `change`, `plugins`, `triggers` and `letters`.
 //!
-//! `pool` keeps the connections, `lease` lends one, `transaction` runs one until it
-//! wins, and `classify` says what an error means.
+//! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction`
+//! runs one until it wins, and `classify` says what an error means. `migrate` is the
+//! start; `sessions` and `scarce` look at the server then.
 
 mod batch;
 mod change;
 mod classify;
 mod commit;
 mod compact;
+mod connector;
 mod fire;
 mod grave;
 mod handling;
 mod increments;
 mod lease;
 mod letters;
+mod migrate;
 mod outbox;
 mod plan;
 mod plugins;
@@ -29,7 +32,10 @@ mod pool;
 mod read;
 mod registry;
 mod rows;
+mod scarce;
+mod sessions;
 mod sql;
+mod tls;
 mod transaction;
 mod triggers;
 mod upkeep;
@@ -40,13 +46,10 @@ use crate::model::{
     App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
-use classify::{migrate_error, store_error};
+use connector::Connector;
 use pool::Pool;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use std::fmt;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// The bytes of the row that a probe writes.
 const PROBE_BYTES: usize = 16 * 1024;
@@ -62,8 +65,11 @@ pub struct PostgresOptions {
     /// How long a call waits for a connection, whether all are in use or the
     /// server does not answer. Default 3 s.
     pub acquire_timeout: Duration,
-    /// The longest that one statement may take. Default 5 s.
+    /// The longest that one statement may take, at least 1 ms. Default 5 s.
     pub statement_timeout: Duration,
+    /// The longest that a migration waits for a lock: of another host that migrates, or
+    /// of any session that uses a table. Default 60 s.
+    pub lock_timeout: Duration,
 }
 
 impl PostgresOptions {
@@ -74,21 +80,8 @@ impl PostgresOptions {
             max_connections: 16,
             acquire_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(5),
+            lock_timeout: Duration::from_secs(60),
         }
-    }
-
-    fn parse(&self) -> Result<PgConnectOptions, StoreError> {
-        // Without the cause, which repeats parts of the URL.
-        let unreadable = |_| {
-            let why =
-                "the Postgres URL is not valid; it is like postgres://user@host:5432/database";
-            StoreError::Failed(why.into())
-        };
-        let options: PgConnectOptions = self.url.parse().map_err(unreadable)?;
-        Ok(match options.get_application_name() {
-            Some(_) => options,
-            None => options.application_name("kvasm"),
-        })
     }
 }
 
@@ -99,6 +92,7 @@ impl fmt::Debug for PostgresOptions {
             .field("max_connections", &self.max_connections)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("statement_timeout", &self.statement_timeout)
+            .field("lock_timeout", &self.lock_timeout)
             .finish_non_exhaustive()
     }
 }
@@ -115,50 +109,28 @@ impl PostgresStore {
     /// Migrates the schema, and is ready. See [`migrate`](PostgresStore::migrate).
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the server cannot be reached,
-    /// [`StoreError::Failed`] for a URL, role or database that is not right.
+    /// [`StoreError::Unavailable`] when the server cannot be reached or has no room for
+    /// a connection, [`StoreError::Failed`] for a URL, role or database that is not
+    /// right, and for a pooler that shares sessions between clients.
     pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
-        PostgresStore::migrate(&options).await?;
+        let connector = Connector::new(&options)?;
+        migrate::prepare(&connector, &options).await?;
         Ok(PostgresStore {
-            pool: Pool::new(&options, options.parse()?),
+            pool: Pool::new(&options, connector),
         })
     }
 
     /// Brings the schema up to date. Any number of hosts may do so at once: one
-    /// does it and the others wait.
+    /// does it and the others wait. A schema that is up to date is only looked at: that
+    /// waits for nobody and needs no right to change it.
     ///
     /// # Errors
-    /// As [`connect`](PostgresStore::connect), and [`StoreError::Failed`] for a
-    /// database that is not in UTF-8 or was migrated by a newer version.
+    /// As [`connect`](PostgresStore::connect), [`StoreError::Unavailable`] when another
+    /// session holds a lock for longer than `lock_timeout`, and [`StoreError::Failed`]
+    /// for a database that is not in UTF-8 or was migrated by a newer version.
     pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
-        let connect = options.parse()?.disable_statement_logging();
-        // A connection of its own: a migration may take longer than a statement.
-        let connection = timeout(options.acquire_timeout, connect.connect()).await;
-        let mut connection = connection
-            .map_err(|e| StoreError::Unavailable(Box::new(e)))?
-            .map_err(store_error)?;
-        check_encoding(&mut connection).await?;
-        // Not `run`: with it this future could not be spawned, for its bound on
-        // `Acquire` holds for one lifetime only.
-        sqlx::migrate!("../migrations/postgres")
-            .run_direct(None, &mut connection, false)
-            .await
-            .map_err(migrate_error)?;
-        connection.close().await.map_err(store_error)
+        migrate::prepare(&Connector::new(options)?, options).await
     }
-}
-
-async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let row = sqlx::query(sql::ENCODING)
-        .fetch_one(connection)
-        .await
-        .map_err(store_error)?;
-    let encoding: String = row.try_get(0).map_err(store_error)?;
-    if encoding == "UTF8" {
-        return Ok(());
-    }
-    let why = format!("the database is encoded in {encoding}; it must be UTF8");
-    Err(StoreError::Failed(why.into()))
 }
 
 #[async_trait]

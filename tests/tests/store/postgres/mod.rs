@@ -1,6 +1,7 @@
 //! What only Postgres can show: hosts that share it, a server that goes away,
 //! and what goes over the wire.
 
+mod doors;
 mod errors;
 mod handing_out;
 mod modules;
