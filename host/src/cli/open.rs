@@ -167,6 +167,7 @@ pub(super) async fn store(
         StoreSpec::Postgres(url) => {
             let options = PostgresOptions {
                 url: url.clone(),
+                metrics,
                 ..postgres.clone()
             };
             Arc::new(PostgresStore::connect(options).await?)

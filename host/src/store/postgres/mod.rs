@@ -4,8 +4,8 @@
 //! `batch` what takes a transaction, worked out by `plan` and `increments`. `usage`
 //! counts what entries and deliveries take and holds apps to their quotas.
 //!
-//! `fire` makes the deliveries of a transaction, `outbox` hands them out, `handling`
-//! ends them, and `rows` decodes them. `registry` is the administrators' part, whose
+//! `fire` makes the deliveries of a transaction, `outbox` hands them out (`horizon` says
+//! where it begins to look), `handling` ends them, and `rows` decodes them. `registry` is the administrators' part, whose
 //! operations are in `change`, `plugins`, `triggers` and `letters`.
 //!
 //! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction`
@@ -21,6 +21,7 @@ mod connector;
 mod fire;
 mod grave;
 mod handling;
+mod horizon;
 mod increments;
 mod lease;
 mod letters;
@@ -42,17 +43,23 @@ mod upkeep;
 mod usage;
 
 use super::{Store, StoreError};
+use crate::metrics::Metrics;
 use crate::model::{
     App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
 use connector::Connector;
+use horizon::Horizons;
+use parking_lot::Mutex;
 use pool::Pool;
+use sqlx::Row;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The bytes of the row that a probe writes.
 const PROBE_BYTES: usize = 16 * 1024;
+/// How often a probe looks for the oldest snapshot too.
+const SNAPSHOTS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How a host reaches its Postgres.
 #[derive(Clone)]
@@ -70,6 +77,8 @@ pub struct PostgresOptions {
     /// The longest that a migration waits for a lock: of another host that migrates, or
     /// of any session that uses a table. Default 60 s.
     pub lock_timeout: Duration,
+    /// Where the age of the oldest snapshot is written.
+    pub metrics: Metrics,
 }
 
 impl PostgresOptions {
@@ -81,6 +90,7 @@ impl PostgresOptions {
             acquire_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(5),
             lock_timeout: Duration::from_secs(60),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -103,6 +113,10 @@ impl fmt::Debug for PostgresOptions {
 /// server is away and work again when it is back.
 pub struct PostgresStore {
     pool: Pool,
+    metrics: Metrics,
+    /// When the oldest snapshot was looked for.
+    looked_at_snapshots: Mutex<Option<Instant>>,
+    horizons: Horizons,
 }
 
 impl PostgresStore {
@@ -117,6 +131,9 @@ impl PostgresStore {
         migrate::prepare(&connector, &options).await?;
         Ok(PostgresStore {
             pool: Pool::new(&options, connector),
+            metrics: options.metrics,
+            looked_at_snapshots: Mutex::default(),
+            horizons: Horizons::default(),
         })
     }
 
@@ -130,6 +147,27 @@ impl PostgresStore {
     /// for a database that is not in UTF-8 or was migrated by a newer version.
     pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
         migrate::prepare(&Connector::new(options)?, options).await
+    }
+}
+
+impl PostgresStore {
+    /// Finds the oldest snapshot, now and then.
+    async fn look_at_snapshots(&self) -> Result<(), StoreError> {
+        let due = {
+            let mut last = self.looked_at_snapshots.lock();
+            let due = last.is_none_or(|last| last.elapsed() >= SNAPSHOTS_INTERVAL);
+            if due {
+                *last = Some(Instant::now());
+            }
+            due
+        };
+        if due {
+            let rows = self.pool.read(|| sqlx::query(sql::OLDEST_SNAPSHOT)).await?;
+            let seconds = rows.first().map(|row| row.try_get(0)).transpose();
+            let seconds = seconds.map_err(classify::store_error)?.unwrap_or(0);
+            self.metrics.oldest_snapshot(seconds);
+        }
+        Ok(())
     }
 }
 
@@ -205,6 +243,7 @@ impl Store for PostgresStore {
         let now = Timestamp::now().0;
         let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
         let probe = || sqlx::query(sql::PROBE).bind(now).bind(filler.as_slice());
-        self.pool.read(probe).await.map(drop)
+        self.pool.read(probe).await?;
+        self.look_at_snapshots().await
     }
 }

@@ -228,6 +228,50 @@ async fn a_migration_waits_for_a_lock_that_a_session_keeps_and_not_without_end()
     blocking(|| drop(session)).await;
 }
 
+/// What `docs/operating.md` says that a role must be granted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_with_just_the_rights_of_the_docs_migrates_or_serves() {
+    let url = blocking(fresh_database).await;
+    let database = url.rsplit('/').next().unwrap().to_owned();
+    let (owner, server) = (format!("owner_{database}"), format!("server_{database}"));
+    psql(
+        &url,
+        format!(
+            "CREATE ROLE {owner} LOGIN; CREATE ROLE {server} LOGIN; \
+             REVOKE ALL ON SCHEMA public FROM PUBLIC; \
+             GRANT USAGE, CREATE ON SCHEMA public TO {owner}; \
+             GRANT USAGE ON SCHEMA public TO {server}"
+        ),
+    )
+    .await;
+    let of = |role: &str| patient(url.replace("postgres@", &format!("{role}@")));
+    let refused = PostgresStore::connect(of(&server)).await;
+    assert!(refused.is_err(), "a role that cannot make the schema");
+    PostgresStore::migrate(&of(&owner)).await.expect("a schema");
+    psql(
+        &url,
+        format!(
+            "SET ROLE {owner}; \
+             GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {server}; \
+             GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {server}"
+        ),
+    )
+    .await;
+    for role in [&owner, &server] {
+        let store = PostgresStore::connect(of(role)).await.expect("a store");
+        store.ping().await.expect("a probe");
+        let app = Kit::new(Arc::new(store), 1).app().await;
+        app.watch("t", "c").await;
+        app.set("c", "k", bytes("1")).await;
+        assert_eq!(app.due().await, ["t"]);
+        let claimed = app.claim("t", 1).await;
+        app.acknowledge(&claimed[0].1, vec![]).await.expect("done");
+        assert_eq!(app.add("a module", true).await, 1);
+        assert!(app.delete_app().await.expect("a deletion"));
+        kvasm_tests::conformance::kit::reap(&*app.store).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_without_room_is_told_with_its_numbers() {
     let options = Options {

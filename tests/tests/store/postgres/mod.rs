@@ -8,6 +8,7 @@ mod modules;
 mod outages;
 mod proxy;
 mod sharing;
+mod snapshots;
 mod usage;
 mod wire;
 
