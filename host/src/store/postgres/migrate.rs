@@ -83,7 +83,7 @@ async fn look(
 }
 
 async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let row = sqlx::query(sql::ENCODING)
+    let row = sqlx::query(sql::server::ENCODING)
         .fetch_one(connection)
         .await
         .map_err(store_error)?;
@@ -98,11 +98,13 @@ async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError>
 /// Whether exactly the migrations of this version were applied. Takes no lock, and
 /// needs no right to change the schema.
 async fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, Error> {
-    let row = sqlx::query(sql::HAS_MIGRATIONS).fetch_one(&mut *connection);
+    let row = sqlx::query(sql::server::HAS_MIGRATIONS).fetch_one(&mut *connection);
     if !row.await?.try_get::<bool, _>(0)? {
         return Ok(false);
     }
-    let rows = sqlx::query(sql::MIGRATIONS).fetch_all(connection).await?;
+    let rows = sqlx::query(sql::server::MIGRATIONS)
+        .fetch_all(connection)
+        .await?;
     let applied = rows
         .iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
@@ -150,7 +152,7 @@ async fn attempt(connection: &mut PgConnection, wait: Duration) -> Result<(), Mi
     let result = MIGRATOR.run_direct(None, &mut *connection, false).await;
     if result.is_err() {
         // A pooler may keep the session, and with it the lock.
-        let unlock = sqlx::raw_sql(sql::UNLOCK).execute(connection).await;
+        let unlock = sqlx::raw_sql(sql::server::UNLOCK).execute(connection).await;
         drop(unlock);
     }
     result
@@ -166,7 +168,9 @@ fn waited_for_lock(error: &MigrateError) -> bool {
 
 /// The sessions that may be in the way, in words.
 async fn lock_holders(connection: &mut PgConnection) -> Result<String, StoreError> {
-    let rows = sqlx::query(sql::LOCK_HOLDERS).fetch_all(connection).await;
+    let rows = sqlx::query(sql::server::LOCK_HOLDERS)
+        .fetch_all(connection)
+        .await;
     let rows = rows.map_err(store_error)?;
     let named: Result<Vec<String>, Error> = rows.iter().take(NAMED_MAX).map(holder).collect();
     let named = named.map_err(store_error)?;

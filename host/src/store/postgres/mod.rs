@@ -162,7 +162,10 @@ impl PostgresStore {
             due
         };
         if due {
-            let rows = self.pool.read(|| sqlx::query(sql::OLDEST_SNAPSHOT)).await?;
+            let rows = self
+                .pool
+                .read(|| sqlx::query(sql::server::OLDEST_SNAPSHOT))
+                .await?;
             let seconds = rows.first().map(|row| row.try_get(0)).transpose();
             let seconds = seconds.map_err(classify::store_error)?.unwrap_or(0);
             self.metrics.oldest_snapshot(seconds);

@@ -74,7 +74,9 @@ pub(super) async fn check(connector: &Connector, first: &mut PgConnection) -> Re
 
 /// The session that the connection has now. Not prepared: that needs one of its own.
 async fn session(connection: &mut PgConnection) -> Result<i32, Error> {
-    let row = sqlx::raw_sql(sql::SESSION).fetch_one(connection).await?;
+    let row = sqlx::raw_sql(sql::server::SESSION)
+        .fetch_one(connection)
+        .await?;
     row.try_get(0)
 }
 

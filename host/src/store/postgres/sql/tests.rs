@@ -1,6 +1,6 @@
 //! What holds of every statement.
 
-use super::{ALL, letters, outbox, registry, triggers, usage};
+use super::{ALL, letters, outbox, registry, server, triggers, usage};
 
 fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     let lists = [
@@ -10,6 +10,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         outbox::ALL,
         letters::ALL,
         triggers::ALL,
+        server::ALL,
     ];
     lists.into_iter().flatten().copied()
 }
