@@ -41,7 +41,7 @@ impl Outbox for PostgresStore {
         let (app, trigger) = after.map_or((Uuid::nil(), ""), |after| {
             (after.app.uuid(), after.trigger.as_str())
         });
-        let known = self.horizons.known();
+        let known = self.horizons.known(now);
         let statement = || {
             let statement = sqlx::query(sql::DUE).bind(app).bind(trigger);
             let statement = statement.bind(now.0).bind(i64::from(limit));
@@ -67,7 +67,7 @@ impl Outbox for PostgresStore {
             lease,
             limit,
         } = claim;
-        let from = self.horizons.from(queue);
+        let from = self.horizons.from(queue, *now);
         let statement = |_| {
             let statement = sqlx::query(sql::CLAIM).bind(queue.app.uuid());
             let statement = statement.bind(queue.trigger.as_str());
