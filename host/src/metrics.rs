@@ -114,6 +114,7 @@ struct Inner {
     task_failing: Family<Named, Gauge>,
     task_skips: Family<Named, Counter>,
     log_lines_dropped: Counter,
+    oldest_snapshot: Gauge,
 }
 
 impl Default for Metrics {
@@ -144,6 +145,7 @@ impl Default for Metrics {
             task_failing: Family::default(),
             task_skips: Family::default(),
             log_lines_dropped: Counter::default(),
+            oldest_snapshot: Gauge::default(),
             registry: Registry::default(),
         };
         inner.register(&mut registry);
@@ -272,6 +274,12 @@ impl Inner {
             "Lines of the host's own log that were dropped, as nobody read them in time",
             self.log_lines_dropped.clone(),
         );
+        registry.register_with_unit(
+            "postgres_oldest_snapshot",
+            "Age of the oldest snapshot that a session of Postgres holds",
+            Unit::Seconds,
+            self.oldest_snapshot.clone(),
+        );
     }
 }
 
@@ -287,6 +295,11 @@ impl Metrics {
     /// Counts lines of the host's own log that were dropped.
     pub fn log_lines_dropped(&self, lines: u64) {
         self.0.log_lines_dropped.inc_by(lines);
+    }
+
+    /// The age of the oldest snapshot that a session of Postgres holds, in seconds.
+    pub(crate) fn oldest_snapshot(&self, seconds: i64) {
+        self.0.oldest_snapshot.set(seconds);
     }
 
     /// Counts something of an app: under its name, as long as there are not too many.

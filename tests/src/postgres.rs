@@ -20,8 +20,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+pub use bouncer::{Bouncer, PoolMode};
+pub use session::Session;
 use system::{Account, Installation, as_account, children_of, free_port, kill, output};
 
+mod bouncer;
+mod certificate;
+mod session;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -65,6 +70,11 @@ pub struct Options {
     /// Without it a cluster is faster and still survives a kill of the server,
     /// though not a crash of the machine.
     pub durable: bool,
+    /// More settings of the server, each `name=value`.
+    pub settings: &'static [&'static str],
+    /// Whether it takes encrypted connections, with a certificate of X.509 version 1
+    /// that it made itself.
+    pub tls: bool,
 }
 
 /// How a server is asked to stop.
@@ -149,6 +159,9 @@ impl Cluster {
             supervisor,
             orders,
         };
+        if options.tls {
+            certificate::make(&cluster)?;
+        }
         // After the supervisor is there, so that a kill during this leaves nothing either.
         cluster.init_data()?;
         cluster.launch()?;
@@ -381,7 +394,11 @@ impl Drop for Cluster {
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
     let cluster = SHARED.get_or_init(|| {
-        Cluster::start(Options { durable: false }).map_err(|error| format!("{error:#}"))
+        Cluster::start(Options {
+            durable: false,
+            ..Options::default()
+        })
+        .map_err(|error| format!("{error:#}"))
     });
     match cluster {
         Ok(cluster) => cluster,
@@ -407,6 +424,16 @@ fn server_arguments(folder: &Path, port: u16, options: Options) -> Vec<String> {
         "max_connections=200".to_owned(),
         "shared_buffers=64MB".to_owned(),
     ];
+    settings.extend(options.settings.iter().map(|&setting| setting.to_owned()));
+    if options.tls {
+        settings.push("ssl=on".to_owned());
+        for (setting, file) in [
+            ("ssl_cert_file", certificate::CERTIFICATE),
+            ("ssl_key_file", certificate::KEY),
+        ] {
+            settings.push(format!("{setting}={}", folder.join(file).display()));
+        }
+    }
     if !options.durable {
         settings.extend(["fsync=off", "full_page_writes=off"].map(str::to_owned));
     }

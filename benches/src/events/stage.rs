@@ -121,7 +121,11 @@ fn database() -> Result<String> {
     static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let cluster = CLUSTER.get_or_init(|| {
-        Cluster::start(Options { durable: true }).map_err(|error| format!("{error:#}"))
+        Cluster::start(Options {
+            durable: true,
+            ..Options::default()
+        })
+        .map_err(|error| format!("{error:#}"))
     });
     let cluster = cluster.as_ref().map_err(|why| anyhow!("{why}"))?;
     let name = format!("bench_{}", COUNT.fetch_add(1, Ordering::Relaxed));

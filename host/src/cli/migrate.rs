@@ -23,11 +23,22 @@ pub(super) struct Migrate {
 }
 
 pub(super) async fn run(global: &Global, migrate: Migrate) -> Result<Outcome, Failure> {
-    let spec = open::spec(global, &open::config(global)?)?;
-    match migrate.check {
-        true => check(global, &spec).await,
-        false => bring_up_to_date(global, &spec, migrate.restored).await,
+    let config = open::config(global)?;
+    let spec = open::spec(global, &config)?;
+    let on_postgres = |url: &str| PostgresOptions {
+        url: url.to_owned(),
+        ..config.postgres.clone()
+    };
+    if migrate.check {
+        return check(global, &spec, on_postgres).await;
     }
+    // Opening a store brings it up to date.
+    drop(open::store(&spec, Metrics::default(), When::Always, &config.postgres).await?);
+    let skipped = match migrate.restored {
+        true => Some(skip_versions(&spec, on_postgres).await?),
+        false => None,
+    };
+    report(global, &spec, skipped).await
 }
 
 fn at(spec: &StoreSpec) -> impl Fn(StoreError) -> Failure {
@@ -35,11 +46,15 @@ fn at(spec: &StoreSpec) -> impl Fn(StoreError) -> Failure {
     move |error| Failure::from(error).at(&shown)
 }
 
-async fn check(global: &Global, spec: &StoreSpec) -> Result<Outcome, Failure> {
+async fn check(
+    global: &Global,
+    spec: &StoreSpec,
+    on_postgres: impl Fn(&str) -> PostgresOptions,
+) -> Result<Outcome, Failure> {
     let schema = match spec {
         StoreSpec::Memory => return Err(no_schema()),
         StoreSpec::Sqlite(path) => SqliteStore::schema(&SqliteOptions::new(path)).await,
-        StoreSpec::Postgres(url) => PostgresStore::schema(&PostgresOptions::new(url)).await,
+        StoreSpec::Postgres(url) => PostgresStore::schema(&on_postgres(url)).await,
     };
     let schema = schema.map_err(at(spec))?;
     let Schema { found, needed } = schema;
@@ -72,13 +87,25 @@ fn no_schema() -> Failure {
     Failure::user("a store in memory has no schema; name another with --store")
 }
 
-async fn bring_up_to_date(
+/// Returns the last version that is skipped.
+async fn skip_versions(
+    spec: &StoreSpec,
+    on_postgres: impl Fn(&str) -> PostgresOptions,
+) -> Result<i64, Failure> {
+    let skipped = match spec {
+        StoreSpec::Memory => return Err(no_schema()),
+        StoreSpec::Sqlite(path) => SqliteStore::skip_versions(SqliteOptions::new(path)).await,
+        StoreSpec::Postgres(url) => PostgresStore::skip_versions(&on_postgres(url)).await,
+    };
+    skipped.map_err(at(spec))
+}
+
+/// Says that the store is up to date, and makes a SQLite file shrink from now on.
+async fn report(
     global: &Global,
     spec: &StoreSpec,
-    restored: bool,
+    skipped: Option<i64>,
 ) -> Result<Outcome, Failure> {
-    // Opening a store brings it up to date.
-    drop(open::store(spec, Metrics::default(), When::Always).await?);
     let kind = spec.kind();
     let mut answer = json!({ "store": kind, "up_to_date": true });
     let mut text = format!("The {kind} store is up to date.");
@@ -88,17 +115,9 @@ async fn bring_up_to_date(
         }
         text.push_str(sentence);
     };
-    if restored {
-        let skipped = match spec {
-            StoreSpec::Memory => return Err(no_schema()),
-            StoreSpec::Sqlite(path) => SqliteStore::skip_versions(SqliteOptions::new(path)).await,
-            StoreSpec::Postgres(url) => {
-                PostgresStore::skip_versions(&PostgresOptions::new(url)).await
-            }
-        };
-        let next = skipped.map_err(at(spec))?;
-        let sentence = format!("\nVersions of entries go on after {next}.");
-        add("versions_after", next.into(), &sentence);
+    if let Some(last) = skipped {
+        let sentence = format!("\nVersions of entries go on after {last}.");
+        add("versions_after", last.into(), &sentence);
     }
     if let StoreSpec::Sqlite(path) = spec {
         let vacuum = SqliteStore::turn_on_incremental_vacuum(SqliteOptions::new(path)).await;

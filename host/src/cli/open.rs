@@ -195,17 +195,23 @@ pub(super) fn make_private(folder: &std::path::Path) -> Result<(), Failure> {
         .map_err(|e| Failure::host(format!("{}: {e}", folder.display())))
 }
 
-/// Opens a store, and brings its schema up to date if it may be.
+/// Opens a store, and brings its schema up to date if it may be. `postgres` is how one
+/// on Postgres is used, but for its URL.
 pub(super) async fn store(
     spec: &StoreSpec,
     metrics: Metrics,
     migrate: Migrate,
+    postgres: &PostgresOptions,
 ) -> Result<Arc<dyn Store>, Failure> {
     Ok(match spec {
         StoreSpec::Memory => Arc::new(MemoryStore::new()),
         StoreSpec::Postgres(url) => {
-            let mut options = PostgresOptions::new(url.as_str());
-            options.migrate = migrate;
+            let options = PostgresOptions {
+                url: url.clone(),
+                metrics,
+                migrate,
+                ..postgres.clone()
+            };
             Arc::new(PostgresStore::connect(options).await?)
         }
         StoreSpec::Sqlite(path) => {
@@ -221,7 +227,8 @@ pub(super) async fn store(
 /// A host over the store that was asked for, with the limits of the configuration.
 pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
-    let store = store(&spec(global, config)?, metrics.clone(), Migrate::Alone).await?;
+    let spec = spec(global, config)?;
+    let store = store(&spec, metrics.clone(), Migrate::Alone, &config.postgres).await?;
     Ok(Host::builder()
         .shared_store(store)
         .metrics(metrics)

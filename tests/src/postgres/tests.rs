@@ -4,7 +4,11 @@ use super::*;
 
 #[test]
 fn a_cluster_starts_stops_and_starts_again_with_its_data() {
-    let mut cluster = Cluster::start(Options { durable: true }).unwrap();
+    let mut cluster = Cluster::start(Options {
+        durable: true,
+        ..Options::default()
+    })
+    .unwrap();
     cluster.create_database("notes").unwrap();
     cluster
         .psql("notes", "CREATE TABLE t (n int); INSERT INTO t VALUES (7)")

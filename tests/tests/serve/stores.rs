@@ -152,7 +152,11 @@ fn two_servers_share_a_postgres_database() {
 
 #[test]
 fn a_server_outlives_its_database() {
-    let mut cluster = Cluster::start(Options { durable: true }).unwrap();
+    let mut cluster = Cluster::start(Options {
+        durable: true,
+        ..Options::default()
+    })
+    .unwrap();
     let home = Home::new();
     let server = home.start(&["--store", &cluster.url("postgres")]);
     server.with_guest("demo");

@@ -49,6 +49,27 @@ pub(super) const KEYS: &[Key] = &[
         migrate
     ),
     key!(
+        "postgres.connections",
+        "connections to Postgres that this host opens at most",
+        at_least_1,
+        to_string,
+        postgres.max_connections
+    ),
+    key!(
+        "postgres.acquire_timeout",
+        "how long a call waits for a connection to Postgres",
+        milliseconds,
+        show_duration,
+        postgres.acquire_timeout
+    ),
+    key!(
+        "postgres.statement_timeout",
+        "the longest that a statement on Postgres may take",
+        milliseconds,
+        show_duration,
+        postgres.statement_timeout
+    ),
+    key!(
         "cache_dir",
         "folder for compiled plugins, or none; in the cache directory by default",
         cache_dir,

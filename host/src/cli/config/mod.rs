@@ -15,7 +15,7 @@ use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::http::{AdminAddress, ServerOptions};
 use kvasm::model::{AppLimits, Limits, Misfit, Quota};
-use kvasm::store::Migrate;
+use kvasm::store::{Migrate, PostgresOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use text::toml_value;
@@ -70,6 +70,8 @@ pub(super) struct Config {
     pub(super) shutdown_delay: Duration,
     pub(super) store: Option<StoreSpec>,
     pub(super) migrate: Migrate,
+    /// Without the URL, which is in `store`.
+    pub(super) postgres: PostgresOptions,
     pub(super) cache_dir: CacheDir,
     pub(super) cache: CacheLimits,
     pub(super) log_format: LogFormat,
@@ -97,6 +99,7 @@ impl Default for Config {
             shutdown_delay: Duration::ZERO,
             store: None,
             migrate: Migrate::Alone,
+            postgres: PostgresOptions::new(""),
             cache_dir: CacheDir::Default,
             cache: CacheLimits::default(),
             log_format: LogFormat::Text,
@@ -335,6 +338,17 @@ mod tests {
             error.contains("KVASM_SERVER_CONNECTIONS: server.connections is \"0\""),
             "{error}"
         );
+        for (key, value) in [
+            ("postgres.connections", "0"),
+            ("postgres.statement_timeout", "900us"),
+            ("postgres.acquire_timeout", "25days"),
+        ] {
+            let error = load("", None, &[(key, value)]).unwrap_err();
+            assert!(
+                error.contains(&format!("{key} is {value:?}: it must be")),
+                "{error}"
+            );
+        }
         let error = load("", None, &[("limits.wall_time", "soon")]).unwrap_err();
         assert!(
             error.contains("the arguments: limits.wall_time is \"soon\""),

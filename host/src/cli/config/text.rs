@@ -128,6 +128,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time that Postgres takes as a setting: whole milliseconds in 31 bits.
+pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_millis(1);
+    let most = Duration::from_millis(i32::MAX.unsigned_abs().into());
+    match duration(text)? {
+        time if time < least => Err("it must be at least 1ms".to_owned()),
+        time if time > most => Err("it must be at most 24 days".to_owned()),
+        time => Ok(time),
+    }
+}
+
 pub(super) fn show_duration(duration: &Duration) -> String {
     format_duration(*duration).to_string()
 }

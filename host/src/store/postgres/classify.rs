@@ -1,5 +1,7 @@
 //! What an error of sqlx means, by its variant and SQLSTATE, never by its text.
 
+use super::scarce::NoConnection;
+use super::sessions::SharedSession;
 use crate::store::StoreError;
 use sqlx::Error;
 use sqlx::migrate::MigrateError;
@@ -13,6 +15,16 @@ fn sqlstate(error: &Error) -> Option<String> {
 
 /// The store's error for one of sqlx.
 pub(super) fn store_error(error: Error) -> StoreError {
+    let error = match error {
+        // Without sqlx's words around it, which speak of a configuration.
+        Error::Configuration(cause) if cause.is::<NoConnection>() => {
+            return StoreError::Unavailable(cause);
+        }
+        Error::Configuration(cause) if cause.is::<SharedSession>() => {
+            return StoreError::Failed(cause);
+        }
+        other => other,
+    };
     match sqlstate(&error).as_deref() {
         Some("23503") => StoreError::AppNotFound,
         // disk_full
@@ -48,6 +60,26 @@ pub(super) fn over_grant(error: &Error) -> bool {
         && answer.constraint() == Some("app_usage_within_quota")
 }
 
+/// The statement waited for a lock for as long as it may.
+pub(super) fn lock_timed_out(error: &Error) -> bool {
+    // lock_not_available
+    sqlstate(error).as_deref() == Some("55P03")
+}
+
+/// The server is there and takes no connection now: it is starting, or it, the
+/// database or the role has as many as it may.
+pub(super) fn no_room(error: &Error) -> bool {
+    // cannot_connect_now, too_many_connections
+    matches!(sqlstate(error).as_deref(), Some("57P03" | "53300"))
+}
+
+/// The session is not the one that the statement was prepared in: a pooler gave it to
+/// another client in between.
+pub(super) fn foreign_session(error: &Error) -> bool {
+    // invalid_sql_statement_name, duplicate_prepared_statement
+    matches!(sqlstate(error).as_deref(), Some("26000" | "42P05"))
+}
+
 /// A number is beyond what its type holds.
 pub(super) fn out_of_range(error: &Error) -> bool {
     sqlstate(error).as_deref() == Some("22003")
@@ -67,8 +99,7 @@ pub(super) fn starting_up(error: &Error) -> bool {
             // The latter of a Unix socket that the server has not made yet.
             std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound
         ),
-        // cannot_connect_now, too_many_connections
-        other => matches!(sqlstate(other).as_deref(), Some("57P03" | "53300")),
+        other => no_room(other),
     }
 }
 

@@ -1,7 +1,8 @@
 //! A connection on loan for one statement or one transaction.
 
-use super::classify::ends_connection;
+use super::classify::{ends_connection, foreign_session};
 use super::pool::{Held, Statement};
+use super::sessions::SharedSession;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Error, PgConnection};
 use std::time::Duration;
@@ -85,6 +86,10 @@ impl Lease {
             let timed_out = std::io::ErrorKind::TimedOut;
             Err(Error::Io(std::io::Error::from(timed_out)))
         });
+        if result.as_ref().is_err_and(foreign_session) {
+            self.lost = true;
+            return Err(SharedSession.into());
+        }
         if let (true, Some(held)) = (result.as_ref().is_err_and(ends_connection), &self.held) {
             self.lost = true;
             held.note_loss();

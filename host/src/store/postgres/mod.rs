@@ -4,24 +4,28 @@
 //! `batch` what takes a transaction, worked out by `plan` and `increments`. `usage`
 //! counts what entries and deliveries take and holds apps to their quotas.
 //!
-//! `fire` makes the deliveries of a transaction, `outbox` hands them out, `handling`
-//! ends them, and `rows` decodes them. `registry` is the administrators' part, whose
+//! `fire` makes the deliveries of a transaction, `outbox` hands them out (`horizon` says
+//! where it begins to look), `handling` ends them, and `rows` decodes them. `registry` is the administrators' part, whose
 //! operations are in `change`, `plugins`, `triggers` and `letters`.
 //!
-//! `pool` keeps the connections, `lease` lends one, `transaction` runs one until it
-//! wins, and `classify` says what an error means.
+//! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction`
+//! runs one until it wins, and `classify` says what an error means. `migrate` is the
+//! start; `sessions` and `scarce` look at the server then.
 
 mod batch;
 mod change;
 mod classify;
 mod commit;
 mod compact;
+mod connector;
 mod fire;
 mod grave;
 mod handling;
+mod horizon;
 mod increments;
 mod lease;
 mod letters;
+mod migrate;
 mod outbox;
 mod outstanding;
 mod plan;
@@ -30,28 +34,33 @@ mod pool;
 mod read;
 mod registry;
 mod rows;
+mod scarce;
+mod sessions;
 mod sql;
+mod tls;
 mod transaction;
 mod triggers;
 mod upkeep;
 mod usage;
 
-use super::{Migrate, Schema, SchemaState, Store, StoreError};
+use super::{Migrate, Schema, Store, StoreError};
+use crate::metrics::Metrics;
 use crate::model::{
     App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
-use classify::{migrate_error, store_error};
+use connector::Connector;
+use horizon::Horizons;
+use parking_lot::Mutex;
 use pool::Pool;
-use sqlx::migrate::Migrator;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection, PgConnection, Row};
+use sqlx::Row;
 use std::fmt;
-use std::time::Duration;
-use tokio::time::timeout;
+use std::time::{Duration, Instant};
 
 /// The bytes of the row that a probe writes.
 const PROBE_BYTES: usize = 16 * 1024;
+/// How often a probe looks for the oldest snapshot too.
+const SNAPSHOTS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How a host reaches its Postgres.
 #[derive(Clone)]
@@ -64,10 +73,15 @@ pub struct PostgresOptions {
     /// How long a call waits for a connection, whether all are in use or the
     /// server does not answer. Default 3 s.
     pub acquire_timeout: Duration,
-    /// The longest that one statement may take. Default 5 s.
+    /// The longest that one statement may take, at least 1 ms. Default 5 s.
     pub statement_timeout: Duration,
     /// When the schema may be brought up to date. Default: always.
     pub migrate: Migrate,
+    /// The longest that a migration waits for a lock: of another host that migrates, or
+    /// of any session that uses a table. Default 60 s.
+    pub lock_timeout: Duration,
+    /// Where the age of the oldest snapshot is written.
+    pub metrics: Metrics,
 }
 
 impl PostgresOptions {
@@ -79,21 +93,9 @@ impl PostgresOptions {
             acquire_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(5),
             migrate: Migrate::default(),
+            lock_timeout: Duration::from_secs(60),
+            metrics: Metrics::default(),
         }
-    }
-
-    fn parse(&self) -> Result<PgConnectOptions, StoreError> {
-        // Without the cause, which repeats parts of the URL.
-        let unreadable = |_| {
-            let why =
-                "the Postgres URL is not valid; it is like postgres://user@host:5432/database";
-            StoreError::Failed(why.into())
-        };
-        let options: PgConnectOptions = self.url.parse().map_err(unreadable)?;
-        Ok(match options.get_application_name() {
-            Some(_) => options,
-            None => options.application_name("kvasm"),
-        })
     }
 }
 
@@ -104,6 +106,7 @@ impl fmt::Debug for PostgresOptions {
             .field("max_connections", &self.max_connections)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("statement_timeout", &self.statement_timeout)
+            .field("lock_timeout", &self.lock_timeout)
             .finish_non_exhaustive()
     }
 }
@@ -114,6 +117,10 @@ impl fmt::Debug for PostgresOptions {
 /// server is away and work again when it is back.
 pub struct PostgresStore {
     pool: Pool,
+    metrics: Metrics,
+    /// When the oldest snapshot was looked for.
+    looked_at_snapshots: Mutex<Option<Instant>>,
+    horizons: Horizons,
 }
 
 impl PostgresStore {
@@ -121,38 +128,31 @@ impl PostgresStore {
     /// [`migrate`](PostgresStore::migrate).
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the server cannot be reached,
-    /// [`StoreError::Failed`] for a URL, role or database that is not right, and for an
-    /// older schema that may not be changed.
+    /// [`StoreError::Unavailable`] when the server cannot be reached or has no room for
+    /// a connection, [`StoreError::Failed`] for a URL, role or database that is not
+    /// right, for a pooler that shares sessions between clients, and for an older schema
+    /// that may not be changed.
     pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
-        PostgresStore::migrate(&options).await?;
+        let connector = Connector::new(&options)?;
+        migrate::prepare(&connector, &options).await?;
         Ok(PostgresStore {
-            pool: Pool::new(&options, options.parse()?),
+            pool: Pool::new(&options, connector),
+            metrics: options.metrics,
+            looked_at_snapshots: Mutex::default(),
+            horizons: Horizons::default(),
         })
     }
 
     /// Brings the schema up to date. Any number of hosts may do so at once: one
-    /// does it and the others wait.
+    /// does it and the others wait. A schema that is up to date is only looked at: that
+    /// waits for nobody and needs no right to change it.
     ///
     /// # Errors
-    /// As [`connect`](PostgresStore::connect), and [`StoreError::Failed`] for a
-    /// database that is not in UTF-8 or was migrated by a newer version.
+    /// As [`connect`](PostgresStore::connect), [`StoreError::Unavailable`] when another
+    /// session holds a lock for longer than `lock_timeout`, and [`StoreError::Failed`]
+    /// for a database that is not in UTF-8 or was migrated by a newer version.
     pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
-        // A connection of its own: a migration may take longer than a statement.
-        let mut connection = connect(options).await?;
-        check_encoding(&mut connection).await?;
-        let schema = schema(&mut connection).await?;
-        schema.check()?;
-        if options.migrate == Migrate::Alone && schema.state() == SchemaState::Older {
-            return Err(schema.refused());
-        }
-        // Not `run`: with it this future could not be spawned, for its bound on
-        // `Acquire` holds for one lifetime only.
-        MIGRATOR
-            .run_direct(None, &mut connection, false)
-            .await
-            .map_err(migrate_error)?;
-        connection.close().await.map_err(store_error)
+        migrate::prepare(&Connector::new(options)?, options).await
     }
 
     /// Returns the schema that the database has, and the one that is needed. Changes
@@ -161,10 +161,7 @@ impl PostgresStore {
     /// # Errors
     /// As [`connect`](PostgresStore::connect).
     pub async fn schema(options: &PostgresOptions) -> Result<Schema, StoreError> {
-        let mut connection = connect(options).await?;
-        let schema = schema(&mut connection).await?;
-        connection.close().await.map_err(store_error)?;
-        Ok(schema)
+        migrate::schema(&Connector::new(options)?, options).await
     }
 
     /// Raises the versions of entries past all that were given after a backup was made,
@@ -174,54 +171,32 @@ impl PostgresStore {
     /// # Errors
     /// As [`connect`](PostgresStore::connect).
     pub async fn skip_versions(options: &PostgresOptions) -> Result<i64, StoreError> {
-        let mut connection = connect(options).await?;
-        let skip = sqlx::query(sql::SKIP_VERSIONS).bind(SKIPPED_VERSIONS);
-        let row = skip.fetch_one(&mut connection).await.map_err(store_error)?;
-        let last = row.try_get(0).map_err(store_error)?;
-        connection.close().await.map_err(store_error)?;
-        Ok(last)
+        migrate::skip_versions(&Connector::new(options)?, options).await
     }
 }
 
-/// More numbers than are drawn between a backup and its restore; see `kv_version` in the
-/// schema. Few enough that hundreds of restores leave versions to be had.
-const SKIPPED_VERSIONS: i64 = 1 << 45;
-
-static MIGRATOR: Migrator = sqlx::migrate!("../migrations/postgres");
-
-async fn connect(options: &PostgresOptions) -> Result<PgConnection, StoreError> {
-    let connect = options.parse()?.disable_statement_logging();
-    let connection = timeout(options.acquire_timeout, connect.connect()).await;
-    connection
-        .map_err(|e| StoreError::Unavailable(Box::new(e)))?
-        .map_err(store_error)
-}
-
-async fn schema(connection: &mut PgConnection) -> Result<Schema, StoreError> {
-    let has_schema = sqlx::query(sql::HAS_SCHEMA).fetch_one(&mut *connection);
-    let row = has_schema.await.map_err(store_error)?;
-    let found = match row.try_get(0).map_err(store_error)? {
-        false => None,
-        true => {
-            let last = sqlx::query(sql::SCHEMA).fetch_one(&mut *connection);
-            let row = last.await.map_err(store_error)?;
-            row.try_get(0).map_err(store_error)?
+impl PostgresStore {
+    /// Finds the oldest snapshot, now and then.
+    async fn look_at_snapshots(&self) -> Result<(), StoreError> {
+        let due = {
+            let mut last = self.looked_at_snapshots.lock();
+            let due = last.is_none_or(|last| last.elapsed() >= SNAPSHOTS_INTERVAL);
+            if due {
+                *last = Some(Instant::now());
+            }
+            due
+        };
+        if due {
+            let rows = self
+                .pool
+                .read(|| sqlx::query(sql::server::OLDEST_SNAPSHOT))
+                .await?;
+            let seconds = rows.first().map(|row| row.try_get(0)).transpose();
+            let seconds = seconds.map_err(classify::store_error)?.unwrap_or(0);
+            self.metrics.oldest_snapshot(seconds);
         }
-    };
-    Ok(Schema::new(found, &MIGRATOR))
-}
-
-async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let row = sqlx::query(sql::ENCODING)
-        .fetch_one(connection)
-        .await
-        .map_err(store_error)?;
-    let encoding: String = row.try_get(0).map_err(store_error)?;
-    if encoding == "UTF8" {
-        return Ok(());
+        Ok(())
     }
-    let why = format!("the database is encoded in {encoding}; it must be UTF8");
-    Err(StoreError::Failed(why.into()))
 }
 
 #[async_trait]
@@ -296,6 +271,7 @@ impl Store for PostgresStore {
         let now = Timestamp::now().0;
         let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
         let probe = || sqlx::query(sql::PROBE).bind(now).bind(filler.as_slice());
-        self.pool.read(probe).await.map(drop)
+        self.pool.read(probe).await?;
+        self.look_at_snapshots().await
     }
 }

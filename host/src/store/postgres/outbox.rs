@@ -12,11 +12,15 @@ use crate::store::{Outbox, StoreError};
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
+use std::time::Instant;
 use uuid::Uuid;
 
 /// The fewest deliveries that a claim looks at: those behind others of their chain
 /// are not claimed.
 const LOOKED_AT_MIN: u32 = 64;
+
+/// The column of a claim that says when the first that it looked at was due.
+const CLAIM_FIRST: usize = 22;
 
 #[async_trait]
 impl Outbox for PostgresStore {
@@ -37,9 +41,14 @@ impl Outbox for PostgresStore {
         let (app, trigger) = after.map_or((Uuid::nil(), ""), |after| {
             (after.app.uuid(), after.trigger.as_str())
         });
+        let known = self.horizons.known(now);
         let statement = || {
             let statement = sqlx::query(sql::DUE).bind(app).bind(trigger);
-            statement.bind(now.0).bind(i64::from(limit))
+            let statement = statement.bind(now.0).bind(i64::from(limit));
+            statement
+                .bind(&known.apps)
+                .bind(&known.names)
+                .bind(&known.from)
         };
         let queue = |row: &PgRow| {
             Ok(Queue {
@@ -209,6 +218,7 @@ impl PostgresStore {
             limit,
         } = claim;
         let limit = probe_of.map_or(*limit, |_| 1);
+        let from = self.horizons.from(queue, *now);
         let statement = |_| {
             let statement = sqlx::query(sql::CLAIM).bind(queue.app.uuid());
             let statement = statement.bind(queue.trigger.as_str());
@@ -217,9 +227,14 @@ impl PostgresStore {
                 .bind(i64::from(limit))
                 .bind(i64::from(limit.max(LOOKED_AT_MIN)))
                 .bind(probe_of)
+                .bind(from)
         };
+        let start = Instant::now();
         // Not `read`: a second try would not find what the first has claimed.
         let rows = self.pool.write(statement).await.map_err(store_error)?;
+        let first = rows.first().map(|row| row.try_get(CLAIM_FIRST)).transpose();
+        let first = first.map_err(store_error)?.map_or(*now, Timestamp);
+        self.horizons.learn(queue, from, first, start.elapsed());
         all(&rows, rows::delivery)
     }
 

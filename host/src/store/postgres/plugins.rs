@@ -84,12 +84,16 @@ async fn switch_to(
     version: PluginVersion,
     at: Timestamp,
 ) -> Result<bool, Stop> {
-    let statement = sqlx::query(sql::SWITCH).bind(app.uuid());
-    let rows = lease.run(statement.bind(i64::from(version.0))).await?;
+    let number = i64::from(version.0);
+    let statement = sqlx::query(sql::OFFERED).bind(app.uuid()).bind(number);
+    let rows = lease.run(statement).await?;
     let Some(row) = rows.first() else {
         return Ok(false);
     };
-    triggers::declare(lease, app, &registry::exports(row, 0)?, at).await?;
+    let module: Vec<u8> = row.try_get(0)?;
+    let statement = sqlx::query(sql::SWITCH).bind(app.uuid()).bind(number);
+    lease.run(statement.bind(module)).await?;
+    triggers::declare(lease, app, &registry::exports(row, 1)?, at).await?;
     Ok(true)
 }
 
@@ -130,12 +134,20 @@ pub(super) async fn delete(
 }
 
 /// Removes those modules that no version refers to any more.
-pub(super) async fn forget_modules(lease: &mut Lease, digests: Vec<Vec<u8>>) -> Result<(), Error> {
+pub(super) async fn forget_modules(
+    lease: &mut Lease,
+    mut digests: Vec<Vec<u8>>,
+) -> Result<(), Error> {
     if digests.is_empty() {
         return Ok(());
     }
     let statement = sqlx::query(sql::HOLD_MODULES).bind(&digests);
     lease.run(statement).await?;
+    let statement = sqlx::query(sql::USED_MODULES).bind(&digests);
+    for row in lease.run(statement).await? {
+        let used: Vec<u8> = row.try_get(0)?;
+        digests.retain(|digest| *digest != used);
+    }
     let statement = sqlx::query(sql::FORGET_MODULES).bind(&digests);
     lease.run(statement).await.map(drop)
 }

@@ -7,13 +7,15 @@
 
 use super::PostgresOptions;
 use super::classify::{lost_connection, lost_race, starting_up, store_error};
+use super::connector::Connector;
 use super::lease::Lease;
+use super::scarce::{NoConnection, Report};
 use super::usage::SLOTS;
 use crate::store::StoreError;
 use parking_lot::Mutex;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions, Connection, Error, PgConnection, Postgres};
+use sqlx::{Connection, Error, PgConnection, Postgres};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -44,11 +46,14 @@ pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
 /// The connections of one store.
 pub(super) struct Pool {
-    connect: PgConnectOptions,
+    connector: Connector,
     kept: Arc<Kept>,
     /// One for each connection that may be in use.
     permits: Arc<Semaphore>,
+    /// The number of them.
+    connections: usize,
     acquire_timeout: Duration,
+    report: Report,
     /// The longest that a statement is waited for.
     patience: Duration,
     opened: AtomicUsize,
@@ -56,13 +61,16 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Opens no connection yet.
-    pub(super) fn new(options: &PostgresOptions, connect: PgConnectOptions) -> Pool {
+    pub(super) fn new(options: &PostgresOptions, connector: Connector) -> Pool {
         let connections = usize::try_from(options.max_connections.max(1)).unwrap_or(usize::MAX);
+        let connections = connections.min(Semaphore::MAX_PERMITS);
         Pool {
-            connect: session(options, connect),
+            connector,
             kept: Arc::default(),
-            permits: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(connections)),
+            connections,
             acquire_timeout: options.acquire_timeout,
+            report: Report::default(),
             patience: options.statement_timeout.saturating_add(GRACE),
             // Hosts begin anywhere, so that they do not all count in the same slot.
             opened: AtomicUsize::new(RandomState::new().hash_one(0) as usize),
@@ -70,26 +78,34 @@ impl Pool {
     }
 
     /// Lends a connection, the last that was used if there is one.
+    ///
+    /// # Errors
+    /// A [`NoConnection`] when there is none within the time, which the log says too.
     pub(super) async fn lease(&self) -> Result<Lease, Error> {
+        // What the server answered last to one who asked for a connection.
+        let mut refusal = None;
         let waited = timeout(self.acquire_timeout, async {
             let permit = Arc::clone(&self.permits).acquire_owned().await;
             let permit = permit.map_err(|_| Error::PoolClosed)?;
-            let open = match self.kept.take().await {
-                Some(open) => open,
-                None => Open {
-                    connection: self.open().await?,
-                    opened: Instant::now(),
-                    slot: self.next_slot(),
-                },
-            };
             let held = Held {
-                open,
+                open: self.take_or_open(&mut refusal).await?,
                 _permit: permit,
                 kept: Arc::clone(&self.kept),
             };
             Ok(Lease::new(held, self.patience))
         });
-        waited.await.unwrap_or(Err(Error::PoolTimedOut))
+        if let Ok(result) = waited.await {
+            return result;
+        }
+        let in_use = self.connections - self.permits.available_permits();
+        let none = NoConnection {
+            refusal,
+            in_use,
+            connections: self.connections,
+            waited: self.acquire_timeout,
+        };
+        self.report.line(&none);
+        Err(none.into())
     }
 
     fn next_slot(&self) -> i16 {
@@ -97,18 +113,28 @@ impl Pool {
         i16::try_from(opened % usize::from(SLOTS.unsigned_abs())).unwrap_or(0)
     }
 
-    /// Opens a connection. A server that is starting is waited for; the caller
-    /// says how long.
-    async fn open(&self) -> Result<PgConnection, Error> {
+    /// A connection that was kept, or a new one. A server that is starting or has no
+    /// room is waited for, and so is a connection that another caller gives back; the
+    /// caller says how long.
+    async fn take_or_open(&self, refusal: &mut Option<Error>) -> Result<Open, Error> {
         let mut pause = PAUSE_MIN;
         loop {
-            match self.connect.connect().await {
-                Err(error) if starting_up(&error) => {
-                    tokio::time::sleep(pause).await;
-                    pause = PAUSE_MAX.min(pause * 2);
-                }
-                result => return result,
+            if let Some(open) = self.kept.take().await {
+                return Ok(open);
             }
+            match self.connector.open().await {
+                Ok(connection) => {
+                    return Ok(Open {
+                        connection,
+                        opened: Instant::now(),
+                        slot: self.next_slot(),
+                    });
+                }
+                Err(error) if starting_up(&error) => *refusal = Some(error),
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(pause).await;
+            pause = PAUSE_MAX.min(pause * 2);
         }
     }
 
@@ -146,21 +172,6 @@ impl Pool {
     async fn run(&self, statement: Statement<'_>) -> Result<Vec<PgRow>, Error> {
         self.lease().await?.run(statement).await
     }
-}
-
-/// What the server is told about every session.
-fn session(options: &PostgresOptions, connect: PgConnectOptions) -> PgConnectOptions {
-    let timeout_ms = options.statement_timeout.as_millis().to_string();
-    connect.disable_statement_logging().options([
-        ("statement_timeout", timeout_ms.as_str()),
-        // A host that vanishes in the middle of a batch holds its locks no longer.
-        ("idle_in_transaction_session_timeout", timeout_ms.as_str()),
-        // What the statements in `sql` rely on, whatever the database's default is.
-        ("default_transaction_isolation", "read committed"),
-        // No statement here is meant to read a whole table, and one that was planned
-        // while a table was empty, as queues often are, would.
-        ("enable_seqscan", "off"),
-    ])
 }
 
 /// An open connection.

@@ -1,12 +1,14 @@
 //! What only Postgres can show: hosts that share it, a server that goes away,
 //! and what goes over the wire.
 
+mod doors;
 mod errors;
 mod handing_out;
 mod modules;
 mod outages;
 mod proxy;
 mod sharing;
+mod snapshots;
 mod usage;
 mod wire;
 

@@ -93,7 +93,12 @@ async fn grows(count: &AtomicUsize, by: usize, what: &str) {
 }
 
 async fn survive(outages: Vec<Outage>) {
-    let start = || Cluster::start(Options { durable: true });
+    let start = || {
+        Cluster::start(Options {
+            durable: true,
+            ..Options::default()
+        })
+    };
     let mut cluster = tokio::task::spawn_blocking(start)
         .await
         .unwrap()

@@ -125,8 +125,13 @@ macro_rules! delivery_columns {
             ".chain, ",
             $table,
             ".seq, ",
+            "CASE WHEN ",
             $table,
-            ".due_at, ",
+            ".lease IS NULL THEN ",
+            $table,
+            ".due_at ELSE ",
+            $table,
+            ".leased_until END, ",
             $table,
             ".lease IS NOT NULL, ",
             $table,
@@ -186,20 +191,6 @@ macro_rules! these_deliveries {
     };
 }
 
-/// The next queue that has something that is due, ever, and when, after a place.
-macro_rules! next_queue {
-    ($app:literal, $name:literal) => {
-        concat!(
-            "(SELECT d.app_id, d.trigger_name, d.due_at FROM deliveries AS d \
-             WHERE d.due_at IS NOT NULL AND (d.app_id, d.trigger_name) > (",
-            $app,
-            ", ",
-            $name,
-            ") ORDER BY d.app_id, d.trigger_name, d.due_at LIMIT 1)"
-        )
-    };
-}
-
 statements! {
     /// App, now, depth; collections, keys, kinds, versions, sizes, JSON, bytes,
     /// chains and identities of events, in their order; how many deliveries may
@@ -224,21 +215,16 @@ statements! {
          ORDER BY n.place, m.name RETURNING d.size) \
          SELECT (SELECT count(*) FROM meant), (SELECT coalesce(sum(f.size), 0) FROM fired AS f)"
     );
-    /// An app, a trigger's name, now, how many: the queues after those that have
+    /// An app, a trigger's name, now, how many; queues that are slow to read, and from
+    /// when on there may be something in them: the queues after those that have
     /// something that is due and are not paused; those of deleted apps are not among
-    /// them. Steps from one queue to the next through the index. Finds apps, so it does not name one.
-    DUE = concat!(
-        "WITH RECURSIVE queues (app_id, name, due_at) AS (", next_queue!("$1", "$2"),
-        " UNION ALL SELECT n.app_id, n.trigger_name, n.due_at FROM queues AS q, LATERAL ",
-        next_queue!("q.app_id", "q.name"), " AS n) \
-         SELECT q.app_id, q.name FROM queues AS q WHERE q.due_at <= $3 \
-         AND NOT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = q.app_id AND t.name = q.name \
-         AND NOT ", open_at!("$3"), ") AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = q.app_id \
-         AND a.deleted_at IS NULL) LIMIT $4"
-    );
+    /// them. See the function in the migrations. Finds apps, so it does not name one.
+    DUE = "SELECT q.app, q.name FROM due_queues($1, $2, $3, $4, $5, $6, $7) AS q";
     /// App, trigger, now, end of the lease, lease, how many at most, how many to
-    /// look at, and for the probe of a trigger that failures have paused, after
-    /// `PROBE`, their series: those that do not count in it come first. See above; a statement of its own, for it waits for nobody.
+    /// look at, for the probe of a trigger that failures have paused (after `PROBE`) their
+    /// series, and from when on something may be due. Those that do not count in the
+    /// series come first. A statement of its own, for it waits for nobody. The last column is when the first that it looked at was
+    /// due. It changes no indexed column of what it claims.
     ///
     /// `first` asks for `blocked` so that the earlier ones are locked before
     /// `claimed` changes them: a row that this very statement has changed cannot be
@@ -246,7 +232,8 @@ statements! {
     CLAIM = concat!(
         "WITH candidates AS (SELECT d.chain, d.seq, d.due_at, \
          coalesce(d.series = $8, false) AS counted FROM deliveries AS d \
-         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at <= $3 AND ", app_exists!(), " \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at <= $3 AND d.due_at >= $9 \
+         AND (d.leased_until IS NULL OR d.leased_until <= $3) AND ", app_exists!(), " \
          AND ($8::bigint IS NOT NULL OR NOT EXISTS (SELECT 1 FROM triggers AS t \
          WHERE t.app_id = $1 AND t.name = $2 AND t.paused IS NOT NULL)) \
          ORDER BY d.due_at, d.seq LIMIT $7 FOR UPDATE SKIP LOCKED), \
@@ -262,8 +249,9 @@ statements! {
          ORDER BY k.counted, k.due_at, k.seq LIMIT $6), \
          parked AS (", change_deliveries!("blocked"), "due_at = NULL), \
          claimed AS (", change_deliveries!("first"),
-        "due_at = $4, lease = $5, attempts = d.attempts + 1 RETURNING d.*) \
-         SELECT ", delivery_columns!("c"), ", p.attempts_max, p.age_max_ms FROM claimed AS c \
+        "leased_until = $4, lease = $5, attempts = d.attempts + 1 RETURNING d.*) \
+         SELECT ", delivery_columns!("c"), ", p.attempts_max, p.age_max_ms, \
+         (SELECT min(k.due_at) FROM candidates AS k) FROM claimed AS c \
          LEFT JOIN (SELECT t.name, t.attempts_max, t.age_max_ms FROM triggers AS t \
          WHERE t.app_id = $1 AND t.name = $2) AS p ON p.name = c.trigger_name \
          ORDER BY (SELECT f.due_at FROM first AS f WHERE f.seq = c.seq), c.seq"
@@ -277,7 +265,7 @@ statements! {
     );
     /// The delivery, its lease, the end of the lease.
     RENEW = concat!(
-        "UPDATE deliveries AS d SET due_at = $6 WHERE ", this_delivery!(),
+        "UPDATE deliveries AS d SET leased_until = $6 WHERE ", this_delivery!(),
         " AND d.lease = $5 RETURNING d.seq"
     );
     /// The delivery, now: removes it and lets the next one go on. The failures of
@@ -293,12 +281,12 @@ statements! {
     /// The delivery, when it is due again, how it failed, the series of failures in
     /// which it counts. After `HOLD_DELIVERY`.
     RETRY = concat!(
-        "UPDATE deliveries AS d SET lease = NULL, due_at = $5, error = $6, series = $7 WHERE ",
+        "UPDATE deliveries AS d SET lease = NULL, leased_until = NULL, due_at = $5, error = $6, series = $7 WHERE ",
         this_delivery!()
     );
     /// The delivery, its lease, now: gives it back as if it had not been tried.
     RELEASE = concat!(
-        "UPDATE deliveries AS d SET lease = NULL, due_at = $6, \
+        "UPDATE deliveries AS d SET lease = NULL, leased_until = NULL, due_at = $6, \
          attempts = greatest(d.attempts - 1, 0) WHERE ", this_delivery!(),
         " AND d.lease = $5 RETURNING d.seq"
     );

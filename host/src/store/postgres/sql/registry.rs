@@ -91,9 +91,12 @@ statements! {
     /// App, version, digest, size, exports, time, by whom.
     ADD_PLUGIN = "INSERT INTO plugins (app_id, version, digest, size, exports, created_at, \
         created_by) VALUES ($1, $2, $3, $4, $5, $6, $7)";
-    /// App, version: makes it the active one; what it offers.
-    SWITCH = "UPDATE apps AS a SET active_plugin = p.version, active_module = p.digest \
-        FROM plugins AS p WHERE a.id = $1 AND p.app_id = $1 AND p.version = $2 RETURNING p.exports";
+    /// App, version: its module, and what it offers.
+    OFFERED = "SELECT p.digest, p.exports FROM plugins AS p WHERE p.app_id = $1 AND p.version = $2";
+    /// App, version, its module: makes it the active one. After `OFFERED`, not in one
+    /// statement with it: a distributed engine changes a table that it keeps whole only
+    /// by itself.
+    SWITCH = "UPDATE apps AS a SET active_plugin = $2, active_module = $3 WHERE a.id = $1";
     /// App, version, the version that it replaced.
     REPLACED = "UPDATE plugins AS p SET replaced = $3 WHERE p.app_id = $1 AND p.version = $2";
     /// App, version: its module.
@@ -104,10 +107,11 @@ statements! {
     /// Holds modules against `ADD_MODULE`, and waits for those who have come first.
     HOLD_MODULES = "SELECT m.digest FROM modules AS m WHERE m.digest = ANY($1) \
         ORDER BY m.digest FOR UPDATE";
-    /// Removes those modules that no version refers to. After `HOLD_MODULES`, in a
-    /// statement of its own: it must see the versions of those who came first.
-    FORGET_MODULES = "DELETE FROM modules AS m WHERE m.digest = ANY($1) \
-        AND NOT EXISTS (SELECT 1 FROM plugins AS p WHERE p.digest = m.digest)";
+    /// Those modules that a version refers to. After `HOLD_MODULES`, in a statement of
+    /// its own: it must see the versions of those who came first.
+    USED_MODULES = "SELECT DISTINCT p.digest FROM plugins AS p WHERE p.digest = ANY($1)";
+    /// Removes modules. After `USED_MODULES`, of those that it has not named.
+    FORGET_MODULES = "DELETE FROM modules AS m WHERE m.digest = ANY($1)";
     /// App, the version that the page ends before, how many.
     PLUGINS = concat!(plugin_columns!(), "AND p.version < $2 ORDER BY p.version DESC LIMIT $3");
     /// App, version.

@@ -1,6 +1,6 @@
 //! What holds of every statement.
 
-use super::{ALL, letters, outbox, registry, triggers, usage};
+use super::{ALL, letters, outbox, registry, server, triggers, usage};
 
 fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     let lists = [
@@ -10,6 +10,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         outbox::ALL,
         letters::ALL,
         triggers::ALL,
+        server::ALL,
     ];
     lists.into_iter().flatten().copied()
 }
@@ -101,6 +102,74 @@ fn the_numbers_of_the_statements_are_those_of_the_model() {
     assert_eq!(followers_max!(), model::FOLLOWERS_MAX.to_string());
 }
 
+/// Tables that a distributed engine keeps whole on each machine, and those that it cuts
+/// up by app.
+const WHOLE: [&str; 5] = ["apps", "modules", "tokens", "audit", "health"];
+const CUT: [&str; 6] = [
+    "kv_entries",
+    "app_usage",
+    "plugins",
+    "triggers",
+    "deliveries",
+    "dead_letters",
+];
+
+/// The tables that follow one of these words somewhere.
+fn tables_after<'a>(sql: &'a str, words: &[&str]) -> Vec<&'a str> {
+    let names = words.iter().flat_map(|word| after(sql, word));
+    let names = names.map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_alphabetic() && c != '_');
+        &rest[..end.unwrap_or(rest.len())]
+    });
+    names.collect()
+}
+
+#[test]
+fn what_changes_a_whole_table_names_none_that_is_cut_up() {
+    let mut changes = 0;
+    for (name, sql) in all() {
+        let changed = tables_after(sql, &["INSERT INTO ", "UPDATE ", "DELETE FROM "]);
+        if !changed.iter().any(|table| WHOLE.contains(table)) {
+            continue;
+        }
+        changes += 1;
+        let named = tables_after(sql, &["FROM ", "JOIN ", "INTO ", "UPDATE ", "USING ", ", "]);
+        for table in named {
+            assert!(
+                !CUT.contains(&table),
+                "{name} changes {changed:?} and names {table}"
+            );
+        }
+    }
+    assert!(changes >= 10, "only {changes} were found");
+}
+
+#[test]
+fn each_part_of_a_recursive_statement_is_about_one_app() {
+    let mut parts = 0;
+    for (name, sql) in all().filter(|(_, sql)| sql.contains("RECURSIVE")) {
+        for table in CUT {
+            for rest in after(sql, &format!("FROM {table} AS ")) {
+                parts += 1;
+                let condition = rest.split_once("WHERE ").map(|(_, condition)| condition);
+                let named = condition.is_some_and(|c| c[1..].starts_with(".app_id = $1"));
+                assert!(named, "{name} does not name the app in {rest}");
+            }
+        }
+    }
+    assert!(parts >= 2, "only {parts} were found");
+}
+
+#[test]
+fn what_skips_locked_rows_is_about_one_app() {
+    for (name, sql) in all().filter(|(_, sql)| sql.contains("SKIP LOCKED")) {
+        let cut = CUT
+            .iter()
+            .any(|table| !after(sql, &format!("FROM {table} AS ")).is_empty());
+        assert!(!cut || sql.contains(".app_id = $1"), "{name}");
+    }
+}
+
 #[test]
 fn the_finders_only_read() {
     for (name, sql) in all().filter(|(name, _)| FINDERS.contains(name)) {
@@ -142,7 +211,9 @@ fn no_update_calls_a_volatile_function() {
 
 #[test]
 fn the_clock_is_the_hosts() {
-    for (name, sql) in all() {
+    // How long sessions of the server have been at something is a matter of its clock.
+    let about_sessions = ["LOCK_HOLDERS", "OLDEST_SNAPSHOT"];
+    for (name, sql) in all().filter(|(name, _)| !about_sessions.contains(name)) {
         for clock in [
             "now()",
             "current_timestamp",
@@ -163,9 +234,16 @@ fn no_other_file_has_sql_of_its_own() {
         ("batch.rs", include_str!("../batch.rs")),
         ("change.rs", include_str!("../change.rs")),
         ("commit.rs", include_str!("../commit.rs")),
+        ("compact.rs", include_str!("../compact.rs")),
+        ("connector.rs", include_str!("../connector.rs")),
+        ("handling.rs", include_str!("../handling.rs")),
+        ("migrate.rs", include_str!("../migrate.rs")),
+        ("scarce.rs", include_str!("../scarce.rs")),
+        ("sessions.rs", include_str!("../sessions.rs")),
+        ("tls.rs", include_str!("../tls.rs")),
         ("fire.rs", include_str!("../fire.rs")),
         ("grave.rs", include_str!("../grave.rs")),
-        ("handling.rs", include_str!("../handling.rs")),
+        ("horizon.rs", include_str!("../horizon.rs")),
         ("increments.rs", include_str!("../increments.rs")),
         ("letters.rs", include_str!("../letters.rs")),
         ("outbox.rs", include_str!("../outbox.rs")),

@@ -1,0 +1,45 @@
+//! The server: its sessions, its locks, its room, and what was migrated.
+
+statements! {
+    /// The session that runs this.
+    SESSION = "SELECT pg_backend_pid()";
+    /// Whether a migration was ever applied here.
+    HAS_MIGRATIONS = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+    /// The migrations that were applied, and what they were.
+    MIGRATIONS = "SELECT m.version, m.checksum FROM _sqlx_migrations AS m \
+        WHERE m.success ORDER BY m.version";
+    /// From the last version that was drawn.
+    SKIP_VERSIONS = "SELECT setval('kv_version', nextval('kv_version') + $1)";
+    /// Lets go of the lock of a migration that failed.
+    UNLOCK = "SELECT pg_advisory_unlock_all()";
+    /// Sessions of this database that hold what a migration needs, or may: identity,
+    /// name, state, and for how many seconds.
+    LOCK_HOLDERS = "SELECT s.pid, coalesce(s.application_name, ''), coalesce(s.state, 'unknown'), \
+        coalesce(extract(epoch FROM clock_timestamp() - s.state_change), 0)::bigint \
+        FROM pg_stat_activity AS s WHERE s.datname = current_database() \
+        AND s.pid <> pg_backend_pid() AND (s.xact_start IS NOT NULL OR EXISTS \
+        (SELECT 1 FROM pg_locks AS k WHERE k.pid = s.pid AND k.locktype = 'advisory' \
+        AND k.granted)) ORDER BY s.state_change NULLS FIRST";
+    /// The age in seconds of the oldest snapshot that another session holds.
+    OLDEST_SNAPSHOT = "SELECT coalesce(extract(epoch FROM max(clock_timestamp() \
+        - s.xact_start)), 0)::bigint FROM pg_stat_activity AS s \
+        WHERE s.backend_xmin IS NOT NULL AND s.pid <> pg_backend_pid()";
+    /// The most connections that the server takes, how many it keeps for others, how many
+    /// there are; the same two without those kept, of the role and of the database. -1 is
+    /// no limit.
+    ROOM = "SELECT current_setting('max_connections')::bigint, \
+        CASE WHEN r.rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::bigint \
+        + coalesce(current_setting('reserved_connections', true), '0')::bigint END, \
+        (SELECT count(*) FROM pg_stat_activity AS s WHERE s.datid IS NOT NULL \
+        AND s.pid <> pg_backend_pid()), \
+        CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit::bigint END, \
+        (SELECT count(*) FROM pg_stat_activity AS s WHERE s.usename = current_user \
+        AND s.pid <> pg_backend_pid()), \
+        CASE WHEN r.rolsuper THEN -1 ELSE b.datconnlimit::bigint END, \
+        (SELECT count(*) FROM pg_stat_activity AS s WHERE s.datid = b.oid \
+        AND s.pid <> pg_backend_pid()) \
+        FROM pg_roles AS r, pg_database AS b \
+        WHERE r.rolname = current_user AND b.datname = current_database()";
+    /// Keys are compared as UTF-8, and only a database in UTF-8 holds them all.
+    ENCODING = "SHOW server_encoding";
+}

@@ -1,0 +1,162 @@
+//! Encrypted connections to servers whose certificates the TLS library cannot read.
+//!
+//! `sslmode=prefer` and `require` do not look at the server's certificate, but rustls
+//! reads it all the same, for its key, and knows version 3 of X.509 only. Servers
+//! that made their certificate themselves often have one of version 1. sqlx takes
+//! neither a verifier nor a socket of ours, so here the handshake is done outside of
+//! it, and sqlx talks to this end through a Unix socket that only this user can enter.
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Error, PgConnection};
+
+/// Whether the handshake failed because of what the certificate is like.
+pub(super) fn cannot_read_certificate(error: &Error) -> bool {
+    let Error::Io(cause) = error else {
+        return false;
+    };
+    let cause = cause.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+/// Opens an encrypted connection without a look at the server's certificate. `None`
+/// if that cannot be done: for a client certificate, or where there are no Unix
+/// sockets.
+#[cfg(unix)]
+pub(super) async fn connect(options: &PgConnectOptions) -> Option<Result<PgConnection, Error>> {
+    use sqlx::ConnectOptions;
+    let url = options.to_url_lossy();
+    let has_client_certificate = url.query_pairs().any(|(name, _)| name == "sslcert");
+    if has_client_certificate || options.get_socket().is_some() {
+        return None;
+    }
+    Some(unix::connect(options).await)
+}
+
+#[cfg(not(unix))]
+pub(super) async fn connect(_: &PgConnectOptions) -> Option<Result<PgConnection, Error>> {
+    None
+}
+
+#[cfg(unix)]
+mod unix {
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::ring;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+    use sqlx::postgres::{PgConnectOptions, PgSslMode};
+    use sqlx::{ConnectOptions, Error, PgConnection};
+    use std::io;
+    use std::os::unix::fs::DirBuilderExt;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+    use tokio::net::{TcpStream, UnixListener};
+    use tokio::time::timeout;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
+    use uuid::Uuid;
+
+    /// What a client sends to ask for encryption, and the answer that grants it.
+    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+    const GRANTED: u8 = b'S';
+    /// Names the socket; there is one in each folder.
+    const PORT: u16 = 5432;
+    /// sqlx connects to the socket at once, or not at all.
+    const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
+
+    pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
+        let mut server = handshake(options).await?;
+        let folder = Folder::create()?;
+        let listener = UnixListener::bind(folder.0.join(format!(".s.PGSQL.{PORT}")))?;
+        tokio::spawn(async move {
+            let Ok(Ok((mut client, _))) = timeout(ACCEPT_TIMEOUT, listener.accept()).await else {
+                return;
+            };
+            // Each end learns of an error by the end of its stream.
+            let _ = copy_bidirectional(&mut client, &mut server).await;
+        });
+        let through = options.clone().socket(&folder.0).port(PORT);
+        through.ssl_mode(PgSslMode::Disable).connect().await
+    }
+
+    async fn handshake(options: &PgConnectOptions) -> Result<TlsStream<TcpStream>, Error> {
+        let host = options.get_host();
+        let mut stream = TcpStream::connect((host, options.get_port())).await?;
+        stream.set_nodelay(true)?;
+        stream.write_all(&SSL_REQUEST).await?;
+        if stream.read_u8().await? != GRANTED {
+            return Err(Error::Tls("the server does not support TLS".into()));
+        }
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::Tls(error.into()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Unread))
+            .with_no_client_auth();
+        let name = ServerName::try_from(host.to_owned());
+        let name = name.map_err(|error| Error::Tls(error.into()))?;
+        let connector = TlsConnector::from(Arc::new(config));
+        Ok(connector.connect(name, stream).await?)
+    }
+
+    /// Takes every certificate, and every signature: one that is made with the key of a
+    /// certificate that anybody may have made proves nothing.
+    #[derive(Debug)]
+    struct Unread;
+
+    impl ServerCertVerifier for Unread {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            let algorithms = ring::default_provider().signature_verification_algorithms;
+            algorithms.supported_schemes()
+        }
+    }
+
+    /// A folder for one socket that its owner alone can enter, removed when dropped.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn create() -> io::Result<Folder> {
+            let path = std::env::temp_dir().join(format!("kvasm-{}", Uuid::new_v4().simple()));
+            std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+            Ok(Folder(path))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            // What is left is an empty name in the folder for temporary files.
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
