@@ -199,6 +199,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     }
     lines.push(format!("Listening on http://{address}"));
     print_lines(lines)?;
+    say_start(&config, address)?;
 
     let dispatcher = Dispatcher::new(host.clone(), config.dispatch.clone());
     let dispatching = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
@@ -212,6 +213,33 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     }
     tracing::info!("stopped");
     Ok(Outcome::Done)
+}
+
+/// Writes what this server is and what it takes at the most. Of the store no more than
+/// can be shown.
+fn say_start(config: &Config, address: SocketAddr) -> Result<(), Failure> {
+    let store = match &config.store {
+        Some(spec) => spec.clone(),
+        None => open::default_store()?,
+    };
+    let (server, limits) = (&config.server, &config.limits);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store_kind = store.kind(),
+        store = store.shown(),
+        listen = %address,
+        connections = server.connections,
+        bytes_in_flight = server.bytes_in_flight,
+        instances = config.instances,
+        memory = config.memory,
+        handlers = config.dispatch.handlers,
+        value = limits.value_bytes,
+        input = limits.input_bytes,
+        wall_time = ?limits.wall_time,
+        cpu_time = ?limits.cpu_time,
+        "started"
+    );
+    Ok(())
 }
 
 /// The first signal stops the server, the second the process.

@@ -1,9 +1,11 @@
-//! What surrounds every request: its id, its span, its time, its problem.
+//! What surrounds every request: its id, its span, its time, its problem, its line in
+//! the log.
 
 use super::Shared;
 use super::budget::{NoRoom, Share};
 use super::counted::{arriving, leaving};
 use super::problem::{Kind, Problem};
+use super::requests::Line;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
@@ -38,18 +40,19 @@ pub(super) async fn around(
     let method = method(&request);
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let line = Line::new(&request, id, method, route, &shared.options.trusted_proxies);
 
     let span = tracing::info_span!("request", request_id = %id, method, route);
-    let mut response = async {
+    let handled = async {
         match too_long(&request).or_else(|| too_large(request.headers())) {
             Some(problem) => problem.into_response(),
-            None => counted(&shared, request, next)
+            None => counted(&shared, line.count(request), next)
                 .await
                 .unwrap_or_else(|no_room| Problem::from(no_room).into_response()),
         }
     }
-    .instrument(span)
-    .await;
+    .instrument(span);
+    let mut response = line.noting(handled).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = problem.render(id);
     }
@@ -62,8 +65,7 @@ pub(super) async fn around(
         .host
         .metrics()
         .http_request(route, method, status, took);
-    tracing::info!(target: "kvasm::requests", request_id = %id, method, route, status, took_us = took.as_micros() as u64);
-    response
+    response.map(|body| line.end_with(status, body))
 }
 
 /// Runs the handler with the bytes of the body and the answer counted.

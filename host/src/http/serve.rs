@@ -1,6 +1,7 @@
 //! Connections: how many, how slow, and how they end.
 
 use super::ServerOptions;
+use super::client::Remote;
 use super::stream::Stream;
 use crate::metrics::Metrics;
 use axum::Router;
@@ -77,6 +78,7 @@ pub async fn serve(
         let (service, peer) = (service.clone(), stream.peer());
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(Remote(address));
             service.call(request.map(|body| peer.body(body)))
         });
         let connection = http.serve_connection(TokioIo::new(stream), with_peer);

@@ -43,6 +43,16 @@ impl Actor {
         &self.principal
     }
 
+    /// The name of its token, or the operator's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The identity of its token; `None` of an operator.
+    pub fn token(&self) -> Option<TokenId> {
+        self.token
+    }
+
     /// The id of the request that it makes.
     pub fn request_id(&self) -> Uuid {
         self.request_id

@@ -5,6 +5,7 @@
 mod clients;
 mod folders;
 mod people;
+mod requests;
 mod start;
 mod stop;
 mod stores;
