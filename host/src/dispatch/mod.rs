@@ -6,7 +6,7 @@
 //! after another and round again, and takes a few deliveries of each, so that no
 //! app's backlog stands before another app's event.
 //!
-//! Claiming (`claims`), schedules (`cron`) and upkeep are tasks of their own, which
+//! Claiming (`claims`), schedules (`cron`), samples (`gauges`) and upkeep are tasks of their own, which
 //! `supervisor` starts again after a failure. None of them waits for another, and in
 //! none does an error with one app end the work for the others: it is counted, logged
 //! at most every ten seconds, and skipped until the next round.
@@ -14,6 +14,7 @@
 mod claims;
 mod clock;
 mod cron;
+mod gauges;
 mod housekeeping;
 mod retry;
 mod supervisor;
@@ -61,6 +62,9 @@ pub struct DispatchOptions {
     /// The most rows of the audit log about one app; of more, the oldest go. Default
     /// 100,000.
     pub audit_of_app: u32,
+    /// How often the store is asked for the gauges of the metrics. Less often if that
+    /// takes more than a 20th of the time. Default 15 s.
+    pub sample: Duration,
     /// How long handlers that run may go on after the dispatcher was told to stop.
     /// Default 10 s.
     pub drain: Duration,
@@ -78,6 +82,7 @@ impl Default for DispatchOptions {
             letters_of_app: 10_000,
             audit_age: Duration::from_secs(31_557_600),
             audit_of_app: 100_000,
+            sample: Duration::from_secs(15),
             drain: Duration::from_secs(10),
         }
     }
@@ -86,6 +91,16 @@ impl Default for DispatchOptions {
 /// The least that [`DispatchOptions::lease_min`] can be: a third of it passes
 /// between two renewals.
 const LEASE_MIN: Duration = Duration::from_millis(30);
+
+/// The names of the tasks, in the host's health.
+const TASKS: [&str; 6] = [
+    "claims",
+    "deliveries",
+    "dispatcher",
+    "samples",
+    "schedules",
+    "upkeep",
+];
 
 /// Carries out deliveries, makes the runs of schedules, and removes what has
 /// expired. Made over a [`Host`]; see [`run`](Dispatcher::run).
@@ -140,7 +155,7 @@ impl Dispatcher {
     /// that take too long are cut off; their deliveries are tried again, here or
     /// elsewhere, when their leases have run out.
     ///
-    /// Claiming, schedules and upkeep are tasks of their own. One that fails or
+    /// Claiming, schedules, samples and upkeep are tasks of their own. One that fails or
     /// panics is started again and shows in the host's [`Health`](crate::service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let shared = &self.shared;
@@ -161,6 +176,11 @@ impl Dispatcher {
         let of = Arc::clone(shared);
         loops.spawn(supervise(planning.clone(), told.clone(), move |_| {
             cron::run(Arc::clone(&of), planning.clone(), stop_plans.clone())
+        }));
+        let (sampling, stop_samples) = (task("samples"), told.clone());
+        let of = Arc::clone(shared);
+        loops.spawn(supervise(sampling.clone(), told.clone(), move |_| {
+            gauges::run(Arc::clone(&of), sampling.clone(), stop_samples.clone())
         }));
         let (keeping, stop_upkeep) = (task("upkeep"), told.clone());
         let of = Arc::clone(shared);
@@ -207,7 +227,7 @@ impl Drop for Guard {
         self.shared.handlers.lock().abort_all();
         if self.is_done {
             let health = self.shared.host.health();
-            for name in ["claims", "deliveries", "dispatcher", "schedules", "upkeep"] {
+            for name in TASKS {
                 health.remove_task(name);
             }
         } else {

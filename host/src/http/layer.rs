@@ -7,7 +7,7 @@ use super::counted::{arriving, leaving};
 use super::problem::{Kind, Problem};
 use super::requests::Line;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
@@ -60,11 +60,14 @@ pub(super) async fn around(
     if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    let (status, took) = (response.status().as_u16(), start.elapsed());
-    shared
-        .host
-        .metrics()
-        .http_request(route, method, status, took);
+    let (status, metrics) = (response.status(), shared.host.metrics());
+    metrics.http_request(
+        route,
+        counted_method(method, status),
+        &counted_status(status),
+        start.elapsed(),
+    );
+    let status = status.as_u16();
     response.map(|body| line.end_with(status, body))
 }
 
@@ -107,6 +110,23 @@ fn method(request: &Request) -> &'static str {
         "DELETE" => "DELETE",
         "OPTIONS" => "OPTIONS",
         _ => "other",
+    }
+}
+
+/// The method as it is counted: one that the route does not have is no other series.
+fn counted_method(method: &'static str, status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => "other",
+        _ => method,
+    }
+}
+
+/// The status as it is counted: a plugin can invent 400 of them, and those that HTTP
+/// does not define are counted by their class.
+fn counted_status(status: StatusCode) -> String {
+    match status.canonical_reason() {
+        Some(_) => status.as_str().to_owned(),
+        None => format!("{}xx", status.as_u16() / 100),
     }
 }
 

@@ -224,6 +224,13 @@ pub(super) const KEYS: &[Key] = &[
         dispatch.upkeep
     ),
     key!(
+        "dispatch.sample",
+        "how often the store is asked for the gauges of the metrics",
+        duration,
+        show_duration,
+        dispatch.sample
+    ),
+    key!(
         "dispatch.letter_age",
         "how long a dead letter is kept",
         duration,

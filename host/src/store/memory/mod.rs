@@ -2,6 +2,7 @@
 
 mod outbox;
 mod registry;
+mod survey;
 mod upkeep;
 mod write;
 

@@ -65,7 +65,7 @@ impl Tenant {
         }
     }
 
-    fn is_paused(&self, trigger: &TriggerName) -> bool {
+    pub(super) fn is_paused(&self, trigger: &TriggerName) -> bool {
         let trigger = self.triggers.get(trigger);
         trigger.is_some_and(|trigger| trigger.paused.is_some())
     }

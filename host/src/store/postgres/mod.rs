@@ -30,6 +30,7 @@ mod read;
 mod registry;
 mod rows;
 mod sql;
+mod survey;
 mod transaction;
 mod triggers;
 mod upkeep;

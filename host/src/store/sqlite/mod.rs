@@ -15,6 +15,7 @@ mod queue;
 mod read;
 mod registry;
 mod shrink;
+mod survey;
 mod tally;
 mod turns;
 mod upkeep;
@@ -35,6 +36,7 @@ use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, Sq
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use survey::LogWatch;
 use writer::{Transaction, Writer};
 
 /// A page with values of at most so many entries is read on the thread that asks.
@@ -80,6 +82,8 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     writer: Writer,
     places: Places,
+    path: PathBuf,
+    log_watch: Arc<LogWatch>,
 }
 
 impl SqliteStore {
@@ -104,6 +108,8 @@ impl SqliteStore {
             readers: Arc::new(Readers::new(&options)?),
             writer: Writer::start(&options, ballast)?,
             places: Places::new(),
+            path: options.path,
+            log_watch: Arc::default(),
         })
     }
 }

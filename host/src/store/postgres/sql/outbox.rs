@@ -226,6 +226,25 @@ statements! {
          IS NULL AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = q.app_id \
          AND a.deleted_at IS NULL) LIMIT $4"
     );
+    /// App, the most letters to count: dead letters, paused triggers, and when the
+    /// delivery was due that has been so for longest, paused triggers left out. Steps from
+    /// one queue to the next through the index.
+    SURVEY = "WITH RECURSIVE queues (name) AS ( \
+        (SELECT d.trigger_name FROM deliveries AS d WHERE d.app_id = $1 AND d.due_at IS NOT NULL \
+         ORDER BY d.trigger_name LIMIT 1) \
+        UNION ALL \
+        SELECT (SELECT d.trigger_name FROM deliveries AS d \
+                WHERE d.app_id = $1 AND d.due_at IS NOT NULL AND d.trigger_name > q.name \
+                ORDER BY d.trigger_name LIMIT 1) \
+        FROM queues AS q WHERE q.name IS NOT NULL) \
+        SELECT (SELECT count(*) FROM (SELECT 1 FROM dead_letters AS l WHERE l.app_id = $1 \
+        LIMIT $2) AS counted), \
+        (SELECT count(*) FROM triggers AS t WHERE t.app_id = $1 AND t.paused IS NOT NULL), \
+        (SELECT min((SELECT d.due_at FROM deliveries AS d WHERE d.app_id = $1 \
+         AND d.trigger_name = q.name AND d.due_at IS NOT NULL ORDER BY d.due_at LIMIT 1)) \
+         FROM queues AS q WHERE q.name IS NOT NULL \
+         AND NOT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = $1 AND t.name = q.name \
+         AND t.paused IS NOT NULL))";
     /// App, trigger, now, end of the lease, lease, how many at most, how many to
     /// look at. See above; a statement of its own, for it waits for nobody.
     ///

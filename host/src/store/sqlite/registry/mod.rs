@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 pub(super) use change::{forget_module, write_audit};
 use read::plugin;
+pub(super) use read::usage;
 
 const ADDS: Work = Work::NONE;
 /// Its audit row is all that it adds, if anything.
