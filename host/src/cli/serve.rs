@@ -7,11 +7,14 @@ use super::{Global, open};
 use clap::Args;
 use kvasm::Host;
 use kvasm::dispatch::Dispatcher;
-use kvasm::http::{router, serve};
+use kvasm::http::{AdminAddress, ServerOptions, router, routers, serve};
 use kvasm::metrics::Metrics;
+use kvasm::service::Health;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
@@ -172,6 +175,65 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// Connections of the administration address that are open at once.
+const ADMIN_CONNECTIONS: usize = 256;
+
+/// The addresses of a server, open.
+struct Listeners {
+    public: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    fn open(config: &Config) -> Result<Listeners, Failure> {
+        let open = |key: &str, address: SocketAddr| {
+            listen(address)
+                .map_err(|e| Failure::user(format!("{key}: cannot listen on {address}: {e}")))
+        };
+        let admin = config.admin_listen;
+        Ok(Listeners {
+            public: open("listen", config.listen)?,
+            admin: admin
+                .map(|address| open("admin.listen", address))
+                .transpose()?,
+        })
+    }
+
+    /// What is printed of them. The public address is the last.
+    fn lines(&self) -> std::io::Result<Vec<String>> {
+        let mut lines = Vec::new();
+        if let Some(admin) = &self.admin {
+            lines.push(format!("Administration on http://{}", admin.local_addr()?));
+        }
+        lines.push(format!("Listening on http://{}", self.public.local_addr()?));
+        Ok(lines)
+    }
+
+    /// Serves all of them until `stop`. Returns whether all requests had ended in time.
+    async fn serve(self, host: &Host, config: &Config, stop: CancellationToken) -> bool {
+        let (options, metrics) = (config.server.clone(), host.metrics().clone());
+        let Some(listener) = self.admin else {
+            let router = router(host.clone(), options.clone(), stop.clone());
+            return serve(self.public, router, options, metrics, stop).await;
+        };
+        let is_local = config.admin_listen.is_some_and(|a| a.ip().is_loopback());
+        let address = AdminAddress {
+            open: config.admin.open || is_local,
+            ..config.admin
+        };
+        let (public, admin) = routers(host.clone(), options.clone(), address, stop.clone());
+        let of_admin = ServerOptions {
+            connections: ADMIN_CONNECTIONS,
+            connections_of_address: None,
+            ..options.clone()
+        };
+        let of_admin = serve(listener, admin, of_admin, metrics.clone(), stop.clone());
+        let public = serve(self.public, public, options, metrics, stop);
+        let (public, admin) = tokio::join!(public, of_admin);
+        public && admin
+    }
+}
+
 pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure> {
     let mut config = config(global, &args)?;
     if args.print_config {
@@ -186,25 +248,29 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
         Err(error) => tracing::warn!(%error, "the number of open files could not be raised"),
     }
     let host = host(&config, metrics.clone()).await?;
-    let listener = listen(config.listen)
-        .map_err(|e| Failure::user(format!("cannot listen on {}: {e}", config.listen)))?;
-    let address = listener.local_addr()?;
+    let listeners = Listeners::open(&config)?;
 
     // Before the address is printed: a signal may follow at once.
     let stop = CancellationToken::new();
-    tokio::spawn(stop_at_signal(Signals::listen()?, stop.clone()));
+    let signals = Signals::listen()?;
+    let stopping = stop_at_signal(
+        signals,
+        host.health().clone(),
+        config.shutdown_delay,
+        stop.clone(),
+    );
+    tokio::spawn(stopping);
     let mut lines = Vec::new();
     if let Some(token) = host.admin().bootstrap().await? {
         lines.push(format!("Admin token, shown this once: {}", token.reveal()));
     }
-    lines.push(format!("Listening on http://{address}"));
+    lines.extend(listeners.lines()?);
     print_lines(lines)?;
-    say_start(&config, address)?;
+    say_start(&config, &listeners)?;
 
     let dispatcher = Dispatcher::new(host.clone(), config.dispatch.clone());
     let dispatching = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
-    let router = router(host.clone(), config.server.clone(), stop.clone());
-    let drained = serve(listener, router, config.server.clone(), metrics, stop).await;
+    let drained = listeners.serve(&host, &config, stop).await;
     if let Err(error) = dispatching.await {
         tracing::error!(%error, "the dispatcher has failed");
     }
@@ -217,17 +283,20 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
 
 /// Writes what this server is and what it takes at the most. Of the store no more than
 /// can be shown.
-fn say_start(config: &Config, address: SocketAddr) -> Result<(), Failure> {
+fn say_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
     let store = match &config.store {
         Some(spec) => spec.clone(),
         None => open::default_store()?,
     };
+    let listen = listeners.public.local_addr()?;
+    let admin = listeners.admin.as_ref().map(TcpListener::local_addr);
     let (server, limits) = (&config.server, &config.limits);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         store_kind = store.kind(),
         store = store.shown(),
-        listen = %address,
+        listen = %listen,
+        admin_listen = admin.transpose()?.map(tracing::field::display),
         connections = server.connections,
         bytes_in_flight = server.bytes_in_flight,
         instances = config.instances,
@@ -243,10 +312,20 @@ fn say_start(config: &Config, address: SocketAddr) -> Result<(), Failure> {
 }
 
 /// The first signal stops the server, the second the process.
-async fn stop_at_signal(mut signals: Signals, stop: CancellationToken) {
+async fn stop_at_signal(
+    mut signals: Signals,
+    health: Arc<Health>,
+    delay: Duration,
+    stop: CancellationToken,
+) {
     signals.next().await;
-    stop.cancel();
-    tracing::info!("stopping: no new work is taken; a second signal ends it at once");
+    health.begin_stop();
+    tracing::info!("stopping; a second signal ends it at once");
+    tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        stop.cancel();
+        tracing::info!("no new work is taken");
+    });
     signals.next().await;
     // What was acknowledged is on disk; clients see their connection end.
     std::process::exit(INTERRUPTED);

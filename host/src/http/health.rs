@@ -23,14 +23,19 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 /// Says whether this server can work: the store takes writes, and background tasks
-/// run. With a token of `instance:admin` a refusal says what fails, and why.
+/// run. With a token of `instance:admin` a refusal says what fails, and why; at the
+/// administration address it may do so without one.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503)))]
 pub(super) async fn readyz(
     State(shared): State<Shared>,
     mut parts: Parts,
 ) -> Result<&'static str, Problem> {
-    let readiness = shared.host.health().check().await;
+    let health = shared.host.health();
+    if health.is_stopping() {
+        return Err(Problem::new(Kind::NotReady, "the server is stopping"));
+    }
+    let readiness = health.check().await;
     if readiness.is_ready() {
         return Ok("ready\n");
     }
@@ -38,17 +43,21 @@ pub(super) async fn readyz(
         Err(failure) => Problem::new(Kind::StoreUnavailable, failure.summary),
         Ok(()) => Problem::new(Kind::NotReady, "background work is failing"),
     };
-    // Asked for only now, and for a short time, as the token is in the store. Any other
-    // token than an administrator's gives no more than none.
-    let actor = MaybeKnown::from_request_parts(&mut parts, &shared);
-    let may_see = match timeout(TOKEN_TIMEOUT, actor).await {
-        Ok(Ok(MaybeKnown(Some(actor)))) => actor.require(Capability::InstanceAdmin).is_ok(),
-        _ => false,
-    };
+    let may_see = shared.open || is_administrator(&shared, &mut parts).await;
     Err(match may_see {
         true => problem.with("failing", failing(&readiness)),
         false => problem,
     })
+}
+
+async fn is_administrator(shared: &Shared, parts: &mut Parts) -> bool {
+    // Asked for only now, and for a short time, as the token is in the store. Any other
+    // token than an administrator's gives no more than none.
+    let actor = MaybeKnown::from_request_parts(parts, shared);
+    match timeout(TOKEN_TIMEOUT, actor).await {
+        Ok(Ok(MaybeKnown(Some(actor)))) => actor.require(Capability::InstanceAdmin).is_ok(),
+        _ => false,
+    }
 }
 
 /// What fails, since when and why.
@@ -67,15 +76,19 @@ fn failing(readiness: &Readiness) -> Value {
     store.into_iter().chain(tasks).collect()
 }
 
-/// What Prometheus scrapes. It names apps, so it needs a token.
+/// What Prometheus scrapes. It names apps, so it needs a token, but for an
+/// administration address where none is needed.
 #[utoipa::path(get, path = "/metrics", tag = "health",
     responses((status = 200, body = String, content_type = "application/openmetrics-text")),
     security(("token" = ["instance:admin"])))]
 pub(super) async fn metrics(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    mut parts: Parts,
 ) -> Result<Response, Problem> {
-    actor.require(Capability::InstanceAdmin)?;
+    if !shared.open {
+        let Known(actor) = Known::from_request_parts(&mut parts, &shared).await?;
+        actor.require(Capability::InstanceAdmin)?;
+    }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     // Elsewhere: there can be thousands of lines, and the system is asked for some.
     let metrics = shared.host.metrics().clone();

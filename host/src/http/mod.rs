@@ -15,6 +15,7 @@ mod client;
 mod counted;
 mod deliveries;
 mod health;
+mod idle;
 mod kv;
 mod layer;
 mod limits;
@@ -31,6 +32,7 @@ mod transfer;
 mod triggers;
 
 use crate::Host;
+use router::Routes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -64,9 +66,12 @@ pub struct ServerOptions {
     /// The bytes a second that a client takes of a response, or sends of a body, at
     /// the least. Default 1 KiB.
     pub min_rate: usize,
-    /// The longest that a request's head may take to arrive, and that a
-    /// connection may be idle between requests. Default 30 s.
+    /// The longest that a request's head may take to arrive. Default 30 s.
     pub head_timeout: Duration,
+    /// The longest that a connection may be idle between requests. Longer than a
+    /// balancer keeps its connections (60 s with most), or it sends requests on those
+    /// that the server is closing. Default 75 s.
+    pub idle_timeout: Duration,
     /// The longest that a request's body may take to arrive. Its sender may be behind
     /// `min_rate` for a third of it; that of an import, which has no such limit, for all
     /// of it. Default 30 s.
@@ -88,6 +93,7 @@ impl Default for ServerOptions {
             bytes_in_flight: 256 * 1024 * 1024,
             min_rate: 1024,
             head_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
@@ -113,6 +119,8 @@ struct State {
     budget: Arc<budget::Budget>,
     options: ServerOptions,
     trust: Trust,
+    /// Whether metrics, and the reasons for not being ready, need no token.
+    open: bool,
     /// Cancelled when the server stops: streams without an end then end.
     stop: CancellationToken,
 }
@@ -125,7 +133,20 @@ impl Shared {
             host,
             options,
             trust,
+            open: false,
             stop,
+        }))
+    }
+
+    /// The same, for an address where metrics need no token.
+    fn open(&self) -> Shared {
+        Shared(Arc::new(State {
+            host: self.host.clone(),
+            budget: Arc::clone(&self.budget),
+            options: self.options.clone(),
+            trust: self.trust.clone(),
+            open: true,
+            stop: self.stop.clone(),
         }))
     }
 }
@@ -141,7 +162,47 @@ impl std::ops::Deref for Shared {
 /// The server's routes over a host. Give it to [`serve`], which also bounds
 /// connections, or nest it into a server of your own.
 pub fn router(host: Host, options: ServerOptions, stop: CancellationToken) -> Router {
-    router::build(Shared::new(host, options, Trust::Tokens, stop))
+    let shared = Shared::new(host, options, Trust::Tokens, stop);
+    router::build(shared, Routes::All)
+}
+
+/// What the administration address of a server serves: `/healthz`, `/readyz` and
+/// `/metrics`, and with [`api`](AdminAddress::api) the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AdminAddress {
+    /// Whether the API is served here, and no longer at the public address, which then
+    /// has calls, `/healthz` and `/readyz` alone. Pages of plugins are never served
+    /// here: they would share the browser's origin with the API.
+    pub api: bool,
+    /// Whether `/metrics`, and the reasons that `/readyz` gives, need no token here.
+    /// They name apps and causes; let only operators reach the address.
+    pub open: bool,
+}
+
+/// The routes of a server with two addresses: the public ones, and those of
+/// administration. Both share the bytes in flight. Give each to a [`serve`] of its own,
+/// so that connections to one never take the places of the other.
+pub fn routers(
+    host: Host,
+    options: ServerOptions,
+    admin: AdminAddress,
+    stop: CancellationToken,
+) -> (Router, Router) {
+    let shared = Shared::new(host, options, Trust::Tokens, stop);
+    let of_admin = match admin.open {
+        true => shared.open(),
+        false => shared.clone(),
+    };
+    match admin.api {
+        true => (
+            router::build(shared, Routes::Calls),
+            router::build(of_admin, Routes::Api),
+        ),
+        false => (
+            router::build(shared, Routes::All),
+            router::build(of_admin, Routes::Health),
+        ),
+    }
 }
 
 /// The same routes for the operator alone, who needs no token: for programs that
@@ -156,5 +217,6 @@ pub fn operator_router(host: Host, name: &str) -> Router {
         ..ServerOptions::default()
     };
     let trust = Trust::Operator(name.into());
-    router::build(Shared::new(host, options, trust, CancellationToken::new()))
+    let shared = Shared::new(host, options, trust, CancellationToken::new());
+    router::build(shared, Routes::All)
 }

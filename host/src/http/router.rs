@@ -36,9 +36,42 @@ impl Modify for Token {
     }
 }
 
+/// Which routes an address has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Routes {
+    All,
+    /// Calls of functions and pages of plugins, and health.
+    Calls,
+    /// All but the pages of plugins.
+    Api,
+    /// Health and metrics.
+    Health,
+}
+
 fn documented() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Api::openapi())
-        .routes(routes!(calls::call))
+        .merge(health())
+        .merge(metrics())
+        .merge(calls())
+        .merge(api())
+}
+
+fn health() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+}
+
+fn metrics() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(health::metrics))
+}
+
+fn calls() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new().routes(routes!(calls::call))
+}
+
+fn api() -> OpenApiRouter<Shared> {
+    OpenApiRouter::new()
         .routes(routes!(apps::list, apps::create))
         .routes(routes!(apps::show, apps::change, apps::delete))
         .routes(routes!(limits::show, limits::replace, limits::change))
@@ -72,9 +105,6 @@ fn documented() -> OpenApiRouter<Shared> {
         .routes(routes!(logs::show))
         .routes(routes!(audit::list_of_app))
         .routes(routes!(audit::list))
-        .routes(routes!(health::healthz))
-        .routes(routes!(health::readyz))
-        .routes(routes!(health::metrics))
         .routes(routes!(document))
 }
 
@@ -123,12 +153,21 @@ async fn document() -> impl IntoResponse {
     (json, openapi())
 }
 
-pub(super) fn build(shared: Shared) -> Router {
-    let (router, _) = documented().split_for_parts();
+pub(super) fn build(shared: Shared, routes: Routes) -> Router {
+    let documented = match routes {
+        Routes::All | Routes::Api => documented(),
+        Routes::Calls => health().merge(calls()),
+        Routes::Health => health().merge(metrics()),
+    };
+    let (router, _) = documented.split_for_parts();
+    let router = match routes {
+        Routes::All | Routes::Calls => router
+            .route("/a/{app}", any(calls::handle))
+            .route("/a/{app}/", any(calls::handle))
+            .route("/a/{app}/{*path}", any(calls::handle)),
+        Routes::Api | Routes::Health => router,
+    };
     router
-        .route("/a/{app}", any(calls::handle))
-        .route("/a/{app}/", any(calls::handle))
-        .route("/a/{app}/{*path}", any(calls::handle))
         .fallback(layer::not_found)
         .method_not_allowed_fallback(layer::method_not_allowed)
         .layer(from_fn_with_state(shared.clone(), layer::around))

@@ -14,6 +14,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -51,8 +52,9 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
+    // The stream has timers for heads and for idle connections.
     http.timer(TokioTimer::new())
-        .header_read_timeout(options.head_timeout)
+        .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         // A client may close its side when it has sent its request.
@@ -79,7 +81,12 @@ pub async fn serve(
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             request.extensions_mut().insert(Remote(address));
-            service.call(request.map(|body| peer.body(body)))
+            let answered = service.call(request.map(|body| peer.body(body)));
+            let peer = peer.clone();
+            async move {
+                let response = answered.await?;
+                Ok::<_, Infallible>(response.map(|body| peer.answer(body)))
+            }
         });
         let connection = http.serve_connection(TokioIo::new(stream), with_peer);
         let connection = graceful.watch(connection);

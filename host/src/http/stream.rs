@@ -1,6 +1,7 @@
 //! A client's connection: the least it must take, and whether it is still there.
 
 use super::ServerOptions;
+use super::idle::{Answer, HeadTimer, Phases};
 use http_body::{Body, Frame, SizeHint};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -76,6 +77,8 @@ pub(super) struct Stream {
     pace: Pace,
     /// Made when the client is first waited for.
     timer: Option<Pin<Box<Sleep>>>,
+    /// While no request is being handled.
+    head: HeadTimer,
     body_timeout: Duration,
     /// Once the server's side is closed.
     linger: Option<Linger>,
@@ -101,6 +104,7 @@ impl Stream {
             }),
             pace: Pace::new(options.write_timeout, options.min_rate, Instant::now()),
             timer: None,
+            head: HeadTimer::new(options.head_timeout, options.idle_timeout),
             body_timeout: options.body_timeout,
             linger: None,
         }
@@ -108,7 +112,10 @@ impl Stream {
 
     /// The client at the other end.
     pub(super) fn peer(&self) -> Peer {
-        Peer(Arc::clone(&self.socket))
+        Peer {
+            socket: Arc::clone(&self.socket),
+            phases: self.head.phases(),
+        }
     }
 
     fn poll_write_with(
@@ -133,6 +140,7 @@ impl Stream {
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(bytes) => {
                     self.pace.moved(bytes, Instant::now());
+                    self.head.wrote();
                     return Poll::Ready(Ok(bytes));
                 }
             }
@@ -165,15 +173,21 @@ impl Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.socket.tcp.poll_read_ready(context))?;
+            if self.socket.tcp.poll_read_ready(context)?.is_pending() {
+                ready!(self.head.poll(context));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             match self.socket.tcp.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+                read => {
+                    self.head.read();
+                    return Poll::Ready(read.map(drop));
+                }
             }
         }
     }
@@ -219,12 +233,16 @@ impl AsyncWrite for Stream {
 
 /// The client of a request, as long as its connection is served.
 #[derive(Clone)]
-pub(super) struct Peer(Arc<Socket>);
+pub(super) struct Peer {
+    socket: Arc<Socket>,
+    phases: Phases,
+}
 
 impl Peer {
     /// The body of the client's next request.
     pub(super) fn body<B: Body>(&self, inner: B) -> Sent<B> {
-        self.0.unread.store(false, Ordering::Relaxed);
+        self.phases.request();
+        self.socket.unread.store(false, Ordering::Relaxed);
         Sent {
             inner,
             ended: false,
@@ -232,10 +250,15 @@ impl Peer {
         }
     }
 
+    /// The body of the answer to that request.
+    pub(super) fn answer<B: Body>(&self, inner: B) -> Answer<B> {
+        self.phases.answer(inner)
+    }
+
     /// Waits until the client has closed its side, or all of the connection.
     pub(super) async fn gone(self) {
         loop {
-            match self.0.tcp.ready(Interest::READABLE).await {
+            match self.socket.tcp.ready(Interest::READABLE).await {
                 Ok(ready) if !ready.is_read_closed() => {}
                 Ok(_) | Err(_) => return,
             }
@@ -278,7 +301,7 @@ impl<B: Body + Unpin> Body for Sent<B> {
 impl<B: Body> Drop for Sent<B> {
     fn drop(&mut self) {
         if !self.ended && !self.inner.is_end_stream() {
-            self.peer.0.unread.store(true, Ordering::Relaxed);
+            self.peer.socket.unread.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -27,6 +28,7 @@ pub struct Health {
     tasks: Mutex<BTreeMap<&'static str, State>>,
     probe: Mutex<Option<Probe>>,
     probe_log: LogLimit,
+    stopping: AtomicBool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -95,7 +97,19 @@ impl Health {
             tasks: Mutex::default(),
             probe: Mutex::default(),
             probe_log: LogLimit::new(LOG_INTERVAL),
+            stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Notes that the host is about to stop: from here on a server of it is not ready,
+    /// so that balancers send their requests elsewhere.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`begin_stop`](Health::begin_stop) was called.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// Returns whether this host can work, within 2 seconds. At most one probe of the

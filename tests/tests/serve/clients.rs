@@ -10,6 +10,8 @@ fn impatient(home: &Home) -> Server {
         "--set",
         "server.head_timeout=1s",
         "--set",
+        "server.idle_timeout=1s",
+        "--set",
         "server.body_timeout=1s",
         "--set",
         "server.write_timeout=1s",
@@ -41,6 +43,26 @@ fn slow_clients_are_cut_off() {
         line.rest();
     }
     server.assert_healthy();
+    server.stop();
+}
+
+/// The guard against slow heads does not close the connections of a balancer.
+#[test]
+fn an_idle_connection_outlives_the_time_of_a_head() {
+    let home = Home::new();
+    let times = ["server.head_timeout=1s", "server.idle_timeout=10m"];
+    let server = home.start(&["--set", times[0], "--set", times[1]]);
+    let mut idle = server.open();
+    idle.send(request("GET", "/healthz", "", b""));
+    idle.answer().unwrap().ok();
+    // When one that owes a head is closed, the idle one has been so for longer.
+    let mut silent = server.open();
+    silent.rest();
+    idle.send(request("GET", "/healthz", "", b""));
+    idle.answer().unwrap().ok();
+    // The next head has its own time.
+    idle.send("GET /healthz HTTP/1.1\r\nHost: t");
+    idle.rest();
     server.stop();
 }
 

@@ -2,6 +2,7 @@
 //! of slow and broken clients, of many, and of a store that fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod admin;
 mod clients;
 mod folders;
 mod people;

@@ -49,6 +49,27 @@ pub(super) const KEYS: &[Key] = &[
         cache_dir
     ),
     key!(
+        "admin.listen",
+        "second address, for /healthz, /readyz and /metrics, with connections of its own; or none",
+        address,
+        show_address,
+        admin_listen
+    ),
+    key!(
+        "admin.api",
+        "true: the API is served at admin.listen, and at listen only calls and health",
+        from_str,
+        to_string,
+        admin.api
+    ),
+    key!(
+        "admin.open",
+        "true: /metrics needs no token at admin.listen; on a loopback address it never does",
+        from_str,
+        to_string,
+        admin.open
+    ),
+    key!(
         "cache.bytes",
         "compiled plugins in the folder; those not used for longest are removed",
         size_u64,
@@ -162,10 +183,17 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "server.head_timeout",
-        "the longest that the head of a request may take, and an idle connection stay",
+        "the longest that the head of a request may take",
         duration,
         show_duration,
         server.head_timeout
+    ),
+    key!(
+        "server.idle_timeout",
+        "how long a connection may stay without a request",
+        duration,
+        show_duration,
+        server.idle_timeout
     ),
     key!(
         "server.body_timeout",
@@ -180,6 +208,13 @@ pub(super) const KEYS: &[Key] = &[
         duration,
         show_duration,
         server.write_timeout
+    ),
+    key!(
+        "server.shutdown_delay",
+        "how long a server that is stopping still takes requests, while /readyz answers 503",
+        delay,
+        show_duration,
+        shutdown_delay
     ),
     key!(
         "server.drain_timeout",

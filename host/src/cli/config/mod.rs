@@ -8,7 +8,7 @@ use super::open::{CacheDir, StoreSpec};
 use keys::KEYS;
 use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
-use kvasm::http::ServerOptions;
+use kvasm::http::{AdminAddress, ServerOptions};
 use kvasm::model::{AppLimits, Limits, Misfit, Quota};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -55,6 +55,9 @@ pub(super) enum LogFormat {
 #[derive(Debug, Clone)]
 pub(super) struct Config {
     pub(super) listen: SocketAddr,
+    pub(super) admin_listen: Option<SocketAddr>,
+    pub(super) admin: AdminAddress,
+    pub(super) shutdown_delay: Duration,
     pub(super) store: Option<StoreSpec>,
     pub(super) cache_dir: CacheDir,
     pub(super) cache: CacheLimits,
@@ -78,6 +81,9 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7180)),
+            admin_listen: None,
+            admin: AdminAddress::default(),
+            shutdown_delay: Duration::ZERO,
             store: None,
             cache_dir: CacheDir::Default,
             cache: CacheLimits::default(),
@@ -135,7 +141,21 @@ impl Config {
         config.check_bytes()?;
         config.limits.check().map_err(ConfigError::misfit)?;
         config.check_memory()?;
+        config.check_admin()?;
         Ok(config)
+    }
+
+    /// The API needs an address.
+    fn check_admin(&self) -> Result<(), ConfigError> {
+        if self.admin_listen.is_some() || !self.admin.api {
+            return Ok(());
+        }
+        Err(ConfigError::Value {
+            source_name: "the configuration".to_owned(),
+            key: "admin.api".to_owned(),
+            value: "true".to_owned(),
+            why: "admin.listen must be set for it".to_owned(),
+        })
     }
 
     /// One guest must fit into the memory of all.
@@ -315,6 +335,8 @@ mod tests {
         assert!(error.contains("at least limits.memory, 64MiB"), "{error}");
         let error = load("", None, &[("server.trusted_proxies", "10.0.0.1/8")]).unwrap_err();
         assert!(error.contains("write 10.0.0.0/8"), "{error}");
+        let error = load("", None, &[("admin.api", "true")]).unwrap_err();
+        assert!(error.contains("admin.listen must be set"), "{error}");
         let both = [("limits.value", "8MiB"), ("limits.input", "9MiB")];
         assert!(load("", None, &both).is_ok());
     }

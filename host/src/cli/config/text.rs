@@ -5,6 +5,7 @@ use super::LogFormat;
 use crate::cli::open::{CacheDir, StoreSpec};
 use humantime::{format_duration, parse_duration};
 use kvasm::http::Network;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub(super) fn toml_value(text: &str) -> String {
@@ -66,6 +67,19 @@ pub(super) fn show_cache_dir(dir: &CacheDir) -> String {
     }
 }
 
+pub(super) fn address(text: &str) -> Result<Option<SocketAddr>, String> {
+    match text {
+        "none" => Ok(None),
+        text => from_str(text).map(Some),
+    }
+}
+
+pub(super) fn show_address(address: &Option<SocketAddr>) -> String {
+    address
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), SocketAddr::to_string)
+}
+
 pub(super) fn auto(text: &str) -> Result<Option<usize>, String> {
     match text {
         "auto" => Ok(None),
@@ -91,6 +105,14 @@ pub(super) fn show_log_format(format: &LogFormat) -> String {
     match format {
         LogFormat::Text => "text".to_owned(),
         LogFormat::Json => "json".to_owned(),
+    }
+}
+
+/// A duration that may be nothing.
+pub(super) fn delay(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" => Ok(Duration::ZERO),
+        text => duration(text),
     }
 }
 

@@ -313,8 +313,6 @@ statements! {
         FROM names WHERE names.name IS NOT NULL) \
         SELECT names.name FROM names WHERE names.name IS NOT NULL \
         AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL) LIMIT $3";
-    /// The bytes of the database.
-    SIZE = "SELECT pg_database_size(current_database())";
     /// Whether the app is there.
     APP_EXISTS = concat!("SELECT ", app_exists!());
     /// Holds the app against deletion until the transaction ends. First in every

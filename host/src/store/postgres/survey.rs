@@ -29,7 +29,7 @@ impl Survey for PostgresStore {
     }
 
     async fn size(&self) -> Result<StoreSize, StoreError> {
-        let rows = self.pool.read(|| sqlx::query(sql::SIZE)).await?;
+        let rows = self.pool.read(|| sqlx::query(sql::usage::SIZE)).await?;
         let row = rows.first().ok_or(Error::RowNotFound);
         let bytes = row.and_then(|row| row.try_get::<i64, _>(0));
         Ok(StoreSize {

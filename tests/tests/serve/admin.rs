@@ -1,0 +1,140 @@
+//! The administration address, and a server that is about to stop.
+
+use kvasm_tests::program::line::{Answer, Line, request};
+use kvasm_tests::program::process::{Home, Server, eventually};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+const ADMIN: &str = "admin.listen=127.0.0.1:0";
+
+/// Where the server's administration address is.
+fn admin_of(server: &Server) -> SocketAddr {
+    let stdout = server.stdout();
+    let (_, rest) = stdout.split_once("Administration on http://").unwrap();
+    let (address, _) = rest.split_once('\n').unwrap();
+    address.parse().unwrap()
+}
+
+#[track_caller]
+fn ask(server: &Server, address: SocketAddr, path: &str, headers: &str) -> Answer {
+    let mut line = Line::open(address, Arc::clone(&server.heard));
+    let headers = format!("Connection: close\r\n{headers}");
+    line.send(request("GET", path, &headers, b""));
+    line.answer().expect("an answer")
+}
+
+#[test]
+fn health_and_metrics_have_an_address_of_their_own() {
+    let home = Home::new();
+    let server = home.start(&["--set", ADMIN]);
+    server.with_guest("demo");
+    let admin = admin_of(&server);
+    ask(&server, admin, "/healthz", "").ok();
+    ask(&server, admin, "/readyz", "").ok();
+    let metrics = ask(&server, admin, "/metrics", "").ok().text();
+    assert!(metrics.contains("kvasm_"), "{metrics}");
+    // Nothing else is there, and what was at the public address still is.
+    ask(&server, admin, "/v1/apps", &server.authorization()).expect(404, "route-not-found");
+    ask(&server, admin, "/a/demo/", "").expect(404, "route-not-found");
+    server.get("/metrics").expect(401, "token-required");
+    server.admin("GET", "/metrics", "text/plain", b"").ok();
+    server.admin("GET", "/v1/apps", "text/plain", b"").ok();
+    server.stop();
+}
+
+#[test]
+fn the_api_can_live_at_the_administration_address_alone() {
+    let home = Home::new();
+    let server = home.start(&["--set", ADMIN]);
+    server.with_guest("demo");
+    server.put("demo", "k", b"1").ok();
+    let token = server.authorization();
+    server.stop();
+
+    let server = home.start(&["--set", ADMIN, "--set", "admin.api=true"]);
+    let admin = admin_of(&server);
+    ask(&server, admin, "/v1/apps", &token).ok();
+    ask(&server, admin, "/v1/apps", "").expect(401, "token-required");
+    ask(&server, admin, "/v1/apps/demo/tokens", "").expect(401, "token-required");
+    ask(&server, admin, "/v1/openapi.json", "").ok();
+    // A page of a plugin would share the origin of the API.
+    ask(&server, admin, "/a/demo/", &token).expect(404, "route-not-found");
+
+    let hidden = ["/v1/apps", "/v1/tokens", "/v1/audit", "/metrics"];
+    let of_app = ["/v1/apps/demo", "/v1/apps/demo/tokens", "/v1/openapi.json"];
+    for path in hidden.iter().chain(&of_app) {
+        ask(&server, server.address, path, &token).expect(404, "route-not-found");
+    }
+    assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
+    server.get("/a/demo/").expect(404, "no-http-handler");
+    server.get("/healthz").ok();
+    server.get("/readyz").ok();
+    server.stop();
+}
+
+/// An address that others may reach asks for a token, unless the operator says no.
+#[test]
+fn metrics_need_a_token_where_others_may_reach_them() {
+    let home = Home::new();
+    let everywhere = "admin.listen=0.0.0.0:0";
+    let local = |server: &Server| SocketAddr::from(([127, 0, 0, 1], admin_of(server).port()));
+    let server = home.start(&["--set", everywhere]);
+    ask(&server, local(&server), "/metrics", "").expect(401, "token-required");
+    ask(&server, local(&server), "/metrics", &server.authorization()).ok();
+    server.stop();
+    let server = home.start(&["--set", everywhere, "--set", "admin.open=true"]);
+    ask(&server, local(&server), "/metrics", "").ok();
+    server.stop();
+}
+
+#[test]
+fn connections_that_fill_the_public_address_leave_the_other() {
+    let home = Home::new();
+    let server = home.start(&["--set", ADMIN, "--set", "server.connections=4"]);
+    let admin = admin_of(&server);
+    let mut idle: Vec<_> = (0..4).map(|_| server.open()).collect();
+    for line in &mut idle {
+        line.send(request("GET", "/healthz", "", b""));
+        line.answer().unwrap().ok();
+    }
+    // The next has no place, and the administration address has.
+    let mut fifth = server.open();
+    fifth.send(request("GET", "/healthz", "", b""));
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        ask(&server, admin, path, "").ok();
+    }
+    assert!(!fifth.is_answering(std::time::Duration::from_millis(10)));
+    drop(idle);
+    fifth.answer().unwrap().ok();
+    server.stop();
+}
+
+#[test]
+fn a_server_that_is_stopping_is_not_ready_and_still_takes_requests() {
+    let home = Home::new();
+    let mut server = home.start(&["--set", ADMIN, "--set", "server.shutdown_delay=1h"]);
+    server.with_guest("demo");
+    server.get("/readyz").ok();
+    let admin = admin_of(&server);
+    server.signal("TERM");
+    let told = eventually("the server to be unready", || {
+        let answer = server.get("/readyz");
+        (answer.status == 503).then_some(answer)
+    });
+    assert!(told.expect(503, "not-ready").text().contains("stopping"));
+    ask(&server, admin, "/readyz", "").expect(503, "not-ready");
+    assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
+    server.get("/healthz").ok();
+    assert!(server.is_running());
+    // A second signal does not wait for the delay.
+    server.signal("TERM");
+    assert_eq!(server.code(), Some(130), "{}", server.stderr());
+}
+
+#[test]
+fn after_the_delay_the_server_ends() {
+    let home = Home::new();
+    let server = home.start(&["--set", "server.shutdown_delay=300ms"]);
+    server.get("/readyz").ok();
+    server.stop();
+}
