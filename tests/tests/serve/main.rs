@@ -4,7 +4,9 @@
 
 mod admin;
 mod clients;
+mod deploy;
 mod folders;
+mod metrics;
 mod people;
 mod requests;
 mod start;
