@@ -162,3 +162,21 @@ pub(super) async fn method_not_allowed() -> Problem {
         "GET /v1/openapi.json lists the routes and their methods",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever a plugin answers, there are few series.
+    #[test]
+    fn statuses_that_plugins_invent_are_counted_by_their_class() {
+        let counted = |status| counted_status(StatusCode::from_u16(status).unwrap());
+        assert_eq!([200, 418, 503].map(counted), ["200", "418", "503"]);
+        assert_eq!([299, 450, 599].map(counted), ["2xx", "4xx", "5xx"]);
+        let all: std::collections::BTreeSet<_> = (100..=999).map(counted).collect();
+        assert!(all.len() < 80, "{} labels", all.len());
+        let not_allowed = StatusCode::METHOD_NOT_ALLOWED;
+        assert_eq!(counted_method("PUT", not_allowed), "other");
+        assert_eq!(counted_method("PUT", StatusCode::OK), "PUT");
+    }
+}
