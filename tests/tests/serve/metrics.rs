@@ -69,6 +69,9 @@ fn the_metrics_are_those_of_the_document() {
     let server = home.start(&OFTEN);
     server.with_guest("demo");
     rant(&server, "demo");
+    let path = "/v1/apps/demo/limits";
+    let limits = br#"{"entries":10}"#;
+    server.admin("PUT", path, "application/json", limits).ok();
     server.put("demo", "k", b"1").ok();
     server.call("demo", "hello", b"").ok();
     server.get("/nowhere").expect(404, "route-not-found");

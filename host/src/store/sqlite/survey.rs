@@ -123,13 +123,14 @@ fn survey(connection: &Connection, app: AppId) -> rusqlite::Result<AppSurvey> {
     })
 }
 
+/// Of the queue after one, and what is due first in it.
+const FIRST_OF_NEXT_QUEUE: &str = "SELECT trigger_name, due_at FROM deliveries
+     WHERE due_at IS NOT NULL AND app_id = ?1 AND trigger_name > ?2
+     ORDER BY trigger_name, due_at LIMIT 1";
+
 /// Steps through the index from one queue to the next, whatever lies in them.
 fn oldest_due(connection: &Connection, app: [u8; 16]) -> rusqlite::Result<Option<Timestamp>> {
-    let mut first = connection.prepare_cached(
-        "SELECT trigger_name, due_at FROM deliveries
-         WHERE due_at IS NOT NULL AND app_id = ?1 AND trigger_name > ?2
-         ORDER BY trigger_name, due_at LIMIT 1",
-    )?;
+    let mut first = connection.prepare_cached(FIRST_OF_NEXT_QUEUE)?;
     let mut is_paused = connection.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM triggers
                         WHERE app_id = ?1 AND name = ?2 AND paused IS NOT NULL)",
@@ -186,14 +187,9 @@ mod tests {
         ] {
             connection.execute_batch(sql).unwrap();
         }
+        let explain = format!("EXPLAIN QUERY PLAN {FIRST_OF_NEXT_QUEUE}");
         let plan = connection
-            .query_row(
-                "EXPLAIN QUERY PLAN SELECT trigger_name, due_at FROM deliveries
-                 WHERE due_at IS NOT NULL AND app_id = x'00' AND trigger_name > 'a'
-                 ORDER BY trigger_name, due_at LIMIT 1",
-                [],
-                |row| row.get::<_, String>(3),
-            )
+            .query_row(&explain, ([0; 16], "a"), |row| row.get::<_, String>(3))
             .unwrap();
         assert!(
             plan.contains("USING COVERING INDEX deliveries_due"),
