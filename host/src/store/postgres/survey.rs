@@ -10,12 +10,16 @@ use sqlx::{Error, Row};
 #[async_trait]
 impl Survey for PostgresStore {
     async fn survey(&self, app: AppId) -> Result<AppSurvey, StoreError> {
-        let usage = self.usage(app).await?;
         let statement = || {
             let statement = sqlx::query(sql::outbox::SURVEY).bind(app.uuid());
             statement.bind(i64::from(LETTERS_COUNTED_MAX))
         };
         let rows = self.pool.read(statement).await?;
+        // A deleted app has rows until they are removed.
+        let Some(row) = rows.first() else {
+            return Ok(AppSurvey::default());
+        };
+        let usage = self.usage(app).await?;
         let read = |row: &sqlx::postgres::PgRow| {
             Ok(AppSurvey {
                 usage,
@@ -24,8 +28,7 @@ impl Survey for PostgresStore {
                 oldest_due: row.try_get::<Option<i64>, _>(2)?.map(Timestamp),
             })
         };
-        let row = rows.first().ok_or(Error::RowNotFound);
-        row.and_then(read).map_err(store_error)
+        read(row).map_err(store_error)
     }
 
     async fn size(&self) -> Result<StoreSize, StoreError> {

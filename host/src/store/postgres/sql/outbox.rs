@@ -226,10 +226,10 @@ statements! {
          IS NULL AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = q.app_id \
          AND a.deleted_at IS NULL) LIMIT $4"
     );
-    /// App, the most letters to count: dead letters, paused triggers, and when the
+    /// App, the most letters to count: no row if the app is not there; else dead letters, paused triggers, and when the
     /// delivery was due that has been so for longest, paused triggers left out. Steps from
     /// one queue to the next through the index.
-    SURVEY = "WITH RECURSIVE queues (name) AS ( \
+    SURVEY = concat!("WITH RECURSIVE queues (name) AS ( \
         (SELECT d.trigger_name FROM deliveries AS d WHERE d.app_id = $1 AND d.due_at IS NOT NULL \
          ORDER BY d.trigger_name LIMIT 1) \
         UNION ALL \
@@ -244,7 +244,7 @@ statements! {
          AND d.trigger_name = q.name AND d.due_at IS NOT NULL ORDER BY d.due_at LIMIT 1)) \
          FROM queues AS q WHERE q.name IS NOT NULL \
          AND NOT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = $1 AND t.name = q.name \
-         AND t.paused IS NOT NULL))";
+         AND t.paused IS NOT NULL)) WHERE ", app_exists!());
     /// App, trigger, now, end of the lease, lease, how many at most, how many to
     /// look at. See above; a statement of its own, for it waits for nobody.
     ///
