@@ -33,11 +33,11 @@ macro_rules! function {
 }
 
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    function!(linker, "result_read", result_read, (offset: u32, ptr: u32, len: u32));
     function!(linker, "error_message", error_message, (out: u32, cap: u32));
     function!(linker, "context", context, (out: u32, cap: u32));
     function!(linker, "log", write_log, (level: i32, ptr: u32, len: u32));
     function!(linker, "random_fill", random_fill, (ptr: u32, len: u32));
+    async_function!(linker, "result_read", result_read, (offset, ptr, len));
     async_function!(linker, "input_read", input_read, (offset, ptr, len));
     async_function!(linker, "output_write", output_write, (ptr, len));
     linker.func_wrap(MODULE, "input_len", |mut caller: Caller<'_, T>| {
@@ -69,13 +69,27 @@ fn copy_out<T: GuestView>(
     copied
 }
 
-fn result_read<T: GuestView>(
+/// As [`copy_out`], in its turn if that is much.
+async fn copy_out_in_turn<T: GuestView>(
     guest: &mut Guest<'_, T>,
-    offset: u32,
-    ptr: u32,
-    len: u32,
+    take: fn(&mut GuestState) -> &mut Vec<u8>,
+    offset: i32,
+    out: Range32,
 ) -> Result<i64, Fault> {
-    copy_out(guest, |state| &mut state.slot, offset, at(ptr, len))
+    guest.check("buffer", out)?;
+    let offset = offset.cast_unsigned();
+    let rest = take(guest.state()).len().saturating_sub(offset as usize);
+    guest.turn(rest.min(out.len as usize)).await;
+    copy_out(guest, take, offset, out)
+}
+
+async fn result_read<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    offset: i32,
+    ptr: i32,
+    len: i32,
+) -> Result<i64, Fault> {
+    copy_out_in_turn(guest, |state| &mut state.slot, offset, kv::at(ptr, len)).await
 }
 
 async fn input_read<T: GuestView>(
@@ -84,9 +98,7 @@ async fn input_read<T: GuestView>(
     ptr: i32,
     len: i32,
 ) -> Result<i64, Fault> {
-    guest.turn(len).await;
-    let (offset, out) = (offset.cast_unsigned(), kv::at(ptr, len));
-    copy_out(guest, |state| &mut state.input, offset, out)
+    copy_out_in_turn(guest, |state| &mut state.input, offset, kv::at(ptr, len)).await
 }
 
 fn error_message<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result<i64, Fault> {
@@ -101,7 +113,6 @@ async fn output_write<T: GuestView>(
 ) -> Result<i64, Fault> {
     let range = kv::at(ptr, len);
     guest.check("output", range)?;
-    guest.turn(len).await;
     let len = range.len;
     let state = guest.state();
     let (limit, written) = (state.limits.output_bytes, state.output.len());
@@ -113,6 +124,7 @@ async fn output_write<T: GuestView>(
             limit: limit as u64,
         }));
     }
+    guest.turn(len as usize).await;
     let bytes = guest.read_start("output", range, limit)?;
     guest.state().output.extend_from_slice(&bytes);
     Ok(i64::from(len))

@@ -181,6 +181,7 @@ async fn get<T: GuestView>(
         ));
     };
 
+    guest.turn(entry.value.as_bytes().len()).await;
     let header = header(&entry);
     let value = match (format, entry.value) {
         (Format::Json | Format::Bytes, Value::Json(text)) => text.into_string().into_bytes(),
@@ -221,8 +222,9 @@ async fn set<T: GuestView>(
     let collection = guest.collection(c, c_len)?;
     let key = guest.key(k, k_len)?;
     let limit = guest.state().limits.value_bytes;
-    guest.turn(v_len).await;
-    let bytes = guest.read("value", Subject::Value, at(v, v_len), limit)?;
+    let range = at(v, v_len);
+    let bytes = guest.read_in_turn("value", Subject::Value, range, limit);
+    let bytes = bytes.await?;
     let value = format.value(bytes, limit)?;
     let write = Write {
         collection,
@@ -315,5 +317,6 @@ async fn list<T: GuestView>(
     let state = guest.state();
     let list = state.services.kv.list(&state.context.caller, list);
     let listing = state.meter.aside(list).await?;
+    guest.turn(page::bytes(&listing)).await;
     guest.answer(out, page::encode(&listing))
 }

@@ -98,6 +98,11 @@ async fn get_many<T: GuestView>(
     let state = guest.state();
     let get = state.services.kv.get_many(&state.context.caller, &keys);
     let entries = state.meter.aside(get).await?;
+    let bytes = entries
+        .iter()
+        .flatten()
+        .map(|entry| entry.value.as_bytes().len());
+    guest.turn(bytes.sum()).await;
     let slots = entries.iter().map(|entry| {
         let entry = entry.as_ref();
         Slot(entry.map(|entry| (header(entry), entry.value.as_bytes())))
@@ -134,8 +139,9 @@ async fn commit<T: GuestView>(
     guest.check("out", out)?;
     let limits = &guest.state().limits;
     let (batch_limit, value_limit) = (limits.batch_bytes(), limits.value_bytes);
-    guest.turn(len).await;
-    let packed = guest.read("batch", Subject::Batch, at(batch, len), batch_limit)?;
+    let range = at(batch, len);
+    let packed = guest.read_in_turn("batch", Subject::Batch, range, batch_limit);
+    let packed = packed.await?;
     let batch = decode(&packed, value_limit)?;
     // A copy of what the checks name, for the message.
     let checked: Vec<_> = batch.checks.iter().map(named).collect();
@@ -270,6 +276,9 @@ async fn dead_letters<T: GuestView>(
         .dead_letters
         .list(&state.context.caller, before, limit);
     let letters = state.meter.aside(list).await?;
+    guest
+        .turn(letters.iter().map(|letter| letter.error.len()).sum())
+        .await;
     let full = letters.len() == limit as usize;
     let next = letters.last().filter(|_| full).map(|letter| letter.id);
     let letters: Vec<_> = letters.iter().map(letter).collect();

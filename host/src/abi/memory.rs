@@ -44,10 +44,11 @@ impl<'c, T: GuestView> Guest<'c, T> {
     }
 
     /// Waits for a turn on the CPU before much memory is copied: that is work as
-    /// computing is, and no tick of the guest's own code comes between.
-    pub(super) async fn turn(&mut self, bytes: i32) {
-        const BYTES_WITHOUT_TURN: u32 = 64 * 1024;
-        if bytes.cast_unsigned() > BYTES_WITHOUT_TURN {
+    /// computing is, and no tick of the guest's own code comes between. To be called
+    /// when it is sure that so many bytes will be copied.
+    pub(super) async fn turn(&mut self, bytes: usize) {
+        const BYTES_WITHOUT_TURN: usize = 64 * 1024;
+        if bytes > BYTES_WITHOUT_TURN {
             let state = self.state();
             let (turns, meter) = (Arc::clone(&state.turns), Arc::clone(&state.meter));
             turns.take(meter).await;
@@ -84,6 +85,31 @@ impl<'c, T: GuestView> Guest<'c, T> {
         at: Range32,
         limit: usize,
     ) -> Result<Vec<u8>, Fault> {
+        let range = self.limited(argument, subject, at, limit)?;
+        Ok(self.bytes(range).to_vec())
+    }
+
+    /// As [`read`](Guest::read) what may be much: checked first, copied in its turn.
+    pub(super) async fn read_in_turn(
+        &mut self,
+        argument: &'static str,
+        subject: Subject,
+        at: Range32,
+        limit: usize,
+    ) -> Result<Vec<u8>, Fault> {
+        let range = self.limited(argument, subject, at, limit)?;
+        self.turn(range.len()).await;
+        Ok(self.bytes(range).to_vec())
+    }
+
+    /// Checks a range of at most `limit` bytes.
+    fn limited(
+        &self,
+        argument: &'static str,
+        subject: Subject,
+        at: Range32,
+        limit: usize,
+    ) -> Result<Range<usize>, Fault> {
         let range = self.range(argument, at)?;
         if range.len() > limit {
             return Err(Fault::from(Invalid::TooLarge {
@@ -92,7 +118,7 @@ impl<'c, T: GuestView> Guest<'c, T> {
                 limit: limit as u64,
             }));
         }
-        Ok(self.bytes(range).to_vec())
+        Ok(range)
     }
 
     /// Copies the first `limit` bytes of a range.

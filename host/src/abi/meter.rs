@@ -32,6 +32,10 @@ pub(crate) struct Meter {
     cpu_at_ns: AtomicU64,
     /// The time when this poll began, and what the store has taken since.
     wall_at_ns: AtomicU64,
+    /// Whether the guest has asked to sleep, and has not been seen awake since.
+    sleeps: AtomicBool,
+    /// When the last poll ended; 0 within one.
+    ended_at_ns: AtomicU64,
 }
 
 impl Meter {
@@ -43,6 +47,29 @@ impl Meter {
             exact: AtomicBool::new(false),
             cpu_at_ns: AtomicU64::new(0),
             wall_at_ns: AtomicU64::new(0),
+            sleeps: AtomicBool::new(false),
+            ended_at_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// The guest asks to sleep: until it is seen awake, the time between polls is
+    /// sleep.
+    pub(crate) fn sleeps(&self) {
+        self.sleeps.store(true, Ordering::Relaxed);
+    }
+
+    /// The guest computes, or calls something else.
+    pub(crate) fn wakes(&self) {
+        self.sleeps.store(false, Ordering::Relaxed);
+    }
+
+    /// Counts the time since the last poll, if the guest slept.
+    pub(crate) fn count_sleep(&self) {
+        let ended_at = self.ended_at_ns.swap(0, Ordering::Relaxed);
+        if ended_at != 0 && self.sleeps.load(Ordering::Relaxed) {
+            let slept = self.wall_ns().saturating_sub(ended_at);
+            self.deadline
+                .spend(Stage::Sleeping, Duration::from_nanos(slept));
         }
     }
 
@@ -60,6 +87,7 @@ impl Meter {
 
     /// A poll begins on this thread.
     pub(crate) fn begin(&self) {
+        self.count_sleep();
         self.cpu_at_ns.store(self.cpu_ns(), Ordering::Relaxed);
         self.wall_at_ns.store(self.wall_ns(), Ordering::Relaxed);
     }
@@ -69,6 +97,9 @@ impl Meter {
         let wall = self.wall_of_poll();
         let cpu = self.cpu_of_poll(wall);
         self.count(cpu, wall);
+        if self.sleeps.load(Ordering::Relaxed) {
+            self.ended_at_ns.store(self.wall_ns(), Ordering::Relaxed);
+        }
     }
 
     fn count(&self, cpu: Duration, wall: Duration) {
@@ -111,6 +142,7 @@ impl Meter {
 
     /// Runs work of the store, which is not the guest's computing.
     pub(crate) async fn aside<T>(&self, work: impl Future<Output = T>) -> T {
+        self.wakes();
         let _timed = self.deadline.timed(Stage::HostFunction);
         let mut work = pin!(work);
         poll_fn(|context| {

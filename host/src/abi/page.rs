@@ -1,7 +1,19 @@
 //! The packed page that `kv_list` answers with; `kvasm_abi::Page` reads it.
 
 use super::kv::header;
+use crate::model::{Entry, Key};
 use crate::service::Listing;
+
+/// The bytes of its keys and values, which are most of the page.
+pub(super) fn bytes(listing: &Listing) -> usize {
+    let bytes = |(key, entry): &(_, Option<Entry>)| {
+        let value = entry
+            .as_ref()
+            .map_or(0, |entry| entry.value.as_bytes().len());
+        Key::as_str(key).len() + value
+    };
+    listing.entries.iter().map(bytes).sum()
+}
 
 pub(super) fn encode(listing: &Listing) -> Vec<u8> {
     let mut out = Vec::new();

@@ -11,6 +11,7 @@ mod failure;
 mod kv;
 mod log;
 mod logs;
+mod migrate;
 mod open;
 mod output;
 mod plugin;
@@ -23,8 +24,6 @@ mod trigger;
 
 use clap::{Args, Parser, Subcommand};
 use failure::{Failure, Outcome};
-use kvasm::metrics::Metrics;
-use kvasm::store::{IncrementalVacuum, SqliteOptions, SqliteStore};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
@@ -42,7 +41,8 @@ Examples:
 
 Exit codes:
   0  success
-  1  what was asked for is not there (kv get, kv has, kv delete; dead-letter show, replay, discard)
+  1  what was asked for is not there (kv get, kv has, kv delete; dead-letter show, replay, discard), or an older
+     schema (migrate --check)
   2  your fault: bad arguments, an unknown app, a refused value, a conflict, a missing scope
   3  the plugin's fault: it cannot be loaded, trapped, failed or ran out of time
   4  the host's fault: the server or the store cannot be reached, or an internal error";
@@ -115,8 +115,8 @@ enum Command {
     Token(token::Command),
     /// Show what administrators did
     Audit(token::Audit),
-    /// Bring the store's schema up to date (every command does so too)
-    Migrate,
+    /// Bring the store's schema up to date, or say whether it is
+    Migrate(migrate::Migrate),
 }
 
 /// Where compiled plugins are kept.
@@ -197,36 +197,6 @@ async fn dispatch(cli: Cli) -> Result<Outcome, Failure> {
         Command::Logs(logs) => logs::run(global, logs).await,
         Command::Token(command) => token::run(global, command).await,
         Command::Audit(audit) => token::audit(global, audit).await,
-        Command::Migrate => migrate(global).await,
+        Command::Migrate(migrate) => migrate::run(global, migrate).await,
     }
-}
-
-async fn migrate(global: &Global) -> Result<Outcome, Failure> {
-    // Opening a store brings it up to date.
-    let spec = open::spec(global)?;
-    drop(open::store(&spec, Metrics::default()).await?);
-    let mut answer = serde_json::json!({ "store": spec.kind(), "up_to_date": true });
-    let mut text = format!("The {} store is up to date.", spec.kind());
-    if let open::StoreSpec::Sqlite(path) = &spec {
-        let vacuum = SqliteStore::turn_on_incremental_vacuum(SqliteOptions::new(path));
-        let vacuum = vacuum.await;
-        let (word, sentence) = match vacuum.map_err(|e| Failure::from(e).at(&spec.shown()))? {
-            IncrementalVacuum::WasOn => ("on", ""),
-            IncrementalVacuum::TurnedOn => (
-                "turned-on",
-                "\nThe file was rewritten; from now on it shrinks when data is deleted.",
-            ),
-            IncrementalVacuum::InUse => (
-                "in-use",
-                "\nThe file does not shrink when data is deleted. To change that, stop every \
-                 process that has it open and run this command again.",
-            ),
-        };
-        if let Some(fields) = answer.as_object_mut() {
-            fields.insert("incremental_vacuum".to_owned(), word.into());
-        }
-        text.push_str(sentence);
-    }
-    output::object(global.json, &answer, || text)?;
-    Ok(Outcome::Done)
 }

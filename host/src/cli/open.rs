@@ -7,7 +7,7 @@ use directories::ProjectDirs;
 use kvasm::metrics::Metrics;
 use kvasm::model::{App, AppName};
 use kvasm::store::{
-    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
+    MemoryStore, Migrate, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
 use kvasm::{Compiler, Host, HostBuilder};
 use std::path::PathBuf;
@@ -156,16 +156,23 @@ pub(super) fn make_private(folder: &std::path::Path) -> Result<(), Failure> {
         .map_err(|e| Failure::host(format!("{}: {e}", folder.display())))
 }
 
-/// Opens a store.
-pub(super) async fn store(spec: &StoreSpec, metrics: Metrics) -> Result<Arc<dyn Store>, Failure> {
+/// Opens a store, and brings its schema up to date if it may be.
+pub(super) async fn store(
+    spec: &StoreSpec,
+    metrics: Metrics,
+    migrate: Migrate,
+) -> Result<Arc<dyn Store>, Failure> {
     Ok(match spec {
         StoreSpec::Memory => Arc::new(MemoryStore::new()),
         StoreSpec::Postgres(url) => {
-            Arc::new(PostgresStore::connect(PostgresOptions::new(url.as_str())).await?)
+            let mut options = PostgresOptions::new(url.as_str());
+            options.migrate = migrate;
+            Arc::new(PostgresStore::connect(options).await?)
         }
         StoreSpec::Sqlite(path) => {
             let mut options = SqliteOptions::new(path);
             options.metrics = metrics;
+            options.migrate = migrate;
             let opened = SqliteStore::open(options).await;
             Arc::new(opened.map_err(|e| Failure::from(e).at(&path.display().to_string()))?)
         }
@@ -175,7 +182,7 @@ pub(super) async fn store(spec: &StoreSpec, metrics: Metrics) -> Result<Arc<dyn 
 /// A host over the store that was asked for.
 pub(super) async fn builder(global: &Global) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
-    let store = store(&spec(global)?, metrics.clone()).await?;
+    let store = store(&spec(global)?, metrics.clone(), Migrate::Alone).await?;
     let new_apps = Config::default().new_apps;
     Ok(Host::builder()
         .shared_store(store)

@@ -102,33 +102,50 @@ fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
 
 /// Runs the handler and renews the lease while it runs.
 async fn attempt(shared: &Shared, app: &App, delivery: &Delivery, receipt: &Receipt) -> Outcome {
-    // Side by side: the handler goes on while a renewal waits for the store.
-    tokio::select! {
-        result = shared.host.deliver(app, delivery, receipt.clone()) => match result {
-            Ok(()) => Outcome::Done,
-            Err(error) if error.error.is_lease_lost() => Outcome::Lost,
-            Err(error) => Outcome::Failed(error),
-        },
+    let handler = shared.host.deliver(app, delivery, receipt.clone());
+    let renew = || renew(shared, receipt);
+    match while_leased(handler, shared.lease() / 3, renew).await {
+        Some(Ok(())) => Outcome::Done,
+        Some(Err(error)) if error.error.is_lease_lost() => Outcome::Lost,
+        Some(Err(error)) => Outcome::Failed(error),
         // Its commit would be refused.
-        () = renew(shared, receipt) => Outcome::Lost,
+        None => Outcome::Lost,
     }
 }
 
-/// Renews a lease until it is lost.
-async fn renew(shared: &Shared, receipt: &Receipt) {
-    let third = shared.lease() / 3;
-    let mut renewals = interval_at(tokio::time::Instant::now() + third, third);
-    renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        renewals.tick().await;
-        let until = shared.clock.now().plus_ms(millis(shared.lease()));
-        match shared.host.store().renew(receipt, until).await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                let what = format_args!("the renewal of a lease of app {}", receipt.app);
-                shared.deliveries.skips(&what, &chain(&error));
+/// Runs a handler beside the renewals of its lease, so that it goes on while one of
+/// them waits for the store. `None`, and the handler is dropped, once `renew` says that
+/// the lease is lost.
+async fn while_leased<T, R: Future<Output = bool>>(
+    handler: impl Future<Output = T>,
+    every: Duration,
+    renew: impl Fn() -> R,
+) -> Option<T> {
+    let renewals = async {
+        let mut renewals = interval_at(tokio::time::Instant::now() + every, every);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            renewals.tick().await;
+            if !renew().await {
+                return;
             }
+        }
+    };
+    tokio::select! {
+        ended = handler => Some(ended),
+        () = renewals => None,
+    }
+}
+
+/// Renews a lease; whether it is held, as far as is known.
+async fn renew(shared: &Shared, receipt: &Receipt) -> bool {
+    let until = shared.clock.now().plus_ms(millis(shared.lease()));
+    match shared.host.store().renew(receipt, until).await {
+        Ok(held) => held,
+        Err(error) => {
+            let what = format_args!("the renewal of a lease of app {}", receipt.app);
+            shared.deliveries.skips(&what, &chain(&error));
+            true
         }
     }
 }
@@ -230,6 +247,41 @@ fn spread() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+    use std::future::pending;
+    use tokio::sync::Notify;
+
+    const OFTEN: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn a_handler_goes_on_while_a_renewal_gets_no_answer() {
+        let asked = Notify::new();
+        let handler = async {
+            asked.notified().await;
+            // Seen again after the renewal has begun to wait.
+            tokio::time::sleep(OFTEN).await;
+            "done"
+        };
+        let renew = || async {
+            asked.notify_one();
+            pending().await
+        };
+        let run = while_leased(handler, OFTEN, renew);
+        let ended = tokio::time::timeout(Duration::from_secs(60), run).await;
+        assert_eq!(ended, Ok(Some("done")));
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_renewed_until_it_is_lost_and_the_handler_ends_with_it() {
+        let renewals = Cell::new(0);
+        let renew = || async {
+            renewals.set(renewals.get() + 1);
+            renewals.get() < 3
+        };
+        let run = while_leased(pending::<()>(), OFTEN, renew);
+        let ended = tokio::time::timeout(Duration::from_secs(60), run).await;
+        assert_eq!((ended, renewals.get()), (Ok(None), 3));
+    }
 
     #[test]
     fn errors_are_cut_at_a_character() {

@@ -14,6 +14,10 @@ use std::sync::Arc;
 use thiserror::Error;
 use uuid::Uuid;
 
+/// A handler waits for a CPU and an instance so many times as long as it may run,
+/// without using up its time: nobody waits for its answer.
+const PATIENCE: u32 = 10;
+
 /// Why a delivery was not carried out.
 #[derive(Debug, Error)]
 #[error("{error}")]
@@ -90,7 +94,10 @@ impl Host {
         let context = CallContext {
             caller: Caller::handler(app, &delivery.event),
             request_id: Uuid::now_v7(),
-            deadline: Deadline::after(self.0.limits.wall_time),
+            deadline: Deadline::patient(
+                self.0.limits.wall_time,
+                self.0.limits.wall_time.saturating_mul(PATIENCE),
+            ),
         };
         let loaded = self.plugin_of(Arc::new(app.clone()), digest, &context.deadline);
         let plugin = loaded.await.map_err(failed)?;

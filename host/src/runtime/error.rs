@@ -244,13 +244,7 @@ impl CallError {
             | CallError::Start { .. }
             | CallError::NoHandler(_)
             | CallError::CpuTime { .. } => Blame::Guest,
-            CallError::Commit(error) => match error {
-                ServiceError::Unavailable(_)
-                | ServiceError::Full(_)
-                | ServiceError::Internal(_)
-                | ServiceError::LeaseLost => Blame::Host,
-                _ => Blame::Guest,
-            },
+            CallError::Commit(error) => blame_of_commit(error),
             // What the guest did not compute, it was kept waiting for.
             CallError::Deadline { timeout, .. } => match timeout.longest().is_of_the_guest() {
                 true => Blame::Guest,
@@ -258,6 +252,37 @@ impl CallError {
             },
             CallError::HostMemory | CallError::Host(_) => Blame::Host,
         }
+    }
+}
+
+/// Whose fault it is that the writes of a run were refused.
+fn blame_of_commit(error: &ServiceError) -> Blame {
+    match error {
+        // What it wrote cannot be written, or does not fit the app's quota.
+        ServiceError::Invalid(_)
+        | ServiceError::NotInteger
+        | ServiceError::Overflow
+        | ServiceError::Quota { .. } => Blame::Guest,
+        // Its caller may not write; others have changed what it had read; its app was
+        // deleted while it ran.
+        ServiceError::Denied(_) | ServiceError::Conflict { .. } | ServiceError::AppNotFound => {
+            Blame::Caller
+        }
+        ServiceError::Unavailable(_)
+        | ServiceError::Full(_)
+        | ServiceError::Internal(_)
+        | ServiceError::LeaseLost => Blame::Host,
+        // No commit of a run ends so.
+        ServiceError::LimitsChanged
+        | ServiceError::TriggerNotFound
+        | ServiceError::DeadLetterNotFound
+        | ServiceError::AppExists(_)
+        | ServiceError::PluginNotFound(_)
+        | ServiceError::NoActivePlugin
+        | ServiceError::PluginActive(_)
+        | ServiceError::NothingToRollBackTo
+        | ServiceError::TokenNotFound
+        | ServiceError::ScopeExceeded(_) => Blame::Host,
     }
 }
 

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::time::timeout_at;
 use tracing::Instrument;
 use uuid::Uuid;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
@@ -134,7 +133,19 @@ impl Invocation {
         &self.guest
     }
 
+    /// The context of a function of WASI that does not sleep.
     pub(super) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        self.guest.meter.wakes();
+        self.wasi_context()
+    }
+
+    /// That of the one that does.
+    pub(super) fn wasi_to_sleep(&mut self) -> &mut WasiP1Ctx {
+        self.guest.meter.sleeps();
+        self.wasi_context()
+    }
+
+    fn wasi_context(&mut self) -> &mut WasiP1Ctx {
         self.wasi
             .get_or_insert_with(|| Box::new(wasi::context(&self.guest.log)))
     }
@@ -143,15 +154,11 @@ impl Invocation {
         self.starting
     }
 
-    /// That the call has run out of time, and where it went. What no stage knows
-    /// of is sleep if the guest can sleep.
+    /// That the call has run out of time, and where it went.
     pub(super) fn timeout(&self) -> CallError {
-        let rest = match self.wasi {
-            Some(_) => Stage::Sleeping,
-            None => Stage::Other,
-        };
+        self.guest.meter.count_sleep();
         CallError::Deadline {
-            timeout: self.guest.context.deadline.timeout(rest),
+            timeout: self.guest.context.deadline.timeout(Stage::Other),
             waiting_in: self.guest.waiting_in,
             starting: self.starting,
         }
@@ -193,8 +200,13 @@ fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateD
     if meter.deadline().has_passed() {
         return Err(Stop::Deadline.into());
     }
-    if meter.tick() >= invocation.guest.limits.cpu_time {
+    meter.wakes();
+    let computed = meter.tick();
+    if computed >= invocation.guest.limits.cpu_time {
         return Err(Stop::CpuTime.into());
+    }
+    if invocation.guest.turns.goes_on(computed) {
+        return Ok(UpdateDeadline::Continue(1));
     }
     let turn = Arc::clone(&invocation.guest.turns).take(Arc::clone(meter));
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
@@ -383,13 +395,13 @@ async fn run(
             turns.end();
             poll
         });
-        timeout_at(meter.deadline().at().into(), metered).await
+        meter.deadline().bound(metered).await
     };
     let invocation = store.data();
     let code = match ended {
-        Err(_elapsed) => return Err(invocation.timeout()),
-        Ok(Ok(code)) => code,
-        Ok(Err(error)) => match error.downcast_ref::<I32Exit>() {
+        None => return Err(invocation.timeout()),
+        Some(Ok(code)) => code,
+        Some(Err(error)) => match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(code)) => *code,
             None => return Err(trap::classify(&error, invocation)),
         },

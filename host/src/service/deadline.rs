@@ -5,6 +5,7 @@
 //! that was.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,6 +52,12 @@ impl Stage {
     pub fn is_of_the_guest(self) -> bool {
         matches!(self, Stage::Computing | Stage::Sleeping)
     }
+
+    /// Whether it is the host that has nothing free: what a
+    /// [patient](Deadline::patient) call waits for.
+    fn is_of_the_hosts_shortage(self) -> bool {
+        matches!(self, Stage::Cpu | Stage::Instance)
+    }
 }
 
 impl fmt::Display for Stage {
@@ -77,25 +84,83 @@ pub struct Deadline(Arc<Ledger>);
 struct Ledger {
     start: Instant,
     limit: Duration,
+    patience: Duration,
     spent_ns: [AtomicU64; Stage::ALL.len()],
+    /// When the wait for the host began that is under way, in ns from the start; 0 if
+    /// there is none.
+    waits_since_ns: AtomicU64,
 }
+
+/// While a call waits for the host, its deadline moves; it is looked at this often.
+const LOOK: Duration = Duration::from_millis(10);
 
 impl Deadline {
     /// A deadline that passes `limit` from now.
     pub fn after(limit: Duration) -> Deadline {
+        Deadline::patient(limit, Duration::ZERO)
+    }
+
+    /// A deadline for work whose answer nobody waits for: it passes after `limit`,
+    /// in which waiting for a CPU and for an instance does not count, up to
+    /// `patience`.
+    pub fn patient(limit: Duration, patience: Duration) -> Deadline {
         Deadline(Arc::new(Ledger {
             start: Instant::now(),
             limit,
+            patience,
             spent_ns: Default::default(),
+            waits_since_ns: AtomicU64::new(0),
         }))
     }
 
-    /// When it passes.
+    /// When it passes, as far as is known by now. A patient one may pass later.
     pub fn at(&self) -> Instant {
         // A limit too large to be added is no limit within the life of a process.
         let far = Duration::from_secs(60 * 60 * 24 * 365);
-        let end = self.0.start.checked_add(self.0.limit);
+        let limit = self.0.limit.saturating_add(self.forgiven());
+        let end = self.0.start.checked_add(limit);
         end.unwrap_or_else(|| self.0.start + far)
+    }
+
+    /// The waiting for the host that does not count.
+    fn forgiven(&self) -> Duration {
+        if self.0.patience.is_zero() {
+            return Duration::ZERO;
+        }
+        let stages = Stage::ALL.into_iter();
+        let stages = stages.filter(|stage| stage.is_of_the_hosts_shortage());
+        let waited = stages.map(|stage| self.spent(stage)).sum::<Duration>();
+        let now = match self.0.waits_since_ns.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self
+                .0
+                .start
+                .elapsed()
+                .saturating_sub(Duration::from_nanos(since)),
+        };
+        waited.saturating_add(now).min(self.0.patience)
+    }
+
+    fn spent(&self, stage: Stage) -> Duration {
+        let spent = self.0.spent_ns.get(stage as usize);
+        Duration::from_nanos(spent.map_or(0, |ns| ns.load(Ordering::Relaxed)))
+    }
+
+    /// Waits for a future until the deadline; `None` if that passes first.
+    pub async fn bound<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        loop {
+            let mut until = self.at();
+            if self.0.waits_since_ns.load(Ordering::Relaxed) != 0 {
+                until = until.max(Instant::now() + LOOK);
+            }
+            match timeout_at(until.into(), future.as_mut()).await {
+                Ok(output) => return Some(output),
+                Err(_) if self.has_passed() => return None,
+                // It has waited for the host meanwhile.
+                Err(_) => {}
+            }
+        }
     }
 
     /// The whole time of the call.
@@ -119,6 +184,10 @@ impl Deadline {
     /// Adds the time from now until the guard is dropped to a stage.
     #[must_use]
     pub fn timed(&self, stage: Stage) -> Timed<'_> {
+        if !self.0.patience.is_zero() && stage.is_of_the_hosts_shortage() {
+            let since = u64::try_from(self.0.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.0.waits_since_ns.store(since.max(1), Ordering::Relaxed);
+        }
         Timed {
             deadline: self,
             stage,
@@ -136,18 +205,15 @@ impl Deadline {
         future: impl Future<Output = T>,
     ) -> Result<T, Timeout> {
         let timed = self.timed(stage);
-        let ended = timeout_at(self.at().into(), future).await;
+        let ended = self.bound(future).await;
         drop(timed);
-        ended.map_err(|_| self.timeout(Stage::Other))
+        ended.ok_or_else(|| self.timeout(Stage::Other))
     }
 
     /// The account of a call that has run out of time. Time of which no stage
     /// knows counts to `rest`.
     pub fn timeout(&self, rest: Stage) -> Timeout {
-        let mut spent = self.0.spent_ns.each_ref().map(|ns| {
-            let ns = ns.load(Ordering::Relaxed);
-            Duration::from_nanos(ns)
-        });
+        let mut spent = Stage::ALL.map(|stage| self.spent(stage));
         let known = spent
             .iter()
             .fold(Duration::ZERO, |a, b| a.saturating_add(*b));
@@ -156,6 +222,7 @@ impl Deadline {
         }
         Timeout {
             limit: self.0.limit,
+            forgiven: self.forgiven(),
             spent: Box::new(spent),
         }
     }
@@ -171,6 +238,9 @@ pub struct Timed<'d> {
 impl Drop for Timed<'_> {
     fn drop(&mut self) {
         self.deadline.spend(self.stage, self.start.elapsed());
+        if !self.deadline.0.patience.is_zero() && self.stage.is_of_the_hosts_shortage() {
+            self.deadline.0.waits_since_ns.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -178,6 +248,7 @@ impl Drop for Timed<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub struct Timeout {
     limit: Duration,
+    forgiven: Duration,
     // Boxed, so that errors that hold it stay small.
     spent: Box<[Duration; Stage::ALL.len()]>,
 }
@@ -208,6 +279,10 @@ impl fmt::Display for Timeout {
             "the call did not end within {} ms",
             self.limit.as_millis()
         )?;
+        if self.forgiven.as_millis() > 0 {
+            let forgiven = self.forgiven.as_millis();
+            write!(f, ", and {forgiven} ms of waiting for the host")?;
+        }
         let mut stages = Stage::ALL.map(|stage| (self.spent(stage).as_millis(), stage));
         stages.sort_by_key(|(ms, _)| std::cmp::Reverse(*ms));
         let known = stages.iter().filter(|(ms, _)| *ms > 0);
@@ -244,6 +319,34 @@ mod tests {
     fn a_limit_without_end_is_far_away() {
         let deadline = Deadline::after(Duration::MAX);
         assert!(!deadline.has_passed());
+    }
+
+    #[tokio::test]
+    async fn a_patient_call_is_not_ended_while_the_host_has_nothing_free() {
+        let ms = Duration::from_millis;
+        let deadline = Deadline::patient(ms(20), ms(200));
+        let wait = deadline.within(Stage::Instance, tokio::time::sleep(ms(100)));
+        wait.await.unwrap();
+        assert!(!deadline.has_passed());
+        // Its own time counts.
+        let never = deadline.within(Stage::HostFunction, std::future::pending::<()>());
+        let timeout = never.await.unwrap_err();
+        assert!(timeout.spent(Stage::Instance) >= ms(100));
+        // Its patience has an end.
+        let deadline = Deadline::patient(ms(20), ms(50));
+        let never = deadline.within(Stage::Cpu, std::future::pending::<()>());
+        let timeout = never.await.unwrap_err();
+        assert_eq!(timeout.longest(), Stage::Cpu);
+        assert!(timeout.spent(Stage::Cpu) >= ms(70), "{timeout}");
+        let text = timeout.to_string();
+        assert!(
+            text.contains("within 20 ms, and 50 ms of waiting for the host:"),
+            "{text}"
+        );
+        // Other calls have none.
+        let deadline = Deadline::after(ms(20));
+        deadline.spend(Stage::Cpu, ms(15));
+        assert_eq!(deadline.at(), deadline.0.start + ms(20));
     }
 
     #[tokio::test]

@@ -64,26 +64,47 @@ impl Fair {
 
     /// Waits for `units` units. Within its app, the lowest `rank` is served first.
     pub(crate) async fn take(self: &Arc<Fair>, app: AppId, units: u32, rank: u64) -> Option<Place> {
-        let (ticket, receiver) = {
+        {
             let mut state = self.state.lock();
             if state.order.is_empty() && state.may_take(self.share, app, units) {
                 state.give(app, units);
                 return Some(self.place(app, units));
             }
-            state.clock += 1;
-            let at = (rank, state.clock);
-            let (sender, receiver) = oneshot::channel();
-            state.reorder(app, |held| {
-                held.waiting.insert(at, Waiter { units, sender });
-            });
-            // It may come before those that wait for more than there is.
-            self.serve(&mut state);
-            let fair = Arc::clone(self);
-            (Ticket { fair, app, at }, receiver)
-        };
-        let place = receiver.await.ok();
-        drop(ticket);
-        place
+        }
+        self.line_up(None, app, units, rank).await
+    }
+
+    /// Takes a place in the queue at once, and gives back `held`, if there is one: both
+    /// in one step, so that a holder whose turn is over keeps what it has unless
+    /// somebody comes before it. What is returned waits.
+    pub(crate) fn line_up(
+        self: &Arc<Fair>,
+        held: Option<Place>,
+        app: AppId,
+        units: u32,
+        rank: u64,
+    ) -> impl Future<Output = Option<Place>> + use<> {
+        let mut state = self.state.lock();
+        if let Some(held) = held {
+            state.take_back(held.app, held.units);
+            held.forget();
+        }
+        state.clock += 1;
+        let at = (rank, state.clock);
+        let (sender, receiver) = oneshot::channel();
+        state.reorder(app, |held| {
+            held.waiting.insert(at, Waiter { units, sender });
+        });
+        // It may come before those that wait for more than there is.
+        self.serve(&mut state);
+        drop(state);
+        let fair = Arc::clone(self);
+        let ticket = Ticket { fair, app, at };
+        async move {
+            let place = receiver.await.ok();
+            drop(ticket);
+            place
+        }
     }
 
     fn place(self: &Arc<Fair>, app: AppId, units: u32) -> Place {
@@ -258,6 +279,35 @@ mod tests {
         drop(held);
         assert!(poll(late.as_mut()).is_none());
         assert!(poll(early.as_mut()).is_some());
+    }
+
+    #[test]
+    fn a_holder_keeps_its_turn_unless_somebody_comes_before_it() {
+        let fair = Fair::new(1, Share::All);
+        let (mine, other) = (app(), app());
+        let held = poll(pin!(fair.take(mine, 1, 5)).as_mut()).flatten();
+        let mut younger = pin!(fair.take(mine, 1, 7));
+        assert!(poll(younger.as_mut()).is_none());
+        // The oldest of its app goes on.
+        let held = poll(pin!(fair.line_up(held, mine, 1, 5)).as_mut()).flatten();
+        assert!(held.is_some());
+        assert!(poll(younger.as_mut()).is_none());
+        // Another app has its turn, then the oldest again.
+        let mut guest = pin!(fair.take(other, 1, 9));
+        assert!(poll(guest.as_mut()).is_none());
+        let mut again = pin!(fair.line_up(held, mine, 1, 5));
+        assert!(poll(again.as_mut()).is_none());
+        let held = poll(guest.as_mut()).flatten();
+        assert!(held.is_some());
+        drop(held);
+        assert!(poll(younger.as_mut()).is_none());
+        let held = poll(again.as_mut()).flatten();
+        // An older one of its own app comes first too.
+        let mut older = pin!(fair.take(mine, 1, 3));
+        assert!(poll(older.as_mut()).is_none());
+        let mut later = pin!(fair.line_up(held, mine, 1, 5));
+        assert!(poll(later.as_mut()).is_none());
+        assert!(poll(older.as_mut()).is_some());
     }
 
     #[test]

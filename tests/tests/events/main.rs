@@ -6,6 +6,7 @@ mod bank;
 mod cron;
 mod handlers;
 mod hosts;
+mod leases;
 mod orders;
 mod retry;
 mod serial;

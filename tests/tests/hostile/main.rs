@@ -3,6 +3,7 @@
 
 mod arguments;
 mod batches;
+mod blame;
 mod deadlines;
 mod embedding;
 mod examples;
@@ -13,4 +14,5 @@ mod modules;
 mod packed;
 mod pointers;
 mod random;
+mod turns;
 mod wasi;

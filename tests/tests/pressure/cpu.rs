@@ -7,7 +7,7 @@ use kvasm_tests::server::{Server, eventually};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Computes for about 0.1 s of a CPU's time.
 const COMPUTE: &str = "(local $n i32) (local.set $n (i32.const 150000000))
@@ -195,6 +195,73 @@ async fn handlers_that_wait_for_a_cpu_are_not_blamed() {
         left.unwrap().iter().all(|delivery| delivery.attempts >= 4)
     })
     .await;
+    assert_eq!(stage.dead(&app).await, Vec::<String>::new());
+    assert_eq!(stage.paused(&app).await, Vec::<String>::new());
+    stage.stop().await;
+}
+
+/// Other processes that take all the CPU that they get, until this is dropped.
+struct BusyMachine(Vec<std::process::Child>);
+
+impl BusyMachine {
+    fn of(loops: usize) -> BusyMachine {
+        // They end by themselves if the test is killed.
+        let start = || {
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", "while kill -0 $PPID; do :; done"]);
+            shell.stderr(std::process::Stdio::null());
+            shell.spawn().unwrap()
+        };
+        BusyMachine((0..loops).map(|_| start()).collect())
+    }
+}
+
+impl Drop for BusyMachine {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+/// Each of the 16 computes for 0.1 s or so, of which the machine gives a second or less
+/// in the time of one. They do not run out of it by waiting for each other, and the
+/// oldest ends first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_starved_machine_every_handler_has_its_turn() {
+    const ENOUGH: Duration = Duration::from_secs(180);
+    let _alone = kit::alone().await;
+    let stage = Stage::new().await;
+    let sections = manifest(&[r#"{"kind":"on_change","name":"hear","collection":"c"}"#]);
+    let fields = format!(
+        r#"{sections} (func (export "hear") (result i32) {COMPUTE}
+          (i64.gt_s (i64.const 0) (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1)
+            (i32.const 1) (i64.const 1) (i32.const 2000))))"#
+    );
+    let wasm = module_with("dn", &fields, "(i32.const 0)");
+    let app = stage.server.deployed("app", wasm).await;
+    let sets: Vec<_> = (0..16)
+        .map(|n| json!({"set": {"collection": "c", "key": format!("k{n}"), "json": n}}))
+        .collect();
+    let commit = json!({ "operations": sets });
+    let _busy = BusyMachine::of(8);
+    let path = "/v1/apps/app/kv/commit";
+    let root = &stage.server.root;
+    root.json("POST", path, commit).await.expect(200);
+    let start = Instant::now();
+    loop {
+        let left = stage.host().store().deliveries(app.id, None, 100).await;
+        let left = left.unwrap();
+        // Each attempt has almost a minute: that one needs a few of them says that
+        // the others get in before it.
+        assert!(left.iter().all(|one| one.attempts <= 3), "{left:?}");
+        if left.is_empty() {
+            break;
+        }
+        assert!(start.elapsed() < ENOUGH, "{left:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     assert_eq!(stage.dead(&app).await, Vec::<String>::new());
     assert_eq!(stage.paused(&app).await, Vec::<String>::new());
     stage.stop().await;

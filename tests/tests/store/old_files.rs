@@ -2,7 +2,8 @@
 
 use kvasm::model::{AppId, CursorKey, Letters};
 use kvasm::store::{
-    IncrementalVacuum, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
+    IncrementalVacuum, Migrate, PostgresOptions, PostgresStore, Schema, SchemaState, SqliteOptions,
+    SqliteStore, Store, StoreError,
 };
 use kvasm_tests::conformance::Kit;
 use kvasm_tests::conformance::kit::{NOW, Tenant, app, audit_row, bytes, delete, unique_name};
@@ -142,8 +143,9 @@ async fn a_sqlite_file_of_schema_3_keeps_all_and_is_counted() {
     all_is_there(&tenant(Arc::new(store), id, &name)).await;
 }
 
-#[tokio::test]
-async fn a_postgres_database_of_schema_3_keeps_all_and_is_counted() {
+/// Makes a database of the schema 3, with this content. sqlx's own table comes from a new
+/// one.
+async fn old_database(content: String) -> PostgresOptions {
     let databases = || (fresh_database(), fresh_database());
     let (old, new) = tokio::task::spawn_blocking(databases).await.unwrap();
     let patience = Duration::from_secs(60);
@@ -154,21 +156,10 @@ async fn a_postgres_database_of_schema_3_keeps_all_and_is_counted() {
         ..PostgresOptions::new(url)
     };
     PostgresStore::migrate(&options(&new)).await.unwrap();
-    let (id, name) = (AppId::generate(), unique_name());
-    let literal = |id: AppId| format!("'{}'", id.uuid());
-    let key = format!(r"'\x{}'", hex(&[7; CursorKey::BYTES]));
-    let other = literal(AppId::generate());
-    let mut sql = POSTGRES.concat();
-    sql += &content(&literal(id), &name, &other, [&key, "true"]);
-    sql += &format!(
-        "INSERT INTO app_usage (app_id, slot, entries, bytes)
-         SELECT '{}'::uuid, s, CASE s WHEN 0 THEN 2 ELSE 0 END, CASE s WHEN 0 THEN 28 ELSE 0 END
-         FROM generate_series(0, 7) AS s;
-         CREATE TABLE _sqlx_migrations (version bigint PRIMARY KEY, description text NOT NULL,
-             installed_on timestamptz NOT NULL DEFAULT now(), success boolean NOT NULL,
-             checksum bytea NOT NULL, execution_time bigint NOT NULL);",
-        id.uuid()
-    );
+    let table = "CREATE TABLE _sqlx_migrations (version bigint PRIMARY KEY,
+             description text NOT NULL, installed_on timestamptz NOT NULL DEFAULT now(),
+             success boolean NOT NULL, checksum bytea NOT NULL, execution_time bigint NOT NULL);";
+    let sql = POSTGRES.concat() + &content + table;
     let done = "SELECT format('INSERT INTO _sqlx_migrations VALUES (%L, %L, %L, %L, %L, %L);',
                               version, description, installed_on, success, checksum,
                               execution_time)
@@ -180,8 +171,135 @@ async fn a_postgres_database_of_schema_3_keeps_all_and_is_counted() {
         shared().psql(&name(&url), &(sql + &done)).unwrap();
     };
     tokio::task::spawn_blocking(prepare).await.unwrap();
-    let store = PostgresStore::connect(options(&old)).await.unwrap();
+    options(&old)
+}
+
+#[tokio::test]
+async fn a_postgres_database_of_schema_3_keeps_all_and_is_counted() {
+    let (id, name) = (AppId::generate(), unique_name());
+    let literal = |id: AppId| format!("'{}'", id.uuid());
+    let key = format!(r"'\x{}'", hex(&[7; CursorKey::BYTES]));
+    let other = literal(AppId::generate());
+    let mut sql = content(&literal(id), &name, &other, [&key, "true"]);
+    sql += &format!(
+        "INSERT INTO app_usage (app_id, slot, entries, bytes)
+         SELECT '{}'::uuid, s, CASE s WHEN 0 THEN 2 ELSE 0 END, CASE s WHEN 0 THEN 28 ELSE 0 END
+         FROM generate_series(0, 7) AS s;",
+        id.uuid()
+    );
+    let options = old_database(sql).await;
+    let store = PostgresStore::connect(options).await.unwrap();
     all_is_there(&tenant(Arc::new(store), id, &name)).await;
+}
+
+/// Refused, with what to do.
+#[track_caller]
+fn is_refused<T>(opened: Result<T, StoreError>) {
+    let Err(StoreError::Failed(cause)) = opened else {
+        panic!("an older schema was not refused");
+    };
+    let text = cause.to_string();
+    assert!(
+        text.contains("is 3") && text.contains("`kvasm migrate`"),
+        "{text}"
+    );
+}
+
+fn is_older(schema: Schema) {
+    assert_eq!(schema.found, Some(3));
+    assert_eq!(schema.state(), SchemaState::Older);
+}
+
+#[tokio::test]
+async fn an_old_file_that_another_process_has_open_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kvasm.db");
+    let mut options = SqliteOptions::new(&path);
+    options.busy_timeout = Duration::from_millis(10);
+    options.migrate = Migrate::Alone;
+    let schema = || SqliteStore::schema(&options);
+    assert_eq!(schema().await.unwrap().state(), SchemaState::Empty);
+    assert!(!path.exists(), "a look makes no file");
+
+    // As an older server has it, which is idle at the moment.
+    let old = old_file(&path).await;
+    old.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
+        .unwrap();
+    old.query_row("SELECT count(*) FROM apps", [], |_| Ok(()))
+        .unwrap();
+    is_older(schema().await.unwrap());
+    is_refused(SqliteStore::open(options.clone()).await);
+    is_older(schema().await.unwrap());
+    drop(old);
+    drop(SqliteStore::open(options.clone()).await.unwrap());
+    assert_eq!(schema().await.unwrap().state(), SchemaState::Current);
+    // What is up to date may be opened by many.
+    let first = SqliteStore::open(options.clone()).await.unwrap();
+    drop((SqliteStore::open(options.clone()).await.unwrap(), first));
+
+    let newer = Connection::open(&path).unwrap();
+    newer
+        .execute_batch("UPDATE _sqlx_migrations SET version = 900 WHERE version = 1")
+        .unwrap();
+    assert_eq!(schema().await.unwrap().state(), SchemaState::Newer);
+    let error = SqliteStore::open(options.clone()).await.err().unwrap();
+    assert!(format!("{error:?}").contains("900"), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_old_database_is_left_alone_until_somebody_migrates_it() {
+    let always = old_database(String::new()).await;
+    let alone = PostgresOptions {
+        migrate: Migrate::Alone,
+        ..always.clone()
+    };
+    let schema = || PostgresStore::schema(&alone);
+    is_older(schema().await.unwrap());
+    is_refused(PostgresStore::connect(alone.clone()).await);
+    is_older(schema().await.unwrap());
+    PostgresStore::migrate(&always).await.unwrap();
+    assert_eq!(schema().await.unwrap().state(), SchemaState::Current);
+    drop(PostgresStore::connect(alone.clone()).await.unwrap());
+    // An empty one is made.
+    let url = tokio::task::spawn_blocking(fresh_database).await.unwrap();
+    let empty = PostgresOptions { url, ..alone };
+    let schema = || PostgresStore::schema(&empty);
+    assert_eq!(schema().await.unwrap().state(), SchemaState::Empty);
+    drop(PostgresStore::connect(empty.clone()).await.unwrap());
+    assert_eq!(schema().await.unwrap().state(), SchemaState::Current);
+}
+
+/// A version that a client remembers from before the restore is never that of another
+/// value.
+async fn versions_go_on(store: Arc<dyn Store>, last: i64, version: u64) {
+    let kit = Kit::new(store, 0);
+    let app = kit.app().await;
+    let next = app.set("c", "k", bytes("1")).await;
+    assert!(next.0 > version && next.0 > last as u64, "{next:?} {last}");
+    assert!(next.0 < 1 << 53, "clients in JavaScript can hold it");
+}
+
+#[tokio::test]
+async fn versions_do_not_come_back_after_a_restore() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions::new(folder.path().join("kvasm.db"));
+    let store = SqliteStore::open(options.clone()).await.unwrap();
+    let kit = Kit::new(Arc::new(store), 0);
+    let version = kit.app().await.set("c", "k", bytes("1")).await;
+    drop(kit);
+    let last = SqliteStore::skip_versions(options.clone()).await.unwrap();
+    let store = SqliteStore::open(options).await.unwrap();
+    versions_go_on(Arc::new(store), last, version.0).await;
+
+    let url = tokio::task::spawn_blocking(fresh_database).await.unwrap();
+    let options = PostgresOptions::new(url);
+    let store = PostgresStore::connect(options.clone()).await.unwrap();
+    let kit = Kit::new(Arc::new(store), 0);
+    let version = kit.app().await.set("c", "k", bytes("1")).await;
+    let last = PostgresStore::skip_versions(&options).await.unwrap();
+    drop(kit);
+    let store = PostgresStore::connect(options).await.unwrap();
+    versions_go_on(Arc::new(store), last, version.0).await;
 }
 
 fn auto_vacuum(path: &Path) -> i64 {

@@ -42,6 +42,13 @@ pub(super) const KEYS: &[Key] = &[
         store
     ),
     key!(
+        "migrate",
+        "when an older schema is brought up to date: alone, if no other host can be using the store; or always",
+        migrate,
+        show_migrate,
+        migrate
+    ),
+    key!(
         "cache_dir",
         "folder for compiled plugins, or none; in the cache directory by default",
         cache_dir,

@@ -10,6 +10,7 @@ use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::http::{AdminAddress, ServerOptions};
 use kvasm::model::{AppLimits, Limits, Misfit, Quota};
+use kvasm::store::Migrate;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,6 +60,7 @@ pub(super) struct Config {
     pub(super) admin: AdminAddress,
     pub(super) shutdown_delay: Duration,
     pub(super) store: Option<StoreSpec>,
+    pub(super) migrate: Migrate,
     pub(super) cache_dir: CacheDir,
     pub(super) cache: CacheLimits,
     pub(super) log_format: LogFormat,
@@ -85,6 +87,7 @@ impl Default for Config {
             admin: AdminAddress::default(),
             shutdown_delay: Duration::ZERO,
             store: None,
+            migrate: Migrate::Alone,
             cache_dir: CacheDir::Default,
             cache: CacheLimits::default(),
             log_format: LogFormat::Text,

@@ -5,6 +5,7 @@ use super::LogFormat;
 use crate::cli::open::{CacheDir, StoreSpec};
 use humantime::{format_duration, parse_duration};
 use kvasm::http::Network;
+use kvasm::store::Migrate;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -53,6 +54,21 @@ pub(super) fn store(text: &str) -> Result<Option<StoreSpec>, String> {
 
 pub(super) fn show_store(store: &Option<StoreSpec>) -> String {
     store.as_ref().map_or_else(String::new, StoreSpec::shown)
+}
+
+pub(super) fn migrate(text: &str) -> Result<Migrate, String> {
+    match text {
+        "alone" => Ok(Migrate::Alone),
+        "always" => Ok(Migrate::Always),
+        _ => Err("it must be alone or always".to_owned()),
+    }
+}
+
+pub(super) fn show_migrate(migrate: &Migrate) -> String {
+    match migrate {
+        Migrate::Alone => "alone".to_owned(),
+        Migrate::Always => "always".to_owned(),
+    }
 }
 
 pub(super) fn cache_dir(text: &str) -> Result<CacheDir, String> {

@@ -36,13 +36,14 @@ mod triggers;
 mod upkeep;
 mod usage;
 
-use super::{Store, StoreError};
+use super::{Migrate, Schema, SchemaState, Store, StoreError};
 use crate::model::{
     App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
 use classify::{migrate_error, store_error};
 use pool::Pool;
+use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 use std::fmt;
@@ -65,6 +66,8 @@ pub struct PostgresOptions {
     pub acquire_timeout: Duration,
     /// The longest that one statement may take. Default 5 s.
     pub statement_timeout: Duration,
+    /// When the schema may be brought up to date. Default: always.
+    pub migrate: Migrate,
 }
 
 impl PostgresOptions {
@@ -75,6 +78,7 @@ impl PostgresOptions {
             max_connections: 16,
             acquire_timeout: Duration::from_secs(3),
             statement_timeout: Duration::from_secs(5),
+            migrate: Migrate::default(),
         }
     }
 
@@ -113,11 +117,13 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Migrates the schema, and is ready. See [`migrate`](PostgresStore::migrate).
+    /// Brings the schema up to date if it may be, and is ready. See
+    /// [`migrate`](PostgresStore::migrate).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the server cannot be reached,
-    /// [`StoreError::Failed`] for a URL, role or database that is not right.
+    /// [`StoreError::Failed`] for a URL, role or database that is not right, and for an
+    /// older schema that may not be changed.
     pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
         PostgresStore::migrate(&options).await?;
         Ok(PostgresStore {
@@ -132,21 +138,77 @@ impl PostgresStore {
     /// As [`connect`](PostgresStore::connect), and [`StoreError::Failed`] for a
     /// database that is not in UTF-8 or was migrated by a newer version.
     pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
-        let connect = options.parse()?.disable_statement_logging();
         // A connection of its own: a migration may take longer than a statement.
-        let connection = timeout(options.acquire_timeout, connect.connect()).await;
-        let mut connection = connection
-            .map_err(|e| StoreError::Unavailable(Box::new(e)))?
-            .map_err(store_error)?;
+        let mut connection = connect(options).await?;
         check_encoding(&mut connection).await?;
+        let schema = schema(&mut connection).await?;
+        schema.check()?;
+        if options.migrate == Migrate::Alone && schema.state() == SchemaState::Older {
+            return Err(schema.refused());
+        }
         // Not `run`: with it this future could not be spawned, for its bound on
         // `Acquire` holds for one lifetime only.
-        sqlx::migrate!("../migrations/postgres")
+        MIGRATOR
             .run_direct(None, &mut connection, false)
             .await
             .map_err(migrate_error)?;
         connection.close().await.map_err(store_error)
     }
+
+    /// Returns the schema that the database has, and the one that is needed. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`connect`](PostgresStore::connect).
+    pub async fn schema(options: &PostgresOptions) -> Result<Schema, StoreError> {
+        let mut connection = connect(options).await?;
+        let schema = schema(&mut connection).await?;
+        connection.close().await.map_err(store_error)?;
+        Ok(schema)
+    }
+
+    /// Raises the versions of entries past all that were given after a backup was made,
+    /// so that none of them comes back. For a database that was restored. Returns the
+    /// last version that is skipped.
+    ///
+    /// # Errors
+    /// As [`connect`](PostgresStore::connect).
+    pub async fn skip_versions(options: &PostgresOptions) -> Result<i64, StoreError> {
+        let mut connection = connect(options).await?;
+        let skip = sqlx::query(sql::SKIP_VERSIONS).bind(SKIPPED_VERSIONS);
+        let row = skip.fetch_one(&mut connection).await.map_err(store_error)?;
+        let last = row.try_get(0).map_err(store_error)?;
+        connection.close().await.map_err(store_error)?;
+        Ok(last)
+    }
+}
+
+/// More numbers than are drawn between a backup and its restore; see `kv_version` in the
+/// schema. Few enough that hundreds of restores leave versions to be had.
+const SKIPPED_VERSIONS: i64 = 1 << 45;
+
+static MIGRATOR: Migrator = sqlx::migrate!("../migrations/postgres");
+
+async fn connect(options: &PostgresOptions) -> Result<PgConnection, StoreError> {
+    let connect = options.parse()?.disable_statement_logging();
+    let connection = timeout(options.acquire_timeout, connect.connect()).await;
+    connection
+        .map_err(|e| StoreError::Unavailable(Box::new(e)))?
+        .map_err(store_error)
+}
+
+async fn schema(connection: &mut PgConnection) -> Result<Schema, StoreError> {
+    let has_schema = sqlx::query(sql::HAS_SCHEMA).fetch_one(&mut *connection);
+    let row = has_schema.await.map_err(store_error)?;
+    let found = match row.try_get(0).map_err(store_error)? {
+        false => None,
+        true => {
+            let last = sqlx::query(sql::SCHEMA).fetch_one(&mut *connection);
+            let row = last.await.map_err(store_error)?;
+            row.try_get(0).map_err(store_error)?
+        }
+    };
+    Ok(Schema::new(found, &MIGRATOR))
 }
 
 async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {

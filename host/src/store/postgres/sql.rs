@@ -487,6 +487,11 @@ statements! {
     PROBE = "UPDATE health SET at = $1, filler = $2 WHERE id = 1";
     /// Keys are compared as UTF-8, and only a database in UTF-8 holds them all.
     ENCODING = "SHOW server_encoding";
+    /// Whether there is the table of migrations, which sqlx makes.
+    HAS_SCHEMA = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+    /// From the last number that was drawn.
+    SKIP_VERSIONS = "SELECT setval('kv_version', nextval('kv_version') + $1)";
+    SCHEMA = "SELECT max(version) FROM _sqlx_migrations WHERE success";
 }
 
 #[cfg(test)]

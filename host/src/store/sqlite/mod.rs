@@ -14,6 +14,7 @@ mod places;
 mod queue;
 mod read;
 mod registry;
+mod schema;
 mod shrink;
 mod survey;
 mod tally;
@@ -21,7 +22,7 @@ mod turns;
 mod upkeep;
 mod writer;
 
-use super::{Store, StoreError};
+use super::{Migrate, Store, StoreError};
 use crate::metrics::Metrics;
 use crate::model::{
     App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
@@ -31,8 +32,6 @@ use ballast::Ballast;
 use places::Places;
 use read::Readers;
 pub use shrink::IncrementalVacuum;
-use sqlx::ConnectOptions;
-use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +59,8 @@ pub struct SqliteOptions {
     pub ballast: u64,
     /// Where the writer counts the sizes of its groups.
     pub metrics: Metrics,
+    /// When the schema of the file may be brought up to date. Default: always.
+    pub migrate: Migrate,
 }
 
 impl SqliteOptions {
@@ -71,6 +72,7 @@ impl SqliteOptions {
             idle_readers: 8,
             ballast: 8 * 1024 * 1024,
             metrics: Metrics::default(),
+            migrate: Migrate::default(),
         }
     }
 }
@@ -87,20 +89,20 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, migrates its schema, and starts the writer.
+    /// Opens the file, brings its schema up to date if it may be, and starts the writer.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when another process holds the file,
     /// [`StoreError::Full`] when there is no room to open or migrate it,
-    /// [`StoreError::Failed`] when it cannot be opened, is no database, or was
-    /// migrated by a newer version.
+    /// [`StoreError::Failed`] when it cannot be opened, is no database, was migrated by a
+    /// newer version, or has an older schema that may not be changed.
     pub async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreError> {
         create_private(&options.path).map_err(error::host)?;
         let mut ballast = Ballast::of(&options);
-        match migrate(&options).await {
+        match schema::migrate(&options).await {
             // Opening needs a little room, too.
             Err(error) if error::may_be_full(&error) && ballast.release() => {
-                migrate(&options).await?;
+                schema::migrate(&options).await?;
             }
             migrated => migrated?,
         }
@@ -122,29 +124,29 @@ fn create_private(path: &std::path::Path) -> std::io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     match options.open(path) {
         Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            warn_if_others_can_read(path);
+            Ok(())
+        }
         Err(e) => Err(e),
     }
 }
 
-async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
-    let mut connection = SqliteConnectOptions::new()
-        .filename(&options.path)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        // Of a new file: it can give space back.
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
-        .busy_timeout(options.busy_timeout)
-        .connect()
-        .await
-        .map_err(error::open)?;
-    sqlx::migrate!("../migrations/sqlite")
-        .run(&mut connection)
-        .await
-        .map_err(error::migrate)?;
-    sqlx::Connection::close(connection)
-        .await
-        .map_err(error::open)
+/// A copy that was restored has the mode that its maker's umask gave it.
+fn warn_if_others_can_read(path: &std::path::Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = path.metadata() {
+        let mode = std::os::unix::fs::MetadataExt::mode(&metadata) & 0o777;
+        if mode & 0o077 != 0 {
+            tracing::warn!(
+                "other users of this machine can open {} (mode {mode:o}); it holds the entries \
+                 of all apps. Change that with `chmod 600`",
+                path.display()
+            );
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
 }
 
 #[async_trait]

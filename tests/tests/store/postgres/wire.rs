@@ -203,6 +203,7 @@ async fn a_line_that_hangs_makes_calls_unavailable_and_not_stuck() {
         max_connections: 2,
         acquire_timeout: Duration::from_millis(500),
         statement_timeout: Duration::from_millis(500),
+        ..base
     })
     .await;
     let app = kit.app().await;

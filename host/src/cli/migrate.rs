@@ -1,0 +1,125 @@
+//! `kvasm migrate`: the schema of a store, and what follows a restore.
+
+use super::failure::{Failure, Outcome};
+use super::open::{self, StoreSpec};
+use super::{Global, output};
+use clap::Args;
+use kvasm::metrics::Metrics;
+use kvasm::store::{
+    IncrementalVacuum, Migrate as When, PostgresOptions, PostgresStore, Schema, SchemaState,
+    SqliteOptions, SqliteStore, StoreError,
+};
+use serde_json::json;
+
+#[derive(Args)]
+pub(super) struct Migrate {
+    /// Change nothing: say whether the schema is up to date. If not, the exit code is 1
+    #[arg(long, conflicts_with = "restored")]
+    check: bool,
+    /// After a backup was restored: make sure that no version comes back that an entry
+    /// had after the backup was made
+    #[arg(long)]
+    restored: bool,
+}
+
+pub(super) async fn run(global: &Global, migrate: Migrate) -> Result<Outcome, Failure> {
+    let spec = open::spec(global)?;
+    match migrate.check {
+        true => check(global, &spec).await,
+        false => bring_up_to_date(global, &spec, migrate.restored).await,
+    }
+}
+
+fn at(spec: &StoreSpec) -> impl Fn(StoreError) -> Failure {
+    let shown = spec.shown();
+    move |error| Failure::from(error).at(&shown)
+}
+
+async fn check(global: &Global, spec: &StoreSpec) -> Result<Outcome, Failure> {
+    let schema = match spec {
+        StoreSpec::Memory => return Err(no_schema()),
+        StoreSpec::Sqlite(path) => SqliteStore::schema(&SqliteOptions::new(path)).await,
+        StoreSpec::Postgres(url) => PostgresStore::schema(&PostgresOptions::new(url)).await,
+    };
+    let schema = schema.map_err(at(spec))?;
+    let Schema { found, needed } = schema;
+    let (word, text) = match (schema.state(), found) {
+        (SchemaState::Current, _) => ("current", "up to date".to_owned()),
+        (SchemaState::Empty, _) => ("empty", "empty".to_owned()),
+        (SchemaState::Older, found) => {
+            let found = found.unwrap_or(0);
+            let text = format!("older: it has the schema {found}, and {needed} is needed");
+            ("older", text)
+        }
+        (SchemaState::Newer, found) => {
+            let found = found.unwrap_or(0);
+            let text = format!("newer: it has the schema {found}, and this program needs {needed}");
+            ("newer", text)
+        }
+    };
+    let kind = spec.kind();
+    let answer = json!({ "store": kind, "state": word, "schema": found, "needed": needed });
+    output::object(global.json, &answer, || {
+        format!("The {kind} store is {text}.")
+    })?;
+    Ok(match schema.state() {
+        SchemaState::Current => Outcome::Done,
+        SchemaState::Empty | SchemaState::Older | SchemaState::Newer => Outcome::Absent,
+    })
+}
+
+fn no_schema() -> Failure {
+    Failure::user("a store in memory has no schema; name another with --store")
+}
+
+async fn bring_up_to_date(
+    global: &Global,
+    spec: &StoreSpec,
+    restored: bool,
+) -> Result<Outcome, Failure> {
+    // Opening a store brings it up to date.
+    drop(open::store(spec, Metrics::default(), When::Always).await?);
+    let kind = spec.kind();
+    let mut answer = json!({ "store": kind, "up_to_date": true });
+    let mut text = format!("The {kind} store is up to date.");
+    let mut add = |field: &str, value: serde_json::Value, sentence: &str| {
+        if let Some(fields) = answer.as_object_mut() {
+            fields.insert(field.to_owned(), value);
+        }
+        text.push_str(sentence);
+    };
+    if restored {
+        let skipped = match spec {
+            StoreSpec::Memory => return Err(no_schema()),
+            StoreSpec::Sqlite(path) => SqliteStore::skip_versions(SqliteOptions::new(path)).await,
+            StoreSpec::Postgres(url) => {
+                PostgresStore::skip_versions(&PostgresOptions::new(url)).await
+            }
+        };
+        let next = skipped.map_err(at(spec))?;
+        let sentence = format!("\nVersions of entries go on after {next}.");
+        add("versions_after", next.into(), &sentence);
+    }
+    if let StoreSpec::Sqlite(path) = spec {
+        let vacuum = SqliteStore::turn_on_incremental_vacuum(SqliteOptions::new(path)).await;
+        let (word, sentence) = vacuumed(vacuum.map_err(at(spec))?);
+        add("incremental_vacuum", word.into(), sentence);
+    }
+    output::object(global.json, &answer, || text)?;
+    Ok(Outcome::Done)
+}
+
+fn vacuumed(vacuum: IncrementalVacuum) -> (&'static str, &'static str) {
+    match vacuum {
+        IncrementalVacuum::WasOn => ("on", ""),
+        IncrementalVacuum::TurnedOn => (
+            "turned-on",
+            "\nThe file was rewritten; from now on it shrinks when data is deleted.",
+        ),
+        IncrementalVacuum::InUse => (
+            "in-use",
+            "\nThe file does not shrink when data is deleted. To change that, stop every \
+             process that has it open and run this command again.",
+        ),
+    }
+}

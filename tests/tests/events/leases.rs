@@ -1,0 +1,160 @@
+//! Leases: renewed while a handler runs, lost, run out.
+
+use super::hosts::counter;
+use super::stage::{Stage, manifest, until};
+use kvasm::dispatch::DispatchOptions;
+use kvasm::model::{Claim, Limits, Queue, Timestamp};
+use kvasm::store::{MemoryStore, Store};
+use kvasm::{Host, HostBuilder};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// Far above what a handler takes here, and three times the time between renewals.
+const WALL_TIME: Duration = Duration::from_secs(24);
+
+/// What the tests and the host function `hold` of a handler tell each other.
+#[derive(Default)]
+struct Hold {
+    began: AtomicU32,
+    /// Handlers that were dropped or have ended.
+    ended: AtomicU32,
+    end: Notify,
+}
+
+struct Ended(Arc<Hold>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn with_hold(hold: &Arc<Hold>) -> HostBuilder {
+    let hold = Arc::clone(hold);
+    let limits = Limits {
+        wall_time: WALL_TIME,
+        ..Limits::default()
+    };
+    Host::builder().limits(limits).extend(move |linker| {
+        linker.func_wrap_async("test", "hold", move |_, ()| {
+            let hold = Arc::clone(&hold);
+            Box::new(async move {
+                let ended = Ended(hold);
+                ended.0.began.fetch_add(1, Ordering::SeqCst);
+                ended.0.end.notified().await;
+            })
+        })?;
+        Ok(())
+    })
+}
+
+/// Its handler calls `hold`.
+fn holder() -> Vec<u8> {
+    let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
+    let text = format!(
+        r#"(module (import "test" "hold" (func $hold)) (memory (export "memory") 1) {watch}
+          (func (export "run") (result i32) (call $hold) (i32.const 0)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+/// A host whose handler is in `hold`.
+async fn held() -> (Stage, Arc<Hold>) {
+    let hold = Arc::new(Hold::default());
+    let store = Arc::new(MemoryStore::new());
+    let mut stage = Stage::of(with_hold(&hold), store, Box::new(())).await;
+    stage.deploy(holder()).await;
+    stage.set("c", "k", "1").await;
+    stage.start_with(DispatchOptions {
+        lease_min: Duration::from_millis(30),
+        ..DispatchOptions::default()
+    });
+    until("the handler runs", async || {
+        hold.began.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    (stage, hold)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_renewed_while_its_handler_runs() {
+    let (mut stage, hold) = held().await;
+    let until_when = async || stage.outstanding().await[0].due_at;
+    let first = until_when().await;
+    until("the lease is renewed", async || until_when().await > first).await;
+    let delivery = stage.outstanding().await.remove(0);
+    assert!(delivery.leased);
+    assert_eq!(delivery.attempts, 1);
+    hold.end.notify_one();
+    stage.settle().await;
+    assert_eq!(hold.began.load(Ordering::SeqCst), 1);
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_whose_lease_is_lost_is_ended() {
+    let (mut stage, hold) = held().await;
+    // As another host does that has seen the lease run out.
+    let claimed = claim(&stage, Timestamp::now().plus_ms(3_600_000), 3_600_000).await;
+    assert_eq!(claimed, 1);
+    until("the handler is ended", async || {
+        hold.ended.load(Ordering::SeqCst) == 1
+    })
+    .await;
+    let count = r#"kvasm_deliveries_total{app="app",outcome="lost"} 1"#;
+    until("it is counted as lost", async || {
+        stage.host.metrics().encode().contains(count)
+    })
+    .await;
+    // Not by its time: then it would have failed, and what it says is kept for its app.
+    let log = stage.host.logs().read(stage.app().await.id, 0, 100);
+    assert!(log.is_empty(), "{log:?}");
+    // The other one's lease stands.
+    let delivery = stage.outstanding().await.remove(0);
+    assert_eq!((delivery.leased, delivery.attempts), (true, 2));
+    stage.stop().await;
+}
+
+/// Claims what is due of the app's trigger for so long; how many deliveries.
+async fn claim(stage: &Stage, now: Timestamp, ms: u64) -> usize {
+    let queue = Queue {
+        app: stage.app().await.id,
+        trigger: stage.triggers().await[0].name.clone(),
+    };
+    let claim = Claim {
+        queue,
+        now,
+        until: now.plus_ms(ms),
+        lease: Uuid::new_v4(),
+        limit: 10,
+    };
+    stage.host.store().claim(&claim).await.unwrap().len()
+}
+
+/// An event that kills its hosts, as far as a store can see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_whose_hosts_have_died_is_given_up_after_its_attempts() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let mut stage = Stage::over(store, Box::new(())).await;
+    stage.deploy(counter()).await;
+    stage.set("c", "k", "1").await;
+    let attempts = stage.outstanding().await[0].policy.attempts_max;
+    for _ in 0..attempts {
+        until("the lease before has run out", async || {
+            claim(&stage, Timestamp::now(), 1).await == 1
+        })
+        .await;
+    }
+    stage.start();
+    stage.settle().await;
+    let letters = stage.letters().await;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].error.contains("hosts died"), "{letters:?}");
+    assert_eq!(letters[0].attempts, attempts + 1);
+    // Its handler has not run again.
+    assert_eq!(stage.get("d", "k").await, None);
+    stage.stop().await;
+}

@@ -1,0 +1,155 @@
+//! Host functions that copy much memory wait for a turn on the CPU; those that refuse
+//! to do so do not.
+
+use kvasm::model::{Collection, Key, Value};
+use kvasm::service::{Caller, Write};
+use kvasm::{Call, Plugin};
+use kvasm_abi::{Address, ListOptions, encode_records};
+use kvasm_tests::guests::{Bench, module};
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+/// The bytes of the value in "c", "k".
+const VALUE: usize = 200_000;
+/// Where the guests have a packed list of keys with "c" and "k".
+const KEYS: u32 = 100;
+/// Where they have the options of a list with values.
+const OPTIONS: u32 = 200;
+
+async fn bench() -> Bench {
+    let bench = Bench::limited(|limits| {
+        limits.value_bytes = 300_000;
+        limits.output_bytes = 300_000;
+    })
+    .await;
+    let write = Write {
+        collection: Collection::parse("c").unwrap(),
+        key: Key::parse("k").unwrap(),
+        value: Value::bytes(vec![7; VALUE], VALUE).unwrap(),
+        ttl_ms: None,
+        expect: None,
+    };
+    let caller = Caller::new(&bench.app, None);
+    bench.host.kv().set(&caller, write).await.unwrap();
+    bench
+}
+
+/// A module of 9 MiB that runs this body.
+async fn plugin(bench: &Bench, body: &str) -> Plugin {
+    let mut data = b"ck".to_vec();
+    data.resize(KEYS as usize, 0);
+    let key = Address {
+        collection: b"c",
+        key: b"k",
+    };
+    encode_records(&[key], &mut |piece: &[u8]| data.extend_from_slice(piece));
+    data.resize(OPTIONS as usize, 0);
+    let options = ListOptions {
+        values: true,
+        ..ListOptions::default()
+    };
+    data.extend_from_slice(&options.encode());
+    let data: String = data.iter().map(|byte| format!("\\{byte:02x}")).collect();
+    let body = format!("(drop (memory.grow (i32.const 143))) {body}");
+    bench.load(module(&data, &body)).await
+}
+
+/// Whether a call can end at once: a turn lets others of its thread run first. A guest
+/// that a busy machine holds up for a tick does so too, so each is tried often.
+fn ends_at_once(bench: &Bench, plugin: &Plugin) -> bool {
+    (0..200).any(|_| {
+        let call = Call::function("run").input(vec![0; 250_000]);
+        let call = pin!(bench.host.call(plugin, call));
+        let poll = call.poll(&mut Context::from_waker(Waker::noop()));
+        poll.map(|ended| drop(ended.unwrap())).is_ready()
+    })
+}
+
+/// The result is what is expected, or the guest traps.
+fn gives(call: &str, expected: &str) -> String {
+    format!("(if (i64.ne {call} (i64.const {expected})) (then unreachable))")
+}
+
+const DONE: &str = "(i32.const 0)";
+
+#[tokio::test]
+async fn what_copies_much_takes_a_turn() {
+    let bench = bench().await;
+    let (at, len) = (70_000, 250_000);
+    let large = [
+        format!("(drop (call $output_write (i32.const {at}) (i32.const {len})))"),
+        format!("(drop (call $input_read (i32.const 0) (i32.const {at}) (i32.const {len})))"),
+        format!(
+            "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
+               (i32.const {at}) (i32.const {len}) (i32.const 1) (i32.const 0)))"
+        ),
+        format!(
+            "(drop (call $kv_get (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+               (i32.const 1) (i32.const 0) (i32.const {at}) (i32.const {len})))"
+        ),
+        format!(
+            "(if (i64.lt_s (call $kv_get_many (i32.const {KEYS}) (i32.const 14)
+               (i32.const {at}) (i32.const {len})) (i64.const {VALUE})) (then unreachable))"
+        ),
+        format!(
+            "(if (i64.lt_s (call $kv_list (i32.const 0) (i32.const 1) (i32.const {OPTIONS})
+               (i32.const {at}) (i32.const {len})) (i64.const {VALUE})) (then unreachable))"
+        ),
+        // In a batch that is no batch.
+        format!(
+            "(drop (call $kv_commit (i32.const {at}) (i32.const {len}) (i32.const 0) (i32.const 0)))"
+        ),
+    ];
+    for call in large {
+        let plugin = plugin(&bench, &format!("{call} {DONE}")).await;
+        let run = bench
+            .host
+            .call(&plugin, Call::function("run").input(vec![0; 250_000]));
+        run.await
+            .unwrap_or_else(|failure| panic!("{call}: {failure}"));
+        assert!(!ends_at_once(&bench, &plugin), "{call}");
+    }
+}
+
+/// The value lies ready after a `kv_get` without room for it. Reading a little of it is
+/// little.
+#[tokio::test]
+async fn little_takes_no_turn() {
+    let bench = bench().await;
+    for call in [
+        gives(
+            "(call $output_write (i32.const 0) (i32.const 1000))",
+            "1000",
+        ),
+        gives(
+            "(call $input_read (i32.const 249000) (i32.const 0) (i32.const 60000))",
+            "1000",
+        ),
+        gives(
+            "(call $input_read (i32.const 0) (i32.const 0) (i32.const 1000))",
+            "1000",
+        ),
+        gives(
+            "(call $result_read (i32.const 0) (i32.const 0) (i32.const 300000))",
+            "0",
+        ),
+    ] {
+        let plugin = plugin(&bench, &format!("{call} {DONE}")).await;
+        assert!(ends_at_once(&bench, &plugin), "{call}");
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_is_refused_takes_no_turn() {
+    let bench = bench().await;
+    let too_large = kvasm_abi::Status::TooLarge.code().to_string();
+    for call in [
+        "(call $output_write (i32.const 0) (i32.const 300001))",
+        "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
+           (i32.const 0) (i32.const 300001) (i32.const 1) (i32.const 0))",
+        "(call $kv_commit (i32.const 0) (i32.const 8388608) (i32.const 0) (i32.const 0))",
+    ] {
+        let plugin = plugin(&bench, &format!("{} {DONE}", gives(call, &too_large))).await;
+        assert!(ends_at_once(&bench, &plugin), "{call}");
+    }
+}
