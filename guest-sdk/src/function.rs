@@ -1,7 +1,7 @@
 //! Inputs and outputs of exported functions, and the code that runs one.
 
-use crate::{HandlerError, sys};
-use kvasm_abi::{EXIT_FAILED, EXIT_OK, EXIT_PERMANENT};
+use crate::{Error, HandlerError, sys};
+use kvasm_abi::{EXIT_FAILED, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Display;
@@ -20,6 +20,74 @@ pub struct Bytes(
     pub Vec<u8>,
 );
 
+/// An error that is the caller's: the input is refused. Over HTTP the answer is 422 with
+/// the error's text, where any other error of a function is 500.
+///
+/// It is the `Err` of a function, or becomes a [`FunctionError`] by `?`, beside errors
+/// that are not the caller's:
+///
+/// ```
+/// use kvasm_guest::{FunctionError, Json, Refused, kv, testing};
+///
+/// #[kvasm_guest::function]
+/// fn pay(Json(cents): Json<i64>) -> Result<(), FunctionError> {
+///     if cents <= 0 {
+///         return Err(Refused("pay at least a cent").into());
+///     }
+///     kv::collection("sums").increment("paid", cents)?;
+///     Ok(())
+/// }
+///
+/// let error = testing::try_call(pay, "-1").unwrap_err();
+/// assert!(error.is_refused());
+/// assert_eq!(error.message(), "pay at least a cent");
+/// ```
+// It must not have `Display`: what has it is an error that is not the caller's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Refused<E>(
+    /// The error.
+    pub E,
+);
+
+/// Why a function failed. Anything that can be displayed becomes a failure of the
+/// plugin, and [`Refused`] one of its caller.
+// It must not have `Display` either, or it would be made from itself in two ways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionError {
+    message: String,
+    refused: bool,
+}
+
+impl FunctionError {
+    /// The message, which the caller gets.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether the input was refused.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+}
+
+impl<E: Display> From<E> for FunctionError {
+    fn from(error: E) -> FunctionError {
+        FunctionError {
+            message: error.to_string(),
+            refused: false,
+        }
+    }
+}
+
+impl<E: Display> From<Refused<E>> for FunctionError {
+    fn from(Refused(error): Refused<E>) -> FunctionError {
+        FunctionError {
+            message: error.to_string(),
+            refused: true,
+        }
+    }
+}
+
 /// What a function can take as its one argument: [`Json`] or [`Bytes`].
 #[diagnostic::on_unimplemented(
     message = "a plugin function cannot take `{Self}`",
@@ -35,18 +103,19 @@ pub trait FromInput: Sized {
 }
 
 /// What a function can return: `()`, [`Json`], [`Bytes`], `String`, or a
-/// `Result` of one of them and an error that can be displayed.
+/// `Result` of one of them and an error: one that can be displayed, a [`Refused`] or a
+/// [`FunctionError`].
 #[diagnostic::on_unimplemented(
     message = "a plugin function cannot return `{Self}`",
     label = "not an output",
-    note = "return `()`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `String`, or a `Result<_, E>` of one of them where `E: std::fmt::Display`; a `Response` is for `#[kvasm_guest::http]`"
+    note = "return `()`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `String`, or a `Result<_, E>` of one of them where `E: std::fmt::Display`, `kvasm_guest::Refused` or `kvasm_guest::FunctionError`; a `Response` is for `#[kvasm_guest::http]`"
 )]
 pub trait IntoOutput {
-    /// The output, or the message of a failure.
+    /// The output, or why there is none.
     ///
     /// # Errors
     /// A message for the caller.
-    fn into_output(self) -> Result<Vec<u8>, String>;
+    fn into_output(self) -> Result<Vec<u8>, FunctionError>;
 }
 
 impl<T: DeserializeOwned> FromInput for Json<T> {
@@ -67,33 +136,33 @@ impl FromInput for Bytes {
 }
 
 impl IntoOutput for () {
-    fn into_output(self) -> Result<Vec<u8>, String> {
+    fn into_output(self) -> Result<Vec<u8>, FunctionError> {
         Ok(Vec::new())
     }
 }
 
 impl<T: Serialize> IntoOutput for Json<T> {
-    fn into_output(self) -> Result<Vec<u8>, String> {
+    fn into_output(self) -> Result<Vec<u8>, FunctionError> {
         serde_json::to_vec(&self.0)
-            .map_err(|e| format!("the output cannot be written as JSON: {e}"))
+            .map_err(|e| format!("the output cannot be written as JSON: {e}").into())
     }
 }
 
 impl IntoOutput for Bytes {
-    fn into_output(self) -> Result<Vec<u8>, String> {
+    fn into_output(self) -> Result<Vec<u8>, FunctionError> {
         Ok(self.0)
     }
 }
 
 impl IntoOutput for String {
-    fn into_output(self) -> Result<Vec<u8>, String> {
+    fn into_output(self) -> Result<Vec<u8>, FunctionError> {
         Ok(self.into_bytes())
     }
 }
 
-impl<T: IntoOutput, E: Display> IntoOutput for Result<T, E> {
-    fn into_output(self) -> Result<Vec<u8>, String> {
-        self.map_err(|e| e.to_string())?.into_output()
+impl<T: IntoOutput, E: Into<FunctionError>> IntoOutput for Result<T, E> {
+    fn into_output(self) -> Result<Vec<u8>, FunctionError> {
+        self.map_err(Into::into)?.into_output()
     }
 }
 
@@ -105,11 +174,14 @@ pub fn run<R: IntoOutput>(function: impl FnOnce() -> R) -> i32 {
 
 /// Runs a function with an argument.
 pub fn run_with<A: FromInput, R: IntoOutput>(function: impl FnOnce(A) -> R) -> i32 {
-    run_on_input(|input| function(A::from_input(input)?).into_output())
+    run_on_input(|input| -> Result<Vec<u8>, FunctionError> {
+        let input = A::from_input(input).map_err(Refused)?;
+        function(input).into_output()
+    })
 }
 
 /// Runs what makes the input's bytes into the output's.
-pub(crate) fn run_on_input<E: Into<HandlerError>>(
+pub(crate) fn run_on_input<E: Into<Failure>>(
     work: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>,
 ) -> i32 {
     sys::start();
@@ -119,10 +191,51 @@ pub(crate) fn run_on_input<E: Into<HandlerError>>(
     }
 }
 
+/// A failure as the host gets it.
+pub(crate) struct Failure {
+    message: String,
+    code: i32,
+}
+
+impl From<FunctionError> for Failure {
+    fn from(error: FunctionError) -> Failure {
+        let code = match error.refused {
+            true => EXIT_REFUSED,
+            false => EXIT_FAILED,
+        };
+        let message = error.message;
+        Failure { message, code }
+    }
+}
+
+impl From<HandlerError> for Failure {
+    fn from(error: HandlerError) -> Failure {
+        let code = match error.is_permanent() {
+            true => EXIT_PERMANENT,
+            false => EXIT_FAILED,
+        };
+        let message = error.message().to_owned();
+        Failure { message, code }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        let code = EXIT_FAILED;
+        Failure { message, code }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        error.to_string().into()
+    }
+}
+
 /// Writes the output and returns the export's result. The output of a failure is
 /// its message.
-fn finish(result: Result<Vec<u8>, impl Into<HandlerError>>) -> i32 {
-    let failure: HandlerError = match result {
+fn finish(result: Result<Vec<u8>, impl Into<Failure>>) -> i32 {
+    let failure: Failure = match result {
         Ok(output) => match sys::output(&output) {
             Ok(()) => return EXIT_OK,
             Err(e) => e.into(),
@@ -130,12 +243,8 @@ fn finish(result: Result<Vec<u8>, impl Into<HandlerError>>) -> i32 {
         Err(error) => error.into(),
     };
     // A message that the host refuses too leaves the code to speak.
-    let _ = sys::output(failure.message().as_bytes());
-    if failure.is_permanent() {
-        EXIT_PERMANENT
-    } else {
-        EXIT_FAILED
-    }
+    let _ = sys::output(failure.message.as_bytes());
+    failure.code
 }
 
 #[cfg(test)]
@@ -191,14 +300,28 @@ mod tests {
     fn an_input_that_is_not_understood_says_so() {
         let double = |Json(n): Json<u32>| Json(n * 2);
         let (code, message) = call(b"{\"a\":1}", double);
-        assert_eq!(code, 1);
+        assert_eq!(code, 3);
         assert!(
             message.starts_with("the input is not the JSON that this function takes: invalid type")
         );
         let (code, message) = call(b"", double);
         assert_eq!(
             (code, message.as_str()),
-            (1, "the input is empty; this function takes JSON")
+            (3, "the input is empty; this function takes JSON")
         );
+    }
+
+    #[test]
+    fn a_refusal_is_the_output_with_code_3() {
+        let refuse = |_: Bytes| Err::<(), _>(Refused("no cents"));
+        assert_eq!(call(b"", refuse), (3, "no cents".to_owned()));
+        let either = |bytes: Bytes| -> Result<(), FunctionError> {
+            match bytes.0.as_slice() {
+                b"" => Err(Refused("nothing").into()),
+                _ => Err("broken")?,
+            }
+        };
+        assert_eq!(call(b"", either), (3, "nothing".to_owned()));
+        assert_eq!(call(b"x", either), (1, "broken".to_owned()));
     }
 }

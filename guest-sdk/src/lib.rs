@@ -53,7 +53,7 @@ pub mod trigger;
 
 pub use context::{Caller, Context, Trigger, context, now, now_ms, random_fill};
 pub use error::Error;
-pub use function::{Bytes, FromInput, IntoOutput, Json};
+pub use function::{Bytes, FromInput, FunctionError, IntoOutput, Json, Refused};
 /// The `log` crate that the SDK listens to.
 pub use log;
 pub use trigger::{Change, ChangeKind, HandlerError, HandlerOutput, Permanent, ScheduledRun};

@@ -20,10 +20,10 @@ use crate::http::{IntoResponse, Request, Response};
 use crate::sys::native;
 use crate::trigger::{self, ChangeValue, ToValue};
 use crate::{
-    Caller, Change, Context, FromInput, HandlerError, HandlerOutput, IntoOutput, Permanent,
-    ScheduledRun, Trigger,
+    Caller, Change, Context, FromInput, FunctionError, HandlerError, HandlerOutput, IntoOutput,
+    Permanent, Refused, ScheduledRun, Trigger,
 };
-use kvasm_abi::{EXIT_OK, EXIT_PERMANENT};
+use kvasm_abi::{EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
 use std::time::Duration;
 
 /// Moves this thread's clock forward: entries expire, and [`now`](crate::now) is later.
@@ -71,6 +71,23 @@ pub fn call<A: FromInput, R: IntoOutput>(
     input: impl AsRef<[u8]>,
 ) -> Result<Vec<u8>, String> {
     invoke(input.as_ref(), || crate::function::run_with(function))
+}
+
+/// As [`call`], but says whether a failure is the caller's.
+///
+/// # Errors
+/// Why the function failed; an input that it could not read is refused.
+pub fn try_call<A: FromInput, R: IntoOutput>(
+    function: impl FnOnce(A) -> R,
+    input: impl AsRef<[u8]>,
+) -> Result<Vec<u8>, FunctionError> {
+    let (code, output) = exit(input.as_ref(), || crate::function::run_with(function));
+    let message = || String::from_utf8_lossy(&output).into_owned();
+    match code {
+        EXIT_OK => Ok(output),
+        EXIT_REFUSED => Err(Refused(message()).into()),
+        _ => Err(message().into()),
+    }
 }
 
 /// Calls an HTTP handler as the host would: request and response go through

@@ -217,6 +217,41 @@ impl Cluster {
         self.wait_for_exit()
     }
 
+    /// Bounds the files that the server's processes write, now and later, in bytes; with
+    /// `None` no more. A write beyond ends as on a full disk, if the bound is not on a
+    /// page. Segments of the log have 16 MiB.
+    pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
+        let server = fs::read_to_string(self.file("pid")).context("the server has no pid file")?;
+        let server = server.trim().to_owned();
+        // Before its children are counted, as each has what the server had at its start.
+        let soft = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let limit = |process: &str| {
+            let command = Command::new("prlimit");
+            // Root may lack the right to do it to others.
+            let mut command = as_account(command, self.account, self.folder.path());
+            output(command.args(["--pid", process, &format!("--fsize={soft}:")]))
+        };
+        limit(&server)?;
+        for child in children_of(&server)? {
+            // One that has ended meanwhile needs none.
+            let _ = limit(&child);
+        }
+        Ok(())
+    }
+
+    /// A tablespace in an empty folder, which is given to the server's account.
+    pub fn create_tablespace(&self, name: &str, folder: &Path) -> Result<()> {
+        if let Some(account) = self.account {
+            chown(folder, Some(account.user), Some(account.group))
+                .with_context(|| format!("cannot give {} away", folder.display()))?;
+        }
+        let sql = format!(
+            "CREATE TABLESPACE \"{name}\" LOCATION '{}'",
+            folder.display()
+        );
+        self.psql("postgres", &sql).map(|_| ())
+    }
+
     /// Whether the server process is there.
     pub fn is_running(&self) -> bool {
         self.file("pid").exists() && !self.file("exited").exists()

@@ -119,7 +119,7 @@ impl Server {
         let new = NewToken {
             name: "test".to_owned(),
             scopes: scopes.to_vec(),
-            expires_at,
+            expires_at: expires_at.into(),
         };
         let actor = self.host.operator("test");
         let made = self.host.admin().create_token(&actor, app, new).await;

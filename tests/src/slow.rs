@@ -50,3 +50,28 @@ pub fn ifs() -> Vec<u8> {
     }
     one_function(1_000, &body)
 }
+
+/// So many functions, of which 50,000 take a CPU about 4 s, with so many bytes of data.
+pub fn functions(functions: usize, data: usize) -> Vec<u8> {
+    let section = |id: u8, content: &[u8]| [&[id], &leb(content.len())[..], content].concat();
+    let sized = |content: &[u8]| [&leb(content.len())[..], content].concat();
+    // The sum and the product of what is in memory at the argument.
+    let one = sized(b"\0\x20\0\x20\0\x28\x02\0\x6c\x20\0\x28\x02\x04\x6a\x0b");
+    let run = sized(b"\0\x41\0\x0b");
+    let types = [&leb(functions + 1)[..], &vec![0; functions], b"\x01"].concat();
+    let pages = leb(data.div_ceil(64 * 1024).max(1));
+    let exports = [&b"\x02\x06memory\x02\0\x03run\0"[..], &leb(functions)].concat();
+    let code = [&leb(functions + 1)[..], &one.repeat(functions), &run].concat();
+    // Not of zeros, which take no room in the compiled module.
+    let bytes = [b"\x01\0\x41\0\x0b".as_slice(), &sized(&vec![7; data])].concat();
+    [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, b"\x02\x60\x01\x7f\x01\x7f\x60\0\x01\x7f"),
+        section(3, &types),
+        section(5, &[b"\x01\0".as_slice(), &pages].concat()),
+        section(7, &exports),
+        section(10, &code),
+        section(11, &bytes),
+    ]
+    .concat()
+}

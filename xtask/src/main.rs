@@ -16,6 +16,7 @@ mod guests;
 mod host;
 mod postgres;
 mod process;
+mod schemathesis;
 mod test;
 mod wasm_std;
 
@@ -37,11 +38,9 @@ enum Task {
     },
     /// Build everything that the tests need, then run all tests.
     ///
-    /// Arguments go to `cargo test`; without any, the examples are tested too.
-    Test {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
+    /// The test programs run side by side. Arguments go to `cargo test`, which then
+    /// runs what they select.
+    Test(test::Options),
     /// Check formatting, lints and documentation.
     Check,
     /// Build the example and test plugins into `target/guests`.
@@ -56,7 +55,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Demo { check } => demo::run(check),
-        Task::Test { arguments } => test::run(&arguments),
+        Task::Test(options) => test::run(&options),
         Task::Check => check::run(),
         Task::Guests => guests::run(),
         Task::Bench { arguments } => bench::run(&arguments),

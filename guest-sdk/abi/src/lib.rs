@@ -53,6 +53,9 @@ pub const EXIT_OK: i32 = 0;
 pub const EXIT_FAILED: i32 = 1;
 /// What an export returns for a failure that the same input will meet again.
 pub const EXIT_PERMANENT: i32 = 2;
+/// What an export returns when its caller's input is refused; its output is the reason,
+/// for the caller. Of a handler it is like [`EXIT_PERMANENT`].
+pub const EXIT_REFUSED: i32 = 3;
 
 /// Versions from here on are those of writes within a transaction that has not
 /// committed: good only within the run that was given them.

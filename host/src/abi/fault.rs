@@ -87,7 +87,9 @@ impl From<ServiceError> for Fault {
             | ServiceError::PluginActive(_)
             | ServiceError::NothingToRollBackTo
             | ServiceError::TokenNotFound
-            | ServiceError::ScopeExceeded(_) => Status::Internal,
+            | ServiceError::ScopeExceeded(_)
+            | ServiceError::LifetimeExceeded(_)
+            | ServiceError::LastAdmin => Status::Internal,
         };
         match status {
             Status::Internal | Status::Unavailable => Fault::Host(status, error),

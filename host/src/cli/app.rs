@@ -1,6 +1,6 @@
 //! `kvasm app` and `kvasm usage`.
 
-use super::client::{Client, Path, connect};
+use super::client::{Client, Pages, Path, connect};
 use super::failure::{Failure, Outcome};
 use super::{Global, output};
 use clap::{Args, Subcommand};
@@ -178,12 +178,13 @@ pub(super) async fn usage(global: &Global, usage: Usage) -> Result<Outcome, Fail
 
 async fn list(global: &Global, client: &Client) -> Result<(), Failure> {
     let mut apps = Vec::new();
+    let mut pages = Pages::default();
     let mut after = None;
     loop {
         let path = Path::new(&["v1", "apps"]).with("limit", Some(1000));
         let page: AppPage = client.get(&path.with("after", after)).await?;
         apps.extend(page.apps);
-        after = page.next;
+        after = pages.next(page.next)?;
         if after.is_none() {
             break;
         }

@@ -3,13 +3,11 @@
 use super::client::{Path, bytes, connect, set};
 use super::failure::{Failure, Outcome};
 use super::kv::{At, Line};
-use super::run::{argument, read_file};
-use super::{Global, output};
+use super::{Global, input, output};
 use clap::Args;
 use kvasm::http::Body;
 use kvasm::http::api::{CommitDone, Done, Incremented};
 use kvasm::model::AppName;
-use kvasm::service::BATCH_BYTES_MAX;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -41,9 +39,10 @@ pub(super) struct Input {
 /// Sends the JSON as it is, so that no digit of a number is lost.
 async fn send(global: &Global, input: Input, route: &str) -> Result<Vec<u8>, Failure> {
     let body = match &input.file {
-        Some(path) => read_file(path, BATCH_BYTES_MAX)?,
-        None => argument("-", BATCH_BYTES_MAX)?,
+        Some(path) => input::file(path)?,
+        None => input::stdin()?,
     };
+    let body = input::json(body)?;
     let client = connect(global).await?;
     let path = Path::app(&input.app, &["kv", route]);
     let mut request = path.request("POST", Body::from(body))?;
@@ -59,7 +58,7 @@ pub(super) fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
 pub(super) async fn commit(global: &Global, input: Input) -> Result<Outcome, Failure> {
     let answer = send(global, input, "commit").await?;
     if global.json {
-        output::line(&answer)?;
+        output::json_line(&answer)?;
         return Ok(Outcome::Done);
     }
     let done: CommitDone = parse(&answer)?;
@@ -92,7 +91,7 @@ struct Entries {
 pub(super) async fn get_many(global: &Global, input: Input) -> Result<Outcome, Failure> {
     let answer = send(global, input, "get-many").await?;
     if global.json {
-        output::line(&answer)?;
+        output::json_line(&answer)?;
         return Ok(Outcome::Done);
     }
     let Entries { entries } = parse(&answer)?;
@@ -110,7 +109,7 @@ pub(super) async fn get_many(global: &Global, input: Input) -> Result<Outcome, F
     output::table(["COLLECTION", "KEY", "VERSION", "UPDATED", "VALUE"], rows)?;
     let absent = entries.iter().filter(|entry| entry.is_none()).count();
     if absent > 0 {
-        eprintln!("{absent} of {} are not there.", entries.len());
+        output::note(&format!("{absent} of {} are not there.", entries.len()));
     }
     Ok(Outcome::Done)
 }

@@ -2,30 +2,35 @@
 //! routes over a store that this process has opened itself. So each command
 //! means the same with and without a server.
 
+use super::config::Config;
 use super::failure::Failure;
-use super::open::CacheDir;
-use super::{Global, open, profile};
+use super::global::{Global, Place};
+use super::watch::Watch;
+use super::{open, profile};
 use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use kvasm::HostBuilder;
-use kvasm::http::{Body, Request, Response, Router, StatusCode, operator_router};
+use kvasm::http::{Body, HeaderValue, Request, Response, Router, StatusCode, operator_router};
 use kvasm::model::AppName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 use std::time::Duration;
 use tower::ServiceExt;
 
 /// How long a server may take to be reached.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most bytes of an answer that is kept in memory.
-const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The most bytes of an answer that is kept in memory. The limits of the server are
+/// its own affair: this is for one that never ends.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// Where requests go.
 pub(super) enum Client {
     Server {
         http: reqwest::Client,
         base: String,
-        token: Option<String>,
+        token: Option<HeaderValue>,
+        timeout: Option<Duration>,
     },
     Store(Router),
 }
@@ -42,54 +47,107 @@ const INSTANCES: u32 = 1;
 /// The host that was asked for: a server, or a store. Over a store it has neither
 /// room for instances nor a cache folder.
 pub(super) async fn connect(global: &Global) -> Result<Client, Failure> {
-    open(global, HostBuilder::unpooled).await
+    open(global, |builder, _| builder.unpooled()).await
 }
 
 /// As [`connect`], for a command that loads a plugin.
 pub(super) async fn connect_to_load(global: &Global) -> Result<Client, Failure> {
-    let prepare = |builder: HostBuilder| {
-        let folder = std::env::var("KVASM_CACHE_DIR").ok();
-        let folder = folder.map_or(CacheDir::Default, |text| match text.parse() {
-            Ok(folder) => folder,
-            Err(never) => match never {},
-        });
-        folder.apply(builder.instances(INSTANCES))
+    let prepare = |builder: HostBuilder, config: &Config| {
+        config.cache_dir.apply(builder.instances(INSTANCES))
     };
     open(global, prepare).await
 }
 
 async fn open(
     global: &Global,
-    prepare: impl FnOnce(HostBuilder) -> HostBuilder,
+    prepare: impl FnOnce(HostBuilder, &Config) -> HostBuilder,
 ) -> Result<Client, Failure> {
-    match profile::target(global)? {
-        Some(target) => Client::server(target),
+    // With a server of one's own naming the server's configuration is not looked at.
+    if let Place::Server(_) | Place::Profile(_) = global.place()
+        && let Some(target) = profile::target(global, &Config::default())?
+    {
+        return Client::server(target, global.timeout()?);
+    }
+    let config = open::config(global)?;
+    match profile::target(global, &config)? {
+        Some(target) => Client::server(target, global.timeout()?),
         None => {
-            let host = prepare(open::builder(global).await?).build()?;
+            let host = prepare(open::builder(global, &config).await?, &config).build()?;
             Ok(Client::Store(operator_router(host, "command line")))
         }
     }
 }
 
+/// The base of a server's URLs.
+fn base(server: &str) -> Result<String, Failure> {
+    let why = match reqwest::Url::parse(server) {
+        // The standard drops line breaks from URLs.
+        Ok(_) if server.contains(|c: char| c.is_control() || c.is_whitespace()) => {
+            "; it has blanks or line breaks within"
+        }
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => "",
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            "; the token goes into --token"
+        }
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            "; it has no query and no fragment"
+        }
+        Ok(_) => return Ok(server.trim_end_matches('/').to_owned()),
+        Err(_) => "",
+    };
+    // What is wrong may be a secret.
+    let shown = server.split(['?', '#']).next().unwrap_or_default();
+    let shown = shown.rsplit('@').next().unwrap_or_default();
+    Err(Failure::user(format!(
+        "the server is {shown:?}; it must be like http://127.0.0.1:7180{why}"
+    )))
+}
+
+/// The header that shows a token.
+fn bearer(token: &str) -> Result<HeaderValue, Failure> {
+    let header = HeaderValue::from_str(&format!("Bearer {token}"));
+    let is_one_word = !token.contains(|c: char| c.is_whitespace() || !c.is_ascii_graphic());
+    match header {
+        Ok(mut header) if is_one_word => {
+            header.set_sensitive(true);
+            Ok(header)
+        }
+        Ok(_) | Err(_) => Err(Failure::user(
+            "the token is not one: it has blanks, line breaks or other characters within; \
+             it is kvasm_ and hexadecimal digits",
+        )),
+    }
+}
+
 impl Client {
-    fn server(target: Target) -> Result<Client, Failure> {
+    /// A client of a server, which may send nothing for `timeout` at most.
+    ///
+    /// # Errors
+    /// The user's: a URL or a token that cannot be one.
+    pub(super) fn server(target: Target, timeout: Option<Duration>) -> Result<Client, Failure> {
         // Fails only if another provider was installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let base = target.server.trim_end_matches('/').to_owned();
-        let valid =
-            reqwest::Url::parse(&base).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
-        if !valid {
-            return Err(Failure::user(format!(
-                "the server is {base:?}; it must be like http://127.0.0.1:7180"
-            )));
-        }
+        let base = base(&target.server)?;
+        let token = target.token.as_deref().map(bearer).transpose()?;
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|e| Failure::host(e.to_string()))?;
-        let token = target.token;
-        Ok(Client::Server { http, base, token })
+        Ok(Client::Server {
+            http,
+            base,
+            token,
+            timeout,
+        })
+    }
+
+    /// The same, which waits for an answer without an end.
+    pub(super) fn patient(mut self) -> Client {
+        if let Client::Server { timeout, .. } = &mut self {
+            *timeout = None;
+        }
+        self
     }
 
     pub(super) fn is_server(&self) -> bool {
@@ -103,23 +161,27 @@ impl Client {
                 Ok(response) => Ok(response),
                 Err(never) => match never {},
             },
-            Client::Server { http, base, token } => {
+            Client::Server {
+                http,
+                base,
+                token,
+                timeout,
+            } => {
                 let (parts, body) = request.into_parts();
                 let url = format!("{base}{}", parts.uri);
                 let mut sent = http.request(parts.method, url).headers(parts.headers);
                 if let Some(token) = token {
-                    sent = sent.bearer_auth(token);
+                    sent = sent.header("authorization", token);
                 }
-                let body = reqwest::Body::wrap_stream(body.into_data_stream());
-                let answer = sent
-                    .body(body)
-                    .send()
-                    .await
-                    .map_err(|e| unreachable(base, &e))?;
+                let watch = Watch::new(*timeout);
+                let sent = sent.body(reqwest::Body::wrap(watch.body(body)));
+                let answer = watch.wait(sent.send()).await?;
+                let answer = answer.map_err(|e| unreachable(base, &e))?;
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = answer.status();
                 *response.headers_mut() = answer.headers().clone();
-                *response.body_mut() = Body::from_stream(answer.bytes_stream());
+                let parts = watch.parts(Box::pin(answer.bytes_stream()));
+                *response.body_mut() = Body::from_stream(parts);
                 Ok(response)
             }
         }
@@ -170,12 +232,26 @@ fn app_of(request: &Request<Body>) -> Option<AppName> {
     AppName::parse(rest.split('/').next()?).ok()
 }
 
-fn unreachable(base: &str, error: &reqwest::Error) -> Failure {
-    let mut cause: &dyn std::error::Error = error;
+/// The first cause of an error.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    Failure::host(format!("the server {base} cannot be reached: {cause}"))
+    cause.to_string()
+}
+
+fn unreachable(base: &str, error: &reqwest::Error) -> Failure {
+    let cause = root(error);
+    match error.is_builder() {
+        true => Failure::user(format!("this cannot be asked of {base}: {cause}")),
+        false => Failure::host(format!("the server {base} cannot be reached: {cause}")),
+    }
+}
+
+/// An answer that ended before its end.
+pub(super) fn broke_off(error: &dyn std::error::Error) -> Failure {
+    Failure::host(format!("the answer broke off: {}", root(error)))
 }
 
 /// Sets a header of the program's own, which is valid.
@@ -189,8 +265,8 @@ pub(super) fn set(request: &mut Request<Body>, name: &'static str, value: &str) 
 #[derive(Clone)]
 pub(super) struct Path {
     path: String,
-    /// A part that clients and proxies would resolve.
-    has_dots: bool,
+    /// A part that clients and proxies would resolve, or that is empty.
+    is_bad: bool,
     query: String,
 }
 
@@ -209,7 +285,7 @@ impl Path {
         }
         Path {
             path,
-            has_dots: segments.iter().any(|part| matches!(*part, "." | "..")),
+            is_bad: segments.iter().any(|part| matches!(*part, "" | "." | "..")),
             query: String::new(),
         }
     }
@@ -233,8 +309,10 @@ impl Path {
     }
 
     pub(super) fn request(&self, method: &str, body: Body) -> Result<Request<Body>, Failure> {
-        if self.has_dots {
-            return Err(Failure::user("\".\" and \"..\" cannot be part of a path"));
+        if self.is_bad {
+            return Err(Failure::user(
+                "a name or id that is empty, \".\" or \"..\" cannot be part of a path",
+            ));
         }
         let uri = match self.query.as_str() {
             "" => self.path.clone(),
@@ -249,7 +327,7 @@ impl Path {
 pub(super) async fn bytes(response: Response<Body>) -> Result<Vec<u8>, Failure> {
     let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
     let collected = body.collect().await;
-    let collected = collected.map_err(|e| Failure::host(format!("the answer broke off: {e}")))?;
+    let collected = collected.map_err(|e| broke_off(&*e))?;
     Ok(collected.to_bytes().to_vec())
 }
 
@@ -269,7 +347,7 @@ pub(super) async fn stream(
 ) -> Result<(), Failure> {
     let mut parts = response.into_body().into_data_stream();
     while let Some(next) = parts.next().await {
-        let bytes = next.map_err(|e| Failure::host(format!("the answer broke off: {e}")))?;
+        let bytes = next.map_err(|e| broke_off(&e))?;
         part(&bytes)?;
     }
     Ok(())
@@ -278,4 +356,65 @@ pub(super) async fn stream(
 /// Whether an error says that what was asked for is not there.
 pub(super) fn is_absent(failure: &Failure) -> bool {
     failure.status() == Some(StatusCode::NOT_FOUND) && failure.is_kind("entry-not-found")
+}
+
+/// The cursors of a list that is read page by page. A server that repeats one would
+/// be asked without an end.
+#[derive(Default)]
+pub(super) struct Pages(HashSet<String>);
+
+impl Pages {
+    /// The cursor of the next page, if there is one.
+    ///
+    /// # Errors
+    /// The host's: a cursor that was there before.
+    pub(super) fn next<T: ToString>(&mut self, cursor: Option<T>) -> Result<Option<T>, Failure> {
+        match &cursor {
+            Some(cursor) if !self.0.insert(cursor.to_string()) => Err(Failure::host(format!(
+                "the server repeats its cursor {:?}, so its list has no end",
+                cursor.to_string()
+            ))),
+            Some(_) | None => Ok(cursor),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_word_of_ascii() {
+        assert!(bearer("kvasm_0_1").is_ok());
+        for bad in ["kvasm_0\n_1", "kvasm_0 1", "kvasm_\u{e9}", "kvasm_\u{1b}"] {
+            assert!(bearer(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_a_plain_url() {
+        assert_eq!(base("http://x/kvasm/").ok().unwrap(), "http://x/kvasm");
+        for bad in [
+            "x",
+            "ftp://x",
+            "http://",
+            "http://x:port",
+            "http://user:secret@x",
+            "http://x?token=secret",
+            "http://x#secret",
+            "http://x\ny",
+        ] {
+            assert!(base(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_that_comes_again_ends_the_list() {
+        let mut pages = Pages::default();
+        for cursor in ["a", "b"] {
+            assert_eq!(pages.next(Some(cursor)).ok().unwrap(), Some(cursor));
+        }
+        assert!(pages.next(Some("a")).is_err());
+        assert_eq!(pages.next(None::<String>).ok().unwrap(), None);
+    }
 }

@@ -146,7 +146,7 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     let answer = bytes(answer).await?;
     if global.json {
         // To the letter, so that no digit of a value is lost.
-        output::line(&answer)?;
+        output::json_line(&answer)?;
         return Ok(Outcome::Done);
     }
     let page: DeadLetterPage = parse(&answer)?;
@@ -166,7 +166,7 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     ];
     output::table(head, rows)?;
     if let Some(next) = page.next {
-        eprintln!("More: --before {next}");
+        output::note(&format!("More: --before {next}"));
     }
     Ok(Outcome::Done)
 }
@@ -180,14 +180,16 @@ async fn show(global: &Global, app: &AppName, id: Uuid) -> Result<Outcome, Failu
             if global.json {
                 output::object(true, &serde_json::Value::Null, String::new)?;
             } else {
-                eprintln!("There is no such dead letter; `kvasm dead-letter list {app}` has them.");
+                output::note(&format!(
+                    "There is no such dead letter; `kvasm dead-letter list {app}` has them."
+                ));
             }
             return Ok(Outcome::Absent);
         }
         Err(failure) => return Err(failure),
     };
     if global.json {
-        output::line(&answer)?;
+        output::json_line(&answer)?;
     } else {
         print(&parse(&answer)?)?;
     }
@@ -269,7 +271,7 @@ impl Choice {
             count => done(&format!("{count} dead letters")),
         })?;
         if count == u64::from(self.limit) && !global.json && self.ids.is_empty() {
-            eprintln!("That is the limit; there may be more.");
+            output::note("That is the limit; there may be more.");
         }
         Ok(match count {
             0 => Outcome::Absent,

@@ -39,7 +39,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
     let answer = bytes(answer).await?;
     if global.json {
         // To the letter, so that no digit of a value is lost.
-        output::line(&answer)?;
+        output::json_line(&answer)?;
         return Ok(Outcome::Done);
     }
     let page: DeliveryPage = parse(&answer)?;
@@ -58,7 +58,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
         rows,
     )?;
     if page.more {
-        eprintln!("There are more; narrow them with --trigger.");
+        output::note("There are more; narrow them with --trigger.");
     }
     Ok(Outcome::Done)
 }

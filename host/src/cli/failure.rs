@@ -1,5 +1,6 @@
 //! How a command ends: its exit code, and for a failure its message.
 
+use super::output;
 use kvasm::http::api::EntryRef;
 use kvasm::http::{PROBLEMS, StatusCode};
 use kvasm::model::{AppName, Invalid};
@@ -117,6 +118,10 @@ impl Failure {
         let message = match (kind, problem.detail) {
             ("", _) => format!("the server answered {status}; is it a Kvasm server?"),
             ("plugin-trapped", detail) => format!("{}: {detail}", problem.title),
+            ("body-timeout", detail) => format!(
+                "the server did not wait for the rest of the input, as its settings \
+                 server.body_timeout and server.min_rate say: {detail}"
+            ),
             (_, detail) if !problem.failed.is_empty() => {
                 format!("{detail}; not as expected: {}", named(&problem.failed))
             }
@@ -141,6 +146,11 @@ impl Failure {
             .is_some_and(|(_, found)| found == kind)
     }
 
+    /// Whether the reader of the output has gone, which is no failure.
+    pub(super) fn is_closed_pipe(&self) -> bool {
+        self.fault == Fault::ClosedPipe
+    }
+
     /// With words in front that say where it happened.
     pub(super) fn at(mut self, place: &str) -> Failure {
         self.message = format!("{place}: {}", self.message);
@@ -159,11 +169,11 @@ impl Failure {
             let error = serde_json::json!({
                 "error": { "blame": blame, "message": self.message, "request_id": self.request_id, "log": self.log }
             });
-            eprintln!("{error}");
+            output::note_json(&error);
         } else {
-            eprintln!("error: {}", self.message);
+            output::note_item(&format!("error: {}", self.message));
             if let Some(id) = self.request_id {
-                eprintln!("request {id}");
+                output::note(&format!("request {id}"));
             }
         }
         ExitCode::from(code)
@@ -210,6 +220,7 @@ impl From<StoreError> for Failure {
             | StoreError::AnswerTooLarge { .. }
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
+            | StoreError::LastAdmin
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)

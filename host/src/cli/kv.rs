@@ -1,15 +1,14 @@
 //! `kvasm kv`.
 
-use super::client::{Client, Path, bytes, connect, is_absent, set};
+use super::client::{Client, Pages, Path, bytes, connect, is_absent, set};
 use super::failure::{Failure, Outcome};
-use super::run::argument;
-use super::{Global, batch, output, transfer};
+use super::{Global, batch, input, output, transfer};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use kvasm::http::api::{CollectionPage, Written};
 use kvasm::http::{Body, HeaderMap, Request};
-use kvasm::model::{AppName, Collection, Key, Limits};
+use kvasm::model::{AppName, Collection, Key};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -161,7 +160,8 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             ttl,
             if_version,
         } => {
-            let value = argument(&value, Limits::default().value_bytes)?;
+            let value = input::argument(&value)?;
+            let value = if bytes { value } else { input::json(value)? };
             write(global, at, value, bytes, ttl, if_version).await
         }
         Command::Has { at } => {
@@ -251,7 +251,7 @@ async fn get(global: &Global, at: At) -> Result<Outcome, Failure> {
         if global.json {
             output::object(true, &serde_json::Value::Null, String::new)?;
         } else {
-            eprintln!("There is no such entry.");
+            output::note("There is no such entry.");
         }
         return Ok(Outcome::Absent);
     };
@@ -259,15 +259,13 @@ async fn get(global: &Global, at: At) -> Result<Outcome, Failure> {
     let is_json = headers
         .get("content-type")
         .is_some_and(|kind| kind == "application/json");
-    let mut value = bytes(answer).await?;
     if global.json {
+        let value = bytes(answer).await?;
         output::json(&EntryObject::new(&headers, is_json, &value)?)?;
         return Ok(Outcome::Done);
     }
-    if is_json {
-        value.push(b'\n');
-    }
-    output::raw(&value)?;
+    let end = if is_json { &b"\n"[..] } else { b"" };
+    output::stream(answer, end).await?;
     Ok(Outcome::Done)
 }
 
@@ -339,22 +337,24 @@ impl Line {
 async fn list_pages(global: &Global, args: ListArgs) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
     let mut cursor = args.cursor.clone();
+    let mut pages = Pages::default();
+    pages.next(cursor.clone())?;
     loop {
         let page = list_page(&client, &args, cursor).await?;
         let parsed: EntryPage =
             serde_json::from_slice(&page).map_err(|e| Failure::host(e.to_string()))?;
         if global.json {
             // To the letter, so that no digit of a number is lost.
-            output::line(&page)?;
+            output::json_line(&page)?;
         } else {
             print_page(&args, &parsed)?;
         }
-        cursor = parsed.cursor;
+        cursor = pages.next(parsed.cursor)?;
         match &cursor {
             None => break,
             Some(cursor) if !args.all => {
                 if !global.json {
-                    eprintln!("More: --cursor {cursor}");
+                    output::note(&format!("More: --cursor {cursor}"));
                 }
                 break;
             }
@@ -421,12 +421,13 @@ fn shown(json: Option<&RawValue>, bytes: Option<&str>) -> String {
 async fn collections(global: &Global, app: &AppName) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
     let mut names = Vec::new();
+    let mut pages = Pages::default();
     let mut after = None;
     loop {
         let path = Path::app(app, &["kv", "collections"]).with("after", after);
         let page: CollectionPage = client.get(&path).await?;
         names.extend(page.collections);
-        after = page.next;
+        after = pages.next(page.next)?;
         if after.is_none() {
             break;
         }

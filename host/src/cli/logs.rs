@@ -31,6 +31,11 @@ pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure>
     }
     let path = Path::app(&logs.app, &["logs"]).with("limit", Some(logs.limit));
     let path = path.with("follow", logs.follow.then_some(true));
+    // A plugin may log nothing for a long time.
+    let client = match logs.follow {
+        true => client.patient(),
+        false => client,
+    };
     let response = client.send(path.request("GET", Body::empty())?).await?;
     let mut rest = Vec::new();
     stream(response, |part| {
@@ -51,7 +56,7 @@ fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
         return Ok(());
     }
     if json {
-        return output::line(line);
+        return output::json_line(line);
     }
     let log: LogView = serde_json::from_slice(line)
         .map_err(|e| Failure::host(format!("the answer is not what it must be: {e}")))?;
@@ -62,6 +67,6 @@ fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
         "{at} {level:<5} {} {source}{thrown}{}",
         log.function, log.message
     );
-    writeln!(std::io::stdout(), "{}", output::clean_lines(&text))?;
+    writeln!(std::io::stdout(), "{}", output::clean_item(&text))?;
     Ok(())
 }

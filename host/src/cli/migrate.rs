@@ -23,7 +23,7 @@ pub(super) struct Migrate {
 }
 
 pub(super) async fn run(global: &Global, migrate: Migrate) -> Result<Outcome, Failure> {
-    let spec = open::spec(global)?;
+    let spec = open::spec(global, &open::config(global)?)?;
     match migrate.check {
         true => check(global, &spec).await,
         false => bring_up_to_date(global, &spec, migrate.restored).await,

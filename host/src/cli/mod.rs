@@ -7,7 +7,10 @@ mod client;
 mod config;
 mod dead_letter;
 mod delivery;
+mod environment;
 mod failure;
+mod global;
+mod input;
 mod kv;
 mod log;
 mod logs;
@@ -21,9 +24,12 @@ mod serve;
 mod token;
 mod transfer;
 mod trigger;
+mod watch;
 
 use clap::{Args, Parser, Subcommand};
+use environment::Environment;
 use failure::{Failure, Outcome};
+use global::Global;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
@@ -55,27 +61,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Args)]
-struct Global {
-    /// The server to speak to, such as http://127.0.0.1:7180
-    #[arg(long, global = true, value_name = "URL", env = "KVASM_SERVER")]
-    server: Option<String>,
-    /// The token to show to the server
-    #[arg(long, global = true, env = "KVASM_TOKEN", hide_env_values = true)]
-    token: Option<String>,
-    /// The server and token of this name in the file of profiles, which
-    /// `kvasm login` writes [default: the profile "default", if there is one]
-    #[arg(long, global = true, value_name = "NAME", env = "KVASM_PROFILE")]
-    profile: Option<String>,
-    /// Without a server: where apps and entries live: sqlite:PATH, postgres:URL or memory
-    /// [default: a SQLite file in your data directory]
-    #[arg(long, global = true, env = "KVASM_STORE", hide_env_values = true)]
-    store: Option<String>,
-    /// Print JSON for machines
-    #[arg(long, global = true)]
-    json: bool,
 }
 
 #[derive(Subcommand)]
@@ -122,8 +107,9 @@ enum Command {
 /// Where compiled plugins are kept.
 #[derive(Args)]
 struct CacheArgs {
-    /// The folder for compiled plugins, or none [default: in your cache directory]
-    #[arg(long, value_name = "FOLDER", env = "KVASM_CACHE_DIR")]
+    /// The folder for compiled plugins, or none [env: KVASM_CACHE_DIR]
+    /// [default: in your cache directory]
+    #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<open::CacheDir>,
     /// Compile the plugin and keep nothing, as --cache-dir none
     #[arg(long)]
@@ -131,10 +117,11 @@ struct CacheArgs {
 }
 
 impl CacheArgs {
-    fn folder(self) -> open::CacheDir {
+    /// The folder; `configured` unless an argument says otherwise.
+    fn folder(self, configured: open::CacheDir) -> open::CacheDir {
         match self.no_cache {
             true => open::CacheDir::None,
-            false => self.cache_dir.unwrap_or(open::CacheDir::Default),
+            false => self.cache_dir.unwrap_or(configured),
         }
     }
 }
@@ -149,40 +136,53 @@ pub fn main() -> ExitCode {
         return kvasm::compile_worker();
     }
     let cli = Cli::parse();
-    // A server has a log of its own.
-    if !matches!(cli.command, Command::Serve(_)) {
-        start_log();
-    }
     let json = cli.global.json;
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        // A guest may have its thread for 10 ms a poll. By default new connections and
-        // bytes are looked for after 61 polls, which is more than half a second then.
-        .event_interval(8)
-        .build()
-        .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(dispatch(cli)));
-    match result {
+    match run(cli) {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(failure) => failure.report(json),
     }
 }
 
+fn run(cli: Cli) -> Result<Outcome, Failure> {
+    let environment = Environment::read()?;
+    // A server has a log of its own.
+    if !matches!(cli.command, Command::Serve(_)) {
+        start_log(&environment)?;
+        environment.warn_of_unknown();
+    }
+    let global = cli.global.with(environment)?;
+    let is_server = matches!(cli.command, Command::Serve(_));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // A guest may have its thread for 10 ms a poll. By default new connections and
+        // bytes are looked for after 61 polls, which is more than half a second then.
+        .event_interval(8)
+        .build()?;
+    let result = runtime.block_on(dispatch(&global, cli.command));
+    if !is_server {
+        // A read of standard input cannot be ended: an import that was refused would
+        // wait for its writer.
+        runtime.shutdown_background();
+    }
+    result
+}
+
 /// The host's own log goes to standard error; `KVASM_LOG` chooses what of it.
-fn start_log() {
+fn start_log(environment: &Environment) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
-    let filter =
-        EnvFilter::try_from_env("KVASM_LOG").unwrap_or_else(|_| EnvFilter::new("error,kvasm=warn"));
+    let filter = environment.get("KVASM_LOG").unwrap_or("error,kvasm=warn");
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|e| Failure::user(format!("KVASM_LOG is {filter:?}: {e}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
+    Ok(())
 }
 
-async fn dispatch(cli: Cli) -> Result<Outcome, Failure> {
-    let global = &cli.global;
-    match cli.command {
+async fn dispatch(global: &Global, command: Command) -> Result<Outcome, Failure> {
+    match command {
         Command::Serve(serve) => serve::run(global, serve).await,
         Command::Login(login) => profile::login(global, login).await,
         Command::Call(call) => plugin::call(global, call).await,
@@ -198,5 +198,37 @@ async fn dispatch(cli: Cli) -> Result<Outcome, Failure> {
         Command::Token(command) => token::run(global, command).await,
         Command::Audit(audit) => token::audit(global, audit).await,
         Command::Migrate(migrate) => migrate::run(global, migrate).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// The ids of a command's own arguments, those for every command left out.
+    fn check(command: &clap::Command, global: &[clap::Id]) {
+        for argument in command.get_arguments() {
+            let (name, id) = (command.get_name(), argument.get_id());
+            assert!(!global.contains(id), "{name}: {id} means two things");
+        }
+        for command in command.get_subcommands() {
+            check(command, global);
+        }
+    }
+
+    /// Values are found by id: two arguments with one id have one value.
+    #[test]
+    fn no_argument_has_the_id_of_one_for_every_command() {
+        let cli = Cli::command();
+        let global = cli
+            .get_arguments()
+            .filter(|argument| argument.is_global_set());
+        let global: Vec<_> = global.map(|argument| argument.get_id().clone()).collect();
+        assert!(global.iter().any(|id| id == "token"), "{global:?}");
+        for command in cli.get_subcommands() {
+            check(command, &global);
+        }
+        cli.debug_assert();
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Global;
 use super::config::Config;
+use super::environment::trimmed;
 use super::failure::Failure;
 use directories::ProjectDirs;
 use kvasm::metrics::Metrics;
@@ -26,19 +27,45 @@ impl FromStr for StoreSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<StoreSpec, String> {
+        let text = trimmed(text);
         match text.split_once(':') {
-            Some(("sqlite", path)) if !path.is_empty() => Ok(StoreSpec::Sqlite(path.into())),
+            Some(("sqlite", path)) => sqlite(path),
             // Both `postgres:URL` and the bare URL are understood.
-            Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => {
-                Ok(StoreSpec::Postgres(text.to_owned()))
-            }
-            Some(("postgres", url)) if url.contains("://") => {
-                Ok(StoreSpec::Postgres(url.to_owned()))
-            }
+            Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => postgres(text),
+            Some(("postgres", url)) if url.contains("://") => postgres(url),
             None if text == "memory" => Ok(StoreSpec::Memory),
             _ => Err("a store is sqlite:PATH, postgres:URL or memory".to_owned()),
         }
     }
+}
+
+fn sqlite(path: &str) -> Result<StoreSpec, String> {
+    let why = match path {
+        "" => "the path is empty",
+        ":memory:" => "a store that is gone at the end is memory",
+        path if path.starts_with("//") => "it is a path and not a URL: sqlite:PATH",
+        path if trimmed(path) != path => "there are blanks around the path",
+        path => return Ok(StoreSpec::Sqlite(path.into())),
+    };
+    Err(why.to_owned())
+}
+
+/// Reads a URL. The messages never repeat it: it can hold a password.
+fn postgres(url: &str) -> Result<StoreSpec, String> {
+    const HINT: &str = "; in a password write % as %25, / as %2F, # as %23, ? as %3F and @ as %40";
+    let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+    if !matches!(scheme, "postgres" | "postgresql") {
+        return Err("a URL of Postgres begins with postgres://".to_owned());
+    }
+    let hint = if rest.contains('@') { HINT } else { "" };
+    let parsed = url::Url::parse(url).map_err(|e| format!("the URL cannot be read: {e}{hint}"))?;
+    // What stands before the @ is then cut at a mark that a password has.
+    let in_query = parsed.query().is_some_and(|query| query.contains('@'));
+    let is_cut = parsed.path().contains('@') || (in_query && parsed.path().is_empty());
+    if is_cut || parsed.fragment().is_some() {
+        return Err(format!("the URL cannot be read{HINT}"));
+    }
+    Ok(StoreSpec::Postgres(url.to_owned()))
 }
 
 impl StoreSpec {
@@ -88,13 +115,17 @@ pub(super) enum CacheDir {
 }
 
 impl FromStr for CacheDir {
-    type Err = std::convert::Infallible;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<CacheDir, Self::Err> {
-        Ok(match text {
-            "none" => CacheDir::None,
-            folder => CacheDir::Folder(folder.into()),
-        })
+    fn from_str(text: &str) -> Result<CacheDir, String> {
+        match trimmed(text) {
+            "" => Err("it is empty; write none for no folder".to_owned()),
+            "none" => Ok(CacheDir::None),
+            text if text.eq_ignore_ascii_case("none") => {
+                Err("write none for no folder, or ./None for one of that name".to_owned())
+            }
+            folder => Ok(CacheDir::Folder(folder.into())),
+        }
     }
 }
 
@@ -123,11 +154,19 @@ pub(super) fn config_dir() -> Result<PathBuf, Failure> {
     Ok(user_folders()?.config_dir().to_owned())
 }
 
-/// The store that was asked for, or the default.
-pub(super) fn spec(global: &Global) -> Result<StoreSpec, Failure> {
-    match &global.store {
-        Some(text) => parse(text),
-        None => default_store(),
+/// The server's configuration: its file if one is named, and over it the environment.
+pub(super) fn config(global: &Global) -> Result<Config, Failure> {
+    let environment = |name: &str| global.environment().get(name).map(str::to_owned);
+    let config = Config::load(global.config().as_deref(), environment, &[]);
+    config.map_err(|e| Failure::user(e.to_string()))
+}
+
+/// The store that was asked for, or that of the configuration, or the default.
+pub(super) fn spec(global: &Global, config: &Config) -> Result<StoreSpec, Failure> {
+    match (global.store(), &config.store) {
+        (Some(text), _) => parse(text),
+        (None, Some(store)) => Ok(store.clone()),
+        (None, None) => default_store(),
     }
 }
 
@@ -179,16 +218,20 @@ pub(super) async fn store(
     })
 }
 
-/// A host over the store that was asked for.
-pub(super) async fn builder(global: &Global) -> Result<HostBuilder, Failure> {
+/// A host over the store that was asked for, with the limits of the configuration.
+pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
-    let store = store(&spec(global)?, metrics.clone(), Migrate::Alone).await?;
-    let new_apps = Config::default().new_apps;
+    let store = store(&spec(global, config)?, metrics.clone(), Migrate::Alone).await?;
     Ok(Host::builder()
         .shared_store(store)
         .metrics(metrics)
+        .limits(config.limits.clone())
+        .memory(config.memory)
+        .modules_bytes(config.modules_bytes)
         .compiler(compiler())
-        .new_apps(new_apps))
+        .compile_time(config.compile_time)
+        .compile_memory(config.compile_memory as u64)
+        .new_apps(config.new_apps))
 }
 
 /// Modules are compiled in processes of this program.

@@ -1,14 +1,14 @@
 //! `kvasm plugin` and `kvasm call`.
 
-use super::client::{Path, bytes, connect, connect_to_load, set};
+use super::client::{Pages, Path, bytes, connect, connect_to_load, set};
 use super::failure::{Failure, Outcome};
-use super::run::{argument, output_value, read_file};
+use super::run::output_value;
 use super::trigger::on_what;
-use super::{Global, output};
+use super::{Global, input, output};
 use clap::{Args, Subcommand};
 use kvasm::http::Body;
 use kvasm::http::api::{Activated, Deployed, Functions, PluginPage};
-use kvasm::model::{AppName, Limits};
+use kvasm::model::AppName;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -102,7 +102,7 @@ async fn deploy(
     module: PathBuf,
     activate: bool,
 ) -> Result<(), Failure> {
-    let wasm = read_file(&module, Limits::default().module_bytes)?;
+    let wasm = input::file(&module)?;
     let client = connect_to_load(global).await?;
     let path = Path::app(app, &["plugins"]).with("activate", Some(activate));
     let mut request = path.request("POST", Body::from(wasm))?;
@@ -128,11 +128,12 @@ async fn versions(global: &Global, app: &AppName) -> Result<(), Failure> {
     let client = connect(global).await?;
     let mut plugins = Vec::new();
     let mut before = None;
+    let mut pages = Pages::default();
     loop {
         let path = Path::app(app, &["plugins"]).with("before", before);
         let page: PluginPage = client.get(&path).await?;
         plugins.extend(page.plugins);
-        before = page.next;
+        before = pages.next(page.next)?;
         if before.is_none() {
             break;
         }
@@ -192,7 +193,7 @@ async fn activated(global: &Global, app: &AppName, path: &Path) -> Result<(), Fa
 /// Calls a function of the app's active plugin.
 pub(super) async fn call(global: &Global, call: Call) -> Result<Outcome, Failure> {
     let input = match &call.input {
-        Some(input) => argument(input, Limits::default().input_bytes)?,
+        Some(input) => input::argument(input)?,
         None => Vec::new(),
     };
     let client = connect_to_load(global).await?;
@@ -200,17 +201,17 @@ pub(super) async fn call(global: &Global, call: Call) -> Result<Outcome, Failure
     let mut request = path.request("POST", Body::from(input))?;
     set(&mut request, "content-type", "application/octet-stream");
     let answer = client.send(request).await?;
+    if !global.json {
+        output::stream(answer, b"").await?;
+        return Ok(Outcome::Done);
+    }
     let id = answer
         .headers()
         .get("x-request-id")
         .and_then(|id| id.to_str().ok());
     let id = id.unwrap_or_default().to_owned();
     let body = bytes(answer).await?;
-    if global.json {
-        let answer = json!({ "output": output_value(&body), "request_id": id });
-        output::json(&answer)?;
-    } else {
-        output::raw(&body)?;
-    }
+    let answer = json!({ "output": output_value(&body), "request_id": id });
+    output::json(&answer)?;
     Ok(Outcome::Done)
 }

@@ -1,8 +1,12 @@
 //! Which server: by arguments, by the environment, or by a file of profiles.
 
-use super::client::Target;
+use super::client::{Client, Path as RequestPath, Target};
+use super::config::Config;
+use super::environment::{similar, trimmed};
 use super::failure::{Failure, Outcome};
-use super::{Global, open, output};
+use super::global::{Global, Place};
+use super::input::text;
+use super::{open, output};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -22,33 +26,36 @@ struct Profile {
 type Profiles = BTreeMap<String, Profile>;
 
 /// The server that commands go to; none if they go to a store.
-pub(super) fn target(global: &Global) -> Result<Option<Target>, Failure> {
-    if let Some(server) = &global.server {
-        if global.store.is_some() {
-            return Err(Failure::user(
-                "--server and --store (or KVASM_SERVER and KVASM_STORE) are both given; a command goes to one of them",
-            ));
+pub(super) fn target(global: &Global, config: &Config) -> Result<Option<Target>, Failure> {
+    let name = match global.place() {
+        Place::Server(server) => {
+            return Ok(Some(Target {
+                server: server.to_owned(),
+                token: global.token(None),
+            }));
         }
-        return Ok(Some(Target {
-            server: server.clone(),
-            token: global.token.clone(),
-        }));
-    }
-    if global.store.is_some() && global.profile.is_none() {
-        return Ok(None);
-    }
-    let path = path()?;
+        Place::Store(_) => return Ok(None),
+        Place::Unsaid if config.store.is_some() => return Ok(None),
+        Place::Profile(name) => Some(name),
+        Place::Unsaid => None,
+    };
+    let path = match (path(), name) {
+        (Ok(path), _) => path,
+        // Without a home there are no profiles.
+        (Err(_), None) => return Ok(None),
+        (Err(failure), Some(_)) => return Err(failure),
+    };
     let profiles = read(&path)?;
-    let name = global.profile.as_deref().unwrap_or(DEFAULT);
-    match profiles.get(name) {
-        Some(profile) => Ok(Some(Target {
-            server: profile.server.clone(),
-            token: global.token.clone().or_else(|| profile.token.clone()),
+    match (profiles.get(name.unwrap_or(DEFAULT)), name) {
+        (Some(profile), _) => Ok(Some(Target {
+            server: trimmed(&profile.server).to_owned(),
+            token: global.token(profile.token.as_deref().map(trimmed)),
         })),
-        None if global.profile.is_none() => Ok(None),
-        None => Err(Failure::user(format!(
-            "{} has no profile {name:?}; `kvasm login --profile {name} --server URL --token TOKEN` makes it",
-            path.display()
+        (None, None) => Ok(None),
+        (None, Some(name)) => Err(Failure::user(format!(
+            "{} has no profile {name:?}{}; `kvasm login --profile {name} --server URL --token TOKEN` makes it",
+            path.display(),
+            similar(name, profiles.keys().cloned())
         ))),
     }
 }
@@ -59,8 +66,10 @@ fn path() -> Result<PathBuf, Failure> {
 
 fn read(path: &Path) -> Result<Profiles, Failure> {
     let bad = |why: String| Failure::user(format!("{}: {why}", path.display()));
-    match std::fs::read_to_string(path) {
-        Ok(text) => toml::from_str(&text).map_err(|e| bad(e.message().to_owned())),
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            toml::from_str(&text(bytes).map_err(bad)?).map_err(|e| bad(e.message().to_owned()))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Profiles::new()),
         Err(e) => Err(bad(e.to_string())),
     }
@@ -68,29 +77,31 @@ fn read(path: &Path) -> Result<Profiles, Failure> {
 
 #[derive(Args)]
 pub(super) struct Login {
-    /// Do not ask the server whether it is there
+    /// Do not ask the server whether it is there and knows the token
     #[arg(long)]
     no_check: bool,
 }
 
 /// Keeps a server and a token in the file of profiles, for its owner alone.
 pub(super) async fn login(global: &Global, login: Login) -> Result<Outcome, Failure> {
-    let Some(server) = global.server.clone() else {
-        return Err(Failure::user("say which server with --server URL"));
+    let Some(server) = global.server() else {
+        return Err(Failure::user("name the server with --server URL"));
     };
+    let target = Target {
+        server: server.to_owned(),
+        token: global.token(None),
+    };
+    let profile = Profile {
+        server: target.server.clone(),
+        token: target.token.clone(),
+    };
+    let client = Client::server(target, global.timeout()?)?;
     if !login.no_check {
-        let client = super::client::connect(global).await?;
-        let path = super::client::Path::new(&["healthz"]);
-        let request = path.request("GET", kvasm::http::Body::empty())?;
-        client.send(request).await?;
+        check(&client, profile.token.is_some()).await?;
     }
+    let name = global.profile().unwrap_or(DEFAULT).to_owned();
     let path = path()?;
     let mut profiles = read(&path)?;
-    let name = global.profile.clone().unwrap_or_else(|| DEFAULT.to_owned());
-    let profile = Profile {
-        server,
-        token: global.token.clone(),
-    };
     profiles.insert(name.clone(), profile);
     let text = toml::to_string(&profiles).map_err(|e| Failure::host(e.to_string()))?;
     write_private(&path, &text)?;
@@ -99,6 +110,21 @@ pub(super) async fn login(global: &Global, login: Login) -> Result<Outcome, Fail
         format!("Kept as the profile {name} in {}.", path.display())
     })?;
     Ok(Outcome::Done)
+}
+
+/// Whether the server is there, and knows the token if there is one.
+async fn check(client: &Client, has_token: bool) -> Result<(), Failure> {
+    let get = |path: RequestPath| path.request("GET", kvasm::http::Body::empty());
+    client.send(get(RequestPath::new(&["healthz"]))?).await?;
+    if !has_token {
+        return Ok(());
+    }
+    // Any route that needs a token will do: a good one without its scope is forbidden.
+    let apps = RequestPath::new(&["v1", "apps"]).with("limit", Some(1));
+    match client.send(get(apps)?).await {
+        Err(failure) if !failure.is_kind("forbidden") => Err(failure),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn write_private(path: &Path, text: &str) -> Result<(), Failure> {

@@ -1,15 +1,14 @@
 //! `kvasm run`.
 
 use super::failure::{Failure, Outcome};
-use super::{CacheArgs, Global, open, output};
+use super::{CacheArgs, Global, input, open, output};
 use base64::Engine as _;
 use clap::Args;
-use kvasm::model::{AppName, Limits, Principal, Scope};
+use kvasm::model::{AppName, Principal, Scope};
 use kvasm::{Call, GuestLog};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 
 #[derive(Args)]
 pub(super) struct Run {
@@ -32,14 +31,15 @@ pub(super) struct Run {
 }
 
 pub(super) async fn run(global: &Global, run: Run) -> Result<Outcome, Failure> {
-    let limits = Limits::default();
-    let wasm = read_file(&run.plugin, limits.module_bytes)?;
+    let config = open::config(global)?;
+    let wasm = input::file(&run.plugin)?;
     let input = match &run.input {
-        Some(input) => argument(input, limits.input_bytes)?,
+        Some(input) => input::argument(input)?,
         None => Vec::new(),
     };
-    let builder = open::builder(global).await?.instances(1);
-    let host = run.cache.folder().apply(builder).build()?;
+    let builder = open::builder(global, &config).await?.instances(1);
+    let folder = run.cache.folder(config.cache_dir);
+    let host = folder.apply(builder).build()?;
     let app = open::app(&host, &run.app).await?;
     let loaded = host.load(&app, wasm).await;
     let plugin = loaded.map_err(|e| Failure::from(e).at(&run.plugin.display().to_string()))?;
@@ -71,31 +71,6 @@ pub(super) async fn run(global: &Global, run: Run) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// An argument that is its own text, `@FILE`, or `-` for standard input; of
-/// those no more than `limit` bytes and one are read.
-pub(super) fn argument(argument: &str, limit: usize) -> Result<Vec<u8>, Failure> {
-    if argument == "-" {
-        return Ok(read_bounded(std::io::stdin().lock(), limit)?);
-    }
-    match argument.strip_prefix('@') {
-        Some(path) => read_file(Path::new(path), limit),
-        None => Ok(argument.as_bytes().to_vec()),
-    }
-}
-
-pub(super) fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
-    File::open(path)
-        .and_then(|file| read_bounded(file, limit))
-        .map_err(|e| Failure::user(format!("{}: {e}", path.display())))
-}
-
-/// One byte over the limit is enough for the library to refuse it.
-fn read_bounded(reader: impl Read, limit: usize) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    reader.take(limit as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 pub(super) fn output_value(output: &[u8]) -> Value {
     serde_json::from_slice(output).unwrap_or_else(|_| match std::str::from_utf8(output) {
         Ok(text) => json!(text),
@@ -105,9 +80,9 @@ pub(super) fn output_value(output: &[u8]) -> Value {
 
 fn print_log(log: &GuestLog) {
     for line in log.lines() {
-        eprintln!("{line}");
+        output::note_item(&line.to_string());
     }
     if log.dropped() > 0 {
-        eprintln!("({} more lines were dropped)", log.dropped());
+        output::note(&format!("({} more lines were dropped)", log.dropped()));
     }
 }

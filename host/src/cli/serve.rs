@@ -1,6 +1,6 @@
 //! `kvasm serve`.
 
-use super::config::{Config, LogFormat};
+use super::config::{Config, Listen, LogFormat};
 use super::failure::{Failure, Outcome};
 use super::log::{LogGuard, LogWriter, log_panics};
 use super::{Global, open};
@@ -12,7 +12,6 @@ use kvasm::metrics::Metrics;
 use kvasm::service::Health;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
@@ -20,12 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
 pub(super) struct Serve {
-    /// The configuration, in TOML; over it come the environment and the arguments
-    #[arg(long, value_name = "FILE", env = "KVASM_CONFIG")]
-    config: Option<PathBuf>,
-    /// The address and port to listen on [default: 127.0.0.1:7180]
-    #[arg(long)]
-    listen: Option<SocketAddr>,
+    /// The address or name, and the port, to listen on [default: 127.0.0.1:7180]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
     /// The folder for compiled plugins, or none [default: in your cache directory]
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<String>,
@@ -52,14 +48,14 @@ fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
     let mut argument = |key: &str, value: Option<String>| {
         arguments.extend(value.map(|value| (key.to_owned(), value)));
     };
-    argument("listen", serve.listen.map(|listen| listen.to_string()));
+    argument("listen", serve.listen.clone());
     argument("cache_dir", serve.cache_dir.clone());
     argument("log.format", serve.log_format.clone());
-    let environment = |name: &str| std::env::var(name).ok();
-    let config = Config::load(serve.config.as_deref(), environment, &arguments);
+    let environment = |name: &str| global.environment().get(name).map(str::to_owned);
+    let config = Config::load(global.config().as_deref(), environment, &arguments);
     let mut config = config.map_err(|e| Failure::user(e.to_string()))?;
     // `--store` is an argument of all commands.
-    if let Some(store) = &global.store {
+    if let Some(store) = global.store_argument() {
         config.store = Some(open::parse(store)?);
     }
     Ok(config)
@@ -185,17 +181,17 @@ struct Listeners {
 }
 
 impl Listeners {
-    fn open(config: &Config) -> Result<Listeners, Failure> {
-        let open = |key: &str, address: SocketAddr| {
-            listen(address)
-                .map_err(|e| Failure::user(format!("{key}: cannot listen on {address}: {e}")))
+    async fn open(config: &Config) -> Result<Listeners, Failure> {
+        let open = async |key: &str, at: &Listen| {
+            let listener = at.resolve().await.and_then(listen);
+            listener.map_err(|e| Failure::user(format!("{key}: cannot listen on {at}: {e}")))
         };
-        let admin = config.admin_listen;
         Ok(Listeners {
-            public: open("listen", config.listen)?,
-            admin: admin
-                .map(|address| open("admin.listen", address))
-                .transpose()?,
+            public: open("listen", &config.listen).await?,
+            admin: match &config.admin_listen {
+                Some(at) => Some(open("admin.listen", at).await?),
+                None => None,
+            },
         })
     }
 
@@ -216,7 +212,7 @@ impl Listeners {
             let router = router(host.clone(), options.clone(), stop.clone());
             return serve(self.public, router, options, metrics, stop).await;
         };
-        let is_local = config.admin_listen.is_some_and(|a| a.ip().is_loopback());
+        let is_local = listener.local_addr().is_ok_and(|a| a.ip().is_loopback());
         let address = AdminAddress {
             open: config.admin.open || is_local,
             ..config.admin
@@ -242,13 +238,15 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     }
     let metrics = Metrics::default();
     let _log = start_log(&config, &metrics)?;
+    global.environment().warn_of_unknown();
+    ignore_hangups()?;
     // Each connection is a file; the system's default is often 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) => config.server.connections = connections(config.server.connections, files),
         Err(error) => tracing::warn!(%error, "the number of open files could not be raised"),
     }
     let host = host(&config, metrics.clone()).await?;
-    let listeners = Listeners::open(&config)?;
+    let listeners = Listeners::open(&config).await?;
 
     // Before the address is printed: a signal may follow at once.
     let stop = CancellationToken::new();
@@ -308,6 +306,25 @@ fn say_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
         cpu_time = ?limits.cpu_time,
         "started"
     );
+    Ok(())
+}
+
+/// A terminal that closes, or a script that asks daemons to read their configuration
+/// again, does not end the server: SIGHUP is a line in the log and nothing else.
+#[cfg(unix)]
+fn ignore_hangups() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::warn!("SIGHUP is ignored: the configuration is read at the start only");
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn ignore_hangups() -> std::io::Result<()> {
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `kvasm token` and `kvasm audit`.
 
-use super::client::{Path, connect};
+use super::client::{Pages, Path, connect};
 use super::failure::{Failure, Outcome};
 use super::{Global, output};
 use clap::{Args, Subcommand};
@@ -24,9 +24,10 @@ pub(super) enum Command {
         /// The one app that it is good for [default: every app]
         #[arg(long, value_parser = AppName::parse)]
         app: Option<AppName>,
-        /// It stops being good after this time, such as 12h or 90d
-        #[arg(long, value_parser = humantime::parse_duration)]
-        expires: Option<Duration>,
+        /// It stops being good after this time, such as 12h or 90d, or never
+        /// [default: with the token that makes it]
+        #[arg(long, value_name = "TIME", value_parser = expires)]
+        expires: Option<Expires>,
     },
     /// List tokens
     List {
@@ -37,11 +38,25 @@ pub(super) enum Command {
     /// Revoke a token
     Revoke {
         /// Its id
-        token: String,
+        id: String,
         /// The app that it is good for, if you administer that one alone
         #[arg(long, value_parser = AppName::parse)]
         app: Option<AppName>,
     },
+}
+
+/// After which time a token expires; none for never.
+#[derive(Clone, Copy)]
+pub(super) struct Expires(Option<Duration>);
+
+fn expires(text: &str) -> Result<Expires, String> {
+    match text {
+        "never" => Ok(Expires(None)),
+        text => match humantime::parse_duration(text) {
+            Ok(after) => Ok(Expires(Some(after))),
+            Err(e) => Err(format!("{e}; write it like 12h or 90d, or never")),
+        },
+    }
 }
 
 #[derive(Args)]
@@ -70,9 +85,9 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             app,
             expires,
         } => {
-            let expires_at = expires.map(|after| {
-                let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                Timestamp::now().plus_ms(ms).0
+            let expires_at = expires.map(|Expires(after)| {
+                let ms = |after: Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                after.map(|after| Timestamp::now().plus_ms(ms(after)).0)
             });
             let new = NewToken {
                 name,
@@ -82,19 +97,20 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             let path = path(app.as_ref(), &["tokens"]);
             let made: TokenMade = client.post("POST", &path, &new).await?;
             if !global.json {
-                eprintln!("Token {}. It is not shown again:", made.token.id);
+                output::note(&format!("Token {}. It is not shown again:", made.token.id));
             }
             output::object(global.json, &json!(made), || made.secret.clone())?;
         }
         Command::List { app } => {
             let mut tokens = Vec::new();
+            let mut pages = Pages::default();
             let mut after = None;
             loop {
                 let page: TokenPage = client
                     .get(&path(app.as_ref(), &["tokens"]).with("after", after))
                     .await?;
                 tokens.extend(page.tokens);
-                after = page.next;
+                after = pages.next(page.next)?;
                 if after.is_none() {
                     break;
                 }
@@ -115,12 +131,10 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             });
             output::table(["ID", "NAME", "SCOPES", "APP", "STATE"], rows)?;
         }
-        Command::Revoke { token, app } => {
-            client
-                .delete(&path(app.as_ref(), &["tokens", &token]))
-                .await?;
-            output::object(global.json, &json!({ "revoked": token }), || {
-                format!("Revoked {token}.")
+        Command::Revoke { id, app } => {
+            client.delete(&path(app.as_ref(), &["tokens", &id])).await?;
+            output::object(global.json, &json!({ "revoked": id }), || {
+                format!("Revoked {id}.")
             })?;
         }
     }

@@ -2,14 +2,18 @@
 
 use super::client::{Path, bytes, connect, set, stream};
 use super::failure::{Failure, Outcome};
-use super::{Global, output};
+use super::{Global, input, output};
+use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use kvasm::http::Body;
 use kvasm::http::api::Imported;
 use kvasm::model::{AppName, Collection};
+use parking_lot::Mutex;
 use serde_json::json;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
@@ -26,13 +30,32 @@ pub(super) async fn export(
     let response = client.send(path.request("GET", Body::empty())?).await?;
     let progress = Progress::new("exported");
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    stream(response, |part| {
+    let mut pause = Duration::ZERO;
+    let done = stream(response, |part| {
         progress.add(part);
-        Ok(out.write_all(part)?)
-    })
-    .await?;
+        let start = Instant::now();
+        out.write_all(part)?;
+        pause = pause.max(start.elapsed());
+        Ok(())
+    });
+    done.await.map_err(|failure| after(pause, failure))?;
     out.flush()?;
     Ok(Outcome::Done)
+}
+
+/// A pause of the reader that a failure is likely to come of.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// Says what a server does with a reader that pauses, if the failure may come of it.
+fn after(pause: Duration, failure: Failure) -> Failure {
+    if pause < LONG_PAUSE || failure.is_closed_pipe() {
+        return failure;
+    }
+    let seconds = pause.as_secs();
+    failure.at(&format!(
+        "the output was not read for {seconds} s, and a server ends answers that are taken too \
+         slowly, as its settings server.write_timeout and server.min_rate say"
+    ))
 }
 
 pub(super) async fn import(
@@ -40,25 +63,46 @@ pub(super) async fn import(
     app: &AppName,
     file: Option<PathBuf>,
 ) -> Result<Outcome, Failure> {
-    let input: Box<dyn AsyncRead + Send + Unpin> = match file {
-        None => Box::new(tokio::io::stdin()),
+    let (name, input): (_, Box<dyn AsyncRead + Send + Unpin>) = match file {
+        None => ("standard input".to_owned(), Box::new(tokio::io::stdin())),
         Some(path) => {
+            let name = path.display().to_string();
             let opened = tokio::fs::File::open(&path).await;
-            Box::new(opened.map_err(|e| Failure::user(format!("{}: {e}", path.display())))?)
+            let opened = opened.map_err(|e| Failure::user(format!("{name}: {e}")))?;
+            (name, Box::new(opened))
         }
     };
     let client = connect(global).await?;
     let progress = Progress::new("read");
-    let lines = ReaderStream::with_capacity(input, CHUNK_BYTES);
-    let lines = futures_util::StreamExt::inspect(lines, move |part| {
-        if let Ok(part) = part {
-            progress.add(part);
+    // Why the input broke off: the server knows nothing of it.
+    let broken = Arc::new(Mutex::new(None));
+    let mut is_first = true;
+    let lines = ReaderStream::with_capacity(input, CHUNK_BYTES).map({
+        let broken = Arc::clone(&broken);
+        move |part| {
+            let part = part.and_then(|part| match std::mem::take(&mut is_first) {
+                true => match input::start(&part) {
+                    Ok(start) => Ok(part.slice_ref(start)),
+                    Err(why) => Err(std::io::Error::other(why)),
+                },
+                false => Ok(part),
+            });
+            match &part {
+                Ok(part) => progress.add(part),
+                Err(error) => *broken.lock() = Some(format!("{name}: {error}")),
+            }
+            part
         }
     });
     let path = Path::app(app, &["kv", "import"]);
     let mut request = path.request("POST", Body::from_stream(lines))?;
     set(&mut request, "content-type", "application/jsonl");
-    let answer = bytes(client.send(request).await?).await?;
+    let sent = client.send(request).await;
+    let answer = match broken.lock().take() {
+        Some(why) => Err(Failure::user(why)),
+        None => sent,
+    };
+    let answer = bytes(answer?).await?;
     let done: Imported =
         serde_json::from_slice(&answer).map_err(|e| Failure::host(e.to_string()))?;
     output::object(global.json, &json!(done), || {

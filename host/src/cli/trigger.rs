@@ -129,7 +129,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
 /// On a store nothing comes of this command alone.
 pub(super) fn say_who_delivers(global: &Global, client: &Client) {
     if !client.is_server() && !global.json {
-        eprintln!("Deliveries are made by a running server on this store: `kvasm serve`.");
+        output::note("Deliveries are made by a running server on this store: `kvasm serve`.");
     }
 }
 

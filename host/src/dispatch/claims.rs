@@ -39,7 +39,7 @@ struct Look {
 pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
     let mut after = shared.looked_until.lock().take();
     loop {
-        let looked = look(&shared, &task, &mut after).await;
+        let looked = look(&shared, &task, &mut after, &mut stop).await;
         shared.looked_until.lock().clone_from(&after);
         let look = looked?;
         task.works();
@@ -73,12 +73,14 @@ async fn wait(shared: &Shared, rest: Duration, full: bool) {
     }
 }
 
-/// Goes once through the queues that have something due. After an error, `after` is
-/// where it has come to.
+/// Goes once through the queues that have something due, or until it is told to stop. A
+/// claim is waited for all the same: what it has claimed is run, and not left to wait
+/// for the end of its lease. After an error, `after` is where it has come to.
 async fn look(
     shared: &Arc<Shared>,
     task: &Task,
     after: &mut Option<Queue>,
+    stop: &mut Stop,
 ) -> Result<Look, StoreError> {
     let mut look = Look::default();
     // From where the last look has ended to the end, then from the beginning.
@@ -89,7 +91,11 @@ async fn look(
         }
         let now = shared.clock.now();
         let start = Instant::now();
-        let queues = shared.host.store().due(after.as_ref(), now, QUEUES).await?;
+        let queues = tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(look),
+            queues = shared.host.store().due(after.as_ref(), now, QUEUES) => queues?,
+        };
         look.took += start.elapsed();
         if queues.is_empty() {
             *after = None;
@@ -103,6 +109,9 @@ async fn look(
             let places = places_for(shared, queue.app);
             if places.as_ref().is_some_and(Vec::is_empty) {
                 // It is the first one of the next look.
+                return Ok(look);
+            }
+            if stop.is_requested() {
                 return Ok(look);
             }
             // Before the claim: if its app has all that it may have, or the claim

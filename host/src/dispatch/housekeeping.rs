@@ -1,40 +1,30 @@
-//! What belongs to no live app: the audit log, deleted apps, and space to give back.
+//! What belongs to no app: old audit rows, and space to give back.
 
+use super::supervisor::{Stop, rounds};
 use super::upkeep::{REST, ROWS};
 use super::{Shared, millis};
 use crate::model::Timestamp;
+use crate::service::Task;
 use crate::store::StoreError;
+use std::sync::Arc;
+
+/// Does all of it again and again. After a failure, which is when `starts` is not 0,
+/// at once.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    task: Task,
+    stop: Stop,
+    starts: u64,
+) -> Result<(), StoreError> {
+    let pause = shared.options.upkeep;
+    rounds(pause, starts, &task, stop, || round(&shared)).await
+}
 
 /// Does each part, whether or not another one has failed.
-pub(super) async fn round(shared: &Shared) {
-    let store = shared.host.store();
-    report("a deleted app's rows", reap(shared).await);
-    report("old audit rows", prune_audit(shared).await);
-    let mut more = Ok(true);
-    while let Ok(true) = more {
-        more = store.give_back().await;
-        tokio::time::sleep(REST).await;
-    }
-    report("free space", more.map(drop));
-}
-
-fn report(what: &str, result: Result<(), StoreError>) {
-    if let Err(error) = result {
-        let cause = &error as &dyn std::error::Error;
-        tracing::warn!(error = cause, what, "upkeep has failed; trying again later");
-    }
-}
-
-/// Removes the rows of deleted apps.
-async fn reap(shared: &Shared) -> Result<(), StoreError> {
-    loop {
-        let reaped = shared.host.store().reap(ROWS).await?;
-        if reaped == 0 {
-            return Ok(());
-        }
-        shared.host.metrics().upkeep("rows_of_deleted_apps", reaped);
-        tokio::time::sleep(REST).await;
-    }
+async fn round(shared: &Shared) -> Result<(), StoreError> {
+    let pruned = prune_audit(shared).await;
+    let given_back = give_back(shared).await;
+    pruned.and(given_back)
 }
 
 /// Removes audit rows that are too old, of all apps.
@@ -49,4 +39,12 @@ async fn prune_audit(shared: &Shared) -> Result<(), StoreError> {
         }
         tokio::time::sleep(REST).await;
     }
+}
+
+/// Gives free space back to the file system.
+async fn give_back(shared: &Shared) -> Result<(), StoreError> {
+    while shared.host.store().give_back().await? {
+        tokio::time::sleep(REST).await;
+    }
+    Ok(())
 }

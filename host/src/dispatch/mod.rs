@@ -6,7 +6,8 @@
 //! after another and round again, and takes a few deliveries of each, so that no
 //! app's backlog stands before another app's event.
 //!
-//! Claiming (`claims`), schedules (`cron`), samples (`gauges`) and upkeep are tasks of their own, which
+//! Claiming (`claims`), schedules (`cron`), samples (`gauges`), `upkeep` of the apps, `housekeeping` and the
+//! `reaper` of deleted apps are tasks of their own, which
 //! `supervisor` starts again after a failure. None of them waits for another, and in
 //! none does an error with one app end the work for the others: it is counted, logged
 //! at most every ten seconds, and skipped until the next round.
@@ -16,6 +17,7 @@ mod clock;
 mod cron;
 mod gauges;
 mod housekeeping;
+mod reaper;
 mod retry;
 mod supervisor;
 mod upkeep;
@@ -24,6 +26,7 @@ mod worker;
 use crate::Host;
 use crate::model::{AppId, AppName, Queue};
 use crate::service::Task;
+use crate::store::StoreError;
 use clock::Clock;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -92,16 +95,6 @@ impl Default for DispatchOptions {
 /// between two renewals.
 const LEASE_MIN: Duration = Duration::from_millis(30);
 
-/// The names of the tasks, in the host's health.
-const TASKS: [&str; 6] = [
-    "claims",
-    "deliveries",
-    "dispatcher",
-    "samples",
-    "schedules",
-    "upkeep",
-];
-
 /// Carries out deliveries, makes the runs of schedules, and removes what has
 /// expired. Made over a [`Host`]; see [`run`](Dispatcher::run).
 pub struct Dispatcher {
@@ -127,6 +120,8 @@ struct Shared {
     looked_until: Mutex<Option<Queue>>,
     /// The app at which the last round of upkeep was given up, for the same reason.
     kept_until: Mutex<Option<AppName>>,
+    /// As `kept_until`, of the reaper.
+    reaped_until: Mutex<Option<AppId>>,
 }
 
 impl Dispatcher {
@@ -147,6 +142,7 @@ impl Dispatcher {
                 changed: Notify::new(),
                 looked_until: Mutex::default(),
                 kept_until: Mutex::default(),
+                reaped_until: Mutex::default(),
             }),
         }
     }
@@ -155,43 +151,30 @@ impl Dispatcher {
     /// that take too long are cut off; their deliveries are tried again, here or
     /// elsewhere, when their leases have run out.
     ///
-    /// Claiming, schedules, samples and upkeep are tasks of their own. One that fails or
-    /// panics is started again and shows in the host's [`Health`](crate::service::Health).
+    /// Claiming, schedules, samples, upkeep, housekeeping and the removal of deleted apps are
+    /// tasks of their own. One that fails or panics is started again and shows in the
+    /// host's [`Health`](crate::service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let shared = &self.shared;
-        let task = |name| shared.host.health().task(name);
         let mut guard = Guard {
             shared: Arc::clone(shared),
-            task: task("dispatcher"),
+            task: shared.host.health().task("dispatcher"),
             is_done: false,
         };
         let (tell, told) = Stop::new();
         let mut loops = JoinSet::new();
-        let (claiming, stop_claims) = (task("claims"), told.clone());
-        let of = Arc::clone(shared);
-        loops.spawn(supervise(claiming.clone(), told.clone(), move |_| {
-            claims::run(Arc::clone(&of), claiming.clone(), stop_claims.clone())
-        }));
-        let (planning, stop_plans) = (task("schedules"), told.clone());
-        let of = Arc::clone(shared);
-        loops.spawn(supervise(planning.clone(), told.clone(), move |_| {
-            cron::run(Arc::clone(&of), planning.clone(), stop_plans.clone())
-        }));
-        let (sampling, stop_samples) = (task("samples"), told.clone());
-        let of = Arc::clone(shared);
-        loops.spawn(supervise(sampling.clone(), told.clone(), move |_| {
-            gauges::run(Arc::clone(&of), sampling.clone(), stop_samples.clone())
-        }));
-        let (keeping, stop_upkeep) = (task("upkeep"), told.clone());
-        let of = Arc::clone(shared);
-        loops.spawn(supervise(keeping.clone(), told, move |starts| {
-            upkeep::run(
-                Arc::clone(&of),
-                keeping.clone(),
-                stop_upkeep.clone(),
-                starts,
-            )
-        }));
+        self.start(&mut loops, &told, "claims", |of, task, stop, _| {
+            claims::run(of, task, stop)
+        });
+        self.start(&mut loops, &told, "schedules", |of, task, stop, _| {
+            cron::run(of, task, stop)
+        });
+        self.start(&mut loops, &told, "upkeep", upkeep::run);
+        self.start(&mut loops, &told, "housekeeping", housekeeping::run);
+        self.start(&mut loops, &told, "reaper", reaper::run);
+        self.start(&mut loops, &told, "samples", |of, task, stop, _| {
+            gauges::run(of, task, stop)
+        });
         let mut stop = std::pin::pin!(stop);
         tokio::select! {
             () = &mut stop => {}
@@ -213,7 +196,38 @@ impl Dispatcher {
         }
         guard.is_done = true;
     }
+
+    /// Starts a loop under supervision. `run` is given how often it was started before.
+    fn start<F>(
+        &self,
+        loops: &mut JoinSet<()>,
+        stop: &Stop,
+        name: &'static str,
+        run: impl Fn(Arc<Shared>, Task, Stop, u64) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<(), StoreError>> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        let (task, stop) = (shared.host.health().task(name), stop.clone());
+        let run = {
+            let (task, stop) = (task.clone(), stop.clone());
+            move |starts| run(Arc::clone(&shared), task.clone(), stop.clone(), starts)
+        };
+        loops.spawn(supervise(task, stop, run));
+    }
 }
+
+/// The tasks that the health shows while a dispatcher runs.
+const TASKS: [&str; 8] = [
+    "claims",
+    "deliveries",
+    "dispatcher",
+    "housekeeping",
+    "reaper",
+    "samples",
+    "schedules",
+    "upkeep",
+];
 
 /// Lives as long as the dispatcher runs.
 struct Guard {

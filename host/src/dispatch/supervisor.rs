@@ -23,6 +23,12 @@ impl Stop {
         (tell, Stop(told))
     }
 
+    /// Whether the loop is to end.
+    pub(super) fn is_requested(&self) -> bool {
+        // As `requested` takes it, if the one who would tell is gone.
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
     /// Waits until the loop is to end.
     pub(super) async fn requested(&mut self) {
         // An error says that the one who would tell is gone.
@@ -57,6 +63,38 @@ where
         }
         pause = PAUSE_MAX.min(pause * 2);
         task.restarted();
+    }
+}
+
+/// Runs rounds, each a `pause` after the one before, until it is told to stop, which
+/// ends a round too. After a failure, which is when `starts` is not 0, the first one
+/// begins at once.
+pub(super) async fn rounds<F>(
+    mut pause: Duration,
+    starts: u64,
+    task: &Task,
+    mut stop: Stop,
+    round: impl Fn() -> F,
+) -> Result<(), StoreError>
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    let interval = pause;
+    if starts > 0 {
+        pause = Duration::ZERO;
+    }
+    loop {
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            done = round() => done?,
+        }
+        task.works();
+        pause = interval;
     }
 }
 

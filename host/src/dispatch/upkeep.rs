@@ -1,11 +1,11 @@
-//! What grows old: expired entries, and dead letters past their time; and what is too
-//! much, audit rows among it.
+//! What grows old or too much in each app: expired entries, dead letters, audit rows.
 
-use super::supervisor::Stop;
+use super::supervisor::{Stop, rounds};
 use super::{Shared, millis};
-use crate::model::{App, Timestamp};
+use crate::model::{App, AppId, AppName, Timestamp};
 use crate::service::{Task, chain};
 use crate::store::StoreError;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,38 +23,22 @@ const FAILING_APPS: u32 = 10;
 pub(super) async fn run(
     shared: Arc<Shared>,
     task: Task,
-    mut stop: Stop,
+    stop: Stop,
     starts: u64,
 ) -> Result<(), StoreError> {
-    let mut pause = match starts {
-        0 => shared.options.upkeep,
-        _ => Duration::ZERO,
-    };
-    loop {
-        tokio::select! {
-            () = stop.requested() => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
-        }
-        tokio::select! {
-            biased;
-            () = stop.requested() => return Ok(()),
-            () = super::housekeeping::round(&shared) => {}
-        }
-        tokio::select! {
-            biased;
-            () = stop.requested() => return Ok(()),
-            done = round(&shared, &task) => done?,
-        }
-        task.works();
-        pause = shared.options.upkeep;
-    }
+    let pause = shared.options.upkeep;
+    rounds(pause, starts, &task, stop, || round(&shared, &task)).await
 }
 
 async fn round(shared: &Shared, task: &Task) -> Result<(), StoreError> {
     // Behind those at which the last round was given up.
     let (mut after, mut failed) = (shared.kept_until.lock().take(), 0);
+    let mut unseen = after.is_none().then(|| Unseen::new(shared));
     loop {
         let apps = shared.host.store().apps(after.as_ref(), APPS).await?;
+        if let Some(unseen) = &mut unseen {
+            unseen.see(&apps);
+        }
         for app in &apps {
             // Each whether or not the others have failed.
             let swept = sweep(shared, app).await;
@@ -73,8 +57,55 @@ async fn round(shared: &Shared, task: &Task) -> Result<(), StoreError> {
         }
         match apps.last() {
             Some(last) => after = Some(last.name.clone()),
-            None => return Ok(()),
+            None => break,
         }
+    }
+    match unseen {
+        Some(unseen) => unseen.forget(shared).await,
+        None => Ok(()),
+    }
+}
+
+/// Apps of which this host has something in memory and which a round has not met so far.
+/// Those that another host has deleted remain.
+struct Unseen {
+    logs: HashSet<AppId>,
+    labels: HashSet<Arc<str>>,
+}
+
+impl Unseen {
+    fn new(shared: &Shared) -> Unseen {
+        Unseen {
+            logs: shared.host.logs().apps().into_iter().collect(),
+            labels: shared.host.metrics().apps().into_iter().collect(),
+        }
+    }
+
+    fn see(&mut self, apps: &[App]) {
+        for app in apps {
+            self.logs.remove(&app.id);
+            self.labels.remove(app.name.as_str());
+        }
+    }
+
+    /// Forgets those that are gone. Some may have been made since.
+    async fn forget(self, shared: &Shared) -> Result<(), StoreError> {
+        let store = shared.host.store();
+        for app in self.logs {
+            if store.app_by_id(app).await?.is_none() {
+                shared.host.logs().remove(app);
+            }
+        }
+        for label in self.labels {
+            let is_gone = match AppName::parse(&label) {
+                Ok(name) => store.app(&name).await?.is_none(),
+                Err(_) => true,
+            };
+            if is_gone {
+                shared.host.metrics().forget_app(&label);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -315,6 +315,7 @@ impl Host {
         let modules = self.modules_of(app.id).await;
         self.admin().delete_app(actor, app).await?;
         self.logs().remove(app.id);
+        self.metrics().forget_app(app.name.as_str());
         for digest in modules {
             self.forget_unless_stored(digest).await;
         }

@@ -4,13 +4,16 @@
 mod batch;
 mod events;
 mod limits;
+mod problem;
 
 pub(super) use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
 pub use batch::{Done, Precondition};
 pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveryPage, DeliveryView};
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
+use limits::given;
 pub use limits::{Limits, LimitsChange};
+pub use problem::ProblemView;
 
 use crate::model::{App, Audit, DELIVERIES_MAX, Exports, Plugin, Token, Usage};
 use crate::service::LogRecord;
@@ -265,9 +268,15 @@ pub struct NewToken {
     /// What it grants: of `script:read`, `script:write`, `app:read`, `app:admin`,
     /// `plugin:deploy`, `log:read` and `instance:admin`.
     pub scopes: Vec<String>,
-    /// When it stops being good; absent: never.
-    #[serde(default)]
-    pub expires_at: Option<i64>,
+    /// When it stops being good, in the year 9999 at the latest; `null`: never. Absent:
+    /// with the token of its maker, or never if that does not expire.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "given"
+    )]
+    #[schema(value_type = Option<i64>)]
+    pub expires_at: Option<Option<i64>>,
 }
 
 /// A token that was made.

@@ -6,9 +6,9 @@ use super::requests::note_actor;
 use super::{Shared, Trust};
 use crate::service::Actor;
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
 /// The one who makes the request. Without a good token the request ends here.
@@ -66,6 +66,33 @@ pub(super) fn token_required() -> Problem {
 pub(super) fn request_id(parts: &Parts) -> Uuid {
     let id = parts.extensions.get::<RequestId>();
     id.map_or_else(Uuid::now_v7, |RequestId(id)| *id)
+}
+
+/// Whether an Authorization header is meant for the host, or for nobody: all tokens of
+/// the host have this in them. Others are of a plugin's own, if it is a plugin's request.
+pub(super) fn is_of_the_host(authorization: &HeaderValue) -> bool {
+    const TOKEN: &[u8] = b"kvasm_";
+    let bytes = authorization.as_bytes().trim_ascii();
+    let has_token = bytes
+        .windows(TOKEN.len())
+        .any(|part| part.eq_ignore_ascii_case(TOKEN));
+    // As of a variable that was not set.
+    let is_empty = bytes.is_empty() || bytes.eq_ignore_ascii_case(b"bearer");
+    has_token || is_empty
+}
+
+/// Who makes a request to a plugin's HTTP handler, which may use Authorization itself.
+/// One that is meant for the host is the host's, and never counts as the plugin's.
+pub(super) async fn sender_to_plugin(
+    shared: &Shared,
+    headers: &HeaderMap,
+    id: Uuid,
+) -> Result<Option<Actor>, Problem> {
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
+    match sent.any(is_of_the_host) || matches!(shared.trust, Trust::Operator(_)) {
+        true => sender(shared, headers, id).await,
+        false => Ok(None),
+    }
 }
 
 /// The token that was sent, if one was.

@@ -154,7 +154,7 @@ fn problem(error: ServiceError, checks: &[Check]) -> Problem {
     let failed = failed
         .map(|check| json!({ "collection": check.collection.as_str(), "key": check.key.as_str() }));
     let failed = failed.collect();
-    Problem::from(error).with("failed", failed)
+    Problem::from(error).failed(failed)
 }
 
 /// Entries that were asked for together.

@@ -1,8 +1,9 @@
 //! Public calls: functions by name, and the plugin's HTTP handler.
 
 use super::Shared;
-use super::auth::{MaybeKnown, token_required};
+use super::auth::{self, MaybeKnown, token_required};
 use super::body;
+use super::forwarded;
 use super::layer::RequestId;
 use super::params::Segments;
 use super::problem::{Kind, Problem};
@@ -14,19 +15,14 @@ use crate::service::{Actor, ServiceError};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, X_CONTENT_TYPE_OPTIONS,
-};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use kvasm_abi::http::{STATUSES, prefix, split};
 use serde::{Deserialize, Serialize};
 
-/// The most headers of a plugin's response, and the most bytes of them together.
-const HEADERS_MAX: usize = 100;
-const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// The most bytes of the head of a plugin's response: JSON, which takes up to six
 /// bytes for one of a header.
 const ANSWER_HEAD_BYTES_MAX: usize = 512 * 1024;
@@ -55,11 +51,12 @@ async fn admit(
         ));
     }
     let not_found = || Problem::new(Kind::AppNotFound, "the app does not exist");
-    let app = app.ok_or_else(not_found)?;
-    match principal {
-        Some(principal) => Ok((app, Some(principal.clone()))),
-        None if app.public => Ok((app, None)),
-        None => Err(token_required()),
+    match (principal, app) {
+        (Some(principal), Some(app)) => Ok((app, Some(principal.clone()))),
+        (Some(_), None) => Err(not_found()),
+        (None, Some(app)) if app.public => Ok((app, None)),
+        // Whether there is an app that is not public is not for everybody to know.
+        (None, _) => Err(token_required()),
     }
 }
 
@@ -126,20 +123,26 @@ struct ResponseHead {
 }
 
 /// Passes a request to the HTTP handler of the app's active plugin, with the path
-/// after the app's name. The plugin does not see the Authorization header.
+/// after the app's name. The plugin sees an Authorization header unless it has a token of
+/// the host.
 #[utoipa::path(method(get, head, post, put, patch, delete, options), path = "/a/{app}/{path}",
     tag = "calls", params(("app" = String, Path), ("path" = String, Path)),
     responses((status = "default", description = "What the plugin answers")),
     security((), ("token" = [])))]
 pub(super) async fn handle(
     State(shared): State<Shared>,
-    MaybeKnown(actor): MaybeKnown,
     Extension(RequestId(id)): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
+    let actor = auth::sender_to_plugin(&shared, &parts.headers, id).await?;
     let (name, path) = split_path(parts.uri.path());
+    if is_wide_service_worker(&parts) {
+        let detail = "a service worker here could reach other apps; have it below /a/{app}/";
+        return Err(Problem::new(Kind::Forbidden, detail));
+    }
     let (app, principal) = admit(&shared, actor.as_ref(), name).await?;
+    let name = app.name.clone();
     let call = with(Call::http().request_id(id), principal);
     let entered = shared.host.enter(app, call).await?;
     let limit = shared.host.limits().input_bytes;
@@ -147,14 +150,15 @@ pub(super) async fn handle(
         method: parts.method.as_str(),
         path,
         query: parts.uri.query().unwrap_or_default(),
-        headers: shown_headers(&parts.headers),
+        headers: forwarded::of_request(&parts.headers),
     };
     let head = frame(&head)?;
     // What the guest gets is bounded as a whole.
     let input = body::read_after(&shared, head, body, limit).await?;
     let left = left(parts.extensions.get().cloned());
-    let response = entered.call_unless(input, left).await?;
-    answer(response.output.into()).map_err(|why| Problem::new(Kind::PluginAnswer, why))
+    let response = entered.call_unless(input, left).await;
+    let response = response.map_err(Problem::of_handler)?;
+    answer(response.output.into(), &name).map_err(|why| Problem::new(Kind::PluginAnswer, why))
 }
 
 /// The app's name and the rest of `/a/{app}/{rest}`, as they came. Names need no
@@ -167,36 +171,6 @@ fn split_path(path: &str) -> (&str, &str) {
     }
 }
 
-/// Headers that belong to one connection, or to the host.
-fn is_of_the_host(name: &HeaderName) -> bool {
-    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-    [
-        AUTHORIZATION,
-        CONNECTION,
-        CONTENT_LENGTH,
-        KEEP_ALIVE,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        PROXY_CONNECTION,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        super::layer::REQUEST_ID,
-    ]
-    .contains(name)
-}
-
-fn shown_headers(headers: &HeaderMap) -> Vec<(&str, &str)> {
-    let shown = headers.iter().filter(|(name, _)| !is_of_the_host(name));
-    let text = shown.filter_map(|(name, value)| {
-        let value = std::str::from_utf8(value.as_bytes()).ok()?;
-        Some((name.as_str(), value))
-    });
-    text.collect()
-}
-
 /// The head of a request as its plugin gets it, before the body.
 fn frame(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
     let head = serde_json::to_vec(head).map_err(|e| Problem::internal(&e))?;
@@ -206,7 +180,7 @@ fn frame(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
 }
 
 /// The response that a plugin's output stands for, or what is wrong with it.
-fn answer(output: Bytes) -> Result<Response, String> {
+fn answer(output: Bytes, app: &AppName) -> Result<Response, String> {
     let (head, body) = split(&output).map_err(|_| "its frame ends before its head does")?;
     if head.len() > ANSWER_HEAD_BYTES_MAX {
         let (len, limit) = (head.len(), ANSWER_HEAD_BYTES_MAX);
@@ -224,32 +198,16 @@ fn answer(output: Bytes) -> Result<Response, String> {
             ));
         }
     };
-    let headers = response_headers(&head.headers)?;
+    let headers = forwarded::of_response(&head.headers, app)?;
     // As a body, so that no content type is made up.
     Ok((status, headers, Body::from(output.slice_ref(body))).into_response())
 }
 
-fn response_headers(given: &[(String, String)]) -> Result<HeaderMap, String> {
-    let bytes: usize = given
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    if given.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
-        return Err(format!(
-            "it has {} headers of {bytes} bytes; the limits are {HEADERS_MAX} and {HEADER_BYTES_MAX}",
-            given.len()
-        ));
-    }
-    let mut headers = HeaderMap::new();
-    for (name, value) in given {
-        let name = HeaderName::try_from(name).map_err(|_| "a header's name is not valid")?;
-        let value = HeaderValue::try_from(value)
-            .map_err(|_| format!("the value of the header {name} is not valid"))?;
-        if !is_of_the_host(&name) {
-            headers.append(name, value);
-        }
-    }
-    Ok(headers)
+/// Whether it is for the script of a service worker at `/a/{app}`, without a slash: its
+/// scope would be `/a/`, and with it all apps.
+fn is_wide_service_worker(parts: &Parts) -> bool {
+    let path = parts.uri.path().strip_prefix("/a/").unwrap_or_default();
+    !path.contains('/') && parts.headers.contains_key("service-worker")
 }
 
 #[cfg(test)]
@@ -263,6 +221,10 @@ mod tests {
         assert_eq!(split_path("/a/shop/x/%2F..?"), ("shop", "/x/%2F..?"));
     }
 
+    fn shop() -> AppName {
+        AppName::parse("shop").unwrap()
+    }
+
     fn framed(head: &str) -> Vec<u8> {
         [&prefix(head.len()).unwrap(), head.as_bytes(), b"body"].concat()
     }
@@ -272,6 +234,7 @@ mod tests {
         let good = answer(
             framed(r#"{"status":201,"headers":[["x-a","1"],["x-a","2"],["content-length","9"]]}"#)
                 .into(),
+            &shop(),
         )
         .unwrap();
         assert_eq!(good.status(), StatusCode::CREATED);
@@ -285,9 +248,12 @@ mod tests {
             r#"{"status":200,"headers":[["a b","1"]]}"#,
             r#"{"status":200,"headers":[["a","1\r\nb: 2"]]}"#,
         ] {
-            assert!(answer(framed(bad).into()).is_err(), "{bad} was taken");
+            assert!(
+                answer(framed(bad).into(), &shop()).is_err(),
+                "{bad} was taken"
+            );
         }
-        assert!(answer(Bytes::new()).is_err());
-        assert!(answer(Bytes::from_static(b"\xff\xff\xff\xff{}")).is_err());
+        assert!(answer(Bytes::new(), &shop()).is_err());
+        assert!(answer(Bytes::from_static(b"\xff\xff\xff\xff{}"), &shop()).is_err());
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn readyz(
     };
     let may_see = shared.open || is_administrator(&shared, &mut parts).await;
     Err(match may_see {
-        true => problem.with("failing", failing(&readiness)),
+        true => problem.failing(failing(&readiness)),
         false => problem,
     })
 }

@@ -6,15 +6,14 @@ use super::apps::find;
 use super::auth::Known;
 use super::body::{self, Json, content_type};
 use super::params::{Params, Segments, page_limit, refused};
+use super::preconditions::{Preconditions, set_etag};
 use super::problem::{Kind, Problem};
 use super::transfer::EntryLine;
-use crate::model::{
-    Capability, Collection, Cursor, Entry, Expect, Key, KeyRange, Timestamp, Value, Version,
-};
+use crate::model::{Capability, Collection, Cursor, Entry, Key, KeyRange, Timestamp, Value};
 use crate::service::{Caller, List, Write};
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -52,26 +51,30 @@ fn entry_not_found() -> Problem {
 }
 
 /// Reads an entry: its value as the body, its version as the ETag, its times in
-/// headers.
+/// headers. With `If-None-Match: "version"` the answer is 304 if it still has that
+/// version.
 #[utoipa::path(get, path = "/v1/apps/{app}/kv/entry", tag = "kv",
     params(("app" = String, Path), EntryParams),
-    responses((status = 200, body = Vec<u8>, content_type = "application/json")),
+    responses((status = 200, content((serde_json::Value = "application/json"),
+        (Vec<u8> = "application/octet-stream"))), (status = 304, description = "It has that version")),
     security(("token" = ["script:read"])))]
 pub(super) async fn get(
     State(shared): State<Shared>,
     Known(actor): Known,
     Segments(name): Segments<String>,
     Params(params): Params<EntryParams>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
     let (collection, key) = params.parse()?;
+    let preconditions = Preconditions::of(&headers)?;
     let caller = Caller::administrator(&app, &actor);
     let entry = shared.host.kv().get(&caller, &collection, &key).await?;
-    Ok(entry_response(entry.ok_or_else(entry_not_found)?))
-}
-
-fn etag(version: Version) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("\"{}\"", version.0)).ok()
+    let entry = entry.ok_or_else(entry_not_found)?;
+    match preconditions.of_read(&entry.version.0.to_string())? {
+        Some(answer) => Ok(answer),
+        None => Ok(entry_response(entry)),
+    }
 }
 
 fn entry_response(entry: Entry) -> Response {
@@ -81,35 +84,15 @@ fn entry_response(entry: Entry) -> Response {
         Value::Bytes(bytes) => ("application/octet-stream", bytes),
     };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    if let Some(etag) = etag(entry.version) {
-        headers.insert(ETAG, etag);
-    }
     let mut time = |name, at: Timestamp| headers.insert(name, HeaderValue::from(at.0));
     time(CREATED_AT, entry.created_at);
     time(UPDATED_AT, entry.updated_at);
     if let Some(at) = entry.expires_at {
         time(EXPIRES_AT, at);
     }
-    (headers, bytes).into_response()
-}
-
-/// What `If-Match: "7"` or `If-None-Match: *` expects of an entry.
-fn expect(headers: &HeaderMap) -> Result<Option<Expect>, Problem> {
-    match (headers.get(IF_MATCH), headers.get(IF_NONE_MATCH)) {
-        (None, None) => Ok(None),
-        (Some(tag), None) => {
-            let tag = tag.to_str().unwrap_or_default();
-            let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
-            let version = version.and_then(|tag| tag.parse().ok());
-            let refuse = || refused("If-Match takes one version, such as \"7\" with its quotes");
-            Ok(Some(Expect::Version(Version(version.ok_or_else(refuse)?))))
-        }
-        (None, Some(tag)) if tag == "*" => Ok(Some(Expect::Absent)),
-        (None, Some(_)) => Err(refused(
-            "If-None-Match takes * alone: write if there is no entry",
-        )),
-        (Some(_), Some(_)) => Err(refused("give If-Match or If-None-Match, not both")),
-    }
+    let mut response = (headers, bytes).into_response();
+    set_etag(&mut response, &entry.version.0.to_string());
+    response
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -125,8 +108,8 @@ pub(super) struct PutParams {
 }
 
 /// Writes an entry: JSON if that is the body's content type, else bytes. With
-/// `If-Match: "version"` only if the entry has that version, with
-/// `If-None-Match: *` only if there is none.
+/// `If-Match: "version"` only if the entry has that version, with `If-Match: *` only if
+/// there is one, with `If-None-Match: *` only if there is none.
 #[utoipa::path(put, path = "/v1/apps/{app}/kv/entry", tag = "kv",
     params(("app" = String, Path), PutParams),
     request_body(content((serde_json::Value = "application/json"), (Vec<u8> = "application/octet-stream"))),
@@ -147,6 +130,7 @@ pub(super) async fn put(
         ttl_ms,
     } = params;
     let (collection, key) = EntryParams { collection, key }.parse()?;
+    let preconditions = Preconditions::of(&headers)?;
     body::require_type(&headers, &["application/json", "application/octet-stream"])?;
     let limit = shared.host.limits().value_bytes;
     let bytes = body::read(&shared, body, limit).await?;
@@ -154,19 +138,23 @@ pub(super) async fn put(
         "application/json" => Value::json(bytes, limit)?,
         _ => Value::bytes(bytes, limit)?,
     };
-    let write = Write {
-        collection,
-        key,
-        value,
-        ttl_ms,
-        expect: expect(&headers)?,
-    };
     let caller = Caller::administrator(&app, &actor);
-    let version = shared.host.kv().set(&caller, write).await?;
+    let set = |expect| {
+        let write = Write {
+            collection: collection.clone(),
+            key: key.clone(),
+            value: value.clone(),
+            ttl_ms,
+            expect,
+        };
+        let kv = shared.host.kv();
+        let caller = &caller;
+        async move { kv.set(caller, write).await }
+    };
+    let place = (&collection, &key);
+    let version = preconditions.guard(&shared, &app, place, set).await?;
     let mut response = Json(Written { version: version.0 }).into_response();
-    if let Some(etag) = etag(version) {
-        response.headers_mut().insert(ETAG, etag);
-    }
+    set_etag(&mut response, &version.0.to_string());
     Ok(response)
 }
 
@@ -184,10 +172,14 @@ pub(super) async fn delete(
     let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let (collection, key) = params.parse()?;
-    let expect = expect(&headers)?;
+    let preconditions = Preconditions::of(&headers)?;
     let caller = Caller::administrator(&app, &actor);
-    let kv = shared.host.kv();
-    match kv.delete(&caller, collection, key, expect).await? {
+    let delete = |expect| {
+        let (collection, key) = (collection.clone(), key.clone());
+        shared.host.kv().delete(&caller, collection, key, expect)
+    };
+    let place = (&collection, &key);
+    match preconditions.guard(&shared, &app, place, delete).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(entry_not_found()),
     }

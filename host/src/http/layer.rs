@@ -6,8 +6,13 @@ use super::budget::{NoRoom, Share};
 use super::counted::{arriving, leaving};
 use super::problem::{Kind, Problem};
 use super::requests::Line;
+use super::stream::Peer;
+use super::target;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, HOST};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
@@ -44,9 +49,9 @@ pub(super) async fn around(
 
     let span = tracing::info_span!("request", request_id = %id, method, route);
     let handled = async {
-        match too_long(&request).or_else(|| too_large(request.headers())) {
-            Some(problem) => problem.into_response(),
-            None => counted(&shared, line.count(request), next)
+        match form(&request, route) {
+            Err(problem) => problem.into_response(),
+            Ok(()) => counted(&shared, line.count(request), next)
                 .await
                 .unwrap_or_else(|no_room| Problem::from(no_room).into_response()),
         }
@@ -54,7 +59,15 @@ pub(super) async fn around(
     .instrument(span);
     let mut response = line.noting(handled).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let allow = response.headers_mut().remove(ALLOW);
         response = problem.render(id);
+        if let Some(allow) = allow {
+            response.headers_mut().insert(ALLOW, allow);
+        }
+    }
+    if has_no_content(response.status()) {
+        response.headers_mut().remove(CONTENT_LENGTH);
+        *response.body_mut() = Body::empty();
     }
     let mut text = Uuid::encode_buffer();
     if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
@@ -99,6 +112,16 @@ fn given_id(headers: &HeaderMap) -> Option<Uuid> {
     Uuid::try_parse(text).ok()
 }
 
+/// Whether responses of the status have no content, whoever made them.
+fn has_no_content(status: StatusCode) -> bool {
+    [
+        StatusCode::NO_CONTENT,
+        StatusCode::RESET_CONTENT,
+        StatusCode::NOT_MODIFIED,
+    ]
+    .contains(&status)
+}
+
 /// A method as a label: clients can invent others.
 fn method(request: &Request) -> &'static str {
     match request.method().as_str() {
@@ -127,6 +150,39 @@ fn counted_status(status: StatusCode) -> String {
     match status.canonical_reason() {
         Some(_) => status.as_str().to_owned(),
         None => format!("{}xx", status.as_u16() / 100),
+    }
+}
+
+/// Checks a request's head, before anything else is done for it.
+fn form(request: &Request, route: &str) -> Result<(), Problem> {
+    too_long(request).map_or(Ok(()), Err)?;
+    too_large(request.headers()).map_or(Ok(()), Err)?;
+    host(request)?;
+    target::check(request.uri(), route, request.method().as_str())
+}
+
+/// RFC 9112: HTTP/1.1 has exactly one Host. A router in another server is asked in other
+/// ways too, so only a connection of our own must have one.
+fn host(request: &Request) -> Result<(), Problem> {
+    let refused = |why| Err(Problem::new(Kind::InvalidArgument, why));
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let is_ours = request.extensions().get::<Peer>().is_some();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => refused("there is more than one Host header"),
+        (None, _) if is_ours && request.version() == Version::HTTP_11 => {
+            refused("there is no Host header, which HTTP/1.1 needs")
+        }
+        (None, _) => Ok(()),
+        (Some(host), None) => {
+            // A client without a name for the host sends an empty one.
+            let is_good = host.is_empty()
+                || Authority::try_from(host.as_bytes())
+                    .is_ok_and(|host| !host.as_str().contains('@'));
+            match is_good {
+                true => Ok(()),
+                false => refused("the Host header is not a host and its port"),
+            }
+        }
     }
 }
 

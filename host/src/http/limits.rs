@@ -7,13 +7,13 @@ use super::apps::find;
 use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Segments, refused};
+use super::preconditions::{Preconditions, set_etag};
 use super::problem::Problem;
 use crate::model::{App, AppLimits, Capability, LimitsPatch};
 use crate::service::{Actor, ServiceError};
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{ETAG, IF_MATCH};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest as _, Sha256};
 
@@ -28,48 +28,41 @@ fn tag(limits: &AppLimits) -> String {
     let text = format!("{entries:?} {bytes:?} {calls_per_second:?} {calls_at_once:?}");
     let hash = Sha256::digest(text);
     let digits = hash.iter().take(8).map(|byte| format!("{byte:02x}"));
-    format!("\"{}\"", digits.collect::<String>())
+    digits.collect()
 }
 
 fn with_tag(limits: &AppLimits, body: impl IntoResponse) -> Response {
     let mut response = body.into_response();
-    if let Ok(tag) = HeaderValue::try_from(tag(limits)) {
-        response.headers_mut().insert(ETAG, tag);
-    }
+    set_etag(&mut response, &tag(limits));
     response
 }
 
-/// The limits that `If-Match` expects the app to have: those that it has, or the
+/// The limits that the request expects the app to have, if any: those that it has, or the
 /// request is refused at once. The store looks again when it makes the change.
 fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem> {
-    let Some(expected) = headers.get(IF_MATCH) else {
-        return Ok(None);
-    };
-    let expected = expected.to_str().unwrap_or_default();
-    let is_one_tag = expected.len() > 2
-        && expected.starts_with('"')
-        && expected.ends_with('"')
-        && expected.matches('"').count() == 2;
-    match expected {
-        // The app is there, and more is not asked.
-        "*" => Ok(None),
-        tag_of_app if tag_of_app == tag(&app.limits) => Ok(Some(app.limits)),
-        _ if is_one_tag => Err(ServiceError::LimitsChanged.into()),
-        _ => Err(refused(
-            "If-Match takes the one ETag that the limits were read with, with its quotes",
-        )),
+    let preconditions = Preconditions::of(headers)?;
+    if !preconditions.allow_change(Some(&tag(&app.limits))) {
+        return Err(ServiceError::LimitsChanged.into());
     }
+    Ok(preconditions.name_tags().then_some(app.limits))
 }
 
 /// Shows what an app may use. The ETag is for `If-Match`.
 #[utoipa::path(get, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
-    responses((status = 200, body = Limits)), security(("token" = ["app:read"])))]
+    responses((status = 200, body = Limits),
+        (status = 304, description = "They are those of the ETag")),
+    security(("token" = ["app:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
     Known(actor): Known,
     Segments(name): Segments<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let preconditions = Preconditions::of(&headers)?;
+    if let Some(answer) = preconditions.of_read(&tag(&app.limits))? {
+        return Ok(answer);
+    }
     Ok(with_tag(&app.limits, Json(Limits::from(&app.limits))))
 }
 
@@ -121,6 +114,15 @@ async fn set(
         return Err(refused(
             "nothing is to be changed; give entries, bytes, calls_per_second or calls_at_once",
         ));
+    }
+    let sizes = [patch.entries, patch.bytes];
+    if let Some(size) = sizes.into_iter().flatten().flatten().max()
+        && i64::try_from(size).is_err()
+    {
+        let limit = i64::MAX;
+        return Err(refused(format!(
+            "a limit is {size}; it must be at most {limit}, or null for no limit"
+        )));
     }
     if patch.calls_at_once == Some(Some(0)) {
         return Err(refused(

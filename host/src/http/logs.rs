@@ -70,7 +70,7 @@ pub(super) async fn show(
             after,
             limit,
             checked: Instant::now(),
-            _following: following,
+            following,
         };
         Body::from_stream(futures_util::stream::unfold(follower, Follower::next))
     } else {
@@ -107,19 +107,20 @@ struct Follower {
     after: u64,
     limit: usize,
     checked: Instant,
-    _following: Following,
+    following: Following,
 }
 
 impl Follower {
     /// The next lines, or a blank one; none at the end.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Follower)> {
+        let mut woken = false;
         loop {
             // A token can be revoked and an app deleted while its log is followed.
             if self.checked.elapsed() >= HEARTBEAT && !self.check().await {
                 return None;
             }
             let logs = self.shared.host.logs();
-            let grown = logs.grown(self.app.id);
+            let grown = self.following.grown();
             let grown = grown.notified();
             tokio::pin!(grown);
             // From here on no line is missed.
@@ -130,8 +131,12 @@ impl Follower {
                 self.limit = usize::MAX;
                 return Some((Ok(lines(&records)), self));
             }
+            // Woken for nothing: the app may be gone.
+            if std::mem::take(&mut woken) && !self.check().await {
+                return None;
+            }
             tokio::select! {
-                () = &mut grown => {}
+                () = &mut grown => woken = true,
                 () = tokio::time::sleep(HEARTBEAT) => {
                     return Some((Ok(Bytes::from_static(b"\n")), self));
                 }

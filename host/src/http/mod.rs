@@ -14,6 +14,8 @@ mod calls;
 mod client;
 mod counted;
 mod deliveries;
+mod document;
+mod forwarded;
 mod health;
 mod idle;
 mod kv;
@@ -22,11 +24,13 @@ mod limits;
 mod logs;
 mod params;
 mod plugins;
+mod preconditions;
 mod problem;
 mod requests;
 mod router;
 mod serve;
 mod stream;
+mod target;
 mod tokens;
 mod transfer;
 mod triggers;
@@ -39,9 +43,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use axum::Router;
 pub use axum::body::Body;
-pub use axum::http::{HeaderMap, Request, Response, StatusCode};
+pub use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 pub use client::Network;
-pub use router::openapi;
+pub use document::openapi;
 pub use serve::serve;
 
 /// What the `type` of a problem begins with.

@@ -1,16 +1,17 @@
 //! Errors as RFC 9457 problem details. Each case has a `type` of its own that
 //! does not change.
 
+use super::api::ProblemView;
 use super::budget::NoRoom;
 use crate::http::PROBLEMS;
 use crate::model::{Invalid, short};
 use crate::runtime::{CallError, LoadError};
 use crate::service::{Refusal, ServiceError, Stage, Unauthenticated, line_about_request};
 use crate::{DeployError, InvokeError};
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use kvasm_abi::EXIT_REFUSED;
 use std::error::Error;
 use std::time::Duration;
 use uuid::Uuid;
@@ -56,6 +57,7 @@ kinds! {
     TokenInvalid = UNAUTHORIZED "token-invalid" "The token is not valid",
     Forbidden = FORBIDDEN "forbidden" "The token does not allow this",
     ScopeExceeded = FORBIDDEN "scope-exceeded" "A token cannot grant what its maker does not have",
+    LifetimeExceeded = FORBIDDEN "lifetime-exceeded" "A token cannot outlast that of its maker",
     AppNotFound = NOT_FOUND "app-not-found" "There is no such app",
     AppExists = CONFLICT "app-exists" "The app's name is taken",
     EntryNotFound = NOT_FOUND "entry-not-found" "There is no such entry",
@@ -64,6 +66,7 @@ kinds! {
     TriggerNotFound = NOT_FOUND "trigger-not-found" "There is no such trigger",
     DeadLetterNotFound = NOT_FOUND "dead-letter-not-found" "There is no such dead letter",
     TokenNotFound = NOT_FOUND "token-not-found" "There is no such token",
+    LastAdminToken = CONFLICT "last-admin-token" "The token is the last that administers the instance",
     PluginNotFound = NOT_FOUND "plugin-not-found" "There is no such plugin version",
     PluginActive = CONFLICT "plugin-active" "The plugin version is active",
     NoActivePlugin = NOT_FOUND "no-active-plugin" "The app has no active plugin",
@@ -71,6 +74,7 @@ kinds! {
     ModuleRefused = UNPROCESSABLE_ENTITY "module-refused" "The module cannot run here",
     FunctionNotFound = NOT_FOUND "function-not-found" "The plugin has no such function",
     NoHttpHandler = NOT_FOUND "no-http-handler" "The plugin answers no HTTP requests",
+    InputRefused = UNPROCESSABLE_ENTITY "input-refused" "The function refuses its input",
     PluginFailed = INTERNAL_SERVER_ERROR "plugin-failed" "The plugin's function failed",
     PluginTrapped = INTERNAL_SERVER_ERROR "plugin-trapped" "The plugin trapped",
     PluginAnswer = BAD_GATEWAY "plugin-answer" "The plugin's answer is no HTTP response",
@@ -94,9 +98,9 @@ pub(super) struct Problem {
     kind: Kind,
     detail: String,
     retry_after: Option<Duration>,
-    allow: Option<HeaderValue>,
-    /// A member that only some cases have, and its name.
-    extension: Option<Box<(&'static str, serde_json::Value)>>,
+    /// Members that only some cases have.
+    failed: Option<Box<serde_json::Value>>,
+    failing: Option<Box<serde_json::Value>>,
 }
 
 impl Problem {
@@ -105,8 +109,8 @@ impl Problem {
             kind,
             detail: short(&detail.into(), DETAIL_BYTES_MAX).to_owned(),
             retry_after: None,
-            allow: None,
-            extension: None,
+            failed: None,
+            failing: None,
         }
     }
 
@@ -116,9 +120,15 @@ impl Problem {
         self
     }
 
-    /// The same with one member more.
-    pub(super) fn with(mut self, name: &'static str, value: serde_json::Value) -> Problem {
-        self.extension = Some(Box::new((name, value)));
+    /// The same, of a batch, with the entries that were not as expected.
+    pub(super) fn failed(mut self, entries: serde_json::Value) -> Problem {
+        self.failed = Some(Box::new(entries));
+        self
+    }
+
+    /// The same, of a server that is not ready, with what fails.
+    pub(super) fn failing(mut self, parts: serde_json::Value) -> Problem {
+        self.failing = Some(Box::new(parts));
         self
     }
 
@@ -136,6 +146,21 @@ impl Problem {
         self
     }
 
+    /// How the HTTP handler of a plugin failed. What it says of that is for its author:
+    /// the plugin's words to its client are its responses.
+    pub(super) fn of_handler(error: InvokeError) -> Problem {
+        match &error {
+            InvokeError::Call(failure) => match &failure.error {
+                CallError::Failed { .. } => {
+                    let detail = "its author finds why in the app's log under this request's id";
+                    Problem::new(Kind::PluginFailed, detail)
+                }
+                _ => error.into(),
+            },
+            _ => error.into(),
+        }
+    }
+
     /// An error of the host: its cause goes to the log, and not into the answer.
     pub(super) fn internal(error: &(dyn Error + 'static)) -> Problem {
         log_cause(error);
@@ -145,17 +170,17 @@ impl Problem {
 
     /// The response, once the request's id is known.
     pub(super) fn render(self, request_id: Uuid) -> Response {
-        let mut body = json!({
-            "type": format!("{PROBLEMS}{}", self.kind.slug()),
-            "title": self.kind.title(),
-            "status": self.kind.status().as_u16(),
-            "detail": self.detail,
-            "request_id": request_id,
-        });
-        if let (Some(extension), Some(body)) = (self.extension, body.as_object_mut()) {
-            let (name, value) = *extension;
-            body.insert(name.to_owned(), value);
-        }
+        let body = ProblemView {
+            kind: format!("{PROBLEMS}{}", self.kind.slug()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: self.detail,
+            request_id: request_id.to_string(),
+            failed: self.failed.map(|entries| *entries),
+            failing: self.failing.map(|parts| *parts),
+        };
+        // Text and numbers are written without fail.
+        let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut headers = HeaderMap::new();
         let json = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, json);
@@ -164,13 +189,10 @@ impl Problem {
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
-        if let Some(allow) = self.allow {
-            headers.insert(ALLOW, allow);
-        }
         if self.kind.status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        (self.kind.status(), headers, body.to_string()).into_response()
+        (self.kind.status(), headers, body).into_response()
     }
 }
 
@@ -228,6 +250,8 @@ impl From<ServiceError> for Problem {
             ServiceError::NothingToRollBackTo => Kind::NothingToRollBackTo,
             ServiceError::TokenNotFound => Kind::TokenNotFound,
             ServiceError::ScopeExceeded(_) => Kind::ScopeExceeded,
+            ServiceError::LifetimeExceeded(_) => Kind::LifetimeExceeded,
+            ServiceError::LastAdmin => Kind::LastAdminToken,
             ServiceError::Full(_) => {
                 log_cause(&error);
                 Kind::StoreFull
@@ -318,6 +342,13 @@ impl From<CallError> for Problem {
             }
             CallError::Invalid(invalid) => return invalid.clone().into(),
             // The plugin's own words to its caller.
+            CallError::Failed { code, message } if *code == EXIT_REFUSED => {
+                let detail = match message.as_str() {
+                    "" => "the function does not say why",
+                    message => message,
+                };
+                return Problem::new(Kind::InputRefused, detail);
+            }
             CallError::Failed { code, message } => {
                 let detail = match message.as_str() {
                     "" => format!("it ended with code {code}, without a message"),

@@ -1,14 +1,13 @@
 //! The routes.
 
 use super::{
-    Shared, apps, audit, batch, calls, deliveries, health, kv, layer, limits, logs, plugins,
-    tokens, transfer, triggers,
+    Shared, apps, audit, batch, calls, deliveries, document, health, kv, layer, limits, logs,
+    plugins, tokens, transfer, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::any;
-use std::sync::LazyLock;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
@@ -17,7 +16,7 @@ use utoipa_axum::routes;
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Kvasm", description = "Public calls of plugins, and the API of administrators. \
-        Errors are RFC 9457 problem details."),
+        Errors are RFC 9457 problem details. HEAD is answered wherever GET is."),
     // Its path cannot be written in a way that both sides of the router read.
     paths(calls::handle),
     modifiers(&Token)
@@ -105,52 +104,21 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(logs::show))
         .routes(routes!(audit::list_of_app))
         .routes(routes!(audit::list))
-        .routes(routes!(document))
+        .routes(routes!(describe))
 }
 
-static OPENAPI: LazyLock<String> = LazyLock::new(|| {
-    let (_, mut api) = documented().split_for_parts();
-    name_operations(&mut api);
-    api.to_json().unwrap_or_default()
-});
-
-/// Gives each operation a name of its own, of its method and its path, in place
-/// of its function's, which several have.
-fn name_operations(api: &mut utoipa::openapi::OpenApi) {
-    for (path, item) in &mut api.paths.paths {
-        let words = path.split(|c: char| !c.is_ascii_alphanumeric());
-        let words: Vec<_> = words
-            .filter(|word| !word.is_empty() && *word != "v1")
-            .collect();
-        let place = words.join("_");
-        let methods = [
-            ("get", &mut item.get),
-            ("head", &mut item.head),
-            ("post", &mut item.post),
-            ("put", &mut item.put),
-            ("patch", &mut item.patch),
-            ("delete", &mut item.delete),
-            ("options", &mut item.options),
-        ];
-        for (method, operation) in methods {
-            if let Some(operation) = operation {
-                operation.operation_id = Some(format!("{method}_{place}"));
-            }
-        }
-    }
-}
-
-/// The OpenAPI document of the server, as JSON.
-pub fn openapi() -> &'static str {
-    &OPENAPI
+/// What the handlers say of themselves.
+pub(super) fn described() -> utoipa::openapi::OpenApi {
+    let (_, api) = documented().split_for_parts();
+    api
 }
 
 /// Describes every route.
 #[utoipa::path(get, path = "/v1/openapi.json", tag = "health",
     responses((status = 200, content_type = "application/json")))]
-async fn document() -> impl IntoResponse {
+async fn describe() -> impl IntoResponse {
     let json = [(axum::http::header::CONTENT_TYPE, "application/json")];
-    (json, openapi())
+    (json, document::openapi())
 }
 
 pub(super) fn build(shared: Shared, routes: Routes) -> Router {

@@ -7,6 +7,7 @@ use crate::metrics::Metrics;
 use axum::Router;
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -81,10 +82,22 @@ pub async fn serve(
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             request.extensions_mut().insert(Remote(address));
-            let answered = service.call(request.map(|body| peer.body(body)));
+            // Such a client sends its body when it is asked for it, as by reading.
+            let waits = request.headers().contains_key(EXPECT);
+            let (parts, body) = request.into_parts();
+            let (body, rest) = peer.body(body);
+            let answered = service.call(Request::from_parts(parts, body));
             let peer = peer.clone();
             async move {
-                let response = answered.await?;
+                let mut response = answered.await?;
+                let goes_on = match waits {
+                    true => rest.leave(),
+                    false => rest.discard().await,
+                };
+                if !goes_on {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
                 Ok::<_, Infallible>(response.map(|body| peer.answer(body)))
             }
         });

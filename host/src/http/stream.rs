@@ -2,7 +2,10 @@
 
 use super::ServerOptions;
 use super::idle::{Answer, HeadTimer, Phases};
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -12,14 +15,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 /// How often a connection that has unread bytes is asked whether it still stands.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How much of a body is discarded after its request was answered, before the
 /// connection is closed.
-const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+const LINGER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How much of a body is discarded, and for how long, before its request is answered, so
+/// that the connection can be kept. A body that is longer or slower ends it.
+const REST_BYTES_MAX: u64 = 256 * 1024;
+const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far a peer is behind: it has a time in hand, which passes while the server
 /// waits for it, and comes back with the bytes that it moves and with each second in
@@ -239,15 +246,19 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The body of the client's next request.
-    pub(super) fn body<B: Body>(&self, inner: B) -> Sent<B> {
+    /// The body of the client's next request, and what will be left of it.
+    pub(super) fn body<B: Body>(&self, inner: B) -> (Sent<B>, Rest<B>) {
         self.phases.request();
         self.socket.unread.store(false, Ordering::Relaxed);
-        Sent {
-            inner,
+        let rest = Arc::new(Mutex::new(None));
+        let sent = Sent {
+            inner: Some(inner),
             ended: false,
             peer: self.clone(),
-        }
+            rest: Arc::clone(&rest),
+        };
+        let peer = self.clone();
+        (sent, Rest { rest, peer })
     }
 
     /// The body of the answer to that request.
@@ -271,9 +282,52 @@ impl Peer {
 
 /// A request's body, which notes on its connection when it is dropped before its end.
 pub(super) struct Sent<B: Body> {
-    inner: B,
+    /// There until it is dropped.
+    inner: Option<B>,
     ended: bool,
     peer: Peer,
+    rest: Arc<Mutex<Option<B>>>,
+}
+
+/// What a request's handler has left of its body.
+pub(super) struct Rest<B> {
+    rest: Arc<Mutex<Option<B>>>,
+    peer: Peer,
+}
+
+impl<B: Body + Unpin> Rest<B> {
+    /// Reads it to its end, within bounds of bytes and time. Whether the connection can
+    /// take another request then.
+    pub(super) async fn discard(self) -> bool {
+        let Some(body) = self.rest.lock().take() else {
+            // It was read to its end, or the answer goes on reading it.
+            return true;
+        };
+        let ended = timeout(REST_TIMEOUT, ends(body)).await.unwrap_or(false);
+        self.peer.socket.unread.store(!ended, Ordering::Relaxed);
+        ended
+    }
+
+    /// Leaves it where it is. Whether there was none.
+    pub(super) fn leave(self) -> bool {
+        self.rest.lock().take().is_none()
+    }
+}
+
+/// Whether the body ends within the bytes that are discarded of it.
+async fn ends<B: Body + Unpin>(mut body: B) -> bool {
+    let mut discarded = 0;
+    while discarded + body.size_hint().lower() <= REST_BYTES_MAX {
+        match body.frame().await {
+            None => return true,
+            Some(Ok(frame)) => {
+                let data = frame.into_data().ok();
+                discarded += data.map_or(0, |data| data.remaining() as u64);
+            }
+            Some(Err(_)) => return false,
+        }
+    }
+    false
 }
 
 impl<B: Body + Unpin> Body for Sent<B> {
@@ -284,24 +338,33 @@ impl<B: Body + Unpin> Body for Sent<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(inner).poll_frame(context));
         self.ended = frame.is_none();
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner
+            .as_ref()
+            .map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
 impl<B: Body> Drop for Sent<B> {
     fn drop(&mut self) {
-        if !self.ended && !self.inner.is_end_stream() {
+        if let Some(inner) = self.inner.take()
+            && !self.ended
+            && !inner.is_end_stream()
+        {
             self.peer.socket.unread.store(true, Ordering::Relaxed);
+            *self.rest.lock() = Some(inner);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
 use crate::model::{App, Capability, Timestamp, TokenId};
-use crate::service::{self, Actor};
+use crate::service::{self, Actor, Expiry};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -47,6 +47,22 @@ async fn page(
     }))
 }
 
+/// A time at which a token can expire.
+fn expiry(at: Timestamp) -> Result<Timestamp, Problem> {
+    if at <= Timestamp::now() {
+        return Err(refused(
+            "expires_at is in the past; it is in milliseconds since 1970",
+        ));
+    }
+    if at >= Timestamp::END {
+        return Err(refused(
+            "expires_at is after the year 9999; it is in milliseconds since 1970, and null \
+             for a token that does not expire",
+        ));
+    }
+    Ok(at)
+}
+
 async fn make(
     shared: &Shared,
     actor: &Actor,
@@ -57,12 +73,11 @@ async fn make(
     let new: NewToken = body::json(shared, headers, body).await?;
     let scopes = new.scopes.iter().map(|scope| scope.parse());
     let scopes = scopes.collect::<Result<_, crate::model::UnknownScope>>();
-    let expires_at = new.expires_at.map(Timestamp);
-    if expires_at.is_some_and(|at| at <= Timestamp::now()) {
-        return Err(refused(
-            "expires_at lies in the past; it is in milliseconds since 1970",
-        ));
-    }
+    let expires_at = match new.expires_at {
+        None => Expiry::WithMaker,
+        Some(None) => Expiry::Never,
+        Some(Some(at)) => Expiry::At(expiry(Timestamp(at))?),
+    };
     let new = service::NewToken {
         name: new.name,
         scopes: scopes.map_err(|e| refused(e.to_string()))?,

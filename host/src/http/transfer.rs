@@ -46,7 +46,7 @@ pub(super) struct EntryLine {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value)]
     json: Option<Box<RawValue>>,
     /// The value in base64, if it is bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

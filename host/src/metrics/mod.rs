@@ -1,7 +1,8 @@
 //! What the host counts and times, in the form that Prometheus reads.
 //!
 //! Every label has few values: names of the code, or of apps, and of those no
-//! more than [`APPS_MAX`]; the rest is counted together.
+//! more than [`APPS_MAX`]; the rest is counted together. The place of an app that is
+//! gone is given to the next.
 //!
 //! `table` names and describes each metric, `sample` is what a background task finds
 //! out about the store from time to time, and `process` what the system says of the
@@ -19,12 +20,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 pub(crate) use sample::{FULLEST_APPS, Fullness, Sample};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 pub use table::Row;
 
-/// The most apps that have series of their own.
+/// The most apps that have series of their own at once.
 pub const APPS_MAX: usize = 1_000;
 /// The label of all apps beyond.
 const OTHER_APPS: &str = "_other";
@@ -97,11 +98,21 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
+/// What is counted of an app, and an outcome of it.
+type Series = (OfApp, &'static str);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OfApp {
+    Invocations,
+    Deliveries,
+}
+
 struct Inner {
     registry: Registry,
     rows: Vec<Row>,
     sample: sample::Sampled,
-    apps: Mutex<HashSet<Arc<str>>>,
+    /// The apps that have series of their own, and which.
+    apps: Mutex<HashMap<Arc<str>, Vec<Series>>>,
     invocations: Family<Invocation, Counter>,
     invocation_seconds: Histogram,
     host_calls: Family<Named, Counter>,
@@ -190,24 +201,52 @@ impl Metrics {
         self.0.log_lines_dropped.inc_by(lines);
     }
 
-    /// The label of an app: its name, as long as there are not too many.
-    fn app_label(&self, app: &str) -> Arc<str> {
+    /// Counts something of an app: under its name, as long as there are not too many.
+    fn count_of_app(&self, what: OfApp, app: &str, outcome: &'static str) {
+        // Held until it is counted, so that nobody forgets the app in between.
         let mut apps = self.0.apps.lock();
-        match apps.get(app) {
-            Some(label) => Arc::clone(label),
-            None if apps.len() >= APPS_MAX => OTHER_APPS.into(),
-            None => {
-                let label: Arc<str> = app.into();
-                apps.insert(Arc::clone(&label));
-                label
-            }
+        if !apps.contains_key(app) && apps.len() < APPS_MAX {
+            apps.insert(app.into(), Vec::new());
+        }
+        let app = match apps.get_key_value(app) {
+            Some((name, _)) => Arc::clone(name),
+            None => OTHER_APPS.into(),
+        };
+        if let Some(series) = apps.get_mut(&app)
+            && !series.contains(&(what, outcome))
+        {
+            series.push((what, outcome));
+        }
+        let label = Invocation { app, outcome };
+        self.family(what).get_or_create(&label).inc();
+    }
+
+    fn family(&self, what: OfApp) -> &Family<Invocation, Counter> {
+        match what {
+            OfApp::Invocations => &self.0.invocations,
+            OfApp::Deliveries => &self.0.deliveries,
+        }
+    }
+
+    /// The names of the apps that have series of their own.
+    pub(crate) fn apps(&self) -> Vec<Arc<str>> {
+        self.0.apps.lock().keys().map(Arc::clone).collect()
+    }
+
+    /// Removes the series of an app that is gone; its place is free.
+    pub(crate) fn forget_app(&self, app: &str) {
+        let mut apps = self.0.apps.lock();
+        let Some((app, series)) = apps.remove_entry(app) else {
+            return;
+        };
+        for (what, outcome) in series {
+            let app = Arc::clone(&app);
+            self.family(what).remove(&Invocation { app, outcome });
         }
     }
 
     pub(crate) fn invocation(&self, app: &str, outcome: &'static str, took: Duration) {
-        let app = self.app_label(app);
-        let label = Invocation { app, outcome };
-        self.0.invocations.get_or_create(&label).inc();
+        self.count_of_app(OfApp::Invocations, app, outcome);
         self.0.invocation_seconds.observe(took.as_secs_f64());
     }
 
@@ -244,9 +283,7 @@ impl Metrics {
 
     /// Counts the end of an attempt at a delivery.
     pub(crate) fn delivery(&self, app: &str, outcome: &'static str) {
-        let app = self.app_label(app);
-        let label = Invocation { app, outcome };
-        self.0.deliveries.get_or_create(&label).inc();
+        self.count_of_app(OfApp::Deliveries, app, outcome);
     }
 
     pub(crate) fn delivery_running(&self) -> InUse {
@@ -358,6 +395,28 @@ mod tests {
             .filter(|line| line.starts_with("kvasm_invocations_total{"));
         assert_eq!(series.count(), APPS_MAX + 1);
         assert!(text.contains("kvasm_invocations_total{app=\"_other\",outcome=\"ok\"} 5"));
+    }
+
+    #[test]
+    fn the_place_of_an_app_that_is_gone_is_given_to_the_next() {
+        let metrics = Metrics::default();
+        for n in 0..2 * APPS_MAX {
+            let app = format!("app-{n}");
+            metrics.invocation(&app, "ok", Duration::ZERO);
+            metrics.invocation(&app, "failed", Duration::ZERO);
+            metrics.delivery(&app, "done");
+            if n >= 5 {
+                metrics.forget_app(&app);
+            }
+        }
+        assert_eq!(metrics.apps().len(), 5);
+        let text = metrics.encode();
+        assert_eq!(text.matches("{app=\"app-").count(), 3 * 5, "{text}");
+        assert!(!text.contains(OTHER_APPS));
+        metrics.forget_app("app-5");
+        metrics.invocation("app-5", "ok", Duration::ZERO);
+        let again = "kvasm_invocations_total{app=\"app-5\",outcome=\"ok\"} 1";
+        assert!(metrics.encode().contains(again));
     }
 
     #[test]

@@ -9,6 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
+    /// The first time that has no date of four digits for its year, which is how people
+    /// and most programs write a time: the end of the year 9999.
+    pub const END: Timestamp = Timestamp(253_402_300_800_000);
+
     /// The host's clock. A clock before 1970 counts as 1970.
     pub fn now() -> Timestamp {
         let since_epoch = SystemTime::now()

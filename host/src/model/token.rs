@@ -18,7 +18,10 @@ pub struct TokenId(pub Uuid);
 impl TokenId {
     /// The token that a store's first start makes. There is one such identity,
     /// so of several hosts that start at once one alone makes the token.
-    pub const BOOTSTRAP: TokenId = TokenId(Uuid::nil());
+    pub const BOOTSTRAP: TokenId =
+        TokenId(Uuid::from_u128(0x018c_c251_f400_7000_8000_6b76_6173_6d31));
+    /// The same of stores that were made by an older version.
+    pub const OLD_BOOTSTRAP: TokenId = TokenId(Uuid::nil());
 }
 
 impl fmt::Display for TokenId {
@@ -129,6 +132,11 @@ impl Token {
     /// Whether it is neither expired nor revoked.
     pub fn is_good(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
+    }
+
+    /// Whether it lets its holder administer the instance now.
+    pub fn administers(&self, now: Timestamp) -> bool {
+        self.app.is_none() && self.scopes.contains(&Scope::InstanceAdmin) && self.is_good(now)
     }
 
     /// Who its holder is.

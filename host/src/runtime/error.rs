@@ -282,6 +282,8 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::PluginActive(_)
         | ServiceError::NothingToRollBackTo
         | ServiceError::TokenNotFound
+        | ServiceError::LastAdmin
+        | ServiceError::LifetimeExceeded(_)
         | ServiceError::ScopeExceeded(_) => Blame::Host,
     }
 }
@@ -298,7 +300,9 @@ impl CallError {
             | CallError::UnknownFunction { .. }
             | CallError::NoHttpHandler
             | CallError::Invalid(_) => true,
-            CallError::Failed { code, .. } => *code == kvasm_abi::EXIT_PERMANENT,
+            CallError::Failed { code, .. } => {
+                [kvasm_abi::EXIT_PERMANENT, kvasm_abi::EXIT_REFUSED].contains(code)
+            }
             CallError::Deadline { timeout, .. } => timeout.longest().is_of_the_guest(),
             CallError::Commit(error) => matches!(error, ServiceError::Invalid(_)),
             CallError::Conflict { .. } | CallError::HostMemory | CallError::Host(_) => false,

@@ -11,6 +11,7 @@ use uuid::Uuid;
 pub struct Actor {
     principal: Principal,
     token: Option<TokenId>,
+    expires_at: Option<Timestamp>,
     name: String,
     request_id: Uuid,
 }
@@ -21,6 +22,7 @@ impl Actor {
         Actor {
             principal: token.principal(),
             token: Some(token.id),
+            expires_at: token.expires_at,
             name: token.name.clone(),
             request_id,
         }
@@ -33,6 +35,7 @@ impl Actor {
         Actor {
             principal: Principal::for_all_apps(Scope::ALL),
             token: None,
+            expires_at: None,
             name: name.into(),
             request_id,
         }
@@ -51,6 +54,11 @@ impl Actor {
     /// The identity of its token; `None` of an operator.
     pub fn token(&self) -> Option<TokenId> {
         self.token
+    }
+
+    /// When its token expires, if it does.
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
     }
 
     /// The id of the request that it makes.

@@ -2,6 +2,7 @@
 
 use crate::model::{
     AppName, Capability, Invalid, NoSum, PluginVersion, Resource, Scope, Subject, TRIGGERS_MAX,
+    Timestamp,
 };
 use crate::store::StoreError;
 use thiserror::Error;
@@ -77,6 +78,18 @@ pub enum ServiceError {
     /// A token would grant what its maker does not have.
     #[error("a token cannot grant {0}, which you do not have yourself")]
     ScopeExceeded(Scope),
+    /// A token would be good for longer than its maker's.
+    #[error(
+        "a token cannot outlast that of its maker, which expires at {} (milliseconds since \
+         1970), unless that has instance:admin", .0.0
+    )]
+    LifetimeExceeded(Timestamp),
+    /// The last good token that administers the instance cannot be revoked.
+    #[error(
+        "this is the last good token with instance:admin; make another one first \
+         (kvasm token create NAME --scope instance:admin)"
+    )]
+    LastAdmin,
     /// The store cannot be reached; the call may be tried again.
     #[error("the store cannot be reached; try again later")]
     Unavailable(#[source] StoreError),
@@ -122,6 +135,7 @@ impl From<StoreError> for ServiceError {
                 limit: TRIGGERS_MAX as u64,
             }),
             StoreError::LimitsChanged => ServiceError::LimitsChanged,
+            StoreError::LastAdmin => ServiceError::LastAdmin,
             StoreError::AnswerTooLarge { limit } => ServiceError::Invalid(Invalid::OverTogether {
                 subject: Subject::Answer,
                 limit: limit as u64,

@@ -71,21 +71,37 @@ impl LogRecord {
 #[derive(Default)]
 pub struct Logs {
     state: Mutex<State>,
-    followers: Mutex<HashMap<AppId, usize>>,
+    followers: Mutex<HashMap<AppId, Followers>>,
+}
+
+/// Those who follow the log of one app.
+#[derive(Default)]
+struct Followers {
+    count: usize,
+    grown: Arc<Notify>,
 }
 
 /// One that follows an app's log.
 pub struct Following {
     logs: Arc<Logs>,
     app: AppId,
+    grown: Arc<Notify>,
+}
+
+impl Following {
+    /// What is told when lines of the app arrive, or the app is gone. Register with it
+    /// before reading.
+    pub fn grown(&self) -> Arc<Notify> {
+        Arc::clone(&self.grown)
+    }
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
         let mut followers = self.logs.followers.lock();
-        if let Some(count) = followers.get_mut(&self.app) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(of_app) = followers.get_mut(&self.app) {
+            of_app.count -= 1;
+            if of_app.count == 0 {
                 followers.remove(&self.app);
             }
         }
@@ -103,7 +119,6 @@ struct State {
 struct Ring {
     lines: VecDeque<LogRecord>,
     bytes: usize,
-    grown: Arc<Notify>,
 }
 
 impl Ring {
@@ -120,15 +135,17 @@ impl Logs {
     /// there are as many as there may be, of the app or in all.
     pub fn follow(self: &Arc<Self>, app: AppId) -> Option<Following> {
         let mut followers = self.followers.lock();
-        let all: usize = followers.values().sum();
-        let own = followers.get(&app).copied().unwrap_or(0);
+        let all: usize = followers.values().map(|of_app| of_app.count).sum();
+        let own = followers.get(&app).map_or(0, |of_app| of_app.count);
         if own >= FOLLOWERS_OF_APP_MAX || all >= FOLLOWERS_MAX {
             return None;
         }
-        followers.insert(app, own + 1);
+        let of_app = followers.entry(app).or_default();
+        of_app.count += 1;
         Some(Following {
             logs: Arc::clone(self),
             app,
+            grown: Arc::clone(&of_app.grown),
         })
     }
 
@@ -156,8 +173,16 @@ impl Logs {
                 *bytes -= ring.shift();
             }
         }
-        ring.grown.notify_waiters();
         state.make_room();
+        drop(state);
+        self.tell(app);
+    }
+
+    /// Wakes those who follow an app's log.
+    fn tell(&self, app: AppId) {
+        if let Some(of_app) = self.followers.lock().get(&app) {
+            of_app.grown.notify_waiters();
+        }
     }
 
     /// The app's lines after a number, oldest first: the last `limit` of them.
@@ -176,20 +201,20 @@ impl Logs {
         lines
     }
 
-    /// What is told when lines of the app arrive. Register with it before reading.
-    pub fn grown(&self, app: AppId) -> Arc<Notify> {
-        let mut state = self.state.lock();
-        Arc::clone(&state.rings.entry(app).or_default().grown)
+    /// The apps that have lines.
+    pub(crate) fn apps(&self) -> Vec<AppId> {
+        self.state.lock().rings.keys().copied().collect()
     }
 
-    /// Forgets an app that is gone.
+    /// Forgets an app that is gone. Those who follow its log are woken and find nothing
+    /// more.
     pub fn remove(&self, app: AppId) {
         let mut state = self.state.lock();
         if let Some(ring) = state.rings.remove(&app) {
             state.bytes -= ring.bytes;
-            // Whoever follows it looks, and finds nothing more.
-            ring.grown.notify_waiters();
         }
+        drop(state);
+        self.tell(app);
     }
 }
 
@@ -238,6 +263,25 @@ mod tests {
         assert!(logs.follow(app).is_some());
         drop(following);
         assert!(logs.followers.lock().is_empty());
+    }
+
+    #[test]
+    fn following_makes_no_log_and_hears_of_its_end() {
+        let logs = Arc::new(Logs::default());
+        let app = AppId::generate();
+        let following = logs.follow(app).unwrap();
+        let hears = |act: &dyn Fn()| {
+            let grown = following.grown();
+            let mut grown = std::pin::pin!(grown.notified());
+            assert!(!grown.as_mut().enable());
+            act();
+            grown.enable()
+        };
+        assert!(hears(&|| logs.push(app, [line("one")])));
+        assert!(!hears(&|| logs.push(AppId::generate(), [line("another's")])));
+        assert!(hears(&|| logs.remove(app)));
+        assert!(hears(&|| logs.remove(app)));
+        assert!(!logs.apps().contains(&app));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub use letters::{DELIVERIES_MAX, LETTERS_MAX, Page};
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogRecord, LogSource, Logs};
 pub(crate) use rates::WriteRates;
 pub(crate) use throttle::{Requests, line_about, line_about_request, line_of_request};
-pub use tokens::{NewToken, Unauthenticated};
+pub use tokens::{Expiry, NewToken, Unauthenticated};
 pub use transaction::Transaction;
 pub use wakes::Wakes;
 

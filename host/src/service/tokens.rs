@@ -18,7 +18,50 @@ pub struct NewToken {
     /// What it grants; at least one.
     pub scopes: Vec<Scope>,
     /// When it stops being good, if ever.
-    pub expires_at: Option<Timestamp>,
+    pub expires_at: Expiry,
+}
+
+/// When a token to make stops being good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Expiry {
+    /// Together with the token of its maker: never, if that does not expire.
+    #[default]
+    WithMaker,
+    /// Never.
+    Never,
+    /// At this time.
+    At(Timestamp),
+}
+
+impl From<Option<Timestamp>> for Expiry {
+    fn from(at: Option<Timestamp>) -> Expiry {
+        at.map_or(Expiry::WithMaker, Expiry::At)
+    }
+}
+
+impl Expiry {
+    /// The time, for a maker whose token expires at `makers`.
+    ///
+    /// # Errors
+    /// [`ServiceError::LifetimeExceeded`] if that is later than `makers`, which
+    /// `is_instance_admin` allows.
+    fn resolve(
+        self,
+        makers: Option<Timestamp>,
+        is_instance_admin: bool,
+    ) -> Result<Option<Timestamp>, ServiceError> {
+        let (at, outlasts) = match (self, makers) {
+            (Expiry::WithMaker, makers) => (makers, false),
+            (Expiry::Never, makers) => (None, makers.is_some()),
+            (Expiry::At(at), makers) => (Some(at), makers.is_some_and(|makers| at > makers)),
+        };
+        match makers {
+            Some(makers) if outlasts && !is_instance_admin => {
+                Err(ServiceError::LifetimeExceeded(makers))
+            }
+            Some(_) | None => Ok(at),
+        }
+    }
 }
 
 /// Why a token does not let its bearer in.
@@ -61,7 +104,8 @@ impl Admin {
     /// # Errors
     /// [`ServiceError::Denied`] without `instance:admin`, or for a bound token
     /// without `app:admin` of its app; then it can grant only what the actor
-    /// has ([`ServiceError::ScopeExceeded`]). [`ServiceError::Quota`] if the app has
+    /// has ([`ServiceError::ScopeExceeded`]), and not for longer than the actor's own
+    /// token ([`ServiceError::LifetimeExceeded`]). [`ServiceError::Quota`] if the app has
     /// [`TOKENS_MAX`](crate::model::TOKENS_MAX) tokens that are neither revoked nor
     /// expired.
     pub async fn create_token(
@@ -79,7 +123,10 @@ impl Admin {
             return Err(ServiceError::ScopeExceeded(*scope));
         }
         check(&new)?;
-        let (token, bearer) = generate(TokenId(Uuid::now_v7()), app.map(|app| app.id), new)?;
+        let expires_at = new.expires_at;
+        let expires_at = expires_at.resolve(actor.expires_at(), is_instance_admin)?;
+        let id = TokenId(Uuid::now_v7());
+        let (token, bearer) = generate(id, app.map(|app| app.id), new, expires_at)?;
         let detail = json!({
             "token": token.id.to_string(),
             "name": token.name,
@@ -114,7 +161,8 @@ impl Admin {
     ///
     /// # Errors
     /// [`ServiceError::Denied`] as [`tokens`](Admin::tokens);
-    /// [`ServiceError::TokenNotFound`].
+    /// [`ServiceError::TokenNotFound`]; [`ServiceError::LastAdmin`] for the last good
+    /// token that administers the instance.
     pub async fn revoke_token(
         &self,
         actor: &Actor,
@@ -137,15 +185,17 @@ impl Admin {
     /// # Errors
     /// The store's failure.
     pub async fn bootstrap(&self) -> Result<Option<BearerToken>, ServiceError> {
-        if self.store.token(TokenId::BOOTSTRAP).await?.is_some() {
-            return Ok(None);
+        for id in [TokenId::BOOTSTRAP, TokenId::OLD_BOOTSTRAP] {
+            if self.store.token(id).await?.is_some() {
+                return Ok(None);
+            }
         }
         let new = NewToken {
             name: "bootstrap".to_owned(),
             scopes: Scope::ALL.to_vec(),
-            expires_at: None,
+            expires_at: Expiry::Never,
         };
-        let (token, bearer) = generate(TokenId::BOOTSTRAP, None, new)?;
+        let (token, bearer) = generate(TokenId::BOOTSTRAP, None, new, None)?;
         let actor = Actor::operator("first start", Uuid::now_v7());
         let audit = actor.audit("token.bootstrap", None, token.created_at, json!({}));
         // Another host may be faster: then the identity is taken.
@@ -189,6 +239,7 @@ fn generate(
     id: TokenId,
     app: Option<AppId>,
     new: NewToken,
+    expires_at: Option<Timestamp>,
 ) -> Result<(Token, BearerToken), StoreError> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(|e| StoreError::Failed(e.into()))?;
@@ -206,8 +257,32 @@ fn generate(
         scopes,
         app,
         created_at: Timestamp::now(),
-        expires_at: new.expires_at,
+        expires_at,
         revoked_at: None,
     };
     Ok((token, bearer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_token_outlasts_its_makers_unless_an_operator_says_so() {
+        let at = |ms| Some(Timestamp(ms));
+        let resolve = |expiry: Expiry, makers, is_admin| expiry.resolve(makers, is_admin).ok();
+        for is_admin in [false, true] {
+            assert_eq!(resolve(Expiry::WithMaker, None, is_admin), Some(None));
+            assert_eq!(resolve(Expiry::WithMaker, at(5), is_admin), Some(at(5)));
+            assert_eq!(resolve(Expiry::Never, None, is_admin), Some(None));
+            let before = Expiry::At(Timestamp(5));
+            assert_eq!(resolve(before, at(5), is_admin), Some(at(5)));
+            assert_eq!(resolve(before, None, is_admin), Some(at(5)));
+        }
+        let later = Expiry::At(Timestamp(6));
+        assert_eq!(resolve(later, at(5), false), None);
+        assert_eq!(resolve(Expiry::Never, at(5), false), None);
+        assert_eq!(resolve(later, at(5), true), Some(at(6)));
+        assert_eq!(resolve(Expiry::Never, at(5), true), Some(None));
+    }
 }

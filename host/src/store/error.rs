@@ -56,6 +56,9 @@ pub enum StoreError {
     /// The app's limits are not those that the change expects; nothing was changed.
     #[error("the app's limits are not those that the change expects")]
     LimitsChanged,
+    /// The token is the last good one that administers the instance; it was not revoked.
+    #[error("the token is the last good one with instance:admin")]
+    LastAdmin,
     /// The app's quota does not have room for the batch; nothing was written.
     #[error("the app's quota of {limit} {resource} is used up")]
     Quota {

@@ -106,6 +106,10 @@ pub trait Registry: Send + Sync {
 
     /// Revokes a token, which must be bound to `app` if one is given; whether there
     /// was one that was not revoked.
+    ///
+    /// # Errors
+    /// [`StoreError::LastAdmin`] for the last token that
+    /// [administers](Token::administers) the instance at the time of the audit row.
     async fn revoke_token(
         &self,
         app: Option<AppId>,

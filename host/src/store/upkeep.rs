@@ -22,9 +22,13 @@ pub trait Upkeep: Send + Sync {
     /// has nothing to do.
     async fn give_back(&self) -> Result<bool, StoreError>;
 
+    /// Up to `limit` apps that were deleted and whose rows are not all removed yet, in
+    /// the order of their identities, after one if given.
+    async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError>;
+
     /// Removes up to `limit` rows of an app that was deleted, and the app when it has
-    /// no more; how many. 0 if no deleted app is left.
-    async fn reap(&self, limit: u32) -> Result<u64, StoreError>;
+    /// no more; how many. 0 if nothing is left of it, or it was not deleted.
+    async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError>;
 }
 
 /// Below each identity of version 7 that is made at a time or later.

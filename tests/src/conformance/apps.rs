@@ -2,6 +2,7 @@
 
 use super::Kit;
 use super::kit::{absent, app, assert_app_not_found, at_version, bytes, delete, list, set};
+use super::rounds::Rounds;
 use kvasm::model::{AppId, AppName, CursorKey, Timestamp, Version};
 use kvasm::store::StoreError;
 
@@ -42,7 +43,9 @@ pub async fn apps_are_listed_by_name_in_pages(kit: Kit) {
     }
     let mut found = Vec::new();
     let mut after = None;
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         let page = kit.store.apps(after.as_ref(), 3).await.unwrap();
         assert!(page.len() <= 3);
         let Some(last) = page.last() else { break };

@@ -7,6 +7,7 @@ use super::kit::{
     OF_THE_KIT, Tenant, absent, app, assert_app_not_found, audit_row, bytes, delete, digest,
     new_plugin, set, token, token_id,
 };
+use super::rounds::Rounds;
 use kvasm::model::{
     AppId, AppLimits, Applied, Audit, DeadReason, Letters, LimitsPatch, Op, PluginVersion,
     TRIGGERS_MAX, Timestamp, Token, TokenId, Verdict, WriteBatch,
@@ -22,7 +23,9 @@ use tokio::task::JoinSet;
 /// All rows of an app, or all, but those of the kit, newest first, in pages of a few.
 async fn log(kit: &Kit, app: Option<AppId>) -> Vec<Audit> {
     let mut all: Vec<Audit> = Vec::new();
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         let before = all.last().map(|row| row.id);
         let page = kit.store.audit(app, before, 4).await.expect("audit");
         assert!(page.len() <= 4);

@@ -3,6 +3,7 @@
 use super::Kit;
 use super::event_kit::trigger_name;
 use super::kit::{NOW, Tenant, bytes, cost, json};
+use super::rounds::Rounds;
 use kvasm::model::{DeadLetter, DeadReason, Delivery, Digest, Letters, PluginVersion, Verdict};
 use kvasm::store::StoreError;
 use uuid::Uuid;
@@ -79,7 +80,9 @@ pub async fn letters_are_listed_newest_first_in_pages(kit: Kit) {
     assert_eq!(letters.len(), 5);
     let mut found = Vec::new();
     let mut before = None;
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         let all = Letters::default();
         let page = app
             .store
@@ -225,7 +228,9 @@ pub async fn replays_keep_the_order_of_their_key(kit: Kit) {
     app.set("c", "k", json("3")).await;
     assert_eq!(replay(&app, Letters::default(), 10).await, 2);
     let mut told = Vec::new();
+    let mut rounds = Rounds::new();
     while !app.due().await.is_empty() {
+        rounds.next();
         for (delivery, receipt) in app.claim("t", 10).await {
             let kvasm::model::Happening::Set { value, .. } = &delivery.event.what else {
                 panic!()
@@ -239,7 +244,9 @@ pub async fn replays_keep_the_order_of_their_key(kit: Kit) {
 }
 
 async fn give_up_next(app: &Tenant) {
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         if let Some((_, receipt)) = app.claim("t", 1).await.first() {
             assert!(
                 app.fail(receipt, Verdict::GiveUp(DeadReason::Attempts), false)

@@ -3,6 +3,7 @@
 use super::Kit;
 use super::event_kit::{trigger, watch};
 use super::kit::{NOW, Tenant, absent, collection, delete, json, key, set};
+use super::rounds::Rounds;
 use kvasm::model::{
     Delivery, DeliveryState, Happening, NewTrigger, Pause, Policy, Queue, Receipt, Timestamp,
     Verdict, WriteBatch,
@@ -136,7 +137,9 @@ pub async fn deliveries_of_a_key_come_one_after_another(kit: Kit) {
 /// Claims until nothing is due: a claim may look at deliveries that have to wait.
 async fn claim_all(app: &Tenant) -> Vec<(Delivery, Receipt)> {
     let mut all = Vec::new();
+    let mut rounds = Rounds::new();
     while !app.due().await.is_empty() {
+        rounds.next();
         all.extend(app.claim("t", 100).await);
     }
     all
@@ -249,7 +252,9 @@ pub async fn queues_are_found_in_pages(kit: Kit) {
     }
     let mut found = Vec::new();
     let mut after: Option<Queue> = None;
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         let page = kit.store.due(after.as_ref(), NOW, 4).await.expect("due");
         let Some(last) = page.last() else { break };
         after = Some(last.clone());

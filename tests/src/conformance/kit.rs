@@ -1,6 +1,7 @@
 //! What the properties are written with.
 
 use super::rng::Rng;
+use super::rounds::Rounds;
 use kvasm::model::{
     App, AppId, AppLimits, AppName, Applied, Audit, Check, Collection, CursorKey, DELIVERY_BYTES,
     Digest, ENTRY_BYTES, Entry, Expect, Exports, Key, KeyRange, ListQuery, NewPlugin, Op, Page,
@@ -210,7 +211,9 @@ impl Tenant {
     pub async fn keys(&self, c: &str) -> Vec<String> {
         let mut query = list(c);
         let mut keys = Vec::new();
+        let mut rounds = Rounds::new();
         loop {
+            rounds.next();
             let page = self.page(&query).await;
             keys.extend(page.entries.iter().map(|(key, _)| key.as_str().to_owned()));
             if !page.more {
@@ -310,7 +313,18 @@ impl Tenant {
 
 /// Removes all rows of deleted apps.
 pub async fn reap(store: &dyn Store) {
-    while store.reap(500).await.expect("reaped") > 0 {}
+    let mut rounds = Rounds::new();
+    while reap_some(store, 500).await > 0 {
+        rounds.next();
+    }
+}
+
+/// Removes up to `limit` rows of one deleted app; how many.
+pub async fn reap_some(store: &dyn Store, limit: u32) -> u64 {
+    match store.graves(None, 1).await.expect("graves").first() {
+        Some(app) => store.reap(*app, limit).await.expect("reaped"),
+        None => 0,
+    }
 }
 
 /// What entries and deliveries take whose names and values have so many bytes.

@@ -3,6 +3,7 @@
 use super::Kit;
 use super::entries::ODD_KEYS;
 use super::kit::{Tenant, bytes, collection, json, key, keys_of, list, set};
+use super::rounds::Rounds;
 use kvasm::model::{KeyRange, ListQuery};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -333,7 +334,9 @@ pub async fn pages_put_together_are_the_list(kit: Kit) {
                 ..list("c")
             };
             let mut found = Vec::new();
+            let mut rounds = Rounds::new();
             loop {
+                rounds.next();
                 let page = app.page(&query).await;
                 found.extend(keys_of(&page).iter().map(|key| key.to_string()));
                 if !page.more {
@@ -363,7 +366,9 @@ pub async fn collections_are_listed_in_pages(kit: Kit) {
     names.sort_by(|left, right| left.as_str().as_bytes().cmp(right.as_str().as_bytes()));
     for limit in [1, 7, 1000] {
         let mut found = Vec::new();
+        let mut rounds = Rounds::new();
         loop {
+            rounds.next();
             let last = found.last().cloned();
             let page = app
                 .store

@@ -31,6 +31,7 @@ pub mod plugins;
 pub mod quotas;
 pub mod races;
 pub mod rng;
+pub mod rounds;
 pub mod scale;
 pub mod schedules;
 pub mod settings;
@@ -253,6 +254,8 @@ macro_rules! conformance {
                 one_of_many_makes_the_first_token,
                 one_of_many_revokes_a_token,
                 a_token_is_revoked_once,
+                the_last_administrator_stays,
+                of_administrators_who_revoke_each_other_one_stays,
                 what_is_not_there_is_not_revoked,
                 a_token_of_an_unknown_app,
                 tokens_are_listed_in_pages,

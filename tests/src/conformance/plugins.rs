@@ -3,6 +3,7 @@
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, digest, new_plugin};
+use super::rounds::Rounds;
 use kvasm::model::{
     ActivePlugin, AppId, Audit, Exports, NewPlugin, Plugin, PluginVersion, Resource, Timestamp,
     VERSION_BYTES_MAX, VERSIONS_MAX,
@@ -13,7 +14,9 @@ use std::sync::Arc;
 /// The numbers of an app's versions, newest first, in pages of a few.
 async fn numbers(app: &Tenant) -> Vec<u32> {
     let mut all: Vec<u32> = Vec::new();
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         let before = all.last().copied().map(PluginVersion);
         let page = app.store.plugins(app.id, before, 3).await.expect("plugins");
         assert!(page.len() <= 3);

@@ -3,6 +3,7 @@
 use super::Kit;
 use super::kit::{Tenant, bytes, delete, keys_of, list, set};
 use super::rng::Rng;
+use super::rounds::Rounds;
 use kvasm::model::ListQuery;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -54,7 +55,9 @@ async fn walk(app: &Tenant, reverse: bool, with_values: bool) -> HashMap<String,
     };
     let mut told = HashMap::with_capacity(KEYS);
     let mut last: Option<String> = None;
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         let page = app.page(&query).await;
         for key in keys_of(&page) {
             let in_order = last.as_deref().is_none_or(|last| (last < key) != reverse);

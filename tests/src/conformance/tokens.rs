@@ -2,6 +2,7 @@
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, audit_row, token, token_id};
+use super::rounds::Rounds;
 use kvasm::model::{
     AppId, Audit, Resource, Scope, SecretHash, TOKENS_MAX, Timestamp, Token, TokenId,
 };
@@ -25,7 +26,9 @@ async fn find(kit: &Kit, id: TokenId) -> Option<Token> {
 /// All tokens of an app, or all, in pages of a few.
 async fn listed(kit: &Kit, app: Option<AppId>) -> Vec<Token> {
     let mut all: Vec<Token> = Vec::new();
+    let mut rounds = Rounds::new();
     loop {
+        rounds.next();
         let after = all.last().map(|token| token.id);
         let page = kit.store.tokens(app, after, 3).await.expect("tokens");
         assert!(page.len() <= 3);
@@ -385,4 +388,79 @@ pub async fn creators_share_the_last_places(kit: Kit) {
     let won = race().await;
     assert_eq!(won.len(), 3, "{won:?}");
     assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
+}
+
+/// A token that administers the instance.
+fn admin() -> Token {
+    Token {
+        scopes: vec![Scope::AppAdmin, Scope::InstanceAdmin],
+        ..token("admin", None)
+    }
+}
+
+/// Revokes a token; none if it is the last that administers the instance.
+async fn try_revoke(kit: &Kit, token: TokenId) -> Option<bool> {
+    let row = audit_row("token.revoke");
+    match kit.store.revoke_token(None, token, row).await {
+        Ok(revoked) => Some(revoked),
+        Err(StoreError::LastAdmin) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub async fn the_last_administrator_stays(kit: Kit) {
+    let app = kit.app().await;
+    let last = admin();
+    let expired = Token {
+        expires_at: Some(NOW),
+        ..admin()
+    };
+    let revoked = Token {
+        revoked_at: Some(NOW),
+        ..admin()
+    };
+    let bound = Token {
+        app: Some(app.id),
+        ..admin()
+    };
+    let other = Token {
+        scopes: vec![Scope::AppAdmin],
+        ..admin()
+    };
+    for token in [&last, &expired, &revoked, &bound, &other] {
+        assert!(create(&kit, token).await);
+    }
+    assert_eq!(try_revoke(&kit, last.id).await, None);
+    assert_eq!(find(&kit, last.id).await, Some(last.clone()));
+    assert_eq!(try_revoke(&kit, revoked.id).await, Some(false));
+    // Those that administer nothing, or not the instance, are not kept.
+    for token in [&expired, &bound, &other] {
+        assert_eq!(try_revoke(&kit, token.id).await, Some(true));
+    }
+    let second = Token {
+        expires_at: Some(NOW.plus_ms(1)),
+        ..admin()
+    };
+    assert!(create(&kit, &second).await);
+    assert_eq!(try_revoke(&kit, last.id).await, Some(true));
+    assert_eq!(try_revoke(&kit, second.id).await, None);
+}
+
+pub async fn of_administrators_who_revoke_each_other_one_stays(kit: Kit) {
+    for _ in 0..10 {
+        let before = listed(&kit, None).await;
+        let admins: Vec<_> = (0..6).map(|_| admin()).collect();
+        for token in &admins {
+            create(&kit, token).await;
+        }
+        for left in before.iter().filter(|token| token.administers(NOW)) {
+            assert_eq!(try_revoke(&kit, left.id).await, Some(true));
+        }
+        let won = winners(admins.len(), |at| {
+            let (kit, id) = (kit.clone(), admins[at].id);
+            async move { try_revoke(&kit, id).await == Some(true) }
+        })
+        .await;
+        assert_eq!(won.len(), admins.len() - 1, "{won:?}");
+    }
 }

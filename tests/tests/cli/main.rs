@@ -1,9 +1,13 @@
 //! The program `kvasm` as people run it: verbs, exit codes, misuse.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod doors;
 mod entries;
 mod events;
 mod plugins;
+mod strangers;
+mod verbs;
+mod whole;
 
 use kvasm_tests::program::process::program;
 use serde_json::Value;

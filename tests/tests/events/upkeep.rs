@@ -1,16 +1,17 @@
 //! What the dispatcher removes by itself.
 
 use super::stage::{Stage, collection, until};
-use kvasm::dispatch::DispatchOptions;
+use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
-    Audit, Claim, DeadReason, Failed, Key, Op, Queue, Receipt, Timestamp, TriggerName, Value,
-    Verdict, WriteBatch,
+    App, AppName, Audit, Claim, DeadReason, Failed, Key, Op, Queue, Receipt, Timestamp,
+    TriggerName, Value, Verdict, WriteBatch,
 };
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
 use kvasm_tests::conformance::Kit;
 use kvasm_tests::conformance::kit::{bytes, set};
+use kvasm_tests::guests::module;
 use kvasm_tests::postgres;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,6 +91,45 @@ async fn too_many_dead_letters_go_and_are_counted() {
         text.contains("kvasm_upkeep_total{name=\"dead_letters\"} 2")
     })
     .await;
+}
+
+/// Another host deletes an app that this one has called.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_host_has_in_memory_of_a_deleted_app_goes() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let stage = Stage::over(Arc::clone(&store), Box::new(())).await;
+    let log = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
+    stage.deploy(module("hello", log)).await;
+    let mut kept = Stage::over(Arc::clone(&store), Box::new(())).await;
+    kept.name = AppName::parse("kept").unwrap();
+    stage.host.create_app(kept.name.clone()).await.unwrap();
+    kept.deploy(module("hello", log)).await;
+    let (gone, kept) = (stage.app().await, kept.app().await);
+    for app in [&gone, &kept] {
+        let call = kvasm::Call::function("run");
+        stage.host.invoke(app, call).await.unwrap();
+    }
+    let has_series = |app: &str| {
+        let text = stage.host.metrics().encode();
+        text.contains(&format!("kvasm_invocations_total{{app=\"{app}\""))
+    };
+    let has_log = |app: &App| !stage.host.logs().read(app.id, 0, 9).is_empty();
+    assert!(has_series("app") && has_series("kept") && has_log(&gone) && has_log(&kept));
+    let other = Stage::over(store, Box::new(())).await;
+    let operator = other.host.operator("a test");
+    other.host.delete_app(&operator, &gone).await.unwrap();
+    assert!(has_series("app") && has_log(&gone));
+    let dispatcher = Dispatcher::new(stage.host.clone(), options());
+    let dispatcher = tokio::spawn(dispatcher.run(std::future::pending()));
+    until("its log and its series are gone", async || {
+        !has_series("app") && !has_log(&gone)
+    })
+    .await;
+    assert!(has_series("kept") && has_log(&kept));
+    dispatcher.abort();
+    // On the host that deletes it, at once.
+    stage.host.delete_app(&operator, &kept).await.unwrap();
+    assert!(!has_series("kept") && !has_log(&kept));
 }
 
 /// Gives up the one delivery that there is.

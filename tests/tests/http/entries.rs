@@ -224,6 +224,25 @@ async fn logs_can_be_followed_until_the_server_stops() {
     assert_eq!(following.chunk().await.unwrap(), None);
 }
 
+/// At once, and not when its token is checked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_followed_log_ends_with_its_app() {
+    let server = Server::start().await;
+    let log = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
+    server.deployed("shop", module("hello", log)).await;
+    server.anonymous().call("shop", "run", "").await.expect(200);
+    let path = "/v1/apps/shop/logs?follow=true";
+    let mut following = server.root.ask("GET", path).send().await.unwrap();
+    let first = following.chunk().await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&first).contains("hello"));
+    server
+        .root
+        .send("DELETE", "/v1/apps/shop")
+        .await
+        .expect(204);
+    assert_eq!(following.chunk().await.unwrap(), None);
+}
+
 #[tokio::test]
 async fn a_plugin_answers_http() {
     let server = Server::start().await;

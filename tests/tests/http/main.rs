@@ -3,10 +3,14 @@
 
 mod access;
 mod batches;
+mod calls;
 mod document;
 mod entries;
 mod events;
 mod limits;
 mod plugins;
 mod problems;
+mod protocol;
+mod schemathesis;
+mod tokens;
 mod triggers;

@@ -171,12 +171,20 @@ async fn a_plugins_failures_are_told_apart_and_tell_no_more_than_they_should() {
     .await;
     let fails = module(
         "oh no",
-        "(drop (call $output_write (i32.const 0) (i32.const 5))) (i32.const 3)",
+        "(drop (call $output_write (i32.const 0) (i32.const 5))) (i32.const 1)",
     );
     server.deployed("fails", fails).await;
     let failed = server.anonymous().call("fails", "run", "").await;
     failed.refused(500, "plugin-failed");
     assert_eq!(failed.json()["detail"], "oh no");
+    let refuses = module(
+        "no cents",
+        "(drop (call $output_write (i32.const 0) (i32.const 8))) (i32.const 3)",
+    );
+    server.deployed("refuses", refuses).await;
+    let refused = server.anonymous().call("refuses", "run", "").await;
+    refused.refused(422, "input-refused");
+    assert_eq!(refused.json()["detail"], "no cents");
     server.deployed("traps", module("", "unreachable")).await;
     let trapped = server.anonymous().call("traps", "run", "").await;
     trapped.refused(500, "plugin-trapped");

@@ -1,6 +1,7 @@
 //! Guests that compute, and what the others feel of it.
 
 use super::kit::{self, Neighbour, Stage};
+use kvasm::HostBuilder;
 use kvasm::model::{App, Limits};
 use kvasm_tests::guests::{manifest, module, module_with};
 use kvasm_tests::server::{Server, eventually};
@@ -8,6 +9,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 /// Computes for about 0.1 s of a CPU's time.
 const COMPUTE: &str = "(local $n i32) (local.set $n (i32.const 150000000))
@@ -45,7 +47,13 @@ async fn limit(server: &Server, app: &App, calls_at_once: u32) {
 /// Calls an app of this module from so many clients, each so often, with a neighbour
 /// beside it that must feel nothing; the statuses of the calls.
 async fn pressed(instances: u32, loud: Vec<u8>, clients: usize, each: usize) -> Vec<u16> {
-    let stage = Stage::with(|builder| builder.instances(instances)).await;
+    // Each is ended by its computing, soon enough for those behind it.
+    let limits = Limits {
+        cpu_time: Duration::from_millis(250),
+        ..kit::patient()
+    };
+    let set_up = |builder: HostBuilder| builder.instances(instances).limits(limits);
+    let stage = Stage::with(set_up).await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let app = stage.server.deployed("loud", loud).await;
     limit(&stage.server, &app, 32).await;
@@ -69,7 +77,12 @@ async fn endless_calls_of_one_app_leave_the_neighbour_its_calls_and_deliveries()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_and_handlers_that_compute_have_every_second_turn() {
     let _alone = kit::alone().await;
-    let stage = Stage::with(|builder| builder.instances(100)).await;
+    // So long that a busy machine ends no call before its computing does.
+    let limits = Limits {
+        wall_time: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let stage = Stage::with(|builder| builder.instances(100).limits(limits)).await;
     let endless = module("", "(loop (br 0)) unreachable");
     let app = stage.server.deployed("endless", endless).await;
     limit(&stage.server, &app, 32).await;
@@ -84,17 +97,15 @@ async fn calls_and_handlers_that_compute_have_every_second_turn() {
         .deployed("fair", module_with("", &fields, &compute))
         .await;
     // 32 calls of a second each, again and again.
-    let end = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..40)
-        .map(|_| {
-            let (api, end) = (stage.server.anonymous(), Arc::clone(&end));
-            tokio::spawn(async move {
-                while !end.load(Ordering::Relaxed) {
-                    api.call("endless", "run", "").await;
-                }
-            })
-        })
-        .collect();
+    let mut clients = JoinSet::new();
+    for _ in 0..40 {
+        let api = stage.server.anonymous();
+        clients.spawn(async move {
+            loop {
+                api.call("endless", "run", "").await;
+            }
+        });
+    }
     let running = || {
         stage
             .host()
@@ -116,10 +127,8 @@ async fn calls_and_handlers_that_compute_have_every_second_turn() {
         .expect(200);
     assert_eq!(calls(&stage.server, "fair", 1, 3).await, [200; 3]);
     stage.settle(&fair).await;
-    end.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await.unwrap();
-    }
+    // The server ends the calls of clients that have left.
+    clients.shutdown().await;
     assert_eq!(stage.dead(&fair).await, Vec::<String>::new());
     assert_eq!(stage.paused(&fair).await, Vec::<String>::new());
     stage.stop().await;

@@ -7,6 +7,7 @@ mod background;
 mod bodies;
 mod cpu;
 mod full_disk;
+mod full_postgres;
 mod kit;
 mod limits;
 mod log;

@@ -1,10 +1,10 @@
 //! What fills the disk or holds the only writer, and what the others feel of it.
 
 use super::kit::{self, Neighbour, Stage};
-use kvasm::model::{DELIVERY_BYTES, FOLLOWERS_MAX, Resource};
+use kvasm::model::{AppId, DELIVERY_BYTES, FOLLOWERS_MAX, Resource};
 use kvasm::store::{SqliteOptions, SqliteStore, StoreError};
 use kvasm_tests::conformance::Kit;
-use kvasm_tests::conformance::kit::{bytes, delete, set};
+use kvasm_tests::conformance::kit::{bytes, delete, reap_some, set};
 use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::server::eventually;
 use std::path::Path;
@@ -152,35 +152,50 @@ async fn space_is_given_back() {
     kit.app().await.set("c", "k", bytes("1")).await;
 }
 
+/// Gives an app entries, past the store, which would take a while.
+fn fill(path: &Path, app: AppId, entries: u32) {
+    let file = rusqlite::Connection::open(path).unwrap();
+    file.busy_timeout(std::time::Duration::from_secs(60))
+        .unwrap();
+    let insert = "WITH RECURSIVE n(at) AS (SELECT 0 UNION ALL SELECT at + 1 FROM n WHERE at + 1 < ?2)
+        INSERT INTO kv_entries (app_id, collection, key, value, size, version, created_at, updated_at)
+        SELECT ?1, 'c', format('k%06d', at), zeroblob(200), 400, at + 1, 1, 1 FROM n";
+    let id = app.uuid().into_bytes();
+    let made = file.execute(insert, (id, entries)).unwrap();
+    assert_eq!(made, entries as usize);
+}
+
 /// A big app is deleted, and a neighbour lives on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_deletion_of_a_big_app_lets_others_write() {
     let _alone = kit::alone().await;
-    const ENTRIES: usize = 20_000;
-    let stage = Stage::new().await;
+    const ENTRIES: u32 = 200_000;
+    // As the upkeep's.
+    const STEP: u32 = 500;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kvasm.db");
+    let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+    let stage = Stage::over(Arc::new(store), Box::new(folder), |builder| builder).await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let store = stage.host().store();
     let kit = Kit::new(Arc::clone(store), 0);
     let big = kit.app().await;
-    for from in (0..ENTRIES).step_by(1_000) {
-        let ops = (from..from + 1_000).map(|at| set("c", &format!("k{at}"), bytes(vec![7; 200])));
-        big.commit(vec![], ops.collect()).await;
-    }
+    fill(&path, big.id, ENTRIES);
     let watch = neighbour.watch();
     assert!(big.delete_app().await.unwrap());
-    assert_eq!(big.get("c", "k1").await, None);
+    assert_eq!(big.get("c", "k000001").await, None);
     let mut steps = 0;
     loop {
-        let reaped = store.reap(500).await.unwrap();
+        let reaped = reap_some(&**store, STEP).await;
         if reaped == 0 {
             break;
         }
-        assert!(reaped <= 500);
+        assert!(reaped <= u64::from(STEP));
         steps += 1;
         // A neighbour's write has its turn after each step.
         neighbour.live(1).await.nothing();
     }
-    assert!(steps >= ENTRIES / 500, "{steps} steps");
+    assert!(steps >= ENTRIES / STEP, "{steps} steps");
     watch.end().await.nothing();
     neighbour.delivered(&stage).await;
     stage.stop().await;
@@ -189,6 +204,7 @@ async fn the_deletion_of_a_big_app_lets_others_write() {
 /// Four clients export a big app again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exports_leave_the_neighbour_its_writes() {
+    const ENTRIES: usize = 2_000;
     let _alone = kit::alone().await;
     let stage = Stage::new().await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
@@ -198,10 +214,10 @@ async fn exports_leave_the_neighbour_its_writes() {
         id: big.id,
         ..kit.app().await
     };
-    for at in 0..400 {
-        tenant
-            .set("c", &format!("k{at}"), bytes(vec![7; 16 * 1024]))
-            .await;
+    for from in (0..ENTRIES).step_by(100) {
+        let value = |at| set("c", &format!("k{at}"), bytes(vec![7; 16 * 1024]));
+        let ops = (from..from + 100).map(value).collect();
+        tenant.commit(vec![], ops).await;
     }
     let end = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let loops: Vec<_> = (0..4)
@@ -211,7 +227,7 @@ async fn exports_leave_the_neighbour_its_writes() {
                 let mut exports = 0;
                 while !end.load(std::sync::atomic::Ordering::Relaxed) {
                     let answer = api.get("/v1/apps/big/kv/export").await.expect(200);
-                    assert_eq!(answer.text().lines().count(), 400);
+                    assert_eq!(answer.text().lines().count(), ENTRIES);
                     exports += 1;
                 }
                 exports

@@ -182,7 +182,10 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
     let server = home.start(&[]);
     server.with_guest("demo");
     let body = vec![b'x'; 4 << 20];
-    for path in ["/v1/apps/demo/call/none", "/v1/apps/none/call/hello"] {
+    for (path, status) in [
+        ("/v1/apps/demo/call/none", 404),
+        ("/v1/apps/none/call/hello", 401),
+    ] {
         for headers in ["", "Connection: close\r\n"] {
             let mut line = server.open();
             assert!(
@@ -190,7 +193,7 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
                 "{path}"
             );
             let answer = line.answer().expect("an answer");
-            assert_eq!(answer.status, 404, "{}", answer.head);
+            assert_eq!(answer.status, status, "{}", answer.head);
             assert_eq!(line.rest(), b"");
         }
     }

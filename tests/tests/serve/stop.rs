@@ -71,7 +71,38 @@ fn a_second_signal_ends_it_at_once() {
     }
 }
 
-/// Whoever starts a server may stop it as soon as it says that it listens.
+/// Neither while it serves nor while it stops, where a second signal would end it.
+#[test]
+fn a_hangup_does_not_end_it() {
+    let home = Home::new();
+    let mut server = home.start(&[
+        "--set",
+        "server.drain_timeout=1h",
+        "--set",
+        "limits.wall_time=1h",
+    ]);
+    server.with_guest("demo");
+    let hang_up = |times: usize| {
+        server.signal("HUP");
+        eventually("a line about the signal", || {
+            let log = server.stderr();
+            (log.matches("SIGHUP is ignored").count() >= times).then_some(())
+        });
+    };
+    hang_up(1);
+    hang_up(2);
+    assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
+    let mut line = calling(&server, "sleep");
+    server.signal("TERM");
+    eventually("no new connections", || is_refused(&server).then_some(()));
+    hang_up(3);
+    assert!(!line.is_answering(Duration::from_millis(100)));
+    assert!(server.is_running());
+    server.signal("TERM");
+    assert_eq!(server.code(), Some(130), "{}", server.stderr());
+}
+
+/// Scripts start a server and may stop it as soon as it says that it listens.
 #[test]
 fn a_signal_right_after_the_start_stops_it_gently() {
     let home = Home::new();

@@ -127,7 +127,7 @@ fn share(first: &Server, second: &Server) {
     first
         .try_ask("POST", "/v1/apps/demo/call/hello", "", b"")
         .unwrap()
-        .expect(404, "app-not-found");
+        .expect(401, "token-required");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod backends;
 mod old_files;
 mod postgres;
+mod refused_rows;
 
 mod memory {
     kvasm_tests::conformance!(crate::backends::memory);

@@ -29,7 +29,7 @@ macro_rules! key {
 pub(super) const KEYS: &[Key] = &[
     key!(
         "listen",
-        "address and port to listen on",
+        "address or name, and port, to listen on",
         from_str,
         to_string,
         listen
@@ -58,8 +58,8 @@ pub(super) const KEYS: &[Key] = &[
     key!(
         "admin.listen",
         "second address, for /healthz, /readyz and /metrics, with connections of its own; or none",
-        address,
-        show_address,
+        limit,
+        show_limit,
         admin_listen
     ),
     key!(
@@ -100,7 +100,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(
         "log.filter",
         "what is logged, by level and module",
-        text,
+        log_filter,
         to_string,
         log_filter
     ),

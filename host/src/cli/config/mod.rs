@@ -2,8 +2,13 @@
 //! arguments. Every key has one name, one default and one way to be read.
 
 mod keys;
+mod listen;
 mod text;
 
+pub(super) use listen::Listen;
+
+use super::environment::{similar, trimmed};
+use super::input;
 use super::open::{CacheDir, StoreSpec};
 use keys::KEYS;
 use kvasm::CacheLimits;
@@ -11,7 +16,6 @@ use kvasm::dispatch::DispatchOptions;
 use kvasm::http::{AdminAddress, ServerOptions};
 use kvasm::model::{AppLimits, Limits, Misfit, Quota};
 use kvasm::store::Migrate;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use text::toml_value;
@@ -29,8 +33,13 @@ pub(super) enum ConfigError {
         value: String,
         why: String,
     },
-    #[error("{source_name}: there is no key {key:?}; `kvasm serve --print-config` lists all")]
-    UnknownKey { source_name: String, key: String },
+    #[error("{source_name}: there is no key {key:?}{like}; `kvasm serve --print-config` lists all")]
+    UnknownKey {
+        source_name: String,
+        key: String,
+        /// A question that names a key that is like it, or nothing.
+        like: String,
+    },
 }
 
 impl ConfigError {
@@ -55,8 +64,8 @@ pub(super) enum LogFormat {
 /// All of it, valid.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
-    pub(super) listen: SocketAddr,
-    pub(super) admin_listen: Option<SocketAddr>,
+    pub(super) listen: Listen,
+    pub(super) admin_listen: Option<Listen>,
     pub(super) admin: AdminAddress,
     pub(super) shutdown_delay: Duration,
     pub(super) store: Option<StoreSpec>,
@@ -82,7 +91,7 @@ pub(super) struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7180)),
+            listen: Listen::default(),
             admin_listen: None,
             admin: AdminAddress::default(),
             shutdown_delay: Duration::ZERO,
@@ -115,8 +124,18 @@ impl Default for Config {
     }
 }
 
+/// Whether a variable of the environment sets a key.
+pub(super) fn is_variable(name: &str) -> bool {
+    variables().any(|variable| variable == name)
+}
+
+/// The variables of the environment that set keys.
+pub(super) fn variables() -> impl Iterator<Item = String> {
+    KEYS.iter().map(|key| variable(key.name))
+}
+
 /// The variable of the environment that sets a key.
-pub(super) fn variable(key: &str) -> String {
+fn variable(key: &str) -> String {
     format!("KVASM_{}", key.replace('.', "_").to_uppercase())
 }
 
@@ -202,7 +221,8 @@ impl Config {
 
     fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let bad = |why: String| ConfigError::File(path.to_owned(), why);
-        let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
+        let bytes = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+        let text = input::text(bytes).map_err(bad)?;
         let table: toml::Table = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
         let source = path.display().to_string();
         self.read_table(&source, "", &table)
@@ -237,10 +257,12 @@ impl Config {
     }
 
     fn set(&mut self, source: &str, name: &str, text: &str) -> Result<(), ConfigError> {
+        let (name, text) = (trimmed(name), trimmed(text));
         let key = KEYS.iter().find(|key| key.name == name);
         let key = key.ok_or_else(|| ConfigError::UnknownKey {
             source_name: source.to_owned(),
             key: name.to_owned(),
+            like: similar(name, KEYS.iter().map(|key| key.name.to_owned())),
         })?;
         (key.set)(self, text).map_err(|why| ConfigError::Value {
             source_name: source.to_owned(),
@@ -301,7 +323,7 @@ mod tests {
     fn arguments_win_over_the_environment_and_that_over_the_file() {
         let file = "listen = \"0.0.0.0:1\"\n[limits]\nvalue = \"2MiB\"\nlog_lines = 7\n";
         let config = load(file, None, &[]).unwrap();
-        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.listen.to_string(), "0.0.0.0:1");
         assert_eq!(config.limits.value_bytes, 2 * 1024 * 1024);
         assert_eq!(config.limits.log_lines, 7);
         let variable = Some(("KVASM_LIMITS_VALUE", "65536"));

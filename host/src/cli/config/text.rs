@@ -6,7 +6,6 @@ use crate::cli::open::{CacheDir, StoreSpec};
 use humantime::{format_duration, parse_duration};
 use kvasm::http::Network;
 use kvasm::store::Migrate;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 pub(super) fn toml_value(text: &str) -> String {
@@ -26,8 +25,11 @@ pub(super) fn to_string(value: &impl ToString) -> String {
     value.to_string()
 }
 
-pub(super) fn text(text: &str) -> Result<String, String> {
-    Ok(text.to_owned())
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it is empty; off logs nothing".to_owned()),
+        text => Ok(text.to_owned()),
+    }
 }
 
 pub(super) fn at_least_1<T: std::str::FromStr<Err: std::fmt::Display> + Default + PartialEq>(
@@ -72,7 +74,7 @@ pub(super) fn show_migrate(migrate: &Migrate) -> String {
 }
 
 pub(super) fn cache_dir(text: &str) -> Result<CacheDir, String> {
-    text.parse().map_err(|never| match never {})
+    text.parse()
 }
 
 pub(super) fn show_cache_dir(dir: &CacheDir) -> String {
@@ -81,19 +83,6 @@ pub(super) fn show_cache_dir(dir: &CacheDir) -> String {
         CacheDir::None => "none".to_owned(),
         CacheDir::Folder(folder) => folder.display().to_string(),
     }
-}
-
-pub(super) fn address(text: &str) -> Result<Option<SocketAddr>, String> {
-    match text {
-        "none" => Ok(None),
-        text => from_str(text).map(Some),
-    }
-}
-
-pub(super) fn show_address(address: &Option<SocketAddr>) -> String {
-    address
-        .as_ref()
-        .map_or_else(|| "none".to_owned(), SocketAddr::to_string)
 }
 
 pub(super) fn auto(text: &str) -> Result<Option<usize>, String> {

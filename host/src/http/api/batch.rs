@@ -59,7 +59,7 @@ pub enum Operation {
         /// Its value, if that is JSON. To the letter, so that no digit of a number
         /// is lost.
         #[serde(default, deserialize_with = "present")]
-        #[schema(value_type = Option<Object>)]
+        #[schema(value_type = serde_json::Value)]
         json: Option<Box<RawValue>>,
         /// Its value in base64, if that is bytes.
         #[serde(default)]

@@ -185,7 +185,7 @@ pub struct EventView {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "present"
     )]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = serde_json::Value)]
     pub json: Option<Box<RawValue>>,
     /// Of a set: the value in base64, if it is bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

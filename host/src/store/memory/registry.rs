@@ -220,15 +220,25 @@ impl State {
         Ok(())
     }
 
-    fn revoke_token(&mut self, app: Option<AppId>, token: TokenId, at: Timestamp) -> bool {
+    fn revoke_token(
+        &mut self,
+        app: Option<AppId>,
+        token: TokenId,
+        at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut admins = self.tokens.values().filter(|token| token.administers(at));
+        let (first, second) = (admins.next(), admins.next());
+        if app.is_none() && second.is_none() && first.is_some_and(|admin| admin.id == token) {
+            return Err(StoreError::LastAdmin);
+        }
         let token = self.tokens.get_mut(&token);
         let token = token.filter(|token| app.is_none() || token.app == app);
         match token {
             Some(token) if token.revoked_at.is_none() => {
                 token.revoked_at = Some(at);
-                true
+                Ok(true)
             }
-            Some(_) | None => false,
+            Some(_) | None => Ok(false),
         }
     }
 }
@@ -315,7 +325,7 @@ impl Registry for MemoryStore {
         audit: Audit,
     ) -> Result<bool, StoreError> {
         self.audited(audit, |state, audit| {
-            Ok(state.revoke_token(app, token, audit.at))
+            state.revoke_token(app, token, audit.at)
         })
     }
 

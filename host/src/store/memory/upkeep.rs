@@ -42,7 +42,11 @@ impl Upkeep for MemoryStore {
     }
 
     /// A deleted app is gone at once: there is no disk to wait for.
-    async fn reap(&self, _limit: u32) -> Result<u64, StoreError> {
+    async fn graves(&self, _: Option<AppId>, _: u32) -> Result<Vec<AppId>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn reap(&self, _: AppId, _: u32) -> Result<u64, StoreError> {
         Ok(0)
     }
 }

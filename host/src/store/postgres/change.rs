@@ -11,9 +11,10 @@ use crate::model::{
 use crate::store::StoreError;
 use crate::store::registry::Effect;
 use async_trait::async_trait;
-use sqlx::Error;
+use sqlx::{Error, Row as _};
 use std::marker::PhantomData;
 use std::pin::Pin;
+use uuid::Uuid;
 
 /// One attempt at an operation.
 pub(super) type Attempt<'l, T> = Pin<Box<dyn Future<Output = Result<T, Stop>> + Send + 'l>>;
@@ -189,6 +190,15 @@ pub(super) async fn revoke_token(
     token: TokenId,
     at: Timestamp,
 ) -> Result<bool, Stop> {
+    if app.is_none() {
+        // Held until the end, so that of two who revoke each other's the second waits.
+        let statement = sqlx::query(sql::registry::HOLD_ADMINS).bind(at.0);
+        if let [admin] = &lease.run(statement).await?[..]
+            && admin.try_get::<Uuid, _>(0)? == token.0
+        {
+            Err(StoreError::LastAdmin)?;
+        }
+    }
     let statement = sqlx::query(sql::registry::REVOKE_TOKEN)
         .bind(token.0)
         .bind(at.0)

@@ -176,6 +176,7 @@ mod tests {
             | StoreError::Deliveries { .. }
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
+            | StoreError::LastAdmin
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)

@@ -8,6 +8,7 @@ use crate::model::{AppId, Timestamp};
 use crate::store::StoreError;
 use async_trait::async_trait;
 use sqlx::{Error, Row};
+use uuid::Uuid;
 
 /// Deletes an app for all who ask; whether there was one. Its rows stay until they
 /// are reaped.
@@ -28,13 +29,30 @@ pub(super) async fn bury(lease: &mut Lease, app: AppId, at: Timestamp) -> Result
     Ok(true)
 }
 
-/// One step: rows of one table, or the app if none is left. How many rows.
-pub(super) async fn reap(pool: &Pool, limit: u32) -> Result<u64, StoreError> {
-    let rows = pool.read(|| sqlx::query(sql::registry::BURIED)).await?;
-    let Some(row) = rows.first() else {
-        return Ok(0);
+/// Deleted apps, in the order of their identities.
+pub(super) async fn graves(
+    pool: &Pool,
+    after: Option<AppId>,
+    limit: u32,
+) -> Result<Vec<AppId>, StoreError> {
+    let after = after.map_or(Uuid::nil(), |app| app.uuid());
+    let statement = || {
+        let statement = sqlx::query(sql::registry::GRAVES).bind(after);
+        statement.bind(i64::from(limit))
     };
-    let app = AppId::from(row.try_get::<uuid::Uuid, _>(0).map_err(store_error)?);
+    let rows = pool.read(statement).await?;
+    let ids = rows.iter().map(|row| row.try_get::<Uuid, _>(0));
+    let ids = ids.collect::<Result<Vec<_>, _>>().map_err(store_error)?;
+    Ok(ids.into_iter().map(AppId::from).collect())
+}
+
+/// One step: rows of one table, or the app if none is left. How many rows.
+pub(super) async fn reap(pool: &Pool, app: AppId, limit: u32) -> Result<u64, StoreError> {
+    // No deletion is ever undone, so this holds for what follows.
+    let is_buried = || sqlx::query(sql::registry::IS_BURIED).bind(app.uuid());
+    if pool.read(is_buried).await?.is_empty() {
+        return Ok(0);
+    }
     for text in [
         sql::outbox::REAP_DELIVERIES,
         sql::REAP_ENTRIES,

@@ -160,10 +160,19 @@ impl Outbox for PostgresStore {
         keep: u32,
         limit: u32,
     ) -> Result<u64, StoreError> {
+        let look = || {
+            let statement = sqlx::query(letters_sql::SPARE).bind(app.uuid());
+            let statement = statement.bind(before.0).bind(i64::from(keep));
+            statement.bind(i64::from(limit))
+        };
+        let id = |row: &PgRow| row.try_get::<Uuid, _>(0);
+        let spare = all(&self.pool.read(look).await?, id)?;
+        if spare.is_empty() {
+            return Ok(0);
+        }
         let statement = |slot: i16| {
             let statement = sqlx::query(letters_sql::PRUNE).bind(app.uuid());
-            let statement = statement.bind(before.0).bind(i64::from(keep));
-            statement.bind(i64::from(limit)).bind(slot)
+            statement.bind(spare.clone()).bind(slot)
         };
         count(&self.pool.write(statement).await.map_err(store_error)?)
     }

@@ -31,7 +31,11 @@ impl Upkeep for PostgresStore {
         Ok(false)
     }
 
-    async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
-        grave::reap(&self.pool, limit).await
+    async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
+        grave::graves(&self.pool, after, limit).await
+    }
+
+    async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError> {
+        grave::reap(&self.pool, app, limit).await
     }
 }

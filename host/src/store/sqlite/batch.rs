@@ -245,6 +245,17 @@ fn delete(
     Ok((version, delta))
 }
 
+/// Whether an entry of the app has expired.
+pub(super) fn has_expired(
+    connection: &Connection,
+    app: AppId,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(HAS_EXPIRED)?
+        .exists((app.uuid().as_bytes(), now.0))
+}
+
 /// Removes up to `limit` entries of an app that have expired; how many.
 pub(super) fn sweep(
     transaction: &mut Transaction<'_>,
@@ -285,6 +296,8 @@ const SET: &str = "INSERT INTO kv_entries
 const DELETE: &str = "DELETE FROM kv_entries WHERE app_id = ?1 AND collection = ?2 AND key = ?3
      RETURNING expires_at IS NULL OR expires_at > ?4, size, version";
 
+const HAS_EXPIRED: &str = "SELECT 1 FROM kv_entries WHERE app_id = ?1 AND expires_at <= ?2 LIMIT 1";
+
 /// With an index for the outer WHERE, SQLite would look at all entries of the app for
 /// those few.
 const SWEEP: &str = "DELETE FROM kv_entries NOT INDEXED WHERE app_id = ?1 AND rowid IN (
@@ -321,14 +334,21 @@ mod tests {
         let path = folder.path().join("kvasm.db");
         let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
         let connection = Connection::open(&path).unwrap();
-        let mut plan = connection
-            .prepare(&format!("EXPLAIN QUERY PLAN {SWEEP}"))
-            .unwrap();
-        let steps = plan.query_map((b"a", 0, 0), |row| row.get::<_, String>(3));
-        let steps: Vec<_> = steps.unwrap().map(Result::unwrap).collect();
+        let plan = |sql: &str, parameters: &[&dyn rusqlite::ToSql]| {
+            let mut plan = connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+                .unwrap();
+            let steps = plan.query_map(parameters, |row| row.get::<_, String>(3));
+            steps.unwrap().map(Result::unwrap).collect::<Vec<_>>()
+        };
+        let steps = plan(SWEEP, &[b"a", &0, &0]);
         let removes = "USING INTEGER PRIMARY KEY (rowid=?)";
         assert!(steps[0].ends_with(removes), "{steps:?}");
         let finds = "by_expiry (app_id=? AND expires_at<?)";
         assert!(steps.iter().any(|step| step.ends_with(finds)), "{steps:?}");
+        // The look before it, for each app too.
+        let steps = plan(HAS_EXPIRED, &[b"a", &0]);
+        assert!(steps[0].ends_with(finds), "{steps:?}");
+        assert_eq!(steps.len(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use super::{error, registry};
 use crate::model::{AppId, Digest, Timestamp};
 use crate::store::StoreError;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 use uuid::Uuid;
 
 /// The bytes of rows after which a step ends, besides its number of rows.
@@ -39,20 +39,28 @@ pub(super) fn is_buried(connection: &Connection, app: AppId) -> rusqlite::Result
         .exists([app.uuid().as_bytes()])
 }
 
-/// A deleted app, if there is one.
-pub(super) fn buried(connection: &Connection) -> rusqlite::Result<Option<AppId>> {
+/// Deleted apps, in the order of their identities.
+pub(super) fn graves(
+    connection: &Connection,
+    after: Option<AppId>,
+    limit: u32,
+) -> rusqlite::Result<Vec<AppId>> {
+    // Every identity is above the empty blob.
+    let after = after.map_or_else(Vec::new, |app| app.uuid().into_bytes().to_vec());
     connection
-        .prepare_cached("SELECT id FROM apps WHERE deleted_at IS NOT NULL LIMIT 1")?
-        .query_row([], |row| row.get(0).map(Uuid::from_bytes))
-        .optional()
+        .prepare_cached(
+            "SELECT id FROM apps WHERE deleted_at IS NOT NULL AND id > ?1 ORDER BY id LIMIT ?2",
+        )?
+        .query_map((after, limit), |row| row.get(0).map(Uuid::from_bytes))?
         .map(|id| id.map(AppId::from))
+        .collect()
 }
 
 /// One step: rows of one table, or the app if none is left. How many rows.
-pub(super) fn reap(connection: &Connection, limit: u32) -> Result<u64, StoreError> {
-    let Some(app) = buried(connection).map_err(error::store)? else {
+pub(super) fn reap(connection: &Connection, app: AppId, limit: u32) -> Result<u64, StoreError> {
+    if !is_buried(connection, app).map_err(error::store)? {
         return Ok(0);
-    };
+    }
     for (find, remove) in [
         (
             "SELECT rowid, size FROM deliveries WHERE app_id = ?1 LIMIT ?2",

@@ -31,6 +31,7 @@ use async_trait::async_trait;
 use ballast::Ballast;
 use places::Places;
 use read::Readers;
+use rusqlite::Connection;
 pub use shrink::IncrementalVacuum;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use std::time::Duration;
 use survey::LogWatch;
 use writer::{Transaction, Writer};
 
-/// A page with values of at most so many entries is read on the thread that asks.
+/// A page with values of at most so many rows is read on the thread that asks.
 const SHORT_PAGE: u32 = 8;
 
 /// How a SQLite store is opened.
@@ -113,6 +114,21 @@ impl SqliteStore {
             path: options.path,
             log_watch: Arc::default(),
         })
+    }
+}
+
+impl SqliteStore {
+    /// Runs a long read of what an app owns when it has a place (`places`); `absent` is
+    /// the answer of a deleted app.
+    async fn read_long<T: Send + 'static>(
+        &self,
+        app: AppId,
+        absent: impl FnOnce() -> T + Send + 'static,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = Arc::clone(&self.readers);
+        let read = move || readers.of_app(app, absent, read);
+        self.places.run(Some(app), read).await
     }
 }
 
@@ -209,12 +225,9 @@ impl Store for SqliteStore {
             let read = |conn: &_| read::list(conn, app, query, now);
             return self.readers.of_app(app, Page::default, read);
         }
-        let (readers, query) = (Arc::clone(&self.readers), query.clone());
-        let read = move || {
-            let read = |conn: &_| read::list(conn, app, &query, now);
-            readers.of_app(app, Page::default, read)
-        };
-        self.places.run(Some(app), read).await
+        let query = query.clone();
+        let read = move |conn: &_| read::list(conn, app, &query, now);
+        self.read_long(app, Page::default, read).await
     }
 
     async fn collections(

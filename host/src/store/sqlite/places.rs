@@ -1,4 +1,4 @@
-//! Places for long reads: pages with values, and modules.
+//! Places for long reads: pages with values, modules, and what upkeep looks for.
 //!
 //! A point read is over in microseconds and runs on the thread that asks. A page of
 //! a megabyte takes milliseconds, and a few clients that export would keep every
@@ -76,6 +76,9 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Letters;
+    use crate::store::Outbox;
+    use crate::store::sqlite::{SqliteOptions, SqliteStore};
     use std::sync::mpsc;
     use tokio::sync::oneshot;
 
@@ -129,6 +132,34 @@ mod tests {
         fn all_places(&self) -> usize {
             PLACES_MIN.max(available_parallelism().map_or(1, usize::from) / 2)
         }
+    }
+
+    /// They come with their values: many at once are read on other threads.
+    #[tokio::test]
+    async fn pages_of_deliveries_and_letters_wait_for_a_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(folder.path().join("kvasm.db"));
+        let store = SqliteStore::open(options).await.unwrap();
+        let app = AppId::generate();
+        let gate = store.places.gate(Some(app));
+        let all = u32::try_from(store.places.of_app).unwrap();
+        let held = Arc::clone(&gate).acquire_many_owned(all).await.unwrap();
+        let letters = Letters::default();
+        let mut deliveries = store.deliveries(app, None, 101);
+        let mut dead_letters = store.dead_letters(app, &letters, None, 16);
+        tokio::select! {
+            biased;
+            _ = &mut deliveries => panic!("deliveries were read on this thread"),
+            _ = &mut dead_letters => panic!("letters were read on this thread"),
+            () = std::future::ready(()) => {}
+        }
+        // One is over at once.
+        assert!(store.deliveries(app, None, 1).await.unwrap().is_empty());
+        let one = store.dead_letters(app, &letters, None, 1).await;
+        assert!(one.unwrap().is_empty());
+        drop(held);
+        assert!(deliveries.await.unwrap().is_empty());
+        assert!(dead_letters.await.unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The part of the store that triggers and dispatchers use.
 
 use super::writer::{Transaction, Work};
-use super::{SqliteStore, batch, outbox};
+use super::{SHORT_PAGE, SqliteStore, batch, outbox};
 use crate::model::{
     AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Queue, Receipt,
     SchedulePlace, Tick, Timestamp, Trigger, TriggerName,
@@ -56,8 +56,13 @@ impl Outbox for SqliteStore {
         trigger: Option<&TriggerName>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let read = |conn: &_| outbox::deliveries(conn, app, trigger, limit);
-        self.readers.of_app(app, Vec::new, read)
+        let trigger = trigger.cloned();
+        let read = move |conn: &_| outbox::deliveries(conn, app, trigger.as_ref(), limit);
+        // They come with their values, as those of a page.
+        match limit {
+            0..=SHORT_PAGE => self.readers.of_app(app, Vec::new, read),
+            _ => self.read_long(app, Vec::new, read).await,
+        }
     }
 
     async fn schedules(
@@ -84,8 +89,12 @@ impl Outbox for SqliteStore {
         before: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        let read = |conn: &_| outbox::dead_letters(conn, app, letters, before, limit);
-        self.readers.of_app(app, Vec::new, read)
+        let letters = letters.clone();
+        let read = move |conn: &_| outbox::dead_letters(conn, app, &letters, before, limit);
+        match limit {
+            0..=1 => self.readers.of_app(app, Vec::new, read),
+            _ => self.read_long(app, Vec::new, read).await,
+        }
     }
 
     async fn count_dead_letters(
@@ -94,8 +103,9 @@ impl Outbox for SqliteStore {
         letters: &Letters,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        let read = |conn: &_| outbox::count(conn, app, letters, limit);
-        self.readers.of_app(app, || 0, read)
+        let letters = letters.clone();
+        let read = move |conn: &_| outbox::count(conn, app, &letters, limit);
+        self.read_long(app, || 0, read).await
     }
 
     async fn prune(
@@ -105,14 +115,26 @@ impl Outbox for SqliteStore {
         keep: u32,
         limit: u32,
     ) -> Result<u64, StoreError> {
+        // Asked by readers first, so that the writer is left alone as a rule.
+        let has_letters = |conn: &_| outbox::has_letters(conn, app);
+        if !self.readers.of_app(app, || false, has_letters)? {
+            return Ok(0);
+        }
+        let spare = move |conn: &_| outbox::spare(conn, app, before, keep, limit);
+        let spare = self.read_long(app, Vec::new, spare).await?;
+        if spare.is_empty() {
+            return Ok(0);
+        }
         let work = Work::of(app).that_frees();
-        let run = move |transaction: &mut Transaction<'_>| {
-            outbox::prune(transaction, app, before, keep, limit)
-        };
+        let run = move |transaction: &mut Transaction<'_>| outbox::prune(transaction, app, &spare);
         self.writer.run(work, run).await
     }
 
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let has_expired = |conn: &_| batch::has_expired(conn, app, now);
+        if !self.readers.of_app(app, || false, has_expired)? {
+            return Ok(0);
+        }
         let work = Work::of(app).that_frees();
         let run =
             move |transaction: &mut Transaction<'_>| batch::sweep(transaction, app, now, limit);

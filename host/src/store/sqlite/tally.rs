@@ -1,7 +1,12 @@
 //! What apps use, kept through one transaction.
 //!
 //! The writer is the only one who counts, so it reads an app's row once in a
-//! transaction, counts in memory, and writes the row once before the commit.
+//! transaction, counts in memory, and writes the row once before the commit. What is
+//! here is always what the transaction has: a savepoint that is rolled back takes along
+//! what was counted and read since ([`Transaction::whole`] has the only one), and
+//! counts that could not be written stay, to be written again.
+//!
+//! [`Transaction::whole`]: super::writer::Transaction::whole
 
 use super::error;
 use crate::model::{AppId, DELIVERIES_MAX, ENTRY_BYTES, Resource};
@@ -86,8 +91,15 @@ struct Account {
 #[derive(Default)]
 pub(super) struct Tally {
     accounts: HashMap<AppId, Account>,
-    /// What was counted since the savepoint that is open, if one is.
-    since_savepoint: Option<Vec<(AppId, Delta)>>,
+    since_savepoint: Option<Since>,
+}
+
+/// What was done since the savepoint that is open.
+#[derive(Default)]
+struct Since {
+    counted: Vec<(AppId, Delta)>,
+    /// The apps that were read: the row may be one that is rolled back.
+    opened: Vec<AppId>,
 }
 
 impl Tally {
@@ -96,6 +108,9 @@ impl Tally {
         if let Entry::Vacant(place) = self.accounts.entry(app) {
             let account = read(connection, app).map_err(error::store)?;
             place.insert(account.ok_or(StoreError::AppNotFound)?);
+            if let Some(since) = &mut self.since_savepoint {
+                since.opened.push(app);
+            }
         }
         Ok(())
     }
@@ -144,15 +159,15 @@ impl Tally {
             account.bytes += delta.bytes;
             account.deliveries += delta.deliveries;
             account.changed = true;
-            if let Some(counted) = &mut self.since_savepoint {
-                counted.push((app, delta));
+            if let Some(since) = &mut self.since_savepoint {
+                since.counted.push((app, delta));
             }
         }
     }
 
     /// Begins a savepoint: what is counted from here on can be undone.
     pub(super) fn save(&mut self) {
-        self.since_savepoint = Some(Vec::new());
+        self.since_savepoint = Some(Since::default());
     }
 
     /// Ends the savepoint and keeps what was counted since.
@@ -160,20 +175,25 @@ impl Tally {
         self.since_savepoint = None;
     }
 
-    /// Ends the savepoint and undoes what was counted since.
+    /// Ends the savepoint, undoes what was counted and forgets what was read since.
     pub(super) fn roll_back(&mut self) {
-        for (app, delta) in self.since_savepoint.take().unwrap_or_default() {
+        let since = self.since_savepoint.take().unwrap_or_default();
+        for (app, delta) in since.counted {
             if let Some(account) = self.accounts.get_mut(&app) {
                 account.entries -= delta.entries;
                 account.bytes -= delta.bytes;
                 account.deliveries -= delta.deliveries;
             }
         }
+        for app in since.opened {
+            self.accounts.remove(&app);
+        }
     }
 
-    /// Writes what has changed, and forgets everything.
+    /// Writes what has changed, and forgets everything. After an error nothing is
+    /// forgotten: the rows that were written are written again with the others.
     pub(super) fn write(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        for (app, account) in self.accounts.drain() {
+        for (app, account) in &self.accounts {
             if account.changed {
                 connection
                     .prepare_cached(
@@ -188,6 +208,7 @@ impl Tally {
                     ))?;
             }
         }
+        self.accounts.clear();
         Ok(())
     }
 }

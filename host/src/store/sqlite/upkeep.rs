@@ -7,10 +7,13 @@ use crate::store::StoreError;
 use crate::store::upkeep::{Upkeep, first_id};
 use async_trait::async_trait;
 use rusqlite::Connection;
+use std::sync::Arc;
 
 /// Free pages that stay in the file, for what is written next: this many, and a
 /// tenth of the file.
 const FREE_PAGES_KEPT: i64 = 1_024;
+/// Audit rows that are counted on the thread that asks.
+const SHORT_LOOK: u32 = 500;
 /// Pages that are given back in one step: 1 MiB.
 const PAGES_OF_A_STEP: i64 = 256;
 
@@ -18,6 +21,10 @@ const PAGES_OF_A_STEP: i64 = 256;
 impl Upkeep for SqliteStore {
     async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         let before = first_id(before).into_bytes();
+        // Asked by readers first, so that the writer is left alone as a rule.
+        if !self.readers.with(|conn| has_audit_before(conn, before))? {
+            return Ok(0);
+        }
         let prune = move |transaction: &mut Transaction<'_>| {
             grave::execute(
                 transaction.connection,
@@ -30,19 +37,24 @@ impl Upkeep for SqliteStore {
     }
 
     async fn prune_audit_of(&self, app: AppId, keep: u32, limit: u32) -> Result<u64, StoreError> {
-        let app = app.uuid().into_bytes();
+        let look = keep.min(SHORT_LOOK);
+        if !self.readers.with(|conn| has_more_audit(conn, app, look))? {
+            return Ok(0);
+        }
+        let readers = Arc::clone(&self.readers);
+        let spare = move || readers.with(|conn| spare_audit(conn, app, keep, limit));
+        let spare = self.places.run(Some(app), spare).await?;
+        if spare.is_empty() {
+            return Ok(0);
+        }
         let prune = move |transaction: &mut Transaction<'_>| {
-            grave::execute(
-                transaction.connection,
-                "DELETE FROM audit WHERE id IN
-                   (SELECT id FROM audit WHERE app_id = ?1
-                      AND id <= (SELECT id FROM audit WHERE app_id = ?1
-                                 ORDER BY id DESC LIMIT 1 OFFSET ?2)
-                    ORDER BY id LIMIT ?3)",
-                (app, keep, limit),
-            )
+            transaction.whole(|transaction| {
+                let remove = "DELETE FROM audit WHERE id = ?1";
+                let remove = |id: &[u8; 16]| grave::execute(transaction.connection, remove, [id]);
+                spare.iter().map(remove).sum()
+            })
         };
-        self.writer.run(Work::NONE.that_frees(), prune).await
+        self.writer.run(Work::of(app).that_frees(), prune).await
     }
 
     async fn give_back(&self) -> Result<bool, StoreError> {
@@ -59,15 +71,53 @@ impl Upkeep for SqliteStore {
         self.writer.run(Work::NONE.that_frees(), give_back).await
     }
 
-    async fn reap(&self, limit: u32) -> Result<u64, StoreError> {
-        if self.readers.with(grave::buried)?.is_none() {
-            return Ok(0);
-        }
-        let reap = move |transaction: &mut Transaction<'_>| {
-            transaction.whole(|transaction| grave::reap(transaction.connection, limit))
-        };
-        self.writer.run(Work::NONE.that_frees(), reap).await
+    async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
+        self.readers.with(|conn| grave::graves(conn, after, limit))
     }
+
+    async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError> {
+        let reap = move |transaction: &mut Transaction<'_>| {
+            transaction.whole(|transaction| grave::reap(transaction.connection, app, limit))
+        };
+        self.writer.run(Work::of(app).that_frees(), reap).await
+    }
+}
+
+fn has_audit_before(connection: &Connection, before: [u8; 16]) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM audit WHERE id < ?1 LIMIT 1")?
+        .exists([before])
+}
+
+/// The newest row of an app behind `?2` newer ones.
+const AUDIT_BEHIND: &str =
+    "SELECT id FROM audit WHERE app_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2";
+
+/// Whether an app has more than so many rows.
+fn has_more_audit(connection: &Connection, app: AppId, rows: u32) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(AUDIT_BEHIND)?
+        .exists((app.uuid().as_bytes(), rows))
+}
+
+/// The oldest rows of an app, up to `limit`, of those behind the newest `keep`. Counts
+/// `keep` entries of the index.
+fn spare_audit(
+    connection: &Connection,
+    app: AppId,
+    keep: u32,
+    limit: u32,
+) -> rusqlite::Result<Vec<[u8; 16]>> {
+    connection
+        .prepare_cached(&spare_audit_sql())?
+        .query_map((app.uuid().as_bytes(), keep, limit), |row| row.get(0))?
+        .collect()
+}
+
+fn spare_audit_sql() -> String {
+    format!(
+        "SELECT id FROM audit WHERE app_id = ?1 AND id <= ({AUDIT_BEHIND}) ORDER BY id LIMIT ?3"
+    )
 }
 
 fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<i64> {
@@ -106,4 +156,33 @@ pub(super) fn vacuum(connection: &Connection, kept: i64) -> rusqlite::Result<boo
         while rows.next()?.is_some() {}
     }
     Ok(spare_pages(connection, kept)? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::SqliteOptions;
+
+    /// It is asked for each app in each round.
+    #[tokio::test]
+    async fn a_look_for_spare_audit_rows_reads_the_index_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvasm.db");
+        let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+        let connection = Connection::open(&path).unwrap();
+        let plan = |sql: &str, parameters: &[&dyn rusqlite::ToSql]| {
+            let mut plan = connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+                .unwrap();
+            let steps = plan.query_map(parameters, |row| row.get::<_, String>(3));
+            steps.unwrap().map(Result::unwrap).collect::<Vec<_>>()
+        };
+        let app = "SEARCH audit USING COVERING INDEX audit_by_app (app_id=?)";
+        assert_eq!(plan(AUDIT_BEHIND, &[b"a", &0]), [app]);
+        let steps = plan(&spare_audit_sql(), &[b"a", &0, &0]);
+        let range = "SEARCH audit USING COVERING INDEX audit_by_app (app_id=? AND id<?)";
+        assert_eq!(steps, [range, "SCALAR SUBQUERY 1", app]);
+        let steps = plan("SELECT 1 FROM audit WHERE id < ?1 LIMIT 1", &[b"a"]);
+        assert_eq!(steps, ["SEARCH audit USING PRIMARY KEY (id<?)"]);
+    }
 }

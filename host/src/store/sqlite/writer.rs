@@ -381,18 +381,30 @@ impl<'c> Transaction<'c> {
         self.savepoint("SAVEPOINT whole")?;
         self.tally.save();
         let result = run(self);
-        match result {
-            Ok(_) => self.tally.release(),
-            Err(_) => self.tally.roll_back(),
+        let ended = self.end_savepoint(result.is_ok());
+        if ended.is_err() {
+            // The database and the tally may not agree any more.
+            self.poisoned = true;
         }
-        if result.is_err() && !self.connection.is_autocommit() {
-            self.savepoint("ROLLBACK TO whole")?;
+        ended.and(result)
+    }
+
+    /// Keeps or undoes what was done since the savepoint, in the database and in memory.
+    fn end_savepoint(&mut self, is_kept: bool) -> Result<(), StoreError> {
+        if is_kept {
+            self.tally.release();
+        } else {
+            self.tally.roll_back();
             self.watchers.forget();
         }
-        if !self.connection.is_autocommit() {
-            self.savepoint("RELEASE whole")?;
+        // Some errors end the transaction, and the savepoint with it.
+        if self.connection.is_autocommit() {
+            return Ok(());
         }
-        result
+        if !is_kept {
+            self.savepoint("ROLLBACK TO whole")?;
+        }
+        self.savepoint("RELEASE whole")
     }
 
     fn savepoint(&self, sql: &str) -> Result<(), StoreError> {

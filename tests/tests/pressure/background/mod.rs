@@ -1,5 +1,6 @@
 //! Background work: one app's failure is its own, and what fails shows.
 
 mod apps;
+mod graves;
 mod ready;
 mod stage;

@@ -1,11 +1,16 @@
-//! What `/readyz` says when the host cannot work. A full disk is in
-//! `tests/tests/serve/stores.rs`, a dead writer thread in the unit tests of the writer.
+//! What `/readyz` says when the host cannot work. Full disks are in
+//! `tests/tests/serve/stores.rs` and, of Postgres, in `full_postgres.rs`.
 
 use super::stage::{Database, Stage};
+use kvasm::dispatch::DispatchOptions;
+use kvasm::model::{Collection, Key, Op, Timestamp, Value as Entry, WriteBatch};
 use kvasm::store::{PostgresOptions, PostgresStore};
 use kvasm_tests::postgres::{Cluster, Options};
-use kvasm_tests::server::{Server, eventually};
+use kvasm_tests::server::{Answer, Server, eventually};
 use serde_json::Value;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 async fn becomes_ready(server: &Server) {
     let anonymous = server.anonymous();
@@ -91,6 +96,58 @@ async fn a_task_that_fails_makes_the_host_unready_and_says_why() {
     stage.stop().await;
 }
 
+/// A table that a task needs is gone for a while: it shows as the task's failure.
+async fn shows_as(task: &str, table: &str) {
+    let mut stage = Stage::sqlite().await;
+    stage.start_with(DispatchOptions {
+        upkeep: Duration::from_millis(20),
+        ..DispatchOptions::default()
+    });
+    becomes_ready(&stage.server).await;
+    let rename = |from: &str, to: &str| format!("ALTER TABLE {from} RENAME TO {to}");
+    stage.database.sql(&rename(table, "others")).await;
+    eventually("it shows in the metrics", async || {
+        stage.counted(&format!("kvasm_task_failing{{name=\"{task}\"}} 1"))
+    })
+    .await;
+    let failing = becomes_unready(&stage.server, "not-ready").await;
+    let failing = failing.as_array().unwrap();
+    let found = failing.iter().find(|failing| failing["name"] == task);
+    let cause = found.unwrap()["cause"].as_str().unwrap();
+    assert!(cause.contains(table), "{cause}");
+    stage.database.sql(&rename("others", table)).await;
+    becomes_ready(&stage.server).await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn housekeeping_that_fails_makes_the_host_unready() {
+    shows_as("housekeeping", "audit").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reaper_that_fails_makes_the_host_unready() {
+    shows_as("reaper", "apps").await;
+}
+
+/// A look at the queues that takes minutes: it waits for a lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_takes_long_does_not_hold_up_the_stop() {
+    let mut stage = Stage::postgres(Duration::from_secs(600)).await;
+    let lock = "LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE";
+    let hold = stage.database.hold(lock).await;
+    stage.start();
+    eventually("the look waits for the lock", async || {
+        let waits = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        stage.database.sql(waits).await == "1"
+    })
+    .await;
+    let stopped = tokio::time::timeout(Duration::from_secs(60), stage.stop()).await;
+    assert!(stopped.is_ok(), "it waits for the look");
+    drop(hold);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_that_has_died_makes_the_host_unready() {
     let mut stage = Stage::sqlite().await;
@@ -102,5 +159,76 @@ async fn a_dispatcher_that_has_died_makes_the_host_unready() {
     // Another one takes its place.
     stage.start();
     becomes_ready(&stage.server).await;
+    stage.stop().await;
+}
+
+const ENTRY: &str = "/v1/apps/app/kv/entry?collection=c&key=k";
+
+async fn put(server: &Server, value: &'static str) -> Answer {
+    let kind = "application/octet-stream";
+    server.root.bytes("PUT", ENTRY, kind, value).await
+}
+
+/// Panics, and so does the end of what it panics with.
+struct Bomb;
+
+impl Wake for Bomb {
+    fn wake(self: Arc<Self>) {
+        std::panic::panic_any(Bomb);
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        // Not where the test drops it.
+        if std::thread::current().name() == Some("kvasm-sqlite") {
+            panic!("the writer dies");
+        }
+    }
+}
+
+/// The thread lives on after a panic, but not after one in what it does about the
+/// first. What an embedder's executor does when a task is woken runs there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_writer_makes_the_host_unready_and_not_unhealthy() {
+    let mut stage = Stage::sqlite().await;
+    stage.start();
+    becomes_ready(&stage.server).await;
+    let app = stage.server.app("app", true).await;
+    put(&stage.server, "1").await.expect(200);
+    let Database::Sqlite(path) = &stage.database else {
+        panic!("it is on SQLite");
+    };
+    // So that the answer comes after somebody waits for it.
+    let lock = rusqlite::Connection::open(path).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let op = Op::Set {
+        collection: Collection::parse("c").unwrap(),
+        key: Key::parse("k").unwrap(),
+        value: Entry::bytes(b"2".to_vec(), 1).unwrap(),
+        expires_at: None,
+    };
+    let batch = WriteBatch {
+        ops: vec![op],
+        ..WriteBatch::new(app.id, Timestamp::now())
+    };
+    let store = Arc::clone(stage.server.host.store());
+    let mut commit = store.commit(batch);
+    let waker = Waker::from(Arc::new(Bomb));
+    let polled = commit.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    lock.execute_batch("COMMIT").unwrap();
+
+    let failing = becomes_unready(&stage.server, "store-unavailable").await;
+    assert_eq!(failing[0]["name"], "store");
+    let cause = failing[0]["cause"].as_str().unwrap();
+    assert!(cause.contains("the writer thread has stopped"), "{cause}");
+    let anonymous = stage.server.anonymous();
+    anonymous.get("/healthz").await.expect(200);
+    // Writes hear it at once, and reads go on.
+    put(&stage.server, "3").await.refused(500, "internal");
+    let found = stage.server.root.get(ENTRY);
+    assert_eq!(found.await.expect(200).text(), "2");
+    drop(commit);
     stage.stop().await;
 }

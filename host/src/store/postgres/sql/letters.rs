@@ -54,16 +54,26 @@ statements! {
     DISCARD = concat!(
         remove_these!(), ", ", count_letters_gone!("$8"), "SELECT count(*) FROM gone"
     );
-    /// App, a time, how many to keep, how many at most, slot: how many it removed of
-    /// those that were given up before that time or are older than the newest that
-    /// are kept, the oldest first.
+    /// App, a time, how many to keep, how many at most: those among the oldest letters,
+    /// `$4` of them, that were given up before that time or are older than the newest that
+    /// are kept. Looks at no others: both kinds are there. Letters are not counted as long
+    /// as the app uses too little to have so many.
+    SPARE = concat!(
+        "SELECT h.id FROM (SELECT l.id, l.dead_at FROM dead_letters AS l WHERE l.app_id = $1 \
+         ORDER BY l.id LIMIT $4) AS h WHERE ", app_exists!(), " AND (h.dead_at < $2 \
+         OR h.id <= CASE WHEN (SELECT coalesce(sum(u.bytes), 0) FROM app_usage AS u \
+         WHERE u.app_id = $1) / ", delivery_bytes!(), " > $3 THEN (SELECT l.id \
+         FROM dead_letters AS l WHERE l.app_id = $1 ORDER BY l.id DESC OFFSET $3 LIMIT 1) END) \
+         ORDER BY h.id"
+    );
+    /// App, letters, slot: how many of them it removed, but for those that another host
+    /// removes at the same time.
     PRUNE = concat!(
-        "WITH old AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 AND ", app_exists!(), " AND (l.dead_at < $2 \
-         OR l.id <= (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 ORDER BY l.id DESC \
-         OFFSET $3 LIMIT 1)) ORDER BY l.id LIMIT $4 FOR UPDATE SKIP LOCKED), \
+        "WITH old AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 \
+         AND l.id = ANY($2) AND ", app_exists!(), " FOR UPDATE SKIP LOCKED), \
          gone AS (DELETE FROM dead_letters AS l USING old AS o \
          WHERE l.app_id = $1 AND l.id = o.id RETURNING l.size, l.error, l.trace), ",
-        count_letters_gone!("$5"), "SELECT count(*) FROM gone"
+        count_letters_gone!("$3"), "SELECT count(*) FROM gone"
     );
     /// A deleted app, how many: removes letters of it.
     REAP_LETTERS = "WITH few AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 \

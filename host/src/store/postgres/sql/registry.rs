@@ -63,8 +63,11 @@ statements! {
     /// App, now: deletes it for all who ask. No app can have the name that it gets.
     BURY = "UPDATE apps AS a SET name = '~' || a.id::text, deleted_at = $2, \
         active_plugin = NULL, active_module = NULL WHERE a.id = $1";
-    /// A deleted app.
-    BURIED = "SELECT a.id FROM apps AS a WHERE a.deleted_at IS NOT NULL LIMIT 1";
+    /// Deleted apps after an identity, how many.
+    GRAVES = "SELECT a.id FROM apps AS a WHERE a.deleted_at IS NOT NULL AND a.id > $1 \
+        ORDER BY a.id LIMIT $2";
+    /// App: a row if it was deleted.
+    IS_BURIED = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NOT NULL";
     /// A deleted app without rows. The foreign keys' cascades take along its plugins
     /// and triggers.
     DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NOT NULL";
@@ -124,6 +127,10 @@ statements! {
     /// App, the one to keep, now: removes the app's tokens that are revoked or expired.
     DELETE_VOID_TOKENS = "DELETE FROM tokens AS t WHERE t.app_id = $1 AND t.id <> $2 \
         AND (t.revoked_at IS NOT NULL OR t.expires_at <= $3)";
+    /// Time: the tokens that administer the instance then. Holds them.
+    HOLD_ADMINS = "SELECT t.id FROM tokens AS t WHERE t.app_id IS NULL \
+        AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $1) \
+        AND ' ' || t.scopes || ' ' LIKE '% instance:admin %' ORDER BY t.id FOR UPDATE";
     /// Id, time, app or null for any.
     REVOKE_TOKEN = "UPDATE tokens AS t SET revoked_at = $2 WHERE t.id = $1 \
         AND t.revoked_at IS NULL AND ($3::uuid IS NULL OR t.app_id = $3) RETURNING t.id";

@@ -5,7 +5,7 @@ use super::super::{error, tally::Delta};
 use super::row::{DEAD_LETTER, dead_letter};
 use crate::model::{AppId, DELIVERY_BYTES, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
 use crate::store::StoreError;
-use rusqlite::{Connection, Row, ToSql, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
 /// Which letters of the app are meant.
@@ -214,41 +214,134 @@ fn remove_all(
     Ok(())
 }
 
-pub(in crate::store::sqlite) fn prune(
-    transaction: &mut Transaction<'_>,
+/// Looks at the oldest letters alone, `?4` of them: both those that are too old and
+/// those that are too many are there. Letters are not counted as long as the app uses
+/// too little to have so many.
+const SPARE: &str = "SELECT id FROM
+       (SELECT id, dead_at FROM dead_letters WHERE app_id = ?1 ORDER BY id LIMIT ?4)
+     WHERE dead_at < ?2
+        OR id <= CASE WHEN (SELECT bytes FROM app_usage WHERE app_id = ?1) / ?5 > ?3
+                      THEN (SELECT id FROM dead_letters WHERE app_id = ?1
+                            ORDER BY id DESC LIMIT 1 OFFSET ?3) END
+     ORDER BY id";
+
+/// The identity of a letter.
+type LetterId = [u8; 16];
+
+/// Whether the app has a letter.
+pub(in crate::store::sqlite) fn has_letters(
+    connection: &Connection,
+    app: AppId,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM dead_letters WHERE app_id = ?1 LIMIT 1")?
+        .exists([app.uuid().as_bytes()])
+}
+
+/// Letters among the oldest `limit` that are too old, or more than may be kept.
+pub(in crate::store::sqlite) fn spare(
+    connection: &Connection,
     app: AppId,
     before: Timestamp,
     keep: u32,
     limit: u32,
+) -> rusqlite::Result<Vec<LetterId>> {
+    let app = app.uuid();
+    let parameters = params![app.as_bytes(), before.0, keep, limit, DELIVERY_BYTES as i64];
+    connection
+        .prepare_cached(SPARE)?
+        .query_map(parameters, |row| row.get(0))?
+        .collect()
+}
+
+/// Removes those of these letters that are still there; how many.
+pub(in crate::store::sqlite) fn prune(
+    transaction: &mut Transaction<'_>,
+    app: AppId,
+    letters: &[LetterId],
 ) -> Result<u64, StoreError> {
     match transaction.tally.open(transaction.connection, app) {
         Err(StoreError::AppNotFound) => return Ok(0),
         opened => opened?,
     }
     transaction.whole(|transaction| {
-        let found = spare(transaction.connection, app, before, keep, limit);
-        let found = found.map_err(error::store)?;
+        let found = find(transaction.connection, app, letters).map_err(error::store)?;
         remove_all(transaction, app, &found).map_err(error::store)?;
         Ok(found.len() as u64)
     })
 }
 
-/// Letters that are too old, or more than may be kept.
-fn spare(
-    connection: &Connection,
-    app: AppId,
-    before: Timestamp,
-    keep: u32,
-    limit: u32,
-) -> rusqlite::Result<Vec<Found>> {
-    connection
-        .prepare_cached(&format!(
-            "SELECT {FOUND} FROM dead_letters
-             WHERE app_id = ?1 AND (dead_at < ?2
-               OR id <= (SELECT id FROM dead_letters WHERE app_id = ?1
-                         ORDER BY id DESC LIMIT 1 OFFSET ?3))
-             ORDER BY id LIMIT ?4"
-        ))?
-        .query_map(params![app.uuid().as_bytes(), before.0, keep, limit], found)?
-        .collect()
+fn find(connection: &Connection, app: AppId, letters: &[LetterId]) -> rusqlite::Result<Vec<Found>> {
+    let mut find = connection.prepare_cached(&format!(
+        "SELECT {FOUND} FROM dead_letters WHERE app_id = ?1 AND id = ?2"
+    ))?;
+    let mut all = Vec::with_capacity(letters.len());
+    for letter in letters {
+        all.extend(
+            find.query_row(params![app.uuid().as_bytes(), letter], found)
+                .optional()?,
+        );
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::{SqliteOptions, SqliteStore};
+    use rusqlite::StatementStatus;
+
+    const LETTERS: u32 = 2_000;
+    const LIMIT: u32 = 10;
+
+    /// The steps of the virtual machine that a look at an app with young letters takes.
+    fn steps(connection: &Connection, bytes: i64, keep: u32) -> i32 {
+        let usage = "UPDATE app_usage SET bytes = ?1";
+        connection.execute(usage, [bytes]).unwrap();
+        let mut statement = connection.prepare(SPARE).unwrap();
+        let parameters = params![[1_u8; 16], 0, keep, LIMIT, DELIVERY_BYTES as i64];
+        assert!(!statement.exists(parameters).unwrap());
+        statement.get_status(StatementStatus::VmStep)
+    }
+
+    /// It is asked for each app in each round.
+    #[tokio::test]
+    async fn a_look_for_spare_letters_reads_the_oldest_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvasm.db");
+        let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+        let connection = Connection::open(&path).unwrap();
+        let letters = format!(
+            "INSERT INTO apps (id, name, cursor_key, created_at)
+               VALUES (x'{app}', 'app', zeroblob(32), 0);
+             INSERT INTO app_usage (app_id) VALUES (x'{app}');
+             WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {LETTERS})
+             INSERT INTO dead_letters (app_id, id, trigger_name, function, reason, error, attempts,
+                                       replays, dead_at, event_id, depth, at, kind, size)
+             SELECT x'{app}', unhex(format('%032d', n)), 't', 'f', 'attempts', '', 1, 0, n, x'', 1,
+                    0, 'schedule', 0 FROM n",
+            app = "01".repeat(16)
+        );
+        connection.execute_batch(&letters).unwrap();
+        let used = i64::from(LETTERS) * DELIVERY_BYTES as i64;
+        let few = steps(&connection, used, LETTERS);
+        assert!(few < 50 * LIMIT as i32, "{few} steps");
+        // It does count when there may be too many. As many as are kept are no more.
+        let many = steps(&connection, used * 10, LETTERS);
+        assert!(many > LETTERS as i32, "{many} steps");
+
+        let mut plan = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {SPARE}"))
+            .unwrap();
+        let steps = plan.query_map(params![b"a", 0, 0, 0, 0], |row| row.get::<_, String>(3));
+        let steps: Vec<_> = steps.unwrap().map(Result::unwrap).collect();
+        let letters = steps.iter().filter(|step| step.contains("dead_letters"));
+        let ranges = letters.map(|step| {
+            let range = "SEARCH dead_letters USING PRIMARY KEY (app_id=?)";
+            assert_eq!(step, range, "{steps:?}");
+        });
+        assert_eq!(ranges.count(), 2);
+        let sorts = steps.iter().any(|step| step.contains("TEMP B-TREE"));
+        assert!(!sorts, "{steps:?}");
+    }
 }

@@ -8,6 +8,6 @@ mod row;
 mod triggers;
 
 pub(super) use fire::{Deliveries, Fired, Watchers};
-pub(super) use letters::{count, dead_letters, discard, prune, replay};
+pub(super) use letters::{count, dead_letters, discard, has_letters, prune, replay, spare};
 pub(super) use queue::{acknowledge, claim, deliveries, due, fail, renew, schedules, tick};
 pub(super) use triggers::{declare, delete, pause, set, triggers};

@@ -346,6 +346,9 @@ pub(super) fn revoke_token(
     token: TokenId,
     at: Timestamp,
 ) -> Result<bool, StoreError> {
+    if app.is_none() && is_last_admin(connection, token, at)? {
+        return Err(StoreError::LastAdmin);
+    }
     let revoked = execute(
         connection,
         "UPDATE tokens SET revoked_at = ?2
@@ -357,6 +360,24 @@ pub(super) fn revoke_token(
         ),
     )?;
     Ok(revoked > 0)
+}
+
+/// Whether a token is the only one that administers the instance.
+fn is_last_admin(
+    connection: &Connection,
+    token: TokenId,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT id FROM tokens WHERE app_id IS NULL AND revoked_at IS NULL
+             AND (expires_at IS NULL OR expires_at > ?1)
+             AND ' ' || scopes || ' ' LIKE '% instance:admin %' LIMIT 2",
+        )
+        .map_err(error::store)?;
+    let admins = statement.query_map((at.0,), |row| row.get(0));
+    let admins = admins.and_then(Iterator::collect::<Result<Vec<[u8; 16]>, _>>);
+    Ok(admins.map_err(error::store)? == [*token.0.as_bytes()])
 }
 
 pub(in crate::store::sqlite) fn write_audit(

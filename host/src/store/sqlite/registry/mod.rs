@@ -4,7 +4,6 @@
 mod change;
 mod read;
 
-use super::tally::Tally;
 use super::writer::{Transaction, Work};
 use super::{SqliteStore, error, grave, outbox};
 use crate::model::{
@@ -21,9 +20,10 @@ pub(super) use change::{forget_module, write_audit};
 use read::plugin;
 pub(super) use read::usage;
 
-const ADDS: Work = Work::NONE;
 /// Its audit row is all that it adds, if anything.
-const FREES: Work = Work::NONE.that_frees();
+const fn frees(app: AppId) -> Work {
+    Work::of(app).that_frees()
+}
 
 impl SqliteStore {
     /// Runs an operation, and writes its audit row if it changes something. Both
@@ -38,18 +38,13 @@ impl SqliteStore {
             // The operation may change what the tally has read.
             let connection = transaction.connection;
             transaction.tally.write(connection).map_err(error::store)?;
-            let result = transaction.whole(|transaction| {
+            transaction.whole(|transaction| {
                 let done = operation(transaction, &audit)?;
                 if done.changed() {
                     write_audit(connection, &audit).map_err(error::store)?;
                 }
                 Ok(done)
-            });
-            if result.is_err() {
-                // What it has counted was rolled back. All else was written before.
-                transaction.tally = Tally::default();
-            }
-            result
+            })
         };
         self.writer.run(work, run).await
     }
@@ -58,14 +53,14 @@ impl SqliteStore {
 #[async_trait]
 impl Registry for SqliteStore {
     async fn create_app(&self, app: App, audit: Audit) -> Result<(), StoreError> {
-        self.audited(ADDS, audit, move |transaction, _| {
+        self.audited(Work::of(app.id), audit, move |transaction, _| {
             change::create_app(transaction.connection, &app)
         })
         .await
     }
 
     async fn set_public(&self, app: AppId, public: bool, audit: Audit) -> Result<App, StoreError> {
-        self.audited(ADDS, audit, move |transaction, _| {
+        self.audited(Work::of(app), audit, move |transaction, _| {
             change::set_public(transaction.connection, app, public)
         })
         .await
@@ -78,14 +73,14 @@ impl Registry for SqliteStore {
         expected: Option<AppLimits>,
         audit: Audit,
     ) -> Result<App, StoreError> {
-        self.audited(FREES, audit, move |transaction, _| {
+        self.audited(frees(app), audit, move |transaction, _| {
             change::set_limits(transaction.connection, app, patch, expected)
         })
         .await
     }
 
     async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(FREES, audit, move |transaction, audit| {
+        self.audited(frees(app), audit, move |transaction, audit| {
             grave::bury(transaction.connection, app, audit.at)
         })
         .await
@@ -96,7 +91,9 @@ impl Registry for SqliteStore {
         plugin: NewPlugin,
         audit: Audit,
     ) -> Result<PluginVersion, StoreError> {
-        self.audited(ADDS, audit, move |transaction, audit| {
+        // As a write of an entry: an app that uploads has its turns, and no more.
+        let work = Work::of(plugin.app).with_bytes(plugin.wasm.len());
+        self.audited(work, audit, move |transaction, audit| {
             change::add_plugin(transaction.connection, &plugin, audit)
         })
         .await
@@ -108,7 +105,7 @@ impl Registry for SqliteStore {
         version: PluginVersion,
         audit: Audit,
     ) -> Result<(), StoreError> {
-        self.audited(ADDS, audit, move |transaction, audit| {
+        self.audited(Work::of(app), audit, move |transaction, audit| {
             change::activate(transaction.connection, app, version, audit.at)
         })
         .await
@@ -119,7 +116,7 @@ impl Registry for SqliteStore {
         app: AppId,
         audit: Audit,
     ) -> Result<PluginVersion, StoreError> {
-        self.audited(ADDS, audit, move |transaction, audit| {
+        self.audited(Work::of(app), audit, move |transaction, audit| {
             change::roll_back(transaction.connection, app, audit.at)
         })
         .await
@@ -131,16 +128,23 @@ impl Registry for SqliteStore {
         version: PluginVersion,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        self.audited(FREES, audit, move |transaction, _| {
+        self.audited(frees(app), audit, move |transaction, _| {
             change::delete_plugin(transaction.connection, app, version)
         })
         .await
     }
 
     async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(ADDS, audit, move |transaction, audit| {
-            change::create_token(transaction.connection, &token, audit.at)
-        })
+        self.audited(
+            Work {
+                app: token.app,
+                ..Work::NONE
+            },
+            audit,
+            move |transaction, audit| {
+                change::create_token(transaction.connection, &token, audit.at)
+            },
+        )
         .await
     }
 
@@ -150,9 +154,13 @@ impl Registry for SqliteStore {
         token: TokenId,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        self.audited(FREES, audit, move |transaction, audit| {
-            change::revoke_token(transaction.connection, app, token, audit.at)
-        })
+        self.audited(
+            Work { app, ..Work::NONE }.that_frees(),
+            audit,
+            move |transaction, audit| {
+                change::revoke_token(transaction.connection, app, token, audit.at)
+            },
+        )
         .await
     }
 
@@ -162,7 +170,7 @@ impl Registry for SqliteStore {
         trigger: NewTrigger,
         audit: Audit,
     ) -> Result<Trigger, StoreError> {
-        self.audited(ADDS, audit, move |transaction, audit| {
+        self.audited(Work::of(app), audit, move |transaction, audit| {
             outbox::set(transaction.connection, app, trigger, audit.at)
         })
         .await
@@ -174,7 +182,7 @@ impl Registry for SqliteStore {
         trigger: TriggerName,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        self.audited(FREES, audit, move |transaction, _| {
+        self.audited(frees(app), audit, move |transaction, _| {
             outbox::delete(transaction.connection, app, &trigger)
         })
         .await
@@ -187,7 +195,7 @@ impl Registry for SqliteStore {
         paused: bool,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        self.audited(FREES, audit, move |transaction, _| {
+        self.audited(frees(app), audit, move |transaction, _| {
             outbox::pause(transaction.connection, app, &trigger, paused)
         })
         .await
@@ -200,7 +208,7 @@ impl Registry for SqliteStore {
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
-        self.audited(ADDS, audit, move |transaction, audit| {
+        self.audited(Work::of(app), audit, move |transaction, audit| {
             outbox::replay(transaction, app, &letters, limit, audit.at)
         })
         .await
@@ -213,7 +221,7 @@ impl Registry for SqliteStore {
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
-        self.audited(FREES, audit, move |transaction, _| {
+        self.audited(frees(app), audit, move |transaction, _| {
             outbox::discard(transaction, app, &letters, limit)
         })
         .await

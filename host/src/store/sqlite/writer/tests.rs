@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
+mod turns;
+mod undone;
+
 const BUSY: Duration = Duration::from_millis(500);
 
 struct Stage {

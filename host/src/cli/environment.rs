@@ -1,0 +1,170 @@
+//! The variables of the environment that begin with `KVASM_`.
+
+use super::failure::Failure;
+use super::{config, output};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+/// What the names of the program's variables begin with.
+const PREFIX: &str = "KVASM_";
+/// Those that are not keys of the server's configuration, or are more than that.
+const OWN: [&str; 8] = [
+    "KVASM_SERVER",
+    "KVASM_TOKEN",
+    "KVASM_PROFILE",
+    "KVASM_STORE",
+    "KVASM_CONFIG",
+    "KVASM_CACHE_DIR",
+    "KVASM_TIMEOUT",
+    "KVASM_LOG",
+];
+/// What others set: Kubernetes for a service named `kvasm`, and this project's own
+/// tests and builds.
+const OF_OTHERS: [&str; 8] = [
+    "KVASM_PORT",
+    "KVASM_SERVICE_",
+    "KVASM_TEST_",
+    "KVASM_BENCH_",
+    "KVASM_BIN",
+    "KVASM_GUESTS",
+    "KVASM_PG_BIN",
+    "KVASM_WASMTIME",
+];
+
+/// The variables that are set to something, without blanks around it. An empty variable
+/// counts as unset.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Environment {
+    set: BTreeMap<String, String>,
+    unknown: Vec<String>,
+}
+
+impl Environment {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// The user's: a variable of the program that is not UTF-8.
+    pub(super) fn read() -> Result<Environment, Failure> {
+        Environment::of(std::env::vars_os())
+    }
+
+    fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Environment, Failure> {
+        let mut environment = Environment::default();
+        for (name, value) in variables {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+                continue;
+            };
+            if !OWN.contains(&name) && !config::is_variable(name) {
+                if !OF_OTHERS.iter().any(|other| name.starts_with(other)) {
+                    environment.unknown.push(name.to_owned());
+                }
+                continue;
+            }
+            let Some(value) = value.to_str() else {
+                return Err(Failure::user(format!("{name} is not UTF-8 text")));
+            };
+            let value = trimmed(value);
+            if !value.is_empty() {
+                environment.set.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        Ok(environment)
+    }
+
+    /// A variable that is set.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.set.get(name).map(String::as_str)
+    }
+
+    /// Logs which variables look like the program's and are not.
+    pub(super) fn warn_of_unknown(&self) {
+        for name in &self.unknown {
+            let names = OWN.into_iter().map(str::to_owned);
+            let like = similar(name, names.chain(config::variables()));
+            let name = output::clean(name);
+            tracing::warn!("{name} is set, but kvasm has no such variable{like}");
+        }
+    }
+}
+
+/// Text without blanks, line breaks and byte order marks around it, which come from
+/// files and clipboards.
+pub(super) fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
+
+/// A question that names the most similar of some names; empty if none is similar.
+pub(super) fn similar(name: &str, names: impl Iterator<Item = String>) -> String {
+    let distance = |other: &String| strsim::damerau_levenshtein(name, other);
+    let nearest = names.map(|other| (distance(&other), other)).min();
+    match nearest {
+        Some((distance, other)) if distance <= 3 && distance * 3 <= name.len() => {
+            format!("; did you mean {other}?")
+        }
+        Some(_) | None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        let variables = variables.iter().map(|(k, v)| (k.into(), v.into()));
+        Environment::of(variables).ok().unwrap()
+    }
+
+    #[test]
+    fn an_empty_variable_is_an_unset_one() {
+        let environment = environment(&[
+            ("KVASM_STORE", ""),
+            ("KVASM_SERVER", " \n"),
+            ("KVASM_TOKEN", "\u{feff} kvasm_1\r\n"),
+            ("OTHER", "x"),
+        ]);
+        assert_eq!(environment.get("KVASM_STORE"), None);
+        assert_eq!(environment.get("KVASM_SERVER"), None);
+        assert_eq!(environment.get("KVASM_TOKEN"), Some("kvasm_1"));
+        assert_eq!(environment.get("OTHER"), None);
+        assert!(environment.unknown.is_empty());
+    }
+
+    #[test]
+    fn unknown_variables_are_known_to_be_so() {
+        let environment = environment(&[
+            ("KVASM_STOER", ""),
+            ("KVASM_LIMITS_VALUE", "1"),
+            ("KVASM_PORT_7180_TCP", "tcp://x"),
+            ("KVASM_SERVICE_HOST", "x"),
+            ("KVASM_TEST_SEED", "1"),
+        ]);
+        assert_eq!(environment.unknown, ["KVASM_STOER"]);
+        let names = || {
+            ["KVASM_STORE", "KVASM_TOKEN"]
+                .map(str::to_owned)
+                .into_iter()
+        };
+        let like = similar("KVASM_STOER", names());
+        assert_eq!(like, "; did you mean KVASM_STORE?");
+        assert_eq!(similar("KVASM_COLOUR", names()), "");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_utf_8_is_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let bad = OsString::from_vec(vec![0xff]);
+        let of = |name: &str| Environment::of([(name.into(), bad.clone())].into_iter());
+        assert!(of("KVASM_TOKEN").is_err());
+        assert!(of("OTHER").is_ok());
+    }
+
+    /// A key of the configuration does not take a variable that means something else.
+    #[test]
+    fn no_key_has_a_variable_of_another_meaning() {
+        for name in OWN {
+            let both = ["KVASM_STORE", "KVASM_CACHE_DIR"].contains(&name);
+            assert_eq!(config::is_variable(name), both, "{name}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The options of every command, and what the environment says of them.
+
+use super::environment::{Environment, trimmed};
+use super::failure::Failure;
+use clap::Args;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long an answer is waited for by default.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Args)]
+pub(super) struct Global {
+    /// The server to speak to, such as http://127.0.0.1:7180 [env: KVASM_SERVER]
+    #[arg(long, global = true, value_name = "URL")]
+    server: Option<String>,
+    /// The token to show to the server [env: KVASM_TOKEN]
+    #[arg(long, global = true)]
+    token: Option<String>,
+    /// The server and token of this name in the file of profiles, which `kvasm login`
+    /// writes [env: KVASM_PROFILE] [default: the profile "default", if there is one]
+    #[arg(long, global = true, value_name = "NAME")]
+    profile: Option<String>,
+    /// Without a server: where apps and entries live: sqlite:PATH, postgres:URL or memory
+    /// [env: KVASM_STORE] [default: a SQLite file in your data directory]
+    #[arg(long, global = true)]
+    store: Option<String>,
+    /// The server's configuration, in TOML: for `serve`, and for commands on a store
+    /// [env: KVASM_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How long a server may send nothing, such as 5m, or none for no end
+    /// [env: KVASM_TIMEOUT] [default: 60s]
+    #[arg(long, global = true, value_name = "TIME")]
+    timeout: Option<String>,
+    /// Print JSON for machines
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[arg(skip)]
+    environment: Environment,
+}
+
+/// Where a command goes, if it says so.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place<'a> {
+    Server(&'a str),
+    Store(&'a str),
+    Profile(&'a str),
+    Unsaid,
+}
+
+impl Global {
+    /// With the environment. Blanks around the texts are removed.
+    ///
+    /// # Errors
+    /// The user's: an empty text, or a server and a store at once.
+    pub(super) fn with(mut self, environment: Environment) -> Result<Global, Failure> {
+        let texts = [
+            ("--server", &mut self.server),
+            ("--token", &mut self.token),
+            ("--profile", &mut self.profile),
+            ("--store", &mut self.store),
+            ("--timeout", &mut self.timeout),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                *text = trimmed(text).to_owned();
+                if text.is_empty() {
+                    return Err(Failure::user(format!("{name} is empty")));
+                }
+            }
+        }
+        if self
+            .config
+            .as_ref()
+            .is_some_and(|path| path.as_os_str().is_empty())
+        {
+            return Err(Failure::user("--config is empty"));
+        }
+        if self.server.is_some() && self.store.is_some() {
+            return Err(Failure::user(
+                "--server and --store are both given; a command goes to one of them",
+            ));
+        }
+        self.environment = environment;
+        Ok(self)
+    }
+
+    pub(super) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Where a command goes: the arguments say so before the environment does, and
+    /// in each a server goes before a store and that before a profile.
+    pub(super) fn place(&self) -> Place<'_> {
+        let environment = |name| self.environment.get(name);
+        let said = [
+            (
+                self.server.as_deref(),
+                self.store.as_deref(),
+                self.profile.as_deref(),
+            ),
+            (
+                environment("KVASM_SERVER"),
+                environment("KVASM_STORE"),
+                environment("KVASM_PROFILE"),
+            ),
+        ];
+        let place = said.into_iter().find_map(|said| match said {
+            (Some(server), _, _) => Some(Place::Server(server)),
+            (None, Some(store), _) => Some(Place::Store(store)),
+            (None, None, Some(profile)) => Some(Place::Profile(profile)),
+            (None, None, None) => None,
+        });
+        place.unwrap_or(Place::Unsaid)
+    }
+
+    /// `--server`, or its variable.
+    pub(super) fn server(&self) -> Option<&str> {
+        let variable = || self.environment.get("KVASM_SERVER");
+        self.server.as_deref().or_else(variable)
+    }
+
+    /// `--profile`, or its variable.
+    pub(super) fn profile(&self) -> Option<&str> {
+        let variable = || self.environment.get("KVASM_PROFILE");
+        self.profile.as_deref().or_else(variable)
+    }
+
+    /// `--store`, or its variable.
+    pub(super) fn store(&self) -> Option<&str> {
+        let variable = || self.environment.get("KVASM_STORE");
+        self.store.as_deref().or_else(variable)
+    }
+
+    /// `--store`.
+    pub(super) fn store_argument(&self) -> Option<&str> {
+        self.store.as_deref()
+    }
+
+    /// The token that is shown to a server; `kept` is that of its profile, which
+    /// `--profile` puts before the environment's.
+    pub(super) fn token(&self, kept: Option<&str>) -> Option<String> {
+        let variable = self.environment.get("KVASM_TOKEN");
+        let rest = match self.profile {
+            Some(_) => kept.or(variable),
+            None => variable.or(kept),
+        };
+        self.token.as_deref().or(rest).map(str::to_owned)
+    }
+
+    /// The server's configuration file, if one is named.
+    pub(super) fn config(&self) -> Option<PathBuf> {
+        let variable = || self.environment.get("KVASM_CONFIG").map(PathBuf::from);
+        self.config.clone().or_else(variable)
+    }
+
+    /// How long a server may send nothing; none for no end.
+    ///
+    /// # Errors
+    /// The user's: a text that is not a time.
+    pub(super) fn timeout(&self) -> Result<Option<Duration>, Failure> {
+        let variable = self.environment.get("KVASM_TIMEOUT");
+        let (name, text) = match (&self.timeout, variable) {
+            (Some(text), _) => ("--timeout", text.as_str()),
+            (None, Some(text)) => ("KVASM_TIMEOUT", text),
+            (None, None) => return Ok(Some(TIMEOUT)),
+        };
+        if text == "none" {
+            return Ok(None);
+        }
+        match humantime::parse_duration(text) {
+            Ok(time) if !time.is_zero() => Ok(Some(time)),
+            Ok(_) | Err(_) => Err(Failure::user(format!(
+                "{name} is {text:?}; write it like 30s or 5m, or none"
+            ))),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What commands read: arguments, files and standard input, whole or not at all.
+
+use super::failure::Failure;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// The most bytes that a command holds of one input. The limits that count are the
+/// server's, and it is the server that refuses by them.
+const BYTES_MAX: u64 = 1 << 30;
+
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// An argument that is its own text, `@FILE`, or `-` for standard input.
+///
+/// # Errors
+/// The user's: a file that cannot be read, or an input of more than 1 GiB.
+pub(super) fn argument(argument: &str) -> Result<Vec<u8>, Failure> {
+    if argument == "-" {
+        return stdin();
+    }
+    match argument.strip_prefix('@') {
+        Some(path) => file(Path::new(path)),
+        None => Ok(argument.as_bytes().to_vec()),
+    }
+}
+
+/// All of standard input.
+pub(super) fn stdin() -> Result<Vec<u8>, Failure> {
+    whole("standard input", Ok(std::io::stdin().lock()), BYTES_MAX)
+}
+
+/// All of a file.
+pub(super) fn file(path: &Path) -> Result<Vec<u8>, Failure> {
+    whole(&path.display().to_string(), File::open(path), BYTES_MAX)
+}
+
+fn whole(name: &str, from: std::io::Result<impl Read>, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = from.and_then(|from| from.take(bytes_max + 1).read_to_end(&mut bytes));
+    let read = read.map_err(|e| Failure::user(format!("{name}: {e}")))?;
+    if read as u64 > bytes_max {
+        return Err(Failure::user(format!(
+            "{name}: it is over {bytes_max} bytes, the most that a command reads"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// JSON as it is sent: without a byte order mark, and without the line break that
+/// editors, and `kvasm kv get`, put behind it.
+///
+/// # Errors
+/// The user's: text in UTF-16.
+pub(super) fn json(mut bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    if is_utf16(&bytes) {
+        return Err(Failure::user(UTF16));
+    }
+    if bytes.starts_with(UTF8_MARK) {
+        bytes.drain(..UTF8_MARK.len());
+    }
+    if bytes.ends_with(b"\n") {
+        bytes.pop();
+        if bytes.ends_with(b"\r") {
+            bytes.pop();
+        }
+    }
+    Ok(bytes)
+}
+
+/// A file of text, without a byte order mark.
+pub(super) fn text(bytes: Vec<u8>) -> Result<String, String> {
+    if is_utf16(&bytes) {
+        return Err(UTF16.to_owned());
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned()),
+        Err(e) => {
+            let at = e.utf8_error().valid_up_to();
+            Err(format!("it is not UTF-8 text: see byte {at}"))
+        }
+    }
+}
+
+/// The start of a text that comes in parts, without a byte order mark.
+pub(super) fn start(part: &[u8]) -> Result<&[u8], &'static str> {
+    match is_utf16(part) {
+        true => Err(UTF16),
+        false => Ok(part.strip_prefix(UTF8_MARK).unwrap_or(part)),
+    }
+}
+
+const UTF16: &str = "it is text in UTF-16; save it as UTF-8";
+
+fn is_utf16(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_is_read_whole_or_refused() {
+        let read = |bytes_max| whole("x", Ok(&b"12345"[..]), bytes_max);
+        assert_eq!(read(5).ok().unwrap(), b"12345");
+        assert!(read(4).is_err());
+    }
+
+    #[test]
+    fn a_mark_and_the_last_line_break_do_not_belong_to_json() {
+        let json = |bytes: &[u8]| json(bytes.to_vec()).ok();
+        assert_eq!(json(b"\xef\xbb\xbf{}\r\n").unwrap(), b"{}");
+        assert_eq!(json(b"{}\n\n").unwrap(), b"{}\n");
+        assert_eq!(json(b"{} ").unwrap(), b"{} ");
+        assert_eq!(json(b"\n").unwrap(), b"");
+        assert!(json(b"\xff\xfe{\0}\0").is_none());
+        assert_eq!(text(b"\xef\xbb\xbfa = 1".to_vec()).unwrap(), "a = 1");
+        assert!(text(b"a = \xff".to_vec()).unwrap_err().contains("byte 4"));
+    }
+}

@@ -1,0 +1,224 @@
+//! Every verb of the command line, by each way to a host.
+
+use kvasm_tests::program::guest;
+use kvasm_tests::program::process::{Home, run};
+use std::collections::BTreeSet;
+
+/// A command: its words, what it reads, and how it ends.
+struct Row {
+    words: Vec<String>,
+    input: &'static [u8],
+    code: i32,
+    /// What its output has.
+    prints: &'static str,
+}
+
+fn row(words: &str) -> Row {
+    Row {
+        words: words.split(' ').map(str::to_owned).collect(),
+        input: b"",
+        code: 0,
+        prints: "",
+    }
+}
+
+impl Row {
+    fn reads(self, input: &'static [u8]) -> Row {
+        Row { input, ..self }
+    }
+
+    fn prints(self, prints: &'static str) -> Row {
+        Row { prints, ..self }
+    }
+
+    fn ends_with(self, code: i32) -> Row {
+        Row { code, ..self }
+    }
+}
+
+const LINE: &[u8] = b"{\"collection\":\"c\",\"key\":\"imported\",\"json\":1}\n";
+const BATCH: &[u8] =
+    b"{\"operations\":[{\"set\":{\"collection\":\"c\",\"key\":\"b\",\"json\":1}}]}";
+const KEYS: &[u8] = b"{\"keys\":[{\"collection\":\"c\",\"key\":\"k\"}]}";
+
+/// One command of each verb, in an order in which each finds what it needs. `TOKEN` is
+/// the id of the token that the row before it made, and `MODULE` a plugin.
+fn rows() -> Vec<Row> {
+    let letter = "0198c1d3-0d52-7a31-8f6e-5b1f0f2f7c02";
+    vec![
+        row("app create shop --public"),
+        row("app list").prints("shop"),
+        row("app show shop").prints("shop"),
+        row("app public shop false").prints("no"),
+        row("app limits shop --entries 100").prints("100"),
+        row("usage shop").prints("100"),
+        row("plugin deploy shop MODULE").prints("Version 1"),
+        row("plugin deploy shop MODULE").prints("Version 2"),
+        row("plugin versions shop").prints("active"),
+        row("plugin functions shop").prints("hello"),
+        row("plugin activate shop 1").prints("Version 1"),
+        row("plugin activate shop 2").prints("Version 2"),
+        row("plugin rollback shop").prints("Version 1"),
+        row("plugin delete shop 2").prints("Deleted"),
+        row("call shop echo --input -").reads(b"hi").prints("hi"),
+        row("kv set shop c k 1").prints("Version"),
+        row("kv get shop c k").prints("1"),
+        row("kv has shop c k").prints("true"),
+        row("kv increment shop c k").prints("Now 2"),
+        row("kv commit shop").reads(BATCH).prints("version"),
+        row("kv get-many shop").reads(KEYS).prints("2"),
+        row("kv list shop c --values --all").prints("VALUE"),
+        row("kv collections shop").prints("c"),
+        row("kv export shop").prints("\"key\":\"k\""),
+        row("kv import shop").reads(LINE).prints("Imported 1"),
+        row("kv delete shop c k").prints("Deleted"),
+        row("trigger set shop hello --collection other").prints("hello"),
+        row("trigger list shop").prints("hello"),
+        row("trigger pause shop hello").prints("Paused"),
+        row("trigger resume shop hello"),
+        row("trigger delete shop hello").prints("Deleted"),
+        row("delivery list shop").prints("TRIGGER"),
+        row("dead-letter list shop").prints("REASON"),
+        row(&format!("dead-letter show shop {letter}")).ends_with(1),
+        row("dead-letter replay shop --all").ends_with(1),
+        row("dead-letter discard shop --all").ends_with(1),
+        row("token create ci --scope app:read --app shop --expires 90d").prints("kvasm_"),
+        row("token list --app shop").prints("until"),
+        row("token revoke TOKEN").prints("Revoked"),
+        row("token list").prints("revoked"),
+        row("audit shop").prints("token.create"),
+        row("app delete shop --yes").prints("Deleted"),
+    ]
+}
+
+/// Verbs that do not go to a server or a store, or not to both.
+const ALONE: [&str; 5] = ["serve", "login", "run", "migrate", "logs"];
+
+/// The verbs that a command's help lists.
+fn verbs(home: &Home, words: &[&str], all: &mut BTreeSet<String>) {
+    let help = home.run(&[words, &["--help"]].concat());
+    assert_eq!(help.code, 0, "{words:?}: {}", help.stderr);
+    let Some((_, rest)) = help.stdout.split_once("\nCommands:\n") else {
+        all.insert(words.join(" "));
+        return;
+    };
+    let lines = rest.lines().take_while(|line| !line.is_empty());
+    // The text of a long entry goes on further to the right.
+    let lines = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    for line in lines {
+        let word = line.split_whitespace().next().unwrap();
+        if word != "help" {
+            verbs(home, &[words, &[word]].concat(), all);
+        }
+    }
+}
+
+#[test]
+fn every_verb_has_a_row() {
+    let home = Home::new();
+    let mut all = BTreeSet::new();
+    verbs(&home, &[], &mut all);
+    assert!(all.len() > 40, "{all:?}");
+    let rows = rows();
+    for verb in all {
+        let words = row(&verb).words;
+        let has_row = rows.iter().any(|row| row.words.starts_with(&words));
+        assert!(
+            has_row || ALONE.contains(&verb.as_str()),
+            "{verb} has no row"
+        );
+    }
+}
+
+/// Runs each row with these arguments and variables.
+fn run_all(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) {
+    let module = home.file("guest.wasm", &guest::wasm());
+    let mut made = String::new();
+    for row in rows() {
+        let words = row.words.iter().map(|word| match word.as_str() {
+            "MODULE" => module.clone(),
+            "TOKEN" => made.clone(),
+            word => word.to_owned(),
+        });
+        let words: Vec<String> = words.collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut command = home.command(&[arguments, &words].concat());
+        command.envs(variables.iter().copied());
+        let ended = run(command, row.input);
+        let (stdout, stderr) = (&ended.stdout, &ended.stderr);
+        assert_eq!(ended.code, row.code, "{words:?}: {stdout}{stderr}");
+        assert!(stdout.contains(row.prints), "{words:?}: {stdout}");
+        if let Some(rest) = stderr.strip_prefix("Token ") {
+            made = rest.split('.').next().unwrap().to_owned();
+        }
+    }
+}
+
+#[test]
+fn every_verb_works_with_arguments() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    let url = server.url();
+    run_all(&home, &["--server", &url, "--token", &server.token], &[]);
+    server.stop();
+}
+
+#[test]
+fn every_verb_works_with_variables() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    let url = format!(" {}\r\n", server.url());
+    let token = format!("\u{feff}{}\n", server.token);
+    let variables = [
+        ("KVASM_SERVER", url.as_str()),
+        ("KVASM_TOKEN", &token),
+        // A server goes before a store, and what is empty is not set.
+        ("KVASM_STORE", "sqlite:/nonexistent/x.db"),
+        ("KVASM_PROFILE", ""),
+    ];
+    run_all(&home, &[], &variables);
+    server.stop();
+}
+
+#[test]
+fn every_verb_works_with_a_profile() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    let url = server.url();
+    let login = [
+        "login",
+        "--profile",
+        "p",
+        "--server",
+        &url,
+        "--token",
+        &server.token,
+    ];
+    let ended = home.run(&login);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    // What is typed goes before what the environment says.
+    let variables = [
+        ("KVASM_STORE", "sqlite:/nonexistent/x.db"),
+        ("KVASM_TOKEN", "kvasm_x"),
+    ];
+    run_all(&home, &["--profile", "p"], &variables);
+    run_all(&home, &[], &[("KVASM_PROFILE", "p")]);
+    server.stop();
+}
+
+#[test]
+fn every_verb_works_on_a_store() {
+    let home = Home::new();
+    let store = format!("sqlite:{}", home.path("argument.db"));
+    run_all(
+        &home,
+        &["--store", &store],
+        &[("KVASM_SERVER", "http://127.0.0.1:1")],
+    );
+    let store = format!("sqlite:{}", home.path("variable.db"));
+    run_all(&home, &[], &[("KVASM_STORE", &store)]);
+    let file = format!("store = \"sqlite:{}\"\n", home.path("file.db"));
+    let file = home.file("kvasm.toml", file.as_bytes());
+    run_all(&home, &["--config", &file], &[]);
+    assert!(std::fs::exists(home.path("file.db")).unwrap());
+}

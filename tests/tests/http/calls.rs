@@ -1,0 +1,227 @@
+//! What passes between clients and plugins.
+
+use kvasm::model::Scope;
+use kvasm_tests::guests::{manifest, module, module_with, wasm};
+use kvasm_tests::server::{Answer, Server, answer};
+use serde_json::Value;
+
+/// Text as the data of a module in the text format.
+fn data(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
+}
+
+/// The frame of a response without its body.
+fn frame(head: &str) -> Vec<u8> {
+    let len = u32::try_from(head.len()).unwrap().to_le_bytes();
+    [len.as_slice(), head.as_bytes()].concat()
+}
+
+/// A module whose handler answers with this head, and with the request as it got it.
+fn echo(head: &str) -> Vec<u8> {
+    let frame = frame(head);
+    let body = format!(
+        "(drop (call $output_write (i32.const 0) (i32.const {})))
+         (drop (call $output_write (i32.const 4096) (i32.wrap_i64
+            (call $input_read (i32.const 0) (i32.const 4096) (i32.const 32768)))))
+         (i32.const 0)",
+        frame.len()
+    );
+    let http = manifest(&[r#"{"kind":"http","name":"run"}"#]);
+    module_with(&data(&frame), &http, &body)
+}
+
+/// The head of the request that was echoed.
+fn echoed(answer: &Answer) -> Value {
+    let len = u32::from_le_bytes(answer.body[..4].try_into().unwrap()) as usize;
+    serde_json::from_slice(&answer.body[4..4 + len]).unwrap()
+}
+
+fn header<'h>(head: &'h Value, name: &str) -> Option<&'h str> {
+    let headers = head["headers"].as_array().unwrap();
+    let found = headers.iter().find(|pair| pair[0] == name)?;
+    found[1].as_str()
+}
+
+/// Sets an entry, as a function and as a handler.
+fn setter() -> Vec<u8> {
+    let frame = frame("{\"status\":200}");
+    let set = "(i64.lt_s (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
+        (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0)) (i64.const 0))";
+    let handle = format!(
+        "(func (export \"handle\") (result i32)
+            (drop (call $output_write (i32.const 1) (i32.const {}))) {set})",
+        frame.len()
+    );
+    let names = manifest(&[
+        r#"{"kind":"function","name":"run"}"#,
+        r#"{"kind":"http","name":"handle"}"#,
+    ]);
+    let bytes = [b"k", frame.as_slice()].concat();
+    module_with(&data(&bytes), &format!("{names} {handle}"), set)
+}
+
+#[tokio::test]
+async fn a_plugin_writes_with_a_token_that_may_write_and_no_other() {
+    let server = Server::start().await;
+    let app = server.deployed("shop", setter()).await;
+    let entry = "/v1/apps/shop/kv/entry?collection=k&key=k";
+    for scope in Scope::ALL {
+        let api = server.client(Some(&app), &[scope]).await;
+        for path in ["/v1/apps/shop/call/run", "/a/shop/"] {
+            let answer = api.send("POST", path).await;
+            let (called, found) = match scope {
+                Scope::ScriptWrite => (200, 200),
+                _ => (500, 404),
+            };
+            assert_eq!(answer.status, called, "{path} {scope}: {}", answer.text());
+            let entry = server.root.get(entry).await.status;
+            assert_eq!(entry, found, "{path} {scope}");
+            server
+                .root
+                .send("DELETE", "/v1/apps/shop/kv/entry?collection=k&key=k")
+                .await;
+        }
+    }
+    // Without a token the plugin is the gate.
+    server
+        .anonymous()
+        .send("POST", "/a/shop/")
+        .await
+        .expect(200);
+    server.root.get(entry).await.expect(200);
+}
+
+#[tokio::test]
+async fn the_output_of_a_function_is_no_page() {
+    let server = Server::start().await;
+    server.deployed("shop", module("", "(i32.const 0)")).await;
+    let called = server.anonymous().call("shop", "run", "").await.expect(200);
+    assert_eq!(called.header("x-content-type-options"), "nosniff");
+    assert_eq!(called.header("content-type"), "application/octet-stream");
+}
+
+#[tokio::test]
+async fn a_plugin_sees_and_sets_what_is_its_own() {
+    let server = Server::start().await;
+    let head = r#"{"status":200,"headers":[["x-request-id","mine"],["set-cookie","a=1; Path=/"],
+        ["service-worker-allowed","/"],["clear-site-data","\"*\""],["x-own","1"]]}"#;
+    server.deployed("shop", echo(head)).await;
+    let given = "0190b2a4-7a5d-7cc1-8000-0123456789ab";
+    let request = server.anonymous().ask("GET", "/a/shop/x?y=1&y=%ff");
+    let request = request.header("x-request-id", given);
+    let answer = answer(request.header("x-mine", "1")).await.expect(200);
+    let seen = echoed(&answer);
+    assert_eq!(header(&seen, "x-request-id"), None);
+    assert_eq!(header(&seen, "x-mine"), Some("1"));
+    // Its path and query are passed on as they came.
+    assert_eq!(
+        (&seen["path"], &seen["query"]),
+        (&"/x".into(), &"y=1&y=%ff".into())
+    );
+    assert_eq!(answer.header("x-request-id"), given);
+    assert_eq!(answer.headers.get_all("x-request-id").iter().count(), 1);
+    assert_eq!(answer.header("x-own"), "1");
+    assert_eq!(answer.header("set-cookie"), "a=1; Path=/a/shop/");
+    for name in ["service-worker-allowed", "clear-site-data"] {
+        assert_eq!(answer.header(name), "", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn authorization_is_the_plugins_unless_it_is_a_token_of_the_host() {
+    let server = Server::start().await;
+    server.deployed("shop", echo("{\"status\":200}")).await;
+    let send = async |authorization: &str| {
+        let request = server.anonymous().ask("GET", "/a/shop/");
+        answer(request.header("authorization", authorization)).await
+    };
+    for own in [
+        "Basic YTpi",
+        "Bearer eyJhbGciOiJub25lIn0.e30.",
+        "Digest a=\"b\"",
+        "key",
+    ] {
+        let seen = echoed(&send(own).await.expect(200));
+        assert_eq!(header(&seen, "authorization"), Some(own));
+    }
+    let token = server.root.secret();
+    let seen = echoed(&send(&format!("Bearer {token}")).await.expect(200));
+    assert_eq!(header(&seen, "authorization"), None);
+    for bad in ["Bearer kvasm_x", "Bearer", &format!("Basic {token}"), token] {
+        send(bad).await.refused(401, "token-invalid");
+    }
+    // Two of them, of which one is the host's, are nobody's.
+    let both = server.root.ask("GET", "/a/shop/");
+    let both = answer(both.header("authorization", "Basic YTpi")).await;
+    both.refused(401, "token-invalid");
+    // What is a plugin's is no token of the host.
+    server.app("closed", false).await;
+    let request = server.anonymous().ask("GET", "/a/closed/");
+    let closed = answer(request.header("authorization", "Basic YTpi")).await;
+    closed.refused(401, "token-required");
+    let api = server.anonymous().ask("GET", "/v1/apps");
+    let api = answer(api.header("authorization", "Basic YTpi")).await;
+    api.refused(401, "token-invalid");
+}
+
+#[tokio::test]
+async fn why_a_handler_failed_is_for_its_author() {
+    let server = Server::start().await;
+    let names = manifest(&[
+        r#"{"kind":"function","name":"run"}"#,
+        r#"{"kind":"http","name":"handle"}"#,
+    ]);
+    for code in [1, 2, 3, 7] {
+        let app = format!("shop{code}");
+        let fail =
+            format!("(drop (call $output_write (i32.const 0) (i32.const 6))) (i32.const {code})");
+        let handle = format!("{names} (func (export \"handle\") (result i32) {fail})");
+        let app_of = server
+            .deployed(&app, module_with("secret", &handle, &fail))
+            .await;
+        let failed = server.anonymous().get(&format!("/a/{app}/")).await;
+        failed.refused(500, "plugin-failed");
+        assert!(!failed.text().contains("secret"), "{}", failed.text());
+        let logs = server.root.get(&format!("/v1/apps/{app}/logs")).await;
+        assert!(logs.expect(200).text().contains("secret"));
+        // A function's words are for its caller.
+        let called = server.anonymous().call(&app, "run", "").await;
+        assert_eq!(called.json()["detail"], "secret");
+        match code {
+            3 => called.refused(422, "input-refused"),
+            _ => called.refused(500, "plugin-failed"),
+        }
+        drop(app_of);
+    }
+}
+
+#[tokio::test]
+async fn a_service_worker_of_a_plugin_cannot_have_all_apps() {
+    let server = Server::start().await;
+    server.deployed("shop", echo("{\"status\":200}")).await;
+    let ask = |path: &str| {
+        let request = server.anonymous().ask("GET", path);
+        answer(request.header("service-worker", "script"))
+    };
+    ask("/a/shop").await.refused(403, "forbidden");
+    ask("/a/shop/worker.js").await.expect(200);
+    server.anonymous().get("/a/shop").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_stored_module_that_is_another_is_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kvasm.db");
+    let first = Server::sqlite(&file, None, |builder| builder).await;
+    let secret = first.root.secret().to_owned();
+    first.deployed("shop", module("", "(i32.const 0)")).await;
+    first.anonymous().call("shop", "run", "").await.expect(200);
+    assert!(first.stop().await);
+    let other = rusqlite::Connection::open(&file).unwrap();
+    let changed = other.execute("UPDATE modules SET wasm = ?1", [wasm("counter")]);
+    assert_eq!(changed.unwrap(), 1);
+    drop(other);
+    let server = Server::sqlite(&file, Some(secret), |builder| builder).await;
+    let called = server.anonymous().call("shop", "run", "").await;
+    called.refused(500, "internal");
+}

@@ -1,0 +1,133 @@
+//! Deleted apps whose rows cannot be removed, and the others behind them.
+
+use super::stage::{Database, Stage};
+use kvasm::dispatch::DispatchOptions;
+use kvasm::model::{App, Timestamp};
+use kvasm_tests::server::eventually;
+use std::time::Duration;
+
+fn often() -> DispatchOptions {
+    DispatchOptions {
+        upkeep: Duration::from_millis(20),
+        ..DispatchOptions::default()
+    }
+}
+
+/// Makes apps with an entry each and deletes them; in the order of their graves.
+async fn graves(stage: &Stage, count: usize) -> Vec<App> {
+    let mut apps = Vec::new();
+    for n in 0..count {
+        let app = stage.server.app(&format!("app-{n}"), false).await;
+        stage.set(&app, "k", None).await;
+        let operator = stage.server.host.operator("test");
+        stage.server.host.delete_app(&operator, &app).await.unwrap();
+        apps.push(app);
+    }
+    apps.sort_by_key(|app| app.id);
+    apps
+}
+
+async fn left(stage: &Stage) -> String {
+    let graves = "SELECT count(*) FROM apps WHERE deleted_at IS NOT NULL";
+    stage.database.sql(graves).await
+}
+
+/// Refuses to remove the entries of some apps.
+async fn refuse(stage: &Stage, apps: &[App]) {
+    let apps: Vec<_> = apps.iter().map(|app| stage.database.literal(app)).collect();
+    let apps = apps.join(", ");
+    let trigger = format!(
+        "CREATE TRIGGER refuse BEFORE DELETE ON kv_entries WHEN OLD.app_id IN ({apps})
+         BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    );
+    stage.database.sql(&trigger).await;
+}
+
+/// The first of three graves fails: rows that cannot be removed on SQLite, a lock on
+/// Postgres.
+async fn one_bad_grave(mut stage: Stage) {
+    let apps = graves(&stage, 3).await;
+    let hold = match &stage.database {
+        Database::Sqlite(_) => {
+            refuse(&stage, &apps[..1]).await;
+            None
+        }
+        Database::Postgres(_) => {
+            let first = stage.database.literal(&apps[0]);
+            let lock = format!("SELECT id FROM apps WHERE id = {first} FOR UPDATE");
+            Some(stage.database.hold(&lock).await)
+        }
+    };
+    stage.start_with(often());
+    eventually("the others are removed", async || left(&stage).await == "1").await;
+    eventually("the bad one is counted", async || {
+        stage.counted("kvasm_task_skips_total{name=\"reaper\"}")
+    })
+    .await;
+    let ready = stage.server.host.health().check().await;
+    assert!(ready.is_ready(), "one grave is not the host's: {ready:?}");
+    match hold {
+        Some(hold) => drop(hold),
+        None => drop(stage.database.sql("DROP TRIGGER refuse").await),
+    }
+    eventually("it is removed in its turn", async || {
+        left(&stage).await == "0"
+    })
+    .await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_grave_does_not_block_the_others() {
+    one_bad_grave(Stage::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_grave_does_not_block_the_others_on_postgres() {
+    one_bad_grave(Stage::postgres(Duration::from_secs(3)).await).await;
+}
+
+/// As many as look like a failure of the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_bad_graves_show_and_do_not_block_the_others() {
+    let mut stage = Stage::sqlite().await;
+    let apps = graves(&stage, 13).await;
+    refuse(&stage, &apps[..12]).await;
+    stage.start_with(often());
+    eventually("the one behind them is removed", async || {
+        left(&stage).await == "12"
+    })
+    .await;
+    eventually("the task has failed", async || {
+        stage.counted("kvasm_task_restarts_total{name=\"reaper\"}")
+    })
+    .await;
+    stage.stop().await;
+}
+
+/// A step of the reaper that takes minutes: it waits for a lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grave_that_takes_long_does_not_delay_the_sweep() {
+    let mut stage = Stage::postgres(Duration::from_secs(600)).await;
+    let apps = graves(&stage, 1).await;
+    let live = stage.server.app("live", false).await;
+    let grave = stage.database.literal(&apps[0]);
+    let lock = format!("SELECT id FROM apps WHERE id = {grave} FOR UPDATE");
+    let hold = stage.database.hold(&lock).await;
+    stage.start_with(often());
+    eventually("the reaper waits for the lock", async || {
+        let waits = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        stage.database.sql(waits).await == "1"
+    })
+    .await;
+    stage.set(&live, "k", Some(Timestamp(1))).await;
+    eventually("the expired entry is swept", async || {
+        let used = stage.server.host.store().usage(live.id).await;
+        used.unwrap().entries == 0
+    })
+    .await;
+    assert_eq!(left(&stage).await, "1");
+    drop(hold);
+    stage.stop().await;
+}

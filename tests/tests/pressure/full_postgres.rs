@@ -1,0 +1,174 @@
+//! A Postgres server without room for more: what is refused, what goes on, and that all
+//! is well again when there is room.
+
+use super::full_disk::Disk;
+use super::kit;
+use kvasm::store::{PostgresOptions, PostgresStore};
+use kvasm_tests::conformance::rng::Rng;
+use kvasm_tests::postgres::{Cluster, Options};
+use kvasm_tests::server::{Answer, Server, eventually};
+use std::time::Duration;
+
+const MIB: u64 = 1024 * 1024;
+/// Of each value.
+const BYTES: usize = 256 * 1024;
+
+/// What bounds the files of a cluster.
+enum Bound {
+    /// A file system for its tablespace. The log is elsewhere: a server that cannot write
+    /// its log stops, and is as one that is away.
+    Disk(Disk),
+    /// The system, for each file. It takes no rights.
+    Files,
+}
+
+impl Bound {
+    /// The URL of an empty database within it.
+    fn database(&self, cluster: &Cluster) -> String {
+        let tablespace = match self {
+            Bound::Disk(disk) => {
+                cluster.create_tablespace("small", disk.path()).unwrap();
+                " TABLESPACE small"
+            }
+            Bound::Files => "",
+        };
+        let sql = format!("CREATE DATABASE full_disk{tablespace}");
+        cluster.psql("postgres", &sql).unwrap();
+        cluster.url("full_disk")
+    }
+
+    /// After the first connections, which bring the schema.
+    fn begin(&self, cluster: &Cluster) {
+        if let Bound::Files = self {
+            // Not on a page, so that a page is written in part.
+            cluster.limit_files(Some(17 * MIB + 4096)).unwrap();
+        }
+    }
+
+    /// Leaves the probe's own table no room either. A disk has none for any.
+    fn fill_for_probe(&self, cluster: &Cluster) {
+        if let Bound::Files = self {
+            // Nobody finds again what the failed write has taken.
+            let off = "ALTER SYSTEM SET autovacuum = off";
+            cluster.psql("postgres", off).unwrap();
+            cluster.psql("postgres", "SELECT pg_reload_conf()").unwrap();
+            let large = "UPDATE health SET filler = repeat('x', 18 * 1024 * 1024)::bytea";
+            let refused = cluster.psql("full_disk", large).unwrap_err().to_string();
+            assert!(refused.contains("could not extend"), "{refused}");
+        }
+    }
+
+    fn end(&self, cluster: &Cluster) {
+        match self {
+            Bound::Disk(disk) => disk.resize(256 * MIB),
+            Bound::Files => cluster.limit_files(None).unwrap(),
+        }
+    }
+}
+
+fn entry(key: &str) -> String {
+    format!("/v1/apps/app/kv/entry?collection=c&key={key}")
+}
+
+async fn put(server: &Server, key: &str, value: Vec<u8>) -> Answer {
+    let kind = "application/octet-stream";
+    server.root.bytes("PUT", &entry(key), kind, value).await
+}
+
+/// What the host says when Postgres has no room.
+fn assert_full(answer: &Answer) {
+    answer.refused(507, "store-full");
+    assert!(!answer.text().contains("base/"), "{}", answer.text());
+}
+
+async fn a_database_that_is_full(bound: Bound) {
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start(Options::default()).unwrap());
+    let cluster = cluster.await.unwrap();
+    let options = PostgresOptions {
+        acquire_timeout: Duration::from_secs(60),
+        statement_timeout: Duration::from_secs(60),
+        ..PostgresOptions::new(bound.database(&cluster))
+    };
+    let store = PostgresStore::connect(options).await.unwrap();
+    let server = Server::with(|builder| builder.store(store)).await;
+    server.app("app", true).await;
+    let anonymous = server.anonymous();
+    anonymous.get("/readyz").await.expect(200);
+    bound.begin(&cluster);
+
+    // Bytes that do not get smaller.
+    let mut rng = Rng::new(7);
+    let value: Vec<u8> = (0..BYTES).map(|_| rng.below(256) as u8).collect();
+    let mut written = Vec::new();
+    let refused = loop {
+        let key = format!("k{}", written.len());
+        let answer = put(&server, &key, value.clone()).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        written.push(key);
+        assert!(written.len() < 512, "there is no bound");
+    };
+    assert!(written.len() > 16, "{}", written.len());
+    assert_full(&refused);
+    bound.fill_for_probe(&cluster);
+    eventually("the host is not ready", async || {
+        // What is left is too little for this, and taken by it.
+        assert_full(&put(&server, "more", value.clone()).await);
+        anonymous.get("/readyz").await.status == 503
+    })
+    .await;
+
+    // Reads go on, and the process is well.
+    anonymous.get("/healthz").await.expect(200);
+    for key in &written {
+        let found = server.root.get(&entry(key)).await.expect(200);
+        assert!(found.body == value, "{key}");
+    }
+    let absent = server.root.get(&entry("more")).await;
+    absent.refused(404, "entry-not-found");
+    // A deletion is done or refused; it needs room for its audit row at most.
+    let mut deleted = 0;
+    for key in &written {
+        let answer = server.root.send("DELETE", &entry(key)).await;
+        let done = answer.status == 200 || answer.status == 204;
+        if !done {
+            assert_full(&answer);
+        }
+        deleted += usize::from(done);
+        let found = server.root.get(&entry(key)).await.status;
+        assert_eq!(found, if done { 404 } else { 200 }, "{key}");
+    }
+    assert!(deleted > 0, "nothing can be deleted");
+
+    bound.end(&cluster);
+    eventually("the host is ready", async || {
+        anonymous.get("/readyz").await.status == 200
+    })
+    .await;
+    put(&server, "new", value.clone()).await.expect(200);
+    let found = server.root.get(&entry("new")).await.expect(200);
+    assert!(found.body == value);
+    server.stop().await;
+    drop((cluster, bound));
+}
+
+/// On a disk of its own where tests may mount one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_of_postgres_refuses_writes_and_loses_nothing() {
+    let _alone = kit::alone().await;
+    // Of which an empty database takes 8, and the schema.
+    match Disk::new(32 * MIB) {
+        Some(disk) => a_database_that_is_full(Bound::Disk(disk)).await,
+        None => {
+            println!("this user cannot mount a tmpfs: the files are bounded instead");
+            a_database_that_is_full(Bound::Files).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_postgres_that_cannot_grow_refuse_writes_and_lose_nothing() {
+    let _alone = kit::alone().await;
+    a_database_that_is_full(Bound::Files).await;
+}

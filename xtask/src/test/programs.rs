@@ -1,0 +1,116 @@
+//! The test programs that cargo builds.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::schedule::Job;
+use crate::process::{cargo, output, probe, workspace};
+
+/// One of them.
+pub struct Program {
+    name: String,
+    file: PathBuf,
+    /// The folder of its package, in which cargo starts it.
+    package: PathBuf,
+    libraries: OsString,
+}
+
+impl Program {
+    /// Starts it as `cargo test` does.
+    pub fn job(&self) -> Job {
+        let mut command = Command::new(&self.file);
+        command
+            .current_dir(&self.package)
+            .env("CARGO_MANIFEST_DIR", &self.package)
+            .env("LD_LIBRARY_PATH", &self.libraries)
+            .env("DYLD_FALLBACK_LIBRARY_PATH", &self.libraries);
+        Job::new(&self.name, command)
+    }
+}
+
+/// Builds all tests of the workspace.
+pub fn build() -> Result<Vec<Program>> {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--no-run"]);
+    command.arg("--message-format=json-render-diagnostics");
+    let messages = output(command.stdout(Stdio::piped())).context("building the tests")?;
+    let libraries = libraries()?;
+    let found: Vec<_> = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .filter_map(|message| program(&message, &libraries))
+        .collect();
+    ensure!(!found.is_empty(), "cargo built no test program");
+    Ok(found)
+}
+
+/// Where the standard library is, which the tests of macros load.
+fn libraries() -> Result<OsString> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    let root = probe(
+        command
+            .args(["--print", "sysroot"])
+            .current_dir(workspace()),
+    )
+    .map_err(|why| anyhow::anyhow!("rustc does not say where its library is: {why}"))?;
+    let before = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let folders = [Path::new(&root).join("lib")]
+        .into_iter()
+        .chain(env::split_paths(&before));
+    env::join_paths(folders).context("the path of the toolchain has a separator of paths in it")
+}
+
+/// The program of a message, if it is about one.
+fn program(message: &Value, libraries: &OsString) -> Option<Program> {
+    if message.pointer("/profile/test") != Some(&Value::Bool(true)) {
+        return None;
+    }
+    let file = PathBuf::from(message.get("executable")?.as_str()?);
+    let manifest = Path::new(message.get("manifest_path")?.as_str()?);
+    let target = message.pointer("/target/name")?.as_str()?;
+    let name = match message.pointer("/target/kind/0")?.as_str()? {
+        "test" => target.to_owned(),
+        kind => format!("{target} ({kind})"),
+    };
+    Some(Program {
+        name,
+        file,
+        package: manifest.parent()?.to_owned(),
+        libraries: libraries.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tests_are_named_by_their_target() {
+        let message = |test: bool, kind: &str, executable: Value| {
+            json!({
+                "reason": "compiler-artifact", "manifest_path": "/w/tests/Cargo.toml",
+                "target": {"name": "serve", "kind": [kind]},
+                "profile": {"test": test}, "executable": executable,
+            })
+        };
+        let libraries = OsString::from("/lib");
+        let name = |message| program(&message, &libraries).map(|program| program.name);
+        let file = || json!("/t/serve-1");
+        assert_eq!(
+            name(message(true, "test", file())).as_deref(),
+            Some("serve")
+        );
+        let library = name(message(true, "lib", file()));
+        assert_eq!(library.as_deref(), Some("serve (lib)"));
+        assert!(name(message(false, "bin", file())).is_none());
+        assert!(name(message(true, "test", Value::Null)).is_none());
+        assert!(name(json!({"reason": "build-finished"})).is_none());
+    }
+}
