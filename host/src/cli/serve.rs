@@ -264,6 +264,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     }
     lines.extend(listeners.lines()?);
     print_lines(lines)?;
+    say_start(&config, &listeners)?;
 
     let dispatch = DispatchOptions {
         drain: config.server.drain_timeout,
@@ -280,6 +281,36 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     }
     tracing::info!("stopped");
     Ok(Outcome::Done)
+}
+
+/// Writes what this server is and what it takes at the most. Of the store no more than
+/// can be shown.
+fn say_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
+    let store = match &config.store {
+        Some(spec) => spec.clone(),
+        None => open::default_store()?,
+    };
+    let listen = listeners.public.local_addr()?;
+    let admin = listeners.admin.as_ref().map(TcpListener::local_addr);
+    let (server, limits) = (&config.server, &config.limits);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store_kind = store.kind(),
+        store = store.shown(),
+        listen = %listen,
+        admin_listen = admin.transpose()?.map(tracing::field::display),
+        connections = server.connections,
+        bytes_in_flight = server.bytes_in_flight,
+        instances = config.instances,
+        memory = config.memory,
+        handlers = config.dispatch.handlers,
+        value = limits.value_bytes,
+        input = limits.input_bytes,
+        wall_time = ?limits.wall_time,
+        cpu_time = ?limits.cpu_time,
+        "started"
+    );
+    Ok(())
 }
 
 /// A terminal that closes, or a script that asks daemons to read their configuration

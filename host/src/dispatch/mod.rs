@@ -6,7 +6,7 @@
 //! after another and round again, and takes a few deliveries of each, so that no
 //! app's backlog stands before another app's event.
 //!
-//! Claiming (`claims`), schedules (`cron`), `upkeep` of the apps, `housekeeping` and the
+//! Claiming (`claims`), schedules (`cron`), samples (`gauges`), `upkeep` of the apps, `housekeeping` and the
 //! `reaper` of deleted apps are tasks of their own, which
 //! `supervisor` starts again after a failure. None of them waits for another, and in
 //! none does an error with one app end the work for the others: it is counted, logged
@@ -15,6 +15,7 @@
 mod claims;
 mod clock;
 mod cron;
+mod gauges;
 mod housekeeping;
 mod lent;
 mod pauses;
@@ -67,6 +68,9 @@ pub struct DispatchOptions {
     /// The most rows of the audit log about one app; of more, the oldest go. Default
     /// 100,000.
     pub audit_of_app: u32,
+    /// How often the store is asked for the gauges of the metrics. Less often if that
+    /// takes more than a 20th of the time. Default 15 s.
+    pub sample: Duration,
     /// How long handlers that run may go on after the dispatcher was told to stop.
     /// Default 10 s.
     pub drain: Duration,
@@ -87,6 +91,7 @@ impl Default for DispatchOptions {
             letters_of_app: 10_000,
             audit_age: Duration::from_secs(31_557_600),
             audit_of_app: 100_000,
+            sample: Duration::from_secs(15),
             drain: Duration::from_secs(10),
             probe_after: PROBE_AFTER,
         }
@@ -156,7 +161,7 @@ impl Dispatcher {
     /// take longer than [`DispatchOptions::drain`] are cut off, and their deliveries are
     /// given back: they are due at once, and the attempt does not count.
     ///
-    /// Claiming, schedules, upkeep, housekeeping and the removal of deleted apps are
+    /// Claiming, schedules, samples, upkeep, housekeeping and the removal of deleted apps are
     /// tasks of their own. One that fails or panics is started again and shows in the
     /// host's [`Health`](crate::service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
@@ -177,6 +182,9 @@ impl Dispatcher {
         self.start(&mut loops, &told, "upkeep", upkeep::run);
         self.start(&mut loops, &told, "housekeeping", housekeeping::run);
         self.start(&mut loops, &told, "reaper", reaper::run);
+        self.start(&mut loops, &told, "samples", |of, task, stop, _| {
+            gauges::run(of, task, stop)
+        });
         let mut stop = std::pin::pin!(stop);
         tokio::select! {
             () = &mut stop => {}
@@ -220,12 +228,13 @@ impl Dispatcher {
 }
 
 /// The tasks that the health shows while a dispatcher runs.
-const TASKS: [&str; 7] = [
+const TASKS: [&str; 8] = [
     "claims",
     "deliveries",
     "dispatcher",
     "housekeeping",
     "reaper",
+    "samples",
     "schedules",
     "upkeep",
 ];

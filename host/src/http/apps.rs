@@ -6,6 +6,7 @@ use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
+use super::requests::note_app;
 use crate::model::{App, AppId, AppName, Capability};
 use crate::service::Actor;
 use axum::body::Body;
@@ -22,7 +23,9 @@ pub(super) async fn find(
     needs: impl Fn(AppId) -> Capability,
 ) -> Result<App, Problem> {
     let name = AppName::parse(name)?;
-    Ok(shared.host.admin().find(actor, &name, needs).await?)
+    let app = shared.host.admin().find(actor, &name, needs).await?;
+    note_app(&app);
+    Ok(app)
 }
 
 #[derive(Deserialize, IntoParams)]

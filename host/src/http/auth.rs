@@ -2,6 +2,7 @@
 
 use super::layer::RequestId;
 use super::problem::{Kind, Problem};
+use super::requests::note_actor;
 use super::{Shared, Trust};
 use crate::service::Actor;
 use axum::extract::FromRequestParts;
@@ -33,6 +34,9 @@ impl FromRequestParts<Shared> for MaybeKnown {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<MaybeKnown, Problem> {
         let actor = sender(shared, &parts.headers, request_id(parts)).await?;
+        if let Some(actor) = &actor {
+            note_actor(actor);
+        }
         Ok(MaybeKnown(actor))
     }
 }

@@ -7,6 +7,7 @@ use super::forwarded;
 use super::layer::RequestId;
 use super::params::Segments;
 use super::problem::{Kind, Problem};
+use super::requests::note_app;
 use super::stream::Peer;
 use crate::Call;
 use crate::model::{App, AppName, Principal, shown_start};
@@ -37,6 +38,9 @@ async fn admit(
 ) -> Result<(App, Option<Principal>), Problem> {
     let name = AppName::parse(name)?;
     let app = shared.host.app(&name).await.map_err(ServiceError::from)?;
+    if let Some(app) = &app {
+        note_app(app);
+    }
     let principal = actor.map(Actor::principal);
     if let Some(bound) = principal.and_then(Principal::app)
         && app.as_ref().is_none_or(|app| app.id != bound)

@@ -90,6 +90,9 @@ pub(super) async fn metrics(
         actor.require(Capability::InstanceAdmin)?;
     }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let text = shared.host.metrics().encode();
+    // Elsewhere: there can be thousands of lines, and the system is asked for some.
+    let metrics = shared.host.metrics().clone();
+    let text = tokio::task::spawn_blocking(move || metrics.encode()).await;
+    let text = text.map_err(|e| Problem::internal(&e))?;
     Ok(([(CONTENT_TYPE, content_type)], text).into_response())
 }

@@ -1,9 +1,11 @@
-//! What surrounds every request: its id, its span, its time, its problem.
+//! What surrounds every request: its id, its span, its time, its problem, its line in
+//! the log.
 
 use super::Shared;
 use super::budget::{NoRoom, Share};
 use super::counted::{arriving, leaving};
 use super::problem::{Kind, Problem};
+use super::requests::Line;
 use super::stream::Peer;
 use super::target;
 use axum::body::Body;
@@ -43,18 +45,19 @@ pub(super) async fn around(
     let method = method(&request);
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let line = Line::new(&request, id, method, route, &shared.options.trusted_proxies);
 
     let span = tracing::info_span!("request", request_id = %id, method, route);
-    let mut response = async {
+    let handled = async {
         match form(&request, route) {
             Err(problem) => problem.into_response(),
-            Ok(()) => counted(&shared, request, next)
+            Ok(()) => counted(&shared, line.count(request), next)
                 .await
                 .unwrap_or_else(|no_room| Problem::from(no_room).into_response()),
         }
     }
-    .instrument(span)
-    .await;
+    .instrument(span);
+    let mut response = line.noting(handled).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let allow = response.headers_mut().remove(ALLOW);
         response = problem.render(id);
@@ -70,13 +73,15 @@ pub(super) async fn around(
     if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    let (status, took) = (response.status().as_u16(), start.elapsed());
-    shared
-        .host
-        .metrics()
-        .http_request(route, method, status, took);
-    tracing::info!(target: "kvasm::requests", request_id = %id, method, route, status, took_us = took.as_micros() as u64);
-    response
+    let (status, metrics) = (response.status(), shared.host.metrics());
+    metrics.http_request(
+        route,
+        counted_method(method, status),
+        &counted_status(status),
+        start.elapsed(),
+    );
+    let status = status.as_u16();
+    response.map(|body| line.end_with(status, body))
 }
 
 /// Runs the handler with the bytes of the body and the answer counted.
@@ -128,6 +133,23 @@ fn method(request: &Request) -> &'static str {
         "DELETE" => "DELETE",
         "OPTIONS" => "OPTIONS",
         _ => "other",
+    }
+}
+
+/// The method as it is counted: one that the route does not have is no other series.
+fn counted_method(method: &'static str, status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => "other",
+        _ => method,
+    }
+}
+
+/// The status as it is counted: a plugin can invent 400 of them, and those that HTTP
+/// does not define are counted by their class.
+fn counted_status(status: StatusCode) -> String {
+    match status.canonical_reason() {
+        Some(_) => status.as_str().to_owned(),
+        None => format!("{}xx", status.as_u16() / 100),
     }
 }
 
@@ -195,4 +217,22 @@ pub(super) async fn method_not_allowed() -> Problem {
         Kind::MethodNotAllowed,
         "GET /v1/openapi.json lists the routes and their methods",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever a plugin answers, there are few series.
+    #[test]
+    fn statuses_that_plugins_invent_are_counted_by_their_class() {
+        let counted = |status| counted_status(StatusCode::from_u16(status).unwrap());
+        assert_eq!([200, 418, 503].map(counted), ["200", "418", "503"]);
+        assert_eq!([299, 450, 599].map(counted), ["2xx", "4xx", "5xx"]);
+        let all: std::collections::BTreeSet<_> = (100..=999).map(counted).collect();
+        assert!(all.len() < 80, "{} labels", all.len());
+        let not_allowed = StatusCode::METHOD_NOT_ALLOWED;
+        assert_eq!(counted_method("PUT", not_allowed), "other");
+        assert_eq!(counted_method("PUT", StatusCode::OK), "PUT");
+    }
 }

@@ -11,6 +11,7 @@ mod batch;
 mod body;
 mod budget;
 mod calls;
+mod client;
 mod counted;
 mod deliveries;
 mod document;
@@ -26,6 +27,7 @@ mod params;
 mod plugins;
 mod preconditions;
 mod problem;
+mod requests;
 mod router;
 mod serve;
 mod stream;
@@ -43,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 pub use axum::Router;
 pub use axum::body::Body;
 pub use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+pub use client::Network;
 pub use document::openapi;
 pub use serve::serve;
 
@@ -58,6 +61,10 @@ pub struct ServerOptions {
     /// 64 bits together; further ones are closed. `None` for no limit, as behind a
     /// proxy, where all clients have its address. Default 5,000.
     pub connections_of_address: Option<usize>,
+    /// The proxies before the server. Only of these is it believed for whom they
+    /// forward a request (`X-Forwarded-For`, `Forwarded`), which is shown in the log.
+    /// Connections are always counted by the address at their other end. Default none.
+    pub trusted_proxies: Vec<Network>,
     /// Bytes of requests and responses that the server holds at once: bodies that
     /// arrive or are being handled, and answers that are being sent. Default 256 MiB.
     pub bytes_in_flight: usize,
@@ -87,6 +94,7 @@ impl Default for ServerOptions {
         ServerOptions {
             connections: 20_000,
             connections_of_address: Some(5_000),
+            trusted_proxies: Vec::new(),
             bytes_in_flight: 256 * 1024 * 1024,
             min_rate: 1024,
             head_timeout: Duration::from_secs(30),

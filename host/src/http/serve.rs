@@ -1,6 +1,7 @@
 //! Connections: how many, how slow, and how they end.
 
 use super::ServerOptions;
+use super::client::Remote;
 use super::stream::Stream;
 use crate::metrics::Metrics;
 use axum::Router;
@@ -80,6 +81,7 @@ pub async fn serve(
         let (service, peer) = (service.clone(), stream.peer());
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(Remote(address));
             // Such a client sends its body when it is asked for it, as by reading.
             let waits = request.headers().contains_key(EXPECT);
             let (parts, body) = request.into_parts();

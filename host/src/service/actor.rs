@@ -46,6 +46,16 @@ impl Actor {
         &self.principal
     }
 
+    /// The name of its token, or the operator's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The identity of its token; `None` of an operator.
+    pub fn token(&self) -> Option<TokenId> {
+        self.token
+    }
+
     /// When its token expires, if it does.
     pub(super) fn expires_at(&self) -> Option<Timestamp> {
         self.expires_at

@@ -3,18 +3,35 @@
 use crate::model::AppId;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// Lines about an app that may come at once.
-const BURST: u32 = 10;
-/// When one line more may come.
-const REFILL: Duration = Duration::from_secs(1);
 /// The most apps that have a count of their own.
 const APPS_MAX: usize = 1_024;
 
-/// The log is one for the process, and so is this.
-static HOST_LOG: LazyLock<Throttle> = LazyLock::new(Throttle::default);
+/// How many lines may come.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// At once.
+    burst: u32,
+    /// When one line more may come.
+    refill: Duration,
+}
+
+/// For lines of warnings: few.
+const FEW: Pace = Pace {
+    burst: 10,
+    refill: Duration::from_secs(1),
+};
+/// For the lines of requests that were answered, which an operator has asked for.
+const MANY: Pace = Pace {
+    burst: 100,
+    refill: Duration::from_millis(50),
+};
+
+/// The log is one for the process, and so are these.
+static HOST_LOG: Throttle = Throttle::new(FEW);
+static REFUSED: Throttle = Throttle::new(FEW);
+static ANSWERED: Throttle = Throttle::new(MANY);
 
 /// Whether the host's own log may have one more line about an app now, for events
 /// that the app's plugin or callers can cause as often as they like.
@@ -22,45 +39,79 @@ static HOST_LOG: LazyLock<Throttle> = LazyLock::new(Throttle::default);
 /// # Returns
 /// How many lines were suppressed since the last one, if it may.
 pub(crate) fn line_about(app: AppId) -> Option<u64> {
-    HOST_LOG.line_about(app, Instant::now())
+    HOST_LOG.line_about(Some(app), Instant::now())
 }
 
 /// Lines about requests that the host could not answer. Their app is not known where
 /// they are written.
-static REQUESTS: Mutex<Bucket> = Mutex::new(Bucket {
-    full_at: None,
-    suppressed: 0,
-});
+static REQUESTS: Mutex<Bucket> = Mutex::new(Bucket::EMPTY);
 
 /// Whether the host's own log may have one more line about a request that failed.
 ///
 /// # Returns
 /// How many lines were suppressed since the last one, if it may.
 pub(crate) fn line_about_request() -> Option<u64> {
-    REQUESTS.lock().take(Instant::now())
+    REQUESTS.lock().take(Instant::now(), FEW)
 }
 
-#[derive(Default)]
-struct Throttle(Mutex<Apps>);
+/// How requests have ended. Each kind has lines of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Requests {
+    /// For want of a token or a scope: 10 lines at once and one per second.
+    Refused,
+    /// In any other way: 100 lines at once and 20 per second.
+    Answered,
+}
+
+/// Whether the host's own log may have the line of one more request of an app, or of
+/// those that are of no app.
+///
+/// # Returns
+/// How many lines were suppressed since the last one, if it may.
+pub(crate) fn line_of_request(requests: Requests, app: Option<AppId>) -> Option<u64> {
+    let lines = match requests {
+        Requests::Refused => &REFUSED,
+        Requests::Answered => &ANSWERED,
+    };
+    lines.line_about(app, Instant::now())
+}
+
+struct Throttle {
+    pace: Pace,
+    /// Made with the first line.
+    apps: Mutex<Option<Apps>>,
+}
 
 #[derive(Default)]
 struct Apps {
     by_app: HashMap<AppId, Bucket>,
+    /// Of what is of no app.
+    no_app: Bucket,
     /// Of all apps for which there is no room.
     others: Bucket,
 }
 
-#[derive(Default)]
 struct Bucket {
     /// When as many lines may come at once as ever; none before the first line.
     full_at: Option<Instant>,
     suppressed: u64,
 }
 
+impl Default for Bucket {
+    fn default() -> Bucket {
+        Bucket::EMPTY
+    }
+}
+
 impl Bucket {
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        let next = self.full_at.unwrap_or(now).max(now) + REFILL;
-        if next > now + REFILL * BURST {
+    const EMPTY: Bucket = Bucket {
+        full_at: None,
+        suppressed: 0,
+    };
+
+    fn take(&mut self, now: Instant, pace: Pace) -> Option<u64> {
+        let next = self.full_at.unwrap_or(now).max(now) + pace.refill;
+        if next > now + pace.refill * pace.burst {
             self.suppressed += 1;
             return None;
         }
@@ -74,16 +125,30 @@ impl Bucket {
 }
 
 impl Throttle {
-    fn line_about(&self, app: AppId, now: Instant) -> Option<u64> {
-        let mut apps = self.0.lock();
-        let Apps { by_app, others } = &mut *apps;
+    const fn new(pace: Pace) -> Throttle {
+        Throttle {
+            pace,
+            apps: Mutex::new(None),
+        }
+    }
+
+    fn line_about(&self, app: Option<AppId>, now: Instant) -> Option<u64> {
+        let mut apps = self.apps.lock();
+        let Apps {
+            by_app,
+            no_app,
+            others,
+        } = apps.get_or_insert_default();
+        let Some(app) = app else {
+            return no_app.take(now, self.pace);
+        };
         if by_app.len() >= APPS_MAX && !by_app.contains_key(&app) {
             by_app.retain(|_, bucket| !bucket.is_full(now));
             if by_app.len() >= APPS_MAX {
-                return others.take(now);
+                return others.take(now, self.pace);
             }
         }
-        by_app.entry(app).or_default().take(now)
+        by_app.entry(app).or_default().take(now, self.pace)
     }
 }
 
@@ -93,29 +158,37 @@ mod tests {
 
     #[test]
     fn an_app_has_a_burst_and_then_a_line_a_second() {
-        let (throttle, app, start) = (Throttle::default(), AppId::generate(), Instant::now());
+        let (throttle, app, start) = (Throttle::new(FEW), AppId::generate(), Instant::now());
+        let app = Some(app);
         let lines = |seconds, count| {
             let now = start + Duration::from_secs(seconds);
             let lines = (0..count).filter_map(|_| throttle.line_about(app, now));
             lines.collect::<Vec<_>>()
         };
-        assert_eq!(lines(0, 5_000), [0; BURST as usize]);
-        assert_eq!(lines(1, 100), [5_000 - u64::from(BURST)]);
+        assert_eq!(lines(0, 5_000), [0; FEW.burst as usize]);
+        assert_eq!(lines(1, 100), [5_000 - u64::from(FEW.burst)]);
         assert_eq!(lines(3, 100), [99, 0]);
-        assert_eq!(throttle.line_about(AppId::generate(), start), Some(0));
+        assert_eq!(throttle.line_about(Some(AppId::generate()), start), Some(0));
+        assert_eq!(throttle.line_about(None, start), Some(0));
     }
 
     #[test]
     fn the_number_of_apps_is_bounded() {
-        let (throttle, start) = (Throttle::default(), Instant::now());
+        let (throttle, start) = (Throttle::new(FEW), Instant::now());
         let of_all = |now| {
             let lines =
-                (0..2 * APPS_MAX).filter_map(|_| throttle.line_about(AppId::generate(), now));
+                (0..2 * APPS_MAX).filter_map(|_| throttle.line_about(Some(AppId::generate()), now));
             lines.count()
         };
-        assert_eq!(of_all(start), APPS_MAX + BURST as usize);
-        assert_eq!(throttle.0.lock().by_app.len(), APPS_MAX);
+        assert_eq!(of_all(start), APPS_MAX + FEW.burst as usize);
+        assert_eq!(
+            throttle.apps.lock().as_ref().unwrap().by_app.len(),
+            APPS_MAX
+        );
         assert!(of_all(start + Duration::from_secs(60)) >= APPS_MAX);
-        assert_eq!(throttle.0.lock().by_app.len(), APPS_MAX);
+        assert_eq!(
+            throttle.apps.lock().as_ref().unwrap().by_app.len(),
+            APPS_MAX
+        );
     }
 }

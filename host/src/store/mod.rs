@@ -12,6 +12,7 @@ mod registry;
 mod schema;
 mod sqlite;
 mod sum;
+mod survey;
 mod upkeep;
 
 use crate::model::{
@@ -26,6 +27,7 @@ pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::Registry;
 pub use schema::{Migrate, Schema, SchemaState};
 pub use sqlite::{IncrementalVacuum, SqliteOptions, SqliteStore};
+pub use survey::{AppSurvey, LogSize, StoreSize, Survey};
 pub use upkeep::Upkeep;
 
 /// A durable, transactional store of apps and their entries.
@@ -35,7 +37,7 @@ pub use upkeep::Upkeep;
 /// - [`commit`](Store::commit) is atomic, and durable when it returns.
 /// - Keys compare bytewise.
 #[async_trait]
-pub trait Store: Registry + Outbox + Upkeep + Send + Sync + 'static {
+pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
     /// The app of that name, if there is one.
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;
 

@@ -37,6 +37,7 @@ pub mod rounds;
 pub mod scale;
 pub mod schedules;
 pub mod settings;
+pub mod surveys;
 pub mod sweeping;
 pub mod tokens;
 pub mod triggers;
@@ -352,6 +353,11 @@ macro_rules! conformance {
             dispatchers {
                 many_dispatchers_deliver_in_order_and_once,
             }
+            surveys {
+                a_survey_says_what_there_is,
+                a_survey_sees_queues_without_a_trigger,
+                a_store_says_how_big_it_is,
+            }
             dead_letters {
                 a_letter_keeps_all_of_its_delivery,
                 letters_are_listed_newest_first_in_pages,
@@ -433,6 +439,7 @@ mod tests {
             include_str!("schedules.rs"),
             include_str!("bounds.rs"),
             include_str!("graves.rs"),
+            include_str!("surveys.rs"),
             include_str!("sweeping.rs"),
             include_str!("audit.rs"),
             include_str!("batches.rs"),

@@ -286,6 +286,17 @@ impl Server {
         assert_eq!(self.code(), Some(0), "{}", self.stderr());
     }
 
+    /// Stops it, and looks at all that it has logged.
+    pub fn stop_and(mut self, look: impl FnOnce(&str)) {
+        self.signal("TERM");
+        assert_eq!(self.code(), Some(0), "{}", self.stderr());
+        let log = eventually("the end of the log", || {
+            let output = self.stderr.lock().unwrap();
+            output.1.then(|| output.0.clone())
+        });
+        look(&log);
+    }
+
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

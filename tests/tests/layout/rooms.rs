@@ -12,7 +12,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     ),
     (&["sqlx", "rusqlite", "libsqlite3_sys"], &["store/"]),
     (&["axum", "hyper", "hyper_util", "utoipa"], &["http/"]),
-    (&["prometheus_client"], &["metrics.rs"]),
+    (&["prometheus_client"], &["metrics/"]),
     (&["reqwest"], &["cli/"]),
     (&["clap"], &["cli/", "main.rs"]),
     (&["croner", "chrono"], &["model/"]),
@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "metrics.rs",
+        "metrics/",
         &[
             "model", "store", "service", "abi", "runtime", "host", "dispatch", "http", "cli",
         ],

@@ -65,7 +65,7 @@ fn fill_the_log(server: &Server) {
 fn a_log_that_nobody_reads_holds_up_nothing() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
-    let filter = "log.filter=kvasm=info,kvasm::requests=info";
+    let filter = "log.filter=kvasm=info,kvasm::requests=debug";
     let (mut server, mut reader) = unread(&home, &["--set", filter]);
     fill_the_log(&server);
     fail_deliveries(&server, 50);
@@ -91,7 +91,7 @@ fn a_log_that_nobody_reads_holds_up_nothing() {
 fn a_second_signal_needs_no_reader_of_the_log() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
-    let filter = "log.filter=kvasm=info,kvasm::requests=info";
+    let filter = "log.filter=kvasm=info,kvasm::requests=debug";
     let patient = ["limits.wall_time=1h", "server.drain_timeout=1h"];
     let patient = ["--set", filter, "--set", patient[0], "--set", patient[1]];
     let (mut server, reader) = unread(&home, &patient);

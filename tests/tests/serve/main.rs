@@ -4,8 +4,11 @@
 
 mod admin;
 mod clients;
+mod deploy;
 mod folders;
+mod metrics;
 mod people;
+mod requests;
 mod start;
 mod stop;
 mod stores;

@@ -189,6 +189,13 @@ pub(super) const KEYS: &[Key] = &[
         server.connections_of_address
     ),
     key!(
+        "server.trusted_proxies",
+        "addresses and networks of proxies, which are believed whose requests they forward",
+        networks,
+        show_networks,
+        server.trusted_proxies
+    ),
+    key!(
         "server.bytes_in_flight",
         "bytes of requests and responses that the server holds at once",
         size,
@@ -278,6 +285,13 @@ pub(super) const KEYS: &[Key] = &[
         duration,
         show_duration,
         dispatch.upkeep
+    ),
+    key!(
+        "dispatch.sample",
+        "how often the store is asked for the gauges of the metrics",
+        duration,
+        show_duration,
+        dispatch.sample
     ),
     key!(
         "dispatch.letter_age",

@@ -244,6 +244,15 @@ impl Config {
                     self.read_table(source, &format!("{key}."), table)?;
                 }
                 toml::Value::String(text) => self.set(source, &key, text)?,
+                // A list of texts; of anything else, the key says what is wrong with it.
+                toml::Value::Array(items) => {
+                    let text = |item: &toml::Value| match item {
+                        toml::Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    };
+                    let texts: Vec<_> = items.iter().map(text).collect();
+                    self.set(source, &key, &texts.join(","))?;
+                }
                 other => self.set(source, &key, &other.to_string())?,
             }
         }
@@ -363,10 +372,28 @@ mod tests {
         assert!(error.contains("limits.input is \"8MiB\""), "{error}");
         let error = load("", None, &[("engine.memory", "1KiB")]).unwrap_err();
         assert!(error.contains("at least limits.memory, 64MiB"), "{error}");
+        let error = load("", None, &[("server.trusted_proxies", "10.0.0.1/8")]).unwrap_err();
+        assert!(error.contains("write 10.0.0.0/8"), "{error}");
         let error = load("", None, &[("admin.api", "true")]).unwrap_err();
         assert!(error.contains("admin.listen must be set"), "{error}");
         let both = [("limits.value", "8MiB"), ("limits.input", "9MiB")];
         assert!(load("", None, &both).is_ok());
+    }
+
+    #[test]
+    fn a_list_is_written_in_either_way() {
+        let array = "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\n";
+        let text = "[server]\ntrusted_proxies = \"10.0.0.0/8, ::1\"\n";
+        for file in [array, text] {
+            let config = load(file, None, &[]).unwrap();
+            assert_eq!(config.server.trusted_proxies.len(), 2);
+            let again = load(&config.to_toml(), None, &[]).unwrap();
+            assert_eq!(again.server, config.server);
+        }
+        let none = [("server.trusted_proxies", "none")];
+        let config = load(array, None, &none).unwrap();
+        assert!(config.server.trusted_proxies.is_empty());
+        assert!(load("listen = [1]", None, &[]).is_err());
     }
 
     #[test]

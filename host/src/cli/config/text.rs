@@ -4,6 +4,7 @@
 use super::LogFormat;
 use crate::cli::open::{CacheDir, StoreSpec};
 use humantime::{format_duration, parse_duration};
+use kvasm::http::Network;
 use kvasm::store::Migrate;
 use std::time::Duration;
 
@@ -141,6 +142,24 @@ pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
 
 pub(super) fn show_duration(duration: &Duration) -> String {
     format_duration(*duration).to_string()
+}
+
+/// Networks with commas between them.
+pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
+    match text {
+        "none" => Ok(Vec::new()),
+        text => text.split(',').map(|part| part.trim().parse()).collect(),
+    }
+}
+
+pub(super) fn show_networks(networks: &Vec<Network>) -> String {
+    match networks.as_slice() {
+        [] => "none".to_owned(),
+        some => {
+            let texts: Vec<_> = some.iter().map(Network::to_string).collect();
+            texts.join(", ")
+        }
+    }
 }
 
 const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];

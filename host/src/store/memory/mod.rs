@@ -2,6 +2,7 @@
 
 mod outbox;
 mod registry;
+mod survey;
 mod triggers;
 mod upkeep;
 mod write;

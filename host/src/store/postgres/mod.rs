@@ -37,6 +37,7 @@ mod rows;
 mod scarce;
 mod sessions;
 mod sql;
+mod survey;
 mod tls;
 mod transaction;
 mod triggers;

@@ -16,6 +16,7 @@ mod read;
 mod registry;
 mod schema;
 mod shrink;
+mod survey;
 mod tally;
 mod turns;
 mod upkeep;
@@ -35,6 +36,7 @@ pub use shrink::IncrementalVacuum;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use survey::LogWatch;
 use writer::{Transaction, Writer};
 
 /// A page with values of at most so many rows is read on the thread that asks.
@@ -83,6 +85,8 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     writer: Writer,
     places: Places,
+    path: PathBuf,
+    log_watch: Arc<LogWatch>,
 }
 
 impl SqliteStore {
@@ -107,6 +111,8 @@ impl SqliteStore {
             readers: Arc::new(Readers::new(&options)?),
             writer: Writer::start(&options, ballast)?,
             places: Places::new(),
+            path: options.path,
+            log_watch: Arc::default(),
         })
     }
 }

@@ -220,6 +220,25 @@ statements! {
     /// something that is due and are not paused; those of deleted apps are not among
     /// them. See the function in the migrations. Finds apps, so it does not name one.
     DUE = "SELECT q.app, q.name FROM due_queues($1, $2, $3, $4, $5, $6, $7) AS q";
+    /// App, the most letters to count: no row if the app is not there; else dead letters, paused triggers, and when the
+    /// delivery was due that has been so for longest, paused triggers left out. Steps from
+    /// one queue to the next through the index.
+    SURVEY = concat!("WITH RECURSIVE queues (name) AS ( \
+        (SELECT d.trigger_name FROM deliveries AS d WHERE d.app_id = $1 AND d.due_at IS NOT NULL \
+         ORDER BY d.trigger_name LIMIT 1) \
+        UNION ALL \
+        SELECT (SELECT d.trigger_name FROM deliveries AS d \
+                WHERE d.app_id = $1 AND d.due_at IS NOT NULL AND d.trigger_name > q.name \
+                ORDER BY d.trigger_name LIMIT 1) \
+        FROM queues AS q WHERE q.name IS NOT NULL) \
+        SELECT (SELECT count(*) FROM (SELECT 1 FROM dead_letters AS l WHERE l.app_id = $1 \
+        LIMIT $2) AS counted), \
+        (SELECT count(*) FROM triggers AS t WHERE t.app_id = $1 AND t.paused IS NOT NULL), \
+        (SELECT min((SELECT d.due_at FROM deliveries AS d WHERE d.app_id = $1 \
+         AND d.trigger_name = q.name AND d.due_at IS NOT NULL AND d.lease IS NULL ORDER BY d.due_at LIMIT 1)) \
+         FROM queues AS q WHERE q.name IS NOT NULL \
+         AND NOT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = $1 AND t.name = q.name \
+         AND t.paused IS NOT NULL)) WHERE ", app_exists!());
     /// App, trigger, now, end of the lease, lease, how many at most, how many to
     /// look at, for the probe of a trigger that failures have paused (after `PROBE`) their
     /// series, and from when on something may be due. Those that do not count in the

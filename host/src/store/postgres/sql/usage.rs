@@ -197,4 +197,6 @@ statements! {
     USED = "SELECT coalesce(sum(u.entries), 0)::bigint, coalesce(sum(u.bytes), 0)::bigint, \
         coalesce(sum(u.queued), 0)::bigint \
         FROM app_usage AS u WHERE u.app_id = $1";
+    /// The bytes of the database.
+    SIZE = "SELECT pg_database_size(current_database())";
 }

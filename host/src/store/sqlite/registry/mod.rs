@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 pub(super) use change::{forget_module, write_audit};
 use read::plugin;
+pub(super) use read::usage;
 
 /// Its audit row is all that it adds, if anything.
 const fn frees(app: AppId) -> Work {

@@ -3,6 +3,14 @@
 //! Every label has few values: names of the code, or of apps, and of those no
 //! more than [`APPS_MAX`]; the rest is counted together. The place of an app that is
 //! gone is given to the next.
+//!
+//! `table` names and describes each metric, `sample` is what a background task finds
+//! out about the store from time to time, and `process` what the system says of the
+//! process.
+
+mod process;
+mod sample;
+mod table;
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -10,10 +18,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
+pub(crate) use sample::{FULLEST_APPS, Fullness, Sample};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+pub use table::Row;
 
 /// The most apps that have series of their own at once.
 pub const APPS_MAX: usize = 1_000;
@@ -24,6 +34,11 @@ const OTHER_APPS: &str = "_other";
 const SECONDS: [f64; 14] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
     10.0,
+];
+/// Seconds, up to a day: a backlog lasts.
+const LAG: [f64; 14] = [
+    0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 21_600.0,
+    86_400.0,
 ];
 /// Requests in a commit.
 const GROUP: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
@@ -42,8 +57,14 @@ struct Named {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HttpRequest {
     route: Arc<str>,
-    method: Arc<str>,
-    status: u16,
+    method: &'static str,
+    status: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    route: Arc<str>,
+    method: &'static str,
 }
 
 /// Where a compiled module came from.
@@ -89,6 +110,8 @@ enum OfApp {
 
 struct Inner {
     registry: Registry,
+    rows: Vec<Row>,
+    sample: sample::Sampled,
     /// The apps that have series of their own, and which.
     apps: Mutex<HashMap<Arc<str>, Vec<Series>>>,
     invocations: Family<Invocation, Counter>,
@@ -101,7 +124,7 @@ struct Inner {
     store_seconds: Family<Named, Histogram>,
     commit_group: Histogram,
     http_requests: Family<HttpRequest, Counter>,
-    http_seconds: Histogram,
+    http_seconds: Family<Route, Histogram>,
     connections: Gauge,
     connections_refused: Counter,
     bytes_in_flight: Gauge,
@@ -119,8 +142,9 @@ struct Inner {
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let mut registry = Registry::with_prefix("kvasm");
         let inner = Inner {
+            rows: Vec::new(),
+            sample: sample::Sampled::default(),
             apps: Mutex::default(),
             invocations: Family::default(),
             invocation_seconds: Histogram::new(SECONDS),
@@ -132,14 +156,14 @@ impl Default for Metrics {
             store_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             commit_group: Histogram::new(GROUP),
             http_requests: Family::default(),
-            http_seconds: Histogram::new(SECONDS),
+            http_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             bytes_in_flight: Gauge::default(),
             deliveries: Family::default(),
             triggers: Family::default(),
             deliveries_running: Gauge::default(),
-            delivery_lag: Histogram::new(SECONDS),
+            delivery_lag: Histogram::new(LAG),
             upkeep: Family::default(),
             task_restarts: Family::default(),
             task_failing: Family::default(),
@@ -148,138 +172,12 @@ impl Default for Metrics {
             oldest_snapshot: Gauge::default(),
             registry: Registry::default(),
         };
-        inner.register(&mut registry);
-        Metrics(Arc::new(Inner { registry, ..inner }))
-    }
-}
-
-impl Inner {
-    fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "invocations",
-            "Calls of plugin functions, by app and outcome",
-            self.invocations.clone(),
-        );
-        registry.register_with_unit(
-            "invocation",
-            "Time of calls of plugin functions, waiting for an instance included",
-            Unit::Seconds,
-            self.invocation_seconds.clone(),
-        );
-        registry.register(
-            "host_calls",
-            "Host functions that plugins called, by name",
-            self.host_calls.clone(),
-        );
-        registry.register(
-            "instances",
-            "Instances that exist now",
-            self.instances.clone(),
-        );
-        registry.register(
-            "instance_queue",
-            "Calls that wait for an instance now",
-            self.instance_queue.clone(),
-        );
-        registry.register(
-            "admission_queue",
-            "Calls that wait for others of their app to end now",
-            self.admission_queue.clone(),
-        );
-        registry.register(
-            "modules",
-            "Modules that were needed, by where they were found",
-            self.modules.clone(),
-        );
-        registry.register_with_unit(
-            "store",
-            "Time of the store's operations, by name",
-            Unit::Seconds,
-            self.store_seconds.clone(),
-        );
-        registry.register(
-            "commit_group_size",
-            "Writes that shared a commit of SQLite",
-            self.commit_group.clone(),
-        );
-        registry.register(
-            "http_requests",
-            "HTTP requests, by route, method and status",
-            self.http_requests.clone(),
-        );
-        registry.register_with_unit(
-            "http_request",
-            "Time of HTTP requests until the head of the response",
-            Unit::Seconds,
-            self.http_seconds.clone(),
-        );
-        registry.register(
-            "http_connections",
-            "HTTP connections that are open now",
-            self.connections.clone(),
-        );
-        registry.register(
-            "http_connections_refused",
-            "HTTP connections that were closed, as their address had too many",
-            self.connections_refused.clone(),
-        );
-        registry.register(
-            "http_bytes_in_flight",
-            "Bytes of requests and responses that the server holds now",
-            self.bytes_in_flight.clone(),
-        );
-        registry.register(
-            "deliveries",
-            "Attempts at deliveries, by app and outcome: done, retry, dead or lost",
-            self.deliveries.clone(),
-        );
-        registry.register(
-            "triggers",
-            "Pauses of triggers by failures, and their probes, by app and outcome: paused, probe_failed or resumed",
-            self.triggers.clone(),
-        );
-        registry.register(
-            "deliveries_running",
-            "Handlers that run now",
-            self.deliveries_running.clone(),
-        );
-        registry.register_with_unit(
-            "delivery_lag",
-            "Time from the event to the start of its first attempt",
-            Unit::Seconds,
-            self.delivery_lag.clone(),
-        );
-        registry.register(
-            "upkeep",
-            "Rows that the host has removed automatically: expired entries, old dead letters",
-            self.upkeep.clone(),
-        );
-        registry.register(
-            "task_restarts",
-            "Restarts of background tasks after a panic or an error, by task",
-            self.task_restarts.clone(),
-        );
-        registry.register(
-            "task_failing",
-            "Whether a background task fails now (1) or works (0), by task",
-            self.task_failing.clone(),
-        );
-        registry.register(
-            "task_skips",
-            "Items, each of one app, that a background task has skipped after an error, by task",
-            self.task_skips.clone(),
-        );
-        registry.register(
-            "log_lines_dropped",
-            "Lines of the host's own log that were dropped, as nobody read them in time",
-            self.log_lines_dropped.clone(),
-        );
-        registry.register_with_unit(
-            "postgres_oldest_snapshot",
-            "Age of the oldest snapshot that a session of Postgres holds",
-            Unit::Seconds,
-            self.oldest_snapshot.clone(),
-        );
+        let (registry, rows) = table::register(&inner);
+        Metrics(Arc::new(Inner {
+            registry,
+            rows,
+            ..inner
+        }))
     }
 }
 
@@ -290,6 +188,17 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = text::encode(&mut out, &self.0.registry);
         out
+    }
+
+    /// Every metric that there can be, in the order of the text.
+    pub fn rows(&self) -> &[Row] {
+        &self.0.rows
+    }
+
+    /// Puts what was found out about the store in the place of what was found out
+    /// before.
+    pub(crate) fn sampled(&self, sample: Sample) {
+        self.0.sample.set(sample);
     }
 
     /// Counts lines of the host's own log that were dropped.
@@ -426,14 +335,28 @@ impl Metrics {
 
 #[cfg(feature = "server")]
 impl Metrics {
-    pub(crate) fn http_request(&self, route: &str, method: &str, status: u16, took: Duration) {
+    /// Counts a request. `route` is a template, and `status` one of few: a plugin
+    /// chooses its own.
+    pub(crate) fn http_request(
+        &self,
+        route: &str,
+        method: &'static str,
+        status: &str,
+        took: Duration,
+    ) {
+        let route: Arc<str> = route.into();
+        let seconds = Route {
+            route: Arc::clone(&route),
+            method,
+        };
         let label = HttpRequest {
-            route: route.into(),
-            method: method.into(),
-            status,
+            route,
+            method,
+            status: status.into(),
         };
         self.0.http_requests.get_or_create(&label).inc();
-        self.0.http_seconds.observe(took.as_secs_f64());
+        let took = took.as_secs_f64();
+        self.0.http_seconds.get_or_create(&seconds).observe(took);
     }
 
     pub(crate) fn connection(&self) -> InUse {

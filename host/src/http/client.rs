@@ -1,0 +1,269 @@
+//! Which address a request is from, when there are proxies before the server.
+
+use axum::http::header::FORWARDED;
+use axum::http::{HeaderMap, HeaderName};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The address at the other end of a request's connection, in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Remote(pub(super) IpAddr);
+
+/// An address, or all addresses that begin with the same bits: `192.0.2.1` or
+/// `2001:db8::/32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u32,
+}
+
+impl Network {
+    /// Whether an address is in it. An IPv4 address that is written as IPv6
+    /// (`::ffff:192.0.2.1`) counts as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let all = network.to_bits() ^ address.to_bits();
+                all.checked_shr(32 - self.bits).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let all = network.to_bits() ^ address.to_bits();
+                all.checked_shr(128 - self.bits).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Network, String> {
+        let bad = || {
+            format!("{text:?} is not an address or a network such as 192.0.2.1 or 2001:db8::/32")
+        };
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        if address.to_canonical() != address {
+            let canonical = address.to_canonical();
+            return Err(format!("{text:?} is an IPv4 address: write {canonical}"));
+        }
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            Some(bits) => bits.parse().map_err(|_| bad())?,
+            None => most,
+        };
+        if bits > most {
+            return Err(format!("{text:?} has {bits} bits; there are {most}"));
+        }
+        let kept = |all: u128, width: u32| match bits {
+            0 => 0,
+            bits => all >> (width - bits) << (width - bits),
+        };
+        let first = match address {
+            IpAddr::V4(v4) => {
+                let kept = kept(v4.to_bits().into(), 32);
+                IpAddr::V4(u32::try_from(kept).map_err(|_| bad())?.into())
+            }
+            IpAddr::V6(v6) => IpAddr::V6(kept(v6.to_bits(), 128).into()),
+        };
+        if first != address {
+            return Err(format!(
+                "{text:?} has bits after the first {bits}: write {first}/{bits}"
+            ));
+        }
+        Ok(Network { address, bits })
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.address, self.bits) {
+            (address @ IpAddr::V4(_), 32) | (address @ IpAddr::V6(_), 128) => {
+                write!(f, "{address}")
+            }
+            (address, bits) => write!(f, "{address}/{bits}"),
+        }
+    }
+}
+
+/// The address of the client: that of the connection, unless it is a trusted proxy's.
+/// Then the last one of `X-Forwarded-For`, or of `Forwarded` if there is no such header,
+/// that is not a trusted proxy's. Where the header cannot be read, the proxy before
+/// counts as the client.
+pub(super) fn address(remote: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut client = remote.to_canonical();
+    if !is_trusted(client) {
+        return client;
+    }
+    let (name, node): (_, fn(&str) -> Option<&str>) = match headers.contains_key(X_FORWARDED_FOR) {
+        true => (X_FORWARDED_FOR, |node| Some(node)),
+        false => (FORWARDED, forwarded_for),
+    };
+    for hop in hops(headers, name, node) {
+        let Some(hop) = hop else { break };
+        client = hop;
+        if !is_trusted(hop) {
+            break;
+        }
+    }
+    client
+}
+
+/// The addresses of all headers of a name, the last one first; `None` for what is none.
+///
+/// A comma within quotes divides too: what is on its left is the client's own, who could
+/// open quotes that swallow what the proxy has added.
+fn hops(
+    headers: &HeaderMap,
+    name: HeaderName,
+    node: fn(&str) -> Option<&str>,
+) -> impl Iterator<Item = Option<IpAddr>> {
+    let values = headers.get_all(name).iter().rev();
+    let parts = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+    parts.map(move |part| node(part).and_then(|node| parse(node.trim())))
+}
+
+/// The `for` of an element of `Forwarded`.
+fn forwarded_for(element: &str) -> Option<&str> {
+    let mut nodes = element.split(';').filter_map(|pair| {
+        let (name, value) = pair.trim().split_once('=')?;
+        name.eq_ignore_ascii_case("for").then_some(value)
+    });
+    let node = nodes.next()?;
+    if nodes.next().is_some() {
+        return None;
+    }
+    match node.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"'),
+        None => Some(node),
+    }
+}
+
+/// An address, with a port or without.
+fn parse(node: &str) -> Option<IpAddr> {
+    let bare = node.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+    let address = match bare.unwrap_or(node).parse() {
+        Ok(address) => address,
+        Err(_) => node.parse::<SocketAddr>().ok()?.ip(),
+    };
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(text: &[&str]) -> Vec<Network> {
+        text.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn networks_are_read_shown_and_asked() {
+        for text in [
+            "192.0.2.1",
+            "10.0.0.0/8",
+            "0.0.0.0/0",
+            "2001:db8::/32",
+            "::/0",
+            "::1",
+        ] {
+            assert_eq!(text.parse::<Network>().unwrap().to_string(), text);
+        }
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.1/8",
+            "2001:db8::1/32",
+            "::ffff:10.0.0.1",
+            "10.0.0.0/-1",
+            "10.0.0.0/",
+            "localhost",
+            "::/129",
+        ] {
+            assert!(bad.parse::<Network>().is_err(), "{bad}");
+        }
+        let is_in = |network: &str, address: &str| {
+            let network: Network = network.parse().unwrap();
+            network.contains(address.parse().unwrap())
+        };
+        assert!(is_in("10.0.0.0/8", "10.255.0.1") && !is_in("10.0.0.0/8", "11.0.0.0"));
+        assert!(is_in("10.0.0.1", "::ffff:10.0.0.1") && !is_in("10.0.0.1", "10.0.0.2"));
+        assert!(is_in("0.0.0.0/0", "192.0.2.1") && !is_in("0.0.0.0/0", "::1"));
+        assert!(is_in("2001:db8::/32", "2001:db8:1::") && !is_in("::1", "::2"));
+        assert!(is_in("::/0", "2001:db8::"));
+    }
+
+    /// What the client is behind `10.0.0.1` that sends these headers.
+    fn client(headers: &[(&'static str, &'static str)]) -> String {
+        let trusted = networks(&["10.0.0.0/8", "2001:db8:ffff::/48"]);
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        address("10.0.0.1".parse().unwrap(), &map, &trusted).to_string()
+    }
+
+    #[test]
+    fn the_last_address_that_is_no_proxys_is_the_client() {
+        let xff = |value| client(&[("x-forwarded-for", value)]);
+        assert_eq!(client(&[]), "10.0.0.1");
+        assert_eq!(xff("192.0.2.1"), "192.0.2.1");
+        // What the client has made up is on the left.
+        assert_eq!(xff("203.0.113.9, 192.0.2.1"), "192.0.2.1");
+        assert_eq!(xff("203.0.113.9,192.0.2.1 , 10.2.3.4"), "192.0.2.1");
+        assert_eq!(xff("192.0.2.1:4711"), "192.0.2.1");
+        assert_eq!(xff("[2001:db8::1]:80, 2001:db8:ffff::1"), "2001:db8::1");
+        assert_eq!(xff("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(xff("10.9.9.9, 10.2.3.4"), "10.9.9.9");
+        // What cannot be read ends the way.
+        assert_eq!(xff("192.0.2.1, unknown, 10.2.3.4"), "10.2.3.4");
+        assert_eq!(xff(""), "10.0.0.1");
+        let two = [
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "192.0.2.1"),
+        ];
+        assert_eq!(client(&two), "192.0.2.1");
+    }
+
+    #[test]
+    fn forwarded_is_read_where_it_is_alone() {
+        let forwarded = |value| client(&[("forwarded", value)]);
+        assert_eq!(
+            forwarded("for=192.0.2.1;proto=https;by=10.0.0.1"),
+            "192.0.2.1"
+        );
+        assert_eq!(
+            forwarded("For=\"[2001:db8::1]:80\", for=10.2.3.4"),
+            "2001:db8::1"
+        );
+        // A client's open quotes do not hide what the proxy has added.
+        assert_eq!(forwarded("for=\"203.0.113.9, for=192.0.2.1"), "192.0.2.1");
+        assert_eq!(forwarded("for=_hidden"), "10.0.0.1");
+        assert_eq!(forwarded("for=203.0.113.9;for=192.0.2.1"), "10.0.0.1");
+        let both = [
+            ("forwarded", "for=203.0.113.9"),
+            ("x-forwarded-for", "192.0.2.1"),
+        ];
+        assert_eq!(client(&both), "192.0.2.1");
+    }
+
+    #[test]
+    fn nobody_else_is_believed() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-forwarded-for", "203.0.113.9".parse().unwrap());
+        let remote = "192.0.2.1".parse().unwrap();
+        assert_eq!(
+            address(remote, &headers, &networks(&["10.0.0.0/8"])),
+            remote
+        );
+        assert_eq!(address(remote, &headers, &[]), remote);
+    }
+}

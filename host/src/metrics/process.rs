@@ -1,0 +1,155 @@
+//! What the system says of this process, under the names that Prometheus's own clients
+//! use. It is read when it is asked for; on systems without `/proc` there is less.
+
+use super::table::Collected;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const fn metric(name: &'static str, kind: &'static str, help: &'static str) -> Collected {
+    Collected {
+        name,
+        kind,
+        labels: "",
+        help,
+    }
+}
+
+const START: Collected = metric(
+    "process_start_time_seconds",
+    "gauge",
+    "When the process started, in seconds since 1970",
+);
+const CPU: Collected = metric(
+    "process_cpu_seconds",
+    "counter",
+    "CPU time of the process, without that of the processes that compile modules",
+);
+const MEMORY: Collected = metric(
+    "process_resident_memory_bytes",
+    "gauge",
+    "Memory of the process that is in RAM",
+);
+const THREADS: Collected = metric("process_threads", "gauge", "Threads of the process");
+const FILES: Collected = metric(
+    "process_open_fds",
+    "gauge",
+    "Files and connections that the process has open",
+);
+const FILES_MAX: Collected = metric(
+    "process_max_fds",
+    "gauge",
+    "Files and connections that the process may open",
+);
+
+/// All of them.
+pub(super) const METRICS: [&Collected; 6] = [&START, &CPU, &MEMORY, &THREADS, &FILES, &FILES_MAX];
+
+/// Asks the system.
+#[derive(Debug)]
+pub(super) struct Process {
+    start: SystemTime,
+}
+
+impl Process {
+    /// To be made when the process starts.
+    pub(super) fn new() -> Process {
+        Process {
+            start: SystemTime::now(),
+        }
+    }
+
+    fn value(&self, metric: &Collected, status: &str) -> Option<f64> {
+        match metric.name {
+            name if name == START.name => {
+                let since = self.start.duration_since(UNIX_EPOCH).ok()?;
+                Some(since.as_secs_f64())
+            }
+            name if name == CPU.name => cpu_seconds(),
+            name if name == MEMORY.name => {
+                let kib = number(status, "VmRSS:")?;
+                Some(kib as f64 * 1024.0)
+            }
+            name if name == THREADS.name => number(status, "Threads:").map(|n| n as f64),
+            name if name == FILES.name => {
+                let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+                // Without the folder itself.
+                Some(open.saturating_sub(1) as f64)
+            }
+            _ => {
+                let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+                number(&limits, "Max open files").map(|n| n as f64)
+            }
+        }
+    }
+}
+
+/// The first number after a name at the start of a line.
+fn number(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(unix)]
+fn cpu_seconds() -> Option<f64> {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Some(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
+}
+
+#[cfg(not(unix))]
+fn cpu_seconds() -> Option<f64> {
+    None
+}
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        for metric in METRICS {
+            let Some(value) = self.value(metric, &status) else {
+                continue;
+            };
+            let kind = match metric.kind {
+                "counter" => MetricType::Counter,
+                _ => MetricType::Gauge,
+            };
+            let mut encoder = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
+            match kind {
+                MetricType::Counter => {
+                    encoder.encode_counter::<NoLabelSet, _, f64>(&value, None)?
+                }
+                _ => encoder.encode_gauge(&value)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_says_something_of_each() {
+        let (process, status) = (
+            Process::new(),
+            std::fs::read_to_string("/proc/self/status").unwrap(),
+        );
+        for metric in METRICS {
+            let value = process.value(metric, &status);
+            assert!(value.is_some_and(|v| v > 0.0), "{}: {value:?}", metric.name);
+        }
+    }
+
+    #[test]
+    fn numbers_are_found_by_their_names() {
+        let text = "VmRSS:\t   4096 kB\nMax open files            1024     4096   files\n";
+        assert_eq!(number(text, "VmRSS:"), Some(4096));
+        assert_eq!(number(text, "Max open files"), Some(1024));
+        assert_eq!(number(text, "Threads:"), None);
+        assert_eq!(number("Max open files  unlimited", "Max open files"), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! The files of `docs/deploy`: what they start can be started, and what they name is
+//! there.
+
+use kvasm_tests::program::process::{Ended, Home, eventually, program, run};
+use std::collections::BTreeSet;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+const UNIT: &str = include_str!("../../../docs/deploy/kvasm.service");
+const DOCKERFILE: &str = include_str!("../../../docs/deploy/Dockerfile");
+const SCRAPE: &str = include_str!("../../../docs/deploy/prometheus.yml");
+const ALERTS: &str = include_str!("../../../docs/deploy/alerts.yml");
+const OPERATING: &str = include_str!("../../../docs/operating.md");
+
+/// The user of the image.
+const NOBODY: u32 = 65_532;
+
+/// What follows a name at the start of each line.
+fn settings<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
+    let lines = text.lines();
+    lines.filter_map(|line| line.strip_prefix(name)).collect()
+}
+
+/// The configuration that arguments and variables make.
+fn configuration(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let mut command = home.command(arguments);
+    command
+        .arg("--print-config")
+        .envs(variables.iter().copied());
+    run(command, b"")
+}
+
+/// Asserts that each variable is a key of the configuration, and that it has the value.
+fn are_heeded(config: &str, variables: &[(&str, &str)]) {
+    let rows = OPERATING
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"));
+    let keys: Vec<_> = rows.filter_map(|row| row.split('`').next()).collect();
+    for (variable, value) in variables {
+        let of_key = |key: &str| format!("KVASM_{}", key.replace('.', "_").to_uppercase());
+        let key = keys.iter().find(|key| of_key(key) == *variable);
+        let key = key.unwrap_or_else(|| panic!("{variable} sets no key"));
+        let (section, name) = key.split_once('.').unwrap_or(("", key));
+        let section = match section {
+            "" => config.split("\n[").next(),
+            section => config
+                .split("\n[")
+                .find(|part| part.starts_with(&format!("{section}]"))),
+        };
+        let line = format!("\n{name} = \"{value}\"\n");
+        assert!(
+            section.is_some_and(|s| format!("\n{s}\n").contains(&line)),
+            "{line}{config}"
+        );
+    }
+}
+
+#[test]
+fn the_units_command_is_one_that_the_program_takes() {
+    let home = Home::new();
+    let command = settings(UNIT, "ExecStart=");
+    let [command] = command.as_slice() else {
+        panic!("{command:?}");
+    };
+    let words: Vec<_> = command.split_whitespace().collect();
+    assert_eq!(words.first(), Some(&"/usr/bin/kvasm"));
+    let variables: Vec<_> = settings(UNIT, "Environment=")
+        .into_iter()
+        .map(|setting| setting.split_once('=').unwrap())
+        .collect();
+    let ended = configuration(&home, &words[1..], &variables);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(!variables.is_empty());
+    are_heeded(&ended.stdout, &variables);
+    // Its folders are those that systemd makes and lets it write to.
+    assert_eq!(settings(UNIT, "StateDirectory="), ["kvasm"]);
+    assert_eq!(settings(UNIT, "CacheDirectory="), ["kvasm"]);
+    let is_below = |(_, value): &(&str, &str)| {
+        value.contains("/var/lib/kvasm/") || value.contains("/var/cache/kvasm/")
+    };
+    assert!(variables.iter().all(is_below), "{variables:?}");
+}
+
+/// Where systemd is: it knows each setting.
+#[test]
+fn systemd_takes_the_unit() {
+    let home = Home::new();
+    let asked = Command::new("systemd-analyze").arg("--version").output();
+    if !asked.is_ok_and(|output| output.status.success()) {
+        println!("systemd-analyze is not there");
+        return;
+    }
+    // It looks for the program, too.
+    let program = program();
+    let unit = UNIT.replace("/usr/bin/kvasm", program.to_str().unwrap());
+    let path = home.file("kvasm.service", unit.as_bytes());
+    let mut command = home.prepare("systemd-analyze");
+    command.args(["verify", "--man=no", &path]);
+    if let Some(path) = std::env::var_os("PATH") {
+        command.env("PATH", path);
+    }
+    let ended = run(command, b"");
+    assert_eq!(
+        (ended.code, ended.stderr.as_str()),
+        (0, ""),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
+fn the_images_command_is_one_that_the_program_takes() {
+    let home = Home::new();
+    let json = |name| {
+        let found = settings(DOCKERFILE, name);
+        let [found] = found.as_slice() else {
+            panic!("{name}{found:?}");
+        };
+        serde_json::from_str::<Vec<String>>(found).unwrap()
+    };
+    assert_eq!(json("ENTRYPOINT "), ["/usr/bin/kvasm"]);
+    let command = json("CMD ");
+    let command: Vec<_> = command.iter().map(String::as_str).collect();
+    let variables: Vec<_> = settings(DOCKERFILE, "ENV ")
+        .into_iter()
+        .map(|setting| setting.split_once('=').unwrap())
+        .collect();
+    let ended = configuration(&home, &command, &variables);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+    assert!(!variables.is_empty());
+    are_heeded(&ended.stdout, &variables);
+    // Not root, and by number, so that an orchestrator can tell.
+    let user = format!("{NOBODY}:{NOBODY}");
+    assert_eq!(settings(DOCKERFILE, "USER "), [user.as_str()]);
+    assert_eq!(settings(DOCKERFILE, "VOLUME "), ["/var/lib/kvasm"]);
+    let port = ended.stdout.contains("listen = \"0.0.0.0:7180\"");
+    assert!(
+        port && settings(DOCKERFILE, "EXPOSE ") == ["7180"],
+        "{}",
+        ended.stdout
+    );
+}
+
+/// As in the image: a user who is not root, without a home and a folder for temporary
+/// files, in a folder that is not its own, and one folder for the store and the cache.
+#[test]
+fn a_server_needs_one_folder_and_no_root() {
+    let home = Home::new();
+    let folder = home.path("public");
+    std::fs::create_dir(&folder).unwrap();
+    let of_all = std::fs::Permissions::from_mode(0o755);
+    let parent = Path::new(&folder).parent().unwrap().to_owned();
+    for open in [&parent, Path::new(&folder)] {
+        std::fs::set_permissions(open, of_all.clone()).unwrap();
+    }
+    // The program may lie where nobody else can enter.
+    let binary = format!("{folder}/kvasm");
+    std::fs::copy(program(), &binary).unwrap();
+    let store = format!("{folder}/store");
+    std::fs::create_dir(&store).unwrap();
+    let closed = format!("{folder}/closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o555)).unwrap();
+
+    let is_root = std::fs::metadata(&store).unwrap().uid() == 0;
+    let mut command = home.prepare(&binary);
+    if is_root {
+        chown(&store, Some(NOBODY), Some(NOBODY)).unwrap();
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
+        .env_clear()
+        .env("KVASM_STORE", format!("sqlite:{store}/kvasm.db"))
+        .env("KVASM_CACHE_DIR", format!("{store}/compiled"))
+        .env("KVASM_LISTEN", "127.0.0.1:0")
+        .env("KVASM_ENGINE_INSTANCES", "16")
+        .current_dir(&closed)
+        .arg("serve");
+    let server = home.spawn(command);
+    server.with_guest("demo");
+    assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
+    server.get("/readyz").ok();
+    eventually("a compiled plugin in the folder", || {
+        let files = std::fs::read_dir(format!("{store}/compiled")).ok()?;
+        (files.count() > 0).then_some(())
+    });
+    let owner = std::fs::metadata(format!("{store}/kvasm.db")).unwrap();
+    assert_eq!(owner.mode() & 0o777, 0o600);
+    assert!(!is_root || owner.uid() == NOBODY);
+    server.stop_and(|log| {
+        let complaints = log
+            .lines()
+            .filter(|line| line.contains("WARN") || line.contains("ERROR"));
+        // The limit of open files is the machine's.
+        let complaints: Vec<_> = complaints
+            .filter(|line| !line.contains("too few files"))
+            .collect();
+        assert!(complaints.is_empty(), "{complaints:?}");
+    });
+    assert_eq!(std::fs::read_dir(&closed).unwrap().count(), 0);
+}
+
+/// An alert on a metric that is not there never fires.
+#[test]
+fn alerts_ask_for_metrics_that_there_are() {
+    let rows = OPERATING
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"));
+    let known: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names = ALERTS.split(|c| !is_name(c));
+    let names = names.filter(|n| n.starts_with("kvasm_") || n.starts_with("process_"));
+    let mut count = 0;
+    for name in names {
+        let name = name.strip_suffix("_bucket").unwrap_or(name);
+        assert!(known.contains(name), "there is no metric {name}");
+        count += 1;
+    }
+    assert!(count >= 10, "only {count} names were found");
+    assert!(SCRAPE.contains("- alerts.yml") && SCRAPE.contains("metrics_path: /metrics"));
+    let admin = UNIT.contains("--set admin.listen=127.0.0.1:7181");
+    assert!(admin && SCRAPE.contains("127.0.0.1:7181"));
+}
