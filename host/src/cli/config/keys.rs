@@ -49,6 +49,13 @@ pub(super) const KEYS: &[Key] = &[
         migrate
     ),
     key!(
+        "cache_dir",
+        "folder for compiled plugins, or none; in the cache directory by default",
+        cache_dir,
+        show_cache_dir,
+        cache_dir
+    ),
+    key!(
         "postgres.connections",
         "connections to Postgres that this host opens at most",
         at_least_1,
@@ -68,13 +75,6 @@ pub(super) const KEYS: &[Key] = &[
         milliseconds,
         show_duration,
         postgres.statement_timeout
-    ),
-    key!(
-        "cache_dir",
-        "folder for compiled plugins, or none; in the cache directory by default",
-        cache_dir,
-        show_cache_dir,
-        cache_dir
     ),
     key!(
         "admin.listen",
