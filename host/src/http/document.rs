@@ -2,7 +2,8 @@
 //! all of them: problems, and the shapes of names and numbers.
 
 use super::api::ProblemView;
-use crate::model::Scope;
+use crate::model::{Level, Scope};
+use crate::service::Fate;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
@@ -165,7 +166,12 @@ fn known(place: &str, name: &str) -> Option<Value> {
             "maxItems": 1_000,
             "items": { "type": "string", "format": "uuid" },
         }),
-        "LettersRequest.trigger" => text(1, 64, TRIGGER),
+        "DeliveriesRequest.events" => json!({
+            "minItems": 1,
+            "maxItems": 1_000,
+            "items": { "type": "string", "format": "uuid" },
+        }),
+        "LettersRequest.trigger" | "DeliveriesRequest.trigger" => text(1, 64, TRIGGER),
         "?reason /v1/apps/{app}/dead-letters" => json!({ "enum": REASONS }),
         // A member that can be null has null among its values.
         "LettersRequest.reason" => {
@@ -174,7 +180,12 @@ fn known(place: &str, name: &str) -> Option<Value> {
         }
         "TriggerPut.attempts_max" => number(1, 100),
         "TriggerPut.age_max_ms" => number(1_000, 30 * 24 * 60 * 60 * 1_000),
-        "LettersRequest.limit" => number(1, 1_000),
+        "LettersRequest.limit" | "DeliveriesRequest.limit" => number(1, 1_000),
+        "?deliveries /v1/apps/{app}/triggers/{name}" => {
+            json!({ "enum": Fate::ALL.map(Fate::as_str) })
+        }
+        "?level /v1/apps/{app}/logs" => json!({ "enum": Level::ALL.map(Level::as_str) }),
+        "?request /v1/apps/{app}/logs" => json!({ "format": "uuid" }),
         "GetManyRequest.keys" => json!({ "maxItems": 1_000 }),
         _ => match name {
             "{app}" => text(1, 64, APP),
@@ -210,11 +221,14 @@ fn own(path: &str, method: &str) -> &'static [u16] {
         ("/v1/apps/{app}/kv/increment", "post") => &[409, 429, 507],
         ("/v1/apps/{app}/kv/import", "post") => &[429, 507],
         ("/v1/apps/{app}/triggers/{name}", "put") => &[507],
+        ("/v1/apps/{app}/triggers/{name}", "delete") => &[409],
         ("/v1/apps/{app}/triggers/{name}/pause", "post") => &[507],
         ("/v1/apps/{app}/triggers/{name}/resume", "post") => &[507],
+        ("/v1/apps/{app}/deliveries/discard", "post") => &[507],
         ("/v1/apps/{app}/dead-letters/replay", "post") => &[507],
         ("/v1/apps/{app}/dead-letters/discard", "post") => &[507],
         ("/v1/apps/{app}/tokens" | "/v1/tokens", "post") => &[507],
+        ("/v1/tokens/{token}", "delete") => &[409],
         ("/v1/apps/{app}/logs", "get") => &[429],
         _ => &[],
     }
