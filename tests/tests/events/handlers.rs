@@ -232,7 +232,7 @@ async fn a_paused_trigger_goes_on_once_a_probe_succeeds() {
     .await;
     assert!(!stage.outstanding().await.is_empty());
     stage.set("d", "k", "1").await;
-    until("it goes on", async || said("goes on").await > 0).await;
+    until("it resumes", async || said("has resumed").await > 0).await;
     stage.settle().await;
     let standing = stage.triggers().await[0].standing;
     assert_eq!((standing.paused, standing.failures), (None, 0));
