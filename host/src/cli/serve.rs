@@ -400,3 +400,18 @@ impl Signals {
         drop(tokio::signal::ctrl_c().await);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_the_store_and_the_administration() {
+        let mut config = Config::default();
+        assert_eq!(connections(&config, 1_024), 1_024 - 128);
+        assert_eq!(connections(&config, u64::MAX), config.server.connections);
+        assert_eq!(connections(&config, 100), 50);
+        config.admin_listen = Some(Listen::default());
+        assert_eq!(connections(&config, 1_024), 1_024 - 128 - 256);
+    }
+}
