@@ -117,6 +117,7 @@ fn the_metrics_are_those_of_the_document() {
         "kvasm_task_skips_total",
         "kvasm_upkeep_total",
         "kvasm_store_seconds",
+        "kvasm_triggers_total",
     ];
     let missing = documented.keys().filter(|name| !seen.contains(*name));
     let missing: Vec<_> = missing
