@@ -123,7 +123,11 @@ async fn a_handler_that_changes_what_it_watches_ends_at_depth_8() {
     stage.settle().await;
     let [letter] = stage.letters().await.try_into().unwrap();
     assert_eq!((letter.reason, letter.event.depth), (DeadReason::Depth, 9));
-    assert!(letter.error.contains("the limit is 8"), "{}", letter.error);
+    assert!(
+        letter.error.contains("depth 9, limit 8"),
+        "{}",
+        letter.error
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
