@@ -187,19 +187,24 @@ fn known(place: &str, name: &str) -> Option<Value> {
         "?level /v1/apps/{app}/logs" => json!({ "enum": Level::ALL.map(Level::as_str) }),
         "?request /v1/apps/{app}/logs" => json!({ "format": "uuid" }),
         "GetManyRequest.keys" => json!({ "maxItems": 1_000 }),
-        _ => match name {
-            "{app}" => text(1, 64, APP),
-            "{name}" | "?trigger" => text(1, 64, TRIGGER),
-            "{token}" => text(32, 32, TOKEN),
-            "{id}" => json!({ "format": "uuid" }),
-            "?limit" => number(1, 1_000),
-            "?ttl_ms" | "ttl_ms" => json!({ "minimum": 1 }),
-            "?cursor" => json!({ "minLength": 1 }),
-            "?collection" | "collection" => text(1, 128, NO_NUL),
-            "?key" | "key" => text(1, 1_024, NO_NUL),
-            "?prefix" | "?start" | "?end" | "prefix" => text(0, 1_024, NO_NUL),
-            _ => return None,
-        },
+        _ => return known_by_name(name),
+    })
+}
+
+/// What a parameter or a member of this name takes wherever it is.
+fn known_by_name(name: &str) -> Option<Value> {
+    Some(match name {
+        "{app}" => text(1, 64, APP),
+        "{name}" | "?trigger" => text(1, 64, TRIGGER),
+        "{token}" => text(32, 32, TOKEN),
+        "{id}" => json!({ "format": "uuid" }),
+        "?limit" => number(1, 1_000),
+        "?ttl_ms" | "ttl_ms" => json!({ "minimum": 1 }),
+        "?cursor" => json!({ "minLength": 1 }),
+        "?collection" | "collection" => text(1, 128, NO_NUL),
+        "?key" | "key" => text(1, 1_024, NO_NUL),
+        "?prefix" | "?start" | "?end" | "prefix" => text(0, 1_024, NO_NUL),
+        _ => return None,
     })
 }
 
