@@ -166,26 +166,29 @@ fn known(place: &str, name: &str) -> Option<Value> {
             "maxItems": 1_000,
             "items": { "type": "string", "format": "uuid" },
         }),
-        "DeliveriesRequest.events" => json!({
-            "minItems": 1,
-            "maxItems": 1_000,
-            "items": { "type": "string", "format": "uuid" },
-        }),
-        "LettersRequest.trigger" | "DeliveriesRequest.trigger" => text(1, 64, TRIGGER),
+        "LettersRequest.trigger" => text(1, 64, TRIGGER),
         "?reason /v1/apps/{app}/dead-letters" => json!({ "enum": REASONS }),
         // A member that can be null has null among its values.
         "LettersRequest.reason" => {
             let reasons = REASONS.map(Value::from);
             json!({ "enum": reasons.into_iter().chain([Value::Null]).collect::<Vec<_>>() })
         }
-        "TriggerPut.attempts_max" => number(1, 100),
-        "TriggerPut.age_max_ms" => number(1_000, 30 * 24 * 60 * 60 * 1_000),
-        "LettersRequest.limit" | "DeliveriesRequest.limit" => number(1, 1_000),
+        "?after /v1/apps/{app}/deliveries" => json!({ "minLength": 1 }),
         "?deliveries /v1/apps/{app}/triggers/{name}" => {
             json!({ "enum": Fate::ALL.map(Fate::as_str) })
         }
-        "?level /v1/apps/{app}/logs" => json!({ "enum": Level::ALL.map(Level::as_str) }),
         "?request /v1/apps/{app}/logs" => json!({ "format": "uuid" }),
+        "?level /v1/apps/{app}/logs" => json!({ "enum": Level::ALL.map(Level::as_str) }),
+        "DeliveriesRequest.events" => json!({
+            "minItems": 1,
+            "maxItems": 1_000,
+            "items": { "type": "string", "format": "uuid" },
+        }),
+        "DeliveriesRequest.trigger" => text(1, 64, TRIGGER),
+        "DeliveriesRequest.limit" => number(1, 1_000),
+        "TriggerPut.attempts_max" => number(1, 100),
+        "TriggerPut.age_max_ms" => number(1_000, 30 * 24 * 60 * 60 * 1_000),
+        "LettersRequest.limit" => number(1, 1_000),
         "GetManyRequest.keys" => json!({ "maxItems": 1_000 }),
         _ => return known_by_name(name),
     })

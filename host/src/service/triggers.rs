@@ -156,8 +156,10 @@ impl std::str::FromStr for Fate {
     type Err = ();
 
     fn from_str(word: &str) -> Result<Fate, ()> {
-        let mut all = Fate::ALL.into_iter();
-        all.find(|fate| fate.as_str() == word).ok_or(())
+        Fate::ALL
+            .into_iter()
+            .find(|fate| fate.as_str() == word)
+            .ok_or(())
     }
 }
 
