@@ -68,6 +68,27 @@ pub enum LoadError {
         "the module declares the function {0:?} but exports no function () -> i32 of that name"
     )]
     MissingFunction(String),
+    /// A function has too long a name.
+    #[error("the name of the function {start:?} is {len} bytes; the limit is {limit} bytes")]
+    LongName {
+        /// How the name begins.
+        start: String,
+        /// The name's bytes.
+        len: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// Its functions have too many names, or too long ones.
+    #[error(
+        "the names of the module's functions are {len} bytes together; the limit is {limit} \
+         bytes; export fewer functions () -> i32, or declare those that are to be called"
+    )]
+    ManyNames {
+        /// The bytes of all names.
+        len: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
     /// It declares more than an instance may have.
     #[error("the module declares {what}; the limit is {limit} ({key})")]
     TooMuch {
@@ -120,6 +141,8 @@ impl LoadError {
             | LoadError::NoMemory
             | LoadError::Manifest(_)
             | LoadError::MissingFunction(_)
+            | LoadError::LongName { .. }
+            | LoadError::ManyNames { .. }
             | LoadError::TooMuch { .. }
             | LoadError::InstanceTooLarge
             | LoadError::TooSlow(_)
