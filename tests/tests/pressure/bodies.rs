@@ -107,7 +107,9 @@ fn a_hundred_bodies_that_stop_before_their_end() {
 #[test]
 fn a_hundred_and_fifty_readers_that_are_slow() {
     let _alone = kit::alone_blocking();
-    let (_home, server) = start(&["--set", "server.write_timeout=5s"]);
+    // Those who are refused, as there is no room, are idle afterwards.
+    let times = ["server.write_timeout=5s", "server.idle_timeout=5s"];
+    let (_home, server) = start(&["--set", times[0], "--set", times[1]]);
     let neighbour = Neighbour::start(&server);
     let mut lines: Vec<_> = (0..150).map(|_| server.open()).collect();
     for line in &mut lines {

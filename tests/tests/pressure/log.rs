@@ -209,7 +209,7 @@ fn reader(server: &Server) -> (String, String) {
     (id.to_owned(), format!("Authorization: Bearer {secret}\r\n"))
 }
 
-/// Follows the app's log, and has its first line.
+/// Asks to follow the app's log.
 fn following(server: &Server, authorization: &str) -> Line {
     let mut line = server.open();
     let path = "/v1/apps/demo/logs?follow=true";
@@ -226,6 +226,11 @@ fn a_log_is_followed_for_as_long_as_it_may_be_read() {
     server.call("demo", "say", b"").ok();
     let ((id, revoked), (_, other)) = (reader(&server), reader(&server));
     let mut lines = [&revoked, &other].map(|token| following(&server, token));
+    eventually("both follow", || {
+        let follow = "kvasm_http_requests_total{route=\"/v1/apps/{app}/logs\",method=\"GET\",status=\"200\"} 2\n";
+        let metrics = server.admin("GET", "/metrics", "text/plain", b"").ok();
+        metrics.text().contains(follow).then_some(())
+    });
     let path = format!("/v1/apps/demo/tokens/{id}");
     server.admin("DELETE", &path, "text/plain", b"").ok();
     let log = lines[0].answer().expect("a stream that ends");
