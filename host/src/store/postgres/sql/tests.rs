@@ -256,6 +256,7 @@ fn no_other_file_has_sql_of_its_own() {
         ("pool.rs", include_str!("../pool.rs")),
         ("read.rs", include_str!("../read.rs")),
         ("registry.rs", include_str!("../registry.rs")),
+        ("rescue.rs", include_str!("../rescue.rs")),
         ("survey.rs", include_str!("../survey.rs")),
         ("transaction.rs", include_str!("../transaction.rs")),
         ("upkeep.rs", include_str!("../upkeep.rs")),
