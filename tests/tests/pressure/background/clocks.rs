@@ -141,7 +141,8 @@ async fn a_host_whose_clock_is_not_the_databases_rests_and_says_so() {
     assert_eq!(failing[0]["name"], "clock", "{failing}");
     let cause = failing[0]["cause"].as_str().unwrap();
     assert!(cause.contains("ahead of the database's"), "{cause}");
-    assert!(cause.contains("3456"), "by how much: {cause}");
+    // Less what the question took.
+    assert!(cause.contains(" is 345"), "by how much: {cause}");
     assert!(stage.counted("kvasm_task_failing{name=\"clock\"} 1"));
     upkeep(&stage, &app).await;
     assert!(has_entry(&stage, &app, "fresh").await, "it has not expired");
