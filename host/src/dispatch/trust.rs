@@ -207,7 +207,7 @@ mod tests {
 
     const DAYS_400: i64 = 400 * 86_400_000;
     /// When these tests begin.
-    const START: i64 = EARLIEST.0 + 86_400_000;
+    const START: i64 = EARLIEST.0 + 500 * 86_400_000;
 
     struct Stage {
         trust: Trust,
@@ -322,7 +322,8 @@ mod tests {
         assert!(!stage.look(seen(0), 0, -START));
         assert!(!stage.trust.plans(stage.reading(0, -START)));
         assert!(!stage.look(seen(0), 4_000, -START));
-        assert!(stage.look(seen(0), 4_010, 0), "it has been set");
+        assert!(!stage.look(seen(0), 4_010, 0), "it has been set");
+        assert!(stage.look(seen(0), 7_610, 0));
         let mut stage = Stage::new();
         assert!(stage.look(StoreClock::None, 0, 0));
     }
