@@ -40,6 +40,11 @@ struct Look {
 pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
     let mut after = shared.looked_until.lock().take();
     loop {
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            () = shared.clock.acts() => {}
+        }
         let looked = look(&shared, &task, &mut after, &mut stop).await;
         shared.looked_until.lock().clone_from(&after);
         let look = looked?;

@@ -23,6 +23,11 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Resu
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
+            () = shared.clock.acts() => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
             passed = pass(&shared, &task) => passed?,
         }
         task.works();

@@ -27,11 +27,14 @@ async fn round(shared: &Shared) -> Result<(), StoreError> {
     pruned.and(given_back)
 }
 
-/// Removes audit rows that are too old, of all apps.
+/// Removes audit rows that are too old, of all apps, unless the clock is in doubt.
 async fn prune_audit(shared: &Shared) -> Result<(), StoreError> {
     let age = i64::try_from(millis(shared.options.audit_age)).unwrap_or(i64::MAX);
-    let before = Timestamp(Timestamp::now().0.saturating_sub(age));
     loop {
+        let Some(now) = shared.clock.for_deletion() else {
+            return Ok(());
+        };
+        let before = Timestamp(now.0.saturating_sub(age));
         let pruned = shared.host.store().prune_audit(before, ROWS).await?;
         shared.host.metrics().upkeep("audit", pruned);
         if pruned < u64::from(ROWS) {

@@ -7,8 +7,9 @@
 //! app's backlog stands before another app's event.
 //!
 //! Claiming (`claims`), schedules (`cron`), samples (`gauges`), `upkeep` of the apps,
-//! `housekeeping` and the `reaper` of deleted apps are tasks of their own, which
-//! `supervisor` starts again after a failure. None of them waits for another, and in
+//! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and the
+//! `rescue` from what a wrong one has left are tasks of their own, which `supervisor`
+//! starts again after a failure. None of them waits for another, and in
 //! none does an error with one app end the work for the others: it is counted, logged
 //! at most every ten seconds, and skipped until the next round.
 
@@ -20,8 +21,10 @@ mod housekeeping;
 mod lent;
 mod pauses;
 mod reaper;
+mod rescue;
 mod retry;
 mod supervisor;
+mod trust;
 mod upkeep;
 mod worker;
 
@@ -30,6 +33,7 @@ use crate::model::{AppId, AppName, PROBE_AFTER, Queue};
 use crate::service::Task;
 use crate::store::StoreError;
 use clock::Clock;
+pub use clock::TimeSource;
 use lent::Lent;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -77,6 +81,8 @@ pub struct DispatchOptions {
     /// How long after failures have paused a trigger a probe is let through. Default
     /// [`PROBE_AFTER`].
     pub probe_after: Duration,
+    /// Where the time comes from. Default: the system's clock.
+    pub time: TimeSource,
 }
 
 impl Default for DispatchOptions {
@@ -94,6 +100,7 @@ impl Default for DispatchOptions {
             sample: Duration::from_secs(15),
             drain: Duration::from_secs(10),
             probe_after: PROBE_AFTER,
+            time: TimeSource::default(),
         }
     }
 }
@@ -124,6 +131,8 @@ struct Shared {
     deliveries: Task,
     /// A place has become free, or something has become due.
     changed: Notify,
+    /// The clock has stepped, or is trusted again.
+    stepped: Notify,
     /// Where the last look at the queues has ended. Here, so that a look after a
     /// failure begins behind the apps that have failed.
     looked_until: Mutex<Option<Queue>>,
@@ -143,13 +152,14 @@ impl Dispatcher {
             shared: Arc::new(Shared {
                 deliveries: host.health().task("deliveries"),
                 host,
+                clock: Clock::new(options.time),
                 options,
-                clock: Clock::default(),
                 places,
                 running: Mutex::default(),
                 handlers: Mutex::default(),
                 lent: Lent::default(),
                 changed: Notify::new(),
+                stepped: Notify::new(),
                 looked_until: Mutex::default(),
                 kept_until: Mutex::default(),
                 reaped_until: Mutex::default(),
@@ -161,8 +171,8 @@ impl Dispatcher {
     /// take longer than [`DispatchOptions::drain`] are cut off, and their deliveries are
     /// given back: they are due at once, and the attempt does not count.
     ///
-    /// Claiming, schedules, samples, upkeep, housekeeping and the removal of deleted apps are
-    /// tasks of their own. One that fails or panics is started again and shows in the
+    /// Claiming, schedules, samples, upkeep, housekeeping, the removal of deleted apps and the
+    /// comparison of the clock are tasks of their own. One that fails or panics is started again and shows in the
     /// host's [`Health`](crate::service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let shared = &self.shared;
@@ -173,6 +183,12 @@ impl Dispatcher {
         };
         let (tell, told) = Stop::new();
         let mut loops = JoinSet::new();
+        self.start(&mut loops, &told, "clock", |of, task, stop, _| {
+            clock::run(of, task, stop)
+        });
+        self.start(&mut loops, &told, "rescue", |of, task, stop, _| {
+            rescue::run(of, task, stop)
+        });
         self.start(&mut loops, &told, "claims", |of, task, stop, _| {
             claims::run(of, task, stop)
         });
@@ -228,12 +244,14 @@ impl Dispatcher {
 }
 
 /// The tasks that the health shows while a dispatcher runs.
-const TASKS: [&str; 8] = [
+const TASKS: [&str; 10] = [
     "claims",
+    "clock",
     "deliveries",
     "dispatcher",
     "housekeeping",
     "reaper",
+    "rescue",
     "samples",
     "schedules",
     "upkeep",

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// The longest time between two attempts, before it is spread.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
+/// The longest time between two attempts, and the longest wait for a probe, spread.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(72 * 60);
 /// Attempts after which a deterministic failure is given up.
 pub const DETERMINISTIC_ATTEMPTS_MAX: u32 = 3;
 

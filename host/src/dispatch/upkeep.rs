@@ -109,11 +109,15 @@ impl Unseen {
     }
 }
 
-/// Removes entries that have expired by the system's clock, as reads see it.
+/// Removes entries that have expired by the system's clock, as reads see it, unless that
+/// is in doubt.
 async fn sweep(shared: &Shared, app: &App) -> Result<(), StoreError> {
     let store = shared.host.store();
     loop {
-        let swept = store.sweep(app.id, Timestamp::now(), ROWS).await?;
+        let Some(now) = shared.clock.for_deletion() else {
+            return Ok(());
+        };
+        let swept = store.sweep(app.id, now, ROWS).await?;
         shared.host.metrics().upkeep("expired_entries", swept);
         if swept < u64::from(ROWS) {
             return Ok(());
@@ -122,13 +126,15 @@ async fn sweep(shared: &Shared, app: &App) -> Result<(), StoreError> {
     }
 }
 
-/// Removes dead letters that are too old or too many, and says so.
+/// Removes dead letters that are too old or too many, and says so. While the clock is in
+/// doubt none is too old.
 async fn prune(shared: &Shared, app: &App) -> Result<(), StoreError> {
     let (store, options) = (shared.host.store(), &shared.options);
     let age = i64::try_from(millis(options.letter_age)).unwrap_or(i64::MAX);
-    let before = Timestamp(Timestamp::now().0.saturating_sub(age));
     let mut total = 0;
     loop {
+        let now = shared.clock.for_deletion();
+        let before = Timestamp(now.map_or(i64::MIN, |now| now.0.saturating_sub(age)));
         let pruned = store
             .prune(app.id, before, options.letters_of_app, ROWS)
             .await?;

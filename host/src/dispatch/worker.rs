@@ -3,8 +3,8 @@
 use super::{Shared, millis, pauses, retry};
 use crate::host::DeliverError;
 use crate::model::{
-    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, ProbeWait, Receipt, Returned, Timestamp,
-    Verdict, short,
+    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, ProbeWait, Receipt, Returned, Verdict,
+    short,
 };
 use crate::service::{chain, line_about};
 use crate::store::StoreError;
@@ -167,11 +167,16 @@ fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &Deliver
         true => retry::Failure::Deterministic,
         false => retry::Failure::Passing,
     };
+    let now = shared.clock.now();
     let verdict = retry::verdict(
         delivery.policy,
         delivery.attempts,
-        delivery.queued_at,
-        shared.clock.now(),
+        // Not too old by a clock that is in doubt.
+        match shared.clock.is_trusted() {
+            true => delivery.queued_at,
+            false => now,
+        },
+        now,
         failure_kind,
         spread(),
     );
@@ -186,7 +191,7 @@ fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &Deliver
 fn failure(shared: &Shared, receipt: Receipt, verdict: Verdict, error: String) -> Failed {
     Failed {
         receipt,
-        now: Timestamp::now().max(shared.clock.now()),
+        now: shared.clock.now(),
         verdict,
         deterministic: false,
         probe: ProbeWait {

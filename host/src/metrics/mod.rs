@@ -138,6 +138,7 @@ struct Inner {
     task_skips: Family<Named, Counter>,
     log_lines_dropped: Counter,
     oldest_snapshot: Gauge,
+    clock_trusted: Gauge,
 }
 
 impl Default for Metrics {
@@ -170,6 +171,7 @@ impl Default for Metrics {
             task_skips: Family::default(),
             log_lines_dropped: Counter::default(),
             oldest_snapshot: Gauge::default(),
+            clock_trusted: Gauge::default(),
             registry: Registry::default(),
         };
         let (registry, rows) = table::register(&inner);
@@ -209,6 +211,11 @@ impl Metrics {
     /// The age of the oldest snapshot that a session of Postgres holds, in seconds.
     pub(crate) fn oldest_snapshot(&self, seconds: i64) {
         self.0.oldest_snapshot.set(seconds);
+    }
+
+    /// Whether the dispatcher trusts the host's clock.
+    pub(crate) fn clock_trusted(&self, trusted: bool) {
+        self.0.clock_trusted.set(i64::from(trusted));
     }
 
     /// Counts something of an app: under its name, as long as there are not too many.

@@ -270,6 +270,12 @@ fn of_background(inner: &Inner, table: &mut Table<'_>) {
         "Age of the oldest snapshot that a session of Postgres holds",
         inner.oldest_snapshot.clone(),
     );
+    table.gauge(
+        "clock_trusted",
+        "",
+        "Whether the dispatcher acts on this host's clock (1), or it is in doubt (0)",
+        inner.clock_trusted.clone(),
+    );
 }
 
 #[cfg(test)]

@@ -121,6 +121,17 @@ impl Standing {
         }
     }
 
+    /// Makes a probe due that waits for longer than any does; whether that changes
+    /// anything.
+    pub(crate) fn rescue(&mut self, beyond: Timestamp, now: Timestamp) -> bool {
+        let waits = self.paused == Some(Pause::Failures);
+        let is_late = waits && self.probe_at.is_some_and(|at| at > beyond);
+        if is_late {
+            self.probe_at = Some(now);
+        }
+        is_late
+    }
+
     /// Begins a new series of failures, and ends a pause by failures. So do a success,
     /// a new version, and an operator.
     pub(crate) fn reset(&mut self) {

@@ -27,7 +27,7 @@ pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::Registry;
 pub use schema::{Migrate, Schema, SchemaState};
 pub use sqlite::{IncrementalVacuum, SqliteOptions, SqliteStore};
-pub use survey::{AppSurvey, LogSize, StoreSize, Survey};
+pub use survey::{AppSurvey, LogSize, StoreClock, StoreSize, Survey};
 pub use upkeep::Upkeep;
 
 /// A durable, transactional store of apps and their entries.

@@ -58,6 +58,18 @@ pub trait Outbox: Send + Sync {
     /// once, and the attempt does not count. Whether the lease still held.
     async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError>;
 
+    /// Makes due at `now` what a wrong clock has put off in a queue: up to `limit`
+    /// deliveries that are due, or whose lease ends, after `beyond`, and the probe of a
+    /// paused trigger that waits for longer. Returns how many deliveries. A handler whose
+    /// lease is cut short can still commit until the delivery is claimed again.
+    async fn rescue(
+        &self,
+        queue: &Queue,
+        beyond: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
+
     /// Up to `limit` outstanding deliveries of an app, in the order of triggers, chains
     /// and numbers, after one if given.
     async fn outstanding(

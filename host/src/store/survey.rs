@@ -41,6 +41,17 @@ pub struct LogSize {
     pub held: Duration,
 }
 
+/// What a store knows of the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreClock {
+    /// Its own clock, now, which all hosts can compare theirs with.
+    Database(Timestamp),
+    /// The time that it was last given to keep.
+    Seen(Timestamp),
+    /// Nothing.
+    None,
+}
+
 /// The part of a store that gauges use. Other callers are not held up, and what it
 /// costs does not depend on how many deliveries there are.
 #[async_trait]
@@ -51,4 +62,7 @@ pub trait Survey: Send + Sync {
 
     /// How much room the store takes.
     async fn size(&self) -> Result<StoreSize, StoreError>;
+
+    /// Returns what the store knows of the time.
+    async fn clock(&self) -> Result<StoreClock, StoreError>;
 }

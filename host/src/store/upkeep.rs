@@ -29,6 +29,10 @@ pub trait Upkeep: Send + Sync {
     /// Removes up to `limit` rows of an app that was deleted, and the app when it has
     /// no more; how many. 0 if nothing is left of it, or it was not deleted.
     async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError>;
+
+    /// Keeps a time that a host trusts, for [`Survey::clock`](super::Survey::clock) of a
+    /// later start. A store with a clock of its own, or that keeps nothing, does nothing.
+    async fn note_time(&self, now: Timestamp) -> Result<(), StoreError>;
 }
 
 /// Below each identity of version 7 that is made at a time or later.

@@ -32,6 +32,7 @@ pub mod plugin_races;
 pub mod plugins;
 pub mod quotas;
 pub mod races;
+pub mod rescues;
 pub mod rng;
 pub mod rounds;
 pub mod scale;
@@ -375,7 +376,14 @@ macro_rules! conformance {
                 letters_of_an_app_that_is_gone,
                 the_largest_payload_survives,
             }
+            rescues {
+                a_retry_that_is_too_far_ahead_is_due,
+                a_lease_that_ends_too_far_ahead_ends,
+                a_probe_that_waits_too_long_is_let_through,
+                what_is_put_off_in_a_long_queue_is_rescued_in_steps,
+            }
             schedules {
+                schedules_that_are_planned_too_far_ahead_are_found,
                 a_schedule_is_planned_then_run,
                 schedules_come_in_pages,
                 a_tick_of_another_plan_does_nothing,

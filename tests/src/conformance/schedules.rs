@@ -3,7 +3,9 @@
 use super::Kit;
 use super::event_kit::{trigger, trigger_name};
 use super::kit::{NOW, Tenant};
-use kvasm::model::{Happening, Queue, Schedule, Tick, Timestamp, Trigger, Watch};
+use kvasm::model::{
+    AppId, Happening, Queue, Schedule, SchedulePlace, Tick, Timestamp, Trigger, Watch,
+};
 use tokio::task::JoinSet;
 
 async fn scheduled(kit: &Kit) -> Tenant {
@@ -92,6 +94,49 @@ pub async fn schedules_come_in_pages(kit: Kit) {
     }
     // The first is not planned.
     assert_eq!(found, ["t", "t0", "t1", "t2", "t3"]);
+}
+
+pub async fn schedules_that_are_planned_too_far_ahead_are_found(kit: Kit) {
+    let app = scheduled(&kit).await;
+    let (near, far) = (NOW.plus_ms(60_000), NOW.plus_ms(400 * 86_400_000));
+    tick(&app, None, Some(far), None).await;
+    let ahead = |after: Timestamp| SchedulePlace {
+        queue: Queue {
+            app: AppId::from(uuid::Uuid::nil()),
+            trigger: trigger_name("t"),
+        },
+        next_at: Some(after),
+    };
+    let found = async |after| {
+        let ahead = ahead(after);
+        let all = app
+            .store
+            .schedules(Some(&ahead), Timestamp(i64::MAX), 1_000);
+        let all = all.await.expect("schedules");
+        let own = all.iter().filter(|due| due.place.queue.app == app.id);
+        own.map(|due| due.place.next_at).collect::<Vec<_>>()
+    };
+    assert_eq!(found(NOW).await, [Some(far)]);
+    // Planned again, without a run, whenever its trigger can be probed.
+    let replan = Tick {
+        queue: Queue {
+            app: app.id,
+            trigger: trigger_name("t"),
+        },
+        planned: Some(far),
+        next: Some(near),
+        run: None,
+        now: Timestamp(i64::MAX),
+    };
+    assert!(!app.store.tick(&replan).await.expect("tick"));
+    assert_eq!(found(NOW).await, [Some(near)]);
+    assert_eq!(found(near.plus_ms(1)).await, []);
+    assert_eq!((due(&app).await, app.outstanding().await), (vec![], vec![]));
+    let end = Some(Timestamp(i64::MAX));
+    tick(&app, Some(near), end, None).await;
+    assert_eq!(found(NOW).await, [end]);
+    app.pause("t", true).await;
+    assert_eq!(found(NOW).await, []);
 }
 
 pub async fn a_tick_of_another_plan_does_nothing(kit: Kit) {

@@ -4,6 +4,7 @@
 
 mod admin;
 mod clients;
+mod clocks;
 mod deploy;
 mod folders;
 mod metrics;

@@ -163,6 +163,32 @@ impl Outbox for MemoryStore {
         Ok(returned)
     }
 
+    async fn rescue(
+        &self,
+        queue: &Queue,
+        beyond: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let mut state = self.state.write();
+        let Some(tenant) = state.apps.get_mut(&queue.app) else {
+            return Ok(0);
+        };
+        if let Some(trigger) = tenant.triggers.get_mut(&queue.trigger) {
+            trigger.standing.rescue(beyond, now);
+        }
+        let of_queue = tenant.deliveries.iter_mut();
+        let late = of_queue.filter(|(key, row)| {
+            key.0 == queue.trigger && row.due_at.is_some_and(|due| due > beyond)
+        });
+        let mut rescued = 0;
+        for (_, row) in late.take(limit as usize) {
+            row.due_at = Some(now);
+            rescued += 1;
+        }
+        Ok(rescued)
+    }
+
     async fn outstanding(
         &self,
         app: AppId,

@@ -3,7 +3,7 @@
 use super::MemoryStore;
 use crate::model::AppId;
 use crate::store::StoreError;
-use crate::store::survey::{AppSurvey, LETTERS_COUNTED_MAX, StoreSize, Survey};
+use crate::store::survey::{AppSurvey, LETTERS_COUNTED_MAX, StoreClock, StoreSize, Survey};
 use async_trait::async_trait;
 
 #[async_trait]
@@ -34,5 +34,9 @@ impl Survey for MemoryStore {
 
     async fn size(&self) -> Result<StoreSize, StoreError> {
         Ok(StoreSize::default())
+    }
+
+    async fn clock(&self) -> Result<StoreClock, StoreError> {
+        Ok(StoreClock::None)
     }
 }

@@ -49,4 +49,8 @@ impl Upkeep for MemoryStore {
     async fn reap(&self, _: AppId, _: u32) -> Result<u64, StoreError> {
         Ok(0)
     }
+
+    async fn note_time(&self, _now: Timestamp) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -34,6 +34,7 @@ mod plugins;
 mod pool;
 mod read;
 mod registry;
+mod rescue;
 mod rows;
 mod scarce;
 mod sessions;

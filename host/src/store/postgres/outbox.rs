@@ -3,7 +3,7 @@
 //! administrators' part.
 
 use super::sql::{letters as letters_sql, outbox as sql, triggers as trigger_sql};
-use super::{PostgresStore, classify::store_error, handling, letters, outstanding, rows};
+use super::{PostgresStore, classify::store_error, handling, letters, outstanding, rescue, rows};
 use crate::model::{
     AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Outstanding, Place, Queue,
     Receipt, Returned, SchedulePlace, Tick, Timestamp, Trigger, TriggerName, chain_of,
@@ -77,6 +77,16 @@ impl Outbox for PostgresStore {
 
     async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError> {
         handling::release(&self.pool, receipt, now).await
+    }
+
+    async fn rescue(
+        &self,
+        queue: &Queue,
+        beyond: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        rescue::rescue(&self.pool, queue, beyond, now, limit).await
     }
 
     async fn outstanding(

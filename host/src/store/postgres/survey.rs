@@ -2,7 +2,7 @@
 
 use super::{PostgresStore, classify::store_error, sql};
 use crate::model::{AppId, Timestamp};
-use crate::store::survey::{AppSurvey, LETTERS_COUNTED_MAX, StoreSize, Survey};
+use crate::store::survey::{AppSurvey, LETTERS_COUNTED_MAX, StoreClock, StoreSize, Survey};
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
 use sqlx::{Error, Row};
@@ -39,5 +39,12 @@ impl Survey for PostgresStore {
             database: Some(bytes.map_err(store_error)?.unsigned_abs()),
             log: None,
         })
+    }
+
+    async fn clock(&self) -> Result<StoreClock, StoreError> {
+        let rows = self.pool.read(|| sqlx::query(sql::server::CLOCK)).await?;
+        let row = rows.first().ok_or(Error::RowNotFound);
+        let ms = row.and_then(|row| row.try_get(0)).map_err(store_error)?;
+        Ok(StoreClock::Database(Timestamp(ms)))
     }
 }

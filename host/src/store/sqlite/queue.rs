@@ -58,6 +58,26 @@ impl Outbox for SqliteStore {
         self.writer.run(work, run).await
     }
 
+    async fn rescue(
+        &self,
+        queue: &Queue,
+        beyond: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        // Asked by readers first, so that the writer is left alone as a rule.
+        let needed = |conn: &_| outbox::needs_rescue(conn, queue, beyond);
+        if !self.readers.of_app(queue.app, || false, needed)? {
+            return Ok(0);
+        }
+        let work = Work::of(queue.app).that_frees();
+        let queue = queue.clone();
+        let run = move |transaction: &mut Transaction<'_>| {
+            outbox::rescue(transaction, &queue, beyond, now, limit)
+        };
+        self.writer.run(work, run).await
+    }
+
     async fn outstanding(
         &self,
         app: AppId,

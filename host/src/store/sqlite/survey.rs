@@ -4,7 +4,9 @@ use super::registry;
 use super::{SqliteStore, error};
 use crate::model::{AppId, Timestamp};
 use crate::store::StoreError;
-use crate::store::survey::{AppSurvey, LETTERS_COUNTED_MAX, LogSize, StoreSize, Survey};
+use crate::store::survey::{
+    AppSurvey, LETTERS_COUNTED_MAX, LogSize, StoreClock, StoreSize, Survey,
+};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -69,6 +71,15 @@ impl Survey for SqliteStore {
             })
         };
         self.places.run(None, look).await
+    }
+
+    async fn clock(&self) -> Result<StoreClock, StoreError> {
+        let seen = |connection: &Connection| {
+            connection
+                .prepare_cached("SELECT at FROM health WHERE id = 1")?
+                .query_row([], |row| row.get(0))
+        };
+        Ok(StoreClock::Seen(Timestamp(self.readers.with(seen)?)))
     }
 }
 

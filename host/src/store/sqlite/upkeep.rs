@@ -81,6 +81,14 @@ impl Upkeep for SqliteStore {
         };
         self.writer.run(Work::of(app).that_frees(), reap).await
     }
+
+    async fn note_time(&self, now: Timestamp) -> Result<(), StoreError> {
+        let note = move |transaction: &mut Transaction<'_>| {
+            let update = "UPDATE health SET at = ?1 WHERE id = 1";
+            grave::execute(transaction.connection, update, [now.0])
+        };
+        self.writer.run(Work::NONE, note).await.map(drop)
+    }
 }
 
 fn has_audit_before(connection: &Connection, before: [u8; 16]) -> rusqlite::Result<bool> {

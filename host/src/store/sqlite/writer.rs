@@ -183,11 +183,11 @@ impl Writer {
             let now = Timestamp::now().0;
             let bytes = PROBE_BYTES.max(*transaction.unproved);
             // SQLite does not write what has not changed, so the bytes change.
-            let filler = vec![now.to_le_bytes()[0]; bytes];
+            let filler: Vec<u8> = now.to_le_bytes().into_iter().cycle().take(bytes).collect();
             let update = transaction
                 .connection
-                .prepare_cached("UPDATE health SET at = ?1, filler = ?2 WHERE id = 1")
-                .and_then(|mut statement| statement.execute((now, filler)));
+                .prepare_cached("UPDATE health SET filler = ?1 WHERE id = 1")
+                .and_then(|mut statement| statement.execute([filler]));
             update.map_err(error::store)?;
             transaction.proved = bytes;
             Ok(())

@@ -281,6 +281,26 @@ statements! {
          WHERE t.app_id = $1 AND t.name = $2) AS p ON p.name = c.trigger_name \
          ORDER BY (SELECT f.due_at FROM first AS f WHERE f.seq = c.seq), c.seq"
     );
+    /// App, trigger, beyond, now, any identity, how many at most: makes those due that
+    /// are so after `beyond`.
+    RESCUE_DUE = concat!(
+        "WITH late AS MATERIALIZED (SELECT d.chain, d.seq FROM deliveries AS d \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at > $3 \
+         ORDER BY d.due_at, d.seq LIMIT $6 FOR UPDATE SKIP LOCKED) ",
+        change_deliveries!("late"), "due_at = $4 RETURNING d.seq"
+    );
+    /// App, trigger, beyond, now, any identity, how many to look at: ends leases that end
+    /// after `beyond`.
+    RESCUE_LEASED = concat!(
+        "WITH looked AS MATERIALIZED (SELECT d.chain, d.seq, d.leased_until FROM deliveries AS d \
+         WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at IS NOT NULL \
+         ORDER BY d.due_at, d.seq LIMIT $6), \
+         late AS MATERIALIZED (SELECT k.chain, k.seq FROM looked AS k, \
+         LATERAL (SELECT d.seq FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = $2 \
+         AND d.chain = k.chain AND d.seq = k.seq AND d.leased_until > $3 \
+         FOR UPDATE SKIP LOCKED) AS still WHERE k.leased_until > $3) ",
+        change_deliveries!("late"), "leased_until = $4 RETURNING d.seq"
+    );
     /// The delivery, its lease: its size, and the series of failures in which it
     /// counts. Holds it, if the lease still holds.
     HOLD_DELIVERY = concat!(

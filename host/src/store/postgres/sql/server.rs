@@ -42,6 +42,8 @@ statements! {
         AND s.pid <> pg_backend_pid()) \
         FROM pg_roles AS r, pg_database AS b \
         WHERE r.rolname = current_user AND b.datname = current_database()";
+    /// The server's clock, in ms since 1970.
+    CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
     /// Keys are compared as UTF-8, and only a database in UTF-8 holds them all.
     ENCODING = "SHOW server_encoding";
 }

@@ -60,6 +60,10 @@ statements! {
     /// claim.
     RELEASE_PROBE = "UPDATE triggers AS t SET probe_at = $4, probe = NULL \
         WHERE t.app_id = $1 AND t.name = $2 AND t.probe = $3";
+    /// App, trigger, beyond, now: lets a probe through that would wait until after
+    /// `beyond`.
+    RESCUE_PROBE = "UPDATE triggers AS t SET probe_at = $4 WHERE t.app_id = $1 AND t.name = $2 \
+        AND t.paused = 'failures' AND t.probe_at > $3";
     /// An app that is deleted: nobody claims what is paused.
     PAUSE_ALL = "UPDATE triggers AS t SET paused = 'operator' WHERE t.app_id = $1";
     /// App, names: removes what the plugin declares no more.

@@ -5,6 +5,7 @@ mod fire;
 mod letters;
 mod outstanding;
 mod queue;
+mod rescue;
 mod row;
 mod schedules;
 mod standing;
@@ -16,5 +17,6 @@ pub(super) use outstanding::{
     count as count_deliveries, discard as discard_deliveries, outstanding,
 };
 pub(super) use queue::{acknowledge, claim, due, fail, release, renew};
+pub(super) use rescue::{needs_rescue, rescue};
 pub(super) use schedules::{schedules, tick};
 pub(super) use triggers::{declare, delete, pause, set, triggers};
