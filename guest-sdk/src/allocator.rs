@@ -16,7 +16,7 @@ use talc::source::Source;
 use talc::wasm::WasmBinning;
 
 /// Bytes of the arena. It is zeros, so it adds nothing to the module's file.
-const ARENA_BYTES: usize = 512 * 1024;
+const ARENA_BYTES: usize = 128 * 1024;
 /// A page of WebAssembly.
 const PAGE_BYTES: usize = 64 * 1024;
 /// What the allocator may need beside the bytes that are asked for: headers of the
