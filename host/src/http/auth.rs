@@ -59,7 +59,7 @@ pub(super) async fn sender(
 pub(super) fn token_required() -> Problem {
     Problem::new(
         Kind::TokenRequired,
-        "send one as `Authorization: Bearer kvasm_...`",
+        "this needs a token; send one as `Authorization: Bearer kvasm_...`",
     )
 }
 

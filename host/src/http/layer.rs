@@ -10,7 +10,7 @@ use super::stream::Peer;
 use super::target;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{ALLOW, CONTENT_LENGTH, HOST};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
@@ -158,6 +158,7 @@ fn form(request: &Request, route: &str) -> Result<(), Problem> {
     too_long(request).map_or(Ok(()), Err)?;
     too_large(request.headers()).map_or(Ok(()), Err)?;
     host(request)?;
+    coding(request.headers())?;
     target::check(request.uri(), route, request.method().as_str())
 }
 
@@ -186,6 +187,21 @@ fn host(request: &Request) -> Result<(), Problem> {
     }
 }
 
+/// Bodies come as they are, or in chunks. The reader of bodies takes off the last coding
+/// of a list, so that a plugin would get what is still in the others and cannot know it.
+fn coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_known = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if is_known(coding) => Ok(()),
+        _ => Err(Problem::new(
+            Kind::InvalidArgument,
+            "the body has another transfer coding than chunked; send it without",
+        )),
+    }
+}
+
 fn too_long(request: &Request) -> Option<Problem> {
     let target = request.uri().path_and_query()?.as_str();
     (target.len() > URI_BYTES_MAX).then(|| {
@@ -209,13 +225,16 @@ fn too_large(headers: &HeaderMap) -> Option<Problem> {
 }
 
 pub(super) async fn not_found() -> Problem {
-    Problem::new(Kind::RouteNotFound, "GET /v1/openapi.json lists the routes")
+    Problem::new(
+        Kind::RouteNotFound,
+        "there is no such route; GET /v1/openapi.json lists the routes",
+    )
 }
 
 pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(
         Kind::MethodNotAllowed,
-        "GET /v1/openapi.json lists the routes and their methods",
+        "the route does not take this method; GET /v1/openapi.json lists the routes and their methods",
     )
 }
 

@@ -299,6 +299,8 @@ impl From<LoadError> for Problem {
             | LoadError::NoMemory
             | LoadError::Manifest(_)
             | LoadError::MissingFunction(_)
+            | LoadError::LongName { .. }
+            | LoadError::ManyNames { .. }
             | LoadError::TooMuch { .. }
             | LoadError::InstanceTooLarge
             | LoadError::CompilerMemory(_)

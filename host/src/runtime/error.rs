@@ -22,7 +22,7 @@ pub enum Blame {
     Host,
 }
 
-/// The runtime could not be built: the operator's or the embedder's to mend.
+/// The runtime could not be built: the operator's or the embedder's to fix.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
     /// The engine or its clock did not start.
@@ -68,6 +68,27 @@ pub enum LoadError {
         "the module declares the function {0:?} but exports no function () -> i32 of that name"
     )]
     MissingFunction(String),
+    /// A function has too long a name.
+    #[error("the name of the function {start:?} is {len} bytes; the limit is {limit} bytes")]
+    LongName {
+        /// How the name begins.
+        start: String,
+        /// The name's bytes.
+        len: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
+    /// Its functions have too many names, or too long ones.
+    #[error(
+        "the names of the module's functions are {len} bytes together; the limit is {limit} \
+         bytes; export fewer functions () -> i32, or declare those that are to be called"
+    )]
+    ManyNames {
+        /// The bytes of all names.
+        len: usize,
+        /// The most that is allowed.
+        limit: usize,
+    },
     /// It declares more than an instance may have.
     #[error("the module declares {what}; the limit is {limit} ({key})")]
     TooMuch {
@@ -120,6 +141,8 @@ impl LoadError {
             | LoadError::NoMemory
             | LoadError::Manifest(_)
             | LoadError::MissingFunction(_)
+            | LoadError::LongName { .. }
+            | LoadError::ManyNames { .. }
             | LoadError::TooMuch { .. }
             | LoadError::InstanceTooLarge
             | LoadError::TooSlow(_)
@@ -373,7 +396,7 @@ pub struct CallFailure {
     pub request_id: Uuid,
     /// What the guest logged.
     pub log: GuestLog,
-    /// What runs logged before this one that were thrown away.
+    /// What discarded runs logged before this one.
     pub discarded: Vec<GuestLog>,
 }
 

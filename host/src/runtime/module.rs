@@ -4,7 +4,7 @@ use super::error::LoadError;
 use super::invocation::Invocation;
 use super::manifest::{self, Declaration};
 use crate::abi::printable;
-use crate::model::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX};
+use crate::model::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX, shown_start};
 use std::collections::BTreeMap;
 use wasmtime::{
     ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
@@ -12,6 +12,11 @@ use wasmtime::{
 
 /// What a module takes beside its image: types, names, resolved imports.
 const OVERHEAD_BYTES: usize = 64 * 1024;
+/// The longest name of a function, in bytes: each line that it logs has it.
+const NAME_BYTES_MAX: usize = 256;
+/// The most bytes of the names of a module's functions together: each list of versions
+/// has them.
+const NAMES_BYTES_MAX: usize = 64 * 1024;
 
 /// How a function is called.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,6 +137,7 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<Offer, LoadError> {
             .exports()
             .filter_map(|export| function(module, export.name()));
         offer.functions = all.collect();
+        check_names(&offer)?;
         return Ok(offer);
     };
     let refuse = |why: String| LoadError::Manifest(printable(&why));
@@ -168,7 +174,32 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<Offer, LoadError> {
         let why = format!("it declares {found} triggers; the limit is {TRIGGERS_MAX}");
         return Err(refuse(why));
     }
+    check_names(&offer)?;
     Ok(offer)
+}
+
+/// Refuses names that are too long, one or all together.
+fn check_names(offer: &Offer) -> Result<(), LoadError> {
+    let http = offer.http.as_ref().map(|(name, _)| name);
+    let named = offer.functions.keys().chain(offer.handlers.keys());
+    let mut all = 0;
+    for name in named.chain(http) {
+        all += name.len();
+        if name.len() > NAME_BYTES_MAX {
+            return Err(LoadError::LongName {
+                start: shown_start(name, 64),
+                len: name.len(),
+                limit: NAME_BYTES_MAX,
+            });
+        }
+    }
+    if all > NAMES_BYTES_MAX {
+        return Err(LoadError::ManyNames {
+            len: all,
+            limit: NAMES_BYTES_MAX,
+        });
+    }
+    Ok(())
 }
 
 fn function(module: &Module, name: &str) -> Option<(String, Function)> {

@@ -1,8 +1,9 @@
 //! Units of something scarce, shared among apps first and calls second.
 //!
 //! Those that wait are served in this order: the app that holds the least; of equals
-//! the one whose turn was longest ago; within an app the lowest rank, of equals
-//! the one that came first. An app with a thousand waiting calls is therefore
+//! the one whose turn ended longest ago, or that came first if it has had none since it
+//! last held or wanted anything; within an app the lowest rank, of equals the one
+//! that came first. An app with a thousand waiting calls is therefore
 //! ahead of an app with one at most once.
 
 use crate::model::AppId;
@@ -41,7 +42,7 @@ struct State {
 #[derive(Default)]
 struct Held {
     units: u32,
-    /// When it was served last.
+    /// When its last turn ended, or it came.
     turn: u64,
     waiting: BTreeMap<(u64, u64), Waiter>,
 }
@@ -85,16 +86,22 @@ impl Fair {
         rank: u64,
     ) -> impl Future<Output = Option<Place>> + use<> {
         let mut state = self.state.lock();
-        if let Some(held) = held {
-            state.take_back(held.app, held.units);
-            held.forget();
-        }
         state.clock += 1;
         let at = (rank, state.clock);
         let (sender, receiver) = oneshot::channel();
         state.reorder(app, |held| {
+            // One that comes is behind all that wait already: apps whose calls are short,
+            // and come again and again, must not pass one that waits.
+            if held.units == 0 && held.waiting.is_empty() {
+                held.turn = at.1;
+            }
             held.waiting.insert(at, Waiter { units, sender });
         });
+        // Only now, so that the app's entry stays, and with it when its turn ended.
+        if let Some(held) = held {
+            state.take_back(held.app, held.units);
+            held.forget();
+        }
         // It may come before those that wait for more than there is.
         self.serve(&mut state);
         drop(state);
@@ -176,18 +183,18 @@ impl State {
     }
 
     fn give(&mut self, app: AppId, units: u32) {
-        self.clock += 1;
-        let turn = self.clock;
         self.free = self.free.saturating_sub(units);
-        self.reorder(app, |held| {
-            held.units += units;
-            held.turn = turn;
-        });
+        self.reorder(app, |held| held.units += units);
     }
 
     fn take_back(&mut self, app: AppId, units: u32) {
+        self.clock += 1;
+        let turn = self.clock;
         self.free += units;
-        self.reorder(app, |held| held.units = held.units.saturating_sub(units));
+        self.reorder(app, |held| {
+            held.units = held.units.saturating_sub(units);
+            held.turn = turn;
+        });
     }
 }
 
@@ -308,6 +315,39 @@ mod tests {
         let mut later = pin!(fair.line_up(held, mine, 1, 5));
         assert!(poll(later.as_mut()).is_none());
         assert!(poll(older.as_mut()).is_some());
+    }
+
+    #[test]
+    fn a_call_that_goes_on_does_not_pass_another_app() {
+        let (first, second) = (app(), app());
+        for (endless, other) in [(first, second), (second, first)] {
+            let fair = Fair::new(1, Share::All);
+            let held = poll(pin!(fair.take(endless, 1, 0)).as_mut()).flatten();
+            let mut waits = pin!(fair.take(other, 1, 1));
+            assert!(poll(waits.as_mut()).is_none());
+            let mut again = pin!(fair.line_up(held, endless, 1, 0));
+            assert!(poll(again.as_mut()).is_none());
+            assert!(poll(waits.as_mut()).flatten().is_some());
+        }
+    }
+
+    #[test]
+    fn short_calls_do_not_pass_one_that_waits() {
+        let (first, second, third) = (app(), app(), app());
+        for (long, short, others) in [(first, second, third), (third, second, first)] {
+            let fair = Fair::new(1, Share::All);
+            let held = poll(pin!(fair.take(long, 1, 0)).as_mut()).flatten();
+            let mut next = pin!(fair.take(short, 1, 1));
+            assert!(poll(next.as_mut()).is_none());
+            let mut waits = pin!(fair.line_up(held, long, 1, 0));
+            let held = poll(next.as_mut()).flatten();
+            assert!(poll(waits.as_mut()).is_none());
+            let mut comes = pin!(fair.take(others, 1, 2));
+            assert!(poll(comes.as_mut()).is_none());
+            drop(held);
+            assert!(poll(comes.as_mut()).is_none());
+            assert!(poll(waits.as_mut()).flatten().is_some());
+        }
     }
 
     #[test]

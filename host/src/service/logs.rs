@@ -19,7 +19,7 @@ const LINE_BYTES_MAX: usize = 16 * 1024;
 pub const FOLLOWERS_OF_APP_MAX: usize = 16;
 /// The most that follow logs at once.
 const FOLLOWERS_MAX: usize = 512;
-/// What a line takes beside its text.
+/// What a line takes beside its text and the name of its function.
 const LINE_OVERHEAD: usize = 128;
 
 /// Who has written a line.
@@ -57,13 +57,13 @@ pub struct LogRecord {
     pub request_id: Uuid,
     /// Its text, without control characters.
     pub message: String,
-    /// Whether the run that wrote it was thrown away, and run again.
+    /// Whether the run that wrote it was discarded, and run again.
     pub discarded: bool,
 }
 
 impl LogRecord {
     fn bytes(&self) -> usize {
-        self.message.len() + LINE_OVERHEAD
+        self.message.len() + self.function.len() + LINE_OVERHEAD
     }
 }
 
@@ -383,6 +383,22 @@ mod tests {
         let lines = logs.read(app, 0, 10);
         let lengths: Vec<_> = lines.iter().map(|line| line.message.len()).collect();
         assert_eq!(lengths, [5, LINE_BYTES_MAX + 3, 4]);
+    }
+
+    #[test]
+    fn the_names_of_functions_count() {
+        let (logs, app) = (Logs::default(), AppId::generate());
+        for _ in 0..100 {
+            let function = "f".repeat(APP_BYTES_MAX / 4).into();
+            logs.push(
+                app,
+                [LogRecord {
+                    function,
+                    ..line("short")
+                }],
+            );
+        }
+        assert_eq!(logs.read(app, 0, 100).len(), 3);
     }
 
     #[test]

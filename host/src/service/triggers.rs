@@ -132,13 +132,16 @@ pub enum Fate {
     /// If there are some, the trigger is not deleted.
     #[default]
     Refuse,
-    /// They go on: the function that they name is called.
+    /// They are kept: the function that they name is called.
     Keep,
     /// They are discarded.
     Discard,
 }
 
 impl Fate {
+    /// Every fate.
+    pub const ALL: [Fate; 3] = [Fate::Refuse, Fate::Keep, Fate::Discard];
+
     /// The fate in one word.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -153,8 +156,10 @@ impl std::str::FromStr for Fate {
     type Err = ();
 
     fn from_str(word: &str) -> Result<Fate, ()> {
-        let mut all = [Fate::Refuse, Fate::Keep, Fate::Discard].into_iter();
-        all.find(|fate| fate.as_str() == word).ok_or(())
+        Fate::ALL
+            .into_iter()
+            .find(|fate| fate.as_str() == word)
+            .ok_or(())
     }
 }
 

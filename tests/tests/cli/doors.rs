@@ -17,6 +17,14 @@ fn fails(ended: &Ended, code: i32, words: &str) {
 }
 
 #[test]
+fn a_refusal_of_a_server_says_what_is_wrong() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    let ended = home.run(&["--server", &server.url(), "app", "list"]);
+    fails(&ended, 2, "this needs a token");
+}
+
+#[test]
 fn local_mistakes_are_not_a_server_that_is_not_there() {
     let home = Home::new();
     let server = home.start(&[]);

@@ -11,6 +11,5 @@ mod orders;
 mod retry;
 mod serial;
 mod stage;
-mod states;
 mod transactions;
 mod upkeep;

@@ -1,7 +1,7 @@
 //! Modules that cannot be plugins, and how they are refused; the cache on disk.
 
 use kvasm::{Blame, Call, CallError, LoadError};
-use kvasm_tests::guests::{Bench, module, module_with};
+use kvasm_tests::guests::{Bench, manifest, module, module_with};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +64,46 @@ async fn a_module_needs_a_memory_of_its_own() {
         let error = load_error(wat(text)).await;
         assert!(matches!(error, LoadError::NoMemory), "{error}");
     }
+}
+
+/// A module that exports a function under each of these names.
+fn exporting(names: impl IntoIterator<Item = String>, section: &str) -> Vec<u8> {
+    let exports: String = names
+        .into_iter()
+        .map(|name| format!("(export \"{name}\" (func $f))"))
+        .collect();
+    wat(&format!(
+        "(module {section} (memory (export \"memory\") 1)
+         (func $f (result i32) (i32.const 0)) {exports})"
+    ))
+}
+
+/// Each line of the log has the name of its function, and each list of versions has all.
+#[tokio::test]
+async fn names_of_functions_are_bounded() {
+    let longest = "f".repeat(256);
+    let bench = Bench::new().await;
+    bench.load(exporting([longest.clone()], "")).await;
+
+    let long = format!("{longest}f");
+    for kind in ["function", "http", "on_change"] {
+        let section = manifest(&[&format!(r#"{{"kind":"{kind}","name":"{long}"}}"#)]);
+        let error = load_error(exporting([long.clone()], &section)).await;
+        assert!(
+            matches!(error, LoadError::LongName { len: 257, .. }),
+            "{error}"
+        );
+    }
+    let error = load_error(exporting([long], "")).await;
+    assert!(matches!(error, LoadError::LongName { .. }), "{error}");
+
+    let many = |count| (0..count).map(|at: usize| format!("{at:0256}"));
+    bench.load(exporting(many(256), "")).await;
+    let error = load_error(exporting(many(257), "")).await;
+    assert!(
+        error.to_string().contains("65792 bytes together"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

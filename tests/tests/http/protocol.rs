@@ -210,6 +210,30 @@ async fn a_request_has_exactly_one_host() {
 }
 
 #[tokio::test]
+async fn a_body_in_another_transfer_coding_is_refused() {
+    let server = Server::start().await;
+    server.deployed("shop", with_status(200)).await;
+    for (coding, status) in [
+        ("chunked", 200),
+        ("Chunked", 200),
+        ("gzip, chunked", 400),
+        ("chunked, chunked", 400),
+        ("gzip\r\nTransfer-Encoding: chunked", 400),
+        ("chunked\r\nTransfer-Encoding: chunked", 400),
+    ] {
+        let request = format!(
+            "POST /a/shop/ HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: {coding}\r\n\r\n\
+             5\r\nhello\r\n0\r\n\r\n"
+        );
+        let answer = server.raw(request.as_bytes()).await;
+        assert_eq!(answer.status, status, "{coding}");
+        if status == 400 {
+            answer.refused(400, "invalid-argument");
+        }
+    }
+}
+
+#[tokio::test]
 async fn head_is_answered_wherever_get_is() {
     let server = Server::start().await;
     let app = server.deployed("shop", with_status(200)).await;
