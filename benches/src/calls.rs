@@ -72,8 +72,12 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let bench = Bench::new(|builder| builder).await?;
         let wasm = wat::parse_str(EMPTY)?;
         let plugin = bench.host.load(&bench.app, wasm.clone()).await?;
-        let engine =
-            Engine::new(&engine_config(&kvasm::model::Limits::default(), 256)).map_err(boxed)?;
+        let engine = Engine::new(&engine_config(
+            &kvasm::model::Limits::default(),
+            256,
+            4 << 30,
+        ))
+        .map_err(boxed)?;
         let pre = Module::from_binary(&engine, &wasm)
             .and_then(|module| Linker::new(&engine).instantiate_pre(&module))
             .map_err(boxed)?;

@@ -132,6 +132,7 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("memory", memory::measure),
     ("schema", schema::measure),
     ("http", http::measure),
+    ("guest", http::guests::measure),
     ("flood", http::flood),
     ("apps", apps::measure),
     ("pressure", pressure::measure),

@@ -40,6 +40,12 @@
 
 extern crate self as kvasm_guest;
 
+#[cfg(all(
+    feature = "allocator",
+    target_arch = "wasm32",
+    not(target_feature = "atomics")
+))]
+mod allocator;
 mod context;
 pub mod dead_letters;
 mod error;

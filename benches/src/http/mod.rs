@@ -3,6 +3,7 @@
 //!
 //! Each server is a process of its own; the load comes from this one.
 
+pub mod guests;
 mod load;
 mod servers;
 

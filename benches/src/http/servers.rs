@@ -1,5 +1,6 @@
 //! The servers that are measured, each as a process of its own.
 
+use super::guests;
 use crate::{Bench, target};
 use anyhow::{Context, Result, bail};
 use axum::extract::State;
@@ -57,7 +58,7 @@ impl Drop for Child {
 }
 
 impl Child {
-    /// Kvasm, with the apps `bench` and `quiet` without limits, and `loud` with
+    /// Kvasm, with the apps `bench`, `quiet`, `sdk` and `wat` without limits, and `loud` with
     /// those that new apps of `kvasm serve` get.
     pub fn kvasm() -> Result<Child> {
         Child::own("kvasm")
@@ -76,6 +77,16 @@ impl Child {
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().parse().context("the server did not start")?;
         Ok(Child { process, address })
+    }
+
+    /// The CPU time that the process has taken so far, with that of the kernel.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        // After the name, which may have spaces, the 12th and 13th are ticks of 10 ms.
+        let (_, fields) = stat.rsplit_once(')').context("no stat")?;
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(ticks.iter().sum::<f64>() / 100.0)
     }
 
     /// `wasmtime serve` with a component that does the same, if there is a
@@ -163,6 +174,16 @@ async fn kvasm_server(bench: &Bench, listener: tokio::net::TcpListener) -> Resul
         host.deploy(&actor, &app, wat::parse_str(GUEST)?, true)
             .await?;
         fill(host, name).await?;
+    }
+    for name in guests::APPS {
+        let app = host.create_app(AppName::parse(name)?).await?;
+        let admin = host.admin();
+        admin.set_public(&actor, &app, true).await?;
+        let app = admin
+            .set_limits(&actor, &app, AppLimits::default().into(), None)
+            .await?;
+        host.deploy(&actor, &app, guests::plugin(name)?, true)
+            .await?;
     }
     println!("{}", listener.local_addr()?);
     let options = ServerOptions::default();

@@ -21,15 +21,19 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime::{
-    Config, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig,
+    Config, Enabled, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig,
     WasmBacktraceDetails,
 };
 
 /// Files of the cache folder that are read at once.
 const READERS: usize = 4;
-/// Memory of a slot that stays resident between invocations, so that a small
-/// guest costs few page faults.
-const KEEP_RESIDENT_BYTES: usize = 128 * 1024;
+/// The most memory of a slot that is reset by writing to it and stays resident between
+/// invocations: all that a small plugin of the SDK has, its stack of 1 MiB too. What is
+/// above is given back to the system, which costs page faults, and an interrupt for each
+/// core that runs this process: docs/decisions/0022-memory-of-an-instance.md.
+const KEEP_RESIDENT_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The same for a table.
+const TABLE_KEEP_RESIDENT_BYTES: usize = 128 * 1024;
 /// What the engine keeps for an instance beside its memories and tables: globals,
 /// imports, and references to functions.
 const INSTANCE_BYTES: usize = 1024 * 1024;
@@ -131,7 +135,7 @@ impl Runtime {
         extend: impl FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>,
     ) -> Result<Runtime, RuntimeError> {
         let config = match options.instances {
-            Some(instances) => engine_config(&limits, instances),
+            Some(instances) => engine_config(&limits, instances, options.memory),
             None => plain_config(),
         };
         let engine = Engine::new(&config).map_err(|e| RuntimeError::Engine(e.into()))?;
@@ -180,9 +184,9 @@ fn all_cores_but_one() -> u32 {
     u32::try_from(cores.saturating_sub(1)).map_or(u32::MAX, |places| places.max(1))
 }
 
-/// The settings of the engine of a host, so that bare wasmtime can be measured
-/// with the same.
-pub fn engine_config(limits: &Limits, instances: u32) -> Config {
+/// The settings of the engine of a host whose instances have so many bytes of memory
+/// together, so that bare wasmtime can be measured with the same.
+pub fn engine_config(limits: &Limits, instances: u32, memory: u64) -> Config {
     let tables = instances.saturating_mul(limits.tables);
     let memories = instances.saturating_mul(limits.memories);
     let functions = usize::try_from(limits.table_elements).unwrap_or(usize::MAX);
@@ -199,11 +203,23 @@ pub fn engine_config(limits: &Limits, instances: u32) -> Config {
             INSTANCE_BYTES.saturating_add(functions.saturating_mul(FUNCTION_BYTES)),
         )
         .max_memory_size(limits.memory_bytes)
-        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
-        .table_keep_resident(KEEP_RESIDENT_BYTES);
+        .linear_memory_keep_resident(keep_resident_bytes(memory, memories))
+        // Not safe in wasmtime 48: it passes over pages that are swapped out or are being
+        // moved, and what they hold is seen by the slot's next instance.
+        .pagemap_scan(Enabled::No)
+        .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES);
     let mut config = plain_config();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
+}
+
+/// What each of so many slots may keep, so that all of them keep no more than what
+/// running instances may have.
+fn keep_resident_bytes(memory: u64, slots: u32) -> usize {
+    let share = memory / u64::from(slots.max(1));
+    usize::try_from(share).map_or(KEEP_RESIDENT_BYTES_MAX, |share| {
+        share.min(KEEP_RESIDENT_BYTES_MAX)
+    })
 }
 
 /// The settings of an engine that compiles, in a process of its own, one module on
@@ -242,4 +258,23 @@ fn start_clock(engine: &Engine) -> Result<(), RuntimeError> {
         })
         .map(drop)
         .map_err(|e| RuntimeError::Engine(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_slots_keep_is_at_most_the_memory_of_running_instances() {
+        let limits = Limits::default();
+        let slots = INSTANCES * limits.memories;
+        let default = EngineOptions::default().memory;
+        assert_eq!(keep_resident_bytes(default, slots), KEEP_RESIDENT_BYTES_MAX);
+        for (memory, slots) in [(64 << 20, slots), (1 << 40, slots), (1 << 30, 1), (0, 7)] {
+            let kept = keep_resident_bytes(memory, slots);
+            assert!(kept as u64 * u64::from(slots) <= memory);
+            assert!(kept <= KEEP_RESIDENT_BYTES_MAX);
+        }
+        assert_eq!(keep_resident_bytes(1 << 30, 0), KEEP_RESIDENT_BYTES_MAX);
+    }
 }

@@ -225,7 +225,7 @@ mod tests {
     /// What a process without a pool compiles is what the host runs.
     #[test]
     fn the_pool_does_not_change_the_code() {
-        let pooled = engine::engine_config(&Limits::default(), 2);
+        let pooled = engine::engine_config(&Limits::default(), 2, 1 << 30);
         let pooled = Engine::new(&pooled).unwrap();
         let bare = Engine::new(&engine::compiler_config()).unwrap();
         assert_eq!(fingerprint(&pooled), fingerprint(&bare));

@@ -10,6 +10,7 @@ mod examples;
 mod gate;
 mod io;
 mod many;
+mod memory;
 mod modules;
 mod packed;
 mod pointers;

@@ -1,0 +1,115 @@
+//! Calls over HTTP of a plugin of the SDK, beside a bare one in the text format that
+//! does the same.
+
+use super::load::Load;
+use super::servers::Child;
+use crate::Effort;
+use crate::events::manifest;
+use crate::report::{Row, median};
+use anyhow::Result;
+use kvasm_tests::guests;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// The apps of the two plugins.
+pub const APPS: [&str; 2] = ["sdk", "wat"];
+/// What both can do.
+const FUNCTIONS: [&str; 4] = ["noop", "get", "set", "transfer"];
+const CONNECTIONS: usize = 16;
+
+/// `noop`; `get` of a number, which it returns; `set` of one of 20,000; `transfer`, a
+/// transaction of two gets and two sets.
+const BARE: &str = r#"
+  (import "kvasm_v1" "kv_get" (func $get (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
+  (import "kvasm_v1" "kv_set" (func $set (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
+  (import "kvasm_v1" "output_write" (func $write (param i32 i32) (result i64)))
+  (import "kvasm_v1" "random_fill" (func $random (param i32 i32) (result i64)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "accounts")
+  (data (i32.const 16) "00000007")
+  (func $digits (param $n i32) (local $at i32)
+    (local.set $at (i32.const 23))
+    (loop $more
+      (i32.store8 (local.get $at)
+        (i32.add (i32.const 48) (i32.rem_u (local.get $n) (i32.const 10))))
+      (local.set $n (i32.div_u (local.get $n) (i32.const 10)))
+      (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+      (br_if $more (i32.gt_u (local.get $at) (i32.const 15)))))
+  (func $account (result i32)
+    (drop (call $random (i32.const 32) (i32.const 4)))
+    (i32.rem_u (i32.load (i32.const 32)) (i32.const 20000)))
+  (func $read (result i64)
+    (call $get (i32.const 0) (i32.const 8) (i32.const 16) (i32.const 8)
+      (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 4096)))
+  (func $put (result i32)
+    (i64.lt_s (call $set (i32.const 0) (i32.const 8) (i32.const 16) (i32.const 8)
+      (i32.const 16) (i32.const 1) (i32.const 0) (i32.const 0)) (i64.const 0)))
+  (func (export "noop") (result i32) (i32.const 0))
+  (func (export "get") (result i32) (local $len i64)
+    (local.set $len (call $read))
+    (if (i64.lt_s (local.get $len) (i64.const 0)) (then (return (i32.const 0))))
+    (drop (call $write (i32.const 1024) (i32.wrap_i64 (local.get $len))))
+    (i32.const 0))
+  (func (export "set") (result i32)
+    (call $digits (call $account))
+    (i32.store8 (i32.const 16) (i32.const 49))
+    (call $put))
+  (func (export "transfer") (result i32) (local $from i32)
+    (local.set $from (call $account))
+    (call $digits (local.get $from))
+    (i32.store8 (i32.const 16) (i32.const 49))
+    (drop (call $read))
+    (if (call $put) (then (return (i32.const 1))))
+    (call $digits (i32.add (local.get $from) (i32.const 1)))
+    (i32.store8 (i32.const 16) (i32.const 49))
+    (drop (call $read))
+    (call $put))"#;
+
+/// The plugin of an app.
+pub fn plugin(app: &str) -> Result<Vec<u8>> {
+    if app == "sdk" {
+        return Ok(guests::wasm("sdk"));
+    }
+    let functions = manifest(&[
+        r#"{"kind":"function","name":"noop"}"#,
+        r#"{"kind":"function","name":"get"}"#,
+        r#"{"kind":"function","name":"set"}"#,
+        r#"{"kind":"function","name":"transfer","transaction":true}"#,
+    ]);
+    Ok(wat::parse_str(format!("(module {BARE} {functions})"))?)
+}
+
+/// For each function the calls a second of both plugins, and the server's CPU time for
+/// each call, which other work on the machine changes least.
+pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
+    runtime.block_on(async {
+        let server = Child::kvasm()?;
+        let time = Duration::from_millis((1000 / effort.divisor as u64).max(100));
+        let mut rows = Vec::new();
+        for function in FUNCTIONS {
+            let mut rates = Vec::new();
+            let mut costs = [Vec::new(), Vec::new()];
+            for _ in 0..effort.rounds {
+                let mut pair = [0.0, 0.0];
+                for ((app, rate), costs) in APPS.iter().zip(&mut pair).zip(&mut costs) {
+                    let load =
+                        Load::post(server.address, &format!("/v1/apps/{app}/call/{function}"));
+                    let before = server.cpu_seconds()?;
+                    *rate = load.rate(CONNECTIONS, time).await?;
+                    let calls = *rate * time.as_secs_f64();
+                    costs.push((server.cpu_seconds()? - before) * 1e6 / calls);
+                }
+                let [sdk, bare] = pair;
+                rates.push((sdk, bare));
+            }
+            let name = format!("HTTP {function}, SDK guest beside a bare one, SQLite");
+            rows.push(Row::pair(&name, "calls/s", &rates, None));
+            let [sdk, bare] = &mut costs;
+            rows.push(Row {
+                baseline: Some(median(bare)),
+                ..Row::series("the server's CPU time for each", "us", sdk)
+            });
+        }
+        Ok(rows)
+    })
+}

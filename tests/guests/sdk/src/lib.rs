@@ -1,0 +1,88 @@
+//! What plugins of the SDK do, for tests and benchmarks.
+
+use kvasm_guest::{Error, Json, kv};
+use std::hint::black_box;
+
+/// Entries that `transfer` moves between.
+const ACCOUNTS: u64 = 20_000;
+
+/// Does nothing.
+#[kvasm_guest::function]
+fn noop() {}
+
+/// Returns the number under a key, which it makes.
+#[kvasm_guest::function]
+fn get() -> Result<Json<u64>, Error> {
+    let key = format!("{:08}", 7);
+    Ok(Json(kv::collection("numbers").get(&key)?.unwrap_or(0)))
+}
+
+/// Sets a number under a key of its own.
+#[kvasm_guest::function]
+fn set() -> Result<(), Error> {
+    let number = random(ACCOUNTS)?;
+    kv::collection("numbers").set(&format!("{number:08}"), &number)?;
+    Ok(())
+}
+
+/// Moves one from an account to another.
+#[kvasm_guest::function(transaction)]
+fn transfer() -> Result<(), Error> {
+    let accounts = kv::collection("accounts");
+    let from = random(ACCOUNTS)?;
+    let to = (from + 1) % ACCOUNTS;
+    for (account, by) in [(from, -1), (to, 1)] {
+        let key = format!("{account:08}");
+        let sum = accounts.get::<i64>(&key)?.unwrap_or(0);
+        accounts.set(&key, &(sum + by))?;
+    }
+    Ok(())
+}
+
+/// Allocates so many times as many bytes, keeps all of them to the end, and returns the
+/// pages of memory before and after.
+#[kvasm_guest::function]
+fn allocate(Json((count, bytes)): Json<(usize, usize)>) -> Result<Json<(usize, usize)>, String> {
+    let before = pages();
+    let mut kept = Vec::with_capacity(count);
+    for n in 0..count {
+        let mut block = Vec::new();
+        block
+            .try_reserve_exact(bytes)
+            .map_err(|_| format!("no memory for block {n}"))?;
+        block.resize(bytes, n as u8);
+        kept.push(block);
+    }
+    for (n, block) in black_box(&kept).iter().enumerate() {
+        if block.iter().any(|byte| *byte != n as u8) {
+            return Err(format!("block {n} was overwritten"));
+        }
+    }
+    Ok(Json((before, pages())))
+}
+
+/// As `allocate`, but each block is dropped before the next is made.
+#[kvasm_guest::function]
+fn churn(Json((count, bytes)): Json<(usize, usize)>) -> Json<(usize, usize)> {
+    let before = pages();
+    for n in 0..count {
+        black_box(vec![n as u8; bytes]);
+    }
+    Json((before, pages()))
+}
+
+fn random(below: u64) -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    kvasm_guest::random_fill(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes) % below)
+}
+
+#[cfg(target_arch = "wasm32")]
+fn pages() -> usize {
+    core::arch::wasm32::memory_size::<0>()
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn pages() -> usize {
+    0
+}
