@@ -1,0 +1,98 @@
+//! The copy of the workspace that has the mutants in it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::list::{Mutant, mutate};
+use crate::process::output;
+
+/// The variable that selects a mutant.
+pub const VARIABLE: &str = "KVASM_MUTANT";
+
+/// What the copy's library has more than the original.
+const SELECTOR: &str = r#"
+/// Selects a mutant.
+pub mod mutant {
+    /// Whether it is the one that is in force.
+    pub fn is(name: &str) -> bool {
+        static SELECTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+        let selected = SELECTED.get_or_init(|| std::env::var("KVASM_MUTANT").ok());
+        selected.as_deref() == Some(name)
+    }
+}
+"#;
+const LIBRARY: &str = "host/src/lib.rs";
+
+/// Makes `tree` a copy of the workspace in `root`, with these mutants. Files that are
+/// right already keep their times, so that little is built again.
+pub fn write(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
+    let mut of_file: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
+    for mutant in mutants {
+        of_file.entry(&mutant.file).or_default().push(mutant);
+    }
+    let mut kept = HashSet::new();
+    for file in files(root)? {
+        let from = root.join(&file);
+        // Listed by git, and deleted since.
+        let Ok(mut bytes) = fs::read(&from) else {
+            continue;
+        };
+        if let Some(mutants) = of_file.get(file.as_str()) {
+            let text = String::from_utf8(bytes).with_context(|| format!("{file} is not text"))?;
+            bytes = mutate(&text, mutants)?.into_bytes();
+        }
+        if file == LIBRARY {
+            bytes.extend_from_slice(SELECTOR.as_bytes());
+        }
+        let to = tree.join(&file);
+        put(&to, &bytes).with_context(|| format!("cannot write {}", to.display()))?;
+        kept.insert(to);
+    }
+    remove_others(tree, &kept).with_context(|| format!("cannot clear {}", tree.display()))
+}
+
+/// The files of the workspace as they are now, whether or not they are committed.
+fn files(root: &Path) -> Result<Vec<String>> {
+    let mut command = Command::new("git");
+    command
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
+        .current_dir(root)
+        .stdout(Stdio::piped());
+    let listed = output(&mut command).context("the copy is made of what git lists")?;
+    let files = listed.split('\0').filter(|file| !file.is_empty());
+    Ok(files.map(str::to_owned).collect())
+}
+
+fn put(to: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if fs::read(to).is_ok_and(|present| present == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(to, bytes)
+}
+
+/// Removes what earlier copies have left.
+fn remove_others(folder: &Path, kept: &HashSet<PathBuf>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            remove_others(&path, kept)?;
+        } else if !kept.contains(&path) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
