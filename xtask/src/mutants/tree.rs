@@ -25,6 +25,8 @@ pub mod mutant {
     }
 }
 "#;
+/// Before it: the choice stands in parentheses, whether or not it needs them.
+const NO_WARNINGS: &str = "#![allow(unused_parens, unused_braces)]\n";
 const LIBRARY: &str = "host/src/lib.rs";
 
 /// Makes `tree` a copy of the workspace in `root`, with these mutants. Files that are
@@ -46,7 +48,7 @@ pub fn write(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
             bytes = mutate(&text, mutants)?.into_bytes();
         }
         if file == LIBRARY {
-            bytes.extend_from_slice(SELECTOR.as_bytes());
+            bytes = [NO_WARNINGS.as_bytes(), &bytes, SELECTOR.as_bytes()].concat();
         }
         let to = tree.join(&file);
         put(&to, &bytes).with_context(|| format!("cannot write {}", to.display()))?;
