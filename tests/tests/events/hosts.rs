@@ -160,6 +160,7 @@ async fn a_commit_wakes_the_dispatcher_of_its_host() {
 /// behind it to the next claim.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_got_nothing_is_followed_by_another() {
+    const BEHIND: usize = 200;
     let [mut stage, other] = Stage::two_on_postgres().await;
     stage.deploy(counter()).await;
     stage.set("c", "k", "1").await;
@@ -176,11 +177,19 @@ async fn a_claim_that_got_nothing_is_followed_by_another() {
     };
     let held = other.host.store().claim(&claim).await.unwrap();
     assert_eq!(held.len(), 1);
-    for _ in 0..20 {
-        stage.set("c", "k", "1").await;
-    }
-    stage.set("c", "l", "1").await;
-    // The wake-up of these writes is taken away.
+    // More than a claim looks at.
+    let set = |key: &str| Op::Set {
+        collection: super::stage::collection("c"),
+        key: Key::parse(key).unwrap(),
+        value: Value::json("1", 10).unwrap(),
+        expires_at: None,
+    };
+    let batch = WriteBatch {
+        ops: [vec![set("k"); BEHIND], vec![set("l")]].concat(),
+        ..WriteBatch::new(claim.queue.app, Timestamp::now())
+    };
+    other.host.store().commit(batch).await.unwrap();
+    // The wake-up of the first write is taken away.
     stage.host.wakes().wait().await;
     stage.start_with(without_polls());
     until("what is behind is handled", async || {
@@ -188,7 +197,7 @@ async fn a_claim_that_got_nothing_is_followed_by_another() {
     })
     .await;
     let left = stage.outstanding().await;
-    assert_eq!(left.len(), 21);
+    assert_eq!(left.len(), 1 + BEHIND);
     assert_eq!(left.iter().filter(|delivery| delivery.leased).count(), 1);
     stage.stop().await;
 }

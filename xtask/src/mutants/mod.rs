@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
         let mut only = options.only.iter();
         options.only.is_empty() || only.any(|text| mutant.name.contains(text.as_str()))
     };
-    let mutants: Vec<Mutant> = all.into_iter().filter(is_meant).collect();
+    let mutants: Vec<&Mutant> = all.iter().filter(|mutant| is_meant(mutant)).collect();
     ensure!(!mutants.is_empty(), "no mutant has such a name");
     if options.list {
         for mutant in &mutants {
@@ -51,9 +51,10 @@ pub fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let (postgres, guests) = (postgres::find()?, guests::build()?);
-    step("copying the workspace, with all these mutants in it");
+    step("copying the workspace, with all mutants in it");
     let tree = workspace().join("target/mutants");
-    tree::write(&workspace(), &tree, &mutants)?;
+    // Whichever are tried, so that the next try has nothing to build.
+    tree::write(&workspace(), &tree, &all)?;
     step("building the tests of the copy");
     let programs = build(&tree, &mutants)?;
     let runs = Runs {
@@ -74,7 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
     report(&mutants, &fates, start)
 }
 
-fn build(tree: &std::path::Path, mutants: &[Mutant]) -> Result<Programs> {
+fn build(tree: &std::path::Path, mutants: &[&Mutant]) -> Result<Programs> {
     let mut command = cargo();
     // With the dependencies of the workspace, which are the same. Its own crates are
     // others, as they are in another folder.
@@ -101,7 +102,7 @@ fn build(tree: &std::path::Path, mutants: &[Mutant]) -> Result<Programs> {
     )
 }
 
-fn report(mutants: &[Mutant], fates: &[Fate], start: Instant) -> Result<()> {
+fn report(mutants: &[&Mutant], fates: &[Fate], start: Instant) -> Result<()> {
     let mut wrong = Vec::new();
     let (mut killed, mut excused) = (0, 0);
     for (mutant, fate) in mutants.iter().zip(fates) {

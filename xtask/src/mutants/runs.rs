@@ -64,7 +64,7 @@ impl Runs {
     ///
     /// # Errors
     /// A program cannot be run.
-    pub fn try_all(&self, mutants: &[Mutant], jobs: usize) -> Result<Vec<Fate>> {
+    pub fn try_all(&self, mutants: &[&Mutant], jobs: usize) -> Result<Vec<Fate>> {
         let waiting = Mutex::new(mutants.iter().enumerate());
         let next = || waiting.lock().ok()?.next();
         let work = || {
