@@ -62,6 +62,8 @@ def before_call(ctx, case, kwargs):
         return
     # Only the server makes cursors.
     query.pop("cursor", None)
+    if path.endswith("/deliveries"):
+        query.pop("after", None)
     # Times must be in order.
     query.pop("until", None)
     if not isinstance(body, dict):
@@ -74,6 +76,10 @@ def before_call(ctx, case, kwargs):
     if "/dead-letters/" in path:
         body.pop("until", None)
         narrows = ("ids", "trigger", "reason", "from")
+        body["all"] = all(body.get(name) is None for name in narrows)
+    if path.endswith("/deliveries/discard"):
+        body.pop("until", None)
+        narrows = ("events", "trigger", "from")
         body["all"] = all(body.get(name) is None for name in narrows)
     if "/triggers/" in path:
         body.pop("schedule", None)

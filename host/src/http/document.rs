@@ -2,7 +2,8 @@
 //! all of them: problems, and the shapes of names and numbers.
 
 use super::api::ProblemView;
-use crate::model::Scope;
+use crate::model::{Level, Scope};
+use crate::service::Fate;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
@@ -172,6 +173,19 @@ fn known(place: &str, name: &str) -> Option<Value> {
             let reasons = REASONS.map(Value::from);
             json!({ "enum": reasons.into_iter().chain([Value::Null]).collect::<Vec<_>>() })
         }
+        "?after /v1/apps/{app}/deliveries" => json!({ "minLength": 1 }),
+        "?deliveries /v1/apps/{app}/triggers/{name}" => {
+            json!({ "enum": Fate::ALL.map(Fate::as_str) })
+        }
+        "?request /v1/apps/{app}/logs" => json!({ "format": "uuid" }),
+        "?level /v1/apps/{app}/logs" => json!({ "enum": Level::ALL.map(Level::as_str) }),
+        "DeliveriesRequest.events" => json!({
+            "minItems": 1,
+            "maxItems": 1_000,
+            "items": { "type": "string", "format": "uuid" },
+        }),
+        "DeliveriesRequest.trigger" => text(1, 64, TRIGGER),
+        "DeliveriesRequest.limit" => number(1, 1_000),
         "TriggerPut.attempts_max" => number(1, 100),
         "TriggerPut.age_max_ms" => number(1_000, 30 * 24 * 60 * 60 * 1_000),
         "LettersRequest.limit" => number(1, 1_000),

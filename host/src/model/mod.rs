@@ -40,7 +40,7 @@ pub use error::{Invalid, Subject};
 pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
 pub use level::Level;
-pub use life::{DeliveryState, DeliveryStep};
+pub use life::DeliveryState;
 pub use limits::{Limits, Misfit};
 pub use list::{KeyRange, ListQuery, Page};
 pub(crate) use plugin::room_for_version;

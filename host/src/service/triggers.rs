@@ -139,6 +139,9 @@ pub enum Fate {
 }
 
 impl Fate {
+    /// Every fate.
+    pub const ALL: [Fate; 3] = [Fate::Refuse, Fate::Keep, Fate::Discard];
+
     /// The fate in one word.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -153,8 +156,10 @@ impl std::str::FromStr for Fate {
     type Err = ();
 
     fn from_str(word: &str) -> Result<Fate, ()> {
-        let mut all = [Fate::Refuse, Fate::Keep, Fate::Discard].into_iter();
-        all.find(|fate| fate.as_str() == word).ok_or(())
+        Fate::ALL
+            .into_iter()
+            .find(|fate| fate.as_str() == word)
+            .ok_or(())
     }
 }
 

@@ -82,7 +82,7 @@ pub enum StoreError {
     /// The database cannot be reached or is too busy; the call may be tried again.
     #[error("the store is unavailable")]
     Unavailable(#[source] BoxError),
-    /// The database answered with something else: a full disk, a damaged file, a bug.
+    /// The database answered with something else: a damaged file, a bug.
     #[error("the store failed")]
     Failed(#[source] BoxError),
 }

@@ -4,7 +4,7 @@ use super::Kit;
 use super::entries::ODD_KEYS;
 use super::kit::{Tenant, bytes, collection, json, key, keys_of, list, set};
 use super::rounds::Rounds;
-use kvasm::model::{KeyRange, ListQuery};
+use kvasm::model::{KEY_BYTES_MAX, KeyRange, ListQuery};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -36,6 +36,19 @@ pub async fn keys_come_in_bytewise_order(kit: Kit) {
     let page = app.page(&list("c")).await;
     assert_eq!(keys_of(&page), sorted);
     assert!(!page.more);
+}
+
+/// A list without an end reaches the greatest key that there can be, and a page after
+/// it is empty.
+pub async fn the_greatest_key_is_listed(kit: Kit) {
+    let app = kit.app().await;
+    let greatest = "\u{10ffff}".repeat(KEY_BYTES_MAX / 4);
+    fill(&app, &["a", &greatest]).await;
+    assert_eq!(keys_of(&app.page(&list("c")).await), ["a", &greatest]);
+    let from = range(None, Some(&greatest), None);
+    assert_eq!(keys_of(&app.page(&query(from)).await), [greatest.as_str()]);
+    let after = range(None, None, None).after(&key(&greatest), false);
+    assert_eq!(keys_of(&app.page(&query(after)).await), [""; 0]);
 }
 
 pub async fn prefixes(kit: Kit) {

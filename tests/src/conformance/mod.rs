@@ -37,6 +37,7 @@ pub mod rounds;
 pub mod scale;
 pub mod schedules;
 pub mod settings;
+pub mod states;
 pub mod surveys;
 pub mod sweeping;
 pub mod tokens;
@@ -149,6 +150,7 @@ macro_rules! conformance {
             }
             lists {
                 keys_come_in_bytewise_order,
+                the_greatest_key_is_listed,
                 prefixes,
                 ranges_and_their_bounds,
                 crossed_bounds_are_an_empty_page,
@@ -329,6 +331,9 @@ macro_rules! conformance {
                 an_app_takes_its_deliveries_along,
                 a_clock_that_steps_back_holds_up_nothing_new,
                 racing_writes_are_told_in_their_order,
+            }
+            states {
+                the_diagram_has_the_arrows_of_the_store,
             }
             pauses {
                 each_delivery_counts_once_in_a_row,

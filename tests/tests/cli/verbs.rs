@@ -78,6 +78,7 @@ fn rows() -> Vec<Row> {
         row("trigger resume shop hello"),
         row("trigger delete shop hello").prints("Deleted"),
         row("delivery list shop").prints("TRIGGER"),
+        row("delivery discard shop --all").ends_with(1),
         row("dead-letter list shop").prints("REASON"),
         row(&format!("dead-letter show shop {letter}")).ends_with(1),
         row("dead-letter replay shop --all").ends_with(1),

@@ -12,6 +12,5 @@ mod orders;
 mod retry;
 mod serial;
 mod stage;
-mod states;
 mod transactions;
 mod upkeep;

@@ -115,6 +115,7 @@ fn the_metrics_are_those_of_the_document() {
         "kvasm_host_calls_total",
         "kvasm_task_restarts_total",
         "kvasm_task_skips_total",
+        "kvasm_triggers_total",
         "kvasm_upkeep_total",
         "kvasm_store_seconds",
     ];

@@ -81,7 +81,8 @@ fn a_bad_configuration_is_named_by_its_source_and_key() {
     }
     let filter = ["--set", "log.filter=kvasm=loud"];
     refuses(&home, &filter, &[], 2, &["log.filter"]);
-    refuses(&home, &["--listen", "here"], &[], 2, &["--listen"]);
+    let at = ["the arguments", "listen is \"here\""];
+    refuses(&home, &["--listen", "here"], &[], 2, &at);
 }
 
 #[test]

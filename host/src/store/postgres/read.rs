@@ -302,12 +302,4 @@ mod tests {
         // Nothing lies between a key and that key with U+0001.
         assert!(Key::parse("a\0").is_err() && "a" < "a\u{1}");
     }
-
-    #[test]
-    fn the_ceiling_is_above_every_key() {
-        let highest = "\u{10ffff}".repeat(crate::model::KEY_BYTES_MAX / 4);
-        let ceiling = "\u{10ffff}".repeat(257);
-        assert!(Key::parse(highest.as_str()).is_ok() && highest < ceiling);
-        assert_eq!(u32::from('\u{10ffff}'), 1_114_111);
-    }
 }
