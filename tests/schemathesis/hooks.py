@@ -73,13 +73,9 @@ def before_call(ctx, case, kwargs):
         case.body = body = integers(body)
     if path.endswith("/tokens") and body.get("expires_at") is not None:
         body["expires_at"] = 4102444800000
-    if "/dead-letters/" in path:
+    if "/dead-letters/" in path or "/deliveries/" in path:
         body.pop("until", None)
-        narrows = ("ids", "trigger", "reason", "from")
-        body["all"] = all(body.get(name) is None for name in narrows)
-    if path.endswith("/deliveries/discard"):
-        body.pop("until", None)
-        narrows = ("events", "trigger", "from")
+        narrows = ("ids", "events", "trigger", "reason", "from")
         body["all"] = all(body.get(name) is None for name in narrows)
     if "/triggers/" in path:
         body.pop("schedule", None)

@@ -41,7 +41,7 @@ pub(super) enum Command {
     /// Send dead letters again, the oldest first
     #[command(after_help = REPLAY_HELP)]
     Replay(Choice),
-    /// Throw dead letters away, the oldest first; nothing brings them back
+    /// Permanently discard dead letters, the oldest first
     #[command(after_help = DISCARD_HELP)]
     Discard(Choice),
 }
@@ -65,7 +65,7 @@ pub(super) struct List {
     /// The most letters
     #[arg(long, default_value_t = 100)]
     limit: u32,
-    /// Go on where the page before ended
+    /// Resume from this cursor
     #[arg(long, value_name = "ID")]
     before: Option<Uuid>,
 }

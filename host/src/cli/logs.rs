@@ -5,10 +5,10 @@ use super::client::{Path, connect, stream};
 use super::dead_letter::when;
 use super::failure::{Failure, Outcome};
 use super::output;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use kvasm::http::Body;
 use kvasm::http::api::LogView;
-use kvasm::model::{AppName, Timestamp};
+use kvasm::model::{AppName, Level, Timestamp};
 use std::io::Write;
 use uuid::Uuid;
 
@@ -16,42 +16,27 @@ use uuid::Uuid;
 pub(super) struct Logs {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
-    /// Go on with new lines as they come
+    /// Print new lines as they come
     #[arg(long, short)]
     follow: bool,
-    /// The last so many lines
+    /// The number of lines to show
     #[arg(long, short = 'n', default_value_t = 100)]
     limit: u32,
     /// Of this request alone
     #[arg(long, value_name = "ID")]
     request: Option<Uuid>,
-    /// At least as severe as this
-    #[arg(long, value_enum)]
+    /// At least as severe as this: error, warn, info, debug or trace
+    #[arg(long, value_parser = level)]
     level: Option<Level>,
     /// Written at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = when)]
     since: Option<Timestamp>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-impl Level {
-    fn as_str(self) -> &'static str {
-        match self {
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Info => "info",
-            Level::Debug => "debug",
-            Level::Trace => "trace",
-        }
-    }
+fn level(word: &str) -> Result<Level, String> {
+    let words = || Level::ALL.map(Level::as_str).join(", ");
+    word.parse()
+        .map_err(|()| format!("a level is one of {}", words()))
 }
 
 pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure> {
@@ -106,13 +91,13 @@ fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
 fn shown(log: &LogView) -> String {
     let (at, level) = (output::time(log.at), &log.level);
     let source = if log.source == "host" { "[host] " } else { "" };
-    let thrown = if log.discarded { "[thrown away] " } else { "" };
+    let discarded = if log.discarded { "[discarded] " } else { "" };
     let text = format!(
-        "{at} {level:<5} {} {source}{thrown}{}",
+        "{at} {level:<5} {} {source}{discarded}{}",
         log.function, log.message
     );
     match log.source.as_str() {
-        "host" => output::clean_lines(&text).replace('\n', "\n    "),
+        "host" => output::clean_item(&text),
         _ => output::clean(&text),
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Serve {
     /// Any key of the configuration, such as --set limits.wall_time=2s
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     keys: Vec<(String, String)>,
-    /// Print the configuration that this call would have, and end
+    /// Print the effective configuration and exit
     #[arg(long)]
     print_config: bool,
 }
@@ -140,9 +140,15 @@ async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
 /// must not take them all.
 const OTHER_FILES: u64 = 128;
 
-/// The connections that there are files for.
-fn connections(wanted: usize, files: u64) -> usize {
-    let free = files.saturating_sub(OTHER_FILES).max(files / 2).max(1);
+/// The public connections that there are files for.
+fn connections(config: &Config, files: u64) -> usize {
+    let wanted = config.server.connections;
+    let of_admin = match config.admin_listen {
+        Some(_) => ADMIN_CONNECTIONS as u64,
+        None => 0,
+    };
+    let others = OTHER_FILES.saturating_add(of_admin);
+    let free = files.saturating_sub(others).max(files / 2).max(1);
     let free = usize::try_from(free).unwrap_or(usize::MAX);
     if free < wanted {
         tracing::warn!(
@@ -242,7 +248,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     ignore_hangups()?;
     // Each connection is a file; the system's default is often 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) => config.server.connections = connections(config.server.connections, files),
+        Ok(files) => config.server.connections = connections(&config, files),
         Err(error) => tracing::warn!(%error, "the number of open files could not be raised"),
     }
     let host = host(&config, metrics.clone()).await?;
@@ -392,5 +398,20 @@ impl Signals {
 
     async fn next(&mut self) {
         drop(tokio::signal::ctrl_c().await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_the_store_and_the_administration() {
+        let mut config = Config::default();
+        assert_eq!(connections(&config, 1_024), 1_024 - 128);
+        assert_eq!(connections(&config, u64::MAX), config.server.connections);
+        assert_eq!(connections(&config, 100), 50);
+        config.admin_listen = Some(Listen::default());
+        assert_eq!(connections(&config, 1_024), 1_024 - 128 - 256);
     }
 }

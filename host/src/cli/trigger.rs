@@ -154,7 +154,7 @@ async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<
         return Err(match failure.is_kind("trigger-has-deliveries") {
             true => Failure::user(format!(
                 "trigger {name} of {app} has outstanding deliveries and was not deleted: say \
-                 --deliveries keep, and they go on, or --deliveries discard; \
+                 --deliveries keep to let them be delivered, or --deliveries discard; \
                  `kvasm delivery list {app} --trigger {name}` shows them"
             )),
             false => named.absent(failure),
@@ -166,8 +166,8 @@ async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<
             None => format!("{deleted}."),
             Some(Fate::Discard) => format!("{deleted}, and its outstanding deliveries."),
             Some(Fate::Keep) => format!(
-                "{deleted}. What it has still to deliver goes on: \
-                 `kvasm delivery list {app} --trigger {name}` shows it."
+                "{deleted}. Its outstanding deliveries are kept: \
+                 `kvasm delivery list {app} --trigger {name}` shows them."
             ),
         }
     })

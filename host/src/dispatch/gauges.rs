@@ -29,6 +29,7 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Resu
             () = tokio::time::sleep(pause) => {}
         }
         let start = Instant::now();
+        pause = shared.options.sample;
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
@@ -41,11 +42,12 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Resu
                     }
                     shared.host.metrics().sampled(sample);
                     task.works();
+                    // Not after an error, such as a time-out: that was no work of the store.
+                    pause = pause.max(start.elapsed() * (SHARE - 1));
                 }
                 Err(error) => task.skips(&"a sample for the metrics", &chain(&error)),
             },
         }
-        pause = shared.options.sample.max(start.elapsed() * (SHARE - 1));
     }
 }
 
@@ -109,7 +111,9 @@ fn add(sample: &mut Sample, survey: &AppSurvey, now: Timestamp) {
     sample.pending += survey.usage.deliveries;
     sample.dead_letters += survey.dead_letters;
     sample.paused_triggers += survey.paused_triggers;
-    let overdue = survey.oldest_due.map_or(0, |due| now.0 - due.0);
+    let overdue = survey
+        .oldest_due
+        .map_or(0, |due| now.0.saturating_sub(due.0));
     let overdue = Duration::from_millis(u64::try_from(overdue).unwrap_or(0));
     sample.overdue = sample.overdue.max(overdue);
 }

@@ -6,8 +6,8 @@
 //! after another and round again, and takes a few deliveries of each, so that no
 //! app's backlog stands before another app's event.
 //!
-//! Claiming (`claims`), schedules (`cron`), samples (`gauges`), `upkeep` of the apps, `housekeeping` and the
-//! `reaper` of deleted apps are tasks of their own, which
+//! Claiming (`claims`), schedules (`cron`), samples (`gauges`), `upkeep` of the apps,
+//! `housekeeping` and the `reaper` of deleted apps are tasks of their own, which
 //! `supervisor` starts again after a failure. None of them waits for another, and in
 //! none does an error with one app end the work for the others: it is counted, logged
 //! at most every ten seconds, and skipped until the next round.

@@ -6,7 +6,7 @@ use crate::model::{App, Delivery, Level, Returned, Timestamp};
 use crate::service::{LogRecord, LogSource};
 use uuid::Uuid;
 
-/// Tells what the failure of a delivery did to its trigger. A pause is logged however
+/// Logs what the failure of a delivery did to its trigger. A pause is logged however
 /// much the app has logged: it happens once in ten failures at the most.
 pub(super) fn after_failure(
     shared: &Shared,
@@ -24,7 +24,7 @@ pub(super) fn after_failure(
             tracing::warn!(app = %app.name, %trigger, failures, probe_in_seconds = wait, "failures in a row have paused a trigger");
             let message = format!(
                 "trigger {trigger} is paused: {failures} deliveries in a row have failed; in {wait} s \
-                 one is tried, and the others go on if it succeeds"
+                 one is tried as a probe, and the trigger resumes if it succeeds"
             );
             log(shared, app, delivery, request_id, Level::Error, message);
         }
@@ -36,20 +36,19 @@ pub(super) fn after_failure(
             let wait = seconds(probe_at);
             tracing::info!(app = %app.name, %trigger, probe_in_seconds = wait, "a trigger stays paused: its probe has failed");
             let message = format!(
-                "trigger {trigger} stays paused: the delivery that was tried has failed; the next \
-                 one is tried in {wait} s"
+                "trigger {trigger} stays paused: the probe has failed; the next one is in {wait} s"
             );
             log(shared, app, delivery, request_id, Level::Warn, message);
         }
     }
 }
 
-/// Tells that the probe of a paused trigger has succeeded.
+/// Logs that the probe of a paused trigger has succeeded.
 pub(super) fn after_probe(shared: &Shared, app: &App, delivery: &Delivery) {
     let trigger = &delivery.place.trigger;
     shared.host.metrics().trigger(app.name.as_str(), "resumed");
-    tracing::info!(app = %app.name, %trigger, "a paused trigger goes on: its probe has succeeded");
-    let message = format!("trigger {trigger} goes on: the delivery that was tried has succeeded");
+    tracing::info!(app = %app.name, %trigger, "a paused trigger has resumed: its probe has succeeded");
+    let message = format!("trigger {trigger} has resumed: the probe has succeeded");
     log(shared, app, delivery, Uuid::now_v7(), Level::Info, message);
 }
 

@@ -1,6 +1,6 @@
 //! Whether and when a delivery is tried again.
 
-use crate::model::{DeadReason, Policy, Timestamp, Verdict};
+use crate::model::{DeadReason, Policy, Timestamp, Verdict, spread_by};
 use std::time::Duration;
 
 /// The longest time between two attempts, before it is spread.
@@ -18,7 +18,7 @@ const FACTOR: u32 = 3;
 pub fn backoff(attempts: u32, spread: f64) -> Duration {
     let factor = FACTOR.saturating_pow(attempts.saturating_sub(1));
     let wait = FIRST.saturating_mul(factor).min(BACKOFF_MAX);
-    wait.mul_f64(0.8 + 0.4 * spread.clamp(0.0, 1.0))
+    spread_by(wait, spread)
 }
 
 /// What the failure of an attempt says about the next one.

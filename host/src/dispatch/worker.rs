@@ -25,7 +25,7 @@ const LOGGED_BYTES_MAX: usize = 256;
 /// How an attempt has ended.
 enum Outcome {
     Done,
-    /// Somebody else has the delivery.
+    /// Another host has the delivery, or it is gone.
     Lost,
     Failed(Box<DeliverError>),
 }
@@ -95,14 +95,15 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
 fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
     if delivery.event.depth > DEPTH_MAX {
         let error = format!(
-            "the event lies {} handlers deep; the limit is {DEPTH_MAX}: handlers change what they watch",
+            "trigger recursion limit exceeded (depth {}, limit {DEPTH_MAX}): handlers change what \
+             they watch",
             delivery.event.depth
         );
         return Some((DeadReason::Depth, error));
     }
-    // Counted when it is claimed: whoever claimed it before has died in it.
+    // Counted when it is claimed: the hosts that claimed it before have died in it.
     if delivery.attempts > delivery.policy.attempts_max {
-        let error = "no attempt has ended: hosts died, or lost their leases, while they ran it";
+        let error = "every attempt was abandoned (host crash or expired lease)";
         return Some((DeadReason::Attempts, error.to_owned()));
     }
     None

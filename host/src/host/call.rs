@@ -259,7 +259,7 @@ impl Host {
     }
 
     /// Puts what an invocation logged into the app's log, and why it failed. Lines
-    /// of runs that were thrown away come first, and are marked.
+    /// of discarded runs come first, and are marked.
     pub(super) fn keep_log(
         &self,
         app: AppId,

@@ -378,7 +378,7 @@ pub struct LogView {
     pub request_id: String,
     /// Its text.
     pub message: String,
-    /// Whether the run that wrote it was thrown away, and run again.
+    /// Whether the run that wrote it was discarded, and run again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub discarded: bool,
 }

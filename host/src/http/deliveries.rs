@@ -109,29 +109,42 @@ pub(super) async fn show(
 }
 
 /// Which letters a request means. An empty choice means all of them, so it must be
-/// said: a list of ids that came out empty, or a name that was left out, throws
-/// nothing away.
+/// said: a list of ids that came out empty, or a name that was left out, discards
+/// nothing.
 fn chosen(request: &LettersRequest) -> Result<Letters, Problem> {
     let (trigger, reason) = (request.trigger.as_deref(), request.reason.as_deref());
     let mut letters = letters(trigger, reason, request.from, request.until)?;
-    if let Some(ids) = &request.ids {
-        if ids.is_empty() || ids.len() > LETTERS_MAX as usize {
-            let found = ids.len();
-            let why = format!("`ids` has {found} ids; it must have 1 to {LETTERS_MAX}");
-            return Err(refused(why));
-        }
-        let ids = ids.iter().map(|id| letter_id(id));
-        letters.ids = ids.collect::<Result<_, _>>()?;
+    letters.ids = chosen_ids("ids", request.ids.as_deref())?;
+    let is_all = letters == Letters::default();
+    check_choice(is_all, request.all, "ids, trigger, reason, from or until")?;
+    Ok(letters)
+}
+
+/// The ids of a choice, which are at least one if the member is there.
+pub(super) fn chosen_ids(member: &str, ids: Option<&[String]>) -> Result<Vec<Uuid>, Problem> {
+    let Some(ids) = ids else {
+        return Ok(Vec::new());
+    };
+    if ids.is_empty() || ids.len() > LETTERS_MAX as usize {
+        let found = ids.len();
+        let why = format!("`{member}` has {found} ids; it must have 1 to {LETTERS_MAX}");
+        return Err(refused(why));
     }
-    match (letters == Letters::default(), request.all) {
-        (true, false) => Err(refused(
-            "which letters is not said; give ids, trigger, reason, from or until, or \
-             \"all\": true for all of the app",
-        )),
+    let ids = ids.iter().map(|id| Uuid::try_parse(id));
+    ids.collect::<Result<_, _>>()
+        .map_err(|_| refused(format!("each id in `{member}` must be a UUID")))
+}
+
+/// Refuses a choice that means all of the app without saying so, or says so and narrows it.
+pub(super) fn check_choice(is_all: bool, says_all: bool, members: &str) -> Result<(), Problem> {
+    match (is_all, says_all) {
+        (true, false) => Err(refused(format!(
+            "nothing is chosen; give {members}, or \"all\": true for all of the app"
+        ))),
         (false, true) => Err(refused(
             "`all` is all of the app; leave it out, or what narrows the choice",
         )),
-        (true, true) | (false, false) => Ok(letters),
+        (true, true) | (false, false) => Ok(()),
     }
 }
 
@@ -154,12 +167,12 @@ pub(super) async fn replay(
     let admin = shared.host.admin();
     let replay = admin.replay(&actor, &app, letters, limit, dry_run);
     let letters = replay.await?;
-    // A dispatcher of this host need not find out by itself.
+    // A dispatcher of this host need not wait for its next poll.
     shared.host.wakes().wake();
     Ok(Json(LettersDone { letters, dry_run }))
 }
 
-/// Throws dead letters away, the oldest first. Nothing brings them back.
+/// Permanently discards dead letters, the oldest first.
 #[utoipa::path(post, path = "/v1/apps/{app}/dead-letters/discard", tag = "triggers",
     params(("app" = String, Path)), request_body = LettersRequest,
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]

@@ -190,19 +190,24 @@ fn known(place: &str, name: &str) -> Option<Value> {
         "TriggerPut.age_max_ms" => number(1_000, 30 * 24 * 60 * 60 * 1_000),
         "LettersRequest.limit" => number(1, 1_000),
         "GetManyRequest.keys" => json!({ "maxItems": 1_000 }),
-        _ => match name {
-            "{app}" => text(1, 64, APP),
-            "{name}" | "?trigger" => text(1, 64, TRIGGER),
-            "{token}" => text(32, 32, TOKEN),
-            "{id}" => json!({ "format": "uuid" }),
-            "?limit" => number(1, 1_000),
-            "?ttl_ms" | "ttl_ms" => json!({ "minimum": 1 }),
-            "?cursor" => json!({ "minLength": 1 }),
-            "?collection" | "collection" => text(1, 128, NO_NUL),
-            "?key" | "key" => text(1, 1_024, NO_NUL),
-            "?prefix" | "?start" | "?end" | "prefix" => text(0, 1_024, NO_NUL),
-            _ => return None,
-        },
+        _ => return known_by_name(name),
+    })
+}
+
+/// What a parameter or a member of this name takes wherever it is.
+fn known_by_name(name: &str) -> Option<Value> {
+    Some(match name {
+        "{app}" => text(1, 64, APP),
+        "{name}" | "?trigger" => text(1, 64, TRIGGER),
+        "{token}" => text(32, 32, TOKEN),
+        "{id}" => json!({ "format": "uuid" }),
+        "?limit" => number(1, 1_000),
+        "?ttl_ms" | "ttl_ms" => json!({ "minimum": 1 }),
+        "?cursor" => json!({ "minLength": 1 }),
+        "?collection" | "collection" => text(1, 128, NO_NUL),
+        "?key" | "key" => text(1, 1_024, NO_NUL),
+        "?prefix" | "?start" | "?end" | "prefix" => text(0, 1_024, NO_NUL),
+        _ => return None,
     })
 }
 
@@ -224,11 +229,14 @@ fn own(path: &str, method: &str) -> &'static [u16] {
         ("/v1/apps/{app}/kv/increment", "post") => &[409, 429, 507],
         ("/v1/apps/{app}/kv/import", "post") => &[429, 507],
         ("/v1/apps/{app}/triggers/{name}", "put") => &[507],
+        ("/v1/apps/{app}/triggers/{name}", "delete") => &[409],
         ("/v1/apps/{app}/triggers/{name}/pause", "post") => &[507],
         ("/v1/apps/{app}/triggers/{name}/resume", "post") => &[507],
+        ("/v1/apps/{app}/deliveries/discard", "post") => &[507],
         ("/v1/apps/{app}/dead-letters/replay", "post") => &[507],
         ("/v1/apps/{app}/dead-letters/discard", "post") => &[507],
         ("/v1/apps/{app}/tokens" | "/v1/tokens", "post") => &[507],
+        ("/v1/tokens/{token}", "delete") => &[409],
         ("/v1/apps/{app}/logs", "get") => &[429],
         _ => &[],
     }

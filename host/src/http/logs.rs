@@ -156,6 +156,7 @@ impl Follower {
             // Before it looks: what comes meanwhile is looked at again.
             let newest = logs.newest();
             let records = logs.find(self.app.id, self.after, self.limit, &self.filter);
+            let has_grown = !logs.read(self.app.id, self.after, 1).is_empty();
             self.after = self.after.max(newest);
             if let Some(last) = records.last() {
                 self.after = self.after.max(last.seq);
@@ -163,8 +164,9 @@ impl Follower {
                 self.sent = Instant::now();
                 return Some((Ok(lines(&records)), self));
             }
-            // Woken for nothing: the app may be gone.
-            if std::mem::take(&mut woken) && !self.check().await {
+            // Woken for nothing, not for lines that the filter holds back: the app may be
+            // gone.
+            if std::mem::take(&mut woken) && !has_grown && !self.check().await {
                 return None;
             }
             tokio::select! {

@@ -5,6 +5,7 @@ use super::api::{DeliveriesDone, DeliveriesRequest, DeliveryPage, DeliveryView};
 use super::apps::find;
 use super::auth::Known;
 use super::body::{self, Json};
+use super::deliveries::{check_choice, chosen_ids};
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
 use crate::model::{Capability, Outstanding, Place, Timestamp, TriggerName};
@@ -14,7 +15,6 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use utoipa::IntoParams;
-use uuid::Uuid;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -98,33 +98,16 @@ fn place(cursor: &str) -> Result<Place, Problem> {
     })
 }
 
-/// Which deliveries a request means. As with dead letters, all of them must be said.
+/// Which deliveries a request means. As with dead letters, all of them takes `all`.
 fn chosen(request: &DeliveriesRequest) -> Result<Outstanding, Problem> {
     let mut which = which(request.trigger.as_deref(), request.from, request.until)?;
-    if let Some(events) = &request.events {
-        if events.is_empty() || events.len() > LETTERS_MAX as usize {
-            let found = events.len();
-            let why = format!("`events` has {found} ids; it must have 1 to {LETTERS_MAX}");
-            return Err(refused(why));
-        }
-        let ids = events.iter().map(|id| Uuid::try_parse(id));
-        which.events = ids
-            .collect::<Result<_, _>>()
-            .map_err(|_| refused("the id of an event is a UUID"))?;
-    }
-    match (which == Outstanding::default(), request.all) {
-        (true, false) => Err(refused(
-            "which deliveries is not said; give events, trigger, from or until, or \
-             \"all\": true for all of the app",
-        )),
-        (false, true) => Err(refused(
-            "`all` is all of the app; leave it out, or what narrows the choice",
-        )),
-        (true, true) | (false, false) => Ok(which),
-    }
+    which.events = chosen_ids("events", request.events.as_deref())?;
+    let is_all = which == Outstanding::default();
+    check_choice(is_all, request.all, "events, trigger, from or until")?;
+    Ok(which)
 }
 
-/// Discards deliveries that are not done yet. Nothing brings them back.
+/// Permanently discards deliveries that are not done yet.
 #[utoipa::path(post, path = "/v1/apps/{app}/deliveries/discard", tag = "triggers",
     params(("app" = String, Path)), request_body = DeliveriesRequest,
     responses((status = 200, body = DeliveriesDone)), security(("token" = ["script:write"])))]

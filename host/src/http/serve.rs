@@ -2,14 +2,16 @@
 
 use super::ServerOptions;
 use super::client::Remote;
-use super::stream::Stream;
+use super::idle::Answer;
+use super::stream::{Peer, Stream};
 use crate::metrics::Metrics;
 use axum::Router;
-use hyper::Request;
+use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -82,24 +84,7 @@ pub async fn serve(
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             request.extensions_mut().insert(Remote(address));
-            // Such a client sends its body when it is asked for it, as by reading.
-            let waits = request.headers().contains_key(EXPECT);
-            let (parts, body) = request.into_parts();
-            let (body, rest) = peer.body(body);
-            let answered = service.call(Request::from_parts(parts, body));
-            let peer = peer.clone();
-            async move {
-                let mut response = answered.await?;
-                let goes_on = match waits {
-                    true => rest.leave(),
-                    false => rest.discard().await,
-                };
-                if !goes_on {
-                    let close = HeaderValue::from_static("close");
-                    response.headers_mut().insert(CONNECTION, close);
-                }
-                Ok::<_, Infallible>(response.map(|body| peer.answer(body)))
-            }
+            answer(service.clone(), peer.clone(), request)
         });
         let connection = http.serve_connection(TokioIo::new(stream), with_peer);
         let connection = graceful.watch(connection);
@@ -117,6 +102,30 @@ pub async fn serve(
         () = graceful.shutdown() => true,
         () = tokio::time::sleep(options.drain_timeout) => false,
     }
+}
+
+/// Handles a request, and reads what its handler has left of a short body, so that the
+/// connection can take the next one.
+async fn answer(
+    service: TowerToHyperService<Router>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Result<Response<Answer<Body>>, Infallible> {
+    // Such a client sends its body when it is asked for it, as by reading.
+    let waits = request.headers().contains_key(EXPECT);
+    let (parts, body) = request.into_parts();
+    let (body, rest) = peer.body(body);
+    let answered = service.call(Request::from_parts(parts, body));
+    let mut response = answered.await?;
+    let is_kept = match waits {
+        true => rest.leave(),
+        false => rest.discard().await,
+    };
+    if !is_kept {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    Ok(response.map(|body| peer.answer(body)))
 }
 
 async fn accept(

@@ -151,7 +151,7 @@ async fn set_paused(
     let trigger = TriggerName::parse(&trigger)?;
     let admin = shared.host.admin();
     admin.pause_trigger(actor, &app, trigger, paused).await?;
-    // A dispatcher of this host need not find out by itself.
+    // A dispatcher of this host need not wait for its next poll.
     shared.host.wakes().wake();
     Ok(StatusCode::NO_CONTENT)
 }

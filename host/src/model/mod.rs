@@ -49,8 +49,8 @@ pub use plugin::{
 };
 pub use registry::{Audit, NewPlugin};
 pub use schedule::Schedule;
-pub(crate) use standing::Open;
 pub use standing::{FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeWait, Standing};
+pub(crate) use standing::{Open, spread_by};
 pub(crate) use text::{short, shown_start};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trigger::{

@@ -53,12 +53,17 @@ impl ProbeWait {
     pub fn after(self, failed: u32) -> Duration {
         let factor = 2u32.saturating_pow(failed);
         let wait = self.first.saturating_mul(factor).min(PROBE_WAIT_MAX);
-        wait.mul_f64(0.8 + 0.4 * self.spread.clamp(0.0, 1.0))
+        spread_by(wait, self.spread)
     }
 
     fn from(self, now: Timestamp, failed: u32) -> Timestamp {
         now.plus_ms(u64::try_from(self.after(failed).as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+/// A wait that is 20 % shorter to 20 % longer, by a random number from 0 to 1.
+pub(crate) fn spread_by(wait: Duration, spread: f64) -> Duration {
+    wait.mul_f64(0.8 + 0.4 * spread.clamp(0.0, 1.0))
 }
 
 /// How a trigger stands.

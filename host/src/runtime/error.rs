@@ -22,7 +22,7 @@ pub enum Blame {
     Host,
 }
 
-/// The runtime could not be built: the operator's or the embedder's to mend.
+/// The runtime could not be built: the operator's or the embedder's to fix.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
     /// The engine or its clock did not start.
@@ -373,7 +373,7 @@ pub struct CallFailure {
     pub request_id: Uuid,
     /// What the guest logged.
     pub log: GuestLog,
-    /// What runs logged before this one that were thrown away.
+    /// What discarded runs logged before this one.
     pub discarded: Vec<GuestLog>,
 }
 

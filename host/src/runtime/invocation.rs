@@ -113,7 +113,7 @@ pub struct Response {
     pub request_id: Uuid,
     /// What the guest logged.
     pub log: GuestLog,
-    /// What runs logged before this one that were thrown away.
+    /// What discarded runs logged before this one.
     pub discarded: Vec<GuestLog>,
 }
 

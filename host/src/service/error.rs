@@ -110,7 +110,6 @@ pub enum ServiceError {
     Internal(#[source] StoreError),
 }
 
-/// What helps against a quota that is used up.
 /// A number of rows that were counted up to a thousand.
 fn at_least(count: u64) -> String {
     match count {
@@ -119,6 +118,7 @@ fn at_least(count: u64) -> String {
     }
 }
 
+/// What helps against a quota that is used up.
 fn advice(resource: Resource) -> &'static str {
     match resource {
         Resource::Entries => "delete entries, or ask the operator to raise it",

@@ -57,7 +57,7 @@ pub struct LogRecord {
     pub request_id: Uuid,
     /// Its text, without control characters.
     pub message: String,
-    /// Whether the run that wrote it was thrown away, and run again.
+    /// Whether the run that wrote it was discarded, and run again.
     pub discarded: bool,
 }
 

@@ -132,7 +132,7 @@ pub enum Fate {
     /// If there are some, the trigger is not deleted.
     #[default]
     Refuse,
-    /// They go on: the function that they name is called.
+    /// They are kept: the function that they name is called.
     Keep,
     /// They are discarded.
     Discard,

@@ -26,8 +26,8 @@ pub trait Outbox: Send + Sync {
 
     /// Up to `limit` queues that have something to claim, in their order, after one if
     /// given. Of a queue that failures have paused, a probe can be claimed once its
-    /// time has come; of one that an operator has paused, nothing. The cost grows with the queues that have
-    /// deliveries, not with the deliveries.
+    /// time has come; of one that an operator has paused, nothing. The cost grows with the
+    /// queues that have deliveries, not with the deliveries.
     async fn due(
         &self,
         after: Option<&Queue>,

@@ -123,7 +123,11 @@ async fn a_handler_that_changes_what_it_watches_ends_at_depth_8() {
     stage.settle().await;
     let [letter] = stage.letters().await.try_into().unwrap();
     assert_eq!((letter.reason, letter.event.depth), (DeadReason::Depth, 9));
-    assert!(letter.error.contains("the limit is 8"), "{}", letter.error);
+    assert!(
+        letter.error.contains("depth 9, limit 8"),
+        "{}",
+        letter.error
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,7 +236,7 @@ async fn a_paused_trigger_goes_on_once_a_probe_succeeds() {
     .await;
     assert!(!stage.outstanding().await.is_empty());
     stage.set("d", "k", "1").await;
-    until("it goes on", async || said("goes on").await > 0).await;
+    until("it resumes", async || said("has resumed").await > 0).await;
     stage.settle().await;
     let standing = stage.triggers().await[0].standing;
     assert_eq!((standing.paused, standing.failures), (None, 0));

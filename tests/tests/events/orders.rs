@@ -1,4 +1,4 @@
-//! The example: a total for each customer, a bug, its dead letters, the mend.
+//! The example: a total for each customer, a bug, its dead letters, the fix.
 
 use super::stage::{Stage, until};
 use kvasm::model::DeadReason;
@@ -70,7 +70,7 @@ async fn a_bug_is_retried_buried_mended_and_replayed() {
     assert!(error.contains("src/lib.rs:"), "{error}");
     assert!(letter.trace.unwrap().contains("0:"), "where it trapped");
     assert_eq!(stage.call("stuck", "").await, b"[\"free\"]");
-    // The mend, and what was missed.
+    // The fix, and what was missed.
     stage.deploy(wasm("orders")).await;
     // The version that failed is gone, and its module with it.
     let (actor, app) = (stage.host.operator("a test"), stage.app().await);

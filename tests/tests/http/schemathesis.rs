@@ -16,7 +16,6 @@ fn program() -> Option<PathBuf> {
 
 /// `KVASM_SCHEMATHESIS_ARGUMENTS`, such as `--max-time 600 --seed 7`, come after the usual
 /// ones: for a longer run by hand, with `--nocapture` to see it.
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_answers_as_its_document_says() {
     let Some(program) = program() else {

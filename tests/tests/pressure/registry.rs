@@ -303,10 +303,16 @@ async fn limits_that_cannot_be_are_refused() {
         let answer = api.json("PATCH", LIMITS, bad).await;
         answer.refused(400, "malformed-json");
     }
-    for tag in ["7", "\"", "\"a\", \"b\"", "W/\"a\""] {
+    for (tag, status, problem) in [
+        ("7", 400, "invalid-argument"),
+        ("\"", 400, "invalid-argument"),
+        // Tags, of which none is that of these limits.
+        ("\"a\", \"b\"", 412, "precondition-failed"),
+        ("W/\"a\"", 412, "precondition-failed"),
+    ] {
         let request = api.ask("PATCH", LIMITS).header("if-match", tag);
         let request = request.json(&json!({ "entries": 1 }));
-        answer(request).await.refused(400, "invalid-argument");
+        answer(request).await.refused(status, problem);
     }
     let tenant = server
         .client(Some(&app), &[Scope::AppAdmin, Scope::AppRead])

@@ -78,7 +78,7 @@ pub fn run(options: &Options) -> Result<()> {
 fn build(tree: &std::path::Path, mutants: &[&Mutant]) -> Result<Programs> {
     let mut command = cargo();
     // With the dependencies of the workspace, which are the same. Its own crates are
-    // others, as they are in another folder.
+    // others, as they have another version.
     command
         .current_dir(tree)
         .env("CARGO_TARGET_DIR", workspace().join("target"))

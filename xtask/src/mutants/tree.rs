@@ -29,6 +29,12 @@ pub mod mutant {
 const NO_WARNINGS: &str = "#![allow(unused_parens, unused_braces)]\n";
 const LIBRARY: &str = "host/src/lib.rs";
 
+/// Makes the packages of the copy others than those of the workspace. Cargo tells
+/// packages of one name apart by their version and their folder *in the workspace*: with
+/// the same version it would take what was built of the copy for the original.
+const OWN_VERSION: (&str, &str) = ("[workspace.package]\nversion = \"", "0.0.0-mutants.");
+const MANIFEST: &str = "Cargo.toml";
+
 /// Makes `tree` a copy of the workspace in `root`, with these mutants. Files that are
 /// right already keep their times, so that little is built again.
 pub fn write(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
@@ -46,6 +52,9 @@ pub fn write(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
         if let Some(mutants) = of_file.get(file.as_str()) {
             let text = String::from_utf8(bytes).with_context(|| format!("{file} is not text"))?;
             bytes = mutate(&text, mutants)?.into_bytes();
+        }
+        if file == MANIFEST {
+            bytes = with_own_version(&bytes)?;
         }
         if file == LIBRARY {
             bytes = [NO_WARNINGS.as_bytes(), &bytes, SELECTOR.as_bytes()].concat();
@@ -75,6 +84,16 @@ fn files(root: &Path) -> Result<Vec<String>> {
     Ok(files.map(str::to_owned).collect())
 }
 
+/// The manifest of the workspace with a version of the copy's own.
+fn with_own_version(manifest: &[u8]) -> Result<Vec<u8>> {
+    let text = String::from_utf8_lossy(manifest);
+    let (before, own) = OWN_VERSION;
+    let (start, rest) = text
+        .split_once(before)
+        .with_context(|| format!("{MANIFEST} must have a line after {before:?}"))?;
+    Ok([start, before, own, rest].concat().into_bytes())
+}
+
 fn put(to: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if fs::read(to).is_ok_and(|present| present == bytes) {
         return Ok(());
@@ -97,4 +116,25 @@ fn remove_others(folder: &Path, kept: &HashSet<PathBuf>) -> std::io::Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::workspace;
+
+    #[test]
+    fn the_packages_of_the_copy_have_a_version_of_their_own() {
+        let manifest = fs::read(workspace().join(MANIFEST)).unwrap();
+        let copy = String::from_utf8(with_own_version(&manifest).unwrap()).unwrap();
+        assert!(copy.contains("\nversion = \"0.0.0-mutants."), "{copy}");
+        // Each takes its version from there.
+        let members = files(&workspace()).unwrap().into_iter();
+        let examples = |file: &String| file.starts_with("examples/") || file.contains("/guests/");
+        for file in members.filter(|file| file.ends_with("/Cargo.toml") && !examples(file)) {
+            let member = fs::read_to_string(workspace().join(&file)).unwrap();
+            assert!(member.contains("\nversion.workspace = true\n"), "{file}");
+        }
+        assert!(with_own_version(b"[workspace]").is_err());
+    }
 }

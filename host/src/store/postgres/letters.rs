@@ -1,4 +1,4 @@
-//! Dead letters that an administrator sends again or throws away.
+//! Dead letters that an administrator replays or discards.
 
 use super::lease::Lease;
 use super::pool::Statement;

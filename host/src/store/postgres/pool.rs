@@ -138,8 +138,8 @@ impl Pool {
         }
     }
 
-    /// Runs a statement that changes nothing, or that may take effect twice. A connection that turns out to be
-    /// dead costs one more try, on one that is known to be alive.
+    /// Runs a statement that changes nothing, or that may take effect twice. A connection
+    /// that turns out to be dead costs one more try, on one that is known to be alive.
     pub(super) async fn read<'q>(
         &self,
         statement: impl Fn() -> Statement<'q>,

@@ -10,10 +10,10 @@ use sqlx::{Error, PgConnection, Row};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// The log says at most so often that there is no connection.
+/// The shortest time between two lines of the log that say so.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// No connection was to be had in time.
+/// No connection was available in time.
 #[derive(Debug)]
 pub(super) struct NoConnection {
     /// The last answer to one who asked for a new connection.
@@ -67,7 +67,7 @@ impl From<NoConnection> for Error {
     }
 }
 
-/// Says in the log that there is no connection, now and then.
+/// Logs that there is no connection, at most once per [`REPORT_INTERVAL`].
 #[derive(Default)]
 pub(super) struct Report {
     last: Mutex<Option<Instant>>,

@@ -11,7 +11,7 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How often is looked, for others can take a session in between.
+/// The number of looks: others can take a session in between.
 const ROUNDS: u32 = 3;
 /// Where each connection has a session of its own, the second may have to wait for one.
 const SECOND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,7 +67,7 @@ pub(super) async fn check(connector: &Connector, first: &mut PgConnection) -> Re
             return Ok(());
         }
     }
-    // It has told what it was asked.
+    // It is no longer needed, so an error changes nothing.
     let _ = second.close().await;
     Ok(())
 }

@@ -101,8 +101,8 @@ mod unix {
         Ok(connector.connect(name, stream).await?)
     }
 
-    /// Takes every certificate, and every signature: one that is made with the key of a
-    /// certificate that anybody may have made proves nothing.
+    /// Takes every certificate, and every signature: the certificate is not verified, so a
+    /// signature with its key proves nothing.
     #[derive(Debug)]
     struct Unread;
 

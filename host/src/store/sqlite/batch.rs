@@ -325,7 +325,7 @@ fn failed_checks(connection: &Connection, batch: &WriteBatch) -> rusqlite::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite::{SqliteOptions, SqliteStore};
+    use crate::store::sqlite::{SqliteOptions, SqliteStore, plan};
 
     /// The writer does it for each app in turn, and whoever writes waits for it.
     #[tokio::test]
@@ -334,20 +334,13 @@ mod tests {
         let path = folder.path().join("kvasm.db");
         let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
         let connection = Connection::open(&path).unwrap();
-        let plan = |sql: &str, parameters: &[&dyn rusqlite::ToSql]| {
-            let mut plan = connection
-                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-                .unwrap();
-            let steps = plan.query_map(parameters, |row| row.get::<_, String>(3));
-            steps.unwrap().map(Result::unwrap).collect::<Vec<_>>()
-        };
-        let steps = plan(SWEEP, &[b"a", &0, &0]);
+        let steps = plan(&connection, SWEEP, &[b"a", &0, &0]);
         let removes = "USING INTEGER PRIMARY KEY (rowid=?)";
         assert!(steps[0].ends_with(removes), "{steps:?}");
         let finds = "by_expiry (app_id=? AND expires_at<?)";
         assert!(steps.iter().any(|step| step.ends_with(finds)), "{steps:?}");
         // The look before it, for each app too.
-        let steps = plan(HAS_EXPIRED, &[b"a", &0]);
+        let steps = plan(&connection, HAS_EXPIRED, &[b"a", &0]);
         assert!(steps[0].ends_with(finds), "{steps:?}");
         assert_eq!(steps.len(), 1);
     }

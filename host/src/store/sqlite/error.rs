@@ -7,7 +7,7 @@ use rusqlite::ffi::{
 };
 use sqlx::migrate::MigrateError;
 
-/// An error that no caller caused and no retry mends.
+/// An error that no caller caused and no retry fixes.
 pub(super) fn host(error: impl Into<BoxError>) -> StoreError {
     StoreError::Failed(error.into())
 }

@@ -148,6 +148,15 @@ fn create_private(path: &std::path::Path) -> std::io::Result<()> {
     }
 }
 
+/// The steps by which a statement is carried out.
+#[cfg(test)]
+fn plan(connection: &Connection, sql: &str, parameters: &[&dyn rusqlite::ToSql]) -> Vec<String> {
+    let explain = format!("EXPLAIN QUERY PLAN {sql}");
+    let mut statement = connection.prepare(&explain).unwrap();
+    let steps = statement.query_map(parameters, |row| row.get(3));
+    steps.unwrap().map(Result::unwrap).collect()
+}
+
 /// A copy that was restored has the mode that its maker's umask gave it.
 fn warn_if_others_can_read(path: &std::path::Path) {
     #[cfg(unix)]

@@ -80,8 +80,10 @@ impl Outbox for SqliteStore {
         which: &Outstanding,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        let read = |conn: &_| outbox::count_deliveries(conn, app, which, limit);
-        self.readers.of_app(app, || 0, read)
+        let which = which.clone();
+        let read = move |conn: &_| outbox::count_deliveries(conn, app, &which, limit);
+        // It may look at all of them for the few that are meant.
+        self.read_long(app, || 0, read).await
     }
 
     async fn schedules(

@@ -161,7 +161,7 @@ pub(super) fn vacuum(connection: &Connection, kept: i64) -> rusqlite::Result<boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::sqlite::SqliteOptions;
+    use crate::store::sqlite::{SqliteOptions, plan};
 
     /// It is asked for each app in each round.
     #[tokio::test]
@@ -170,19 +170,16 @@ mod tests {
         let path = folder.path().join("kvasm.db");
         let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
         let connection = Connection::open(&path).unwrap();
-        let plan = |sql: &str, parameters: &[&dyn rusqlite::ToSql]| {
-            let mut plan = connection
-                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-                .unwrap();
-            let steps = plan.query_map(parameters, |row| row.get::<_, String>(3));
-            steps.unwrap().map(Result::unwrap).collect::<Vec<_>>()
-        };
         let app = "SEARCH audit USING COVERING INDEX audit_by_app (app_id=?)";
-        assert_eq!(plan(AUDIT_BEHIND, &[b"a", &0]), [app]);
-        let steps = plan(&spare_audit_sql(), &[b"a", &0, &0]);
+        assert_eq!(plan(&connection, AUDIT_BEHIND, &[b"a", &0]), [app]);
+        let steps = plan(&connection, &spare_audit_sql(), &[b"a", &0, &0]);
         let range = "SEARCH audit USING COVERING INDEX audit_by_app (app_id=? AND id<?)";
         assert_eq!(steps, [range, "SCALAR SUBQUERY 1", app]);
-        let steps = plan("SELECT 1 FROM audit WHERE id < ?1 LIMIT 1", &[b"a"]);
+        let steps = plan(
+            &connection,
+            "SELECT 1 FROM audit WHERE id < ?1 LIMIT 1",
+            &[b"a"],
+        );
         assert_eq!(steps, ["SEARCH audit USING PRIMARY KEY (id<?)"]);
     }
 }

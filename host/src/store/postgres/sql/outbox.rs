@@ -220,9 +220,10 @@ statements! {
     /// something that is due and are not paused; those of deleted apps are not among
     /// them. See the function in the migrations. Finds apps, so it does not name one.
     DUE = "SELECT q.app, q.name FROM due_queues($1, $2, $3, $4, $5, $6, $7) AS q";
-    /// App, the most letters to count: no row if the app is not there; else dead letters, paused triggers, and when the
-    /// delivery was due that has been so for longest, paused triggers left out. Steps from
-    /// one queue to the next through the index.
+    /// App, the most letters to count: no row if the app is not there; else dead letters,
+    /// paused triggers, and when the delivery was due that has been so for longest, paused
+    /// triggers left out. What is leased is due when its lease ends; of each queue the
+    /// first 64 are looked at for that. Steps from one queue to the next through the index.
     SURVEY = concat!("WITH RECURSIVE queues (name) AS ( \
         (SELECT d.trigger_name FROM deliveries AS d WHERE d.app_id = $1 AND d.due_at IS NOT NULL \
          ORDER BY d.trigger_name LIMIT 1) \
@@ -234,16 +235,21 @@ statements! {
         SELECT (SELECT count(*) FROM (SELECT 1 FROM dead_letters AS l WHERE l.app_id = $1 \
         LIMIT $2) AS counted), \
         (SELECT count(*) FROM triggers AS t WHERE t.app_id = $1 AND t.paused IS NOT NULL), \
-        (SELECT min((SELECT d.due_at FROM deliveries AS d WHERE d.app_id = $1 \
-         AND d.trigger_name = q.name AND d.due_at IS NOT NULL AND d.lease IS NULL ORDER BY d.due_at LIMIT 1)) \
+        (SELECT min(least( \
+         (SELECT d.due_at FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = q.name \
+          AND d.due_at IS NOT NULL AND d.lease IS NULL ORDER BY d.due_at LIMIT 1), \
+         (SELECT min(f.leased_until) FROM (SELECT d.leased_until FROM deliveries AS d \
+          WHERE d.app_id = $1 AND d.trigger_name = q.name AND d.due_at IS NOT NULL \
+          ORDER BY d.due_at LIMIT 64) AS f))) \
          FROM queues AS q WHERE q.name IS NOT NULL \
          AND NOT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = $1 AND t.name = q.name \
          AND t.paused IS NOT NULL)) WHERE ", app_exists!());
     /// App, trigger, now, end of the lease, lease, how many at most, how many to
     /// look at, for the probe of a trigger that failures have paused (after `PROBE`) their
     /// series, and from when on something may be due. Those that do not count in the
-    /// series come first. A statement of its own, for it waits for nobody. The last column is when the first that it looked at was
-    /// due. It changes no indexed column of what it claims.
+    /// series come first. A statement of its own, for it waits for nobody. The last column
+    /// is when the first that it looked at was due. It changes no indexed column of what it
+    /// claims.
     ///
     /// `first` asks for `blocked` so that the earlier ones are locked before
     /// `claimed` changes them: a row that this very statement has changed cannot be
@@ -253,8 +259,8 @@ statements! {
          coalesce(d.series = $8, false) AS counted FROM deliveries AS d \
          WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at <= $3 AND d.due_at >= $9 \
          AND (d.leased_until IS NULL OR d.leased_until <= $3) AND ", app_exists!(), " \
-         AND ($8::bigint IS NOT NULL OR NOT EXISTS (SELECT 1 FROM triggers AS t \
-         WHERE t.app_id = $1 AND t.name = $2 AND t.paused IS NOT NULL)) \
+         AND NOT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = $1 AND t.name = $2 \
+         AND (t.paused = 'operator' OR (t.paused IS NOT NULL AND $8::bigint IS NULL))) \
          ORDER BY d.due_at, d.seq LIMIT $7 FOR UPDATE SKIP LOCKED), \
          looked AS MATERIALIZED (SELECT c.chain, c.seq, c.due_at, c.counted, \
          EXISTS (SELECT 1 FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = $2 \
@@ -276,8 +282,7 @@ statements! {
          ORDER BY (SELECT f.due_at FROM first AS f WHERE f.seq = c.seq), c.seq"
     );
     /// The delivery, its lease: its size, and the series of failures in which it
-    /// counts. Holds it for who carries it out, if the
-    /// lease is still theirs.
+    /// counts. Holds it, if the lease still holds.
     HOLD_DELIVERY = concat!(
         "SELECT d.size, d.series FROM deliveries AS d WHERE ", this_delivery!(),
         " AND d.lease = $5 FOR UPDATE"
@@ -300,8 +305,8 @@ statements! {
     /// The delivery, when it is due again, how it failed, the series of failures in
     /// which it counts. After `HOLD_DELIVERY`.
     RETRY = concat!(
-        "UPDATE deliveries AS d SET lease = NULL, leased_until = NULL, due_at = $5, error = $6, series = $7 WHERE ",
-        this_delivery!()
+        "UPDATE deliveries AS d SET lease = NULL, leased_until = NULL, due_at = $5, error = $6, \
+         series = $7 WHERE ", this_delivery!()
     );
     /// The delivery, its lease, now: gives it back as if it had not been tried.
     RELEASE = concat!(

@@ -20,10 +20,12 @@ statements! {
         AND s.pid <> pg_backend_pid() AND (s.xact_start IS NOT NULL OR EXISTS \
         (SELECT 1 FROM pg_locks AS k WHERE k.pid = s.pid AND k.locktype = 'advisory' \
         AND k.granted)) ORDER BY s.state_change NULLS FIRST";
-    /// The age in seconds of the oldest snapshot that another session holds.
+    /// The age in seconds of the oldest snapshot that another session holds: of this
+    /// database or of none, as a standby's. Those of other databases keep nothing here.
     OLDEST_SNAPSHOT = "SELECT coalesce(extract(epoch FROM max(clock_timestamp() \
         - s.xact_start)), 0)::bigint FROM pg_stat_activity AS s \
-        WHERE s.backend_xmin IS NOT NULL AND s.pid <> pg_backend_pid()";
+        WHERE s.backend_xmin IS NOT NULL AND s.pid <> pg_backend_pid() \
+        AND (s.datname = current_database() OR s.datid IS NULL)";
     /// The most connections that the server takes, how many it keeps for others, how many
     /// there are; the same two without those kept, of the role and of the database. -1 is
     /// no limit.
