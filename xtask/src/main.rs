@@ -14,6 +14,7 @@ mod check;
 mod demo;
 mod guests;
 mod host;
+mod mutants;
 mod postgres;
 mod process;
 mod schemathesis;
@@ -43,6 +44,11 @@ enum Task {
     Test(test::Options),
     /// Check formatting, lints and documentation.
     Check,
+    /// Put careless lines into a copy of the code and see whether the tests notice.
+    ///
+    /// The lines are in `tests/mutants.toml`. Each must still be in the code, and one
+    /// of its tests must fail with it.
+    Mutants(mutants::Options),
     /// Build the example and test plugins into `target/guests`.
     Guests,
     /// Run the benchmarks in release mode; arguments go to them.
@@ -57,6 +63,7 @@ fn main() -> ExitCode {
         Task::Demo { check } => demo::run(check),
         Task::Test(options) => test::run(&options),
         Task::Check => check::run(),
+        Task::Mutants(options) => mutants::run(&options),
         Task::Guests => guests::run(),
         Task::Bench { arguments } => bench::run(&arguments),
     };

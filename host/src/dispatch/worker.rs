@@ -314,6 +314,15 @@ mod tests {
     }
 
     #[test]
+    fn retries_are_spread() {
+        let spreads: Vec<f64> = std::iter::repeat_with(spread).take(100).collect();
+        assert!(spreads.iter().all(|spread| (0.0..=1.0).contains(spread)));
+        // Chance leaves either half empty once in 2^100.
+        assert!(spreads.iter().any(|spread| *spread < 0.5));
+        assert!(spreads.iter().any(|spread| *spread > 0.5));
+    }
+
+    #[test]
     fn errors_are_cut_at_a_character() {
         let text = cut(format!("\0{}", "é".repeat(ERROR_BYTES_MAX)));
         assert_eq!(text.len(), ERROR_BYTES_MAX);

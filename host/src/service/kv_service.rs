@@ -201,7 +201,8 @@ pub(super) fn seal(caller: &Caller, list: &List, last: &Key) -> Cursor {
 }
 
 /// What is written down of an administrator's write: which entry, or how many,
-/// and never a value. Of several, the action is `many`.
+/// and never a value. Of several, the action is `many`. A batch of checks alone is a
+/// read, which leaves no row.
 fn audit_row(
     caller: &Caller,
     now: Timestamp,
@@ -210,6 +211,7 @@ fn audit_row(
 ) -> Option<Box<Audit>> {
     let (actor, app) = caller.audited()?;
     let (action, detail) = match ops {
+        [] => return None,
         [op] => {
             let (collection, key) = op.address();
             let action = match op {

@@ -3,11 +3,12 @@
 use super::stage::{Stage, manifest, until};
 use kvasm::Host;
 use kvasm::dispatch::DispatchOptions;
-use kvasm::model::{AppName, Key, Limits, Op, Timestamp, Value, WriteBatch};
+use kvasm::model::{AppName, Claim, Key, Limits, Op, Queue, Timestamp, Value, WriteBatch};
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::module_with;
 use std::sync::Arc;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Adds 1 to the entry "k" of "d" for each change in "c".
 pub fn counter() -> Vec<u8> {
@@ -118,12 +119,85 @@ async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
         ..DispatchOptions::default()
     });
     // Until one runs and the other waits for its place.
-    until("a handler runs", async || {
-        stage.outstanding().await.iter().any(|d| d.leased)
-    })
-    .await;
+    let leased = async || {
+        let all = stage.outstanding().await;
+        all.iter().filter(|delivery| delivery.leased).count()
+    };
+    until("a handler runs", async || leased().await > 0).await;
+    // One claim could have taken both.
+    assert_eq!(leased().await, 1);
     tokio::time::sleep(Duration::from_millis(50)).await;
     // A dispatcher that asks without rest never hears of it.
     let stopped = tokio::time::timeout(Duration::from_secs(30), stage.stop());
     stopped.await.expect("it stops");
+}
+
+/// Polling is for what others do. What a host does itself, it hears of.
+fn without_polls() -> DispatchOptions {
+    DispatchOptions {
+        poll: Duration::from_secs(3_600),
+        ..DispatchOptions::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_wakes_the_dispatcher_of_its_host() {
+    let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+    stage.deploy(counter()).await;
+    stage.start_with(without_polls());
+    for n in 1..=10 {
+        stage.set("c", "k", "1").await;
+        stage.settle().await;
+        assert_eq!(stage.get("d", "k").await, Some(n.to_string()));
+        // So that it does not find the next one by a look for which it had another
+        // reason. Without the rest the test is weaker, and true all the same.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stage.stop().await;
+}
+
+/// A claim that finds nothing but what waits for its key parks that, and leaves what is
+/// behind it to the next claim.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_got_nothing_is_followed_by_another() {
+    const BEHIND: usize = 200;
+    let [mut stage, other] = Stage::two_on_postgres().await;
+    stage.deploy(counter()).await;
+    stage.set("c", "k", "1").await;
+    // A host that is slow, for all that one can see.
+    let claim = Claim {
+        queue: Queue {
+            app: stage.app().await.id,
+            trigger: stage.triggers().await[0].name.clone(),
+        },
+        now: Timestamp::now(),
+        until: Timestamp::now().plus_ms(3_600_000),
+        lease: Uuid::new_v4(),
+        limit: 1,
+    };
+    let held = other.host.store().claim(&claim).await.unwrap();
+    assert_eq!(held.len(), 1);
+    // More than a claim looks at.
+    let set = |key: &str| Op::Set {
+        collection: super::stage::collection("c"),
+        key: Key::parse(key).unwrap(),
+        value: Value::json("1", 10).unwrap(),
+        expires_at: None,
+    };
+    let batch = WriteBatch {
+        ops: [vec![set("k"); BEHIND], vec![set("l")]].concat(),
+        ..WriteBatch::new(claim.queue.app, Timestamp::now())
+    };
+    other.host.store().commit(batch).await.unwrap();
+    // The wake-up of the first write is taken away.
+    stage.host.wakes().wait().await;
+    stage.start_with(without_polls());
+    until("what is behind is handled", async || {
+        stage.get("d", "k").await.is_some()
+    })
+    .await;
+    let left = stage.outstanding().await;
+    assert_eq!(left.len(), 1 + BEHIND);
+    assert_eq!(left.iter().filter(|delivery| delivery.leased).count(), 1);
+    stage.stop().await;
 }

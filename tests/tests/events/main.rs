@@ -7,6 +7,7 @@ mod cron;
 mod handlers;
 mod hosts;
 mod leases;
+mod lives;
 mod orders;
 mod retry;
 mod serial;

@@ -12,6 +12,20 @@ fn the_schedule_is_as_documented() {
     assert_eq!(seconds, [1, 3, 9, 27, 81, 243, 729, 2187, 3600, 3600]);
 }
 
+/// A fifth shorter to a fifth longer, so that what failed together does not come back
+/// together.
+#[test]
+fn waits_are_spread_by_a_fifth_to_either_side() {
+    for (n, shortest, middle, longest) in [
+        (1, 800, 1_000, 1_200),
+        (2, 2_400, 3_000, 3_600),
+        (10, 2_880_000, 3_600_000, 4_320_000),
+    ] {
+        let spread = [0.0, 0.5, 1.0].map(|spread| backoff(n, spread).as_millis());
+        assert_eq!(spread, [shortest, middle, longest], "attempt {n}");
+    }
+}
+
 fn failures() -> impl Strategy<Value = Failure> {
     prop_oneof![
         Just(Failure::Passing),

@@ -1,7 +1,7 @@
 //! Transactions by concurrent callers can be put in one order.
 
 use super::stage::{Stage, collection};
-use kvasm::model::{Check, Collection, Entry, Expect, Key, Limits, Value};
+use kvasm::model::{Check, Collection, Entry, Expect, Key, Limits, Timestamp, Value};
 use kvasm::service::{Batch, Caller, Kv, Operation, ServiceError, Transaction, Write};
 use kvasm_tests::conformance::rng::{Rng, seed};
 use kvasm_tests::linear::{self, Moments, Step};
@@ -11,15 +11,22 @@ use tokio::task::{JoinSet, yield_now};
 
 const KEYS: usize = 3;
 
+/// A time to live is some of these: far more than a test takes, so that the time at
+/// which an entry expires says how many.
+const LIFE_MS: i64 = 10 * 3_600_000;
+
+/// What an entry holds, and its time to live.
+type Held = (i64, Option<i64>);
+
 /// What a run does to keys, which have numbers, and what it finds.
 #[derive(Debug, Clone)]
 enum Act {
-    Read(usize, Option<i64>),
-    ReadAll(Vec<Option<i64>>),
+    Read(usize, Option<Held>),
+    ReadAll(Vec<Option<Held>>),
     Has(usize, bool),
-    Set(usize, i64),
+    Set(usize, Held),
     /// Set if it is absent; whether it was.
-    Claim(usize, i64, bool),
+    Claim(usize, Held, bool),
     Delete(usize, bool),
     Add(usize, i64, i64),
 }
@@ -29,9 +36,9 @@ enum Act {
 struct Run(Vec<Act>);
 
 impl Step for Run {
-    type State = Vec<Option<i64>>;
+    type State = Vec<Option<Held>>;
 
-    fn apply(&self, state: &Vec<Option<i64>>) -> Option<Vec<Option<i64>>> {
+    fn apply(&self, state: &Vec<Option<Held>>) -> Option<Vec<Option<Held>>> {
         let mut state = state.clone();
         for act in &self.0 {
             let fits = match act {
@@ -49,8 +56,9 @@ impl Step for Run {
                 }
                 Act::Delete(k, existed) => state[*k].take().is_some() == *existed,
                 Act::Add(k, delta, sum) => {
-                    state[*k] = Some(state[*k].unwrap_or(0) + delta);
-                    state[*k] == Some(*sum)
+                    let (before, life) = state[*k].unwrap_or((0, None));
+                    state[*k] = Some((before + delta, life));
+                    before + delta == *sum
                 }
             };
             if !fits {
@@ -80,20 +88,29 @@ struct Client {
     caller: Caller,
     rng: Rng,
     next: i64,
+    began: Timestamp,
 }
 
 impl Client {
+    fn held(&self, entry: Option<Entry>) -> Option<Held> {
+        let life = |at: Timestamp| (at.0 - self.began.0 + LIFE_MS / 2) / LIFE_MS;
+        let life = entry.as_ref()?.expires_at.map(life);
+        Some((number(entry)?, life))
+    }
+
     async fn act(&mut self, kv: &dyn Kv) -> Act {
         self.next += 1;
         let (to, k) = (self.next, self.rng.below(KEYS));
+        let life = self.rng.chance(1, 2).then(|| 1 + self.rng.below(99) as i64);
+        let ttl_ms = life.map(|life| (life * LIFE_MS) as u64);
         let (c, name) = key(k);
         let caller = &self.caller;
         match self.rng.below(10) {
-            0..=2 => Act::Read(k, number(kv.get(caller, &c, &name).await.unwrap())),
+            0..=2 => Act::Read(k, self.held(kv.get(caller, &c, &name).await.unwrap())),
             3 => {
                 let keys: Vec<_> = (0..KEYS).map(key).collect();
                 let found = kv.get_many(caller, &keys).await.unwrap();
-                Act::ReadAll(found.into_iter().map(number).collect())
+                Act::ReadAll(found.into_iter().map(|entry| self.held(entry)).collect())
             }
             4 => Act::Has(k, kv.has(caller, &c, &name).await.unwrap()),
             5 => {
@@ -101,11 +118,11 @@ impl Client {
                     collection: c,
                     key: name,
                     value: json(to),
-                    ttl_ms: None,
+                    ttl_ms,
                     expect: None,
                 };
                 kv.set(caller, write).await.unwrap();
-                Act::Set(k, to)
+                Act::Set(k, (to, life))
             }
             6 => {
                 let check = Check {
@@ -117,7 +134,7 @@ impl Client {
                     collection: c,
                     key: name,
                     value: json(to),
-                    ttl_ms: None,
+                    ttl_ms,
                 };
                 let batch = Batch {
                     checks: vec![check],
@@ -125,8 +142,8 @@ impl Client {
                     acknowledge: None,
                 };
                 match kv.commit(caller, batch).await {
-                    Ok(_) => Act::Claim(k, to, true),
-                    Err(ServiceError::Conflict { .. }) => Act::Claim(k, to, false),
+                    Ok(_) => Act::Claim(k, (to, life), true),
+                    Err(ServiceError::Conflict { .. }) => Act::Claim(k, (to, life), false),
                     Err(error) => panic!("{error}"),
                 }
             }
@@ -172,6 +189,7 @@ async fn transactions_have_one_order(stages: &[Stage]) {
     let mut rng = Rng::new(seed);
     let moments = Arc::new(Moments::default());
     let together = Arc::new(Barrier::new(CLIENTS));
+    let began = Timestamp::now();
     let mut clients = JoinSet::new();
     for number in 1..=CLIENTS {
         let (moments, together) = (Arc::clone(&moments), Arc::clone(&together));
@@ -181,6 +199,7 @@ async fn transactions_have_one_order(stages: &[Stage]) {
             caller: Caller::new(&stage.app().await, None),
             rng: rng.split(),
             next: number as i64 * 1_000_000,
+            began,
         };
         clients.spawn(async move {
             together.wait().await;
@@ -257,4 +276,75 @@ async fn a_run_that_read_one_key_at_two_moments_is_lost() {
 #[tokio::test]
 async fn a_run_that_saw_an_entry_come_is_lost_though_it_went_again() {
     assert!(!read_twice(None, &[Some(1), None]).await);
+}
+
+/// What a batch that fails has seen is remembered, also that it was not the first time.
+#[tokio::test]
+async fn a_run_that_saw_an_entry_come_in_a_batch_that_fails_is_lost() {
+    let stage = Stage::new().await;
+    let (kv, caller) = (stage.host.kv(), Caller::new(&stage.app().await, None));
+    let (c, k) = key(0);
+    let transaction = Transaction::new(Arc::clone(kv), &Limits::default());
+    let absent = || Batch {
+        checks: vec![Check {
+            collection: c.clone(),
+            key: k.clone(),
+            expect: Expect::Absent,
+        }],
+        ..Batch::default()
+    };
+    transaction.commit(&caller, absent()).await.unwrap();
+    stage.set(c.as_str(), k.as_str(), "1").await;
+    let failed = transaction.commit(&caller, absent()).await;
+    assert!(
+        matches!(failed, Err(ServiceError::Conflict { .. })),
+        "{failed:?}"
+    );
+    let delete = kv.delete(&caller, c.clone(), k.clone(), None);
+    assert!(delete.await.unwrap());
+    let lost = transaction.batch(None);
+    assert!(
+        matches!(lost, Err(ServiceError::Conflict { .. })),
+        "{lost:?}"
+    );
+}
+
+/// So is what such a batch was the first to see.
+#[tokio::test]
+async fn a_run_depends_on_what_a_batch_that_failed_has_seen() {
+    let stage = Stage::new().await;
+    let (kv, caller) = (stage.host.kv(), Caller::new(&stage.app().await, None));
+    let ((c, k), (_, own)) = (key(0), key(1));
+    stage.set(c.as_str(), k.as_str(), "1").await;
+    let transaction = Transaction::new(Arc::clone(kv), &Limits::default());
+    let write = |key: &Key| Operation::Set {
+        collection: c.clone(),
+        key: key.clone(),
+        value: json(2),
+        ttl_ms: None,
+    };
+    let check = Check {
+        collection: c.clone(),
+        key: k.clone(),
+        expect: Expect::Absent,
+    };
+    let refused = Batch {
+        checks: vec![check],
+        operations: vec![write(&k)],
+        acknowledge: None,
+    };
+    transaction.commit(&caller, refused).await.unwrap_err();
+    let other = Batch {
+        operations: vec![write(&own)],
+        ..Batch::default()
+    };
+    transaction.commit(&caller, other).await.unwrap();
+    stage.set(c.as_str(), k.as_str(), "3").await;
+    let batch = transaction.batch(None).unwrap().unwrap();
+    assert_eq!(batch.operations.len(), 1, "the failed one has left nothing");
+    let lost = kv.commit(&caller, batch).await;
+    assert!(
+        matches!(lost, Err(ServiceError::Conflict { .. })),
+        "{lost:?}"
+    );
 }

@@ -93,6 +93,48 @@ async fn too_many_dead_letters_go_and_are_counted() {
     .await;
 }
 
+/// Those that are older than they may be go, and no others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_dead_letters_go() {
+    for (age, left) in [
+        (Duration::from_millis(1), 0),
+        (Duration::from_secs(3_600), 2),
+    ] {
+        let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+        stage.deploy(super::hosts::counter()).await;
+        for n in 0..2 {
+            stage.set("c", &n.to_string(), "1").await;
+            bury(&stage).await;
+        }
+        stage.start_with(DispatchOptions {
+            letter_age: age,
+            ..options()
+        });
+        // What has expired goes in each round. When it has gone in two, there was a
+        // whole round between.
+        for _ in 0..2 {
+            let expired = Op::Set {
+                collection: collection("e"),
+                key: Key::parse("k").unwrap(),
+                value: Value::json("1", 10).unwrap(),
+                expires_at: Some(Timestamp(1)),
+            };
+            let batch = WriteBatch {
+                ops: vec![expired],
+                ..WriteBatch::new(stage.app().await.id, Timestamp(0))
+            };
+            stage.host.store().commit(batch).await.unwrap();
+            until("a round has been made", async || entries(&stage).await == 2).await;
+        }
+        until("old letters are gone", async || {
+            stage.letters().await.len() == left
+        })
+        .await;
+        stage.stop().await;
+        assert_eq!(stage.letters().await.len(), left, "{age:?}");
+    }
+}
+
 /// Another host deletes an app that this one has called.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_host_has_in_memory_of_a_deleted_app_goes() {

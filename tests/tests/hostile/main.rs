@@ -15,5 +15,6 @@ mod modules;
 mod packed;
 mod pointers;
 mod random;
+mod service;
 mod turns;
 mod wasi;

@@ -66,6 +66,40 @@ async fn a_batch_happens_whole_or_not_at_all() {
     assert!(other.get("failed").is_none());
 }
 
+/// A batch of one is what it does; of more, how many, and of checks alone nothing.
+#[tokio::test]
+async fn a_batch_leaves_one_row_with_the_number_of_its_operations() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let api = &server.root;
+    let checks = json!([{ "collection": "c", "key": "k", "version": 0 }]);
+    commit(api, json!({ "checks": checks })).await.expect(200);
+    commit(api, json!({ "operations": [set("k", json!(1))] }))
+        .await
+        .expect(200);
+    let several = json!({ "operations": [
+        set("k", json!(2)),
+        { "increment": { "collection": "c", "key": "n", "by": 1 } },
+        { "delete": { "collection": "c", "key": "k" } },
+    ] });
+    commit(api, several).await.expect(200);
+    // One that fails leaves none.
+    let failing = json!({ "checks": [{ "collection": "c", "key": "n", "version": 0 }],
+        "operations": [set("k", json!(1)), set("l", json!(1))] });
+    commit(api, failing)
+        .await
+        .refused(412, "precondition-failed");
+    let audit = api.get("/v1/apps/shop/audit").await.expect(200).json();
+    let rows = audit["audit"].as_array().unwrap().iter().rev();
+    let of_entries: Vec<_> = rows
+        .filter(|row| row["action"].as_str().unwrap().starts_with("kv."))
+        .map(|row| (row["action"].as_str().unwrap(), &row["detail"]))
+        .collect();
+    let one = json!({ "collection": "c", "key": "k" });
+    let three = json!({ "entries": 3 });
+    assert_eq!(of_entries, [("kv.set", &one), ("kv.commit", &three)]);
+}
+
 #[tokio::test]
 async fn values_are_kept_to_the_letter() {
     let server = Server::start().await;

@@ -21,6 +21,9 @@ use crate::{guests, host, postgres, schemathesis};
 use load::Load;
 use schedule::Job;
 
+pub use programs::Programs;
+pub use schedule::cores;
+
 /// How the tests are run.
 #[derive(Args)]
 pub struct Options {
@@ -86,8 +89,8 @@ pub fn run(options: &Options) -> Result<()> {
         });
     }
     step("building the tests");
-    let programs = programs::build()?;
-    let jobs = options.jobs.map_or_else(schedule::cores, usize::from);
+    let programs = Programs::build()?;
+    let jobs = options.jobs.map_or_else(cores, usize::from);
     repeat(options, || {
         let mut all: Vec<Job> = programs.iter().map(|program| program.job()).collect();
         all.extend(by_cargo());

@@ -23,30 +23,54 @@ pub struct Program {
 impl Program {
     /// Starts it as `cargo test` does.
     pub fn job(&self) -> Job {
+        Job::new(&self.name, self.command())
+    }
+
+    /// As [`job`](Program::job), to be started with more arguments.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(&self.file);
         command
             .current_dir(&self.package)
             .env("CARGO_MANIFEST_DIR", &self.package)
             .env("LD_LIBRARY_PATH", &self.libraries)
             .env("DYLD_FALLBACK_LIBRARY_PATH", &self.libraries);
-        Job::new(&self.name, command)
+        command
     }
 }
 
-/// Builds all tests of the workspace.
-pub fn build() -> Result<Vec<Program>> {
-    let mut command = cargo();
-    command.args(["test", "--workspace", "--no-run"]);
-    command.arg("--message-format=json-render-diagnostics");
-    let messages = output(command.stdout(Stdio::piped())).context("building the tests")?;
-    let libraries = libraries()?;
-    let found: Vec<_> = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .filter_map(|message| program(&message, &libraries))
-        .collect();
-    ensure!(!found.is_empty(), "cargo built no test program");
-    Ok(found)
+/// Those that one command of cargo builds.
+pub struct Programs(Vec<Program>);
+
+impl Programs {
+    /// All of the workspace.
+    pub fn build() -> Result<Programs> {
+        let mut command = cargo();
+        Programs::built_by(command.args(["test", "--workspace", "--no-run"]))
+    }
+
+    /// Runs a `cargo test --no-run`.
+    pub fn built_by(command: &mut Command) -> Result<Programs> {
+        command.arg("--message-format=json-render-diagnostics");
+        let messages = output(command.stdout(Stdio::piped())).context("building the tests")?;
+        let libraries = libraries()?;
+        let found: Vec<_> = messages
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter_map(|message| program(&message, &libraries))
+            .collect();
+        ensure!(!found.is_empty(), "cargo built no test program");
+        Ok(Programs(found))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Program> {
+        self.0.iter()
+    }
+
+    /// The one that is so named.
+    pub fn named(&self, name: &str) -> Result<&Program> {
+        let found = self.iter().find(|program| program.name == name);
+        found.with_context(|| format!("cargo built no test program {name}"))
+    }
 }
 
 /// Where the standard library is, which the tests of macros load.

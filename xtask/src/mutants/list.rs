@@ -1,0 +1,229 @@
+//! The list of mutants, and what each makes of its file.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Deserialize;
+
+/// Where the list is.
+pub const LIST: &str = "tests/mutants.toml";
+/// How tests inside the library's sources are named in it.
+pub const LIBRARY: &str = "lib";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    mutant: Vec<Mutant>,
+}
+
+/// A careless line.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mutant {
+    /// Selects it.
+    pub name: String,
+    /// What somebody would have got wrong.
+    pub what: String,
+    /// From the root of the workspace.
+    pub file: String,
+    /// An expression in it.
+    code: String,
+    /// What it becomes: an expression of the same type.
+    becomes: String,
+    /// Text around `code` that is there once, if `code` alone is not.
+    within: Option<String>,
+    /// The tests of which one at least must fail.
+    pub tests: Vec<Test>,
+    /// Why no test can notice it.
+    pub lives: Option<String>,
+}
+
+/// A test: its program and its path there.
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
+#[serde(try_from = "String")]
+pub struct Test {
+    pub program: String,
+    pub path: String,
+}
+
+impl TryFrom<String> for Test {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Test, String> {
+        match text.split_once(' ') {
+            Some((program, path)) => Ok(Test {
+                program: program.to_owned(),
+                path: path.to_owned(),
+            }),
+            None => Err(format!("{text:?} must be a program, a space, and a test")),
+        }
+    }
+}
+
+impl Mutant {
+    /// For people.
+    pub fn change(&self) -> String {
+        let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("`{}` becomes `{}`", line(&self.code), line(&self.becomes))
+    }
+
+    /// Where its code is in the text of its file.
+    ///
+    /// # Errors
+    /// It is not there, or more than once.
+    pub fn place(&self, text: &str) -> Result<usize> {
+        let once = |what: &str, text: &str| match text.match_indices(what).count() {
+            1 => text.find(what).context("it is there once"),
+            0 => Err(anyhow!("`{what}` is not there")),
+            count => Err(anyhow!("`{what}` is there {count} times")),
+        };
+        let within = self.within.as_ref().unwrap_or(&self.code);
+        let found = once(within, text).and_then(|at| Ok(at + once(&self.code, within)?));
+        found.with_context(|| format!("the mutant {} does not apply to {}", self.name, self.file))
+    }
+}
+
+/// The mutants of one place and its code, of which the variable selects one.
+fn switch(mutants: &[&Mutant], code: &str) -> String {
+    let choice = |mutant: &&Mutant| {
+        let (name, becomes) = (&mutant.name, &mutant.becomes);
+        format!("if crate::mutant::is({name:?}) {{ {becomes} }} else ")
+    };
+    let choices: String = mutants.iter().map(choice).collect();
+    format!("({choices}{{ {code} }})")
+}
+
+/// The text of a file with the mutants of it.
+///
+/// # Errors
+/// One of them does not apply, or two overlap.
+pub fn mutate(text: &str, mutants: &[&Mutant]) -> Result<String> {
+    let mut places: BTreeMap<_, Vec<&Mutant>> = BTreeMap::new();
+    for mutant in mutants {
+        let place = (mutant.place(text)?, mutant.code.as_str());
+        places.entry(place).or_default().push(mutant);
+    }
+    let (mut mutated, mut end) = (String::new(), 0);
+    for ((at, code), mutants) in places {
+        let before = text.get(end..at).with_context(|| {
+            let names: Vec<_> = mutants.iter().map(|mutant| &mutant.name).collect();
+            format!("{names:?} overlap another mutant without being of the same code")
+        })?;
+        mutated.push_str(before);
+        mutated.push_str(&switch(&mutants, code));
+        end = at + code.len();
+    }
+    mutated.push_str(text.get(end..).unwrap_or_default());
+    Ok(mutated)
+}
+
+/// The list; each mutant applies to the sources in `root`.
+pub fn read(root: &Path) -> Result<Vec<Mutant>> {
+    let text =
+        fs::read_to_string(root.join(LIST)).with_context(|| format!("cannot read {LIST}"))?;
+    let list: List = toml::from_str(&text).with_context(|| format!("{LIST} cannot be read"))?;
+    let mut names = HashSet::new();
+    let mut wrong = Vec::new();
+    for mutant in &list.mutant {
+        let name = &mutant.name;
+        ensure!(names.insert(name), "{LIST} has two mutants {name}");
+        ensure!(
+            !mutant.tests.is_empty(),
+            "the mutant {name} must name a test"
+        );
+        if let Err(error) = applies(root, mutant) {
+            wrong.push(format!("{error:#}"));
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("{LIST} is not as the sources are:\n{}", wrong.join("\n"));
+    }
+    Ok(list.mutant)
+}
+
+fn applies(root: &Path, mutant: &Mutant) -> Result<()> {
+    let file = &mutant.file;
+    let is_library = file.starts_with("host/src/") && !file.starts_with("host/src/main.rs");
+    ensure!(is_library, "{file} is not of the library");
+    let text =
+        fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {file}"))?;
+    mutant.place(&text).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::workspace;
+
+    fn mutant(name: &str, code: &str, within: Option<&str>) -> Mutant {
+        Mutant {
+            name: name.to_owned(),
+            what: String::new(),
+            file: "host/src/x.rs".to_owned(),
+            code: code.to_owned(),
+            becomes: "0".to_owned(),
+            within: within.map(str::to_owned),
+            tests: Vec::new(),
+            lives: None,
+        }
+    }
+
+    /// So that a change of the sources is one of the list too.
+    #[test]
+    fn the_list_applies_to_the_sources() {
+        for mutant in read(&workspace()).unwrap() {
+            for Test { program, path } in &mutant.tests {
+                let (module, name) = path.rsplit_once("::").unwrap();
+                let file = match program.as_str() {
+                    LIBRARY => module.trim_end_matches("::tests").replace("::", "/"),
+                    _ => format!("{program}/{}", module.replace("::", "/")),
+                };
+                let folder = match program.as_str() {
+                    LIBRARY => "host/src",
+                    _ => "tests/tests",
+                };
+                let base = workspace().join(folder).join(&file);
+                let files = [
+                    base.with_extension("rs"),
+                    base.join("mod.rs"),
+                    base.join("tests.rs"),
+                ];
+                let has = |file: &std::path::PathBuf| {
+                    let text = fs::read_to_string(file).unwrap_or_default();
+                    text.contains(&format!("fn {name}("))
+                };
+                assert!(files.iter().any(has), "there is no test {program} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_mutant_is_at_its_place() {
+        let text = "a(1); b(1); c(2);";
+        let (one, two) = (mutant("x", "1", Some("b(1)")), mutant("y", "2", None));
+        let again = mutant("z", "2", None);
+        assert_eq!(
+            mutate(text, &[&two, &one, &again]).unwrap(),
+            "a(1); b((if crate::mutant::is(\"x\") { 0 } else { 1 })); \
+             c((if crate::mutant::is(\"y\") { 0 } else if crate::mutant::is(\"z\") { 0 } else { 2 }));"
+        );
+    }
+
+    #[test]
+    fn what_does_not_apply_is_an_error() {
+        for (text, mutants) in [
+            ("a(1); b(1);", vec![mutant("twice", "1", None)]),
+            ("a(2);", vec![mutant("gone", "1", None)]),
+            ("a(1);", vec![mutant("gone around", "1", Some("b(1)"))]),
+            (
+                "a(b(1));",
+                vec![mutant("outer", "b(1)", None), mutant("inner", "1", None)],
+            ),
+        ] {
+            let of_file: Vec<_> = mutants.iter().collect();
+            assert!(mutate(text, &of_file).is_err(), "{}", mutants[0].name);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Runs the tests of mutants.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::list::{LIBRARY, Mutant, Test};
+use super::tree::VARIABLE;
+use crate::test::Programs;
+
+/// Three times as long as a test waits for what never comes. A test that takes longer
+/// has noticed the mutant in its way.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Without a mutant, for all tests of a program together.
+const LIMIT_OF_ALL: Duration = Duration::from_secs(30 * 60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What became of a mutant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// A test failed with it.
+    Killed,
+    /// None did.
+    Lived,
+}
+
+/// How tests ended.
+enum Ended {
+    Passed,
+    Failed,
+    /// Did not end in time, and were ended.
+    Hung,
+}
+
+/// The built tests, and what they look for in their environment.
+pub struct Runs {
+    pub programs: Programs,
+    pub environment: Vec<(&'static str, OsString)>,
+}
+
+impl Runs {
+    /// Runs tests without a mutant.
+    ///
+    /// # Errors
+    /// One fails, or is not there.
+    pub fn pass<'t>(&self, tests: impl Iterator<Item = &'t Test>) -> Result<()> {
+        for (program, paths) in by_program(tests) {
+            match self.run(program, &paths, None, LIMIT_OF_ALL)? {
+                (Ended::Passed, _) => {}
+                (_, printed) => bail!("tests of {program} fail without a mutant:\n{printed}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries each mutant, `jobs` at once.
+    ///
+    /// # Errors
+    /// A program cannot be run.
+    pub fn try_all(&self, mutants: &[&Mutant], jobs: usize) -> Result<Vec<Fate>> {
+        let waiting = Mutex::new(mutants.iter().enumerate());
+        let next = || waiting.lock().ok()?.next();
+        let work = || {
+            let mut fates = Vec::new();
+            while let Some((number, mutant)) = next() {
+                fates.push((number, self.try_one(mutant)?));
+            }
+            Ok(fates)
+        };
+        let all: Result<Vec<_>> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+            let ended = workers.into_iter().map(|worker| match worker.join() {
+                Ok(fates) => fates,
+                Err(_) => bail!("a thread that runs tests panicked"),
+            });
+            ended.collect()
+        });
+        let mut all: Vec<_> = all?.into_iter().flatten().collect();
+        all.sort_by_key(|(number, _)| *number);
+        Ok(all.into_iter().map(|(_, fate)| fate).collect())
+    }
+
+    fn try_one(&self, mutant: &Mutant) -> Result<Fate> {
+        let start = Instant::now();
+        for (program, paths) in by_program(mutant.tests.iter()) {
+            let how = match self.run(program, &paths, Some(&mutant.name), LIMIT)?.0 {
+                Ended::Passed => continue,
+                Ended::Failed => "killed",
+                Ended::Hung => "killed (a test hung)",
+            };
+            let seconds = start.elapsed().as_secs();
+            println!("{how}: {} by {program}, {seconds} s", mutant.name);
+            return Ok(Fate::Killed);
+        }
+        println!("LIVES: {}: {}", mutant.name, mutant.what);
+        Ok(Fate::Lived)
+    }
+
+    /// Runs tests of a program; how they ended, and what they printed.
+    fn run(
+        &self,
+        program: &str,
+        paths: &[&str],
+        mutant: Option<&str>,
+        limit: Duration,
+    ) -> Result<(Ended, String)> {
+        let name = match program {
+            LIBRARY => "kvasm (lib)",
+            name => name,
+        };
+        let program = self.programs.named(name)?;
+        let mut log = tempfile::tempfile().context("cannot make a file for what tests print")?;
+        let mut command = program.command();
+        command
+            .args(["--exact", "--color=never"])
+            .args(paths)
+            .env_remove(VARIABLE)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log.try_clone()?);
+        if let Some(mutant) = mutant {
+            command.env(VARIABLE, mutant);
+        }
+        let start = Instant::now();
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let status = loop {
+            match child.try_wait()? {
+                Some(status) => break Some(status),
+                None if start.elapsed() > limit => {
+                    child.kill()?;
+                    child.wait()?;
+                    break None;
+                }
+                None => thread::sleep(POLL_INTERVAL),
+            }
+        };
+        let printed = text(&mut log)?;
+        let ended = match status {
+            None => Ended::Hung,
+            Some(status) if status.success() => {
+                let ran = format!("test result: ok. {} passed", paths.len());
+                ensure!(
+                    printed.contains(&ran),
+                    "{name} does not have all of these tests: {}\n{printed}",
+                    paths.join(", ")
+                );
+                Ended::Passed
+            }
+            Some(_) => Ended::Failed,
+        };
+        Ok((ended, printed))
+    }
+}
+
+fn text(log: &mut File) -> Result<String> {
+    log.rewind()?;
+    let mut bytes = Vec::new();
+    log.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The tests of each program, each once.
+fn by_program<'t>(tests: impl Iterator<Item = &'t Test>) -> BTreeMap<&'t str, Vec<&'t str>> {
+    let mut programs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for test in tests {
+        let paths = programs.entry(&test.program).or_default();
+        if !paths.contains(&test.path.as_str()) {
+            paths.push(&test.path);
+        }
+    }
+    programs
+}
