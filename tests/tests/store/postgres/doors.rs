@@ -52,7 +52,7 @@ async fn a_certificate_of_version_1_is_not_looked_at_unless_it_is_to_be_verified
         let store = PostgresStore::connect(patient(url)).await.expect("a store");
         let app = Kit::new(Arc::new(store), 1).app().await;
         // More than a packet, in both directions.
-        let value = bytes(&"x".repeat(300_000));
+        let value = bytes("x".repeat(300_000));
         app.set("c", "k", value.clone()).await;
         assert_eq!(app.get("c", "k").await.expect("an entry").value, value);
         assert_eq!(
