@@ -139,7 +139,8 @@ async fn a_look_that_takes_long_does_not_hold_up_the_stop() {
     stage.start();
     eventually("the look waits for the lock", async || {
         let waits = "SELECT count(*) FROM pg_stat_activity
-            WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            WHERE datname = current_database() AND wait_event_type = 'Lock'
+            AND query LIKE '%due_queues%'";
         stage.database.sql(waits).await == "1"
     })
     .await;
