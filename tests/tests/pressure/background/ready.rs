@@ -138,10 +138,11 @@ async fn a_look_that_takes_long_does_not_hold_up_the_stop() {
     let hold = stage.database.hold(lock).await;
     stage.start();
     eventually("the look waits for the lock", async || {
+        // That of the claims, and that of the rescue.
         let waits = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'
             AND query LIKE '%due_queues%'";
-        stage.database.sql(waits).await == "1"
+        stage.database.sql(waits).await == "2"
     })
     .await;
     let stopped = tokio::time::timeout(Duration::from_secs(60), stage.stop()).await;
