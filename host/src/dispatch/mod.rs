@@ -171,9 +171,9 @@ impl Dispatcher {
     /// take longer than [`DispatchOptions::drain`] are cut off, and their deliveries are
     /// given back: they are due at once, and the attempt does not count.
     ///
-    /// Claiming, schedules, samples, upkeep, housekeeping, the removal of deleted apps and the
-    /// comparison of the clock are tasks of their own. One that fails or panics is started again and shows in the
-    /// host's [`Health`](crate::service::Health).
+    /// Claiming, schedules, samples, upkeep, housekeeping, the removal of deleted apps and
+    /// the comparison of the clock are tasks of their own. One that fails or panics is
+    /// started again and shows in the host's [`Health`](crate::service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let shared = &self.shared;
         let mut guard = Guard {
