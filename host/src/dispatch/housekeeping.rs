@@ -1,6 +1,5 @@
 //! What belongs to no app: old audit rows, and space to give back.
 
-use super::supervisor::{Stop, rounds};
 use super::upkeep::{REST, ROWS};
 use super::{Shared, millis};
 use crate::model::Timestamp;
@@ -8,22 +7,10 @@ use crate::service::Task;
 use crate::store::StoreError;
 use std::sync::Arc;
 
-/// Does all of it again and again. After a failure, which is when `starts` is not 0,
-/// at once.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    task: Task,
-    stop: Stop,
-    starts: u64,
-) -> Result<(), StoreError> {
-    let pause = shared.options.upkeep;
-    rounds(pause, starts, &task, stop, || round(&shared)).await
-}
-
 /// Does each part, whether or not another one has failed.
-async fn round(shared: &Shared) -> Result<(), StoreError> {
-    let pruned = prune_audit(shared).await;
-    let given_back = give_back(shared).await;
+pub(super) async fn round(shared: Arc<Shared>, _: Task) -> Result<(), StoreError> {
+    let pruned = prune_audit(&shared).await;
+    let given_back = give_back(&shared).await;
     pruned.and(given_back)
 }
 

@@ -39,7 +39,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use supervisor::{Stop, supervise};
+use supervisor::{Stop, rounds, supervise};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -183,24 +183,14 @@ impl Dispatcher {
         };
         let (tell, told) = Stop::new();
         let mut loops = JoinSet::new();
-        self.start(&mut loops, &told, "clock", |of, task, stop, _| {
-            clock::run(of, task, stop)
-        });
-        self.start(&mut loops, &told, "rescue", |of, task, stop, _| {
-            rescue::run(of, task, stop)
-        });
-        self.start(&mut loops, &told, "claims", |of, task, stop, _| {
-            claims::run(of, task, stop)
-        });
-        self.start(&mut loops, &told, "schedules", |of, task, stop, _| {
-            cron::run(of, task, stop)
-        });
-        self.start(&mut loops, &told, "upkeep", upkeep::run);
-        self.start(&mut loops, &told, "housekeeping", housekeeping::run);
-        self.start(&mut loops, &told, "reaper", reaper::run);
-        self.start(&mut loops, &told, "samples", |of, task, stop, _| {
-            gauges::run(of, task, stop)
-        });
+        self.start(&mut loops, &told, "clock", clock::run);
+        self.start(&mut loops, &told, "rescue", rescue::run);
+        self.start(&mut loops, &told, "claims", claims::run);
+        self.start(&mut loops, &told, "schedules", cron::run);
+        self.start(&mut loops, &told, "samples", gauges::run);
+        self.start_rounds(&mut loops, &told, "upkeep", upkeep::round);
+        self.start_rounds(&mut loops, &told, "housekeeping", housekeeping::round);
+        self.start_rounds(&mut loops, &told, "reaper", reaper::round);
         let mut stop = std::pin::pin!(stop);
         tokio::select! {
             () = &mut stop => {}
@@ -223,8 +213,40 @@ impl Dispatcher {
         guard.is_done = true;
     }
 
-    /// Starts a loop under supervision. `run` is given how often it was started before.
+    /// Starts a loop under supervision.
     fn start<F>(
+        &self,
+        loops: &mut JoinSet<()>,
+        stop: &Stop,
+        name: &'static str,
+        run: impl Fn(Arc<Shared>, Task, Stop) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<(), StoreError>> + Send + 'static,
+    {
+        let run = move |shared, task, stop, _| run(shared, task, stop);
+        self.start_counted(loops, stop, name, run);
+    }
+
+    /// Starts a loop that goes through all apps, or all of the store, every
+    /// [`DispatchOptions::upkeep`]. After a failure it begins at once.
+    fn start_rounds<F>(
+        &self,
+        loops: &mut JoinSet<()>,
+        stop: &Stop,
+        name: &'static str,
+        round: fn(Arc<Shared>, Task) -> F,
+    ) where
+        F: Future<Output = Result<(), StoreError>> + Send + 'static,
+    {
+        let run = move |shared: Arc<Shared>, task: Task, stop, starts| async move {
+            let next = || round(Arc::clone(&shared), task.clone());
+            rounds(shared.options.upkeep, starts, &task, stop, next).await
+        };
+        self.start_counted(loops, stop, name, run);
+    }
+
+    /// Starts a loop under supervision. `run` is given how often it was started before.
+    fn start_counted<F>(
         &self,
         loops: &mut JoinSet<()>,
         stop: &Stop,

@@ -3,7 +3,7 @@
 //! time. At the start, when the clock has stepped, and now and then, as it may be
 //! another host's clock that was wrong.
 
-use super::supervisor::Stop;
+use super::supervisor::{Skips, Stop};
 use super::{Shared, millis, retry};
 use crate::model::{DueSchedule, Queue, SchedulePlace, Tick, Timestamp, Watch};
 use crate::service::{Task, chain};
@@ -22,8 +22,6 @@ const REST: Duration = Duration::from_millis(10);
 /// By how much the clocks of two hosts may differ without a schedule being planned again
 /// by one for what the other has run.
 const SLACK: Duration = Duration::from_secs(60);
-/// Queues in a row that fail before that counts as a failure of the store.
-const FAILING_QUEUES: u32 = 10;
 
 /// Makes passes, again and again.
 pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
@@ -72,27 +70,14 @@ struct Rescued {
 
 /// Goes through the queues that have anything, now or later.
 async fn queues(shared: &Shared, task: &Task, rescued: &mut Rescued) -> Result<(), StoreError> {
-    let (mut after, mut failed) = (None, 0);
+    let (mut after, mut skips) = (None, Skips::new(task));
     loop {
         let ever = Timestamp(i64::MAX);
         let queues = shared.host.store().due(after.as_ref(), ever, PAGE).await?;
         for queue in &queues {
-            match rescue(shared, queue).await {
-                Ok(count) => {
-                    failed = 0;
-                    rescued.deliveries += count;
-                }
-                Err(error) => {
-                    task.skips(
-                        &format_args!("a queue of app {}", queue.app),
-                        &chain(&error),
-                    );
-                    failed += 1;
-                    if failed >= FAILING_QUEUES {
-                        return Err(error);
-                    }
-                }
-            }
+            let made_due = rescue(shared, queue).await;
+            let what = format_args!("a queue of app {}", queue.app);
+            rescued.deliveries += skips.take(what, made_due)?.unwrap_or(0);
         }
         match queues.last() {
             Some(last) => after = Some(last.clone()),

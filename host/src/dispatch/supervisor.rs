@@ -3,6 +3,7 @@
 
 use crate::service::{Task, chain};
 use crate::store::StoreError;
+use std::fmt;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -66,7 +67,7 @@ where
     }
 }
 
-/// Runs rounds, each a `pause` after the one before, until it is told to stop, which
+/// Runs rounds, each a `pause` after the one before, until a stop is requested, which
 /// ends a round too. After a failure, which is when `starts` is not 0, the first one
 /// begins at once.
 pub(super) async fn rounds<F>(
@@ -95,6 +96,45 @@ where
         }
         task.works();
         pause = interval;
+    }
+}
+
+/// Items in a row that fail before that counts as a failure of the store.
+const FAILING_ITEMS: u32 = 10;
+
+/// Skips items, each of one app, that fail, until too many in a row do.
+pub(super) struct Skips<'t> {
+    task: &'t Task,
+    in_a_row: u32,
+}
+
+impl<'t> Skips<'t> {
+    pub(super) fn new(task: &'t Task) -> Skips<'t> {
+        Skips { task, in_a_row: 0 }
+    }
+
+    /// Returns what became of an item: `None` of one that is skipped.
+    ///
+    /// # Errors
+    /// That of the item, if it is one too many.
+    pub(super) fn take<T>(
+        &mut self,
+        what: fmt::Arguments<'_>,
+        done: Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let error = match done {
+            Ok(done) => {
+                self.in_a_row = 0;
+                return Ok(Some(done));
+            }
+            Err(error) => error,
+        };
+        self.task.skips(&what, &chain(&error));
+        self.in_a_row += 1;
+        match self.in_a_row {
+            FAILING_ITEMS.. => Err(error),
+            _ => Ok(None),
+        }
     }
 }
 

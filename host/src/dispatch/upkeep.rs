@@ -1,9 +1,9 @@
 //! What grows old or too much in each app: expired entries, dead letters, audit rows.
 
-use super::supervisor::{Stop, rounds};
+use super::supervisor::Skips;
 use super::{Shared, millis};
 use crate::model::{App, AppId, AppName, Timestamp};
-use crate::service::{Task, chain};
+use crate::service::Task;
 use crate::store::StoreError;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,25 +15,13 @@ pub(super) const ROWS: u32 = 500;
 pub(super) const REST: Duration = Duration::from_millis(10);
 /// Apps that are read in one go.
 const APPS: u32 = 200;
-/// Apps in a row whose upkeep fails before that counts as a failure of the store.
-const FAILING_APPS: u32 = 10;
 
-/// Goes through all apps again and again. After a failure, which is when `starts` is
-/// not 0, at once.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    task: Task,
-    stop: Stop,
-    starts: u64,
-) -> Result<(), StoreError> {
-    let pause = shared.options.upkeep;
-    rounds(pause, starts, &task, stop, || round(&shared, &task)).await
-}
-
-async fn round(shared: &Shared, task: &Task) -> Result<(), StoreError> {
+/// Goes once through all apps. One that fails is left aside until the next round.
+pub(super) async fn round(shared: Arc<Shared>, task: Task) -> Result<(), StoreError> {
     // Behind those at which the last round was given up.
-    let (mut after, mut failed) = (shared.kept_until.lock().take(), 0);
-    let mut unseen = after.is_none().then(|| Unseen::new(shared));
+    let mut after = shared.kept_until.lock().take();
+    let mut unseen = after.is_none().then(|| Unseen::new(&shared));
+    let mut skips = Skips::new(&task);
     loop {
         let apps = shared.host.store().apps(after.as_ref(), APPS).await?;
         if let Some(unseen) = &mut unseen {
@@ -41,16 +29,11 @@ async fn round(shared: &Shared, task: &Task) -> Result<(), StoreError> {
         }
         for app in &apps {
             // Each whether or not the others have failed.
-            let swept = sweep(shared, app).await;
-            let pruned = prune(shared, app).await;
-            let shortened = prune_audit(shared, app).await;
-            let Err(error) = swept.and(pruned).and(shortened) else {
-                failed = 0;
-                continue;
-            };
-            task.skips(&format_args!("upkeep of app {}", app.name), &chain(&error));
-            failed += 1;
-            if failed >= FAILING_APPS {
+            let swept = sweep(&shared, app).await;
+            let pruned = prune(&shared, app).await;
+            let shortened = prune_audit(&shared, app).await;
+            let kept = swept.and(pruned).and(shortened);
+            if let Err(error) = skips.take(format_args!("upkeep of app {}", app.name), kept) {
                 *shared.kept_until.lock() = Some(app.name.clone());
                 return Err(error);
             }
@@ -61,7 +44,7 @@ async fn round(shared: &Shared, task: &Task) -> Result<(), StoreError> {
         }
     }
     match unseen {
-        Some(unseen) => unseen.forget(shared).await,
+        Some(unseen) => unseen.forget(&shared).await,
         None => Ok(()),
     }
 }
