@@ -9,14 +9,13 @@ use super::requests::Line;
 use super::stream::Peer;
 use super::target;
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
-use std::time::Instant;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -39,13 +38,11 @@ pub(super) async fn around(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let start = Instant::now();
     let id = given_id(request.headers()).unwrap_or_else(Uuid::now_v7);
     request.extensions_mut().insert(RequestId(id));
     let method = method(&request);
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
-    let line = Line::new(&request, id, method, route, &shared.options.trusted_proxies);
+    let line = Line::new(&request, id, method, &shared.options.trusted_proxies);
+    let route = line.route();
 
     let span = tracing::info_span!("request", request_id = %id, method, route);
     let handled = async {
@@ -78,7 +75,7 @@ pub(super) async fn around(
         route,
         counted_method(method, status),
         &counted_status(status),
-        start.elapsed(),
+        line.took(),
     );
     let status = status.as_u16();
     response.map(|body| line.end_with(status, body))

@@ -4,7 +4,7 @@ use super::client::{self, Network, Remote};
 use crate::model::{App, AppId, AppName, TokenId, shown_start};
 use crate::service::{Actor, Requests, line_of_request};
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// The most bytes of a token's name in a line.
@@ -63,7 +63,7 @@ pub(super) struct Line {
     id: Uuid,
     client: Option<IpAddr>,
     method: &'static str,
-    route: Arc<str>,
+    route: Option<MatchedPath>,
     /// The app that the path names, whether or not there is one.
     named: Option<AppName>,
     /// None until there is an answer.
@@ -76,7 +76,6 @@ impl Line {
         request: &Request,
         id: Uuid,
         method: &'static str,
-        route: &str,
         trusted: &[Network],
     ) -> Line {
         let remote = request.extensions().get::<Remote>();
@@ -87,11 +86,21 @@ impl Line {
             client: remote
                 .map(|Remote(remote)| client::address(*remote, request.headers(), trusted)),
             method,
-            route: route.into(),
+            route: request.extensions().get().cloned(),
             named: named_app(request.uri().path()),
             status: None,
             bytes_out: 0,
         }
+    }
+
+    /// The time since the request began.
+    pub(super) fn took(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The route's path as it is declared, of which there are few.
+    pub(super) fn route(&self) -> &str {
+        self.route.as_ref().map_or("none", MatchedPath::as_str)
     }
 
     /// The request with its body counted.
@@ -99,8 +108,8 @@ impl Line {
         if request.body().is_end_stream() {
             return request;
         }
-        let notes = Arc::clone(&self.notes);
-        request.map(|inner| Body::new(Incoming { inner, notes }))
+        let count = Arc::clone(&self.notes);
+        request.map(|inner| Body::new(Counted { inner, count }))
     }
 
     /// Runs what handles the request, and takes notes.
@@ -112,7 +121,7 @@ impl Line {
     /// has left.
     pub(super) fn end_with(mut self, status: u16, inner: Body) -> Body {
         self.status = Some(status);
-        Body::new(Outgoing { inner, line: self })
+        Body::new(Counted { inner, count: self })
     }
 
     /// The app in whose share of lines it is: that of the token, as an app must not use up
@@ -161,7 +170,7 @@ impl Line {
                     request_id = %self.id,
                     client = self.client.map(tracing::field::display),
                     method = self.method,
-                    route = &*self.route,
+                    route = self.route(),
                     app = app.or(self.named.as_ref()).map(AppName::as_str),
                     // As text, so that what it contains is escaped.
                     actor = who.map(|who| who.name.as_str()),
@@ -169,7 +178,7 @@ impl Line {
                     status = self.status,
                     bytes_in = self.notes.bytes_in.load(Ordering::Relaxed),
                     bytes_out = self.bytes_out,
-                    took_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX),
+                    took_us = u64::try_from(self.took().as_micros()).unwrap_or(u64::MAX),
                     suppressed,
                     $message
                 )
@@ -196,13 +205,30 @@ fn named_app(path: &str) -> Option<AppName> {
     AppName::parse(rest.split('/').next()?).ok()
 }
 
-/// A request's body, counted as it is read.
-struct Incoming {
-    inner: Body,
-    notes: Arc<Notes>,
+/// Counts the bytes of a body.
+trait Count {
+    fn add(&mut self, bytes: u64);
 }
 
-impl HttpBody for Incoming {
+impl Count for Arc<Notes> {
+    fn add(&mut self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Count for Line {
+    fn add(&mut self, bytes: u64) {
+        self.bytes_out += bytes;
+    }
+}
+
+/// A body whose bytes are counted as they pass.
+struct Counted<C> {
+    inner: Body,
+    count: C,
+}
+
+impl<C: Count + Unpin> HttpBody for Counted<C> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -211,37 +237,7 @@ impl HttpBody for Incoming {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        self.notes
-            .bytes_in
-            .fetch_add(data_len(&frame), Ordering::Relaxed);
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// An answer's body with the request's line.
-struct Outgoing {
-    inner: Body,
-    line: Line,
-}
-
-impl HttpBody for Outgoing {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
-        self.line.bytes_out += data_len(&frame);
+        self.count.add(data_len(&frame));
         Poll::Ready(frame)
     }
 
