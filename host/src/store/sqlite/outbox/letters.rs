@@ -2,7 +2,7 @@
 
 use super::super::writer::Transaction;
 use super::super::{error, tally::Delta};
-use super::row::{DEAD_LETTER, dead_letter};
+use super::row::{DEAD_LETTER, dead_letter, ids_parameter};
 use crate::model::{AppId, DELIVERY_BYTES, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
 use crate::store::StoreError;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
@@ -16,7 +16,6 @@ const MEANT: &str = "(?2 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?2
 /// The parameters of `MEANT` and of the app.
 struct Meant {
     app: [u8; 16],
-    /// As SQLite reads them out of one parameter.
     ids: Option<String>,
     trigger: Option<String>,
     reason: Option<&'static str>,
@@ -26,11 +25,9 @@ struct Meant {
 
 impl Meant {
     fn new(app: AppId, letters: &Letters) -> Meant {
-        let ids = letters.ids.iter().map(|id| id.simple().to_string());
-        let ids = serde_json::Value::from_iter(ids).to_string();
         Meant {
             app: app.uuid().into_bytes(),
-            ids: (!letters.ids.is_empty()).then_some(ids),
+            ids: ids_parameter(&letters.ids),
             trigger: letters.trigger.clone().map(String::from),
             reason: letters.reason.map(DeadReason::as_str),
             from: letters.from.map(|at| at.0),

@@ -4,7 +4,7 @@ use super::super::error;
 use super::super::tally::Delta;
 use super::super::writer::Transaction;
 use super::queue::wake;
-use super::row::{DELIVERY, delivery};
+use super::row::{DELIVERY, delivery, ids_parameter};
 use crate::model::{AppId, Delivery, Outstanding, Place, Timestamp, TriggerName};
 use crate::store::StoreError;
 use rusqlite::{Connection, ToSql, params};
@@ -18,7 +18,6 @@ const MEANT: &str = "(?2 IS NULL OR d.event_id IN (SELECT unhex(value) FROM json
 /// The parameters of `MEANT` and of the app.
 struct Meant {
     app: [u8; 16],
-    /// As SQLite reads them out of one parameter.
     events: Option<String>,
     trigger: Option<String>,
     from: Option<i64>,
@@ -27,11 +26,9 @@ struct Meant {
 
 impl Meant {
     fn new(app: AppId, which: &Outstanding) -> Meant {
-        let events = which.events.iter().map(|id| id.simple().to_string());
-        let events = serde_json::Value::from_iter(events).to_string();
         Meant {
             app: app.uuid().into_bytes(),
-            events: (!which.events.is_empty()).then_some(events),
+            events: ids_parameter(&which.events),
             trigger: which.trigger.clone().map(String::from),
             from: which.from.map(|at| at.0),
             until: which.until.map(|at| at.0),

@@ -7,6 +7,14 @@ use crate::model::{
 };
 use rusqlite::Row;
 use std::time::Duration;
+use uuid::Uuid;
+
+/// Identities as one parameter, which `SELECT unhex(value) FROM json_each(?)` reads;
+/// `None` if there are none.
+pub(super) fn ids_parameter(ids: &[Uuid]) -> Option<String> {
+    let texts = ids.iter().map(|id| id.simple().to_string());
+    (!ids.is_empty()).then(|| serde_json::Value::from_iter(texts).to_string())
+}
 
 /// Reads an event: identity, depth, time, kind, collection, key, version, value,
 /// how many may follow.
