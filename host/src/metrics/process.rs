@@ -17,35 +17,66 @@ const fn metric(name: &'static str, kind: &'static str, help: &'static str) -> C
     }
 }
 
-const START: Collected = metric(
-    "process_start_time_seconds",
-    "gauge",
-    "When the process started, in seconds since 1970",
-);
-const CPU: Collected = metric(
-    "process_cpu_seconds",
-    "counter",
-    "CPU time of the process, without that of the processes that compile modules",
-);
-const MEMORY: Collected = metric(
-    "process_resident_memory_bytes",
-    "gauge",
-    "Memory of the process that is in RAM",
-);
-const THREADS: Collected = metric("process_threads", "gauge", "Threads of the process");
-const FILES: Collected = metric(
-    "process_open_fds",
-    "gauge",
-    "Files and connections that the process has open",
-);
-const FILES_MAX: Collected = metric(
-    "process_max_fds",
-    "gauge",
-    "Files and connections that the process may open",
-);
+/// A metric, and how it is read; the second argument is `/proc/self/status`.
+type Read = (Collected, fn(&Process, &str) -> Option<f64>);
 
 /// All of them.
-pub(super) const METRICS: [&Collected; 6] = [&START, &CPU, &MEMORY, &THREADS, &FILES, &FILES_MAX];
+pub(super) const METRICS: [Read; 6] = [
+    (
+        metric(
+            "process_start_time_seconds",
+            "gauge",
+            "When the process started, in seconds since 1970",
+        ),
+        |process, _| {
+            let since = process.start.duration_since(UNIX_EPOCH).ok()?;
+            Some(since.as_secs_f64())
+        },
+    ),
+    (
+        metric(
+            "process_cpu_seconds",
+            "counter",
+            "CPU time of the process, without that of the processes that compile modules",
+        ),
+        |_, _| cpu_seconds(),
+    ),
+    (
+        metric(
+            "process_resident_memory_bytes",
+            "gauge",
+            "Memory of the process that is in RAM",
+        ),
+        |_, status| number(status, "VmRSS:").map(|kib| kib as f64 * 1024.0),
+    ),
+    (
+        metric("process_threads", "gauge", "Threads of the process"),
+        |_, status| number(status, "Threads:").map(|n| n as f64),
+    ),
+    (
+        metric(
+            "process_open_fds",
+            "gauge",
+            "Files and connections that the process has open",
+        ),
+        |_, _| {
+            let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
+            // Without the folder itself.
+            Some(open.saturating_sub(1) as f64)
+        },
+    ),
+    (
+        metric(
+            "process_max_fds",
+            "gauge",
+            "Files and connections that the process may open",
+        ),
+        |_, _| {
+            let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+            number(&limits, "Max open files").map(|n| n as f64)
+        },
+    ),
+];
 
 /// Asks the system.
 #[derive(Debug)]
@@ -58,30 +89,6 @@ impl Process {
     pub(super) fn new() -> Process {
         Process {
             start: SystemTime::now(),
-        }
-    }
-
-    fn value(&self, metric: &Collected, status: &str) -> Option<f64> {
-        match metric.name {
-            name if name == START.name => {
-                let since = self.start.duration_since(UNIX_EPOCH).ok()?;
-                Some(since.as_secs_f64())
-            }
-            name if name == CPU.name => cpu_seconds(),
-            name if name == MEMORY.name => {
-                let kib = number(status, "VmRSS:")?;
-                Some(kib as f64 * 1024.0)
-            }
-            name if name == THREADS.name => number(status, "Threads:").map(|n| n as f64),
-            name if name == FILES.name => {
-                let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
-                // Without the folder itself.
-                Some(open.saturating_sub(1) as f64)
-            }
-            _ => {
-                let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-                number(&limits, "Max open files").map(|n| n as f64)
-            }
         }
     }
 }
@@ -107,8 +114,8 @@ fn cpu_seconds() -> Option<f64> {
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        for metric in METRICS {
-            let Some(value) = self.value(metric, &status) else {
+        for (metric, read) in &METRICS {
+            let Some(value) = read(self, &status) else {
                 continue;
             };
             let kind = match metric.kind {
@@ -138,8 +145,8 @@ mod tests {
             Process::new(),
             std::fs::read_to_string("/proc/self/status").unwrap(),
         );
-        for metric in METRICS {
-            let value = process.value(metric, &status);
+        for (metric, read) in &METRICS {
+            let value = read(&process, &status);
             assert!(value.is_some_and(|v| v > 0.0), "{}: {value:?}", metric.name);
         }
     }

@@ -51,56 +51,105 @@ const fn gauge(name: &'static str, labels: &'static str, help: &'static str) -> 
     }
 }
 
-const AT: Collected = gauge(
-    "sample_time_seconds",
-    "",
-    "When the store was last asked for the gauges from here to kvasm_quota_used_ratio, in seconds since 1970",
-);
-const APPS: Collected = gauge("apps", "", "Apps that there are");
-const PENDING: Collected = gauge(
-    "deliveries_pending",
-    "",
-    "Deliveries of changes that are outstanding: due, leased, waiting for a retry or behind another one, of paused triggers too",
-);
-const OVERDUE: Collected = gauge(
-    "deliveries_overdue_seconds",
-    "",
-    "How long the delivery that has been due for longest waits to be claimed, paused triggers left out; 0 if none waits",
-);
-const DEAD_LETTERS: Collected = gauge("dead_letters", "", "Dead letters that are kept");
-const PAUSED: Collected = gauge(
-    "triggers_paused",
-    "",
-    "Triggers that are paused, by an operator or after failures",
-);
-const SIZE: Collected = gauge(
-    "store_size_bytes",
-    "part",
-    "Size of the store: the database, and of SQLite the wal beside it",
-);
-const HELD: Collected = gauge(
-    "store_wal_held_seconds",
-    "",
-    "How long a reader has kept the WAL of SQLite from being folded into the database, while it is over 16 MiB; 0 if none does",
-);
-const FULLEST: Collected = gauge(
-    "quota_used_ratio",
-    "app, resource",
-    "Used part of the quota of the 10 fullest apps: entries, bytes, or outstanding deliveries",
-);
+/// Values of a gauge, each with its labels.
+type Values<'s> = Vec<(Vec<(&'static str, &'s str)>, f64)>;
+
+/// A gauge, and its values in a sample.
+type Gauge = (Collected, for<'s> fn(&'s Sample) -> Values<'s>);
+
+fn one<'s>(value: f64) -> Values<'s> {
+    vec![(Vec::new(), value)]
+}
 
 /// All of them.
-pub(super) const METRICS: [&Collected; 9] = [
-    &AT,
-    &APPS,
-    &PENDING,
-    &OVERDUE,
-    &DEAD_LETTERS,
-    &PAUSED,
-    &SIZE,
-    &HELD,
-    &FULLEST,
+pub(super) const METRICS: [Gauge; 9] = [
+    (
+        gauge(
+            "sample_time_seconds",
+            "",
+            "When the store was last asked for the gauges from here to kvasm_quota_used_ratio, in seconds since 1970",
+        ),
+        |sample| {
+            let since = sample.at.duration_since(UNIX_EPOCH);
+            one(since.unwrap_or_default().as_secs_f64())
+        },
+    ),
+    (gauge("apps", "", "Apps that there are"), |sample| {
+        one(sample.apps as f64)
+    }),
+    (
+        gauge(
+            "deliveries_pending",
+            "",
+            "Deliveries of changes that are outstanding: due, leased, waiting for a retry or behind another one, of paused triggers too",
+        ),
+        |sample| one(sample.pending as f64),
+    ),
+    (
+        gauge(
+            "deliveries_overdue_seconds",
+            "",
+            "How long the delivery that has been due for longest waits to be claimed, paused triggers left out; 0 if none waits",
+        ),
+        |sample| one(sample.overdue.as_secs_f64()),
+    ),
+    (
+        gauge("dead_letters", "", "Dead letters that are kept"),
+        |sample| one(sample.dead_letters as f64),
+    ),
+    (
+        gauge(
+            "triggers_paused",
+            "",
+            "Triggers that are paused, by an operator or after failures",
+        ),
+        |sample| one(sample.paused_triggers as f64),
+    ),
+    (
+        gauge(
+            "store_size_bytes",
+            "part",
+            "Size of the store: the database, and of SQLite the wal beside it",
+        ),
+        sizes,
+    ),
+    (
+        gauge(
+            "store_wal_held_seconds",
+            "",
+            "How long a reader has kept the WAL of SQLite from being folded into the database, while it is over 16 MiB; 0 if none does",
+        ),
+        |sample| {
+            let held = sample.wal.map(|(_, held)| held.as_secs_f64());
+            held.map(one).unwrap_or_default()
+        },
+    ),
+    (
+        gauge(
+            "quota_used_ratio",
+            "app, resource",
+            "Used part of the quota of the 10 fullest apps: entries, bytes, or outstanding deliveries",
+        ),
+        fullest,
+    ),
 ];
+
+fn sizes(sample: &Sample) -> Values<'_> {
+    let wal = sample.wal.map(|(bytes, _)| bytes);
+    let parts = [("database", sample.database_bytes), ("wal", wal)];
+    let parts = parts
+        .into_iter()
+        .filter_map(|(part, bytes)| bytes.map(|bytes| (vec![("part", part)], bytes as f64)));
+    parts.collect()
+}
+
+fn fullest(sample: &Sample) -> Values<'_> {
+    let fullest = sample.fullest.iter().take(3 * FULLEST_APPS).map(|full| {
+        let labels = vec![("app", full.app.as_str()), ("resource", full.resource)];
+        (labels, full.ratio)
+    });
+    fullest.collect()
+}
 
 /// The last sample; none before the first one.
 #[derive(Debug, Clone, Default)]
@@ -112,50 +161,13 @@ impl Sampled {
     }
 }
 
-/// Values of a gauge, each with its labels.
-type Values<'s> = Vec<(Vec<(&'static str, &'s str)>, f64)>;
-
-fn values<'s>(sample: &'s Sample, metric: &Collected) -> Values<'s> {
-    let one = |value: f64| vec![(Vec::new(), value)];
-    match metric.name {
-        name if name == AT.name => {
-            let since = sample.at.duration_since(UNIX_EPOCH);
-            one(since.unwrap_or_default().as_secs_f64())
-        }
-        name if name == APPS.name => one(sample.apps as f64),
-        name if name == PENDING.name => one(sample.pending as f64),
-        name if name == OVERDUE.name => one(sample.overdue.as_secs_f64()),
-        name if name == DEAD_LETTERS.name => one(sample.dead_letters as f64),
-        name if name == PAUSED.name => one(sample.paused_triggers as f64),
-        name if name == SIZE.name => {
-            let wal = sample.wal.map(|(bytes, _)| bytes);
-            let parts = [("database", sample.database_bytes), ("wal", wal)];
-            let parts = parts.into_iter().filter_map(|(part, bytes)| {
-                bytes.map(|bytes| (vec![("part", part)], bytes as f64))
-            });
-            parts.collect()
-        }
-        name if name == HELD.name => {
-            let held = sample.wal.map(|(_, held)| held.as_secs_f64());
-            held.map(one).unwrap_or_default()
-        }
-        _ => {
-            let fullest = sample.fullest.iter().take(3 * FULLEST_APPS).map(|full| {
-                let labels = vec![("app", full.app.as_str()), ("resource", full.resource)];
-                (labels, full.ratio)
-            });
-            fullest.collect()
-        }
-    }
-}
-
 impl Collector for Sampled {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Some(sample) = self.0.lock().clone() else {
             return Ok(());
         };
-        for metric in METRICS {
-            let values = values(&sample, metric);
+        for (metric, values) in &METRICS {
+            let values = values(&sample);
             if values.is_empty() {
                 continue;
             }

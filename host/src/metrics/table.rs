@@ -95,7 +95,7 @@ pub(super) fn register(inner: &Inner) -> (Registry, Vec<Row>) {
     of_calls(inner, &mut table);
     of_http(inner, &mut table);
     of_background(inner, &mut table);
-    for metric in sample::METRICS {
+    for (metric, _) in sample::METRICS {
         table.row(
             metric.name.to_owned(),
             metric.kind,
@@ -106,7 +106,7 @@ pub(super) fn register(inner: &Inner) -> (Registry, Vec<Row>) {
     let sampled = Box::new(inner.sample.clone());
     table.registry.register_collector(sampled);
     let mut rows = table.rows;
-    rows.extend(process::METRICS.iter().map(|metric| Row {
+    rows.extend(process::METRICS.iter().map(|(metric, _)| Row {
         name: match metric.kind {
             "counter" => format!("{}_total", metric.name),
             _ => metric.name.to_owned(),
