@@ -250,13 +250,7 @@ async fn a_paused_trigger_goes_on_once_a_probe_succeeds() {
 /// What the host itself cuts off is due at once, and the attempt does not count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_stopping_host_cuts_off_has_not_been_tried() {
-    let ages = Duration::from_secs(600);
-    let builder = Host::builder().limits(Limits {
-        cpu_time: ages,
-        wall_time: ages,
-        ..Limits::default()
-    });
-    let mut stage = Stage::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await;
+    let mut stage = Stage::patient().await;
     stage.deploy(handler("(loop (br 0)) unreachable")).await;
     for n in 0..3 {
         stage.set("c", &n.to_string(), "1").await;

@@ -1,9 +1,8 @@
 //! Several hosts, and several apps.
 
 use super::stage::{Stage, manifest, until};
-use kvasm::Host;
 use kvasm::dispatch::DispatchOptions;
-use kvasm::model::{AppName, Claim, Key, Limits, Op, Queue, Timestamp, Value, WriteBatch};
+use kvasm::model::{AppName, Claim, Key, Op, Queue, Timestamp, Value, WriteBatch};
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::module_with;
 use std::sync::Arc;
@@ -100,13 +99,7 @@ async fn a_backlog_of_one_app_does_not_hold_up_another() {
 /// again: the dispatcher rests, and hears that it shall stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
-    let ages = Duration::from_secs(600);
-    let builder = Host::builder().limits(Limits {
-        cpu_time: ages,
-        wall_time: ages,
-        ..Limits::default()
-    });
-    let mut stage = Stage::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await;
+    let mut stage = Stage::patient().await;
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
     let endless = module_with("", &watch, "(loop (br 0)) unreachable");
     stage.deploy(endless).await;

@@ -2,7 +2,7 @@
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
-    App, AppName, Collection, DeadLetter, Delivery, Key, Letters, Timestamp, Trigger, Value,
+    App, AppName, Collection, DeadLetter, Delivery, Key, Letters, Limits, Timestamp, Trigger, Value,
 };
 use kvasm::service::{Caller, List, Write};
 use kvasm::store::{
@@ -32,6 +32,17 @@ impl Stage {
         let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
         stage.start();
         stage
+    }
+
+    /// Over a store in memory, with a host that lets handlers run for minutes.
+    pub async fn patient() -> Stage {
+        let ages = Duration::from_secs(600);
+        let builder = Host::builder().limits(Limits {
+            cpu_time: ages,
+            wall_time: ages,
+            ..Limits::default()
+        });
+        Stage::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await
     }
 
     /// On a SQLite file, with a dispatcher.

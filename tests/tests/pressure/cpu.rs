@@ -169,6 +169,29 @@ fn again() -> String {
     COMPUTE.replace("(local $n i32)", "")
 }
 
+/// An app whose handler of changes in `c` computes.
+async fn hearing(stage: &Stage) -> App {
+    let sections = manifest(&[r#"{"kind":"on_change","name":"hear","collection":"c"}"#]);
+    let fields = format!(
+        r#"{sections} (func (export "hear") (result i32) {COMPUTE}
+          (i64.gt_s (i64.const 0) (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1)
+            (i32.const 1) (i64.const 1) (i32.const 2000))))"#
+    );
+    let wasm = module_with("dn", &fields, "(i32.const 0)");
+    stage.server.deployed("app", wasm).await
+}
+
+/// Makes 16 deliveries of that app in one commit.
+async fn change_16_keys(stage: &Stage) {
+    let sets: Vec<_> = (0..16)
+        .map(|n| json!({"set": {"collection": "c", "key": format!("k{n}"), "json": n}}))
+        .collect();
+    let commit = json!({ "operations": sets });
+    let root = &stage.server.root;
+    let answer = root.json("POST", "/v1/apps/app/kv/commit", commit).await;
+    answer.expect(200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handlers_that_wait_for_a_cpu_are_not_blamed() {
     let _alone = kit::alone().await;
@@ -178,25 +201,8 @@ async fn handlers_that_wait_for_a_cpu_are_not_blamed() {
         ..Limits::default()
     };
     let stage = Stage::with(|builder| builder.instances(100).limits(limits)).await;
-    let sections = manifest(&[r#"{"kind":"on_change","name":"hear","collection":"c"}"#]);
-    let fields = format!(
-        r#"{sections} (func (export "hear") (result i32) {COMPUTE}
-          (i64.gt_s (i64.const 0) (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1)
-            (i32.const 1) (i64.const 1) (i32.const 2000))))"#
-    );
-    let wasm = module_with("dn", &fields, "(i32.const 0)");
-    let app = stage.server.deployed("app", wasm).await;
-    let sets: Vec<_> = (0..16)
-        .map(|n| json!({"set": {"collection": "c", "key": format!("k{n}"), "json": n}}))
-        .collect();
-    let commit = json!({ "operations": sets });
-    let path = "/v1/apps/app/kv/commit";
-    stage
-        .server
-        .root
-        .json("POST", path, commit)
-        .await
-        .expect(200);
+    let app = hearing(&stage).await;
+    change_16_keys(&stage).await;
     // On a busy machine they fail again and again. One that is to blame is given up
     // after three attempts.
     eventually("each is done or was tried four times", async || {
@@ -242,22 +248,9 @@ async fn on_a_starved_machine_every_handler_has_its_turn() {
     const ENOUGH: Duration = Duration::from_secs(180);
     let _alone = kit::alone().await;
     let stage = Stage::new().await;
-    let sections = manifest(&[r#"{"kind":"on_change","name":"hear","collection":"c"}"#]);
-    let fields = format!(
-        r#"{sections} (func (export "hear") (result i32) {COMPUTE}
-          (i64.gt_s (i64.const 0) (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1)
-            (i32.const 1) (i64.const 1) (i32.const 2000))))"#
-    );
-    let wasm = module_with("dn", &fields, "(i32.const 0)");
-    let app = stage.server.deployed("app", wasm).await;
-    let sets: Vec<_> = (0..16)
-        .map(|n| json!({"set": {"collection": "c", "key": format!("k{n}"), "json": n}}))
-        .collect();
-    let commit = json!({ "operations": sets });
+    let app = hearing(&stage).await;
     let _busy = BusyMachine::of(8);
-    let path = "/v1/apps/app/kv/commit";
-    let root = &stage.server.root;
-    root.json("POST", path, commit).await.expect(200);
+    change_16_keys(&stage).await;
     let start = Instant::now();
     loop {
         let left = stage.host().store().deliveries(app.id, None, 100).await;

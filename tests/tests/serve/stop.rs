@@ -15,6 +15,14 @@ fn calling(server: &Server, function: &str) -> Line {
     line
 }
 
+/// A server with an app that lets what runs go on.
+fn patient(home: &Home) -> Server {
+    let times = ["server.drain_timeout=1h", "limits.wall_time=1h"];
+    let server = home.start(&["--set", times[0], "--set", times[1]]);
+    server.with_guest("demo");
+    server
+}
+
 fn is_refused(server: &Server) -> bool {
     Line::try_open(server.address, Arc::clone(&server.heard)).is_err()
 }
@@ -54,13 +62,7 @@ fn a_call_over_the_drain_timeout_is_cut_off() {
 fn a_second_signal_ends_it_at_once() {
     for (first, second) in [("TERM", "TERM"), ("INT", "TERM"), ("TERM", "INT")] {
         let home = Home::new();
-        let mut server = home.start(&[
-            "--set",
-            "server.drain_timeout=1h",
-            "--set",
-            "limits.wall_time=1h",
-        ]);
-        server.with_guest("demo");
+        let mut server = patient(&home);
         let mut line = calling(&server, "sleep");
         server.signal(first);
         eventually("no new connections", || is_refused(&server).then_some(()));
@@ -76,13 +78,7 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn a_hangup_does_not_end_it() {
     let home = Home::new();
-    let mut server = home.start(&[
-        "--set",
-        "server.drain_timeout=1h",
-        "--set",
-        "limits.wall_time=1h",
-    ]);
-    server.with_guest("demo");
+    let mut server = patient(&home);
     let hang_up = |times: usize| {
         server.signal("HUP");
         eventually("a line about the signal", || {

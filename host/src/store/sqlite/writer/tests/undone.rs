@@ -26,6 +26,15 @@ impl Stage {
         Registry::usage(&*self.store, app).await.unwrap()
     }
 
+    /// Changes both collections: the trigger of the first one is gone, and that of the
+    /// second hears of its change.
+    async fn has_kept_alone(&self, app: AppId) {
+        for collection in ["gone", "kept"] {
+            self.store.commit(set(app, collection)).await.unwrap();
+        }
+        assert_eq!(self.heard(app).await, ["kept"]);
+    }
+
     /// The collections of the entries whose changes have made deliveries.
     async fn heard(&self, app: AppId) -> Vec<String> {
         let deliveries = self.store.deliveries(app, None, 10).await.unwrap();
@@ -164,10 +173,7 @@ async fn watchers_of_a_savepoint_that_is_rolled_back_are_forgotten() {
         outbox::set(transaction.connection, app, trigger("kept"), Timestamp(1)).map(drop)
     };
     stage.run(run).await.unwrap();
-    for collection in ["gone", "kept"] {
-        stage.store.commit(set(app, collection)).await.unwrap();
-    }
-    assert_eq!(stage.heard(app).await, ["kept"]);
+    stage.has_kept_alone(app).await;
 }
 
 #[tokio::test]
@@ -185,10 +191,7 @@ async fn watchers_of_a_commit_that_fails_are_forgotten() {
         outbox::set(transaction.connection, app, trigger("kept"), Timestamp(1)).map(drop)
     };
     stage.run(run).await.unwrap();
-    for collection in ["gone", "kept"] {
-        stage.store.commit(set(app, collection)).await.unwrap();
-    }
-    assert_eq!(stage.heard(app).await, ["kept"]);
+    stage.has_kept_alone(app).await;
 }
 
 /// Decision 1 has the reasons.
