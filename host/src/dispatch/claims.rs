@@ -79,7 +79,7 @@ async fn wait(shared: &Shared, rest: Duration, full: bool) {
     }
 }
 
-/// Goes once through the queues that have something due, or until it is told to stop. A
+/// Goes once through the queues that have something due, or until a stop is requested. A
 /// claim is waited for all the same: what it has claimed is run, and not left to wait
 /// for the end of its lease. After an error, `after` is where it has come to.
 async fn look(

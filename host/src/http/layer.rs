@@ -109,7 +109,7 @@ fn given_id(headers: &HeaderMap) -> Option<Uuid> {
     Uuid::try_parse(text).ok()
 }
 
-/// Whether responses of the status have no content, whoever made them.
+/// Whether responses of the status have no content, those of plugins included.
 fn has_no_content(status: StatusCode) -> bool {
     [
         StatusCode::NO_CONTENT,

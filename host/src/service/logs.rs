@@ -109,7 +109,7 @@ pub struct Following {
 }
 
 impl Following {
-    /// What is told when lines of the app arrive, or the app is gone. Register with it
+    /// Notified when lines of the app arrive, or the app is gone. Register with it
     /// before reading.
     pub fn grown(&self) -> Arc<Notify> {
         Arc::clone(&self.grown)

@@ -66,7 +66,7 @@ pub async fn a_lease_that_ends_too_far_ahead_ends(kit: Kit) {
     }
     assert!(is_outstanding(&app).await);
     assert_eq!(rescue(&app, 100).await, 2);
-    // Whoever still runs one may end it.
+    // A handler that still runs may end its delivery.
     app.acknowledge(&one, vec![]).await.expect("done");
     let [(delivery, receipt)] = app.claim("t", 2).await.try_into().expect("the other");
     assert_eq!(delivery.attempts, 2);

@@ -111,7 +111,7 @@ async fn what_copies_much_takes_a_turn() {
     }
 }
 
-/// The value lies ready after a `kv_get` without room for it. Reading a little of it is
+/// The value is ready after a `kv_get` without room for it. Reading a little of it is
 /// little.
 #[tokio::test]
 async fn little_takes_no_turn() {

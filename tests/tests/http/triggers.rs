@@ -216,7 +216,7 @@ async fn a_plugin_shows_what_it_declares() {
     assert_eq!(triggers["triggers"][0]["origin"], "operator");
 }
 
-/// Whoever deletes a trigger that has deliveries says what becomes of them.
+/// Deleting a trigger that has deliveries requires a choice of what becomes of them.
 #[tokio::test]
 async fn a_trigger_with_deliveries_is_not_deleted_by_chance() {
     let server = Server::start().await;

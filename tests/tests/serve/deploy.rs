@@ -155,7 +155,7 @@ fn a_server_needs_one_folder_and_no_root() {
     for open in [&parent, Path::new(&folder)] {
         std::fs::set_permissions(open, of_all.clone()).unwrap();
     }
-    // The program may lie where nobody else can enter.
+    // The program may be in a folder that no other user can enter.
     let binary = format!("{folder}/kvasm");
     std::fs::copy(program(), &binary).unwrap();
     let store = format!("{folder}/store");

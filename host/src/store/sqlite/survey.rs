@@ -139,7 +139,7 @@ const FIRST_OF_NEXT_QUEUE: &str = "SELECT trigger_name, due_at FROM deliveries
      WHERE due_at IS NOT NULL AND app_id = ?1 AND trigger_name > ?2
      ORDER BY trigger_name, due_at LIMIT 1";
 
-/// Steps through the index from one queue to the next, whatever lies in them.
+/// Steps through the index from one queue to the next, however many deliveries each has.
 fn oldest_due(connection: &Connection, app: [u8; 16]) -> rusqlite::Result<Option<Timestamp>> {
     let mut first = connection.prepare_cached(FIRST_OF_NEXT_QUEUE)?;
     let mut is_paused = connection.prepare_cached(
