@@ -219,4 +219,146 @@ impl<K: Hash + Eq + Clone, V> Kept<K, V> {
         self.young.remove(key);
         self.old.remove(key);
     }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AppLimits, CursorKey, Timestamp};
+    use crate::service::{Actor, Admin};
+    use crate::store::MemoryStore;
+    use uuid::Uuid;
+
+    fn counted(metrics: &Metrics, name: &str) -> u64 {
+        let text = metrics.encode();
+        let line = format!("kvasm_access_total{{name=\"{name}\"}} ");
+        let count = text.lines().find_map(|found| found.strip_prefix(&line));
+        count.map_or(0, |count| count.parse().unwrap())
+    }
+
+    fn name(name: &str) -> AppName {
+        AppName::parse(name).unwrap()
+    }
+
+    struct Scene {
+        metrics: Metrics,
+        access: Arc<Access>,
+        admin: Admin,
+        operator: Actor,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let metrics = Metrics::default();
+            let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+            let access = Arc::new(Access::new(Arc::clone(&store), metrics.clone()));
+            let admin = Admin::new(store, Arc::clone(&access), AppLimits::default());
+            Scene {
+                metrics,
+                access,
+                admin,
+                operator: Actor::operator("test", Uuid::nil()),
+            }
+        }
+
+        fn counts(&self) -> (u64, u64, u64) {
+            let count = |name| counted(&self.metrics, name);
+            (count("hit"), count("miss"), count("look"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_is_read_once_for_each_generation() {
+        let scene = Scene::new();
+        let made = scene.admin.create_app(&scene.operator, name("shop"), false);
+        let app = made.await.unwrap();
+        let ask = async || {
+            let row = scene.access.app(&mut Seen::default(), &app.name).await;
+            row.unwrap().unwrap().public
+        };
+        for _ in 0..10 {
+            assert!(!ask().await);
+        }
+        assert_eq!(scene.counts(), (9, 1, 10));
+        let public = scene.admin.set_public(&scene.operator, &app, true).await;
+        assert!(public.unwrap().public);
+        for _ in 0..10 {
+            assert!(ask().await);
+        }
+        assert_eq!(scene.counts(), (18, 2, 20));
+    }
+
+    /// What a request has seen already does for all that it reads.
+    #[tokio::test]
+    async fn a_request_looks_once() {
+        let scene = Scene::new();
+        let made = scene.admin.create_app(&scene.operator, name("shop"), false);
+        let app = made.await.unwrap();
+        for _ in 0..10 {
+            let mut seen = Seen::default();
+            let by_name = scene.access.app(&mut seen, &app.name).await.unwrap();
+            let by_id = scene.access.app_by_id(&mut seen, app.id).await.unwrap();
+            assert_eq!(by_name.unwrap().id, by_id.unwrap().id);
+        }
+        assert_eq!(scene.counts(), (18, 2, 10));
+    }
+
+    #[tokio::test]
+    async fn strangers_fill_nothing_and_cause_no_looks() {
+        let scene = Scene::new();
+        for n in 0..100_000 {
+            let mut seen = Seen::default();
+            let app = name(&format!("app-{n}"));
+            let absent = scene.access.app(&mut seen, &app).await;
+            assert!(absent.unwrap().is_none());
+            let token = TokenId(Uuid::now_v7());
+            let absent = scene.access.token(&mut seen, token).await;
+            assert!(absent.unwrap().is_none());
+        }
+        let rows = scene.access.rows.lock();
+        assert_eq!((rows.names.len(), rows.tokens.len()), (0, 0));
+        // Those that come before anything is known.
+        assert!(counted(&scene.metrics, "look") <= 1);
+    }
+
+    #[test]
+    fn rows_are_bounded_and_those_in_use_stay() {
+        let mut kept = Kept::new(ROWS_MAX);
+        let app = Arc::new(App {
+            id: AppId::generate(),
+            name: name("shop"),
+            created_at: Timestamp(0),
+            cursor_key: CursorKey::new([0; CursorKey::BYTES]),
+            public: false,
+            limits: AppLimits::default(),
+            active: None,
+        });
+        let row = || (Arc::clone(&app), Generation(Uuid::nil()));
+        kept.put(0, row());
+        for n in 1..100_000 {
+            kept.put(n, row());
+            assert!(kept.get(&0).is_some(), "{n}");
+            assert!(kept.len() <= ROWS_MAX);
+        }
+        assert!(kept.get(&99_999).is_some());
+        assert!(kept.get(&1).is_none());
+    }
+
+    #[test]
+    fn a_failure_that_is_shared_says_the_same() {
+        use crate::service::chain;
+        let cause = std::io::Error::other("the cause");
+        let one = StoreError::Unavailable(cause.into());
+        let text = chain(&one);
+        let many = shared(Arc::new(one));
+        assert!(matches!(many, StoreError::Unavailable(_)));
+        assert_eq!(chain(&many), text);
+        let many = shared(Arc::new(StoreError::Failed("bad".into())));
+        assert!(matches!(many, StoreError::Failed(_)), "{many:?}");
+    }
 }
