@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use tokio::sync::Notify;
@@ -22,6 +23,9 @@ struct State<T> {
 /// Those who share a look.
 struct Group<T> {
     answer: OnceLock<T>,
+    /// A look of theirs has ended without an answer: it has panicked, or the runtime is
+    /// shutting down.
+    broken: AtomicBool,
     /// There is an answer, or one of the group has to begin.
     woken: Notify,
 }
@@ -61,6 +65,7 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
         let group = state.next.get_or_insert_with(|| {
             Arc::new(Group {
                 answer: OnceLock::new(),
+                broken: AtomicBool::new(false),
                 woken: Notify::new(),
             })
         });
@@ -92,8 +97,12 @@ struct Underway<T> {
 
 impl<T: Send + Sync + 'static> Underway<T> {
     /// Looks here if the answer is there at once, and else in a task of its own, which
-    /// does not end with the one who asked.
+    /// does not end with the one who asked. If that is how a look has failed, here: a
+    /// runtime that is shutting down drops each task at once, without end.
     async fn run(self, mut look: Pin<Box<dyn Future<Output = T> + Send>>) {
+        if self.group.broken.load(Ordering::Relaxed) {
+            return self.end(look.await);
+        }
         match poll_fn(|context| Poll::Ready(look.as_mut().poll(context))).await {
             Poll::Ready(answer) => self.end(answer),
             Poll::Pending => drop(tokio::spawn(async move { self.end(look.await) })),
@@ -108,6 +117,9 @@ impl<T: Send + Sync + 'static> Underway<T> {
 
 impl<T> Drop for Underway<T> {
     fn drop(&mut self) {
+        if self.group.answer.get().is_none() {
+            self.group.broken.store(true, Ordering::Relaxed);
+        }
         let next = {
             let mut state = self.state.lock();
             state.busy = false;
@@ -124,7 +136,7 @@ impl<T> Drop for Underway<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
     use std::time::Duration;
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
     use tokio::task::JoinHandle;
@@ -266,6 +278,27 @@ mod tests {
         };
         let look = timeout(PATIENCE, looks.look(ask));
         assert_eq!(look.await.unwrap(), 1);
+    }
+
+    /// Then no task is started any more, and whoever asks must not try for ever.
+    #[test]
+    fn a_runtime_can_shut_down_while_somebody_asks() {
+        struct AskAtTheEnd(Arc<Looks<u32>>);
+        impl Drop for AskAtTheEnd {
+            fn drop(&mut self) {
+                let look = self.0.look(|| std::future::pending());
+                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                assert!(pin!(look).poll(&mut context).is_pending());
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.unwrap();
+        runtime.spawn(async {
+            let _at_the_end = AskAtTheEnd(Arc::default());
+            std::future::pending::<()>().await;
+        });
+        runtime.block_on(tokio::task::yield_now());
+        drop(runtime);
     }
 
     /// Callers on several threads: each sees what was so when it asked, or later.
