@@ -214,6 +214,37 @@ async fn a_deletion(two: Two) {
     two.end(callers);
 }
 
+/// A row in memory is of no use without a look, and nothing is changed that others could
+/// not see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_served_from_memory_if_the_look_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kvasm.db");
+    let store = SqliteStore::open(SqliteOptions::new(&file)).await.unwrap();
+    let server = Server::over(Arc::new(store), None).await;
+    let shop = server.deployed("shop", letter('1')).await;
+    let (api, actor) = (server.anonymous(), server.host.operator("test"));
+    for api in [&api, &server.root] {
+        assert_eq!(status(api).await, 200);
+    }
+    let outside = rusqlite::Connection::open(&file).unwrap();
+    outside.busy_timeout(Duration::from_secs(60)).unwrap();
+    outside.execute("DELETE FROM registry", []).unwrap();
+    for api in [&api, &server.root] {
+        api.call("shop", "run", "").await.refused(500, "internal");
+    }
+    let admin = server.host.admin();
+    let changed = admin.set_public(&actor, &shop, false).await;
+    assert!(changed.is_err(), "{changed:?}");
+    let row = "INSERT INTO registry (id, generation) VALUES (1, zeroblob(16))";
+    outside.execute(row, []).unwrap();
+    for api in [&api, &server.root] {
+        assert_eq!(status(api).await, 200);
+    }
+    assert!(admin.set_public(&actor, &shop, false).await.is_ok());
+    assert_eq!(status(&api).await, 401);
+}
+
 macro_rules! seen_by_the_next_request {
     ($($change:ident),*) => {
         mod is_seen_by_the_next_request_on_sqlite {
