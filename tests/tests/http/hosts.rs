@@ -100,12 +100,17 @@ impl Two {
         if let Some(ended) = callers.try_join_next() {
             ended.unwrap();
         }
-        let text = self.asked.host.metrics().encode();
-        let hits = "kvasm_access_total{name=\"hit\"} ";
-        let hits = text.lines().find_map(|line| line.strip_prefix(hits));
-        let hits: u64 = hits.unwrap().parse().unwrap();
+        let hits = counted(&self.asked, "hit");
         assert!(hits >= u64::from(ROUNDS), "only {hits} hits");
     }
+}
+
+/// A counter of `kvasm_access_total`.
+fn counted(server: &Server, name: &str) -> u64 {
+    let text = server.host.metrics().encode();
+    let line = format!("kvasm_access_total{{name=\"{name}\"}} ");
+    let count = text.lines().find_map(|found| found.strip_prefix(&line));
+    count.map_or(0, |count| count.parse().unwrap())
 }
 
 async fn status(api: &Api) -> u16 {
@@ -212,6 +217,47 @@ async fn a_deletion(two: Two) {
             .refused(404, "app-not-found");
     }
     two.end(callers);
+}
+
+/// A call with a token needs two rows: it looks once and reads none. Of calls at once,
+/// some look for others.
+async fn a_call_looks_once(two: Two) {
+    let (server, api) = (&two.asked, &two.asked.root);
+    let counts = || ["hit", "miss", "look"].map(|name| counted(server, name));
+    status(api).await;
+    let before = counts();
+    for _ in 0..50 {
+        assert_eq!(status(api).await, 200);
+    }
+    let [hits, misses, looks] = counts();
+    let [hits, misses, looks] = [hits - before[0], misses - before[1], looks - before[2]];
+    assert_eq!((hits, misses, looks), (100, 0, 50));
+    let before = counts();
+    let mut callers = JoinSet::new();
+    for _ in 0..64 {
+        let api = api.clone();
+        callers.spawn(async move {
+            for _ in 0..20 {
+                assert_eq!(status(&api).await, 200);
+            }
+        });
+    }
+    callers.join_all().await;
+    let [hits, misses, looks] = counts();
+    let [hits, misses, looks] = [hits - before[0], misses - before[1], looks - before[2]];
+    println!("{looks} looks of 1280 calls");
+    assert_eq!((hits, misses), (2 * 1280, 0));
+    assert!(looks <= 1280, "{looks}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_looks_once_on_sqlite() {
+    a_call_looks_once(Two::on_sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_looks_once_on_postgres() {
+    a_call_looks_once(Two::on_postgres().await).await;
 }
 
 /// A row in memory is of no use without a look, and nothing is changed that others could
