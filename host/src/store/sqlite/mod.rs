@@ -57,6 +57,10 @@ pub struct SqliteOptions {
     /// Read connections that are kept open while idle. More are opened when
     /// more threads read at once. Default 8.
     pub idle_readers: usize,
+    /// Bytes of pages that each connection keeps in memory, beside those that the system
+    /// keeps of the file. A commit empties what readers keep. Default
+    /// [`CACHE`](SqliteOptions::CACHE).
+    pub cache: usize,
     /// Bytes of a file beside the database, `-ballast`, that is removed when the disk is
     /// full, so that there is room for deletions. Until there is room for it again, only
     /// writes that free space are taken. Default 8 MiB; 0 for none.
@@ -68,12 +72,16 @@ pub struct SqliteOptions {
 }
 
 impl SqliteOptions {
+    /// The default of [`cache`](SqliteOptions::cache): 2 MiB.
+    pub const CACHE: usize = 2 * 1024 * 1024;
+
     /// The defaults, for a file.
     pub fn new(path: impl Into<PathBuf>) -> SqliteOptions {
         SqliteOptions {
             path: path.into(),
             busy_timeout: Duration::from_secs(5),
             idle_readers: 8,
+            cache: SqliteOptions::CACHE,
             ballast: 8 * 1024 * 1024,
             metrics: Metrics::default(),
             migrate: Migrate::default(),
@@ -179,6 +187,13 @@ impl SqliteStore {
         };
         self.read_short(Some(app), whole, later).await
     }
+}
+
+/// Sets how much a connection keeps in memory.
+fn set_cache(connection: &Connection, bytes: usize) -> rusqlite::Result<()> {
+    // A negative number means KiB.
+    let kib = i64::try_from(bytes / 1024).unwrap_or(i64::MAX);
+    connection.pragma_update(None, "cache_size", -kib.min(i64::from(i32::MAX)))
 }
 
 /// SQLite would create the file with the umask's permissions.

@@ -1,7 +1,7 @@
 //! Reads: pooled connections and the statements that run on them.
 
 use super::grave::is_buried;
-use super::{SqliteOptions, error, nowait};
+use super::{SqliteOptions, error, nowait, set_cache};
 use crate::metrics::Metrics;
 use crate::model::{
     ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
@@ -20,6 +20,7 @@ pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     idle_max: usize,
+    cache: usize,
     metrics: Metrics,
 }
 
@@ -30,6 +31,7 @@ impl Readers {
             path: options.path.clone(),
             idle: Mutex::new(Vec::with_capacity(options.idle_readers)),
             idle_max: options.idle_readers,
+            cache: options.cache,
             metrics: options.metrics.clone(),
         };
         readers.with(ping)?;
@@ -92,6 +94,7 @@ impl Readers {
         // A reader in WAL mode waits only while another process recovers the log.
         connection.busy_timeout(std::time::Duration::from_secs(1))?;
         connection.set_prepared_statement_cache_capacity(64);
+        set_cache(&connection, self.cache)?;
         Ok(connection)
     }
 }
