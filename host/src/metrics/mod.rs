@@ -124,6 +124,7 @@ struct Inner {
     access: Family<Named, Counter>,
     store_seconds: Family<Named, Histogram>,
     commit_group: Histogram,
+    cold_reads: Counter,
     http_requests: Family<HttpRequest, Counter>,
     http_seconds: Family<Route, Histogram>,
     connections: Gauge,
@@ -158,6 +159,7 @@ impl Default for Metrics {
             access: Family::default(),
             store_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             commit_group: Histogram::new(GROUP),
+            cold_reads: Counter::default(),
             http_requests: Family::default(),
             http_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             connections: Gauge::default(),
@@ -344,6 +346,10 @@ impl Metrics {
 
     pub(crate) fn commit_group(&self, requests: usize) {
         self.0.commit_group.observe(requests as f64);
+    }
+
+    pub(crate) fn cold_read(&self) {
+        self.0.cold_reads.inc();
     }
 }
 

@@ -180,6 +180,12 @@ fn of_calls(inner: &Inner, table: &mut Table<'_>) {
         "Writes that shared a commit of SQLite",
         inner.commit_group.clone(),
     );
+    table.counter(
+        "cold_reads",
+        "",
+        "Reads of SQLite that had to wait for the disk, on a thread of their own",
+        inner.cold_reads.clone(),
+    );
 }
 
 fn of_http(inner: &Inner, table: &mut Table<'_>) {
