@@ -244,7 +244,8 @@ impl Registry for SqliteStore {
     }
 
     async fn generation(&self) -> Result<Generation, StoreError> {
-        self.readers.with(read::generation)
+        self.read_short(None, read::generation, || read::generation)
+            .await
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {
