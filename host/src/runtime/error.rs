@@ -174,14 +174,16 @@ pub enum CallError {
     /// The writes of a transaction were refused.
     #[error("the transaction was not committed: {0}")]
     Commit(#[source] ServiceError),
-    /// A transaction lost to others each time.
+    /// A transaction lost to others, or waited for them, until its deadline.
     #[error(
-        "the transaction was run {runs} times, and each time others changed what it had read; \
-         try again later"
+        "the transaction was run {runs} times, and each time others changed or held what it \
+         had read; {timeout}; try again later"
     )]
     Conflict {
         /// How often it was run.
         runs: u32,
+        /// Where the time went.
+        timeout: Timeout,
     },
     /// The input is over the limit.
     #[error(transparent)]

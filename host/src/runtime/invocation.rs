@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::sync::Notify;
 use tracing::Instrument;
 use uuid::Uuid;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
@@ -45,6 +46,8 @@ pub struct Request {
     pub delivery: Option<Arc<DeliveryContext>>,
     /// Whether the run is a transaction.
     pub transaction: bool,
+    /// Ends the run when it is notified, as [`CallError::Conflict`].
+    pub(crate) gives_way: Option<Arc<Notify>>,
 }
 
 impl CompiledPlugin {
@@ -268,8 +271,20 @@ impl Runtime {
         drop(waiting);
         let _instance = self.metrics.instance();
 
+        let (gives_way, deadline) = (request.gives_way.clone(), deadline.clone());
         let mut store = self.store(name, request);
-        let result = run(&mut store, plugin, function).await;
+        let run = run(&mut store, plugin, function);
+        let result = match gives_way {
+            None => run.await,
+            Some(gives_way) => tokio::select! {
+                biased;
+                result = run => result,
+                () = gives_way.notified() => Err(CallError::Conflict {
+                    runs: 1,
+                    timeout: deadline.timeout(Stage::Other),
+                }),
+            },
+        };
         let mut invocation = store.into_data();
         // Ends the guest's standard output, which may hold half a line.
         invocation.wasi = None;
@@ -302,6 +317,7 @@ impl Runtime {
             services,
             delivery,
             transaction,
+            gives_way: _,
         } = request;
         let limits = Arc::clone(&self.limits);
         let limiter = MemoryLimiter::new(

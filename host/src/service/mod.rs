@@ -14,6 +14,7 @@ mod fair;
 mod health;
 mod kv;
 mod kv_service;
+mod lane;
 mod letters;
 mod logs;
 mod noop;
@@ -22,7 +23,9 @@ mod throttle;
 mod tokens;
 mod transaction;
 mod triggers;
+mod view;
 mod wakes;
+mod way;
 
 use std::sync::Arc;
 
@@ -41,6 +44,7 @@ pub use health::{Health, Readiness, StoreFailure, TaskHealth};
 pub(crate) use health::{Task, chain};
 pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 pub use kv_service::KvService;
+pub(crate) use lane::{Address, Held, Lane, Lanes};
 pub use letters::{LETTERS_MAX, Page};
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub(crate) use rates::WriteRates;
@@ -49,6 +53,7 @@ pub use tokens::{Expiry, NewToken, Unauthenticated};
 pub use transaction::Transaction;
 pub use triggers::Fate;
 pub use wakes::Wakes;
+pub(crate) use way::Way;
 
 /// What a plugin's host functions reach, as trait objects, so that an embedder
 /// or a test can put its own in any place.
