@@ -86,7 +86,15 @@ enum Ended {
     Lost {
         log: GuestLog,
         touched: BTreeSet<Address>,
+        kind: Loss,
     },
+}
+
+enum Loss {
+    /// Others have changed what it had read.
+    Conflict,
+    /// It gave way to those who hold what it needs.
+    GaveWay,
 }
 
 /// The locks that a run holds which has lost, and what they are for.
@@ -136,9 +144,12 @@ impl Host {
         let deadline = &run.context.deadline;
         let mut discarded = Vec::new();
         let mut locks = Locks::default();
+        let mut chains = true;
         for runs in 1.. {
             let is_late = deadline.is_half_spent();
-            let error = match self.run_once(&run, locks.lane()).await {
+            let lane = locks.lane();
+            let had_lane = lane.is_some();
+            let error = match self.run_once(&run, lane, chains).await {
                 Ended::Done(response) => {
                     return Ok(Response {
                         discarded,
@@ -152,7 +163,9 @@ impl Host {
                         ..failure
                     });
                 }
-                Ended::Lost { log, touched } => {
+                Ended::Lost { log, touched, kind } => {
+                    // Then it wants to be the only one for once.
+                    chains &= !(had_lane && matches!(kind, Loss::Conflict));
                     self.0.metrics.transaction_rerun();
                     if discarded.len() < DISCARDED_MAX {
                         discarded.push(log);
@@ -178,9 +191,9 @@ impl Host {
         Err(run.failure(deadline.timeout(Stage::Other).into(), GuestLog::new(0, 0)))
     }
 
-    async fn run_once(&self, run: &Run<'_>, lane: Option<Arc<Lane>>) -> Ended {
+    async fn run_once(&self, run: &Run<'_>, lane: Option<Arc<Lane>>, chains: bool) -> Ended {
         let caller = &run.context.caller;
-        let way = Way::new(Arc::clone(&self.0.lanes), caller.app(), lane);
+        let way = Way::new(Arc::clone(&self.0.lanes), caller.app(), lane, chains);
         let gives_way = way.gives_way();
         let kv = Arc::clone(&self.0.services.kv);
         let transaction = Arc::new(Transaction::new(kv, &self.0.limits).with_way(way));
@@ -192,12 +205,14 @@ impl Host {
         let request = run.request(services, gives_way);
         match self.0.runtime.call(compiled, request).await {
             Ok(response) => self.commit(run, &transaction, response).await,
-            Err(failure) if transaction.gave_way() => lost(&transaction, failure.log),
+            Err(failure) if transaction.gave_way() => {
+                lost(&transaction, failure.log, Loss::GaveWay)
+            }
             // Somebody who has seen two moments at once may fail for no other reason.
             Err(failure) if failure.error.may_come_of_stale_reads() => {
                 let current = transaction.is_current(caller);
                 match run.context.deadline.within(Stage::Commit, current).await {
-                    Ok(Ok(false)) => lost(&transaction, failure.log),
+                    Ok(Ok(false)) => lost(&transaction, failure.log, Loss::Conflict),
                     Ok(Ok(true) | Err(_)) | Err(_) => Ended::Failed(failure),
                 }
             }
@@ -210,12 +225,13 @@ impl Host {
         let CallContext {
             caller, deadline, ..
         } = &run.context;
-        let committed = match transaction.batch(receipt) {
+        let committed = match transaction.linked_batch(receipt) {
             Ok(None) => return Ended::Done(response),
             Ok(Some(_)) if transaction.should_give_way() => {
-                return lost(transaction, response.log);
+                return lost(transaction, response.log, Loss::GaveWay);
             }
-            Ok(Some(batch)) => {
+            Ok(Some((batch, settles))) => {
+                let _settles = settles;
                 let committer = transaction.committer(caller);
                 let commit = self.0.services.kv.commit(&committer, batch);
                 match deadline.within(Stage::Commit, commit).await {
@@ -229,16 +245,20 @@ impl Host {
         };
         match committed {
             Ok(_) => Ended::Done(response),
-            Err(ServiceError::Conflict { .. }) => lost(transaction, response.log),
+            Err(ServiceError::Conflict { .. }) => lost(transaction, response.log, Loss::Conflict),
             Err(error) => Ended::Failed(run.failure(CallError::Commit(error), response.log)),
         }
     }
 }
 
-fn lost(transaction: &Transaction, log: GuestLog) -> Ended {
+fn lost(transaction: &Transaction, log: GuestLog, kind: Loss) -> Ended {
+    if let Loss::Conflict = kind {
+        transaction.forget_followed();
+    }
     Ended::Lost {
         log,
         touched: transaction.touched(),
+        kind,
     }
 }
 

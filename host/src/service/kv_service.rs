@@ -404,6 +404,7 @@ impl Kv for KvService {
             audit: audit_row(caller, now, &ops, "kv.commit"),
             ops,
             acknowledge: batch.acknowledge,
+            link: batch.link,
             ..KvService::batch(caller, now)
         };
         let applied = self.store_batch(caller, batch).await?;

@@ -18,7 +18,7 @@
 //! While there is none on this host, a commit costs one atomic load.
 
 use crate::metrics::{InUse, Metrics};
-use crate::model::{AppId, Collection, Key};
+use crate::model::{AppId, Collection, CommitId, Entry, Key};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -59,7 +59,16 @@ struct Lock {
     passing: u32,
     /// The holder, which waits for them.
     drained: Option<oneshot::Sender<()>>,
+    pending: Option<Pending>,
     _gauge: Option<InUse>,
+}
+
+/// What a commit that is under way writes to an entry.
+struct Pending {
+    commit: CommitId,
+    entry: Option<Entry>,
+    /// Those that wait for its end.
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl Lock {
@@ -79,8 +88,13 @@ impl Lock {
         }
     }
 
+    /// Whether only lanes may look at the entry.
+    fn is_taken(&self) -> bool {
+        self.holder.is_some() || self.pending.is_some()
+    }
+
     fn is_unused(&self) -> bool {
-        self.holder.is_none() && self.passing == 0
+        self.holder.is_none() && self.passing == 0 && self.pending.is_none()
     }
 
     /// Waits at the gate, from which those that have left are taken now and then.
@@ -142,7 +156,7 @@ impl Lanes {
         Some(done)
     }
 
-    /// Whether a lane holds one of these keys.
+    /// Whether lanes have one of these keys to themselves.
     pub(crate) fn is_taken<'k>(
         &self,
         app: AppId,
@@ -155,7 +169,7 @@ impl Lanes {
         let Some(locks) = table.get(&app) else {
             return false;
         };
-        keys.any(|at| locks.get(at).is_some_and(|lock| lock.holder.is_some()))
+        keys.any(|at| locks.get(at).is_some_and(|lock| lock.is_taken()))
     }
 
     /// Waits for the locks of all keys. Dropping the future, or what it returns,
@@ -227,6 +241,44 @@ impl Lanes {
             app,
             keys: passed,
         })
+    }
+
+    /// What a commit that is under way writes to an entry.
+    pub(crate) fn pending(&self, app: AppId, at: &Address) -> Option<(CommitId, Option<Entry>)> {
+        let table = self.table.lock();
+        let pending = table.get(&app)?.get(at)?.pending.as_ref()?;
+        Some((pending.commit, pending.entry.clone()))
+    }
+
+    /// Waits until no commit is under way that writes an entry of lanes.
+    pub(crate) async fn settled(&self, app: AppId, at: &Address) {
+        let waits = || {
+            let mut table = self.table.lock();
+            let pending = table.get_mut(&app)?.get_mut(at)?.pending.as_mut()?;
+            let (sender, receiver) = oneshot::channel();
+            pending.waiting.push(sender);
+            Some(receiver)
+        };
+        while let Some(ended) = waits() {
+            let _ = ended.await;
+        }
+    }
+
+    /// Forgets what a commit writes to entries: it has ended, or it cannot be followed.
+    pub(crate) fn settle<'k>(
+        &self,
+        app: AppId,
+        commits: impl Iterator<Item = (&'k Address, CommitId)>,
+    ) {
+        let mut table = self.table.lock();
+        for (at, commit) in commits {
+            self.lock_of(&mut table, app, at, false, |lock| {
+                if lock.pending.as_ref().is_some_and(|p| p.commit == commit) {
+                    // Who waits sees that its sender is gone.
+                    lock.pending = None;
+                }
+            });
+        }
     }
 
     /// Whether anybody could have to wait.
@@ -394,6 +446,33 @@ impl Lane {
                 }
             });
         }
+    }
+
+    /// Hands the locks on before the commit of what was written has ended. Until then
+    /// those that come next see it, and nobody else does.
+    pub(crate) fn hand_on(&self, commit: CommitId, written: Vec<(Address, Option<Entry>)>) {
+        let own = self.keys.lock();
+        if own.released {
+            return;
+        }
+        {
+            let mut table = self.lanes.table.lock();
+            for (at, entry) in written {
+                let pending = Pending {
+                    commit,
+                    entry,
+                    waiting: Vec::new(),
+                };
+                self.lanes
+                    .lock_of(&mut table, self.app, &at, false, |lock| {
+                        if lock.holder == Some(self.id) {
+                            lock.pending = Some(pending);
+                        }
+                    });
+            }
+        }
+        drop(own);
+        self.release();
     }
 
     fn release(&self) {

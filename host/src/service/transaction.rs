@@ -12,15 +12,20 @@ use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 use super::kv_service::{check_count, expiry, list_query, seal};
 use super::lane::Address;
 use super::view::{View, checks, operation, take_bytes};
-use super::{Caller, ServiceError, Way};
+use super::way::{Settles, Way};
+use super::{Caller, ServiceError};
 use crate::model::{
-    Applied, Capability, Collection, Entry, Expect, Invalid, JsonText, Key, Limits, Receipt,
-    Subject, Timestamp, Value, Version, sum,
+    Applied, Capability, Collection, CommitId, Entry, Expect, Follow, Invalid, JsonText, Key,
+    Limits, Link, Receipt, Subject, Timestamp, Value, Version, sum,
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// A commit that writes more than this is not shown to others before it has ended, as
+/// what it writes would be in memory twice.
+const CHAINED_BYTES_MAX: usize = 64 * 1024;
 
 /// One run's view of the store.
 pub struct Transaction {
@@ -60,15 +65,15 @@ impl Transaction {
     /// rather than commit.
     pub(crate) fn should_give_way(&self) -> bool {
         let view = self.view.lock();
-        let keys = view.read.keys().chain(view.written.keys());
-        self.way.as_ref().is_some_and(|way| way.is_taken(keys))
+        let way = self.way.as_ref();
+        way.is_some_and(|way| way.is_taken(view.keys()))
     }
 
     /// All keys that the run has looked at, written, or was not let to.
     pub(crate) fn touched(&self) -> BTreeSet<Address> {
         let mut touched = self.way.as_ref().map(Way::blocked).unwrap_or_default();
         let view = self.view.lock();
-        touched.extend(view.read.keys().chain(view.written.keys()).cloned());
+        touched.extend(view.keys().cloned());
         touched
     }
 
@@ -76,6 +81,33 @@ impl Transaction {
     pub(crate) fn committer(&self, caller: &Caller) -> Caller {
         let lane = self.way.as_ref().and_then(Way::lane);
         lane.map_or_else(|| caller.clone(), |lane| caller.in_lane(lane.id()))
+    }
+
+    /// Before the run is begun again, as it has lost: what it had followed may be gone.
+    pub(crate) fn forget_followed(&self) {
+        if let Some(way) = &self.way {
+            let view = self.view.lock();
+            let follows = view.follows.iter();
+            way.forget(follows.map(|(at, (commit, _))| (at, *commit)));
+        }
+    }
+
+    /// What ties the run's commit to others, if it is tied to any.
+    fn link(&self, view: &View) -> Option<(Link, Settles)> {
+        let way = self.way.as_ref()?;
+        let may_be_followed = way.chains() && view.bytes <= CHAINED_BYTES_MAX;
+        if view.follows.is_empty() && (!may_be_followed || view.written.is_empty()) {
+            return None;
+        }
+        let follow = |((collection, key), (commit, _)): (&Address, &(CommitId, _))| Follow {
+            collection: collection.clone(),
+            key: key.clone(),
+            commit: *commit,
+        };
+        let follows = view.follows.iter().map(follow).collect();
+        let written = view.written.iter().filter(|_| may_be_followed);
+        let written = written.map(|(at, entry)| (at.clone(), entry.clone()));
+        Some(way.link(follows, written.collect()))
     }
 
     async fn touch<'k>(&self, keys: impl Iterator<Item = &'k Address> + Clone) {
@@ -90,16 +122,27 @@ impl Transaction {
     /// # Errors
     /// [`ServiceError::Conflict`] if the run has seen two states of one entry.
     pub fn batch(&self, acknowledge: Option<Receipt>) -> Result<Option<Batch>, ServiceError> {
+        Ok(self.linked_batch(acknowledge)?.map(|(batch, _)| batch))
+    }
+
+    /// As [`batch`](Transaction::batch), for the host; the second is dropped when the
+    /// commit has ended.
+    pub(crate) fn linked_batch(
+        &self,
+        acknowledge: Option<Receipt>,
+    ) -> Result<Option<(Batch, Option<Settles>)>, ServiceError> {
         let mut view = self.view.lock();
         if view.stale {
             return Err(ServiceError::Conflict { failed: Vec::new() });
         }
-        let is_one_moment = view.read.len() <= 1 && view.written.is_empty();
+        let looks = view.read.len() + 2 * view.follows.len();
+        let is_one_moment = looks <= 1 && view.written.is_empty();
         if is_one_moment && acknowledge.is_none() {
             return Ok(None);
         }
         let now = Timestamp::now();
-        Ok(Some(Batch {
+        let (link, settles) = self.link(&view).unzip();
+        let batch = Batch {
             checks: checks(&view.read),
             // The keys stay, for a run that loses.
             operations: view
@@ -108,7 +151,9 @@ impl Transaction {
                 .map(|(at, entry)| operation(at.clone(), entry.take(), now))
                 .collect(),
             acknowledge: acknowledge.map(Box::new),
-        }))
+            link,
+        };
+        Ok(Some((batch, settles)))
     }
 
     /// Whether what the run has read is what is there now. If not, a failure of
@@ -119,7 +164,8 @@ impl Transaction {
     pub async fn is_current(&self, caller: &Caller) -> Result<bool, ServiceError> {
         let (read, stale) = {
             let view = self.view.lock();
-            (view.read.clone(), view.stale)
+            // What it has seen of commits that were under way is not looked at again.
+            (view.read.clone(), view.stale || !view.follows.is_empty())
         };
         if stale {
             return Ok(false);
@@ -144,10 +190,44 @@ impl Transaction {
             return Ok(own);
         }
         self.touch(std::iter::once(at)).await;
+        self.settle(std::iter::once(at)).await;
         let entry = self.kv.get(caller, &at.0, &at.1).await?;
         let version = entry.as_ref().map(|entry| entry.version);
         self.view.lock().remember(at, version)?;
         Ok(entry)
+    }
+
+    /// As [`see`](Transaction::see), for who looks at the value alone: it may be that of
+    /// a commit that is under way, whose version and times are not known yet.
+    async fn see_value(
+        &self,
+        caller: &Caller,
+        at: &Address,
+    ) -> Result<Option<Entry>, ServiceError> {
+        let now = Timestamp::now();
+        {
+            let view = self.view.lock();
+            let seen = view.own(at, now).or_else(|| view.followed(at, now));
+            if let Some(seen) = seen {
+                return Ok(seen);
+            }
+        }
+        self.touch(std::iter::once(at)).await;
+        match self.way.as_ref().and_then(|way| way.pending(at)) {
+            Some(pending) => Ok(self.view.lock().follow(at, pending, now)?),
+            None => self.see(caller, at).await,
+        }
+    }
+
+    /// Before the store is asked about keys of which a commit may be under way.
+    async fn settle<'k>(&self, keys: impl Iterator<Item = &'k Address>) {
+        let Some(way) = &self.way else { return };
+        for at in keys {
+            way.settled(at).await;
+            let mut view = self.view.lock();
+            // It has seen another moment of it.
+            view.stale |= view.follows.contains_key(at);
+        }
     }
 
     async fn write(
@@ -225,7 +305,7 @@ impl Transaction {
     }
 
     async fn remove(&self, caller: &Caller, at: Address) -> Result<bool, ServiceError> {
-        let existed = self.see(&caller.ungated(), &at).await?.is_some();
+        let existed = self.see_value(&caller.ungated(), &at).await?.is_some();
         self.write(at, None, Timestamp::now()).await?;
         Ok(existed)
     }
@@ -236,7 +316,7 @@ impl Transaction {
         at: Address,
         delta: i64,
     ) -> Result<(Version, i64), ServiceError> {
-        let before = self.see(&caller.ungated(), &at).await?;
+        let before = self.see_value(&caller.ungated(), &at).await?;
         let value = sum(before.as_ref().map(|entry| &entry.value), delta)?;
         let expires_at = before.and_then(|entry| entry.expires_at);
         let text = Value::Json(JsonText::integer(value));
@@ -286,7 +366,19 @@ impl Kv for Transaction {
         collection: &Collection,
         key: &Key,
     ) -> Result<bool, ServiceError> {
-        Ok(self.get(caller, collection, key).await?.is_some())
+        Ok(self.get_value(caller, collection, key).await?.is_some())
+    }
+
+    async fn get_value(
+        &self,
+        caller: &Caller,
+        collection: &Collection,
+        key: &Key,
+    ) -> Result<Option<Value>, ServiceError> {
+        caller.gate(Capability::AppKvRead(caller.app()))?;
+        let at = (collection.clone(), key.clone());
+        let entry = self.see_value(caller, &at).await?;
+        Ok(entry.map(|entry| entry.value))
     }
 
     async fn get_many(
@@ -300,6 +392,7 @@ impl Kv for Transaction {
         let others = keys.iter().zip(&own).filter(|(_, own)| own.is_none());
         let others: Vec<_> = others.map(|(at, _)| at.clone()).collect();
         self.touch(others.iter()).await;
+        self.settle(others.iter()).await;
         let found = self.kv.get_many(caller, &others).await?;
         let mut view = self.view.lock();
         for (at, entry) in others.iter().zip(&found) {
@@ -406,8 +499,10 @@ impl Kv for Transaction {
             // What was read stays remembered: the guest has learnt of it.
             let mut view = self.view.lock();
             let (read, stale) = (std::mem::take(&mut view.read), view.stale);
+            let follows = std::mem::take(&mut view.follows);
             *view = View {
                 read,
+                follows,
                 stale,
                 ..before
             };

@@ -3,7 +3,7 @@
 use super::kv::Operation;
 use super::kv_service::check_count;
 use super::lane::Address;
-use crate::model::{Check, Entry, Expect, Invalid, Subject, Timestamp, Value, Version};
+use crate::model::{Check, CommitId, Entry, Expect, Invalid, Subject, Timestamp, Value, Version};
 use std::collections::BTreeMap;
 
 /// The first version that a write within a transaction answers with. No entry of
@@ -16,6 +16,8 @@ pub(super) struct View {
     pub(super) read: BTreeMap<Address, Option<Version>>,
     /// What this run has written: an entry, or none where it has deleted one.
     pub(super) written: BTreeMap<Address, Option<Entry>>,
+    /// What commits that are under way have left, where this run has seen it.
+    pub(super) follows: BTreeMap<Address, (CommitId, Option<Entry>)>,
     pub(super) bytes: usize,
     pub(super) writes: u64,
     /// A second look found something else than the first. No commit is made then:
@@ -40,10 +42,37 @@ impl View {
         }
     }
 
+    /// What the run has seen of a commit that was under way.
+    pub(super) fn followed(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
+        let (_, entry) = self.follows.get(at)?;
+        Some(live(entry, now))
+    }
+
+    /// Remembers that the run has seen what a commit that is under way has left.
+    pub(super) fn follow(
+        &mut self,
+        at: &Address,
+        (commit, entry): (CommitId, Option<Entry>),
+        now: Timestamp,
+    ) -> Result<Option<Entry>, Invalid> {
+        // It had seen the entry before that commit.
+        self.stale |= self.read.contains_key(at);
+        self.has_room(1)?;
+        let seen = live(&entry, now);
+        self.follows.insert(at.clone(), (commit, entry));
+        Ok(seen)
+    }
+
+    /// All keys that the run has looked at or written.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Address> {
+        let seen = self.read.keys().chain(self.follows.keys());
+        seen.chain(self.written.keys())
+    }
+
     pub(super) fn has_room(&self, more: usize) -> Result<(), Invalid> {
         check_count(
             Subject::Transaction,
-            self.read.len() + self.written.len() + more,
+            self.read.len() + self.follows.len() + self.written.len() + more,
         )
     }
 
@@ -89,8 +118,7 @@ impl View {
 
     /// What this run has made of an entry; none if it has not touched it.
     pub(super) fn own(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
-        let entry = self.written.get(at)?.clone();
-        Some(entry.filter(|entry| entry.expires_at.is_none_or(|at| at > now)))
+        Some(live(self.written.get(at)?, now))
     }
 }
 
@@ -137,4 +165,11 @@ pub(super) fn operation(
             }),
         },
     }
+}
+
+/// An entry, unless it has expired.
+fn live(entry: &Option<Entry>, now: Timestamp) -> Option<Entry> {
+    let entry = entry.as_ref();
+    let live = entry.filter(|entry| entry.expires_at.is_none_or(|at| at > now));
+    live.cloned()
 }

@@ -1,7 +1,7 @@
 //! How one run of a transaction goes about keys that others hold.
 
 use super::lane::{Address, Lane, Lanes};
-use crate::model::AppId;
+use crate::model::{AppId, CommitId, Entry, Follow, Link};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,17 +13,22 @@ pub(crate) struct Way {
     lanes: Arc<Lanes>,
     app: AppId,
     lane: Option<Arc<Lane>>,
+    /// Whether it may see what is not durable yet, and be seen by others before it is.
+    chains: bool,
     /// What it gave way for.
     blocked: Mutex<BTreeSet<Address>>,
     gives_way: Arc<Notify>,
 }
 
 impl Way {
-    pub(crate) fn new(lanes: Arc<Lanes>, app: AppId, lane: Option<Arc<Lane>>) -> Way {
+    /// `chains`: whether it may see what is not durable yet, and be seen by others
+    /// before it is.
+    pub(crate) fn new(lanes: Arc<Lanes>, app: AppId, lane: Option<Arc<Lane>>, chains: bool) -> Way {
         Way {
             lanes,
             app,
             lane,
+            chains,
             blocked: Mutex::default(),
             gives_way: Arc::default(),
         }
@@ -60,8 +65,71 @@ impl Way {
         }
     }
 
+    /// What a commit that is under way has left of an entry that the run holds.
+    pub(super) fn pending(&self, at: &Address) -> Option<(CommitId, Option<Entry>)> {
+        match self.lane {
+            Some(_) if self.chains => self.lanes.pending(self.app, at),
+            _ => None,
+        }
+    }
+
+    /// Waits until what the store has of an entry that the run holds is all there is.
+    pub(super) async fn settled(&self, at: &Address) {
+        if self.lane.is_some() {
+            self.lanes.settled(self.app, at).await;
+        }
+    }
+
+    /// Forgets what others have left: it cannot be followed.
+    pub(super) fn forget<'k>(&self, commits: impl Iterator<Item = (&'k Address, CommitId)>) {
+        self.lanes.settle(self.app, commits);
+    }
+
+    /// Ties a commit to those that it follows, and lets others follow it as soon as it
+    /// has its place in the store's queue. What is returned is to be dropped when it
+    /// has ended.
+    pub(super) fn link(
+        &self,
+        follows: Vec<Follow>,
+        written: Vec<(Address, Option<Entry>)>,
+    ) -> (Link, Settles) {
+        let id = CommitId::next();
+        let keys = written.iter().map(|(at, _)| at.clone()).collect();
+        let settles = Settles {
+            lanes: Arc::clone(&self.lanes),
+            app: self.app,
+            commit: id,
+            keys,
+        };
+        let lane = self.lane.clone().filter(|_| self.chains);
+        let queued = lane.map(|lane| -> Box<dyn FnOnce() + Send> {
+            Box::new(move || lane.hand_on(id, written))
+        });
+        (Link::new(id, follows, queued), settles)
+    }
+
+    /// Whether a commit of the run is one that others may follow.
+    pub(super) fn chains(&self) -> bool {
+        self.chains && self.lane.is_some()
+    }
+
     /// Whether others hold one of these keys.
     pub(super) fn is_taken<'k>(&self, keys: impl Iterator<Item = &'k Address>) -> bool {
         self.lane.is_none() && self.lanes.is_taken(self.app, keys)
+    }
+}
+
+/// Says, when it is dropped, that a commit has ended.
+pub(crate) struct Settles {
+    lanes: Arc<Lanes>,
+    app: AppId,
+    commit: CommitId,
+    keys: Vec<Address>,
+}
+
+impl Drop for Settles {
+    fn drop(&mut self) {
+        let commits = self.keys.iter().map(|at| (at, self.commit));
+        self.lanes.settle(self.app, commits);
     }
 }
