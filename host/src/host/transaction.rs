@@ -205,7 +205,7 @@ impl Host {
         let request = run.request(services, gives_way);
         match self.0.runtime.call(compiled, request).await {
             Ok(response) => self.commit(run, &transaction, response).await,
-            Err(failure) if transaction.gave_way() => {
+            Err(failure) if transaction.gave_way() && failure.error.may_come_of_giving_way() => {
                 lost(&transaction, failure.log, Loss::GaveWay)
             }
             // Somebody who has seen two moments at once may fail for no other reason.
@@ -225,6 +225,9 @@ impl Host {
         let CallContext {
             caller, deadline, ..
         } = &run.context;
+        if transaction.gave_way() {
+            return lost(transaction, response.log, Loss::GaveWay);
+        }
         let committed = match transaction.linked_batch(receipt) {
             Ok(None) => return Ended::Done(response),
             Ok(Some(_)) if transaction.should_give_way() => {

@@ -346,6 +346,11 @@ impl CallError {
         matches!(self, CallError::Trap { .. } | CallError::Failed { .. })
     }
 
+    /// Whether a transaction that gives way to others could have ended so.
+    pub(crate) fn may_come_of_giving_way(&self) -> bool {
+        self.may_come_of_stale_reads() || matches!(self, CallError::Conflict { .. })
+    }
+
     /// Where in the plugin it failed, if that is known.
     pub fn trace(&self) -> Option<&str> {
         match self {

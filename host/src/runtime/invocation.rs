@@ -25,6 +25,8 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 
 /// The most bytes of the message of a function that fails, as of a log line.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// How long a run that gives way to others goes on, to find out which keys it needs.
+const SCOUTS: Duration = Duration::from_millis(10);
 /// The most functions that are named to a caller of one that is not there.
 const KNOWN_MAX: usize = 32;
 /// The most bytes of the name of each.
@@ -46,7 +48,7 @@ pub struct Request {
     pub delivery: Option<Arc<DeliveryContext>>,
     /// Whether the run is a transaction.
     pub transaction: bool,
-    /// Ends the run when it is notified, as [`CallError::Conflict`].
+    /// Ends the run soon after it is notified, as [`CallError::Conflict`].
     pub(crate) gives_way: Option<Arc<Notify>>,
 }
 
@@ -196,6 +198,12 @@ pub(super) enum Stop {
     HostMemory,
 }
 
+/// Ends a while after a run has given way.
+async fn scouted(gives_way: &Notify) {
+    gives_way.notified().await;
+    tokio::time::sleep(SCOUTS).await;
+}
+
 /// Called by the guest's own code after a tick of the clock.
 fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateDeadline> {
     let invocation = context.data();
@@ -279,7 +287,7 @@ impl Runtime {
             Some(gives_way) => tokio::select! {
                 biased;
                 result = run => result,
-                () = gives_way.notified() => Err(CallError::Conflict {
+                () = scouted(&gives_way) => Err(CallError::Conflict {
                     runs: 1,
                     timeout: deadline.timeout(Stage::Other),
                 }),

@@ -475,7 +475,7 @@ impl Lane {
         self.release();
     }
 
-    fn release(&self) {
+    pub(super) fn release(&self) {
         let mut own = self.keys.lock();
         own.released = true;
         let held = std::mem::take(&mut own.held);

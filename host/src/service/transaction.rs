@@ -56,7 +56,7 @@ impl Transaction {
         }
     }
 
-    /// Whether the run has given way to others. It never ends by itself then.
+    /// Whether the run has given way to others. It is not to be committed then.
     pub(crate) fn gave_way(&self) -> bool {
         self.way.as_ref().is_some_and(Way::gave_way)
     }

@@ -34,7 +34,7 @@ impl Way {
         }
     }
 
-    /// Is notified when the run gives way: it is to be ended then.
+    /// Is notified when the run gives way: it is to be ended soon then.
     pub(crate) fn gives_way(&self) -> Arc<Notify> {
         Arc::clone(&self.gives_way)
     }
@@ -52,30 +52,37 @@ impl Way {
         self.blocked.lock().clone()
     }
 
-    /// Before keys are looked at or written. Never returns if the run gives way.
+    /// Before keys are looked at or written. If others have one, the run gives way. It
+    /// goes on for a while, without locks and never to commit, so that the next one
+    /// knows all keys that it needs.
     pub(super) async fn touch<'k>(&self, keys: impl Iterator<Item = &'k Address> + Clone) {
+        if self.gave_way() {
+            return;
+        }
         let is_free = match &self.lane {
             Some(lane) => lane.touch(keys.clone()).await,
             None => !self.is_taken(keys.clone()),
         };
         if !is_free {
             self.blocked.lock().extend(keys.cloned());
+            if let Some(lane) = &self.lane {
+                lane.release();
+            }
             self.gives_way.notify_one();
-            std::future::pending::<()>().await;
         }
     }
 
     /// What a commit that is under way has left of an entry that the run holds.
     pub(super) fn pending(&self, at: &Address) -> Option<(CommitId, Option<Entry>)> {
         match self.lane {
-            Some(_) if self.chains => self.lanes.pending(self.app, at),
+            Some(_) if self.chains && !self.gave_way() => self.lanes.pending(self.app, at),
             _ => None,
         }
     }
 
     /// Waits until what the store has of an entry that the run holds is all there is.
     pub(super) async fn settled(&self, at: &Address) {
-        if self.lane.is_some() {
+        if self.lane.is_some() && !self.gave_way() {
             self.lanes.settled(self.app, at).await;
         }
     }
