@@ -4,6 +4,7 @@
 mod actor;
 mod admin;
 mod admission;
+mod along;
 mod caller;
 mod context;
 mod deadline;

@@ -15,25 +15,21 @@ use super::view::{View, checks, operation, take_bytes};
 use super::way::{Settles, Way};
 use super::{Caller, ServiceError};
 use crate::model::{
-    Applied, Capability, Collection, CommitId, Entry, Expect, Follow, Invalid, JsonText, Key,
-    Limits, Link, Receipt, Subject, Timestamp, Value, Version, sum,
+    Applied, Capability, Collection, Entry, Expect, Invalid, JsonText, Key, Limits, Receipt,
+    Subject, Timestamp, Value, Version, sum,
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// A commit that writes more than this is not shown to others before it has ended, as
-/// what it writes would be in memory twice.
-const CHAINED_BYTES_MAX: usize = 64 * 1024;
 
 /// One run's view of the store.
 pub struct Transaction {
-    kv: Arc<dyn Kv>,
+    pub(super) kv: Arc<dyn Kv>,
     page_entries: u32,
     batch_bytes: usize,
-    view: Mutex<View>,
-    way: Option<Way>,
+    pub(super) view: Mutex<View>,
+    pub(super) way: Option<Way>,
 }
 
 impl Transaction {
@@ -45,74 +41,6 @@ impl Transaction {
             batch_bytes: limits.batch_bytes(),
             view: Mutex::default(),
             way: None,
-        }
-    }
-
-    /// The same, for a run that gives way to others, and others to it.
-    pub(crate) fn with_way(self, way: Way) -> Transaction {
-        Transaction {
-            way: Some(way),
-            ..self
-        }
-    }
-
-    /// Whether the run has given way to others. It is not to be committed then.
-    pub(crate) fn gave_way(&self) -> bool {
-        self.way.as_ref().is_some_and(Way::gave_way)
-    }
-
-    /// Whether others hold what this run has touched, so that it should be run again
-    /// rather than commit.
-    pub(crate) fn should_give_way(&self) -> bool {
-        let view = self.view.lock();
-        let way = self.way.as_ref();
-        way.is_some_and(|way| way.is_taken(view.keys()))
-    }
-
-    /// All keys that the run has looked at, written, or was not let to.
-    pub(crate) fn touched(&self) -> BTreeSet<Address> {
-        let mut touched = self.way.as_ref().map(Way::blocked).unwrap_or_default();
-        let view = self.view.lock();
-        touched.extend(view.keys().cloned());
-        touched
-    }
-
-    /// The caller of the run's commit, who does not wait for the run's own locks.
-    pub(crate) fn committer(&self, caller: &Caller) -> Caller {
-        let lane = self.way.as_ref().and_then(Way::lane);
-        lane.map_or_else(|| caller.clone(), |lane| caller.in_lane(lane.id()))
-    }
-
-    /// Before the run is begun again, as it has lost: what it had followed may be gone.
-    pub(crate) fn forget_followed(&self) {
-        if let Some(way) = &self.way {
-            let view = self.view.lock();
-            let follows = view.follows.iter();
-            way.forget(follows.map(|(at, (commit, _))| (at, *commit)));
-        }
-    }
-
-    /// What ties the run's commit to others, if it is tied to any.
-    fn link(&self, view: &View) -> Option<(Link, Settles)> {
-        let way = self.way.as_ref()?;
-        let may_be_followed = way.chains() && view.bytes <= CHAINED_BYTES_MAX;
-        if view.follows.is_empty() && (!may_be_followed || view.written.is_empty()) {
-            return None;
-        }
-        let follow = |((collection, key), (commit, _)): (&Address, &(CommitId, _))| Follow {
-            collection: collection.clone(),
-            key: key.clone(),
-            commit: *commit,
-        };
-        let follows = view.follows.iter().map(follow).collect();
-        let written = view.written.iter().filter(|_| may_be_followed);
-        let written = written.map(|(at, entry)| (at.clone(), entry.clone()));
-        Some(way.link(follows, written.collect()))
-    }
-
-    async fn touch<'k>(&self, keys: impl Iterator<Item = &'k Address> + Clone) {
-        if let Some(way) = &self.way {
-            way.touch(keys).await;
         }
     }
 
@@ -185,7 +113,11 @@ impl Transaction {
     }
 
     /// The entry as this run sees it.
-    async fn see(&self, caller: &Caller, at: &Address) -> Result<Option<Entry>, ServiceError> {
+    pub(super) async fn see(
+        &self,
+        caller: &Caller,
+        at: &Address,
+    ) -> Result<Option<Entry>, ServiceError> {
         if let Some(own) = self.view.lock().own(at, Timestamp::now()) {
             return Ok(own);
         }
@@ -195,39 +127,6 @@ impl Transaction {
         let version = entry.as_ref().map(|entry| entry.version);
         self.view.lock().remember(at, version)?;
         Ok(entry)
-    }
-
-    /// As [`see`](Transaction::see), for who looks at the value alone: it may be that of
-    /// a commit that is under way, whose version and times are not known yet.
-    async fn see_value(
-        &self,
-        caller: &Caller,
-        at: &Address,
-    ) -> Result<Option<Entry>, ServiceError> {
-        let now = Timestamp::now();
-        {
-            let view = self.view.lock();
-            let seen = view.own(at, now).or_else(|| view.followed(at, now));
-            if let Some(seen) = seen {
-                return Ok(seen);
-            }
-        }
-        self.touch(std::iter::once(at)).await;
-        match self.way.as_ref().and_then(|way| way.pending(at)) {
-            Some(pending) => Ok(self.view.lock().follow(at, pending, now)?),
-            None => self.see(caller, at).await,
-        }
-    }
-
-    /// Before the store is asked about keys of which a commit may be under way.
-    async fn settle<'k>(&self, keys: impl Iterator<Item = &'k Address>) {
-        let Some(way) = &self.way else { return };
-        for at in keys {
-            way.settled(at).await;
-            let mut view = self.view.lock();
-            // It has seen another moment of it.
-            view.stale |= view.follows.contains_key(at);
-        }
     }
 
     async fn write(
@@ -406,6 +305,7 @@ impl Kv for Transaction {
 
     async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError> {
         let query = list_query(caller, &list, self.page_entries, usize::MAX)?;
+        self.settle_followed().await;
         let page = self.kv.list(caller, list.clone()).await?;
         let last = page.entries.last().map(|(key, _)| key.clone());
         let mut merged: BTreeMap<Key, Option<Entry>> = page.entries.into_iter().collect();
