@@ -144,11 +144,7 @@ pub fn cold(_: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let bench = Arc::new(Bench::new(|builder| builder.limits(generous())).await?);
         fill(&bench, ENTRIES, 16 * 1024).await?;
         let mut rows = Vec::new();
-        for (name, is_cold, aside) in [
-            ("warm, inline", false, false),
-            ("cold, inline", true, false),
-            ("cold, on a thread of their own", true, true),
-        ] {
+        for (name, is_cold) in [("warm", false), ("cold", true)] {
             let (mut reads, mut waits) = (Vec::new(), Vec::new());
             for round in 0..effort.rounds.min(5) {
                 if is_cold {
@@ -156,7 +152,7 @@ pub fn cold(_: &Runtime, effort: Effort) -> Result<Vec<Row>> {
                     drop_cache(&bench.folder.path().join("bench.db-wal"))?;
                 }
                 let count = 1000 / effort.divisor.min(10);
-                let (r, w) = beside(&bench, round, count, aside).await?;
+                let (r, w) = beside(&bench, round, count).await?;
                 reads.extend(r);
                 waits.extend(w);
             }
@@ -178,12 +174,7 @@ pub fn cold(_: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 }
 
 /// Times of reads, and of empty calls that run in turn with them.
-async fn beside(
-    bench: &Arc<Bench>,
-    seed: usize,
-    count: usize,
-    aside: bool,
-) -> Result<(Vec<f64>, Vec<f64>)> {
+async fn beside(bench: &Arc<Bench>, seed: usize, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
     let empty = "(module (memory (export \"memory\") 1) (func (export \"run\") (result i32) (i32.const 0)))";
     let plugin = bench.host.load(&bench.app, wat::parse_str(empty)?).await?;
     let done = Arc::new(AtomicBool::new(false));
@@ -201,23 +192,14 @@ async fn beside(
             anyhow::Ok(waits)
         }
     });
+    let collection = Collection::parse("notes")?;
+    let store = bench.host.store();
     let mut reads = Vec::new();
     for n in 0..count {
         let key = Key::parse(format!("{:08}", (n * 2_654_435_761 + seed * 97) % 4000))?;
         let start = Instant::now();
-        let (store, app) = (Arc::clone(bench.host.store()), bench.app.id);
-        let read = async move {
-            store
-                .get(app, &Collection::parse("notes")?, &key, Timestamp::now())
-                .await?;
-            anyhow::Ok(())
-        };
-        if aside {
-            let handle = tokio::runtime::Handle::current();
-            tokio::task::spawn_blocking(move || handle.block_on(read)).await??;
-        } else {
-            read.await?;
-        }
+        let read = store.get(bench.app.id, &collection, &key, Timestamp::now());
+        read.await?;
         reads.push(start.elapsed().as_secs_f64() * 1e6);
         tokio::task::yield_now().await;
     }

@@ -33,7 +33,7 @@ pub(super) async fn run(global: &Global, migrate: Migrate) -> Result<Outcome, Fa
         return check(global, &spec, on_postgres).await;
     }
     // Opening a store brings it up to date.
-    drop(open::store(&spec, Metrics::default(), When::Always, &config.postgres).await?);
+    drop(open::store(&spec, Metrics::default(), When::Always, &config).await?);
     let skipped = match migrate.restored {
         true => Some(skip_versions(&spec, on_postgres).await?),
         false => None,

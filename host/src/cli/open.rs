@@ -195,13 +195,12 @@ pub(super) fn make_private(folder: &std::path::Path) -> Result<(), Failure> {
         .map_err(|e| Failure::host(format!("{}: {e}", folder.display())))
 }
 
-/// Opens a store, and brings its schema up to date if it may be. `postgres` is how one
-/// on Postgres is used, but for its URL.
+/// Opens a store as the configuration says, and brings its schema up to date if it may be.
 pub(super) async fn store(
     spec: &StoreSpec,
     metrics: Metrics,
     migrate: Migrate,
-    postgres: &PostgresOptions,
+    config: &Config,
 ) -> Result<Arc<dyn Store>, Failure> {
     Ok(match spec {
         StoreSpec::Memory => Arc::new(MemoryStore::new()),
@@ -210,7 +209,7 @@ pub(super) async fn store(
                 url: url.clone(),
                 metrics,
                 migrate,
-                ..postgres.clone()
+                ..config.postgres.clone()
             };
             Arc::new(PostgresStore::connect(options).await?)
         }
@@ -218,6 +217,7 @@ pub(super) async fn store(
             let mut options = SqliteOptions::new(path);
             options.metrics = metrics;
             options.migrate = migrate;
+            options.cache = config.sqlite_cache;
             let opened = SqliteStore::open(options).await;
             Arc::new(opened.map_err(|e| Failure::from(e).at(&path.display().to_string()))?)
         }
@@ -228,7 +228,7 @@ pub(super) async fn store(
 pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
     let spec = spec(global, config)?;
-    let store = store(&spec, metrics.clone(), Migrate::Alone, &config.postgres).await?;
+    let store = store(&spec, metrics.clone(), Migrate::Alone, config).await?;
     Ok(Host::builder()
         .shared_store(store)
         .metrics(metrics)

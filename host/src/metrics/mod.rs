@@ -126,6 +126,7 @@ struct Inner {
     transaction_locks: Gauge,
     transaction_reruns: Counter,
     transaction_wait_seconds: Histogram,
+    cold_reads: Counter,
     http_requests: Family<HttpRequest, Counter>,
     http_seconds: Family<Route, Histogram>,
     connections: Gauge,
@@ -162,6 +163,7 @@ impl Default for Metrics {
             transaction_locks: Gauge::default(),
             transaction_reruns: Counter::default(),
             transaction_wait_seconds: Histogram::new(SECONDS),
+            cold_reads: Counter::default(),
             http_requests: Family::default(),
             http_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             connections: Gauge::default(),
@@ -356,6 +358,10 @@ impl Metrics {
 
     pub(crate) fn transaction_waited(&self, took: Duration) {
         self.0.transaction_wait_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn cold_read(&self) {
+        self.0.cold_reads.inc();
     }
 }
 

@@ -192,6 +192,12 @@ fn of_calls(inner: &Inner, table: &mut Table<'_>) {
         "Time that transactions which had lost to others waited for their entries",
         inner.transaction_wait_seconds.clone(),
     );
+    table.counter(
+        "cold_reads",
+        "",
+        "Reads of SQLite that had to wait for the disk, on a thread of their own",
+        inner.cold_reads.clone(),
+    );
 }
 
 fn of_http(inner: &Inner, table: &mut Table<'_>) {

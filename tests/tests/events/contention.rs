@@ -144,6 +144,60 @@ async fn rates_of_transfers() {
     }
 }
 
+/// As the bank; each transfer also writes an entry of its own into the ledger "l": its
+/// key is the rest of the input, and its value the two accounts.
+fn bank_with_ledger() -> Vec<u8> {
+    let transfer = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
+    let add = |account: u32, amount: i32| {
+        format!(
+            "(if (i64.lt_s (call $kv_increment (i32.const 0) (i32.const 1) (i32.const {account})
+                (i32.const 2) (i64.const {amount}) (i32.const 200)) (i64.const 0))
+                (then unreachable))"
+        )
+    };
+    let body = format!(
+        "(drop (call $input_read (i32.const 0) (i32.const 100) (i32.const 13)))
+         {}
+         (if (i32.ne (i32.load8_u (i32.const 104)) (i32.const 48)) (then unreachable))
+         {}
+         (if (i64.lt_s (call $kv_set (i32.const 1) (i32.const 1) (i32.const 105) (i32.const 8)
+            (i32.const 100) (i32.const 4) (i32.const 1) (i32.const 0)) (i64.const 0))
+            (then unreachable))
+         (i32.const 0)",
+        add(100, -1),
+        add(102, 1)
+    );
+    module_with("bl", &transfer, &body)
+}
+
+/// The balances are those that the ledger makes: no transfer is lost, none is there in
+/// half. Those whose callers have not left are there.
+async fn check_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) {
+    // Somebody who has left may be committed between the two looks.
+    until("the balances are those of the ledger", async || {
+        agrees_with_ledger(stage, accounts, acknowledged).await
+    })
+    .await;
+}
+
+async fn agrees_with_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) -> bool {
+    let mut balances = vec![EACH; accounts];
+    let ledger = stage.all("l").await;
+    assert!(ledger.len() < 1_000, "that is one page");
+    for (_, transfer) in &ledger {
+        let account = |at: &str| at.parse::<usize>().unwrap();
+        balances[account(&transfer[..2])] -= 1;
+        balances[account(&transfer[2..])] += 1;
+    }
+    let found = stage.all("b").await;
+    let found: Vec<i64> = found.iter().map(|(_, v)| v.parse().unwrap()).collect();
+    for id in acknowledged {
+        let known = ledger.binary_search_by(|(key, _)| key.cmp(id));
+        assert!(known.is_ok(), "{id} was acknowledged and is lost");
+    }
+    found == balances
+}
+
 /// Transfers whose callers leave in the midst of them, on several hosts: what was
 /// done was done whole, everybody else gets through, and no lock stays.
 async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
@@ -151,6 +205,7 @@ async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
     let seed = seed();
     println!("repeat this test with KVASM_TEST_SEED={seed}");
     open_accounts(&stages[0], ACCOUNTS).await;
+    stages[0].deploy(bank_with_ledger()).await;
     let stages: Arc<[Stage]> = stages.into();
     let left = Arc::new(AtomicU64::new(0));
     let mut callers = JoinSet::new();
@@ -158,18 +213,21 @@ async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
         let (stages, left) = (Arc::clone(&stages), Arc::clone(&left));
         let mut rng = Rng::new(seed ^ (caller << 32));
         callers.spawn(async move {
-            for _ in 0..transfers {
+            let mut acknowledged = Vec::new();
+            for transfer in 0..transfers {
                 let stage = &stages[rng.below(stages.len())];
+                let id = format!("{:08}", caller * transfers + transfer);
                 let (from, to) = (rng.below(ACCOUNTS), rng.below(ACCOUNTS));
                 let trap = u8::from(rng.chance(1, 8));
-                let call = stage.try_call("run", format!("{from:02}{to:02}{trap}"));
+                let call = stage.try_call("run", format!("{from:02}{to:02}{trap}{id}"));
                 let leaves = match rng.chance(1, 3) {
                     true => Duration::from_micros(rng.below(20_000) as u64),
                     false => AGES,
                 };
                 match tokio::time::timeout(leaves, call).await {
                     Err(_) => drop(left.fetch_add(1, Ordering::Relaxed)),
-                    Ok(Ok(_)) => assert_eq!(trap, 0),
+                    Ok(Ok(_)) if trap == 0 => acknowledged.push(id),
+                    Ok(Ok(_)) => panic!("it should have trapped"),
                     Ok(Err(InvokeError::Call(failure))) => {
                         let error = failure.error;
                         assert!(
@@ -189,9 +247,10 @@ async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
                     kv.increment(&caller, c, key, 0).await.unwrap();
                 }
             }
+            acknowledged
         });
     }
-    callers.join_all().await;
+    let acknowledged = callers.join_all().await.concat();
     println!("{} callers have left", left.load(Ordering::Relaxed));
     assert!(left.load(Ordering::Relaxed) > 0, "nobody left");
     // A commit whose caller has left may still be under way.
@@ -200,11 +259,12 @@ async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
     })
     .await;
     check_accounts(&stages, ACCOUNTS).await;
+    check_ledger(&stages[0], ACCOUNTS, &acknowledged).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_leave_lose_no_lock_and_no_money_in_memory() {
-    callers_that_leave(on_memory(3).await, 60).await;
+    callers_that_leave(on_memory(3).await, 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

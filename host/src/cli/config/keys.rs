@@ -56,6 +56,13 @@ pub(super) const KEYS: &[Key] = &[
         cache_dir
     ),
     key!(
+        "sqlite.cache",
+        "pages that each connection to SQLite keeps in memory, beside those that the system keeps",
+        size,
+        show_size,
+        sqlite_cache
+    ),
+    key!(
         "postgres.connections",
         "connections to Postgres that this host opens at most",
         at_least_1,

@@ -15,7 +15,7 @@ use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::http::{AdminAddress, ServerOptions};
 use kvasm::model::{AppLimits, Limits, Misfit, Quota};
-use kvasm::store::{Migrate, PostgresOptions};
+use kvasm::store::{Migrate, PostgresOptions, SqliteOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use text::toml_value;
@@ -72,6 +72,7 @@ pub(super) struct Config {
     pub(super) migrate: Migrate,
     /// Without the URL, which is in `store`.
     pub(super) postgres: PostgresOptions,
+    pub(super) sqlite_cache: usize,
     pub(super) cache_dir: CacheDir,
     pub(super) cache: CacheLimits,
     pub(super) log_format: LogFormat,
@@ -100,6 +101,7 @@ impl Default for Config {
             store: None,
             migrate: Migrate::Alone,
             postgres: PostgresOptions::new(""),
+            sqlite_cache: SqliteOptions::CACHE,
             cache_dir: CacheDir::Default,
             cache: CacheLimits::default(),
             log_format: LogFormat::Text,

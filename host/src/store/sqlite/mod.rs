@@ -1,7 +1,8 @@
 //! The embedded store: one SQLite file.
 //!
 //! Reads run inline on the calling thread, through pooled connections with
-//! cached statements; long ones run on threads of their own (`places`). Writes go to
+//! cached statements; long ones, and those that have to wait for the disk (`nowait`), run
+//! on threads of their own (`places`). Writes go to
 //! one thread that commits them in groups, app by app, and each is answered after the
 //! commit that holds it.
 
@@ -10,6 +11,7 @@ mod batch;
 mod error;
 mod grave;
 mod links;
+mod nowait;
 mod outbox;
 mod places;
 mod queue;
@@ -35,6 +37,7 @@ use places::Places;
 use read::Readers;
 use rusqlite::Connection;
 pub use shrink::IncrementalVacuum;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +59,10 @@ pub struct SqliteOptions {
     /// Read connections that are kept open while idle. More are opened when
     /// more threads read at once. Default 8.
     pub idle_readers: usize,
+    /// Bytes of pages that each connection keeps in memory, beside those that the system
+    /// keeps of the file. A commit empties what readers keep. Default
+    /// [`CACHE`](SqliteOptions::CACHE).
+    pub cache: usize,
     /// Bytes of a file beside the database, `-ballast`, that is removed when the disk is
     /// full, so that there is room for deletions. Until there is room for it again, only
     /// writes that free space are taken. Default 8 MiB; 0 for none.
@@ -67,12 +74,16 @@ pub struct SqliteOptions {
 }
 
 impl SqliteOptions {
+    /// The default of [`cache`](SqliteOptions::cache): 2 MiB.
+    pub const CACHE: usize = 2 * 1024 * 1024;
+
     /// The defaults, for a file.
     pub fn new(path: impl Into<PathBuf>) -> SqliteOptions {
         SqliteOptions {
             path: path.into(),
             busy_timeout: Duration::from_secs(5),
             idle_readers: 8,
+            cache: SqliteOptions::CACHE,
             ballast: 8 * 1024 * 1024,
             metrics: Metrics::default(),
             migrate: Migrate::default(),
@@ -87,8 +98,11 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     writer: Writer,
     places: Places,
+    cold_places: Places,
     path: PathBuf,
     log_watch: Arc<LogWatch>,
+    // Dropped last, after the writer's connection.
+    _kept: Option<Arc<File>>,
 }
 
 impl SqliteStore {
@@ -109,12 +123,15 @@ impl SqliteStore {
             }
             migrated => migrated?,
         }
+        let kept = nowait::keep(&options.path);
         Ok(SqliteStore {
             readers: Arc::new(Readers::new(&options)?),
             writer: Writer::start(&options, ballast)?,
-            places: Places::new(),
+            places: Places::long(),
+            cold_places: Places::cold(),
             path: options.path,
             log_watch: Arc::default(),
+            _kept: kept,
         })
     }
 }
@@ -132,6 +149,53 @@ impl SqliteStore {
         let read = move || readers.of_app(app, absent, read);
         self.places.run(Some(app), read).await
     }
+
+    /// Runs a short read on this thread; if it would have to wait for the disk, runs what
+    /// `later` returns, which must be the same read, when it has a place.
+    async fn read_short<T, L>(
+        &self,
+        app: Option<AppId>,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        later: impl FnOnce() -> L,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        L: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        if let Some(done) = self.readers.at_once(read)? {
+            return Ok(done);
+        }
+        let (readers, later) = (Arc::clone(&self.readers), later());
+        let read = move || readers.with(later);
+        self.cold_places.run(app, read).await
+    }
+
+    /// The same for a read of what an app owns; `absent` is the answer of a deleted app.
+    async fn read_short_of<T, L>(
+        &self,
+        app: AppId,
+        absent: fn() -> T,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        later: impl FnOnce() -> L,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        L: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let whole = |conn: &_| read::unless_buried(conn, app, absent, read);
+        let later = || {
+            let later = later();
+            move |conn: &_| read::unless_buried(conn, app, absent, later)
+        };
+        self.read_short(Some(app), whole, later).await
+    }
+}
+
+/// Sets how much a connection keeps in memory.
+fn set_cache(connection: &Connection, bytes: usize) -> rusqlite::Result<()> {
+    // A negative number means KiB.
+    let kib = i64::try_from(bytes / 1024).unwrap_or(i64::MAX);
+    connection.pragma_update(None, "cache_size", -kib.min(i64::from(i32::MAX)))
 }
 
 /// SQLite would create the file with the umask's permissions.
@@ -179,11 +243,17 @@ fn warn_if_others_can_read(path: &std::path::Path) {
 #[async_trait]
 impl Store for SqliteStore {
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
-        self.readers.with(|conn| read::app(conn, name))
+        let read = |conn: &_| read::app(conn, name);
+        let later = || {
+            let name = name.clone();
+            move |conn: &_| read::app(conn, &name)
+        };
+        self.read_short(None, read, later).await
     }
 
     async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
-        self.readers.with(|conn| read::app_by_id(conn, app))
+        let read = move |conn: &_| read::app_by_id(conn, app);
+        self.read_short(None, read, || read).await
     }
 
     async fn get_many(
@@ -193,14 +263,25 @@ impl Store for SqliteStore {
         now: Timestamp,
         bytes_max: usize,
     ) -> Result<Vec<Option<Entry>>, StoreError> {
-        let read = |conn: &_| read::get_many(conn, app, keys, now, bytes_max);
-        let none = || Some(vec![None; keys.len()]);
-        let entries = self.readers.of_app(app, none, read)?;
-        entries.ok_or(StoreError::AnswerTooLarge { limit: bytes_max })
+        let read = |conn: &_| read::get_many(conn, app, keys, now, bytes_max).map(Some);
+        let later = || {
+            let keys = keys.to_vec();
+            move |conn: &_| read::get_many(conn, app, &keys, now, bytes_max).map(Some)
+        };
+        match self.read_short_of(app, || None, read, later).await? {
+            // Of a deleted app.
+            None => Ok(vec![None; keys.len()]),
+            Some(entries) => entries.ok_or(StoreError::AnswerTooLarge { limit: bytes_max }),
+        }
     }
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
-        self.readers.with(|conn| read::apps(conn, after, limit))
+        let read = |conn: &_| read::apps(conn, after, limit);
+        let later = || {
+            let after = after.cloned();
+            move |conn: &_| read::apps(conn, after.as_ref(), limit)
+        };
+        self.read_short(None, read, later).await
     }
 
     async fn get(
@@ -211,7 +292,11 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
         let read = |conn: &_| read::get(conn, app, collection, key, now);
-        self.readers.of_app(app, Option::default, read)
+        let later = || {
+            let (collection, key) = (collection.clone(), key.clone());
+            move |conn: &_| read::get(conn, app, &collection, &key, now)
+        };
+        self.read_short_of(app, || None, read, later).await
     }
 
     async fn has(
@@ -222,7 +307,11 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let read = |conn: &_| read::version(conn, app, collection, key, now);
-        let version = self.readers.of_app(app, Option::default, read)?;
+        let later = || {
+            let (collection, key) = (collection.clone(), key.clone());
+            move |conn: &_| read::version(conn, app, &collection, &key, now)
+        };
+        let version = self.read_short_of(app, || None, read, later).await?;
         Ok(version.is_some())
     }
 
@@ -232,13 +321,15 @@ impl Store for SqliteStore {
         query: &ListQuery,
         now: Timestamp,
     ) -> Result<Page, StoreError> {
+        let later = || {
+            let query = query.clone();
+            move |conn: &_| read::list(conn, app, &query, now)
+        };
         if !query.with_values || query.limit <= SHORT_PAGE {
             let read = |conn: &_| read::list(conn, app, query, now);
-            return self.readers.of_app(app, Page::default, read);
+            return self.read_short_of(app, Page::default, read, later).await;
         }
-        let query = query.clone();
-        let read = move |conn: &_| read::list(conn, app, &query, now);
-        self.read_long(app, Page::default, read).await
+        self.read_long(app, Page::default, later()).await
     }
 
     async fn collections(
@@ -248,7 +339,11 @@ impl Store for SqliteStore {
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError> {
         let read = |conn: &_| read::collections(conn, app, after, limit);
-        self.readers.of_app(app, Vec::new, read)
+        let later = || {
+            let after = after.cloned();
+            move |conn: &_| read::collections(conn, app, after.as_ref(), limit)
+        };
+        self.read_short_of(app, Vec::new, read, later).await
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {

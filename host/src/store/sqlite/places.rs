@@ -1,8 +1,9 @@
-//! Places for long reads: pages with values, modules, and what upkeep looks for.
+//! Places for reads that are not over at once: long ones, such as pages with values, modules,
+//! and what upkeep looks for; and short ones that wait for the disk (`nowait`).
 //!
 //! A point read is over in microseconds and runs on the thread that asks. A page of
 //! a megabyte takes milliseconds, and a few clients that export would keep every
-//! thread that serves. Long reads run on threads of their own, few at once, and of
+//! thread that serves. So such reads run on threads of their own, few at once, and of
 //! one app only a part of those: so apps take turns.
 
 use super::error;
@@ -16,6 +17,8 @@ use tokio::sync::Semaphore;
 
 /// The fewest long reads at once, of all apps.
 const PLACES_MIN: usize = 2;
+/// The most reads at once that wait for the disk, of all apps. They take no CPU.
+const COLD_PLACES: usize = 16;
 /// Apps that are remembered before those without a reader are forgotten.
 const APPS_MAX: usize = 1_024;
 
@@ -28,9 +31,18 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn new() -> Places {
+    /// Places for long reads.
+    pub(super) fn long() -> Places {
         let processors = available_parallelism().map_or(1, usize::from);
-        let all = PLACES_MIN.max(processors / 2);
+        Places::of(PLACES_MIN.max(processors / 2))
+    }
+
+    /// Places for short reads of what is not in memory.
+    pub(super) fn cold() -> Places {
+        Places::of(COLD_PLACES)
+    }
+
+    fn of(all: usize) -> Places {
         Places {
             all: Arc::new(Semaphore::new(all)),
             of_app: all / 2,
@@ -74,6 +86,16 @@ impl Places {
 }
 
 #[cfg(test)]
+impl Places {
+    /// Takes all places of an app, until the result is dropped.
+    pub(super) async fn hold_all_of(&self, app: AppId) -> tokio::sync::OwnedSemaphorePermit {
+        let all = u32::try_from(self.of_app).unwrap();
+        let held = self.gate(Some(app)).acquire_many_owned(all).await;
+        held.unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::Letters;
@@ -107,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_app_never_has_all_places() {
-        let places = Arc::new(Places::new());
+        let places = Arc::new(Places::long());
         let (one, other) = (AppId::generate(), AppId::generate());
         let mut of_one: Vec<_> = (0..100).map(|_| held(&places, one)).collect();
         // As many as may run do.
@@ -141,9 +163,7 @@ mod tests {
         let options = SqliteOptions::new(folder.path().join("kvasm.db"));
         let store = SqliteStore::open(options).await.unwrap();
         let app = AppId::generate();
-        let gate = store.places.gate(Some(app));
-        let all = u32::try_from(store.places.of_app).unwrap();
-        let held = Arc::clone(&gate).acquire_many_owned(all).await.unwrap();
+        let held = store.places.hold_all_of(app).await;
         let letters = Letters::default();
         let mut deliveries = store.deliveries(app, None, 101);
         let mut dead_letters = store.dead_letters(app, &letters, None, 16);
@@ -164,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn apps_without_readers_are_forgotten() {
-        let places = Places::new();
+        let places = Places::long();
         for _ in 0..3 * APPS_MAX {
             let app = AppId::generate();
             places.run(Some(app), || Ok(())).await.unwrap();

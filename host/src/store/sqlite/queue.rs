@@ -13,8 +13,8 @@ use uuid::Uuid;
 #[async_trait]
 impl Outbox for SqliteStore {
     async fn triggers(&self, app: AppId) -> Result<Vec<Trigger>, StoreError> {
-        let read = |conn: &_| outbox::triggers(conn, app);
-        self.readers.of_app(app, Vec::new, read)
+        let read = move |conn: &_| outbox::triggers(conn, app);
+        self.read_short_of(app, Vec::new, read, || read).await
     }
 
     async fn due(
@@ -23,8 +23,12 @@ impl Outbox for SqliteStore {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<Queue>, StoreError> {
-        self.readers
-            .with(|conn| outbox::due(conn, after, now, limit))
+        let read = |conn: &_| outbox::due(conn, after, now, limit);
+        let later = || {
+            let after = after.cloned();
+            move |conn: &_| outbox::due(conn, after.as_ref(), now, limit)
+        };
+        self.read_short(None, read, later).await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
@@ -67,7 +71,14 @@ impl Outbox for SqliteStore {
     ) -> Result<u64, StoreError> {
         // Asked by readers first, so that the writer is left alone as a rule.
         let needed = |conn: &_| outbox::needs_rescue(conn, queue, beyond);
-        if !self.readers.of_app(queue.app, || false, needed)? {
+        let later = || {
+            let queue = queue.clone();
+            move |conn: &_| outbox::needs_rescue(conn, &queue, beyond)
+        };
+        if !self
+            .read_short_of(queue.app, || false, needed, later)
+            .await?
+        {
             return Ok(0);
         }
         let work = Work::of(queue.app).that_frees();
@@ -89,7 +100,10 @@ impl Outbox for SqliteStore {
         let read = move |conn: &_| outbox::outstanding(conn, app, &which, after.as_ref(), limit);
         // They come with their values, as those of a page.
         match limit {
-            0..=SHORT_PAGE => self.readers.of_app(app, Vec::new, read),
+            0..=SHORT_PAGE => {
+                self.read_short_of(app, Vec::new, &read, || read.clone())
+                    .await
+            }
             _ => self.read_long(app, Vec::new, read).await,
         }
     }
@@ -112,8 +126,12 @@ impl Outbox for SqliteStore {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<DueSchedule>, StoreError> {
-        self.readers
-            .with(|conn| outbox::schedules(conn, after, now, limit))
+        let read = |conn: &_| outbox::schedules(conn, after, now, limit);
+        let later = || {
+            let after = after.cloned();
+            move |conn: &_| outbox::schedules(conn, after.as_ref(), now, limit)
+        };
+        self.read_short(None, read, later).await
     }
 
     async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {
@@ -133,7 +151,10 @@ impl Outbox for SqliteStore {
         let letters = letters.clone();
         let read = move |conn: &_| outbox::dead_letters(conn, app, &letters, before, limit);
         match limit {
-            0..=1 => self.readers.of_app(app, Vec::new, read),
+            0..=1 => {
+                self.read_short_of(app, Vec::new, &read, || read.clone())
+                    .await
+            }
             _ => self.read_long(app, Vec::new, read).await,
         }
     }
@@ -157,8 +178,9 @@ impl Outbox for SqliteStore {
         limit: u32,
     ) -> Result<u64, StoreError> {
         // Asked by readers first, so that the writer is left alone as a rule.
-        let has_letters = |conn: &_| outbox::has_letters(conn, app);
-        if !self.readers.of_app(app, || false, has_letters)? {
+        let has_letters = move |conn: &_| outbox::has_letters(conn, app);
+        let has_letters = self.read_short_of(app, || false, has_letters, || has_letters);
+        if !has_letters.await? {
             return Ok(0);
         }
         let spare = move |conn: &_| outbox::spare(conn, app, before, keep, limit);
@@ -172,8 +194,9 @@ impl Outbox for SqliteStore {
     }
 
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        let has_expired = |conn: &_| batch::has_expired(conn, app, now);
-        if !self.readers.of_app(app, || false, has_expired)? {
+        let has_expired = move |conn: &_| batch::has_expired(conn, app, now);
+        let has_expired = self.read_short_of(app, || false, has_expired, || has_expired);
+        if !has_expired.await? {
             return Ok(0);
         }
         let work = Work::of(app).that_frees();

@@ -1,7 +1,8 @@
 //! Reads: pooled connections and the statements that run on them.
 
 use super::grave::is_buried;
-use super::{SqliteOptions, error};
+use super::{SqliteOptions, error, nowait, set_cache};
+use crate::metrics::Metrics;
 use crate::model::{
     ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
     Key, ListQuery, Page, PluginVersion, Quota, Timestamp, Value, Version,
@@ -19,6 +20,8 @@ pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     idle_max: usize,
+    cache: usize,
+    metrics: Metrics,
 }
 
 impl Readers {
@@ -28,6 +31,8 @@ impl Readers {
             path: options.path.clone(),
             idle: Mutex::new(Vec::with_capacity(options.idle_readers)),
             idle_max: options.idle_readers,
+            cache: options.cache,
+            metrics: options.metrics.clone(),
         };
         readers.with(ping)?;
         Ok(readers)
@@ -38,13 +43,31 @@ impl Readers {
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
+        self.run(read).map_err(error::store)
+    }
+
+    /// As [`with`](Readers::with), if that does not wait for the disk; else `None`.
+    pub(super) fn at_once<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, StoreError> {
+        match nowait::at_once(|| self.run(read)) {
+            Some(done) => done.map(Some).map_err(error::store),
+            None => {
+                self.metrics.cold_read();
+                Ok(None)
+            }
+        }
+    }
+
+    fn run<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         // The lock is held for the pop alone; not across opening or reading.
         let idle = self.idle.lock().pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => self.open().map_err(error::store)?,
+            None => self.open()?,
         };
-        let result = read(&connection).map_err(error::store);
+        let result = read(&connection);
         let mut idle = self.idle.lock();
         if idle.len() < self.idle_max {
             idle.push(connection);
@@ -59,21 +82,33 @@ impl Readers {
         absent: impl FnOnce() -> T,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        self.with(|connection| {
-            if is_buried(connection, app)? {
-                return Ok(absent());
-            }
-            read(connection)
-        })
+        self.with(|connection| unless_buried(connection, app, absent, read))
     }
 
     fn open(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let connection = match nowait::name() {
+            Some(vfs) => Connection::open_with_flags_and_vfs(&self.path, flags, vfs)?,
+            None => Connection::open_with_flags(&self.path, flags)?,
+        };
         // A reader in WAL mode waits only while another process recovers the log.
         connection.busy_timeout(std::time::Duration::from_secs(1))?;
         connection.set_prepared_statement_cache_capacity(64);
+        set_cache(&connection, self.cache)?;
         Ok(connection)
+    }
+}
+
+/// Runs `read` on what an app owns; `absent` is the answer of a deleted app.
+pub(super) fn unless_buried<T>(
+    connection: &Connection,
+    app: AppId,
+    absent: impl FnOnce() -> T,
+    read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    match is_buried(connection, app)? {
+        true => Ok(absent()),
+        false => read(connection),
     }
 }
 

@@ -79,7 +79,9 @@ impl Survey for SqliteStore {
                 .prepare_cached("SELECT at FROM health WHERE id = 1")?
                 .query_row([], |row| row.get(0))
         };
-        Ok(StoreClock::Seen(Timestamp(self.readers.with(seen)?)))
+        Ok(StoreClock::Seen(Timestamp(
+            self.read_short(None, seen, || seen).await?,
+        )))
     }
 }
 

@@ -22,7 +22,8 @@ impl Upkeep for SqliteStore {
     async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         let before = first_id(before).into_bytes();
         // Asked by readers first, so that the writer is left alone as a rule.
-        if !self.readers.with(|conn| has_audit_before(conn, before))? {
+        let has_some = move |conn: &_| has_audit_before(conn, before);
+        if !self.read_short(None, has_some, || has_some).await? {
             return Ok(0);
         }
         let prune = move |transaction: &mut Transaction<'_>| {
@@ -38,7 +39,8 @@ impl Upkeep for SqliteStore {
 
     async fn prune_audit_of(&self, app: AppId, keep: u32, limit: u32) -> Result<u64, StoreError> {
         let look = keep.min(SHORT_LOOK);
-        if !self.readers.with(|conn| has_more_audit(conn, app, look))? {
+        let has_more = move |conn: &_| has_more_audit(conn, app, look);
+        if !self.read_short(Some(app), has_more, || has_more).await? {
             return Ok(0);
         }
         let readers = Arc::clone(&self.readers);
@@ -60,7 +62,7 @@ impl Upkeep for SqliteStore {
     async fn give_back(&self) -> Result<bool, StoreError> {
         // Asked by a reader first, so that the writer is left alone as a rule.
         let spare = |connection: &_| spare_pages(connection, kept_pages(connection)?);
-        if self.readers.with(spare)? == 0 {
+        if self.read_short(None, spare, || spare).await? == 0 {
             return Ok(false);
         }
         let give_back = |transaction: &mut Transaction<'_>| {
@@ -72,7 +74,8 @@ impl Upkeep for SqliteStore {
     }
 
     async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
-        self.readers.with(|conn| grave::graves(conn, after, limit))
+        let read = move |conn: &_| grave::graves(conn, after, limit);
+        self.read_short(None, read, || read).await
     }
 
     async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError> {

@@ -9,7 +9,7 @@ use super::links::Links;
 use super::outbox::Watchers;
 use super::tally::Tally;
 use super::turns::Turns;
-use super::{SqliteOptions, error};
+use super::{SqliteOptions, error, set_cache};
 use crate::metrics::Metrics;
 use crate::model::{AppId, Timestamp};
 use crate::store::StoreError;
@@ -225,6 +225,7 @@ fn open(options: &SqliteOptions) -> rusqlite::Result<Connection> {
     connection.set_prepared_statement_cache_capacity(64);
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    set_cache(&connection, options.cache)?;
     // After a burst the log file is cut back to this size.
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
     Ok(connection)

@@ -242,7 +242,8 @@ impl Registry for SqliteStore {
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {
-        self.readers.with(|conn| read::usage(conn, app))
+        let read = move |conn: &_| read::usage(conn, app);
+        self.read_short(Some(app), read, || read).await
     }
 
     async fn plugins(
@@ -251,8 +252,8 @@ impl Registry for SqliteStore {
         before: Option<PluginVersion>,
         limit: u32,
     ) -> Result<Vec<Plugin>, StoreError> {
-        let read = |conn: &_| read::plugins(conn, app, before, limit);
-        self.readers.of_app(app, Vec::new, read)
+        let read = move |conn: &_| read::plugins(conn, app, before, limit);
+        self.read_short_of(app, Vec::new, read, || read).await
     }
 
     async fn plugin(
@@ -260,8 +261,8 @@ impl Registry for SqliteStore {
         app: AppId,
         version: PluginVersion,
     ) -> Result<Option<Plugin>, StoreError> {
-        let read = |conn: &_| read::plugin(conn, app, version);
-        self.readers.of_app(app, Option::default, read)
+        let read = move |conn: &_| read::plugin(conn, app, version);
+        self.read_short_of(app, || None, read, || read).await
     }
 
     async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
@@ -271,7 +272,8 @@ impl Registry for SqliteStore {
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError> {
-        self.readers.with(|conn| read::token(conn, id))
+        let read = move |conn: &_| read::token(conn, id);
+        self.read_short(None, read, || read).await
     }
 
     async fn tokens(
@@ -280,8 +282,8 @@ impl Registry for SqliteStore {
         after: Option<TokenId>,
         limit: u32,
     ) -> Result<Vec<Token>, StoreError> {
-        self.readers
-            .with(|conn| read::tokens(conn, app, after, limit))
+        let read = move |conn: &_| read::tokens(conn, app, after, limit);
+        self.read_short(None, read, || read).await
     }
 
     async fn audit(
@@ -290,7 +292,7 @@ impl Registry for SqliteStore {
         before: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<Audit>, StoreError> {
-        self.readers
-            .with(|conn| read::audit(conn, app, before, limit))
+        let read = move |conn: &_| read::audit(conn, app, before, limit);
+        self.read_short(app, read, || read).await
     }
 }

@@ -1,0 +1,104 @@
+//! Reads that do not wait for the disk.
+//!
+//! A read whose pages are in memory takes microseconds and runs on the thread that
+//! serves. One that has to wait for the disk may take hundreds of milliseconds, and would
+//! hold up every call of that thread. Which of the two it will be SQLite cannot say, but
+//! Linux can: `preadv2` with `RWF_NOWAIT` refuses a read of what is not in the page cache.
+//!
+//! So the connections of readers open their files through a VFS that is SQLite's own but
+//! for `xRead`. Within [`at_once`] it asks the system not to wait. If the system refuses,
+//! the statement ends with an error, and the caller runs the whole read again where
+//! waiting harms nobody.
+//!
+//! Elsewhere, and on file systems without `RWF_NOWAIT`, every read waits.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Weak};
+
+use parking_lot::Mutex;
+
+thread_local! {
+    /// Whether reads of this thread may not wait now.
+    static AT_ONCE: Cell<bool> = const { Cell::new(false) };
+    /// Whether one would have had to.
+    static REFUSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs reads of the current thread that may not wait for the disk. `None` if one would
+/// have had to: what `read` returned is then an error of no meaning.
+pub(super) fn at_once<T>(read: impl FnOnce() -> T) -> Option<T> {
+    /// Put back even if the read panics.
+    struct Waits;
+    impl Drop for Waits {
+        fn drop(&mut self) {
+            AT_ONCE.set(false);
+        }
+    }
+    REFUSED.set(false);
+    AT_ONCE.set(true);
+    let waits = Waits;
+    let done = read();
+    drop(waits);
+    (!REFUSED.get()).then_some(done)
+}
+
+/// A device and a file on it.
+type Identity = (u64, u64);
+
+/// The database files that stores of this process have open.
+///
+/// SQLite does not say which descriptor it has for a file, so a read without waiting needs
+/// one of its own. But to close any descriptor of a file drops all POSIX locks that the
+/// process has on it, SQLite's too. Hence one for each file, which stays open for as long as a
+/// store or a reader has it.
+static DATABASES: LazyLock<Mutex<HashMap<Identity, Weak<File>>>> = LazyLock::new(Mutex::default);
+
+/// Opens a database file for reads without waiting, for as long as the result is held,
+/// which must be for as long as any connection to it is open. `None` if it cannot be opened.
+pub(super) fn keep(path: &Path) -> Option<Arc<File>> {
+    let mut files = DATABASES.lock();
+    let identity = identity(&path.metadata().ok()?)?;
+    if let Some(file) = files.get(&identity).and_then(Weak::upgrade) {
+        return Some(file);
+    }
+    files.retain(|_, file| file.strong_count() > 0);
+    let file = Arc::new(File::open(path).ok()?);
+    files.insert(identity, Arc::downgrade(&file));
+    Some(file)
+}
+
+fn kept(path: &Path) -> Option<Arc<File>> {
+    let identity = identity(&path.metadata().ok()?)?;
+    DATABASES.lock().get(&identity)?.upgrade()
+}
+
+#[cfg(unix)]
+#[allow(clippy::unnecessary_wraps)]
+fn identity(metadata: &Metadata) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> Option<Identity> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use vfs::name;
+
+/// The VFS for readers; none, where all reads wait.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn name() -> Option<&'static std::ffi::CStr> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+mod vfs;
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
