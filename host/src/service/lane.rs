@@ -9,7 +9,10 @@
 //! - commits of others wait while a lane that holds one of their keys *runs*, from
 //!   its first look to its end. They do not wait for lanes that queue, nor for one
 //!   that waits for an instance, which such a commit's guest may occupy;
-//! - a lane that begins to look waits for the commits that are under way.
+//! - a lane that begins to look waits for the commits that are under way;
+//! - where the store can say that a commit has its place in its queue, the lane is
+//!   handed on then. What the commit writes is kept here until it has ended, for the
+//!   holder that comes next, whose commit checks that it was applied (`model/link.rs`).
 //!
 //! The locks are for progress only. What is correct is decided by the checks of
 //! versions at the commit, so a lock that is lost spoils nothing.

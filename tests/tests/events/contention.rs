@@ -132,18 +132,6 @@ async fn no_transfer_over_two_accounts_fails_on_two_hosts_of_postgres() {
     transfer(on_postgres().await, 2, 5).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "prints rates, for comparison"]
-async fn rates_of_transfers() {
-    let times = |name, n| std::env::var(name).map_or(n, |n| n.parse().unwrap());
-    for accounts in [99, 10, 2] {
-        transfer(vec![on_sqlite().await], accounts, times("SQLITE", 100)).await;
-    }
-    for accounts in [99, 10, 2] {
-        transfer(on_postgres().await, accounts, times("POSTGRES", 10)).await;
-    }
-}
-
 /// As the bank; each transfer also writes an entry of its own into the ledger "l": its
 /// key is the rest of the input, and its value the two accounts.
 fn bank_with_ledger() -> Vec<u8> {
