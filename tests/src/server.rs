@@ -10,6 +10,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -58,6 +59,13 @@ impl Server {
     ) -> Server {
         let store = open(file).await;
         let set_up = |builder: HostBuilder| set_up(builder.store(store));
+        Server::build(set_up, ServerOptions::default(), secret).await
+    }
+
+    /// Over any store. Only the first server of a store makes its token; the others are
+    /// given the secret.
+    pub async fn over(store: Arc<dyn Store>, secret: Option<String>) -> Server {
+        let set_up = |builder: HostBuilder| builder.shared_store(store);
         Server::build(set_up, ServerOptions::default(), secret).await
     }
 

@@ -6,7 +6,7 @@ use crate::model::{
     App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, ProbeWait, Receipt, Returned, Verdict,
     short,
 };
-use crate::service::{chain, line_about};
+use crate::service::{Seen, chain, line_about};
 use crate::store::StoreError;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub(super) struct Claimed {
     pub(super) id: AppId,
     /// The app as it was read after the claim, `None` if it is gone. All deliveries of
     /// a claim share it.
-    pub(super) app: Arc<OnceCell<Option<App>>>,
+    pub(super) app: Arc<OnceCell<Option<Arc<App>>>>,
     pub(super) delivery: Delivery,
     pub(super) lease: Uuid,
 }
@@ -52,7 +52,10 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
         place: delivery.place.clone(),
         lease,
     };
-    let read = || shared.host.store().app_by_id(id);
+    let read = async || {
+        let access = shared.host.access();
+        access.app_by_id(&mut Seen::default(), id).await
+    };
     let app = match app.get_or_try_init(read).await {
         Ok(Some(app)) => app,
         // Its deliveries have gone with it.

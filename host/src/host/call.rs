@@ -126,12 +126,17 @@ impl Host {
     /// that the plugin has the function and that the app may have one more call, and
     /// counts it.
     ///
-    /// Take `app` fresh from the store: its active plugin and limits are looked
-    /// up in it.
+    /// Take `app` from [`Host::app`] for each call: its active plugin and limits are
+    /// looked up in it.
     ///
     /// # Errors
     /// [`InvokeError`].
-    pub async fn enter(&self, app: App, mut call: Call) -> Result<Entered, InvokeError> {
+    pub async fn enter(
+        &self,
+        app: impl Into<Arc<App>>,
+        mut call: Call,
+    ) -> Result<Entered, InvokeError> {
+        let app = app.into();
         let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
         let ticket = self.0.admission.enter(&app)?;
         let offered = match self.0.runtime.loaded(&active.digest) {
@@ -147,7 +152,7 @@ impl Host {
         Ok(Entered {
             host: self.clone(),
             digest: active.digest,
-            app: Arc::new(app),
+            app,
             call,
             ticket,
         })

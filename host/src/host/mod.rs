@@ -12,8 +12,8 @@ use crate::runtime::{
     Request, Response, Runtime, RuntimeError, Target,
 };
 use crate::service::{
-    Admin, Admission, CallContext, Caller, Deadline, Health, Kv, KvService, Lanes, Logs,
-    ServiceError, Services, StoredDeadLetters, Wakes, WriteRates,
+    Access, Admin, Admission, CallContext, Caller, Deadline, Health, Kv, KvService, Lanes, Logs,
+    Seen, ServiceError, Services, StoredDeadLetters, Wakes, WriteRates,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -236,8 +236,10 @@ impl HostBuilder {
                 .try_for_each(|extend| extend(linker))
         };
         let runtime = Runtime::new(Arc::clone(&limits), self.engine, metrics.clone(), extend)?;
+        let access = Arc::new(Access::new(Arc::clone(&store), metrics.clone()));
         Ok(Host(Arc::new(Parts {
-            admin: Admin::new(Arc::clone(&store), self.new_apps),
+            admin: Admin::new(Arc::clone(&store), Arc::clone(&access), self.new_apps),
+            access,
             admission: Admission::new(self.queue, metrics.clone()),
             writes: WriteRates::default(),
             logs: Arc::default(),
@@ -262,6 +264,7 @@ struct Parts {
     services: Services,
     lanes: Arc<Lanes>,
     wakes: Arc<Wakes>,
+    access: Arc<Access>,
     admin: Admin,
     admission: Admission,
     writes: WriteRates,
@@ -291,6 +294,11 @@ impl Host {
     /// Who has made deliveries on this host since a dispatcher last looked.
     pub fn wakes(&self) -> &Wakes {
         &self.0.wakes
+    }
+
+    /// Apps and tokens, as the store has them when a request asks.
+    pub fn access(&self) -> &Access {
+        &self.0.access
     }
 
     /// What administrators do: apps, plugin versions, tokens, the audit log.
@@ -339,7 +347,8 @@ impl Host {
     /// # Errors
     /// The store's failure.
     pub async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
-        self.0.store.app(name).await
+        let app = self.0.access.app(&mut Seen::default(), name).await?;
+        Ok(app.map(Arc::unwrap_or_clone))
     }
 
     /// Compiles a module for an app, away from the threads that serve, and checks

@@ -4,7 +4,7 @@ use super::layer::RequestId;
 use super::problem::{Kind, Problem};
 use super::requests::note_actor;
 use super::{Shared, Trust};
-use crate::service::Actor;
+use crate::service::{Actor, Seen};
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -15,16 +15,17 @@ use uuid::Uuid;
 pub(super) struct Known(pub(super) Actor);
 
 /// The one who makes the request; none without a token. A bad token ends the
-/// request: it never counts as none.
-pub(super) struct MaybeKnown(pub(super) Option<Actor>);
+/// request: it never counts as none. And what the store was asked for it, which the
+/// request's app may be as old as.
+pub(super) struct MaybeKnown(pub(super) Option<Actor>, pub(super) Seen);
 
 impl FromRequestParts<Shared> for Known {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Known, Problem> {
         match MaybeKnown::from_request_parts(parts, shared).await? {
-            MaybeKnown(Some(actor)) => Ok(Known(actor)),
-            MaybeKnown(None) => Err(token_required()),
+            MaybeKnown(Some(actor), _) => Ok(Known(actor)),
+            MaybeKnown(None, _) => Err(token_required()),
         }
     }
 }
@@ -33,17 +34,19 @@ impl FromRequestParts<Shared> for MaybeKnown {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<MaybeKnown, Problem> {
-        let actor = sender(shared, &parts.headers, request_id(parts)).await?;
+        let mut seen = Seen::default();
+        let actor = sender(shared, &mut seen, &parts.headers, request_id(parts)).await?;
         if let Some(actor) = &actor {
             note_actor(actor);
         }
-        Ok(MaybeKnown(actor))
+        Ok(MaybeKnown(actor, seen))
     }
 }
 
 /// Who sends these headers, as the store has it now.
 pub(super) async fn sender(
     shared: &Shared,
+    seen: &mut Seen,
     headers: &HeaderMap,
     id: Uuid,
 ) -> Result<Option<Actor>, Problem> {
@@ -51,7 +54,10 @@ pub(super) async fn sender(
         return Ok(Some(Actor::operator(&**name, id)));
     }
     match bearer(headers)? {
-        Some(token) => Ok(Some(shared.host.admin().authenticate(token, id).await?)),
+        Some(token) => {
+            let admin = shared.host.admin();
+            Ok(Some(admin.authenticate(seen, token, id).await?))
+        }
         None => Ok(None),
     }
 }
@@ -85,12 +91,13 @@ pub(super) fn is_of_the_host(authorization: &HeaderValue) -> bool {
 /// One that is meant for the host is the host's, and never counts as the plugin's.
 pub(super) async fn sender_to_plugin(
     shared: &Shared,
+    seen: &mut Seen,
     headers: &HeaderMap,
     id: Uuid,
 ) -> Result<Option<Actor>, Problem> {
     let mut sent = headers.get_all(AUTHORIZATION).iter();
     match sent.any(is_of_the_host) || matches!(shared.trust, Trust::Operator(_)) {
-        true => sender(shared, headers, id).await,
+        true => sender(shared, seen, headers, id).await,
         false => Ok(None),
     }
 }

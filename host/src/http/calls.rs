@@ -11,7 +11,7 @@ use super::requests::note_app;
 use super::stream::Peer;
 use crate::Call;
 use crate::model::{App, AppName, Principal, shown_start};
-use crate::service::{Actor, ServiceError};
+use crate::service::{Actor, Seen, ServiceError};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -22,6 +22,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use kvasm_abi::http::{STATUSES, prefix, split};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The most bytes of the head of a plugin's response: JSON, which takes up to six
 /// bytes for one of a header.
@@ -33,11 +34,13 @@ const ANSWER_HEAD_BYTES_MAX: usize = 512 * 1024;
 /// without a token only gets into an app that takes such calls.
 async fn admit(
     shared: &Shared,
+    seen: &mut Seen,
     actor: Option<&Actor>,
     name: &str,
-) -> Result<(App, Option<Principal>), Problem> {
+) -> Result<(Arc<App>, Option<Principal>), Problem> {
     let name = AppName::parse(name)?;
-    let app = shared.host.app(&name).await.map_err(ServiceError::from)?;
+    let app = shared.host.access().app(seen, &name).await;
+    let app = app.map_err(ServiceError::from)?;
     if let Some(app) = &app {
         note_app(app);
     }
@@ -71,13 +74,13 @@ async fn admit(
     security((), ("token" = [])))]
 pub(super) async fn call(
     State(shared): State<Shared>,
-    MaybeKnown(actor): MaybeKnown,
+    MaybeKnown(actor, mut seen): MaybeKnown,
     Segments((name, function)): Segments<(String, String)>,
     Extension(RequestId(id)): Extension<RequestId>,
     peer: Option<Extension<Peer>>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (app, principal) = admit(&shared, actor.as_ref(), &name).await?;
+    let (app, principal) = admit(&shared, &mut seen, actor.as_ref(), &name).await?;
     let call = with(Call::function(function).request_id(id), principal);
     // Before the body is read: most of those that are refused send it for nothing.
     let entered = shared.host.enter(app, call).await?;
@@ -135,13 +138,14 @@ pub(super) async fn handle(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let actor = auth::sender_to_plugin(&shared, &parts.headers, id).await?;
+    let mut seen = Seen::default();
+    let actor = auth::sender_to_plugin(&shared, &mut seen, &parts.headers, id).await?;
     let (name, path) = split_path(parts.uri.path());
     if is_wide_service_worker(&parts) {
         let detail = "a service worker here could reach other apps; have it below /a/{app}/";
         return Err(Problem::new(Kind::Forbidden, detail));
     }
-    let (app, principal) = admit(&shared, actor.as_ref(), name).await?;
+    let (app, principal) = admit(&shared, &mut seen, actor.as_ref(), name).await?;
     let name = app.name.clone();
     let call = with(Call::http().request_id(id), principal);
     let entered = shared.host.enter(app, call).await?;

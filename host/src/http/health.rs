@@ -55,7 +55,7 @@ async fn is_administrator(shared: &Shared, parts: &mut Parts) -> bool {
     // token than an administrator's gives no more than none.
     let actor = MaybeKnown::from_request_parts(parts, shared);
     match timeout(TOKEN_TIMEOUT, actor).await {
-        Ok(Ok(MaybeKnown(Some(actor)))) => actor.require(Capability::InstanceAdmin).is_ok(),
+        Ok(Ok(MaybeKnown(Some(actor), _))) => actor.require(Capability::InstanceAdmin).is_ok(),
         _ => false,
     }
 }

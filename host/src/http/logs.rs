@@ -8,7 +8,7 @@ use super::layer::RequestId;
 use super::params::{Params, Segments, refused};
 use super::problem::{Kind, Problem};
 use crate::model::{App, Capability, Level, Timestamp};
-use crate::service::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord};
+use crate::service::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, Seen};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -184,7 +184,7 @@ impl Follower {
     /// Whether the log may still be read. A store that cannot say is asked later.
     async fn check(&mut self) -> bool {
         self.checked = Instant::now();
-        let sender = auth::sender(&self.shared, &self.headers, self.id).await;
+        let sender = auth::sender(&self.shared, &mut Seen::default(), &self.headers, self.id).await;
         let found = match sender {
             Ok(Some(actor)) => {
                 let name = self.app.name.as_str();

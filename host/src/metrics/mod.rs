@@ -121,6 +121,7 @@ struct Inner {
     instance_queue: Gauge,
     admission_queue: Gauge,
     modules: Family<Named, Counter>,
+    access: Family<Named, Counter>,
     store_seconds: Family<Named, Histogram>,
     commit_group: Histogram,
     transaction_locks: Gauge,
@@ -158,6 +159,7 @@ impl Default for Metrics {
             instance_queue: Gauge::default(),
             admission_queue: Gauge::default(),
             modules: Family::default(),
+            access: Family::default(),
             store_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             commit_group: Histogram::new(GROUP),
             transaction_locks: Gauge::default(),
@@ -298,6 +300,11 @@ impl Metrics {
     pub(crate) fn module(&self, source: ModuleSource) {
         let name = source.name();
         self.0.modules.get_or_create(&Named { name }).inc();
+    }
+
+    /// Counts an app or token that was needed: a `hit` or a `miss`, or a `look`.
+    pub(crate) fn access(&self, name: &'static str) {
+        self.0.access.get_or_create(&Named { name }).inc();
     }
 
     pub(crate) fn store(&self, name: &'static str, took: Duration) {

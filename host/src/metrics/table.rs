@@ -162,6 +162,12 @@ fn of_calls(inner: &Inner, table: &mut Table<'_>) {
         "Modules that were needed, by where they were found",
         inner.modules.clone(),
     );
+    table.counter(
+        "access",
+        "name",
+        "Apps and tokens that requests needed, found in memory (hit) or read (miss), and looks at whether what is in memory is current (look)",
+        inner.access.clone(),
+    );
     table.timed(
         "store",
         "name",

@@ -49,7 +49,7 @@ pub(crate) use plugin::room_for_version;
 pub use plugin::{
     ActivePlugin, Digest, Exports, Plugin, PluginVersion, VERSION_BYTES_MAX, VERSIONS_MAX,
 };
-pub use registry::{Audit, NewPlugin};
+pub use registry::{Audit, Generation, NewPlugin};
 pub use schedule::Schedule;
 pub use standing::{FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeWait, Standing};
 pub(crate) use standing::{Open, spread_by};

@@ -52,6 +52,12 @@ pub struct Audit {
     pub request_id: Uuid,
 }
 
+/// The last change of the registry, by the identity of its audit row. No two changes have
+/// the same, so what was read at one generation is current for as long as the store
+/// answers with that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation(pub Uuid);
+
 impl Audit {
     /// The most bytes of a detail, as JSON.
     pub const DETAIL_BYTES_MAX: usize = 1024;

@@ -1,7 +1,7 @@
 //! Administration: apps and plugins. Every change goes to the store with its
 //! audit row, in one transaction.
 
-use super::{Actor, ServiceError};
+use super::{Access, Actor, Seen, ServiceError};
 use crate::model::{
     App, AppId, AppLimits, AppName, Audit, Capability, CursorKey, Digest, Exports, LimitsPatch,
     NewPlugin, Plugin, PluginVersion, Timestamp, Usage,
@@ -15,13 +15,19 @@ use uuid::Uuid;
 /// is refused unless that one holds the capability that it needs.
 pub struct Admin {
     pub(super) store: Arc<dyn Store>,
+    pub(super) access: Arc<Access>,
     new_apps: AppLimits,
 }
 
 impl Admin {
-    /// Over a store. New apps get the limits of `new_apps`.
-    pub fn new(store: Arc<dyn Store>, new_apps: AppLimits) -> Admin {
-        Admin { store, new_apps }
+    /// Over a store, and what is kept of it in memory. New apps get the limits of
+    /// `new_apps`.
+    pub fn new(store: Arc<dyn Store>, access: Arc<Access>, new_apps: AppLimits) -> Admin {
+        Admin {
+            store,
+            access,
+            new_apps,
+        }
     }
 
     /// The app of a name, for an actor who holds `needs` of it.
@@ -36,8 +42,8 @@ impl Admin {
         name: &AppName,
         needs: impl Fn(AppId) -> Capability,
     ) -> Result<App, ServiceError> {
-        match self.store.app(name).await? {
-            Some(app) => actor.require(needs(app.id)).map(|()| app),
+        match self.access.app(&mut Seen::default(), name).await? {
+            Some(app) => actor.require(needs(app.id)).map(|()| App::clone(&app)),
             None => {
                 // Nobody is bound to this app, so only the unbound get further.
                 actor.require(needs(AppId::from(Uuid::nil())))?;

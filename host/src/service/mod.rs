@@ -1,6 +1,7 @@
 //! Policy: who may do what, what is valid, and what it may cost. The layer
 //! between every door of the host (guests, the command line) and the store.
 
+mod access;
 mod actor;
 mod admin;
 mod admission;
@@ -18,6 +19,7 @@ mod kv_service;
 mod lane;
 mod letters;
 mod logs;
+mod looks;
 mod noop;
 mod rates;
 mod throttle;
@@ -30,6 +32,7 @@ mod way;
 
 use std::sync::Arc;
 
+pub use access::{Access, Seen};
 pub use actor::Actor;
 pub use admin::Admin;
 pub use admission::{Admission, Pass, Refusal, Ticket};

@@ -1,6 +1,6 @@
 //! Tokens: who they let in, and who may make them.
 
-use super::{Actor, Admin, ServiceError};
+use super::{Actor, Admin, Seen, ServiceError};
 use crate::model::{
     App, AppId, BearerToken, Capability, Invalid, Scope, Subject, Timestamp, Token, TokenId,
     TokenSecret,
@@ -76,17 +76,18 @@ pub enum Unauthenticated {
 }
 
 impl Admin {
-    /// Who bears a token.
+    /// Who bears a token, as the store has it when this is called.
     ///
     /// # Errors
     /// [`Unauthenticated`].
     pub async fn authenticate(
         &self,
+        seen: &mut Seen,
         bearer: &str,
         request_id: Uuid,
     ) -> Result<Actor, Unauthenticated> {
         let bearer = BearerToken::parse(bearer).ok_or(Unauthenticated::Invalid)?;
-        let token = self.store.token(bearer.id).await;
+        let token = self.access.token(seen, bearer.id).await;
         let token = token.map_err(ServiceError::from)?;
         match token {
             Some(token)

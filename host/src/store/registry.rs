@@ -2,9 +2,9 @@
 
 use super::StoreError;
 use crate::model::{
-    App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Outstanding,
-    Plugin, PluginVersion, TRIGGERS_MAX, Token, TokenId, Trigger, TriggerDeletion, TriggerName,
-    Usage,
+    App, AppId, AppLimits, Audit, Digest, Generation, Letters, LimitsPatch, NewPlugin, NewTrigger,
+    Outstanding, Plugin, PluginVersion, TRIGGERS_MAX, Token, TokenId, Trigger, TriggerDeletion,
+    TriggerName, Usage,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -15,7 +15,8 @@ use uuid::Uuid;
 /// What takes an [`Audit`] is an operation. It writes the columns that it is about
 /// and no others, and takes effect in one transaction with that row, so neither is
 /// there without the other. One that changes nothing (it returns `false` or 0) or
-/// fails leaves no row.
+/// fails leaves no row. With its row it becomes the [`generation`](Registry::generation),
+/// in the same transaction.
 #[async_trait]
 pub trait Registry: Send + Sync {
     /// Adds an app.
@@ -195,6 +196,12 @@ pub trait Registry: Send + Sync {
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError>;
+
+    /// The last operation that has taken effect; nil before the first.
+    ///
+    /// Who reads it, then a row, and later the same generation again, knows that the
+    /// row is as it was when the last read began.
+    async fn generation(&self) -> Result<Generation, StoreError>;
 
     /// What an app's entries take; zero for an app that is not there.
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError>;

@@ -37,33 +37,37 @@ async fn log(kit: &Kit, app: Option<AppId>) -> Vec<Audit> {
     }
 }
 
-type Outcome = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send>>;
+pub(super) type Outcome = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send>>;
 
 /// An operation, with the row that it leaves if it changes something; whether it
 /// did.
-type Operation = Box<dyn FnOnce(Arc<dyn Store>, Audit) -> Outcome + Send>;
+pub(super) type Operation = Box<dyn FnOnce(Arc<dyn Store>, Audit) -> Outcome + Send>;
 
 /// Makes operations of expressions that return whether they changed something.
 macro_rules! operations {
     (|$store:ident, $row:ident| $($done:expr;)*) => {
-        vec![$((stringify!($done), operation(move |$store, $row| async move { $done }))),*]
+        vec![$((
+            stringify!($done),
+            $crate::conformance::audit::operation(move |$store, $row| async move { $done }),
+        )),*]
     };
 }
+pub(super) use operations;
 
-fn operation<F: Future<Output = Result<bool, StoreError>> + Send + 'static>(
+pub(super) fn operation<F: Future<Output = Result<bool, StoreError>> + Send + 'static>(
     run: impl FnOnce(Arc<dyn Store>, Audit) -> F + Send + 'static,
 ) -> Operation {
     Box::new(move |store, row| Box::pin(run(store, row)))
 }
 
-type Named = (&'static str, Operation);
+pub(super) type Named = (&'static str, Operation);
 
-fn yes<T>(_: T) -> bool {
+pub(super) fn yes<T>(_: T) -> bool {
     true
 }
 
 /// Those of an app that make it and change it, in an order in which all take effect.
-fn changes(tenant: &Tenant) -> Vec<Named> {
+pub(super) fn changes(tenant: &Tenant) -> Vec<Named> {
     let id = tenant.id;
     let (made, bound) = (app("made"), token("bound", Some(id)));
     let (made_id, bound_id) = (made.id, bound.id);

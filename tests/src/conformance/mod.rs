@@ -18,6 +18,7 @@ pub mod dispatchers;
 pub mod entries;
 pub mod event_kit;
 pub mod expiry;
+pub mod generations;
 pub mod graves;
 pub mod increments;
 pub mod json;
@@ -282,6 +283,12 @@ macro_rules! conformance {
                 a_batch_that_fails_leaves_no_row,
                 concurrent_changes_leave_a_row_each,
             }
+            generations {
+                each_change_is_the_generation,
+                what_changes_nothing_leaves_the_generation,
+                a_row_is_of_the_generation_before_and_after_it,
+                changes_at_once_all_take_effect,
+            }
             increments {
                 an_absent_entry_counts_as_zero,
                 integers_are_the_same_everywhere,
@@ -455,6 +462,7 @@ mod tests {
             include_str!("surveys.rs"),
             include_str!("sweeping.rs"),
             include_str!("audit.rs"),
+            include_str!("generations.rs"),
             include_str!("batches.rs"),
             include_str!("checks.rs"),
             include_str!("entries.rs"),

@@ -2,7 +2,7 @@
 
 use super::stage::{Stage, manifest, until};
 use kvasm::dispatch::DispatchOptions;
-use kvasm::model::{AppName, Claim, Key, Op, Queue, Timestamp, Value, WriteBatch};
+use kvasm::model::{AppName, Claim, Key, Op, PluginVersion, Queue, Timestamp, Value, WriteBatch};
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::module_with;
 use std::sync::Arc;
@@ -47,6 +47,39 @@ async fn two_hosts_share_the_work_and_count_each_change_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hosts_on_one_postgres_count_each_change_once() {
     share(Stage::two_on_postgres().await).await;
+}
+
+/// Writes one letter as the entry "k" of "d" for each change in "c".
+fn letter(letter: char) -> Vec<u8> {
+    let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
+    let set = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+        (i32.const 2) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";
+    module_with(&format!("dk{letter}"), &watch, set)
+}
+
+/// The host that delivers has the app in memory, from the delivery before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_on_one_host_holds_for_the_deliveries_of_another() {
+    let [one, mut two] = Stage::two_on_postgres().await;
+    two.start_with(DispatchOptions {
+        poll: Duration::from_millis(5),
+        ..DispatchOptions::default()
+    });
+    for letters in ['1', '2'] {
+        one.deploy(letter(letters)).await;
+    }
+    let actor = one.host.operator("a test");
+    for round in 0..40 {
+        let version = PluginVersion(1 + round % 2);
+        let app = one.app().await;
+        let activated = one.host.admin().activate_plugin(&actor, &app, version);
+        activated.await.unwrap();
+        one.set("c", "x", "1").await;
+        two.settle().await;
+        let found = two.get("d", "k").await;
+        assert_eq!(found, Some(version.0.to_string()), "{round}");
+    }
+    two.stop().await;
 }
 
 /// The backlog of one app does not stand before the event of another.

@@ -9,7 +9,15 @@ use std::collections::BTreeSet;
 
 const TABLE: &str = "kv_entries";
 /// Tables that belong to no app, or to apps and the whole instance.
-const SHARED: [&str; 6] = ["apps", "kv_version", "modules", "tokens", "audit", "health"];
+const SHARED: [&str; 7] = [
+    "apps",
+    "kv_version",
+    "modules",
+    "tokens",
+    "audit",
+    "health",
+    "registry",
+];
 /// Find whether a shared module is still used, by whichever app, and which app's
 /// schedule is due.
 const SHARED_INDEXES: [&str; 2] = ["plugins_by_digest", "triggers_by_time"];

@@ -36,6 +36,8 @@ struct State {
     modules: HashMap<Digest, Arc<[u8]>>,
     tokens: BTreeMap<TokenId, Token>,
     audit: BTreeMap<Uuid, Audit>,
+    /// The identity of the audit row that was written last; nil before the first.
+    generation: Uuid,
     /// The last version given. One counter for all keys, and it never goes back,
     /// so no key sees a version twice.
     version: u64,

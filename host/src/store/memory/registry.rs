@@ -2,9 +2,9 @@
 
 use super::{MemoryStore, State, Tenant};
 use crate::model::{
-    ActivePlugin, App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin,
-    NewTrigger, Outstanding, Plugin, PluginVersion, Quota, Resource, TOKENS_MAX, Timestamp, Token,
-    TokenId, Trigger, TriggerDeletion, TriggerName, Usage, room_for_version,
+    ActivePlugin, App, AppId, AppLimits, Audit, Digest, Generation, Letters, LimitsPatch,
+    NewPlugin, NewTrigger, Outstanding, Plugin, PluginVersion, Quota, Resource, TOKENS_MAX,
+    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage, room_for_version,
 };
 use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
@@ -29,6 +29,7 @@ impl MemoryStore {
         }
         let done = operation(&mut state, &audit)?;
         if done.changed() {
+            state.generation = audit.id;
             state.audit.insert(audit.id, audit);
         }
         Ok(done)
@@ -394,6 +395,10 @@ impl Registry for MemoryStore {
         audit: Audit,
     ) -> Result<u64, StoreError> {
         self.audited(audit, |state, _| state.discard(app, &letters, limit))
+    }
+
+    async fn generation(&self) -> Result<Generation, StoreError> {
+        Ok(Generation(self.state.read().generation))
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {

@@ -38,14 +38,15 @@ where
         let done = (self.operation)(lease, &self.audit).await?;
         if done.changed() {
             write_audit(lease, &self.audit).await?;
+            raise(lease, &self.audit).await?;
         }
         Ok(done)
     }
 }
 
 impl PostgresStore {
-    /// Runs an operation in a transaction, with its audit row if it changes
-    /// something. It may run several times, of which one takes effect.
+    /// Runs an operation in a transaction, with its audit row and as the generation
+    /// if it changes something. It may run several times, of which one takes effect.
     pub(super) async fn audited<T, F>(&self, audit: Audit, operation: F) -> Result<T, StoreError>
     where
         F: for<'l> Fn(&'l mut Lease, &'l Audit) -> Attempt<'l, T> + Sync,
@@ -204,6 +205,15 @@ pub(super) async fn revoke_token(
         .bind(at.0)
         .bind(app.map(AppId::uuid));
     done(lease, statement).await
+}
+
+/// Makes an operation the generation of the registry. Last before the commit, because
+/// every other operation waits for this row. Fails without the row: what others have in
+/// memory would count as current for ever.
+async fn raise(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {
+    let statement = sqlx::query(sql::registry::RAISE).bind(audit.id);
+    let raised = lease.run(statement).await?;
+    raised.first().map(drop).ok_or(Error::RowNotFound)
 }
 
 pub(super) async fn write_audit(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {

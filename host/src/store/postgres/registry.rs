@@ -5,9 +5,9 @@ use super::classify::store_error;
 use super::sql::{registry as sql, usage};
 use super::{PostgresStore, change, grave, letters, outstanding, plugins, triggers};
 use crate::model::{
-    App, AppId, AppLimits, AppName, Audit, Digest, Exports, Letters, LimitsPatch, NewPlugin,
-    NewTrigger, Outstanding, Plugin, PluginVersion, SecretHash, Timestamp, Token, TokenId, Trigger,
-    TriggerDeletion, TriggerName, Usage,
+    App, AppId, AppLimits, AppName, Audit, Digest, Exports, Generation, Letters, LimitsPatch,
+    NewPlugin, NewTrigger, Outstanding, Plugin, PluginVersion, SecretHash, Timestamp, Token,
+    TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
@@ -201,6 +201,13 @@ impl Registry for PostgresStore {
             Box::pin(async move { letters::discard(lease, app, &letters, limit).await })
         })
         .await
+    }
+
+    async fn generation(&self) -> Result<Generation, StoreError> {
+        let rows = self.pool.read(|| sqlx::query(sql::GENERATION)).await?;
+        let row = first(&rows, |row| row.try_get(0))?;
+        row.map(Generation)
+            .ok_or_else(|| store_error(Error::RowNotFound))
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {

@@ -16,10 +16,10 @@
 //! delivery that is acknowledged, failed or renewed; entries by collection and
 //! key; dead letters by identity; the trigger; the next delivery of the chain; the
 //! slots of usage by number. Or the app, its plugins, modules by digest, its
-//! triggers by name. What inserts a row that refers to the app holds the app
-//! first: the foreign key alone would hold it last. What only changes or removes
-//! rows that are there may leave out the app. A claim waits for nobody, a sweep
-//! for its slot alone.
+//! triggers by name; and the row of the registry after all others. What inserts a row
+//! that refers to the app holds the app first: the foreign key alone would hold it
+//! last. What only changes or removes rows that are there may leave out the app. A
+//! claim waits for nobody, a sweep for its slot alone.
 
 macro_rules! statements {
     ($($(#[doc = $doc:literal])* $name:ident = $sql:expr;)*) => {

@@ -147,6 +147,11 @@ statements! {
         token_columns!(), "WHERE t.app_id = $3 AND t.id >= $1 ORDER BY t.id LIMIT $2"
     );
 
+    /// The last operation.
+    GENERATION = "SELECT r.generation FROM registry AS r WHERE r.id = 1";
+    /// Makes an operation the last one. Others wait until it commits.
+    RAISE = "UPDATE registry AS r SET generation = $1 WHERE r.id = 1 RETURNING r.id";
+
     /// The columns of a row.
     WRITE_AUDIT = "INSERT INTO audit (id, at, token_id, actor, action, app_id, app_name, detail, \
         request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";

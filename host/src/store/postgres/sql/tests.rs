@@ -104,7 +104,7 @@ fn the_numbers_of_the_statements_are_those_of_the_model() {
 
 /// Tables that a distributed engine keeps whole on each machine, and those that it cuts
 /// up by app.
-const WHOLE: [&str; 5] = ["apps", "modules", "tokens", "audit", "health"];
+const WHOLE: [&str; 6] = ["apps", "modules", "tokens", "audit", "health", "registry"];
 const CUT: [&str; 6] = [
     "kv_entries",
     "app_usage",

@@ -380,6 +380,18 @@ fn is_last_admin(
     Ok(admins.map_err(error::store)? == [*token.0.as_bytes()])
 }
 
+/// Makes an operation the generation of the registry. Fails without the row: what others
+/// have in memory would count as current for ever.
+pub(super) fn raise(connection: &Connection, audit: &Audit) -> rusqlite::Result<()> {
+    let raised = connection
+        .prepare_cached("UPDATE registry SET generation = ?1 WHERE id = 1")?
+        .execute([audit.id.as_bytes()])?;
+    match raised {
+        1 => Ok(()),
+        _ => Err(rusqlite::Error::QueryReturnedNoRows),
+    }
+}
+
 pub(in crate::store::sqlite) fn write_audit(
     connection: &Connection,
     audit: &Audit,

@@ -7,8 +7,9 @@ mod read;
 use super::writer::{Transaction, Work};
 use super::{SqliteStore, error, grave, outbox};
 use crate::model::{
-    App, AppId, AppLimits, Audit, Digest, Letters, LimitsPatch, NewPlugin, NewTrigger, Outstanding,
-    Plugin, PluginVersion, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    App, AppId, AppLimits, Audit, Digest, Generation, Letters, LimitsPatch, NewPlugin, NewTrigger,
+    Outstanding, Plugin, PluginVersion, Token, TokenId, Trigger, TriggerDeletion, TriggerName,
+    Usage,
 };
 use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
@@ -26,8 +27,8 @@ const fn frees(app: AppId) -> Work {
 }
 
 impl SqliteStore {
-    /// Runs an operation, and writes its audit row if it changes something. Both
-    /// are there together or not at all.
+    /// Runs an operation. If it changes something, writes its audit row and makes it
+    /// the generation. All are there together or not at all.
     async fn audited<T: Effect + Send + 'static>(
         &self,
         work: Work,
@@ -42,6 +43,7 @@ impl SqliteStore {
                 let done = operation(transaction, &audit)?;
                 if done.changed() {
                     write_audit(connection, &audit).map_err(error::store)?;
+                    change::raise(connection, &audit).map_err(error::store)?;
                 }
                 Ok(done)
             })
@@ -239,6 +241,11 @@ impl Registry for SqliteStore {
             outbox::discard(transaction, app, &letters, limit)
         })
         .await
+    }
+
+    async fn generation(&self) -> Result<Generation, StoreError> {
+        self.read_short(None, read::generation, || read::generation)
+            .await
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {

@@ -1,12 +1,18 @@
 //! Reads of plugins, tokens, usage and the audit log.
 
 use crate::model::{
-    AppId, AppName, Audit, Digest, Plugin, PluginVersion, SecretHash, Timestamp, Token, TokenId,
-    Usage,
+    AppId, AppName, Audit, Digest, Generation, Plugin, PluginVersion, SecretHash, Timestamp, Token,
+    TokenId, Usage,
 };
 use crate::store::sqlite::read::{damaged, uuid_of};
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
+
+pub(super) fn generation(connection: &Connection) -> rusqlite::Result<Generation> {
+    connection
+        .prepare_cached("SELECT generation FROM registry WHERE id = 1")?
+        .query_row([], |row| uuid_of(row, 0).map(Generation))
+}
 
 pub(in crate::store::sqlite) fn usage(
     connection: &Connection,
