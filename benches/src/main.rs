@@ -133,6 +133,7 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("schema", schema::measure),
     ("http", http::measure),
     ("guest", http::guests::measure),
+    ("transfer", http::transfers::measure),
     ("flood", http::flood),
     ("apps", apps::measure),
     ("pressure", pressure::measure),

@@ -10,6 +10,6 @@ mod trigger;
 pub use batch::measure as batches;
 pub use claim::measure as claims;
 pub use delivery::measure as deliveries;
-pub use stage::{Engine, manifest};
+pub use stage::{Engine, database, manifest};
 pub use transaction::measure as transactions;
 pub use trigger::measure as triggers;

@@ -117,7 +117,7 @@ pub fn manifest(lines: &[&str]) -> String {
 
 /// The URL of a new database, on a server whose commits reach the disk. It ends
 /// with this process.
-fn database() -> Result<String> {
+pub fn database() -> Result<String> {
     static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let cluster = CLUSTER.get_or_init(|| {

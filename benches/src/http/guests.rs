@@ -4,18 +4,29 @@
 use super::load::Load;
 use super::servers::Child;
 use crate::Effort;
-use crate::events::manifest;
+use crate::events::{Engine, database, manifest};
 use crate::report::{Row, median};
-use anyhow::Result;
+use anyhow::{Context, Result};
+use kvasm::Host;
+use kvasm::model::{AppName, Collection, Key, Value};
+use kvasm::service::{BATCH_MAX, Batch, Caller, Operation};
 use kvasm_tests::guests;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// The apps of the two plugins.
 pub const APPS: [&str; 2] = ["sdk", "wat"];
-/// What both can do.
-const FUNCTIONS: [&str; 4] = ["noop", "get", "set", "transfer"];
-const CONNECTIONS: usize = 16;
+/// What both can do, with which input, and how many connections ask for it.
+const CALLS: &[(&str, &str, usize)] = &[
+    ("noop", "", 16),
+    ("get", "", 16),
+    ("set", "", 16),
+    ("set", "", 64),
+    ("transfer", "20000", 16),
+    ("transfer", "20000", 64),
+];
+/// Entries that a transfer is between.
+pub const ACCOUNTS: u64 = 20_000;
 
 /// `noop`; `get` of a number, which it returns; `set` of one of 20,000; `transfer`, a
 /// transaction of two gets and two sets.
@@ -25,7 +36,7 @@ const BARE: &str = r#"
   (import "kvasm_v1" "output_write" (func $write (param i32 i32) (result i64)))
   (import "kvasm_v1" "random_fill" (func $random (param i32 i32) (result i64)))
   (memory (export "memory") 1)
-  (data (i32.const 0) "accounts")
+  (data (i32.const 0) "accounts") (data (i32.const 48) "numbers")
   (data (i32.const 16) "00000007")
   (func $digits (param $n i32) (local $at i32)
     (local.set $at (i32.const 23))
@@ -46,8 +57,9 @@ const BARE: &str = r#"
       (i32.const 16) (i32.const 1) (i32.const 0) (i32.const 0)) (i64.const 0)))
   (func (export "noop") (result i32) (i32.const 0))
   (func (export "get") (result i32) (local $len i64)
-    (local.set $len (call $read))
-    (if (i64.lt_s (local.get $len) (i64.const 0)) (then (return (i32.const 0))))
+    (local.set $len (call $get (i32.const 48) (i32.const 7) (i32.const 16) (i32.const 8)
+      (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 4096)))
+    (if (i64.lt_s (local.get $len) (i64.const 0)) (then (return (i32.const 1))))
     (drop (call $write (i32.const 1024) (i32.wrap_i64 (local.get $len))))
     (i32.const 0))
   (func (export "set") (result i32)
@@ -79,37 +91,68 @@ pub fn plugin(app: &str) -> Result<Vec<u8>> {
     Ok(wat::parse_str(format!("(module {BARE} {functions})"))?)
 }
 
+/// Gives every account an entry, so that a round begins with all of them there.
+pub async fn fill(host: &Host, name: &str) -> Result<()> {
+    let app = host.app(&AppName::parse(name)?).await?.context("no app")?;
+    let caller = Caller::new(&app, None);
+    let numbers: Vec<_> = (0..ACCOUNTS).collect();
+    for chunk in numbers.chunks(BATCH_MAX) {
+        let set = |number: &u64| {
+            Ok(Operation::Set {
+                collection: Collection::parse("accounts")?,
+                key: Key::parse(format!("{number:08}"))?,
+                value: Value::json("0".to_owned(), 1024)?,
+                ttl_ms: None,
+            })
+        };
+        let batch = Batch {
+            operations: chunk.iter().map(set).collect::<Result<_>>()?,
+            ..Batch::default()
+        };
+        host.kv().commit(&caller, batch).await?;
+    }
+    Ok(())
+}
+
 /// For each function the calls a second of both plugins, and the server's CPU time for
 /// each call, which other work on the machine changes least.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
-        let server = Child::kvasm()?;
-        let time = Duration::from_millis((1000 / effort.divisor as u64).max(100));
-        let mut rows = Vec::new();
-        for function in FUNCTIONS {
-            let mut rates = Vec::new();
-            let mut costs = [Vec::new(), Vec::new()];
-            for _ in 0..effort.rounds {
-                let mut pair = [0.0, 0.0];
-                for ((app, rate), costs) in APPS.iter().zip(&mut pair).zip(&mut costs) {
-                    let load =
-                        Load::post(server.address, &format!("/v1/apps/{app}/call/{function}"));
-                    let before = server.cpu_seconds()?;
-                    *rate = load.rate(CONNECTIONS, time).await?;
-                    let calls = *rate * time.as_secs_f64();
-                    costs.push((server.cpu_seconds()? - before) * 1e6 / calls);
-                }
-                let [sdk, bare] = pair;
-                rates.push((sdk, bare));
-            }
-            let name = format!("HTTP {function}, SDK guest beside a bare one, SQLite");
-            rows.push(Row::pair(&name, "calls/s", &rates, None));
-            let [sdk, bare] = &mut costs;
-            rows.push(Row {
-                baseline: Some(median(bare)),
-                ..Row::series("the server's CPU time for each", "us", sdk)
-            });
-        }
+        let mut rows = on(Engine::Sqlite, &Child::guests(None)?, effort).await?;
+        let database = database()?;
+        let server = Child::guests(Some(&database))?;
+        rows.extend(on(Engine::Postgres, &server, effort).await?);
         Ok(rows)
     })
+}
+
+async fn on(engine: Engine, server: &Child, effort: Effort) -> Result<Vec<Row>> {
+    let time = Duration::from_millis((1000 / effort.divisor as u64).max(100));
+    let mut rows = Vec::new();
+    for (function, body, connections) in CALLS {
+        let mut rates = Vec::new();
+        let mut costs = [Vec::new(), Vec::new()];
+        for _ in 0..effort.rounds.min(5) {
+            let mut pair = [0.0, 0.0];
+            for ((app, rate), costs) in APPS.iter().zip(&mut pair).zip(&mut costs) {
+                let path = format!("/v1/apps/{app}/call/{function}");
+                let load = Load::post_with(server.address, &path, body);
+                let before = server.cpu_seconds()?;
+                *rate = load.rate(*connections, time).await?;
+                let calls = *rate * time.as_secs_f64();
+                costs.push((server.cpu_seconds()? - before) * 1e6 / calls);
+            }
+            let [sdk, bare] = pair;
+            rates.push((sdk, bare));
+        }
+        let engine = engine.name();
+        let name = format!("{function}, {connections} connections, {engine}");
+        rows.push(Row::pair(&name, "calls/s", &rates, None));
+        let [sdk, bare] = &mut costs;
+        rows.push(Row {
+            baseline: Some(median(bare)),
+            ..Row::series("the server's CPU time for each", "us", sdk)
+        });
+    }
+    Ok(rows)
 }

@@ -14,6 +14,17 @@ pub enum Pace {
     Every(Duration),
 }
 
+/// What the connections of a load have seen.
+#[derive(Default)]
+pub struct Counted {
+    /// Successes a second.
+    pub rate: f64,
+    /// Successes.
+    pub answers: u64,
+    /// Answers with another status.
+    pub failed: u64,
+}
+
 /// A request to a server.
 #[derive(Clone)]
 pub struct Load {
@@ -23,7 +34,15 @@ pub struct Load {
 
 impl Load {
     pub fn post(address: SocketAddr, path: &str) -> Load {
-        let request = format!("POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n");
+        Load::post_with(address, path, "")
+    }
+
+    /// With a body.
+    pub fn post_with(address: SocketAddr, path: &str, body: &str) -> Load {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
         Load {
             address,
             request: request.into_bytes(),
@@ -33,26 +52,41 @@ impl Load {
     /// Answers a second, of so many connections that ask as soon as they have
     /// their answer.
     pub async fn rate(&self, connections: usize, time: Duration) -> Result<f64> {
+        let counted = self.count(connections, time).await?;
+        let failed = counted.failed;
+        anyhow::ensure!(failed == 0, "{failed} answers were not 200");
+        Ok(counted.rate)
+    }
+
+    /// The same, and how many answers were no success.
+    pub async fn count(&self, connections: usize, time: Duration) -> Result<Counted> {
         let mut tasks = JoinSet::new();
         let start = Instant::now();
         for _ in 0..connections {
             let load = self.clone();
             tasks.spawn(async move {
                 let mut line = Line::open(&load).await?;
-                let mut answers = 0_u64;
+                let (mut answers, mut failed) = (0_u64, 0_u64);
                 while start.elapsed() < time {
-                    let status = line.ask(&load.request).await?;
-                    anyhow::ensure!(status == 200, "the server answered {status}");
-                    answers += 1;
+                    match line.ask(&load.request).await? {
+                        200 => answers += 1,
+                        _ => failed += 1,
+                    }
                 }
-                Ok::<_, anyhow::Error>(answers)
+                Ok::<_, anyhow::Error>((answers, failed))
             });
         }
-        let mut answers = 0;
+        let (mut answers, mut failed) = (0, 0);
         while let Some(task) = tasks.join_next().await {
-            answers += task??;
+            let (a, f) = task??;
+            answers += a;
+            failed += f;
         }
-        Ok(answers as f64 / start.elapsed().as_secs_f64())
+        Ok(Counted {
+            rate: answers as f64 / start.elapsed().as_secs_f64(),
+            answers,
+            failed,
+        })
     }
 
     /// How long each of some calls took, in seconds.

@@ -6,6 +6,7 @@
 pub mod guests;
 mod load;
 mod servers;
+pub mod transfers;
 
 use crate::Effort;
 use crate::report::{Row, Target, percentile};

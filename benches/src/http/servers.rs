@@ -9,6 +9,7 @@ use kvasm::Host;
 use kvasm::http::{ServerOptions, router};
 use kvasm::model::{AppLimits, AppName, Collection, Key, Timestamp, Value};
 use kvasm::service::{Caller, Write};
+use kvasm::store::{PostgresOptions, PostgresStore};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child as Process, Command, Stdio};
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Which server this process is, if it is one.
 const ROLE: &str = "KVASM_BENCH_SERVER";
+/// The database that the server uses, if it is on Postgres.
+const POSTGRES: &str = "KVASM_BENCH_POSTGRES";
 /// The entry that every server reads.
 const KEY: &str = "00000007";
 
@@ -58,19 +61,28 @@ impl Drop for Child {
 }
 
 impl Child {
-    /// Kvasm, with the apps `bench`, `quiet`, `sdk` and `wat` without limits, and `loud` with
-    /// those that new apps of `kvasm serve` get.
+    /// Kvasm, with the apps `bench` and `quiet` without limits, and `loud` with those that
+    /// new apps of `kvasm serve` get.
     pub fn kvasm() -> Result<Child> {
-        Child::own("kvasm")
+        Child::own("kvasm", None)
+    }
+
+    /// Kvasm with the apps of `guests`, without limits: over a SQLite file of its own, or a
+    /// database of Postgres that others may use, too.
+    pub fn guests(postgres: Option<&str>) -> Result<Child> {
+        Child::own("guests", postgres)
     }
 
     /// An axum handler that reads the entry from the same store.
     pub fn axum() -> Result<Child> {
-        Child::own("axum")
+        Child::own("axum", None)
     }
 
-    fn own(role: &str) -> Result<Child> {
+    fn own(role: &str, postgres: Option<&str>) -> Result<Child> {
         let mut command = Command::new(std::env::current_exe()?);
+        if let Some(url) = postgres {
+            command.env(POSTGRES, url);
+        }
         let mut process = command.env(ROLE, role).stdout(Stdio::piped()).spawn()?;
         let stdout = process.stdout.take().context("no output")?;
         let mut line = String::new();
@@ -131,22 +143,27 @@ pub fn serve() -> Result<()> {
     };
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        let bench = Bench::new(|builder| builder).await?;
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        if let Ok(url) = std::env::var(POSTGRES) {
+            let store = PostgresStore::connect(PostgresOptions::new(url)).await?;
+            return guests_server(&Host::builder().store(store).build()?, listener).await;
+        }
+        let bench = Bench::new(|builder| builder).await?;
         match role.as_str() {
             "axum" => axum_server(&bench, listener).await,
+            "guests" => guests_server(&bench.host, listener).await,
             _ => kvasm_server(&bench, listener).await,
         }
     })?;
     std::process::exit(0);
 }
 
-async fn fill(host: &Host, name: &str) -> Result<()> {
+async fn fill(host: &Host, name: &str, collection: &str, value: String) -> Result<()> {
     let app = host.app(&AppName::parse(name)?).await?.context("no app")?;
     let write = Write {
-        collection: Collection::parse("notes")?,
+        collection: Collection::parse(collection)?,
         key: Key::parse(KEY)?,
-        value: Value::json(value(), 1024)?,
+        value: Value::json(value, 1024)?,
         ttl_ms: None,
         expect: None,
     };
@@ -173,10 +190,20 @@ async fn kvasm_server(bench: &Bench, listener: tokio::net::TcpListener) -> Resul
         let app = admin.set_limits(&actor, &app, limits.into(), None).await?;
         host.deploy(&actor, &app, wat::parse_str(GUEST)?, true)
             .await?;
-        fill(host, name).await?;
+        fill(host, name, "notes", value()).await?;
     }
+    serve_host(host, listener).await
+}
+
+async fn guests_server(host: &Host, listener: tokio::net::TcpListener) -> Result<()> {
+    let actor = host.operator("bench");
     for name in guests::APPS {
-        let app = host.create_app(AppName::parse(name)?).await?;
+        let app = AppName::parse(name)?;
+        // Another host of the same database has made it.
+        if host.app(&app).await?.is_some() {
+            continue;
+        }
+        let app = host.create_app(app).await?;
         let admin = host.admin();
         admin.set_public(&actor, &app, true).await?;
         let app = admin
@@ -184,7 +211,13 @@ async fn kvasm_server(bench: &Bench, listener: tokio::net::TcpListener) -> Resul
             .await?;
         host.deploy(&actor, &app, guests::plugin(name)?, true)
             .await?;
+        fill(host, name, "numbers", "7".to_owned()).await?;
+        guests::fill(host, name).await?;
     }
+    serve_host(host, listener).await
+}
+
+async fn serve_host(host: &Host, listener: tokio::net::TcpListener) -> Result<()> {
     println!("{}", listener.local_addr()?);
     let options = ServerOptions::default();
     let stop = CancellationToken::new();
@@ -231,7 +264,7 @@ async fn read(State(read): State<Arc<Read>>) -> Vec<u8> {
 }
 
 async fn axum_server(bench: &Bench, listener: tokio::net::TcpListener) -> Result<()> {
-    fill(&bench.host, "bench").await?;
+    fill(&bench.host, "bench", "notes", value()).await?;
     println!("{}", listener.local_addr()?);
     let state = Arc::new(Read {
         host: bench.host.clone(),

@@ -168,22 +168,19 @@ async fn get<T: GuestView>(
     let collection = guest.collection(c, c_len)?;
     let key = guest.key(k, k_len)?;
 
-    let state = guest.state();
-    let get = state
-        .services
-        .kv
-        .get(&state.context.caller, &collection, &key);
-    let entry = state.meter.aside(get).await?;
-    let Some(entry) = entry else {
+    let (found, header) = match flags & GET_WITH_HEADER {
+        0 => (value_at(guest, &collection, &key).await?, None),
+        _ => entry_at(guest, &collection, &key).await?,
+    };
+    let Some(found) = found else {
         return Err(Fault::Status(
             Status::NotFound,
             "there is no such entry".to_owned(),
         ));
     };
 
-    guest.turn(entry.value.as_bytes().len()).await;
-    let header = header(&entry);
-    let value = match (format, entry.value) {
+    guest.turn(found.as_bytes().len()).await;
+    let value = match (format, found) {
         (Format::Json | Format::Bytes, Value::Json(text)) => text.into_string().into_bytes(),
         (Format::Bytes, Value::Bytes(bytes)) => bytes,
         (Format::Json, Value::Bytes(_)) => {
@@ -193,13 +190,37 @@ async fn get<T: GuestView>(
             ));
         }
     };
-    if flags & GET_WITH_HEADER == 0 {
+    let Some(header) = header else {
         return guest.answer(out, value);
-    }
+    };
     let mut bytes = Vec::with_capacity(kvasm_abi::ENTRY_HEADER_BYTES + value.len());
     bytes.extend_from_slice(&header.encode());
     bytes.extend_from_slice(&value);
     guest.answer(out, bytes)
+}
+
+async fn value_at<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    collection: &Collection,
+    key: &Key,
+) -> Result<Option<Value>, Fault> {
+    let state = guest.state();
+    let caller = &state.context.caller;
+    let get = state.services.kv.get_value(caller, collection, key);
+    Ok(state.meter.aside(get).await?)
+}
+
+async fn entry_at<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    collection: &Collection,
+    key: &Key,
+) -> Result<(Option<Value>, Option<EntryHeader>), Fault> {
+    let state = guest.state();
+    let caller = &state.context.caller;
+    let get = state.services.kv.get(caller, collection, key);
+    let entry = state.meter.aside(get).await?;
+    let header = entry.as_ref().map(header);
+    Ok((entry.map(|entry| entry.value), header))
 }
 
 #[allow(clippy::too_many_arguments)] // The ABI's parameters, one for one.

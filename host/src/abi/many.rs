@@ -184,6 +184,7 @@ fn decode(packed: &[u8], value_limit: usize) -> Result<Batch, Fault> {
         checks: batch.checks.map(check).collect::<Result<_, _>>()?,
         operations: batch.ops.map(operation).collect::<Result<_, _>>()?,
         acknowledge: None,
+        link: None,
     })
 }
 

@@ -12,8 +12,8 @@ use crate::runtime::{
     Request, Response, Runtime, RuntimeError, Target,
 };
 use crate::service::{
-    Access, Admin, Admission, CallContext, Caller, Deadline, Health, Kv, KvService, Logs, Seen,
-    ServiceError, Services, StoredDeadLetters, Wakes, WriteRates,
+    Access, Admin, Admission, CallContext, Caller, Deadline, Health, Kv, KvService, Lanes, Logs,
+    Seen, ServiceError, Services, StoredDeadLetters, Wakes, WriteRates,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use std::path::PathBuf;
@@ -219,9 +219,11 @@ impl HostBuilder {
             .store
             .unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let wakes = Arc::new(Wakes::default());
+        let lanes = Lanes::new(metrics.clone());
         let services = self.services.unwrap_or_else(|| {
             let events = Arc::clone(&wakes) as Arc<dyn crate::service::Events>;
-            let kv = KvService::new(Arc::clone(&store), events.clone(), metrics.clone(), &limits);
+            let kv = KvService::new(Arc::clone(&store), events.clone(), metrics.clone(), &limits)
+                .with_lanes(Arc::clone(&lanes), &limits);
             Services {
                 kv: Arc::new(kv),
                 dead_letters: Arc::new(StoredDeadLetters(Arc::clone(&store))),
@@ -245,6 +247,7 @@ impl HostBuilder {
             runtime: Arc::new(runtime),
             store,
             services,
+            lanes,
             wakes,
             limits,
             metrics,
@@ -259,6 +262,7 @@ pub struct Host(Arc<Parts>);
 struct Parts {
     store: Arc<dyn Store>,
     services: Services,
+    lanes: Arc<Lanes>,
     wakes: Arc<Wakes>,
     access: Arc<Access>,
     admin: Admin,
@@ -363,7 +367,7 @@ impl Host {
 
     /// Calls a function of a plugin, in a fresh instance, for the plugin's app. A
     /// transactional function is run again when others have changed what it has
-    /// read, up to five times.
+    /// read, until its time is up.
     ///
     /// Call it on a tokio runtime with its timer enabled. The app's limits of
     /// calls are not looked at; [`invoke`](Host::invoke) does so.
@@ -403,6 +407,7 @@ impl Host {
             services: self.0.services.clone(),
             delivery: None,
             transaction: false,
+            gives_way: None,
         };
         self.0.runtime.call(&plugin.compiled, request).await
     }

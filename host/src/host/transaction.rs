@@ -4,11 +4,19 @@ use super::{Host, Plugin};
 use crate::abi::{DeliveryContext, GuestLog};
 use crate::model::Receipt;
 use crate::runtime::{CallError, CallFailure, Request, Response, Target};
-use crate::service::{CallContext, ServiceError, Services, Stage, Transaction};
+use crate::service::{
+    Address, CallContext, Held, Lane, Lanes, ServiceError, Services, Stage, Timeout, Transaction,
+    Way,
+};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
-/// How often a transaction is run at the most.
-pub(super) const RUNS_MAX: u32 = 5;
+/// Of how many discarded runs the log is kept.
+const DISCARDED_MAX: usize = 4;
+/// Of so many keys the locks are taken for a run that lost: a run touches 1,000 at
+/// the most. When one touches others each time, what it touched long ago is left out.
+const KEYS_MAX: usize = 4_000;
 
 /// What is run, until it has committed or failed.
 pub(super) struct Run<'p> {
@@ -43,7 +51,7 @@ impl<'p> Run<'p> {
         }
     }
 
-    fn request(&self, services: Services) -> Request {
+    fn request(&self, services: Services, gives_way: Arc<Notify>) -> Request {
         Request {
             context: self.context.clone(),
             app_name: Arc::clone(&self.plugin.app_name),
@@ -55,6 +63,7 @@ impl<'p> Run<'p> {
                 .as_ref()
                 .map(|(context, _)| Arc::clone(context)),
             transaction: true,
+            gives_way: Some(gives_way),
         }
     }
 
@@ -73,17 +82,74 @@ enum Ended {
     Done(Response),
     /// Nothing is left of it, and it will not be run again.
     Failed(CallFailure),
-    /// Others have changed what it had read; what it logged.
-    Lost(GuestLog),
+    /// Others have changed what it had read, or hold what it needs.
+    Lost {
+        log: GuestLog,
+        touched: BTreeSet<Address>,
+        kind: Loss,
+    },
+}
+
+enum Loss {
+    /// Others have changed what it had read.
+    Conflict,
+    /// It gave way to those who hold what it needs.
+    GaveWay,
+}
+
+/// The locks that a run holds which has lost, and what they are for.
+#[derive(Default)]
+struct Locks {
+    held: Option<Held>,
+    keys: BTreeSet<Address>,
+}
+
+impl Locks {
+    /// Before the next run. One that has all that the last touched keeps it; the
+    /// others start with the locks of all that was ever touched, in order.
+    async fn renew(
+        &mut self,
+        lanes: &Arc<Lanes>,
+        context: &CallContext,
+        touched: BTreeSet<Address>,
+    ) -> Result<(), Timeout> {
+        if let Some(held) = &self.held
+            && held.lane().holds(&touched)
+        {
+            held.lane().pause();
+            return Ok(());
+        }
+        // Never waits for one while it holds others.
+        self.held = None;
+        if self.keys.len() + touched.len() > KEYS_MAX {
+            self.keys.clear();
+        }
+        self.keys.extend(touched);
+        let taken = lanes.take(context.caller.app(), self.keys.clone());
+        let held = context.deadline.within(Stage::Lane, taken).await?;
+        self.held = Some(held);
+        Ok(())
+    }
+
+    fn lane(&self) -> Option<Arc<Lane>> {
+        self.held.as_ref().map(|held| Arc::clone(held.lane()))
+    }
 }
 
 impl Host {
-    /// Runs until a run commits, or fails by itself, or has lost too often. All
-    /// runs and their commits together have the time of one call.
+    /// Runs until a run commits, or fails by itself, or the time is up. All runs and
+    /// their commits together have the time of one call. The first run takes no
+    /// locks; those after one that lost do.
     pub(super) async fn run_transaction(&self, run: Run<'_>) -> Result<Response, CallFailure> {
+        let deadline = &run.context.deadline;
         let mut discarded = Vec::new();
-        for runs in 1..=RUNS_MAX {
-            match self.run_once(&run).await {
+        let mut locks = Locks::default();
+        let mut chains = true;
+        for runs in 1.. {
+            let is_late = deadline.is_half_spent();
+            let lane = locks.lane();
+            let had_lane = lane.is_some();
+            let error = match self.run_once(&run, lane, chains).await {
                 Ended::Done(response) => {
                     return Ok(Response {
                         discarded,
@@ -92,39 +158,61 @@ impl Host {
                 }
                 Ended::Failed(failure) => {
                     return Err(CallFailure {
+                        error: lost_time(failure.error, runs, is_late),
                         discarded,
                         ..failure
                     });
                 }
-                Ended::Lost(log) => discarded.push(log),
-            }
-            if runs == RUNS_MAX || run.context.deadline.has_passed() {
-                let failure = run.failure(CallError::Conflict { runs }, GuestLog::new(0, 0));
-                return Err(CallFailure {
-                    discarded,
-                    ..failure
-                });
-            }
+                Ended::Lost { log, touched, kind } => {
+                    // Then it wants to be the only one for once.
+                    chains &= !(had_lane && matches!(kind, Loss::Conflict));
+                    self.0.metrics.transaction_rerun();
+                    if discarded.len() < DISCARDED_MAX {
+                        discarded.push(log);
+                    }
+                    let renewed = locks.renew(&self.0.lanes, &run.context, touched).await;
+                    match renewed {
+                        Ok(()) if !deadline.has_passed() => continue,
+                        Ok(()) => deadline.timeout(Stage::Other),
+                        Err(timeout) => timeout,
+                    }
+                }
+            };
+            let error = CallError::Conflict {
+                runs,
+                timeout: error,
+            };
+            return Err(CallFailure {
+                discarded,
+                ..run.failure(error, GuestLog::new(0, 0))
+            });
         }
-        // The last round of the loop returns.
-        Err(run.failure(CallError::Conflict { runs: RUNS_MAX }, GuestLog::new(0, 0)))
+        // Nobody counts so far before the deadline.
+        Err(run.failure(deadline.timeout(Stage::Other).into(), GuestLog::new(0, 0)))
     }
 
-    async fn run_once(&self, run: &Run<'_>) -> Ended {
+    async fn run_once(&self, run: &Run<'_>, lane: Option<Arc<Lane>>, chains: bool) -> Ended {
+        let caller = &run.context.caller;
+        let way = Way::new(Arc::clone(&self.0.lanes), caller.app(), lane, chains);
+        let gives_way = way.gives_way();
         let kv = Arc::clone(&self.0.services.kv);
-        let transaction = Arc::new(Transaction::new(kv, &self.0.limits));
+        let transaction = Arc::new(Transaction::new(kv, &self.0.limits).with_way(way));
         let services = Services {
             kv: Arc::clone(&transaction) as Arc<dyn crate::service::Kv>,
             ..self.0.services.clone()
         };
         let compiled = &run.plugin.compiled;
-        match self.0.runtime.call(compiled, run.request(services)).await {
+        let request = run.request(services, gives_way);
+        match self.0.runtime.call(compiled, request).await {
             Ok(response) => self.commit(run, &transaction, response).await,
+            Err(failure) if transaction.gave_way() && failure.error.may_come_of_giving_way() => {
+                lost(&transaction, failure.log, Loss::GaveWay)
+            }
             // Somebody who has seen two moments at once may fail for no other reason.
             Err(failure) if failure.error.may_come_of_stale_reads() => {
-                let current = transaction.is_current(&run.context.caller);
+                let current = transaction.is_current(caller);
                 match run.context.deadline.within(Stage::Commit, current).await {
-                    Ok(Ok(false)) => Ended::Lost(failure.log),
+                    Ok(Ok(false)) => lost(&transaction, failure.log, Loss::Conflict),
                     Ok(Ok(true) | Err(_)) | Err(_) => Ended::Failed(failure),
                 }
             }
@@ -137,10 +225,18 @@ impl Host {
         let CallContext {
             caller, deadline, ..
         } = &run.context;
-        let committed = match transaction.batch(receipt) {
+        if transaction.gave_way() {
+            return lost(transaction, response.log, Loss::GaveWay);
+        }
+        let committed = match transaction.linked_batch(receipt) {
             Ok(None) => return Ended::Done(response),
-            Ok(Some(batch)) => {
-                let commit = self.0.services.kv.commit(caller, batch);
+            Ok(Some(_)) if transaction.should_give_way() => {
+                return lost(transaction, response.log, Loss::GaveWay);
+            }
+            Ok(Some((batch, settles))) => {
+                let _settles = settles;
+                let committer = transaction.committer(caller);
+                let commit = self.0.services.kv.commit(&committer, batch);
                 match deadline.within(Stage::Commit, commit).await {
                     Ok(committed) => committed,
                     Err(timeout) => {
@@ -152,8 +248,30 @@ impl Host {
         };
         match committed {
             Ok(_) => Ended::Done(response),
-            Err(ServiceError::Conflict { .. }) => Ended::Lost(response.log),
+            Err(ServiceError::Conflict { .. }) => lost(transaction, response.log, Loss::Conflict),
             Err(error) => Ended::Failed(run.failure(CallError::Commit(error), response.log)),
         }
+    }
+}
+
+fn lost(transaction: &Transaction, log: GuestLog, kind: Loss) -> Ended {
+    if let Loss::Conflict = kind {
+        transaction.forget_followed();
+    }
+    Ended::Lost {
+        log,
+        touched: transaction.touched(),
+        kind,
+    }
+}
+
+/// A run that began late, as those before it had lost, is not to blame for not
+/// ending in time.
+fn lost_time(error: CallError, runs: u32, is_late: bool) -> CallError {
+    match error {
+        CallError::Deadline { timeout, .. } if runs > 1 && is_late => {
+            CallError::Conflict { runs, timeout }
+        }
+        other => other,
     }
 }

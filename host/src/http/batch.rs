@@ -136,6 +136,7 @@ pub(super) async fn commit(
             operation(part, limit)
         })?,
         acknowledge: None,
+        link: None,
     };
     let caller = Caller::administrator(&app, &actor);
     let applied = shared.host.kv().commit(&caller, batch).await;

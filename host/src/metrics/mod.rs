@@ -124,6 +124,9 @@ struct Inner {
     access: Family<Named, Counter>,
     store_seconds: Family<Named, Histogram>,
     commit_group: Histogram,
+    transaction_locks: Gauge,
+    transaction_reruns: Counter,
+    transaction_wait_seconds: Histogram,
     cold_reads: Counter,
     http_requests: Family<HttpRequest, Counter>,
     http_seconds: Family<Route, Histogram>,
@@ -159,6 +162,9 @@ impl Default for Metrics {
             access: Family::default(),
             store_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             commit_group: Histogram::new(GROUP),
+            transaction_locks: Gauge::default(),
+            transaction_reruns: Counter::default(),
+            transaction_wait_seconds: Histogram::new(SECONDS),
             cold_reads: Counter::default(),
             http_requests: Family::default(),
             http_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
@@ -346,6 +352,19 @@ impl Metrics {
 
     pub(crate) fn commit_group(&self, requests: usize) {
         self.0.commit_group.observe(requests as f64);
+    }
+
+    /// Counts a lock of a transaction while it lives.
+    pub(crate) fn transaction_lock(&self) -> InUse {
+        InUse::new(&self.0.transaction_locks, 1)
+    }
+
+    pub(crate) fn transaction_rerun(&self) {
+        self.0.transaction_reruns.inc();
+    }
+
+    pub(crate) fn transaction_waited(&self, took: Duration) {
+        self.0.transaction_wait_seconds.observe(took.as_secs_f64());
     }
 
     pub(crate) fn cold_read(&self) {

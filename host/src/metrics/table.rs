@@ -180,6 +180,24 @@ fn of_calls(inner: &Inner, table: &mut Table<'_>) {
         "Writes that shared a commit of SQLite",
         inner.commit_group.clone(),
     );
+    table.gauge(
+        "transaction_locks",
+        "",
+        "Entries that transactions which had lost to others hold or wait for now",
+        inner.transaction_locks.clone(),
+    );
+    table.counter(
+        "transaction_reruns",
+        "",
+        "Runs of transactions that were discarded, as others had changed or held what they used",
+        inner.transaction_reruns.clone(),
+    );
+    table.timed(
+        "transaction_wait",
+        "",
+        "Time that transactions which had lost to others waited for their entries",
+        inner.transaction_wait_seconds.clone(),
+    );
     table.counter(
         "cold_reads",
         "",

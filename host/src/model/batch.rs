@@ -1,8 +1,8 @@
 //! A write is one value: everything that must happen together, or not at all.
 
 use super::{
-    AppId, Audit, Collection, DELIVERIES_OF_A_WRITE_MAX, FOLLOWERS_MAX, Key, Receipt, Timestamp,
-    Value, Version,
+    AppId, Audit, Collection, DELIVERIES_OF_A_WRITE_MAX, FOLLOWERS_MAX, Key, Link, Receipt,
+    Timestamp, Value, Version,
 };
 
 /// What a check or a guarded write expects of an entry.
@@ -108,6 +108,8 @@ pub struct WriteBatch {
     /// The delivery that is done with this write. Unless its lease still holds,
     /// nothing is written.
     pub acknowledge: Option<Box<Receipt>>,
+    /// What ties it to batches before and after it.
+    pub link: Option<Link>,
 }
 
 impl WriteBatch {
@@ -130,6 +132,7 @@ impl WriteBatch {
             depth: 0,
             followers: FOLLOWERS_MAX,
             acknowledge: None,
+            link: None,
         }
     }
 }

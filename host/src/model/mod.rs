@@ -14,6 +14,7 @@ mod key;
 mod level;
 mod life;
 mod limits;
+mod link;
 mod list;
 mod plugin;
 mod registry;
@@ -42,6 +43,7 @@ pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
 pub use level::Level;
 pub use life::DeliveryState;
 pub use limits::{Limits, Misfit};
+pub use link::{CommitId, Follow, Link};
 pub use list::{KeyRange, ListQuery, Page};
 pub(crate) use plugin::room_for_version;
 pub use plugin::{

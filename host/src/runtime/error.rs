@@ -174,14 +174,16 @@ pub enum CallError {
     /// The writes of a transaction were refused.
     #[error("the transaction was not committed: {0}")]
     Commit(#[source] ServiceError),
-    /// A transaction lost to others each time.
+    /// A transaction lost to others, or waited for them, until its deadline.
     #[error(
-        "the transaction was run {runs} times, and each time others changed what it had read; \
-         try again later"
+        "the transaction was run {runs} times, and each time others changed or held what it \
+         had read; {timeout}; try again later"
     )]
     Conflict {
         /// How often it was run.
         runs: u32,
+        /// Where the time went.
+        timeout: Timeout,
     },
     /// The input is over the limit.
     #[error(transparent)]
@@ -342,6 +344,11 @@ impl CallError {
     /// so. What it has used up or was refused is not asked again.
     pub(crate) fn may_come_of_stale_reads(&self) -> bool {
         matches!(self, CallError::Trap { .. } | CallError::Failed { .. })
+    }
+
+    /// Whether a transaction that gives way to others could have ended so.
+    pub(crate) fn may_come_of_giving_way(&self) -> bool {
+        self.may_come_of_stale_reads() || matches!(self, CallError::Conflict { .. })
     }
 
     /// Where in the plugin it failed, if that is known.

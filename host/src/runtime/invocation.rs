@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::sync::Notify;
 use tracing::Instrument;
 use uuid::Uuid;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
@@ -24,6 +25,8 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 
 /// The most bytes of the message of a function that fails, as of a log line.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// How long a run that gives way to others goes on, to find out which keys it needs.
+const SCOUTS: Duration = Duration::from_millis(10);
 /// The most functions that are named to a caller of one that is not there.
 const KNOWN_MAX: usize = 32;
 /// The most bytes of the name of each.
@@ -45,6 +48,8 @@ pub struct Request {
     pub delivery: Option<Arc<DeliveryContext>>,
     /// Whether the run is a transaction.
     pub transaction: bool,
+    /// Ends the run soon after it is notified, as [`CallError::Conflict`].
+    pub(crate) gives_way: Option<Arc<Notify>>,
 }
 
 impl CompiledPlugin {
@@ -193,6 +198,12 @@ pub(super) enum Stop {
     HostMemory,
 }
 
+/// Ends a while after a run has given way.
+async fn scouted(gives_way: &Notify) {
+    gives_way.notified().await;
+    tokio::time::sleep(SCOUTS).await;
+}
+
 /// Called by the guest's own code after a tick of the clock.
 fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateDeadline> {
     let invocation = context.data();
@@ -268,8 +279,20 @@ impl Runtime {
         drop(waiting);
         let _instance = self.metrics.instance();
 
+        let (gives_way, deadline) = (request.gives_way.clone(), deadline.clone());
         let mut store = self.store(name, request);
-        let result = run(&mut store, plugin, function).await;
+        let run = run(&mut store, plugin, function);
+        let result = match gives_way {
+            None => run.await,
+            Some(gives_way) => tokio::select! {
+                biased;
+                result = run => result,
+                () = scouted(&gives_way) => Err(CallError::Conflict {
+                    runs: 1,
+                    timeout: deadline.timeout(Stage::Other),
+                }),
+            },
+        };
         let mut invocation = store.into_data();
         // Ends the guest's standard output, which may hold half a line.
         invocation.wasi = None;
@@ -302,6 +325,7 @@ impl Runtime {
             services,
             delivery,
             transaction,
+            gives_way: _,
         } = request;
         let limits = Arc::clone(&self.limits);
         let limiter = MemoryLimiter::new(

@@ -1,5 +1,6 @@
 //! On whose behalf a call is made.
 
+use super::lane::LaneId;
 use super::{Actor, ServiceError};
 use crate::model::{App, AppId, Capability, CursorKey, Event, FOLLOWERS_MAX, Principal};
 use std::sync::Arc;
@@ -17,6 +18,8 @@ pub struct Caller {
     depth: u32,
     /// How many deliveries may follow from it.
     followers: u32,
+    /// The lane whose locks its commits do not wait for.
+    lane: Option<LaneId>,
 }
 
 impl Caller {
@@ -29,6 +32,7 @@ impl Caller {
             audited: None,
             depth: 0,
             followers: FOLLOWERS_MAX,
+            lane: None,
         }
     }
 
@@ -58,6 +62,19 @@ impl Caller {
             audited: None,
             ..self.clone()
         }
+    }
+
+    /// The same call, by who holds a lane.
+    pub(super) fn in_lane(&self, lane: LaneId) -> Caller {
+        Caller {
+            lane: Some(lane),
+            ..self.clone()
+        }
+    }
+
+    /// The lane that it holds.
+    pub(super) fn lane(&self) -> Option<LaneId> {
+        self.lane
     }
 
     /// The app whose rows the call touches.

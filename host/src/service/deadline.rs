@@ -25,6 +25,8 @@ pub enum Stage {
     Cpu,
     /// Waiting for a host function, in which it waits for the store.
     HostFunction,
+    /// Waiting for other transactions that have the same entries.
+    Lane,
     /// Waiting for the commit of a transaction.
     Commit,
     /// Computing.
@@ -36,12 +38,13 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Stage; 9] = [
+    const ALL: [Stage; 10] = [
         Stage::Queue,
         Stage::Instance,
         Stage::Loading,
         Stage::Cpu,
         Stage::HostFunction,
+        Stage::Lane,
         Stage::Commit,
         Stage::Computing,
         Stage::Sleeping,
@@ -68,6 +71,7 @@ impl fmt::Display for Stage {
             Stage::Loading => "loading the plugin",
             Stage::Cpu => "waiting for a CPU",
             Stage::HostFunction => "in host functions",
+            Stage::Lane => "waiting for other transactions on the same entries",
             Stage::Commit => "committing",
             Stage::Computing => "computing",
             Stage::Sleeping => "sleeping",
@@ -171,6 +175,11 @@ impl Deadline {
     /// Whether it has passed.
     pub fn has_passed(&self) -> bool {
         Instant::now() >= self.at()
+    }
+
+    /// Whether half of its time has passed.
+    pub(crate) fn is_half_spent(&self) -> bool {
+        Instant::now() + self.0.limit / 2 >= self.at()
     }
 
     /// Adds time to a stage.

@@ -2,8 +2,8 @@
 
 use super::{Caller, ServiceError};
 use crate::model::{
-    AppId, Applied, Capability, Check, Collection, Cursor, Entry, Expect, Key, KeyRange, Receipt,
-    Value, Version,
+    AppId, Applied, Capability, Check, Collection, Cursor, Entry, Expect, Key, KeyRange, Link,
+    Receipt, Value, Version,
 };
 use async_trait::async_trait;
 
@@ -31,6 +31,8 @@ pub struct Batch {
     pub operations: Vec<Operation>,
     /// The delivery that is done with it.
     pub acknowledge: Option<Box<Receipt>>,
+    /// What ties it to batches before and after it.
+    pub link: Option<Link>,
 }
 
 impl Batch {
@@ -125,6 +127,20 @@ pub struct Listing {
 /// The key-value service as host functions see it.
 #[async_trait]
 pub trait Kv: Send + Sync {
+    /// The value of an entry, if there is one.
+    ///
+    /// # Errors
+    /// As [`get`](Kv::get).
+    async fn get_value(
+        &self,
+        caller: &Caller,
+        collection: &Collection,
+        key: &Key,
+    ) -> Result<Option<Value>, ServiceError> {
+        let entry = self.get(caller, collection, key).await?;
+        Ok(entry.map(|entry| entry.value))
+    }
+
     /// The entry, if there is one.
     ///
     /// # Errors

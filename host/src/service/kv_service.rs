@@ -2,6 +2,7 @@
 //! for each write.
 
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
+use super::lane::{Address, Lanes, Passage};
 use super::{Caller, Events, ServiceError};
 use crate::metrics::Metrics;
 use crate::model::{
@@ -11,14 +12,17 @@ use crate::model::{
 use crate::store::{Store, StoreError};
 use async_trait::async_trait;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
 
 /// [`Kv`] over a [`Store`].
 pub struct KvService {
     store: Arc<dyn Store>,
     events: Arc<dyn Events>,
     metrics: Metrics,
+    lanes: Option<(Arc<Lanes>, Duration)>,
     page_entries: u32,
     batch_bytes: usize,
     page_bytes: usize,
@@ -34,12 +38,38 @@ impl KvService {
     ) -> KvService {
         KvService {
             metrics,
+            lanes: None,
             store,
             events,
             page_entries: limits.page_entries,
             batch_bytes: limits.batch_bytes(),
             page_bytes: limits.page_bytes,
         }
+    }
+
+    /// The same, whose commits wait for transactions in lanes, for so long as a call
+    /// may take.
+    pub(crate) fn with_lanes(self, lanes: Arc<Lanes>, limits: &Limits) -> KvService {
+        KvService {
+            lanes: Some((lanes, limits.wall_time)),
+            ..self
+        }
+    }
+
+    /// Waits for transactions that hold what a batch touches. What only looks does
+    /// not wait, nor does the holder.
+    async fn pass(&self, caller: &Caller, batch: &WriteBatch) -> Option<Passage> {
+        let (lanes, at_most) = self.lanes.as_ref()?;
+        if !lanes.are_in_use() || caller.lane().is_some() || batch.ops.is_empty() {
+            return None;
+        }
+        let written = batch.ops.iter().map(Op::address);
+        let checked = batch.checks.iter().map(|at| (&at.collection, &at.key));
+        let keys = written.chain(checked);
+        let keys: BTreeSet<Address> = keys.map(|(c, k)| (c.clone(), k.clone())).collect();
+        let passage = lanes.pass(caller.app(), &keys);
+        // The locks are for progress: who has waited so long goes on without.
+        timeout(*at_most, passage).await.ok().flatten()
     }
 
     /// A batch of this caller.
@@ -71,14 +101,19 @@ impl KvService {
             ops: vec![op],
             ..KvService::batch(caller, now)
         };
-        match self.store_batch(batch).await?.as_slice() {
+        match self.store_batch(caller, batch).await?.as_slice() {
             [applied] => Ok(*applied),
             _ => Err(broken_store()),
         }
     }
 
-    async fn store_batch(&self, batch: WriteBatch) -> Result<Vec<Applied>, ServiceError> {
+    async fn store_batch(
+        &self,
+        caller: &Caller,
+        batch: WriteBatch,
+    ) -> Result<Vec<Applied>, ServiceError> {
         let app = batch.app_id;
+        let _passage = self.pass(caller, &batch).await;
         let commit = self.timed("commit", self.store.commit(batch));
         let Committed {
             applied,
@@ -309,7 +344,7 @@ impl Kv for KvService {
             ops,
             ..KvService::batch(caller, now)
         };
-        self.store_batch(batch).await.map(drop)
+        self.store_batch(caller, batch).await.map(drop)
     }
 
     async fn collections(
@@ -369,9 +404,10 @@ impl Kv for KvService {
             audit: audit_row(caller, now, &ops, "kv.commit"),
             ops,
             acknowledge: batch.acknowledge,
+            link: batch.link,
             ..KvService::batch(caller, now)
         };
-        let applied = self.store_batch(batch).await?;
+        let applied = self.store_batch(caller, batch).await?;
         match applied.len() == count {
             true => Ok(applied),
             false => Err(broken_store()),

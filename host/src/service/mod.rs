@@ -5,6 +5,7 @@ mod access;
 mod actor;
 mod admin;
 mod admission;
+mod along;
 mod caller;
 mod context;
 mod deadline;
@@ -15,6 +16,7 @@ mod fair;
 mod health;
 mod kv;
 mod kv_service;
+mod lane;
 mod letters;
 mod logs;
 mod looks;
@@ -24,7 +26,9 @@ mod throttle;
 mod tokens;
 mod transaction;
 mod triggers;
+mod view;
 mod wakes;
+mod way;
 
 use std::sync::Arc;
 
@@ -44,6 +48,7 @@ pub use health::{Health, Readiness, StoreFailure, TaskHealth};
 pub(crate) use health::{Task, chain};
 pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 pub use kv_service::KvService;
+pub(crate) use lane::{Address, Held, Lane, Lanes};
 pub use letters::{LETTERS_MAX, Page};
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub(crate) use rates::WriteRates;
@@ -52,6 +57,7 @@ pub use tokens::{Expiry, NewToken, Unauthenticated};
 pub use transaction::Transaction;
 pub use triggers::Fate;
 pub use wakes::Wakes;
+pub(crate) use way::Way;
 
 /// What a plugin's host functions reach, as trait objects, so that an embedder
 /// or a test can put its own in any place.

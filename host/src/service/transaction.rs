@@ -10,9 +10,12 @@
 
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 use super::kv_service::{check_count, expiry, list_query, seal};
+use super::lane::Address;
+use super::view::{View, checks, operation, take_bytes};
+use super::way::{Settles, Way};
 use super::{Caller, ServiceError};
 use crate::model::{
-    Applied, Capability, Check, Collection, Entry, Expect, Invalid, JsonText, Key, Limits, Receipt,
+    Applied, Capability, Collection, Entry, Expect, Invalid, JsonText, Key, Limits, Receipt,
     Subject, Timestamp, Value, Version, sum,
 };
 use async_trait::async_trait;
@@ -20,102 +23,13 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-type Address = (Collection, Key);
-
-/// The first version that a write within a transaction answers with. No entry of
-/// a store ever gets so far.
-const PROVISIONAL: u64 = kvasm_abi::PROVISIONAL_VERSION_MIN;
-
 /// One run's view of the store.
 pub struct Transaction {
-    kv: Arc<dyn Kv>,
+    pub(super) kv: Arc<dyn Kv>,
     page_entries: u32,
     batch_bytes: usize,
-    view: Mutex<View>,
-}
-
-#[derive(Default, Clone)]
-struct View {
-    /// What the store had when it was first asked for.
-    read: BTreeMap<Address, Option<Version>>,
-    /// What this run has written: an entry, or none where it has deleted one.
-    written: BTreeMap<Address, Option<Entry>>,
-    bytes: usize,
-    writes: u64,
-    /// A second look found something else than the first. No commit is made then:
-    /// one that checks the first look alone would miss an entry that has come and
-    /// gone.
-    stale: bool,
-}
-
-impl View {
-    fn remember(&mut self, at: &Address, found: Option<Version>) -> Result<(), Invalid> {
-        match self.read.get(at) {
-            Some(before) if *before == found => Ok(()),
-            Some(_) => {
-                self.stale = true;
-                Ok(())
-            }
-            None => {
-                self.has_room(1)?;
-                self.read.insert(at.clone(), found);
-                Ok(())
-            }
-        }
-    }
-
-    fn has_room(&self, more: usize) -> Result<(), Invalid> {
-        check_count(
-            Subject::Transaction,
-            self.read.len() + self.written.len() + more,
-        )
-    }
-
-    /// Writes an entry, or removes it; returns its provisional version.
-    fn write(
-        &mut self,
-        at: Address,
-        value: Option<(Value, Option<Timestamp>)>,
-        now: Timestamp,
-        bytes_max: usize,
-    ) -> Result<Version, Invalid> {
-        let bytes =
-            |value: &Value| at.0.as_str().len() + at.1.as_str().len() + value.as_bytes().len();
-        let before = self.written.get(&at);
-        if before.is_none() {
-            self.has_room(1)?;
-        }
-        let freed = before
-            .and_then(Option::as_ref)
-            .map_or(0, |e| bytes(&e.value));
-        let added = value.as_ref().map_or(0, |(value, _)| bytes(value));
-        let total = self.bytes - freed + added;
-        if total > bytes_max {
-            return Err(Invalid::TooLarge {
-                subject: Subject::Transaction,
-                len: total as u64,
-                limit: bytes_max as u64,
-            });
-        }
-        self.bytes = total;
-        self.writes += 1;
-        let version = Version(PROVISIONAL + self.writes);
-        let entry = value.map(|(value, expires_at)| Entry {
-            value,
-            version,
-            created_at: now,
-            updated_at: now,
-            expires_at,
-        });
-        self.written.insert(at, entry);
-        Ok(version)
-    }
-
-    /// What this run has made of an entry; none if it has not touched it.
-    fn own(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
-        let entry = self.written.get(at)?.clone();
-        Some(entry.filter(|entry| entry.expires_at.is_none_or(|at| at > now)))
-    }
+    pub(super) view: Mutex<View>,
+    pub(super) way: Option<Way>,
 }
 
 impl Transaction {
@@ -126,6 +40,7 @@ impl Transaction {
             page_entries: limits.page_entries,
             batch_bytes: limits.batch_bytes(),
             view: Mutex::default(),
+            way: None,
         }
     }
 
@@ -135,24 +50,38 @@ impl Transaction {
     /// # Errors
     /// [`ServiceError::Conflict`] if the run has seen two states of one entry.
     pub fn batch(&self, acknowledge: Option<Receipt>) -> Result<Option<Batch>, ServiceError> {
-        let view = std::mem::take(&mut *self.view.lock());
+        Ok(self.linked_batch(acknowledge)?.map(|(batch, _)| batch))
+    }
+
+    /// As [`batch`](Transaction::batch), for the host; the second is dropped when the
+    /// commit has ended.
+    pub(crate) fn linked_batch(
+        &self,
+        acknowledge: Option<Receipt>,
+    ) -> Result<Option<(Batch, Option<Settles>)>, ServiceError> {
+        let mut view = self.view.lock();
         if view.stale {
             return Err(ServiceError::Conflict { failed: Vec::new() });
         }
-        let is_one_moment = view.read.len() <= 1 && view.written.is_empty();
+        let looks = view.read.len() + 2 * view.follows.len();
+        let is_one_moment = looks <= 1 && view.written.is_empty();
         if is_one_moment && acknowledge.is_none() {
             return Ok(None);
         }
         let now = Timestamp::now();
-        Ok(Some(Batch {
-            checks: checks(view.read),
+        let (link, settles) = self.link(&view).unzip();
+        let batch = Batch {
+            checks: checks(&view.read),
+            // The keys stay, for a run that loses.
             operations: view
                 .written
-                .into_iter()
-                .map(|(at, entry)| operation(at, entry, now))
+                .iter_mut()
+                .map(|(at, entry)| operation(at.clone(), entry.take(), now))
                 .collect(),
             acknowledge: acknowledge.map(Box::new),
-        }))
+            link,
+        };
+        Ok(Some((batch, settles)))
     }
 
     /// Whether what the run has read is what is there now. If not, a failure of
@@ -163,7 +92,8 @@ impl Transaction {
     pub async fn is_current(&self, caller: &Caller) -> Result<bool, ServiceError> {
         let (read, stale) = {
             let view = self.view.lock();
-            (view.read.clone(), view.stale)
+            // What it has seen of commits that were under way is not looked at again.
+            (view.read.clone(), view.stale || !view.follows.is_empty())
         };
         if stale {
             return Ok(false);
@@ -172,7 +102,7 @@ impl Transaction {
             return Ok(true);
         }
         let batch = Batch {
-            checks: checks(read),
+            checks: checks(&read),
             ..Batch::default()
         };
         match self.kv.commit(&caller.ungated(), batch).await {
@@ -183,22 +113,29 @@ impl Transaction {
     }
 
     /// The entry as this run sees it.
-    async fn see(&self, caller: &Caller, at: &Address) -> Result<Option<Entry>, ServiceError> {
+    pub(super) async fn see(
+        &self,
+        caller: &Caller,
+        at: &Address,
+    ) -> Result<Option<Entry>, ServiceError> {
         if let Some(own) = self.view.lock().own(at, Timestamp::now()) {
             return Ok(own);
         }
+        self.touch(std::iter::once(at)).await;
+        self.settle(std::iter::once(at)).await;
         let entry = self.kv.get(caller, &at.0, &at.1).await?;
         let version = entry.as_ref().map(|entry| entry.version);
         self.view.lock().remember(at, version)?;
         Ok(entry)
     }
 
-    fn write(
+    async fn write(
         &self,
         at: Address,
         value: Option<(Value, Option<Timestamp>)>,
         now: Timestamp,
     ) -> Result<Version, Invalid> {
+        self.touch(std::iter::once(&at)).await;
         self.view.lock().write(at, value, now, self.batch_bytes)
     }
 
@@ -248,7 +185,7 @@ impl Transaction {
             } => {
                 let expires_at = expiry(now, ttl_ms)?;
                 let value = Some((value, expires_at));
-                let version = self.write((collection, key), value, now)?;
+                let version = self.write((collection, key), value, now).await?;
                 Ok(Applied::Set(version))
             }
             Operation::Delete { collection, key } => {
@@ -267,8 +204,8 @@ impl Transaction {
     }
 
     async fn remove(&self, caller: &Caller, at: Address) -> Result<bool, ServiceError> {
-        let existed = self.see(&caller.ungated(), &at).await?.is_some();
-        self.write(at, None, Timestamp::now())?;
+        let existed = self.see_value(&caller.ungated(), &at).await?.is_some();
+        self.write(at, None, Timestamp::now()).await?;
         Ok(existed)
     }
 
@@ -278,7 +215,7 @@ impl Transaction {
         at: Address,
         delta: i64,
     ) -> Result<(Version, i64), ServiceError> {
-        let before = self.see(&caller.ungated(), &at).await?;
+        let before = self.see_value(&caller.ungated(), &at).await?;
         let value = sum(before.as_ref().map(|entry| &entry.value), delta)?;
         let expires_at = before.and_then(|entry| entry.expires_at);
         let text = Value::Json(JsonText::integer(value));
@@ -310,43 +247,6 @@ impl Transaction {
     }
 }
 
-/// Takes an entry's value from what an answer has room for.
-fn take_bytes(left: &mut usize, limit: usize, entry: Option<&Entry>) -> Result<(), Invalid> {
-    let bytes = entry.map_or(0, |entry| entry.value.as_bytes().len());
-    *left = left.checked_sub(bytes).ok_or(Invalid::OverTogether {
-        subject: Subject::Answer,
-        limit: limit as u64,
-    })?;
-    Ok(())
-}
-
-fn checks(read: BTreeMap<Address, Option<Version>>) -> Vec<Check> {
-    let check = |((collection, key), version): (Address, Option<Version>)| Check {
-        collection,
-        key,
-        expect: version.map_or(Expect::Absent, Expect::Version),
-    };
-    read.into_iter().map(check).collect()
-}
-
-/// The write of an entry as a run has left it.
-fn operation((collection, key): Address, entry: Option<Entry>, now: Timestamp) -> Operation {
-    match entry {
-        None => Operation::Delete { collection, key },
-        Some(entry) => Operation::Set {
-            collection,
-            key,
-            value: entry.value,
-            // What has expired by now was there for a moment all the same.
-            ttl_ms: entry.expires_at.map(|at| {
-                u64::try_from(at.0.saturating_sub(now.0))
-                    .unwrap_or(0)
-                    .max(1)
-            }),
-        },
-    }
-}
-
 #[async_trait]
 impl Kv for Transaction {
     async fn get(
@@ -365,7 +265,19 @@ impl Kv for Transaction {
         collection: &Collection,
         key: &Key,
     ) -> Result<bool, ServiceError> {
-        Ok(self.get(caller, collection, key).await?.is_some())
+        Ok(self.get_value(caller, collection, key).await?.is_some())
+    }
+
+    async fn get_value(
+        &self,
+        caller: &Caller,
+        collection: &Collection,
+        key: &Key,
+    ) -> Result<Option<Value>, ServiceError> {
+        caller.gate(Capability::AppKvRead(caller.app()))?;
+        let at = (collection.clone(), key.clone());
+        let entry = self.see_value(caller, &at).await?;
+        Ok(entry.map(|entry| entry.value))
     }
 
     async fn get_many(
@@ -378,6 +290,8 @@ impl Kv for Transaction {
         let own = self.own_many(keys, &mut left)?;
         let others = keys.iter().zip(&own).filter(|(_, own)| own.is_none());
         let others: Vec<_> = others.map(|(at, _)| at.clone()).collect();
+        self.touch(others.iter()).await;
+        self.settle(others.iter()).await;
         let found = self.kv.get_many(caller, &others).await?;
         let mut view = self.view.lock();
         for (at, entry) in others.iter().zip(&found) {
@@ -391,6 +305,7 @@ impl Kv for Transaction {
 
     async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError> {
         let query = list_query(caller, &list, self.page_entries, usize::MAX)?;
+        self.settle_followed().await;
         let page = self.kv.list(caller, list.clone()).await?;
         let last = page.entries.last().map(|(key, _)| key.clone());
         let mut merged: BTreeMap<Key, Option<Entry>> = page.entries.into_iter().collect();
@@ -432,7 +347,7 @@ impl Kv for Transaction {
         self.expect(caller, &at, write.expect).await?;
         let now = Timestamp::now();
         let value = Some((write.value, expiry(now, write.ttl_ms)?));
-        Ok(self.write(at, value, now)?)
+        Ok(self.write(at, value, now).await?)
     }
 
     async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError> {
@@ -484,8 +399,10 @@ impl Kv for Transaction {
             // What was read stays remembered: the guest has learnt of it.
             let mut view = self.view.lock();
             let (read, stale) = (std::mem::take(&mut view.read), view.stale);
+            let follows = std::mem::take(&mut view.follows);
             *view = View {
                 read,
+                follows,
                 stale,
                 ..before
             };

@@ -75,7 +75,7 @@ async fn commit(
     let batch = Batch {
         checks: halves.iter().zip(expected).map(check).collect(),
         operations: halves.iter().map(set).collect(),
-        acknowledge: None,
+        ..Batch::default()
     };
     let caller = Caller::new(&tally.app, None);
     let applied = tally.host.kv().commit(&caller, batch).await?;

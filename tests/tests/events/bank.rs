@@ -14,7 +14,7 @@ const CALLERS: u64 = 16;
 
 /// Takes 1 from the account that the first two bytes of the input name, traps if
 /// the fifth is not "0", and gives it to the account of the third and fourth.
-fn bank() -> Vec<u8> {
+pub fn bank() -> Vec<u8> {
     let transfer = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let body = "
         (drop (call $input_read (i32.const 0) (i32.const 100) (i32.const 5)))

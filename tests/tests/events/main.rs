@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod bank;
+mod contention;
 mod cron;
 mod handlers;
 mod hosts;

@@ -139,7 +139,7 @@ impl Client {
                 let batch = Batch {
                     checks: vec![check],
                     operations: vec![set],
-                    acknowledge: None,
+                    ..Batch::default()
                 };
                 match kv.commit(caller, batch).await {
                     Ok(_) => Act::Claim(k, (to, life), true),
@@ -331,7 +331,7 @@ async fn a_run_depends_on_what_a_batch_that_failed_has_seen() {
     let refused = Batch {
         checks: vec![check],
         operations: vec![write(&k)],
-        acknowledge: None,
+        ..Batch::default()
     };
     transaction.commit(&caller, refused).await.unwrap_err();
     let other = Batch {

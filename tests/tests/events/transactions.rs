@@ -124,7 +124,7 @@ async fn a_run_that_lost_is_run_again_and_its_log_is_marked() {
                     Ok(_) => done += 1,
                     Err(error) => {
                         let error = error_of(Err(error));
-                        assert!(matches!(error, CallError::Conflict { runs: 5 }), "{error}");
+                        assert!(matches!(error, CallError::Conflict { .. }), "{error}");
                     }
                 }
             }
@@ -219,7 +219,7 @@ async fn a_run_that_saw_two_moments_does_not_fail_for_it() {
     // Who always sees two moments is told that, and not that it has trapped.
     let stage = meanwhile(u32::MAX).await;
     let error = error_of(stage.try_call("run", "").await);
-    assert!(matches!(error, CallError::Conflict { runs: 5 }), "{error}");
+    assert!(matches!(error, CallError::Conflict { .. }), "{error}");
 }
 
 /// A list shows the run's own writes among the store's.

@@ -5,8 +5,8 @@ use super::tally::Delta;
 use super::writer::{Transaction, Work};
 use super::{ballast, error, read, registry};
 use crate::model::{
-    AppId, Applied, Check, Collection, Committed, JsonText, Key, Op, Timestamp, Value, Version,
-    WriteBatch,
+    AppId, Applied, Check, Collection, Committed, JsonText, Key, Link, Op, Timestamp, Value,
+    Version, WriteBatch,
 };
 use crate::store::StoreError;
 use crate::store::sum::sum;
@@ -47,7 +47,7 @@ pub(super) fn apply(
 ) -> Result<Committed, StoreError> {
     let app = batch.app_id;
     transaction.tally.open(transaction.connection, app)?;
-    let failed = failed_checks(transaction.connection, batch).map_err(error::store)?;
+    let failed = failed_checks(transaction, batch).map_err(error::store)?;
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
     }
@@ -62,10 +62,12 @@ pub(super) fn apply(
         _ => transaction.whole(|transaction| run_all(transaction, batch))?,
     };
     transaction.tally.add(app, done.delta);
-    Ok(Committed {
+    let committed = Committed {
         applied: done.applied,
         deliveries: done.deliveries.count().into(),
-    })
+    };
+    transaction.links.remember(batch, &committed);
+    Ok(committed)
 }
 
 /// All operations, the acknowledgement and the audit row.
@@ -306,7 +308,11 @@ const SWEEP: &str = "DELETE FROM kv_entries NOT INDEXED WHERE app_id = ?1 AND ro
      RETURNING size";
 
 /// The positions of the checks that do not hold.
-fn failed_checks(connection: &Connection, batch: &WriteBatch) -> rusqlite::Result<Vec<usize>> {
+fn failed_checks(
+    transaction: &Transaction<'_>,
+    batch: &WriteBatch,
+) -> rusqlite::Result<Vec<usize>> {
+    let connection = transaction.connection;
     let mut failed = Vec::new();
     for (at, check) in batch.checks.iter().enumerate() {
         let Check {
@@ -317,6 +323,15 @@ fn failed_checks(connection: &Connection, batch: &WriteBatch) -> rusqlite::Resul
         let found = read::version(connection, batch.app_id, collection, key, batch.now)?;
         if !expect.holds(found) {
             failed.push(at);
+        }
+    }
+    let follows = batch.link.iter().flat_map(Link::follows);
+    for (at, follow) in follows.enumerate() {
+        let (collection, key) = (&follow.collection, &follow.key);
+        let found = read::version(connection, batch.app_id, collection, key, batch.now)?;
+        let expect = transaction.links.expect(follow);
+        if !expect.is_some_and(|expect| expect.holds(found)) {
+            failed.push(batch.checks.len() + at);
         }
     }
     Ok(failed)

@@ -10,6 +10,7 @@ mod ballast;
 mod batch;
 mod error;
 mod grave;
+mod links;
 mod nowait;
 mod outbox;
 mod places;
@@ -27,7 +28,8 @@ mod writer;
 use super::{Migrate, Store, StoreError};
 use crate::metrics::Metrics;
 use crate::model::{
-    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, Key, Link, ListQuery, Page, Timestamp,
+    WriteBatch,
 };
 use async_trait::async_trait;
 use ballast::Ballast;
@@ -346,8 +348,11 @@ impl Store for SqliteStore {
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
         let work = batch::work(&batch);
+        let link = batch.link.clone();
         let apply = move |transaction: &mut Transaction<'_>| batch::apply(transaction, &batch);
-        self.writer.run(work, apply).await
+        // The writes of one app keep their order.
+        let queued = || link.as_ref().map_or((), Link::queued);
+        self.writer.run_after(work, apply, queued).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

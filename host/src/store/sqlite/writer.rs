@@ -5,6 +5,7 @@
 //! a group, and the more callers there are, the larger the groups.
 
 use super::ballast::{self, Ballast};
+use super::links::Links;
 use super::outbox::Watchers;
 use super::tally::Tally;
 use super::turns::Turns;
@@ -167,11 +168,22 @@ impl Writer {
         work: Work,
         run: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.run_after(work, run, || ()).await
+    }
+
+    /// As [`run`](Writer::run); calls `queued` when it has its place in the queue.
+    pub(super) async fn run_after<T: Send + 'static>(
+        &self,
+        work: Work,
+        run: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+        queued: impl FnOnce() + Send,
+    ) -> Result<T, StoreError> {
         let stopped = || error::host("the writer thread has stopped");
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
         let job = Box::new(Request { work, run, reply });
         jobs.send(job).await.map_err(|_| stopped())?;
+        queued();
         answer.await.map_err(|_| stopped())?
     }
 
@@ -227,7 +239,7 @@ fn run(
     metrics: &Metrics,
 ) {
     let mut turns = Turns::new(queue);
-    let mut watchers = Watchers::default();
+    let (mut watchers, mut links) = (Watchers::default(), Links::default());
     let mut unproved = 0;
     while let Some(first) = turns.wait() {
         if first.is_abandoned() {
@@ -236,7 +248,8 @@ fn run(
         ballast.look();
         let is_short = ballast.is_released();
         let group = AssertUnwindSafe(|| {
-            let begun = Transaction::begin(connection, &mut watchers, &mut unproved, is_short);
+            let memory = (&mut watchers, &mut links);
+            let begun = Transaction::begin(connection, memory, &mut unproved, is_short);
             group(begun, first, &mut turns, &mut ballast, metrics);
         });
         // A job's own panic is caught in its run. After any other one the callers of
@@ -244,6 +257,7 @@ fn run(
         if catch_unwind(group).is_err() {
             roll_back(connection);
             watchers.forget();
+            links.forget();
         }
         if ballast.is_released() {
             ballast.give_back(connection);
@@ -317,6 +331,7 @@ pub(super) struct Transaction<'c> {
     first_version: i64,
     pub(super) tally: Tally,
     pub(super) watchers: &'c mut Watchers,
+    pub(super) links: &'c mut Links,
     /// A job has panicked: nothing of the transaction can be trusted.
     poisoned: bool,
     /// The bytes of the largest write that has failed and that no later write has
@@ -335,7 +350,7 @@ pub(super) struct Transaction<'c> {
 impl<'c> Transaction<'c> {
     fn begin(
         connection: &'c Connection,
-        watchers: &'c mut Watchers,
+        (watchers, links): (&'c mut Watchers, &'c mut Links),
         unproved: &'c mut usize,
         is_short: bool,
     ) -> rusqlite::Result<Transaction<'c>> {
@@ -358,6 +373,7 @@ impl<'c> Transaction<'c> {
             first_version: version,
             tally: Tally::default(),
             watchers,
+            links,
             poisoned: false,
             unproved,
             failed: 0,
@@ -419,6 +435,7 @@ impl<'c> Transaction<'c> {
         if committed.is_err() {
             roll_back(self.connection);
             self.watchers.forget();
+            self.links.forget();
             self.failed = self.failed.max(bytes);
         }
         if self.failed > 0 {

@@ -3,8 +3,8 @@
 use kvasm_guest::{Error, Json, kv};
 use std::hint::black_box;
 
-/// Entries that `transfer` moves between.
-const ACCOUNTS: u64 = 20_000;
+/// Entries that `set` writes.
+const NUMBERS: u64 = 20_000;
 
 /// Does nothing.
 #[kvasm_guest::function]
@@ -20,17 +20,17 @@ fn get() -> Result<Json<u64>, Error> {
 /// Sets a number under a key of its own.
 #[kvasm_guest::function]
 fn set() -> Result<(), Error> {
-    let number = random(ACCOUNTS)?;
+    let number = random(NUMBERS)?;
     kv::collection("numbers").set(&format!("{number:08}"), &number)?;
     Ok(())
 }
 
-/// Moves one from an account to another.
+/// Moves one from an account to another, of so many.
 #[kvasm_guest::function(transaction)]
-fn transfer() -> Result<(), Error> {
+fn transfer(Json(count): Json<u64>) -> Result<(), Error> {
     let accounts = kv::collection("accounts");
-    let from = random(ACCOUNTS)?;
-    let to = (from + 1) % ACCOUNTS;
+    let from = random(count)?;
+    let to = (from + 1 + random(count - 1)?) % count;
     for (account, by) in [(from, -1), (to, 1)] {
         let key = format!("{account:08}");
         let sum = accounts.get::<i64>(&key)?.unwrap_or(0);

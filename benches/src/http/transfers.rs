@@ -1,0 +1,79 @@
+//! Transfers, a transaction of two reads and two writes, over many accounts and over few:
+//! what is left of the rate when callers are in each other's way, and how many calls fail.
+
+use super::guests::ACCOUNTS;
+use super::load::{Counted, Load};
+use super::servers::Child;
+use crate::Effort;
+use crate::events::database;
+use crate::report::{Row, Target};
+use anyhow::Result;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+
+/// Callers at once, and the accounts that are beside [`ACCOUNTS`]. The ratios of the targets
+/// are those on SQLite and on Postgres.
+const CALLERS: [usize; 3] = [1, 16, 64];
+const FEW: [(u64, f64, f64); 2] = [(10, 0.8, 0.6), (2, 0.5, 0.3)];
+
+pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
+    runtime.block_on(async {
+        let mut rows = on("SQLite", &[Child::guests(None)?], effort).await?;
+        let url = database()?;
+        let one = Child::guests(Some(&url))?;
+        let hosts = [one, Child::guests(Some(&url))?];
+        rows.extend(on("Postgres, 2 hosts", &hosts, effort).await?);
+        Ok(rows)
+    })
+}
+
+async fn on(store: &str, hosts: &[Child], effort: Effort) -> Result<Vec<Row>> {
+    let time = Duration::from_millis((2000 / effort.divisor as u64).max(100));
+    let mut rows = Vec::new();
+    for callers in CALLERS
+        .into_iter()
+        .filter(|callers| *callers >= hosts.len())
+    {
+        for (accounts, on_sqlite, on_postgres) in FEW {
+            let (mut pairs, mut failed, mut answers) = (Vec::new(), 0, 0);
+            for _ in 0..effort.rounds.min(3) {
+                let few = count(hosts, accounts, callers, time).await?;
+                let many = count(hosts, ACCOUNTS, callers, time).await?;
+                pairs.push((few.rate, many.rate));
+                failed += few.failed + many.failed;
+                answers += few.answers + many.answers;
+            }
+            let name = format!("transfers over {accounts} accounts, {callers} callers, {store}");
+            let least = if hosts.len() == 1 {
+                on_sqlite
+            } else {
+                on_postgres
+            };
+            let target = (callers == 64).then_some(Target::AtLeast(least));
+            rows.push(Row::pair(&name, "calls/s", &pairs, target));
+            let part = failed as f64 * 100.0 / (failed + answers).max(1) as f64;
+            rows.push(Row::figure("of them failed", "%", part).target(Target::AtMost(0.0)));
+        }
+    }
+    Ok(rows)
+}
+
+/// The transfers of so many callers, spread over the hosts.
+async fn count(hosts: &[Child], accounts: u64, callers: usize, time: Duration) -> Result<Counted> {
+    let each = callers / hosts.len();
+    let mut counts = JoinSet::new();
+    for host in hosts {
+        let path = "/v1/apps/sdk/call/transfer";
+        let load = Load::post_with(host.address, path, &accounts.to_string());
+        counts.spawn(async move { load.count(each, time).await });
+    }
+    let mut sum = Counted::default();
+    while let Some(count) = counts.join_next().await {
+        let one = count??;
+        sum.rate += one.rate;
+        sum.answers += one.answers;
+        sum.failed += one.failed;
+    }
+    Ok(sum)
+}

@@ -1,0 +1,434 @@
+//! Transactions that get in each other's way all the time: none fails for it.
+
+use super::bank::bank;
+use super::stage::{Stage, manifest, until};
+use kvasm::model::{AppName, Key, Limits, Op, Timestamp, WriteBatch};
+use kvasm::store::{
+    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
+};
+use kvasm::wasmtime::Caller;
+use kvasm::{CallError, Host, Invocation, InvokeError};
+use kvasm_tests::conformance::rng::{Rng, seed};
+use kvasm_tests::guests::module_with;
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// No truth hangs on how fast this machine is.
+const AGES: Duration = Duration::from_secs(120);
+const CALLERS: u64 = 64;
+const EACH: i64 = 1_000;
+
+async fn patient(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> Stage {
+    let builder = Host::builder().limits(Limits {
+        cpu_time: AGES,
+        wall_time: AGES,
+        ..Limits::default()
+    });
+    Stage::of(builder, store, keep).await
+}
+
+async fn on_sqlite() -> Stage {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteOptions::new(folder.path().join("kvasm.db"));
+    let store = SqliteStore::open(options).await.unwrap();
+    patient(Arc::new(store), Box::new(folder)).await
+}
+
+async fn on_memory(hosts: usize) -> Vec<Stage> {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let mut stages = Vec::new();
+    for _ in 0..hosts {
+        stages.push(patient(Arc::clone(&store), Box::new(())).await);
+    }
+    stages
+}
+
+async fn on_postgres() -> Vec<Stage> {
+    let url = tokio::task::spawn_blocking(kvasm_tests::postgres::fresh_database);
+    let mut options = PostgresOptions::new(url.await.unwrap());
+    options.max_connections = 8;
+    options.acquire_timeout = AGES;
+    options.statement_timeout = AGES;
+    let mut stages = Vec::new();
+    for _ in 0..2 {
+        let store = PostgresStore::connect(options.clone()).await.unwrap();
+        stages.push(patient(Arc::new(store), Box::new(())).await);
+    }
+    stages
+}
+
+/// How many keys of transactions are locked on a host.
+fn locks(stage: &Stage) -> i64 {
+    let text = stage.host.metrics().encode();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("kvasm_transaction_locks "));
+    line.unwrap().parse().unwrap()
+}
+
+async fn open_accounts(stage: &Stage, accounts: usize) {
+    stage.deploy(bank()).await;
+    for account in 0..accounts {
+        stage
+            .set("b", &format!("{account:02}"), &EACH.to_string())
+            .await;
+    }
+}
+
+async fn check_accounts(stages: &[Stage], accounts: usize) {
+    let all = stages[0].all("b").await;
+    let sum: i64 = all.iter().map(|(_, v)| v.parse::<i64>().unwrap()).sum();
+    assert_eq!((all.len(), sum), (accounts, accounts as i64 * EACH));
+    for stage in stages {
+        assert_eq!(locks(stage), 0, "a lock was left");
+    }
+}
+
+/// Transfers of 64 callers, spread over hosts.
+async fn transfer(stages: Vec<Stage>, accounts: usize, transfers: u64) {
+    let seed = seed();
+    println!("repeat this test with KVASM_TEST_SEED={seed}");
+    open_accounts(&stages[0], accounts).await;
+    let stages: Arc<[Stage]> = stages.into();
+    let start = Instant::now();
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let stages = Arc::clone(&stages);
+        let mut rng = Rng::new(seed ^ (caller << 32));
+        callers.spawn(async move {
+            let stage = &stages[caller as usize % stages.len()];
+            for _ in 0..transfers {
+                let (from, to) = (rng.below(accounts), rng.below(accounts));
+                stage.call("run", format!("{from:02}{to:02}0")).await;
+            }
+        });
+    }
+    callers.join_all().await;
+    let rate = (CALLERS * transfers) as f64 / start.elapsed().as_secs_f64();
+    println!("{accounts} accounts: {rate:.0} transfers a second");
+    check_accounts(&stages, accounts).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_transfer_over_two_accounts_fails_on_sqlite() {
+    transfer(vec![on_sqlite().await], 2, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_transfer_over_two_accounts_fails_in_memory() {
+    transfer(on_memory(1).await, 2, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_transfer_over_two_accounts_fails_on_two_hosts_in_memory() {
+    transfer(on_memory(2).await, 2, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_transfer_over_two_accounts_fails_on_two_hosts_of_postgres() {
+    transfer(on_postgres().await, 2, 5).await;
+}
+
+/// As the bank; each transfer also writes an entry of its own into the ledger "l": its
+/// key is the rest of the input, and its value the two accounts.
+fn bank_with_ledger() -> Vec<u8> {
+    let transfer = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
+    let add = |account: u32, amount: i32| {
+        format!(
+            "(if (i64.lt_s (call $kv_increment (i32.const 0) (i32.const 1) (i32.const {account})
+                (i32.const 2) (i64.const {amount}) (i32.const 200)) (i64.const 0))
+                (then unreachable))"
+        )
+    };
+    let body = format!(
+        "(drop (call $input_read (i32.const 0) (i32.const 100) (i32.const 13)))
+         {}
+         (if (i32.ne (i32.load8_u (i32.const 104)) (i32.const 48)) (then unreachable))
+         {}
+         (if (i64.lt_s (call $kv_set (i32.const 1) (i32.const 1) (i32.const 105) (i32.const 8)
+            (i32.const 100) (i32.const 4) (i32.const 1) (i32.const 0)) (i64.const 0))
+            (then unreachable))
+         (i32.const 0)",
+        add(100, -1),
+        add(102, 1)
+    );
+    module_with("bl", &transfer, &body)
+}
+
+/// The balances are those that the ledger makes: no transfer is lost, none is there in
+/// half. Those whose callers have not left are there.
+async fn check_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) {
+    // Somebody who has left may be committed between the two looks.
+    until("the balances are those of the ledger", async || {
+        agrees_with_ledger(stage, accounts, acknowledged).await
+    })
+    .await;
+}
+
+async fn agrees_with_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) -> bool {
+    let mut balances = vec![EACH; accounts];
+    let ledger = stage.all("l").await;
+    assert!(ledger.len() < 1_000, "that is one page");
+    for (_, transfer) in &ledger {
+        let account = |at: &str| at.parse::<usize>().unwrap();
+        balances[account(&transfer[..2])] -= 1;
+        balances[account(&transfer[2..])] += 1;
+    }
+    let found = stage.all("b").await;
+    let found: Vec<i64> = found.iter().map(|(_, v)| v.parse().unwrap()).collect();
+    for id in acknowledged {
+        let known = ledger.binary_search_by(|(key, _)| key.cmp(id));
+        assert!(known.is_ok(), "{id} was acknowledged and is lost");
+    }
+    found == balances
+}
+
+/// Transfers whose callers leave in the midst of them, on several hosts: what was
+/// done was done whole, everybody else gets through, and no lock stays.
+async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
+    const ACCOUNTS: usize = 4;
+    let seed = seed();
+    println!("repeat this test with KVASM_TEST_SEED={seed}");
+    open_accounts(&stages[0], ACCOUNTS).await;
+    stages[0].deploy(bank_with_ledger()).await;
+    let stages: Arc<[Stage]> = stages.into();
+    let left = Arc::new(AtomicU64::new(0));
+    let mut callers = JoinSet::new();
+    for caller in 0..24_u64 {
+        let (stages, left) = (Arc::clone(&stages), Arc::clone(&left));
+        let mut rng = Rng::new(seed ^ (caller << 32));
+        callers.spawn(async move {
+            let mut acknowledged = Vec::new();
+            for transfer in 0..transfers {
+                let stage = &stages[rng.below(stages.len())];
+                let id = format!("{:08}", caller * transfers + transfer);
+                let (from, to) = (rng.below(ACCOUNTS), rng.below(ACCOUNTS));
+                let trap = u8::from(rng.chance(1, 8));
+                let call = stage.try_call("run", format!("{from:02}{to:02}{trap}{id}"));
+                let leaves = match rng.chance(1, 3) {
+                    true => Duration::from_micros(rng.below(20_000) as u64),
+                    false => AGES,
+                };
+                match tokio::time::timeout(leaves, call).await {
+                    Err(_) => drop(left.fetch_add(1, Ordering::Relaxed)),
+                    Ok(Ok(_)) if trap == 0 => acknowledged.push(id),
+                    Ok(Ok(_)) => panic!("it should have trapped"),
+                    Ok(Err(InvokeError::Call(failure))) => {
+                        let error = failure.error;
+                        assert!(
+                            trap == 1 && matches!(error, CallError::Trap { .. }),
+                            "{error}"
+                        );
+                    }
+                    Ok(Err(error)) => panic!("{error}"),
+                }
+                // Beside them plain writes of the same entries, which add nothing.
+                if rng.chance(1, 8) {
+                    let app = stage.app().await;
+                    let caller = kvasm::service::Caller::new(&app, None);
+                    let key = kvasm::model::Key::parse(format!("{from:02}")).unwrap();
+                    let kv = stage.host.kv();
+                    let c = super::stage::collection("b");
+                    kv.increment(&caller, c, key, 0).await.unwrap();
+                }
+            }
+            acknowledged
+        });
+    }
+    let acknowledged = callers.join_all().await.concat();
+    println!("{} callers have left", left.load(Ordering::Relaxed));
+    assert!(left.load(Ordering::Relaxed) > 0, "nobody left");
+    // A commit whose caller has left may still be under way.
+    until("no lock is left", async || {
+        stages.iter().all(|stage| locks(stage) == 0)
+    })
+    .await;
+    check_accounts(&stages, ACCOUNTS).await;
+    check_ledger(&stages[0], ACCOUNTS, &acknowledged).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_leave_lose_no_lock_and_no_money_in_memory() {
+    callers_that_leave(on_memory(3).await, 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_leave_lose_no_lock_and_no_money_on_sqlite() {
+    callers_that_leave(vec![on_sqlite().await], 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_leave_lose_no_lock_and_no_money_on_postgres() {
+    callers_that_leave(on_postgres().await, 12).await;
+}
+
+/// Two runs that take two keys in opposite order, all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opposite_orders_do_not_wait_for_each_other() {
+    let stage = Arc::new(on_memory(1).await.remove(0));
+    open_accounts(&stage, 2).await;
+    let mut callers = JoinSet::new();
+    for caller in 0..16 {
+        let stage = Arc::clone(&stage);
+        callers.spawn(async move {
+            let input = if caller % 2 == 0 { "00010" } else { "01000" };
+            for _ in 0..25 {
+                stage.call("run", input).await;
+            }
+        });
+    }
+    callers.join_all().await;
+    let balances = [("00", "1000"), ("01", "1000")];
+    let balances = balances.map(|(k, v)| (k.to_owned(), v.to_owned()));
+    assert_eq!(stage.all("b").await, balances);
+    assert_eq!(locks(&stage), 0);
+}
+
+/// Adds 1 to the entry of the first two bytes of the input; computes in between if the
+/// third is not "0": briefly for "1", for ever for "2".
+fn adder() -> Vec<u8> {
+    let run = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
+    let body = "
+        (local $n i32)
+        (drop (call $input_read (i32.const 0) (i32.const 100) (i32.const 3)))
+        (drop (call $kv_has (i32.const 0) (i32.const 1) (i32.const 100) (i32.const 2)))
+        (if (i32.eq (i32.load8_u (i32.const 102)) (i32.const 49)) (then
+            (loop $more
+                (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br_if $more (i32.lt_u (local.get $n) (i32.const 20000000))))))
+        (if (i32.eq (i32.load8_u (i32.const 102)) (i32.const 50)) (then
+            (loop $more (br $more))))
+        (if (i64.lt_s (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 100) (i32.const 2)
+                (i64.const 1) (i32.const 200)) (i64.const 0)) (then unreachable))
+        (i32.const 0)";
+    module_with("b", &run, body)
+}
+
+/// A long run beside a stream of short ones over the same entry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_run_gets_through_a_stream_of_short_ones() {
+    let stage = Arc::new(on_memory(1).await.remove(0));
+    stage.deploy(adder()).await;
+    let ended = Arc::new(AtomicBool::new(false));
+    let mut stream = JoinSet::new();
+    for _ in 0..8 {
+        let (stage, ended) = (Arc::clone(&stage), Arc::clone(&ended));
+        stream.spawn(async move {
+            let mut count = 0;
+            while !ended.load(Ordering::Relaxed) {
+                stage.call("run", "000").await;
+                count += 1;
+            }
+            count
+        });
+    }
+    until("the stream flows", async || {
+        stage.get("b", "00").await.is_some()
+    })
+    .await;
+    for _ in 0..3 {
+        stage.call("run", "001").await;
+    }
+    ended.store(true, Ordering::Relaxed);
+    let short: u64 = stream.join_all().await.into_iter().sum();
+    assert_eq!(stage.get("b", "00").await, Some((short + 3).to_string()));
+}
+
+/// Reads the entry "k", and loops for ever once somebody has written it meanwhile.
+fn hostile() -> Vec<u8> {
+    let run = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
+    let text = format!(
+        "(module
+            (import \"kvasm_v1\" \"kv_has\" (func $kv_has (param i32 i32 i32 i32) (result i64)))
+            (import \"kvasm_v1\" \"kv_increment\"
+                (func $kv_increment (param i32 i32 i32 i32 i64 i32) (result i64)))
+            (import \"test_v1\" \"meanwhile\" (func $meanwhile (result i32)))
+            (memory (export \"memory\") 1) (data (i32.const 0) \"bk\") {run}
+            (func (export \"run\") (result i32)
+                (drop (call $kv_has (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)))
+                (if (call $meanwhile) (then (loop (br 0))))
+                (drop (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
+                    (i64.const 1) (i32.const 200)))
+                (i32.const 0)))"
+    );
+    wat::parse_str(text).unwrap()
+}
+
+/// A run that holds an entry and loops holds up the writes of that entry alone, and
+/// those until its deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_loops_holds_up_its_entry_alone_and_not_for_ever() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let (of_guest, runs) = (Arc::clone(&store), Arc::new(AtomicU64::new(0)));
+    let counted = Arc::clone(&runs);
+    let limits = Limits {
+        cpu_time: AGES,
+        wall_time: Duration::from_secs(10),
+        ..Limits::default()
+    };
+    let builder = Host::builder().limits(limits).extend(move |linker| {
+        linker.func_wrap_async(
+            "test_v1",
+            "meanwhile",
+            move |caller: Caller<'_, Invocation>, ()| {
+                let (store, runs) = (Arc::clone(&of_guest), Arc::clone(&counted));
+                let app = caller.data().guest_state().caller().app();
+                Box::new(async move {
+                    let before = runs.fetch_add(1, Ordering::Relaxed);
+                    if before == 0 {
+                        let op = Op::Increment {
+                            collection: super::stage::collection("b"),
+                            key: Key::parse("k").unwrap(),
+                            delta: 10,
+                        };
+                        let batch = WriteBatch {
+                            ops: vec![op],
+                            ..WriteBatch::new(app, Timestamp::now())
+                        };
+                        store.commit(batch).await.unwrap();
+                    }
+                    i32::from(before > 0)
+                })
+            },
+        )?;
+        Ok(())
+    });
+    let stage = Arc::new(Stage::of(builder, store, Box::new(())).await);
+    stage.deploy(hostile()).await;
+    let call = tokio::spawn({
+        let stage = Arc::clone(&stage);
+        async move { stage.try_call("run", "").await }
+    });
+    until("it holds the entry and loops", async || {
+        runs.load(Ordering::Relaxed) == 2
+    })
+    .await;
+    assert_eq!(locks(&stage), 1);
+    let set = tokio::spawn({
+        let stage = Arc::clone(&stage);
+        async move { stage.set("b", "k", "1").await }
+    });
+    // Others go on: other entries, reads of this one, and other apps.
+    for n in 0..100 {
+        stage.set("b", &format!("other-{n}"), "1").await;
+    }
+    assert_eq!(stage.get("b", "k").await.as_deref(), Some("10"));
+    let quiet = AppName::parse("quiet").unwrap();
+    let quiet = stage.host.create_app(quiet).await.unwrap();
+    let caller = kvasm::service::Caller::new(&quiet, None);
+    let (c, k) = (super::stage::collection("b"), Key::parse("k").unwrap());
+    let kv = stage.host.kv();
+    kv.increment(&caller, c, k, 1).await.unwrap();
+    assert!(!call.is_finished() && !set.is_finished());
+    let Err(InvokeError::Call(failure)) = call.await.unwrap() else {
+        panic!("it ended");
+    };
+    let error = failure.error;
+    assert!(matches!(error, CallError::Deadline { .. }), "{error}");
+    set.await.unwrap();
+    assert_eq!(stage.get("b", "k").await.as_deref(), Some("1"));
+    assert_eq!(locks(&stage), 0);
+}
