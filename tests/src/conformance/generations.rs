@@ -161,7 +161,7 @@ mod tests {
             parameters.contains("audit: Audit").then_some(name)
         });
         let operations: Vec<_> = operations.collect();
-        assert!(operations.len() >= 17, "only {operations:?} were found");
+        assert!(operations.len() >= 16, "only {operations:?} were found");
         for name in operations {
             assert!(tried.contains(&format!("        store.{name}(")), "{name}");
         }

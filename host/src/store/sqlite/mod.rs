@@ -296,7 +296,7 @@ impl Store for SqliteStore {
             let (collection, key) = (collection.clone(), key.clone());
             move |conn: &_| read::get(conn, app, &collection, &key, now)
         };
-        self.read_short_of(app, || None, read, later).await
+        self.read_short(Some(app), read, later).await
     }
 
     async fn has(

@@ -196,9 +196,12 @@ pub(super) fn get(
 ) -> rusqlite::Result<Option<Entry>> {
     connection
         .prepare_cached(
+            // Entries of a deleted app may be there, and are absent. In one statement with
+            // the read, which otherwise costs two transactions.
             "SELECT value, version, created_at, updated_at, expires_at FROM kv_entries
              WHERE app_id = ?1 AND collection = ?2 AND key = ?3
-               AND (expires_at IS NULL OR expires_at > ?4)",
+               AND (expires_at IS NULL OR expires_at > ?4)
+               AND NOT EXISTS (SELECT 1 FROM apps WHERE id = ?1 AND deleted_at IS NOT NULL)",
         )?
         .query_row(
             (
