@@ -114,7 +114,7 @@ async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
         Some(spec) => spec.clone(),
         None => open::default_store()?,
     };
-    let store = open::store(&spec, metrics.clone(), config.migrate, &config).await?;
+    let store = open::store(&spec, metrics.clone(), config.migrate, config).await?;
     let host = Host::builder()
         .shared_store(store)
         .metrics(metrics)

@@ -286,7 +286,7 @@ mod tests {
         struct AskAtTheEnd(Arc<Looks<u32>>);
         impl Drop for AskAtTheEnd {
             fn drop(&mut self) {
-                let look = self.0.look(|| std::future::pending());
+                let look = self.0.look(std::future::pending);
                 let mut context = std::task::Context::from_waker(std::task::Waker::noop());
                 assert!(pin!(look).poll(&mut context).is_pending());
             }

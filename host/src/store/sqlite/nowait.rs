@@ -100,5 +100,6 @@ pub(super) fn name() -> Option<&'static std::ffi::CStr> {
 #[allow(unsafe_code)]
 mod vfs;
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;
