@@ -275,7 +275,11 @@ impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
         let now = Timestamp::now().0;
         let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
-        let probe = || sqlx::query(sql::PROBE).bind(now).bind(filler.as_slice());
+        let probe = || {
+            sqlx::query(sql::server::PROBE)
+                .bind(now)
+                .bind(filler.as_slice())
+        };
         self.pool.read(probe).await?;
         // A gauge says nothing of whether the store takes writes.
         if let Err(error) = self.look_at_snapshots().await {

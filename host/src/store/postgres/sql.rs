@@ -493,8 +493,6 @@ statements! {
     );
     /// Draws versions for sets that a later operation of the same batch replaces.
     DRAW = "SELECT nextval('kv_version') FROM generate_series(1, $1::integer)";
-    /// Now, filler: a write that tells whether the database takes writes.
-    PROBE = "UPDATE health SET at = $1, filler = $2 WHERE id = 1";
 }
 
 #[cfg(test)]
