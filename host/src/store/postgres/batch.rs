@@ -134,7 +134,10 @@ fn answers(done: &[Done], sums: &Sums) -> Vec<Applied> {
     done.iter().enumerate().map(answer).collect()
 }
 
-fn failed_checks(write: &WriteBatch, found: &BTreeMap<Address<'_>, Version>) -> Vec<usize> {
+pub(super) fn failed_checks(
+    write: &WriteBatch,
+    found: &BTreeMap<Address<'_>, Version>,
+) -> Vec<usize> {
     let checks = write.checks.iter().enumerate();
     let failed = checks.filter(|(_, check)| {
         let address = (check.collection.as_str(), check.key.as_str());

@@ -1,7 +1,8 @@
-//! Writes of one statement: one operation with at most one check on its key, an
-//! increment, and sets of many keys without a check.
+//! The way of each batch. Writes of one statement of the host's: one operation with at
+//! most one check on its key, an increment, and sets of many keys without a check.
 
 use super::classify::over_grant;
+use super::once::{self, Once};
 use super::plan::{Address, address};
 use super::pool::{Pool, Statement};
 use super::transaction::Stop;
@@ -16,31 +17,45 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed, StoreError> {
+    // What makes deliveries in a statement knows of no bounds but those of a call's own
+    // write, and of no delivery that it is done with.
+    let plain = write.depth == 0 && write.acknowledge.is_none();
     let done = match (write.checks.as_slice(), write.ops.as_slice()) {
-        // The short ways know of no bounds but those of a call's own write.
-        _ if write.audit.is_some() || write.acknowledge.is_some() || write.depth > 0 => {
-            return batch::commit(pool, write).await;
-        }
-        ([], []) => {
+        _ if write.audit.is_some() => return batch::commit(pool, write).await,
+        ([], []) if plain => {
             app_there(read::app_exists(pool, write.app_id).await?)?;
             return Ok(Committed::default());
         }
-        ([], [op]) => one(pool, write, op, None).await,
+        (_, []) if write.acknowledge.is_none() => once::check(pool, write).await,
+        ([], [op]) if plain => one(pool, write, op, None).await,
         ([check], [op @ (Op::Set { .. } | Op::Delete { .. })])
-            if (check.collection.as_str(), check.key.as_str()) == address(op) =>
+            if plain && (check.collection.as_str(), check.key.as_str()) == address(op) =>
         {
             one(pool, write, op, Some(check.expect)).await
         }
-        ([], ops) if distinct_sets(ops) => match sets(pool, write).await {
-            // There is no such app, or a trigger that watches: this finds out.
+        ([], ops) if write.acknowledge.is_none() && distinct_sets(ops) => {
+            match sets(pool, write).await {
+                // There is no such app, or a trigger that watches: this finds out.
+                Ok(None) => return batch::commit(pool, write).await,
+                other => other.map(Option::unwrap_or_default),
+            }
+        }
+        _ => match once(pool, write).await {
             Ok(None) => return batch::commit(pool, write).await,
             other => other.map(Option::unwrap_or_default),
         },
-        _ => return batch::commit(pool, write).await,
     };
     match done {
         Err(Stop::Error(error)) if over_grant(&error) => batch::commit_over_all(pool, write).await,
         other => Ok(other?),
+    }
+}
+
+/// `None` if it takes a transaction.
+async fn once(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Stop> {
+    match Once::of(write) {
+        Some(once) => once.commit(pool).await,
+        None => Ok(None),
     }
 }
 
@@ -228,6 +243,18 @@ impl<'b> SetRow<'b> {
             size: size(address, value.as_bytes().len()),
             expires_at: expires_at.map(|at| at.0),
         })
+    }
+
+    /// Binds JSON, bytes, sizes and expiries as arrays, with nothing where there is no set.
+    pub(super) fn bind_some<'q>(statement: Statement<'q>, rows: &[Option<Self>]) -> Statement<'q> {
+        let rows = || rows.iter().map(Option::as_ref);
+        let json: Vec<_> = rows().map(|row| row.and_then(|row| row.json)).collect();
+        let bytes: Vec<_> = rows().map(|row| row.and_then(|row| row.bytes)).collect();
+        let sizes: Vec<_> = rows().map(|row| row.map(|row| row.size)).collect();
+        let expiries: Vec<_> = rows()
+            .map(|row| row.and_then(|row| row.expires_at))
+            .collect();
+        statement.bind(json).bind(bytes).bind(sizes).bind(expiries)
     }
 
     fn bind(&self, text: &'static str, app: AppId, now: Timestamp) -> Statement<'static> {

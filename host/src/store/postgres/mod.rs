@@ -1,8 +1,9 @@
 //! The store on Postgres, for any number of hosts at once.
 //!
-//! `sql` has every statement, `read` and `commit` run what takes one of them,
-//! `batch` what takes a transaction, worked out by `plan` and `increments`. `usage`
-//! counts what entries and deliveries take and holds apps to their quotas.
+//! `sql` has every statement, `read` and `commit` run what takes one of them, `once` calls
+//! a function of the database that is a whole batch, and `batch` runs what takes a
+//! transaction, worked out by `plan` and `increments`. `usage` counts what entries and
+//! deliveries take and holds apps to their quotas.
 //!
 //! `fire` makes the deliveries of a transaction, `outbox` hands them out (`horizon` says
 //! where it begins to look), `handling` ends them, and `rows` decodes them. `registry` is
@@ -27,6 +28,7 @@ mod increments;
 mod lease;
 mod letters;
 mod migrate;
+mod once;
 mod outbox;
 mod outstanding;
 mod plan;
@@ -273,7 +275,11 @@ impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
         let now = Timestamp::now().0;
         let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
-        let probe = || sqlx::query(sql::PROBE).bind(now).bind(filler.as_slice());
+        let probe = || {
+            sqlx::query(sql::server::PROBE)
+                .bind(now)
+                .bind(filler.as_slice())
+        };
         self.pool.read(probe).await?;
         // A gauge says nothing of whether the store takes writes.
         if let Err(error) = self.look_at_snapshots().await {

@@ -436,6 +436,15 @@ statements! {
         "SELECT k.collection, k.key, f.version FROM ", given_keys!(), ", ",
         each_given!("e.version")
     );
+    /// App, collections, keys, now: each key with the version of its live entry, if there
+    /// is one, and whether there is the app.
+    LOOK = concat!(
+        "SELECT k.collection, k.key, f.version, ", app_exists!(), " FROM ", given_keys!(),
+        " LEFT JOIN ", each_given!("e.version"), " ON true"
+    );
+    /// A whole batch; see the function, which migration 9 has made, for its parameters.
+    COMMIT_ENTRIES = "SELECT c.outcome, c.of_collection, c.of_key, c.of_version \
+        FROM commit_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) AS c";
     /// App, collections, keys, the time before all times. Makes entries count as
     /// deleted for a SET that follows in the same transaction. A DELETE would not
     /// do: who waits for the row would find it gone, and not see the new one.
@@ -484,8 +493,6 @@ statements! {
     );
     /// Draws versions for sets that a later operation of the same batch replaces.
     DRAW = "SELECT nextval('kv_version') FROM generate_series(1, $1::integer)";
-    /// Now, filler: a write that tells whether the database takes writes.
-    PROBE = "UPDATE health SET at = $1, filler = $2 WHERE id = 1";
 }
 
 #[cfg(test)]

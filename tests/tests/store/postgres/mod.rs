@@ -5,6 +5,7 @@ mod doors;
 mod errors;
 mod handing_out;
 mod modules;
+mod once;
 mod outages;
 mod proxy;
 mod sharing;

@@ -26,7 +26,7 @@ pub fn audit() -> Audit {
     }
 }
 
-fn quota(entries: impl Into<Option<u64>>, bytes: impl Into<Option<u64>>) -> AppLimits {
+pub fn quota(entries: impl Into<Option<u64>>, bytes: impl Into<Option<u64>>) -> AppLimits {
     AppLimits {
         quota: Quota {
             entries: entries.into(),
@@ -37,7 +37,7 @@ fn quota(entries: impl Into<Option<u64>>, bytes: impl Into<Option<u64>>) -> AppL
 }
 
 /// Two hosts on one database, and an app with a quota as each of them sees it.
-async fn two_hosts(options: &PostgresOptions, limits: AppLimits) -> [Tenant; 2] {
+pub async fn two_hosts(options: &PostgresOptions, limits: AppLimits) -> [Tenant; 2] {
     let kits = [
         connect(options.clone()).await,
         connect(options.clone()).await,
@@ -53,7 +53,7 @@ async fn two_hosts(options: &PostgresOptions, limits: AppLimits) -> [Tenant; 2] 
     })
 }
 
-async fn used(app: &Tenant) -> Usage {
+pub async fn used(app: &Tenant) -> Usage {
     app.store.usage(app.id).await.expect("usage")
 }
 

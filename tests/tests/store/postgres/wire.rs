@@ -5,7 +5,7 @@ use super::{connect, options, psql};
 use kvasm::model::{Applied, ListQuery};
 use kvasm::store::{PostgresOptions, StoreError};
 use kvasm_tests::conformance::event_kit::increment;
-use kvasm_tests::conformance::kit::{Tenant, absent, at_version, bytes, delete, list, set};
+use kvasm_tests::conformance::kit::{self, Tenant, absent, at_version, bytes, delete, list, set};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -162,9 +162,11 @@ async fn one_round_trip_for_what_is_fired_and_claimed() {
             .await
             .expect("done");
     };
-    // The set, the claim; BEGIN, the app, the delivery, the key, the set, the end of
-    // the delivery, what is used, COMMIT.
-    assert_eq!(statements(&line, acknowledged).await, 10);
+    assert_eq!(
+        statements(&line, acknowledged).await,
+        3,
+        "a set, a claim, what the handler has written"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,13 +179,85 @@ async fn round_trips_of_batches() {
     };
     let bulk = statements(&line, async || app.commit(vec![], sets()).await).await;
     assert_eq!(bulk, 1, "sets of different keys");
-    // BEGIN, the app, the keys, the sets, the deletions, COMMIT.
     let mixed = async || {
         let mut ops = sets();
         ops.extend((100..200).map(|at| delete("c", &format!("k{at}"))));
         app.commit(vec![], ops).await;
     };
-    assert_eq!(statements(&line, mixed).await, 6, "sets and deletions");
+    assert_eq!(statements(&line, mixed).await, 1, "sets and deletions");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_is_its_reads_and_one_round_trip() {
+    let (app, line) = behind_proxy().await;
+    for key in ["a", "b"] {
+        app.set("c", key, bytes("1")).await;
+    }
+    let read = async |key| {
+        let entry = app.get("c", key).await.unwrap();
+        at_version("c", key, entry.version)
+    };
+    let sets = || vec![set("c", "a", bytes("2")), set("c", "b", bytes("2"))];
+    let transfer = async || {
+        let checks = vec![read("a").await, read("b").await];
+        app.commit(checks, sets()).await;
+    };
+    assert_eq!(
+        statements(&line, transfer).await,
+        3,
+        "two reads, two writes"
+    );
+    let with_an_absent_one = async || {
+        let checks = vec![read("a").await, absent("c", "z")];
+        app.commit(checks, vec![set("d", "k", bytes("2")), delete("c", "x")])
+            .await;
+    };
+    let count = statements(&line, with_an_absent_one).await;
+    assert_eq!(count, 2, "a read, and what creates and deletes");
+    let loses = async || {
+        let checks = vec![absent("c", "z"), absent("c", "b")];
+        assert_eq!(app.conflict(checks, sets()).await, [1]);
+    };
+    assert_eq!(statements(&line, loses).await, 1, "a lost one");
+    let checks_alone = async || {
+        let checks = vec![read("a").await, absent("c", "z")];
+        app.commit(checks, vec![]).await;
+        let failed = app.conflict(vec![absent("c", "z"), absent("c", "a")], vec![]);
+        assert_eq!(failed.await, [1]);
+    };
+    assert_eq!(statements(&line, checks_alone).await, 3, "checks alone");
+    let keys = ["a", "b", "z"].map(|key| (kit::collection("c"), kit::key(key)));
+    let many = async || {
+        let found = app.store.get_many(app.id, &keys, app.now, 100).await;
+        assert_eq!(found.expect("entries").iter().flatten().count(), 2);
+    };
+    assert_eq!(statements(&line, many).await, 1, "many reads at once");
+}
+
+/// What one round trip cannot do. That a trigger watches costs one to find out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn round_trips_of_what_takes_a_transaction() {
+    let (app, line) = behind_proxy().await;
+    app.watch("t", "c").await;
+    let watched = async || {
+        let ops = vec![set("c", "a", bytes("2")), delete("d", "b")];
+        app.commit(vec![], ops).await;
+    };
+    // In vain; BEGIN, the app, the keys, the set, the deletion, the deliveries, what is
+    // used, COMMIT.
+    assert_eq!(statements(&line, watched).await, 9);
+    // A key that is checked twice: its read; BEGIN, the app, the keys, a look at them, the
+    // sets, COMMIT.
+    let transaction = async || {
+        let entry = app.get("e", "a").await.unwrap();
+        let check = at_version("e", "a", entry.version);
+        let sets = ["a", "b"].map(|key| set("e", key, bytes("2")));
+        app.commit(vec![check.clone(), check], sets.to_vec()).await;
+    };
+    for key in ["a", "b"] {
+        app.set("e", key, bytes("1")).await;
+    }
+    assert_eq!(statements(&line, transaction).await, 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

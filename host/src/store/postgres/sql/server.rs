@@ -46,4 +46,6 @@ statements! {
     CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
     /// Keys are compared as UTF-8, and only a database in UTF-8 holds them all.
     ENCODING = "SHOW server_encoding";
+    /// Now, filler: a write that tells whether the database takes writes.
+    PROBE = "UPDATE health SET at = $1, filler = $2 WHERE id = 1";
 }

@@ -1,6 +1,25 @@
-//! What holds of every statement.
+//! What holds of every statement, and of those within functions.
 
 use super::{ALL, letters, outbox, registry, server, triggers, usage};
+use std::sync::LazyLock;
+
+/// The functions that are statements of their own, each on one line.
+static FUNCTIONS: LazyLock<[(&str, String); 1]> = LazyLock::new(|| {
+    let text = include_str!("../../../../../migrations/postgres/0009_commits.sql");
+    let code = text
+        .lines()
+        .map(|line| line.split("--").next().unwrap_or(""));
+    [(
+        "commit_entries",
+        squeezed(&code.collect::<Vec<_>>().join(" ")),
+    )]
+});
+
+/// One space for all that is between two words, and none within brackets.
+fn squeezed(sql: &str) -> String {
+    let words: Vec<_> = sql.split_whitespace().collect();
+    words.join(" ").replace("( ", "(").replace(" )", ")")
+}
 
 fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     let lists = [
@@ -12,7 +31,8 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         triggers::ALL,
         server::ALL,
     ];
-    lists.into_iter().flatten().copied()
+    let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
+    lists.into_iter().flatten().copied().chain(functions)
 }
 
 /// The places of a needle in a statement, each with what follows it.
@@ -197,7 +217,8 @@ fn no_update_calls_a_volatile_function() {
     for (name, sql) in all() {
         for rest in after(sql, " SET ") {
             updates += 1;
-            let end = rest.find(" RETURNING ").unwrap_or(rest.len());
+            let ends = [" RETURNING ", ";"].iter().filter_map(|end| rest.find(end));
+            let end = ends.min().unwrap_or(rest.len());
             for function in volatile {
                 assert!(
                     !rest[..end].contains(function),
@@ -207,6 +228,46 @@ fn no_update_calls_a_volatile_function() {
         }
     }
     assert!(updates >= 5, "only {updates} updates were found");
+}
+
+/// What a function has in common with a transaction, so that neither is changed alone.
+#[test]
+fn a_batch_in_one_round_trip_does_what_the_transaction_does() {
+    let [(_, function)] = &*FUNCTIONS;
+    let named = |sql: &str, names: &[(&str, &str)]| {
+        let renamed = |sql: String, (from, to): &(&str, &str)| sql.replace(from, to);
+        names.iter().fold(squeezed(sql), renamed)
+    };
+    let delivery = [
+        ("$2", "of_trigger"),
+        ("$3", "of_chain"),
+        ("$4", "of_seq"),
+        ("$5", "of_lease"),
+    ];
+    let done = [delivery[0], delivery[1], delivery[2], ("$5", "now_ms")];
+    let before_all_times = "(-9223372036854775808)::bigint";
+    let held = [
+        (
+            "unnest($2::text[], $3::text[])",
+            "unnest(collections, keys)",
+        ),
+        ("$4::bigint", before_all_times),
+    ];
+    let parts = [
+        named(super::LOCK_APP, &[("SELECT a.id", "PERFORM 1")]),
+        named(outbox::HOLD_DELIVERY, &delivery)
+            .replace("d.size, d.series", "d.size INTO delivered"),
+        named(super::HOLD, &held),
+        named(outbox::FINISH, &done),
+        squeezed(overwrite!()),
+        squeezed(over_grant!()),
+        named(live!("$4"), &[("$4", "now_ms")]),
+        format!("{} * (g.size <> 0)::integer", entry_bytes!()),
+        format!("{} * (w.replaced = 0)::integer", entry_bytes!()),
+    ];
+    for part in parts {
+        assert!(function.contains(&part), "no {part:?} in {function}");
+    }
 }
 
 #[test]
@@ -247,6 +308,7 @@ fn no_other_file_has_sql_of_its_own() {
         ("horizon.rs", include_str!("../horizon.rs")),
         ("increments.rs", include_str!("../increments.rs")),
         ("letters.rs", include_str!("../letters.rs")),
+        ("once.rs", include_str!("../once.rs")),
         ("outbox.rs", include_str!("../outbox.rs")),
         ("rows.rs", include_str!("../rows.rs")),
         ("triggers.rs", include_str!("../triggers.rs")),

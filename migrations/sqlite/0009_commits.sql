@@ -1,0 +1,2 @@
+-- Nothing on SQLite; the number is that of a change on Postgres.
+SELECT 1;
