@@ -1,9 +1,10 @@
 -- A batch of checks, sets and deletions in one round trip.
 
--- What the transaction of a batch does (as `batch` of the store), statement by statement,
+-- What the transaction of a batch does (`batch.rs` of the store), statement by statement,
 -- with the same locks in the same order: the app, the delivery, the keys in their order,
--- the trigger, the next delivery, the slot of usage. Each statement of a function sees what was committed before it began, so a look
--- after a lock sees what the lock has waited for. `$1` is the app, as in every statement.
+-- the trigger, the next delivery, the slot of usage. Each statement of a function sees
+-- what was committed before it began, so a look after a lock sees what the lock has
+-- waited for. `$1` is the app, as in every statement.
 --
 -- The arrays have one element for each key, which occurs once: what is done with it
 -- ('set', 'delete', or 'check' for nothing), the version that is expected before it (0 for
