@@ -12,7 +12,7 @@ use crate::runtime::{
     Request, Response, Runtime, RuntimeError, Target,
 };
 use crate::service::{
-    Access, Admin, Admission, CallContext, Caller, Deadline, Health, Kv, KvService, Lanes, Logs,
+    Access, Admin, Admission, CallContext, Caller, Deadline, Health, KeyLocks, Kv, KvService, Logs,
     Seen, ServiceError, Services, StoredDeadLetters, Wakes, WriteRates,
 };
 use crate::store::{MemoryStore, Store, StoreError};
@@ -219,11 +219,11 @@ impl HostBuilder {
             .store
             .unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let wakes = Arc::new(Wakes::default());
-        let lanes = Lanes::new(metrics.clone());
+        let locks = KeyLocks::new(metrics.clone());
         let services = self.services.unwrap_or_else(|| {
             let events = Arc::clone(&wakes) as Arc<dyn crate::service::Events>;
             let kv = KvService::new(Arc::clone(&store), events.clone(), metrics.clone(), &limits)
-                .with_lanes(Arc::clone(&lanes), &limits);
+                .with_key_locks(Arc::clone(&locks), &limits);
             Services {
                 kv: Arc::new(kv),
                 dead_letters: Arc::new(StoredDeadLetters(Arc::clone(&store))),
@@ -247,7 +247,7 @@ impl HostBuilder {
             runtime: Arc::new(runtime),
             store,
             services,
-            lanes,
+            locks,
             wakes,
             limits,
             metrics,
@@ -262,7 +262,7 @@ pub struct Host(Arc<Parts>);
 struct Parts {
     store: Arc<dyn Store>,
     services: Services,
-    lanes: Arc<Lanes>,
+    locks: Arc<KeyLocks>,
     wakes: Arc<Wakes>,
     access: Arc<Access>,
     admin: Admin,
@@ -408,6 +408,7 @@ impl Host {
             delivery: None,
             transaction: false,
             gives_way: None,
+            place: None,
         };
         self.0.runtime.call(&plugin.compiled, request).await
     }

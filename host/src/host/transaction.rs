@@ -5,12 +5,11 @@ use crate::abi::{DeliveryContext, GuestLog};
 use crate::model::Receipt;
 use crate::runtime::{CallError, CallFailure, Request, Response, Target};
 use crate::service::{
-    Address, CallContext, Held, Lane, Lanes, ServiceError, Services, Stage, Timeout, Transaction,
+    Address, CallContext, Held, KeyLocks, Lane, Place, ServiceError, Services, Stage, Transaction,
     Way,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tokio::sync::Notify;
 
 /// Of how many discarded runs the log is kept.
 const DISCARDED_MAX: usize = 4;
@@ -51,7 +50,7 @@ impl<'p> Run<'p> {
         }
     }
 
-    fn request(&self, services: Services, gives_way: Arc<Notify>) -> Request {
+    fn request(&self, services: Services) -> Request {
         Request {
             context: self.context.clone(),
             app_name: Arc::clone(&self.plugin.app_name),
@@ -63,7 +62,8 @@ impl<'p> Run<'p> {
                 .as_ref()
                 .map(|(context, _)| Arc::clone(context)),
             transaction: true,
-            gives_way: Some(gives_way),
+            gives_way: None,
+            place: None,
         }
     }
 
@@ -97,59 +97,75 @@ enum Loss {
     GaveWay,
 }
 
-/// The locks that a run holds which has lost, and what they are for.
-#[derive(Default)]
+/// The locks of a call, and what they are for.
 struct Locks {
-    held: Option<Held>,
+    locks: Arc<KeyLocks>,
+    held: Held,
+    /// What those before the next run have touched, where it has not the locks.
+    wants: BTreeSet<Address>,
     keys: BTreeSet<Address>,
+    chains: bool,
 }
 
 impl Locks {
-    /// Before the next run. One that has all that the last touched keeps it; the
-    /// others start with the locks of all that was ever touched, in order.
-    async fn renew(
-        &mut self,
-        lanes: &Arc<Lanes>,
-        context: &CallContext,
-        touched: BTreeSet<Address>,
-    ) -> Result<(), Timeout> {
-        if let Some(held) = &self.held
-            && held.lane().holds(&touched)
-        {
-            held.lane().pause();
-            return Ok(());
+    fn new(locks: &Arc<KeyLocks>, context: &CallContext) -> Locks {
+        Locks {
+            locks: Arc::clone(locks),
+            held: Lane::open(locks, context.caller.app()),
+            wants: BTreeSet::new(),
+            keys: BTreeSet::new(),
+            chains: true,
         }
-        // Never waits for one while it holds others.
-        self.held = None;
+    }
+
+    /// How the next run goes about what others hold.
+    fn way(&mut self, context: &CallContext) -> Way {
+        let way = Way::new(
+            Arc::clone(&self.locks),
+            context.caller.app(),
+            Arc::clone(self.held.lane()),
+            std::mem::take(&mut self.wants),
+            context.deadline.clone(),
+        );
+        match self.chains {
+            true => way,
+            false => way.unchained(),
+        }
+    }
+
+    /// After a run that lost. If it had the locks of all that it touched, the next has
+    /// them. If not, that begins with those of all that was ever touched, in order.
+    fn renew(&mut self, touched: BTreeSet<Address>, kind: Loss) {
+        if let Loss::Conflict = kind {
+            // Then it wants to be the only one for once.
+            self.chains &= !self.held.lane().is_used();
+        }
+        if !touched.is_empty() && self.held.lane().holds(&touched) {
+            return;
+        }
         if self.keys.len() + touched.len() > KEYS_MAX {
             self.keys.clear();
         }
         self.keys.extend(touched);
-        let taken = lanes.take(context.caller.app(), self.keys.clone());
-        let held = context.deadline.within(Stage::Lane, taken).await?;
-        self.held = Some(held);
-        Ok(())
-    }
-
-    fn lane(&self) -> Option<Arc<Lane>> {
-        self.held.as_ref().map(|held| Arc::clone(held.lane()))
+        self.wants = self.keys.clone();
+        self.held = Lane::open(&self.locks, self.held.lane().app());
     }
 }
 
 impl Host {
     /// Runs until a run commits, or fails by itself, or the time is up. All runs and
-    /// their commits together have the time of one call. The first run takes no
-    /// locks; those after one that lost do.
+    /// their commits together have the time of one call, and one instance at a time,
+    /// whose place they keep: others may wait for their locks.
     pub(super) async fn run_transaction(&self, run: Run<'_>) -> Result<Response, CallFailure> {
         let deadline = &run.context.deadline;
+        let place = self.0.runtime.place(&run.context).await;
+        let place = place.map_err(|error| run.failure(error, GuestLog::new(0, 0)))?;
         let mut discarded = Vec::new();
-        let mut locks = Locks::default();
-        let mut chains = true;
+        let mut locks = Locks::new(&self.0.locks, &run.context);
         for runs in 1.. {
             let is_late = deadline.is_half_spent();
-            let lane = locks.lane();
-            let had_lane = lane.is_some();
-            let error = match self.run_once(&run, lane, chains).await {
+            let way = locks.way(&run.context);
+            match self.run_once(&run, way, &place).await {
                 Ended::Done(response) => {
                     return Ok(Response {
                         discarded,
@@ -164,36 +180,28 @@ impl Host {
                     });
                 }
                 Ended::Lost { log, touched, kind } => {
-                    // Then it wants to be the only one for once.
-                    chains &= !(had_lane && matches!(kind, Loss::Conflict));
                     self.0.metrics.transaction_rerun();
                     if discarded.len() < DISCARDED_MAX {
                         discarded.push(log);
                     }
-                    let renewed = locks.renew(&self.0.lanes, &run.context, touched).await;
-                    match renewed {
-                        Ok(()) if !deadline.has_passed() => continue,
-                        Ok(()) => deadline.timeout(Stage::Other),
-                        Err(timeout) => timeout,
-                    }
+                    locks.renew(touched, kind);
                 }
-            };
-            let error = CallError::Conflict {
-                runs,
-                timeout: error,
-            };
-            return Err(CallFailure {
-                discarded,
-                ..run.failure(error, GuestLog::new(0, 0))
-            });
+            }
+            if deadline.has_passed() {
+                let timeout = deadline.timeout(Stage::Other);
+                let error = CallError::Conflict { runs, timeout };
+                return Err(CallFailure {
+                    discarded,
+                    ..run.failure(error, GuestLog::new(0, 0))
+                });
+            }
         }
         // Nobody counts so far before the deadline.
         Err(run.failure(deadline.timeout(Stage::Other).into(), GuestLog::new(0, 0)))
     }
 
-    async fn run_once(&self, run: &Run<'_>, lane: Option<Arc<Lane>>, chains: bool) -> Ended {
+    async fn run_once(&self, run: &Run<'_>, way: Way, place: &Arc<Place>) -> Ended {
         let caller = &run.context.caller;
-        let way = Way::new(Arc::clone(&self.0.lanes), caller.app(), lane, chains);
         let gives_way = way.gives_way();
         let kv = Arc::clone(&self.0.services.kv);
         let transaction = Arc::new(Transaction::new(kv, &self.0.limits).with_way(way));
@@ -202,7 +210,11 @@ impl Host {
             ..self.0.services.clone()
         };
         let compiled = &run.plugin.compiled;
-        let request = run.request(services, gives_way);
+        let request = Request {
+            gives_way: Some(gives_way),
+            place: Some(Arc::clone(place)),
+            ..run.request(services)
+        };
         match self.0.runtime.call(compiled, request).await {
             Ok(response) => self.commit(run, &transaction, response).await,
             Err(failure) if transaction.gave_way() && failure.error.may_come_of_giving_way() => {
@@ -225,7 +237,7 @@ impl Host {
         let CallContext {
             caller, deadline, ..
         } = &run.context;
-        if transaction.gave_way() {
+        if transaction.gave_way() || !transaction.claim() {
             return lost(transaction, response.log, Loss::GaveWay);
         }
         let committed = match transaction.linked_batch(receipt) {
@@ -265,11 +277,13 @@ fn lost(transaction: &Transaction, log: GuestLog, kind: Loss) -> Ended {
     }
 }
 
-/// A run that began late, as those before it had lost, is not to blame for not
-/// ending in time.
+/// A run that waited for others, or began late, as those before it had lost, is not to
+/// blame for not ending in time.
 fn lost_time(error: CallError, runs: u32, is_late: bool) -> CallError {
     match error {
-        CallError::Deadline { timeout, .. } if runs > 1 && is_late => {
+        CallError::Deadline { timeout, .. }
+            if (runs > 1 && is_late) || timeout.longest() == Stage::Lane =>
+        {
             CallError::Conflict { runs, timeout }
         }
         other => other,

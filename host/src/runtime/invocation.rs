@@ -9,7 +9,7 @@ use crate::abi::{
     DeliveryContext, GuestLog, GuestState, GuestView, Turns, printable, printable_start,
 };
 use crate::model::{Exports, Invalid, Limits, Subject};
-use crate::service::{CallContext, Services, Stage};
+use crate::service::{CallContext, Place, Services, Stage};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -50,6 +50,8 @@ pub struct Request {
     pub transaction: bool,
     /// Ends the run soon after it is notified, as [`CallError::Conflict`].
     pub(crate) gives_way: Option<Arc<Notify>>,
+    /// The place of its instance, if it has one already.
+    pub(crate) place: Option<Arc<Place>>,
 }
 
 impl CompiledPlugin {
@@ -267,19 +269,13 @@ impl Runtime {
         let request_id = request.context.request_id;
         let refused = |error| CallFailure::before_the_run(error, request_id);
         check_input(&self.limits, &request.input).map_err(|e| refused(e.into()))?;
-        let waiting = self.metrics.waiting_for_instance();
-        let CallContext {
-            caller, deadline, ..
-        } = &request.context;
-        let slot = self.slots.take(caller.app(), 1, 0);
-        let _slot = match deadline.within(Stage::Instance, slot).await {
-            Ok(slot) => slot,
-            Err(timeout) => return Err(refused(timeout.into())),
+        let _place = match &request.place {
+            Some(place) => Arc::clone(place),
+            None => self.place(&request.context).await.map_err(refused)?,
         };
-        drop(waiting);
         let _instance = self.metrics.instance();
 
-        let (gives_way, deadline) = (request.gives_way.clone(), deadline.clone());
+        let (gives_way, deadline) = (request.gives_way.clone(), request.context.deadline.clone());
         let mut store = self.store(name, request);
         let run = run(&mut store, plugin, function);
         let result = match gives_way {
@@ -316,6 +312,18 @@ impl Runtime {
         }
     }
 
+    /// Waits for the place of an instance, for one run or for several.
+    ///
+    /// # Errors
+    /// [`CallError::Deadline`] if none is free in time.
+    pub(crate) async fn place(&self, context: &CallContext) -> Result<Arc<Place>, CallError> {
+        let _waiting = self.metrics.waiting_for_instance();
+        let place = self.slots.take(context.caller.app(), 1, 0);
+        let place = context.deadline.within(Stage::Instance, place).await?;
+        let gone = || CallError::Host("the queue for instances is gone".into());
+        place.map(Arc::new).ok_or_else(gone)
+    }
+
     fn store(&self, function: Arc<str>, request: Request) -> Store<Invocation> {
         let Request {
             context,
@@ -326,6 +334,7 @@ impl Runtime {
             delivery,
             transaction,
             gives_way: _,
+            place: _,
         } = request;
         let limits = Arc::clone(&self.limits);
         let limiter = MemoryLimiter::new(

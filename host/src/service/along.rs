@@ -1,7 +1,7 @@
 //! How a run of a transaction goes along with others: it gives way, holds locks, and
 //! follows commits that are under way.
 
-use super::lane::Address;
+use super::key_locks::Address;
 use super::view::View;
 use super::way::{Settles, Way};
 use super::{Caller, ServiceError, Transaction};
@@ -22,6 +22,16 @@ impl Transaction {
     /// Whether the run has given way to others. It is not to be committed then.
     pub(crate) fn gave_way(&self) -> bool {
         self.way.as_ref().is_some_and(Way::gave_way)
+    }
+
+    /// Before the commit of a run that has met nobody: takes the locks of what it writes,
+    /// so that those who come while it is under way wait for it or follow it, instead of
+    /// reading what it is about to replace. `false` if others have one of its keys.
+    pub(crate) fn claim(&self) -> bool {
+        let Some(way) = &self.way else { return true };
+        let view = self.view.lock();
+        let written = view.written.keys();
+        way.lane().is_some() || view.written.is_empty() || way.claim(view.keys(), written)
     }
 
     /// Whether others hold what this run has touched, so that it should be run again
@@ -75,7 +85,8 @@ impl Transaction {
 
     pub(super) async fn touch<'k>(&self, keys: impl Iterator<Item = &'k Address> + Clone) {
         if let Some(way) = &self.way {
-            way.touch(keys).await;
+            let seen = || self.view.lock().keys().cloned().collect();
+            way.touch(keys, seen).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! On whose behalf a call is made.
 
-use super::lane::LaneId;
+use super::key_locks::LaneId;
 use super::{Actor, ServiceError};
 use crate::model::{App, AppId, Capability, CursorKey, Event, FOLLOWERS_MAX, Principal};
 use std::sync::Arc;

@@ -201,6 +201,7 @@ impl Deadline {
             deadline: self,
             stage,
             start: Instant::now(),
+            lane: self.spent(Stage::Lane),
         }
     }
 
@@ -242,11 +243,15 @@ pub struct Timed<'d> {
     deadline: &'d Deadline,
     stage: Stage,
     start: Instant,
+    /// The time for locks before, which a host function may wait for.
+    lane: Duration,
 }
 
 impl Drop for Timed<'_> {
     fn drop(&mut self) {
-        self.deadline.spend(self.stage, self.start.elapsed());
+        let within = self.deadline.spent(Stage::Lane).saturating_sub(self.lane);
+        let own = self.start.elapsed().saturating_sub(within);
+        self.deadline.spend(self.stage, own);
         if !self.deadline.0.patience.is_zero() && self.stage.is_of_the_hosts_shortage() {
             self.deadline.0.waits_since_ns.store(0, Ordering::Relaxed);
         }
@@ -356,6 +361,21 @@ mod tests {
         let deadline = Deadline::after(ms(20));
         deadline.spend(Stage::Cpu, ms(15));
         assert_eq!(deadline.at(), deadline.0.start + ms(20));
+    }
+
+    #[tokio::test]
+    async fn a_wait_for_locks_within_a_host_function_counts_once() {
+        let deadline = Deadline::after(Duration::from_secs(60));
+        let outer = deadline.timed(Stage::HostFunction);
+        let inner = deadline.timed(Stage::Lane);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        drop(inner);
+        let locks = deadline.spent(Stage::Lane);
+        drop(outer);
+        assert!(locks >= Duration::from_millis(30));
+        assert_eq!(deadline.spent(Stage::Lane), locks);
+        let whole = deadline.0.start.elapsed();
+        assert!(deadline.spent(Stage::HostFunction) <= whole - locks);
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! The key-value service over a store: the script gate, validation, and one batch
 //! for each write.
 
+use super::key_locks::{Address, KeyLocks, Passage};
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
-use super::lane::{Address, Lanes, Passage};
 use super::{Caller, Events, ServiceError};
 use crate::metrics::Metrics;
 use crate::model::{
@@ -22,7 +22,7 @@ pub struct KvService {
     store: Arc<dyn Store>,
     events: Arc<dyn Events>,
     metrics: Metrics,
-    lanes: Option<(Arc<Lanes>, Duration)>,
+    locks: Option<(Arc<KeyLocks>, Duration)>,
     page_entries: u32,
     batch_bytes: usize,
     page_bytes: usize,
@@ -38,7 +38,7 @@ impl KvService {
     ) -> KvService {
         KvService {
             metrics,
-            lanes: None,
+            locks: None,
             store,
             events,
             page_entries: limits.page_entries,
@@ -47,11 +47,11 @@ impl KvService {
         }
     }
 
-    /// The same, whose commits wait for transactions in lanes, for so long as a call
-    /// may take.
-    pub(crate) fn with_lanes(self, lanes: Arc<Lanes>, limits: &Limits) -> KvService {
+    /// The same, whose commits wait for transactions that hold their keys, for so long as
+    /// a call may take.
+    pub(crate) fn with_key_locks(self, locks: Arc<KeyLocks>, limits: &Limits) -> KvService {
         KvService {
-            lanes: Some((lanes, limits.wall_time)),
+            locks: Some((locks, limits.wall_time)),
             ..self
         }
     }
@@ -59,15 +59,15 @@ impl KvService {
     /// Waits for transactions that hold what a batch touches. What only looks does
     /// not wait, nor does the holder.
     async fn pass(&self, caller: &Caller, batch: &WriteBatch) -> Option<Passage> {
-        let (lanes, at_most) = self.lanes.as_ref()?;
-        if !lanes.are_in_use() || caller.lane().is_some() || batch.ops.is_empty() {
+        let (locks, at_most) = self.locks.as_ref()?;
+        if !locks.are_in_use() || caller.lane().is_some() || batch.ops.is_empty() {
             return None;
         }
         let written = batch.ops.iter().map(Op::address);
         let checked = batch.checks.iter().map(|at| (&at.collection, &at.key));
         let keys = written.chain(checked);
         let keys: BTreeSet<Address> = keys.map(|(c, k)| (c.clone(), k.clone())).collect();
-        let passage = lanes.pass(caller.app(), &keys);
+        let passage = locks.pass(caller.app(), &keys);
         // The locks are for progress: who has waited so long goes on without.
         timeout(*at_most, passage).await.ok().flatten()
     }

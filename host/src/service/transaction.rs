@@ -8,9 +8,9 @@
 //! Lists are read from the store as they are at that moment, with this run's own
 //! writes laid over them. What they found is not checked.
 
+use super::key_locks::Address;
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 use super::kv_service::{check_count, expiry, list_query, seal};
-use super::lane::Address;
 use super::view::{View, checks, operation, take_bytes};
 use super::way::{Settles, Way};
 use super::{Caller, ServiceError};

@@ -1,8 +1,8 @@
 //! What one run of a transaction has read and written so far.
 
+use super::key_locks::Address;
 use super::kv::Operation;
 use super::kv_service::check_count;
-use super::lane::Address;
 use crate::model::{Check, CommitId, Entry, Expect, Invalid, Subject, Timestamp, Value, Version};
 use std::collections::BTreeMap;
 

@@ -1,18 +1,26 @@
 //! How one run of a transaction goes about keys that others hold.
 
-use super::lane::{Address, Lane, Lanes};
+use super::Deadline;
+use super::key_locks::{Address, KeyLocks};
+use super::lane::Lane;
 use crate::model::{AppId, CommitId, Entry, Follow, Link};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// How one run of a transaction goes about keys that others hold. One without a lane
-/// gives way to each lane; one with a lane to those whose keys it does not have.
+/// How one run of a transaction goes about keys that others hold. It takes no locks as
+/// long as it meets nobody. From the first key on that others hold it takes the locks
+/// of all that it has touched and touches. It gives way to those for whom it must not
+/// wait.
 pub(crate) struct Way {
-    lanes: Arc<Lanes>,
+    locks: Arc<KeyLocks>,
     app: AppId,
-    lane: Option<Arc<Lane>>,
+    lane: Arc<Lane>,
+    deadline: Deadline,
+    /// What it locks together with the first key that it touches: all that the runs
+    /// before have touched.
+    wants: Mutex<BTreeSet<Address>>,
     /// Whether it may see what is not durable yet, and be seen by others before it is.
     chains: bool,
     /// What it gave way for.
@@ -21,16 +29,31 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// `chains`: whether it may see what is not durable yet, and be seen by others
-    /// before it is.
-    pub(crate) fn new(lanes: Arc<Lanes>, app: AppId, lane: Option<Arc<Lane>>, chains: bool) -> Way {
+    /// Of a run of the app of `lane`, which locks what it `wants` first.
+    pub(crate) fn new(
+        locks: Arc<KeyLocks>,
+        app: AppId,
+        lane: Arc<Lane>,
+        wants: BTreeSet<Address>,
+        deadline: Deadline,
+    ) -> Way {
         Way {
-            lanes,
+            locks,
             app,
             lane,
-            chains,
+            deadline,
+            wants: Mutex::new(wants),
+            chains: true,
             blocked: Mutex::default(),
             gives_way: Arc::default(),
+        }
+    }
+
+    /// The same, which waits for each commit before it to end, and for its own.
+    pub(crate) fn unchained(self) -> Way {
+        Way {
+            chains: false,
+            ..self
         }
     }
 
@@ -44,52 +67,83 @@ impl Way {
         !self.blocked.lock().is_empty()
     }
 
+    /// Its locks, if it has taken any.
     pub(super) fn lane(&self) -> Option<&Arc<Lane>> {
-        self.lane.as_ref()
+        Some(&self.lane).filter(|lane| lane.is_used())
     }
 
     pub(super) fn blocked(&self) -> BTreeSet<Address> {
         self.blocked.lock().clone()
     }
 
-    /// Before keys are looked at or written. If others have one, the run gives way. It
-    /// goes on for a while, without locks and never to commit, so that the next one
-    /// knows all keys that it needs.
-    pub(super) async fn touch<'k>(&self, keys: impl Iterator<Item = &'k Address> + Clone) {
+    /// Before keys are looked at or written; `seen` are those that were before. A run
+    /// that gives way goes on for a while, without locks and never to commit, so that
+    /// the next one knows all keys that it needs.
+    pub(super) async fn touch<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k Address> + Clone,
+        seen: impl FnOnce() -> Vec<Address>,
+    ) {
         if self.gave_way() {
             return;
         }
-        let is_free = match &self.lane {
-            Some(lane) => lane.touch(keys.clone()).await,
-            None => !self.is_taken(keys.clone()),
-        };
-        if !is_free {
+        if !self.lock(keys.clone(), seen).await {
             self.blocked.lock().extend(keys.cloned());
-            if let Some(lane) = &self.lane {
-                lane.release();
-            }
+            self.lane.release();
             self.gives_way.notify_one();
         }
     }
 
+    /// `false` if it has to give way.
+    async fn lock<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k Address> + Clone,
+        seen: impl FnOnce() -> Vec<Address>,
+    ) -> bool {
+        let wants = std::mem::take(&mut *self.wants.lock());
+        if wants.is_empty() && !self.lane.is_used() {
+            if !self.locks.is_taken(self.app, keys.clone()) {
+                return true;
+            }
+            // Who has one of these is about to change what this run has read.
+            if !self.lane.take_free(&seen()) {
+                return false;
+            }
+        }
+        let mut all: BTreeSet<&Address> = keys.collect();
+        all.extend(&wants);
+        self.lane.touch(&all, &self.deadline).await
+    }
+
+    /// Takes the locks of what a run writes that has none. `false` if others have one of
+    /// its keys.
+    pub(super) fn claim<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k Address>,
+        written: impl Iterator<Item = &'k Address>,
+    ) -> bool {
+        let written: Vec<_> = written.cloned().collect();
+        !self.locks.is_taken(self.app, keys) && self.lane.take_free(&written)
+    }
+
     /// What a commit that is under way has left of an entry that the run holds.
     pub(super) fn pending(&self, at: &Address) -> Option<(CommitId, Option<Entry>)> {
-        match self.lane {
-            Some(_) if self.chains && !self.gave_way() => self.lanes.pending(self.app, at),
-            _ => None,
+        match self.chains() && !self.gave_way() {
+            true => self.locks.pending(self.app, at),
+            false => None,
         }
     }
 
     /// Waits until what the store has of an entry that the run holds is all there is.
     pub(super) async fn settled(&self, at: &Address) {
-        if self.lane.is_some() && !self.gave_way() {
-            self.lanes.settled(self.app, at).await;
+        if self.lane.is_used() && !self.gave_way() {
+            self.locks.settled(self.app, at).await;
         }
     }
 
     /// Forgets what others have left: it cannot be followed.
     pub(super) fn forget<'k>(&self, commits: impl Iterator<Item = (&'k Address, CommitId)>) {
-        self.lanes.settle(self.app, commits);
+        self.locks.settle(self.app, commits);
     }
 
     /// Ties a commit to those that it follows, and lets others follow it as soon as it
@@ -103,13 +157,13 @@ impl Way {
         let id = CommitId::next();
         let keys = written.iter().map(|(at, _)| at.clone()).collect();
         let settles = Settles {
-            lanes: Arc::clone(&self.lanes),
+            locks: Arc::clone(&self.locks),
             app: self.app,
             commit: id,
             keys,
         };
-        let lane = self.lane.clone().filter(|_| self.chains);
-        let queued = lane.map(|lane| -> Box<dyn FnOnce() + Send> {
+        let queued = self.chains().then(|| -> Box<dyn FnOnce() + Send> {
+            let lane = Arc::clone(&self.lane);
             Box::new(move || lane.hand_on(id, written))
         });
         (Link::new(id, follows, queued), settles)
@@ -117,18 +171,18 @@ impl Way {
 
     /// Whether a commit of the run is one that others may follow.
     pub(super) fn chains(&self) -> bool {
-        self.chains && self.lane.is_some()
+        self.chains && self.lane.is_used()
     }
 
     /// Whether others hold one of these keys.
     pub(super) fn is_taken<'k>(&self, keys: impl Iterator<Item = &'k Address>) -> bool {
-        self.lane.is_none() && self.lanes.is_taken(self.app, keys)
+        !self.lane.is_used() && self.locks.is_taken(self.app, keys)
     }
 }
 
 /// Says, when it is dropped, that a commit has ended.
 pub(crate) struct Settles {
-    lanes: Arc<Lanes>,
+    locks: Arc<KeyLocks>,
     app: AppId,
     commit: CommitId,
     keys: Vec<Address>,
@@ -137,6 +191,6 @@ pub(crate) struct Settles {
 impl Drop for Settles {
     fn drop(&mut self) {
         let commits = self.keys.iter().map(|at| (at, self.commit));
-        self.lanes.settle(self.app, commits);
+        self.locks.settle(self.app, commits);
     }
 }
