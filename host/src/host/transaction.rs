@@ -90,9 +90,12 @@ enum Ended {
     },
 }
 
+#[derive(Clone, Copy)]
 enum Loss {
     /// Others have changed what it had read.
     Conflict,
+    /// The same, and it had read what was not durable yet.
+    Followed,
     /// It gave way to those who hold what it needs.
     GaveWay,
 }
@@ -136,10 +139,8 @@ impl Locks {
     /// After a run that lost. If it had the locks of all that it touched, the next has
     /// them. If not, that begins with those of all that was ever touched, in order.
     fn renew(&mut self, touched: BTreeSet<Address>, kind: Loss) {
-        if let Loss::Conflict = kind {
-            // Then it wants to be the only one for once.
-            self.chains &= !self.held.lane().is_used();
-        }
+        // After that it waits for what is before it to end.
+        self.chains &= !matches!(kind, Loss::Followed);
         if !touched.is_empty() && self.held.lane().holds(&touched) {
             return;
         }
@@ -224,7 +225,7 @@ impl Host {
             Err(failure) if failure.error.may_come_of_stale_reads() => {
                 let current = transaction.is_current(caller);
                 match run.context.deadline.within(Stage::Commit, current).await {
-                    Ok(Ok(false)) => lost(&transaction, failure.log, Loss::Conflict),
+                    Ok(Ok(false)) => in_conflict(&transaction, failure.log),
                     Ok(Ok(true) | Err(_)) | Err(_) => Ended::Failed(failure),
                 }
             }
@@ -260,16 +261,21 @@ impl Host {
         };
         match committed {
             Ok(_) => Ended::Done(response),
-            Err(ServiceError::Conflict { .. }) => lost(transaction, response.log, Loss::Conflict),
+            Err(ServiceError::Conflict { .. }) => in_conflict(transaction, response.log),
             Err(error) => Ended::Failed(run.failure(CallError::Commit(error), response.log)),
         }
     }
 }
 
-fn lost(transaction: &Transaction, log: GuestLog, kind: Loss) -> Ended {
-    if let Loss::Conflict = kind {
-        transaction.forget_followed();
+/// That a run has lost by a conflict.
+fn in_conflict(transaction: &Transaction, log: GuestLog) -> Ended {
+    match transaction.forget_followed() {
+        true => lost(transaction, log, Loss::Followed),
+        false => lost(transaction, log, Loss::Conflict),
     }
+}
+
+fn lost(transaction: &Transaction, log: GuestLog, kind: Loss) -> Ended {
     Ended::Lost {
         log,
         touched: transaction.touched(),

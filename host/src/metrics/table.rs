@@ -183,7 +183,7 @@ fn of_calls(inner: &Inner, table: &mut Table<'_>) {
     table.gauge(
         "transaction_locks",
         "",
-        "Entries that transactions which had lost to others hold or wait for now",
+        "Entries that transactions have locked now",
         inner.transaction_locks.clone(),
     );
     table.counter(
@@ -195,7 +195,7 @@ fn of_calls(inner: &Inner, table: &mut Table<'_>) {
     table.timed(
         "transaction_wait",
         "",
-        "Time that transactions which had lost to others waited for their entries",
+        "Time that transactions waited for an entry that another had locked",
         inner.transaction_wait_seconds.clone(),
     );
     table.counter(

@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 /// A commit that writes more than this is not shown to others before it has ended, as
 /// what it writes would be in memory twice.
 const CHAINED_BYTES_MAX: usize = 64 * 1024;
+/// Nor one of more entries, as a store remembers a number of them for all apps together.
+const CHAINED_ENTRIES_MAX: usize = 64;
 
 impl Transaction {
     /// The same, for a run that gives way to others, and others to it.
@@ -57,18 +59,22 @@ impl Transaction {
     }
 
     /// Before the run is begun again, as it has lost: what it had followed may be gone.
-    pub(crate) fn forget_followed(&self) {
+    /// Whether it had followed anything.
+    pub(crate) fn forget_followed(&self) -> bool {
+        let view = self.view.lock();
         if let Some(way) = &self.way {
-            let view = self.view.lock();
             let follows = view.follows.iter();
             way.forget(follows.map(|(at, (commit, _))| (at, *commit)));
         }
+        !view.follows.is_empty()
     }
 
     /// What ties the run's commit to others, if it is tied to any.
     pub(super) fn link(&self, view: &View) -> Option<(Link, Settles)> {
         let way = self.way.as_ref()?;
-        let may_be_followed = way.chains() && view.bytes <= CHAINED_BYTES_MAX;
+        let may_be_followed = way.chains()
+            && view.bytes <= CHAINED_BYTES_MAX
+            && view.written.len() <= CHAINED_ENTRIES_MAX;
         if view.follows.is_empty() && (!may_be_followed || view.written.is_empty()) {
             return None;
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// No truth hangs on how fast this machine is.
-const AGES: Duration = Duration::from_secs(120);
+pub const AGES: Duration = Duration::from_secs(120);
 const CALLERS: u64 = 64;
 const EACH: i64 = 1_000;
 

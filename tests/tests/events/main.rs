@@ -15,3 +15,4 @@ mod serial;
 mod stage;
 mod transactions;
 mod upkeep;
+mod waiting;
