@@ -33,6 +33,7 @@ mod requests;
 mod router;
 mod serve;
 mod stream;
+mod takes;
 mod target;
 mod tokens;
 mod transfer;
