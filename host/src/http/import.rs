@@ -3,7 +3,6 @@
 //! What a client sends costs its app's rate, whether or not anything comes of it, and is
 //! parsed in pieces off the threads that serve.
 
-use super::Shared;
 use super::api::Imported;
 use super::apps::find;
 use super::auth::Known;
@@ -11,7 +10,8 @@ use super::body::{self, Json};
 use super::params::Segments;
 use super::problem::{Kind, Problem};
 use super::stream::Pace;
-use super::transfer::{EntryLine, JSON_LINES};
+use super::transfer::{Bad, EntryLine, JSON_LINES};
+use super::{Shared, Trust};
 use crate::model::{App, Capability, Timestamp};
 use crate::service::{Caller, Write};
 use axum::body::Body;
@@ -160,8 +160,21 @@ impl Import {
         parsed.bad.map_or(Ok(()), |why| Err(self.bad(why)))
     }
 
-    fn bad(&self, why: String) -> Problem {
-        Problem::new(Kind::MalformedLine, format!("line {}: {why}", self.line))
+    fn bad(&self, bad: Bad) -> Problem {
+        let line = self.line;
+        let detail = match bad {
+            Bad::Other(why) => format!("line {line}: {why}"),
+            Bad::TooLarge(why) => {
+                let raise = match self.shared.trust {
+                    Trust::Tokens => "an operator can raise limits.value of the server",
+                    Trust::Operator(_) => {
+                        "raise limits.value in a configuration file and name that with --config"
+                    }
+                };
+                format!("line {line}: {why}; {raise}")
+            }
+        };
+        Problem::new(Kind::MalformedLine, detail)
     }
 
     /// Counts a write of the app. An import does not fail for its own pace: it takes that
@@ -224,7 +237,7 @@ struct Parsed {
     /// All of them, blank ones and the one that is refused included.
     lines: u64,
     /// Why the last one is refused.
-    bad: Option<String>,
+    bad: Option<Bad>,
 }
 
 fn parse(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Parsed {
@@ -254,16 +267,17 @@ fn write(
     line_bytes: usize,
     value_bytes: usize,
     now: Timestamp,
-) -> Result<Option<Write>, String> {
+) -> Result<Option<Write>, Bad> {
     if line.len() > line_bytes {
         return Err(over(line_bytes));
     }
-    let line: EntryLine = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    let line: EntryLine = serde_json::from_slice(line).map_err(|e| Bad::Other(e.to_string()))?;
     line.write(value_bytes, now)
 }
 
-fn over(limit: usize) -> String {
-    format!("it is over the limit of {limit} bytes")
+/// Of the limit of lines, which follows that of values.
+fn over(limit: usize) -> Bad {
+    Bad::TooLarge(format!("it is over the limit of {limit} bytes"))
 }
 
 #[cfg(test)]

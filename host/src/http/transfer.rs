@@ -6,7 +6,7 @@ use super::apps::find;
 use super::auth::Known;
 use super::params::{Params, Segments};
 use super::problem::Problem;
-use crate::model::{AppId, Capability, Collection, Entry, Key, Timestamp, Value};
+use crate::model::{AppId, Capability, Collection, Entry, Invalid, Key, Subject, Timestamp, Value};
 use crate::service::{Caller, List, Write};
 use axum::body::Body;
 use axum::extract::State;
@@ -51,24 +51,54 @@ pub(super) struct EntryLine {
     expires_at: Option<i64>,
 }
 
+/// Why something that is written as JSON is no entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Bad {
+    /// Its value, or all of it, is over what this host takes.
+    TooLarge(String),
+    Other(String),
+}
+
+impl Bad {
+    pub(super) fn why(self) -> String {
+        match self {
+            Bad::TooLarge(why) | Bad::Other(why) => why,
+        }
+    }
+}
+
+impl From<Invalid> for Bad {
+    fn from(invalid: Invalid) -> Bad {
+        match &invalid {
+            Invalid::TooLarge {
+                subject: Subject::Value,
+                ..
+            } => Bad::TooLarge(invalid.to_string()),
+            _ => Bad::Other(invalid.to_string()),
+        }
+    }
+}
+
 /// A value that is given as JSON or as base64.
 pub(super) fn value(
     json: Option<Box<RawValue>>,
     bytes: Option<String>,
     limit: usize,
-) -> Result<Value, String> {
+) -> Result<Value, Bad> {
     let value = match (json, bytes) {
         (Some(json), None) => Value::json(json.get(), limit),
         (None, Some(bytes)) => {
             let bytes = STANDARD.decode(bytes);
-            let bytes = bytes.map_err(|e| format!("its bytes are not base64: {e}"))?;
+            let not_base64 = |e| Bad::Other(format!("its bytes are not base64: {e}"));
+            let bytes = bytes.map_err(not_base64)?;
             Value::bytes(bytes, limit)
         }
         (Some(_), Some(_)) | (None, None) => {
-            return Err("it needs either \"json\" or \"bytes\"".to_owned());
+            let why = "it needs either \"json\" or \"bytes\"";
+            return Err(Bad::Other(why.to_owned()));
         }
     };
-    value.map_err(|e| e.to_string())
+    Ok(value?)
 }
 
 impl EntryLine {
@@ -99,9 +129,10 @@ impl EntryLine {
     }
 
     /// The line as a write; none if its entry has expired.
-    pub(super) fn write(self, value_bytes: usize, now: Timestamp) -> Result<Option<Write>, String> {
+    pub(super) fn write(self, value_bytes: usize, now: Timestamp) -> Result<Option<Write>, Bad> {
         let value = value(self.json, self.bytes, value_bytes)?;
-        let collection = self.collection.ok_or("it needs \"collection\"")?;
+        let lacks = || Bad::Other("it needs \"collection\"".to_owned());
+        let collection = self.collection.ok_or_else(lacks)?;
         let ttl_ms = match self.expires_at {
             None => None,
             Some(at) => match u64::try_from(at.saturating_sub(now.0)) {
@@ -110,8 +141,8 @@ impl EntryLine {
             },
         };
         Ok(Some(Write {
-            collection: Collection::parse(collection).map_err(|e| e.to_string())?,
-            key: Key::parse(self.key).map_err(|e| e.to_string())?,
+            collection: Collection::parse(collection)?,
+            key: Key::parse(self.key)?,
             value,
             ttl_ms,
             expect: None,
