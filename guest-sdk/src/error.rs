@@ -44,7 +44,8 @@ pub enum Error {
     Unsupported(String),
     /// The value cannot be written as JSON.
     Encode(String),
-    /// The JSON of an entry or of a request's body does not fit the type that was asked for.
+    /// The JSON of an entry or of a request's body does not fit the type that was asked for,
+    /// or an escape in a request's path or query does not stand for UTF-8.
     Decode(String),
 }
 

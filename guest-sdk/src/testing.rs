@@ -102,7 +102,10 @@ pub fn try_call<A: FromInput, R: IntoOutput>(
 /// use kvasm_guest::testing;
 ///
 /// fn greet(request: Request) -> Response {
-///     Response::new(200).header("x-name", request.query_param("name").unwrap_or_default())
+///     match request.query_param("name") {
+///         Ok(name) => Response::new(200).header("x-name", name.unwrap_or_default()),
+///         Err(error) => Response::text(error.to_string()).status(400),
+///     }
 /// }
 ///
 /// let greet_as = |target| testing::call_http(greet, Request::get(target).build());

@@ -76,7 +76,11 @@ fn is_slug(slug: &str) -> bool {
 
 fn list(request: &Request) -> Result<Response, Error> {
     let mut list = links().list().limit(PAGE_LINKS);
-    if let Some(cursor) = request.query_param("cursor") {
+    let cursor = match request.query_param("cursor") {
+        Ok(cursor) => cursor,
+        Err(error) => return Ok(refused(error.message())),
+    };
+    if let Some(cursor) = cursor {
         match cursor.parse() {
             Ok(cursor) => list = list.cursor(cursor),
             Err(_) => return Ok(refused("the cursor is malformed")),

@@ -9,9 +9,9 @@ pub(super) enum Plus {
     Space,
 }
 
-/// Decodes escapes such as `%20`. A `%` without two hexadecimal digits stays,
-/// and what is not UTF-8 then becomes U+FFFD.
-pub(super) fn decode(text: &str, plus: Plus) -> String {
+/// Decodes escapes such as `%20`. A `%` without two hexadecimal digits stays. `None` if
+/// the bytes that escapes stand for are not UTF-8.
+pub(super) fn decode(text: &str, plus: Plus) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -23,7 +23,7 @@ pub(super) fn decode(text: &str, plus: Plus) -> String {
         decoded.push(byte);
         rest = after;
     }
-    String::from_utf8_lossy(&decoded).into_owned()
+    String::from_utf8(decoded).ok()
 }
 
 /// The byte whose digits `text` begins with, and what comes after them.
@@ -49,10 +49,13 @@ mod tests {
             ("%4", "%4", "%4"),
             ("%zz%+1", "%zz%+1", "%zz% 1"),
             ("%25%32%30", "%20", "%20"),
-            ("%ff", "\u{fffd}", "\u{fffd}"),
         ] {
-            assert_eq!(decode(text, Plus::Plus), path, "{text}");
-            assert_eq!(decode(text, Plus::Space), query, "{text}");
+            assert_eq!(decode(text, Plus::Plus).as_deref(), Some(path), "{text}");
+            assert_eq!(decode(text, Plus::Space).as_deref(), Some(query), "{text}");
+        }
+        for text in ["%ff", "a%C3", "%C3%28", "%ed%a0%80", "%c0%80"] {
+            assert_eq!(decode(text, Plus::Plus), None, "{text}");
+            assert_eq!(decode(text, Plus::Space), None, "{text}");
         }
     }
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 ///     .build();
 /// assert_eq!(request.method(), "POST");
 /// assert_eq!(request.path(), "/carts/7");
-/// assert_eq!(request.query_param("note").as_deref(), Some("for Ada"));
+/// assert_eq!(request.query_param("note")?.as_deref(), Some("for Ada"));
 /// assert_eq!(request.header("content-type"), Some("application/json"));
 ///
 /// #[derive(serde::Deserialize)]
@@ -57,11 +57,19 @@ impl Request {
     }
 
     /// The path's parts between slashes, percent-decoded: `a b` and `c` of
-    /// `/a%20b/c`, one empty part of `/`. Bytes that are not UTF-8 become U+FFFD.
-    pub fn path_segments(&self) -> impl Iterator<Item = String> {
+    /// `/a%20b/c`, one empty part of `/`.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] if the escapes of a part do not stand for UTF-8, as `%ff` does
+    /// not. Turn it into a response of 400; [`path`](Request::path) has it as it was sent.
+    pub fn path_segments(&self) -> Result<Vec<String>, Error> {
         let path = self.path();
         let segments = path.strip_prefix('/').unwrap_or(path).split('/');
-        segments.map(|segment| percent::decode(segment, Plus::Plus))
+        let decoded = segments.map(|segment| {
+            let decoded = percent::decode(segment, Plus::Plus);
+            decoded.ok_or_else(|| not_utf8("a part of the path", segment))
+        });
+        decoded.collect()
     }
 
     /// What follows the `?`, as the client sent it; empty if nothing does.
@@ -70,22 +78,40 @@ impl Request {
     }
 
     /// The parameters of the query in order, name and value, percent-decoded and
-    /// with `+` as a space. One without `=` has an empty value. Bytes that are
-    /// not UTF-8 become U+FFFD.
-    pub fn query_params(&self) -> impl Iterator<Item = (String, String)> {
-        let pairs = self.query().split('&').filter(|pair| !pair.is_empty());
-        pairs.map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let decode = |text| percent::decode(text, Plus::Space);
-            (decode(name), decode(value))
-        })
+    /// with `+` as a space. One without `=` has an empty value.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] if the escapes of a name or a value do not stand for UTF-8, as
+    /// `%ff` does not. Turn it into a response of 400; [`query`](Request::query) has it as
+    /// it was sent.
+    pub fn query_params(&self) -> Result<Vec<(String, String)>, Error> {
+        let decoded = self.pairs().map(|(name, value)| {
+            let found = percent::decode(name, Plus::Space);
+            let found = found.ok_or_else(|| not_utf8("the name of a parameter", name))?;
+            Ok((found, param_value(name, value)?))
+        });
+        decoded.collect()
     }
 
-    /// The first parameter of this name, as [`Request::query_params`] gives it.
-    pub fn query_param(&self, name: &str) -> Option<String> {
-        self.query_params()
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value)
+    /// The first parameter of this name, as [`Request::query_params`] has it; `None` if
+    /// there is none.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] if the escapes of its value do not stand for UTF-8. Others are not
+    /// looked at.
+    pub fn query_param(&self, name: &str) -> Result<Option<String>, Error> {
+        let mut pairs = self.pairs();
+        let is_it =
+            |found: &str| percent::decode(found, Plus::Space).is_some_and(|found| found == name);
+        let pair = pairs.find(|(found, _)| is_it(found));
+        pair.map(|(name, value)| param_value(name, value))
+            .transpose()
+    }
+
+    /// The parameters as they were sent.
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.query().split('&').filter(|pair| !pair.is_empty());
+        pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
     /// The headers in order: names in lower case, a name as often as it came.
@@ -128,6 +154,20 @@ impl Request {
         frame.drain(..body_start);
         Ok(Request { head, body: frame })
     }
+}
+
+fn param_value(name: &str, value: &str) -> Result<String, Error> {
+    let decoded = percent::decode(value, Plus::Space);
+    decoded.ok_or_else(|| not_utf8(&format!("the parameter {name:?}"), value))
+}
+
+/// The message repeats no more than the start of what was sent.
+fn not_utf8(what: &str, sent: &str) -> Error {
+    const SHOWN_MAX: usize = 100;
+    let shown: String = sent.chars().take(SHOWN_MAX).collect();
+    Error::Decode(format!(
+        "{what} is {shown:?}, whose escapes do not stand for UTF-8"
+    ))
 }
 
 /// Requests for tests.
@@ -251,7 +291,7 @@ mod tests {
     #[test]
     fn a_query_is_taken_apart() {
         let request = Request::get("/?a=1&a=2&&flag&%C3%A9=x%26y&eq=b=c&=d").build();
-        let params: Vec<_> = request.query_params().collect();
+        let params = request.query_params().unwrap();
         let expected = [
             ("a", "1"),
             ("a", "2"),
@@ -264,20 +304,42 @@ mod tests {
             params,
             expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
         );
-        assert_eq!(request.query_param("a").as_deref(), Some("1"));
-        assert_eq!(request.query_param("b"), None);
-        assert_eq!(Request::get("/").build().query_params().count(), 0);
+        assert_eq!(request.query_param("a"), Ok(Some("1".to_owned())));
+        assert_eq!(request.query_param("b"), Ok(None));
+        assert_eq!(Request::get("/").build().query_params(), Ok(Vec::new()));
     }
 
     #[test]
     fn a_path_is_taken_apart() {
         let segments = |target: &str| -> Vec<String> {
             let request = Request::get(target).build();
-            request.path_segments().collect()
+            request.path_segments().unwrap()
         };
         assert_eq!(segments("/"), [""]);
         assert_eq!(segments("/a%2Fb/c+d/?x=/y"), ["a/b", "c+d", ""]);
         assert_eq!(segments("a"), ["a"]);
+    }
+
+    #[test]
+    fn escapes_that_are_not_utf8_are_an_error_and_nothing_else() {
+        let request = Request::get("/a/%ff?x=%C3&%ff=1&y=2").build();
+        let segments = request.path_segments().unwrap_err();
+        assert_eq!(
+            segments.to_string(),
+            "a part of the path is \"%ff\", whose escapes do not stand for UTF-8"
+        );
+        let param = request.query_param("x").unwrap_err();
+        assert!(matches!(&param, Error::Decode(why) if why.contains("\"x\" is \"%C3\"")));
+        assert!(matches!(request.query_params(), Err(Error::Decode(_))));
+        // Another's mistake is not this one's.
+        assert_eq!(request.query_param("y"), Ok(Some("2".to_owned())));
+        assert_eq!(request.query_param("\u{fffd}"), Ok(None));
+        let named = Request::get("/?%ff=1").build().query_params().unwrap_err();
+        assert!(named.to_string().starts_with("the name of a parameter is"));
+        assert_eq!(
+            (request.path(), request.query()),
+            ("/a/%ff", "x=%C3&%ff=1&y=2")
+        );
     }
 
     #[test]

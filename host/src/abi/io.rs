@@ -9,8 +9,9 @@ use crate::model::{Invalid, Subject, Timestamp};
 use kvasm_abi::{MODULE, Range32, Status};
 use wasmtime::{Caller, Linker};
 
-/// The most bytes that one `random_fill` fills.
-const RANDOM_BYTES_MAX: u32 = 64 * 1024;
+/// The most bytes that one `random_fill` fills, or `random_get` of WASI: a call of the
+/// host is not interrupted.
+pub(crate) const RANDOM_BYTES_MAX: u32 = 64 * 1024;
 
 fn at(ptr: u32, len: u32) -> Range32 {
     Range32 { ptr, len }

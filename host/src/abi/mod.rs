@@ -19,6 +19,7 @@ mod turns;
 use wasmtime::Linker;
 
 pub use fault::{BadPointer, NoMemory};
+pub(crate) use io::RANDOM_BYTES_MAX;
 pub use log::{GuestLog, LogLine};
 pub(crate) use log::{printable, printable_start};
 pub(crate) use meter::{Meter, TICK};

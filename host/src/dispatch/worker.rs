@@ -17,6 +17,10 @@ use uuid::Uuid;
 /// The longest text of an error that is kept, in bytes.
 const ERROR_BYTES_MAX: usize = 4 * 1024;
 
+/// What a delivery is held for whose app cannot be read, so that the backlog of an app is
+/// not taken and given back without rest, and when it is due after that.
+const UNREAD_HOLD: Duration = Duration::from_millis(500);
+const UNREAD_PAUSE: Duration = Duration::from_secs(2);
 /// The first pause before a failed delivery is given back again.
 const GIVE_BACK_PAUSE: Duration = Duration::from_millis(250);
 /// The most bytes of a tenant's text in a line of the host's own log.
@@ -61,8 +65,9 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
         // Its deliveries have gone with it.
         Ok(None) => return,
         Err(error) => {
-            let what = format_args!("a delivery of app {id}, which cannot be read");
-            return shared.deliveries.skips(&what, &chain(&error));
+            let what = format!("a delivery of app {id}, which cannot be read");
+            shared.deliveries.skips(&what, &chain(&error));
+            return release(shared, &receipt).await;
         }
     };
     if let Some((reason, error)) = refuse(&delivery) {
@@ -240,19 +245,60 @@ async fn give_back(
     }
 }
 
+/// Gives back a delivery whose handler could not begin, by no fault of the app: the attempt
+/// does not count.
+async fn release(shared: &Shared, receipt: &Receipt) {
+    tokio::time::sleep(UNREAD_HOLD).await;
+    let mut tries = Tries::within(shared.lease());
+    loop {
+        let at = shared.clock.now().plus_ms(millis(UNREAD_PAUSE));
+        let released = shared.host.store().release(receipt, at).await;
+        let Err(error) = released else { return };
+        match tries.after(&error) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => {
+                let what = format_args!("the return of a delivery of app {}", receipt.app);
+                return shared.deliveries.skips(&what, &chain(&error));
+            }
+        }
+    }
+}
+
 /// Gives a delivery back. While the store is unavailable it tries again, for a third
 /// of the lease.
 async fn fail(shared: &Shared, failed: &Failed) -> Result<Returned, StoreError> {
-    let start = Instant::now();
-    let mut pause = GIVE_BACK_PAUSE;
+    let mut tries = Tries::within(shared.lease() / 3);
     loop {
         match shared.host.store().fail(failed).await {
-            Err(StoreError::Unavailable(_)) if start.elapsed() + pause < shared.lease() / 3 => {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            other => return other,
+            Ok(returned) => return Ok(returned),
+            Err(error) => match tries.after(&error) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
+            },
         }
+    }
+}
+
+/// How often something is tried while the store is unavailable.
+struct Tries {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Tries {
+    fn within(time: Duration) -> Tries {
+        Tries {
+            until: Instant::now() + time,
+            pause: GIVE_BACK_PAUSE,
+        }
+    }
+
+    /// The pause before the next one, if there is one.
+    fn after(&mut self, error: &StoreError) -> Option<Duration> {
+        let pause = self.pause;
+        self.pause *= 2;
+        let is_soon = Instant::now() + pause < self.until;
+        (is_soon && matches!(error, StoreError::Unavailable(_))).then_some(pause)
     }
 }
 

@@ -7,6 +7,7 @@ use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
 use super::requests::note_app;
+use super::takes;
 use crate::model::{App, AppId, AppName, Capability};
 use crate::service::Actor;
 use axum::body::Body;
@@ -47,7 +48,12 @@ pub(super) async fn list(
     Params(params): Params<ListParams>,
 ) -> Result<Json<AppPage>, Problem> {
     let limit = page_limit(params.limit)?;
-    let after = params.after.as_deref().map(AppName::parse).transpose()?;
+    let after = params.after.as_deref();
+    let after = after.map(|name| {
+        let refuse = |_| takes::refuse("after", name, "the `next` of the page before");
+        AppName::parse(name).map_err(refuse)
+    });
+    let after = after.transpose()?;
     let apps = shared
         .host
         .admin()

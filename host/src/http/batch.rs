@@ -9,7 +9,7 @@ use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
-use super::transfer::{EntryLine, value};
+use super::transfer::{Bad, EntryLine, value};
 use crate::model::{Applied, Capability, Check, Collection, Expect, Key, Version};
 use crate::service::{self, Batch, Caller, ServiceError};
 use axum::body::Body;
@@ -66,7 +66,7 @@ fn operation(part: Operation, value_bytes: usize) -> Result<service::Operation, 
             service::Operation::Set {
                 collection,
                 key,
-                value: value(json, bytes, value_bytes)?,
+                value: value(json, bytes, value_bytes).map_err(Bad::why)?,
                 ttl_ms,
             }
         }

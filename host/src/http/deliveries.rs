@@ -48,7 +48,9 @@ fn letters(
     if let (Some(from), Some(until)) = (from, until)
         && from >= until
     {
-        return Err(refused("`from` is not before `until`: nothing is between"));
+        return Err(refused(format!(
+            "`from` is {from}, which is not before `until`, {until}: nothing is between"
+        )));
     }
     Ok(Letters {
         ids: Vec::new(),

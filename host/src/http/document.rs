@@ -2,10 +2,11 @@
 //! all of them: problems, and the shapes of names and numbers.
 
 use super::api::ProblemView;
+use super::takes::Parameter;
 use crate::model::{Level, Scope};
 use crate::service::Fate;
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 use utoipa::PartialSchema;
 use utoipa::openapi::OpenApi;
@@ -16,9 +17,12 @@ const OF_PLUGINS: &str = "/a/";
 /// The document, and what is looked up in it.
 pub(super) struct Document {
     text: String,
-    /// The names of the query's parameters, by path and method.
-    queries: HashMap<(String, String), BTreeSet<String>>,
+    /// The parameters by path and method.
+    parameters: HashMap<(String, String), Parameters>,
 }
+
+/// The parameters of a route: `{name}` in the path, `?name` in the query.
+pub(super) type Parameters = BTreeMap<String, Parameter>;
 
 static DOCUMENT: LazyLock<Document> = LazyLock::new(|| Document::new(super::router::described()));
 
@@ -27,42 +31,43 @@ pub fn openapi() -> &'static str {
     &DOCUMENT.text
 }
 
-/// The names of a route's query parameters; none if the route is not in the document, or
-/// a plugin's.
-pub(super) fn query_names(route: &str, method: &str) -> Option<&'static BTreeSet<String>> {
+/// The parameters of a route; none if the route is not in the document, or a plugin's.
+pub(super) fn parameters(route: &str, method: &str) -> Option<&'static Parameters> {
     // A HEAD is answered wherever a GET is.
     let method = match method {
         "HEAD" => "get".to_owned(),
         other => other.to_ascii_lowercase(),
     };
-    DOCUMENT.queries.get(&(route.to_owned(), method))
+    DOCUMENT.parameters.get(&(route.to_owned(), method))
 }
 
 impl Document {
     fn new(api: OpenApi) -> Document {
         let mut document = serde_json::to_value(api).unwrap_or_default();
-        let mut queries = HashMap::new();
+        let mut all = HashMap::new();
         each_operation(&mut document, |path, method, operation| {
             operation.insert("operationId".to_owned(), name(path, method).into());
+            let mut parameters = Parameters::new();
             each_parameter(operation, |place, parameter| {
+                let of_type = parameter.clone();
                 shape(parameter, &format!("{place} {path}"), place);
+                parameters.insert(place.to_owned(), Parameter::new(&of_type, parameter));
             });
             match path.starts_with(OF_PLUGINS) {
                 true => plugins_answer(operation),
                 false => {
                     problems(path, method, operation);
-                    let mut names = BTreeSet::new();
-                    each_parameter(operation, |place, _| {
-                        names.extend(place.strip_prefix('?').map(str::to_owned));
-                    });
-                    queries.insert((path.to_owned(), method.to_owned()), names);
+                    all.insert((path.to_owned(), method.to_owned()), parameters);
                 }
             }
         });
         components(&mut document);
         bound_integers(&mut document);
         let text = document.to_string();
-        Document { text, queries }
+        Document {
+            text,
+            parameters: all,
+        }
     }
 }
 
@@ -253,11 +258,7 @@ fn problems(path: &str, method: &str, operation: &mut Map<String, Value>) {
         statuses.insert(404);
     }
     if operation.contains_key("requestBody") {
-        statuses.extend([408, 413]);
-        // A function takes what it is given.
-        if !path.contains("/call/") {
-            statuses.insert(415);
-        }
+        statuses.extend([408, 413, 415]);
     }
     statuses.extend(own(path, method));
     let responses = operation.get_mut("responses");

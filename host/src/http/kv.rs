@@ -5,9 +5,10 @@ use super::api::{CollectionPage, Written};
 use super::apps::find;
 use super::auth::Known;
 use super::body::{self, Json, content_type};
-use super::params::{Params, Segments, page_limit, refused};
+use super::params::{Params, Segments, page_limit};
 use super::preconditions::{Preconditions, set_etag};
 use super::problem::{Kind, Problem};
+use super::takes;
 use super::transfer::EntryLine;
 use crate::model::{Capability, Collection, Cursor, Entry, Key, KeyRange, Timestamp, Value};
 use crate::service::{Caller, List, Write};
@@ -233,8 +234,9 @@ pub(super) async fn list(
     let bytes = |text: Option<String>| text.map(String::into_bytes);
     let range = KeyRange::parse(bytes(params.prefix), bytes(params.start), bytes(params.end))?;
     let cursor = params.cursor.map(|text| {
-        let bytes = URL_SAFE_NO_PAD.decode(text);
-        let bytes = bytes.map_err(|_| refused("the cursor is damaged; pass it whole"))?;
+        let bytes = URL_SAFE_NO_PAD.decode(&text);
+        let refuse = |_| takes::refuse("cursor", &text, "the `cursor` of the page before");
+        let bytes = bytes.map_err(refuse)?;
         Ok::<_, Problem>(Cursor::parse(bytes)?)
     });
     let list = List {
@@ -281,7 +283,11 @@ pub(super) async fn collections(
 ) -> Result<Json<CollectionPage>, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
     let limit = page_limit(params.limit)?;
-    let after = params.after.map(Collection::parse).transpose()?;
+    let after = params.after.map(|name| {
+        let refuse = |_| takes::refuse("after", &name, "the `next` of the page before");
+        Collection::parse(name.as_str()).map_err(refuse)
+    });
+    let after = after.transpose()?;
     let caller = Caller::administrator(&app, &actor);
     let kv = shared.host.kv();
     let names = kv.collections(&caller, after.as_ref(), limit).await?;

@@ -10,11 +10,12 @@ use super::stream::Peer;
 use super::target;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use axum::http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http_body::Body as _;
 use std::sync::Arc;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -156,6 +157,7 @@ fn form(request: &Request, route: &str) -> Result<(), Problem> {
     too_large(request.headers()).map_or(Ok(()), Err)?;
     host(request)?;
     coding(request.headers())?;
+    content_coding(request)?;
     target::check(request.uri(), route, request.method().as_str())
 }
 
@@ -195,6 +197,28 @@ fn coding(headers: &HeaderMap) -> Result<(), Problem> {
         _ => Err(Problem::new(
             Kind::InvalidArgument,
             "the body has another transfer coding than chunked; send it without",
+        )),
+    }
+}
+
+/// Bodies are taken as they are, so one that is compressed would be stored, or given to a
+/// function, as something else than it is. An HTTP handler of a plugin sees the header.
+fn content_coding(request: &Request) -> Result<(), Problem> {
+    if request.uri().path().starts_with("/a/") || request.body().is_end_stream() {
+        return Ok(());
+    }
+    let codings = request.headers().get_all(CONTENT_ENCODING).iter();
+    let mut codings = codings.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let is_plain = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
+    match codings.find(|coding| !is_plain(coding.trim_ascii())) {
+        None => Ok(()),
+        Some(coding) => Err(Problem::new(
+            Kind::UnsupportedEncoding,
+            format!(
+                "the Content-Encoding is {:?}; this route takes identity alone, so send the \
+                 body as it is",
+                String::from_utf8_lossy(coding.trim_ascii())
+            ),
         )),
     }
 }

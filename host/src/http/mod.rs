@@ -18,12 +18,14 @@ mod document;
 mod forwarded;
 mod health;
 mod idle;
+mod import;
 mod kv;
 mod layer;
 mod limits;
 mod logs;
 mod outstanding;
 mod params;
+mod pieces;
 mod plugins;
 mod preconditions;
 mod problem;
@@ -31,6 +33,7 @@ mod requests;
 mod router;
 mod serve;
 mod stream;
+mod takes;
 mod target;
 mod tokens;
 mod transfer;
@@ -122,6 +125,7 @@ struct Shared(Arc<State>);
 struct State {
     host: Host,
     budget: Arc<budget::Budget>,
+    pieces: Arc<pieces::Pieces>,
     options: ServerOptions,
     trust: Trust,
     /// Whether metrics, and the reasons for not being ready, need no token.
@@ -135,6 +139,7 @@ impl Shared {
         let metrics = host.metrics().clone();
         Shared(Arc::new(State {
             budget: budget::Budget::new(options.bytes_in_flight, metrics),
+            pieces: Arc::new(pieces::Pieces::new()),
             host,
             options,
             trust,
@@ -148,6 +153,7 @@ impl Shared {
         Shared(Arc::new(State {
             host: self.host.clone(),
             budget: Arc::clone(&self.budget),
+            pieces: Arc::clone(&self.pieces),
             options: self.options.clone(),
             trust: self.trust.clone(),
             open: true,

@@ -8,6 +8,7 @@ use super::body::{self, Json};
 use super::deliveries::{check_choice, chosen_ids};
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
+use super::takes;
 use crate::model::{Capability, Outstanding, Place, Timestamp, TriggerName};
 use crate::service::{DELIVERIES_MAX, LETTERS_MAX};
 use axum::body::Body;
@@ -69,7 +70,9 @@ fn which(
     if let (Some(from), Some(until)) = (from, until)
         && from >= until
     {
-        return Err(refused("`from` is not before `until`: nothing is between"));
+        return Err(refused(format!(
+            "`from` is {from}, which is not before `until`, {until}: nothing is between"
+        )));
     }
     Ok(Outstanding {
         events: Vec::new(),
@@ -85,7 +88,7 @@ fn cursor(place: &Place) -> String {
 }
 
 fn place(cursor: &str) -> Result<Place, Problem> {
-    let refuse = || refused("`after` is the `next` of the page before");
+    let refuse = || takes::refuse("after", cursor, "the `next` of the page before");
     let mut parts = cursor.splitn(3, ',');
     let mut number = || parts.next().and_then(|part| part.parse().ok());
     let (seq, chain) = number().zip(number()).ok_or_else(refuse)?;

@@ -14,6 +14,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for Segments<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        // `target` has checked them; what it cannot know is left.
         let path = Path::<T>::from_request_parts(parts, shared).await;
         let Path(segments) = path.map_err(|e: PathRejection| refused(e.body_text()))?;
         Ok(Segments(segments))
@@ -27,6 +28,7 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        // As with paths.
         let query = Query::<T>::from_request_parts(parts, shared).await;
         let Query(params) = query.map_err(|e: QueryRejection| refused(e.body_text()))?;
         Ok(Params(params))

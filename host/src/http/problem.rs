@@ -8,7 +8,7 @@ use crate::model::{Invalid, short};
 use crate::runtime::{CallError, LoadError};
 use crate::service::{Refusal, ServiceError, Stage, Unauthenticated, line_about_request};
 use crate::{DeployError, InvokeError};
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use kvasm_abi::EXIT_REFUSED;
@@ -50,6 +50,7 @@ kinds! {
     MalformedJson = BAD_REQUEST "malformed-json" "The body is not the JSON that this route takes",
     MalformedLine = BAD_REQUEST "malformed-line" "A line of the import is refused",
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "The body has another content type than this route takes",
+    UnsupportedEncoding = UNSUPPORTED_MEDIA_TYPE "unsupported-content-encoding" "The body is compressed, or encoded in another way",
     BodyTooLarge = PAYLOAD_TOO_LARGE "body-too-large" "The body is over the limit",
     BodyTimeout = REQUEST_TIMEOUT "body-timeout" "The body did not arrive in time",
     BodyBroken = BAD_REQUEST "body-broken" "The body ended before its time",
@@ -189,6 +190,9 @@ impl Problem {
             // Whole seconds, and never 0, which would mean at once.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if self.kind == Kind::UnsupportedEncoding {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if self.kind.status() == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,8 +1,8 @@
 //! The routes.
 
 use super::{
-    Shared, apps, audit, batch, calls, deliveries, document, health, kv, layer, limits, logs,
-    outstanding, plugins, tokens, transfer, triggers,
+    Shared, apps, audit, batch, calls, deliveries, document, health, import, kv, layer, limits,
+    logs, outstanding, plugins, tokens, transfer, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -87,7 +87,7 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(batch::get_many))
         .routes(routes!(batch::increment))
         .routes(routes!(transfer::export))
-        .routes(routes!(transfer::import))
+        .routes(routes!(import::import))
         .routes(routes!(triggers::list))
         .routes(routes!(triggers::set, triggers::delete))
         .routes(routes!(triggers::pause))

@@ -1,6 +1,6 @@
 //! Paths and queries: nothing in them is ignored, and nothing is taken for something else.
 
-use super::document::query_names;
+use super::document::{self, Parameters};
 use super::params::refused;
 use super::problem::Problem;
 use axum::http::Uri;
@@ -9,24 +9,47 @@ use std::collections::BTreeSet;
 /// Checks the path and the query of a request. A plugin's own are the plugin's.
 ///
 /// # Errors
-/// A problem, if an escape is broken or does not stand for UTF-8, or the query has a
-/// parameter that the route does not know, or has it twice.
+/// A problem, if an escape is broken or does not stand for UTF-8, if the query has a
+/// parameter that the route does not know, or has it twice, or lacks one that it needs,
+/// or if a parameter is not of its type.
 pub(super) fn check(uri: &Uri, route: &str, method: &str) -> Result<(), Problem> {
     if uri.path().starts_with("/a/") {
         return Ok(());
     }
     decode(uri.path(), false).map_err(|why| refused(format!("the path {why}")))?;
-    let query = uri.query().unwrap_or_default();
+    let known = document::parameters(route, method);
+    if let Some(known) = known {
+        path(uri.path(), route, known)?;
+    }
+    query(uri.query().unwrap_or_default(), known)
+}
+
+/// Checks the parts of a path that its route names.
+fn path(path: &str, route: &str, known: &Parameters) -> Result<(), Problem> {
+    for (part, place) in path.split('/').zip(route.split('/')) {
+        let Some(parameter) = known.get(place) else {
+            continue;
+        };
+        let name = place.trim_matches(['{', '}']);
+        let value = decode(part, false);
+        let value = value.map_err(|why| refused(format!("the part {name:?} of the path {why}")))?;
+        parameter.check(name, &value)?;
+    }
+    Ok(())
+}
+
+fn query(query: &str, known: Option<&Parameters>) -> Result<(), Problem> {
     let mut given = BTreeSet::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decode(name, true);
         let name = name.map_err(|why| refused(format!("the name of a parameter {why}")))?;
-        decode(value, true).map_err(|why| refused(format!("the parameter {name:?} {why}")))?;
-        if let Some(known) = query_names(route, method)
-            && !known.contains(&name)
-        {
-            return Err(refused(unknown(&name, known)));
+        let value = decode(value, true);
+        let value = value.map_err(|why| refused(format!("the parameter {name:?} {why}")))?;
+        if let Some(known) = known {
+            let parameter = known.get(&format!("?{name}"));
+            let parameter = parameter.ok_or_else(|| refused(unknown(&name, known)))?;
+            parameter.check(&name, &value)?;
         }
         if !given.insert(name.clone()) {
             return Err(refused(format!(
@@ -34,18 +57,29 @@ pub(super) fn check(uri: &Uri, route: &str, method: &str) -> Result<(), Problem>
             )));
         }
     }
-    Ok(())
+    let needed = known.into_iter().flatten();
+    let needed = needed.filter(|(_, parameter)| parameter.required);
+    let mut needed = needed.filter_map(|(place, _)| place.strip_prefix('?'));
+    match needed.find(|name| !given.contains(*name)) {
+        Some(name) => Err(refused(format!(
+            "the query lacks the parameter {name:?}, which this route needs"
+        ))),
+        None => Ok(()),
+    }
 }
 
-fn unknown(name: &str, known: &BTreeSet<String>) -> String {
-    if known.is_empty() {
-        return format!("unknown parameter {name:?}; this route takes none");
+fn unknown(name: &str, known: &Parameters) -> String {
+    let known: Vec<&str> = known
+        .keys()
+        .filter_map(|place| place.strip_prefix('?'))
+        .collect();
+    match known.is_empty() {
+        true => format!("unknown parameter {name:?}; this route takes none"),
+        false => format!(
+            "unknown parameter {name:?}; this route takes {}",
+            known.join(", ")
+        ),
     }
-    let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    format!(
-        "unknown parameter {name:?}; this route takes {}",
-        known.join(", ")
-    )
 }
 
 /// The text that percent-encoding stands for.

@@ -26,8 +26,14 @@ pub(super) struct ListParams {
     limit: Option<u32>,
 }
 
-fn token_id(text: &str) -> Result<TokenId, Problem> {
-    let id = Uuid::try_parse(text).map_err(|_| refused("a token's id is 32 hexadecimal digits"))?;
+/// The id of a token, of the path or the query. What is none is not repeated: it may be
+/// the token itself.
+fn token_id(name: &str, text: &str) -> Result<TokenId, Problem> {
+    let id = Uuid::try_parse(text).map_err(|_| {
+        refused(format!(
+            "the parameter {name:?} is not the id of a token, which is 32 hexadecimal digits"
+        ))
+    })?;
     Ok(TokenId(id))
 }
 
@@ -38,7 +44,8 @@ async fn page(
     params: ListParams,
 ) -> Result<Json<TokenPage>, Problem> {
     let limit = page_limit(params.limit)?;
-    let after = params.after.as_deref().map(token_id).transpose()?;
+    let after = params.after.as_deref();
+    let after = after.map(|after| token_id("after", after)).transpose()?;
     let rows = shared.host.admin().tokens(actor, app, after, limit).await?;
     let full = rows.len() == limit as usize;
     Ok(Json(TokenPage {
@@ -125,7 +132,7 @@ pub(super) async fn revoke(
     Segments(token): Segments<String>,
 ) -> Result<StatusCode, Problem> {
     actor.require(Capability::InstanceAdmin)?;
-    let token = token_id(&token)?;
+    let token = token_id("token", &token)?;
     shared
         .host
         .admin()
@@ -173,7 +180,7 @@ pub(super) async fn revoke_of_app(
     Segments((name, token)): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
-    let token = token_id(&token)?;
+    let token = token_id("token", &token)?;
     let admin = shared.host.admin();
     admin.revoke_token(&actor, Some(&app), token).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -1,18 +1,15 @@
-//! Export and import: an app's entries as streams of JSON Lines.
+//! Export, and entries as lines of JSON. Import is in `import`.
 
 use super::Shared;
-use super::api::{Imported, present};
+use super::api::present;
 use super::apps::find;
 use super::auth::Known;
-use super::body::{self, Json};
 use super::params::{Params, Segments};
-use super::problem::{Kind, Problem};
-use super::stream::Pace;
-use crate::model::{App, Capability, Collection, Entry, Key, Timestamp, Value};
+use super::problem::Problem;
+use crate::model::{AppId, Capability, Collection, Entry, Invalid, Key, Subject, Timestamp, Value};
 use crate::service::{Caller, List, Write};
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -20,17 +17,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::time::Duration;
-use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 /// The media type of JSON Lines.
-const JSON_LINES: &str = "application/jsonl";
-/// An import commits when it has so many entries, or bytes of them.
-const BATCH_ENTRIES: usize = 500;
-const BATCH_BYTES: usize = 1024 * 1024;
-/// The longest that an import waits for its app's rate before it is refused.
-const IMPORT_REST_MAX: Duration = Duration::from_secs(10);
+pub(super) const JSON_LINES: &str = "application/jsonl";
 
 /// An entry as a line. An import uses `expires_at`; versions and the other times are
 /// informative.
@@ -61,24 +51,54 @@ pub(super) struct EntryLine {
     expires_at: Option<i64>,
 }
 
+/// Why something that is written as JSON is no entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Bad {
+    /// Its value, or all of it, is over what this host takes.
+    TooLarge(String),
+    Other(String),
+}
+
+impl Bad {
+    pub(super) fn why(self) -> String {
+        match self {
+            Bad::TooLarge(why) | Bad::Other(why) => why,
+        }
+    }
+}
+
+impl From<Invalid> for Bad {
+    fn from(invalid: Invalid) -> Bad {
+        match &invalid {
+            Invalid::TooLarge {
+                subject: Subject::Value,
+                ..
+            } => Bad::TooLarge(invalid.to_string()),
+            _ => Bad::Other(invalid.to_string()),
+        }
+    }
+}
+
 /// A value that is given as JSON or as base64.
 pub(super) fn value(
     json: Option<Box<RawValue>>,
     bytes: Option<String>,
     limit: usize,
-) -> Result<Value, String> {
+) -> Result<Value, Bad> {
     let value = match (json, bytes) {
         (Some(json), None) => Value::json(json.get(), limit),
         (None, Some(bytes)) => {
             let bytes = STANDARD.decode(bytes);
-            let bytes = bytes.map_err(|e| format!("its bytes are not base64: {e}"))?;
+            let not_base64 = |e| Bad::Other(format!("its bytes are not base64: {e}"));
+            let bytes = bytes.map_err(not_base64)?;
             Value::bytes(bytes, limit)
         }
         (Some(_), Some(_)) | (None, None) => {
-            return Err("it needs either \"json\" or \"bytes\"".to_owned());
+            let why = "it needs either \"json\" or \"bytes\"";
+            return Err(Bad::Other(why.to_owned()));
         }
     };
-    value.map_err(|e| e.to_string())
+    Ok(value?)
 }
 
 impl EntryLine {
@@ -109,9 +129,10 @@ impl EntryLine {
     }
 
     /// The line as a write; none if its entry has expired.
-    fn write(self, value_bytes: usize, now: Timestamp) -> Result<Option<Write>, String> {
+    pub(super) fn write(self, value_bytes: usize, now: Timestamp) -> Result<Option<Write>, Bad> {
         let value = value(self.json, self.bytes, value_bytes)?;
-        let collection = self.collection.ok_or("it needs \"collection\"")?;
+        let lacks = || Bad::Other("it needs \"collection\"".to_owned());
+        let collection = self.collection.ok_or_else(lacks)?;
         let ttl_ms = match self.expires_at {
             None => None,
             Some(at) => match u64::try_from(at.saturating_sub(now.0)) {
@@ -120,8 +141,8 @@ impl EntryLine {
             },
         };
         Ok(Some(Write {
-            collection: Collection::parse(collection).map_err(|e| e.to_string())?,
-            key: Key::parse(self.key).map_err(|e| e.to_string())?,
+            collection: Collection::parse(collection)?,
+            key: Key::parse(self.key)?,
             value,
             ttl_ms,
             expect: None,
@@ -153,6 +174,7 @@ pub(super) async fn export(
     let only = params.collection.map(Collection::parse).transpose()?;
     let export = Export {
         caller: Caller::administrator(&app, &actor),
+        app: app.id,
         rest: only.is_none(),
         list: only.map(list_of),
         last: None,
@@ -172,6 +194,7 @@ fn list_of(collection: Collection) -> List {
 struct Export {
     shared: Shared,
     caller: Caller,
+    app: AppId,
     /// The collection that is being read.
     list: Option<List>,
     /// Whether others come after it.
@@ -208,7 +231,7 @@ impl Export {
             let collection = list.collection.clone();
             // A page is megabytes of text, which the threads that serve leave to others.
             let lines = move || lines(&collection, &page.entries);
-            let out = tokio::task::spawn_blocking(lines).await??;
+            let out = self.shared.pieces.run(self.app, lines).await??;
             match cursor {
                 Some(cursor) => {
                     list.cursor = Some(cursor);
@@ -235,123 +258,4 @@ fn lines(
         out.push(b'\n');
     }
     Ok(out)
-}
-
-/// Writes the entries of a stream, in batches of some hundred. What came before a
-/// bad line is written all the same; the problem says how many that were.
-#[utoipa::path(post, path = "/v1/apps/{app}/kv/import", tag = "kv",
-    params(("app" = String, Path)),
-    request_body(content = EntryLine, content_type = "application/jsonl"),
-    responses((status = 200, body = Imported)), security(("token" = ["script:write"])))]
-pub(super) async fn import(
-    State(shared): State<Shared>,
-    Known(actor): Known,
-    Segments(name): Segments<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Imported>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
-    body::require_type(&headers, &[JSON_LINES, "application/x-ndjson"])?;
-    let mut import = Import {
-        caller: Caller::administrator(&app, &actor),
-        app,
-        shared,
-        batch: Vec::new(),
-        bytes: 0,
-        line: 0,
-        done: Imported {
-            imported: 0,
-            expired: 0,
-        },
-    };
-    let read = import.read(body).await;
-    let written = import.commit().await;
-    match read.and(written) {
-        Ok(()) => Ok(Json(import.done)),
-        Err(problem) => Err(problem.after(import.done.imported)),
-    }
-}
-
-struct Import {
-    shared: Shared,
-    app: App,
-    caller: Caller,
-    batch: Vec<Write>,
-    bytes: usize,
-    line: u64,
-    done: Imported,
-}
-
-impl Import {
-    async fn read(&mut self, mut body: Body) -> Result<(), Problem> {
-        let mut rest: Vec<u8> = Vec::new();
-        let options = &self.shared.options;
-        let mut pace = Pace::new(options.body_timeout, options.min_rate, Instant::now());
-        loop {
-            let deadline = pace.wait(Instant::now());
-            let Some(part) = body::next(&self.shared, &mut body, deadline).await? else {
-                return self.take(&rest).await;
-            };
-            pace.moved(part.len(), Instant::now());
-            let mut lines = part.split(|byte| *byte == b'\n');
-            // What stands after the last line break is the start of a line.
-            let last = lines.next_back().unwrap_or_default();
-            for line in lines {
-                rest.extend_from_slice(line);
-                self.take(&rest).await?;
-                rest.clear();
-            }
-            rest.extend_from_slice(last);
-            let limit = self.shared.host.limits().line_bytes();
-            if rest.len() > limit {
-                self.line += 1;
-                return Err(self.bad(format!("it is over the limit of {limit} bytes")));
-            }
-        }
-    }
-
-    async fn take(&mut self, line: &[u8]) -> Result<(), Problem> {
-        self.line += 1;
-        if line.trim_ascii().is_empty() {
-            return Ok(());
-        }
-        let parsed: EntryLine =
-            serde_json::from_slice(line).map_err(|e| self.bad(e.to_string()))?;
-        let limit = self.shared.host.limits().value_bytes;
-        let write = parsed.write(limit, Timestamp::now());
-        let Some(write) = write.map_err(|why| self.bad(why))? else {
-            self.done.expired += 1;
-            return Ok(());
-        };
-        self.bytes += write.value.as_bytes().len();
-        self.batch.push(write);
-        if self.batch.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES {
-            self.commit().await?;
-        }
-        Ok(())
-    }
-
-    fn bad(&self, why: String) -> Problem {
-        Problem::new(Kind::MalformedLine, format!("line {}: {why}", self.line))
-    }
-
-    async fn commit(&mut self) -> Result<(), Problem> {
-        let batch = std::mem::take(&mut self.batch);
-        self.bytes = 0;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        // An import does not fail for its own pace: it takes that of the app.
-        while let Err(refusal) = self.shared.host.admit_write(&self.app) {
-            let rest = refusal.retry_after();
-            if rest > IMPORT_REST_MAX {
-                return Err(refusal.into());
-            }
-            tokio::time::sleep(rest).await;
-        }
-        let entries = batch.len() as u64;
-        self.shared.host.kv().set_many(&self.caller, batch).await?;
-        self.done.imported += entries;
-        Ok(())
-    }
 }

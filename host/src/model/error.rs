@@ -89,6 +89,16 @@ impl Subject {
     }
 }
 
+impl Subject {
+    /// What it consists of.
+    fn unit(self) -> &'static str {
+        match self {
+            Subject::Scopes => "scope",
+            _ => "byte",
+        }
+    }
+}
+
 impl std::fmt::Display for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -126,7 +136,7 @@ impl std::fmt::Display for Subject {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Invalid {
     /// It may not be empty.
-    #[error("the {0} is empty; it needs at least 1 byte")]
+    #[error("the {0} is empty; it needs at least 1 {unit}", unit = .0.unit())]
     Empty(Subject),
     /// It is not UTF-8.
     #[error("the {subject} is not valid UTF-8 at byte {at}")]

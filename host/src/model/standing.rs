@@ -78,7 +78,7 @@ pub struct Standing {
     /// number, and so does not count in it again.
     pub series: i64,
     /// When a probe may be claimed, if failures have paused the trigger. While one is
-    /// leased, the end of its first lease.
+    /// leased, the end of its lease, which its host renews.
     pub probe_at: Option<Timestamp>,
     /// The lease of the last probe.
     pub probe: Option<Uuid>,
@@ -113,11 +113,20 @@ impl Standing {
         self.probe_at = Some(until);
     }
 
-    /// Notes that a probe's host has given it back without a result.
-    pub(crate) fn release(&mut self, lease: Uuid, now: Timestamp) {
+    /// Notes that a lease was renewed: if it is that of a probe, no other one is let
+    /// through before its new end.
+    pub(crate) fn renew(&mut self, lease: Uuid, until: Timestamp) {
+        if self.probe == Some(lease) {
+            self.probe_at = Some(until);
+        }
+    }
+
+    /// Notes that a probe's host has given it back without a result; another one may
+    /// follow at a time.
+    pub(crate) fn release(&mut self, lease: Uuid, at: Timestamp) {
         if self.probe == Some(lease) {
             self.probe = None;
-            self.probe_at = Some(now);
+            self.probe_at = Some(at);
         }
     }
 

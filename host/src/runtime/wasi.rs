@@ -3,7 +3,7 @@
 //! output and error go to the guest's log, a line at a time.
 
 use super::invocation::Invocation;
-use crate::abi::GuestLog;
+use crate::abi::{GuestLog, RANDOM_BYTES_MAX};
 use crate::model::Level;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -43,6 +43,7 @@ pub(super) fn context(log: &Arc<Mutex<GuestLog>>) -> WasiP1Ctx {
     WasiCtxBuilder::new()
         .stdout(stream(Level::Info))
         .stderr(stream(Level::Warn))
+        .max_random_size(RANDOM_BYTES_MAX.into())
         .build_p1()
 }
 

@@ -15,7 +15,10 @@ pub enum ServiceError {
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// The caller's fault: its principal lacks a capability.
-    #[error("this call needs the scope {} for this app, which the caller does not have", .0.scope())]
+    #[error(
+        "this call needs the scope {} for {}, which the caller does not have",
+        .0.scope(), extent(*.0)
+    )]
     Denied(Capability),
     /// The entry was not as the write expected; nothing was written.
     #[error("the entry does not have the version that the write expects; nothing was written")]
@@ -108,6 +111,14 @@ pub enum ServiceError {
     /// The host's fault.
     #[error("the host failed; the operator finds the cause in its log under this request's id")]
     Internal(#[source] StoreError),
+}
+
+/// For what a capability's scope must be granted.
+fn extent(capability: Capability) -> &'static str {
+    match capability.app() {
+        Some(_) => "this app",
+        None => "every app",
+    }
 }
 
 /// A number of rows that were counted up to a thousand.

@@ -54,9 +54,9 @@ pub trait Outbox: Send + Sync {
     /// hold, nothing happens.
     async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError>;
 
-    /// Gives back a delivery whose attempt the host itself has cut off: it is due at
-    /// once, and the attempt does not count. Whether the lease still held.
-    async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError>;
+    /// Gives back a delivery whose attempt the host itself has cut off, or could not begin:
+    /// it is due at a time, and the attempt does not count. Whether the lease still held.
+    async fn release(&self, receipt: &Receipt, at: Timestamp) -> Result<bool, StoreError>;
 
     /// Makes due at `now` what a wrong clock has put off in a queue: up to `limit`
     /// deliveries that are due, or whose lease ends, after `beyond`, and the probe of a

@@ -349,6 +349,7 @@ macro_rules! conformance {
                 a_probe_that_fails_doubles_the_wait,
                 a_passing_failure_of_a_probe_does_not_double_the_wait,
                 a_probe_whose_host_dies_is_followed_by_another,
+                a_probe_that_is_renewed_is_the_only_one,
                 of_many_claims_one_gets_the_probe,
                 a_success_of_another_delivery_ends_a_pause,
                 a_pause_of_an_operator_is_never_probed,

@@ -158,6 +158,34 @@ pub async fn a_probe_whose_host_dies_is_followed_by_another(kit: Kit) {
     assert_eq!(standing(&after).await.paused, None);
 }
 
+pub async fn a_probe_that_is_renewed_is_the_only_one(kit: Kit) {
+    let app = watched(&kit, FAILURES_MAX + 1).await;
+    paused(&app).await;
+    let first = app.later(WAIT_MS);
+    let (_, receipt) = probe(&first).await;
+    let store = &kit.store;
+    // Its lease is a second; it runs for an hour.
+    let renewed = store.renew(&receipt, first.now.plus_ms(3_600_000)).await;
+    assert!(renewed.expect("renewed"));
+    for ms in [1_000, 60_000, 3_599_999] {
+        let later = first.later(ms);
+        assert_eq!(later.due().await, [""; 0], "{ms}");
+        assert!(later.claim("t", 10).await.is_empty(), "{ms}");
+    }
+    // Then its host is dead.
+    let after = first.later(3_600_000);
+    let (_, next) = probe(&after).await;
+    // What has lost its lease renews nothing.
+    let renewed = store.renew(&receipt, after.now.plus_ms(7_200_000)).await;
+    assert!(!renewed.expect("an answer"));
+    let last = after.later(1_000);
+    let (_, last_receipt) = probe(&last).await;
+    assert_ne!(last_receipt.lease, next.lease);
+    last.acknowledge(&last_receipt, vec![]).await.expect("done");
+    // Nor is it a probe any more.
+    assert_eq!(standing(&last).await.probe_at, None);
+}
+
 pub async fn of_many_claims_one_gets_the_probe(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 8).await;
     paused(&app).await;

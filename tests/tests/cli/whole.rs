@@ -102,6 +102,38 @@ fn a_large_value_is_stored_exported_and_imported_whole() {
     fails(&run(by_variable, &exported), 0, "");
 }
 
+/// An import whose values are over the limits of where it goes says which limit that is and
+/// how to raise it: of a value, and of a line that no value of a smaller limit could have.
+#[test]
+fn an_import_over_the_limits_names_the_one_to_raise() {
+    let home = Home::new();
+    let server = server(&home, &[]);
+    ok(&home, &["app", "create", "small"]);
+    let store = format!("sqlite:{}", home.path("other.db"));
+    ok(&home, &["--store", &store, "app", "create", "small"]);
+    for len in [2_000_000, 9_000_000] {
+        let value = "x".repeat(len);
+        let line = format!("{{\"collection\":\"c\",\"key\":\"k\",\"json\":\"{value}\"}}\n");
+        let import = ["kv", "import", "small"];
+        let to_server = run(home.command(&import), line.as_bytes());
+        fails(&to_server, 2, "line 1: ");
+        fails(
+            &to_server,
+            2,
+            "an operator can raise limits.value of the server",
+        );
+        let to_store = [&["--store", store.as_str()][..], &import].concat();
+        let to_store = run(home.command(&to_store), line.as_bytes());
+        fails(&to_store, 2, "line 1: ");
+        fails(
+            &to_store,
+            2,
+            "raise limits.value in a configuration file and name that with --config",
+        );
+    }
+    server.stop();
+}
+
 #[test]
 fn inputs_of_calls_and_modules_are_sent_whole() {
     let home = Home::new();

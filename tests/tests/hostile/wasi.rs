@@ -33,6 +33,34 @@ async fn there_are_no_files_no_environment_and_no_input() {
         .unwrap();
 }
 
+/// A call of the host is not interrupted, so none may make millions of random bytes.
+#[tokio::test]
+async fn random_bytes_are_bounded_a_call() {
+    let bench = Bench::new().await;
+    let asking = |bytes: u32| {
+        wat::parse_str(format!(
+            r#"(module (import "wasi_snapshot_preview1" "random_get"
+                (func $random (param i32 i32) (result i32)))
+              (memory (export "memory") 32)
+              (func (export "run") (result i32)
+                (call $random (i32.const 0) (i32.const {bytes}))))"#
+        ))
+        .unwrap()
+    };
+    let most = 64 * 1024;
+    let plugin = bench.load(asking(most)).await;
+    let run = || Call::function("run");
+    bench.host.call(&plugin, run()).await.unwrap();
+    let plugin = bench.load(asking(most + 1)).await;
+    let failure = bench.host.call(&plugin, run()).await.unwrap_err();
+    let is_trap = matches!(failure.error, CallError::Trap { .. });
+    let text = failure.to_string();
+    assert!(
+        is_trap && text.contains("65537") && text.contains("65536"),
+        "{text}"
+    );
+}
+
 #[tokio::test]
 async fn exit_ends_the_call_with_its_code() {
     let bench = Bench::new().await;

@@ -225,3 +225,24 @@ async fn a_stored_module_that_is_another_is_not_run() {
     let called = server.anonymous().call("shop", "run", "").await;
     called.refused(500, "internal");
 }
+
+/// What a client sends in escapes never becomes another text on the way to a plugin.
+#[tokio::test]
+async fn escapes_that_are_not_utf8_are_an_error_for_a_plugin_of_the_sdk() {
+    let server = Server::start().await;
+    server.deployed("shop", wasm("sdk")).await;
+    let api = server.anonymous();
+    let good = api.get("/a/shop/%C3%A9/b?x=%C3%A9+1").await.expect(200);
+    assert_eq!(good.json(), serde_json::json!([["é", "b"], "é 1"]));
+    for (target, says) in [
+        ("/a/shop/%ff", "a part of the path is \"%ff\""),
+        ("/a/shop/a?x=%C3", "the parameter \"x\" is \"%C3\""),
+    ] {
+        let refused = api.get(target).await.expect(400);
+        assert!(refused.text().starts_with(says), "{}", refused.text());
+        assert!(refused.text().contains("UTF-8"), "{}", refused.text());
+    }
+    server.deployed("links", wasm("shortener")).await;
+    let refused = api.get("/a/links/?cursor=%ff").await.expect(400);
+    assert!(refused.text().contains("cursor"), "{}", refused.text());
+}

@@ -1,9 +1,10 @@
 //! Requests that are not as they should be.
 
-use kvasm::model::Limits;
+use crate::document::{document, operations};
+use kvasm::model::{Limits, Scope};
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, answer};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 #[tokio::test]
@@ -207,4 +208,176 @@ async fn a_plugins_failures_are_told_apart_and_tell_no_more_than_they_should() {
         .await;
     let looped = server.anonymous().call("loops", "run", "").await;
     looped.refused(504, "plugin-timeout");
+}
+
+/// A value that stands for what a schema does not take, and what a message says that it
+/// takes.
+fn misfit(schema: &Value) -> Option<(&'static str, String)> {
+    let is = |name: &str| match &schema["type"] {
+        Value::Array(types) => types.iter().any(|found| found == name),
+        found => found == name,
+    };
+    if let Some(words) = schema["enum"].as_array() {
+        let words: Vec<_> = words.iter().filter_map(Value::as_str).collect();
+        return Some(("abc", words.join(", ")));
+    }
+    if schema["format"] == "uuid" {
+        return Some(("abc", "a UUID".to_owned()));
+    }
+    if is("boolean") {
+        return Some(("abc", "true or false".to_owned()));
+    }
+    let bounds = || format!("from {} to {}", schema["minimum"], schema["maximum"]);
+    is("integer").then(|| ("abc", bounds()))
+}
+
+/// Of every route: which parameter is wrong, what it is, and what it must be.
+#[tokio::test]
+async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes() {
+    let server = Server::start().await;
+    server.deployed("shop", module("", "(i32.const 0)")).await;
+    let values = [
+        ("app", "shop"),
+        ("version", "99"),
+        ("token", "00000000000000000000000000000099"),
+        ("function", "run"),
+        ("name", "n"),
+        ("id", "00000000-0000-0000-0000-000000000099"),
+    ];
+    let refused = async |method: &str, target: &str| {
+        let refused = server.root.send(method, target).await;
+        refused.refused(400, "invalid-argument");
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert!(!detail.contains("deserialize"), "{target}: {detail}");
+        assert!(!detail.contains("Invalid URL"), "{target}: {detail}");
+        detail
+    };
+    let mut seen = 0;
+    for operation in operations(&document(&server.root).await) {
+        if operation.path.starts_with("/a/") {
+            continue;
+        }
+        let target = operation.target(&values);
+        let and = if target.contains('?') { '&' } else { '?' };
+        for parameter in operation.parameters("query") {
+            let name = parameter["name"].as_str().unwrap();
+            if parameter["required"] == true {
+                let without = target.replace(&format!("{name}=x"), "");
+                let detail = refused(&operation.method, &without).await;
+                assert!(detail.contains(&format!("{name:?}")), "{detail}");
+            }
+            let Some((value, takes)) = misfit(&parameter["schema"]) else {
+                continue;
+            };
+            let bad = format!("{target}{and}{name}={value}");
+            let detail = refused(&operation.method, &bad).await;
+            let says = format!("the parameter {name:?} is \"abc\"; it must be ");
+            assert!(detail.starts_with(&says), "{bad}: {detail}");
+            assert!(detail.ends_with(&takes), "{bad}: {detail}");
+            seen += 1;
+        }
+        for parameter in operation.parameters("path") {
+            let name = parameter["name"].as_str().unwrap();
+            let Some((value, takes)) = misfit(&parameter["schema"]) else {
+                continue;
+            };
+            let at = values.iter().position(|(known, _)| *known == name).unwrap();
+            let mut values = values;
+            values[at].1 = value;
+            let detail = refused(&operation.method, &operation.target(&values)).await;
+            assert!(detail.contains(&format!("{name:?} is \"abc\"")), "{detail}");
+            assert!(detail.ends_with(&takes), "{detail}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "{seen}");
+    // Text that only its handler knows.
+    for target in [
+        "/v1/apps?after=A%20b",
+        "/v1/apps/shop/kv/collections?after=",
+        "/v1/apps/shop/kv/list?collection=c&cursor=..",
+        "/v1/apps/shop/deliveries?after=x",
+    ] {
+        let detail = refused("GET", target).await;
+        assert!(detail.contains("of the page before"), "{target}: {detail}");
+    }
+    // What is given for an id may be a secret.
+    let detail = refused("DELETE", "/v1/tokens/kvasm_1_2").await;
+    assert!(
+        detail.contains("\"token\"") && !detail.contains("kvasm"),
+        "{detail}"
+    );
+    let between = "/v1/apps/shop/dead-letters?from=7&until=3";
+    let detail = refused("GET", between).await;
+    assert!(detail.contains('7') && detail.contains('3'), "{detail}");
+}
+
+/// Of every route: a body is taken as it is, so one that is encoded is refused before it is
+/// taken for something else.
+#[tokio::test]
+async fn a_body_with_a_content_encoding_is_refused() {
+    let server = Server::start().await;
+    server.deployed("shop", module("", "(i32.const 0)")).await;
+    let mut seen = 0;
+    for operation in operations(&document(&server.root).await) {
+        if operation.path.starts_with("/a/") || operation.json["requestBody"].is_null() {
+            continue;
+        }
+        let target = operation.target(&[("app", "shop"), ("function", "run"), ("name", "n")]);
+        let types = operation.json["requestBody"]["content"].as_object();
+        let content_type = types.and_then(|types| types.keys().next()).unwrap();
+        for coding in ["gzip", "GZIP", "br", "identity, gzip", "zstd, identity"] {
+            let request = server.root.ask(&operation.method, &target);
+            let request = request.header("content-type", content_type);
+            let request = request.header("content-encoding", coding).body("{}");
+            let refused = answer(request).await;
+            refused.refused(415, "unsupported-content-encoding");
+            assert_eq!(refused.header("accept-encoding"), "identity");
+            assert!(refused.text().contains("identity"), "{}", refused.text());
+        }
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen}");
+    for (target, coding, status) in [
+        ("/v1/apps/shop/call/run", "identity", 200),
+        ("/v1/apps/shop/call/run", "Identity, identity", 200),
+        ("/v1/apps/shop/call/run", "", 200),
+        // A plugin sees the header and decides; this one has no handler.
+        ("/a/shop/x", "gzip", 404),
+    ] {
+        let request = server.root.ask("POST", target).body("{}");
+        answer(request.header("content-encoding", coding))
+            .await
+            .expect(status);
+    }
+}
+
+#[tokio::test]
+async fn refusals_of_tokens_say_what_is_meant() {
+    let server = Server::start().await;
+    let app = server.app("shop", false).await;
+    let api = server.client(Some(&app), &[Scope::AppAdmin]).await;
+    for path in ["/v1/tokens", "/v1/apps/shop/tokens"] {
+        let new = json!({ "name": "t", "scopes": [] });
+        let refused = server.root.json("POST", path, new).await;
+        refused.refused(400, "invalid-argument");
+        assert!(
+            refused.text().contains("at least 1 scope"),
+            "{}",
+            refused.text()
+        );
+    }
+    for (refused, scope, extent) in [
+        (api.get("/v1/tokens").await, "instance:admin", "every app"),
+        (
+            api.json("POST", "/v1/apps", json!({ "name": "x" })).await,
+            "app:admin",
+            "every app",
+        ),
+        (api.get("/v1/apps/shop/logs").await, "log:read", "this app"),
+    ] {
+        refused.refused(403, "forbidden");
+        let says = format!("this call needs the scope {scope} for {extent},");
+        assert!(refused.text().contains(&says), "{}", refused.text());
+    }
 }

@@ -447,3 +447,24 @@ async fn a_refused_body_does_not_break_the_next_request() {
     };
     tokio::task::spawn_blocking(ask).await.unwrap();
 }
+
+/// The largest lengths are refused by the HTTP library, as docs/http.md says, all others by
+/// the server.
+#[tokio::test]
+async fn a_length_that_no_body_has_is_refused() {
+    let server = Server::start().await;
+    server.deployed("shop", module("", "(i32.const 0)")).await;
+    for (length, status) in [
+        (u64::MAX, 431),
+        (u64::MAX - 1, 431),
+        (u64::MAX - 2, 413),
+        (1 << 40, 413),
+    ] {
+        let head = format!(
+            "POST /v1/apps/shop/call/run HTTP/1.1\r\nHost: t\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let answer = server.raw(head.as_bytes()).await;
+        assert_eq!(answer.status, status, "{length}");
+    }
+    server.root.call("shop", "run", "").await.expect(200);
+}

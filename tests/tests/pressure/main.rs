@@ -8,6 +8,7 @@ mod bodies;
 mod cpu;
 mod full_disk;
 mod full_postgres;
+mod imports;
 mod kit;
 mod limits;
 mod log;

@@ -92,24 +92,29 @@ impl Outbox for MemoryStore {
 
     async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
         let mut state = self.state.write();
-        let tenant = state.leased(receipt);
-        let row = tenant.and_then(|t| t.deliveries.get_mut(&key_of(&receipt.place)));
+        let Some(tenant) = state.leased(receipt) else {
+            return Ok(false);
+        };
+        let row = tenant.deliveries.get_mut(&key_of(&receipt.place));
         let renewed = row.map(|row| row.due_at = Some(until));
+        if let Some(trigger) = tenant.triggers.get_mut(&receipt.place.trigger) {
+            trigger.standing.renew(receipt.lease, until);
+        }
         Ok(renewed.is_some())
     }
 
-    async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError> {
+    async fn release(&self, receipt: &Receipt, at: Timestamp) -> Result<bool, StoreError> {
         let mut state = self.state.write();
         let Some(tenant) = state.leased(receipt) else {
             return Ok(false);
         };
         if let Some(row) = tenant.deliveries.get_mut(&key_of(&receipt.place)) {
             row.lease = None;
-            row.due_at = Some(now);
+            row.due_at = Some(at);
             row.attempts = row.attempts.saturating_sub(1);
         }
         if let Some(trigger) = tenant.triggers.get_mut(&receipt.place.trigger) {
-            trigger.standing.release(receipt.lease, now);
+            trigger.standing.release(receipt.lease, at);
         }
         Ok(true)
     }

@@ -1,5 +1,6 @@
 //! What plugins of the SDK do, for tests and benchmarks.
 
+use kvasm_guest::http::{Request, Response};
 use kvasm_guest::{Error, Json, kv};
 use std::hint::black_box;
 
@@ -69,6 +70,17 @@ fn churn(Json((count, bytes)): Json<(usize, usize)>) -> Json<(usize, usize)> {
         black_box(vec![n as u8; bytes]);
     }
     Json((before, pages()))
+}
+
+/// Answers with the parts of the path and the parameter `x`, or with 400.
+#[kvasm_guest::http]
+fn handle(request: Request) -> Result<Response, Error> {
+    let read = || Ok((request.path_segments()?, request.query_param("x")?));
+    match read() {
+        Ok(read) => Response::json(&read),
+        Err(Error::Decode(why)) => Ok(Response::text(why).status(400)),
+        Err(error) => Err(error),
+    }
 }
 
 fn random(below: u64) -> Result<u64, Error> {

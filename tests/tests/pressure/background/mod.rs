@@ -5,3 +5,4 @@ mod clocks;
 mod graves;
 mod ready;
 mod stage;
+mod unread;

@@ -307,10 +307,14 @@ statements! {
         "SELECT d.size, d.series FROM deliveries AS d WHERE ", this_delivery!(),
         " AND d.lease = $5 FOR UPDATE"
     );
-    /// The delivery, its lease, the end of the lease.
+    /// The delivery, its lease, the end of the lease: if it is a probe, no other one is let
+    /// through before that.
     RENEW = concat!(
-        "UPDATE deliveries AS d SET leased_until = $6 WHERE ", this_delivery!(),
-        " AND d.lease = $5 RETURNING d.seq"
+        "WITH renewed AS (UPDATE deliveries AS d SET leased_until = $6 WHERE ", this_delivery!(),
+        " AND d.lease = $5 RETURNING d.seq), \
+         probe AS (UPDATE triggers AS t SET probe_at = $6 \
+         WHERE t.app_id = $1 AND t.name = $2 AND t.probe = $5) \
+         SELECT r.seq FROM renewed AS r"
     );
     /// The delivery, now: removes it and lets the next one go on. The failures of
     /// its trigger are no longer in a row. After `HOLD_DELIVERY`.

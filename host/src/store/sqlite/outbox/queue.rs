@@ -180,7 +180,11 @@ pub(in crate::store::sqlite) fn renew(
             ])
         })
         .map_err(error::store)?;
-    Ok(renewed > 0)
+    if renewed == 0 {
+        return Ok(false);
+    }
+    standing::renew(connection, receipt, until).map_err(error::store)?;
+    Ok(true)
 }
 
 /// Takes a delivery out after its handler has succeeded; the bytes that it took.

@@ -1,6 +1,6 @@
 //! How triggers stand: their failures in a row, pauses and probes.
 
-use crate::model::{AppId, Pause, Standing, Timestamp, TriggerName};
+use crate::model::{AppId, Pause, Receipt, Standing, Timestamp, TriggerName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -85,6 +85,25 @@ pub(super) fn write(
             standing.probes_failed
         ])?;
     Ok(changed > 0)
+}
+
+/// Notes that a lease was renewed: if it is that of a probe, the next one waits longer.
+pub(super) fn renew(
+    connection: &Connection,
+    receipt: &Receipt,
+    until: Timestamp,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE triggers SET probe_at = ?4 WHERE app_id = ?1 AND name = ?2 AND probe = ?3",
+        )?
+        .execute(params![
+            receipt.app.uuid().as_bytes(),
+            receipt.place.trigger.as_str(),
+            receipt.lease.as_bytes(),
+            until.0
+        ])
+        .map(drop)
 }
 
 /// Notes that a delivery of a trigger has succeeded.

@@ -1,0 +1,318 @@
+//! Import: entries out of a stream of JSON Lines.
+//!
+//! What a client sends costs its app's rate, whether or not anything comes of it, and is
+//! parsed in pieces off the threads that serve.
+
+use super::api::Imported;
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::Segments;
+use super::problem::{Kind, Problem};
+use super::stream::Pace;
+use super::transfer::{Bad, EntryLine, JSON_LINES};
+use super::{Shared, Trust};
+use crate::model::{App, Capability, Timestamp};
+use crate::service::{Caller, Write};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use futures_util::FutureExt;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An import commits when it has so many entries, or bytes of them. As many lines or
+/// bytes that it reads count as a write of the app, of which a commit is the work: no
+/// commit has fewer, but the last.
+const BATCH_ENTRIES: usize = 500;
+const BATCH_BYTES: usize = 1024 * 1024;
+/// The bytes of whole lines that are parsed at once, or a little more.
+const PIECE_BYTES: usize = 64 * 1024;
+/// The longest that an import waits for its app's rate before it is refused.
+const REST_MAX: Duration = Duration::from_secs(10);
+
+/// Writes the entries of a stream, in batches of some hundred. What came before a
+/// bad line is written all the same; the problem says how many that were.
+#[utoipa::path(post, path = "/v1/apps/{app}/kv/import", tag = "kv",
+    params(("app" = String, Path)),
+    request_body(content = EntryLine, content_type = "application/jsonl"),
+    responses((status = 200, body = Imported)), security(("token" = ["script:write"])))]
+pub(super) async fn import(
+    State(shared): State<Shared>,
+    Known(actor): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Imported>, Problem> {
+    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    body::require_type(&headers, &[JSON_LINES, "application/x-ndjson"])?;
+    let mut import = Import {
+        caller: Caller::administrator(&app, &actor),
+        app,
+        shared,
+        unparsed: Vec::new(),
+        whole: 0,
+        bill: Bill::default(),
+        batch: Vec::new(),
+        bytes: 0,
+        line: 0,
+        done: Imported {
+            imported: 0,
+            expired: 0,
+        },
+    };
+    let read = import.read(body).await;
+    let written = import.commit().await;
+    match read.and(written) {
+        Ok(()) => Ok(Json(import.done)),
+        Err(problem) => Err(problem.after(import.done.imported)),
+    }
+}
+
+struct Import {
+    shared: Shared,
+    app: App,
+    caller: Caller,
+    /// What was read and not parsed yet.
+    unparsed: Vec<u8>,
+    /// The bytes of it that are whole lines.
+    whole: usize,
+    bill: Bill,
+    batch: Vec<Write>,
+    bytes: usize,
+    line: u64,
+    done: Imported,
+}
+
+impl Import {
+    async fn read(&mut self, mut body: Body) -> Result<(), Problem> {
+        let shared = self.shared.clone();
+        let options = &shared.options;
+        let mut pace = Pace::new(options.body_timeout, options.min_rate, Instant::now());
+        loop {
+            // What is there is read before it is parsed, so that a piece is worth its while;
+            // while the sender is waited for, nothing is left to do.
+            let soon = Instant::now() + options.body_timeout;
+            let ready = body::next(&shared, &mut body, soon).now_or_never();
+            let part = match ready {
+                Some(part) => part?,
+                None => {
+                    self.parse().await?;
+                    let deadline = pace.wait(Instant::now());
+                    body::next(&shared, &mut body, deadline).await?
+                }
+            };
+            let Some(part) = part else {
+                self.whole = self.unparsed.len();
+                return self.parse().await;
+            };
+            pace.moved(part.len(), Instant::now());
+            self.take(&part).await?;
+        }
+    }
+
+    /// Takes a part of the stream, which ends anywhere.
+    async fn take(&mut self, part: &[u8]) -> Result<(), Problem> {
+        if let Some(last) = part.iter().rposition(|byte| *byte == b'\n') {
+            self.whole = self.unparsed.len() + last + 1;
+        }
+        self.unparsed.extend_from_slice(part);
+        let lines = part.iter().filter(|byte| **byte == b'\n').count();
+        for _ in 0..self.bill.writes(lines, part.len()) {
+            self.admit().await?;
+        }
+        let limit = self.shared.host.limits().line_bytes();
+        let is_long = self.unparsed.len() - self.whole > limit;
+        if self.whole >= PIECE_BYTES || is_long {
+            self.parse().await?;
+        }
+        match is_long {
+            true => {
+                self.line += 1;
+                Err(self.bad(over(limit)))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Parses the lines that are whole, and commits when there are enough of them.
+    async fn parse(&mut self) -> Result<(), Problem> {
+        let rest = self.unparsed.split_off(self.whole);
+        let piece = std::mem::replace(&mut self.unparsed, rest);
+        self.whole = 0;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let limits = self.shared.host.limits();
+        let (line_bytes, value_bytes) = (limits.line_bytes(), limits.value_bytes);
+        let parse = move || parse(&piece, line_bytes, value_bytes);
+        let parsed = self.shared.pieces.run(self.app.id, parse).await;
+        let parsed = parsed.map_err(|error| Problem::internal(&error))?;
+        self.line += parsed.lines;
+        self.done.expired += parsed.expired;
+        for write in parsed.writes {
+            self.bytes += write.value.as_bytes().len();
+            self.batch.push(write);
+            if self.batch.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES {
+                self.commit().await?;
+            }
+        }
+        parsed.bad.map_or(Ok(()), |why| Err(self.bad(why)))
+    }
+
+    fn bad(&self, bad: Bad) -> Problem {
+        let line = self.line;
+        let detail = match bad {
+            Bad::Other(why) => format!("line {line}: {why}"),
+            Bad::TooLarge(why) => {
+                let raise = match self.shared.trust {
+                    Trust::Tokens => "an operator can raise limits.value of the server",
+                    Trust::Operator(_) => {
+                        "raise limits.value in a configuration file and name that with --config"
+                    }
+                };
+                format!("line {line}: {why}; {raise}")
+            }
+        };
+        Problem::new(Kind::MalformedLine, detail)
+    }
+
+    /// Counts a write of the app. An import does not fail for its own pace: it takes that
+    /// of the app.
+    async fn admit(&self) -> Result<(), Problem> {
+        while let Err(refusal) = self.shared.host.admit_write(&self.app) {
+            let rest = refusal.retry_after();
+            if rest > REST_MAX {
+                return Err(refusal.into());
+            }
+            tokio::time::sleep(rest).await;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), Problem> {
+        let batch = std::mem::take(&mut self.batch);
+        self.bytes = 0;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let entries = batch.len() as u64;
+        self.shared.host.kv().set_many(&self.caller, batch).await?;
+        self.done.imported += entries;
+        Ok(())
+    }
+}
+
+/// What was read since it last counted as a write.
+#[derive(Default)]
+struct Bill {
+    begun: bool,
+    lines: usize,
+    bytes: usize,
+}
+
+impl Bill {
+    /// The writes that so many more lines and bytes are: one for the first, and one for
+    /// each further 500 lines or 1 MiB, whichever comes first.
+    fn writes(&mut self, lines: usize, bytes: usize) -> usize {
+        let mut writes = usize::from(!self.begun);
+        self.begun = true;
+        self.lines += lines;
+        self.bytes += bytes;
+        while self.lines >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES {
+            self.lines = self.lines.saturating_sub(BATCH_ENTRIES);
+            self.bytes = self.bytes.saturating_sub(BATCH_BYTES);
+            writes += 1;
+        }
+        writes
+    }
+}
+
+/// Lines as writes, until one is refused.
+#[derive(Default)]
+struct Parsed {
+    writes: Vec<Write>,
+    /// Those whose entries have expired.
+    expired: u64,
+    /// All of them, blank ones and the one that is refused included.
+    lines: u64,
+    /// Why the last one is refused.
+    bad: Option<Bad>,
+}
+
+fn parse(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Parsed {
+    let mut parsed = Parsed::default();
+    let now = Timestamp::now();
+    let lines = piece.strip_suffix(b"\n").unwrap_or(piece);
+    for line in lines.split(|byte| *byte == b'\n') {
+        parsed.lines += 1;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        match write(line, line_bytes, value_bytes, now) {
+            Ok(Some(write)) => parsed.writes.push(write),
+            Ok(None) => parsed.expired += 1,
+            Err(why) => {
+                parsed.bad = Some(why);
+                break;
+            }
+        }
+    }
+    parsed
+}
+
+/// A line as a write; none if its entry has expired.
+fn write(
+    line: &[u8],
+    line_bytes: usize,
+    value_bytes: usize,
+    now: Timestamp,
+) -> Result<Option<Write>, Bad> {
+    if line.len() > line_bytes {
+        return Err(over(line_bytes));
+    }
+    let line: EntryLine = serde_json::from_slice(line).map_err(|e| Bad::Other(e.to_string()))?;
+    line.write(value_bytes, now)
+}
+
+/// Of the limit of lines, which follows that of values.
+fn over(limit: usize) -> Bad {
+    Bad::TooLarge(format!("it is over the limit of {limit} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However the stream is cut, what is read counts.
+    #[test]
+    fn what_is_read_counts_as_writes() {
+        let writes = |parts: &[(usize, usize)]| {
+            let mut bill = Bill::default();
+            let writes = parts
+                .iter()
+                .map(|(lines, bytes)| bill.writes(*lines, *bytes));
+            writes.sum::<usize>()
+        };
+        assert_eq!(writes(&[]), 0);
+        assert_eq!(writes(&[(1, 40)]), 1);
+        assert_eq!(writes(&[(5_000, 5_000)]), 1 + 10);
+        assert_eq!(writes(&[(1, 1); 5_000]), 1 + 10);
+        assert_eq!(writes(&[(0, 64 * 1024); 160]), 1 + 10);
+        assert_eq!(writes(&[(1, 3 << 20)]), 1 + 3);
+    }
+
+    #[test]
+    fn lines_are_parsed_until_one_is_refused() {
+        let good = r#"{"collection":"c","key":"k","json":1}"#;
+        let old = r#"{"collection":"c","key":"k","json":1,"expires_at":1}"#;
+        let parsed = parse(format!("\n{good}\n{old}\n \n").as_bytes(), 100, 10);
+        assert_eq!((parsed.lines, parsed.writes.len()), (4, 1));
+        assert_eq!((parsed.expired, parsed.bad), (1, None));
+        let parsed = parse(format!("{good}\nx\n{good}").as_bytes(), 100, 10);
+        assert_eq!((parsed.lines, parsed.writes.len()), (2, 1));
+        assert!(parsed.bad.is_some());
+        let parsed = parse(good.as_bytes(), 20, 10);
+        assert_eq!(parsed.bad, Some(over(20)));
+    }
+}

@@ -1,0 +1,72 @@
+//! Deliveries of apps that cannot be read: the attempts do not count.
+
+use super::stage::{Stage, counter};
+use kvasm::dispatch::DispatchOptions;
+use kvasm_tests::server::eventually;
+use serde_json::json;
+use std::time::Duration;
+
+/// Skips of claimed deliveries so far.
+fn skips(stage: &Stage) -> u64 {
+    let text = stage.server.host.metrics().encode();
+    let line = "kvasm_task_skips_total{name=\"deliveries\"} ";
+    let mut lines = text.lines();
+    let count = lines.find_map(|found| found.strip_prefix(line));
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
+/// A store that answers claims and fails to read apps, and then works again: with one
+/// attempt allowed, a single one that counted would be a dead letter.
+async fn a_store_that_flaps_gives_nothing_up(mut stage: Stage) {
+    let app = stage.server.deployed("flapping", counter()).await;
+    let trigger = json!({ "collection": "c", "attempts_max": 1 });
+    let path = "/v1/apps/flapping/triggers/run";
+    stage
+        .server
+        .root
+        .json("PUT", path, trigger)
+        .await
+        .expect(200);
+    for round in 1..=2_u64 {
+        // A change of the registry, so that no host uses what it has in memory.
+        stage.server.app(&format!("other{round}"), false).await;
+        let away = "ALTER TABLE apps RENAME COLUMN public TO away";
+        stage.database.sql(away).await;
+        stage.set(&app, &format!("key {round}"), None).await;
+        if round == 1 {
+            stage.start_with(DispatchOptions {
+                lease_min: Duration::from_secs(10),
+                ..DispatchOptions::default()
+            });
+        }
+        // Each is a claim that found no app.
+        let before = skips(&stage);
+        eventually(
+            "it was claimed more often than it may be tried",
+            async || skips(&stage) >= before + 3,
+        )
+        .await;
+        let store = stage.server.host.store();
+        let outstanding = store.deliveries(app.id, None, 10).await.unwrap();
+        assert_eq!(outstanding.len(), 1, "{outstanding:?}");
+        assert!(outstanding[0].attempts <= 1, "{outstanding:?}");
+        let back = "ALTER TABLE apps RENAME COLUMN away TO public";
+        stage.database.sql(back).await;
+        stage.counts(&app, &round.to_string()).await;
+        let all = kvasm::model::Letters::default();
+        let dead = store.dead_letters(app.id, &all, None, 10).await.unwrap();
+        assert!(dead.is_empty(), "{dead:?}");
+    }
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_flaps_gives_nothing_up_on_sqlite() {
+    a_store_that_flaps_gives_nothing_up(Stage::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_flaps_gives_nothing_up_on_postgres() {
+    let stage = Stage::postgres(Duration::from_secs(60)).await;
+    a_store_that_flaps_gives_nothing_up(stage).await;
+}
