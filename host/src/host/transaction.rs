@@ -2,7 +2,7 @@
 
 use super::{Host, Plugin};
 use crate::abi::{DeliveryContext, GuestLog};
-use crate::model::Receipt;
+use crate::model::{Pieces, Receipt};
 use crate::runtime::{CallError, CallFailure, Request, Response, Target};
 use crate::service::{
     Address, CallContext, Held, Lane, Lanes, ServiceError, Services, Stage, Timeout, Transaction,
@@ -23,7 +23,7 @@ pub(super) struct Run<'p> {
     plugin: &'p Plugin,
     context: CallContext,
     target: Target,
-    input: Vec<u8>,
+    input: Pieces,
     delivery: Option<(Arc<DeliveryContext>, Receipt)>,
 }
 
@@ -32,7 +32,7 @@ impl<'p> Run<'p> {
         plugin: &'p Plugin,
         context: CallContext,
         target: Target,
-        input: Vec<u8>,
+        input: Pieces,
     ) -> Run<'p> {
         Run {
             plugin,
