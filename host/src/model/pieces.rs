@@ -140,7 +140,7 @@ mod tests {
         for begins in 0..1u32 << whole.len() {
             let mut all = vec![Vec::new()];
             for (at, &byte) in whole.iter().enumerate() {
-                if begins >> at & 1 == 1 {
+                if (begins >> at) & 1 == 1 {
                     all.push(Vec::new());
                 }
                 all.last_mut().unwrap().push(byte);
