@@ -5,7 +5,7 @@ use super::kv::{self, async_function};
 use super::log;
 use super::memory::Guest;
 use super::state::{GuestState, GuestView, HostCalls};
-use crate::model::{Invalid, Subject, Timestamp};
+use crate::model::{Invalid, Pieces, Subject, Timestamp};
 use kvasm_abi::{MODULE, Range32, Status};
 use wasmtime::{Caller, Linker};
 
@@ -48,40 +48,20 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
     Ok(())
 }
 
-/// Copies what lies at `offset` of host bytes into the guest's buffer, as far
-/// as both reach, and returns how many bytes that was.
-fn copy_out<T: GuestView>(
+/// Copies what is at `offset` of host bytes into the guest's buffer, as far as both
+/// reach, and returns how many bytes that was. Much is copied in its turn.
+async fn copy_out<T: GuestView>(
     guest: &mut Guest<'_, T>,
-    take: fn(&mut GuestState) -> &mut Vec<u8>,
-    offset: u32,
-    out: Range32,
-) -> Result<i64, Fault> {
-    // Taken out for the copy, as the state and the memory are one borrow.
-    let bytes = std::mem::take(take(guest.state()));
-    let copied = guest.bytes_mut("buffer", out).map(|buffer| {
-        let rest = bytes.get(offset as usize..).unwrap_or_default();
-        let len = rest.len().min(buffer.len());
-        for (to, from) in buffer.iter_mut().zip(rest) {
-            *to = *from;
-        }
-        len as i64
-    });
-    *take(guest.state()) = bytes;
-    copied
-}
-
-/// As [`copy_out`], in its turn if that is much.
-async fn copy_out_in_turn<T: GuestView>(
-    guest: &mut Guest<'_, T>,
-    take: fn(&mut GuestState) -> &mut Vec<u8>,
+    bytes: fn(&GuestState) -> &Pieces,
     offset: i32,
     out: Range32,
 ) -> Result<i64, Fault> {
     guest.check("buffer", out)?;
-    let offset = offset.cast_unsigned();
-    let rest = take(guest.state()).len().saturating_sub(offset as usize);
+    let offset = offset.cast_unsigned() as usize;
+    let rest = bytes(guest.state()).len().saturating_sub(offset);
     guest.turn(rest.min(out.len as usize)).await;
-    copy_out(guest, take, offset, out)
+    let (buffer, state) = guest.bytes_and_state("buffer", out)?;
+    Ok(bytes(state).copy_to(offset, buffer) as i64)
 }
 
 async fn result_read<T: GuestView>(
@@ -90,7 +70,7 @@ async fn result_read<T: GuestView>(
     ptr: i32,
     len: i32,
 ) -> Result<i64, Fault> {
-    copy_out_in_turn(guest, |state| &mut state.slot, offset, kv::at(ptr, len)).await
+    copy_out(guest, |state| &state.slot, offset, kv::at(ptr, len)).await
 }
 
 async fn input_read<T: GuestView>(
@@ -99,7 +79,7 @@ async fn input_read<T: GuestView>(
     ptr: i32,
     len: i32,
 ) -> Result<i64, Fault> {
-    copy_out_in_turn(guest, |state| &mut state.input, offset, kv::at(ptr, len)).await
+    copy_out(guest, |state| &state.input, offset, kv::at(ptr, len)).await
 }
 
 fn error_message<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result<i64, Fault> {
@@ -126,8 +106,8 @@ async fn output_write<T: GuestView>(
         }));
     }
     guest.turn(len as usize).await;
-    let bytes = guest.read_start("output", range, limit)?;
-    guest.state().output.extend_from_slice(&bytes);
+    let (bytes, state) = guest.bytes_and_state("output", range)?;
+    state.output.extend_from_slice(bytes);
     Ok(i64::from(len))
 }
 

@@ -49,6 +49,11 @@ impl GuestLog {
         }
     }
 
+    /// Moves the lines out; those after are dropped and not counted.
+    pub(crate) fn take(&mut self) -> GuestLog {
+        std::mem::replace(self, GuestLog::new(0, 0))
+    }
+
     /// The lines, oldest first.
     pub fn lines(&self) -> &[LogLine] {
         &self.lines

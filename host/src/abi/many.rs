@@ -157,7 +157,7 @@ async fn commit<T: GuestView>(
                 .iter()
                 .map(|at| u32::try_from(*at).unwrap_or(u32::MAX));
             let positions: Vec<u32> = positions.collect();
-            state.slot = packed_records(&positions);
+            state.slot = packed_records(&positions).into();
             Err(Fault::Status(Status::Conflict, conflict(&failed, &checked)))
         }
         Err(error) => Err(error.into()),

@@ -168,6 +168,17 @@ impl<'c, T: GuestView> Guest<'c, T> {
         Ok(memory.get_mut(range).unwrap_or_default())
     }
 
+    /// The guest's bytes in a range, and the state of its call.
+    pub(super) fn bytes_and_state(
+        &mut self,
+        argument: &'static str,
+        at: Range32,
+    ) -> Result<(&mut [u8], &mut super::GuestState), Fault> {
+        let range = self.range(argument, at)?;
+        let (memory, data) = self.memory.data_and_store_mut(&mut self.caller);
+        Ok((memory.get_mut(range).unwrap_or_default(), data.guest()))
+    }
+
     /// Answers with bytes of any length: into the guest's buffer if they fit,
     /// else into the slot that `result_read` reads. Returns their full length.
     pub(super) fn answer(&mut self, out: Range32, bytes: Vec<u8>) -> Result<i64, Fault> {
@@ -175,7 +186,7 @@ impl<'c, T: GuestView> Guest<'c, T> {
         let buffer = self.bytes_mut("out", out)?;
         match buffer.get_mut(..len) {
             Some(buffer) => buffer.copy_from_slice(&bytes),
-            None => self.state().slot = bytes,
+            None => self.state().slot = bytes.into(),
         }
         Ok(len as i64)
     }

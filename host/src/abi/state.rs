@@ -2,7 +2,7 @@
 
 use super::fault::Fault;
 use super::{GuestLog, Meter, Turns};
-use crate::model::{Limits, short};
+use crate::model::{Limits, Pieces, short};
 use crate::service::{CallContext, Caller, ServiceError, Services, line_about};
 use kvasm_abi::IMPORTS;
 use parking_lot::Mutex;
@@ -77,7 +77,7 @@ pub struct GuestState {
     pub(crate) turns: Arc<Turns>,
     pub(crate) services: Services,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) input: Vec<u8>,
+    pub(crate) input: Pieces,
     pub(crate) output: Vec<u8>,
     /// Shared with the guest's standard output and error, if it has them.
     pub(crate) log: Arc<Mutex<GuestLog>>,
@@ -88,7 +88,7 @@ pub struct GuestState {
     /// The memory, once instantiation has ended.
     pub(crate) memory: Option<Memory>,
     /// The last result that did not fit the guest's buffer.
-    pub(super) slot: Vec<u8>,
+    pub(super) slot: Pieces,
     /// The message of the last status.
     pub(super) error: String,
     /// What it has called.
@@ -105,7 +105,7 @@ impl GuestState {
         function: Arc<str>,
         services: Services,
         limits: Arc<Limits>,
-        input: Vec<u8>,
+        input: Pieces,
     ) -> GuestState {
         let meter = Arc::new(Meter::new(context.deadline.clone()));
         let log = GuestLog::new(limits.log_lines, limits.log_line_bytes);
@@ -123,7 +123,7 @@ impl GuestState {
             delivery: None,
             transaction: false,
             memory: None,
-            slot: Vec::new(),
+            slot: Pieces::default(),
             error: String::new(),
             calls: HostCalls([0; IMPORTS.len()]),
             waiting_in: None,

@@ -199,7 +199,7 @@ async fn claim(
         let claimed = worker::Claimed {
             id: queue.app,
             app: Arc::clone(&app),
-            delivery,
+            delivery: Arc::new(delivery),
             lease: claim.lease,
         };
         let shared = Arc::clone(shared);

@@ -40,7 +40,7 @@ pub(super) struct Claimed {
     /// The app as it was read after the claim, `None` if it is gone. All deliveries of
     /// a claim share it.
     pub(super) app: Arc<OnceCell<Option<Arc<App>>>>,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: Arc<Delivery>,
     pub(super) lease: Uuid,
 }
 
@@ -118,7 +118,12 @@ fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
 }
 
 /// Runs the handler and renews the lease while it runs.
-async fn attempt(shared: &Shared, app: &App, delivery: &Delivery, receipt: &Receipt) -> Outcome {
+async fn attempt(
+    shared: &Shared,
+    app: &App,
+    delivery: &Arc<Delivery>,
+    receipt: &Receipt,
+) -> Outcome {
     let handler = shared.host.deliver(app, delivery, receipt.clone());
     let renew = || renew(shared, receipt);
     match while_leased(handler, shared.lease() / 3, renew).await {

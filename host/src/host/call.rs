@@ -2,7 +2,9 @@
 
 use super::{Call, Host, Plugin};
 use crate::abi::GuestLog;
-use crate::model::{App, AppId, Capability, Digest, Exports, Level, PluginVersion, Timestamp};
+use crate::model::{
+    App, AppId, Capability, Digest, Exports, Level, Pieces, PluginVersion, Timestamp,
+};
 use crate::runtime::{CallFailure, CompiledPlugin, LoadError, Response};
 use crate::service::{
     Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Ticket, Timeout,
@@ -70,7 +72,7 @@ impl Entered {
     ///
     /// # Errors
     /// [`InvokeError`].
-    pub async fn call(self, input: Vec<u8>) -> Result<Response, InvokeError> {
+    pub async fn call(self, input: impl Into<Pieces>) -> Result<Response, InvokeError> {
         self.call_unless(input, std::future::pending()).await
     }
 
@@ -81,10 +83,10 @@ impl Entered {
     /// [`InvokeError`].
     pub async fn call_unless(
         mut self,
-        input: Vec<u8>,
+        input: impl Into<Pieces>,
         left: impl Future<Output = ()> + Send,
     ) -> Result<Response, InvokeError> {
-        self.call.input = input;
+        self.call.input = input.into();
         self.run(left).await
     }
 

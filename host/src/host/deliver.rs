@@ -3,11 +3,10 @@
 use super::transaction::Run;
 use super::{Host, InvokeError};
 use crate::abi::DeliveryContext;
-use crate::model::{
-    App, Delivery, Digest, Event, Happening, PluginVersion, Receipt, TriggerName, Value,
-};
+use crate::model::{App, Delivery, Digest, Happening, Pieces, PluginVersion, Receipt, Value};
 use crate::runtime::{Blame, CallError, Target};
 use crate::service::{CallContext, Caller, Deadline, ServiceError};
+use bytes::Bytes;
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
 use serde_json::json;
 use std::sync::Arc;
@@ -100,7 +99,7 @@ impl Host {
     pub async fn deliver(
         &self,
         app: &App,
-        delivery: &Delivery,
+        delivery: &Arc<Delivery>,
         receipt: Receipt,
     ) -> Result<(), DeliverError> {
         let plugin = app.active.map(|active| (active.version, active.digest));
@@ -119,7 +118,7 @@ impl Host {
         let loaded = self.plugin_of(Arc::new(app.clone()), digest, &context.deadline);
         let plugin = loaded.await.map_err(failed)?;
         let name: Arc<str> = delivery.function.as_str().into();
-        let input = input(&delivery.place.trigger, &delivery.event, delivery.attempts);
+        let input = input(delivery);
         let target = Target::Handler(Arc::clone(&name));
         let delivered = DeliveryContext {
             trigger: delivery.place.trigger.to_string(),
@@ -135,16 +134,17 @@ impl Host {
 }
 
 /// What a handler reads: the event as a JSON head, and the value behind it.
-fn input(trigger: &TriggerName, event: &Event, attempt: u32) -> Vec<u8> {
+/// It shares the value with the delivery.
+fn input(delivery: &Arc<Delivery>) -> Pieces {
+    let event = &delivery.event;
     let mut head = json!({
         "kind": event.what.kind(),
         "event_id": event.id,
-        "trigger": trigger,
-        "attempt": attempt,
+        "trigger": delivery.place.trigger,
+        "attempt": delivery.attempts,
         "depth": event.depth,
         "at_ms": event.at,
     });
-    let mut body: &[u8] = &[];
     if let Some(members) = head.as_object_mut() {
         let mut put = |name: &str, value| drop(members.insert(name.to_owned(), value));
         match &event.what {
@@ -158,7 +158,6 @@ fn input(trigger: &TriggerName, event: &Event, attempt: u32) -> Vec<u8> {
                 put("key", json!(key));
                 put("version", json!(version));
                 put("format", json!(format_of(value)));
-                body = value.as_bytes();
             }
             Happening::Deleted {
                 collection,
@@ -175,7 +174,21 @@ fn input(trigger: &TriggerName, event: &Event, attempt: u32) -> Vec<u8> {
     let head = head.to_string().into_bytes();
     // A head has a few names, each of at most 1 KiB.
     let prefix = kvasm_abi::http::prefix(head.len()).unwrap_or_default();
-    [prefix.as_slice(), &head, body].concat()
+    let mut input = Pieces::from([prefix.as_slice(), &head].concat());
+    input.push(Bytes::from_owner(ValueOf(Arc::clone(delivery))));
+    input
+}
+
+/// The value that a delivery is about, as bytes; none if it is about none.
+struct ValueOf(Arc<Delivery>);
+
+impl AsRef<[u8]> for ValueOf {
+    fn as_ref(&self) -> &[u8] {
+        match &self.0.event.what {
+            Happening::Set { value, .. } => value.as_bytes(),
+            Happening::Deleted { .. } | Happening::Due => &[],
+        }
+    }
 }
 
 fn format_of(value: &Value) -> i32 {

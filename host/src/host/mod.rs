@@ -6,7 +6,7 @@ mod transaction;
 
 use crate::abi::LogLine;
 use crate::metrics::Metrics;
-use crate::model::{App, AppLimits, AppName, Digest, Limits, Principal};
+use crate::model::{App, AppLimits, AppName, Digest, Limits, Pieces, Principal};
 use crate::runtime::{
     CacheLimits, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation, LoadError,
     Request, Response, Runtime, RuntimeError, Target,
@@ -443,7 +443,7 @@ impl Plugin {
 #[derive(Debug, Clone)]
 pub struct Call {
     target: Target,
-    input: Vec<u8>,
+    input: Pieces,
     principal: Option<Principal>,
     request_id: Option<Uuid>,
 }
@@ -463,7 +463,7 @@ impl Call {
     fn of(target: Target) -> Call {
         Call {
             target,
-            input: Vec::new(),
+            input: Pieces::default(),
             principal: None,
             request_id: None,
         }
@@ -478,7 +478,7 @@ impl Call {
 
     /// The input: bytes that mean whatever the function takes them for.
     #[must_use]
-    pub fn input(mut self, input: impl Into<Vec<u8>>) -> Call {
+    pub fn input(mut self, input: impl Into<Pieces>) -> Call {
         self.input = input.into();
         self
     }

@@ -2,7 +2,7 @@
 
 use super::{Host, Plugin};
 use crate::abi::{DeliveryContext, GuestLog};
-use crate::model::Receipt;
+use crate::model::{Pieces, Receipt};
 use crate::runtime::{CallError, CallFailure, Request, Response, Target};
 use crate::service::{
     Address, CallContext, Held, KeyLocks, Lane, Place, ServiceError, Services, Stage, Transaction,
@@ -22,7 +22,7 @@ pub(super) struct Run<'p> {
     plugin: &'p Plugin,
     context: CallContext,
     target: Target,
-    input: Vec<u8>,
+    input: Pieces,
     delivery: Option<(Arc<DeliveryContext>, Receipt)>,
 }
 
@@ -31,7 +31,7 @@ impl<'p> Run<'p> {
         plugin: &'p Plugin,
         context: CallContext,
         target: Target,
-        input: Vec<u8>,
+        input: Pieces,
     ) -> Run<'p> {
         Run {
             plugin,

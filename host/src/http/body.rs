@@ -4,7 +4,7 @@ use super::budget::NoRoom;
 use super::problem::{Kind, Problem};
 use super::stream::Pace;
 use super::{ServerOptions, Shared};
-use crate::model::shown_start;
+use crate::model::{Pieces, shown_start};
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
@@ -18,21 +18,101 @@ use tokio::time::{Instant, timeout_at};
 
 /// The most bytes of a JSON body that is not a value.
 const JSON_BYTES_MAX: usize = 64 * 1024;
+/// The smallest and the largest piece of a body that is kept in pieces, unless it is
+/// shorter.
+const PIECE_MIN: usize = 64 * 1024;
+const PIECE_MAX: usize = 1024 * 1024;
 /// The part of the time of a body for which its sender may be behind the minimum rate.
 const GRACE: u32 = 3;
 
-/// All of a body, within its limit and the server's time.
+/// All of a body in one buffer, within its limit and the server's time.
 pub(super) async fn read(shared: &Shared, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
-    read_after(shared, Vec::new(), body, limit).await
+    let mut bytes = Vec::new();
+    receive(shared, body, limit, |part, announced| {
+        if bytes.is_empty() {
+            // Of a large body no more room is made than what arrives.
+            bytes.reserve(announced.min(64 * 1024));
+        }
+        bytes.extend_from_slice(part);
+    })
+    .await?;
+    Ok(bytes)
 }
 
-/// The same behind a head that does not count.
-pub(super) async fn read_after(
+/// All of a body behind a head that does not count, in pieces: it is copied once, while a
+/// buffer that grows would be copied again and again.
+pub(super) async fn read_pieces(
     shared: &Shared,
     head: Vec<u8>,
+    body: Body,
+    limit: usize,
+) -> Result<Pieces, Problem> {
+    let mut arrived = Arrived::after(head);
+    receive(shared, body, limit, |part, announced| {
+        arrived.put(part, announced);
+    })
+    .await?;
+    Ok(arrived.end())
+}
+
+/// What has arrived of a body, in pieces that are as large as what came before them: no
+/// more than that, or [`PIECE_MIN`], is allocated ahead of what arrives.
+struct Arrived {
+    full: Pieces,
+    open: Vec<u8>,
+    bytes: usize,
+}
+
+impl Arrived {
+    fn after(head: Vec<u8>) -> Arrived {
+        Arrived {
+            full: head.into(),
+            open: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Adds a part of a body of at least `announced` bytes.
+    fn put(&mut self, mut part: &[u8], announced: usize) {
+        while !part.is_empty() {
+            let room = self.open.capacity() - self.open.len();
+            if room == 0 {
+                self.full.push(std::mem::take(&mut self.open));
+                self.open = Vec::with_capacity(self.next(part.len(), announced));
+                continue;
+            }
+            let (now, later) = part.split_at(room.min(part.len()));
+            self.open.extend_from_slice(now);
+            self.bytes += now.len();
+            part = later;
+        }
+    }
+
+    /// The size of the next piece, of which `part` bytes are there.
+    fn next(&self, part: usize, announced: usize) -> usize {
+        let size = self.bytes.clamp(PIECE_MIN, PIECE_MAX);
+        match announced.checked_sub(self.bytes) {
+            // Of a body without a length, the first part may be all.
+            None | Some(0) if self.bytes == 0 => part.min(PIECE_MAX),
+            None | Some(0) => size,
+            Some(rest) => size.min(rest),
+        }
+    }
+
+    fn end(mut self) -> Pieces {
+        self.full.push(self.open);
+        self.full
+    }
+}
+
+/// Reads a body to its end, within its limit and the server's time. `put` gets each part,
+/// and how long the body is at least.
+async fn receive(
+    shared: &Shared,
     mut body: Body,
     limit: usize,
-) -> Result<Vec<u8>, Problem> {
+    mut put: impl FnMut(&[u8], usize),
+) -> Result<(), Problem> {
     let too_large = |found: String| {
         let detail = format!("it is {found} bytes; the limit is {limit} bytes");
         Problem::new(Kind::BodyTooLarge, detail)
@@ -43,20 +123,18 @@ pub(super) async fn read_after(
         return Err(too_large(announced.to_string()));
     }
     let mut sender = Sender::new(&shared.options, Instant::now());
-    // Of a large body no more room is made than what arrives.
-    let before = head.len();
-    let mut bytes = head;
-    bytes.reserve((announced as usize).min(64 * 1024));
+    let mut arrived = 0;
     loop {
         let until = sender.until(Instant::now());
         let Some(part) = next(shared, &mut body, until).await? else {
-            return Ok(bytes);
+            return Ok(());
         };
         sender.pace.moved(part.len(), Instant::now());
-        if part.len() > limit - (bytes.len() - before) {
+        if part.len() > limit - arrived {
             return Err(too_large(format!("more than {limit}")));
         }
-        bytes.extend_from_slice(&part);
+        arrived += part.len();
+        put(&part, announced as usize);
     }
 }
 
@@ -204,5 +282,36 @@ mod tests {
         let slow = cut(options.min_rate / 2);
         assert!(slow > options.body_timeout / GRACE && slow < options.body_timeout);
         assert_eq!(cut(options.min_rate), options.body_timeout);
+    }
+
+    #[test]
+    fn pieces_are_not_allocated_far_ahead_of_what_arrives() {
+        const MIB: usize = 1 << 20;
+        // The body, what its head announces of it, and the size of its parts.
+        for (len, announced, size) in [
+            (8 * MIB, 8 * MIB, 8 * 1024),
+            (8 * MIB, 8 * MIB, 300_000),
+            (8 * MIB, 0, 1_000),
+            (8 * MIB, 0, 5 * MIB),
+            (1 << 16, 1 << 16, 1),
+            (3, 3, 1),
+            (3, 0, 3),
+            (0, 0, 1),
+        ] {
+            let body: Vec<u8> = (0..len).map(|at| (at / 1_000) as u8).collect();
+            let mut arrived = Arrived::after(b"head".to_vec());
+            let mut sent = 0;
+            for part in body.chunks(size) {
+                arrived.put(part, announced);
+                sent += part.len();
+                assert!(arrived.open.capacity() <= sent.clamp(PIECE_MIN, PIECE_MAX));
+            }
+            let pieces = arrived.end();
+            assert_eq!(pieces.len(), 4 + len);
+            let mut whole = vec![0; 4 + len];
+            pieces.copy_to(0, &mut whole);
+            assert!(whole == [b"head", &body[..]].concat(), "{len} by {size}");
+            assert!(pieces.iter().count() <= 16, "{len} by {size}");
+        }
     }
 }

@@ -84,7 +84,8 @@ pub(super) async fn call(
     let call = with(Call::function(function).request_id(id), principal);
     // Before the body is read: most of those that are refused send it for nothing.
     let entered = shared.host.enter(app, call).await?;
-    let input = body::read(&shared, body, shared.host.limits().input_bytes).await?;
+    let limit = shared.host.limits().input_bytes;
+    let input = body::read_pieces(&shared, Vec::new(), body, limit).await?;
     let left = left(peer.map(|Extension(peer)| peer));
     let response = entered.call_unless(input, left).await?;
     let headers = [
@@ -158,7 +159,7 @@ pub(super) async fn handle(
     };
     let head = frame(&head)?;
     // What the guest gets is bounded as a whole.
-    let input = body::read_after(&shared, head, body, limit).await?;
+    let input = body::read_pieces(&shared, head, body, limit).await?;
     let left = left(parts.extensions.get().cloned());
     let response = entered.call_unless(input, left).await;
     let response = response.map_err(Problem::of_handler)?;

@@ -16,6 +16,7 @@ mod life;
 mod limits;
 mod link;
 mod list;
+mod pieces;
 mod plugin;
 mod registry;
 mod schedule;
@@ -45,6 +46,7 @@ pub use life::DeliveryState;
 pub use limits::{Limits, Misfit};
 pub use link::{CommitId, Follow, Link};
 pub use list::{KeyRange, ListQuery, Page};
+pub use pieces::Pieces;
 pub(crate) use plugin::room_for_version;
 pub use plugin::{
     ActivePlugin, Digest, Exports, Plugin, PluginVersion, VERSION_BYTES_MAX, VERSIONS_MAX,

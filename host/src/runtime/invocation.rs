@@ -8,7 +8,7 @@ use super::{trap, wasi};
 use crate::abi::{
     DeliveryContext, GuestLog, GuestState, GuestView, Turns, printable, printable_start,
 };
-use crate::model::{Exports, Invalid, Limits, Subject};
+use crate::model::{Exports, Invalid, Limits, Pieces, Subject};
 use crate::service::{CallContext, Place, Services, Stage};
 use std::future::poll_fn;
 use std::pin::pin;
@@ -41,7 +41,7 @@ pub struct Request {
     /// The function.
     pub target: Target,
     /// Its input.
-    pub input: Vec<u8>,
+    pub input: Pieces,
     /// What the host functions call.
     pub services: Services,
     /// The delivery that is carried out, if it is one.
@@ -292,7 +292,7 @@ impl Runtime {
         let mut invocation = store.into_data();
         // Ends the guest's standard output, which may hold half a line.
         invocation.wasi = None;
-        let log = invocation.guest.log.lock().clone();
+        let log = invocation.guest.log.lock().take();
         for (name, count) in invocation.guest.calls.counts() {
             self.metrics.host_calls(name, count.into());
         }
@@ -399,7 +399,7 @@ fn unknown_function<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Cal
     }
 }
 
-fn check_input(limits: &Limits, input: &[u8]) -> Result<(), Invalid> {
+fn check_input(limits: &Limits, input: &Pieces) -> Result<(), Invalid> {
     if input.len() > limits.input_bytes {
         return Err(Invalid::TooLarge {
             subject: Subject::Input,

@@ -2,7 +2,8 @@
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
-    App, AppName, Collection, DeadLetter, Delivery, Key, Letters, Limits, Timestamp, Trigger, Value,
+    App, AppName, Collection, DeadLetter, Delivery, Key, Letters, Limits, Pieces, Timestamp,
+    Trigger, Value,
 };
 use kvasm::service::{Caller, List, Write};
 use kvasm::store::{
@@ -129,14 +130,14 @@ impl Stage {
     pub async fn try_call(
         &self,
         function: &str,
-        input: impl Into<Vec<u8>>,
+        input: impl Into<Pieces>,
     ) -> Result<Response, InvokeError> {
         let app = self.app().await;
         let call = Call::function(function).input(input);
         self.host.invoke(&app, call).await
     }
 
-    pub async fn call(&self, function: &str, input: impl Into<Vec<u8>>) -> Vec<u8> {
+    pub async fn call(&self, function: &str, input: impl Into<Pieces>) -> Vec<u8> {
         self.try_call(function, input).await.unwrap().output
     }
 

@@ -1,6 +1,6 @@
 //! A guest that hands bytes to the imports that take packed records.
 
-use kvasm::model::{Collection, Entry, Key, Timestamp};
+use kvasm::model::{Collection, Entry, Key, Pieces, Timestamp};
 use kvasm::service::{Caller, List};
 use kvasm::store::Store;
 use kvasm::{Call, Plugin};
@@ -111,7 +111,7 @@ impl Packed {
     }
 
     /// Commits packed bytes, as they are.
-    pub async fn commit_bytes(&self, packed: impl Into<Vec<u8>>) -> Answer {
+    pub async fn commit_bytes(&self, packed: impl Into<Pieces>) -> Answer {
         self.call(Call::function("run").input(packed)).await
     }
 
@@ -120,7 +120,7 @@ impl Packed {
     }
 
     /// Asks for packed keys, as they are.
-    pub async fn get_many_bytes(&self, packed: impl Into<Vec<u8>>) -> Answer {
+    pub async fn get_many_bytes(&self, packed: impl Into<Pieces>) -> Answer {
         self.call(Call::function("get_many").input(packed)).await
     }
 

@@ -1,0 +1,96 @@
+//! How often a large request, and what a plugin answers, are copied outside wasm:
+//! once. What is copied needs a buffer, so the large buffers are counted.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    unsafe_code
+)]
+
+mod calls;
+mod runs;
+
+use kvasm::HostBuilder;
+use kvasm::model::Limits;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+const MIB: usize = 1 << 20;
+/// A larger buffer holds a good part of a body. Connections use smaller ones.
+const LARGE: usize = MIB / 4;
+
+/// The bytes of all large buffers that were ever made.
+static MADE: AtomicUsize = AtomicUsize::new(0);
+/// One test at a time: they count what the process does.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+struct Counting;
+
+fn count(size: usize) {
+    if size >= LARGE {
+        MADE.fetch_add(size, Ordering::SeqCst);
+    }
+}
+
+// SAFETY: each call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller's promises are those that `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    /// A buffer that grows may be copied as a whole.
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size);
+        // SAFETY: as above.
+        unsafe { System.realloc(ptr, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The bytes of the large buffers that are made meanwhile.
+async fn made<T>(work: impl Future<Output = T>) -> (usize, T) {
+    let before = MADE.load(Ordering::SeqCst);
+    let done = work.await;
+    (MADE.load(Ordering::SeqCst) - before, done)
+}
+
+fn patient(builder: HostBuilder) -> HostBuilder {
+    // On a busy machine it takes long.
+    builder.limits(Limits {
+        wall_time: Duration::from_secs(60),
+        cpu_time: Duration::from_secs(60),
+        ..Limits::default()
+    })
+}
+
+/// Where the guests have their input.
+const AT: usize = 64 * 1024;
+
+/// Reads the input to [`AT`], into memory that has grown for it, and leaves its length in
+/// the local `n`.
+fn read_input() -> String {
+    format!(
+        "(local $n i32)
+         (drop (memory.grow (i32.const 140)))
+         (local.set $n (i32.wrap_i64
+            (call $input_read (i32.const 0) (i32.const {AT}) (i32.const {}))))",
+        8 * MIB
+    )
+}
