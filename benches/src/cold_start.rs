@@ -32,7 +32,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let host = Host::builder().store(SqliteStore::open(options).await?);
         servers::make_app(&host.build()?, "cold", wasm).await?;
         let (mut times, mut peaks) = (Vec::new(), Vec::new());
-        for _ in 0..effort.rounds.min(5) {
+        for _ in 0..effort.rounds.div_ceil(2) {
             let one = start(folder.path(), 1).await?;
             let many = start(folder.path(), CALLERS).await?;
             times.push((many.milliseconds, one.milliseconds));

@@ -18,7 +18,11 @@ pub fn folder() -> Result<TempDir> {
 
 /// Removes the folders of runs that were killed.
 pub fn sweep() -> Result<()> {
-    for entry in std::fs::read_dir(target())? {
+    sweep_in(&target())
+}
+
+fn sweep_in(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         let process = name.to_str().and_then(owner);
@@ -33,10 +37,8 @@ pub fn sweep() -> Result<()> {
 /// The process whose folder this is.
 fn owner(name: &str) -> Option<&str> {
     let (process, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
-    process
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then_some(process)
+    let is_number = process.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(process)
 }
 
 #[cfg(test)]
@@ -45,16 +47,19 @@ mod tests {
 
     #[test]
     fn a_folder_ends_with_its_process() {
-        let own = folder().unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let folder = target.path().join(name);
+            std::fs::create_dir_all(folder.join("inner")).unwrap();
+            folder
+        };
+        let own = folder(&format!("{PREFIX}{}-x", std::process::id()));
         // No process has a number above 2^22.
-        let left = target().join(format!("{PREFIX}99999999-left"));
-        std::fs::create_dir_all(left.join("inner")).unwrap();
-        let other = target().join("kvasm-bench-report-x");
-        std::fs::create_dir_all(&other).unwrap();
-        sweep().unwrap();
-        assert!(own.path().exists());
+        let left = folder(&format!("{PREFIX}99999999-x"));
+        let other = folder(&format!("{PREFIX}report-x"));
+        sweep_in(target.path()).unwrap();
+        assert!(own.exists());
         assert!(!left.exists());
         assert!(other.exists());
-        std::fs::remove_dir(other).unwrap();
     }
 }

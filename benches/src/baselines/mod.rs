@@ -64,9 +64,12 @@ fn beside_rusqlite(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What Kvasm is asked for, what a program without it does, and the least ratio of the one
-/// to the other without HTTP.
-const WORK: &[(&str, &[(Work, &str, Option<f64>)])] = &[
+/// What a program without Kvasm does, its name, and the least ratio of Kvasm's rate to the one
+/// without HTTP.
+type Beside = (Work, &'static str, Option<f64>);
+
+/// What Kvasm is asked for, and what is beside it.
+const WORK: &[(&str, &[Beside])] = &[
     ("get", &[(Work::Get, "bare sqlx", Some(0.7))]),
     (
         "transfer",

@@ -45,7 +45,7 @@ pub fn serve() -> Result<()> {
             let router = baselines::router(&std::env::var(POSTGRES)?).await?;
             return listen(router, listener, None).await;
         }
-        let host = host().await?;
+        let host = host(&role).await?;
         if role == AXUM {
             return axum_server(&host, listener).await;
         }
@@ -68,14 +68,20 @@ pub fn database(folder: impl Into<PathBuf>) -> PathBuf {
     folder.into().join("bench.db")
 }
 
-async fn host() -> Result<Host> {
+async fn host(role: &str) -> Result<Host> {
     if let Ok(url) = std::env::var(POSTGRES) {
         let store = PostgresStore::connect(PostgresOptions::new(url)).await?;
         return Ok(Host::builder().store(store).build()?);
     }
     let folder = std::env::var_os(FOLDER).context("no folder")?;
     let store = SqliteStore::open(SqliteOptions::new(database(folder))).await?;
-    Ok(Host::builder().store(store).build()?)
+    let builder = Host::builder().store(store);
+    // Callers of a cold plugin wait as long as it compiles.
+    let builder = match role {
+        HOST => builder.limits(crate::generous()),
+        _ => builder,
+    };
+    Ok(builder.build()?)
 }
 
 async fn listen(router: axum::Router, listener: TcpListener, host: Option<Host>) -> Result<()> {
