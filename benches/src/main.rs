@@ -28,6 +28,9 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Measures Kvasm beside its baselines.
+///
+/// KVASM_WASMTIME and KVASM_WORKERD name the programs of peers that are not on the PATH.
+/// Rows beside a peer that is missing are skipped, and stderr says so.
 #[derive(Parser)]
 struct Arguments {
     /// Few and short rounds: shows that the benchmarks run, not how fast

@@ -98,7 +98,7 @@ fn workerd(program: String) -> Result<Child> {
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     eprintln!(
         "SKIPPED: the rows beside SpacetimeDB and `wasmtime serve` with a P3 component, \
-         which are not part of this program yet"
+         which this program does not start"
     );
     let Some((program, version)) = WORKERD.find() else {
         return Ok(Vec::new());
