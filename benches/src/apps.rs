@@ -1,5 +1,6 @@
 //! Many apps on one host: its start, its memory, and the first call of a plugin.
 
+use crate::folders::folder;
 use crate::http::audit;
 use crate::report::{Row, Target, median};
 use crate::{Effort, memory, target};
@@ -113,7 +114,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             ("a module each", true, 1_000),
         ] {
             let apps = (apps / effort.divisor).max(20);
-            let folder = tempfile::tempdir_in(target())?;
+            let folder = folder()?;
             fill(&folder.path().join("bench.db"), apps, distinct).await?;
             // The first start compiles; the second is the one that counts.
             start(folder.path(), apps).await?;
@@ -138,7 +139,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 
 /// The first call of a plugin that another process has compiled, over a later one.
 async fn first_call(effort: Effort) -> Result<Row> {
-    let folder = tempfile::tempdir_in(target())?;
+    let folder = folder()?;
     let (file, cache) = (folder.path().join("bench.db"), folder.path().join("cache"));
     let wasm: Arc<[u8]> = std::fs::read(target().join("guests/guestbook.wasm"))
         .context("`cargo xtask guests` makes it")?

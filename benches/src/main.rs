@@ -2,9 +2,12 @@
 //! its baseline, in turns, in one run.
 
 mod apps;
+mod baselines;
 mod calls;
+mod cold_start;
 mod deadlines;
 mod events;
+mod folders;
 mod http;
 mod memory;
 mod pressure;
@@ -16,6 +19,7 @@ mod writes;
 use anyhow::Result;
 use clap::Parser;
 use events::Engine;
+use folders::folder;
 use kvasm::model::{App, AppName, Limits};
 use kvasm::store::{SqliteOptions, SqliteStore};
 use kvasm::{Host, HostBuilder};
@@ -24,6 +28,9 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Measures Kvasm beside its baselines.
+///
+/// KVASM_WASMTIME and KVASM_WORKERD name the programs of peers that are not on the PATH.
+/// Rows beside a peer that is missing are skipped, and stderr says so.
 #[derive(Parser)]
 struct Arguments {
     /// Few and short rounds: shows that the benchmarks run, not how fast
@@ -54,8 +61,7 @@ struct Bench {
 
 impl Bench {
     async fn new(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Result<Bench> {
-        // Beside the build, not in /tmp, which may be in memory.
-        let folder = tempfile::tempdir_in(target())?;
+        let folder = folder()?;
         let store = SqliteStore::open(SqliteOptions::new(folder.path().join("bench.db"))).await?;
         let host = set_up(Host::builder().store(store)).build()?;
         let app = host.create_app(AppName::parse("bench")?).await?;
@@ -83,6 +89,7 @@ fn generous() -> Limits {
 
 fn main() -> Result<()> {
     http::serve()?;
+    folders::sweep()?;
     let arguments = Arguments::parse();
     let effort = if arguments.quick {
         Effort {
@@ -129,12 +136,15 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("set", writes::measure),
     ("deadline", deadlines::measure),
     ("cold", reads::cold),
+    ("cold-start", cold_start::measure),
     ("memory", memory::measure),
     ("schema", schema::measure),
     ("http", http::measure),
     ("guest", http::guests::measure),
     ("transfer", http::transfers::measure),
     ("flood", http::flood),
+    ("baseline", baselines::measure),
+    ("peers", http::peers::measure),
     ("apps", apps::measure),
     ("pressure", pressure::measure),
     ("batch", events::batches),

@@ -20,6 +20,9 @@ pub struct Row {
     pub spread: Option<[f64; 2]>,
     /// What the ratio, or the figure where there is none, should be.
     pub target: Option<Target>,
+    /// Whether what was written is on the disk when the answer comes; nothing where nothing
+    /// is written.
+    pub durable: Option<bool>,
 }
 
 /// A bound on a figure.
@@ -70,6 +73,7 @@ impl Row {
             ratio: None,
             spread: None,
             target: None,
+            durable: None,
         }
     }
 
@@ -100,7 +104,15 @@ impl Row {
             ratio: Some([0.0, 0.5, 1.0].map(|part| percentile(&mut ratios, part))),
             spread: None,
             target,
+            durable: None,
         }
+    }
+
+    /// Says that what was written is on the disk when the answer comes, on both sides if
+    /// there is a baseline.
+    pub fn durable(mut self) -> Row {
+        self.durable = Some(true);
+        self
     }
 
     /// With a bound on it.
@@ -116,7 +128,7 @@ impl Row {
     fn json(&self) -> Value {
         json!({
             "name": self.name, "unit": self.unit, "kvasm": self.kvasm, "baseline": self.baseline,
-            "ratio_min_median_max": self.ratio, "min_max": self.spread,
+            "ratio_min_median_max": self.ratio, "min_max": self.spread, "durable": self.durable,
             "target": self.target.map(Target::text),
             "met": self.target.map(|t| t.met(self.judged())),
         })
@@ -139,11 +151,16 @@ impl Row {
             format!("{} {met}", target.text())
         });
         println!(
-            "{:<58} {:>12} {:>12} {:<9} {:<22} {verdict}",
+            "{:<66} {:>12} {:>12} {:<9} {:<8} {:<22} {verdict}",
             self.name,
             number(Some(self.kvasm)),
             number(self.baseline),
             self.unit,
+            match self.durable {
+                Some(true) => "yes",
+                Some(false) => "NO",
+                None => "-",
+            },
             ratio
         );
     }
@@ -152,8 +169,8 @@ impl Row {
 /// Prints the head of the table.
 pub fn print_head() {
     println!(
-        "{:<58} {:>12} {:>12} {:<9} {:<22} target",
-        "row", "kvasm", "baseline", "unit", "ratio (min..max)"
+        "{:<66} {:>12} {:>12} {:<9} {:<8} {:<22} target",
+        "row", "kvasm", "baseline", "unit", "durable", "ratio (min..max)"
     );
 }
 

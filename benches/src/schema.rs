@@ -1,8 +1,9 @@
 //! Choices in SQLite's schema: an index on (app_id, collection) beside the
 //! primary key, and a table without row ids.
 
+use crate::Effort;
+use crate::folders::folder;
 use crate::report::Row;
-use crate::{Effort, target};
 use anyhow::Result;
 use rusqlite::Connection;
 use std::time::Instant;
@@ -19,7 +20,7 @@ struct Variant {
 
 impl Variant {
     fn new(schema: &str, then: &str) -> Result<Variant> {
-        let folder = tempfile::tempdir_in(target())?;
+        let folder = folder()?;
         let connection = Connection::open(folder.path().join("schema.db"))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;

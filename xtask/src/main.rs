@@ -52,6 +52,8 @@ enum Task {
     /// Build the example and test plugins into `target/guests`.
     Guests,
     /// Run the benchmarks in release mode; arguments go to them.
+    ///
+    /// `cargo xtask bench -- --help` lists them, with the variables that name peers.
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,

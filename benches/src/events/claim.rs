@@ -121,12 +121,15 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for other in others {
         let (name, count, base) = (engine.name(), other.count, few.count);
-        rows.push(Row::pair(
-            &format!("a claim of 8, {count} wait, beside {base}, {name}"),
-            "us",
-            &pairs(&other.claims, &few.claims),
-            Some(Target::AtMost(1.5)),
-        ));
+        rows.push(
+            Row::pair(
+                &format!("a claim of 8, {count} wait, beside {base}, {name}"),
+                "us",
+                &pairs(&other.claims, &few.claims),
+                Some(Target::AtMost(1.5)),
+            )
+            .durable(),
+        );
         rows.push(Row::pair(
             &format!("a look for queues, {count} wait, beside {base}, {name}"),
             "us",

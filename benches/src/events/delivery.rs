@@ -149,6 +149,6 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
     Ok(vec![
         lag(0.5, "p50").target(Target::AtMost(bound)),
         lag(0.99, "p99"),
-        Row::series(format!("deliveries of a backlog, {name}"), "/s", &mut rates),
+        Row::series(format!("deliveries of a backlog, {name}"), "/s", &mut rates).durable(),
     ])
 }

@@ -1,6 +1,6 @@
 //! A host over a fresh store of either kind, and apps on it.
 
-use crate::target;
+use crate::folders::folder;
 use anyhow::{Context, Result, anyhow};
 use kvasm::model::{App, AppName, Collection, Key, Value};
 use kvasm::service::{Batch, Caller, Operation, Write};
@@ -43,7 +43,7 @@ impl Stage {
     ) -> Result<Stage> {
         let (store, folder): (Arc<dyn Store>, _) = match engine {
             Engine::Sqlite => {
-                let folder = tempfile::tempdir_in(target())?;
+                let folder = folder()?;
                 let options = SqliteOptions::new(folder.path().join("bench.db"));
                 (Arc::new(SqliteStore::open(options).await?), Some(folder))
             }

@@ -90,12 +90,14 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
             "us",
             &pairs(watched),
             Some(Target::AtMost(2.0)),
-        ),
+        )
+        .durable(),
         Row::pair(
             &format!("the same, the app's trigger is elsewhere, {name}"),
             "us",
             &pairs(elsewhere),
             Some(Target::AtMost(1.1)),
-        ),
+        )
+        .durable(),
     ])
 }

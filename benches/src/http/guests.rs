@@ -1,8 +1,9 @@
 //! Calls over HTTP of a plugin of the SDK, beside a bare one in the text format that
 //! does the same.
 
+use super::child::Child;
 use super::load::Load;
-use super::servers::Child;
+use super::servers;
 use crate::Effort;
 use crate::events::{Engine, database, manifest};
 use crate::report::{Row, median};
@@ -29,7 +30,7 @@ const CALLS: &[(&str, &str, usize)] = &[
 pub const ACCOUNTS: u64 = 20_000;
 
 /// `noop`; `get` of a number, which it returns; `set` of one of 20,000; `transfer`, a
-/// transaction of two gets and two sets.
+/// transaction of two gets and two sets; `burn`, which computes for about 50 ms.
 const BARE: &str = r#"
   (import "kvasm_v1" "kv_get" (func $get (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
   (import "kvasm_v1" "kv_set" (func $set (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
@@ -56,6 +57,11 @@ const BARE: &str = r#"
     (i64.lt_s (call $set (i32.const 0) (i32.const 8) (i32.const 16) (i32.const 8)
       (i32.const 40) (i32.const 1) (i32.const 0) (i32.const 0)) (i64.const 0)))
   (func (export "noop") (result i32) (i32.const 0))
+  (func (export "burn") (result i32) (local $left i32)
+    (local.set $left (i32.const 60000000))
+    (loop $again
+      (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (i32.const 0))
   (func (export "get") (result i32) (local $len i64)
     (local.set $len (call $get (i32.const 48) (i32.const 7) (i32.const 16) (i32.const 8)
       (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const 4096)))
@@ -81,6 +87,7 @@ pub fn plugin(app: &str) -> Result<Vec<u8>> {
     }
     let functions = manifest(&[
         r#"{"kind":"function","name":"noop"}"#,
+        r#"{"kind":"function","name":"burn"}"#,
         r#"{"kind":"function","name":"get"}"#,
         r#"{"kind":"function","name":"set"}"#,
         r#"{"kind":"function","name":"transfer","transaction":true}"#,
@@ -115,9 +122,9 @@ pub async fn fill(host: &Host, name: &str) -> Result<()> {
 /// each call, which other work on the machine changes least.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
-        let mut rows = on(Engine::Sqlite, &Child::guests(None)?, effort).await?;
+        let mut rows = on(Engine::Sqlite, &Child::own(servers::GUESTS)?, effort).await?;
         let database = database()?;
-        let server = Child::guests(Some(&database))?;
+        let server = Child::postgres(servers::GUESTS, &database)?;
         rows.extend(on(Engine::Postgres, &server, effort).await?);
         Ok(rows)
     })
@@ -144,7 +151,9 @@ async fn on(engine: Engine, server: &Child, effort: Effort) -> Result<Vec<Row>> 
         }
         let engine = engine.name();
         let name = format!("{function}, {connections} connections, {engine}");
-        rows.push(Row::pair(&name, "calls/s", &rates, None));
+        let row = Row::pair(&name, "calls/s", &rates, None);
+        let writes = matches!(*function, "set" | "transfer");
+        rows.push(if writes { row.durable() } else { row });
         let [sdk, bare] = &mut costs;
         rows.push(Row {
             baseline: Some(median(bare)),

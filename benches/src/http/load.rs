@@ -89,6 +89,26 @@ impl Load {
         })
     }
 
+    /// One request on each of so many connections, all at once; the seconds until the last
+    /// is answered.
+    pub async fn burst(&self, connections: usize) -> Result<f64> {
+        let mut lines = Vec::new();
+        for _ in 0..connections {
+            lines.push(Line::open(self).await?);
+        }
+        let mut tasks = JoinSet::new();
+        let start = Instant::now();
+        for mut line in lines {
+            let load = self.clone();
+            tasks.spawn(async move { line.ask(&load.request).await });
+        }
+        while let Some(task) = tasks.join_next().await {
+            let status = task??;
+            anyhow::ensure!(status == 200, "the server answered {status}");
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
+
     /// How long each of some calls took, in seconds.
     pub async fn times(&self, calls: usize, Pace::Every(pace): Pace) -> Result<Vec<f64>> {
         let mut line = Line::open(self).await?;

@@ -3,14 +3,17 @@
 //!
 //! Each server is a process of its own; the load comes from this one.
 
+pub mod child;
 pub mod guests;
-mod load;
-mod servers;
+pub mod load;
+pub mod peers;
+pub mod servers;
 pub mod transfers;
 
 use crate::Effort;
 use crate::report::{Row, Target, percentile};
 use anyhow::Result;
+use child::Child;
 use load::{Load, Pace};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -20,76 +23,89 @@ pub use servers::{audit, serve};
 const CONNECTIONS: usize = 32;
 const FLOOD: usize = 64;
 
-/// Calls a second, of a server and its counterpart, in turns.
-async fn rates(ours: &Load, other: &Load, effort: Effort) -> Result<Vec<(f64, f64)>> {
-    let time = Duration::from_millis((1500 / effort.divisor as u64).max(100));
-    let mut pairs = Vec::new();
-    for _ in 0..effort.rounds {
-        let rate = ours.rate(CONNECTIONS, time).await?;
-        pairs.push((rate, other.rate(CONNECTIONS, time).await?));
-    }
-    Ok(pairs)
-}
+/// The plugins of [`guests::APPS`] in the names of rows.
+const PLUGINS: [&str; 2] = ["SDK plugin", "bare plugin"];
 
+/// A call of a plugin that gets an entry, beside a handler that does, and beside
+/// `wasmtime serve` if it is there: all in turn, in each round.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
-        let kvasm = servers::Child::kvasm()?;
-        let axum = servers::Child::axum()?;
-        let call = Load::post(kvasm.address, "/v1/apps/bench/call/get");
-        let mut rows = vec![Row::pair(
-            "HTTP call with one kv_get, beside a bare axum handler",
-            "calls/s",
-            &rates(&call, &Load::post(axum.address, "/"), effort).await?,
-            Some(Target::AtLeast(0.6)),
-        )];
-        match servers::Child::wasmtime()? {
-            Some(wasmtime) => rows.push(Row::pair(
-                "HTTP call with one kv_get, beside wasmtime serve",
-                "calls/s",
-                &rates(&call, &Load::post(wasmtime.address, "/"), effort).await?,
-                Some(Target::AtLeast(2.5)),
-            )),
-            None => eprintln!(
-                "SKIPPED: the row beside `wasmtime serve`, as there is no wasmtime 48 on the PATH \
-                 nor in KVASM_WASMTIME; `cargo install wasmtime-cli --version ^48 --locked` installs it"
-            ),
+        let kvasm = Child::own(servers::GUESTS)?;
+        let axum = Child::own(servers::AXUM)?;
+        let wasmtime = peers::wasmtime()?;
+        let mut loads: Vec<_> = guests::APPS
+            .iter()
+            .map(|app| Load::post(kvasm.address, &format!("/v1/apps/{app}/call/get")))
+            .collect();
+        loads.push(Load::post(axum.address, "/"));
+        loads.extend(wasmtime.iter().map(|peer| Load::post(peer.address, "/")));
+        let time = Duration::from_millis((1500 / effort.divisor as u64).max(100));
+        let mut rates: Vec<Vec<f64>> = vec![Vec::new(); loads.len()];
+        for _ in 0..effort.rounds {
+            for (load, rates) in loads.iter().zip(&mut rates) {
+                rates.push(load.rate(CONNECTIONS, time).await?);
+            }
+        }
+        let mut rows = Vec::new();
+        // The plugin of the SDK has a nearer goal first, then that of the bare one.
+        for ((plugin, ours), beside_axum) in PLUGINS.iter().zip(&rates).zip([0.5, 0.6]) {
+            let others = [
+                ("a bare axum handler", beside_axum),
+                ("wasmtime serve (P2)", 4.0),
+            ];
+            for ((peer, least), other) in others.into_iter().zip(rates.iter().skip(2)) {
+                let pairs: Vec<_> = ours.iter().copied().zip(other.iter().copied()).collect();
+                let name = format!("HTTP call with one kv_get, {plugin}, beside {peer}");
+                let target = Some(Target::AtLeast(least));
+                rows.push(Row::pair(&name, "calls/s", &pairs, target));
+            }
         }
         Ok(rows)
     })
 }
 
+/// What a quiet app feels while another is flooded, for apps of either plugin.
 pub fn flood(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
-        let kvasm = servers::Child::kvasm()?;
-        let quiet = Load::post(kvasm.address, "/v1/apps/quiet/call/get");
+        let kvasm = Child::own(servers::GUESTS)?;
         let mut rows = Vec::new();
-        // A call beside one that computes takes long, so fewer are made.
-        for (name, function, calls) in [
-            (
-                "p99 of a quiet app, another is flooded, beside alone",
-                "get",
-                400,
-            ),
-            ("the same, the flood computes 50 ms a call", "burn", 40),
-        ] {
-            let calls = calls / effort.divisor;
-            let path = format!("/v1/apps/loud/call/{function}");
-            let loud = Load::post(kvasm.address, &path);
-            let mut pairs = Vec::new();
-            for _ in 0..effort.rounds {
-                let alone = p99(&quiet, calls).await?;
-                let flood = loud.flood(FLOOD);
-                // Until the flood is there in full.
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                let beside = p99(&quiet, calls).await?;
-                flood.abort();
-                let _ = flood.await;
-                pairs.push((beside * 1e3, alone * 1e3));
+        for (app, plugin) in guests::APPS.iter().zip(PLUGINS) {
+            let quiet = Load::post(kvasm.address, &format!("/v1/apps/{app}/call/get"));
+            // A call beside one that computes takes long, so fewer are made.
+            for (name, function, calls) in [
+                (
+                    "p99 of a quiet app, another is flooded, beside alone",
+                    "get",
+                    400,
+                ),
+                ("the same, the flood computes 50 ms a call", "burn", 40),
+            ] {
+                let path = format!("/v1/apps/{app}-loud/call/{function}");
+                let loud = Load::post(kvasm.address, &path);
+                let mut pairs = Vec::new();
+                for _ in 0..effort.rounds {
+                    pairs.push(beside(&quiet, &loud, calls / effort.divisor).await?);
+                }
+                let name = format!("{name}, {plugin}");
+                rows.push(Row::pair(&name, "ms", &pairs, Some(Target::AtMost(2.0))));
             }
-            rows.push(Row::pair(name, "ms", &pairs, Some(Target::AtMost(2.0))));
         }
         Ok(rows)
     })
+}
+
+/// The p99 of the quiet app beside the flood and, before, alone, in ms.
+async fn beside(quiet: &Load, loud: &Load, calls: usize) -> Result<(f64, f64)> {
+    let alone = p99(quiet, calls).await?;
+    let flood = loud.flood(FLOOD);
+    // Until the flood is there in full.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let beside = p99(quiet, calls).await?;
+    flood.abort();
+    let _ = flood.await;
+    // What the server has begun for the flood may end, so that the next round is alone.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    Ok((beside * 1e3, alone * 1e3))
 }
 
 /// The p99 of one connection that calls every few milliseconds, in seconds.

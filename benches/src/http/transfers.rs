@@ -1,9 +1,10 @@
 //! Transfers, a transaction of two reads and two writes, over many accounts and over few:
 //! what is left of the rate when callers are in each other's way, and how many calls fail.
 
+use super::child::Child;
 use super::guests::ACCOUNTS;
 use super::load::{Counted, Load};
-use super::servers::Child;
+use super::servers;
 use crate::Effort;
 use crate::events::database;
 use crate::report::{Row, Target};
@@ -19,10 +20,12 @@ const FEW: [(u64, f64, f64); 2] = [(10, 0.8, 0.6), (2, 0.5, 0.3)];
 
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
-        let mut rows = on("SQLite", &[Child::guests(None)?], effort).await?;
+        let mut rows = on("SQLite", &[Child::own(servers::GUESTS)?], effort).await?;
         let url = database()?;
-        let one = Child::guests(Some(&url))?;
-        let hosts = [one, Child::guests(Some(&url))?];
+        let host = || Child::postgres(servers::GUESTS, &url);
+        // One after the other: the first fills the store.
+        let one = host()?;
+        let hosts = [one, host()?];
         rows.extend(on("Postgres, 2 hosts", &hosts, effort).await?);
         Ok(rows)
     })
@@ -51,7 +54,7 @@ async fn on(store: &str, hosts: &[Child], effort: Effort) -> Result<Vec<Row>> {
                 on_postgres
             };
             let target = (callers == 64).then_some(Target::AtLeast(least));
-            rows.push(Row::pair(&name, "calls/s", &pairs, target));
+            rows.push(Row::pair(&name, "calls/s", &pairs, target).durable());
             let part = failed as f64 * 100.0 / (failed + answers).max(1) as f64;
             rows.push(Row::figure("of them failed", "%", part).target(Target::AtMost(0.0)));
         }

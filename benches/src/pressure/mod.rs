@@ -9,6 +9,7 @@ mod client;
 mod scenarios;
 mod soak;
 
+use crate::folders::folder;
 use crate::report::{Row, Target, percentile};
 use crate::{Effort, target};
 use anyhow::{Context, Result, ensure};
@@ -43,7 +44,7 @@ impl Drop for Stage {
 
 impl Stage {
     async fn start() -> Result<Stage> {
-        let folder = tempfile::tempdir_in(target())?;
+        let folder = folder()?;
         let program = match std::env::var_os("KVASM_BENCH_PROGRAM") {
             Some(program) => program.into(),
             None => std::env::current_exe()?.with_file_name("kvasm"),
@@ -185,7 +186,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             Ok::<_, anyhow::Error>((pairs, failed, resident))
         })?;
         let name = scenario.name;
-        rows.push(Row::pair(name, "ms", &pairs, Some(Target::AtMost(2.0))));
+        rows.push(Row::pair(name, "ms", &pairs, Some(Target::AtMost(2.0))).durable());
         let failed = Row::figure(format!("{name}: failed"), "calls", failed as f64);
         rows.push(failed.target(Target::AtMost(0.0)));
         rows.push(Row::figure(format!("{name}: resident"), "MiB", resident));

@@ -40,6 +40,18 @@ fn transfer(Json(count): Json<u64>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Computes for about 50 ms.
+#[kvasm_guest::function]
+fn burn() {
+    let mut x = black_box(7_u64);
+    for _ in 0..20_000_000 {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+    }
+    black_box(x);
+}
+
 /// Allocates so many times as many bytes, keeps all of them to the end, and returns the
 /// pages of memory before and after.
 #[kvasm_guest::function]

@@ -1,0 +1,150 @@
+//! A process that serves: this program in one of its roles, or that of a peer.
+
+use crate::folders::folder;
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Which server a process is, if it is one.
+pub const ROLE: &str = "KVASM_BENCH_SERVER";
+/// The database that it uses, if it is on Postgres.
+pub const POSTGRES: &str = "KVASM_BENCH_POSTGRES";
+/// The folder that it uses otherwise.
+pub const FOLDER: &str = "KVASM_BENCH_FOLDER";
+/// How long a peer may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server's process, ended when this is dropped, and then its folder is removed.
+pub struct Child {
+    process: Process,
+    pub address: SocketAddr,
+    /// Of a process of this program, which ends when it is closed.
+    talk: Option<(ChildStdin, BufReader<ChildStdout>)>,
+    _folder: Option<TempDir>,
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Child {
+    /// This program in a role, over a folder of its own.
+    pub fn own(role: &str) -> Result<Child> {
+        let folder = folder()?;
+        let mut child = Child::on(role, folder.path())?;
+        child._folder = Some(folder);
+        Ok(child)
+    }
+
+    /// This program in a role, over a folder that stays.
+    pub fn on(role: &str, folder: &Path) -> Result<Child> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env(FOLDER, folder);
+        Child::start(command, role)
+    }
+
+    /// This program in a role, over a database that others may use, too.
+    pub fn postgres(role: &str, url: &str) -> Result<Child> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env(POSTGRES, url);
+        Child::start(command, role)
+    }
+
+    fn start(mut command: Command, role: &str) -> Result<Child> {
+        command.env(ROLE, role).stdin(Stdio::piped());
+        let mut process = command.stdout(Stdio::piped()).spawn()?;
+        let orders = process.stdin.take().context("no input")?;
+        let mut answers = BufReader::new(process.stdout.take().context("no output")?);
+        let mut line = String::new();
+        answers.read_line(&mut line)?;
+        let address = line.trim().parse();
+        if address.is_err() {
+            process.wait()?;
+        }
+        Ok(Child {
+            process,
+            address: address.with_context(|| format!("the server {role} did not start"))?,
+            talk: Some((orders, answers)),
+            _folder: None,
+        })
+    }
+
+    /// The program of a peer, in a folder of its own: `command` gets that and a port that
+    /// was free a moment ago. Waits until it listens.
+    pub fn peer(
+        name: &str,
+        command: impl FnOnce(&Path, SocketAddr) -> Result<Command>,
+    ) -> Result<Child> {
+        let folder = folder()?;
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let mut command = command(folder.path(), address)?;
+        let log = folder.path().join("log");
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log)?)
+            .spawn()?;
+        let mut child = Child {
+            process,
+            address,
+            talk: None,
+            _folder: Some(folder),
+        };
+        let start = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            let ended = child.process.try_wait()?.is_some();
+            if ended || start.elapsed() > PATIENCE {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                bail!("{name} did not start: {said}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(child)
+    }
+
+    /// How many modules the server has compiled.
+    pub fn compiled(&mut self) -> Result<u64> {
+        let (orders, answers) = self.talk.as_mut().context("no server of this program")?;
+        orders.write_all(b"compiled\n")?;
+        let mut line = String::new();
+        answers.read_line(&mut line)?;
+        line.trim().parse().context("no number of modules")
+    }
+
+    /// The CPU time that the process has taken so far, with that of the kernel.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(self.file("stat"))?;
+        // After the name, which may have spaces, the 12th and 13th are ticks of 10 ms.
+        let (_, fields) = stat.rsplit_once(')').context("no stat")?;
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(ticks.iter().sum::<f64>() / 100.0)
+    }
+
+    /// Lets the peak of resident memory begin with what is resident now; that, in MiB.
+    pub fn reset_peak(&self) -> Result<f64> {
+        std::fs::write(self.file("clear_refs"), "5")?;
+        self.peak_mib()
+    }
+
+    /// The peak of resident memory, in MiB.
+    pub fn peak_mib(&self) -> Result<f64> {
+        let status = std::fs::read_to_string(self.file("status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let figure = line.and_then(|line| line.split_whitespace().next());
+        let kib: f64 = figure.context("no VmHWM")?.parse()?;
+        ensure!(kib > 0.0, "the server has ended");
+        Ok(kib / 1024.0)
+    }
+
+    fn file(&self, name: &str) -> String {
+        format!("/proc/{}/{name}", self.process.id())
+    }
+}

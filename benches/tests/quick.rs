@@ -1,0 +1,70 @@
+//! The benchmarks run, and leave nothing behind. How fast they are is not looked at.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// The rows of a quick run, as JSON.
+fn quick(only: &str) -> Vec<Value> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let report = tempfile::NamedTempFile::new().unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_kvasm-benches"))
+        .args(["--quick", "--only", only, "--json"])
+        .arg(report.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let output = run.wait_with_output().unwrap();
+    assert!(output.status.success(), "{only}: {}", output.status);
+    for entry in std::fs::read_dir(target).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let owner = name.strip_prefix("kvasm-bench-");
+        if let Some((process, _)) = owner.and_then(|name| name.split_once('-')) {
+            let is_alive = Path::new("/proc").join(process).exists();
+            assert!(is_alive, "{only} has left {name}");
+        }
+    }
+    let text = std::fs::read_to_string(report.path()).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    report["rows"].as_array().unwrap().clone()
+}
+
+fn row<'r>(rows: &'r [Value], name: &str) -> &'r Value {
+    let row = rows.iter().find(|row| row["name"] == name);
+    row.unwrap_or_else(|| panic!("no row {name:?} in {rows:#?}"))
+}
+
+#[test]
+fn servers_are_measured_and_their_folders_are_removed() {
+    let rows = quick("http");
+    for plugin in ["SDK plugin", "bare plugin"] {
+        let name = format!("HTTP call with one kv_get, {plugin}, beside a bare axum handler");
+        let row = row(&rows, &name);
+        assert!(row["kvasm"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(row["baseline"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["durable"], Value::Null);
+    }
+}
+
+#[test]
+fn the_statements_of_the_baseline_are_those_of_the_schema() {
+    let rows = quick("baseline");
+    let sqlite = "transfer, 64 callers, beside inline rusqlite, 1 thread, no HTTP";
+    assert_eq!(row(&rows, sqlite)["durable"], true);
+    for peer in ["bare sqlx, no HTTP", "a stored procedure, no HTTP"] {
+        let row = row(
+            &rows,
+            &format!("Postgres transfer, 16 callers, beside {peer}"),
+        );
+        assert!(row["baseline"].as_f64().unwrap() > 0.0, "{row}");
+        assert_eq!(row["durable"], true);
+    }
+}
+
+#[test]
+fn a_cold_plugin_is_loaded_once() {
+    let rows = quick("cold-start");
+    assert_eq!(row(&rows, "the same: loads of the plugin")["kvasm"], 1.0);
+}
