@@ -136,6 +136,10 @@ async fn a_host_whose_clock_is_not_the_databases_rests_and_says_so() {
     stage.start_with(options(on_postgres));
     trusts(&stage, DOUBTED).await;
     let anonymous = stage.server.anonymous();
+    eventually("the host is not ready", async || {
+        anonymous.get("/readyz").await.status == 503
+    })
+    .await;
     anonymous.get("/readyz").await.refused(503, "not-ready");
     let failing = stage.server.root.get("/readyz").await.json()["failing"].clone();
     assert_eq!(failing[0]["name"], "clock", "{failing}");
