@@ -90,7 +90,6 @@ enum Ended {
     },
 }
 
-#[derive(Clone, Copy)]
 enum Loss {
     /// Others have changed what it had read.
     Conflict,
@@ -125,7 +124,6 @@ impl Locks {
     fn way(&mut self, context: &CallContext) -> Way {
         let way = Way::new(
             Arc::clone(&self.locks),
-            context.caller.app(),
             Arc::clone(self.held.lane()),
             std::mem::take(&mut self.wants),
             context.deadline.clone(),

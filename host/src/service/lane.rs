@@ -164,7 +164,8 @@ impl Lane {
         true
     }
 
-    /// Lets nobody else commit its keys; what is to be waited for.
+    /// Keeps others from committing its keys. Returns what to wait for: the commits of
+    /// them that are under way.
     fn close(&self) -> Vec<oneshot::Receiver<()>> {
         let mut own = self.keys.lock();
         let open = std::mem::take(&mut own.open);

@@ -29,17 +29,16 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// Of a run of the app of `lane`, which locks what it `wants` first.
+    /// Of a run with this lane, which locks what it `wants` first.
     pub(crate) fn new(
         locks: Arc<KeyLocks>,
-        app: AppId,
         lane: Arc<Lane>,
         wants: BTreeSet<Address>,
         deadline: Deadline,
     ) -> Way {
         Way {
             locks,
-            app,
+            app: lane.app(),
             lane,
             deadline,
             wants: Mutex::new(wants),
