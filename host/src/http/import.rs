@@ -146,7 +146,7 @@ impl Import {
         let limits = self.shared.host.limits();
         let (line_bytes, value_bytes) = (limits.line_bytes(), limits.value_bytes);
         let parse = move || parse(&piece, line_bytes, value_bytes);
-        let parsed = self.shared.pieces.run(self.app.id, parse).await;
+        let parsed = self.shared.aside.run(self.app.id, parse).await;
         let parsed = parsed.map_err(|error| Problem::internal(&error))?;
         self.line += parsed.lines;
         self.done.expired += parsed.expired;

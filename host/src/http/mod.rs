@@ -5,6 +5,7 @@
 
 pub mod api;
 mod apps;
+mod aside;
 mod audit;
 mod auth;
 mod batch;
@@ -25,7 +26,6 @@ mod limits;
 mod logs;
 mod outstanding;
 mod params;
-mod pieces;
 mod plugins;
 mod preconditions;
 mod problem;
@@ -125,7 +125,7 @@ struct Shared(Arc<State>);
 struct State {
     host: Host,
     budget: Arc<budget::Budget>,
-    pieces: Arc<pieces::Pieces>,
+    aside: Arc<aside::Aside>,
     options: ServerOptions,
     trust: Trust,
     /// Whether metrics, and the reasons for not being ready, need no token.
@@ -139,7 +139,7 @@ impl Shared {
         let metrics = host.metrics().clone();
         Shared(Arc::new(State {
             budget: budget::Budget::new(options.bytes_in_flight, metrics),
-            pieces: Arc::new(pieces::Pieces::new()),
+            aside: Arc::new(aside::Aside::new()),
             host,
             options,
             trust,
@@ -153,7 +153,7 @@ impl Shared {
         Shared(Arc::new(State {
             host: self.host.clone(),
             budget: Arc::clone(&self.budget),
-            pieces: Arc::clone(&self.pieces),
+            aside: Arc::clone(&self.aside),
             options: self.options.clone(),
             trust: self.trust.clone(),
             open: true,

@@ -231,7 +231,7 @@ impl Export {
             let collection = list.collection.clone();
             // A page is megabytes of text, which the threads that serve leave to others.
             let lines = move || lines(&collection, &page.entries);
-            let out = self.shared.pieces.run(self.app, lines).await??;
+            let out = self.shared.aside.run(self.app, lines).await??;
             match cursor {
                 Some(cursor) => {
                     list.cursor = Some(cursor);

@@ -8,15 +8,15 @@ use tokio::task::{JoinError, spawn_blocking};
 
 /// Where pieces of work run. So many run at once as there are cores, but for one; one app
 /// has half of these places at the most, and those of all apps take turns.
-pub(super) struct Pieces {
+pub(super) struct Aside {
     places: Arc<Fair>,
 }
 
-impl Pieces {
-    pub(super) fn new() -> Pieces {
+impl Aside {
+    pub(super) fn new() -> Aside {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let places = u32::try_from(cores.saturating_sub(1).max(1)).unwrap_or(u32::MAX);
-        Pieces {
+        Aside {
             places: Fair::new(places, Share::Half),
         }
     }
@@ -50,8 +50,8 @@ mod tests {
     /// The thread that serves goes on while a piece of work runs, and pieces of one app do
     /// not keep out another's.
     #[tokio::test]
-    async fn pieces_run_elsewhere_and_by_turns() {
-        let pieces = Arc::new(Pieces {
+    async fn work_runs_elsewhere_and_by_turns() {
+        let aside = Arc::new(Aside {
             places: Fair::new(1, Share::Half),
         });
         let (app, other) = (AppId::generate(), AppId::generate());
@@ -60,7 +60,7 @@ mod tests {
         let (done, order) = mpsc::channel();
         let mut tasks = Vec::new();
         let begin = |app, name: &'static str, first: Option<mpsc::Receiver<()>>| {
-            let (pieces, done) = (Arc::clone(&pieces), done.clone());
+            let (aside, done) = (Arc::clone(&aside), done.clone());
             tokio::spawn(async move {
                 let work = move || {
                     assert_ne!(thread::current().id(), serving);
@@ -69,7 +69,7 @@ mod tests {
                     }
                     done.send(name).unwrap();
                 };
-                pieces.run(app, work).await.unwrap();
+                aside.run(app, work).await.unwrap();
             })
         };
         tasks.push(begin(app, "first", Some(gone)));
