@@ -1,9 +1,11 @@
 //! Guests and the hosts that run them.
 
-use kvasm::model::{App, AppName, Limits};
+use kvasm::model::{App, AppId, AppName, Limits, Op, Timestamp, WriteBatch};
 use kvasm::store::Store;
-use kvasm::{Call, CallFailure, Host, HostBuilder, Plugin, Response};
+use kvasm::wasmtime::{Caller, WasmRet};
+use kvasm::{Call, CallFailure, Host, HostBuilder, Invocation, Plugin, Response};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The bytes of a guest that `cargo xtask guests` builds.
 pub fn wasm(name: &str) -> Vec<u8> {
@@ -18,6 +20,38 @@ pub fn wasm(name: &str) -> Vec<u8> {
             path.display()
         )
     })
+}
+
+/// The builder of a host whose plugins may import `meanwhile` from `test_v1`: it does
+/// `work` for the app that calls.
+pub fn meanwhile<R, F>(
+    builder: HostBuilder,
+    work: impl Fn(AppId) -> F + Send + Sync + 'static,
+) -> HostBuilder
+where
+    R: WasmRet + 'static,
+    F: Future<Output = R> + Send + 'static,
+{
+    builder.extend(move |linker| {
+        linker.func_wrap_async(
+            "test_v1",
+            "meanwhile",
+            move |caller: Caller<'_, Invocation>, ()| {
+                let app = caller.data().guest_state().caller().app();
+                Box::new(work(app))
+            },
+        )?;
+        Ok(())
+    })
+}
+
+/// Writes past the host, which knows nothing of it.
+pub async fn write_past(store: &Arc<dyn Store>, app: AppId, ops: Vec<Op>) {
+    let batch = WriteBatch {
+        ops,
+        ..WriteBatch::new(app, Timestamp::now())
+    };
+    store.commit(batch).await.unwrap();
 }
 
 /// A module in the text format with a memory of one page, `data` at address 0,

@@ -1,12 +1,11 @@
 //! Runs of transactions and of handlers.
 
 use super::{ALONE, AT, MIB, made, patient, read_input};
-use kvasm::model::{Claim, Collection, Delivery, Key, Op, Receipt, Timestamp, Value, WriteBatch};
+use kvasm::model::{Claim, Collection, Delivery, Key, Op, Receipt, Timestamp, Value};
 use kvasm::service::{Caller as ServiceCaller, Write};
 use kvasm::store::{MemoryStore, Store};
-use kvasm::wasmtime::Caller;
-use kvasm::{Call, Host, HostBuilder, Invocation};
-use kvasm_tests::guests::{Bench, manifest, module_with};
+use kvasm::{Call, Host};
+use kvasm_tests::guests::{self, Bench, manifest, module_with};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use uuid::Uuid;
@@ -15,35 +14,23 @@ use uuid::Uuid;
 async fn losing(times: u32) -> Bench {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let (of_guest, left) = (Arc::clone(&store), Arc::new(AtomicU32::new(times)));
-    let extend = |builder: HostBuilder| {
-        builder.extend(move |linker| {
-            linker.func_wrap_async(
-                "test_v1",
-                "meanwhile",
-                move |caller: Caller<'_, Invocation>, ()| {
-                    let (store, left) = (Arc::clone(&of_guest), Arc::clone(&left));
-                    let app = caller.data().guest_state().caller().app();
-                    Box::new(async move {
-                        let less = |left: u32| left.checked_sub(1);
-                        let order = Ordering::Relaxed;
-                        let Ok(left) = left.fetch_update(order, order, less) else {
-                            return;
-                        };
-                        let op = Op::Set {
-                            collection: Collection::parse("c").unwrap(),
-                            key: Key::parse("k").unwrap(),
-                            value: Value::json(left.to_string(), 100).unwrap(),
-                            expires_at: None,
-                        };
-                        let batch = WriteBatch {
-                            ops: vec![op],
-                            ..WriteBatch::new(app, Timestamp::now())
-                        };
-                        store.commit(batch).await.unwrap();
-                    })
-                },
-            )?;
-            Ok(())
+    let extend = |builder| {
+        guests::meanwhile(builder, move |app| {
+            let (store, left) = (Arc::clone(&of_guest), Arc::clone(&left));
+            async move {
+                let less = |left: u32| left.checked_sub(1);
+                let order = Ordering::Relaxed;
+                let Ok(left) = left.fetch_update(order, order, less) else {
+                    return;
+                };
+                let op = Op::Set {
+                    collection: Collection::parse("c").unwrap(),
+                    key: Key::parse("k").unwrap(),
+                    value: Value::json(left.to_string(), 100).unwrap(),
+                    expires_at: None,
+                };
+                guests::write_past(&store, app, vec![op]).await;
+            }
         })
     };
     Bench::with(|builder| extend(patient(builder)).shared_store(store)).await

@@ -2,14 +2,13 @@
 
 use super::bank::bank;
 use super::stage::{Stage, manifest, until};
-use kvasm::model::{AppName, Key, Limits, Op, Timestamp, WriteBatch};
+use kvasm::model::{AppName, Key, Limits, Op};
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
-use kvasm::wasmtime::Caller;
-use kvasm::{CallError, Host, Invocation, InvokeError};
+use kvasm::{CallError, Host, InvokeError};
 use kvasm_tests::conformance::rng::{Rng, seed};
-use kvasm_tests::guests::module_with;
+use kvasm_tests::guests::{self, module_with};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -369,32 +368,20 @@ async fn a_holder_that_loops_holds_up_its_entry_alone_and_not_for_ever() {
         wall_time: Duration::from_secs(10),
         ..Limits::default()
     };
-    let builder = Host::builder().limits(limits).extend(move |linker| {
-        linker.func_wrap_async(
-            "test_v1",
-            "meanwhile",
-            move |caller: Caller<'_, Invocation>, ()| {
-                let (store, runs) = (Arc::clone(&of_guest), Arc::clone(&counted));
-                let app = caller.data().guest_state().caller().app();
-                Box::new(async move {
-                    let before = runs.fetch_add(1, Ordering::Relaxed);
-                    if before == 0 {
-                        let op = Op::Increment {
-                            collection: super::stage::collection("b"),
-                            key: Key::parse("k").unwrap(),
-                            delta: 10,
-                        };
-                        let batch = WriteBatch {
-                            ops: vec![op],
-                            ..WriteBatch::new(app, Timestamp::now())
-                        };
-                        store.commit(batch).await.unwrap();
-                    }
-                    i32::from(before > 0)
-                })
-            },
-        )?;
-        Ok(())
+    let builder = guests::meanwhile(Host::builder().limits(limits), move |app| {
+        let (store, runs) = (Arc::clone(&of_guest), Arc::clone(&counted));
+        async move {
+            let before = runs.fetch_add(1, Ordering::Relaxed);
+            if before == 0 {
+                let op = Op::Increment {
+                    collection: super::stage::collection("b"),
+                    key: Key::parse("k").unwrap(),
+                    delta: 10,
+                };
+                guests::write_past(&store, app, vec![op]).await;
+            }
+            i32::from(before > 0)
+        }
     });
     let stage = Arc::new(Stage::of(builder, store, Box::new(())).await);
     stage.deploy(hostile()).await;

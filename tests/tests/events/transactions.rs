@@ -1,11 +1,10 @@
 //! Functions that are one commit.
 
 use super::stage::{Stage, manifest};
-use kvasm::model::{AppName, Key, Op, Principal, Scope, Timestamp, Value, WriteBatch};
+use kvasm::model::{AppName, Key, Op, Principal, Scope, Value};
 use kvasm::store::{MemoryStore, Store};
-use kvasm::wasmtime::Caller;
-use kvasm::{Call, CallError, Host, Invocation, InvokeError};
-use kvasm_tests::guests::module_with;
+use kvasm::{Call, CallError, Host, InvokeError};
+use kvasm_tests::guests::{self, module_with};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::task::JoinSet;
@@ -181,33 +180,21 @@ fn looks_twice() -> Vec<u8> {
 async fn meanwhile(times: u32) -> Stage {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let (of_guest, left) = (Arc::clone(&store), Arc::new(AtomicU32::new(times)));
-    let builder = Host::builder().extend(move |linker| {
-        linker.func_wrap_async(
-            "test_v1",
-            "meanwhile",
-            move |caller: Caller<'_, Invocation>, ()| {
-                let (store, left) = (Arc::clone(&of_guest), Arc::clone(&left));
-                let app = caller.data().guest_state().caller().app();
-                Box::new(async move {
-                    let count = |left: u32| left.checked_sub(1);
-                    let left = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
-                    if let Ok(left) = left {
-                        let set = |key: &str| Op::Set {
-                            collection: super::stage::collection("c"),
-                            key: Key::parse(key).unwrap(),
-                            value: Value::json(left.to_string(), 100).unwrap(),
-                            expires_at: None,
-                        };
-                        let batch = WriteBatch {
-                            ops: vec![set("k"), set("l")],
-                            ..WriteBatch::new(app, Timestamp::now())
-                        };
-                        store.commit(batch).await.unwrap();
-                    }
-                })
-            },
-        )?;
-        Ok(())
+    let builder = guests::meanwhile(Host::builder(), move |app| {
+        let (store, left) = (Arc::clone(&of_guest), Arc::clone(&left));
+        async move {
+            let count = |left: u32| left.checked_sub(1);
+            let left = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+            if let Ok(left) = left {
+                let set = |key: &str| Op::Set {
+                    collection: super::stage::collection("c"),
+                    key: Key::parse(key).unwrap(),
+                    value: Value::json(left.to_string(), 100).unwrap(),
+                    expires_at: None,
+                };
+                guests::write_past(&store, app, vec![set("k"), set("l")]).await;
+            }
+        }
     });
     let stage = Stage::of(builder, store, Box::new(())).await;
     stage.deploy(looks_twice()).await;

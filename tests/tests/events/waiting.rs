@@ -3,12 +3,11 @@
 use super::bank::bank;
 use super::contention::AGES;
 use super::stage::{Stage, collection, until};
-use kvasm::model::{AppName, Key, Limits, Op, Timestamp, WriteBatch};
+use kvasm::model::{AppName, Key, Limits, Op};
 use kvasm::service::Stage as Of;
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
-use kvasm::wasmtime::Caller;
-use kvasm::{Call, CallError, Host, Invocation, InvokeError};
-use kvasm_tests::guests::manifest;
+use kvasm::{Call, CallError, Host, InvokeError};
+use kvasm_tests::guests::{self, manifest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,32 +55,20 @@ async fn meeting(wall_time: Duration) -> Meeting {
         Arc::clone(&runs),
         Arc::clone(&may_go_on),
     );
-    let builder = Host::builder().limits(limits).extend(move |linker| {
-        linker.func_wrap_async(
-            "test_v1",
-            "meanwhile",
-            move |caller: Caller<'_, Invocation>, ()| {
-                let (store, runs, may_go_on) = of_guest.clone();
-                let app = caller.data().guest_state().caller().app();
-                Box::new(async move {
-                    if runs.fetch_add(1, Ordering::SeqCst) > 0 {
-                        may_go_on.acquire().await.unwrap().forget();
-                        return;
-                    }
-                    let op = Op::Increment {
-                        collection: collection("b"),
-                        key: Key::parse("k").unwrap(),
-                        delta: 10,
-                    };
-                    let batch = WriteBatch {
-                        ops: vec![op],
-                        ..WriteBatch::new(app, Timestamp::now())
-                    };
-                    store.commit(batch).await.unwrap();
-                })
-            },
-        )?;
-        Ok(())
+    let builder = guests::meanwhile(Host::builder().limits(limits), move |app| {
+        let (store, runs, may_go_on) = of_guest.clone();
+        async move {
+            if runs.fetch_add(1, Ordering::SeqCst) > 0 {
+                may_go_on.acquire().await.unwrap().forget();
+                return;
+            }
+            let op = Op::Increment {
+                collection: collection("b"),
+                key: Key::parse("k").unwrap(),
+                delta: 10,
+            };
+            guests::write_past(&store, app, vec![op]).await;
+        }
     });
     let stage = Arc::new(Stage::of(builder, store, Box::new(())).await);
     stage.deploy(adder()).await;

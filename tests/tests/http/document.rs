@@ -36,6 +36,17 @@ pub struct Operation {
     pub json: Value,
 }
 
+/// Parameters of paths about the app "shop". Of what they name only the app and its
+/// function are there.
+pub const OF_A_SHOP: [(&str, &str); 6] = [
+    ("app", "shop"),
+    ("version", "99"),
+    ("token", "00000000000000000000000000000099"),
+    ("function", "run"),
+    ("name", "n"),
+    ("id", "00000000-0000-0000-0000-000000000099"),
+];
+
 impl Operation {
     /// The path with parameters put in, and what the query must have.
     pub fn target(&self, parameters: &[(&str, &str)]) -> String {

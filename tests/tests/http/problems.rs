@@ -1,6 +1,6 @@
 //! Requests that are not as they should be.
 
-use crate::document::{document, operations};
+use crate::document::{OF_A_SHOP, document, operations};
 use kvasm::model::{Limits, Scope};
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, answer};
@@ -236,14 +236,6 @@ fn misfit(schema: &Value) -> Option<(&'static str, String)> {
 async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
-    let values = [
-        ("app", "shop"),
-        ("version", "99"),
-        ("token", "00000000000000000000000000000099"),
-        ("function", "run"),
-        ("name", "n"),
-        ("id", "00000000-0000-0000-0000-000000000099"),
-    ];
     let refused = async |method: &str, target: &str| {
         let refused = server.root.send(method, target).await;
         refused.refused(400, "invalid-argument");
@@ -257,7 +249,7 @@ async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes()
         if operation.path.starts_with("/a/") {
             continue;
         }
-        let target = operation.target(&values);
+        let target = operation.target(&OF_A_SHOP);
         let and = if target.contains('?') { '&' } else { '?' };
         for parameter in operation.parameters("query") {
             let name = parameter["name"].as_str().unwrap();
@@ -281,8 +273,11 @@ async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes()
             let Some((value, takes)) = misfit(&parameter["schema"]) else {
                 continue;
             };
-            let at = values.iter().position(|(known, _)| *known == name).unwrap();
-            let mut values = values;
+            let at = OF_A_SHOP
+                .iter()
+                .position(|(known, _)| *known == name)
+                .unwrap();
+            let mut values = OF_A_SHOP;
             values[at].1 = value;
             let detail = refused(&operation.method, &operation.target(&values)).await;
             assert!(detail.contains(&format!("{name:?} is \"abc\"")), "{detail}");

@@ -1,6 +1,6 @@
 //! HTTP as RFC 9110 and RFC 9112 have it, on the wire.
 
-use crate::document::{Access, document, operations};
+use crate::document::{Access, OF_A_SHOP, document, operations};
 use kvasm::model::Scope;
 use kvasm_tests::guests::{manifest, module, module_with};
 use kvasm_tests::server::{Server, answer};
@@ -310,14 +310,7 @@ async fn nothing_in_a_url_is_ignored() {
         if operation.path.starts_with("/a/") {
             continue;
         }
-        let target = operation.target(&[
-            ("app", "shop"),
-            ("version", "99"),
-            ("token", "00000000000000000000000000000099"),
-            ("function", "run"),
-            ("name", "n"),
-            ("id", "00000000-0000-0000-0000-000000000099"),
-        ]);
+        let target = operation.target(&OF_A_SHOP);
         let and = if target.contains('?') { '&' } else { '?' };
         for (more, named) in [
             ("limitt=1", "limitt"),
