@@ -6,6 +6,7 @@ mod calls;
 mod deadlines;
 mod events;
 mod http;
+mod large;
 mod memory;
 mod pressure;
 mod reads;
@@ -83,6 +84,7 @@ fn generous() -> Limits {
 
 fn main() -> Result<()> {
     http::serve()?;
+    large::cgroup::serve()?;
     let arguments = Arguments::parse();
     let effort = if arguments.quick {
         Effort {
@@ -135,6 +137,9 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("guest", http::guests::measure),
     ("transfer", http::transfers::measure),
     ("flood", http::flood),
+    ("large", large::measure),
+    ("cache", large::cache::measure),
+    ("cgroup", large::cgroup::measure),
     ("apps", apps::measure),
     ("pressure", pressure::measure),
     ("batch", events::batches),

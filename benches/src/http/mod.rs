@@ -4,8 +4,8 @@
 //! Each server is a process of its own; the load comes from this one.
 
 pub mod guests;
-mod load;
-mod servers;
+pub mod load;
+pub mod servers;
 pub mod transfers;
 
 use crate::Effort;
@@ -93,7 +93,7 @@ pub fn flood(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 }
 
 /// The p99 of one connection that calls every few milliseconds, in seconds.
-async fn p99(quiet: &Load, calls: usize) -> Result<f64> {
+pub async fn p99(quiet: &Load, calls: usize) -> Result<f64> {
     let calls = calls.max(20);
     let mut took = quiet
         .times(calls, Pace::Every(Duration::from_millis(4)))

@@ -83,12 +83,22 @@ impl Child {
         if let Some(url) = postgres {
             command.env(POSTGRES, url);
         }
-        let mut process = command.env(ROLE, role).stdout(Stdio::piped()).spawn()?;
+        command.env(ROLE, role);
+        Child::start(command)
+    }
+
+    /// A process whose first line says at which address it serves.
+    pub fn start(mut command: Command) -> Result<Child> {
+        let mut process = command.stdout(Stdio::piped()).spawn()?;
         let stdout = process.stdout.take().context("no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().parse().context("the server did not start")?;
         Ok(Child { process, address })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// The CPU time that the process has taken so far, with that of the kernel.
@@ -217,7 +227,8 @@ async fn guests_server(host: &Host, listener: tokio::net::TcpListener) -> Result
     serve_host(host, listener).await
 }
 
-async fn serve_host(host: &Host, listener: tokio::net::TcpListener) -> Result<()> {
+/// Says where it serves, and serves.
+pub async fn serve_host(host: &Host, listener: tokio::net::TcpListener) -> Result<()> {
     println!("{}", listener.local_addr()?);
     let options = ServerOptions::default();
     let stop = CancellationToken::new();
