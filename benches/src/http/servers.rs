@@ -103,12 +103,7 @@ impl Child {
 
     /// The CPU time that the process has taken so far, with that of the kernel.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        // After the name, which may have spaces, the 12th and 13th are ticks of 10 ms.
-        let (_, fields) = stat.rsplit_once(')').context("no stat")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
-        Ok(ticks.iter().sum::<f64>() / 100.0)
+        cpu_seconds(&self.process.id().to_string())
     }
 
     /// `wasmtime serve` with a component that does the same, if there is a
@@ -144,6 +139,16 @@ impl Child {
         }
         Ok(Some(child))
     }
+}
+
+/// The CPU time that a process, or `self`, has taken so far, with that of the kernel.
+pub fn cpu_seconds(process: &str) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // After the name, which may have spaces, the 12th and 13th are ticks of 10 ms.
+    let (_, fields) = stat.rsplit_once(')').context("no stat")?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
 /// Serves, if this process was started to. Does not return then.

@@ -16,19 +16,21 @@ use std::process::Command;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// The file that this process serves, if it serves one; and the group that it enters.
+/// The file that this process serves, if it serves one; and the groups that it enters.
 const FILE: &str = "KVASM_BENCH_LARGE";
-const GROUP: &str = "KVASM_BENCH_CGROUP";
+const GROUPS: &str = "KVASM_BENCH_CGROUPS";
 
 const ENTRIES: u64 = 10_000_000;
 /// Entries that stay in memory when they alone are read.
 const HOT: u64 = 10_000;
 /// Callers of random entries.
 const CALLERS: usize = 16;
+/// Reads a second of a slow disk.
+const READS: u32 = 300;
 /// The server's own memory, beside what it may keep of the file.
 const OWN_BYTES: u64 = 64 << 20;
 
-/// A group of processes with a limit of memory; gone with this.
+/// A group of processes with a limit; gone with this.
 struct Group(PathBuf);
 
 impl Drop for Group {
@@ -38,23 +40,50 @@ impl Drop for Group {
 }
 
 impl Group {
-    /// A group at the root of the hierarchy that has memory, of version 1 or 2. Only root may.
-    fn new(bytes: u64) -> Result<Group> {
-        let name = format!("kvasm-bench-{}", std::process::id());
-        let first = Path::new("/sys/fs/cgroup/memory");
-        match first.is_dir() {
-            true => Group::at(first.join(name), "memory.limit_in_bytes", bytes),
-            false => Group::at(Path::new("/sys/fs/cgroup").join(name), "memory.max", bytes),
-        }
+    /// A group that may use so many bytes of memory, with what the system keeps of files.
+    fn of_memory(bytes: u64) -> Result<Group> {
+        Group::new(
+            ("memory", "memory.limit_in_bytes", &bytes.to_string()),
+            ("memory.max", &bytes.to_string()),
+        )
     }
 
-    fn at(path: PathBuf, limit: &str, bytes: u64) -> Result<Group> {
+    /// A group that may read so many times a second from the disk of a file.
+    fn of_disk(file: &Path, reads: u32) -> Result<Group> {
+        let (major, minor) = device(file)?;
+        Group::new(
+            (
+                "blkio",
+                "blkio.throttle.read_iops_device",
+                &format!("{major}:{minor} {reads}"),
+            ),
+            ("io.max", &format!("{major}:{minor} riops={reads}")),
+        )
+    }
+
+    /// At the root of the controller's hierarchy, of version 1 or 2. Only root may.
+    fn new(first: (&str, &str, &str), second: (&str, &str)) -> Result<Group> {
+        let root = Path::new("/sys/fs/cgroup");
+        let (controller, file, limit) = first;
+        let (parent, (file, limit)) = match root.join(controller) {
+            parent if parent.is_dir() => (parent, (file, limit)),
+            _ => (root.to_owned(), second),
+        };
+        let path = parent.join(format!("kvasm-bench-{controller}-{}", std::process::id()));
         fs::create_dir(&path).with_context(|| path.display().to_string())?;
         let group = Group(path);
-        let limit = group.0.join(limit);
-        fs::write(&limit, bytes.to_string()).with_context(|| limit.display().to_string())?;
+        let file = group.0.join(file);
+        fs::write(&file, limit).with_context(|| file.display().to_string())?;
         Ok(group)
     }
+}
+
+/// Numbers of the device that a file is on.
+fn device(file: &Path) -> Result<(u64, u64)> {
+    let device = std::os::unix::fs::MetadataExt::dev(&file.metadata()?);
+    let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
+    let minor = (device & 0xff) | (device >> 12 & !0xff);
+    Ok((major, minor & 0xffff_ffff))
 }
 
 /// Serves, if this process was started to. Does not return then.
@@ -62,8 +91,11 @@ pub fn serve() -> Result<()> {
     let Ok(path) = std::env::var(FILE) else {
         return Ok(());
     };
-    if let Ok(group) = std::env::var(GROUP) {
-        fs::write(Path::new(&group).join("cgroup.procs"), "0")?;
+    for group in std::env::var(GROUPS)
+        .unwrap_or_default()
+        .split_terminator(':')
+    {
+        fs::write(Path::new(group).join("cgroup.procs"), "0")?;
     }
     Runtime::new()?.block_on(async {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -78,55 +110,97 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let entries = ENTRIES / effort.divisor as u64;
         let file = LargeFile::of(entries).await?;
-        let group = match Group::new(OWN_BYTES + file.bytes()? / 2) {
-            Ok(group) => Some(group),
-            Err(why) => {
-                eprintln!("NOT LIMITED: no cgroup could be made ({why}); the file is only cold");
-                None
-            }
-        };
-        // What is in memory already would not count against the group.
-        file.cool()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.env(FILE, &file.path);
-        if let Some(group) = &group {
-            command.env(GROUP, &group.0);
-        }
-        let server = Child::start(command)?;
+        let memory = Group::of_memory(OWN_BYTES + file.bytes()? / 2);
+        let disk = Group::of_disk(&file.path, READS);
         let mut rows = Vec::new();
-        for (what, of) in [("in memory", HOT.min(entries)), ("cold", entries)] {
-            rows.extend(beside(&server, &format!("{CALLERS} callers, {what}"), of, effort).await?);
+        let fast = Limited::start(&file, &[&memory])?;
+        rows.extend(beside(&fast, "cold", effort).await?);
+        drop(fast);
+        if disk.is_ok() {
+            let slow = Limited::start(&file, &[&memory, &disk])?;
+            let what = format!("cold, {READS} reads/s");
+            rows.extend(beside(&slow, &what, effort).await?);
+        } else if let Err(why) = disk {
+            eprintln!("SKIPPED: the rows of a slow disk, as no cgroup could be made: {why:#}");
         }
-        drop((server, group));
         Ok(rows)
     })
 }
 
-/// The small app beside callers of so many random entries of the large one.
-async fn beside(server: &Child, what: &str, of: u64, effort: Effort) -> Result<Vec<Row>> {
-    let load = |app: &str, of: u64| {
+/// A server over a file, under limits.
+struct Limited {
+    server: Child,
+    entries: u64,
+}
+
+impl Limited {
+    fn start(file: &LargeFile, groups: &[&Result<Group>]) -> Result<Limited> {
+        // What is in memory already would not count against the group.
+        file.cool()?;
+        let mut paths = String::new();
+        for group in groups {
+            match group {
+                Ok(Group(path)) => paths.push_str(&format!("{}:", path.display())),
+                Err(why) => {
+                    eprintln!(
+                        "NOT LIMITED: no cgroup could be made, the file is only cold: {why:#}"
+                    );
+                }
+            }
+        }
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env(FILE, &file.path).env(GROUPS, paths);
+        Ok(Limited {
+            server: Child::start(command)?,
+            entries: file.entries,
+        })
+    }
+
+    /// Calls that each look up one random entry of so many of an app.
+    fn load(&self, app: &str, of: u64) -> Load {
         let path = format!("/v1/apps/{app}/call/look_up");
-        Load::post_with(server.address, &path, &format!("[1,{of}]"))
-    };
-    let (quiet, loud) = (load(SMALL, FEW), load(LARGE, of));
+        Load::post_with(self.server.address, &path, &format!("[1,{of}]"))
+    }
+}
+
+/// The small app alone, beside callers of entries that stay in memory, and beside callers
+/// of all entries, in turns.
+async fn beside(limited: &Limited, what: &str, effort: Effort) -> Result<Vec<Row>> {
+    let quiet = limited.load(SMALL, FEW);
+    let hot = limited.load(LARGE, HOT.min(limited.entries));
+    let cold = limited.load(LARGE, limited.entries);
     let calls = (500 / effort.divisor).max(20);
     let time = Duration::from_millis(calls as u64 * 5);
-    let (mut pairs, mut rates, mut read) = (Vec::new(), Vec::new(), Vec::new());
-    loud.count(CALLERS, time).await?;
-    for _ in 0..effort.rounds {
-        let alone = p99(&quiet, calls).await?;
-        let before = bytes_read(server)?;
-        let (beside, counted) = tokio::try_join!(p99(&quiet, calls), loud.count(CALLERS, time))?;
-        let Counted { rate, failed, .. } = counted;
+    let (mut to_alone, mut to_hot, mut hot_to_alone) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rates, mut read) = (Vec::new(), Vec::new());
+    // Until the hot ones are in memory.
+    quiet.count(CALLERS, time).await?;
+    hot.count(CALLERS, 2 * time).await?;
+    for _ in 0..effort.rounds.min(5) {
+        let alone = p99(&quiet, calls).await? * 1e3;
+        let (beside_hot, _) = tokio::try_join!(p99(&quiet, calls), hot.count(CALLERS, time))?;
+        let before = bytes_read(&limited.server)?;
+        let (beside, counted) = tokio::try_join!(p99(&quiet, calls), cold.count(CALLERS, time))?;
+        let Counted {
+            rate,
+            answers,
+            failed,
+        } = counted;
         anyhow::ensure!(failed == 0, "{failed} answers were not 200");
-        pairs.push((beside * 1e3, alone * 1e3));
         rates.push(rate);
-        read.push((bytes_read(server)? - before) / rate / time.as_secs_f64() / 1024.0);
+        read.push((bytes_read(&limited.server)? - before) / answers as f64 / 1024.0);
+        to_alone.push((beside * 1e3, alone));
+        hot_to_alone.push((beside_hot * 1e3, alone));
+        to_hot.push((beside * 1e3, beside_hot * 1e3));
     }
-    let name = format!("p99 beside {what}, beside alone");
+    let target = Some(Target::AtMost(2.0));
+    let name =
+        |of: &str, other: &str| format!("p99 beside {CALLERS} callers, {of}, beside {other}");
     Ok(vec![
-        Row::pair(&name, "ms", &pairs, Some(Target::AtMost(2.0))),
-        Row::series(format!("calls of {what}"), "calls/s", &mut rates),
+        Row::pair(&name(what, "alone"), "ms", &to_alone, target),
+        Row::pair(&name(what, "in memory"), "ms", &to_hot, None),
+        Row::pair(&name("in memory", "alone"), "ms", &hot_to_alone, None),
+        Row::series(format!("calls of those, {what}"), "calls/s", &mut rates),
         Row::series("read from the disk for each", "KiB", &mut read),
     ])
 }

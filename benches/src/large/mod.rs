@@ -6,6 +6,7 @@ pub mod cgroup;
 mod file;
 
 use crate::Effort;
+use crate::http::servers::cpu_seconds;
 use crate::report::{Row, Target, percentile};
 use anyhow::{Context, Result};
 use file::{LARGE, LargeFile};
@@ -24,8 +25,25 @@ const SIZES: [u64; 3] = [10_000, 1_000_000, 10_000_000];
 const DEPTH: u64 = 1_000_000;
 /// Entries of a page, with their values.
 const PAGE: u32 = 100;
-/// Callers of durable sets.
-const CALLERS: [usize; 2] = [1, 64];
+
+/// Microseconds of one of many.
+struct Cost {
+    took: f64,
+    /// The CPU time of this process, which other work on the machine changes less.
+    cpu: f64,
+}
+
+impl Cost {
+    async fn of(times: usize, work: impl Future<Output = Result<()>>) -> Result<Cost> {
+        let (start, cpu) = (Instant::now(), cpu_seconds("self")?);
+        work.await?;
+        let each = 1e6 / times as f64;
+        Ok(Cost {
+            took: start.elapsed().as_secs_f64() * each,
+            cpu: (cpu_seconds("self")? - cpu) * each,
+        })
+    }
+}
 
 /// A host over a file, and the app with many entries.
 struct Stage {
@@ -64,34 +82,36 @@ impl Stage {
         }
     }
 
-    /// Microseconds each, of so many in one call.
-    async fn in_one(&self, function: &str, times: usize) -> Result<f64> {
-        let start = Instant::now();
-        self.call(function, times).await?;
-        Ok(start.elapsed().as_secs_f64() * 1e6 / times as f64)
+    /// What each took, of so many in one call.
+    async fn in_one(&self, function: &str, times: usize) -> Result<Cost> {
+        Cost::of(times, self.call(function, times)).await
     }
 
-    /// Microseconds of each call of one.
-    async fn one_by_one(&self, function: &str, times: usize) -> Result<Vec<f64>> {
-        let mut took = Vec::with_capacity(times);
-        for _ in 0..times {
-            took.push(self.in_one(function, 1).await?);
-        }
-        Ok(took)
+    /// What each took, of so many calls of one.
+    async fn one_by_one(&self, function: &str, times: usize) -> Result<Cost> {
+        let calls = async {
+            for _ in 0..times {
+                self.call(function, 1).await?;
+            }
+            Ok(())
+        };
+        Cost::of(times, calls).await
     }
 
-    /// Microseconds a durable set, of callers that each have their share of so many.
-    async fn sets(&self, callers: usize, times: usize) -> Result<f64> {
+    /// What a durable set took, of callers that each have their share of so many.
+    async fn sets(&self, callers: usize, times: usize) -> Result<Cost> {
         let each = (times / callers).max(1);
-        let mut calls = JoinSet::new();
-        let start = Instant::now();
-        for _ in 0..callers {
-            calls.spawn(self.call("overwrite", each));
-        }
-        while let Some(call) = calls.join_next().await {
-            call??;
-        }
-        Ok(start.elapsed().as_secs_f64() * 1e6 / (callers * each) as f64)
+        let sets = async {
+            let mut calls = JoinSet::new();
+            for _ in 0..callers {
+                calls.spawn(self.call("overwrite", each));
+            }
+            while let Some(call) = calls.join_next().await {
+                call??;
+            }
+            Ok(())
+        };
+        Cost::of(callers * each, sets).await
     }
 
     fn list(&self, cursor: Option<Cursor>) -> Result<List> {
@@ -153,53 +173,41 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 
 /// In memory, beside the store with few.
 async fn beside(stage: &Stage, few: &Stage, effort: Effort) -> Result<Vec<Row>> {
-    let (gets, calls) = (20_000 / effort.divisor, 1_000 / effort.divisor);
-    let (mut each, mut alone, mut sets) = (Vec::new(), Vec::new(), [Vec::new(), Vec::new()]);
+    let (many, some) = (20_000 / effort.divisor, 1_000 / effort.divisor);
     // What readers keep of both.
-    stage.in_one("look_up", gets).await?;
-    few.in_one("look_up", gets).await?;
+    stage.in_one("look_up", many).await?;
+    few.in_one("look_up", many).await?;
+    let mut costs = [const { Vec::new() }; 4];
     for _ in 0..effort.rounds {
+        let [each, calls, set, sets] = &mut costs;
         each.push((
-            stage.in_one("look_up", gets).await?,
-            few.in_one("look_up", gets).await?,
+            stage.in_one("look_up", many).await?,
+            few.in_one("look_up", many).await?,
         ));
-        let mean = |took: Vec<f64>| took.iter().sum::<f64>() / took.len() as f64;
-        alone.push((
-            mean(stage.one_by_one("look_up", calls).await?),
-            mean(few.one_by_one("look_up", calls).await?),
+        calls.push((
+            stage.one_by_one("look_up", 5 * some).await?,
+            few.one_by_one("look_up", 5 * some).await?,
         ));
-        for (callers, sets) in CALLERS.into_iter().zip(&mut sets) {
-            // Of many callers more, so that there are checkpoints in each round.
-            let times = if callers == 1 { calls } else { gets };
-            let pair = (
-                stage.sets(callers, times).await?,
-                few.sets(callers, times).await?,
-            );
-            sets.push(pair);
-        }
+        set.push((stage.sets(1, some).await?, few.sets(1, some).await?));
+        sets.push((stage.sets(64, many).await?, few.sets(64, many).await?));
     }
-    let beside = format!(
-        "{} entries, beside {}",
-        stage.file.entries, few.file.entries
-    );
+    let beside = format!("{}, beside {}", stage.file.entries, few.file.entries);
     let (get, set) = (Some(Target::AtMost(1.3)), Some(Target::AtMost(1.5)));
-    let mut rows = vec![
-        Row::pair(
-            &format!("kv_get of a random key, {beside}"),
-            "us",
-            &each,
-            get,
-        ),
-        Row::pair(
-            &format!("call with one kv_get, {beside}"),
-            "us",
-            &alone,
-            get,
-        ),
+    let names = [
+        ("kv_get of a random key", None),
+        ("call with one kv_get", get),
+        ("durable set, 1 caller", set),
+        ("durable set, 64 callers", set),
     ];
-    for (callers, sets) in CALLERS.iter().zip(&sets) {
-        let name = format!("durable set, {callers} callers, {beside}");
-        rows.push(Row::pair(&name, "us", sets, set));
+    let mut rows = Vec::new();
+    for ((name, target), costs) in names.into_iter().zip(&costs) {
+        let pairs = |part: fn(&Cost) -> f64| -> Vec<_> {
+            costs.iter().map(|(a, b)| (part(a), part(b))).collect()
+        };
+        let name = format!("{name}, {beside}");
+        rows.push(Row::pair(&name, "us", &pairs(|cost| cost.took), target));
+        let cpu = pairs(|cost| cost.cpu);
+        rows.push(Row::pair("its CPU time", "us", &cpu, None));
     }
     let mib = stage.file.bytes()? as f64 / f64::from(1 << 20);
     rows.push(Row::figure("the file", "MiB", mib));
@@ -232,7 +240,10 @@ async fn cold(stage: &Stage, effort: Effort) -> Result<Vec<Row>> {
         ("overwrite", "durable set"),
     ] {
         stage.file.cool()?;
-        let mut took = stage.one_by_one(function, times).await?;
+        let mut took = Vec::with_capacity(times);
+        for _ in 0..times {
+            took.push(stage.in_one(function, 1).await?.took);
+        }
         for (part, label) in [(0.5, "p50"), (0.99, "p99")] {
             let entries = stage.file.entries;
             let name = format!("{what}, cold, {entries} entries: {label}");
