@@ -25,10 +25,11 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         for size in SIZES.into_iter().skip(1) {
             let size = size / effort.divisor as u64;
+            let file = LargeFile::of(size).await?;
             let mut figures = BTreeMap::<_, Vec<f64>>::new();
             for _ in 0..effort.rounds.min(3) {
                 for cache in CACHES_MIB {
-                    let stage = Stage::open(LargeFile::of(size).await?, cache << 20).await?;
+                    let stage = Stage::open(file.clone(), cache << 20).await?;
                     for (at, figure) in by_cache(&stage, effort).await?.into_iter().enumerate() {
                         figures.entry((at, cache)).or_default().push(figure);
                     }
@@ -40,7 +41,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
                 let name = format!("{what}, {size} entries, {cache} MiB");
                 rows.push(Row::series(name, "us", &mut figures));
             }
-            rows.extend(mapped(&LargeFile::of(size).await?, effort)?);
+            rows.extend(mapped(&file, effort)?);
         }
         Ok(rows)
     })

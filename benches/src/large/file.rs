@@ -9,6 +9,7 @@ use kvasm_tests::guests;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// A folder in which filled files stay for the next run.
@@ -23,11 +24,12 @@ const COLLECTION: &str = "large";
 /// As text, 100 bytes of JSON.
 const VALUE_BYTES: usize = 100;
 
-/// The file; it is removed with this, unless it is kept.
+/// The file; it is removed with the last of these, unless it is kept.
+#[derive(Clone)]
 pub struct LargeFile {
     pub entries: u64,
     pub path: PathBuf,
-    _folder: Option<TempDir>,
+    _folder: Option<Arc<TempDir>>,
 }
 
 impl LargeFile {
@@ -37,7 +39,7 @@ impl LargeFile {
             Some(kept) => (PathBuf::from(kept), None),
             None => {
                 let folder = tempfile::tempdir_in(target())?;
-                (folder.path().to_owned(), Some(folder))
+                (folder.path().to_owned(), Some(Arc::new(folder)))
             }
         };
         let path = place.join(format!("large-{entries}.db"));
