@@ -28,13 +28,14 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     );
     runtime.block_on(async {
         let folder = folder()?;
-        let options = SqliteOptions::new(servers::database(folder.path()));
+        let file = folder.path().join("bench.db");
+        let options = SqliteOptions::new(&file);
         let host = Host::builder().store(SqliteStore::open(options).await?);
         servers::make_app(&host.build()?, "cold", wasm).await?;
         let (mut times, mut peaks) = (Vec::new(), Vec::new());
         for _ in 0..effort.rounds.div_ceil(2) {
-            let one = start(folder.path(), 1).await?;
-            let many = start(folder.path(), CALLERS).await?;
+            let one = start(&file, 1).await?;
+            let many = start(&file, CALLERS).await?;
             times.push((many.milliseconds, one.milliseconds));
             peaks.push((many.mib, one.mib));
         }
@@ -55,8 +56,8 @@ struct Start {
 }
 
 /// A server starts, and so many call the plugin at once.
-async fn start(folder: &Path, callers: usize) -> Result<Start> {
-    let mut server = Child::on(servers::HOST, folder)?;
+async fn start(file: &Path, callers: usize) -> Result<Start> {
+    let mut server = Child::on(servers::HOST, file)?;
     let load = Load::post(server.address, "/v1/apps/cold/call/steps");
     let before = server.reset_peak()?;
     let seconds = load.burst(callers).await?;

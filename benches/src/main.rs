@@ -9,6 +9,7 @@ mod deadlines;
 mod events;
 mod folders;
 mod http;
+mod large;
 mod memory;
 mod pressure;
 mod reads;
@@ -145,6 +146,9 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("flood", http::flood),
     ("baseline", baselines::measure),
     ("peers", http::peers::measure),
+    ("large", large::measure),
+    ("cache", large::cache::measure),
+    ("cgroup", large::cgroup::measure),
     ("apps", apps::measure),
     ("pressure", pressure::measure),
     ("batch", events::batches),

@@ -29,7 +29,7 @@ const GET: &str = r#"(module
       (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
     (i32.const 0)))"#;
 
-const SELECT: &str = "SELECT value, version, created_at, updated_at, expires_at FROM kv_entries
+pub const SELECT: &str = "SELECT value, version, created_at, updated_at, expires_at FROM kv_entries
     WHERE app_id = ?1 AND collection = ?2 AND key = ?3
       AND (expires_at IS NULL OR expires_at > ?4)";
 
@@ -120,7 +120,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 }
 
 /// Tells the system to forget what it has cached of a file.
-fn drop_cache(path: &Path) -> Result<()> {
+pub fn drop_cache(path: &Path) -> Result<()> {
     let of = format!("of={}", path.display());
     let done = Command::new("dd")
         .args([&of, "oflag=nocache", "conv=notrunc,fdatasync", "count=0"])

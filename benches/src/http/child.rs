@@ -1,6 +1,7 @@
 //! A process that serves: this program in one of its roles, or that of a peer.
 
 use crate::folders::folder;
+use crate::large::cgroup::GROUPS;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -13,8 +14,8 @@ use tempfile::TempDir;
 pub const ROLE: &str = "KVASM_BENCH_SERVER";
 /// The database that it uses, if it is on Postgres.
 pub const POSTGRES: &str = "KVASM_BENCH_POSTGRES";
-/// The folder that it uses otherwise.
-pub const FOLDER: &str = "KVASM_BENCH_FOLDER";
+/// The file of SQLite that it uses otherwise.
+pub const FILE: &str = "KVASM_BENCH_FILE";
 /// How long a peer may take to start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -35,18 +36,23 @@ impl Drop for Child {
 }
 
 impl Child {
-    /// This program in a role, over a folder of its own.
+    /// This program in a role, over a file of its own.
     pub fn own(role: &str) -> Result<Child> {
         let folder = folder()?;
-        let mut child = Child::on(role, folder.path())?;
+        let mut child = Child::on(role, &folder.path().join("bench.db"))?;
         child._folder = Some(folder);
         Ok(child)
     }
 
-    /// This program in a role, over a folder that stays.
-    pub fn on(role: &str, folder: &Path) -> Result<Child> {
+    /// This program in a role, over a file that stays.
+    pub fn on(role: &str, file: &Path) -> Result<Child> {
+        Child::within(role, file, "")
+    }
+
+    /// The same, within the [`GROUPS`] of these paths.
+    pub fn within(role: &str, file: &Path, groups: &str) -> Result<Child> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.env(FOLDER, folder);
+        command.env(FILE, file).env(GROUPS, groups);
         Child::start(command, role)
     }
 
@@ -120,12 +126,7 @@ impl Child {
 
     /// The CPU time that the process has taken so far, with that of the kernel.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(self.file("stat"))?;
-        // After the name, which may have spaces, the 12th and 13th are ticks of 10 ms.
-        let (_, fields) = stat.rsplit_once(')').context("no stat")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
-        Ok(ticks.iter().sum::<f64>() / 100.0)
+        cpu_seconds(&self.process.id().to_string())
     }
 
     /// Lets the peak of resident memory begin with what is resident now; that, in MiB.
@@ -144,7 +145,25 @@ impl Child {
         Ok(kib / 1024.0)
     }
 
+    /// What the process has read from the disk so far, in bytes.
+    pub fn bytes_read(&self) -> Result<f64> {
+        let io = std::fs::read_to_string(self.file("io"))?;
+        let mut lines = io.lines();
+        let line = lines.find_map(|line| line.strip_prefix("read_bytes: "));
+        Ok(line.context("no read_bytes")?.trim().parse()?)
+    }
+
     fn file(&self, name: &str) -> String {
         format!("/proc/{}/{name}", self.process.id())
     }
+}
+
+/// The CPU time that a process, or `self`, has taken so far, with that of the kernel.
+pub fn cpu_seconds(process: &str) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // After the name, which may have spaces, the 12th and 13th are ticks of 10 ms.
+    let (_, fields) = stat.rsplit_once(')').context("no stat")?;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / 100.0)
 }

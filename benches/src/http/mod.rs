@@ -109,7 +109,7 @@ async fn beside(quiet: &Load, loud: &Load, calls: usize) -> Result<(f64, f64)> {
 }
 
 /// The p99 of one connection that calls every few milliseconds, in seconds.
-async fn p99(quiet: &Load, calls: usize) -> Result<f64> {
+pub async fn p99(quiet: &Load, calls: usize) -> Result<f64> {
     let calls = calls.max(20);
     let mut took = quiet
         .times(calls, Pace::Every(Duration::from_millis(4)))

@@ -1,6 +1,6 @@
 //! What a process of this program serves, in each of its roles.
 
-use super::child::{FOLDER, POSTGRES, ROLE};
+use super::child::{FILE, POSTGRES, ROLE};
 use super::guests;
 use crate::baselines;
 use anyhow::{Context, Result};
@@ -13,7 +13,6 @@ use kvasm::service::{Caller, Write};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
 use std::io::BufRead;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +37,7 @@ pub fn serve() -> Result<()> {
     let Ok(role) = std::env::var(ROLE) else {
         return Ok(());
     };
+    crate::large::cgroup::enter()?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -63,18 +63,13 @@ pub fn serve() -> Result<()> {
     std::process::exit(0);
 }
 
-/// The file of SQLite in a folder.
-pub fn database(folder: impl Into<PathBuf>) -> PathBuf {
-    folder.into().join("bench.db")
-}
-
 async fn host(role: &str) -> Result<Host> {
     if let Ok(url) = std::env::var(POSTGRES) {
         let store = PostgresStore::connect(PostgresOptions::new(url)).await?;
         return Ok(Host::builder().store(store).build()?);
     }
-    let folder = std::env::var_os(FOLDER).context("no folder")?;
-    let store = SqliteStore::open(SqliteOptions::new(database(folder))).await?;
+    let file = std::env::var_os(FILE).context("no file")?;
+    let store = SqliteStore::open(SqliteOptions::new(file)).await?;
     let builder = Host::builder().store(store);
     // Callers of a cold plugin wait as long as it compiles.
     let builder = match role {

@@ -52,6 +52,32 @@ fn burn() {
     black_box(x);
 }
 
+/// Reads so many random entries of so many that are there.
+#[kvasm_guest::function]
+fn look_up(Json((reads, entries)): Json<(u64, u64)>) -> Result<(), String> {
+    let large = kv::collection("large");
+    for _ in 0..reads {
+        let key = format!("{:08}", random(entries).map_err(|e| e.to_string())?);
+        match large.get::<String>(&key) {
+            Ok(Some(text)) => black_box(text),
+            Ok(None) => return Err(format!("{key} is not there")),
+            Err(error) => return Err(error.to_string()),
+        };
+    }
+    Ok(())
+}
+
+/// Sets so many random entries of so many that are there, each durably.
+#[kvasm_guest::function]
+fn overwrite(Json((sets, entries)): Json<(u64, u64)>) -> Result<(), Error> {
+    let large = kv::collection("large");
+    for _ in 0..sets {
+        let key = format!("{:08}", random(entries)?);
+        large.set(&key, &"y".repeat(98))?;
+    }
+    Ok(())
+}
+
 /// Allocates so many times as many bytes, keeps all of them to the end, and returns the
 /// pages of memory before and after.
 #[kvasm_guest::function]

@@ -1,0 +1,164 @@
+//! A SQLite file with so many entries, filled past the store but with its schema.
+
+use crate::folders::folder;
+use anyhow::{Context, Result, ensure};
+use kvasm::Host;
+use kvasm::model::{App, AppLimits, AppName};
+use kvasm::store::{SqliteOptions, SqliteStore};
+use kvasm_tests::guests;
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// A folder in which filled files stay for the next run.
+const KEPT: &str = "KVASM_BENCH_STORES";
+/// The app with many entries, and one with [`FEW`].
+pub const LARGE: &str = "large";
+pub const SMALL: &str = "small";
+pub const FEW: u64 = 1_000;
+
+/// Where all of them are.
+const COLLECTION: &str = "large";
+/// As text, 100 bytes of JSON.
+const VALUE_BYTES: usize = 100;
+
+/// The file; it is removed with the last of these, unless it is kept.
+#[derive(Clone)]
+pub struct LargeFile {
+    pub entries: u64,
+    pub path: PathBuf,
+    _folder: Option<Arc<TempDir>>,
+}
+
+impl LargeFile {
+    /// Fills a file, or takes the one that an earlier run has kept.
+    pub async fn of(entries: u64) -> Result<LargeFile> {
+        let (place, folder) = match std::env::var_os(KEPT) {
+            Some(kept) => (PathBuf::from(kept), None),
+            None => {
+                let folder = folder()?;
+                (folder.path().to_owned(), Some(Arc::new(folder)))
+            }
+        };
+        let path = place.join(format!("large-{entries}.db"));
+        let filled = path.with_extension("filled");
+        if !filled.exists() {
+            std::fs::create_dir_all(&place)?;
+            for (app, entries) in [(SMALL, FEW), (LARGE, entries)] {
+                let app = make(&path, app).await?;
+                let to = path.clone();
+                tokio::task::spawn_blocking(move || fill(&to, &app, entries)).await??;
+            }
+            std::fs::write(&filled, "")?;
+        }
+        Ok(LargeFile {
+            entries,
+            path,
+            _folder: folder,
+        })
+    }
+
+    /// A host over it, whose connections keep so many bytes.
+    pub async fn open(&self, cache: usize) -> Result<Host> {
+        let options = SqliteOptions {
+            cache,
+            ..SqliteOptions::new(&self.path)
+        };
+        let store = SqliteStore::open(options).await?;
+        Ok(Host::builder()
+            .store(store)
+            .limits(crate::generous())
+            .build()?)
+    }
+
+    /// Bytes of the database file.
+    pub fn bytes(&self) -> Result<u64> {
+        Ok(self.path.metadata()?.len())
+    }
+
+    /// Has the system keep all of the file in memory. By another process: to close a
+    /// descriptor of ours would drop SQLite's locks.
+    pub fn warm(&self) -> Result<()> {
+        let from = format!("if={}", self.path.display());
+        let done = Command::new("dd")
+            .args([&from, "of=/dev/null", "bs=1M"])
+            .output()?;
+        ensure!(
+            done.status.success(),
+            "dd: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        Ok(())
+    }
+
+    /// Has the system forget all of the file and of its log.
+    pub fn cool(&self) -> Result<()> {
+        crate::reads::drop_cache(&self.path)?;
+        let log = self.path.with_extension("db-wal");
+        if log.exists() {
+            crate::reads::drop_cache(&log)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes an app without limits that anybody may call, with the SDK's plugin.
+async fn make(path: &Path, name: &str) -> Result<App> {
+    let store = SqliteStore::open(SqliteOptions::new(path)).await?;
+    let host = Host::builder().store(store).build()?;
+    let name = AppName::parse(name)?;
+    let app = host.create_app(name.clone()).await?;
+    let (admin, actor) = (host.admin(), host.operator("bench"));
+    admin.set_public(&actor, &app, true).await?;
+    let limits = AppLimits::default().into();
+    let app = admin.set_limits(&actor, &app, limits, None).await?;
+    host.deploy(&actor, &app, guests::wasm("sdk"), true).await?;
+    host.app(&name).await?.context("no app")
+}
+
+/// Writes entries in no order of their keys, as an app does that has grown.
+fn fill(path: &Path, app: &App, entries: u64) -> Result<()> {
+    let connection = Connection::open(path)?;
+    // The store has closed it, and nothing is lost with the file.
+    connection.pragma_update(None, "journal_mode", "MEMORY")?;
+    connection.pragma_update(None, "synchronous", "OFF")?;
+    connection.pragma_update(None, "cache_size", -1_000_000)?;
+    let id = app.id.uuid().into_bytes();
+    let value = format!("\"{}\"", "x".repeat(VALUE_BYTES - 2));
+    let first: i64 = connection.query_row("SELECT last FROM kv_version", [], |row| row.get(0))?;
+    let size = (COLLECTION.len() + 8 + VALUE_BYTES) as i64;
+    connection.execute_batch("BEGIN")?;
+    {
+        let mut insert = connection
+            .prepare("INSERT INTO kv_entries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, NULL)")?;
+        for n in 0..entries {
+            // A factor that has no divisor with a power of ten, nor with twice one.
+            let key = format!("{:08}", n.wrapping_mul(2_654_435_761) % entries);
+            let version = first + 1 + n as i64;
+            insert.execute((
+                id,
+                COLLECTION,
+                key,
+                &value,
+                size,
+                version,
+                1_700_000_000_000_i64,
+            ))?;
+            if n % 1_000_000 == 999_999 {
+                connection.execute_batch("COMMIT; BEGIN")?;
+            }
+        }
+    }
+    let count = entries as i64;
+    connection.execute("UPDATE kv_version SET last = last + ?1", [count])?;
+    let bytes = count * (size + kvasm::model::ENTRY_BYTES as i64);
+    connection.execute(
+        "UPDATE app_usage SET entries = entries + ?2, bytes = bytes + ?3 WHERE app_id = ?1",
+        (id, count, bytes),
+    )?;
+    connection.execute_batch("COMMIT")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    Ok(())
+}
