@@ -4,7 +4,7 @@ use super::budget::NoRoom;
 use super::problem::{Kind, Problem};
 use super::stream::Pace;
 use super::{ServerOptions, Shared};
-use crate::model::{Pieces, shown_start};
+use crate::model::{AppId, Pieces, shown_start};
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
@@ -204,26 +204,52 @@ pub(super) async fn json<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, Problem> {
-    json_within(shared, headers, body, JSON_BYTES_MAX).await
+    require_type(headers, &["application/json"])?;
+    object(&read(shared, body, JSON_BYTES_MAX).await?)
 }
 
-/// A body that is a JSON object of up to `limit` bytes.
-pub(super) async fn json_within<T: DeserializeOwned>(
+/// What `take` makes of a body that is a JSON object of up to `limit` bytes. If it is
+/// large, both are done off the threads that serve.
+pub(super) async fn large_json<T: DeserializeOwned, U: Send + 'static>(
     shared: &Shared,
+    app: AppId,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
-) -> Result<T, Problem> {
+    take: impl FnOnce(T) -> Result<U, Problem> + Send + 'static,
+) -> Result<U, Problem> {
     require_type(headers, &["application/json"])?;
     let bytes = read(shared, body, limit).await?;
+    let len = bytes.len();
+    let parse = move || take(object(&bytes)?);
+    shared.aside.by_size(app, len, parse).await
+}
+
+fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Serde would take an array for an object, and its members by their places.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         let detail = "the body is not a JSON object";
         return Err(Problem::new(Kind::MalformedJson, detail));
     }
     // The error can hold a string of the body, however long.
-    serde_json::from_slice(&bytes)
+    serde_json::from_slice(bytes)
         .map_err(|e| Problem::new(Kind::MalformedJson, shown_start(&e, 1024)))
+}
+
+/// A JSON answer of about so many bytes. If they are many, it is made and written off the
+/// threads that serve.
+pub(super) async fn large_answer<T: Serialize>(
+    shared: &Shared,
+    app: AppId,
+    bytes: usize,
+    make: impl FnOnce() -> Result<T, serde_json::Error> + Send + 'static,
+) -> Result<Response, Problem> {
+    let write = move || {
+        let text = make().and_then(|answer| serde_json::to_vec(&answer));
+        text.map_err(|error| Problem::internal(&error))
+    };
+    let text = shared.aside.by_size(app, bytes, write).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 /// The content type without its parameters; empty if there is none.

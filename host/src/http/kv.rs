@@ -9,7 +9,7 @@ use super::params::{Params, Segments, page_limit};
 use super::preconditions::{Preconditions, set_etag};
 use super::problem::{Kind, Problem};
 use super::takes;
-use super::transfer::EntryLine;
+use super::transfer::{EntryLine, line_bytes};
 use crate::model::{Capability, Collection, Cursor, Entry, Key, KeyRange, Timestamp, Value};
 use crate::service::{Caller, List, Write};
 use axum::body::Body;
@@ -136,7 +136,11 @@ pub(super) async fn put(
     let limit = shared.host.limits().value_bytes;
     let bytes = body::read(&shared, body, limit).await?;
     let value = match content_type(&headers).as_str() {
-        "application/json" => Value::json(bytes, limit)?,
+        "application/json" => {
+            let len = bytes.len();
+            let parse = move || Value::json(bytes, limit);
+            shared.aside.by_size(app.id, len, parse).await?
+        }
         _ => Value::bytes(bytes, limit)?,
     };
     let caller = Caller::administrator(&app, &actor);
@@ -229,7 +233,7 @@ pub(super) async fn list(
     Known(actor): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
-) -> Result<Json<EntryPage>, Problem> {
+) -> Result<Response, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
     let bytes = |text: Option<String>| text.map(String::into_bytes);
     let range = KeyRange::parse(bytes(params.prefix), bytes(params.start), bytes(params.end))?;
@@ -249,16 +253,19 @@ pub(super) async fn list(
     };
     let caller = Caller::administrator(&app, &actor);
     let listing = shared.host.kv().list(&caller, list).await?;
-    let entries = listing.entries.iter();
-    let entries = entries.map(|(key, entry)| EntryLine::new(None, key, entry.as_ref()));
-    Ok(Json(EntryPage {
-        entries: entries
-            .collect::<Result<_, _>>()
-            .map_err(|e| Problem::internal(&e))?,
-        cursor: listing
-            .cursor
-            .map(|cursor| URL_SAFE_NO_PAD.encode(cursor.as_bytes())),
-    }))
+    let sizes = listing.entries.iter();
+    let sizes = sizes.map(|(key, entry)| line_bytes(key, entry.as_ref()));
+    let bytes = sizes.sum();
+    let page = move || {
+        let entries = listing.entries.iter();
+        let entries = entries.map(|(key, entry)| EntryLine::new(None, key, entry.as_ref()));
+        let cursor = listing.cursor;
+        Ok(EntryPage {
+            entries: entries.collect::<Result<_, _>>()?,
+            cursor: cursor.map(|cursor| URL_SAFE_NO_PAD.encode(cursor.as_bytes())),
+        })
+    };
+    body::large_answer(&shared, app.id, bytes, page).await
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -7,11 +7,12 @@ use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
-use crate::model::{Capability, Exports, PluginVersion};
+use crate::model::{Capability, Exports, Plugin, PluginVersion};
 use crate::service::ServiceError;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -34,17 +35,29 @@ pub(super) async fn list(
     Known(actor): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
-) -> Result<Json<PluginPage>, Problem> {
+) -> Result<Response, Problem> {
     let app = find(&shared, &actor, &name, Capability::AppRead).await?;
     let limit = page_limit(params.limit)?;
     let before = params.before.map(PluginVersion);
     let rows = shared.host.admin().plugins(&actor, &app, before, limit);
     let rows = rows.await?;
     let full = rows.len() == limit as usize;
-    Ok(Json(PluginPage {
-        next: rows.last().filter(|_| full).map(|row| row.version.0),
-        plugins: rows.iter().map(|row| PluginView::new(row, &app)).collect(),
-    }))
+    let bytes = rows.iter().map(plugin_bytes).sum();
+    let id = app.id;
+    let page = move || {
+        Ok(PluginPage {
+            next: rows.last().filter(|_| full).map(|row| row.version.0),
+            plugins: rows.iter().map(|row| PluginView::new(row, &app)).collect(),
+        })
+    };
+    body::large_answer(&shared, id, bytes, page).await
+}
+
+/// About how long a version is as JSON. The names of its functions can be long and many.
+fn plugin_bytes(plugin: &Plugin) -> usize {
+    const FRAME: usize = 300;
+    let names = plugin.exports.functions.iter().map(|name| name.len() + 4);
+    FRAME + names.sum::<usize>() + FRAME * plugin.exports.triggers.len()
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -101,6 +101,13 @@ pub(super) fn value(
     Ok(value?)
 }
 
+/// About how long the line of an entry is.
+pub(super) fn line_bytes(key: &Key, entry: Option<&Entry>) -> usize {
+    const FRAME: usize = 100;
+    let value = entry.map_or(0, |entry| entry.value.as_bytes().len());
+    FRAME + key.as_str().len() + value
+}
+
 impl EntryLine {
     pub(super) fn new(
         collection: Option<&Collection>,
