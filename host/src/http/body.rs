@@ -29,14 +29,29 @@ const GRACE: u32 = 3;
 pub(super) async fn read(shared: &Shared, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     receive(shared, body, limit, |part, announced| {
-        if bytes.is_empty() {
-            // Of a large body no more room is made than what arrives.
-            bytes.reserve(announced.min(64 * 1024));
+        let needed = bytes.len() + part.len();
+        if needed > bytes.capacity() {
+            let room = room(needed, bytes.capacity(), announced);
+            bytes.reserve_exact(room - bytes.len());
         }
         bytes.extend_from_slice(part);
     })
     .await?;
     Ok(bytes)
+}
+
+/// The size of a buffer for `needed` bytes of a body of at least `announced`, after one of
+/// `before`. Once a sixteenth of the body is there it is all of it, so that little is
+/// copied again, and not much is allocated ahead of what arrives. A body without a length
+/// is copied now and then, as its buffer grows.
+fn room(needed: usize, before: usize, announced: usize) -> usize {
+    const PART: usize = 16;
+    let part = (announced / PART).clamp(PIECE_MIN, PIECE_MAX);
+    match announced >= needed {
+        true if needed > announced / PART => announced,
+        true => needed.max(2 * before).max(part).min(announced),
+        false => needed.max(2 * before),
+    }
 }
 
 /// All of a body behind a head that does not count, in pieces: it is copied once, while a
@@ -287,6 +302,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    const MIB: usize = 1 << 20;
+
     #[test]
     fn a_sender_that_is_too_slow_is_not_waited_for_until_the_time_of_the_body() {
         let start = Instant::now();
@@ -311,8 +328,39 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_is_not_allocated_far_ahead_nor_copied_again_and_again() {
+        // The body, what its head announces of it, and the size of its parts.
+        for (len, announced, size) in [
+            (16 * MIB, 16 * MIB, 8 * 1024),
+            (16 * MIB, 16 * MIB, 1),
+            (256 * MIB, 256 * MIB, 50_000),
+            (5 * MIB, 5 * MIB, 3 * MIB),
+            (70_000, 70_000, 1_000),
+            (3, 3, 1),
+        ] {
+            let (mut capacity, mut copied) = (0, 0);
+            for arrived in (0..len).step_by(size) {
+                let needed = (arrived + size).min(len);
+                if needed > capacity {
+                    copied += arrived;
+                    capacity = room(needed, capacity, announced);
+                    assert!(capacity >= needed);
+                    let ahead = (16 * needed).max(PIECE_MAX);
+                    assert!(capacity <= announced.min(ahead), "{capacity} for {needed}");
+                }
+            }
+            assert_eq!(capacity, len);
+            assert!(
+                copied <= (len / 8).max(PIECE_MIN),
+                "{copied} of {len} by {size}"
+            );
+        }
+        assert_eq!(room(10, 0, 0), 10);
+        assert_eq!(room(11, 10, 0), 20);
+    }
+
+    #[test]
     fn pieces_are_not_allocated_far_ahead_of_what_arrives() {
-        const MIB: usize = 1 << 20;
         // The body, what its head announces of it, and the size of its parts.
         for (len, announced, size) in [
             (8 * MIB, 8 * MIB, 8 * 1024),

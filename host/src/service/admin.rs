@@ -7,6 +7,7 @@ use crate::model::{
     NewPlugin, Plugin, PluginVersion, Timestamp, Usage,
 };
 use crate::store::{Store, StoreError};
+use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -173,7 +174,7 @@ impl Admin {
         &self,
         actor: &Actor,
         app: &App,
-        wasm: Arc<[u8]>,
+        wasm: Bytes,
         digest: Digest,
         exports: Exports,
         activate: bool,
