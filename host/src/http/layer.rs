@@ -98,7 +98,7 @@ async fn counted(shared: &Shared, request: Request, next: Next) -> Result<Respon
         .max(limits.input_bytes)
         .max(BODY_BYTES_KEPT);
     let counting = Arc::clone(&held);
-    let request = request.map(|body| arriving(body, counting, most));
+    let request = arriving(request, counting, most);
     let response = next.run(request).await;
     leaving(response, held, may_refuse)
 }
