@@ -1,5 +1,6 @@
 //! Who makes a request.
 
+use super::document::{self, Token};
 use super::layer::RequestId;
 use super::problem::{Kind, Problem};
 use super::requests::note_actor;
@@ -60,6 +61,30 @@ pub(super) async fn sender(
         }
         None => Ok(None),
     }
+}
+
+/// Checks the token of a request that is wrong in another way: who has no good one where
+/// one is needed is told that and nothing else.
+///
+/// # Errors
+/// The problem of a token that is not there or is not good.
+pub(super) async fn before_refusal(
+    shared: &Shared,
+    (route, method): (&str, &str),
+    headers: &HeaderMap,
+    id: Uuid,
+) -> Result<(), Problem> {
+    let token = document::token(route, method);
+    let is_open = shared.open && route == "/metrics";
+    if token == Token::No || is_open {
+        return Ok(());
+    }
+    match sender(shared, &mut Seen::default(), headers, id).await? {
+        Some(actor) => note_actor(&actor),
+        None if token == Token::Needed => return Err(token_required()),
+        None => {}
+    }
+    Ok(())
 }
 
 pub(super) fn token_required() -> Problem {
