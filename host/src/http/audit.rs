@@ -54,7 +54,7 @@ async fn page(
     responses((status = 200, body = AuditPage)), security(("token" = ["instance:admin"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, _): Known,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
     page(&shared, &actor, None, params).await
@@ -66,10 +66,10 @@ pub(super) async fn list(
     security(("token" = ["app:admin"])))]
 pub(super) async fn list_of_app(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     page(&shared, &actor, Some(&app), params).await
 }

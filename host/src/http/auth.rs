@@ -12,12 +12,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
-/// The one who makes the request. Without a good token the request ends here.
-pub(super) struct Known(pub(super) Actor);
+/// The one who makes the request. Without a good token the request ends here. And what
+/// the store was asked for it, which the request's app may be as old as.
+pub(super) struct Known(pub(super) Actor, pub(super) Seen);
 
 /// The one who makes the request; none without a token. A bad token ends the
-/// request: it never counts as none. And what the store was asked for it, which the
-/// request's app may be as old as.
+/// request: it never counts as none. And what the store was asked, as of [`Known`].
 pub(super) struct MaybeKnown(pub(super) Option<Actor>, pub(super) Seen);
 
 impl FromRequestParts<Shared> for Known {
@@ -25,7 +25,7 @@ impl FromRequestParts<Shared> for Known {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Known, Problem> {
         match MaybeKnown::from_request_parts(parts, shared).await? {
-            MaybeKnown(Some(actor), _) => Ok(Known(actor)),
+            MaybeKnown(Some(actor), seen) => Ok(Known(actor, seen)),
             MaybeKnown(None, _) => Err(token_required()),
         }
     }

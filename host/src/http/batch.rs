@@ -117,12 +117,12 @@ impl From<&Applied> for Done {
     responses((status = 200, body = CommitDone)), security(("token" = ["script:write"])))]
 pub(super) async fn commit(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<CommitDone>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let limit = shared.host.limits().body_bytes();
     let value_bytes = shared.host.limits().value_bytes;
@@ -177,12 +177,12 @@ pub(super) struct Entries {
     responses((status = 200, body = Entries)), security(("token" = ["script:read"])))]
 pub(super) async fn get_many(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let limit = shared.host.limits().body_bytes();
     let keys = |request: GetManyRequest| {
         each("keys", request.keys, |EntryRef { collection, key }| {
@@ -224,11 +224,11 @@ pub(super) struct IncrementParams {
     security(("token" = ["script:write"])))]
 pub(super) async fn increment(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<IncrementParams>,
 ) -> Result<Json<Incremented>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let IncrementParams {
         collection,

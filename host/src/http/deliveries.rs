@@ -85,11 +85,11 @@ fn letter_id(text: &str) -> Result<Uuid, Problem> {
     security(("token" = ["script:read"])))]
 pub(super) async fn dead(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<LetterParams>,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let (trigger, reason) = (params.trigger.as_deref(), params.reason.as_deref());
     let letters = letters(trigger, reason, params.from, params.until)?;
     let before = params.before.as_deref().map(letter_id).transpose()?;
@@ -114,10 +114,10 @@ pub(super) async fn dead(
     responses((status = 200, body = DeadLetterView)), security(("token" = ["script:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments((name, id)): Segments<(String, String)>,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let id = letter_id(&id)?;
     let letter = shared.host.admin().dead_letter(&actor, &app, id).await?;
     let bytes = letter_bytes(&letter);
@@ -171,12 +171,12 @@ pub(super) fn check_choice(is_all: bool, says_all: bool, members: &str) -> Resul
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
 pub(super) async fn replay(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<LettersDone>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     let request: LettersRequest = body::json(&shared, &headers, body).await?;
     let letters = chosen(&request)?;
     let limit = request.limit.unwrap_or(LETTERS_MAX);
@@ -195,12 +195,12 @@ pub(super) async fn replay(
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
 pub(super) async fn discard(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<LettersDone>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     let request: LettersRequest = body::json(&shared, &headers, body).await?;
     let letters = chosen(&request)?;
     let limit = request.limit.unwrap_or(LETTERS_MAX);

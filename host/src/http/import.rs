@@ -41,13 +41,13 @@ const REST_MAX: Duration = Duration::from_secs(10);
     responses((status = 200, body = Imported)), security(("token" = ["script:write"])))]
 pub(super) async fn import(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     kept: Option<Extension<Kept>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Imported>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     body::require_type(&headers, &[JSON_LINES, "application/x-ndjson"])?;
     let mut import = Import {
         caller: Caller::administrator(&app, &actor),

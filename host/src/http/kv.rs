@@ -61,12 +61,12 @@ fn entry_not_found() -> Problem {
     security(("token" = ["script:read"])))]
 pub(super) async fn get(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<EntryParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let (collection, key) = params.parse()?;
     let preconditions = Preconditions::of(&headers)?;
     let caller = Caller::administrator(&app, &actor);
@@ -117,13 +117,13 @@ pub(super) struct PutParams {
     responses((status = 200, body = Written)), security(("token" = ["script:write"])))]
 pub(super) async fn put(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<PutParams>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let PutParams {
         collection,
@@ -169,12 +169,12 @@ pub(super) async fn put(
     security(("token" = ["script:write"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<EntryParams>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let (collection, key) = params.parse()?;
     let preconditions = Preconditions::of(&headers)?;
@@ -230,11 +230,11 @@ pub(super) struct EntryPage {
     security(("token" = ["script:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let bytes = |text: Option<String>| text.map(String::into_bytes);
     let range = KeyRange::parse(bytes(params.prefix), bytes(params.start), bytes(params.end))?;
     let cursor = params.cursor.map(|text| {
@@ -284,11 +284,11 @@ pub(super) struct CollectionParams {
     responses((status = 200, body = CollectionPage)), security(("token" = ["script:read"])))]
 pub(super) async fn collections(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<CollectionParams>,
 ) -> Result<Json<CollectionPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let limit = page_limit(params.limit)?;
     let after = params.after.map(|name| {
         let refuse = |_| takes::refuse("after", &name, "the `next` of the page before");

@@ -52,13 +52,13 @@ pub(super) struct LogParams {
     security(("token" = ["log:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<LogParams>,
     Extension(RequestId(id)): Extension<RequestId>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::LogRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::LogRead).await?;
     let limit = params.limit.map_or(100, |limit| limit as usize);
     let after = params.after.unwrap_or(0);
     let filter = filter(&params)?;
@@ -191,11 +191,12 @@ impl Follower {
     /// Whether the log may still be read. A store that cannot say is asked later.
     async fn check(&mut self) -> bool {
         self.checked = Instant::now();
-        let sender = auth::sender(&self.shared, &mut Seen::default(), &self.headers, self.id).await;
+        let mut seen = Seen::default();
+        let sender = auth::sender(&self.shared, &mut seen, &self.headers, self.id).await;
         let found = match sender {
             Ok(Some(actor)) => {
                 let name = self.app.name.as_str();
-                find(&self.shared, &actor, name, Capability::LogRead).await
+                find(&self.shared, &mut seen, &actor, name, Capability::LogRead).await
             }
             Ok(None) => return false,
             Err(problem) => Err(problem),

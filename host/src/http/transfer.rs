@@ -173,11 +173,11 @@ pub(super) struct ExportParams {
     security(("token" = ["script:read"])))]
 pub(super) async fn export(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ExportParams>,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let only = params.collection.map(Collection::parse).transpose()?;
     let export = Export {
         caller: Caller::administrator(&app, &actor),
