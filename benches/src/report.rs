@@ -151,7 +151,7 @@ impl Row {
             format!("{} {met}", target.text())
         });
         println!(
-            "{:<66} {:>12} {:>12} {:<9} {:<8} {:<22} {verdict}",
+            "{:<74} {:>12} {:>12} {:<9} {:<8} {:<22} {verdict}",
             self.name,
             number(Some(self.kvasm)),
             number(self.baseline),
@@ -169,7 +169,7 @@ impl Row {
 /// Prints the head of the table.
 pub fn print_head() {
     println!(
-        "{:<66} {:>12} {:>12} {:<9} {:<8} {:<22} target",
+        "{:<74} {:>12} {:>12} {:<9} {:<8} {:<22} target",
         "row", "kvasm", "baseline", "unit", "durable", "ratio (min..max)"
     );
 }

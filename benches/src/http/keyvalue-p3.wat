@@ -186,7 +186,7 @@
       (export "drop-set" (func $drop-set))))))
 
   (func $handle async (param "request" (own $request)) (result $answer)
-    (canon lift (core func $main "handle") async (callback (func $main "callback"))
+    (canon lift (core func $main "handle") async (callback (core func $main "callback"))
       (memory $mem)))
   (instance $handler (export "handle" (func $handle)))
   (export "wasi:http/handler@0.3.0" (instance $handler)))
