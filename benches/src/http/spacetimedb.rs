@@ -24,6 +24,9 @@ const MODULE: &str = "KVASM_SPACETIMEDB_MODULE";
 /// Where the module is, of the target folder, as docs/benchmarks.md has it built.
 const BUILT: &str = "peers/wasm32-unknown-unknown/release/kvasm_peer_spacetimedb.wasm";
 
+/// Without a line of log for each call, as Kvasm.
+const CONFIG: &str = "[logs]\nlevel = \"error\"\n";
+
 /// Starts it and publishes the module, if both are there.
 pub fn start(_: &Runtime) -> Result<Option<Functions>> {
     let Some((program, _)) = SPACETIMEDB.find() else {
@@ -38,11 +41,14 @@ pub fn start(_: &Runtime) -> Result<Option<Functions>> {
         return Ok(None);
     };
     let child = Child::peer("SpacetimeDB", |folder, address| {
+        let data = folder.join("data");
+        std::fs::create_dir(&data)?;
+        std::fs::write(data.join("config.toml"), CONFIG)?;
         let mut command = Command::new(program);
         command
             .args(["start", "--listen-addr", &address.to_string()])
             .arg("--data-dir")
-            .arg(folder.join("data"))
+            .arg(data)
             .arg("--jwt-key-dir")
             .arg(folder);
         Ok(command)
