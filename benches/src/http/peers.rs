@@ -19,6 +19,8 @@ const CONNECTIONS: usize = 64;
 pub struct Peer {
     pub name: &'static str,
     pub variable: &'static str,
+    /// The argument with which it says its version.
+    pub ask: &'static str,
     /// What its version begins with.
     pub version: &'static str,
     pub install: &'static str,
@@ -46,6 +48,7 @@ pub struct Functions {
 const WASMTIME: Peer = Peer {
     name: "wasmtime",
     variable: "KVASM_WASMTIME",
+    ask: "--version",
     version: "wasmtime 48.",
     install: "cargo install wasmtime-cli --version ^48 --locked",
 };
@@ -53,6 +56,7 @@ const WASMTIME: Peer = Peer {
 const WORKERD: Peer = Peer {
     name: "workerd",
     variable: "KVASM_WORKERD",
+    ask: "--version",
     version: "workerd ",
     install: "npm install workerd",
 };
@@ -61,7 +65,7 @@ impl Peer {
     /// The program and its version; says so aloud if it is not there.
     pub fn find(&self) -> Option<(String, String)> {
         let program = std::env::var(self.variable).unwrap_or_else(|_| self.name.to_owned());
-        let output = Command::new(&program).arg("--version").output();
+        let output = Command::new(&program).arg(self.ask).output();
         let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         let version = said.as_ref().ok().and_then(|said| said.lines().next());
         if let Some(version) = version

@@ -15,6 +15,8 @@ use tokio::runtime::Runtime;
 const SPACETIMEDB: Peer = Peer {
     name: "spacetimedb-standalone",
     variable: "KVASM_SPACETIMEDB",
+    // With `--version` it says more.
+    ask: "-V",
     version: "spacetimedb 1.2.0",
     install: "cargo install spacetimedb-standalone@1.2.0 --locked",
 };
