@@ -212,6 +212,12 @@ fn answer(output: Bytes, app: &AppName) -> Result<Response, String> {
     Ok((status, headers, Body::from(output.slice_ref(body))).into_response())
 }
 
+/// What a client gets of the output of the plugin of `app`, or what is wrong with it.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_answer(output: &[u8], app: &AppName) -> Result<Response, String> {
+    answer(Bytes::copy_from_slice(output), app)
+}
+
 /// Whether it is for the script of a service worker at `/a/{app}`, without a slash: its
 /// scope would be `/a/`, and with it all apps.
 fn is_wide_service_worker(parts: &Parts) -> bool {

@@ -300,6 +300,47 @@ fn over(limit: usize) -> Bad {
     Bad::TooLarge(format!("it is over the limit of {limit} bytes"))
 }
 
+/// What came of lines.
+#[cfg(feature = "fuzzing")]
+#[derive(Debug)]
+pub struct Lines {
+    /// Entries to write.
+    pub writes: Vec<Write>,
+    /// How many entries have expired.
+    pub expired: u64,
+    /// How many lines were read.
+    pub lines: u64,
+    /// Why the last one is refused.
+    pub bad: Option<String>,
+}
+
+/// Parses whole lines as an import does.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_lines(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Lines {
+    let parsed = parse(piece, line_bytes, value_bytes);
+    Lines {
+        writes: parsed.writes,
+        expired: parsed.expired,
+        lines: parsed.lines,
+        bad: parsed.bad.map(Bad::why),
+    }
+}
+
+/// The line that an export has for a written entry.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_line(write: &Write) -> Result<Vec<u8>, serde_json::Error> {
+    let now = Timestamp::now();
+    let entry = crate::model::Entry {
+        value: write.value.clone(),
+        version: crate::model::Version(1),
+        created_at: now,
+        updated_at: now,
+        expires_at: write.ttl_ms.map(|ttl| now.plus_ms(ttl)),
+    };
+    let line = EntryLine::new(Some(&write.collection), &write.key, Some(&entry))?;
+    serde_json::to_vec(&line)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,6 +18,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -28,6 +29,9 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// What a handler keeps of a body at the most, but for inputs and modules.
 const BODY_BYTES_KEPT: usize = 16 * 1024 * 1024;
+/// How long the answer to one call too many is kept back at least. A client that asks
+/// again at once, on many connections, would else take the CPU from others.
+const REFUSED_AFTER: Duration = Duration::from_millis(100);
 /// The longest path and query, in bytes.
 const URI_BYTES_MAX: usize = 8 * 1024;
 
@@ -62,7 +66,9 @@ pub(super) async fn around(
     }
     .instrument(span);
     let mut response = line.noting(handled).await;
+    let mut is_rate = false;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        is_rate = problem.is_rate();
         let allow = response.headers_mut().remove(ALLOW);
         response = problem.render(id);
         if let Some(allow) = allow {
@@ -84,6 +90,11 @@ pub(super) async fn around(
         &counted_status(status),
         line.took(),
     );
+    if is_rate {
+        // Up to twice as long, so that what was refused together does not come back together.
+        let [.., random] = id.into_bytes();
+        tokio::time::sleep(REFUSED_AFTER + REFUSED_AFTER * u32::from(random) / 256).await;
+    }
     let status = status.as_u16();
     response.map(|body| line.end_with(status, body))
 }

@@ -139,6 +139,11 @@ impl Problem {
         self.kind.status().is_server_error()
     }
 
+    /// Whether it was one call too many.
+    pub(super) fn is_rate(&self) -> bool {
+        self.kind == Kind::RateLimited
+    }
+
     pub(super) fn is_app_gone(&self) -> bool {
         self.kind == Kind::AppNotFound
     }

@@ -420,7 +420,13 @@ async fn run(
     let meter = Arc::clone(&store.data().guest.meter);
     let turns = Arc::clone(&store.data().guest.turns);
     let ended = {
-        let mut call = pin!(enter(store, plugin, function));
+        let mut call = pin!(async {
+            // Each of many such calls would else have a tick before its first turn.
+            if function.computes_long.load(Ordering::Relaxed) {
+                Arc::clone(&turns).take(Arc::clone(&meter)).await;
+            }
+            enter(store, plugin, function).await
+        });
         let metered = poll_fn(|context| {
             meter.begin();
             let poll = call.as_mut().poll(context);
@@ -430,6 +436,9 @@ async fn run(
         });
         meter.deadline().bound(metered).await
     };
+    function
+        .computes_long
+        .store(meter.computes_long(), Ordering::Relaxed);
     let invocation = store.data();
     let code = match ended {
         None => return Err(invocation.timeout()),

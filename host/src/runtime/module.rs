@@ -6,6 +6,7 @@ use super::manifest::{self, Declaration};
 use crate::abi::printable;
 use crate::model::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX, shown_start};
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use wasmtime::{
     ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
 };
@@ -32,6 +33,9 @@ pub(super) struct Function {
     pub(super) signature: Signature,
     /// Whether its writes are one commit.
     pub(super) transaction: bool,
+    /// Whether the last call that ended has computed for long: the next one takes a
+    /// turn before it begins.
+    pub(super) computes_long: AtomicBool,
 }
 
 /// What a module offers.
@@ -213,6 +217,7 @@ fn function(module: &Module, name: &str) -> Option<(String, Function)> {
         export,
         signature,
         transaction: false,
+        computes_long: AtomicBool::new(false),
     };
     Some((name.to_owned(), function))
 }

@@ -54,6 +54,35 @@ async fn plugin(bench: &Bench, body: &str) -> Plugin {
     bench.load(module(&data, &body)).await
 }
 
+/// Many calls that compute for long, begun at once, would else each hold up others for a
+/// tick of the clock.
+#[tokio::test]
+async fn a_function_that_computed_for_long_takes_a_turn_the_next_time() {
+    let bench = bench().await;
+    // Computes for so many rounds as the first two bytes of its input say, times 2^16.
+    let plugin = plugin(
+        &bench,
+        "(drop (call $input_read (i32.const 0) (i32.const 0) (i32.const 2)))
+         (i32.store (i32.const 8) (i32.shl (i32.load16_u (i32.const 0)) (i32.const 16)))
+         (loop $again
+           (i32.store (i32.const 8) (i32.sub (i32.load (i32.const 8)) (i32.const 1)))
+           (br_if $again (i32.gt_s (i32.load (i32.const 8)) (i32.const 0))))
+         (i32.const 0)",
+    )
+    .await;
+    let run = async |rounds: u16| {
+        let call = Call::function("run").input(rounds.to_le_bytes().to_vec());
+        bench.host.call(&plugin, call).await.unwrap();
+    };
+    run(0).await;
+    assert!(ends_at_once(&bench, &plugin));
+    run(1_000).await;
+    assert!(!ends_at_once(&bench, &plugin));
+    // Once it computes little again, it takes none any more.
+    run(0).await;
+    assert!(ends_at_once(&bench, &plugin));
+}
+
 /// Whether a call can end at once: a turn lets others of its thread run first. A guest
 /// that a busy machine holds up for a tick does so too, so each is tried often.
 fn ends_at_once(bench: &Bench, plugin: &Plugin) -> bool {

@@ -4,6 +4,7 @@ use kvasm::model::ENTRY_BYTES;
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, eventually};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 fn limits(entries: Value, bytes: Value, rate: Value, at_once: Value) -> Value {
@@ -91,15 +92,18 @@ async fn calls_a_second_are_refused_with_a_time_to_come_back() {
     let api = server.anonymous();
     let mut refused = None;
     for _ in 0..50 {
+        let asked = Instant::now();
         let answer = api.call("shop", "run", "").await;
         if answer.status == 429 {
-            refused = Some(answer);
+            refused = Some((answer, asked.elapsed()));
             break;
         }
         answer.expect(200);
     }
-    let refused = refused.expect("a refusal");
+    let (refused, took) = refused.expect("a refusal");
     refused.refused(429, "rate-limited");
+    // A client that asks again at once takes little from others.
+    assert!(took >= Duration::from_millis(100), "{took:?}");
     assert_eq!(refused.header("retry-after"), "1");
     for _ in 0..20 {
         api.call("other", "run", "").await.expect(200);

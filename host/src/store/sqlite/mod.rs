@@ -11,6 +11,8 @@ mod batch;
 mod error;
 mod grave;
 mod links;
+#[allow(unsafe_code)]
+mod log_head;
 mod nowait;
 mod outbox;
 mod places;
@@ -28,11 +30,12 @@ mod writer;
 use super::{Migrate, Store, StoreError};
 use crate::metrics::Metrics;
 use crate::model::{
-    App, AppId, AppName, Collection, Committed, Entry, Key, Link, ListQuery, Page, Timestamp,
-    WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, Generation, Key, Link, ListQuery, Page,
+    Timestamp, WriteBatch,
 };
 use async_trait::async_trait;
 use ballast::Ballast;
+use log_head::{LogHead, Remembered};
 use places::Places;
 use read::Readers;
 use rusqlite::Connection;
@@ -96,6 +99,7 @@ pub struct SqliteStore {
     // Dropped first, so that the writer's connection is the last to close and
     // folds the log into the database.
     readers: Arc<Readers>,
+    generation: Remembered<Generation>,
     writer: Writer,
     places: Places,
     cold_places: Places,
@@ -124,8 +128,10 @@ impl SqliteStore {
             migrated => migrated?,
         }
         let kept = nowait::keep(&options.path);
+        let readers = Readers::new(&options)?;
         Ok(SqliteStore {
-            readers: Arc::new(Readers::new(&options)?),
+            generation: Remembered::new(LogHead::of(readers.one().map_err(error::store)?)),
+            readers: Arc::new(readers),
             writer: Writer::start(&options, ballast)?,
             places: Places::long(),
             cold_places: Places::cold(),

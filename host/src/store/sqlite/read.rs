@@ -38,6 +38,13 @@ impl Readers {
         Ok(readers)
     }
 
+    /// A new connection that has read.
+    pub(super) fn one(&self) -> rusqlite::Result<Connection> {
+        let connection = self.open()?;
+        ping(&connection)?;
+        Ok(connection)
+    }
+
     /// Runs `read` on a connection of its own.
     pub(super) fn with<T>(
         &self,

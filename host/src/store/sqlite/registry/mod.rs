@@ -245,8 +245,8 @@ impl Registry for SqliteStore {
     }
 
     async fn generation(&self) -> Result<Generation, StoreError> {
-        self.read_short(None, read::generation, || read::generation)
-            .await
+        let read = self.read_short(None, read::generation, || read::generation);
+        self.generation.get(read).await
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {

@@ -1,0 +1,232 @@
+//! Whether anything was committed to the file since, without a read of it.
+//!
+//! SQLite keeps in memory that all processes share where its log ends: the header of the
+//! WAL index, whose form is documented (<https://sqlite.org/walformat.html>, section 2.2).
+//! Each commit of any process writes it before it returns. SQLite itself compares it at
+//! the start of each read to know whether its cache is good. As long as the header is the
+//! same, a read finds the same.
+//!
+//! There are two copies. A writer changes the second one first, so if they are equal, read
+//! in the other order, they are whole.
+
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use rusqlite::ffi::{SQLITE_FCNTL_FILE_POINTER, SQLITE_OK, sqlite3_file, sqlite3_file_control};
+use std::ffi::c_void;
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+/// Words of one copy.
+const WORDS: usize = 12;
+/// Bytes of the part of the index that SQLite maps at once.
+const REGION_BYTES: i32 = 32 * 1024;
+
+/// Where the log ends. No two commits have the same: it has a counter of commits, the salt
+/// of the log and a checksum over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head([u32; WORDS]);
+
+/// The header of a database's WAL index.
+pub(super) struct LogHead {
+    copies: Copies,
+    /// Keeps the index mapped. Nothing runs on it.
+    _connection: Mutex<Connection>,
+}
+
+/// What a read gave, good until the next commit of anything.
+pub(super) struct Remembered<T> {
+    /// Without it, each read is made.
+    log_head: Option<LogHead>,
+    /// With a head from before it was read.
+    last: Mutex<Option<(Head, T)>>,
+}
+
+impl<T: Copy> Remembered<T> {
+    pub(super) fn new(log_head: Option<LogHead>) -> Remembered<T> {
+        Remembered {
+            log_head,
+            last: Mutex::new(None),
+        }
+    }
+
+    /// What `read` would give now: it is made if there was a commit since the last one.
+    pub(super) async fn get<E>(&self, read: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let head = self.log_head.as_ref().and_then(LogHead::now);
+        if let (Some(head), Some((of, known))) = (head, *self.last.lock())
+            && head == of
+        {
+            return Ok(known);
+        }
+        let found = read.await?;
+        if let Some(head) = head {
+            *self.last.lock() = Some((head, found));
+        }
+        Ok(found)
+    }
+}
+
+/// Two copies one after the other, in memory that lives as long as the connection.
+struct Copies(*const [[AtomicU32; WORDS]; 2]);
+
+// SAFETY: All threads and processes read and write them as atomics.
+unsafe impl Send for Copies {}
+// SAFETY: As above.
+unsafe impl Sync for Copies {}
+
+impl LogHead {
+    /// Of a connection in WAL mode that has read before; none if SQLite does not show it.
+    pub(super) fn of(connection: Connection) -> Option<LogHead> {
+        let copies = Copies(map(&connection)?.cast_const().cast());
+        Some(LogHead {
+            copies,
+            _connection: Mutex::new(connection),
+        })
+    }
+
+    /// Where the log ends now; `None` while that changes.
+    pub(super) fn now(&self) -> Option<Head> {
+        // SAFETY: SQLite has mapped 32 KiB there, aligned to a page, until the connection
+        // closes, which lives as long as this. The copies are at its start. SQLite writes
+        // them in words of any size, which a comparison of both copies detects.
+        whole(unsafe { &*self.copies.0 })
+    }
+}
+
+fn whole(copies: &[[AtomicU32; WORDS]; 2]) -> Option<Head> {
+    let [first, second] = copies;
+    let read = |copy: &[AtomicU32; WORDS]| copy.each_ref().map(|word| word.load(Ordering::Relaxed));
+    let head = read(first);
+    fence(Ordering::SeqCst);
+    (head == read(second)).then_some(Head(head))
+}
+
+/// The start of the WAL index of a connection.
+fn map(connection: &Connection) -> Option<*mut c_void> {
+    let mut file: *mut sqlite3_file = ptr::null_mut();
+    // SAFETY: The connection is open and used by this thread alone; for this operation
+    // SQLite writes one pointer to the place that it is given.
+    let found = unsafe {
+        sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            SQLITE_FCNTL_FILE_POINTER,
+            (&raw mut file).cast(),
+        )
+    };
+    if found != SQLITE_OK || file.is_null() {
+        return None;
+    }
+    // SAFETY: It is the connection's open file, which points to its methods or to none.
+    let methods = unsafe { (*file).pMethods.as_ref() }?;
+    if methods.iVersion < 2 {
+        return None;
+    }
+    let mut start = ptr::null_mut();
+    // SAFETY: The method is of this file. The first region is the one that SQLite maps
+    // with this size for every database in WAL mode; it is not made if it is not there.
+    let mapped = unsafe { methods.xShmMap?(file, 0, REGION_BYTES, 0, &raw mut start) };
+    (mapped == SQLITE_OK && !start.is_null()).then_some(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn open(path: &Path) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .unwrap();
+        connection
+    }
+
+    fn log_head(path: &Path) -> LogHead {
+        let connection = open(path);
+        let count = "SELECT count(*) FROM sqlite_schema";
+        let _: i64 = connection.query_row(count, [], |row| row.get(0)).unwrap();
+        LogHead::of(connection).unwrap()
+    }
+
+    /// Each commit gives another head, whoever makes it and whatever becomes of the log;
+    /// what changes nothing leaves it.
+    #[test]
+    fn a_head_is_as_old_as_the_last_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let writers = [open(&path), open(&path)];
+        let make = "CREATE TABLE t (n INTEGER PRIMARY KEY, x TEXT)";
+        writers[0].execute_batch(make).unwrap();
+        let log_head = log_head(&path);
+        let mut seen = vec![log_head.now().unwrap()];
+        for round in 0..500_usize {
+            let writer = &writers[round % 2];
+            let write = "INSERT OR REPLACE INTO t VALUES (1, 'the same')";
+            writer.execute(write, []).unwrap();
+            let head = log_head.now().unwrap();
+            assert!(!seen.contains(&head), "round {round}");
+            seen.push(head);
+            match round % 5 {
+                0 => writer
+                    .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+                    .unwrap(),
+                1 => writer.execute_batch("PRAGMA wal_checkpoint").unwrap(),
+                2 => writer
+                    .execute_batch("BEGIN; DELETE FROM t; ROLLBACK")
+                    .unwrap(),
+                3 => drop(open(&path)),
+                _ => {
+                    let x: String = writer
+                        .query_row("SELECT x FROM t", [], |r| r.get(0))
+                        .unwrap();
+                    assert_eq!(x, "the same");
+                }
+            }
+            // A checkpoint may begin the log again, which is a change, too.
+            let now = log_head.now().unwrap();
+            assert!(now == head || round % 5 < 2, "round {round}");
+        }
+    }
+
+    /// While one thread commits, a head that was read before a read of the database is
+    /// never that of a later commit.
+    #[test]
+    fn no_head_is_newer_than_what_is_read_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let writer = open(&path);
+        let make = "PRAGMA synchronous = OFF; CREATE TABLE t (n INTEGER); INSERT INTO t VALUES (0)";
+        writer.execute_batch(make).unwrap();
+        let (log_head, reader) = (log_head(&path), open(&path));
+        let writes = std::thread::spawn(move || {
+            for _ in 0..3_000 {
+                writer.execute("UPDATE t SET n = n + 1", []).unwrap();
+            }
+        });
+        let mut known: Option<(Head, i64)> = None;
+        let mut hits = 0;
+        while !writes.is_finished() || hits == 0 {
+            let head = log_head.now();
+            let n: i64 = reader
+                .query_row("SELECT n FROM t", [], |r| r.get(0))
+                .unwrap();
+            let still = log_head.now();
+            if let (Some(head), Some((of, before))) = (head, known)
+                && head == of
+                && still == Some(of)
+            {
+                assert_eq!(before, n);
+                hits += 1;
+            }
+            known = head.map(|head| (head, n));
+        }
+        writes.join().unwrap();
+    }
+
+    #[test]
+    fn copies_that_differ_are_no_head() {
+        let copy = |last: u32| std::array::from_fn(|at| AtomicU32::new(at as u32 * last));
+        assert!(whole(&[copy(7), copy(7)]).is_some());
+        assert!(whole(&[copy(7), copy(8)]).is_none());
+    }
+}
