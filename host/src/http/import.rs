@@ -318,9 +318,11 @@ pub struct Lines {
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_lines(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Lines {
     let parsed = parse(piece, line_bytes, value_bytes);
+    let all = parsed.writes.len();
+    let writes = alive(parsed.writes, Timestamp::now());
     Lines {
-        writes: parsed.writes,
-        expired: parsed.expired,
+        expired: (all - writes.len()) as u64,
+        writes,
         lines: parsed.lines,
         bad: parsed.bad.map(Bad::why),
     }
