@@ -24,8 +24,9 @@ enum kvasm_status {
 };
 
 enum { KVASM_JSON = 0, KVASM_BYTES = 1 };
-/* What an export returns. KVASM_FAILED_FOR_GOOD: the same input will fail again. */
-enum { KVASM_OK = 0, KVASM_FAILED = 1, KVASM_FAILED_FOR_GOOD = 2 };
+/* What an export returns. KVASM_FAILED_FOR_GOOD: the same input will fail again.
+ * KVASM_REFUSED: it is the caller's fault; the output says why. */
+enum { KVASM_OK = 0, KVASM_FAILED = 1, KVASM_FAILED_FOR_GOOD = 2, KVASM_REFUSED = 3 };
 /* The kinds of operations in a packed batch. */
 enum { KVASM_OP_SET = 0, KVASM_OP_DELETE = 1, KVASM_OP_INCREMENT = 2 };
 enum {

@@ -58,6 +58,9 @@
 
 mod abi;
 pub mod dispatch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 #[cfg(feature = "server")]
 pub mod http;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 pub mod conformance;
+pub mod fuzz;
 pub mod guests;
 pub mod linear;
 pub mod postgres;

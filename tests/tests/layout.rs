@@ -8,6 +8,8 @@ mod abi;
 mod files;
 #[path = "layout/guide.rs"]
 mod guide;
+#[path = "layout/imports.rs"]
+mod imports;
 #[path = "layout/links.rs"]
 mod links;
 #[path = "layout/markdown.rs"]

@@ -48,29 +48,3 @@ impl From<Error> for CommitFailure {
         CommitFailure::Error(error)
     }
 }
-
-#[cfg(test)]
-mod tests {
-    /// `wasm.rs` is not compiled here, so its text is held to the contract.
-    #[test]
-    fn the_imports_are_those_of_the_abi() {
-        let source = include_str!("wasm.rs");
-        let module = format!("wasm_import_module = \"{}\"", kvasm_abi::MODULE);
-        let (_, block) = source.split_once(&module).unwrap();
-        let (block, _) = block.split_once("\n    }\n").unwrap();
-        let mut declared = 0;
-        for import in kvasm_abi::IMPORTS {
-            let (_, rest) = block.split_once(&format!("fn {}(", import.name)).unwrap();
-            let (params, rest) = rest.split_once(')').unwrap();
-            // Pointers and `usize` have 32 bits on wasm32.
-            let types = params.split(',').filter_map(|param| param.split_once(':'));
-            let types: Vec<&str> = types
-                .map(|(_, ty)| if ty.trim() == "i64" { "i64" } else { "i32" })
-                .collect();
-            assert_eq!(types.join(" "), import.params, "{}", import.name);
-            assert!(rest.starts_with(" -> i64;"), "{}", import.name);
-            declared += 1;
-        }
-        assert_eq!(block.matches(" fn ").count(), declared);
-    }
-}

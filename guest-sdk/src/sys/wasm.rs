@@ -9,7 +9,7 @@ use std::ptr;
 mod raw {
     #[link(wasm_import_module = "kvasm_v1")]
     // SAFETY: names and signatures are those of `kvasm_abi::IMPORTS`, which the
-    // host links; a module with another signature is refused when it is loaded.
+    // host links, which `tests/tests/layout/imports.rs` checks.
     unsafe extern "C" {
         #[rustfmt::skip]
         pub fn kv_get(

@@ -188,6 +188,15 @@ fn decode(packed: &[u8], value_limit: usize) -> Result<Batch, Fault> {
     })
 }
 
+/// A batch of `kv_commit` as the service gets it, or the status of its refusal.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_batch(packed: &[u8], value_limit: usize) -> Result<Batch, Option<Status>> {
+    decode(packed, value_limit).map_err(|fault| match fault {
+        Fault::Status(status, _) => Some(status),
+        Fault::Host(..) | Fault::Trap(_) => None,
+    })
+}
+
 fn operation(op: BatchOp<'_>, value_limit: usize) -> Result<Operation, Fault> {
     let (collection, key) = names(op.address())?;
     Ok(match op {

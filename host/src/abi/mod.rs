@@ -22,6 +22,8 @@ pub use fault::{BadPointer, NoMemory};
 pub(crate) use io::RANDOM_BYTES_MAX;
 pub use log::{GuestLog, LogLine};
 pub(crate) use log::{printable, printable_start};
+#[cfg(feature = "fuzzing")]
+pub use many::fuzz_batch;
 pub(crate) use meter::{Meter, TICK};
 pub use state::{DeliveryContext, GuestState, GuestView};
 pub(crate) use turns::Turns;

@@ -48,8 +48,12 @@ use tokio_util::sync::CancellationToken;
 pub use axum::Router;
 pub use axum::body::Body;
 pub use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+#[cfg(feature = "fuzzing")]
+pub use calls::fuzz_answer;
 pub use client::Network;
 pub use document::openapi;
+#[cfg(feature = "fuzzing")]
+pub use import::{Lines, fuzz_line, fuzz_lines};
 pub use serve::serve;
 
 /// What the `type` of a problem begins with.

@@ -105,9 +105,17 @@ pub(super) fn parse(section: &[u8]) -> Result<Vec<Declaration>, String> {
         .map_err(|e| e.to_string())
 }
 
+/// What each declaration of a section says of its trigger, if it may have one.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_declarations(
+    section: &[u8],
+) -> Result<Vec<Result<Option<DeclaredTrigger>, String>>, String> {
+    Ok(parse(section)?.iter().map(Declaration::trigger).collect())
+}
+
 /// The custom section of a module, if it has one. This
 /// walks over its section headers alone.
-pub(super) fn section(wasm: &[u8]) -> Option<&[u8]> {
+pub fn section(wasm: &[u8]) -> Option<&[u8]> {
     const CUSTOM: u8 = 0;
     let mut rest = wasm.get(8..)?;
     while let Some((&id, tail)) = rest.split_first() {

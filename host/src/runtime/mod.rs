@@ -21,5 +21,7 @@ pub use compiler::Compiler;
 pub use engine::{EngineOptions, Runtime, engine_config};
 pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
 pub use invocation::{Invocation, Request, Response, Target};
+#[cfg(feature = "fuzzing")]
+pub use manifest::{fuzz_declarations, section as fuzz_section};
 pub use module::CompiledPlugin;
 pub use worker::compile_worker;

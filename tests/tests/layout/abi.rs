@@ -4,8 +4,9 @@ use super::assert_none;
 use super::files;
 use super::markdown::{plain, table};
 use kvasm_abi::{
-    DeleteOptions, ENTRY_HEADER_BYTES, EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER,
-    IMPORTS, ListOptions, MANIFEST_SECTION, MEMORY, MODULE, Range32, SetOptions, Status, level,
+    DeleteOptions, ENTRY_HEADER_BYTES, EXIT_FAILED, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED,
+    EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, ListOptions, MANIFEST_SECTION, MEMORY,
+    MODULE, Range32, SetOptions, Status, level,
 };
 
 /// Rows as the tests compare them.
@@ -71,23 +72,18 @@ const ALL_BITS: Range32 = Range32 {
 };
 
 #[test]
-fn the_imports_are_documented() {
-    let signature = |params: &str, result: &str| format!("({params}) -> {result}");
-    let built = IMPORTS.iter().map(|import| {
-        row([
-            import.name.to_owned(),
-            signature(import.params, import.result),
-        ])
-    });
-    hold(&["import", "signature"], built.collect());
-}
-
-#[test]
 fn the_statuses_are_documented() {
     let built = Status::ALL
         .iter()
         .map(|status| row([status.name().to_owned(), status.code().to_string()]));
     hold(&["status", "value"], built.collect());
+}
+
+#[test]
+fn the_exit_codes_are_documented() {
+    let codes = [EXIT_OK, EXIT_FAILED, EXIT_PERMANENT, EXIT_REFUSED];
+    let built = codes.map(|code| row([code.to_string()]));
+    hold(&["exit code"], built.to_vec());
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! What plugins answer over HTTP, and what clients import.
+
+use kvasm::fuzzing;
+use kvasm::model::AppName;
+use kvasm_abi::http::{PREFIX_BYTES, STATUSES, prefix, split};
+
+/// The output of an HTTP handler. What is read is written back to the same frame; what a
+/// client gets has a status and headers that a plugin may set, and no more of them than
+/// the limits.
+pub fn http_frame(bytes: &[u8]) {
+    let app = AppName::parse("fuzz").unwrap();
+    let answered = fuzzing::answer(bytes, &app);
+    let Ok((head, body)) = split(bytes) else {
+        assert!(answered.is_err());
+        return;
+    };
+    assert_eq!(PREFIX_BYTES + head.len() + body.len(), bytes.len());
+    assert_eq!([&prefix(head.len()).unwrap(), head, body].concat(), bytes);
+    let response = match answered {
+        Ok(response) => response,
+        Err(why) => {
+            // It goes into a problem, and a log.
+            assert!(why.len() <= 1024, "{} bytes: {why}", why.len());
+            return;
+        }
+    };
+    assert!(STATUSES.contains(&response.status().as_u16()));
+    let headers = response.headers();
+    assert!(headers.len() <= 100);
+    for name in [
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "clear-site-data",
+    ] {
+        assert!(!headers.contains_key(name), "{name}");
+    }
+    for cookie in headers.get_all("set-cookie") {
+        let cookie = cookie.to_str().unwrap_or_default().to_ascii_lowercase();
+        assert!(!cookie.trim_start().starts_with("__host-"), "{cookie}");
+        // Of two paths of a cookie, browsers take the last.
+        let paths = cookie.split(';').skip(1);
+        let paths = paths.filter_map(|part| part.trim().strip_prefix("path="));
+        if let Some(path) = paths.last() {
+            assert!(path.starts_with("/a/fuzz/"), "{cookie}");
+        }
+    }
+}
+
+/// Limits of a host of the tests.
+const LINE_BYTES: usize = 2048;
+const VALUE_BYTES: usize = 1024;
+
+/// Lines of an import. What is read is within the limits, and is written back as a line
+/// that is read as the same entry.
+pub fn import_lines(bytes: &[u8]) {
+    let read = fuzzing::lines(bytes, LINE_BYTES, VALUE_BYTES);
+    let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let lines = lines.split(|byte| *byte == b'\n').count() as u64;
+    assert!(read.lines <= lines);
+    assert!(read.bad.is_some() || read.lines == lines);
+    assert!(read.writes.len() as u64 + read.expired <= read.lines);
+    if let Some(why) = &read.bad {
+        assert!(why.len() <= 2 * LINE_BYTES, "{} bytes: {why}", why.len());
+    }
+    for write in &read.writes {
+        assert!(write.value.as_bytes().len() <= VALUE_BYTES);
+        let line = fuzzing::line(write).unwrap();
+        assert!(!line.contains(&b'\n'));
+        // Base64 and escapes may make it longer than it was.
+        let again = fuzzing::lines(&line, usize::MAX, VALUE_BYTES);
+        assert_eq!(again.bad, None, "{}", String::from_utf8_lossy(&line));
+        match again.writes.as_slice() {
+            [again] => {
+                assert_eq!(
+                    (&again.collection, &again.key),
+                    (&write.collection, &write.key)
+                );
+                let blank = |value: &kvasm::model::Value| {
+                    let is_blank = |byte: &u8| matches!(byte, b'\n' | b'\r');
+                    let bytes = value.as_bytes().iter();
+                    bytes
+                        .map(|b| if is_blank(b) { b' ' } else { *b })
+                        .collect::<Vec<_>>()
+                };
+                match &write.value {
+                    kvasm::model::Value::Bytes(_) => assert_eq!(again.value, write.value),
+                    kvasm::model::Value::Json(_) => {
+                        assert_eq!(blank(&again.value), blank(&write.value));
+                    }
+                }
+                assert_eq!(again.ttl_ms.is_some(), write.ttl_ms.is_some());
+            }
+            // It has expired since.
+            [] => assert!(again.expired == 1 && write.ttl_ms.is_some()),
+            more => panic!("one line is {} entries", more.len()),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The corpus that `fuzz/corpus` has: small inputs that are good, or nearly.
+
+use kvasm::model::{Collection, Cursor, CursorKey, Key, KeyRange};
+use kvasm_abi::{
+    Address, Applied, Batch, BatchCheck, BatchOp, DeleteOptions, EntryHeader, ListOptions, Range32,
+    Record, SetOptions, Slot, encode_records,
+};
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// The corpus of a target: the name of each file, and its bytes.
+pub fn seeds(target: &str) -> Seeds {
+    match target {
+        "batch" => batches(),
+        "cursor" => cursors(),
+        "http_frame" => frames(),
+        "import_lines" => texts(IMPORT_LINES),
+        "json" => texts(JSON),
+        "manifest" => manifests(),
+        "options" => options(),
+        "page" => pages(),
+        "records" => records(),
+        other => panic!("no seeds for {other}"),
+    }
+}
+
+fn texts(texts: &[(&'static str, &str)]) -> Seeds {
+    let texts = texts.iter();
+    texts
+        .map(|(name, text)| (*name, text.as_bytes().to_vec()))
+        .collect()
+}
+
+fn at<'a>(collection: &'a str, key: &'a str) -> Address<'a> {
+    Address {
+        collection: collection.as_bytes(),
+        key: key.as_bytes(),
+    }
+}
+
+fn sequence<'a, R: Record<'a>>(records: &[R]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_records(records, &mut |piece: &[u8]| bytes.extend_from_slice(piece));
+    bytes
+}
+
+fn batch(checks: &[BatchCheck<'_>], ops: &[BatchOp<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Batch::encode(checks, ops, &mut |piece: &[u8]| {
+        bytes.extend_from_slice(piece)
+    });
+    bytes
+}
+
+fn set<'a>(address: Address<'a>, format: u32, value: &'a [u8]) -> BatchOp<'a> {
+    BatchOp::Set {
+        address,
+        format,
+        ttl_ms: 60_000,
+        value,
+    }
+}
+
+fn batches() -> Seeds {
+    let check = |version| BatchCheck {
+        address: at("notes", "today"),
+        version,
+    };
+    let increment = |delta| BatchOp::Increment {
+        address: at("counts", "visits"),
+        delta,
+    };
+    let delete = BatchOp::Delete {
+        address: at("notes", "é"),
+    };
+    vec![
+        ("empty", batch(&[], &[])),
+        ("checks", batch(&[check(0), check(u64::MAX)], &[])),
+        (
+            "set_json",
+            batch(&[], &[set(at("c", "k"), 0, b"{\"n\":[1,2.5e3]}")]),
+        ),
+        ("set_bytes", batch(&[], &[set(at("c", "k"), 1, b"\0\xff")])),
+        ("unknown_format", batch(&[], &[set(at("c", "k"), 9, b"")])),
+        ("delete", batch(&[], &[delete])),
+        (
+            "increment",
+            batch(&[], &[increment(1), increment(i64::MIN)]),
+        ),
+        (
+            "all",
+            batch(
+                &[check(7)],
+                &[set(at("c", "k"), 0, b"1"), delete, increment(-1)],
+            ),
+        ),
+        (
+            "no_names",
+            batch(
+                &[],
+                &[BatchOp::Delete {
+                    address: at("", ""),
+                }],
+            ),
+        ),
+        (
+            "count_of_4_gi",
+            [0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff].to_vec(),
+        ),
+    ]
+}
+
+fn records() -> Seeds {
+    let header = EntryHeader {
+        version: 3,
+        expires_at_ms: 0,
+        format: 1,
+    };
+    let applied = Applied {
+        result: 1 << 62,
+        value: -5,
+    };
+    vec![
+        ("none", sequence::<u32>(&[])),
+        ("positions", sequence(&[0u32, 7, u32::MAX])),
+        (
+            "addresses",
+            sequence(&[at("c", "k"), at("", ""), at("notes", "é")]),
+        ),
+        (
+            "slots",
+            sequence(&[
+                Slot(None),
+                Slot(Some((header, b""))),
+                Slot(Some((header, b"v"))),
+            ]),
+        ),
+        ("applied", sequence(&[applied, applied])),
+        (
+            "count_of_4_gi",
+            [0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0].to_vec(),
+        ),
+    ]
+}
+
+fn pages() -> Seeds {
+    let header = EntryHeader {
+        version: u64::MAX - 1,
+        expires_at_ms: -5,
+        format: 0,
+    };
+    let key = |key: &[u8]| [&(key.len() as u32).to_le_bytes(), key].concat();
+    let head = |count: u32, cursor: &[u8]| [&count.to_le_bytes()[..], &key(cursor)].concat();
+    let with_value = |k: &[u8], v: &[u8]| [key(k), header.encode().to_vec(), key(v)].concat();
+    vec![
+        ("empty", head(0, b"")),
+        ("keys", [head(2, b""), key(b"a"), key(b"b")].concat()),
+        ("keys_and_cursor", [head(1, b"cursor"), key(b"a")].concat()),
+        (
+            "values",
+            [head(2, b""), with_value(b"a", b"1"), with_value(b"b", b"")].concat(),
+        ),
+        (
+            "key_of_4_gib",
+            [head(1, b""), vec![0xff, 0xff, 0xff, 0xff, b'a']].concat(),
+        ),
+    ]
+}
+
+fn options() -> Seeds {
+    let set = SetOptions {
+        ttl_ms: Some(60_000),
+        if_version: Some(0),
+    };
+    let delete = DeleteOptions {
+        if_version: Some(7),
+    };
+    let range = Some(Range32 { ptr: 64, len: 8 });
+    let list = ListOptions {
+        prefix: range,
+        start: range,
+        end: range,
+        cursor: range,
+        limit: Some(100),
+        reverse: true,
+        values: true,
+    };
+    let mut longer = set.encode().to_vec();
+    longer[0] = 64;
+    let mut unknown = set.encode().to_vec();
+    unknown[7] = 0x80;
+    vec![
+        ("set", set.encode().to_vec()),
+        ("set_none", SetOptions::default().encode().to_vec()),
+        ("delete", delete.encode().to_vec()),
+        ("list", list.encode().to_vec()),
+        ("list_none", ListOptions::default().encode().to_vec()),
+        ("size_past_the_bytes", longer),
+        ("unknown_bit", unknown),
+    ]
+}
+
+fn cursors() -> Seeds {
+    let secret = CursorKey::new([7; CursorKey::BYTES]);
+    let notes = Collection::parse("notes").unwrap();
+    let key = Key::parse("today").unwrap();
+    let seal = |reverse| {
+        let cursor = Cursor::seal(&secret, &notes, &KeyRange::ALL, reverse, &key);
+        cursor.as_bytes().to_vec()
+    };
+    let mut edited = seal(false);
+    edited[3] ^= 1;
+    vec![
+        ("forward", seal(false)),
+        ("reverse", seal(true)),
+        ("edited", edited),
+        ("key", b"today".to_vec()),
+        ("other_format", vec![2; 20]),
+        ("too_long", vec![1; Cursor::BYTES_MAX + 1]),
+    ]
+}
+
+fn frames() -> Seeds {
+    let frame = |head: &str, body: &[u8]| {
+        let prefix = (head.len() as u32).to_le_bytes();
+        [&prefix, head.as_bytes(), body].concat()
+    };
+    vec![
+        ("plain", frame(r#"{"status":200}"#, b"body")),
+        (
+            "headers",
+            frame(
+                r#"{"status":201,"headers":[["x-a","1"],["x-a","2"],["content-length","9"]]}"#,
+                b"",
+            ),
+        ),
+        (
+            "cookies",
+            frame(
+                r#"{"status":200,"headers":[["set-cookie","a=1; Path=/"],["set-cookie","b=2; Path=/a/fuzz/x; path=/a/other/"],["set-cookie","__Host-c=3"],["set-cookie","=__host-d=4"]]}"#,
+                b"",
+            ),
+        ),
+        (
+            "of_the_host",
+            frame(
+                r#"{"status":599,"headers":[["connection","close"],["clear-site-data","*"]]}"#,
+                b"",
+            ),
+        ),
+        (
+            "line_break",
+            frame(r#"{"status":200,"headers":[["a","1\r\nb: 2"]]}"#, b""),
+        ),
+        ("status_100", frame(r#"{"status":100}"#, b"")),
+        ("no_head", vec![0, 0, 0, 0]),
+        ("head_of_4_gib", b"\xff\xff\xff\xff{}".to_vec()),
+    ]
+}
+
+const IMPORT_LINES: &[(&str, &str)] = &[
+    (
+        "json",
+        "{\"collection\":\"c\",\"key\":\"k\",\"json\":{\"n\":[1,2.50,\"\\u00e9\"]}}\n",
+    ),
+    ("null", "{\"collection\":\"c\",\"key\":\"k\",\"json\":null}"),
+    (
+        "bytes",
+        "{\"collection\":\"c\",\"key\":\"k\",\"bytes\":\"AAEC/w==\"}\n",
+    ),
+    (
+        "expiry",
+        "{\"collection\":\"c\",\"key\":\"a\",\"json\":1,\"expires_at\":1}\n{\"collection\":\"c\",\"key\":\"b\",\"json\":2,\"expires_at\":9000000000000}\n",
+    ),
+    (
+        "exported",
+        "{\"collection\":\"c\",\"key\":\"k\",\"json\":1,\"version\":7,\"created_at\":1,\"updated_at\":2}\r\n\n \n",
+    ),
+    (
+        "both",
+        "{\"collection\":\"c\",\"key\":\"k\",\"json\":1,\"bytes\":\"\"}\n",
+    ),
+    ("neither", "{\"collection\":\"c\",\"key\":\"k\"}\n"),
+    ("no_collection", "{\"key\":\"k\",\"json\":1}\n"),
+    (
+        "bad_line",
+        "{\"collection\":\"c\",\"key\":\"k\",\"json\":1}\nx\n",
+    ),
+    ("empty", ""),
+];
+
+const JSON: &[(&str, &str)] = &[
+    ("object", "{\"a\":[1,-2.5,true,null,\"text\"],\"b\":{}}"),
+    ("blanks", " \n[ 1 ,\t2 ]\r\n"),
+    ("integer", "9223372036854775807"),
+    ("past_64_bits", "9223372036854775808"),
+    ("exponent", "1.5e1"),
+    ("exponent_at_the_limit", "0e400"),
+    ("exponent_past_the_limit", "0e401"),
+    ("largest", "-1e308"),
+    ("too_large", "1.1e308"),
+    (
+        "escapes",
+        "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\ud83d\\ude00\"",
+    ),
+    ("nul", "\"\\u0000\""),
+    ("lone_surrogate", "\"\\ud800\""),
+    ("nested", "[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]"),
+    ("duplicate_names", "{\"a\":1,\"a\":2}"),
+];
+
+const MANIFEST: &str = r#"{"kind":"function","name":"visit","transaction":true}
+{"kind":"http","name":"handle"}
+{"kind":"on_change","name":"changed","collection":"notes","prefix":"a/","on":["set","delete"]}
+{"kind":"cron","name":"nightly","schedule":"0 3 * * *"}"#;
+
+fn manifests() -> Seeds {
+    let module = r#"(module (@custom "x" "no")
+        (@custom "kvasm.plugin.v1" "{\"kind\":\"http\",\"name\":\"h\"}"))"#;
+    let mut seeds = texts(&[
+        ("every_kind", MANIFEST),
+        ("blank", " \n"),
+        ("unknown_kind", r#"{"kind":"timer","name":"a"}"#),
+        ("unknown_field", r#"{"kind":"http","name":"a","x":1}"#),
+        (
+            "bad_schedule",
+            r#"{"kind":"cron","name":"t","schedule":"never"}"#,
+        ),
+        (
+            "no_collection",
+            r#"{"kind":"on_change","name":"f","prefix":"a"}"#,
+        ),
+        (
+            "no_kinds",
+            r#"{"kind":"on_change","name":"f","collection":"c","on":[]}"#,
+        ),
+    ]);
+    seeds.push(("module", wat::parse_str(module).unwrap()));
+    seeds.push((
+        "section_of_32_gib",
+        b"\0asm\x01\0\0\0\x00\xff\xff\xff\xff\x7f".to_vec(),
+    ));
+    seeds
+}

@@ -1,0 +1,207 @@
+//! Every fuzz target with the committed corpus, and with mutations of it.
+//!
+//! A run makes so many mutations of each target; `KVASM_FUZZ_SECONDS=30` goes on for so
+//! long instead. `KVASM_TEST_SEED` repeats the choices of a run, and a failure shows its
+//! input. `KVASM_UPDATE=1` writes the corpus.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    unsafe_code
+)]
+
+mod memory;
+
+use kvasm_tests::conformance::SEED_VARIABLE;
+use kvasm_tests::conformance::rng::{self, Rng};
+use kvasm_tests::fuzz::{TARGETS, Target, mutate, seeds};
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The mutations of each target in one run.
+const MUTATIONS: usize = 20_000;
+/// What a target may hold at once: so much, and so many times its input. An error's text
+/// and the widest thing that a few bytes stand for are within it.
+const BYTES: usize = 64 * 1024;
+const TIMES: usize = 64;
+
+fn fuzz_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
+}
+
+fn corpus_folder(target: &str) -> PathBuf {
+    fuzz_folder().join("corpus").join(target)
+}
+
+/// The committed inputs of a target by their names.
+fn corpus(target: &str) -> BTreeMap<String, Vec<u8>> {
+    let folder = corpus_folder(target);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let file = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, fs::read(path).unwrap())
+    };
+    entries.map(file).collect()
+}
+
+/// Runs a target with an input, and looks at the memory that it takes meanwhile.
+fn run(target: &Target, bytes: &[u8], of: &str) {
+    let ran = catch_unwind(AssertUnwindSafe(|| memory::peak(|| (target.run)(bytes))));
+    let shown = bytes.escape_ascii();
+    let name = target.name;
+    let Ok(peak) = ran else {
+        panic!("{name} fails with {of}, bytes b\"{shown}\"; keep them in fuzz/corpus/{name}");
+    };
+    let limit = BYTES + TIMES * bytes.len();
+    assert!(
+        peak <= limit,
+        "{name} takes {peak} bytes for {}, the limit is {limit}: {of}, bytes b\"{shown}\"",
+        bytes.len()
+    );
+}
+
+fn replay(target: &Target) {
+    for (name, bytes) in corpus(target.name) {
+        run(
+            target,
+            &bytes,
+            &format!("fuzz/corpus/{}/{name}", target.name),
+        );
+    }
+}
+
+fn with_mutations(name: &str) {
+    let target = TARGETS.iter().find(|target| target.name == name).unwrap();
+    replay(target);
+    let known: Vec<Vec<u8>> = corpus(name).into_values().collect();
+    let seed = rng::seed();
+    println!("{name}: {SEED_VARIABLE}={seed}");
+    let mut rng = Rng::new(seed);
+    let time = std::env::var("KVASM_FUZZ_SECONDS").ok();
+    let time = time.map(|seconds| Duration::from_secs(seconds.parse().expect("seconds")));
+    let begun = Instant::now();
+    let mut ran = 0;
+    while time.map_or(ran < MUTATIONS, |time| begun.elapsed() < time) {
+        let bytes = mutate(&mut rng, &known);
+        run(
+            target,
+            &bytes,
+            &format!("{SEED_VARIABLE}={seed}, mutation {ran}"),
+        );
+        ran += 1;
+    }
+    println!("{name}: {ran} mutations");
+}
+
+/// One test for each target, so that they run side by side.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                with_mutations(stringify!($name));
+            }
+        )*
+
+        #[test]
+        fn every_target_has_its_test() {
+            let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
+            assert_eq!(names, [$(stringify!($name)),*]);
+        }
+    };
+}
+
+tests![
+    batch,
+    cursor,
+    http_frame,
+    import_lines,
+    json,
+    manifest,
+    options,
+    page,
+    records,
+];
+
+/// cargo-fuzz finds the programs in its manifest.
+#[test]
+fn every_target_has_its_program() {
+    let manifest = fs::read_to_string(fuzz_folder().join("Cargo.toml")).unwrap();
+    let named = manifest.matches("[[bin]]").count();
+    assert_eq!(named, TARGETS.len(), "programs in fuzz/Cargo.toml");
+    for target in TARGETS {
+        let name = target.name;
+        let path = format!("fuzz_targets/{name}.rs");
+        assert!(manifest.contains(&format!("name = \"{name}\"\npath = \"{path}\"")));
+        let program = fs::read_to_string(fuzz_folder().join(&path)).unwrap();
+        let call = format!("kvasm_tests::fuzz::{name}(bytes)");
+        assert!(program.contains(&call), "{path} does not call {call}");
+    }
+}
+
+/// The corpus follows the formats: what the generator makes is committed. Inputs that were
+/// found are there beside it.
+#[test]
+fn the_corpus_has_every_seed() {
+    for target in TARGETS {
+        let folder = corpus_folder(target.name);
+        let update = std::env::var_os("KVASM_UPDATE").is_some();
+        for (name, bytes) in seeds(target.name) {
+            let path = folder.join(name);
+            if update {
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(&path, &bytes).unwrap();
+            }
+            let committed = fs::read(&path).ok();
+            assert!(
+                committed.as_ref() == Some(&bytes),
+                "fuzz/corpus/{}/{name} is not what tests/src/fuzz/seeds.rs makes; \
+                 write it with KVASM_UPDATE=1 cargo test --workspace --test fuzz -- every_seed",
+                target.name
+            );
+        }
+    }
+}
+
+/// A run with the same seed makes the same choices, and most of them are other inputs.
+#[test]
+fn a_seed_repeats_its_mutations() {
+    let known: Vec<Vec<u8>> = seeds("batch").into_iter().map(|(_, bytes)| bytes).collect();
+    let made = |seed| {
+        let mut rng = Rng::new(seed);
+        (0..200)
+            .map(|_| mutate(&mut rng, &known))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(made(1), made(1));
+    assert_ne!(made(1), made(2));
+    let new = made(1)
+        .iter()
+        .filter(|bytes| !known.contains(bytes))
+        .count();
+    assert!(new > 150, "{new} of 200");
+}
+
+/// A target that keeps too much is found, and one that panics, with its input.
+#[test]
+fn a_fault_is_found() {
+    fn greedy(bytes: &[u8]) {
+        drop(vec![1u8; BYTES + (TIMES + 1) * bytes.len()]);
+    }
+    fn fails(_: &[u8]) {
+        panic!("as asked");
+    }
+    for target in [greedy, fails] {
+        let target = Target {
+            name: "fault",
+            run: target,
+        };
+        let found = catch_unwind(|| run(&target, b"\x01in", "a test"));
+        let text = *found.unwrap_err().downcast::<String>().unwrap();
+        assert!(text.contains("a test, bytes b\"\\x01in\""), "{text}");
+    }
+}
