@@ -20,13 +20,13 @@ use tokio::task::JoinSet;
 const PAD_BYTES: usize = 100 * 1024;
 
 /// A module with a function that does nothing, some data, and a mark.
-fn module(mark: usize) -> Result<Arc<[u8]>> {
+fn module(mark: usize) -> Result<Vec<u8>> {
     let pad = "x".repeat(PAD_BYTES);
     let text = format!(
         r#"(module (memory (export "memory") 4) (data (i32.const 0) "{mark:08}{pad}")
              (func (export "run") (result i32) (i32.const 0)))"#
     );
-    Ok(wat::parse_str(text)?.into())
+    Ok(wat::parse_str(text)?)
 }
 
 fn app(n: usize) -> Result<App> {
@@ -41,13 +41,13 @@ fn app(n: usize) -> Result<App> {
     })
 }
 
-async fn add(store: Arc<dyn Store>, app: App, wasm: Arc<[u8]>) -> Result<()> {
+async fn add(store: Arc<dyn Store>, app: App, wasm: Vec<u8>) -> Result<()> {
     use sha2::Digest as _;
     store.create_app(app.clone(), audit()).await?;
     let plugin = NewPlugin {
         app: app.id,
         digest: Digest(sha2::Sha256::digest(&wasm).into()),
-        wasm,
+        wasm: wasm.into(),
         exports: Exports {
             functions: vec!["run".to_owned()],
             ..Exports::default()
@@ -64,11 +64,7 @@ async fn fill(file: &Path, apps: usize, distinct: bool) -> Result<()> {
     let shared = module(0)?;
     let mut tasks = JoinSet::new();
     for n in 0..apps {
-        let wasm = if distinct {
-            module(n)?
-        } else {
-            Arc::clone(&shared)
-        };
+        let wasm = if distinct { module(n)? } else { shared.clone() };
         tasks.spawn(add(Arc::clone(&store), app(n)?, wasm));
         if tasks.len() >= 128 {
             tasks.join_next().await.context("a task")???;
@@ -141,9 +137,8 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 async fn first_call(effort: Effort) -> Result<Row> {
     let folder = folder()?;
     let (file, cache) = (folder.path().join("bench.db"), folder.path().join("cache"));
-    let wasm: Arc<[u8]> = std::fs::read(target().join("guests/guestbook.wasm"))
-        .context("`cargo xtask guests` makes it")?
-        .into();
+    let wasm = std::fs::read(target().join("guests/guestbook.wasm"))
+        .context("`cargo xtask guests` makes it")?;
     {
         let host = open(&file, &cache).await?;
         let app = host.create_app(AppName::parse("app-0")?).await?;

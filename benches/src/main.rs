@@ -30,8 +30,9 @@ use tempfile::TempDir;
 
 /// Measures Kvasm beside its baselines.
 ///
-/// KVASM_WASMTIME and KVASM_WORKERD name the programs of peers that are not on the PATH.
-/// Rows beside a peer that is missing are skipped, and stderr says so.
+/// KVASM_WASMTIME, KVASM_WORKERD and KVASM_SPACETIMEDB name the programs of peers that are
+/// not on the PATH, KVASM_SPACETIMEDB_MODULE the module for the last. Rows beside a peer
+/// that is missing are skipped, and stderr says so.
 #[derive(Parser)]
 struct Arguments {
     /// Few and short rounds: shows that the benchmarks run, not how fast

@@ -20,8 +20,8 @@ pub struct Row {
     pub spread: Option<[f64; 2]>,
     /// What the ratio, or the figure where there is none, should be.
     pub target: Option<Target>,
-    /// Whether what was written is on the disk when the answer comes; nothing where nothing
-    /// is written.
+    /// Whether what was written is on the disk when the answer comes, on both sides unless the
+    /// name says of the baseline that it is not; nothing where nothing is written.
     pub durable: Option<bool>,
 }
 
@@ -109,7 +109,7 @@ impl Row {
     }
 
     /// Says that what was written is on the disk when the answer comes, on both sides if
-    /// there is a baseline.
+    /// there is a baseline and the name says nothing else of it.
     pub fn durable(mut self) -> Row {
         self.durable = Some(true);
         self
@@ -151,7 +151,7 @@ impl Row {
             format!("{} {met}", target.text())
         });
         println!(
-            "{:<66} {:>12} {:>12} {:<9} {:<8} {:<22} {verdict}",
+            "{:<74} {:>12} {:>12} {:<9} {:<8} {:<22} {verdict}",
             self.name,
             number(Some(self.kvasm)),
             number(self.baseline),
@@ -169,7 +169,7 @@ impl Row {
 /// Prints the head of the table.
 pub fn print_head() {
     println!(
-        "{:<66} {:>12} {:>12} {:<9} {:<8} {:<22} target",
+        "{:<74} {:>12} {:>12} {:<9} {:<8} {:<22} target",
         "row", "kvasm", "baseline", "unit", "durable", "ratio (min..max)"
     );
 }

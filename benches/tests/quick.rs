@@ -49,6 +49,34 @@ fn servers_are_measured_and_their_folders_are_removed() {
 }
 
 #[test]
+fn a_peer_that_is_missing_is_said_aloud_with_how_to_install_it() {
+    let run = Command::new(env!("CARGO_BIN_EXE_kvasm-benches"))
+        .args(["--quick", "--only", "peers"])
+        .env("KVASM_WORKERD", "/nowhere/workerd")
+        .env("KVASM_SPACETIMEDB", "/nowhere/spacetimedb-standalone")
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{run:?}");
+    let said = String::from_utf8(run.stderr).unwrap();
+    let skipped: Vec<_> = said.lines().filter(|l| l.starts_with("SKIPPED")).collect();
+    assert_eq!(skipped.len(), 2, "{said}");
+    let version = "spacetimedb-standalone@1.2.0 --locked";
+    for (line, install) in skipped.iter().zip(["npm install workerd", version]) {
+        assert!(line.contains(install), "{line}");
+    }
+}
+
+#[test]
+fn the_components_of_the_peers_can_be_read() {
+    for component in [
+        include_str!("../src/http/keyvalue.wat"),
+        include_str!("../src/http/keyvalue-p3.wat"),
+    ] {
+        wat::parse_str(component).unwrap();
+    }
+}
+
+#[test]
 fn the_statements_of_the_baseline_are_those_of_the_schema() {
     let rows = quick("baseline");
     let sqlite = "transfer, 64 callers, beside inline rusqlite, 1 thread, no HTTP";

@@ -39,9 +39,14 @@ impl Load {
 
     /// With a body.
     pub fn post_with(address: SocketAddr, path: &str, body: &str) -> Load {
+        Load::post_as(address, path, "", body)
+    }
+
+    /// With more headers, each of which ends its line, and a body.
+    pub fn post_as(address: SocketAddr, path: &str, headers: &str, body: &str) -> Load {
         let length = body.len();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n{body}"
+            "POST {path} HTTP/1.1\r\nHost: bench\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
         );
         Load {
             address,

@@ -8,6 +8,7 @@ pub mod guests;
 pub mod load;
 pub mod peers;
 pub mod servers;
+pub mod spacetimedb;
 pub mod transfers;
 
 use crate::Effort;
@@ -27,7 +28,7 @@ const FLOOD: usize = 64;
 const PLUGINS: [&str; 2] = ["SDK plugin", "bare plugin"];
 
 /// A call of a plugin that gets an entry, beside a handler that does, and beside
-/// `wasmtime serve` if it is there: all in turn, in each round.
+/// `wasmtime serve` with either component if it is there: all in turn, in each round.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let kvasm = Child::own(servers::GUESTS)?;
@@ -38,7 +39,8 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             .map(|app| Load::post(kvasm.address, &format!("/v1/apps/{app}/call/get")))
             .collect();
         loads.push(Load::post(axum.address, "/"));
-        loads.extend(wasmtime.iter().map(|peer| Load::post(peer.address, "/")));
+        let peers = wasmtime.iter().map(|peer| &peer.child);
+        loads.extend(peers.map(|child| Load::post(child.address, "/")));
         let time = Duration::from_millis((1500 / effort.divisor as u64).max(100));
         let mut rates: Vec<Vec<f64>> = vec![Vec::new(); loads.len()];
         for _ in 0..effort.rounds {
@@ -49,11 +51,10 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         // The plugin of the SDK has a nearer goal first, then that of the bare one.
         for ((plugin, ours), beside_axum) in PLUGINS.iter().zip(&rates).zip([0.5, 0.6]) {
-            let others = [
-                ("a bare axum handler", beside_axum),
-                ("wasmtime serve (P2)", 4.0),
-            ];
-            for ((peer, least), other) in others.into_iter().zip(rates.iter().skip(2)) {
+            let others = [("a bare axum handler", beside_axum)];
+            let peers = wasmtime.iter().map(|peer| (peer.name.as_str(), peer.least));
+            let others = others.into_iter().chain(peers);
+            for ((peer, least), other) in others.zip(rates.iter().skip(2)) {
                 let pairs: Vec<_> = ours.iter().copied().zip(other.iter().copied()).collect();
                 let name = format!("HTTP call with one kv_get, {plugin}, beside {peer}");
                 let target = Some(Target::AtLeast(least));

@@ -1,10 +1,11 @@
-//! Programs of others that do the same, where they are installed: `wasmtime serve` and
-//! `workerd`.
+//! Programs of others that do the same, where they are installed: `wasmtime serve`,
+//! `workerd` and SpacetimeDB.
 
 use super::child::Child;
 use super::guests::ACCOUNTS;
 use super::load::Load;
 use super::servers::{self, KEY, VALUE};
+use super::spacetimedb;
 use crate::Effort;
 use crate::report::{Row, Target};
 use anyhow::Result;
@@ -15,17 +16,39 @@ use tokio::runtime::Runtime;
 const CONNECTIONS: usize = 64;
 
 /// A program, and what is said when it is not there.
-struct Peer {
-    name: &'static str,
-    variable: &'static str,
+pub struct Peer {
+    pub name: &'static str,
+    pub variable: &'static str,
+    /// The argument with which it says its version.
+    pub ask: &'static str,
     /// What its version begins with.
-    version: &'static str,
-    install: &'static str,
+    pub version: &'static str,
+    pub install: &'static str,
+}
+
+/// A peer that serves, in the rows of `http`.
+pub struct Serving {
+    pub child: Child,
+    /// In the names of rows, with its version.
+    pub name: String,
+    /// The ratio to reach beside it.
+    pub least: f64,
+}
+
+/// A peer that has the functions of the plugin of the SDK.
+pub struct Functions {
+    /// Ends when this is dropped.
+    pub _child: Child,
+    /// In the names of rows, with its version.
+    pub name: String,
+    /// Each function that it has, how it is called, and the ratio to reach.
+    pub calls: Vec<(&'static str, Load, f64)>,
 }
 
 const WASMTIME: Peer = Peer {
     name: "wasmtime",
     variable: "KVASM_WASMTIME",
+    ask: "--version",
     version: "wasmtime 48.",
     install: "cargo install wasmtime-cli --version ^48 --locked",
 };
@@ -33,20 +56,22 @@ const WASMTIME: Peer = Peer {
 const WORKERD: Peer = Peer {
     name: "workerd",
     variable: "KVASM_WORKERD",
+    ask: "--version",
     version: "workerd ",
     install: "npm install workerd",
 };
 
 impl Peer {
     /// The program and its version; says so aloud if it is not there.
-    fn find(&self) -> Option<(String, String)> {
+    pub fn find(&self) -> Option<(String, String)> {
         let program = std::env::var(self.variable).unwrap_or_else(|_| self.name.to_owned());
-        let output = Command::new(&program).arg("--version").output();
-        let said = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-        if let Ok(version) = said
+        let output = Command::new(&program).arg(self.ask).output();
+        let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let version = said.as_ref().ok().and_then(|said| said.lines().next());
+        if let Some(version) = version
             && version.starts_with(self.version)
         {
-            return Some((program, version));
+            return Some((program, version.trim().to_owned()));
         }
         eprintln!(
             "SKIPPED: the rows beside {}, as there is no {:?} on the PATH nor in {}; `{}` installs it",
@@ -59,27 +84,47 @@ impl Peer {
     }
 }
 
-/// `wasmtime serve` with a component that reads an entry from memory, if it is there.
-pub fn wasmtime() -> Result<Option<Child>> {
-    let Some((program, _)) = WASMTIME.find() else {
-        return Ok(None);
+/// `wasmtime serve` with a component of WASI 0.2 that reads an entry from memory, and with
+/// one of 0.3, whose instances take many requests, if it is there.
+pub fn wasmtime() -> Result<Vec<Serving>> {
+    let Some((program, version)) = WASMTIME.find() else {
+        return Ok(Vec::new());
     };
-    let child = Child::peer("wasmtime serve", |folder, address| {
-        let component = folder.join("keyvalue.wat");
-        std::fs::write(&component, include_str!("keyvalue.wat"))?;
+    let components = [
+        ("P2", include_str!("keyvalue.wat"), 4.0),
+        ("P3", include_str!("keyvalue-p3.wat"), 1.0),
+    ];
+    let mut serving = Vec::new();
+    for (wasi, component, least) in components {
+        serving.push(Serving {
+            child: serve(&program, component)?,
+            name: format!("{version} serve ({wasi})"),
+            least,
+        });
+    }
+    Ok(serving)
+}
+
+fn serve(program: &str, component: &str) -> Result<Child> {
+    Child::peer("wasmtime serve", |folder, address| {
+        let file = folder.join("keyvalue.wat");
+        std::fs::write(&file, component)?;
         let mut command = Command::new(program);
         command
             .args(["serve", "--addr", &address.to_string(), "-S", "keyvalue"])
             .arg("-S")
             .arg(format!("keyvalue-in-memory-data={KEY}={VALUE}"))
-            .arg(&component);
+            .arg(&file);
         Ok(command)
-    });
-    child.map(Some)
+    })
 }
 
-fn workerd(program: String) -> Result<Child> {
-    Child::peer("workerd", |folder, address| {
+/// `workerd` with a Durable Object, if it is there.
+fn workerd(runtime: &Runtime) -> Result<Option<Functions>> {
+    let Some((program, name)) = WORKERD.find() else {
+        return Ok(None);
+    };
+    let child = Child::peer("workerd", |folder, address| {
         let disk = folder.join("disk");
         std::fs::create_dir(&disk)?;
         let config = include_str!("worker.capnp")
@@ -91,42 +136,55 @@ fn workerd(program: String) -> Result<Child> {
         let mut command = Command::new(program);
         command.arg("serve").arg(file);
         Ok(command)
-    })
+    })?;
+    runtime.block_on(Load::post(child.address, "/fill").burst(1))?;
+    let call = |function| {
+        let load = Load::post(child.address, &format!("/{function}"));
+        (function, load, 4.0)
+    };
+    let calls = ["noop", "get", "set", "transfer"].map(call).into();
+    Ok(Some(Functions {
+        _child: child,
+        name,
+        calls,
+    }))
 }
 
-/// Functions of the plugin of the SDK, beside a Durable Object that does the same.
+/// Functions of the plugin of the SDK, beside a Durable Object and beside reducers that do
+/// the same.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
-    eprintln!(
-        "SKIPPED: the rows beside SpacetimeDB and `wasmtime serve` with a P3 component, \
-         which this program does not start"
-    );
-    let Some((program, version)) = WORKERD.find() else {
-        return Ok(Vec::new());
-    };
-    let time = Duration::from_millis((1500 / effort.divisor as u64).max(100));
-    let kvasm = Child::own(servers::GUESTS)?;
-    let peer = workerd(program)?;
-    runtime.block_on(async {
-        Load::post(peer.address, "/fill").burst(1).await?;
-        let mut rows = Vec::new();
-        for function in ["noop", "get", "set", "transfer"] {
-            let path = format!("/v1/apps/sdk/call/{function}");
-            let body = match function {
-                "transfer" => ACCOUNTS.to_string(),
-                _ => String::new(),
-            };
-            let ours = Load::post_with(kvasm.address, &path, &body);
-            let other = Load::post(peer.address, &format!("/{function}"));
-            let mut pairs = Vec::new();
-            for _ in 0..effort.rounds.min(5) {
-                let rate = ours.rate(CONNECTIONS, time).await?;
-                pairs.push((rate, other.rate(CONNECTIONS, time).await?));
-            }
-            let name = format!("{function}, {CONNECTIONS} connections, beside {version}");
-            let row = Row::pair(&name, "calls/s", &pairs, Some(Target::AtLeast(4.0)));
-            let writes = matches!(function, "set" | "transfer");
-            rows.push(if writes { row.durable() } else { row });
+    let mut rows = Vec::new();
+    for start in [workerd, spacetimedb::start] {
+        if let Some(peer) = start(runtime)? {
+            let kvasm = Child::own(servers::GUESTS)?;
+            rows.extend(runtime.block_on(beside(&kvasm, &peer, effort))?);
         }
-        Ok(rows)
-    })
+    }
+    Ok(rows)
+}
+
+async fn beside(kvasm: &Child, peer: &Functions, effort: Effort) -> Result<Vec<Row>> {
+    let time = Duration::from_millis((1500 / effort.divisor as u64).max(100));
+    let mut rows = Vec::new();
+    for (function, other, least) in &peer.calls {
+        let path = format!("/v1/apps/sdk/call/{function}");
+        let body = match *function {
+            "transfer" => ACCOUNTS.to_string(),
+            _ => String::new(),
+        };
+        let ours = Load::post_with(kvasm.address, &path, &body);
+        let mut pairs = Vec::new();
+        for _ in 0..effort.rounds.min(5) {
+            let rate = ours.rate(CONNECTIONS, time).await?;
+            pairs.push((rate, other.rate(CONNECTIONS, time).await?));
+        }
+        let name = format!(
+            "{function}, {CONNECTIONS} connections, beside {}",
+            peer.name
+        );
+        let row = Row::pair(&name, "calls/s", &pairs, Some(Target::AtLeast(*least)));
+        let writes = matches!(*function, "set" | "transfer");
+        rows.push(if writes { row.durable() } else { row });
+    }
+    Ok(rows)
 }

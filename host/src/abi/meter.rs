@@ -135,10 +135,11 @@ impl Meter {
         Duration::from_nanos(before).saturating_add(self.cpu_of_poll(Duration::ZERO))
     }
 
-    /// Whether the guest was seen to compute for some time. Before a tick it never is.
+    /// Whether the guest was seen to compute for long: for half a tick by the CPU clock,
+    /// beside what was counted up to its first tick, which it may not have computed.
     pub(crate) fn computes_long(&self) -> bool {
         let spent = Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed));
-        self.exact.load(Ordering::Relaxed) && spent >= TICK / 2
+        self.exact.load(Ordering::Relaxed) && spent >= TICK + TICK / 2
     }
 
     /// The deadline of the call.

@@ -10,6 +10,7 @@ use crate::service::{
     Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Ticket, Timeout,
 };
 use crate::store::StoreError;
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
@@ -179,13 +180,13 @@ impl Host {
         &self,
         actor: &Actor,
         app: &App,
-        wasm: impl Into<Arc<[u8]>>,
+        wasm: impl Into<Vec<u8>>,
         activate: bool,
     ) -> Result<(PluginVersion, Digest, Exports), DeployError> {
         // Before anything is compiled for somebody who may not.
         actor.require(Capability::PluginDeploy(app.id))?;
-        let wasm = wasm.into();
-        let plugin = self.0.runtime.load(app.id, Arc::clone(&wasm)).await?;
+        let wasm = Bytes::from(wasm.into());
+        let plugin = self.0.runtime.load(app.id, wasm.clone()).await?;
         let (digest, exports) = (plugin.digest(), plugin.exports());
         let added = self
             .admin()
@@ -222,7 +223,7 @@ impl Host {
             let failed = |error: StoreError| LoadError::Store(Arc::new(error.into()));
             let wasm = store.module(digest).await.map_err(failed)?;
             let lost = || LoadError::host("the store lacks the module of an active plugin");
-            Ok(wasm.ok_or_else(lost)?.into())
+            wasm.ok_or_else(lost)
         };
         Ok(self.0.runtime.load_stored(app, digest, fetch).await?)
     }

@@ -9,7 +9,7 @@ use super::problem::Problem;
 use super::requests::note_app;
 use super::takes;
 use crate::model::{App, AppId, AppName, Capability};
-use crate::service::Actor;
+use crate::service::{Actor, Seen};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -19,12 +19,13 @@ use utoipa::IntoParams;
 /// The app that a path names, for an actor who holds `needs` of it.
 pub(super) async fn find(
     shared: &Shared,
+    seen: &mut Seen,
     actor: &Actor,
     name: &str,
     needs: impl Fn(AppId) -> Capability,
 ) -> Result<App, Problem> {
     let name = AppName::parse(name)?;
-    let app = shared.host.admin().find(actor, &name, needs).await?;
+    let app = shared.host.admin().find(seen, actor, &name, needs).await?;
     note_app(&app);
     Ok(app)
 }
@@ -44,7 +45,7 @@ pub(super) struct ListParams {
     responses((status = 200, body = AppPage)), security(("token" = ["app:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, _): Known,
     Params(params): Params<ListParams>,
 ) -> Result<Json<AppPage>, Problem> {
     let limit = page_limit(params.limit)?;
@@ -71,7 +72,7 @@ pub(super) async fn list(
     responses((status = 201, body = AppView)), security(("token" = ["app:admin"])))]
 pub(super) async fn create(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, _): Known,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<AppView>), Problem> {
@@ -91,10 +92,10 @@ pub(super) async fn create(
     responses((status = 200, body = AppView)), security(("token" = ["app:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
 ) -> Result<Json<AppView>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     // A trigger that this build cannot read hides them all, and not the app.
     let triggers = shared.host.admin().triggers(&actor, &app).await.ok();
     let paused = triggers.map(|triggers| {
@@ -113,12 +114,12 @@ pub(super) async fn show(
     security(("token" = ["app:admin"])))]
 pub(super) async fn change(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<AppView>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     let patch: AppPatch = body::json(&shared, &headers, body).await?;
     let admin = shared.host.admin();
     let app = admin.set_public(&actor, &app, patch.public).await?;
@@ -130,10 +131,10 @@ pub(super) async fn change(
     responses((status = 204)), security(("token" = ["app:admin"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     shared.host.delete_app(&actor, &app).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -143,10 +144,10 @@ pub(super) async fn delete(
     responses((status = 200, body = UsageView)), security(("token" = ["app:read"])))]
 pub(super) async fn usage(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
 ) -> Result<Json<UsageView>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let usage = shared.host.admin().usage(&actor, &app).await?;
     Ok(Json(UsageView::new(usage, &app)))
 }

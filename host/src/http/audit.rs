@@ -4,12 +4,13 @@ use super::Shared;
 use super::api::{AuditPage, AuditView};
 use super::apps::find;
 use super::auth::Known;
-use super::body::Json;
+use super::body;
 use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
-use crate::model::{App, Capability};
+use crate::model::{App, AppId, Capability};
 use crate::service::Actor;
 use axum::extract::State;
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -29,16 +30,23 @@ async fn page(
     actor: &Actor,
     app: Option<&App>,
     params: ListParams,
-) -> Result<Json<AuditPage>, Problem> {
+) -> Result<Response, Problem> {
+    /// About how long a row is.
+    const ROW: usize = 500;
     let limit = page_limit(params.limit)?;
     let before = params.before.as_deref().map(Uuid::try_parse).transpose();
     let before = before.map_err(|_| refused("`before` is the id of a row"))?;
     let rows = shared.host.admin().audit(actor, app, before, limit).await?;
     let full = rows.len() == limit as usize;
-    Ok(Json(AuditPage {
-        next: rows.last().filter(|_| full).map(|row| row.id.to_string()),
-        audit: rows.iter().map(AuditView::from).collect(),
-    }))
+    let app = app.map_or(AppId::from(Uuid::nil()), |app| app.id);
+    let bytes = rows.len() * ROW;
+    let page = move || {
+        Ok(AuditPage {
+            next: rows.last().filter(|_| full).map(|row| row.id.to_string()),
+            audit: rows.iter().map(AuditView::from).collect(),
+        })
+    };
+    body::large_answer(shared, app, bytes, page).await
 }
 
 /// Lists what administrators did, newest first.
@@ -46,9 +54,9 @@ async fn page(
     responses((status = 200, body = AuditPage)), security(("token" = ["instance:admin"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, _): Known,
     Params(params): Params<ListParams>,
-) -> Result<Json<AuditPage>, Problem> {
+) -> Result<Response, Problem> {
     page(&shared, &actor, None, params).await
 }
 
@@ -58,10 +66,10 @@ pub(super) async fn list(
     security(("token" = ["app:admin"])))]
 pub(super) async fn list_of_app(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
-) -> Result<Json<AuditPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     page(&shared, &actor, Some(&app), params).await
 }

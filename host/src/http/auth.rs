@@ -1,5 +1,6 @@
 //! Who makes a request.
 
+use super::document::{self, Token};
 use super::layer::RequestId;
 use super::problem::{Kind, Problem};
 use super::requests::note_actor;
@@ -11,12 +12,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
-/// The one who makes the request. Without a good token the request ends here.
-pub(super) struct Known(pub(super) Actor);
+/// The one who makes the request. Without a good token the request ends here. And what
+/// the store was asked for it, which the request's app may be as old as.
+pub(super) struct Known(pub(super) Actor, pub(super) Seen);
 
 /// The one who makes the request; none without a token. A bad token ends the
-/// request: it never counts as none. And what the store was asked for it, which the
-/// request's app may be as old as.
+/// request: it never counts as none. And what the store was asked, as of [`Known`].
 pub(super) struct MaybeKnown(pub(super) Option<Actor>, pub(super) Seen);
 
 impl FromRequestParts<Shared> for Known {
@@ -24,7 +25,7 @@ impl FromRequestParts<Shared> for Known {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Known, Problem> {
         match MaybeKnown::from_request_parts(parts, shared).await? {
-            MaybeKnown(Some(actor), _) => Ok(Known(actor)),
+            MaybeKnown(Some(actor), seen) => Ok(Known(actor, seen)),
             MaybeKnown(None, _) => Err(token_required()),
         }
     }
@@ -60,6 +61,30 @@ pub(super) async fn sender(
         }
         None => Ok(None),
     }
+}
+
+/// Checks the token of a request that is wrong in another way: who has no good one where
+/// one is needed is told that and nothing else.
+///
+/// # Errors
+/// The problem of a token that is not there or is not good.
+pub(super) async fn before_refusal(
+    shared: &Shared,
+    (route, method): (&str, &str),
+    headers: &HeaderMap,
+    id: Uuid,
+) -> Result<(), Problem> {
+    let token = document::token(route, method);
+    let is_open = shared.open && route == "/metrics";
+    if token == Token::No || is_open {
+        return Ok(());
+    }
+    match sender(shared, &mut Seen::default(), headers, id).await? {
+        Some(actor) => note_actor(&actor),
+        None if token == Token::Needed => return Err(token_required()),
+        None => {}
+    }
+    Ok(())
 }
 
 pub(super) fn token_required() -> Problem {

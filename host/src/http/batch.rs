@@ -9,12 +9,13 @@ use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
-use super::transfer::{Bad, EntryLine, value};
+use super::transfer::{Bad, EntryLine, line_bytes, value};
 use crate::model::{Applied, Capability, Check, Collection, Expect, Key, Version};
 use crate::service::{self, Batch, Caller, ServiceError};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -116,34 +117,38 @@ impl From<&Applied> for Done {
     responses((status = 200, body = CommitDone)), security(("token" = ["script:write"])))]
 pub(super) async fn commit(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<CommitDone>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let limit = shared.host.limits().body_bytes();
-    let request: CommitRequest = body::json_within(&shared, &headers, body, limit).await?;
-    if request.checks.is_empty() && request.operations.is_empty() {
-        return Err(refused("the batch has neither checks nor operations"));
-    }
-    let limit = shared.host.limits().value_bytes;
-    let checks = each("checks", request.checks, check)?;
-    let batch = Batch {
-        checks: checks.clone(),
-        operations: each("operations", request.operations, |part| {
-            operation(part, limit)
-        })?,
-        acknowledge: None,
-        link: None,
-    };
+    let value_bytes = shared.host.limits().value_bytes;
+    let batch = move |request| batch(request, value_bytes);
+    let batch = body::large_json(&shared, app.id, &headers, body, limit, batch).await?;
+    let checks = batch.checks.clone();
     let caller = Caller::administrator(&app, &actor);
     let applied = shared.host.kv().commit(&caller, batch).await;
     let applied = applied.map_err(|error| problem(error, &checks))?;
     Ok(Json(CommitDone {
         results: applied.iter().map(Done::from).collect(),
     }))
+}
+
+fn batch(request: CommitRequest, value_bytes: usize) -> Result<Batch, Problem> {
+    if request.checks.is_empty() && request.operations.is_empty() {
+        return Err(refused("the batch has neither checks nor operations"));
+    }
+    Ok(Batch {
+        checks: each("checks", request.checks, check)?,
+        operations: each("operations", request.operations, |part| {
+            operation(part, value_bytes)
+        })?,
+        acknowledge: None,
+        link: None,
+    })
 }
 
 /// A refusal of a batch, with the entries of the checks that failed.
@@ -172,28 +177,33 @@ pub(super) struct Entries {
     responses((status = 200, body = Entries)), security(("token" = ["script:read"])))]
 pub(super) async fn get_many(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Entries>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let limit = shared.host.limits().body_bytes();
-    let request: GetManyRequest = body::json_within(&shared, &headers, body, limit).await?;
-    let keys = each("keys", request.keys, |EntryRef { collection, key }| {
-        place(collection, key)
-    })?;
+    let keys = |request: GetManyRequest| {
+        each("keys", request.keys, |EntryRef { collection, key }| {
+            place(collection, key)
+        })
+    };
+    let keys = body::large_json(&shared, app.id, &headers, body, limit, keys).await?;
     let caller = Caller::administrator(&app, &actor);
     let found = shared.host.kv().get_many(&caller, &keys).await?;
-    let entries = keys.iter().zip(&found).map(|((collection, key), entry)| {
-        let line = |entry| EntryLine::new(Some(collection), key, Some(entry));
-        entry.as_ref().map(line).transpose()
-    });
-    Ok(Json(Entries {
-        entries: entries
-            .collect::<Result<_, _>>()
-            .map_err(|e| Problem::internal(&e))?,
-    }))
+    let sizes = keys.iter().zip(&found);
+    let sizes = sizes.map(|((_, key), entry)| line_bytes(key, entry.as_ref()));
+    let bytes = sizes.sum();
+    let entries = move || {
+        let entries = keys.iter().zip(&found).map(|((collection, key), entry)| {
+            let line = |entry| EntryLine::new(Some(collection), key, Some(entry));
+            entry.as_ref().map(line).transpose()
+        });
+        let entries = entries.collect::<Result<_, _>>()?;
+        Ok(Entries { entries })
+    };
+    body::large_answer(&shared, app.id, bytes, entries).await
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -214,11 +224,11 @@ pub(super) struct IncrementParams {
     security(("token" = ["script:write"])))]
 pub(super) async fn increment(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<IncrementParams>,
 ) -> Result<Json<Incremented>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let IncrementParams {
         collection,

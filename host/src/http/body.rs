@@ -4,7 +4,7 @@ use super::budget::NoRoom;
 use super::problem::{Kind, Problem};
 use super::stream::Pace;
 use super::{ServerOptions, Shared};
-use crate::model::{Pieces, shown_start};
+use crate::model::{AppId, Pieces, shown_start};
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
@@ -29,14 +29,29 @@ const GRACE: u32 = 3;
 pub(super) async fn read(shared: &Shared, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     receive(shared, body, limit, |part, announced| {
-        if bytes.is_empty() {
-            // Of a large body no more room is made than what arrives.
-            bytes.reserve(announced.min(64 * 1024));
+        let needed = bytes.len() + part.len();
+        if needed > bytes.capacity() {
+            let room = room(needed, bytes.capacity(), announced);
+            bytes.reserve_exact(room - bytes.len());
         }
         bytes.extend_from_slice(part);
     })
     .await?;
     Ok(bytes)
+}
+
+/// The size of a buffer for `needed` bytes of a body of at least `announced`, after one of
+/// `before`. Once a sixteenth of the body is there it is all of it, so that little is
+/// copied again, and not much is allocated ahead of what arrives. A body without a length
+/// is copied now and then, as its buffer grows.
+fn room(needed: usize, before: usize, announced: usize) -> usize {
+    const PART: usize = 16;
+    let part = (announced / PART).clamp(PIECE_MIN, PIECE_MAX);
+    match announced >= needed {
+        true if needed > announced / PART => announced,
+        true => needed.max(2 * before).max(part).min(announced),
+        false => needed.max(2 * before),
+    }
 }
 
 /// All of a body behind a head that does not count, in pieces: it is copied once, while a
@@ -204,26 +219,52 @@ pub(super) async fn json<T: DeserializeOwned>(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, Problem> {
-    json_within(shared, headers, body, JSON_BYTES_MAX).await
+    require_type(headers, &["application/json"])?;
+    object(&read(shared, body, JSON_BYTES_MAX).await?)
 }
 
-/// A body that is a JSON object of up to `limit` bytes.
-pub(super) async fn json_within<T: DeserializeOwned>(
+/// What `take` makes of a body that is a JSON object of up to `limit` bytes. If it is
+/// large, both are done off the threads that serve.
+pub(super) async fn large_json<T: DeserializeOwned, U: Send + 'static>(
     shared: &Shared,
+    app: AppId,
     headers: &HeaderMap,
     body: Body,
     limit: usize,
-) -> Result<T, Problem> {
+    take: impl FnOnce(T) -> Result<U, Problem> + Send + 'static,
+) -> Result<U, Problem> {
     require_type(headers, &["application/json"])?;
     let bytes = read(shared, body, limit).await?;
+    let len = bytes.len();
+    let parse = move || take(object(&bytes)?);
+    shared.aside.by_size(app, len, parse).await
+}
+
+fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Serde would take an array for an object, and its members by their places.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         let detail = "the body is not a JSON object";
         return Err(Problem::new(Kind::MalformedJson, detail));
     }
     // The error can hold a string of the body, however long.
-    serde_json::from_slice(&bytes)
+    serde_json::from_slice(bytes)
         .map_err(|e| Problem::new(Kind::MalformedJson, shown_start(&e, 1024)))
+}
+
+/// A JSON answer of about so many bytes. If they are many, it is made and written off the
+/// threads that serve.
+pub(super) async fn large_answer<T: Serialize>(
+    shared: &Shared,
+    app: AppId,
+    bytes: usize,
+    make: impl FnOnce() -> Result<T, serde_json::Error> + Send + 'static,
+) -> Result<Response, Problem> {
+    let write = move || {
+        let text = make().and_then(|answer| serde_json::to_vec(&answer));
+        text.map_err(|error| Problem::internal(&error))
+    };
+    let text = shared.aside.by_size(app, bytes, write).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 /// The content type without its parameters; empty if there is none.
@@ -261,6 +302,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
+    const MIB: usize = 1 << 20;
+
     #[test]
     fn a_sender_that_is_too_slow_is_not_waited_for_until_the_time_of_the_body() {
         let start = Instant::now();
@@ -285,8 +328,39 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_is_not_allocated_far_ahead_nor_copied_again_and_again() {
+        // The body, what its head announces of it, and the size of its parts.
+        for (len, announced, size) in [
+            (16 * MIB, 16 * MIB, 8 * 1024),
+            (16 * MIB, 16 * MIB, 1),
+            (256 * MIB, 256 * MIB, 50_000),
+            (5 * MIB, 5 * MIB, 3 * MIB),
+            (70_000, 70_000, 1_000),
+            (3, 3, 1),
+        ] {
+            let (mut capacity, mut copied) = (0, 0);
+            for arrived in (0..len).step_by(size) {
+                let needed = (arrived + size).min(len);
+                if needed > capacity {
+                    copied += arrived;
+                    capacity = room(needed, capacity, announced);
+                    assert!(capacity >= needed);
+                    let ahead = (16 * needed).max(PIECE_MAX);
+                    assert!(capacity <= announced.min(ahead), "{capacity} for {needed}");
+                }
+            }
+            assert_eq!(capacity, len);
+            assert!(
+                copied <= (len / 8).max(PIECE_MIN),
+                "{copied} of {len} by {size}"
+            );
+        }
+        assert_eq!(room(10, 0, 0), 10);
+        assert_eq!(room(11, 10, 0), 20);
+    }
+
+    #[test]
     fn pieces_are_not_allocated_far_ahead_of_what_arrives() {
-        const MIB: usize = 1 << 20;
         // The body, what its head announces of it, and the size of its parts.
         for (len, announced, size) in [
             (8 * MIB, 8 * MIB, 8 * 1024),

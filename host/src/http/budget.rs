@@ -110,6 +110,14 @@ impl Budget {
         })
     }
 
+    /// Whether a body is arriving that holds bytes.
+    #[cfg(test)]
+    pub(super) fn has_arriving(&self) -> bool {
+        let state = self.state.lock();
+        let mut shares = state.shares.values();
+        shares.any(|share| !share.arriving.is_empty())
+    }
+
     /// What a request of this share holds: nothing yet.
     pub(super) fn held(self: &Arc<Budget>, share: Share) -> Held {
         Held {
@@ -194,6 +202,15 @@ impl Held {
     /// What another part of the same answer holds: nothing yet.
     pub(super) fn another(&self) -> Held {
         self.budget.held(self.share.clone())
+    }
+
+    /// Makes it so many bytes at the most, of a body that may go on. One that holds
+    /// nothing is not waited for by the others of its share.
+    pub(super) fn let_go(&self, bytes: usize) {
+        if bytes == 0 {
+            self.complete();
+        }
+        self.shrink(bytes);
     }
 
     /// The body is complete.

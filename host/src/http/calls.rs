@@ -147,7 +147,7 @@ pub(super) async fn handle(
         return Err(Problem::new(Kind::Forbidden, detail));
     }
     let (app, principal) = admit(&shared, &mut seen, actor.as_ref(), name).await?;
-    let name = app.name.clone();
+    let (id_of_app, name) = (app.id, app.name.clone());
     let call = with(Call::http().request_id(id), principal);
     let entered = shared.host.enter(app, call).await?;
     let limit = shared.host.limits().input_bytes;
@@ -163,7 +163,11 @@ pub(super) async fn handle(
     let left = left(parts.extensions.get().cloned());
     let response = entered.call_unless(input, left).await;
     let response = response.map_err(Problem::of_handler)?;
-    answer(response.output.into(), &name).map_err(|why| Problem::new(Kind::PluginAnswer, why))
+    let output = Bytes::from(response.output);
+    // Of the body nothing is read.
+    let head = split(&output).map_or(0, |(head, _)| head.len());
+    let answer = move || answer(output, &name).map_err(|why| Problem::new(Kind::PluginAnswer, why));
+    shared.aside.by_size(id_of_app, head, answer).await
 }
 
 /// The app's name and the rest of `/a/{app}/{rest}`, as they came. Names need no

@@ -7,11 +7,14 @@ use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
-use crate::model::{Capability, DeadReason, Letters, Timestamp, TriggerName};
+use crate::model::{
+    Capability, DeadLetter, DeadReason, Happening, Letters, Timestamp, TriggerName,
+};
 use crate::service::LETTERS_MAX;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -61,6 +64,17 @@ fn letters(
     })
 }
 
+/// About how long a letter is as JSON.
+fn letter_bytes(letter: &DeadLetter) -> usize {
+    const FRAME: usize = 500;
+    let value = match &letter.event.what {
+        Happening::Set { value, .. } => value.as_bytes().len(),
+        Happening::Deleted { .. } | Happening::Due => 0,
+    };
+    let trace = letter.trace.as_ref().map_or(0, String::len);
+    FRAME + value + letter.error.len() + trace
+}
+
 fn letter_id(text: &str) -> Result<Uuid, Problem> {
     Uuid::try_parse(text).map_err(|_| refused("the id of a dead letter is a UUID"))
 }
@@ -71,11 +85,11 @@ fn letter_id(text: &str) -> Result<Uuid, Problem> {
     security(("token" = ["script:read"])))]
 pub(super) async fn dead(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<LetterParams>,
-) -> Result<Json<DeadLetterPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let (trigger, reason) = (params.trigger.as_deref(), params.reason.as_deref());
     let letters = letters(trigger, reason, params.from, params.until)?;
     let before = params.before.as_deref().map(letter_id).transpose()?;
@@ -85,13 +99,13 @@ pub(super) async fn dead(
     let page = page.await?;
     let last = page.rows.last().filter(|_| page.more);
     let next = last.map(|letter| letter.id.to_string());
-    let dead_letters = page.rows.iter().map(DeadLetterView::new);
-    Ok(Json(DeadLetterPage {
-        dead_letters: dead_letters
-            .collect::<Result<_, _>>()
-            .map_err(|e| Problem::internal(&e))?,
-        next,
-    }))
+    let bytes = page.rows.iter().map(letter_bytes).sum();
+    let page = move || {
+        let dead_letters = page.rows.iter().map(DeadLetterView::new);
+        let dead_letters = dead_letters.collect::<Result<_, _>>()?;
+        Ok(DeadLetterPage { dead_letters, next })
+    };
+    body::large_answer(&shared, app.id, bytes, page).await
 }
 
 /// Shows a dead letter.
@@ -100,14 +114,15 @@ pub(super) async fn dead(
     responses((status = 200, body = DeadLetterView)), security(("token" = ["script:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments((name, id)): Segments<(String, String)>,
-) -> Result<Json<DeadLetterView>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let id = letter_id(&id)?;
     let letter = shared.host.admin().dead_letter(&actor, &app, id).await?;
-    let view = DeadLetterView::new(&letter).map_err(|e| Problem::internal(&e))?;
-    Ok(Json(view))
+    let bytes = letter_bytes(&letter);
+    let view = move || DeadLetterView::new(&letter);
+    body::large_answer(&shared, app.id, bytes, view).await
 }
 
 /// Which letters a request means. An empty choice means all of them, so it must be
@@ -156,12 +171,12 @@ pub(super) fn check_choice(is_all: bool, says_all: bool, members: &str) -> Resul
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
 pub(super) async fn replay(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<LettersDone>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     let request: LettersRequest = body::json(&shared, &headers, body).await?;
     let letters = chosen(&request)?;
     let limit = request.limit.unwrap_or(LETTERS_MAX);
@@ -180,12 +195,12 @@ pub(super) async fn replay(
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
 pub(super) async fn discard(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<LettersDone>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     let request: LettersRequest = body::json(&shared, &headers, body).await?;
     let letters = chosen(&request)?;
     let limit = request.limit.unwrap_or(LETTERS_MAX);

@@ -17,8 +17,34 @@ const OF_PLUGINS: &str = "/a/";
 /// The document, and what is looked up in it.
 pub(super) struct Document {
     text: String,
-    /// The parameters by path and method.
-    parameters: HashMap<(String, String), Parameters>,
+    /// By path and method.
+    routes: HashMap<(String, String), Route>,
+}
+
+struct Route {
+    parameters: Parameters,
+    token: Token,
+}
+
+/// Whether a route takes a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    No,
+    Optional,
+    Needed,
+}
+
+impl Token {
+    fn of(operation: &Map<String, Value>) -> Token {
+        let ways = operation.get("security").and_then(Value::as_array);
+        let is_none = |way: &Value| way.as_object().is_none_or(Map::is_empty);
+        match ways {
+            None => Token::No,
+            Some(ways) if ways.is_empty() => Token::No,
+            Some(ways) if ways.iter().any(is_none) => Token::Optional,
+            Some(_) => Token::Needed,
+        }
+    }
 }
 
 /// The parameters of a route: `{name}` in the path, `?name` in the query.
@@ -33,12 +59,21 @@ pub fn openapi() -> &'static str {
 
 /// The parameters of a route; none if the route is not in the document, or a plugin's.
 pub(super) fn parameters(route: &str, method: &str) -> Option<&'static Parameters> {
+    find(route, method).map(|route| &route.parameters)
+}
+
+/// Whether a route takes a token; not if it is not in the document, or a plugin's.
+pub(super) fn token(route: &str, method: &str) -> Token {
+    find(route, method).map_or(Token::No, |route| route.token)
+}
+
+fn find(route: &str, method: &str) -> Option<&'static Route> {
     // A HEAD is answered wherever a GET is.
     let method = match method {
         "HEAD" => "get".to_owned(),
         other => other.to_ascii_lowercase(),
     };
-    DOCUMENT.parameters.get(&(route.to_owned(), method))
+    DOCUMENT.routes.get(&(route.to_owned(), method))
 }
 
 impl Document {
@@ -57,17 +92,16 @@ impl Document {
                 true => plugins_answer(operation),
                 false => {
                     problems(path, method, operation);
-                    all.insert((path.to_owned(), method.to_owned()), parameters);
+                    let token = Token::of(operation);
+                    let route = Route { parameters, token };
+                    all.insert((path.to_owned(), method.to_owned()), route);
                 }
             }
         });
         components(&mut document);
         bound_integers(&mut document);
         let text = document.to_string();
-        Document {
-            text,
-            parameters: all,
-        }
+        Document { text, routes: all }
     }
 }
 

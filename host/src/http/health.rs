@@ -86,7 +86,7 @@ pub(super) async fn metrics(
     mut parts: Parts,
 ) -> Result<Response, Problem> {
     if !shared.open {
-        let Known(actor) = Known::from_request_parts(&mut parts, &shared).await?;
+        let Known(actor, _) = Known::from_request_parts(&mut parts, &shared).await?;
         actor.require(Capability::InstanceAdmin)?;
     }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -7,6 +7,7 @@ use super::api::Imported;
 use super::apps::find;
 use super::auth::Known;
 use super::body::{self, Json};
+use super::counted::Kept;
 use super::params::Segments;
 use super::problem::{Kind, Problem};
 use super::stream::Pace;
@@ -14,6 +15,7 @@ use super::transfer::{Bad, EntryLine, JSON_LINES};
 use super::{Shared, Trust};
 use crate::model::{App, Capability, Timestamp};
 use crate::service::{Caller, Write};
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -39,17 +41,19 @@ const REST_MAX: Duration = Duration::from_secs(10);
     responses((status = 200, body = Imported)), security(("token" = ["script:write"])))]
 pub(super) async fn import(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
+    kept: Option<Extension<Kept>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Imported>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     body::require_type(&headers, &[JSON_LINES, "application/x-ndjson"])?;
     let mut import = Import {
         caller: Caller::administrator(&app, &actor),
         app,
         shared,
+        kept: kept.map(|Extension(kept)| kept),
         unparsed: Vec::new(),
         whole: 0,
         bill: Bill::default(),
@@ -73,6 +77,7 @@ struct Import {
     shared: Shared,
     app: App,
     caller: Caller,
+    kept: Option<Kept>,
     /// What was read and not parsed yet.
     unparsed: Vec<u8>,
     /// The bytes of it that are whole lines.
@@ -137,12 +142,12 @@ impl Import {
 
     /// Parses the lines that are whole, and commits when there are enough of them.
     async fn parse(&mut self) -> Result<(), Problem> {
+        if self.whole == 0 {
+            return Ok(());
+        }
         let rest = self.unparsed.split_off(self.whole);
         let piece = std::mem::replace(&mut self.unparsed, rest);
         self.whole = 0;
-        if piece.is_empty() {
-            return Ok(());
-        }
         let limits = self.shared.host.limits();
         let (line_bytes, value_bytes) = (limits.line_bytes(), limits.value_bytes);
         let parse = move || parse(&piece, line_bytes, value_bytes);
@@ -156,6 +161,9 @@ impl Import {
             if self.batch.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES {
                 self.commit().await?;
             }
+        }
+        if let Some(kept) = &self.kept {
+            kept.set(self.unparsed.len() + self.bytes);
         }
         parsed.bad.map_or(Ok(()), |why| Err(self.bad(why)))
     }
@@ -324,6 +332,35 @@ pub fn fuzz_line(write: &Write) -> Result<Vec<u8>, serde_json::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Host;
+    use crate::http::router::{Routes, build};
+    use crate::http::{Request, ServerOptions};
+    use crate::model::AppName;
+    use futures_util::stream;
+    use std::convert::Infallible;
+
+    /// An import holds what it has not committed, however long it is.
+    #[tokio::test]
+    async fn an_import_can_be_larger_than_all_bytes_in_flight() {
+        let host = Host::builder().instances(4).build().unwrap();
+        let app = host.create_app(AppName::parse("shop").unwrap()).await;
+        app.unwrap();
+        let options = ServerOptions {
+            bytes_in_flight: 4 << 20,
+            ..ServerOptions::default()
+        };
+        let trust = Trust::Operator("test".into());
+        let shared = Shared::new(host, options, trust, Default::default());
+        let value = "x".repeat(50_000);
+        let line = format!("{{\"collection\":\"c\",\"key\":\"k\",\"json\":\"{value}\"}}\n");
+        let parts = (0..320).map(move |_| Ok::<_, Infallible>(line.clone()));
+        let request = Request::post("/v1/apps/shop/kv/import");
+        let request = request.header("content-type", JSON_LINES);
+        let request = request.body(Body::from_stream(stream::iter(parts)));
+        let router = build(shared, Routes::All);
+        let answer = tower::ServiceExt::oneshot(router, request.unwrap()).await;
+        assert_eq!(answer.unwrap().status(), 200);
+    }
 
     /// However the stream is cut, what is read counts.
     #[test]

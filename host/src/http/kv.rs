@@ -9,7 +9,7 @@ use super::params::{Params, Segments, page_limit};
 use super::preconditions::{Preconditions, set_etag};
 use super::problem::{Kind, Problem};
 use super::takes;
-use super::transfer::EntryLine;
+use super::transfer::{EntryLine, line_bytes};
 use crate::model::{Capability, Collection, Cursor, Entry, Key, KeyRange, Timestamp, Value};
 use crate::service::{Caller, List, Write};
 use axum::body::Body;
@@ -61,12 +61,12 @@ fn entry_not_found() -> Problem {
     security(("token" = ["script:read"])))]
 pub(super) async fn get(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<EntryParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let (collection, key) = params.parse()?;
     let preconditions = Preconditions::of(&headers)?;
     let caller = Caller::administrator(&app, &actor);
@@ -117,13 +117,13 @@ pub(super) struct PutParams {
     responses((status = 200, body = Written)), security(("token" = ["script:write"])))]
 pub(super) async fn put(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<PutParams>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let PutParams {
         collection,
@@ -136,7 +136,11 @@ pub(super) async fn put(
     let limit = shared.host.limits().value_bytes;
     let bytes = body::read(&shared, body, limit).await?;
     let value = match content_type(&headers).as_str() {
-        "application/json" => Value::json(bytes, limit)?,
+        "application/json" => {
+            let len = bytes.len();
+            let parse = move || Value::json(bytes, limit);
+            shared.aside.by_size(app.id, len, parse).await?
+        }
         _ => Value::bytes(bytes, limit)?,
     };
     let caller = Caller::administrator(&app, &actor);
@@ -165,12 +169,12 @@ pub(super) async fn put(
     security(("token" = ["script:write"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<EntryParams>,
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let (collection, key) = params.parse()?;
     let preconditions = Preconditions::of(&headers)?;
@@ -226,11 +230,11 @@ pub(super) struct EntryPage {
     security(("token" = ["script:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
-) -> Result<Json<EntryPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let bytes = |text: Option<String>| text.map(String::into_bytes);
     let range = KeyRange::parse(bytes(params.prefix), bytes(params.start), bytes(params.end))?;
     let cursor = params.cursor.map(|text| {
@@ -249,16 +253,19 @@ pub(super) async fn list(
     };
     let caller = Caller::administrator(&app, &actor);
     let listing = shared.host.kv().list(&caller, list).await?;
-    let entries = listing.entries.iter();
-    let entries = entries.map(|(key, entry)| EntryLine::new(None, key, entry.as_ref()));
-    Ok(Json(EntryPage {
-        entries: entries
-            .collect::<Result<_, _>>()
-            .map_err(|e| Problem::internal(&e))?,
-        cursor: listing
-            .cursor
-            .map(|cursor| URL_SAFE_NO_PAD.encode(cursor.as_bytes())),
-    }))
+    let sizes = listing.entries.iter();
+    let sizes = sizes.map(|(key, entry)| line_bytes(key, entry.as_ref()));
+    let bytes = sizes.sum();
+    let page = move || {
+        let entries = listing.entries.iter();
+        let entries = entries.map(|(key, entry)| EntryLine::new(None, key, entry.as_ref()));
+        let cursor = listing.cursor;
+        Ok(EntryPage {
+            entries: entries.collect::<Result<_, _>>()?,
+            cursor: cursor.map(|cursor| URL_SAFE_NO_PAD.encode(cursor.as_bytes())),
+        })
+    };
+    body::large_answer(&shared, app.id, bytes, page).await
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -277,11 +284,11 @@ pub(super) struct CollectionParams {
     responses((status = 200, body = CollectionPage)), security(("token" = ["script:read"])))]
 pub(super) async fn collections(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<CollectionParams>,
 ) -> Result<Json<CollectionPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let limit = page_limit(params.limit)?;
     let after = params.after.map(|name| {
         let refuse = |_| takes::refuse("after", &name, "the `next` of the page before");

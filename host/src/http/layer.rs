@@ -2,6 +2,7 @@
 //! the log.
 
 use super::Shared;
+use super::auth;
 use super::budget::{NoRoom, Share};
 use super::counted::{arriving, leaving};
 use super::problem::{Kind, Problem};
@@ -51,12 +52,17 @@ pub(super) async fn around(
 
     let span = tracing::info_span!("request", request_id = %id, method, route);
     let handled = async {
-        match form(&request, route) {
-            Err(problem) => problem.into_response(),
-            Ok(()) => counted(&shared, line.count(request), next)
-                .await
-                .unwrap_or_else(|no_room| Problem::from(no_room).into_response()),
+        if let Err(problem) = form(&request) {
+            return problem.into_response();
         }
+        if let Err(problem) = meant(&request, route) {
+            let (route, headers) = ((route, method), request.headers());
+            let token = auth::before_refusal(&shared, route, headers, id).await;
+            return token.err().unwrap_or(problem).into_response();
+        }
+        counted(&shared, line.count(request), next)
+            .await
+            .unwrap_or_else(|no_room| Problem::from(no_room).into_response())
     }
     .instrument(span);
     let mut response = line.noting(handled).await;
@@ -109,7 +115,7 @@ async fn counted(shared: &Shared, request: Request, next: Next) -> Result<Respon
         .max(limits.input_bytes)
         .max(BODY_BYTES_KEPT);
     let counting = Arc::clone(&held);
-    let request = request.map(|body| arriving(body, counting, most));
+    let request = arriving(request, counting, most);
     let response = next.run(request).await;
     leaving(response, held, may_refuse)
 }
@@ -162,12 +168,17 @@ fn counted_status(status: StatusCode) -> String {
     }
 }
 
-/// Checks a request's head, before anything else is done for it.
-fn form(request: &Request, route: &str) -> Result<(), Problem> {
+/// Checks the form of a request's head, before anything else is done for it.
+fn form(request: &Request) -> Result<(), Problem> {
     too_long(request).map_or(Ok(()), Err)?;
     too_large(request.headers()).map_or(Ok(()), Err)?;
     host(request)?;
-    coding(request.headers())?;
+    coding(request.headers())
+}
+
+/// Checks what a request's head says to its route. A refusal is for those with a token,
+/// if the route needs one.
+fn meant(request: &Request, route: &str) -> Result<(), Problem> {
     content_coding(request)?;
     target::check(request.uri(), route, request.method().as_str())
 }

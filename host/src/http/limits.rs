@@ -54,11 +54,11 @@ fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem
     security(("token" = ["app:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let preconditions = Preconditions::of(&headers)?;
     if let Some(answer) = preconditions.of_read(&tag(&app.limits))? {
         return Ok(answer);
@@ -73,12 +73,15 @@ pub(super) async fn show(
     security(("token" = ["instance:admin"])))]
 pub(super) async fn replace(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, |_| Capability::InstanceAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, |_| {
+        Capability::InstanceAdmin
+    })
+    .await?;
     let expected = expected(&headers, &app)?;
     let limits: Limits = body::json(&shared, &headers, body).await?;
     let patch = LimitsPatch::from(AppLimits::from(limits));
@@ -92,12 +95,15 @@ pub(super) async fn replace(
     security(("token" = ["instance:admin"])))]
 pub(super) async fn change(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, |_| Capability::InstanceAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, |_| {
+        Capability::InstanceAdmin
+    })
+    .await?;
     let expected = expected(&headers, &app)?;
     let change: LimitsChange = body::json(&shared, &headers, body).await?;
     set(&shared, &actor, &app, change.into(), expected).await

@@ -7,7 +7,7 @@ use super::auth::{self, Known};
 use super::layer::RequestId;
 use super::params::{Params, Segments, refused};
 use super::problem::{Kind, Problem};
-use crate::model::{App, Capability, Level, Timestamp};
+use crate::model::{App, AppId, Capability, Level, Timestamp};
 use crate::service::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, Seen};
 use axum::Extension;
 use axum::body::Body;
@@ -52,13 +52,13 @@ pub(super) struct LogParams {
     security(("token" = ["log:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<LogParams>,
     Extension(RequestId(id)): Extension<RequestId>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::LogRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::LogRead).await?;
     let limit = params.limit.map_or(100, |limit| limit as usize);
     let after = params.after.unwrap_or(0);
     let filter = filter(&params)?;
@@ -83,9 +83,8 @@ pub(super) async fn show(
         };
         Body::from_stream(futures_util::stream::unfold(follower, Follower::next))
     } else {
-        Body::from(lines(
-            &shared.host.logs().find(app.id, after, limit, &filter),
-        ))
+        let records = shared.host.logs().find(app.id, after, limit, &filter);
+        Body::from(lines(&shared, app.id, records).await?)
     };
     Ok(([(CONTENT_TYPE, "application/jsonl")], body).into_response())
 }
@@ -111,15 +110,22 @@ fn too_many() -> Problem {
     Problem::new(Kind::RateLimited, detail).retry_after(HEARTBEAT)
 }
 
-fn lines(records: &[LogRecord]) -> Bytes {
-    let mut out = Vec::new();
-    for record in records {
-        // A struct of numbers and text is written without fail.
-        if serde_json::to_writer(&mut out, &LogView::from(record)).is_ok() {
-            out.push(b'\n');
+async fn lines(shared: &Shared, app: AppId, records: Vec<LogRecord>) -> Result<Bytes, Problem> {
+    /// About how long a line without its message is.
+    const FRAME: usize = 200;
+    let sizes = records.iter().map(|record| FRAME + record.message.len());
+    let bytes = sizes.sum();
+    let write = move || {
+        let mut out = Vec::new();
+        for record in &records {
+            // A struct of numbers and text is written without fail.
+            if serde_json::to_writer(&mut out, &LogView::from(record)).is_ok() {
+                out.push(b'\n');
+            }
         }
-    }
-    out.into()
+        Ok::<_, Problem>(Bytes::from(out))
+    };
+    shared.aside.by_size(app, bytes, write).await
 }
 
 /// Who follows an app's log, and where it stands.
@@ -162,7 +168,8 @@ impl Follower {
                 self.after = self.after.max(last.seq);
                 self.limit = usize::MAX;
                 self.sent = Instant::now();
-                return Some((Ok(lines(&records)), self));
+                let lines = lines(&self.shared, self.app.id, records).await.ok()?;
+                return Some((Ok(lines), self));
             }
             // Woken for nothing, not for lines that the filter holds back: the app may be
             // gone.
@@ -184,11 +191,12 @@ impl Follower {
     /// Whether the log may still be read. A store that cannot say is asked later.
     async fn check(&mut self) -> bool {
         self.checked = Instant::now();
-        let sender = auth::sender(&self.shared, &mut Seen::default(), &self.headers, self.id).await;
+        let mut seen = Seen::default();
+        let sender = auth::sender(&self.shared, &mut seen, &self.headers, self.id).await;
         let found = match sender {
             Ok(Some(actor)) => {
                 let name = self.app.name.as_str();
-                find(&self.shared, &actor, name, Capability::LogRead).await
+                find(&self.shared, &mut seen, &actor, name, Capability::LogRead).await
             }
             Ok(None) => return false,
             Err(problem) => Err(problem),

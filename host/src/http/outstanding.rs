@@ -39,11 +39,11 @@ pub(super) struct DeliveryParams {
     security(("token" = ["script:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<DeliveryParams>,
 ) -> Result<Json<DeliveryPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let which = which(params.trigger.as_deref(), params.from, params.until)?;
     let after = params.after.as_deref().map(place).transpose()?;
     let limit = params.limit.unwrap_or(DELIVERIES_MAX);
@@ -116,12 +116,12 @@ fn chosen(request: &DeliveriesRequest) -> Result<Outstanding, Problem> {
     responses((status = 200, body = DeliveriesDone)), security(("token" = ["script:write"])))]
 pub(super) async fn discard(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<DeliveriesDone>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvWrite).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     let request: DeliveriesRequest = body::json(&shared, &headers, body).await?;
     let which = chosen(&request)?;
     let limit = request.limit.unwrap_or(LETTERS_MAX);

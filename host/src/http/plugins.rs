@@ -7,11 +7,12 @@ use super::auth::Known;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
-use crate::model::{Capability, Exports, PluginVersion};
+use crate::model::{Capability, Exports, Plugin, PluginVersion};
 use crate::service::ServiceError;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -31,20 +32,32 @@ pub(super) struct ListParams {
     security(("token" = ["app:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
-) -> Result<Json<PluginPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let limit = page_limit(params.limit)?;
     let before = params.before.map(PluginVersion);
     let rows = shared.host.admin().plugins(&actor, &app, before, limit);
     let rows = rows.await?;
     let full = rows.len() == limit as usize;
-    Ok(Json(PluginPage {
-        next: rows.last().filter(|_| full).map(|row| row.version.0),
-        plugins: rows.iter().map(|row| PluginView::new(row, &app)).collect(),
-    }))
+    let bytes = rows.iter().map(plugin_bytes).sum();
+    let id = app.id;
+    let page = move || {
+        Ok(PluginPage {
+            next: rows.last().filter(|_| full).map(|row| row.version.0),
+            plugins: rows.iter().map(|row| PluginView::new(row, &app)).collect(),
+        })
+    };
+    body::large_answer(&shared, id, bytes, page).await
+}
+
+/// About how long a version is as JSON. The names of its functions can be long and many.
+fn plugin_bytes(plugin: &Plugin) -> usize {
+    const FRAME: usize = 300;
+    let names = plugin.exports.functions.iter().map(|name| name.len() + 4);
+    FRAME + names.sum::<usize>() + FRAME * plugin.exports.triggers.len()
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -63,13 +76,13 @@ pub(super) struct UploadParams {
     responses((status = 201, body = Deployed)), security(("token" = ["plugin:deploy"])))]
 pub(super) async fn upload(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<UploadParams>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Deployed>), Problem> {
-    let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
     body::require_type(&headers, &["application/wasm", "application/octet-stream"])?;
     let limit = shared.host.limits().module_bytes;
     let wasm = body::read(&shared, body, limit).await?;
@@ -98,10 +111,10 @@ pub(super) async fn upload(
     responses((status = 200, body = PluginView)), security(("token" = ["app:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments((name, version)): Segments<(String, u32)>,
 ) -> Result<Json<PluginView>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let plugin = shared
         .host
         .admin()
@@ -115,10 +128,10 @@ pub(super) async fn show(
     security(("token" = ["plugin:deploy"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments((name, version)): Segments<(String, u32)>,
 ) -> Result<StatusCode, Problem> {
-    let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
     shared
         .host
         .delete_plugin(&actor, &app, PluginVersion(version))
@@ -132,10 +145,10 @@ pub(super) async fn delete(
     responses((status = 200, body = Activated)), security(("token" = ["plugin:deploy"])))]
 pub(super) async fn activate(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments((name, version)): Segments<(String, u32)>,
 ) -> Result<Json<Activated>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
     let admin = shared.host.admin();
     let activate = admin.activate_plugin(&actor, &app, PluginVersion(version));
     activate.await?;
@@ -148,10 +161,10 @@ pub(super) async fn activate(
     security(("token" = ["plugin:deploy"])))]
 pub(super) async fn roll_back(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
 ) -> Result<Json<Activated>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::PluginDeploy).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
     let version = shared.host.admin().roll_back_plugin(&actor, &app).await?;
     Ok(Json(Activated { version: version.0 }))
 }
@@ -162,10 +175,10 @@ pub(super) async fn roll_back(
     security(("token" = ["app:read"])))]
 pub(super) async fn functions(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
 ) -> Result<Json<Functions>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
     let plugin = shared.host.admin().plugin(&actor, &app, active.version);
     let Exports {

@@ -103,7 +103,7 @@ async fn make(
     responses((status = 200, body = TokenPage)), security(("token" = ["instance:admin"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, _): Known,
     Params(params): Params<ListParams>,
 ) -> Result<Json<TokenPage>, Problem> {
     page(&shared, &actor, None, params).await
@@ -114,7 +114,7 @@ pub(super) async fn list(
     responses((status = 201, body = TokenMade)), security(("token" = ["instance:admin"])))]
 pub(super) async fn create(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, _): Known,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<TokenMade>), Problem> {
@@ -128,7 +128,7 @@ pub(super) async fn create(
     security(("token" = ["instance:admin"])))]
 pub(super) async fn revoke(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, _): Known,
     Segments(token): Segments<String>,
 ) -> Result<StatusCode, Problem> {
     actor.require(Capability::InstanceAdmin)?;
@@ -147,11 +147,11 @@ pub(super) async fn revoke(
     security(("token" = ["app:admin"])))]
 pub(super) async fn list_of_app(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<TokenPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     page(&shared, &actor, Some(&app), params).await
 }
 
@@ -161,12 +161,12 @@ pub(super) async fn list_of_app(
     responses((status = 201, body = TokenMade)), security(("token" = ["app:admin"])))]
 pub(super) async fn create_for_app(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<TokenMade>), Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     make(&shared, &actor, Some(&app), &headers, body).await
 }
 
@@ -176,10 +176,10 @@ pub(super) async fn create_for_app(
     security(("token" = ["app:admin"])))]
 pub(super) async fn revoke_of_app(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments((name, token)): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     let token = token_id("token", &token)?;
     let admin = shared.host.admin();
     admin.revoke_token(&actor, Some(&app), token).await?;

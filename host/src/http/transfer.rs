@@ -101,6 +101,13 @@ pub(super) fn value(
     Ok(value?)
 }
 
+/// About how long the line of an entry is.
+pub(super) fn line_bytes(key: &Key, entry: Option<&Entry>) -> usize {
+    const FRAME: usize = 100;
+    let value = entry.map_or(0, |entry| entry.value.as_bytes().len());
+    FRAME + key.as_str().len() + value
+}
+
 impl EntryLine {
     pub(super) fn new(
         collection: Option<&Collection>,
@@ -166,11 +173,11 @@ pub(super) struct ExportParams {
     security(("token" = ["script:read"])))]
 pub(super) async fn export(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
     Params(params): Params<ExportParams>,
 ) -> Result<Response, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppKvRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let only = params.collection.map(Collection::parse).transpose()?;
     let export = Export {
         caller: Caller::administrator(&app, &actor),

@@ -10,7 +10,7 @@ use super::problem::Problem;
 use crate::model::{
     Capability, Changes, Collection, NewTrigger, Policy, Schedule, TriggerName, Watch,
 };
-use crate::service::{Actor, Fate};
+use crate::service::{Actor, Fate, Seen};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -24,10 +24,10 @@ use utoipa::IntoParams;
     security(("token" = ["app:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(name): Segments<String>,
 ) -> Result<Json<TriggerPage>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppRead).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let triggers = shared.host.admin().triggers(&actor, &app).await?;
     Ok(Json(TriggerPage {
         triggers: triggers.iter().map(TriggerView::from).collect(),
@@ -41,12 +41,12 @@ pub(super) async fn list(
     responses((status = 200, body = TriggerView)), security(("token" = ["app:admin"])))]
 pub(super) async fn set(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments((name, trigger)): Segments<(String, String)>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<TriggerView>, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     let name = TriggerName::parse(&trigger)?;
     let put: TriggerPut = body::json(&shared, &headers, body).await?;
     let trigger = operators(name, put)?;
@@ -125,11 +125,11 @@ pub(super) struct DeleteParams {
     responses((status = 204)), security(("token" = ["app:admin"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments((name, trigger)): Segments<(String, String)>,
     Params(params): Params<DeleteParams>,
 ) -> Result<StatusCode, Problem> {
-    let app = find(&shared, &actor, &name, Capability::AppAdmin).await?;
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     let trigger = TriggerName::parse(&trigger)?;
     let fate = params.deliveries.as_deref().map(str::parse::<Fate>);
     let fate = fate
@@ -143,11 +143,12 @@ pub(super) async fn delete(
 
 async fn set_paused(
     shared: &Shared,
+    seen: &mut Seen,
     actor: &Actor,
     (name, trigger): (String, String),
     paused: bool,
 ) -> Result<StatusCode, Problem> {
-    let app = find(shared, actor, &name, Capability::AppAdmin).await?;
+    let app = find(shared, seen, actor, &name, Capability::AppAdmin).await?;
     let trigger = TriggerName::parse(&trigger)?;
     let admin = shared.host.admin();
     admin.pause_trigger(actor, &app, trigger, paused).await?;
@@ -162,10 +163,10 @@ async fn set_paused(
     security(("token" = ["app:admin"])))]
 pub(super) async fn pause(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(names): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    set_paused(&shared, &actor, names, true).await
+    set_paused(&shared, &mut seen, &actor, names, true).await
 }
 
 /// Lets a trigger's deliveries go on, and counts its failures from 0.
@@ -174,8 +175,8 @@ pub(super) async fn pause(
     security(("token" = ["app:admin"])))]
 pub(super) async fn resume(
     State(shared): State<Shared>,
-    Known(actor): Known,
+    Known(actor, mut seen): Known,
     Segments(names): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
-    set_paused(&shared, &actor, names, false).await
+    set_paused(&shared, &mut seen, &actor, names, false).await
 }

@@ -1,6 +1,7 @@
 //! What administrators add, and the record of what they did.
 
 use super::{AppId, AppName, Digest, Exports, Timestamp, TokenId};
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use uuid::Uuid;
@@ -13,7 +14,7 @@ pub struct NewPlugin {
     /// The SHA-256 of the module.
     pub digest: Digest,
     /// The module.
-    pub wasm: std::sync::Arc<[u8]>,
+    pub wasm: Bytes,
     /// What it offers.
     pub exports: Exports,
     /// Make it the active version in the same transaction.

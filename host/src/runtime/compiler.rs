@@ -7,6 +7,7 @@
 use super::error::LoadError;
 use super::worker::{self, Answer};
 use crate::abi::printable;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -104,7 +105,7 @@ impl Compiler {
     pub(super) fn start(
         &self,
         engine: &Engine,
-        wasm: Arc<[u8]>,
+        wasm: Bytes,
         limits: CompileLimits,
         held: impl Send + 'static,
     ) -> Result<Running, LoadError> {

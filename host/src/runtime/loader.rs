@@ -11,6 +11,7 @@ use super::module::CompiledPlugin;
 use super::scan;
 use crate::metrics::ModuleSource;
 use crate::model::{AppId, Digest, Invalid, Subject};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use std::future::Future;
@@ -26,7 +27,7 @@ use wasmtime::{Engine, Module};
 const LOOK: Duration = Duration::from_millis(100);
 
 type Outcome = Result<Arc<CompiledPlugin>, LoadError>;
-type Fetch = Pin<Box<dyn Future<Output = Result<Arc<[u8]>, LoadError>> + Send>>;
+type Fetch = Pin<Box<dyn Future<Output = Result<Bytes, LoadError>> + Send>>;
 
 /// One load of one module, and those who wait for it.
 pub(super) struct Flight {
@@ -37,7 +38,7 @@ pub(super) struct Flight {
 /// Where a module's bytes come from.
 enum Source {
     /// They are here. Nobody needs them when nobody waits any more.
-    Given(Arc<[u8]>),
+    Given(Bytes),
     /// They are asked for when it is the module's turn, so that those that wait
     /// hold none.
     Stored(Fetch),
@@ -83,10 +84,10 @@ impl Runtime {
     ///
     /// # Errors
     /// [`LoadError`], which says what is wrong with the module.
-    pub async fn load(self: &Arc<Self>, app: AppId, wasm: Arc<[u8]>) -> Outcome {
+    pub async fn load(self: &Arc<Self>, app: AppId, wasm: Bytes) -> Outcome {
         self.check_size(&wasm)?;
         let limits = Arc::clone(&self.limits);
-        let bytes = Arc::clone(&wasm);
+        let bytes = wasm.clone();
         let checked = spawn_blocking(move || {
             scan::check(&bytes, &limits)?;
             Ok::<_, LoadError>(Digest(Sha256::digest(&bytes).into()))
@@ -104,7 +105,7 @@ impl Runtime {
         self: &Arc<Self>,
         app: AppId,
         digest: Digest,
-        fetch: impl Future<Output = Result<Arc<[u8]>, LoadError>> + Send + 'static,
+        fetch: impl Future<Output = Result<Bytes, LoadError>> + Send + 'static,
     ) -> Outcome {
         self.join(app, digest, Source::Stored(Box::pin(fetch)))
             .await
@@ -191,7 +192,7 @@ impl Runtime {
             Source::Stored(fetch) => self.check_stored(digest, fetch.await?).await?,
         };
         self.metrics.module(ModuleSource::Compiled);
-        let code = self.compile(turn, flight, Arc::clone(&wasm)).await?;
+        let code = self.compile(turn, flight, wasm.clone()).await?;
 
         let this = Arc::clone(self);
         let ready = spawn_blocking(move || {
@@ -234,7 +235,7 @@ impl Runtime {
     }
 
     /// A stored module that is what its digest says, and fits today's limits.
-    async fn check_stored(&self, digest: Digest, wasm: Arc<[u8]>) -> Result<Arc<[u8]>, LoadError> {
+    async fn check_stored(&self, digest: Digest, wasm: Bytes) -> Result<Bytes, LoadError> {
         let limits = Arc::clone(&self.limits);
         let checked = spawn_blocking(move || {
             if Sha256::digest(&wasm).as_slice() != digest.0 {
@@ -254,7 +255,7 @@ impl Runtime {
         &self,
         turn: Turn,
         flight: &Flight,
-        wasm: Arc<[u8]>,
+        wasm: Bytes,
     ) -> Result<Vec<u8>, LoadError> {
         let mut turn = Arc::new(turn);
         loop {
@@ -262,7 +263,7 @@ impl Runtime {
             let limits = self.compile_limits;
             let mut running = self
                 .compiler
-                .start(&self.engine, Arc::clone(&wasm), limits, held)?;
+                .start(&self.engine, wasm.clone(), limits, held)?;
             if let Step::Ended(ended) = self.watch(&mut running, &turn).await {
                 return ended;
             }

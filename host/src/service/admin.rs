@@ -7,6 +7,7 @@ use crate::model::{
     NewPlugin, Plugin, PluginVersion, Timestamp, Usage,
 };
 use crate::store::{Store, StoreError};
+use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -30,7 +31,8 @@ impl Admin {
         }
     }
 
-    /// The app of a name, for an actor who holds `needs` of it.
+    /// The app of a name, for an actor who holds `needs` of it. With what was seen for the
+    /// actor's token, in the same request, the store is not asked again.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] for an actor who does not, which tells nothing of
@@ -38,11 +40,12 @@ impl Admin {
     /// would, if there were one.
     pub async fn find(
         &self,
+        seen: &mut Seen,
         actor: &Actor,
         name: &AppName,
         needs: impl Fn(AppId) -> Capability,
     ) -> Result<App, ServiceError> {
-        match self.access.app(&mut Seen::default(), name).await? {
+        match self.access.app(seen, name).await? {
             Some(app) => actor.require(needs(app.id)).map(|()| App::clone(&app)),
             None => {
                 // Nobody is bound to this app, so only the unbound get further.
@@ -173,7 +176,7 @@ impl Admin {
         &self,
         actor: &Actor,
         app: &App,
-        wasm: Arc<[u8]>,
+        wasm: Bytes,
         digest: Digest,
         exports: Exports,
         activate: bool,

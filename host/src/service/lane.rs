@@ -141,9 +141,13 @@ impl Lane {
     }
 
     /// Takes and closes keys if nobody has one of them or is about to change it: what a
-    /// run has looked at without a lock.
+    /// run has looked at without a lock. Not once it was given up, as nobody would release
+    /// them then.
     pub(crate) fn take_free(&self, keys: &[Address]) -> bool {
         let mut own = self.keys.lock();
+        if own.released {
+            return false;
+        }
         let mut table = self.locks.table.lock();
         if let Some(locks) = table.get(&self.app) {
             let is_in_use =
@@ -238,5 +242,24 @@ impl Lane {
                     _ => lock.queue.retain(|(lane, _)| *lane != self.id),
                 });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::model::{Collection, Key};
+
+    /// Nobody would give up what it took then.
+    #[test]
+    fn a_lane_that_was_given_up_takes_nothing() {
+        let locks = KeyLocks::new(Metrics::default());
+        let at = (Collection::parse("c").unwrap(), Key::parse("k").unwrap());
+        let held = Lane::open(&locks, AppId::generate());
+        let lane = Arc::clone(held.lane());
+        drop(held);
+        assert!(!lane.take_free(std::slice::from_ref(&at)));
+        assert!(!locks.are_in_use());
     }
 }

@@ -23,8 +23,8 @@ struct State<T> {
 /// Those who share a look.
 struct Group<T> {
     answer: OnceLock<T>,
-    /// A look of theirs has ended without an answer: it has panicked, or the runtime is
-    /// shutting down.
+    /// Their look has ended without an answer: it has panicked, its caller has left, or
+    /// the runtime is shutting down.
     broken: AtomicBool,
     /// There is an answer, or one of the group has to begin.
     woken: Notify,
@@ -44,16 +44,25 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let group = self.join();
+        let mut group = self.join();
+        let mut place = Place::Anywhere;
         loop {
+            if group.broken.load(Ordering::Acquire) {
+                // Its members are woken once. They join those who will be woken again.
+                place = Place::Here;
+                group = self.join();
+            }
             let mut woken = pin!(group.woken.notified());
             // From here on: nothing that happens after the checks below is missed.
             woken.as_mut().enable();
             if let Some(answer) = group.answer.get() {
                 return answer.clone();
             }
+            if group.broken.load(Ordering::Acquire) {
+                continue;
+            }
             if let Some(underway) = self.begin(&group) {
-                underway.run(Box::pin(ask())).await;
+                underway.run(Box::pin(ask()), place).await;
             } else {
                 woken.await;
             }
@@ -89,6 +98,15 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
     }
 }
 
+/// Where a look goes on that has to wait.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Anywhere,
+    /// Where it was asked for, as a look has ended without an answer before: a runtime
+    /// that is shutting down drops each new task at once.
+    Here,
+}
+
 /// A look. Dropped, with an answer or without, it lets the next begin.
 struct Underway<T> {
     state: Arc<Mutex<State<T>>>,
@@ -97,10 +115,9 @@ struct Underway<T> {
 
 impl<T: Send + Sync + 'static> Underway<T> {
     /// Looks here if the answer is there at once, and else in a task of its own, which
-    /// does not end with the one who asked. If that is how a look has failed, here: a
-    /// runtime that is shutting down drops each task at once, without end.
-    async fn run(self, mut look: Pin<Box<dyn Future<Output = T> + Send>>) {
-        if self.group.broken.load(Ordering::Relaxed) {
+    /// does not end with the one who asked.
+    async fn run(self, mut look: Pin<Box<dyn Future<Output = T> + Send>>, place: Place) {
+        if place == Place::Here {
             return self.end(look.await);
         }
         match poll_fn(|context| Poll::Ready(look.as_mut().poll(context))).await {
@@ -118,7 +135,7 @@ impl<T: Send + Sync + 'static> Underway<T> {
 impl<T> Drop for Underway<T> {
     fn drop(&mut self) {
         if self.group.answer.get().is_none() {
-            self.group.broken.store(true, Ordering::Relaxed);
+            self.group.broken.store(true, Ordering::Release);
         }
         let next = {
             let mut state = self.state.lock();
@@ -278,6 +295,43 @@ mod tests {
         };
         let look = timeout(PATIENCE, looks.look(ask));
         assert_eq!(look.await.unwrap(), 1);
+    }
+
+    /// While those who waited for it have not run yet, the next look has begun.
+    #[tokio::test]
+    async fn who_waited_for_a_look_that_panics_waits_for_the_next() {
+        let looks = Looks::default();
+        let (fails, failing) = tokio::sync::oneshot::channel::<u32>();
+        let failing = Arc::new(tokio::sync::Mutex::new(Some(failing)));
+        let mut first = pin!(looks.look(|| {
+            let failing = Arc::clone(&failing);
+            async move {
+                match failing.lock().await.take() {
+                    Some(failing) => failing.await.expect("it fails, as this test wants"),
+                    None => 1,
+                }
+            }
+        }));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        let (ends, end) = tokio::sync::oneshot::channel();
+        let end = Arc::new(tokio::sync::Mutex::new(end));
+        let mut second = pin!(looks.look(|| {
+            let end = Arc::clone(&end);
+            async move { (&mut *end.lock().await).await.unwrap() }
+        }));
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        drop(fails);
+        while looks.0.lock().busy {
+            tokio::task::yield_now().await;
+        }
+        assert!(second.as_mut().poll(&mut context).is_pending());
+        assert!(looks.0.lock().busy, "the second look is under way");
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        ends.send(2).unwrap();
+        assert_eq!(timeout(PATIENCE, second).await.unwrap(), 2);
+        let first = timeout(Duration::from_secs(10), first).await;
+        assert_eq!(first.expect("an answer"), 1);
     }
 
     /// Then no task is started any more, and whoever asks must not try for ever.

@@ -7,6 +7,7 @@ use crate::model::{
     TriggerName, Usage,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use uuid::Uuid;
 
 /// The part of a store that administrators use. Lists are paged: up to `limit`
@@ -223,7 +224,7 @@ pub trait Registry: Send + Sync {
 
     /// A module's bytes, if a version of an app has it. Versions of deleted apps do
     /// not count.
-    async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError>;
+    async fn module(&self, digest: Digest) -> Result<Option<Bytes>, StoreError>;
 
     /// A token, whether it is good or not.
     async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError>;

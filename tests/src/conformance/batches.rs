@@ -4,7 +4,7 @@ use super::Kit;
 use super::kit::{
     NOW, absent, assert_app_not_found, at_version, bytes, delete, json, set, set_until,
 };
-use kvasm::model::{AppId, Applied, Op, Version};
+use kvasm::model::{AppId, Applied, Op, Version, WriteBatch};
 
 fn version(applied: &Applied) -> Version {
     match applied {
@@ -44,6 +44,20 @@ pub async fn operations_are_answered_in_their_order(kit: Kit) {
 pub async fn an_empty_batch_does_nothing(kit: Kit) {
     let app = kit.app().await;
     assert_eq!(app.commit(vec![], vec![]).await, []);
+    let of_handler = WriteBatch {
+        depth: 1,
+        ..app.batch(vec![], vec![])
+    };
+    let done = app.store.commit(of_handler).await;
+    assert_eq!(done.expect("committed").applied, []);
+    let other = AppId::generate();
+    for depth in [0, 1] {
+        let batch = WriteBatch {
+            depth,
+            ..WriteBatch::new(other, NOW)
+        };
+        assert_app_not_found(app.store.commit(batch).await);
+    }
 }
 
 pub async fn the_same_key_twice(kit: Kit) {

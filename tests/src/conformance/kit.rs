@@ -357,7 +357,7 @@ pub fn new_plugin(app: AppId, wasm: &str, activate: bool) -> NewPlugin {
     NewPlugin {
         app,
         digest: digest(wasm),
-        wasm: wasm.as_bytes().into(),
+        wasm: wasm.as_bytes().to_vec().into(),
         exports: Exports {
             functions: vec![wasm.to_owned()],
             ..Exports::default()

@@ -70,8 +70,6 @@ pub fn run<F: Future<Output = Fixture>, P: Future<Output = ()>>(
     property: impl FnOnce(Kit) -> P,
 ) {
     let seed = rng::seed();
-    // Shown by the test harness only if the test fails.
-    println!("repeat this test with {SEED_VARIABLE}={seed}");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

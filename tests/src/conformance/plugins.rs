@@ -4,12 +4,12 @@
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, digest, new_plugin};
 use super::rounds::Rounds;
+use bytes::Bytes;
 use kvasm::model::{
     ActivePlugin, AppId, Audit, Exports, NewPlugin, Plugin, PluginVersion, Resource, Timestamp,
     VERSION_BYTES_MAX, VERSIONS_MAX,
 };
 use kvasm::store::StoreError;
-use std::sync::Arc;
 
 /// The numbers of an app's versions, newest first, in pages of a few.
 async fn numbers(app: &Tenant) -> Vec<u32> {
@@ -388,9 +388,9 @@ pub async fn versions_and_their_bytes_are_bounded(kit: Kit) {
 
     // Each version counts, though the module is stored once.
     let other = kit.app().await;
-    let wasm: Arc<[u8]> = vec![0; 16 * 1024 * 1024].into();
+    let wasm = Bytes::from(vec![0; 16 * 1024 * 1024]);
     let large = NewPlugin {
-        wasm: Arc::clone(&wasm),
+        wasm: wasm.clone(),
         ..new_plugin(other.id, "large", false)
     };
     let add = async |plugin| {

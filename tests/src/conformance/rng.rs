@@ -2,8 +2,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The seed of this run: given by the environment, or another at each call.
+/// The seed of this run: given by the environment, or another at each call. It is
+/// printed, which the test harness shows if the test fails.
 pub fn seed() -> u64 {
+    let seed = given_or_new();
+    println!("repeat this test with {}={seed}", super::SEED_VARIABLE);
+    seed
+}
+
+fn given_or_new() -> u64 {
     if let Ok(given) = std::env::var(super::SEED_VARIABLE) {
         return given.parse().expect("the seed is a number");
     }

@@ -1,6 +1,6 @@
 //! Calls over HTTP.
 
-use super::{ALONE, AT, LARGE, MIB, made, patient, read_input};
+use super::{ALONE, AT, LARGE, MIB, elsewhere, made, patient, read_input};
 use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::server::Server;
 use std::io::{Read, Write};
@@ -69,9 +69,7 @@ fn exchange(address: SocketAddr, head: &str, len: usize) -> String {
 
 async fn measured(server: &Server, head: &'static str, len: usize) -> (usize, String) {
     let address = server.address;
-    let exchanged = tokio::task::spawn_blocking(move || exchange(address, head, len));
-    let (made, answer) = made(exchanged).await;
-    (made, answer.unwrap())
+    made(elsewhere(move || exchange(address, head, len))).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,5 @@
 //! How often a large request, and what a plugin answers, are copied outside wasm:
-//! once. What is copied needs a buffer, so the large buffers are counted.
+//! once. So is a module that is uploaded. What is copied needs a buffer, so the large buffers are counted.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,6 +9,7 @@
 
 mod calls;
 mod runs;
+mod uploads;
 
 use kvasm::HostBuilder;
 use kvasm::model::Limits;
@@ -69,6 +70,11 @@ async fn made<T>(work: impl Future<Output = T>) -> (usize, T) {
     let before = MADE.load(Ordering::SeqCst);
     let done = work.await;
     (MADE.load(Ordering::SeqCst) - before, done)
+}
+
+/// Blocking work, which begins when this is awaited and not before.
+async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
 }
 
 fn patient(builder: HostBuilder) -> HostBuilder {

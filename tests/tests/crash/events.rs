@@ -129,9 +129,7 @@ async fn assert_all_told(tally: &Tally, acknowledged: &Acknowledged) {
 }
 
 fn random() -> Rng {
-    let seed = seed();
-    println!("repeat this test with KVASM_TEST_SEED={seed}");
-    Rng::new(seed)
+    Rng::new(seed())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,7 +38,6 @@ async fn sum(stage: &Stage) -> (usize, i64) {
 
 pub async fn the_total_never_changes(stage: Arc<Stage>, transfers: u64) {
     let seed = seed();
-    println!("repeat this test with KVASM_TEST_SEED={seed}");
     stage.deploy(bank()).await;
     for account in 0..ACCOUNTS {
         stage

@@ -89,7 +89,6 @@ async fn check_accounts(stages: &[Stage], accounts: usize) {
 /// Transfers of 64 callers, spread over hosts.
 async fn transfer(stages: Vec<Stage>, accounts: usize, transfers: u64) {
     let seed = seed();
-    println!("repeat this test with KVASM_TEST_SEED={seed}");
     open_accounts(&stages[0], accounts).await;
     let stages: Arc<[Stage]> = stages.into();
     let start = Instant::now();
@@ -190,7 +189,6 @@ async fn agrees_with_ledger(stage: &Stage, accounts: usize, acknowledged: &[Stri
 async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
     const ACCOUNTS: usize = 4;
     let seed = seed();
-    println!("repeat this test with KVASM_TEST_SEED={seed}");
     open_accounts(&stages[0], ACCOUNTS).await;
     stages[0].deploy(bank_with_ledger()).await;
     let stages: Arc<[Stage]> = stages.into();

@@ -185,7 +185,6 @@ async fn transactions_have_one_order(stages: &[Stage]) {
     const CLIENTS: usize = 5;
     const RUNS: usize = 60;
     let seed = seed();
-    println!("repeat this test with KVASM_TEST_SEED={seed}");
     let mut rng = Rng::new(seed);
     let moments = Arc::new(Moments::default());
     let together = Arc::new(Barrier::new(CLIENTS));

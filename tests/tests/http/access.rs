@@ -284,6 +284,69 @@ async fn a_header_that_is_no_token_is_never_taken_for_none() {
     }
 }
 
+/// Whatever else is wrong with a request, one without a good token is told that alone.
+#[tokio::test]
+async fn a_token_is_asked_for_before_parameters_are_read() {
+    let server = Server::start().await;
+    server.app("shop", false).await;
+    let nobody = server.anonymous();
+    let garbage = server.root.with_token(Some("kvasm_garbage".to_owned()));
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for operation in operations(&document(&server.root).await) {
+        let needs_token = match operation.access {
+            Access::Scope(_) => true,
+            Access::Optional if !operation.path.starts_with("/a/") => false,
+            Access::Open | Access::Optional => continue,
+        };
+        count += 1;
+        let good = target(&operation, "shop");
+        let bare = good.split('?').next().unwrap();
+        let parts = operation.path.split('/').map(|part| match part {
+            name if name.starts_with('{') => "%ff",
+            other => other,
+        });
+        let mut targets = vec![
+            format!("{bare}?nonsense=1"),
+            format!("{bare}?limit=x&limit=%zz"),
+        ];
+        if operation.path.contains('{') {
+            targets.push(parts.collect::<Vec<_>>().join("/"));
+        }
+        let compressed = |api: &Api, target: &str| {
+            let request = api.ask(&operation.method, target);
+            request.header("content-encoding", "gzip").body("x")
+        };
+        let plain = |api: &Api, target: &str| api.ask(&operation.method, target);
+        let mut requests = Vec::new();
+        for api in [&nobody, &garbage, &server.root] {
+            let mut of_api: Vec<_> = targets.iter().map(|target| plain(api, target)).collect();
+            of_api.push(compressed(api, &good));
+            requests.push(of_api);
+        }
+        let statuses = [if needs_token { 401 } else { 400 }, 401, 400];
+        for (requests, expected) in requests.into_iter().zip(statuses) {
+            for (at, request) in requests.into_iter().enumerate() {
+                let is_compressed = at == targets.len();
+                let expected = match expected {
+                    400 if is_compressed => 415,
+                    expected => expected,
+                };
+                let answer = answer(request).await;
+                if answer.status != expected {
+                    let (status, text) = (answer.status, answer.text());
+                    let (method, path) = (&operation.method, &operation.path);
+                    wrong.push(format!(
+                        "{method} {path} {at}: {status}, not {expected}: {text}"
+                    ));
+                }
+            }
+        }
+    }
+    assert!(count > 40, "{count}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[tokio::test]
 async fn a_token_cannot_make_more_of_itself() {
     let server = Server::start().await;

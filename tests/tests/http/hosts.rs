@@ -1,6 +1,7 @@
 //! Two servers on one store: what is changed through one of them holds for the next
 //! request to the other, which has the rows of before in memory.
 
+use crate::document::{Access, OF_A_SHOP, document, operations};
 use kvasm::model::{App, AppLimits, AppName, PluginVersion, Scope};
 use kvasm::service::{Expiry, NewToken};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
@@ -248,6 +249,47 @@ async fn a_call_looks_once(two: Two) {
     println!("{looks} looks of 1280 calls");
     assert_eq!((hits, misses), (2 * 1280, 0));
     assert!(looks <= 1280, "{looks}");
+}
+
+/// So does each request of an administrator, whose token and app are in memory.
+async fn an_administrator_looks_once(two: Two) {
+    let (server, root) = (&two.asked, &two.asked.root);
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for operation in operations(&document(root).await) {
+        let is_of_app = operation.path.contains("{app}");
+        if !matches!(operation.access, Access::Scope(_)) || !is_of_app {
+            continue;
+        }
+        count += 1;
+        let name = format!("app-{count}");
+        server.app(&name, false).await;
+        let path = format!("/v1/apps/{name}");
+        root.get(&path).await.expect(200);
+        let parameters = OF_A_SHOP.map(|(part, value)| match part {
+            "app" => (part, name.as_str()),
+            _ => (part, value),
+        });
+        let before = counted(server, "look");
+        root.send(&operation.method, &operation.target(&parameters))
+            .await;
+        let looks = counted(server, "look") - before;
+        if looks != 1 {
+            wrong.push(format!("{} {}: {looks}", operation.method, operation.path));
+        }
+    }
+    assert!(count > 30, "{count}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_looks_once_on_sqlite() {
+    an_administrator_looks_once(Two::on_sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_looks_once_on_postgres() {
+    an_administrator_looks_once(Two::on_postgres().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

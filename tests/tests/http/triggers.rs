@@ -4,7 +4,6 @@ use crate::events::tenant;
 use kvasm::model::Scope;
 use kvasm_tests::server::{Answer, Server};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 const TRIGGERS: &str = "/v1/apps/shop/triggers";
 
@@ -185,7 +184,7 @@ async fn a_plugin_shows_what_it_declares() {
     let plugin = NewPlugin {
         app: app.id,
         digest: Digest([1; 32]),
-        wasm: Arc::from(&b"not looked at"[..]),
+        wasm: b"not looked at".as_slice().into(),
         exports: Exports {
             functions: vec!["run".to_owned()],
             http: None,

@@ -1,4 +1,4 @@
-//! ARCHITECTURE.md names files and tests that exist.
+//! ARCHITECTURE.md and SECURITY.md name files and tests that exist.
 
 use super::assert_none;
 use super::files;
@@ -41,6 +41,24 @@ fn every_invariant_is_held_by_a_test_that_exists() {
         let cell = row[1].split(": one suite").next().unwrap_or_default();
         assert!(cell.contains(".rs` `"), "no test holds: {}", row[0]);
         assert_none(&missing(cell, from_disk));
+    }
+}
+
+#[test]
+fn every_defence_of_the_threat_model_has_code_and_a_test() {
+    let text = files::one("SECURITY.md").text;
+    let tables = markdown::tables(&text).into_iter();
+    let tables = tables.filter(|table| table.head == ["attempt", "defence", "code", "test"]);
+    let rows: Vec<_> = tables.flat_map(|table| table.rows).collect();
+    assert!(rows.len() >= 30, "only {} attempts", rows.len());
+    for row in &rows {
+        let [attempt, _, code, test] = row.as_slice() else {
+            panic!("a row of {} cells: {row:?}", row.len());
+        };
+        assert!(code.contains(".rs`"), "no code stops: {attempt}");
+        assert!(test.contains(".rs` `"), "no test shows: {attempt}");
+        assert_none(&missing(code, from_disk));
+        assert_none(&missing(test, from_disk));
     }
 }
 

@@ -14,10 +14,10 @@ use crate::model::{
     WriteBatch,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::sync::Arc;
 use triggers::Row;
 use uuid::Uuid;
 
@@ -33,7 +33,7 @@ struct State {
     names: BTreeMap<AppName, AppId>,
     /// One for each app of `names`.
     apps: HashMap<AppId, Tenant>,
-    modules: HashMap<Digest, Arc<[u8]>>,
+    modules: HashMap<Digest, Bytes>,
     tokens: BTreeMap<TokenId, Token>,
     audit: BTreeMap<Uuid, Audit>,
     /// The identity of the audit row that was written last; nil before the first.

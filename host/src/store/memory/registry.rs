@@ -9,9 +9,9 @@ use crate::model::{
 use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 use uuid::Uuid;
 
 impl MemoryStore {
@@ -440,9 +440,8 @@ impl Registry for MemoryStore {
             .cloned())
     }
 
-    async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        let module = self.state.read().modules.get(&digest).map(Arc::clone);
-        Ok(module.map(|wasm| wasm.to_vec()))
+    async fn module(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.state.read().modules.get(&digest).cloned())
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError> {

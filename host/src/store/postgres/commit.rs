@@ -22,7 +22,7 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed,
     let plain = write.depth == 0 && write.acknowledge.is_none();
     let done = match (write.checks.as_slice(), write.ops.as_slice()) {
         _ if write.audit.is_some() => return batch::commit(pool, write).await,
-        ([], []) if plain => {
+        ([], []) if write.acknowledge.is_none() => {
             app_there(read::app_exists(pool, write.app_id).await?)?;
             return Ok(Committed::default());
         }

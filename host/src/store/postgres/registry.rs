@@ -11,6 +11,7 @@ use crate::model::{
 };
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
+use bytes::Bytes;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -243,9 +244,11 @@ impl Registry for PostgresStore {
         first(&self.pool.read(statement).await?, plugin_row)
     }
 
-    async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn module(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
         let statement = || sqlx::query(sql::MODULE).bind(digest.0.to_vec());
-        first(&self.pool.read(statement).await?, |row| row.try_get(0))
+        let wasm = |row: &_| Row::try_get::<Vec<u8>, _>(row, 0);
+        let wasm = first(&self.pool.read(statement).await?, wasm)?;
+        Ok(wasm.map(Bytes::from))
     }
 
     async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError> {

@@ -32,6 +32,10 @@ impl Links {
         let Some(id) = batch.link.as_ref().map(Link::id) else {
             return;
         };
+        // What has no keys is followed by nobody, and `KEYS_MAX` would not bound it.
+        if batch.ops.is_empty() {
+            return;
+        }
         let version = |(op, applied): (&Op, &Applied)| {
             let (collection, key) = op.address();
             let at = (collection.as_str().to_owned(), key.as_str().to_owned());
@@ -56,5 +60,29 @@ impl Links {
     /// After a group was undone: its versions will be given again, to other writes.
     pub(super) fn forget(&mut self) {
         *self = Links::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AppId, Timestamp};
+
+    /// A batch of the commit that it is named by, with nothing but checks.
+    fn reader() -> WriteBatch {
+        WriteBatch {
+            link: Some(Link::new(CommitId::next(), Vec::new(), None)),
+            ..WriteBatch::new(AppId::generate(), Timestamp(0))
+        }
+    }
+
+    /// They have no key that would count, and nobody can follow them.
+    #[test]
+    fn commits_that_write_nothing_are_not_remembered() {
+        let mut links = Links::default();
+        for _ in 0..100 {
+            links.remember(&reader(), &Committed::default());
+        }
+        assert_eq!((links.known.len(), links.order.len()), (0, 0));
     }
 }

@@ -201,7 +201,6 @@ async fn every_change_is_delivered_once_and_in_order() {
     let hosts = two_hosts(&options).await;
     hosts[0].watch("t", "c").await;
     let seed = rng::seed();
-    println!("seed {seed}");
     let mut rng = Rng::new(seed);
     let book = Arc::new(Book::default());
     book.writers.store(4, Ordering::SeqCst);

@@ -36,10 +36,6 @@ async fn options() -> PostgresOptions {
 async fn connect(options: PostgresOptions) -> Kit {
     let store = PostgresStore::connect(options).await.expect("a store");
     let seed = rng::seed();
-    println!(
-        "repeat this test with {}={seed}",
-        kvasm_tests::conformance::SEED_VARIABLE
-    );
     Kit::new(Arc::new(store), seed)
 }
 

@@ -174,9 +174,14 @@ unsafe extern "C" fn read(
     if AT_ONCE.get()
         && let (Ok(length), Ok(from)) = (usize::try_from(amount), u64::try_from(offset))
     {
+        let bytes = buffer.cast::<u8>();
         // SAFETY: SQLite gives a buffer of `amount` bytes, and nobody else uses it during
-        // the call.
-        let buffer = unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), length) };
+        // the call. It may be fresh memory, which no slice may refer to, so it is written
+        // first.
+        let buffer = unsafe {
+            bytes.write_bytes(0, length);
+            std::slice::from_raw_parts_mut(bytes, length)
+        };
         let mut buffers = [IoSliceMut::new(buffer)];
         match preadv2(&*tail.file, &mut buffers, from, ReadWriteFlags::NOWAIT) {
             Ok(read) if read == length => return SQLITE_OK,

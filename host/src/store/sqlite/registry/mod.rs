@@ -14,6 +14,7 @@ use crate::model::{
 use crate::store::registry::Effect;
 use crate::store::{Registry, StoreError};
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -272,7 +273,7 @@ impl Registry for SqliteStore {
         self.read_short_of(app, || None, read, || read).await
     }
 
-    async fn module(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+    async fn module(&self, digest: Digest) -> Result<Option<Bytes>, StoreError> {
         let readers = Arc::clone(&self.readers);
         let read = move || readers.with(|conn| read::module(conn, digest));
         self.places.run(None, read).await

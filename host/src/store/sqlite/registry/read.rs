@@ -5,6 +5,7 @@ use crate::model::{
     TokenId, Usage,
 };
 use crate::store::sqlite::read::{damaged, uuid_of};
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
 
@@ -80,15 +81,16 @@ pub(in crate::store::sqlite) fn plugin(
 pub(in crate::store::sqlite) fn module(
     connection: &Connection,
     digest: Digest,
-) -> rusqlite::Result<Option<Vec<u8>>> {
-    connection
+) -> rusqlite::Result<Option<Bytes>> {
+    let wasm: Option<Vec<u8>> = connection
         .prepare_cached(
             "SELECT wasm FROM modules WHERE digest = ?1
                AND EXISTS (SELECT 1 FROM plugins AS p JOIN apps AS a ON a.id = p.app_id
                            WHERE p.digest = ?1 AND a.deleted_at IS NULL)",
         )?
         .query_row([digest.0], |row| row.get(0))
-        .optional()
+        .optional()?;
+    Ok(wasm.map(Bytes::from))
 }
 
 const TOKEN_COLUMNS: &str =
