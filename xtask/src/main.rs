@@ -42,8 +42,11 @@ enum Task {
     /// The test programs run side by side. Arguments go to `cargo test`, which then
     /// runs what they select.
     Test(test::Options),
-    /// Check formatting, lints and documentation.
-    Check,
+    /// Check formatting, lints, dependencies, features and documentation.
+    Check {
+        /// Only these parts.
+        parts: Vec<check::Part>,
+    },
     /// Put careless lines into a copy of the code and see whether the tests notice.
     ///
     /// The lines are in `tests/mutants.toml`. Each must still be in the code, and one
@@ -61,10 +64,13 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if let Some(compiled) = check::as_compiler() {
+        return compiled;
+    }
     let result = match Arguments::parse().task {
         Task::Demo { check } => demo::run(check),
         Task::Test(options) => test::run(&options),
-        Task::Check => check::run(),
+        Task::Check { parts } => check::run(&parts),
         Task::Mutants(options) => mutants::run(&options),
         Task::Guests => guests::run(),
         Task::Bench { arguments } => bench::run(&arguments),

@@ -180,13 +180,18 @@ pub(super) async fn next(
     deadline: Instant,
 ) -> Result<Option<Bytes>, Problem> {
     let options = &shared.options;
+    timeout_at(deadline, part(body)).await.map_err(|_| {
+        let (seconds, rate) = (options.body_timeout.as_secs(), options.min_rate);
+        let detail = format!("the limits are {seconds} s and {rate} bytes per second");
+        Problem::new(Kind::BodyTimeout, detail)
+    })?
+}
+
+/// The next part of a body, however long that takes. Nothing is lost if it is not waited
+/// for.
+pub(super) async fn part(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     loop {
-        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| {
-            let (seconds, rate) = (options.body_timeout.as_secs(), options.min_rate);
-            let detail = format!("the limits are {seconds} s and {rate} bytes per second");
-            Problem::new(Kind::BodyTimeout, detail)
-        })?;
-        match frame {
+        match body.frame().await {
             None => return Ok(None),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => return Ok(Some(data)),

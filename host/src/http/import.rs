@@ -83,8 +83,11 @@ struct Import {
     /// The bytes of it that are whole lines.
     whole: usize,
     bill: Bill,
-    batch: Vec<Write>,
+    /// What was parsed and not committed yet, each with the time at which it expires.
+    batch: Vec<Line>,
+    /// The bytes of its values.
     bytes: usize,
+    /// The lines that were parsed.
     line: u64,
     done: Imported,
 }
@@ -97,9 +100,7 @@ impl Import {
         loop {
             // What is there is read before it is parsed, so that a piece is worth its while;
             // while the sender is waited for, nothing is left to do.
-            let soon = Instant::now() + options.body_timeout;
-            let ready = body::next(&shared, &mut body, soon).now_or_never();
-            let part = match ready {
+            let part = match body::part(&mut body).now_or_never() {
                 Some(part) => part?,
                 None => {
                     self.parse().await?;
@@ -154,10 +155,9 @@ impl Import {
         let parsed = self.shared.aside.run(self.app.id, parse).await;
         let parsed = parsed.map_err(|error| Problem::internal(&error))?;
         self.line += parsed.lines;
-        self.done.expired += parsed.expired;
-        for write in parsed.writes {
+        for (write, expires_at) in parsed.writes {
             self.bytes += write.value.as_bytes().len();
-            self.batch.push(write);
+            self.batch.push((write, expires_at));
             if self.batch.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES {
                 self.commit().await?;
             }
@@ -201,14 +201,36 @@ impl Import {
     async fn commit(&mut self) -> Result<(), Problem> {
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
-        if batch.is_empty() {
-            return Ok(());
+        let all = batch.len();
+        // Only now: an entry may have waited for its sender, and does not live longer for it.
+        let writes = alive(batch, Timestamp::now());
+        let entries = writes.len();
+        self.done.expired += (all - entries) as u64;
+        if !writes.is_empty() {
+            self.shared.host.kv().set_many(&self.caller, writes).await?;
         }
-        let entries = batch.len() as u64;
-        self.shared.host.kv().set_many(&self.caller, batch).await?;
-        self.done.imported += entries;
+        self.done.imported += entries as u64;
         Ok(())
     }
+}
+
+/// A write without a time to live, and when its entry expires.
+type Line = (Write, Option<Timestamp>);
+
+/// The writes of those entries that have not expired, with the time that they still have.
+fn alive(batch: Vec<Line>, now: Timestamp) -> Vec<Write> {
+    let batch = batch.into_iter();
+    let alive = batch.filter_map(|(write, expires_at)| {
+        let ttl_ms = match expires_at {
+            None => None,
+            Some(at) => match u64::try_from(at.0.saturating_sub(now.0)) {
+                Ok(0) | Err(_) => return None,
+                Ok(left) => Some(left),
+            },
+        };
+        Some(Write { ttl_ms, ..write })
+    });
+    alive.collect()
 }
 
 /// What was read since it last counted as a write.
@@ -239,9 +261,7 @@ impl Bill {
 /// Lines as writes, until one is refused.
 #[derive(Default)]
 struct Parsed {
-    writes: Vec<Write>,
-    /// Those whose entries have expired.
-    expired: u64,
+    writes: Vec<Line>,
     /// All of them, blank ones and the one that is refused included.
     lines: u64,
     /// Why the last one is refused.
@@ -250,16 +270,14 @@ struct Parsed {
 
 fn parse(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Parsed {
     let mut parsed = Parsed::default();
-    let now = Timestamp::now();
     let lines = piece.strip_suffix(b"\n").unwrap_or(piece);
     for line in lines.split(|byte| *byte == b'\n') {
         parsed.lines += 1;
         if line.trim_ascii().is_empty() {
             continue;
         }
-        match write(line, line_bytes, value_bytes, now) {
-            Ok(Some(write)) => parsed.writes.push(write),
-            Ok(None) => parsed.expired += 1,
+        match write(line, line_bytes, value_bytes) {
+            Ok(write) => parsed.writes.push(write),
             Err(why) => {
                 parsed.bad = Some(why);
                 break;
@@ -269,18 +287,12 @@ fn parse(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Parsed {
     parsed
 }
 
-/// A line as a write; none if its entry has expired.
-fn write(
-    line: &[u8],
-    line_bytes: usize,
-    value_bytes: usize,
-    now: Timestamp,
-) -> Result<Option<Write>, Bad> {
+fn write(line: &[u8], line_bytes: usize, value_bytes: usize) -> Result<Line, Bad> {
     if line.len() > line_bytes {
         return Err(over(line_bytes));
     }
     let line: EntryLine = serde_json::from_slice(line).map_err(|e| Bad::Other(e.to_string()))?;
-    line.write(value_bytes, now)
+    line.write(value_bytes)
 }
 
 /// Of the limit of lines, which follows that of values.
@@ -306,9 +318,11 @@ pub struct Lines {
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_lines(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Lines {
     let parsed = parse(piece, line_bytes, value_bytes);
+    let all = parsed.writes.len();
+    let writes = alive(parsed.writes, Timestamp::now());
     Lines {
-        writes: parsed.writes,
-        expired: parsed.expired,
+        expired: (all - writes.len()) as u64,
+        writes,
         lines: parsed.lines,
         bad: parsed.bad.map(Bad::why),
     }
@@ -337,11 +351,21 @@ mod tests {
     use crate::http::{Request, ServerOptions};
     use crate::model::AppName;
     use futures_util::stream;
+    use http_body_util::BodyExt;
     use std::convert::Infallible;
 
     /// An import holds what it has not committed, however long it is.
     #[tokio::test]
     async fn an_import_can_be_larger_than_all_bytes_in_flight() {
+        let value = "x".repeat(50_000);
+        let line = format!("{{\"collection\":\"c\",\"key\":\"k\",\"json\":\"{value}\"}}\n");
+        let parts = (0..320).map(move |_| Ok::<_, Infallible>(line.clone()));
+        let done = imported(Body::from_stream(stream::iter(parts))).await;
+        assert_eq!(done, r#"{"imported":320,"expired":0}"#);
+    }
+
+    /// What is said of an import to a server that holds 4 MiB at most.
+    async fn imported(body: Body) -> String {
         let host = Host::builder().instances(4).build().unwrap();
         let app = host.create_app(AppName::parse("shop").unwrap()).await;
         app.unwrap();
@@ -351,15 +375,34 @@ mod tests {
         };
         let trust = Trust::Operator("test".into());
         let shared = Shared::new(host, options, trust, Default::default());
-        let value = "x".repeat(50_000);
-        let line = format!("{{\"collection\":\"c\",\"key\":\"k\",\"json\":\"{value}\"}}\n");
-        let parts = (0..320).map(move |_| Ok::<_, Infallible>(line.clone()));
         let request = Request::post("/v1/apps/shop/kv/import");
-        let request = request.header("content-type", JSON_LINES);
-        let request = request.body(Body::from_stream(stream::iter(parts)));
+        let request = request.header("content-type", JSON_LINES).body(body);
         let router = build(shared, Routes::All);
         let answer = tower::ServiceExt::oneshot(router, request.unwrap()).await;
-        assert_eq!(answer.unwrap().status(), 200);
+        let body = answer.unwrap().into_body().collect().await;
+        String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    /// However long the sender pauses after it.
+    #[tokio::test]
+    async fn an_entry_expires_when_its_line_says() {
+        let at = Timestamp::now().plus_ms(500);
+        let line = format!(
+            r#"{{"collection":"c","key":"k","json":1,"expires_at":{}}}"#,
+            at.0
+        );
+        let parts = stream::unfold(Some(line), move |line| async move {
+            let Some(line) = line else {
+                // The line was read, and is parsed while this is waited for.
+                while Timestamp::now() <= at {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                return None;
+            };
+            Some((Ok::<_, Infallible>(line + "\n"), None))
+        });
+        let done = imported(Body::from_stream(parts)).await;
+        assert_eq!(done, r#"{"imported":0,"expired":1}"#);
     }
 
     /// However the stream is cut, what is read counts.
@@ -385,8 +428,9 @@ mod tests {
         let good = r#"{"collection":"c","key":"k","json":1}"#;
         let old = r#"{"collection":"c","key":"k","json":1,"expires_at":1}"#;
         let parsed = parse(format!("\n{good}\n{old}\n \n").as_bytes(), 100, 10);
-        assert_eq!((parsed.lines, parsed.writes.len()), (4, 1));
-        assert_eq!((parsed.expired, parsed.bad), (1, None));
+        assert_eq!((parsed.lines, parsed.writes.len()), (4, 2));
+        let expire: Vec<_> = parsed.writes.iter().map(|(_, at)| *at).collect();
+        assert_eq!((expire, parsed.bad), (vec![None, Some(Timestamp(1))], None));
         let parsed = parse(format!("{good}\nx\n{good}").as_bytes(), 100, 10);
         assert_eq!((parsed.lines, parsed.writes.len()), (2, 1));
         assert!(parsed.bad.is_some());

@@ -25,12 +25,13 @@ enum Takes {
         /// refuse.
         min: i128,
         max: i128,
-        shown: (Value, Value),
+        shown: (String, String),
     },
 }
 
 impl Parameter {
-    /// A parameter by its schema as its type alone makes it, and as it is documented.
+    /// A parameter by its description as its Rust type makes it, and as the document has
+    /// it, where the bounds of numbers can be narrower.
     pub(super) fn new(of_type: &Value, documented: &Value) -> Parameter {
         let schema = documented.get("schema").unwrap_or(&Value::Null);
         let text = |member: &str| schema.get(member).and_then(Value::as_str);
@@ -116,9 +117,9 @@ fn integer(of_type: &Value, documented: &Value) -> Takes {
         (false, true) => (i32::MIN.into(), i32::MAX.into()),
         (false, false) => (i64::MIN.into(), i64::MAX.into()),
     };
-    let bound = |member, of_type: i128| {
-        let documented = documented.get(member).cloned();
-        documented.unwrap_or_else(|| of_type.to_string().parse().unwrap_or_default())
+    let bound = |member, of_type: i128| match documented.get(member) {
+        Some(documented) => documented.to_string(),
+        None => of_type.to_string(),
     };
     Takes::Integer {
         min,

@@ -135,25 +135,20 @@ impl EntryLine {
         })
     }
 
-    /// The line as a write; none if its entry has expired.
-    pub(super) fn write(self, value_bytes: usize, now: Timestamp) -> Result<Option<Write>, Bad> {
+    /// The line as a write, without a time to live, and the time at which its entry
+    /// expires.
+    pub(super) fn write(self, value_bytes: usize) -> Result<(Write, Option<Timestamp>), Bad> {
         let value = value(self.json, self.bytes, value_bytes)?;
         let lacks = || Bad::Other("it needs \"collection\"".to_owned());
         let collection = self.collection.ok_or_else(lacks)?;
-        let ttl_ms = match self.expires_at {
-            None => None,
-            Some(at) => match u64::try_from(at.saturating_sub(now.0)) {
-                Ok(0) | Err(_) => return Ok(None),
-                Ok(ttl) => Some(ttl),
-            },
-        };
-        Ok(Some(Write {
+        let write = Write {
             collection: Collection::parse(collection)?,
             key: Key::parse(self.key)?,
             value,
-            ttl_ms,
+            ttl_ms: None,
             expect: None,
-        }))
+        };
+        Ok((write, self.expires_at.map(Timestamp)))
     }
 }
 

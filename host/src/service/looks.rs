@@ -9,7 +9,7 @@ use std::task::Poll;
 use tokio::sync::Notify;
 
 /// Looks at something that changes. At most one look is under way; all who come
-/// meanwhile share the next one. So whoever asks gets the answer of a look that has
+/// meanwhile share the next one. So each caller gets the answer of a look that has
 /// begun after they asked, and waits for two at most.
 pub(super) struct Looks<T>(Arc<Mutex<State<T>>>);
 
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(first.expect("an answer"), 1);
     }
 
-    /// Then no task is started any more, and whoever asks must not try for ever.
+    /// Then no task is started any more, and a caller must not try without end.
     #[test]
     fn a_runtime_can_shut_down_while_somebody_asks() {
         struct AskAtTheEnd(Arc<Looks<u32>>);

@@ -54,7 +54,9 @@ pub(crate) use lane::{Held, Lane};
 pub use letters::{LETTERS_MAX, Page};
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub(crate) use rates::WriteRates;
-pub(crate) use throttle::{Requests, line_about, line_about_request, line_of_request};
+pub(crate) use throttle::line_about;
+#[cfg(feature = "server")]
+pub(crate) use throttle::{Requests, line_about_request, line_of_request};
 pub use tokens::{Expiry, NewToken, Unauthenticated};
 pub use transaction::Transaction;
 pub use triggers::Fate;

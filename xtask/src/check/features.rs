@@ -1,0 +1,318 @@
+//! Each feature alone, and no feature at all, of the crates that have some.
+//!
+//! `cargo check -p kvasm --no-default-features` would build wasmtime again, for other
+//! features of what both depend on. So cargo builds the workspace as always, and this
+//! program stands in for the compiler of its members (`RUSTC_WORKSPACE_WRAPPER`, as
+//! clippy does): it takes away the features that are off, and the optional dependencies
+//! that come with them. What that does not find is a feature of a dependency that is on
+//! for another member alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::process::{cargo, output, run as run_command, step, workspace};
+
+/// The variable that says what to take away.
+const VARIABLE: &str = "KVASM_XTASK_FEATURES";
+
+/// Features that are not checked alone: every build of the tests has them, and they have
+/// nothing of their own but entries to what another feature brings.
+const WITH_OTHERS: &[&str] = &["fuzzing"];
+
+/// What is checked of the crates, by the names that the compiler has for them. Crates of
+/// the workspace that are not here are compiled as empty ones.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Plan(BTreeMap<String, Off>);
+
+/// What is off in a crate.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Off {
+    features: BTreeSet<String>,
+    dependencies: BTreeSet<String>,
+    /// Whether warnings are errors.
+    strict: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Package {
+    name: String,
+    features: BTreeMap<String, Vec<String>>,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Dependency {
+    name: String,
+    rename: Option<String>,
+    path: Option<PathBuf>,
+    kind: Option<String>,
+}
+
+/// Checks every choice.
+pub fn run() -> Result<()> {
+    let text = output(cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
+    let metadata: Metadata = serde_json::from_str(&text).context("reading cargo's metadata")?;
+    for feature in choices(&metadata) {
+        let shown = feature.as_deref().unwrap_or("no features");
+        step(&format!("check of {shown} alone"));
+        check(feature.as_deref(), &plan(&metadata, feature.as_deref()))
+            .with_context(|| format!("with {shown}"))?;
+    }
+    Ok(())
+}
+
+/// No feature, then each that is not the default: that one has been built.
+fn choices(metadata: &Metadata) -> Vec<Option<String>> {
+    let names = metadata.packages.iter().flat_map(|package| {
+        let default = package.features.get("default").cloned().unwrap_or_default();
+        let names = package.features.keys().cloned();
+        let is_built = move |name: &String| name == "default" || default.contains(name);
+        names.filter(move |name| !is_built(name) && !WITH_OTHERS.contains(&name.as_str()))
+    });
+    let names: BTreeSet<String> = names.collect();
+    std::iter::once(None)
+        .chain(names.into_iter().map(Some))
+        .collect()
+}
+
+/// What is off when `feature` alone is on, in the packages that have features, and which
+/// packages they need.
+fn plan(metadata: &Metadata, feature: Option<&str>) -> Plan {
+    let mut plan = BTreeMap::new();
+    for package in &metadata.packages {
+        if !package.features.is_empty() {
+            plan.insert(crate_name(&package.name), off(package, feature));
+            need(metadata, package, &mut plan);
+        }
+    }
+    Plan(plan)
+}
+
+fn need(metadata: &Metadata, package: &Package, plan: &mut BTreeMap<String, Off>) {
+    let needed = package.dependencies.iter();
+    let needed = needed.filter(|needed| needed.kind.is_none() && needed.path.is_some());
+    for needed in needed {
+        plan.entry(crate_name(&needed.name)).or_default();
+        if let Some(package) = metadata.packages.iter().find(|p| p.name == needed.name) {
+            need(metadata, package, plan);
+        }
+    }
+}
+
+fn off(package: &Package, feature: Option<&str>) -> Off {
+    let (mut on, mut with) = (BTreeSet::new(), BTreeSet::new());
+    let mut left: Vec<&str> = feature.into_iter().collect();
+    while let Some(name) = left.pop() {
+        for part in package.features.get(name).into_iter().flatten() {
+            match part.strip_prefix("dep:") {
+                Some(dependency) => drop(with.insert(dependency)),
+                None if part.contains('/') => {}
+                None => left.push(part),
+            }
+        }
+        on.insert(name);
+    }
+    let optional = package.features.values().flatten();
+    let optional = optional.filter_map(|part| part.strip_prefix("dep:"));
+    let names = |name: &str| {
+        let renamed = package.dependencies.iter().find(|d| d.name == name);
+        crate_name(renamed.and_then(|d| d.rename.as_deref()).unwrap_or(name))
+    };
+    let features = package.features.keys();
+    Off {
+        features: features
+            .filter(|name| !on.contains(name.as_str()))
+            .cloned()
+            .collect(),
+        dependencies: optional
+            .filter(|name| !with.contains(name))
+            .map(names)
+            .collect(),
+        strict: true,
+    }
+}
+
+fn crate_name(package: &str) -> String {
+    package.replace('-', "_")
+}
+
+fn check(feature: Option<&str>, plan: &Plan) -> Result<()> {
+    // Cargo tells what a wrapper has built by the wrapper's path.
+    let folder = workspace().join("target/xtask-features");
+    let folder = folder.join(feature.unwrap_or("none"));
+    let wrapper = folder
+        .join("rustc")
+        .with_extension(env::consts::EXE_EXTENSION);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let xtask = env::current_exe().context("where this program is")?;
+    put(&xtask, &wrapper).with_context(|| format!("cannot write {}", wrapper.display()))?;
+    let mut command = cargo();
+    command.args(["check", "--quiet", "--workspace", "--lib"]);
+    command.env("RUSTC_WORKSPACE_WRAPPER", &wrapper);
+    run_command(command.env(VARIABLE, serde_json::to_string(plan)?))
+}
+
+/// Copies a program, unless it is there.
+fn put(from: &Path, to: &Path) -> std::io::Result<()> {
+    let is_same = |to: fs::Metadata, from: fs::Metadata| {
+        to.len() == from.len() && to.modified().ok() >= from.modified().ok()
+    };
+    if let (Ok(to), Ok(from)) = (fs::metadata(to), fs::metadata(from))
+        && is_same(to, from)
+    {
+        return Ok(());
+    }
+    // A program that runs cannot be written to.
+    let new = to.with_extension("new");
+    fs::copy(from, &new)?;
+    fs::rename(new, to)
+}
+
+/// Stands in for the compiler, if cargo has started this program as one.
+pub fn as_compiler() -> Option<ExitCode> {
+    let plan = env::var(VARIABLE).ok()?;
+    let compiled = compile(&plan).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    });
+    Some(compiled)
+}
+
+fn compile(plan: &str) -> Result<ExitCode> {
+    let plan: Plan = serde_json::from_str(plan).context(VARIABLE)?;
+    let mut arguments = env::args().skip(1);
+    let Some(compiler) = arguments.next() else {
+        bail!("no compiler is named");
+    };
+    let empty = env::current_exe()?.with_file_name("empty.rs");
+    fs::write(&empty, "").with_context(|| format!("cannot write {}", empty.display()))?;
+    let arguments = rewritten(arguments.collect(), &plan, &empty.to_string_lossy());
+    let status = Command::new(&compiler).args(arguments).status();
+    let status = status.with_context(|| format!("cannot start {compiler}"))?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The compiler's arguments without what is off.
+fn rewritten(arguments: Vec<String>, plan: &Plan, empty: &str) -> Vec<String> {
+    let name = value_of(&arguments, "--crate-name");
+    // Cargo asks about the compiler itself with a crate of this name.
+    let Some(name) = name.filter(|name| name != "___") else {
+        return arguments;
+    };
+    let Some(off) = plan.0.get(&name) else {
+        let is_source = |argument: &str| argument.ends_with(".rs");
+        let replace = |a: String| if is_source(&a) { empty.to_owned() } else { a };
+        return arguments.into_iter().map(replace).collect();
+    };
+    let mut kept = Vec::new();
+    let mut rest = arguments.into_iter().peekable();
+    while let Some(argument) = rest.next() {
+        let next = rest.peek().map(String::as_str).unwrap_or_default();
+        if is_off(off, &argument, next) {
+            rest.next();
+        } else {
+            kept.push(argument);
+        }
+    }
+    if off.strict {
+        kept.push("-Dwarnings".to_owned());
+    }
+    kept
+}
+
+fn is_off(off: &Off, option: &str, value: &str) -> bool {
+    match option {
+        "--cfg" => {
+            let feature = value
+                .strip_prefix("feature=\"")
+                .and_then(|f| f.strip_suffix('"'));
+            feature.is_some_and(|feature| off.features.contains(feature))
+        }
+        "--extern" => {
+            let name = value.split('=').next().unwrap_or_default();
+            off.dependencies
+                .contains(name.rsplit(':').next().unwrap_or_default())
+        }
+        _ => false,
+    }
+}
+
+fn value_of(arguments: &[String], option: &str) -> Option<String> {
+    let at = arguments.iter().position(|argument| argument == option)?;
+    arguments.get(at + 1).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata() -> Metadata {
+        let json = r#"{"packages":[
+            {"name":"a-b","features":{"default":["all"],"all":["some","dep:x-y"],"some":["dep:z","w/f"]},
+             "dependencies":[{"name":"x-y","rename":null,"kind":null},{"name":"z","rename":"zed","kind":null},
+                             {"name":"base","rename":null,"path":"/base","kind":null},
+                             {"name":"kit","rename":null,"path":"/kit","kind":"dev"}]},
+            {"name":"base","features":{},"dependencies":[]},
+            {"name":"kit","features":{},"dependencies":[]}]}"#;
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_feature_brings_what_it_names() {
+        let metadata = metadata();
+        assert_eq!(choices(&metadata), [None, Some("some".to_owned())]);
+        let none = plan(&metadata, None).0;
+        assert_eq!(none.keys().collect::<Vec<_>>(), ["a_b", "base"]);
+        assert_eq!(none["a_b"].features, set(&["all", "default", "some"]));
+        assert_eq!(none["a_b"].dependencies, set(&["x_y", "zed"]));
+        let some = plan(&metadata, Some("some")).0;
+        assert_eq!(some["a_b"].features, set(&["all", "default"]));
+        assert_eq!(some["a_b"].dependencies, set(&["x_y"]));
+    }
+
+    #[test]
+    fn the_compiler_gets_what_is_on() {
+        let plan = plan(&metadata(), Some("some"));
+        let given = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let of = |text: &str| rewritten(given(text), &plan, "/empty.rs").join(" ");
+        let rest = "--extern priv:zed=z.rlib --cfg feature=\"some\" a/lib.rs";
+        assert_eq!(
+            of(&format!(
+                "--crate-name a_b --extern x_y=x.rlib --cfg feature=\"all\" {rest}"
+            )),
+            format!("--crate-name a_b {rest} -Dwarnings")
+        );
+        assert_eq!(
+            of("--crate-name base b/lib.rs"),
+            "--crate-name base b/lib.rs"
+        );
+        assert_eq!(
+            of("--crate-name kit k/lib.rs -C x"),
+            "--crate-name kit /empty.rs -C x"
+        );
+        assert_eq!(of("-vV"), "-vV");
+        assert_eq!(
+            of("- --crate-name ___ --print=cfg"),
+            "- --crate-name ___ --print=cfg"
+        );
+    }
+}
