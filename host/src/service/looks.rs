@@ -9,7 +9,7 @@ use std::task::Poll;
 use tokio::sync::Notify;
 
 /// Looks at something that changes. At most one look is under way; all who come
-/// meanwhile share the next one. So whoever asks gets the answer of a look that has
+/// meanwhile share the next one. So each caller gets the answer of a look that has
 /// begun after they asked, and waits for two at most.
 pub(super) struct Looks<T>(Arc<Mutex<State<T>>>);
 
@@ -127,7 +127,7 @@ impl<T: Send + Sync + 'static> Underway<T> {
     }
 
     fn end(self, answer: T) {
-        // Nobody else has set it: a group has one look at a time.
+        // No other look has set it: a group has one at a time.
         let _ = self.group.answer.set(answer);
     }
 }
@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(first.expect("an answer"), 1);
     }
 
-    /// Then no task is started any more, and whoever asks must not try for ever.
+    /// Then no task is started any more, and callers must not try for ever.
     #[test]
     fn a_runtime_can_shut_down_while_somebody_asks() {
         struct AskAtTheEnd(Arc<Looks<u32>>);

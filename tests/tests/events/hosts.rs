@@ -153,12 +153,12 @@ async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
     // One claim could have taken both.
     assert_eq!(leased().await, 1);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // A dispatcher that asks without rest never hears of it.
+    // A dispatcher that asks without rest is never notified of it.
     let stopped = tokio::time::timeout(Duration::from_secs(30), stage.stop());
     stopped.await.expect("it stops");
 }
 
-/// Polling is for what others do. What a host does itself, it hears of.
+/// Polling is for what others do. Of what a host does itself, it is notified.
 fn without_polls() -> DispatchOptions {
     DispatchOptions {
         poll: Duration::from_secs(3_600),

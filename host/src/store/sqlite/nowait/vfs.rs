@@ -117,7 +117,7 @@ unsafe extern "C" fn open(
     let Some((descriptor, tail)) = descriptor(path, flags).zip(tail(file)) else {
         return opened;
     };
-    // SAFETY: An open file points to its methods, which are static. The tail lies within
+    // SAFETY: An open file points to its methods, which are static. The tail is within
     // the memory of the file, as `szOsFile` of our VFS says, and is aligned, as `name`
     // has checked; SQLite aligns files to 8 bytes.
     unsafe {
@@ -175,7 +175,7 @@ unsafe extern "C" fn read(
         && let (Ok(length), Ok(from)) = (usize::try_from(amount), u64::try_from(offset))
     {
         let bytes = buffer.cast::<u8>();
-        // SAFETY: SQLite gives a buffer of `amount` bytes, and nobody else uses it during
+        // SAFETY: SQLite gives a buffer of `amount` bytes, and no other thread uses it during
         // the call. It may be fresh memory, which no slice may refer to, so it is written
         // first.
         let buffer = unsafe {
