@@ -236,14 +236,11 @@ impl Host {
         let CallContext {
             caller, deadline, ..
         } = &run.context;
-        if transaction.gave_way() || !transaction.claim() {
+        if transaction.gave_way() || !transaction.claim(receipt.is_some()) {
             return lost(transaction, response.log, Loss::GaveWay);
         }
         let committed = match transaction.linked_batch(receipt) {
             Ok(None) => return Ended::Done(response),
-            Ok(Some(_)) if transaction.should_give_way() => {
-                return lost(transaction, response.log, Loss::GaveWay);
-            }
             Ok(Some((batch, settles))) => {
                 let _settles = settles;
                 let committer = transaction.committer(caller);

@@ -26,22 +26,15 @@ impl Transaction {
         self.way.as_ref().is_some_and(Way::gave_way)
     }
 
-    /// Before the commit of a run that has met nobody: takes the locks of what it writes,
-    /// so that those who come while it is under way wait for it or follow it, instead of
-    /// reading what it is about to replace. `false` if others have one of its keys.
-    pub(crate) fn claim(&self) -> bool {
+    /// Before the commit of a run, which may end a delivery: if the run has met nobody,
+    /// takes the locks of what it writes, so that those who come while the commit is
+    /// under way wait for it or follow it, instead of reading what it is about to
+    /// replace. `false` if others have one of its keys: it should be run again then.
+    pub(crate) fn claim(&self, ends_delivery: bool) -> bool {
         let Some(way) = &self.way else { return true };
         let view = self.view.lock();
-        let written = view.written.keys();
-        way.lane().is_some() || view.written.is_empty() || way.claim(view.keys(), written)
-    }
-
-    /// Whether others hold what this run has touched, so that it should be run again
-    /// rather than commit.
-    pub(crate) fn should_give_way(&self) -> bool {
-        let view = self.view.lock();
-        let way = self.way.as_ref();
-        way.is_some_and(|way| way.is_taken(view.keys()))
+        let commits = ends_delivery || !view.is_one_moment();
+        !commits || way.claim(view.keys(), view.written.keys())
     }
 
     /// All keys that the run has looked at, written, or was not let to.

@@ -181,14 +181,14 @@ impl KeyLocks {
         LaneId(self.last.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Waits until no lane has closed one of these keys. KeyLocks wait for what is returned
-    /// to be dropped. `None` if there is nobody who would.
+    /// Waits until no lane has closed one of these keys. Lanes wait for what is returned to
+    /// be dropped. `None` if no lane has one of them.
     pub(crate) async fn pass(
         self: &Arc<KeyLocks>,
         app: AppId,
         keys: &BTreeSet<Address>,
     ) -> Option<Passage> {
-        // Where one lane comes after the other, a commit could wait for ever.
+        // Where one lane comes after the other, a commit could wait without end.
         let mut waits = keys.len() + LANES_WAITED_FOR;
         loop {
             let gate = {

@@ -201,7 +201,7 @@ impl Lane {
     }
 
     /// Hands the locks on before the commit of what was written has ended. Until then
-    /// those that come next see it, and no others do.
+    /// only those that come next see it.
     pub(crate) fn hand_on(&self, commit: CommitId, written: Vec<(Address, Option<Entry>)>) {
         let own = self.keys.lock();
         if own.released {

@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(first.expect("an answer"), 1);
     }
 
-    /// Then no task is started any more, and callers must not try for ever.
+    /// Then no task is started any more, and a caller must not try without end.
     #[test]
     fn a_runtime_can_shut_down_while_somebody_asks() {
         struct AskAtTheEnd(Arc<Looks<u32>>);

@@ -63,9 +63,7 @@ impl Transaction {
         if view.stale {
             return Err(ServiceError::Conflict { failed: Vec::new() });
         }
-        let looks = view.read.len() + 2 * view.follows.len();
-        let is_one_moment = looks <= 1 && view.written.is_empty();
-        if is_one_moment && acknowledge.is_none() {
+        if view.is_one_moment() && acknowledge.is_none() {
             return Ok(None);
         }
         let now = Timestamp::now();

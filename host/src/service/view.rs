@@ -63,6 +63,12 @@ impl View {
         Ok(seen)
     }
 
+    /// Whether the run has written nothing, and what it has seen was so at one moment.
+    pub(super) fn is_one_moment(&self) -> bool {
+        // What it follows may come to nothing.
+        self.written.is_empty() && self.follows.is_empty() && self.read.len() <= 1
+    }
+
     /// All keys that the run has looked at or written.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Address> {
         let seen = self.read.keys().chain(self.follows.keys());

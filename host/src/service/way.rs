@@ -114,15 +114,19 @@ impl Way {
         self.lane.touch(&all, &self.deadline).await
     }
 
-    /// Takes the locks of what a run writes that has none. `false` if others have one of
-    /// its keys.
+    /// Takes the locks of what the run writes, unless it has its locks already. `false` if
+    /// others have one of its keys.
     pub(super) fn claim<'k>(
         &self,
         keys: impl Iterator<Item = &'k Address>,
         written: impl Iterator<Item = &'k Address>,
     ) -> bool {
+        if self.lane.is_used() {
+            return true;
+        }
         let written: Vec<_> = written.cloned().collect();
-        !self.locks.is_taken(self.app, keys) && self.lane.take_free(&written)
+        !self.locks.is_taken(self.app, keys)
+            && (written.is_empty() || self.lane.take_free(&written))
     }
 
     /// What a commit that is under way has left of an entry that the run holds.
@@ -171,11 +175,6 @@ impl Way {
     /// Whether a commit of the run is one that others may follow.
     pub(super) fn chains(&self) -> bool {
         self.chains && self.lane.is_used()
-    }
-
-    /// Whether others hold one of these keys.
-    pub(super) fn is_taken<'k>(&self, keys: impl Iterator<Item = &'k Address>) -> bool {
-        !self.lane.is_used() && self.locks.is_taken(self.app, keys)
     }
 }
 

@@ -109,7 +109,7 @@ fn metric(stage: &Stage, name: &str) -> i64 {
     values.sum()
 }
 
-/// Those that meet a lock wait where they are, and are not begun again.
+/// Runs that meet a lock wait where they are, and are not begun again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_meets_a_lock_waits_and_is_run_once() {
     const WAITING: i64 = 8;
@@ -163,7 +163,7 @@ async fn runs_that_wait_leave_instances_to_neighbours() {
     assert_eq!(meeting.stage.get("b", "k").await.as_deref(), Some("111"));
 }
 
-/// A call that times out while it waits for a lock says so, and for which.
+/// A run that waits for a lock until the time is up fails with a conflict that says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_waits_until_its_deadline_is_in_conflict() {
     let meeting = meeting(Duration::from_secs(5)).await;
@@ -187,7 +187,7 @@ async fn a_run_that_waits_until_its_deadline_is_in_conflict() {
     .await;
 }
 
-/// What meets a commit that is under way continues from what that writes.
+/// A run that meets a commit under way goes on from what that writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_under_way_is_followed_and_not_lost_to() {
     const CALLS: i64 = 6;

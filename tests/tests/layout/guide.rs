@@ -1,4 +1,5 @@
-//! ARCHITECTURE.md and SECURITY.md name files and tests that exist.
+//! ARCHITECTURE.md and SECURITY.md name files and tests that exist, and docs/embedding.md
+//! shows the programs as they are.
 
 use super::assert_none;
 use super::files;
@@ -59,6 +60,32 @@ fn every_defence_of_the_threat_model_has_code_and_a_test() {
         assert!(test.contains(".rs` `"), "no test shows: {attempt}");
         assert_none(&missing(code, from_disk));
         assert_none(&missing(test, from_disk));
+    }
+}
+
+/// The blocks of Rust of a document.
+fn rust_blocks(text: &str) -> impl Iterator<Item = &str> {
+    let after = text.split("```rust\n").skip(1);
+    after.map(|rest| rest.split("```").next().unwrap_or_default())
+}
+
+/// Without indentation.
+fn flat(code: &str) -> String {
+    let lines = code.lines().map(str::trim);
+    lines.collect::<Vec<_>>().join("\n").trim().to_owned()
+}
+
+#[test]
+fn what_the_page_on_embedding_shows_is_in_the_programs() {
+    let programs = files::all("examples", "main.rs").into_iter();
+    let programs: Vec<_> = programs.map(|file| flat(&file.text)).collect();
+    let text = files::one("docs/embedding.md").text;
+    let is_of_a_program = |block: &&str| !block.contains("wasm_import_module");
+    let blocks: Vec<_> = rust_blocks(&text).filter(is_of_a_program).collect();
+    assert!(blocks.len() >= 4, "only {} blocks", blocks.len());
+    for block in blocks {
+        let is_there = programs.iter().any(|code| code.contains(&flat(block)));
+        assert!(is_there, "no program has this:\n{block}");
     }
 }
 

@@ -68,7 +68,9 @@ impl<T: Copy> Remembered<T> {
 /// Two copies one after the other, in memory that lives as long as the connection.
 struct Copies(*const [[AtomicU32; WORDS]; 2]);
 
-// SAFETY: All threads and processes read and write them as atomics.
+// SAFETY: The memory belongs to no thread: SQLite maps it for all of the process, and shares
+// it with other processes. This type only reads it, word by word and atomically. SQLite
+// writes it without regard to these reads, so they may find it half written; see `whole`.
 unsafe impl Send for Copies {}
 // SAFETY: As above.
 unsafe impl Sync for Copies {}
@@ -92,6 +94,7 @@ impl LogHead {
     }
 }
 
+/// The first copy, if the second is the same: one that is half written is not.
 fn whole(copies: &[[AtomicU32; WORDS]; 2]) -> Option<Head> {
     let [first, second] = copies;
     let read = |copy: &[AtomicU32; WORDS]| copy.each_ref().map(|word| word.load(Ordering::Relaxed));

@@ -48,7 +48,7 @@ pub fn name() -> Option<&'static CStr> {
             xOpen: Some(open),
             ..*vfs
         }));
-        // SAFETY: `ours` is a whole VFS that lives for ever.
+        // SAFETY: `ours` is a whole VFS that is never freed.
         let registered = unsafe { sqlite3_vfs_register(ours, 0) };
         (registered == SQLITE_OK).then_some(Base(base))
     });
@@ -175,7 +175,7 @@ unsafe extern "C" fn read(
         && let (Ok(length), Ok(from)) = (usize::try_from(amount), u64::try_from(offset))
     {
         let bytes = buffer.cast::<u8>();
-        // SAFETY: SQLite gives a buffer of `amount` bytes, and no other thread uses it during
+        // SAFETY: SQLite gives a buffer of `amount` bytes, and nothing else uses it during
         // the call. It may be fresh memory, which no slice may refer to, so it is written
         // first.
         let buffer = unsafe {

@@ -1,0 +1,93 @@
+//! The program is run as docs/embedding.md shows it.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A plugin that `cargo xtask guests` builds.
+fn counter() -> Vec<u8> {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests");
+    let folder = std::env::var_os("KVASM_GUESTS").map_or_else(built, PathBuf::from);
+    std::fs::read(folder.join("counter.wasm")).unwrap()
+}
+
+/// The program on a store of its own, ended when this is dropped.
+struct Service {
+    child: Child,
+    address: String,
+    folder: PathBuf,
+}
+
+impl Service {
+    fn start() -> Service {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let folder = folder.join(format!("embed-axum-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_embed-axum"));
+        command.arg(folder.join("service.db")).arg("127.0.0.1:0");
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let address = line.trim().rsplit('/').next().unwrap().to_owned();
+        Service {
+            child,
+            address,
+            folder,
+        }
+    }
+
+    /// The status and the body of the answer.
+    fn ask(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let timeout = Some(Duration::from_secs(60));
+        stream.set_read_timeout(timeout).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[test]
+fn customers_extend_the_service_and_do_not_see_each_other() {
+    let service = Service::start();
+    assert_eq!(service.ask("GET", "/health", b""), (200, "ok\n".to_owned()));
+    let module = counter();
+    let input = br#"{"name":"visits","by":1}"#;
+    let add = |customer: &str| {
+        let path = format!("/customers/{customer}/hooks/add");
+        service.ask("POST", &path, input)
+    };
+    assert_eq!(add("acme").0, 404);
+    for customer in ["acme", "globex"] {
+        let path = format!("/customers/{customer}/plugin");
+        let deployed = service.ask("PUT", &path, &module);
+        assert_eq!(deployed, (200, "version 1 is active\n".to_owned()));
+    }
+    assert_eq!(add("acme"), (200, r#"{"value":1}"#.to_owned()));
+    assert_eq!(add("acme"), (200, r#"{"value":2}"#.to_owned()));
+    assert_eq!(add("globex"), (200, r#"{"value":1}"#.to_owned()));
+    let refused = service.ask("POST", "/customers/acme/hooks/add", b"not JSON");
+    assert!((400..503).contains(&refused.0), "{refused:?}");
+    let refused = service.ask("PUT", "/customers/acme/plugin", b"not wasm");
+    assert_eq!(refused.0, 422, "{refused:?}");
+}

@@ -1,0 +1,16 @@
+//! The program is run as docs/embedding.md shows it.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+#[test]
+fn each_app_sees_the_prices_of_its_own_articles() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embed-host-functions"));
+    let ended = command.output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let lines = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(
+        lines.lines().collect::<Vec<_>>(),
+        ["books atlas: 4900", "garden atlas: -1", "garden rake: 1950"]
+    );
+}
