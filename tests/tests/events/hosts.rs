@@ -129,7 +129,7 @@ async fn a_backlog_of_one_app_does_not_hold_up_another() {
 }
 
 /// An app that has all the handlers that it may have is not asked about again and
-/// again: the dispatcher rests, and hears that it shall stop.
+/// again: the dispatcher rests, and learns that it is to stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
     let mut stage = Stage::patient().await;
