@@ -101,7 +101,7 @@ pub fn page(before: Option<&str>, limit: usize) -> Result<Page, Error> {
             "the limit is 0; it must be from 1 to 1000".to_owned(),
         ));
     }
-    // Over i32 is over every host's limit: the host shall say so.
+    // Over i32 is over every host's limit: the host says so.
     fetch(before, i32::try_from(limit).unwrap_or(i32::MAX))
 }
 

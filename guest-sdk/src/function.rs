@@ -13,7 +13,7 @@ pub struct Json<T>(
     pub T,
 );
 
-/// Bytes as a function's input or output, as they came or as they shall go.
+/// Bytes as a function's input or output, as they came or as they are to go.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Bytes(
     /// The bytes.

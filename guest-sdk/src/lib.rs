@@ -78,7 +78,7 @@ pub use trigger::{Change, ChangeKind, HandlerError, HandlerOutput, Permanent, Sc
 /// `#[function(transaction)]` makes each call a transaction: its writes take
 /// effect together when it succeeds, and none of them if it fails or traps. They
 /// do so only if each entry that it has read is still as it was; else the host
-/// discards the run and begins another, until the time of the call is up. Lists are not
+/// discards the run and begins another, until the call times out. Lists are not
 /// checked this way. So the function may run more than once for one call, and
 /// what it logs stays. Versions of its own writes are good only within the run.
 ///

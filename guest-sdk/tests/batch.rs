@@ -182,7 +182,7 @@ fn an_increment_keeps_time_to_live_and_refuses_what_is_no_number() {
     assert_eq!(c.increment("n", 4), Ok(5));
     assert!(version(&c, "n") > before);
     testing::advance(Duration::from_secs(60));
-    // It has expired: the count begins anew, and stays.
+    // It has expired: the count starts again, and stays.
     assert_eq!(c.increment("n", 4), Ok(4));
     testing::advance(Duration::from_secs(3600));
     assert_eq!(c.increment("n", -5), Ok(-1));

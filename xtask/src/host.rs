@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::process::{cargo, output, step};
 
-/// Builds the program and returns where it lies.
+/// Builds the program and returns where it is.
 ///
 /// The whole workspace is selected, not `-p kvasm`: features are then unified
 /// as `cargo test --workspace` does it, and wasmtime is not built twice.

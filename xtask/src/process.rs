@@ -155,7 +155,7 @@ fn last_line(bytes: &[u8]) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// Where a program lies in `PATH`.
+/// Where a program is in `PATH`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)

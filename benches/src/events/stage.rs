@@ -30,7 +30,7 @@ impl Engine {
     }
 }
 
-/// A host over a store that nobody else uses.
+/// A host with a store of its own.
 pub struct Stage {
     pub host: Host,
     _folder: Option<TempDir>,

@@ -70,7 +70,7 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
         for kind in &mut kinds {
             round(&stage, kind, number, sets).await?;
         }
-        // Whoever comes first has what the last one has left to do.
+        // The first has what the last one has left to do.
         kinds.rotate_left(1);
     }
     kinds.sort_by_key(|kind| match kind.name {

@@ -54,7 +54,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Adds if nobody else writes the counter meanwhile.
+/// Adds if no other call writes the counter meanwhile.
 fn try_add(name: &str, by: i64) -> Result<i64, Failure> {
     let counters = kv::collection("counters");
     let entry = counters.get_entry::<i64>(name)?;

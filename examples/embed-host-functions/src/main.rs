@@ -98,7 +98,7 @@ async fn main() -> Result<()> {
         let output = host.call(&plugin, call).await?.output;
         let price = i64::from_le_bytes(output.as_slice().try_into()?);
         println!("{} {article}: {price}", app.name);
-        // A plugin that lies about its memory is stopped, and the host goes on.
+        // A plugin that names a range outside its memory is stopped, and the host continues.
         let trapped = host.call(&plugin, Call::function("outside")).await;
         ensure!(trapped.is_err(), "a range outside memory was read");
     }

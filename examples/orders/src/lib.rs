@@ -3,7 +3,7 @@
 //! handler has given up on. Every night the totals of 0 are removed.
 //!
 //! With the feature `bug` the handler traps at an order of 0 cents, to show what
-//! becomes of its delivery: retries, a dead letter, and after the mend a replay.
+//! becomes of its delivery: retries, a dead letter, and a replay after the fix.
 
 use kvasm_guest::dead_letters;
 use kvasm_guest::kv::{self, Collection};

@@ -17,7 +17,7 @@ pub struct Range32 {
 /// Why an option struct cannot be understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OptionsError {
-    /// `size` is below the 8 bytes of the head, or a field of the mask lies past it.
+    /// `size` is below the 8 bytes of the head, or a field of the mask is past it.
     Size {
         /// The size that the struct claims, in bytes.
         size: u32,

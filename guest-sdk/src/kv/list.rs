@@ -153,7 +153,7 @@ impl List {
     }
 
     fn one_page<I>(self, values: bool, decode: Decode<I>) -> Result<Page<I>, Error> {
-        // Over u32 is over every host's limit: the host shall say so.
+        // Over u32 is over every host's limit: the host says so.
         let limit = self
             .limit
             .map(|limit| u32::try_from(limit).unwrap_or(u32::MAX));

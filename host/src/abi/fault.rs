@@ -5,7 +5,7 @@ use crate::service::ServiceError;
 use kvasm_abi::{OptionsError, Status};
 use thiserror::Error;
 
-/// A pointer range outside the guest's memory: a bug in the guest, hence a trap.
+/// A pointer range outside the guest's memory: a bug in the guest, so it traps.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
     "{function} was given {argument} at address {ptr:#x} with {len} bytes, \

@@ -21,7 +21,7 @@ pub struct LogLine {
     /// Its severity.
     pub level: Level,
     /// Its text, with control characters written as escapes, so that a guest
-    /// cannot drive the terminal of whoever reads it.
+    /// cannot drive the terminal of its reader.
     pub message: String,
 }
 

@@ -70,7 +70,7 @@ impl<'c, T: GuestView> Guest<'c, T> {
         }
     }
 
-    /// Checks that a range lies in the memory, so that a bad buffer shows in
+    /// Checks that a range is in the memory, so that a bad buffer shows in
     /// every call and not only when there is something to write to it.
     pub(super) fn check(&self, argument: &'static str, at: Range32) -> Result<(), Fault> {
         self.range(argument, at)?;

@@ -33,7 +33,7 @@ enum Fault {
     User,
     Plugin,
     Host,
-    /// Whoever read the output has gone; nothing is wrong.
+    /// The reader of the output has gone; nothing is wrong.
     ClosedPipe,
 }
 

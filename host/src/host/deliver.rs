@@ -91,7 +91,7 @@ impl Host {
     /// lease of `receipt` does not hold any more by then, nothing of it takes
     /// effect.
     ///
-    /// The app's limits of calls are not looked at: whoever calls this bounds how
+    /// The app's limits of calls are not looked at: the caller bounds how
     /// many deliveries run.
     ///
     /// # Errors

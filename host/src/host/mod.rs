@@ -367,7 +367,7 @@ impl Host {
 
     /// Calls a function of a plugin, in a fresh instance, for the plugin's app. A
     /// transactional function is run again when others have changed what it has
-    /// read, until its time is up.
+    /// read, until it times out.
     ///
     /// Call it on a tokio runtime with its timer enabled. The app's limits of
     /// calls are not looked at; [`invoke`](Host::invoke) does so.

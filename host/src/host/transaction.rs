@@ -152,7 +152,7 @@ impl Locks {
 }
 
 impl Host {
-    /// Runs until a run commits, or fails by itself, or the time is up. All runs and
+    /// Runs until a run commits, or fails by itself, or the call times out. All runs and
     /// their commits together have the time of one call, and one instance at a time,
     /// whose place they keep: others may wait for their locks.
     pub(super) async fn run_transaction(&self, run: Run<'_>) -> Result<Response, CallFailure> {

@@ -97,7 +97,7 @@ impl fmt::Display for Network {
 /// Then the last one of `X-Forwarded-For`, or of `Forwarded` if there is no such header,
 /// that is not a trusted proxy's. Where the header cannot be read, the proxy before
 /// counts as the client.
-pub(super) fn address(remote: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+pub fn address(remote: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = remote.to_canonical();
     if !is_trusted(client) {

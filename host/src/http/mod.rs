@@ -51,10 +51,16 @@ pub use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 #[cfg(feature = "fuzzing")]
 pub use calls::fuzz_answer;
 pub use client::Network;
+#[cfg(feature = "fuzzing")]
+pub use client::address as fuzz_address;
 pub use document::openapi;
 #[cfg(feature = "fuzzing")]
 pub use import::{Lines, fuzz_line, fuzz_lines};
+#[cfg(feature = "fuzzing")]
+pub use preconditions::fuzz_tags;
 pub use serve::serve;
+#[cfg(feature = "fuzzing")]
+pub use target::decode as fuzz_percent;
 
 /// What the `type` of a problem begins with.
 pub const PROBLEMS: &str = "urn:kvasm:problem:";

@@ -202,6 +202,18 @@ fn parse(text: &str) -> Option<Tags> {
     (!tags.is_empty()).then_some(Tags::These(tags))
 }
 
+/// Tags of a header, weak ones or not; none of them for `*`.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_tags(text: &str) -> Option<Vec<(bool, String)>> {
+    Some(match parse(text)? {
+        Tags::Any => Vec::new(),
+        Tags::These(tags) => tags
+            .into_iter()
+            .map(|tag| (tag.is_weak, tag.opaque))
+            .collect(),
+    })
+}
+
 const SEPARATORS: [char; 3] = [' ', '\t', ','];
 
 #[cfg(test)]

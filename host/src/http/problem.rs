@@ -53,7 +53,7 @@ kinds! {
     UnsupportedEncoding = UNSUPPORTED_MEDIA_TYPE "unsupported-content-encoding" "The body is compressed, or encoded in another way",
     BodyTooLarge = PAYLOAD_TOO_LARGE "body-too-large" "The body is over the limit",
     BodyTimeout = REQUEST_TIMEOUT "body-timeout" "The body did not arrive in time",
-    BodyBroken = BAD_REQUEST "body-broken" "The body ended before its time",
+    BodyBroken = BAD_REQUEST "body-broken" "The request body was truncated",
     TokenRequired = UNAUTHORIZED "token-required" "This needs a token",
     TokenInvalid = UNAUTHORIZED "token-invalid" "The token is not valid",
     Forbidden = FORBIDDEN "forbidden" "The token does not allow this",

@@ -83,7 +83,7 @@ fn unknown(name: &str, known: &Parameters) -> String {
 }
 
 /// The text that percent-encoding stands for.
-fn decode(text: &str, plus_is_space: bool) -> Result<String, &'static str> {
+pub fn decode(text: &str, plus_is_space: bool) -> Result<String, &'static str> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

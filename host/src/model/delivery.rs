@@ -131,7 +131,7 @@ pub struct Receipt {
     pub app: AppId,
     /// The delivery.
     pub place: Place,
-    /// The lease. Whoever claims the delivery next writes another one.
+    /// The lease. The next claim of the delivery writes another one.
     pub lease: Uuid,
 }
 
@@ -217,7 +217,7 @@ pub enum DeadReason {
     /// It failed in a way that it will fail in again: a trap, too much memory or
     /// time, an input that the handler does not understand, no such function.
     Deterministic,
-    /// Its event lies deeper than handlers may cause events: a loop.
+    /// Its event is deeper than handlers may cause events: a loop.
     Depth,
 }
 

@@ -218,7 +218,7 @@ pub enum Invalid {
         /// What is wrong with it.
         why: String,
     },
-    /// A write that more triggers would hear of than one write may call.
+    /// A write that matches more triggers than one write may call.
     #[error(
         "this write would make more than {limit} deliveries, the limit for one write and for all \
          that follows from one change; write fewer entries that triggers watch"

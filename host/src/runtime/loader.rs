@@ -347,7 +347,7 @@ fn deserialize(engine: &Engine, code: &[u8]) -> Result<Module, LoadError> {
     // SAFETY: `deserialize` trusts its bytes to come from `Module::serialize` or
     // `Engine::precompile_module`. These come from the latter: of this process, or
     // of one that this process has just started of a program that the operator or
-    // the embedder named for it, over a pipe that nobody else holds. That program
+    // the embedder named for it, over a pipe that no other process holds. That program
     // is trusted as this one is; by default it is the same file.
     let module = unsafe { Module::deserialize(engine, code) };
     // It was compiled for this engine, so what is wrong is what an instance needs.

@@ -55,7 +55,7 @@ pub struct CompiledPlugin {
     pub(super) initialize: Option<ModuleExport>,
     pub(super) functions: BTreeMap<String, Function>,
     pub(super) http: Option<(String, Function)>,
-    /// What deliveries call, and nobody else.
+    /// What deliveries alone call.
     pub(super) handlers: BTreeMap<String, Function>,
     triggers: Vec<DeclaredTrigger>,
     bytes: usize,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What administrators do, whoever they are: each call names its [`Actor`], and
+/// What administrators do: each call names its [`Actor`], and
 /// is refused unless that one holds the capability that it needs.
 pub struct Admin {
     pub(super) store: Arc<dyn Store>,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 /// request or a delivery enters; nothing that a guest says changes it.
 #[derive(Debug, Clone)]
 pub struct CallContext {
-    /// On whose behalf, and thereby whose rows.
+    /// On whose behalf, which also says whose rows.
     pub caller: Caller,
     /// The request's id, which the log carries too.
     pub request_id: Uuid,

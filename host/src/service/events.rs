@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Hears of commits. A hint and no more: it is called after a commit that was
+/// Is notified of commits. A hint and no more: it is called after a commit that was
 /// acknowledged, and may be lost with the process.
 pub trait Events: Send + Sync {
     /// A write of this app has been committed and made deliveries. Must not block.

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 /// How much of what is there one app may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
-    /// Everything, as long as nobody else waits.
+    /// Everything, as long as no other app waits.
     All,
     /// At most as much as is then left free, so that an app never finds nothing
     /// because another has it all: one app gets a half, the next a quarter, and so

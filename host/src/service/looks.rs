@@ -127,7 +127,7 @@ impl<T: Send + Sync + 'static> Underway<T> {
     }
 
     fn end(self, answer: T) {
-        // Nobody else has set it: a group has one look at a time.
+        // No other look has set it: a group has one at a time.
         let _ = self.group.answer.set(answer);
     }
 }

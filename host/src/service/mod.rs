@@ -74,7 +74,7 @@ pub struct Services {
     pub kv: Arc<dyn Kv>,
     /// Deliveries that were given up.
     pub dead_letters: Arc<dyn DeadLetters>,
-    /// Who hears of commits that made deliveries.
+    /// What is notified of commits that made deliveries.
     pub events: Arc<dyn Events>,
 }
 

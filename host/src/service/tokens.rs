@@ -67,7 +67,7 @@ impl Expiry {
 /// Why a token does not let its bearer in.
 #[derive(Debug, Error)]
 pub enum Unauthenticated {
-    /// It is no token of this store, or not any more. Which of them is not said.
+    /// The token is unknown, revoked or expired; the caller does not learn which.
     #[error("the token is not valid: it is unknown, expired or revoked")]
     Invalid,
     /// The store could not be asked.
@@ -76,7 +76,7 @@ pub enum Unauthenticated {
 }
 
 impl Admin {
-    /// Who bears a token, as the store has it when this is called.
+    /// The bearer of a token, as the store has it when this is called.
     ///
     /// # Errors
     /// [`Unauthenticated`].

@@ -80,7 +80,7 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
     ) -> Result<Vec<Option<Entry>>, StoreError>;
 
     /// One page of a collection. Its cost does not depend on how far into the
-    /// collection it lies.
+    /// collection it is.
     async fn list(&self, app: AppId, query: &ListQuery, now: Timestamp)
     -> Result<Page, StoreError>;
 

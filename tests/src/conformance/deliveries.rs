@@ -310,7 +310,7 @@ pub async fn a_clock_that_steps_back_holds_up_nothing_new(kit: Kit) {
 }
 
 /// Which changes of one key come first is the same for the store and for those who
-/// hear of them.
+/// receive them.
 pub async fn racing_writes_are_told_in_their_order(kit: Kit) {
     let app = watched(&kit).await;
     let mut writers = JoinSet::new();

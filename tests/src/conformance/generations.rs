@@ -66,7 +66,7 @@ pub async fn what_changes_nothing_leaves_the_generation(kit: Kit) {
     let (store, row) = (&kit.store, audit_row("test"));
     let refused = store.set_limits(app.id, patch, Some(others), row).await;
     assert!(refused.is_err());
-    // Entries are not of the registry, whoever writes them.
+    // Entries are not of the registry.
     let audit: Option<Box<Audit>> = Some(Box::new(audit_row("test")));
     let batch = app.batch(vec![], vec![set("c", "k", bytes("x"))]);
     store.commit(WriteBatch { audit, ..batch }).await.unwrap();

@@ -209,7 +209,7 @@ pub async fn more_is_exact(kit: Kit) {
                 assert_eq!(page.entries.len(), limit.min(5) as usize);
                 assert_eq!(page.more, limit < 5, "limit {limit} of 5 keys");
             }
-            // What lies beyond the range is not more.
+            // What is beyond the range is not more.
             let query = ListQuery {
                 reverse,
                 with_values,

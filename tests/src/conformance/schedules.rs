@@ -1,4 +1,4 @@
-//! Schedules: planned, run once whoever asks, never twice at a time.
+//! Schedules: planned, run once by any number of hosts, never twice at a time.
 
 use super::Kit;
 use super::event_kit::{trigger, trigger_name};

@@ -114,7 +114,7 @@ pub async fn a_trigger_sees_its_prefix_and_kinds(kit: Kit) {
         .collect();
     let count = |name: &str| names.iter().filter(|found| *found == name).count();
     assert_eq!(["all", "sets", "deletes", "some"].map(count), [3, 2, 1, 1]);
-    // One event, whoever hears of it.
+    // One event, however many triggers match it.
     let mut ids: Vec<_> = app.outstanding().await.iter().map(|d| d.event.id).collect();
     ids.sort();
     ids.dedup();

@@ -1,8 +1,10 @@
 //! What plugins answer over HTTP, and what clients import.
 
 use kvasm::fuzzing;
+use kvasm::http::{HeaderMap, HeaderValue};
 use kvasm::model::AppName;
 use kvasm_abi::http::{PREFIX_BYTES, STATUSES, prefix, split};
+use std::net::IpAddr;
 
 /// The output of an HTTP handler. What is read is written back to the same frame; what a
 /// client gets has a status and headers that a plugin may set, and no more of them than
@@ -44,6 +46,58 @@ pub fn http_frame(bytes: &[u8]) {
         if let Some(path) = paths.last() {
             assert!(path.starts_with("/a/fuzz/"), "{cookie}");
         }
+    }
+}
+
+/// Parts of a request's head: text that is percent-encoded, the tags of `If-Match`, and
+/// the addresses that proxies add. What is read is written back to text that is read the
+/// same.
+pub fn http_text(bytes: &[u8]) {
+    addresses(bytes);
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    for plus_is_space in [false, true] {
+        let Ok(read) = fuzzing::percent(text, plus_is_space) else {
+            assert!(text.contains('%'), "{text:?} has no escape to refuse");
+            continue;
+        };
+        assert!(read.len() <= text.len());
+        let escaped: String = read.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        assert_eq!(fuzzing::percent(&escaped, plus_is_space), Ok(read));
+    }
+    if let Some(tags) = fuzzing::tags(text) {
+        // None is `*`; each other one has its quotes.
+        assert!(tags.len() <= text.len() / 2);
+        assert_eq!(tags.is_empty(), text.trim() == "*");
+        let shown = |(is_weak, opaque): &(bool, String)| {
+            format!("{}\"{opaque}\"", if *is_weak { "W/" } else { "" })
+        };
+        let again = match tags.as_slice() {
+            [] => "*".to_owned(),
+            tags => tags.iter().map(shown).collect::<Vec<_>>().join(", "),
+        };
+        assert_eq!(fuzzing::tags(&again), Some(tags));
+    }
+}
+
+/// Only a trusted proxy is believed, and what it says is an address or nothing.
+fn addresses(bytes: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(bytes) else {
+        return;
+    };
+    let proxy = IpAddr::from([127, 0, 0, 1]);
+    let trusted = ["127.0.0.0/8".parse().unwrap()];
+    for name in ["x-forwarded-for", "forwarded"] {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.clone());
+        assert_eq!(fuzzing::address(proxy, &headers, &[]), proxy);
+        let client = fuzzing::address(proxy, &headers, &trusted);
+        assert_eq!(client, client.to_canonical());
+        let mut again = HeaderMap::new();
+        let shown = HeaderValue::try_from(client.to_string()).unwrap();
+        again.insert("x-forwarded-for", shown);
+        assert_eq!(fuzzing::address(proxy, &again, &trusted), client);
     }
 }
 

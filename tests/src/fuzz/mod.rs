@@ -10,7 +10,7 @@ mod packed;
 mod seeds;
 
 pub use guest::{cursor, json, manifest, options};
-pub use http::{http_frame, import_lines};
+pub use http::{http_frame, http_text, import_lines};
 pub use mutation::mutate;
 pub use packed::{batch, page, records};
 pub use seeds::seeds;
@@ -36,6 +36,7 @@ pub const TARGETS: &[Target] = targets![
     batch,
     cursor,
     http_frame,
+    http_text,
     import_lines,
     json,
     manifest,

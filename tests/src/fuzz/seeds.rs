@@ -14,6 +14,7 @@ pub fn seeds(target: &str) -> Seeds {
         "batch" => batches(),
         "cursor" => cursors(),
         "http_frame" => frames(),
+        "http_text" => texts(HTTP_TEXTS),
         "import_lines" => texts(IMPORT_LINES),
         "json" => texts(JSON),
         "manifest" => manifests(),
@@ -257,6 +258,22 @@ fn frames() -> Seeds {
         ("head_of_4_gib", b"\xff\xff\xff\xff{}".to_vec()),
     ]
 }
+
+const HTTP_TEXTS: &[(&str, &str)] = &[
+    ("any_tag", "*"),
+    ("tags", "\"7\", W/\"8\" ,\"\""),
+    ("open_quote", "\"7"),
+    ("path", "/notes/a%20b/%C3%A9"),
+    ("query", "a+b%2Bc=%26"),
+    ("broken_escape", "%4"),
+    ("escape_of_no_text", "%ff"),
+    ("addresses", "203.0.113.7, 127.0.0.2"),
+    ("address_and_port", "[2001:db8::7]:4711, 203.0.113.7:80"),
+    (
+        "forwarded",
+        "for=203.0.113.7;proto=https, for=\"[2001:db8::7]\"",
+    ),
+];
 
 const IMPORT_LINES: &[(&str, &str)] = &[
     (

@@ -42,7 +42,7 @@ impl Teller {
         Teller { child, lines }
     }
 
-    /// Hears of `count` changes.
+    /// Receives `count` changes.
     fn hear(&self, count: usize, acknowledged: &mut Acknowledged) {
         for _ in 0..count {
             let line = self.lines.recv_timeout(PATIENCE);

@@ -129,7 +129,7 @@ async fn a_backlog_of_one_app_does_not_hold_up_another() {
 }
 
 /// An app that has all the handlers that it may have is not asked about again and
-/// again: the dispatcher rests, and hears that it shall stop.
+/// again: the dispatcher rests, and learns that it is to stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
     let mut stage = Stage::patient().await;
@@ -153,12 +153,12 @@ async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
     // One claim could have taken both.
     assert_eq!(leased().await, 1);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // A dispatcher that asks without rest never hears of it.
+    // A dispatcher that asks without rest is never notified of it.
     let stopped = tokio::time::timeout(Duration::from_secs(30), stage.stop());
     stopped.await.expect("it stops");
 }
 
-/// Polling is for what others do. What a host does itself, it hears of.
+/// Polling is for what others do. Of what a host does itself, it is notified.
 fn without_polls() -> DispatchOptions {
     DispatchOptions {
         poll: Duration::from_secs(3_600),

@@ -1,4 +1,4 @@
-//! Changes, the handlers that hear of them, and functions that are one commit:
+//! Changes, the handlers that receive them, and functions that are one commit:
 //! real plugins, on a host with a dispatcher.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 

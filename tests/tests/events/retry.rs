@@ -50,7 +50,7 @@ proptest! {
         prop_assert!(backoff(n, 0.0) <= wait && wait <= backoff(n, 1.0));
     }
 
-    /// A retry lies ahead, within the policy's attempts and age; whatever fails for
+    /// A retry is ahead, within the policy's attempts and age; whatever fails for
     /// ever ends.
     #[test]
     fn every_delivery_ends(
@@ -88,7 +88,7 @@ proptest! {
         }
     }
 
-    /// Whatever the clock does, there is an answer, and no retry lies in the past.
+    /// Whatever the clock does, there is an answer, and no retry is in the past.
     #[test]
     fn a_clock_that_is_wrong_makes_no_retry_in_the_past(
         policy in policies(),

@@ -163,7 +163,7 @@ async fn runs_that_wait_leave_instances_to_neighbours() {
     assert_eq!(meeting.stage.get("b", "k").await.as_deref(), Some("111"));
 }
 
-/// A run that waits for a lock until the time is up fails with a conflict that says so.
+/// A run that waits for a lock until it times out fails with a conflict that says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_waits_until_its_deadline_is_in_conflict() {
     let meeting = meeting(Duration::from_secs(5)).await;

@@ -119,6 +119,7 @@ tests![
     batch,
     cursor,
     http_frame,
+    http_text,
     import_lines,
     json,
     manifest,

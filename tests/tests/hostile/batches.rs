@@ -57,7 +57,7 @@ async fn a_batch_that_is_cut_anywhere_is_refused() {
 async fn counts_and_lengths_that_lie_are_refused() {
     let packed = Packed::new().await;
     let whole = of_every_kind();
-    // Each of its numbers of 32 bits, and whatever else lies at four bytes.
+    // Each of its numbers of 32 bits, and what else is at four bytes.
     for place in 0..whole.len() - 4 {
         for lie in [u32::MAX, u32::MAX / 2, 1 << 31, 1 << 20] {
             let mut bytes = whole.clone();

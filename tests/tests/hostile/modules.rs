@@ -263,7 +263,7 @@ async fn a_trap_tells_the_functions_by_name() {
     assert_eq!(names[..2], ["0: inner_most", "1: outer"]);
 }
 
-/// A cache whose files are altered, swapped or cut is compiled anew, and the
+/// A cache whose files are altered, swapped or cut is compiled again, and the
 /// result is the same.
 #[tokio::test]
 async fn a_cache_file_that_was_touched_is_never_trusted() {
@@ -305,7 +305,7 @@ async fn a_cache_file_that_was_touched_is_never_trusted() {
         run(&two).await.unwrap_err();
     };
     both_run_as_ever().await;
-    // A bit, a cut, nothing at all; the file is made anew each time.
+    // A bit, a cut, nothing at all; the file is made again each time.
     for damage in [0, a.len() / 2, a.len() - 1] {
         for path in files() {
             let mut bytes = std::fs::read(&path).unwrap();

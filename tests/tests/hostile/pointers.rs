@@ -146,7 +146,7 @@ async fn options_outside_memory_trap() {
         let failure = bench.run(module("a", &body)).await.unwrap_err();
         assert!(failure.to_string().contains("options"), "{failure}");
     }
-    // The size alone lies inside; the struct that it promises does not.
+    // The size alone is inside; the struct that it promises does not.
     let body = format!(
         "(i32.store (i32.const 65532) (i32.const 24)) (drop {}) (i32.const 0)",
         set.replace("{}", "65532")

@@ -4,6 +4,7 @@
 mod deny;
 mod features;
 mod versions;
+mod words;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,6 +25,8 @@ pub enum Part {
     Format,
     /// The declared oldest compiler
     Versions,
+    /// Words that have a plainer one, and typos
+    Words,
     /// Licences, versions and advisories of dependencies
     Deny,
     /// Lints
@@ -41,6 +44,7 @@ pub fn run(parts: &[Part]) -> Result<()> {
         match part {
             Part::Format => format()?,
             Part::Versions => versions::run()?,
+            Part::Words => words::run()?,
             Part::Deny => deny::run()?,
             Part::Clippy => clippy()?,
             Part::Features => features::run()?,

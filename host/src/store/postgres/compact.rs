@@ -21,7 +21,7 @@ pub(super) fn compact(mut json: String) -> String {
     json
 }
 
-/// Tells what lies outside the strings of a JSON text.
+/// Tells what is outside the strings of a JSON text.
 #[derive(Default)]
 struct Outside {
     in_string: bool,

@@ -299,7 +299,7 @@ mod tests {
             range(Bound::Excluded(a), Bound::Included(b)),
             ("a\u{1}".to_owned(), Some("b\u{1}".to_owned()))
         );
-        // Nothing lies between a key and that key with U+0001.
+        // Nothing is between a key and that key with U+0001.
         assert!(Key::parse("a\0").is_err() && "a" < "a\u{1}");
     }
 }

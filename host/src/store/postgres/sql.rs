@@ -417,7 +417,7 @@ statements! {
     );
 
     /// App, collections, keys, the time before all times. Holds keys, whether they
-    /// have an entry or not: nobody else can create, change or delete it until
+    /// have an entry or not: no other transaction can create, change or delete it until
     /// this transaction ends. An entry that is there is locked and stays as it is
     /// (`WHERE false` comes after the lock). What is put in an empty place has
     /// expired, so nobody ever sees it, and has no size, so it does not count: what

@@ -8,7 +8,7 @@
 //!
 //! A write for which its slot has not enough left is undone by the schema, and
 //! done again in a transaction that holds all slots: there the quota as a whole
-//! decides, and what is free is dealt out anew. This is O'Neil's escrow (1986).
+//! decides, and what is free is distributed again. This is O'Neil's escrow (1986).
 
 use super::lease::Lease;
 use super::sql;
@@ -207,7 +207,7 @@ impl Account {
     /// An app that is over its quota may take nothing in any slot before that
     /// slot alone has freed all that is over: then no slot can let the sum grow
     /// while it is above the quota, whatever the others free. If a slot refuses
-    /// though others have freed enough, the shares are dealt anew.
+    /// though others have freed enough, the shares are distributed again.
     fn shares(&self, delta: i64) -> Option<Shares> {
         let free = self.free(self.max?, delta);
         let even = free / i64::from(SLOTS);

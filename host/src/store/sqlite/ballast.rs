@@ -1,7 +1,7 @@
 //! Room that is kept for deletions on a full disk.
 //!
 //! A deletion writes too: to the log, and to the pages that it changes. So a file of a
-//! few MiB lies beside the database. When a write finds no room, the file is removed,
+//! few MiB is beside the database. When a write finds no room, the file is removed,
 //! and from then on only what frees is taken, until there is room for the file again.
 //! That the file is missing is the mark, for all processes and after a restart.
 

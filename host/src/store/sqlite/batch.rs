@@ -342,7 +342,7 @@ mod tests {
     use super::*;
     use crate::store::sqlite::{SqliteOptions, SqliteStore, plan};
 
-    /// The writer does it for each app in turn, and whoever writes waits for it.
+    /// The writer does it for each app in turn, and other writes wait for it.
     #[tokio::test]
     async fn a_sweep_reads_no_more_than_it_removes() {
         let folder = tempfile::tempdir().unwrap();

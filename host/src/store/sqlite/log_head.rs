@@ -151,7 +151,7 @@ mod tests {
         LogHead::of(connection).unwrap()
     }
 
-    /// Each commit gives another head, whoever makes it and whatever becomes of the log;
+    /// Each commit gives another head, by any process, whatever becomes of the log;
     /// what changes nothing leaves it.
     #[test]
     fn a_head_is_as_old_as_the_last_commit() {

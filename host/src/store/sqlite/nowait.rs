@@ -52,7 +52,7 @@ type Identity = (u64, u64);
 ///
 /// SQLite does not say which descriptor it has for a file, so a read without waiting needs
 /// one of its own. But to close any descriptor of a file drops all POSIX locks that the
-/// process has on it, SQLite's too. Hence one for each file, which stays open for as long as a
+/// process has on it, SQLite's too. So there is one for each file, which stays open for as long as a
 /// store or a reader has it.
 static DATABASES: LazyLock<Mutex<HashMap<Identity, Weak<File>>>> = LazyLock::new(Mutex::default);
 

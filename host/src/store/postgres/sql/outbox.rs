@@ -2,11 +2,11 @@
 //!
 //! Those of one trigger and one chain are delivered one after another. Each comes
 //! into the queue with a `due_at`: to look for one before it would take a lock that
-//! writers of one key do not need. A claim finds out, and parks what lies behind
-//! another one by taking `due_at` away. Whoever removes a delivery wakes the next.
+//! writers of one key do not need. A claim finds out, and parks what is behind
+//! another one by taking `due_at` away. The statement that removes a delivery wakes the next.
 //!
 //! Why a claim cannot take the second of a key before the first: the number of a
-//! delivery is drawn while the entry's row is locked, so whoever sees the second
+//! delivery is drawn while the entry's row is locked, so a reader that sees the second
 //! sees the first, or that it is gone. (A replay draws without that lock, and holds
 //! the app against all writers instead.)
 //!

@@ -117,7 +117,7 @@ unsafe extern "C" fn open(
     let Some((descriptor, tail)) = descriptor(path, flags).zip(tail(file)) else {
         return opened;
     };
-    // SAFETY: An open file points to its methods, which are static. The tail lies within
+    // SAFETY: An open file points to its methods, which are static. The tail is within
     // the memory of the file, as `szOsFile` of our VFS says, and is aligned, as `name`
     // has checked; SQLite aligns files to 8 bytes.
     unsafe {

@@ -80,7 +80,7 @@ impl Fired<'_> {
 }
 
 impl Transaction<'_> {
-    /// Whether somebody may hear of what a batch does.
+    /// Whether a trigger may match what a batch does.
     pub(in crate::store::sqlite) fn watches(
         &mut self,
         batch: &WriteBatch,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 const PROBE_LOOK: u32 = 64;
 
 /// The queues after one that have something to claim. Steps through the index from
-/// one queue to the next, whatever lies in them.
+/// one queue to the next, whatever is in them.
 pub(in crate::store::sqlite) fn due(
     connection: &Connection,
     after: Option<&Queue>,
@@ -28,7 +28,7 @@ pub(in crate::store::sqlite) fn due(
         (queue.app.uuid(), queue.trigger.as_str().to_owned())
     });
     // Two statements, for SQLite begins a comparison of rows at the first equal one:
-    // it would walk through all that lies in the queue before.
+    // it would walk through all that is in the queue before.
     let mut of_app = connection.prepare_cached(
         "SELECT app_id, trigger_name FROM deliveries
          WHERE due_at IS NOT NULL AND app_id = ?1 AND trigger_name > ?2

@@ -107,7 +107,7 @@ async fn those_who_shared_a_group_with_a_panic_may_try_again() {
     let answers = callers.join_all().await;
     let count = |is: fn(&Result<(), StoreError>) -> bool| answers.iter().filter(|a| is(a)).count();
     assert_eq!(count(|a| matches!(a, Err(StoreError::Failed(_)))), 1);
-    // However the groups fell, who was told that it is done has it, and nobody else.
+    // However the groups fell, a write that succeeded is there, and no other is.
     let done = count(Result::is_ok);
     assert_eq!(
         count(|a| matches!(a, Err(StoreError::Unavailable(_)))) + done,

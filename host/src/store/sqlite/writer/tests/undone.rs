@@ -27,7 +27,7 @@ impl Stage {
     }
 
     /// Changes both collections: the trigger of the first one is gone, and that of the
-    /// second hears of its change.
+    /// second is notified of its change.
     async fn has_kept_alone(&self, app: AppId) {
         for collection in ["gone", "kept"] {
             self.store.commit(set(app, collection)).await.unwrap();
