@@ -106,7 +106,7 @@ impl Entered {
             () = left => return Err(Refusal::Left.into()),
         };
         let plugin = host
-            .plugin_of(Arc::clone(&app), digest, &context.deadline)
+            .plugin_now(Arc::clone(&app), digest, &context.deadline)
             .await?;
         let name: Arc<str> = call.target.name(&plugin.compiled).into();
         let result = host.run(&plugin, call, context).await;
@@ -192,6 +192,29 @@ impl Host {
             .admin()
             .add_plugin(actor, app, wasm, digest, exports.clone(), activate);
         Ok((added.await?, digest, exports))
+    }
+
+    /// The plugin of a call that was let in. Its version, or the app, may have been deleted
+    /// since.
+    async fn plugin_now(
+        &self,
+        app: Arc<App>,
+        digest: Digest,
+        deadline: &Deadline,
+    ) -> Result<Plugin, InvokeError> {
+        let id = app.id;
+        let error = match self.plugin_of(app, digest, deadline).await {
+            Err(error @ InvokeError::Load(_)) => error,
+            other => return other,
+        };
+        let now = self.0.store.app_by_id(id).await?;
+        let now = now.ok_or(ServiceError::AppNotFound)?;
+        match now.active {
+            Some(active) if active.digest != digest => {
+                self.plugin_of(Arc::new(now), active.digest, deadline).await
+            }
+            _ => Err(error),
+        }
     }
 
     /// A stored module as a plugin of an app.

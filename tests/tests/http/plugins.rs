@@ -1,6 +1,9 @@
 //! Versions: uploads, activation, roll back, and what goes on meanwhile.
 
-use kvasm_tests::guests::{module_with, wasm};
+use kvasm::model::AppName;
+use kvasm::service::ServiceError;
+use kvasm::{Call, InvokeError};
+use kvasm_tests::guests::{module, module_with, wasm};
 use kvasm_tests::server::{Api, Server, eventually};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -195,6 +198,49 @@ async fn an_app_can_be_deleted_while_it_is_called() {
         .get("/v1/apps/shop")
         .await
         .refused(404, "app-not-found");
+}
+
+/// Between its admission and its run, as on a machine that is busy.
+#[tokio::test]
+async fn what_is_deleted_after_a_call_was_let_in_is_not_the_hosts_failure() {
+    let server = Server::start().await;
+    let (host, actor) = (&server.host, server.host.operator("test"));
+    let answers = |text: &str| {
+        let body = format!(
+            "(call $output_write (i32.const 0) (i32.const {}))",
+            text.len()
+        );
+        module(text, &format!("(drop {body}) (i32.const 0)"))
+    };
+    server.deployed("shop", answers("one")).await;
+    let name = AppName::parse("shop").unwrap();
+    let app = async || host.app(&name).await.unwrap().unwrap();
+    let enter = async || {
+        host.enter(app().await, Call::function("run"))
+            .await
+            .unwrap()
+    };
+
+    let entered = enter().await;
+    let first = app().await.active.unwrap().version;
+    host.deploy(&actor, &app().await, answers("another"), true)
+        .await
+        .unwrap();
+    host.delete_plugin(&actor, &app().await, first)
+        .await
+        .unwrap();
+    assert_eq!(
+        entered.call(Vec::new()).await.unwrap().output[..],
+        *b"another"
+    );
+
+    let entered = enter().await;
+    host.delete_app(&actor, &app().await).await.unwrap();
+    let failure = entered.call(Vec::new()).await.err().unwrap();
+    assert!(
+        matches!(failure, InvokeError::Service(ServiceError::AppNotFound)),
+        "{failure:?}"
+    );
 }
 
 #[tokio::test]
