@@ -122,9 +122,13 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 /// Tells the system to forget what it has cached of a file.
 pub fn drop_cache(path: &Path) -> Result<()> {
     let of = format!("of={}", path.display());
-    let done = Command::new("dd")
-        .args([&of, "oflag=nocache", "conv=notrunc,fdatasync", "count=0"])
-        .output()?;
+    dd(&[&of, "oflag=nocache", "conv=notrunc,fdatasync", "count=0"])
+}
+
+/// Runs `dd`, and not this process, on a file: to close a descriptor of ours would drop
+/// SQLite's locks.
+pub fn dd(arguments: &[&str]) -> Result<()> {
+    let done = Command::new("dd").args(arguments).output()?;
     ensure!(
         done.status.success(),
         "dd: {}",

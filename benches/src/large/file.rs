@@ -1,14 +1,14 @@
 //! A SQLite file with so many entries, filled past the store but with its schema.
 
 use crate::folders::folder;
-use anyhow::{Context, Result, ensure};
+use crate::http::servers;
+use anyhow::{Context, Result};
 use kvasm::Host;
-use kvasm::model::{App, AppLimits, AppName};
+use kvasm::model::{App, AppName};
 use kvasm::store::{SqliteOptions, SqliteStore};
 use kvasm_tests::guests;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -78,19 +78,10 @@ impl LargeFile {
         Ok(self.path.metadata()?.len())
     }
 
-    /// Has the system keep all of the file in memory. By another process: to close a
-    /// descriptor of ours would drop SQLite's locks.
+    /// Has the system keep all of the file in memory.
     pub fn warm(&self) -> Result<()> {
         let from = format!("if={}", self.path.display());
-        let done = Command::new("dd")
-            .args([&from, "of=/dev/null", "bs=1M"])
-            .output()?;
-        ensure!(
-            done.status.success(),
-            "dd: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        Ok(())
+        crate::reads::dd(&[&from, "of=/dev/null", "bs=1M"])
     }
 
     /// Has the system forget all of the file and of its log.
@@ -108,14 +99,8 @@ impl LargeFile {
 async fn make(path: &Path, name: &str) -> Result<App> {
     let store = SqliteStore::open(SqliteOptions::new(path)).await?;
     let host = Host::builder().store(store).build()?;
-    let name = AppName::parse(name)?;
-    let app = host.create_app(name.clone()).await?;
-    let (admin, actor) = (host.admin(), host.operator("bench"));
-    admin.set_public(&actor, &app, true).await?;
-    let limits = AppLimits::default().into();
-    let app = admin.set_limits(&actor, &app, limits, None).await?;
-    host.deploy(&actor, &app, guests::wasm("sdk"), true).await?;
-    host.app(&name).await?.context("no app")
+    servers::make_app(&host, name, guests::wasm("sdk")).await?;
+    host.app(&AppName::parse(name)?).await?.context("no app")
 }
 
 /// Writes entries in no order of their keys, as an app does that has grown.
