@@ -66,9 +66,9 @@ pub(super) async fn around(
     }
     .instrument(span);
     let mut response = line.noting(handled).await;
-    let mut is_rate = false;
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        is_rate = problem.is_rate();
+    let problem = response.extensions_mut().remove::<Problem>();
+    let is_rate = problem.as_ref().is_some_and(Problem::is_rate);
+    if let Some(problem) = problem {
         let allow = response.headers_mut().remove(ALLOW);
         response = problem.render(id);
         if let Some(allow) = allow {

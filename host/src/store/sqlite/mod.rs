@@ -128,9 +128,11 @@ impl SqliteStore {
             migrated => migrated?,
         }
         let kept = nowait::keep(&options.path);
-        let readers = Readers::new(&options)?;
+        let readers = Readers::new(&options);
+        // A file that cannot be read shows now.
+        let first = readers.one().map_err(error::store)?;
         Ok(SqliteStore {
-            generation: Remembered::new(LogHead::of(readers.one().map_err(error::store)?)),
+            generation: Remembered::new(LogHead::of(first)),
             readers: Arc::new(readers),
             writer: Writer::start(&options, ballast)?,
             places: Places::long(),

@@ -25,17 +25,15 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// Opens the first connection, so that a file that cannot be read shows now.
-    pub(super) fn new(options: &SqliteOptions) -> Result<Readers, StoreError> {
-        let readers = Readers {
+    /// Without a connection yet.
+    pub(super) fn new(options: &SqliteOptions) -> Readers {
+        Readers {
             path: options.path.clone(),
             idle: Mutex::new(Vec::with_capacity(options.idle_readers)),
             idle_max: options.idle_readers,
             cache: options.cache,
             metrics: options.metrics.clone(),
-        };
-        readers.with(ping)?;
-        Ok(readers)
+        }
     }
 
     /// A new connection that has read.
