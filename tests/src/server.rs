@@ -1,7 +1,7 @@
 //! HTTP servers that live in the test process, and clients of them.
 
-use kvasm::http::{ServerOptions, router, serve};
 use kvasm::model::{App, AppName, Scope, Timestamp};
+use kvasm::server::{ServerOptions, router, serve};
 use kvasm::service::NewToken;
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
 use kvasm::{Host, HostBuilder};

@@ -1,9 +1,11 @@
-//! What a reader of the sources may count on: rooms, sizes, statements, and
+//! What a reader of the sources may count on: crates, sizes, statements, and
 //! documents that say what the code says.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 #[path = "layout/abi.rs"]
 mod abi;
+#[path = "layout/crates.rs"]
+mod crates;
 #[path = "layout/files.rs"]
 mod files;
 #[path = "layout/guide.rs"]
@@ -14,8 +16,6 @@ mod imports;
 mod links;
 #[path = "layout/markdown.rs"]
 mod markdown;
-#[path = "layout/rooms.rs"]
-mod rooms;
 #[path = "layout/rust.rs"]
 mod rust;
 #[path = "layout/sources.rs"]

@@ -11,7 +11,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let postgres = postgres::find()?;
     let guests = guests::build()?;
     step("building the benchmarks and the program");
-    let packages = ["--package", "kvasm-benches", "--package", "kvasm"];
+    let packages = ["--package", "kvasm-benches", "--package", "kvasm-cli"];
     run_command(cargo().args(["build", "--release"]).args(packages))?;
     step("running the benchmarks");
     let mut command = Command::new(workspace().join("target/release/kvasm-benches"));

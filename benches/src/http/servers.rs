@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use axum::extract::State;
 use axum::routing::post;
 use kvasm::Host;
-use kvasm::http::{ServerOptions, router};
 use kvasm::model::{AppLimits, AppName, Collection, Key, Timestamp, Value};
+use kvasm::server::{ServerOptions, router};
 use kvasm::service::{Caller, Write};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
 use std::io::BufRead;
@@ -57,7 +57,7 @@ pub fn serve() -> Result<()> {
         answer(Some(host.clone()));
         let stop = CancellationToken::new();
         let router = router(host.clone(), options.clone(), stop.clone());
-        kvasm::http::serve(listener, router, options, host.metrics().clone(), stop).await;
+        kvasm::server::serve(listener, router, options, host.metrics().clone(), stop).await;
         Ok(())
     })?;
     std::process::exit(0);

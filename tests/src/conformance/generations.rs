@@ -152,7 +152,7 @@ mod tests {
     /// An operation that is missing here could leave what hosts have in memory.
     #[test]
     fn every_operation_is_tried() {
-        let registry = include_str!("../../../host/src/store/registry.rs");
+        let registry = include_str!("../../../host/core/src/store/registry.rs");
         let tried = [include_str!("generations.rs"), include_str!("audit.rs")].concat();
         let methods: Vec<_> = registry.split("    async fn ").skip(1).collect();
         let operations = methods.iter().filter_map(|method| {

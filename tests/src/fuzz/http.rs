@@ -1,7 +1,7 @@
 //! What plugins answer over HTTP, and what clients import.
 
+use axum::http::{HeaderMap, HeaderValue};
 use kvasm::fuzzing;
-use kvasm::http::{HeaderMap, HeaderValue};
 use kvasm::model::AppName;
 use kvasm_abi::http::{PREFIX_BYTES, STATUSES, prefix, split};
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! The app leads every statement on entries, and every key of the schema.
 //!
 //! Postgres's statements are held to the same by the tests of
-//! `host/src/store/postgres/sql.rs`, which knows how they are put together.
+//! `host/store-postgres/src/sql.rs`, which knows how they are put together.
 
 use super::files::{self, File};
 use super::{assert_none, rust};
@@ -158,14 +158,15 @@ fn numbers(engine: &str) -> BTreeSet<String> {
 fn the_app_leads_every_statement_on_sqlite() {
     let mut uses = 0;
     let mut findings = Vec::new();
-    for file in files::all("host/src/store", ".rs") {
+    let stores = ["host/store-sqlite/src", "host/store-postgres/src"];
+    for file in stores.iter().flat_map(|store| files::all(store, ".rs")) {
         let statements = rust::read(&file.text).strings;
-        if file.path.contains("/sqlite/") {
+        if file.path.contains("store-sqlite/") {
             let without = statements.iter().filter(|sql| is_without_app(sql));
             findings.extend(without.map(|sql| format!("{}: no app in {sql}", file.path)));
         }
         let statements = statements.iter().filter(|sql| sql.contains(TABLE));
-        if file.path.contains("/postgres/") {
+        if file.path.contains("store-postgres/") {
             let other = !(file.path.ends_with("/sql.rs") || file.path.contains("/sql/"));
             findings.extend(
                 statements

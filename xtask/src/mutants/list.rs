@@ -9,8 +9,16 @@ use serde::Deserialize;
 
 /// Where the list is.
 pub const LIST: &str = "tests/mutants.toml";
-/// How tests inside the library's sources are named in it.
-pub const LIBRARY: &str = "lib";
+/// Where the crates are that mutants are of.
+const HOST: &str = "host/";
+/// With what the names of these crates begin; the rest is the name of the folder.
+const CRATE: &str = "kvasm-";
+
+/// The folder of a crate whose own tests a program of the list is, if it is no test program.
+pub fn crate_folder(program: &str) -> Option<String> {
+    let folder = program.strip_prefix(CRATE)?;
+    Some(format!("{HOST}{folder}"))
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,8 +153,8 @@ pub fn read(root: &Path) -> Result<Vec<Mutant>> {
 
 fn applies(root: &Path, mutant: &Mutant) -> Result<()> {
     let file = &mutant.file;
-    let is_library = file.starts_with("host/src/") && !file.starts_with("host/src/main.rs");
-    ensure!(is_library, "{file} is not of the library");
+    let is_library = file.starts_with(HOST) && !file.starts_with("host/cli/");
+    ensure!(is_library, "{file} is not of a library in {HOST}");
     let text =
         fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {file}"))?;
     mutant.place(&text).map(drop)
@@ -161,7 +169,7 @@ mod tests {
         Mutant {
             name: name.to_owned(),
             what: String::new(),
-            file: "host/src/x.rs".to_owned(),
+            file: "host/core/src/x.rs".to_owned(),
             code: code.to_owned(),
             becomes: "0".to_owned(),
             within: within.map(str::to_owned),
@@ -176,15 +184,14 @@ mod tests {
         for mutant in read(&workspace()).unwrap() {
             for Test { program, path } in &mutant.tests {
                 let (module, name) = path.rsplit_once("::").unwrap();
-                let file = match program.as_str() {
-                    LIBRARY => module.trim_end_matches("::tests").replace("::", "/"),
-                    _ => format!("{program}/{}", module.replace("::", "/")),
+                let file = match crate_folder(program) {
+                    Some(folder) => {
+                        let module = module.trim_end_matches("::tests");
+                        format!("{folder}/src/{}", module.replace("::", "/"))
+                    }
+                    None => format!("tests/tests/{program}/{}", module.replace("::", "/")),
                 };
-                let folder = match program.as_str() {
-                    LIBRARY => "host/src",
-                    _ => "tests/tests",
-                };
-                let base = workspace().join(folder).join(&file);
+                let base = workspace().join(&file);
                 let files = [
                     base.with_extension("rs"),
                     base.join("mod.rs"),

@@ -91,9 +91,9 @@ fn build(tree: &std::path::Path, mutants: &[&Mutant]) -> Result<Programs> {
     programs.sort_unstable();
     programs.dedup();
     for program in programs {
-        match program {
-            list::LIBRARY => command.arg("--lib"),
-            name => command.args(["--test", name]),
+        match list::crate_folder(program) {
+            Some(_) => command.arg("--lib"),
+            None => command.args(["--test", program]),
         };
     }
     Programs::built_by(&mut command).context(

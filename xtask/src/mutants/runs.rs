@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::list::{LIBRARY, Mutant, Test};
+use super::list::{Mutant, Test, crate_folder};
 use super::tree::VARIABLE;
 use crate::test::Programs;
 
@@ -111,11 +111,11 @@ impl Runs {
         mutant: Option<&str>,
         limit: Duration,
     ) -> Result<(Ended, String)> {
-        let name = match program {
-            LIBRARY => "kvasm (lib)",
-            name => name,
+        let name = match crate_folder(program) {
+            Some(_) => format!("{} (lib)", program.replace('-', "_")),
+            None => program.to_owned(),
         };
-        let program = self.programs.named(name)?;
+        let program = self.programs.named(&name)?;
         let mut log = tempfile::tempfile().context("cannot make a file for what tests print")?;
         let mut command = program.command();
         command

@@ -13,7 +13,7 @@ use crate::process::output;
 /// The variable that selects a mutant.
 pub const VARIABLE: &str = "KVASM_MUTANT";
 
-/// What the copy's library has more than the original.
+/// What the root of each crate with mutants has more than the original.
 const SELECTOR: &str = r#"
 /// Selects a mutant.
 pub mod mutant {
@@ -27,7 +27,12 @@ pub mod mutant {
 "#;
 /// Before it: the choice stands in parentheses, whether or not it needs them.
 const NO_WARNINGS: &str = "#![allow(unused_parens, unused_braces)]\n";
-const LIBRARY: &str = "host/src/lib.rs";
+
+/// The root of the crate that a file of `host/` is of.
+fn root_of(file: &str) -> String {
+    let folder = file.split("/src/").next().unwrap_or_default();
+    format!("{folder}/src/lib.rs")
+}
 
 /// Makes the packages of the copy others than those of the workspace. Cargo tells
 /// packages of one name apart by their version and their folder *in the workspace*: with
@@ -42,6 +47,7 @@ pub fn write(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
     for mutant in mutants {
         of_file.entry(&mutant.file).or_default().push(mutant);
     }
+    let roots: HashSet<String> = of_file.keys().map(|file| root_of(file)).collect();
     let mut kept = HashSet::new();
     for file in files(root)? {
         let from = root.join(&file);
@@ -56,7 +62,7 @@ pub fn write(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
         if file == MANIFEST {
             bytes = with_own_version(&bytes)?;
         }
-        if file == LIBRARY {
+        if roots.contains(&file) {
             bytes = [NO_WARNINGS.as_bytes(), &bytes, SELECTOR.as_bytes()].concat();
         }
         let to = tree.join(&file);

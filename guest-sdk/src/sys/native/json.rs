@@ -1,5 +1,5 @@
 //! The host's check of JSON: what SQLite and Postgres hold alike. It follows
-//! `host/src/model/json.rs`, so that a value refused there is refused here.
+//! `host/core/src/json.rs`, so that a value refused there is refused here.
 
 use crate::Error;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};

@@ -1,0 +1,423 @@
+//! One way to every host: requests of the HTTP API, to a server, or to the same
+//! routes over a store that this process has opened itself. So each command
+//! means the same with and without a server.
+
+use super::config::Config;
+use super::failure::Failure;
+use super::global::{Global, Place};
+use super::watch::Watch;
+use super::{open, profile};
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, StatusCode};
+use futures_util::StreamExt;
+use http_body_util::BodyExt;
+use kvasm::HostBuilder;
+use kvasm::model::AppName;
+use kvasm::server::operator_router;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashSet;
+use std::time::Duration;
+use tower::ServiceExt;
+
+/// How long a server may take to be reached.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes of an answer that is kept in memory. The limits of the server are
+/// its own affair: this is for one that never ends.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
+
+/// Where requests go.
+pub(super) enum Client {
+    Server {
+        http: reqwest::Client,
+        base: String,
+        token: Option<HeaderValue>,
+        timeout: Option<Duration>,
+    },
+    Store(Router),
+}
+
+/// A server and what is shown to it.
+pub(super) struct Target {
+    pub(super) server: String,
+    pub(super) token: Option<String>,
+}
+
+/// Instances that a command needs which runs a plugin, or deploys one.
+const INSTANCES: u32 = 1;
+
+/// The host that was asked for: a server, or a store. Over a store it has neither
+/// room for instances nor a cache folder.
+pub(super) async fn connect(global: &Global) -> Result<Client, Failure> {
+    open(global, |builder, _| builder.unpooled()).await
+}
+
+/// As [`connect`], for a command that loads a plugin.
+pub(super) async fn connect_to_load(global: &Global) -> Result<Client, Failure> {
+    let prepare = |builder: HostBuilder, config: &Config| {
+        config.cache_dir.apply(builder.instances(INSTANCES))
+    };
+    open(global, prepare).await
+}
+
+async fn open(
+    global: &Global,
+    prepare: impl FnOnce(HostBuilder, &Config) -> HostBuilder,
+) -> Result<Client, Failure> {
+    // With a server of one's own naming the server's configuration is not looked at.
+    if let Place::Server(_) | Place::Profile(_) = global.place()
+        && let Some(target) = profile::target(global, &Config::default())?
+    {
+        return Client::server(target, global.timeout()?);
+    }
+    let config = open::config(global)?;
+    match profile::target(global, &config)? {
+        Some(target) => Client::server(target, global.timeout()?),
+        None => {
+            let host = prepare(open::builder(global, &config).await?, &config).build()?;
+            Ok(Client::Store(operator_router(host, "command line")))
+        }
+    }
+}
+
+/// The base of a server's URLs.
+fn base(server: &str) -> Result<String, Failure> {
+    let why = match reqwest::Url::parse(server) {
+        // The standard drops line breaks from URLs.
+        Ok(_) if server.contains(|c: char| c.is_control() || c.is_whitespace()) => {
+            "; it has blanks or line breaks within"
+        }
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => "",
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            "; the token goes into --token"
+        }
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            "; it has no query and no fragment"
+        }
+        Ok(_) => return Ok(server.trim_end_matches('/').to_owned()),
+        Err(_) => "",
+    };
+    // What is wrong may be a secret.
+    let shown = server.split(['?', '#']).next().unwrap_or_default();
+    let shown = shown.rsplit('@').next().unwrap_or_default();
+    Err(Failure::user(format!(
+        "the server is {shown:?}; it must be like http://127.0.0.1:7180{why}"
+    )))
+}
+
+/// The header that shows a token.
+fn bearer(token: &str) -> Result<HeaderValue, Failure> {
+    let header = HeaderValue::from_str(&format!("Bearer {token}"));
+    let is_one_word = !token.contains(|c: char| c.is_whitespace() || !c.is_ascii_graphic());
+    match header {
+        Ok(mut header) if is_one_word => {
+            header.set_sensitive(true);
+            Ok(header)
+        }
+        Ok(_) | Err(_) => Err(Failure::user(
+            "the token is not one: it has blanks, line breaks or other characters within; \
+             it is kvasm_ and hexadecimal digits",
+        )),
+    }
+}
+
+impl Client {
+    /// A client of a server, which may send nothing for `timeout` at most.
+    ///
+    /// # Errors
+    /// The user's: a URL or a token that cannot be one.
+    pub(super) fn server(target: Target, timeout: Option<Duration>) -> Result<Client, Failure> {
+        // Fails only if another provider was installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let base = base(&target.server)?;
+        let token = target.token.as_deref().map(bearer).transpose()?;
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|e| Failure::host(e.to_string()))?;
+        Ok(Client::Server {
+            http,
+            base,
+            token,
+            timeout,
+        })
+    }
+
+    /// The same, which waits for an answer without an end.
+    pub(super) fn patient(mut self) -> Client {
+        if let Client::Server { timeout, .. } = &mut self {
+            *timeout = None;
+        }
+        self
+    }
+
+    pub(super) fn is_server(&self) -> bool {
+        matches!(self, Client::Server { .. })
+    }
+
+    /// Sends a request, whatever its answer.
+    async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        match self {
+            Client::Store(router) => match router.clone().oneshot(request).await {
+                Ok(response) => Ok(response),
+                Err(never) => match never {},
+            },
+            Client::Server {
+                http,
+                base,
+                token,
+                timeout,
+            } => {
+                let (parts, body) = request.into_parts();
+                let url = format!("{base}{}", parts.uri);
+                let mut sent = http.request(parts.method, url).headers(parts.headers);
+                if let Some(token) = token {
+                    sent = sent.header("authorization", token);
+                }
+                let watch = Watch::new(*timeout);
+                let sent = sent.body(reqwest::Body::wrap(watch.body(body)));
+                let answer = watch.wait(sent.send()).await?;
+                let answer = answer.map_err(|e| unreachable(base, &e))?;
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = answer.status();
+                *response.headers_mut() = answer.headers().clone();
+                let parts = watch.parts(Box::pin(answer.bytes_stream()));
+                *response.body_mut() = Body::from_stream(parts);
+                Ok(response)
+            }
+        }
+    }
+
+    /// Sends a request. An answer that is an error is a failure.
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
+        let app = app_of(&request);
+        let response = self.exchange(request).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = bytes(response).await?;
+        let failure = Failure::from_problem(status, &body);
+        Err(match app {
+            Some(app) if failure.is_kind("app-not-found") => Failure::no_app(&app),
+            Some(_) | None => failure,
+        })
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<T, Failure> {
+        json(self.send(path.request("GET", Body::empty())?).await?).await
+    }
+
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &Path,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let text = serde_json::to_string(body).map_err(|e| Failure::host(e.to_string()))?;
+        let mut request = path.request(method, Body::from(text))?;
+        set(&mut request, "content-type", "application/json");
+        json(self.send(request).await?).await
+    }
+
+    pub(super) async fn delete(&self, path: &Path) -> Result<(), Failure> {
+        self.send(path.request("DELETE", Body::empty())?)
+            .await
+            .map(drop)
+    }
+}
+
+/// The app that a request names.
+fn app_of(request: &Request<Body>) -> Option<AppName> {
+    let rest = request.uri().path().strip_prefix("/v1/apps/")?;
+    AppName::parse(rest.split('/').next()?).ok()
+}
+
+/// The first cause of an error.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+fn unreachable(base: &str, error: &reqwest::Error) -> Failure {
+    let cause = root(error);
+    match error.is_builder() {
+        true => Failure::user(format!("this cannot be asked of {base}: {cause}")),
+        false => Failure::host(format!("the server {base} cannot be reached: {cause}")),
+    }
+}
+
+/// An answer that ended before its end.
+pub(super) fn broke_off(error: &dyn std::error::Error) -> Failure {
+    Failure::host(format!("the answer broke off: {}", root(error)))
+}
+
+/// Sets a header of the program's own, which is valid.
+pub(super) fn set(request: &mut Request<Body>, name: &'static str, value: &str) {
+    if let Ok(value) = value.parse() {
+        request.headers_mut().insert(name, value);
+    }
+}
+
+/// A path, with its variable parts percent-encoded, and a query.
+#[derive(Clone)]
+pub(super) struct Path {
+    path: String,
+    /// A part that clients and proxies would resolve, or that is empty.
+    is_bad: bool,
+    query: String,
+}
+
+impl Path {
+    /// Of these segments.
+    pub(super) fn new(segments: &[&str]) -> Path {
+        let mut path = String::new();
+        for segment in segments {
+            path.push('/');
+            path.extend(
+                url::form_urlencoded::byte_serialize(segment.as_bytes()).map(|part| {
+                    // That is for forms, where a space is a plus.
+                    if part == "+" { "%20" } else { part }
+                }),
+            );
+        }
+        Path {
+            path,
+            is_bad: segments.iter().any(|part| matches!(*part, "" | "." | "..")),
+            query: String::new(),
+        }
+    }
+
+    /// Of an app.
+    pub(super) fn app(app: &AppName, rest: &[&str]) -> Path {
+        let mut segments = vec!["v1", "apps", app.as_str()];
+        segments.extend(rest);
+        Path::new(&segments)
+    }
+
+    /// With a parameter, if it has a value.
+    #[must_use]
+    pub(super) fn with(mut self, name: &str, value: Option<impl ToString>) -> Path {
+        if let Some(value) = value {
+            let mut query = url::form_urlencoded::Serializer::new(self.query);
+            query.append_pair(name, &value.to_string());
+            self.query = query.finish();
+        }
+        self
+    }
+
+    pub(super) fn request(&self, method: &str, body: Body) -> Result<Request<Body>, Failure> {
+        if self.is_bad {
+            return Err(Failure::user(
+                "a name or id that is empty, \".\" or \"..\" cannot be part of a path",
+            ));
+        }
+        let uri = match self.query.as_str() {
+            "" => self.path.clone(),
+            query => format!("{}?{query}", self.path),
+        };
+        let request = Request::builder().method(method).uri(uri).body(body);
+        request.map_err(|e| Failure::user(format!("this cannot be asked of a server: {e}")))
+    }
+}
+
+/// All of an answer.
+pub(super) async fn bytes(response: Response<Body>) -> Result<Vec<u8>, Failure> {
+    let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+    let collected = body.collect().await;
+    let collected = collected.map_err(|e| broke_off(&*e))?;
+    Ok(collected.to_bytes().to_vec())
+}
+
+async fn json<T: DeserializeOwned>(response: Response<Body>) -> Result<T, Failure> {
+    let mut body = bytes(response).await?;
+    if body.is_empty() {
+        body = b"null".to_vec();
+    }
+    serde_json::from_slice(&body)
+        .map_err(|e| Failure::host(format!("the answer is not what it must be: {e}")))
+}
+
+/// Hands the parts of an answer on as they come.
+pub(super) async fn stream(
+    response: Response<Body>,
+    mut part: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut parts = response.into_body().into_data_stream();
+    while let Some(next) = parts.next().await {
+        let bytes = next.map_err(|e| broke_off(&e))?;
+        part(&bytes)?;
+    }
+    Ok(())
+}
+
+/// Whether an error says that what was asked for is not there.
+pub(super) fn is_absent(failure: &Failure) -> bool {
+    failure.status() == Some(StatusCode::NOT_FOUND) && failure.is_kind("entry-not-found")
+}
+
+/// The cursors of a list that is read page by page. A server that repeats one would
+/// be asked without an end.
+#[derive(Default)]
+pub(super) struct Pages(HashSet<String>);
+
+impl Pages {
+    /// The cursor of the next page, if there is one.
+    ///
+    /// # Errors
+    /// The host's: a cursor that was there before.
+    pub(super) fn next<T: ToString>(&mut self, cursor: Option<T>) -> Result<Option<T>, Failure> {
+        match &cursor {
+            Some(cursor) if !self.0.insert(cursor.to_string()) => Err(Failure::host(format!(
+                "the server repeats its cursor {:?}, so its list has no end",
+                cursor.to_string()
+            ))),
+            Some(_) | None => Ok(cursor),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_word_of_ascii() {
+        assert!(bearer("kvasm_0_1").is_ok());
+        for bad in ["kvasm_0\n_1", "kvasm_0 1", "kvasm_\u{e9}", "kvasm_\u{1b}"] {
+            assert!(bearer(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_a_plain_url() {
+        assert_eq!(base("http://x/kvasm/").ok().unwrap(), "http://x/kvasm");
+        for bad in [
+            "x",
+            "ftp://x",
+            "http://",
+            "http://x:port",
+            "http://user:secret@x",
+            "http://x?token=secret",
+            "http://x#secret",
+            "http://x\ny",
+        ] {
+            assert!(base(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_that_comes_again_ends_the_list() {
+        let mut pages = Pages::default();
+        for cursor in ["a", "b"] {
+            assert_eq!(pages.next(Some(cursor)).ok().unwrap(), Some(cursor));
+        }
+        assert!(pages.next(Some("a")).is_err());
+        assert_eq!(pages.next(None::<String>).ok().unwrap(), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! Where the server listens.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+/// An address or a name, and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listen(String);
+
+impl Default for Listen {
+    fn default() -> Listen {
+        Listen("127.0.0.1:7180".to_owned())
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Listen, String> {
+        if text.parse::<SocketAddr>().is_ok() {
+            return Ok(Listen(text.to_owned()));
+        }
+        let why = match text.rsplit_once(':') {
+            Some((_, port)) if port.parse::<u16>().is_err() => {
+                "the port is a number from 0 to 65535"
+            }
+            Some(("", _)) => "the address is empty; 0.0.0.0 means every one",
+            Some((name, _)) if name.contains("//") => {
+                "it is an address or a name, and a port, like 127.0.0.1:7180"
+            }
+            Some((name, _)) if name.contains([':', '[', ']']) => {
+                "an address of IPv6 is written like [::1]:7180"
+            }
+            Some((name, _)) if name.contains(|c: char| c.is_whitespace() || c == '/') => {
+                "it is an address or a name, and a port, like 127.0.0.1:7180"
+            }
+            Some(_) => return Ok(Listen(text.to_owned())),
+            None => "it is an address or a name, and a port, like 127.0.0.1:7180",
+        };
+        Err(why.to_owned())
+    }
+}
+
+impl Listen {
+    /// The address. A name stands for the first of its addresses, of which those of
+    /// IPv4 come before those of IPv6.
+    ///
+    /// # Errors
+    /// That of a name that is not known.
+    pub(crate) async fn resolve(&self) -> std::io::Result<SocketAddr> {
+        let addresses = tokio::net::lookup_host(&self.0).await?;
+        // Clients that were told of 127.0.0.1 find a server on `localhost`.
+        let first = addresses.min_by_key(SocketAddr::is_ipv6);
+        first.ok_or_else(|| std::io::Error::other("the name has no address"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_an_address_is_told_apart() {
+        for good in ["127.0.0.1:0", "[::1]:7180", "localhost:7180"] {
+            assert_eq!(good.parse::<Listen>().unwrap().to_string(), good);
+        }
+        for (bad, words) in [
+            ("7180", "and a port"),
+            ("localhost", "and a port"),
+            (":7180", "0.0.0.0"),
+            ("localhost:70000", "65535"),
+            ("localhost:", "65535"),
+            ("::1:7180", "[::1]:7180"),
+            ("http://localhost:7180", "a name"),
+            ("local host:1", "a name"),
+        ] {
+            let error = bad.parse::<Listen>().unwrap_err();
+            assert!(error.contains(words), "{bad}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_resolved_with_ipv4_first() {
+        let listen: Listen = "localhost:7180".parse().unwrap();
+        let address = listen.resolve().await.unwrap();
+        assert!(address.is_ipv4() && address.port() == 7180, "{address}");
+    }
+}

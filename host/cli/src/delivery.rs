@@ -1,0 +1,181 @@
+//! `kvasm delivery`.
+
+use super::batch::parse;
+use super::client::{Path, bytes, connect};
+use super::dead_letter::when;
+use super::failure::{Failure, Outcome};
+use super::{Global, output};
+use axum::body::Body;
+use clap::{Args, Subcommand};
+use kvasm::api::{DeliveriesDone, DeliveriesRequest, DeliveryPage, EventView};
+use kvasm::model::{AppName, Timestamp, TriggerName};
+use serde_json::json;
+use uuid::Uuid;
+
+const DISCARD_HELP: &str = "\
+Examples:
+  kvasm delivery discard shop --trigger index --dry-run
+  kvasm delivery discard shop --event 0198c1d3-0d52-7a31-8f6e-5b1f0f2f7c02";
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// List deliveries that are not done yet
+    #[command(after_help = "Example:\n  kvasm delivery list shop --trigger index")]
+    List(List),
+    /// Permanently discard deliveries that are not done yet
+    #[command(after_help = DISCARD_HELP)]
+    Discard(Choice),
+}
+
+#[derive(Args)]
+pub(super) struct List {
+    #[arg(value_parser = AppName::parse)]
+    app: AppName,
+    /// Of this trigger alone
+    #[arg(long, value_parser = TriggerName::parse)]
+    trigger: Option<TriggerName>,
+    /// Queued at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    from: Option<Timestamp>,
+    /// Queued before this time
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    until: Option<Timestamp>,
+    /// The most deliveries, up to 100
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+    /// Resume from this cursor
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+}
+
+/// Which deliveries. One of the choice must be there: an empty one means all.
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("choice").required(true).multiple(true))]
+pub(super) struct Choice {
+    #[arg(value_parser = AppName::parse)]
+    app: AppName,
+    /// Those of this event; once for each
+    #[arg(long = "event", value_name = "ID", group = "choice")]
+    events: Vec<Uuid>,
+    /// Of this trigger
+    #[arg(long, value_parser = TriggerName::parse, group = "choice")]
+    trigger: Option<TriggerName>,
+    /// Queued at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
+    from: Option<Timestamp>,
+    /// Queued before this time
+    #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
+    until: Option<Timestamp>,
+    /// All of the app
+    #[arg(
+        long,
+        group = "choice",
+        conflicts_with_all = ["events", "trigger", "from", "until"]
+    )]
+    all: bool,
+    /// The most deliveries, up to 1,000
+    #[arg(long, default_value_t = 1_000)]
+    limit: u32,
+    /// Only say how many there are
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+    match command {
+        Command::List(arguments) => list(global, arguments).await,
+        Command::Discard(choice) => discard(global, choice).await,
+    }
+}
+
+async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    let path = Path::app(&list.app, &["deliveries"])
+        .with("trigger", list.trigger)
+        .with("from", list.from.map(|at| at.0))
+        .with("until", list.until.map(|at| at.0))
+        .with("after", list.after)
+        .with("limit", Some(list.limit));
+    let answer = client.send(path.request("GET", Body::empty())?).await?;
+    let answer = bytes(answer).await?;
+    if global.json {
+        // To the letter, so that no digit of a value is lost.
+        output::json_line(&answer)?;
+        return Ok(Outcome::Done);
+    }
+    let page: DeliveryPage = parse(&answer)?;
+    let rows = page.deliveries.iter().map(|delivery| {
+        [
+            delivery.event.id.clone(),
+            delivery.trigger.clone(),
+            happened(&delivery.event),
+            delivery.state.clone(),
+            format!("{} of {}", delivery.attempts, delivery.attempts_max),
+            delivery.due_at.map(output::time).unwrap_or_default(),
+            brief(delivery.error.as_deref().unwrap_or_default()),
+        ]
+    });
+    let head = [
+        "EVENT ID", "TRIGGER", "EVENT", "STATE", "ATTEMPTS", "DUE", "ERROR",
+    ];
+    output::table(head, rows)?;
+    if let Some(next) = page.next {
+        output::note(&format!("More: --after {next}"));
+    }
+    Ok(Outcome::Done)
+}
+
+async fn discard(global: &Global, choice: Choice) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    let events: Vec<_> = choice.events.iter().map(ToString::to_string).collect();
+    let request = DeliveriesRequest {
+        all: choice.all,
+        events: (!events.is_empty()).then_some(events),
+        trigger: choice.trigger.as_ref().map(ToString::to_string),
+        from: choice.from.map(|at| at.0),
+        until: choice.until.map(|at| at.0),
+        limit: Some(choice.limit),
+        dry_run: choice.dry_run,
+    };
+    let path = Path::app(&choice.app, &["deliveries", "discard"]);
+    let done: DeliveriesDone = client.post("POST", &path, &request).await?;
+    let (count, app) = (done.deliveries, &choice.app);
+    output::object(global.json, &json!(done), || {
+        let deliveries = match count {
+            1 => "1 delivery".to_owned(),
+            count => format!("{count} deliveries"),
+        };
+        match (count, choice.dry_run) {
+            (0, _) => {
+                format!("No matching deliveries; `kvasm delivery list {app}` shows what there is.")
+            }
+            (_, true) => format!("{deliveries} would be discarded."),
+            (_, false) => format!("Discarded {deliveries}."),
+        }
+    })?;
+    if count == u64::from(choice.limit) && !global.json {
+        eprintln!("That is the limit; there may be more.");
+    }
+    Ok(match count {
+        0 => Outcome::Absent,
+        _ => Outcome::Done,
+    })
+}
+
+/// An event in a few words.
+pub(super) fn happened(event: &EventView) -> String {
+    match (&event.collection, &event.key) {
+        (Some(collection), Some(key)) => format!("{} {collection} {key}", event.kind),
+        _ => format!("{} {}", event.kind, output::time(event.at)),
+    }
+}
+
+/// An error as far as a table has room for it.
+pub(super) fn brief(error: &str) -> String {
+    const CHARS_MAX: usize = 60;
+    let mut shown: String = error.chars().take(CHARS_MAX).collect();
+    if shown.len() < error.len() {
+        shown.push_str("...");
+    }
+    shown
+}

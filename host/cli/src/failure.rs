@@ -1,0 +1,281 @@
+//! How a command ends: its exit code, and for a failure its message.
+
+use super::output;
+use axum::http::StatusCode;
+use kvasm::api::EntryRef;
+use kvasm::model::{AppName, Invalid};
+use kvasm::server::PROBLEMS;
+use kvasm::service::ServiceError;
+use kvasm::store::StoreError;
+use kvasm::{Blame, CallFailure, LoadError, RuntimeError};
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+/// A command that did what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    /// What was asked for is not there.
+    Absent,
+}
+
+impl Outcome {
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Outcome::Done => 0,
+            Outcome::Absent => 1,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    User,
+    Plugin,
+    Host,
+    /// The reader of the output has gone; nothing is wrong.
+    ClosedPipe,
+}
+
+/// A command that failed.
+pub(super) struct Failure {
+    fault: Fault,
+    message: String,
+    request_id: Option<String>,
+    /// What the guest logged, for `--json`; people have read it already.
+    log: Option<serde_json::Value>,
+    /// What the host answered, if it was that.
+    problem: Option<(StatusCode, String)>,
+}
+
+/// The part of a problem that is looked at.
+#[derive(Default, serde::Deserialize)]
+struct Problem {
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    detail: String,
+    #[serde(default)]
+    request_id: Option<String>,
+    /// Of a batch: the entries that were not as expected.
+    #[serde(default)]
+    failed: Vec<EntryRef>,
+}
+
+/// The entries that a batch failed for, as far as a message has room for them.
+fn named(failed: &[EntryRef]) -> String {
+    const NAMED_MAX: usize = 5;
+    let named = failed.iter().take(NAMED_MAX);
+    let named = named.map(|entry| format!("{:?} of {:?}", entry.key, entry.collection));
+    let mut named = named.collect::<Vec<_>>().join(", ");
+    if failed.len() > NAMED_MAX {
+        let more = failed.len() - NAMED_MAX;
+        named.push_str(&format!(" and {more} more"));
+    }
+    named
+}
+
+impl Failure {
+    /// The user's fault.
+    pub(super) fn user(message: impl Into<String>) -> Failure {
+        Failure::new(Fault::User, message)
+    }
+
+    /// The host's fault, or that of what it stands on.
+    pub(super) fn host(message: impl Into<String>) -> Failure {
+        Failure::new(Fault::Host, message)
+    }
+
+    fn new(fault: Fault, message: impl Into<String>) -> Failure {
+        Failure {
+            fault,
+            message: message.into(),
+            request_id: None,
+            log: None,
+            problem: None,
+        }
+    }
+
+    /// There is no such app.
+    pub(super) fn no_app(name: &AppName) -> Failure {
+        Failure::user(format!(
+            "there is no app {name}; `kvasm app create {name}` makes it"
+        ))
+    }
+
+    /// An answer of the host that is an error.
+    pub(super) fn from_problem(status: StatusCode, body: &[u8]) -> Failure {
+        let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+        let kind = problem.kind.strip_prefix(PROBLEMS).unwrap_or_default();
+        let fault = match kind {
+            "plugin-failed" | "plugin-trapped" | "plugin-timeout" | "plugin-answer"
+            | "module-refused" => Fault::Plugin,
+            _ if status.is_server_error() && kind != "quota-exceeded" => Fault::Host,
+            _ => Fault::User,
+        };
+        let message = match (kind, problem.detail) {
+            ("", _) => format!("the server answered {status}; is it a Kvasm server?"),
+            ("plugin-trapped", detail) => format!("{}: {detail}", problem.title),
+            ("body-timeout", detail) => format!(
+                "the server did not wait for the rest of the input, as its settings \
+                 server.body_timeout and server.min_rate say: {detail}"
+            ),
+            (_, detail) if !problem.failed.is_empty() => {
+                format!("{detail}; not as expected: {}", named(&problem.failed))
+            }
+            (_, detail) => detail,
+        };
+        Failure {
+            problem: Some((status, kind.to_owned())),
+            request_id: problem.request_id.filter(|_| fault != Fault::User),
+            ..Failure::new(fault, message)
+        }
+    }
+
+    /// The status that the host answered.
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        self.problem.as_ref().map(|(status, _)| *status)
+    }
+
+    /// Whether the host answered with this kind of problem.
+    pub(super) fn is_kind(&self, kind: &str) -> bool {
+        self.problem
+            .as_ref()
+            .is_some_and(|(_, found)| found == kind)
+    }
+
+    /// Whether the reader of the output has gone, which is no failure.
+    pub(super) fn is_closed_pipe(&self) -> bool {
+        self.fault == Fault::ClosedPipe
+    }
+
+    /// With words in front that say where it happened.
+    pub(super) fn at(mut self, place: &str) -> Failure {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
+    /// Prints the message and gives the exit code.
+    pub(super) fn report(self, json: bool) -> ExitCode {
+        let (blame, code) = match self.fault {
+            Fault::ClosedPipe => return ExitCode::SUCCESS,
+            Fault::User => ("user", 2),
+            Fault::Plugin => ("plugin", 3),
+            Fault::Host => ("host", 4),
+        };
+        if json {
+            let error = serde_json::json!({
+                "error": { "blame": blame, "message": self.message, "request_id": self.request_id, "log": self.log }
+            });
+            output::note_json(&error);
+        } else {
+            output::note_item(&format!("error: {}", self.message));
+            if let Some(id) = self.request_id {
+                output::note(&format!("request {id}"));
+            }
+        }
+        ExitCode::from(code)
+    }
+}
+
+/// An error and what caused it, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::new(Fault::ClosedPipe, ""),
+            _ => Failure::host(error.to_string()),
+        }
+    }
+}
+
+impl From<Invalid> for Failure {
+    fn from(error: Invalid) -> Failure {
+        Failure::user(error.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        match &error {
+            StoreError::AppExists
+            | StoreError::AppNotFound
+            | StoreError::Conflict { .. }
+            | StoreError::NotInteger { .. }
+            | StoreError::Overflow { .. }
+            | StoreError::AnswerTooLarge { .. }
+            | StoreError::TooManyTriggers { .. }
+            | StoreError::LimitsChanged
+            | StoreError::LastAdmin
+            | StoreError::Quota { .. }
+            | StoreError::PluginNotFound(_)
+            | StoreError::PluginActive(_)
+            | StoreError::NothingToRollBackTo => Failure::user(error.to_string()),
+            StoreError::Unavailable(_)
+            | StoreError::Full(_)
+            | StoreError::Failed(_)
+            | StoreError::Deliveries { .. }
+            | StoreError::LeaseLost => Failure::host(chain(&error)),
+        }
+    }
+}
+
+impl From<ServiceError> for Failure {
+    fn from(error: ServiceError) -> Failure {
+        match &error {
+            ServiceError::Unavailable(cause)
+            | ServiceError::Full(cause)
+            | ServiceError::Internal(cause) => Failure::host(chain(cause)),
+            _ => Failure::user(error.to_string()),
+        }
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Failure {
+        Failure::host(chain(&error))
+    }
+}
+
+impl From<Blame> for Fault {
+    fn from(blame: Blame) -> Fault {
+        match blame {
+            Blame::Caller => Fault::User,
+            Blame::Guest => Fault::Plugin,
+            Blame::Host => Fault::Host,
+        }
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Failure {
+        Failure::new(error.blame().into(), chain(&error))
+    }
+}
+
+impl From<CallFailure> for Failure {
+    fn from(failure: CallFailure) -> Failure {
+        Failure {
+            fault: failure.error.blame().into(),
+            message: failure.error.to_string(),
+            request_id: Some(failure.request_id.to_string()),
+            log: Some(serde_json::json!(failure.log.lines())),
+            problem: None,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! `kvasm logs`.
+
+use super::Global;
+use super::client::{Path, connect, stream};
+use super::dead_letter::when;
+use super::failure::{Failure, Outcome};
+use super::output;
+use axum::body::Body;
+use clap::Args;
+use kvasm::api::LogView;
+use kvasm::model::{AppName, Level, Timestamp};
+use std::io::Write;
+use uuid::Uuid;
+
+#[derive(Args)]
+pub(super) struct Logs {
+    #[arg(value_parser = AppName::parse)]
+    app: AppName,
+    /// Print new lines as they come
+    #[arg(long, short)]
+    follow: bool,
+    /// The number of lines to show
+    #[arg(long, short = 'n', default_value_t = 100)]
+    limit: u32,
+    /// Of this request alone
+    #[arg(long, value_name = "ID")]
+    request: Option<Uuid>,
+    /// At least as severe as this: error, warn, info, debug or trace
+    #[arg(long, value_parser = level)]
+    level: Option<Level>,
+    /// Written at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = when)]
+    since: Option<Timestamp>,
+}
+
+fn level(word: &str) -> Result<Level, String> {
+    let words = || Level::ALL.map(Level::as_str).join(", ");
+    word.parse()
+        .map_err(|()| format!("a level is one of {}", words()))
+}
+
+pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    if !client.is_server() {
+        return Err(Failure::user(
+            "logs are in the memory of a running server; name it with --server",
+        ));
+    }
+    let path = Path::app(&logs.app, &["logs"]).with("limit", Some(logs.limit));
+    let path = path
+        .with("request", logs.request)
+        .with("level", logs.level.map(Level::as_str))
+        .with("since", logs.since.map(|at| at.0))
+        .with("follow", logs.follow.then_some(true));
+    // A plugin may log nothing for a long time.
+    let client = match logs.follow {
+        true => client.patient(),
+        false => client,
+    };
+    let response = client.send(path.request("GET", Body::empty())?).await?;
+    let mut rest = Vec::new();
+    stream(response, |part| {
+        rest.extend_from_slice(part);
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            print(global.json, line.trim_ascii())?;
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(Outcome::Done)
+}
+
+fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
+    // A blank line only says that the server is there.
+    if line.is_empty() {
+        return Ok(());
+    }
+    if json {
+        return output::json_line(line);
+    }
+    let log: LogView = serde_json::from_slice(line)
+        .map_err(|e| Failure::host(format!("the answer is not what it must be: {e}")))?;
+    writeln!(std::io::stdout(), "{}", shown(&log))?;
+    Ok(())
+}
+
+/// A record as people read it. A line break in a plugin's text is written as an escape,
+/// so that it cannot look like another record, of the host for example. What the host
+/// says may have several lines, such as a trace; those after the first are indented.
+fn shown(log: &LogView) -> String {
+    let (at, level) = (output::time(log.at), &log.level);
+    let source = if log.source == "host" { "[host] " } else { "" };
+    let discarded = if log.discarded { "[discarded] " } else { "" };
+    let text = format!(
+        "{at} {level:<5} {} {source}{discarded}{}",
+        log.function, log.message
+    );
+    match log.source.as_str() {
+        "host" => output::clean_item(&text),
+        _ => output::clean(&text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_of_a_plugin_looks_like_a_line_of_the_host() {
+        let log = LogView {
+            seq: 1,
+            at: 0,
+            level: "info".to_owned(),
+            source: "plugin".to_owned(),
+            function: "f".to_owned(),
+            request_id: String::new(),
+            message: "x\n1970-01-01T00:00:00.000Z error f [host] forged\r\u{1b}[2K".to_owned(),
+            discarded: false,
+        };
+        let text = shown(&log);
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains(['\n', '\r', '\u{1b}']));
+        assert!(
+            text.starts_with("1970-01-01T00:00:00.000Z info  f x\\n1970-"),
+            "{text}"
+        );
+    }
+}

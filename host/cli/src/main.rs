@@ -1,0 +1,235 @@
+//! The command line: parse the arguments, call the library, print for people or
+//! as JSON, and say by the exit code whose fault a failure is.
+
+mod allocator;
+mod app;
+mod batch;
+mod client;
+mod config;
+mod dead_letter;
+mod delivery;
+mod environment;
+mod failure;
+mod global;
+mod input;
+mod kv;
+mod log;
+mod logs;
+mod migrate;
+mod open;
+mod output;
+mod plugin;
+mod profile;
+mod run;
+mod serve;
+mod token;
+mod transfer;
+mod trigger;
+mod watch;
+
+use clap::{Args, Parser, Subcommand};
+use environment::Environment;
+use failure::{Failure, Outcome};
+use global::Global;
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+Examples:
+  kvasm serve
+  kvasm login --server http://127.0.0.1:7180 --token kvasm_...
+  kvasm app create demo --public
+  kvasm plugin deploy demo counter.wasm
+  kvasm call demo add --input '{\"name\":\"visits\",\"by\":1}'
+  kvasm kv set demo notes today '\"rain\"'
+  kvasm kv list demo notes --values
+  kvasm kv export demo > demo.jsonl
+  kvasm trigger set demo index --collection notes
+  kvasm dead-letter list demo
+
+Exit codes:
+  0  success
+  1  what was asked for is not there (kv get, kv has, kv delete; dead-letter show, replay, discard), or an older
+     schema (migrate --check)
+  2  your fault: bad arguments, an unknown app, a refused value, a conflict, a missing scope
+  3  the plugin's fault: it cannot be loaded, trapped, failed or ran out of time
+  4  the host's fault: the server or the store cannot be reached, or an internal error";
+
+/// A multi-tenant WebAssembly plugin host with a durable key-value store for each app.
+#[derive(Parser)]
+#[command(name = "kvasm", version, about, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve apps over HTTP
+    Serve(serve::Serve),
+    /// Keep a server and a token, for the commands below
+    Login(profile::Login),
+    /// Call a function of an app's active plugin
+    Call(plugin::Call),
+    /// Try a plugin without deploying it: load it for an app and call a function
+    Run(run::Run),
+    /// Deploy plugins, and roll back
+    #[command(subcommand)]
+    Plugin(plugin::Command),
+    /// Create, list, show and delete apps
+    #[command(subcommand)]
+    App(app::Command),
+    /// Read and write an app's entries
+    #[command(subcommand)]
+    Kv(kv::Command),
+    /// Say which changes and times call a plugin's functions
+    #[command(subcommand)]
+    Trigger(trigger::Command),
+    /// Show what triggers have still to do
+    #[command(subcommand)]
+    Delivery(delivery::Command),
+    /// Show, replay and discard deliveries that were given up
+    #[command(subcommand)]
+    DeadLetter(dead_letter::Command),
+    /// Show what an app uses
+    Usage(app::Usage),
+    /// Show what an app's plugin has logged
+    Logs(logs::Logs),
+    /// Make, list and revoke tokens
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Show what administrators did
+    Audit(token::Audit),
+    /// Bring the store's schema up to date, or say whether it is
+    Migrate(migrate::Migrate),
+}
+
+/// Where compiled plugins are kept.
+#[derive(Args)]
+struct CacheArgs {
+    /// The folder for compiled plugins, or none [env: KVASM_CACHE_DIR]
+    /// [default: in your cache directory]
+    #[arg(long, value_name = "FOLDER")]
+    cache_dir: Option<open::CacheDir>,
+    /// Compile the plugin and keep nothing, as --cache-dir none
+    #[arg(long)]
+    no_cache: bool,
+}
+
+impl CacheArgs {
+    /// The folder; `configured` unless an argument says otherwise.
+    fn folder(self, configured: open::CacheDir) -> open::CacheDir {
+        match self.no_cache {
+            true => open::CacheDir::None,
+            false => self.cache_dir.unwrap_or(configured),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    allocator::give_back_large_buffers();
+    // Before anything else: it answers on standard output, and no thread runs yet.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == open::COMPILE_WORKER)
+    {
+        return kvasm::compile_worker();
+    }
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    match run(cli) {
+        Ok(outcome) => ExitCode::from(outcome.code()),
+        Err(failure) => failure.report(json),
+    }
+}
+
+fn run(cli: Cli) -> Result<Outcome, Failure> {
+    let environment = Environment::read()?;
+    // A server has a log of its own.
+    if !matches!(cli.command, Command::Serve(_)) {
+        start_log(&environment)?;
+        environment.warn_of_unknown();
+    }
+    let global = cli.global.with(environment)?;
+    let is_server = matches!(cli.command, Command::Serve(_));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // A guest may have its thread for 10 ms a poll. By default new connections and
+        // bytes are looked for after 61 polls, which is more than half a second then.
+        .event_interval(8)
+        .build()?;
+    let result = runtime.block_on(dispatch(&global, cli.command));
+    if !is_server {
+        // A read of standard input cannot be ended: an import that was refused would
+        // wait for its writer.
+        runtime.shutdown_background();
+    }
+    result
+}
+
+/// The host's own log goes to standard error; `KVASM_LOG` chooses what of it.
+fn start_log(environment: &Environment) -> Result<(), Failure> {
+    use tracing_subscriber::EnvFilter;
+    let filter = environment.get("KVASM_LOG").unwrap_or("error,kvasm=warn");
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|e| Failure::user(format!("KVASM_LOG is {filter:?}: {e}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    Ok(())
+}
+
+async fn dispatch(global: &Global, command: Command) -> Result<Outcome, Failure> {
+    match command {
+        Command::Serve(serve) => serve::run(global, serve).await,
+        Command::Login(login) => profile::login(global, login).await,
+        Command::Call(call) => plugin::call(global, call).await,
+        Command::Run(run) => run::run(global, run).await,
+        Command::Plugin(command) => plugin::run(global, command).await,
+        Command::App(command) => app::run(global, command).await,
+        Command::Kv(command) => kv::run(global, command).await,
+        Command::Trigger(command) => trigger::run(global, command).await,
+        Command::Delivery(command) => delivery::run(global, command).await,
+        Command::DeadLetter(command) => dead_letter::run(global, command).await,
+        Command::Usage(usage) => app::usage(global, usage).await,
+        Command::Logs(logs) => logs::run(global, logs).await,
+        Command::Token(command) => token::run(global, command).await,
+        Command::Audit(audit) => token::audit(global, audit).await,
+        Command::Migrate(migrate) => migrate::run(global, migrate).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// The ids of a command's own arguments, those for every command left out.
+    fn check(command: &clap::Command, global: &[clap::Id]) {
+        for argument in command.get_arguments() {
+            let (name, id) = (command.get_name(), argument.get_id());
+            assert!(!global.contains(id), "{name}: {id} means two things");
+        }
+        for command in command.get_subcommands() {
+            check(command, global);
+        }
+    }
+
+    /// Values are found by id: two arguments with one id have one value.
+    #[test]
+    fn no_argument_has_the_id_of_one_for_every_command() {
+        let cli = Cli::command();
+        let global = cli
+            .get_arguments()
+            .filter(|argument| argument.is_global_set());
+        let global: Vec<_> = global.map(|argument| argument.get_id().clone()).collect();
+        assert!(global.iter().any(|id| id == "token"), "{global:?}");
+        for command in cli.get_subcommands() {
+            check(command, &global);
+        }
+        cli.debug_assert();
+    }
+}

@@ -1,0 +1,217 @@
+//! `kvasm plugin` and `kvasm call`.
+
+use super::client::{Pages, Path, bytes, connect, connect_to_load, set};
+use super::failure::{Failure, Outcome};
+use super::run::output_value;
+use super::trigger::on_what;
+use super::{Global, input, output};
+use axum::body::Body;
+use clap::{Args, Subcommand};
+use kvasm::api::{Activated, Deployed, Functions, PluginPage};
+use kvasm::model::AppName;
+use serde_json::json;
+use std::path::PathBuf;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Upload a module as a new version, and make it the active one
+    #[command(after_help = "Example:\n  kvasm plugin deploy shop target/guests/shortener.wasm")]
+    Deploy {
+        #[arg(value_parser = AppName::parse)]
+        app: AppName,
+        /// The plugin, a wasm module
+        module: PathBuf,
+        /// Leave the version that is active so
+        #[arg(long)]
+        no_activate: bool,
+    },
+    /// List the versions, newest first
+    Versions {
+        #[arg(value_parser = AppName::parse)]
+        app: AppName,
+    },
+    /// List what the active version offers
+    Functions {
+        #[arg(value_parser = AppName::parse)]
+        app: AppName,
+    },
+    /// Make a version the active one
+    Activate {
+        #[arg(value_parser = AppName::parse)]
+        app: AppName,
+        version: u32,
+    },
+    /// Make the version active that the active one replaced
+    Rollback {
+        #[arg(value_parser = AppName::parse)]
+        app: AppName,
+    },
+    /// Delete a version that is not active
+    Delete {
+        #[arg(value_parser = AppName::parse)]
+        app: AppName,
+        version: u32,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct Call {
+    #[arg(value_parser = AppName::parse)]
+    app: AppName,
+    /// The function to call
+    function: String,
+    /// Its input: text, @FILE, or - for standard input [default: none]
+    #[arg(long, short)]
+    input: Option<String>,
+}
+
+pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+    match command {
+        Command::Deploy {
+            app,
+            module,
+            no_activate,
+        } => deploy(global, &app, module, !no_activate).await?,
+        Command::Versions { app } => versions(global, &app).await?,
+        Command::Functions { app } => functions(global, &app).await?,
+        Command::Activate { app, version } => {
+            let version = version.to_string();
+            let path = Path::app(&app, &["plugins", &version, "activate"]);
+            activated(global, &app, &path).await?;
+        }
+        Command::Rollback { app } => {
+            activated(global, &app, &Path::app(&app, &["rollback"])).await?;
+        }
+        Command::Delete { app, version } => {
+            let client = connect(global).await?;
+            let number = version.to_string();
+            client
+                .delete(&Path::app(&app, &["plugins", &number]))
+                .await?;
+            output::object(global.json, &json!({ "deleted": version }), || {
+                format!("Deleted version {version} of {app}.")
+            })?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+async fn deploy(
+    global: &Global,
+    app: &AppName,
+    module: PathBuf,
+    activate: bool,
+) -> Result<(), Failure> {
+    let wasm = input::file(&module)?;
+    let client = connect_to_load(global).await?;
+    let path = Path::app(app, &["plugins"]).with("activate", Some(activate));
+    let mut request = path.request("POST", Body::from(wasm))?;
+    set(&mut request, "content-type", "application/wasm");
+    let answer = client.send(request).await;
+    let answer = answer.map_err(|e| e.at(&module.display().to_string()))?;
+    let deployed: Deployed =
+        serde_json::from_slice(&bytes(answer).await?).map_err(|e| Failure::host(e.to_string()))?;
+    output::object(global.json, &json!(deployed), || {
+        let state = if deployed.active {
+            "is active"
+        } else {
+            "is uploaded"
+        };
+        let mut offers = deployed.functions.clone();
+        offers.extend(deployed.http.as_ref().map(|_| "HTTP".to_owned()));
+        let offers = offers.join(", ");
+        format!("Version {} of {app} {state}: {offers}.", deployed.version)
+    })
+}
+
+async fn versions(global: &Global, app: &AppName) -> Result<(), Failure> {
+    let client = connect(global).await?;
+    let mut plugins = Vec::new();
+    let mut before = None;
+    let mut pages = Pages::default();
+    loop {
+        let path = Path::app(app, &["plugins"]).with("before", before);
+        let page: PluginPage = client.get(&path).await?;
+        plugins.extend(page.plugins);
+        before = pages.next(page.next)?;
+        if before.is_none() {
+            break;
+        }
+    }
+    if global.json {
+        return output::json(&plugins);
+    }
+    let rows = plugins.iter().map(|plugin| {
+        [
+            plugin.version.to_string(),
+            if plugin.active { "active" } else { "" }.to_owned(),
+            plugin.size.to_string(),
+            output::time(plugin.created_at),
+            plugin.created_by.clone(),
+            plugin.digest.chars().take(12).collect(),
+        ]
+    });
+    output::table(["VERSION", "", "BYTES", "UPLOADED", "BY", "SHA-256"], rows)
+}
+
+async fn functions(global: &Global, app: &AppName) -> Result<(), Failure> {
+    let client = connect(global).await?;
+    let offered: Functions = client.get(&Path::app(app, &["functions"])).await?;
+    if global.json {
+        return output::json(&offered);
+    }
+    let mut rows: Vec<_> = offered
+        .functions
+        .into_iter()
+        .map(|name| [name, "function".to_owned()])
+        .collect();
+    rows.extend(offered.http.map(|name| [name, "HTTP handler".to_owned()]));
+    rows.extend(offered.triggers.into_iter().map(|trigger| {
+        let on = trigger.on.map(|on| on.join(", "));
+        let what = on_what(
+            trigger.collection.as_deref(),
+            trigger.prefix.as_deref(),
+            on.as_deref(),
+            trigger.schedule.as_deref(),
+        );
+        [trigger.name, format!("handler: {what}")]
+    }));
+    output::table(["NAME", "KIND"], rows)
+}
+
+async fn activated(global: &Global, app: &AppName, path: &Path) -> Result<(), Failure> {
+    let client = connect(global).await?;
+    let request = path.request("POST", Body::empty())?;
+    let answer = bytes(client.send(request).await?).await?;
+    let activated: Activated =
+        serde_json::from_slice(&answer).map_err(|e| Failure::host(e.to_string()))?;
+    output::object(global.json, &json!(activated), || {
+        format!("Version {} of {app} is active.", activated.version)
+    })
+}
+
+/// Calls a function of the app's active plugin.
+pub(super) async fn call(global: &Global, call: Call) -> Result<Outcome, Failure> {
+    let input = match &call.input {
+        Some(input) => input::argument(input)?,
+        None => Vec::new(),
+    };
+    let client = connect_to_load(global).await?;
+    let path = Path::app(&call.app, &["call", &call.function]);
+    let mut request = path.request("POST", Body::from(input))?;
+    set(&mut request, "content-type", "application/octet-stream");
+    let answer = client.send(request).await?;
+    if !global.json {
+        output::stream(answer, b"").await?;
+        return Ok(Outcome::Done);
+    }
+    let id = answer
+        .headers()
+        .get("x-request-id")
+        .and_then(|id| id.to_str().ok());
+    let id = id.unwrap_or_default().to_owned();
+    let body = bytes(answer).await?;
+    let answer = json!({ "output": output_value(&body), "request_id": id });
+    output::json(&answer)?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,145 @@
+//! Which server: by arguments, by the environment, or by a file of profiles.
+
+use super::client::{Client, Path as RequestPath, Target};
+use super::config::Config;
+use super::environment::{similar, trimmed};
+use super::failure::{Failure, Outcome};
+use super::global::{Global, Place};
+use super::input::text;
+use super::{open, output};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The profile that is used if none is named.
+const DEFAULT: &str = "default";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Profile {
+    server: String,
+    token: Option<String>,
+}
+
+type Profiles = BTreeMap<String, Profile>;
+
+/// The server that commands go to; none if they go to a store.
+pub(super) fn target(global: &Global, config: &Config) -> Result<Option<Target>, Failure> {
+    let name = match global.place() {
+        Place::Server(server) => {
+            return Ok(Some(Target {
+                server: server.to_owned(),
+                token: global.token(None),
+            }));
+        }
+        Place::Store(_) => return Ok(None),
+        Place::Unsaid if config.store.is_some() => return Ok(None),
+        Place::Profile(name) => Some(name),
+        Place::Unsaid => None,
+    };
+    let path = match (path(), name) {
+        (Ok(path), _) => path,
+        // Without a home there are no profiles.
+        (Err(_), None) => return Ok(None),
+        (Err(failure), Some(_)) => return Err(failure),
+    };
+    let profiles = read(&path)?;
+    match (profiles.get(name.unwrap_or(DEFAULT)), name) {
+        (Some(profile), _) => Ok(Some(Target {
+            server: trimmed(&profile.server).to_owned(),
+            token: global.token(profile.token.as_deref().map(trimmed)),
+        })),
+        (None, None) => Ok(None),
+        (None, Some(name)) => Err(Failure::user(format!(
+            "{} has no profile {name:?}{}; `kvasm login --profile {name} --server URL --token TOKEN` makes it",
+            path.display(),
+            similar(name, profiles.keys().cloned())
+        ))),
+    }
+}
+
+fn path() -> Result<PathBuf, Failure> {
+    Ok(open::config_dir()?.join("profiles.toml"))
+}
+
+fn read(path: &Path) -> Result<Profiles, Failure> {
+    let bad = |why: String| Failure::user(format!("{}: {why}", path.display()));
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            toml::from_str(&text(bytes).map_err(bad)?).map_err(|e| bad(e.message().to_owned()))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Profiles::new()),
+        Err(e) => Err(bad(e.to_string())),
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Login {
+    /// Do not ask the server whether it is there and knows the token
+    #[arg(long)]
+    no_check: bool,
+}
+
+/// Keeps a server and a token in the file of profiles, for its owner alone.
+pub(super) async fn login(global: &Global, login: Login) -> Result<Outcome, Failure> {
+    let Some(server) = global.server() else {
+        return Err(Failure::user("name the server with --server URL"));
+    };
+    let target = Target {
+        server: server.to_owned(),
+        token: global.token(None),
+    };
+    let profile = Profile {
+        server: target.server.clone(),
+        token: target.token.clone(),
+    };
+    let client = Client::server(target, global.timeout()?)?;
+    if !login.no_check {
+        check(&client, profile.token.is_some()).await?;
+    }
+    let name = global.profile().unwrap_or(DEFAULT).to_owned();
+    let path = path()?;
+    let mut profiles = read(&path)?;
+    profiles.insert(name.clone(), profile);
+    let text = toml::to_string(&profiles).map_err(|e| Failure::host(e.to_string()))?;
+    write_private(&path, &text)?;
+    let value = serde_json::json!({ "profile": name, "file": path });
+    output::object(global.json, &value, || {
+        format!("Kept as the profile {name} in {}.", path.display())
+    })?;
+    Ok(Outcome::Done)
+}
+
+/// Whether the server is there, and knows the token if there is one.
+async fn check(client: &Client, has_token: bool) -> Result<(), Failure> {
+    let get = |path: RequestPath| path.request("GET", axum::body::Body::empty());
+    client.send(get(RequestPath::new(&["healthz"]))?).await?;
+    if !has_token {
+        return Ok(());
+    }
+    // Any route that needs a token will do: a good one without its scope is forbidden.
+    let apps = RequestPath::new(&["v1", "apps"]).with("limit", Some(1));
+    match client.send(get(apps)?).await {
+        Err(failure) if !failure.is_kind("forbidden") => Err(failure),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+    if let Some(folder) = path.parent() {
+        open::make_private(folder)?;
+    }
+    // Written aside and renamed, so that a token is never in a file that others
+    // can read, and no half file is left.
+    let aside = path.with_extension("toml.new");
+    let _ = std::fs::remove_file(&aside);
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&aside)?.write_all(text.as_bytes())?;
+    std::fs::rename(&aside, path)?;
+    Ok(())
+}

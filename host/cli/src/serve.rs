@@ -1,0 +1,417 @@
+//! `kvasm serve`.
+
+use super::config::{Config, Listen, LogFormat};
+use super::failure::{Failure, Outcome};
+use super::log::{LogGuard, LogWriter, log_panics};
+use super::{Global, open};
+use clap::Args;
+use kvasm::Host;
+use kvasm::dispatch::{DispatchOptions, Dispatcher};
+use kvasm::metrics::Metrics;
+use kvasm::server::{AdminAddress, ServerOptions, router, routers, serve};
+use kvasm::service::Health;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_util::sync::CancellationToken;
+
+#[derive(Args)]
+pub(super) struct Serve {
+    /// The address or name, and the port, to listen on [default: 127.0.0.1:7180]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// The folder for compiled plugins, or none [default: in your cache directory]
+    #[arg(long, value_name = "FOLDER")]
+    cache_dir: Option<String>,
+    /// How log lines are written: text or json
+    #[arg(long)]
+    log_format: Option<String>,
+    /// Any key of the configuration, such as --set limits.wall_time=2s
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    keys: Vec<(String, String)>,
+    /// Print the effective configuration and exit
+    #[arg(long)]
+    print_config: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err("write it as KEY=VALUE".to_owned()),
+    }
+}
+
+fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
+    let mut arguments = serve.keys.clone();
+    let mut argument = |key: &str, value: Option<String>| {
+        arguments.extend(value.map(|value| (key.to_owned(), value)));
+    };
+    argument("listen", serve.listen.clone());
+    argument("cache_dir", serve.cache_dir.clone());
+    argument("log.format", serve.log_format.clone());
+    let environment = |name: &str| global.environment().get(name).map(str::to_owned);
+    let config = Config::load(global.config().as_deref(), environment, &arguments);
+    let mut config = config.map_err(|e| Failure::user(e.to_string()))?;
+    // `--store` is an argument of all commands.
+    if let Some(store) = global.store_argument() {
+        config.store = Some(open::parse(store)?);
+    }
+    Ok(config)
+}
+
+/// Starts the log, which is complete when the guard is dropped.
+fn start_log(config: &Config, metrics: &Metrics) -> Result<LogGuard, Failure> {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_new(&config.log_filter)
+        .map_err(|e| Failure::user(format!("log.filter is {:?}: {e}", config.log_filter)))?;
+    let dropped: fn(u64) -> String = match config.log_format {
+        LogFormat::Text => |lines| format!("WARN kvasm: {lines} log lines were dropped\n"),
+        LogFormat::Json => |lines| {
+            let line = serde_json::json!({
+                "level": "WARN",
+                "target": "kvasm",
+                "message": "log lines were dropped",
+                "lines": lines,
+            });
+            format!("{line}\n")
+        },
+    };
+    let (writer, guard) = LogWriter::start(std::io::stderr(), metrics.clone(), dropped)?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
+    match config.log_format {
+        LogFormat::Text => {
+            let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            log.with_ansi(color).init();
+        }
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    log_panics();
+    Ok(guard)
+}
+
+/// Prints lines to standard output without waiting for its reader.
+fn print_lines(lines: Vec<String>) -> std::io::Result<()> {
+    let print = move || {
+        let mut out = std::io::stdout().lock();
+        let printed = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
+        if let Err(error) = printed.and_then(|()| out.flush()) {
+            tracing::warn!(%error, "nothing can be printed to standard output; `kvasm token create` on this host makes a token");
+        }
+    };
+    // Not one of the runtime's threads: it waits for those at its end.
+    std::thread::Builder::new()
+        .name("kvasm-print".to_owned())
+        .spawn(print)
+        .map(drop)
+}
+
+async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
+    let spec = match &config.store {
+        Some(spec) => spec.clone(),
+        None => open::default_store()?,
+    };
+    let store = open::store(&spec, metrics.clone(), config.migrate, config).await?;
+    let host = Host::builder()
+        .shared_store(store)
+        .metrics(metrics)
+        .limits(config.limits.clone())
+        .instances(config.instances)
+        .memory(config.memory)
+        .modules(config.modules)
+        .modules_bytes(config.modules_bytes)
+        .compiler(open::compiler())
+        .compile_time(config.compile_time)
+        .compile_memory(config.compile_memory as u64)
+        .cache_limits(config.cache)
+        .queue(config.queue)
+        .new_apps(config.new_apps);
+    let host = match config.compilers {
+        Some(compilers) => host.compilers(compilers),
+        None => host,
+    };
+    Ok(config.cache_dir.apply(host).build()?)
+}
+
+/// Files that are kept for the store, the cache, compilers and the log: connections
+/// must not take them all.
+const OTHER_FILES: u64 = 128;
+
+/// The public connections that there are files for.
+fn connections(config: &Config, files: u64) -> usize {
+    let wanted = config.server.connections;
+    let of_admin = match config.admin_listen {
+        Some(_) => ADMIN_CONNECTIONS as u64,
+        None => 0,
+    };
+    let others = OTHER_FILES.saturating_add(of_admin);
+    let free = files.saturating_sub(others).max(files / 2).max(1);
+    let free = usize::try_from(free).unwrap_or(usize::MAX);
+    if free < wanted {
+        tracing::warn!(
+            files,
+            "the process may open too few files for server.connections = {wanted}; \
+             {free} connections are taken at once"
+        );
+    }
+    wanted.min(free)
+}
+
+/// Connections that wait to be taken. A burst beyond that many is dropped by the
+/// system, and each of those clients tries again after a second or more; the usual
+/// 128 are gone in a few milliseconds.
+const BACKLOG: u32 = 4_096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A server that is started again need not wait for the connections of the last.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Connections of the administration address that are open at once.
+const ADMIN_CONNECTIONS: usize = 256;
+
+/// The addresses of a server, open.
+struct Listeners {
+    public: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn open(config: &Config) -> Result<Listeners, Failure> {
+        let open = async |key: &str, at: &Listen| {
+            let listener = at.resolve().await.and_then(listen);
+            listener.map_err(|e| Failure::user(format!("{key}: cannot listen on {at}: {e}")))
+        };
+        Ok(Listeners {
+            public: open("listen", &config.listen).await?,
+            admin: match &config.admin_listen {
+                Some(at) => Some(open("admin.listen", at).await?),
+                None => None,
+            },
+        })
+    }
+
+    /// What is printed of them. The public address is the last.
+    fn lines(&self) -> std::io::Result<Vec<String>> {
+        let mut lines = Vec::new();
+        if let Some(admin) = &self.admin {
+            lines.push(format!("Administration on http://{}", admin.local_addr()?));
+        }
+        lines.push(format!("Listening on http://{}", self.public.local_addr()?));
+        Ok(lines)
+    }
+
+    /// Serves all of them until `stop`. Returns whether all requests had ended in time.
+    async fn serve(self, host: &Host, config: &Config, stop: CancellationToken) -> bool {
+        let (options, metrics) = (config.server.clone(), host.metrics().clone());
+        let Some(listener) = self.admin else {
+            let router = router(host.clone(), options.clone(), stop.clone());
+            return serve(self.public, router, options, metrics, stop).await;
+        };
+        let is_local = listener.local_addr().is_ok_and(|a| a.ip().is_loopback());
+        let address = AdminAddress {
+            open: config.admin.open || is_local,
+            ..config.admin
+        };
+        let (public, admin) = routers(host.clone(), options.clone(), address, stop.clone());
+        let of_admin = ServerOptions {
+            connections: ADMIN_CONNECTIONS,
+            connections_of_address: None,
+            ..options.clone()
+        };
+        let of_admin = serve(listener, admin, of_admin, metrics.clone(), stop.clone());
+        let public = serve(self.public, public, options, metrics, stop);
+        let (public, admin) = tokio::join!(public, of_admin);
+        public && admin
+    }
+}
+
+pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure> {
+    let mut config = config(global, &args)?;
+    if args.print_config {
+        write!(std::io::stdout(), "{}", config.to_toml())?;
+        return Ok(Outcome::Done);
+    }
+    let metrics = Metrics::default();
+    let _log = start_log(&config, &metrics)?;
+    global.environment().warn_of_unknown();
+    ignore_hangups()?;
+    // Each connection is a file; the system's default is often 1,024.
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => config.server.connections = connections(&config, files),
+        Err(error) => tracing::warn!(%error, "the number of open files could not be raised"),
+    }
+    let host = host(&config, metrics.clone()).await?;
+    let listeners = Listeners::open(&config).await?;
+
+    // Before the address is printed: a signal may follow at once.
+    let stop = CancellationToken::new();
+    let signals = Signals::listen()?;
+    let stopping = stop_at_signal(
+        signals,
+        host.health().clone(),
+        config.shutdown_delay,
+        stop.clone(),
+    );
+    tokio::spawn(stopping);
+    let mut lines = Vec::new();
+    if let Some(token) = host.admin().bootstrap().await? {
+        lines.push(format!("Admin token, shown this once: {}", token.reveal()));
+    }
+    lines.extend(listeners.lines()?);
+    print_lines(lines)?;
+    say_start(&config, &listeners)?;
+
+    let dispatch = DispatchOptions {
+        drain: config.server.drain_timeout,
+        ..config.dispatch.clone()
+    };
+    let dispatcher = Dispatcher::new(host.clone(), dispatch);
+    let dispatching = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
+    let drained = listeners.serve(&host, &config, stop).await;
+    if let Err(error) = dispatching.await {
+        tracing::error!(%error, "the dispatcher has failed");
+    }
+    if !drained {
+        tracing::warn!("requests that still ran after server.drain_timeout were cut off");
+    }
+    tracing::info!("stopped");
+    Ok(Outcome::Done)
+}
+
+/// Writes what this server is and what it takes at the most. Of the store no more than
+/// can be shown.
+fn say_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
+    let store = match &config.store {
+        Some(spec) => spec.clone(),
+        None => open::default_store()?,
+    };
+    let listen = listeners.public.local_addr()?;
+    let admin = listeners.admin.as_ref().map(TcpListener::local_addr);
+    let (server, limits) = (&config.server, &config.limits);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store_kind = store.kind(),
+        store = store.shown(),
+        listen = %listen,
+        admin_listen = admin.transpose()?.map(tracing::field::display),
+        connections = server.connections,
+        bytes_in_flight = server.bytes_in_flight,
+        instances = config.instances,
+        memory = config.memory,
+        handlers = config.dispatch.handlers,
+        value = limits.value_bytes,
+        input = limits.input_bytes,
+        wall_time = ?limits.wall_time,
+        cpu_time = ?limits.cpu_time,
+        "started"
+    );
+    Ok(())
+}
+
+/// A terminal that closes, or a script that asks daemons to read their configuration
+/// again, does not end the server: SIGHUP is a line in the log and nothing else.
+#[cfg(unix)]
+fn ignore_hangups() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::warn!("SIGHUP is ignored: the configuration is read at the start only");
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn ignore_hangups() -> std::io::Result<()> {
+    Ok(())
+}
+
+/// The first signal stops the server, the second the process.
+async fn stop_at_signal(
+    mut signals: Signals,
+    health: Arc<Health>,
+    delay: Duration,
+    stop: CancellationToken,
+) {
+    signals.next().await;
+    health.begin_stop();
+    tracing::info!("stopping; a second signal ends it at once");
+    tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        stop.cancel();
+        tracing::info!("no new work is taken");
+    });
+    signals.next().await;
+    // What was acknowledged is on disk; clients see their connection end.
+    std::process::exit(INTERRUPTED);
+}
+
+/// The exit code of a process that a signal has ended.
+const INTERRUPTED: i32 = 130;
+
+/// The signals that end the process. One that arrives between two calls of `next`
+/// is not lost.
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals)
+    }
+
+    async fn next(&mut self) {
+        drop(tokio::signal::ctrl_c().await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_the_store_and_the_administration() {
+        let mut config = Config::default();
+        assert_eq!(connections(&config, 1_024), 1_024 - 128);
+        assert_eq!(connections(&config, u64::MAX), config.server.connections);
+        assert_eq!(connections(&config, 100), 50);
+        config.admin_listen = Some(Listen::default());
+        assert_eq!(connections(&config, 1_024), 1_024 - 128 - 256);
+    }
+}

@@ -1,0 +1,167 @@
+//! `kvasm token` and `kvasm audit`.
+
+use super::client::{Pages, Path, connect};
+use super::failure::{Failure, Outcome};
+use super::{Global, output};
+use clap::{Args, Subcommand};
+use kvasm::api::{AuditPage, NewToken, TokenMade, TokenPage};
+use kvasm::model::{AppName, Scope, Timestamp};
+use serde_json::json;
+use std::time::Duration;
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Make a token; it is shown once
+    #[command(
+        after_help = "Example:\n  kvasm token create ci --app shop --scope plugin:deploy --scope app:read --expires 90d"
+    )]
+    Create {
+        /// What people call it
+        name: String,
+        /// What it grants; once for each scope
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<Scope>,
+        /// The one app that it is good for [default: every app]
+        #[arg(long, value_parser = AppName::parse)]
+        app: Option<AppName>,
+        /// It stops being good after this time, such as 12h or 90d, or never
+        /// [default: with the token that makes it]
+        #[arg(long, value_name = "TIME", value_parser = expires)]
+        expires: Option<Expires>,
+    },
+    /// List tokens
+    List {
+        /// Those of this app alone
+        #[arg(long, value_parser = AppName::parse)]
+        app: Option<AppName>,
+    },
+    /// Revoke a token
+    Revoke {
+        /// Its id
+        id: String,
+        /// The app that it is good for, if you administer that one alone
+        #[arg(long, value_parser = AppName::parse)]
+        app: Option<AppName>,
+    },
+}
+
+/// After which time a token expires; none for never.
+#[derive(Clone, Copy)]
+pub(super) struct Expires(Option<Duration>);
+
+fn expires(text: &str) -> Result<Expires, String> {
+    match text {
+        "never" => Ok(Expires(None)),
+        text => match humantime::parse_duration(text) {
+            Ok(after) => Ok(Expires(Some(after))),
+            Err(e) => Err(format!("{e}; write it like 12h or 90d, or never")),
+        },
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Audit {
+    /// What was done to this app alone
+    #[arg(value_parser = AppName::parse)]
+    app: Option<AppName>,
+    /// The newest so many rows
+    #[arg(long, default_value_t = 50)]
+    limit: u32,
+}
+
+fn path(app: Option<&AppName>, rest: &[&str]) -> Path {
+    match app {
+        Some(app) => Path::app(app, rest),
+        None => Path::new(&[&["v1"], rest].concat()),
+    }
+}
+
+pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    match command {
+        Command::Create {
+            name,
+            scopes,
+            app,
+            expires,
+        } => {
+            let expires_at = expires.map(|Expires(after)| {
+                let ms = |after: Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                after.map(|after| Timestamp::now().plus_ms(ms(after)).0)
+            });
+            let new = NewToken {
+                name,
+                scopes: scopes.iter().map(ToString::to_string).collect(),
+                expires_at,
+            };
+            let path = path(app.as_ref(), &["tokens"]);
+            let made: TokenMade = client.post("POST", &path, &new).await?;
+            if !global.json {
+                output::note(&format!("Token {}. It is not shown again:", made.token.id));
+            }
+            output::object(global.json, &json!(made), || made.secret.clone())?;
+        }
+        Command::List { app } => {
+            let mut tokens = Vec::new();
+            let mut pages = Pages::default();
+            let mut after = None;
+            loop {
+                let page: TokenPage = client
+                    .get(&path(app.as_ref(), &["tokens"]).with("after", after))
+                    .await?;
+                tokens.extend(page.tokens);
+                after = pages.next(page.next)?;
+                if after.is_none() {
+                    break;
+                }
+            }
+            if global.json {
+                output::json(&tokens)?;
+                return Ok(Outcome::Done);
+            }
+            let rows = tokens.into_iter().map(|token| {
+                let state = match (token.revoked_at, token.expires_at) {
+                    (Some(_), _) => "revoked".to_owned(),
+                    (None, Some(at)) if at <= Timestamp::now().0 => "expired".to_owned(),
+                    (None, Some(at)) => format!("until {}", output::time(at)),
+                    (None, None) => "good".to_owned(),
+                };
+                let app = token.app.unwrap_or_else(|| "every app".to_owned());
+                [token.id, token.name, token.scopes.join(" "), app, state]
+            });
+            output::table(["ID", "NAME", "SCOPES", "APP", "STATE"], rows)?;
+        }
+        Command::Revoke { id, app } => {
+            client.delete(&path(app.as_ref(), &["tokens", &id])).await?;
+            output::object(global.json, &json!({ "revoked": id }), || {
+                format!("Revoked {id}.")
+            })?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Shows what administrators did, newest first.
+pub(super) async fn audit(global: &Global, audit: Audit) -> Result<Outcome, Failure> {
+    let client = connect(global).await?;
+    let path = path(audit.app.as_ref(), &["audit"]).with("limit", Some(audit.limit));
+    let page: AuditPage = client.get(&path).await?;
+    if global.json {
+        output::json(&page.audit)?;
+        return Ok(Outcome::Done);
+    }
+    let rows = page.audit.into_iter().map(|row| {
+        let app = row.app.unwrap_or_default();
+        let at = output::time(row.at);
+        [
+            at,
+            row.actor,
+            row.action,
+            app,
+            row.detail.to_string(),
+            row.request_id,
+        ]
+    });
+    output::table(["TIME", "WHO", "WHAT", "APP", "DETAIL", "REQUEST"], rows)?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,64 @@
+//! The words of the system as types, without I/O. Each is parsed once, at the
+//! door, and is valid from then on.
+
+mod access;
+mod app;
+mod batch;
+mod cost;
+mod cursor;
+mod delivery;
+mod entry;
+mod error;
+mod json;
+mod key;
+mod level;
+mod life;
+mod limits;
+mod link;
+mod list;
+mod pieces;
+mod plugin;
+mod registry;
+mod schedule;
+mod standing;
+pub mod store;
+mod text;
+mod token;
+mod trigger;
+
+pub use access::{Capability, Principal, Scope, UnknownScope};
+pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
+pub use batch::{Applied, Check, Committed, Expect, Op, WriteBatch};
+pub use cost::share;
+pub use cost::{
+    DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, FOLLOWERS_MAX,
+};
+pub use cursor::{Cursor, CursorKey};
+pub use delivery::{
+    Claim, DEPTH_MAX, DeadLetter, DeadReason, Delivery, Event, Failed, Happening, Letters,
+    Outstanding, Place, Queue, Receipt, Returned, Tick, TriggerDeletion, Verdict, chain_of,
+};
+pub use entry::{Entry, NoSum, Timestamp, Value, Version, sum};
+pub use error::{Invalid, Subject};
+pub use json::{Integer, JsonText};
+pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
+pub use level::Level;
+pub use life::DeliveryState;
+pub use limits::{Limits, Misfit};
+pub use link::{CommitId, Follow, Link};
+pub use list::{KeyRange, ListQuery, Page};
+pub use pieces::Pieces;
+pub use plugin::room_for_version;
+pub use plugin::{
+    ActivePlugin, Digest, Exports, Plugin, PluginVersion, VERSION_BYTES_MAX, VERSIONS_MAX,
+};
+pub use registry::{Audit, Generation, NewPlugin};
+pub use schedule::Schedule;
+pub use standing::{FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeWait, Standing};
+pub use standing::{Open, spread_by};
+pub use text::{short, shown_start};
+pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
+pub use trigger::{
+    Changes, DeclaredTrigger, DueSchedule, NewTrigger, Origin, Policy, SchedulePlace, TRIGGERS_MAX,
+    Trigger, TriggerName, Watch,
+};

@@ -1,0 +1,54 @@
+//! Text from outside, cut to a bound.
+
+use std::fmt::{self, Display, Write};
+
+/// The start of a text: `limit` bytes of it at most, up to a whole character.
+pub fn short(text: &str, limit: usize) -> &str {
+    let end = text.floor_char_boundary(limit);
+    text.get(..end).unwrap_or_default()
+}
+
+/// What a value displays, up to `limit` bytes and then "...". No more than that is
+/// ever made of it.
+pub fn shown_start(value: &dyn Display, limit: usize) -> String {
+    struct Start {
+        text: String,
+        limit: usize,
+    }
+
+    impl Write for Start {
+        fn write_str(&mut self, more: &str) -> fmt::Result {
+            let kept = short(more, self.limit - self.text.len());
+            self.text.push_str(kept);
+            match kept.len() == more.len() {
+                true => Ok(()),
+                // Ends the formatting.
+                false => Err(fmt::Error),
+            }
+        }
+    }
+
+    let text = String::new();
+    let mut start = Start { text, limit };
+    match write!(start, "{value}") {
+        Ok(()) => start.text,
+        Err(fmt::Error) => start.text + "...",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_at_a_character() {
+        assert_eq!(short("éé", 3), "é");
+        assert_eq!(short("éé", 4), "éé");
+        assert_eq!(shown_start(&"éé", 3), "é...");
+        assert_eq!(
+            shown_start(&format_args!("{:?}", "\0".repeat(9)), 4),
+            "\"\\0\\..."
+        );
+        assert_eq!(shown_start(&7, 1), "7");
+    }
+}

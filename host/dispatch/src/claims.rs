@@ -1,0 +1,251 @@
+//! Finds the queues that have something due, claims a few deliveries of each, and
+//! starts their handlers.
+
+use super::lent::Loan;
+use super::supervisor::Stop;
+use super::{Held, Shared, millis, worker};
+use kvasm_core::store::StoreError;
+use kvasm_core::{AppId, Claim, Queue};
+use kvasm_service::{Task, chain};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit};
+use uuid::Uuid;
+
+/// Queues that one look at the store asks for.
+const QUEUES: u32 = 64;
+/// The most deliveries that are taken of a queue before the next has its turn.
+const OF_A_QUEUE: usize = 8;
+/// What has become free is waited for this long, so that a claim takes more than
+/// one delivery when there are many.
+const GATHER: Duration = Duration::from_millis(1);
+/// A look over very many queues takes longer than this. After it there is a rest
+/// of three times as long, so that looking does not fill the day.
+const LONG_LOOK: Duration = Duration::from_millis(5);
+/// Apps in a row whose claims fail before that counts as a failure of the store.
+const FAILING_APPS: usize = 3;
+
+/// What a look has found.
+#[derive(Default)]
+struct Look {
+    /// The time that it has looked for queues.
+    took: Duration,
+    /// Whether a claim got as many deliveries as it asked for.
+    full: bool,
+    /// The apps whose claims have failed, since one has succeeded.
+    failing: Vec<AppId>,
+}
+
+/// Looks again and again.
+pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
+    let mut after = shared.looked_until.lock().take();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            () = shared.clock.acts() => {}
+        }
+        let looked = look(&shared, &task, &mut after, &mut stop).await;
+        shared.looked_until.lock().clone_from(&after);
+        let look = looked?;
+        task.works();
+        shared.reap();
+        let rest = if look.took > LONG_LOOK {
+            look.took * 3
+        } else {
+            Duration::ZERO
+        };
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            () = wait(&shared, rest, look.full) => {}
+        }
+    }
+}
+
+/// Waits until there may be something to do, and for `rest` at least. There is,
+/// if a claim was `full`.
+async fn wait(shared: &Shared, rest: Duration, full: bool) {
+    if !rest.is_zero() {
+        tokio::time::sleep(rest).await;
+    }
+    if full {
+        return tokio::task::yield_now().await;
+    }
+    tokio::select! {
+        () = shared.host.wakes().wait() => {}
+        () = shared.changed.notified() => tokio::time::sleep(GATHER).await,
+        () = tokio::time::sleep(shared.options.poll) => {}
+    }
+}
+
+/// Goes once through the queues that have something due, or until a stop is requested. A
+/// claim is waited for all the same: what it has claimed is run, and not left to wait
+/// for the end of its lease. After an error, `after` is where it has come to.
+async fn look(
+    shared: &Arc<Shared>,
+    task: &Task,
+    after: &mut Option<Queue>,
+    stop: &mut Stop,
+) -> Result<Look, StoreError> {
+    let mut look = Look::default();
+    // From where the last look has ended to the end, then from the beginning.
+    let mut wrapped = after.is_none();
+    loop {
+        if shared.places.available_permits() == 0 {
+            return Ok(look);
+        }
+        let now = shared.clock.now();
+        let start = Instant::now();
+        let queues = tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(look),
+            queues = shared.host.store().due(after.as_ref(), now, QUEUES) => queues?,
+        };
+        look.took += start.elapsed();
+        if queues.is_empty() {
+            *after = None;
+            if wrapped {
+                return Ok(look);
+            }
+            wrapped = true;
+            continue;
+        }
+        for queue in queues {
+            let places = places_for(shared, queue.app);
+            if places.as_ref().is_some_and(Vec::is_empty) {
+                // It is the first one of the next look.
+                return Ok(look);
+            }
+            if stop.is_requested() {
+                return Ok(look);
+            }
+            // Before the claim: if its app has all that it may have, or the claim
+            // fails, the look goes on behind it all the same.
+            *after = Some(queue.clone());
+            if let Some(places) = places
+                && !look.failing.contains(&queue.app)
+            {
+                match claim(shared, &queue, places).await {
+                    Ok(full) => {
+                        look.full |= full;
+                        look.failing.clear();
+                    }
+                    Err(error) => {
+                        task.skips(
+                            &format_args!("deliveries of app {}", queue.app),
+                            &chain(&error),
+                        );
+                        look.failing.push(queue.app);
+                        if look.failing.len() >= FAILING_APPS {
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Places for deliveries of an app: none if it has all that it may have, an
+/// empty list if there are none at all.
+fn places_for(shared: &Shared, app: AppId) -> Option<Vec<OwnedSemaphorePermit>> {
+    let running = shared.running.lock().get(&app).copied().unwrap_or(0);
+    let free = shared.places.available_permits();
+    let share = share(shared.options.handlers_of_app, free, running);
+    if share == 0 && free > 0 {
+        return None;
+    }
+    let places = std::iter::from_fn(|| Arc::clone(&shared.places).try_acquire_owned().ok());
+    Some(places.take(share.min(OF_A_QUEUE)).collect())
+}
+
+/// How many more handlers an app may run: as long as it holds no more places than
+/// are free, and always one. So a few apps with a backlog leave places for others,
+/// and one app alone gets up to half of all.
+fn share(of_app: usize, free: usize, running: usize) -> usize {
+    let fair = free.saturating_sub(running).div_ceil(2);
+    let least = usize::from(running == 0).min(free);
+    fair.max(least).min(of_app.saturating_sub(running))
+}
+
+/// Claims deliveries for these places and starts their handlers. Whether all
+/// places were taken, so that there may be more.
+async fn claim(
+    shared: &Arc<Shared>,
+    queue: &Queue,
+    places: Vec<OwnedSemaphorePermit>,
+) -> Result<bool, StoreError> {
+    let now = shared.clock.now();
+    let claim = Claim {
+        queue: queue.clone(),
+        now,
+        until: now.plus_ms(millis(shared.lease())),
+        lease: Uuid::new_v4(),
+        limit: u32::try_from(places.len()).unwrap_or(u32::MAX),
+    };
+    let claimed = shared.host.store().claim(&claim).await?;
+    if claimed.is_empty() {
+        // What was due has to wait for its key, and what is behind it may not.
+        shared.changed.notify_one();
+    }
+    let full = claimed.len() == places.len();
+    // Read by the first handler for all of them.
+    let app = Arc::new(OnceCell::new());
+    let mut handlers = shared.handlers.lock();
+    for (delivery, place) in claimed.into_iter().zip(places) {
+        let held = Held::new(shared, queue.app, place);
+        let loan = Loan::new(shared, queue.app, &delivery, claim.lease);
+        let claimed = worker::Claimed {
+            id: queue.app,
+            app: Arc::clone(&app),
+            delivery: Arc::new(delivery),
+            lease: claim.lease,
+        };
+        let shared = Arc::clone(shared);
+        handlers.spawn(async move {
+            worker::work(&shared, claimed).await;
+            drop(loan);
+            drop(held);
+        });
+    }
+    Ok(full)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    /// Places that each of many apps with a backlog gets, of `all`.
+    fn shared_out(all: usize, of_app: usize, apps: usize) -> Vec<usize> {
+        let (mut free, mut held) = (all, vec![0; apps]);
+        for _ in 0..100 {
+            for running in &mut held {
+                // A claim takes at most 8.
+                let more = share(of_app, free, *running).min(8).min(free);
+                *running += more;
+                free -= more;
+            }
+        }
+        held
+    }
+
+    #[test]
+    fn two_apps_with_a_backlog_leave_places_for_others() {
+        assert_eq!(shared_out(32, 16, 1), [16]);
+        let two = shared_out(32, 16, 2);
+        let left = 32 - two.iter().sum::<usize>();
+        assert!(left >= 8, "{two:?}");
+        assert!(shared_out(32, 16, 6).iter().all(|held| *held > 0));
+    }
+
+    #[test]
+    fn few_places_are_all_used() {
+        assert_eq!(shared_out(1, 16, 1), [1]);
+        assert_eq!(shared_out(2, 16, 2), [1, 1]);
+        assert_eq!(share(16, 0, 0), 0);
+        assert_eq!(share(16, 1, 0), 1);
+        assert_eq!(share(16, 1, 1), 0);
+        assert_eq!(share(1, 30, 1), 0);
+    }
+}

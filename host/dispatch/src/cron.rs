@@ -1,0 +1,155 @@
+//! Schedules: the runs that are due, and when the next one is.
+//!
+//! Of runs that were missed, because no host was there, the last is made and the
+//! others are not. While a run is outstanding no further one is made.
+
+use super::Shared;
+use super::supervisor::Stop;
+use kvasm_core::store::StoreError;
+use kvasm_core::{AppId, DueSchedule, Queue, Schedule, Tick, Timestamp, Trigger, Watch};
+use kvasm_service::{Task, chain};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Schedules that are looked at in one go.
+const SCHEDULES: u32 = 100;
+/// Apps whose runs are made at once. Each one's are made one after another.
+const APPS_AT_ONCE: usize = 8;
+
+/// Makes the runs that are due, again and again, on whichever host comes first.
+pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            () = shared.clock.acts() => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            passed = pass(&shared, &task) => passed?,
+        }
+        task.works();
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(shared.options.poll) => {}
+        }
+    }
+}
+
+/// Goes once through all schedules that are due by now. One that is left aside is
+/// met again in the next pass.
+async fn pass(shared: &Arc<Shared>, task: &Task) -> Result<(), StoreError> {
+    let now = shared.clock.now();
+    let mut after = None;
+    loop {
+        let store = shared.host.store();
+        let due = store.schedules(after.as_ref(), now, SCHEDULES).await?;
+        let is_last = due.len() < SCHEDULES as usize;
+        after = due.last().map(|due| due.place.clone());
+        make(shared, task, due, now).await;
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Makes these runs, a few apps at once.
+async fn make(shared: &Arc<Shared>, task: &Task, due: Vec<DueSchedule>, now: Timestamp) {
+    let mut apps: BTreeMap<AppId, Vec<Tick>> = BTreeMap::new();
+    for DueSchedule { place, trigger } in due {
+        let Queue { app, trigger: name } = &place.queue;
+        match trigger {
+            Ok(trigger) => {
+                if let Watch::Schedule(schedule) = &trigger.watch {
+                    let ticks = apps.entry(*app).or_default();
+                    ticks.push(tick(*app, &trigger, schedule, now));
+                }
+            }
+            Err(why) => task.skips(&format_args!("schedule {name} of app {app}"), &why),
+        }
+    }
+    let mut running = JoinSet::new();
+    for (app, ticks) in apps {
+        if running.len() >= APPS_AT_ONCE {
+            note(task, running.join_next().await);
+        }
+        let (shared, task) = (Arc::clone(shared), task.clone());
+        running.spawn(async move { of_app(&shared, &task, app, ticks).await });
+    }
+    while let Some(ended) = running.join_next().await {
+        note(task, Some(ended));
+    }
+}
+
+fn note(task: &Task, ended: Option<Result<(), tokio::task::JoinError>>) {
+    if let Some(Err(panic)) = ended {
+        task.skips(&"the schedules of an app", &panic.to_string());
+    }
+}
+
+/// Makes the runs of one app. After an error the rest waits for the next pass.
+async fn of_app(shared: &Shared, task: &Task, app: AppId, ticks: Vec<Tick>) {
+    for tick in ticks {
+        match shared.host.store().tick(&tick).await {
+            Ok(true) => shared.changed.notify_one(),
+            Ok(false) => {}
+            Err(error) => {
+                let cause = chain(&error);
+                return task.skips(&format_args!("schedules of app {app}"), &cause);
+            }
+        }
+    }
+}
+
+fn tick(app: AppId, trigger: &Trigger, schedule: &Schedule, now: Timestamp) -> Tick {
+    Tick {
+        queue: Queue {
+            app,
+            trigger: trigger.name.clone(),
+        },
+        planned: trigger.next_at,
+        // The end of time, if there is no next one.
+        next: schedule.next_after(now).or(Some(Timestamp(i64::MAX))),
+        run: trigger.next_at.map(|at| schedule.last_until(at, now)),
+        now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_core::{DeclaredTrigger, TriggerName};
+
+    const MINUTE: i64 = 60_000;
+
+    fn ticked(next_at: Option<i64>, now: i64) -> (Option<i64>, Option<i64>) {
+        let schedule = Schedule::parse("*/5 * * * *").unwrap();
+        let declared = DeclaredTrigger {
+            name: TriggerName::parse("t").unwrap(),
+            watch: Watch::Schedule(schedule.clone()),
+        };
+        let mut trigger = Trigger::declared(&declared, Timestamp(0));
+        trigger.next_at = next_at.map(Timestamp);
+        let tick = tick(AppId::generate(), &trigger, &schedule, Timestamp(now));
+        assert_eq!(tick.planned, trigger.next_at);
+        (tick.run.map(|at| at.0), tick.next.map(|at| at.0))
+    }
+
+    #[test]
+    fn a_new_schedule_is_planned_and_not_run() {
+        assert_eq!(ticked(None, 1), (None, Some(5 * MINUTE)));
+    }
+
+    #[test]
+    fn of_missed_runs_the_last_is_made() {
+        let five = 5 * MINUTE;
+        assert_eq!(ticked(Some(five), five), (Some(five), Some(2 * five)));
+        assert_eq!(ticked(Some(five), five + 7), (Some(five), Some(2 * five)));
+        assert_eq!(
+            ticked(Some(five), 9 * five + 1),
+            (Some(9 * five), Some(10 * five))
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! What belongs to no app: old audit rows, and space to give back.
+
+use super::upkeep::{REST, ROWS};
+use super::{Shared, millis};
+use kvasm_core::Timestamp;
+use kvasm_core::store::StoreError;
+use kvasm_service::Task;
+use std::sync::Arc;
+
+/// Does each part, whether or not another one has failed.
+pub(super) async fn round(shared: Arc<Shared>, _: Task) -> Result<(), StoreError> {
+    let pruned = prune_audit(&shared).await;
+    let given_back = give_back(&shared).await;
+    pruned.and(given_back)
+}
+
+/// Removes audit rows that are too old, of all apps, unless the clock is in doubt.
+async fn prune_audit(shared: &Shared) -> Result<(), StoreError> {
+    let age = i64::try_from(millis(shared.options.audit_age)).unwrap_or(i64::MAX);
+    loop {
+        let Some(now) = shared.clock.for_deletion() else {
+            return Ok(());
+        };
+        let before = Timestamp(now.0.saturating_sub(age));
+        let pruned = shared.host.store().prune_audit(before, ROWS).await?;
+        shared.host.metrics().upkeep("audit", pruned);
+        if pruned < u64::from(ROWS) {
+            return Ok(());
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Gives free space back to the file system.
+async fn give_back(shared: &Shared) -> Result<(), StoreError> {
+    while shared.host.store().give_back().await? {
+        tokio::time::sleep(REST).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! Says when failures pause a trigger, and how its probes end: in the app's log, in the
+//! host's, and in the metrics.
+
+use super::Shared;
+use kvasm_core::{App, Delivery, Level, Returned, Timestamp};
+use kvasm_service::{LogRecord, LogSource};
+use uuid::Uuid;
+
+/// Logs what the failure of a delivery did to its trigger. A pause is logged however
+/// much the app has logged: it happens once in ten failures at the most.
+pub(super) fn after_failure(
+    shared: &Shared,
+    app: &App,
+    delivery: &Delivery,
+    request_id: Uuid,
+    returned: Returned,
+) {
+    let trigger = &delivery.place.trigger;
+    match returned {
+        Returned::Lost | Returned::Kept => {}
+        Returned::Paused { failures, probe_at } => {
+            shared.host.metrics().trigger(app.name.as_str(), "paused");
+            let wait = seconds(probe_at);
+            tracing::warn!(app = %app.name, %trigger, failures, probe_in_seconds = wait, "failures in a row have paused a trigger");
+            let message = format!(
+                "trigger {trigger} is paused: {failures} deliveries in a row have failed; in {wait} s \
+                 one is tried as a probe, and the trigger resumes if it succeeds"
+            );
+            log(shared, app, delivery, request_id, Level::Error, message);
+        }
+        Returned::ProbeFailed { probe_at } => {
+            shared
+                .host
+                .metrics()
+                .trigger(app.name.as_str(), "probe_failed");
+            let wait = seconds(probe_at);
+            tracing::info!(app = %app.name, %trigger, probe_in_seconds = wait, "a trigger stays paused: its probe has failed");
+            let message = format!(
+                "trigger {trigger} stays paused: the probe has failed; the next one is in {wait} s"
+            );
+            log(shared, app, delivery, request_id, Level::Warn, message);
+        }
+    }
+}
+
+/// Logs that the probe of a paused trigger has succeeded.
+pub(super) fn after_probe(shared: &Shared, app: &App, delivery: &Delivery) {
+    let trigger = &delivery.place.trigger;
+    shared.host.metrics().trigger(app.name.as_str(), "resumed");
+    tracing::info!(app = %app.name, %trigger, "a paused trigger has resumed: its probe has succeeded");
+    let message = format!("trigger {trigger} has resumed: the probe has succeeded");
+    log(shared, app, delivery, Uuid::now_v7(), Level::Info, message);
+}
+
+/// Seconds until then.
+fn seconds(at: Timestamp) -> i64 {
+    at.0.saturating_sub(Timestamp::now().0).max(0) / 1_000
+}
+
+fn log(
+    shared: &Shared,
+    app: &App,
+    delivery: &Delivery,
+    request_id: Uuid,
+    level: Level,
+    message: String,
+) {
+    let record = LogRecord {
+        seq: 0,
+        at: Timestamp::now(),
+        level,
+        source: LogSource::Host,
+        function: delivery.function.as_str().into(),
+        request_id,
+        message,
+        discarded: false,
+    };
+    shared.host.logs().push(app.id, [record]);
+}

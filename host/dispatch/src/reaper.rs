@@ -1,0 +1,46 @@
+//! Removes the rows of deleted apps, in small steps.
+
+use super::Shared;
+use super::supervisor::Skips;
+use super::upkeep::{REST, ROWS};
+use kvasm_core::AppId;
+use kvasm_core::store::StoreError;
+use kvasm_service::Task;
+use std::sync::Arc;
+
+/// Deleted apps that are read in one go.
+const GRAVES: u32 = 100;
+
+/// Removes what is left of each deleted app. One that fails is left aside until the
+/// next round.
+pub(super) async fn round(shared: Arc<Shared>, task: Task) -> Result<(), StoreError> {
+    // Behind those at which the last round was given up.
+    let mut after = shared.reaped_until.lock().take();
+    let mut skips = Skips::new(&task);
+    loop {
+        let graves = shared.host.store().graves(after, GRAVES).await?;
+        for grave in &graves {
+            let reaped = reap(&shared, *grave).await;
+            let what = format_args!("the rows of the deleted app {grave}");
+            if let Err(error) = skips.take(what, reaped) {
+                *shared.reaped_until.lock() = Some(*grave);
+                return Err(error);
+            }
+        }
+        match graves.last() {
+            Some(last) => after = Some(*last),
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn reap(shared: &Shared, grave: AppId) -> Result<(), StoreError> {
+    loop {
+        let reaped = shared.host.store().reap(grave, ROWS).await?;
+        if reaped == 0 {
+            return Ok(());
+        }
+        shared.host.metrics().upkeep("rows_of_deleted_apps", reaped);
+        tokio::time::sleep(REST).await;
+    }
+}

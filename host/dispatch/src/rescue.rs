@@ -1,0 +1,157 @@
+//! Sets right what a host with a wrong clock has put off: deliveries, leases and probes
+//! that wait for longer than any does, and schedules that are planned past their next
+//! time. At the start, when the clock has stepped, and now and then, as it may be
+//! another host's clock that was wrong.
+
+use super::supervisor::{Skips, Stop};
+use super::{Shared, millis, retry};
+use kvasm_core::store::StoreError;
+use kvasm_core::{DueSchedule, Queue, SchedulePlace, Tick, Timestamp, Watch};
+use kvasm_service::{Task, chain};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two passes.
+const EVERY: Duration = Duration::from_secs(600);
+/// Queues and schedules that are read in one go.
+const PAGE: u32 = 100;
+/// Deliveries that are changed in one transaction.
+const ROWS: u32 = 500;
+/// Between two such transactions, so that others come between them.
+const REST: Duration = Duration::from_millis(10);
+/// By how much the clocks of two hosts may differ without a schedule being planned again
+/// by one for what the other has run.
+const SLACK: Duration = Duration::from_secs(60);
+
+/// Makes passes, again and again.
+pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            () = shared.clock.acts() => {}
+        }
+        if shared.clock.plans() {
+            tokio::select! {
+                biased;
+                () = stop.requested() => return Ok(()),
+                passed = pass(&shared, &task) => passed?,
+            }
+        }
+        task.works();
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = shared.stepped.notified() => {}
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+async fn pass(shared: &Shared, task: &Task) -> Result<(), StoreError> {
+    let mut rescued = Rescued::default();
+    let queues = queues(shared, task, &mut rescued).await;
+    let schedules = schedules(shared, task, &mut rescued).await;
+    if rescued.deliveries > 0 || rescued.schedules > 0 {
+        tracing::warn!(
+            deliveries = rescued.deliveries,
+            schedules = rescued.schedules,
+            "a clock that was ahead had put these off; they are due or planned again"
+        );
+        shared.changed.notify_one();
+    }
+    queues.and(schedules)
+}
+
+#[derive(Default)]
+struct Rescued {
+    deliveries: u64,
+    schedules: u64,
+}
+
+/// Goes through the queues that have anything, now or later.
+async fn queues(shared: &Shared, task: &Task, rescued: &mut Rescued) -> Result<(), StoreError> {
+    let (mut after, mut skips) = (None, Skips::new(task));
+    loop {
+        let ever = Timestamp(i64::MAX);
+        let queues = shared.host.store().due(after.as_ref(), ever, PAGE).await?;
+        for queue in &queues {
+            let made_due = rescue(shared, queue).await;
+            let what = format_args!("a queue of app {}", queue.app);
+            rescued.deliveries += skips.take(what, made_due)?.unwrap_or(0);
+        }
+        match queues.last() {
+            Some(last) => after = Some(last.clone()),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Makes due in a queue what waits for longer than any delivery does; how much.
+async fn rescue(shared: &Shared, queue: &Queue) -> Result<u64, StoreError> {
+    let mut total = 0;
+    loop {
+        let now = shared.clock.now();
+        let wait = retry::WAIT_MAX + shared.lease() + SLACK;
+        let beyond = now.plus_ms(millis(wait));
+        let store = shared.host.store();
+        let rescued = store.rescue(queue, beyond, now, ROWS).await?;
+        total += rescued;
+        if rescued < u64::from(ROWS) {
+            return Ok(total);
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Goes through all schedules but those that an operator has paused. One whose run is
+/// due can wait for a probe.
+async fn schedules(shared: &Shared, task: &Task, rescued: &mut Rescued) -> Result<(), StoreError> {
+    let mut after = None::<SchedulePlace>;
+    loop {
+        let (store, ever) = (shared.host.store(), Timestamp(i64::MAX));
+        let page = store.schedules(after.as_ref(), ever, PAGE).await?;
+        let is_last = page.len() < PAGE as usize;
+        after = page.last().map(|last| last.place.clone());
+        for due in page {
+            let app = due.place.queue.app;
+            match replan(shared, due).await {
+                Ok(replanned) => rescued.schedules += u64::from(replanned),
+                Err(error) => {
+                    task.skips(&format_args!("schedules of app {app}"), &chain(&error));
+                }
+            }
+        }
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+/// Plans a schedule again if it is planned past the next time of its expression; whether
+/// it was. One that cannot be read is left to the task of schedules.
+async fn replan(shared: &Shared, due: DueSchedule) -> Result<bool, StoreError> {
+    let DueSchedule { place, trigger } = due;
+    let Ok(trigger) = trigger else {
+        return Ok(false);
+    };
+    if trigger.standing.probe_at.is_some() {
+        rescue(shared, &place.queue).await?;
+    }
+    let (Watch::Schedule(schedule), Some(planned)) = (&trigger.watch, place.next_at) else {
+        return Ok(false);
+    };
+    let latest = shared.clock.now().plus_ms(millis(SLACK));
+    let Some(next) = schedule.next_after(latest).filter(|next| *next < planned) else {
+        return Ok(false);
+    };
+    let tick = Tick {
+        queue: place.queue,
+        planned: Some(planned),
+        next: Some(next),
+        run: None,
+        // Although it waits for a probe.
+        now: Timestamp(i64::MAX),
+    };
+    shared.host.store().tick(&tick).await?;
+    Ok(true)
+}

@@ -1,0 +1,189 @@
+//! Runs a loop for as long as the dispatcher runs: after an error or a panic it is
+//! started again, and its state shows in the host's health.
+
+use kvasm_core::store::StoreError;
+use kvasm_service::{Task, chain};
+use std::fmt;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// The pauses before a loop is started again. Each is twice the one before, until the
+/// loop has run for longer than the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Tells loops that they are to end.
+#[derive(Clone)]
+pub(super) struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// The end that tells, and the end that is told.
+    pub(super) fn new() -> (watch::Sender<bool>, Stop) {
+        let (tell, told) = watch::channel(false);
+        (tell, Stop(told))
+    }
+
+    /// Whether the loop is to end.
+    pub(super) fn is_requested(&self) -> bool {
+        // As `requested` takes it, if the one who would tell is gone.
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
+
+    /// Waits until the loop is to end.
+    pub(super) async fn requested(&mut self) {
+        // An error says that the one who would tell is gone.
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}
+
+/// Runs the loop that `run` makes until it ends without an error, which it does when
+/// it is told to stop. `run` is given how often the loop was started before. Dropping
+/// this future ends the loop.
+pub(super) async fn supervise<F>(task: Task, mut stop: Stop, run: impl Fn(u64) -> F)
+where
+    F: Future<Output = Result<(), StoreError>> + Send + 'static,
+{
+    let mut pause = PAUSE_MIN;
+    for starts in 0.. {
+        let started = Instant::now();
+        // A task of its own, so that a panic ends it alone.
+        let mut running = JoinSet::new();
+        running.spawn(run(starts));
+        match running.join_next().await {
+            None | Some(Ok(Ok(()))) => return,
+            Some(Ok(Err(error))) => task.fails(chain(&error)),
+            Some(Err(panic)) => task.fails(panic.to_string()),
+        }
+        if started.elapsed() > PAUSE_MAX {
+            pause = PAUSE_MIN;
+        }
+        tokio::select! {
+            () = stop.requested() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = PAUSE_MAX.min(pause * 2);
+        task.restarted();
+    }
+}
+
+/// Runs rounds, each a `pause` after the one before, until a stop is requested, which
+/// ends a round too. After a failure, which is when `starts` is not 0, the first one
+/// begins at once.
+pub(super) async fn rounds<F>(
+    mut pause: Duration,
+    starts: u64,
+    task: &Task,
+    mut stop: Stop,
+    round: impl Fn() -> F,
+) -> Result<(), StoreError>
+where
+    F: Future<Output = Result<(), StoreError>>,
+{
+    let interval = pause;
+    if starts > 0 {
+        pause = Duration::ZERO;
+    }
+    loop {
+        tokio::select! {
+            () = stop.requested() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        tokio::select! {
+            biased;
+            () = stop.requested() => return Ok(()),
+            done = round() => done?,
+        }
+        task.works();
+        pause = interval;
+    }
+}
+
+/// Items in a row that fail before that counts as a failure of the store.
+const FAILING_ITEMS: u32 = 10;
+
+/// Skips items, each of one app, that fail, until too many in a row do.
+pub(super) struct Skips<'t> {
+    task: &'t Task,
+    in_a_row: u32,
+}
+
+impl<'t> Skips<'t> {
+    pub(super) fn new(task: &'t Task) -> Skips<'t> {
+        Skips { task, in_a_row: 0 }
+    }
+
+    /// Returns what became of an item: `None` of one that is skipped.
+    ///
+    /// # Errors
+    /// That of the item, if it is one too many.
+    pub(super) fn take<T>(
+        &mut self,
+        what: fmt::Arguments<'_>,
+        done: Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let error = match done {
+            Ok(done) => {
+                self.in_a_row = 0;
+                return Ok(Some(done));
+            }
+            Err(error) => error,
+        };
+        self.task.skips(&what, &chain(&error));
+        self.in_a_row += 1;
+        match self.in_a_row {
+            FAILING_ITEMS.. => Err(error),
+            _ => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_metrics::Metrics;
+    use kvasm_service::Health;
+    use kvasm_store_memory::MemoryStore;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_loop_goes_on_after_an_error_and_a_panic() {
+        let store = Arc::new(MemoryStore::new());
+        let metrics = Metrics::default();
+        let health = Arc::new(Health::new(store, metrics.clone()));
+        let (tell, stop) = Stop::new();
+        let task = health.task("claims");
+        let told = stop.clone();
+        let supervised = tokio::spawn(supervise(task.clone(), stop, move |starts| {
+            let (task, mut told) = (task.clone(), told.clone());
+            async move {
+                match starts {
+                    0 => return Err(StoreError::Failed("an error".into())),
+                    1 => panic!("a bug"),
+                    _ => task.works(),
+                }
+                told.requested().await;
+                Ok(())
+            }
+        }));
+        let mut seen = Vec::new();
+        loop {
+            let state = health.tasks().remove(0);
+            if let Some((_, cause)) = state.failing
+                && seen.last() != Some(&cause)
+            {
+                seen.push(cause);
+            } else if state.restarts == 2 && health.check().await.is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(seen[0], "the store failed: an error");
+        assert!(seen[1].contains("a bug"), "{seen:?}");
+        let text = metrics.encode();
+        assert!(text.contains("kvasm_task_restarts_total{name=\"claims\"} 2"));
+        assert!(text.contains("kvasm_task_failing{name=\"claims\"} 0"));
+        tell.send_replace(true);
+        supervised.await.unwrap();
+    }
+}

@@ -1,0 +1,330 @@
+//! Whether this host's clock can be acted on.
+//!
+//! On Postgres the database's clock decides. Hosts of one store that are each within
+//! the bound of it differ by less than what is left of a lease that is renewed. On
+//! SQLite there is one machine and no other clock: one that steps, or that does not fit
+//! what the store saw last, is in doubt until it fits again or has run evenly for an
+//! hour.
+
+use super::millis;
+use kvasm_core::Timestamp;
+use kvasm_core::store::StoreClock;
+use std::time::{Duration, Instant};
+
+/// How far a host's clock may be from the database's: a third of the shortest lease. A
+/// lease that is renewed has two thirds left, and two hosts may differ by twice this.
+pub(super) const BOUND: Duration = Duration::from_secs(10);
+/// A wall clock that departs from the monotonic one by more has stepped.
+pub(super) const STEP: Duration = Duration::from_secs(60);
+/// How far ahead of what the store saw last a clock may be at the start. Hosts are off
+/// for a night; for longer, an hour without deletions by age does no harm.
+pub(super) const OFF_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// After so long without a step a clock is believed.
+pub(super) const SETTLED: Duration = Duration::from_secs(60 * 60);
+/// 2025-01-01T00:00:00Z. No clock that is right shows an earlier time: a machine without
+/// a battery begins in 1970.
+pub(super) const EARLIEST: Timestamp = Timestamp(1_735_689_600_000);
+
+/// Both clocks of this host at one time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    pub(super) system: Timestamp,
+    pub(super) instant: Instant,
+}
+
+impl Reading {
+    /// What the system's clock shows at an instant if it runs evenly from here on.
+    pub(super) fn at(self, instant: Instant) -> Timestamp {
+        let passed = instant.saturating_duration_since(self.instant);
+        self.system.plus_ms(millis(passed))
+    }
+
+    /// Milliseconds by which a later reading is ahead of that.
+    fn off(self, later: Reading) -> i64 {
+        later.system.0.saturating_sub(self.at(later.instant).0)
+    }
+}
+
+/// Why a clock is in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// It is so many ms ahead of the database's, or behind if negative.
+    Database(i64),
+    /// At the start it was so many ms ahead of what the store saw last.
+    Seen(i64),
+    /// It has stepped by so many ms.
+    Stepped(i64),
+}
+
+/// What is known of the clock.
+#[derive(Debug, Default)]
+pub(super) struct Trust {
+    /// Whether a database decides.
+    by_database: bool,
+    /// The last time that was believed. `None` before the first look.
+    line: Option<Reading>,
+    /// The last look.
+    last: Option<Reading>,
+    /// Why it is in doubt, and since when it has run evenly.
+    doubt: Option<(Doubt, Instant)>,
+}
+
+fn signed(duration: Duration) -> i64 {
+    i64::try_from(millis(duration)).unwrap_or(i64::MAX)
+}
+
+impl Trust {
+    /// Judges the clock by what the store knows, which was asked between two readings.
+    /// Returns whether something has changed: trust, or the time by a step.
+    pub(super) fn judge(&mut self, store: StoreClock, before: Reading, after: Reading) -> bool {
+        let (was, first) = (self.doubt, self.line.is_none());
+        let off = self.last.map_or(0, |last| last.off(after));
+        let stepped = off.saturating_abs() > signed(STEP);
+        match store {
+            StoreClock::Database(database) => self.by_database(database, before, after),
+            StoreClock::Seen(seen) if first => self.begin(Some(seen), after),
+            StoreClock::None if first => self.begin(None, after),
+            StoreClock::Seen(_) | StoreClock::None => self.go_on(off, stepped, after),
+        }
+        self.last = Some(after);
+        first || stepped || was.is_some() != self.doubt.is_some()
+    }
+
+    fn by_database(&mut self, database: Timestamp, before: Reading, after: Reading) {
+        self.by_database = true;
+        // It was asked at some time between the two, unless the clock stepped there.
+        let even = before.off(after).saturating_abs() <= signed(BOUND);
+        let earliest = if even { before.system } else { after.system };
+        let ahead = earliest.0.saturating_sub(database.0);
+        let behind = database.0.saturating_sub(after.system.0);
+        let off = if ahead > 0 { ahead } else { -behind.max(0) };
+        let is_wrong = off.saturating_abs() > signed(BOUND);
+        self.doubt = is_wrong.then_some((Doubt::Database(off), after.instant));
+        self.line = Some(match is_wrong {
+            false => after,
+            true => Reading {
+                system: database,
+                instant: after.instant,
+            },
+        });
+    }
+
+    fn begin(&mut self, seen: Option<Timestamp>, after: Reading) {
+        let seen = seen.filter(|seen| *seen >= EARLIEST);
+        let seen = seen.unwrap_or(after.system).max(EARLIEST);
+        let ahead = after.system.0.saturating_sub(seen.0);
+        if ahead < -signed(STEP) || ahead > signed(OFF_MAX) {
+            self.doubt = Some((Doubt::Seen(ahead), after.instant));
+            self.line = Some(Reading {
+                system: seen,
+                instant: after.instant,
+            });
+        } else {
+            self.line = Some(after);
+        }
+    }
+
+    fn go_on(&mut self, off: i64, stepped: bool, after: Reading) {
+        let Some((doubt, since)) = self.doubt else {
+            if stepped {
+                self.doubt = Some((Doubt::Stepped(off), after.instant));
+            } else {
+                self.line = Some(after);
+            }
+            return;
+        };
+        let ahead = self.line.map_or(0, |line| line.off(after));
+        let ahead_max = match doubt {
+            Doubt::Seen(_) => OFF_MAX,
+            Doubt::Database(_) | Doubt::Stepped(_) => STEP,
+        };
+        let fits = ahead >= -signed(STEP) && ahead <= signed(ahead_max);
+        let even_for = after.instant.saturating_duration_since(since);
+        let has_settled = !stepped && even_for >= SETTLED && after.system >= EARLIEST;
+        if fits || has_settled {
+            self.doubt = None;
+            self.line = Some(after);
+        } else if stepped {
+            self.doubt = Some((doubt, after.instant));
+        }
+    }
+
+    /// Why it is in doubt.
+    pub(super) fn doubt(&self) -> Option<Doubt> {
+        self.doubt.map(|(doubt, _)| doubt)
+    }
+
+    /// Whether there was a look.
+    pub(super) fn is_judged(&self) -> bool {
+        self.line.is_some()
+    }
+
+    /// Whether the clock is believed now: it may have stepped since the last look.
+    pub(super) fn holds(&self, now: Reading) -> bool {
+        let even = |line: Reading| line.off(now).saturating_abs() <= signed(self.bound());
+        self.doubt.is_none() && self.line.is_some_and(even)
+    }
+
+    /// Whether deliveries and schedules may be carried out.
+    pub(super) fn acts(&self, now: Reading) -> bool {
+        self.is_judged() && (!self.by_database || self.holds(now))
+    }
+
+    /// Whether what others have planned may be changed by this clock. On SQLite also if
+    /// it is in doubt: it may be the others' that was wrong.
+    pub(super) fn plans(&self, now: Reading) -> bool {
+        self.acts(now) && now.system >= EARLIEST
+    }
+
+    /// The time to act on: the database's as far as it is known, if the system's is
+    /// wrong.
+    pub(super) fn time(&self, now: Reading) -> Timestamp {
+        match self.line {
+            Some(line) if self.by_database && !self.holds(now) => line.at(now.instant),
+            _ => now.system,
+        }
+    }
+
+    /// How far the dispatcher's time may be ahead of that before it is set back.
+    pub(super) fn ahead_max(&self) -> Duration {
+        match self.by_database {
+            true => BOUND * 2,
+            false => super::retry::WAIT_MAX,
+        }
+    }
+
+    fn bound(&self) -> Duration {
+        match self.by_database {
+            true => BOUND,
+            false => STEP,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAYS_400: i64 = 400 * 86_400_000;
+    /// When these tests begin.
+    const START: i64 = EARLIEST.0 + 500 * 86_400_000;
+
+    struct Stage {
+        trust: Trust,
+        start: Instant,
+    }
+
+    impl Stage {
+        fn new() -> Stage {
+            Stage {
+                trust: Trust::default(),
+                start: Instant::now(),
+            }
+        }
+
+        fn reading(&self, seconds: u64, off: i64) -> Reading {
+            let passed = Duration::from_secs(seconds);
+            Reading {
+                system: Timestamp(START + off).plus_ms(millis(passed)),
+                instant: self.start + passed,
+            }
+        }
+
+        /// A look after so many seconds, with a clock that is off by so many ms; whether
+        /// it is believed then.
+        fn look(&mut self, store: StoreClock, seconds: u64, off: i64) -> bool {
+            let reading = self.reading(seconds, off);
+            self.trust.judge(store, reading, reading);
+            self.trust.holds(reading)
+        }
+    }
+
+    fn seen(at: i64) -> StoreClock {
+        StoreClock::Seen(Timestamp(at))
+    }
+
+    #[test]
+    fn the_database_decides_at_once() {
+        let mut stage = Stage::new();
+        let now = |seconds: i64| StoreClock::Database(Timestamp(START + seconds * 1_000));
+        assert!(!stage.trust.acts(stage.reading(0, 0)), "nobody has looked");
+        assert!(stage.look(now(0), 0, 9_999));
+        assert!(!stage.look(now(10), 10, 10_001));
+        assert!(!stage.look(now(20), 20, -10_001));
+        assert_eq!(stage.trust.doubt(), Some(Doubt::Database(-10_001)));
+        assert!(!stage.trust.acts(stage.reading(20, -10_001)));
+        assert!(stage.look(now(30), 30, -9_999));
+        assert!(stage.look(now(40), 40, 0));
+        // It steps between two looks: nothing is done by it, and the time goes on.
+        let wrong = stage.reading(45, DAYS_400);
+        assert!(!stage.trust.acts(wrong));
+        assert_eq!(stage.trust.time(wrong), Timestamp(START + 45_000));
+        assert!(!stage.look(now(50), 50, DAYS_400));
+        assert_eq!(
+            stage.trust.time(stage.reading(55, DAYS_400)),
+            Timestamp(START + 55_000)
+        );
+        // It was asked for 30 s: the host's clock may be right.
+        let (before, after) = (stage.reading(60, 0), stage.reading(90, 0));
+        stage.trust.judge(now(75), before, after);
+        assert!(stage.trust.holds(after));
+        // It stepped while it was asked.
+        let (before, after) = (stage.reading(100, 0), stage.reading(101, DAYS_400));
+        stage.trust.judge(now(100), before, after);
+        assert!(!stage.trust.holds(after));
+    }
+
+    #[test]
+    fn a_step_is_in_doubt_until_it_is_undone_or_an_hour_has_passed() {
+        let mut stage = Stage::new();
+        let saw = seen(START - 5_000);
+        assert!(stage.look(saw, 0, 0));
+        assert!(stage.look(saw, 10, 59_000));
+        assert!(stage.look(saw, 20, 59_000));
+        assert!(!stage.trust.holds(stage.reading(25, DAYS_400)));
+        assert!(!stage.look(saw, 30, DAYS_400));
+        // Deliveries and schedules go on.
+        assert!(stage.trust.acts(stage.reading(31, DAYS_400)));
+        assert!(stage.look(saw, 90, 0), "it is back");
+        assert!(!stage.look(saw, 100, DAYS_400));
+        assert!(!stage.look(saw, 3_000, DAYS_400));
+        // Another step: the hour begins again.
+        assert!(!stage.look(saw, 3_010, DAYS_400 + 100_000));
+        assert!(!stage.look(saw, 6_600, DAYS_400 + 100_000));
+        assert!(stage.look(saw, 6_611, DAYS_400 + 100_000));
+    }
+
+    #[test]
+    fn a_start_is_compared_with_what_the_store_saw_last() {
+        let day = 86_400_000;
+        for (off, is_believed) in [
+            (0, true),
+            (day - 1, true),
+            (day + 1, false),
+            (DAYS_400, false),
+            (-59_000, true),
+            (-61_000, false),
+            (-DAYS_400, false),
+        ] {
+            let mut stage = Stage::new();
+            assert_eq!(stage.look(seen(START), 0, off), is_believed, "{off}");
+            if !is_believed {
+                assert!(stage.look(seen(START), 10, 0), "{off}: it is back");
+            }
+        }
+        // A host that was off for a month.
+        let mut stage = Stage::new();
+        assert!(!stage.look(seen(START - 30 * day), 0, 0));
+        assert!(!stage.look(seen(START - 30 * day), 3_590, 0));
+        assert!(stage.look(seen(START - 30 * day), 3_600, 0));
+        // Without a battery, and a store that has seen nothing.
+        let mut stage = Stage::new();
+        assert!(!stage.look(seen(0), 0, -START));
+        assert!(!stage.trust.plans(stage.reading(0, -START)));
+        assert!(!stage.look(seen(0), 4_000, -START));
+        assert!(!stage.look(seen(0), 4_010, 0), "it has been set");
+        assert!(stage.look(seen(0), 7_610, 0));
+        let mut stage = Stage::new();
+        assert!(stage.look(StoreClock::None, 0, 0));
+    }
+}

@@ -1,0 +1,148 @@
+//! What grows old or too much in each app: expired entries, dead letters, audit rows.
+
+use super::supervisor::Skips;
+use super::{Shared, millis};
+use kvasm_core::store::StoreError;
+use kvasm_core::{App, AppId, AppName, Timestamp};
+use kvasm_service::Task;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Rows that are removed in one transaction: few enough that nobody waits for it.
+pub(super) const ROWS: u32 = 500;
+/// Between two such transactions, so that others come between them.
+pub(super) const REST: Duration = Duration::from_millis(10);
+/// Apps that are read in one go.
+const APPS: u32 = 200;
+
+/// Goes once through all apps. One that fails is left aside until the next round.
+pub(super) async fn round(shared: Arc<Shared>, task: Task) -> Result<(), StoreError> {
+    // Behind those at which the last round was given up.
+    let mut after = shared.kept_until.lock().take();
+    let mut unseen = after.is_none().then(|| Unseen::new(&shared));
+    let mut skips = Skips::new(&task);
+    loop {
+        let apps = shared.host.store().apps(after.as_ref(), APPS).await?;
+        if let Some(unseen) = &mut unseen {
+            unseen.see(&apps);
+        }
+        for app in &apps {
+            // Each whether or not the others have failed.
+            let swept = sweep(&shared, app).await;
+            let pruned = prune(&shared, app).await;
+            let shortened = prune_audit(&shared, app).await;
+            let kept = swept.and(pruned).and(shortened);
+            if let Err(error) = skips.take(format_args!("upkeep of app {}", app.name), kept) {
+                *shared.kept_until.lock() = Some(app.name.clone());
+                return Err(error);
+            }
+        }
+        match apps.last() {
+            Some(last) => after = Some(last.name.clone()),
+            None => break,
+        }
+    }
+    match unseen {
+        Some(unseen) => unseen.forget(&shared).await,
+        None => Ok(()),
+    }
+}
+
+/// Apps of which this host has something in memory and which a round has not met so far.
+/// Those that another host has deleted remain.
+struct Unseen {
+    logs: HashSet<AppId>,
+    labels: HashSet<Arc<str>>,
+}
+
+impl Unseen {
+    fn new(shared: &Shared) -> Unseen {
+        Unseen {
+            logs: shared.host.logs().apps().into_iter().collect(),
+            labels: shared.host.metrics().apps().into_iter().collect(),
+        }
+    }
+
+    fn see(&mut self, apps: &[App]) {
+        for app in apps {
+            self.logs.remove(&app.id);
+            self.labels.remove(app.name.as_str());
+        }
+    }
+
+    /// Forgets those that are gone. Some may have been made since.
+    async fn forget(self, shared: &Shared) -> Result<(), StoreError> {
+        let store = shared.host.store();
+        for app in self.logs {
+            if store.app_by_id(app).await?.is_none() {
+                shared.host.logs().remove(app);
+            }
+        }
+        for label in self.labels {
+            let is_gone = match AppName::parse(&label) {
+                Ok(name) => store.app(&name).await?.is_none(),
+                Err(_) => true,
+            };
+            if is_gone {
+                shared.host.metrics().forget_app(&label);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes entries that have expired by the system's clock, as reads see it, unless that
+/// is in doubt.
+async fn sweep(shared: &Shared, app: &App) -> Result<(), StoreError> {
+    let store = shared.host.store();
+    loop {
+        let Some(now) = shared.clock.for_deletion() else {
+            return Ok(());
+        };
+        let swept = store.sweep(app.id, now, ROWS).await?;
+        shared.host.metrics().upkeep("expired_entries", swept);
+        if swept < u64::from(ROWS) {
+            return Ok(());
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Removes dead letters that are too old or too many, and says so. While the clock is in
+/// doubt none is too old.
+async fn prune(shared: &Shared, app: &App) -> Result<(), StoreError> {
+    let (store, options) = (shared.host.store(), &shared.options);
+    let age = i64::try_from(millis(options.letter_age)).unwrap_or(i64::MAX);
+    let mut total = 0;
+    loop {
+        let now = shared.clock.for_deletion();
+        let before = Timestamp(now.map_or(i64::MIN, |now| now.0.saturating_sub(age)));
+        let pruned = store
+            .prune(app.id, before, options.letters_of_app, ROWS)
+            .await?;
+        shared.host.metrics().upkeep("dead_letters", pruned);
+        total += pruned;
+        if pruned < u64::from(ROWS) {
+            break;
+        }
+        tokio::time::sleep(REST).await;
+    }
+    if total > 0 {
+        tracing::warn!(app = %app.name, letters = total, "old dead letters were discarded");
+    }
+    Ok(())
+}
+
+/// Removes the oldest audit rows of an app that are too many.
+async fn prune_audit(shared: &Shared, app: &App) -> Result<(), StoreError> {
+    let (store, keep) = (shared.host.store(), shared.options.audit_of_app);
+    loop {
+        let pruned = store.prune_audit_of(app.id, keep, ROWS).await?;
+        shared.host.metrics().upkeep("audit", pruned);
+        if pruned < u64::from(ROWS) {
+            return Ok(());
+        }
+        tokio::time::sleep(REST).await;
+    }
+}

@@ -1,0 +1,387 @@
+//! One claimed delivery.
+
+use super::{Shared, millis, pauses, retry};
+use kvasm_core::store::StoreError;
+use kvasm_core::{
+    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, ProbeWait, Receipt, Returned, Verdict,
+    short,
+};
+use kvasm_host::DeliverError;
+use kvasm_service::{Seen, chain, line_about};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
+use tokio::time::{MissedTickBehavior, interval_at};
+use uuid::Uuid;
+
+/// The longest text of an error that is kept, in bytes.
+const ERROR_BYTES_MAX: usize = 4 * 1024;
+
+/// What a delivery is held for whose app cannot be read, so that the backlog of an app is
+/// not taken and given back without rest, and when it is due after that.
+const UNREAD_HOLD: Duration = Duration::from_millis(500);
+const UNREAD_PAUSE: Duration = Duration::from_secs(2);
+/// The first pause before a failed delivery is given back again.
+const GIVE_BACK_PAUSE: Duration = Duration::from_millis(250);
+/// The most bytes of a tenant's text in a line of the host's own log.
+const LOGGED_BYTES_MAX: usize = 256;
+
+/// How an attempt has ended.
+enum Outcome {
+    Done,
+    /// Another host has the delivery, or it is gone.
+    Lost,
+    Failed(Box<DeliverError>),
+}
+
+/// A delivery, and what is known of its claim.
+pub(super) struct Claimed {
+    pub(super) id: AppId,
+    /// The app as it was read after the claim, `None` if it is gone. All deliveries of
+    /// a claim share it.
+    pub(super) app: Arc<OnceCell<Option<Arc<App>>>>,
+    pub(super) delivery: Arc<Delivery>,
+    pub(super) lease: Uuid,
+}
+
+pub(super) async fn work(shared: &Shared, claimed: Claimed) {
+    let Claimed {
+        id,
+        app,
+        delivery,
+        lease,
+    } = claimed;
+    let receipt = Receipt {
+        app: id,
+        place: delivery.place.clone(),
+        lease,
+    };
+    let read = async || {
+        let access = shared.host.access();
+        access.app_by_id(&mut Seen::default(), id).await
+    };
+    let app = match app.get_or_try_init(read).await {
+        Ok(Some(app)) => app,
+        // Its deliveries have gone with it.
+        Ok(None) => return,
+        Err(error) => {
+            let what = format!("a delivery of app {id}, which cannot be read");
+            shared.deliveries.skips(&what, &chain(&error));
+            return release(shared, &receipt).await;
+        }
+    };
+    if let Some((reason, error)) = refuse(&delivery) {
+        let verdict = Verdict::GiveUp(reason);
+        let failed = failure(shared, receipt, verdict, error);
+        return give_back(shared, app, &delivery, failed, Uuid::now_v7()).await;
+    }
+    if delivery.attempts == 1 {
+        let lag = shared.clock.now().0.saturating_sub(delivery.queued_at.0);
+        let lag = Duration::from_millis(u64::try_from(lag).unwrap_or(0));
+        shared.host.metrics().delivery_lag(lag);
+    }
+    let running = shared.host.metrics().delivery_running();
+    let outcome = attempt(shared, app, &delivery, &receipt).await;
+    drop(running);
+    match outcome {
+        Outcome::Done => {
+            shared.host.metrics().delivery(app.name.as_str(), "done");
+            if delivery.is_probe {
+                pauses::after_probe(shared, app, &delivery);
+            }
+        }
+        Outcome::Lost => shared.host.metrics().delivery(app.name.as_str(), "lost"),
+        Outcome::Failed(error) => {
+            let failed = judge(shared, &delivery, receipt, &error);
+            let request_id = error.error.request_id().unwrap_or_else(Uuid::now_v7);
+            give_back(shared, app, &delivery, failed, request_id).await;
+        }
+    }
+}
+
+/// Why a delivery must not be run at all.
+fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
+    if delivery.event.depth > DEPTH_MAX {
+        let error = format!(
+            "trigger recursion limit exceeded (depth {}, limit {DEPTH_MAX}): handlers change what \
+             they watch",
+            delivery.event.depth
+        );
+        return Some((DeadReason::Depth, error));
+    }
+    // Counted when it is claimed: the hosts that claimed it before have died in it.
+    if delivery.attempts > delivery.policy.attempts_max {
+        let error = "every attempt was abandoned (host crash or expired lease)";
+        return Some((DeadReason::Attempts, error.to_owned()));
+    }
+    None
+}
+
+/// Runs the handler and renews the lease while it runs.
+async fn attempt(
+    shared: &Shared,
+    app: &App,
+    delivery: &Arc<Delivery>,
+    receipt: &Receipt,
+) -> Outcome {
+    let handler = shared.host.deliver(app, delivery, receipt.clone());
+    let renew = || renew(shared, receipt);
+    match while_leased(handler, shared.lease() / 3, renew).await {
+        Some(Ok(())) => Outcome::Done,
+        Some(Err(error)) if error.error.is_lease_lost() => Outcome::Lost,
+        Some(Err(error)) => Outcome::Failed(Box::new(error)),
+        // Its commit would be refused.
+        None => Outcome::Lost,
+    }
+}
+
+/// Runs a handler beside the renewals of its lease, so that it goes on while one of
+/// them waits for the store. `None`, and the handler is dropped, once `renew` says that
+/// the lease is lost.
+async fn while_leased<T, R: Future<Output = bool>>(
+    handler: impl Future<Output = T>,
+    every: Duration,
+    renew: impl Fn() -> R,
+) -> Option<T> {
+    let renewals = async {
+        let mut renewals = interval_at(tokio::time::Instant::now() + every, every);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            renewals.tick().await;
+            if !renew().await {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        ended = handler => Some(ended),
+        () = renewals => None,
+    }
+}
+
+/// Renews a lease; whether it is held, as far as is known.
+async fn renew(shared: &Shared, receipt: &Receipt) -> bool {
+    let until = shared.clock.now().plus_ms(millis(shared.lease()));
+    match shared.host.store().renew(receipt, until).await {
+        Ok(held) => held,
+        Err(error) => {
+            let what = format_args!("the renewal of a lease of app {}", receipt.app);
+            shared.deliveries.skips(&what, &chain(&error));
+            true
+        }
+    }
+}
+
+/// What becomes of a delivery whose attempt has failed.
+fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &DeliverError) -> Failed {
+    let deterministic = error.error.is_deterministic();
+    let failure_kind = match deterministic {
+        true if error.error.is_permanent() => retry::Failure::Permanent,
+        true => retry::Failure::Deterministic,
+        false => retry::Failure::Passing,
+    };
+    let now = shared.clock.now();
+    let verdict = retry::verdict(
+        delivery.policy,
+        delivery.attempts,
+        // Not too old by a clock that is in doubt.
+        match shared.clock.is_trusted() {
+            true => delivery.queued_at,
+            false => now,
+        },
+        now,
+        failure_kind,
+        spread(),
+    );
+    Failed {
+        deterministic,
+        trace: error.error.trace().map(|trace| cut(trace.to_owned())),
+        plugin: error.plugin,
+        ..failure(shared, receipt, verdict, error.error.summary())
+    }
+}
+
+fn failure(shared: &Shared, receipt: Receipt, verdict: Verdict, error: String) -> Failed {
+    Failed {
+        receipt,
+        now: shared.clock.now(),
+        verdict,
+        deterministic: false,
+        probe: ProbeWait {
+            first: shared.options.probe_after,
+            spread: spread(),
+        },
+        error: cut(error),
+        trace: None,
+        plugin: None,
+    }
+}
+
+async fn give_back(
+    shared: &Shared,
+    app: &App,
+    delivery: &Delivery,
+    failed: Failed,
+    request_id: Uuid,
+) {
+    let outcome = match failed.verdict {
+        Verdict::RetryAt(_) => "retry",
+        Verdict::GiveUp(_) => "dead",
+    };
+    let trigger = failed.receipt.place.trigger.clone();
+    match fail(shared, &failed).await {
+        Ok(Returned::Lost) => shared.host.metrics().delivery(app.name.as_str(), "lost"),
+        Ok(returned) => {
+            pauses::after_failure(shared, app, delivery, request_id, returned);
+            shared.host.metrics().delivery(app.name.as_str(), outcome);
+            if let Verdict::GiveUp(reason) = failed.verdict
+                && let Some(suppressed) = line_about(app.id)
+            {
+                // The whole of it is in the dead letter.
+                let error = short(&failed.error, LOGGED_BYTES_MAX);
+                tracing::warn!(app = %app.name, %trigger, %reason, error, suppressed, "a delivery was given up");
+            }
+        }
+        // Its lease runs out, and it is tried again.
+        Err(error) => {
+            let what = format_args!("the return of a failed delivery of app {}", app.name);
+            shared.deliveries.skips(&what, &chain(&error));
+        }
+    }
+}
+
+/// Gives back a delivery whose handler could not begin, by no fault of the app: the attempt
+/// does not count.
+async fn release(shared: &Shared, receipt: &Receipt) {
+    tokio::time::sleep(UNREAD_HOLD).await;
+    let mut tries = Tries::within(shared.lease());
+    loop {
+        let at = shared.clock.now().plus_ms(millis(UNREAD_PAUSE));
+        let released = shared.host.store().release(receipt, at).await;
+        let Err(error) = released else { return };
+        match tries.after(&error) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => {
+                let what = format_args!("the return of a delivery of app {}", receipt.app);
+                return shared.deliveries.skips(&what, &chain(&error));
+            }
+        }
+    }
+}
+
+/// Gives a delivery back. While the store is unavailable it tries again, for a third
+/// of the lease.
+async fn fail(shared: &Shared, failed: &Failed) -> Result<Returned, StoreError> {
+    let mut tries = Tries::within(shared.lease() / 3);
+    loop {
+        match shared.host.store().fail(failed).await {
+            Ok(returned) => return Ok(returned),
+            Err(error) => match tries.after(&error) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
+            },
+        }
+    }
+}
+
+/// How often something is tried while the store is unavailable.
+struct Tries {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Tries {
+    fn within(time: Duration) -> Tries {
+        Tries {
+            until: Instant::now() + time,
+            pause: GIVE_BACK_PAUSE,
+        }
+    }
+
+    /// The pause before the next one, if there is one.
+    fn after(&mut self, error: &StoreError) -> Option<Duration> {
+        let pause = self.pause;
+        self.pause *= 2;
+        let is_soon = Instant::now() + pause < self.until;
+        (is_soon && matches!(error, StoreError::Unavailable(_))).then_some(pause)
+    }
+}
+
+/// Text as the store keeps it: not too long, and without NUL, which Postgres
+/// cannot hold.
+fn cut(mut text: String) -> String {
+    text.retain(|c| c != '\0');
+    let mut end = text.len().min(ERROR_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+/// A random number from 0 to 1. Without randomness the middle is as good.
+fn spread() -> f64 {
+    let mut bytes = [0; 4];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::future::pending;
+    use tokio::sync::Notify;
+
+    const OFTEN: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn a_handler_goes_on_while_a_renewal_gets_no_answer() {
+        let asked = Notify::new();
+        let handler = async {
+            asked.notified().await;
+            // Seen again after the renewal has begun to wait.
+            tokio::time::sleep(OFTEN).await;
+            "done"
+        };
+        let renew = || async {
+            asked.notify_one();
+            pending().await
+        };
+        let run = while_leased(handler, OFTEN, renew);
+        let ended = tokio::time::timeout(Duration::from_secs(60), run).await;
+        assert_eq!(ended, Ok(Some("done")));
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_renewed_until_it_is_lost_and_the_handler_ends_with_it() {
+        let renewals = Cell::new(0);
+        let renew = || async {
+            renewals.set(renewals.get() + 1);
+            renewals.get() < 3
+        };
+        let run = while_leased(pending::<()>(), OFTEN, renew);
+        let ended = tokio::time::timeout(Duration::from_secs(60), run).await;
+        assert_eq!((ended, renewals.get()), (Ok(None), 3));
+    }
+
+    #[test]
+    fn retries_are_spread() {
+        let spreads: Vec<f64> = std::iter::repeat_with(spread).take(100).collect();
+        assert!(spreads.iter().all(|spread| (0.0..=1.0).contains(spread)));
+        // Chance leaves either half empty once in 2^100.
+        assert!(spreads.iter().any(|spread| *spread < 0.5));
+        assert!(spreads.iter().any(|spread| *spread > 0.5));
+    }
+
+    #[test]
+    fn errors_are_cut_at_a_character() {
+        let text = cut(format!("\0{}", "é".repeat(ERROR_BYTES_MAX)));
+        assert_eq!(text.len(), ERROR_BYTES_MAX);
+        assert_eq!(cut("é".repeat(3)), "ééé");
+        let odd = cut(format!("x{}", "é".repeat(ERROR_BYTES_MAX)));
+        assert_eq!(odd.len(), ERROR_BYTES_MAX - 1);
+    }
+}

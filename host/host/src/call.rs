@@ -1,0 +1,360 @@
+//! Calls of an app's active plugin, and how a plugin becomes active.
+
+use super::{Call, Host, Plugin};
+use bytes::Bytes;
+use kvasm_core::store::StoreError;
+use kvasm_core::{
+    App, AppId, Capability, Digest, Exports, Level, Pieces, PluginVersion, Timestamp,
+};
+use kvasm_runtime::GuestLog;
+use kvasm_runtime::{CallFailure, CompiledPlugin, LoadError, Response};
+use kvasm_service::{
+    Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Ticket, Timeout,
+};
+use std::sync::Arc;
+use std::time::Instant;
+use thiserror::Error;
+use uuid::Uuid;
+
+/// Versions of a deleted app whose modules leave memory at once. Those of older
+/// ones leave when they have not been used for a while.
+const VERSIONS_LOOKED_AT: u32 = 1_000;
+
+/// Why a call of an app's active plugin did not succeed.
+#[derive(Debug, Error)]
+pub enum InvokeError {
+    /// The app has no active plugin, or the store failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The app has too many calls.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The active plugin cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The time of the call was over before the plugin ran.
+    #[error(transparent)]
+    Timeout(#[from] Timeout),
+    /// The call failed.
+    #[error(transparent)]
+    Call(#[from] CallFailure),
+}
+
+impl From<StoreError> for InvokeError {
+    fn from(error: StoreError) -> InvokeError {
+        InvokeError::Service(error.into())
+    }
+}
+
+/// Why a module did not become a plugin version.
+#[derive(Debug, Error)]
+pub enum DeployError {
+    /// The module cannot be a plugin here.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It was refused, or the store failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+/// A call that was let in by [`Host::enter`]. It counts among the app's calls until
+/// it has ended or this is dropped.
+pub struct Entered {
+    host: Host,
+    app: Arc<App>,
+    digest: Digest,
+    call: Call,
+    ticket: Ticket,
+}
+
+impl Entered {
+    /// Makes the call, now that its input is there. Its time begins here:
+    /// `limits.wall_time` for waiting, loading, running and committing together.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn call(self, input: impl Into<Pieces>) -> Result<Response, InvokeError> {
+        self.call_unless(input, std::future::pending()).await
+    }
+
+    /// As [`call`](Entered::call); but a call that waits for others of its app gives
+    /// up when `left` completes, as nobody waits for its answer.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn call_unless(
+        mut self,
+        input: impl Into<Pieces>,
+        left: impl Future<Output = ()> + Send,
+    ) -> Result<Response, InvokeError> {
+        self.call.input = input.into();
+        self.run(left).await
+    }
+
+    async fn run(self, left: impl Future<Output = ()> + Send) -> Result<Response, InvokeError> {
+        let Entered {
+            host,
+            app,
+            digest,
+            call,
+            ticket,
+        } = self;
+        let context = host.context(&app, &call);
+        let _pass = tokio::select! {
+            biased;
+            pass = ticket.admit(&context.deadline) => pass?,
+            () = left => return Err(Refusal::Left.into()),
+        };
+        let plugin = host
+            .plugin_now(Arc::clone(&app), digest, &context.deadline)
+            .await?;
+        let name: Arc<str> = call.target.name(&plugin.compiled).into();
+        let result = host.run(&plugin, call, context).await;
+        host.keep_log(app.id, name, &result);
+        Ok(result?)
+    }
+}
+
+impl Host {
+    /// Counts a write of an entry by an administrator, who may write as often as the
+    /// app may be called. Each commit of several entries is one write.
+    ///
+    /// # Errors
+    /// [`Refusal::Rate`].
+    pub fn admit_write(&self, app: &App) -> Result<(), Refusal> {
+        self.0.writes.admit(app, Instant::now())
+    }
+
+    /// Lets a call of an app's active plugin in, before its input is there: checks
+    /// that the plugin has the function and that the app may have one more call, and
+    /// counts it.
+    ///
+    /// Take `app` from [`Host::app`] for each call: its active plugin and limits are
+    /// looked up in it.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn enter(
+        &self,
+        app: impl Into<Arc<App>>,
+        mut call: Call,
+    ) -> Result<Entered, InvokeError> {
+        let app = app.into();
+        let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
+        let ticket = self.0.admission.enter(&app)?;
+        let offered = match self.0.runtime.loaded(&active.digest) {
+            Some(plugin) => plugin.require(&call.target),
+            None => match self.0.store.plugin(app.id, active.version).await? {
+                Some(plugin) => call.target.require(&plugin.exports),
+                // It was deleted meanwhile. The call finds out.
+                None => Ok(()),
+            },
+        };
+        let request_id = *call.request_id.get_or_insert_with(Uuid::now_v7);
+        offered.map_err(|error| CallFailure::before_the_run(error, request_id))?;
+        Ok(Entered {
+            host: self.clone(),
+            digest: active.digest,
+            app,
+            call,
+            ticket,
+        })
+    }
+
+    /// Calls the active plugin of an app as it is in the store, within the app's
+    /// limits of calls, and keeps what it logs.
+    ///
+    /// # Errors
+    /// [`InvokeError`].
+    pub async fn invoke(&self, app: &App, call: Call) -> Result<Response, InvokeError> {
+        let entered = self.enter(app.clone(), call).await?;
+        entered.run(std::future::pending()).await
+    }
+
+    /// Adds a module to an app as a new plugin version, after compiling it, and
+    /// makes it the active one if so asked.
+    ///
+    /// # Errors
+    /// [`DeployError`].
+    pub async fn deploy(
+        &self,
+        actor: &Actor,
+        app: &App,
+        wasm: impl Into<Vec<u8>>,
+        activate: bool,
+    ) -> Result<(PluginVersion, Digest, Exports), DeployError> {
+        // Before anything is compiled for somebody who may not.
+        actor.require(Capability::PluginDeploy(app.id))?;
+        let wasm = Bytes::from(wasm.into());
+        let plugin = self.0.runtime.load(app.id, wasm.clone()).await?;
+        let (digest, exports) = (plugin.digest(), plugin.exports());
+        let added = self
+            .admin()
+            .add_plugin(actor, app, wasm, digest, exports.clone(), activate);
+        Ok((added.await?, digest, exports))
+    }
+
+    /// The plugin of a call that was let in. Its version, or the app, may have been deleted
+    /// since.
+    async fn plugin_now(
+        &self,
+        app: Arc<App>,
+        digest: Digest,
+        deadline: &Deadline,
+    ) -> Result<Plugin, InvokeError> {
+        let id = app.id;
+        let error = match self.plugin_of(app, digest, deadline).await {
+            Err(error @ InvokeError::Load(_)) => error,
+            other => return other,
+        };
+        let now = self.0.store.app_by_id(id).await?;
+        let now = now.ok_or(ServiceError::AppNotFound)?;
+        match now.active {
+            Some(active) if active.digest != digest => {
+                self.plugin_of(Arc::new(now), active.digest, deadline).await
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// A stored module as a plugin of an app.
+    pub(super) async fn plugin_of(
+        &self,
+        app: Arc<App>,
+        digest: Digest,
+        deadline: &Deadline,
+    ) -> Result<Plugin, InvokeError> {
+        let compiled = deadline.within(Stage::Loading, self.compiled(app.id, digest));
+        Ok(Plugin {
+            compiled: compiled.await??,
+            app_name: app.name.as_str().into(),
+            app,
+        })
+    }
+
+    /// The plugin of a stored module: from memory, or loaded now.
+    async fn compiled(
+        &self,
+        app: AppId,
+        digest: Digest,
+    ) -> Result<Arc<CompiledPlugin>, InvokeError> {
+        if let Some(plugin) = self.0.runtime.loaded(&digest) {
+            return Ok(plugin);
+        }
+        let store = Arc::clone(&self.0.store);
+        let fetch = async move {
+            let failed = |error: StoreError| LoadError::Store(Arc::new(error.into()));
+            let wasm = store.module(digest).await.map_err(failed)?;
+            let lost = || LoadError::host("the store lacks the module of an active plugin");
+            wasm.ok_or_else(lost)
+        };
+        Ok(self.0.runtime.load_stored(app, digest, fetch).await?)
+    }
+
+    /// Deletes a version that is not active, and drops its compiled module on this
+    /// host if no version has it any more.
+    ///
+    /// # Errors
+    /// As [`Admin::delete_plugin`](kvasm_service::Admin::delete_plugin).
+    pub async fn delete_plugin(
+        &self,
+        actor: &Actor,
+        app: &App,
+        version: PluginVersion,
+    ) -> Result<(), ServiceError> {
+        let plugin = self.0.store.plugin(app.id, version).await?;
+        self.admin().delete_plugin(actor, app, version).await?;
+        if let Some(plugin) = plugin {
+            self.forget_unless_stored(plugin.digest).await;
+        }
+        Ok(())
+    }
+
+    /// Drops a compiled module that the store does not have any more. If the store
+    /// does not answer, the module leaves when it has not been used for a while.
+    async fn forget_unless_stored(&self, digest: Digest) {
+        if let Ok(None) = self.0.store.module(digest).await {
+            self.0.runtime.forget(&digest);
+        }
+    }
+
+    /// The modules of an app, as far as this host has them in memory.
+    async fn modules_of(&self, app: AppId) -> Vec<Digest> {
+        let plugins = self.0.store.plugins(app, None, VERSIONS_LOOKED_AT).await;
+        let plugins = plugins.unwrap_or_default();
+        let mut digests: Vec<_> = plugins.into_iter().map(|plugin| plugin.digest).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        digests.retain(|digest| self.0.runtime.holds(digest));
+        digests
+    }
+
+    /// Puts what an invocation logged into the app's log, and why it failed. Lines
+    /// of discarded runs come first, and are marked.
+    pub(super) fn keep_log(
+        &self,
+        app: AppId,
+        function: Arc<str>,
+        result: &Result<Response, CallFailure>,
+    ) {
+        let (request_id, log, thrown, error) = match result {
+            Ok(done) => (done.request_id, &done.log, &done.discarded, None),
+            Err(failure) => {
+                let error = Some(&failure.error);
+                (failure.request_id, &failure.log, &failure.discarded, error)
+            }
+        };
+        let at = Timestamp::now();
+        let record = |level, source, message, discarded| LogRecord {
+            seq: 0,
+            at,
+            level,
+            source,
+            function: Arc::clone(&function),
+            request_id,
+            message,
+            discarded,
+        };
+        let lines = |log: &GuestLog, discarded| {
+            let own = log.lines().iter();
+            let own = own.map(|line| {
+                record(
+                    line.level,
+                    LogSource::Plugin,
+                    line.message.clone(),
+                    discarded,
+                )
+            });
+            let dropped = (log.dropped() > 0).then(|| {
+                let message = format!("{} more lines of this call were dropped", log.dropped());
+                record(Level::Warn, LogSource::Host, message, discarded)
+            });
+            own.chain(dropped).collect::<Vec<_>>()
+        };
+        let thrown = thrown.iter().flat_map(|log| lines(log, true));
+        let failed =
+            error.map(|error| record(Level::Error, LogSource::Host, error.to_string(), false));
+        let all = thrown.chain(lines(log, false)).chain(failed);
+        self.logs().push(app, all);
+    }
+
+    /// Deletes an app, and what this host keeps of it in memory.
+    ///
+    /// # Errors
+    /// As [`Admin::delete_app`](kvasm_service::Admin::delete_app).
+    pub async fn delete_app(&self, actor: &Actor, app: &App) -> Result<(), ServiceError> {
+        let modules = self.modules_of(app.id).await;
+        self.admin().delete_app(actor, app).await?;
+        self.logs().remove(app.id);
+        self.metrics().forget_app(app.name.as_str());
+        for digest in modules {
+            self.forget_unless_stored(digest).await;
+        }
+        Ok(())
+    }
+
+    /// Who stands behind a request that nobody but the host itself makes.
+    pub fn operator(&self, name: impl Into<String>) -> Actor {
+        Actor::operator(name, Uuid::now_v7())
+    }
+}

@@ -1,0 +1,478 @@
+//! What the host counts and times, in the form that Prometheus reads.
+//!
+//! Every label has few values: names of the code, or of apps, and of those no
+//! more than [`APPS_MAX`]; the rest is counted together. The place of an app that is
+//! gone is given to the next.
+//!
+//! `table` names and describes each metric, `sample` is what a background task finds
+//! out about the store from time to time, and `process` what the system says of the
+//! process.
+
+mod process;
+mod sample;
+mod table;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+pub use sample::{FULLEST_APPS, Fullness, Sample};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+pub use table::Row;
+
+/// The most apps that have series of their own at once.
+pub const APPS_MAX: usize = 1_000;
+/// The label of all apps beyond.
+const OTHER_APPS: &str = "_other";
+
+/// Seconds, from 50 us to 10 s.
+const SECONDS: [f64; 14] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
+    10.0,
+];
+/// Seconds, up to a day: a backlog lasts.
+const LAG: [f64; 14] = [
+    0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 21_600.0,
+    86_400.0,
+];
+/// Requests in a commit.
+const GROUP: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Invocation {
+    app: Arc<str>,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Named {
+    name: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HttpRequest {
+    route: Arc<str>,
+    method: &'static str,
+    status: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    route: Arc<str>,
+    method: &'static str,
+}
+
+/// Where a compiled module came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModuleSource {
+    /// It was in memory.
+    Memory,
+    /// It was read from the cache folder.
+    Disk,
+    /// It was compiled.
+    Compiled,
+}
+
+impl ModuleSource {
+    fn name(self) -> &'static str {
+        match self {
+            ModuleSource::Memory => "memory",
+            ModuleSource::Disk => "disk",
+            ModuleSource::Compiled => "compiled",
+        }
+    }
+}
+
+/// The counters of one host. Cheap to clone; clones count together.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics(..)")
+    }
+}
+
+/// What is counted of an app, and an outcome of it.
+type Series = (OfApp, &'static str);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OfApp {
+    Invocations,
+    Deliveries,
+    Triggers,
+}
+
+struct Inner {
+    registry: Registry,
+    rows: Vec<Row>,
+    sample: sample::Sampled,
+    /// The apps that have series of their own, and which.
+    apps: Mutex<HashMap<Arc<str>, Vec<Series>>>,
+    invocations: Family<Invocation, Counter>,
+    invocation_seconds: Histogram,
+    host_calls: Family<Named, Counter>,
+    instances: Gauge,
+    instance_queue: Gauge,
+    admission_queue: Gauge,
+    modules: Family<Named, Counter>,
+    access: Family<Named, Counter>,
+    store_seconds: Family<Named, Histogram>,
+    commit_group: Histogram,
+    transaction_locks: Gauge,
+    transaction_reruns: Counter,
+    transaction_wait_seconds: Histogram,
+    cold_reads: Counter,
+    http_requests: Family<HttpRequest, Counter>,
+    http_seconds: Family<Route, Histogram>,
+    connections: Gauge,
+    connections_refused: Counter,
+    bytes_in_flight: Gauge,
+    deliveries: Family<Invocation, Counter>,
+    triggers: Family<Invocation, Counter>,
+    deliveries_running: Gauge,
+    delivery_lag: Histogram,
+    upkeep: Family<Named, Counter>,
+    task_restarts: Family<Named, Counter>,
+    task_failing: Family<Named, Gauge>,
+    task_skips: Family<Named, Counter>,
+    log_lines_dropped: Counter,
+    oldest_snapshot: Gauge,
+    clock_trusted: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let inner = Inner {
+            rows: Vec::new(),
+            sample: sample::Sampled::default(),
+            apps: Mutex::default(),
+            invocations: Family::default(),
+            invocation_seconds: Histogram::new(SECONDS),
+            host_calls: Family::default(),
+            instances: Gauge::default(),
+            instance_queue: Gauge::default(),
+            admission_queue: Gauge::default(),
+            modules: Family::default(),
+            access: Family::default(),
+            store_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            commit_group: Histogram::new(GROUP),
+            transaction_locks: Gauge::default(),
+            transaction_reruns: Counter::default(),
+            transaction_wait_seconds: Histogram::new(SECONDS),
+            cold_reads: Counter::default(),
+            http_requests: Family::default(),
+            http_seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            bytes_in_flight: Gauge::default(),
+            deliveries: Family::default(),
+            triggers: Family::default(),
+            deliveries_running: Gauge::default(),
+            delivery_lag: Histogram::new(LAG),
+            upkeep: Family::default(),
+            task_restarts: Family::default(),
+            task_failing: Family::default(),
+            task_skips: Family::default(),
+            log_lines_dropped: Counter::default(),
+            oldest_snapshot: Gauge::default(),
+            clock_trusted: Gauge::default(),
+            registry: Registry::default(),
+        };
+        let (registry, rows) = table::register(&inner);
+        Metrics(Arc::new(Inner {
+            registry,
+            rows,
+            ..inner
+        }))
+    }
+}
+
+impl Metrics {
+    /// The text that Prometheus scrapes, in the OpenMetrics format 1.0.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String does not fail.
+        let _ = text::encode(&mut out, &self.0.registry);
+        out
+    }
+
+    /// Every metric that there can be, in the order of the text.
+    pub fn rows(&self) -> &[Row] {
+        &self.0.rows
+    }
+
+    /// Puts what was found out about the store in the place of what was found out
+    /// before.
+    pub fn sampled(&self, sample: Sample) {
+        self.0.sample.set(sample);
+    }
+
+    /// Counts lines of the host's own log that were dropped.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.0.log_lines_dropped.inc_by(lines);
+    }
+
+    /// The age of the oldest snapshot that a session of Postgres holds, in seconds.
+    pub fn oldest_snapshot(&self, seconds: i64) {
+        self.0.oldest_snapshot.set(seconds);
+    }
+
+    /// Whether the dispatcher trusts the host's clock.
+    pub fn clock_trusted(&self, trusted: bool) {
+        self.0.clock_trusted.set(i64::from(trusted));
+    }
+
+    /// Counts something of an app: under its name, as long as there are not too many.
+    fn count_of_app(&self, what: OfApp, app: &str, outcome: &'static str) {
+        // Held until it is counted, so that nobody forgets the app in between.
+        let mut apps = self.0.apps.lock();
+        if !apps.contains_key(app) && apps.len() < APPS_MAX {
+            apps.insert(app.into(), Vec::new());
+        }
+        let app = match apps.get_key_value(app) {
+            Some((name, _)) => Arc::clone(name),
+            None => OTHER_APPS.into(),
+        };
+        if let Some(series) = apps.get_mut(&app)
+            && !series.contains(&(what, outcome))
+        {
+            series.push((what, outcome));
+        }
+        let label = Invocation { app, outcome };
+        self.family(what).get_or_create(&label).inc();
+    }
+
+    fn family(&self, what: OfApp) -> &Family<Invocation, Counter> {
+        match what {
+            OfApp::Invocations => &self.0.invocations,
+            OfApp::Deliveries => &self.0.deliveries,
+            OfApp::Triggers => &self.0.triggers,
+        }
+    }
+
+    /// The names of the apps that have series of their own.
+    pub fn apps(&self) -> Vec<Arc<str>> {
+        self.0.apps.lock().keys().map(Arc::clone).collect()
+    }
+
+    /// Removes the series of an app that is gone; its place is free.
+    pub fn forget_app(&self, app: &str) {
+        let mut apps = self.0.apps.lock();
+        let Some((app, series)) = apps.remove_entry(app) else {
+            return;
+        };
+        for (what, outcome) in series {
+            let app = Arc::clone(&app);
+            self.family(what).remove(&Invocation { app, outcome });
+        }
+    }
+
+    pub fn invocation(&self, app: &str, outcome: &'static str, took: Duration) {
+        self.count_of_app(OfApp::Invocations, app, outcome);
+        self.0.invocation_seconds.observe(took.as_secs_f64());
+    }
+
+    pub fn host_calls(&self, name: &'static str, count: u64) {
+        self.0
+            .host_calls
+            .get_or_create(&Named { name })
+            .inc_by(count);
+    }
+
+    pub fn instance(&self) -> InUse {
+        InUse::new(&self.0.instances, 1)
+    }
+
+    pub fn waiting_for_instance(&self) -> InUse {
+        InUse::new(&self.0.instance_queue, 1)
+    }
+
+    pub fn waiting_for_admission(&self) -> InUse {
+        InUse::new(&self.0.admission_queue, 1)
+    }
+
+    pub fn module(&self, source: ModuleSource) {
+        let name = source.name();
+        self.0.modules.get_or_create(&Named { name }).inc();
+    }
+
+    /// Counts an app or token that was needed: a `hit` or a `miss`, or a `look`.
+    pub fn access(&self, name: &'static str) {
+        self.0.access.get_or_create(&Named { name }).inc();
+    }
+
+    pub fn store(&self, name: &'static str, took: Duration) {
+        self.0
+            .store_seconds
+            .get_or_create(&Named { name })
+            .observe(took.as_secs_f64());
+    }
+
+    /// Counts the end of an attempt at a delivery.
+    pub fn delivery(&self, app: &str, outcome: &'static str) {
+        self.count_of_app(OfApp::Deliveries, app, outcome);
+    }
+
+    /// Counts a pause of a trigger by failures, or the end of a probe.
+    pub fn trigger(&self, app: &str, outcome: &'static str) {
+        self.count_of_app(OfApp::Triggers, app, outcome);
+    }
+
+    pub fn delivery_running(&self) -> InUse {
+        InUse::new(&self.0.deliveries_running, 1)
+    }
+
+    pub fn delivery_lag(&self, lag: Duration) {
+        self.0.delivery_lag.observe(lag.as_secs_f64());
+    }
+
+    /// Counts rows that the host has removed automatically.
+    pub fn upkeep(&self, name: &'static str, rows: u64) {
+        self.0.upkeep.get_or_create(&Named { name }).inc_by(rows);
+    }
+
+    pub fn task_restart(&self, name: &'static str) {
+        self.0.task_restarts.get_or_create(&Named { name }).inc();
+    }
+
+    pub fn task_failing(&self, name: &'static str, failing: bool) {
+        let gauge = self.0.task_failing.get_or_create(&Named { name });
+        gauge.set(i64::from(failing));
+    }
+
+    pub fn task_skip(&self, name: &'static str) {
+        self.0.task_skips.get_or_create(&Named { name }).inc();
+    }
+
+    pub fn commit_group(&self, requests: usize) {
+        self.0.commit_group.observe(requests as f64);
+    }
+
+    /// Counts a lock of a transaction while it lives.
+    pub fn transaction_lock(&self) -> InUse {
+        InUse::new(&self.0.transaction_locks, 1)
+    }
+
+    pub fn transaction_rerun(&self) {
+        self.0.transaction_reruns.inc();
+    }
+
+    pub fn transaction_waited(&self, took: Duration) {
+        self.0.transaction_wait_seconds.observe(took.as_secs_f64());
+    }
+
+    pub fn cold_read(&self) {
+        self.0.cold_reads.inc();
+    }
+}
+
+impl Metrics {
+    /// Counts a request. `route` is a template, and `status` one of few: a plugin
+    /// chooses its own.
+    pub fn http_request(&self, route: &str, method: &'static str, status: &str, took: Duration) {
+        let route: Arc<str> = route.into();
+        let seconds = Route {
+            route: Arc::clone(&route),
+            method,
+        };
+        let label = HttpRequest {
+            route,
+            method,
+            status: status.into(),
+        };
+        self.0.http_requests.get_or_create(&label).inc();
+        let took = took.as_secs_f64();
+        self.0.http_seconds.get_or_create(&seconds).observe(took);
+    }
+
+    pub fn connection(&self) -> InUse {
+        InUse::new(&self.0.connections, 1)
+    }
+
+    pub fn connection_refused(&self) {
+        self.0.connections_refused.inc();
+    }
+
+    pub fn bytes_in_flight(&self, bytes: usize) -> InUse {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        InUse::new(&self.0.bytes_in_flight, bytes)
+    }
+}
+
+/// Counts something in a gauge for as long as it lives.
+pub struct InUse {
+    gauge: Gauge,
+    count: i64,
+}
+
+impl InUse {
+    fn new(gauge: &Gauge, count: i64) -> InUse {
+        gauge.inc_by(count);
+        InUse {
+            gauge: gauge.clone(),
+            count,
+        }
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.gauge.dec_by(self.count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apps_beyond_the_limit_share_a_label() {
+        let metrics = Metrics::default();
+        for n in 0..APPS_MAX + 5 {
+            metrics.invocation(&format!("app-{n}"), "ok", Duration::ZERO);
+        }
+        let text = metrics.encode();
+        let series = text
+            .lines()
+            .filter(|line| line.starts_with("kvasm_invocations_total{"));
+        assert_eq!(series.count(), APPS_MAX + 1);
+        assert!(text.contains("kvasm_invocations_total{app=\"_other\",outcome=\"ok\"} 5"));
+    }
+
+    #[test]
+    fn the_place_of_an_app_that_is_gone_is_given_to_the_next() {
+        let metrics = Metrics::default();
+        for n in 0..2 * APPS_MAX {
+            let app = format!("app-{n}");
+            metrics.invocation(&app, "ok", Duration::ZERO);
+            metrics.invocation(&app, "failed", Duration::ZERO);
+            metrics.delivery(&app, "done");
+            if n >= 5 {
+                metrics.forget_app(&app);
+            }
+        }
+        assert_eq!(metrics.apps().len(), 5);
+        let text = metrics.encode();
+        assert_eq!(text.matches("{app=\"app-").count(), 3 * 5, "{text}");
+        assert!(!text.contains(OTHER_APPS));
+        metrics.forget_app("app-5");
+        metrics.invocation("app-5", "ok", Duration::ZERO);
+        let again = "kvasm_invocations_total{app=\"app-5\",outcome=\"ok\"} 1";
+        assert!(metrics.encode().contains(again));
+    }
+
+    #[test]
+    fn what_is_in_use_is_counted_while_it_lives() {
+        let metrics = Metrics::default();
+        let one = metrics.instance();
+        assert!(metrics.encode().contains("kvasm_instances 1"));
+        drop(one);
+        assert!(metrics.encode().contains("kvasm_instances 0"));
+    }
+}

@@ -1,0 +1,331 @@
+//! The name and the meaning of each metric. `docs/operating.md` has the same table.
+
+use super::{Inner, process, sample};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+/// A metric, as the documents describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// The name that a query uses: that of a counter ends with `_total`, and that of a
+    /// histogram is what its `_bucket`, `_sum` and `_count` begin with.
+    pub name: String,
+    /// What it is: counter, gauge, histogram or info.
+    pub kind: &'static str,
+    /// Its labels, with commas between them.
+    pub labels: &'static str,
+    /// What it says.
+    pub help: &'static str,
+}
+
+/// A metric that a collector makes when it is asked.
+pub(super) struct Collected {
+    /// Without the prefix that all of them have.
+    pub(super) name: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) labels: &'static str,
+    pub(super) help: &'static str,
+}
+
+/// What every name begins with, but those of the process, which are everybody's.
+const PREFIX: &str = "kvasm";
+
+struct Table<'r> {
+    registry: &'r mut Registry,
+    rows: Vec<Row>,
+}
+
+impl Table<'_> {
+    fn row(&mut self, name: String, kind: &'static str, labels: &'static str, help: &'static str) {
+        let name = format!("{PREFIX}_{name}");
+        self.rows.push(Row {
+            name,
+            kind,
+            labels,
+            help,
+        });
+    }
+
+    fn counter(
+        &mut self,
+        name: &str,
+        labels: &'static str,
+        help: &'static str,
+        metric: impl Metric,
+    ) {
+        self.row(format!("{name}_total"), "counter", labels, help);
+        self.registry.register(name, help, metric);
+    }
+
+    fn gauge(&mut self, name: &str, labels: &'static str, help: &'static str, metric: impl Metric) {
+        self.row(name.to_owned(), "gauge", labels, help);
+        self.registry.register(name, help, metric);
+    }
+
+    fn histogram(
+        &mut self,
+        name: &str,
+        labels: &'static str,
+        help: &'static str,
+        metric: impl Metric,
+    ) {
+        self.row(name.to_owned(), "histogram", labels, help);
+        self.registry.register(name, help, metric);
+    }
+
+    /// A histogram of seconds, whose name ends with that.
+    fn timed(&mut self, name: &str, labels: &'static str, help: &'static str, metric: impl Metric) {
+        self.row(format!("{name}_seconds"), "histogram", labels, help);
+        self.registry
+            .register_with_unit(name, help, Unit::Seconds, metric);
+    }
+}
+
+/// All that is counted, and its table.
+pub(super) fn register(inner: &Inner) -> (Registry, Vec<Row>) {
+    let mut registry = Registry::default();
+    let mut table = Table {
+        registry: registry.sub_registry_with_prefix(PREFIX),
+        rows: Vec::new(),
+    };
+    let help = "What has been built: always 1, and the version as a label";
+    table.row("build_info".to_owned(), "info", "version", help);
+    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    table.registry.register("build", help, build);
+    of_calls(inner, &mut table);
+    of_http(inner, &mut table);
+    of_background(inner, &mut table);
+    for (metric, _) in sample::METRICS {
+        table.row(
+            metric.name.to_owned(),
+            metric.kind,
+            metric.labels,
+            metric.help,
+        );
+    }
+    let sampled = Box::new(inner.sample.clone());
+    table.registry.register_collector(sampled);
+    let mut rows = table.rows;
+    rows.extend(process::METRICS.iter().map(|(metric, _)| Row {
+        name: match metric.kind {
+            "counter" => format!("{}_total", metric.name),
+            _ => metric.name.to_owned(),
+        },
+        kind: metric.kind,
+        labels: metric.labels,
+        help: metric.help,
+    }));
+    registry.register_collector(Box::new(process::Process::new()));
+    (registry, rows)
+}
+
+fn of_calls(inner: &Inner, table: &mut Table<'_>) {
+    table.counter(
+        "invocations",
+        "app, outcome",
+        "Calls of plugin functions, by app and outcome",
+        inner.invocations.clone(),
+    );
+    table.timed(
+        "invocation",
+        "",
+        "Time of calls of plugin functions, waiting for an instance included",
+        inner.invocation_seconds.clone(),
+    );
+    table.counter(
+        "host_calls",
+        "name",
+        "Host functions that plugins called, by name",
+        inner.host_calls.clone(),
+    );
+    table.gauge(
+        "instances",
+        "",
+        "Instances that exist now",
+        inner.instances.clone(),
+    );
+    table.gauge(
+        "instance_queue",
+        "",
+        "Calls that wait for an instance now",
+        inner.instance_queue.clone(),
+    );
+    table.gauge(
+        "admission_queue",
+        "",
+        "Calls that wait for others of their app to end now",
+        inner.admission_queue.clone(),
+    );
+    table.counter(
+        "modules",
+        "name",
+        "Modules that were needed, by where they were found",
+        inner.modules.clone(),
+    );
+    table.counter(
+        "access",
+        "name",
+        "Apps and tokens that requests needed, found in memory (hit) or read (miss), and looks at whether what is in memory is current (look)",
+        inner.access.clone(),
+    );
+    table.timed(
+        "store",
+        "name",
+        "Time of the store's operations, by name",
+        inner.store_seconds.clone(),
+    );
+    table.histogram(
+        "commit_group_size",
+        "",
+        "Writes that shared a commit of SQLite",
+        inner.commit_group.clone(),
+    );
+    table.gauge(
+        "transaction_locks",
+        "",
+        "Entries that transactions have locked now",
+        inner.transaction_locks.clone(),
+    );
+    table.counter(
+        "transaction_reruns",
+        "",
+        "Runs of transactions that were discarded, as others had changed or held what they used",
+        inner.transaction_reruns.clone(),
+    );
+    table.timed(
+        "transaction_wait",
+        "",
+        "Time that transactions waited for an entry that another had locked",
+        inner.transaction_wait_seconds.clone(),
+    );
+    table.counter(
+        "cold_reads",
+        "",
+        "Reads of SQLite that had to wait for the disk, on a thread of their own",
+        inner.cold_reads.clone(),
+    );
+}
+
+fn of_http(inner: &Inner, table: &mut Table<'_>) {
+    table.counter(
+            "http_requests",
+            "route, method, status",
+            "HTTP requests, by route, method and status; one that HTTP does not define is counted by its class, such as 2xx",
+            inner.http_requests.clone(),
+        );
+    table.timed(
+        "http_request",
+        "route, method",
+        "Time of HTTP requests until the head of the response",
+        inner.http_seconds.clone(),
+    );
+    table.gauge(
+        "http_connections",
+        "",
+        "HTTP connections that are open now",
+        inner.connections.clone(),
+    );
+    table.counter(
+        "http_connections_refused",
+        "",
+        "HTTP connections that were closed, as their address had too many",
+        inner.connections_refused.clone(),
+    );
+    table.gauge(
+        "http_bytes_in_flight",
+        "",
+        "Bytes of requests and responses that the server holds now",
+        inner.bytes_in_flight.clone(),
+    );
+}
+
+fn of_background(inner: &Inner, table: &mut Table<'_>) {
+    table.counter(
+        "deliveries",
+        "app, outcome",
+        "Attempts at deliveries, by app and outcome: done, retry, dead or lost",
+        inner.deliveries.clone(),
+    );
+    table.counter(
+        "triggers",
+        "app, outcome",
+        "Pauses of triggers by failures, and their probes, by app and outcome: paused, probe_failed or resumed",
+        inner.triggers.clone(),
+    );
+    table.gauge(
+        "deliveries_running",
+        "",
+        "Handlers that run now",
+        inner.deliveries_running.clone(),
+    );
+    table.timed(
+        "delivery_lag",
+        "",
+        "Time from the event to the start of its first attempt",
+        inner.delivery_lag.clone(),
+    );
+    table.counter(
+        "upkeep",
+        "name",
+        "Rows that the host has removed automatically, by what they were",
+        inner.upkeep.clone(),
+    );
+    table.counter(
+        "task_restarts",
+        "name",
+        "Restarts of background tasks after a panic or an error, by task",
+        inner.task_restarts.clone(),
+    );
+    table.gauge(
+        "task_failing",
+        "name",
+        "Whether a background task fails now (1) or works (0), by task",
+        inner.task_failing.clone(),
+    );
+    table.counter(
+        "task_skips",
+        "name",
+        "Items, each of one app, that a background task has skipped after an error, by task",
+        inner.task_skips.clone(),
+    );
+    table.counter(
+        "log_lines_dropped",
+        "",
+        "Lines of the host's own log that were dropped, as nobody read them in time",
+        inner.log_lines_dropped.clone(),
+    );
+    table.gauge(
+        "postgres_oldest_snapshot_seconds",
+        "",
+        "Age of the oldest snapshot that a session of Postgres holds",
+        inner.oldest_snapshot.clone(),
+    );
+    table.gauge(
+        "clock_trusted",
+        "",
+        "Whether the dispatcher acts on this host's clock (1), or it is in doubt (0)",
+        inner.clock_trusted.clone(),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Metrics;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_document_has_every_metric_and_no_other() {
+        let docs = include_str!("../../../docs/operating.md");
+        let is_row = |line: &&str| line.starts_with("| `kvasm_") || line.starts_with("| `process_");
+        let documented: Vec<_> = docs.lines().filter(is_row).map(str::to_owned).collect();
+        let metrics = Metrics::default();
+        let rows = metrics.rows().iter().map(|row| {
+            let (name, kind, labels, help) = (&row.name, row.kind, row.labels, row.help);
+            format!("| `{name}` | {kind} | {labels} | {help} |")
+        });
+        let rows: Vec<_> = rows.collect();
+        assert_eq!(documented, rows, "it should be:\n{}", rows.join("\n"));
+        let names: BTreeSet<_> = metrics.rows().iter().map(|row| &row.name).collect();
+        assert_eq!(names.len(), rows.len(), "two metrics have one name");
+    }
+}

@@ -1,0 +1,175 @@
+//! Everything but the store: input, output, context, log, clock, randomness.
+
+use super::fault::Fault;
+use super::kv::{self, async_function};
+use super::log;
+use super::memory::Guest;
+use super::state::{GuestState, GuestView, HostCalls};
+use kvasm_abi::{MODULE, Range32, Status};
+use kvasm_core::{Invalid, Pieces, Subject, Timestamp};
+use wasmtime::{Caller, Linker};
+
+/// The most bytes that one `random_fill` fills, or `random_get` of WASI: a call of the
+/// host is not interrupted.
+pub const RANDOM_BYTES_MAX: u32 = 64 * 1024;
+
+fn at(ptr: u32, len: u32) -> Range32 {
+    Range32 { ptr, len }
+}
+
+/// Links one function that never waits.
+macro_rules! function {
+    ($linker:ident, $name:literal, $body:ident, ($($arg:ident: $ty:ty),*)) => {
+        $linker.func_wrap(
+            MODULE,
+            $name,
+            |caller: Caller<'_, T>, $($arg: $ty),*| -> wasmtime::Result<i64> {
+                let mut guest = Guest::new(caller, $name)?;
+                guest.state().calls.count(const { HostCalls::index_of($name) });
+                let result = $body(&mut guest, $($arg),*);
+                guest.state().finish(result)
+            },
+        )?;
+    };
+}
+
+pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    function!(linker, "error_message", error_message, (out: u32, cap: u32));
+    function!(linker, "context", context, (out: u32, cap: u32));
+    function!(linker, "log", write_log, (level: i32, ptr: u32, len: u32));
+    function!(linker, "random_fill", random_fill, (ptr: u32, len: u32));
+    async_function!(linker, "result_read", result_read, (offset, ptr, len));
+    async_function!(linker, "input_read", input_read, (offset, ptr, len));
+    async_function!(linker, "output_write", output_write, (ptr, len));
+    linker.func_wrap(MODULE, "input_len", |mut caller: Caller<'_, T>| {
+        caller.data_mut().guest().input.len() as i64
+    })?;
+    linker.func_wrap(MODULE, "now_ms", || Timestamp::now().0)?;
+    Ok(())
+}
+
+/// Copies what is at `offset` of host bytes into the guest's buffer, as far as both
+/// reach, and returns how many bytes that was. Much is copied in its turn.
+async fn copy_out<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    bytes: fn(&GuestState) -> &Pieces,
+    offset: i32,
+    out: Range32,
+) -> Result<i64, Fault> {
+    guest.check("buffer", out)?;
+    let offset = offset.cast_unsigned() as usize;
+    let rest = bytes(guest.state()).len().saturating_sub(offset);
+    guest.turn(rest.min(out.len as usize)).await;
+    let (buffer, state) = guest.bytes_and_state("buffer", out)?;
+    Ok(bytes(state).copy_to(offset, buffer) as i64)
+}
+
+async fn result_read<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    offset: i32,
+    ptr: i32,
+    len: i32,
+) -> Result<i64, Fault> {
+    copy_out(guest, |state| &state.slot, offset, kv::at(ptr, len)).await
+}
+
+async fn input_read<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    offset: i32,
+    ptr: i32,
+    len: i32,
+) -> Result<i64, Fault> {
+    copy_out(guest, |state| &state.input, offset, kv::at(ptr, len)).await
+}
+
+fn error_message<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result<i64, Fault> {
+    let message = guest.state().error.clone().into_bytes();
+    guest.answer(at(out, cap), message)
+}
+
+async fn output_write<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    ptr: i32,
+    len: i32,
+) -> Result<i64, Fault> {
+    let range = kv::at(ptr, len);
+    guest.check("output", range)?;
+    let len = range.len;
+    let state = guest.state();
+    let (limit, written) = (state.limits.output_bytes, state.output.len());
+    let total = written.saturating_add(len as usize);
+    if total > limit {
+        return Err(Fault::from(Invalid::TooLarge {
+            subject: Subject::Output,
+            len: total as u64,
+            limit: limit as u64,
+        }));
+    }
+    guest.turn(len as usize).await;
+    let (bytes, state) = guest.bytes_and_state("output", range)?;
+    state.output.extend_from_slice(bytes);
+    Ok(i64::from(len))
+}
+
+fn context<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result<i64, Fault> {
+    let state = guest.state();
+    let caller = match (&state.delivery, state.context.caller.principal()) {
+        (Some(_), _) => "trigger",
+        (None, Some(_)) => "principal",
+        (None, None) => "public",
+    };
+    let mut context = serde_json::json!({
+        "app": &*state.app_name,
+        "function": &*state.function,
+        "request_id": state.context.request_id,
+        "caller": caller,
+        "transaction": state.transaction,
+    });
+    if let (Some(delivery), Some(members)) = (&state.delivery, context.as_object_mut()) {
+        let trigger = serde_json::json!({
+            "name": delivery.trigger,
+            "event_id": delivery.event_id,
+            "attempt": delivery.attempt,
+            "depth": delivery.depth,
+        });
+        members.insert("trigger".to_owned(), trigger);
+    }
+    guest.answer(at(out, cap), context.to_string().into_bytes())
+}
+
+fn write_log<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    level: i32,
+    ptr: u32,
+    len: u32,
+) -> Result<i64, Fault> {
+    let Some(level) = log::level(level) else {
+        return Err(Fault::Status(
+            Status::Invalid,
+            format!("the level is {level}; it must be from 1 (error) to 5 (trace)"),
+        ));
+    };
+    // One byte over the limit tells the log that the line is cut.
+    let limit = guest.state().limits.log_line_bytes.saturating_add(1);
+    let bytes = guest.read_start("line", at(ptr, len), limit)?;
+    guest.state().log.lock().push(level, &bytes);
+    Ok(0)
+}
+
+fn random_fill<T: GuestView>(guest: &mut Guest<'_, T>, ptr: u32, len: u32) -> Result<i64, Fault> {
+    let buffer = guest.bytes_mut("buffer", at(ptr, len))?;
+    if len > RANDOM_BYTES_MAX {
+        return Err(Fault::Status(
+            Status::TooLarge,
+            format!("{len} random bytes were asked for; the limit is {RANDOM_BYTES_MAX} a call"),
+        ));
+    }
+    getrandom::fill(buffer).map_err(|error| {
+        tracing::error!(%error, "the system gave no random bytes");
+        Fault::Status(
+            Status::Internal,
+            "the host has no random bytes to give".to_owned(),
+        )
+    })?;
+    Ok(0)
+}

@@ -1,0 +1,159 @@
+//! A guest's log: a bounded list of bounded lines.
+
+use kvasm_core::{Level, short};
+
+/// The level behind a number of the ABI.
+pub(super) fn level(code: i32) -> Option<Level> {
+    use kvasm_abi::level;
+    match code {
+        level::ERROR => Some(Level::Error),
+        level::WARN => Some(Level::Warn),
+        level::INFO => Some(Level::Info),
+        level::DEBUG => Some(Level::Debug),
+        level::TRACE => Some(Level::Trace),
+        _ => None,
+    }
+}
+
+/// One line that a guest wrote.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LogLine {
+    /// Its severity.
+    pub level: Level,
+    /// Its text, with control characters written as escapes, so that a guest
+    /// cannot drive the terminal of its reader.
+    pub message: String,
+}
+
+impl std::fmt::Display for LogLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:<5} {}", self.level, self.message)
+    }
+}
+
+/// The lines of one invocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestLog {
+    lines: Vec<LogLine>,
+    dropped: u64,
+    panic: Option<String>,
+    lines_max: usize,
+    line_bytes: usize,
+}
+
+/// How the line of an error begins by which an SDK says why it will trap.
+const PANIC: &[u8] = b"panicked";
+
+impl GuestLog {
+    pub fn new(lines_max: usize, line_bytes: usize) -> GuestLog {
+        GuestLog {
+            lines: Vec::new(),
+            dropped: 0,
+            panic: None,
+            lines_max,
+            line_bytes,
+        }
+    }
+
+    /// Moves the lines out; those after are dropped and not counted.
+    pub fn take(&mut self) -> GuestLog {
+        std::mem::replace(self, GuestLog::new(0, 0))
+    }
+
+    /// The lines, oldest first.
+    pub fn lines(&self) -> &[LogLine] {
+        &self.lines
+    }
+
+    /// How many lines came after the limit and were dropped.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// The last error that begins with "panicked", which says why a guest trapped. It
+    /// is kept beyond the limit of lines.
+    pub fn panic(&self) -> Option<&str> {
+        self.panic.as_deref()
+    }
+
+    /// Adds a line; of its bytes no more than the limit are read.
+    pub fn push(&mut self, level: Level, bytes: &[u8]) {
+        if level == Level::Error && bytes.starts_with(PANIC) {
+            let kept = bytes.get(..self.line_bytes).unwrap_or(bytes);
+            self.panic = Some(printable(&String::from_utf8_lossy(kept)));
+        }
+        if self.lines.len() >= self.lines_max {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        }
+        let cut = bytes.len() > self.line_bytes;
+        let kept = bytes.get(..self.line_bytes).unwrap_or(bytes);
+        let mut message = printable(&String::from_utf8_lossy(kept));
+        if cut {
+            message.push_str("...");
+        }
+        self.lines.push(LogLine { level, message });
+    }
+}
+
+/// Text without control characters other than newline and tab.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// The start of a guest's bytes as text: `limit` bytes of it at most, with escapes and
+/// replaced characters counted as they are written, and "..." if that is not all.
+pub fn printable_start(bytes: &[u8], limit: usize) -> String {
+    // No text is shorter than the bytes that it stands for, but for bad UTF-8, of
+    // which up to 3 bytes become one character of 3 bytes.
+    let start = bytes.get(..limit).unwrap_or(bytes);
+    let text = printable(&String::from_utf8_lossy(start));
+    let kept = short(&text, limit);
+    match kept.len() == text.len() && start.len() == bytes.len() {
+        true => text,
+        false => format!("{kept}..."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_their_number_are_bounded() {
+        let mut log = GuestLog::new(2, 4);
+        log.push(Level::Info, b"abcd");
+        log.push(Level::Warn, b"abcde");
+        log.push(Level::Error, b"late");
+        let texts: Vec<_> = log.lines().iter().map(|l| l.message.as_str()).collect();
+        assert_eq!(texts, ["abcd", "abcd..."]);
+        assert_eq!(log.dropped(), 1);
+    }
+
+    #[test]
+    fn text_is_bounded_after_escaping() {
+        for byte in [0, b'x', 0xff, 0xc3] {
+            let text = printable_start(&vec![byte; 8 << 20], 4096);
+            assert!((4000..=4096 + 3).contains(&text.len()), "{}", text.len());
+            assert!(text.ends_with("..."));
+        }
+        assert_eq!(printable_start("éé".as_bytes(), 3), "é...");
+        assert_eq!(printable_start(b"\0", 5), "\\u{0}");
+        assert_eq!(printable_start(b"\0", 4), "\\u{0...");
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        let mut log = GuestLog::new(2, 64);
+        log.push(Level::Info, b"\x1b[2Jgone\tx\ny\xff");
+        assert_eq!(log.lines()[0].message, "\\u{1b}[2Jgone\tx\ny\u{fffd}");
+    }
+}

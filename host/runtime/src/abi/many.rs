@@ -1,0 +1,321 @@
+//! `kv_increment`, `kv_get_many`, `kv_commit`, `dead_letters`.
+
+use super::fault::Fault;
+use super::kv::{async_function, at, format, header};
+use super::memory::Guest;
+use super::state::{GuestView, HostCalls};
+use kvasm_abi::{
+    Address, BatchCheck, BatchOp, KEYS_MAX, LETTERS_DEFAULT, LETTERS_MAX, MODULE, Range32, Records,
+    Slot, Status, encode_records,
+};
+use kvasm_core::{
+    Applied, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, Expect, Happening, Invalid,
+    KEY_BYTES_MAX, Key, Subject, Version,
+};
+use kvasm_service::{Batch, Operation, ServiceError};
+use serde_json::json;
+use uuid::Uuid;
+use wasmtime::{Caller, Linker};
+
+/// The longest packed list of keys: each as long as it may be.
+const KEYS_BYTES_MAX: usize = 4 + KEYS_MAX * (8 + COLLECTION_BYTES_MAX + KEY_BYTES_MAX);
+/// The longest text of a dead letter's identity.
+const ID_BYTES_MAX: usize = 64;
+
+pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        MODULE,
+        "kv_increment",
+        |caller: Caller<'_, T>, arguments: (i32, i32, i32, i32, i64, i32)| {
+            Box::new(async move {
+                let mut guest = Guest::new(caller, "kv_increment")?;
+                guest.state().waiting_in = Some("kv_increment");
+                guest
+                    .state()
+                    .calls
+                    .count(const { HostCalls::index_of("kv_increment") });
+                let result = increment(&mut guest, arguments).await;
+                guest.state().waiting_in = None;
+                guest.state().finish(result)
+            })
+        },
+    )?;
+    async_function!(linker, "kv_get_many", get_many, (keys, len, out, cap));
+    async_function!(linker, "kv_commit", commit, (batch, len, out, cap));
+    async_function!(
+        linker,
+        "dead_letters",
+        dead_letters,
+        (before, before_len, limit, out, cap)
+    );
+    Ok(())
+}
+
+async fn increment<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    (c, c_len, k, k_len, delta, result): (i32, i32, i32, i32, i64, i32),
+) -> Result<i64, Fault> {
+    let result = at(result, size_of::<i64>() as i32);
+    guest.check("result", result)?;
+    let collection = guest.collection(c, c_len)?;
+    let key = guest.key(k, k_len)?;
+    let state = guest.state();
+    let caller = &state.context.caller;
+    let increment = state.services.kv.increment(caller, collection, key, delta);
+    let (version, value) = state.meter.aside(increment).await?;
+    let buffer = guest.bytes_mut("result", result)?;
+    buffer.copy_from_slice(&value.to_le_bytes());
+    Ok(version.0.cast_signed())
+}
+
+fn malformed(subject: Subject) -> Fault {
+    Fault::from(Invalid::Malformed {
+        subject,
+        why: "its lengths and counts do not fit its bytes",
+    })
+}
+
+fn names(address: Address<'_>) -> Result<(Collection, Key), Invalid> {
+    Ok((
+        Collection::parse(address.collection)?,
+        Key::parse(address.key)?,
+    ))
+}
+
+async fn get_many<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    keys: i32,
+    len: i32,
+    out: i32,
+    cap: i32,
+) -> Result<i64, Fault> {
+    let out = at(out, cap);
+    guest.check("out", out)?;
+    let packed = guest.read("keys", Subject::Keys, at(keys, len), KEYS_BYTES_MAX)?;
+    let keys = Records::<Address<'_>>::decode(&packed).map_err(|_| malformed(Subject::Keys))?;
+    check_count(Subject::Keys, keys.len(), KEYS_MAX)?;
+    let keys = keys.map(names).collect::<Result<Vec<_>, _>>()?;
+    let state = guest.state();
+    let get = state.services.kv.get_many(&state.context.caller, &keys);
+    let entries = state.meter.aside(get).await?;
+    let bytes = entries
+        .iter()
+        .flatten()
+        .map(|entry| entry.value.as_bytes().len());
+    guest.turn(bytes.sum()).await;
+    let slots = entries.iter().map(|entry| {
+        let entry = entry.as_ref();
+        Slot(entry.map(|entry| (header(entry), entry.value.as_bytes())))
+    });
+    let slots: Vec<_> = slots.collect();
+    guest.answer(out, packed_records(&slots))
+}
+
+fn packed_records<'a, R: kvasm_abi::Record<'a>>(records: &[R]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode_records(records, &mut |piece: &[u8]| bytes.extend_from_slice(piece));
+    bytes
+}
+
+fn check_count(subject: Subject, found: usize, limit: usize) -> Result<(), Invalid> {
+    if found > limit {
+        return Err(Invalid::TooMany {
+            subject,
+            found: found as u64,
+            limit: limit as u64,
+        });
+    }
+    Ok(())
+}
+
+async fn commit<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    batch: i32,
+    len: i32,
+    out: i32,
+    cap: i32,
+) -> Result<i64, Fault> {
+    let out = at(out, cap);
+    guest.check("out", out)?;
+    let limits = &guest.state().limits;
+    let (batch_limit, value_limit) = (limits.batch_bytes(), limits.value_bytes);
+    let range = at(batch, len);
+    let packed = guest.read_in_turn("batch", Subject::Batch, range, batch_limit);
+    let packed = packed.await?;
+    let batch = decode(&packed, value_limit)?;
+    // A copy of what the checks name, for the message.
+    let checked: Vec<_> = batch.checks.iter().map(named).collect();
+    let state = guest.state();
+    let commit = state.services.kv.commit(&state.context.caller, batch);
+    match state.meter.aside(commit).await {
+        Ok(applied) => {
+            let answers: Vec<_> = applied.iter().map(answer_of).collect();
+            guest.answer(out, packed_records(&answers))
+        }
+        Err(ServiceError::Conflict { failed }) => {
+            let positions = failed
+                .iter()
+                .map(|at| u32::try_from(*at).unwrap_or(u32::MAX));
+            let positions: Vec<u32> = positions.collect();
+            state.slot = packed_records(&positions).into();
+            Err(Fault::Status(Status::Conflict, conflict(&failed, &checked)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn decode(packed: &[u8], value_limit: usize) -> Result<Batch, Fault> {
+    let batch = kvasm_abi::Batch::decode(packed).map_err(|_| malformed(Subject::Batch))?;
+    check_count(Subject::Batch, batch.len(), kvasm_abi::BATCH_OPS_MAX)?;
+    let check = |BatchCheck { address, version }: BatchCheck<'_>| {
+        let (collection, key) = names(address)?;
+        let expect = match version {
+            0 => Expect::Absent,
+            version => Expect::Version(Version(version)),
+        };
+        Ok::<_, Invalid>(Check {
+            collection,
+            key,
+            expect,
+        })
+    };
+    let operation = |op: BatchOp<'_>| operation(op, value_limit);
+    Ok(Batch {
+        checks: batch.checks.map(check).collect::<Result<_, _>>()?,
+        operations: batch.ops.map(operation).collect::<Result<_, _>>()?,
+        acknowledge: None,
+        link: None,
+    })
+}
+
+/// A batch of `kv_commit` as the service gets it, or the status of its refusal.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_batch(packed: &[u8], value_limit: usize) -> Result<Batch, Option<Status>> {
+    decode(packed, value_limit).map_err(|fault| match fault {
+        Fault::Status(status, _) => Some(status),
+        Fault::Host(..) | Fault::Trap(_) => None,
+    })
+}
+
+fn operation(op: BatchOp<'_>, value_limit: usize) -> Result<Operation, Fault> {
+    let (collection, key) = names(op.address())?;
+    Ok(match op {
+        BatchOp::Set {
+            format: code,
+            ttl_ms,
+            value,
+            ..
+        } => Operation::Set {
+            collection,
+            key,
+            value: format(code.cast_signed())?.value(value.to_vec(), value_limit)?,
+            ttl_ms: (ttl_ms != 0).then_some(ttl_ms),
+        },
+        BatchOp::Delete { .. } => Operation::Delete { collection, key },
+        BatchOp::Increment { delta, .. } => Operation::Increment {
+            collection,
+            key,
+            delta,
+        },
+    })
+}
+
+fn answer_of(applied: &Applied) -> kvasm_abi::Applied {
+    let (result, value) = match applied {
+        Applied::Set(version) => (version.0, 0),
+        Applied::Deleted { existed } => (u64::from(*existed), 0),
+        Applied::Incremented { version, value } => (version.0, *value),
+    };
+    kvasm_abi::Applied { result, value }
+}
+
+fn named(check: &Check) -> String {
+    format!("{:?} {:?}", check.collection.as_str(), check.key.as_str())
+}
+
+/// Names the keys whose checks failed, as far as a message has room for them.
+fn conflict(failed: &[usize], checked: &[String]) -> String {
+    const NAMED_MAX: usize = 10;
+    let names = failed.iter().filter_map(|at| checked.get(*at));
+    let names: Vec<_> = names.take(NAMED_MAX).map(String::as_str).collect();
+    let more = match failed.len().saturating_sub(NAMED_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "not as the batch expects: {}{more}; nothing was written",
+        names.join(", ")
+    )
+}
+
+async fn dead_letters<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    before: i32,
+    before_len: i32,
+    limit: i32,
+    out: i32,
+    cap: i32,
+) -> Result<i64, Fault> {
+    let out: Range32 = at(out, cap);
+    guest.check("out", out)?;
+    let before = at(before, before_len);
+    let before = guest.read("before", Subject::Letter, before, ID_BYTES_MAX)?;
+    let before = match before.as_slice() {
+        b"" => None,
+        text => Some(Uuid::try_parse_ascii(text).map_err(|_| Invalid::Malformed {
+            subject: Subject::Letter,
+            why: "it is no UUID",
+        })?),
+    };
+    let limit = match limit {
+        0 => LETTERS_DEFAULT.cast_unsigned(),
+        limit => limit.cast_unsigned(),
+    };
+    let most = LETTERS_MAX.cast_unsigned();
+    if !(1..=most).contains(&limit) {
+        return Err(Fault::from(Invalid::OutOfRange {
+            subject: Subject::PageLimit,
+            found: limit.into(),
+            min: 1,
+            max: most.into(),
+        }));
+    }
+    let state = guest.state();
+    let list = state
+        .services
+        .dead_letters
+        .list(&state.context.caller, before, limit);
+    let letters = state.meter.aside(list).await?;
+    guest
+        .turn(letters.iter().map(|letter| letter.error.len()).sum())
+        .await;
+    let full = letters.len() == limit as usize;
+    let next = letters.last().filter(|_| full).map(|letter| letter.id);
+    let letters: Vec<_> = letters.iter().map(letter).collect();
+    let answer = json!({ "letters": letters, "next": next });
+    guest.answer(out, answer.to_string().into_bytes())
+}
+
+/// A dead letter as its plugin sees it: without the value, which may be large.
+fn letter(letter: &DeadLetter) -> serde_json::Value {
+    let entry = letter.event.what.entry();
+    let version = match &letter.event.what {
+        Happening::Set { version, .. } | Happening::Deleted { version, .. } => Some(version.0),
+        Happening::Due => None,
+    };
+    json!({
+        "id": letter.id,
+        "event_id": letter.event.id,
+        "trigger": letter.trigger,
+        "function": letter.function,
+        "kind": letter.event.what.kind(),
+        "collection": entry.map(|(collection, _)| collection),
+        "key": entry.map(|(_, key)| key),
+        "version": version,
+        "reason": letter.reason.as_str(),
+        "error": letter.error,
+        "attempts": letter.attempts,
+        "at_ms": letter.event.at,
+        "dead_at_ms": letter.dead_at,
+    })
+}

@@ -1,0 +1,234 @@
+//! What a guest computes.
+//!
+//! The CPU clock of the thread is read around each poll of a guest's future, so
+//! that time without a CPU is not counted, whether another process has it or
+//! another thread of this host. The store's own work is taken out again.
+//!
+//! That clock is a system call, which a call of some microseconds would feel. So it
+//! is read from the first tick on that a guest sees. Before, the time of a poll is
+//! counted instead, up to one tick: a guest that computes for longer, or that was
+//! preempted, sees a tick as soon as it runs. No call is charged more than that one
+//! tick too much.
+
+use kvasm_service::{Deadline, Stage};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often a guest that computes is looked at.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// Counts the CPU time of one guest, and adds the rest to the stages of its deadline.
+pub struct Meter {
+    deadline: Deadline,
+    base: Instant,
+    /// What the polls before this one have computed.
+    spent_ns: AtomicU64,
+    /// Whether the thread's CPU clock is read.
+    exact: AtomicBool,
+    /// The thread's CPU time when this poll began, and what the store has used
+    /// since; if it is read.
+    cpu_at_ns: AtomicU64,
+    /// The time when this poll began, and what the store has taken since.
+    wall_at_ns: AtomicU64,
+    /// Whether the guest has asked to sleep, and has not been seen awake since.
+    sleeps: AtomicBool,
+    /// When the last poll ended; 0 within one.
+    ended_at_ns: AtomicU64,
+}
+
+impl Meter {
+    pub fn new(deadline: Deadline) -> Meter {
+        Meter {
+            deadline,
+            base: Instant::now(),
+            spent_ns: AtomicU64::new(0),
+            exact: AtomicBool::new(false),
+            cpu_at_ns: AtomicU64::new(0),
+            wall_at_ns: AtomicU64::new(0),
+            sleeps: AtomicBool::new(false),
+            ended_at_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// The guest asks to sleep: until it is seen awake, the time between polls is
+    /// sleep.
+    pub fn sleeps(&self) {
+        self.sleeps.store(true, Ordering::Relaxed);
+    }
+
+    /// The guest computes, or calls something else.
+    pub fn wakes(&self) {
+        self.sleeps.store(false, Ordering::Relaxed);
+    }
+
+    /// Counts the time since the last poll, if the guest slept.
+    pub fn count_sleep(&self) {
+        let ended_at = self.ended_at_ns.swap(0, Ordering::Relaxed);
+        if ended_at != 0 && self.sleeps.load(Ordering::Relaxed) {
+            let slept = self.wall_ns().saturating_sub(ended_at);
+            self.deadline
+                .spend(Stage::Sleeping, Duration::from_nanos(slept));
+        }
+    }
+
+    fn wall_ns(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The thread's CPU time, if it is read.
+    fn cpu_ns(&self) -> u64 {
+        match self.exact.load(Ordering::Relaxed) {
+            true => thread_cpu_ns(),
+            false => 0,
+        }
+    }
+
+    /// A poll begins on this thread.
+    pub fn begin(&self) {
+        self.count_sleep();
+        self.cpu_at_ns.store(self.cpu_ns(), Ordering::Relaxed);
+        self.wall_at_ns.store(self.wall_ns(), Ordering::Relaxed);
+    }
+
+    /// The poll ends, on the thread on which it has begun.
+    pub fn end(&self) {
+        let wall = self.wall_of_poll();
+        let cpu = self.cpu_of_poll(wall);
+        self.count(cpu, wall);
+        if self.sleeps.load(Ordering::Relaxed) {
+            self.ended_at_ns.store(self.wall_ns(), Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, cpu: Duration, wall: Duration) {
+        let ns = u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX);
+        self.spent_ns.fetch_add(ns, Ordering::Relaxed);
+        self.deadline.spend(Stage::Computing, cpu);
+        self.deadline.spend(Stage::Cpu, wall.saturating_sub(cpu));
+    }
+
+    fn wall_of_poll(&self) -> Duration {
+        let wall_at = self.wall_at_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(self.wall_ns().saturating_sub(wall_at))
+    }
+
+    fn cpu_of_poll(&self, wall: Duration) -> Duration {
+        if !self.exact.load(Ordering::Relaxed) {
+            return wall.min(TICK);
+        }
+        let cpu_at = self.cpu_at_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(thread_cpu_ns().saturating_sub(cpu_at))
+    }
+
+    /// The guest has seen a tick: returns what it has computed so far, and counts
+    /// by the CPU clock from here on. To be called within a poll, on its thread.
+    pub fn tick(&self) -> Duration {
+        if !self.exact.load(Ordering::Relaxed) {
+            let wall = self.wall_of_poll();
+            self.count(wall.min(TICK), wall);
+            self.exact.store(true, Ordering::Relaxed);
+            self.begin();
+        }
+        let before = self.spent_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(before).saturating_add(self.cpu_of_poll(Duration::ZERO))
+    }
+
+    /// Whether the guest was seen to compute for long: for half a tick by the CPU clock,
+    /// beside what was counted up to its first tick, which it may not have computed.
+    pub fn computes_long(&self) -> bool {
+        let spent = Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed));
+        self.exact.load(Ordering::Relaxed) && spent >= TICK + TICK / 2
+    }
+
+    /// The deadline of the call.
+    pub fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
+    /// Runs work of the store, which is not the guest's computing.
+    pub async fn aside<T>(&self, work: impl Future<Output = T>) -> T {
+        self.wakes();
+        let _timed = self.deadline.timed(Stage::HostFunction);
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            let (cpu, wall) = (self.cpu_ns(), self.wall_ns());
+            let poll = work.as_mut().poll(context);
+            let cpu = self.cpu_ns().saturating_sub(cpu);
+            let wall = self.wall_ns().saturating_sub(wall);
+            // As if the poll around this one had begun so much later.
+            self.cpu_at_ns.fetch_add(cpu, Ordering::Relaxed);
+            self.wall_at_ns.fetch_add(wall, Ordering::Relaxed);
+            poll
+        })
+        .await
+    }
+}
+
+/// The CPU time that this thread has used, in ns.
+#[cfg(unix)]
+fn thread_cpu_ns() -> u64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let ns = u64::try_from(time.tv_nsec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(ns)
+}
+
+/// Systems without such a clock count the time of polls, preemption included.
+#[cfg(not(unix))]
+fn thread_cpu_ns() -> u64 {
+    use std::sync::OnceLock;
+    static BASE: OnceLock<Instant> = OnceLock::new();
+    let base = BASE.get_or_init(Instant::now);
+    u64::try_from(base.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps the CPU busy for that much of the thread's own time.
+    fn compute(ms: u64) {
+        let start = thread_cpu_ns();
+        while thread_cpu_ns() - start < ms * 1_000_000 {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[tokio::test]
+    async fn computing_counts_and_sleeping_and_the_store_do_not() {
+        let meter = Meter::new(Deadline::after(Duration::from_secs(60)));
+        meter.begin();
+        assert!(meter.tick() <= TICK);
+        compute(20);
+        std::thread::sleep(Duration::from_millis(30));
+        meter.aside(async { compute(200) }).await;
+        let spent = meter.tick();
+        assert!(spent >= Duration::from_millis(20), "{spent:?}");
+        assert!(spent < Duration::from_millis(200), "{spent:?}");
+        meter.end();
+        let timeout = meter.deadline().timeout(Stage::Other);
+        assert!(timeout.spent(Stage::HostFunction) >= Duration::from_millis(200));
+        assert!(timeout.spent(Stage::Cpu) >= Duration::from_millis(30));
+        assert!(timeout.spent(Stage::Computing) < Duration::from_millis(200));
+    }
+
+    #[tokio::test]
+    async fn before_a_tick_a_poll_counts_for_a_tick_at_most() {
+        let meter = Meter::new(Deadline::after(Duration::from_secs(60)));
+        meter.begin();
+        std::thread::sleep(Duration::from_millis(50));
+        meter.aside(async { compute(50) }).await;
+        meter.end();
+        meter.begin();
+        meter.end();
+        // Time in which it had no CPU, and the store's.
+        let timeout = meter.deadline().timeout(Stage::Other);
+        assert!(timeout.spent(Stage::Cpu) >= Duration::from_millis(40));
+        assert!(timeout.spent(Stage::HostFunction) >= Duration::from_millis(50));
+        meter.begin();
+        assert!(meter.tick() <= 3 * TICK);
+    }
+}

@@ -1,0 +1,42 @@
+//! The packed page that `kv_list` answers with; `kvasm_abi::Page` reads it.
+
+use super::kv::header;
+use kvasm_core::{Entry, Key};
+use kvasm_service::Listing;
+
+/// The bytes of its keys and values, which are most of the page.
+pub(super) fn bytes(listing: &Listing) -> usize {
+    let bytes = |(key, entry): &(_, Option<Entry>)| {
+        let value = entry
+            .as_ref()
+            .map_or(0, |entry| entry.value.as_bytes().len());
+        Key::as_str(key).len() + value
+    };
+    listing.entries.iter().map(bytes).sum()
+}
+
+pub(super) fn encode(listing: &Listing) -> Vec<u8> {
+    let mut out = Vec::new();
+    let cursor = listing.cursor.as_ref().map_or(&[][..], |c| c.as_bytes());
+    put_len(&mut out, listing.entries.len());
+    put_sized(&mut out, cursor);
+    for (key, entry) in &listing.entries {
+        put_sized(&mut out, key.as_str().as_bytes());
+        if let Some(entry) = entry {
+            out.extend_from_slice(&header(entry).encode());
+            put_sized(&mut out, entry.value.as_bytes());
+        }
+    }
+    out
+}
+
+fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_len(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+/// Counts and lengths in a page are bounded by the limits of values and pages,
+/// far below `u32::MAX`.
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+}

@@ -1,0 +1,497 @@
+//! One invocation: a fresh instance, one call, and the end of both.
+
+use super::engine::Runtime;
+use super::error::{CallError, CallFailure};
+use super::limiter::MemoryLimiter;
+use super::module::{CompiledPlugin, Function, Signature};
+use super::{trap, wasi};
+use crate::abi::{
+    DeliveryContext, GuestLog, GuestState, GuestView, Turns, printable, printable_start,
+};
+use kvasm_core::{Exports, Invalid, Limits, Pieces, Subject};
+use kvasm_service::{CallContext, Place, Services, Stage};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::sync::Notify;
+use tracing::Instrument;
+use uuid::Uuid;
+use wasmtime::{Store, StoreContextMut, UpdateDeadline};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p1::WasiP1Ctx;
+
+/// The most bytes of the message of a function that fails, as of a log line.
+const MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// How long a run that gives way to others goes on, to find out which keys it needs.
+const SCOUTS: Duration = Duration::from_millis(10);
+/// The most functions that are named to a caller of one that is not there.
+const KNOWN_MAX: usize = 32;
+/// The most bytes of the name of each.
+const KNOWN_BYTES_MAX: usize = 128;
+
+/// What is called, and for whom.
+pub struct Request {
+    /// On whose behalf, and until when.
+    pub context: CallContext,
+    /// The app's name, for the guest and the log.
+    pub app_name: Arc<str>,
+    /// The function.
+    pub target: Target,
+    /// Its input.
+    pub input: Pieces,
+    /// What the host functions call.
+    pub services: Services,
+    /// The delivery that is carried out, if it is one.
+    pub delivery: Option<Arc<DeliveryContext>>,
+    /// Whether the run is a transaction.
+    pub transaction: bool,
+    /// Ends the run soon after it is notified, as [`CallError::Conflict`].
+    pub gives_way: Option<Arc<Notify>>,
+    /// The place of its instance, if it has one already.
+    pub place: Option<Arc<Place>>,
+}
+
+impl CompiledPlugin {
+    /// As [`Target::require`], of a plugin that is in memory.
+    pub fn require(&self, target: &Target) -> Result<(), CallError> {
+        match target {
+            // Of a handler the run finds out.
+            Target::Handler(_) => Ok(()),
+            Target::Http | Target::Function(_) => find(self, target).map(drop),
+        }
+    }
+
+    /// Whether a call of a target is a transaction: what deliveries call always is.
+    pub fn is_transaction(&self, target: &Target) -> bool {
+        match target {
+            Target::Handler(_) => true,
+            Target::Http => false,
+            Target::Function(name) => {
+                let function = self.functions.get(&**name);
+                function.is_some_and(|function| function.transaction)
+            }
+        }
+    }
+}
+
+/// What of a plugin is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The function of this name.
+    Function(Arc<str>),
+    /// The HTTP handler. Input and output are framed as `kvasm_abi::http` says.
+    Http,
+    /// The handler of this name, or the function of this name, for a delivery. The
+    /// input is framed as `kvasm_abi::http` says.
+    Handler(Arc<str>),
+}
+
+impl Target {
+    /// Checks that a plugin offers what is to be called.
+    pub fn require(&self, exports: &Exports) -> Result<(), CallError> {
+        match self {
+            Target::Http if exports.http.is_none() => Err(CallError::NoHttpHandler),
+            Target::Function(name) if !exports.functions.iter().any(|f| **f == **name) => Err(
+                unknown_function(name, exports.functions.iter().map(String::as_str)),
+            ),
+            // Of a handler the run finds out.
+            Target::Http | Target::Function(_) | Target::Handler(_) => Ok(()),
+        }
+    }
+
+    /// The name of the export that is called, if there is one.
+    pub fn name<'t>(&'t self, plugin: &'t CompiledPlugin) -> &'t str {
+        match self {
+            Target::Function(name) | Target::Handler(name) => name,
+            Target::Http => plugin.http.as_ref().map_or("", |(name, _)| name),
+        }
+    }
+}
+
+/// A call that succeeded.
+#[derive(Debug)]
+pub struct Response {
+    /// What the function wrote.
+    pub output: Vec<u8>,
+    /// The request's id, which the host's log carries too.
+    pub request_id: Uuid,
+    /// What the guest logged.
+    pub log: GuestLog,
+    /// What discarded runs logged before this one.
+    pub discarded: Vec<GuestLog>,
+}
+
+/// The data of an invocation's wasmtime store. An own host function gets it
+/// from [`wasmtime::Caller::data_mut`] and finds the app, the caller and the
+/// services with [`guest_state`](Invocation::guest_state).
+pub struct Invocation {
+    guest: GuestState,
+    limiter: MemoryLimiter,
+    wasi: Option<Box<WasiP1Ctx>>,
+    starting: bool,
+}
+
+impl Invocation {
+    /// What the host knows of this invocation.
+    pub fn guest_state(&self) -> &GuestState {
+        &self.guest
+    }
+
+    /// The context of a function of WASI that does not sleep.
+    pub(super) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        self.guest.meter.wakes();
+        self.wasi_context()
+    }
+
+    /// That of the one that does.
+    pub(super) fn wasi_to_sleep(&mut self) -> &mut WasiP1Ctx {
+        self.guest.meter.sleeps();
+        self.wasi_context()
+    }
+
+    fn wasi_context(&mut self) -> &mut WasiP1Ctx {
+        self.wasi
+            .get_or_insert_with(|| Box::new(wasi::context(&self.guest.log)))
+    }
+
+    pub(super) fn starting(&self) -> bool {
+        self.starting
+    }
+
+    /// That the call has run out of time, and where it went.
+    pub(super) fn timeout(&self) -> CallError {
+        self.guest.meter.count_sleep();
+        CallError::Deadline {
+            timeout: self.guest.context.deadline.timeout(Stage::Other),
+            waiting_in: self.guest.waiting_in,
+            starting: self.starting,
+        }
+    }
+
+    pub(super) fn cpu_time(&self) -> Duration {
+        self.guest.limits.cpu_time
+    }
+
+    /// The memory limit, if the guest was refused memory.
+    pub(super) fn memory_refused(&self) -> Option<usize> {
+        self.limiter
+            .refused()
+            .then_some(self.guest.limits.memory_bytes)
+    }
+}
+
+impl GuestView for Invocation {
+    fn guest(&mut self) -> &mut GuestState {
+        &mut self.guest
+    }
+}
+
+/// Why the host ends a guest.
+#[derive(Debug, Error)]
+pub(super) enum Stop {
+    #[error("the deadline has passed")]
+    Deadline,
+    #[error("the CPU time is used up")]
+    CpuTime,
+    #[error("the host has no memory left for guests")]
+    HostMemory,
+}
+
+/// Ends a while after a run has given way.
+async fn scouted(gives_way: &Notify) {
+    gives_way.notified().await;
+    tokio::time::sleep(SCOUTS).await;
+}
+
+/// Called by the guest's own code after a tick of the clock.
+fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateDeadline> {
+    let invocation = context.data();
+    let meter = &invocation.guest.meter;
+    if meter.deadline().has_passed() {
+        return Err(Stop::Deadline.into());
+    }
+    meter.wakes();
+    let computed = meter.tick();
+    if computed >= invocation.guest.limits.cpu_time {
+        return Err(Stop::CpuTime.into());
+    }
+    if invocation.guest.turns.goes_on(computed) {
+        return Ok(UpdateDeadline::Continue(1));
+    }
+    let turn = Arc::clone(&invocation.guest.turns).take(Arc::clone(meter));
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
+}
+
+impl Runtime {
+    /// Calls a function of a plugin in a fresh instance. It ends by its deadline
+    /// whatever the guest does; dropping the future ends it at once.
+    ///
+    /// A write that was under way when the deadline passed may still be carried
+    /// out by the store.
+    ///
+    /// # Errors
+    /// [`CallFailure`], with whose fault it is and what the guest logged.
+    pub async fn call(
+        &self,
+        plugin: &CompiledPlugin,
+        request: Request,
+    ) -> Result<Response, CallFailure> {
+        let request_id = request.context.request_id;
+        let start = Instant::now();
+        let app = Arc::clone(&request.app_name);
+        let (name, function) = match find(plugin, &request.target) {
+            Ok(found) => found,
+            Err(error) => return Err(CallFailure::before_the_run(error, request_id)),
+        };
+        let span = tracing::info_span!("call", %request_id, app = &*app, function = &*name);
+        let result = self
+            .call_function(plugin, name, function, request)
+            .instrument(span)
+            .await;
+        let outcome = match &result {
+            Ok(_) => "ok",
+            Err(failure) => failure.error.outcome(),
+        };
+        self.metrics.invocation(&app, outcome, start.elapsed());
+        result
+    }
+
+    async fn call_function(
+        &self,
+        plugin: &CompiledPlugin,
+        name: Arc<str>,
+        function: &Function,
+        request: Request,
+    ) -> Result<Response, CallFailure> {
+        let request_id = request.context.request_id;
+        let refused = |error| CallFailure::before_the_run(error, request_id);
+        check_input(&self.limits, &request.input).map_err(|e| refused(e.into()))?;
+        let _place = match &request.place {
+            Some(place) => Arc::clone(place),
+            None => self.place(&request.context).await.map_err(refused)?,
+        };
+        let _instance = self.metrics.instance();
+
+        let (gives_way, deadline) = (request.gives_way.clone(), request.context.deadline.clone());
+        let mut store = self.store(name, request);
+        let run = run(&mut store, plugin, function);
+        let result = match gives_way {
+            None => run.await,
+            Some(gives_way) => tokio::select! {
+                biased;
+                result = run => result,
+                () = scouted(&gives_way) => Err(CallError::Conflict {
+                    runs: 1,
+                    timeout: deadline.timeout(Stage::Other),
+                }),
+            },
+        };
+        let mut invocation = store.into_data();
+        // Ends the guest's standard output, which may hold half a line.
+        invocation.wasi = None;
+        let log = invocation.guest.log.lock().take();
+        for (name, count) in invocation.guest.calls.counts() {
+            self.metrics.host_calls(name, count.into());
+        }
+        match result {
+            Ok(()) => Ok(Response {
+                output: invocation.guest.output,
+                request_id,
+                log,
+                discarded: Vec::new(),
+            }),
+            Err(error) => Err(CallFailure {
+                error,
+                request_id,
+                log,
+                discarded: Vec::new(),
+            }),
+        }
+    }
+
+    /// Waits for the place of an instance, for one run or for several.
+    ///
+    /// # Errors
+    /// [`CallError::Deadline`] if none is free in time.
+    pub async fn place(&self, context: &CallContext) -> Result<Arc<Place>, CallError> {
+        let _waiting = self.metrics.waiting_for_instance();
+        let place = self.slots.take(context.caller.app(), 1, 0);
+        let place = context.deadline.within(Stage::Instance, place).await?;
+        let gone = || CallError::Host("the queue for instances is gone".into());
+        place.map(Arc::new).ok_or_else(gone)
+    }
+
+    fn store(&self, function: Arc<str>, request: Request) -> Store<Invocation> {
+        let Request {
+            context,
+            app_name,
+            target: _,
+            input,
+            services,
+            delivery,
+            transaction,
+            gives_way: _,
+            place: _,
+        } = request;
+        let limits = Arc::clone(&self.limits);
+        let limiter = MemoryLimiter::new(
+            Arc::clone(&self.memory),
+            context.caller.app(),
+            limits.memory_bytes,
+            limits.table_elements,
+        );
+        let rank = self.rank.fetch_add(1, Ordering::Relaxed);
+        let turns = Turns::new(context.caller.app(), rank, Arc::clone(&self.computing));
+        let mut guest =
+            GuestState::new(context, turns, app_name, function, services, limits, input);
+        guest.delivery = delivery;
+        guest.transaction = transaction;
+        let mut store = Store::new(
+            &self.engine,
+            Invocation {
+                guest,
+                limiter,
+                wasi: None,
+                starting: true,
+            },
+        );
+        store.limiter(|invocation| &mut invocation.limiter);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(on_tick);
+        store
+    }
+}
+
+/// The function that is meant, and its name.
+fn find<'p>(
+    plugin: &'p CompiledPlugin,
+    target: &Target,
+) -> Result<(Arc<str>, &'p Function), CallError> {
+    match target {
+        Target::Http => match &plugin.http {
+            Some((name, function)) => Ok((name.as_str().into(), function)),
+            None => Err(CallError::NoHttpHandler),
+        },
+        Target::Handler(name) => {
+            let handler = plugin.handlers.get(&**name);
+            match handler.or_else(|| plugin.functions.get(&**name)) {
+                Some(function) => Ok((Arc::clone(name), function)),
+                None => Err(CallError::NoHandler(printable(name))),
+            }
+        }
+        Target::Function(name) => match plugin.functions.get(&**name) {
+            Some(function) => Ok((Arc::clone(name), function)),
+            None => Err(unknown_function(name, plugin.functions())),
+        },
+    }
+}
+
+fn unknown_function<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> CallError {
+    CallError::UnknownFunction {
+        name: printable(name),
+        known: known
+            .take(KNOWN_MAX)
+            .map(|name| printable_start(name.as_bytes(), KNOWN_BYTES_MAX))
+            .collect(),
+    }
+}
+
+fn check_input(limits: &Limits, input: &Pieces) -> Result<(), Invalid> {
+    if input.len() > limits.input_bytes {
+        return Err(Invalid::TooLarge {
+            subject: Subject::Input,
+            len: input.len() as u64,
+            limit: limits.input_bytes as u64,
+        });
+    }
+    Ok(())
+}
+
+/// Runs the call under its deadline. The clock stops a guest that computes; the
+/// timer stops one that waits in a host function, which the clock cannot.
+async fn run(
+    store: &mut Store<Invocation>,
+    plugin: &CompiledPlugin,
+    function: &Function,
+) -> Result<(), CallError> {
+    let meter = Arc::clone(&store.data().guest.meter);
+    let turns = Arc::clone(&store.data().guest.turns);
+    let ended = {
+        let mut call = pin!(async {
+            // Each of many such calls would else have a tick before its first turn.
+            if function.computes_long.load(Ordering::Relaxed) {
+                Arc::clone(&turns).take(Arc::clone(&meter)).await;
+            }
+            enter(store, plugin, function).await
+        });
+        let metered = poll_fn(|context| {
+            meter.begin();
+            let poll = call.as_mut().poll(context);
+            meter.end();
+            turns.end();
+            poll
+        });
+        meter.deadline().bound(metered).await
+    };
+    function
+        .computes_long
+        .store(meter.computes_long(), Ordering::Relaxed);
+    let invocation = store.data();
+    let code = match ended {
+        None => return Err(invocation.timeout()),
+        Some(Ok(code)) => code,
+        Some(Err(error)) => match error.downcast_ref::<I32Exit>() {
+            Some(I32Exit(code)) => *code,
+            None => return Err(trap::classify(&error, invocation)),
+        },
+    };
+    match code {
+        0 => Ok(()),
+        code => Err(CallError::Failed {
+            code,
+            message: printable_start(&invocation.guest.output, MESSAGE_BYTES_MAX),
+        }),
+    }
+}
+
+/// Instantiates the module and calls the function; returns its code.
+async fn enter(
+    store: &mut Store<Invocation>,
+    plugin: &CompiledPlugin,
+    function: &Function,
+) -> wasmtime::Result<i32> {
+    let instance = plugin.pre.instantiate_async(&mut *store).await?;
+    let missing = || wasmtime::format_err!("an export of the module is gone");
+    let memory = instance
+        .get_module_export(&mut *store, &plugin.memory)
+        .and_then(wasmtime::Extern::into_memory);
+    store.data_mut().guest.memory = memory;
+    if let Some(initialize) = &plugin.initialize {
+        let initialize = instance
+            .get_module_export(&mut *store, initialize)
+            .and_then(wasmtime::Extern::into_func)
+            .ok_or_else(missing)?;
+        let initialize = initialize.typed::<(), ()>(&mut *store)?;
+        initialize.call_async(&mut *store, ()).await?;
+    }
+    store.data_mut().starting = false;
+
+    let export = instance
+        .get_module_export(&mut *store, &function.export)
+        .and_then(wasmtime::Extern::into_func)
+        .ok_or_else(missing)?;
+    match function.signature {
+        Signature::Status => {
+            let export = export.typed::<(), i32>(&mut *store)?;
+            export.call_async(&mut *store, ()).await
+        }
+        Signature::Start => {
+            let export = export.typed::<(), ()>(&mut *store)?;
+            export.call_async(&mut *store, ()).await?;
+            Ok(0)
+        }
+    }
+}

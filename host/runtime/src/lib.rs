@@ -1,0 +1,31 @@
+//! Wasm: the engine, compiled modules, and one invocation in one fresh instance.
+
+mod abi;
+mod cache;
+mod compiled;
+mod compiler;
+mod engine;
+mod error;
+mod invocation;
+mod lanes;
+mod limiter;
+mod loader;
+mod manifest;
+mod module;
+mod scan;
+mod trap;
+mod wasi;
+mod worker;
+
+#[cfg(feature = "fuzzing")]
+pub use abi::fuzz_batch;
+pub use abi::{BadPointer, DeliveryContext, GuestLog, GuestState, LogLine};
+pub use cache::CacheLimits;
+pub use compiler::Compiler;
+pub use engine::{EngineOptions, Runtime, engine_config};
+pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
+pub use invocation::{Invocation, Request, Response, Target};
+#[cfg(feature = "fuzzing")]
+pub use manifest::{fuzz_declarations, section as fuzz_section};
+pub use module::CompiledPlugin;
+pub use worker::compile_worker;

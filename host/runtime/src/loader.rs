@@ -1,0 +1,358 @@
+//! From a module's bytes to a plugin that can run: out of memory, out of the
+//! cache folder, or compiled. All who ask for one module at the same time wait for
+//! one load of it, which continues when they have left.
+
+use super::compiler::Running;
+use super::engine::Runtime;
+use super::error::LoadError;
+use super::lanes::{Apps, Lane, Turn};
+use super::manifest;
+use super::module::CompiledPlugin;
+use super::scan;
+use bytes::Bytes;
+use kvasm_core::{AppId, Digest, Invalid, Subject};
+use kvasm_metrics::ModuleSource;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{interval, timeout};
+use wasmtime::{Engine, Module};
+
+/// How often a compilation is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+type Outcome = Result<Arc<CompiledPlugin>, LoadError>;
+type Fetch = Pin<Box<dyn Future<Output = Result<Bytes, LoadError>> + Send>>;
+
+/// One load of one module, and those who wait for it.
+pub(super) struct Flight {
+    apps: Apps,
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+/// Where a module's bytes come from.
+enum Source {
+    /// They are here. Nobody needs them when nobody waits any more.
+    Given(Bytes),
+    /// They are asked for when it is the module's turn, so that those that wait
+    /// hold none.
+    Stored(Fetch),
+}
+
+/// How far a compilation came.
+enum Step {
+    Ended(Result<Vec<u8>, LoadError>),
+    /// It was stopped, as others wait and it takes long.
+    Stopped,
+}
+
+impl Runtime {
+    /// The plugin of a module, if it is in memory.
+    pub fn loaded(&self, digest: &Digest) -> Option<Arc<CompiledPlugin>> {
+        let plugin = self.compiled.lock().get(digest)?;
+        self.metrics.module(ModuleSource::Memory);
+        Some(plugin)
+    }
+
+    /// Drops a module from memory, for one that is not stored any more. Calls that
+    /// run keep it until they end.
+    pub fn forget(&self, digest: &Digest) {
+        self.compiled.lock().remove(digest);
+    }
+
+    /// Whether a module is in memory. Not a use of it.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.compiled.lock().holds(digest)
+    }
+
+    /// How many modules are in memory, and their bytes.
+    pub fn modules(&self) -> (usize, usize) {
+        self.compiled.lock().size()
+    }
+
+    /// Compiles a module for an app, or finds it compiled, and checks that it can
+    /// run here. Dropping the future does not end what others wait for.
+    ///
+    /// The time that compiling takes is bounded (`compile_time`), and ten times that for
+    /// which it waits for others to begin. If it has to start over in the slow lane, it
+    /// waits for its turn there as long as that takes.
+    ///
+    /// # Errors
+    /// [`LoadError`], which says what is wrong with the module.
+    pub async fn load(self: &Arc<Self>, app: AppId, wasm: Bytes) -> Outcome {
+        self.check_size(&wasm)?;
+        let limits = Arc::clone(&self.limits);
+        let bytes = wasm.clone();
+        let checked = spawn_blocking(move || {
+            scan::check(&bytes, &limits)?;
+            Ok::<_, LoadError>(Digest(Sha256::digest(&bytes).into()))
+        });
+        let digest = checked.await.map_err(LoadError::host)??;
+        self.join(app, digest, Source::Given(wasm)).await
+    }
+
+    /// As [`load`](Runtime::load), for a module of which the digest is known and
+    /// whose bytes are perhaps not needed: `fetch` is polled only if they are.
+    ///
+    /// # Errors
+    /// As [`load`](Runtime::load), and what `fetch` ended with.
+    pub async fn load_stored(
+        self: &Arc<Self>,
+        app: AppId,
+        digest: Digest,
+        fetch: impl Future<Output = Result<Bytes, LoadError>> + Send + 'static,
+    ) -> Outcome {
+        self.join(app, digest, Source::Stored(Box::pin(fetch)))
+            .await
+    }
+
+    /// Waits for the load of a module; starts it if nobody has.
+    async fn join(self: &Arc<Self>, app: AppId, digest: Digest, source: Source) -> Outcome {
+        if let Some(plugin) = self.loaded(&digest) {
+            return Ok(plugin);
+        }
+        let mut outcome = {
+            let mut flights = self.flights.lock();
+            match flights.get(&digest) {
+                Some(flight) => {
+                    let mut apps = flight.apps.lock();
+                    if !apps.contains(&app) {
+                        apps.push(app);
+                    }
+                    flight.outcome.subscribe()
+                }
+                None => {
+                    let flight = Arc::new(Flight {
+                        apps: Arc::new(Mutex::new(vec![app])),
+                        outcome: watch::Sender::new(None),
+                    });
+                    flights.insert(digest, Arc::clone(&flight));
+                    let outcome = flight.outcome.subscribe();
+                    tokio::spawn(Arc::clone(self).fly(digest, flight, source));
+                    outcome
+                }
+            }
+        };
+        // An app that has joined may have a turn where the first had none.
+        self.lanes.give();
+        let ended = outcome.wait_for(Option::is_some).await;
+        match ended.map(|outcome| outcome.clone()) {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) | Err(_) => Err(LoadError::host(std::io::Error::other(
+                "the load of a module ended without an outcome",
+            ))),
+        }
+    }
+
+    async fn fly(self: Arc<Self>, digest: Digest, flight: Arc<Flight>, source: Source) {
+        // Also when this panics, so that the next one who asks starts over.
+        let landing = Landing(&self, digest, &flight);
+        let outcome = match &source {
+            Source::Stored(_) => self.bring(digest, &flight, source).await,
+            Source::Given(_) => {
+                tokio::select! {
+                    outcome = self.bring(digest, &flight, source) => outcome,
+                    () = self.deserted(digest, &flight) => return,
+                }
+            }
+        };
+        drop(landing);
+        flight.outcome.send_replace(Some(outcome));
+    }
+
+    /// Waits until nobody waits for a module and nobody can any more.
+    async fn deserted(&self, digest: Digest, flight: &Flight) {
+        loop {
+            flight.outcome.closed().await;
+            let mut flights = self.flights.lock();
+            if flight.outcome.receiver_count() == 0 {
+                flights.remove(&digest);
+                return;
+            }
+        }
+    }
+
+    async fn bring(self: &Arc<Self>, digest: Digest, flight: &Flight, source: Source) -> Outcome {
+        if let Some(plugin) = self.loaded(&digest) {
+            return Ok(plugin);
+        }
+        if let Some(plugin) = self.from_disk(digest).await? {
+            return Ok(plugin);
+        }
+        let waiting = self.lanes.take(Lane::Quick, &flight.apps);
+        let turn = timeout(self.compile_limits.wall_time(), waiting).await;
+        let turn = turn.map_err(|_| LoadError::Busy)??;
+        let wasm = match source {
+            Source::Given(wasm) => wasm,
+            Source::Stored(fetch) => self.check_stored(digest, fetch.await?).await?,
+        };
+        self.metrics.module(ModuleSource::Compiled);
+        let code = self.compile(turn, flight, wasm.clone()).await?;
+
+        let this = Arc::clone(self);
+        let ready = spawn_blocking(move || {
+            let section = manifest::section(&wasm);
+            let module = deserialize(&this.engine, &code)?;
+            let plugin = this.plugin(module, digest, section)?;
+            // Only now is it known that the module can run here.
+            if let Some(disk) = &this.disk {
+                disk.put(&digest.0, section, &code);
+            }
+            Ok(plugin)
+        });
+        ready.await.map_err(LoadError::host)?
+    }
+
+    async fn from_disk(
+        self: &Arc<Self>,
+        digest: Digest,
+    ) -> Result<Option<Arc<CompiledPlugin>>, LoadError> {
+        if self.disk.is_none() {
+            return Ok(None);
+        }
+        // Each of them holds a whole file.
+        let place = self.readers.acquire().await.map_err(LoadError::host)?;
+        let this = Arc::clone(self);
+        let found = spawn_blocking(move || {
+            let found = this
+                .disk
+                .as_ref()
+                .and_then(|disk| disk.get(&this.engine, &digest.0));
+            let Some((module, section)) = found else {
+                return Ok(None);
+            };
+            this.metrics.module(ModuleSource::Disk);
+            this.plugin(module, digest, section.as_deref()).map(Some)
+        });
+        let found = found.await.map_err(LoadError::host)?;
+        drop(place);
+        found
+    }
+
+    /// A stored module that is what its digest says, and fits today's limits.
+    async fn check_stored(&self, digest: Digest, wasm: Bytes) -> Result<Bytes, LoadError> {
+        let limits = Arc::clone(&self.limits);
+        let checked = spawn_blocking(move || {
+            if Sha256::digest(&wasm).as_slice() != digest.0 {
+                return Err(LoadError::host(std::io::Error::other(
+                    "a stored module is not what its digest says",
+                )));
+            }
+            scan::check(&wasm, &limits)?;
+            Ok(wasm)
+        });
+        checked.await.map_err(LoadError::host)?
+    }
+
+    /// Compiles a module. It begins in the quick lane; if it takes long, it continues
+    /// in the slow one, or starts over there when others wait for its place.
+    async fn compile(
+        &self,
+        turn: Turn,
+        flight: &Flight,
+        wasm: Bytes,
+    ) -> Result<Vec<u8>, LoadError> {
+        let mut turn = Arc::new(turn);
+        loop {
+            let held = Arc::clone(&turn);
+            let limits = self.compile_limits;
+            let mut running = self
+                .compiler
+                .start(&self.engine, wasm.clone(), limits, held)?;
+            if let Step::Ended(ended) = self.watch(&mut running, &turn).await {
+                return ended;
+            }
+            running.kill();
+            let _stopped = (&mut running.ended).await;
+            drop(turn);
+            turn = Arc::new(self.lanes.take(Lane::Slow, &flight.apps).await?);
+        }
+    }
+
+    async fn watch(&self, running: &mut Running, turn: &Turn) -> Step {
+        let wall_time = match running.can_be_stopped() {
+            true => self.compile_limits.wall_time(),
+            false => self.compile_limits.cpu_time,
+        };
+        let mut look = interval(LOOK);
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut running.ended => {
+                    return Step::Ended(ended.map_err(LoadError::host).and_then(|code| code));
+                }
+                _ = look.tick() => {}
+            }
+            if running.elapsed() > wall_time {
+                return Step::Ended(Err(match running.can_be_stopped() {
+                    // The kernel ends one that has had its CPU time. This one had no core.
+                    true => LoadError::host(std::io::Error::other(
+                        "the compiler has not ended within ten times its CPU time",
+                    )),
+                    false => LoadError::TooSlow(self.compile_limits.cpu_time),
+                }));
+            }
+            if turn.is_quick()
+                && running.is_slow()
+                && !turn.slow_down()
+                && running.can_be_stopped()
+                && turn.holds_up_others()
+            {
+                return Step::Stopped;
+            }
+        }
+    }
+
+    fn check_size(&self, wasm: &[u8]) -> Result<(), Invalid> {
+        if wasm.len() > self.limits.module_bytes {
+            return Err(Invalid::TooLarge {
+                subject: Subject::Module,
+                len: wasm.len() as u64,
+                limit: self.limits.module_bytes as u64,
+            });
+        }
+        Ok(())
+    }
+
+    fn plugin(&self, module: Module, digest: Digest, section: Option<&[u8]>) -> Outcome {
+        let plugin = Arc::new(CompiledPlugin::new(&self.linker, module, digest, section)?);
+        self.compiled.lock().put(digest, &plugin);
+        Ok(plugin)
+    }
+}
+
+/// Takes a flight off the board.
+struct Landing<'r>(&'r Runtime, Digest, &'r Arc<Flight>);
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        let mut flights = self.0.flights.lock();
+        // It may be off already, and another one on.
+        if flights
+            .get(&self.1)
+            .is_some_and(|flight| Arc::ptr_eq(flight, self.2))
+        {
+            flights.remove(&self.1);
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn deserialize(engine: &Engine, code: &[u8]) -> Result<Module, LoadError> {
+    // SAFETY: `deserialize` trusts its bytes to come from `Module::serialize` or
+    // `Engine::precompile_module`. These come from the latter: of this process, or
+    // of one that this process has just started of a program that the operator or
+    // the embedder named for it, over a pipe that no other process holds. That program
+    // is trusted as this one is; by default it is the same file.
+    let module = unsafe { Module::deserialize(engine, code) };
+    // It was compiled for this engine, so what is wrong is what an instance needs.
+    module.map_err(|error| {
+        tracing::info!(%error, "a module that was compiled cannot be instantiated here");
+        LoadError::InstanceTooLarge
+    })
+}

@@ -1,0 +1,210 @@
+//! What a plugin declares: the custom section `kvasm.plugin.v1`.
+
+use kvasm_core::{Changes, Collection, DeclaredTrigger, Schedule, TriggerName, Watch};
+use serde::Deserialize;
+
+/// The largest section, in bytes.
+const SECTION_BYTES_MAX: usize = 256 * 1024;
+
+/// One declaration. Kinds that this host does not know are refused, so that a
+/// plugin never runs without a part that it counts on.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Declaration {
+    /// An export that can be called by its name.
+    Function {
+        /// The export's name.
+        name: String,
+        /// Whether its writes are one commit, checked against what it has read.
+        #[serde(default)]
+        transaction: bool,
+    },
+    /// The export that answers HTTP requests. At most one.
+    Http {
+        /// The export's name.
+        name: String,
+    },
+    /// An export that handles changes of entries: of a collection, or of whatever
+    /// an operator points a trigger at.
+    OnChange {
+        /// The export's name.
+        name: String,
+        /// The collection that it watches, if it says so itself.
+        collection: Option<Collection>,
+        /// Only keys that start with this.
+        prefix: Option<String>,
+        /// Only changes of these kinds.
+        on: Option<Vec<Change>>,
+    },
+    /// An export that runs at times.
+    Cron {
+        /// The export's name.
+        name: String,
+        /// When.
+        schedule: Schedule,
+    },
+}
+
+/// A kind of change.
+#[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Change {
+    /// An entry was written.
+    Set,
+    /// An entry was deleted.
+    Delete,
+}
+
+impl Declaration {
+    /// The trigger that it declares, if it does, or what is wrong with it.
+    pub(super) fn trigger(&self) -> Result<Option<DeclaredTrigger>, String> {
+        let (name, watch) = match self {
+            Declaration::Function { .. } | Declaration::Http { .. } => return Ok(None),
+            Declaration::OnChange {
+                name,
+                collection,
+                prefix,
+                on,
+            } => match (collection, prefix, on) {
+                (None, None, None) => return Ok(None),
+                (None, ..) => {
+                    return Err(format!("{name:?} has a prefix or kinds and no collection"));
+                }
+                (Some(collection), prefix, on) => {
+                    let is_on = |kind| on.as_ref().is_none_or(|on| on.contains(&kind));
+                    let changes = Changes {
+                        collection: collection.clone(),
+                        prefix: prefix.clone().unwrap_or_default(),
+                        set: is_on(Change::Set),
+                        delete: is_on(Change::Delete),
+                    };
+                    if !changes.set && !changes.delete {
+                        return Err(format!("{name:?} is on no kind of change"));
+                    }
+                    (name, Watch::Changes(changes))
+                }
+            },
+            Declaration::Cron { name, schedule } => (name, Watch::Schedule(schedule.clone())),
+        };
+        let name = TriggerName::parse(name).map_err(|e| e.to_string())?;
+        Ok(Some(DeclaredTrigger { name, watch }))
+    }
+}
+
+/// Reads JSON objects that stand one after another.
+pub(super) fn parse(section: &[u8]) -> Result<Vec<Declaration>, String> {
+    if section.len() > SECTION_BYTES_MAX {
+        return Err(format!(
+            "it is {} bytes; the limit is {SECTION_BYTES_MAX}",
+            section.len()
+        ));
+    }
+    serde_json::Deserializer::from_slice(section)
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(|e| e.to_string())
+}
+
+/// What each declaration of a section says of its trigger, if it may have one.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_declarations(
+    section: &[u8],
+) -> Result<Vec<Result<Option<DeclaredTrigger>, String>>, String> {
+    Ok(parse(section)?.iter().map(Declaration::trigger).collect())
+}
+
+/// The custom section of a module, if it has one. This
+/// walks over its section headers alone.
+pub fn section(wasm: &[u8]) -> Option<&[u8]> {
+    const CUSTOM: u8 = 0;
+    let mut rest = wasm.get(8..)?;
+    while let Some((&id, tail)) = rest.split_first() {
+        let (body, after) = sized(tail)?;
+        if id == CUSTOM {
+            let (name, content) = sized(body)?;
+            if name == kvasm_abi::MANIFEST_SECTION.as_bytes() {
+                return Some(content);
+            }
+        }
+        rest = after;
+    }
+    None
+}
+
+/// Splits off what a LEB128 length says.
+fn sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut len: u64 = 0;
+    for (at, &byte) in bytes.iter().enumerate().take(5) {
+        len |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return bytes
+                .get(at + 1..)?
+                .split_at_checked(usize::try_from(len).ok()?);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declarations_stand_one_after_another() {
+        let section =
+            b"{\"kind\":\"function\",\"name\":\"a\"}\n{\"kind\":\"function\",\"name\":\"b\"}";
+        let name = |name: &str| Declaration::Function {
+            name: name.into(),
+            transaction: false,
+        };
+        assert_eq!(parse(section), Ok(vec![name("a"), name("b")]));
+        assert!(parse(b"{\"kind\":\"timer\",\"name\":\"a\"}").is_err());
+        assert!(parse(b"{\"kind\":\"cron\",\"name\":\"a\"}").is_err());
+        assert!(parse(b"{\"kind\":\"function\",\"name\":\"a\",\"x\":1}").is_err());
+        assert!(parse(b"{").is_err());
+        assert_eq!(parse(b" \n"), Ok(vec![]));
+    }
+
+    fn trigger(line: &str) -> Result<Option<DeclaredTrigger>, String> {
+        let [declaration] = parse(line.as_bytes())?.try_into().unwrap();
+        declaration.trigger()
+    }
+
+    #[test]
+    fn triggers_are_declared_with_what_they_watch() {
+        let changes = |line| match trigger(line).unwrap().unwrap().watch {
+            Watch::Changes(changes) => changes,
+            Watch::Schedule(_) => panic!("a schedule"),
+        };
+        let all = changes(r#"{"kind":"on_change","name":"f","collection":"c"}"#);
+        assert!(all.set && all.delete && all.prefix.is_empty());
+        let some = changes(
+            r#"{"kind":"on_change","name":"f","collection":"c","prefix":"a/","on":["delete"]}"#,
+        );
+        assert!(!some.set && some.delete && some.prefix == "a/");
+        assert_eq!(trigger(r#"{"kind":"on_change","name":"f"}"#), Ok(None));
+        assert_eq!(trigger(r#"{"kind":"function","name":"f"}"#), Ok(None));
+        let cron = trigger(r#"{"kind":"cron","name":"t","schedule":"*/5 * * * *"}"#);
+        assert!(matches!(cron.unwrap().unwrap().watch, Watch::Schedule(_)));
+        for bad in [
+            r#"{"kind":"on_change","name":"f","collection":""}"#,
+            r#"{"kind":"on_change","name":"f","prefix":"a"}"#,
+            r#"{"kind":"on_change","name":"f","collection":"c","on":[]}"#,
+            r#"{"kind":"on_change","name":"f","collection":"c","on":["read"]}"#,
+            r#"{"kind":"on_change","name":"a b","collection":"c"}"#,
+            r#"{"kind":"cron","name":"t","schedule":"never"}"#,
+        ] {
+            assert!(trigger(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_section_is_found_among_others() {
+        let wasm =
+            wat::parse_str(r#"(module (@custom "x" "no") (@custom "kvasm.plugin.v1" "yes"))"#);
+        assert_eq!(section(&wasm.unwrap()), Some(&b"yes"[..]));
+        let none = wat::parse_str("(module)").unwrap();
+        assert_eq!(section(&none), None);
+        assert_eq!(section(b"\0asm\x01\0\0\0\x00\xff\xff\xff\xff\x7f"), None);
+    }
+}

@@ -1,0 +1,236 @@
+//! A compiled plugin: a module that is known to run here.
+
+use super::error::LoadError;
+use super::invocation::Invocation;
+use super::manifest::{self, Declaration};
+use crate::abi::printable;
+use kvasm_core::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX, shown_start};
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use wasmtime::{
+    ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
+};
+
+/// What a module takes beside its image: types, names, resolved imports.
+const OVERHEAD_BYTES: usize = 64 * 1024;
+/// The longest name of a function, in bytes: each line that it logs has it.
+const NAME_BYTES_MAX: usize = 256;
+/// The most bytes of the names of a module's functions together: each list of versions
+/// has them.
+const NAMES_BYTES_MAX: usize = 64 * 1024;
+
+/// How a function is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signature {
+    /// `() -> i32`: a plugin's function; 0 is success.
+    Status,
+    /// `() -> ()`: a WASI command's `_start`.
+    Start,
+}
+
+pub(super) struct Function {
+    pub(super) export: ModuleExport,
+    pub(super) signature: Signature,
+    /// Whether its writes are one commit.
+    pub(super) transaction: bool,
+    /// Whether the last call that ended has computed for long: the next one takes a
+    /// turn before it begins.
+    pub(super) computes_long: AtomicBool,
+}
+
+/// What a module offers.
+#[derive(Default)]
+struct Offer {
+    functions: BTreeMap<String, Function>,
+    http: Option<(String, Function)>,
+    handlers: BTreeMap<String, Function>,
+    triggers: Vec<DeclaredTrigger>,
+}
+
+/// A module with its imports resolved, ready to be instantiated for any app.
+pub struct CompiledPlugin {
+    pub(super) pre: InstancePre<Invocation>,
+    pub(super) memory: ModuleExport,
+    /// A WASI reactor's `_initialize`.
+    pub(super) initialize: Option<ModuleExport>,
+    pub(super) functions: BTreeMap<String, Function>,
+    pub(super) http: Option<(String, Function)>,
+    /// What deliveries alone call.
+    pub(super) handlers: BTreeMap<String, Function>,
+    triggers: Vec<DeclaredTrigger>,
+    bytes: usize,
+    digest: Digest,
+}
+
+impl CompiledPlugin {
+    pub(super) fn new(
+        linker: &Linker<Invocation>,
+        module: Module,
+        digest: Digest,
+        section: Option<&[u8]>,
+    ) -> Result<CompiledPlugin, LoadError> {
+        let memory = match module.get_export(kvasm_abi::MEMORY) {
+            Some(ExternType::Memory(memory)) if !memory.is_shared() => {
+                module.get_export_index(kvasm_abi::MEMORY)
+            }
+            _ => None,
+        };
+        let memory = memory.ok_or(LoadError::NoMemory)?;
+        let offer = offer(&module, section)?;
+        let initialize = match signature(&module, "_initialize") {
+            Some(Signature::Start) => module.get_export_index("_initialize"),
+            Some(Signature::Status) | None => None,
+        };
+        let image = module.image_range();
+        let bytes = image.end.addr() - image.start.addr() + OVERHEAD_BYTES;
+        let pre = linker.instantiate_pre(&module).map_err(import_error)?;
+        Ok(CompiledPlugin {
+            pre,
+            memory,
+            initialize,
+            functions: offer.functions,
+            http: offer.http,
+            handlers: offer.handlers,
+            triggers: offer.triggers,
+            bytes,
+            digest,
+        })
+    }
+
+    /// The names of the functions that can be called, in order.
+    pub fn functions(&self) -> impl Iterator<Item = &str> {
+        self.functions.keys().map(String::as_str)
+    }
+
+    /// What it offers to callers.
+    pub fn exports(&self) -> Exports {
+        Exports {
+            functions: self.functions.keys().cloned().collect(),
+            http: self.http.as_ref().map(|(name, _)| name.clone()),
+            triggers: self.triggers.clone(),
+        }
+    }
+
+    /// What it takes of memory, about: its code, its data and what describes them.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The SHA-256 of the module's bytes.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+fn import_error(error: wasmtime::Error) -> LoadError {
+    match error.downcast_ref::<UnknownImportError>() {
+        Some(unknown) => LoadError::UnknownImport {
+            module: printable(unknown.module()),
+            name: printable(unknown.name()),
+        },
+        None => LoadError::ImportMismatch(printable(&format!("{error:#}"))),
+    }
+}
+
+/// The declared functions, handlers and HTTP handler; without declarations, every
+/// export that can be a function.
+fn offer(module: &Module, section: Option<&[u8]>) -> Result<Offer, LoadError> {
+    let mut offer = Offer::default();
+    let Some(section) = section else {
+        let all = module
+            .exports()
+            .filter_map(|export| function(module, export.name()));
+        offer.functions = all.collect();
+        check_names(&offer)?;
+        return Ok(offer);
+    };
+    let refuse = |why: String| LoadError::Manifest(printable(&why));
+    for declaration in manifest::parse(section).map_err(refuse)? {
+        let find = |name: String| {
+            function(module, &name).ok_or_else(|| LoadError::MissingFunction(printable(&name)))
+        };
+        if let Some(trigger) = declaration.trigger().map_err(refuse)? {
+            offer.triggers.push(trigger);
+        }
+        match declaration {
+            Declaration::Function { name, transaction } => {
+                let (name, function) = find(name)?;
+                let function = Function {
+                    transaction,
+                    ..function
+                };
+                offer.functions.insert(name, function);
+            }
+            Declaration::Http { .. } if offer.http.is_some() => {
+                return Err(refuse("it declares more than one HTTP handler".to_owned()));
+            }
+            Declaration::Http { name } => offer.http = Some(find(name)?),
+            Declaration::OnChange { name, .. } | Declaration::Cron { name, .. } => {
+                let (name, function) = find(name)?;
+                if offer.handlers.insert(name.clone(), function).is_some() {
+                    return Err(refuse(format!("it declares the handler {name:?} twice")));
+                }
+            }
+        }
+    }
+    if offer.triggers.len() > TRIGGERS_MAX {
+        let found = offer.triggers.len();
+        let why = format!("it declares {found} triggers; the limit is {TRIGGERS_MAX}");
+        return Err(refuse(why));
+    }
+    check_names(&offer)?;
+    Ok(offer)
+}
+
+/// Refuses names that are too long, one or all together.
+fn check_names(offer: &Offer) -> Result<(), LoadError> {
+    let http = offer.http.as_ref().map(|(name, _)| name);
+    let named = offer.functions.keys().chain(offer.handlers.keys());
+    let mut all = 0;
+    for name in named.chain(http) {
+        all += name.len();
+        if name.len() > NAME_BYTES_MAX {
+            return Err(LoadError::LongName {
+                start: shown_start(name, 64),
+                len: name.len(),
+                limit: NAME_BYTES_MAX,
+            });
+        }
+    }
+    if all > NAMES_BYTES_MAX {
+        return Err(LoadError::ManyNames {
+            len: all,
+            limit: NAMES_BYTES_MAX,
+        });
+    }
+    Ok(())
+}
+
+fn function(module: &Module, name: &str) -> Option<(String, Function)> {
+    let signature = signature(module, name)?;
+    // A function without a result is no plugin's function but a command's entry.
+    if signature == Signature::Start && name != "_start" {
+        return None;
+    }
+    let export = module.get_export_index(name)?;
+    let function = Function {
+        export,
+        signature,
+        transaction: false,
+        computes_long: AtomicBool::new(false),
+    };
+    Some((name.to_owned(), function))
+}
+
+fn signature(module: &Module, name: &str) -> Option<Signature> {
+    let Some(ExternType::Func(function)) = module.get_export(name) else {
+        return None;
+    };
+    let returns_i32 =
+        |f: &FuncType| f.results().len() == 1 && f.result(0).is_some_and(|r| r.is_i32());
+    match function.params().len() {
+        0 if returns_i32(&function) => Some(Signature::Status),
+        0 if function.results().len() == 0 => Some(Signature::Start),
+        _ => None,
+    }
+}

@@ -1,0 +1,131 @@
+//! What a module says of itself, read before anything is compiled.
+
+use super::error::LoadError;
+use kvasm_core::Limits;
+use wasmparser::{Parser, Payload};
+
+/// Bytes of a page of memory, unless the memory says otherwise.
+const PAGE_BYTES_LOG2: u32 = 16;
+
+/// Refuses a module that declares more tables or memories than an instance may
+/// have here. What cannot be read is left to the compiler, which says why.
+///
+/// # Errors
+/// [`LoadError::TooMuch`], with the limit's key.
+pub(super) fn check(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
+    let (mut tables, mut memories, mut bytes) = (0_u64, 0_u64, 0_u64);
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload {
+            Ok(Payload::TableSection(section)) => {
+                for table in section.into_iter().map_while(Result::ok) {
+                    tables += 1;
+                    let elements = table.ty.initial;
+                    over(
+                        "a table of",
+                        "elements",
+                        elements,
+                        limits.table_elements.into(),
+                        "limits.table_elements",
+                    )?;
+                }
+            }
+            Ok(Payload::MemorySection(section)) => {
+                for memory in section.into_iter().map_while(Result::ok) {
+                    memories += 1;
+                    let page = memory
+                        .page_size_log2
+                        .unwrap_or(PAGE_BYTES_LOG2)
+                        .min(PAGE_BYTES_LOG2);
+                    bytes = bytes.saturating_add(memory.initial.saturating_mul(1 << page));
+                }
+            }
+            // Sections after the code declare neither.
+            Ok(Payload::CodeSectionStart { .. }) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    over("", "tables", tables, limits.tables.into(), "limits.tables")?;
+    over(
+        "",
+        "memories",
+        memories,
+        limits.memories.into(),
+        "limits.memories",
+    )?;
+    over(
+        "memories of",
+        "bytes",
+        bytes,
+        limits.memory_bytes as u64,
+        "limits.memory",
+    )
+}
+
+fn over(
+    what: &'static str,
+    unit: &'static str,
+    found: u64,
+    limit: u64,
+    key: &'static str,
+) -> Result<(), LoadError> {
+    if found <= limit {
+        return Ok(());
+    }
+    let space = if what.is_empty() { "" } else { " " };
+    Err(LoadError::TooMuch {
+        what: format!("{what}{space}{found} {unit}"),
+        limit,
+        key,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> Option<String> {
+        let limits = Limits {
+            tables: 2,
+            table_elements: 100,
+            memories: 2,
+            memory_bytes: 1 << 20,
+            ..Limits::default()
+        };
+        let wasm = wat::parse_str(text).unwrap();
+        check(&wasm, &limits).err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn what_is_too_much_is_named_with_its_limit_and_key() {
+        let full = "(module (table 100 funcref) (table 0 externref) (memory 8) (memory 8))";
+        assert_eq!(refusal(full), None);
+        for (text, words) in [
+            (
+                "(module (table 101 funcref))",
+                "a table of 101 elements; the limit is 100 (limits.table_elements)",
+            ),
+            (
+                "(module (table 1 funcref) (table 1 funcref) (table 1 funcref))",
+                "3 tables; the limit is 2 (limits.tables)",
+            ),
+            (
+                "(module (memory 0) (memory 0) (memory 0))",
+                "3 memories; the limit is 2 (limits.memories)",
+            ),
+            (
+                "(module (memory 8) (memory 9))",
+                "memories of 1114112 bytes; the limit is 1048576 (limits.memory)",
+            ),
+            ("(module (memory i64 0xffffffffffff))", "limits.memory"),
+        ] {
+            let found = refusal(text).unwrap_or_default();
+            assert!(found.contains(words), "{text}: {found}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_to_the_compiler() {
+        assert!(check(b"\0asm\x01\0\0\0\x04\xff", &Limits::default()).is_ok());
+        assert!(check(b"", &Limits::default()).is_ok());
+    }
+}

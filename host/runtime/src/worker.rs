@@ -1,0 +1,246 @@
+//! The other side of [`compiler`](super::compiler): the process that compiles one
+//! module and ends.
+//!
+//! The request on its standard input: [`MAGIC`], the engine's fingerprint (32
+//! bytes), CPU seconds, bytes of memory and the module's length (8 bytes each, in
+//! little-endian), and the module. The answer on its standard output: a byte that
+//! says what it is, a length, and so many bytes.
+
+use super::compiler::{self, CompileLimits};
+use super::engine;
+use sha2::{Digest as _, Sha256};
+use std::any::Any;
+use std::hash::{Hash, Hasher};
+use std::io::{self, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::ExitCode;
+use wasmtime::Engine;
+
+const MAGIC: &[u8; 8] = b"kvasmcw1";
+const REQUEST_HEAD_BYTES: usize = 8 + 32 + 3 * 8;
+/// The longest module that a worker takes, whatever its caller says.
+const MODULE_BYTES_MAX: u64 = 1 << 30;
+/// The kind and the length.
+pub(super) const ANSWER_HEAD_BYTES: u64 = 9;
+const CODE: u8 = 0;
+const REFUSED: u8 = 1;
+const OTHER_BUILD: u8 = 2;
+const OUT_OF_MEMORY: u8 = 3;
+/// How a worker ends that cannot work: it was asked wrongly, has no limits or no
+/// engine, or is not listened to. No module is to blame for that.
+pub(super) const CANNOT_WORK: u8 = 2;
+/// How far the compiler stands behind those that serve.
+#[cfg(unix)]
+const NICE: i32 = 10;
+
+/// What a worker has answered.
+pub(super) enum Answer {
+    /// The compiled module.
+    Code(Vec<u8>),
+    /// Why the module is none.
+    Refused(String),
+    /// The worker makes code for another engine.
+    OtherBuild,
+    /// It has no memory left for the module.
+    OutOfMemory,
+}
+
+/// Tells this build of wasmtime with these settings from any other.
+pub(super) fn fingerprint(engine: &Engine) -> [u8; 32] {
+    let mut hasher = DigestHasher(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.0.finalize().into()
+}
+
+/// Feeds what is hashed to SHA-256, whose result does not change between builds
+/// of Rust as the default hasher's may.
+struct DigestHasher(Sha256);
+
+impl Hasher for DigestHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+/// What stands before the module.
+pub(super) fn request(engine: &Engine, limits: CompileLimits, len: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(REQUEST_HEAD_BYTES);
+    head.extend_from_slice(MAGIC);
+    head.extend_from_slice(&fingerprint(engine));
+    // The kernel counts whole seconds.
+    let seconds = limits.cpu_time.as_secs() + u64::from(limits.cpu_time.subsec_nanos() > 0);
+    head.extend_from_slice(&seconds.max(1).to_le_bytes());
+    head.extend_from_slice(&limits.memory_bytes.to_le_bytes());
+    head.extend_from_slice(&(len as u64).to_le_bytes());
+    head
+}
+
+/// Reads an answer, if it is whole.
+pub(super) fn answer(mut bytes: Vec<u8>) -> Option<Answer> {
+    let (head, body) = bytes.split_first_chunk::<9>()?;
+    let [kind, len @ ..] = *head;
+    if u64::from_le_bytes(len) != body.len() as u64 {
+        return None;
+    }
+    match kind {
+        CODE => {
+            bytes.drain(..head.len());
+            Some(Answer::Code(bytes))
+        }
+        REFUSED => Some(Answer::Refused(String::from_utf8_lossy(body).into_owned())),
+        OTHER_BUILD => Some(Answer::OtherBuild),
+        OUT_OF_MEMORY => Some(Answer::OutOfMemory),
+        _ => None,
+    }
+}
+
+/// Compiles the module on standard input and ends. A program that is named by
+/// [`Compiler::Process`](super::Compiler) calls this first of all, before it
+/// starts threads or prints anything.
+///
+/// It takes limits of CPU time and memory for the whole process, and ends at once
+/// when the host has gone.
+pub fn compile_worker() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(CANNOT_WORK),
+    }
+}
+
+fn serve() -> io::Result<()> {
+    let mut input = io::stdin().lock();
+    let mut head = [0; REQUEST_HEAD_BYTES];
+    input.read_exact(&mut head)?;
+    let mut rest = &head[..];
+    let mut magic = [0; 8];
+    let mut print = [0; 32];
+    rest.read_exact(&mut magic)?;
+    rest.read_exact(&mut print)?;
+    let mut number = || -> io::Result<u64> {
+        let mut bytes = [0; 8];
+        rest.read_exact(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    };
+    let (seconds, memory, len) = (number()?, number()?, number()?);
+    if &magic != MAGIC || len > MODULE_BYTES_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    limit(seconds, memory)?;
+    let mut wasm = Vec::new();
+    input.take(len).read_to_end(&mut wasm)?;
+    if wasm.len() as u64 != len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    end_with_the_host()?;
+
+    let engine = Engine::new(&engine::compiler_config()).map_err(io::Error::other)?;
+    if fingerprint(&engine) != print {
+        return send(OTHER_BUILD, &[]);
+    }
+    match catch_unwind(AssertUnwindSafe(|| compiler::compile(&engine, &wasm))) {
+        Ok(Ok(code)) => send(CODE, &code),
+        Ok(Err(why)) => send(REFUSED, why.as_bytes()),
+        Err(panic) if is_out_of_memory(&*panic) => send(OUT_OF_MEMORY, &[]),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// Most allocations that fail abort the process. In some places the compiler panics
+/// instead, with these words and nothing else to know it by. The blame is the same
+/// either way; this is for the message.
+fn is_out_of_memory(panic: &(dyn Any + Send)) -> bool {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.is_some_and(|text| text.contains("out of memory"))
+}
+
+fn send(kind: u8, body: &[u8]) -> io::Result<()> {
+    // Not through the library's buffer, which would copy the code once more.
+    let mut out = io::stdout().lock();
+    out.write_all(&[kind])?;
+    out.write_all(&(body.len() as u64).to_le_bytes())?;
+    out.write_all(body)?;
+    out.flush()
+}
+
+/// The host keeps the pipe open for as long as it wants an answer.
+fn end_with_the_host() -> io::Result<()> {
+    let watch = || {
+        let mut byte = [0];
+        // Nothing more comes: this returns when the other end is closed.
+        let _ = io::stdin().lock().read(&mut byte);
+        std::process::exit(CANNOT_WORK.into());
+    };
+    std::thread::Builder::new().spawn(watch).map(drop)
+}
+
+#[cfg(target_os = "linux")]
+const MEMORY: rustix::process::Resource = rustix::process::Resource::Data;
+#[cfg(all(unix, not(target_os = "linux")))]
+const MEMORY: rustix::process::Resource = rustix::process::Resource::As;
+
+#[cfg(unix)]
+fn limit(seconds: u64, memory: u64) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
+    let limit = |resource, soft: u64, hard: u64| {
+        // An unprivileged process cannot raise what it was given.
+        let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        setrlimit(
+            resource,
+            Rlimit {
+                current: Some(soft.min(most)),
+                maximum: Some(hard.min(most)),
+            },
+        )
+    };
+    // The first is a signal that says why, the second one that nothing survives.
+    limit(Resource::Cpu, seconds, seconds.saturating_add(1))?;
+    // What it can write to. Other systems count the heap alone so, or nothing at all,
+    // and know address space at best.
+    let bounded = limit(MEMORY, memory, memory);
+    if cfg!(target_os = "linux") {
+        bounded?;
+    }
+    // No files: not of its own, and not of its end.
+    limit(Resource::Fsize, 0, 0)?;
+    limit(Resource::Core, 0, 0)?;
+    let _ = nice(NICE);
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn limit(_seconds: u64, _memory: u64) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_core::Limits;
+
+    /// What a process without a pool compiles is what the host runs.
+    #[test]
+    fn the_pool_does_not_change_the_code() {
+        let pooled = engine::engine_config(&Limits::default(), 2, 1 << 30);
+        let pooled = Engine::new(&pooled).unwrap();
+        let bare = Engine::new(&engine::compiler_config()).unwrap();
+        assert_eq!(fingerprint(&pooled), fingerprint(&bare));
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_short_is_none() {
+        let mut whole = vec![CODE];
+        whole.extend_from_slice(&3_u64.to_le_bytes());
+        whole.extend_from_slice(b"abc");
+        for len in 0..whole.len() {
+            assert!(answer(whole[..len].to_vec()).is_none(), "{len}");
+        }
+        assert!(matches!(answer(whole.clone()), Some(Answer::Code(code)) if code == b"abc"));
+        whole.push(0);
+        assert!(answer(whole).is_none());
+    }
+}

@@ -1,0 +1,153 @@
+//! Apps: their settings, limits and usage.
+
+use super::Shared;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Params, Segments, page_limit};
+use super::problem::Problem;
+use super::requests::note_app;
+use super::takes;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use kvasm_api::{AppPage, AppPatch, AppView, NewApp, PausedView, TriggerView, UsageView};
+use kvasm_core::{App, AppId, AppName, Capability};
+use kvasm_service::{Actor, Seen};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+/// The app that a path names, for an actor who holds `needs` of it.
+pub(super) async fn find(
+    shared: &Shared,
+    seen: &mut Seen,
+    actor: &Actor,
+    name: &str,
+    needs: impl Fn(AppId) -> Capability,
+) -> Result<App, Problem> {
+    let name = AppName::parse(name)?;
+    let app = shared.host.admin().find(seen, actor, &name, needs).await?;
+    note_app(&app);
+    Ok(app)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Where the page before ended.
+    after: Option<String>,
+    /// How many, 1 to 1,000; by default 100.
+    limit: Option<u32>,
+}
+
+/// Lists apps. A token of one app lists that one.
+#[utoipa::path(get, path = "/v1/apps", tag = "apps", params(ListParams),
+    responses((status = 200, body = AppPage)), security(("token" = ["app:read"])))]
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Known(actor, _): Known,
+    Params(params): Params<ListParams>,
+) -> Result<Json<AppPage>, Problem> {
+    let limit = page_limit(params.limit)?;
+    let after = params.after.as_deref();
+    let after = after.map(|name| {
+        let refuse = |_| takes::refuse("after", name, "the `next` of the page before");
+        AppName::parse(name).map_err(refuse)
+    });
+    let after = after.transpose()?;
+    let apps = shared
+        .host
+        .admin()
+        .apps(&actor, after.as_ref(), limit)
+        .await?;
+    let full = apps.len() == limit as usize;
+    Ok(Json(AppPage {
+        next: apps.last().filter(|_| full).map(|app| app.name.to_string()),
+        apps: apps.iter().map(AppView::from).collect(),
+    }))
+}
+
+/// Makes an app. Needs a token that is not bound to an app.
+#[utoipa::path(post, path = "/v1/apps", tag = "apps", request_body = NewApp,
+    responses((status = 201, body = AppView)), security(("token" = ["app:admin"])))]
+pub(super) async fn create(
+    State(shared): State<Shared>,
+    Known(actor, _): Known,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<AppView>), Problem> {
+    actor.require(Capability::AppCreate)?;
+    let new: NewApp = body::json(&shared, &headers, body).await?;
+    let name = AppName::parse(&new.name)?;
+    let app = shared
+        .host
+        .admin()
+        .create_app(&actor, name, new.public)
+        .await?;
+    Ok((StatusCode::CREATED, Json(AppView::from(&app))))
+}
+
+/// Shows an app.
+#[utoipa::path(get, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
+    responses((status = 200, body = AppView)), security(("token" = ["app:read"])))]
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+) -> Result<Json<AppView>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
+    // A trigger that this build cannot read hides them all, and not the app.
+    let triggers = shared.host.admin().triggers(&actor, &app).await.ok();
+    let paused = triggers.map(|triggers| {
+        let views = triggers.iter().map(TriggerView::from);
+        views.filter_map(PausedView::of).collect()
+    });
+    Ok(Json(AppView {
+        paused_triggers: paused,
+        ..AppView::from(&app)
+    }))
+}
+
+/// Changes an app.
+#[utoipa::path(patch, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
+    request_body = AppPatch, responses((status = 200, body = AppView)),
+    security(("token" = ["app:admin"])))]
+pub(super) async fn change(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<AppView>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
+    let patch: AppPatch = body::json(&shared, &headers, body).await?;
+    let admin = shared.host.admin();
+    let app = admin.set_public(&actor, &app, patch.public).await?;
+    Ok(Json(AppView::from(&app)))
+}
+
+/// Deletes an app and everything it owns.
+#[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
+    responses((status = 204)), security(("token" = ["app:admin"])))]
+pub(super) async fn delete(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+) -> Result<StatusCode, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
+    shared.host.delete_app(&actor, &app).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Says what an app uses, and what it may use.
+#[utoipa::path(get, path = "/v1/apps/{app}/usage", tag = "apps", params(("app" = String, Path)),
+    responses((status = 200, body = UsageView)), security(("token" = ["app:read"])))]
+pub(super) async fn usage(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+) -> Result<Json<UsageView>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
+    let usage = shared.host.admin().usage(&actor, &app).await?;
+    Ok(Json(UsageView::new(usage, &app)))
+}

@@ -1,0 +1,147 @@
+//! Who makes a request.
+
+use super::document::{self, Token};
+use super::layer::RequestId;
+use super::problem::{Kind, Problem};
+use super::requests::note_actor;
+use super::{Shared, Trust};
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
+use kvasm_service::{Actor, Seen};
+use uuid::Uuid;
+
+/// The one who makes the request. Without a good token the request ends here. And what
+/// the store was asked for it, which the request's app may be as old as.
+pub(super) struct Known(pub(super) Actor, pub(super) Seen);
+
+/// The one who makes the request; none without a token. A bad token ends the
+/// request: it never counts as none. And what the store was asked, as of [`Known`].
+pub(super) struct MaybeKnown(pub(super) Option<Actor>, pub(super) Seen);
+
+impl FromRequestParts<Shared> for Known {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Known, Problem> {
+        match MaybeKnown::from_request_parts(parts, shared).await? {
+            MaybeKnown(Some(actor), seen) => Ok(Known(actor, seen)),
+            MaybeKnown(None, _) => Err(token_required()),
+        }
+    }
+}
+
+impl FromRequestParts<Shared> for MaybeKnown {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<MaybeKnown, Problem> {
+        let mut seen = Seen::default();
+        let actor = sender(shared, &mut seen, &parts.headers, request_id(parts)).await?;
+        if let Some(actor) = &actor {
+            note_actor(actor);
+        }
+        Ok(MaybeKnown(actor, seen))
+    }
+}
+
+/// Who sends these headers, as the store has it now.
+pub(super) async fn sender(
+    shared: &Shared,
+    seen: &mut Seen,
+    headers: &HeaderMap,
+    id: Uuid,
+) -> Result<Option<Actor>, Problem> {
+    if let Trust::Operator(name) = &shared.trust {
+        return Ok(Some(Actor::operator(&**name, id)));
+    }
+    match bearer(headers)? {
+        Some(token) => {
+            let admin = shared.host.admin();
+            Ok(Some(admin.authenticate(seen, token, id).await?))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Checks the token of a request that is wrong in another way: who has no good one where
+/// one is needed is told that and nothing else.
+///
+/// # Errors
+/// The problem of a token that is not there or is not good.
+pub(super) async fn before_refusal(
+    shared: &Shared,
+    (route, method): (&str, &str),
+    headers: &HeaderMap,
+    id: Uuid,
+) -> Result<(), Problem> {
+    let token = document::token(route, method);
+    let is_open = shared.open && route == "/metrics";
+    if token == Token::No || is_open {
+        return Ok(());
+    }
+    match sender(shared, &mut Seen::default(), headers, id).await? {
+        Some(actor) => note_actor(&actor),
+        None if token == Token::Needed => return Err(token_required()),
+        None => {}
+    }
+    Ok(())
+}
+
+pub(super) fn token_required() -> Problem {
+    Problem::new(
+        Kind::TokenRequired,
+        "this needs a token; send one as `Authorization: Bearer kvasm_...`",
+    )
+}
+
+pub(super) fn request_id(parts: &Parts) -> Uuid {
+    let id = parts.extensions.get::<RequestId>();
+    id.map_or_else(Uuid::now_v7, |RequestId(id)| *id)
+}
+
+/// Whether an Authorization header is meant for the host, or for nobody: all tokens of
+/// the host have this in them. Others are of a plugin's own, if it is a plugin's request.
+pub(super) fn is_of_the_host(authorization: &HeaderValue) -> bool {
+    const TOKEN: &[u8] = b"kvasm_";
+    let bytes = authorization.as_bytes().trim_ascii();
+    let has_token = bytes
+        .windows(TOKEN.len())
+        .any(|part| part.eq_ignore_ascii_case(TOKEN));
+    // As of a variable that was not set.
+    let is_empty = bytes.is_empty() || bytes.eq_ignore_ascii_case(b"bearer");
+    has_token || is_empty
+}
+
+/// Who makes a request to a plugin's HTTP handler, which may use Authorization itself.
+/// One that is meant for the host is the host's, and never counts as the plugin's.
+pub(super) async fn sender_to_plugin(
+    shared: &Shared,
+    seen: &mut Seen,
+    headers: &HeaderMap,
+    id: Uuid,
+) -> Result<Option<Actor>, Problem> {
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
+    match sent.any(is_of_the_host) || matches!(shared.trust, Trust::Operator(_)) {
+        true => sender(shared, seen, headers, id).await,
+        false => Ok(None),
+    }
+}
+
+/// The token that was sent, if one was.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let invalid = |why| Problem::new(Kind::TokenInvalid, why);
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = sent.next() else {
+        return Ok(None);
+    };
+    if sent.next().is_some() {
+        return Err(invalid("there is more than one Authorization header"));
+    }
+    let text = value.to_str().unwrap_or_default();
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+        _ => Err(invalid(
+            "the Authorization header is not `Bearer kvasm_...`",
+        )),
+    }
+}

@@ -1,0 +1,441 @@
+//! The bytes of requests and responses that the server holds, shared between apps.
+//!
+//! A body is counted as it arrives and an answer before it is sent; what is counted
+//! is given back when the handler is done with the body, and when the client has
+//! taken the answer's last byte. An app's calls may hold as many bytes together as
+//! are free, and always one body: the more apps there are, the less each may hold,
+//! and none can take what the next needs.
+
+use kvasm_core::AppName;
+use kvasm_metrics::{InUse, Metrics};
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a request waits for bytes.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// How many requests of a share wait for bytes at once. Each is woken whenever bytes
+/// are given back, so that their number is what others pay for them.
+const WAITING_MAX: usize = 256;
+
+/// There is no room for the bytes, and there was none for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("too many bytes of requests and responses are in flight; try again later")]
+pub(super) struct NoRoom;
+
+/// Whose bytes they are: those of an app's calls, of its administrators, or of others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Share {
+    Calls(Arc<str>),
+    Administration(Arc<str>),
+    Others,
+}
+
+impl Share {
+    /// The share of a request, by its path.
+    pub(super) fn of(path: &str) -> Share {
+        let mut parts = path.split('/').skip(1);
+        let (first, second, third) = (parts.next(), parts.next(), parts.next());
+        // A name that is written in escapes would be a share of its own for each way to
+        // write it.
+        let named = |app| AppName::parse(app).map_or("".into(), |name| name.as_str().into());
+        match (first, second, third, parts.next()) {
+            (Some("a"), Some(app), _, _) => Share::Calls(named(app)),
+            (Some("v1"), Some("apps"), Some(app), Some("call")) => Share::Calls(named(app)),
+            (Some("v1"), Some("apps"), Some(app), Some(_)) => Share::Administration(named(app)),
+            _ => Share::Others,
+        }
+    }
+}
+
+/// The bytes of all requests and responses.
+pub(super) struct Budget {
+    limit: usize,
+    state: Mutex<State>,
+    freed: Notify,
+    tickets: AtomicU64,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct State {
+    used: usize,
+    shares: HashMap<Share, InShare>,
+}
+
+#[derive(Default)]
+struct InShare {
+    bytes: usize,
+    /// The bodies that hold bytes and are not complete, oldest first.
+    arriving: BTreeSet<u64>,
+    /// The requests that wait for bytes.
+    waiting: usize,
+}
+
+impl State {
+    /// Forgets a share of which nothing is left.
+    fn tidy(&mut self, share: &Share) {
+        let is_empty =
+            |share: &InShare| share.bytes == 0 && share.arriving.is_empty() && share.waiting == 0;
+        if self.shares.get(share).is_some_and(is_empty) {
+            self.shares.remove(share);
+        }
+    }
+}
+
+/// What came of the wish for more bytes.
+#[derive(Debug, PartialEq, Eq)]
+enum Grown {
+    Yes,
+    /// There may be room later.
+    Wait,
+    /// It would keep others from getting on while it waits.
+    No,
+}
+
+impl Budget {
+    pub(super) fn new(limit: usize, metrics: Metrics) -> Arc<Budget> {
+        Arc::new(Budget {
+            limit,
+            state: Mutex::default(),
+            freed: Notify::new(),
+            tickets: AtomicU64::new(0),
+            metrics,
+        })
+    }
+
+    /// Whether a body is arriving that holds bytes.
+    #[cfg(test)]
+    pub(super) fn has_arriving(&self) -> bool {
+        let state = self.state.lock();
+        let mut shares = state.shares.values();
+        shares.any(|share| !share.arriving.is_empty())
+    }
+
+    /// What a request of this share holds: nothing yet.
+    pub(super) fn held(self: &Arc<Budget>, share: Share) -> Held {
+        Held {
+            ticket: self.tickets.fetch_add(1, Ordering::Relaxed),
+            budget: Arc::clone(self),
+            share,
+            bytes: Mutex::default(),
+        }
+    }
+}
+
+/// The bytes that one request holds. They are given back when it is dropped.
+pub(super) struct Held {
+    budget: Arc<Budget>,
+    share: Share,
+    ticket: u64,
+    bytes: Mutex<Bytes>,
+}
+
+#[derive(Default)]
+struct Bytes {
+    count: usize,
+    gauge: Option<InUse>,
+}
+
+impl Held {
+    /// Waits until the share has room for more, and takes nothing of it.
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    pub(super) async fn wait_for_room(&self) -> Result<(), NoRoom> {
+        self.retry(|| {
+            let state = self.budget.state.lock();
+            let held = state.shares.get(&self.share).map_or(0, |share| share.bytes);
+            match held == 0 || held <= self.budget.limit.saturating_sub(state.used) {
+                true => Grown::Yes,
+                false => Grown::Wait,
+            }
+        })
+        .await
+    }
+
+    /// Makes it so many bytes, for a body that arrives.
+    ///
+    /// # Errors
+    /// [`NoRoom`]. Of the bodies that cannot go on, only the oldest of the share
+    /// waits with what it holds; the others make room for it.
+    pub(super) async fn grow(&self, bytes: usize) -> Result<(), NoRoom> {
+        self.retry(|| self.try_grow(bytes, true)).await
+    }
+
+    /// Makes it so many bytes now, for an answer.
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    pub(super) fn become_answer(&self, bytes: usize) -> Result<(), NoRoom> {
+        // The body was dropped with its handler.
+        self.complete();
+        self.shrink(bytes);
+        match self.try_grow(bytes, false) {
+            Grown::Yes => Ok(()),
+            Grown::Wait | Grown::No => Err(NoRoom),
+        }
+    }
+
+    /// Counts so many bytes whether or not there is room.
+    pub(super) fn force(&self, bytes: usize) {
+        let mut own = self.bytes.lock();
+        let mut state = self.budget.state.lock();
+        self.set(&mut own, &mut state, bytes);
+    }
+
+    /// Counts at least so many bytes whether or not there is room.
+    pub(super) fn cover(&self, bytes: usize) {
+        let mut own = self.bytes.lock();
+        if bytes > own.count {
+            let mut state = self.budget.state.lock();
+            self.set(&mut own, &mut state, bytes);
+        }
+    }
+
+    /// What another part of the same answer holds: nothing yet.
+    pub(super) fn another(&self) -> Held {
+        self.budget.held(self.share.clone())
+    }
+
+    /// Makes it so many bytes at the most, of a body that may go on. One that holds
+    /// nothing is not waited for by the others of its share.
+    pub(super) fn let_go(&self, bytes: usize) {
+        if bytes == 0 {
+            self.complete();
+        }
+        self.shrink(bytes);
+    }
+
+    /// The body is complete.
+    pub(super) fn complete(&self) {
+        let mut state = self.budget.state.lock();
+        if let Some(share) = state.shares.get_mut(&self.share) {
+            share.arriving.remove(&self.ticket);
+        }
+        state.tidy(&self.share);
+    }
+
+    async fn retry(&self, mut grow: impl FnMut() -> Grown) -> Result<(), NoRoom> {
+        let mut waiting = None;
+        loop {
+            let freed = self.budget.freed.notified();
+            tokio::pin!(freed);
+            // From here on nothing that is given back is missed.
+            freed.as_mut().enable();
+            match grow() {
+                Grown::Yes => return Ok(()),
+                Grown::No => return Err(NoRoom),
+                Grown::Wait => {}
+            }
+            let (_, until) = match &mut waiting {
+                Some(waiting) => waiting,
+                none => none.insert((self.start_waiting()?, Instant::now() + WAIT)),
+            };
+            timeout_at(*until, freed).await.map_err(|_| NoRoom)?;
+        }
+    }
+
+    /// Counts a request that waits, until the guard is dropped.
+    fn start_waiting(&self) -> Result<Waiting<'_>, NoRoom> {
+        let own = self.bytes.lock();
+        let mut state = self.budget.state.lock();
+        let share = state.shares.entry(self.share.clone()).or_default();
+        // One that has bytes is the oldest of its share: the others wait for its end.
+        if share.waiting >= WAITING_MAX && own.count == 0 {
+            return Err(NoRoom);
+        }
+        share.waiting += 1;
+        Ok(Waiting(self))
+    }
+
+    fn try_grow(&self, bytes: usize, arriving: bool) -> Grown {
+        let mut own = self.bytes.lock();
+        let Some(more) = bytes.checked_sub(own.count).filter(|more| *more > 0) else {
+            return Grown::Yes;
+        };
+        let mut state = self.budget.state.lock();
+        let free = self.budget.limit.saturating_sub(state.used);
+        let share = state.shares.entry(self.share.clone()).or_default();
+        let alone = share.bytes == own.count;
+        let fits = more <= free && (alone || share.bytes + more <= free - more);
+        if fits {
+            if arriving {
+                share.arriving.insert(self.ticket);
+            }
+            self.set(&mut own, &mut state, bytes);
+            return Grown::Yes;
+        }
+        let oldest = share
+            .arriving
+            .first()
+            .is_none_or(|first| *first >= self.ticket);
+        let grown = match own.count == 0 || oldest {
+            true => Grown::Wait,
+            false => Grown::No,
+        };
+        state.tidy(&self.share);
+        grown
+    }
+
+    fn shrink(&self, bytes: usize) {
+        let mut own = self.bytes.lock();
+        if own.count > bytes {
+            let mut state = self.budget.state.lock();
+            self.set(&mut own, &mut state, bytes);
+        }
+    }
+
+    fn set(&self, own: &mut Bytes, state: &mut State, bytes: usize) {
+        let share = state.shares.entry(self.share.clone()).or_default();
+        share.bytes = share.bytes - own.count + bytes;
+        state.used = state.used - own.count + bytes;
+        state.tidy(&self.share);
+        let less = bytes < own.count;
+        own.count = bytes;
+        own.gauge = Some(self.budget.metrics.bytes_in_flight(bytes));
+        if less {
+            self.budget.freed.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.complete();
+        self.shrink(0);
+    }
+}
+
+/// A request that waits for bytes.
+struct Waiting<'h>(&'h Held);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let held = self.0;
+        let mut state = held.budget.state.lock();
+        if let Some(share) = state.shares.get_mut(&held.share) {
+            share.waiting -= 1;
+        }
+        state.tidy(&held.share);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn calls(budget: &Arc<Budget>, app: &str) -> Held {
+        budget.held(Share::Calls(app.into()))
+    }
+
+    fn count(budget: &Arc<Budget>, app: &str, bytes: usize) -> Vec<Held> {
+        let all = std::iter::repeat_with(|| calls(budget, app));
+        all.take_while(|held| held.try_grow(bytes, true) == Grown::Yes)
+            .collect()
+    }
+
+    #[test]
+    fn each_app_has_half_of_what_is_free() {
+        let budget = Budget::new(256 * MIB, Metrics::default());
+        let (a, b) = (count(&budget, "a", 8 * MIB), count(&budget, "b", 8 * MIB));
+        assert_eq!((a.len(), b.len()), (16, 8));
+        drop(a);
+        assert_eq!(count(&budget, "c", 8 * MIB).len(), 12);
+        drop(b);
+        let state = budget.state.lock();
+        assert!(state.used == 0 && state.shares.is_empty());
+    }
+
+    #[test]
+    fn one_body_is_taken_if_there_is_room_at_all() {
+        let budget = Budget::new(10 * MIB, Metrics::default());
+        let held = calls(&budget, "a");
+        assert_eq!(held.try_grow(8 * MIB, true), Grown::Yes);
+        assert_eq!(calls(&budget, "a").try_grow(1, true), Grown::Wait);
+        assert_eq!(calls(&budget, "a").try_grow(2 * MIB, true), Grown::Wait);
+        assert_eq!(calls(&budget, "b").try_grow(2 * MIB, true), Grown::Yes);
+        assert_eq!(calls(&budget, "b").try_grow(3 * MIB, true), Grown::Wait);
+    }
+
+    #[test]
+    fn the_oldest_body_waits_and_the_others_make_room() {
+        let budget = Budget::new(8 * MIB, Metrics::default());
+        let (old, young) = (calls(&budget, "a"), calls(&budget, "a"));
+        for held in [&young, &old] {
+            assert_eq!(held.try_grow(MIB, true), Grown::Yes);
+        }
+        assert_eq!(young.try_grow(8 * MIB, true), Grown::No);
+        assert_eq!(old.try_grow(8 * MIB, true), Grown::Wait);
+        drop(young);
+        assert_eq!(old.try_grow(8 * MIB, true), Grown::Yes);
+        assert_eq!(old.become_answer(MIB), Ok(()));
+        assert_eq!(budget.state.lock().used, MIB);
+        old.force(100 * MIB);
+        assert_eq!(calls(&budget, "b").become_answer(MIB), Err(NoRoom));
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_let_in_when_room_is_made() {
+        let budget = Budget::new(8 * MIB, Metrics::default());
+        let (first, second) = (calls(&budget, "a"), calls(&budget, "a"));
+        let third = calls(&budget, "b");
+        first.grow(8 * MIB).await.unwrap();
+        let (room, grown, ()) = tokio::join!(second.wait_for_room(), third.grow(1), async {
+            tokio::task::yield_now().await;
+            drop(first);
+        });
+        assert_eq!((room, grown), (Ok(()), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_share_has_a_number_of_requests_that_wait() {
+        let budget = Budget::new(8 * MIB, Metrics::default());
+        let first = calls(&budget, "a");
+        first.grow(8 * MIB).await.unwrap();
+        let held: Vec<_> = (0..=WAITING_MAX).map(|_| calls(&budget, "a")).collect();
+        let mut waits: Vec<_> = held
+            .iter()
+            .map(|held| Box::pin(held.wait_for_room()))
+            .collect();
+        let mut last = waits.pop().unwrap();
+        for wait in &mut waits {
+            assert!(futures_util::poll!(wait).is_pending());
+        }
+        assert_eq!((&mut last).await, Err(NoRoom));
+        // Other shares wait beside them, and a request that leaves makes a place.
+        let other = calls(&budget, "b");
+        let mut other = Box::pin(other.wait_for_room());
+        assert!(futures_util::poll!(&mut other).is_ready());
+        waits.pop();
+        let held = calls(&budget, "a");
+        let mut again = Box::pin(held.wait_for_room());
+        assert!(futures_util::poll!(&mut again).is_pending());
+        drop((waits, again, other, first));
+        assert!(budget.state.lock().shares.is_empty());
+    }
+
+    #[test]
+    fn the_share_is_the_apps() {
+        let calls = Share::Calls("x".into());
+        for path in ["/a/x", "/a/x/", "/a/x/y/z", "/v1/apps/x/call/f"] {
+            assert_eq!(Share::of(path), calls, "{path}");
+        }
+        for path in ["/v1/apps/%78/call/f", "/v1/apps/%58/call/f", "/a/%78"] {
+            assert_eq!(Share::of(path), Share::Calls("".into()), "{path}");
+        }
+        let kv = Share::of("/v1/apps/x/kv/entry");
+        assert_eq!(kv, Share::Administration("x".into()));
+        for path in ["/healthz", "/v1/apps", "/v1/tokens", "/", "", "*"] {
+            assert_eq!(Share::of(path), Share::Others, "{path}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Public calls: functions by name, and the plugin's HTTP handler.
+
+use super::Shared;
+use super::auth::{self, MaybeKnown, token_required};
+use super::body;
+use super::forwarded;
+use super::layer::RequestId;
+use super::params::Segments;
+use super::problem::{Kind, Problem};
+use super::requests::note_app;
+use super::stream::Peer;
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use kvasm_abi::http::{STATUSES, prefix, split};
+use kvasm_core::{App, AppName, Principal, shown_start};
+use kvasm_host::Call;
+use kvasm_service::{Actor, Seen, ServiceError};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The most bytes of the head of a plugin's response: JSON, which takes up to six
+/// bytes for one of a header.
+const ANSWER_HEAD_BYTES_MAX: usize = 512 * 1024;
+
+/// The app that is called, and who calls it.
+///
+/// A token of another app is refused whether or not this one exists, and a call
+/// without a token only gets into an app that takes such calls.
+async fn admit(
+    shared: &Shared,
+    seen: &mut Seen,
+    actor: Option<&Actor>,
+    name: &str,
+) -> Result<(Arc<App>, Option<Principal>), Problem> {
+    let name = AppName::parse(name)?;
+    let app = shared.host.access().app(seen, &name).await;
+    let app = app.map_err(ServiceError::from)?;
+    if let Some(app) = &app {
+        note_app(app);
+    }
+    let principal = actor.map(Actor::principal);
+    if let Some(bound) = principal.and_then(Principal::app)
+        && app.as_ref().is_none_or(|app| app.id != bound)
+    {
+        return Err(Problem::new(
+            Kind::Forbidden,
+            "the token is good for another app alone",
+        ));
+    }
+    let not_found = || Problem::new(Kind::AppNotFound, "the app does not exist");
+    match (principal, app) {
+        (Some(principal), Some(app)) => Ok((app, Some(principal.clone()))),
+        (Some(_), None) => Err(not_found()),
+        (None, Some(app)) if app.public => Ok((app, None)),
+        // Whether there is an app that is not public is not for everybody to know.
+        (None, _) => Err(token_required()),
+    }
+}
+
+/// Calls a function of the app's active plugin. The body is its input, the
+/// response's body its output: bytes that mean what the plugin takes them for.
+/// With a token, the plugin reaches entries as far as the token's scopes go;
+/// without one, which the app must allow, the plugin itself is the gate.
+#[utoipa::path(post, path = "/v1/apps/{app}/call/{function}", tag = "calls",
+    params(("app" = String, Path), ("function" = String, Path)),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream")),
+    security((), ("token" = [])))]
+pub(super) async fn call(
+    State(shared): State<Shared>,
+    MaybeKnown(actor, mut seen): MaybeKnown,
+    Segments((name, function)): Segments<(String, String)>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    peer: Option<Extension<Peer>>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let (app, principal) = admit(&shared, &mut seen, actor.as_ref(), &name).await?;
+    let call = with(Call::function(function).request_id(id), principal);
+    // Before the body is read: most of those that are refused send it for nothing.
+    let entered = shared.host.enter(app, call).await?;
+    let limit = shared.host.limits().input_bytes;
+    let input = body::read_pieces(&shared, Vec::new(), body, limit).await?;
+    let left = left(peer.map(|Extension(peer)| peer));
+    let response = entered.call_unless(input, left).await?;
+    let headers = [
+        (CONTENT_TYPE, "application/octet-stream"),
+        // Plugins are strangers: a browser must not take their output for a page.
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    Ok((headers, response.output).into_response())
+}
+
+/// Waits until the client has left; for ever, if its connection is not known.
+async fn left(peer: Option<Peer>) {
+    match peer {
+        Some(peer) => peer.gone().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn with(call: Call, principal: Option<Principal>) -> Call {
+    match principal {
+        Some(principal) => call.principal(principal),
+        None => call,
+    }
+}
+
+#[derive(Serialize)]
+struct RequestHead<'r> {
+    method: &'r str,
+    path: &'r str,
+    query: &'r str,
+    headers: Vec<(&'r str, &'r str)>,
+}
+
+#[derive(Deserialize)]
+struct ResponseHead {
+    status: u16,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+}
+
+/// Passes a request to the HTTP handler of the app's active plugin, with the path
+/// after the app's name. The plugin sees an Authorization header unless it has a token of
+/// the host.
+#[utoipa::path(method(get, head, post, put, patch, delete, options), path = "/a/{app}/{path}",
+    tag = "calls", params(("app" = String, Path), ("path" = String, Path)),
+    responses((status = "default", description = "What the plugin answers")),
+    security((), ("token" = [])))]
+pub(super) async fn handle(
+    State(shared): State<Shared>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let mut seen = Seen::default();
+    let actor = auth::sender_to_plugin(&shared, &mut seen, &parts.headers, id).await?;
+    let (name, path) = split_path(parts.uri.path());
+    if is_wide_service_worker(&parts) {
+        let detail = "a service worker here could reach other apps; have it below /a/{app}/";
+        return Err(Problem::new(Kind::Forbidden, detail));
+    }
+    let (app, principal) = admit(&shared, &mut seen, actor.as_ref(), name).await?;
+    let (id_of_app, name) = (app.id, app.name.clone());
+    let call = with(Call::http().request_id(id), principal);
+    let entered = shared.host.enter(app, call).await?;
+    let limit = shared.host.limits().input_bytes;
+    let head = RequestHead {
+        method: parts.method.as_str(),
+        path,
+        query: parts.uri.query().unwrap_or_default(),
+        headers: forwarded::of_request(&parts.headers),
+    };
+    let head = frame(&head)?;
+    // What the guest gets is bounded as a whole.
+    let input = body::read_pieces(&shared, head, body, limit).await?;
+    let left = left(parts.extensions.get().cloned());
+    let response = entered.call_unless(input, left).await;
+    let response = response.map_err(Problem::of_handler)?;
+    let output = Bytes::from(response.output);
+    // Of the body nothing is read.
+    let head = split(&output).map_or(0, |(head, _)| head.len());
+    let answer = move || answer(output, &name).map_err(|why| Problem::new(Kind::PluginAnswer, why));
+    shared.aside.by_size(id_of_app, head, answer).await
+}
+
+/// The app's name and the rest of `/a/{app}/{rest}`, as they came. Names need no
+/// percent-encoding, so a name with one is no app's.
+fn split_path(path: &str) -> (&str, &str) {
+    let rest = path.strip_prefix("/a/").unwrap_or_default();
+    match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, "/"),
+    }
+}
+
+/// The head of a request as its plugin gets it, before the body.
+fn frame(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
+    let head = serde_json::to_vec(head).map_err(|e| Problem::internal(&e))?;
+    let too_large = || Problem::new(Kind::BodyTooLarge, "the head is over 4 GiB");
+    let prefix = prefix(head.len()).ok_or_else(too_large)?;
+    Ok([&prefix, head.as_slice()].concat())
+}
+
+/// The response that a plugin's output stands for, or what is wrong with it.
+fn answer(output: Bytes, app: &AppName) -> Result<Response, String> {
+    let (head, body) = split(&output).map_err(|_| "its frame ends before its head does")?;
+    if head.len() > ANSWER_HEAD_BYTES_MAX {
+        let (len, limit) = (head.len(), ANSWER_HEAD_BYTES_MAX);
+        return Err(format!("its head is {len} bytes; the limit is {limit}"));
+    }
+    let head: ResponseHead = serde_json::from_slice(head)
+        .map_err(|e| format!("its head is not what it must be: {}", shown_start(&e, 256)))?;
+    let status = match StatusCode::from_u16(head.status) {
+        Ok(status) if STATUSES.contains(&head.status) => status,
+        _ => {
+            let (min, max) = (STATUSES.start(), STATUSES.end());
+            return Err(format!(
+                "its status is {}; it must be from {min} to {max}",
+                head.status
+            ));
+        }
+    };
+    let headers = forwarded::of_response(&head.headers, app)?;
+    // As a body, so that no content type is made up.
+    Ok((status, headers, Body::from(output.slice_ref(body))).into_response())
+}
+
+/// What a client gets of the output of the plugin of `app`, or what is wrong with it.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_answer(output: &[u8], app: &AppName) -> Result<Response, String> {
+    answer(Bytes::copy_from_slice(output), app)
+}
+
+/// Whether it is for the script of a service worker at `/a/{app}`, without a slash: its
+/// scope would be `/a/`, and with it all apps.
+fn is_wide_service_worker(parts: &Parts) -> bool {
+    let path = parts.uri.path().strip_prefix("/a/").unwrap_or_default();
+    !path.contains('/') && parts.headers.contains_key("service-worker")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_split_after_the_app() {
+        assert_eq!(split_path("/a/shop"), ("shop", "/"));
+        assert_eq!(split_path("/a/shop/"), ("shop", "/"));
+        assert_eq!(split_path("/a/shop/x/%2F..?"), ("shop", "/x/%2F..?"));
+    }
+
+    fn shop() -> AppName {
+        AppName::parse("shop").unwrap()
+    }
+
+    fn framed(head: &str) -> Vec<u8> {
+        [&prefix(head.len()).unwrap(), head.as_bytes(), b"body"].concat()
+    }
+
+    #[test]
+    fn only_whole_and_valid_answers_are_passed_on() {
+        let good = answer(
+            framed(r#"{"status":201,"headers":[["x-a","1"],["x-a","2"],["content-length","9"]]}"#)
+                .into(),
+            &shop(),
+        )
+        .unwrap();
+        assert_eq!(good.status(), StatusCode::CREATED);
+        assert_eq!(good.headers().get_all("x-a").iter().count(), 2);
+        assert!(good.headers().get("content-length").is_none());
+        for bad in [
+            r#"{"status":100}"#,
+            r#"{"status":99999}"#,
+            "{}",
+            "",
+            r#"{"status":200,"headers":[["a b","1"]]}"#,
+            r#"{"status":200,"headers":[["a","1\r\nb: 2"]]}"#,
+        ] {
+            assert!(
+                answer(framed(bad).into(), &shop()).is_err(),
+                "{bad} was taken"
+            );
+        }
+        assert!(answer(Bytes::new(), &shop()).is_err());
+        assert!(answer(Bytes::from_static(b"\xff\xff\xff\xff{}"), &shop()).is_err());
+    }
+}

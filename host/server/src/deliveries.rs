@@ -1,0 +1,212 @@
+//! Deliveries that were given up.
+
+use super::Shared;
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Params, Segments, page_limit, refused};
+use super::problem::Problem;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use kvasm_api::{DeadLetterPage, DeadLetterView, LettersDone, LettersRequest};
+use kvasm_core::{Capability, DeadLetter, DeadReason, Happening, Letters, Timestamp, TriggerName};
+use kvasm_service::LETTERS_MAX;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LetterParams {
+    /// Of this trigger alone.
+    trigger: Option<String>,
+    /// For this reason alone: `attempts`, `age`, `deterministic` or `depth`.
+    reason: Option<String>,
+    /// Given up at this time or later.
+    from: Option<i64>,
+    /// Given up before this time.
+    until: Option<i64>,
+    /// Where the page before ended.
+    before: Option<String>,
+    /// How many, 1 to 1,000; by default 100.
+    limit: Option<u32>,
+}
+
+/// Puts a choice of letters together; of all parts each is checked.
+fn letters(
+    trigger: Option<&str>,
+    reason: Option<&str>,
+    from: Option<i64>,
+    until: Option<i64>,
+) -> Result<Letters, Problem> {
+    let reason = reason.map(|word| {
+        let refuse = |()| refused("`reason` is attempts, age, deterministic or depth");
+        word.parse::<DeadReason>().map_err(refuse)
+    });
+    if let (Some(from), Some(until)) = (from, until)
+        && from >= until
+    {
+        return Err(refused(format!(
+            "`from` is {from}, which is not before `until`, {until}: nothing is between"
+        )));
+    }
+    Ok(Letters {
+        ids: Vec::new(),
+        trigger: trigger.map(TriggerName::parse).transpose()?,
+        reason: reason.transpose()?,
+        from: from.map(Timestamp),
+        until: until.map(Timestamp),
+    })
+}
+
+/// About how long a letter is as JSON.
+fn letter_bytes(letter: &DeadLetter) -> usize {
+    const FRAME: usize = 500;
+    let value = match &letter.event.what {
+        Happening::Set { value, .. } => value.as_bytes().len(),
+        Happening::Deleted { .. } | Happening::Due => 0,
+    };
+    let trace = letter.trace.as_ref().map_or(0, String::len);
+    FRAME + value + letter.error.len() + trace
+}
+
+fn letter_id(text: &str) -> Result<Uuid, Problem> {
+    Uuid::try_parse(text).map_err(|_| refused("the id of a dead letter is a UUID"))
+}
+
+/// Lists dead letters, newest first, with their events and values.
+#[utoipa::path(get, path = "/v1/apps/{app}/dead-letters", tag = "triggers",
+    params(("app" = String, Path), LetterParams), responses((status = 200, body = DeadLetterPage)),
+    security(("token" = ["script:read"])))]
+pub(super) async fn dead(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<LetterParams>,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
+    let (trigger, reason) = (params.trigger.as_deref(), params.reason.as_deref());
+    let letters = letters(trigger, reason, params.from, params.until)?;
+    let before = params.before.as_deref().map(letter_id).transpose()?;
+    let limit = page_limit(params.limit)?;
+    let admin = shared.host.admin();
+    let page = admin.dead_letters(&actor, &app, &letters, before, limit);
+    let page = page.await?;
+    let last = page.rows.last().filter(|_| page.more);
+    let next = last.map(|letter| letter.id.to_string());
+    let bytes = page.rows.iter().map(letter_bytes).sum();
+    let page = move || {
+        let dead_letters = page.rows.iter().map(DeadLetterView::new);
+        let dead_letters = dead_letters.collect::<Result<_, _>>()?;
+        Ok(DeadLetterPage { dead_letters, next })
+    };
+    body::large_answer(&shared, app.id, bytes, page).await
+}
+
+/// Shows a dead letter.
+#[utoipa::path(get, path = "/v1/apps/{app}/dead-letters/{id}", tag = "triggers",
+    params(("app" = String, Path), ("id" = String, Path)),
+    responses((status = 200, body = DeadLetterView)), security(("token" = ["script:read"])))]
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments((name, id)): Segments<(String, String)>,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
+    let id = letter_id(&id)?;
+    let letter = shared.host.admin().dead_letter(&actor, &app, id).await?;
+    let bytes = letter_bytes(&letter);
+    let view = move || DeadLetterView::new(&letter);
+    body::large_answer(&shared, app.id, bytes, view).await
+}
+
+/// Which letters a request means. An empty choice means all of them, so it must be
+/// said: a list of ids that came out empty, or a name that was left out, discards
+/// nothing.
+fn chosen(request: &LettersRequest) -> Result<Letters, Problem> {
+    let (trigger, reason) = (request.trigger.as_deref(), request.reason.as_deref());
+    let mut letters = letters(trigger, reason, request.from, request.until)?;
+    letters.ids = chosen_ids("ids", request.ids.as_deref())?;
+    let is_all = letters == Letters::default();
+    check_choice(is_all, request.all, "ids, trigger, reason, from or until")?;
+    Ok(letters)
+}
+
+/// The ids of a choice, which are at least one if the member is there.
+pub(super) fn chosen_ids(member: &str, ids: Option<&[String]>) -> Result<Vec<Uuid>, Problem> {
+    let Some(ids) = ids else {
+        return Ok(Vec::new());
+    };
+    if ids.is_empty() || ids.len() > LETTERS_MAX as usize {
+        let found = ids.len();
+        let why = format!("`{member}` has {found} ids; it must have 1 to {LETTERS_MAX}");
+        return Err(refused(why));
+    }
+    let ids = ids.iter().map(|id| Uuid::try_parse(id));
+    ids.collect::<Result<_, _>>()
+        .map_err(|_| refused(format!("each id in `{member}` must be a UUID")))
+}
+
+/// Refuses a choice that means all of the app without saying so, or says so and narrows it.
+pub(super) fn check_choice(is_all: bool, says_all: bool, members: &str) -> Result<(), Problem> {
+    match (is_all, says_all) {
+        (true, false) => Err(refused(format!(
+            "nothing is chosen; give {members}, or \"all\": true for all of the app"
+        ))),
+        (false, true) => Err(refused(
+            "`all` is all of the app; leave it out, or what narrows the choice",
+        )),
+        (true, true) | (false, false) => Ok(()),
+    }
+}
+
+/// Sends dead letters again, the oldest first, under the ids of their events.
+#[utoipa::path(post, path = "/v1/apps/{app}/dead-letters/replay", tag = "triggers",
+    params(("app" = String, Path)), request_body = LettersRequest,
+    responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
+pub(super) async fn replay(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<LettersDone>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
+    let request: LettersRequest = body::json(&shared, &headers, body).await?;
+    let letters = chosen(&request)?;
+    let limit = request.limit.unwrap_or(LETTERS_MAX);
+    let dry_run = request.dry_run;
+    let admin = shared.host.admin();
+    let replay = admin.replay(&actor, &app, letters, limit, dry_run);
+    let letters = replay.await?;
+    // A dispatcher of this host need not wait for its next poll.
+    shared.host.wakes().wake();
+    Ok(Json(LettersDone { letters, dry_run }))
+}
+
+/// Permanently discards dead letters, the oldest first.
+#[utoipa::path(post, path = "/v1/apps/{app}/dead-letters/discard", tag = "triggers",
+    params(("app" = String, Path)), request_body = LettersRequest,
+    responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
+pub(super) async fn discard(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<LettersDone>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
+    let request: LettersRequest = body::json(&shared, &headers, body).await?;
+    let letters = chosen(&request)?;
+    let limit = request.limit.unwrap_or(LETTERS_MAX);
+    let dry_run = request.dry_run;
+    let admin = shared.host.admin();
+    let done = admin.discard(&actor, &app, letters, limit, dry_run);
+    Ok(Json(LettersDone {
+        letters: done.await?,
+        dry_run,
+    }))
+}

@@ -1,0 +1,98 @@
+//! What machines ask of the server.
+
+use super::Shared;
+use super::auth::{Known, MaybeKnown};
+use super::problem::{Kind, Problem};
+use axum::extract::{FromRequestParts, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use kvasm_core::Capability;
+use kvasm_service::Readiness;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long the store may take to say whose token it is.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Says that the process runs.
+#[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = String)))]
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Says whether this server can work: the store takes writes, and background tasks
+/// run. With a token of `instance:admin` a refusal says what fails, and why; at the
+/// administration address it may do so without one.
+#[utoipa::path(get, path = "/readyz", tag = "health",
+    responses((status = 200, body = String), (status = 503)))]
+pub(super) async fn readyz(
+    State(shared): State<Shared>,
+    mut parts: Parts,
+) -> Result<&'static str, Problem> {
+    let health = shared.host.health();
+    if health.is_stopping() {
+        return Err(Problem::new(Kind::NotReady, "the server is stopping"));
+    }
+    let readiness = health.check().await;
+    if readiness.is_ready() {
+        return Ok("ready\n");
+    }
+    let problem = match &readiness.store {
+        Err(failure) => Problem::new(Kind::StoreUnavailable, failure.summary),
+        Ok(()) => Problem::new(Kind::NotReady, "background work is failing"),
+    };
+    let may_see = shared.open || is_administrator(&shared, &mut parts).await;
+    Err(match may_see {
+        true => problem.failing(failing(&readiness)),
+        false => problem,
+    })
+}
+
+async fn is_administrator(shared: &Shared, parts: &mut Parts) -> bool {
+    // Asked for only now, and for a short time, as the token is in the store. Any other
+    // token than an administrator's gives no more than none.
+    let actor = MaybeKnown::from_request_parts(parts, shared);
+    match timeout(TOKEN_TIMEOUT, actor).await {
+        Ok(Ok(MaybeKnown(Some(actor), _))) => actor.require(Capability::InstanceAdmin).is_ok(),
+        _ => false,
+    }
+}
+
+/// What fails, since when and why.
+fn failing(readiness: &Readiness) -> Value {
+    let store = readiness.store.as_ref().err();
+    let store = store.map(|failure| json!({ "name": "store", "cause": failure.cause }));
+    let tasks = readiness.tasks.iter().filter_map(|task| {
+        let (since, cause) = task.failing.as_ref()?;
+        Some(json!({
+            "name": task.name,
+            "cause": cause,
+            "since": since,
+            "restarts": task.restarts,
+        }))
+    });
+    store.into_iter().chain(tasks).collect()
+}
+
+/// What Prometheus scrapes. It names apps, so it needs a token, but for an
+/// administration address where none is needed.
+#[utoipa::path(get, path = "/metrics", tag = "health",
+    responses((status = 200, body = String, content_type = "application/openmetrics-text")),
+    security(("token" = ["instance:admin"])))]
+pub(super) async fn metrics(
+    State(shared): State<Shared>,
+    mut parts: Parts,
+) -> Result<Response, Problem> {
+    if !shared.open {
+        let Known(actor, _) = Known::from_request_parts(&mut parts, &shared).await?;
+        actor.require(Capability::InstanceAdmin)?;
+    }
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    // Elsewhere: there can be thousands of lines, and the system is asked for some.
+    let metrics = shared.host.metrics().clone();
+    let text = tokio::task::spawn_blocking(move || metrics.encode()).await;
+    let text = text.map_err(|e| Problem::internal(&e))?;
+    Ok(([(CONTENT_TYPE, content_type)], text).into_response())
+}

@@ -1,0 +1,441 @@
+//! Import: entries out of a stream of JSON Lines.
+//!
+//! What a client sends costs its app's rate, whether or not anything comes of it, and is
+//! parsed in pieces off the threads that serve.
+
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::counted::Kept;
+use super::params::Segments;
+use super::problem::{Kind, Problem};
+use super::stream::Pace;
+use super::transfer::{Bad, EntryLine, JSON_LINES};
+use super::{Shared, Trust};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use futures_util::FutureExt;
+use kvasm_api::Imported;
+use kvasm_core::{App, Capability, Timestamp};
+use kvasm_service::{Caller, Write};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An import commits when it has so many entries, or bytes of them. As many lines or
+/// bytes that it reads count as a write of the app, of which a commit is the work: no
+/// commit has fewer, but the last.
+const BATCH_ENTRIES: usize = 500;
+const BATCH_BYTES: usize = 1024 * 1024;
+/// The bytes of whole lines that are parsed at once, or a little more.
+const PIECE_BYTES: usize = 64 * 1024;
+/// The longest that an import waits for its app's rate before it is refused.
+const REST_MAX: Duration = Duration::from_secs(10);
+
+/// Writes the entries of a stream, in batches of some hundred. What came before a
+/// bad line is written all the same; the problem says how many that were.
+#[utoipa::path(post, path = "/v1/apps/{app}/kv/import", tag = "kv",
+    params(("app" = String, Path)),
+    request_body(content = EntryLine, content_type = "application/jsonl"),
+    responses((status = 200, body = Imported)), security(("token" = ["script:write"])))]
+pub(super) async fn import(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    kept: Option<Extension<Kept>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Imported>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
+    body::require_type(&headers, &[JSON_LINES, "application/x-ndjson"])?;
+    let mut import = Import {
+        caller: Caller::administrator(&app, &actor),
+        app,
+        shared,
+        kept: kept.map(|Extension(kept)| kept),
+        unparsed: Vec::new(),
+        whole: 0,
+        bill: Bill::default(),
+        batch: Vec::new(),
+        bytes: 0,
+        line: 0,
+        done: Imported {
+            imported: 0,
+            expired: 0,
+        },
+    };
+    let read = import.read(body).await;
+    let written = import.commit().await;
+    match read.and(written) {
+        Ok(()) => Ok(Json(import.done)),
+        Err(problem) => Err(problem.after(import.done.imported)),
+    }
+}
+
+struct Import {
+    shared: Shared,
+    app: App,
+    caller: Caller,
+    kept: Option<Kept>,
+    /// What was read and not parsed yet.
+    unparsed: Vec<u8>,
+    /// The bytes of it that are whole lines.
+    whole: usize,
+    bill: Bill,
+    /// What was parsed and not committed yet, each with the time at which it expires.
+    batch: Vec<Line>,
+    /// The bytes of its values.
+    bytes: usize,
+    /// The lines that were parsed.
+    line: u64,
+    done: Imported,
+}
+
+impl Import {
+    async fn read(&mut self, mut body: Body) -> Result<(), Problem> {
+        let shared = self.shared.clone();
+        let options = &shared.options;
+        let mut pace = Pace::new(options.body_timeout, options.min_rate, Instant::now());
+        loop {
+            // What is there is read before it is parsed, so that a piece is worth its while;
+            // while the sender is waited for, nothing is left to do.
+            let part = match body::part(&mut body).now_or_never() {
+                Some(part) => part?,
+                None => {
+                    self.parse().await?;
+                    let deadline = pace.wait(Instant::now());
+                    body::next(&shared, &mut body, deadline).await?
+                }
+            };
+            let Some(part) = part else {
+                self.whole = self.unparsed.len();
+                return self.parse().await;
+            };
+            pace.moved(part.len(), Instant::now());
+            self.take(&part).await?;
+        }
+    }
+
+    /// Takes a part of the stream, which ends anywhere.
+    async fn take(&mut self, part: &[u8]) -> Result<(), Problem> {
+        if let Some(last) = part.iter().rposition(|byte| *byte == b'\n') {
+            self.whole = self.unparsed.len() + last + 1;
+        }
+        self.unparsed.extend_from_slice(part);
+        let lines = part.iter().filter(|byte| **byte == b'\n').count();
+        for _ in 0..self.bill.writes(lines, part.len()) {
+            self.admit().await?;
+        }
+        let limit = self.shared.host.limits().line_bytes();
+        let is_long = self.unparsed.len() - self.whole > limit;
+        if self.whole >= PIECE_BYTES || is_long {
+            self.parse().await?;
+        }
+        match is_long {
+            true => {
+                self.line += 1;
+                Err(self.bad(over(limit)))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Parses the lines that are whole, and commits when there are enough of them.
+    async fn parse(&mut self) -> Result<(), Problem> {
+        if self.whole == 0 {
+            return Ok(());
+        }
+        let rest = self.unparsed.split_off(self.whole);
+        let piece = std::mem::replace(&mut self.unparsed, rest);
+        self.whole = 0;
+        let limits = self.shared.host.limits();
+        let (line_bytes, value_bytes) = (limits.line_bytes(), limits.value_bytes);
+        let parse = move || parse(&piece, line_bytes, value_bytes);
+        let parsed = self.shared.aside.run(self.app.id, parse).await;
+        let parsed = parsed.map_err(|error| Problem::internal(&error))?;
+        self.line += parsed.lines;
+        for (write, expires_at) in parsed.writes {
+            self.bytes += write.value.as_bytes().len();
+            self.batch.push((write, expires_at));
+            if self.batch.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES {
+                self.commit().await?;
+            }
+        }
+        if let Some(kept) = &self.kept {
+            kept.set(self.unparsed.len() + self.bytes);
+        }
+        parsed.bad.map_or(Ok(()), |why| Err(self.bad(why)))
+    }
+
+    fn bad(&self, bad: Bad) -> Problem {
+        let line = self.line;
+        let detail = match bad {
+            Bad::Other(why) => format!("line {line}: {why}"),
+            Bad::TooLarge(why) => {
+                let raise = match self.shared.trust {
+                    Trust::Tokens => "an operator can raise limits.value of the server",
+                    Trust::Operator(_) => {
+                        "raise limits.value in a configuration file and name that with --config"
+                    }
+                };
+                format!("line {line}: {why}; {raise}")
+            }
+        };
+        Problem::new(Kind::MalformedLine, detail)
+    }
+
+    /// Counts a write of the app. An import does not fail for its own pace: it takes that
+    /// of the app.
+    async fn admit(&self) -> Result<(), Problem> {
+        while let Err(refusal) = self.shared.host.admit_write(&self.app) {
+            let rest = refusal.retry_after();
+            if rest > REST_MAX {
+                return Err(refusal.into());
+            }
+            tokio::time::sleep(rest).await;
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), Problem> {
+        let batch = std::mem::take(&mut self.batch);
+        self.bytes = 0;
+        let all = batch.len();
+        // Only now: an entry may have waited for its sender, and does not live longer for it.
+        let writes = alive(batch, Timestamp::now());
+        let entries = writes.len();
+        self.done.expired += (all - entries) as u64;
+        if !writes.is_empty() {
+            self.shared.host.kv().set_many(&self.caller, writes).await?;
+        }
+        self.done.imported += entries as u64;
+        Ok(())
+    }
+}
+
+/// A write without a time to live, and when its entry expires.
+type Line = (Write, Option<Timestamp>);
+
+/// The writes of those entries that have not expired, with the time that they still have.
+fn alive(batch: Vec<Line>, now: Timestamp) -> Vec<Write> {
+    let batch = batch.into_iter();
+    let alive = batch.filter_map(|(write, expires_at)| {
+        let ttl_ms = match expires_at {
+            None => None,
+            Some(at) => match u64::try_from(at.0.saturating_sub(now.0)) {
+                Ok(0) | Err(_) => return None,
+                Ok(left) => Some(left),
+            },
+        };
+        Some(Write { ttl_ms, ..write })
+    });
+    alive.collect()
+}
+
+/// What was read since it last counted as a write.
+#[derive(Default)]
+struct Bill {
+    begun: bool,
+    lines: usize,
+    bytes: usize,
+}
+
+impl Bill {
+    /// The writes that so many more lines and bytes are: one for the first, and one for
+    /// each further 500 lines or 1 MiB, whichever comes first.
+    fn writes(&mut self, lines: usize, bytes: usize) -> usize {
+        let mut writes = usize::from(!self.begun);
+        self.begun = true;
+        self.lines += lines;
+        self.bytes += bytes;
+        while self.lines >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES {
+            self.lines = self.lines.saturating_sub(BATCH_ENTRIES);
+            self.bytes = self.bytes.saturating_sub(BATCH_BYTES);
+            writes += 1;
+        }
+        writes
+    }
+}
+
+/// Lines as writes, until one is refused.
+#[derive(Default)]
+struct Parsed {
+    writes: Vec<Line>,
+    /// All of them, blank ones and the one that is refused included.
+    lines: u64,
+    /// Why the last one is refused.
+    bad: Option<Bad>,
+}
+
+fn parse(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Parsed {
+    let mut parsed = Parsed::default();
+    let lines = piece.strip_suffix(b"\n").unwrap_or(piece);
+    for line in lines.split(|byte| *byte == b'\n') {
+        parsed.lines += 1;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        match write(line, line_bytes, value_bytes) {
+            Ok(write) => parsed.writes.push(write),
+            Err(why) => {
+                parsed.bad = Some(why);
+                break;
+            }
+        }
+    }
+    parsed
+}
+
+fn write(line: &[u8], line_bytes: usize, value_bytes: usize) -> Result<Line, Bad> {
+    if line.len() > line_bytes {
+        return Err(over(line_bytes));
+    }
+    let line: EntryLine = serde_json::from_slice(line).map_err(|e| Bad::Other(e.to_string()))?;
+    line.write(value_bytes)
+}
+
+/// Of the limit of lines, which follows that of values.
+fn over(limit: usize) -> Bad {
+    Bad::TooLarge(format!("it is over the limit of {limit} bytes"))
+}
+
+/// What came of lines.
+#[cfg(feature = "fuzzing")]
+#[derive(Debug)]
+pub struct Lines {
+    /// Entries to write.
+    pub writes: Vec<Write>,
+    /// How many entries have expired.
+    pub expired: u64,
+    /// How many lines were read.
+    pub lines: u64,
+    /// Why the last one is refused.
+    pub bad: Option<String>,
+}
+
+/// Parses whole lines as an import does.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_lines(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Lines {
+    let parsed = parse(piece, line_bytes, value_bytes);
+    let all = parsed.writes.len();
+    let writes = alive(parsed.writes, Timestamp::now());
+    Lines {
+        expired: (all - writes.len()) as u64,
+        writes,
+        lines: parsed.lines,
+        bad: parsed.bad.map(Bad::why),
+    }
+}
+
+/// The line that an export has for a written entry.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_line(write: &Write) -> Result<Vec<u8>, serde_json::Error> {
+    let now = Timestamp::now();
+    let entry = kvasm_core::Entry {
+        value: write.value.clone(),
+        version: kvasm_core::Version(1),
+        created_at: now,
+        updated_at: now,
+        expires_at: write.ttl_ms.map(|ttl| now.plus_ms(ttl)),
+    };
+    let line = EntryLine::new(Some(&write.collection), &write.key, Some(&entry))?;
+    serde_json::to_vec(&line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ServerOptions;
+    use crate::router::{Routes, build};
+    use axum::http::Request;
+    use futures_util::stream;
+    use http_body_util::BodyExt;
+    use kvasm_core::AppName;
+    use kvasm_host::Host;
+    use std::convert::Infallible;
+
+    /// An import holds what it has not committed, however long it is.
+    #[tokio::test]
+    async fn an_import_can_be_larger_than_all_bytes_in_flight() {
+        let value = "x".repeat(50_000);
+        let line = format!("{{\"collection\":\"c\",\"key\":\"k\",\"json\":\"{value}\"}}\n");
+        let parts = (0..320).map(move |_| Ok::<_, Infallible>(line.clone()));
+        let done = imported(Body::from_stream(stream::iter(parts))).await;
+        assert_eq!(done, r#"{"imported":320,"expired":0}"#);
+    }
+
+    /// What is said of an import to a server that holds 4 MiB at most.
+    async fn imported(body: Body) -> String {
+        let host = Host::builder().instances(4).build().unwrap();
+        let app = host.create_app(AppName::parse("shop").unwrap()).await;
+        app.unwrap();
+        let options = ServerOptions {
+            bytes_in_flight: 4 << 20,
+            ..ServerOptions::default()
+        };
+        let trust = Trust::Operator("test".into());
+        let shared = Shared::new(host, options, trust, Default::default());
+        let request = Request::post("/v1/apps/shop/kv/import");
+        let request = request.header("content-type", JSON_LINES).body(body);
+        let router = build(shared, Routes::All);
+        let answer = tower::ServiceExt::oneshot(router, request.unwrap()).await;
+        let body = answer.unwrap().into_body().collect().await;
+        String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    /// However long the sender pauses after it.
+    #[tokio::test]
+    async fn an_entry_expires_when_its_line_says() {
+        let at = Timestamp::now().plus_ms(500);
+        let line = format!(
+            r#"{{"collection":"c","key":"k","json":1,"expires_at":{}}}"#,
+            at.0
+        );
+        let parts = stream::unfold(Some(line), move |line| async move {
+            let Some(line) = line else {
+                // The line was read, and is parsed while this is waited for.
+                while Timestamp::now() <= at {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                return None;
+            };
+            Some((Ok::<_, Infallible>(line + "\n"), None))
+        });
+        let done = imported(Body::from_stream(parts)).await;
+        assert_eq!(done, r#"{"imported":0,"expired":1}"#);
+    }
+
+    /// However the stream is cut, what is read counts.
+    #[test]
+    fn what_is_read_counts_as_writes() {
+        let writes = |parts: &[(usize, usize)]| {
+            let mut bill = Bill::default();
+            let writes = parts
+                .iter()
+                .map(|(lines, bytes)| bill.writes(*lines, *bytes));
+            writes.sum::<usize>()
+        };
+        assert_eq!(writes(&[]), 0);
+        assert_eq!(writes(&[(1, 40)]), 1);
+        assert_eq!(writes(&[(5_000, 5_000)]), 1 + 10);
+        assert_eq!(writes(&[(1, 1); 5_000]), 1 + 10);
+        assert_eq!(writes(&[(0, 64 * 1024); 160]), 1 + 10);
+        assert_eq!(writes(&[(1, 3 << 20)]), 1 + 3);
+    }
+
+    #[test]
+    fn lines_are_parsed_until_one_is_refused() {
+        let good = r#"{"collection":"c","key":"k","json":1}"#;
+        let old = r#"{"collection":"c","key":"k","json":1,"expires_at":1}"#;
+        let parsed = parse(format!("\n{good}\n{old}\n \n").as_bytes(), 100, 10);
+        assert_eq!((parsed.lines, parsed.writes.len()), (4, 2));
+        let expire: Vec<_> = parsed.writes.iter().map(|(_, at)| *at).collect();
+        assert_eq!((expire, parsed.bad), (vec![None, Some(Timestamp(1))], None));
+        let parsed = parse(format!("{good}\nx\n{good}").as_bytes(), 100, 10);
+        assert_eq!((parsed.lines, parsed.writes.len()), (2, 1));
+        assert!(parsed.bad.is_some());
+        let parsed = parse(good.as_bytes(), 20, 10);
+        assert_eq!(parsed.bad, Some(over(20)));
+    }
+}

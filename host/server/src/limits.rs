@@ -1,0 +1,141 @@
+//! What an app may use. The operator sets it, piece by piece or as a whole; with
+//! `If-Match` only if nobody has changed it since it was read.
+
+use super::Shared;
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Segments, refused};
+use super::preconditions::{Preconditions, set_etag};
+use super::problem::Problem;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use kvasm_api::{AppView, Limits, LimitsChange};
+use kvasm_core::{App, AppLimits, Capability, LimitsPatch};
+use kvasm_service::{Actor, ServiceError};
+use sha2::{Digest as _, Sha256};
+
+/// The tag of limits: the same for the same limits.
+fn tag(limits: &AppLimits) -> String {
+    let Limits {
+        entries,
+        bytes,
+        calls_per_second,
+        calls_at_once,
+    } = Limits::from(limits);
+    let text = format!("{entries:?} {bytes:?} {calls_per_second:?} {calls_at_once:?}");
+    let hash = Sha256::digest(text);
+    let digits = hash.iter().take(8).map(|byte| format!("{byte:02x}"));
+    digits.collect()
+}
+
+fn with_tag(limits: &AppLimits, body: impl IntoResponse) -> Response {
+    let mut response = body.into_response();
+    set_etag(&mut response, &tag(limits));
+    response
+}
+
+/// The limits that the request expects the app to have, if any: those that it has, or the
+/// request is refused at once. The store looks again when it makes the change.
+fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem> {
+    let preconditions = Preconditions::of(headers)?;
+    if !preconditions.allow_change(Some(&tag(&app.limits))) {
+        return Err(ServiceError::LimitsChanged.into());
+    }
+    Ok(preconditions.name_tags().then_some(app.limits))
+}
+
+/// Shows what an app may use. The ETag is for `If-Match`.
+#[utoipa::path(get, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
+    responses((status = 200, body = Limits),
+        (status = 304, description = "They are those of the ETag")),
+    security(("token" = ["app:read"])))]
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
+    let preconditions = Preconditions::of(&headers)?;
+    if let Some(answer) = preconditions.of_read(&tag(&app.limits))? {
+        return Ok(answer);
+    }
+    Ok(with_tag(&app.limits, Json(Limits::from(&app.limits))))
+}
+
+/// Sets what an app may use. All four limits are replaced. With `If-Match: "etag"`
+/// only if the limits are those of that ETag.
+#[utoipa::path(put, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
+    request_body = Limits, responses((status = 200, body = AppView)),
+    security(("token" = ["instance:admin"])))]
+pub(super) async fn replace(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, |_| {
+        Capability::InstanceAdmin
+    })
+    .await?;
+    let expected = expected(&headers, &app)?;
+    let limits: Limits = body::json(&shared, &headers, body).await?;
+    let patch = LimitsPatch::from(AppLimits::from(limits));
+    set(&shared, &actor, &app, patch, expected).await
+}
+
+/// Changes some of what an app may use: limits that are not given stay, and null is
+/// no limit. With `If-Match: "etag"` only if the limits are those of that ETag.
+#[utoipa::path(patch, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
+    request_body = LimitsChange, responses((status = 200, body = AppView)),
+    security(("token" = ["instance:admin"])))]
+pub(super) async fn change(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, |_| {
+        Capability::InstanceAdmin
+    })
+    .await?;
+    let expected = expected(&headers, &app)?;
+    let change: LimitsChange = body::json(&shared, &headers, body).await?;
+    set(&shared, &actor, &app, change.into(), expected).await
+}
+
+async fn set(
+    shared: &Shared,
+    actor: &Actor,
+    app: &App,
+    patch: LimitsPatch,
+    expected: Option<AppLimits>,
+) -> Result<Response, Problem> {
+    if patch == LimitsPatch::default() {
+        return Err(refused(
+            "nothing is to be changed; give entries, bytes, calls_per_second or calls_at_once",
+        ));
+    }
+    let sizes = [patch.entries, patch.bytes];
+    if let Some(size) = sizes.into_iter().flatten().flatten().max()
+        && i64::try_from(size).is_err()
+    {
+        let limit = i64::MAX;
+        return Err(refused(format!(
+            "a limit is {size}; it must be at most {limit}, or null for no limit"
+        )));
+    }
+    if patch.calls_at_once == Some(Some(0)) {
+        return Err(refused(
+            "calls_at_once is 0; it must be at least 1, or null for no limit",
+        ));
+    }
+    let admin = shared.host.admin();
+    let app = admin.set_limits(actor, app, patch, expected).await?;
+    Ok(with_tag(&app.limits, Json(AppView::from(&app))))
+}

@@ -1,0 +1,218 @@
+//! An app's log on this host, as JSON Lines.
+
+use super::Shared;
+use super::apps::find;
+use super::auth::{self, Known};
+use super::layer::RequestId;
+use super::params::{Params, Segments, refused};
+use super::problem::{Kind, Problem};
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use kvasm_api::LogView;
+use kvasm_core::{App, AppId, Capability, Level, Timestamp};
+use kvasm_service::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, Seen};
+use serde::Deserialize;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+/// How often a blank line shows whether somebody still follows, and how often the
+/// token is checked again.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogParams {
+    /// Only lines with larger numbers.
+    after: Option<u64>,
+    /// The last so many lines; by default 100.
+    limit: Option<u32>,
+    /// Of the request with this id alone.
+    request: Option<String>,
+    /// At least as severe as this: `error`, `warn`, `info`, `debug` or `trace`.
+    level: Option<String>,
+    /// Written at this time or later.
+    since: Option<i64>,
+    /// Do not end, but go on with new lines as they come. Blank lines mean nothing.
+    #[serde(default)]
+    follow: bool,
+}
+
+/// Shows an app's newest log lines, oldest first, as this host has them.
+#[utoipa::path(get, path = "/v1/apps/{app}/logs", tag = "logs",
+    params(("app" = String, Path), LogParams),
+    responses((status = 200, body = LogView, content_type = "application/jsonl")),
+    security(("token" = ["log:read"])))]
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<LogParams>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::LogRead).await?;
+    let limit = params.limit.map_or(100, |limit| limit as usize);
+    let after = params.after.unwrap_or(0);
+    let filter = filter(&params)?;
+    let body = if params.follow {
+        let following = shared.host.logs().follow(app.id);
+        let following = following.ok_or_else(too_many)?;
+        let follower = Follower {
+            shared,
+            app,
+            headers: headers
+                .into_iter()
+                .filter_map(|(name, value)| name.map(|name| (name, value)))
+                .filter(|(name, _)| name == AUTHORIZATION)
+                .collect(),
+            id,
+            after,
+            limit,
+            filter,
+            checked: Instant::now(),
+            sent: Instant::now(),
+            following,
+        };
+        Body::from_stream(futures_util::stream::unfold(follower, Follower::next))
+    } else {
+        let records = shared.host.logs().find(app.id, after, limit, &filter);
+        Body::from(lines(&shared, app.id, records).await?)
+    };
+    Ok(([(CONTENT_TYPE, "application/jsonl")], body).into_response())
+}
+
+fn filter(params: &LogParams) -> Result<LogFilter, Problem> {
+    let request = params.request.as_deref().map(Uuid::try_parse);
+    let level = params.level.as_deref().map(str::parse::<Level>);
+    Ok(LogFilter {
+        request: request
+            .transpose()
+            .map_err(|_| refused("`request` is the id of a request, a UUID"))?,
+        level: level
+            .transpose()
+            .map_err(|()| refused("`level` is error, warn, info, debug or trace"))?,
+        since: params.since.map(Timestamp),
+    })
+}
+
+fn too_many() -> Problem {
+    let detail = format!(
+        "too many requests follow logs; at most {FOLLOWERS_OF_APP_MAX} may follow that of one app"
+    );
+    Problem::new(Kind::RateLimited, detail).retry_after(HEARTBEAT)
+}
+
+async fn lines(shared: &Shared, app: AppId, records: Vec<LogRecord>) -> Result<Bytes, Problem> {
+    /// About how long a line without its message is.
+    const FRAME: usize = 200;
+    let sizes = records.iter().map(|record| FRAME + record.message.len());
+    let bytes = sizes.sum();
+    let write = move || {
+        let mut out = Vec::new();
+        for record in &records {
+            // A struct of numbers and text is written without fail.
+            if serde_json::to_writer(&mut out, &LogView::from(record)).is_ok() {
+                out.push(b'\n');
+            }
+        }
+        Ok::<_, Problem>(Bytes::from(out))
+    };
+    shared.aside.by_size(app, bytes, write).await
+}
+
+/// Who follows an app's log, and where it stands.
+struct Follower {
+    shared: Shared,
+    app: App,
+    /// The token that is shown again and again.
+    headers: HeaderMap,
+    id: Uuid,
+    after: u64,
+    limit: usize,
+    filter: LogFilter,
+    checked: Instant,
+    /// When a line, or a blank one, was sent last.
+    sent: Instant,
+    following: Following,
+}
+
+impl Follower {
+    /// The next lines, or a blank one; none at the end.
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Follower)> {
+        let mut woken = false;
+        loop {
+            // A token can be revoked and an app deleted while its log is followed.
+            if self.checked.elapsed() >= HEARTBEAT && !self.check().await {
+                return None;
+            }
+            let logs = self.shared.host.logs();
+            let grown = self.following.grown();
+            let grown = grown.notified();
+            tokio::pin!(grown);
+            // From here on no line is missed.
+            grown.as_mut().enable();
+            // Before it looks: what comes meanwhile is looked at again.
+            let newest = logs.newest();
+            let records = logs.find(self.app.id, self.after, self.limit, &self.filter);
+            let has_grown = !logs.read(self.app.id, self.after, 1).is_empty();
+            self.after = self.after.max(newest);
+            if let Some(last) = records.last() {
+                self.after = self.after.max(last.seq);
+                self.limit = usize::MAX;
+                self.sent = Instant::now();
+                let lines = lines(&self.shared, self.app.id, records).await.ok()?;
+                return Some((Ok(lines), self));
+            }
+            // Woken for nothing, not for lines that the filter holds back: the app may be
+            // gone.
+            if std::mem::take(&mut woken) && !has_grown && !self.check().await {
+                return None;
+            }
+            tokio::select! {
+                () = &mut grown => woken = true,
+                // However many lines come that the filter holds back.
+                () = tokio::time::sleep(HEARTBEAT.saturating_sub(self.sent.elapsed())) => {
+                    self.sent = Instant::now();
+                    return Some((Ok(Bytes::from_static(b"\n")), self));
+                }
+                () = self.shared.stop.cancelled() => return None,
+            }
+        }
+    }
+
+    /// Whether the log may still be read. A store that cannot say is asked later.
+    async fn check(&mut self) -> bool {
+        self.checked = Instant::now();
+        let mut seen = Seen::default();
+        let sender = auth::sender(&self.shared, &mut seen, &self.headers, self.id).await;
+        let found = match sender {
+            Ok(Some(actor)) => {
+                let name = self.app.name.as_str();
+                find(&self.shared, &mut seen, &actor, name, Capability::LogRead).await
+            }
+            Ok(None) => return false,
+            Err(problem) => Err(problem),
+        };
+        match found {
+            Ok(app) if app.id == self.app.id => true,
+            Err(problem) if problem.is_of_the_host() => true,
+            Ok(_) => self.forget(),
+            Err(problem) if problem.is_app_gone() => self.forget(),
+            Err(_) => false,
+        }
+    }
+
+    /// The app is gone, and its log with it.
+    fn forget(&self) -> bool {
+        self.shared.host.logs().remove(self.app.id);
+        false
+    }
+}

@@ -1,0 +1,156 @@
+//! Deliveries that are not done.
+
+use super::Shared;
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::deliveries::{check_choice, chosen_ids};
+use super::params::{Params, Segments, refused};
+use super::problem::Problem;
+use super::takes;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use kvasm_api::{DeliveriesDone, DeliveriesRequest, DeliveryPage, DeliveryView};
+use kvasm_core::{Capability, Outstanding, Place, Timestamp, TriggerName};
+use kvasm_service::{DELIVERIES_MAX, LETTERS_MAX};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeliveryParams {
+    /// Of this trigger alone.
+    trigger: Option<String>,
+    /// Queued at this time or later.
+    from: Option<i64>,
+    /// Queued before this time.
+    until: Option<i64>,
+    /// Where the page before ended.
+    after: Option<String>,
+    /// How many, 1 to 100; by default 100.
+    limit: Option<u32>,
+}
+
+/// Lists deliveries that are not done yet, with their events and values.
+#[utoipa::path(get, path = "/v1/apps/{app}/deliveries", tag = "triggers",
+    params(("app" = String, Path), DeliveryParams), responses((status = 200, body = DeliveryPage)),
+    security(("token" = ["script:read"])))]
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<DeliveryParams>,
+) -> Result<Json<DeliveryPage>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
+    let which = which(params.trigger.as_deref(), params.from, params.until)?;
+    let after = params.after.as_deref().map(place).transpose()?;
+    let limit = params.limit.unwrap_or(DELIVERIES_MAX);
+    let admin = shared.host.admin();
+    let page = admin.deliveries(&actor, &app, &which, after.as_ref(), limit);
+    let page = page.await?;
+    let last = page.rows.last().filter(|_| page.more);
+    let next = last.map(|delivery| cursor(&delivery.place));
+    let deliveries = page.rows.iter().map(DeliveryView::new);
+    Ok(Json(DeliveryPage {
+        deliveries: deliveries
+            .collect::<Result<_, _>>()
+            .map_err(|e| Problem::internal(&e))?,
+        more: page.more,
+        next,
+    }))
+}
+
+fn which(
+    trigger: Option<&str>,
+    from: Option<i64>,
+    until: Option<i64>,
+) -> Result<Outstanding, Problem> {
+    if let (Some(from), Some(until)) = (from, until)
+        && from >= until
+    {
+        return Err(refused(format!(
+            "`from` is {from}, which is not before `until`, {until}: nothing is between"
+        )));
+    }
+    Ok(Outstanding {
+        events: Vec::new(),
+        trigger: trigger.map(TriggerName::parse).transpose()?,
+        from: from.map(Timestamp),
+        until: until.map(Timestamp),
+    })
+}
+
+/// A place as `next` gives it. Names of triggers have no comma.
+fn cursor(place: &Place) -> String {
+    format!("{},{},{}", place.seq, place.chain, place.trigger)
+}
+
+fn place(cursor: &str) -> Result<Place, Problem> {
+    let refuse = || takes::refuse("after", cursor, "the `next` of the page before");
+    let mut parts = cursor.splitn(3, ',');
+    let mut number = || parts.next().and_then(|part| part.parse().ok());
+    let (seq, chain) = number().zip(number()).ok_or_else(refuse)?;
+    let trigger = parts.next().ok_or_else(refuse)?;
+    let trigger = TriggerName::parse(trigger).map_err(|_| refuse())?;
+    Ok(Place {
+        trigger,
+        chain,
+        seq,
+    })
+}
+
+/// Which deliveries a request means. As with dead letters, all of them takes `all`.
+fn chosen(request: &DeliveriesRequest) -> Result<Outstanding, Problem> {
+    let mut which = which(request.trigger.as_deref(), request.from, request.until)?;
+    which.events = chosen_ids("events", request.events.as_deref())?;
+    let is_all = which == Outstanding::default();
+    check_choice(is_all, request.all, "events, trigger, from or until")?;
+    Ok(which)
+}
+
+/// Permanently discards deliveries that are not done yet.
+#[utoipa::path(post, path = "/v1/apps/{app}/deliveries/discard", tag = "triggers",
+    params(("app" = String, Path)), request_body = DeliveriesRequest,
+    responses((status = 200, body = DeliveriesDone)), security(("token" = ["script:write"])))]
+pub(super) async fn discard(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<DeliveriesDone>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
+    let request: DeliveriesRequest = body::json(&shared, &headers, body).await?;
+    let which = chosen(&request)?;
+    let limit = request.limit.unwrap_or(LETTERS_MAX);
+    let dry_run = request.dry_run;
+    let admin = shared.host.admin();
+    let done = admin.discard_deliveries(&actor, &app, which, limit, dry_run);
+    let deliveries = done.await?;
+    // What was behind them may be due now.
+    shared.host.wakes().wake();
+    Ok(Json(DeliveriesDone {
+        deliveries,
+        dry_run,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_read_back() {
+        let there = Place {
+            trigger: TriggerName::parse("a.b-c_d").unwrap(),
+            chain: i64::MIN,
+            seq: 7,
+        };
+        assert_eq!(place(&cursor(&there)).unwrap(), there);
+        for bad in ["", "1", "1,2", "1,2,", "x,2,t", "1,2,a b"] {
+            assert!(place(bad).is_err(), "{bad}");
+        }
+    }
+}

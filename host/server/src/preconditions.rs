@@ -1,0 +1,274 @@
+//! `If-Match` and `If-None-Match` (RFC 9110, section 13).
+
+use super::Shared;
+use super::params::refused;
+use super::problem::{Kind, Problem};
+use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use kvasm_core::{App, Collection, Expect, Key, Version};
+use kvasm_service::{Caller, ServiceError};
+use std::time::Duration;
+
+/// How often a write whose precondition is not of one version is tried: it is looked at,
+/// and others can change the entry before it is written.
+const ATTEMPTS: usize = 32;
+
+/// A list of entity tags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Tags {
+    /// `*`
+    Any,
+    These(Vec<Tag>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tag {
+    is_weak: bool,
+    /// Without its quotes.
+    opaque: String,
+}
+
+/// What a request expects of what it is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Preconditions {
+    if_match: Option<Tags>,
+    if_none_match: Option<Tags>,
+}
+
+impl Preconditions {
+    pub(super) fn of(headers: &HeaderMap) -> Result<Preconditions, Problem> {
+        Ok(Preconditions {
+            if_match: tags(headers, &IF_MATCH)?,
+            if_none_match: tags(headers, &IF_NONE_MATCH)?,
+        })
+    }
+
+    /// Whether they name tags, so that what is there must not change meanwhile.
+    pub(super) fn name_tags(&self) -> bool {
+        let lists = [&self.if_match, &self.if_none_match];
+        lists
+            .iter()
+            .any(|tags| matches!(tags, Some(Tags::These(_))))
+    }
+
+    /// Whether `If-Match` holds for what has this tag now.
+    fn matches(&self, current: Option<&str>) -> bool {
+        match (&self.if_match, current) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(Tags::Any), Some(_)) => true,
+            // Compared strongly.
+            (Some(Tags::These(tags)), Some(current)) => {
+                tags.iter().any(|tag| !tag.is_weak && tag.opaque == current)
+            }
+        }
+    }
+
+    /// Whether `If-None-Match` holds.
+    fn matches_none(&self, current: Option<&str>) -> bool {
+        match (&self.if_none_match, current) {
+            (None, _) | (Some(_), None) => true,
+            (Some(Tags::Any), Some(_)) => false,
+            (Some(Tags::These(tags)), Some(current)) => {
+                tags.iter().all(|tag| tag.opaque != current)
+            }
+        }
+    }
+
+    /// Whether what has this tag may be changed.
+    pub(super) fn allow_change(&self, current: Option<&str>) -> bool {
+        self.matches(current) && self.matches_none(current)
+    }
+
+    /// The answer to a read of what has this tag, if it is not what was asked for.
+    pub(super) fn of_read(&self, current: &str) -> Result<Option<Response>, Problem> {
+        if !self.matches(Some(current)) {
+            return Err(failed());
+        }
+        Ok((!self.matches_none(Some(current))).then(|| {
+            let mut response = StatusCode::NOT_MODIFIED.into_response();
+            set_etag(&mut response, current);
+            response
+        }))
+    }
+
+    /// What the store is to check, if it can check it alone.
+    fn of_store(&self) -> Option<Option<Expect>> {
+        match (&self.if_match, &self.if_none_match) {
+            (None, None) => Some(None),
+            (None, Some(Tags::Any)) => Some(Some(Expect::Absent)),
+            (Some(Tags::These(tags)), None) => match tags.as_slice() {
+                [tag] if !tag.is_weak => {
+                    let version = version(&tag.opaque)?;
+                    Some(Some(Expect::Version(version)))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Carries out a write of an entry, if they hold for it.
+    pub(super) async fn guard<T, W: Future<Output = Result<T, ServiceError>>>(
+        &self,
+        shared: &Shared,
+        app: &App,
+        (collection, key): (&Collection, &Key),
+        write: impl Fn(Option<Expect>) -> W,
+    ) -> Result<T, Problem> {
+        if let Some(expect) = self.of_store() {
+            return Ok(write(expect).await?);
+        }
+        // Who may write may know whether there is an entry, as `If-None-Match: *` says.
+        let host = Caller::new(app, None);
+        for _ in 0..ATTEMPTS {
+            let entry = shared.host.kv().get(&host, collection, key).await?;
+            let version = entry.map(|entry| entry.version);
+            let tag = version.map(|version| version.0.to_string());
+            if !self.allow_change(tag.as_deref()) {
+                return Err(failed());
+            }
+            let expect = version.map_or(Expect::Absent, Expect::Version);
+            match write(Some(expect)).await {
+                Err(ServiceError::Conflict { .. }) => {}
+                written => return Ok(written?),
+            }
+        }
+        let detail = format!("others changed the entry {ATTEMPTS} times meanwhile; try again");
+        Err(Problem::new(Kind::Busy, detail).retry_after(Duration::from_secs(1)))
+    }
+}
+
+/// The version that a tag stands for, written as the server writes it.
+fn version(opaque: &str) -> Option<Version> {
+    let version = opaque.parse().ok()?;
+    (opaque == format!("{version}")).then_some(Version(version))
+}
+
+fn failed() -> Problem {
+    Problem::new(
+        Kind::PreconditionFailed,
+        "what is there now is not what If-Match or If-None-Match expects",
+    )
+}
+
+pub(super) fn set_etag(response: &mut Response, opaque: &str) {
+    if let Ok(tag) = HeaderValue::try_from(format!("\"{opaque}\"")) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+}
+
+/// The tags of a header, which may come in several lines.
+fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
+    let mut lines = Vec::new();
+    for line in headers.get_all(name) {
+        lines.push(line.to_str().map_err(|_| malformed(name))?);
+    }
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let tags = parse(&lines.join(",")).ok_or_else(|| malformed(name))?;
+    Ok(Some(tags))
+}
+
+fn malformed(name: &HeaderName) -> Problem {
+    refused(format!(
+        "{name} takes * or ETags with their quotes, such as \"7\""
+    ))
+}
+
+fn parse(text: &str) -> Option<Tags> {
+    if text.trim() == "*" {
+        return Some(Tags::Any);
+    }
+    let mut tags = Vec::new();
+    let mut rest = text.trim_start_matches(SEPARATORS);
+    while !rest.is_empty() {
+        let (is_weak, quoted) = match rest.strip_prefix("W/") {
+            Some(quoted) => (true, quoted),
+            None => (false, rest),
+        };
+        let (opaque, after) = quoted.strip_prefix('"')?.split_once('"')?;
+        if opaque.contains(' ') || !(after.is_empty() || after.starts_with(SEPARATORS)) {
+            return None;
+        }
+        tags.push(Tag {
+            is_weak,
+            opaque: opaque.to_owned(),
+        });
+        rest = after.trim_start_matches(SEPARATORS);
+    }
+    (!tags.is_empty()).then_some(Tags::These(tags))
+}
+
+/// Tags of a header, weak ones or not; none of them for `*`.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_tags(text: &str) -> Option<Vec<(bool, String)>> {
+    Some(match parse(text)? {
+        Tags::Any => Vec::new(),
+        Tags::These(tags) => tags
+            .into_iter()
+            .map(|tag| (tag.is_weak, tag.opaque))
+            .collect(),
+    })
+}
+
+const SEPARATORS: [char; 3] = [' ', '\t', ','];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(if_match: Option<&str>, if_none_match: Option<&str>) -> Preconditions {
+        Preconditions {
+            if_match: if_match.map(|text| parse(text).unwrap()),
+            if_none_match: if_none_match.map(|text| parse(text).unwrap()),
+        }
+    }
+
+    #[test]
+    fn tags_are_compared_as_rfc_9110_says() {
+        for (if_match, if_none_match, absent, seven, eight) in [
+            (None, None, true, true, true),
+            (Some("*"), None, false, true, true),
+            (Some("\"7\""), None, false, true, false),
+            (Some("\"6\" , \"7\""), None, false, true, false),
+            (Some("W/\"7\""), None, false, false, false),
+            (None, Some("*"), true, false, false),
+            (None, Some("\"7\""), true, false, true),
+            (None, Some("W/\"7\",\"8\""), true, false, false),
+            (Some("*"), Some("\"7\""), false, false, true),
+        ] {
+            let given = given(if_match, if_none_match);
+            let found = [None, Some("7"), Some("8")].map(|tag| given.allow_change(tag));
+            let place = format!("{if_match:?} {if_none_match:?}");
+            assert_eq!(found, [absent, seven, eight], "{place}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_tags_is_refused() {
+        for bad in [
+            "",
+            "7",
+            "\"7",
+            "7\"",
+            "\"7\"\"8\"",
+            "*, \"7\"",
+            "w/\"7\"",
+            "\"a b\"",
+            ",",
+        ] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_taken_in_one_way_of_writing_alone() {
+        assert_eq!(version("7"), Some(Version(7)));
+        for other in ["07", "+7", "", "x", "99999999999999999999"] {
+            assert_eq!(version(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The line that each request leaves in the log, once its answer is sent.
+
+use super::client::{self, Network, Remote};
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request};
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use kvasm_core::{App, AppId, AppName, TokenId, shown_start};
+use kvasm_service::{Actor, Requests, line_of_request};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// The most bytes of a token's name in a line.
+const NAME_BYTES_MAX: usize = 64;
+
+tokio::task_local! {
+    /// What the request that this task handles is known to be about.
+    static NOTES: Arc<Notes>;
+}
+
+/// What is found out while a request is handled.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    app: OnceLock<(AppId, AppName)>,
+    actor: OnceLock<Who>,
+    bytes_in: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Who {
+    name: String,
+    token: Option<TokenId>,
+    app: Option<AppId>,
+}
+
+/// Notes who makes the request.
+pub(super) fn note_actor(actor: &Actor) {
+    let _ = NOTES.try_with(|notes| {
+        notes.actor.get_or_init(|| Who {
+            name: shown_start(&actor.name(), NAME_BYTES_MAX),
+            token: actor.token(),
+            app: actor.principal().app(),
+        });
+    });
+}
+
+/// Notes which app the request is about.
+pub(super) fn note_app(app: &App) {
+    let _ = NOTES.try_with(|notes| {
+        notes.app.get_or_init(|| (app.id, app.name.clone()));
+    });
+}
+
+/// A request's line. It is written when this is dropped.
+pub(super) struct Line {
+    notes: Arc<Notes>,
+    start: Instant,
+    id: Uuid,
+    client: Option<IpAddr>,
+    method: &'static str,
+    route: Option<MatchedPath>,
+    /// The app that the path names, whether or not there is one.
+    named: Option<AppName>,
+    /// None until there is an answer.
+    status: Option<u16>,
+    bytes_out: u64,
+}
+
+impl Line {
+    pub(super) fn new(
+        request: &Request,
+        id: Uuid,
+        method: &'static str,
+        trusted: &[Network],
+    ) -> Line {
+        let remote = request.extensions().get::<Remote>();
+        Line {
+            notes: Arc::default(),
+            start: Instant::now(),
+            id,
+            client: remote
+                .map(|Remote(remote)| client::address(*remote, request.headers(), trusted)),
+            method,
+            route: request.extensions().get().cloned(),
+            named: named_app(request.uri().path()),
+            status: None,
+            bytes_out: 0,
+        }
+    }
+
+    /// The time since the request began.
+    pub(super) fn took(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The route's path as it is declared, of which there are few.
+    pub(super) fn route(&self) -> &str {
+        self.route.as_ref().map_or("none", MatchedPath::as_str)
+    }
+
+    /// The request with its body counted.
+    pub(super) fn count(&self, request: Request) -> Request {
+        if request.body().is_end_stream() {
+            return request;
+        }
+        let count = Arc::clone(&self.notes);
+        request.map(|inner| Body::new(Counted { inner, count }))
+    }
+
+    /// Runs what handles the request, and takes notes.
+    pub(super) async fn noting<F: Future>(&self, handler: F) -> F::Output {
+        NOTES.scope(Arc::clone(&self.notes), handler).await
+    }
+
+    /// The answer's body, which writes the line when all of it is sent or the client
+    /// has left.
+    pub(super) fn end_with(mut self, status: u16, inner: Body) -> Body {
+        self.status = Some(status);
+        Body::new(Counted { inner, count: self })
+    }
+
+    /// The app in whose share of lines it is: that of the token, as an app must not use up
+    /// the lines of another, or the one that the request is about. The app that a path
+    /// merely names is not known to exist: names that clients make up must not take the
+    /// places of apps.
+    fn app(&self) -> Option<AppId> {
+        let of_token = self.notes.actor.get().and_then(|who| who.app);
+        let of_request = || self.notes.app.get().map(|(id, _)| *id);
+        of_token.or_else(of_request)
+    }
+
+    /// How many lines were left out before this one; `None` if this one is to be left out.
+    fn admit(&self, refused: bool) -> Option<u64> {
+        use tracing::Level;
+        let enabled = match refused {
+            true => tracing::enabled!(target: "kvasm::requests", Level::WARN),
+            false => tracing::enabled!(target: "kvasm::requests", Level::INFO),
+        };
+        if !enabled {
+            return None;
+        }
+        // Who asks for more than lines of information gets them all.
+        if tracing::enabled!(target: "kvasm::requests", Level::DEBUG) {
+            return Some(0);
+        }
+        let kind = match refused {
+            true => Requests::Refused,
+            false => Requests::Answered,
+        };
+        line_of_request(kind, self.app())
+    }
+
+    fn write(&self) {
+        let refused = matches!(self.status, Some(401 | 403));
+        let Some(suppressed) = self.admit(refused) else {
+            return;
+        };
+        // A macro, as a level is part of the place in the code that a line comes from.
+        macro_rules! line {
+            ($level:ident, $message:literal) => {{
+                let app = self.notes.app.get().map(|(_, name)| name);
+                let who = self.notes.actor.get();
+                tracing::$level!(
+                    target: "kvasm::requests",
+                    request_id = %self.id,
+                    client = self.client.map(tracing::field::display),
+                    method = self.method,
+                    route = self.route(),
+                    app = app.or(self.named.as_ref()).map(AppName::as_str),
+                    // As text, so that what it contains is escaped.
+                    actor = who.map(|who| who.name.as_str()),
+                    token = who.and_then(|who| who.token).map(tracing::field::display),
+                    status = self.status,
+                    bytes_in = self.notes.bytes_in.load(Ordering::Relaxed),
+                    bytes_out = self.bytes_out,
+                    took_us = u64::try_from(self.took().as_micros()).unwrap_or(u64::MAX),
+                    suppressed,
+                    $message
+                )
+            }};
+        }
+        match self.status {
+            Some(_) if refused => line!(warn, "refused"),
+            Some(_) => line!(info, "answered"),
+            None => line!(info, "the client has left"),
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.write();
+    }
+}
+
+/// The app that a path names, if that could be an app's name.
+fn named_app(path: &str) -> Option<AppName> {
+    let rest = path.strip_prefix("/v1/apps/");
+    let rest = rest.or_else(|| path.strip_prefix("/a/"))?;
+    AppName::parse(rest.split('/').next()?).ok()
+}
+
+/// Counts the bytes of a body.
+trait Count {
+    fn add(&mut self, bytes: u64);
+}
+
+impl Count for Arc<Notes> {
+    fn add(&mut self, bytes: u64) {
+        self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Count for Line {
+    fn add(&mut self, bytes: u64) {
+        self.bytes_out += bytes;
+    }
+}
+
+/// A body whose bytes are counted as they pass.
+struct Counted<C> {
+    inner: Body,
+    count: C,
+}
+
+impl<C: Count + Unpin> HttpBody for Counted<C> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(context));
+        self.count.add(data_len(&frame));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+fn data_len(frame: &Option<Result<Frame<Bytes>, axum::Error>>) -> u64 {
+    let frame = frame.as_ref().and_then(|frame| frame.as_ref().ok());
+    let data = frame.and_then(Frame::data_ref);
+    data.map_or(0, |data| data.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_app_of_a_path_is_one_that_could_be() {
+        let named = |path| named_app(path).map(|name| name.to_string());
+        assert_eq!(named("/v1/apps/shop"), Some("shop".to_owned()));
+        assert_eq!(named("/v1/apps/shop/kv/entry"), Some("shop".to_owned()));
+        assert_eq!(named("/a/shop"), Some("shop".to_owned()));
+        for none in ["/v1/apps", "/v1/apps/", "/a/%0a/x", "/a/A\u{1b}[1m", "/x"] {
+            assert_eq!(named(none), None, "{none}");
+        }
+    }
+}

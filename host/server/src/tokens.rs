@@ -1,0 +1,187 @@
+//! Tokens, of an app and of the whole instance.
+
+use super::Shared;
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Params, Segments, page_limit, refused};
+use super::problem::Problem;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use kvasm_api::{NewToken, TokenMade, TokenPage, TokenView};
+use kvasm_core::{App, Capability, Timestamp, TokenId};
+use kvasm_service::{Actor, Expiry};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Where the page before ended.
+    after: Option<String>,
+    /// How many, 1 to 1,000; by default 100.
+    limit: Option<u32>,
+}
+
+/// The id of a token, of the path or the query. What is none is not repeated: it may be
+/// the token itself.
+fn token_id(name: &str, text: &str) -> Result<TokenId, Problem> {
+    let id = Uuid::try_parse(text).map_err(|_| {
+        refused(format!(
+            "the parameter {name:?} is not the id of a token, which is 32 hexadecimal digits"
+        ))
+    })?;
+    Ok(TokenId(id))
+}
+
+async fn page(
+    shared: &Shared,
+    actor: &Actor,
+    app: Option<&App>,
+    params: ListParams,
+) -> Result<Json<TokenPage>, Problem> {
+    let limit = page_limit(params.limit)?;
+    let after = params.after.as_deref();
+    let after = after.map(|after| token_id("after", after)).transpose()?;
+    let rows = shared.host.admin().tokens(actor, app, after, limit).await?;
+    let full = rows.len() == limit as usize;
+    Ok(Json(TokenPage {
+        next: rows.last().filter(|_| full).map(|row| row.id.to_string()),
+        tokens: rows.iter().map(TokenView::from).collect(),
+    }))
+}
+
+/// A time at which a token can expire.
+fn expiry(at: Timestamp) -> Result<Timestamp, Problem> {
+    if at <= Timestamp::now() {
+        return Err(refused(
+            "expires_at is in the past; it is in milliseconds since 1970",
+        ));
+    }
+    if at >= Timestamp::END {
+        return Err(refused(
+            "expires_at is after the year 9999; it is in milliseconds since 1970, and null \
+             for a token that does not expire",
+        ));
+    }
+    Ok(at)
+}
+
+async fn make(
+    shared: &Shared,
+    actor: &Actor,
+    app: Option<&App>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<TokenMade>), Problem> {
+    let new: NewToken = body::json(shared, headers, body).await?;
+    let scopes = new.scopes.iter().map(|scope| scope.parse());
+    let scopes = scopes.collect::<Result<_, kvasm_core::UnknownScope>>();
+    let expires_at = match new.expires_at {
+        None => Expiry::WithMaker,
+        Some(None) => Expiry::Never,
+        Some(Some(at)) => Expiry::At(expiry(Timestamp(at))?),
+    };
+    let new = kvasm_service::NewToken {
+        name: new.name,
+        scopes: scopes.map_err(|e| refused(e.to_string()))?,
+        expires_at,
+    };
+    let (token, bearer) = shared.host.admin().create_token(actor, app, new).await?;
+    let made = TokenMade {
+        secret: bearer.reveal(),
+        token: TokenView::from(&token),
+    };
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+/// Lists all tokens.
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", params(ListParams),
+    responses((status = 200, body = TokenPage)), security(("token" = ["instance:admin"])))]
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Known(actor, _): Known,
+    Params(params): Params<ListParams>,
+) -> Result<Json<TokenPage>, Problem> {
+    page(&shared, &actor, None, params).await
+}
+
+/// Makes a token for every app.
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = NewToken,
+    responses((status = 201, body = TokenMade)), security(("token" = ["instance:admin"])))]
+pub(super) async fn create(
+    State(shared): State<Shared>,
+    Known(actor, _): Known,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<TokenMade>), Problem> {
+    actor.require(Capability::InstanceAdmin)?;
+    make(&shared, &actor, None, &headers, body).await
+}
+
+/// Revokes any token.
+#[utoipa::path(delete, path = "/v1/tokens/{token}", tag = "tokens",
+    params(("token" = String, Path)), responses((status = 204)),
+    security(("token" = ["instance:admin"])))]
+pub(super) async fn revoke(
+    State(shared): State<Shared>,
+    Known(actor, _): Known,
+    Segments(token): Segments<String>,
+) -> Result<StatusCode, Problem> {
+    actor.require(Capability::InstanceAdmin)?;
+    let token = token_id("token", &token)?;
+    shared
+        .host
+        .admin()
+        .revoke_token(&actor, None, token)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lists an app's tokens.
+#[utoipa::path(get, path = "/v1/apps/{app}/tokens", tag = "tokens",
+    params(("app" = String, Path), ListParams), responses((status = 200, body = TokenPage)),
+    security(("token" = ["app:admin"])))]
+pub(super) async fn list_of_app(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    Params(params): Params<ListParams>,
+) -> Result<Json<TokenPage>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
+    page(&shared, &actor, Some(&app), params).await
+}
+
+/// Makes a token for one app. It cannot grant what its maker does not have.
+#[utoipa::path(post, path = "/v1/apps/{app}/tokens", tag = "tokens",
+    params(("app" = String, Path)), request_body = NewToken,
+    responses((status = 201, body = TokenMade)), security(("token" = ["app:admin"])))]
+pub(super) async fn create_for_app(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<TokenMade>), Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
+    make(&shared, &actor, Some(&app), &headers, body).await
+}
+
+/// Revokes a token of an app.
+#[utoipa::path(delete, path = "/v1/apps/{app}/tokens/{token}", tag = "tokens",
+    params(("app" = String, Path), ("token" = String, Path)), responses((status = 204)),
+    security(("token" = ["app:admin"])))]
+pub(super) async fn revoke_of_app(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments((name, token)): Segments<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
+    let token = token_id("token", &token)?;
+    let admin = shared.host.admin();
+    admin.revoke_token(&actor, Some(&app), token).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

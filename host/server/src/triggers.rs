@@ -1,0 +1,182 @@
+//! Triggers of an app.
+
+use super::Shared;
+use super::apps::find;
+use super::auth::Known;
+use super::body::{self, Json};
+use super::params::{Params, Segments, refused};
+use super::problem::Problem;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use kvasm_api::{TriggerPage, TriggerPut, TriggerView};
+use kvasm_core::{
+    Capability, Changes, Collection, NewTrigger, Policy, Schedule, TriggerName, Watch,
+};
+use kvasm_service::{Actor, Fate, Seen};
+use serde::Deserialize;
+use std::time::Duration;
+use utoipa::IntoParams;
+
+/// Lists an app's triggers: those of its plugin, and those of operators.
+#[utoipa::path(get, path = "/v1/apps/{app}/triggers", tag = "triggers",
+    params(("app" = String, Path)), responses((status = 200, body = TriggerPage)),
+    security(("token" = ["app:read"])))]
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(name): Segments<String>,
+) -> Result<Json<TriggerPage>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
+    let triggers = shared.host.admin().triggers(&actor, &app).await?;
+    Ok(Json(TriggerPage {
+        triggers: triggers.iter().map(TriggerView::from).collect(),
+    }))
+}
+
+/// Makes a trigger, or replaces the one of its name whole: it is not paused then,
+/// and one that the plugin declares is the operator's from there on.
+#[utoipa::path(put, path = "/v1/apps/{app}/triggers/{name}", tag = "triggers",
+    params(("app" = String, Path), ("name" = String, Path)), request_body = TriggerPut,
+    responses((status = 200, body = TriggerView)), security(("token" = ["app:admin"])))]
+pub(super) async fn set(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments((name, trigger)): Segments<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<TriggerView>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
+    let name = TriggerName::parse(&trigger)?;
+    let put: TriggerPut = body::json(&shared, &headers, body).await?;
+    let trigger = operators(name, put)?;
+    let admin = shared.host.admin();
+    let trigger = admin.set_trigger(&actor, &app, trigger).await?;
+    Ok(Json(TriggerView::from(&trigger)))
+}
+
+/// The trigger that an operator asks for.
+fn operators(name: TriggerName, put: TriggerPut) -> Result<NewTrigger, Problem> {
+    let default = Policy::default();
+    let policy = Policy {
+        attempts_max: put.attempts_max.unwrap_or(default.attempts_max),
+        age_max: put
+            .age_max_ms
+            .map_or(default.age_max, Duration::from_millis),
+    };
+    let function = put.function.unwrap_or_else(|| name.to_string());
+    let watch = match (put.collection, put.schedule) {
+        (Some(collection), None) => changes(collection, put.prefix, put.on)?,
+        (None, Some(schedule)) => {
+            if put.prefix.is_some() || put.on.is_some() {
+                return Err(refused("`prefix` and `on` are of changes, not of times"));
+            }
+            Watch::Schedule(Schedule::parse(&schedule)?)
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(refused(
+                "a trigger needs either `collection`, whose changes it waits for, or `schedule`",
+            ));
+        }
+    };
+    Ok(NewTrigger {
+        name,
+        watch,
+        function,
+        policy,
+    })
+}
+
+fn changes(
+    collection: String,
+    prefix: Option<String>,
+    on: Option<Vec<String>>,
+) -> Result<Watch, Problem> {
+    let mut changes = Changes {
+        collection: Collection::parse(collection)?,
+        prefix: prefix.unwrap_or_default(),
+        set: on.is_none(),
+        delete: on.is_none(),
+    };
+    for kind in on.unwrap_or_default() {
+        match kind.as_str() {
+            "set" => changes.set = true,
+            "delete" => changes.delete = true,
+            _ => return Err(refused("`on` has set, delete or both")),
+        }
+    }
+    Ok(Watch::Changes(changes))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteParams {
+    /// What becomes of its outstanding deliveries: `refuse`, which is the default,
+    /// deletes nothing if there are some; `keep` lets them go on; `discard` discards
+    /// them, and needs `script:write` too.
+    deliveries: Option<String>,
+}
+
+/// Deletes a trigger. One that the active plugin version declares comes back with the
+/// next activation.
+#[utoipa::path(delete, path = "/v1/apps/{app}/triggers/{name}", tag = "triggers",
+    params(("app" = String, Path), ("name" = String, Path), DeleteParams),
+    responses((status = 204)), security(("token" = ["app:admin"])))]
+pub(super) async fn delete(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments((name, trigger)): Segments<(String, String)>,
+    Params(params): Params<DeleteParams>,
+) -> Result<StatusCode, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
+    let trigger = TriggerName::parse(&trigger)?;
+    let fate = params.deliveries.as_deref().map(str::parse::<Fate>);
+    let fate = fate
+        .transpose()
+        .map_err(|()| refused("`deliveries` is refuse, keep or discard"))?;
+    let admin = shared.host.admin();
+    let fate = fate.unwrap_or_default();
+    admin.delete_trigger(&actor, &app, trigger, fate).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn set_paused(
+    shared: &Shared,
+    seen: &mut Seen,
+    actor: &Actor,
+    (name, trigger): (String, String),
+    paused: bool,
+) -> Result<StatusCode, Problem> {
+    let app = find(shared, seen, actor, &name, Capability::AppAdmin).await?;
+    let trigger = TriggerName::parse(&trigger)?;
+    let admin = shared.host.admin();
+    admin.pause_trigger(actor, &app, trigger, paused).await?;
+    // A dispatcher of this host need not wait for its next poll.
+    shared.host.wakes().wake();
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lets a trigger's deliveries wait. Changes are recorded all the same.
+#[utoipa::path(post, path = "/v1/apps/{app}/triggers/{name}/pause", tag = "triggers",
+    params(("app" = String, Path), ("name" = String, Path)), responses((status = 204)),
+    security(("token" = ["app:admin"])))]
+pub(super) async fn pause(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(names): Segments<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    set_paused(&shared, &mut seen, &actor, names, true).await
+}
+
+/// Lets a trigger's deliveries go on, and counts its failures from 0.
+#[utoipa::path(post, path = "/v1/apps/{app}/triggers/{name}/resume", tag = "triggers",
+    params(("app" = String, Path), ("name" = String, Path)), responses((status = 204)),
+    security(("token" = ["app:admin"])))]
+pub(super) async fn resume(
+    State(shared): State<Shared>,
+    Known(actor, mut seen): Known,
+    Segments(names): Segments<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    set_paused(&shared, &mut seen, &actor, names, false).await
+}

@@ -1,0 +1,364 @@
+//! Apps and tokens in memory, and whether they still are as they were read. Why, and
+//! why nothing is seen too late: `docs/decisions/0024-access-by-generation.md`.
+
+use super::looks::Looks;
+use kvasm_core::store::{Store, StoreError};
+use kvasm_core::{App, AppId, AppName, Generation, Token, TokenId};
+use kvasm_metrics::Metrics;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+/// The most apps that are kept by name, by identity, and the most tokens. A row has
+/// less than 1 KiB: names are bounded.
+const ROWS_MAX: usize = 10_000;
+
+/// The generation of the registry that a request has seen. All that is read for one
+/// request with the same value may be as old as that, and no older than the request.
+#[derive(Debug, Default)]
+pub struct Seen(Option<Generation>);
+
+/// Apps and tokens as the store has them, without reading each row each time.
+///
+/// Each row is kept with a generation of the registry from before it was read. A row is
+/// used as long as the store has that generation, which each request asks for, together
+/// with others that arrive. So a change that was acknowledged on any host before a
+/// request has arrived is seen by that request.
+pub struct Access {
+    store: Arc<dyn Store>,
+    metrics: Metrics,
+    looks: Looks<Result<Generation, Arc<StoreError>>>,
+    rows: Mutex<Rows>,
+}
+
+struct Rows {
+    /// A generation that the store has had.
+    last: Option<Generation>,
+    names: Kept<AppName, App>,
+    apps: Kept<AppId, App>,
+    tokens: Kept<TokenId, Token>,
+}
+
+impl Access {
+    /// Over a store, with nothing in memory.
+    pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> Access {
+        Access {
+            store,
+            metrics,
+            looks: Looks::default(),
+            rows: Mutex::new(Rows {
+                last: None,
+                names: Kept::new(ROWS_MAX),
+                apps: Kept::new(ROWS_MAX),
+                tokens: Kept::new(ROWS_MAX),
+            }),
+        }
+    }
+
+    /// The app of a name, if there is one.
+    ///
+    /// # Errors
+    /// The store's failure, of a read or of the look at the generation.
+    pub async fn app(
+        &self,
+        seen: &mut Seen,
+        name: &AppName,
+    ) -> Result<Option<Arc<App>>, StoreError> {
+        let read = self.store.app(name);
+        self.row(seen, name, |rows| &mut rows.names, read).await
+    }
+
+    /// The app of an identity, if there is one.
+    ///
+    /// # Errors
+    /// As [`app`](Access::app).
+    pub async fn app_by_id(
+        &self,
+        seen: &mut Seen,
+        app: AppId,
+    ) -> Result<Option<Arc<App>>, StoreError> {
+        let read = self.store.app_by_id(app);
+        self.row(seen, &app, |rows| &mut rows.apps, read).await
+    }
+
+    /// A token, whether it is good or not.
+    ///
+    /// # Errors
+    /// As [`app`](Access::app).
+    pub async fn token(
+        &self,
+        seen: &mut Seen,
+        id: TokenId,
+    ) -> Result<Option<Arc<Token>>, StoreError> {
+        let read = self.store.token(id);
+        self.row(seen, &id, |rows| &mut rows.tokens, read).await
+    }
+
+    /// A row: out of memory if the store has the generation that it was read at.
+    async fn row<K: Hash + Eq + Clone, V>(
+        &self,
+        seen: &mut Seen,
+        key: &K,
+        kept: impl Fn(&mut Rows) -> &mut Kept<K, V>,
+        read: impl Future<Output = Result<Option<V>, StoreError>>,
+    ) -> Result<Option<Arc<V>>, StoreError> {
+        let is_kept = kept(&mut self.rows.lock()).get(key).is_some();
+        let at = match self.before(seen, is_kept) {
+            Some(generation) => generation,
+            None => self.look(seen).await?,
+        };
+        // Others may have read it during the look.
+        if seen.0.is_some()
+            && let Some((row, read_at)) = kept(&mut self.rows.lock()).get(key)
+            && read_at == at
+        {
+            self.metrics.access("hit");
+            return Ok(Some(row));
+        }
+        self.metrics.access("miss");
+        let row = read.await?.map(Arc::new);
+        let mut rows = self.rows.lock();
+        match &row {
+            Some(row) => kept(&mut rows).put(key.clone(), (Arc::clone(row), at)),
+            None => kept(&mut rows).remove(key),
+        }
+        Ok(row)
+    }
+
+    /// A generation from before this call, if one is known that will do. A row that is
+    /// not kept is read in any case, so for it each one will: strangers who ask for what
+    /// is not there cause no looks.
+    fn before(&self, seen: &Seen, is_kept: bool) -> Option<Generation> {
+        match is_kept {
+            true => seen.0,
+            false => seen.0.or(self.rows.lock().last),
+        }
+    }
+
+    /// The generation that the store has now, which the request has seen then.
+    async fn look(&self, seen: &mut Seen) -> Result<Generation, StoreError> {
+        let look = || {
+            self.metrics.access("look");
+            let store = Arc::clone(&self.store);
+            async move { store.generation().await.map_err(Arc::new) }
+        };
+        let generation = self.looks.look(look).await.map_err(shared)?;
+        self.rows.lock().last = Some(generation);
+        seen.0 = Some(generation);
+        Ok(generation)
+    }
+}
+
+/// The cause of a failure that several requests get.
+#[derive(Debug)]
+struct Shared(Arc<StoreError>);
+
+impl std::fmt::Display for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match std::error::Error::source(&*self.0) {
+            Some(cause) => write!(f, "{cause}"),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl std::error::Error for Shared {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&*self.0)?.source()
+    }
+}
+
+/// A failure of the same kind with the same cause.
+fn shared(error: Arc<StoreError>) -> StoreError {
+    match &*error {
+        StoreError::Full(_) => StoreError::Full(Shared(error).into()),
+        StoreError::Unavailable(_) => StoreError::Unavailable(Shared(error).into()),
+        // A read gives no other.
+        _ => StoreError::Failed(Shared(error).into()),
+    }
+}
+
+/// Rows with the generation of each, up to a number: of more, those that were not used
+/// for longest leave, about half of them at once.
+struct Kept<K, V> {
+    young: HashMap<K, Row<V>>,
+    /// Not used since they were young.
+    old: HashMap<K, Row<V>>,
+    /// The most of each.
+    half: usize,
+}
+
+type Row<V> = (Arc<V>, Generation);
+
+impl<K: Hash + Eq + Clone, V> Kept<K, V> {
+    fn new(rows: usize) -> Kept<K, V> {
+        Kept {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            half: rows / 2,
+        }
+    }
+
+    fn get(&mut self, key: &K) -> Option<Row<V>> {
+        if let Some((key, row)) = self.old.remove_entry(key) {
+            self.put(key, row);
+        }
+        self.young.get(key).cloned()
+    }
+
+    fn put(&mut self, key: K, row: Row<V>) {
+        self.old.remove(&key);
+        if self.young.len() >= self.half && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, row);
+    }
+
+    fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Actor, Admin};
+    use kvasm_core::{AppLimits, CursorKey, Timestamp};
+    use kvasm_store_memory::MemoryStore;
+    use uuid::Uuid;
+
+    fn counted(metrics: &Metrics, name: &str) -> u64 {
+        let text = metrics.encode();
+        let line = format!("kvasm_access_total{{name=\"{name}\"}} ");
+        let count = text.lines().find_map(|found| found.strip_prefix(&line));
+        count.map_or(0, |count| count.parse().unwrap())
+    }
+
+    fn name(name: &str) -> AppName {
+        AppName::parse(name).unwrap()
+    }
+
+    struct Scene {
+        metrics: Metrics,
+        access: Arc<Access>,
+        admin: Admin,
+        operator: Actor,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let metrics = Metrics::default();
+            let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+            let access = Arc::new(Access::new(Arc::clone(&store), metrics.clone()));
+            let admin = Admin::new(store, Arc::clone(&access), AppLimits::default());
+            Scene {
+                metrics,
+                access,
+                admin,
+                operator: Actor::operator("test", Uuid::nil()),
+            }
+        }
+
+        fn counts(&self) -> (u64, u64, u64) {
+            let count = |name| counted(&self.metrics, name);
+            (count("hit"), count("miss"), count("look"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_is_read_once_for_each_generation() {
+        let scene = Scene::new();
+        let made = scene.admin.create_app(&scene.operator, name("shop"), false);
+        let app = made.await.unwrap();
+        let ask = async || {
+            let row = scene.access.app(&mut Seen::default(), &app.name).await;
+            row.unwrap().unwrap().public
+        };
+        for _ in 0..10 {
+            assert!(!ask().await);
+        }
+        assert_eq!(scene.counts(), (9, 1, 10));
+        let public = scene.admin.set_public(&scene.operator, &app, true).await;
+        assert!(public.unwrap().public);
+        for _ in 0..10 {
+            assert!(ask().await);
+        }
+        assert_eq!(scene.counts(), (18, 2, 20));
+    }
+
+    /// What a request has seen already does for all that it reads.
+    #[tokio::test]
+    async fn a_request_looks_once() {
+        let scene = Scene::new();
+        let made = scene.admin.create_app(&scene.operator, name("shop"), false);
+        let app = made.await.unwrap();
+        for _ in 0..10 {
+            let mut seen = Seen::default();
+            let by_name = scene.access.app(&mut seen, &app.name).await.unwrap();
+            let by_id = scene.access.app_by_id(&mut seen, app.id).await.unwrap();
+            assert_eq!(by_name.unwrap().id, by_id.unwrap().id);
+        }
+        assert_eq!(scene.counts(), (18, 2, 10));
+    }
+
+    #[tokio::test]
+    async fn strangers_fill_nothing_and_cause_no_looks() {
+        let scene = Scene::new();
+        for n in 0..100_000 {
+            let mut seen = Seen::default();
+            let app = name(&format!("app-{n}"));
+            let absent = scene.access.app(&mut seen, &app).await;
+            assert!(absent.unwrap().is_none());
+            let token = TokenId(Uuid::now_v7());
+            let absent = scene.access.token(&mut seen, token).await;
+            assert!(absent.unwrap().is_none());
+        }
+        let rows = scene.access.rows.lock();
+        assert_eq!((rows.names.len(), rows.tokens.len()), (0, 0));
+        // Those that come before anything is known.
+        assert!(counted(&scene.metrics, "look") <= 1);
+    }
+
+    #[test]
+    fn rows_are_bounded_and_those_in_use_stay() {
+        let mut kept = Kept::new(ROWS_MAX);
+        let app = Arc::new(App {
+            id: AppId::generate(),
+            name: name("shop"),
+            created_at: Timestamp(0),
+            cursor_key: CursorKey::new([0; CursorKey::BYTES]),
+            public: false,
+            limits: AppLimits::default(),
+            active: None,
+        });
+        let row = || (Arc::clone(&app), Generation(Uuid::nil()));
+        kept.put(0, row());
+        for n in 1..100_000 {
+            kept.put(n, row());
+            assert!(kept.get(&0).is_some(), "{n}");
+            assert!(kept.len() <= ROWS_MAX);
+        }
+        assert!(kept.get(&99_999).is_some());
+        assert!(kept.get(&1).is_none());
+    }
+
+    #[test]
+    fn a_failure_that_is_shared_says_the_same() {
+        use crate::chain;
+        let cause = std::io::Error::other("the cause");
+        let one = StoreError::Unavailable(cause.into());
+        let text = chain(&one);
+        let many = shared(Arc::new(one));
+        assert!(matches!(many, StoreError::Unavailable(_)));
+        assert_eq!(chain(&many), text);
+        let many = shared(Arc::new(StoreError::Failed("bad".into())));
+        assert!(matches!(many, StoreError::Failed(_)), "{many:?}");
+    }
+}

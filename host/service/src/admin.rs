@@ -1,0 +1,338 @@
+//! Administration: apps and plugins. Every change goes to the store with its
+//! audit row, in one transaction.
+
+use super::{Access, Actor, Seen, ServiceError};
+use bytes::Bytes;
+use kvasm_core::store::{Store, StoreError};
+use kvasm_core::{
+    App, AppId, AppLimits, AppName, Audit, Capability, CursorKey, Digest, Exports, LimitsPatch,
+    NewPlugin, Plugin, PluginVersion, Timestamp, Usage,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What administrators do: each call names its [`Actor`], and
+/// is refused unless that one holds the capability that it needs.
+pub struct Admin {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) access: Arc<Access>,
+    new_apps: AppLimits,
+}
+
+impl Admin {
+    /// Over a store, and what is kept of it in memory. New apps get the limits of
+    /// `new_apps`.
+    pub fn new(store: Arc<dyn Store>, access: Arc<Access>, new_apps: AppLimits) -> Admin {
+        Admin {
+            store,
+            access,
+            new_apps,
+        }
+    }
+
+    /// The app of a name, for an actor who holds `needs` of it. With what was seen for the
+    /// actor's token, in the same request, the store is not asked again.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] for an actor who does not, which tells nothing of
+    /// whether there is such an app; [`ServiceError::AppNotFound`] for one who
+    /// would, if there were one.
+    pub async fn find(
+        &self,
+        seen: &mut Seen,
+        actor: &Actor,
+        name: &AppName,
+        needs: impl Fn(AppId) -> Capability,
+    ) -> Result<App, ServiceError> {
+        match self.access.app(seen, name).await? {
+            Some(app) => actor.require(needs(app.id)).map(|()| App::clone(&app)),
+            None => {
+                // Nobody is bound to this app, so only the unbound get further.
+                actor.require(needs(AppId::from(Uuid::nil())))?;
+                Err(ServiceError::AppNotFound)
+            }
+        }
+    }
+
+    /// Up to `limit` apps in the order of their names, after one if given. An
+    /// actor that is bound to an app sees that one.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:read`.
+    pub async fn apps(
+        &self,
+        actor: &Actor,
+        after: Option<&AppName>,
+        limit: u32,
+    ) -> Result<Vec<App>, ServiceError> {
+        match actor.principal().app() {
+            None => {
+                actor.require(Capability::AppRead(AppId::from(Uuid::nil())))?;
+                Ok(self.store.apps(after, limit).await?)
+            }
+            Some(bound) => {
+                actor.require(Capability::AppRead(bound))?;
+                let own = self.store.app_by_id(bound).await?;
+                let is_after = |app: &App| after.is_none_or(|after| app.name > *after);
+                Ok(own
+                    .filter(is_after)
+                    .into_iter()
+                    .take(limit as usize)
+                    .collect())
+            }
+        }
+    }
+
+    /// Makes an app with the limits of new apps.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:admin` for all apps,
+    /// [`ServiceError::AppExists`].
+    pub async fn create_app(
+        &self,
+        actor: &Actor,
+        name: AppName,
+        public: bool,
+    ) -> Result<App, ServiceError> {
+        actor.require(Capability::AppCreate)?;
+        let app = new_app(name, public, self.new_apps)?;
+        let detail = json!({ "public": public });
+        let audit = actor.audit("app.create", Some(&app), app.created_at, detail);
+        match self.store.create_app(app.clone(), audit).await {
+            Ok(()) => Ok(app),
+            Err(StoreError::AppExists) => Err(ServiceError::AppExists(app.name)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Says whether an app takes calls without a token. Returns the app as it is
+    /// then.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:admin` of the app,
+    /// [`ServiceError::AppNotFound`].
+    pub async fn set_public(
+        &self,
+        actor: &Actor,
+        app: &App,
+        public: bool,
+    ) -> Result<App, ServiceError> {
+        actor.require(Capability::AppAdmin(app.id))?;
+        let detail = json!({ "public": public });
+        let audit = actor.audit("app.update", Some(app), Timestamp::now(), detail);
+        Ok(self.store.set_public(app.id, public, audit).await?)
+    }
+
+    /// Changes some of what an app may use, if its limits are as expected. Returns
+    /// the app as it is then.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `instance:admin`: who administers an app
+    /// does not set its limits. [`ServiceError::LimitsChanged`] if limits are
+    /// expected and the app has others; [`ServiceError::AppNotFound`].
+    pub async fn set_limits(
+        &self,
+        actor: &Actor,
+        app: &App,
+        patch: LimitsPatch,
+        expected: Option<AppLimits>,
+    ) -> Result<App, ServiceError> {
+        actor.require(Capability::InstanceAdmin)?;
+        let audit = actor.audit("app.limits", Some(app), Timestamp::now(), shown(patch));
+        let set = self.store.set_limits(app.id, patch, expected, audit);
+        Ok(set.await?)
+    }
+
+    /// Deletes an app and everything it owns.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:admin` of the app,
+    /// [`ServiceError::AppNotFound`] if it is gone already.
+    pub async fn delete_app(&self, actor: &Actor, app: &App) -> Result<(), ServiceError> {
+        actor.require(Capability::AppAdmin(app.id))?;
+        let audit = actor.audit("app.delete", Some(app), Timestamp::now(), json!({}));
+        match self.store.delete_app(app.id, audit).await? {
+            true => Ok(()),
+            false => Err(ServiceError::AppNotFound),
+        }
+    }
+
+    /// What an app's entries take.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:read` of the app.
+    pub async fn usage(&self, actor: &Actor, app: &App) -> Result<Usage, ServiceError> {
+        actor.require(Capability::AppRead(app.id))?;
+        Ok(self.store.usage(app.id).await?)
+    }
+
+    /// Adds a plugin version, whose module is known to be good, and makes it the
+    /// active one if so asked.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `plugin:deploy` of the app.
+    pub async fn add_plugin(
+        &self,
+        actor: &Actor,
+        app: &App,
+        wasm: Bytes,
+        digest: Digest,
+        exports: Exports,
+        activate: bool,
+    ) -> Result<PluginVersion, ServiceError> {
+        actor.require(Capability::PluginDeploy(app.id))?;
+        let detail = json!({ "digest": digest, "size": wasm.len(), "activate": activate });
+        let audit = actor.audit("plugin.upload", Some(app), Timestamp::now(), detail);
+        let plugin = NewPlugin {
+            app: app.id,
+            digest,
+            wasm,
+            exports,
+            activate,
+        };
+        Ok(self.store.add_plugin(plugin, audit).await?)
+    }
+
+    /// Makes a version the active one. Calls that run go on with theirs.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `plugin:deploy` of the app,
+    /// [`ServiceError::PluginNotFound`].
+    pub async fn activate_plugin(
+        &self,
+        actor: &Actor,
+        app: &App,
+        version: PluginVersion,
+    ) -> Result<(), ServiceError> {
+        actor.require(Capability::PluginDeploy(app.id))?;
+        let detail = json!({ "version": version });
+        let audit = actor.audit("plugin.activate", Some(app), Timestamp::now(), detail);
+        Ok(self.store.activate_plugin(app.id, version, audit).await?)
+    }
+
+    /// Makes the version active that the active one replaced.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `plugin:deploy` of the app,
+    /// [`ServiceError::NothingToRollBackTo`].
+    pub async fn roll_back_plugin(
+        &self,
+        actor: &Actor,
+        app: &App,
+    ) -> Result<PluginVersion, ServiceError> {
+        actor.require(Capability::PluginDeploy(app.id))?;
+        let from = app.active.map(|active| active.version);
+        let detail = json!({ "from": from });
+        let audit = actor.audit("plugin.rollback", Some(app), Timestamp::now(), detail);
+        Ok(self.store.roll_back_plugin(app.id, audit).await?)
+    }
+
+    /// Deletes a version that is not active.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `plugin:deploy` of the app,
+    /// [`ServiceError::PluginActive`], [`ServiceError::PluginNotFound`].
+    pub async fn delete_plugin(
+        &self,
+        actor: &Actor,
+        app: &App,
+        version: PluginVersion,
+    ) -> Result<(), ServiceError> {
+        actor.require(Capability::PluginDeploy(app.id))?;
+        let detail = json!({ "version": version });
+        let audit = actor.audit("plugin.delete", Some(app), Timestamp::now(), detail);
+        match self.store.delete_plugin(app.id, version, audit).await? {
+            true => Ok(()),
+            false => Err(ServiceError::PluginNotFound(version)),
+        }
+    }
+
+    /// An app's plugin versions, newest first, below a number if given.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:read` of the app.
+    pub async fn plugins(
+        &self,
+        actor: &Actor,
+        app: &App,
+        before: Option<PluginVersion>,
+        limit: u32,
+    ) -> Result<Vec<Plugin>, ServiceError> {
+        actor.require(Capability::AppRead(app.id))?;
+        Ok(self.store.plugins(app.id, before, limit).await?)
+    }
+
+    /// One plugin version.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:read` of the app,
+    /// [`ServiceError::PluginNotFound`].
+    pub async fn plugin(
+        &self,
+        actor: &Actor,
+        app: &App,
+        version: PluginVersion,
+    ) -> Result<Plugin, ServiceError> {
+        actor.require(Capability::AppRead(app.id))?;
+        let plugin = self.store.plugin(app.id, version).await?;
+        plugin.ok_or(ServiceError::PluginNotFound(version))
+    }
+
+    /// The audit rows of an app, or all, newest first, below one if given.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `app:admin` of the app, or without
+    /// `instance:admin` for all.
+    pub async fn audit(
+        &self,
+        actor: &Actor,
+        app: Option<&App>,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<Audit>, ServiceError> {
+        actor.require(match app {
+            Some(app) => Capability::AppAdmin(app.id),
+            None => Capability::InstanceAdmin,
+        })?;
+        let app = app.map(|app| app.id);
+        Ok(self.store.audit(app, before, limit).await?)
+    }
+}
+
+/// A change of limits as the audit log has it: those that it names.
+fn shown(patch: LimitsPatch) -> Value {
+    let LimitsPatch {
+        entries,
+        bytes,
+        calls_per_second,
+        calls_at_once,
+    } = patch;
+    let limits = [
+        ("entries", entries.map(|limit| json!(limit))),
+        ("bytes", bytes.map(|limit| json!(limit))),
+        (
+            "calls_per_second",
+            calls_per_second.map(|limit| json!(limit)),
+        ),
+        ("calls_at_once", calls_at_once.map(|limit| json!(limit))),
+    ];
+    let named = limits.into_iter();
+    let named = named.filter_map(|(name, limit)| Some((name.to_owned(), limit?)));
+    Value::Object(named.collect())
+}
+
+/// An app that is not in the store yet.
+fn new_app(name: AppName, public: bool, limits: AppLimits) -> Result<App, StoreError> {
+    let mut cursor_key = [0; CursorKey::BYTES];
+    getrandom::fill(&mut cursor_key).map_err(|e| StoreError::Failed(e.into()))?;
+    Ok(App {
+        id: AppId::generate(),
+        name,
+        created_at: Timestamp::now(),
+        cursor_key: CursorKey::new(cursor_key),
+        public,
+        limits,
+        active: None,
+    })
+}

@@ -1,0 +1,390 @@
+//! How long a call may take, and where its time went.
+//!
+//! One [`Deadline`] goes with a call from its door to its commit. Each stage adds
+//! the time that it took, so that a call that runs out of time can say whose fault
+//! that was.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio::time::timeout_at;
+
+/// What a call spends its time on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for other calls of its app to end.
+    Queue,
+    /// Waiting for a free instance.
+    Instance,
+    /// Waiting for its module to be read or compiled.
+    Loading,
+    /// Ready to compute, but without a CPU: waiting for a turn, or preempted.
+    Cpu,
+    /// Waiting for a host function, in which it waits for the store.
+    HostFunction,
+    /// Waiting for other transactions that have the same entries.
+    Lane,
+    /// Waiting for the commit of a transaction.
+    Commit,
+    /// Computing.
+    Computing,
+    /// Waiting because it asked to: sleeping, by WASI.
+    Sleeping,
+    /// Waiting for anything else, such as an embedder's host function.
+    Other,
+}
+
+impl Stage {
+    const ALL: [Stage; 10] = [
+        Stage::Queue,
+        Stage::Instance,
+        Stage::Loading,
+        Stage::Cpu,
+        Stage::HostFunction,
+        Stage::Lane,
+        Stage::Commit,
+        Stage::Computing,
+        Stage::Sleeping,
+        Stage::Other,
+    ];
+
+    /// Whether the plugin chose to spend its time so.
+    pub fn is_of_the_guest(self) -> bool {
+        matches!(self, Stage::Computing | Stage::Sleeping)
+    }
+
+    /// Whether it is the host that has nothing free: what a
+    /// [patient](Deadline::patient) call waits for.
+    fn is_of_the_hosts_shortage(self) -> bool {
+        matches!(self, Stage::Cpu | Stage::Instance)
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Queue => "queued behind other calls of the app",
+            Stage::Instance => "waiting for an instance",
+            Stage::Loading => "loading the plugin",
+            Stage::Cpu => "waiting for a CPU",
+            Stage::HostFunction => "in host functions",
+            Stage::Lane => "waiting for other transactions on the same entries",
+            Stage::Commit => "committing",
+            Stage::Computing => "computing",
+            Stage::Sleeping => "sleeping",
+            Stage::Other => "waiting",
+        })
+    }
+}
+
+/// The end of a call, and a ledger of its time. Clones share both.
+#[derive(Debug, Clone)]
+pub struct Deadline(Arc<Ledger>);
+
+#[derive(Debug)]
+struct Ledger {
+    start: Instant,
+    limit: Duration,
+    patience: Duration,
+    spent_ns: [AtomicU64; Stage::ALL.len()],
+    /// When the wait for the host began that is under way, in ns from the start; 0 if
+    /// there is none.
+    waits_since_ns: AtomicU64,
+}
+
+/// While a call waits for the host, its deadline moves; it is looked at this often.
+const LOOK: Duration = Duration::from_millis(10);
+
+impl Deadline {
+    /// A deadline that passes `limit` from now.
+    pub fn after(limit: Duration) -> Deadline {
+        Deadline::patient(limit, Duration::ZERO)
+    }
+
+    /// A deadline for work whose answer nobody waits for: it passes after `limit`,
+    /// in which waiting for a CPU and for an instance does not count, up to
+    /// `patience`.
+    pub fn patient(limit: Duration, patience: Duration) -> Deadline {
+        Deadline(Arc::new(Ledger {
+            start: Instant::now(),
+            limit,
+            patience,
+            spent_ns: Default::default(),
+            waits_since_ns: AtomicU64::new(0),
+        }))
+    }
+
+    /// When it passes, as far as is known by now. A patient one may pass later.
+    pub fn at(&self) -> Instant {
+        // A limit too large to be added is no limit within the life of a process.
+        let far = Duration::from_secs(60 * 60 * 24 * 365);
+        let limit = self.0.limit.saturating_add(self.forgiven());
+        let end = self.0.start.checked_add(limit);
+        end.unwrap_or_else(|| self.0.start + far)
+    }
+
+    /// The waiting for the host that does not count.
+    fn forgiven(&self) -> Duration {
+        if self.0.patience.is_zero() {
+            return Duration::ZERO;
+        }
+        let stages = Stage::ALL.into_iter();
+        let stages = stages.filter(|stage| stage.is_of_the_hosts_shortage());
+        let waited = stages.map(|stage| self.spent(stage)).sum::<Duration>();
+        let now = match self.0.waits_since_ns.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self
+                .0
+                .start
+                .elapsed()
+                .saturating_sub(Duration::from_nanos(since)),
+        };
+        waited.saturating_add(now).min(self.0.patience)
+    }
+
+    fn spent(&self, stage: Stage) -> Duration {
+        let spent = self.0.spent_ns.get(stage as usize);
+        Duration::from_nanos(spent.map_or(0, |ns| ns.load(Ordering::Relaxed)))
+    }
+
+    /// Waits for a future until the deadline; `None` if that passes first.
+    pub async fn bound<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        loop {
+            let mut until = self.at();
+            if self.0.waits_since_ns.load(Ordering::Relaxed) != 0 {
+                until = until.max(Instant::now() + LOOK);
+            }
+            match timeout_at(until.into(), future.as_mut()).await {
+                Ok(output) => return Some(output),
+                Err(_) if self.has_passed() => return None,
+                // It has waited for the host meanwhile.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The whole time of the call.
+    pub fn limit(&self) -> Duration {
+        self.0.limit
+    }
+
+    /// Whether it has passed.
+    pub fn has_passed(&self) -> bool {
+        Instant::now() >= self.at()
+    }
+
+    /// Whether half of its time has passed.
+    pub fn is_half_spent(&self) -> bool {
+        Instant::now() + self.0.limit / 2 >= self.at()
+    }
+
+    /// Adds time to a stage.
+    pub fn spend(&self, stage: Stage, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(spent) = self.0.spent_ns.get(stage as usize) {
+            spent.fetch_add(ns, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds the time from now until the guard is dropped to a stage.
+    #[must_use]
+    pub fn timed(&self, stage: Stage) -> Timed<'_> {
+        if !self.0.patience.is_zero() && stage.is_of_the_hosts_shortage() {
+            let since = u64::try_from(self.0.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.0.waits_since_ns.store(since.max(1), Ordering::Relaxed);
+        }
+        Timed {
+            deadline: self,
+            stage,
+            start: Instant::now(),
+            lane: self.spent(Stage::Lane),
+        }
+    }
+
+    /// Waits for a future until the deadline, and adds the time to a stage.
+    ///
+    /// # Errors
+    /// [`Timeout`] when the deadline passes first; the future is dropped.
+    pub async fn within<T>(
+        &self,
+        stage: Stage,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Timeout> {
+        let timed = self.timed(stage);
+        let ended = self.bound(future).await;
+        drop(timed);
+        ended.ok_or_else(|| self.timeout(Stage::Other))
+    }
+
+    /// The account of a call that has run out of time. Time of which no stage
+    /// knows counts to `rest`.
+    pub fn timeout(&self, rest: Stage) -> Timeout {
+        let mut spent = Stage::ALL.map(|stage| self.spent(stage));
+        let known = spent
+            .iter()
+            .fold(Duration::ZERO, |a, b| a.saturating_add(*b));
+        if let Some(spent) = spent.get_mut(rest as usize) {
+            *spent += self.0.start.elapsed().saturating_sub(known);
+        }
+        Timeout {
+            limit: self.0.limit,
+            forgiven: self.forgiven(),
+            spent: Box::new(spent),
+        }
+    }
+}
+
+/// Adds time to a stage when it is dropped.
+pub struct Timed<'d> {
+    deadline: &'d Deadline,
+    stage: Stage,
+    start: Instant,
+    /// The time for locks before, which a host function may wait for.
+    lane: Duration,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        let within = self.deadline.spent(Stage::Lane).saturating_sub(self.lane);
+        let own = self.start.elapsed().saturating_sub(within);
+        self.deadline.spend(self.stage, own);
+        if !self.deadline.0.patience.is_zero() && self.stage.is_of_the_hosts_shortage() {
+            self.deadline.0.waits_since_ns.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A call that did not end in time, and where its time went.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct Timeout {
+    limit: Duration,
+    forgiven: Duration,
+    // Boxed, so that errors that hold it stay small.
+    spent: Box<[Duration; Stage::ALL.len()]>,
+}
+
+impl Timeout {
+    /// The time that the call had.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The time of a stage.
+    pub fn spent(&self, stage: Stage) -> Duration {
+        self.spent.get(stage as usize).copied().unwrap_or_default()
+    }
+
+    /// The stage that took most of the time: the one to blame.
+    pub fn longest(&self) -> Stage {
+        let stages = Stage::ALL.into_iter();
+        let longest = stages.max_by_key(|stage| self.spent(*stage));
+        longest.unwrap_or(Stage::Other)
+    }
+}
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the call did not end within {} ms",
+            self.limit.as_millis()
+        )?;
+        if self.forgiven.as_millis() > 0 {
+            let forgiven = self.forgiven.as_millis();
+            write!(f, ", and {forgiven} ms of waiting for the host")?;
+        }
+        let mut stages = Stage::ALL.map(|stage| (self.spent(stage).as_millis(), stage));
+        stages.sort_by_key(|(ms, _)| std::cmp::Reverse(*ms));
+        let known = stages.iter().filter(|(ms, _)| *ms > 0);
+        for (at, (ms, stage)) in known.enumerate() {
+            let separator = if at == 0 { ":" } else { "," };
+            write!(f, "{separator} {ms} ms {stage}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_stage_is_to_blame_and_all_are_named() {
+        let deadline = Deadline::after(Duration::from_secs(5));
+        deadline.spend(Stage::Computing, Duration::from_millis(550));
+        deadline.spend(Stage::Cpu, Duration::from_millis(4_400));
+        deadline.spend(Stage::Queue, Duration::from_millis(50));
+        let timeout = deadline.timeout(Stage::Other);
+        assert_eq!(timeout.longest(), Stage::Cpu);
+        assert!(!timeout.longest().is_of_the_guest());
+        let text = timeout.to_string();
+        assert_eq!(
+            text,
+            "the call did not end within 5000 ms: 4400 ms waiting for a CPU, \
+             550 ms computing, 50 ms queued behind other calls of the app"
+        );
+    }
+
+    #[test]
+    fn a_limit_without_end_is_far_away() {
+        let deadline = Deadline::after(Duration::MAX);
+        assert!(!deadline.has_passed());
+    }
+
+    #[tokio::test]
+    async fn a_patient_call_is_not_ended_while_the_host_has_nothing_free() {
+        let ms = Duration::from_millis;
+        let deadline = Deadline::patient(ms(20), ms(200));
+        let wait = deadline.within(Stage::Instance, tokio::time::sleep(ms(100)));
+        wait.await.unwrap();
+        assert!(!deadline.has_passed());
+        // Its own time counts.
+        let never = deadline.within(Stage::HostFunction, std::future::pending::<()>());
+        let timeout = never.await.unwrap_err();
+        assert!(timeout.spent(Stage::Instance) >= ms(100));
+        // Its patience has an end.
+        let deadline = Deadline::patient(ms(20), ms(50));
+        let never = deadline.within(Stage::Cpu, std::future::pending::<()>());
+        let timeout = never.await.unwrap_err();
+        assert_eq!(timeout.longest(), Stage::Cpu);
+        assert!(timeout.spent(Stage::Cpu) >= ms(70), "{timeout}");
+        let text = timeout.to_string();
+        assert!(
+            text.contains("within 20 ms, and 50 ms of waiting for the host:"),
+            "{text}"
+        );
+        // Other calls have none.
+        let deadline = Deadline::after(ms(20));
+        deadline.spend(Stage::Cpu, ms(15));
+        assert_eq!(deadline.at(), deadline.0.start + ms(20));
+    }
+
+    #[tokio::test]
+    async fn a_wait_for_locks_within_a_host_function_counts_once() {
+        let deadline = Deadline::after(Duration::from_secs(60));
+        let outer = deadline.timed(Stage::HostFunction);
+        let inner = deadline.timed(Stage::Lane);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        drop(inner);
+        let locks = deadline.spent(Stage::Lane);
+        drop(outer);
+        assert!(locks >= Duration::from_millis(30));
+        assert_eq!(deadline.spent(Stage::Lane), locks);
+        let whole = deadline.0.start.elapsed();
+        assert!(deadline.spent(Stage::HostFunction) <= whole - locks);
+    }
+
+    #[tokio::test]
+    async fn what_is_waited_for_counts_to_its_stage() {
+        let deadline = Deadline::after(Duration::from_millis(20));
+        let never = deadline.within(Stage::Loading, std::future::pending::<()>());
+        let timeout = never.await.unwrap_err();
+        assert_eq!(timeout.longest(), Stage::Loading);
+        assert!(timeout.spent(Stage::Loading) >= Duration::from_millis(20));
+        assert!(deadline.has_passed());
+    }
+}

@@ -1,0 +1,403 @@
+//! Units of something scarce, shared among apps first and calls second.
+//!
+//! Those that wait are served in this order: the app that holds the least; of equals
+//! the one whose turn ended longest ago, or that came first if it has had none since it
+//! last held or wanted anything; within an app the lowest rank, of equals the one
+//! that came first. An app with a thousand waiting calls is therefore
+//! ahead of an app with one at most once.
+
+use kvasm_core::AppId;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// How much of what is there one app may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// Everything, as long as no other app waits.
+    All,
+    /// At most as much as is then left free, so that an app never finds nothing
+    /// because another has it all: one app gets a half, the next a quarter, and so
+    /// on. An app that holds nothing always gets its first request. (Dynamic
+    /// thresholds: Choudhury and Hahne, 1998, with a factor of 1.)
+    Half,
+}
+
+/// Units that apps take and give back.
+pub struct Fair {
+    share: Share,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    free: u32,
+    apps: HashMap<AppId, Held>,
+    /// Apps with somebody waiting, in the order in which they are served.
+    order: BTreeSet<(u32, u64, AppId)>,
+    clock: u64,
+}
+
+#[derive(Default)]
+struct Held {
+    units: u32,
+    /// When its last turn ended, or it came.
+    turn: u64,
+    waiting: BTreeMap<(u64, u64), Waiter>,
+}
+
+struct Waiter {
+    units: u32,
+    sender: oneshot::Sender<Place>,
+}
+
+impl Fair {
+    pub fn new(units: u32, share: Share) -> Arc<Fair> {
+        Arc::new(Fair {
+            share,
+            state: Mutex::new(State {
+                free: units,
+                ..State::default()
+            }),
+        })
+    }
+
+    /// Waits for `units` units. Within its app, the lowest `rank` is served first.
+    pub async fn take(self: &Arc<Fair>, app: AppId, units: u32, rank: u64) -> Option<Place> {
+        {
+            let mut state = self.state.lock();
+            if state.order.is_empty() && state.may_take(self.share, app, units) {
+                state.give(app, units);
+                return Some(self.place(app, units));
+            }
+        }
+        self.line_up(None, app, units, rank).await
+    }
+
+    /// Takes a place in the queue at once, and gives back `held`, if there is one: both
+    /// in one step, so that a holder whose turn is over keeps what it has unless
+    /// somebody comes before it. What is returned waits.
+    pub fn line_up(
+        self: &Arc<Fair>,
+        held: Option<Place>,
+        app: AppId,
+        units: u32,
+        rank: u64,
+    ) -> impl Future<Output = Option<Place>> + use<> {
+        let mut state = self.state.lock();
+        state.clock += 1;
+        let at = (rank, state.clock);
+        let (sender, receiver) = oneshot::channel();
+        state.reorder(app, |held| {
+            // One that comes is behind all that wait already: apps whose calls are short,
+            // and come again and again, must not pass one that waits.
+            if held.units == 0 && held.waiting.is_empty() {
+                held.turn = at.1;
+            }
+            held.waiting.insert(at, Waiter { units, sender });
+        });
+        // Only now, so that the app's entry stays, and with it when its turn ended.
+        if let Some(held) = held {
+            state.take_back(held.app, held.units);
+            held.forget();
+        }
+        // It may come before those that wait for more than there is.
+        self.serve(&mut state);
+        drop(state);
+        let fair = Arc::clone(self);
+        let ticket = Ticket { fair, app, at };
+        async move {
+            let place = receiver.await.ok();
+            drop(ticket);
+            place
+        }
+    }
+
+    fn place(self: &Arc<Fair>, app: AppId, units: u32) -> Place {
+        Place {
+            fair: Some(Arc::clone(self)),
+            app,
+            units,
+        }
+    }
+
+    /// Gives what is free to those that wait.
+    fn serve(self: &Arc<Fair>, state: &mut State) {
+        while let Some((app, at, units)) = state.next(self.share) {
+            let mut sender = None;
+            state.reorder(app, |held| {
+                sender = held.waiting.remove(&at).map(|waiter| waiter.sender);
+            });
+            state.give(app, units);
+            let Some(sender) = sender else { return };
+            if let Err(place) = sender.send(self.place(app, units)) {
+                // It waits no longer. Not by dropping the place: that would lock.
+                place.forget();
+                state.take_back(app, units);
+            }
+        }
+    }
+
+    fn give_back(self: &Arc<Fair>, app: AppId, units: u32) {
+        let mut state = self.state.lock();
+        state.take_back(app, units);
+        self.serve(&mut state);
+    }
+}
+
+impl State {
+    fn may_take(&self, share: Share, app: AppId, units: u32) -> bool {
+        if units > self.free {
+            return false;
+        }
+        let held = self.apps.get(&app).map_or(0, |held| held.units);
+        match share {
+            Share::All => true,
+            Share::Half => held == 0 || held.saturating_add(units) <= self.free - units,
+        }
+    }
+
+    /// The next waiter that can be served.
+    fn next(&self, share: Share) -> Option<(AppId, (u64, u64), u32)> {
+        if self.free == 0 {
+            return None;
+        }
+        self.order.iter().find_map(|(_, _, app)| {
+            let (at, waiter) = self.apps.get(app)?.waiting.first_key_value()?;
+            let fits = self.may_take(share, *app, waiter.units);
+            fits.then_some((*app, *at, waiter.units))
+        })
+    }
+
+    /// Changes an app's entry and puts it where it belongs in the order.
+    fn reorder(&mut self, app: AppId, change: impl FnOnce(&mut Held)) {
+        let held = self.apps.entry(app).or_default();
+        self.order.remove(&(held.units, held.turn, app));
+        change(held);
+        if !held.waiting.is_empty() {
+            self.order.insert((held.units, held.turn, app));
+        } else if held.units == 0 {
+            self.apps.remove(&app);
+        }
+    }
+
+    fn give(&mut self, app: AppId, units: u32) {
+        self.free = self.free.saturating_sub(units);
+        self.reorder(app, |held| held.units += units);
+    }
+
+    fn take_back(&mut self, app: AppId, units: u32) {
+        self.clock += 1;
+        let turn = self.clock;
+        self.free += units;
+        self.reorder(app, |held| {
+            held.units = held.units.saturating_sub(units);
+            held.turn = turn;
+        });
+    }
+}
+
+/// Units that are held until this is dropped.
+pub struct Place {
+    fair: Option<Arc<Fair>>,
+    app: AppId,
+    units: u32,
+}
+
+impl Place {
+    fn forget(mut self) {
+        self.fair = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(fair) = self.fair.take() {
+            fair.give_back(self.app, self.units);
+        }
+    }
+}
+
+/// A place in the queue, left when this is dropped.
+struct Ticket {
+    fair: Arc<Fair>,
+    app: AppId,
+    at: (u64, u64),
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.fair.state.lock();
+        if state.apps.contains_key(&self.app) {
+            let at = self.at;
+            state.reorder(self.app, |held| drop(held.waiting.remove(&at)));
+            // It may have stood before others that want less.
+            self.fair.serve(&mut state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    fn app() -> AppId {
+        AppId::generate()
+    }
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+        match future.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn an_app_with_many_waiting_calls_stands_before_another_once() {
+        let fair = Fair::new(1, Share::All);
+        let (loud, quiet) = (app(), app());
+        let mut first = pin!(fair.take(loud, 1, 0));
+        let mut held = poll(first.as_mut()).unwrap();
+        let mut queue: Vec<_> = (1..10).map(|n| Box::pin(fair.take(loud, 1, n))).collect();
+        for waiting in &mut queue {
+            assert!(poll(waiting.as_mut()).is_none());
+        }
+        let mut other = pin!(fair.take(quiet, 1, 0));
+        assert!(poll(other.as_mut()).is_none());
+        // The quiet one is next, though nine came before it.
+        drop(held);
+        held = poll(other.as_mut()).unwrap();
+        drop(held);
+        // Then the oldest of the loud one.
+        assert!(poll(queue[0].as_mut()).is_some());
+    }
+
+    #[test]
+    fn within_an_app_the_lowest_rank_is_served_first() {
+        let fair = Fair::new(1, Share::All);
+        let app = app();
+        let held = poll(pin!(fair.take(app, 1, 5)).as_mut()).unwrap();
+        let mut late = pin!(fair.take(app, 1, 9));
+        let mut early = pin!(fair.take(app, 1, 7));
+        assert!(poll(late.as_mut()).is_none() && poll(early.as_mut()).is_none());
+        drop(held);
+        assert!(poll(late.as_mut()).is_none());
+        assert!(poll(early.as_mut()).is_some());
+    }
+
+    #[test]
+    fn a_holder_keeps_its_turn_unless_somebody_comes_before_it() {
+        let fair = Fair::new(1, Share::All);
+        let (mine, other) = (app(), app());
+        let held = poll(pin!(fair.take(mine, 1, 5)).as_mut()).flatten();
+        let mut younger = pin!(fair.take(mine, 1, 7));
+        assert!(poll(younger.as_mut()).is_none());
+        // The oldest of its app goes on.
+        let held = poll(pin!(fair.line_up(held, mine, 1, 5)).as_mut()).flatten();
+        assert!(held.is_some());
+        assert!(poll(younger.as_mut()).is_none());
+        // Another app has its turn, then the oldest again.
+        let mut guest = pin!(fair.take(other, 1, 9));
+        assert!(poll(guest.as_mut()).is_none());
+        let mut again = pin!(fair.line_up(held, mine, 1, 5));
+        assert!(poll(again.as_mut()).is_none());
+        let held = poll(guest.as_mut()).flatten();
+        assert!(held.is_some());
+        drop(held);
+        assert!(poll(younger.as_mut()).is_none());
+        let held = poll(again.as_mut()).flatten();
+        // An older one of its own app comes first too.
+        let mut older = pin!(fair.take(mine, 1, 3));
+        assert!(poll(older.as_mut()).is_none());
+        let mut later = pin!(fair.line_up(held, mine, 1, 5));
+        assert!(poll(later.as_mut()).is_none());
+        assert!(poll(older.as_mut()).is_some());
+    }
+
+    #[test]
+    fn a_call_that_goes_on_does_not_pass_another_app() {
+        let (first, second) = (app(), app());
+        for (endless, other) in [(first, second), (second, first)] {
+            let fair = Fair::new(1, Share::All);
+            let held = poll(pin!(fair.take(endless, 1, 0)).as_mut()).flatten();
+            let mut waits = pin!(fair.take(other, 1, 1));
+            assert!(poll(waits.as_mut()).is_none());
+            let mut again = pin!(fair.line_up(held, endless, 1, 0));
+            assert!(poll(again.as_mut()).is_none());
+            assert!(poll(waits.as_mut()).flatten().is_some());
+        }
+    }
+
+    #[test]
+    fn short_calls_do_not_pass_one_that_waits() {
+        let (first, second, third) = (app(), app(), app());
+        for (long, short, others) in [(first, second, third), (third, second, first)] {
+            let fair = Fair::new(1, Share::All);
+            let held = poll(pin!(fair.take(long, 1, 0)).as_mut()).flatten();
+            let mut next = pin!(fair.take(short, 1, 1));
+            assert!(poll(next.as_mut()).is_none());
+            let mut waits = pin!(fair.line_up(held, long, 1, 0));
+            let held = poll(next.as_mut()).flatten();
+            assert!(poll(waits.as_mut()).is_none());
+            let mut comes = pin!(fair.take(others, 1, 2));
+            assert!(poll(comes.as_mut()).is_none());
+            drop(held);
+            assert!(poll(comes.as_mut()).is_none());
+            assert!(poll(waits.as_mut()).flatten().is_some());
+        }
+    }
+
+    #[test]
+    fn no_app_can_take_all_of_what_is_shared_by_halves() {
+        let fair = Fair::new(16, Share::Half);
+        let mut held = Vec::new();
+        let mut take_all = |app| {
+            let mut count = 0;
+            while let Some(place) = poll(pin!(fair.take(app, 1, 0)).as_mut()) {
+                held.push(place);
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(take_all(app()), 8);
+        assert_eq!(take_all(app()), 4);
+        assert_eq!(take_all(app()), 2);
+        assert_eq!(take_all(app()), 1);
+        // One that holds nothing gets something as long as there is anything.
+        assert_eq!(take_all(app()), 1);
+        assert_eq!(take_all(app()), 0);
+    }
+
+    #[test]
+    fn one_that_stops_waiting_leaves_nothing_and_a_lost_place_goes_on() {
+        let fair = Fair::new(1, Share::Half);
+        let (a, b) = (app(), app());
+        let held = poll(pin!(fair.take(a, 1, 0)).as_mut()).unwrap();
+        {
+            let mut gone = pin!(fair.take(b, 1, 0));
+            assert!(poll(gone.as_mut()).is_none());
+        }
+        {
+            let mut given = pin!(fair.take(b, 1, 0));
+            assert!(poll(given.as_mut()).is_none());
+            drop(held);
+            // It was given a place that it never looked at.
+        }
+        let state = fair.state.lock();
+        assert_eq!((state.free, state.apps.len(), state.order.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_large_request_does_not_hold_up_a_small_one() {
+        let fair = Fair::new(4, Share::Half);
+        let (a, b) = (app(), app());
+        let _held = poll(pin!(fair.take(a, 3, 0)).as_mut()).unwrap();
+        let mut large = pin!(fair.take(b, 2, 0));
+        assert!(poll(large.as_mut()).is_none());
+        let small = poll(pin!(fair.take(app(), 1, 0)).as_mut());
+        assert!(small.is_some());
+    }
+}

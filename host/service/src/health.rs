@@ -1,0 +1,385 @@
+//! Whether this host can work: a write probe of the store, and the state of the
+//! background tasks.
+
+use kvasm_core::Timestamp;
+use kvasm_core::store::{Store, StoreError};
+use kvasm_metrics::Metrics;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+/// How long the store may take to answer a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the result of a probe is used, so that callers cannot make the host
+/// write more often.
+const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
+/// How often a failed probe is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Probes the store and keeps the state of the background tasks of one host.
+pub struct Health {
+    store: Arc<dyn Store>,
+    metrics: Metrics,
+    tasks: Mutex<BTreeMap<&'static str, State>>,
+    probe: Mutex<Option<Probe>>,
+    probe_log: LogLimit,
+    stopping: AtomicBool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    failing: Option<(Timestamp, String)>,
+    restarts: u64,
+    skips: u64,
+}
+
+/// A probe that runs, or has run.
+struct Probe {
+    started: Instant,
+    result: watch::Receiver<Option<Probed>>,
+}
+
+#[derive(Clone)]
+struct Probed {
+    at: Instant,
+    result: Result<(), StoreFailure>,
+}
+
+/// Why the store takes no writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreFailure {
+    /// In a few words, for anybody.
+    pub summary: &'static str,
+    /// With its causes, which may contain SQL and paths.
+    pub cause: String,
+}
+
+/// The state of a background task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskHealth {
+    /// Its name.
+    pub name: &'static str,
+    /// Since when it fails, and the last error with its causes; `None` if it works.
+    pub failing: Option<(Timestamp, String)>,
+    /// How often it was started again after an error or a panic.
+    pub restarts: u64,
+    /// How many items, each of one app, it has skipped after an error.
+    pub skips: u64,
+}
+
+/// What a host can do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether the store takes writes.
+    pub store: Result<(), StoreFailure>,
+    /// The background tasks, in the order of their names. None if no dispatcher runs.
+    pub tasks: Vec<TaskHealth>,
+}
+
+impl Readiness {
+    /// Whether the store takes writes and all tasks work.
+    pub fn is_ready(&self) -> bool {
+        self.store.is_ok() && self.tasks.iter().all(|task| task.failing.is_none())
+    }
+}
+
+impl Health {
+    /// Of a store and no tasks.
+    pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> Health {
+        Health {
+            store,
+            metrics,
+            tasks: Mutex::default(),
+            probe: Mutex::default(),
+            probe_log: LogLimit::new(LOG_INTERVAL),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes that the host is about to stop: from here on a server of it is not ready,
+    /// so that balancers send their requests elsewhere.
+    pub fn begin_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`begin_stop`](Health::begin_stop) was called.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether this host can work, within 2 seconds. At most one probe of the
+    /// store runs at a time, and its result is used for a second: callers may ask as
+    /// often as they like.
+    pub async fn check(self: &Arc<Self>) -> Readiness {
+        Readiness {
+            store: self.probe().await,
+            tasks: self.tasks(),
+        }
+    }
+
+    /// Returns the background tasks, in the order of their names.
+    pub fn tasks(&self) -> Vec<TaskHealth> {
+        let tasks = self.tasks.lock();
+        let tasks = tasks.iter().map(|(name, state)| TaskHealth {
+            name,
+            failing: state.failing.clone(),
+            restarts: state.restarts,
+            skips: state.skips,
+        });
+        tasks.collect()
+    }
+
+    async fn probe(self: &Arc<Self>) -> Result<(), StoreFailure> {
+        let (started, mut result) = self.current_probe();
+        let probed = timeout_at(started + PROBE_TIMEOUT, result.wait_for(Option::is_some)).await;
+        match probed {
+            Ok(Ok(probed)) => match &*probed {
+                Some(probed) => probed.result.clone(),
+                None => Err(broken_probe()),
+            },
+            // It has panicked.
+            Ok(Err(_)) => Err(broken_probe()),
+            Err(_) => Err(StoreFailure {
+                summary: "the store did not answer in time",
+                cause: format!("a write has not ended within {PROBE_TIMEOUT:?}"),
+            }),
+        }
+    }
+
+    /// Returns the probe that runs or has just ended, or starts one.
+    fn current_probe(self: &Arc<Self>) -> (Instant, watch::Receiver<Option<Probed>>) {
+        let mut current = self.probe.lock();
+        if let Some(probe) = current.as_ref().filter(|probe| probe.is_current()) {
+            return (probe.started, probe.result.clone());
+        }
+        let (report, result) = watch::channel(None);
+        let started = Instant::now();
+        *current = Some(Probe {
+            started,
+            result: result.clone(),
+        });
+        let health = Arc::clone(self);
+        tokio::spawn(async move {
+            let result = health.store.ping().await.map_err(store_failure);
+            if let Err(failure) = &result
+                && let Some(unlogged) = health.probe_log.admit()
+            {
+                let StoreFailure { summary, cause } = failure;
+                tracing::warn!(cause, unlogged, "not ready: {summary}");
+            }
+            let at = Instant::now();
+            report.send_replace(Some(Probed { at, result }));
+        });
+        (started, result)
+    }
+
+    /// Forgets a task that has ended as it should.
+    pub fn remove_task(&self, name: &'static str) {
+        self.metrics.task_failing(name, false);
+        self.tasks.lock().remove(name);
+    }
+
+    /// Registers a task, which works until it says otherwise. It takes the place of an
+    /// earlier one of its name.
+    pub fn task(self: &Arc<Self>, name: &'static str) -> Task {
+        self.tasks.lock().entry(name).or_default().failing = None;
+        self.metrics.task_failing(name, false);
+        Task {
+            health: Arc::clone(self),
+            name,
+            log: Arc::new(LogLimit::new(LOG_INTERVAL)),
+        }
+    }
+}
+
+impl Probe {
+    /// Whether it still runs, or has ended a moment ago.
+    fn is_current(&self) -> bool {
+        let runs = self.result.has_changed().is_ok();
+        match &*self.result.borrow() {
+            Some(probed) => probed.at.elapsed() < PROBE_AGE_MAX,
+            None => runs || self.started.elapsed() < PROBE_AGE_MAX,
+        }
+    }
+}
+
+fn broken_probe() -> StoreFailure {
+    StoreFailure {
+        summary: "the store failed",
+        cause: "the probe panicked; the panic is in the log".to_owned(),
+    }
+}
+
+fn store_failure(error: StoreError) -> StoreFailure {
+    StoreFailure {
+        summary: match &error {
+            StoreError::Unavailable(_) => "the store is unavailable",
+            StoreError::Full(_) => "the store is full",
+            _ => "the store failed",
+        },
+        cause: chain(&error),
+    }
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// A background task's place in the [`Health`]. Clones report for the same task.
+#[derive(Clone)]
+pub struct Task {
+    health: Arc<Health>,
+    name: &'static str,
+    log: Arc<LogLimit>,
+}
+
+impl Task {
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        // Absent once the task was removed.
+        if let Some(state) = self.health.tasks.lock().get_mut(self.name) {
+            change(state);
+        }
+    }
+
+    /// It has completed a round.
+    pub fn works(&self) {
+        self.health.metrics.task_failing(self.name, false);
+        self.update(|state| state.failing = None);
+    }
+
+    /// It has failed, and fails until it has completed a round.
+    pub fn fails(&self, cause: String) {
+        if let Some(unlogged) = self.log.admit() {
+            tracing::warn!(task = self.name, cause, unlogged, "a background task fails");
+        }
+        self.health.metrics.task_failing(self.name, true);
+        self.update(|state| {
+            let since = state.failing.take().map(|(since, _)| since);
+            state.failing = Some((since.unwrap_or_else(Timestamp::now), cause));
+        });
+    }
+
+    /// It was started again after a failure.
+    pub fn restarted(&self) {
+        self.health.metrics.task_restart(self.name);
+        self.update(|state| state.restarts += 1);
+    }
+
+    /// It has left something of one app aside, such as a schedule, and goes on.
+    /// `what` and `cause` go to the log, at most once in ten seconds.
+    pub fn skips(&self, what: &dyn std::fmt::Display, cause: &str) {
+        if let Some(unlogged) = self.log.admit() {
+            let task = self.name;
+            tracing::warn!(task, %what, cause, unlogged, "skipped; trying again later");
+        }
+        self.health.metrics.task_skip(self.name);
+        self.update(|state| state.skips += 1);
+    }
+}
+
+/// Lets a line of log through once in an interval, and counts the others.
+struct LogLimit {
+    interval: Duration,
+    last: Mutex<(Option<Instant>, u64)>,
+}
+
+impl LogLimit {
+    fn new(interval: Duration) -> LogLimit {
+        LogLimit {
+            interval,
+            last: Mutex::default(),
+        }
+    }
+
+    /// Returns how many lines were held back before this one; `None` if this one is to
+    /// be held back too.
+    fn admit(&self) -> Option<u64> {
+        let mut last = self.last.lock();
+        let (at, unlogged) = &mut *last;
+        if at.is_some_and(|at| at.elapsed() < self.interval) {
+            *unlogged += 1;
+            return None;
+        }
+        *at = Some(Instant::now());
+        Some(std::mem::take(unlogged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_store_memory::MemoryStore;
+
+    fn health() -> Arc<Health> {
+        let store = Arc::new(MemoryStore::new());
+        Arc::new(Health::new(store, Metrics::default()))
+    }
+
+    #[tokio::test]
+    async fn a_task_that_fails_shows_until_it_works_again() {
+        let health = health();
+        assert!(health.check().await.is_ready());
+        let task = health.task("upkeep");
+        assert!(health.check().await.is_ready());
+        task.fails("one".to_owned());
+        let since = health.tasks().remove(0).failing.unwrap().0;
+        task.restarted();
+        task.fails("two".to_owned());
+        let readiness = health.check().await;
+        assert!(!readiness.is_ready());
+        let [state] = readiness.tasks.try_into().unwrap();
+        assert_eq!(state.failing, Some((since, "two".to_owned())));
+        assert_eq!(state.restarts, 1);
+        task.works();
+        assert!(health.check().await.is_ready());
+        task.fails("three".to_owned());
+        let health = &health;
+        health.task("upkeep");
+        assert!(
+            health.check().await.is_ready(),
+            "another one took its place"
+        );
+        health.remove_task("upkeep");
+        assert_eq!(health.tasks(), []);
+    }
+
+    #[tokio::test]
+    async fn a_probe_is_shared_while_it_runs_and_used_for_a_second() {
+        let health = health();
+        // No await between the two, so the probe has not run yet.
+        let first = health.current_probe().0;
+        assert_eq!(health.current_probe().0, first);
+        let ended = |ago| {
+            let at = Instant::now().checked_sub(ago).unwrap();
+            let result = Ok(());
+            let (_, result) = watch::channel(Some(Probed { at, result }));
+            Probe {
+                started: at,
+                result,
+            }
+        };
+        assert!(ended(Duration::ZERO).is_current());
+        assert!(!ended(PROBE_AGE_MAX).is_current());
+    }
+
+    #[test]
+    fn lines_of_log_are_limited_and_counted() {
+        let limit = LogLimit::new(Duration::from_secs(3_600));
+        assert_eq!(limit.admit(), Some(0));
+        assert_eq!((limit.admit(), limit.admit()), (None, None));
+        limit.last.lock().0 = None;
+        assert_eq!(limit.admit(), Some(2));
+    }
+}

@@ -1,0 +1,265 @@
+//! The locks of one transaction.
+
+use super::key_locks::{Address, KeyLocks, LaneId, Lock, Pending, Table};
+use super::{Deadline, Stage};
+use kvasm_core::{AppId, CommitId, Entry};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tokio::sync::oneshot;
+
+/// A lane that is given up when this is dropped.
+pub struct Held(Arc<Lane>);
+
+impl Held {
+    pub fn lane(&self) -> &Arc<Lane> {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// The locks of one transaction: none, as long as it meets nobody.
+pub struct Lane {
+    locks: Arc<KeyLocks>,
+    app: AppId,
+    id: LaneId,
+    /// Whether it has ever taken a lock: what is looked at first.
+    is_used: AtomicBool,
+    keys: Mutex<Keys>,
+}
+
+#[derive(Default)]
+struct Keys {
+    /// Those that it holds or waits for.
+    held: BTreeSet<Address>,
+    /// Those of them that are not closed yet.
+    open: Vec<Address>,
+    released: bool,
+}
+
+/// How a lane comes by a key.
+enum Turn {
+    Holds,
+    Next(oneshot::Receiver<()>),
+    Never,
+}
+
+impl Lane {
+    /// A lane without locks.
+    pub fn open(locks: &Arc<KeyLocks>, app: AppId) -> Held {
+        Held(Arc::new(Lane {
+            locks: Arc::clone(locks),
+            app,
+            id: locks.next_id(),
+            is_used: AtomicBool::new(false),
+            keys: Mutex::default(),
+        }))
+    }
+
+    pub fn app(&self) -> AppId {
+        self.app
+    }
+
+    pub fn id(&self) -> LaneId {
+        self.id
+    }
+
+    /// Whether it has, or had, a lock.
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Acquire)
+    }
+
+    /// Before a run looks at keys or writes them: takes those that it does not have, in
+    /// order, and waits for each that comes after all that it has. Then it closes all
+    /// that it has. `false` if it would have to wait for one that comes before others.
+    pub async fn touch(&self, keys: &BTreeSet<&Address>, deadline: &Deadline) -> bool {
+        for at in keys {
+            match self.line_up(at) {
+                Turn::Holds => {}
+                Turn::Next(turn) => {
+                    let start = Instant::now();
+                    let timed = deadline.timed(Stage::Lane);
+                    // The sender is dropped only by who takes this lane out of the queue.
+                    let _ = turn.await;
+                    drop(timed);
+                    self.locks.metrics.transaction_waited(start.elapsed());
+                }
+                Turn::Never => return false,
+            }
+        }
+        for drained in self.close() {
+            let _ = drained.await;
+        }
+        true
+    }
+
+    /// Takes a lock, or a place in its queue.
+    fn line_up(&self, at: &Address) -> Turn {
+        let mut own = self.keys.lock();
+        if own.released {
+            return Turn::Never;
+        }
+        if own.held.contains(at) {
+            return Turn::Holds;
+        }
+        let is_in_order = own.held.last().is_none_or(|last| last < at);
+        let mut table = self.locks.table.lock();
+        let line_up = |lock: &mut Lock| match lock.holder {
+            None => {
+                lock.holder = Some(self.id);
+                Turn::Holds
+            }
+            Some(_) if is_in_order => {
+                let (sender, receiver) = oneshot::channel();
+                lock.queue.push_back((self.id, sender));
+                Turn::Next(receiver)
+            }
+            Some(_) => Turn::Never,
+        };
+        let turn = self.locks.lock_of(&mut table, self.app, at, true, line_up);
+        match turn {
+            // While it waits, so that its place in the queue is given up with the rest.
+            Some(turn @ (Turn::Holds | Turn::Next(_))) => {
+                self.add(&mut own, at);
+                turn
+            }
+            Some(Turn::Never) | None => Turn::Never,
+        }
+    }
+
+    fn add(&self, own: &mut Keys, at: &Address) {
+        self.is_used.store(true, Ordering::Release);
+        own.held.insert(at.clone());
+        own.open.push(at.clone());
+    }
+
+    /// Takes and closes keys if nobody has one of them or is about to change it: what a
+    /// run has looked at without a lock. Not once it was given up, as nobody would release
+    /// them then.
+    pub fn take_free(&self, keys: &[Address]) -> bool {
+        let mut own = self.keys.lock();
+        if own.released {
+            return false;
+        }
+        let mut table = self.locks.table.lock();
+        if let Some(locks) = table.get(&self.app) {
+            let is_in_use =
+                |at| (locks.get(at)).is_some_and(|lock: &Lock| lock.is_taken() || lock.passing > 0);
+            if keys.iter().any(is_in_use) {
+                return false;
+            }
+        }
+        self.is_used.store(true, Ordering::Release);
+        for at in keys {
+            let take = |lock: &mut Lock| {
+                lock.holder = Some(self.id);
+                lock.closed = true;
+            };
+            self.locks.lock_of(&mut table, self.app, at, true, take);
+            own.held.insert(at.clone());
+        }
+        true
+    }
+
+    /// Keeps others from committing its keys. Returns what to wait for: the commits of
+    /// them that are under way.
+    fn close(&self) -> Vec<oneshot::Receiver<()>> {
+        let mut own = self.keys.lock();
+        let open = std::mem::take(&mut own.open);
+        if own.released || open.is_empty() {
+            return Vec::new();
+        }
+        let mut table = self.locks.table.lock();
+        let close = |at| self.close_one(&mut table, at);
+        open.iter().filter_map(close).collect()
+    }
+
+    fn close_one(&self, table: &mut Table, at: &Address) -> Option<oneshot::Receiver<()>> {
+        let close = |lock: &mut Lock| {
+            lock.closed = true;
+            (lock.passing > 0).then(|| {
+                let (sender, receiver) = oneshot::channel();
+                lock.drained = Some(sender);
+                receiver
+            })
+        };
+        let drained = self.locks.lock_of(table, self.app, at, false, close);
+        drained.flatten()
+    }
+
+    /// Whether it has all these keys.
+    pub fn holds(&self, keys: &BTreeSet<Address>) -> bool {
+        let own = self.keys.lock();
+        !own.released && keys.is_subset(&own.held)
+    }
+
+    /// Hands the locks on before the commit of what was written has ended. Until then
+    /// only those that come next see it.
+    pub fn hand_on(&self, commit: CommitId, written: Vec<(Address, Option<Entry>)>) {
+        let own = self.keys.lock();
+        if own.released {
+            return;
+        }
+        {
+            let mut table = self.locks.table.lock();
+            for (at, entry) in written {
+                let pending = Pending {
+                    commit,
+                    entry,
+                    waiting: Vec::new(),
+                };
+                self.locks
+                    .lock_of(&mut table, self.app, &at, false, |lock| {
+                        if lock.holder == Some(self.id) {
+                            lock.pending = Some(pending);
+                        }
+                    });
+            }
+        }
+        drop(own);
+        self.release();
+    }
+
+    pub(super) fn release(&self) {
+        let mut own = self.keys.lock();
+        own.released = true;
+        if own.held.is_empty() {
+            return;
+        }
+        let held = std::mem::take(&mut own.held);
+        let mut table = self.locks.table.lock();
+        for at in &held {
+            self.locks
+                .lock_of(&mut table, self.app, at, false, |lock| match lock.holder {
+                    Some(holder) if holder == self.id => lock.hand_on(),
+                    _ => lock.queue.retain(|(lane, _)| *lane != self.id),
+                });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_core::{Collection, Key};
+    use kvasm_metrics::Metrics;
+
+    /// Nobody would give up what it took then.
+    #[test]
+    fn a_lane_that_was_given_up_takes_nothing() {
+        let locks = KeyLocks::new(Metrics::default());
+        let at = (Collection::parse("c").unwrap(), Key::parse("k").unwrap());
+        let held = Lane::open(&locks, AppId::generate());
+        let lane = Arc::clone(held.lane());
+        drop(held);
+        assert!(!lane.take_free(std::slice::from_ref(&at)));
+        assert!(!locks.are_in_use());
+    }
+}

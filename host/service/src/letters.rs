@@ -1,0 +1,254 @@
+//! Dead letters, for administrators.
+
+use super::{Actor, Admin, ServiceError};
+use kvasm_core::{App, Capability, DeadLetter, Invalid, Letters, Subject, Timestamp};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// The most dead letters that are read, replayed or discarded at once: so many
+/// fit one transaction that does not hold up the app's other writes for long.
+pub const LETTERS_MAX: u32 = 1_000;
+/// A page ends after the row whose event takes it over this.
+const PAGE_BYTES: u64 = 4 * 1024 * 1024;
+/// Dead letters that are asked of the store at once, for the same reason.
+const CHUNK: u32 = 16;
+
+/// Some rows, and whether there may be more after them.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Whether the page ended before the rows did.
+    pub more: bool,
+}
+
+impl Admin {
+    /// Up to `limit` dead letters of an app, newest first, below one if given. There
+    /// is always room for one.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `script:read` of the app, whose values they
+    /// hold; [`ServiceError::Invalid`] for more than [`LETTERS_MAX`].
+    pub async fn dead_letters(
+        &self,
+        actor: &Actor,
+        app: &App,
+        letters: &Letters,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Page<DeadLetter>, ServiceError> {
+        actor.require(Capability::AppKvRead(app.id))?;
+        check_limit(limit, LETTERS_MAX)?;
+        let mut page = Filling::new();
+        let mut before = before;
+        loop {
+            let chunk = self.store.dead_letters(app.id, letters, before, CHUNK);
+            let chunk = chunk.await?;
+            let is_last = chunk.len() < CHUNK as usize;
+            for letter in chunk {
+                before = Some(letter.id);
+                let bytes = letter.event.what.bytes();
+                if !page.take(letter, bytes, limit) {
+                    return Ok(page.page);
+                }
+            }
+            if is_last {
+                return Ok(page.page);
+            }
+        }
+    }
+
+    /// One dead letter.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] as [`dead_letters`](Admin::dead_letters);
+    /// [`ServiceError::DeadLetterNotFound`].
+    pub async fn dead_letter(
+        &self,
+        actor: &Actor,
+        app: &App,
+        id: Uuid,
+    ) -> Result<DeadLetter, ServiceError> {
+        actor.require(Capability::AppKvRead(app.id))?;
+        let this = Letters {
+            ids: vec![id],
+            ..Letters::default()
+        };
+        let found = self.store.dead_letters(app.id, &this, None, 1).await?;
+        let mut found = found.into_iter();
+        found.next().ok_or(ServiceError::DeadLetterNotFound)
+    }
+
+    /// Sends up to `limit` dead letters again, the oldest first; how many. A dry run
+    /// only counts them. Letters without a choice are all letters.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `script:write` of the app, whose entries
+    /// the handlers write; [`ServiceError::Invalid`] for more than [`LETTERS_MAX`].
+    pub async fn replay(
+        &self,
+        actor: &Actor,
+        app: &App,
+        letters: Letters,
+        limit: u32,
+        dry_run: bool,
+    ) -> Result<u64, ServiceError> {
+        let fate = Fate::Replay;
+        self.decide(actor, app, letters, limit, dry_run, fate).await
+    }
+
+    /// Throws up to `limit` dead letters away, the oldest first; how many. A dry run
+    /// only counts them. Letters without a choice are all letters.
+    ///
+    /// # Errors
+    /// As [`replay`](Admin::replay).
+    pub async fn discard(
+        &self,
+        actor: &Actor,
+        app: &App,
+        letters: Letters,
+        limit: u32,
+        dry_run: bool,
+    ) -> Result<u64, ServiceError> {
+        let fate = Fate::Discard;
+        self.decide(actor, app, letters, limit, dry_run, fate).await
+    }
+
+    async fn decide(
+        &self,
+        actor: &Actor,
+        app: &App,
+        letters: Letters,
+        limit: u32,
+        dry_run: bool,
+        fate: Fate,
+    ) -> Result<u64, ServiceError> {
+        actor.require(Capability::AppKvWrite(app.id))?;
+        check_limit(limit, LETTERS_MAX)?;
+        if dry_run {
+            let count = self.store.count_dead_letters(app.id, &letters, limit);
+            return Ok(count.await?);
+        }
+        let detail = choice(&letters, limit);
+        let audit = |action| actor.audit(action, Some(app), Timestamp::now(), detail);
+        Ok(match fate {
+            Fate::Replay => {
+                let audit = audit("deadletter.replay");
+                self.store.replay(app.id, letters, limit, audit).await?
+            }
+            Fate::Discard => {
+                let audit = audit("deadletter.discard");
+                self.store.discard(app.id, letters, limit, audit).await?
+            }
+        })
+    }
+}
+
+/// What becomes of dead letters.
+#[derive(Clone, Copy)]
+enum Fate {
+    Replay,
+    Discard,
+}
+
+/// A page that is being filled.
+pub(super) struct Filling<T> {
+    pub(super) page: Page<T>,
+    bytes: u64,
+}
+
+impl<T> Filling<T> {
+    pub(super) fn new() -> Filling<T> {
+        Filling {
+            page: Page {
+                rows: Vec::new(),
+                more: false,
+            },
+            bytes: 0,
+        }
+    }
+
+    /// Takes a row, if there is room for it; otherwise the page is full.
+    pub(super) fn take(&mut self, row: T, bytes: u64, limit: u32) -> bool {
+        if self.page.rows.len() >= limit as usize || self.bytes > PAGE_BYTES {
+            self.page.more = true;
+            return false;
+        }
+        self.bytes += bytes;
+        self.page.rows.push(row);
+        true
+    }
+}
+
+pub(super) fn check_limit(limit: u32, max: u32) -> Result<(), Invalid> {
+    if (1..=max).contains(&limit) {
+        return Ok(());
+    }
+    Err(Invalid::OutOfRange {
+        subject: Subject::PageLimit,
+        found: limit.into(),
+        min: 1,
+        max: max.into(),
+    })
+}
+
+/// A choice of letters as the audit log has it: what narrows it, and no more.
+fn choice(letters: &Letters, limit: u32) -> Value {
+    let Letters {
+        ids,
+        trigger,
+        reason,
+        from,
+        until,
+    } = letters;
+    let mut detail = serde_json::Map::new();
+    if !ids.is_empty() {
+        detail.insert("ids".to_owned(), json!(ids));
+    }
+    let parts = [
+        ("trigger", trigger.as_ref().map(|name| json!(name))),
+        ("reason", reason.map(|reason| json!(reason.as_str()))),
+        ("from", from.map(|at| json!(at.0))),
+        ("until", until.map(|at| json!(at.0))),
+    ];
+    for (name, value) in parts {
+        if let Some(value) = value {
+            detail.insert(name.to_owned(), value);
+        }
+    }
+    // So that a row without a choice says what it was.
+    if detail.is_empty() {
+        detail.insert("all".to_owned(), json!(true));
+    }
+    detail.insert("limit".to_owned(), json!(limit));
+    Value::Object(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_core::DeadReason;
+
+    #[test]
+    fn a_page_ends_at_its_limit_or_its_bytes() {
+        let mut page = Filling::new();
+        assert!(page.take(1, 10, 2) && page.take(2, 10, 2) && !page.take(3, 10, 2));
+        assert!(page.page.more && page.page.rows == [1, 2]);
+        let mut page = Filling::new();
+        assert!(page.take(1, PAGE_BYTES + 1, 9) && !page.take(2, 0, 9));
+        assert!(page.page.more && page.page.rows == [1]);
+    }
+
+    #[test]
+    fn the_audit_log_says_what_was_chosen() {
+        let all = choice(&Letters::default(), 5);
+        assert_eq!(all, json!({ "all": true, "limit": 5 }));
+        let some = Letters {
+            reason: Some(DeadReason::Age),
+            until: Some(Timestamp(7)),
+            ..Letters::default()
+        };
+        let some = choice(&some, 5);
+        assert_eq!(some, json!({ "reason": "age", "until": 7, "limit": 5 }));
+    }
+}

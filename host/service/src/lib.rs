@@ -1,0 +1,88 @@
+//! Policy: who may do what, what is valid, and what it may cost. The layer
+//! between every door of the host (guests, the command line) and the store.
+
+mod access;
+mod actor;
+mod admin;
+mod admission;
+mod along;
+mod caller;
+mod context;
+mod deadline;
+mod deliveries;
+mod error;
+mod events;
+mod fair;
+mod health;
+mod key_locks;
+mod kv;
+mod kv_service;
+mod lane;
+mod letters;
+mod logs;
+mod looks;
+mod noop;
+mod rates;
+mod throttle;
+mod tokens;
+mod transaction;
+mod triggers;
+mod view;
+mod wakes;
+mod way;
+
+use std::sync::Arc;
+
+pub use access::{Access, Seen};
+pub use actor::Actor;
+pub use admin::Admin;
+pub use admission::{Admission, Pass, Refusal, Ticket};
+pub use caller::Caller;
+pub use context::CallContext;
+pub use deadline::{Deadline, Stage, Timed, Timeout};
+pub use deliveries::DELIVERIES_MAX;
+pub use error::ServiceError;
+pub use events::StoredDeadLetters;
+pub use events::{DeadLetters, Events};
+pub use fair::{Fair, Place, Share};
+pub use health::{Health, Readiness, StoreFailure, TaskHealth};
+pub use health::{Task, chain};
+pub use key_locks::{Address, KeyLocks};
+pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
+pub use kv_service::KvService;
+pub use lane::{Held, Lane};
+pub use letters::{LETTERS_MAX, Page};
+pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
+pub use rates::WriteRates;
+pub use throttle::line_about;
+pub use throttle::{Requests, line_about_request, line_of_request};
+pub use tokens::{Expiry, NewToken, Unauthenticated};
+pub use transaction::Transaction;
+pub use triggers::Fate;
+pub use wakes::Wakes;
+pub use way::Way;
+
+/// What a plugin's host functions reach, as trait objects, so that an embedder
+/// or a test can put its own in any place.
+///
+/// The default is a bundle of no-ops: nothing is ever found, and a write is
+/// refused as unavailable rather than acknowledged and forgotten.
+#[derive(Clone)]
+pub struct Services {
+    /// The key-value store.
+    pub kv: Arc<dyn Kv>,
+    /// Deliveries that were given up.
+    pub dead_letters: Arc<dyn DeadLetters>,
+    /// What is notified of commits that made deliveries.
+    pub events: Arc<dyn Events>,
+}
+
+impl Default for Services {
+    fn default() -> Services {
+        Services {
+            kv: Arc::new(noop::Noop),
+            dead_letters: Arc::new(noop::Noop),
+            events: Arc::new(noop::Noop),
+        }
+    }
+}

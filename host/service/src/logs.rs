@@ -1,0 +1,424 @@
+//! What plugins and the host have to tell about each app, kept for a while.
+
+use kvasm_core::{AppId, Level, Timestamp, short};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// The most lines of an app that are kept.
+const LINES_MAX: usize = 1_000;
+/// The most bytes of an app's lines that are kept.
+const APP_BYTES_MAX: usize = 256 * 1024;
+/// The most bytes of all apps' lines that are kept.
+const BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The longest text of a line, in bytes: a ring has room for several.
+const LINE_BYTES_MAX: usize = 16 * 1024;
+/// The most that follow an app's log at once: each new line is written for each.
+pub const FOLLOWERS_OF_APP_MAX: usize = 16;
+/// The most that follow logs at once.
+const FOLLOWERS_MAX: usize = 512;
+/// What a line takes beside its text and the name of its function.
+const LINE_OVERHEAD: usize = 128;
+
+/// Who has written a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogSource {
+    /// The plugin.
+    Plugin,
+    /// The host, about the plugin.
+    Host,
+}
+
+impl std::fmt::Display for LogSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LogSource::Plugin => "plugin",
+            LogSource::Host => "host",
+        })
+    }
+}
+
+/// A line of an app's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRecord {
+    /// Its number on this host; later lines have larger ones.
+    pub seq: u64,
+    /// When the invocation that wrote it ended.
+    pub at: Timestamp,
+    /// Its severity.
+    pub level: Level,
+    /// Who has written it.
+    pub source: LogSource,
+    /// The function that was called.
+    pub function: Arc<str>,
+    /// The request.
+    pub request_id: Uuid,
+    /// Its text, without control characters.
+    pub message: String,
+    /// Whether the run that wrote it was discarded, and run again.
+    pub discarded: bool,
+}
+
+impl LogRecord {
+    fn bytes(&self) -> usize {
+        self.message.len() + self.function.len() + LINE_OVERHEAD
+    }
+}
+
+/// Which lines of a log. Each part that is there narrows the choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogFilter {
+    /// Of this request.
+    pub request: Option<Uuid>,
+    /// At least as severe as this.
+    pub level: Option<Level>,
+    /// Written at this time or later.
+    pub since: Option<Timestamp>,
+}
+
+impl LogFilter {
+    fn covers(&self, line: &LogRecord) -> bool {
+        self.request
+            .is_none_or(|request| request == line.request_id)
+            && self.level.is_none_or(|level| line.level <= level)
+            && self.since.is_none_or(|since| since <= line.at)
+    }
+}
+
+/// The logs of all apps on this host: in memory, the newest lines of each.
+#[derive(Default)]
+pub struct Logs {
+    state: Mutex<State>,
+    followers: Mutex<HashMap<AppId, Followers>>,
+}
+
+/// Those who follow the log of one app.
+#[derive(Default)]
+struct Followers {
+    count: usize,
+    grown: Arc<Notify>,
+}
+
+/// One that follows an app's log.
+pub struct Following {
+    logs: Arc<Logs>,
+    app: AppId,
+    grown: Arc<Notify>,
+}
+
+impl Following {
+    /// Notified when lines of the app arrive, or the app is gone. Register with it
+    /// before reading.
+    pub fn grown(&self) -> Arc<Notify> {
+        Arc::clone(&self.grown)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let mut followers = self.logs.followers.lock();
+        if let Some(of_app) = followers.get_mut(&self.app) {
+            of_app.count -= 1;
+            if of_app.count == 0 {
+                followers.remove(&self.app);
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    rings: HashMap<AppId, Ring>,
+    bytes: usize,
+    seq: u64,
+}
+
+#[derive(Default)]
+struct Ring {
+    lines: VecDeque<LogRecord>,
+    bytes: usize,
+}
+
+impl Ring {
+    /// Lets the oldest line go; how many bytes it had.
+    fn shift(&mut self) -> usize {
+        let bytes = self.lines.pop_front().map_or(0, |line| line.bytes());
+        self.bytes -= bytes;
+        bytes
+    }
+}
+
+impl Logs {
+    /// Counts one that follows the app's log, until the guard is dropped. None if
+    /// there are as many as there may be, of the app or in all.
+    pub fn follow(self: &Arc<Self>, app: AppId) -> Option<Following> {
+        let mut followers = self.followers.lock();
+        let all: usize = followers.values().map(|of_app| of_app.count).sum();
+        let own = followers.get(&app).map_or(0, |of_app| of_app.count);
+        if own >= FOLLOWERS_OF_APP_MAX || all >= FOLLOWERS_MAX {
+            return None;
+        }
+        let of_app = followers.entry(app).or_default();
+        of_app.count += 1;
+        Some(Following {
+            logs: Arc::clone(self),
+            app,
+            grown: Arc::clone(&of_app.grown),
+        })
+    }
+
+    /// Adds lines; their numbers are set here. The oldest go when there are too
+    /// many of the app's, or of all.
+    pub fn push(&self, app: AppId, lines: impl IntoIterator<Item = LogRecord>) {
+        let mut lines = lines.into_iter().peekable();
+        if lines.peek().is_none() {
+            return;
+        }
+        let mut state = self.state.lock();
+        let State { rings, bytes, seq } = &mut *state;
+        let ring = rings.entry(app).or_default();
+        for mut line in lines {
+            if line.message.len() > LINE_BYTES_MAX {
+                let kept = short(&line.message, LINE_BYTES_MAX);
+                line.message = format!("{kept}...");
+            }
+            *seq += 1;
+            line.seq = *seq;
+            *bytes += line.bytes();
+            ring.bytes += line.bytes();
+            ring.lines.push_back(line);
+            while ring.lines.len() > LINES_MAX || ring.bytes > APP_BYTES_MAX {
+                *bytes -= ring.shift();
+            }
+        }
+        state.make_room();
+        drop(state);
+        self.tell(app);
+    }
+
+    /// Wakes those who follow an app's log.
+    fn tell(&self, app: AppId) {
+        if let Some(of_app) = self.followers.lock().get(&app) {
+            of_app.grown.notify_waiters();
+        }
+    }
+
+    /// The app's lines after a number, oldest first: the last `limit` of them.
+    pub fn read(&self, app: AppId, after: u64, limit: usize) -> Vec<LogRecord> {
+        self.find(app, after, limit, &LogFilter::default())
+    }
+
+    /// The same of lines that a filter lets through.
+    pub fn find(&self, app: AppId, after: u64, limit: usize, filter: &LogFilter) -> Vec<LogRecord> {
+        let state = self.state.lock();
+        let Some(ring) = state.rings.get(&app) else {
+            return Vec::new();
+        };
+        let newer = ring.lines.iter().rev();
+        let mut lines: Vec<_> = newer
+            .take_while(|line| line.seq > after)
+            .filter(|line| filter.covers(line))
+            .take(limit)
+            .cloned()
+            .collect();
+        lines.reverse();
+        lines
+    }
+
+    /// The apps that have lines.
+    pub fn apps(&self) -> Vec<AppId> {
+        self.state.lock().rings.keys().copied().collect()
+    }
+
+    /// The number of the newest line of all apps.
+    pub fn newest(&self) -> u64 {
+        self.state.lock().seq
+    }
+
+    /// Forgets an app that is gone. Those who follow its log are woken and find nothing
+    /// more.
+    pub fn remove(&self, app: AppId) {
+        let mut state = self.state.lock();
+        if let Some(ring) = state.rings.remove(&app) {
+            state.bytes -= ring.bytes;
+        }
+        drop(state);
+        self.tell(app);
+    }
+}
+
+impl State {
+    /// Takes from the largest logs, so that nobody's lines push out those of an
+    /// app that writes little.
+    fn make_room(&mut self) {
+        while self.bytes > BYTES_MAX {
+            let largest = self.rings.values_mut().max_by_key(|ring| ring.bytes);
+            let Some(ring) = largest else { return };
+            let keep = ring.bytes / 2;
+            while ring.bytes > keep {
+                self.bytes -= ring.shift();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(message: &str) -> LogRecord {
+        LogRecord {
+            seq: 0,
+            at: Timestamp(0),
+            level: Level::Info,
+            source: LogSource::Plugin,
+            function: "f".into(),
+            request_id: Uuid::nil(),
+            message: message.to_owned(),
+            discarded: false,
+        }
+    }
+
+    #[test]
+    fn so_many_follow_a_log_and_no_more() {
+        let logs = Arc::new(Logs::default());
+        let app = AppId::generate();
+        let mut following: Vec<_> = (0..FOLLOWERS_OF_APP_MAX)
+            .map(|_| logs.follow(app).unwrap())
+            .collect();
+        assert!(logs.follow(app).is_none());
+        assert!(logs.follow(AppId::generate()).is_some());
+        following.pop();
+        assert!(logs.follow(app).is_some());
+        drop(following);
+        assert!(logs.followers.lock().is_empty());
+    }
+
+    #[test]
+    fn following_makes_no_log_and_hears_of_its_end() {
+        let logs = Arc::new(Logs::default());
+        let app = AppId::generate();
+        let following = logs.follow(app).unwrap();
+        let hears = |act: &dyn Fn()| {
+            let grown = following.grown();
+            let mut grown = std::pin::pin!(grown.notified());
+            assert!(!grown.as_mut().enable());
+            act();
+            grown.enable()
+        };
+        assert!(hears(&|| logs.push(app, [line("one")])));
+        assert!(!hears(&|| logs.push(AppId::generate(), [line("another's")])));
+        assert!(hears(&|| logs.remove(app)));
+        assert!(hears(&|| logs.remove(app)));
+        assert!(!logs.apps().contains(&app));
+    }
+
+    #[test]
+    fn the_newest_lines_of_each_app_are_kept() {
+        let (logs, app, other) = (Logs::default(), AppId::generate(), AppId::generate());
+        logs.push(other, [line("quiet")]);
+        for n in 0..LINES_MAX + 10 {
+            logs.push(app, [line(&n.to_string())]);
+        }
+        let lines = logs.read(app, 0, usize::MAX);
+        assert_eq!(lines.len(), LINES_MAX);
+        assert_eq!(lines[0].message, "10");
+        let last = lines[LINES_MAX - 1].seq;
+        assert_eq!(logs.read(app, last - 2, 10).len(), 2);
+        assert_eq!(logs.read(app, 0, 3)[0].seq, last - 2);
+        assert_eq!(logs.read(other, 0, 10).len(), 1);
+        logs.remove(app);
+        assert!(logs.read(app, 0, 10).is_empty());
+    }
+
+    #[test]
+    fn lines_are_chosen_by_each_part() {
+        let (logs, app) = (Logs::default(), AppId::generate());
+        let request = Uuid::from_u128(7);
+        let lines = [
+            (1, Level::Error, Uuid::nil()),
+            (2, Level::Info, request),
+            (3, Level::Warn, request),
+            (4, Level::Debug, Uuid::nil()),
+        ];
+        logs.push(
+            app,
+            lines.map(|(at, level, request_id)| LogRecord {
+                at: Timestamp(at),
+                level,
+                request_id,
+                ..line(&at.to_string())
+            }),
+        );
+        let found = |filter: LogFilter| {
+            let found = logs.find(app, 0, 10, &filter);
+            let found = found.iter().map(|line| line.message.as_str());
+            found.collect::<Vec<_>>().join(" ")
+        };
+        let all = LogFilter::default();
+        let request = Some(request);
+        assert_eq!(found(all), "1 2 3 4");
+        assert_eq!(found(LogFilter { request, ..all }), "2 3");
+        let level = Some(Level::Warn);
+        assert_eq!(found(LogFilter { level, ..all }), "1 3");
+        let since = Some(Timestamp(3));
+        assert_eq!(found(LogFilter { since, ..all }), "3 4");
+        let both = LogFilter {
+            request,
+            level,
+            since: None,
+        };
+        assert_eq!(found(both), "3");
+    }
+
+    #[test]
+    fn one_line_does_not_push_out_the_others() {
+        let (logs, app) = (Logs::default(), AppId::generate());
+        logs.push(
+            app,
+            [line("first"), line(&"x".repeat(8 << 20)), line("last")],
+        );
+        let lines = logs.read(app, 0, 10);
+        let lengths: Vec<_> = lines.iter().map(|line| line.message.len()).collect();
+        assert_eq!(lengths, [5, LINE_BYTES_MAX + 3, 4]);
+    }
+
+    #[test]
+    fn the_names_of_functions_count() {
+        let (logs, app) = (Logs::default(), AppId::generate());
+        for _ in 0..100 {
+            let function = "f".repeat(APP_BYTES_MAX / 4).into();
+            logs.push(
+                app,
+                [LogRecord {
+                    function,
+                    ..line("short")
+                }],
+            );
+        }
+        assert_eq!(logs.read(app, 0, 100).len(), 3);
+    }
+
+    #[test]
+    fn bytes_are_bounded_for_each_app_and_for_all() {
+        let logs = Logs::default();
+        let quiet = AppId::generate();
+        logs.push(quiet, [line("quiet")]);
+        let text = "x".repeat(APP_BYTES_MAX / 4);
+        let mut loud = Vec::new();
+        for _ in 0..BYTES_MAX / APP_BYTES_MAX + 100 {
+            let app = AppId::generate();
+            logs.push(app, (0..40).map(|_| line(&text)));
+            loud.push(app);
+        }
+        let state = logs.state.lock();
+        assert!(state.bytes <= BYTES_MAX);
+        let sum: usize = state.rings.values().map(|ring| ring.bytes).sum();
+        assert_eq!(sum, state.bytes);
+        assert!(state.rings.values().all(|ring| ring.bytes <= APP_BYTES_MAX));
+        drop(state);
+        assert_eq!(logs.read(quiet, 0, 10).len(), 1);
+    }
+}

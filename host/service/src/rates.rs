@@ -1,0 +1,136 @@
+//! How often something may be done, app by app: calls, which `admission` counts, and
+//! writes of entries by administrators.
+//!
+//! A write of a token leaves an audit row besides the entry, which no quota counts.
+//! It may come as often as calls of the app, and is counted apart from them: an
+//! app's callers do not keep its administrators out.
+
+use super::Refusal;
+use kvasm_core::{App, AppId};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Apps that are remembered before those that have not written lately are forgotten.
+const APPS_MAX: usize = 1_024;
+
+/// What an app has done in the last second, as far as it still counts.
+#[derive(Default)]
+pub(super) struct Rate {
+    recent: f64,
+    /// When it was counted.
+    at: Option<Instant>,
+}
+
+impl Rate {
+    /// Whether one more is within a limit a second. Of a second before the limit was
+    /// lowered no more count than it allows.
+    ///
+    /// # Errors
+    /// [`Refusal::Rate`].
+    pub(super) fn check(&mut self, limit: u32, now: Instant) -> Result<(), Refusal> {
+        let rate = f64::from(limit);
+        let since = self
+            .at
+            .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        self.recent = (self.recent - since.as_secs_f64() * rate).clamp(0.0, rate);
+        self.at = Some(now);
+        let excess = self.recent + 1.0 - rate;
+        if excess <= 0.0 {
+            return Ok(());
+        }
+        let retry_after = match limit {
+            0 => Duration::from_secs(60),
+            _ => Duration::from_secs_f64(excess / rate),
+        };
+        Err(Refusal::Rate { limit, retry_after })
+    }
+
+    /// Counts one that was let in.
+    pub(super) fn count(&mut self) {
+        self.recent += 1.0;
+    }
+
+    /// Whether nothing counts any more, whatever the limit.
+    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+        let second = Duration::from_secs(1);
+        self.at
+            .is_none_or(|at| now.saturating_duration_since(at) > second)
+    }
+}
+
+/// The rates of all apps.
+#[derive(Default)]
+pub struct WriteRates {
+    by_app: Mutex<HashMap<AppId, Rate>>,
+}
+
+impl WriteRates {
+    /// Counts a write, unless there were as many in the last second as the app may
+    /// have calls.
+    ///
+    /// # Errors
+    /// [`Refusal::Rate`].
+    pub fn admit(&self, app: &App, now: Instant) -> Result<(), Refusal> {
+        let Some(limit) = app.limits.calls_per_second else {
+            return Ok(());
+        };
+        let mut by_app = self.by_app.lock();
+        if by_app.len() >= APPS_MAX && !by_app.contains_key(&app.id) {
+            by_app.retain(|_, rate| !rate.is_quiet(now));
+        }
+        let rate = by_app.entry(app.id).or_default();
+        rate.check(limit, now)?;
+        rate.count();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_core::{AppLimits, AppName, CursorKey, Timestamp};
+
+    fn app(per_second: Option<u32>) -> App {
+        App {
+            id: AppId::generate(),
+            name: AppName::parse("app").unwrap(),
+            created_at: Timestamp(0),
+            cursor_key: CursorKey::new([0; CursorKey::BYTES]),
+            public: false,
+            limits: AppLimits {
+                calls_per_second: per_second,
+                ..AppLimits::default()
+            },
+            active: None,
+        }
+    }
+
+    #[test]
+    fn a_second_has_as_many_writes_as_calls() {
+        let (rates, start) = (WriteRates::default(), Instant::now());
+        let (one, other) = (app(Some(10)), app(Some(10)));
+        let taken = |app: &App, now| (0..100).filter(|_| rates.admit(app, now).is_ok()).count();
+        assert_eq!(taken(&one, start), 10);
+        let refused = rates.admit(&one, start).unwrap_err();
+        assert!(
+            refused.retry_after() <= Duration::from_millis(101),
+            "{refused:?}"
+        );
+        assert_eq!(taken(&other, start), 10);
+        assert_eq!(taken(&one, start + Duration::from_millis(500)), 5);
+        assert_eq!(taken(&one, start + Duration::from_secs(100)), 10);
+        assert_eq!(taken(&app(None), start), 100);
+        assert_eq!(taken(&app(Some(0)), start), 0);
+    }
+
+    #[test]
+    fn apps_that_have_not_written_lately_are_forgotten() {
+        let (rates, start) = (WriteRates::default(), Instant::now());
+        for at in 0..5_000 {
+            let now = start + Duration::from_millis(10 * at);
+            rates.admit(&app(Some(1)), now).unwrap();
+        }
+        assert!(rates.by_app.lock().len() <= APPS_MAX);
+    }
+}

@@ -1,0 +1,156 @@
+//! How many lines of the host's own log are about one app, or about requests that fail.
+
+mod requests;
+
+use kvasm_core::AppId;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+pub use requests::{Requests, line_about_request, line_of_request};
+
+/// The most apps that have a count of their own.
+const APPS_MAX: usize = 1_024;
+
+/// How many lines may come.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// At once.
+    burst: u32,
+    /// When one line more may come.
+    refill: Duration,
+}
+
+/// For lines of warnings: few.
+const FEW: Pace = Pace {
+    burst: 10,
+    refill: Duration::from_secs(1),
+};
+/// The log is one for the process, and so is this.
+static HOST_LOG: Throttle = Throttle::new(FEW);
+
+/// Whether the host's own log may have one more line about an app now, for events
+/// that the app's plugin or callers can cause as often as they like.
+///
+/// # Returns
+/// How many lines were suppressed since the last one, if it may.
+pub fn line_about(app: AppId) -> Option<u64> {
+    HOST_LOG.line_about(Some(app), Instant::now())
+}
+
+struct Throttle {
+    pace: Pace,
+    /// Made with the first line.
+    apps: Mutex<Option<Apps>>,
+}
+
+#[derive(Default)]
+struct Apps {
+    by_app: HashMap<AppId, Bucket>,
+    /// Of what is of no app.
+    no_app: Bucket,
+    /// Of all apps for which there is no room.
+    others: Bucket,
+}
+
+struct Bucket {
+    /// When as many lines may come at once as ever; none before the first line.
+    full_at: Option<Instant>,
+    suppressed: u64,
+}
+
+impl Default for Bucket {
+    fn default() -> Bucket {
+        Bucket::EMPTY
+    }
+}
+
+impl Bucket {
+    const EMPTY: Bucket = Bucket {
+        full_at: None,
+        suppressed: 0,
+    };
+
+    fn take(&mut self, now: Instant, pace: Pace) -> Option<u64> {
+        let next = self.full_at.unwrap_or(now).max(now) + pace.refill;
+        if next > now + pace.refill * pace.burst {
+            self.suppressed += 1;
+            return None;
+        }
+        self.full_at = Some(next);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.full_at.is_none_or(|at| at <= now)
+    }
+}
+
+impl Throttle {
+    const fn new(pace: Pace) -> Throttle {
+        Throttle {
+            pace,
+            apps: Mutex::new(None),
+        }
+    }
+
+    fn line_about(&self, app: Option<AppId>, now: Instant) -> Option<u64> {
+        let mut apps = self.apps.lock();
+        let Apps {
+            by_app,
+            no_app,
+            others,
+        } = apps.get_or_insert_default();
+        let Some(app) = app else {
+            return no_app.take(now, self.pace);
+        };
+        if by_app.len() >= APPS_MAX && !by_app.contains_key(&app) {
+            by_app.retain(|_, bucket| !bucket.is_full(now));
+            if by_app.len() >= APPS_MAX {
+                return others.take(now, self.pace);
+            }
+        }
+        by_app.entry(app).or_default().take(now, self.pace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_has_a_burst_and_then_a_line_a_second() {
+        let (throttle, app, start) = (Throttle::new(FEW), AppId::generate(), Instant::now());
+        let app = Some(app);
+        let lines = |seconds, count| {
+            let now = start + Duration::from_secs(seconds);
+            let lines = (0..count).filter_map(|_| throttle.line_about(app, now));
+            lines.collect::<Vec<_>>()
+        };
+        assert_eq!(lines(0, 5_000), [0; FEW.burst as usize]);
+        assert_eq!(lines(1, 100), [5_000 - u64::from(FEW.burst)]);
+        assert_eq!(lines(3, 100), [99, 0]);
+        assert_eq!(throttle.line_about(Some(AppId::generate()), start), Some(0));
+        assert_eq!(throttle.line_about(None, start), Some(0));
+    }
+
+    #[test]
+    fn the_number_of_apps_is_bounded() {
+        let (throttle, start) = (Throttle::new(FEW), Instant::now());
+        let of_all = |now| {
+            let lines =
+                (0..2 * APPS_MAX).filter_map(|_| throttle.line_about(Some(AppId::generate()), now));
+            lines.count()
+        };
+        assert_eq!(of_all(start), APPS_MAX + FEW.burst as usize);
+        assert_eq!(
+            throttle.apps.lock().as_ref().unwrap().by_app.len(),
+            APPS_MAX
+        );
+        assert!(of_all(start + Duration::from_secs(60)) >= APPS_MAX);
+        assert_eq!(
+            throttle.apps.lock().as_ref().unwrap().by_app.len(),
+            APPS_MAX
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! Tokens: who they let in, and who may make them.
+
+use super::{Actor, Admin, Seen, ServiceError};
+use kvasm_core::store::StoreError;
+use kvasm_core::{
+    App, AppId, BearerToken, Capability, Invalid, Scope, Subject, Timestamp, Token, TokenId,
+    TokenSecret,
+};
+use serde_json::json;
+use thiserror::Error;
+use uuid::Uuid;
+
+/// A token to make.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// What people call it: 1 to 128 bytes.
+    pub name: String,
+    /// What it grants; at least one.
+    pub scopes: Vec<Scope>,
+    /// When it stops being good, if ever.
+    pub expires_at: Expiry,
+}
+
+/// When a token to make stops being good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Expiry {
+    /// Together with the token of its maker: never, if that does not expire.
+    #[default]
+    WithMaker,
+    /// Never.
+    Never,
+    /// At this time.
+    At(Timestamp),
+}
+
+impl From<Option<Timestamp>> for Expiry {
+    fn from(at: Option<Timestamp>) -> Expiry {
+        at.map_or(Expiry::WithMaker, Expiry::At)
+    }
+}
+
+impl Expiry {
+    /// The time, for a maker whose token expires at `makers`.
+    ///
+    /// # Errors
+    /// [`ServiceError::LifetimeExceeded`] if that is later than `makers`, which
+    /// `is_instance_admin` allows.
+    fn resolve(
+        self,
+        makers: Option<Timestamp>,
+        is_instance_admin: bool,
+    ) -> Result<Option<Timestamp>, ServiceError> {
+        let (at, outlasts) = match (self, makers) {
+            (Expiry::WithMaker, makers) => (makers, false),
+            (Expiry::Never, makers) => (None, makers.is_some()),
+            (Expiry::At(at), makers) => (Some(at), makers.is_some_and(|makers| at > makers)),
+        };
+        match makers {
+            Some(makers) if outlasts && !is_instance_admin => {
+                Err(ServiceError::LifetimeExceeded(makers))
+            }
+            Some(_) | None => Ok(at),
+        }
+    }
+}
+
+/// Why a token does not let its bearer in.
+#[derive(Debug, Error)]
+pub enum Unauthenticated {
+    /// The token is unknown, revoked or expired; the caller does not learn which.
+    #[error("the token is not valid: it is unknown, expired or revoked")]
+    Invalid,
+    /// The store could not be asked.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
+impl Admin {
+    /// The bearer of a token, as the store has it when this is called.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`].
+    pub async fn authenticate(
+        &self,
+        seen: &mut Seen,
+        bearer: &str,
+        request_id: Uuid,
+    ) -> Result<Actor, Unauthenticated> {
+        let bearer = BearerToken::parse(bearer).ok_or(Unauthenticated::Invalid)?;
+        let token = self.access.token(seen, bearer.id).await;
+        let token = token.map_err(ServiceError::from)?;
+        match token {
+            Some(token)
+                if token.secret_hash.is_of(&bearer.secret) && token.is_good(Timestamp::now()) =>
+            {
+                Ok(Actor::of_token(&token, request_id))
+            }
+            Some(_) | None => Err(Unauthenticated::Invalid),
+        }
+    }
+
+    /// Makes a token, bound to an app if one is given. Its secret is in the
+    /// answer and nowhere else.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `instance:admin`, or for a bound token
+    /// without `app:admin` of its app; then it can grant only what the actor
+    /// has ([`ServiceError::ScopeExceeded`]), and not for longer than the actor's own
+    /// token ([`ServiceError::LifetimeExceeded`]). [`ServiceError::Quota`] if the app has
+    /// [`TOKENS_MAX`](kvasm_core::TOKENS_MAX) tokens that are neither revoked nor
+    /// expired.
+    pub async fn create_token(
+        &self,
+        actor: &Actor,
+        app: Option<&App>,
+        new: NewToken,
+    ) -> Result<(Token, BearerToken), ServiceError> {
+        may_manage(actor, app)?;
+        let is_instance_admin = actor.require(Capability::InstanceAdmin).is_ok();
+        let own = actor.principal().scopes();
+        if let Some(scope) = new.scopes.iter().find(|scope| !own.contains(scope))
+            && !is_instance_admin
+        {
+            return Err(ServiceError::ScopeExceeded(*scope));
+        }
+        check(&new)?;
+        let expires_at = new.expires_at;
+        let expires_at = expires_at.resolve(actor.expires_at(), is_instance_admin)?;
+        let id = TokenId(Uuid::now_v7());
+        let (token, bearer) = generate(id, app.map(|app| app.id), new, expires_at)?;
+        let detail = json!({
+            "token": token.id.to_string(),
+            "name": token.name,
+            "scopes": token.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>(),
+            "expires_at": token.expires_at,
+        });
+        let audit = actor.audit("token.create", app, token.created_at, detail);
+        // Its identity is new.
+        self.store.create_token(token.clone(), audit).await?;
+        Ok((token, bearer))
+    }
+
+    /// The tokens of an app, or all, after one if given.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] without `instance:admin`, or `app:admin` of the app.
+    pub async fn tokens(
+        &self,
+        actor: &Actor,
+        app: Option<&App>,
+        after: Option<TokenId>,
+        limit: u32,
+    ) -> Result<Vec<Token>, ServiceError> {
+        may_manage(actor, app)?;
+        Ok(self
+            .store
+            .tokens(app.map(|app| app.id), after, limit)
+            .await?)
+    }
+
+    /// Revokes a token: no call that begins later is let in by it.
+    ///
+    /// # Errors
+    /// [`ServiceError::Denied`] as [`tokens`](Admin::tokens);
+    /// [`ServiceError::TokenNotFound`]; [`ServiceError::LastAdmin`] for the last good
+    /// token that administers the instance.
+    pub async fn revoke_token(
+        &self,
+        actor: &Actor,
+        app: Option<&App>,
+        token: TokenId,
+    ) -> Result<(), ServiceError> {
+        may_manage(actor, app)?;
+        let detail = json!({ "token": token.to_string() });
+        let audit = actor.audit("token.revoke", app, Timestamp::now(), detail);
+        let app = app.map(|app| app.id);
+        match self.store.revoke_token(app, token, audit).await? {
+            true => Ok(()),
+            false => Err(ServiceError::TokenNotFound),
+        }
+    }
+
+    /// Makes the first token of a store, with every scope. `None` if the store
+    /// has had one, even if that is revoked.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub async fn bootstrap(&self) -> Result<Option<BearerToken>, ServiceError> {
+        for id in [TokenId::BOOTSTRAP, TokenId::OLD_BOOTSTRAP] {
+            if self.store.token(id).await?.is_some() {
+                return Ok(None);
+            }
+        }
+        let new = NewToken {
+            name: "bootstrap".to_owned(),
+            scopes: Scope::ALL.to_vec(),
+            expires_at: Expiry::Never,
+        };
+        let (token, bearer) = generate(TokenId::BOOTSTRAP, None, new, None)?;
+        let actor = Actor::operator("first start", Uuid::now_v7());
+        let audit = actor.audit("token.bootstrap", None, token.created_at, json!({}));
+        // Another host may be faster: then the identity is taken.
+        let is_first = self.store.create_token(token, audit).await?;
+        Ok(is_first.then_some(bearer))
+    }
+}
+
+fn may_manage(actor: &Actor, app: Option<&App>) -> Result<(), ServiceError> {
+    match app {
+        None => actor.require(Capability::InstanceAdmin),
+        Some(app) => actor.require(Capability::AppAdmin(app.id)),
+    }
+}
+
+fn check(new: &NewToken) -> Result<(), Invalid> {
+    if new.name.is_empty() {
+        return Err(Invalid::Empty(Subject::TokenName));
+    }
+    if new.name.len() > Token::NAME_BYTES_MAX {
+        return Err(Invalid::TooLarge {
+            subject: Subject::TokenName,
+            len: new.name.len() as u64,
+            limit: Token::NAME_BYTES_MAX as u64,
+        });
+    }
+    if let Some(found) = new.name.chars().find(|c| c.is_control()) {
+        return Err(Invalid::Character {
+            subject: Subject::TokenName,
+            found,
+            allowed: "all but control characters",
+        });
+    }
+    if new.scopes.is_empty() {
+        return Err(Invalid::Empty(Subject::Scopes));
+    }
+    Ok(())
+}
+
+fn generate(
+    id: TokenId,
+    app: Option<AppId>,
+    new: NewToken,
+    expires_at: Option<Timestamp>,
+) -> Result<(Token, BearerToken), StoreError> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|e| StoreError::Failed(e.into()))?;
+    let bearer = BearerToken {
+        id,
+        secret: TokenSecret::new(secret),
+    };
+    let mut scopes = new.scopes;
+    scopes.sort_unstable_by_key(|scope| scope.as_str());
+    scopes.dedup();
+    let token = Token {
+        id,
+        secret_hash: bearer.secret.hash(),
+        name: new.name,
+        scopes,
+        app,
+        created_at: Timestamp::now(),
+        expires_at,
+        revoked_at: None,
+    };
+    Ok((token, bearer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_token_outlasts_its_makers_unless_an_operator_says_so() {
+        let at = |ms| Some(Timestamp(ms));
+        let resolve = |expiry: Expiry, makers, is_admin| expiry.resolve(makers, is_admin).ok();
+        for is_admin in [false, true] {
+            assert_eq!(resolve(Expiry::WithMaker, None, is_admin), Some(None));
+            assert_eq!(resolve(Expiry::WithMaker, at(5), is_admin), Some(at(5)));
+            assert_eq!(resolve(Expiry::Never, None, is_admin), Some(None));
+            let before = Expiry::At(Timestamp(5));
+            assert_eq!(resolve(before, at(5), is_admin), Some(at(5)));
+            assert_eq!(resolve(before, None, is_admin), Some(at(5)));
+        }
+        let later = Expiry::At(Timestamp(6));
+        assert_eq!(resolve(later, at(5), false), None);
+        assert_eq!(resolve(Expiry::Never, at(5), false), None);
+        assert_eq!(resolve(later, at(5), true), Some(at(6)));
+        assert_eq!(resolve(Expiry::Never, at(5), true), Some(None));
+    }
+}

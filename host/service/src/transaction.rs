@@ -1,0 +1,413 @@
+//! The key-value service of one run of a transactional function.
+//!
+//! Reads go to the store, and the version of each entry that was read is kept.
+//! Writes stay here, seen by later reads of the same run, until the run has
+//! succeeded; then one batch checks what was read and writes what was written.
+//! Each key is written once, as the run has left it.
+//!
+//! Lists are read from the store as they are at that moment, with this run's own
+//! writes laid over them. What they found is not checked.
+
+use super::key_locks::Address;
+use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
+use super::kv_service::{check_count, expiry, list_query, seal};
+use super::view::{View, checks, operation, take_bytes};
+use super::way::{Settles, Way};
+use super::{Caller, ServiceError};
+use async_trait::async_trait;
+use kvasm_core::{
+    Applied, Capability, Collection, Entry, Expect, Invalid, JsonText, Key, Limits, Receipt,
+    Subject, Timestamp, Value, Version, sum,
+};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One run's view of the store.
+pub struct Transaction {
+    pub(super) kv: Arc<dyn Kv>,
+    page_entries: u32,
+    batch_bytes: usize,
+    pub(super) view: Mutex<View>,
+    pub(super) way: Option<Way>,
+}
+
+impl Transaction {
+    /// A run over a service that has touched nothing yet.
+    pub fn new(kv: Arc<dyn Kv>, limits: &Limits) -> Transaction {
+        Transaction {
+            kv,
+            page_entries: limits.page_entries,
+            batch_bytes: limits.batch_bytes(),
+            view: Mutex::default(),
+            way: None,
+        }
+    }
+
+    /// The commit of what the run has done, together with the delivery that is
+    /// done with it; none if there is nothing to commit or to check.
+    ///
+    /// # Errors
+    /// [`ServiceError::Conflict`] if the run has seen two states of one entry.
+    pub fn batch(&self, acknowledge: Option<Receipt>) -> Result<Option<Batch>, ServiceError> {
+        Ok(self.linked_batch(acknowledge)?.map(|(batch, _)| batch))
+    }
+
+    /// As [`batch`](Transaction::batch), for the host; the second is dropped when the
+    /// commit has ended.
+    pub fn linked_batch(
+        &self,
+        acknowledge: Option<Receipt>,
+    ) -> Result<Option<(Batch, Option<Settles>)>, ServiceError> {
+        let mut view = self.view.lock();
+        if view.stale {
+            return Err(ServiceError::Conflict { failed: Vec::new() });
+        }
+        if view.is_one_moment() && acknowledge.is_none() {
+            return Ok(None);
+        }
+        let now = Timestamp::now();
+        let (link, settles) = self.link(&view).unzip();
+        let batch = Batch {
+            checks: checks(&view.read),
+            // The keys stay, for a run that loses.
+            operations: view
+                .written
+                .iter_mut()
+                .map(|(at, entry)| operation(at.clone(), entry.take(), now))
+                .collect(),
+            acknowledge: acknowledge.map(Box::new),
+            link,
+        };
+        Ok(Some((batch, settles)))
+    }
+
+    /// Whether what the run has read is what is there now. If not, a failure of
+    /// the run may come of having seen two moments at once.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub async fn is_current(&self, caller: &Caller) -> Result<bool, ServiceError> {
+        let (read, stale) = {
+            let view = self.view.lock();
+            // What it has seen of commits that were under way is not looked at again.
+            (view.read.clone(), view.stale || !view.follows.is_empty())
+        };
+        if stale {
+            return Ok(false);
+        }
+        if read.is_empty() {
+            return Ok(true);
+        }
+        let batch = Batch {
+            checks: checks(&read),
+            ..Batch::default()
+        };
+        match self.kv.commit(&caller.ungated(), batch).await {
+            Ok(_) => Ok(true),
+            Err(ServiceError::Conflict { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The entry as this run sees it.
+    pub(super) async fn see(
+        &self,
+        caller: &Caller,
+        at: &Address,
+    ) -> Result<Option<Entry>, ServiceError> {
+        if let Some(own) = self.view.lock().own(at, Timestamp::now()) {
+            return Ok(own);
+        }
+        self.touch(std::iter::once(at)).await;
+        self.settle(std::iter::once(at)).await;
+        let entry = self.kv.get(caller, &at.0, &at.1).await?;
+        let version = entry.as_ref().map(|entry| entry.version);
+        self.view.lock().remember(at, version)?;
+        Ok(entry)
+    }
+
+    async fn write(
+        &self,
+        at: Address,
+        value: Option<(Value, Option<Timestamp>)>,
+        now: Timestamp,
+    ) -> Result<Version, Invalid> {
+        self.touch(std::iter::once(&at)).await;
+        self.view.lock().write(at, value, now, self.batch_bytes)
+    }
+
+    /// What this run has made of each of several entries, as far as an answer has
+    /// room for their values. A key may be named again and again.
+    fn own_many(
+        &self,
+        keys: &[Address],
+        left: &mut usize,
+    ) -> Result<Vec<Option<Option<Entry>>>, Invalid> {
+        let (view, now) = (self.view.lock(), Timestamp::now());
+        let own = |at: &Address| {
+            let own = view.own(at, now);
+            take_bytes(
+                left,
+                self.batch_bytes,
+                own.as_ref().and_then(Option::as_ref),
+            )?;
+            Ok(own)
+        };
+        keys.iter().map(own).collect()
+    }
+
+    /// Refuses unless the entry is as a write expects.
+    async fn expect(
+        &self,
+        caller: &Caller,
+        at: &Address,
+        expect: Option<Expect>,
+    ) -> Result<(), ServiceError> {
+        let Some(expect) = expect else { return Ok(()) };
+        let found = self.see(&caller.ungated(), at).await?;
+        match expect.holds(found.map(|entry| entry.version)) {
+            true => Ok(()),
+            false => Err(ServiceError::Conflict { failed: vec![0] }),
+        }
+    }
+
+    async fn run(&self, caller: &Caller, operation: Operation) -> Result<Applied, ServiceError> {
+        let now = Timestamp::now();
+        match operation {
+            Operation::Set {
+                collection,
+                key,
+                value,
+                ttl_ms,
+            } => {
+                let expires_at = expiry(now, ttl_ms)?;
+                let value = Some((value, expires_at));
+                let version = self.write((collection, key), value, now).await?;
+                Ok(Applied::Set(version))
+            }
+            Operation::Delete { collection, key } => {
+                let existed = self.remove(caller, (collection, key)).await?;
+                Ok(Applied::Deleted { existed })
+            }
+            Operation::Increment {
+                collection,
+                key,
+                delta,
+            } => {
+                let (version, value) = self.add(caller, (collection, key), delta).await?;
+                Ok(Applied::Incremented { version, value })
+            }
+        }
+    }
+
+    async fn remove(&self, caller: &Caller, at: Address) -> Result<bool, ServiceError> {
+        let existed = self.see_value(&caller.ungated(), &at).await?.is_some();
+        self.write(at, None, Timestamp::now()).await?;
+        Ok(existed)
+    }
+
+    async fn add(
+        &self,
+        caller: &Caller,
+        at: Address,
+        delta: i64,
+    ) -> Result<(Version, i64), ServiceError> {
+        let before = self.see_value(&caller.ungated(), &at).await?;
+        let value = sum(before.as_ref().map(|entry| &entry.value), delta)?;
+        let expires_at = before.and_then(|entry| entry.expires_at);
+        let text = Value::Json(JsonText::integer(value));
+        let mut view = self.view.lock();
+        let now = Timestamp::now();
+        let version = view.write(at, Some((text, expires_at)), now, self.batch_bytes)?;
+        Ok((version, value))
+    }
+
+    /// Runs a batch's checks and operations; what it has changed is to be taken
+    /// back on an error.
+    async fn run_all(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
+        let mut failed = Vec::new();
+        for (position, check) in batch.checks.into_iter().enumerate() {
+            let at = (check.collection, check.key);
+            let found = self.see(&caller.ungated(), &at).await?;
+            if !check.expect.holds(found.map(|entry| entry.version)) {
+                failed.push(position);
+            }
+        }
+        if !failed.is_empty() {
+            return Err(ServiceError::Conflict { failed });
+        }
+        let mut applied = Vec::with_capacity(batch.operations.len());
+        for operation in batch.operations {
+            applied.push(self.run(caller, operation).await?);
+        }
+        Ok(applied)
+    }
+}
+
+#[async_trait]
+impl Kv for Transaction {
+    async fn get(
+        &self,
+        caller: &Caller,
+        collection: &Collection,
+        key: &Key,
+    ) -> Result<Option<Entry>, ServiceError> {
+        caller.gate(Capability::AppKvRead(caller.app()))?;
+        self.see(caller, &(collection.clone(), key.clone())).await
+    }
+
+    async fn has(
+        &self,
+        caller: &Caller,
+        collection: &Collection,
+        key: &Key,
+    ) -> Result<bool, ServiceError> {
+        Ok(self.get_value(caller, collection, key).await?.is_some())
+    }
+
+    async fn get_value(
+        &self,
+        caller: &Caller,
+        collection: &Collection,
+        key: &Key,
+    ) -> Result<Option<Value>, ServiceError> {
+        caller.gate(Capability::AppKvRead(caller.app()))?;
+        let at = (collection.clone(), key.clone());
+        let entry = self.see_value(caller, &at).await?;
+        Ok(entry.map(|entry| entry.value))
+    }
+
+    async fn get_many(
+        &self,
+        caller: &Caller,
+        keys: &[(Collection, Key)],
+    ) -> Result<Vec<Option<Entry>>, ServiceError> {
+        check_count(Subject::Keys, keys.len())?;
+        let mut left = self.batch_bytes;
+        let own = self.own_many(keys, &mut left)?;
+        let others = keys.iter().zip(&own).filter(|(_, own)| own.is_none());
+        let others: Vec<_> = others.map(|(at, _)| at.clone()).collect();
+        self.touch(others.iter()).await;
+        self.settle(others.iter()).await;
+        let found = self.kv.get_many(caller, &others).await?;
+        let mut view = self.view.lock();
+        for (at, entry) in others.iter().zip(&found) {
+            take_bytes(&mut left, self.batch_bytes, entry.as_ref())?;
+            view.remember(at, entry.as_ref().map(|entry| entry.version))?;
+        }
+        let mut found = found.into_iter();
+        let entry = |own: Option<Option<Entry>>| own.or_else(|| found.next()).flatten();
+        Ok(own.into_iter().map(entry).collect())
+    }
+
+    async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError> {
+        let query = list_query(caller, &list, self.page_entries, usize::MAX)?;
+        self.settle_followed().await;
+        let page = self.kv.list(caller, list.clone()).await?;
+        let last = page.entries.last().map(|(key, _)| key.clone());
+        let mut merged: BTreeMap<Key, Option<Entry>> = page.entries.into_iter().collect();
+        let in_page = |key: &Key| match (&page.cursor, &last) {
+            // The list goes on behind the last key of the page.
+            (Some(_), Some(last)) if list.reverse => key >= last,
+            (Some(_), Some(last)) => key <= last,
+            _ => true,
+        };
+        let now = Timestamp::now();
+        for ((collection, key), entry) in &self.view.lock().written {
+            if *collection != list.collection || !query.range.contains(key) || !in_page(key) {
+                continue;
+            }
+            match entry
+                .as_ref()
+                .filter(|e| e.expires_at.is_none_or(|at| at > now))
+            {
+                Some(entry) => merged.insert(key.clone(), list.with_values.then(|| entry.clone())),
+                None => merged.remove(key),
+            };
+        }
+        let mut entries: Vec<_> = merged.into_iter().collect();
+        if list.reverse {
+            entries.reverse();
+        }
+        let cut = entries.len() > query.limit as usize;
+        entries.truncate(query.limit as usize);
+        let cursor = match entries.last().filter(|_| cut) {
+            Some((key, _)) => Some(seal(caller, &list, key)),
+            None => page.cursor,
+        };
+        Ok(Listing { entries, cursor })
+    }
+
+    async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError> {
+        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        let at = (write.collection, write.key);
+        self.expect(caller, &at, write.expect).await?;
+        let now = Timestamp::now();
+        let value = Some((write.value, expiry(now, write.ttl_ms)?));
+        Ok(self.write(at, value, now).await?)
+    }
+
+    async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError> {
+        for write in writes {
+            self.set(caller, write).await?;
+        }
+        Ok(())
+    }
+
+    async fn collections(
+        &self,
+        caller: &Caller,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, ServiceError> {
+        self.kv.collections(caller, after, limit).await
+    }
+
+    async fn delete(
+        &self,
+        caller: &Caller,
+        collection: Collection,
+        key: Key,
+        expect: Option<Expect>,
+    ) -> Result<bool, ServiceError> {
+        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        let at = (collection, key);
+        self.expect(caller, &at, expect).await?;
+        self.remove(caller, at).await
+    }
+
+    async fn increment(
+        &self,
+        caller: &Caller,
+        collection: Collection,
+        key: Key,
+        delta: i64,
+    ) -> Result<(Version, i64), ServiceError> {
+        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        self.add(caller, (collection, key), delta).await
+    }
+
+    async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
+        caller.gate(batch.needs(caller.app()))?;
+        check_count(Subject::Batch, batch.checks.len() + batch.operations.len())?;
+        let before = self.view.lock().clone();
+        let applied = self.run_all(caller, batch).await;
+        if applied.is_err() {
+            // What was read stays remembered: the guest has learnt of it.
+            let mut view = self.view.lock();
+            let (read, stale) = (std::mem::take(&mut view.read), view.stale);
+            let follows = std::mem::take(&mut view.follows);
+            *view = View {
+                read,
+                follows,
+                stale,
+                ..before
+            };
+        }
+        applied
+    }
+}
+
+// The limit that a batch has is the one that a commit has.
+const _: () = assert!(BATCH_MAX == kvasm_abi::BATCH_OPS_MAX);

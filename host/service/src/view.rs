@@ -1,0 +1,181 @@
+//! What one run of a transaction has read and written so far.
+
+use super::key_locks::Address;
+use super::kv::Operation;
+use super::kv_service::check_count;
+use kvasm_core::{Check, CommitId, Entry, Expect, Invalid, Subject, Timestamp, Value, Version};
+use std::collections::BTreeMap;
+
+/// The first version that a write within a transaction answers with. No entry of
+/// a store ever gets so far.
+const PROVISIONAL: u64 = kvasm_abi::PROVISIONAL_VERSION_MIN;
+
+#[derive(Default, Clone)]
+pub(super) struct View {
+    /// What the store had when it was first asked for.
+    pub(super) read: BTreeMap<Address, Option<Version>>,
+    /// What this run has written: an entry, or none where it has deleted one.
+    pub(super) written: BTreeMap<Address, Option<Entry>>,
+    /// What commits that are under way have left, where this run has seen it.
+    pub(super) follows: BTreeMap<Address, (CommitId, Option<Entry>)>,
+    pub(super) bytes: usize,
+    pub(super) writes: u64,
+    /// A second look found something else than the first. No commit is made then:
+    /// one that checks the first look alone would miss an entry that has come and
+    /// gone.
+    pub(super) stale: bool,
+}
+
+impl View {
+    pub(super) fn remember(&mut self, at: &Address, found: Option<Version>) -> Result<(), Invalid> {
+        match self.read.get(at) {
+            Some(before) if *before == found => Ok(()),
+            Some(_) => {
+                self.stale = true;
+                Ok(())
+            }
+            None => {
+                self.has_room(1)?;
+                self.read.insert(at.clone(), found);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the run has seen of a commit that was under way.
+    pub(super) fn followed(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
+        let (_, entry) = self.follows.get(at)?;
+        Some(live(entry, now))
+    }
+
+    /// Remembers that the run has seen what a commit that is under way has left.
+    pub(super) fn follow(
+        &mut self,
+        at: &Address,
+        (commit, entry): (CommitId, Option<Entry>),
+        now: Timestamp,
+    ) -> Result<Option<Entry>, Invalid> {
+        // It had seen the entry before that commit.
+        self.stale |= self.read.contains_key(at);
+        self.has_room(1)?;
+        let seen = live(&entry, now);
+        self.follows.insert(at.clone(), (commit, entry));
+        Ok(seen)
+    }
+
+    /// Whether the run has written nothing, and what it has seen was so at one moment.
+    pub(super) fn is_one_moment(&self) -> bool {
+        // What it follows may come to nothing.
+        self.written.is_empty() && self.follows.is_empty() && self.read.len() <= 1
+    }
+
+    /// All keys that the run has looked at or written.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Address> {
+        let seen = self.read.keys().chain(self.follows.keys());
+        seen.chain(self.written.keys())
+    }
+
+    pub(super) fn has_room(&self, more: usize) -> Result<(), Invalid> {
+        check_count(
+            Subject::Transaction,
+            self.read.len() + self.follows.len() + self.written.len() + more,
+        )
+    }
+
+    /// Writes an entry, or removes it; returns its provisional version.
+    pub(super) fn write(
+        &mut self,
+        at: Address,
+        value: Option<(Value, Option<Timestamp>)>,
+        now: Timestamp,
+        bytes_max: usize,
+    ) -> Result<Version, Invalid> {
+        let bytes =
+            |value: &Value| at.0.as_str().len() + at.1.as_str().len() + value.as_bytes().len();
+        let before = self.written.get(&at);
+        if before.is_none() {
+            self.has_room(1)?;
+        }
+        let freed = before
+            .and_then(Option::as_ref)
+            .map_or(0, |e| bytes(&e.value));
+        let added = value.as_ref().map_or(0, |(value, _)| bytes(value));
+        let total = self.bytes - freed + added;
+        if total > bytes_max {
+            return Err(Invalid::TooLarge {
+                subject: Subject::Transaction,
+                len: total as u64,
+                limit: bytes_max as u64,
+            });
+        }
+        self.bytes = total;
+        self.writes += 1;
+        let version = Version(PROVISIONAL + self.writes);
+        let entry = value.map(|(value, expires_at)| Entry {
+            value,
+            version,
+            created_at: now,
+            updated_at: now,
+            expires_at,
+        });
+        self.written.insert(at, entry);
+        Ok(version)
+    }
+
+    /// What this run has made of an entry; none if it has not touched it.
+    pub(super) fn own(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
+        Some(live(self.written.get(at)?, now))
+    }
+}
+
+/// Takes an entry's value from what an answer has room for.
+pub(super) fn take_bytes(
+    left: &mut usize,
+    limit: usize,
+    entry: Option<&Entry>,
+) -> Result<(), Invalid> {
+    let bytes = entry.map_or(0, |entry| entry.value.as_bytes().len());
+    *left = left.checked_sub(bytes).ok_or(Invalid::OverTogether {
+        subject: Subject::Answer,
+        limit: limit as u64,
+    })?;
+    Ok(())
+}
+
+pub(super) fn checks(read: &BTreeMap<Address, Option<Version>>) -> Vec<Check> {
+    let check = |((collection, key), version): (&Address, &Option<Version>)| Check {
+        collection: collection.clone(),
+        key: key.clone(),
+        expect: version.map_or(Expect::Absent, Expect::Version),
+    };
+    read.iter().map(check).collect()
+}
+
+/// The write of an entry as a run has left it.
+pub(super) fn operation(
+    (collection, key): Address,
+    entry: Option<Entry>,
+    now: Timestamp,
+) -> Operation {
+    match entry {
+        None => Operation::Delete { collection, key },
+        Some(entry) => Operation::Set {
+            collection,
+            key,
+            value: entry.value,
+            // What has expired by now was there for a moment all the same.
+            ttl_ms: entry.expires_at.map(|at| {
+                u64::try_from(at.0.saturating_sub(now.0))
+                    .unwrap_or(0)
+                    .max(1)
+            }),
+        },
+    }
+}
+
+/// An entry, unless it has expired.
+fn live(entry: &Option<Entry>, now: Timestamp) -> Option<Entry> {
+    let entry = entry.as_ref();
+    let live = entry.filter(|entry| entry.expires_at.is_none_or(|at| at > now));
+    live.cloned()
+}

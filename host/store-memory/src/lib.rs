@@ -1,0 +1,231 @@
+//! A store in memory, for tests and for trying things out.
+
+mod outbox;
+mod registry;
+mod survey;
+mod triggers;
+mod upkeep;
+mod write;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use kvasm_core::store::{Store, StoreError};
+use kvasm_core::{
+    App, AppId, AppName, Audit, Collection, Committed, DeadLetter, Digest, Entry, Key, KeyRange,
+    ListQuery, Page, Plugin, PluginVersion, Timestamp, Token, TokenId, Trigger, TriggerName, Usage,
+    WriteBatch,
+};
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use triggers::Row;
+use uuid::Uuid;
+
+/// Keeps everything in memory. **Not durable**: what it holds is gone with the
+/// process. In all else it means the same as the other stores.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: RwLock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    names: BTreeMap<AppName, AppId>,
+    /// One for each app of `names`.
+    apps: HashMap<AppId, Tenant>,
+    modules: HashMap<Digest, Bytes>,
+    tokens: BTreeMap<TokenId, Token>,
+    audit: BTreeMap<Uuid, Audit>,
+    /// The identity of the audit row that was written last; nil before the first.
+    generation: Uuid,
+    /// The last version given. One counter for all keys, and it never goes back,
+    /// so no key sees a version twice.
+    version: u64,
+}
+
+/// An app and what it owns.
+#[derive(Debug)]
+struct Tenant {
+    app: App,
+    entries: Collections,
+    usage: Usage,
+    plugins: BTreeMap<PluginVersion, Plugin>,
+    last_plugin: u32,
+    triggers: BTreeMap<TriggerName, Trigger>,
+    /// By trigger, chain and number, as the other stores keep them.
+    deliveries: BTreeMap<(TriggerName, i64, i64), Row>,
+    dead_letters: BTreeMap<Uuid, DeadLetter>,
+}
+
+type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> MemoryStore {
+        MemoryStore::default()
+    }
+}
+
+fn live(entry: &Entry, now: Timestamp) -> bool {
+    entry.expires_at.is_none_or(|at| at > now)
+}
+
+fn find<'a>(
+    collections: &'a Collections,
+    collection: &Collection,
+    key: &Key,
+    now: Timestamp,
+) -> Option<&'a Entry> {
+    let entry = collections.get(collection)?.get(key)?;
+    live(entry, now).then_some(entry)
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
+        let state = self.state.read();
+        let id = state.names.get(name);
+        Ok(id
+            .and_then(|id| state.apps.get(id))
+            .map(|tenant| tenant.app.clone()))
+    }
+
+    async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
+        let state = self.state.read();
+        Ok(state.apps.get(&app).map(|tenant| tenant.app.clone()))
+    }
+
+    async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state.read();
+        let names = state.names.range::<AppName, _>((lower, Bound::Unbounded));
+        let apps = names.filter_map(|(_, id)| state.apps.get(id));
+        Ok(apps
+            .take(limit as usize)
+            .map(|tenant| tenant.app.clone())
+            .collect())
+    }
+
+    async fn get(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, StoreError> {
+        let state = self.state.read();
+        let collections = state.apps.get(&app).map(|tenant| &tenant.entries);
+        Ok(collections
+            .and_then(|all| find(all, collection, key, now))
+            .cloned())
+    }
+
+    async fn has(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let state = self.state.read();
+        let collections = state.apps.get(&app).map(|tenant| &tenant.entries);
+        Ok(collections.is_some_and(|all| find(all, collection, key, now).is_some()))
+    }
+
+    async fn get_many(
+        &self,
+        app: AppId,
+        keys: &[(Collection, Key)],
+        now: Timestamp,
+        bytes_max: usize,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        let state = self.state.read();
+        let collections = state.apps.get(&app).map(|tenant| &tenant.entries);
+        let find = |(collection, key): &(Collection, Key)| find(collections?, collection, key, now);
+        let found: Vec<_> = keys.iter().map(find).collect();
+        let bytes = found.iter().flatten().map(|e| e.value.as_bytes().len());
+        if bytes.sum::<usize>() > bytes_max {
+            return Err(StoreError::AnswerTooLarge { limit: bytes_max });
+        }
+        Ok(found.into_iter().map(Option::<&Entry>::cloned).collect())
+    }
+
+    async fn list(
+        &self,
+        app: AppId,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<Page, StoreError> {
+        let state = self.state.read();
+        let keys = state
+            .apps
+            .get(&app)
+            .and_then(|tenant| tenant.entries.get(&query.collection));
+        let (Some(keys), false) = (keys, query.range.is_empty()) else {
+            return Ok(Page {
+                entries: Vec::new(),
+                more: false,
+            });
+        };
+        let in_range = keys
+            .range(key_bounds(&query.range))
+            .filter(|(_, entry)| live(entry, now));
+        Ok(if query.reverse {
+            page(in_range.rev(), query)
+        } else {
+            page(in_range, query)
+        })
+    }
+
+    async fn collections(
+        &self,
+        app: AppId,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, StoreError> {
+        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let state = self.state.read();
+        let Some(tenant) = state.apps.get(&app) else {
+            return Ok(Vec::new());
+        };
+        let rest = tenant
+            .entries
+            .range::<Collection, _>((lower, Bound::Unbounded));
+        let filled = rest.filter(|(_, entries)| !entries.is_empty());
+        Ok(filled
+            .take(limit as usize)
+            .map(|(name, _)| name.clone())
+            .collect())
+    }
+
+    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
+        write::commit(&mut self.state.write(), batch)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+fn key_bounds(range: &KeyRange) -> (Bound<Key>, Bound<Key>) {
+    let key = |bound: &Bound<String>| bound.as_ref().map(|text| Key::stored(text.clone()));
+    (key(&range.lower), key(&range.upper))
+}
+
+/// Takes entries up to the query's limits, and looks one further for `more`.
+fn page<'a>(mut rest: impl Iterator<Item = (&'a Key, &'a Entry)>, query: &ListQuery) -> Page {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    for (key, entry) in rest.by_ref() {
+        bytes += key.as_str().len();
+        if query.with_values {
+            bytes += entry.value.as_bytes().len();
+        }
+        entries.push((key.clone(), query.with_values.then(|| entry.clone())));
+        if entries.len() >= query.limit as usize || bytes >= query.bytes_max {
+            break;
+        }
+    }
+    let more = rest.next().is_some();
+    Page { entries, more }
+}

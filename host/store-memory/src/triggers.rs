@@ -1,0 +1,235 @@
+//! Triggers, deliveries and dead letters, as administrators change them and as the
+//! store keeps them.
+
+use super::write::{count_delivery, uncount_delivery};
+use super::{State, Tenant};
+use kvasm_core::store::StoreError;
+use kvasm_core::store::backend::check_triggers;
+use kvasm_core::{
+    AppId, Delivery, Event, Exports, Letters, NewTrigger, Open, Origin, Outstanding, Place,
+    Receipt, Timestamp, Trigger, TriggerDeletion, TriggerName,
+};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// A delivery as it is kept.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) event: Event,
+    pub(super) function: String,
+    pub(super) attempts: u32,
+    pub(super) replays: u32,
+    pub(super) queued_at: Timestamp,
+    pub(super) due_at: Option<Timestamp>,
+    pub(super) lease: Option<Uuid>,
+    pub(super) error: Option<String>,
+    /// The series of failures in which it counts.
+    pub(super) series: Option<i64>,
+}
+
+impl Row {
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        self.due_at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether the filter selects this delivery of the trigger.
+    pub(super) fn is_selected(&self, trigger: &TriggerName, filter: &Outstanding) -> bool {
+        (filter.events.is_empty() || filter.events.contains(&self.event.id))
+            && filter.trigger.as_ref().is_none_or(|t| t == trigger)
+            && filter.from.is_none_or(|from| from <= self.queued_at)
+            && filter.until.is_none_or(|until| self.queued_at < until)
+    }
+}
+
+impl Tenant {
+    pub(super) fn delivery(
+        &self,
+        (trigger, chain, seq): &(TriggerName, i64, i64),
+        row: &Row,
+    ) -> Delivery {
+        let policy = self.triggers.get(trigger).map(|trigger| trigger.policy);
+        Delivery {
+            place: Place {
+                trigger: trigger.clone(),
+                chain: *chain,
+                seq: *seq,
+            },
+            event: row.event.clone(),
+            function: row.function.clone(),
+            policy: policy.unwrap_or_default(),
+            attempts: row.attempts,
+            replays: row.replays,
+            queued_at: row.queued_at,
+            due_at: row.due_at,
+            leased: row.lease.is_some(),
+            error: row.error.clone(),
+            is_probe: false,
+        }
+    }
+
+    /// What of a trigger's queue may be claimed. A delivery outlives its trigger.
+    pub(super) fn open(&self, trigger: &TriggerName, now: Timestamp) -> Open {
+        let trigger = self.triggers.get(trigger);
+        trigger.map_or(Open::All, |trigger| trigger.standing.open(now))
+    }
+
+    /// The places of the letters that are meant, oldest first.
+    pub(super) fn letters(&self, letters: &Letters, limit: u32) -> Vec<Uuid> {
+        let meant = self.dead_letters.values().filter(|l| letters.matches(l));
+        meant.take(limit as usize).map(|letter| letter.id).collect()
+    }
+
+    /// Whether the app has room for the triggers of a version that is to be active.
+    pub(super) fn check_declared(&self, exports: &Exports) -> Result<(), StoreError> {
+        let all = self.triggers.values();
+        let of_operators = all.filter(|trigger| trigger.origin == Origin::Operator);
+        let declared = exports.triggers.iter().map(|declared| &declared.name);
+        let after: BTreeSet<_> = of_operators.map(|t| &t.name).chain(declared).collect();
+        check_triggers(self.triggers.len(), after.len())
+    }
+
+    /// Takes the triggers of the version that is active now for those of the last.
+    pub(super) fn declare(&mut self, exports: &Exports, at: Timestamp) {
+        let declared = |name: &TriggerName| exports.triggers.iter().any(|d| d.name == *name);
+        self.triggers
+            .retain(|name, trigger| trigger.origin == Origin::Operator || declared(name));
+        for declaration in &exports.triggers {
+            let trigger = self.triggers.entry(declaration.name.clone());
+            let trigger = trigger.or_insert_with(|| Trigger::declared(declaration, at));
+            if trigger.origin == Origin::Plugin && trigger.watch != declaration.watch {
+                trigger.watch = declaration.watch.clone();
+                trigger.next_at = None;
+            }
+        }
+        for trigger in self.triggers.values_mut() {
+            trigger.standing.reset();
+        }
+    }
+}
+
+impl State {
+    pub(super) fn set_trigger(
+        &mut self,
+        app: AppId,
+        trigger: NewTrigger,
+        at: Timestamp,
+    ) -> Result<Trigger, StoreError> {
+        let triggers = &mut self.tenant(app)?.triggers;
+        let before = triggers.get(&trigger.name);
+        let count = triggers.len();
+        check_triggers(count, count + usize::from(before.is_none()))?;
+        let trigger = trigger.replacing(before, at);
+        triggers.insert(trigger.name.clone(), trigger.clone());
+        Ok(trigger)
+    }
+
+    pub(super) fn delete_trigger(
+        &mut self,
+        app: AppId,
+        trigger: &TriggerName,
+        must_be_idle: bool,
+    ) -> Result<TriggerDeletion, StoreError> {
+        let tenant = self.tenant(app)?;
+        if must_be_idle
+            && tenant.triggers.contains_key(trigger)
+            && tenant.deliveries.keys().any(|key| key.0 == *trigger)
+        {
+            return Ok(TriggerDeletion::Outstanding);
+        }
+        Ok(match tenant.triggers.remove(trigger) {
+            Some(_) => TriggerDeletion::Deleted,
+            None => TriggerDeletion::Absent,
+        })
+    }
+
+    pub(super) fn discard_deliveries(
+        &mut self,
+        app: AppId,
+        which: &Outstanding,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let tenant = self.tenant(app)?;
+        let rows = tenant.deliveries.iter();
+        let meant = rows.filter(|(key, row)| row.is_selected(&key.0, which));
+        let meant = meant.take(limit as usize).map(|(key, _)| key.clone());
+        let meant: Vec<_> = meant.collect();
+        for key in &meant {
+            if let Some(row) = tenant.deliveries.remove(key) {
+                uncount_delivery(&mut tenant.usage, &row.event.what);
+            }
+        }
+        let count = meant.len() as u64;
+        for (trigger, chain, seq) in meant {
+            let gone = Place {
+                trigger,
+                chain,
+                seq,
+            };
+            tenant.wake(&gone, now);
+        }
+        Ok(count)
+    }
+
+    pub(super) fn pause_trigger(
+        &mut self,
+        app: AppId,
+        trigger: &TriggerName,
+        paused: bool,
+    ) -> Result<bool, StoreError> {
+        let Some(trigger) = self.tenant(app)?.triggers.get_mut(trigger) else {
+            return Ok(false);
+        };
+        trigger.standing.set_paused(paused);
+        Ok(true)
+    }
+
+    pub(super) fn replay(
+        &mut self,
+        app: AppId,
+        letters: &Letters,
+        limit: u32,
+        at: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let mut version = self.version;
+        let tenant = self.tenant(app)?;
+        let ids = tenant.letters(letters, limit);
+        for id in &ids {
+            let Some(letter) = tenant.dead_letters.remove(id) else {
+                continue;
+            };
+            version += 1;
+            tenant.usage.bytes -= letter.bytes();
+            count_delivery(&mut tenant.usage, &letter.event.what);
+            let replays = letter.replays + 1;
+            let (trigger, function) = (letter.trigger, letter.function);
+            let seq = version.cast_signed();
+            tenant.enqueue(trigger, function, letter.event, seq, at, replays);
+        }
+        self.version = version;
+        Ok(ids.len() as u64)
+    }
+
+    pub(super) fn discard(
+        &mut self,
+        app: AppId,
+        letters: &Letters,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let tenant = self.tenant(app)?;
+        let ids = tenant.letters(letters, limit);
+        for id in &ids {
+            if let Some(letter) = tenant.dead_letters.remove(id) {
+                tenant.usage.bytes -= letter.bytes();
+            }
+        }
+        Ok(ids.len() as u64)
+    }
+
+    /// The rows of a receipt's app, if its lease holds.
+    pub(super) fn leased(&mut self, receipt: &Receipt) -> Option<&mut Tenant> {
+        let tenant = self.apps.get_mut(&receipt.app)?;
+        tenant.leased(receipt).ok()?;
+        Some(tenant)
+    }
+}

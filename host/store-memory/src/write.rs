@@ -1,0 +1,361 @@
+//! Commits.
+
+use super::triggers::Row;
+use super::{Collections, State, Tenant, find, live};
+use kvasm_core::store::StoreError;
+use kvasm_core::store::backend::sum;
+use kvasm_core::{
+    Applied, Check, Collection, Committed, DELIVERIES_MAX, ENTRY_BYTES, Entry, Event, Happening,
+    JsonText, Key, Op, Place, Quota, Receipt, Resource, Timestamp, TriggerName, Usage, Value,
+    Version, Watch, WriteBatch, chain_of, share,
+};
+use std::collections::{BTreeMap, HashMap};
+use uuid::Uuid;
+
+pub(super) fn commit(state: &mut State, batch: WriteBatch) -> Result<Committed, StoreError> {
+    let State {
+        apps,
+        version,
+        audit,
+        ..
+    } = state;
+    let tenant = apps.get_mut(&batch.app_id).ok_or(StoreError::AppNotFound)?;
+    let failed = failed_checks(&tenant.entries, &batch.checks, batch.now);
+    if !failed.is_empty() {
+        return Err(StoreError::Conflict { failed });
+    }
+    let mut usage = tenant.usage;
+    if let Some(receipt) = &batch.acknowledge {
+        uncount_delivery(&mut usage, &tenant.leased(receipt)?.event.what);
+    }
+    let (changes, last_version) = plan(tenant, &batch, *version)?;
+    let usage = usage_after(tenant, &changes, usage)?;
+
+    // From here on nothing can fail, so there is nothing to roll back.
+    tenant.usage = usage;
+    *version = last_version;
+    if let Some(receipt) = &batch.acknowledge {
+        tenant.acknowledge(receipt, batch.now);
+    }
+    if let Some(row) = batch.audit {
+        audit.insert(row.id, *row);
+    }
+    let mut committed = Committed::default();
+    for change in changes {
+        committed.deliveries += change.deliveries.len() as u64;
+        for (trigger, function, event) in change.deliveries {
+            *version += 1;
+            let seq = version.cast_signed();
+            tenant.enqueue(trigger, function, event, seq, batch.now, 0);
+        }
+        committed.applied.push(change.applied);
+        apply(
+            &mut tenant.entries,
+            change.collection,
+            change.key,
+            change.after,
+        );
+    }
+    Ok(committed)
+}
+
+/// What one operation comes to.
+struct Change {
+    collection: Collection,
+    key: Key,
+    after: Option<Entry>,
+    applied: Applied,
+    deliveries: Vec<(TriggerName, String, Event)>,
+}
+
+/// Works out what each operation does, and the last version that is given.
+fn plan(
+    tenant: &Tenant,
+    batch: &WriteBatch,
+    mut version: u64,
+) -> Result<(Vec<Change>, u64), StoreError> {
+    let mut left: BTreeMap<(&Collection, &Key), Option<Entry>> = BTreeMap::new();
+    let mut changes = Vec::with_capacity(batch.ops.len());
+    let mut deliveries = 0;
+    for (at, op) in batch.ops.iter().enumerate() {
+        let (collection, key) = op.address();
+        let before = match left.get(&(collection, key)) {
+            Some(entry) => entry.clone().filter(|entry| live(entry, batch.now)),
+            None => find(&tenant.entries, collection, key, batch.now).cloned(),
+        };
+        let mut next = || {
+            version += 1;
+            Version(version)
+        };
+        let (after, applied) = after(op, before.as_ref(), batch.now, at, &mut next)?;
+        let what = happening(collection, key, before.as_ref(), after.as_ref());
+        left.insert((collection, key), after.clone());
+        let fired = what.map_or_else(Vec::new, |what| tenant.fired(batch, what));
+        deliveries += fired.len();
+        let limit = batch.deliveries_max();
+        if deliveries > limit as usize {
+            return Err(StoreError::Deliveries { limit });
+        }
+        changes.push(Change {
+            collection: collection.clone(),
+            key: key.clone(),
+            after,
+            applied,
+            deliveries: fired,
+        });
+    }
+    share_out(&mut changes, batch, deliveries);
+    Ok((changes, version))
+}
+
+/// Says of each delivery how many may follow from it.
+fn share_out(changes: &mut [Change], batch: &WriteBatch, all: usize) {
+    for change in changes {
+        let siblings = match batch.depth {
+            0 => change.deliveries.len(),
+            _ => all,
+        };
+        let siblings = u32::try_from(siblings).unwrap_or(u32::MAX);
+        for (_, _, event) in &mut change.deliveries {
+            event.followers = share(batch.followers, siblings);
+        }
+    }
+}
+
+/// The entry that an operation leaves, and its answer.
+fn after(
+    op: &Op,
+    before: Option<&Entry>,
+    now: Timestamp,
+    at: usize,
+    next: &mut impl FnMut() -> Version,
+) -> Result<(Option<Entry>, Applied), StoreError> {
+    let mut entry = |value, expires_at| Entry {
+        value,
+        version: next(),
+        created_at: before.map_or(now, |entry| entry.created_at),
+        updated_at: now,
+        expires_at,
+    };
+    Ok(match op {
+        Op::Set {
+            value, expires_at, ..
+        } => {
+            let entry = entry(value.clone(), *expires_at);
+            let applied = Applied::Set(entry.version);
+            (Some(entry), applied)
+        }
+        Op::Increment { delta, .. } => {
+            let value = sum(before.map(|entry| &entry.value), *delta, at)?;
+            let expires_at = before.and_then(|entry| entry.expires_at);
+            let entry = entry(Value::Json(JsonText::integer(value)), expires_at);
+            let version = entry.version;
+            (Some(entry), Applied::Incremented { version, value })
+        }
+        Op::Delete { .. } => {
+            let existed = before.is_some();
+            (None, Applied::Deleted { existed })
+        }
+    })
+}
+
+/// What an operation was for those who watch.
+fn happening(
+    collection: &Collection,
+    key: &Key,
+    before: Option<&Entry>,
+    after: Option<&Entry>,
+) -> Option<Happening> {
+    let (collection, key) = (collection.clone(), key.clone());
+    match (before, after) {
+        (_, Some(entry)) => Some(Happening::Set {
+            collection,
+            key,
+            version: entry.version,
+            value: entry.value.clone(),
+        }),
+        (Some(entry), None) => Some(Happening::Deleted {
+            collection,
+            key,
+            version: entry.version,
+        }),
+        (None, None) => None,
+    }
+}
+
+impl Tenant {
+    /// The deliveries that a change makes.
+    fn fired(&self, batch: &WriteBatch, what: Happening) -> Vec<(TriggerName, String, Event)> {
+        let event = Event {
+            id: Uuid::now_v7(),
+            depth: batch.depth + 1,
+            followers: 0,
+            at: batch.now,
+            what,
+        };
+        let meant = |watch: &Watch| match (watch, &event.what) {
+            (
+                Watch::Changes(changes),
+                Happening::Set {
+                    collection, key, ..
+                },
+            ) => changes.on_set(collection, key),
+            (
+                Watch::Changes(changes),
+                Happening::Deleted {
+                    collection, key, ..
+                },
+            ) => changes.on_delete(collection, key),
+            (Watch::Changes(_), Happening::Due) | (Watch::Schedule(_), _) => false,
+        };
+        let fired = self.triggers.values().filter(|t| meant(&t.watch));
+        fired
+            .map(|t| (t.name.clone(), t.function.clone(), event.clone()))
+            .collect()
+    }
+
+    /// The delivery of a receipt whose lease holds.
+    pub(super) fn leased(&self, receipt: &Receipt) -> Result<&Row, StoreError> {
+        let row = self.deliveries.get(&key_of(&receipt.place));
+        row.filter(|row| row.lease == Some(receipt.lease))
+            .ok_or(StoreError::LeaseLost)
+    }
+
+    /// Takes a delivery out after its handler has succeeded.
+    fn acknowledge(&mut self, receipt: &Receipt, now: Timestamp) {
+        self.deliveries.remove(&key_of(&receipt.place));
+        self.wake(&receipt.place, now);
+        if let Some(trigger) = self.triggers.get_mut(&receipt.place.trigger) {
+            trigger.standing.succeed();
+        }
+    }
+
+    /// Lets the next delivery of a chain go on.
+    pub(super) fn wake(&mut self, done: &Place, now: Timestamp) {
+        let first = (done.trigger.clone(), done.chain, i64::MIN);
+        let last = (done.trigger.clone(), done.chain, i64::MAX);
+        if let Some((_, row)) = self.deliveries.range_mut(first..=last).next()
+            && row.due_at.is_none()
+        {
+            row.due_at = Some(now);
+        }
+    }
+
+    /// Puts a delivery into its queue; behind those of its chain.
+    pub(super) fn enqueue(
+        &mut self,
+        trigger: TriggerName,
+        function: String,
+        event: Event,
+        seq: i64,
+        now: Timestamp,
+        replays: u32,
+    ) {
+        let chain = chain_of(event.what.entry().map_or("", |(_, key)| key.as_str()));
+        let first = (trigger.clone(), chain, i64::MIN);
+        let last = (trigger.clone(), chain, i64::MAX);
+        let waits = self.deliveries.range(first..=last).next().is_some();
+        let row = Row {
+            event,
+            function,
+            attempts: 0,
+            replays,
+            queued_at: now,
+            due_at: (!waits).then_some(now),
+            lease: None,
+            error: None,
+            series: None,
+        };
+        self.deliveries.insert((trigger, chain, seq), row);
+    }
+}
+
+/// A place as the key of the map.
+pub(super) fn key_of(place: &Place) -> (TriggerName, i64, i64) {
+    (place.trigger.clone(), place.chain, place.seq)
+}
+
+fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) -> Vec<usize> {
+    let holds = |check: &Check| {
+        let found = find(collections, &check.collection, &check.key, now);
+        check.expect.holds(found.map(|entry| entry.version))
+    };
+    let failed = checks.iter().enumerate().filter(|(_, check)| !holds(check));
+    failed.map(|(position, _)| position).collect()
+}
+
+/// What the app uses after the changes, if its quota has room for it. A write
+/// that does not add to what is short is always taken. `after` is what the app uses
+/// without the delivery that is acknowledged.
+fn usage_after(tenant: &Tenant, changes: &[Change], mut after: Usage) -> Result<Usage, StoreError> {
+    let before = tenant.usage;
+    // The sizes that the operations so far have left.
+    let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
+    for change in changes {
+        let Change {
+            collection, key, ..
+        } = change;
+        let size = |entry: &Entry| size(collection, key, &entry.value);
+        let stored = tenant
+            .entries
+            .get(collection)
+            .and_then(|keys| keys.get(key));
+        let now = change.after.as_ref().map_or(0, size);
+        let last = sizes.insert((collection, key), now);
+        let last = last.unwrap_or_else(|| stored.map_or(0, size));
+        after.entries = after.entries + u64::from(now > 0) - u64::from(last > 0);
+        after.bytes = after.bytes + now - last;
+        for (_, _, event) in &change.deliveries {
+            count_delivery(&mut after, &event.what);
+        }
+    }
+    let Quota { entries, bytes } = tenant.app.limits.quota;
+    let fits = |resource, before, after, limit: Option<u64>| match limit {
+        Some(limit) if after > limit && after > before => {
+            Err(StoreError::Quota { resource, limit })
+        }
+        _ => Ok(()),
+    };
+    fits(Resource::Entries, before.entries, after.entries, entries)?;
+    fits(Resource::Bytes, before.bytes, after.bytes, bytes)?;
+    let (queued, queue_max) = (after.deliveries, Some(DELIVERIES_MAX));
+    fits(Resource::Deliveries, before.deliveries, queued, queue_max)?;
+    Ok(after)
+}
+
+/// Adds a delivery to what its app uses. Runs of schedules are not counted.
+pub(super) fn count_delivery(usage: &mut Usage, what: &Happening) {
+    usage.bytes += what.bytes();
+    usage.deliveries += u64::from(*what != Happening::Due);
+}
+
+/// Removes a delivery from what its app uses.
+pub(super) fn uncount_delivery(usage: &mut Usage, what: &Happening) {
+    usage.bytes -= what.bytes();
+    usage.deliveries -= u64::from(*what != Happening::Due);
+}
+
+/// The bytes of an entry as quotas count them; never 0.
+pub(super) fn size(collection: &Collection, key: &Key, value: &Value) -> u64 {
+    let names = collection.as_str().len() + key.as_str().len();
+    (names + value.as_bytes().len()) as u64 + ENTRY_BYTES
+}
+
+fn apply(collections: &mut Collections, collection: Collection, key: Key, after: Option<Entry>) {
+    match after {
+        Some(entry) => {
+            collections
+                .entry(collection)
+                .or_default()
+                .insert(key, entry);
+        }
+        None => {
+            if let Some(keys) = collections.get_mut(&collection) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    collections.remove(&collection);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Batches that need a transaction.
+//!
+//! Its statements, in order: hold the app; hold the delivery that it acknowledges;
+//! hold all keys, whether they have an entry or not; look at the entries; then
+//! change them; let go the delivery, and make those that the changes fire. Between
+//! the look and the commit nothing can change that was checked, so checks on keys
+//! that the batch does not write hold too. To hold an absent key a row is written
+//! for it, which the transaction fills or removes.
+
+use super::classify::over_grant;
+use super::commit::{SetRow, address_of, set_many, versions};
+use super::increments::{Integers, Sums};
+use super::lease::Lease;
+use super::plan::{Address, Done, Outcome, Plan};
+use super::pool::{Pool, Statement};
+use super::transaction::{Stop, Work, transact};
+use super::usage::{Counting, Delta, count};
+use super::{change, fire, handling, increments, read, sql};
+use async_trait::async_trait;
+use kvasm_core::store::StoreError;
+use kvasm_core::{Applied, Committed, Version, WriteBatch};
+use sqlx::postgres::PgRow;
+use sqlx::{Error, Row};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Expired at every `now`.
+const BEFORE_ALL_TIMES: i64 = i64::MIN;
+
+/// A batch, and how it is counted.
+struct Batch<'b> {
+    write: &'b WriteBatch,
+    counting: Counting,
+}
+
+pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed, StoreError> {
+    let counting = Counting::OneSlot;
+    match transact(pool, &Batch { write, counting }).await {
+        Err(Stop::Error(error)) if over_grant(&error) => commit_over_all(pool, write).await,
+        other => Ok(other?),
+    }
+}
+
+/// Commits what one slot had no room for.
+pub(super) async fn commit_over_all(
+    pool: &Pool,
+    write: &WriteBatch,
+) -> Result<Committed, StoreError> {
+    let counting = Counting::AllSlots;
+    Ok(transact(pool, &Batch { write, counting }).await?)
+}
+
+#[async_trait]
+impl Work for Batch<'_> {
+    type Done = Committed;
+
+    async fn run(&self, lease: &mut Lease) -> Result<Committed, Stop> {
+        let write = self.write;
+        let watched = hold_app(lease, write).await?;
+        let delivery = match &write.acknowledge {
+            Some(receipt) => Some(handling::hold(lease, receipt).await?),
+            None => None,
+        };
+        let plan = Plan::new(&write.checks, &write.ops, write.now);
+        if !write.ops.is_empty() {
+            let statement = on_keys(sql::HOLD, write, plan.keys.keys());
+            lease.run(statement.bind(BEFORE_ALL_TIMES)).await?;
+        }
+        let mut found = Vec::new();
+        if plan.needs_state() {
+            let statement = on_keys(sql::FIND, write, plan.keys.keys());
+            found = lease.run(statement.bind(write.now.0)).await?;
+        }
+        let found = versions(&found)?;
+        let failed = failed_checks(write, &found);
+        if !failed.is_empty() {
+            Err(StoreError::Conflict { failed })?;
+        }
+        let delivery = match delivery {
+            Some(held) => Some(held.ok_or(StoreError::LeaseLost)?),
+            None => None,
+        };
+        let Integers { ops, sums } = integers(lease, write).await?;
+        let ops = ops.as_deref().unwrap_or(&write.ops);
+        let plan = Plan::new(&write.checks, ops, write.now);
+        let (done, mut delta) = carry_out(lease, write, &plan, found).await?;
+        if let (Some(receipt), Some(size)) = (&write.acknowledge, delivery) {
+            handling::finish(lease, receipt, write.now).await?;
+            delta.give_back(size);
+        }
+        let deliveries = fire::fire(lease, write, ops, &done, &watched, &mut delta).await?;
+        if let Some(audit) = &write.audit {
+            change::write_audit(lease, audit).await?;
+        }
+        // Last, because others wait for a slot.
+        count(lease, write.app_id, delta, self.counting).await?;
+        Ok(Committed {
+            applied: answers(&done, &sums),
+            deliveries,
+        })
+    }
+}
+
+/// Holds the app; those of the batch's collections that a trigger watches.
+async fn hold_app(lease: &mut Lease, write: &WriteBatch) -> Result<BTreeSet<String>, Stop> {
+    let collections = write.ops.iter().map(|op| op.address().0.as_str());
+    let collections: BTreeSet<_> = collections.collect();
+    let statement = sqlx::query(sql::LOCK_APP_AND_LOOK).bind(write.app_id.uuid());
+    let statement = statement.bind(collections.into_iter().collect::<Vec<_>>());
+    let rows = lease.run(statement).await?;
+    let row = rows.first().ok_or(StoreError::AppNotFound)?;
+    let watched: Vec<String> = row.try_get(0)?;
+    Ok(watched.into_iter().collect())
+}
+
+/// The batch with its increments worked out, which looks at the entries if there
+/// are some.
+async fn integers(lease: &mut Lease, write: &WriteBatch) -> Result<Integers, Stop> {
+    let added = write.ops.iter().filter_map(increments::added_to);
+    let added: BTreeSet<_> = added.collect();
+    if added.is_empty() {
+        return Ok(Integers::default());
+    }
+    let statement = on_keys(sql::NUMBERS, write, added.iter());
+    let rows = lease.run(statement.bind(write.now.0)).await?;
+    Ok(increments::lower(write, &increments::held(&rows)?)?)
+}
+
+/// The answers to the operations as they were asked for.
+fn answers(done: &[Done], sums: &Sums) -> Vec<Applied> {
+    let answer = |(at, done): (usize, &Done)| match (done.applied, sums.get(&at)) {
+        (Applied::Set(version), Some(&value)) => Applied::Incremented { version, value },
+        (applied, _) => applied,
+    };
+    done.iter().enumerate().map(answer).collect()
+}
+
+pub(super) fn failed_checks(
+    write: &WriteBatch,
+    found: &BTreeMap<Address<'_>, Version>,
+) -> Vec<usize> {
+    let checks = write.checks.iter().enumerate();
+    let failed = checks.filter(|(_, check)| {
+        let address = (check.collection.as_str(), check.key.as_str());
+        !check.expect.holds(found.get(&address).copied())
+    });
+    failed.map(|(position, _)| position).collect()
+}
+
+async fn carry_out(
+    lease: &mut Lease,
+    write: &WriteBatch,
+    plan: &Plan<'_>,
+    found: BTreeMap<Address<'_>, Version>,
+) -> Result<(Vec<Done>, Delta), Stop> {
+    let mut outcome = Outcome {
+        found,
+        ..Outcome::default()
+    };
+    expire(lease, write, plan, &outcome.found).await?;
+    if plan.draws > 0 {
+        // Before the sets, so that versions grow with the order of operations.
+        let count = i32::try_from(plan.draws).unwrap_or(i32::MAX);
+        let rows = lease.run(sqlx::query(sql::DRAW).bind(count)).await?;
+        let drawn = rows.iter().map(|row| read::version(row, 0));
+        outcome.drawn = drawn.collect::<Result<_, _>>()?;
+    }
+
+    let sets = plan.keys.values().filter_map(|fate| SetRow::of(fate.last?));
+    let sets: Vec<_> = sets.collect();
+    let mut written = Vec::new();
+    if !sets.is_empty() {
+        let statement = set_many(sql::SET_MANY_UNCOUNTED, &sets, write.app_id, write.now);
+        written = lease.run(statement).await?;
+    }
+    outcome.written = versions(&written)?;
+
+    // With the deletions go the rows that only held a place. A key that is
+    // neither set nor deleted is a checked one, and if absent it has such a row.
+    let gone = plan.keys.iter().filter(|(address, fate)| match fate.last {
+        Some(_) => !fate.is_set(),
+        None => !write.ops.is_empty() && !outcome.found.contains_key(*address),
+    });
+    let gone: Vec<_> = gone.map(|(address, _)| address).collect();
+    let mut removed = Vec::new();
+    if !gone.is_empty() {
+        let statement = on_keys(sql::DELETE_MANY, write, gone.into_iter());
+        removed = lease.run(statement.bind(write.now.0)).await?;
+    }
+    for row in &removed {
+        if row.try_get(2)? {
+            let version = read::version(row, 4)?;
+            outcome.removed.insert(address_of(row)?, version);
+        }
+    }
+    let answers = plan.answers(&outcome).ok_or(Error::RowNotFound)?;
+    Ok((answers, delta(&written, &removed)?))
+}
+
+/// What sets and deletions change of the app's usage.
+fn delta(written: &[PgRow], removed: &[PgRow]) -> Result<Delta, Error> {
+    let mut delta = Delta::default();
+    for row in written {
+        delta.replace(row.try_get(3)?, row.try_get(4)?);
+    }
+    for row in removed {
+        delta.replace(0, row.try_get(3)?);
+    }
+    Ok(delta)
+}
+
+/// Lets the live entries expire that the batch deletes before it sets them again.
+async fn expire(
+    lease: &mut Lease,
+    write: &WriteBatch,
+    plan: &Plan<'_>,
+    found: &BTreeMap<Address<'_>, Version>,
+) -> Result<(), Error> {
+    let anew = plan.keys.iter();
+    let anew = anew.filter(|(address, fate)| fate.starts_anew() && found.contains_key(*address));
+    let anew: Vec<_> = anew.map(|(address, _)| address).collect();
+    if !anew.is_empty() {
+        let statement = on_keys(sql::EXPIRE, write, anew.into_iter());
+        lease.run(statement.bind(BEFORE_ALL_TIMES)).await?;
+    }
+    Ok(())
+}
+
+/// A statement whose first parameters are the app and a set of keys.
+fn on_keys<'a, 'b: 'a>(
+    text: &'static str,
+    write: &WriteBatch,
+    keys: impl Iterator<Item = &'a Address<'b>>,
+) -> Statement<'static> {
+    let (collections, keys): (Vec<&str>, Vec<&str>) = keys.copied().unzip();
+    let statement = sqlx::query(text).bind(write.app_id.uuid());
+    statement.bind(collections).bind(keys)
+}

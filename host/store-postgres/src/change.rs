@@ -1,0 +1,232 @@
+//! What administrators do, each operation with its audit row.
+
+use super::lease::Lease;
+use super::pool::Statement;
+use super::read::app_row;
+use super::transaction::{Stop, Work, transact};
+use super::{PostgresStore, classify, sql, usage};
+use async_trait::async_trait;
+use kvasm_core::store::StoreError;
+use kvasm_core::store::backend::Effect;
+use kvasm_core::{
+    App, AppId, AppLimits, Audit, LimitsPatch, Resource, TOKENS_MAX, Timestamp, Token, TokenId,
+};
+use sqlx::{Error, Row as _};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use uuid::Uuid;
+
+/// One attempt at an operation.
+pub(super) type Attempt<'l, T> = Pin<Box<dyn Future<Output = Result<T, Stop>> + Send + 'l>>;
+
+/// An operation of an administrator, and its audit row.
+struct Audited<F, T> {
+    operation: F,
+    audit: Audit,
+    done: PhantomData<fn() -> T>,
+}
+
+#[async_trait]
+impl<F, T> Work for Audited<F, T>
+where
+    F: for<'l> Fn(&'l mut Lease, &'l Audit) -> Attempt<'l, T> + Sync,
+    T: Effect + Send,
+{
+    type Done = T;
+
+    async fn run(&self, lease: &mut Lease) -> Result<T, Stop> {
+        let done = (self.operation)(lease, &self.audit).await?;
+        if done.changed() {
+            write_audit(lease, &self.audit).await?;
+            raise(lease, &self.audit).await?;
+        }
+        Ok(done)
+    }
+}
+
+impl PostgresStore {
+    /// Runs an operation in a transaction, with its audit row and as the generation
+    /// if it changes something. It may run several times, of which one takes effect.
+    pub(super) async fn audited<T, F>(&self, audit: Audit, operation: F) -> Result<T, StoreError>
+    where
+        F: for<'l> Fn(&'l mut Lease, &'l Audit) -> Attempt<'l, T> + Sync,
+        T: Effect + Send,
+    {
+        let work = Audited {
+            operation,
+            audit,
+            done: PhantomData,
+        };
+        Ok(transact(&self.pool, &work).await?)
+    }
+}
+
+/// Runs a statement that returns a row if it does something.
+async fn done(lease: &mut Lease, statement: Statement<'_>) -> Result<bool, Stop> {
+    let rows = lease.run(statement).await?;
+    Ok(!rows.is_empty())
+}
+
+pub(super) async fn create_app(lease: &mut Lease, app: &App) -> Result<(), Stop> {
+    let statement = sqlx::query(sql::registry::CREATE_APP).bind(app.id.uuid());
+    let statement = bind_limits(statement, &app.limits)
+        .bind(app.public)
+        .bind(app.name.as_str())
+        .bind(app.cursor_key.as_bytes())
+        .bind(app.created_at.0);
+    match lease.run(statement).await {
+        Err(error) if classify::unique_violation(&error) => Err(StoreError::AppExists)?,
+        other => other?,
+    };
+    Ok(usage::create(lease, app.id, app.limits.quota).await?)
+}
+
+fn bind_limits<'q>(statement: Statement<'q>, limits: &AppLimits) -> Statement<'q> {
+    let AppLimits {
+        quota,
+        calls_per_second,
+        calls_at_once,
+    } = *limits;
+    statement
+        .bind(quota.entries.map(signed))
+        .bind(quota.bytes.map(signed))
+        .bind(calls_per_second.map(i64::from))
+        .bind(calls_at_once.map(i64::from))
+}
+
+/// The columns are signed; a number above what they hold is as good as that.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Runs a statement that returns the app, if there is one.
+async fn returned(lease: &mut Lease, statement: Statement<'_>) -> Result<App, Stop> {
+    let rows = lease.run(statement).await?;
+    let row = rows.first().ok_or(StoreError::AppNotFound)?;
+    Ok(app_row(row)?)
+}
+
+pub(super) async fn set_public(lease: &mut Lease, app: AppId, public: bool) -> Result<App, Stop> {
+    let statement = sqlx::query(sql::registry::SET_PUBLIC).bind(app.uuid());
+    returned(lease, statement.bind(public)).await
+}
+
+pub(super) async fn set_limits(
+    lease: &mut Lease,
+    app: AppId,
+    patch: LimitsPatch,
+    expected: Option<AppLimits>,
+) -> Result<App, Stop> {
+    let statement = sqlx::query(sql::registry::HOLD_APP).bind(app.uuid());
+    let before = returned(lease, statement).await?.limits;
+    if expected.is_some_and(|expected| expected != before) {
+        Err(StoreError::LimitsChanged)?;
+    }
+    let statement = sqlx::query(sql::registry::SET_LIMITS).bind(app.uuid());
+    let statement = bind_limits(statement, &patch.apply(before));
+    let row = returned(lease, statement).await?;
+    usage::deal_anew(lease, app).await?;
+    Ok(row)
+}
+
+pub(super) async fn create_token(
+    lease: &mut Lease,
+    token: &Token,
+    at: Timestamp,
+) -> Result<bool, Stop> {
+    if let Some(app) = token.app {
+        // Held until the end, so tokens of an app are added and counted in turn.
+        let statement = sqlx::query(sql::registry::HOLD_APP).bind(app.uuid());
+        returned(lease, statement).await?;
+    }
+    let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
+    let statement = sqlx::query(sql::registry::CREATE_TOKEN)
+        .bind(token.id.0)
+        .bind(token.secret_hash.0.as_slice())
+        .bind(&token.name)
+        .bind(scopes.join(" "))
+        .bind(token.app.map(AppId::uuid))
+        .bind(token.created_at.0)
+        .bind(token.expires_at.map(|at| at.0))
+        .bind(token.revoked_at.map(|at| at.0));
+    let created = done(lease, statement).await?;
+    if let Some(app) = token.app
+        && created
+    {
+        make_room_for_token(lease, app, token.id, at).await?;
+    }
+    Ok(created)
+}
+
+/// Removes revoked and expired tokens of an app that has too many with the one that
+/// was added; refuses that one if this does not make room.
+async fn make_room_for_token(
+    lease: &mut Lease,
+    app: AppId,
+    added: TokenId,
+    at: Timestamp,
+) -> Result<(), Stop> {
+    if !has_too_many_tokens(lease, app).await? {
+        return Ok(());
+    }
+    let statement = sqlx::query(sql::registry::DELETE_VOID_TOKENS).bind(app.uuid());
+    lease.run(statement.bind(added.0).bind(at.0)).await?;
+    if has_too_many_tokens(lease, app).await? {
+        Err(StoreError::Quota {
+            resource: Resource::Tokens,
+            limit: TOKENS_MAX,
+        })?;
+    }
+    Ok(())
+}
+
+async fn has_too_many_tokens(lease: &mut Lease, app: AppId) -> Result<bool, Stop> {
+    let statement = sqlx::query(sql::registry::HAS_MORE_TOKENS).bind(app.uuid());
+    done(lease, statement.bind(signed(TOKENS_MAX))).await
+}
+
+pub(super) async fn revoke_token(
+    lease: &mut Lease,
+    app: Option<AppId>,
+    token: TokenId,
+    at: Timestamp,
+) -> Result<bool, Stop> {
+    if app.is_none() {
+        // Held until the end, so that of two who revoke each other's the second waits.
+        let statement = sqlx::query(sql::registry::HOLD_ADMINS).bind(at.0);
+        if let [admin] = &lease.run(statement).await?[..]
+            && admin.try_get::<Uuid, _>(0)? == token.0
+        {
+            Err(StoreError::LastAdmin)?;
+        }
+    }
+    let statement = sqlx::query(sql::registry::REVOKE_TOKEN)
+        .bind(token.0)
+        .bind(at.0)
+        .bind(app.map(AppId::uuid));
+    done(lease, statement).await
+}
+
+/// Makes an operation the generation of the registry. Last before the commit, because
+/// every other operation waits for this row. Fails without the row: what others have in
+/// memory would count as current for ever.
+async fn raise(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {
+    let statement = sqlx::query(sql::registry::RAISE).bind(audit.id);
+    let raised = lease.run(statement).await?;
+    raised.first().map(drop).ok_or(Error::RowNotFound)
+}
+
+pub(super) async fn write_audit(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {
+    let app = audit.app.as_ref();
+    let statement = sqlx::query(sql::registry::WRITE_AUDIT)
+        .bind(audit.id)
+        .bind(audit.at.0)
+        .bind(audit.token.map(|token| token.0))
+        .bind(&audit.actor)
+        .bind(&*audit.action)
+        .bind(app.map(|(id, _)| id.uuid()))
+        .bind(app.map(|(_, name)| name.as_str()))
+        .bind(audit.detail.to_string())
+        .bind(audit.request_id);
+    lease.run(statement).await.map(drop)
+}

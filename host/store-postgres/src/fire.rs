@@ -1,0 +1,103 @@
+//! The deliveries that a transaction's changes fire.
+
+use super::commit::{event_depth, size};
+use super::lease::Lease;
+use super::plan::{Address, Done, address};
+use super::sql;
+use super::transaction::Stop;
+use super::usage::Delta;
+use kvasm_core::store::StoreError;
+use kvasm_core::{DELIVERY_BYTES, Op, Value, WriteBatch, chain_of};
+use sqlx::{Error, Row};
+use std::collections::BTreeSet;
+use uuid::Uuid;
+
+/// The events, one column each.
+#[derive(Default)]
+struct Events<'b> {
+    collections: Vec<&'b str>,
+    keys: Vec<&'b str>,
+    kinds: Vec<&'static str>,
+    versions: Vec<i64>,
+    sizes: Vec<i32>,
+    json: Vec<Option<&'b str>>,
+    bytes: Vec<Option<&'b [u8]>>,
+    chains: Vec<i64>,
+    ids: Vec<Uuid>,
+}
+
+impl<'b> Events<'b> {
+    /// Takes what an operation did, if it did something.
+    fn push(&mut self, op: &'b Op, done: &Done) {
+        let Some(version) = done.version else {
+            return;
+        };
+        let address = address(op);
+        let (kind, json, bytes) = match op {
+            Op::Set { value, .. } => match value {
+                Value::Json(text) => ("set", Some(text.as_str()), None),
+                Value::Bytes(bytes) => ("set", None, Some(bytes.as_slice())),
+            },
+            Op::Delete { .. } | Op::Increment { .. } => ("delete", None, None),
+        };
+        let len = json.map_or(0, str::len) + bytes.map_or(0, <[u8]>::len);
+        self.collections.push(address.0);
+        self.keys.push(address.1);
+        self.kinds.push(kind);
+        self.versions.push(super::commit::version_number(version));
+        self.sizes.push(delivery_size(address, len));
+        self.json.push(json);
+        self.bytes.push(bytes);
+        self.chains.push(chain_of(address.1));
+        self.ids.push(Uuid::now_v7());
+    }
+}
+
+/// What a delivery counts against the quota.
+fn delivery_size(address: Address<'_>, value: usize) -> i32 {
+    size(address, value).saturating_add(DELIVERY_BYTES as i32)
+}
+
+/// Makes the deliveries of operations, in their order; how many. Only collections
+/// that are watched have some.
+pub(super) async fn fire(
+    lease: &mut Lease,
+    write: &WriteBatch,
+    ops: &[Op],
+    done: &[Done],
+    watched: &BTreeSet<String>,
+    delta: &mut Delta,
+) -> Result<u64, Stop> {
+    let mut events = Events::default();
+    for (op, done) in ops.iter().zip(done) {
+        if watched.contains(address(op).0) {
+            events.push(op, done);
+        }
+    }
+    if events.ids.is_empty() {
+        return Ok(0);
+    }
+    let statement = sqlx::query(sql::outbox::FIRE)
+        .bind(write.app_id.uuid())
+        .bind(write.now.0)
+        .bind(event_depth(write))
+        .bind(events.collections)
+        .bind(events.keys)
+        .bind(events.kinds)
+        .bind(events.versions)
+        .bind(events.sizes)
+        .bind(events.json)
+        .bind(events.bytes)
+        .bind(events.chains)
+        .bind(events.ids);
+    let limit = write.deliveries_max();
+    let statement = statement.bind(i64::from(write.followers));
+    let rows = lease.run(statement.bind(i64::from(limit))).await?;
+    let row = rows.first().ok_or(Error::RowNotFound)?;
+    let (deliveries, bytes): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    if deliveries > i64::from(limit) {
+        Err(StoreError::Deliveries { limit })?;
+    }
+    delta.queue(deliveries, bytes);
+    Ok(deliveries.unsigned_abs())
+}

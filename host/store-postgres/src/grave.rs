@@ -1,0 +1,88 @@
+//! Deleted apps: the tombstone, and the removal of their rows in small steps.
+
+use super::lease::Lease;
+use super::pool::Pool;
+use super::transaction::{Stop, Work, transact};
+use super::{classify::store_error, plugins, sql};
+use async_trait::async_trait;
+use kvasm_core::store::StoreError;
+use kvasm_core::{AppId, Timestamp};
+use sqlx::{Error, Row};
+use uuid::Uuid;
+
+/// Deletes an app for all who ask; whether there was one. Its rows stay until they
+/// are reaped.
+pub(super) async fn bury(lease: &mut Lease, app: AppId, at: Timestamp) -> Result<bool, Error> {
+    let of_app = |text| sqlx::query(text).bind(app.uuid());
+    let found = lease.run(of_app(sql::registry::LOCK_APP_ALONE)).await?;
+    if found.is_empty() {
+        return Ok(false);
+    }
+    lease.run(of_app(sql::registry::BURY).bind(at.0)).await?;
+    for text in [
+        sql::registry::DELETE_TOKENS,
+        sql::triggers::PAUSE_ALL,
+        sql::usage::FORGET,
+    ] {
+        lease.run(of_app(text)).await?;
+    }
+    Ok(true)
+}
+
+/// Deleted apps, in the order of their identities.
+pub(super) async fn graves(
+    pool: &Pool,
+    after: Option<AppId>,
+    limit: u32,
+) -> Result<Vec<AppId>, StoreError> {
+    let after = after.map_or(Uuid::nil(), |app| app.uuid());
+    let statement = || {
+        let statement = sqlx::query(sql::registry::GRAVES).bind(after);
+        statement.bind(i64::from(limit))
+    };
+    let rows = pool.read(statement).await?;
+    let ids = rows.iter().map(|row| row.try_get::<Uuid, _>(0));
+    let ids = ids.collect::<Result<Vec<_>, _>>().map_err(store_error)?;
+    Ok(ids.into_iter().map(AppId::from).collect())
+}
+
+/// One step: rows of one table, or the app if none is left. How many rows.
+pub(super) async fn reap(pool: &Pool, app: AppId, limit: u32) -> Result<u64, StoreError> {
+    // No deletion is ever undone, so this holds for what follows.
+    let is_buried = || sqlx::query(sql::registry::IS_BURIED).bind(app.uuid());
+    if pool.read(is_buried).await?.is_empty() {
+        return Ok(0);
+    }
+    for text in [
+        sql::outbox::REAP_DELIVERIES,
+        sql::REAP_ENTRIES,
+        sql::letters::REAP_LETTERS,
+    ] {
+        let statement = |_| sqlx::query(text).bind(app.uuid()).bind(i64::from(limit));
+        let removed = pool.write(statement).await.map_err(store_error)?;
+        if !removed.is_empty() {
+            return Ok(removed.len() as u64);
+        }
+    }
+    transact(pool, &Removal { app }).await?;
+    Ok(1)
+}
+
+/// The end of an app that has no more rows, but for a few.
+struct Removal {
+    app: AppId,
+}
+
+#[async_trait]
+impl Work for Removal {
+    type Done = ();
+
+    async fn run(&self, lease: &mut Lease) -> Result<(), Stop> {
+        let of_app = |text| sqlx::query(text).bind(self.app.uuid());
+        let rows = lease.run(of_app(sql::registry::DIGESTS)).await?;
+        let digests = rows.iter().map(|row| row.try_get(0));
+        let digests = digests.collect::<Result<Vec<Vec<u8>>, _>>()?;
+        lease.run(of_app(sql::registry::DELETE_APP)).await?;
+        Ok(plugins::forget_modules(lease, digests).await?)
+    }
+}

@@ -1,0 +1,194 @@
+//! The end of a delivery that is carried out: it is done, or has failed.
+
+use super::lease::Lease;
+use super::pool::{Pool, Statement};
+use super::sql::{LOCK_APP, outbox, triggers as triggers_sql};
+use super::transaction::{Stop, Work, transact};
+use super::usage::{Delta, count_always};
+use super::{classify::store_error, triggers};
+use async_trait::async_trait;
+use kvasm_core::store::StoreError;
+use kvasm_core::{
+    AppId, DeadReason, Failed, Place, Receipt, Returned, Timestamp, TriggerName, Verdict,
+};
+use sqlx::{Error, Row};
+use uuid::Uuid;
+
+/// A statement whose first parameters are a delivery.
+fn on_delivery(text: &'static str, receipt: &Receipt) -> Statement<'static> {
+    let Place {
+        trigger,
+        chain,
+        seq,
+    } = &receipt.place;
+    let statement = sqlx::query(text).bind(receipt.app.uuid());
+    let statement = statement.bind(trigger.as_str().to_owned());
+    statement.bind(*chain).bind(*seq)
+}
+
+/// Holds a delivery until the transaction ends: its size, if the lease holds.
+pub(super) async fn hold(lease: &mut Lease, receipt: &Receipt) -> Result<Option<i32>, Error> {
+    let held = hold_failed(lease, receipt).await?;
+    Ok(held.map(|(size, _)| size))
+}
+
+/// The same, and the series of failures in which the delivery counts.
+async fn hold_failed(
+    lease: &mut Lease,
+    receipt: &Receipt,
+) -> Result<Option<(i32, Option<i64>)>, Error> {
+    let statement = on_delivery(outbox::HOLD_DELIVERY, receipt).bind(receipt.lease);
+    let rows = lease.run(statement).await?;
+    let held = rows.first();
+    held.map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .transpose()
+}
+
+/// Removes a delivery that is held and done, and lets the next one go on.
+pub(super) async fn finish(
+    lease: &mut Lease,
+    receipt: &Receipt,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let statement = on_delivery(outbox::FINISH, receipt).bind(now.0);
+    lease.run(statement).await.map(drop)
+}
+
+pub(super) async fn renew(
+    pool: &Pool,
+    receipt: &Receipt,
+    until: Timestamp,
+) -> Result<bool, StoreError> {
+    // As good twice as once.
+    let statement = || {
+        let statement = on_delivery(outbox::RENEW, receipt);
+        statement.bind(receipt.lease).bind(until.0)
+    };
+    let rows = pool.read(statement).await?;
+    Ok(!rows.is_empty())
+}
+
+pub(super) async fn release(
+    pool: &Pool,
+    receipt: &Receipt,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let statement = |_| {
+        let statement = on_delivery(outbox::RELEASE, receipt);
+        statement.bind(receipt.lease).bind(now.0)
+    };
+    let released = pool.write(statement).await.map_err(store_error)?;
+    release_probe(
+        pool,
+        receipt.app,
+        &receipt.place.trigger,
+        receipt.lease,
+        now,
+    )
+    .await?;
+    Ok(!released.is_empty())
+}
+
+/// Lets another probe of a trigger through, if the last one is of this lease.
+pub(super) async fn release_probe(
+    pool: &Pool,
+    app: AppId,
+    trigger: &TriggerName,
+    lease: Uuid,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let statement = |_| {
+        let statement = sqlx::query(triggers_sql::RELEASE_PROBE).bind(app.uuid());
+        let statement = statement.bind(trigger.as_str());
+        statement.bind(lease).bind(now.0)
+    };
+    let released = pool.write(statement).await;
+    released.map(drop).map_err(store_error)
+}
+
+pub(super) async fn fail(pool: &Pool, failed: &Failed) -> Result<Returned, StoreError> {
+    Ok(transact(pool, &Failing { failed }).await?)
+}
+
+struct Failing<'f> {
+    failed: &'f Failed,
+}
+
+#[async_trait]
+impl Work for Failing<'_> {
+    type Done = Returned;
+
+    async fn run(&self, lease: &mut Lease) -> Result<Returned, Stop> {
+        let Failed {
+            receipt, verdict, ..
+        } = self.failed;
+        let app = sqlx::query(LOCK_APP).bind(receipt.app.uuid());
+        if lease.run(app).await?.is_empty() {
+            return Ok(Returned::Lost);
+        }
+        let Some((size, counted)) = hold_failed(lease, receipt).await? else {
+            return Ok(Returned::Lost);
+        };
+        let (returned, series) = self.note(lease, counted).await?;
+        match verdict {
+            Verdict::RetryAt(at) => {
+                let statement = on_delivery(outbox::RETRY, receipt).bind(at.0);
+                let statement = statement.bind(self.failed.note()).bind(series);
+                lease.run(statement).await?;
+            }
+            Verdict::GiveUp(reason) => self.give_up(lease, *reason, size).await?,
+        }
+        Ok(returned)
+    }
+}
+
+impl Failing<'_> {
+    /// Notes the failure with the trigger. Returns what became of it, and the series of
+    /// failures in which the delivery counts from now on.
+    async fn note(
+        &self,
+        lease: &mut Lease,
+        counted: Option<i64>,
+    ) -> Result<(Returned, Option<i64>), Error> {
+        let Receipt { app, place, .. } = &self.failed.receipt;
+        let before = triggers::hold_standing(lease, *app, &place.trigger).await?;
+        let Some(before) = before else {
+            return Ok((Returned::Kept, counted));
+        };
+        let mut standing = before;
+        let returned = standing.fail(counted, self.failed);
+        if standing != before {
+            triggers::set_standing(lease, *app, &place.trigger, &standing).await?;
+        }
+        let series = match self.failed.deterministic {
+            true => Some(standing.series),
+            false => counted,
+        };
+        Ok((returned, series))
+    }
+
+    async fn give_up(&self, lease: &mut Lease, reason: DeadReason, size: i32) -> Result<(), Error> {
+        let Failed {
+            receipt,
+            now,
+            error,
+            trace,
+            plugin,
+            ..
+        } = self.failed;
+        let statement = on_delivery(outbox::GIVE_UP, receipt)
+            .bind(now.0)
+            .bind(Uuid::now_v7())
+            .bind(reason.as_str())
+            .bind(error)
+            .bind(trace)
+            .bind(plugin.map(|(version, _)| i64::from(version.0)))
+            .bind(plugin.map(|(_, digest)| digest.0.to_vec()));
+        lease.run(statement).await?;
+        let mut delta = Delta::default();
+        delta.give_back(size);
+        delta.bury(size, error.len() + trace.as_ref().map_or(0, String::len));
+        // Never refused: what has failed must go somewhere.
+        count_always(lease, receipt.app, delta).await
+    }
+}

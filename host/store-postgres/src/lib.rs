@@ -1,0 +1,290 @@
+//! The store on Postgres, for any number of hosts at once.
+//!
+//! `sql` has every statement, `read` and `commit` run what takes one of them, `once` calls
+//! a function of the database that is a whole batch, and `batch` runs what takes a
+//! transaction, worked out by `plan` and `increments`. `usage` counts what entries and
+//! deliveries take and holds apps to their quotas.
+//!
+//! `fire` makes the deliveries of a transaction, `outbox` hands them out (`horizon` says
+//! where it begins to look), `handling` ends them, and `rows` decodes them. `registry` is
+//! the administrators' part, whose operations are in `change`, `plugins`, `triggers`,
+//! `letters` and `outstanding`.
+//!
+//! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction`
+//! runs one until it wins, and `classify` says what an error means. `migrate` is the
+//! start; `sessions` and `scarce` look at the server then.
+
+mod batch;
+mod change;
+mod classify;
+mod commit;
+mod compact;
+mod connector;
+mod fire;
+mod grave;
+mod handling;
+mod horizon;
+mod increments;
+mod lease;
+mod letters;
+mod migrate;
+mod once;
+mod outbox;
+mod outstanding;
+mod plan;
+mod plugins;
+mod pool;
+mod read;
+mod registry;
+mod rescue;
+mod rows;
+mod scarce;
+mod sessions;
+mod sql;
+mod survey;
+mod tls;
+mod transaction;
+mod triggers;
+mod upkeep;
+mod usage;
+
+use async_trait::async_trait;
+use connector::Connector;
+use horizon::Horizons;
+use kvasm_core::store::{Migrate, Schema, Store, StoreError};
+use kvasm_core::{
+    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+};
+use kvasm_metrics::Metrics;
+use parking_lot::Mutex;
+use pool::Pool;
+use sqlx::Row;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// The bytes of the row that a probe writes.
+const PROBE_BYTES: usize = 16 * 1024;
+/// How often a probe looks for the oldest snapshot too.
+const SNAPSHOTS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How a host reaches its Postgres.
+#[derive(Clone)]
+pub struct PostgresOptions {
+    /// `postgres://user:password@host:port/database`, with `?sslmode=` and the
+    /// other parameters of libpq as far as sqlx knows them.
+    pub url: String,
+    /// The most connections that this host opens. Default 16.
+    pub max_connections: u32,
+    /// How long a call waits for a connection, whether all are in use or the
+    /// server does not answer. Default 3 s.
+    pub acquire_timeout: Duration,
+    /// The longest that one statement may take, at least 1 ms. Default 5 s.
+    pub statement_timeout: Duration,
+    /// When the schema may be brought up to date. Default: always.
+    pub migrate: Migrate,
+    /// The longest that a migration waits for a lock: of another host that migrates, or
+    /// of any session that uses a table. Default 60 s.
+    pub lock_timeout: Duration,
+    /// Where the age of the oldest snapshot is written.
+    pub metrics: Metrics,
+}
+
+impl PostgresOptions {
+    /// The defaults, for a URL.
+    pub fn new(url: impl Into<String>) -> PostgresOptions {
+        PostgresOptions {
+            url: url.into(),
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(3),
+            statement_timeout: Duration::from_secs(5),
+            migrate: Migrate::default(),
+            lock_timeout: Duration::from_secs(60),
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresOptions {
+    /// Without the URL, which can hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresOptions")
+            .field("max_connections", &self.max_connections)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("lock_timeout", &self.lock_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A store in a Postgres database, which other hosts may use at the same time.
+///
+/// It survives the server: calls answer [`StoreError::Unavailable`] while the
+/// server is away and work again when it is back.
+pub struct PostgresStore {
+    pool: Pool,
+    metrics: Metrics,
+    /// When the oldest snapshot was looked for.
+    looked_at_snapshots: Mutex<Option<Instant>>,
+    horizons: Horizons,
+}
+
+impl PostgresStore {
+    /// Brings the schema up to date if it may be, and is ready. See
+    /// [`migrate`](PostgresStore::migrate).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the server cannot be reached or has no room for
+    /// a connection, [`StoreError::Failed`] for a URL, role or database that is not
+    /// right, for a pooler that shares sessions between clients, and for an older schema
+    /// that may not be changed.
+    pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
+        let connector = Connector::new(&options)?;
+        migrate::prepare(&connector, &options).await?;
+        Ok(PostgresStore {
+            pool: Pool::new(&options, connector),
+            metrics: options.metrics,
+            looked_at_snapshots: Mutex::default(),
+            horizons: Horizons::default(),
+        })
+    }
+
+    /// Brings the schema up to date. Any number of hosts may do so at once: one
+    /// does it and the others wait. A schema that is up to date is only looked at: that
+    /// waits for nobody and needs no right to change it.
+    ///
+    /// # Errors
+    /// As [`connect`](PostgresStore::connect), [`StoreError::Unavailable`] when another
+    /// session holds a lock for longer than `lock_timeout`, and [`StoreError::Failed`]
+    /// for a database that is not in UTF-8 or was migrated by a newer version.
+    pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
+        migrate::prepare(&Connector::new(options)?, options).await
+    }
+
+    /// Returns the schema that the database has, and the one that is needed. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`connect`](PostgresStore::connect).
+    pub async fn schema(options: &PostgresOptions) -> Result<Schema, StoreError> {
+        migrate::schema(&Connector::new(options)?, options).await
+    }
+
+    /// Raises the versions of entries past all that were given after a backup was made,
+    /// so that none of them comes back. For a database that was restored. Returns the
+    /// last version that is skipped.
+    ///
+    /// # Errors
+    /// As [`connect`](PostgresStore::connect).
+    pub async fn skip_versions(options: &PostgresOptions) -> Result<i64, StoreError> {
+        migrate::skip_versions(&Connector::new(options)?, options).await
+    }
+}
+
+impl PostgresStore {
+    /// Finds the oldest snapshot, now and then.
+    async fn look_at_snapshots(&self) -> Result<(), StoreError> {
+        let due = {
+            let mut last = self.looked_at_snapshots.lock();
+            let due = last.is_none_or(|last| last.elapsed() >= SNAPSHOTS_INTERVAL);
+            if due {
+                *last = Some(Instant::now());
+            }
+            due
+        };
+        if due {
+            let rows = self
+                .pool
+                .read(|| sqlx::query(sql::server::OLDEST_SNAPSHOT))
+                .await?;
+            let seconds = rows.first().map(|row| row.try_get(0)).transpose();
+            let seconds = seconds.map_err(classify::store_error)?.unwrap_or(0);
+            self.metrics.oldest_snapshot(seconds);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
+        read::app(&self.pool, name).await
+    }
+
+    async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
+        read::app_by_id(&self.pool, app).await
+    }
+
+    async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
+        read::apps(&self.pool, after, limit).await
+    }
+
+    async fn get(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, StoreError> {
+        read::get(&self.pool, app, collection, key, now).await
+    }
+
+    async fn has(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (entry, _app) =
+            read::has(&self.pool, app, collection.as_str(), key.as_str(), now).await?;
+        Ok(entry)
+    }
+
+    async fn get_many(
+        &self,
+        app: AppId,
+        keys: &[(Collection, Key)],
+        now: Timestamp,
+        bytes_max: usize,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        read::get_many(&self.pool, app, keys, now, bytes_max).await
+    }
+
+    async fn list(
+        &self,
+        app: AppId,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<Page, StoreError> {
+        read::list(&self.pool, app, query, now).await
+    }
+
+    async fn collections(
+        &self,
+        app: AppId,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, StoreError> {
+        read::collections(&self.pool, app, after, limit).await
+    }
+
+    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
+        commit::commit(&self.pool, &batch).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let now = Timestamp::now().0;
+        let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
+        let probe = || {
+            sqlx::query(sql::server::PROBE)
+                .bind(now)
+                .bind(filler.as_slice())
+        };
+        self.pool.read(probe).await?;
+        // A gauge says nothing of whether the store takes writes.
+        if let Err(error) = self.look_at_snapshots().await {
+            tracing::debug!(%error, "the oldest snapshot was not found");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,275 @@
+//! What a batch comes to, key by key.
+//!
+//! A key may occur several times in a batch. Only its last operation reaches the
+//! database: a row that were deleted and inserted again in one transaction would
+//! look gone to a statement that waits for it. The answers of the operations
+//! before are worked out here. Increments are sets by the time they come here.
+
+use kvasm_core::{Applied, Check, Op, Timestamp, Version};
+use std::collections::BTreeMap;
+
+/// A collection and a key. They order as Postgres orders them.
+pub(super) type Address<'b> = (&'b str, &'b str);
+
+pub(super) fn address(op: &Op) -> Address<'_> {
+    let (collection, key) = op.address();
+    (collection.as_str(), key.as_str())
+}
+
+/// A batch, worked out.
+pub(super) struct Plan<'b> {
+    /// Every key that a check or an operation names.
+    pub(super) keys: BTreeMap<Address<'b>, Fate<'b>>,
+    answers: Vec<Answer<'b>>,
+    /// How many versions are drawn for sets that are replaced in the same batch.
+    pub(super) draws: usize,
+    has_checks: bool,
+}
+
+/// What happens to one key.
+#[derive(Default)]
+pub(super) struct Fate<'b> {
+    /// Its last operation, if any.
+    pub(super) last: Option<&'b Op>,
+    /// An operation before the last leaves it absent.
+    absent_before: bool,
+}
+
+impl Fate<'_> {
+    pub(super) fn is_set(&self) -> bool {
+        matches!(self.last, Some(Op::Set { .. } | Op::Increment { .. }))
+    }
+
+    /// The set that is left does not continue the entry that may be there now.
+    pub(super) fn starts_anew(&self) -> bool {
+        self.is_set() && self.absent_before
+    }
+}
+
+/// Where the answer of one operation comes from.
+#[derive(Clone, Copy)]
+enum Answer<'b> {
+    /// The version that the set of this key returns.
+    Written(Address<'b>),
+    /// The version drawn for a set that is replaced.
+    Drawn(usize),
+    /// An operation before it left nothing, or the version drawn for a set.
+    Known(Option<usize>),
+    /// Whether there was an entry before.
+    Found(Address<'b>),
+    /// Whether the deletion of this key found an entry.
+    Removed(Address<'b>),
+}
+
+/// What the database said, for `Plan::answers`.
+#[derive(Default)]
+pub(super) struct Outcome<'r> {
+    pub(super) written: BTreeMap<Address<'r>, Version>,
+    pub(super) drawn: Vec<Version>,
+    /// The live entries that were there before.
+    pub(super) found: BTreeMap<Address<'r>, Version>,
+    /// What was deleted and was live.
+    pub(super) removed: BTreeMap<Address<'r>, Version>,
+}
+
+/// What an operation did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Done {
+    pub(super) applied: Applied,
+    /// The version that was written, or the one that was deleted; none if nothing
+    /// has changed.
+    pub(super) version: Option<Version>,
+}
+
+impl Done {
+    fn set(version: Version) -> Done {
+        Done {
+            applied: Applied::Set(version),
+            version: Some(version),
+        }
+    }
+
+    fn deleted(version: Option<Version>) -> Done {
+        let existed = version.is_some();
+        Done {
+            applied: Applied::Deleted { existed },
+            version,
+        }
+    }
+}
+
+impl<'b> Plan<'b> {
+    pub(super) fn new(checks: &'b [Check], ops: &'b [Op], now: Timestamp) -> Plan<'b> {
+        let mut keys: BTreeMap<Address<'b>, Fate<'b>> = BTreeMap::new();
+        for check in checks {
+            let address = (check.collection.as_str(), check.key.as_str());
+            keys.entry(address).or_default();
+        }
+        for op in ops {
+            keys.entry(address(op)).or_default().last = Some(op);
+        }
+        let mut plan = Plan {
+            keys,
+            answers: Vec::with_capacity(ops.len()),
+            draws: 0,
+            has_checks: !checks.is_empty(),
+        };
+        let mut left: BTreeMap<Address<'b>, Left> = BTreeMap::new();
+        for op in ops {
+            plan.answer(op, left.entry(address(op)).or_default(), now);
+        }
+        plan
+    }
+
+    fn answer(&mut self, op: &'b Op, left: &mut Left, now: Timestamp) {
+        let at = address(op);
+        let Some(fate) = self.keys.get_mut(&at) else {
+            return;
+        };
+        let is_last = fate.last.is_some_and(|last| std::ptr::eq(last, op));
+        let answer = match op {
+            Op::Set { .. } | Op::Increment { .. } if is_last => Answer::Written(at),
+            Op::Set { .. } | Op::Increment { .. } => {
+                self.draws += 1;
+                Answer::Drawn(self.draws - 1)
+            }
+            Op::Delete { .. } => match left {
+                Left::Untouched if fate.is_set() => Answer::Found(at),
+                Left::Untouched => Answer::Removed(at),
+                Left::Live(drawn) => Answer::Known(Some(*drawn)),
+                Left::Absent => Answer::Known(None),
+            },
+        };
+        self.answers.push(answer);
+        *left = match (op, answer) {
+            (Op::Set { expires_at, .. }, Answer::Drawn(drawn))
+                if expires_at.is_none_or(|at| at > now) =>
+            {
+                Left::Live(drawn)
+            }
+            _ => Left::Absent,
+        };
+        fate.absent_before |= !is_last && matches!(left, Left::Absent);
+    }
+
+    /// Whether the batch depends on what there is before it. Increments that are not
+    /// worked out yet count as sets of what may have expired.
+    pub(super) fn needs_state(&self) -> bool {
+        self.has_checks || self.keys.values().any(Fate::starts_anew)
+    }
+
+    /// The answers of all operations; `None` if the database left one out.
+    pub(super) fn answers(&self, outcome: &Outcome<'_>) -> Option<Vec<Done>> {
+        let answer = |answer: &Answer<'b>| {
+            Some(match *answer {
+                Answer::Written(at) => Done::set(*outcome.written.get(&at)?),
+                Answer::Drawn(at) => Done::set(*outcome.drawn.get(at)?),
+                Answer::Known(None) => Done::deleted(None),
+                Answer::Known(Some(at)) => Done::deleted(Some(*outcome.drawn.get(at)?)),
+                Answer::Found(at) => Done::deleted(outcome.found.get(&at).copied()),
+                Answer::Removed(at) => Done::deleted(outcome.removed.get(&at).copied()),
+            })
+        };
+        self.answers.iter().map(answer).collect()
+    }
+}
+
+/// What the operations so far have left of a key.
+#[derive(Default)]
+enum Left {
+    #[default]
+    Untouched,
+    /// A set whose version was drawn.
+    Live(usize),
+    Absent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_core::{Collection, Key, Value};
+
+    fn set(key: &str, expires_at: Option<i64>) -> Op {
+        Op::Set {
+            collection: Collection::parse("c").unwrap(),
+            key: Key::parse(key).unwrap(),
+            value: Value::Bytes(Vec::new()),
+            expires_at: expires_at.map(Timestamp),
+        }
+    }
+
+    fn delete(key: &str) -> Op {
+        Op::Delete {
+            collection: Collection::parse("c").unwrap(),
+            key: Key::parse(key).unwrap(),
+        }
+    }
+
+    fn plan(ops: &[Op]) -> Plan<'_> {
+        Plan::new(&[], ops, Timestamp(100))
+    }
+
+    #[test]
+    fn the_last_operation_of_a_key_is_the_one_that_runs() {
+        let ops = [
+            set("a", None),
+            delete("b"),
+            delete("a"),
+            set("b", None),
+            delete("c"),
+        ];
+        let plan = plan(&ops);
+        let fates: Vec<_> = plan
+            .keys
+            .iter()
+            .map(|(at, fate)| (at.1, fate.is_set(), fate.starts_anew()))
+            .collect();
+        assert_eq!(
+            fates,
+            [("a", false, false), ("b", true, true), ("c", false, false)]
+        );
+        assert_eq!(plan.draws, 1);
+
+        let outcome = Outcome {
+            written: BTreeMap::from([(("c", "b"), Version(9))]),
+            drawn: vec![Version(8)],
+            found: BTreeMap::from([(("c", "b"), Version(1))]),
+            removed: BTreeMap::from([(("c", "c"), Version(2))]),
+        };
+        let (set, deleted) = (Done::set, Done::deleted);
+        assert_eq!(
+            plan.answers(&outcome).unwrap(),
+            [
+                set(Version(8)),
+                deleted(Some(Version(1))),
+                deleted(Some(Version(8))),
+                set(Version(9)),
+                deleted(Some(Version(2)))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_set_that_has_expired_leaves_nothing_to_delete() {
+        let ops = [
+            set("a", Some(100)),
+            delete("a"),
+            set("b", Some(101)),
+            delete("b"),
+            delete("b"),
+        ];
+        let outcome = Outcome {
+            drawn: vec![Version(1), Version(2)],
+            ..Outcome::default()
+        };
+        let answers = plan(&ops).answers(&outcome).unwrap();
+        let existed: Vec<_> = answers
+            .iter()
+            .filter_map(|done| match done.applied {
+                Applied::Deleted { existed } => Some(existed),
+                Applied::Set(_) | Applied::Incremented { .. } => None,
+            })
+            .collect();
+        assert_eq!(existed, [false, true, false]);
+    }
+}

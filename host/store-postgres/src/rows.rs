@@ -1,0 +1,212 @@
+//! Decoding of triggers, deliveries and dead letters.
+
+use super::read;
+use super::registry::{damaged, narrow, optional_version};
+use kvasm_core::{
+    AppId, Changes, Collection, DeadLetter, Delivery, Digest, DueSchedule, Event, Happening,
+    JsonText, Key, Origin, Pause, Place, Policy, Queue, Schedule, SchedulePlace, Standing,
+    Timestamp, Trigger, TriggerName, Value, Watch,
+};
+use sqlx::postgres::PgRow;
+use sqlx::{Error, Row};
+use std::time::Duration;
+
+fn number(row: &PgRow, column: usize) -> Result<u32, Error> {
+    narrow(row.try_get(column)?)
+}
+
+fn time(row: &PgRow, column: usize) -> Result<Timestamp, Error> {
+    row.try_get(column).map(Timestamp)
+}
+
+fn optional_time(row: &PgRow, column: usize) -> Result<Option<Timestamp>, Error> {
+    let at: Option<i64> = row.try_get(column)?;
+    Ok(at.map(Timestamp))
+}
+
+fn name(row: &PgRow, column: usize) -> Result<TriggerName, Error> {
+    row.try_get(column).map(TriggerName::stored)
+}
+
+/// The policy whose first column is at `first`; the default of a trigger that is
+/// gone.
+fn policy(row: &PgRow, first: usize) -> Result<Policy, Error> {
+    let attempts: Option<i64> = row.try_get(first)?;
+    let age: Option<i64> = row.try_get(first + 1)?;
+    Ok(match attempts.zip(age) {
+        Some((attempts, age)) => Policy {
+            attempts_max: narrow(attempts)?,
+            age_max: Duration::from_millis(age.unsigned_abs()),
+        },
+        None => Policy::default(),
+    })
+}
+
+/// The word of an origin.
+pub(super) const fn origin_word(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Plugin => "plugin",
+        Origin::Operator => "operator",
+    }
+}
+
+/// The word of a pause.
+pub(super) const fn pause_word(pause: Pause) -> &'static str {
+    match pause {
+        Pause::Operator => "operator",
+        Pause::Failures => "failures",
+    }
+}
+
+/// Decodes the columns of `trigger_columns!`, of which the first is at `first`.
+pub(super) fn trigger(row: &PgRow, first: usize) -> Result<Trigger, Error> {
+    let origin: &str = row.try_get(first + 1)?;
+    let origins = [Origin::Plugin, Origin::Operator];
+    Ok(Trigger {
+        name: name(row, first)?,
+        origin: origins
+            .into_iter()
+            .find(|o| origin_word(*o) == origin)
+            .ok_or_else(|| damaged("an origin of a trigger that there is not"))?,
+        function: row.try_get(first + 2)?,
+        watch: watch(row, first + 3)?,
+        next_at: optional_time(row, first + 8)?,
+        policy: policy(row, first + 9)?,
+        created_at: time(row, first + 11)?,
+        standing: standing(row, first + 12)?,
+    })
+}
+
+/// Decodes how a trigger stands, of which the first column is at `first`.
+pub(super) fn standing(row: &PgRow, first: usize) -> Result<Standing, Error> {
+    let paused: Option<&str> = row.try_get(first)?;
+    let pauses = [Pause::Operator, Pause::Failures];
+    let pause = |word| pauses.into_iter().find(|pause| pause_word(*pause) == word);
+    Ok(Standing {
+        paused: paused.and_then(pause),
+        failures: number(row, first + 1)?,
+        series: row.try_get(first + 2)?,
+        probe_at: optional_time(row, first + 3)?,
+        probe: row.try_get(first + 4)?,
+        probes_failed: number(row, first + 5)?,
+    })
+}
+
+/// Decodes a row of `SCHEDULES`.
+pub(super) fn schedule(row: &PgRow) -> Result<DueSchedule, Error> {
+    let app: uuid::Uuid = row.try_get(0)?;
+    Ok(DueSchedule {
+        place: SchedulePlace {
+            queue: Queue {
+                app: AppId::from(app),
+                trigger: name(row, 1)?,
+            },
+            next_at: optional_time(row, 9)?,
+        },
+        trigger: trigger(row, 1).map_err(|error| error.to_string()),
+    })
+}
+
+fn watch(row: &PgRow, first: usize) -> Result<Watch, Error> {
+    let collection: Option<String> = row.try_get(first)?;
+    let schedule: Option<&str> = row.try_get(first + 4)?;
+    match (collection, schedule) {
+        (Some(collection), None) => Ok(Watch::Changes(Changes {
+            collection: Collection::stored(collection),
+            prefix: row.try_get(first + 1)?,
+            set: row.try_get(first + 2)?,
+            delete: row.try_get(first + 3)?,
+        })),
+        (None, Some(schedule)) => {
+            let schedule = Schedule::parse(schedule).map_err(|e| damaged(Box::new(e)))?;
+            Ok(Watch::Schedule(schedule))
+        }
+        (Some(_), Some(_)) | (None, None) => Err(damaged("a trigger that waits for nothing")),
+    }
+}
+
+/// Decodes the columns of `event_columns!`, of which the first is at `first`.
+fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
+    let kind: &str = row.try_get(first + 3)?;
+    let entry = || -> Result<(Collection, Key), Error> {
+        Ok((
+            Collection::stored(row.try_get(first + 4)?),
+            Key::stored(row.try_get(first + 5)?),
+        ))
+    };
+    let what = match kind {
+        "set" => {
+            let (collection, key) = entry()?;
+            let json: Option<String> = row.try_get(first + 7)?;
+            Happening::Set {
+                collection,
+                key,
+                version: read::version(row, first + 6)?,
+                value: match json {
+                    Some(json) => Value::Json(JsonText::stored(json)),
+                    None => Value::Bytes(row.try_get(first + 8)?),
+                },
+            }
+        }
+        "delete" => {
+            let (collection, key) = entry()?;
+            let version = read::version(row, first + 6)?;
+            Happening::Deleted {
+                collection,
+                key,
+                version,
+            }
+        }
+        _ => Happening::Due,
+    };
+    Ok(Event {
+        id: row.try_get(first)?,
+        depth: number(row, first + 1)?,
+        at: time(row, first + 2)?,
+        followers: number(row, first + 9)?,
+        what,
+    })
+}
+
+/// Decodes the columns of `delivery_columns!`, and the policy after them.
+pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
+    Ok(Delivery {
+        place: Place {
+            trigger: name(row, 0)?,
+            chain: row.try_get(1)?,
+            seq: row.try_get(2)?,
+        },
+        due_at: optional_time(row, 3)?,
+        leased: row.try_get(4)?,
+        attempts: number(row, 5)?,
+        replays: number(row, 6)?,
+        queued_at: time(row, 7)?,
+        function: row.try_get(8)?,
+        error: row.try_get(9)?,
+        event: event(row, 10)?,
+        policy: policy(row, 20)?,
+        is_probe: false,
+    })
+}
+
+/// Decodes a row of `DEAD_LETTERS`.
+pub(super) fn letter(row: &PgRow) -> Result<DeadLetter, Error> {
+    let reason: &str = row.try_get(3)?;
+    let digest: Option<[u8; 32]> = row.try_get(7)?;
+    let plugin = optional_version(row, 6)?.zip(digest);
+    Ok(DeadLetter {
+        id: row.try_get(0)?,
+        trigger: name(row, 1)?,
+        function: row.try_get(2)?,
+        reason: reason
+            .parse()
+            .map_err(|()| damaged("a reason that there is not"))?,
+        error: row.try_get(4)?,
+        trace: row.try_get(5)?,
+        plugin: plugin.map(|(version, digest)| (version, Digest(digest))),
+        attempts: number(row, 8)?,
+        replays: number(row, 9)?,
+        dead_at: time(row, 10)?,
+        event: event(row, 11)?,
+    })
+}

@@ -1,0 +1,219 @@
+//! Changes of an app's triggers. Each first holds the app as changes of its
+//! plugins do, so that there is one at a time.
+
+use super::change::signed;
+use super::lease::Lease;
+use super::pool::Statement;
+use super::rows::{self, origin_word, pause_word};
+use super::sql::{registry::ACTIVE, triggers as sql};
+use super::transaction::Stop;
+use kvasm_core::store::StoreError;
+use kvasm_core::store::backend::check_triggers;
+use kvasm_core::{
+    AppId, Changes, DeclaredTrigger, Exports, NewTrigger, Policy, Standing, Timestamp, Trigger,
+    TriggerDeletion, TriggerName, Watch,
+};
+use sqlx::{Error, Row};
+use std::collections::BTreeMap;
+
+async fn hold_app(lease: &mut Lease, app: AppId) -> Result<(), Stop> {
+    let rows = lease.run(sqlx::query(ACTIVE).bind(app.uuid())).await?;
+    match rows.is_empty() {
+        true => Err(StoreError::AppNotFound)?,
+        false => Ok(()),
+    }
+}
+
+/// What a trigger waits for, as columns.
+#[derive(Default)]
+struct Columns<'t> {
+    collection: Option<&'t str>,
+    prefix: &'t str,
+    on_set: bool,
+    on_delete: bool,
+    schedule: Option<&'t str>,
+}
+
+impl Columns<'_> {
+    fn of(watch: &Watch) -> Columns<'_> {
+        match watch {
+            Watch::Changes(Changes {
+                collection,
+                prefix,
+                set,
+                delete,
+            }) => Columns {
+                collection: Some(collection.as_str()),
+                prefix,
+                on_set: *set,
+                on_delete: *delete,
+                schedule: None,
+            },
+            Watch::Schedule(schedule) => Columns {
+                schedule: Some(schedule.as_str()),
+                ..Columns::default()
+            },
+        }
+    }
+}
+
+fn age_ms(policy: Policy) -> i64 {
+    i64::try_from(policy.age_max.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// How many triggers an app has. It is held.
+async fn count(lease: &mut Lease, app: AppId) -> Result<usize, Error> {
+    let rows = lease.run(sqlx::query(sql::COUNT_TRIGGERS).bind(app.uuid()));
+    let count: Option<i64> = rows.await?.first().map(|row| row.try_get(0)).transpose()?;
+    Ok(usize::try_from(count.unwrap_or(0)).unwrap_or(usize::MAX))
+}
+
+pub(super) async fn set(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: NewTrigger,
+    at: Timestamp,
+) -> Result<Trigger, Stop> {
+    hold_app(lease, app).await?;
+    let rows = lease.run(on_trigger(sql::TRIGGER, app, &trigger.name));
+    let before = rows.await?.first().map(|row| rows::trigger(row, 0));
+    let before = before.transpose()?;
+    let others = count(lease, app).await?;
+    check_triggers(others, others + usize::from(before.is_none()))?;
+    let trigger = trigger.replacing(before.as_ref(), at);
+    write(lease, app, &trigger).await?;
+    Ok(trigger)
+}
+
+async fn write(lease: &mut Lease, app: AppId, trigger: &Trigger) -> Result<(), Error> {
+    let watch = Columns::of(&trigger.watch);
+    let statement = sqlx::query(sql::SET_TRIGGER)
+        .bind(app.uuid())
+        .bind(trigger.name.as_str())
+        .bind(origin_word(trigger.origin))
+        .bind(&trigger.function)
+        .bind(watch.collection)
+        .bind(watch.prefix)
+        .bind(watch.on_set)
+        .bind(watch.on_delete)
+        .bind(watch.schedule)
+        .bind(trigger.next_at.map(|at| at.0))
+        .bind(i64::from(trigger.policy.attempts_max))
+        .bind(age_ms(trigger.policy))
+        .bind(trigger.created_at.0);
+    let statement = bind_standing(statement, &trigger.standing);
+    lease.run(statement).await.map(drop)
+}
+
+fn bind_standing<'q>(statement: Statement<'q>, standing: &Standing) -> Statement<'q> {
+    statement
+        .bind(standing.paused.map(pause_word))
+        .bind(i64::from(standing.failures))
+        .bind(standing.series)
+        .bind(standing.probe_at.map(|at| at.0))
+        .bind(standing.probe)
+        .bind(i64::from(standing.probes_failed))
+}
+
+/// How a trigger stands, held until the transaction ends, if it is there.
+pub(super) async fn hold_standing(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: &TriggerName,
+) -> Result<Option<Standing>, Error> {
+    let rows = lease.run(on_trigger(sql::HOLD_STANDING, app, trigger));
+    let rows = rows.await?;
+    rows.first().map(|row| rows::standing(row, 0)).transpose()
+}
+
+/// Writes how a trigger stands; whether it is there.
+pub(super) async fn set_standing(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: &TriggerName,
+    standing: &Standing,
+) -> Result<bool, Error> {
+    let statement = on_trigger(sql::SET_STANDING, app, trigger);
+    let rows = lease.run(bind_standing(statement, standing)).await?;
+    Ok(!rows.is_empty())
+}
+
+fn on_trigger<'q>(text: &'static str, app: AppId, trigger: &'q TriggerName) -> Statement<'q> {
+    sqlx::query(text).bind(app.uuid()).bind(trigger.as_str())
+}
+
+pub(super) async fn delete(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: &TriggerName,
+    must_be_idle: bool,
+) -> Result<TriggerDeletion, Stop> {
+    hold_app(lease, app).await?;
+    if must_be_idle {
+        let rows = lease.run(on_trigger(sql::HAS_DELIVERIES, app, trigger));
+        let has: Option<bool> = rows.await?.first().map(|row| row.try_get(0)).transpose()?;
+        if has == Some(true) {
+            return Ok(TriggerDeletion::Outstanding);
+        }
+    }
+    let rows = lease.run(on_trigger(sql::DELETE_TRIGGER, app, trigger));
+    Ok(match rows.await?.is_empty() {
+        true => TriggerDeletion::Absent,
+        false => TriggerDeletion::Deleted,
+    })
+}
+
+pub(super) async fn pause(
+    lease: &mut Lease,
+    app: AppId,
+    trigger: &TriggerName,
+    paused: bool,
+) -> Result<bool, Stop> {
+    hold_app(lease, app).await?;
+    let Some(mut standing) = hold_standing(lease, app, trigger).await? else {
+        return Ok(false);
+    };
+    standing.set_paused(paused);
+    Ok(set_standing(lease, app, trigger, &standing).await?)
+}
+
+/// Takes the triggers of the version that is active now for those of the last. The
+/// app is held.
+pub(super) async fn declare(
+    lease: &mut Lease,
+    app: AppId,
+    exports: &Exports,
+    at: Timestamp,
+) -> Result<(), Stop> {
+    let before = count(lease, app).await?;
+    // One statement writes a name once; the last declaration of it counts.
+    let declared = exports.triggers.iter().map(|d| (d.name.as_str(), d));
+    let declared: BTreeMap<&str, &DeclaredTrigger> = declared.collect();
+    let names: Vec<_> = declared.keys().copied().collect();
+    let statement = sqlx::query(sql::UNDECLARE).bind(app.uuid());
+    lease.run(statement.bind(&names)).await?;
+    if !names.is_empty() {
+        let watches = declared
+            .values()
+            .map(|declared| Columns::of(&declared.watch));
+        let watches: Vec<_> = watches.collect();
+        let column = |of: fn(&Columns<'_>) -> bool| watches.iter().map(of).collect::<Vec<_>>();
+        let policy = Policy::default();
+        let statement = sqlx::query(sql::DECLARE)
+            .bind(app.uuid())
+            .bind(&names)
+            .bind(watches.iter().map(|w| w.collection).collect::<Vec<_>>())
+            .bind(watches.iter().map(|w| w.prefix).collect::<Vec<_>>())
+            .bind(column(|watch| watch.on_set))
+            .bind(column(|watch| watch.on_delete))
+            .bind(watches.iter().map(|w| w.schedule).collect::<Vec<_>>())
+            .bind(signed(u64::from(policy.attempts_max)))
+            .bind(age_ms(policy))
+            .bind(at.0);
+        lease.run(statement).await?;
+    }
+    let statement = sqlx::query(sql::RESUME).bind(app.uuid());
+    lease.run(statement).await?;
+    let after = count(lease, app).await?;
+    Ok(check_triggers(before, after)?)
+}

@@ -1,0 +1,305 @@
+//! What apps use, and their quotas.
+//!
+//! An app's usage is the sum over its slots, and each write counts in one of
+//! them, so that writers do not wait for each other's commits. Each slot has a
+//! grant, and takes what stays within it. The grants together are the quota, so
+//! no slot needs to look at another. The bytes of deliveries and dead letters
+//! count too.
+//!
+//! A write for which its slot has not enough left is undone by the schema, and
+//! done again in a transaction that holds all slots: there the quota as a whole
+//! decides, and what is free is distributed again. This is O'Neil's escrow (1986).
+
+use super::lease::Lease;
+use super::sql;
+use super::transaction::Stop;
+use kvasm_core::store::StoreError;
+use kvasm_core::{AppId, DELIVERIES_MAX, DELIVERY_BYTES, ENTRY_BYTES, Quota, Resource};
+use sqlx::postgres::PgRow;
+use sqlx::{Error, Row};
+
+/// The slots of each app. Another number takes a migration that makes the rows:
+/// a write that counts in a slot without a row is not counted.
+pub(super) const SLOTS: i16 = 8;
+
+/// By how much a write changes what its app uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Delta {
+    entries: i64,
+    bytes: i64,
+    deliveries: i64,
+}
+
+impl Delta {
+    /// Counts one entry that was written with a size in place of another; 0 is
+    /// none, or a row that held its place.
+    pub(super) fn replace(&mut self, size: i32, replaced: i32) {
+        let entries = i64::from(size != 0) - i64::from(replaced != 0);
+        self.entries += entries;
+        self.bytes += i64::from(size) - i64::from(replaced) + entries * ENTRY_BYTES as i64;
+    }
+
+    /// Counts deliveries that were made.
+    pub(super) fn queue(&mut self, deliveries: i64, bytes: i64) {
+        self.deliveries += deliveries;
+        self.bytes += bytes;
+    }
+
+    /// Gives back what a delivery takes. A run of a schedule has no size and is not
+    /// counted.
+    pub(super) fn give_back(&mut self, size: i32) {
+        self.deliveries -= i64::from(size != 0);
+        self.bytes -= i64::from(size);
+    }
+
+    /// Counts a dead letter, from the size of its delivery and the bytes of the
+    /// texts that say how it failed.
+    pub(super) fn bury(&mut self, size: i32, texts: usize) {
+        self.bytes += i64::from(size).max(DELIVERY_BYTES as i64) + texts as i64;
+    }
+}
+
+/// Which slots a transaction counts in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counting {
+    /// The one of its connection, which may have no room though the quota has.
+    OneSlot,
+    /// All of them, which it holds until its end.
+    AllSlots,
+}
+
+/// Counts a change, last in its transaction.
+pub(super) async fn count(
+    lease: &mut Lease,
+    app: AppId,
+    delta: Delta,
+    counting: Counting,
+) -> Result<(), Stop> {
+    if delta == Delta::default() {
+        return Ok(());
+    }
+    if counting == Counting::AllSlots {
+        let total = hold(lease, app).await?;
+        total.check(delta)?;
+        return Ok(deal(lease, app, &total, delta).await?);
+    }
+    Ok(add(lease, sql::usage::COUNT, app, delta).await?)
+}
+
+/// Counts a change that is not refused, last in its transaction.
+pub(super) async fn count_always(lease: &mut Lease, app: AppId, delta: Delta) -> Result<(), Error> {
+    add(lease, sql::usage::COUNT_ALWAYS, app, delta).await
+}
+
+async fn add(lease: &mut Lease, text: &'static str, app: AppId, delta: Delta) -> Result<(), Error> {
+    let statement = sqlx::query(text).bind(app.uuid()).bind(lease.slot());
+    let statement = statement.bind(delta.entries).bind(delta.bytes);
+    lease.run(statement.bind(delta.deliveries)).await.map(drop)
+}
+
+/// Makes the slots of a new app.
+pub(super) async fn create(lease: &mut Lease, app: AppId, quota: Quota) -> Result<(), Error> {
+    let statement = sqlx::query(sql::usage::CREATE).bind(app.uuid());
+    lease.run(statement.bind(i32::from(SLOTS))).await?;
+    if quota == Quota::default() {
+        return Ok(());
+    }
+    deal_anew(lease, app).await
+}
+
+/// Deals out a quota that has changed.
+pub(super) async fn deal_anew(lease: &mut Lease, app: AppId) -> Result<(), Error> {
+    let total = hold(lease, app).await?;
+    deal(lease, app, &total, Delta::default()).await
+}
+
+/// Holds all slots, and sums them up.
+async fn hold(lease: &mut Lease, app: AppId) -> Result<Total, Error> {
+    let statement = sqlx::query(sql::usage::HOLD).bind(app.uuid());
+    lease.run(statement).await?;
+    let statement = sqlx::query(sql::usage::TOTAL).bind(app.uuid());
+    let rows = lease.run(statement).await?;
+    let row = rows.first().ok_or(Error::RowNotFound)?;
+    Ok(Total {
+        entries: Account::of(row, 0)?,
+        bytes: Account::of(row, 2)?,
+        deliveries: Account {
+            used: row.try_get(4)?,
+            max: Some(DELIVERIES_MAX as i64),
+        },
+    })
+}
+
+async fn deal(lease: &mut Lease, app: AppId, total: &Total, delta: Delta) -> Result<(), Error> {
+    let entries = total.entries.shares(delta.entries);
+    let bytes = total.bytes.shares(delta.bytes);
+    let deliveries = total.deliveries.shares(delta.deliveries);
+    let statement = sqlx::query(sql::usage::DEAL)
+        .bind(app.uuid())
+        .bind(lease.slot())
+        .bind(delta.entries)
+        .bind(delta.bytes)
+        .bind(entries.map(|shares| shares.here))
+        .bind(entries.map(|shares| shares.elsewhere))
+        .bind(bytes.map(|shares| shares.here))
+        .bind(bytes.map(|shares| shares.elsewhere))
+        .bind(delta.deliveries)
+        .bind(deliveries.map(|shares| shares.here))
+        .bind(deliveries.map(|shares| shares.elsewhere));
+    lease.run(statement).await.map(drop)
+}
+
+/// What an app uses, and its limits.
+struct Total {
+    entries: Account,
+    bytes: Account,
+    deliveries: Account,
+}
+
+impl Total {
+    /// Whether the quota has room for a change.
+    fn check(&self, delta: Delta) -> Result<(), StoreError> {
+        let fits = |account: &Account, delta, resource| match account.max {
+            // What does not add is always taken, so that an app that is over its
+            // quota can free.
+            Some(max) if delta > 0 && account.free(max, delta) < 0 => Err(StoreError::Quota {
+                resource,
+                limit: max.unsigned_abs(),
+            }),
+            _ => Ok(()),
+        };
+        fits(&self.entries, delta.entries, Resource::Entries)?;
+        fits(&self.bytes, delta.bytes, Resource::Bytes)?;
+        fits(&self.deliveries, delta.deliveries, Resource::Deliveries)
+    }
+}
+
+/// One resource of an app.
+struct Account {
+    used: i64,
+    max: Option<i64>,
+}
+
+/// What slots may take more than they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shares {
+    /// The writer's slot.
+    here: i64,
+    /// Each of the others.
+    elsewhere: i64,
+}
+
+impl Account {
+    fn of(row: &PgRow, first: usize) -> Result<Account, Error> {
+        Ok(Account {
+            used: row.try_get(first)?,
+            max: row.try_get(first + 1)?,
+        })
+    }
+
+    /// What is left after a change.
+    fn free(&self, max: i64, delta: i64) -> i64 {
+        max.saturating_sub(self.used).saturating_sub(delta)
+    }
+
+    /// Deals out what is left after a change; `None` without a limit.
+    ///
+    /// An app that is over its quota may take nothing in any slot before that
+    /// slot alone has freed all that is over: then no slot can let the sum grow
+    /// while it is above the quota, whatever the others free. If a slot refuses
+    /// though others have freed enough, the shares are distributed again.
+    fn shares(&self, delta: i64) -> Option<Shares> {
+        let free = self.free(self.max?, delta);
+        let even = free / i64::from(SLOTS);
+        Some(if free < 0 {
+            Shares {
+                here: free,
+                elsewhere: free,
+            }
+        } else if even < delta {
+            // Too little for another write like this in each slot. What is left
+            // goes where it was asked for, and the next who asks takes it along.
+            Shares {
+                here: free,
+                elsewhere: 0,
+            }
+        } else {
+            Shares {
+                here: free - even * i64::from(SLOTS - 1),
+                elsewhere: even,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_what_is_left() {
+        let shares = |used, max, delta| {
+            let shares = Account { used, max }.shares(delta)?;
+            Some((shares.here, shares.elsewhere))
+        };
+        assert_eq!(shares(5, None, 1), None);
+        assert_eq!(shares(0, Some(100), 0), Some((16, 12)));
+        assert_eq!(shares(20, Some(101), 1), Some((10, 10)));
+        assert_eq!(shares(20, Some(100), 20), Some((60, 0)));
+        assert_eq!(shares(20, Some(40), 20), Some((0, 0)));
+        assert_eq!(shares(50, Some(40), 0), Some((-10, -10)));
+        assert_eq!(shares(50, Some(40), -20), Some((10 - 7, 1)));
+        assert_eq!(
+            shares(0, Some(i64::MAX), 0),
+            Some((i64::MAX / 8 + 7, i64::MAX / 8))
+        );
+    }
+
+    #[test]
+    fn what_adds_nothing_is_always_taken() {
+        let account = |used, max| Account {
+            used,
+            max: Some(max),
+        };
+        let check = |entries, bytes| {
+            let total = Total {
+                entries: account(3, 2),
+                bytes: account(10, 12),
+                deliveries: account(0, 1),
+            };
+            total.check(Delta {
+                entries,
+                bytes,
+                deliveries: 0,
+            })
+        };
+        assert!(check(0, 2).is_ok() && check(-1, -5).is_ok() && check(0, -1).is_ok());
+        for (entries, bytes, short, most) in [
+            (1, -5, Resource::Entries, 2),
+            (1, 3, Resource::Entries, 2),
+            (-1, 3, Resource::Bytes, 12),
+        ] {
+            let refusal = check(entries, bytes);
+            let Err(StoreError::Quota { resource, limit }) = refusal else {
+                panic!("{refusal:?}")
+            };
+            assert_eq!((resource, limit), (short, most));
+        }
+    }
+
+    #[test]
+    fn replacing_counts_both_sizes() {
+        let mut delta = Delta::default();
+        for (size, replaced) in [(10, 0), (7, 9), (0, 4), (0, 0), (5, 0)] {
+            delta.replace(size, replaced);
+        }
+        let entry = ENTRY_BYTES as i64;
+        assert_eq!((delta.entries, delta.bytes), (1, 9 + entry));
+        delta.queue(2, 20);
+        delta.give_back(4);
+        assert_eq!((delta.bytes, delta.deliveries), (25 + entry, 1));
+        // A run of a schedule.
+        delta.give_back(0);
+        assert_eq!((delta.bytes, delta.deliveries), (25 + entry, 1));
+    }
+}

@@ -1,0 +1,274 @@
+//! Room that is kept for deletions on a full disk.
+//!
+//! A deletion writes too: to the log, and to the pages that it changes. So a file of a
+//! few MiB is beside the database. When a write finds no room, the file is removed,
+//! and from then on only what frees is taken, until there is room for the file again.
+//! That the file is missing is the mark, for all processes and after a restart.
+
+use super::{SqliteOptions, upkeep};
+use kvasm_core::store::StoreError;
+use rusqlite::Connection;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What must be free besides the ballast before other writes are taken again: the most
+/// that a probe writes, so that the next one does not end it at once.
+const SPARE_BYTES: u64 = 1024 * 1024;
+/// Between two attempts to make the file again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Steps of giving space back after one group of writes.
+const STEPS: u32 = 16;
+
+/// The file that keeps room.
+pub(super) struct Ballast {
+    path: PathBuf,
+    bytes: u64,
+    state: State,
+    tried: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// There cannot be a file, or should not: all is taken.
+    Without,
+    /// The file is there.
+    Kept,
+    /// The file is gone, and only what frees is taken.
+    Released,
+}
+
+impl Ballast {
+    /// That of a database. The file is neither looked for nor made yet.
+    pub(super) fn of(options: &SqliteOptions) -> Ballast {
+        let mut path = options.path.clone().into_os_string();
+        path.push("-ballast");
+        Ballast {
+            path: path.into(),
+            bytes: options.ballast,
+            state: State::Without,
+            tried: None,
+        }
+    }
+
+    /// Makes the file if it is not there.
+    pub(super) fn keep(&mut self, connection: &Connection) {
+        // Without incremental vacuum the database file keeps what is freed, so the
+        // disk would never have room again.
+        if self.bytes == 0 || !upkeep::is_incremental(connection).unwrap_or(false) {
+            return;
+        }
+        self.state = match self.is_there() {
+            true => State::Kept,
+            false => State::Released,
+        };
+        self.restore();
+    }
+
+    /// Sees whether another process has removed the file, and makes it again if there
+    /// is room.
+    pub(super) fn look(&mut self) {
+        if self.state == State::Kept && !self.is_there() {
+            self.state = State::Released;
+        }
+        if self.tried.is_none_or(|tried| tried.elapsed() >= PAUSE) {
+            self.restore();
+        }
+    }
+
+    /// Whether only what frees is taken.
+    pub(super) fn is_released(&self) -> bool {
+        self.state == State::Released
+    }
+
+    /// Gives the room to what frees. Whether there was a file.
+    pub(super) fn release(&mut self) -> bool {
+        let removed = fs::remove_file(&self.path).is_ok();
+        if self.state == State::Kept {
+            self.state = State::Released;
+            self.tried = Some(Instant::now());
+            tracing::error!(
+                "there is no room for the SQLite file to grow: only writes that free space are taken"
+            );
+        }
+        removed
+    }
+
+    /// Gives back what was freed, after a group of writes. Free pages leave the file,
+    /// and with it the disk, when the log is folded in.
+    pub(super) fn give_back(&self, connection: &Connection) {
+        for _ in 0..STEPS {
+            let given_back = upkeep::vacuum(connection, 0);
+            // Reads that go on keep the log as it is. The next group tries again.
+            let timeout = connection.busy_timeout(Duration::from_millis(100));
+            let folded = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                row.get::<_, i64>(0)
+            });
+            let more = matches!((given_back, timeout, folded), (Ok(true), Ok(()), Ok(0)));
+            if !more {
+                break;
+            }
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|meta| meta.len() >= self.bytes)
+    }
+
+    fn restore(&mut self) {
+        if self.state != State::Released {
+            return;
+        }
+        self.tried = Some(Instant::now());
+        let made = make(&self.path, self.bytes);
+        let Err(error) = made else {
+            self.state = State::Kept;
+            return;
+        };
+        // What is half made takes room.
+        let _ = fs::remove_file(&self.path);
+        if !matches!(
+            error.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+        ) {
+            tracing::warn!(%error, "no room can be kept for deletions on a full disk");
+            self.state = State::Without;
+        }
+    }
+}
+
+/// Makes the file if there is room for it and a little more.
+fn make(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    allocate(&file, bytes + SPARE_BYTES)?;
+    file.set_len(bytes)
+}
+
+/// Makes a file take so many bytes on the disk.
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+            result => return Ok(result?),
+        }
+    }
+    // Not zeros, of which a file system may keep none.
+    let mut file = file;
+    let block: Vec<u8> = (0..64 * 1024_u32)
+        .map(|n| n.wrapping_mul(167) as u8)
+        .collect();
+    let mut left = bytes;
+    while left > 0 {
+        let some = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
+        file.write_all(block.get(..some).unwrap_or_default())?;
+        left -= some as u64;
+    }
+    file.sync_data()
+}
+
+/// The answer to a write that would add to a full disk.
+pub(super) fn refusal() -> StoreError {
+    StoreError::Full("the disk is full: only writes that free space are taken".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::writer::{Transaction, Work};
+    use super::super::{SqliteStore, error};
+    use super::*;
+    use kvasm_core::store::Store;
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn the_file_takes_room_and_its_absence_is_the_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(folder.path().join("kvasm.db"));
+        drop(SqliteStore::open(options.clone()).await.unwrap());
+        let path = folder.path().join("kvasm.db-ballast");
+        let about = fs::metadata(&path).unwrap();
+        assert_eq!(about.len(), options.ballast);
+        let taken = std::os::unix::fs::MetadataExt::blocks(&about) * 512;
+        assert!(taken >= options.ballast, "{taken} bytes on the disk");
+
+        let connection = Connection::open(&options.path).unwrap();
+        let mut ballast = Ballast::of(&options);
+        ballast.keep(&connection);
+        assert!(!ballast.is_released());
+        // Another process finds no room.
+        fs::remove_file(&path).unwrap();
+        ballast.tried = Some(Instant::now() + 60 * PAUSE);
+        ballast.look();
+        assert!(ballast.is_released());
+        ballast.tried = None;
+        ballast.look();
+        assert!(!ballast.is_released());
+        assert!(path.exists());
+        assert!(ballast.release());
+        assert!(ballast.is_released() && !path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_keeps_what_is_freed_has_no_ballast() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvasm.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch("CREATE TABLE t (a)").unwrap();
+        drop(old);
+        drop(SqliteStore::open(SqliteOptions::new(&path)).await.unwrap());
+        assert!(!folder.path().join("kvasm.db-ballast").exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_write_without_room_releases_it_and_what_frees_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteOptions::new(folder.path().join("kvasm.db"));
+        let ballast = folder.path().join("kvasm.db-ballast");
+        let store = SqliteStore::open(options).await.unwrap();
+        let pages = |pages: i64| {
+            let set = move |transaction: &mut Transaction<'_>| {
+                let set = format!("PRAGMA max_page_count = {pages}");
+                let set = transaction.connection.query_row(&set, [], |_| Ok(()));
+                set.map_err(error::store)
+            };
+            store.writer.run(Work::NONE.that_frees(), set)
+        };
+        let add = |bytes: usize| {
+            let add = move |transaction: &mut Transaction<'_>| {
+                let insert = "INSERT INTO modules (digest, wasm, created_at)
+                              VALUES (randomblob(32), zeroblob(?1), 0)";
+                let insert = transaction.connection.execute(insert, [bytes as i64]);
+                insert.map(drop).map_err(error::store)
+            };
+            store.writer.run(Work::NONE.with_bytes(bytes), add)
+        };
+        let remove = || {
+            let remove = |transaction: &mut Transaction<'_>| {
+                let delete = transaction.connection.execute("DELETE FROM modules", []);
+                delete.map_err(error::store)
+            };
+            store.writer.run(Work::NONE.that_frees(), remove)
+        };
+        add(400_000).await.unwrap();
+        pages(1).await.unwrap();
+        assert!(ballast.exists());
+        let refused = add(400_000).await;
+        assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+        assert!(!ballast.exists());
+        assert_eq!(remove().await.unwrap(), 1);
+        pages(1_000_000).await.unwrap();
+        let start = Instant::now();
+        while add(400_000).await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(ballast.exists());
+        store.ping().await.unwrap();
+    }
+}

@@ -1,0 +1,369 @@
+//! The embedded store: one SQLite file.
+//!
+//! Reads run inline on the calling thread, through pooled connections with
+//! cached statements; long ones, and those that have to wait for the disk (`nowait`), run
+//! on threads of their own (`places`). Writes go to
+//! one thread that commits them in groups, app by app, and each is answered after the
+//! commit that holds it.
+
+mod ballast;
+mod batch;
+mod error;
+mod grave;
+mod links;
+#[allow(unsafe_code)]
+mod log_head;
+mod nowait;
+mod outbox;
+mod places;
+mod queue;
+mod read;
+mod registry;
+mod schema;
+mod shrink;
+mod survey;
+mod tally;
+mod turns;
+mod upkeep;
+mod writer;
+
+use async_trait::async_trait;
+use ballast::Ballast;
+use kvasm_core::store::{Migrate, Store, StoreError};
+use kvasm_core::{
+    App, AppId, AppName, Collection, Committed, Entry, Generation, Key, Link, ListQuery, Page,
+    Timestamp, WriteBatch,
+};
+use kvasm_metrics::Metrics;
+use log_head::{LogHead, Remembered};
+use places::Places;
+use read::Readers;
+use rusqlite::Connection;
+pub use shrink::IncrementalVacuum;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use survey::LogWatch;
+use writer::{Transaction, Writer};
+
+/// A page with values of at most so many rows is read on the thread that asks.
+const SHORT_PAGE: u32 = 8;
+
+/// How a SQLite store is opened.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// The database file. It is created, readable by its owner only, if it is
+    /// not there; its folder must exist.
+    pub path: PathBuf,
+    /// How long a write waits for another process that writes to the same file.
+    /// Default 5 s.
+    pub busy_timeout: Duration,
+    /// Read connections that are kept open while idle. More are opened when
+    /// more threads read at once. Default 8.
+    pub idle_readers: usize,
+    /// Bytes of pages that each connection keeps in memory, beside those that the system
+    /// keeps of the file. A commit empties what readers keep. Default
+    /// [`CACHE`](SqliteOptions::CACHE).
+    pub cache: usize,
+    /// Bytes of a file beside the database, `-ballast`, that is removed when the disk is
+    /// full, so that there is room for deletions. Until there is room for it again, only
+    /// writes that free space are taken. Default 8 MiB; 0 for none.
+    pub ballast: u64,
+    /// Where the writer counts the sizes of its groups.
+    pub metrics: Metrics,
+    /// When the schema of the file may be brought up to date. Default: always.
+    pub migrate: Migrate,
+}
+
+impl SqliteOptions {
+    /// The default of [`cache`](SqliteOptions::cache): 2 MiB.
+    pub const CACHE: usize = 2 * 1024 * 1024;
+
+    /// The defaults, for a file.
+    pub fn new(path: impl Into<PathBuf>) -> SqliteOptions {
+        SqliteOptions {
+            path: path.into(),
+            busy_timeout: Duration::from_secs(5),
+            idle_readers: 8,
+            cache: SqliteOptions::CACHE,
+            ballast: 8 * 1024 * 1024,
+            metrics: Metrics::default(),
+            migrate: Migrate::default(),
+        }
+    }
+}
+
+/// A store in one SQLite file: WAL, `synchronous=FULL`.
+pub struct SqliteStore {
+    // Dropped first, so that the writer's connection is the last to close and
+    // folds the log into the database.
+    readers: Arc<Readers>,
+    generation: Remembered<Generation>,
+    writer: Writer,
+    places: Places,
+    cold_places: Places,
+    path: PathBuf,
+    log_watch: Arc<LogWatch>,
+    // Dropped last, after the writer's connection.
+    _kept: Option<Arc<File>>,
+}
+
+impl SqliteStore {
+    /// Opens the file, brings its schema up to date if it may be, and starts the writer.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when another process holds the file,
+    /// [`StoreError::Full`] when there is no room to open or migrate it,
+    /// [`StoreError::Failed`] when it cannot be opened, is no database, was migrated by a
+    /// newer version, or has an older schema that may not be changed.
+    pub async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreError> {
+        create_private(&options.path).map_err(error::host)?;
+        let mut ballast = Ballast::of(&options);
+        match schema::migrate(&options).await {
+            // Opening needs a little room, too.
+            Err(error) if error::may_be_full(&error) && ballast.release() => {
+                schema::migrate(&options).await?;
+            }
+            migrated => migrated?,
+        }
+        let kept = nowait::keep(&options.path);
+        let readers = Readers::new(&options);
+        // A file that cannot be read shows now.
+        let first = readers.one().map_err(error::store)?;
+        Ok(SqliteStore {
+            generation: Remembered::new(LogHead::of(first)),
+            readers: Arc::new(readers),
+            writer: Writer::start(&options, ballast)?,
+            places: Places::long(),
+            cold_places: Places::cold(),
+            path: options.path,
+            log_watch: Arc::default(),
+            _kept: kept,
+        })
+    }
+}
+
+impl SqliteStore {
+    /// Runs a long read of what an app owns when it has a place (`places`); `absent` is
+    /// the answer of a deleted app.
+    async fn read_long<T: Send + 'static>(
+        &self,
+        app: AppId,
+        absent: impl FnOnce() -> T + Send + 'static,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = Arc::clone(&self.readers);
+        let read = move || readers.of_app(app, absent, read);
+        self.places.run(Some(app), read).await
+    }
+
+    /// Runs a short read on this thread; if it would have to wait for the disk, runs what
+    /// `later` returns, which must be the same read, when it has a place.
+    async fn read_short<T, L>(
+        &self,
+        app: Option<AppId>,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        later: impl FnOnce() -> L,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        L: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        if let Some(done) = self.readers.at_once(read)? {
+            return Ok(done);
+        }
+        let (readers, later) = (Arc::clone(&self.readers), later());
+        let read = move || readers.with(later);
+        self.cold_places.run(app, read).await
+    }
+
+    /// The same for a read of what an app owns; `absent` is the answer of a deleted app.
+    async fn read_short_of<T, L>(
+        &self,
+        app: AppId,
+        absent: fn() -> T,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        later: impl FnOnce() -> L,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        L: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let whole = |conn: &_| read::unless_buried(conn, app, absent, read);
+        let later = || {
+            let later = later();
+            move |conn: &_| read::unless_buried(conn, app, absent, later)
+        };
+        self.read_short(Some(app), whole, later).await
+    }
+}
+
+/// Sets how much a connection keeps in memory.
+fn set_cache(connection: &Connection, bytes: usize) -> rusqlite::Result<()> {
+    // A negative number means KiB.
+    let kib = i64::try_from(bytes / 1024).unwrap_or(i64::MAX);
+    connection.pragma_update(None, "cache_size", -kib.min(i64::from(i32::MAX)))
+}
+
+/// SQLite would create the file with the umask's permissions.
+fn create_private(path: &std::path::Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            warn_if_others_can_read(path);
+            Ok(())
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The steps by which a statement is carried out.
+#[cfg(test)]
+fn plan(connection: &Connection, sql: &str, parameters: &[&dyn rusqlite::ToSql]) -> Vec<String> {
+    let explain = format!("EXPLAIN QUERY PLAN {sql}");
+    let mut statement = connection.prepare(&explain).unwrap();
+    let steps = statement.query_map(parameters, |row| row.get(3));
+    steps.unwrap().map(Result::unwrap).collect()
+}
+
+/// A copy that was restored has the mode that its maker's umask gave it.
+fn warn_if_others_can_read(path: &std::path::Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = path.metadata() {
+        let mode = std::os::unix::fs::MetadataExt::mode(&metadata) & 0o777;
+        if mode & 0o077 != 0 {
+            tracing::warn!(
+                "other users of this machine can open {} (mode {mode:o}); it holds the entries \
+                 of all apps. Change that with `chmod 600`",
+                path.display()
+            );
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
+        let read = |conn: &_| read::app(conn, name);
+        let later = || {
+            let name = name.clone();
+            move |conn: &_| read::app(conn, &name)
+        };
+        self.read_short(None, read, later).await
+    }
+
+    async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
+        let read = move |conn: &_| read::app_by_id(conn, app);
+        self.read_short(None, read, || read).await
+    }
+
+    async fn get_many(
+        &self,
+        app: AppId,
+        keys: &[(Collection, Key)],
+        now: Timestamp,
+        bytes_max: usize,
+    ) -> Result<Vec<Option<Entry>>, StoreError> {
+        let read = |conn: &_| read::get_many(conn, app, keys, now, bytes_max).map(Some);
+        let later = || {
+            let keys = keys.to_vec();
+            move |conn: &_| read::get_many(conn, app, &keys, now, bytes_max).map(Some)
+        };
+        match self.read_short_of(app, || None, read, later).await? {
+            // Of a deleted app.
+            None => Ok(vec![None; keys.len()]),
+            Some(entries) => entries.ok_or(StoreError::AnswerTooLarge { limit: bytes_max }),
+        }
+    }
+
+    async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
+        let read = |conn: &_| read::apps(conn, after, limit);
+        let later = || {
+            let after = after.cloned();
+            move |conn: &_| read::apps(conn, after.as_ref(), limit)
+        };
+        self.read_short(None, read, later).await
+    }
+
+    async fn get(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<Option<Entry>, StoreError> {
+        let read = |conn: &_| read::get(conn, app, collection, key, now);
+        let later = || {
+            let (collection, key) = (collection.clone(), key.clone());
+            move |conn: &_| read::get(conn, app, &collection, &key, now)
+        };
+        self.read_short(Some(app), read, later).await
+    }
+
+    async fn has(
+        &self,
+        app: AppId,
+        collection: &Collection,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let read = |conn: &_| read::version(conn, app, collection, key, now);
+        let later = || {
+            let (collection, key) = (collection.clone(), key.clone());
+            move |conn: &_| read::version(conn, app, &collection, &key, now)
+        };
+        let version = self.read_short_of(app, || None, read, later).await?;
+        Ok(version.is_some())
+    }
+
+    async fn list(
+        &self,
+        app: AppId,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<Page, StoreError> {
+        let later = || {
+            let query = query.clone();
+            move |conn: &_| read::list(conn, app, &query, now)
+        };
+        if !query.with_values || query.limit <= SHORT_PAGE {
+            let read = |conn: &_| read::list(conn, app, query, now);
+            return self.read_short_of(app, Page::default, read, later).await;
+        }
+        self.read_long(app, Page::default, later()).await
+    }
+
+    async fn collections(
+        &self,
+        app: AppId,
+        after: Option<&Collection>,
+        limit: u32,
+    ) -> Result<Vec<Collection>, StoreError> {
+        let read = |conn: &_| read::collections(conn, app, after, limit);
+        let later = || {
+            let after = after.cloned();
+            move |conn: &_| read::collections(conn, app, after.as_ref(), limit)
+        };
+        self.read_short_of(app, Vec::new, read, later).await
+    }
+
+    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
+        let work = batch::work(&batch);
+        let link = batch.link.clone();
+        let apply = move |transaction: &mut Transaction<'_>| batch::apply(transaction, &batch);
+        // The writes of one app keep their order.
+        let queued = || link.as_ref().map_or((), Link::queued);
+        self.writer.run_after(work, apply, queued).await
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.writer.probe().await
+    }
+}

@@ -1,0 +1,88 @@
+//! What recent commits have written, for those that follow them.
+
+use kvasm_core::{Applied, CommitId, Committed, Expect, Follow, Link, Op, Version, WriteBatch};
+use std::collections::{HashMap, VecDeque};
+
+/// The most keys of commits that are remembered. Who follows one that is forgotten
+/// finds a conflict.
+const KEYS_MAX: usize = 16_384;
+
+type Written = HashMap<(String, String), Option<Version>>;
+
+/// What recent commits have written: in this group, or in groups that are committed.
+#[derive(Default)]
+pub(super) struct Links {
+    known: HashMap<CommitId, Written>,
+    order: VecDeque<CommitId>,
+    keys: usize,
+}
+
+impl Links {
+    /// What an entry must be like if it is as a commit has left it; `None` if that was
+    /// never applied.
+    pub(super) fn expect(&self, follow: &Follow) -> Option<Expect> {
+        let written = self.known.get(&follow.commit)?;
+        let at = (follow.collection.as_str(), follow.key.as_str());
+        let version = written.get(&(at.0.to_owned(), at.1.to_owned()))?;
+        Some(version.map_or(Expect::Absent, Expect::Version))
+    }
+
+    /// Remembers what a batch has written, if others may follow it.
+    pub(super) fn remember(&mut self, batch: &WriteBatch, done: &Committed) {
+        let Some(id) = batch.link.as_ref().map(Link::id) else {
+            return;
+        };
+        // What has no keys is followed by nobody, and `KEYS_MAX` would not bound it.
+        if batch.ops.is_empty() {
+            return;
+        }
+        let version = |(op, applied): (&Op, &Applied)| {
+            let (collection, key) = op.address();
+            let at = (collection.as_str().to_owned(), key.as_str().to_owned());
+            let version = match applied {
+                Applied::Set(version) | Applied::Incremented { version, .. } => Some(*version),
+                Applied::Deleted { .. } => None,
+            };
+            (at, version)
+        };
+        let written: Written = batch.ops.iter().zip(&done.applied).map(version).collect();
+        self.keys += written.len();
+        self.known.insert(id, written);
+        self.order.push_back(id);
+        while self.keys > KEYS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            let written = self.known.remove(&oldest);
+            self.keys -= written.map_or(0, |written| written.len());
+        }
+    }
+
+    /// After a group was undone: its versions will be given again, to other writes.
+    pub(super) fn forget(&mut self) {
+        *self = Links::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_core::{AppId, Timestamp};
+
+    /// A batch of the commit that it is named by, with nothing but checks.
+    fn reader() -> WriteBatch {
+        WriteBatch {
+            link: Some(Link::new(CommitId::next(), Vec::new(), None)),
+            ..WriteBatch::new(AppId::generate(), Timestamp(0))
+        }
+    }
+
+    /// They have no key that would count, and nobody can follow them.
+    #[test]
+    fn commits_that_write_nothing_are_not_remembered() {
+        let mut links = Links::default();
+        for _ in 0..100 {
+            links.remember(&reader(), &Committed::default());
+        }
+        assert_eq!((links.known.len(), links.order.len()), (0, 0));
+    }
+}

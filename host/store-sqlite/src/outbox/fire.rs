@@ -1,0 +1,248 @@
+//! From a change to the deliveries that it makes.
+
+use super::super::batch::column;
+use super::super::error;
+use super::super::tally::Delta;
+use super::super::writer::Transaction;
+use super::triggers::triggers;
+use kvasm_core::store::StoreError;
+use kvasm_core::{
+    AppId, Changes, Collection, DELIVERY_BYTES, Key, Op, TriggerName, Value, Version, Watch,
+    WriteBatch, chain_of, share,
+};
+use rusqlite::types::ToSqlOutput;
+use std::collections::HashMap;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The most apps whose watchers are kept.
+const APPS_MAX: usize = 1_024;
+
+/// Who watches the changes of an app.
+struct Watcher {
+    trigger: TriggerName,
+    function: String,
+    changes: Changes,
+}
+
+/// The watchers of apps, as of a number that grows with each change of them.
+#[derive(Default)]
+pub(crate) struct Watchers(HashMap<AppId, (i64, Arc<[Watcher]>)>);
+
+impl Watchers {
+    /// Forgets all: what was read may have been rolled back, and its number given
+    /// again.
+    pub(crate) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// A change of an entry, for those who watch.
+pub(crate) struct Fired<'f> {
+    pub(crate) collection: &'f Collection,
+    pub(crate) key: &'f Key,
+    /// The version that it got, or that it had when it was deleted.
+    pub(crate) version: Version,
+    /// The value that it got; none of a deletion.
+    pub(crate) value: Option<&'f Value>,
+}
+
+/// Where a delivery is that a batch has made.
+struct Made {
+    trigger: TriggerName,
+    chain: i64,
+    seq: i64,
+}
+
+/// The deliveries that a batch has made so far.
+#[derive(Default)]
+pub(crate) struct Deliveries(Vec<Made>);
+
+impl Deliveries {
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// What is the same for all deliveries of a change.
+struct NewEvent {
+    id: Uuid,
+    followers: u32,
+}
+
+impl Fired<'_> {
+    fn is_for(&self, watcher: &Watcher) -> bool {
+        match self.value {
+            Some(_) => watcher.changes.on_set(self.collection, self.key),
+            None => watcher.changes.on_delete(self.collection, self.key),
+        }
+    }
+}
+
+impl Transaction<'_> {
+    /// Whether a trigger may match what a batch does.
+    pub(crate) fn watches(&mut self, batch: &WriteBatch) -> Result<bool, StoreError> {
+        let Some(watchers) = self.watchers_of(batch.app_id)? else {
+            return Ok(false);
+        };
+        let watched = |op: &Op| {
+            let (collection, key) = op.address();
+            watchers.iter().any(|watcher| match op {
+                Op::Set { .. } | Op::Increment { .. } => watcher.changes.on_set(collection, key),
+                Op::Delete { .. } => watcher.changes.on_delete(collection, key),
+            })
+        };
+        Ok(batch.ops.iter().any(watched))
+    }
+
+    /// The app's watchers; none, without a look, if it never had a trigger.
+    fn watchers_of(&mut self, app: AppId) -> Result<Option<Arc<[Watcher]>>, StoreError> {
+        let number = self.tally.triggers(app);
+        if number == 0 {
+            return Ok(None);
+        }
+        if let Some((of, watchers)) = self.watchers.0.get(&app)
+            && *of == number
+        {
+            return Ok(Some(Arc::clone(watchers)));
+        }
+        let all = triggers(self.connection, app).map_err(error::store)?;
+        let watchers = all.into_iter().filter_map(|trigger| match trigger.watch {
+            Watch::Changes(changes) => Some(Watcher {
+                trigger: trigger.name,
+                function: trigger.function,
+                changes,
+            }),
+            Watch::Schedule(_) => None,
+        });
+        let watchers: Arc<[Watcher]> = watchers.collect();
+        if self.watchers.0.len() >= APPS_MAX {
+            self.watchers.forget();
+        }
+        self.watchers.0.insert(app, (number, Arc::clone(&watchers)));
+        Ok(Some(watchers))
+    }
+
+    /// Makes the deliveries of a change; what they take.
+    ///
+    /// # Errors
+    /// [`StoreError::Deliveries`] when there are more than the batch may make.
+    pub(crate) fn fire(
+        &mut self,
+        batch: &WriteBatch,
+        fired: &Fired<'_>,
+        made: &mut Deliveries,
+    ) -> Result<Delta, StoreError> {
+        let Some(watchers) = self.watchers_of(batch.app_id)? else {
+            return Ok(Delta::default());
+        };
+        let meant: Vec<_> = watchers.iter().filter(|w| fired.is_for(w)).collect();
+        let siblings = u32::try_from(meant.len()).unwrap_or(u32::MAX);
+        let limit = batch.deliveries_max();
+        if made.count().saturating_add(siblings) > limit {
+            return Err(StoreError::Deliveries { limit });
+        }
+        let event = NewEvent {
+            id: Uuid::now_v7(),
+            // Of a handler's, `share_out` says it once all are made.
+            followers: share(batch.followers, siblings),
+        };
+        let mut delta = Delta::default();
+        for watcher in meant {
+            let place = Made {
+                trigger: watcher.trigger.clone(),
+                chain: chain_of(fired.key.as_str()),
+                seq: self.next_version(),
+            };
+            let size = self.enqueue(batch, watcher, fired, &event, &place)?;
+            delta += Delta::queued(size);
+            made.0.push(place);
+        }
+        Ok(delta)
+    }
+
+    /// Says of each delivery that a handler's batch has made how many may follow
+    /// from it.
+    pub(crate) fn share_out(
+        &self,
+        batch: &WriteBatch,
+        made: &Deliveries,
+    ) -> Result<(), StoreError> {
+        if batch.depth == 0 || made.0.is_empty() {
+            return Ok(());
+        }
+        let followers = share(batch.followers, made.count());
+        let app = batch.app_id.uuid();
+        let mut statement = self
+            .connection
+            .prepare_cached(
+                "UPDATE deliveries SET followers = ?5
+                 WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4",
+            )
+            .map_err(error::store)?;
+        for Made {
+            trigger,
+            chain,
+            seq,
+        } in &made.0
+        {
+            let parameters =
+                rusqlite::params![app.as_bytes(), trigger.as_str(), chain, seq, followers];
+            statement.execute(parameters).map_err(error::store)?;
+        }
+        Ok(())
+    }
+
+    fn enqueue(
+        &self,
+        batch: &WriteBatch,
+        watcher: &Watcher,
+        fired: &Fired<'_>,
+        event: &NewEvent,
+        place: &Made,
+    ) -> Result<i64, StoreError> {
+        let (collection, key) = (fired.collection.as_str(), fired.key.as_str());
+        let value = fired.value.map_or(0, |value| value.as_bytes().len());
+        let size = (collection.len() + key.len() + value) as i64 + DELIVERY_BYTES as i64;
+        let kind = if fired.value.is_some() {
+            "set"
+        } else {
+            "delete"
+        };
+        let app_id = batch.app_id.uuid();
+        let values = rusqlite::params![
+            app_id.as_bytes(),
+            watcher.trigger.as_str(),
+            place.chain,
+            place.seq,
+            batch.now.0,
+            watcher.function,
+            event.id.as_bytes(),
+            batch.depth.saturating_add(1),
+            kind,
+            collection,
+            key,
+            fired.version.0.cast_signed(),
+            size,
+            fired
+                .value
+                .map(|value| ToSqlOutput::Borrowed(column(value))),
+            event.followers,
+        ];
+        let insert = self.connection.prepare_cached(ENQUEUE);
+        insert
+            .and_then(|mut statement| statement.execute(values))
+            .map_err(error::store)?;
+        Ok(size)
+    }
+}
+
+/// There is one writer, so it knows whether the delivery is the first of its chain.
+const ENQUEUE: &str = "INSERT INTO deliveries
+       (app_id, trigger_name, chain, seq, due_at, queued_at, function, event_id, depth, at, kind,
+        collection, key, version, size, value, followers)
+     VALUES (?1, ?2, ?3, ?4,
+       CASE WHEN EXISTS (SELECT 1 FROM deliveries
+                         WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3)
+            THEN NULL ELSE ?5 END,
+       ?5, ?6, ?7, ?8, ?5, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";

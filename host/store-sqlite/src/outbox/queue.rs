@@ -1,0 +1,423 @@
+//! Deliveries on their way: claimed, renewed, given back, done.
+
+use super::super::grave::is_buried;
+use super::super::writer::Transaction;
+use super::super::{error, tally::Delta};
+use super::row::{DELIVERY, delivery};
+use super::standing::{self, open_at};
+use kvasm_core::store::StoreError;
+use kvasm_core::{
+    AppId, Claim, DELIVERY_BYTES, DeadReason, Delivery, Failed, Open, Place, Queue, Receipt,
+    Returned, Standing, Timestamp, TriggerName, Verdict,
+};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+/// The most deliveries of a paused queue among which a probe is looked for.
+const PROBE_LOOK: u32 = 64;
+
+/// The queues after one that have something to claim. Steps through the index from
+/// one queue to the next, whatever is in them.
+pub(crate) fn due(
+    connection: &Connection,
+    after: Option<&Queue>,
+    now: Timestamp,
+    limit: u32,
+) -> rusqlite::Result<Vec<Queue>> {
+    let mut at = after.map_or((Uuid::nil(), String::new()), |queue| {
+        (queue.app.uuid(), queue.trigger.as_str().to_owned())
+    });
+    // Two statements, for SQLite begins a comparison of rows at the first equal one:
+    // it would walk through all that is in the queue before.
+    let mut of_app = connection.prepare_cached(
+        "SELECT app_id, trigger_name FROM deliveries
+         WHERE due_at IS NOT NULL AND app_id = ?1 AND trigger_name > ?2
+         ORDER BY trigger_name LIMIT 1",
+    )?;
+    let mut of_others = connection.prepare_cached(
+        "SELECT app_id, trigger_name FROM deliveries
+         WHERE due_at IS NOT NULL AND app_id > ?1
+         ORDER BY app_id, trigger_name LIMIT 1",
+    )?;
+    let mut is_due = connection.prepare_cached(concat!(
+        "SELECT EXISTS (SELECT 1 FROM deliveries
+                        WHERE app_id = ?1 AND trigger_name = ?2 AND due_at <= ?3)
+            AND NOT EXISTS (SELECT 1 FROM triggers
+                            WHERE app_id = ?1 AND name = ?2 AND NOT ",
+        open_at!("?3"),
+        ")
+            AND NOT EXISTS (SELECT 1 FROM apps WHERE id = ?1 AND deleted_at IS NOT NULL)",
+    ))?;
+    let mut queues = Vec::new();
+    while queues.len() < limit as usize {
+        let queue = |row: &Row<'_>| Ok((Uuid::from_bytes(row.get(0)?), row.get::<_, String>(1)?));
+        let found = of_app.query_row(params![at.0.as_bytes(), at.1], queue);
+        let found = match found.optional()? {
+            None => of_others.query_row([at.0.as_bytes()], queue).optional()?,
+            found => found,
+        };
+        let Some(found) = found else {
+            break;
+        };
+        at = found;
+        if is_due.query_row(params![at.0.as_bytes(), at.1, now.0], |row| row.get(0))? {
+            queues.push(Queue {
+                app: AppId::from(at.0),
+                trigger: TriggerName::stored(at.1.clone()),
+            });
+        }
+    }
+    Ok(queues)
+}
+
+pub(crate) fn claim(
+    transaction: &mut Transaction<'_>,
+    claim: &Claim,
+) -> Result<Vec<Delivery>, StoreError> {
+    transaction.whole(|t| claim_all(t.connection, claim).map_err(error::store))
+}
+
+fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Delivery>> {
+    if is_buried(connection, claim.queue.app)? {
+        return Ok(Vec::new());
+    }
+    let Queue { app, trigger } = &claim.queue;
+    match standing::read(connection, *app, trigger)? {
+        Some(standing) => match standing.open(claim.now) {
+            Open::All => take_due(connection, claim, None),
+            Open::Probe => take_probe(connection, claim, standing),
+            Open::Nothing => Ok(Vec::new()),
+        },
+        // A delivery outlives its trigger.
+        None => take_due(connection, claim, None),
+    }
+}
+
+/// Claims one delivery of a queue that failures have paused.
+fn take_probe(
+    connection: &Connection,
+    claim: &Claim,
+    mut standing: Standing,
+) -> rusqlite::Result<Vec<Delivery>> {
+    let Queue { app, trigger } = &claim.queue;
+    let mut claimed = take_due(connection, claim, Some(standing.series))?;
+    if !claimed.is_empty() {
+        standing.probe(claim.lease, claim.until);
+        standing::write(connection, *app, trigger, &standing)?;
+    }
+    for delivery in &mut claimed {
+        delivery.is_probe = true;
+    }
+    Ok(claimed)
+}
+
+/// Claims what is due. For a probe of a series of failures, one: of those that have
+/// been due for longest, the first that does not count in it.
+fn take_due(
+    connection: &Connection,
+    claim: &Claim,
+    probe_of: Option<i64>,
+) -> rusqlite::Result<Vec<Delivery>> {
+    let (app_id, trigger) = (claim.queue.app.uuid(), claim.queue.trigger.as_str());
+    let mut due = connection.prepare_cached(
+        "SELECT chain, seq, series FROM deliveries
+         WHERE app_id = ?1 AND trigger_name = ?2 AND due_at <= ?3
+         ORDER BY due_at, seq LIMIT ?4",
+    )?;
+    let mut take = connection.prepare_cached(
+        "UPDATE deliveries SET lease = ?5, due_at = ?6, attempts = attempts + 1
+         WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4",
+    )?;
+    let mut read = connection.prepare_cached(&format!(
+        "{DELIVERY} WHERE d.app_id = ?1 AND d.trigger_name = ?2 AND d.chain = ?3 AND d.seq = ?4"
+    ))?;
+    let limit = probe_of.map_or(claim.limit, |_| PROBE_LOOK);
+    let mut places: Vec<(i64, i64, Option<i64>)> = due
+        .query_map(
+            params![app_id.as_bytes(), trigger, claim.now.0, limit],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?
+        .collect::<Result<_, _>>()?;
+    if probe_of.is_some() {
+        places.sort_by_key(|(.., series)| *series == probe_of);
+        places.truncate(1);
+    }
+    let mut claimed = Vec::with_capacity(places.len());
+    for (chain, seq, _) in places {
+        let lease = claim.lease.as_bytes();
+        take.execute(params![
+            app_id.as_bytes(),
+            trigger,
+            chain,
+            seq,
+            lease,
+            claim.until.0
+        ])?;
+        claimed.push(read.query_row(params![app_id.as_bytes(), trigger, chain, seq], delivery)?);
+    }
+    Ok(claimed)
+}
+
+pub(crate) fn renew(
+    connection: &Connection,
+    receipt: &Receipt,
+    until: Timestamp,
+) -> Result<bool, StoreError> {
+    let Receipt { app, place, lease } = receipt;
+    let renewed = connection
+        .prepare_cached(
+            "UPDATE deliveries SET due_at = ?6
+             WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
+        )
+        .and_then(|mut statement| {
+            statement.execute(params![
+                app.uuid().as_bytes(),
+                place.trigger.as_str(),
+                place.chain,
+                place.seq,
+                lease.as_bytes(),
+                until.0
+            ])
+        })
+        .map_err(error::store)?;
+    if renewed == 0 {
+        return Ok(false);
+    }
+    standing::renew(connection, receipt, until).map_err(error::store)?;
+    Ok(true)
+}
+
+/// Takes a delivery out after its handler has succeeded; the bytes that it took.
+pub(crate) fn acknowledge(
+    connection: &Connection,
+    receipt: &Receipt,
+    now: Timestamp,
+) -> Result<i64, StoreError> {
+    let size = take_out(connection, receipt).map_err(error::store)?;
+    let size = size.ok_or(StoreError::LeaseLost)?;
+    wake(connection, receipt.app, &receipt.place, now).map_err(error::store)?;
+    standing::succeed(connection, receipt.app, &receipt.place.trigger).map_err(error::store)?;
+    Ok(size)
+}
+
+/// Removes a delivery whose lease holds; its size.
+fn take_out(connection: &Connection, receipt: &Receipt) -> rusqlite::Result<Option<i64>> {
+    let Receipt { app, place, lease } = receipt;
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM deliveries
+         WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5
+         RETURNING size",
+    )?;
+    let mut rows = statement.query(params![
+        app.uuid().as_bytes(),
+        place.trigger.as_str(),
+        place.chain,
+        place.seq,
+        lease.as_bytes()
+    ])?;
+    let mut size = None;
+    while let Some(row) = rows.next()? {
+        size = Some(row.get(0)?);
+    }
+    Ok(size)
+}
+
+/// Lets the next delivery of a chain go on.
+pub(super) fn wake(
+    connection: &Connection,
+    app: AppId,
+    done: &Place,
+    now: Timestamp,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET due_at = ?4
+             WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND due_at IS NULL
+               AND seq = (SELECT min(seq) FROM deliveries
+                          WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3)",
+        )?
+        .execute(params![
+            app.uuid().as_bytes(),
+            done.trigger.as_str(),
+            done.chain,
+            now.0
+        ])
+        .map(drop)
+}
+
+pub(crate) fn fail(
+    transaction: &mut Transaction<'_>,
+    failed: &Failed,
+) -> Result<Returned, StoreError> {
+    let app = failed.receipt.app;
+    match transaction.tally.open(transaction.connection, app) {
+        Err(StoreError::AppNotFound) => return Ok(Returned::Lost),
+        opened => opened?,
+    }
+    let (delta, returned) = transaction.whole(|transaction| {
+        let connection = transaction.connection;
+        // First, for it reads the delivery.
+        let returned = note_failure(connection, failed).map_err(error::store)?;
+        let held = match failed.verdict {
+            Verdict::RetryAt(at) => {
+                give_back(connection, failed, at).map(|held| held.then(Delta::default))
+            }
+            Verdict::GiveUp(reason) => give_up(connection, failed, reason),
+        };
+        Ok((held.map_err(error::store)?, returned))
+    })?;
+    // Never refused: what has failed must go somewhere.
+    transaction.tally.add(app, delta.unwrap_or_default());
+    Ok(match delta {
+        Some(_) => returned,
+        None => Returned::Lost,
+    })
+}
+
+/// Gives back a delivery whose attempt does not count.
+pub(crate) fn release(
+    transaction: &mut Transaction<'_>,
+    receipt: &Receipt,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    transaction.whole(|t| release_one(t.connection, receipt, now).map_err(error::store))
+}
+
+fn release_one(
+    connection: &Connection,
+    receipt: &Receipt,
+    now: Timestamp,
+) -> rusqlite::Result<bool> {
+    let Receipt { app, place, lease } = receipt;
+    let released = connection
+        .prepare_cached(
+            "UPDATE deliveries SET lease = NULL, due_at = ?6, attempts = max(attempts - 1, 0)
+             WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
+        )?
+        .execute(params![
+            app.uuid().as_bytes(),
+            place.trigger.as_str(),
+            place.chain,
+            place.seq,
+            lease.as_bytes(),
+            now.0
+        ])?;
+    if released == 0 {
+        return Ok(false);
+    }
+    if let Some(mut standing) = standing::read(connection, *app, &place.trigger)?
+        && standing.probe == Some(*lease)
+    {
+        standing.release(*lease, now);
+        standing::write(connection, *app, &place.trigger, &standing)?;
+    }
+    Ok(true)
+}
+
+fn give_back(connection: &Connection, failed: &Failed, at: Timestamp) -> rusqlite::Result<bool> {
+    let Receipt { app, place, lease } = &failed.receipt;
+    let given_back = connection
+        .prepare_cached(
+            "UPDATE deliveries SET lease = NULL, due_at = ?6, error = ?7
+             WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
+        )?
+        .execute(params![
+            app.uuid().as_bytes(),
+            place.trigger.as_str(),
+            place.chain,
+            place.seq,
+            lease.as_bytes(),
+            at.0,
+            failed.note()
+        ])?;
+    Ok(given_back > 0)
+}
+
+/// What it changes of the app's usage, if the lease held.
+fn give_up(
+    connection: &Connection,
+    failed: &Failed,
+    reason: DeadReason,
+) -> rusqlite::Result<Option<Delta>> {
+    let Receipt { app, place, lease } = &failed.receipt;
+    let (version, digest) = failed.plugin.unzip();
+    let moved = connection
+        .prepare_cached(
+            "INSERT INTO dead_letters
+               (app_id, id, trigger_name, function, reason, error, trace, plugin_version,
+                plugin_digest, attempts, replays, dead_at, event_id, depth, at, kind, collection,
+                key, version, size, value, followers)
+             SELECT app_id, ?6, trigger_name, function, ?7, ?8, ?9, ?10, ?11, attempts, replays, ?12,
+                event_id, depth, at, kind, collection, key, version, size, value, followers
+             FROM deliveries
+             WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
+        )?
+        .execute(params![
+            app.uuid().as_bytes(),
+            place.trigger.as_str(),
+            place.chain,
+            place.seq,
+            lease.as_bytes(),
+            Uuid::now_v7().as_bytes(),
+            reason.as_str(),
+            failed.error,
+            failed.trace,
+            version.map(|version| version.0),
+            digest.map(|digest| digest.0),
+            failed.now.0
+        ])?;
+    if moved == 0 {
+        return Ok(None);
+    }
+    let size = take_out(connection, &failed.receipt)?.unwrap_or(0);
+    wake(connection, *app, place, failed.now)?;
+    let texts = failed.error.len() + failed.trace.as_ref().map_or(0, String::len);
+    let mut delta = -Delta::queued(size);
+    delta += Delta::letters(size.max(DELIVERY_BYTES as i64) + texts as i64);
+    Ok(Some(delta))
+}
+
+/// Notes the failure of a delivery whose lease holds with its trigger and with itself.
+fn note_failure(connection: &Connection, failed: &Failed) -> rusqlite::Result<Returned> {
+    let Receipt { app, place, lease } = &failed.receipt;
+    let counted: Option<Option<i64>> = connection
+        .prepare_cached(
+            "SELECT series FROM deliveries
+             WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
+        )?
+        .query_row(
+            params![
+                app.uuid().as_bytes(),
+                place.trigger.as_str(),
+                place.chain,
+                place.seq,
+                lease.as_bytes()
+            ],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let standing = standing::read(connection, *app, &place.trigger)?;
+    let (Some(counted), Some(before)) = (counted, standing) else {
+        return Ok(Returned::Kept);
+    };
+    let mut standing = before;
+    let returned = standing.fail(counted, failed);
+    if standing != before {
+        standing::write(connection, *app, &place.trigger, &standing)?;
+    }
+    if failed.deterministic && counted != Some(standing.series) {
+        connection
+            .prepare_cached(
+                "UPDATE deliveries SET series = ?5
+                 WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4",
+            )?
+            .execute(params![
+                app.uuid().as_bytes(),
+                place.trigger.as_str(),
+                place.chain,
+                place.seq,
+                standing.series
+            ])?;
+    }
+    Ok(returned)
+}

@@ -1,0 +1,207 @@
+//! The part of the store that triggers and dispatchers use.
+
+use super::writer::{Transaction, Work};
+use super::{SHORT_PAGE, SqliteStore, batch, outbox};
+use async_trait::async_trait;
+use kvasm_core::store::{Outbox, StoreError};
+use kvasm_core::{
+    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Outstanding, Place, Queue,
+    Receipt, Returned, SchedulePlace, Tick, Timestamp, Trigger,
+};
+use uuid::Uuid;
+
+#[async_trait]
+impl Outbox for SqliteStore {
+    async fn triggers(&self, app: AppId) -> Result<Vec<Trigger>, StoreError> {
+        let read = move |conn: &_| outbox::triggers(conn, app);
+        self.read_short_of(app, Vec::new, read, || read).await
+    }
+
+    async fn due(
+        &self,
+        after: Option<&Queue>,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Queue>, StoreError> {
+        let read = |conn: &_| outbox::due(conn, after, now, limit);
+        let later = || {
+            let after = after.cloned();
+            move |conn: &_| outbox::due(conn, after.as_ref(), now, limit)
+        };
+        self.read_short(None, read, later).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
+        let work = Work::of(claim.queue.app);
+        let claim = claim.clone();
+        let run = move |transaction: &mut Transaction<'_>| outbox::claim(transaction, &claim);
+        self.writer.run(work, run).await
+    }
+
+    async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
+        let work = Work::of(receipt.app).that_frees();
+        let receipt = receipt.clone();
+        let run = move |transaction: &mut Transaction<'_>| {
+            outbox::renew(transaction.connection, &receipt, until)
+        };
+        self.writer.run(work, run).await
+    }
+
+    async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError> {
+        let work = Work::of(failed.receipt.app).that_frees();
+        let failed = failed.clone();
+        let run = move |transaction: &mut Transaction<'_>| outbox::fail(transaction, &failed);
+        self.writer.run(work, run).await
+    }
+
+    async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError> {
+        let work = Work::of(receipt.app).that_frees();
+        let receipt = receipt.clone();
+        let run =
+            move |transaction: &mut Transaction<'_>| outbox::release(transaction, &receipt, now);
+        self.writer.run(work, run).await
+    }
+
+    async fn rescue(
+        &self,
+        queue: &Queue,
+        beyond: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        // Asked by readers first, so that the writer is left alone as a rule.
+        let needed = |conn: &_| outbox::needs_rescue(conn, queue, beyond);
+        let later = || {
+            let queue = queue.clone();
+            move |conn: &_| outbox::needs_rescue(conn, &queue, beyond)
+        };
+        if !self
+            .read_short_of(queue.app, || false, needed, later)
+            .await?
+        {
+            return Ok(0);
+        }
+        let work = Work::of(queue.app).that_frees();
+        let queue = queue.clone();
+        let run = move |transaction: &mut Transaction<'_>| {
+            outbox::rescue(transaction, &queue, beyond, now, limit)
+        };
+        self.writer.run(work, run).await
+    }
+
+    async fn outstanding(
+        &self,
+        app: AppId,
+        which: &Outstanding,
+        after: Option<&Place>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let (which, after) = (which.clone(), after.cloned());
+        let read = move |conn: &_| outbox::outstanding(conn, app, &which, after.as_ref(), limit);
+        // They come with their values, as those of a page.
+        match limit {
+            0..=SHORT_PAGE => {
+                self.read_short_of(app, Vec::new, &read, || read.clone())
+                    .await
+            }
+            _ => self.read_long(app, Vec::new, read).await,
+        }
+    }
+
+    async fn count_deliveries(
+        &self,
+        app: AppId,
+        which: &Outstanding,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let which = which.clone();
+        let read = move |conn: &_| outbox::count_deliveries(conn, app, &which, limit);
+        // It may look at all of them for the few that are meant.
+        self.read_long(app, || 0, read).await
+    }
+
+    async fn schedules(
+        &self,
+        after: Option<&SchedulePlace>,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<DueSchedule>, StoreError> {
+        let read = |conn: &_| outbox::schedules(conn, after, now, limit);
+        let later = || {
+            let after = after.cloned();
+            move |conn: &_| outbox::schedules(conn, after.as_ref(), now, limit)
+        };
+        self.read_short(None, read, later).await
+    }
+
+    async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {
+        let work = Work::of(tick.queue.app);
+        let tick = tick.clone();
+        let run = move |transaction: &mut Transaction<'_>| outbox::tick(transaction, &tick);
+        self.writer.run(work, run).await
+    }
+
+    async fn dead_letters(
+        &self,
+        app: AppId,
+        letters: &Letters,
+        before: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let letters = letters.clone();
+        let read = move |conn: &_| outbox::dead_letters(conn, app, &letters, before, limit);
+        match limit {
+            0..=1 => {
+                self.read_short_of(app, Vec::new, &read, || read.clone())
+                    .await
+            }
+            _ => self.read_long(app, Vec::new, read).await,
+        }
+    }
+
+    async fn count_dead_letters(
+        &self,
+        app: AppId,
+        letters: &Letters,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        let letters = letters.clone();
+        let read = move |conn: &_| outbox::count(conn, app, &letters, limit);
+        self.read_long(app, || 0, read).await
+    }
+
+    async fn prune(
+        &self,
+        app: AppId,
+        before: Timestamp,
+        keep: u32,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        // Asked by readers first, so that the writer is left alone as a rule.
+        let has_letters = move |conn: &_| outbox::has_letters(conn, app);
+        let has_letters = self.read_short_of(app, || false, has_letters, || has_letters);
+        if !has_letters.await? {
+            return Ok(0);
+        }
+        let spare = move |conn: &_| outbox::spare(conn, app, before, keep, limit);
+        let spare = self.read_long(app, Vec::new, spare).await?;
+        if spare.is_empty() {
+            return Ok(0);
+        }
+        let work = Work::of(app).that_frees();
+        let run = move |transaction: &mut Transaction<'_>| outbox::prune(transaction, app, &spare);
+        self.writer.run(work, run).await
+    }
+
+    async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let has_expired = move |conn: &_| batch::has_expired(conn, app, now);
+        let has_expired = self.read_short_of(app, || false, has_expired, || has_expired);
+        if !has_expired.await? {
+            return Ok(0);
+        }
+        let work = Work::of(app).that_frees();
+        let run =
+            move |transaction: &mut Transaction<'_>| batch::sweep(transaction, app, now, limit);
+        self.writer.run(work, run).await
+    }
+}

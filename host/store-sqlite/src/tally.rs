@@ -1,0 +1,235 @@
+//! What apps use, kept through one transaction.
+//!
+//! The writer is the only one who counts, so it reads an app's row once in a
+//! transaction, counts in memory, and writes the row once before the commit. What is
+//! here is always what the transaction has: a savepoint that is rolled back takes along
+//! what was counted and read since ([`Transaction::whole`] has the only one), and
+//! counts that could not be written stay, to be written again.
+//!
+//! [`Transaction::whole`]: super::writer::Transaction::whole
+
+use super::error;
+use kvasm_core::store::StoreError;
+use kvasm_core::{AppId, DELIVERIES_MAX, ENTRY_BYTES, Resource};
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+/// By how much a write changes what its app uses.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Delta {
+    pub(super) entries: i64,
+    pub(super) bytes: i64,
+    pub(super) deliveries: i64,
+}
+
+impl Delta {
+    /// Of an entry that is written in place of another one, or removed: the sizes
+    /// after and before, if it is there.
+    pub(super) fn entry(after: Option<i64>, before: Option<i64>) -> Delta {
+        let entries = i64::from(after.is_some()) - i64::from(before.is_some());
+        let bytes = after.unwrap_or(0) - before.unwrap_or(0);
+        Delta {
+            entries,
+            bytes: bytes + entries * ENTRY_BYTES as i64,
+            deliveries: 0,
+        }
+    }
+
+    /// Of a delivery that comes into the queue, from its size. A run of a schedule
+    /// has none and is not counted.
+    pub(super) fn queued(size: i64) -> Delta {
+        Delta {
+            entries: 0,
+            bytes: size,
+            deliveries: i64::from(size > 0),
+        }
+    }
+
+    /// Of bytes that dead letters take.
+    pub(super) fn letters(bytes: i64) -> Delta {
+        Delta {
+            bytes,
+            ..Delta::default()
+        }
+    }
+}
+
+impl std::ops::Neg for Delta {
+    type Output = Delta;
+
+    fn neg(self) -> Delta {
+        Delta {
+            entries: -self.entries,
+            bytes: -self.bytes,
+            deliveries: -self.deliveries,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Delta {
+    fn add_assign(&mut self, other: Delta) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.deliveries += other.deliveries;
+    }
+}
+
+/// One app's count and limits.
+struct Account {
+    entries: i64,
+    bytes: i64,
+    deliveries: i64,
+    entries_max: Option<i64>,
+    bytes_max: Option<i64>,
+    /// Grows with each change of its triggers; 0 while it never had one.
+    triggers: i64,
+    changed: bool,
+}
+
+/// The apps that the open transaction has touched.
+#[derive(Default)]
+pub(super) struct Tally {
+    accounts: HashMap<AppId, Account>,
+    since_savepoint: Option<Since>,
+}
+
+/// What was done since the savepoint that is open.
+#[derive(Default)]
+struct Since {
+    counted: Vec<(AppId, Delta)>,
+    /// The apps that were read: the row may be one that is rolled back.
+    opened: Vec<AppId>,
+}
+
+impl Tally {
+    /// Reads an app's row if it was not read yet.
+    pub(super) fn open(&mut self, connection: &Connection, app: AppId) -> Result<(), StoreError> {
+        if let Entry::Vacant(place) = self.accounts.entry(app) {
+            let account = read(connection, app).map_err(error::store)?;
+            place.insert(account.ok_or(StoreError::AppNotFound)?);
+            if let Some(since) = &mut self.since_savepoint {
+                since.opened.push(app);
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the app's triggers, as they are in this transaction.
+    pub(super) fn triggers(&self, app: AppId) -> i64 {
+        self.accounts
+            .get(&app)
+            .map_or(0, |account| account.triggers)
+    }
+
+    /// Whether an app's quota has room for a write. One that does not add to
+    /// what is short is always taken, so that an app over its quota can free.
+    pub(super) fn check(&self, app: AppId, delta: Delta) -> Result<(), StoreError> {
+        let Some(account) = self.accounts.get(&app) else {
+            return Ok(());
+        };
+        let fits = |resource, used: i64, delta: i64, max: Option<i64>| match max {
+            Some(max) if delta > 0 && used.saturating_add(delta) > max => Err(StoreError::Quota {
+                resource,
+                limit: max.unsigned_abs(),
+            }),
+            _ => Ok(()),
+        };
+        let Account {
+            entries,
+            bytes,
+            deliveries,
+            entries_max,
+            bytes_max,
+            ..
+        } = *account;
+        fits(Resource::Entries, entries, delta.entries, entries_max)?;
+        fits(Resource::Bytes, bytes, delta.bytes, bytes_max)?;
+        let max = Some(DELIVERIES_MAX as i64);
+        fits(Resource::Deliveries, deliveries, delta.deliveries, max)
+    }
+
+    /// Counts a write that took effect.
+    pub(super) fn add(&mut self, app: AppId, delta: Delta) {
+        if delta == Delta::default() {
+            return;
+        }
+        if let Some(account) = self.accounts.get_mut(&app) {
+            account.entries += delta.entries;
+            account.bytes += delta.bytes;
+            account.deliveries += delta.deliveries;
+            account.changed = true;
+            if let Some(since) = &mut self.since_savepoint {
+                since.counted.push((app, delta));
+            }
+        }
+    }
+
+    /// Begins a savepoint: what is counted from here on can be undone.
+    pub(super) fn save(&mut self) {
+        self.since_savepoint = Some(Since::default());
+    }
+
+    /// Ends the savepoint and keeps what was counted since.
+    pub(super) fn release(&mut self) {
+        self.since_savepoint = None;
+    }
+
+    /// Ends the savepoint, undoes what was counted and forgets what was read since.
+    pub(super) fn roll_back(&mut self) {
+        let since = self.since_savepoint.take().unwrap_or_default();
+        for (app, delta) in since.counted {
+            if let Some(account) = self.accounts.get_mut(&app) {
+                account.entries -= delta.entries;
+                account.bytes -= delta.bytes;
+                account.deliveries -= delta.deliveries;
+            }
+        }
+        for app in since.opened {
+            self.accounts.remove(&app);
+        }
+    }
+
+    /// Writes what has changed, and forgets everything. After an error nothing is
+    /// forgotten: the rows that were written are written again with the others.
+    pub(super) fn write(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        for (app, account) in &self.accounts {
+            if account.changed {
+                connection
+                    .prepare_cached(
+                        "UPDATE app_usage SET entries = ?2, bytes = ?3, queued = ?4
+                         WHERE app_id = ?1",
+                    )?
+                    .execute((
+                        app.uuid().as_bytes(),
+                        account.entries,
+                        account.bytes,
+                        account.deliveries,
+                    ))?;
+            }
+        }
+        self.accounts.clear();
+        Ok(())
+    }
+}
+
+fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Account>> {
+    connection
+        .prepare_cached(
+            "SELECT u.entries, u.bytes, a.entries_max, a.bytes_max, a.triggers,
+                    u.queued
+             FROM apps AS a JOIN app_usage AS u ON u.app_id = a.id WHERE a.id = ?1",
+        )?
+        .query_row([app.uuid().as_bytes()], |row| {
+            Ok(Account {
+                entries: row.get(0)?,
+                bytes: row.get(1)?,
+                entries_max: row.get(2)?,
+                bytes_max: row.get(3)?,
+                triggers: row.get(4)?,
+                deliveries: row.get(5)?,
+                changed: false,
+            })
+        })
+        .optional()
+}

@@ -1,0 +1,197 @@
+//! What is removed and given back as time goes by.
+
+use super::writer::{Transaction, Work};
+use super::{SqliteStore, error, grave};
+use async_trait::async_trait;
+use kvasm_core::store::StoreError;
+use kvasm_core::store::Upkeep;
+use kvasm_core::store::backend::first_id;
+use kvasm_core::{AppId, Timestamp};
+use rusqlite::Connection;
+use std::sync::Arc;
+
+/// Free pages that stay in the file, for what is written next: this many, and a
+/// tenth of the file.
+const FREE_PAGES_KEPT: i64 = 1_024;
+/// Audit rows that are counted on the thread that asks.
+const SHORT_LOOK: u32 = 500;
+/// Pages that are given back in one step: 1 MiB.
+const PAGES_OF_A_STEP: i64 = 256;
+
+#[async_trait]
+impl Upkeep for SqliteStore {
+    async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let before = first_id(before).into_bytes();
+        // Asked by readers first, so that the writer is left alone as a rule.
+        let has_some = move |conn: &_| has_audit_before(conn, before);
+        if !self.read_short(None, has_some, || has_some).await? {
+            return Ok(0);
+        }
+        let prune = move |transaction: &mut Transaction<'_>| {
+            grave::execute(
+                transaction.connection,
+                "DELETE FROM audit WHERE id IN
+                   (SELECT id FROM audit WHERE id < ?1 ORDER BY id LIMIT ?2)",
+                (before, limit),
+            )
+        };
+        self.writer.run(Work::NONE.that_frees(), prune).await
+    }
+
+    async fn prune_audit_of(&self, app: AppId, keep: u32, limit: u32) -> Result<u64, StoreError> {
+        let look = keep.min(SHORT_LOOK);
+        let has_more = move |conn: &_| has_more_audit(conn, app, look);
+        if !self.read_short(Some(app), has_more, || has_more).await? {
+            return Ok(0);
+        }
+        let readers = Arc::clone(&self.readers);
+        let spare = move || readers.with(|conn| spare_audit(conn, app, keep, limit));
+        let spare = self.places.run(Some(app), spare).await?;
+        if spare.is_empty() {
+            return Ok(0);
+        }
+        let prune = move |transaction: &mut Transaction<'_>| {
+            transaction.whole(|transaction| {
+                let remove = "DELETE FROM audit WHERE id = ?1";
+                let remove = |id: &[u8; 16]| grave::execute(transaction.connection, remove, [id]);
+                spare.iter().map(remove).sum()
+            })
+        };
+        self.writer.run(Work::of(app).that_frees(), prune).await
+    }
+
+    async fn give_back(&self) -> Result<bool, StoreError> {
+        // Asked by a reader first, so that the writer is left alone as a rule.
+        let spare = |connection: &_| spare_pages(connection, kept_pages(connection)?);
+        if self.read_short(None, spare, || spare).await? == 0 {
+            return Ok(false);
+        }
+        let give_back = |transaction: &mut Transaction<'_>| {
+            let connection = transaction.connection;
+            let kept = kept_pages(connection).map_err(error::store)?;
+            vacuum(connection, kept).map_err(error::store)
+        };
+        self.writer.run(Work::NONE.that_frees(), give_back).await
+    }
+
+    async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
+        let read = move |conn: &_| grave::graves(conn, after, limit);
+        self.read_short(None, read, || read).await
+    }
+
+    async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError> {
+        let reap = move |transaction: &mut Transaction<'_>| {
+            transaction.whole(|transaction| grave::reap(transaction.connection, app, limit))
+        };
+        self.writer.run(Work::of(app).that_frees(), reap).await
+    }
+
+    async fn note_time(&self, now: Timestamp) -> Result<(), StoreError> {
+        let note = move |transaction: &mut Transaction<'_>| {
+            let update = "UPDATE health SET at = ?1 WHERE id = 1";
+            grave::execute(transaction.connection, update, [now.0])
+        };
+        self.writer.run(Work::NONE, note).await.map(drop)
+    }
+}
+
+fn has_audit_before(connection: &Connection, before: [u8; 16]) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT 1 FROM audit WHERE id < ?1 LIMIT 1")?
+        .exists([before])
+}
+
+/// The newest row of an app behind `?2` newer ones.
+const AUDIT_BEHIND: &str =
+    "SELECT id FROM audit WHERE app_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2";
+
+/// Whether an app has more than so many rows.
+fn has_more_audit(connection: &Connection, app: AppId, rows: u32) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(AUDIT_BEHIND)?
+        .exists((app.uuid().as_bytes(), rows))
+}
+
+/// The oldest rows of an app, up to `limit`, of those behind the newest `keep`. Counts
+/// `keep` entries of the index.
+fn spare_audit(
+    connection: &Connection,
+    app: AppId,
+    keep: u32,
+    limit: u32,
+) -> rusqlite::Result<Vec<[u8; 16]>> {
+    connection
+        .prepare_cached(&spare_audit_sql())?
+        .query_map((app.uuid().as_bytes(), keep, limit), |row| row.get(0))?
+        .collect()
+}
+
+fn spare_audit_sql() -> String {
+    format!(
+        "SELECT id FROM audit WHERE app_id = ?1 AND id <= ({AUDIT_BEHIND}) ORDER BY id LIMIT ?3"
+    )
+}
+
+fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, pragma, |row| row.get(0))
+}
+
+/// Whether a file can give back what is freed. One that was made by an earlier version
+/// cannot, until it is rewritten (`shrink`).
+pub(super) fn is_incremental(connection: &Connection) -> rusqlite::Result<bool> {
+    const INCREMENTAL: i64 = 2;
+    Ok(number(connection, "auto_vacuum")? == INCREMENTAL)
+}
+
+/// Free pages that stay in the file as a rule.
+fn kept_pages(connection: &Connection) -> rusqlite::Result<i64> {
+    Ok(FREE_PAGES_KEPT + number(connection, "page_count")? / 10)
+}
+
+/// Pages that could be given back now, so that `kept` stay.
+fn spare_pages(connection: &Connection, kept: i64) -> rusqlite::Result<i64> {
+    if !is_incremental(connection)? {
+        return Ok(0);
+    }
+    Ok((number(connection, "freelist_count")? - kept).max(0))
+}
+
+/// Moves a few pages from the end of the file into free ones, of which `kept` stay;
+/// whether more are to spare.
+pub(super) fn vacuum(connection: &Connection, kept: i64) -> rusqlite::Result<bool> {
+    let pages = spare_pages(connection, kept)?.min(PAGES_OF_A_STEP);
+    if pages > 0 {
+        let sql = format!("PRAGMA incremental_vacuum({pages})");
+        // Each row that it answers is a page: it goes on only while it is asked.
+        let mut statement = connection.prepare(&sql)?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+    }
+    Ok(spare_pages(connection, kept)? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SqliteOptions, plan};
+
+    /// It is asked for each app in each round.
+    #[tokio::test]
+    async fn a_look_for_spare_audit_rows_reads_the_index_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvasm.db");
+        let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
+        let connection = Connection::open(&path).unwrap();
+        let app = "SEARCH audit USING COVERING INDEX audit_by_app (app_id=?)";
+        assert_eq!(plan(&connection, AUDIT_BEHIND, &[b"a", &0]), [app]);
+        let steps = plan(&connection, &spare_audit_sql(), &[b"a", &0, &0]);
+        let range = "SEARCH audit USING COVERING INDEX audit_by_app (app_id=? AND id<?)";
+        assert_eq!(steps, [range, "SCALAR SUBQUERY 1", app]);
+        let steps = plan(
+            &connection,
+            "SELECT 1 FROM audit WHERE id < ?1 LIMIT 1",
+            &[b"a"],
+        );
+        assert_eq!(steps, ["SEARCH audit USING PRIMARY KEY (id<?)"]);
+    }
+}

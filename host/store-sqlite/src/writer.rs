@@ -1,0 +1,497 @@
+//! Writes: one thread, one connection, commits in groups.
+//!
+//! While one commit waits for the disk, the writes that arrive gather in the
+//! channel; the next transaction takes them all. So the disk is waited for once
+//! a group, and the more callers there are, the larger the groups.
+
+use super::ballast::{self, Ballast};
+use super::links::Links;
+use super::outbox::Watchers;
+use super::tally::Tally;
+use super::turns::Turns;
+use super::{SqliteOptions, error, set_cache};
+use kvasm_core::store::StoreError;
+use kvasm_core::{AppId, Timestamp};
+use kvasm_metrics::Metrics;
+use rusqlite::ffi::ErrorCode;
+use rusqlite::{Connection, OpenFlags};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that wait for the writer; more callers than that wait to hand
+/// theirs over.
+const QUEUE_LEN: usize = 1024;
+/// A group is closed when it has this many requests, bytes of values or changed rows,
+/// so that its first caller does not wait for long.
+const GROUP_REQUESTS: usize = 512;
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+const GROUP_ROWS: u64 = 10_000;
+
+/// The bytes of the row that a probe writes, unless a larger write has failed.
+const PROBE_BYTES: usize = 16 * 1024;
+/// The most that a probe writes.
+const PROBE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a write is for, and what it takes.
+#[derive(Clone, Copy)]
+pub(super) struct Work {
+    /// Whose turn it takes; `None` if it belongs to no app.
+    pub(super) app: Option<AppId>,
+    /// About how many bytes it writes.
+    pub(super) bytes: usize,
+    /// Whether it is taken on a full disk.
+    pub(super) frees: bool,
+}
+
+impl Work {
+    /// Of no app, and small.
+    pub(super) const NONE: Work = Work {
+        app: None,
+        bytes: 0,
+        frees: false,
+    };
+
+    /// Of an app, and small.
+    pub(super) const fn of(app: AppId) -> Work {
+        Work {
+            app: Some(app),
+            ..Work::NONE
+        }
+    }
+
+    pub(super) const fn with_bytes(self, bytes: usize) -> Work {
+        Work { bytes, ..self }
+    }
+
+    /// Frees more than it adds, or at least does not add more than an audit row.
+    pub(super) const fn that_frees(self) -> Work {
+        Work {
+            frees: true,
+            ..self
+        }
+    }
+}
+
+/// A request to the writer. Its caller waits for the answer, or has left.
+pub(super) trait Job: Send {
+    fn work(&self) -> Work;
+    /// Whether the caller has left. Such a job is dropped before it is run.
+    fn is_abandoned(&self) -> bool;
+    /// Runs in the open transaction. The answer is given once the transaction has
+    /// ended.
+    fn run(self: Box<Self>, transaction: &mut Transaction<'_>) -> Answer;
+    /// Answers without running.
+    fn refuse(self: Box<Self>, why: StoreError);
+}
+
+/// Answers, when it is known whether the transaction was committed.
+type Answer = Box<dyn FnOnce(&rusqlite::Result<()>) + Send>;
+
+struct Request<T, F> {
+    work: Work,
+    run: F,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Job for Request<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send,
+{
+    fn work(&self) -> Work {
+        self.work
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    fn run(self: Box<Self>, transaction: &mut Transaction<'_>) -> Answer {
+        let Request { work, run, reply } = *self;
+        let run = AssertUnwindSafe(|| run(transaction));
+        let answer = match catch_unwind(run) {
+            Ok(answer) => answer,
+            Err(_) => {
+                // Half of the work may be done, in the database and in memory.
+                transaction.poisoned = true;
+                Err(error::host("the write panicked; the panic is in the log"))
+            }
+        };
+        if let Err(StoreError::Full(_) | StoreError::Failed(_)) = &answer {
+            transaction.failed = transaction.failed.max(work.bytes);
+        }
+        if let Err(error) = &answer {
+            transaction.is_full |= error::may_be_full(error);
+        }
+        // A caller that has left since does not need its answer.
+        Box::new(move |committed| drop(reply.send(or_lost(committed, answer))))
+    }
+
+    fn refuse(self: Box<Self>, why: StoreError) {
+        drop(self.reply.send(Err(why)));
+    }
+}
+
+/// The handle of the writer thread.
+pub(super) struct Writer {
+    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(super) fn start(
+        options: &SqliteOptions,
+        mut ballast: Ballast,
+    ) -> Result<Writer, StoreError> {
+        let connection = open(options).map_err(error::store)?;
+        ballast.keep(&connection);
+        let busy_timeout = options.busy_timeout;
+        let metrics = options.metrics.clone();
+        let (jobs, queue) = mpsc::channel(QUEUE_LEN);
+        let thread = std::thread::Builder::new()
+            .name("kvasm-sqlite".to_owned())
+            .spawn(move || run(&connection, queue, ballast, busy_timeout, &metrics))
+            .map_err(error::host)?;
+        Ok(Writer {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
+    }
+
+    /// Runs `run` in a transaction and answers after the commit. What it does must
+    /// leave nothing behind if it fails. If the caller stops waiting before its
+    /// turn comes, `run` is never called; after that it is carried out all the same.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: Work,
+        run: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.run_after(work, run, || ()).await
+    }
+
+    /// As [`run`](Writer::run); calls `queued` when it has its place in the queue.
+    pub(super) async fn run_after<T: Send + 'static>(
+        &self,
+        work: Work,
+        run: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+        queued: impl FnOnce() + Send,
+    ) -> Result<T, StoreError> {
+        let stopped = || error::host("the writer thread has stopped");
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
+        let job = Box::new(Request { work, run, reply });
+        jobs.send(job).await.map_err(|_| stopped())?;
+        queued();
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Writes a small row, to find out whether writes work. After a write has failed,
+    /// for example on a full disk, it writes as much as that one (up to 1 MiB), until
+    /// that works again.
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        self.run(Work::NONE.with_bytes(PROBE_BYTES), |transaction| {
+            let now = Timestamp::now().0;
+            let bytes = PROBE_BYTES.max(*transaction.unproved);
+            // SQLite does not write what has not changed, so the bytes change.
+            let filler: Vec<u8> = now.to_le_bytes().into_iter().cycle().take(bytes).collect();
+            let update = transaction
+                .connection
+                .prepare_cached("UPDATE health SET filler = ?1 WHERE id = 1")
+                .and_then(|mut statement| statement.execute([filler]));
+            update.map_err(error::store)?;
+            transaction.proved = bytes;
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Closing the channel ends the thread after what it has been handed.
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn open(options: &SqliteOptions) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(&options.path, flags)?;
+    connection.busy_timeout(options.busy_timeout)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    set_cache(&connection, options.cache)?;
+    // After a burst the log file is cut back to this size.
+    connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    Ok(connection)
+}
+
+fn run(
+    connection: &Connection,
+    queue: mpsc::Receiver<Box<dyn Job>>,
+    mut ballast: Ballast,
+    busy_timeout: Duration,
+    metrics: &Metrics,
+) {
+    let mut turns = Turns::new(queue);
+    let (mut watchers, mut links) = (Watchers::default(), Links::default());
+    let mut unproved = 0;
+    while let Some(first) = turns.wait() {
+        if first.is_abandoned() {
+            continue;
+        }
+        ballast.look();
+        let is_short = ballast.is_released();
+        let group = AssertUnwindSafe(|| {
+            let memory = (&mut watchers, &mut links);
+            let begun = Transaction::begin(connection, memory, &mut unproved, is_short);
+            group(begun, first, &mut turns, &mut ballast, metrics);
+        });
+        // A job's own panic is caught in its run. After any other one the callers of
+        // the group are answered by the end of their channels.
+        if catch_unwind(group).is_err() {
+            roll_back(connection);
+            watchers.forget();
+            links.forget();
+        }
+        if ballast.is_released() {
+            ballast.give_back(connection);
+            if let Err(error) = connection.busy_timeout(busy_timeout) {
+                tracing::error!(%error, "SQLite did not take a timeout");
+            }
+        }
+        turns.gather();
+    }
+}
+
+/// Runs one transaction.
+fn group(
+    transaction: rusqlite::Result<Transaction<'_>>,
+    first: Box<dyn Job>,
+    turns: &mut Turns,
+    ballast: &mut Ballast,
+    metrics: &Metrics,
+) {
+    let mut transaction = match transaction {
+        Ok(transaction) => transaction,
+        Err(error) => {
+            if error::is_no_room(&error) {
+                ballast.release();
+            }
+            // Those that came meanwhile would wait for the same, one after another.
+            first.refuse(lost(&error));
+            while let Some(job) = turns.next() {
+                job.refuse(lost(&error));
+            }
+            return;
+        }
+    };
+    let rows_before = transaction.connection.total_changes();
+    let mut bytes = 0;
+    let mut answers = Vec::new();
+    let mut next = Some(first);
+    while let Some(job) = next.take() {
+        if transaction.is_short && !job.work().frees {
+            job.refuse(ballast::refusal());
+        } else if !job.is_abandoned() {
+            bytes += job.work().bytes;
+            answers.push(job.run(&mut transaction));
+        }
+        // Some errors, such as a full disk, end the transaction by themselves.
+        let ended = transaction.connection.is_autocommit() || transaction.poisoned;
+        let rows = transaction.connection.total_changes() - rows_before;
+        let is_large =
+            answers.len() >= GROUP_REQUESTS || bytes >= GROUP_BYTES || rows >= GROUP_ROWS;
+        if ended || is_large {
+            break;
+        }
+        next = turns.next();
+    }
+    metrics.commit_group(answers.len());
+    let (committed, is_full) = transaction.commit(bytes);
+    // First, so that a deletion after the answer has the room.
+    if is_full {
+        ballast.release();
+    }
+    for answer in answers {
+        answer(&committed);
+    }
+}
+
+/// An open transaction.
+pub(super) struct Transaction<'c> {
+    pub(super) connection: &'c Connection,
+    /// The last version given out.
+    version: i64,
+    first_version: i64,
+    pub(super) tally: Tally,
+    pub(super) watchers: &'c mut Watchers,
+    pub(super) links: &'c mut Links,
+    /// A job has panicked: nothing of the transaction can be trusted.
+    poisoned: bool,
+    /// The bytes of the largest write that has failed and that no later write has
+    /// shown to work again; 0 if there is none.
+    unproved: &'c mut usize,
+    /// The bytes of the largest job of this transaction that has failed.
+    failed: usize,
+    /// The bytes that a probe of this transaction has written.
+    proved: usize,
+    /// Whether only what frees is taken.
+    pub(super) is_short: bool,
+    /// Whether a job has found no room.
+    is_full: bool,
+}
+
+impl<'c> Transaction<'c> {
+    fn begin(
+        connection: &'c Connection,
+        (watchers, links): (&'c mut Watchers, &'c mut Links),
+        unproved: &'c mut usize,
+        is_short: bool,
+    ) -> rusqlite::Result<Transaction<'c>> {
+        // Left open only if an earlier ROLLBACK has failed.
+        roll_back(connection);
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let version = connection
+            .prepare_cached("SELECT last FROM kv_version WHERE id = 1")
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)));
+        let version = match version {
+            Ok(version) => version,
+            Err(error) => {
+                roll_back(connection);
+                return Err(error);
+            }
+        };
+        Ok(Transaction {
+            connection,
+            version,
+            first_version: version,
+            tally: Tally::default(),
+            watchers,
+            links,
+            poisoned: false,
+            unproved,
+            failed: 0,
+            proved: 0,
+            is_short,
+            is_full: false,
+        })
+    }
+
+    /// The next version, which also numbers deliveries: it grows with each write.
+    pub(super) fn next_version(&mut self) -> i64 {
+        self.version += 1;
+        self.version
+    }
+
+    /// Runs statements that take effect together or not at all, and so does what they
+    /// count in the tally. Not to be nested.
+    pub(super) fn whole<T>(
+        &mut self,
+        run: impl FnOnce(&mut Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.savepoint("SAVEPOINT whole")?;
+        self.tally.save();
+        let result = run(self);
+        let ended = self.end_savepoint(result.is_ok());
+        if ended.is_err() {
+            // The database and the tally may not agree any more.
+            self.poisoned = true;
+        }
+        ended.and(result)
+    }
+
+    /// Keeps or undoes what was done since the savepoint, in the database and in memory.
+    fn end_savepoint(&mut self, is_kept: bool) -> Result<(), StoreError> {
+        if is_kept {
+            self.tally.release();
+        } else {
+            self.tally.roll_back();
+            self.watchers.forget();
+        }
+        // Some errors end the transaction, and the savepoint with it.
+        if self.connection.is_autocommit() {
+            return Ok(());
+        }
+        if !is_kept {
+            self.savepoint("ROLLBACK TO whole")?;
+        }
+        self.savepoint("RELEASE whole")
+    }
+
+    fn savepoint(&self, sql: &str) -> Result<(), StoreError> {
+        let run = |sql| self.connection.prepare_cached(sql)?.execute([]);
+        run(sql).map(drop).map_err(error::store)
+    }
+
+    /// Commits `bytes` of writes; also whether the disk may be full.
+    fn commit(mut self, bytes: usize) -> (rusqlite::Result<()>, bool) {
+        let committed = self.commit_transaction();
+        if committed.is_err() {
+            roll_back(self.connection);
+            self.watchers.forget();
+            self.links.forget();
+            self.failed = self.failed.max(bytes);
+        }
+        if self.failed > 0 {
+            let failed = self.failed.clamp(PROBE_BYTES, PROBE_BYTES_MAX);
+            *self.unproved = failed.max(*self.unproved);
+        } else if bytes.max(self.proved) >= *self.unproved {
+            *self.unproved = 0;
+        }
+        let is_full = self.is_full || committed.as_ref().is_err_and(error::is_no_room);
+        (committed, is_full)
+    }
+
+    fn commit_transaction(&mut self) -> rusqlite::Result<()> {
+        if self.poisoned || self.connection.is_autocommit() {
+            return Err(rusqlite::Error::InvalidQuery);
+        }
+        self.tally.write(self.connection)?;
+        if self.version != self.first_version {
+            self.connection
+                .prepare_cached("UPDATE kv_version SET last = ?1 WHERE id = 1")?
+                .execute([self.version])?;
+        }
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    }
+}
+
+/// An answer, or the error of its transaction. What failed by itself keeps its
+/// own error.
+fn or_lost<T>(
+    committed: &rusqlite::Result<()>,
+    answer: Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    match (committed, answer) {
+        (Ok(()), answer) | (Err(_), answer @ Err(_)) => answer,
+        (Err(error), Ok(_)) => Err(lost(error)),
+    }
+}
+
+/// The answer to a write whose group failed for a reason that was not its own.
+fn lost(error: &rusqlite::Error) -> StoreError {
+    let why = format!("the transaction was rolled back: {error}").into();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full(why),
+        _ => StoreError::Unavailable(why),
+    }
+}
+
+fn roll_back(connection: &Connection) {
+    if connection.is_autocommit() {
+        return;
+    }
+    if let Err(error) = connection.execute_batch("ROLLBACK") {
+        tracing::error!(%error, "SQLite did not roll back");
+    }
+}
+
+#[cfg(test)]
+mod tests;
