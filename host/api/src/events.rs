@@ -252,6 +252,10 @@ pub struct DeliveryView {
 }
 
 impl DeliveryView {
+    /// The JSON of the value.
+    ///
+    /// # Errors
+    /// The event cannot be written as JSON.
     pub fn new(delivery: &Delivery) -> Result<DeliveryView, serde_json::Error> {
         Ok(DeliveryView {
             trigger: delivery.place.trigger.to_string(),
@@ -349,6 +353,10 @@ pub struct DeadLetterView {
 }
 
 impl DeadLetterView {
+    /// The JSON of the value.
+    ///
+    /// # Errors
+    /// The event cannot be written as JSON.
     pub fn new(letter: &DeadLetter) -> Result<DeadLetterView, serde_json::Error> {
         Ok(DeadLetterView {
             id: letter.id.to_string(),

@@ -1,5 +1,6 @@
 //! The JSON of the administrators' API. Times are milliseconds since the Unix
 //! epoch.
+#![deny(missing_docs)]
 
 mod batch;
 mod events;
@@ -135,6 +136,7 @@ pub struct UsageView {
 }
 
 impl UsageView {
+    /// The JSON of the value.
     pub fn new(usage: Usage, app: &App) -> UsageView {
         UsageView {
             entries: usage.entries,
@@ -173,6 +175,7 @@ pub struct PluginView {
 }
 
 impl PluginView {
+    /// The JSON of the value.
     pub fn new(plugin: &Plugin, app: &App) -> PluginView {
         let Exports {
             functions,

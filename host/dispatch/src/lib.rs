@@ -12,6 +12,7 @@
 //! starts again after a failure. None of them waits for another, and in
 //! none does an error with one app end the work for the others: it is counted, logged
 //! at most every ten seconds, and skipped until the next round.
+#![deny(missing_docs)]
 
 mod claims;
 mod clock;

@@ -1,4 +1,5 @@
 //! The library's front door: a store, a runtime and the services between them.
+#![deny(missing_docs)]
 
 mod call;
 mod deliver;

@@ -7,6 +7,7 @@
 //! `table` names and describes each metric, `sample` is what a background task finds
 //! out about the store from time to time, and `process` what the system says of the
 //! process.
+#![deny(missing_docs)]
 
 mod process;
 mod sample;
@@ -273,11 +274,13 @@ impl Metrics {
         }
     }
 
+    /// Counts an invocation of an app, and observes its duration.
     pub fn invocation(&self, app: &str, outcome: &'static str, took: Duration) {
         self.count_of_app(OfApp::Invocations, app, outcome);
         self.0.invocation_seconds.observe(took.as_secs_f64());
     }
 
+    /// Counts calls of a host function.
     pub fn host_calls(&self, name: &'static str, count: u64) {
         self.0
             .host_calls
@@ -285,18 +288,22 @@ impl Metrics {
             .inc_by(count);
     }
 
+    /// Counts a running instance while the value lives.
     pub fn instance(&self) -> InUse {
         InUse::new(&self.0.instances, 1)
     }
 
+    /// Counts a call that waits for an instance while the value lives.
     pub fn waiting_for_instance(&self) -> InUse {
         InUse::new(&self.0.instance_queue, 1)
     }
 
+    /// Counts a call that waits for others of its app while the value lives.
     pub fn waiting_for_admission(&self) -> InUse {
         InUse::new(&self.0.admission_queue, 1)
     }
 
+    /// Counts a module that was needed, by where it was found.
     pub fn module(&self, source: ModuleSource) {
         let name = source.name();
         self.0.modules.get_or_create(&Named { name }).inc();
@@ -307,6 +314,7 @@ impl Metrics {
         self.0.access.get_or_create(&Named { name }).inc();
     }
 
+    /// Observes the duration of a store operation.
     pub fn store(&self, name: &'static str, took: Duration) {
         self.0
             .store_seconds
@@ -324,10 +332,12 @@ impl Metrics {
         self.count_of_app(OfApp::Triggers, app, outcome);
     }
 
+    /// Counts a running handler while the value lives.
     pub fn delivery_running(&self) -> InUse {
         InUse::new(&self.0.deliveries_running, 1)
     }
 
+    /// Observes how long after it was due a delivery began.
     pub fn delivery_lag(&self, lag: Duration) {
         self.0.delivery_lag.observe(lag.as_secs_f64());
     }
@@ -337,19 +347,23 @@ impl Metrics {
         self.0.upkeep.get_or_create(&Named { name }).inc_by(rows);
     }
 
+    /// Counts a restart of a background task.
     pub fn task_restart(&self, name: &'static str) {
         self.0.task_restarts.get_or_create(&Named { name }).inc();
     }
 
+    /// Sets whether a background task is failing.
     pub fn task_failing(&self, name: &'static str, failing: bool) {
         let gauge = self.0.task_failing.get_or_create(&Named { name });
         gauge.set(i64::from(failing));
     }
 
+    /// Counts a round that a background task skipped.
     pub fn task_skip(&self, name: &'static str) {
         self.0.task_skips.get_or_create(&Named { name }).inc();
     }
 
+    /// Observes the number of requests that were committed together.
     pub fn commit_group(&self, requests: usize) {
         self.0.commit_group.observe(requests as f64);
     }
@@ -359,14 +373,17 @@ impl Metrics {
         InUse::new(&self.0.transaction_locks, 1)
     }
 
+    /// Counts a run of a transactional function that was repeated.
     pub fn transaction_rerun(&self) {
         self.0.transaction_reruns.inc();
     }
 
+    /// Observes how long a transaction waited for locks.
     pub fn transaction_waited(&self, took: Duration) {
         self.0.transaction_wait_seconds.observe(took.as_secs_f64());
     }
 
+    /// Counts a read that waited for the disk.
     pub fn cold_read(&self) {
         self.0.cold_reads.inc();
     }
@@ -391,14 +408,17 @@ impl Metrics {
         self.0.http_seconds.get_or_create(&seconds).observe(took);
     }
 
+    /// Counts an open connection while the value lives.
     pub fn connection(&self) -> InUse {
         InUse::new(&self.0.connections, 1)
     }
 
+    /// Counts a connection that was refused.
     pub fn connection_refused(&self) {
         self.0.connections_refused.inc();
     }
 
+    /// Counts bytes of bodies in memory while the value lives.
     pub fn bytes_in_flight(&self, bytes: usize) -> InUse {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         InUse::new(&self.0.bytes_in_flight, bytes)

@@ -18,12 +18,15 @@ pub const FULLEST_APPS: usize = 10;
 pub struct Sample {
     /// When.
     pub at: SystemTime,
+    /// The number of apps.
     pub apps: u64,
     /// Outstanding deliveries, without runs of schedules.
     pub pending: u64,
     /// How long the delivery that has been due for longest has been so.
     pub overdue: Duration,
+    /// The number of dead letters.
     pub dead_letters: u64,
+    /// The number of paused triggers.
     pub paused_triggers: u64,
     /// The bytes of the database; `None` if the store has no place that could fill.
     pub database_bytes: Option<u64>,
@@ -36,7 +39,9 @@ pub struct Sample {
 /// How much of a quota an app uses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fullness {
+    /// The app's name.
     pub app: String,
+    /// The name of what the quota limits.
     pub resource: &'static str,
     /// 1 is all of it.
     pub ratio: f64,

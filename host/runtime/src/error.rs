@@ -127,6 +127,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// A failure of the host to compile.
     pub fn host(cause: impl Into<BoxError>) -> LoadError {
         LoadError::Host(Arc::from(cause.into()))
     }

@@ -1,4 +1,5 @@
 //! Wasm: the engine, compiled modules, and one invocation in one fresh instance.
+#![deny(missing_docs)]
 
 mod abi;
 mod cache;

@@ -2,6 +2,7 @@
 //!
 //! Handlers decode a request, call the host, and encode the answer. What is
 //! allowed is decided below, in `service`.
+#![deny(missing_docs)]
 
 mod apps;
 mod aside;

@@ -53,6 +53,7 @@ struct Waiter {
 }
 
 impl Fair {
+    /// A resource of so many units, shared as `share` says.
     pub fn new(units: u32, share: Share) -> Arc<Fair> {
         Arc::new(Fair {
             share,

@@ -113,6 +113,7 @@ impl Lock {
 }
 
 impl KeyLocks {
+    /// No locks are held.
     pub fn new(metrics: Metrics) -> Arc<KeyLocks> {
         Arc::new(KeyLocks {
             metrics,

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 pub struct Held(Arc<Lane>);
 
 impl Held {
+    /// The locks of the transaction.
     pub fn lane(&self) -> &Arc<Lane> {
         &self.0
     }
@@ -63,10 +64,12 @@ impl Lane {
         }))
     }
 
+    /// The app of the transaction.
     pub fn app(&self) -> AppId {
         self.app
     }
 
+    /// The identity of the transaction among those of this host.
     pub fn id(&self) -> LaneId {
         self.id
     }

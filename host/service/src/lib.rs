@@ -1,5 +1,6 @@
 //! Policy: who may do what, what is valid, and what it may cost. The layer
 //! between every door of the host (guests, the command line) and the store.
+#![deny(missing_docs)]
 
 mod access;
 mod actor;

@@ -1,4 +1,5 @@
 //! A store in memory, for tests and for trying things out.
+#![deny(missing_docs)]
 
 mod outbox;
 mod registry;

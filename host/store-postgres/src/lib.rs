@@ -13,6 +13,7 @@
 //! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction`
 //! runs one until it wins, and `classify` says what an error means. `migrate` is the
 //! start; `sessions` and `scarce` look at the server then.
+#![deny(missing_docs)]
 
 mod batch;
 mod change;

@@ -5,6 +5,7 @@
 //! on threads of their own (`places`). Writes go to
 //! one thread that commits them in groups, app by app, and each is answered after the
 //! commit that holds it.
+#![deny(missing_docs)]
 
 mod ballast;
 mod batch;

@@ -45,6 +45,7 @@ pub struct GuestLog {
 const PANIC: &[u8] = b"panicked";
 
 impl GuestLog {
+    /// An empty log with these limits.
     pub fn new(lines_max: usize, line_bytes: usize) -> GuestLog {
         GuestLog {
             lines: Vec::new(),

@@ -14,7 +14,7 @@ use wasmtime::Memory;
 const ERROR_BYTES_MAX: usize = 4 * 1024;
 
 /// How often an invocation called each import of the ABI.
-pub struct HostCalls([u32; IMPORTS.len()]);
+pub(crate) struct HostCalls([u32; IMPORTS.len()]);
 
 impl HostCalls {
     /// The place of a name in the ABI's imports; one that is not there does not
@@ -35,7 +35,7 @@ impl HostCalls {
     }
 
     /// The imports that were called, and how often.
-    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u32)> {
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let all = IMPORTS.iter().zip(self.0);
         all.filter(|(_, count)| *count > 0)
             .map(|(import, count)| (import.name, count))
@@ -68,37 +68,37 @@ pub struct DeliveryContext {
 /// bytes end up in `output`, `slot`, `error` and the log, each under a limit.
 pub struct GuestState {
     /// Whose rows the key-value functions touch, and for whom; and until when.
-    pub context: CallContext,
-    pub app_name: Arc<str>,
-    pub function: Arc<str>,
+    pub(crate) context: CallContext,
+    pub(crate) app_name: Arc<str>,
+    pub(crate) function: Arc<str>,
     /// What it computes, which the store's work is not.
-    pub meter: Arc<Meter>,
+    pub(crate) meter: Arc<Meter>,
     /// Its turns on the CPU.
-    pub turns: Arc<Turns>,
-    pub services: Services,
-    pub limits: Arc<Limits>,
-    pub input: Pieces,
-    pub output: Vec<u8>,
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) services: Services,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) input: Pieces,
+    pub(crate) output: Vec<u8>,
     /// Shared with the guest's standard output and error, if it has them.
-    pub log: Arc<Mutex<GuestLog>>,
+    pub(crate) log: Arc<Mutex<GuestLog>>,
     /// The delivery that is carried out, if it is one.
-    pub delivery: Option<Arc<DeliveryContext>>,
+    pub(crate) delivery: Option<Arc<DeliveryContext>>,
     /// Whether the writes of this run are one commit.
-    pub transaction: bool,
+    pub(crate) transaction: bool,
     /// The memory, once instantiation has ended.
-    pub memory: Option<Memory>,
+    pub(crate) memory: Option<Memory>,
     /// The last result that did not fit the guest's buffer.
     pub(super) slot: Pieces,
     /// The message of the last status.
     pub(super) error: String,
     /// What it has called.
-    pub calls: HostCalls,
+    pub(crate) calls: HostCalls,
     /// The host function that is being waited for.
-    pub waiting_in: Option<&'static str>,
+    pub(crate) waiting_in: Option<&'static str>,
 }
 
 impl GuestState {
-    pub fn new(
+    pub(crate) fn new(
         context: CallContext,
         turns: Turns,
         app_name: Arc<str>,
