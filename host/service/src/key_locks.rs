@@ -38,7 +38,7 @@ const LANES_WAITED_FOR: usize = 4;
 
 /// Who holds a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LaneId(u64);
+pub(crate) struct LaneId(u64);
 
 /// The locks of a host.
 pub struct KeyLocks {
@@ -180,7 +180,7 @@ impl KeyLocks {
 
     /// Waits until no lane has closed one of these keys. Lanes wait for what is returned to
     /// be dropped. `None` if no lane has one of them.
-    pub async fn pass(
+    pub(crate) async fn pass(
         self: &Arc<KeyLocks>,
         app: AppId,
         keys: &BTreeSet<Address>,
@@ -261,13 +261,13 @@ impl KeyLocks {
     }
 
     /// Whether anybody could have to wait.
-    pub fn are_in_use(&self) -> bool {
+    pub(crate) fn are_in_use(&self) -> bool {
         !self.is_empty()
     }
 }
 
 /// A commit that is under way beside lanes.
-pub struct Passage {
+pub(crate) struct Passage {
     locks: Arc<KeyLocks>,
     app: AppId,
     keys: Vec<Address>,

@@ -70,12 +70,12 @@ impl Lane {
     }
 
     /// The identity of the transaction among those of this host.
-    pub fn id(&self) -> LaneId {
+    pub(crate) fn id(&self) -> LaneId {
         self.id
     }
 
     /// Whether it has, or had, a lock.
-    pub fn is_used(&self) -> bool {
+    pub(crate) fn is_used(&self) -> bool {
         self.is_used.load(Ordering::Acquire)
     }
 
@@ -146,7 +146,7 @@ impl Lane {
     /// Takes and closes keys if nobody has one of them or is about to change it: what a
     /// run has looked at without a lock. Not once it was given up, as nobody would release
     /// them then.
-    pub fn take_free(&self, keys: &[Address]) -> bool {
+    pub(crate) fn take_free(&self, keys: &[Address]) -> bool {
         let mut own = self.keys.lock();
         if own.released {
             return false;
@@ -205,7 +205,7 @@ impl Lane {
 
     /// Hands the locks on before the commit of what was written has ended. Until then
     /// only those that come next see it.
-    pub fn hand_on(&self, commit: CommitId, written: Vec<(Address, Option<Entry>)>) {
+    pub(crate) fn hand_on(&self, commit: CommitId, written: Vec<(Address, Option<Entry>)>) {
         let own = self.keys.lock();
         if own.released {
             return;

@@ -61,7 +61,7 @@ pub use tokens::{Expiry, NewToken, Unauthenticated};
 pub use transaction::Transaction;
 pub use triggers::Fate;
 pub use wakes::Wakes;
-pub use way::Way;
+pub use way::{Settles, Way};
 
 /// What a plugin's host functions reach, as trait objects, so that an embedder
 /// or a test can put its own in any place.

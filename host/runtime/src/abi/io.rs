@@ -11,7 +11,7 @@ use wasmtime::{Caller, Linker};
 
 /// The most bytes that one `random_fill` fills, or `random_get` of WASI: a call of the
 /// host is not interrupted.
-pub const RANDOM_BYTES_MAX: u32 = 64 * 1024;
+pub(crate) const RANDOM_BYTES_MAX: u32 = 64 * 1024;
 
 fn at(ptr: u32, len: u32) -> Range32 {
     Range32 { ptr, len }

@@ -98,7 +98,7 @@ impl GuestLog {
 }
 
 /// Text without control characters other than newline and tab.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() && c != '\n' && c != '\t' {
@@ -112,7 +112,7 @@ pub fn printable(text: &str) -> String {
 
 /// The start of a guest's bytes as text: `limit` bytes of it at most, with escapes and
 /// replaced characters counted as they are written, and "..." if that is not all.
-pub fn printable_start(bytes: &[u8], limit: usize) -> String {
+pub(crate) fn printable_start(bytes: &[u8], limit: usize) -> String {
     // No text is shorter than the bytes that it stands for, but for bad UTF-8, of
     // which up to 3 bytes become one character of 3 bytes.
     let start = bytes.get(..limit).unwrap_or(bytes);

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub const TICK: Duration = Duration::from_millis(10);
 
 /// Counts the CPU time of one guest, and adds the rest to the stages of its deadline.
-pub struct Meter {
+pub(crate) struct Meter {
     deadline: Deadline,
     base: Instant,
     /// What the polls before this one have computed.
@@ -64,7 +64,7 @@ impl Meter {
     }
 
     /// Counts the time since the last poll, if the guest slept.
-    pub fn count_sleep(&self) {
+    pub(crate) fn count_sleep(&self) {
         let ended_at = self.ended_at_ns.swap(0, Ordering::Relaxed);
         if ended_at != 0 && self.sleeps.load(Ordering::Relaxed) {
             let slept = self.wall_ns().saturating_sub(ended_at);
@@ -137,7 +137,7 @@ impl Meter {
 
     /// Whether the guest was seen to compute for long: for half a tick by the CPU clock,
     /// beside what was counted up to its first tick, which it may not have computed.
-    pub fn computes_long(&self) -> bool {
+    pub(crate) fn computes_long(&self) -> bool {
         let spent = Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed));
         self.exact.load(Ordering::Relaxed) && spent >= TICK + TICK / 2
     }

@@ -19,14 +19,14 @@ mod turns;
 use wasmtime::Linker;
 
 pub use fault::{BadPointer, NoMemory};
-pub use io::RANDOM_BYTES_MAX;
+pub(crate) use io::RANDOM_BYTES_MAX;
 pub use log::{GuestLog, LogLine};
-pub use log::{printable, printable_start};
+pub(crate) use log::{printable, printable_start};
 #[cfg(feature = "fuzzing")]
 pub use many::fuzz_batch;
-pub use meter::{Meter, TICK};
+pub(crate) use meter::{Meter, TICK};
 pub use state::{DeliveryContext, GuestState, GuestView};
-pub use turns::Turns;
+pub(crate) use turns::Turns;
 
 /// Links every import of `kvasm_v1` over the part of the store's data that it
 /// needs.
