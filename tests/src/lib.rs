@@ -1,10 +1,8 @@
 //! What the suites share: guests, hosts over each store, and a Postgres.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-pub mod conformance;
 pub mod fuzz;
 pub mod guests;
-pub mod linear;
 pub mod postgres;
 pub mod program;
 pub mod server;

@@ -1,6 +1,6 @@
 //! Careless changes of bytes that were good.
 
-use crate::conformance::rng::Rng;
+use kvasm_store_testing::conformance::rng::Rng;
 
 /// The longest input that mutations make, in bytes.
 const BYTES_MAX: usize = 8 * 1024;

@@ -4,7 +4,7 @@
 use super::User;
 use kvasm::model::{AppName, DeadReason, Timestamp, Verdict};
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
-use kvasm_tests::conformance::kit::Tenant;
+use kvasm_store_testing::conformance::kit::Tenant;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

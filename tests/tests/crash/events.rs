@@ -2,7 +2,7 @@
 //! acknowledged takes effect in its handlers once, in the order of its key.
 
 use kvasm::dispatch::Dispatcher;
-use kvasm_tests::conformance::rng::{Rng, seed};
+use kvasm_store_testing::conformance::rng::{Rng, seed};
 use kvasm_tests::postgres::fresh_database;
 use kvasm_tests::tally::{Tally, open, options};
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use super::stage::{Stage, manifest};
 use kvasm::InvokeError;
-use kvasm_tests::conformance::rng::{Rng, seed};
+use kvasm_store_testing::conformance::rng::{Rng, seed};
 use kvasm_tests::guests::module_with;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

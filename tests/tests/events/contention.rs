@@ -7,7 +7,7 @@ use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
 use kvasm::{CallError, Host, InvokeError};
-use kvasm_tests::conformance::rng::{Rng, seed};
+use kvasm_store_testing::conformance::rng::{Rng, seed};
 use kvasm_tests::guests::{self, module_with};
 use std::any::Any;
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 use super::stage::{Stage, collection};
 use kvasm::model::{Check, Collection, Entry, Expect, Key, Limits, Timestamp, Value};
 use kvasm::service::{Batch, Caller, Kv, Operation, ServiceError, Transaction, Write};
-use kvasm_tests::conformance::rng::{Rng, seed};
-use kvasm_tests::linear::{self, Moments, Step};
+use kvasm_store_testing::conformance::rng::{Rng, seed};
+use kvasm_store_testing::linear::{self, Moments, Step};
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use tokio::task::{JoinSet, yield_now};

@@ -9,8 +9,8 @@ use kvasm::model::{
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
-use kvasm_tests::conformance::Kit;
-use kvasm_tests::conformance::kit::{bytes, set};
+use kvasm_store_testing::conformance::Kit;
+use kvasm_store_testing::conformance::kit::{bytes, set};
 use kvasm_tests::guests::module;
 use kvasm_tests::postgres;
 use std::sync::Arc;

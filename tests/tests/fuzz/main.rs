@@ -12,8 +12,8 @@
 
 mod memory;
 
-use kvasm_tests::conformance::SEED_VARIABLE;
-use kvasm_tests::conformance::rng::{self, Rng};
+use kvasm_store_testing::conformance::SEED_VARIABLE;
+use kvasm_store_testing::conformance::rng::{self, Rng};
 use kvasm_tests::fuzz::{TARGETS, Target, mutate, seeds};
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,7 +3,7 @@
 
 use crate::triggers::put;
 use kvasm::model::{App, DeadReason, Op, Scope, Timestamp, Verdict};
-use kvasm_tests::conformance::kit::Tenant;
+use kvasm_store_testing::conformance::kit::Tenant;
 use kvasm_tests::server::Server;
 
 use serde_json::{Value, json};

@@ -49,7 +49,8 @@ fn cargo(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("cargo prints UTF-8")
 }
 
-/// The crates of `host/`, each with the crates that it depends on outside of its tests.
+/// The crates of `host/` that a program has, each with the crates that it depends on
+/// outside of its tests.
 fn host_crates() -> BTreeMap<String, BTreeSet<String>> {
     let text = cargo(&["metadata", "--no-deps", "--format-version=1"]);
     let metadata: Value = serde_json::from_str(&text).expect("cargo prints JSON");
@@ -66,7 +67,10 @@ fn host_crates() -> BTreeMap<String, BTreeSet<String>> {
         let names = names.map(str::to_owned).collect();
         (package["name"].as_str().expect("a name").to_owned(), names)
     };
-    packages.iter().filter(is_in_host).map(names).collect()
+    let crates = packages.iter().filter(is_in_host).map(names);
+    crates
+        .filter(|(name, _)| name != "kvasm-store-testing")
+        .collect()
 }
 
 /// The arrows of the graph, without those that a longer way implies.

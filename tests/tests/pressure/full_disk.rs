@@ -2,8 +2,8 @@
 
 use super::kit;
 use kvasm::store::{SqliteOptions, SqliteStore, Store, StoreError};
-use kvasm_tests::conformance::Kit;
-use kvasm_tests::conformance::kit::{Tenant, audit_row, bytes, delete, reap_some, set};
+use kvasm_store_testing::conformance::Kit;
+use kvasm_store_testing::conformance::kit::{Tenant, audit_row, bytes, delete, reap_some, set};
 use kvasm_tests::server::eventually;
 use std::path::Path;
 use std::process::Command;
@@ -97,8 +97,8 @@ async fn deletions_work_on_a_full_disk_and_space_comes_back() {
     let of = |id| Tenant {
         store: Arc::clone(&kit.store),
         id,
-        name: kvasm_tests::conformance::kit::app("app").name,
-        now: kvasm_tests::conformance::kit::NOW,
+        name: kvasm_store_testing::conformance::kit::app("app").name,
+        now: kvasm_store_testing::conformance::kit::NOW,
     };
     let (big, other) = (of(big_id), of(other_id));
     is_refused(&other).await;

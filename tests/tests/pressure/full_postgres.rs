@@ -4,7 +4,7 @@
 use super::full_disk::Disk;
 use super::kit;
 use kvasm::store::{PostgresOptions, PostgresStore};
-use kvasm_tests::conformance::rng::Rng;
+use kvasm_store_testing::conformance::rng::Rng;
 use kvasm_tests::postgres::{Cluster, Options};
 use kvasm_tests::server::{Answer, Server, eventually};
 use std::time::Duration;

@@ -3,8 +3,8 @@
 use super::kit::{self, Neighbour, Stage};
 use kvasm::model::{AppId, DELIVERY_BYTES, FOLLOWERS_MAX, Resource};
 use kvasm::store::{SqliteOptions, SqliteStore, StoreError};
-use kvasm_tests::conformance::Kit;
-use kvasm_tests::conformance::kit::{bytes, delete, reap_some, set};
+use kvasm_store_testing::conformance::Kit;
+use kvasm_store_testing::conformance::kit::{bytes, delete, reap_some, set};
 use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::server::eventually;
 use std::path::Path;
@@ -210,7 +210,7 @@ async fn exports_leave_the_neighbour_its_writes() {
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let big = stage.server.app("big", false).await;
     let kit = Kit::new(Arc::clone(stage.host().store()), 0);
-    let tenant = kvasm_tests::conformance::kit::Tenant {
+    let tenant = kvasm_store_testing::conformance::kit::Tenant {
         id: big.id,
         ..kit.app().await
     };

@@ -1,7 +1,7 @@
 //! An empty store of each kind.
 
 use kvasm::store::{MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
-use kvasm_tests::conformance::Fixture;
+use kvasm_store_testing::conformance::Fixture;
 use kvasm_tests::postgres::fresh_database;
 use std::sync::Arc;
 

@@ -7,13 +7,13 @@ mod postgres;
 mod refused_rows;
 
 mod memory {
-    kvasm_tests::conformance!(crate::backends::memory);
+    kvasm_store_testing::conformance!(crate::backends::memory);
 }
 
 mod sqlite {
-    kvasm_tests::conformance!(crate::backends::sqlite);
+    kvasm_store_testing::conformance!(crate::backends::sqlite);
 }
 
 mod on_postgres {
-    kvasm_tests::conformance!(crate::backends::postgres);
+    kvasm_store_testing::conformance!(crate::backends::postgres);
 }

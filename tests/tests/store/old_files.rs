@@ -5,8 +5,10 @@ use kvasm::store::{
     IncrementalVacuum, Migrate, PostgresOptions, PostgresStore, Schema, SchemaState, SqliteOptions,
     SqliteStore, Store, StoreError,
 };
-use kvasm_tests::conformance::Kit;
-use kvasm_tests::conformance::kit::{NOW, Tenant, app, audit_row, bytes, delete, unique_name};
+use kvasm_store_testing::conformance::Kit;
+use kvasm_store_testing::conformance::kit::{
+    NOW, Tenant, app, audit_row, bytes, delete, unique_name,
+};
 use kvasm_tests::postgres::{fresh_database, shared};
 use rusqlite::Connection;
 use std::path::Path;

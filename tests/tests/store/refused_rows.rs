@@ -2,8 +2,8 @@
 
 use kvasm::model::{DeadReason, Letters, Verdict};
 use kvasm::store::{SqliteOptions, SqliteStore};
-use kvasm_tests::conformance::Kit;
-use kvasm_tests::conformance::kit::{Tenant, bytes, set};
+use kvasm_store_testing::conformance::Kit;
+use kvasm_store_testing::conformance::kit::{Tenant, bytes, set};
 use rusqlite::Connection;
 use std::sync::Arc;
 

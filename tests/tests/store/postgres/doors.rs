@@ -2,8 +2,8 @@
 
 use super::psql;
 use kvasm::store::{PostgresOptions, PostgresStore, Store, StoreError};
-use kvasm_tests::conformance::Kit;
-use kvasm_tests::conformance::kit::bytes;
+use kvasm_store_testing::conformance::Kit;
+use kvasm_store_testing::conformance::kit::bytes;
 use kvasm_tests::postgres::{Bouncer, Cluster, Options, PoolMode, Session, fresh_database, shared};
 use std::sync::Arc;
 use std::time::Duration;
@@ -268,7 +268,7 @@ async fn a_role_with_just_the_rights_of_the_docs_migrates_or_serves() {
         app.acknowledge(&claimed[0].1, vec![]).await.expect("done");
         assert_eq!(app.add("a module", true).await, 1);
         assert!(app.delete_app().await.expect("a deletion"));
-        kvasm_tests::conformance::kit::reap(&*app.store).await;
+        kvasm_store_testing::conformance::kit::reap(&*app.store).await;
     }
 }
 

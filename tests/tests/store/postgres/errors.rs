@@ -2,7 +2,7 @@
 
 use super::{connect, options, psql};
 use kvasm::store::{PostgresOptions, PostgresStore, StoreError};
-use kvasm_tests::conformance::kit::{absent, at_version, bytes, delete, set};
+use kvasm_store_testing::conformance::kit::{absent, at_version, bytes, delete, set};
 use kvasm_tests::postgres::shared;
 use std::time::Duration;
 
@@ -140,8 +140,8 @@ async fn statements_that_take_too_long_and_a_full_pool_are_unavailable() {
     // Nothing of them was done, and the store works.
     let entry = loop {
         let (c, k) = (
-            kvasm_tests::conformance::kit::collection("c"),
-            kvasm_tests::conformance::kit::key("k"),
+            kvasm_store_testing::conformance::kit::collection("c"),
+            kvasm_store_testing::conformance::kit::key("k"),
         );
         match app.store.get(app.id, &c, &k, app.now).await {
             Ok(entry) => break entry.unwrap(),

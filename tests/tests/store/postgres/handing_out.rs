@@ -6,9 +6,9 @@ use kvasm::model::{
     Receipt, Verdict,
 };
 use kvasm::store::{PostgresOptions, StoreError};
-use kvasm_tests::conformance::event_kit::{increment, trigger_name};
-use kvasm_tests::conformance::kit::{NOW, Tenant, bytes, delete, json, reap, set};
-use kvasm_tests::conformance::rng::{self, Rng};
+use kvasm_store_testing::conformance::event_kit::{increment, trigger_name};
+use kvasm_store_testing::conformance::kit::{NOW, Tenant, bytes, delete, json, reap, set};
+use kvasm_store_testing::conformance::rng::{self, Rng};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::Mutex;

@@ -14,8 +14,8 @@ mod usage;
 mod wire;
 
 use kvasm::store::{PostgresOptions, PostgresStore};
-use kvasm_tests::conformance::Kit;
-use kvasm_tests::conformance::rng;
+use kvasm_store_testing::conformance::Kit;
+use kvasm_store_testing::conformance::rng;
 use kvasm_tests::postgres::fresh_database;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,7 +4,7 @@ use super::usage::audit;
 use super::{connect, deadlocks, options, psql};
 use kvasm::model::{AppId, Digest, Exports, NewPlugin, PluginVersion, WriteBatch};
 use kvasm::store::{Store, StoreError};
-use kvasm_tests::conformance::kit::{NOW, OF_THE_KIT, absent, bytes, reap, set};
+use kvasm_store_testing::conformance::kit::{NOW, OF_THE_KIT, absent, bytes, reap, set};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 

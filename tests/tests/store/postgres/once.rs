@@ -4,8 +4,10 @@ use super::usage::{quota, two_hosts, used};
 use super::{connect, deadlocks, options, psql};
 use kvasm::model::{Applied, Check, Expect, Op, Resource, Value, Version};
 use kvasm::store::StoreError;
-use kvasm_tests::conformance::kit::{Tenant, absent, at_version, bytes, check, cost, delete, set};
-use kvasm_tests::conformance::rng::Rng;
+use kvasm_store_testing::conformance::kit::{
+    Tenant, absent, at_version, bytes, check, cost, delete, set,
+};
+use kvasm_store_testing::conformance::rng::Rng;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

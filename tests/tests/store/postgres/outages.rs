@@ -3,8 +3,8 @@
 use super::{connect, options, psql};
 use kvasm::model::{Applied, Value, Version};
 use kvasm::store::{PostgresOptions, StoreError};
-use kvasm_tests::conformance::Kit;
-use kvasm_tests::conformance::kit::{Tenant, bytes, collection, delete, key, list, set};
+use kvasm_store_testing::conformance::Kit;
+use kvasm_store_testing::conformance::kit::{Tenant, bytes, collection, delete, key, list, set};
 use kvasm_tests::postgres::{Cluster, Options, Stop};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 
 use super::{connect, deadlocks, options, psql};
 use kvasm::store::{PostgresStore, Store};
-use kvasm_tests::conformance::kit::{Tenant, absent, bytes, set};
-use kvasm_tests::conformance::{races, versions};
+use kvasm_store_testing::conformance::kit::{Tenant, absent, bytes, set};
+use kvasm_store_testing::conformance::{races, versions};
 use kvasm_tests::postgres::shared;
 use std::sync::Arc;
 use tokio::task::JoinSet;

@@ -1,7 +1,7 @@
 //! Queues while somebody holds a snapshot, so that what is gone cannot be removed.
 
 use super::{connect, deadlocks, options, psql};
-use kvasm_tests::conformance::kit::{Tenant, bytes, set};
+use kvasm_store_testing::conformance::kit::{Tenant, bytes, set};
 use kvasm_tests::postgres::{Session, shared};
 
 /// A number that the server has counted, once all stores on the database are dropped.

@@ -5,10 +5,10 @@ use kvasm::model::{
     AppId, AppLimits, Applied, Audit, Check, Op, Quota, Resource, Timestamp, Usage, Value,
 };
 use kvasm::store::{PostgresOptions, StoreError};
-use kvasm_tests::conformance::kit::{
+use kvasm_store_testing::conformance::kit::{
     NOW, Tenant, absent, app, at_version, bytes, cost, delete, set, set_until, unique_name,
 };
-use kvasm_tests::conformance::rng::Rng;
+use kvasm_store_testing::conformance::rng::Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinSet;
@@ -245,7 +245,7 @@ async fn usage_is_what_the_entries_take_whatever_was_written() {
     for settings in [quota(None, None), quota(15, cost(10, 0, 600))] {
         let hosts = two_hosts(&options, settings).await;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut seed = Rng::new(kvasm_tests::conformance::rng::seed());
+        let mut seed = Rng::new(kvasm_store_testing::conformance::rng::seed());
         let mut writers = JoinSet::new();
         for writer in 0..12_usize {
             let app = hosts[writer % 2].clone();
@@ -278,7 +278,7 @@ async fn a_quota_is_lowered_and_raised_under_writers() {
     let options = options().await;
     let hosts = two_hosts(&options, quota(None, None)).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let mut rng = Rng::new(kvasm_tests::conformance::rng::seed());
+    let mut rng = Rng::new(kvasm_store_testing::conformance::rng::seed());
     let mut writers = JoinSet::new();
     for writer in 0..8_usize {
         let app = hosts[writer % 2].clone();

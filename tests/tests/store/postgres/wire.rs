@@ -4,8 +4,10 @@ use super::proxy::{self, Line};
 use super::{connect, options, psql};
 use kvasm::model::{Applied, ListQuery};
 use kvasm::store::{PostgresOptions, StoreError};
-use kvasm_tests::conformance::event_kit::increment;
-use kvasm_tests::conformance::kit::{self, Tenant, absent, at_version, bytes, delete, list, set};
+use kvasm_store_testing::conformance::event_kit::increment;
+use kvasm_store_testing::conformance::kit::{
+    self, Tenant, absent, at_version, bytes, delete, list, set,
+};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -296,8 +298,8 @@ async fn a_line_that_hangs_makes_calls_unavailable_and_not_stuck() {
             let app = app.clone();
             tokio::spawn(async move {
                 let (c, k) = (
-                    kvasm_tests::conformance::kit::collection("c"),
-                    kvasm_tests::conformance::kit::key("k"),
+                    kvasm_store_testing::conformance::kit::collection("c"),
+                    kvasm_store_testing::conformance::kit::key("k"),
                 );
                 match at % 3 {
                     0 => app.store.get(app.id, &c, &k, app.now).await.map(drop),

@@ -1,0 +1,234 @@
+//! What one write may cause is bounded, and so is what may be outstanding.
+
+use super::Kit;
+use super::event_kit::trigger_name;
+use super::kit::{Tenant, bytes, set};
+use kvasm_core::store::StoreError;
+use kvasm_core::{
+    DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, DeadReason, ENTRY_BYTES,
+    FOLLOWERS_MAX, Failed, Letters, Op, ProbeWait, Resource, Verdict, WriteBatch,
+};
+
+/// An app whose collection `c` is watched by so many triggers.
+async fn watched(kit: &Kit, triggers: usize) -> Tenant {
+    let app = kit.app().await;
+    for at in 0..triggers {
+        app.watch(&format!("t{at:02}"), "c").await;
+    }
+    app
+}
+
+/// Sets of so many keys of the collection `c`, from a number on.
+fn sets(from: usize, count: usize) -> Vec<Op> {
+    (from..from + count)
+        .map(|at| set("c", &format!("k{at:05}"), bytes("1")))
+        .collect()
+}
+
+/// Commits what a handler of an event of depth 1 writes.
+async fn handle(app: &Tenant, followers: u32, ops: Vec<Op>) -> Result<u64, StoreError> {
+    let batch = WriteBatch {
+        depth: 1,
+        followers,
+        ..app.batch(vec![], ops)
+    };
+    Ok(app.store.commit(batch).await?.deliveries)
+}
+
+/// Sends a dead letter again.
+async fn replay(app: &Tenant) {
+    let row = app.audit_row("test");
+    let replayed = app.store.replay(app.id, Letters::default(), 1, row).await;
+    assert_eq!(replayed.expect("replayed"), 1);
+}
+
+fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> u32 {
+    match result {
+        Err(StoreError::Deliveries { limit }) => limit,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn a_write_makes_so_many_deliveries_and_no_more(kit: Kit) {
+    const TRIGGERS: usize = 20;
+    let app = watched(&kit, TRIGGERS).await;
+    let most = DELIVERIES_OF_A_WRITE_MAX as usize / TRIGGERS;
+    let limit = refused(app.try_commit(vec![], sets(0, most + 1)).await);
+    assert_eq!(limit, DELIVERIES_OF_A_WRITE_MAX);
+    assert_eq!(app.keys("c").await, [""; 0]);
+    assert_eq!(app.outstanding().await, []);
+    app.commit(vec![], sets(0, most)).await;
+    let all = app.outstanding().await.len();
+    assert_eq!(all, DELIVERIES_OF_A_WRITE_MAX as usize);
+}
+
+pub async fn the_deliveries_of_a_change_share_what_may_follow(kit: Kit) {
+    let app = watched(&kit, 2).await;
+    let followers = async || {
+        let all = app.outstanding().await;
+        all.into_iter()
+            .map(|d| d.event.followers)
+            .collect::<Vec<_>>()
+    };
+    // Each change of a call has all of it.
+    app.commit(vec![], sets(0, 1)).await;
+    assert_eq!(followers().await, [FOLLOWERS_MAX / 2 - 1; 2]);
+    app.commit(vec![], sets(1, 3)).await;
+    assert_eq!(followers().await, [FOLLOWERS_MAX / 2 - 1; 8]);
+    assert!(app.delete_app().await.expect("deleted"));
+
+    // What a handler writes shares what its event has left.
+    let app = watched(&kit, 2).await;
+    let followers = async || {
+        let all = app.outstanding().await;
+        all.into_iter()
+            .map(|d| d.event.followers)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(refused(handle(&app, 11, sets(0, 6)).await), 11);
+    assert_eq!(refused(handle(&app, 1, sets(0, 1)).await), 1);
+    assert_eq!(app.keys("c").await, [""; 0]);
+    assert_eq!(handle(&app, 23, sets(0, 3)).await.expect("six"), 6);
+    assert_eq!(followers().await, [23 / 6 - 1; 6]);
+    // A dead letter keeps it, and so does what is sent again.
+    let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
+    assert!(
+        app.fail(&receipt, Verdict::GiveUp(DeadReason::Age), false)
+            .await
+    );
+    assert_eq!(app.letters().await[0].event.followers, 2);
+    replay(&app).await;
+    assert_eq!(followers().await, [2; 6]);
+    // What has nothing left may write, but not where somebody watches.
+    assert_eq!(refused(handle(&app, 0, sets(0, 1)).await), 0);
+    let elsewhere = vec![set("d", "k", bytes("1"))];
+    assert_eq!(handle(&app, 0, elsewhere).await.expect("written"), 0);
+}
+
+pub async fn outstanding_deliveries_are_bounded(kit: Kit) {
+    const TRIGGERS: u64 = 100;
+    let app = watched(&kit, TRIGGERS as usize).await;
+    let step = u64::from(DELIVERIES_OF_A_WRITE_MAX) / TRIGGERS;
+    for from in 0..DELIVERIES_MAX / TRIGGERS / step {
+        app.commit(vec![], sets((from * step) as usize, step as usize))
+            .await;
+    }
+    assert_eq!(app.used().await.deliveries, DELIVERIES_MAX);
+    for ops in [sets(0, 1), sets(90_000, 2)] {
+        match app.try_commit(vec![], ops).await {
+            Err(StoreError::Quota { resource, limit }) => {
+                assert_eq!((resource, limit), (Resource::Deliveries, DELIVERIES_MAX));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(app.used().await.deliveries, DELIVERIES_MAX);
+    // What nobody watches is written, and a handler may do its work.
+    app.set("d", "k", bytes("1")).await;
+    let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
+    app.acknowledge(&receipt, vec![]).await.expect("done");
+    app.store
+        .commit(app.batch(vec![], vec![set("d", "k", bytes("2"))]))
+        .await
+        .expect("unwatched");
+    assert_eq!(app.used().await.deliveries, DELIVERIES_MAX - 1);
+    assert!(app.try_commit(vec![], sets(0, 1)).await.is_err());
+}
+
+pub async fn deliveries_and_letters_count_what_their_rows_take(kit: Kit) {
+    let app = watched(&kit, 1).await;
+    app.set("c", "key", bytes("12345678")).await;
+    let entry = ENTRY_BYTES + 12;
+    let used = app.used().await;
+    assert_eq!(used.bytes, entry + DELIVERY_BYTES + 12);
+    assert_eq!(used.deliveries, 1);
+    let claim = async || {
+        let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
+        receipt
+    };
+    // The letter has the texts of its failure, too.
+    let give_up = Verdict::GiveUp(DeadReason::Attempts);
+    assert!(app.fail(&claim().await, give_up, false).await);
+    let letter = app.letters().await.swap_remove(0);
+    assert_eq!(
+        letter.bytes(),
+        DELIVERY_BYTES + 12 + "it failedat here".len() as u64
+    );
+    let used = app.used().await;
+    assert_eq!((used.bytes, used.deliveries), (entry + letter.bytes(), 0));
+    replay(&app).await;
+    let used = app.used().await;
+    assert_eq!(
+        (used.bytes, used.deliveries),
+        (entry + DELIVERY_BYTES + 12, 1)
+    );
+    app.acknowledge(&claim().await, vec![]).await.expect("done");
+    let used = app.used().await;
+    assert_eq!((used.bytes, used.deliveries), (entry, 0));
+}
+
+/// Letters fill no disk past the quota: an app that is over it takes no new change
+/// that a trigger watches, and letters that are discarded make room.
+pub async fn letters_use_up_the_quota(kit: Kit) {
+    let app = watched(&kit, 1).await;
+    app.commit(vec![], sets(0, 1)).await;
+    let used = app.used().await.bytes;
+    app.limit(None, Some(used)).await;
+    let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
+    let give_up = Verdict::GiveUp(DeadReason::Attempts);
+    assert!(app.fail(&receipt, give_up, false).await, "is never refused");
+    assert!(app.used().await.bytes > used);
+    for _ in 0..20 {
+        assert!(app.try_commit(vec![], sets(0, 1)).await.is_err());
+    }
+    let row = app.audit_row("test");
+    let discarded = app.store.discard(app.id, Letters::default(), 9, row).await;
+    assert_eq!(discarded.expect("discarded"), 1);
+    app.commit(vec![], sets(0, 1)).await;
+}
+
+/// A change that fails after it has counted leaves no count behind.
+pub async fn a_discard_that_fails_counts_nothing(kit: Kit) {
+    let app = watched(&kit, 1).await;
+    app.commit(vec![], sets(0, 3)).await;
+    for (_, receipt) in app.claim("t00", 3).await {
+        let give_up = Verdict::GiveUp(DeadReason::Attempts);
+        assert!(app.fail(&receipt, give_up, false).await);
+    }
+    let row = app.audit_row("test");
+    let pause = app
+        .store
+        .pause_trigger(app.id, trigger_name("t00"), true, row.clone());
+    assert!(pause.await.expect("paused"));
+    let before = app.used().await;
+    // An audit row of that identity is there already.
+    let discard = app.store.discard(app.id, Letters::default(), 2, row);
+    if discard.await.is_err() {
+        assert_eq!(app.letters().await.len(), 3);
+        assert_eq!(app.used().await, before);
+        app.set("d", "k", bytes("1")).await;
+        assert_eq!(app.used().await.bytes, before.bytes + ENTRY_BYTES + 3);
+    }
+}
+
+/// What an outstanding delivery keeps of its last failure fits into what it counts.
+pub async fn a_delivery_keeps_a_short_text_of_its_failure(kit: Kit) {
+    let app = watched(&kit, 1).await;
+    app.commit(vec![], sets(0, 1)).await;
+    let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
+    let failed = Failed {
+        receipt,
+        now: app.now,
+        verdict: Verdict::RetryAt(app.now),
+        deterministic: false,
+        probe: ProbeWait::default(),
+        error: "é".repeat(2_000),
+        trace: None,
+        plugin: None,
+    };
+    let before = app.used().await;
+    assert!(app.store.fail(&failed).await.expect("given back").is_held());
+    let kept = app.outstanding().await.swap_remove(0).error;
+    assert_eq!(kept.expect("a text"), "é".repeat(128));
+    assert_eq!(app.used().await, before);
+}

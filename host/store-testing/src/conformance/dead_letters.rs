@@ -1,0 +1,337 @@
+//! Dead letters: kept whole, listed, replayed, discarded, pruned.
+
+use super::Kit;
+use super::event_kit::trigger_name;
+use super::kit::{NOW, Tenant, bytes, cost, json};
+use super::rounds::Rounds;
+use kvasm_core::store::StoreError;
+use kvasm_core::{DeadLetter, DeadReason, Delivery, Digest, Letters, PluginVersion, Verdict};
+use uuid::Uuid;
+
+/// Makes a dead letter of each key, in this order.
+async fn bury(app: &Tenant, keys: &[&str], reason: DeadReason) -> Vec<DeadLetter> {
+    for key in keys {
+        app.set("c", key, json("1")).await;
+        give_up(app, reason).await;
+    }
+    let mut letters = app.letters().await;
+    letters.reverse();
+    letters
+}
+
+async fn give_up(app: &Tenant, reason: DeadReason) -> Delivery {
+    let [(delivery, receipt)] = app.claim("t", 1).await.try_into().expect("one delivery");
+    assert!(app.fail(&receipt, Verdict::GiveUp(reason), false).await);
+    delivery
+}
+
+async fn watched(kit: &Kit) -> Tenant {
+    let app = kit.app().await;
+    app.watch("t", "c").await;
+    app
+}
+
+fn these(ids: &[Uuid]) -> Letters {
+    Letters {
+        ids: ids.to_vec(),
+        ..Letters::default()
+    }
+}
+
+async fn replay(app: &Tenant, letters: Letters, limit: u32) -> u64 {
+    let row = app.audit_row("test");
+    let done = app.store.replay(app.id, letters, limit, row).await;
+    done.expect("replay")
+}
+
+async fn discard(app: &Tenant, letters: Letters, limit: u32) -> u64 {
+    let row = app.audit_row("test");
+    let done = app.store.discard(app.id, letters, limit, row).await;
+    done.expect("discard")
+}
+
+pub async fn a_letter_keeps_all_of_its_delivery(kit: Kit) {
+    let app = watched(&kit).await;
+    app.set("c", "k", bytes("\0\u{1}x")).await;
+    let later = app.later(5);
+    let delivery = give_up(&later, DeadReason::Deterministic).await;
+    let [letter] = later.letters().await.try_into().expect("one");
+    assert_eq!(letter.event, delivery.event);
+    let expected = DeadLetter {
+        id: letter.id,
+        event: delivery.event,
+        trigger: trigger_name("t"),
+        function: "t".to_owned(),
+        reason: DeadReason::Deterministic,
+        error: "it failed".to_owned(),
+        trace: Some("at here".to_owned()),
+        plugin: Some((PluginVersion(7), Digest([9; 32]))),
+        attempts: 1,
+        replays: 0,
+        dead_at: NOW.plus_ms(5),
+    };
+    assert_eq!(letter, expected);
+    assert_eq!(later.outstanding().await, []);
+}
+
+pub async fn letters_are_listed_newest_first_in_pages(kit: Kit) {
+    let app = watched(&kit).await;
+    let letters = bury(&app, &["a", "b", "c", "d", "e"], DeadReason::Attempts).await;
+    assert_eq!(letters.len(), 5);
+    let mut found = Vec::new();
+    let mut before = None;
+    let mut rounds = Rounds::new();
+    loop {
+        rounds.next();
+        let all = Letters::default();
+        let page = app
+            .store
+            .dead_letters(app.id, &all, before, 2)
+            .await
+            .expect("a page");
+        let Some(last) = page.last() else { break };
+        before = Some(last.id);
+        found.extend(page);
+    }
+    found.reverse();
+    assert_eq!(found, letters);
+    let other = kit.app().await;
+    assert_eq!(other.letters().await, []);
+}
+
+pub async fn letters_are_chosen_by_each_part(kit: Kit) {
+    let app = watched(&kit).await;
+    bury(&app, &["a"], DeadReason::Attempts).await;
+    bury(&app.later(10), &["b"], DeadReason::Depth).await;
+    let letters = bury(&app.later(20), &["c"], DeadReason::Depth).await;
+    let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
+    let all = Letters::default;
+    for (choice, count) in [
+        (all(), 3),
+        (these(&ids[..1]), 1),
+        (these(&[Uuid::nil(), ids[2], ids[0]]), 2),
+        (
+            Letters {
+                reason: Some(DeadReason::Depth),
+                ..all()
+            },
+            2,
+        ),
+        (
+            Letters {
+                reason: Some(DeadReason::Age),
+                ..all()
+            },
+            0,
+        ),
+        (
+            Letters {
+                trigger: Some(trigger_name("t")),
+                ..all()
+            },
+            3,
+        ),
+        (
+            Letters {
+                trigger: Some(trigger_name("u")),
+                ..all()
+            },
+            0,
+        ),
+        (
+            Letters {
+                from: Some(NOW.plus_ms(10)),
+                ..all()
+            },
+            2,
+        ),
+        (
+            Letters {
+                until: Some(NOW.plus_ms(10)),
+                ..all()
+            },
+            1,
+        ),
+        (
+            Letters {
+                from: Some(NOW.plus_ms(1)),
+                until: Some(NOW.plus_ms(20)),
+                ..all()
+            },
+            1,
+        ),
+        (
+            Letters {
+                from: Some(NOW.plus_ms(1)),
+                ..these(&ids[..2])
+            },
+            1,
+        ),
+    ] {
+        let counted = app
+            .store
+            .count_dead_letters(app.id, &choice, 100)
+            .await
+            .expect("count");
+        assert_eq!(counted, count, "{choice:?}");
+        let found = app
+            .store
+            .dead_letters(app.id, &choice, None, 100)
+            .await
+            .expect("list");
+        assert_eq!(found.len() as u64, count, "{choice:?}");
+    }
+    assert_eq!(
+        app.store
+            .count_dead_letters(app.id, &all(), 2)
+            .await
+            .expect("count"),
+        2
+    );
+}
+
+pub async fn a_replay_sends_the_same_event_again(kit: Kit) {
+    let app = watched(&kit).await;
+    let [letter] = bury(&app, &["k"], DeadReason::Attempts)
+        .await
+        .try_into()
+        .expect("one");
+    let later = app.later(50);
+    assert_eq!(replay(&later, these(&[letter.id]), 10).await, 1);
+    assert_eq!(later.letters().await, []);
+    let [(delivery, receipt)] = later.claim("t", 1).await.try_into().expect("one");
+    assert_eq!(delivery.event, letter.event);
+    assert_eq!((delivery.attempts, delivery.replays), (1, 1));
+    assert_eq!(delivery.queued_at, NOW.plus_ms(50));
+    // A replay of a replay.
+    assert!(
+        later
+            .fail(&receipt, Verdict::GiveUp(DeadReason::Age), false)
+            .await
+    );
+    let [again] = later.letters().await.try_into().expect("one");
+    assert_ne!(again.id, letter.id);
+    assert_eq!((again.replays, &again.event), (1, &letter.event));
+    assert_eq!(replay(&later, these(&[letter.id]), 10).await, 0);
+    assert_eq!(replay(&later, Letters::default(), 10).await, 1);
+    assert_eq!(later.claim("t", 1).await[0].0.replays, 2);
+}
+
+pub async fn replays_keep_the_order_of_their_key(kit: Kit) {
+    let app = watched(&kit).await;
+    for n in 0..3 {
+        app.set("c", "k", json(&n.to_string())).await;
+    }
+    for _ in 0..2 {
+        give_up_next(&app).await;
+    }
+    app.set("c", "k", json("3")).await;
+    assert_eq!(replay(&app, Letters::default(), 10).await, 2);
+    let mut told = Vec::new();
+    let mut rounds = Rounds::new();
+    while !app.due().await.is_empty() {
+        rounds.next();
+        for (delivery, receipt) in app.claim("t", 10).await {
+            let kvasm_core::Happening::Set { value, .. } = &delivery.event.what else {
+                panic!()
+            };
+            told.push(String::from_utf8_lossy(value.as_bytes()).into_owned());
+            app.acknowledge(&receipt, vec![]).await.expect("done");
+        }
+    }
+    // Those that were replayed stand behind what was waiting, in their own order.
+    assert_eq!(told, ["2", "3", "0", "1"]);
+}
+
+async fn give_up_next(app: &Tenant) {
+    let mut rounds = Rounds::new();
+    loop {
+        rounds.next();
+        if let Some((_, receipt)) = app.claim("t", 1).await.first() {
+            assert!(
+                app.fail(receipt, Verdict::GiveUp(DeadReason::Attempts), false)
+                    .await
+            );
+            return;
+        }
+    }
+}
+
+pub async fn replays_and_discards_are_bounded_and_take_the_oldest(kit: Kit) {
+    let app = watched(&kit).await;
+    let letters = bury(&app, &["a", "b", "c", "d"], DeadReason::Attempts).await;
+    assert_eq!(replay(&app, Letters::default(), 1).await, 1);
+    assert_eq!(app.claim("t", 9).await[0].0.event, letters[0].event);
+    assert_eq!(discard(&app, Letters::default(), 2).await, 2);
+    assert_eq!(app.letters().await, letters[3..]);
+    assert_eq!(
+        discard(&app, these(&[letters[3].id, letters[0].id]), 9).await,
+        1
+    );
+    assert_eq!(discard(&app, Letters::default(), 9).await, 0);
+}
+
+pub async fn letters_count_against_the_quota_until_they_are_gone(kit: Kit) {
+    let app = watched(&kit).await;
+    let letters = bury(&app, &["k"], DeadReason::Attempts).await;
+    let used = app.used().await.bytes;
+    assert_eq!(used, cost(1, 0, 3) + letters[0].bytes());
+    replay(&app, Letters::default(), 1).await;
+    assert_eq!(app.usage().await, (1, 6), "the entry and the delivery");
+    give_up(&app, DeadReason::Attempts).await;
+    discard(&app, Letters::default(), 1).await;
+    assert_eq!(app.usage().await, (1, 3));
+}
+
+pub async fn old_letters_and_those_over_the_cap_are_pruned(kit: Kit) {
+    let app = watched(&kit).await;
+    bury(&app, &["a", "b"], DeadReason::Attempts).await;
+    let letters = bury(&app.later(100), &["c", "d", "e"], DeadReason::Attempts).await;
+    let prune = |before, keep, limit| app.store.prune(app.id, before, keep, limit);
+    assert_eq!(prune(NOW, 10, 10).await.expect("none"), 0);
+    assert_eq!(prune(NOW.plus_ms(1), 10, 1).await.expect("one"), 1);
+    assert_eq!(prune(NOW.plus_ms(1), 10, 10).await.expect("one"), 1);
+    assert_eq!(prune(NOW, 3, 10).await.expect("none"), 0);
+    assert_eq!(prune(NOW, 1, 10).await.expect("two"), 2);
+    assert_eq!(app.letters().await, letters[4..]);
+    let used = app.used().await.bytes;
+    assert_eq!(used, cost(5, 0, 15) + letters[4].bytes());
+    assert_eq!(prune(NOW, 0, 10).await.expect("the last"), 1);
+}
+
+pub async fn letters_of_an_app_that_is_gone(kit: Kit) {
+    let app = watched(&kit).await;
+    bury(&app, &["a"], DeadReason::Attempts).await;
+    assert!(kit.delete_app(app.id).await.expect("deleted"));
+    assert_eq!(app.letters().await, []);
+    let (all, row) = (Letters::default, || app.audit_row("test"));
+    for refused in [
+        app.store.replay(app.id, all(), 10, row()).await,
+        app.store.discard(app.id, all(), 10, row()).await,
+    ] {
+        assert!(
+            matches!(refused, Err(StoreError::AppNotFound)),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(
+        app.store
+            .prune(app.id, NOW.plus_ms(9), 0, 9)
+            .await
+            .expect("none"),
+        0
+    );
+}
+
+pub async fn the_largest_payload_survives(kit: Kit) {
+    let app = watched(&kit).await;
+    let value = bytes(kit.rng().bytes(super::kit::VALUE_BYTES_MAX));
+    app.set("c", "k", value.clone()).await;
+    give_up(&app, DeadReason::Attempts).await;
+    replay(&app, Letters::default(), 1).await;
+    let [(delivery, _)] = app.claim("t", 1).await.try_into().expect("one");
+    let kvasm_core::Happening::Set { value: told, .. } = delivery.event.what else {
+        panic!()
+    };
+    assert_eq!(told, value);
+}

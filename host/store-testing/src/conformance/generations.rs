@@ -1,0 +1,169 @@
+//! The generation of the registry: each change of an administrator is the new one, from
+//! the moment at which it is seen.
+
+use super::Kit;
+use super::audit::{Named, changes, operations, yes};
+use super::kit::{Tenant, audit_row, bytes, set};
+use kvasm_core::store::Store;
+use kvasm_core::{
+    AppLimits, Audit, DeadReason, Generation, Letters, LimitsPatch, Outstanding, Verdict,
+    WriteBatch,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+async fn generation(store: &Arc<dyn Store>) -> Generation {
+    store.generation().await.expect("the generation")
+}
+
+/// Two dead letters and a delivery of a trigger "d".
+async fn with_deliveries(app: &Tenant) {
+    app.watch("d", "c").await;
+    for number in 0..2 {
+        app.set("c", &number.to_string(), bytes("x")).await;
+        let [(_, receipt)] = app.claim("d", 1).await.try_into().expect("one");
+        let dead = Verdict::GiveUp(DeadReason::Attempts);
+        assert!(app.fail(&receipt, dead, false).await);
+    }
+    app.set("c", "k", bytes("x")).await;
+}
+
+/// Operations on what [`with_deliveries`] has made, of which each takes effect.
+fn on_deliveries(app: &Tenant) -> Vec<Named> {
+    let id = app.id;
+    operations! { |store, row|
+        store.replay(id, Letters::default(), 1, row).await.map(|count| count > 0);
+        store.discard(id, Letters::default(), 1, row).await.map(|count| count > 0);
+        store.discard_deliveries(id, Outstanding::default(), 1, row).await.map(|count| count > 0);
+    }
+}
+
+pub async fn each_change_is_the_generation(kit: Kit) {
+    assert_eq!(generation(&kit.store).await, Generation(Uuid::nil()));
+    let app = kit.app().await;
+    with_deliveries(&app).await;
+    for (shown, operation) in on_deliveries(&app).into_iter().chain(changes(&app)) {
+        let row = audit_row("test");
+        let changed = operation(Arc::clone(&kit.store), row.clone()).await;
+        assert!(changed.expect("done"), "{shown}");
+        assert_eq!(generation(&kit.store).await, Generation(row.id), "{shown}");
+    }
+}
+
+pub async fn what_changes_nothing_leaves_the_generation(kit: Kit) {
+    let app = kit.app().await;
+    let before = generation(&kit.store).await;
+    let deleted = kit.store.delete_app(Uuid::nil().into(), audit_row("test"));
+    assert!(!deleted.await.unwrap());
+    let others = AppLimits {
+        calls_at_once: Some(1),
+        ..AppLimits::default()
+    };
+    let patch = LimitsPatch::from(AppLimits::default());
+    let (store, row) = (&kit.store, audit_row("test"));
+    let refused = store.set_limits(app.id, patch, Some(others), row).await;
+    assert!(refused.is_err());
+    // Entries are not of the registry.
+    let audit: Option<Box<Audit>> = Some(Box::new(audit_row("test")));
+    let batch = app.batch(vec![], vec![set("c", "k", bytes("x"))]);
+    store.commit(WriteBatch { audit, ..batch }).await.unwrap();
+    assert_eq!(generation(&kit.store).await, before);
+}
+
+/// What is read between two looks at one generation is as it was at that generation:
+/// neither older nor newer.
+pub async fn a_row_is_of_the_generation_before_and_after_it(kit: Kit) {
+    const CHANGES: u32 = 60;
+    let app = kit.app().await;
+    let row = audit_row("first");
+    let first = kit.store.set_public(app.id, false, row.clone()).await;
+    assert_eq!(first.unwrap().limits, AppLimits::default());
+    let rows: Vec<_> = (0..CHANGES).map(|_| audit_row("test")).collect();
+    let mut expected: HashMap<Uuid, Option<u32>> = HashMap::from([(row.id, None)]);
+    expected.extend(rows.iter().map(|row| row.id).zip((0..).map(Some)));
+    let (expected, over) = (Arc::new(expected), Arc::new(AtomicBool::new(false)));
+    let mut readers = JoinSet::new();
+    for _ in 0..3 {
+        let (store, id) = (Arc::clone(&kit.store), app.id);
+        let (expected, over) = (Arc::clone(&expected), Arc::clone(&over));
+        readers.spawn(async move {
+            let mut same = 0;
+            loop {
+                let is_last = over.load(Ordering::SeqCst);
+                let before = generation(&store).await;
+                let row = store.app_by_id(id).await.unwrap().expect("the app");
+                if generation(&store).await == before {
+                    assert_eq!(row.limits.calls_per_second, expected[&before.0]);
+                    same += 1;
+                }
+                if is_last {
+                    return same;
+                }
+            }
+        });
+    }
+    for (number, row) in (0..).zip(rows) {
+        let limits = AppLimits {
+            calls_per_second: Some(number),
+            ..AppLimits::default()
+        };
+        let changed = kit
+            .store
+            .set_limits(app.id, limits.into(), None, row.clone());
+        changed.await.unwrap();
+        // Once it is acknowledged, it is seen.
+        assert_eq!(generation(&kit.store).await, Generation(row.id));
+    }
+    over.store(true, Ordering::SeqCst);
+    for same in readers.join_all().await {
+        assert!(same > 0, "nothing was compared");
+    }
+}
+
+/// Changes at once: each is the generation for a moment, and the last one stays.
+pub async fn changes_at_once_all_take_effect(kit: Kit) {
+    let apps = [kit.app().await, kit.app().await];
+    let before = generation(&kit.store).await;
+    let mut callers = JoinSet::new();
+    for caller in 0..8 {
+        let app = apps[caller % 2].clone();
+        callers.spawn(async move {
+            let mut rows = Vec::new();
+            for number in 0..10 {
+                let row = audit_row("test");
+                rows.push(row.id);
+                let changed = app.store.set_public(app.id, number % 2 > 0, row);
+                yes(changed.await.unwrap());
+            }
+            rows
+        });
+    }
+    let rows = callers.join_all().await.concat();
+    let last = generation(&kit.store).await;
+    assert_ne!(last, before);
+    assert!(rows.contains(&last.0));
+}
+
+#[cfg(test)]
+mod tests {
+    /// An operation that is missing here could leave what hosts have in memory.
+    #[test]
+    fn every_operation_is_tried() {
+        let registry = include_str!("../../../core/src/store/registry.rs");
+        let tried = [include_str!("generations.rs"), include_str!("audit.rs")].concat();
+        let methods: Vec<_> = registry.split("    async fn ").skip(1).collect();
+        let operations = methods.iter().filter_map(|method| {
+            let (head, _) = method.split_once(';')?;
+            let (name, parameters) = head.split_once('(')?;
+            parameters.contains("audit: Audit").then_some(name)
+        });
+        let operations: Vec<_> = operations.collect();
+        assert!(operations.len() >= 16, "only {operations:?} were found");
+        for name in operations {
+            assert!(tried.contains(&format!("        store.{name}(")), "{name}");
+        }
+    }
+}
