@@ -1,5 +1,5 @@
-//! The words of the system as types, without I/O. Each is parsed once, at the
-//! door, and is valid from then on.
+//! The domain types, without I/O. Each is parsed once, where it enters the system, and is valid
+//! from then on.
 
 mod access;
 mod app;

@@ -279,12 +279,12 @@ async fn what_is_no_id_and_no_limit_is_refused() {
         b"'; DROP TABLE kv; --",
     ] {
         let answer = packed.call(Packed::letters(id, 1)).await;
-        answer.refused(Status::Invalid, &["identity of a dead letter is malformed"]);
+        answer.refused(Status::Invalid, &["dead letter ID is malformed"]);
     }
     let answer = packed.call(Packed::letters(&[b'0'; 1_000], 1)).await;
     answer.refused(
         Status::TooLarge,
-        &["identity of a dead letter is 1000 bytes"],
+        &["dead letter ID is 1000 bytes"],
     );
     for limit in [-1, 1_001, i32::MIN, i32::MAX] {
         let answer = packed.call(Packed::letters(b"", limit)).await;
