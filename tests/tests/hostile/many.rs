@@ -282,10 +282,7 @@ async fn what_is_no_id_and_no_limit_is_refused() {
         answer.refused(Status::Invalid, &["dead letter ID is malformed"]);
     }
     let answer = packed.call(Packed::letters(&[b'0'; 1_000], 1)).await;
-    answer.refused(
-        Status::TooLarge,
-        &["dead letter ID is 1000 bytes"],
-    );
+    answer.refused(Status::TooLarge, &["dead letter ID is 1000 bytes"]);
     for limit in [-1, 1_001, i32::MIN, i32::MAX] {
         let answer = packed.call(Packed::letters(b"", limit)).await;
         answer.refused(Status::Invalid, &["page limit is", "from 1 to 1000"]);
