@@ -191,7 +191,7 @@ impl Writer {
         self.run(Work::NONE.with_bytes(PROBE_BYTES), |transaction| {
             let now = Timestamp::now().0;
             let bytes = PROBE_BYTES.max(*transaction.unproved);
-            // SQLite does not write what has not changed, so the bytes change.
+            // SQLite does not write unchanged pages, so the bytes change.
             let filler: Vec<u8> = now.to_le_bytes().into_iter().cycle().take(bytes).collect();
             let update = transaction
                 .connection

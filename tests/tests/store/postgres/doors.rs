@@ -214,7 +214,7 @@ async fn a_migration_waits_for_a_lock_that_a_session_keeps_and_not_without_end()
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     let text = std::error::Error::source(&error).unwrap().to_string();
     for part in [
-        "no lock in 300ms",
+        "no lock within 300ms",
         &format!("pid {pid} "),
         "pg_terminate_backend",
     ] {
