@@ -248,7 +248,7 @@ mod tests {
         assert!(AppName::parse("shop-7_b").is_ok());
         assert!(AppName::parse(&"a".repeat(64)).is_ok());
         for bad in ["", "Shop", "a b", "../x", "ä", "a\0", &"a".repeat(65)] {
-            assert!(AppName::parse(bad).is_err(), "{bad:?} was taken");
+            assert!(AppName::parse(bad).is_err(), "{bad:?} was accepted");
         }
     }
 }

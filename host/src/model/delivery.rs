@@ -188,8 +188,8 @@ pub struct Delivery {
 }
 
 impl DeadLetter {
-    /// Returns the bytes that its dead letter counts against its app's quota: those of the
-    /// delivery, and the texts of its failure.
+    /// Returns the bytes that it counts against its app's quota: those of its delivery, and the
+    /// texts of its failure.
     pub fn bytes(&self) -> u64 {
         let texts = self.error.len() + self.trace.as_ref().map_or(0, String::len);
         self.event.what.bytes().max(DELIVERY_BYTES) + texts as u64

@@ -311,7 +311,7 @@ mod tests {
         ] {
             assert!(
                 matches!(parse(bad), Err(Invalid::Json(_))),
-                "{bad:?} was taken"
+                "{bad:?} was accepted"
             );
         }
         assert!(matches!(parse(&"[".repeat(129)), Err(Invalid::Json(_))));

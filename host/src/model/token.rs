@@ -163,7 +163,7 @@ mod tests {
         assert!(token.secret.hash().is_of(&read.secret));
         assert!(!token.secret.hash().is_of(&TokenSecret::new([8; 32])));
         for bad in ["", "kvasm_", "kvasm_1_2", &text[1..], &format!("{text}0")] {
-            assert!(BearerToken::parse(bad).is_none(), "{bad:?} was taken");
+            assert!(BearerToken::parse(bad).is_none(), "{bad:?} was accepted");
         }
     }
 

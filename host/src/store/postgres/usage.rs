@@ -202,10 +202,9 @@ impl Account {
 
     /// Distributes what is left after a change; `None` without a limit.
     ///
-    /// An app that is over its quota may take nothing in any slot before that
-    /// slot alone has freed all that is over: then no slot can let the sum grow
-    /// while it is above the quota, whatever the others free. If a slot refuses
-    /// though others have freed enough, the shares are distributed again.
+    /// While an app is over its quota, no slot may use more before that slot alone has freed the
+    /// excess: then no slot can increase the sum while it is above the quota, whatever the others
+    /// free. If a slot refuses although others have freed enough, the shares are redistributed.
     fn shares(&self, delta: i64) -> Option<Shares> {
         let free = self.free(self.max?, delta);
         let even = free / i64::from(SLOTS);

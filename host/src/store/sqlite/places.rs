@@ -169,7 +169,7 @@ mod tests {
         tokio::select! {
             biased;
             _ = &mut deliveries => panic!("deliveries were read on this thread"),
-            _ = &mut dead_letters => panic!("letters were read on this thread"),
+            _ = &mut dead_letters => panic!("dead letters were read on this thread"),
             () = std::future::ready(()) => {}
         }
         // A page of one runs inline.

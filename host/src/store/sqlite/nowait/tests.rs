@@ -154,7 +154,7 @@ async fn what_is_not_in_memory_is_read_on_another_thread() {
     let mut cold = std::pin::pin!(stage.get(7));
     tokio::select! {
         biased;
-        _ = &mut cold => panic!("a cold read did not wait for a place"),
+        _ = &mut cold => panic!("a cold read did not wait for a permit"),
         () = std::future::ready(()) => {}
     }
     drop(all);

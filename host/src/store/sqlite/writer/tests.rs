@@ -76,7 +76,7 @@ async fn a_panic_fails_its_caller_and_the_thread_lives_on() {
             matches!(panicked, Err(StoreError::Failed(_))),
             "{panicked:?}"
         );
-        assert_eq!(stage.at(), 0, "its half of a write was rolled back");
+        assert_eq!(stage.at(), 0, "the partial write was rolled back");
     }
     writer.run(Work::NONE, write(5)).await.unwrap();
     assert_eq!(stage.at(), 5);

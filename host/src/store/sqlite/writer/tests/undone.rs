@@ -106,7 +106,7 @@ async fn counts_that_could_not_be_written_are_written_later() {
         count(transaction, two, 2)?;
         write(1)(transaction)?;
         let written = transaction.tally.write(transaction.connection);
-        assert!(written.is_err(), "it is refused");
+        assert!(written.is_err(), "the write is refused");
         write(-1)(transaction)
     };
     stage.run(run).await.unwrap();
