@@ -62,7 +62,7 @@ impl Link {
         self.0.id
     }
 
-    /// Returns further checks of the batch, to be made after its own.
+    /// Returns further checks, which follow those of the batch.
     pub fn follows(&self) -> &[Follow] {
         &self.0.follows
     }

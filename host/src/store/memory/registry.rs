@@ -146,7 +146,7 @@ impl State {
             .ok_or(StoreError::PluginNotFound(version))?;
         let (digest, exports) = (plugin.digest, plugin.exports.clone());
         tenant.check_declared(&exports)?;
-        // For the version that is already active, what it replaced stays.
+        // Reactivating the active version keeps the version that it replaced.
         if let Some(plugin) = tenant.plugins.get_mut(&version)
             && before != Some(version)
         {

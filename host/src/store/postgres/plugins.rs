@@ -64,7 +64,7 @@ pub(super) async fn activate(
     if !switch_to(lease, app, version, at).await? {
         Err(StoreError::PluginNotFound(version))?;
     }
-    // For the version that is already active, what it replaced stays.
+    // Reactivating the active version keeps the version that it replaced.
     if before != Some(version) {
         let statement = sqlx::query(sql::REPLACED)
             .bind(app.uuid())

@@ -197,7 +197,7 @@ pub(super) fn activate(
 ) -> Result<(), StoreError> {
     let before = active(connection, app)?;
     switch_to(connection, app, version, at)?;
-    // For the version that is already active, what it replaced stays.
+    // Reactivating the active version keeps the version that it replaced.
     if before != Some(version) {
         execute(
             connection,
