@@ -87,7 +87,7 @@ async fn an_answer_has_four_mebibytes_of_values_at_most() {
     let answer = packed.get_many(&[big, big, big, big, at("c", "one")]).await;
     answer.refused(
         Status::TooLarge,
-        &["answer is over the limit of 4194304 bytes"],
+        &["answer exceeds the limit of 4194304 bytes"],
     );
     packed
         .get_many(&vec![big; 1_000])

@@ -313,7 +313,7 @@ async fn a_server_without_room_is_told_with_its_numbers() {
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     let text = std::error::Error::source(&error).unwrap().to_string();
     for part in [
-        "up to 16 (postgres.connections)",
+        "open 16 (postgres.connections)",
         "max_connections",
         "too many clients",
     ] {
