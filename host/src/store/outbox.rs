@@ -44,11 +44,11 @@ pub trait Outbox: Send + Sync {
     /// Extends the lease of a delivery. Returns whether the lease still held.
     async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError>;
 
-    /// Records a failed attempt: the delivery is retried or becomes a dead letter, and in the latter
-    /// case the next one of its ordering key becomes claimable. A deterministic failure counts once
-    /// against the trigger, which is paused after [`FAILURES_MAX`](crate::model::FAILURES_MAX) in a
-    /// row. If the delivery was the probe of a paused trigger, the next probe waits longer. If the
-    /// lease did not hold, nothing changes.
+    /// Records a failed attempt: the delivery is retried or becomes a dead letter, and in the
+    /// latter case the next one of its ordering key becomes claimable. A deterministic failure
+    /// counts once against the trigger, which is paused after
+    /// [`FAILURES_MAX`](crate::model::FAILURES_MAX) in a row. If the delivery was the probe of a
+    /// paused trigger, the next probe waits longer. If the lease did not hold, nothing changes.
     async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError>;
 
     /// Nacks a delivery whose attempt the host interrupted or could not start. It is due at `at`,
