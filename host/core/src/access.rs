@@ -1,11 +1,11 @@
-//! Who may do what: principals, scopes and capabilities.
+//! Access control: principals, scopes and capabilities.
 
 use super::AppId;
 use std::fmt;
 use std::str::FromStr;
 use thiserror::Error;
 
-/// What a token may be granted. The vocabulary is closed.
+/// A permission that a token can grant. The set is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// `script:read`: read entries.
@@ -36,7 +36,7 @@ impl Scope {
         Scope::InstanceAdmin,
     ];
 
-    /// The scope as it is written.
+    /// Returns the scope as it is written.
     pub const fn as_str(self) -> &'static str {
         match self {
             Scope::ScriptRead => "script:read",
@@ -56,10 +56,11 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A word that is no scope.
+/// An unknown scope.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "{0:?} is no scope; the scopes are script:read, script:write, app:read, app:admin, plugin:deploy, log:read and instance:admin"
+    "unknown scope {0:?}; expected one of script:read, script:write, app:read, app:admin, \
+     plugin:deploy, log:read, instance:admin"
 )]
 pub struct UnknownScope(pub String);
 
@@ -74,14 +75,14 @@ impl FromStr for Scope {
     }
 }
 
-/// What an action needs, of one app where it names one.
+/// A permission that an action requires, for one app or for the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Capability {
     /// Read the entries of an app.
     AppKvRead(AppId),
     /// Write the entries of an app.
     AppKvWrite(AppId),
-    /// Make a new app, which a principal of one app cannot.
+    /// Create an app, which a principal bound to one app cannot.
     AppCreate,
     /// See an app's settings.
     AppRead(AppId),
@@ -96,7 +97,7 @@ pub enum Capability {
 }
 
 impl Capability {
-    /// The scope that grants it.
+    /// Returns the scope that grants this capability.
     pub const fn scope(self) -> Scope {
         match self {
             Capability::AppKvRead(_) => Scope::ScriptRead,
@@ -109,7 +110,7 @@ impl Capability {
         }
     }
 
-    /// The app that it is about; none for the host itself.
+    /// Returns the app that it concerns; `None` for the host itself.
     pub const fn app(self) -> Option<AppId> {
         match self {
             Capability::AppKvRead(app)
@@ -123,7 +124,7 @@ impl Capability {
     }
 }
 
-/// Who makes a call, once that is known: a set of scopes, for one app or for all.
+/// An authenticated caller: a set of scopes, for one app or for all apps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     scopes: Vec<Scope>,
@@ -131,7 +132,7 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// A principal with these scopes for one app and no other.
+    /// Creates a principal with these scopes for one app only.
     pub fn for_app(app: AppId, scopes: impl Into<Vec<Scope>>) -> Principal {
         Principal {
             scopes: scopes.into(),
@@ -139,7 +140,7 @@ impl Principal {
         }
     }
 
-    /// A principal with these scopes for every app.
+    /// Creates a principal with these scopes for every app.
     pub fn for_all_apps(scopes: impl Into<Vec<Scope>>) -> Principal {
         Principal {
             scopes: scopes.into(),
@@ -147,18 +148,18 @@ impl Principal {
         }
     }
 
-    /// What it is granted.
+    /// Returns the granted scopes.
     pub fn scopes(&self) -> &[Scope] {
         &self.scopes
     }
 
-    /// The one app that it is bound to, if it is.
+    /// Returns the app that the principal is bound to, if any.
     pub fn app(&self) -> Option<AppId> {
         self.app
     }
 
-    /// Whether this principal holds a capability: it has the scope, and is not
-    /// bound to another app. What no arm grants is denied.
+    /// Returns whether the principal has the scope of `capability` and is not bound to another app.
+    /// Access is denied by default.
     pub fn holds(&self, capability: Capability) -> bool {
         let in_reach = match (self.app, capability.app()) {
             (None, Some(_) | None) => true,

@@ -4,18 +4,18 @@ use super::{ActivePlugin, CursorKey, Invalid, Subject, Timestamp};
 use std::fmt;
 use uuid::Uuid;
 
-/// An app's identity. It leads the primary key of every row the app owns.
+/// The identity of an app. It leads the primary key of every row of the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct AppId(Uuid);
 
 impl AppId {
-    /// A new identity. Version 7, so that rows of new apps land side by side.
+    /// Generates an identity: a version 7 UUID, so that rows of new apps are adjacent.
     pub fn generate() -> AppId {
         AppId(Uuid::now_v7())
     }
 
-    /// The identity as a UUID.
+    /// Returns the identity as a UUID.
     pub fn uuid(self) -> Uuid {
         self.0
     }
@@ -35,20 +35,20 @@ impl fmt::Display for AppId {
 
 /// The unique name of an app: 1 to 64 bytes of `a-z`, `0-9`, `-` and `_`.
 ///
-/// Names appear in paths, URLs and log lines, so nothing that needs quoting
-/// there is allowed.
+/// Names appear in paths, URLs and log lines, so characters that would need quoting there are not
+/// allowed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct AppName(String);
 
 impl AppName {
-    /// The longest name, in bytes.
+    /// The maximum length of a name, in bytes.
     pub const BYTES_MAX: usize = 64;
 
     /// Parses a name.
     ///
     /// # Errors
-    /// [`Invalid`] for an empty or over-long name, or another character.
+    /// [`Invalid`] if the name is empty or too long, or contains another character.
     pub fn parse(name: &str) -> Result<AppName, Invalid> {
         if name.is_empty() {
             return Err(Invalid::Empty(Subject::AppName));
@@ -71,7 +71,7 @@ impl AppName {
         Ok(AppName(name.to_owned()))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -83,7 +83,7 @@ impl fmt::Display for AppName {
     }
 }
 
-/// One app, as its row says.
+/// An app, as stored.
 #[derive(Debug, Clone)]
 pub struct App {
     /// Its identity.
@@ -92,30 +92,30 @@ pub struct App {
     pub name: AppName,
     /// When it was created.
     pub created_at: Timestamp,
-    /// The secret that its list cursors are signed with. It lives in the row so
-    /// that every host on the same database takes the others' cursors.
+    /// The secret that signs its list cursors. It is stored in the row, so that hosts on the same
+    /// database accept each other's cursors.
     pub cursor_key: CursorKey,
-    /// Whether it takes calls without a token. Its administrators decide.
+    /// Whether it accepts calls without a token. Set by its administrators.
     pub public: bool,
-    /// What it may use. The operator decides.
+    /// Its limits. Set by the operator.
     pub limits: AppLimits,
-    /// The plugin version that its calls go to, if it has one.
+    /// The plugin version that serves its calls, if any.
     pub active: Option<ActivePlugin>,
 }
 
-/// What an app may use. `None` is no limit.
+/// The limits of an app. `None` means unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AppLimits {
-    /// What its entries may take.
+    /// The quota of its entries.
     pub quota: Quota,
-    /// Calls a second, on each host; a second's worth may come at once.
+    /// Calls per second, on each host. A burst may use one second's worth.
     pub calls_per_second: Option<u32>,
-    /// Calls that run at the same time, on each host.
+    /// Concurrent calls, on each host.
     pub calls_at_once: Option<u32>,
 }
 
-/// A change of some of an app's limits. The outer `None` leaves a limit as it is,
-/// the inner one removes it.
+/// A change to some of an app's limits. The outer `None` leaves a limit unchanged; the inner `None`
+/// removes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LimitsPatch {
     /// Of [`Quota::entries`].
@@ -129,7 +129,7 @@ pub struct LimitsPatch {
 }
 
 impl LimitsPatch {
-    /// Returns the limits with this change.
+    /// Returns the limits with this change applied.
     pub fn apply(self, limits: AppLimits) -> AppLimits {
         let quota = limits.quota;
         AppLimits {
@@ -144,7 +144,7 @@ impl LimitsPatch {
 }
 
 impl From<AppLimits> for LimitsPatch {
-    /// The change that replaces all limits.
+    /// Creates a change that replaces all limits.
     fn from(limits: AppLimits) -> LimitsPatch {
         LimitsPatch {
             entries: Some(limits.quota.entries),
@@ -155,30 +155,30 @@ impl From<AppLimits> for LimitsPatch {
     }
 }
 
-/// The most that an app's entries may take. Expired entries count until they are
-/// overwritten, deleted or swept.
+/// The maximum that an app may store. Expired entries count until they are overwritten, deleted or
+/// swept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quota {
-    /// Their number.
+    /// Number of entries.
     pub entries: Option<u64>,
-    /// Their bytes, and those of deliveries and dead letters: collections, keys and
-    /// values as they were written, and a fixed part for each row
-    /// ([`ENTRY_BYTES`](super::ENTRY_BYTES), [`DELIVERY_BYTES`](super::DELIVERY_BYTES)).
+    /// Bytes of entries, deliveries and dead letters: collections, keys and values as written, and
+    /// a fixed cost for each row ([`ENTRY_BYTES`](super::ENTRY_BYTES),
+    /// [`DELIVERY_BYTES`](super::DELIVERY_BYTES)).
     pub bytes: Option<u64>,
 }
 
-/// What an app's entries take, counted as its [`Quota`] counts.
+/// What an app stores, counted as its [`Quota`] counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Their number.
+    /// Number of entries.
     pub entries: u64,
-    /// Their bytes, and those of deliveries and dead letters.
+    /// Bytes of entries, deliveries and dead letters.
     pub bytes: u64,
-    /// Outstanding deliveries, without runs of schedules.
+    /// Number of outstanding deliveries, without runs of schedules.
     pub deliveries: u64,
 }
 
-/// What a quota limits.
+/// A resource that a quota limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
     /// The number of entries.
@@ -248,7 +248,7 @@ mod tests {
         assert!(AppName::parse("shop-7_b").is_ok());
         assert!(AppName::parse(&"a".repeat(64)).is_ok());
         for bad in ["", "Shop", "a b", "../x", "ä", "a\0", &"a".repeat(65)] {
-            assert!(AppName::parse(bad).is_err(), "{bad:?} was taken");
+            assert!(AppName::parse(bad).is_err(), "{bad:?} was accepted");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! A write is one value: everything that must happen together, or not at all.
+//! Write batches: checks and operations that are applied atomically.
 
 use super::{
     AppId, Audit, Collection, DELIVERIES_OF_A_WRITE_MAX, FOLLOWERS_MAX, Key, Link, Receipt,
     Timestamp, Value, Version,
 };
 
-/// What a check or a guarded write expects of an entry.
+/// The expected state of an entry, for a check or a conditional write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// There is no entry.
@@ -15,7 +15,7 @@ pub enum Expect {
 }
 
 impl Expect {
-    /// Whether an entry's version, or its absence, is what is expected.
+    /// Returns whether the version found, or its absence, is the expected one.
     pub fn holds(self, found: Option<Version>) -> bool {
         match (self, found) {
             (Expect::Absent, None) => true,
@@ -32,14 +32,14 @@ pub struct Check {
     pub collection: Collection,
     /// The entry's key.
     pub key: Key,
-    /// What it must be like before the batch.
+    /// Its required state before the batch.
     pub expect: Expect,
 }
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Writes an entry, whether there was one or not.
+    /// Writes an entry, whether or not it exists.
     Set {
         /// Its collection.
         collection: Collection,
@@ -47,30 +47,30 @@ pub enum Op {
         key: Key,
         /// Its new value.
         value: Value,
-        /// When it becomes absent, if ever.
+        /// When it expires, if ever.
         expires_at: Option<Timestamp>,
     },
-    /// Removes an entry, if there is one.
+    /// Removes an entry, if it exists.
     Delete {
         /// Its collection.
         collection: Collection,
         /// Its key.
         key: Key,
     },
-    /// Adds to an entry that holds a JSON integer; an absent one counts as 0. When
-    /// the entry expires stays as it is.
+    /// Adds to an entry that holds a JSON integer. An absent entry counts as 0. The expiry of the
+    /// entry does not change.
     Increment {
         /// Its collection.
         collection: Collection,
         /// Its key.
         key: Key,
-        /// How much is added.
+        /// The amount to add.
         delta: i64,
     },
 }
 
 impl Op {
-    /// The entry that it changes.
+    /// Returns the entry that it changes.
     pub fn address(&self) -> (&Collection, &Key) {
         match self {
             Op::Set {
@@ -84,36 +84,34 @@ impl Op {
     }
 }
 
-/// A write: all checks hold and all operations take effect, in their order, in
-/// one transaction of the store; or none does.
+/// A write: if all checks hold, all operations take effect, in order, in one transaction of the
+/// store; otherwise none does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteBatch {
-    /// The app whose rows it touches: all of them, and no others.
+    /// The app that owns all rows that the batch touches.
     pub app_id: AppId,
     /// The time of the write, for `created_at`, `updated_at` and expiry.
     pub now: Timestamp,
-    /// What must hold before.
+    /// Preconditions.
     pub checks: Vec<Check>,
-    /// What is done, in this order.
+    /// Operations, applied in this order.
     pub ops: Vec<Op>,
-    /// Written in the same transaction; for changes that an administrator makes.
+    /// Written in the same transaction, for operations of an administrator.
     pub audit: Option<Box<Audit>>,
-    /// How many handlers stand between a call and this write: the depth of the
-    /// event that is being handled, 0 outside a handler.
+    /// The number of handlers between a call and this write: the depth of the event that is being
+    /// handled, 0 outside a handler.
     pub depth: u32,
-    /// The most deliveries that may follow from this write: what the event that is
-    /// being handled may still cause, [`FOLLOWERS_MAX`] for each change outside a
-    /// handler.
+    /// The maximum number of deliveries that may follow from this write: the rest of the budget of
+    /// the event that is being handled, or [`FOLLOWERS_MAX`] for each change outside a handler.
     pub followers: u32,
-    /// The delivery that is done with this write. Unless its lease still holds,
-    /// nothing is written.
+    /// The delivery that this write acknowledges. Nothing is written unless its lease still holds.
     pub acknowledge: Option<Box<Receipt>>,
-    /// What ties it to batches before and after it.
+    /// Links it to earlier and later batches.
     pub link: Option<Link>,
 }
 
 impl WriteBatch {
-    /// The most deliveries that it may make.
+    /// Returns the maximum number of deliveries that the batch may create.
     pub fn deliveries_max(&self) -> u32 {
         match self.depth {
             0 => DELIVERIES_OF_A_WRITE_MAX,
@@ -121,7 +119,7 @@ impl WriteBatch {
         }
     }
 
-    /// A batch that does nothing yet.
+    /// Creates an empty batch.
     pub fn new(app_id: AppId, now: Timestamp) -> WriteBatch {
         WriteBatch {
             app_id,
@@ -137,30 +135,30 @@ impl WriteBatch {
     }
 }
 
-/// What a batch did.
+/// The result of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Committed {
-    /// One for each operation.
+    /// One result for each operation.
     pub applied: Vec<Applied>,
-    /// How many deliveries it made.
+    /// The number of deliveries created.
     pub deliveries: u64,
 }
 
-/// What an operation of a batch did.
+/// The result of an operation of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
     /// The entry was written and now has this version.
     Set(Version),
-    /// The entry is gone; whether there was one.
+    /// The entry was deleted, if it existed.
     Deleted {
         /// True if there was an entry that had not expired.
         existed: bool,
     },
-    /// The entry was added to.
+    /// The entry was incremented.
     Incremented {
         /// Its new version.
         version: Version,
-        /// What it holds now.
+        /// Its new value.
         value: i64,
     },
 }

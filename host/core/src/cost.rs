@@ -1,44 +1,44 @@
-//! What a row costs an app, and what one write may cause.
+//! What a row costs an app, and the deliveries that one write may cause.
 
 use super::Failed;
 
-/// The bytes that each entry counts against its app's quota besides those of its
-/// collection, key and value: its other columns and its index entries. A row
-/// measures 95 bytes on SQLite and about 160 on Postgres; pages are not full.
+/// The bytes that each entry counts against its app's quota in addition to its collection, key and
+/// value, for its other columns and index entries. A row measures 95 bytes on SQLite and about 160
+/// on Postgres, but pages are not full.
 pub const ENTRY_BYTES: u64 = 192;
 
-/// The same for a delivery and for a dead letter, which have more columns and two
-/// indexes, and the short text of the last failure. A row measures 250 bytes on
-/// SQLite and about 500 on Postgres without that text.
+/// The same for a delivery and for a dead letter, which have more columns, two indexes and the
+/// short text of the last failure. Without that text, a row measures 250 bytes on SQLite and about
+/// 500 on Postgres.
 pub const DELIVERY_BYTES: u64 = 768;
 
-/// The most deliveries that one write may make. A write that would make more is
-/// refused: it holds up the writes of others while it runs.
+/// The maximum number of deliveries that one write may create. A larger write is refused because it
+/// would block the writes of others while it runs.
 pub const DELIVERIES_OF_A_WRITE_MAX: u32 = 10_000;
 
-/// The most deliveries of an app that may be outstanding. Runs of schedules are
-/// not counted: each schedule has at most one.
+/// The maximum number of outstanding deliveries of an app. Runs of schedules do not count: each
+/// schedule has at most one.
 pub const DELIVERIES_MAX: u64 = 100_000;
 
-/// The most deliveries that may follow from one change of an entry, over all
-/// handlers that it calls and that their changes call. The deliveries that a
-/// write makes share what is left equally.
+/// The maximum number of deliveries that may follow from one change of an entry, over all handlers
+/// that it triggers, directly or indirectly. The deliveries of a write share the remaining budget
+/// equally.
 pub const FOLLOWERS_MAX: u32 = 10_000;
 
-/// The longest text of a failure that a delivery keeps between two attempts, in
-/// bytes: [`DELIVERY_BYTES`] has room for it. A dead letter has all of it.
+/// The maximum length of the failure text that a delivery keeps between two attempts, in bytes.
+/// [`DELIVERY_BYTES`] includes it. A dead letter keeps the full text.
 const NOTE_BYTES_MAX: usize = 256;
 
 impl Failed {
-    /// How it failed, as the delivery keeps it until the next attempt.
+    /// Returns the failure text that the delivery keeps until the next attempt.
     pub fn note(&self) -> &str {
         let end = self.error.floor_char_boundary(NOTE_BYTES_MAX);
         self.error.get(..end).unwrap_or_default()
     }
 }
 
-/// What each of `siblings` deliveries may cause, of `left` that they may cause
-/// together, themselves included. Zero siblings cause nothing.
+/// Returns the budget of each of `siblings` deliveries that share `left`, the deliveries themselves
+/// included. The share of zero siblings is 0.
 pub const fn share(left: u32, siblings: u32) -> u32 {
     match left.checked_div(siblings) {
         Some(each) => each.saturating_sub(1),

@@ -1,4 +1,4 @@
-//! Cursors: where a page ended, signed so that no other list takes them.
+//! Cursors: the position after a page, signed so that no other list accepts it.
 
 use super::{Collection, Invalid, Key, KeyRange, Subject};
 use hmac::{Hmac, KeyInit, Mac};
@@ -6,20 +6,20 @@ use sha2::Sha256;
 use std::fmt;
 use std::ops::Bound;
 
-/// The secret of an app that signs its cursors.
+/// The secret with which an app's cursors are signed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CursorKey([u8; CursorKey::BYTES]);
 
 impl CursorKey {
-    /// Its length.
+    /// Its length in bytes.
     pub const BYTES: usize = 32;
 
-    /// Takes 32 random bytes.
+    /// Creates a key from 32 random bytes.
     pub fn new(bytes: [u8; CursorKey::BYTES]) -> CursorKey {
         CursorKey(bytes)
     }
 
-    /// The bytes, for the app's row.
+    /// Returns the bytes, for the app's row.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -31,10 +31,10 @@ impl fmt::Debug for CursorKey {
     }
 }
 
-/// Where a page ended: opaque bytes, bound to the app, the collection, the range
-/// and the direction of the list that gave them.
+/// The position after a page: opaque bytes, bound to the app, the collection, the range and the
+/// direction of the list that returned them.
 ///
-/// One byte of format, 16 bytes of HMAC-SHA-256, then the last key of the page.
+/// The format is a format byte, 16 bytes of HMAC-SHA-256, and the last key of the page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor(Vec<u8>);
 
@@ -42,10 +42,10 @@ const FORMAT: u8 = 1;
 const TAG_BYTES: usize = 16;
 
 impl Cursor {
-    /// The longest cursor, in bytes.
+    /// The maximum length of a cursor, in bytes.
     pub const BYTES_MAX: usize = 1 + TAG_BYTES + super::KEY_BYTES_MAX;
 
-    /// Takes bytes from outside; [`Cursor::open`] says whether they are any good.
+    /// Wraps bytes from outside. [`Cursor::open`] checks whether they are valid.
     ///
     /// # Errors
     /// [`Invalid::TooLarge`] over [`Cursor::BYTES_MAX`].
@@ -60,12 +60,12 @@ impl Cursor {
         Ok(Cursor(bytes))
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The cursor after `key`, for the list over `range`.
+    /// Creates the cursor after `key`, for the list over `range`.
     pub fn seal(
         secret: &CursorKey,
         collection: &Collection,
@@ -83,10 +83,10 @@ impl Cursor {
         Cursor(bytes)
     }
 
-    /// The key that the page before ended with.
+    /// Returns the last key of the previous page.
     ///
     /// # Errors
-    /// [`Invalid::ForeignCursor`] when it was sealed for another list, or edited.
+    /// [`Invalid::ForeignCursor`] if it was sealed for another list, or modified.
     pub fn open(
         &self,
         secret: &CursorKey,
@@ -116,8 +116,8 @@ fn mac(
 ) -> Hmac<Sha256> {
     #[allow(clippy::expect_used)] // HMAC takes keys of every length.
     let mut mac = Hmac::<Sha256>::new_from_slice(&secret.0).expect("a key of 32 bytes");
-    // Each part goes in behind its kind and length, so that no two lists feed
-    // the same bytes.
+    // Each part is preceded by its kind and length, so that two different lists never hash the same
+    // bytes.
     let mut part = |kind: u8, bytes: &[u8]| {
         mac.update(&[kind]);
         mac.update(&(bytes.len() as u64).to_le_bytes());

@@ -1,9 +1,8 @@
-//! Deliveries: an event on its way to one trigger's function.
+//! Deliveries: an event that is to be delivered to one trigger's function.
 //!
-//! A delivery is one row. It is written in the transaction of the change, carries
-//! all of the event, and goes with the commit of its handler. So a change with
-//! two triggers has two deliveries, of the same event, that know nothing of each
-//! other.
+//! A delivery is one row. It is written in the transaction of the change, holds the whole event,
+//! and is deleted in the commit of its handler. A change with two triggers has two independent
+//! deliveries of the same event.
 
 use super::Version;
 use super::{
@@ -14,27 +13,27 @@ use std::fmt;
 use std::str::FromStr;
 use uuid::Uuid;
 
-/// The deepest chain of changes that handlers make to each other's collections.
-/// An event below it is given up at once, so a loop of handlers ends.
+/// The maximum recursion depth of changes that handlers make to each other's collections. An event
+/// beyond it becomes a dead letter at once, so that a loop of handlers ends.
 pub const DEPTH_MAX: u32 = 8;
 
-/// What has happened.
+/// An event that triggers react to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its identity: the same for each trigger, each attempt and each replay.
+    /// Its identity: the same for every trigger, attempt and replay.
     pub id: Uuid,
-    /// How many handlers stand between it and a call: 1 for a change that a call
-    /// made, one more for each handler on the way.
+    /// The number of handlers between it and a call: 1 for a change that a call made, one more for
+    /// each handler in between.
     pub depth: u32,
-    /// How many deliveries may still follow from it.
+    /// The number of deliveries that may still follow from it.
     pub followers: u32,
-    /// When it happened; for a schedule, when it was due.
+    /// When it occurred; for a schedule, when it was due.
     pub at: Timestamp,
-    /// What.
+    /// Its kind and data.
     pub what: Happening,
 }
 
-/// What an event is about.
+/// The kind of an event, with its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Happening {
     /// An entry was written.
@@ -43,9 +42,9 @@ pub enum Happening {
         collection: Collection,
         /// Its key.
         key: Key,
-        /// The version that it got.
+        /// Its new version.
         version: Version,
-        /// The value that it got.
+        /// Its new value.
         value: Value,
     },
     /// An entry was deleted.
@@ -54,15 +53,15 @@ pub enum Happening {
         collection: Collection,
         /// Its key.
         key: Key,
-        /// The version that it had.
+        /// Its last version.
         version: Version,
     },
-    /// A schedule is due.
+    /// A schedule became due.
     Due,
 }
 
 impl Happening {
-    /// The entry, if it is about one.
+    /// Returns the entry that changed, unless it is a schedule.
     pub fn entry(&self) -> Option<(&Collection, &Key)> {
         match self {
             Happening::Set {
@@ -75,7 +74,7 @@ impl Happening {
         }
     }
 
-    /// One word for it.
+    /// Returns the kind in one word.
     pub const fn kind(&self) -> &'static str {
         match self {
             Happening::Set { .. } => "set",
@@ -84,9 +83,9 @@ impl Happening {
         }
     }
 
-    /// The bytes that a delivery of it takes of its app's quota: those of
-    /// collection, key and value, and [`DELIVERY_BYTES`]. A run of a schedule takes
-    /// none: there is at most one of each.
+    /// Returns the bytes that a delivery of it counts against its app's quota: those of collection,
+    /// key and value, and [`DELIVERY_BYTES`]. A run of a schedule counts nothing, because each
+    /// schedule has at most one.
     pub fn bytes(&self) -> u64 {
         let (names, value) = match self {
             Happening::Set {
@@ -104,19 +103,20 @@ impl Happening {
     }
 }
 
-/// Where a delivery is among those of its trigger. Deliveries of one trigger and
-/// one chain are carried out one after another, in the order of their numbers.
+/// The key of a delivery. Deliveries with the same trigger and ordering key are handled one after
+/// another, in the order of their sequence numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The trigger.
     pub trigger: TriggerName,
-    /// A hash of the key. Two keys that share one merely wait for each other.
+    /// The ordering key: a hash of the entry's key. Keys with the same hash only wait for each
+    /// other.
     pub chain: i64,
-    /// Larger for later events of the same key.
+    /// The sequence number, larger for later events of the same key.
     pub seq: i64,
 }
 
-/// The chain of a key; of a schedule, which has none, the chain of its own.
+/// Returns the ordering key of an entry's key, or of a schedule, which has one of its own.
 pub fn chain_of(key: &str) -> i64 {
     use sha2::{Digest as _, Sha256};
     let hash = Sha256::digest(key.as_bytes());
@@ -124,7 +124,8 @@ pub fn chain_of(key: &str) -> i64 {
     i64::from_le_bytes(first)
 }
 
-/// The right to carry out a delivery, until it runs out or somebody else gets it.
+/// A lease token: the right to handle a delivery until the lease expires or another claim replaces
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// The app.
@@ -135,7 +136,7 @@ pub struct Receipt {
     pub lease: Uuid,
 }
 
-/// A queue of deliveries: those of one trigger.
+/// A queue: the deliveries of one trigger.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Queue {
     /// The app.
@@ -144,52 +145,51 @@ pub struct Queue {
     pub trigger: TriggerName,
 }
 
-/// What is asked for when deliveries are claimed.
+/// A request to claim deliveries.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    /// Of this queue.
+    /// The queue to claim from.
     pub queue: Queue,
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
-    /// When the lease runs out.
+    /// When the lease expires.
     pub until: Timestamp,
-    /// The lease; the same for all that are claimed together.
+    /// The lease, shared by all deliveries of this claim.
     pub lease: Uuid,
-    /// The most deliveries.
+    /// The maximum number of deliveries.
     pub limit: u32,
 }
 
 /// A delivery that is not done yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// Where it is.
+    /// Its key.
     pub place: Place,
     /// The event.
     pub event: Event,
-    /// The function that is called.
+    /// The function to call.
     pub function: String,
-    /// How often and for how long it is tried.
+    /// Its retry policy.
     pub policy: Policy,
-    /// The attempts so far, that under way included. A host that dies in the
-    /// middle of one has made it.
+    /// The number of attempts, including a running one. An attempt counts even if its host dies.
     pub attempts: u32,
-    /// How often it was a dead letter.
+    /// How often it was replayed from the dead letters.
     pub replays: u32,
-    /// When it came into the queue: with the event, or by a replay.
+    /// When it was queued: with the event, or by a replay.
     pub queued_at: Timestamp,
-    /// When it may be claimed; none behind another one of its chain.
+    /// When it may be claimed; `None` behind another delivery of its ordering key.
     pub due_at: Option<Timestamp>,
-    /// Whether somebody has claimed it. Then `due_at` is when the lease runs out.
+    /// Whether it is claimed. Then `due_at` is when the lease expires.
     pub leased: bool,
-    /// How the last attempt failed.
+    /// The error of the last attempt.
     pub error: Option<String>,
-    /// Whether this claim is the probe of a trigger that failures have paused.
+    /// Whether this claim is the probe of a trigger that was paused by failures.
     pub is_probe: bool,
 }
 
 impl DeadLetter {
-    /// The bytes that it takes of its app's quota: those of its delivery, and the
-    /// texts that say how it failed.
+    /// Returns the bytes that it counts against its app's quota: those of its delivery, and the
+    /// texts of its failure.
     pub fn bytes(&self) -> u64 {
         let texts = self.error.len() + self.trace.as_ref().map_or(0, String::len);
         self.event.what.bytes().max(DELIVERY_BYTES) + texts as u64
@@ -197,7 +197,7 @@ impl DeadLetter {
 }
 
 impl Delivery {
-    /// Where it is in its life.
+    /// Returns its state.
     pub fn state(&self) -> DeliveryState {
         match (self.due_at, self.leased) {
             (None, _) => DeliveryState::Waiting,
@@ -207,17 +207,17 @@ impl Delivery {
     }
 }
 
-/// Why a delivery was given up.
+/// Why a delivery became a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeadReason {
-    /// All attempts of its policy have failed.
+    /// All attempts that its policy allows have failed.
     Attempts,
-    /// It has grown older than its policy allows.
+    /// It is older than its policy allows.
     Age,
-    /// It failed in a way that it will fail in again: a trap, too much memory or
-    /// time, an input that the handler does not understand, no such function.
+    /// It failed in a way that a retry would repeat: a trap, the memory or time limit, an input
+    /// that the handler does not understand, a missing function.
     Deterministic,
-    /// Its event is deeper than handlers may cause events: a loop.
+    /// Its event exceeds the recursion limit of handlers.
     Depth,
 }
 
@@ -230,7 +230,7 @@ impl DeadReason {
         DeadReason::Depth,
     ];
 
-    /// The reason in one word.
+    /// Returns the reason in one word.
     pub const fn as_str(self) -> &'static str {
         match self {
             DeadReason::Attempts => "attempts",
@@ -256,59 +256,59 @@ impl FromStr for DeadReason {
     }
 }
 
-/// How a claimed delivery goes on after a failed attempt.
+/// The outcome of a failed attempt of a claimed delivery.
 #[derive(Debug, Clone)]
 pub struct Failed {
-    /// The delivery, and the right to decide about it.
+    /// The lease token of the delivery.
     pub receipt: Receipt,
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
-    /// How it goes on.
+    /// What happens to the delivery.
     pub verdict: Verdict,
     /// Whether the failure was deterministic, which counts against the trigger.
     pub deterministic: bool,
     /// How long a paused trigger waits for its next probe.
     pub probe: ProbeWait,
-    /// How it failed, in a line.
+    /// The error, in one line.
     pub error: String,
-    /// Where in the plugin it failed, if that is known.
+    /// The stack trace in the plugin, if known.
     pub trace: Option<String>,
-    /// What was run, if anything.
+    /// The plugin version that was run, if any.
     pub plugin: Option<(PluginVersion, Digest)>,
 }
 
-/// What became of a failed delivery that was given back, and of its trigger.
+/// What happened to a delivery that was reported as failed, and to its trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Returned {
-    /// The lease did not hold: nothing has changed.
+    /// The lease no longer held; nothing changed.
     Lost,
-    /// The delivery goes on as the verdict says, and the trigger is as it was.
+    /// The delivery follows its verdict; its trigger is unchanged.
     Kept,
-    /// The same, and the trigger is paused from now on.
+    /// The same, and the trigger is now paused.
     Paused {
-        /// Deliveries that have failed in a row.
+        /// Consecutive failed deliveries.
         failures: u32,
-        /// When one is let through.
+        /// When a probe is let through.
         probe_at: Timestamp,
     },
     /// The delivery was the probe of a paused trigger, which stays paused.
     ProbeFailed {
-        /// When the next one is let through.
+        /// When the next probe is let through.
         probe_at: Timestamp,
     },
 }
 
 impl Returned {
-    /// Whether the lease held.
+    /// Returns whether the lease held.
     pub const fn is_held(self) -> bool {
         !matches!(self, Returned::Lost)
     }
 }
 
-/// How a delivery goes on.
+/// What happens to a delivery after a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is tried again, not before this time.
+    /// Retry it, not before this time.
     RetryAt(Timestamp),
     /// It becomes a dead letter.
     GiveUp(DeadReason),
@@ -319,7 +319,7 @@ pub enum Verdict {
 pub struct DeadLetter {
     /// Its identity, which sorts by the time at which it was given up.
     pub id: Uuid,
-    /// The event, whole.
+    /// The whole event.
     pub event: Event,
     /// The trigger.
     pub trigger: TriggerName,
@@ -327,28 +327,28 @@ pub struct DeadLetter {
     pub function: String,
     /// Why it was given up.
     pub reason: DeadReason,
-    /// How the last attempt failed.
+    /// The error of the last attempt.
     pub error: String,
-    /// Where in the plugin, if that is known.
+    /// The stack trace in the plugin, if known.
     pub trace: Option<String>,
-    /// What was run last, if anything.
+    /// The plugin version that was run last, if any.
     pub plugin: Option<(PluginVersion, Digest)>,
     /// The attempts since the event, or since the last replay.
     pub attempts: u32,
-    /// How often it was replayed before.
+    /// How often it had been replayed.
     pub replays: u32,
     /// When it was given up.
     pub dead_at: Timestamp,
 }
 
-/// Which dead letters of an app. Each part that is there narrows the choice.
+/// A filter of an app's dead letters. Each field that is set narrows the selection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Letters {
-    /// These; all if it is empty.
+    /// These identities; any if empty.
     pub ids: Vec<Uuid>,
-    /// Of this trigger.
+    /// For this trigger.
     pub trigger: Option<TriggerName>,
-    /// For this reason.
+    /// With this reason.
     pub reason: Option<DeadReason>,
     /// Given up at this time or later.
     pub from: Option<Timestamp>,
@@ -357,7 +357,7 @@ pub struct Letters {
 }
 
 impl Letters {
-    /// Whether the filter selects a dead letter.
+    /// Returns whether the filter selects a dead letter.
     pub fn matches(&self, letter: &DeadLetter) -> bool {
         (self.ids.is_empty() || self.ids.contains(&letter.id))
             && self.trigger.as_ref().is_none_or(|t| *t == letter.trigger)
@@ -366,13 +366,12 @@ impl Letters {
             && self.until.is_none_or(|until| letter.dead_at < until)
     }
 }
-
-/// Which outstanding deliveries of an app. Each part that is there narrows the choice.
+/// A filter of an app's outstanding deliveries. Each field that is set narrows the selection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outstanding {
-    /// Of these events; of all if it is empty.
+    /// For these events; any if empty.
     pub events: Vec<Uuid>,
-    /// Of this trigger.
+    /// For this trigger.
     pub trigger: Option<TriggerName>,
     /// Queued at this time or later.
     pub from: Option<Timestamp>,
@@ -381,7 +380,7 @@ pub struct Outstanding {
 }
 
 impl Outstanding {
-    /// All of a trigger.
+    /// Selects all deliveries of a trigger.
     pub fn of(trigger: TriggerName) -> Outstanding {
         Outstanding {
             trigger: Some(trigger),
@@ -390,31 +389,31 @@ impl Outstanding {
     }
 }
 
-/// What became of a trigger that was to be deleted.
+/// The result of deleting a trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TriggerDeletion {
-    /// It is gone.
+    /// It was deleted.
     Deleted,
-    /// There was none.
+    /// It does not exist.
     Absent,
-    /// It has outstanding deliveries and is as it was.
+    /// It has outstanding deliveries and was not deleted.
     Outstanding,
 }
 
-/// A schedule that is due, and how it goes on.
+/// A schedule that is due, and its next state.
 #[derive(Debug, Clone)]
 pub struct Tick {
     /// The schedule's trigger.
     pub queue: Queue,
-    /// The time that it was planned for; if it is something else by now, somebody
-    /// else was faster and nothing happens.
+    /// The time for which it was planned. If the stored time differs, another host was faster and
+    /// nothing changes.
     pub planned: Option<Timestamp>,
     /// When it is due next.
     pub next: Option<Timestamp>,
-    /// The run to make, unless an earlier one is not done yet; none if the
-    /// schedule is planned for the first time.
+    /// The run to create, unless an earlier one is still outstanding; `None` if the schedule is
+    /// planned for the first time.
     pub run: Option<Timestamp>,
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
 }
 
@@ -424,7 +423,7 @@ mod tests {
 
     #[test]
     fn the_chain_of_a_key_never_changes() {
-        // It is in the databases.
+        // The value is stored in databases.
         assert_eq!(
             chain_of(""),
             i64::from_le_bytes(*b"\xe3\xb0\xc4\x42\x98\xfc\x1c\x14")

@@ -9,11 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The first time that has no date of four digits for its year, which is how people
-    /// and most programs write a time: the end of the year 9999.
+    /// The first time whose year does not have four digits: the end of the year 9999. People and
+    /// most programs write years with four digits.
     pub const END: Timestamp = Timestamp(253_402_300_800_000);
 
-    /// The host's clock. A clock before 1970 counts as 1970.
+    /// Returns the time of the host's clock. A clock before 1970 counts as 1970.
     pub fn now() -> Timestamp {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -21,30 +21,30 @@ impl Timestamp {
         Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// This time and `ms` milliseconds; the end of time at most.
+    /// Returns this time plus `ms` milliseconds, saturating.
     pub fn plus_ms(self, ms: u64) -> Timestamp {
         Timestamp(self.0.saturating_add_unsigned(ms))
     }
 }
 
-/// The version of an entry: at least 1, grows with each write of the entry, and
-/// never comes back, not even after the entry was deleted and created again.
+/// The version of an entry: at least 1. It grows with each write and is never reused, not even
+/// after the entry is deleted and created again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct Version(pub u64);
 
-/// What an entry holds.
+/// The value of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// JSON. Equal as a value after a round trip, not always to the letter:
-    /// Postgres does not keep the order of object keys.
+    /// JSON. A round trip preserves the value but not always the text: Postgres does not keep the
+    /// order of object keys.
     Json(JsonText),
-    /// Bytes, to the letter.
+    /// Bytes, stored unchanged.
     Bytes(Vec<u8>),
 }
 
 impl Value {
-    /// Checks bytes of at most `limit` bytes.
+    /// Creates a value from at most `limit` bytes.
     ///
     /// # Errors
     /// [`Invalid::TooLarge`].
@@ -59,15 +59,15 @@ impl Value {
         Ok(Value::Bytes(bytes))
     }
 
-    /// Checks JSON text of at most `limit` bytes.
+    /// Parses JSON text of at most `limit` bytes.
     ///
     /// # Errors
-    /// [`Invalid`] as [`JsonText::parse`] says.
+    /// [`Invalid`] as for [`JsonText::parse`].
     pub fn json(text: impl Into<Vec<u8>>, limit: usize) -> Result<Value, Invalid> {
         JsonText::parse(text.into(), limit).map(Value::Json)
     }
 
-    /// The value's bytes; of JSON, its text.
+    /// Returns the bytes of the value; for JSON, its text.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Value::Json(text) => text.as_str().as_bytes(),
@@ -76,17 +76,17 @@ impl Value {
     }
 }
 
-/// Why a value cannot be added to.
+/// Why a value cannot be incremented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoSum {
-    /// It is no JSON integer.
+    /// It is not a JSON integer.
     NotInteger,
-    /// It, or the sum, is out of the range of 64 bits.
+    /// It, or the sum, exceeds the range of 64 bits.
     Overflow,
 }
 
-/// What an entry holds after something was added to it; an absent one counts as 0.
-/// The same on every store.
+/// Returns the value of an entry after an increment. An absent entry counts as 0. Every store gives
+/// the same result.
 ///
 /// # Errors
 /// [`NoSum`].
@@ -103,17 +103,17 @@ pub fn sum(value: Option<&Value>, delta: i64) -> Result<i64, NoSum> {
     }
 }
 
-/// One entry as a read found it.
+/// An entry, as read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What it holds.
+    /// Its value.
     pub value: Value,
     /// Its version.
     pub version: Version,
-    /// When the entry was created; a write keeps it, delete and re-create do not.
+    /// When it was created. A write keeps it; deleting and recreating the entry does not.
     pub created_at: Timestamp,
     /// When it was last written.
     pub updated_at: Timestamp,
-    /// When it becomes absent, if ever.
+    /// When it expires, if ever.
     pub expires_at: Option<Timestamp>,
 }

@@ -1,8 +1,8 @@
-//! Why bytes from outside are no value of the model.
+//! Why input is not a valid value of the model.
 
 use thiserror::Error;
 
-/// What a message is about.
+/// The input that an error message is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// An app's name.
@@ -39,26 +39,26 @@ pub enum Subject {
     Trigger,
     /// An app's triggers.
     Triggers,
-    /// Which changes a trigger waits for.
+    /// The changes that a trigger watches.
     Changes,
-    /// How often a delivery is tried.
+    /// The number of attempts of a delivery.
     Attempts,
-    /// How old a delivery may become, in milliseconds.
+    /// The maximum age of a delivery, in milliseconds.
     Age,
-    /// Keys that are asked for together.
+    /// Keys that are read together.
     Keys,
     /// A batch of checks and operations.
     Batch,
     /// The answer to a request.
     Answer,
-    /// What a transaction has written so far.
+    /// The writes of a transaction so far.
     Transaction,
     /// A dead letter's identity.
     Letter,
 }
 
 impl Subject {
-    /// Whether it is all that a request brings, rather than a part of it.
+    /// Returns whether it is a whole request body, rather than a part of it.
     pub fn is_body(self) -> bool {
         match self {
             Subject::Value | Subject::Input | Subject::Module => true,
@@ -89,7 +89,7 @@ impl Subject {
 }
 
 impl Subject {
-    /// What it consists of.
+    /// Returns the unit in which it is counted.
     fn unit(self) -> &'static str {
         match self {
             Subject::Scopes => "scope",
@@ -120,116 +120,116 @@ impl std::fmt::Display for Subject {
             Subject::Triggers => "list of triggers",
             Subject::Changes => "list of changes",
             Subject::Attempts => "number of attempts",
-            Subject::Age => "greatest age in milliseconds",
+            Subject::Age => "maximum age in milliseconds",
             Subject::Keys => "list of keys",
             Subject::Batch => "batch",
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
-            Subject::Letter => "identity of a dead letter",
+            Subject::Letter => "dead letter ID",
         })
     }
 }
 
-/// An argument that is refused. The message names the limit and the value's size,
-/// never another app or anything of the host.
+/// An argument that was rejected. The message names the limit and the size of the value, never
+/// anything of another app or of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Invalid {
-    /// It may not be empty.
+    /// It is empty.
     #[error("the {0} is empty; it needs at least 1 {unit}", unit = .0.unit())]
     Empty(Subject),
     /// It is not UTF-8.
     #[error("the {subject} is not valid UTF-8 at byte {at}")]
     NotUtf8 {
-        /// What is not.
+        /// The input.
         subject: Subject,
-        /// The first bad byte.
+        /// The offset of the first invalid byte.
         at: usize,
     },
-    /// It holds U+0000, which Postgres cannot store.
-    #[error("the {0} contains a NUL character, which no store can hold in text")]
+    /// It contains U+0000, which Postgres cannot store.
+    #[error("the {0} contains a NUL character, which cannot be stored in text")]
     Nul(Subject),
-    /// It is over its limit.
+    /// It exceeds its limit.
     #[error("the {subject} is {len} bytes; the limit is {limit} bytes")]
     TooLarge {
-        /// What is too large.
+        /// The input.
         subject: Subject,
         /// Its size in bytes.
         len: u64,
-        /// The most it may have.
+        /// The maximum, in bytes.
         limit: u64,
     },
     /// It is not JSON.
     #[error("the value is not valid JSON: {0}")]
     Json(String),
-    /// It has a character that its kind of name does not allow.
-    #[error("the {subject} contains {found:?}; allowed are {allowed}")]
+    /// It contains a character that is not allowed in such a name.
+    #[error("the {subject} contains {found:?}; allowed: {allowed}")]
     Character {
-        /// What holds it.
+        /// The input.
         subject: Subject,
         /// The first character that is not allowed.
         found: char,
-        /// Those that are.
+        /// The allowed characters.
         allowed: &'static str,
     },
-    /// A number out of its range.
+    /// A number is out of range.
     #[error("the {subject} is {found}; it must be from {min} to {max}")]
     OutOfRange {
-        /// What it is.
+        /// The input.
         subject: Subject,
-        /// The number given.
+        /// The given number.
         found: u64,
-        /// The least allowed.
+        /// The minimum.
         min: u64,
-        /// The most allowed.
+        /// The maximum.
         max: u64,
     },
-    /// It is over its limit, by how much is not known.
-    #[error("the {subject} is over the limit of {limit} bytes; ask for less at once")]
+    /// It exceeds its limit, by an unknown amount.
+    #[error("the {subject} exceeds the limit of {limit} bytes; request less at once")]
     OverTogether {
-        /// What is too large.
+        /// The input.
         subject: Subject,
-        /// The most bytes.
+        /// The maximum, in bytes.
         limit: u64,
     },
-    /// There are too many of something.
+    /// It has too many parts.
     #[error("the {subject} has {found} parts; the limit is {limit}")]
     TooMany {
-        /// What has them.
+        /// The input.
         subject: Subject,
-        /// How many there are.
+        /// The number of parts.
         found: u64,
-        /// The most allowed.
+        /// The maximum.
         limit: u64,
     },
-    /// Bytes that do not have the form that they must have.
+    /// It does not have the required form.
     #[error("the {subject} is malformed: {why}")]
     Malformed {
-        /// What is.
+        /// The input.
         subject: Subject,
         /// What is wrong with it.
         why: &'static str,
     },
-    /// It is no schedule.
-    #[error("{text:?} is no schedule: {why}; a schedule is like \"*/5 * * * *\"")]
+    /// It is not a valid schedule.
+    #[error("{text:?} is not a schedule: {why}; example: \"*/5 * * * *\"")]
     Schedule {
-        /// What was given.
+        /// The given text.
         text: String,
         /// What is wrong with it.
         why: String,
     },
-    /// A write that matches more triggers than one write may call.
+    /// A write that would create too many deliveries.
     #[error(
-        "this write would make more than {limit} deliveries, the limit for one write and for all \
+        "this write would create more than {limit} deliveries, the limit for one write and for all \
          that follows from one change; write fewer entries that triggers watch"
     )]
     Deliveries {
-        /// The most deliveries that it may make.
+        /// The maximum number of deliveries.
         limit: u32,
     },
-    /// A cursor that this list did not give.
+    /// A cursor that was not returned by this list.
     #[error(
-        "the cursor was not given by a list of this collection with these options, or it was edited; \
-         start the list again without a cursor"
+        "the cursor was not returned by a list of this collection with these options, or was \
+         modified; restart the list without a cursor"
     )]
     ForeignCursor,
 }

@@ -1,31 +1,30 @@
-//! JSON values: text that every store can hold.
+//! JSON values: text that every store can represent.
 
 use super::{Invalid, Subject};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// The longest number in a JSON value, in bytes, and the largest exponent.
+/// The maximum length of a number in a JSON value, in bytes, and the maximum exponent.
 ///
-/// Postgres keeps numbers as decimals and writes them out in full: without a
-/// bound, `1e131071` would come back as 131,072 bytes.
+/// Postgres keeps numbers as decimals and writes them out in full: without this limit, `1e131071`
+/// would come back as 131,072 bytes.
 const NUMBER_BYTES_MAX: usize = 1000;
 const EXPONENT_MAX: u64 = 400;
-/// The largest number. Postgres writes it out in 309 digits, and readers that
-/// round as they go take those for infinite when they are closer to the end of
-/// the range of an `f64`.
+/// The largest number. Postgres writes it out in 309 digits, and parsers that round as they read
+/// take such a number for infinite when it is closer to the end of the range of an `f64`.
 const NUMBER_MAX: f64 = 1e308;
 
-/// Valid JSON text that SQLite and Postgres hold alike: no `\u0000`, no lone
-/// surrogate, numbers within the range of an `f64`, at most 127 levels deep.
+/// Valid JSON text that SQLite and Postgres represent alike: no `\u0000`, no lone surrogate,
+/// numbers within the range of an `f64`, at most 127 levels deep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonText(String);
 
 impl JsonText {
-    /// Checks JSON text of at most `limit` bytes. A number with an exponent
-    /// counts as it would be written out in full.
+    /// Parses JSON text of at most `limit` bytes. A number with an exponent counts with the length
+    /// that it has when written out in full.
     ///
     /// # Errors
-    /// [`Invalid`] when it is over the limit or not such JSON.
+    /// [`Invalid`] if it exceeds the limit or is not such JSON.
     pub fn parse(bytes: Vec<u8>, limit: usize) -> Result<JsonText, Invalid> {
         too_large(bytes.len() as u64, limit)?;
         let text = String::from_utf8(bytes).map_err(|e| Invalid::NotUtf8 {
@@ -38,42 +37,41 @@ impl JsonText {
         Ok(JsonText(text))
     }
 
-    /// Takes text that a store read back: it was checked when it was written.
+    /// Wraps text read from a store, which was checked when it was written.
     pub fn stored(text: String) -> JsonText {
         JsonText(text)
     }
 
-    /// The text of an integer.
+    /// Creates the text of an integer.
     pub fn integer(value: i64) -> JsonText {
         JsonText(value.to_string())
     }
 
-    /// The integer that it is, if it is one: a number that, written out without
-    /// an exponent, has no digits after a point. So `1e2` and `1.5e1` are
-    /// integers, and `1.0` is not, on every store.
+    /// Returns the integer, if it is one: a number that has no fraction digits when written out
+    /// without an exponent. `1e2` and `1.5e1` are integers and `1.0` is not, on every store.
     pub fn as_integer(&self) -> Integer {
         integer(self.0.trim())
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The text, owned.
+    /// Returns the text, owned.
     pub fn into_string(self) -> String {
         self.0
     }
 }
 
-/// What JSON is as an integer.
+/// A JSON value read as an integer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Integer {
-    /// This one.
+    /// An integer.
     Value(i64),
-    /// One that 64 bits do not hold.
+    /// An integer that exceeds 64 bits.
     TooLarge,
-    /// It is no integer.
+    /// Not an integer.
     Not,
 }
 
@@ -115,8 +113,8 @@ fn too_large(len: u64, limit: usize) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Walks over the numbers of text that is known to be JSON, and returns how many
-/// bytes their exponents add when written out.
+/// Iterates over the numbers of valid JSON text, and returns the number of bytes that their
+/// exponents add when written out.
 fn numbers(json: &[u8]) -> Result<u64, Invalid> {
     let mut expansion: u64 = 0;
     let mut rest = json;
@@ -140,7 +138,7 @@ fn numbers(json: &[u8]) -> Result<u64, Invalid> {
     Ok(expansion)
 }
 
-/// What follows a string whose opening quote is already behind.
+/// Returns the rest after a string whose opening quote has been consumed.
 fn after_string(mut rest: &[u8]) -> &[u8] {
     while let Some((&byte, tail)) = rest.split_first() {
         rest = tail;
@@ -180,7 +178,7 @@ fn exponent(number: &[u8]) -> Result<u64, Invalid> {
     Ok(exponent)
 }
 
-/// Visits a whole document, strings included, and keeps nothing.
+/// Visits a whole document, including its strings, and keeps nothing.
 struct Storable;
 
 impl<'de> Deserialize<'de> for Storable {
@@ -211,7 +209,7 @@ impl<'de> Visitor<'de> for Storable {
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<Storable, E> {
         if number.abs() > NUMBER_MAX {
             return Err(E::custom(
-                "a number is beyond 1e308 or -1e308, which is the limit",
+                "a number is out of range: the limits are 1e308 and -1e308",
             ));
         }
         Ok(Storable)
@@ -224,7 +222,7 @@ impl<'de> Visitor<'de> for Storable {
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Storable, E> {
         if text.contains('\0') {
             return Err(E::custom(
-                "a string contains \\u0000, which no store can hold in text",
+                "a string contains \\u0000, which cannot be stored in text",
             ));
         }
         Ok(Storable)
@@ -313,7 +311,7 @@ mod tests {
         ] {
             assert!(
                 matches!(parse(bad), Err(Invalid::Json(_))),
-                "{bad:?} was taken"
+                "{bad:?} was accepted"
             );
         }
         assert!(matches!(parse(&"[".repeat(129)), Err(Invalid::Json(_))));

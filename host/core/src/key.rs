@@ -3,13 +3,13 @@
 use super::{Invalid, Subject};
 use std::fmt;
 
-/// The longest collection name, in bytes. Fixed, because collection and key
-/// together must fit an index entry of Postgres (2,704 bytes).
+/// The maximum length of a collection name, in bytes. Fixed, because collection and key together
+/// must fit an index entry of Postgres (2,704 bytes).
 pub const COLLECTION_BYTES_MAX: usize = 128;
-/// The longest key, in bytes. Fixed for the same reason.
+/// The maximum length of a key, in bytes. Fixed for the same reason.
 pub const KEY_BYTES_MAX: usize = 1024;
 
-/// Checks text that goes into an index: UTF-8, no NUL, no more than `limit` bytes.
+/// Checks indexed text: UTF-8 without NUL, at most `limit` bytes.
 pub(super) fn text(bytes: Vec<u8>, subject: Subject, limit: usize) -> Result<String, Invalid> {
     if bytes.len() > limit {
         return Err(Invalid::TooLarge {
@@ -55,7 +55,7 @@ macro_rules! name_type {
             /// Parses a name from bytes.
             ///
             /// # Errors
-            /// [`Invalid`] when it is empty, over the limit, not UTF-8, or has a NUL.
+            /// [`Invalid`] if it is empty, exceeds the limit, is not UTF-8, or contains a NUL.
             pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<$name, Invalid> {
                 let bytes = bytes.into();
                 if bytes.is_empty() {
@@ -64,12 +64,12 @@ macro_rules! name_type {
                 text(bytes, $subject, $limit).map($name)
             }
 
-            /// Takes text that a store read back: it was parsed when it was written.
+            /// Wraps text read from a store, which was parsed when it was written.
             pub fn stored(text: String) -> $name {
                 $name(text)
             }
 
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -89,8 +89,8 @@ name_type! {
 }
 
 name_type! {
-    /// The key of an entry: 1 byte to 1 KiB of UTF-8 without NUL. Keys compare
-    /// bytewise on every store.
+    /// The key of an entry: 1 byte to 1 KiB of UTF-8 without NUL. Keys compare bytewise on every
+    /// store.
     Key, Subject::Key, KEY_BYTES_MAX
 }
 

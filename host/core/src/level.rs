@@ -1,8 +1,8 @@
-//! How severe a line of a log is.
+//! The severity of log lines.
 
 use std::fmt;
 
-/// The severity of a line.
+/// The severity of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -12,14 +12,14 @@ pub enum Level {
     Warn,
     /// Information.
     Info,
-    /// For debugging.
+    /// Debugging information.
     Debug,
-    /// The finest.
+    /// The most detailed information.
     Trace,
 }
 
 impl Level {
-    /// Every severity, the most severe first.
+    /// All severities, the most severe first.
     pub const ALL: [Level; 5] = [
         Level::Error,
         Level::Warn,
@@ -28,7 +28,7 @@ impl Level {
         Level::Trace,
     ];
 
-    /// The severity in one word.
+    /// Returns the severity in one word.
     pub const fn as_str(self) -> &'static str {
         match self {
             Level::Error => "error",

@@ -1,19 +1,19 @@
-//! The states of a delivery. `docs/events.md` draws what leads from one to another, and
-//! the conformance suite compares each store with it.
+//! The states of a delivery. `docs/events.md` has the state diagram, and the conformance suite
+//! checks each store against it.
 
-/// Where an outstanding delivery is in its life.
+/// The state of an outstanding delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryState {
-    /// Behind an earlier one of its chain.
+    /// Waits for an earlier delivery of its ordering key.
     Waiting,
-    /// To be claimed, now or when its retry is due.
+    /// Can be claimed, now or when its retry is due.
     Pending,
     /// Claimed: a handler runs, or its host has died.
     Leased,
 }
 
 impl DeliveryState {
-    /// The state in one word.
+    /// Returns the state in one word.
     pub const fn as_str(self) -> &'static str {
         match self {
             DeliveryState::Waiting => "waiting",

@@ -1,74 +1,73 @@
-//! What one invocation, one value and one page may use.
+//! Limits of invocations, values and pages.
 
 use std::time::Duration;
 
-/// The limits of a host. Every length that comes from outside is compared with
-/// its limit before anything is allocated for it.
+/// The limits of a host. Every length from outside is compared with its limit before anything is
+/// allocated for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// A value, in bytes. Default 1 MiB.
+    /// Size of a value, in bytes. Default 1 MiB.
     pub value_bytes: usize,
     /// Entries in a page. Default 1,000.
     pub page_entries: u32,
-    /// Keys and values in a page, in bytes; a page holds at least one entry.
-    /// Default 1 MiB.
+    /// Keys and values in a page, in bytes. A page holds at least one entry. Default 1 MiB.
     pub page_bytes: usize,
-    /// A wasm module, in bytes. Default 16 MiB.
+    /// Size of a wasm module, in bytes. Default 16 MiB.
     pub module_bytes: usize,
-    /// The input of an invocation, in bytes. Default 8 MiB.
+    /// Input of an invocation, in bytes. Default 8 MiB.
     pub input_bytes: usize,
-    /// The output of an invocation, in bytes. Default 8 MiB.
+    /// Output of an invocation, in bytes. Default 8 MiB.
     pub output_bytes: usize,
-    /// A line of a guest's log, in bytes; a longer one is cut. Default 4 KiB.
+    /// A log line of a guest, in bytes. Longer lines are truncated. Default 4 KiB.
     pub log_line_bytes: usize,
-    /// Log lines of an invocation; later ones are counted and dropped. Default 1,000.
+    /// Log lines of an invocation. Later lines are counted and discarded. Default 1,000.
     pub log_lines: usize,
-    /// A guest's memory, in bytes, summed over all its memories. Default 64 MiB.
+    /// Memory of a guest, in bytes, summed over all its memories. Default 64 MiB.
     pub memory_bytes: usize,
-    /// A guest's memories. Default 8.
+    /// Memories of a guest. Default 8.
     pub memories: u32,
-    /// A guest's tables. Default 4.
+    /// Tables of a guest. Default 4.
     pub tables: u32,
     /// Elements of a table. Default 65,536. Each takes 8 bytes.
     pub table_elements: u32,
-    /// The time from a call to its end: waiting, loading, running and committing
-    /// together. Default 5 s.
+    /// The time from a call to its end, including waiting, loading, running and committing. Default
+    /// 5 s.
     pub wall_time: Duration,
-    /// The CPU time that an invocation computes, without the store's. Default 1 s.
+    /// The CPU time of an invocation, without that of the store. Default 1 s.
     pub cpu_time: Duration,
 }
 
-/// Room for the names of an entry and what frames it, beside a value.
+/// The allowance for the names of an entry and its framing, in addition to a value.
 const FRAME_BYTES: usize = 64 * 1024;
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 const LINE_BYTES: usize = 8 * 1024 * 1024;
 
 impl Limits {
-    /// The names and values of a batch, and so of what a transaction writes, in
-    /// bytes: 4 MiB, or as much as one entry needs if that is more.
+    /// Returns the limit of the names and values of a batch, and so of a transaction's writes, in
+    /// bytes: 4 MiB, or the size of the largest entry if that is more.
     pub fn batch_bytes(&self) -> usize {
         BATCH_BYTES.max(self.value_bytes.saturating_add(FRAME_BYTES))
     }
 
-    /// A JSON body with entries, in bytes: 4 MiB, or as much as the largest value
-    /// needs in base64 if that is more.
+    /// Returns the limit of a JSON body with entries, in bytes: 4 MiB, or the size of the largest
+    /// value in base64 if that is more.
     pub fn body_bytes(&self) -> usize {
         BATCH_BYTES.max(self.text_bytes())
     }
 
-    /// An entry as a line of an import, in bytes: 8 MiB, or as much as the largest
-    /// value needs in base64 if that is more.
+    /// Returns the limit of an entry as a line of an import, in bytes: 8 MiB, or the size of the
+    /// largest value in base64 if that is more.
     pub fn line_bytes(&self) -> usize {
         LINE_BYTES.max(self.text_bytes())
     }
 
-    /// An entry as JSON, its value in base64.
+    /// Returns the size of the largest entry as JSON, with its value in base64.
     fn text_bytes(&self) -> usize {
         let base64 = self.value_bytes.div_ceil(3).saturating_mul(4);
         base64.saturating_add(FRAME_BYTES)
     }
 
-    /// Checks that the limits fit together.
+    /// Checks that the limits are consistent.
     ///
     /// # Errors
     /// The limit that is too small, and what it must hold.
@@ -79,21 +78,21 @@ impl Limits {
                 limit: "input",
                 bytes: self.input_bytes,
                 least: event,
-                why: "a handler's input holds a value and what is said of it",
+                why: "a handler's input holds a value and its metadata",
             });
         }
         Ok(())
     }
 }
 
-/// Limits of which one does not leave room for another.
+/// A limit that is too small for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Misfit {
     /// The name of the limit that is too small.
     pub limit: &'static str,
-    /// What it is.
+    /// Its value.
     pub bytes: usize,
-    /// The least that it must be.
+    /// Its minimum.
     pub least: usize,
     /// What it must hold.
     pub why: &'static str,

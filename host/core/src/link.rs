@@ -1,23 +1,23 @@
-//! Commits that follow one another before the first of them is durable.
+//! Links between commits: batches that depend on one another before the first is durable.
 
 use super::{Collection, Key};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Names a commit within this process.
+/// The identity of a commit within this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommitId(u64);
 
 impl CommitId {
-    /// One that was never given before.
+    /// Returns an identity that was never used before.
     pub fn next() -> CommitId {
         static LAST: AtomicU64 = AtomicU64::new(0);
         CommitId(LAST.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// A check: the entry is as a commit has left it whose versions are not known yet.
+/// A check that an entry is as a commit left it, used while the new version is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Follow {
     /// The entry's collection.
@@ -28,13 +28,12 @@ pub struct Follow {
     pub commit: CommitId,
 }
 
-/// What ties a batch to those before and after it.
+/// Links a batch to earlier and later ones.
 ///
-/// A store that applies the batches of an app in the order in which it takes them may
-/// say so by [`queued`](Link::queued), as soon as it has taken this one. What it has
-/// written may be shown to batches that come later then, if each of them
-/// [follows](Link::follows) it: such a check holds if the commit was applied, and the
-/// entry was not changed since. A store that never calls `queued` gets no such checks.
+/// A store that applies the batches of an app in the order in which it receives them may call
+/// [`queued`](Link::queued) once it has queued this one. Later batches may then see its writes if
+/// each of them [follows](Link::follows) it: such a check holds if the commit was applied and the
+/// entry has not changed since. A store that never calls `queued` receives no such checks.
 #[derive(Clone)]
 pub struct Link(Arc<Inner>);
 
@@ -45,7 +44,7 @@ struct Inner {
 }
 
 impl Link {
-    /// A link of a batch that `follows` others. `queued` is called at most once.
+    /// Creates the link of a batch that `follows` others. `queued` is called at most once.
     pub fn new(
         id: CommitId,
         follows: Vec<Follow>,
@@ -58,18 +57,17 @@ impl Link {
         }))
     }
 
-    /// The batch's own name.
+    /// Returns the identity of the batch.
     pub fn id(&self) -> CommitId {
         self.0.id
     }
 
-    /// Further checks of the batch, behind those that it has.
+    /// Returns further checks, which follow those of the batch.
     pub fn follows(&self) -> &[Follow] {
         &self.0.follows
     }
 
-    /// Says that batches of the app that are handed over from now on are applied after
-    /// this one.
+    /// Signals that batches of the app that are submitted from now on are applied after this one.
     pub fn queued(&self) {
         let mut queued = self.0.queued.lock().unwrap_or_else(PoisonError::into_inner);
         let queued = queued.take();

@@ -1,4 +1,4 @@
-//! Lists: a range of keys, and a page of what is in it.
+//! Lists: key ranges and pages.
 
 use super::key::text;
 use super::{Collection, Entry, Invalid, KEY_BYTES_MAX, Key, Subject};
@@ -7,9 +7,9 @@ use std::ops::Bound;
 /// A range of keys, compared bytewise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRange {
-    /// Where it begins.
+    /// The lower bound.
     pub lower: Bound<String>,
-    /// Where it ends.
+    /// The upper bound.
     pub upper: Bound<String>,
 }
 
@@ -20,7 +20,7 @@ impl KeyRange {
         upper: Bound::Unbounded,
     };
 
-    /// Whether a key is in it.
+    /// Returns whether it contains `key`.
     pub fn contains(&self, key: &Key) -> bool {
         let above = match &self.lower {
             Bound::Unbounded => true,
@@ -35,10 +35,11 @@ impl KeyRange {
         above && below
     }
 
-    /// The keys that start with `prefix`, are at or after `start`, and before `end`.
+    /// Returns the range of keys that start with `prefix`, are at or after `start`, and before
+    /// `end`.
     ///
     /// # Errors
-    /// [`Invalid`] when one is over a key's limit, not UTF-8, or has a NUL.
+    /// [`Invalid`] if one exceeds the key limit, is not UTF-8, or contains a NUL.
     pub fn parse(
         prefix: Option<Vec<u8>>,
         start: Option<Vec<u8>>,
@@ -61,7 +62,7 @@ impl KeyRange {
         Ok(range)
     }
 
-    /// The part of the range that a list goes on with after `key`.
+    /// Returns the rest of the range after `key`.
     pub fn after(mut self, key: &Key, reverse: bool) -> KeyRange {
         let bound = Bound::Excluded(key.as_str().to_owned());
         if reverse {
@@ -72,8 +73,8 @@ impl KeyRange {
         self
     }
 
-    /// Whether no key can be in it. Such a range may have its bounds crossed,
-    /// which a `BTreeMap` does not take.
+    /// Returns whether it cannot contain a key. The bounds of such a range may be crossed, which a
+    /// `BTreeMap` does not accept.
     pub fn is_empty(&self) -> bool {
         match (&self.lower, &self.upper) {
             (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
@@ -114,9 +115,9 @@ impl KeyRange {
     }
 }
 
-/// The least text above every text that starts with `prefix`; none if there is
-/// none. UTF-8 sorts as its code points do, so the last character that has a
-/// successor gets it, and what follows is cut.
+/// Returns the least text above every text that starts with `prefix`, if there is one. UTF-8 sorts
+/// by code point, so the last character that has a successor is replaced by it, and the rest is cut
+/// off.
 fn after_prefix(prefix: &str) -> Option<String> {
     let mut chars: Vec<char> = prefix.chars().collect();
     while let Some(last) = chars.pop() {
@@ -131,29 +132,29 @@ fn after_prefix(prefix: &str) -> Option<String> {
     None
 }
 
-/// One page of a list, as a store is asked for it.
+/// A request for one page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListQuery {
     /// The collection.
     pub collection: Collection,
-    /// The keys.
+    /// The range of keys.
     pub range: KeyRange,
-    /// Descending keys.
+    /// Whether keys are in descending order.
     pub reverse: bool,
-    /// Read the values too.
+    /// Whether values are read too.
     pub with_values: bool,
-    /// The most entries; at least 1.
+    /// The maximum number of entries; at least 1.
     pub limit: u32,
     /// The page ends with the entry that reaches this many bytes of keys and values.
     pub bytes_max: usize,
 }
 
-/// One page of a list, as a store answers.
+/// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Page {
-    /// The keys in order, with their entries if they were asked for.
+    /// The keys in order, with their entries if requested.
     pub entries: Vec<(Key, Option<Entry>)>,
-    /// Whether the list may go on after the last of them.
+    /// Whether the list may continue after the last entry.
     pub more: bool,
 }
 

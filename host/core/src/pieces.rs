@@ -1,34 +1,34 @@
-//! Bytes in pieces: the input of a call.
+//! The input of a call, in pieces.
 
 use bytes::Bytes;
 use std::fmt;
 
-/// Bytes in one or more pieces, which clones share: the input of a call. A head and a
-/// body that came in parts need not be copied into one buffer, nor an input for each run
-/// of its transaction.
+/// Bytes in one or more pieces, which clones share: the input of a call. Neither a head and a body
+/// that arrived in parts nor the input of each run of a transaction needs to be copied into one
+/// buffer.
 ///
-/// What converts into a `Vec<u8>` converts into it: what is owned, and [`Bytes`], without
-/// a copy; what is borrowed with one.
+/// Types that convert into a `Vec<u8>` convert into it: owned ones, and [`Bytes`], without a copy;
+/// borrowed ones with one.
 #[derive(Clone, Default)]
 pub struct Pieces {
-    /// The first piece is not in the list, so that one alone needs no allocation.
+    /// The first piece is not in the list, so that a single piece needs no allocation.
     first: Bytes,
     rest: Vec<Bytes>,
     len: usize,
 }
 
 impl Pieces {
-    /// How many bytes they are.
+    /// Returns the total number of bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Adds a piece behind the others, without copying it.
+    /// Appends a piece without copying it.
     pub fn push(&mut self, piece: impl Into<Bytes>) {
         let piece = piece.into();
         if piece.is_empty() {
@@ -42,14 +42,13 @@ impl Pieces {
         }
     }
 
-    /// The pieces, in order. None of them is empty.
+    /// Returns the pieces, in order. None of them is empty.
     pub fn iter(&self) -> impl Iterator<Item = &Bytes> {
         let first = (!self.first.is_empty()).then_some(&self.first);
         first.into_iter().chain(&self.rest)
     }
 
-    /// Copies from `offset` on, as many bytes as there are and as `buffer` takes;
-    /// returns how many that was.
+    /// Copies bytes from `offset` on, up to the length of `buffer`, and returns the number copied.
     pub fn copy_to(&self, offset: usize, buffer: &mut [u8]) -> usize {
         let size = buffer.len();
         let (mut skip, mut room) = (offset, buffer);

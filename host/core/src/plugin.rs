@@ -3,8 +3,8 @@
 use super::{DeclaredTrigger, Resource, Timestamp};
 use std::fmt;
 
-/// The number of a plugin version within its app: 1, 2, 3, ... A number is never
-/// given twice, not even after its version is deleted.
+/// The number of a plugin version within its app: 1, 2, 3, ... Numbers are never reused, not even
+/// after the version is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct PluginVersion(pub u32);
@@ -15,14 +15,14 @@ impl fmt::Display for PluginVersion {
     }
 }
 
-/// Plugin versions that an app may have.
+/// The maximum number of plugin versions of an app.
 pub const VERSIONS_MAX: u64 = 100;
-/// Bytes of modules that the plugin versions of an app may have together. A module
-/// counts for each version that has it.
+/// The maximum total size of the modules of an app's plugin versions, in bytes. A module counts for
+/// each version that has it.
 pub const VERSION_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// Whether an app with so many versions of so many bytes has room for one more; what
-/// it lacks if not, and the limit.
+/// Checks that an app with `versions` versions of `bytes` bytes can add one of `added` bytes. The
+/// error has the resource that is exhausted, and its limit.
 pub fn room_for_version(versions: u64, bytes: u64, added: u64) -> Result<(), (Resource, u64)> {
     if versions >= VERSIONS_MAX {
         return Err((Resource::Versions, VERSIONS_MAX));
@@ -55,24 +55,24 @@ impl serde::Serialize for Digest {
     }
 }
 
-/// The version of an app's plugin that its calls go to.
+/// The plugin version that serves an app's calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ActivePlugin {
     /// Its number.
     pub version: PluginVersion,
-    /// Its module.
+    /// The digest of its module.
     pub digest: Digest,
 }
 
-/// What a plugin offers to callers.
+/// What a plugin exports.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Exports {
     /// The functions that can be called by name, in order.
     pub functions: Vec<String>,
-    /// The export that answers HTTP requests, if there is one.
+    /// The export that handles HTTP requests, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<String>,
-    /// What calls its handlers, while it is the active version.
+    /// The triggers that it declares, in effect while it is the active version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub triggers: Vec<DeclaredTrigger>,
 }
@@ -82,13 +82,13 @@ pub struct Exports {
 pub struct Plugin {
     /// Its number.
     pub version: PluginVersion,
-    /// Its module.
+    /// The digest of its module.
     pub digest: Digest,
-    /// The module's size in bytes.
+    /// The size of its module, in bytes.
     pub size: u64,
-    /// What it offers.
+    /// What it exports.
     pub exports: Exports,
-    /// The version that it replaced when it was activated, for a roll back.
+    /// The version that it replaced when it was activated, for rollback.
     pub replaced: Option<PluginVersion>,
     /// When it was uploaded.
     pub created_at: Timestamp,

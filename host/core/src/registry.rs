@@ -1,4 +1,4 @@
-//! What administrators add, and the record of what they did.
+//! New plugin versions, and the audit log of administrators' operations.
 
 use super::{AppId, AppName, Digest, Exports, Timestamp, TokenId};
 use bytes::Bytes;
@@ -13,11 +13,11 @@ pub struct NewPlugin {
     pub app: AppId,
     /// The SHA-256 of the module.
     pub digest: Digest,
-    /// The module.
+    /// The bytes of the module.
     pub wasm: Bytes,
-    /// What it offers.
+    /// What it exports.
     pub exports: Exports,
-    /// Make it the active version in the same transaction.
+    /// Whether to activate it in the same transaction.
     pub activate: bool,
 }
 
@@ -31,41 +31,40 @@ impl std::fmt::Debug for NewPlugin {
     }
 }
 
-/// Who did what, when, on whose request. One row of the audit log.
+/// A row of the audit log: who did what, when, in which request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// Its identity, which sorts by time.
     pub id: Uuid,
-    /// When.
+    /// When it was done.
     pub at: Timestamp,
-    /// The token that was used, if it was one.
+    /// The token that was used, if any.
     pub token: Option<TokenId>,
-    /// The token's name, or the command that was used.
+    /// The name of the token, or of the command that was used.
     pub actor: String,
-    /// What was done, such as `plugin.activate`.
+    /// The action, such as `plugin.activate`.
     pub action: Cow<'static, str>,
-    /// The app that it was about, if it was one. Kept after the app is gone.
+    /// The app that was affected, if any. Kept after the app is deleted.
     pub app: Option<(AppId, AppName)>,
-    /// What exactly: a JSON object. It holds no secret and no value, and is at most
+    /// Details: a JSON object. It contains no secrets and no values, and is at most
     /// [`DETAIL_BYTES_MAX`](Audit::DETAIL_BYTES_MAX) long.
     pub detail: Value,
-    /// The request's id.
+    /// The ID of the request.
     pub request_id: Uuid,
 }
 
-/// The last change of the registry, by the identity of its audit row. No two changes have
-/// the same, so what was read at one generation is current for as long as the store
-/// answers with that one.
+/// The last change of the registry, identified by its audit row. No two changes share a generation,
+/// so data read at one generation is current as long as the store returns that generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(pub Uuid);
 
 impl Audit {
-    /// The most bytes of a detail, as JSON.
+    /// The maximum size of a detail as JSON, in bytes.
     pub const DETAIL_BYTES_MAX: usize = 1024;
 
-    /// Cuts a detail that is too long. Texts and lists keep what fits of their
-    /// beginning, other members are left out; `cut` then has the full size of each
-    /// that was cut: the bytes of a text, the parts of a list.
+    /// Truncates a detail that is too long. Texts and lists are cut to a prefix that fits, other
+    /// members are dropped. `cut` then has the full size of each member that was cut: the bytes of
+    /// a text, the number of parts of a list.
     pub fn bounded(detail: Value) -> Value {
         if json_len(&detail) <= Audit::DETAIL_BYTES_MAX {
             return detail;
@@ -74,7 +73,7 @@ impl Audit {
             return json!({ "cut": { "detail": json_len(&detail) } });
         };
         let mut members: Vec<_> = members.into_iter().collect();
-        // The small ones first: they say what was done.
+        // Small members first: they identify what was done.
         members.sort_by_key(|(_, value)| json_len(value));
         // Half is for `cut`, less its frame and the number of the others.
         let mut room = Audit::DETAIL_BYTES_MAX / 2;
@@ -114,7 +113,7 @@ fn json_len(value: &Value) -> usize {
     value.to_string().len()
 }
 
-/// The bytes of a text, the parts of a list, or else the bytes of its JSON.
+/// Returns the bytes of a text, the number of parts of a list, or the bytes of other JSON.
 fn full_size(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),
@@ -123,7 +122,7 @@ fn full_size(value: &Value) -> usize {
     }
 }
 
-/// What fits of the beginning of a text or a list, if it is one.
+/// Returns the prefix of a text or a list that fits.
 fn beginning(value: Value, room: usize) -> Option<Value> {
     match value {
         Value::String(text) => {
@@ -169,7 +168,7 @@ mod tests {
         let kept = cut["ids"].as_array().unwrap();
         assert!(kept.len() > 5 && kept[..] == ids[..kept.len()]);
         assert_eq!(cut["cut"], json!({ "ids": 1_000 }));
-        // Six bytes of JSON for each of a key, and no character is halved.
+        // Each takes six bytes of JSON per key character, and no character is split.
         for c in ["\u{1}", "é"] {
             let key = c.repeat(9_000);
             let cut = Audit::bounded(json!({ "collection": "c", "key": key }));

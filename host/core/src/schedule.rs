@@ -1,4 +1,4 @@
-//! Times to run at, as cron expressions.
+//! Schedules, as cron expressions.
 
 use super::{Invalid, Timestamp};
 use chrono::{DateTime, Utc};
@@ -7,11 +7,11 @@ use croner::parser::{CronParser, Seconds, Year};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The longest expression, in bytes.
+/// The maximum length of an expression, in bytes.
 const BYTES_MAX: usize = 128;
 
-/// A cron expression of five fields: minute, hour, day of the month, month, day
-/// of the week. In UTC, so that no hour is missing or comes twice.
+/// A cron expression of five fields: minute, hour, day of the month, month, day of the week. Times
+/// are in UTC, so that no hour is skipped or repeated.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Schedule {
@@ -23,17 +23,17 @@ impl Schedule {
     /// Parses an expression.
     ///
     /// # Errors
-    /// [`Invalid::Schedule`] when it is none, or never comes true.
+    /// [`Invalid::Schedule`] if it is not a cron expression, or never matches.
     pub fn parse(text: &str) -> Result<Schedule, Invalid> {
         let refuse = |why: String| Invalid::Schedule {
             text: text.chars().take(BYTES_MAX).collect(),
             why,
         };
         if text.len() > BYTES_MAX {
-            return Err(refuse(format!("it is over {BYTES_MAX} bytes")));
+            return Err(refuse(format!("it is longer than {BYTES_MAX} bytes")));
         }
         if text.split_whitespace().count() != 5 {
-            return Err(refuse("it needs five fields".to_owned()));
+            return Err(refuse("it must have five fields".to_owned()));
         }
         let parser = CronParser::builder()
             .seconds(Seconds::Disallowed)
@@ -46,24 +46,24 @@ impl Schedule {
         };
         match schedule.next_after(Timestamp(0)) {
             Some(_) => Ok(schedule),
-            None => Err(refuse("it never comes true".to_owned())),
+            None => Err(refuse("it never matches".to_owned())),
         }
     }
 
-    /// The expression.
+    /// Returns the expression.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The first time after one; none past the end of the calendar.
+    /// Returns the first matching time after `at`; none past the end of the calendar.
     pub fn next_after(&self, at: Timestamp) -> Option<Timestamp> {
         let at = DateTime::<Utc>::from_timestamp_millis(at.0)?;
         let next = self.cron.find_next_occurrence(&at, false).ok()?;
         Some(Timestamp(next.timestamp_millis()))
     }
 
-    /// The last time at or before one, looked for from a time that is known to be
-    /// one: after a pause the runs between are one run.
+    /// Returns the last matching time at or before `until`, searching from the matching time
+    /// `from`. Runs that were missed during a pause are merged into one.
     pub fn last_until(&self, from: Timestamp, until: Timestamp) -> Timestamp {
         let until = DateTime::<Utc>::from_timestamp_millis(until.0);
         let last = until.and_then(|until| self.cron.find_previous_occurrence(&until, true).ok());

@@ -1,40 +1,39 @@
-//! How a trigger stands: its failures in a row, the pause that they cause, and the
-//! probes by which it ends.
+//! The health of a trigger: its consecutive failures, the pause that they cause, and the probes
+//! that end it.
 //!
-//! Every store keeps these values and changes them by the functions here, so that
-//! they mean the same everywhere.
+//! Every store keeps these values and changes them with these functions, so that all stores behave
+//! the same.
 
 use super::{Failed, Returned, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Deliveries that fail deterministically in a row, before one succeeds, and pause
-/// their trigger.
+/// The number of consecutive deliveries that fail deterministically before their trigger is paused.
 pub const FAILURES_MAX: u32 = 10;
-/// How long after the pause a probe is let through, before it is spread.
+/// The delay between a pause and its first probe, before jitter.
 pub const PROBE_AFTER: Duration = Duration::from_secs(60);
-/// The longest wait for a probe, before it is spread.
+/// The maximum delay of a probe, before jitter.
 pub const PROBE_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// Why a trigger's deliveries wait.
+/// Why a trigger is paused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pause {
-    /// An operator has paused it. Only an operator resumes it.
+    /// Paused by an operator. Only an operator resumes it.
     Operator,
-    /// Too many deliveries have failed deterministically in a row. A probe that
-    /// succeeds resumes it, and so does the next activation of a plugin version.
+    /// Too many consecutive deliveries failed deterministically. A successful probe resumes it, as
+    /// does the next activation of a plugin version.
     Failures,
 }
 
-/// How long a trigger that failures have paused waits for a probe.
+/// The delay of the probes of a trigger that was paused by failures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ProbeWait {
-    /// The wait for the first one. Default [`PROBE_AFTER`].
+    /// The delay of the first probe. Default [`PROBE_AFTER`].
     pub first: Duration,
-    /// A random number from 0 to 1, so that what was paused together is not probed
-    /// together.
+    /// Jitter: a random number from 0 to 1, so that triggers that were paused together are not
+    /// probed together.
     pub spread: f64,
 }
 
@@ -48,8 +47,8 @@ impl Default for ProbeWait {
 }
 
 impl ProbeWait {
-    /// The wait after so many probes have failed: twice as long after each, at most
-    /// [`PROBE_WAIT_MAX`], 20 % less to 20 % more.
+    /// Returns the delay after `failed` failed probes: it doubles after each, up to
+    /// [`PROBE_WAIT_MAX`], with ±20 % of jitter.
     pub fn after(self, failed: u32) -> Duration {
         let factor = 2u32.saturating_pow(failed);
         let wait = self.first.saturating_mul(factor).min(PROBE_WAIT_MAX);
@@ -61,24 +60,24 @@ impl ProbeWait {
     }
 }
 
-/// A wait that is 20 % shorter to 20 % longer, by a random number from 0 to 1.
+/// Applies ±20 % of jitter to a delay, given a random number from 0 to 1.
 pub fn spread_by(wait: Duration, spread: f64) -> Duration {
     wait.mul_f64(0.8 + 0.4 * spread.clamp(0.0, 1.0))
 }
 
-/// How a trigger stands.
+/// The health of a trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// Why its deliveries wait, if they do. Changes are recorded all the same.
+    /// Why it is paused, if it is. Changes are still recorded.
     pub paused: Option<Pause>,
-    /// Deliveries that have failed deterministically since the last success. Each
-    /// counts once, however often it is tried.
+    /// Deliveries that have failed deterministically since the last success. Each counts once,
+    /// however often it is tried.
     pub failures: u32,
-    /// The number of this series of failures. A delivery that counts in it keeps the
-    /// number, and so does not count in it again.
+    /// The number of this series of failures. A delivery that has counted in it keeps the number,
+    /// and so does not count again.
     pub series: i64,
-    /// When a probe may be claimed, if failures have paused the trigger. While one is
-    /// leased, the end of its lease, which its host renews.
+    /// When a probe may be claimed, if the trigger is paused by failures. While a probe is leased,
+    /// the end of its lease, which its host renews.
     pub probe_at: Option<Timestamp>,
     /// The lease of the last probe.
     pub probe: Option<Uuid>,
@@ -86,19 +85,19 @@ pub struct Standing {
     pub probes_failed: u32,
 }
 
-/// What of a trigger's queue may be claimed.
+/// What may be claimed from a trigger's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
-    /// Everything that is due.
+    /// Every delivery that is due.
     All,
-    /// One delivery, which is the probe.
+    /// One delivery, as a probe.
     Probe,
     /// Nothing.
     Nothing,
 }
 
 impl Standing {
-    /// Returns what may be claimed at a time.
+    /// Returns what may be claimed at `now`.
     pub fn open(&self, now: Timestamp) -> Open {
         match self.paused {
             None => Open::All,
@@ -107,22 +106,21 @@ impl Standing {
         }
     }
 
-    /// Notes that a probe was claimed. No other one is until its lease runs out.
+    /// Records that a probe was claimed. No other probe is until its lease expires.
     pub fn probe(&mut self, lease: Uuid, until: Timestamp) {
         self.probe = Some(lease);
         self.probe_at = Some(until);
     }
 
-    /// Notes that a lease was renewed: if it is that of a probe, no other one is let
-    /// through before its new end.
+    /// Records that a lease was renewed. If it is that of a probe, no other probe is let through
+    /// before its new end.
     pub fn renew(&mut self, lease: Uuid, until: Timestamp) {
         if self.probe == Some(lease) {
             self.probe_at = Some(until);
         }
     }
 
-    /// Notes that a probe's host has given it back without a result; another one may
-    /// follow at a time.
+    /// Records that a probe's host released it without a result. Another one may follow at `at`.
     pub fn release(&mut self, lease: Uuid, at: Timestamp) {
         if self.probe == Some(lease) {
             self.probe = None;
@@ -130,8 +128,7 @@ impl Standing {
         }
     }
 
-    /// Makes a probe due that waits for longer than any does; whether that changes
-    /// anything.
+    /// Makes a probe due that is postponed beyond `beyond`, and returns whether anything changed.
     pub fn rescue(&mut self, beyond: Timestamp, now: Timestamp) -> bool {
         let waits = self.paused == Some(Pause::Failures);
         let is_late = waits && self.probe_at.is_some_and(|at| at > beyond);
@@ -141,8 +138,8 @@ impl Standing {
         is_late
     }
 
-    /// Begins a new series of failures, and ends a pause by failures. So do a success,
-    /// a new version, and an operator.
+    /// Starts a new series of failures, and ends a pause by failures. A success, a new version and
+    /// an operator do this.
     pub fn reset(&mut self) {
         *self = Standing {
             paused: self.paused.filter(|pause| *pause == Pause::Operator),
@@ -151,13 +148,13 @@ impl Standing {
         };
     }
 
-    /// Pauses or resumes for an operator.
+    /// Pauses or resumes the trigger for an operator.
     pub fn set_paused(&mut self, paused: bool) {
         self.reset();
         self.paused = paused.then_some(Pause::Operator);
     }
 
-    /// Notes a success; whether that changes anything.
+    /// Records a success, and returns whether anything changed.
     pub fn succeed(&mut self) -> bool {
         let changes = self.failures > 0 || self.paused == Some(Pause::Failures);
         if changes {
@@ -166,9 +163,9 @@ impl Standing {
         changes
     }
 
-    /// Notes the failure of a delivery that has counted in series `counted`. Returns
-    /// what became of the trigger; the delivery counts in this series from then on if
-    /// the failure is deterministic.
+    /// Records the failure of a delivery that last counted in the series `counted`. Returns what
+    /// happened to the trigger. If the failure is deterministic, the delivery counts in this series
+    /// from then on.
     pub fn fail(&mut self, counted: Option<i64>, failed: &Failed) -> Returned {
         if failed.deterministic && counted != Some(self.series) {
             self.failures = self.failures.saturating_add(1);
@@ -185,7 +182,7 @@ impl Standing {
                 }
             }
             Some(Pause::Failures) if is_probe => {
-                // A passing failure says nothing about the handler.
+                // A transient failure says nothing about the handler.
                 self.probes_failed += u32::from(failed.deterministic);
                 let probe_at = failed.probe.from(failed.now, self.probes_failed);
                 self.probe = None;

@@ -1,15 +1,14 @@
-//! Text from outside, cut to a bound.
+//! Truncation of text from outside.
 
 use std::fmt::{self, Display, Write};
 
-/// The start of a text: `limit` bytes of it at most, up to a whole character.
+/// Returns the longest prefix of at most `limit` bytes that ends at a character boundary.
 pub fn short(text: &str, limit: usize) -> &str {
     let end = text.floor_char_boundary(limit);
     text.get(..end).unwrap_or_default()
 }
 
-/// What a value displays, up to `limit` bytes and then "...". No more than that is
-/// ever made of it.
+/// Formats a value, truncated to `limit` bytes and "...". No more than that is ever formatted.
 pub fn shown_start(value: &dyn Display, limit: usize) -> String {
     struct Start {
         text: String,
@@ -22,7 +21,7 @@ pub fn shown_start(value: &dyn Display, limit: usize) -> String {
             self.text.push_str(kept);
             match kept.len() == more.len() {
                 true => Ok(()),
-                // Ends the formatting.
+                // Stops the formatting.
                 false => Err(fmt::Error),
             }
         }

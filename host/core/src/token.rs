@@ -1,4 +1,4 @@
-//! Tokens: what a caller shows to be a principal.
+//! Tokens, which authenticate callers.
 
 use super::{AppId, Principal, Scope, Timestamp};
 use sha2::{Digest, Sha256};
@@ -6,8 +6,8 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-/// Tokens that may be bound to one app. Tokens that are good for every app are made
-/// by operators of the instance alone, and are not limited.
+/// The maximum number of tokens bound to one app. Tokens for all apps are not limited: only
+/// operators of the instance create them.
 pub const TOKENS_MAX: u64 = 1_000;
 
 /// A token's public identity.
@@ -16,11 +16,11 @@ pub const TOKENS_MAX: u64 = 1_000;
 pub struct TokenId(pub Uuid);
 
 impl TokenId {
-    /// The token that a store's first start makes. There is one such identity,
-    /// so of several hosts that start at once one alone makes the token.
+    /// The token that is created with a store. Its identity is fixed, so that only one of several
+    /// hosts that start at once creates it.
     pub const BOOTSTRAP: TokenId =
         TokenId(Uuid::from_u128(0x018c_c251_f400_7000_8000_6b76_6173_6d31));
-    /// The same of stores that were made by an older version.
+    /// The same for stores that an older version created.
     pub const OLD_BOOTSTRAP: TokenId = TokenId(Uuid::nil());
 }
 
@@ -32,19 +32,18 @@ impl fmt::Display for TokenId {
 
 /// The secret half of a token: 256 random bits.
 ///
-/// It is shown once, when the token is made, and never kept. Debug output does
-/// not show it.
+/// It is shown once, when the token is created, and never stored. Debug output does not show it.
 #[derive(Clone)]
 pub struct TokenSecret([u8; 32]);
 
 impl TokenSecret {
-    /// A secret of these bytes, which must be random.
+    /// Creates a secret from bytes, which must be random.
     pub fn new(bytes: [u8; 32]) -> TokenSecret {
         TokenSecret(bytes)
     }
 
-    /// What the store keeps of it. A plain SHA-256 is enough: 256 random bits
-    /// cannot be guessed, so there is nothing for a slow hash to slow down.
+    /// Returns the hash that the store keeps. A plain SHA-256 is enough: 256 random bits cannot be
+    /// guessed, so a slow hash would add nothing.
     pub fn hash(&self) -> SecretHash {
         SecretHash(Sha256::digest(self.0).into())
     }
@@ -61,7 +60,7 @@ impl fmt::Debug for TokenSecret {
 pub struct SecretHash(pub [u8; 32]);
 
 impl SecretHash {
-    /// Whether this is the hash of a secret, in constant time.
+    /// Compares it with the hash of a secret, in constant time.
     pub fn is_of(&self, secret: &TokenSecret) -> bool {
         self.0.ct_eq(&secret.hash().0).into()
     }
@@ -73,19 +72,19 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// A token as its holder has it: `kvasm_<identity>_<secret>`, in hexadecimal.
+/// A token as its holder sees it: `kvasm_<identity>_<secret>`, in hexadecimal.
 #[derive(Debug, Clone)]
 pub struct BearerToken {
-    /// Which token it claims to be.
+    /// The identity that it claims.
     pub id: TokenId,
-    /// What proves it.
+    /// The secret that proves it.
     pub secret: TokenSecret,
 }
 
 impl BearerToken {
     const PREFIX: &str = "kvasm_";
 
-    /// Reads a token's text. `None` if it is not one.
+    /// Parses the text of a token. Returns `None` if it is malformed.
     pub fn parse(text: &str) -> Option<BearerToken> {
         let (id, secret) = text.strip_prefix(Self::PREFIX)?.split_once('_')?;
         let mut id_bytes = [0; 16];
@@ -98,48 +97,48 @@ impl BearerToken {
         })
     }
 
-    /// The text, which is a secret: for the holder alone, once.
+    /// Returns the text, which is secret: show it to the holder only, once.
     pub fn reveal(&self) -> String {
         format!("{}{}_{}", Self::PREFIX, self.id, hex::encode(self.secret.0))
     }
 }
 
-/// A token as the store keeps it.
+/// A token, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// Its identity.
     pub id: TokenId,
-    /// What its secret is checked with.
+    /// The hash of its secret.
     pub secret_hash: SecretHash,
-    /// What people call it.
+    /// Its name, for people.
     pub name: String,
-    /// What it grants.
+    /// The scopes that it grants.
     pub scopes: Vec<Scope>,
-    /// The one app that it is good for; otherwise every app.
+    /// The only app that it is valid for; `None` for every app.
     pub app: Option<AppId>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it stops being good, if ever.
+    /// When it expires, if ever.
     pub expires_at: Option<Timestamp>,
     /// When it was revoked, if it was.
     pub revoked_at: Option<Timestamp>,
 }
 
 impl Token {
-    /// The most bytes of a name.
+    /// The maximum length of a name, in bytes.
     pub const NAME_BYTES_MAX: usize = 128;
 
-    /// Whether it is neither expired nor revoked.
+    /// Returns whether it is neither expired nor revoked.
     pub fn is_good(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
     }
 
-    /// Whether it lets its holder administer the instance now.
+    /// Returns whether it currently lets its holder administer the instance.
     pub fn administers(&self, now: Timestamp) -> bool {
         self.app.is_none() && self.scopes.contains(&Scope::InstanceAdmin) && self.is_good(now)
     }
 
-    /// Who its holder is.
+    /// Returns the principal that it authenticates.
     pub fn principal(&self) -> Principal {
         match self.app {
             Some(app) => Principal::for_app(app, self.scopes.clone()),
@@ -164,7 +163,7 @@ mod tests {
         assert!(token.secret.hash().is_of(&read.secret));
         assert!(!token.secret.hash().is_of(&TokenSecret::new([8; 32])));
         for bad in ["", "kvasm_", "kvasm_1_2", &text[1..], &format!("{text}0")] {
-            assert!(BearerToken::parse(bad).is_none(), "{bad:?} was taken");
+            assert!(BearerToken::parse(bad).is_none(), "{bad:?} was accepted");
         }
     }
 

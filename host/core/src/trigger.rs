@@ -1,24 +1,24 @@
-//! Triggers: which changes, or which times, call which function of a plugin.
+//! Triggers: which changes or times call which function of a plugin.
 
 use super::{Collection, Invalid, Key, Queue, Schedule, Standing, Subject, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// The name of a trigger within its app: 1 to 64 bytes of `a-z`, `A-Z`, `0-9`,
-/// `_`, `-` and `.`, as the names of functions.
+/// The name of a trigger within its app: 1 to 64 bytes of `a-z`, `A-Z`, `0-9`, `_`, `-` and `.`,
+/// like the name of a function.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TriggerName(String);
 
 impl TriggerName {
-    /// The longest name, in bytes.
+    /// The maximum length of a name, in bytes.
     pub const BYTES_MAX: usize = 64;
 
     /// Parses a name.
     ///
     /// # Errors
-    /// [`Invalid`] for an empty or over-long name, or another character.
+    /// [`Invalid`] if the name is empty or too long, or contains another character.
     pub fn parse(name: &str) -> Result<TriggerName, Invalid> {
         if name.is_empty() {
             return Err(Invalid::Empty(Subject::Trigger));
@@ -38,23 +38,23 @@ impl TriggerName {
                 allowed: "a-z, A-Z, 0-9, '_', '-' and '.'",
             });
         }
-        // As a part of a path, dots alone would mean another place.
+        // As a path segment, a name of dots would refer to another path.
         if name.chars().all(|c| c == '.') {
             return Err(Invalid::Character {
                 subject: Subject::Trigger,
                 found: '.',
-                allowed: "names that are not of dots alone",
+                allowed: "names that do not consist only of dots",
             });
         }
         Ok(TriggerName(name.to_owned()))
     }
 
-    /// Takes text that a store read back: it was parsed when it was written.
+    /// Wraps text read from a store, which was parsed when it was written.
     pub fn stored(name: String) -> TriggerName {
         TriggerName(name)
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -80,37 +80,37 @@ impl fmt::Display for TriggerName {
     }
 }
 
-/// What a trigger waits for.
+/// What a trigger reacts to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Watch {
     /// Changes of entries.
     Changes(Changes),
-    /// Times.
+    /// A schedule.
     Schedule(Schedule),
 }
 
-/// Which changes of entries.
+/// The changes of entries that a trigger reacts to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
-    /// Of this collection.
+    /// In this collection.
     pub collection: Collection,
-    /// Of keys that start with this; all if it is empty.
+    /// Of keys that start with this prefix; all keys if it is empty.
     #[serde(default)]
     pub prefix: String,
-    /// Whether writes count.
+    /// Whether it reacts to writes.
     pub set: bool,
-    /// Whether deletions count. That an entry expires is no change.
+    /// Whether it reacts to deletions. The expiry of an entry is not a change.
     pub delete: bool,
 }
 
 impl Changes {
-    /// Whether a write of this entry is meant.
+    /// Returns whether it reacts to a write of this entry.
     pub fn on_set(&self, collection: &Collection, key: &Key) -> bool {
         self.set && self.covers(collection, key)
     }
 
-    /// Whether a deletion of this entry is meant.
+    /// Returns whether it reacts to a deletion of this entry.
     pub fn on_delete(&self, collection: &Collection, key: &Key) -> bool {
         self.delete && self.covers(collection, key)
     }
@@ -120,32 +120,32 @@ impl Changes {
     }
 }
 
-/// A trigger as a plugin declares it. Its name is that of the function.
+/// A trigger that a plugin declares.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeclaredTrigger {
-    /// Its name, and that of the function.
+    /// Its name, which is also that of its function.
     pub name: TriggerName,
-    /// What it waits for.
+    /// What it reacts to.
     pub watch: Watch,
 }
 
-/// Who has made a trigger.
+/// Who created a trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// The active plugin declares it; it comes and goes with its version.
+    /// Declared by the active plugin, and tied to its version.
     Plugin,
-    /// An operator made it. It takes the place of a declared one of its name.
+    /// Created by an operator. It overrides a declared trigger of the same name.
     Operator,
 }
 
-/// How often and for how long a delivery is tried.
+/// The retry policy of deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Attempts before it is given up. Default 12.
+    /// The maximum number of attempts. Default 12.
     pub attempts_max: u32,
-    /// The age at which a delivery that has failed is given up, from the event or
-    /// the last replay on. Default 24 h.
+    /// The maximum age of a delivery that has failed, counted from the event or the last replay.
+    /// Default 24 h.
     pub age_max: Duration,
 }
 
@@ -163,39 +163,39 @@ impl Default for Policy {
 pub struct Trigger {
     /// Its name.
     pub name: TriggerName,
-    /// Who has made it.
+    /// Who created it.
     pub origin: Origin,
-    /// What it waits for.
+    /// What it reacts to.
     pub watch: Watch,
-    /// The function of the active plugin that is called.
+    /// The function of the active plugin that it calls.
     pub function: String,
-    /// How often a delivery is tried.
+    /// Its retry policy.
     pub policy: Policy,
-    /// Its failures in a row, and its pause.
+    /// Its failures and its pause.
     pub standing: Standing,
-    /// When a schedule is due next, once that is known.
+    /// When its schedule is due next, once that is known.
     pub next_at: Option<Timestamp>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
 }
 
-/// A trigger as an operator asks for it.
+/// A trigger that an operator creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTrigger {
     /// Its name.
     pub name: TriggerName,
-    /// What it waits for.
+    /// What it reacts to.
     pub watch: Watch,
-    /// The function of the active plugin that is called.
+    /// The function of the active plugin that it calls.
     pub function: String,
-    /// How often a delivery is tried.
+    /// Its retry policy.
     pub policy: Policy,
 }
 
 impl NewTrigger {
-    /// Returns the operator's trigger that takes the place of `before`, the one of
-    /// its name. It is not paused and has not failed. When `before` was made stays,
-    /// and so does when its schedule is due next, if that is the same schedule.
+    /// Returns the operator's trigger that replaces `before`, the trigger of the same name. It is
+    /// not paused and has no failures. It keeps the creation time of `before`, and the next due
+    /// time if the schedule is the same.
     pub fn replacing(self, before: Option<&Trigger>, now: Timestamp) -> Trigger {
         let is_scheduled = matches!(self.watch, Watch::Schedule(_));
         let planned = before.filter(|before| is_scheduled && before.watch == self.watch);
@@ -216,7 +216,7 @@ impl NewTrigger {
 }
 
 impl Trigger {
-    /// The trigger that a declaration makes.
+    /// Creates a trigger from a declaration.
     pub fn declared(declaration: &DeclaredTrigger, at: Timestamp) -> Trigger {
         Trigger {
             name: declaration.name.clone(),
@@ -231,28 +231,26 @@ impl Trigger {
     }
 }
 
-/// Where a schedule stands in the order in which schedules are due: by time, app and
-/// name.
+/// The position of a schedule in the order in which schedules become due: by time, app and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SchedulePlace {
     /// The trigger.
     pub queue: Queue,
-    /// When it is due; `None`, which comes first, if it is not planned yet.
+    /// When it is due; `None`, which sorts first, if it is not planned yet.
     pub next_at: Option<Timestamp>,
 }
 
-/// A schedule that is due, as a store has found it.
+/// A schedule that is due, as read from a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueSchedule {
-    /// Which one, and where to go on behind it.
+    /// Its position, from which the next search continues.
     pub place: SchedulePlace,
-    /// The trigger, or why this build cannot read it. Another version of Kvasm may
-    /// have written it.
+    /// The trigger, or why this build cannot read it: another version of Kvasm may have written it.
     pub trigger: Result<Trigger, String>,
 }
 
-/// The most triggers of an app. Each one that watches an entry makes a row of each
-/// write to it.
+/// The maximum number of triggers of an app. Each trigger that watches an entry adds a row to every
+/// write of it.
 pub const TRIGGERS_MAX: usize = 100;
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
-//! What the host counts and times, in the form that Prometheus reads.
+//! Counters, gauges and histograms of the host, in the text format of Prometheus.
 //!
-//! Every label has few values: names of the code, or of apps, and of those no
-//! more than [`APPS_MAX`]; the rest is counted together. The place of an app that is
-//! gone is given to the next.
+//! Every label has few values: names from the code, or names of apps, of which at most [`APPS_MAX`]
+//! have their own series; the others share one. A deleted app frees its series for another.
 //!
 //! `table` names and describes each metric, `sample` is what a background task finds
 //! out about the store from time to time, and `process` what the system says of the
 //! process.
 #![deny(missing_docs)]
+//! `table` names and describes each metric, `sample` has measurements of the store by a background
+//! task, and `process` has what the system reports about the process.
 
 mod process;
 mod sample;
@@ -26,9 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 pub use table::Row;
 
-/// The most apps that have series of their own at once.
+/// The maximum number of apps that have their own series at once.
 pub const APPS_MAX: usize = 1_000;
-/// The label of all apps beyond.
+/// The label of all other apps.
 const OTHER_APPS: &str = "_other";
 
 /// Seconds, from 50 us to 10 s.
@@ -36,7 +37,7 @@ const SECONDS: [f64; 14] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
     10.0,
 ];
-/// Seconds, up to a day: a backlog lasts.
+/// Seconds, up to a day, because a backlog can last.
 const LAG: [f64; 14] = [
     0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 21_600.0,
     86_400.0,
@@ -68,14 +69,14 @@ struct Route {
     method: &'static str,
 }
 
-/// Where a compiled module came from.
+/// The source of a compiled module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModuleSource {
-    /// It was in memory.
+    /// Memory.
     Memory,
-    /// It was read from the cache folder.
+    /// The cache folder.
     Disk,
-    /// It was compiled.
+    /// Compilation.
     Compiled,
 }
 
@@ -89,7 +90,7 @@ impl ModuleSource {
     }
 }
 
-/// The counters of one host. Cheap to clone; clones count together.
+/// The metrics of one host. Cheap to clone; clones share the counters.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
@@ -99,7 +100,7 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-/// What is counted of an app, and an outcome of it.
+/// A counter of an app, with an outcome.
 type Series = (OfApp, &'static str);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +114,7 @@ struct Inner {
     registry: Registry,
     rows: Vec<Row>,
     sample: sample::Sampled,
-    /// The apps that have series of their own, and which.
+    /// The apps that have their own series, with those series.
     apps: Mutex<HashMap<Arc<str>, Vec<Series>>>,
     invocations: Family<Invocation, Counter>,
     invocation_seconds: Histogram,
@@ -195,7 +196,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The text that Prometheus scrapes, in the OpenMetrics format 1.0.
+    /// Returns the text that Prometheus scrapes, in the OpenMetrics format 1.0.
     pub fn encode(&self) -> String {
         let mut out = String::new();
         // Writing to a String does not fail.
@@ -203,35 +204,34 @@ impl Metrics {
         out
     }
 
-    /// Every metric that there can be, in the order of the text.
+    /// Returns every metric that can exist, in the order of the text.
     pub fn rows(&self) -> &[Row] {
         &self.0.rows
     }
 
-    /// Puts what was found out about the store in the place of what was found out
-    /// before.
+    /// Replaces the last sample of the store.
     pub fn sampled(&self, sample: Sample) {
         self.0.sample.set(sample);
     }
 
-    /// Counts lines of the host's own log that were dropped.
+    /// Counts discarded lines of the host's own log.
     pub fn log_lines_dropped(&self, lines: u64) {
         self.0.log_lines_dropped.inc_by(lines);
     }
 
-    /// The age of the oldest snapshot that a session of Postgres holds, in seconds.
+    /// Sets the age of the oldest snapshot that a Postgres session holds, in seconds.
     pub fn oldest_snapshot(&self, seconds: i64) {
         self.0.oldest_snapshot.set(seconds);
     }
 
-    /// Whether the dispatcher trusts the host's clock.
+    /// Sets whether the dispatcher trusts the host's clock.
     pub fn clock_trusted(&self, trusted: bool) {
         self.0.clock_trusted.set(i64::from(trusted));
     }
 
-    /// Counts something of an app: under its name, as long as there are not too many.
+    /// Counts something of an app: under its name, unless there are too many apps.
     fn count_of_app(&self, what: OfApp, app: &str, outcome: &'static str) {
-        // Held until it is counted, so that nobody forgets the app in between.
+        // Locked until it is counted, so that the app is not forgotten in between.
         let mut apps = self.0.apps.lock();
         if !apps.contains_key(app) && apps.len() < APPS_MAX {
             apps.insert(app.into(), Vec::new());
@@ -257,12 +257,12 @@ impl Metrics {
         }
     }
 
-    /// The names of the apps that have series of their own.
+    /// Returns the names of the apps that have their own series.
     pub fn apps(&self) -> Vec<Arc<str>> {
         self.0.apps.lock().keys().map(Arc::clone).collect()
     }
 
-    /// Removes the series of an app that is gone; its place is free.
+    /// Removes the series of a deleted app, which frees its place.
     pub fn forget_app(&self, app: &str) {
         let mut apps = self.0.apps.lock();
         let Some((app, series)) = apps.remove_entry(app) else {
@@ -309,7 +309,7 @@ impl Metrics {
         self.0.modules.get_or_create(&Named { name }).inc();
     }
 
-    /// Counts an app or token that was needed: a `hit` or a `miss`, or a `look`.
+    /// Counts an access to an app or token: a `hit` or a `miss`, or a generation check (`look`).
     pub fn access(&self, name: &'static str) {
         self.0.access.get_or_create(&Named { name }).inc();
     }
@@ -322,12 +322,12 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// Counts the end of an attempt at a delivery.
+    /// Counts the outcome of an attempt at a delivery.
     pub fn delivery(&self, app: &str, outcome: &'static str) {
         self.count_of_app(OfApp::Deliveries, app, outcome);
     }
 
-    /// Counts a pause of a trigger by failures, or the end of a probe.
+    /// Counts a pause of a trigger by failures, or the outcome of a probe.
     pub fn trigger(&self, app: &str, outcome: &'static str) {
         self.count_of_app(OfApp::Triggers, app, outcome);
     }
@@ -368,7 +368,7 @@ impl Metrics {
         self.0.commit_group.observe(requests as f64);
     }
 
-    /// Counts a lock of a transaction while it lives.
+    /// Counts a lock of a transaction as long as the result lives.
     pub fn transaction_lock(&self) -> InUse {
         InUse::new(&self.0.transaction_locks, 1)
     }
@@ -390,8 +390,8 @@ impl Metrics {
 }
 
 impl Metrics {
-    /// Counts a request. `route` is a template, and `status` one of few: a plugin
-    /// chooses its own.
+    /// Counts a request. `route` is a template, and `status` is reduced to few values, because a
+    /// plugin chooses its own.
     pub fn http_request(&self, route: &str, method: &'static str, status: &str, took: Duration) {
         let route: Arc<str> = route.into();
         let seconds = Route {
@@ -425,7 +425,7 @@ impl Metrics {
     }
 }
 
-/// Counts something in a gauge for as long as it lives.
+/// Counts something in a gauge as long as it lives.
 pub struct InUse {
     gauge: Gauge,
     count: i64,

@@ -1,5 +1,5 @@
-//! What the system says of this process, under the names that Prometheus's own clients
-//! use. It is read when it is asked for; on systems without `/proc` there is less.
+//! Metrics of this process from the system, under the names that Prometheus's own clients use. They
+//! are read at each scrape; systems without `/proc` have fewer.
 
 use super::table::Collected;
 use prometheus_client::collector::Collector;
@@ -17,10 +17,10 @@ const fn metric(name: &'static str, kind: &'static str, help: &'static str) -> C
     }
 }
 
-/// A metric, and how it is read; the second argument is `/proc/self/status`.
+/// A metric, and its reader, whose second argument is `/proc/self/status`.
 type Read = (Collected, fn(&Process, &str) -> Option<f64>);
 
-/// All of them.
+/// All metrics of the process.
 pub(super) const METRICS: [Read; 6] = [
     (
         metric(
@@ -37,7 +37,7 @@ pub(super) const METRICS: [Read; 6] = [
         metric(
             "process_cpu_seconds",
             "counter",
-            "CPU time of the process, without that of the processes that compile modules",
+            "CPU time of the process, without that of compiler processes",
         ),
         |_, _| cpu_seconds(),
     ),
@@ -45,7 +45,7 @@ pub(super) const METRICS: [Read; 6] = [
         metric(
             "process_resident_memory_bytes",
             "gauge",
-            "Memory of the process that is in RAM",
+            "Resident memory of the process",
         ),
         |_, status| number(status, "VmRSS:").map(|kib| kib as f64 * 1024.0),
     ),
@@ -57,7 +57,7 @@ pub(super) const METRICS: [Read; 6] = [
         metric(
             "process_open_fds",
             "gauge",
-            "Files and connections that the process has open",
+            "Open files and connections of the process",
         ),
         |_, _| {
             let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
@@ -69,7 +69,7 @@ pub(super) const METRICS: [Read; 6] = [
         metric(
             "process_max_fds",
             "gauge",
-            "Files and connections that the process may open",
+            "Maximum open files and connections of the process",
         ),
         |_, _| {
             let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
@@ -78,14 +78,14 @@ pub(super) const METRICS: [Read; 6] = [
     ),
 ];
 
-/// Asks the system.
+/// Reads the metrics of the process.
 #[derive(Debug)]
 pub(super) struct Process {
     start: SystemTime,
 }
 
 impl Process {
-    /// To be made when the process starts.
+    /// Must be created when the process starts.
     pub(super) fn new() -> Process {
         Process {
             start: SystemTime::now(),
@@ -93,7 +93,7 @@ impl Process {
     }
 }
 
-/// The first number after a name at the start of a line.
+/// Returns the first number after a name at the start of a line.
 fn number(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()

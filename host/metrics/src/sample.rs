@@ -1,5 +1,5 @@
-//! What a background task finds out about the store from time to time, as gauges. A
-//! scrape shows the last sample and asks nobody.
+//! Samples of the store by a background task, as gauges. A scrape shows the last sample without
+//! querying the store.
 
 use super::table::Collected;
 use parking_lot::Mutex;
@@ -10,40 +10,41 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The most apps of [`Sample::fullest`].
+/// The maximum number of apps in [`Sample::fullest`].
 pub const FULLEST_APPS: usize = 10;
 
-/// What was found out.
+/// A sample of the store.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// When.
+    /// When it was taken.
     pub at: SystemTime,
     /// The number of apps.
     pub apps: u64,
     /// Outstanding deliveries, without runs of schedules.
     pub pending: u64,
-    /// How long the delivery that has been due for longest has been so.
+    /// How long the oldest due delivery has been due.
     pub overdue: Duration,
     /// The number of dead letters.
     pub dead_letters: u64,
     /// The number of paused triggers.
     pub paused_triggers: u64,
-    /// The bytes of the database; `None` if the store has no place that could fill.
+    /// Size of the database, in bytes; `None` if the store is not on a disk.
     pub database_bytes: Option<u64>,
-    /// The bytes of the log beside the database, and how long a reader has held it.
+    /// Size of the log next to the database, in bytes, and how long a reader has blocked its
+    /// checkpoint.
     pub wal: Option<(u64, Duration)>,
-    /// Of the fullest apps.
+    /// Quota use of the fullest apps.
     pub fullest: Vec<Fullness>,
 }
 
-/// How much of a quota an app uses.
+/// The used part of an app's quota.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fullness {
     /// The app's name.
     pub app: String,
     /// The name of what the quota limits.
     pub resource: &'static str,
-    /// 1 is all of it.
+    /// 1 means all of it.
     pub ratio: f64,
 }
 
@@ -66,27 +67,25 @@ fn one<'s>(value: f64) -> Values<'s> {
     vec![(Vec::new(), value)]
 }
 
-/// All of them.
+/// All gauges.
 pub(super) const METRICS: [Gauge; 9] = [
     (
         gauge(
             "sample_time_seconds",
             "",
-            "When the store was last asked for the gauges from here to kvasm_quota_used_ratio, in seconds since 1970",
+            "When the gauges from here to kvasm_quota_used_ratio were last sampled, in seconds since 1970",
         ),
         |sample| {
             let since = sample.at.duration_since(UNIX_EPOCH);
             one(since.unwrap_or_default().as_secs_f64())
         },
     ),
-    (gauge("apps", "", "Apps that there are"), |sample| {
-        one(sample.apps as f64)
-    }),
+    (gauge("apps", "", "Apps"), |sample| one(sample.apps as f64)),
     (
         gauge(
             "deliveries_pending",
             "",
-            "Deliveries of changes that are outstanding: due, leased, waiting for a retry or behind another one, of paused triggers too",
+            "Outstanding deliveries of changes: due, leased, waiting for a retry or behind another one, including those of paused triggers",
         ),
         |sample| one(sample.pending as f64),
     ),
@@ -94,19 +93,18 @@ pub(super) const METRICS: [Gauge; 9] = [
         gauge(
             "deliveries_overdue_seconds",
             "",
-            "How long the delivery that has been due for longest waits to be claimed, paused triggers left out; 0 if none waits",
+            "How long the oldest due delivery has been waiting to be claimed, without paused triggers; 0 if none waits",
         ),
         |sample| one(sample.overdue.as_secs_f64()),
     ),
-    (
-        gauge("dead_letters", "", "Dead letters that are kept"),
-        |sample| one(sample.dead_letters as f64),
-    ),
+    (gauge("dead_letters", "", "Dead letters"), |sample| {
+        one(sample.dead_letters as f64)
+    }),
     (
         gauge(
             "triggers_paused",
             "",
-            "Triggers that are paused, by an operator or after failures",
+            "Triggers that are paused, by an operator or by failures",
         ),
         |sample| one(sample.paused_triggers as f64),
     ),
@@ -114,7 +112,7 @@ pub(super) const METRICS: [Gauge; 9] = [
         gauge(
             "store_size_bytes",
             "part",
-            "Size of the store: the database, and of SQLite the wal beside it",
+            "Size of the store: the database, and for SQLite its wal",
         ),
         sizes,
     ),
@@ -122,7 +120,7 @@ pub(super) const METRICS: [Gauge; 9] = [
         gauge(
             "store_wal_held_seconds",
             "",
-            "How long a reader has kept the WAL of SQLite from being folded into the database, while it is over 16 MiB; 0 if none does",
+            "How long a reader has blocked the checkpoint of the SQLite WAL while it is over 16 MiB; 0 if none does",
         ),
         |sample| {
             let held = sample.wal.map(|(_, held)| held.as_secs_f64());
@@ -133,7 +131,7 @@ pub(super) const METRICS: [Gauge; 9] = [
         gauge(
             "quota_used_ratio",
             "app, resource",
-            "Used part of the quota of the 10 fullest apps: entries, bytes, or outstanding deliveries",
+            "Used part of the quota of the 10 fullest apps: entries, bytes or outstanding deliveries",
         ),
         fullest,
     ),
@@ -156,7 +154,7 @@ fn fullest(sample: &Sample) -> Values<'_> {
     fullest.collect()
 }
 
-/// The last sample; none before the first one.
+/// The last sample, if there is one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sampled(Arc<Mutex<Option<Sample>>>);
 

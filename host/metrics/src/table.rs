@@ -1,33 +1,33 @@
-//! The name and the meaning of each metric. `docs/operating.md` has the same table.
+//! The name and description of each metric. `docs/operating.md` has the same table.
 
 use super::{Inner, process, sample};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-/// A metric, as the documents describe it.
+/// A metric, as documented.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The name that a query uses: that of a counter ends with `_total`, and that of a
-    /// histogram is what its `_bucket`, `_sum` and `_count` begin with.
+    /// The name that a query uses: that of a counter ends with `_total`, and that of a histogram is
+    /// the prefix of its `_bucket`, `_sum` and `_count`.
     pub name: String,
-    /// What it is: counter, gauge, histogram or info.
+    /// The type: counter, gauge, histogram or info.
     pub kind: &'static str,
-    /// Its labels, with commas between them.
+    /// The labels, separated by commas.
     pub labels: &'static str,
-    /// What it says.
+    /// The description.
     pub help: &'static str,
 }
 
-/// A metric that a collector makes when it is asked.
+/// A metric that a collector computes at each scrape.
 pub(super) struct Collected {
-    /// Without the prefix that all of them have.
+    /// Without the common prefix.
     pub(super) name: &'static str,
     pub(super) kind: &'static str,
     pub(super) labels: &'static str,
     pub(super) help: &'static str,
 }
 
-/// What every name begins with, but those of the process, which are everybody's.
+/// The prefix of every name, except those of the process, which are standard.
 const PREFIX: &str = "kvasm";
 
 struct Table<'r> {
@@ -73,7 +73,7 @@ impl Table<'_> {
         self.registry.register(name, help, metric);
     }
 
-    /// A histogram of seconds, whose name ends with that.
+    /// Registers a histogram of seconds, whose name ends with that.
     fn timed(&mut self, name: &str, labels: &'static str, help: &'static str, metric: impl Metric) {
         self.row(format!("{name}_seconds"), "histogram", labels, help);
         self.registry
@@ -81,14 +81,14 @@ impl Table<'_> {
     }
 }
 
-/// All that is counted, and its table.
+/// Registers all metrics, and returns their table.
 pub(super) fn register(inner: &Inner) -> (Registry, Vec<Row>) {
     let mut registry = Registry::default();
     let mut table = Table {
         registry: registry.sub_registry_with_prefix(PREFIX),
         rows: Vec::new(),
     };
-    let help = "What has been built: always 1, and the version as a label";
+    let help = "Build information: always 1, with the version as a label";
     table.row("build_info".to_owned(), "info", "version", help);
     let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     table.registry.register("build", help, build);
@@ -129,79 +129,79 @@ fn of_calls(inner: &Inner, table: &mut Table<'_>) {
     table.timed(
         "invocation",
         "",
-        "Time of calls of plugin functions, waiting for an instance included",
+        "Duration of calls of plugin functions, including the wait for an instance",
         inner.invocation_seconds.clone(),
     );
     table.counter(
         "host_calls",
         "name",
-        "Host functions that plugins called, by name",
+        "Calls of host functions by plugins, by name",
         inner.host_calls.clone(),
     );
     table.gauge(
         "instances",
         "",
-        "Instances that exist now",
+        "Current instances",
         inner.instances.clone(),
     );
     table.gauge(
         "instance_queue",
         "",
-        "Calls that wait for an instance now",
+        "Calls that are waiting for an instance",
         inner.instance_queue.clone(),
     );
     table.gauge(
         "admission_queue",
         "",
-        "Calls that wait for others of their app to end now",
+        "Calls that are waiting for other calls of their app to end",
         inner.admission_queue.clone(),
     );
     table.counter(
         "modules",
         "name",
-        "Modules that were needed, by where they were found",
+        "Module loads, by source",
         inner.modules.clone(),
     );
     table.counter(
         "access",
         "name",
-        "Apps and tokens that requests needed, found in memory (hit) or read (miss), and looks at whether what is in memory is current (look)",
+        "Lookups of apps and tokens, in memory (hit) or in the store (miss), and checks whether those in memory are current (look)",
         inner.access.clone(),
     );
     table.timed(
         "store",
         "name",
-        "Time of the store's operations, by name",
+        "Duration of store operations, by name",
         inner.store_seconds.clone(),
     );
     table.histogram(
         "commit_group_size",
         "",
-        "Writes that shared a commit of SQLite",
+        "Writes per SQLite commit",
         inner.commit_group.clone(),
     );
     table.gauge(
         "transaction_locks",
         "",
-        "Entries that transactions have locked now",
+        "Entries that are locked by transactions",
         inner.transaction_locks.clone(),
     );
     table.counter(
         "transaction_reruns",
         "",
-        "Runs of transactions that were discarded, as others had changed or held what they used",
+        "Runs of transactions that were discarded because of conflicts with others",
         inner.transaction_reruns.clone(),
     );
     table.timed(
         "transaction_wait",
         "",
-        "Time that transactions waited for an entry that another had locked",
+        "Time that transactions waited for an entry locked by another one",
         inner.transaction_wait_seconds.clone(),
     );
     table.counter(
         "cold_reads",
         "",
-        "Reads of SQLite that had to wait for the disk, on a thread of their own",
+        "SQLite reads that had to wait for the disk, on a separate thread",
         inner.cold_reads.clone(),
     );
 }
@@ -210,31 +210,31 @@ fn of_http(inner: &Inner, table: &mut Table<'_>) {
     table.counter(
             "http_requests",
             "route, method, status",
-            "HTTP requests, by route, method and status; one that HTTP does not define is counted by its class, such as 2xx",
+            "HTTP requests, by route, method and status; a status that HTTP does not define is counted by its class, such as 2xx",
             inner.http_requests.clone(),
         );
     table.timed(
         "http_request",
         "route, method",
-        "Time of HTTP requests until the head of the response",
+        "Duration of HTTP requests until the head of the response",
         inner.http_seconds.clone(),
     );
     table.gauge(
         "http_connections",
         "",
-        "HTTP connections that are open now",
+        "Open HTTP connections",
         inner.connections.clone(),
     );
     table.counter(
         "http_connections_refused",
         "",
-        "HTTP connections that were closed, as their address had too many",
+        "HTTP connections that were refused because their address had too many",
         inner.connections_refused.clone(),
     );
     table.gauge(
         "http_bytes_in_flight",
         "",
-        "Bytes of requests and responses that the server holds now",
+        "Bytes of requests and responses that the server holds",
         inner.bytes_in_flight.clone(),
     );
 }
@@ -255,7 +255,7 @@ fn of_background(inner: &Inner, table: &mut Table<'_>) {
     table.gauge(
         "deliveries_running",
         "",
-        "Handlers that run now",
+        "Running handlers",
         inner.deliveries_running.clone(),
     );
     table.timed(
@@ -267,7 +267,7 @@ fn of_background(inner: &Inner, table: &mut Table<'_>) {
     table.counter(
         "upkeep",
         "name",
-        "Rows that the host has removed automatically, by what they were",
+        "Rows that the host has removed automatically, by kind",
         inner.upkeep.clone(),
     );
     table.counter(
@@ -279,7 +279,7 @@ fn of_background(inner: &Inner, table: &mut Table<'_>) {
     table.gauge(
         "task_failing",
         "name",
-        "Whether a background task fails now (1) or works (0), by task",
+        "Whether a background task is failing (1) or works (0), by task",
         inner.task_failing.clone(),
     );
     table.counter(
@@ -291,19 +291,19 @@ fn of_background(inner: &Inner, table: &mut Table<'_>) {
     table.counter(
         "log_lines_dropped",
         "",
-        "Lines of the host's own log that were dropped, as nobody read them in time",
+        "Lines of the host's own log that were dropped because they were not read in time",
         inner.log_lines_dropped.clone(),
     );
     table.gauge(
         "postgres_oldest_snapshot_seconds",
         "",
-        "Age of the oldest snapshot that a session of Postgres holds",
+        "Age of the oldest snapshot that a Postgres session holds",
         inner.oldest_snapshot.clone(),
     );
     table.gauge(
         "clock_trusted",
         "",
-        "Whether the dispatcher acts on this host's clock (1), or it is in doubt (0)",
+        "Whether the dispatcher trusts this host's clock (1) or not (0)",
         inner.clock_trusted.clone(),
     );
 }

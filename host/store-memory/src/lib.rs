@@ -1,5 +1,6 @@
 //! A store in memory, for tests and for trying things out.
 #![deny(missing_docs)]
+//! A store in memory, for tests and experiments.
 
 mod outbox;
 mod registry;
@@ -22,8 +23,8 @@ use std::ops::Bound;
 use triggers::Row;
 use uuid::Uuid;
 
-/// Keeps everything in memory. **Not durable**: what it holds is gone with the
-/// process. In all else it means the same as the other stores.
+/// Keeps everything in memory. **Not durable**: its contents are lost when the process ends.
+/// Otherwise it behaves like the other stores.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: RwLock<State>,
@@ -37,14 +38,14 @@ struct State {
     modules: HashMap<Digest, Bytes>,
     tokens: BTreeMap<TokenId, Token>,
     audit: BTreeMap<Uuid, Audit>,
-    /// The identity of the audit row that was written last; nil before the first.
+    /// The identity of the last audit row; nil before the first.
     generation: Uuid,
-    /// The last version given. One counter for all keys, and it never goes back,
-    /// so no key sees a version twice.
+    /// The last assigned version. One counter for all keys, which never decreases, so no key gets a
+    /// version twice.
     version: u64,
 }
 
-/// An app and what it owns.
+/// An app with its rows.
 #[derive(Debug)]
 struct Tenant {
     app: App,
@@ -53,7 +54,7 @@ struct Tenant {
     plugins: BTreeMap<PluginVersion, Plugin>,
     last_plugin: u32,
     triggers: BTreeMap<TriggerName, Trigger>,
-    /// By trigger, chain and number, as the other stores keep them.
+    /// By trigger, ordering key and sequence number, as in the other stores.
     deliveries: BTreeMap<(TriggerName, i64, i64), Row>,
     dead_letters: BTreeMap<Uuid, DeadLetter>,
 }
@@ -61,7 +62,7 @@ struct Tenant {
 type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;
 
 impl MemoryStore {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new() -> MemoryStore {
         MemoryStore::default()
     }
@@ -213,7 +214,7 @@ fn key_bounds(range: &KeyRange) -> (Bound<Key>, Bound<Key>) {
     (key(&range.lower), key(&range.upper))
 }
 
-/// Takes entries up to the query's limits, and looks one further for `more`.
+/// Takes entries up to the query's limits, and peeks at the next one for `more`.
 fn page<'a>(mut rest: impl Iterator<Item = (&'a Key, &'a Entry)>, query: &ListQuery) -> Page {
     let mut entries = Vec::new();
     let mut bytes = 0;

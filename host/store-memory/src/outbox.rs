@@ -1,4 +1,4 @@
-//! What dispatchers do with deliveries.
+//! The outbox: triggers and deliveries.
 
 use super::write::{key_of, size, uncount_delivery};
 use super::{MemoryStore, live};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use uuid::Uuid;
 
-/// The most deliveries of a paused queue among which a probe is looked for.
+/// The maximum number of deliveries of a paused queue that are searched for a probe.
 const PROBE_LOOK: usize = 64;
 
 #[async_trait]

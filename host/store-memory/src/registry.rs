@@ -15,9 +15,8 @@ use std::ops::Bound;
 use uuid::Uuid;
 
 impl MemoryStore {
-    /// Runs an operation, and keeps its audit row if it changes something. An
-    /// operation first looks whether it can be done, so there is nothing to roll
-    /// back.
+    /// Runs an operation, and adds its audit row if it changes something. An operation checks first
+    /// whether it can succeed, so there is nothing to roll back.
     fn audited<T: Effect>(
         &self,
         audit: Audit,
@@ -25,7 +24,7 @@ impl MemoryStore {
     ) -> Result<T, StoreError> {
         let mut state = self.state.write();
         if state.audit.contains_key(&audit.id) {
-            return Err(StoreError::Failed("the audit row is there already".into()));
+            return Err(StoreError::Failed("the audit row already exists".into()));
         }
         let done = operation(&mut state, &audit)?;
         if done.changed() {
@@ -91,7 +90,7 @@ impl State {
         true
     }
 
-    /// Removes the modules that no version refers to any more.
+    /// Deletes the modules to which no version refers any more.
     fn forget_modules(&mut self) {
         let State { apps, modules, .. } = self;
         let used = |digest: &Digest| {
@@ -147,7 +146,7 @@ impl State {
             .ok_or(StoreError::PluginNotFound(version))?;
         let (digest, exports) = (plugin.digest, plugin.exports.clone());
         tenant.check_declared(&exports)?;
-        // What is active already replaced what it replaced.
+        // Reactivating the active version keeps the version that it replaced.
         if let Some(plugin) = tenant.plugins.get_mut(&version)
             && before != Some(version)
         {
@@ -244,8 +243,8 @@ impl State {
     }
 }
 
-/// Limits as a signed column would keep them: a number above what it holds is as
-/// good as that.
+/// Converts limits as a signed column would store them: a number beyond its range is as good as its
+/// maximum.
 fn stored(limits: AppLimits) -> AppLimits {
     let column = |limit: Option<u64>| limit.map(|limit| limit.min(i64::MAX.unsigned_abs()));
     AppLimits {

@@ -1,4 +1,4 @@
-//! What there is, for gauges.
+//! Values of gauges.
 
 use super::MemoryStore;
 use async_trait::async_trait;

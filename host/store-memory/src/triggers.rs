@@ -1,5 +1,4 @@
-//! Triggers, deliveries and dead letters, as administrators change them and as the
-//! store keeps them.
+//! Triggers, deliveries and dead letters: operations of administrators, and the stored rows.
 
 use super::write::{count_delivery, uncount_delivery};
 use super::{State, Tenant};
@@ -12,7 +11,7 @@ use kvasm_core::{
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// A delivery as it is kept.
+/// A stored delivery.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) event: Event,
@@ -32,7 +31,7 @@ impl Row {
         self.due_at.is_some_and(|at| at <= now)
     }
 
-    /// Whether the filter selects this delivery of the trigger.
+    /// Returns whether the filter selects this delivery of the trigger.
     pub(super) fn is_selected(&self, trigger: &TriggerName, filter: &Outstanding) -> bool {
         (filter.events.is_empty() || filter.events.contains(&self.event.id))
             && filter.trigger.as_ref().is_none_or(|t| t == trigger)
@@ -67,19 +66,20 @@ impl Tenant {
         }
     }
 
-    /// What of a trigger's queue may be claimed. A delivery outlives its trigger.
+    /// Returns what may be claimed from a trigger's queue. The deliveries of a deleted trigger
+    /// remain.
     pub(super) fn open(&self, trigger: &TriggerName, now: Timestamp) -> Open {
         let trigger = self.triggers.get(trigger);
         trigger.map_or(Open::All, |trigger| trigger.standing.open(now))
     }
 
-    /// The places of the letters that are meant, oldest first.
+    /// Returns the keys of the selected dead letters, oldest first.
     pub(super) fn letters(&self, letters: &Letters, limit: u32) -> Vec<Uuid> {
         let meant = self.dead_letters.values().filter(|l| letters.matches(l));
         meant.take(limit as usize).map(|letter| letter.id).collect()
     }
 
-    /// Whether the app has room for the triggers of a version that is to be active.
+    /// Checks whether the app can have the triggers of a version that is to be activated.
     pub(super) fn check_declared(&self, exports: &Exports) -> Result<(), StoreError> {
         let all = self.triggers.values();
         let of_operators = all.filter(|trigger| trigger.origin == Origin::Operator);
@@ -88,7 +88,7 @@ impl Tenant {
         check_triggers(self.triggers.len(), after.len())
     }
 
-    /// Takes the triggers of the version that is active now for those of the last.
+    /// Replaces the triggers of the previous version with those of the active one.
     pub(super) fn declare(&mut self, exports: &Exports, at: Timestamp) {
         let declared = |name: &TriggerName| exports.triggers.iter().any(|d| d.name == *name);
         self.triggers
@@ -226,7 +226,7 @@ impl State {
         Ok(ids.len() as u64)
     }
 
-    /// The rows of a receipt's app, if its lease holds.
+    /// Returns the app of a lease token, if its lease holds.
     pub(super) fn leased(&mut self, receipt: &Receipt) -> Option<&mut Tenant> {
         let tenant = self.apps.get_mut(&receipt.app)?;
         tenant.leased(receipt).ok()?;

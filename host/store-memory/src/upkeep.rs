@@ -1,4 +1,4 @@
-//! What is removed as time goes by.
+//! Periodic removal of old data.
 
 use super::MemoryStore;
 use async_trait::async_trait;
@@ -9,7 +9,7 @@ use kvasm_core::{AppId, Timestamp};
 use uuid::Uuid;
 
 impl MemoryStore {
-    /// Removes audit rows; how many.
+    /// Removes audit rows. Returns the number removed.
     fn forget(&self, rows: impl FnOnce(&super::State) -> Vec<Uuid>) -> u64 {
         let mut state = self.state.write();
         let rows = rows(&state);
@@ -42,7 +42,7 @@ impl Upkeep for MemoryStore {
         Ok(false)
     }
 
-    /// A deleted app is gone at once: there is no disk to wait for.
+    /// A deleted app is removed at once: there is no disk to wait for.
     async fn graves(&self, _: Option<AppId>, _: u32) -> Result<Vec<AppId>, StoreError> {
         Ok(Vec::new())
     }

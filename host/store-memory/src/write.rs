@@ -59,7 +59,7 @@ pub(super) fn commit(state: &mut State, batch: WriteBatch) -> Result<Committed, 
     Ok(committed)
 }
 
-/// What one operation comes to.
+/// The effect of one operation.
 struct Change {
     collection: Collection,
     key: Key,
@@ -68,7 +68,7 @@ struct Change {
     deliveries: Vec<(TriggerName, String, Event)>,
 }
 
-/// Works out what each operation does, and the last version that is given.
+/// Computes the effect of each operation, and the last assigned version.
 fn plan(
     tenant: &Tenant,
     batch: &WriteBatch,
@@ -108,7 +108,7 @@ fn plan(
     Ok((changes, version))
 }
 
-/// Says of each delivery how many may follow from it.
+/// Sets how many deliveries may follow from each delivery.
 fn share_out(changes: &mut [Change], batch: &WriteBatch, all: usize) {
     for change in changes {
         let siblings = match batch.depth {
@@ -122,7 +122,7 @@ fn share_out(changes: &mut [Change], batch: &WriteBatch, all: usize) {
     }
 }
 
-/// The entry that an operation leaves, and its answer.
+/// Returns the entry after an operation, and the operation's result.
 fn after(
     op: &Op,
     before: Option<&Entry>,
@@ -159,7 +159,7 @@ fn after(
     })
 }
 
-/// What an operation was for those who watch.
+/// Returns the event of an operation.
 fn happening(
     collection: &Collection,
     key: &Key,
@@ -184,7 +184,7 @@ fn happening(
 }
 
 impl Tenant {
-    /// The deliveries that a change makes.
+    /// Returns the deliveries of a change.
     fn fired(&self, batch: &WriteBatch, what: Happening) -> Vec<(TriggerName, String, Event)> {
         let event = Event {
             id: Uuid::now_v7(),
@@ -214,14 +214,14 @@ impl Tenant {
             .collect()
     }
 
-    /// The delivery of a receipt whose lease holds.
+    /// Returns the delivery of a lease token whose lease holds.
     pub(super) fn leased(&self, receipt: &Receipt) -> Result<&Row, StoreError> {
         let row = self.deliveries.get(&key_of(&receipt.place));
         row.filter(|row| row.lease == Some(receipt.lease))
             .ok_or(StoreError::LeaseLost)
     }
 
-    /// Takes a delivery out after its handler has succeeded.
+    /// Deletes a delivery after its handler has succeeded.
     fn acknowledge(&mut self, receipt: &Receipt, now: Timestamp) {
         self.deliveries.remove(&key_of(&receipt.place));
         self.wake(&receipt.place, now);
@@ -230,7 +230,7 @@ impl Tenant {
         }
     }
 
-    /// Lets the next delivery of a chain go on.
+    /// Makes the next delivery of an ordering key due.
     pub(super) fn wake(&mut self, done: &Place, now: Timestamp) {
         let first = (done.trigger.clone(), done.chain, i64::MIN);
         let last = (done.trigger.clone(), done.chain, i64::MAX);
@@ -241,7 +241,7 @@ impl Tenant {
         }
     }
 
-    /// Puts a delivery into its queue; behind those of its chain.
+    /// Queues a delivery, behind those of its ordering key.
     pub(super) fn enqueue(
         &mut self,
         trigger: TriggerName,
@@ -270,7 +270,7 @@ impl Tenant {
     }
 }
 
-/// A place as the key of the map.
+/// Converts a delivery key to a key of the map.
 pub(super) fn key_of(place: &Place) -> (TriggerName, i64, i64) {
     (place.trigger.clone(), place.chain, place.seq)
 }
@@ -284,12 +284,12 @@ fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) ->
     failed.map(|(position, _)| position).collect()
 }
 
-/// What the app uses after the changes, if its quota has room for it. A write
-/// that does not add to what is short is always taken. `after` is what the app uses
-/// without the delivery that is acknowledged.
+/// Returns the app's usage after the changes, if its quota allows it. A write that does not
+/// increase the usage of an exhausted resource is always allowed. `after` is the usage without the
+/// acknowledged delivery.
 fn usage_after(tenant: &Tenant, changes: &[Change], mut after: Usage) -> Result<Usage, StoreError> {
     let before = tenant.usage;
-    // The sizes that the operations so far have left.
+    // The sizes after the operations so far.
     let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
     for change in changes {
         let Change {
@@ -335,7 +335,7 @@ pub(super) fn uncount_delivery(usage: &mut Usage, what: &Happening) {
     usage.deliveries -= u64::from(*what != Happening::Due);
 }
 
-/// The bytes of an entry as quotas count them; never 0.
+/// Returns the size of an entry as counted in quotas; never 0.
 pub(super) fn size(collection: &Collection, key: &Key, value: &Value) -> u64 {
     let names = collection.as_str().len() + key.as_str().len();
     (names + value.as_bytes().len()) as u64 + ENTRY_BYTES

@@ -1,11 +1,10 @@
-//! Batches that need a transaction.
+//! Batches that require a transaction.
 //!
-//! Its statements, in order: hold the app; hold the delivery that it acknowledges;
-//! hold all keys, whether they have an entry or not; look at the entries; then
-//! change them; let go the delivery, and make those that the changes fire. Between
-//! the look and the commit nothing can change that was checked, so checks on keys
-//! that the batch does not write hold too. To hold an absent key a row is written
-//! for it, which the transaction fills or removes.
+//! The statements of a transaction, in order: lock the app; lock the delivery that it acknowledges;
+//! lock all keys, whether or not they have an entry; read the entries; change them; delete the
+//! delivery, and create those that the changes fire. Nothing that was checked can change between
+//! the reads and the commit, so checks of keys that the batch does not write hold too. To lock an
+//! absent key, a placeholder row is written for it, which the transaction fills or removes.
 
 use super::classify::over_grant;
 use super::commit::{SetRow, address_of, set_many, versions};
@@ -26,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Expired at every `now`.
 const BEFORE_ALL_TIMES: i64 = i64::MIN;
 
-/// A batch, and how it is counted.
+/// A batch, and where its usage is counted.
 struct Batch<'b> {
     write: &'b WriteBatch,
     counting: Counting,
@@ -40,7 +39,7 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed,
     }
 }
 
-/// Commits what one slot had no room for.
+/// Commits a batch for which one slot had no space.
 pub(super) async fn commit_over_all(
     pool: &Pool,
     write: &WriteBatch,
@@ -100,7 +99,7 @@ impl Work for Batch<'_> {
     }
 }
 
-/// Holds the app; those of the batch's collections that a trigger watches.
+/// Locks the app, and returns those of the batch's collections that a trigger watches.
 async fn hold_app(lease: &mut Lease, write: &WriteBatch) -> Result<BTreeSet<String>, Stop> {
     let collections = write.ops.iter().map(|op| op.address().0.as_str());
     let collections: BTreeSet<_> = collections.collect();
@@ -112,8 +111,7 @@ async fn hold_app(lease: &mut Lease, write: &WriteBatch) -> Result<BTreeSet<Stri
     Ok(watched.into_iter().collect())
 }
 
-/// The batch with its increments worked out, which looks at the entries if there
-/// are some.
+/// Resolves the batch's increments. Reads the entries if there are some.
 async fn integers(lease: &mut Lease, write: &WriteBatch) -> Result<Integers, Stop> {
     let added = write.ops.iter().filter_map(increments::added_to);
     let added: BTreeSet<_> = added.collect();
@@ -125,7 +123,7 @@ async fn integers(lease: &mut Lease, write: &WriteBatch) -> Result<Integers, Sto
     Ok(increments::lower(write, &increments::held(&rows)?)?)
 }
 
-/// The answers to the operations as they were asked for.
+/// Returns the results of the operations of the original batch.
 fn answers(done: &[Done], sums: &Sums) -> Vec<Applied> {
     let answer = |(at, done): (usize, &Done)| match (done.applied, sums.get(&at)) {
         (Applied::Set(version), Some(&value)) => Applied::Incremented { version, value },
@@ -174,8 +172,8 @@ async fn carry_out(
     }
     outcome.written = versions(&written)?;
 
-    // With the deletions go the rows that only held a place. A key that is
-    // neither set nor deleted is a checked one, and if absent it has such a row.
+    // The placeholder rows are removed with the deletions. A key that is neither set nor deleted
+    // was only checked, and if absent it has such a row.
     let gone = plan.keys.iter().filter(|(address, fate)| match fate.last {
         Some(_) => !fate.is_set(),
         None => !write.ops.is_empty() && !outcome.found.contains_key(*address),
@@ -196,7 +194,7 @@ async fn carry_out(
     Ok((answers, delta(&written, &removed)?))
 }
 
-/// What sets and deletions change of the app's usage.
+/// Returns how sets and deletions change the app's usage.
 fn delta(written: &[PgRow], removed: &[PgRow]) -> Result<Delta, Error> {
     let mut delta = Delta::default();
     for row in written {
@@ -208,7 +206,7 @@ fn delta(written: &[PgRow], removed: &[PgRow]) -> Result<Delta, Error> {
     Ok(delta)
 }
 
-/// Lets the live entries expire that the batch deletes before it sets them again.
+/// Expires the live entries that the batch deletes before it sets them again.
 async fn expire(
     lease: &mut Lease,
     write: &WriteBatch,
@@ -225,7 +223,7 @@ async fn expire(
     Ok(())
 }
 
-/// A statement whose first parameters are the app and a set of keys.
+/// Binds the app and a set of keys as the first parameters of a statement.
 fn on_keys<'a, 'b: 'a>(
     text: &'static str,
     write: &WriteBatch,

@@ -1,4 +1,4 @@
-//! What administrators do, each operation with its audit row.
+//! Operations of administrators, each with its audit row.
 
 use super::lease::Lease;
 use super::pool::Statement;
@@ -45,8 +45,8 @@ where
 }
 
 impl PostgresStore {
-    /// Runs an operation in a transaction, with its audit row and as the generation
-    /// if it changes something. It may run several times, of which one takes effect.
+    /// Runs an operation in a transaction. If it changes something, its audit row is written and
+    /// becomes the generation. It may run several times, but takes effect once.
     pub(super) async fn audited<T, F>(&self, audit: Audit, operation: F) -> Result<T, StoreError>
     where
         F: for<'l> Fn(&'l mut Lease, &'l Audit) -> Attempt<'l, T> + Sync,
@@ -61,7 +61,7 @@ impl PostgresStore {
     }
 }
 
-/// Runs a statement that returns a row if it does something.
+/// Runs a statement that returns a row if it changes something.
 async fn done(lease: &mut Lease, statement: Statement<'_>) -> Result<bool, Stop> {
     let rows = lease.run(statement).await?;
     Ok(!rows.is_empty())
@@ -94,12 +94,12 @@ fn bind_limits<'q>(statement: Statement<'q>, limits: &AppLimits) -> Statement<'q
         .bind(calls_at_once.map(i64::from))
 }
 
-/// The columns are signed; a number above what they hold is as good as that.
+/// The columns are signed; a number beyond their range is as good as their maximum.
 pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Runs a statement that returns the app, if there is one.
+/// Runs a statement that returns the app, if it exists.
 async fn returned(lease: &mut Lease, statement: Statement<'_>) -> Result<App, Stop> {
     let rows = lease.run(statement).await?;
     let row = rows.first().ok_or(StoreError::AppNotFound)?;
@@ -135,7 +135,7 @@ pub(super) async fn create_token(
     at: Timestamp,
 ) -> Result<bool, Stop> {
     if let Some(app) = token.app {
-        // Held until the end, so tokens of an app are added and counted in turn.
+        // Locked until the end, so tokens of an app are added and counted one at a time.
         let statement = sqlx::query(sql::registry::HOLD_APP).bind(app.uuid());
         returned(lease, statement).await?;
     }
@@ -158,8 +158,8 @@ pub(super) async fn create_token(
     Ok(created)
 }
 
-/// Removes revoked and expired tokens of an app that has too many with the one that
-/// was added; refuses that one if this does not make room.
+/// Deletes revoked and expired tokens of an app that has too many with the new one, and refuses the
+/// new one if there are still too many.
 async fn make_room_for_token(
     lease: &mut Lease,
     app: AppId,
@@ -192,7 +192,8 @@ pub(super) async fn revoke_token(
     at: Timestamp,
 ) -> Result<bool, Stop> {
     if app.is_none() {
-        // Held until the end, so that of two who revoke each other's the second waits.
+        // Locked until the end, so that of two admins who revoke each other's token the second
+        // waits.
         let statement = sqlx::query(sql::registry::HOLD_ADMINS).bind(at.0);
         if let [admin] = &lease.run(statement).await?[..]
             && admin.try_get::<Uuid, _>(0)? == token.0
@@ -207,9 +208,9 @@ pub(super) async fn revoke_token(
     done(lease, statement).await
 }
 
-/// Makes an operation the generation of the registry. Last before the commit, because
-/// every other operation waits for this row. Fails without the row: what others have in
-/// memory would count as current for ever.
+/// Makes an operation the generation of the registry. Last before the commit, because every other
+/// operation waits for this row. Fails if the row is missing: otherwise the caches of others would
+/// count as current indefinitely.
 async fn raise(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {
     let statement = sqlx::query(sql::registry::RAISE).bind(audit.id);
     let raised = lease.run(statement).await?;

@@ -1,4 +1,4 @@
-//! What an error of sqlx means, by its variant and SQLSTATE, never by its text.
+//! Classification of sqlx errors, by variant and SQLSTATE, never by text.
 
 use super::scarce::NoConnection;
 use super::sessions::SharedSession;
@@ -7,16 +7,16 @@ use sqlx::Error;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// The SQLSTATE of an error that the server sent.
+/// Returns the SQLSTATE of an error that the server sent.
 fn sqlstate(error: &Error) -> Option<String> {
     let code = error.as_database_error()?.code()?;
     Some(code.into_owned())
 }
 
-/// The store's error for one of sqlx.
+/// Maps an sqlx error to a store error.
 pub(super) fn store_error(error: Error) -> StoreError {
     let error = match error {
-        // Without sqlx's words around it, which speak of a configuration.
+        // Without sqlx's wording, which speaks of a configuration.
         Error::Configuration(cause) if cause.is::<NoConnection>() => {
             return StoreError::Unavailable(cause);
         }
@@ -34,7 +34,7 @@ pub(super) fn store_error(error: Error) -> StoreError {
     }
 }
 
-/// The store's error for a failed migration.
+/// Maps a failed migration to a store error.
 pub(super) fn migrate_error(error: MigrateError) -> StoreError {
     match error {
         MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)
@@ -46,12 +46,12 @@ pub(super) fn migrate_error(error: MigrateError) -> StoreError {
     }
 }
 
-/// A name or identity is taken.
+/// A name or identity is already used.
 pub(super) fn unique_violation(error: &Error) -> bool {
     sqlstate(error).as_deref() == Some("23505")
 }
 
-/// A write did not fit in the grant of its slot, and was undone.
+/// A write exceeded the grant of its slot, and was rolled back.
 pub(super) fn over_grant(error: &Error) -> bool {
     let Some(answer) = error.as_database_error() else {
         return false;
@@ -60,50 +60,50 @@ pub(super) fn over_grant(error: &Error) -> bool {
         && answer.constraint() == Some("app_usage_within_quota")
 }
 
-/// The statement waited for a lock for as long as it may.
+/// The statement's wait for a lock timed out.
 pub(super) fn lock_timed_out(error: &Error) -> bool {
     // lock_not_available
     sqlstate(error).as_deref() == Some("55P03")
 }
 
-/// The server is there and takes no connection now: it is starting, or it, the
-/// database or the role has as many as it may.
+/// The server is running but accepts no connection now: it is starting, or the limit of the server,
+/// the database or the role is reached.
 pub(super) fn no_room(error: &Error) -> bool {
     // cannot_connect_now, too_many_connections
     matches!(sqlstate(error).as_deref(), Some("57P03" | "53300"))
 }
 
-/// The session is not the one that the statement was prepared in: a pooler gave it to
-/// another client in between.
+/// The session is not the one in which the statement was prepared: a pooler gave it to another
+/// client in between.
 pub(super) fn foreign_session(error: &Error) -> bool {
     // invalid_sql_statement_name, duplicate_prepared_statement
     matches!(sqlstate(error).as_deref(), Some("26000" | "42P05"))
 }
 
-/// A number is beyond what its type holds.
+/// A number exceeds the range of its type.
 pub(super) fn out_of_range(error: &Error) -> bool {
     sqlstate(error).as_deref() == Some("22003")
 }
 
-/// The transaction lost against another one and may win if it is run again.
+/// The transaction lost a race and may succeed if it is run again.
 pub(super) fn lost_race(error: &Error) -> bool {
     // serialization_failure, deadlock_detected
     matches!(sqlstate(error).as_deref(), Some("40001" | "40P01"))
 }
 
-/// The server is not there yet, or not ready: worth another attempt to connect.
+/// The server is not running or not ready yet: worth another attempt to connect.
 pub(super) fn starting_up(error: &Error) -> bool {
     match error {
         Error::Io(cause) => matches!(
             cause.kind(),
-            // The latter of a Unix socket that the server has not made yet.
+            // The latter is a Unix socket that the server has not created yet.
             std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound
         ),
         other => no_room(other),
     }
 }
 
-/// The connection is gone, or goes to a server that will not serve it any more.
+/// The connection is closed, or its server will not serve it any more.
 pub(super) fn lost_connection(error: &Error) -> bool {
     match error {
         Error::Io(_) | Error::Tls(_) | Error::WorkerCrashed => true,
@@ -121,24 +121,24 @@ pub(super) fn lost_connection(error: &Error) -> bool {
     }
 }
 
-/// A connection that gave this error for a statement must not be used again.
+/// A connection that returned this error for a statement must not be reused.
 pub(super) fn ends_connection(error: &Error) -> bool {
     let severity = error
         .as_database_error()
         .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
         .map(PgDatabaseError::severity);
     let closed_by_server = matches!(severity, Some(PgSeverity::Fatal | PgSeverity::Panic));
-    // After an answer that was not understood nobody knows what comes next.
+    // After a response that was not understood, the state of the protocol is unknown.
     closed_by_server || lost_connection(error) || matches!(error, Error::Protocol(_))
 }
 
-/// The database cannot be reached or is too busy, and a later try may succeed.
+/// The database cannot be reached or is overloaded, and a retry may succeed.
 fn unavailable(error: &Error) -> bool {
     match error {
         Error::PoolTimedOut | Error::PoolClosed => true,
         other if lost_connection(other) || lost_race(other) => true,
         other => sqlstate(other).is_some_and(|code| match code.as_str() {
-            // query_canceled: the statement's time was up; lock_not_available.
+            // query_canceled: the statement timeout; lock_not_available.
             "57014" | "55P03" => true,
             // Insufficient resources: connections, memory.
             code => code.starts_with("53"),

@@ -1,5 +1,6 @@
-//! The way of each batch. Writes of one statement of the host's: one operation with at
-//! most one check on its key, an increment, and sets of many keys without a check.
+//! Chooses how each batch is committed. Has the writes of a single statement of this host: one
+//! operation with at most one check on its key, an increment, and sets of many keys without a
+//! check.
 
 use super::classify::over_grant;
 use super::once::{self, Once};
@@ -17,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed, StoreError> {
-    // What makes deliveries in a statement knows of no bounds but those of a call's own
-    // write, and of no delivery that it is done with.
+    // The single statements create deliveries only within the bounds of a call's own write, and
+    // acknowledge none.
     let plain = write.depth == 0 && write.acknowledge.is_none();
     let done = match (write.checks.as_slice(), write.ops.as_slice()) {
         _ if write.audit.is_some() => return batch::commit(pool, write).await,
@@ -35,7 +36,7 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed,
         }
         ([], ops) if write.acknowledge.is_none() && distinct_sets(ops) => {
             match sets(pool, write).await {
-                // There is no such app, or a trigger that watches: this finds out.
+                // The app does not exist, or a trigger watches: this finds out which.
                 Ok(None) => return batch::commit(pool, write).await,
                 other => other.map(Option::unwrap_or_default),
             }
@@ -51,7 +52,7 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed,
     }
 }
 
-/// `None` if it takes a transaction.
+/// Returns `None` if it requires a transaction.
 async fn once(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Stop> {
     match Once::of(write) {
         Some(once) => once.commit(pool).await,
@@ -80,8 +81,8 @@ async fn one(
     }
 }
 
-/// The answer of a batch of one operation, from its row: what it did, whether there
-/// is the app, how many deliveries it made. `None` when the check failed.
+/// Decodes the row of a batch of one operation: its result, whether the app exists, and how many
+/// deliveries it created. Returns `None` if the check failed.
 fn answer<T>(
     rows: &[PgRow],
     applied: impl FnOnce(T) -> Option<Applied>,
@@ -102,8 +103,7 @@ fn conflict() -> Stop {
     Stop::Refused(StoreError::Conflict { failed: vec![0] })
 }
 
-/// What the event of a batch of one operation needs besides the operation: chain,
-/// identity, depth.
+/// Binds the fields of the event of a batch of one operation: ordering key, identity, depth.
 fn bind_event<'q>(statement: Statement<'q>, write: &WriteBatch, key: &str) -> Statement<'q> {
     statement
         .bind(chain_of(key))
@@ -111,7 +111,7 @@ fn bind_event<'q>(statement: Statement<'q>, write: &WriteBatch, key: &str) -> St
         .bind(event_depth(write))
 }
 
-/// The depth of the events that a batch causes.
+/// Returns the depth of the events that a batch causes.
 pub(super) fn event_depth(write: &WriteBatch) -> i64 {
     i64::from(write.depth) + 1
 }
@@ -163,7 +163,7 @@ async fn delete(
             let rows = pool.write(statement).await?;
             answer(&rows, |existed: bool| deleted(true).filter(|_| existed))?.ok_or_else(conflict)
         }
-        // To delete what is absent is to look whether it is.
+        // Deleting an absent entry only checks that it is absent.
         Some(Expect::Absent) => {
             let (existed, app) = read::has(pool, write.app_id, collection, key, write.now).await?;
             app_there(app)?;
@@ -203,17 +203,17 @@ async fn increment(
     Ok(committed.ok_or(StoreError::NotInteger { at: 0 })?)
 }
 
-/// A version as Postgres holds it. One that it cannot hold is no entry's.
+/// Converts a version. A version that Postgres cannot hold matches no entry.
 pub(super) fn version_number(version: Version) -> i64 {
     i64::try_from(version.0).unwrap_or(-1)
 }
 
-/// The bytes of an entry as quotas count them.
+/// Returns the size of an entry as counted in quotas.
 pub(super) fn size((collection, key): Address<'_>, value: usize) -> i32 {
     i32::try_from(collection.len() + key.len() + value).unwrap_or(i32::MAX)
 }
 
-/// One set, as columns.
+/// A set, as columns.
 pub(super) struct SetRow<'b> {
     address: Address<'b>,
     json: Option<&'b str>,
@@ -223,7 +223,7 @@ pub(super) struct SetRow<'b> {
 }
 
 impl<'b> SetRow<'b> {
-    /// The columns of a set; none of a deletion.
+    /// Returns the columns of a set; `None` for a deletion.
     pub(super) fn of(op: &'b Op) -> Option<SetRow<'b>> {
         let Op::Set {
             value, expires_at, ..
@@ -245,7 +245,7 @@ impl<'b> SetRow<'b> {
         })
     }
 
-    /// Binds JSON, bytes, sizes and expiries as arrays, with nothing where there is no set.
+    /// Binds JSON, bytes, sizes and expiries as arrays, with nulls where there is no set.
     pub(super) fn bind_some<'q>(statement: Statement<'q>, rows: &[Option<Self>]) -> Statement<'q> {
         let rows = || rows.iter().map(Option::as_ref);
         let json: Vec<_> = rows().map(|row| row.and_then(|row| row.json)).collect();
@@ -265,7 +265,7 @@ impl<'b> SetRow<'b> {
     }
 }
 
-/// A statement that sets many different keys.
+/// Creates a statement that sets many different keys.
 pub(super) fn set_many(
     text: &'static str,
     rows: &[SetRow<'_>],
@@ -296,8 +296,8 @@ fn distinct_sets(ops: &[Op]) -> bool {
         .all(|op| matches!(op, Op::Set { .. }) && seen.insert(address(op)))
 }
 
-/// A batch of nothing but sets of different keys: one statement is as atomic as
-/// a transaction around it. `None` if nothing was written.
+/// Commits a batch that only sets different keys: one statement is as atomic as a transaction.
+/// Returns `None` if nothing was written.
 async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Stop> {
     let rows: Vec<_> = write.ops.iter().filter_map(SetRow::of).collect();
     let statement = |slot: i16| set_many(sql::SET_MANY, &rows, write.app_id, write.now).bind(slot);
@@ -314,12 +314,12 @@ async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Stop
     }))
 }
 
-/// The collection and the key that a row begins with.
+/// Returns the collection and the key with which a row starts.
 pub(super) fn address_of(row: &PgRow) -> Result<Address<'_>, Error> {
     Ok((row.try_get(0)?, row.try_get(1)?))
 }
 
-/// The versions that `SET_MANY` returned.
+/// Returns the versions from the rows of `SET_MANY`.
 pub(super) fn versions(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Version>, Error> {
     rows.iter()
         .map(|row| Ok((address_of(row)?, read::version(row, 2)?)))

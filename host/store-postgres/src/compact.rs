@@ -1,17 +1,15 @@
-//! JSON as Postgres writes it, made as small as it was written.
+//! Restores the compact form of JSON that Postgres has reformatted.
 
-/// This many zeros in a row are worth an exponent.
+/// This many consecutive zeros are replaced by an exponent.
 const ZEROS: &str = "00000000000000000000000000000000";
 
 /// Removes what Postgres adds to JSON.
 ///
-/// White space outside strings: it writes `{"a": [1, 2]}` for what came in as
-/// `{"a":[1,2]}`, and without this a value could come back larger than it was
-/// allowed to be when it was written.
+/// White space outside strings: it writes `{"a": [1, 2]}` for `{"a":[1,2]}`, so a value could come
+/// back larger than its limit allowed when it was written.
 ///
-/// The zeros of large and small numbers: it writes them out in full. As text of
-/// 309 digits the largest `f64` is "out of range" for serde_json, which had read
-/// it when it had an exponent.
+/// The zeros of large and small numbers, which it writes out in full: serde_json rejects the
+/// largest `f64` as "out of range" when it has 309 digits, although it accepts it with an exponent.
 pub(super) fn compact(mut json: String) -> String {
     let mut outside = Outside::default();
     json.retain(|c| !(outside.next(c) && matches!(c, ' ' | '\t' | '\n' | '\r')));
@@ -21,7 +19,7 @@ pub(super) fn compact(mut json: String) -> String {
     json
 }
 
-/// Tells what is outside the strings of a JSON text.
+/// Detects which parts of a JSON text are outside strings.
 #[derive(Default)]
 struct Outside {
     in_string: bool,
@@ -29,7 +27,7 @@ struct Outside {
 }
 
 impl Outside {
-    /// Takes the next character; whether it is outside.
+    /// Advances by one character, and returns whether it is outside strings.
     fn next(&mut self, c: char) -> bool {
         if !self.in_string {
             self.in_string = c == '"';
@@ -69,8 +67,7 @@ fn push_number(out: &mut String, number: &mut String) {
     number.clear();
 }
 
-/// A number with its many zeros as an exponent, in the form `d.ddde±n`; none if
-/// it has few.
+/// Returns a number with many zeros in the form `d.ddde±n`; `None` if it has few.
 fn short(number: &str) -> Option<String> {
     let (sign, digits) = match number.strip_prefix('-') {
         Some(digits) => ("-", digits),

@@ -1,8 +1,7 @@
-//! How a connection is opened: encrypted as `sslmode` says, and with the settings of
-//! a session.
+//! Opens connections: encrypted according to `sslmode`, and with session settings.
 //!
-//! Settings are sent as a statement once the connection stands, and not as
-//! parameters of its start: poolers refuse those that they do not know.
+//! Settings are sent as a statement once the connection is established, not as startup parameters:
+//! poolers refuse those that they do not know.
 
 use super::{PostgresOptions, tls};
 use kvasm_core::store::StoreError;
@@ -15,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) struct Connector {
     options: PgConnectOptions,
     mode: PgSslMode,
-    /// Statements that a connection begins with.
+    /// Statements that are run on each new connection.
     settings: String,
-    /// Whether the log says that connections are not encrypted.
+    /// Whether it was logged that connections are not encrypted.
     warned: AtomicBool,
 }
 
@@ -26,14 +25,14 @@ impl Connector {
         let connect = parse(&options.url)?.disable_statement_logging();
         Ok(Connector {
             mode: mode(&connect),
-            // No value is read as text, so nothing depends on it; PgBouncer refuses it.
+            // No value is read as text, so nothing depends on it, and PgBouncer refuses it.
             options: connect.extra_float_digits(None),
             settings: settings(options),
             warned: AtomicBool::new(false),
         })
     }
 
-    /// Opens a connection with the settings of a session.
+    /// Opens a connection with the session settings.
     pub(super) async fn open(&self) -> Result<PgConnection, Error> {
         let mut connection = self.bare().await?;
         let settings = AssertSqlSafe(self.settings.clone());
@@ -41,7 +40,7 @@ impl Connector {
         Ok(connection)
     }
 
-    /// Opens a connection with the settings that the database has for it.
+    /// Opens a connection with the database's own settings.
     pub(super) async fn bare(&self) -> Result<PgConnection, Error> {
         match self.mode {
             PgSslMode::Prefer => match self.encrypted(PgSslMode::Prefer).await {
@@ -61,7 +60,7 @@ impl Connector {
         self.options.clone().ssl_mode(mode).connect().await
     }
 
-    /// Opens a connection that is encrypted, whatever certificate the server has.
+    /// Opens an encrypted connection without checking the server's certificate.
     async fn encrypted(&self, mode: PgSslMode) -> Result<PgConnection, Error> {
         match self.connect(mode).await {
             Err(error) if tls::cannot_read_certificate(&error) => {
@@ -74,14 +73,14 @@ impl Connector {
     /// Opens a connection without encryption, after an encrypted one failed.
     async fn plain_instead(&self, error: Error) -> Result<PgConnection, Error> {
         match self.connect(PgSslMode::Disable).await {
-            // The server wants encryption, so what is wrong with that matters.
+            // The server requires encryption, so its error is the relevant one.
             Err(plain) if refused(&plain) => Err(error),
             Ok(connection) => {
                 if !self.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         %error,
                         "connections to Postgres are not encrypted: the TLS handshake failed, \
-                         and sslmode=prefer goes on without; sslmode=require does not"
+                         and sslmode=prefer allows a fallback; sslmode=require does not"
                     );
                 }
                 Ok(connection)
@@ -94,7 +93,7 @@ impl Connector {
 fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
     // Without the cause, which repeats parts of the URL.
     let unreadable = |_| {
-        let why = "the Postgres URL is not valid; it is like postgres://user@host:5432/database";
+        let why = "the Postgres URL is not valid; expected postgres://user@host:5432/database";
         StoreError::Failed(why.into())
     };
     let options: PgConnectOptions = url.parse().map_err(unreadable)?;
@@ -104,7 +103,7 @@ fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
     })
 }
 
-/// The mode that was asked for. As for libpq, `require` with a file of authorities is
+/// Returns the requested mode. As in libpq, `require` with a file of root certificates means
 /// `verify-ca`.
 fn mode(options: &PgConnectOptions) -> PgSslMode {
     let has_authorities = || {
@@ -121,24 +120,24 @@ fn settings(options: &PostgresOptions) -> String {
     let timeout_ms = options.statement_timeout.as_millis().max(1);
     [
         format!("SET statement_timeout = {timeout_ms}"),
-        // A host that vanishes in the middle of a batch holds its locks no longer.
+        // A host that vanishes within a transaction holds its locks no longer than this.
         format!("SET idle_in_transaction_session_timeout = {timeout_ms}"),
-        // What the statements in `sql` rely on, whatever the database's default is.
+        // Required by the statements in `sql`, whatever the database's default is.
         "SET default_transaction_isolation = 'read committed'".to_owned(),
-        // No statement here is meant to read a whole table, and one that was planned
-        // while a table was empty, as queues often are, would.
+        // No statement here is meant to scan a whole table, but one that was planned while a table
+        // was empty, as queues often are, would.
         "SET enable_seqscan = off".to_owned(),
     ]
     .join("; ")
 }
 
-/// The server has no rule that lets this connection in, encrypted or not.
+/// The server has no rule that allows this connection, encrypted or not.
 fn refused(error: &Error) -> bool {
     let code = error.as_database_error().and_then(|answer| answer.code());
     code.as_deref() == Some("28000")
 }
 
-/// An encrypted connection failed in a way that one without encryption may not.
+/// An encrypted connection failed in a way in which an unencrypted one may not.
 fn may_be_plain(error: &Error) -> bool {
     match error {
         Error::Tls(_) | Error::Protocol(_) => true,

@@ -1,4 +1,4 @@
-//! The deliveries that a transaction's changes fire.
+//! Creation of deliveries for a transaction's changes.
 
 use super::commit::{event_depth, size};
 use super::lease::Lease;
@@ -12,7 +12,7 @@ use sqlx::{Error, Row};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// The events, one column each.
+/// The events, one column per field.
 #[derive(Default)]
 struct Events<'b> {
     collections: Vec<&'b str>,
@@ -27,7 +27,7 @@ struct Events<'b> {
 }
 
 impl<'b> Events<'b> {
-    /// Takes what an operation did, if it did something.
+    /// Adds the event of an operation, if it changed something.
     fn push(&mut self, op: &'b Op, done: &Done) {
         let Some(version) = done.version else {
             return;
@@ -53,13 +53,13 @@ impl<'b> Events<'b> {
     }
 }
 
-/// What a delivery counts against the quota.
+/// Returns what a delivery counts against the quota.
 fn delivery_size(address: Address<'_>, value: usize) -> i32 {
     size(address, value).saturating_add(DELIVERY_BYTES as i32)
 }
 
-/// Makes the deliveries of operations, in their order; how many. Only collections
-/// that are watched have some.
+/// Creates the deliveries of operations, in order. Returns their number. Only watched collections
+/// have some.
 pub(super) async fn fire(
     lease: &mut Lease,
     write: &WriteBatch,

@@ -10,8 +10,7 @@ use kvasm_core::{AppId, Timestamp};
 use sqlx::{Error, Row};
 use uuid::Uuid;
 
-/// Deletes an app for all who ask; whether there was one. Its rows stay until they
-/// are reaped.
+/// Marks an app as deleted, and returns whether it existed. Its rows stay until they are reaped.
 pub(super) async fn bury(lease: &mut Lease, app: AppId, at: Timestamp) -> Result<bool, Error> {
     let of_app = |text| sqlx::query(text).bind(app.uuid());
     let found = lease.run(of_app(sql::registry::LOCK_APP_ALONE)).await?;
@@ -29,7 +28,7 @@ pub(super) async fn bury(lease: &mut Lease, app: AppId, at: Timestamp) -> Result
     Ok(true)
 }
 
-/// Deleted apps, in the order of their identities.
+/// Returns deleted apps, by identity.
 pub(super) async fn graves(
     pool: &Pool,
     after: Option<AppId>,
@@ -46,9 +45,10 @@ pub(super) async fn graves(
     Ok(ids.into_iter().map(AppId::from).collect())
 }
 
-/// One step: rows of one table, or the app if none is left. How many rows.
+/// Runs one step: removes rows of one table, or the tombstone if none are left. Returns the number
+/// of rows.
 pub(super) async fn reap(pool: &Pool, app: AppId, limit: u32) -> Result<u64, StoreError> {
-    // No deletion is ever undone, so this holds for what follows.
+    // A deletion is never undone, so this stays true.
     let is_buried = || sqlx::query(sql::registry::IS_BURIED).bind(app.uuid());
     if pool.read(is_buried).await?.is_empty() {
         return Ok(0);
@@ -68,7 +68,7 @@ pub(super) async fn reap(pool: &Pool, app: AppId, limit: u32) -> Result<u64, Sto
     Ok(1)
 }
 
-/// The end of an app that has no more rows, but for a few.
+/// The removal of the tombstone of an app that has no more rows.
 struct Removal {
     app: AppId,
 }

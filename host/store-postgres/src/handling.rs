@@ -1,4 +1,4 @@
-//! The end of a delivery that is carried out: it is done, or has failed.
+//! The end of a delivery's attempt: success or failure.
 
 use super::lease::Lease;
 use super::pool::{Pool, Statement};
@@ -14,7 +14,7 @@ use kvasm_core::{
 use sqlx::{Error, Row};
 use uuid::Uuid;
 
-/// A statement whose first parameters are a delivery.
+/// Binds a delivery as the first parameters of a statement.
 fn on_delivery(text: &'static str, receipt: &Receipt) -> Statement<'static> {
     let Place {
         trigger,
@@ -26,13 +26,13 @@ fn on_delivery(text: &'static str, receipt: &Receipt) -> Statement<'static> {
     statement.bind(*chain).bind(*seq)
 }
 
-/// Holds a delivery until the transaction ends: its size, if the lease holds.
+/// Locks a delivery until the transaction ends. Returns its size, if the lease holds.
 pub(super) async fn hold(lease: &mut Lease, receipt: &Receipt) -> Result<Option<i32>, Error> {
     let held = hold_failed(lease, receipt).await?;
     Ok(held.map(|(size, _)| size))
 }
 
-/// The same, and the series of failures in which the delivery counts.
+/// As above, and returns the series of failures in which the delivery counts.
 async fn hold_failed(
     lease: &mut Lease,
     receipt: &Receipt,
@@ -44,7 +44,7 @@ async fn hold_failed(
         .transpose()
 }
 
-/// Removes a delivery that is held and done, and lets the next one go on.
+/// Deletes a locked delivery that succeeded, and makes the next one due.
 pub(super) async fn finish(
     lease: &mut Lease,
     receipt: &Receipt,
@@ -59,7 +59,7 @@ pub(super) async fn renew(
     receipt: &Receipt,
     until: Timestamp,
 ) -> Result<bool, StoreError> {
-    // As good twice as once.
+    // Idempotent.
     let statement = || {
         let statement = on_delivery(outbox::RENEW, receipt);
         statement.bind(receipt.lease).bind(until.0)
@@ -89,7 +89,7 @@ pub(super) async fn release(
     Ok(!released.is_empty())
 }
 
-/// Lets another probe of a trigger through, if the last one is of this lease.
+/// Allows another probe of a trigger, if the last one has this lease.
 pub(super) async fn release_probe(
     pool: &Pool,
     app: AppId,
@@ -143,8 +143,8 @@ impl Work for Failing<'_> {
 }
 
 impl Failing<'_> {
-    /// Notes the failure with the trigger. Returns what became of it, and the series of
-    /// failures in which the delivery counts from now on.
+    /// Records the failure with the trigger. Returns what happened to it, and the series of
+    /// failures in which the delivery now counts.
     async fn note(
         &self,
         lease: &mut Lease,
@@ -188,7 +188,7 @@ impl Failing<'_> {
         let mut delta = Delta::default();
         delta.give_back(size);
         delta.bury(size, error.len() + trace.as_ref().map_or(0, String::len));
-        // Never refused: what has failed must go somewhere.
+        // Never refused: a failed delivery must be stored somewhere.
         count_always(lease, receipt.app, delta).await
     }
 }

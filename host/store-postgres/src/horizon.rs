@@ -1,11 +1,10 @@
-//! Where queues begin that are slow to read from their beginning.
+//! Starting points for queues whose scan from the beginning is slow.
 //!
-//! While anybody holds a snapshot, deliveries that are gone stay in the index, before
-//! those that are there, and each look steps over all of them. So a host remembers,
-//! for a queue whose claim took long, from which time on there was something, and
-//! looks from there. What comes in later is due later; what does not, such as the
-//! delivery of another host whose clock is behind, or a lease that ran out, is found
-//! by the next look from the beginning, which comes the sooner the faster it is.
+//! While any session holds a snapshot, deleted deliveries stay in the index before the live ones,
+//! and each scan steps over all of them. So for a queue whose claims take long, a host remembers
+//! the first due time that it found, and scans from there. Newer deliveries are due later.
+//! Exceptions, such as the delivery of another host whose clock is behind or an expired lease, are
+//! found by the next scan from the beginning, which comes the sooner the faster it is.
 
 use kvasm_core::{Queue, Timestamp};
 use parking_lot::Mutex;
@@ -13,18 +12,18 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// A claim that takes longer had much to step over.
+/// A claim that takes longer stepped over many deleted rows.
 const SLOW: Duration = Duration::from_millis(4);
-/// So many in a row, for a machine that is busy makes any claim slow now and then.
+/// This many in a row, because on a busy machine any claim is slow now and then.
 const SLOW_CLAIMS: u32 = 16;
-/// A look from the beginning comes again after this many times what it took, within
-/// bounds: so it takes a twentieth of the time at most.
+/// A scan from the beginning is repeated after this many times its duration, within bounds, so it
+/// takes at most a twentieth of the time.
 const REST: u32 = 20;
 const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(30);
-/// What comes in meanwhile may be due this much before what was there.
+/// New deliveries may be due this much before the existing ones.
 const SLACK_MS: i64 = 2_000;
-/// The most queues that are remembered.
+/// The maximum number of remembered queues.
 const QUEUES_MAX: usize = 256;
 
 /// Before every time.
@@ -33,24 +32,24 @@ const BEGINNING: i64 = i64::MIN;
 #[derive(Debug, Clone, Copy)]
 struct Horizon {
     from: i64,
-    /// When the queue is looked at from its beginning again.
+    /// When the queue is scanned from its beginning again.
     until: Instant,
-    /// Slow claims in a row. It is a horizon after `SLOW_CLAIMS` of them.
+    /// Consecutive slow claims. The horizon applies after `SLOW_CLAIMS` of them.
     slow: u32,
 }
 
 impl Horizon {
-    /// A clock that has stepped back is not held to what was before.
+    /// Does not hold if the clock has stepped back behind it.
     fn holds(&self, now: Timestamp) -> bool {
         self.slow >= SLOW_CLAIMS && self.from <= now.0 && self.until > Instant::now()
     }
 }
 
-/// The queues of a store that are slow to read.
+/// The queues of a store that are slow to scan.
 #[derive(Default)]
 pub(super) struct Horizons(Mutex<BTreeMap<(Uuid, String), Horizon>>);
 
-/// The queues as parameters of a statement, in their order.
+/// The queues as parameters of a statement, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) apps: Vec<Uuid>,
@@ -59,7 +58,7 @@ pub(super) struct Known {
 }
 
 impl Horizons {
-    /// The time from which a queue is to be read.
+    /// Returns the time from which to scan a queue.
     pub(super) fn from(&self, queue: &Queue, now: Timestamp) -> i64 {
         let horizons = self.0.lock();
         if horizons.is_empty() {
@@ -70,7 +69,7 @@ impl Horizons {
         horizon.map_or(BEGINNING, |horizon| horizon.from)
     }
 
-    /// All of them.
+    /// Returns all remembered queues.
     pub(super) fn known(&self, now: Timestamp) -> Known {
         let mut known = Known::default();
         for ((app, name), horizon) in &*self.0.lock() {
@@ -83,8 +82,8 @@ impl Horizons {
         known
     }
 
-    /// A claim has read a queue from a time on, and what it found was due at `first`
-    /// or later.
+    /// Records a claim that scanned a queue from a time on and found the first delivery due at
+    /// `first`.
     pub(super) fn learn(&self, queue: &Queue, from: i64, first: Timestamp, took: Duration) {
         let first = first.0.saturating_sub(SLACK_MS);
         let whole = from == BEGINNING;
@@ -151,12 +150,12 @@ mod tests {
         }
         assert_eq!(horizons.from(&one, NOW), 8_000);
         assert_eq!(horizons.from(&one, Timestamp(7_999)), BEGINNING);
-        // It goes forward with each claim, and never back.
+        // It moves forward with each claim, and never back.
         horizons.learn(&one, 8_000, Timestamp(20_000), SHORT);
         horizons.learn(&one, 8_000, Timestamp(15_000), SHORT);
         assert_eq!(horizons.from(&one, NOW), 18_000);
         assert_eq!(horizons.from(&queue("two"), NOW), BEGINNING);
-        // Read from its beginning, it was fast.
+        // Scanned from its beginning, it was fast.
         horizons.learn(&one, BEGINNING, Timestamp(30_000), SHORT);
         assert_eq!(horizons.from(&one, NOW), BEGINNING);
     }

@@ -1,5 +1,4 @@
-//! Increments in a batch: worked out here and written as sets, while the batch
-//! holds the entries.
+//! Increments in a batch: resolved here and written as sets, while the batch locks the entries.
 
 use super::commit::address_of;
 use super::plan::{Address, address};
@@ -10,25 +9,25 @@ use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use std::collections::BTreeMap;
 
-/// What operations, by their positions, have added up to.
+/// The sums of increments, by the positions of their operations.
 pub(super) type Sums = BTreeMap<usize, i64>;
 
-/// A batch whose increments are worked out.
+/// A batch whose increments are resolved.
 #[derive(Default)]
 pub(super) struct Integers {
-    /// The operations without increments; none if the batch has none anyway.
+    /// The operations with increments replaced by sets; `None` if there were none.
     pub(super) ops: Option<Vec<Op>>,
     pub(super) sums: Sums,
 }
 
-/// What a live entry holds, and when it expires.
+/// The value of a live entry, and its expiry.
 #[derive(Clone)]
 pub(super) struct Held {
     value: Value,
     expires_at: Option<Timestamp>,
 }
 
-/// The key that an operation adds to, if it does.
+/// Returns the key that an operation increments, if it does.
 pub(super) fn added_to(op: &Op) -> Option<Address<'_>> {
     matches!(op, Op::Increment { .. }).then(|| address(op))
 }
@@ -38,7 +37,7 @@ pub(super) fn held(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Held>, Error>
     let held = |row: &PgRow| -> Result<Held, Error> {
         let expires_at: Option<i64> = row.try_get(2)?;
         let number: Option<String> = row.try_get(3)?;
-        // What is no number is as little an integer as bytes are.
+        // A value that is not a number is not an integer either, like bytes.
         let value = match number {
             Some(number) => Value::Json(JsonText::stored(number)),
             None => Value::Bytes(Vec::new()),
@@ -51,8 +50,7 @@ pub(super) fn held(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Held>, Error>
         .collect()
 }
 
-/// Takes each increment for the set that it comes to, after what the operations
-/// before it leave.
+/// Replaces each increment with a set of its sum, after the effects of the operations before it.
 pub(super) fn lower(
     write: &WriteBatch,
     held: &BTreeMap<Address<'_>, Held>,
@@ -88,7 +86,7 @@ pub(super) fn lower(
     Ok(Integers { ops, sums })
 }
 
-/// What is live after an operation.
+/// Returns the live entry after an operation.
 fn leaves(op: &Op, now: Timestamp) -> Option<Held> {
     match op {
         Op::Set {

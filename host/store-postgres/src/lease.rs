@@ -1,4 +1,4 @@
-//! A connection on loan for one statement or one transaction.
+//! A connection leased for one statement or one transaction.
 
 use super::classify::{ends_connection, foreign_session};
 use super::pool::{Held, Statement};
@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-/// A connection on loan. Dropped at any moment, even in the middle of a
-/// statement, it gives the pool back a connection that is fit for use, or none.
+/// A leased connection. If it is dropped at any moment, even during a statement, the pool gets back
+/// either a usable connection or none.
 pub(super) struct Lease {
     /// `None` only while it is dropped.
     held: Option<Held>,
     patience: Duration,
-    /// A statement has been sent and not been answered to its end.
+    /// A statement was sent and its result was not read to the end.
     busy: bool,
     in_transaction: bool,
     lost: bool,
@@ -32,7 +32,7 @@ impl Lease {
         }
     }
 
-    /// The slot that its writes count in.
+    /// Returns the slot in which its writes count.
     pub(super) fn slot(&self) -> i16 {
         self.held.as_ref().map_or(0, |held| held.open.slot)
     }
@@ -58,9 +58,8 @@ impl Lease {
         Ok(())
     }
 
-    /// Rolls the transaction back now. Whether that works changes nothing for the
-    /// caller: a connection that does not roll back is closed, and so is its
-    /// transaction.
+    /// Rolls the transaction back. A failure makes no difference to the caller: a connection that
+    /// fails to roll back is closed, which ends its transaction.
     pub(super) async fn roll_back(mut self) {
         if !self.lost && self.command("ROLLBACK").await.is_ok() {
             self.in_transaction = false;
@@ -108,17 +107,15 @@ impl Drop for Lease {
         } else if !self.busy && !self.in_transaction {
             held.give_back();
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // The caller has gone, and the server may still be at work for it.
-            // The place in the pool stays taken until it has finished: closed
-            // connections would leave it working for nobody, and let ever more
-            // such work in.
+            // The caller was cancelled, and the server may still run its statement. The permit is
+            // held until that has ended: closing the connection would leave the server working for
+            // nobody, and admit more and more such work.
             runtime.spawn(clear(held, self.in_transaction, self.patience));
         }
     }
 }
 
-/// Ends what a connection was doing and gives it back; closes it if that does
-/// not work.
+/// Ends what a connection was doing and returns it to the pool, or closes it if that fails.
 async fn clear(mut held: Held, in_transaction: bool, patience: Duration) {
     let connection = &mut held.open.connection;
     let cleared = if in_transaction {

@@ -1,4 +1,4 @@
-//! Dead letters that an administrator replays or discards.
+//! Replay and discard of dead letters.
 
 use super::lease::Lease;
 use super::pool::Statement;
@@ -8,7 +8,7 @@ use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Letters, Timestamp, TriggerName};
 use sqlx::Row;
 
-/// A statement whose first parameters are the app and which letters are meant.
+/// Binds the app and a filter of dead letters as the first parameters of a statement.
 pub(super) fn these(text: &'static str, app: AppId, letters: &Letters) -> Statement<'static> {
     let Letters {
         ids,

@@ -1,19 +1,22 @@
-//! The store on Postgres, for any number of hosts at once.
+//! The Postgres store, for any number of hosts at once.
 //!
-//! `sql` has every statement, `read` and `commit` run what takes one of them, `once` calls
-//! a function of the database that is a whole batch, and `batch` runs what takes a
-//! transaction, worked out by `plan` and `increments`. `usage` counts what entries and
-//! deliveries take and holds apps to their quotas.
+//! `sql` has every statement. `read` and `commit` run operations of a single statement, `once`
+//! calls a database function that commits a whole batch, and `batch` runs batches that require a
+//! transaction, prepared by `plan` and `increments`. `usage` counts what entries and deliveries
+//! use, and enforces quotas.
 //!
-//! `fire` makes the deliveries of a transaction, `outbox` hands them out (`horizon` says
-//! where it begins to look), `handling` ends them, and `rows` decodes them. `registry` is
-//! the administrators' part, whose operations are in `change`, `plugins`, `triggers`,
-//! `letters` and `outstanding`.
+//! `fire` creates the deliveries of a transaction, `outbox` hands them out (`horizon` has the
+//! starting points of scans), `handling` ends them, and `rows` decodes them. `registry` has the
+//! methods for administrators, whose operations are in `change`, `plugins`, `triggers`, `letters`
+//! and `outstanding`.
 //!
 //! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction`
 //! runs one until it wins, and `classify` says what an error means. `migrate` is the
 //! start; `sessions` and `scarce` look at the server then.
 #![deny(missing_docs)]
+//! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction` retries a
+//! transaction until it wins, and `classify` maps errors. `migrate` is the startup, where
+//! `sessions` and `scarce` check the server.
 
 mod batch;
 mod change;
@@ -63,35 +66,35 @@ use sqlx::Row;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// The bytes of the row that a probe writes.
+/// The size of the row that a probe writes, in bytes.
 const PROBE_BYTES: usize = 16 * 1024;
-/// How often a probe looks for the oldest snapshot too.
+/// How often a probe also queries the oldest snapshot.
 const SNAPSHOTS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How a host reaches its Postgres.
+/// Options for connecting to Postgres.
 #[derive(Clone)]
 pub struct PostgresOptions {
-    /// `postgres://user:password@host:port/database`, with `?sslmode=` and the
-    /// other parameters of libpq as far as sqlx knows them.
+    /// `postgres://user:password@host:port/database`, with `?sslmode=` and the other libpq
+    /// parameters that sqlx supports.
     pub url: String,
-    /// The most connections that this host opens. Default 16.
+    /// The maximum number of connections that this host opens. Default 16.
     pub max_connections: u32,
-    /// How long a call waits for a connection, whether all are in use or the
-    /// server does not answer. Default 3 s.
+    /// How long a call waits for a connection, whether all are in use or the server does not
+    /// answer. Default 3 s.
     pub acquire_timeout: Duration,
-    /// The longest that one statement may take, at least 1 ms. Default 5 s.
+    /// The timeout of a statement, at least 1 ms. Default 5 s.
     pub statement_timeout: Duration,
-    /// When the schema may be brought up to date. Default: always.
+    /// When the schema may be migrated. Default: always.
     pub migrate: Migrate,
-    /// The longest that a migration waits for a lock: of another host that migrates, or
-    /// of any session that uses a table. Default 60 s.
+    /// How long a migration waits for a lock: that of another migrating host, or of any session
+    /// that uses a table. Default 60 s.
     pub lock_timeout: Duration,
-    /// Where the age of the oldest snapshot is written.
+    /// Metrics, for the age of the oldest snapshot.
     pub metrics: Metrics,
 }
 
 impl PostgresOptions {
-    /// The defaults, for a URL.
+    /// Returns the default options for a URL.
     pub fn new(url: impl Into<String>) -> PostgresOptions {
         PostgresOptions {
             url: url.into(),
@@ -106,7 +109,7 @@ impl PostgresOptions {
 }
 
 impl fmt::Debug for PostgresOptions {
-    /// Without the URL, which can hold a password.
+    /// Omits the URL, which may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresOptions")
             .field("max_connections", &self.max_connections)
@@ -119,25 +122,24 @@ impl fmt::Debug for PostgresOptions {
 
 /// A store in a Postgres database, which other hosts may use at the same time.
 ///
-/// It survives the server: calls answer [`StoreError::Unavailable`] while the
-/// server is away and work again when it is back.
+/// It survives restarts of the server: calls fail with [`StoreError::Unavailable`] while the server
+/// is down, and work again once it is back.
 pub struct PostgresStore {
     pool: Pool,
     metrics: Metrics,
-    /// When the oldest snapshot was looked for.
+    /// When the oldest snapshot was last queried.
     looked_at_snapshots: Mutex<Option<Instant>>,
     horizons: Horizons,
 }
 
 impl PostgresStore {
-    /// Brings the schema up to date if it may be, and is ready. See
+    /// Connects to the database, and migrates its schema if allowed. See
     /// [`migrate`](PostgresStore::migrate).
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when the server cannot be reached or has no room for
-    /// a connection, [`StoreError::Failed`] for a URL, role or database that is not
-    /// right, for a pooler that shares sessions between clients, and for an older schema
-    /// that may not be changed.
+    /// [`StoreError::Unavailable`] if the server cannot be reached or is at its connection limit,
+    /// [`StoreError::Failed`] for an invalid URL, role or database, for a pooler that shares
+    /// sessions between clients, and for an older schema that may not be migrated.
     pub async fn connect(options: PostgresOptions) -> Result<PostgresStore, StoreError> {
         let connector = Connector::new(&options)?;
         migrate::prepare(&connector, &options).await?;
@@ -149,20 +151,19 @@ impl PostgresStore {
         })
     }
 
-    /// Brings the schema up to date. Any number of hosts may do so at once: one
-    /// does it and the others wait. A schema that is up to date is only looked at: that
-    /// waits for nobody and needs no right to change it.
+    /// Migrates the schema. Any number of hosts may do so at once: one does it while the others
+    /// wait. A schema that is current is only read, which waits for nothing and needs no privilege
+    /// to change it.
     ///
     /// # Errors
-    /// As [`connect`](PostgresStore::connect), [`StoreError::Unavailable`] when another
-    /// session holds a lock for longer than `lock_timeout`, and [`StoreError::Failed`]
-    /// for a database that is not in UTF-8 or was migrated by a newer version.
+    /// As [`connect`](PostgresStore::connect); [`StoreError::Unavailable`] if another session holds
+    /// a lock for longer than `lock_timeout`; [`StoreError::Failed`] for a database that is not in
+    /// UTF-8 or was migrated by a newer version.
     pub async fn migrate(options: &PostgresOptions) -> Result<(), StoreError> {
         migrate::prepare(&Connector::new(options)?, options).await
     }
 
-    /// Returns the schema that the database has, and the one that is needed. Changes
-    /// nothing.
+    /// Returns the schema of the database, and the required one. Changes nothing.
     ///
     /// # Errors
     /// As [`connect`](PostgresStore::connect).
@@ -170,9 +171,8 @@ impl PostgresStore {
         migrate::schema(&Connector::new(options)?, options).await
     }
 
-    /// Raises the versions of entries past all that were given after a backup was made,
-    /// so that none of them comes back. For a database that was restored. Returns the
-    /// last version that is skipped.
+    /// Advances the versions of entries beyond all that were assigned after a backup was made, so
+    /// that none is reused. For a restored database. Returns the last skipped version.
     ///
     /// # Errors
     /// As [`connect`](PostgresStore::connect).
@@ -182,7 +182,7 @@ impl PostgresStore {
 }
 
 impl PostgresStore {
-    /// Finds the oldest snapshot, now and then.
+    /// Queries the age of the oldest snapshot, at intervals.
     async fn look_at_snapshots(&self) -> Result<(), StoreError> {
         let due = {
             let mut last = self.looked_at_snapshots.lock();
@@ -282,9 +282,9 @@ impl Store for PostgresStore {
                 .bind(filler.as_slice())
         };
         self.pool.read(probe).await?;
-        // A gauge says nothing of whether the store takes writes.
+        // The gauge does not affect whether the store accepts writes.
         if let Err(error) = self.look_at_snapshots().await {
-            tracing::debug!(%error, "the oldest snapshot was not found");
+            tracing::debug!(%error, "cannot query the oldest snapshot");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The start: what the server is like, and its schema brought up to date.
+//! Startup: checks of the server, and migration of its schema.
 
 use super::classify::{lock_timed_out, migrate_error, no_room, store_error};
 use super::connector::Connector;
@@ -12,24 +12,24 @@ use tokio::time::timeout;
 
 static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/postgres");
 
-/// More numbers than are drawn between a backup and its restore; see `kv_version` in the
-/// schema. Few enough that hundreds of restores leave versions to be had.
+/// More than the number of versions drawn between a backup and its restore (see `kv_version` in the
+/// schema), and small enough to allow hundreds of restores.
 const SKIPPED_VERSIONS: i64 = 1 << 45;
 
-/// The pause between two attempts to connect to a server that has no room.
+/// The delay between two attempts to connect to a server at its connection limit.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The log says that a lock is waited for after this time.
+/// A wait for a lock is logged after this time.
 const QUIET_WAIT: Duration = Duration::from_secs(5);
-/// Sessions that a message about a lock names.
+/// The maximum number of sessions that a message about a lock names.
 const NAMED_MAX: usize = 5;
 
-/// Looks at the server, and brings the schema up to date. As
+/// Checks the server and migrates the schema, as
 /// [`PostgresStore::migrate`](super::PostgresStore::migrate).
 pub(super) async fn prepare(
     connector: &Connector,
     options: &PostgresOptions,
 ) -> Result<(), StoreError> {
-    // A connection of its own: a migration may take longer than a statement.
+    // A separate connection: a migration may take longer than a statement.
     let mut connection = first_connection(connector, options).await?;
     let looks = timeout(
         options
@@ -72,13 +72,13 @@ async fn first_connection(
     Err(StoreError::Unavailable(Box::new(none)))
 }
 
-/// Whether the schema is up to date, on a server that is as it must be.
+/// Checks the server, and returns whether the schema is current.
 async fn look(
     connector: &Connector,
     options: &PostgresOptions,
     connection: &mut PgConnection,
 ) -> Result<bool, StoreError> {
-    // First: what comes later prepares its statements.
+    // First: later queries are prepared statements.
     let sessions = sessions::check(connector, connection).await;
     sessions.map_err(store_error)?;
     check_encoding(connection).await?;
@@ -93,7 +93,7 @@ async fn look(
     Ok(known.eq(applied))
 }
 
-/// The schema that the database has, and the one that is needed.
+/// Returns the schema of the database, and the required one.
 pub(super) async fn schema(
     connector: &Connector,
     options: &PostgresOptions,
@@ -108,8 +108,7 @@ pub(super) async fn schema(
     Ok(schema)
 }
 
-/// Raises the versions of entries past those that were drawn. Returns the last that is
-/// skipped.
+/// Advances the versions of entries beyond those that were drawn. Returns the last skipped version.
 pub(super) async fn skip_versions(
     connector: &Connector,
     options: &PostgresOptions,
@@ -131,15 +130,15 @@ async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError>
     if encoding == "UTF8" {
         return Ok(());
     }
-    let why = format!("the database is encoded in {encoding}; it must be UTF8");
+    let why = format!("the database has the encoding {encoding}; it must be UTF8");
     Err(StoreError::Failed(why.into()))
 }
 
-/// A migration that was applied: its number, and the checksum of its text.
+/// An applied migration: its number, and the checksum of its text.
 type Applied = (i64, Vec<u8>);
 
-/// The migrations that were applied, in their order. Takes no lock, and needs no right
-/// to change the schema.
+/// Returns the applied migrations, in order. Takes no lock, and needs no privilege to change the
+/// schema.
 async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, Error> {
     let row = sqlx::query(sql::server::HAS_MIGRATIONS).fetch_one(&mut *connection);
     if !row.await?.try_get::<bool, _>(0)? {
@@ -159,8 +158,8 @@ fn schema_of(applied: &[Applied]) -> Schema {
     Schema::new(last, MIGRATOR.iter().map(|migration| migration.version))
 }
 
-/// Applies what is missing. Of hosts that do so at once one does it and the others
-/// wait, for a while.
+/// Applies the missing migrations. If several hosts do so at once, one does it while the others
+/// wait, with a timeout.
 async fn migrate(
     connection: &mut PgConnection,
     options: &PostgresOptions,
@@ -174,7 +173,7 @@ async fn migrate(
                 return Err(locked(options, &holders));
             }
             tracing::warn!(
-                "the schema cannot be brought up to date yet: another session holds a lock; \
+                "the schema cannot be migrated yet: another session holds a lock; \
                  waiting up to {rest:?} more. {holders}"
             );
         }
@@ -193,8 +192,8 @@ async fn attempt(connection: &mut PgConnection, wait: Duration) -> Result<(), Mi
     let ms = wait.as_millis().max(1);
     let bound = AssertSqlSafe(format!("SET lock_timeout = {ms}"));
     sqlx::raw_sql(bound).execute(&mut *connection).await?;
-    // Not `run`: with it this future could not be spawned, for its bound on
-    // `Acquire` holds for one lifetime only.
+    // Not `run`: its bound on `Acquire` holds for one lifetime only, so this future could not be
+    // spawned.
     let result = MIGRATOR.run_direct(None, &mut *connection, false).await;
     if result.is_err() {
         // A pooler may keep the session, and with it the lock.
@@ -212,7 +211,7 @@ fn waited_for_lock(error: &MigrateError) -> bool {
     )
 }
 
-/// The sessions that may be in the way, in words.
+/// Describes the sessions that may hold the lock.
 async fn lock_holders(connection: &mut PgConnection) -> Result<String, StoreError> {
     let rows = sqlx::query(sql::server::LOCK_HOLDERS)
         .fetch_all(connection)
@@ -221,7 +220,7 @@ async fn lock_holders(connection: &mut PgConnection) -> Result<String, StoreErro
     let named: Result<Vec<String>, Error> = rows.iter().take(NAMED_MAX).map(holder).collect();
     let named = named.map_err(store_error)?;
     if named.is_empty() {
-        return Ok("Who holds it has ended meanwhile".to_owned());
+        return Ok("Its holder has ended meanwhile".to_owned());
     }
     Ok(format!("Sessions that hold locks: {}", named.join("; ")))
 }
@@ -236,8 +235,8 @@ fn holder(row: &sqlx::postgres::PgRow) -> Result<String, Error> {
 
 fn locked(options: &PostgresOptions, holders: &str) -> StoreError {
     let why = format!(
-        "the schema cannot be brought up to date: no lock in {:?}. {holders}. If one of them is not \
-         a host that migrates, end it with pg_terminate_backend, and start again",
+        "the schema cannot be migrated: no lock within {:?}. {holders}. If one of them is not \
+         a host that is migrating, end it with pg_terminate_backend, then restart",
         options.lock_timeout
     );
     StoreError::Unavailable(why.into())

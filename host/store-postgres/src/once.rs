@@ -1,8 +1,8 @@
 //! Batches of checks, sets and deletions in one round trip.
 //!
-//! A function in the database does what `batch` does, for a batch in which no key occurs
-//! twice, without increments and audit row, and unless a trigger watches what it changes.
-//! Checks alone need no lock: all are of the one moment of their statement.
+//! A function in the database does what `batch` does, for a batch without increments, audit row or
+//! duplicate keys, unless a trigger watches its changes. Checks alone need no lock: one statement
+//! reads them all from one snapshot.
 
 use super::batch::failed_checks;
 use super::commit::{SetRow, version_number};
@@ -16,15 +16,14 @@ use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use std::collections::BTreeMap;
 
-/// What is asked of one key.
+/// What a batch requests of one key.
 #[derive(Default)]
 struct Asked<'b> {
     expect: Option<Expect>,
     op: Option<&'b Op>,
 }
 
-/// The keys of a batch, in the order in which they are locked; `None` if it needs a
-/// transaction.
+/// The keys of a batch, in lock order.
 pub(super) struct Once<'b> {
     write: &'b WriteBatch,
     keys: BTreeMap<Address<'b>, Asked<'b>>,
@@ -34,8 +33,7 @@ fn checked(check: &Check) -> Address<'_> {
     (check.collection.as_str(), check.key.as_str())
 }
 
-/// The version that the function expects, 0 for no entry. No entry has the version 0 or
-/// -1.
+/// Returns the version that the function expects, 0 for no entry. No entry has version 0 or -1.
 fn expected(expect: Expect) -> i64 {
     match expect {
         Expect::Absent => 0,
@@ -45,7 +43,7 @@ fn expected(expect: Expect) -> i64 {
 }
 
 impl<'b> Once<'b> {
-    /// Takes a batch if it is of that kind.
+    /// Converts a batch; `None` if it requires a transaction.
     pub(super) fn of(write: &'b WriteBatch) -> Option<Once<'b>> {
         if write.audit.is_some() {
             return None;
@@ -67,7 +65,7 @@ impl<'b> Once<'b> {
         Some(Once { write, keys })
     }
 
-    /// Commits it; `None` if a trigger watches what it changes.
+    /// Commits the batch; `None` if a trigger watches its changes.
     pub(super) async fn commit(&self, pool: &Pool) -> Result<Option<Committed>, Stop> {
         let rows = pool.write(|slot| self.statement(slot)).await?;
         let mut found = BTreeMap::new();
@@ -142,7 +140,7 @@ fn applied(op: &Op, found: &BTreeMap<Address<'_>, Option<u64>>) -> Option<Applie
     }
 }
 
-/// A batch of nothing but checks.
+/// Commits a batch that only has checks.
 pub(super) async fn check(pool: &Pool, write: &WriteBatch) -> Result<Committed, Stop> {
     let addresses = write.checks.iter().map(checked);
     let (collections, keys): (Vec<_>, Vec<_>) = addresses.unzip();

@@ -1,6 +1,5 @@
-//! Triggers and deliveries: what reads them, claims them and sweeps, one statement
-//! each. `handling` ends a delivery, `triggers` and `letters` are the
-//! administrators' part.
+//! Triggers and deliveries: reads, claims and sweeps, one statement each. `handling` ends a
+//! delivery; `triggers` and `letters` have the operations of administrators.
 
 use super::sql::{letters as letters_sql, outbox as sql, triggers as trigger_sql};
 use super::{PostgresStore, classify::store_error, handling, letters, outstanding, rescue, rows};
@@ -15,11 +14,11 @@ use sqlx::{Error, Row};
 use std::time::Instant;
 use uuid::Uuid;
 
-/// The fewest deliveries that a claim looks at: those behind others of their chain
+/// The minimum number of deliveries that a claim scans: those behind others of their ordering key
 /// are not claimed.
 const LOOKED_AT_MIN: u32 = 64;
 
-/// The column of a claim that says when the first that it looked at was due.
+/// The column of a claim with the due time of the first delivery that it scanned.
 const CLAIM_FIRST: usize = 22;
 
 #[async_trait]
@@ -37,7 +36,7 @@ impl Outbox for PostgresStore {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<Queue>, StoreError> {
-        // Before every queue: no trigger has the empty name.
+        // Below every queue: no trigger has an empty name.
         let (app, trigger) = after.map_or((Uuid::nil(), ""), |after| {
             (after.app.uuid(), after.trigger.as_str())
         });
@@ -96,7 +95,7 @@ impl Outbox for PostgresStore {
         after: Option<&Place>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
-        // Before every place: no trigger has the empty name.
+        // Below every delivery key: no trigger has an empty name.
         let (trigger, chain, seq) = after.map_or(("", 0, 0), |place| {
             (place.trigger.as_str(), place.chain, place.seq)
         });
@@ -125,7 +124,7 @@ impl Outbox for PostgresStore {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<DueSchedule>, StoreError> {
-        // Before every place: no trigger has the empty name.
+        // Below every position: no trigger has an empty name.
         let (at, app, name) = after.map_or((0, Uuid::nil(), ""), |after| {
             let at = after.next_at.map_or(0, |at| at.0);
             (at, after.queue.app.uuid(), after.queue.trigger.as_str())
@@ -213,8 +212,8 @@ impl Outbox for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Claims what is due, if the trigger is not paused. For the probe of a series of
-    /// failures, although it is.
+    /// Claims due deliveries, unless the trigger is paused. As the probe of a series of failures,
+    /// even if it is.
     async fn claim_some(
         &self,
         claim: &Claim,
@@ -240,7 +239,7 @@ impl PostgresStore {
                 .bind(from)
         };
         let start = Instant::now();
-        // Not `read`: a second try would not find what the first has claimed.
+        // Not `read`: a retry would not find what the first attempt claimed.
         let rows = self.pool.write(statement).await.map_err(store_error)?;
         let first = rows.first().map(|row| row.try_get(CLAIM_FIRST)).transpose();
         let first = first.map_err(store_error)?.map_or(*now, Timestamp);
@@ -248,9 +247,9 @@ impl PostgresStore {
         all(&rows, rows::delivery)
     }
 
-    /// Claims one delivery, if failures have paused the trigger and its time has come.
-    /// The trigger is changed in a statement before, not in that of the claim, which
-    /// would wait for it while it holds deliveries.
+    /// Claims one delivery if the trigger is paused by failures and its probe is due. The trigger
+    /// is changed in a separate statement before the claim, which would otherwise wait for it while
+    /// it locks deliveries.
     async fn claim_probe(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
         let Queue { app, trigger } = &claim.queue;
         let statement = |_| {
@@ -282,7 +281,7 @@ fn all<T>(
     decoded.map_err(store_error)
 }
 
-/// The one column of the one row.
+/// Returns the only column of the only row.
 fn one<T>(rows: &[PgRow]) -> Result<T, StoreError>
 where
     for<'r> T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,

@@ -1,4 +1,4 @@
-//! Outstanding deliveries that an administrator discards.
+//! Discard of outstanding deliveries.
 
 use super::lease::Lease;
 use super::pool::Statement;
@@ -10,7 +10,7 @@ use kvasm_core::{AppId, Outstanding, Timestamp, TriggerName};
 use sqlx::{Error, Row};
 use std::collections::BTreeSet;
 
-/// A statement whose first parameters are the app and which deliveries are meant.
+/// Binds the app and a filter of deliveries as the first parameters of a statement.
 pub(super) fn these(text: &'static str, app: AppId, which: &Outstanding) -> Statement<'static> {
     let Outstanding {
         events,

@@ -1,14 +1,14 @@
-//! What a batch comes to, key by key.
+//! The effect of a batch on each key.
 //!
-//! A key may occur several times in a batch. Only its last operation reaches the
-//! database: a row that were deleted and inserted again in one transaction would
-//! look gone to a statement that waits for it. The answers of the operations
-//! before are worked out here. Increments are sets by the time they come here.
+//! A key may occur several times in a batch. Only its last operation reaches the database: if a row
+//! were deleted and inserted again in one transaction, a statement that waits for it would see it
+//! as deleted. The results of the earlier operations are computed here. Increments have been
+//! replaced by sets at this point.
 
 use kvasm_core::{Applied, Check, Op, Timestamp, Version};
 use std::collections::BTreeMap;
 
-/// A collection and a key. They order as Postgres orders them.
+/// A collection and a key, which sort as in Postgres.
 pub(super) type Address<'b> = (&'b str, &'b str);
 
 pub(super) fn address(op: &Op) -> Address<'_> {
@@ -16,12 +16,12 @@ pub(super) fn address(op: &Op) -> Address<'_> {
     (collection.as_str(), key.as_str())
 }
 
-/// A batch, worked out.
+/// The plan of a batch.
 pub(super) struct Plan<'b> {
     /// Every key that a check or an operation names.
     pub(super) keys: BTreeMap<Address<'b>, Fate<'b>>,
     answers: Vec<Answer<'b>>,
-    /// How many versions are drawn for sets that are replaced in the same batch.
+    /// The number of versions to draw for sets that are replaced in the same batch.
     pub(super) draws: usize,
     has_checks: bool,
 }
@@ -31,7 +31,7 @@ pub(super) struct Plan<'b> {
 pub(super) struct Fate<'b> {
     /// Its last operation, if any.
     pub(super) last: Option<&'b Op>,
-    /// An operation before the last leaves it absent.
+    /// Whether an operation before the last leaves it absent.
     absent_before: bool,
 }
 
@@ -40,44 +40,43 @@ impl Fate<'_> {
         matches!(self.last, Some(Op::Set { .. } | Op::Increment { .. }))
     }
 
-    /// The set that is left does not continue the entry that may be there now.
+    /// Returns whether the last set creates a new entry rather than updating an existing one.
     pub(super) fn starts_anew(&self) -> bool {
         self.is_set() && self.absent_before
     }
 }
 
-/// Where the answer of one operation comes from.
+/// The source of the result of one operation.
 #[derive(Clone, Copy)]
 enum Answer<'b> {
     /// The version that the set of this key returns.
     Written(Address<'b>),
     /// The version drawn for a set that is replaced.
     Drawn(usize),
-    /// An operation before it left nothing, or the version drawn for a set.
+    /// The state after an earlier operation: absent, or the version drawn for a set.
     Known(Option<usize>),
-    /// Whether there was an entry before.
+    /// Whether there was an entry before the batch.
     Found(Address<'b>),
     /// Whether the deletion of this key found an entry.
     Removed(Address<'b>),
 }
 
-/// What the database said, for `Plan::answers`.
+/// The results from the database, for `Plan::answers`.
 #[derive(Default)]
 pub(super) struct Outcome<'r> {
     pub(super) written: BTreeMap<Address<'r>, Version>,
     pub(super) drawn: Vec<Version>,
-    /// The live entries that were there before.
+    /// The live entries before the batch.
     pub(super) found: BTreeMap<Address<'r>, Version>,
-    /// What was deleted and was live.
+    /// The live entries that were deleted.
     pub(super) removed: BTreeMap<Address<'r>, Version>,
 }
 
-/// What an operation did.
+/// The result of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Done {
     pub(super) applied: Applied,
-    /// The version that was written, or the one that was deleted; none if nothing
-    /// has changed.
+    /// The version that was written or deleted; `None` if nothing changed.
     pub(super) version: Option<Version>,
 }
 
@@ -152,13 +151,13 @@ impl<'b> Plan<'b> {
         fate.absent_before |= !is_last && matches!(left, Left::Absent);
     }
 
-    /// Whether the batch depends on what there is before it. Increments that are not
-    /// worked out yet count as sets of what may have expired.
+    /// Returns whether the batch depends on the state before it. Increments that are not resolved
+    /// yet count as sets of entries that may have expired.
     pub(super) fn needs_state(&self) -> bool {
         self.has_checks || self.keys.values().any(Fate::starts_anew)
     }
 
-    /// The answers of all operations; `None` if the database left one out.
+    /// Returns the results of all operations; `None` if the database omitted one.
     pub(super) fn answers(&self, outcome: &Outcome<'_>) -> Option<Vec<Done>> {
         let answer = |answer: &Answer<'b>| {
             Some(match *answer {
@@ -174,7 +173,7 @@ impl<'b> Plan<'b> {
     }
 }
 
-/// What the operations so far have left of a key.
+/// The state of a key after the operations so far.
 #[derive(Default)]
 enum Left {
     #[default]

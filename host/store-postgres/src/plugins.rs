@@ -1,5 +1,4 @@
-//! Changes of an app's plugins. Each first holds the app, so that there is one
-//! at a time.
+//! Changes of an app's plugins. Each first locks the app, so that they run one at a time.
 
 use super::change::signed;
 use super::lease::Lease;
@@ -20,7 +19,7 @@ pub(super) async fn add(
     let rows = lease.run(sqlx::query(sql::NEXT_VERSION).bind(app)).await?;
     let row = rows.first().ok_or(StoreError::AppNotFound)?;
     let version = registry::version(row, 0)?;
-    // The app's row is held, so no other version comes between.
+    // The app's row is locked, so no other version can be added in between.
     let rows = lease.run(sqlx::query(sql::VERSIONS_USED).bind(app)).await?;
     let row = rows.first().ok_or(StoreError::AppNotFound)?;
     let used = |at: usize| row.try_get::<i64, _>(at).map(i64::unsigned_abs);
@@ -48,7 +47,7 @@ pub(super) async fn add(
     Ok(version)
 }
 
-/// The active version of an app, none if it has none. Holds the app.
+/// Locks the app. Returns its active version, if any.
 async fn active(lease: &mut Lease, app: AppId) -> Result<Option<PluginVersion>, Stop> {
     let rows = lease.run(sqlx::query(sql::ACTIVE).bind(app.uuid())).await?;
     let row = rows.first().ok_or(StoreError::AppNotFound)?;
@@ -65,7 +64,7 @@ pub(super) async fn activate(
     if !switch_to(lease, app, version, at).await? {
         Err(StoreError::PluginNotFound(version))?;
     }
-    // What is active already replaced what it replaced.
+    // Reactivating the active version keeps the version that it replaced.
     if before != Some(version) {
         let statement = sqlx::query(sql::REPLACED)
             .bind(app.uuid())
@@ -76,8 +75,7 @@ pub(super) async fn activate(
     Ok(())
 }
 
-/// Makes a version the active one, with its triggers; whether there is that
-/// version.
+/// Activates a version, with its triggers. Returns whether it exists.
 async fn switch_to(
     lease: &mut Lease,
     app: AppId,
@@ -109,7 +107,7 @@ pub(super) async fn roll_back(
     let plugin = rows.first().map(registry::plugin_row).transpose()?;
     let before = plugin.and_then(|plugin| plugin.replaced);
     let before = before.ok_or(StoreError::NothingToRollBackTo)?;
-    // It may have been deleted since.
+    // It may have been deleted meanwhile.
     if !switch_to(lease, app, before, at).await? {
         Err(StoreError::NothingToRollBackTo)?;
     }
@@ -133,7 +131,7 @@ pub(super) async fn delete(
     Ok(true)
 }
 
-/// Removes those modules that no version refers to any more.
+/// Deletes those of the modules to which no version refers any more.
 pub(super) async fn forget_modules(
     lease: &mut Lease,
     mut digests: Vec<Vec<u8>>,

@@ -1,9 +1,8 @@
-//! Connections to the server: opened when needed, kept, watched for loss.
+//! A connection pool: connections are opened on demand, kept, and checked for loss.
 //!
-//! This is not sqlx's pool, because that one pings each connection when it comes
-//! back, in a task of its own, and the next caller meanwhile opens or waits for
-//! another: measured on two cores, 16 readers got 8,000 entries a second through
-//! it and get 21,000 through this one.
+//! This is not sqlx's pool, because that one pings each returned connection in a separate task,
+//! while the next caller opens or waits for another: measured on two cores, 16 readers got 8,000
+//! entries a second through it and get 21,000 through this one.
 
 use super::PostgresOptions;
 use super::classify::{lost_connection, lost_race, starting_up, store_error};
@@ -28,18 +27,18 @@ use tokio::time::timeout;
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How long a ping may take before the connection counts as lost.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection that nobody needed for this long is closed.
+/// A connection that was idle for this long is closed.
 const IDLE_MAX: Duration = Duration::from_secs(600);
-/// A connection is not kept for longer, so that a server's memory for it and the
-/// balance over several servers come right again.
+/// The maximum age of a connection, so that the server's memory for it is freed and the balance
+/// over several servers is restored.
 const AGE_MAX: Duration = Duration::from_secs(1800);
-/// The pauses between attempts to reach a server that does not answer.
+/// The delays between attempts to reach a server that does not answer.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(300);
 /// How often a statement or transaction that lost a race is run.
 pub(super) const ATTEMPTS: u32 = 10;
-/// The server ends a statement at its timeout. The host waits this much longer,
-/// and then takes the server for gone.
+/// The server ends a statement at its timeout. The host waits this much longer before it considers
+/// the server lost.
 const GRACE: Duration = Duration::from_secs(1);
 
 pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
@@ -50,17 +49,17 @@ pub(super) struct Pool {
     kept: Arc<Kept>,
     /// One for each connection that may be in use.
     permits: Arc<Semaphore>,
-    /// The number of them.
+    /// The number of permits.
     connections: usize,
     acquire_timeout: Duration,
     report: Report,
-    /// The longest that a statement is waited for.
+    /// How long to wait for a statement.
     patience: Duration,
     opened: AtomicUsize,
 }
 
 impl Pool {
-    /// Opens no connection yet.
+    /// Creates a pool without connections.
     pub(super) fn new(options: &PostgresOptions, connector: Connector) -> Pool {
         let connections = usize::try_from(options.max_connections.max(1)).unwrap_or(usize::MAX);
         let connections = connections.min(Semaphore::MAX_PERMITS);
@@ -72,17 +71,17 @@ impl Pool {
             acquire_timeout: options.acquire_timeout,
             report: Report::default(),
             patience: options.statement_timeout.saturating_add(GRACE),
-            // Hosts begin anywhere, so that they do not all count in the same slot.
+            // Hosts start at a random slot, so that they do not all count in the same one.
             opened: AtomicUsize::new(RandomState::new().hash_one(0) as usize),
         }
     }
 
-    /// Lends a connection, the last that was used if there is one.
+    /// Leases a connection, the most recently used one if any is idle.
     ///
     /// # Errors
-    /// A [`NoConnection`] when there is none within the time, which the log says too.
+    /// A [`NoConnection`] after the timeout, which is also logged.
     pub(super) async fn lease(&self) -> Result<Lease, Error> {
-        // What the server answered last to one who asked for a connection.
+        // The last error of an attempt to open a connection.
         let mut refusal = None;
         let waited = timeout(self.acquire_timeout, async {
             let permit = Arc::clone(&self.permits).acquire_owned().await;
@@ -113,9 +112,8 @@ impl Pool {
         i16::try_from(opened % usize::from(SLOTS.unsigned_abs())).unwrap_or(0)
     }
 
-    /// A connection that was kept, or a new one. A server that is starting or has no
-    /// room is waited for, and so is a connection that another caller gives back; the
-    /// caller says how long.
+    /// Takes an idle connection or opens a new one. Waits, until cancelled, for a server that is
+    /// starting or at its connection limit, and for a connection that another caller returns.
     async fn take_or_open(&self, refusal: &mut Option<Error>) -> Result<Open, Error> {
         let mut pause = PAUSE_MIN;
         loop {
@@ -138,8 +136,8 @@ impl Pool {
         }
     }
 
-    /// Runs a statement that changes nothing, or that may take effect twice. A connection
-    /// that turns out to be dead costs one more try, on one that is known to be alive.
+    /// Runs a statement that is read-only or idempotent. If the connection turns out to be dead, it
+    /// is retried once, on a connection that is known to be alive.
     pub(super) async fn read<'q>(
         &self,
         statement: impl Fn() -> Statement<'q>,
@@ -151,9 +149,8 @@ impl Pool {
         result.map_err(store_error)
     }
 
-    /// Runs a statement that is a whole write and counts in the slot that it is
-    /// made for. After a lost connection nobody knows whether it took effect, so
-    /// it is not run again.
+    /// Runs a statement that is a whole write, with the slot for which it was created. After a lost
+    /// connection it is unknown whether it took effect, so it is not retried.
     pub(super) async fn write<'q>(
         &self,
         statement: impl Fn(i16) -> Statement<'q>,
@@ -178,35 +175,35 @@ impl Pool {
 pub(super) struct Open {
     pub(super) connection: PgConnection,
     opened: Instant,
-    /// Where the writes that go through it count. A connection does one thing at
-    /// a time, so the writers of a host wait for each other's count only when
-    /// there are more of them than slots; and one lonely writer, who always gets
-    /// the same connection, always uses up the same grant.
+    /// The slot in which writes through this connection count. A connection does one thing at a
+    /// time, so the writers of a host wait for each other's slots only if there are more writers
+    /// than slots; and a lone writer, which always gets the same connection, always uses the same
+    /// grant.
     pub(super) slot: i16,
 }
 
-/// A connection in use, and its place in the pool. Dropped, it is closed.
+/// A connection in use, with its permit. It is closed when dropped.
 pub(super) struct Held {
     pub(super) open: Open,
-    /// Freed when the connection is back or gone.
+    /// Released when the connection is returned or closed.
     _permit: OwnedSemaphorePermit,
     kept: Arc<Kept>,
 }
 
 impl Held {
-    /// Gives the connection back. It must be at rest.
+    /// Returns the connection to the pool. It must be idle.
     pub(super) fn give_back(self) {
         self.kept.put(self.open);
     }
 
-    /// The connection was found dead. Those that have been idle since before are
+    /// Records that the connection was found dead. Those that have been idle since before are
     /// probably dead too.
     pub(super) fn note_loss(&self) {
         self.kept.idle.lock().lost = Some(Instant::now());
     }
 }
 
-/// The connections that nobody uses.
+/// The idle connections.
 #[derive(Default)]
 struct Kept {
     idle: Mutex<IdleList>,
@@ -214,7 +211,7 @@ struct Kept {
 
 #[derive(Default)]
 struct IdleList {
-    /// The last that was used comes last, and is taken first.
+    /// Ordered by last use; the most recent is taken first.
     connections: VecDeque<Idle>,
     /// When a connection was last found dead.
     lost: Option<Instant>,
@@ -226,7 +223,7 @@ struct Idle {
 }
 
 impl Kept {
-    /// A connection that works.
+    /// Takes a connection that works.
     async fn take(&self) -> Option<Open> {
         loop {
             // The lock is held for this statement only.
@@ -249,7 +246,7 @@ impl Kept {
     fn put(&self, open: Open) {
         let since = Instant::now();
         let mut list = self.idle.lock();
-        // What is closed is dropped after the lock.
+        // Dropped, and so closed, after the lock is released.
         let mut closed = None;
         if list
             .connections

@@ -1,4 +1,4 @@
-//! Reads, one statement each, and the decoding of rows.
+//! Reads of one statement each, and decoding of rows.
 
 use super::compact::compact;
 use super::pool::Pool;
@@ -126,7 +126,7 @@ pub(super) async fn get_many(
             return Err(StoreError::AnswerTooLarge { limit: bytes_max });
         }
         let place: i64 = row.try_get(0).map_err(store_error)?;
-        // Places count from 1.
+        // Positions count from 1.
         let place = usize::try_from(place - 1).ok();
         if let Some(place) = place.and_then(|place| entries.get_mut(place)) {
             *place = Some(entry(row, 2).map_err(store_error)?);
@@ -135,7 +135,7 @@ pub(super) async fn get_many(
     Ok(entries)
 }
 
-/// Whether there is the entry, and whether there is the app.
+/// Returns whether the entry exists, and whether the app exists.
 pub(super) async fn has(
     pool: &Pool,
     app: AppId,
@@ -153,7 +153,7 @@ pub(super) async fn has(
     two_bools(&pool.read(statement).await?).map_err(store_error)
 }
 
-/// The one row of a statement that answers two questions.
+/// Decodes the only row of a statement with two results.
 fn two_bools(rows: &[PgRow]) -> Result<(bool, bool), Error> {
     let row = rows.first().ok_or(Error::RowNotFound)?;
     Ok((row.try_get(0)?, row.try_get(1)?))
@@ -189,7 +189,7 @@ pub(super) async fn list(
         (true, true) => sql::ENTRIES_REVERSE,
     };
     let (lower, upper) = half_open(&query.range);
-    // A page has at least one entry, however narrow its bounds.
+    // A page has at least one entry, even if its bounds are narrow.
     let entries = i64::from(query.limit.max(1));
     let bytes = i64::try_from(query.bytes_max.max(1)).unwrap_or(i64::MAX);
     let statement = || {
@@ -207,8 +207,8 @@ pub(super) async fn list(
     page(&rows, query.with_values).map_err(store_error)
 }
 
-/// The range from a key, included, to a key, excluded. The least text above a
-/// key is that key and U+0001, as no key holds U+0000.
+/// Converts a range to an inclusive lower and an exclusive upper key. The least text above a key is
+/// that key and U+0001, because no key contains U+0000.
 fn half_open(range: &KeyRange) -> (String, Option<String>) {
     let after = |key: &str| format!("{key}\u{1}");
     let lower = match &range.lower {
@@ -238,7 +238,7 @@ fn page(rows: &[PgRow], with_values: bool) -> Result<Page, Error> {
     })
 }
 
-/// Decodes the columns of `entry_columns!`, of which the first is at `first`.
+/// Decodes the columns of `entry_columns!`, starting at `first`.
 fn entry(row: &PgRow, first: usize) -> Result<Entry, Error> {
     let json: Option<String> = row.try_get(first)?;
     let value = match json {
@@ -299,7 +299,7 @@ mod tests {
             range(Bound::Excluded(a), Bound::Included(b)),
             ("a\u{1}".to_owned(), Some("b\u{1}".to_owned()))
         );
-        // Nothing is between a key and that key with U+0001.
+        // No key sorts between a key and that key with U+0001.
         assert!(Key::parse("a\0").is_err() && "a" < "a\u{1}");
     }
 }

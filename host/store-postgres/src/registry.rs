@@ -1,5 +1,5 @@
-//! What administrators do and see. `change`, `plugins`, `triggers` and `letters` have
-//! the operations; reads are one statement each.
+//! The registry. `change`, `plugins`, `triggers` and `letters` have the operations; reads are one
+//! statement each.
 
 use super::classify::store_error;
 use super::sql::{registry as sql, usage};
@@ -262,7 +262,7 @@ impl Registry for PostgresStore {
         after: Option<TokenId>,
         limit: u32,
     ) -> Result<Vec<Token>, StoreError> {
-        // The first identity of all is one that a token can have.
+        // The lowest identity is one that a token can have.
         let from = match after {
             None => Some(0),
             Some(after) => after.0.as_u128().checked_add(1),
@@ -311,7 +311,7 @@ fn all<T>(
     decoded.map_err(store_error)
 }
 
-/// A column that this store has not written so.
+/// An error for a column with a value that this store does not write.
 pub(super) fn damaged(why: impl Into<BoxDynError>) -> Error {
     Error::Decode(why.into())
 }
@@ -324,7 +324,7 @@ fn usage_row(row: &PgRow) -> Result<Usage, Error> {
     })
 }
 
-/// A number that the model holds in 32 bits.
+/// Converts a number that the model holds in 32 bits.
 pub(super) fn narrow(number: i64) -> Result<u32, Error> {
     u32::try_from(number).map_err(damaged)
 }
@@ -338,7 +338,7 @@ pub(super) fn optional_version(row: &PgRow, column: usize) -> Result<Option<Plug
     Ok(version.map(narrow).transpose()?.map(PluginVersion))
 }
 
-/// What a version offers.
+/// Decodes what a version exports.
 pub(super) fn exports(row: &PgRow, column: usize) -> Result<Exports, Error> {
     let exports: &str = row.try_get(column)?;
     serde_json::from_str(exports).map_err(damaged)

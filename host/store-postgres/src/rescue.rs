@@ -1,4 +1,4 @@
-//! What a wrong clock has put off in a queue.
+//! Repair of deliveries that a wrong clock has postponed.
 
 use super::classify::store_error;
 use super::pool::{Pool, Statement};
@@ -7,12 +7,12 @@ use kvasm_core::store::StoreError;
 use kvasm_core::{Queue, Timestamp};
 use uuid::Uuid;
 
-/// The deliveries at the beginning of a queue of which the leases are looked at: no
-/// index has them. Claims take from the beginning, so what is leased is there.
+/// The number of deliveries at the start of a queue whose leases are checked: no index has them.
+/// Claims take from the start, so leased deliveries are there.
 const LEASES_LOOKED_AT: i64 = 1_000;
 
-/// Makes deliveries, leases and the probe due that are so after `beyond`; how many
-/// deliveries. Each step is as good twice as once, and without the others.
+/// Makes deliveries, leases and the probe that are due after `beyond` due now. Returns the number
+/// of deliveries. Each step is idempotent and independent of the others.
 pub(super) async fn rescue(
     pool: &Pool,
     queue: &Queue,
@@ -32,7 +32,7 @@ pub(super) async fn rescue(
         (sql::RESCUE_DUE, i64::from(limit)),
         (sql::RESCUE_LEASED, LEASES_LOOKED_AT),
     ] {
-        // Of the rows that are inserted if they are not there, which they are.
+        // The identity of the rows to insert if they do not exist, which they do.
         let statement = |_| on_queue(text).bind(Uuid::nil()).bind(most);
         let rows = pool.write(statement).await.map_err(store_error)?;
         rescued += rows.len() as u64;

@@ -28,8 +28,7 @@ fn name(row: &PgRow, column: usize) -> Result<TriggerName, Error> {
     row.try_get(column).map(TriggerName::stored)
 }
 
-/// The policy whose first column is at `first`; the default of a trigger that is
-/// gone.
+/// Decodes the policy that starts at `first`; the default if the trigger was deleted.
 fn policy(row: &PgRow, first: usize) -> Result<Policy, Error> {
     let attempts: Option<i64> = row.try_get(first)?;
     let age: Option<i64> = row.try_get(first + 1)?;
@@ -42,7 +41,7 @@ fn policy(row: &PgRow, first: usize) -> Result<Policy, Error> {
     })
 }
 
-/// The word of an origin.
+/// Returns the stored word for an origin.
 pub(super) const fn origin_word(origin: Origin) -> &'static str {
     match origin {
         Origin::Plugin => "plugin",
@@ -50,7 +49,7 @@ pub(super) const fn origin_word(origin: Origin) -> &'static str {
     }
 }
 
-/// The word of a pause.
+/// Returns the stored word for a pause.
 pub(super) const fn pause_word(pause: Pause) -> &'static str {
     match pause {
         Pause::Operator => "operator",
@@ -58,7 +57,7 @@ pub(super) const fn pause_word(pause: Pause) -> &'static str {
     }
 }
 
-/// Decodes the columns of `trigger_columns!`, of which the first is at `first`.
+/// Decodes the columns of `trigger_columns!`, starting at `first`.
 pub(super) fn trigger(row: &PgRow, first: usize) -> Result<Trigger, Error> {
     let origin: &str = row.try_get(first + 1)?;
     let origins = [Origin::Plugin, Origin::Operator];
@@ -67,7 +66,7 @@ pub(super) fn trigger(row: &PgRow, first: usize) -> Result<Trigger, Error> {
         origin: origins
             .into_iter()
             .find(|o| origin_word(*o) == origin)
-            .ok_or_else(|| damaged("an origin of a trigger that there is not"))?,
+            .ok_or_else(|| damaged("unknown trigger origin"))?,
         function: row.try_get(first + 2)?,
         watch: watch(row, first + 3)?,
         next_at: optional_time(row, first + 8)?,
@@ -77,7 +76,7 @@ pub(super) fn trigger(row: &PgRow, first: usize) -> Result<Trigger, Error> {
     })
 }
 
-/// Decodes how a trigger stands, of which the first column is at `first`.
+/// Decodes the health of a trigger, starting at `first`.
 pub(super) fn standing(row: &PgRow, first: usize) -> Result<Standing, Error> {
     let paused: Option<&str> = row.try_get(first)?;
     let pauses = [Pause::Operator, Pause::Failures];
@@ -121,11 +120,11 @@ fn watch(row: &PgRow, first: usize) -> Result<Watch, Error> {
             let schedule = Schedule::parse(schedule).map_err(|e| damaged(Box::new(e)))?;
             Ok(Watch::Schedule(schedule))
         }
-        (Some(_), Some(_)) | (None, None) => Err(damaged("a trigger that waits for nothing")),
+        (Some(_), Some(_)) | (None, None) => Err(damaged("a trigger without a watch")),
     }
 }
 
-/// Decodes the columns of `event_columns!`, of which the first is at `first`.
+/// Decodes the columns of `event_columns!`, starting at `first`.
 fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
     let kind: &str = row.try_get(first + 3)?;
     let entry = || -> Result<(Collection, Key), Error> {
@@ -198,9 +197,7 @@ pub(super) fn letter(row: &PgRow) -> Result<DeadLetter, Error> {
         id: row.try_get(0)?,
         trigger: name(row, 1)?,
         function: row.try_get(2)?,
-        reason: reason
-            .parse()
-            .map_err(|()| damaged("a reason that there is not"))?,
+        reason: reason.parse().map_err(|()| damaged("unknown reason"))?,
         error: row.try_get(4)?,
         trace: row.try_get(5)?,
         plugin: plugin.map(|(version, digest)| (version, Digest(digest))),

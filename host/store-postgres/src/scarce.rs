@@ -1,4 +1,4 @@
-//! When there are too few connections: what is missing, and how many there can be.
+//! Connection shortage: its cause, and how many connections are available.
 
 use super::PostgresOptions;
 use super::classify::{no_room, store_error};
@@ -10,17 +10,17 @@ use sqlx::{Error, PgConnection, Row};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// The shortest time between two lines of the log that say so.
+/// The minimum interval between two log lines about it.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// No connection was available in time.
 #[derive(Debug)]
 pub(super) struct NoConnection {
-    /// The last answer to one who asked for a new connection.
+    /// The last error of an attempt to open a connection.
     pub(super) refusal: Option<Error>,
-    /// Connections of this host that were in use, with those being opened.
+    /// Connections of this host that were in use or being opened.
     pub(super) in_use: usize,
-    /// The most that this host opens.
+    /// The maximum number of connections of this host.
     pub(super) connections: usize,
     pub(super) waited: Duration,
 }
@@ -39,7 +39,7 @@ impl fmt::Display for NoConnection {
                 let why = error.as_database_error().map_or("", |e| e.message());
                 write!(
                     f,
-                    "the server refused another one ({why}); this host wants up to {connections} \
+                    "the server refused another one ({why}); this host may open {connections} \
                      (postgres.connections) and has {in_use} in use or being opened. Raise \
                      max_connections of the server, or lower postgres.connections of its hosts"
                 )
@@ -52,8 +52,9 @@ impl fmt::Display for NoConnection {
             ),
             None => write!(
                 f,
-                "the server, or the pooler before it, did not answer; {in_use} of {connections} \
-                 connections of this host (postgres.connections) were in use or being opened"
+                "the server, or the pooler in front of it, did not answer; {in_use} of \
+                 {connections} connections of this host (postgres.connections) were in use or being \
+                 opened"
             ),
         }
     }
@@ -67,7 +68,7 @@ impl From<NoConnection> for Error {
     }
 }
 
-/// Logs that there is no connection, at most once per [`REPORT_INTERVAL`].
+/// Logs a lack of connections, at most once per [`REPORT_INTERVAL`].
 #[derive(Default)]
 pub(super) struct Report {
     last: Mutex<Option<Instant>>,
@@ -84,12 +85,12 @@ impl Report {
     }
 }
 
-/// A bound on connections, and how many there are now.
+/// A limit of connections, and how many there are now.
 #[derive(Debug, PartialEq, Eq)]
 struct Bound {
     setting: &'static str,
     limit: i64,
-    /// Kept for superusers and others.
+    /// Reserved for superusers and others.
     reserved: i64,
     in_use: i64,
 }
@@ -100,7 +101,7 @@ impl Bound {
     }
 }
 
-/// Warns if the server has no room for the connections that the host may open.
+/// Warns if the server does not allow as many connections as the host may open.
 pub(super) async fn check(
     connection: &mut PgConnection,
     options: &PostgresOptions,
@@ -127,7 +128,7 @@ fn bounds(row: &PgRow) -> Result<Vec<Bound>, Error> {
         ("the CONNECTION LIMIT of the database", 5),
     ] {
         let limit = number(first)?;
-        // -1 is no limit.
+        // -1 means no limit.
         if limit >= 0 {
             bounds.push(Bound {
                 setting,
@@ -140,7 +141,7 @@ fn bounds(row: &PgRow) -> Result<Vec<Bound>, Error> {
     Ok(bounds)
 }
 
-/// What there is to say about the tightest of the bounds.
+/// Returns a warning about the tightest limit, if it is too low.
 fn warning(bounds: &[Bound], wanted: u32) -> Option<String> {
     let tightest = bounds.iter().min_by_key(|bound| bound.free())?;
     if tightest.free() >= i64::from(wanted) {
@@ -153,10 +154,10 @@ fn warning(bounds: &[Bound], wanted: u32) -> Option<String> {
         in_use,
     } = tightest;
     Some(format!(
-        "this host may open {wanted} connections (postgres.connections), and Postgres has room for \
-         {}: {setting} is {limit}, of which {reserved} are reserved and {in_use} are in use. Calls \
+        "this host may open {wanted} connections (postgres.connections), but Postgres allows only \
+         {}: {setting} is {limit}, with {reserved} reserved and {in_use} in use. Calls \
          will fail with 503 under load. Raise {setting}, or lower postgres.connections, so that \
-         it suffices for all hosts together",
+         all hosts together fit",
         tightest.free()
     ))
 }
@@ -181,15 +182,15 @@ mod tests {
         let text = warning(&[server()], 14).unwrap();
         for part in [
             "open 14",
-            "room for 13",
+            "allows only 13",
             "max_connections is 20",
-            "3 are reserved",
-            "4 are in use",
+            "3 reserved",
+            "4 in use",
         ] {
             assert!(text.contains(part), "{text}");
         }
         let text = warning(&[server(), bound("the role's", 8, 0, 9)], 4).unwrap();
-        assert!(text.contains("room for 0: the role's is 8"), "{text}");
+        assert!(text.contains("allows only 0: the role's is 8"), "{text}");
     }
 
     #[test]

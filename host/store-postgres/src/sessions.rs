@@ -1,8 +1,7 @@
-//! Whether a connection has a session of its own.
+//! Checks whether a connection has a session of its own.
 //!
-//! A pooler in transaction mode gives a server's session to another client between
-//! two transactions. Kvasm's settings would then hold for others, and what it has
-//! prepared would not be there.
+//! A pooler in transaction mode gives a server session to another client between two transactions.
+//! Kvasm's settings would then apply to others, and its prepared statements would be missing.
 
 use super::connector::Connector;
 use super::sql;
@@ -11,9 +10,9 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// The number of looks: others can take a session in between.
+/// The number of checks: others can take a session in between.
 const ROUNDS: u32 = 3;
-/// Where each connection has a session of its own, the second may have to wait for one.
+/// If each connection has a session of its own, the second may have to wait for one.
 const SECOND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The database is reached through a pooler that shares sessions.
@@ -23,9 +22,9 @@ pub(super) struct SharedSession;
 impl fmt::Display for SharedSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "the pooler before this database shares sessions between clients (transaction or \
+            "the pooler in front of this database shares sessions between clients (transaction or \
              statement mode); Kvasm needs a session for each connection. Set pool_mode = session \
-             for this database in the pooler, or give the address of Postgres itself",
+             for this database in the pooler, or use the address of Postgres itself",
         )
     }
 }
@@ -38,28 +37,28 @@ impl From<SharedSession> for Error {
     }
 }
 
-/// Finds out whether sessions are shared: with a second connection, which takes the
-/// session of the first one while that is at rest, or moves it to another.
+/// Checks whether sessions are shared, with a second connection, which takes the session of the
+/// first one while that is idle, or moves it to another.
 ///
 /// # Errors
 /// [`SharedSession`], and those of the first connection.
 pub(super) async fn check(connector: &Connector, first: &mut PgConnection) -> Result<(), Error> {
     let Ok(Ok(mut second)) = timeout(SECOND_TIMEOUT, connector.bare()).await else {
-        // The server has no room for it.
+        // The server is at its connection limit.
         return Ok(());
     };
     for _ in 0..ROUNDS {
         let before = session(first).await?;
         let second_session = timeout(SECOND_TIMEOUT, begin(&mut second)).await;
         let Ok(second_session) = second_session else {
-            // It waits for a session, so it does not have that of the first.
+            // It waits for a session, so it does not share that of the first.
             return Ok(());
         };
         let Ok(second_session) = second_session else {
-            // Poolers in statement mode take no transactions; Postgres always does.
+            // Poolers in statement mode accept no transactions; Postgres always does.
             return Err(SharedSession.into());
         };
-        // In this order: if there is one session for both, the first waits for it.
+        // In this order: if both share one session, the first waits for it.
         if before == second_session || before != session(first).await? {
             return Err(SharedSession.into());
         }
@@ -67,12 +66,12 @@ pub(super) async fn check(connector: &Connector, first: &mut PgConnection) -> Re
             return Ok(());
         }
     }
-    // It is no longer needed, so an error changes nothing.
+    // It is no longer needed, so an error does not matter.
     let _ = second.close().await;
     Ok(())
 }
 
-/// The session that the connection has now. Not prepared: that needs one of its own.
+/// Returns the current session of the connection. Not prepared: that requires a session of its own.
 async fn session(connection: &mut PgConnection) -> Result<i32, Error> {
     let row = sqlx::raw_sql(sql::server::SESSION)
         .fetch_one(connection)

@@ -1,25 +1,22 @@
-//! Every statement of the Postgres store.
+//! The statements of the Postgres store.
 //!
-//! They are written so that they also run on a distributed engine that shards by
-//! `app_id`; the tests below hold each to it:
-//! - what touches a table that is keyed by app names `app_id = $1`, first in its
-//!   WHERE, or inserts `$1` as its first column; but for the two that look for
-//!   the apps that have something to do;
-//! - `DO UPDATE SET` and `UPDATE SET` call no volatile function, so `nextval` is
-//!   drawn in `VALUES` or `SELECT` and reaches them as `excluded.version`.
+//! They also run on a distributed engine that shards by `app_id`; the tests below enforce that:
+//! - a statement on a table that is keyed by app names `app_id = $1`, first in its WHERE, or
+//!   inserts `$1` as its first column, except for the two that find the apps with work to do;
+//! - `DO UPDATE SET` and `UPDATE SET` call no volatile function, so `nextval` is drawn in `VALUES`
+//!   or `SELECT` and reaches them as `excluded.version`.
 //!
-//! Under READ COMMITTED a statement that waits for a row goes on with the newest
-//! state of that row. What a row is expected to be is therefore asked in the
-//! statement that changes it, or after a lock on it, never before.
+//! Under READ COMMITTED a statement that waits for a row continues with the newest state of that
+//! row. The expected state of a row is therefore checked in the statement that changes it, or after
+//! a lock on it, never before.
 //!
-//! Locks are taken in this order, so that nobody waits in a circle: the app; the
-//! delivery that is acknowledged, failed or renewed; entries by collection and
-//! key; dead letters by identity; the trigger; the next delivery of the chain; the
-//! slots of usage by number. Or the app, its plugins, modules by digest, its
-//! triggers by name; and the row of the registry after all others. What inserts a row
-//! that refers to the app holds the app first: the foreign key alone would hold it
-//! last. What only changes or removes rows that are there may leave out the app. A
-//! claim waits for nobody, a sweep for its slot alone.
+//! Locks are taken in this order, to avoid deadlocks: the app; the delivery that is acknowledged,
+//! failed or renewed; entries by collection and key; dead letters by identity; the trigger; the
+//! next delivery of the ordering key; the slots of usage by number. Or the app, its plugins,
+//! modules by digest, its triggers by name; and the row of the registry after all others. A
+//! statement that inserts a row that refers to the app locks the app first: the foreign key alone
+//! would lock it last. A statement that only changes or removes existing rows may leave out the
+//! app. A claim waits for nothing, a sweep only for its slot.
 
 macro_rules! statements {
     ($($(#[doc = $doc:literal])* $name:ident = $sql:expr;)*) => {
@@ -32,8 +29,8 @@ macro_rules! statements {
     };
 }
 
-/// Holds the app before its entry. The foreign key alone would hold it last,
-/// after the slot, and a deletion of the app takes them in the other order.
+/// Locks the app before its entry. The foreign key alone would lock it last, after the slot, while
+/// a deletion of the app takes them in the other order.
 macro_rules! held_app {
     () => {
         "held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL \
@@ -41,7 +38,7 @@ macro_rules! held_app {
     };
 }
 
-/// Whether the app is there. Its rows are there for a while after its deletion.
+/// Whether the app exists. Its rows remain for a while after its deletion.
 macro_rules! app_exists {
     () => {
         "EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL)"
@@ -57,7 +54,7 @@ pub(super) mod registry;
 pub(super) mod server;
 pub(super) mod triggers;
 
-/// What an entry's columns are read as; `read::entry` decodes them in this order.
+/// The columns of an entry; `read::entry` decodes them in this order.
 macro_rules! entry_columns {
     ($table:literal) => {
         concat!(
@@ -97,8 +94,8 @@ macro_rules! insert_columns {
     };
 }
 
-/// One entry as parameters: app, collection, key, JSON, bytes, size, now, expiry.
-/// It is written if that part of the statement has a row.
+/// One entry as parameters: app, collection, key, JSON, bytes, size, now, expiry. It is written if
+/// the given part of the statement has a row.
 macro_rules! insert_one {
     ($if:literal) => {
         concat!(
@@ -110,10 +107,9 @@ macro_rules! insert_one {
     };
 }
 
-/// Ends the statement that sets one entry, `$1` to `$8`: counts it in the slot
-/// `$9`, makes the deliveries of the event `$10, $11, $12` (chain, identity,
-/// depth), and answers the version that was written, if any, whether there is the
-/// app, and how many deliveries there are.
+/// Ends the statement that sets one entry, `$1` to `$8`: counts it in the slot `$9`, creates the
+/// deliveries of the event `$10, $11, $12` (ordering key, identity, depth), and returns the written
+/// version, if any, whether the app exists, and the number of deliveries.
 macro_rules! set_fires {
     () => {
         concat!(
@@ -137,10 +133,10 @@ macro_rules! set_fires {
     };
 }
 
-/// Ends the statement that deletes the entry `$1, $2, $3` at `$4`: counts it in the
-/// slot `$5`, makes the deliveries of the event of the size `$6` and of `$7, $8, $9`
-/// (chain, identity, depth), and answers whether there was an entry, whether there
-/// is the app, and how many deliveries there are.
+/// Ends the statement that deletes the entry `$1, $2, $3` at `$4`: counts it in the slot `$5`,
+/// creates the deliveries of the event of size `$6` and `$7, $8, $9` (ordering key, identity,
+/// depth), and returns whether there was an entry, whether the app exists, and the number of
+/// deliveries.
 macro_rules! delete_fires {
     () => {
         concat!(
@@ -172,10 +168,10 @@ macro_rules! held_and_fired {
     };
 }
 
-/// Overwrites. The draw can be older than the version that is there, so the new
-/// version is the larger of the draw and that version + 1. An expired entry
-/// counts as absent: what replaces it is created now. For `app_usage` it is there
-/// until it is replaced: `replaced` is its size, so that RETURNING has both sizes.
+/// Overwrites an entry. The drawn version can be older than the existing one, so the new version is
+/// the larger of the draw and the existing version + 1. An expired entry counts as absent: its
+/// replacement is created now. For `app_usage` it exists until it is replaced: `replaced` is its
+/// size, so that RETURNING has both sizes.
 macro_rules! overwrite {
     () => {
         "ON CONFLICT (app_id, collection, key) DO UPDATE SET \
@@ -187,8 +183,8 @@ macro_rules! overwrite {
     };
 }
 
-/// Whether an entry holds an integer, as `JsonText::as_integer` says: a number that
-/// Postgres, which writes numbers out, writes with digits alone.
+/// Whether an entry holds an integer, as in `JsonText::as_integer`: a number that Postgres, which
+/// writes numbers out, writes with digits only.
 macro_rules! integer {
     () => {
         "CASE jsonb_typeof(e.json) WHEN 'number' THEN e.json::text ~ '^-?[0-9]+$' ELSE false END"
@@ -197,9 +193,9 @@ macro_rules! integer {
 
 /// A page: app, collection, lower bound, upper bound or null, now, entries, bytes.
 ///
-/// `before` sums what stands before an entry in the page, and a page ends with
-/// the entry that reaches the bound; `followed` tells whether the range goes on.
-/// The outer SELECT reads the values, of the page's entries only.
+/// `before` is the sum of the sizes before an entry in the page. A page ends with the entry that
+/// reaches the limit; `followed` tells whether the range continues. The outer SELECT reads only the
+/// values of the page's entries.
 macro_rules! page {
     ($inner:literal, $outer:expr, $bytes:literal, $order:literal) => {
         concat!(
@@ -256,8 +252,8 @@ macro_rules! these_entries {
     };
 }
 
-/// Columns of the live entry at `$4` of each key that is given: looked up one by
-/// one, whatever the planner thinks of the size of the table.
+/// Columns of the live entry at `$4` of each given key, looked up one by one regardless of the
+/// planner's estimate of the table's size.
 macro_rules! each_given {
     ($columns:literal) => {
         concat!(
@@ -278,12 +274,11 @@ macro_rules! given_keys {
     };
 }
 
-/// App, collections, keys, JSON, bytes, sizes, expiries, now. No row comes back
-/// if the app is not there, or does not meet a condition.
+/// App, collections, keys, JSON, bytes, sizes, expiries, now. Returns no row if the app does not
+/// exist or does not meet a condition.
 ///
-/// Holds the app before any entry, as `LOCK_APP` does: the sort lets no row
-/// through before the app is read. The foreign key alone would lock it last, and
-/// deadlock with a deletion of the app.
+/// Locks the app before any entry, like `LOCK_APP`: the sort lets no row through before the app is
+/// read. The foreign key alone would lock it last, and deadlock with a deletion of the app.
 macro_rules! set_many {
     ($condition:literal) => {
         concat!(
@@ -303,8 +298,8 @@ macro_rules! set_many {
 }
 
 statements! {
-    /// App, the name to go on after, how many. Steps from one collection to the
-    /// next through the primary key.
+    /// App, the name to continue after, limit. Steps from one collection to the next through the
+    /// primary key.
     COLLECTIONS = "WITH RECURSIVE names (name) AS ( \
         (SELECT e.collection FROM kv_entries AS e WHERE e.app_id = $1 AND e.collection > $2 \
          ORDER BY e.collection LIMIT 1) \
@@ -314,12 +309,12 @@ statements! {
         FROM names WHERE names.name IS NOT NULL) \
         SELECT names.name FROM names WHERE names.name IS NOT NULL \
         AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL) LIMIT $3";
-    /// Whether the app is there.
+    /// Whether the app exists.
     APP_EXISTS = concat!("SELECT ", app_exists!());
-    /// Holds the app against deletion until the transaction ends. First in every
-    /// transaction, as it is in a deletion: so the two cannot deadlock.
+    /// Locks the app against deletion until the transaction ends. First in every transaction, as in
+    /// a deletion, so that the two cannot deadlock.
     LOCK_APP = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL FOR KEY SHARE";
-    /// App, collections. As `LOCK_APP`, and those of the collections that a trigger
+    /// App, collections. As `LOCK_APP`, and returns those of the collections that a trigger
     /// watches.
     LOCK_APP_AND_LOOK = "SELECT ARRAY(SELECT DISTINCT t.collection FROM triggers AS t \
         WHERE t.app_id = $1 AND t.collection = ANY($2)) \
@@ -330,9 +325,9 @@ statements! {
         "SELECT ", entry_columns!("e"), " FROM kv_entries AS e WHERE ",
         this_entry!(), " AND ", live!("$4"), " AND ", app_exists!()
     );
-    /// App, collections, keys, now, bytes: the live ones, each with its place in the
-    /// arrays, whether the values are over the bytes together, and the value and the
-    /// rest if they are not.
+    /// App, collections, keys, now, bytes: the live entries, each with its position in the arrays
+    /// and whether the values exceed the bytes in total. The value and the remaining columns are
+    /// null if they do.
     GET_MANY = concat!(
         "SELECT p.at, p.bytes_together > $5, CASE WHEN p.bytes_together <= $5 THEN p.json::text END, \
          CASE WHEN p.bytes_together <= $5 THEN p.bytes END, p.version, p.created_at, p.updated_at, \
@@ -343,7 +338,7 @@ statements! {
         each_given!("e.json, e.bytes, e.version, e.created_at, e.updated_at, e.expires_at, e.size"),
         " WHERE ", app_exists!(), ") AS p"
     );
-    /// Key, now. Whether the app is there comes second, for commits.
+    /// Key, now. The second column is whether the app exists, for commits.
     HAS = concat!(
         "SELECT EXISTS (SELECT 1 FROM kv_entries AS e WHERE ", this_entry!(), " AND ",
         live!("$4"), " AND ", app_exists!(), "), ", app_exists!()
@@ -357,26 +352,25 @@ statements! {
     /// See `page!`.
     ENTRIES_REVERSE = page_entries!("DESC");
 
-    /// Sets an entry whatever there is; see `insert_one!` and `set_fires!`.
+    /// Sets an entry unconditionally; see `insert_one!` and `set_fires!`.
     SET = concat!(
         "WITH ", held_app!(), ", written AS (", insert_one!("held"), overwrite!(), set_fires!()
     );
-    /// Sets an entry if there is none, or an expired one. As `SET`.
+    /// Sets an entry if it is absent or expired. As `SET`.
     SET_IF_ABSENT = concat!(
         "WITH ", held_app!(), ", written AS (", insert_one!("held"), overwrite!(),
         "WHERE e.expires_at <= excluded.updated_at ", set_fires!()
     );
-    /// Sets an entry if it has version `$13`. As `SET`. Here `expected` locks the
-    /// entry in the state that was asked for, so it can be neither changed nor gone
-    /// when the INSERT, which would create it, comes to it.
+    /// Sets an entry if it has version `$13`. As `SET`. Here `expected` locks the entry in the
+    /// requested state, so it can be neither changed nor deleted before the INSERT, which would
+    /// otherwise create it.
     SET_IF_VERSION = concat!(
         "WITH ", held_app!(), ", expected AS (SELECT 1 FROM kv_entries AS e WHERE ",
         this_entry!(), " AND e.version = $13 AND ", live!("$7"),
         " AND EXISTS (SELECT 1 FROM held) FOR UPDATE), written AS (",
         insert_one!("expected"), overwrite!(), set_fires!()
     );
-    /// Deletes an entry; see `delete_fires!`. Holds the app, whose deliveries it
-    /// may make.
+    /// Deletes an entry; see `delete_fires!`. Locks the app, for which it may create deliveries.
     DELETE = concat!(
         "WITH ", held_app!(), ", gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(),
         " AND EXISTS (SELECT 1 FROM held)", delete_fires!()
@@ -387,11 +381,10 @@ statements! {
         " AND ", live!("$4"), " AND e.version = $10 AND EXISTS (SELECT 1 FROM held)",
         delete_fires!()
     );
-    /// App, collection, key, what is added, the size of the names, now, slot; chain,
-    /// identity and depth of the event. Adds to an entry, or makes one of what is
-    /// added if there is none, or an expired one. Returns the version, whether there
-    /// is the app, how many deliveries it made, and what the entry holds; no version
-    /// if that is no integer. A sum that is out of range fails.
+    /// App, collection, key, delta, the size of the names, now, slot; ordering key, identity and
+    /// depth of the event. Adds to an entry, or creates it with the delta if it is absent or
+    /// expired. Returns the version, whether the app exists, how many deliveries it created, and
+    /// the new value; no version if the value is not an integer. Fails if the sum is out of range.
     INCREMENT = concat!(
         "WITH ", held_app!(), ", written AS (", insert_columns!(),
         "SELECT $1, $2, $3, $4::bigint::text::jsonb, NULL, $5 + octet_length($4::bigint::text), \
@@ -416,15 +409,14 @@ statements! {
         held_and_fired!(), ", (SELECT w.json::bigint FROM written AS w)"
     );
 
-    /// App, collections, keys, the time before all times. Holds keys, whether they
-    /// have an entry or not: no other transaction can create, change or delete it until
-    /// this transaction ends. An entry that is there is locked and stays as it is
-    /// (`WHERE false` comes after the lock). What is put in an empty place has
-    /// expired, so nobody ever sees it, and has no size, so it does not count: what
-    /// replaces it is a new entry.
+    /// App, collections, keys, the time before all times. Locks keys, whether or not they have an
+    /// entry: no other transaction can create, change or delete them until this transaction ends.
+    /// An existing entry is locked and not changed (`WHERE false` comes after the lock). A
+    /// placeholder for an absent one has expired, so it is never visible, and has no size, so it
+    /// does not count: its replacement is a new entry.
     ///
-    /// The order of the keys is the same in every statement that takes several,
-    /// so that those wait for each other and do not deadlock.
+    /// The order of the keys is the same in every statement that takes several, so that they wait
+    /// for each other and do not deadlock.
     HOLD = concat!(
         insert_columns!(),
         "SELECT $1, k.collection, k.key, NULL, ''::bytea, 0, 0, $4::bigint, $4::bigint, $4::bigint FROM ",
@@ -436,37 +428,37 @@ statements! {
         "SELECT k.collection, k.key, f.version FROM ", given_keys!(), ", ",
         each_given!("e.version")
     );
-    /// App, collections, keys, now: each key with the version of its live entry, if there
-    /// is one, and whether there is the app.
+    /// App, collections, keys, now: each key with the version of its live entry, if any, and
+    /// whether the app exists.
     LOOK = concat!(
         "SELECT k.collection, k.key, f.version, ", app_exists!(), " FROM ", given_keys!(),
         " LEFT JOIN ", each_given!("e.version"), " ON true"
     );
-    /// A whole batch; see the function, which migration 9 has made, for its parameters.
+    /// A whole batch; see the function, created by migration 9, for its parameters.
     COMMIT_ENTRIES = "SELECT c.outcome, c.of_collection, c.of_key, c.of_version \
         FROM commit_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) AS c";
-    /// App, collections, keys, the time before all times. Makes entries count as
-    /// deleted for a SET that follows in the same transaction. A DELETE would not
-    /// do: who waits for the row would find it gone, and not see the new one.
+    /// App, collections, keys, the time before all times. Makes entries count as deleted for a SET
+    /// that follows in the same transaction. A DELETE would not do: a statement that waits for the
+    /// row would see it as deleted, and not see the new one.
     EXPIRE = concat!(
         "UPDATE kv_entries AS e SET expires_at = $4 FROM ", given_keys!(), " WHERE ",
         these_entries!()
     );
-    /// App, collections, keys, now: what was there, whether it was live, its size
-    /// and version.
+    /// App, collections, keys, now: deletes entries. Returns each with whether it was live, its
+    /// size and version.
     DELETE_MANY = concat!(
         "DELETE FROM kv_entries AS e USING ", given_keys!(), " WHERE ", these_entries!(),
         " RETURNING e.collection, e.key, ", live!("$4"), ", e.size, e.version"
     );
-    /// App, collections, keys, now: when the live entries expire, and what they
-    /// hold if that is a number.
+    /// App, collections, keys, now: when the live entries expire, and their values if they are
+    /// numbers.
     NUMBERS = concat!(
         "SELECT k.collection, k.key, f.expires_at, \
          CASE jsonb_typeof(f.json) WHEN 'number' THEN f.json::text END FROM ",
         given_keys!(), ", ", each_given!("e.expires_at, e.json")
     );
-    /// App, now, how many, slot: removes entries that have expired, those first
-    /// that did so first, and counts them. Somebody else's it leaves alone.
+    /// App, now, limit, slot: removes expired entries, the earliest expired first, and counts them.
+    /// Skips those that another transaction has locked.
     SWEEP = concat!(
         "WITH expired AS (SELECT e.collection, e.key FROM kv_entries AS e \
          WHERE e.app_id = $1 AND e.expires_at <= $2 AND ", app_exists!(), " \
@@ -475,17 +467,16 @@ statements! {
          gone AS (DELETE FROM kv_entries AS e USING expired AS k WHERE ", these_entries!(),
         " RETURNING e.size), ", count_gone!("$4", nothing_queued!()), "SELECT count(*) FROM gone"
     );
-    /// See `set_many!`, and the slot that counts it. Writes nothing if a trigger
-    /// watches one of the collections: this statement makes no deliveries.
+    /// See `set_many!`; and the slot. Writes nothing if a trigger watches one of the collections:
+    /// this statement creates no deliveries.
     SET_MANY = concat!(
         "WITH written AS (", set_many!(" AND NOT EXISTS (SELECT 1 FROM triggers AS t \
             WHERE t.app_id = $1 AND t.collection = ANY($2))"), "), ", count_written!("$9", nothing_queued!()),
         "SELECT w.collection, w.key, w.version FROM written AS w"
     );
-    /// See `set_many!`. Returns the size and what it replaced, for the transaction
-    /// to count.
+    /// See `set_many!`. Returns the new and the replaced size, for the transaction to count.
     SET_MANY_UNCOUNTED = set_many!("");
-    /// A deleted app, how many: removes entries of it.
+    /// A deleted app, limit: removes its entries.
     REAP_ENTRIES = concat!(
         "WITH few AS (SELECT e.collection, e.key FROM kv_entries AS e WHERE e.app_id = $1 \
          LIMIT $2 FOR UPDATE SKIP LOCKED) \

@@ -1,4 +1,4 @@
-//! What there is, for gauges.
+//! Values of gauges.
 
 use super::{PostgresStore, classify::store_error, sql};
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ impl Survey for PostgresStore {
             statement.bind(i64::from(LETTERS_COUNTED_MAX))
         };
         let rows = self.pool.read(statement).await?;
-        // A deleted app has rows until they are removed.
+        // A deleted app has rows until they are reaped.
         let Some(row) = rows.first() else {
             return Ok(AppSurvey::default());
         };

@@ -1,15 +1,14 @@
-//! Encrypted connections to servers whose certificates the TLS library cannot read.
+//! Encrypted connections to servers whose certificates the TLS library cannot parse.
 //!
-//! `sslmode=prefer` and `require` do not look at the server's certificate, but rustls
-//! reads it all the same, for its key, and knows version 3 of X.509 only. Servers
-//! that made their certificate themselves often have one of version 1. sqlx takes
-//! neither a verifier nor a socket of ours, so here the handshake is done outside of
-//! it, and sqlx talks to this end through a Unix socket that only this user can enter.
+//! `sslmode=prefer` and `require` do not verify the server's certificate, but rustls parses it
+//! anyway, for its key, and supports only version 3 of X.509. Self-signed server certificates are
+//! often version 1. sqlx accepts neither a custom verifier nor a custom socket, so the handshake is
+//! done here, and sqlx talks to this end through a Unix socket that only this user can access.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Error, PgConnection};
 
-/// Whether the handshake failed because of what the certificate is like.
+/// Returns whether the handshake failed because of the certificate.
 pub(super) fn cannot_read_certificate(error: &Error) -> bool {
     let Error::Io(cause) = error else {
         return false;
@@ -18,9 +17,8 @@ pub(super) fn cannot_read_certificate(error: &Error) -> bool {
     matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-/// Opens an encrypted connection without a look at the server's certificate. `None`
-/// if that cannot be done: for a client certificate, or where there are no Unix
-/// sockets.
+/// Opens an encrypted connection without verifying the server's certificate. Returns `None` if that
+/// is not possible: with a client certificate, or without support for Unix sockets.
 #[cfg(unix)]
 pub(super) async fn connect(options: &PgConnectOptions) -> Option<Result<PgConnection, Error>> {
     use sqlx::ConnectOptions;
@@ -57,10 +55,10 @@ mod unix {
     use tokio_rustls::client::TlsStream;
     use uuid::Uuid;
 
-    /// What a client sends to ask for encryption, and the answer that grants it.
+    /// The client's request for encryption.
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
     const GRANTED: u8 = b'S';
-    /// Names the socket; there is one in each folder.
+    /// The port that names the socket; each folder has one.
     const PORT: u16 = 5432;
     /// sqlx connects to the socket at once, or not at all.
     const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -101,7 +99,7 @@ mod unix {
         Ok(connector.connect(name, stream).await?)
     }
 
-    /// Takes every certificate, and every signature: the certificate is not verified, so a
+    /// Accepts every certificate and every signature: since the certificate is not verified, a
     /// signature with its key proves nothing.
     #[derive(Debug)]
     struct Unread;
@@ -142,7 +140,7 @@ mod unix {
         }
     }
 
-    /// A folder for one socket that its owner alone can enter, removed when dropped.
+    /// A folder for one socket that only its owner can enter, removed when dropped.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -155,7 +153,7 @@ mod unix {
 
     impl Drop for Folder {
         fn drop(&mut self) {
-            // What is left is an empty name in the folder for temporary files.
+            // On failure an empty name remains in the folder for temporary files.
             let _ = std::fs::remove_dir_all(&self.0);
         }
     }

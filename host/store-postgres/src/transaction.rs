@@ -1,4 +1,4 @@
-//! Transactions, run until they do not lose a race.
+//! Transactions, retried until they do not lose a race.
 
 use super::classify::{lost_connection, lost_race, store_error};
 use super::lease::Lease;
@@ -7,8 +7,7 @@ use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use sqlx::Error;
 
-/// What is done in one transaction. It may be done several times, of which one
-/// takes effect.
+/// The work of one transaction. It may run several times, but takes effect once.
 #[async_trait]
 pub(super) trait Work: Sync {
     type Done: Send;
@@ -17,9 +16,9 @@ pub(super) trait Work: Sync {
     async fn run(&self, lease: &mut Lease) -> Result<Self::Done, Stop>;
 }
 
-/// How a try ended short of its commit.
+/// Why an attempt ended without a commit.
 pub(super) enum Stop {
-    /// The answer is this one.
+    /// With this result.
     Refused(StoreError),
     Error(Error),
 }
@@ -45,7 +44,7 @@ impl From<Stop> for StoreError {
     }
 }
 
-/// Runs work in a transaction, and again if others undo it.
+/// Runs work in a transaction, and retries it if it loses a race.
 pub(super) async fn transact<W: Work>(pool: &Pool, work: &W) -> Result<W::Done, Stop> {
     let mut reconnected = false;
     for _ in 0..ATTEMPTS {
@@ -61,12 +60,12 @@ pub(super) async fn transact<W: Work>(pool: &Pool, work: &W) -> Result<W::Done, 
         lease.roll_back().await;
         match stop {
             Stop::Error(error) if lost_race(&error) => {}
-            // Nothing was committed, so it can safely be done once more.
+            // Nothing was committed, so it is safe to retry once.
             Stop::Error(error) if lost_connection(&error) && !reconnected => reconnected = true,
             stop => return Err(stop),
         }
     }
-    let why = format!("{ATTEMPTS} attempts were undone by other transactions");
+    let why = format!("{ATTEMPTS} attempts lost a race against other transactions");
     Err(Stop::Refused(StoreError::Unavailable(why.into())))
 }
 

@@ -1,5 +1,5 @@
-//! Changes of an app's triggers. Each first holds the app as changes of its
-//! plugins do, so that there is one at a time.
+//! Changes of an app's triggers. Each first locks the app, like changes of its plugins, so that
+//! they run one at a time.
 
 use super::change::signed;
 use super::lease::Lease;
@@ -24,7 +24,7 @@ async fn hold_app(lease: &mut Lease, app: AppId) -> Result<(), Stop> {
     }
 }
 
-/// What a trigger waits for, as columns.
+/// What a trigger watches, as columns.
 #[derive(Default)]
 struct Columns<'t> {
     collection: Option<&'t str>,
@@ -61,7 +61,7 @@ fn age_ms(policy: Policy) -> i64 {
     i64::try_from(policy.age_max.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// How many triggers an app has. It is held.
+/// Returns the number of triggers of an app, which is locked.
 async fn count(lease: &mut Lease, app: AppId) -> Result<usize, Error> {
     let rows = lease.run(sqlx::query(sql::COUNT_TRIGGERS).bind(app.uuid()));
     let count: Option<i64> = rows.await?.first().map(|row| row.try_get(0)).transpose()?;
@@ -115,7 +115,7 @@ fn bind_standing<'q>(statement: Statement<'q>, standing: &Standing) -> Statement
         .bind(i64::from(standing.probes_failed))
 }
 
-/// How a trigger stands, held until the transaction ends, if it is there.
+/// Returns the health of a trigger, if it exists, and locks it until the transaction ends.
 pub(super) async fn hold_standing(
     lease: &mut Lease,
     app: AppId,
@@ -126,7 +126,7 @@ pub(super) async fn hold_standing(
     rows.first().map(|row| rows::standing(row, 0)).transpose()
 }
 
-/// Writes how a trigger stands; whether it is there.
+/// Writes the health of a trigger. Returns whether it exists.
 pub(super) async fn set_standing(
     lease: &mut Lease,
     app: AppId,
@@ -177,8 +177,7 @@ pub(super) async fn pause(
     Ok(set_standing(lease, app, trigger, &standing).await?)
 }
 
-/// Takes the triggers of the version that is active now for those of the last. The
-/// app is held.
+/// Replaces the triggers of the previous version with those of the active one. The app is locked.
 pub(super) async fn declare(
     lease: &mut Lease,
     app: AppId,
@@ -186,7 +185,7 @@ pub(super) async fn declare(
     at: Timestamp,
 ) -> Result<(), Stop> {
     let before = count(lease, app).await?;
-    // One statement writes a name once; the last declaration of it counts.
+    // One statement writes a name once; its last declaration counts.
     let declared = exports.triggers.iter().map(|d| (d.name.as_str(), d));
     let declared: BTreeMap<&str, &DeclaredTrigger> = declared.collect();
     let names: Vec<_> = declared.keys().copied().collect();

@@ -1,4 +1,4 @@
-//! What is removed as time goes by.
+//! Periodic removal of old data.
 
 use super::{PostgresStore, classify::store_error, grave, sql};
 use async_trait::async_trait;
@@ -27,7 +27,7 @@ impl Upkeep for PostgresStore {
         Ok(rows.len() as u64)
     }
 
-    /// The database's own vacuum does it.
+    /// The database's own vacuum does this.
     async fn give_back(&self) -> Result<bool, StoreError> {
         Ok(false)
     }

@@ -1,14 +1,13 @@
-//! What apps use, and their quotas.
+//! Usage counters of apps, and their quotas.
 //!
-//! An app's usage is the sum over its slots, and each write counts in one of
-//! them, so that writers do not wait for each other's commits. Each slot has a
-//! grant, and takes what stays within it. The grants together are the quota, so
-//! no slot needs to look at another. The bytes of deliveries and dead letters
-//! count too.
+//! An app's usage is the sum over its slots. Each write counts in one of them, so that writers do
+//! not wait for each other's commits. Each slot has a grant, and accepts writes within it. The
+//! grants add up to the quota, so no slot needs to read another. The bytes of deliveries and dead
+//! letters count too.
 //!
-//! A write for which its slot has not enough left is undone by the schema, and
-//! done again in a transaction that holds all slots: there the quota as a whole
-//! decides, and what is free is distributed again. This is O'Neil's escrow (1986).
+//! A write that exceeds the grant of its slot is rolled back by a constraint of the schema, and
+//! repeated in a transaction that locks all slots: there the quota as a whole decides, and the free
+//! part is redistributed. This is O'Neil's escrow method (1986).
 
 use super::lease::Lease;
 use super::sql;
@@ -18,11 +17,11 @@ use kvasm_core::{AppId, DELIVERIES_MAX, DELIVERY_BYTES, ENTRY_BYTES, Quota, Reso
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 
-/// The slots of each app. Another number takes a migration that makes the rows:
-/// a write that counts in a slot without a row is not counted.
+/// The slots of each app. Changing the number requires a migration that creates the rows: a write
+/// that counts in a slot without a row is not counted.
 pub(super) const SLOTS: i16 = 8;
 
-/// By how much a write changes what its app uses.
+/// The change that a write makes to its app's usage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Delta {
     entries: i64,
@@ -31,40 +30,39 @@ pub(super) struct Delta {
 }
 
 impl Delta {
-    /// Counts one entry that was written with a size in place of another; 0 is
-    /// none, or a row that held its place.
+    /// Counts an entry whose size changes from `replaced` to `size`; 0 means none, or a placeholder
+    /// row.
     pub(super) fn replace(&mut self, size: i32, replaced: i32) {
         let entries = i64::from(size != 0) - i64::from(replaced != 0);
         self.entries += entries;
         self.bytes += i64::from(size) - i64::from(replaced) + entries * ENTRY_BYTES as i64;
     }
 
-    /// Counts deliveries that were made.
+    /// Counts created deliveries.
     pub(super) fn queue(&mut self, deliveries: i64, bytes: i64) {
         self.deliveries += deliveries;
         self.bytes += bytes;
     }
 
-    /// Gives back what a delivery takes. A run of a schedule has no size and is not
-    /// counted.
+    /// Subtracts a delivery. A run of a schedule has size 0 and is not counted.
     pub(super) fn give_back(&mut self, size: i32) {
         self.deliveries -= i64::from(size != 0);
         self.bytes -= i64::from(size);
     }
 
-    /// Counts a dead letter, from the size of its delivery and the bytes of the
-    /// texts that say how it failed.
+    /// Counts a dead letter, from the size of its delivery and the bytes of the texts of its
+    /// failure.
     pub(super) fn bury(&mut self, size: i32, texts: usize) {
         self.bytes += i64::from(size).max(DELIVERY_BYTES as i64) + texts as i64;
     }
 }
 
-/// Which slots a transaction counts in.
+/// The slots in which a transaction counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Counting {
-    /// The one of its connection, which may have no room though the quota has.
+    /// That of its connection, which may be exhausted although the quota is not.
     OneSlot,
-    /// All of them, which it holds until its end.
+    /// All of them, locked until it ends.
     AllSlots,
 }
 
@@ -86,7 +84,7 @@ pub(super) async fn count(
     Ok(add(lease, sql::usage::COUNT, app, delta).await?)
 }
 
-/// Counts a change that is not refused, last in its transaction.
+/// Counts a change unconditionally, last in its transaction.
 pub(super) async fn count_always(lease: &mut Lease, app: AppId, delta: Delta) -> Result<(), Error> {
     add(lease, sql::usage::COUNT_ALWAYS, app, delta).await
 }
@@ -97,7 +95,7 @@ async fn add(lease: &mut Lease, text: &'static str, app: AppId, delta: Delta) ->
     lease.run(statement.bind(delta.deliveries)).await.map(drop)
 }
 
-/// Makes the slots of a new app.
+/// Creates the slots of a new app.
 pub(super) async fn create(lease: &mut Lease, app: AppId, quota: Quota) -> Result<(), Error> {
     let statement = sqlx::query(sql::usage::CREATE).bind(app.uuid());
     lease.run(statement.bind(i32::from(SLOTS))).await?;
@@ -107,13 +105,13 @@ pub(super) async fn create(lease: &mut Lease, app: AppId, quota: Quota) -> Resul
     deal_anew(lease, app).await
 }
 
-/// Deals out a quota that has changed.
+/// Distributes a quota that has changed.
 pub(super) async fn deal_anew(lease: &mut Lease, app: AppId) -> Result<(), Error> {
     let total = hold(lease, app).await?;
     deal(lease, app, &total, Delta::default()).await
 }
 
-/// Holds all slots, and sums them up.
+/// Locks all slots, and returns their sum.
 async fn hold(lease: &mut Lease, app: AppId) -> Result<Total, Error> {
     let statement = sqlx::query(sql::usage::HOLD).bind(app.uuid());
     lease.run(statement).await?;
@@ -157,11 +155,11 @@ struct Total {
 }
 
 impl Total {
-    /// Whether the quota has room for a change.
+    /// Checks a change against the quota.
     fn check(&self, delta: Delta) -> Result<(), StoreError> {
         let fits = |account: &Account, delta, resource| match account.max {
-            // What does not add is always taken, so that an app that is over its
-            // quota can free.
+            // A change that adds nothing is always allowed, so that an app over its quota can free
+            // space.
             Some(max) if delta > 0 && account.free(max, delta) < 0 => Err(StoreError::Quota {
                 resource,
                 limit: max.unsigned_abs(),
@@ -180,7 +178,7 @@ struct Account {
     max: Option<i64>,
 }
 
-/// What slots may take more than they have.
+/// How much more the slots may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shares {
     /// The writer's slot.
@@ -197,17 +195,16 @@ impl Account {
         })
     }
 
-    /// What is left after a change.
+    /// Returns what is left after a change.
     fn free(&self, max: i64, delta: i64) -> i64 {
         max.saturating_sub(self.used).saturating_sub(delta)
     }
 
-    /// Deals out what is left after a change; `None` without a limit.
+    /// Distributes what is left after a change; `None` without a limit.
     ///
-    /// An app that is over its quota may take nothing in any slot before that
-    /// slot alone has freed all that is over: then no slot can let the sum grow
-    /// while it is above the quota, whatever the others free. If a slot refuses
-    /// though others have freed enough, the shares are distributed again.
+    /// While an app is over its quota, no slot may use more before that slot alone has freed the
+    /// excess: then no slot can increase the sum while it is above the quota, whatever the others
+    /// free. If a slot refuses although others have freed enough, the shares are redistributed.
     fn shares(&self, delta: i64) -> Option<Shares> {
         let free = self.free(self.max?, delta);
         let even = free / i64::from(SLOTS);
@@ -217,8 +214,8 @@ impl Account {
                 elsewhere: free,
             }
         } else if even < delta {
-            // Too little for another write like this in each slot. What is left
-            // goes where it was asked for, and the next who asks takes it along.
+            // Too little for another write of this size in each slot. The rest goes where it was
+            // requested, and the next request moves it.
             Shares {
                 here: free,
                 elsewhere: 0,

@@ -1,9 +1,9 @@
-//! Room that is kept for deletions on a full disk.
+//! Disk space reserved for deletions on a full disk.
 //!
-//! A deletion writes too: to the log, and to the pages that it changes. So a file of a
-//! few MiB is beside the database. When a write finds no room, the file is removed,
-//! and from then on only what frees is taken, until there is room for the file again.
-//! That the file is missing is the mark, for all processes and after a restart.
+//! A deletion writes too: to the log, and to the pages that it changes. So a reserved space file of
+//! a few MiB is kept next to the database. When a write finds no space, the file is removed, and
+//! from then on only writes that free space are accepted, until there is space for the file again.
+//! The absence of the file is the mark of that state, for all processes and across restarts.
 
 use super::{SqliteOptions, upkeep};
 use kvasm_core::store::StoreError;
@@ -13,15 +13,15 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What must be free besides the ballast before other writes are taken again: the most
-/// that a probe writes, so that the next one does not end it at once.
+/// The space that must be free in addition to the reserved file before other writes are accepted
+/// again: the most that a probe writes, so that the next probe does not end it at once.
 const SPARE_BYTES: u64 = 1024 * 1024;
-/// Between two attempts to make the file again.
+/// The delay between two attempts to recreate the file.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Steps of giving space back after one group of writes.
+/// Vacuum steps after one group of writes.
 const STEPS: u32 = 16;
 
-/// The file that keeps room.
+/// The reserved space file.
 pub(super) struct Ballast {
     path: PathBuf,
     bytes: u64,
@@ -31,16 +31,16 @@ pub(super) struct Ballast {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// There cannot be a file, or should not: all is taken.
+    /// The file is not supported or not wanted: all writes are accepted.
     Without,
-    /// The file is there.
+    /// The file exists.
     Kept,
-    /// The file is gone, and only what frees is taken.
+    /// The file was removed, and only writes that free space are accepted.
     Released,
 }
 
 impl Ballast {
-    /// That of a database. The file is neither looked for nor made yet.
+    /// Creates the state for a database. The file is neither checked nor created yet.
     pub(super) fn of(options: &SqliteOptions) -> Ballast {
         let mut path = options.path.clone().into_os_string();
         path.push("-ballast");
@@ -52,10 +52,10 @@ impl Ballast {
         }
     }
 
-    /// Makes the file if it is not there.
+    /// Creates the file if it does not exist.
     pub(super) fn keep(&mut self, connection: &Connection) {
-        // Without incremental vacuum the database file keeps what is freed, so the
-        // disk would never have room again.
+        // Without incremental vacuum the database file keeps freed pages, so the disk would never
+        // have space again.
         if self.bytes == 0 || !upkeep::is_incremental(connection).unwrap_or(false) {
             return;
         }
@@ -66,8 +66,7 @@ impl Ballast {
         self.restore();
     }
 
-    /// Sees whether another process has removed the file, and makes it again if there
-    /// is room.
+    /// Checks whether another process has removed the file, and recreates it if there is space.
     pub(super) fn look(&mut self) {
         if self.state == State::Kept && !self.is_there() {
             self.state = State::Released;
@@ -77,30 +76,30 @@ impl Ballast {
         }
     }
 
-    /// Whether only what frees is taken.
+    /// Returns whether only writes that free space are accepted.
     pub(super) fn is_released(&self) -> bool {
         self.state == State::Released
     }
 
-    /// Gives the room to what frees. Whether there was a file.
+    /// Removes the file, for writes that free space. Returns whether it existed.
     pub(super) fn release(&mut self) -> bool {
         let removed = fs::remove_file(&self.path).is_ok();
         if self.state == State::Kept {
             self.state = State::Released;
             self.tried = Some(Instant::now());
             tracing::error!(
-                "there is no room for the SQLite file to grow: only writes that free space are taken"
+                "the SQLite file cannot grow: only writes that free space are accepted"
             );
         }
         removed
     }
 
-    /// Gives back what was freed, after a group of writes. Free pages leave the file,
-    /// and with it the disk, when the log is folded in.
+    /// Vacuums after a group of writes. Free pages leave the file, and so the disk, at the
+    /// checkpoint.
     pub(super) fn give_back(&self, connection: &Connection) {
         for _ in 0..STEPS {
             let given_back = upkeep::vacuum(connection, 0);
-            // Reads that go on keep the log as it is. The next group tries again.
+            // Running reads block the checkpoint. The next group tries again.
             let timeout = connection.busy_timeout(Duration::from_millis(100));
             let folded = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
                 row.get::<_, i64>(0)
@@ -126,19 +125,19 @@ impl Ballast {
             self.state = State::Kept;
             return;
         };
-        // What is half made takes room.
+        // A partial file takes space.
         let _ = fs::remove_file(&self.path);
         if !matches!(
             error.kind(),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded
         ) {
-            tracing::warn!(%error, "no room can be kept for deletions on a full disk");
+            tracing::warn!(%error, "cannot reserve space for deletions on a full disk");
             self.state = State::Without;
         }
     }
 }
 
-/// Makes the file if there is room for it and a little more.
+/// Creates the file if there is space for it and the margin.
 fn make(path: &Path, bytes: u64) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
@@ -149,7 +148,7 @@ fn make(path: &Path, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)
 }
 
-/// Makes a file take so many bytes on the disk.
+/// Allocates `bytes` bytes on the disk for a file.
 fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -159,7 +158,7 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
             result => return Ok(result?),
         }
     }
-    // Not zeros, of which a file system may keep none.
+    // Not zeros: some file systems do not store them.
     let mut file = file;
     let block: Vec<u8> = (0..64 * 1024_u32)
         .map(|n| n.wrapping_mul(167) as u8)
@@ -173,9 +172,9 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     file.sync_data()
 }
 
-/// The answer to a write that would add to a full disk.
+/// Returns the error for a write that would add to a full disk.
 pub(super) fn refusal() -> StoreError {
-    StoreError::Full("the disk is full: only writes that free space are taken".into())
+    StoreError::Full("the disk is full: only writes that free space are accepted".into())
 }
 
 #[cfg(test)]
@@ -201,7 +200,7 @@ mod tests {
         let mut ballast = Ballast::of(&options);
         ballast.keep(&connection);
         assert!(!ballast.is_released());
-        // Another process finds no room.
+        // Another process finds no space.
         fs::remove_file(&path).unwrap();
         ballast.tried = Some(Instant::now() + 60 * PAUSE);
         ballast.look();

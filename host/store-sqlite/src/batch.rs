@@ -1,4 +1,4 @@
-//! Batches: checks, operations, deliveries, and what they take of the quota.
+//! Write batches: checks, operations, deliveries and quota.
 
 use super::outbox::{Deliveries, Fired, acknowledge};
 use super::tally::Delta;
@@ -13,7 +13,7 @@ use kvasm_core::{
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
-/// What a batch takes. One that only deletes or acknowledges frees.
+/// Returns the cost of a batch. One that only deletes or acknowledges frees space.
 pub(super) fn work(batch: &WriteBatch) -> Work {
     let work = Work::of(batch.app_id).with_bytes(bytes(batch));
     let deletes = batch.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
@@ -23,7 +23,7 @@ pub(super) fn work(batch: &WriteBatch) -> Work {
     }
 }
 
-/// About how many bytes a batch writes.
+/// Estimates the bytes that a batch writes.
 fn bytes(batch: &WriteBatch) -> usize {
     let bytes = |op: &Op| match op {
         Op::Set { value, .. } => value.as_bytes().len(),
@@ -32,7 +32,7 @@ fn bytes(batch: &WriteBatch) -> usize {
     batch.ops.iter().map(bytes).sum()
 }
 
-/// What an operation did.
+/// The result of an operation.
 #[derive(Default)]
 struct Done {
     applied: Vec<Applied>,
@@ -40,7 +40,7 @@ struct Done {
     deliveries: Deliveries,
 }
 
-/// Applies one batch so that it leaves all of itself or nothing.
+/// Applies one batch atomically.
 pub(super) fn apply(
     transaction: &mut Transaction<'_>,
     batch: &WriteBatch,
@@ -53,7 +53,7 @@ pub(super) fn apply(
     }
     let watched = transaction.watches(batch)?;
     let done = match batch.ops.as_slice() {
-        // A single operation is one statement, which is atomic by itself.
+        // A single operation is one statement, which is atomic on its own.
         [op] if batch.audit.is_none() && batch.acknowledge.is_none() && !watched => {
             let mut done = Done::default();
             run(transaction, batch, 0, op, Alone(true), &mut done)?;
@@ -70,7 +70,7 @@ pub(super) fn apply(
     Ok(committed)
 }
 
-/// All operations, the acknowledgement and the audit row.
+/// Runs all operations, the acknowledgement and the audit row.
 fn run_all(transaction: &mut Transaction<'_>, batch: &WriteBatch) -> Result<Done, StoreError> {
     let mut done = Done::default();
     if let Some(receipt) = &batch.acknowledge {
@@ -81,8 +81,8 @@ fn run_all(transaction: &mut Transaction<'_>, batch: &WriteBatch) -> Result<Done
         run(transaction, batch, at, op, Alone(false), &mut done)?;
     }
     transaction.share_out(batch, &done.deliveries)?;
-    // Audit rows of deletions that delete nothing, and deliveries of small entries, would
-    // fill the room that was kept.
+    // Otherwise audit rows of deletions that delete nothing, and deliveries of small entries, would
+    // fill the reserved space.
     if transaction.is_short && batch.acknowledge.is_none() && done.delta.bytes >= 0 {
         return Err(ballast::refusal());
     }
@@ -93,8 +93,8 @@ fn run_all(transaction: &mut Transaction<'_>, batch: &WriteBatch) -> Result<Done
     Ok(done)
 }
 
-/// Whether an operation is all that its batch does. Then the quota is asked before
-/// anything is written.
+/// Whether an operation is the only one of its batch. Then the quota is checked before anything is
+/// written.
 #[derive(Clone, Copy)]
 struct Alone(bool);
 
@@ -172,7 +172,7 @@ struct Row<'r> {
     expires_at: Option<Timestamp>,
 }
 
-/// A value as a column.
+/// Returns a value as a column.
 pub(super) fn column(value: &Value) -> ValueRef<'_> {
     match value {
         Value::Json(text) => ValueRef::Text(text.as_str().as_bytes()),
@@ -213,7 +213,7 @@ fn set(
     Ok(Version(version.unsigned_abs()))
 }
 
-/// The size of the entry that a set will replace, expired or not.
+/// Returns the size of the entry that a set will replace, expired or not.
 fn stored_size(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Option<i64>> {
     let app_id = row.app.uuid();
     let mut statement = connection.prepare_cached(
@@ -224,7 +224,7 @@ fn stored_size(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Optio
     rows.next()?.map(|row| row.get(0)).transpose()
 }
 
-/// Removes an entry; the version that it had, if it had not expired.
+/// Deletes an entry. Returns its version, if it had not expired.
 fn delete(
     connection: &Connection,
     app: AppId,
@@ -247,7 +247,7 @@ fn delete(
     Ok((version, delta))
 }
 
-/// Whether an entry of the app has expired.
+/// Returns whether the app has an expired entry.
 pub(super) fn has_expired(
     connection: &Connection,
     app: AppId,
@@ -258,7 +258,7 @@ pub(super) fn has_expired(
         .exists((app.uuid().as_bytes(), now.0))
 }
 
-/// Removes up to `limit` entries of an app that have expired; how many.
+/// Removes up to `limit` expired entries of an app. Returns the number removed.
 pub(super) fn sweep(
     transaction: &mut Transaction<'_>,
     app: AppId,
@@ -300,14 +300,13 @@ const DELETE: &str = "DELETE FROM kv_entries WHERE app_id = ?1 AND collection = 
 
 const HAS_EXPIRED: &str = "SELECT 1 FROM kv_entries WHERE app_id = ?1 AND expires_at <= ?2 LIMIT 1";
 
-/// With an index for the outer WHERE, SQLite would look at all entries of the app for
-/// those few.
+/// With an index for the outer WHERE, SQLite would scan all entries of the app for those few.
 const SWEEP: &str = "DELETE FROM kv_entries NOT INDEXED WHERE app_id = ?1 AND rowid IN (
        SELECT rowid FROM kv_entries WHERE app_id = ?1 AND expires_at <= ?2
        ORDER BY expires_at LIMIT ?3)
      RETURNING size";
 
-/// The positions of the checks that do not hold.
+/// Returns the positions of the failed checks.
 fn failed_checks(
     transaction: &Transaction<'_>,
     batch: &WriteBatch,
@@ -342,7 +341,7 @@ mod tests {
     use super::*;
     use crate::{SqliteOptions, SqliteStore, plan};
 
-    /// The writer does it for each app in turn, and other writes wait for it.
+    /// The writer runs it for each app in turn, and other writes wait for it.
     #[tokio::test]
     async fn a_sweep_reads_no_more_than_it_removes() {
         let folder = tempfile::tempdir().unwrap();
@@ -354,7 +353,7 @@ mod tests {
         assert!(steps[0].ends_with(removes), "{steps:?}");
         let finds = "by_expiry (app_id=? AND expires_at<?)";
         assert!(steps.iter().any(|step| step.ends_with(finds)), "{steps:?}");
-        // The look before it, for each app too.
+        // The check before it, which also runs for each app.
         let steps = plan(&connection, HAS_EXPIRED, &[b"a", &0]);
         assert!(steps[0].ends_with(finds), "{steps:?}");
         assert_eq!(steps.len(), 1);

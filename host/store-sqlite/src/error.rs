@@ -1,4 +1,4 @@
-//! SQLite's errors as a store's.
+//! Mapping of SQLite errors to store errors.
 
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::BoxError;
@@ -7,26 +7,26 @@ use rusqlite::ffi::{
 };
 use sqlx::migrate::MigrateError;
 
-/// An error that no caller caused and no retry fixes.
+/// Wraps an error that no caller caused and no retry fixes.
 pub(super) fn host(error: impl Into<BoxError>) -> StoreError {
     StoreError::Failed(error.into())
 }
 
-/// Sorts an error of the connection that opens and migrates the file.
+/// Classifies an error of the connection that opens and migrates the file.
 pub(super) fn open(error: sqlx::Error) -> StoreError {
     let code = error.as_database_error().and_then(|error| error.code());
     let code = code.and_then(|code| code.parse::<i32>().ok());
     if let Some(SQLITE_FULL | SQLITE_IOERR_SHMSIZE | SQLITE_IOERR_WRITE) = code {
         return StoreError::Full(error.into());
     }
-    // The low byte is the primary code, the rest says more.
+    // The low byte is the primary code, the others are details.
     match code.map(|code| code & 0xff) {
         Some(SQLITE_BUSY | SQLITE_LOCKED) => StoreError::Unavailable(error.into()),
         _ => host(error),
     }
 }
 
-/// As [`open`], of a migration.
+/// As [`open`], for a migration.
 pub(super) fn migrate(error: MigrateError) -> StoreError {
     match error {
         MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _) => open(cause),
@@ -34,8 +34,8 @@ pub(super) fn migrate(error: MigrateError) -> StoreError {
     }
 }
 
-/// Whether the disk may have no room left. Some file systems say so with other codes than
-/// that of a full disk.
+/// Returns whether the disk may be full. Some file systems report that with other codes than
+/// `SQLITE_FULL`.
 pub(super) fn is_no_room(error: &rusqlite::Error) -> bool {
     let rusqlite::Error::SqliteFailure(cause, _) = error else {
         return false;
@@ -47,7 +47,7 @@ pub(super) fn is_no_room(error: &rusqlite::Error) -> bool {
         )
 }
 
-/// As [`is_no_room`], of a store's error.
+/// As [`is_no_room`], for an error of the store.
 pub(super) fn may_be_full(error: &StoreError) -> bool {
     match error {
         StoreError::Full(_) => true,
@@ -56,7 +56,7 @@ pub(super) fn may_be_full(error: &StoreError) -> bool {
     }
 }
 
-/// Sorts an error of SQLite: what can pass, and what cannot.
+/// Classifies an error of SQLite as temporary or permanent.
 pub(super) fn store(error: rusqlite::Error) -> StoreError {
     use rusqlite::ffi::{SQLITE_CONSTRAINT_FOREIGNKEY, SQLITE_CONSTRAINT_UNIQUE};
     match &error {

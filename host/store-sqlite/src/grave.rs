@@ -1,4 +1,4 @@
-//! Deleted apps: the tombstone, and the removal of their rows in small steps.
+//! Deleted apps: the tombstone, and the removal of rows in small steps.
 
 use super::{error, registry};
 use kvasm_core::store::StoreError;
@@ -6,11 +6,11 @@ use kvasm_core::{AppId, Digest, Timestamp};
 use rusqlite::Connection;
 use uuid::Uuid;
 
-/// The bytes of rows after which a step ends, besides its number of rows.
+/// A step ends after this many bytes of rows, or after its number of rows.
 const BYTES_OF_A_STEP: i64 = 4 * 1024 * 1024;
 
-/// Deletes an app for all who ask; whether there was one. Its rows stay until they
-/// are reaped. No app can have the name that it gets.
+/// Marks an app as deleted, and returns whether it existed. Its rows stay until they are reaped. No
+/// app can have the name that its tombstone gets.
 pub(super) fn bury(connection: &Connection, app: AppId, at: Timestamp) -> Result<bool, StoreError> {
     let id = app.uuid().into_bytes();
     let buried = execute(
@@ -23,23 +23,23 @@ pub(super) fn bury(connection: &Connection, app: AppId, at: Timestamp) -> Result
     if buried == 0 {
         return Ok(false);
     }
-    // Without a row to count in, no write is taken.
+    // Without a row of usage, no write is accepted.
     execute(connection, "DELETE FROM app_usage WHERE app_id = ?1", [id])?;
     execute(connection, "DELETE FROM tokens WHERE app_id = ?1", [id])?;
-    // Nobody claims what is paused.
+    // Paused deliveries are not claimed.
     let pause = "UPDATE triggers SET paused = 'operator' WHERE app_id = ?1";
     execute(connection, pause, [id])?;
     Ok(true)
 }
 
-/// Whether an app was deleted and has rows that are not reaped yet.
+/// Returns whether an app was deleted and still has rows.
 pub(super) fn is_buried(connection: &Connection, app: AppId) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT 1 FROM apps WHERE id = ?1 AND deleted_at IS NOT NULL")?
         .exists([app.uuid().as_bytes()])
 }
 
-/// Deleted apps, in the order of their identities.
+/// Returns deleted apps, by identity.
 pub(super) fn graves(
     connection: &Connection,
     after: Option<AppId>,
@@ -56,7 +56,8 @@ pub(super) fn graves(
         .collect()
 }
 
-/// One step: rows of one table, or the app if none is left. How many rows.
+/// Runs one step: removes rows of one table, or the tombstone if none are left. Returns the number
+/// of rows.
 pub(super) fn reap(connection: &Connection, app: AppId, limit: u32) -> Result<u64, StoreError> {
     if !is_buried(connection, app).map_err(error::store)? {
         return Ok(0);
@@ -116,7 +117,7 @@ fn remove_some(
     Ok(found.len() as u64)
 }
 
-/// Removes one plugin version; its module.
+/// Removes one plugin version. Returns its module.
 fn remove_plugin(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Digest>> {
     let id = app.uuid().into_bytes();
     let mut statement = connection.prepare_cached(
@@ -132,7 +133,7 @@ fn remove_plugin(connection: &Connection, app: AppId) -> rusqlite::Result<Option
     Ok(digest)
 }
 
-/// Runs one statement; how many rows it changed.
+/// Runs one statement. Returns the number of rows that it changed.
 pub(super) fn execute(
     connection: &Connection,
     sql: &str,

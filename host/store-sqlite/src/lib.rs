@@ -6,6 +6,10 @@
 //! one thread that commits them in groups, app by app, and each is answered after the
 //! commit that holds it.
 #![deny(missing_docs)]
+//! Short reads run inline on the calling thread, through pooled connections with cached statements.
+//! Long reads, and those that have to wait for the disk (`nowait`), run on separate threads
+//! (`places`). Writes go to one thread, which commits them in groups, taking turns among apps, and
+//! answers each after its commit.
 
 mod ballast;
 mod batch;
@@ -48,32 +52,30 @@ use std::time::Duration;
 use survey::LogWatch;
 use writer::{Transaction, Writer};
 
-/// A page with values of at most so many rows is read on the thread that asks.
+/// A page with values of at most this many rows is read on the calling thread.
 const SHORT_PAGE: u32 = 8;
 
-/// How a SQLite store is opened.
+/// Options for opening a SQLite store.
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
-    /// The database file. It is created, readable by its owner only, if it is
-    /// not there; its folder must exist.
+    /// The database file. If it does not exist, it is created, readable by its owner only; its
+    /// folder must exist.
     pub path: PathBuf,
-    /// How long a write waits for another process that writes to the same file.
-    /// Default 5 s.
+    /// How long a write waits for another process that is writing to the same file. Default 5 s.
     pub busy_timeout: Duration,
-    /// Read connections that are kept open while idle. More are opened when
-    /// more threads read at once. Default 8.
+    /// Read connections that are kept open while idle. More are opened when more threads read at
+    /// once. Default 8.
     pub idle_readers: usize,
-    /// Bytes of pages that each connection keeps in memory, beside those that the system
-    /// keeps of the file. A commit empties what readers keep. Default
-    /// [`CACHE`](SqliteOptions::CACHE).
+    /// Page cache of each connection, in bytes, in addition to the system's cache of the file. A
+    /// commit empties the caches of readers. Default [`CACHE`](SqliteOptions::CACHE).
     pub cache: usize,
-    /// Bytes of a file beside the database, `-ballast`, that is removed when the disk is
-    /// full, so that there is room for deletions. Until there is room for it again, only
-    /// writes that free space are taken. Default 8 MiB; 0 for none.
+    /// Size of the reserved space file, `-ballast` next to the database, in bytes. It is removed
+    /// when the disk is full, so that there is space for deletions. Until there is space for it
+    /// again, only writes that free space are accepted. Default 8 MiB; 0 for no file.
     pub ballast: u64,
-    /// Where the writer counts the sizes of its groups.
+    /// Metrics of the writer.
     pub metrics: Metrics,
-    /// When the schema of the file may be brought up to date. Default: always.
+    /// When the schema of the file may be migrated. Default: always.
     pub migrate: Migrate,
 }
 
@@ -81,7 +83,7 @@ impl SqliteOptions {
     /// The default of [`cache`](SqliteOptions::cache): 2 MiB.
     pub const CACHE: usize = 2 * 1024 * 1024;
 
-    /// The defaults, for a file.
+    /// Returns the default options for a file.
     pub fn new(path: impl Into<PathBuf>) -> SqliteOptions {
         SqliteOptions {
             path: path.into(),
@@ -95,10 +97,9 @@ impl SqliteOptions {
     }
 }
 
-/// A store in one SQLite file: WAL, `synchronous=FULL`.
+/// A store in one SQLite file, with WAL and `synchronous=FULL`.
 pub struct SqliteStore {
-    // Dropped first, so that the writer's connection is the last to close and
-    // folds the log into the database.
+    // Dropped first, so that the writer's connection is the last to close and checkpoints the log.
     readers: Arc<Readers>,
     generation: Remembered<Generation>,
     writer: Writer,
@@ -111,18 +112,17 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, brings its schema up to date if it may be, and starts the writer.
+    /// Opens the file, migrates its schema if allowed, and starts the writer.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when another process holds the file,
-    /// [`StoreError::Full`] when there is no room to open or migrate it,
-    /// [`StoreError::Failed`] when it cannot be opened, is no database, was migrated by a
-    /// newer version, or has an older schema that may not be changed.
+    /// [`StoreError::Unavailable`] if another process locks the file, [`StoreError::Full`] if there
+    /// is no space to open or migrate it, [`StoreError::Failed`] if it cannot be opened, is not a
+    /// database, was migrated by a newer version, or has an older schema that may not be migrated.
     pub async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreError> {
         create_private(&options.path).map_err(error::host)?;
         let mut ballast = Ballast::of(&options);
         match schema::migrate(&options).await {
-            // Opening needs a little room, too.
+            // Opening needs a little space, too.
             Err(error) if error::may_be_full(&error) && ballast.release() => {
                 schema::migrate(&options).await?;
             }
@@ -130,7 +130,7 @@ impl SqliteStore {
         }
         let kept = nowait::keep(&options.path);
         let readers = Readers::new(&options);
-        // A file that cannot be read shows now.
+        // Fails now if the file cannot be read.
         let first = readers.one().map_err(error::store)?;
         Ok(SqliteStore {
             generation: Remembered::new(LogHead::of(first)),
@@ -146,8 +146,8 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
-    /// Runs a long read of what an app owns when it has a place (`places`); `absent` is
-    /// the answer of a deleted app.
+    /// Runs a long read of an app's rows once it gets a permit (`places`). `absent` is the result
+    /// for a deleted app.
     async fn read_long<T: Send + 'static>(
         &self,
         app: AppId,
@@ -159,8 +159,8 @@ impl SqliteStore {
         self.places.run(Some(app), read).await
     }
 
-    /// Runs a short read on this thread; if it would have to wait for the disk, runs what
-    /// `later` returns, which must be the same read, when it has a place.
+    /// Runs a short read on this thread. If it would have to wait for the disk, runs the equivalent
+    /// read that `later` returns once it gets a permit.
     async fn read_short<T, L>(
         &self,
         app: Option<AppId>,
@@ -179,7 +179,7 @@ impl SqliteStore {
         self.cold_places.run(app, read).await
     }
 
-    /// The same for a read of what an app owns; `absent` is the answer of a deleted app.
+    /// As above, for a read of an app's rows. `absent` is the result for a deleted app.
     async fn read_short_of<T, L>(
         &self,
         app: AppId,
@@ -200,14 +200,14 @@ impl SqliteStore {
     }
 }
 
-/// Sets how much a connection keeps in memory.
+/// Sets the size of a connection's page cache.
 fn set_cache(connection: &Connection, bytes: usize) -> rusqlite::Result<()> {
     // A negative number means KiB.
     let kib = i64::try_from(bytes / 1024).unwrap_or(i64::MAX);
     connection.pragma_update(None, "cache_size", -kib.min(i64::from(i32::MAX)))
 }
 
-/// SQLite would create the file with the umask's permissions.
+/// Otherwise SQLite would create the file with the permissions of the umask.
 fn create_private(path: &std::path::Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -223,7 +223,7 @@ fn create_private(path: &std::path::Path) -> std::io::Result<()> {
     }
 }
 
-/// The steps by which a statement is carried out.
+/// Returns the query plan of a statement.
 #[cfg(test)]
 fn plan(connection: &Connection, sql: &str, parameters: &[&dyn rusqlite::ToSql]) -> Vec<String> {
     let explain = format!("EXPLAIN QUERY PLAN {sql}");
@@ -232,15 +232,15 @@ fn plan(connection: &Connection, sql: &str, parameters: &[&dyn rusqlite::ToSql])
     steps.unwrap().map(Result::unwrap).collect()
 }
 
-/// A copy that was restored has the mode that its maker's umask gave it.
+/// A restored copy has the permissions of the umask with which it was created.
 fn warn_if_others_can_read(path: &std::path::Path) {
     #[cfg(unix)]
     if let Ok(metadata) = path.metadata() {
         let mode = std::os::unix::fs::MetadataExt::mode(&metadata) & 0o777;
         if mode & 0o077 != 0 {
             tracing::warn!(
-                "other users of this machine can open {} (mode {mode:o}); it holds the entries \
-                 of all apps. Change that with `chmod 600`",
+                "{} is accessible to other users (mode {mode:o}) and contains the entries \
+                 of all apps; restrict it with `chmod 600`",
                 path.display()
             );
         }
@@ -278,7 +278,7 @@ impl Store for SqliteStore {
             move |conn: &_| read::get_many(conn, app, &keys, now, bytes_max).map(Some)
         };
         match self.read_short_of(app, || None, read, later).await? {
-            // Of a deleted app.
+            // The app is deleted.
             None => Ok(vec![None; keys.len()]),
             Some(entries) => entries.ok_or(StoreError::AnswerTooLarge { limit: bytes_max }),
         }

@@ -1,15 +1,14 @@
-//! What recent commits have written, for those that follow them.
+//! The writes of recent commits, for batches that follow them.
 
 use kvasm_core::{Applied, CommitId, Committed, Expect, Follow, Link, Op, Version, WriteBatch};
 use std::collections::{HashMap, VecDeque};
 
-/// The most keys of commits that are remembered. Who follows one that is forgotten
-/// finds a conflict.
+/// The maximum number of remembered keys. A batch that follows a forgotten commit gets a conflict.
 const KEYS_MAX: usize = 16_384;
 
 type Written = HashMap<(String, String), Option<Version>>;
 
-/// What recent commits have written: in this group, or in groups that are committed.
+/// The writes of recent commits: those of this group, and of committed groups.
 #[derive(Default)]
 pub(super) struct Links {
     known: HashMap<CommitId, Written>,
@@ -18,8 +17,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// What an entry must be like if it is as a commit has left it; `None` if that was
-    /// never applied.
+    /// Returns the state of an entry as a commit left it; `None` if that was never applied.
     pub(super) fn expect(&self, follow: &Follow) -> Option<Expect> {
         let written = self.known.get(&follow.commit)?;
         let at = (follow.collection.as_str(), follow.key.as_str());
@@ -27,12 +25,12 @@ impl Links {
         Some(version.map_or(Expect::Absent, Expect::Version))
     }
 
-    /// Remembers what a batch has written, if others may follow it.
+    /// Remembers the writes of a batch, if others may follow it.
     pub(super) fn remember(&mut self, batch: &WriteBatch, done: &Committed) {
         let Some(id) = batch.link.as_ref().map(Link::id) else {
             return;
         };
-        // What has no keys is followed by nobody, and `KEYS_MAX` would not bound it.
+        // Nobody follows a batch without keys, and `KEYS_MAX` would not bound it.
         if batch.ops.is_empty() {
             return;
         }
@@ -57,7 +55,8 @@ impl Links {
         }
     }
 
-    /// After a group was undone: its versions will be given again, to other writes.
+    /// Forgets all commits after a group was rolled back: its versions will be reused for other
+    /// writes.
     pub(super) fn forget(&mut self) {
         *self = Links::default();
     }
@@ -68,7 +67,7 @@ mod tests {
     use super::*;
     use kvasm_core::{AppId, Timestamp};
 
-    /// A batch of the commit that it is named by, with nothing but checks.
+    /// A batch of its own commit that only has checks.
     fn reader() -> WriteBatch {
         WriteBatch {
             link: Some(Link::new(CommitId::next(), Vec::new(), None)),
@@ -76,7 +75,7 @@ mod tests {
         }
     }
 
-    /// They have no key that would count, and nobody can follow them.
+    /// They have no keys to count, and nobody can follow them.
     #[test]
     fn commits_that_write_nothing_are_not_remembered() {
         let mut links = Links::default();

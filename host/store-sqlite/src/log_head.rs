@@ -1,13 +1,13 @@
-//! Whether anything was committed to the file since, without a read of it.
+//! Detects whether anything was committed to the file, without a read of it.
 //!
-//! SQLite keeps in memory that all processes share where its log ends: the header of the
-//! WAL index, whose form is documented (<https://sqlite.org/walformat.html>, section 2.2).
-//! Each commit of any process writes it before it returns. SQLite itself compares it at
-//! the start of each read to know whether its cache is good. As long as the header is the
-//! same, a read finds the same.
+//! The end of SQLite's log is in memory that all processes share: the header of the WAL index,
+//! whose format is documented (<https://sqlite.org/walformat.html>, section 2.2). Each commit of
+//! any process writes it before it returns. SQLite itself compares it at the start of each read to
+//! check whether its cache is valid. As long as the header is the same, a read gives the same
+//! result.
 //!
-//! There are two copies. A writer changes the second one first, so if they are equal, read
-//! in the other order, they are whole.
+//! There are two copies. A writer changes the second one first, so if they are equal when read in
+//! the other order, they are consistent.
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -16,28 +16,28 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-/// Words of one copy.
+/// Words in one copy.
 const WORDS: usize = 12;
-/// Bytes of the part of the index that SQLite maps at once.
+/// Size of the part of the index that SQLite maps at once, in bytes.
 const REGION_BYTES: i32 = 32 * 1024;
 
-/// Where the log ends. No two commits have the same: it has a counter of commits, the salt
-/// of the log and a checksum over it.
+/// The end of the log. It is unique for each commit: it includes a counter of commits, the salt of
+/// the log and a checksum over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Head([u32; WORDS]);
 
 /// The header of a database's WAL index.
 pub(super) struct LogHead {
     copies: Copies,
-    /// Keeps the index mapped. Nothing runs on it.
+    /// Keeps the index mapped. Runs no statements.
     _connection: Mutex<Connection>,
 }
 
-/// What a read gave, good until the next commit of anything.
+/// The result of a read, valid until the next commit.
 pub(super) struct Remembered<T> {
-    /// Without it, each read is made.
+    /// Without it, every read is made.
     log_head: Option<LogHead>,
-    /// With a head from before it was read.
+    /// With a head that was taken before the read.
     last: Mutex<Option<(Head, T)>>,
 }
 
@@ -49,7 +49,8 @@ impl<T: Copy> Remembered<T> {
         }
     }
 
-    /// What `read` would give now: it is made if there was a commit since the last one.
+    /// Returns the current result of `read`, which runs only if there was a commit since the last
+    /// one.
     pub(super) async fn get<E>(&self, read: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let head = self.log_head.as_ref().and_then(LogHead::now);
         if let (Some(head), Some((of, known))) = (head, *self.last.lock())
@@ -65,7 +66,7 @@ impl<T: Copy> Remembered<T> {
     }
 }
 
-/// Two copies one after the other, in memory that lives as long as the connection.
+/// The two copies, adjacent in memory that lives as long as the connection.
 struct Copies(*const [[AtomicU32; WORDS]; 2]);
 
 // SAFETY: The memory belongs to no thread: SQLite maps it for all of the process, and shares
@@ -76,7 +77,8 @@ unsafe impl Send for Copies {}
 unsafe impl Sync for Copies {}
 
 impl LogHead {
-    /// Of a connection in WAL mode that has read before; none if SQLite does not show it.
+    /// Opens the header for a connection in WAL mode that has read before; `None` if SQLite does
+    /// not expose it.
     pub(super) fn of(connection: Connection) -> Option<LogHead> {
         let copies = Copies(map(&connection)?.cast_const().cast());
         Some(LogHead {
@@ -85,7 +87,7 @@ impl LogHead {
         })
     }
 
-    /// Where the log ends now; `None` while that changes.
+    /// Returns the end of the log; `None` while it is being changed.
     pub(super) fn now(&self) -> Option<Head> {
         // SAFETY: SQLite has mapped 32 KiB there, aligned to a page, until the connection
         // closes, which lives as long as this. The copies are at its start. SQLite writes
@@ -94,7 +96,7 @@ impl LogHead {
     }
 }
 
-/// The first copy, if the second is the same: one that is half written is not.
+/// Returns the first copy, if the second is equal. Otherwise a write is in progress.
 fn whole(copies: &[[AtomicU32; WORDS]; 2]) -> Option<Head> {
     let [first, second] = copies;
     let read = |copy: &[AtomicU32; WORDS]| copy.each_ref().map(|word| word.load(Ordering::Relaxed));
@@ -103,7 +105,7 @@ fn whole(copies: &[[AtomicU32; WORDS]; 2]) -> Option<Head> {
     (head == read(second)).then_some(Head(head))
 }
 
-/// The start of the WAL index of a connection.
+/// Returns the start of the WAL index of a connection.
 fn map(connection: &Connection) -> Option<*mut c_void> {
     let mut file: *mut sqlite3_file = ptr::null_mut();
     // SAFETY: The connection is open and used by this thread alone; for this operation
@@ -151,8 +153,8 @@ mod tests {
         LogHead::of(connection).unwrap()
     }
 
-    /// Each commit gives another head, by any process, whatever becomes of the log;
-    /// what changes nothing leaves it.
+    /// Each commit of any process changes the head, whatever happens to the log; other operations
+    /// do not.
     #[test]
     fn a_head_is_as_old_as_the_last_commit() {
         let folder = tempfile::tempdir().unwrap();
@@ -185,14 +187,14 @@ mod tests {
                     assert_eq!(x, "the same");
                 }
             }
-            // A checkpoint may begin the log again, which is a change, too.
+            // A checkpoint may restart the log, which is also a change.
             let now = log_head.now().unwrap();
             assert!(now == head || round % 5 < 2, "round {round}");
         }
     }
 
-    /// While one thread commits, a head that was read before a read of the database is
-    /// never that of a later commit.
+    /// While one thread commits, a head that was taken before a read of the database is never that
+    /// of a later commit.
     #[test]
     fn no_head_is_newer_than_what_is_read_after_it() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,16 +1,15 @@
 //! Reads that do not wait for the disk.
 //!
-//! A read whose pages are in memory takes microseconds and runs on the thread that
-//! serves. One that has to wait for the disk may take hundreds of milliseconds, and would
-//! hold up every call of that thread. Which of the two it will be SQLite cannot say, but
-//! Linux can: `preadv2` with `RWF_NOWAIT` refuses a read of what is not in the page cache.
+//! A read whose pages are in memory takes microseconds and runs on the calling thread. A read that
+//! has to wait for the disk may take hundreds of milliseconds, and would block every call on that
+//! thread. SQLite cannot tell in advance which it will be, but Linux can: `preadv2` with
+//! `RWF_NOWAIT` refuses a read of pages that are not in the page cache.
 //!
-//! So the connections of readers open their files through a VFS that is SQLite's own but
-//! for `xRead`. Within [`at_once`] it asks the system not to wait. If the system refuses,
-//! the statement ends with an error, and the caller runs the whole read again where
-//! waiting harms nobody.
+//! So readers open their files through a VFS that differs from SQLite's own only in `xRead`. Within
+//! [`at_once`] it asks the system not to wait. If the system refuses, the statement ends with an
+//! error, and the caller runs the whole read again on a thread that may wait.
 //!
-//! Elsewhere, and on file systems without `RWF_NOWAIT`, every read waits.
+//! On other systems, and on file systems without `RWF_NOWAIT`, every read waits.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -21,16 +20,16 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::Mutex;
 
 thread_local! {
-    /// Whether reads of this thread may not wait now.
+    /// Whether reads of this thread must not wait now.
     static AT_ONCE: Cell<bool> = const { Cell::new(false) };
-    /// Whether one would have had to.
+    /// Whether a read would have had to wait.
     static REFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs reads of the current thread that may not wait for the disk. `None` if one would
-/// have had to: what `read` returned is then an error of no meaning.
+/// Runs reads on the current thread that must not wait for the disk. Returns `None` if one would
+/// have had to: then what `read` returned is a meaningless error.
 pub(super) fn at_once<T>(read: impl FnOnce() -> T) -> Option<T> {
-    /// Put back even if the read panics.
+    /// Restored even if the read panics.
     struct Waits;
     impl Drop for Waits {
         fn drop(&mut self) {
@@ -45,19 +44,19 @@ pub(super) fn at_once<T>(read: impl FnOnce() -> T) -> Option<T> {
     (!REFUSED.get()).then_some(done)
 }
 
-/// A device and a file on it.
+/// The device and inode of a file.
 type Identity = (u64, u64);
 
 /// The database files that stores of this process have open.
 ///
-/// SQLite does not say which descriptor it has for a file, so a read without waiting needs
-/// one of its own. But to close any descriptor of a file drops all POSIX locks that the
-/// process has on it, SQLite's too. So there is one for each file, which stays open for as long as a
-/// store or a reader has it.
+/// SQLite does not expose its file descriptors, so reads without waiting need one of their own. But
+/// closing any descriptor of a file drops all POSIX locks that the process has on it, including
+/// SQLite's. So there is one descriptor for each file, which stays open as long as a store or a
+/// reader uses it.
 static DATABASES: LazyLock<Mutex<HashMap<Identity, Weak<File>>>> = LazyLock::new(Mutex::default);
 
-/// Opens a database file for reads without waiting, for as long as the result is held,
-/// which must be for as long as any connection to it is open. `None` if it cannot be opened.
+/// Opens a database file for reads without waiting, as long as the result is held, which must be as
+/// long as any connection to it is open. Returns `None` if it cannot be opened.
 pub(super) fn keep(path: &Path) -> Option<Arc<File>> {
     let mut files = DATABASES.lock();
     let identity = identity(&path.metadata().ok()?)?;
@@ -90,7 +89,7 @@ fn identity(_: &Metadata) -> Option<Identity> {
 #[cfg(target_os = "linux")]
 pub(super) use vfs::name;
 
-/// The VFS for readers; none, where all reads wait.
+/// Returns the VFS for readers; `None`, because all reads wait.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn name() -> Option<&'static std::ffi::CStr> {
     None

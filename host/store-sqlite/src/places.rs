@@ -1,10 +1,9 @@
-//! Places for reads that are not over at once: long ones, such as pages with values, modules,
-//! and what upkeep looks for; and short ones that wait for the disk (`nowait`).
+//! Permits for reads that take long (pages with values, modules, queries of upkeep), and for short
+//! reads that wait for the disk (`nowait`).
 //!
-//! A point read is over in microseconds and runs on the thread that asks. A page of
-//! a megabyte takes milliseconds, and a few clients that export would keep every
-//! thread that serves. So such reads run on threads of their own, few at once, and of
-//! one app only a part of those: so apps take turns.
+//! A point read takes microseconds and runs on the calling thread. A page of a megabyte takes
+//! milliseconds, and a few exporting clients would occupy every serving thread. So such reads run
+//! on separate threads, a limited number at once, of which one app gets only a part.
 
 use super::error;
 use kvasm_core::AppId;
@@ -15,29 +14,29 @@ use std::sync::{Arc, Weak};
 use std::thread::available_parallelism;
 use tokio::sync::Semaphore;
 
-/// The fewest long reads at once, of all apps.
+/// The minimum number of concurrent long reads, over all apps.
 const PLACES_MIN: usize = 2;
-/// The most reads at once that wait for the disk, of all apps. They take no CPU.
+/// The maximum number of concurrent reads that wait for the disk, over all apps. They use no CPU.
 const COLD_PLACES: usize = 16;
-/// Apps that are remembered before those without a reader are forgotten.
+/// When more apps are remembered, those without a reader are forgotten.
 const APPS_MAX: usize = 1_024;
 
-/// The places.
+/// The permits.
 pub(super) struct Places {
     all: Arc<Semaphore>,
-    /// The most that one app may have.
+    /// The maximum of one app.
     of_app: usize,
     apps: Mutex<HashMap<Option<AppId>, Weak<Semaphore>>>,
 }
 
 impl Places {
-    /// Places for long reads.
+    /// Creates the permits for long reads.
     pub(super) fn long() -> Places {
         let processors = available_parallelism().map_or(1, usize::from);
         Places::of(PLACES_MIN.max(processors / 2))
     }
 
-    /// Places for short reads of what is not in memory.
+    /// Creates the permits for short reads of pages that are not in memory.
     pub(super) fn cold() -> Places {
         Places::of(COLD_PLACES)
     }
@@ -50,14 +49,14 @@ impl Places {
         }
     }
 
-    /// Runs a read of an app, or of what belongs to no app, when it has a place. The
-    /// place is held until the read ends, even if nobody waits for it any more.
+    /// Runs a read of an app, or of no app, once it gets a permit. The permit is held until the
+    /// read ends, even if its caller has been cancelled.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         app: Option<AppId>,
         read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        // An app waits for its own first, so it has few among those that wait for all.
+        // An app waits for its own permits first, so few of its reads wait for the shared ones.
         let own = self.gate(app).acquire_owned().await.map_err(error::host)?;
         let place = Arc::clone(&self.all).acquire_owned().await;
         let place = place.map_err(error::host)?;
@@ -87,7 +86,7 @@ impl Places {
 
 #[cfg(test)]
 impl Places {
-    /// Takes all places of an app, until the result is dropped.
+    /// Acquires all permits of an app until the result is dropped.
     pub(super) async fn hold_all_of(&self, app: AppId) -> tokio::sync::OwnedSemaphorePermit {
         let all = u32::try_from(self.of_app).unwrap();
         let held = self.gate(Some(app)).acquire_many_owned(all).await;
@@ -104,7 +103,7 @@ mod tests {
     use std::sync::mpsc;
     use tokio::sync::oneshot;
 
-    /// A read that says that it runs, and ends when it is let go.
+    /// Starts a read that signals that it runs, and ends when released.
     fn held(
         places: &Arc<Places>,
         app: AppId,
@@ -132,7 +131,7 @@ mod tests {
         let places = Arc::new(Places::long());
         let (one, other) = (AppId::generate(), AppId::generate());
         let mut of_one: Vec<_> = (0..100).map(|_| held(&places, one)).collect();
-        // As many as may run do.
+        // As many as are allowed run.
         for (running, ..) in of_one.iter_mut().take(places.of_app) {
             let _ = running.await;
         }
@@ -140,7 +139,7 @@ mod tests {
             places.all.available_permits(),
             places.all_places() - places.of_app
         );
-        // Another app's read runs though a hundred wait.
+        // Another app's read runs although a hundred are waiting.
         places.run(Some(other), || Ok(())).await.unwrap();
         for (_, let_go, _) in &of_one {
             let _ = let_go.send(());
@@ -156,7 +155,7 @@ mod tests {
         }
     }
 
-    /// They come with their values: many at once are read on other threads.
+    /// They include values, so large pages are read on other threads.
     #[tokio::test]
     async fn pages_of_deliveries_and_letters_wait_for_a_place() {
         let folder = tempfile::tempdir().unwrap();
@@ -170,10 +169,10 @@ mod tests {
         tokio::select! {
             biased;
             _ = &mut deliveries => panic!("deliveries were read on this thread"),
-            _ = &mut dead_letters => panic!("letters were read on this thread"),
+            _ = &mut dead_letters => panic!("dead letters were read on this thread"),
             () = std::future::ready(()) => {}
         }
-        // One is over at once.
+        // A page of one runs inline.
         assert!(store.deliveries(app, None, 1).await.unwrap().is_empty());
         let one = store.dead_letters(app, &letters, None, 1).await;
         assert!(one.unwrap().is_empty());

@@ -1,4 +1,4 @@
-//! The part of the store that triggers and dispatchers use.
+//! The outbox: triggers and deliveries.
 
 use super::writer::{Transaction, Work};
 use super::{SHORT_PAGE, SqliteStore, batch, outbox};
@@ -69,7 +69,7 @@ impl Outbox for SqliteStore {
         now: Timestamp,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        // Asked by readers first, so that the writer is left alone as a rule.
+        // Readers check first, so that the writer is rarely involved.
         let needed = |conn: &_| outbox::needs_rescue(conn, queue, beyond);
         let later = || {
             let queue = queue.clone();
@@ -98,7 +98,7 @@ impl Outbox for SqliteStore {
     ) -> Result<Vec<Delivery>, StoreError> {
         let (which, after) = (which.clone(), after.cloned());
         let read = move |conn: &_| outbox::outstanding(conn, app, &which, after.as_ref(), limit);
-        // They come with their values, as those of a page.
+        // Like pages, they include values.
         match limit {
             0..=SHORT_PAGE => {
                 self.read_short_of(app, Vec::new, &read, || read.clone())
@@ -116,7 +116,7 @@ impl Outbox for SqliteStore {
     ) -> Result<u64, StoreError> {
         let which = which.clone();
         let read = move |conn: &_| outbox::count_deliveries(conn, app, &which, limit);
-        // It may look at all of them for the few that are meant.
+        // It may scan all of them for the few that match.
         self.read_long(app, || 0, read).await
     }
 
@@ -177,7 +177,7 @@ impl Outbox for SqliteStore {
         keep: u32,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        // Asked by readers first, so that the writer is left alone as a rule.
+        // Readers check first, so that the writer is rarely involved.
         let has_letters = move |conn: &_| outbox::has_letters(conn, app);
         let has_letters = self.read_short_of(app, || false, has_letters, || has_letters);
         if !has_letters.await? {

@@ -1,4 +1,4 @@
-//! Reads: pooled connections and the statements that run on them.
+//! Reads: pooled connections and their statements.
 
 use super::grave::is_buried;
 use super::{SqliteOptions, error, nowait, set_cache};
@@ -14,8 +14,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 use std::ops::Bound;
 use std::path::PathBuf;
 
-/// Read-only connections. One is taken for the length of a read, which never
-/// waits for anything but the file.
+/// A pool of read-only connections. A read has one for its duration, and waits only for the file.
 pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
@@ -25,7 +24,7 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    /// Without a connection yet.
+    /// Creates a pool without connections.
     pub(super) fn new(options: &SqliteOptions) -> Readers {
         Readers {
             path: options.path.clone(),
@@ -36,14 +35,14 @@ impl Readers {
         }
     }
 
-    /// A new connection that has read.
+    /// Opens a connection that has read once.
     pub(super) fn one(&self) -> rusqlite::Result<Connection> {
         let connection = self.open()?;
         ping(&connection)?;
         Ok(connection)
     }
 
-    /// Runs `read` on a connection of its own.
+    /// Runs `read` on a connection from the pool.
     pub(super) fn with<T>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -51,7 +50,7 @@ impl Readers {
         self.run(read).map_err(error::store)
     }
 
-    /// As [`with`](Readers::with), if that does not wait for the disk; else `None`.
+    /// As [`with`](Readers::with); `None` if it would have to wait for the disk.
     pub(super) fn at_once<T>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -66,7 +65,7 @@ impl Readers {
     }
 
     fn run<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        // The lock is held for the pop alone; not across opening or reading.
+        // The lock is held only for the pop, not while opening or reading.
         let idle = self.idle.lock().pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -80,7 +79,7 @@ impl Readers {
         result
     }
 
-    /// Runs `read` on what an app owns; `absent` is the answer of a deleted app.
+    /// Runs `read` on an app's rows. `absent` is the result for a deleted app.
     pub(super) fn of_app<T>(
         &self,
         app: AppId,
@@ -104,7 +103,7 @@ impl Readers {
     }
 }
 
-/// Runs `read` on what an app owns; `absent` is the answer of a deleted app.
+/// Runs `read` on an app's rows. `absent` is the result for a deleted app.
 pub(super) fn unless_buried<T>(
     connection: &Connection,
     app: AppId,
@@ -201,8 +200,8 @@ pub(super) fn get(
 ) -> rusqlite::Result<Option<Entry>> {
     connection
         .prepare_cached(
-            // Entries of a deleted app may be there, and are absent. In one statement with
-            // the read, which otherwise costs two transactions.
+            // Rows of a deleted app may remain and are absent. Checked in the same statement:
+            // otherwise it would cost two transactions.
             "SELECT value, version, created_at, updated_at, expires_at FROM kv_entries
              WHERE app_id = ?1 AND collection = ?2 AND key = ?3
                AND (expires_at IS NULL OR expires_at > ?4)
@@ -220,7 +219,7 @@ pub(super) fn get(
         .optional()
 }
 
-/// Entries in the order of `keys`; none if they are over `bytes_max` together.
+/// Returns entries in the order of `keys`; `None` if they exceed `bytes_max` in total.
 pub(super) fn get_many(
     connection: &Connection,
     app: AppId,
@@ -228,7 +227,7 @@ pub(super) fn get_many(
     now: Timestamp,
     bytes_max: usize,
 ) -> rusqlite::Result<Option<Vec<Option<Entry>>>> {
-    // One transaction sees one moment.
+    // One transaction reads one snapshot.
     let moment = connection.unchecked_transaction()?;
     let (mut entries, mut bytes) = (Vec::with_capacity(keys.len()), 0);
     for (collection, key) in keys {
@@ -243,7 +242,7 @@ pub(super) fn get_many(
     Ok(Some(entries))
 }
 
-/// The entry's version, without its value.
+/// Returns the entry's version, without reading its value.
 pub(super) fn version(
     connection: &Connection,
     app: AppId,
@@ -269,7 +268,7 @@ pub(super) fn version(
         .optional()
 }
 
-/// The column is a signed integer that only ever counts up from 1.
+/// The column is a signed integer that only ever increases from 1.
 fn version_of(column: i64) -> Version {
     Version(column.unsigned_abs())
 }
@@ -308,7 +307,7 @@ pub(super) fn list(
     let app_id = app.uuid();
     let collection = query.collection.as_str();
     let (lower, upper) = bounds(query);
-    // One row more than the page holds tells whether the list goes on.
+    // One row more than the page holds tells whether the list continues.
     let limit = i64::from(query.limit) + 1;
     let mut parameters: Vec<&dyn ToSql> =
         vec![app_id.as_bytes(), &collection, &now.0, &limit, &lower];
@@ -336,7 +335,7 @@ pub(super) fn list(
     Ok(page)
 }
 
-/// The bounds as parameters. Every key is above the empty text.
+/// Returns the bounds as parameters. Every key is above the empty text.
 fn bounds(query: &ListQuery) -> (&str, Option<&str>) {
     let lower = match &query.range.lower {
         Bound::Unbounded => "",
@@ -349,7 +348,7 @@ fn bounds(query: &ListQuery) -> (&str, Option<&str>) {
     (lower, upper)
 }
 
-/// One of a few dozen statements; the connection caches them by their text.
+/// Returns one of a few dozen statements, which the connection caches by their text.
 fn list_sql(query: &ListQuery) -> String {
     let columns = if query.with_values {
         "key, value, version, created_at, updated_at, expires_at"

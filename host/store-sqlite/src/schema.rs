@@ -1,4 +1,4 @@
-//! The schema of a file.
+//! The schema of a SQLite file.
 
 use super::{SqliteOptions, SqliteStore, error};
 use kvasm_core::store::StoreError;
@@ -13,12 +13,10 @@ use sqlx::sqlite::{
 static MIGRATOR: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 impl SqliteStore {
-    /// Returns the schema that a file has, and the one that is needed. Changes nothing,
-    /// and makes no file.
+    /// Returns the schema of a file, and the required one. Changes nothing, and creates no file.
     ///
     /// # Errors
-    /// [`StoreError::Failed`] when the file is there and cannot be read, or is no
-    /// database.
+    /// [`StoreError::Failed`] if the file exists but cannot be read, or is not a database.
     pub async fn schema(options: &SqliteOptions) -> Result<Schema, StoreError> {
         let path = options.path.clone();
         let found = tokio::task::spawn_blocking(move || found(&path)).await;
@@ -29,21 +27,20 @@ impl SqliteStore {
         ))
     }
 
-    /// Raises the versions of entries past all that were given after a backup was made,
-    /// so that none of them comes back. For a file that was restored. Returns the last
-    /// version that is skipped.
+    /// Advances the versions of entries beyond all that were assigned after a backup was made, so
+    /// that none is reused. For a restored file. Returns the last skipped version.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] when another process holds the file,
-    /// [`StoreError::Failed`] when it cannot be opened or has no schema.
+    /// [`StoreError::Unavailable`] if another process locks the file, [`StoreError::Failed`] if it
+    /// cannot be opened or has no schema.
     pub async fn skip_versions(options: SqliteOptions) -> Result<i64, StoreError> {
         let skipped = tokio::task::spawn_blocking(move || skip(&options)).await;
         skipped.map_err(error::host)?.map_err(error::store)
     }
 }
 
-/// More writes than come between a backup and its restore, and few enough that
-/// thousands of restores leave versions to be had.
+/// More than the number of writes between a backup and its restore, and small enough to allow
+/// thousands of restores.
 const SKIPPED_VERSIONS: i64 = 1 << 40;
 
 fn skip(options: &SqliteOptions) -> rusqlite::Result<i64> {
@@ -55,13 +52,12 @@ fn skip(options: &SqliteOptions) -> rusqlite::Result<i64> {
     connection.query_row(skip, [SKIPPED_VERSIONS], |row| row.get(0))
 }
 
-/// The last migration of the file.
+/// Returns the last migration of the file.
 fn found(path: &std::path::Path) -> rusqlite::Result<Option<i64>> {
     if !path.exists() {
         return Ok(None);
     }
-    // Not read-only: a file in WAL mode has to be recovered if its last process was
-    // killed.
+    // Not read-only: a file in WAL mode has to be recovered if its last process was killed.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     let table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'";
@@ -75,7 +71,7 @@ fn found(path: &std::path::Path) -> rusqlite::Result<Option<i64>> {
     }
 }
 
-/// Brings the schema up to date, if it may be.
+/// Migrates the schema, if allowed.
 pub(super) async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
     let schema = SqliteStore::schema(options).await?;
     schema.check()?;
@@ -84,10 +80,10 @@ pub(super) async fn migrate(options: &SqliteOptions) -> Result<(), StoreError> {
         .filename(&options.path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        // Of a new file: it can give space back.
+        // A new file can return free space.
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .busy_timeout(options.busy_timeout)
-        // The lock of a file in WAL mode is given only while no other process has it open.
+        // The lock of a file in WAL mode is granted only while no other process has it open.
         .locking_mode(match alone {
             true => SqliteLockingMode::Exclusive,
             false => SqliteLockingMode::Normal,

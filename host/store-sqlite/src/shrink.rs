@@ -1,30 +1,29 @@
-//! Files of earlier versions, which never shrink.
+//! Files of earlier versions, which cannot shrink.
 
 use super::{SqliteOptions, SqliteStore, error, upkeep};
 use kvasm_core::store::StoreError;
 use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, OpenFlags};
 
-/// Whether a SQLite file gives back what is freed, and why.
+/// Whether a SQLite file returns freed space to the file system, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IncrementalVacuum {
     /// It already did.
     WasOn,
-    /// The file was rewritten, and does from now on.
+    /// The file was rewritten, and does so from now on.
     TurnedOn,
-    /// It does not: another process has the file open. Nothing was changed.
+    /// Not enabled: another process has the file open. Nothing was changed.
     InUse,
 }
 
 impl SqliteStore {
-    /// Rewrites a file that was made without incremental vacuum, so that it gives back
-    /// what is freed. That takes time, and room for two more copies of what is in it:
-    /// one beside it, and one in the folder for temporary files. The schema stays as
-    /// it is.
+    /// Rewrites a file that was created without incremental vacuum, so that it returns freed space.
+    /// That takes time, and space for two more copies of its contents: one next to it, and one in
+    /// the folder for temporary files. The schema does not change.
     ///
     /// # Errors
-    /// [`StoreError::Full`] without that room; [`StoreError::Failed`] when the file
-    /// cannot be opened or rewritten. It is as it was in both cases.
+    /// [`StoreError::Full`] without that space; [`StoreError::Failed`] if the file cannot be opened
+    /// or rewritten. The file is unchanged in both cases.
     pub async fn turn_on_incremental_vacuum(
         options: SqliteOptions,
     ) -> Result<IncrementalVacuum, StoreError> {
@@ -57,10 +56,10 @@ fn turn_on(options: &SqliteOptions) -> Result<IncrementalVacuum, StoreError> {
     Ok(IncrementalVacuum::TurnedOn)
 }
 
-/// Locks the file for this connection alone: only then can it leave the WAL mode.
+/// Locks the file exclusively for this connection: only then can it leave WAL mode.
 fn take(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA locking_mode = EXCLUSIVE", [], |_| Ok(()))?;
     connection.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
-    // Of a file that was not in WAL mode, the line before has locked nothing.
+    // If the file was not in WAL mode, the previous statement has locked nothing.
     connection.execute_batch("BEGIN EXCLUSIVE; COMMIT")
 }

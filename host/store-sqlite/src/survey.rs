@@ -1,4 +1,4 @@
-//! What there is, for gauges: of each app, and how big the files are.
+//! Values of gauges: measurements of apps, and file sizes.
 
 use super::registry;
 use super::{SqliteStore, error};
@@ -13,15 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A log that is larger has something that keeps it: the writer folds it into the
-/// database at 4 MiB.
+/// A larger log has something that blocks its checkpoint: the writer checkpoints it at 4 MiB.
 const LOG_BYTES_LARGE: u64 = 16 * 1024 * 1024;
 
-/// Looks whether a reader holds the log.
+/// Detects whether a reader blocks the checkpoint of the log.
 #[derive(Debug, Default)]
 pub(super) struct LogWatch(Mutex<Option<Mark>>);
 
-/// Frames of the log that were there at a time, and not all folded yet.
+/// Frames of the log at one time that were not all checkpointed yet.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     frames: i64,
@@ -29,9 +28,9 @@ struct Mark {
 }
 
 impl LogWatch {
-    /// Notes how many frames the log has, and how many of them are in the database too.
-    /// A reader that began after the mark was made sees all of its frames, so it does
-    /// not keep any of them: as long as they are not folded, an older one is there.
+    /// Records the number of frames of the log, and how many of them are checkpointed. A reader
+    /// that started after the mark sees all of its frames and blocks none of them: as long as they
+    /// are not checkpointed, an older reader exists.
     fn note(&self, frames: i64, folded: i64, now: Instant) -> Duration {
         let mut mark = self.0.lock();
         match *mark {
@@ -52,7 +51,7 @@ impl LogWatch {
 impl Survey for SqliteStore {
     async fn survey(&self, app: AppId) -> Result<AppSurvey, StoreError> {
         let readers = Arc::clone(&self.readers);
-        // Dead letters can be many.
+        // There may be many dead letters.
         let read = move || readers.of_app(app, AppSurvey::default, |conn| survey(conn, app));
         self.places.run(None, read).await
     }
@@ -94,7 +93,7 @@ fn file_bytes(path: &Path) -> std::io::Result<u64> {
     Ok(std::fs::metadata(path)?.len())
 }
 
-/// How long a reader has held a log of so many bytes.
+/// Returns how long a reader has blocked the checkpoint of a log of `bytes` bytes.
 fn held(path: &Path, bytes: u64, watch: &LogWatch) -> Duration {
     if bytes < LOG_BYTES_LARGE {
         watch.forget();
@@ -102,13 +101,13 @@ fn held(path: &Path, bytes: u64, watch: &LogWatch) -> Duration {
     }
     match fold(path) {
         Ok((frames, folded)) if frames >= 0 => watch.note(frames, folded, Instant::now()),
-        // Somebody else folds it now, or there is no room to do so.
+        // Another connection is checkpointing it, or there is no space to do so.
         Ok(_) | Err(_) => Duration::ZERO,
     }
 }
 
-/// Folds what can be folded without waiting for anybody: the frames of the log, and how
-/// many of them are in the database then.
+/// Checkpoints without waiting. Returns the number of frames of the log, and how many of them are
+/// checkpointed.
 fn fold(path: &Path) -> rusqlite::Result<(i64, i64)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -135,12 +134,12 @@ fn survey(connection: &Connection, app: AppId) -> rusqlite::Result<AppSurvey> {
     })
 }
 
-/// Of the queue after one, and what is due first in it.
+/// The next queue, with its first due time.
 const FIRST_OF_NEXT_QUEUE: &str = "SELECT trigger_name, due_at FROM deliveries
      WHERE due_at IS NOT NULL AND app_id = ?1 AND trigger_name > ?2
      ORDER BY trigger_name, due_at LIMIT 1";
 
-/// Steps through the index from one queue to the next, however many deliveries each has.
+/// Steps through the index from one queue to the next, regardless of their numbers of deliveries.
 fn oldest_due(connection: &Connection, app: [u8; 16]) -> rusqlite::Result<Option<Timestamp>> {
     let mut first = connection.prepare_cached(FIRST_OF_NEXT_QUEUE)?;
     let mut is_paused = connection.prepare_cached(
@@ -174,21 +173,21 @@ mod tests {
             watch.note(frames, folded, now).as_secs()
         };
         assert_eq!(note(5_000, 5_000, 0), 0);
-        // One reader that began at 5,000.
+        // One reader that started at 5,000.
         assert_eq!(note(6_000, 5_000, 10), 0);
         assert_eq!(note(7_000, 5_000, 20), 10);
         assert_eq!(note(9_000, 5_000, 40), 30);
-        // It has ended; another began meanwhile.
+        // It has ended; another one started meanwhile.
         assert_eq!(note(9_500, 8_000, 50), 0);
         assert_eq!(note(9_600, 9_550, 60), 0);
         assert_eq!(note(9_700, 9_550, 70), 10);
-        // The log has begun again.
+        // The log was restarted.
         assert_eq!(note(100, 50, 80), 0);
         assert_eq!(note(100, 100, 90), 0);
         assert_eq!(note(200, 100, 100), 0);
     }
 
-    /// A query that needs a scan of the deliveries would take longer with each.
+    /// A query that scans the deliveries would take longer with each.
     #[test]
     fn the_oldest_delivery_is_found_through_the_index() {
         let connection = Connection::open_in_memory().unwrap();

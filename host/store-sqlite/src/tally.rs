@@ -1,10 +1,9 @@
-//! What apps use, kept through one transaction.
+//! Usage counters of apps, kept during one transaction.
 //!
-//! The writer is the only one who counts, so it reads an app's row once in a
-//! transaction, counts in memory, and writes the row once before the commit. What is
-//! here is always what the transaction has: a savepoint that is rolled back takes along
-//! what was counted and read since ([`Transaction::whole`] has the only one), and
-//! counts that could not be written stay, to be written again.
+//! The writer is the only one that counts. It reads an app's row once in a transaction, counts in
+//! memory, and writes the row once before the commit. The counters always match the transaction: a
+//! savepoint that is rolled back undoes what was counted and read since ([`Transaction::whole`] has
+//! the only one), and counters that could not be written are kept and written again.
 //!
 //! [`Transaction::whole`]: super::writer::Transaction::whole
 
@@ -15,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-/// By how much a write changes what its app uses.
+/// The change that a write makes to its app's usage.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Delta {
     pub(super) entries: i64,
@@ -24,8 +23,8 @@ pub(super) struct Delta {
 }
 
 impl Delta {
-    /// Of an entry that is written in place of another one, or removed: the sizes
-    /// after and before, if it is there.
+    /// The delta of an entry that is written or removed, from its sizes after and before; `None`
+    /// where it does not exist.
     pub(super) fn entry(after: Option<i64>, before: Option<i64>) -> Delta {
         let entries = i64::from(after.is_some()) - i64::from(before.is_some());
         let bytes = after.unwrap_or(0) - before.unwrap_or(0);
@@ -36,8 +35,8 @@ impl Delta {
         }
     }
 
-    /// Of a delivery that comes into the queue, from its size. A run of a schedule
-    /// has none and is not counted.
+    /// The delta of a delivery that is queued, from its size. A run of a schedule has size 0 and is
+    /// not counted.
     pub(super) fn queued(size: i64) -> Delta {
         Delta {
             entries: 0,
@@ -46,7 +45,7 @@ impl Delta {
         }
     }
 
-    /// Of bytes that dead letters take.
+    /// The delta of the bytes of dead letters.
     pub(super) fn letters(bytes: i64) -> Delta {
         Delta {
             bytes,
@@ -75,14 +74,14 @@ impl std::ops::AddAssign for Delta {
     }
 }
 
-/// One app's count and limits.
+/// The counters and limits of one app.
 struct Account {
     entries: i64,
     bytes: i64,
     deliveries: i64,
     entries_max: Option<i64>,
     bytes_max: Option<i64>,
-    /// Grows with each change of its triggers; 0 while it never had one.
+    /// Increases with each change of its triggers; 0 if it never had one.
     triggers: i64,
     changed: bool,
 }
@@ -94,16 +93,16 @@ pub(super) struct Tally {
     since_savepoint: Option<Since>,
 }
 
-/// What was done since the savepoint that is open.
+/// The changes since the open savepoint.
 #[derive(Default)]
 struct Since {
     counted: Vec<(AppId, Delta)>,
-    /// The apps that were read: the row may be one that is rolled back.
+    /// The apps that were read: the row may be rolled back.
     opened: Vec<AppId>,
 }
 
 impl Tally {
-    /// Reads an app's row if it was not read yet.
+    /// Reads an app's row unless it was already read.
     pub(super) fn open(&mut self, connection: &Connection, app: AppId) -> Result<(), StoreError> {
         if let Entry::Vacant(place) = self.accounts.entry(app) {
             let account = read(connection, app).map_err(error::store)?;
@@ -115,15 +114,15 @@ impl Tally {
         Ok(())
     }
 
-    /// The number of the app's triggers, as they are in this transaction.
+    /// Returns the generation of the app's triggers, as of this transaction.
     pub(super) fn triggers(&self, app: AppId) -> i64 {
         self.accounts
             .get(&app)
             .map_or(0, |account| account.triggers)
     }
 
-    /// Whether an app's quota has room for a write. One that does not add to
-    /// what is short is always taken, so that an app over its quota can free.
+    /// Checks a write against the app's quota. A write that does not increase the usage of an
+    /// exhausted resource is always allowed, so that an app over its quota can free space.
     pub(super) fn check(&self, app: AppId, delta: Delta) -> Result<(), StoreError> {
         let Some(account) = self.accounts.get(&app) else {
             return Ok(());
@@ -165,17 +164,17 @@ impl Tally {
         }
     }
 
-    /// Begins a savepoint: what is counted from here on can be undone.
+    /// Starts a savepoint: later counts can be undone.
     pub(super) fn save(&mut self) {
         self.since_savepoint = Some(Since::default());
     }
 
-    /// Ends the savepoint and keeps what was counted since.
+    /// Ends the savepoint and keeps its counts.
     pub(super) fn release(&mut self) {
         self.since_savepoint = None;
     }
 
-    /// Ends the savepoint, undoes what was counted and forgets what was read since.
+    /// Ends the savepoint, undoes its counts and forgets what was read since.
     pub(super) fn roll_back(&mut self) {
         let since = self.since_savepoint.take().unwrap_or_default();
         for (app, delta) in since.counted {
@@ -190,8 +189,8 @@ impl Tally {
         }
     }
 
-    /// Writes what has changed, and forgets everything. After an error nothing is
-    /// forgotten: the rows that were written are written again with the others.
+    /// Writes the changed counters, and forgets everything. After an error nothing is forgotten:
+    /// rows that were written are written again with the others.
     pub(super) fn write(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         for (app, account) in &self.accounts {
             if account.changed {

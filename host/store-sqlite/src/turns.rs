@@ -1,20 +1,20 @@
-//! Whose write is next: apps take turns, and the writes of one app keep their order.
+//! The order of writes: apps take turns, and the writes of one app keep their order.
 
 use super::writer::Job;
 use kvasm_core::AppId;
 use std::collections::{HashMap, VecDeque};
 use tokio::sync::mpsc;
 
-/// Writes that are taken out of the channel before their turn.
+/// The maximum number of writes that are taken from the channel ahead of their turn.
 const WAITING_MAX: usize = 1024;
 
-/// The writer's end of the channel. An app with many writes, or large ones, has one
-/// turn at a time.
+/// The receiving end of the writer's channel. Regardless of the number and size of its writes, an
+/// app gets one turn at a time.
 pub(super) struct Turns {
     channel: mpsc::Receiver<Box<dyn Job>>,
     waiting: HashMap<Option<AppId>, VecDeque<Box<dyn Job>>>,
-    /// Those who have something waiting, each once, the next one first. What belongs
-    /// to no app takes turns as if it were one.
+    /// Those with waiting writes, each once, the next one first. Writes of no app take turns as if
+    /// they belonged to one.
     order: VecDeque<Option<AppId>>,
     count: usize,
 }
@@ -29,7 +29,7 @@ impl Turns {
         }
     }
 
-    /// Returns the next write and waits for one; `None` when there will be no more.
+    /// Returns the next write, waiting for one; `None` once the channel is closed.
     pub(super) fn wait(&mut self) -> Option<Box<dyn Job>> {
         self.pop().or_else(|| self.channel.blocking_recv())
     }
@@ -40,7 +40,7 @@ impl Turns {
         self.pop()
     }
 
-    /// Takes what has come meanwhile, so that it has its turn among the others.
+    /// Receives the writes that have arrived meanwhile, so that they take turns with the others.
     pub(super) fn gather(&mut self) {
         while self.count < WAITING_MAX
             && let Ok(job) = self.channel.try_recv()

@@ -1,4 +1,4 @@
-//! What is removed and given back as time goes by.
+//! Periodic removal of old data.
 
 use super::writer::{Transaction, Work};
 use super::{SqliteStore, error, grave};
@@ -10,19 +10,18 @@ use kvasm_core::{AppId, Timestamp};
 use rusqlite::Connection;
 use std::sync::Arc;
 
-/// Free pages that stay in the file, for what is written next: this many, and a
-/// tenth of the file.
+/// Free pages that stay in the file for later writes: this many, and a tenth of the file.
 const FREE_PAGES_KEPT: i64 = 1_024;
-/// Audit rows that are counted on the thread that asks.
+/// The maximum number of audit rows that are counted on the calling thread.
 const SHORT_LOOK: u32 = 500;
-/// Pages that are given back in one step: 1 MiB.
+/// Pages that are vacuumed in one step: 1 MiB.
 const PAGES_OF_A_STEP: i64 = 256;
 
 #[async_trait]
 impl Upkeep for SqliteStore {
     async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         let before = first_id(before).into_bytes();
-        // Asked by readers first, so that the writer is left alone as a rule.
+        // Readers check first, so that the writer is rarely involved.
         let has_some = move |conn: &_| has_audit_before(conn, before);
         if !self.read_short(None, has_some, || has_some).await? {
             return Ok(0);
@@ -61,7 +60,7 @@ impl Upkeep for SqliteStore {
     }
 
     async fn give_back(&self) -> Result<bool, StoreError> {
-        // Asked by a reader first, so that the writer is left alone as a rule.
+        // A reader checks first, so that the writer is rarely involved.
         let spare = |connection: &_| spare_pages(connection, kept_pages(connection)?);
         if self.read_short(None, spare, || spare).await? == 0 {
             return Ok(false);
@@ -105,14 +104,14 @@ fn has_audit_before(connection: &Connection, before: [u8; 16]) -> rusqlite::Resu
 const AUDIT_BEHIND: &str =
     "SELECT id FROM audit WHERE app_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2";
 
-/// Whether an app has more than so many rows.
+/// Returns whether an app has more than `rows` rows.
 fn has_more_audit(connection: &Connection, app: AppId, rows: u32) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(AUDIT_BEHIND)?
         .exists((app.uuid().as_bytes(), rows))
 }
 
-/// The oldest rows of an app, up to `limit`, of those behind the newest `keep`. Counts
+/// Returns the oldest rows of an app, up to `limit`, of those behind the newest `keep`. Scans
 /// `keep` entries of the index.
 fn spare_audit(
     connection: &Connection,
@@ -136,19 +135,19 @@ fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, pragma, |row| row.get(0))
 }
 
-/// Whether a file can give back what is freed. One that was made by an earlier version
-/// cannot, until it is rewritten (`shrink`).
+/// Returns whether a file can return freed space. A file from an earlier version cannot until it is
+/// rewritten (`shrink`).
 pub(super) fn is_incremental(connection: &Connection) -> rusqlite::Result<bool> {
     const INCREMENTAL: i64 = 2;
     Ok(number(connection, "auto_vacuum")? == INCREMENTAL)
 }
 
-/// Free pages that stay in the file as a rule.
+/// Returns the number of free pages that normally stay in the file.
 fn kept_pages(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(FREE_PAGES_KEPT + number(connection, "page_count")? / 10)
 }
 
-/// Pages that could be given back now, so that `kept` stay.
+/// Returns the number of pages that can be vacuumed so that `kept` stay.
 fn spare_pages(connection: &Connection, kept: i64) -> rusqlite::Result<i64> {
     if !is_incremental(connection)? {
         return Ok(0);
@@ -156,13 +155,13 @@ fn spare_pages(connection: &Connection, kept: i64) -> rusqlite::Result<i64> {
     Ok((number(connection, "freelist_count")? - kept).max(0))
 }
 
-/// Moves a few pages from the end of the file into free ones, of which `kept` stay;
-/// whether more are to spare.
+/// Moves a few pages from the end of the file into free ones, of which `kept` stay. Returns whether
+/// more can be vacuumed.
 pub(super) fn vacuum(connection: &Connection, kept: i64) -> rusqlite::Result<bool> {
     let pages = spare_pages(connection, kept)?.min(PAGES_OF_A_STEP);
     if pages > 0 {
         let sql = format!("PRAGMA incremental_vacuum({pages})");
-        // Each row that it answers is a page: it goes on only while it is asked.
+        // Each result row is a page: it continues only while rows are read.
         let mut statement = connection.prepare(&sql)?;
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
@@ -175,7 +174,7 @@ mod tests {
     use super::*;
     use crate::{SqliteOptions, plan};
 
-    /// It is asked for each app in each round.
+    /// It runs for each app in each round.
     #[tokio::test]
     async fn a_look_for_spare_audit_rows_reads_the_index_alone() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! Writes: one thread, one connection, commits in groups.
 //!
-//! While one commit waits for the disk, the writes that arrive gather in the
-//! channel; the next transaction takes them all. So the disk is waited for once
-//! a group, and the more callers there are, the larger the groups.
+//! While one commit waits for the disk, the writes that arrive queue up in the channel, and the
+//! next transaction takes all of them. So there is one wait for the disk per group, and groups grow
+//! with the number of callers.
 
 use super::ballast::{self, Ballast};
 use super::links::Links;
@@ -20,40 +20,39 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Requests that wait for the writer; more callers than that wait to hand
-/// theirs over.
+/// The length of the writer's queue; further callers wait to enqueue.
 const QUEUE_LEN: usize = 1024;
-/// A group is closed when it has this many requests, bytes of values or changed rows,
-/// so that its first caller does not wait for long.
+/// A group is closed when it has this many requests, bytes of values or changed rows, so that its
+/// first caller does not wait long.
 const GROUP_REQUESTS: usize = 512;
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 const GROUP_ROWS: u64 = 10_000;
 
-/// The bytes of the row that a probe writes, unless a larger write has failed.
+/// The size of the row that a probe writes, unless a larger write has failed.
 const PROBE_BYTES: usize = 16 * 1024;
-/// The most that a probe writes.
+/// The maximum that a probe writes.
 const PROBE_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a write is for, and what it takes.
+/// The purpose and the cost of a write.
 #[derive(Clone, Copy)]
 pub(super) struct Work {
-    /// Whose turn it takes; `None` if it belongs to no app.
+    /// The app whose turn it takes; `None` if it belongs to no app.
     pub(super) app: Option<AppId>,
-    /// About how many bytes it writes.
+    /// The approximate number of bytes that it writes.
     pub(super) bytes: usize,
-    /// Whether it is taken on a full disk.
+    /// Whether it is accepted on a full disk.
     pub(super) frees: bool,
 }
 
 impl Work {
-    /// Of no app, and small.
+    /// A small write of no app.
     pub(super) const NONE: Work = Work {
         app: None,
         bytes: 0,
         frees: false,
     };
 
-    /// Of an app, and small.
+    /// A small write of an app.
     pub(super) const fn of(app: AppId) -> Work {
         Work {
             app: Some(app),
@@ -65,7 +64,7 @@ impl Work {
         Work { bytes, ..self }
     }
 
-    /// Frees more than it adds, or at least does not add more than an audit row.
+    /// Marks it as freeing space: it adds no more than an audit row.
     pub(super) const fn that_frees(self) -> Work {
         Work {
             frees: true,
@@ -74,19 +73,18 @@ impl Work {
     }
 }
 
-/// A request to the writer. Its caller waits for the answer, or has left.
+/// A request to the writer, whose caller waits for the answer or was cancelled.
 pub(super) trait Job: Send {
     fn work(&self) -> Work;
-    /// Whether the caller has left. Such a job is dropped before it is run.
+    /// Returns whether the caller was cancelled. Such a job is dropped unless it already runs.
     fn is_abandoned(&self) -> bool;
-    /// Runs in the open transaction. The answer is given once the transaction has
-    /// ended.
+    /// Runs in the open transaction. The answer is sent once the transaction has ended.
     fn run(self: Box<Self>, transaction: &mut Transaction<'_>) -> Answer;
     /// Answers without running.
     fn refuse(self: Box<Self>, why: StoreError);
 }
 
-/// Answers, when it is known whether the transaction was committed.
+/// Sends the answer, once it is known whether the transaction was committed.
 type Answer = Box<dyn FnOnce(&rusqlite::Result<()>) + Send>;
 
 struct Request<T, F> {
@@ -114,7 +112,7 @@ where
         let answer = match catch_unwind(run) {
             Ok(answer) => answer,
             Err(_) => {
-                // Half of the work may be done, in the database and in memory.
+                // A part of the work may be done, in the database and in memory.
                 transaction.poisoned = true;
                 Err(error::host("the write panicked; the panic is in the log"))
             }
@@ -125,7 +123,7 @@ where
         if let Err(error) = &answer {
             transaction.is_full |= error::may_be_full(error);
         }
-        // A caller that has left since does not need its answer.
+        // A caller that was cancelled meanwhile does not need its answer.
         Box::new(move |committed| drop(reply.send(or_lost(committed, answer))))
     }
 
@@ -134,7 +132,7 @@ where
     }
 }
 
-/// The handle of the writer thread.
+/// A handle to the writer thread.
 pub(super) struct Writer {
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
@@ -160,9 +158,9 @@ impl Writer {
         })
     }
 
-    /// Runs `run` in a transaction and answers after the commit. What it does must
-    /// leave nothing behind if it fails. If the caller stops waiting before its
-    /// turn comes, `run` is never called; after that it is carried out all the same.
+    /// Runs `run` in a transaction and returns its result after the commit. If it fails, it must
+    /// leave no changes behind. If the caller is cancelled before its turn, `run` is never called;
+    /// after that it is completed.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: Work,
@@ -171,7 +169,7 @@ impl Writer {
         self.run_after(work, run, || ()).await
     }
 
-    /// As [`run`](Writer::run); calls `queued` when it has its place in the queue.
+    /// As [`run`](Writer::run), and calls `queued` when it is in the queue.
     pub(super) async fn run_after<T: Send + 'static>(
         &self,
         work: Work,
@@ -187,14 +185,13 @@ impl Writer {
         answer.await.map_err(|_| stopped())?
     }
 
-    /// Writes a small row, to find out whether writes work. After a write has failed,
-    /// for example on a full disk, it writes as much as that one (up to 1 MiB), until
-    /// that works again.
+    /// Writes a small row, to check whether writes work. After a failed write, for example on a
+    /// full disk, it writes as much as that one (up to 1 MiB), until that works again.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
         self.run(Work::NONE.with_bytes(PROBE_BYTES), |transaction| {
             let now = Timestamp::now().0;
             let bytes = PROBE_BYTES.max(*transaction.unproved);
-            // SQLite does not write what has not changed, so the bytes change.
+            // SQLite does not write unchanged pages, so the bytes change.
             let filler: Vec<u8> = now.to_le_bytes().into_iter().cycle().take(bytes).collect();
             let update = transaction
                 .connection
@@ -210,7 +207,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Closing the channel ends the thread after what it has been handed.
+        // Closing the channel ends the thread after the queued jobs.
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -226,7 +223,7 @@ fn open(options: &SqliteOptions) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     set_cache(&connection, options.cache)?;
-    // After a burst the log file is cut back to this size.
+    // After a burst the log file is truncated to this size.
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
     Ok(connection)
 }
@@ -252,8 +249,8 @@ fn run(
             let begun = Transaction::begin(connection, memory, &mut unproved, is_short);
             group(begun, first, &mut turns, &mut ballast, metrics);
         });
-        // A job's own panic is caught in its run. After any other one the callers of
-        // the group are answered by the end of their channels.
+        // A job's own panic is caught in its run. After any other panic the callers of the group
+        // are answered by the closed channels.
         if catch_unwind(group).is_err() {
             roll_back(connection);
             watchers.forget();
@@ -262,7 +259,7 @@ fn run(
         if ballast.is_released() {
             ballast.give_back(connection);
             if let Err(error) = connection.busy_timeout(busy_timeout) {
-                tracing::error!(%error, "SQLite did not take a timeout");
+                tracing::error!(%error, "cannot set SQLite's busy timeout");
             }
         }
         turns.gather();
@@ -283,7 +280,7 @@ fn group(
             if error::is_no_room(&error) {
                 ballast.release();
             }
-            // Those that came meanwhile would wait for the same, one after another.
+            // Those that arrived meanwhile would wait for the same lock, one after another.
             first.refuse(lost(&error));
             while let Some(job) = turns.next() {
                 job.refuse(lost(&error));
@@ -302,7 +299,7 @@ fn group(
             bytes += job.work().bytes;
             answers.push(job.run(&mut transaction));
         }
-        // Some errors, such as a full disk, end the transaction by themselves.
+        // Some errors, such as a full disk, end the transaction automatically.
         let ended = transaction.connection.is_autocommit() || transaction.poisoned;
         let rows = transaction.connection.total_changes() - rows_before;
         let is_large =
@@ -314,7 +311,7 @@ fn group(
     }
     metrics.commit_group(answers.len());
     let (committed, is_full) = transaction.commit(bytes);
-    // First, so that a deletion after the answer has the room.
+    // First, so that a deletion after the answer has the space.
     if is_full {
         ballast.release();
     }
@@ -326,24 +323,23 @@ fn group(
 /// An open transaction.
 pub(super) struct Transaction<'c> {
     pub(super) connection: &'c Connection,
-    /// The last version given out.
+    /// The last assigned version.
     version: i64,
     first_version: i64,
     pub(super) tally: Tally,
     pub(super) watchers: &'c mut Watchers,
     pub(super) links: &'c mut Links,
-    /// A job has panicked: nothing of the transaction can be trusted.
+    /// A job has panicked: the transaction cannot be trusted.
     poisoned: bool,
-    /// The bytes of the largest write that has failed and that no later write has
-    /// shown to work again; 0 if there is none.
+    /// The size of the largest failed write that no later write has shown to work again; 0 if none.
     unproved: &'c mut usize,
-    /// The bytes of the largest job of this transaction that has failed.
+    /// The size of the largest failed job of this transaction.
     failed: usize,
-    /// The bytes that a probe of this transaction has written.
+    /// The number of bytes that a probe of this transaction has written.
     proved: usize,
-    /// Whether only what frees is taken.
+    /// Whether only writes that free space are accepted.
     pub(super) is_short: bool,
-    /// Whether a job has found no room.
+    /// Whether a job has run out of space.
     is_full: bool,
 }
 
@@ -354,7 +350,7 @@ impl<'c> Transaction<'c> {
         unproved: &'c mut usize,
         is_short: bool,
     ) -> rusqlite::Result<Transaction<'c>> {
-        // Left open only if an earlier ROLLBACK has failed.
+        // A transaction is still open only if an earlier ROLLBACK failed.
         roll_back(connection);
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let version = connection
@@ -383,14 +379,15 @@ impl<'c> Transaction<'c> {
         })
     }
 
-    /// The next version, which also numbers deliveries: it grows with each write.
+    /// Returns the next version, which is also the sequence number of deliveries: it increases with
+    /// each write.
     pub(super) fn next_version(&mut self) -> i64 {
         self.version += 1;
         self.version
     }
 
-    /// Runs statements that take effect together or not at all, and so does what they
-    /// count in the tally. Not to be nested.
+    /// Runs statements atomically, together with their changes of the usage counters. Must not be
+    /// nested.
     pub(super) fn whole<T>(
         &mut self,
         run: impl FnOnce(&mut Self) -> Result<T, StoreError>,
@@ -400,13 +397,13 @@ impl<'c> Transaction<'c> {
         let result = run(self);
         let ended = self.end_savepoint(result.is_ok());
         if ended.is_err() {
-            // The database and the tally may not agree any more.
+            // The database and the counters may disagree.
             self.poisoned = true;
         }
         ended.and(result)
     }
 
-    /// Keeps or undoes what was done since the savepoint, in the database and in memory.
+    /// Keeps or undoes the changes since the savepoint, in the database and in memory.
     fn end_savepoint(&mut self, is_kept: bool) -> Result<(), StoreError> {
         if is_kept {
             self.tally.release();
@@ -429,7 +426,7 @@ impl<'c> Transaction<'c> {
         run(sql).map(drop).map_err(error::store)
     }
 
-    /// Commits `bytes` of writes; also whether the disk may be full.
+    /// Commits `bytes` bytes of writes. Also returns whether the disk may be full.
     fn commit(mut self, bytes: usize) -> (rusqlite::Result<()>, bool) {
         let committed = self.commit_transaction();
         if committed.is_err() {
@@ -463,8 +460,8 @@ impl<'c> Transaction<'c> {
     }
 }
 
-/// An answer, or the error of its transaction. What failed by itself keeps its
-/// own error.
+/// Returns an answer, or the error of its transaction. A job that failed on its own keeps its
+/// error.
 fn or_lost<T>(
     committed: &rusqlite::Result<()>,
     answer: Result<T, StoreError>,
@@ -475,7 +472,7 @@ fn or_lost<T>(
     }
 }
 
-/// The answer to a write whose group failed for a reason that was not its own.
+/// Returns the error of a write whose group failed for another reason.
 fn lost(error: &rusqlite::Error) -> StoreError {
     let why = format!("the transaction was rolled back: {error}").into();
     match error.sqlite_error_code() {
@@ -489,7 +486,7 @@ fn roll_back(connection: &Connection) {
         return;
     }
     if let Err(error) = connection.execute_batch("ROLLBACK") {
-        tracing::error!(%error, "SQLite did not roll back");
+        tracing::error!(%error, "SQLite failed to roll back");
     }
 }
 

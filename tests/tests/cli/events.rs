@@ -219,7 +219,7 @@ fn triggers_come_and_go() {
         &["--schedule", "* * * * *", "--on", "set"],
         "cannot be used with",
     );
-    bad(&["--schedule", "61 * * * *"], "is no schedule");
+    bad(&["--schedule", "61 * * * *"], "is not a schedule");
     bad(&["--collection", "c", "--on", "read"], "read");
     bad(&["--collection", "c", "--attempts", "101"], "from 1 to 100");
     bad(

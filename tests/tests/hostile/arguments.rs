@@ -239,7 +239,7 @@ async fn bad_lists_are_refused() {
         "(i32.store (i32.const 1004) (i32.const 32)) (i32.store (i32.const 1044) (i32.const 2))";
     refused(list(reverse), Status::Invalid, &["holds 2"]).await;
     let cursor = "(i32.store (i32.const 1004) (i32.const 8)) (i32.store (i32.const 1032) (i32.const 0)) (i32.store (i32.const 1036) (i32.const 30))";
-    refused(list(cursor), Status::Invalid, &["cursor was not given"]).await;
+    refused(list(cursor), Status::Invalid, &["cursor was not returned"]).await;
     let unknown = "(i32.store (i32.const 1004) (i32.const 128))";
     refused(list(unknown), Status::Unsupported, &["0x80"]).await;
 }

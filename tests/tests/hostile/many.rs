@@ -87,7 +87,7 @@ async fn an_answer_has_four_mebibytes_of_values_at_most() {
     let answer = packed.get_many(&[big, big, big, big, at("c", "one")]).await;
     answer.refused(
         Status::TooLarge,
-        &["answer is over the limit of 4194304 bytes"],
+        &["answer exceeds the limit of 4194304 bytes"],
     );
     packed
         .get_many(&vec![big; 1_000])
@@ -279,13 +279,10 @@ async fn what_is_no_id_and_no_limit_is_refused() {
         b"'; DROP TABLE kv; --",
     ] {
         let answer = packed.call(Packed::letters(id, 1)).await;
-        answer.refused(Status::Invalid, &["identity of a dead letter is malformed"]);
+        answer.refused(Status::Invalid, &["dead letter ID is malformed"]);
     }
     let answer = packed.call(Packed::letters(&[b'0'; 1_000], 1)).await;
-    answer.refused(
-        Status::TooLarge,
-        &["identity of a dead letter is 1000 bytes"],
-    );
+    answer.refused(Status::TooLarge, &["dead letter ID is 1000 bytes"]);
     for limit in [-1, 1_001, i32::MIN, i32::MAX] {
         let answer = packed.call(Packed::letters(b"", limit)).await;
         answer.refused(Status::Invalid, &["page limit is", "from 1 to 1000"]);

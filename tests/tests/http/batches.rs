@@ -247,7 +247,7 @@ async fn entries_are_read_together() {
     let large = ask(large.into()).await;
     large.refused(400, "invalid-argument");
     assert!(
-        large.text().contains("over the limit of"),
+        large.text().contains("exceeds the limit of"),
         "{}",
         large.text()
     );

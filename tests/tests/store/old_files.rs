@@ -202,7 +202,7 @@ fn is_refused<T>(opened: Result<T, StoreError>) {
     };
     let text = cause.to_string();
     assert!(
-        text.contains("is 3") && text.contains("`kvasm migrate`"),
+        text.contains("has schema 3") && text.contains("`kvasm migrate`"),
         "{text}"
     );
 }

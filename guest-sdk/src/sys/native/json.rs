@@ -109,7 +109,7 @@ impl<'de> Visitor<'de> for Storable {
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<Storable, E> {
         if number.abs() > NUMBER_MAX {
             return Err(E::custom(
-                "a number is beyond 1e308 or -1e308, which is the limit",
+                "a number is out of range: the limits are 1e308 and -1e308",
             ));
         }
         Ok(Storable)
@@ -122,7 +122,7 @@ impl<'de> Visitor<'de> for Storable {
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Storable, E> {
         if text.contains('\0') {
             return Err(E::custom(
-                "a string contains \\u0000, which no store can hold in text",
+                "a string contains \\u0000, which cannot be stored in text",
             ));
         }
         Ok(Storable)

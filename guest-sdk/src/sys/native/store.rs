@@ -326,8 +326,8 @@ fn open<'a>(cursor: &'a [u8], collection: &str, query: &Query<'_>) -> Result<&'a
         .map(|(_, key)| key)
         .ok_or_else(|| {
             Error::Invalid(
-                "the cursor was not given by a list of this collection with these options, or it was \
-                 edited; start the list again without a cursor"
+                "the cursor was not returned by a list of this collection with these options, or \
+                 was modified; restart the list without a cursor"
                     .to_owned(),
             )
         })

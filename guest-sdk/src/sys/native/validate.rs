@@ -83,7 +83,7 @@ pub(super) fn keys_len(len: usize) -> Result<(), Error> {
 pub(super) fn many_bytes(len: usize) -> Result<(), Error> {
     if len > MANY_BYTES_MAX {
         return Err(Error::TooLarge(format!(
-            "the answer is over the limit of {MANY_BYTES_MAX} bytes; ask for less at once"
+            "the answer exceeds the limit of {MANY_BYTES_MAX} bytes; request less at once"
         )));
     }
     Ok(())
@@ -118,7 +118,7 @@ fn text(subject: &str, text: &str, limit: usize) -> Result<(), Error> {
     size(subject, text.len() as u64, limit)?;
     if text.contains('\0') {
         return Err(Error::Invalid(format!(
-            "the {subject} contains a NUL character, which no store can hold in text"
+            "the {subject} contains a NUL character, which cannot be stored in text"
         )));
     }
     Ok(())

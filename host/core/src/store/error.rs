@@ -1,15 +1,15 @@
-//! What a store answers when it cannot do what it was asked.
+//! Errors of a store.
 
 use crate::{PluginVersion, Resource};
 use thiserror::Error;
 
-/// A store's refusal or failure.
+/// Why a store refused or failed an operation.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// The app's name is taken.
-    #[error("an app of this name exists already")]
+    /// The name is already used by another app.
+    #[error("an app with this name already exists")]
     AppExists,
-    /// The app is not there, or no longer.
+    /// The app does not exist, or was deleted.
     #[error("the app does not exist")]
     AppNotFound,
     /// Checks of a batch failed; nothing was written.
@@ -18,74 +18,73 @@ pub enum StoreError {
         /// The positions in [`WriteBatch::checks`](crate::WriteBatch::checks).
         failed: Vec<usize>,
     },
-    /// An increment of what is no integer; nothing was written.
-    #[error("operation {at} of the batch adds to a value that is no integer")]
+    /// An increment of a value that is not an integer; nothing was written.
+    #[error("operation {at} of the batch increments a value that is not an integer")]
     NotInteger {
         /// Its position in [`WriteBatch::ops`](crate::WriteBatch::ops).
         at: usize,
     },
-    /// An increment beyond 64 bits; nothing was written.
-    #[error("operation {at} of the batch takes an integer out of the range of 64 bits")]
+    /// An increment beyond the range of 64 bits; nothing was written.
+    #[error("operation {at} of the batch exceeds the range of a 64-bit integer")]
     Overflow {
         /// Its position in [`WriteBatch::ops`](crate::WriteBatch::ops).
         at: usize,
     },
-    /// The delivery that a batch acknowledges was claimed by somebody else since,
-    /// or is done; nothing was written.
-    #[error("the lease of the delivery has run out")]
+    /// The delivery that a batch acknowledges has been claimed again since, or is done; nothing was
+    /// written.
+    #[error("the lease of the delivery has expired")]
     LeaseLost,
-    /// The values that were asked for are too large together.
-    #[error("the values are over {limit} bytes together")]
+    /// The requested values are too large in total.
+    #[error("the values exceed {limit} bytes in total")]
     AnswerTooLarge {
-        /// The most bytes.
+        /// The maximum, in bytes.
         limit: usize,
     },
-    /// The batch would make more deliveries than it may; nothing was written.
-    #[error("the batch makes more than {limit} deliveries")]
+    /// The batch would create too many deliveries; nothing was written.
+    #[error("the batch creates more than {limit} deliveries")]
     Deliveries {
-        /// The most deliveries.
+        /// The maximum number of deliveries.
         limit: u32,
     },
-    /// The app would have more than
-    /// [`TRIGGERS_MAX`](crate::TRIGGERS_MAX) triggers; nothing was changed.
+    /// The app would exceed [`TRIGGERS_MAX`](crate::model::TRIGGERS_MAX); nothing was changed.
     #[error("the app would have {found} triggers")]
     TooManyTriggers {
-        /// How many it would have.
+        /// The number of triggers that it would have.
         found: u64,
     },
     /// The app's limits are not those that the change expects; nothing was changed.
-    #[error("the app's limits are not those that the change expects")]
+    #[error("the app's limits do not match the expected ones")]
     LimitsChanged,
-    /// The token is the last good one that administers the instance; it was not revoked.
-    #[error("the token is the last good one with instance:admin")]
+    /// The token is the last valid one that administers the instance; it was not revoked.
+    #[error("the token is the last valid token with instance:admin")]
     LastAdmin,
-    /// The app's quota does not have room for the batch; nothing was written.
-    #[error("the app's quota of {limit} {resource} is used up")]
+    /// The app's quota does not allow the batch; nothing was written.
+    #[error("the app's quota of {limit} {resource} is exhausted")]
     Quota {
-        /// What there is not enough of.
+        /// The exhausted resource.
         resource: Resource,
-        /// How much the app may have.
+        /// The quota.
         limit: u64,
     },
-    /// The app has no plugin version of this number.
+    /// The app has no plugin version with this number.
     #[error("the app has no plugin version {0}")]
     PluginNotFound(PluginVersion),
-    /// The active plugin version cannot be removed.
+    /// The plugin version is active and cannot be deleted.
     #[error("plugin version {0} is active")]
     PluginActive(PluginVersion),
-    /// There is no plugin version to go back to.
+    /// There is no plugin version to roll back to.
     #[error("there is no plugin version to roll back to")]
     NothingToRollBackTo,
-    /// The database has no room left; reads go on.
+    /// The database has no space left; reads still work.
     #[error("the store is full")]
     Full(#[source] BoxError),
-    /// The database cannot be reached or is too busy; the call may be tried again.
+    /// The database cannot be reached or is overloaded; the call may be retried.
     #[error("the store is unavailable")]
     Unavailable(#[source] BoxError),
-    /// The database answered with something else: a damaged file, a bug.
+    /// Another error of the database, such as a damaged file or a bug.
     #[error("the store failed")]
     Failed(#[source] BoxError),
 }
 
-/// The cause, for the host's log only. It can hold SQL and paths.
+/// The cause, for the host's log only. It may contain SQL and paths.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,8 +1,7 @@
-//! Where entries live. One trait, three backends, one conformance suite.
+//! Storage of entries: one trait, three backends, one conformance suite.
 //!
-//! A store keeps what it is given and knows nothing of guests, principals or
-//! limits on callers. Every call names the app, and a backend leads every
-//! statement with it.
+//! A store knows nothing of guests, principals or limits of callers. Every call names the app, and
+//! every statement of a backend names it first.
 
 mod error;
 mod outbox;
@@ -41,16 +40,16 @@ pub use upkeep::Upkeep;
 /// - Keys compare bytewise.
 #[async_trait]
 pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
-    /// The app of that name, if there is one.
+    /// Returns the app with this name, if it exists.
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;
 
-    /// The app of that identity, if there is one.
+    /// Returns the app with this identity, if it exists.
     async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError>;
 
-    /// Up to `limit` apps in the order of their names, after `after` if given.
+    /// Returns up to `limit` apps by name, after `after` if given.
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError>;
 
-    /// The entry, if there is one.
+    /// Returns the entry, if it exists.
     async fn get(
         &self,
         app: AppId,
@@ -59,7 +58,7 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError>;
 
-    /// Whether there is an entry, without reading its value.
+    /// Returns whether the entry exists, without reading its value.
     async fn has(
         &self,
         app: AppId,
@@ -68,12 +67,11 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Entries in the order of their keys' places in `keys`, all as they were at
-    /// one moment. A key may be asked for twice.
+    /// Returns the entries of `keys`, in the same order, from one snapshot. Keys may repeat.
     ///
     /// # Errors
-    /// [`StoreError::AnswerTooLarge`] when the values are over `bytes_max`
-    /// together. They are not read then.
+    /// [`StoreError::AnswerTooLarge`] if the values exceed `bytes_max` in total. They are not read
+    /// then.
     async fn get_many(
         &self,
         app: AppId,
@@ -82,14 +80,13 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
         bytes_max: usize,
     ) -> Result<Vec<Option<Entry>>, StoreError>;
 
-    /// One page of a collection. Its cost does not depend on how far into the
-    /// collection it is.
+    /// Returns one page of a collection. The cost does not depend on the position of the page.
     async fn list(&self, app: AppId, query: &ListQuery, now: Timestamp)
     -> Result<Page, StoreError>;
 
-    /// Up to `limit` names of the app's collections in order, after `after` if
-    /// given. A collection whose entries have all expired may be among them. The
-    /// cost grows with the collections, not with their entries.
+    /// Returns up to `limit` names of the app's collections in order, after `after` if given. They
+    /// may include a collection whose entries have all expired. The cost grows with the number of
+    /// collections, not of entries.
     async fn collections(
         &self,
         app: AppId,
@@ -97,28 +94,24 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError>;
 
-    /// Applies a batch as a whole, answers one [`Applied`](crate::Applied)
-    /// for each operation, and makes a delivery for each trigger that a change
-    /// fires. Writing an entry that then has expired is a change; deleting one that
-    /// is absent is none.
+    /// Applies a batch atomically, returns one [`Applied`](crate::model::Applied) for each
+    /// operation, and creates a delivery for each trigger that a change fires. A write of an entry
+    /// that has already expired is a change; a deletion of an absent entry is not.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] with the failed checks, [`StoreError::LeaseLost`]
-    /// if the delivery that it acknowledges is no longer its own,
-    /// [`StoreError::NotInteger`] and [`StoreError::Overflow`] of an increment,
-    /// [`StoreError::AppNotFound`],
-    /// [`StoreError::Quota`] if the app would then use more than before of
-    /// something that it has not enough of, [`StoreError::Full`];
-    /// after any error nothing of the batch is there, except after
-    /// [`StoreError::Unavailable`], when a lost connection can hide a success.
+    /// [`StoreError::Conflict`] with the failed checks; [`StoreError::LeaseLost`] if the lease of
+    /// the acknowledged delivery no longer holds; [`StoreError::NotInteger`] and
+    /// [`StoreError::Overflow`] of an increment; [`StoreError::AppNotFound`]; [`StoreError::Quota`]
+    /// if the batch would increase the app's usage of an exhausted resource; [`StoreError::Full`].
+    /// After an error nothing of the batch is written, except that [`StoreError::Unavailable`] may
+    /// hide a success if the connection was lost.
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError>;
 
-    /// Makes a small write and commits it, to find out whether the store takes writes
-    /// now. As costly as any write, so callers limit how often they ask.
+    /// Commits a small write, to check that the store accepts writes. It costs as much as any
+    /// write, so callers limit the rate.
     ///
     /// # Errors
-    /// Those of a write: [`StoreError::Unavailable`] if the database cannot be
-    /// reached, is locked or read-only, [`StoreError::Full`] without room,
-    /// [`StoreError::Failed`] otherwise.
+    /// Those of a write: [`StoreError::Unavailable`] if the database cannot be reached, is locked
+    /// or read-only, [`StoreError::Full`] without space, [`StoreError::Failed`] otherwise.
     async fn ping(&self) -> Result<(), StoreError>;
 }

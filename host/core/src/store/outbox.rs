@@ -1,14 +1,13 @@
-//! Triggers and deliveries: what changes leave to be done.
+//! Triggers and deliveries.
 //!
-//! A commit writes a delivery for each trigger that one of its changes fires, in
-//! its own transaction. A dispatcher claims deliveries for a while, and the
-//! commit of a handler's writes takes its delivery along
-//! ([`WriteBatch::acknowledge`](crate::WriteBatch::acknowledge)). What
-//! fails goes back with [`fail`](Outbox::fail); what nobody gives back in time can
-//! be claimed again.
+//! A commit writes a delivery for each trigger that one of its changes fires, in its own
+//! transaction. A dispatcher leases deliveries, and the commit of a handler's writes acknowledges
+//! its delivery ([`WriteBatch::acknowledge`](crate::model::WriteBatch::acknowledge)). Failed
+//! deliveries are returned with [`fail`](Outbox::fail); those whose lease expires can be claimed
+//! again.
 //!
-//! Deliveries of one trigger and one key are claimed one after another, in the
-//! order of the changes. Those of different keys wait for nobody.
+//! Deliveries of one trigger and key are claimed one after another, in the order of the changes.
+//! Those of different keys are independent.
 
 use super::StoreError;
 use crate::{
@@ -18,16 +17,16 @@ use crate::{
 use async_trait::async_trait;
 use uuid::Uuid;
 
-/// The part of a store that triggers and dispatchers use.
+/// The methods of a store for triggers and dispatchers.
 #[async_trait]
 pub trait Outbox: Send + Sync {
-    /// All triggers of an app, in the order of their names.
+    /// Returns all triggers of an app, by name.
     async fn triggers(&self, app: AppId) -> Result<Vec<Trigger>, StoreError>;
 
-    /// Up to `limit` queues that have something to claim, in their order, after one if
-    /// given. Of a queue that failures have paused, a probe can be claimed once its
-    /// time has come; of one that an operator has paused, nothing. The cost grows with the
-    /// queues that have deliveries, not with the deliveries.
+    /// Returns up to `limit` queues with claimable deliveries, in order, after one if given. A
+    /// queue that is paused by failures is claimable once its probe is due; one that is paused by
+    /// an operator is not. The cost grows with the number of queues that have deliveries, not of
+    /// deliveries.
     async fn due(
         &self,
         after: Option<&Queue>,
@@ -35,33 +34,31 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Queue>, StoreError>;
 
-    /// Claims deliveries that are due, those first that have been so for longest:
-    /// counts an attempt of each and lends it until the claim runs out. Of each
-    /// chain the first alone can be claimed. Of a queue that failures have paused it
-    /// claims one delivery as the probe, if its time has come: one that does not count
-    /// among the failures, if it finds one early in the queue. That nothing is claimed does not say
-    /// that nothing is due: ask [`due`](Outbox::due) again.
+    /// Claims due deliveries, those that were due first first: leases each and counts an attempt.
+    /// Only the first delivery of each ordering key can be claimed. From a queue that is paused by
+    /// failures, one delivery is claimed as the probe once that is due, preferably one near the
+    /// start of the queue that has not counted as a failure yet. An empty result does not mean that
+    /// nothing is due: call [`due`](Outbox::due) again.
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError>;
 
-    /// Lends a delivery for longer; whether the lease still held.
+    /// Extends the lease of a delivery. Returns whether the lease still held.
     async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError>;
 
-    /// Gives back a delivery whose attempt has failed, or makes it a dead letter
-    /// and lets the next of its chain go on. A delivery that fails deterministically
-    /// counts once against its trigger, which is paused when there were
-    /// [`FAILURES_MAX`](crate::FAILURES_MAX) in a row. If the delivery was the
-    /// probe of a paused trigger, the next probe waits longer. If the lease did not
-    /// hold, nothing happens.
+    /// Records a failed attempt: the delivery is retried or becomes a dead letter, and in the
+    /// latter case the next one of its ordering key becomes claimable. A deterministic failure
+    /// counts once against the trigger, which is paused after
+    /// [`FAILURES_MAX`](crate::model::FAILURES_MAX) in a row. If the delivery was the probe of a
+    /// paused trigger, the next probe waits longer. If the lease did not hold, nothing changes.
     async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError>;
 
-    /// Gives back a delivery whose attempt the host itself has cut off, or could not begin:
-    /// it is due at a time, and the attempt does not count. Whether the lease still held.
+    /// Nacks a delivery whose attempt the host interrupted or could not start. It is due at `at`,
+    /// and the attempt does not count. Returns whether the lease still held.
     async fn release(&self, receipt: &Receipt, at: Timestamp) -> Result<bool, StoreError>;
 
-    /// Makes due at `now` what a wrong clock has put off in a queue: up to `limit`
-    /// deliveries that are due, or whose lease ends, after `beyond`, and the probe of a
-    /// paused trigger that waits for longer. Returns how many deliveries. A handler whose
-    /// lease is cut short can still commit until the delivery is claimed again.
+    /// Makes deliveries that a wrong clock has postponed due at `now`: up to `limit` deliveries of
+    /// a queue whose due time or lease end is after `beyond`, and the probe of a paused trigger
+    /// that waits for longer. Returns the number of deliveries. A handler whose lease is shortened
+    /// can still commit until the delivery is claimed again.
     async fn rescue(
         &self,
         queue: &Queue,
@@ -70,8 +67,8 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<u64, StoreError>;
 
-    /// Up to `limit` outstanding deliveries of an app, in the order of triggers, chains
-    /// and numbers, after one if given.
+    /// Returns up to `limit` outstanding deliveries of an app, by trigger, ordering key and
+    /// sequence number, after one if given.
     async fn outstanding(
         &self,
         app: AppId,
@@ -80,7 +77,7 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError>;
 
-    /// The first outstanding deliveries of an app, or of one trigger of it.
+    /// Returns the first outstanding deliveries of an app, or of one of its triggers.
     async fn deliveries(
         &self,
         app: AppId,
@@ -94,7 +91,7 @@ pub trait Outbox: Send + Sync {
         self.outstanding(app, &which, None, limit).await
     }
 
-    /// How many outstanding deliveries of an app there are, counted up to `limit`.
+    /// Returns the number of outstanding deliveries of an app, counted up to `limit`.
     async fn count_deliveries(
         &self,
         app: AppId,
@@ -102,9 +99,8 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<u64, StoreError>;
 
-    /// Up to `limit` schedules that are due, or not planned yet, in the order of their
-    /// places, after one if given. A row that cannot be decoded is returned as such
-    /// and does not fail the others.
+    /// Returns up to `limit` schedules that are due or not planned yet, in order, after one if
+    /// given. A row that cannot be decoded is returned as an error and does not affect the others.
     async fn schedules(
         &self,
         after: Option<&SchedulePlace>,
@@ -112,16 +108,15 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<Vec<DueSchedule>, StoreError>;
 
-    /// Makes the run of a schedule and plans the next one. Unless it is planned
-    /// as the tick says, nothing happens. Whether a run was made: none is while an
-    /// earlier one is outstanding. Does not wait for an app that a long transaction
-    /// holds, such as its deletion.
+    /// Creates the run of a schedule and plans the next one, unless its planned time has changed
+    /// since the tick was made. Returns whether a run was created: none is while an earlier one is
+    /// outstanding. Does not wait for an app that a long transaction locks, such as its deletion.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] also if the app is held.
+    /// [`StoreError::Unavailable`] also if the app is locked.
     async fn tick(&self, tick: &Tick) -> Result<bool, StoreError>;
 
-    /// Up to `limit` dead letters of an app, newest first, below one if given.
+    /// Returns up to `limit` dead letters of an app, newest first, below one if given.
     async fn dead_letters(
         &self,
         app: AppId,
@@ -130,7 +125,7 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<Vec<DeadLetter>, StoreError>;
 
-    /// How many dead letters of an app there are, counted up to `limit`.
+    /// Returns the number of dead letters of an app, counted up to `limit`.
     async fn count_dead_letters(
         &self,
         app: AppId,
@@ -138,8 +133,8 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<u64, StoreError>;
 
-    /// Removes up to `limit` dead letters of an app that were given up before a
-    /// time, or that are older than the newest `keep`; how many.
+    /// Removes up to `limit` dead letters of an app that were given up before a time, or are not
+    /// among the newest `keep`. Returns the number removed.
     async fn prune(
         &self,
         app: AppId,
@@ -148,6 +143,6 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<u64, StoreError>;
 
-    /// Removes up to `limit` entries of an app that have expired; how many.
+    /// Removes up to `limit` expired entries of an app. Returns the number removed.
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

@@ -1,4 +1,4 @@
-//! What administrators see and change: apps, plugins, tokens and the audit log.
+//! The registry: apps, plugins, tokens and the audit log.
 
 use super::StoreError;
 use crate::{
@@ -10,14 +10,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
-/// The part of a store that administrators use. Lists are paged: up to `limit`
-/// rows after the last one of the page before.
+/// The methods of a store for administrators. Lists are paged: up to `limit` rows after the last
+/// one of the previous page.
 ///
-/// What takes an [`Audit`] is an operation. It writes the columns that it is about
-/// and no others, and takes effect in one transaction with that row, so neither is
-/// there without the other. One that changes nothing (it returns `false` or 0) or
-/// fails leaves no row. With its row it becomes the [`generation`](Registry::generation),
-/// in the same transaction.
+/// A method that takes an [`Audit`] is an operation. It writes only the columns that it changes, in
+/// one transaction with its audit row: neither exists without the other. An operation that fails or
+/// changes nothing (it returns `false` or 0) leaves no audit row. The same transaction makes its
+/// audit row the new [`generation`](Registry::generation).
 #[async_trait]
 pub trait Registry: Send + Sync {
     /// Adds an app.
@@ -26,19 +25,18 @@ pub trait Registry: Send + Sync {
     /// [`StoreError::AppExists`] if the name is taken.
     async fn create_app(&self, app: App, audit: Audit) -> Result<(), StoreError>;
 
-    /// Says whether an app takes calls without a token. Returns the app as it is
-    /// then.
+    /// Sets whether an app accepts calls without a token. Returns the updated app.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`].
     async fn set_public(&self, app: AppId, public: bool, audit: Audit) -> Result<App, StoreError>;
 
-    /// Changes some of an app's limits, if they are as expected. Returns the app as
-    /// it is then. Numbers above `i64::MAX` are kept as that.
+    /// Changes some of an app's limits, if they match the expected ones. Returns the updated app.
+    /// Numbers above `i64::MAX` are stored as that.
     ///
     /// # Errors
-    /// [`StoreError::AppNotFound`]; [`StoreError::LimitsChanged`] if limits are
-    /// expected and the app has others.
+    /// [`StoreError::AppNotFound`]; [`StoreError::LimitsChanged`] if limits are expected and the
+    /// app has others.
     async fn set_limits(
         &self,
         app: AppId,
@@ -47,24 +45,23 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<App, StoreError>;
 
-    /// Removes an app and everything it owns, its tokens too; whether there was
-    /// one.
+    /// Deletes an app with its rows and tokens. Returns whether it existed.
     async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError>;
 
-    /// Adds a plugin version, with the next number, which it returns.
+    /// Adds a plugin version. Returns its number.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`]; [`StoreError::Quota`] if the app has
-    /// [`VERSIONS_MAX`](crate::VERSIONS_MAX) versions, or would have more than
-    /// [`VERSION_BYTES_MAX`](crate::VERSION_BYTES_MAX) bytes of modules; of one that becomes active those of
-    /// [`activate_plugin`](Registry::activate_plugin).
+    /// [`VERSIONS_MAX`](crate::model::VERSIONS_MAX) versions, or would have more than
+    /// [`VERSION_BYTES_MAX`](crate::model::VERSION_BYTES_MAX) bytes of modules; if it is activated,
+    /// those of [`activate_plugin`](Registry::activate_plugin).
     async fn add_plugin(
         &self,
         plugin: NewPlugin,
         audit: Audit,
     ) -> Result<PluginVersion, StoreError>;
 
-    /// Makes a version the active one, with the triggers that it declares.
+    /// Activates a version, with the triggers that it declares.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`], [`StoreError::PluginNotFound`],
@@ -76,7 +73,7 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<(), StoreError>;
 
-    /// Makes the version active that the active one replaced, and returns it.
+    /// Activates the version that the active one replaced, and returns it.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`], [`StoreError::NothingToRollBackTo`],
@@ -84,8 +81,8 @@ pub trait Registry: Send + Sync {
     async fn roll_back_plugin(&self, app: AppId, audit: Audit)
     -> Result<PluginVersion, StoreError>;
 
-    /// Removes a version that is not active, and its module if no other version
-    /// has it; whether there was one.
+    /// Deletes a version that is not active, and its module if no other version has it. Returns
+    /// whether it existed.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`], [`StoreError::PluginActive`].
@@ -96,23 +93,22 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<bool, StoreError>;
 
-    /// Adds a token. One whose identity is taken is not added; whether it was.
+    /// Adds a token unless its identity is taken. Returns whether it was added.
     ///
-    /// An app has at most [`TOKENS_MAX`](crate::TOKENS_MAX) tokens. If it would
-    /// have more, those of its tokens that are revoked, or expired by the time of the
-    /// audit row, are removed first.
+    /// An app has at most [`TOKENS_MAX`](crate::model::TOKENS_MAX) tokens. If a new one would
+    /// exceed that, the app's tokens that are revoked, or expired at the time of the audit row, are
+    /// removed first.
     ///
     /// # Errors
-    /// Of the app that it is bound to: [`StoreError::AppNotFound`],
-    /// [`StoreError::Quota`].
+    /// If it is bound to an app: [`StoreError::AppNotFound`], [`StoreError::Quota`].
     async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError>;
 
-    /// Revokes a token, which must be bound to `app` if one is given; whether there
-    /// was one that was not revoked.
+    /// Revokes a token, which must be bound to `app` if one is given. Returns whether there was
+    /// such a token that was not revoked.
     ///
     /// # Errors
-    /// [`StoreError::LastAdmin`] for the last token that
-    /// [administers](Token::administers) the instance at the time of the audit row.
+    /// [`StoreError::LastAdmin`] for the last token that [administers](Token::administers) the
+    /// instance at the time of the audit row.
     async fn revoke_token(
         &self,
         app: Option<AppId>,
@@ -120,9 +116,9 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<bool, StoreError>;
 
-    /// Makes an operator's trigger, or puts it in the place of the one of its name.
-    /// It is not paused then and has no failures. When the one before was made
-    /// stays, and when it is due next if the schedule is the same.
+    /// Creates an operator's trigger, or replaces the trigger of the same name. A replaced trigger
+    /// is resumed and its failures are reset. It keeps its creation time, and the next due time if
+    /// the schedule is the same.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`], [`StoreError::TooManyTriggers`].
@@ -133,8 +129,8 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<Trigger, StoreError>;
 
-    /// Removes a trigger. Deliveries that it has made stay; if they must not, and there
-    /// are some, nothing happens and no audit row is written.
+    /// Deletes a trigger. Its deliveries stay. If they must not and there are some, nothing changes
+    /// and no audit row is written.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`].
@@ -146,9 +142,9 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<TriggerDeletion, StoreError>;
 
-    /// Removes up to `limit` outstanding deliveries of an app, in the order of triggers
-    /// and keys, and lets those behind them go on; how many. A handler that runs one
-    /// of them cannot commit.
+    /// Discards up to `limit` outstanding deliveries of an app, by trigger and ordering key, and
+    /// unblocks the deliveries behind them. Returns the number discarded. A handler that is running
+    /// one of them cannot commit.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`].
@@ -160,8 +156,7 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<u64, StoreError>;
 
-    /// Lets a trigger's deliveries wait, or go on, and counts its failures from 0;
-    /// whether there is the trigger.
+    /// Pauses or resumes a trigger, and resets its failures. Returns whether it exists.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`].
@@ -173,8 +168,7 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<bool, StoreError>;
 
-    /// Makes deliveries of up to `limit` dead letters again, the oldest first, and
-    /// removes the letters; how many.
+    /// Turns up to `limit` dead letters, oldest first, back into deliveries. Returns their number.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`].
@@ -186,7 +180,7 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<u64, StoreError>;
 
-    /// Removes up to `limit` dead letters, the oldest first; how many.
+    /// Discards up to `limit` dead letters, oldest first. Returns their number.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`].
@@ -198,16 +192,16 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<u64, StoreError>;
 
-    /// The last operation that has taken effect; nil before the first.
+    /// Returns the last operation that has taken effect; nil before the first.
     ///
-    /// Who reads it, then a row, and later the same generation again, knows that the
-    /// row is as it was when the last read began.
+    /// If a caller reads the generation, then a row, and later the same generation again, the row
+    /// had not changed when the last read began.
     async fn generation(&self) -> Result<Generation, StoreError>;
 
-    /// What an app's entries take; zero for an app that is not there.
+    /// Returns what an app uses; zero if it does not exist.
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError>;
 
-    /// An app's plugin versions, newest first, below a number if given.
+    /// Returns an app's plugin versions, newest first, below a number if given.
     async fn plugins(
         &self,
         app: AppId,
@@ -215,22 +209,20 @@ pub trait Registry: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Plugin>, StoreError>;
 
-    /// One plugin version.
+    /// Returns one plugin version.
     async fn plugin(
         &self,
         app: AppId,
         version: PluginVersion,
     ) -> Result<Option<Plugin>, StoreError>;
 
-    /// A module's bytes, if a version of an app has it. Versions of deleted apps do
-    /// not count.
+    /// Returns a module's bytes, if a version of an app has it. Deleted apps do not count.
     async fn module(&self, digest: Digest) -> Result<Option<Bytes>, StoreError>;
 
-    /// A token, whether it is good or not.
+    /// Returns a token, whether or not it is valid.
     async fn token(&self, id: TokenId) -> Result<Option<Token>, StoreError>;
 
-    /// The tokens that are bound to an app, or all tokens, in the order of their
-    /// identities, after one if given.
+    /// Returns the tokens that are bound to an app, or all tokens, by identity, after one if given.
     async fn tokens(
         &self,
         app: Option<AppId>,
@@ -238,7 +230,7 @@ pub trait Registry: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Token>, StoreError>;
 
-    /// The audit rows of an app, or all, newest first, below one if given.
+    /// Returns the audit rows of an app, or all, newest first, below one if given.
     async fn audit(
         &self,
         app: Option<AppId>,
@@ -247,9 +239,9 @@ pub trait Registry: Send + Sync {
     ) -> Result<Vec<Audit>, StoreError>;
 }
 
-/// What an operation returns.
+/// The result of an operation.
 pub trait Effect {
-    /// Whether it has changed something, and so leaves its audit row.
+    /// Returns whether it changed something, and so leaves an audit row.
     fn changed(&self) -> bool;
 }
 
@@ -283,8 +275,8 @@ macro_rules! always_an_effect {
 
 always_an_effect!((), App, PluginVersion, Trigger);
 
-/// Refuses an operation that takes an app from `before` triggers over their limit.
-/// One that adds none is always taken.
+/// Refuses an operation that raises an app's number of triggers from `before` above the limit. An
+/// operation that adds none is always allowed.
 pub fn check_triggers(before: usize, after: usize) -> Result<(), StoreError> {
     if after > TRIGGERS_MAX && after > before {
         let found = after as u64;

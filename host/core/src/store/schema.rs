@@ -1,40 +1,40 @@
-//! The schema of a store: which one it has, and when it may be changed.
+//! The schema version of a store, and when it may be migrated.
 
 use super::StoreError;
 use thiserror::Error;
 
-/// When a store's schema may be brought up to date. Hosts of an older version that are
-/// using the store would not know of the change.
+/// When the schema of a store may be migrated. Hosts of an older version that use the store would
+/// not know of the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Migrate {
-    /// Whenever it is older than this library's.
+    /// Whenever it is older than that of this library.
     #[default]
     Always,
-    /// Only if no other host can be using the store: a SQLite file that no other process
-    /// has open, or a Postgres database without a schema. Else opening it fails.
+    /// Only if no other host can be using the store: a SQLite file that no other process has open,
+    /// or a Postgres database without a schema. Otherwise opening the store fails.
     Alone,
 }
 
-/// The schema that a store has, and the one that this library needs. Each is the number
-/// of its last migration.
+/// The schema of a store, and the one that this library requires, each as the number of its last
+/// migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schema {
-    /// What the store has; `None` if it is empty.
+    /// The schema of the store; `None` if it is empty.
     pub found: Option<i64>,
-    /// What this library needs.
+    /// The schema that this library requires.
     pub needed: i64,
 }
 
-/// How a store's schema compares with what this library needs.
+/// How a store's schema compares with the required one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SchemaState {
     /// The store is empty.
     Empty,
-    /// It has to be brought up to date.
+    /// It must be migrated.
     Older,
-    /// It is the one that is needed.
+    /// It is the required one.
     Current,
-    /// A newer version of the library has made it. This one cannot use it.
+    /// It was created by a newer version of this library, which cannot use it.
     Newer,
 }
 
@@ -42,12 +42,12 @@ pub enum SchemaState {
 #[derive(Debug, Error)]
 pub enum SchemaError {
     #[error(
-        "the schema of the store is {found} and this version needs {needed}; servers of an older \
+        "the store has schema {found} and this version requires {needed}; servers of an older \
          version may be using it. Stop them, then run `kvasm migrate`"
     )]
     Older { found: i64, needed: i64 },
     #[error(
-        "the schema of the store is {found}, which a newer version has made; this one needs \
+        "the store has schema {found}, from a newer version; this version requires \
          {needed}. Use the newer version"
     )]
     Newer { found: i64, needed: i64 },
@@ -60,7 +60,7 @@ impl Schema {
         Schema { found, needed }
     }
 
-    /// How the two compare.
+    /// Compares the two.
     pub fn state(&self) -> SchemaState {
         match self.found {
             None => SchemaState::Empty,
@@ -70,13 +70,13 @@ impl Schema {
         }
     }
 
-    /// Why an older schema is left as it is.
+    /// Returns why an older schema was not migrated.
     pub fn refused(&self) -> StoreError {
         let (found, needed) = (self.found.unwrap_or(0), self.needed);
         StoreError::Failed(SchemaError::Older { found, needed }.into())
     }
 
-    /// Refuses a schema that is newer.
+    /// Fails if the schema is newer.
     pub fn check(&self) -> Result<(), StoreError> {
         match (self.found, self.needed) {
             (Some(found), needed) if found > needed => Err(StoreError::Failed(

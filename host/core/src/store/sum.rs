@@ -1,10 +1,10 @@
-//! What an increment makes of a value, as a store's answer.
+//! Increments, with the errors of a store.
 
 use super::StoreError;
 use crate::{NoSum, Value};
 
-/// What an entry holds after something was added to it; `at` is the operation's
-/// position, for the error.
+/// Returns the value of an entry after an increment. `at` is the position of the operation, for the
+/// error.
 pub fn sum(value: Option<&Value>, delta: i64, at: usize) -> Result<i64, StoreError> {
     crate::sum(value, delta).map_err(|why| match why {
         NoSum::NotInteger => StoreError::NotInteger { at },

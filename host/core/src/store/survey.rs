@@ -1,68 +1,68 @@
-//! What a store says of itself, for gauges.
+//! Values of gauges.
 
 use super::StoreError;
 use crate::{AppId, Timestamp, Usage};
 use async_trait::async_trait;
 use std::time::Duration;
 
-/// The most dead letters of an app that are counted.
+/// The maximum number of dead letters of an app that are counted.
 pub const LETTERS_COUNTED_MAX: u32 = 100_000;
 
-/// What there is of an app at one time.
+/// Measurements of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AppSurvey {
-    /// What its quota counts.
+    /// Its usage.
     pub usage: Usage,
     /// Its dead letters, counted up to 100,000.
     pub dead_letters: u64,
-    /// Its triggers that are paused.
+    /// Its paused triggers.
     pub paused_triggers: u64,
-    /// When the delivery was due that has been so for longest, or will be due if none is;
-    /// those of paused triggers left out.
+    /// The earliest due time of its deliveries, which may be in the future. Deliveries of paused
+    /// triggers are left out.
     pub oldest_due: Option<Timestamp>,
 }
 
-/// How much room a store takes.
+/// The size of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StoreSize {
-    /// Bytes of the database; `None` if it is in memory alone.
+    /// Size of the database, in bytes; `None` if it is in memory only.
     pub database: Option<u64>,
-    /// The log beside the database, if it has one.
+    /// The write-ahead log, if there is one.
     pub log: Option<LogSize>,
 }
 
-/// The log in which a store keeps what is not in the database yet.
+/// The write-ahead log of a store, which holds what is not in the database file yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogSize {
-    /// Its bytes.
+    /// Its size, in bytes.
     pub bytes: u64,
-    /// How long one reader has kept it from being folded into the database, as far as
-    /// two calls have seen it; zero if none does, or if the log is small.
+    /// How long a reader has prevented its checkpoint, as seen by two calls; zero if none does, or
+    /// if the log is small.
     pub held: Duration,
 }
 
-/// What a store knows of the time.
+/// The time according to a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreClock {
-    /// Its own clock, now, which all hosts can compare theirs with.
+    /// The current time of its own clock, which all hosts can compare theirs with.
     Database(Timestamp),
-    /// The time that it was last given to keep.
+    /// The last time that was recorded in it.
     Seen(Timestamp),
-    /// Nothing.
+    /// Unknown.
     None,
 }
 
-/// The part of a store that gauges use. Other callers are not held up, and what it
-/// costs does not depend on how many deliveries there are.
+/// The methods of a store for gauges. They do not block other callers, and their cost does not
+/// depend on the number of deliveries.
 #[async_trait]
 pub trait Survey: Send + Sync {
-    /// Looks at an app; all zero for one that is not there. The cost grows with its
-    /// triggers and its dead letters.
+    /// Measures an app; all zero if it does not exist. The cost grows with the number of its
+    /// triggers and dead letters.
     async fn survey(&self, app: AppId) -> Result<AppSurvey, StoreError>;
 
-    /// How much room the store takes.
+    /// Returns the size of the store.
     async fn size(&self) -> Result<StoreSize, StoreError>;
 
-    /// Returns what the store knows of the time.
+    /// Returns the time according to the store.
     async fn clock(&self) -> Result<StoreClock, StoreError>;
 }

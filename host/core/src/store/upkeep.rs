@@ -1,41 +1,39 @@
-//! What a store removes and gives back as time goes by. Each call is one small
-//! step, so that nobody waits for it; a caller rests between two.
+//! Periodic removal of old data. Each call is one small step, so that it delays nobody; callers
+//! pause between steps.
 
 use super::StoreError;
 use crate::{AppId, Timestamp};
 use async_trait::async_trait;
 use uuid::Uuid;
 
-/// The part of a store that upkeep uses.
+/// The methods of a store for upkeep.
 #[async_trait]
 pub trait Upkeep: Send + Sync {
-    /// Removes up to `limit` audit rows whose identities were made before a time,
-    /// the oldest first; how many.
+    /// Removes up to `limit` audit rows whose identities were created before a time, oldest first.
+    /// Returns the number removed.
     async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 
-    /// Removes up to `limit` audit rows of an app that are older than its newest
-    /// `keep`, the oldest first; how many.
+    /// Removes up to `limit` audit rows of an app beyond its newest `keep`, oldest first. Returns
+    /// the number removed.
     async fn prune_audit_of(&self, app: AppId, keep: u32, limit: u32) -> Result<u64, StoreError>;
 
-    /// Gives space back to the file system that removed rows have left, a little at
-    /// a time; whether there is more to give. A database that does so automatically
-    /// has nothing to do.
+    /// Returns freed space to the file system, a little at a time. Returns whether there is more.
+    /// Does nothing for a database that does so automatically.
     async fn give_back(&self) -> Result<bool, StoreError>;
 
-    /// Up to `limit` apps that were deleted and whose rows are not all removed yet, in
-    /// the order of their identities, after one if given.
+    /// Returns up to `limit` deleted apps that still have rows, by identity, after one if given.
     async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError>;
 
-    /// Removes up to `limit` rows of an app that was deleted, and the app when it has
-    /// no more; how many. 0 if nothing is left of it, or it was not deleted.
+    /// Removes up to `limit` rows of a deleted app, and its tombstone after the last row. Returns
+    /// the number of rows, 0 if the app does not exist or was not deleted.
     async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError>;
 
-    /// Keeps a time that a host trusts, for [`Survey::clock`](super::Survey::clock) of a
-    /// later start. A store with a clock of its own, or that keeps nothing, does nothing.
+    /// Records a time that a host trusts, for [`Survey::clock`](super::Survey::clock) of a later
+    /// start. A store that has its own clock or is not durable does nothing.
     async fn note_time(&self, now: Timestamp) -> Result<(), StoreError>;
 }
 
-/// Below each identity of version 7 that is made at a time or later.
+/// Returns a lower bound of all version 7 identities that are created at or after a time.
 pub fn first_id(at: Timestamp) -> Uuid {
     let ms = u128::try_from(at.0).unwrap_or(0).min((1 << 48) - 1);
     Uuid::from_u128(ms << 80)

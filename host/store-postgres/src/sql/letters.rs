@@ -1,6 +1,6 @@
 //! Dead letters.
 
-/// The letters of `$1` that `Letters` means: identities, trigger, reason, from,
+/// The dead letters of `$1` that a `Letters` filter selects: identities, trigger, reason, from,
 /// until.
 macro_rules! these_letters {
     () => {
@@ -12,7 +12,7 @@ macro_rules! these_letters {
     };
 }
 
-/// Removes the oldest of them, `$7` at most.
+/// Removes the oldest of them, at most `$7`.
 macro_rules! remove_these {
     () => {
         concat!(
@@ -26,21 +26,21 @@ macro_rules! remove_these {
 }
 
 statements! {
-    /// See `these_letters!`; below an identity, how many.
+    /// See `these_letters!`; below an identity, limit.
     DEAD_LETTERS = concat!(
         "SELECT l.id, l.trigger_name, l.function, l.reason, l.error, l.trace, l.plugin_version, \
          l.plugin_digest, l.attempts, l.replays, l.dead_at, ", event_columns!("l"),
         " FROM dead_letters AS l WHERE ", these_letters!(),
         " AND l.id < $7 ORDER BY l.id DESC LIMIT $8"
     );
-    /// See `these_letters!`; the most to count.
+    /// See `these_letters!`; the maximum to count.
     COUNT = concat!(
         "SELECT count(*) FROM (SELECT 1 FROM dead_letters AS l WHERE ", these_letters!(),
         " LIMIT $7) AS counted"
     );
-    /// See `remove_these!`; now, slot. Makes deliveries of them again. After `LOCK_APP_ALONE`: writers draw numbers
-    /// while they hold the app, so those that are drawn here are after all that
-    /// others have drawn.
+    /// See `remove_these!`; now, slot. Turns them back into deliveries. After `LOCK_APP_ALONE`:
+    /// writers draw sequence numbers while they lock the app, so those that are drawn here come
+    /// after all that others have drawn.
     REPLAY = concat!(
         remove_these!(), ", made AS (INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, \
          replays, at, chain, event_id, depth, kind, collection, key, version, size, json, bytes, \
@@ -50,14 +50,13 @@ statements! {
          g.json, g.bytes, g.followers FROM gone AS g ORDER BY g.id RETURNING d.seq), ",
         count_letters_replayed!("$9"), "SELECT m.seq FROM made AS m"
     );
-    /// See `remove_these!`; slot: how many.
+    /// See `remove_these!`; slot. Returns the number removed.
     DISCARD = concat!(
         remove_these!(), ", ", count_letters_gone!("$8"), "SELECT count(*) FROM gone"
     );
-    /// App, a time, how many to keep, how many at most: those among the oldest letters,
-    /// `$4` of them, that were given up before that time or are older than the newest that
-    /// are kept. Looks at no others: both kinds are there. Letters are not counted as long
-    /// as the app uses too little to have so many.
+    /// App, a time, how many to keep, limit: those among the `$4` oldest dead letters that were
+    /// given up before that time or are not among the newest to keep. Scans no others: both kinds
+    /// are among the oldest. They are not counted if the app uses too few bytes to have that many.
     SPARE = concat!(
         "SELECT h.id FROM (SELECT l.id, l.dead_at FROM dead_letters AS l WHERE l.app_id = $1 \
          ORDER BY l.id LIMIT $4) AS h WHERE ", app_exists!(), " AND (h.dead_at < $2 \
@@ -66,8 +65,8 @@ statements! {
          FROM dead_letters AS l WHERE l.app_id = $1 ORDER BY l.id DESC OFFSET $3 LIMIT 1) END) \
          ORDER BY h.id"
     );
-    /// App, letters, slot: how many of them it removed, but for those that another host
-    /// removes at the same time.
+    /// App, dead letters, slot. Skips those that another host is removing. Returns the number
+    /// removed.
     PRUNE = concat!(
         "WITH old AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 \
          AND l.id = ANY($2) AND ", app_exists!(), " FOR UPDATE SKIP LOCKED), \
@@ -75,7 +74,7 @@ statements! {
          WHERE l.app_id = $1 AND l.id = o.id RETURNING l.size, l.error, l.trace), ",
         count_letters_gone!("$3"), "SELECT count(*) FROM gone"
     );
-    /// A deleted app, how many: removes letters of it.
+    /// A deleted app, limit: removes its dead letters.
     REAP_LETTERS = "WITH few AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 \
         LIMIT $2 FOR UPDATE SKIP LOCKED) \
         DELETE FROM dead_letters AS l USING few AS s WHERE l.app_id = $1 AND l.id = s.id RETURNING 1";

@@ -1,25 +1,24 @@
 //! Deliveries.
 //!
-//! Those of one trigger and one chain are delivered one after another. Each comes
-//! into the queue with a `due_at`: to look for one before it would take a lock that
-//! writers of one key do not need. A claim finds out, and parks what is behind
-//! another one by taking `due_at` away. The statement that removes a delivery wakes the next.
+//! Deliveries of one trigger and ordering key are handled one after another. Each is queued with a
+//! `due_at`: checking for an earlier one at that point would take a lock that writers of one key do
+//! not need. A claim checks instead, and parks deliveries behind others by clearing `due_at`. The
+//! statement that removes a delivery unparks the next.
 //!
-//! Why a claim cannot take the second of a key before the first: the number of a
-//! delivery is drawn while the entry's row is locked, so a reader that sees the second
-//! sees the first, or that it is gone. (A replay draws without that lock, and holds
-//! the app against all writers instead.)
+//! Why a claim cannot take the second delivery of a key before the first: the sequence number is
+//! drawn while the entry's row is locked, so a reader that sees the second sees the first, or that
+//! it was deleted. (A replay draws without that lock, and locks the app against all writers
+//! instead.)
 //!
-//! Why nothing stays parked: a claim parks a delivery only while it holds a lock on
-//! an earlier one of the chain. Who removes that one (`HOLD_DELIVERY`) waits for
-//! the claim, and wakes in a later statement, which sees what is parked. If the
-//! remover was first, the claim cannot have the lock and leaves the delivery as it
-//! is, due, for another claim. A wake locks the first one of the chain that is
-//! still there, parked or not. So if two removers are at work in one chain, which
-//! takes two keys of the same hash, then one waits for the other, or loses the race
-//! and runs again: the last of them sees that it is the last.
+//! Why no delivery stays parked: a claim parks a delivery only while it holds a lock on an earlier
+//! one of the ordering key. A transaction that removes the earlier one (`HOLD_DELIVERY`) waits for
+//! the claim, and unparks in a later statement, which sees what is parked. If that transaction was
+//! first, the claim cannot get the lock and leaves the delivery due, for another claim. Unparking
+//! locks the first remaining delivery of the ordering key, parked or not. So if two removals run at
+//! the same ordering key, which requires two keys with the same hash, one waits for the other, or
+//! loses the race and is retried: the last of them sees that it is the last.
 
-/// Whether a trigger `t` lets anything through at a time, as `Standing::open`.
+/// Whether a trigger `t` is claimable at a time, as in `Standing::open`.
 macro_rules! open_at {
     ($now:literal) => {
         concat!(
@@ -30,8 +29,8 @@ macro_rules! open_at {
     };
 }
 
-/// Columns of `deliveries`, app and number first, that a new one has. What is left
-/// out is the same for all of them.
+/// Columns of `deliveries` that a new one has, app and number first. The others are the same for
+/// all of them.
 macro_rules! insert_delivery {
     () => {
         "INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, at, \
@@ -40,16 +39,15 @@ macro_rules! insert_delivery {
     };
 }
 
-/// [`FOLLOWERS_MAX`](kvasm_core::FOLLOWERS_MAX): a test compares them.
+/// [`FOLLOWERS_MAX`](crate::model::FOLLOWERS_MAX); a test compares them.
 macro_rules! followers_max {
     () => {
         "10000"
     };
 }
 
-/// Makes the deliveries of a change of the entry `$1, $2, $3` in the statement that
-/// changes it, from its row of what it changed. The number is drawn for a row that
-/// comes from there, which is locked by then.
+/// Creates the deliveries of a change of the entry `$1, $2, $3` in the statement that changes it,
+/// from the row of the change. The number is drawn for that row, which is locked at that point.
 macro_rules! fired {
     ($now:literal, $event:literal, $what:expr, $from:literal, $on:literal) => {
         concat!(
@@ -65,7 +63,7 @@ macro_rules! fired {
             $event,
             ", ",
             $what,
-            // As `share` says: no app has so many triggers that nothing is left.
+            // As in `share`: no app has so many triggers that nothing is left.
             ", ",
             followers_max!(),
             " / count(*) OVER () - 1 FROM ",
@@ -78,11 +76,10 @@ macro_rules! fired {
     };
 }
 
-/// Changes deliveries of the queue `$1, $2` that are locked, so that they are there.
+/// Updates locked deliveries of the queue `$1, $2`, which therefore exist.
 ///
-/// An UPDATE that joins them reads the whole queue if its plan was made while the
-/// queue was empty, which queues often are. This goes through the key, whatever the
-/// plan. What it would insert never is.
+/// An UPDATE that joins them would scan the whole queue if its plan was made while the queue was
+/// empty, as queues often are. This goes through the key regardless of the plan. It never inserts.
 macro_rules! change_deliveries {
     ($these:literal) => {
         concat!(
@@ -102,8 +99,8 @@ macro_rules! this_delivery {
     };
 }
 
-/// Ends a statement that removes the delivery `$1, $2, $3, $4`, which is locked:
-/// lets the next of its chain go on, at `$5`. It does not see the removal itself.
+/// Ends a statement that removes the locked delivery `$1, $2, $3, $4`: makes the next of its
+/// ordering key due at `$5`. It does not see the removal itself.
 macro_rules! wake_next {
     () => {
         "next AS MATERIALIZED (SELECT d.seq, d.due_at FROM deliveries AS d \
@@ -115,7 +112,7 @@ macro_rules! wake_next {
     };
 }
 
-/// What `rows::delivery` decodes, before the trigger's policy.
+/// The columns that `rows::delivery` decodes, before the trigger's policy.
 macro_rules! delivery_columns {
     ($table:literal) => {
         concat!(
@@ -149,7 +146,7 @@ macro_rules! delivery_columns {
     };
 }
 
-/// What `rows::event` decodes.
+/// The columns that `rows::event` decodes.
 macro_rules! event_columns {
     ($table:literal) => {
         concat!(
@@ -177,7 +174,7 @@ macro_rules! event_columns {
     };
 }
 
-/// The deliveries of `$1` that `Outstanding` means: events, trigger, from, until.
+/// The deliveries of `$1` that an `Outstanding` filter selects: events, trigger, from, until.
 macro_rules! these_deliveries {
     () => {
         concat!(
@@ -192,12 +189,11 @@ macro_rules! these_deliveries {
 }
 
 statements! {
-    /// App, now, depth; collections, keys, kinds, versions, sizes, JSON, bytes,
-    /// chains and identities of events, in their order; how many deliveries may
-    /// follow from each event, or from all if they are a handler's; the most
-    /// deliveries. Makes the deliveries of what a transaction has changed: how many
-    /// there are, and the bytes that they take. If there are more than the most, it
-    /// makes none.
+    /// App, now, depth; collections, keys, kinds, versions, sizes, JSON, bytes, ordering keys and
+    /// identities of events, in order; how many deliveries may follow from each event, or from all
+    /// if they are a handler's; the maximum number of deliveries. Creates the deliveries of the
+    /// changes of a transaction. Returns their number and bytes. Creates none if there are more
+    /// than the maximum.
     FIRE = concat!(
         "WITH events AS (SELECT * FROM unnest($4::text[], $5::text[], $6::text[], $7::bigint[], \
          $8::integer[], $9::text[], $10::bytea[], $11::bigint[], $12::uuid[]) WITH ORDINALITY \
@@ -215,15 +211,15 @@ statements! {
          ORDER BY n.place, m.name RETURNING d.size) \
          SELECT (SELECT count(*) FROM meant), (SELECT coalesce(sum(f.size), 0) FROM fired AS f)"
     );
-    /// An app, a trigger's name, now, how many; queues that are slow to read, and from
-    /// when on there may be something in them: the queues after those that have
-    /// something that is due and are not paused; those of deleted apps are not among
-    /// them. See the function in the migrations. Finds apps, so it does not name one.
+    /// An app, a trigger's name, now, limit; queues that are slow to scan, and the times from which
+    /// they may have deliveries: the queues after that one with due deliveries, without paused ones
+    /// and those of deleted apps. See the function in the migrations. It finds apps, so it does not
+    /// name one.
     DUE = "SELECT q.app, q.name FROM due_queues($1, $2, $3, $4, $5, $6, $7) AS q";
-    /// App, the most letters to count: no row if the app is not there; else dead letters,
-    /// paused triggers, and when the delivery was due that has been so for longest, paused
-    /// triggers left out. What is leased is due when its lease ends; of each queue the
-    /// first 64 are looked at for that. Steps from one queue to the next through the index.
+    /// App, the maximum number of dead letters to count: no row if the app does not exist;
+    /// otherwise dead letters, paused triggers, and the earliest due time, without paused triggers.
+    /// A leased delivery is due when its lease ends; for that the first 64 of each queue are
+    /// scanned. Steps from one queue to the next through the index.
     SURVEY = concat!("WITH RECURSIVE queues (name) AS ( \
         (SELECT d.trigger_name FROM deliveries AS d WHERE d.app_id = $1 AND d.due_at IS NOT NULL \
          ORDER BY d.trigger_name LIMIT 1) \
@@ -244,16 +240,14 @@ statements! {
          FROM queues AS q WHERE q.name IS NOT NULL \
          AND NOT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = $1 AND t.name = q.name \
          AND t.paused IS NOT NULL)) WHERE ", app_exists!());
-    /// App, trigger, now, end of the lease, lease, how many at most, how many to
-    /// look at, for the probe of a trigger that failures have paused (after `PROBE`) their
-    /// series, and from when on something may be due. Those that do not count in the
-    /// series come first. A statement of its own, for it waits for nobody. The last column
-    /// is when the first that it looked at was due. It changes no indexed column of what it
-    /// claims.
+    /// App, trigger, now, end of the lease, lease, limit, how many to scan, the series of failures
+    /// if it is the probe of a trigger that is paused by failures (after `PROBE`), and the time
+    /// from which deliveries may be due. Those that do not count in the series come first. A
+    /// separate statement, because it waits for nothing. The last column is the due time of the
+    /// first delivery that it scanned. It changes no indexed column of the claimed rows.
     ///
-    /// `first` asks for `blocked` so that the earlier ones are locked before
-    /// `claimed` changes them: a row that this very statement has changed cannot be
-    /// locked.
+    /// `first` refers to `blocked` so that the earlier deliveries are locked before `claimed`
+    /// changes them: a row that the same statement has changed cannot be locked.
     CLAIM = concat!(
         "WITH candidates AS (SELECT d.chain, d.seq, d.due_at, \
          coalesce(d.series = $8, false) AS counted FROM deliveries AS d \
@@ -281,16 +275,16 @@ statements! {
          WHERE t.app_id = $1 AND t.name = $2) AS p ON p.name = c.trigger_name \
          ORDER BY (SELECT f.due_at FROM first AS f WHERE f.seq = c.seq), c.seq"
     );
-    /// App, trigger, beyond, now, any identity, how many at most: makes those due that
-    /// are so after `beyond`.
+    /// App, trigger, beyond, now, any identity, limit: makes deliveries due that are due after
+    /// `beyond`.
     RESCUE_DUE = concat!(
         "WITH late AS MATERIALIZED (SELECT d.chain, d.seq FROM deliveries AS d \
          WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at > $3 \
          ORDER BY d.due_at, d.seq LIMIT $6 FOR UPDATE SKIP LOCKED) ",
         change_deliveries!("late"), "due_at = $4 RETURNING d.seq"
     );
-    /// App, trigger, beyond, now, any identity, how many to look at: ends leases that end
-    /// after `beyond`.
+    /// App, trigger, beyond, now, any identity, how many to scan: ends leases that end after
+    /// `beyond`.
     RESCUE_LEASED = concat!(
         "WITH looked AS MATERIALIZED (SELECT d.chain, d.seq, d.leased_until FROM deliveries AS d \
          WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at IS NOT NULL \
@@ -301,14 +295,14 @@ statements! {
          FOR UPDATE SKIP LOCKED) AS still WHERE k.leased_until > $3) ",
         change_deliveries!("late"), "leased_until = $4 RETURNING d.seq"
     );
-    /// The delivery, its lease: its size, and the series of failures in which it
-    /// counts. Holds it, if the lease still holds.
+    /// The delivery, its lease. Locks it, if the lease still holds. Returns its size, and the
+    /// series of failures in which it counts.
     HOLD_DELIVERY = concat!(
         "SELECT d.size, d.series FROM deliveries AS d WHERE ", this_delivery!(),
         " AND d.lease = $5 FOR UPDATE"
     );
-    /// The delivery, its lease, the end of the lease: if it is a probe, no other one is let
-    /// through before that.
+    /// The delivery, its lease, the end of the lease. If it is a probe, no other one is let through
+    /// before that.
     RENEW = concat!(
         "WITH renewed AS (UPDATE deliveries AS d SET leased_until = $6 WHERE ", this_delivery!(),
         " AND d.lease = $5 RETURNING d.seq), \
@@ -316,8 +310,8 @@ statements! {
          WHERE t.app_id = $1 AND t.name = $2 AND t.probe = $5) \
          SELECT r.seq FROM renewed AS r"
     );
-    /// The delivery, now: removes it and lets the next one go on. The failures of
-    /// its trigger are no longer in a row. After `HOLD_DELIVERY`.
+    /// The delivery, now: deletes it and makes the next one due. Resets the consecutive failures of
+    /// its trigger. After `HOLD_DELIVERY`.
     FINISH = concat!(
         "WITH gone AS (DELETE FROM deliveries AS d WHERE ", this_delivery!(), "), \
          succeeded AS (UPDATE triggers AS t SET failures = 0, series = t.series + 1, \
@@ -326,21 +320,20 @@ statements! {
          WHERE t.app_id = $1 AND t.name = $2 AND (t.failures <> 0 OR t.paused = 'failures')), ",
         wake_next!()
     );
-    /// The delivery, when it is due again, how it failed, the series of failures in
-    /// which it counts. After `HOLD_DELIVERY`.
+    /// The delivery, when it is due again, its error, the series of failures in which it counts.
+    /// After `HOLD_DELIVERY`.
     RETRY = concat!(
         "UPDATE deliveries AS d SET lease = NULL, leased_until = NULL, due_at = $5, error = $6, \
          series = $7 WHERE ", this_delivery!()
     );
-    /// The delivery, its lease, now: gives it back as if it had not been tried.
+    /// The delivery, its lease, now: nacks it as if it had not been tried.
     RELEASE = concat!(
         "UPDATE deliveries AS d SET lease = NULL, leased_until = NULL, due_at = $6, \
          attempts = greatest(d.attempts - 1, 0) WHERE ", this_delivery!(),
         " AND d.lease = $5 RETURNING d.seq"
     );
-    /// The delivery, now, the letter's identity, reason, error, trace, version and
-    /// module of the plugin: makes it a dead letter and lets the next one go on.
-    /// After `HOLD_DELIVERY`.
+    /// The delivery, now, the dead letter's identity, reason, error, trace, version and module of
+    /// the plugin: moves it to the dead letters and makes the next one due. After `HOLD_DELIVERY`.
     GIVE_UP = concat!(
         "WITH gone AS (DELETE FROM deliveries AS d WHERE ", this_delivery!(), " RETURNING d.*), \
          letter AS (INSERT INTO dead_letters AS l (app_id, id, reason, error, trace, \
@@ -350,7 +343,7 @@ statements! {
          g.attempts, g.replays, g.event_id, g.depth, g.at, g.kind, g.collection, g.key, \
          g.version, g.size, g.json, g.bytes, g.followers FROM gone AS g), ", wake_next!()
     );
-    /// See `these_deliveries!`; after a trigger, a chain and a number, how many.
+    /// See `these_deliveries!`; after a trigger, an ordering key and a sequence number, limit.
     OUTSTANDING = concat!(
         "SELECT ", delivery_columns!("d"),
         ", p.attempts_max, p.age_max_ms FROM (SELECT t.name, t.attempts_max, t.age_max_ms \
@@ -359,13 +352,13 @@ statements! {
         " AND (d.trigger_name, d.chain, d.seq) > ($6, $7, $8) \
          ORDER BY d.trigger_name, d.chain, d.seq LIMIT $9"
     );
-    /// See `these_deliveries!`; the most to count.
+    /// See `these_deliveries!`; the maximum to count.
     COUNT_DELIVERIES = concat!(
         "SELECT count(*) FROM (SELECT 1 FROM deliveries AS d WHERE ", these_deliveries!(),
         " LIMIT $6) AS counted"
     );
-    /// See `these_deliveries!`; how many: removes them; of each its trigger, chain and
-    /// size. `WAKE_ALL` follows.
+    /// See `these_deliveries!`; limit: deletes them. Returns the trigger, ordering key and size of
+    /// each. `WAKE_ALL` follows.
     DISCARD_DELIVERIES = concat!(
         "WITH meant AS MATERIALIZED (SELECT d.trigger_name, d.chain, d.seq FROM deliveries AS d \
          WHERE ", these_deliveries!(), " ORDER BY d.trigger_name, d.chain, d.seq LIMIT $6 FOR UPDATE) \
@@ -373,8 +366,8 @@ statements! {
          AND d.trigger_name = m.trigger_name AND d.chain = m.chain AND d.seq = m.seq \
          RETURNING d.trigger_name, d.chain, d.size"
     );
-    /// App, triggers, chains, now: lets the first of each chain go on. A statement of
-    /// its own, as it must not see those that were removed before it.
+    /// App, triggers, ordering keys, now: makes the first delivery of each ordering key due. A
+    /// separate statement, because it must not see those that were deleted before it.
     WAKE_ALL = "WITH first AS MATERIALIZED (SELECT f.trigger_name, f.chain, f.seq, f.due_at \
         FROM unnest($2::text[], $3::bigint[]) AS n (name, chain), \
         LATERAL (SELECT d.trigger_name, d.chain, d.seq, d.due_at FROM deliveries AS d \
@@ -383,7 +376,7 @@ statements! {
         UPDATE deliveries AS d SET due_at = $4 FROM first AS f WHERE d.app_id = $1 \
         AND d.trigger_name = f.trigger_name AND d.chain = f.chain AND d.seq = f.seq \
         AND f.due_at IS NULL";
-    /// A deleted app, how many: removes deliveries of it.
+    /// A deleted app, limit: removes its deliveries.
     REAP_DELIVERIES = "WITH few AS (SELECT d.trigger_name, d.chain, d.seq FROM deliveries AS d \
         WHERE d.app_id = $1 LIMIT $2 FOR UPDATE SKIP LOCKED) \
         DELETE FROM deliveries AS d USING few AS s WHERE d.app_id = $1 \

@@ -49,53 +49,52 @@ statements! {
         "UPDATE apps AS a SET entries_max = $2, bytes_max = $3, calls_per_second = $4, \
          calls_at_once = $5 WHERE a.id = $1 AND a.deleted_at IS NULL RETURNING ", app_columns!()
     );
-    /// By its identity. Holds it against other changes of its row.
+    /// By identity. Locks it against other changes of its row.
     HOLD_APP = concat!(select_apps!(), "WHERE a.id = $1 AND a.deleted_at IS NULL FOR NO KEY UPDATE");
     /// By name.
     APP = concat!(select_apps!(), "WHERE a.name = $1");
-    /// By its identity.
+    /// By identity.
     APP_BY_ID = concat!(select_apps!(), "WHERE a.id = $1 AND a.deleted_at IS NULL");
-    /// After a name (the empty one for all), up to a number.
+    /// After a name (the empty one for all), limit.
     APPS = concat!(select_apps!(), "WHERE a.name > $1 AND a.deleted_at IS NULL ORDER BY a.name LIMIT $2");
-    /// Holds the app against everybody, before it is deleted. Waits for all who
-    /// hold it with `LOCK_APP`.
+    /// Locks the app exclusively, before it is deleted. Waits for all that lock it with `LOCK_APP`.
     LOCK_APP_ALONE = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL FOR UPDATE";
-    /// App, now: deletes it for all who ask. No app can have the name that it gets.
+    /// App, now: marks it as deleted. No app can have the name that it gets.
     BURY = "UPDATE apps AS a SET name = '~' || a.id::text, deleted_at = $2, \
         active_plugin = NULL, active_module = NULL WHERE a.id = $1";
-    /// Deleted apps after an identity, how many.
+    /// Deleted apps after an identity, limit.
     GRAVES = "SELECT a.id FROM apps AS a WHERE a.deleted_at IS NOT NULL AND a.id > $1 \
         ORDER BY a.id LIMIT $2";
     /// App: a row if it was deleted.
     IS_BURIED = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NOT NULL";
-    /// A deleted app without rows. The foreign keys' cascades take along its plugins
-    /// and triggers.
+    /// Deletes the tombstone of an app without rows. The foreign keys cascade to its plugins and
+    /// triggers.
     DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NOT NULL";
-    /// The tokens of an app that is deleted.
+    /// The tokens of a deleted app.
     DELETE_TOKENS = "DELETE FROM tokens AS t WHERE t.app_id = $1";
 
-    /// App: its active version. Holds it against other changes of its plugins.
+    /// App: its active version. Locks it against other changes of its plugins.
     ACTIVE = "SELECT a.active_plugin FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL \
         FOR NO KEY UPDATE";
-    /// App: the next plugin version. Holds it as `ACTIVE` does.
+    /// App: the next plugin version. Locks it like `ACTIVE`.
     NEXT_VERSION = "UPDATE apps AS a SET last_plugin = a.last_plugin + 1 WHERE a.id = $1 \
         AND a.deleted_at IS NULL \
         RETURNING a.last_plugin";
-    /// Digest, module, time. A module that is there is held until the transaction
-    /// ends, so that it cannot be forgotten before a version refers to it.
+    /// Digest, module, time. An existing module is locked until the transaction ends, so that it
+    /// cannot be deleted before a version refers to it.
     ADD_MODULE = "INSERT INTO modules AS m (digest, wasm, created_at) VALUES ($1, $2, $3) \
         ON CONFLICT (digest) DO UPDATE SET created_at = m.created_at";
-    /// App: how many versions it has, and their bytes.
+    /// App: the number of its versions, and their bytes.
     VERSIONS_USED = "SELECT count(*), coalesce(sum(size), 0)::bigint FROM plugins \
         WHERE app_id = $1";
-    /// App, version, digest, size, exports, time, by whom.
+    /// App, version, digest, size, exports, time, creator.
     ADD_PLUGIN = "INSERT INTO plugins (app_id, version, digest, size, exports, created_at, \
         created_by) VALUES ($1, $2, $3, $4, $5, $6, $7)";
-    /// App, version: its module, and what it offers.
+    /// App, version: its module and exports.
     OFFERED = "SELECT p.digest, p.exports FROM plugins AS p WHERE p.app_id = $1 AND p.version = $2";
-    /// App, version, its module: makes it the active one. After `OFFERED`, not in one
-    /// statement with it: a distributed engine changes a table that it keeps whole only
-    /// by itself.
+    /// App, version, its module: activates it. After `OFFERED`, but not in the same statement: a
+    /// distributed engine can change an unsharded table only in a statement that uses no sharded
+    /// one.
     SWITCH = "UPDATE apps AS a SET active_plugin = $2, active_module = $3 WHERE a.id = $1";
     /// App, version, the version that it replaced.
     REPLACED = "UPDATE plugins AS p SET replaced = $3 WHERE p.app_id = $1 AND p.version = $2";
@@ -104,19 +103,19 @@ statements! {
         RETURNING p.digest";
     /// App: its modules.
     DIGESTS = "SELECT DISTINCT p.digest FROM plugins AS p WHERE p.app_id = $1";
-    /// Holds modules against `ADD_MODULE`, and waits for those who have come first.
+    /// Locks modules against `ADD_MODULE`, and waits for transactions that were first.
     HOLD_MODULES = "SELECT m.digest FROM modules AS m WHERE m.digest = ANY($1) \
         ORDER BY m.digest FOR UPDATE";
-    /// Those modules that a version refers to. After `HOLD_MODULES`, in a statement of
-    /// its own: it must see the versions of those who came first.
+    /// Those modules that a version refers to. After `HOLD_MODULES`, in a separate statement: it
+    /// must see the versions of the transactions that were first.
     USED_MODULES = "SELECT DISTINCT p.digest FROM plugins AS p WHERE p.digest = ANY($1)";
-    /// Removes modules. After `USED_MODULES`, of those that it has not named.
+    /// Deletes modules. After `USED_MODULES`, for those that it did not return.
     FORGET_MODULES = "DELETE FROM modules AS m WHERE m.digest = ANY($1)";
-    /// App, the version that the page ends before, how many.
+    /// App, the version before which the page starts, limit.
     PLUGINS = concat!(plugin_columns!(), "AND p.version < $2 ORDER BY p.version DESC LIMIT $3");
     /// App, version.
     PLUGIN = concat!(plugin_columns!(), "AND p.version = $2");
-    /// By its digest, if a version of an app that is not deleted has it.
+    /// By digest, if a version of an app that is not deleted has it.
     MODULE = "SELECT m.wasm FROM modules AS m WHERE m.digest = $1 \
         AND EXISTS (SELECT 1 FROM plugins AS p, apps AS a WHERE p.digest = $1 \
         AND a.id = p.app_id AND a.deleted_at IS NULL)";
@@ -125,24 +124,24 @@ statements! {
     CREATE_TOKEN = "INSERT INTO tokens AS t (id, secret_hash, name, scopes, app_id, created_at, \
         expires_at, revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
         ON CONFLICT (id) DO NOTHING RETURNING t.id";
-    /// App, how many: a row if it has more tokens than that.
+    /// App, limit: a row if it has more tokens than that.
     HAS_MORE_TOKENS = "SELECT t.id FROM tokens AS t WHERE t.app_id = $1 \
         ORDER BY t.id OFFSET $2 LIMIT 1";
-    /// App, the one to keep, now: removes the app's tokens that are revoked or expired.
+    /// App, the one to keep, now: deletes the app's tokens that are revoked or expired.
     DELETE_VOID_TOKENS = "DELETE FROM tokens AS t WHERE t.app_id = $1 AND t.id <> $2 \
         AND (t.revoked_at IS NOT NULL OR t.expires_at <= $3)";
-    /// Time: the tokens that administer the instance then. Holds them.
+    /// Time: the tokens that administer the instance at that time. Locks them.
     HOLD_ADMINS = "SELECT t.id FROM tokens AS t WHERE t.app_id IS NULL \
         AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > $1) \
         AND ' ' || t.scopes || ' ' LIKE '% instance:admin %' ORDER BY t.id FOR UPDATE";
     /// Id, time, app or null for any.
     REVOKE_TOKEN = "UPDATE tokens AS t SET revoked_at = $2 WHERE t.id = $1 \
         AND t.revoked_at IS NULL AND ($3::uuid IS NULL OR t.app_id = $3) RETURNING t.id";
-    /// By its identity.
+    /// By identity.
     TOKEN = concat!(token_columns!(), "WHERE t.id = $1");
-    /// From an identity on, how many.
+    /// From an identity on, limit.
     TOKENS = concat!(token_columns!(), "WHERE t.id >= $1 ORDER BY t.id LIMIT $2");
-    /// From an identity on, how many, app.
+    /// From an identity on, limit, app.
     TOKENS_OF_APP = concat!(
         token_columns!(), "WHERE t.app_id = $3 AND t.id >= $1 ORDER BY t.id LIMIT $2"
     );
@@ -155,19 +154,19 @@ statements! {
     /// The columns of a row.
     WRITE_AUDIT = "INSERT INTO audit (id, at, token_id, actor, action, app_id, app_name, detail, \
         request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-    /// Before an identity, how many: removes the oldest rows, but for those that
-    /// another host removes at the same time.
+    /// Before an identity, limit: removes the oldest rows, except for those that another host is
+    /// removing.
     PRUNE_AUDIT = "DELETE FROM audit AS w WHERE w.id IN \
         (SELECT l.id FROM audit AS l WHERE l.id < $1 ORDER BY l.id LIMIT $2 \
         FOR UPDATE SKIP LOCKED) RETURNING w.id";
-    /// App, how many to keep, how many: removes the oldest rows of an app.
+    /// App, how many to keep, limit: removes the oldest rows of an app.
     PRUNE_AUDIT_OF_APP = "DELETE FROM audit AS w WHERE w.id IN \
         (SELECT l.id FROM audit AS l WHERE l.app_id = $1 AND l.id <= (SELECT k.id \
         FROM audit AS k WHERE k.app_id = $1 ORDER BY k.id DESC OFFSET $2 LIMIT 1) \
         ORDER BY l.id LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING w.id";
-    /// Before an identity, how many.
+    /// Before an identity, limit.
     AUDIT = concat!(audit_columns!(), "WHERE l.id < $1 ORDER BY l.id DESC LIMIT $2");
-    /// Before an identity, how many, app.
+    /// Before an identity, limit, app.
     AUDIT_OF_APP = concat!(
         audit_columns!(), "WHERE l.app_id = $3 AND l.id < $1 ORDER BY l.id DESC LIMIT $2"
     );

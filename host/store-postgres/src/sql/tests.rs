@@ -1,4 +1,4 @@
-//! What holds of every statement, and of those within functions.
+//! Invariants of every statement, including those within functions.
 
 use super::{ALL, letters, outbox, registry, server, triggers, usage};
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ static FUNCTIONS: LazyLock<[(&str, String); 1]> = LazyLock::new(|| {
     )]
 });
 
-/// One space for all that is between two words, and none within brackets.
+/// Collapses white space to single spaces, and removes it within brackets.
 fn squeezed(sql: &str) -> String {
     let words: Vec<_> = sql.split_whitespace().collect();
     words.join(" ").replace("( ", "(").replace(" )", ")")
@@ -35,17 +35,17 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     lists.into_iter().flatten().copied().chain(functions)
 }
 
-/// The places of a needle in a statement, each with what follows it.
+/// The occurrences of a needle in a statement, each with the text after it.
 fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
     sql.match_indices(needle)
         .map(|(at, found)| &sql[at + found.len()..])
         .collect()
 }
 
-/// Those that find what is to be done, whatever the app.
+/// The statements that find work, of any app.
 const FINDERS: [&str; 2] = ["DUE", "SCHEDULES"];
 
-/// Asserts it of every use of a table, and counts them.
+/// Checks every use of a table, and returns their number.
 fn led_by_the_app(table: &str, alias: &str) -> usize {
     let named = format!("{table} AS {alias}");
     let condition_begins = format!("{alias}.app_id = $1");
@@ -122,8 +122,7 @@ fn the_numbers_of_the_statements_are_those_of_the_model() {
     assert_eq!(followers_max!(), model::FOLLOWERS_MAX.to_string());
 }
 
-/// Tables that a distributed engine keeps whole on each machine, and those that it cuts
-/// up by app.
+/// Tables that a distributed engine keeps whole on each machine, and those that it shards by app.
 const WHOLE: [&str; 6] = ["apps", "modules", "tokens", "audit", "health", "registry"];
 const CUT: [&str; 6] = [
     "kv_entries",
@@ -134,7 +133,7 @@ const CUT: [&str; 6] = [
     "dead_letters",
 ];
 
-/// The tables that follow one of these words somewhere.
+/// The tables that follow one of these words.
 fn tables_after<'a>(sql: &'a str, words: &[&str]) -> Vec<&'a str> {
     let names = words.iter().flat_map(|word| after(sql, word));
     let names = names.map(|rest| {
@@ -230,7 +229,7 @@ fn no_update_calls_a_volatile_function() {
     assert!(updates >= 5, "only {updates} updates were found");
 }
 
-/// What a function has in common with a transaction, so that neither is changed alone.
+/// The parts that a function shares with a transaction, so that neither is changed alone.
 #[test]
 fn a_batch_in_one_round_trip_does_what_the_transaction_does() {
     let [(_, function)] = &*FUNCTIONS;
@@ -272,8 +271,8 @@ fn a_batch_in_one_round_trip_does_what_the_transaction_does() {
 
 #[test]
 fn the_clock_is_the_hosts() {
-    // How long sessions of the server have been at something is a matter of its clock.
-    // And hosts compare theirs with it.
+    // The duration of a session's state is a matter of the server's clock, and hosts compare their
+    // clocks with it.
     let about_the_server = ["LOCK_HOLDERS", "OLDEST_SNAPSHOT", "CLOCK"];
     for (name, sql) in all().filter(|(name, _)| !about_the_server.contains(name)) {
         for clock in [

@@ -20,12 +20,11 @@ macro_rules! insert_trigger {
 statements! {
     /// App.
     TRIGGERS = concat!("SELECT ", trigger_columns!(), "t.app_id = $1 AND ", app_exists!(), " ORDER BY t.name");
-    /// App: how many. While the app is held it stays that.
+    /// App: the number of its triggers, which does not change while the app is locked.
     COUNT_TRIGGERS = "SELECT count(*) FROM triggers AS t WHERE t.app_id = $1";
     /// App, name.
     TRIGGER = concat!("SELECT ", trigger_columns!(), "t.app_id = $1 AND t.name = $2");
-    /// The columns of a trigger. Those who change triggers hold the app, as plugins'
-    /// changes do.
+    /// The columns of a trigger. Changes of triggers lock the app, like those of plugins.
     SET_TRIGGER = concat!(
         insert_trigger!(),
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
@@ -41,36 +40,34 @@ statements! {
     );
     /// App, trigger.
     DELETE_TRIGGER = "DELETE FROM triggers AS t WHERE t.app_id = $1 AND t.name = $2 RETURNING t.name";
-    /// App, trigger: whether it is there and has outstanding deliveries.
+    /// App, trigger: whether it exists and has outstanding deliveries.
     HAS_DELIVERIES = "SELECT EXISTS (SELECT 1 FROM triggers AS t WHERE t.app_id = $1 AND t.name = $2) \
         AND EXISTS (SELECT 1 FROM deliveries AS d WHERE d.app_id = $1 AND d.trigger_name = $2)";
-    /// App, trigger: how it stands, held until the transaction ends.
+    /// App, trigger: its health, locked until the transaction ends.
     HOLD_STANDING = "SELECT t.paused, t.failures, t.series, t.probe_at, t.probe, t.probes_failed \
         FROM triggers AS t WHERE t.app_id = $1 AND t.name = $2 FOR NO KEY UPDATE";
-    /// App, trigger, how it stands from now on.
+    /// App, trigger, its new health.
     SET_STANDING = "UPDATE triggers AS t SET paused = $3, failures = $4, series = $5, \
         probe_at = $6, probe = $7, probes_failed = $8 \
         WHERE t.app_id = $1 AND t.name = $2 RETURNING t.name";
-    /// App, trigger, now, end of the lease, lease: lets a probe of a trigger that
-    /// failures have paused be claimed, if its time has come. The series of failures.
+    /// App, trigger, now, end of the lease, lease: records the claim of a probe of a trigger that
+    /// is paused by failures, if it is due. Returns the series of failures.
     PROBE = "UPDATE triggers AS t SET probe_at = $4, probe = $5 \
         WHERE t.app_id = $1 AND t.name = $2 AND t.paused = 'failures' \
         AND coalesce(t.probe_at, 0) <= $3 RETURNING t.series";
-    /// App, trigger, lease, now: the probe was given back, or nothing was there to
-    /// claim.
+    /// App, trigger, lease, now: the probe was released, or there was nothing to claim.
     RELEASE_PROBE = "UPDATE triggers AS t SET probe_at = $4, probe = NULL \
         WHERE t.app_id = $1 AND t.name = $2 AND t.probe = $3";
-    /// App, trigger, beyond, now: lets a probe through that would wait until after
-    /// `beyond`.
+    /// App, trigger, beyond, now: makes a probe due that would wait until after `beyond`.
     RESCUE_PROBE = "UPDATE triggers AS t SET probe_at = $4 WHERE t.app_id = $1 AND t.name = $2 \
         AND t.paused = 'failures' AND t.probe_at > $3";
-    /// An app that is deleted: nobody claims what is paused.
+    /// A deleted app: paused deliveries are not claimed.
     PAUSE_ALL = "UPDATE triggers AS t SET paused = 'operator' WHERE t.app_id = $1";
-    /// App, names: removes what the plugin declares no more.
+    /// App, names: removes triggers that the plugin no longer declares.
     UNDECLARE = "DELETE FROM triggers AS t WHERE t.app_id = $1 AND t.origin = 'plugin' \
         AND NOT (t.name = ANY($2))";
-    /// App, names, collections, prefixes, on sets, on deletions, schedules, attempts,
-    /// age, now: what the plugin declares. An operator's trigger of the name stays.
+    /// App, names, collections, prefixes, on sets, on deletions, schedules, attempts, age, now: the
+    /// triggers that the plugin declares. An operator's trigger with the same name stays.
     DECLARE = concat!(
         insert_trigger!(),
         "SELECT $1, n.name, 'plugin', n.name, n.collection, n.prefix, n.on_set, n.on_delete, \
@@ -85,26 +82,26 @@ statements! {
          (excluded.collection, excluded.prefix, excluded.on_set, excluded.on_delete, \
          excluded.schedule)"
     );
-    /// App: a new version begins without failures, and goes on.
+    /// App: a new version starts without failures, and unpaused.
     RESUME = "UPDATE triggers AS t SET failures = 0, series = t.series + 1, probe_at = NULL, \
         probe = NULL, probes_failed = 0, \
         paused = CASE WHEN t.paused = 'operator' THEN t.paused END \
         WHERE t.app_id = $1 AND (t.failures <> 0 OR t.paused = 'failures')";
-    /// Now, how many, and the place after which: a time, an app, a name: the schedules
-    /// of all apps that are due or not planned yet. It does not name an app, for it
-    /// finds them. What is not planned counts as due at the beginning of time.
+    /// Now, limit, and the position after which to start (a time, an app, a name): the schedules of
+    /// all apps that are due or not planned yet. It finds apps, so it does not name one. Those that
+    /// are not planned count as due at the beginning of time.
     SCHEDULES = concat!(
         "SELECT t.app_id, ", trigger_columns!(), "t.schedule IS NOT NULL \
          AND t.paused IS DISTINCT FROM 'operator' AND ", open_at!("$1"), " \
          AND coalesce(t.next_at, 0) <= $1 \
          AND (coalesce(t.next_at, 0), t.app_id, t.name) > ($3, $4, $5) ORDER BY coalesce(t.next_at, 0), t.app_id, t.name LIMIT $2"
     );
-    /// App, trigger, the time that it is planned for, when it is due next, the run to
-    /// make or null, now, the chain of schedules, the event: plans a schedule, and
-    /// makes a run if none is outstanding. Whether it did.
+    /// App, trigger, its planned time, when it is due next, the run to create or null, now, the
+    /// ordering key of schedules, the event: plans a schedule, and creates a run if none is
+    /// outstanding. Returns whether it did.
     ///
-    /// The second of two waits for the trigger, and then finds it planned otherwise. An
-    /// app that is locked against everybody, as by its deletion, is not waited for.
+    /// The second of two waits for the trigger, and then finds another planned time. An app that is
+    /// locked exclusively, as by its deletion, is not waited for.
     TICK = concat!(
         "WITH held AS (SELECT a.id FROM apps AS a WHERE a.id = $1 FOR KEY SHARE NOWAIT), planned AS (UPDATE triggers AS t SET next_at = $4 \
          WHERE t.app_id = $1 AND t.name = $2 AND t.next_at IS NOT DISTINCT FROM $3 \

@@ -1,20 +1,20 @@
-//! What apps use: the slots that count it.
+//! Usage counters of apps: the slots.
 
-/// [`ENTRY_BYTES`](kvasm_core::ENTRY_BYTES): a test compares them.
+/// [`ENTRY_BYTES`](crate::model::ENTRY_BYTES); a test compares them.
 macro_rules! entry_bytes {
     () => {
         "192"
     };
 }
 
-/// [`DELIVERY_BYTES`](kvasm_core::DELIVERY_BYTES): a test compares them.
+/// [`DELIVERY_BYTES`](crate::model::DELIVERY_BYTES); a test compares them.
 macro_rules! delivery_bytes {
     () => {
         "768"
     };
 }
 
-/// What a dead letter takes: as `DeadLetter::bytes`.
+/// The cost of a dead letter, as in `DeadLetter::bytes`.
 macro_rules! letter_bytes {
     ($table:literal) => {
         concat!(
@@ -31,8 +31,8 @@ macro_rules! letter_bytes {
     };
 }
 
-/// Whether `u`, a slot, has not enough granted for `d`, a change of what is used.
-/// What takes no more than before is never refused.
+/// Whether the change `d` exceeds the grant of the slot `u`. A change that adds nothing is never
+/// refused.
 macro_rules! over_grant {
     () => {
         "(d.entries > 0 AND coalesce(u.entries + d.entries > u.entries_granted, false)) \
@@ -41,8 +41,8 @@ macro_rules! over_grant {
     };
 }
 
-/// Counts a change in one slot of the app `$1`. A write that changes nothing of
-/// what is used does not touch the slot.
+/// Counts a change in one slot of the app `$1`. A write that does not change the usage does not
+/// touch the slot.
 macro_rules! count {
     ($change:expr, $slot:literal, $refused:expr) => {
         concat!(
@@ -59,7 +59,7 @@ macro_rules! count {
     };
 }
 
-/// What the deliveries take that the statement's part `fired` has made.
+/// The usage of the deliveries that the CTE `fired` has created.
 macro_rules! queued {
     () => {
         " + (SELECT coalesce(sum(f.size), 0) FROM fired AS f) AS bytes, \
@@ -67,14 +67,14 @@ macro_rules! queued {
     };
 }
 
-/// In place of `queued!` where a statement makes no deliveries.
+/// Replaces `queued!` where a statement creates no deliveries.
 macro_rules! nothing_queued {
     () => {
         " AS bytes, 0 AS queued"
     };
 }
 
-/// Counts what the statement's part `written` has set, and the deliveries besides.
+/// Counts the entries that the CTE `written` has set, and the deliveries.
 macro_rules! count_written {
     ($slot:literal, $besides:expr) => {
         concat!(
@@ -96,8 +96,7 @@ macro_rules! count_written {
     };
 }
 
-/// Counts the entries that the statement's part `gone` has deleted, and the
-/// deliveries besides.
+/// Counts the entries that the CTE `gone` has deleted, and the deliveries.
 macro_rules! count_gone {
     ($slot:literal, $besides:expr) => {
         concat!(
@@ -118,7 +117,7 @@ macro_rules! count_gone {
     };
 }
 
-/// Counts the dead letters that the statement's part `gone` has removed.
+/// Counts the dead letters that the CTE `gone` has removed.
 macro_rules! count_letters_gone {
     ($slot:literal) => {
         concat!(
@@ -137,8 +136,8 @@ macro_rules! count_letters_gone {
     };
 }
 
-/// Counts the dead letters that the statement's part `gone` has removed, and that
-/// come into their queues again. It is not refused: who sends them again means it.
+/// Counts the dead letters that the CTE `gone` has turned back into deliveries. It is never
+/// refused, because a replay is an explicit request.
 macro_rules! count_letters_replayed {
     ($slot:literal) => {
         concat!(
@@ -158,7 +157,7 @@ macro_rules! count_letters_replayed {
     };
 }
 
-/// What a transaction has changed, as parameters.
+/// The changes of a transaction, as parameters.
 macro_rules! change {
     () => {
         "SELECT $3::bigint AS entries, $4::bigint AS bytes, $5::bigint AS queued"
@@ -171,20 +170,20 @@ statements! {
         SELECT $1, s.slot FROM generate_series(0, $2 - 1) AS s (slot)";
     /// App, slot, entries, bytes, deliveries: counts what a transaction has changed.
     COUNT = count!(change!(), "$2", over_grant!());
-    /// As `COUNT`, and is not refused.
+    /// As `COUNT`, but never refused.
     COUNT_ALWAYS = count!(change!(), "$2", "false");
-    /// An app that is deleted.
+    /// A deleted app.
     FORGET = "DELETE FROM app_usage AS u WHERE u.app_id = $1";
-    /// Holds all slots of an app.
+    /// Locks all slots of an app.
     HOLD = "SELECT u.slot FROM app_usage AS u WHERE u.app_id = $1 ORDER BY u.slot \
         FOR NO KEY UPDATE";
-    /// What an app uses, and may use. After `HOLD`, in a statement of its own: one
-    /// that waits sees the app as it was before the wait.
+    /// What an app uses, and its limits. After `HOLD`, in a separate statement: a statement that
+    /// waits sees the app as it was before the wait.
     TOTAL = "SELECT sum(u.entries)::bigint, a.entries_max, sum(u.bytes)::bigint, a.bytes_max, \
         sum(u.queued)::bigint \
         FROM app_usage AS u, apps AS a WHERE u.app_id = $1 AND a.id = $1 GROUP BY a.id";
-    /// App, slot; entries and bytes to count there; what that slot and each other
-    /// may take of entries, and of bytes; the same of deliveries. Null is no limit.
+    /// App, slot; entries and bytes to count there; how many entries that slot and each other may
+    /// use, the same for bytes, and for deliveries. Null means no limit.
     DEAL = "UPDATE app_usage AS u SET \
         entries = u.entries + CASE WHEN u.slot = $2 THEN $3 ELSE 0 END, \
         bytes = u.bytes + CASE WHEN u.slot = $2 THEN $4 ELSE 0 END, \

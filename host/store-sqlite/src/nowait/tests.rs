@@ -1,4 +1,4 @@
-//! Reads of files whose pages the system has let go.
+//! Reads of files whose pages are not in the page cache.
 
 use super::*;
 use crate::{SqliteOptions, SqliteStore, read};
@@ -91,7 +91,7 @@ impl Stage {
             .await
     }
 
-    /// Moves the log into the database.
+    /// Checkpoints the log.
     fn check_point(&self) {
         let moved = self
             .connect()
@@ -113,10 +113,10 @@ impl Stage {
     }
 }
 
-/// Asks the system to let go of what it has of a file in memory. False if it does not do
-/// so, as on a file system that is in memory.
+/// Asks the system to drop a file from the page cache. Returns false if it does not, as on a file
+/// system in memory.
 fn chill(path: &Path) -> bool {
-    // Not another descriptor of the database: to close it would drop SQLite's locks.
+    // Not another descriptor of the database: closing it would drop SQLite's locks.
     let file = kept(path).unwrap_or_else(|| Arc::new(File::open(path).unwrap()));
     file.sync_all().unwrap();
     fadvise(&*file, 0, None, Advice::DontNeed).unwrap();
@@ -149,12 +149,12 @@ async fn what_is_not_in_memory_is_read_on_another_thread() {
     assert!(!stage.is_read_at_once(7));
     assert_eq!(stage.cold_reads(), 1);
 
-    // While no place is free, a cold read waits, and its thread does not.
+    // While no permit is available, a cold read waits without blocking its thread.
     let all = stage.store.cold_places.hold_all_of(stage.app).await;
     let mut cold = std::pin::pin!(stage.get(7));
     tokio::select! {
         biased;
-        _ = &mut cold => panic!("a cold read did not wait for a place"),
+        _ = &mut cold => panic!("a cold read did not wait for a permit"),
         () = std::future::ready(()) => {}
     }
     drop(all);
@@ -174,8 +174,7 @@ async fn what_is_in_a_cold_log_is_read_on_another_thread() {
     assert!(stage.is_read_at_once(last));
 }
 
-/// Reads end with errors again and again, in the midst of whatever they do, on connections
-/// that others then use.
+/// Reads fail again and again, at any point, on connections that others then use.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn reads_are_right_while_pages_come_and_go() {
     let stage = Arc::new(stage().await);

@@ -1,7 +1,7 @@
-//! SQLite's VFS for Unix with another `xRead`.
+//! SQLite's VFS for Unix with a different `xRead`.
 //!
-//! A file of it is a file of SQLite's own, with a [`Tail`] behind it in the memory that
-//! SQLite reserves. So all methods but two are SQLite's, called with what they expect.
+//! A file of this VFS is a file of SQLite's own, followed by a [`Tail`] in the memory that SQLite
+//! reserves. All methods but two are SQLite's, called with what they expect.
 
 use super::{AT_ONCE, REFUSED, kept};
 use rusqlite::ffi::{
@@ -29,7 +29,7 @@ unsafe impl Sync for Base {}
 
 static BASE: OnceLock<Option<Base>> = OnceLock::new();
 
-/// The VFS for readers, which the first call registers; none if that fails.
+/// Returns the VFS for readers, which the first call registers; `None` if that fails.
 pub fn name() -> Option<&'static CStr> {
     let base = BASE.get_or_init(|| {
         // SAFETY: A null name asks for the default VFS, a static object.
@@ -59,28 +59,28 @@ fn base() -> Option<*mut sqlite3_vfs> {
     BASE.get()?.as_ref().map(|Base(base)| *base)
 }
 
-/// What a file of ours has behind SQLite's own part.
+/// The part of a file behind SQLite's own.
 #[repr(C)]
 struct Tail {
-    /// SQLite's methods with ours in two places; the file points here.
+    /// SQLite's methods with two of them replaced; the file points here.
     methods: sqlite3_io_methods,
-    /// SQLite's.
+    /// SQLite's own methods.
     own: *const sqlite3_io_methods,
-    /// To read without waiting.
+    /// The descriptor for reads without waiting.
     file: Arc<File>,
 }
 
-/// Where the tail of a file is.
+/// Returns the tail of a file.
 fn tail(file: *mut sqlite3_file) -> Option<*mut Tail> {
     // SAFETY: The base VFS is a static object.
     let size = usize::try_from(unsafe { (*base()?).szOsFile }).ok()?;
     Some(file.cast::<u8>().wrapping_add(size).cast())
 }
 
-/// A descriptor for the file that SQLite has just opened.
+/// Opens a descriptor for the file that SQLite has just opened.
 ///
-/// SQLite opens the log under a lock that keeps others from removing it, so the name still
-/// means the same file. It takes no locks on it, so this descriptor may be closed.
+/// SQLite opens the log under a lock that keeps others from removing it, so the name still refers
+/// to the same file. It takes no locks on it, so this descriptor may be closed.
 fn descriptor(path: &Path, flags: c_int) -> Option<Arc<File>> {
     match flags {
         _ if flags & SQLITE_OPEN_MAIN_DB != 0 => kept(path),
@@ -149,7 +149,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
     unsafe { (*file).pMethods = tail.own };
     // SAFETY: These are the methods that the base VFS gave the file.
     match unsafe { (*tail.own).xClose } {
-        // After it `tail` goes, and with it our descriptor.
+        // `tail` is dropped afterwards, and with it our descriptor.
         Some(own_close) => {
             // SAFETY: As above.
             unsafe { own_close(file) }
@@ -185,13 +185,13 @@ unsafe extern "C" fn read(
         let mut buffers = [IoSliceMut::new(buffer)];
         match preadv2(&*tail.file, &mut buffers, from, ReadWriteFlags::NOWAIT) {
             Ok(read) if read == length => return SQLITE_OK,
-            // Behind the end of the file; SQLite's own read says so in its way.
+            // Past the end of the file: SQLite's own read reports that as it should.
             Ok(0) => {}
             Ok(_) | Err(Errno::AGAIN) => {
                 REFUSED.set(true);
                 return SQLITE_IOERR_BLOCKED;
             }
-            // The file system or the kernel does not know the flag.
+            // The file system or the kernel does not support the flag.
             Err(_) => {}
         }
     }

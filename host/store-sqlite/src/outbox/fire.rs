@@ -1,4 +1,4 @@
-//! From a change to the deliveries that it makes.
+//! Creation of deliveries from changes.
 
 use super::super::batch::column;
 use super::super::error;
@@ -15,46 +15,46 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The most apps whose watchers are kept.
+/// The maximum number of apps whose watchers are cached.
 const APPS_MAX: usize = 1_024;
 
-/// Who watches the changes of an app.
+/// A trigger that watches the changes of an app.
 struct Watcher {
     trigger: TriggerName,
     function: String,
     changes: Changes,
 }
 
-/// The watchers of apps, as of a number that grows with each change of them.
+/// The watchers of apps, each with the generation of the app's triggers at which it was read.
 #[derive(Default)]
 pub(crate) struct Watchers(HashMap<AppId, (i64, Arc<[Watcher]>)>);
 
 impl Watchers {
-    /// Forgets all: what was read may have been rolled back, and its number given
-    /// again.
+    /// Forgets everything: it may have been read in a transaction that was rolled back, and its
+    /// generation may be reused.
     pub(crate) fn forget(&mut self) {
         self.0.clear();
     }
 }
 
-/// A change of an entry, for those who watch.
+/// A change of an entry, to be matched with watchers.
 pub(crate) struct Fired<'f> {
     pub(crate) collection: &'f Collection,
     pub(crate) key: &'f Key,
-    /// The version that it got, or that it had when it was deleted.
+    /// Its new version, or its last one if it was deleted.
     pub(crate) version: Version,
-    /// The value that it got; none of a deletion.
+    /// Its new value; `None` if it was deleted.
     pub(crate) value: Option<&'f Value>,
 }
 
-/// Where a delivery is that a batch has made.
+/// The key of a delivery that a batch has created.
 struct Made {
     trigger: TriggerName,
     chain: i64,
     seq: i64,
 }
 
-/// The deliveries that a batch has made so far.
+/// The deliveries that a batch has created so far.
 #[derive(Default)]
 pub(crate) struct Deliveries(Vec<Made>);
 
@@ -64,7 +64,7 @@ impl Deliveries {
     }
 }
 
-/// What is the same for all deliveries of a change.
+/// The fields that all deliveries of a change share.
 struct NewEvent {
     id: Uuid,
     followers: u32,
@@ -80,7 +80,7 @@ impl Fired<'_> {
 }
 
 impl Transaction<'_> {
-    /// Whether a trigger may match what a batch does.
+    /// Returns whether a trigger may match a change of the batch.
     pub(crate) fn watches(&mut self, batch: &WriteBatch) -> Result<bool, StoreError> {
         let Some(watchers) = self.watchers_of(batch.app_id)? else {
             return Ok(false);
@@ -95,7 +95,7 @@ impl Transaction<'_> {
         Ok(batch.ops.iter().any(watched))
     }
 
-    /// The app's watchers; none, without a look, if it never had a trigger.
+    /// Returns the app's watchers; `None`, without a query, if it never had a trigger.
     fn watchers_of(&mut self, app: AppId) -> Result<Option<Arc<[Watcher]>>, StoreError> {
         let number = self.tally.triggers(app);
         if number == 0 {
@@ -123,10 +123,10 @@ impl Transaction<'_> {
         Ok(Some(watchers))
     }
 
-    /// Makes the deliveries of a change; what they take.
+    /// Creates the deliveries of a change. Returns their usage.
     ///
     /// # Errors
-    /// [`StoreError::Deliveries`] when there are more than the batch may make.
+    /// [`StoreError::Deliveries`] if there are more than the batch may create.
     pub(crate) fn fire(
         &mut self,
         batch: &WriteBatch,
@@ -144,7 +144,7 @@ impl Transaction<'_> {
         }
         let event = NewEvent {
             id: Uuid::now_v7(),
-            // Of a handler's, `share_out` says it once all are made.
+            // For a handler, `share_out` sets it once all are created.
             followers: share(batch.followers, siblings),
         };
         let mut delta = Delta::default();
@@ -161,8 +161,7 @@ impl Transaction<'_> {
         Ok(delta)
     }
 
-    /// Says of each delivery that a handler's batch has made how many may follow
-    /// from it.
+    /// Sets how many deliveries may follow from each delivery that a handler's batch has created.
     pub(crate) fn share_out(
         &self,
         batch: &WriteBatch,
@@ -237,7 +236,7 @@ impl Transaction<'_> {
     }
 }
 
-/// There is one writer, so it knows whether the delivery is the first of its chain.
+/// There is only one writer, so it can tell whether the delivery is the first of its ordering key.
 const ENQUEUE: &str = "INSERT INTO deliveries
        (app_id, trigger_name, chain, seq, due_at, queued_at, function, event_id, depth, at, kind,
         collection, key, version, size, value, followers)

@@ -8,12 +8,12 @@ use kvasm_core::{AppId, DELIVERY_BYTES, DeadLetter, DeadReason, Letters, Timesta
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
-/// Which letters of the app are meant.
+/// The condition that selects dead letters of the app.
 const MEANT: &str = "(?2 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?2)))
    AND (?3 IS NULL OR trigger_name = ?3) AND (?4 IS NULL OR reason = ?4)
    AND (?5 IS NULL OR dead_at >= ?5) AND (?6 IS NULL OR dead_at < ?6)";
 
-/// The parameters of `MEANT` and of the app.
+/// The parameters of `MEANT`, with the app.
 struct Meant {
     app: [u8; 16],
     ids: Option<String>,
@@ -35,7 +35,7 @@ impl Meant {
         }
     }
 
-    /// With those of a statement behind them, from `?7` on.
+    /// Appends the parameters of a statement, from `?7` on.
     fn and<'p>(&'p self, more: &[&'p dyn ToSql]) -> Vec<&'p dyn ToSql> {
         let own: [&dyn ToSql; 6] = [
             &self.app,
@@ -71,24 +71,24 @@ pub(crate) fn dead_letters(
         .collect()
 }
 
-/// A letter to move or remove.
+/// A dead letter to move or remove.
 struct Found {
     id: [u8; 16],
     key: String,
-    /// What its delivery takes of the quota.
+    /// What its delivery counts against the quota.
     size: i64,
-    /// The bytes of the texts that say how it failed.
+    /// The bytes of the texts of its failure.
     texts: i64,
 }
 
 impl Found {
-    /// What it takes of the quota, as `DeadLetter::bytes` says.
+    /// Returns what it counts against the quota, as `DeadLetter::bytes` does.
     fn cost(&self) -> i64 {
         self.size.max(DELIVERY_BYTES as i64) + self.texts
     }
 }
 
-/// What `found` reads.
+/// The columns that `found` reads.
 const FOUND: &str = "id, coalesce(key, ''), size,
    octet_length(error) + coalesce(octet_length(trace), 0)";
 
@@ -101,7 +101,7 @@ fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
     })
 }
 
-/// Those that are meant, oldest first.
+/// Returns the selected dead letters, oldest first.
 fn oldest(
     connection: &Connection,
     app: AppId,
@@ -211,9 +211,8 @@ fn remove_all(
     Ok(())
 }
 
-/// Looks at the oldest letters alone, `?4` of them: both those that are too old and
-/// those that are too many are there. Letters are not counted as long as the app uses
-/// too little to have so many.
+/// Scans only the `?4` oldest dead letters: both those that are too old and those that are too many
+/// are among them. They are not counted if the app uses too few bytes to have that many.
 const SPARE: &str = "SELECT id FROM
        (SELECT id, dead_at FROM dead_letters WHERE app_id = ?1 ORDER BY id LIMIT ?4)
      WHERE dead_at < ?2
@@ -222,17 +221,17 @@ const SPARE: &str = "SELECT id FROM
                             ORDER BY id DESC LIMIT 1 OFFSET ?3) END
      ORDER BY id";
 
-/// The identity of a letter.
+/// The identity of a dead letter.
 type LetterId = [u8; 16];
 
-/// Whether the app has a letter.
+/// Returns whether the app has a dead letter.
 pub(crate) fn has_letters(connection: &Connection, app: AppId) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT 1 FROM dead_letters WHERE app_id = ?1 LIMIT 1")?
         .exists([app.uuid().as_bytes()])
 }
 
-/// Letters among the oldest `limit` that are too old, or more than may be kept.
+/// Returns those of the oldest `limit` dead letters that are too old, or more than may be kept.
 pub(crate) fn spare(
     connection: &Connection,
     app: AppId,
@@ -248,7 +247,7 @@ pub(crate) fn spare(
         .collect()
 }
 
-/// Removes those of these letters that are still there; how many.
+/// Removes those of these dead letters that still exist. Returns the number removed.
 pub(crate) fn prune(
     transaction: &mut Transaction<'_>,
     app: AppId,
@@ -288,7 +287,8 @@ mod tests {
     const LETTERS: u32 = 2_000;
     const LIMIT: u32 = 10;
 
-    /// The steps of the virtual machine that a look at an app with young letters takes.
+    /// Returns the number of virtual machine steps of the query for an app whose dead letters are
+    /// all young.
     fn steps(connection: &Connection, bytes: i64, keep: u32) -> i32 {
         let usage = "UPDATE app_usage SET bytes = ?1";
         connection.execute(usage, [bytes]).unwrap();
@@ -298,7 +298,7 @@ mod tests {
         statement.get_status(StatementStatus::VmStep)
     }
 
-    /// It is asked for each app in each round.
+    /// It runs for each app in each round.
     #[tokio::test]
     async fn a_look_for_spare_letters_reads_the_oldest_alone() {
         let folder = tempfile::tempdir().unwrap();
@@ -320,7 +320,7 @@ mod tests {
         let used = i64::from(LETTERS) * DELIVERY_BYTES as i64;
         let few = steps(&connection, used, LETTERS);
         assert!(few < 50 * LIMIT as i32, "{few} steps");
-        // It does count when there may be too many. As many as are kept are no more.
+        // It does count if there may be too many. The number to keep is not too many.
         let many = steps(&connection, used * 10, LETTERS);
         assert!(many > LETTERS as i32, "{many} steps");
 

@@ -1,5 +1,5 @@
-//! Triggers, deliveries and dead letters: `fire` makes deliveries, `queue` carries
-//! them on, `letters` keeps those that were given up, `triggers` says who watches.
+//! Triggers, deliveries and dead letters: `fire` creates deliveries, `queue` processes them,
+//! `letters` keeps those that were given up, `triggers` manages what watches changes.
 
 mod fire;
 mod letters;

@@ -10,12 +10,12 @@ use kvasm_core::{AppId, Delivery, Outstanding, Place, Timestamp, TriggerName};
 use rusqlite::{Connection, ToSql, params};
 use std::collections::BTreeMap;
 
-/// Which deliveries `d` of the app are meant.
+/// The condition that selects deliveries `d` of the app.
 const MEANT: &str = "(?2 IS NULL OR d.event_id IN (SELECT unhex(value) FROM json_each(?2)))
    AND (?3 IS NULL OR d.trigger_name = ?3)
    AND (?4 IS NULL OR d.queued_at >= ?4) AND (?5 IS NULL OR d.queued_at < ?5)";
 
-/// The parameters of `MEANT` and of the app.
+/// The parameters of `MEANT`, with the app.
 struct Meant {
     app: [u8; 16],
     events: Option<String>,
@@ -35,7 +35,7 @@ impl Meant {
         }
     }
 
-    /// With those of a statement behind them, from `?6` on.
+    /// Appends the parameters of a statement, from `?6` on.
     fn and<'p>(&'p self, more: &[&'p dyn ToSql]) -> Vec<&'p dyn ToSql> {
         let own: [&dyn ToSql; 5] = [
             &self.app,
@@ -56,7 +56,7 @@ pub(crate) fn outstanding(
     limit: u32,
 ) -> rusqlite::Result<Vec<Delivery>> {
     let meant = Meant::new(app, which);
-    // Before every place: no trigger has the empty name.
+    // Below every delivery key: no trigger has an empty name.
     let (trigger, chain, seq) = after.map_or(("", 0, 0), |place| {
         (place.trigger.as_str(), place.chain, place.seq)
     });
@@ -108,7 +108,7 @@ pub(crate) fn discard(
     Ok(sizes.len() as u64)
 }
 
-/// Removes those that are meant, and wakes what is behind them; their sizes.
+/// Removes the selected deliveries, and makes those behind them due. Returns their sizes.
 fn remove(
     connection: &Connection,
     app: AppId,

@@ -1,4 +1,4 @@
-//! Deliveries on their way: claimed, renewed, given back, done.
+//! Processing of deliveries: claim, renew, release, acknowledge.
 
 use super::super::grave::is_buried;
 use super::super::writer::Transaction;
@@ -13,11 +13,11 @@ use kvasm_core::{
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-/// The most deliveries of a paused queue among which a probe is looked for.
+/// The maximum number of deliveries of a paused queue that are searched for a probe.
 const PROBE_LOOK: u32 = 64;
 
-/// The queues after one that have something to claim. Steps through the index from
-/// one queue to the next, whatever is in them.
+/// Returns the queues after `after` with claimable deliveries. Steps through the index from one
+/// queue to the next, regardless of their lengths.
 pub(crate) fn due(
     connection: &Connection,
     after: Option<&Queue>,
@@ -27,8 +27,8 @@ pub(crate) fn due(
     let mut at = after.map_or((Uuid::nil(), String::new()), |queue| {
         (queue.app.uuid(), queue.trigger.as_str().to_owned())
     });
-    // Two statements, for SQLite begins a comparison of rows at the first equal one:
-    // it would walk through all that is in the queue before.
+    // Two statements, because SQLite starts a comparison of rows at the first equal one: it would
+    // scan the previous queue entirely.
     let mut of_app = connection.prepare_cached(
         "SELECT app_id, trigger_name FROM deliveries
          WHERE due_at IS NOT NULL AND app_id = ?1 AND trigger_name > ?2
@@ -88,12 +88,12 @@ fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Del
             Open::Probe => take_probe(connection, claim, standing),
             Open::Nothing => Ok(Vec::new()),
         },
-        // A delivery outlives its trigger.
+        // The trigger was deleted; its deliveries remain.
         None => take_due(connection, claim, None),
     }
 }
 
-/// Claims one delivery of a queue that failures have paused.
+/// Claims one delivery of a queue that is paused by failures.
 fn take_probe(
     connection: &Connection,
     claim: &Claim,
@@ -111,8 +111,8 @@ fn take_probe(
     Ok(claimed)
 }
 
-/// Claims what is due. For a probe of a series of failures, one: of those that have
-/// been due for longest, the first that does not count in it.
+/// Claims due deliveries. As the probe of a series of failures, claims one: of those that have been
+/// due for longest, the first that does not count in that series.
 fn take_due(
     connection: &Connection,
     claim: &Claim,
@@ -187,7 +187,7 @@ pub(crate) fn renew(
     Ok(true)
 }
 
-/// Takes a delivery out after its handler has succeeded; the bytes that it took.
+/// Deletes a delivery after its handler has succeeded. Returns the bytes that it used.
 pub(crate) fn acknowledge(
     connection: &Connection,
     receipt: &Receipt,
@@ -200,7 +200,7 @@ pub(crate) fn acknowledge(
     Ok(size)
 }
 
-/// Removes a delivery whose lease holds; its size.
+/// Deletes a delivery whose lease holds. Returns its size.
 fn take_out(connection: &Connection, receipt: &Receipt) -> rusqlite::Result<Option<i64>> {
     let Receipt { app, place, lease } = receipt;
     let mut statement = connection.prepare_cached(
@@ -222,7 +222,7 @@ fn take_out(connection: &Connection, receipt: &Receipt) -> rusqlite::Result<Opti
     Ok(size)
 }
 
-/// Lets the next delivery of a chain go on.
+/// Makes the next delivery of an ordering key due.
 pub(super) fn wake(
     connection: &Connection,
     app: AppId,
@@ -256,7 +256,7 @@ pub(crate) fn fail(
     }
     let (delta, returned) = transaction.whole(|transaction| {
         let connection = transaction.connection;
-        // First, for it reads the delivery.
+        // First, because it reads the delivery.
         let returned = note_failure(connection, failed).map_err(error::store)?;
         let held = match failed.verdict {
             Verdict::RetryAt(at) => {
@@ -266,7 +266,7 @@ pub(crate) fn fail(
         };
         Ok((held.map_err(error::store)?, returned))
     })?;
-    // Never refused: what has failed must go somewhere.
+    // Never refused: a failed delivery must be stored somewhere.
     transaction.tally.add(app, delta.unwrap_or_default());
     Ok(match delta {
         Some(_) => returned,
@@ -274,7 +274,7 @@ pub(crate) fn fail(
     })
 }
 
-/// Gives back a delivery whose attempt does not count.
+/// Nacks a delivery whose attempt does not count.
 pub(crate) fn release(
     transaction: &mut Transaction<'_>,
     receipt: &Receipt,
@@ -333,7 +333,7 @@ fn give_back(connection: &Connection, failed: &Failed, at: Timestamp) -> rusqlit
     Ok(given_back > 0)
 }
 
-/// What it changes of the app's usage, if the lease held.
+/// Moves a delivery to the dead letters. Returns the change of the app's usage, if the lease held.
 fn give_up(
     connection: &Connection,
     failed: &Failed,
@@ -377,7 +377,7 @@ fn give_up(
     Ok(Some(delta))
 }
 
-/// Notes the failure of a delivery whose lease holds with its trigger and with itself.
+/// Records the failure of a delivery whose lease holds, with its trigger and with itself.
 fn note_failure(connection: &Connection, failed: &Failed) -> rusqlite::Result<Returned> {
     let Receipt { app, place, lease } = &failed.receipt;
     let counted: Option<Option<i64>> = connection

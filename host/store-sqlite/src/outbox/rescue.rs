@@ -1,4 +1,4 @@
-//! What a wrong clock has put off in a queue.
+//! Repair of deliveries that a wrong clock has postponed.
 
 use super::super::error;
 use super::super::writer::Transaction;
@@ -7,7 +7,7 @@ use kvasm_core::store::StoreError;
 use kvasm_core::{Pause, Queue, Standing, Timestamp};
 use rusqlite::{Connection, params};
 
-/// Whether [`rescue`] would find anything.
+/// Returns whether [`rescue`] would change anything.
 pub(crate) fn needs_rescue(
     connection: &Connection,
     queue: &Queue,
@@ -29,8 +29,8 @@ pub(crate) fn needs_rescue(
         .exists(params![app.uuid().as_bytes(), trigger.as_str(), beyond.0])
 }
 
-/// Makes deliveries and the probe due that are so after `beyond`. The end of a lease is
-/// when its delivery is due.
+/// Makes deliveries, and the probe, that are due after `beyond` due now. A leased delivery is due
+/// at the end of its lease.
 pub(crate) fn rescue(
     transaction: &mut Transaction<'_>,
     queue: &Queue,

@@ -9,15 +9,15 @@ use rusqlite::Row;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Identities as one parameter, which `SELECT unhex(value) FROM json_each(?)` reads;
-/// `None` if there are none.
+/// Encodes identities as one parameter for `SELECT unhex(value) FROM json_each(?)`; `None` if there
+/// are none.
 pub(super) fn ids_parameter(ids: &[Uuid]) -> Option<String> {
     let texts = ids.iter().map(|id| id.simple().to_string());
     (!ids.is_empty()).then(|| serde_json::Value::from_iter(texts).to_string())
 }
 
-/// Reads an event: identity, depth, time, kind, collection, key, version, value,
-/// how many may follow.
+/// Reads an event: identity, depth, time, kind, collection, key, version, value, number of
+/// deliveries that may follow.
 fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
     let kind: String = row.get(first + 3)?;
     let collection: Option<String> = row.get(first + 4)?;
@@ -41,7 +41,7 @@ fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
             version,
         },
         ("schedule", None) => Happening::Due,
-        _ => return Err(damaged(first + 3, "no such event".to_owned())),
+        _ => return Err(damaged(first + 3, "unknown event kind".to_owned())),
     };
     Ok(Event {
         id: uuid_of(row, first)?,
@@ -52,7 +52,7 @@ fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
     })
 }
 
-/// What `delivery` reads, of deliveries `d` and their triggers `t`.
+/// The columns that `delivery` reads, of deliveries `d` and their triggers `t`.
 pub(super) const DELIVERY: &str = "SELECT d.trigger_name, d.chain, d.seq, d.due_at, d.lease,
        d.attempts, d.replays, d.queued_at, d.function, d.error, t.attempts_max, t.age_max_ms,
        d.event_id, d.depth, d.at, d.kind, d.collection, d.key, d.version, d.value, d.followers
@@ -88,7 +88,7 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     })
 }
 
-/// What `dead_letter` reads.
+/// The columns that `dead_letter` reads.
 pub(super) const DEAD_LETTER: &str = "id, trigger_name, function, reason, error, trace,
        plugin_version, plugin_digest, attempts, replays, dead_at,
        event_id, depth, at, kind, collection, key, version, value, followers
@@ -105,7 +105,7 @@ pub(super) fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
         function: row.get(2)?,
         reason: reason
             .parse()
-            .map_err(|()| damaged(3, "no such reason".to_owned()))?,
+            .map_err(|()| damaged(3, "unknown reason".to_owned()))?,
         error: row.get(4)?,
         trace: row.get(5)?,
         plugin,

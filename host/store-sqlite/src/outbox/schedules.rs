@@ -17,13 +17,13 @@ pub(crate) fn schedules(
     now: Timestamp,
     limit: u32,
 ) -> rusqlite::Result<Vec<DueSchedule>> {
-    // Before every place: no trigger has the empty name.
+    // Below every position: no trigger has an empty name.
     let (at, app, name) = after.map_or((0, Uuid::nil(), ""), |after| {
         let at = after.next_at.map_or(0, |at| at.0);
         (at, after.queue.app.uuid(), after.queue.trigger.as_str())
     });
     const OPEN: &str = open_at!("?1");
-    // The index gives the rows in this order; those before the place are skipped.
+    // The index returns the rows in this order; those up to the position are skipped.
     connection
         .prepare_cached(&format!(
             "SELECT {TRIGGER}, app_id FROM triggers

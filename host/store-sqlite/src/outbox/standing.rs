@@ -1,10 +1,10 @@
-//! How triggers stand: their failures in a row, pauses and probes.
+//! The health of triggers: consecutive failures, pauses and probes.
 
 use kvasm_core::{AppId, Pause, Receipt, Standing, Timestamp, TriggerName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
-/// Whether a trigger `t` lets anything through at `?now`, which the place of `{}` names.
+/// Whether a trigger `t` is claimable at `?now`, which replaces `{}`.
 macro_rules! open_at {
     ($now:literal) => {
         concat!(
@@ -16,10 +16,10 @@ macro_rules! open_at {
 }
 pub(super) use open_at;
 
-/// What `standing` reads.
+/// The columns that `standing` reads.
 pub(super) const STANDING: &str = "paused, failures, series, probe_at, probe, probes_failed";
 
-/// Decodes the columns of `STANDING`, of which the first is at `first`.
+/// Decodes the columns of `STANDING`, which start at `first`.
 pub(super) fn standing(row: &Row<'_>, first: usize) -> rusqlite::Result<Standing> {
     let paused: Option<String> = row.get(first)?;
     let probe_at: Option<i64> = row.get(first + 3)?;
@@ -37,7 +37,7 @@ pub(super) fn standing(row: &Row<'_>, first: usize) -> rusqlite::Result<Standing
     })
 }
 
-/// The word of a pause.
+/// Returns the stored word for a pause.
 pub(super) const fn pause_word(pause: Pause) -> &'static str {
     match pause {
         Pause::Operator => "operator",
@@ -45,7 +45,7 @@ pub(super) const fn pause_word(pause: Pause) -> &'static str {
     }
 }
 
-/// How a trigger stands, if it is there.
+/// Returns the health of a trigger, if it exists.
 pub(super) fn read(
     connection: &Connection,
     app: AppId,
@@ -61,7 +61,7 @@ pub(super) fn read(
         .optional()
 }
 
-/// Writes how a trigger stands; whether it is there.
+/// Writes the health of a trigger. Returns whether it exists.
 pub(super) fn write(
     connection: &Connection,
     app: AppId,
@@ -87,7 +87,7 @@ pub(super) fn write(
     Ok(changed > 0)
 }
 
-/// Notes that a lease was renewed: if it is that of a probe, the next one waits longer.
+/// Records that a lease was renewed. If it is that of a probe, the next probe waits longer.
 pub(super) fn renew(
     connection: &Connection,
     receipt: &Receipt,
@@ -106,7 +106,7 @@ pub(super) fn renew(
         .map(drop)
 }
 
-/// Notes that a delivery of a trigger has succeeded.
+/// Records that a delivery of a trigger succeeded.
 pub(super) fn succeed(
     connection: &Connection,
     app: AppId,

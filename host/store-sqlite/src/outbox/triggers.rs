@@ -13,7 +13,7 @@ use rusqlite::{Connection, Row, params};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// What `trigger` reads.
+/// The columns that `trigger` reads.
 pub(super) const TRIGGER: &str = "name, origin, function, collection, prefix, on_set, on_delete,
    schedule, next_at, attempts_max, age_max_ms, created_at,
    paused, failures, series, probe_at, probe, probes_failed";
@@ -58,7 +58,7 @@ fn watch(row: &Row<'_>) -> rusqlite::Result<Watch> {
     }
 }
 
-/// All triggers of an app, in the order of their names.
+/// Returns all triggers of an app, by name.
 pub(crate) fn triggers(connection: &Connection, app: AppId) -> rusqlite::Result<Vec<Trigger>> {
     connection
         .prepare_cached(&format!(
@@ -68,8 +68,8 @@ pub(crate) fn triggers(connection: &Connection, app: AppId) -> rusqlite::Result<
         .collect()
 }
 
-/// Tells every writer, of this process and others, that the app's triggers are
-/// others now; whether there is the app.
+/// Advances the generation of the app's triggers, by which writers of all processes notice the
+/// change. Returns whether the app exists.
 fn tell(connection: &Connection, app: AppId) -> Result<(), StoreError> {
     let told = connection
         .prepare_cached(
@@ -83,7 +83,7 @@ fn tell(connection: &Connection, app: AppId) -> Result<(), StoreError> {
     }
 }
 
-/// Makes an operator's trigger, or puts it in the place of the one of its name.
+/// Creates an operator's trigger, or replaces the trigger of the same name.
 pub(crate) fn set(
     connection: &Connection,
     app: AppId,
@@ -157,7 +157,7 @@ pub(crate) fn delete(
     })
 }
 
-/// Whether a trigger that is there has outstanding deliveries.
+/// Returns whether a trigger exists and has outstanding deliveries.
 fn has_deliveries(
     connection: &Connection,
     app: AppId,
@@ -193,8 +193,8 @@ pub(crate) fn pause(
     standing::write(connection, app, name, &standing).map_err(error::store)
 }
 
-/// Takes the triggers of the version that is active now for those of the last. An
-/// app that has none and gets none is left alone.
+/// Replaces the triggers of the previous version with those of the active one. An app that has none
+/// and gets none is not touched.
 pub(crate) fn declare(
     connection: &Connection,
     app: AppId,

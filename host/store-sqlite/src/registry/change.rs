@@ -1,4 +1,4 @@
-//! What administrators do: the statements of each operation.
+//! Operations of administrators: the statements of each.
 
 use super::super::read::app_by_id;
 use super::super::{error, outbox};
@@ -11,7 +11,7 @@ use kvasm_core::{
 };
 use rusqlite::{Connection, OptionalExtension};
 
-/// Runs one statement and counts the rows that it changed.
+/// Runs one statement. Returns the number of rows that it changed.
 fn execute(
     connection: &Connection,
     sql: &str,
@@ -54,12 +54,12 @@ pub(super) fn create_app(connection: &Connection, app: &App) -> Result<(), Store
     .map(drop)
 }
 
-/// The column is signed; a limit above what it holds is as good as that.
+/// The column is signed; a limit beyond its range is as good as its maximum.
 fn signed(limit: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// The app, in this transaction.
+/// Returns the app, as of this transaction.
 fn find(connection: &Connection, app: AppId) -> Result<App, StoreError> {
     let row = app_by_id(connection, app).map_err(error::store)?;
     row.ok_or(StoreError::AppNotFound)
@@ -105,7 +105,7 @@ pub(super) fn set_limits(
     find(connection, app)
 }
 
-/// Removes a module that no version refers to any more.
+/// Deletes a module unless a version still refers to it.
 pub(crate) fn forget_module(connection: &Connection, digest: Digest) -> Result<(), StoreError> {
     execute(
         connection,
@@ -173,7 +173,7 @@ pub(super) fn add_plugin(
     Ok(version)
 }
 
-/// The active version of an app: none if it has none.
+/// Returns the active version of an app, if any.
 fn active(connection: &Connection, app: AppId) -> Result<Option<PluginVersion>, StoreError> {
     let row: Option<Option<u32>> = connection
         .prepare_cached("SELECT active_plugin FROM apps WHERE id = ?1 AND deleted_at IS NULL")
@@ -194,7 +194,7 @@ pub(super) fn activate(
 ) -> Result<(), StoreError> {
     let before = active(connection, app)?;
     switch_to(connection, app, version, at)?;
-    // What is active already replaced what it replaced.
+    // Reactivating the active version keeps the version that it replaced.
     if before != Some(version) {
         execute(
             connection,
@@ -236,7 +236,7 @@ pub(super) fn roll_back(
     let before = before.ok_or(StoreError::NothingToRollBackTo)?;
     match switch_to(connection, app, before, at) {
         Ok(()) => Ok(before),
-        // It was deleted since.
+        // It was deleted meanwhile.
         Err(StoreError::PluginNotFound(_)) => Err(StoreError::NothingToRollBackTo),
         Err(error) => Err(error),
     }
@@ -303,8 +303,8 @@ pub(super) fn create_token(
     Ok(created > 0)
 }
 
-/// Removes revoked and expired tokens of an app that has too many with the one that
-/// was added; refuses that one if this does not make room.
+/// Deletes revoked and expired tokens of an app that has too many with the new one, and refuses the
+/// new one if there are still too many.
 fn make_room_for_token(
     connection: &Connection,
     app: AppId,
@@ -359,7 +359,7 @@ pub(super) fn revoke_token(
     Ok(revoked > 0)
 }
 
-/// Whether a token is the only one that administers the instance.
+/// Returns whether a token is the only one that administers the instance.
 fn is_last_admin(
     connection: &Connection,
     token: TokenId,
@@ -377,8 +377,8 @@ fn is_last_admin(
     Ok(admins.map_err(error::store)? == [*token.0.as_bytes()])
 }
 
-/// Makes an operation the generation of the registry. Fails without the row: what others
-/// have in memory would count as current for ever.
+/// Makes an operation the generation of the registry. Fails if the row is missing: otherwise the
+/// caches of others would count as current indefinitely.
 pub(super) fn raise(connection: &Connection, audit: &Audit) -> rusqlite::Result<()> {
     let raised = connection
         .prepare_cached("UPDATE registry SET generation = ?1 WHERE id = 1")?

@@ -1,5 +1,5 @@
-//! Apps, plugins, tokens and the audit log. `change` has the statements that change
-//! them, `read` the others.
+//! Apps, plugins, tokens and the audit log. `change` has the statements of operations, `read` the
+//! others.
 
 mod change;
 mod read;
@@ -22,14 +22,14 @@ pub(super) use change::{forget_module, write_audit};
 use read::plugin;
 pub(super) use read::usage;
 
-/// Its audit row is all that it adds, if anything.
+/// The work of an operation that adds at most its audit row.
 const fn frees(app: AppId) -> Work {
     Work::of(app).that_frees()
 }
 
 impl SqliteStore {
-    /// Runs an operation. If it changes something, writes its audit row and makes it
-    /// the generation. All are there together or not at all.
+    /// Runs an operation. If it changes something, writes its audit row and makes that the
+    /// generation, atomically.
     async fn audited<T: Effect + Send + 'static>(
         &self,
         work: Work,
@@ -37,7 +37,7 @@ impl SqliteStore {
         operation: impl FnOnce(&mut Transaction<'_>, &Audit) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let run = move |transaction: &mut Transaction<'_>| {
-            // The operation may change what the tally has read.
+            // The operation may change rows that the usage counters have cached.
             let connection = transaction.connection;
             transaction.tally.write(connection).map_err(error::store)?;
             transaction.whole(|transaction| {
@@ -94,7 +94,7 @@ impl Registry for SqliteStore {
         plugin: NewPlugin,
         audit: Audit,
     ) -> Result<PluginVersion, StoreError> {
-        // As a write of an entry: an app that uploads has its turns, and no more.
+        // Like a write of an entry: an upload takes a turn of its app.
         let work = Work::of(plugin.app).with_bytes(plugin.wasm.len());
         self.audited(work, audit, move |transaction, audit| {
             change::add_plugin(transaction.connection, &plugin, audit)

@@ -1,4 +1,4 @@
-//! The thread under failures: panics, locks held by others, callers that leave.
+//! The writer thread under failures: panics, locks of other processes, cancelled callers.
 
 use super::*;
 use crate::SqliteStore;
@@ -29,7 +29,7 @@ async fn patient(busy_timeout: Duration) -> Stage {
     let folder = tempfile::tempdir().unwrap();
     let mut options = SqliteOptions::new(folder.path().join("kvasm.db"));
     options.busy_timeout = busy_timeout;
-    // Tests of a full disk without it.
+    // Most tests of a full disk do without the reserved space file.
     options.ballast = 0;
     let metrics = options.metrics.clone();
     let store = Arc::new(SqliteStore::open(options).await.unwrap());
@@ -77,7 +77,7 @@ async fn a_panic_fails_its_caller_and_the_thread_lives_on() {
             matches!(panicked, Err(StoreError::Failed(_))),
             "{panicked:?}"
         );
-        assert_eq!(stage.at(), 0, "its half of a write was rolled back");
+        assert_eq!(stage.at(), 0, "the partial write was rolled back");
     }
     writer.run(Work::NONE, write(5)).await.unwrap();
     assert_eq!(stage.at(), 5);
@@ -90,7 +90,7 @@ async fn those_who_shared_a_group_with_a_panic_may_try_again() {
     let lock = stage.other_process();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut callers = JoinSet::new();
-    // They gather while the first waits for the lock.
+    // They queue up while the first waits for the lock.
     for n in 0..10 {
         let store = Arc::clone(&stage.store);
         callers.spawn(async move {
@@ -108,7 +108,7 @@ async fn those_who_shared_a_group_with_a_panic_may_try_again() {
     let answers = callers.join_all().await;
     let count = |is: fn(&Result<(), StoreError>) -> bool| answers.iter().filter(|a| is(a)).count();
     assert_eq!(count(|a| matches!(a, Err(StoreError::Failed(_)))), 1);
-    // However the groups fell, a write that succeeded is there, and no other is.
+    // However they were grouped, exactly the successful writes are stored.
     let done = count(Result::is_ok);
     assert_eq!(
         count(|a| matches!(a, Err(StoreError::Unavailable(_)))) + done,
@@ -150,7 +150,7 @@ async fn a_held_lock_answers_the_whole_queue_at_once_and_nothing_is_written_late
     let took = start.elapsed();
     assert!(took < BUSY * 10, "{took:?}");
     lock.execute_batch("COMMIT").unwrap();
-    // On a slow disk the lock may be somebody's for longer than this short timeout.
+    // On a slow disk the lock may be held for longer than this short timeout.
     let start = Instant::now();
     while let Err(error) = stage.store.writer.run(Work::NONE, write(100)).await {
         assert!(start.elapsed() < Duration::from_secs(60), "{error}");
@@ -192,7 +192,7 @@ async fn a_write_whose_caller_has_left_is_never_run() {
         .run(Work::NONE, write(100))
         .await
         .unwrap();
-    // The one that the thread had already taken may be one of those that left.
+    // The one that the thread had already taken may be a cancelled one.
     assert!(runs.load(Ordering::Relaxed) <= 1);
     assert!([101, 102].contains(&stage.at()), "{}", stage.at());
 }
@@ -215,7 +215,7 @@ async fn without_room_the_probe_fails_until_there_is_room_for_what_has_failed() 
         .other_process()
         .query_row("PRAGMA page_count", [], |row| row.get(0))
         .unwrap();
-    // Room for a probe, which writes over itself, and not for this.
+    // Space for a probe, which overwrites its row, but not for this.
     pages(used + 10).await.unwrap();
     let large = || {
         stage.store.writer.run(
@@ -290,7 +290,7 @@ async fn a_file_that_another_process_holds_is_unavailable() {
     );
 }
 
-/// Adds so many rows to a table of the test.
+/// Adds `rows` rows to a table of the test.
 fn add_rows(rows: u64) -> impl Fn(&mut Transaction<'_>) -> Result<(), StoreError> + Send {
     move |transaction| {
         let add = transaction.connection.execute(
@@ -340,7 +340,7 @@ async fn apps_take_turns_and_a_group_ends_after_many_rows() {
     let order = order.lock();
     let at = order.iter().position(|name| *name == "small").unwrap();
     assert!(at <= 2, "{order:?}");
-    // Each of the large ones had a transaction that it shared with no other.
+    // Each of the large ones had a transaction of its own.
     let text = stage.metrics.encode();
     let groups = text
         .lines()

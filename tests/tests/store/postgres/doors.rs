@@ -214,7 +214,7 @@ async fn a_migration_waits_for_a_lock_that_a_session_keeps_and_not_without_end()
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     let text = std::error::Error::source(&error).unwrap().to_string();
     for part in [
-        "no lock in 300ms",
+        "no lock within 300ms",
         &format!("pid {pid} "),
         "pg_terminate_backend",
     ] {
@@ -313,7 +313,7 @@ async fn a_server_without_room_is_told_with_its_numbers() {
     assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     let text = std::error::Error::source(&error).unwrap().to_string();
     for part in [
-        "up to 16 (postgres.connections)",
+        "open 16 (postgres.connections)",
         "max_connections",
         "too many clients",
     ] {

@@ -1,4 +1,4 @@
-//! Commits that follow others.
+//! Commits that follow other commits.
 
 use super::*;
 use crate::batch;
@@ -11,7 +11,7 @@ fn names() -> (Collection, Key) {
     (Collection::parse("c").unwrap(), Key::parse("k").unwrap())
 }
 
-/// A batch that sets the entry, or deletes it, after those that it follows.
+/// A batch that sets or deletes the entry, following others.
 fn batch_after(app: AppId, id: CommitId, follows: &[CommitId], deletes: bool) -> WriteBatch {
     let (collection, key) = names();
     let follow = |commit: &CommitId| Follow {
@@ -46,7 +46,7 @@ async fn a_commit_follows_what_was_applied_and_not_changed_since() {
     };
     commit(one, &[], false).await.unwrap();
     commit(two, &[one], true).await.unwrap();
-    // What it follows is that the entry was deleted.
+    // It follows the deletion of the entry.
     commit(three, &[two], false).await.unwrap();
     // The first and the second are not the last any more; the fourth never was.
     for stale in [one, two, four] {
@@ -57,7 +57,7 @@ async fn a_commit_follows_what_was_applied_and_not_changed_since() {
         };
         assert_eq!(failed, [0]);
     }
-    // It is counted behind the checks.
+    // Its position is counted after the checks.
     let (collection, key) = names();
     let mut batch = batch_after(app, CommitId::next(), &[four], false);
     batch.checks.push(Check {
@@ -69,7 +69,7 @@ async fn a_commit_follows_what_was_applied_and_not_changed_since() {
     assert!(matches!(refused, Err(StoreError::Conflict { failed }) if failed == [0, 1]));
 }
 
-/// The versions of a group that was undone are given again, to somebody else's writes.
+/// The versions of a group that was rolled back are reused for other writes.
 #[tokio::test]
 async fn a_commit_that_was_undone_is_not_followed() {
     let stage = stage().await;
@@ -101,7 +101,7 @@ async fn a_commit_that_was_undone_is_not_followed() {
     );
 }
 
-/// Who is told that a batch has its place may hand over one that follows it.
+/// Once a batch is queued, a batch that follows it may be submitted.
 #[tokio::test]
 async fn a_batch_has_its_place_before_it_is_committed() {
     let stage = patient(Duration::from_secs(60)).await;

@@ -1,11 +1,11 @@
-//! Whose turn an administrator's writes take.
+//! The turns that administrators' writes take.
 
 use super::*;
 use kvasm_core::store::Registry;
 use kvasm_core::{Audit, Digest, Exports, NewPlugin};
 use uuid::Uuid;
 
-/// Each is committed in the turn of the app that it is about.
+/// Each is committed in a turn of its app.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_take_the_turns_of_their_app() {
     const LARGE: u8 = 20;

@@ -1,4 +1,4 @@
-//! What is rolled back leaves nothing behind, in the database and in memory.
+//! A rollback leaves no traces in the database or in memory.
 
 use super::*;
 use crate::outbox;
@@ -27,8 +27,8 @@ impl Stage {
         Registry::usage(&*self.store, app).await.unwrap()
     }
 
-    /// Changes both collections: the trigger of the first one is gone, and that of the
-    /// second is notified of its change.
+    /// Changes both collections: the trigger of the first one is gone, and the trigger of the
+    /// second one gets a delivery.
     async fn has_kept_alone(&self, app: AppId) {
         for collection in ["gone", "kept"] {
             self.store.commit(set(app, collection)).await.unwrap();
@@ -36,7 +36,7 @@ impl Stage {
         assert_eq!(self.heard(app).await, ["kept"]);
     }
 
-    /// The collections of the entries whose changes have made deliveries.
+    /// The collections of the entries whose changes created deliveries.
     async fn heard(&self, app: AppId) -> Vec<String> {
         let deliveries = self.store.deliveries(app, None, 10).await.unwrap();
         let of = deliveries.iter().map(|d| d.place.trigger.to_string());
@@ -55,7 +55,7 @@ fn count(transaction: &mut Transaction<'_>, app: AppId, entries: i64) -> Result<
     Ok(())
 }
 
-/// A trigger that watches the collection of its name.
+/// A trigger that watches the collection of the same name.
 fn trigger(name: &str) -> NewTrigger {
     NewTrigger {
         name: TriggerName::parse(name).unwrap(),
@@ -83,7 +83,7 @@ fn set(app: AppId, collection: &str) -> WriteBatch {
     }
 }
 
-/// Makes a trigger, and reads the watchers with it.
+/// Creates a trigger, and reads the watchers including it.
 fn watch(transaction: &mut Transaction<'_>, app: AppId, name: &str) -> Result<(), StoreError> {
     outbox::set(transaction.connection, app, trigger(name), Timestamp(1))?;
     transaction.tally.open(transaction.connection, app)?;
@@ -107,7 +107,7 @@ async fn counts_that_could_not_be_written_are_written_later() {
         count(transaction, two, 2)?;
         write(1)(transaction)?;
         let written = transaction.tally.write(transaction.connection);
-        assert!(written.is_err(), "it is refused");
+        assert!(written.is_err(), "the write is refused");
         write(-1)(transaction)
     };
     stage.run(run).await.unwrap();
@@ -115,7 +115,7 @@ async fn counts_that_could_not_be_written_are_written_later() {
     assert_eq!(stage.used(two).await.entries, 2);
 }
 
-/// The row that was read is one that nobody has committed.
+/// The row that was read was never committed.
 #[tokio::test]
 async fn what_a_savepoint_has_read_is_forgotten_with_it() {
     let stage = stage().await;
@@ -134,7 +134,7 @@ async fn what_a_savepoint_has_read_is_forgotten_with_it() {
     assert_eq!(stage.used(app).await.entries, 1);
 }
 
-/// With the savepoint gone, nobody knows what of it is in the transaction.
+/// Without the savepoint, the state of the transaction is unknown.
 #[tokio::test]
 async fn a_savepoint_that_cannot_be_ended_ends_its_transaction() {
     let stage = stage().await;
@@ -160,7 +160,7 @@ async fn a_savepoint_that_cannot_be_ended_ends_its_transaction() {
     assert_eq!(stage.at(), 5);
 }
 
-/// Their number is given again, to other triggers.
+/// Their generation is reused for other triggers.
 #[tokio::test]
 async fn watchers_of_a_savepoint_that_is_rolled_back_are_forgotten() {
     let stage = stage().await;
@@ -195,7 +195,7 @@ async fn watchers_of_a_commit_that_fails_are_forgotten() {
     stage.has_kept_alone(app).await;
 }
 
-/// Decision 1 has the reasons.
+/// The reasons are in decision 1.
 #[tokio::test]
 async fn a_commit_is_on_the_disk_before_it_is_answered() {
     let stage = stage().await;
