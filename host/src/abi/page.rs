@@ -4,7 +4,7 @@ use super::kv::header;
 use crate::model::{Entry, Key};
 use crate::service::Listing;
 
-/// The bytes of its keys and values, which are most of the page.
+/// Returns the size of its keys and values, which are most of the page.
 pub(super) fn bytes(listing: &Listing) -> usize {
     let bytes = |(key, entry): &(_, Option<Entry>)| {
         let value = entry

@@ -345,10 +345,7 @@ mod tests {
         task.fails("three".to_owned());
         let health = &health;
         health.task("upkeep");
-        assert!(
-            health.check().await.is_ready(),
-            "a new task replaced it"
-        );
+        assert!(health.check().await.is_ready(), "a new task replaced it");
         health.remove_task("upkeep");
         assert_eq!(health.tasks(), []);
     }
