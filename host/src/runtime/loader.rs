@@ -1,6 +1,5 @@
-//! From a module's bytes to a plugin that can run: out of memory, out of the
-//! cache folder, or compiled. All who ask for one module at the same time wait for
-//! one load of it, which continues when they have left.
+//! Loads plugins: from memory, from the cache folder, or by compiling. Concurrent requests for
+//! one module share one load, which continues if they are cancelled.
 
 use super::compiler::Running;
 use super::engine::Runtime;
@@ -23,13 +22,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{interval, timeout};
 use wasmtime::{Engine, Module};
 
-/// How often a compilation is looked at.
+/// Interval at which a compilation is checked.
 const LOOK: Duration = Duration::from_millis(100);
 
 type Outcome = Result<Arc<CompiledPlugin>, LoadError>;
 type Fetch = Pin<Box<dyn Future<Output = Result<Bytes, LoadError>> + Send>>;
 
-/// One load of one module, and those who wait for it.
+/// One load of one module, and its waiters.
 pub(super) struct Flight {
     apps: Apps,
     outcome: watch::Sender<Option<Outcome>>,
@@ -37,10 +36,9 @@ pub(super) struct Flight {
 
 /// Where a module's bytes come from.
 enum Source {
-    /// They are here. Nobody needs them when nobody waits any more.
+    /// Available. Not needed any more once nobody waits.
     Given(Bytes),
-    /// They are asked for when it is the module's turn, so that those that wait
-    /// hold none.
+    /// Fetched when the module acquires its permit, so that queued loads hold no bytes.
     Stored(Fetch),
 }
 

@@ -1,4 +1,4 @@
-//! Wasm: the engine, compiled modules, and one invocation in one fresh instance.
+//! The wasm runtime: the engine, compiled modules, and invocations in fresh instances.
 
 mod cache;
 mod compiled;
