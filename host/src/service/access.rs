@@ -1,5 +1,5 @@
-//! Cached apps and tokens, validated against the registry's generation. Design and proof:
-//! `docs/decisions/0024-access-by-generation.md`.
+//! Cached apps and tokens, validated against the registry's generation. Rationale and
+//! correctness: `docs/decisions/0024-access-by-generation.md`.
 
 use super::looks::Looks;
 use crate::metrics::Metrics;

@@ -46,7 +46,8 @@ impl Way {
         }
     }
 
-    /// Makes the run wait for each preceding commit to end, and others for its own.
+    /// Makes the run wait for each preceding commit to end, and keep its locks until its own has
+    /// ended.
     pub(crate) fn unchained(self) -> Way {
         Way {
             chains: false,

@@ -1,6 +1,6 @@
 //! Compiled modules on disk.
 //!
-//! A compiled module is machine code: whoever can replace one runs code in the host. So the
+//! A compiled module is machine code: anyone who can replace one runs code in the host. So the
 //! folder is private to its owner, and each file has an HMAC, whose key is also in the folder. A
 //! file that fails verification is compiled again, never loaded.
 //!
