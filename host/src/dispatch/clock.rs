@@ -176,7 +176,7 @@ pub(super) async fn run(
         {
             noted = Some(Instant::now());
             if let Err(error) = shared.host.store().note_time(now).await {
-                task.skips(&"a note of the time", &chain(&error));
+                task.skips(&"recording the time", &chain(&error));
             }
         }
         let looked = Instant::now();

@@ -1,7 +1,7 @@
 //! Compiling in a separate process, with limits.
 //!
-//! A compiler processes untrusted input and cannot be interrupted from outside. In a process it
-//! can: the kernel measures CPU time and memory, and a signal ends it. Its output is machine
+//! A compiler processes untrusted input and cannot be interrupted from outside. A process
+//! can be: the kernel measures CPU time and memory, and a signal ends it. Its output is machine
 //! code and is trusted like the program itself.
 
 use super::error::LoadError;
@@ -229,7 +229,7 @@ fn outcome(
         // Killed by someone else, such as the system when it is out of memory.
         if is(Signal::KILL) || is(Signal::TERM) || is(Signal::INT) || is(Signal::HUP) {
             return Err(LoadError::host(io::Error::other(
-                "the compiler was killed by another process",
+                "the compiler was killed externally",
             )));
         }
     }
