@@ -1,5 +1,4 @@
-//! Finds the queues that have something due, claims a few deliveries of each, and
-//! starts their handlers.
+//! Finds queues with due deliveries, claims a few deliveries of each, and starts their handlers.
 
 use super::lent::Loan;
 use super::supervisor::Stop;
@@ -12,31 +11,31 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 use uuid::Uuid;
 
-/// Queues that one look at the store asks for.
+/// Number of queues read per page.
 const QUEUES: u32 = 64;
-/// The most deliveries that are taken of a queue before the next has its turn.
+/// Maximum number of deliveries claimed from a queue before the next queue is served.
 const OF_A_QUEUE: usize = 8;
-/// What has become free is waited for this long, so that a claim takes more than
-/// one delivery when there are many.
+/// Delay after a permit was released, so that a claim takes more than one delivery when there
+/// are many.
 const GATHER: Duration = Duration::from_millis(1);
-/// A look over very many queues takes longer than this. After it there is a rest
-/// of three times as long, so that looking does not fill the day.
+/// A pass over very many queues takes longer than this. It is followed by a rest of three times
+/// its duration, so that passes do not take all the time.
 const LONG_LOOK: Duration = Duration::from_millis(5);
-/// Apps in a row whose claims fail before that counts as a failure of the store.
+/// Number of consecutive apps with failing claims that counts as a failure of the store.
 const FAILING_APPS: usize = 3;
 
-/// What a look has found.
+/// The result of a pass.
 #[derive(Default)]
 struct Look {
-    /// The time that it has looked for queues.
+    /// Time spent reading queues.
     took: Duration,
-    /// Whether a claim got as many deliveries as it asked for.
+    /// Whether a claim got as many deliveries as it requested.
     full: bool,
-    /// The apps whose claims have failed, since one has succeeded.
+    /// Apps whose claims have failed since the last successful one.
     failing: Vec<AppId>,
 }
 
-/// Looks again and again.
+/// Runs passes repeatedly.
 pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
     let mut after = shared.looked_until.lock().take();
     loop {
@@ -63,8 +62,8 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Resu
     }
 }
 
-/// Waits until there may be something to do, and for `rest` at least. There is,
-/// if a claim was `full`.
+/// Waits until there may be something to do, but at least for `rest`. Returns at once if a claim
+/// was `full`.
 async fn wait(shared: &Shared, rest: Duration, full: bool) {
     if !rest.is_zero() {
         tokio::time::sleep(rest).await;
@@ -79,9 +78,9 @@ async fn wait(shared: &Shared, rest: Duration, full: bool) {
     }
 }
 
-/// Goes once through the queues that have something due, or until a stop is requested. A
-/// claim is waited for all the same: what it has claimed is run, and not left to wait
-/// for the end of its lease. After an error, `after` is where it has come to.
+/// Runs one pass over the queues with due deliveries, or until a stop is requested. A claim is
+/// never interrupted: claimed deliveries are run, rather than left until their lease expires.
+/// After an error, `after` is the current position.
 async fn look(
     shared: &Arc<Shared>,
     task: &Task,
@@ -89,7 +88,7 @@ async fn look(
     stop: &mut Stop,
 ) -> Result<Look, StoreError> {
     let mut look = Look::default();
-    // From where the last look has ended to the end, then from the beginning.
+    // From the end of the last pass to the last queue, then from the first.
     let mut wrapped = after.is_none();
     loop {
         if shared.places.available_permits() == 0 {
@@ -114,14 +113,14 @@ async fn look(
         for queue in queues {
             let places = places_for(shared, queue.app);
             if places.as_ref().is_some_and(Vec::is_empty) {
-                // It is the first one of the next look.
+                // The next pass starts with it.
                 return Ok(look);
             }
             if stop.is_requested() {
                 return Ok(look);
             }
-            // Before the claim: if its app has all that it may have, or the claim
-            // fails, the look goes on behind it all the same.
+            // Before the claim: the pass continues with the next queue, even if the app is at
+            // its limit or the claim fails.
             *after = Some(queue.clone());
             if let Some(places) = places
                 && !look.failing.contains(&queue.app)
@@ -147,8 +146,8 @@ async fn look(
     }
 }
 
-/// Places for deliveries of an app: none if it has all that it may have, an
-/// empty list if there are none at all.
+/// Acquires permits for deliveries of an app. Returns `None` if the app is at its limit, and an
+/// empty list if no permit is free.
 fn places_for(shared: &Shared, app: AppId) -> Option<Vec<OwnedSemaphorePermit>> {
     let running = shared.running.lock().get(&app).copied().unwrap_or(0);
     let free = shared.places.available_permits();
@@ -160,17 +159,17 @@ fn places_for(shared: &Shared, app: AppId) -> Option<Vec<OwnedSemaphorePermit>> 
     Some(places.take(share.min(OF_A_QUEUE)).collect())
 }
 
-/// How many more handlers an app may run: as long as it holds no more places than
-/// are free, and always one. So a few apps with a backlog leave places for others,
-/// and one app alone gets up to half of all.
+/// Returns how many more handlers an app may run: it may hold as many permits as remain free,
+/// but always one. So a few apps with a backlog leave permits for others, and a single app gets
+/// up to half of all.
 fn share(of_app: usize, free: usize, running: usize) -> usize {
     let fair = free.saturating_sub(running).div_ceil(2);
     let least = usize::from(running == 0).min(free);
     fair.max(least).min(of_app.saturating_sub(running))
 }
 
-/// Claims deliveries for these places and starts their handlers. Whether all
-/// places were taken, so that there may be more.
+/// Claims deliveries for these permits and starts their handlers. Returns whether all permits
+/// were used, so that there may be more deliveries.
 async fn claim(
     shared: &Arc<Shared>,
     queue: &Queue,
@@ -186,11 +185,12 @@ async fn claim(
     };
     let claimed = shared.host.store().claim(&claim).await?;
     if claimed.is_empty() {
-        // What was due has to wait for its key, and what is behind it may not.
+        // The due delivery is blocked by an earlier one of its ordering key; later ones may not
+        // be.
         shared.changed.notify_one();
     }
     let full = claimed.len() == places.len();
-    // Read by the first handler for all of them.
+    // Read by the first handler, for all of them.
     let app = Arc::new(OnceCell::new());
     let mut handlers = shared.handlers.lock();
     for (delivery, place) in claimed.into_iter().zip(places) {
@@ -216,7 +216,7 @@ async fn claim(
 mod tests {
     use super::share;
 
-    /// Places that each of many apps with a backlog gets, of `all`.
+    /// Returns how many of `all` permits each of many apps with a backlog gets.
     fn shared_out(all: usize, of_app: usize, apps: usize) -> Vec<usize> {
         let (mut free, mut held) = (all, vec![0; apps]);
         for _ in 0..100 {

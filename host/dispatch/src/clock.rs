@@ -1,5 +1,5 @@
-//! The dispatcher's clock: the system's as far as it can be trusted, and it does not go
-//! back by a little. `trust` says what can be trusted.
+//! The dispatcher's clock: the system's clock while it is trusted (see `trust`), and monotonic
+//! across small steps back.
 
 use super::Shared;
 use super::supervisor::Stop;
@@ -12,16 +12,16 @@ use std::fmt;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// How often the store is asked. Sooner if the clock has stepped.
+/// Interval between queries of the store's clock. Sooner if the clock has stepped.
 const LOOK: Duration = Duration::from_secs(10);
-/// How often the two clocks of this host are compared.
+/// Interval between comparisons of this host's two clocks.
 const COMPARE: Duration = Duration::from_secs(1);
-/// How often the store is given the time to keep.
+/// Interval between records of the time in the store.
 const NOTE: Duration = Duration::from_secs(60);
-/// How often it is said that the clock is in doubt.
+/// Minimum interval between log lines about a clock in doubt.
 const SAY: Duration = Duration::from_secs(600);
 
-/// Where a dispatcher takes the time from. Default: the system's clock.
+/// The time source of a dispatcher. Default: the system's clock.
 #[derive(Clone, Copy)]
 pub struct TimeSource(pub fn() -> Timestamp);
 
@@ -45,10 +45,10 @@ impl PartialEq for TimeSource {
 
 impl Eq for TimeSource {}
 
-/// When the system's clock is set back by up to the longest wait between two attempts,
-/// this one goes on from where it was, so that no lease and no retry waits for hours
-/// that have been already. Set back by more, it follows, and `rescue` makes due what was
-/// put off.
+/// When the system's clock is set back by up to the longest wait between two attempts, this
+/// clock continues from its last value, so that no lease or retry waits for hours that have
+/// already passed. When it is set back further, this clock follows, and `rescue` makes due what
+/// was postponed.
 #[derive(Default)]
 pub(super) struct Clock {
     source: TimeSource,
@@ -69,7 +69,7 @@ impl State {
         let kept = self.last.map(|last| last.at(now.instant));
         let kept = kept.filter(|kept| *kept > time && *kept <= time.plus_ms(ahead_max));
         let system = kept.unwrap_or(time);
-        // Kept only when it moves, so that parts of milliseconds add up.
+        // Updated only when it moves, so that fractions of milliseconds add up.
         if self.last.is_none_or(|last| last.system != system) {
             let instant = now.instant;
             self.last = Some(Reading { system, instant });
@@ -86,31 +86,31 @@ impl Clock {
         }
     }
 
-    /// The time of deliveries and schedules.
+    /// Returns the time for deliveries and schedules.
     pub(super) fn now(&self) -> Timestamp {
         let now = self.reading();
         self.state.lock().now(now)
     }
 
-    /// The system's time, as reads of entries see it, to delete by. `None` while it is
-    /// in doubt.
+    /// Returns the system's time, which reads of entries also use, for deletions by age. `None`
+    /// while it is in doubt.
     pub(super) fn for_deletion(&self) -> Option<Timestamp> {
         let now = self.reading();
         self.state.lock().trust.holds(now).then_some(now.system)
     }
 
-    /// Whether the clock is believed now.
+    /// Whether the clock is trusted now.
     pub(super) fn is_trusted(&self) -> bool {
         self.for_deletion().is_some()
     }
 
-    /// Whether what others have planned may be changed by it now.
+    /// Whether it may be used to change the plans of other hosts.
     pub(super) fn plans(&self) -> bool {
         let now = self.reading();
         self.state.lock().trust.plans(now)
     }
 
-    /// Waits until deliveries and schedules may be carried out.
+    /// Waits until deliveries and schedules may run.
     pub(super) async fn acts(&self) {
         loop {
             let judged = self.judged.notified();
@@ -132,8 +132,8 @@ impl Clock {
         }
     }
 
-    /// Asks the store, and judges. Whether something has changed, and why the clock is in
-    /// doubt.
+    /// Compares the clock with the store's. Returns whether something has changed, and why the
+    /// clock is in doubt.
     async fn look(&self, shared: &Shared) -> Result<(bool, Option<Doubt>), StoreError> {
         let before = self.reading();
         let store = shared.host.store().clock().await?;
@@ -147,7 +147,7 @@ impl Clock {
     }
 }
 
-/// Compares the clock again and again, and says when it is in doubt.
+/// Repeatedly compares the clock, and logs when it is in doubt.
 pub(super) async fn run(
     shared: std::sync::Arc<Shared>,
     task: Task,
@@ -176,7 +176,7 @@ pub(super) async fn run(
         {
             noted = Some(Instant::now());
             if let Err(error) = shared.host.store().note_time(now).await {
-                task.skips(&"a note of the time", &chain(&error));
+                task.skips(&"recording the time", &chain(&error));
             }
         }
         let looked = Instant::now();
@@ -192,18 +192,18 @@ pub(super) async fn run(
     }
 }
 
-/// Says that the clock is in doubt, at most every ten minutes, and when it no longer is.
+/// Logs that the clock is in doubt, at most every ten minutes, and when it is trusted again.
 fn say(doubt: Option<Doubt>, said: &mut Option<Instant>) {
     match doubt {
         Some(doubt) if said.is_none_or(|at| at.elapsed() >= SAY) => {
             *said = Some(Instant::now());
             tracing::warn!(
-                "{doubt}: nothing is deleted for its age until the clock fits again or has run \
+                "{doubt}: deletions by age are suspended until the clock is right again or has run \
                  without a step for an hour"
             );
         }
         None if said.take().is_some() => {
-            tracing::info!("the clock is trusted again: what is too old is deleted");
+            tracing::info!("the clock is trusted again: deletions by age have resumed");
         }
         _ => {}
     }
@@ -217,17 +217,17 @@ impl fmt::Display for Doubt {
         match self {
             Doubt::Database(_) => write!(
                 f,
-                "this host's clock is {seconds} s {side} the database's, and may differ by {} s: \
-                 deliveries, schedules and deletions rest until it is set right",
+                "this host's clock is {seconds} s {side} the database's; the limit is {} s: \
+                 deliveries, schedules and deletions are suspended until it is corrected",
                 super::trust::BOUND.as_secs()
             ),
             Doubt::Seen(_) => write!(
                 f,
-                "this host's clock is {seconds} s {side} what the store saw last"
+                "this host's clock is {seconds} s {side} the last time recorded in the store"
             ),
             Doubt::Stepped(_) => write!(
                 f,
-                "this host's clock has stepped to {seconds} s {side} where it was"
+                "this host's clock has stepped to {seconds} s {side} its previous time"
             ),
         }
     }

@@ -1,7 +1,7 @@
-//! Schedules: the runs that are due, and when the next one is.
+//! Schedules: creates the runs that are due, and plans the next ones.
 //!
-//! Of runs that were missed, because no host was there, the last is made and the
-//! others are not. While a run is outstanding no further one is made.
+//! Of runs missed while no host was running, only the last is created. While a run is
+//! outstanding, no further one is created.
 
 use super::Shared;
 use super::supervisor::Stop;
@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// Schedules that are looked at in one go.
+/// Number of schedules read per page.
 const SCHEDULES: u32 = 100;
-/// Apps whose runs are made at once. Each one's are made one after another.
+/// Number of apps whose runs are created concurrently; those of one app are created one by one.
 const APPS_AT_ONCE: usize = 8;
 
-/// Makes the runs that are due, again and again, on whichever host comes first.
+/// Repeatedly creates the due runs. With several hosts, the first one wins.
 pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
     loop {
         tokio::select! {
@@ -38,8 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Resu
     }
 }
 
-/// Goes once through all schedules that are due by now. One that is left aside is
-/// met again in the next pass.
+/// Processes all due schedules once. Skipped ones are retried in the next pass.
 async fn pass(shared: &Arc<Shared>, task: &Task) -> Result<(), StoreError> {
     let now = shared.clock.now();
     let mut after = None;
@@ -55,7 +54,7 @@ async fn pass(shared: &Arc<Shared>, task: &Task) -> Result<(), StoreError> {
     }
 }
 
-/// Makes these runs, a few apps at once.
+/// Creates these runs, for a few apps concurrently.
 async fn make(shared: &Arc<Shared>, task: &Task, due: Vec<DueSchedule>, now: Timestamp) {
     let mut apps: BTreeMap<AppId, Vec<Tick>> = BTreeMap::new();
     for DueSchedule { place, trigger } in due {
@@ -89,7 +88,7 @@ fn note(task: &Task, ended: Option<Result<(), tokio::task::JoinError>>) {
     }
 }
 
-/// Makes the runs of one app. After an error the rest waits for the next pass.
+/// Creates the runs of one app. After an error the rest is retried in the next pass.
 async fn of_app(shared: &Shared, task: &Task, app: AppId, ticks: Vec<Tick>) {
     for tick in ticks {
         match shared.host.store().tick(&tick).await {
@@ -110,7 +109,7 @@ fn tick(app: AppId, trigger: &Trigger, schedule: &Schedule, now: Timestamp) -> T
             trigger: trigger.name.clone(),
         },
         planned: trigger.next_at,
-        // The end of time, if there is no next one.
+        // The maximum time, if there is no next run.
         next: schedule.next_after(now).or(Some(Timestamp(i64::MAX))),
         run: trigger.next_at.map(|at| schedule.last_until(at, now)),
         now,

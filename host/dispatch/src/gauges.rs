@@ -1,5 +1,5 @@
-//! Samples the store for gauges, app by app, at intervals. Nothing is asked when the
-//! metrics are scraped.
+//! Periodically samples the store for gauges, app by app. Scrapes of the metrics do not query
+//! the store.
 
 use super::Shared;
 use super::supervisor::Stop;
@@ -10,17 +10,17 @@ use kvasm_service::{Task, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Apps that are read in one go.
+/// Number of apps read per page.
 const APPS: u32 = 200;
-/// A sample takes at most one part in so many of the time.
+/// Sampling takes at most one part in `SHARE` of the time.
 const SHARE: u32 = 20;
-/// Apps in a row that cannot be looked at before that counts as a failure of the store.
+/// Number of consecutive failing apps that counts as a failure of the store.
 const FAILING_APPS: u32 = 10;
-/// How often it is said that a reader holds the log of the store.
+/// Minimum interval between warnings that a reader blocks the checkpoint of the log.
 const WARNING: Duration = Duration::from_secs(600);
 
-/// Takes a sample again and again. One that fails is tried again at the next time:
-/// until then the last one is shown, with its time.
+/// Samples repeatedly. After a failure the last sample stays visible, with its time, until the
+/// next.
 pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
     let (mut pause, mut warned) = (Duration::ZERO, None::<Instant>);
     loop {
@@ -42,7 +42,8 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Resu
                     }
                     shared.host.metrics().sampled(sample);
                     task.works();
-                    // Not after an error, such as a time-out: that was no work of the store.
+                    // Not after an error, such as a timeout: that says nothing about the store's
+                    // work.
                     pause = pause.max(start.elapsed() * (SHARE - 1));
                 }
                 Err(error) => task.skips(&"a sample for the metrics", &chain(&error)),
@@ -55,8 +56,8 @@ fn warn(log: LogSize) {
     tracing::warn!(
         bytes = log.bytes,
         held_for = ?log.held,
-        "a reader holds an old state of the database, so its WAL grows and cannot be folded: \
-         end what has the file open, such as a shell or a backup"
+        "a reader holds an old snapshot of the database, so its WAL grows and cannot be \
+         checkpointed: close whatever has the file open, such as a shell or a backup"
     );
 }
 
@@ -84,7 +85,7 @@ async fn sample(shared: &Shared, task: &Task) -> Result<(Sample, Option<LogSize>
                     add(&mut sample, &survey, shared.clock.now());
                     fullest.add(app, &survey);
                 }
-                // An app that cannot be looked at leaves the others their gauges.
+                // A failing app does not affect the gauges of others.
                 Err(error) => {
                     failed += 1;
                     if failed >= FAILING_APPS {
@@ -118,7 +119,7 @@ fn add(sample: &mut Sample, survey: &AppSurvey, now: Timestamp) {
     sample.overdue = sample.overdue.max(overdue);
 }
 
-/// The fullest apps so far, the fullest first.
+/// The fullest apps so far, in descending order.
 #[derive(Default)]
 struct Fullest(Vec<(f64, Vec<Fullness>)>);
 
@@ -134,7 +135,7 @@ impl Fullest {
             Some(Fullness {
                 app: app.name.to_string(),
                 resource,
-                // A quota of nothing is full as soon as there is anything.
+                // A quota of 0 is full as soon as there is anything.
                 ratio: used as f64 / limit?.max(1) as f64,
             })
         });

@@ -1,4 +1,4 @@
-//! What belongs to no app: old audit rows, and space to give back.
+//! Upkeep that is independent of apps: old audit rows, and free space to return.
 
 use super::upkeep::{REST, ROWS};
 use super::{Shared, millis};
@@ -7,14 +7,14 @@ use kvasm_core::store::StoreError;
 use kvasm_service::Task;
 use std::sync::Arc;
 
-/// Does each part, whether or not another one has failed.
+/// Runs each part, even if another one has failed.
 pub(super) async fn round(shared: Arc<Shared>, _: Task) -> Result<(), StoreError> {
     let pruned = prune_audit(&shared).await;
     let given_back = give_back(&shared).await;
     pruned.and(given_back)
 }
 
-/// Removes audit rows that are too old, of all apps, unless the clock is in doubt.
+/// Removes audit rows of all apps that are too old, unless the clock is in doubt.
 async fn prune_audit(shared: &Shared) -> Result<(), StoreError> {
     let age = i64::try_from(millis(shared.options.audit_age)).unwrap_or(i64::MAX);
     loop {
@@ -31,7 +31,7 @@ async fn prune_audit(shared: &Shared) -> Result<(), StoreError> {
     }
 }
 
-/// Gives free space back to the file system.
+/// Returns free space to the file system.
 async fn give_back(shared: &Shared) -> Result<(), StoreError> {
     while shared.host.store().give_back().await? {
         tokio::time::sleep(REST).await;

@@ -1,5 +1,4 @@
-//! The deliveries that are lent to this host, so that it can give them back when it
-//! stops.
+//! The deliveries leased by this host, so that it can release them when it stops.
 
 use super::Shared;
 use kvasm_core::{AppId, Delivery, Place, Receipt};
@@ -11,23 +10,22 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-/// How long handlers that are cut off may take to end, and then, their deliveries to be
-/// given back. What is not given back by then is when its lease runs out.
+/// Timeout for aborted handlers to end, and then for their deliveries to be released. Later ones
+/// are retried when their lease expires.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
-/// The deliveries that are lent to this host.
+/// The deliveries leased by this host.
 #[derive(Default)]
 pub(super) struct Lent(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     receipts: HashMap<(AppId, Place), Uuid>,
-    /// From then on nothing is taken out: handlers that end do so because they are cut
-    /// off.
+    /// Once set, no delivery is removed: handlers then end because they are aborted.
     is_stopping: bool,
 }
 
-/// A delivery that is lent to this host, until it is dropped.
+/// A delivery leased by this host, until it is dropped.
 pub(super) struct Loan {
     shared: Arc<Shared>,
     key: (AppId, Place),
@@ -50,7 +48,7 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         let mut state = self.shared.lent.0.lock();
-        // A later claim of the same delivery may have taken its place.
+        // A later claim of the same delivery may have replaced it.
         if !state.is_stopping && state.receipts.get(&self.key) == Some(&self.lease) {
             state.receipts.remove(&self.key);
         }
@@ -58,13 +56,13 @@ impl Drop for Loan {
 }
 
 impl Lent {
-    /// Cuts handlers off and gives back the deliveries that they ran. A commit that was
-    /// already on its way counts: its delivery is gone then, and is not given back.
+    /// Aborts handlers and releases their deliveries. A commit in progress still counts: its
+    /// delivery is then acknowledged, and not released.
     pub(super) async fn cut_off(&self, shared: &Shared, mut handlers: JoinSet<()>) {
         self.0.lock().is_stopping = true;
         handlers.abort_all();
         let ended = async { while handlers.join_next().await.is_some() {} };
-        // One that does not end loses its lease, and can commit nothing.
+        // A handler that does not end loses its lease, and cannot commit.
         drop(tokio::time::timeout(GIVE_BACK, ended).await);
         let receipts = std::mem::take(&mut self.0.lock().receipts);
         let count = receipts.len();
@@ -73,13 +71,13 @@ impl Lent {
         tracing::warn!(
             handlers = count,
             given_back = released.unwrap_or_default(),
-            "handlers that still ran were cut off; their deliveries are tried again, and the \
+            "aborted handlers that were still running; their deliveries will be retried, and the \
              attempt does not count"
         );
     }
 }
 
-/// Gives deliveries back; how many.
+/// Releases deliveries, and returns their number.
 async fn give_back(shared: &Shared, receipts: HashMap<(AppId, Place), Uuid>) -> u64 {
     let mut count = 0;
     for ((app, place), lease) in receipts {
@@ -88,7 +86,7 @@ async fn give_back(shared: &Shared, receipts: HashMap<(AppId, Place), Uuid>) -> 
         match shared.host.store().release(&receipt, now).await {
             Ok(released) => count += u64::from(released),
             Err(error) => {
-                let what = format_args!("the return of a delivery of app {app}");
+                let what = format_args!("the release of a delivery of app {app}");
                 shared.deliveries.skips(&what, &chain(&error));
             }
         }

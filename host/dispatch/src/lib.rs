@@ -1,10 +1,9 @@
-//! Deliveries, from the store to their handlers.
+//! Runs deliveries: from the store to their handlers.
 //!
-//! Any number of hosts may dispatch from one store. What is due is in the store
-//! alone: a wake-up after a commit makes it quick, and looking again and again
-//! makes it sure. A look goes through the queues that have something due, one
-//! after another and round again, and takes a few deliveries of each, so that no
-//! app's backlog stands before another app's event.
+//! Any number of hosts may dispatch from one store. The due deliveries are in the store: a
+//! notification after a commit only reduces latency, and polling finds everything. A pass goes
+//! round-robin through the queues with due deliveries, and claims a few of each, so that no
+//! app's backlog delays another app's events.
 //!
 //! Claiming (`claims`), schedules (`cron`), samples (`gauges`), `upkeep` of the apps,
 //! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and the
@@ -13,6 +12,11 @@
 //! none does an error with one app end the work for the others: it is counted, logged
 //! at most every ten seconds, and skipped until the next round.
 #![deny(missing_docs)]
+//! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and the `rescue`
+//! of what a wrong one has postponed are separate tasks, which `supervisor` restarts after a
+//! failure. None of them waits for another. An error with one app does not stop a task for the
+//! others: it is counted, logged at most every ten seconds, and the app is skipped until the
+//! next round.
 
 mod claims;
 mod clock;
@@ -46,43 +50,39 @@ use tokio::task::JoinSet;
 
 pub use retry::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, Failure, backoff, verdict};
 
-/// How a host dispatches.
+/// Options of a dispatcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DispatchOptions {
-    /// Handlers that run at once. Default 32.
+    /// Maximum number of concurrent handlers. Default 32.
     pub handlers: usize,
-    /// Handlers of one app that run at once. Default 16.
+    /// Maximum number of concurrent handlers of one app. Default 16.
     pub handlers_of_app: usize,
-    /// How long nothing is looked for when nothing happens. Retries and schedules
-    /// are late by that much at the most. Default 500 ms.
+    /// Poll interval when there are no notifications. Retries and schedules are delayed by at
+    /// most this. Default 500 ms.
     pub poll: Duration,
-    /// The shortest time for which a delivery is lent to a host, and at least
-    /// 30 ms. The lease is the longest run of a handler and a third of this, if
-    /// that is longer. It is renewed while the handler runs; of a host that has
-    /// died, another takes the deliveries after that time. Default 30 s.
+    /// Minimum lease time of a delivery, at least 30 ms. The lease is the longest run time of a
+    /// handler plus a third of this, if that is longer. It is renewed while the handler runs.
+    /// When a host dies, others take over its deliveries after this time. Default 30 s.
     pub lease_min: Duration,
-    /// How often expired entries and old dead letters are removed. Default 60 s.
+    /// Interval at which expired entries and old dead letters are removed. Default 60 s.
     pub upkeep: Duration,
-    /// How long a dead letter is kept. Default 14 days.
+    /// Retention time of dead letters. Default 14 days.
     pub letter_age: Duration,
-    /// The most dead letters of an app; of more, the oldest go. Default 10,000.
+    /// Maximum number of dead letters of an app; the oldest are removed. Default 10,000.
     pub letters_of_app: u32,
-    /// How long a row of the audit log is kept. Default 1 year
-    /// (365.25 days).
+    /// Retention time of audit rows. Default 1 year (365.25 days).
     pub audit_age: Duration,
-    /// The most rows of the audit log about one app; of more, the oldest go. Default
-    /// 100,000.
+    /// Maximum number of audit rows about one app; the oldest are removed. Default 100,000.
     pub audit_of_app: u32,
-    /// How often the store is asked for the gauges of the metrics. Less often if that
-    /// takes more than a 20th of the time. Default 15 s.
+    /// Interval at which the store is sampled for gauges. Longer if sampling would take more
+    /// than a 20th of the time. Default 15 s.
     pub sample: Duration,
-    /// How long handlers that run may go on after the dispatcher was told to stop.
-    /// Default 10 s.
+    /// How long running handlers may continue after the dispatcher was asked to stop. Default 10
+    /// s.
     pub drain: Duration,
-    /// How long after failures have paused a trigger a probe is let through. Default
-    /// [`PROBE_AFTER`].
+    /// How long after failures have paused a trigger a probe is run. Default [`PROBE_AFTER`].
     pub probe_after: Duration,
-    /// Where the time comes from. Default: the system's clock.
+    /// The time source. Default: the system's clock.
     pub time: TimeSource,
 }
 
@@ -106,45 +106,45 @@ impl Default for DispatchOptions {
     }
 }
 
-/// The least that [`DispatchOptions::lease_min`] can be: a third of it passes
-/// between two renewals.
+/// The minimum of [`DispatchOptions::lease_min`]: a third of it is the interval between two
+/// renewals.
 const LEASE_MIN: Duration = Duration::from_millis(30);
 
-/// Carries out deliveries, makes the runs of schedules, and removes what has
-/// expired. Made over a [`Host`]; see [`run`](Dispatcher::run).
+/// Runs deliveries, creates the runs of schedules, and removes expired data. See
+/// [`run`](Dispatcher::run).
 pub struct Dispatcher {
     shared: Arc<Shared>,
 }
 
-/// What the dispatcher's tasks and the handlers that they run share.
+/// State shared by the dispatcher's tasks and handlers.
 struct Shared {
     host: Host,
     options: DispatchOptions,
     clock: Clock,
     places: Arc<Semaphore>,
     running: Mutex<HashMap<AppId, usize>>,
-    /// The handlers that run. Here, so that they outlive a failure of the task that
+    /// The running handlers. They are here so that they outlive a failure of the task that
     /// starts them.
     handlers: Mutex<JoinSet<()>>,
-    /// The deliveries that these handlers run.
+    /// The deliveries of these handlers.
     lent: Lent,
-    /// Where failures of single deliveries are counted.
+    /// Counts failures of single deliveries.
     deliveries: Task,
-    /// A place has become free, or something has become due.
+    /// Notified when a permit was released, or something has become due.
     changed: Notify,
-    /// The clock has stepped, or is trusted again.
+    /// Notified when the clock has stepped, or is trusted again.
     stepped: Notify,
-    /// Where the last look at the queues has ended. Here, so that a look after a
-    /// failure begins behind the apps that have failed.
+    /// Where the last pass over the queues ended. It is here so that a pass after a failure
+    /// starts behind the apps that failed.
     looked_until: Mutex<Option<Queue>>,
-    /// The app at which the last round of upkeep was given up, for the same reason.
+    /// The app at which the last round of upkeep was aborted, for the same reason.
     kept_until: Mutex<Option<AppName>>,
-    /// As `kept_until`, of the reaper.
+    /// Like `kept_until`, for the reaper.
     reaped_until: Mutex<Option<AppId>>,
 }
 
 impl Dispatcher {
-    /// A dispatcher that does nothing yet.
+    /// Creates a dispatcher, which does nothing until `run`.
     pub fn new(host: Host, options: DispatchOptions) -> Dispatcher {
         let places = Arc::new(Semaphore::new(
             options.handlers.clamp(1, Semaphore::MAX_PERMITS),
@@ -168,13 +168,13 @@ impl Dispatcher {
         }
     }
 
-    /// Dispatches until `stop` ends, then waits for the handlers that run. Those that
-    /// take longer than [`DispatchOptions::drain`] are cut off, and their deliveries are
-    /// given back: they are due at once, and the attempt does not count.
+    /// Dispatches until `stop` completes, then waits for the running handlers. Those that take
+    /// longer than [`DispatchOptions::drain`] are aborted, and their deliveries released: they
+    /// are due immediately, and the attempt does not count.
     ///
-    /// Claiming, schedules, samples, upkeep, housekeeping, the removal of deleted apps and
-    /// the comparison of the clock are tasks of their own. One that fails or panics is
-    /// started again and shows in the host's [`Health`](kvasm_service::Health).
+    /// Claiming, schedules, samples, upkeep, housekeeping, the removal of deleted apps and the
+    /// comparison of the clock are separate tasks. One that fails or panics is restarted, and
+    /// shows in the host's [`Health`](crate::service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let shared = &self.shared;
         let mut guard = Guard {
@@ -195,9 +195,9 @@ impl Dispatcher {
         let mut stop = std::pin::pin!(stop);
         tokio::select! {
             () = &mut stop => {}
-            // Supervised loops end only when they are told to.
+            // Supervised loops end only when asked to.
             _ = loops.join_next() => {
-                guard.task.fails("a background task has ended".to_owned());
+                guard.task.fails("a background task ended unexpectedly".to_owned());
                 stop.await;
             }
         }
@@ -228,8 +228,8 @@ impl Dispatcher {
         self.start_counted(loops, stop, name, run);
     }
 
-    /// Starts a loop that goes through all apps, or all of the store, every
-    /// [`DispatchOptions::upkeep`]. After a failure it begins at once.
+    /// Starts a loop over all apps, or all of the store, that runs every
+    /// [`DispatchOptions::upkeep`]. After a failure it runs immediately.
     fn start_rounds<F>(
         &self,
         loops: &mut JoinSet<()>,
@@ -246,7 +246,7 @@ impl Dispatcher {
         self.start_counted(loops, stop, name, run);
     }
 
-    /// Starts a loop under supervision. `run` is given how often it was started before.
+    /// Starts a loop under supervision. `run` gets the number of earlier starts.
     fn start_counted<F>(
         &self,
         loops: &mut JoinSet<()>,
@@ -266,7 +266,7 @@ impl Dispatcher {
     }
 }
 
-/// The tasks that the health shows while a dispatcher runs.
+/// The tasks in the host's health while a dispatcher runs.
 const TASKS: [&str; 10] = [
     "claims",
     "clock",
@@ -296,25 +296,26 @@ impl Drop for Guard {
                 health.remove_task(name);
             }
         } else {
-            // Dropped or panicked before it was told to stop.
-            self.task.fails("the dispatcher has ended".to_owned());
+            // Dropped or panicked before it was asked to stop.
+            self.task
+                .fails("the dispatcher ended unexpectedly".to_owned());
         }
     }
 }
 
 impl Shared {
-    /// How long a delivery is lent.
+    /// Returns the lease time of a delivery.
     fn lease(&self) -> Duration {
         let least = self.options.lease_min.max(LEASE_MIN);
         least.max(self.host.limits().wall_time + least / 3)
     }
 
-    /// Forgets the handlers that have ended.
+    /// Removes the handlers that have ended.
     fn reap(&self) {
         let mut handlers = self.handlers.lock();
         while let Some(ended) = handlers.try_join_next() {
             if let Err(error) = ended {
-                // Its lease runs out, and it is tried again.
+                // The delivery is retried when its lease expires.
                 self.deliveries.skips(&"a delivery", &error.to_string());
             }
         }
@@ -325,7 +326,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A place that a handler holds, of all and of its app's.
+/// The permit of a running handler, also counted for its app.
 struct Held {
     shared: Arc<Shared>,
     app: AppId,

@@ -1,13 +1,13 @@
-//! Says when failures pause a trigger, and how its probes end: in the app's log, in the
-//! host's, and in the metrics.
+//! Reports when failures pause a trigger, and how its probes end: in the app's log, the host's
+//! log and the metrics.
 
 use super::Shared;
 use kvasm_core::{App, Delivery, Level, Returned, Timestamp};
 use kvasm_service::{LogRecord, LogSource};
 use uuid::Uuid;
 
-/// Logs what the failure of a delivery did to its trigger. A pause is logged however
-/// much the app has logged: it happens once in ten failures at the most.
+/// Logs the effect of a failed delivery on its trigger. A pause is always logged, whatever the
+/// app has logged: it happens at most once in ten failures.
 pub(super) fn after_failure(
     shared: &Shared,
     app: &App,
@@ -21,10 +21,10 @@ pub(super) fn after_failure(
         Returned::Paused { failures, probe_at } => {
             shared.host.metrics().trigger(app.name.as_str(), "paused");
             let wait = seconds(probe_at);
-            tracing::warn!(app = %app.name, %trigger, failures, probe_in_seconds = wait, "failures in a row have paused a trigger");
+            tracing::warn!(app = %app.name, %trigger, failures, probe_in_seconds = wait, "trigger paused after consecutive failures");
             let message = format!(
-                "trigger {trigger} is paused: {failures} deliveries in a row have failed; in {wait} s \
-                 one is tried as a probe, and the trigger resumes if it succeeds"
+                "trigger {trigger} is paused: {failures} deliveries in a row failed; in {wait} s \
+                 one is run as a probe, and the trigger resumes if it succeeds"
             );
             log(shared, app, delivery, request_id, Level::Error, message);
         }
@@ -34,25 +34,25 @@ pub(super) fn after_failure(
                 .metrics()
                 .trigger(app.name.as_str(), "probe_failed");
             let wait = seconds(probe_at);
-            tracing::info!(app = %app.name, %trigger, probe_in_seconds = wait, "a trigger stays paused: its probe has failed");
+            tracing::info!(app = %app.name, %trigger, probe_in_seconds = wait, "trigger stays paused: its probe failed");
             let message = format!(
-                "trigger {trigger} stays paused: the probe has failed; the next one is in {wait} s"
+                "trigger {trigger} stays paused: the probe failed; the next one is in {wait} s"
             );
             log(shared, app, delivery, request_id, Level::Warn, message);
         }
     }
 }
 
-/// Logs that the probe of a paused trigger has succeeded.
+/// Logs that the probe of a paused trigger succeeded.
 pub(super) fn after_probe(shared: &Shared, app: &App, delivery: &Delivery) {
     let trigger = &delivery.place.trigger;
     shared.host.metrics().trigger(app.name.as_str(), "resumed");
-    tracing::info!(app = %app.name, %trigger, "a paused trigger has resumed: its probe has succeeded");
-    let message = format!("trigger {trigger} has resumed: the probe has succeeded");
+    tracing::info!(app = %app.name, %trigger, "trigger resumed: its probe succeeded");
+    let message = format!("trigger {trigger} has resumed: the probe succeeded");
     log(shared, app, delivery, Uuid::now_v7(), Level::Info, message);
 }
 
-/// Seconds until then.
+/// Returns the seconds until `at`.
 fn seconds(at: Timestamp) -> i64 {
     at.0.saturating_sub(Timestamp::now().0).max(0) / 1_000
 }

@@ -1,4 +1,4 @@
-//! Removes the rows of deleted apps, in small steps.
+//! Removes the rows of deleted apps, in small batches.
 
 use super::Shared;
 use super::supervisor::Skips;
@@ -8,13 +8,13 @@ use kvasm_core::store::StoreError;
 use kvasm_service::Task;
 use std::sync::Arc;
 
-/// Deleted apps that are read in one go.
+/// Number of deleted apps read per page.
 const GRAVES: u32 = 100;
 
-/// Removes what is left of each deleted app. One that fails is left aside until the
-/// next round.
+/// Removes the remaining rows of each deleted app. One that fails is skipped until the next
+/// round.
 pub(super) async fn round(shared: Arc<Shared>, task: Task) -> Result<(), StoreError> {
-    // Behind those at which the last round was given up.
+    // Continues after the app at which the last round was aborted.
     let mut after = shared.reaped_until.lock().take();
     let mut skips = Skips::new(&task);
     loop {

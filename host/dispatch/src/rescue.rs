@@ -1,7 +1,7 @@
-//! Sets right what a host with a wrong clock has put off: deliveries, leases and probes
-//! that wait for longer than any does, and schedules that are planned past their next
-//! time. At the start, when the clock has stepped, and now and then, as it may be
-//! another host's clock that was wrong.
+//! Repairs what a host with a wrong clock has postponed: deliveries, leases and probes whose
+//! wait is longer than the maximum, and schedules planned past their next time. Runs at the
+//! start, after the clock has stepped, and periodically, because another host's clock may have
+//! been wrong.
 
 use super::supervisor::{Skips, Stop};
 use super::{Shared, millis, retry};
@@ -11,19 +11,19 @@ use kvasm_service::{Task, chain};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two passes.
+/// Interval between passes.
 const EVERY: Duration = Duration::from_secs(600);
-/// Queues and schedules that are read in one go.
+/// Number of queues or schedules read per page.
 const PAGE: u32 = 100;
-/// Deliveries that are changed in one transaction.
+/// Number of deliveries changed per transaction.
 const ROWS: u32 = 500;
-/// Between two such transactions, so that others come between them.
+/// Pause between such transactions, to let others through.
 const REST: Duration = Duration::from_millis(10);
-/// By how much the clocks of two hosts may differ without a schedule being planned again
-/// by one for what the other has run.
+/// How much the clocks of two hosts may differ before one replans a schedule that the other has
+/// just run.
 const SLACK: Duration = Duration::from_secs(60);
 
-/// Makes passes, again and again.
+/// Runs passes repeatedly.
 pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
     loop {
         tokio::select! {
@@ -55,7 +55,7 @@ async fn pass(shared: &Shared, task: &Task) -> Result<(), StoreError> {
         tracing::warn!(
             deliveries = rescued.deliveries,
             schedules = rescued.schedules,
-            "a clock that was ahead had put these off; they are due or planned again"
+            "rescheduled deliveries and schedules that a clock running ahead had postponed"
         );
         shared.changed.notify_one();
     }
@@ -68,7 +68,7 @@ struct Rescued {
     schedules: u64,
 }
 
-/// Goes through the queues that have anything, now or later.
+/// Processes all queues with a delivery, due now or later.
 async fn queues(shared: &Shared, task: &Task, rescued: &mut Rescued) -> Result<(), StoreError> {
     let (mut after, mut skips) = (None, Skips::new(task));
     loop {
@@ -86,7 +86,7 @@ async fn queues(shared: &Shared, task: &Task, rescued: &mut Rescued) -> Result<(
     }
 }
 
-/// Makes due in a queue what waits for longer than any delivery does; how much.
+/// Makes deliveries due whose wait is longer than the maximum, and returns their number.
 async fn rescue(shared: &Shared, queue: &Queue) -> Result<u64, StoreError> {
     let mut total = 0;
     loop {
@@ -103,8 +103,8 @@ async fn rescue(shared: &Shared, queue: &Queue) -> Result<u64, StoreError> {
     }
 }
 
-/// Goes through all schedules but those that an operator has paused. One whose run is
-/// due can wait for a probe.
+/// Processes all schedules except those paused by an operator. The run of a due one may be
+/// waiting for a probe.
 async fn schedules(shared: &Shared, task: &Task, rescued: &mut Rescued) -> Result<(), StoreError> {
     let mut after = None::<SchedulePlace>;
     loop {
@@ -127,8 +127,8 @@ async fn schedules(shared: &Shared, task: &Task, rescued: &mut Rescued) -> Resul
     }
 }
 
-/// Plans a schedule again if it is planned past the next time of its expression; whether
-/// it was. One that cannot be read is left to the task of schedules.
+/// Replans a schedule that is planned past the next time of its expression, and returns whether
+/// it was. Unreadable ones are left to the schedules task.
 async fn replan(shared: &Shared, due: DueSchedule) -> Result<bool, StoreError> {
     let DueSchedule { place, trigger } = due;
     let Ok(trigger) = trigger else {
@@ -149,7 +149,7 @@ async fn replan(shared: &Shared, due: DueSchedule) -> Result<bool, StoreError> {
         planned: Some(planned),
         next: Some(next),
         run: None,
-        // Although it waits for a probe.
+        // Even if it is waiting for a probe.
         now: Timestamp(i64::MAX),
     };
     shared.host.store().tick(&tick).await?;

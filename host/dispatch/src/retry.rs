@@ -1,44 +1,43 @@
-//! Whether and when a delivery is tried again.
+//! Decides whether and when a delivery is retried.
 
 use kvasm_core::{DeadReason, Policy, Timestamp, Verdict, spread_by};
 use std::time::Duration;
 
-/// The longest time between two attempts, before it is spread.
+/// The longest time between two attempts, before jitter.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
-/// The longest time between two attempts, and the longest wait for a probe, spread.
+/// The longest time between two attempts, and the longest wait for a probe, including jitter.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(72 * 60);
-/// Attempts after which a deterministic failure is given up.
+/// Number of attempts after which a deterministic failure becomes a dead letter.
 pub const DETERMINISTIC_ATTEMPTS_MAX: u32 = 3;
 
 const FIRST: Duration = Duration::from_secs(1);
 const FACTOR: u32 = 3;
 
-/// How long to wait after attempt `attempts` (from 1): a second, three times as
-/// long after each, an hour at the most. `spread` from 0 to 1 makes it 20 %
-/// shorter to 20 % longer, so that what failed together does not come back
-/// together.
+/// Returns the wait after attempt `attempts` (from 1): a second, tripled after each attempt, at
+/// most an hour. `spread`, from 0 to 1, changes it by -20 % to +20 %, so that deliveries that
+/// failed together are not retried together.
 pub fn backoff(attempts: u32, spread: f64) -> Duration {
     let factor = FACTOR.saturating_pow(attempts.saturating_sub(1));
     let wait = FIRST.saturating_mul(factor).min(BACKOFF_MAX);
     spread_by(wait, spread)
 }
 
-/// What the failure of an attempt says about the next one.
+/// What a failed attempt says about the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// Nothing: the next one may succeed.
+    /// The next attempt may succeed.
     Passing,
-    /// It would fail in the same way, as far as the host can say.
+    /// The next attempt would fail the same way, as far as the host can tell.
     Deterministic,
-    /// The handler says that it would fail.
+    /// The handler reported that a retry would fail.
     Permanent,
 }
 
-/// What becomes of a delivery after a failed attempt.
+/// Decides what to do with a delivery after a failed attempt.
 ///
-/// - `attempts`: those so far, from 1.
-/// - `queued_at`: the event, or the last replay.
-/// - `failure`: what it says about the next attempt.
+/// - `attempts`: the number of attempts so far, from 1.
+/// - `queued_at`: the time of the event, or of the last replay.
+/// - `failure`: what the attempt says about the next one.
 /// - `spread`: a random number from 0 to 1.
 pub fn verdict(
     policy: Policy,

@@ -1,5 +1,5 @@
-//! Runs a loop for as long as the dispatcher runs: after an error or a panic it is
-//! started again, and its state shows in the host's health.
+//! Runs a loop while the dispatcher runs: restarts it after an error or a panic, and reports its
+//! state in the host's health.
 
 use kvasm_core::store::StoreError;
 use kvasm_service::{Task, chain};
@@ -8,38 +8,37 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// The pauses before a loop is started again. Each is twice the one before, until the
-/// loop has run for longer than the longest.
+/// The delay before a loop is restarted. It doubles each time, until the loop has run for longer
+/// than the maximum.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// Tells loops that they are to end.
+/// Signals loops to stop.
 #[derive(Clone)]
 pub(super) struct Stop(watch::Receiver<bool>);
 
 impl Stop {
-    /// The end that tells, and the end that is told.
+    /// Creates the sender and the receiver of the signal.
     pub(super) fn new() -> (watch::Sender<bool>, Stop) {
         let (tell, told) = watch::channel(false);
         (tell, Stop(told))
     }
 
-    /// Whether the loop is to end.
+    /// Whether the loop should stop.
     pub(super) fn is_requested(&self) -> bool {
-        // As `requested` takes it, if the one who would tell is gone.
+        // Also if the sender was dropped, like `requested`.
         *self.0.borrow() || self.0.has_changed().is_err()
     }
 
-    /// Waits until the loop is to end.
+    /// Waits until the loop should stop.
     pub(super) async fn requested(&mut self) {
-        // An error says that the one who would tell is gone.
+        // An error means that the sender was dropped.
         let _ = self.0.wait_for(|stop| *stop).await;
     }
 }
 
-/// Runs the loop that `run` makes until it ends without an error, which it does when
-/// it is told to stop. `run` is given how often the loop was started before. Dropping
-/// this future ends the loop.
+/// Runs the loop that `run` returns until it ends without an error, which it does when it is
+/// asked to stop. `run` gets the number of earlier starts. Dropping this future ends the loop.
 pub(super) async fn supervise<F>(task: Task, mut stop: Stop, run: impl Fn(u64) -> F)
 where
     F: Future<Output = Result<(), StoreError>> + Send + 'static,
@@ -47,7 +46,7 @@ where
     let mut pause = PAUSE_MIN;
     for starts in 0.. {
         let started = Instant::now();
-        // A task of its own, so that a panic ends it alone.
+        // In a separate task, so that a panic only ends that task.
         let mut running = JoinSet::new();
         running.spawn(run(starts));
         match running.join_next().await {
@@ -67,9 +66,8 @@ where
     }
 }
 
-/// Runs rounds, each a `pause` after the one before, until a stop is requested, which
-/// ends a round too. After a failure, which is when `starts` is not 0, the first one
-/// begins at once.
+/// Runs rounds, with a `pause` before each, until a stop is requested, which also interrupts a
+/// round. After a failure, when `starts` is not 0, the first round starts immediately.
 pub(super) async fn rounds<F>(
     mut pause: Duration,
     starts: u64,
@@ -99,10 +97,10 @@ where
     }
 }
 
-/// Items in a row that fail before that counts as a failure of the store.
+/// Number of consecutive failing items that counts as a failure of the store.
 const FAILING_ITEMS: u32 = 10;
 
-/// Skips items, each of one app, that fail, until too many in a row do.
+/// Skips failing items, each of one app, until too many fail in a row.
 pub(super) struct Skips<'t> {
     task: &'t Task,
     in_a_row: u32,
@@ -113,10 +111,10 @@ impl<'t> Skips<'t> {
         Skips { task, in_a_row: 0 }
     }
 
-    /// Returns what became of an item: `None` of one that is skipped.
+    /// Returns the result of an item; `None` if it is skipped.
     ///
     /// # Errors
-    /// That of the item, if it is one too many.
+    /// The error of the item, if too many have failed.
     pub(super) fn take<T>(
         &mut self,
         what: fmt::Arguments<'_>,

@@ -1,9 +1,9 @@
-//! Whether this host's clock can be acted on.
+//! Decides whether this host's clock can be trusted.
 //!
-//! On Postgres the database's clock decides. Hosts of one store that are each within
-//! the bound of it differ by less than what is left of a lease that is renewed. On
-//! SQLite there is one machine and no other clock: one that steps, or that does not fit
-//! what the store saw last, is in doubt until it fits again or has run evenly for an
+//! On Postgres the database's clock decides. Hosts of one store whose clocks are within the
+//! bound of it differ by less than the remaining time of a lease at its renewal. On SQLite there
+//! is one machine and no other clock: after a step, or a start that does not match the last time
+//! recorded in the store, the clock is in doubt until it matches again or has run evenly for an
 //! hour.
 
 use super::millis;
@@ -11,21 +11,21 @@ use kvasm_core::Timestamp;
 use kvasm_core::store::StoreClock;
 use std::time::{Duration, Instant};
 
-/// How far a host's clock may be from the database's: a third of the shortest lease. A
-/// lease that is renewed has two thirds left, and two hosts may differ by twice this.
+/// How far a host's clock may be from the database's: a third of the shortest lease. At its
+/// renewal a lease has two thirds left, and two hosts may differ by twice this.
 pub(super) const BOUND: Duration = Duration::from_secs(10);
-/// A wall clock that departs from the monotonic one by more has stepped.
+/// Difference between the wall clock and the monotonic clock that counts as a step.
 pub(super) const STEP: Duration = Duration::from_secs(60);
-/// How far ahead of what the store saw last a clock may be at the start. Hosts are off
-/// for a night; for longer, an hour without deletions by age does no harm.
+/// How far the clock may be ahead of the last recorded time at the start. Hosts may be off for a
+/// night; after a longer time, an hour without deletions by age does no harm.
 pub(super) const OFF_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// After so long without a step a clock is believed.
+/// A clock that has run without a step for this long is trusted.
 pub(super) const SETTLED: Duration = Duration::from_secs(60 * 60);
-/// 2025-01-01T00:00:00Z. No clock that is right shows an earlier time: a machine without
-/// a battery begins in 1970.
+/// 2025-01-01T00:00:00Z. A correct clock never shows an earlier time: a machine without a
+/// battery starts in 1970.
 pub(super) const EARLIEST: Timestamp = Timestamp(1_735_689_600_000);
 
-/// Both clocks of this host at one time.
+/// A simultaneous reading of both clocks of this host.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     pub(super) system: Timestamp,
@@ -33,13 +33,13 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// What the system's clock shows at an instant if it runs evenly from here on.
+    /// Returns the system time at an instant if the clock runs evenly from here on.
     pub(super) fn at(self, instant: Instant) -> Timestamp {
         let passed = instant.saturating_duration_since(self.instant);
         self.system.plus_ms(millis(passed))
     }
 
-    /// Milliseconds by which a later reading is ahead of that.
+    /// Returns by how many milliseconds a later reading is ahead of that.
     fn off(self, later: Reading) -> i64 {
         later.system.0.saturating_sub(self.at(later.instant).0)
     }
@@ -48,22 +48,22 @@ impl Reading {
 /// Why a clock is in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// It is so many ms ahead of the database's, or behind if negative.
+    /// It is this many ms ahead of the database's, or behind if negative.
     Database(i64),
-    /// At the start it was so many ms ahead of what the store saw last.
+    /// At the start it was this many ms ahead of the last recorded time.
     Seen(i64),
-    /// It has stepped by so many ms.
+    /// It has stepped by this many ms.
     Stepped(i64),
 }
 
-/// What is known of the clock.
+/// The state of trust in the clock.
 #[derive(Debug, Default)]
 pub(super) struct Trust {
     /// Whether a database decides.
     by_database: bool,
-    /// The last time that was believed. `None` before the first look.
+    /// The last trusted time. `None` before the first comparison.
     line: Option<Reading>,
-    /// The last look.
+    /// The last comparison.
     last: Option<Reading>,
     /// Why it is in doubt, and since when it has run evenly.
     doubt: Option<(Doubt, Instant)>,
@@ -74,8 +74,8 @@ fn signed(duration: Duration) -> i64 {
 }
 
 impl Trust {
-    /// Judges the clock by what the store knows, which was asked between two readings.
-    /// Returns whether something has changed: trust, or the time by a step.
+    /// Compares the clock with the store's, which was queried between two readings. Returns
+    /// whether something has changed: trust, or the time by a step.
     pub(super) fn judge(&mut self, store: StoreClock, before: Reading, after: Reading) -> bool {
         let (was, first) = (self.doubt, self.line.is_none());
         let off = self.last.map_or(0, |last| last.off(after));
@@ -92,7 +92,7 @@ impl Trust {
 
     fn by_database(&mut self, database: Timestamp, before: Reading, after: Reading) {
         self.by_database = true;
-        // It was asked at some time between the two, unless the clock stepped there.
+        // The query ran at some time between the two readings, unless the clock stepped there.
         let even = before.off(after).saturating_abs() <= signed(BOUND);
         let earliest = if even { before.system } else { after.system };
         let ahead = earliest.0.saturating_sub(database.0);
@@ -149,35 +149,34 @@ impl Trust {
         }
     }
 
-    /// Why it is in doubt.
+    /// Returns why it is in doubt.
     pub(super) fn doubt(&self) -> Option<Doubt> {
         self.doubt.map(|(doubt, _)| doubt)
     }
 
-    /// Whether there was a look.
+    /// Whether there was a comparison.
     pub(super) fn is_judged(&self) -> bool {
         self.line.is_some()
     }
 
-    /// Whether the clock is believed now: it may have stepped since the last look.
+    /// Whether the clock is trusted now: it may have stepped since the last comparison.
     pub(super) fn holds(&self, now: Reading) -> bool {
         let even = |line: Reading| line.off(now).saturating_abs() <= signed(self.bound());
         self.doubt.is_none() && self.line.is_some_and(even)
     }
 
-    /// Whether deliveries and schedules may be carried out.
+    /// Whether deliveries and schedules may run.
     pub(super) fn acts(&self, now: Reading) -> bool {
         self.is_judged() && (!self.by_database || self.holds(now))
     }
 
-    /// Whether what others have planned may be changed by this clock. On SQLite also if
-    /// it is in doubt: it may be the others' that was wrong.
+    /// Whether this clock may be used to change the plans of other hosts. On SQLite also while
+    /// it is in doubt: the other's clock may have been the wrong one.
     pub(super) fn plans(&self, now: Reading) -> bool {
         self.acts(now) && now.system >= EARLIEST
     }
 
-    /// The time to act on: the database's as far as it is known, if the system's is
-    /// wrong.
+    /// Returns the time to use: an estimate of the database's, if the system's is wrong.
     pub(super) fn time(&self, now: Reading) -> Timestamp {
         match self.line {
             Some(line) if self.by_database && !self.holds(now) => line.at(now.instant),
@@ -185,7 +184,7 @@ impl Trust {
         }
     }
 
-    /// How far the dispatcher's time may be ahead of that before it is set back.
+    /// Returns how far the dispatcher's time may be ahead of that before it is set back.
     pub(super) fn ahead_max(&self) -> Duration {
         match self.by_database {
             true => BOUND * 2,
@@ -206,7 +205,7 @@ mod tests {
     use super::*;
 
     const DAYS_400: i64 = 400 * 86_400_000;
-    /// When these tests begin.
+    /// The time at which these tests start.
     const START: i64 = EARLIEST.0 + 500 * 86_400_000;
 
     struct Stage {
@@ -230,8 +229,8 @@ mod tests {
             }
         }
 
-        /// A look after so many seconds, with a clock that is off by so many ms; whether
-        /// it is believed then.
+        /// Compares the clock after `seconds`, when it is off by `off` ms. Returns whether it is
+        /// trusted then.
         fn look(&mut self, store: StoreClock, seconds: u64, off: i64) -> bool {
             let reading = self.reading(seconds, off);
             self.trust.judge(store, reading, reading);
@@ -247,7 +246,7 @@ mod tests {
     fn the_database_decides_at_once() {
         let mut stage = Stage::new();
         let now = |seconds: i64| StoreClock::Database(Timestamp(START + seconds * 1_000));
-        assert!(!stage.trust.acts(stage.reading(0, 0)), "nobody has looked");
+        assert!(!stage.trust.acts(stage.reading(0, 0)), "no comparison yet");
         assert!(stage.look(now(0), 0, 9_999));
         assert!(!stage.look(now(10), 10, 10_001));
         assert!(!stage.look(now(20), 20, -10_001));
@@ -255,7 +254,7 @@ mod tests {
         assert!(!stage.trust.acts(stage.reading(20, -10_001)));
         assert!(stage.look(now(30), 30, -9_999));
         assert!(stage.look(now(40), 40, 0));
-        // It steps between two looks: nothing is done by it, and the time goes on.
+        // It steps between two comparisons: it is not used, and the estimated time continues.
         let wrong = stage.reading(45, DAYS_400);
         assert!(!stage.trust.acts(wrong));
         assert_eq!(stage.trust.time(wrong), Timestamp(START + 45_000));
@@ -264,11 +263,11 @@ mod tests {
             stage.trust.time(stage.reading(55, DAYS_400)),
             Timestamp(START + 55_000)
         );
-        // It was asked for 30 s: the host's clock may be right.
+        // The query took 30 s: the host's clock may be right.
         let (before, after) = (stage.reading(60, 0), stage.reading(90, 0));
         stage.trust.judge(now(75), before, after);
         assert!(stage.trust.holds(after));
-        // It stepped while it was asked.
+        // It stepped during the query.
         let (before, after) = (stage.reading(100, 0), stage.reading(101, DAYS_400));
         stage.trust.judge(now(100), before, after);
         assert!(!stage.trust.holds(after));
@@ -283,12 +282,12 @@ mod tests {
         assert!(stage.look(saw, 20, 59_000));
         assert!(!stage.trust.holds(stage.reading(25, DAYS_400)));
         assert!(!stage.look(saw, 30, DAYS_400));
-        // Deliveries and schedules go on.
+        // Deliveries and schedules continue.
         assert!(stage.trust.acts(stage.reading(31, DAYS_400)));
         assert!(stage.look(saw, 90, 0), "it is back");
         assert!(!stage.look(saw, 100, DAYS_400));
         assert!(!stage.look(saw, 3_000, DAYS_400));
-        // Another step: the hour begins again.
+        // Another step: the hour starts again.
         assert!(!stage.look(saw, 3_010, DAYS_400 + 100_000));
         assert!(!stage.look(saw, 6_600, DAYS_400 + 100_000));
         assert!(stage.look(saw, 6_611, DAYS_400 + 100_000));
@@ -317,7 +316,7 @@ mod tests {
         assert!(!stage.look(seen(START - 30 * day), 0, 0));
         assert!(!stage.look(seen(START - 30 * day), 3_590, 0));
         assert!(stage.look(seen(START - 30 * day), 3_600, 0));
-        // Without a battery, and a store that has seen nothing.
+        // No battery, and no recorded time in the store.
         let mut stage = Stage::new();
         assert!(!stage.look(seen(0), 0, -START));
         assert!(!stage.trust.plans(stage.reading(0, -START)));

@@ -1,4 +1,4 @@
-//! What grows old or too much in each app: expired entries, dead letters, audit rows.
+//! Removes excess data of each app: expired entries, dead letters, audit rows.
 
 use super::supervisor::Skips;
 use super::{Shared, millis};
@@ -9,16 +9,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Rows that are removed in one transaction: few enough that nobody waits for it.
+/// Number of rows removed per transaction: few enough not to delay others.
 pub(super) const ROWS: u32 = 500;
-/// Between two such transactions, so that others come between them.
+/// Pause between such transactions, to let others through.
 pub(super) const REST: Duration = Duration::from_millis(10);
-/// Apps that are read in one go.
+/// Number of apps read per page.
 const APPS: u32 = 200;
 
-/// Goes once through all apps. One that fails is left aside until the next round.
+/// Processes all apps once. One that fails is skipped until the next round.
 pub(super) async fn round(shared: Arc<Shared>, task: Task) -> Result<(), StoreError> {
-    // Behind those at which the last round was given up.
+    // Continues after the app at which the last round was aborted.
     let mut after = shared.kept_until.lock().take();
     let mut unseen = after.is_none().then(|| Unseen::new(&shared));
     let mut skips = Skips::new(&task);
@@ -28,7 +28,7 @@ pub(super) async fn round(shared: Arc<Shared>, task: Task) -> Result<(), StoreEr
             unseen.see(&apps);
         }
         for app in &apps {
-            // Each whether or not the others have failed.
+            // Each one, even if another has failed.
             let swept = sweep(&shared, app).await;
             let pruned = prune(&shared, app).await;
             let shortened = prune_audit(&shared, app).await;
@@ -49,8 +49,8 @@ pub(super) async fn round(shared: Arc<Shared>, task: Task) -> Result<(), StoreEr
     }
 }
 
-/// Apps of which this host has something in memory and which a round has not met so far.
-/// Those that another host has deleted remain.
+/// Apps that this host has in memory and that the round has not seen yet. At the end only apps
+/// that another host has deleted remain.
 struct Unseen {
     logs: HashSet<AppId>,
     labels: HashSet<Arc<str>>,
@@ -71,7 +71,7 @@ impl Unseen {
         }
     }
 
-    /// Forgets those that are gone. Some may have been made since.
+    /// Forgets those that are deleted. Some may have been created since.
     async fn forget(self, shared: &Shared) -> Result<(), StoreError> {
         let store = shared.host.store();
         for app in self.logs {
@@ -92,8 +92,8 @@ impl Unseen {
     }
 }
 
-/// Removes entries that have expired by the system's clock, as reads see it, unless that
-/// is in doubt.
+/// Removes entries that have expired by the system's clock, which reads also use, unless it is
+/// in doubt.
 async fn sweep(shared: &Shared, app: &App) -> Result<(), StoreError> {
     let store = shared.host.store();
     loop {
@@ -109,8 +109,8 @@ async fn sweep(shared: &Shared, app: &App) -> Result<(), StoreError> {
     }
 }
 
-/// Removes dead letters that are too old or too many, and says so. While the clock is in
-/// doubt none is too old.
+/// Removes dead letters that are too old or too many, and logs it. While the clock is in doubt,
+/// none is too old.
 async fn prune(shared: &Shared, app: &App) -> Result<(), StoreError> {
     let (store, options) = (shared.host.store(), &shared.options);
     let age = i64::try_from(millis(options.letter_age)).unwrap_or(i64::MAX);
@@ -134,7 +134,7 @@ async fn prune(shared: &Shared, app: &App) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Removes the oldest audit rows of an app that are too many.
+/// Removes the oldest audit rows of an app beyond the maximum.
 async fn prune_audit(shared: &Shared, app: &App) -> Result<(), StoreError> {
     let (store, keep) = (shared.host.store(), shared.options.audit_of_app);
     loop {

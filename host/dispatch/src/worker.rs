@@ -1,4 +1,4 @@
-//! One claimed delivery.
+//! Runs one claimed delivery.
 
 use super::{Shared, millis, pauses, retry};
 use kvasm_core::store::StoreError;
@@ -14,31 +14,31 @@ use tokio::sync::OnceCell;
 use tokio::time::{MissedTickBehavior, interval_at};
 use uuid::Uuid;
 
-/// The longest text of an error that is kept, in bytes.
+/// Maximum length of a stored error, in bytes.
 const ERROR_BYTES_MAX: usize = 4 * 1024;
 
-/// What a delivery is held for whose app cannot be read, so that the backlog of an app is
-/// not taken and given back without rest, and when it is due after that.
+/// How long a delivery is held if its app cannot be read, so that an app's backlog is not
+/// claimed and released in a busy loop, and when it is due after that.
 const UNREAD_HOLD: Duration = Duration::from_millis(500);
 const UNREAD_PAUSE: Duration = Duration::from_secs(2);
-/// The first pause before a failed delivery is given back again.
+/// The first pause before a nack is retried.
 const GIVE_BACK_PAUSE: Duration = Duration::from_millis(250);
-/// The most bytes of a tenant's text in a line of the host's own log.
+/// Maximum length of a tenant's text in a line of the host's own log, in bytes.
 const LOGGED_BYTES_MAX: usize = 256;
 
-/// How an attempt has ended.
+/// The outcome of an attempt.
 enum Outcome {
     Done,
-    /// Another host has the delivery, or it is gone.
+    /// Another host has the delivery, or it was deleted.
     Lost,
     Failed(Box<DeliverError>),
 }
 
-/// A delivery, and what is known of its claim.
+/// A claimed delivery.
 pub(super) struct Claimed {
     pub(super) id: AppId,
-    /// The app as it was read after the claim, `None` if it is gone. All deliveries of
-    /// a claim share it.
+    /// The app as read after the claim, `None` if it was deleted. Shared by all deliveries of a
+    /// claim.
     pub(super) app: Arc<OnceCell<Option<Arc<App>>>>,
     pub(super) delivery: Arc<Delivery>,
     pub(super) lease: Uuid,
@@ -62,7 +62,7 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
     };
     let app = match app.get_or_try_init(read).await {
         Ok(Some(app)) => app,
-        // Its deliveries have gone with it.
+        // Its deliveries were deleted with it.
         Ok(None) => return,
         Err(error) => {
             let what = format!("a delivery of app {id}, which cannot be read");
@@ -99,7 +99,7 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
     }
 }
 
-/// Why a delivery must not be run at all.
+/// Returns why a delivery must not be run at all.
 fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
     if delivery.event.depth > DEPTH_MAX {
         let error = format!(
@@ -109,7 +109,7 @@ fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
         );
         return Some((DeadReason::Depth, error));
     }
-    // Counted when it is claimed: the hosts that claimed it before have died in it.
+    // Attempts are counted at the claim, so the hosts of earlier claims have crashed.
     if delivery.attempts > delivery.policy.attempts_max {
         let error = "every attempt was abandoned (host crash or expired lease)";
         return Some((DeadReason::Attempts, error.to_owned()));
@@ -117,7 +117,7 @@ fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
     None
 }
 
-/// Runs the handler and renews the lease while it runs.
+/// Runs the handler, and renews the lease meanwhile.
 async fn attempt(
     shared: &Shared,
     app: &App,
@@ -130,13 +130,13 @@ async fn attempt(
         Some(Ok(())) => Outcome::Done,
         Some(Err(error)) if error.error.is_lease_lost() => Outcome::Lost,
         Some(Err(error)) => Outcome::Failed(Box::new(error)),
-        // Its commit would be refused.
+        // Its commit would be rejected.
         None => Outcome::Lost,
     }
 }
 
-/// Runs a handler beside the renewals of its lease, so that it goes on while one of
-/// them waits for the store. `None`, and the handler is dropped, once `renew` says that
+/// Runs a handler and, concurrently, the renewals of its lease, so that a renewal that waits for
+/// the store does not block it. Returns `None`, and drops the handler, once `renew` reports that
 /// the lease is lost.
 async fn while_leased<T, R: Future<Output = bool>>(
     handler: impl Future<Output = T>,
@@ -159,7 +159,7 @@ async fn while_leased<T, R: Future<Output = bool>>(
     }
 }
 
-/// Renews a lease; whether it is held, as far as is known.
+/// Renews a lease. Returns `false` if it is known to be lost.
 async fn renew(shared: &Shared, receipt: &Receipt) -> bool {
     let until = shared.clock.now().plus_ms(millis(shared.lease()));
     match shared.host.store().renew(receipt, until).await {
@@ -172,7 +172,7 @@ async fn renew(shared: &Shared, receipt: &Receipt) -> bool {
     }
 }
 
-/// What becomes of a delivery whose attempt has failed.
+/// Classifies a failed attempt, and decides what to do with its delivery.
 fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &DeliverError) -> Failed {
     let deterministic = error.error.is_deterministic();
     let failure_kind = match deterministic {
@@ -184,7 +184,7 @@ fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &Deliver
     let verdict = retry::verdict(
         delivery.policy,
         delivery.attempts,
-        // Not too old by a clock that is in doubt.
+        // By a clock in doubt, no delivery is too old.
         match shared.clock.is_trusted() {
             true => delivery.queued_at,
             false => now,
@@ -237,21 +237,21 @@ async fn give_back(
             if let Verdict::GiveUp(reason) = failed.verdict
                 && let Some(suppressed) = line_about(app.id)
             {
-                // The whole of it is in the dead letter.
+                // The full text is in the dead letter.
                 let error = short(&failed.error, LOGGED_BYTES_MAX);
-                tracing::warn!(app = %app.name, %trigger, %reason, error, suppressed, "a delivery was given up");
+                tracing::warn!(app = %app.name, %trigger, %reason, error, suppressed, "a delivery became a dead letter");
             }
         }
-        // Its lease runs out, and it is tried again.
+        // It is retried when its lease expires.
         Err(error) => {
-            let what = format_args!("the return of a failed delivery of app {}", app.name);
+            let what = format_args!("the nack of a failed delivery of app {}", app.name);
             shared.deliveries.skips(&what, &chain(&error));
         }
     }
 }
 
-/// Gives back a delivery whose handler could not begin, by no fault of the app: the attempt
-/// does not count.
+/// Releases a delivery whose handler could not be started, through no fault of the app: the
+/// attempt does not count.
 async fn release(shared: &Shared, receipt: &Receipt) {
     tokio::time::sleep(UNREAD_HOLD).await;
     let mut tries = Tries::within(shared.lease());
@@ -262,15 +262,14 @@ async fn release(shared: &Shared, receipt: &Receipt) {
         match tries.after(&error) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => {
-                let what = format_args!("the return of a delivery of app {}", receipt.app);
+                let what = format_args!("the release of a delivery of app {}", receipt.app);
                 return shared.deliveries.skips(&what, &chain(&error));
             }
         }
     }
 }
 
-/// Gives a delivery back. While the store is unavailable it tries again, for a third
-/// of the lease.
+/// Nacks a delivery. While the store is unavailable, retries for a third of the lease.
 async fn fail(shared: &Shared, failed: &Failed) -> Result<Returned, StoreError> {
     let mut tries = Tries::within(shared.lease() / 3);
     loop {
@@ -284,7 +283,7 @@ async fn fail(shared: &Shared, failed: &Failed) -> Result<Returned, StoreError> 
     }
 }
 
-/// How often something is tried while the store is unavailable.
+/// Limits retries while the store is unavailable.
 struct Tries {
     until: Instant,
     pause: Duration,
@@ -298,7 +297,7 @@ impl Tries {
         }
     }
 
-    /// The pause before the next one, if there is one.
+    /// Returns the pause before the next try, if there is one.
     fn after(&mut self, error: &StoreError) -> Option<Duration> {
         let pause = self.pause;
         self.pause *= 2;
@@ -307,8 +306,7 @@ impl Tries {
     }
 }
 
-/// Text as the store keeps it: not too long, and without NUL, which Postgres
-/// cannot hold.
+/// Prepares text for the store: truncates it, and removes NUL, which Postgres cannot store.
 fn cut(mut text: String) -> String {
     text.retain(|c| c != '\0');
     let mut end = text.len().min(ERROR_BYTES_MAX);
@@ -319,7 +317,7 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// A random number from 0 to 1. Without randomness the middle is as good.
+/// Returns a random number from 0 to 1, or 0.5 without randomness.
 fn spread() -> f64 {
     let mut bytes = [0; 4];
     match getrandom::fill(&mut bytes) {
@@ -342,7 +340,7 @@ mod tests {
         let asked = Notify::new();
         let handler = async {
             asked.notified().await;
-            // Seen again after the renewal has begun to wait.
+            // Polled again after the renewal has started to wait.
             tokio::time::sleep(OFTEN).await;
             "done"
         };
@@ -371,7 +369,7 @@ mod tests {
     fn retries_are_spread() {
         let spreads: Vec<f64> = std::iter::repeat_with(spread).take(100).collect();
         assert!(spreads.iter().all(|spread| (0.0..=1.0).contains(spread)));
-        // Chance leaves either half empty once in 2^100.
+        // The probability of a false failure is 2^-100 per half.
         assert!(spreads.iter().any(|spread| *spread < 0.5));
         assert!(spreads.iter().any(|spread| *spread > 0.5));
     }

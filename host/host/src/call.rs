@@ -16,23 +16,23 @@ use std::time::Instant;
 use thiserror::Error;
 use uuid::Uuid;
 
-/// Versions of a deleted app whose modules leave memory at once. Those of older
-/// ones leave when they have not been used for a while.
+/// Number of versions of a deleted app whose modules are evicted from memory at once. Those of
+/// older versions are evicted as they become least recently used.
 const VERSIONS_LOOKED_AT: u32 = 1_000;
 
-/// Why a call of an app's active plugin did not succeed.
+/// A failed call of an app's active plugin.
 #[derive(Debug, Error)]
 pub enum InvokeError {
     /// The app has no active plugin, or the store failed.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// The app has too many calls.
+    /// The app has too many concurrent calls, or exceeds its rate.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The active plugin cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The time of the call was over before the plugin ran.
+    /// The call timed out before the plugin ran.
     #[error(transparent)]
     Timeout(#[from] Timeout),
     /// The call failed.
@@ -46,10 +46,10 @@ impl From<StoreError> for InvokeError {
     }
 }
 
-/// Why a module did not become a plugin version.
+/// A failed deployment.
 #[derive(Debug, Error)]
 pub enum DeployError {
-    /// The module cannot be a plugin here.
+    /// The module is not a valid plugin for this host.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// It was refused, or the store failed.
@@ -57,8 +57,8 @@ pub enum DeployError {
     Service(#[from] ServiceError),
 }
 
-/// A call that was let in by [`Host::enter`]. It counts among the app's calls until
-/// it has ended or this is dropped.
+/// A call that was admitted by [`Host::enter`]. It counts against the app's limit until it has
+/// ended or this is dropped.
 pub struct Entered {
     host: Host,
     app: Arc<App>,
@@ -68,8 +68,8 @@ pub struct Entered {
 }
 
 impl Entered {
-    /// Makes the call, now that its input is there. Its time begins here:
-    /// `limits.wall_time` for waiting, loading, running and committing together.
+    /// Makes the call, once its input is available. Its time starts here: `limits.wall_time` for
+    /// queueing, loading, running and committing together.
     ///
     /// # Errors
     /// [`InvokeError`].
@@ -77,8 +77,8 @@ impl Entered {
         self.call_unless(input, std::future::pending()).await
     }
 
-    /// As [`call`](Entered::call); but a call that waits for others of its app gives
-    /// up when `left` completes, as nobody waits for its answer.
+    /// Like [`call`](Entered::call), but a queued call is cancelled when `left` completes, as
+    /// its caller has disconnected.
     ///
     /// # Errors
     /// [`InvokeError`].
@@ -116,8 +116,8 @@ impl Entered {
 }
 
 impl Host {
-    /// Counts a write of an entry by an administrator, who may write as often as the
-    /// app may be called. Each commit of several entries is one write.
+    /// Counts an administrator's write of an entry against the app's call rate. Each commit of
+    /// several entries is one write.
     ///
     /// # Errors
     /// [`Refusal::Rate`].
@@ -125,12 +125,11 @@ impl Host {
         self.0.writes.admit(app, Instant::now())
     }
 
-    /// Lets a call of an app's active plugin in, before its input is there: checks
-    /// that the plugin has the function and that the app may have one more call, and
-    /// counts it.
+    /// Admits a call of an app's active plugin before its input is read: checks that the plugin
+    /// has the function and that the app's limits allow another call, and counts it.
     ///
-    /// Take `app` from [`Host::app`] for each call: its active plugin and limits are
-    /// looked up in it.
+    /// Get `app` from [`Host::app`] for each call: its active plugin and limits are taken from
+    /// it.
     ///
     /// # Errors
     /// [`InvokeError`].
@@ -146,7 +145,7 @@ impl Host {
             Some(plugin) => plugin.require(&call.target),
             None => match self.0.store.plugin(app.id, active.version).await? {
                 Some(plugin) => call.target.require(&plugin.exports),
-                // It was deleted meanwhile. The call finds out.
+                // It has been deleted in the meantime, which the call will detect.
                 None => Ok(()),
             },
         };
@@ -161,8 +160,7 @@ impl Host {
         })
     }
 
-    /// Calls the active plugin of an app as it is in the store, within the app's
-    /// limits of calls, and keeps what it logs.
+    /// Calls the app's active plugin, subject to the app's call limits, and keeps its log.
     ///
     /// # Errors
     /// [`InvokeError`].
@@ -171,8 +169,8 @@ impl Host {
         entered.run(std::future::pending()).await
     }
 
-    /// Adds a module to an app as a new plugin version, after compiling it, and
-    /// makes it the active one if so asked.
+    /// Compiles a module and adds it to an app as a new plugin version. Activates it if
+    /// `activate`.
     ///
     /// # Errors
     /// [`DeployError`].
@@ -183,7 +181,7 @@ impl Host {
         wasm: impl Into<Vec<u8>>,
         activate: bool,
     ) -> Result<(PluginVersion, Digest, Exports), DeployError> {
-        // Before anything is compiled for somebody who may not.
+        // First, so that nothing is compiled for an actor without permission.
         actor.require(Capability::PluginDeploy(app.id))?;
         let wasm = Bytes::from(wasm.into());
         let plugin = self.0.runtime.load(app.id, wasm.clone()).await?;
@@ -194,7 +192,7 @@ impl Host {
         Ok((added.await?, digest, exports))
     }
 
-    /// The plugin of a call that was let in. Its version, or the app, may have been deleted
+    /// Returns the plugin of an admitted call. Its version, or the app, may have been deleted
     /// since.
     async fn plugin_now(
         &self,
@@ -217,7 +215,7 @@ impl Host {
         }
     }
 
-    /// A stored module as a plugin of an app.
+    /// Loads a stored module as a plugin of an app.
     pub(super) async fn plugin_of(
         &self,
         app: Arc<App>,
@@ -232,7 +230,7 @@ impl Host {
         })
     }
 
-    /// The plugin of a stored module: from memory, or loaded now.
+    /// Returns the plugin of a stored module, from memory or loaded now.
     async fn compiled(
         &self,
         app: AppId,
@@ -245,14 +243,14 @@ impl Host {
         let fetch = async move {
             let failed = |error: StoreError| LoadError::Store(Arc::new(error.into()));
             let wasm = store.module(digest).await.map_err(failed)?;
-            let lost = || LoadError::host("the store lacks the module of an active plugin");
+            let lost = || LoadError::host("an active plugin's module is not in the store");
             wasm.ok_or_else(lost)
         };
         Ok(self.0.runtime.load_stored(app, digest, fetch).await?)
     }
 
-    /// Deletes a version that is not active, and drops its compiled module on this
-    /// host if no version has it any more.
+    /// Deletes a version that is not active, and evicts its compiled module from memory unless
+    /// another version has the same module.
     ///
     /// # Errors
     /// As [`Admin::delete_plugin`](kvasm_service::Admin::delete_plugin).
@@ -270,15 +268,15 @@ impl Host {
         Ok(())
     }
 
-    /// Drops a compiled module that the store does not have any more. If the store
-    /// does not answer, the module leaves when it has not been used for a while.
+    /// Evicts a compiled module that is no longer in the store. If the store fails, the module
+    /// is evicted when it becomes least recently used.
     async fn forget_unless_stored(&self, digest: Digest) {
         if let Ok(None) = self.0.store.module(digest).await {
             self.0.runtime.forget(&digest);
         }
     }
 
-    /// The modules of an app, as far as this host has them in memory.
+    /// Returns the app's modules that this host has in memory.
     async fn modules_of(&self, app: AppId) -> Vec<Digest> {
         let plugins = self.0.store.plugins(app, None, VERSIONS_LOOKED_AT).await;
         let plugins = plugins.unwrap_or_default();
@@ -289,8 +287,8 @@ impl Host {
         digests
     }
 
-    /// Puts what an invocation logged into the app's log, and why it failed. Lines
-    /// of discarded runs come first, and are marked.
+    /// Adds the log lines of an invocation, and the reason of its failure, to the app's log.
+    /// Lines of discarded runs come first, and are marked.
     pub(super) fn keep_log(
         &self,
         app: AppId,
@@ -338,7 +336,7 @@ impl Host {
         self.logs().push(app, all);
     }
 
-    /// Deletes an app, and what this host keeps of it in memory.
+    /// Deletes an app, and its state in this host's memory.
     ///
     /// # Errors
     /// As [`Admin::delete_app`](kvasm_service::Admin::delete_app).
@@ -353,7 +351,7 @@ impl Host {
         Ok(())
     }
 
-    /// Who stands behind a request that nobody but the host itself makes.
+    /// Returns an actor for requests that originate in the host itself.
     pub fn operator(&self, name: impl Into<String>) -> Actor {
         Actor::operator(name, Uuid::now_v7())
     }

@@ -13,23 +13,23 @@ use std::sync::Arc;
 use thiserror::Error;
 use uuid::Uuid;
 
-/// A handler waits for a CPU and an instance so many times as long as it may run,
-/// without using up its time: nobody waits for its answer.
+/// A handler may wait for a CPU and an instance for this multiple of its run time, without using
+/// up its time: nobody is waiting for its answer.
 const PATIENCE: u32 = 10;
 
-/// Why a delivery was not carried out.
+/// A failed delivery.
 #[derive(Debug, Error)]
 #[error("{error}")]
 pub struct DeliverError {
-    /// Why.
+    /// The cause.
     #[source]
     pub error: InvokeError,
-    /// What was to be run, if that came to be known.
+    /// The plugin that was to run, if known.
     pub plugin: Option<(PluginVersion, Digest)>,
 }
 
 impl InvokeError {
-    /// Whether the same delivery would fail in the same way again.
+    /// Whether a retry of the delivery would fail the same way.
     pub fn is_deterministic(&self) -> bool {
         match self {
             InvokeError::Call(failure) => failure.error.is_deterministic(),
@@ -39,13 +39,13 @@ impl InvokeError {
         }
     }
 
-    /// Whether the handler says itself that the same delivery would fail again.
+    /// Whether the handler reported that a retry would fail too.
     pub fn is_permanent(&self) -> bool {
         matches!(self, InvokeError::Call(failure) if failure.error.is_permanent())
     }
 
-    /// Whether somebody else has the delivery by now, so that nothing is to be
-    /// said of it any more.
+    /// Whether the delivery now belongs to another host or is deleted, so that its outcome must
+    /// not be recorded.
     pub fn is_lease_lost(&self) -> bool {
         let InvokeError::Call(failure) = self else {
             return false;
@@ -56,7 +56,7 @@ impl InvokeError {
         )
     }
 
-    /// The request of a call that has failed.
+    /// Returns the request id of a call that failed.
     pub fn request_id(&self) -> Option<Uuid> {
         match self {
             InvokeError::Call(failure) => Some(failure.request_id),
@@ -64,7 +64,7 @@ impl InvokeError {
         }
     }
 
-    /// Where in the plugin it failed, if that is known.
+    /// Returns the guest's backtrace, if known.
     pub fn trace(&self) -> Option<&str> {
         match self {
             InvokeError::Call(failure) => failure.error.trace(),
@@ -72,8 +72,8 @@ impl InvokeError {
         }
     }
 
-    /// The error without the places of its trace. Of a plugin that has logged its panic,
-    /// the message and the place of it.
+    /// Returns the error without its backtrace. If the plugin logged a panic, returns the
+    /// panic's message and location.
     pub fn summary(&self) -> String {
         match self {
             InvokeError::Call(failure) => match (&failure.error, failure.log.panic()) {
@@ -86,16 +86,15 @@ impl InvokeError {
 }
 
 impl Host {
-    /// Runs the handler of a delivery on the active plugin of its app, as a
-    /// transaction whose commit also takes the delivery out of its queue. If the
-    /// lease of `receipt` does not hold any more by then, nothing of it takes
-    /// effect.
+    /// Runs the handler of a delivery on the app's active plugin, as a transaction whose commit
+    /// also acknowledges the delivery. If the lease of `receipt` is no longer held by then,
+    /// nothing takes effect.
     ///
-    /// The app's limits of calls are not looked at: the caller bounds how
-    /// many deliveries run.
+    /// The app's call limits do not apply: the caller bounds the number of concurrent
+    /// deliveries.
     ///
     /// # Errors
-    /// [`DeliverError`]; then nothing was written, and the delivery is still there.
+    /// [`DeliverError`]; nothing was written, and the delivery is still outstanding.
     pub async fn deliver(
         &self,
         app: &App,
@@ -133,8 +132,8 @@ impl Host {
     }
 }
 
-/// What a handler reads: the event as a JSON head, and the value behind it.
-/// It shares the value with the delivery.
+/// Builds the handler's input: the event as a JSON head, followed by the value, which is shared
+/// with the delivery.
 fn input(delivery: &Arc<Delivery>) -> Pieces {
     let event = &delivery.event;
     let mut head = json!({
@@ -172,14 +171,14 @@ fn input(delivery: &Arc<Delivery>) -> Pieces {
         }
     }
     let head = head.to_string().into_bytes();
-    // A head has a few names, each of at most 1 KiB.
+    // The head contains a few names, each of at most 1 KiB.
     let prefix = kvasm_abi::http::prefix(head.len()).unwrap_or_default();
     let mut input = Pieces::from([prefix.as_slice(), &head].concat());
     input.push(Bytes::from_owner(ValueOf(Arc::clone(delivery))));
     input
 }
 
-/// The value that a delivery is about, as bytes; none if it is about none.
+/// The value of a delivery's event as bytes; empty if it has none.
 struct ValueOf(Arc<Delivery>);
 
 impl AsRef<[u8]> for ValueOf {

@@ -1,5 +1,6 @@
 //! The library's front door: a store, a runtime and the services between them.
 #![deny(missing_docs)]
+//! The library's entry point: combines a store, a runtime and the services between them.
 
 mod call;
 mod deliver;
@@ -28,10 +29,10 @@ pub use deliver::DeliverError;
 
 type Extend = Box<dyn FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>>;
 
-/// Calls of an app that may wait for others of it to end.
+/// Default number of calls per app that may queue for a slot.
 const QUEUE_DEFAULT: usize = 64;
 
-/// Sets up a [`Host`].
+/// Configures and builds a [`Host`].
 pub struct HostBuilder {
     store: Option<Arc<dyn Store>>,
     services: Option<Services>,
@@ -59,146 +60,144 @@ impl Default for HostBuilder {
 }
 
 impl HostBuilder {
-    /// Where apps and entries live. By default in memory, gone with the host.
+    /// Sets the store of apps and entries. By default an in-memory store.
     #[must_use]
     pub fn store(mut self, store: impl Store) -> HostBuilder {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// As [`store`](HostBuilder::store), for one that is shared.
+    /// Like [`store`](HostBuilder::store), for a store that is shared.
     #[must_use]
     pub fn shared_store(mut self, store: Arc<dyn Store>) -> HostBuilder {
         self.store = Some(store);
         self
     }
 
-    /// What the host functions call, in place of services over the store.
+    /// Replaces the services that the host functions call. By default services over the store.
     #[must_use]
     pub fn services(mut self, services: Services) -> HostBuilder {
         self.services = Some(services);
         self
     }
 
-    /// What an invocation, a value and a page may use.
+    /// Sets the limits of invocations, values and pages.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> HostBuilder {
         self.limits = limits;
         self
     }
 
-    /// How many instances exist at once. Default 256. Room for them is reserved when
-    /// the host is built, as address space.
+    /// Sets the maximum number of concurrent instances. Default 256. Their address space is
+    /// reserved when the host is built.
     #[must_use]
     pub fn instances(mut self, instances: u32) -> HostBuilder {
         self.engine.instances = Some(instances);
         self
     }
 
-    /// The memory of all instances together, in bytes. Default 4 GiB. A call that needs
-    /// more than is left fails as the host's fault; one app gets at most as much as is
-    /// then left free.
+    /// Sets the memory of all instances together, in bytes. Default 4 GiB. A call that needs
+    /// more than is available fails as the host's fault; one app gets at most as much as remains
+    /// free.
     #[must_use]
     pub fn memory(mut self, bytes: u64) -> HostBuilder {
         self.engine.memory = bytes;
         self
     }
 
-    /// Reserves no room for instances. Each call asks the system for its own, which
-    /// is slower. For hosts that run few plugins or none.
+    /// Disables the instance pool. Each call allocates its instance from the system, which is
+    /// slower. For hosts that run few plugins or none.
     #[must_use]
     pub fn unpooled(mut self) -> HostBuilder {
         self.engine.instances = None;
         self
     }
 
-    /// A folder that keeps compiled modules between processes. It is made, for
-    /// its owner alone, if it is not there. If it cannot be used, that is a warning
-    /// in the log. By default nothing is kept.
+    /// Sets a folder that caches compiled modules across processes. It is created, accessible
+    /// only to its owner, if it does not exist. If it cannot be used, a warning is logged. By
+    /// default there is no cache folder.
     #[must_use]
     pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> HostBuilder {
         self.engine.cache_dir = Some(dir.into());
         self
     }
 
-    /// How much the folder may hold. Default 1 GiB and 10,000 files; of more, those
-    /// that were not used for longest are removed.
+    /// Limits the cache folder. Default 1 GiB and 10,000 files; the least recently used files
+    /// are evicted.
     #[must_use]
     pub fn cache_limits(mut self, limits: CacheLimits) -> HostBuilder {
         self.engine.cache = limits;
         self
     }
 
-    /// How many compiled modules are kept in memory. Default 1,000.
+    /// Sets how many compiled modules are kept in memory. Default 1,000.
     #[must_use]
     pub fn modules(mut self, modules: usize) -> HostBuilder {
         self.engine.modules = modules;
         self
     }
 
-    /// How many bytes the compiled modules in memory may have, about, and how many
-    /// one of them. Default 512 MiB.
+    /// Sets the approximate size of all compiled modules in memory, in bytes. It is also the
+    /// limit for one module. Default 512 MiB.
     #[must_use]
     pub fn modules_bytes(mut self, bytes: usize) -> HostBuilder {
         self.engine.modules_bytes = bytes;
         self
     }
 
-    /// Where modules are compiled. By default in this process, where a compilation
-    /// cannot be stopped: name a program ([`Compiler::Process`]) if the modules come
-    /// from people whom you do not trust.
+    /// Sets where modules are compiled. By default in this process, where a compilation cannot
+    /// be aborted: use [`Compiler::Process`] for modules from people whom you do not trust.
     #[must_use]
     pub fn compiler(mut self, compiler: Compiler) -> HostBuilder {
         self.engine.compiler = compiler;
         self
     }
 
-    /// How many modules are compiled at once, and as many again that take long. By
-    /// default as many as there are cores but one, and at least one. At most one of an
-    /// app is compiled at once.
+    /// Sets how many modules are compiled concurrently; as many again may run that take long. By
+    /// default the number of cores minus one, at least one. Modules of one app are compiled one
+    /// at a time.
     #[must_use]
     pub fn compilers(mut self, compilers: usize) -> HostBuilder {
         self.engine.compilers = Some(compilers);
         self
     }
 
-    /// The CPU time that a module may take to compile; in this process, the wall
-    /// time. Default 30 s.
+    /// Sets the CPU time limit for compiling a module; in this process, wall time. Default 30 s.
     #[must_use]
     pub fn compile_time(mut self, compile_time: Duration) -> HostBuilder {
         self.engine.compile_time = compile_time;
         self
     }
 
-    /// The memory that the process of a compiler may take, in bytes. Default 1 GiB.
+    /// Sets the memory limit of a compiler process, in bytes. Default 1 GiB.
     #[must_use]
     pub fn compile_memory(mut self, bytes: u64) -> HostBuilder {
         self.engine.compile_memory = bytes;
         self
     }
 
-    /// The limits that new apps get. By default they have none.
+    /// Sets the limits of new apps. By default they have none.
     #[must_use]
     pub fn new_apps(mut self, limits: AppLimits) -> HostBuilder {
         self.new_apps = limits;
         self
     }
 
-    /// How many calls of an app may wait for others of it to end. Default 64.
+    /// Sets how many calls of an app may queue while others run. Default 64.
     #[must_use]
     pub fn queue(mut self, calls: usize) -> HostBuilder {
         self.queue = calls;
         self
     }
 
-    /// Where the host counts. Share it with the store, so that both count in one place.
+    /// Sets the host's metrics. Share them with the store, so that both count in one place.
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> HostBuilder {
         self.metrics = metrics;
         self
     }
 
-    /// Adds own host functions beside `kvasm_v1`, in a module name of their own.
+    /// Adds custom host functions next to `kvasm_v1`, under their own module name.
     #[must_use]
     pub fn extend(
         mut self,
@@ -208,11 +207,10 @@ impl HostBuilder {
         self
     }
 
-    /// Builds the host: starts the wasm engine and its clock.
+    /// Builds the host: starts the wasm engine and its epoch clock.
     ///
     /// # Errors
-    /// [`RuntimeError`] when the engine cannot start, or a host function is linked
-    /// twice.
+    /// [`RuntimeError`] if the engine cannot start, or a host function is defined twice.
     pub fn build(self) -> Result<Host, RuntimeError> {
         let limits = Arc::new(self.limits);
         let metrics = self.metrics;
@@ -277,86 +275,85 @@ struct Parts {
 }
 
 impl Host {
-    /// A builder with the default limits and a store in memory.
+    /// Returns a builder with the default limits and an in-memory store.
     pub fn builder() -> HostBuilder {
         HostBuilder::default()
     }
 
-    /// The store below.
+    /// Returns the store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
     }
 
-    /// The key-value service: what the host functions of plugins call.
+    /// Returns the key-value service that plugins' host functions call.
     pub fn kv(&self) -> &Arc<dyn Kv> {
         &self.0.services.kv
     }
 
-    /// Who has made deliveries on this host since a dispatcher last looked.
+    /// Returns the notifications of apps with new deliveries on this host.
     pub fn wakes(&self) -> &Wakes {
         &self.0.wakes
     }
 
-    /// Apps and tokens, as the store has them when a request asks.
+    /// Returns the lookup of apps and tokens, always as current as the store.
     pub fn access(&self) -> &Access {
         &self.0.access
     }
 
-    /// What administrators do: apps, plugin versions, tokens, the audit log.
+    /// Returns the administrative operations: apps, plugin versions, tokens, the audit log.
     pub fn admin(&self) -> &Admin {
         &self.0.admin
     }
 
-    /// The logs of apps on this host.
+    /// Returns the logs of apps on this host.
     pub fn logs(&self) -> &Arc<Logs> {
         &self.0.logs
     }
 
-    /// Whether this host can work: its store, and its background tasks.
+    /// Returns the health of this host: its store and its background tasks.
     pub fn health(&self) -> &Arc<Health> {
         &self.0.health
     }
 
-    /// How many compiled modules this host has in memory, and their bytes.
+    /// Returns the number of compiled modules in memory, and their size in bytes.
     pub fn modules(&self) -> (usize, usize) {
         self.0.runtime.modules()
     }
 
-    /// What this host counts.
+    /// Returns the host's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
     }
 
-    /// What an invocation, a value and a page may use.
+    /// Returns the limits of invocations, values and pages.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
     }
 
-    /// Creates an app with the limits of new apps, which takes no calls without a
-    /// token. In the audit log the actor is `embedder`; with another one use
-    /// [`Admin::create_app`].
+    /// Creates an app with the limits of new apps, which rejects calls without a token. The
+    /// actor in the audit log is `embedder`; use [`Admin::create_app`] for another one.
     ///
     /// # Errors
-    /// [`ServiceError::AppExists`] if the name is taken, or the store's failure.
+    /// [`ServiceError::AppExists`] if the name is taken, or a store error.
     pub async fn create_app(&self, name: AppName) -> Result<App, ServiceError> {
         let embedder = self.operator("embedder");
         self.admin().create_app(&embedder, name, false).await
     }
 
-    /// The app of that name, if there is one.
+    /// Returns the app of that name, if it exists.
     ///
     /// # Errors
-    /// The store's failure.
+    /// A store error.
     pub async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
         let app = self.0.access.app(&mut Seen::default(), name).await?;
         Ok(app.map(Arc::unwrap_or_clone))
     }
 
-    /// Compiles a module for an app, away from the threads that serve, and checks
-    /// that it can run here. The same module is compiled once for all apps.
+    /// Compiles a module for an app, off the serving threads, and checks that it can run here. A
+    /// module is compiled once for all apps.
     ///
     /// # Errors
-    /// [`LoadError`], which says what is wrong with the module.
+    /// [`LoadError`], with the reason.
     pub async fn load(&self, app: &App, wasm: impl Into<Vec<u8>>) -> Result<Plugin, LoadError> {
         let compiled = self.0.runtime.load(app.id, wasm.into().into()).await?;
         Ok(Plugin {
@@ -366,21 +363,20 @@ impl Host {
         })
     }
 
-    /// Calls a function of a plugin, in a fresh instance, for the plugin's app. A
-    /// transactional function is run again when others have changed what it has
-    /// read, until it times out.
+    /// Calls a function of a plugin, in a fresh instance, for the plugin's app. A transactional
+    /// function is rerun on conflicts until it times out.
     ///
-    /// Call it on a tokio runtime with its timer enabled. The app's limits of
-    /// calls are not looked at; [`invoke`](Host::invoke) does so.
+    /// Needs a tokio runtime with its timer enabled. The app's call limits do not apply;
+    /// [`invoke`](Host::invoke) enforces them.
     ///
     /// # Errors
-    /// [`CallFailure`], with whose fault it is and what the guest logged.
+    /// [`CallFailure`], with the party to blame and the guest's log.
     pub async fn call(&self, plugin: &Plugin, call: Call) -> Result<Response, CallFailure> {
         let context = self.context(&plugin.app, &call);
         self.run(plugin, call, context).await
     }
 
-    /// What goes with a call from here to its end.
+    /// Creates the context of a call, whose deadline starts now.
     fn context(&self, app: &App, call: &Call) -> CallContext {
         CallContext {
             caller: Caller::new(app, call.principal.clone()),
@@ -424,17 +420,17 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// The app that it belongs to.
+    /// Returns the app that it belongs to.
     pub fn app(&self) -> &App {
         &self.app
     }
 
-    /// The names of its functions, in order.
+    /// Returns the names of its functions, in order.
     pub fn functions(&self) -> impl Iterator<Item = &str> {
         self.compiled.functions()
     }
 
-    /// The SHA-256 of its module.
+    /// Returns the SHA-256 of its module.
     pub fn digest(&self) -> Digest {
         self.compiled.digest()
     }
@@ -455,8 +451,8 @@ impl Call {
         Call::of(Target::Function(name.into()))
     }
 
-    /// A public call of the HTTP handler, whose input and output are framed as
-    /// `kvasm_abi::http` says.
+    /// A public call of the HTTP handler, whose input and output are framed as in
+    /// `kvasm_abi::http`.
     pub fn http() -> Call {
         Call::of(Target::Http)
     }
@@ -470,21 +466,21 @@ impl Call {
         }
     }
 
-    /// The request's id, if it has one already. By default a new one.
+    /// Sets the request id. By default a new one is generated.
     #[must_use]
     pub fn request_id(mut self, id: Uuid) -> Call {
         self.request_id = Some(id);
         self
     }
 
-    /// The input: bytes that mean whatever the function takes them for.
+    /// Sets the input, whose format is up to the function.
     #[must_use]
     pub fn input(mut self, input: impl Into<Pieces>) -> Call {
         self.input = input.into();
         self
     }
 
-    /// Who calls. Each key-value call then needs a scope of this principal.
+    /// Sets the principal. Each key-value operation then requires one of its scopes.
     #[must_use]
     pub fn principal(mut self, principal: Principal) -> Call {
         self.principal = Some(principal);

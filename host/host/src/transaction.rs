@@ -1,4 +1,4 @@
-//! Runs that are one commit: transactional functions, and handlers of deliveries.
+//! Runs with a single commit: transactional functions, and handlers of deliveries.
 
 use super::{Host, Plugin};
 use kvasm_core::{Pieces, Receipt};
@@ -11,13 +11,13 @@ use kvasm_service::{
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Of how many discarded runs the log is kept.
+/// Number of discarded runs whose logs are kept.
 const DISCARDED_MAX: usize = 4;
-/// Of so many keys the locks are taken for a run that lost: a run touches 1,000 at
-/// the most. When one touches others each time, what it touched long ago is left out.
+/// Maximum number of keys that are locked for a rerun. A run touches at most 1,000; if each run
+/// touches different ones, the oldest are forgotten.
 const KEYS_MAX: usize = 4_000;
 
-/// What is run, until it has committed or failed.
+/// A transactional call: what to run until it commits or fails.
 pub(super) struct Run<'p> {
     plugin: &'p Plugin,
     context: CallContext,
@@ -42,7 +42,7 @@ impl<'p> Run<'p> {
         }
     }
 
-    /// The same, for a delivery that its commit takes along.
+    /// Makes it the run of a delivery, which its commit acknowledges.
     pub(super) fn of_delivery(self, context: DeliveryContext, receipt: Receipt) -> Run<'p> {
         Run {
             delivery: Some((Arc::new(context), receipt)),
@@ -77,12 +77,12 @@ impl<'p> Run<'p> {
     }
 }
 
-/// How one run has ended.
+/// The outcome of one run.
 enum Ended {
     Done(Response),
-    /// Nothing is left of it, and it will not be run again.
+    /// It had no effect, and is not rerun.
     Failed(CallFailure),
-    /// Others have changed what it had read, or hold what it needs.
+    /// A conflict: others changed what it read, or hold what it needs.
     Lost {
         log: GuestLog,
         touched: BTreeSet<Address>,
@@ -91,19 +91,19 @@ enum Ended {
 }
 
 enum Loss {
-    /// Others have changed what it had read.
+    /// Others changed what it read.
     Conflict,
-    /// The same, and it had read what was not durable yet.
+    /// As `Conflict`, and it had read writes that were not yet durable.
     Followed,
-    /// It gave way to those who hold what it needs.
+    /// It gave way to the holders of locks it needs.
     GaveWay,
 }
 
-/// The locks of a call, and what they are for.
+/// The locks of a call.
 struct Locks {
     locks: Arc<KeyLocks>,
     held: Held,
-    /// What those before the next run have touched, where it has not the locks.
+    /// What earlier runs touched without holding the locks; locked before the next run.
     wants: BTreeSet<Address>,
     keys: BTreeSet<Address>,
     chains: bool,
@@ -120,7 +120,7 @@ impl Locks {
         }
     }
 
-    /// How the next run goes about what others hold.
+    /// Returns how the next run handles locks that others hold.
     fn way(&mut self, context: &CallContext) -> Way {
         let way = Way::new(
             Arc::clone(&self.locks),
@@ -134,10 +134,11 @@ impl Locks {
         }
     }
 
-    /// After a run that lost. If it had the locks of all that it touched, the next has
-    /// them. If not, that begins with those of all that was ever touched, in order.
+    /// Prepares the next run after a conflict. If the run held the locks of all that it touched,
+    /// the next one keeps them. Otherwise the next one first locks all keys touched so far, in
+    /// order.
     fn renew(&mut self, touched: BTreeSet<Address>, kind: Loss) {
-        // After that it waits for what is before it to end.
+        // After such a conflict, the next runs wait until preceding commits are durable.
         self.chains &= !matches!(kind, Loss::Followed);
         if !touched.is_empty() && self.held.lane().holds(&touched) {
             return;
@@ -152,9 +153,9 @@ impl Locks {
 }
 
 impl Host {
-    /// Runs until a run commits, or fails by itself, or the call times out. All runs and
-    /// their commits together have the time of one call, and one instance at a time,
-    /// whose place they keep: others may wait for their locks.
+    /// Reruns until a run commits, fails on its own account, or the call times out. All runs and
+    /// their commits share the time of one call, and one instance slot, which they keep: others
+    /// may be waiting for their locks.
     pub(super) async fn run_transaction(&self, run: Run<'_>) -> Result<Response, CallFailure> {
         let deadline = &run.context.deadline;
         let place = self.0.runtime.place(&run.context).await;
@@ -195,7 +196,7 @@ impl Host {
                 });
             }
         }
-        // Nobody counts so far before the deadline.
+        // Unreachable: the counter does not overflow before the deadline.
         Err(run.failure(deadline.timeout(Stage::Other).into(), GuestLog::new(0, 0)))
     }
 
@@ -219,7 +220,7 @@ impl Host {
             Err(failure) if transaction.gave_way() && failure.error.may_come_of_giving_way() => {
                 lost(&transaction, failure.log, Loss::GaveWay)
             }
-            // Somebody who has seen two moments at once may fail for no other reason.
+            // A run that read an inconsistent state may have failed only because of that.
             Err(failure) if failure.error.may_come_of_stale_reads() => {
                 let current = transaction.is_current(caller);
                 match run.context.deadline.within(Stage::Commit, current).await {
@@ -262,7 +263,7 @@ impl Host {
     }
 }
 
-/// That a run has lost by a conflict.
+/// The outcome of a run that lost by a conflict.
 fn in_conflict(transaction: &Transaction, log: GuestLog) -> Ended {
     match transaction.forget_followed() {
         true => lost(transaction, log, Loss::Followed),
@@ -278,8 +279,8 @@ fn lost(transaction: &Transaction, log: GuestLog, kind: Loss) -> Ended {
     }
 }
 
-/// A run that waited for others, or began late, as those before it had lost, is not to
-/// blame for not ending in time.
+/// Turns a timeout into a conflict if the run waited for locks, or began late because earlier
+/// runs lost: then it is not to blame for the timeout.
 fn lost_time(error: CallError, runs: u32, is_late: bool) -> CallError {
     match error {
         CallError::Deadline { timeout, .. }

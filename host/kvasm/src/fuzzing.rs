@@ -1,5 +1,5 @@
-//! Decoders of what guests and clients send that are not public, for the targets of
-//! `fuzz/`. Not a part of the API: it is there with the feature `fuzzing` alone.
+//! Private decoders of guest and client input, exposed to the targets of `fuzz/`. Not part of
+//! the API: they exist only with the feature `fuzzing`.
 
 pub use kvasm_runtime::fuzz_batch as batch;
 pub use kvasm_runtime::{fuzz_declarations as declarations, fuzz_section as section};

@@ -1,6 +1,6 @@
-//! Kvasm hosts WebAssembly plugins for many apps, each with a durable key-value
-//! store of its own that the plugin reaches only through host functions. The
-//! host, never the plugin, says which app's rows they touch.
+//! Kvasm runs WebAssembly plugins for many apps. Each app has its own durable key-value store,
+//! which its plugins access only through host functions. The host, never the plugin, decides
+//! which app's entries they touch.
 //!
 //! # Embedding
 //!
@@ -20,7 +20,7 @@
 //! let store = SqliteStore::open(SqliteOptions::new(path)).await?;
 //! let host = Host::builder().store(store).build()?;
 //! let app = host.create_app(AppName::parse("demo")?).await?;
-//! // `wasm` is what `cargo build --target wasm32-unknown-unknown` made.
+//! // `wasm` is the output of `cargo build --target wasm32-unknown-unknown`.
 //! let plugin = host.load(&app, wasm).await?;
 //! let response = host.call(&plugin, Call::function("greet")).await?;
 //! assert_eq!(response.output, b"hello");
@@ -28,10 +28,10 @@
 //! # }
 //! ```
 //!
-//! # Own host functions
+//! # Custom host functions
 //!
-//! An embedder's functions stand beside `kvasm_v1` under a module name of their
-//! own. They find the app and the caller in the store's data.
+//! Embedders can add host functions next to `kvasm_v1`, under their own module name. The
+//! functions get the app and the caller from the wasmtime store's data.
 //!
 //! ```
 //! use kvasm::wasmtime::Caller;
@@ -51,9 +51,9 @@
 //! # }
 //! ```
 //!
-//! The pieces: [`Host`] is the front door, [`store`] keeps entries, [`service`]
-//! decides who may do what, [`model`] has the words of all of them. Functions
-//! wait on tokio, with its timer enabled.
+//! [`Host`] is the entry point, [`store`] persists entries, [`service`] enforces access and
+//! limits, and [`model`] defines the types they share. Async functions need a tokio runtime with
+//! its timer enabled.
 #![deny(missing_docs)]
 
 #[cfg(feature = "fuzzing")]
@@ -89,5 +89,5 @@ pub use kvasm_runtime::{
     GuestState, Invocation, LoadError, LogLine, Response, RuntimeError, compile_worker,
     engine_config,
 };
-/// The engine's own API, for own host functions.
+/// The engine's API, for custom host functions.
 pub use wasmtime;

@@ -6,7 +6,7 @@ use kvasm_core::Digest;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A module that nobody has called for this long leaves when another comes.
+/// A module that was not used for this long is evicted when another one is added.
 const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Compiled modules by the hash of their bytes, the least recently used first.
@@ -38,8 +38,8 @@ impl Compiled {
         Some(Arc::clone(&entry.plugin))
     }
 
-    /// Keeps a module. The newest one always stays, even if it alone is over the
-    /// limit: it is about to be called.
+    /// Adds a module. The newest one is always kept, even if it exceeds the limit on its own: it
+    /// is about to be called.
     pub(super) fn put(&mut self, digest: Digest, plugin: &Arc<CompiledPlugin>) {
         self.remove(&digest);
         let now = Instant::now();
@@ -74,7 +74,7 @@ impl Compiled {
         }
     }
 
-    /// How many modules there are, and their bytes.
+    /// Returns the number of modules, and their size in bytes.
     pub(super) fn size(&self) -> (usize, usize) {
         (self.modules.len(), self.bytes)
     }

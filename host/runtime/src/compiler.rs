@@ -1,8 +1,8 @@
-//! Compiling in a process of its own, with limits, and ended for real.
+//! Compiling in a separate process, with limits.
 //!
-//! A compiler works on bytes of strangers and cannot be stopped from outside. In
-//! a process it can: the kernel counts its CPU time and memory, and a signal ends
-//! it. What it answers is machine code and is trusted as the program itself is.
+//! A compiler processes untrusted input and cannot be interrupted from outside. A process
+//! can be: the kernel measures CPU time and memory, and a signal ends it. Its output is machine
+//! code and is trusted like the program itself.
 
 use super::error::LoadError;
 use super::worker::{self, Answer};
@@ -20,24 +20,24 @@ use wasmtime::Engine;
 
 /// CPU time after which a compilation counts as slow.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// The wall time for it, where the CPU time is not known, or is not had.
+/// Wall time after which it counts as slow, if the CPU time is unknown or the process gets no
+/// CPU.
 const SLOW_AFTER_WALL: Duration = Duration::from_secs(10);
-/// How long a process that has answered may take to end.
+/// Time for a process to exit after it has responded.
 const END_TIME: Duration = Duration::from_secs(5);
 const END_POLL: Duration = Duration::from_millis(2);
 
 /// Where modules are compiled.
 #[derive(Debug, Clone, Default)]
 pub enum Compiler {
-    /// In the host's own process, on all its cores. A compilation cannot be
-    /// stopped: one that is over its time is waited for no longer, and keeps its
-    /// place until it ends. For embedders that compile modules they know.
+    /// In the host's own process, on all its cores. A compilation cannot be aborted: after a
+    /// timeout it keeps its permit until it ends. For embedders that trust their modules.
     #[default]
     InProcess,
-    /// In a process of this program, one for each module, on one core at low
-    /// priority, with limits of CPU time, memory and wall time. The program calls
-    /// [`compile_worker`](crate::compile_worker). What it answers is run as machine
-    /// code in the host, so it must be of the same build and as trusted as the host.
+    /// In a process of this program, one per module, on one core at low priority, with limits of
+    /// CPU time, memory and wall time. The program calls
+    /// [`compile_worker`](crate::compile_worker). Its output is run as machine code in the host,
+    /// so it must be the same build and as trusted as the host.
     Process {
         /// The program.
         program: PathBuf,
@@ -47,15 +47,15 @@ pub enum Compiler {
 }
 
 impl Compiler {
-    /// This very program with these arguments.
+    /// Uses the current executable with these arguments.
     ///
     /// # Errors
-    /// When the system does not say which program this is.
+    /// If the path of the current executable cannot be determined.
     pub fn this_program(
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> io::Result<Compiler> {
-        // This name is the running file itself, even if another has taken its
-        // place on the disk since: an upgrade does not mix two builds.
+        // This name refers to the running executable, even if its file was replaced since: an
+        // upgrade does not mix two builds.
         let own = PathBuf::from("/proc/self/exe");
         let program = match own.exists() {
             true => own,
@@ -68,30 +68,30 @@ impl Compiler {
     }
 }
 
-/// What a compilation may use.
+/// Limits of a compilation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CompileLimits {
-    /// Of the process; in the host's own process, wall time.
+    /// CPU time of the process; wall time in the host's own process.
     pub(super) cpu_time: Duration,
-    /// Of the process, in bytes.
+    /// Memory of the process, in bytes.
     pub(super) memory_bytes: u64,
-    /// Of the answer, in bytes.
+    /// Size of the output, in bytes.
     pub(super) code_bytes: u64,
 }
 
 impl CompileLimits {
-    /// The process waits for nothing but a core, so this is for a machine that
-    /// has none to spare.
+    /// Returns the wall time limit. The process waits for nothing but a CPU, so this only
+    /// matters on an overloaded machine.
     pub(super) fn wall_time(&self) -> Duration {
         self.cpu_time.saturating_mul(10)
     }
 }
 
-/// A compilation that runs.
+/// A compilation in progress.
 pub(super) struct Running {
     process: Option<Arc<Process>>,
     started: Instant,
-    /// Ends when the process has ended and is reaped.
+    /// Completes when the process has exited and was reaped.
     pub(super) ended: JoinHandle<Result<Vec<u8>, LoadError>>,
 }
 
@@ -101,7 +101,7 @@ struct Process {
 }
 
 impl Compiler {
-    /// Starts to compile a module. `held` is dropped when it has ended.
+    /// Starts to compile a module. `held` is dropped when the compilation has ended.
     pub(super) fn start(
         &self,
         engine: &Engine,
@@ -128,7 +128,7 @@ impl Compiler {
         let mut command = Command::new(program);
         command
             .args(arguments)
-            // It needs nothing of what the host was given, passwords least of all.
+            // It needs nothing from the host's environment, least of all passwords.
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -160,7 +160,7 @@ impl Compiler {
                 None => Ok(0),
             };
             let full = answer.len() as u64 == bound;
-            // Open until here, as its end tells the process that the host has gone.
+            // Kept open until here: its end signals the process that the host has exited.
             drop(stdin);
             let status = watched.end(full).map_err(LoadError::host)?;
             if full {
@@ -179,11 +179,11 @@ impl Compiler {
     }
 }
 
-/// Compiles a module to what [`wasmtime::Module::deserialize`] takes.
+/// Compiles a module to the input of [`wasmtime::Module::deserialize`].
 pub(super) fn compile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, String> {
-    // Text is a convenience of the library that plugins must not count on.
+    // The text format is a convenience of the library that plugins must not rely on.
     if !wasm.starts_with(b"\0asm") {
-        return Err("it does not begin like one".to_owned());
+        return Err("the wasm header is missing".to_owned());
     }
     engine
         .precompile_module(wasm)
@@ -201,16 +201,16 @@ fn outcome(
             Some(Answer::Refused(why)) => Err(LoadError::NotWasm(printable(&why))),
             Some(Answer::OutOfMemory) => Err(LoadError::CompilerMemory(limits.memory_bytes)),
             Some(Answer::OtherBuild) => Err(LoadError::host(io::Error::other(
-                "the compiler is of another build than the host",
+                "the compiler and the host are different builds",
             ))),
             None => Err(LoadError::host(io::Error::other(
-                "the compiler's answer was cut short",
+                "the compiler's output was truncated",
             ))),
         };
     }
     if status.code() == Some(worker::CANNOT_WORK.into()) {
         return Err(LoadError::host(io::Error::other(
-            "the compiler could not begin, or could not answer",
+            "the compiler could not start or respond",
         )));
     }
     #[cfg(unix)]
@@ -222,18 +222,18 @@ fn outcome(
         if is(Signal::XCPU) {
             return Err(LoadError::TooSlow(limits.cpu_time));
         }
-        // Rust aborts when memory cannot be had.
+        // Rust aborts when an allocation fails.
         if is(Signal::ABORT) {
             return Err(LoadError::CompilerMemory(limits.memory_bytes));
         }
-        // Somebody outside: the system, when the machine's memory is used up.
+        // Killed by someone else, such as the system when it is out of memory.
         if is(Signal::KILL) || is(Signal::TERM) || is(Signal::INT) || is(Signal::HUP) {
             return Err(LoadError::host(io::Error::other(
-                "the compiler was killed from outside",
+                "the compiler was killed externally",
             )));
         }
     }
-    tracing::warn!(%status, "the compiler has failed");
+    tracing::warn!(%status, "the compiler failed");
     Err(LoadError::CompilerFailed)
 }
 
@@ -255,7 +255,7 @@ impl Running {
         self.process.is_some()
     }
 
-    /// Ends the process, if it is one.
+    /// Kills the process, if there is one.
     pub(super) fn kill(&self) {
         if let Some(process) = &self.process {
             process.kill();
@@ -270,14 +270,14 @@ impl Drop for Running {
 }
 
 impl Process {
-    /// Kills the process and those that it has started.
+    /// Kills the process and its children.
     fn kill(&self) {
         if let Some(child) = &mut *self.child.lock() {
             kill(child);
         }
     }
 
-    /// Waits for its end, and ends it if it takes too long after its answer.
+    /// Waits for the process to exit, and kills it if it takes too long after its response.
     fn end(&self, at_once: bool) -> io::Result<ExitStatus> {
         let start = Instant::now();
         loop {
@@ -287,7 +287,7 @@ impl Process {
                 if at_once || start.elapsed() > END_TIME {
                     kill(child);
                 }
-                // From here on its number may be another's.
+                // Once it is reaped, its pid may be reused.
                 if let Some(status) = child.try_wait()? {
                     *place = None;
                     return Ok(status);
@@ -309,7 +309,7 @@ fn kill(child: &mut Child) {
     let _ = child.kill();
 }
 
-/// The CPU time of a process's first thread, where the system says.
+/// Returns the CPU time of a process's first thread, if the system reports it.
 fn cpu_time(id: u32) -> Option<Duration> {
     let text = std::fs::read_to_string(format!("/proc/{id}/schedstat")).ok()?;
     let time = text.split_whitespace().next()?.parse().ok()?;

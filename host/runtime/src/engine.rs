@@ -1,4 +1,4 @@
-//! The engine: its settings, its linker, its clock.
+//! The engine: settings, linker and epoch clock.
 
 use super::cache::{CacheLimits, DiskCache};
 use super::compiled::Compiled;
@@ -25,54 +25,52 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
-/// Files of the cache folder that are read at once.
+/// Number of files of the cache folder read concurrently.
 const READERS: usize = 4;
-/// The most memory of a slot that is reset by writing to it and stays resident between
-/// invocations: all that a small plugin of the SDK has, its stack of 1 MiB too. What is
-/// above is given back to the system, which costs page faults, and an interrupt for each
-/// core that runs this process: docs/decisions/0022-memory-of-an-instance.md.
+/// Maximum memory of a slot that is reset by writing to it and stays resident between
+/// invocations: enough for a small plugin of the SDK, including its stack of 1 MiB. The rest is
+/// returned to the system, which costs page faults, and an interrupt for each core that runs
+/// this process: docs/decisions/0022-memory-of-an-instance.md.
 const KEEP_RESIDENT_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// The same for a table.
 const TABLE_KEEP_RESIDENT_BYTES: usize = 128 * 1024;
-/// What the engine keeps for an instance beside its memories and tables: globals,
-/// imports, and references to functions.
+/// Size of an instance's state other than memories and tables: globals, imports, and function
+/// references.
 const INSTANCE_BYTES: usize = 1024 * 1024;
-/// Of these, one reference to a function in a table.
+/// Part of it: one function reference in a table.
 const FUNCTION_BYTES: usize = 40;
-/// The most frames of a backtrace.
+/// Maximum number of frames in a backtrace.
 const BACKTRACE_FRAMES_MAX: usize = 32;
 
-/// How the engine is set up.
+/// Options of the engine.
 pub struct EngineOptions {
-    /// Instances that exist at once; further calls wait for one within their
-    /// deadline, and one app has at most as many as are then left free. Default 256.
-    /// Each reserves 4 GiB of address space, not memory, for each memory that an
-    /// instance may have. None reserves nothing: room is asked for when an instance is
-    /// made, which is slower, and as many as by default exist at once.
+    /// Maximum number of concurrent instances; further calls wait for one within their deadline,
+    /// and one app has at most as many as remain free. Default 256. Each reserves 4 GiB of
+    /// address space, not memory, for each memory that an instance may have. `None` reserves
+    /// nothing: memory is allocated when an instance is created, which is slower, and the
+    /// default limit applies.
     pub instances: Option<u32>,
-    /// The memory of all instances together, in bytes. A call that needs more fails
-    /// as the host's fault. Default 4 GiB.
+    /// The memory of all instances together, in bytes. A call that exceeds it fails as the
+    /// host's fault. Default 4 GiB.
     pub memory: u64,
-    /// A folder for compiled modules, kept between processes. Default none.
+    /// A folder for compiled modules, shared across processes. Default none.
     pub cache_dir: Option<PathBuf>,
-    /// What the folder may hold. Default 1 GiB and 10,000 files.
+    /// Limits of the folder. Default 1 GiB and 10,000 files.
     pub cache: CacheLimits,
-    /// Compiled modules that are kept in memory; of more, the least recently used
-    /// are read from the folder or compiled again. Default 1,000.
+    /// Number of compiled modules kept in memory; the least recently used ones are evicted, and
+    /// later read from the folder or compiled again. Default 1,000.
     pub modules: usize,
-    /// Their bytes, about; also the most that one compiled module may have.
-    /// Default 512 MiB.
+    /// Their approximate total size in bytes; also the limit for one compiled module. Default
+    /// 512 MiB.
     pub modules_bytes: usize,
     /// Where modules are compiled. Default in this process.
     pub compiler: Compiler,
-    /// Modules that are compiled at once, and as many again that take long. By
-    /// default as many as there are cores but one, and at least one.
+    /// Number of modules compiled concurrently; as many again may run that take long. By default
+    /// the number of cores minus one, at least one.
     pub compilers: Option<usize>,
-    /// The CPU time that a module may take to compile; in this process, the wall
-    /// time. Default 30 s.
+    /// CPU time limit for compiling a module; in this process, wall time. Default 30 s.
     pub compile_time: Duration,
-    /// The memory that a process may take to compile a module, in bytes. Default
-    /// 1 GiB.
+    /// Memory limit of a compiler process, in bytes. Default 1 GiB.
     pub compile_memory: u64,
 }
 
@@ -95,26 +93,26 @@ impl Default for EngineOptions {
     }
 }
 
-/// Compiles plugins and runs them. One a process is enough for every app.
+/// Compiles and runs plugins. One per process serves all apps.
 pub struct Runtime {
     pub(super) engine: Engine,
     pub(super) limits: Arc<Limits>,
-    /// Slots of the pooling allocator, taken before an instance is made, so that a
-    /// call waits where the allocator would fail.
+    /// Slots of the pooling allocator, acquired before an instance is created, so that a call
+    /// waits instead of failing in the allocator.
     pub(super) slots: Arc<Fair>,
     pub(super) memory: Arc<HostMemory>,
     pub(super) linker: Linker<Invocation>,
     pub(super) disk: Option<DiskCache>,
     pub(super) compiled: Mutex<Compiled>,
-    /// Modules that are being loaded.
+    /// Modules being loaded.
     pub(super) flights: Mutex<HashMap<Digest, Arc<Flight>>>,
-    /// Who may read the cache folder.
+    /// Permits to read the cache folder.
     pub(super) readers: Semaphore,
-    /// Who may compile.
+    /// Permits to compile.
     pub(super) lanes: Lanes,
     pub(super) compiler: Compiler,
     pub(super) compile_limits: CompileLimits,
-    /// Places of guests that compute for longer than a tick.
+    /// CPU permits for guests that compute for longer than a tick.
     pub(super) computing: Arc<Fair>,
     /// Numbers calls in the order of their starts.
     pub(super) rank: AtomicU64,
@@ -122,12 +120,12 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Builds the engine, links `kvasm_v1`, WASI preview 1 and what `extend`
-    /// adds, and starts the clock.
+    /// Builds the engine, links `kvasm_v1`, WASI preview 1 and the functions of `extend`, and
+    /// starts the clock.
     ///
     /// # Errors
-    /// When the machine cannot give the address space. A cache folder that cannot be
-    /// used is a warning in the log.
+    /// If the address space cannot be reserved. An unusable cache folder is only logged as a
+    /// warning.
     pub fn new(
         limits: Arc<Limits>,
         options: EngineOptions,
@@ -177,15 +175,15 @@ impl Runtime {
     }
 }
 
-/// All cores but one: that one is for calls that are short, so that they do not
-/// wait for what computes for long, however much there is of it.
+/// Returns the number of cores minus one. The remaining core serves short calls, so that they
+/// never wait for long computations.
 fn all_cores_but_one() -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     u32::try_from(cores.saturating_sub(1)).map_or(u32::MAX, |places| places.max(1))
 }
 
-/// The settings of the engine of a host whose instances have so many bytes of memory
-/// together, so that bare wasmtime can be measured with the same.
+/// Returns the engine settings of a host whose instances share `memory` bytes. Public, so that
+/// plain wasmtime can be measured with the same settings.
 pub fn engine_config(limits: &Limits, instances: u32, memory: u64) -> Config {
     let tables = instances.saturating_mul(limits.tables);
     let memories = instances.saturating_mul(limits.memories);
@@ -193,7 +191,7 @@ pub fn engine_config(limits: &Limits, instances: u32, memory: u64) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(instances)
         .total_stacks(instances)
-        // An instance that has all that it may have leaves the others theirs.
+        // One instance at its limits does not affect the others.
         .total_memories(memories)
         .total_tables(tables)
         .max_memories_per_module(limits.memories)
@@ -204,8 +202,8 @@ pub fn engine_config(limits: &Limits, instances: u32, memory: u64) -> Config {
         )
         .max_memory_size(limits.memory_bytes)
         .linear_memory_keep_resident(keep_resident_bytes(memory, memories))
-        // Not safe in wasmtime 48: it passes over pages that are swapped out or are being
-        // moved, and what they hold is seen by the slot's next instance.
+        // Not safe in wasmtime 48: it skips pages that are swapped out or being migrated, so the
+        // slot's next instance would see their contents.
         .pagemap_scan(Enabled::No)
         .table_keep_resident(TABLE_KEEP_RESIDENT_BYTES);
     let mut config = plain_config();
@@ -213,8 +211,8 @@ pub fn engine_config(limits: &Limits, instances: u32, memory: u64) -> Config {
     config
 }
 
-/// What each of so many slots may keep, so that all of them keep no more than what
-/// running instances may have.
+/// Returns how much each of `slots` slots may keep resident, so that all of them keep at most
+/// the memory limit of running instances.
 fn keep_resident_bytes(memory: u64, slots: u32) -> usize {
     let share = memory / u64::from(slots.max(1));
     usize::try_from(share).map_or(KEEP_RESIDENT_BYTES_MAX, |share| {
@@ -222,29 +220,29 @@ fn keep_resident_bytes(memory: u64, slots: u32) -> usize {
     })
 }
 
-/// The settings of an engine that compiles, in a process of its own, one module on
-/// one core. What they mean for the code is what those of the host mean.
+/// Returns the settings of a compiler process, which compiles one module on one core. The
+/// settings that affect the code are the same as the host's.
 pub(super) fn compiler_config() -> Config {
     let mut config = plain_config();
     config.parallel_compilation(false);
     config
 }
 
-/// The settings that all engines share.
+/// Returns the settings common to all engines.
 fn plain_config() -> Config {
     let mut config = Config::new();
     config
         .memory_init_cow(true)
         .epoch_interruption(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX))
-        // Lines of the guest's source would need its debug information, which
-        // costs at every trap; function names come from the name section.
+        // Source lines would need the guest's debug information, which makes every trap
+        // expensive; function names come from the name section.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config
 }
 
-/// Advances the epoch from a thread of the system, which no guest and no task
-/// can hold up. It ends with the engine.
+/// Advances the epoch from an OS thread, which no guest or task can block. It ends with the
+/// engine.
 fn start_clock(engine: &Engine) -> Result<(), RuntimeError> {
     let engine = engine.weak();
     std::thread::Builder::new()

@@ -1,4 +1,4 @@
-//! What goes wrong with a plugin, sorted by blame.
+//! Errors of plugins and calls, classified by blame.
 
 use crate::abi::GuestLog;
 use kvasm_core::Invalid;
@@ -11,42 +11,42 @@ use uuid::Uuid;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Whose fault a failed call is.
+/// The party to blame for a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
-    /// Who made the call.
+    /// The caller.
     Caller,
     /// The plugin.
     Guest,
-    /// The host, or what it stands on.
+    /// The host, or a system it depends on.
     Host,
 }
 
-/// The runtime could not be built: the operator's or the embedder's to fix.
+/// The runtime could not be built, which the operator or the embedder has to fix.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
     /// The engine or its clock did not start.
     #[error("the wasm engine could not be started")]
     Engine(#[source] BoxError),
-    /// An own host function could not be added.
+    /// A custom host function could not be added.
     #[error("a host function could not be linked")]
     Link(#[source] BoxError),
 }
 
-/// A module that cannot be a plugin here. Clones share their cause: several callers
-/// can wait for one load.
+/// A module is not a valid plugin, or could not be loaded. Clones share their cause: several
+/// callers can wait for one load.
 #[derive(Debug, Clone, Error)]
 pub enum LoadError {
-    /// It is over the limit.
+    /// It exceeds the size limit.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// It is not a valid wasm module, or needs what this host does not offer.
-    #[error("this is not a wasm module that this host can run: {0}")]
+    /// It is not a valid wasm module, or uses unsupported features.
+    #[error("not a wasm module that this host can run: {0}")]
     NotWasm(String),
-    /// It imports what nobody offers.
+    /// It has an unknown import.
     #[error(
-        "the module imports {module:?} {name:?}, which this host does not have; \
-         it has the functions of kvasm_v1 and of WASI preview 1"
+        "the module imports {module:?} {name:?}, which this host does not provide; \
+         it provides the functions of kvasm_v1 and WASI preview 1"
     )]
     UnknownImport {
         /// The import's module.
@@ -54,71 +54,68 @@ pub enum LoadError {
         /// The import's name.
         name: String,
     },
-    /// An import is there, but as something else.
-    #[error("the module's imports do not fit: {0}")]
+    /// An import exists with another type.
+    #[error("the module's imports do not match the host's functions: {0}")]
     ImportMismatch(String),
-    /// It exports no memory.
+    /// It does not export a memory.
     #[error("the module does not export a memory named \"memory\"")]
     NoMemory,
-    /// Its declarations cannot be read.
+    /// Its declarations are malformed.
     #[error("the custom section \"kvasm.plugin.v1\" is malformed: {0}")]
     Manifest(String),
     /// It declares a function that it does not export as one.
-    #[error(
-        "the module declares the function {0:?} but exports no function () -> i32 of that name"
-    )]
+    #[error("the module declares {0:?} but does not export a function () -> i32 of that name")]
     MissingFunction(String),
     /// A function has too long a name.
     #[error("the name of the function {start:?} is {len} bytes; the limit is {limit} bytes")]
     LongName {
-        /// How the name begins.
+        /// The start of the name.
         start: String,
-        /// The name's bytes.
+        /// The name's length in bytes.
         len: usize,
-        /// The most that is allowed.
+        /// The limit.
         limit: usize,
     },
-    /// Its functions have too many names, or too long ones.
+    /// The names of its functions are too long in total.
     #[error(
-        "the names of the module's functions are {len} bytes together; the limit is {limit} \
-         bytes; export fewer functions () -> i32, or declare those that are to be called"
+        "the names of the module's functions are {len} bytes in total; the limit is {limit} \
+         bytes; export fewer functions () -> i32, or declare the callable ones"
     )]
     ManyNames {
-        /// The bytes of all names.
+        /// The length of all names in bytes.
         len: usize,
-        /// The most that is allowed.
+        /// The limit.
         limit: usize,
     },
-    /// It declares more than an instance may have.
+    /// It exceeds a limit of instances.
     #[error("the module declares {what}; the limit is {limit} ({key})")]
     TooMuch {
         /// What it declares, with the number.
         what: String,
-        /// The most that is allowed.
+        /// The limit.
         limit: u64,
         /// The limit's key in the configuration.
         key: &'static str,
     },
-    /// What the host keeps for each instance of it, apart from memories and tables,
-    /// is too large.
+    /// Its per-instance state other than memories and tables is too large.
     #[error("the module has too many globals, or too many functions in tables and exports")]
     InstanceTooLarge,
-    /// Compiling it took more time than a module may take.
+    /// Compiling it exceeded the time limit.
     #[error("compile time limit exceeded ({} s)", .0.as_secs_f32())]
     TooSlow(Duration),
-    /// Compiling it took more memory than a module may take.
+    /// Compiling it exceeded the memory limit.
     #[error("compile memory limit exceeded ({0} bytes)")]
     CompilerMemory(u64),
-    /// The compiled module is larger than a module may be.
-    #[error("the compiled module is over {0} bytes")]
+    /// The compiled module exceeds the size limit.
+    #[error("compiled module size limit exceeded ({0} bytes)")]
     CodeTooLarge(u64),
     /// The compiler crashed on it.
     #[error("the compiler failed on this module")]
     CompilerFailed,
-    /// Too many other modules wait to be compiled.
+    /// Too many other modules are waiting to be compiled.
     #[error("the host is busy compiling other modules; try again later")]
     Busy,
-    /// The store did not give the module.
+    /// The module could not be read from the store.
     #[error("the module could not be read from the store")]
     Store(#[source] Arc<ServiceError>),
     /// The compiler could not be started, or the stored module is damaged.
@@ -132,7 +129,7 @@ impl LoadError {
         LoadError::Host(Arc::from(cause.into()))
     }
 
-    /// Whose fault it is.
+    /// Returns the party to blame.
     pub fn blame(&self) -> Blame {
         match self {
             LoadError::Invalid(_)
@@ -155,7 +152,7 @@ impl LoadError {
     }
 }
 
-/// Why a call did not succeed.
+/// A failed call.
 #[derive(Debug, Error)]
 pub enum CallError {
     /// The plugin has no such function.
@@ -166,79 +163,76 @@ pub enum CallError {
         /// The functions it has.
         known: Vec<String>,
     },
-    /// The plugin answers no HTTP requests.
-    #[error("the plugin declares no HTTP handler")]
+    /// The plugin has no HTTP handler.
+    #[error("the plugin does not declare an HTTP handler")]
     NoHttpHandler,
-    /// The plugin has nothing that a delivery could call by this name.
+    /// The plugin has no handler or function of this name.
     #[error("the active plugin version has no handler {0:?}; deploy one that has it, and replay")]
     NoHandler(String),
-    /// The writes of a transaction were refused.
+    /// The writes of a transaction were rejected.
     #[error("the transaction was not committed: {0}")]
     Commit(#[source] ServiceError),
-    /// A transaction lost to others, or waited for them, until its deadline.
+    /// A transaction was in conflict with others, or waited for them, until its deadline.
     #[error(
-        "the transaction was run {runs} times, and each time others changed or held what it \
-         had read; {timeout}; try again later"
+        "transaction conflict: each of {runs} runs lost to concurrent changes or locks; \
+         {timeout}; try again later"
     )]
     Conflict {
-        /// How often it was run.
+        /// The number of runs.
         runs: u32,
-        /// Where the time went.
+        /// The time spent in each stage.
         timeout: Timeout,
     },
-    /// The input is over the limit.
+    /// The input exceeds the limit.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The function ended with a code other than 0. The message is its output.
+    /// The function returned a code other than 0. The message is its output.
     #[error("the function failed with code {code}: {message}")]
     Failed {
         /// The code.
         code: i32,
-        /// The output as text, as far as it is text, without control characters.
+        /// The output as text, with invalid UTF-8 replaced and control characters escaped.
         message: String,
     },
     /// The guest trapped.
     #[error("the plugin trapped: {reason}\n{backtrace}")]
     Trap {
-        /// Why.
+        /// The reason.
         reason: String,
-        /// The functions it was in, innermost first; with their names where the
-        /// module has them.
+        /// The backtrace, innermost frame first; with function names if the module has them.
         backtrace: String,
     },
-    /// The instance could not be made: its start function trapped, or it needs
-    /// more than it may have.
+    /// The instance could not be created: its start function trapped, or it exceeds a limit.
     #[error("the plugin could not be started: {reason}\n{backtrace}")]
     Start {
-        /// Why.
+        /// The reason.
         reason: String,
-        /// The functions it was in, if any.
+        /// The backtrace, if any.
         backtrace: String,
     },
-    /// The call did not end within its wall time.
+    /// The call exceeded its wall time.
     #[error("{timeout}{}", place(.waiting_in, .starting))]
     Deadline {
-        /// Where the time went.
+        /// The time spent in each stage.
         timeout: Timeout,
         /// The host function that it was waiting for, if any.
         waiting_in: Option<&'static str>,
         /// Whether the module's start function was still running.
         starting: bool,
     },
-    /// The call computed for longer than it may.
-    #[error("the call computed for more than {} ms, which is the limit{}", limit.as_millis(), place(&None, .starting))]
+    /// The call exceeded its CPU time limit.
+    #[error("CPU limit exceeded ({} ms){}", limit.as_millis(), place(&None, .starting))]
     CpuTime {
         /// The limit.
         limit: Duration,
         /// Whether the module's start function was still running.
         starting: bool,
     },
-    /// The guests of this host have all the memory that they may have together, or
-    /// those of this app their share of it.
-    #[error("the host has no memory left for this call; try again later")]
+    /// The guests of this host, or of this app, have reached their memory limit.
+    #[error("the host's memory for plugins is exhausted; try again later")]
     HostMemory,
-    /// The host's fault.
-    #[error("the host failed; the operator finds the cause in its log under this request's id")]
+    /// An internal error of the host.
+    #[error("internal error: the operator can find the cause in the host's log by request id")]
     Host(#[source] BoxError),
 }
 
@@ -251,14 +245,14 @@ fn names(names: &[String]) -> String {
 
 fn place(function: &Option<&str>, starting: &bool) -> String {
     match (function, starting) {
-        (Some(function), _) => format!("; it was waiting for {function}"),
-        (None, true) => "; it was still in the module's start function".to_owned(),
+        (Some(function), _) => format!("; waiting for {function}"),
+        (None, true) => "; in the module's start function".to_owned(),
         (None, false) => String::new(),
     }
 }
 
 impl CallError {
-    /// Whose fault it is.
+    /// Returns the party to blame.
     pub fn blame(&self) -> Blame {
         match self {
             CallError::UnknownFunction { .. }
@@ -271,7 +265,7 @@ impl CallError {
             | CallError::NoHandler(_)
             | CallError::CpuTime { .. } => Blame::Guest,
             CallError::Commit(error) => blame_of_commit(error),
-            // What the guest did not compute, it was kept waiting for.
+            // Time that the guest did not choose to spend is the host's fault.
             CallError::Deadline { timeout, .. } => match timeout.longest().is_of_the_guest() {
                 true => Blame::Guest,
                 false => Blame::Host,
@@ -281,16 +275,15 @@ impl CallError {
     }
 }
 
-/// Whose fault it is that the writes of a run were refused.
+/// Returns the party to blame for a failed commit.
 fn blame_of_commit(error: &ServiceError) -> Blame {
     match error {
-        // What it wrote cannot be written, or does not fit the app's quota.
+        // A write is invalid, or exceeds the app's quota.
         ServiceError::Invalid(_)
         | ServiceError::NotInteger
         | ServiceError::Overflow
         | ServiceError::Quota { .. } => Blame::Guest,
-        // Its caller may not write; others have changed what it had read; its app was
-        // deleted while it ran.
+        // The caller lacks the scope; a conflict; the app was deleted during the run.
         ServiceError::Denied(_) | ServiceError::Conflict { .. } | ServiceError::AppNotFound => {
             Blame::Caller
         }
@@ -298,7 +291,7 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::Full(_)
         | ServiceError::Internal(_)
         | ServiceError::LeaseLost => Blame::Host,
-        // No commit of a run ends so.
+        // Commits return no others.
         ServiceError::LimitsChanged
         | ServiceError::TriggerNotFound
         | ServiceError::TriggerHasDeliveries { .. }
@@ -316,8 +309,8 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
 }
 
 impl CallError {
-    /// Whether the same call would fail in the same way again: a trap, too much
-    /// memory or time, no such function, or a plugin that says so itself.
+    /// Whether a retry of the call would fail the same way: a trap, an exceeded limit, an
+    /// unknown function, or an error that the plugin reports as permanent.
     pub fn is_deterministic(&self) -> bool {
         match self {
             CallError::Trap { .. }
@@ -334,25 +327,25 @@ impl CallError {
         }
     }
 
-    /// Whether the plugin says itself that the same call would fail again: as it is
-    /// broken for this input, or as it refuses it.
+    /// Whether the plugin reported that a retry would fail: the error is permanent, or the input
+    /// was refused.
     pub fn is_permanent(&self) -> bool {
         const PERMANENT: [i32; 2] = [kvasm_abi::EXIT_PERMANENT, kvasm_abi::EXIT_REFUSED];
         matches!(self, CallError::Failed { code, .. } if PERMANENT.contains(code))
     }
 
-    /// Whether a transaction that had read two moments at once could have failed
-    /// so. What it has used up or was refused is not asked again.
+    /// Whether an inconsistent read in a transaction could have caused this. Exceeded limits and
+    /// refusals are excluded: they are not retried.
     pub fn may_come_of_stale_reads(&self) -> bool {
         matches!(self, CallError::Trap { .. } | CallError::Failed { .. })
     }
 
-    /// Whether a transaction that gives way to others could have ended so.
+    /// Whether giving way in a transaction could have caused this.
     pub fn may_come_of_giving_way(&self) -> bool {
         self.may_come_of_stale_reads() || matches!(self, CallError::Conflict { .. })
     }
 
-    /// Where in the plugin it failed, if that is known.
+    /// Returns the backtrace, if known.
     pub fn trace(&self) -> Option<&str> {
         match self {
             CallError::Trap { backtrace, .. } | CallError::Start { backtrace, .. } => {
@@ -362,7 +355,7 @@ impl CallError {
         }
     }
 
-    /// The error without the places of its trace.
+    /// Returns the error without its backtrace.
     pub fn summary(&self) -> String {
         let text = self.to_string();
         match self.trace() {
@@ -371,7 +364,7 @@ impl CallError {
         }
     }
 
-    /// One word, for a metric's label.
+    /// Returns a metric label.
     pub fn outcome(&self) -> &'static str {
         match self {
             CallError::UnknownFunction { .. }
@@ -393,23 +386,23 @@ impl CallError {
     }
 }
 
-/// A failed call: why, and what the guest logged before.
+/// A failed call: the error and the guest's log.
 #[derive(Debug, Error)]
 #[error("{error}")]
 pub struct CallFailure {
-    /// Why.
+    /// The error.
     #[source]
     pub error: CallError,
-    /// The request's id, which the host's log carries too.
+    /// The request id, which is also in the host's log.
     pub request_id: Uuid,
-    /// What the guest logged.
+    /// The guest's log.
     pub log: GuestLog,
-    /// What discarded runs logged before this one.
+    /// The logs of discarded runs before this one.
     pub discarded: Vec<GuestLog>,
 }
 
 impl CallFailure {
-    /// Of a call whose guest has not run.
+    /// Creates the failure of a call whose guest did not run.
     pub fn before_the_run(error: CallError, request_id: Uuid) -> CallFailure {
         CallFailure {
             error,

@@ -1,4 +1,4 @@
-//! One invocation: a fresh instance, one call, and the end of both.
+//! One invocation: a fresh instance, one call, and its cleanup.
 
 use super::engine::Runtime;
 use super::error::{CallError, CallFailure};
@@ -23,18 +23,18 @@ use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
-/// The most bytes of the message of a function that fails, as of a log line.
+/// Maximum length of the message of a failed function, as of a log line, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
-/// How long a run that gives way to others goes on, to find out which keys it needs.
+/// How long a run that gives way continues, to find out which keys it needs.
 const SCOUTS: Duration = Duration::from_millis(10);
-/// The most functions that are named to a caller of one that is not there.
+/// Maximum number of functions listed in the error about an unknown one.
 const KNOWN_MAX: usize = 32;
-/// The most bytes of the name of each.
+/// Maximum length of each of their names, in bytes.
 const KNOWN_BYTES_MAX: usize = 128;
 
-/// What is called, and for whom.
+/// A call of a plugin.
 pub struct Request {
-    /// On whose behalf, and until when.
+    /// The caller and the deadline.
     pub context: CallContext,
     /// The app's name, for the guest and the log.
     pub app_name: Arc<str>,
@@ -42,29 +42,29 @@ pub struct Request {
     pub target: Target,
     /// Its input.
     pub input: Pieces,
-    /// What the host functions call.
+    /// The services behind the host functions.
     pub services: Services,
-    /// The delivery that is carried out, if it is one.
+    /// The delivery being handled, if any.
     pub delivery: Option<Arc<DeliveryContext>>,
     /// Whether the run is a transaction.
     pub transaction: bool,
-    /// Ends the run soon after it is notified, as [`CallError::Conflict`].
+    /// Ends the run as [`CallError::Conflict`], shortly after it is notified.
     pub gives_way: Option<Arc<Notify>>,
-    /// The place of its instance, if it has one already.
+    /// The slot of its instance, if it already has one.
     pub place: Option<Arc<Place>>,
 }
 
 impl CompiledPlugin {
-    /// As [`Target::require`], of a plugin that is in memory.
+    /// Like [`Target::require`], for a plugin that is in memory.
     pub fn require(&self, target: &Target) -> Result<(), CallError> {
         match target {
-            // Of a handler the run finds out.
+            // The run itself checks that a handler exists.
             Target::Handler(_) => Ok(()),
             Target::Http | Target::Function(_) => find(self, target).map(drop),
         }
     }
 
-    /// Whether a call of a target is a transaction: what deliveries call always is.
+    /// Whether a call of a target is a transaction. Calls by deliveries always are.
     pub fn is_transaction(&self, target: &Target) -> bool {
         match target {
             Target::Handler(_) => true,
@@ -77,32 +77,32 @@ impl CompiledPlugin {
     }
 }
 
-/// What of a plugin is called.
+/// The function to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// The function of this name.
     Function(Arc<str>),
-    /// The HTTP handler. Input and output are framed as `kvasm_abi::http` says.
+    /// The HTTP handler. Input and output are framed as in `kvasm_abi::http`.
     Http,
-    /// The handler of this name, or the function of this name, for a delivery. The
-    /// input is framed as `kvasm_abi::http` says.
+    /// The handler of this name, or the function of this name, for a delivery. The input is
+    /// framed as in `kvasm_abi::http`.
     Handler(Arc<str>),
 }
 
 impl Target {
-    /// Checks that a plugin offers what is to be called.
+    /// Checks that a plugin exports the target.
     pub fn require(&self, exports: &Exports) -> Result<(), CallError> {
         match self {
             Target::Http if exports.http.is_none() => Err(CallError::NoHttpHandler),
             Target::Function(name) if !exports.functions.iter().any(|f| **f == **name) => Err(
                 unknown_function(name, exports.functions.iter().map(String::as_str)),
             ),
-            // Of a handler the run finds out.
+            // The run itself checks that a handler exists.
             Target::Http | Target::Function(_) | Target::Handler(_) => Ok(()),
         }
     }
 
-    /// The name of the export that is called, if there is one.
+    /// Returns the name of the export to call, or "" if there is none.
     pub fn name<'t>(&'t self, plugin: &'t CompiledPlugin) -> &'t str {
         match self {
             Target::Function(name) | Target::Handler(name) => name,
@@ -111,22 +111,22 @@ impl Target {
     }
 }
 
-/// A call that succeeded.
+/// The result of a successful call.
 #[derive(Debug)]
 pub struct Response {
-    /// What the function wrote.
+    /// The function's output.
     pub output: Vec<u8>,
-    /// The request's id, which the host's log carries too.
+    /// The request id, which is also in the host's log.
     pub request_id: Uuid,
-    /// What the guest logged.
+    /// The guest's log.
     pub log: GuestLog,
-    /// What discarded runs logged before this one.
+    /// The logs of discarded runs before this one.
     pub discarded: Vec<GuestLog>,
 }
 
-/// The data of an invocation's wasmtime store. An own host function gets it
-/// from [`wasmtime::Caller::data_mut`] and finds the app, the caller and the
-/// services with [`guest_state`](Invocation::guest_state).
+/// The data of an invocation's wasmtime store. A custom host function gets it from
+/// [`wasmtime::Caller::data_mut`], and the app, the caller and the services from
+/// [`guest_state`](Invocation::guest_state).
 pub struct Invocation {
     guest: GuestState,
     limiter: MemoryLimiter,
@@ -135,18 +135,18 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// What the host knows of this invocation.
+    /// Returns the host's state of this invocation.
     pub fn guest_state(&self) -> &GuestState {
         &self.guest
     }
 
-    /// The context of a function of WASI that does not sleep.
+    /// Returns the WASI context for functions that do not sleep.
     pub(super) fn wasi(&mut self) -> &mut WasiP1Ctx {
         self.guest.meter.wakes();
         self.wasi_context()
     }
 
-    /// That of the one that does.
+    /// Returns the WASI context for the function that sleeps.
     pub(super) fn wasi_to_sleep(&mut self) -> &mut WasiP1Ctx {
         self.guest.meter.sleeps();
         self.wasi_context()
@@ -161,7 +161,7 @@ impl Invocation {
         self.starting
     }
 
-    /// That the call has run out of time, and where it went.
+    /// Returns the error of a call that has timed out.
     pub(super) fn timeout(&self) -> CallError {
         self.guest.meter.count_sleep();
         CallError::Deadline {
@@ -175,7 +175,7 @@ impl Invocation {
         self.guest.limits.cpu_time
     }
 
-    /// The memory limit, if the guest was refused memory.
+    /// Returns the memory limit, if the guest has exceeded it.
     pub(super) fn memory_refused(&self) -> Option<usize> {
         self.limiter
             .refused()
@@ -189,24 +189,24 @@ impl GuestView for Invocation {
     }
 }
 
-/// Why the host ends a guest.
+/// Why the host terminates a guest.
 #[derive(Debug, Error)]
 pub(super) enum Stop {
     #[error("the deadline has passed")]
     Deadline,
-    #[error("the CPU time is used up")]
+    #[error("CPU limit exceeded")]
     CpuTime,
-    #[error("the host has no memory left for guests")]
+    #[error("the host's memory for plugins is exhausted")]
     HostMemory,
 }
 
-/// Ends a while after a run has given way.
+/// Completes a short time after a run has given way.
 async fn scouted(gives_way: &Notify) {
     gives_way.notified().await;
     tokio::time::sleep(SCOUTS).await;
 }
 
-/// Called by the guest's own code after a tick of the clock.
+/// Called by the guest's code at a tick of the epoch clock.
 fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateDeadline> {
     let invocation = context.data();
     let meter = &invocation.guest.meter;
@@ -226,14 +226,13 @@ fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateD
 }
 
 impl Runtime {
-    /// Calls a function of a plugin in a fresh instance. It ends by its deadline
-    /// whatever the guest does; dropping the future ends it at once.
+    /// Calls a function of a plugin in a fresh instance. It ends by its deadline, whatever the
+    /// guest does; dropping the future ends it immediately.
     ///
-    /// A write that was under way when the deadline passed may still be carried
-    /// out by the store.
+    /// A write that was in progress at the deadline may still be committed.
     ///
     /// # Errors
-    /// [`CallFailure`], with whose fault it is and what the guest logged.
+    /// [`CallFailure`], with the party to blame and the guest's log.
     pub async fn call(
         &self,
         plugin: &CompiledPlugin,
@@ -290,7 +289,7 @@ impl Runtime {
             },
         };
         let mut invocation = store.into_data();
-        // Ends the guest's standard output, which may hold half a line.
+        // Flushes the guest's standard output, which may hold a partial line.
         invocation.wasi = None;
         let log = invocation.guest.log.lock().take();
         for (name, count) in invocation.guest.calls.counts() {
@@ -312,7 +311,7 @@ impl Runtime {
         }
     }
 
-    /// Waits for the place of an instance, for one run or for several.
+    /// Waits for an instance slot, for one or more runs.
     ///
     /// # Errors
     /// [`CallError::Deadline`] if none is free in time.
@@ -320,7 +319,7 @@ impl Runtime {
         let _waiting = self.metrics.waiting_for_instance();
         let place = self.slots.take(context.caller.app(), 1, 0);
         let place = context.deadline.within(Stage::Instance, place).await?;
-        let gone = || CallError::Host("the queue for instances is gone".into());
+        let gone = || CallError::Host("the instance queue was closed".into());
         place.map(Arc::new).ok_or_else(gone)
     }
 
@@ -365,7 +364,7 @@ impl Runtime {
     }
 }
 
-/// The function that is meant, and its name.
+/// Returns the target's function and its name.
 fn find<'p>(
     plugin: &'p CompiledPlugin,
     target: &Target,
@@ -410,8 +409,8 @@ fn check_input(limits: &Limits, input: &Pieces) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// Runs the call under its deadline. The clock stops a guest that computes; the
-/// timer stops one that waits in a host function, which the clock cannot.
+/// Runs the call under its deadline. The epoch clock stops a guest that computes; the timer
+/// stops one that waits in a host function, where no epoch check runs.
 async fn run(
     store: &mut Store<Invocation>,
     plugin: &CompiledPlugin,
@@ -421,7 +420,7 @@ async fn run(
     let turns = Arc::clone(&store.data().guest.turns);
     let ended = {
         let mut call = pin!(async {
-            // Each of many such calls would else have a tick before its first turn.
+            // Otherwise many such calls would each run for a tick without a permit.
             if function.computes_long.load(Ordering::Relaxed) {
                 Arc::clone(&turns).take(Arc::clone(&meter)).await;
             }
@@ -457,14 +456,14 @@ async fn run(
     }
 }
 
-/// Instantiates the module and calls the function; returns its code.
+/// Instantiates the module and calls the function. Returns its code.
 async fn enter(
     store: &mut Store<Invocation>,
     plugin: &CompiledPlugin,
     function: &Function,
 ) -> wasmtime::Result<i32> {
     let instance = plugin.pre.instantiate_async(&mut *store).await?;
-    let missing = || wasmtime::format_err!("an export of the module is gone");
+    let missing = || wasmtime::format_err!("an export of the module is missing");
     let memory = instance
         .get_module_export(&mut *store, &plugin.memory)
         .and_then(wasmtime::Extern::into_memory);

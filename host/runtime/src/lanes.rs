@@ -1,10 +1,9 @@
-//! Whose turn it is to compile.
+//! Permits to compile.
 //!
-//! There are two lanes. A module is compiled in the quick lane first. One that
-//! takes long moves to the slow lane, so that modules made to be slow wait for
-//! each other and not in front of everybody else's. At most one module of an app
-//! is compiled at once, over both lanes; among those that wait, the app that has
-//! waited longest since its last turn comes first.
+//! There are two queues. A module is compiled in the quick queue first. If it takes long, it
+//! moves to the slow queue, so that modules that are slow to compile wait for each other and do
+//! not block others. At most one module of an app is compiled at a time, over both queues.
+//! Waiters are served by app: the app whose last permit ended longest ago is next.
 
 use super::error::LoadError;
 use kvasm_core::AppId;
@@ -13,24 +12,24 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Modules that may wait for their turn, over all apps.
+/// Maximum number of waiting modules, over all apps.
 const WAITING_MAX: usize = 256;
-/// Modules of one app that may wait for their turn.
+/// Maximum number of waiting modules of one app.
 const WAITING_OF_APP_MAX: usize = 16;
 
-/// Where a module is compiled.
+/// The queue in which a module is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// For the first part of each compilation.
+    /// For the start of each compilation.
     Quick,
-    /// For those that take longer.
+    /// For compilations that take longer.
     Slow,
 }
 
-/// The apps that want one module. Others may join while it waits.
+/// The apps that wait for one module. Others may join while it is queued.
 pub(super) type Apps = Arc<Mutex<Vec<AppId>>>;
 
-/// Gives out lanes. Cheap to clone; clones give out the same lanes.
+/// The compile permits of both queues. Cheap to clone; clones share them.
 #[derive(Clone)]
 pub(super) struct Lanes(Arc<Mutex<State>>);
 
@@ -39,7 +38,7 @@ struct State {
     slow: usize,
     running: HashSet<AppId>,
     waiting: Vec<Waiting>,
-    /// When an app had its last turn, while it waits for another.
+    /// When each waiting app last released a permit.
     last: HashMap<AppId, u64>,
     clock: u64,
 }
@@ -51,7 +50,7 @@ struct Waiting {
     ready: oneshot::Sender<Turn>,
 }
 
-/// The right to compile one module. It ends when it is dropped.
+/// A permit to compile one module, released on drop.
 pub(super) struct Turn {
     lanes: Lanes,
     app: AppId,
@@ -59,7 +58,7 @@ pub(super) struct Turn {
 }
 
 impl Lanes {
-    /// With `places` in each lane.
+    /// Creates `places` permits in each queue.
     pub(super) fn new(places: usize) -> Lanes {
         Lanes(Arc::new(Mutex::new(State {
             quick: places,
@@ -71,10 +70,10 @@ impl Lanes {
         })))
     }
 
-    /// Waits for a turn. Dropping the future leaves the queue.
+    /// Waits for a permit. Dropping the future leaves the queue.
     ///
     /// # Errors
-    /// [`LoadError::Busy`] if too many wait already.
+    /// [`LoadError::Busy`] if too many are waiting.
     pub(super) async fn take(&self, lane: Lane, apps: &Apps) -> Result<Turn, LoadError> {
         let (ready, turn) = oneshot::channel();
         {
@@ -82,7 +81,7 @@ impl Lanes {
             state.waiting.retain(|waiting| !waiting.ready.is_closed());
             let first = apps.lock().first().copied();
             let of_app = |waiting: &&Waiting| waiting.apps.lock().first().copied() == first;
-            // What was stopped in the quick lane was let in already.
+            // A compilation that was stopped in the quick queue was admitted before.
             let is_new = lane == Lane::Quick;
             if is_new
                 && (state.waiting.len() >= WAITING_MAX
@@ -103,7 +102,7 @@ impl Lanes {
         turn.await.map_err(LoadError::host)
     }
 
-    /// Gives free places to those that wait.
+    /// Grants free permits to waiters.
     pub(super) fn give(&self) {
         let mut given = Vec::new();
         {
@@ -120,7 +119,7 @@ impl Lanes {
                 given.push((waiting.ready, turn));
             }
         }
-        // Not under the lock: a turn that nobody takes any more is given back here.
+        // Not under the lock: dropping the permit of a cancelled waiter locks.
         for (ready, turn) in given {
             drop(ready.send(turn));
         }
@@ -135,7 +134,7 @@ impl State {
         }
     }
 
-    /// When the app that waits began to wait, if it may compile now.
+    /// Returns since when the waiter's app has been waiting, if it may compile now.
     fn claim(&self, waiting: &Waiting) -> Option<(u64, AppId)> {
         let apps = waiting.apps.lock();
         let idle = apps.iter().filter(|app| !self.running.contains(app));
@@ -146,7 +145,7 @@ impl State {
         claims.min_by_key(|(since, _)| *since)
     }
 
-    /// Who comes next, if anybody can.
+    /// Returns the next waiter, if there is one.
     fn next(&self) -> Option<(usize, AppId)> {
         let waiting = self.waiting.iter().enumerate();
         let claims = waiting.filter_map(|(at, waiting)| {
@@ -163,7 +162,7 @@ impl State {
 }
 
 impl Turn {
-    /// Moves to the slow lane, if there is a place in it.
+    /// Moves to the slow queue, if it has a free permit.
     pub(super) fn slow_down(&self) -> bool {
         {
             let mut lane = self.lane.lock();
@@ -186,8 +185,7 @@ impl Turn {
         *self.lane.lock() == Lane::Quick
     }
 
-    /// Whether another app waits for the quick lane and nothing but a place is in
-    /// its way.
+    /// Whether another app waits for the quick queue and lacks nothing but a permit.
     pub(super) fn holds_up_others(&self) -> bool {
         let state = self.lanes.0.lock();
         let mut quick = state.waiting.iter().filter(|w| w.lane == Lane::Quick);
@@ -225,7 +223,7 @@ mod tests {
         Arc::new(Mutex::new(vec![app(number)]))
     }
 
-    /// Starts to wait, and lets the runtime run until it does.
+    /// Joins the queue, and lets the runtime run until then.
     async fn wait(
         lanes: &Lanes,
         lane: Lane,
@@ -257,7 +255,7 @@ mod tests {
         settled().await;
         assert!(other.is_finished());
         assert!(again.iter().all(|task| !task.is_finished()));
-        // Moved on, the other's turn leaves the place and not the app.
+        // After the move, the other app's permit frees the quick queue but not the app.
         let other = other.await.unwrap().unwrap();
         assert!(other.slow_down());
         let more = wait(&lanes, Lane::Quick, apps(2)).await;
@@ -265,10 +263,10 @@ mod tests {
         assert_eq!(again.iter().filter(|task| task.is_finished()).count(), 1);
         assert!(!more.is_finished());
         let turn = again.remove(0).await.unwrap().unwrap();
-        assert!(!turn.slow_down(), "the slow lane is taken");
+        assert!(!turn.slow_down(), "the slow queue is in use");
         drop(other);
         settled().await;
-        assert!(!more.is_finished(), "the quick place is not free");
+        assert!(!more.is_finished(), "the quick queue is in use");
         drop(turn);
         settled().await;
         assert!(more.is_finished(), "it had waited longest");

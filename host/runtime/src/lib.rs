@@ -1,5 +1,6 @@
 //! Wasm: the engine, compiled modules, and one invocation in one fresh instance.
 #![deny(missing_docs)]
+//! The wasm runtime: the engine, compiled modules, and invocations in fresh instances.
 
 mod abi;
 mod cache;

@@ -1,5 +1,5 @@
-//! A guest's memory, summed over all its memories, its tables, and what all guests
-//! of the host have together.
+//! Memory limits: per instance, over all its memories and tables, and for all instances of the
+//! host.
 
 use super::invocation::Stop;
 use kvasm_core::AppId;
@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use wasmtime::ResourceLimiter;
 
-/// The memory that the host gives to guests. One app gets at most as much as is then
-/// left free, so that it cannot have all of it; an app that holds nothing gets its
-/// first request as long as there is room.
+/// The host's memory for guests. One app gets at most as much as remains free afterwards, so
+/// that it cannot take all of it; the first request of an app that holds nothing is granted if
+/// there is enough.
 pub(super) struct HostMemory {
     bytes: u64,
     state: Mutex<Held>,
@@ -57,7 +57,7 @@ impl HostMemory {
     }
 }
 
-/// Allows growth up to a limit on the sum of an instance's memories.
+/// Limits the total size of an instance's memories.
 pub(super) struct MemoryLimiter {
     host: Arc<HostMemory>,
     app: AppId,
@@ -86,7 +86,7 @@ impl MemoryLimiter {
         }
     }
 
-    /// Whether the guest asked for more than it may have.
+    /// Whether the guest requested more than its limit.
     pub(super) fn refused(&self) -> bool {
         self.refused
     }
@@ -115,8 +115,7 @@ impl ResourceLimiter for MemoryLimiter {
         self.last_growth = 0;
         self.refused |= !fits;
         if fits {
-            // A refusal would let the guest fail, and be blamed, for what the host
-            // lacks.
+            // Denying growth would make the guest fail, and be blamed, for the host's shortage.
             if !self.host.take(self.app, growth as u64) {
                 return Err(Stop::HostMemory.into());
             }
@@ -127,7 +126,7 @@ impl ResourceLimiter for MemoryLimiter {
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        // Growth that was allowed here can still fail, at the module's own maximum.
+        // Growth that was allowed can still fail, at the module's own maximum.
         self.host.give_back(self.app, self.last_growth as u64);
         self.used -= self.last_growth;
         self.last_growth = 0;

@@ -1,6 +1,5 @@
-//! From a module's bytes to a plugin that can run: out of memory, out of the
-//! cache folder, or compiled. All who ask for one module at the same time wait for
-//! one load of it, which continues when they have left.
+//! Loads plugins: from memory, from the cache folder, or by compiling. Concurrent requests for
+//! one module share one load, which continues if they are cancelled.
 
 use super::compiler::Running;
 use super::engine::Runtime;
@@ -23,67 +22,65 @@ use tokio::task::spawn_blocking;
 use tokio::time::{interval, timeout};
 use wasmtime::{Engine, Module};
 
-/// How often a compilation is looked at.
+/// Interval at which a compilation is checked.
 const LOOK: Duration = Duration::from_millis(100);
 
 type Outcome = Result<Arc<CompiledPlugin>, LoadError>;
 type Fetch = Pin<Box<dyn Future<Output = Result<Bytes, LoadError>> + Send>>;
 
-/// One load of one module, and those who wait for it.
+/// One load of one module, and its waiters.
 pub(super) struct Flight {
     apps: Apps,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
-/// Where a module's bytes come from.
+/// The source of a module's bytes.
 enum Source {
-    /// They are here. Nobody needs them when nobody waits any more.
+    /// Available. Not needed any more once nobody waits.
     Given(Bytes),
-    /// They are asked for when it is the module's turn, so that those that wait
-    /// hold none.
+    /// Fetched when the module acquires its permit, so that queued loads hold no bytes.
     Stored(Fetch),
 }
 
-/// How far a compilation came.
+/// The outcome of watching a compilation.
 enum Step {
     Ended(Result<Vec<u8>, LoadError>),
-    /// It was stopped, as others wait and it takes long.
+    /// It was slow to compile while others were waiting, and has to be stopped.
     Stopped,
 }
 
 impl Runtime {
-    /// The plugin of a module, if it is in memory.
+    /// Returns the plugin of a module, if it is in memory.
     pub fn loaded(&self, digest: &Digest) -> Option<Arc<CompiledPlugin>> {
         let plugin = self.compiled.lock().get(digest)?;
         self.metrics.module(ModuleSource::Memory);
         Some(plugin)
     }
 
-    /// Drops a module from memory, for one that is not stored any more. Calls that
-    /// run keep it until they end.
+    /// Evicts a module from memory that is no longer stored. Running calls keep it until they
+    /// end.
     pub fn forget(&self, digest: &Digest) {
         self.compiled.lock().remove(digest);
     }
 
-    /// Whether a module is in memory. Not a use of it.
+    /// Whether a module is in memory. Does not count as a use.
     pub fn holds(&self, digest: &Digest) -> bool {
         self.compiled.lock().holds(digest)
     }
 
-    /// How many modules are in memory, and their bytes.
+    /// Returns the number of modules in memory, and their size in bytes.
     pub fn modules(&self) -> (usize, usize) {
         self.compiled.lock().size()
     }
 
-    /// Compiles a module for an app, or finds it compiled, and checks that it can
-    /// run here. Dropping the future does not end what others wait for.
+    /// Compiles a module for an app, or finds it compiled, and checks that it can run here.
+    /// Dropping the future does not cancel a load that others wait for.
     ///
-    /// The time that compiling takes is bounded (`compile_time`), and ten times that for
-    /// which it waits for others to begin. If it has to start over in the slow lane, it
-    /// waits for its turn there as long as that takes.
+    /// Compiling is limited to `compile_time`, and waiting to start to ten times that. If a
+    /// compilation has to restart in the slow queue, it waits there without a limit.
     ///
     /// # Errors
-    /// [`LoadError`], which says what is wrong with the module.
+    /// [`LoadError`], with the reason.
     pub async fn load(self: &Arc<Self>, app: AppId, wasm: Bytes) -> Outcome {
         self.check_size(&wasm)?;
         let limits = Arc::clone(&self.limits);
@@ -96,11 +93,11 @@ impl Runtime {
         self.join(app, digest, Source::Given(wasm)).await
     }
 
-    /// As [`load`](Runtime::load), for a module of which the digest is known and
-    /// whose bytes are perhaps not needed: `fetch` is polled only if they are.
+    /// Like [`load`](Runtime::load), for a module whose digest is known and whose bytes may not
+    /// be needed: `fetch` is polled only if they are.
     ///
     /// # Errors
-    /// As [`load`](Runtime::load), and what `fetch` ended with.
+    /// As [`load`](Runtime::load), and the errors of `fetch`.
     pub async fn load_stored(
         self: &Arc<Self>,
         app: AppId,
@@ -111,7 +108,7 @@ impl Runtime {
             .await
     }
 
-    /// Waits for the load of a module; starts it if nobody has.
+    /// Waits for the load of a module, and starts it if necessary.
     async fn join(self: &Arc<Self>, app: AppId, digest: Digest, source: Source) -> Outcome {
         if let Some(plugin) = self.loaded(&digest) {
             return Ok(plugin);
@@ -138,19 +135,19 @@ impl Runtime {
                 }
             }
         };
-        // An app that has joined may have a turn where the first had none.
+        // An app that joins may be next where the first was not.
         self.lanes.give();
         let ended = outcome.wait_for(Option::is_some).await;
         match ended.map(|outcome| outcome.clone()) {
             Ok(Some(outcome)) => outcome,
             Ok(None) | Err(_) => Err(LoadError::host(std::io::Error::other(
-                "the load of a module ended without an outcome",
+                "loading a module ended without a result",
             ))),
         }
     }
 
     async fn fly(self: Arc<Self>, digest: Digest, flight: Arc<Flight>, source: Source) {
-        // Also when this panics, so that the next one who asks starts over.
+        // Also on a panic, so that the next request starts over.
         let landing = Landing(&self, digest, &flight);
         let outcome = match &source {
             Source::Stored(_) => self.bring(digest, &flight, source).await,
@@ -165,7 +162,7 @@ impl Runtime {
         flight.outcome.send_replace(Some(outcome));
     }
 
-    /// Waits until nobody waits for a module and nobody can any more.
+    /// Waits until nobody waits for a module, and then removes its load.
     async fn deserted(&self, digest: Digest, flight: &Flight) {
         loop {
             flight.outcome.closed().await;
@@ -199,7 +196,7 @@ impl Runtime {
             let section = manifest::section(&wasm);
             let module = deserialize(&this.engine, &code)?;
             let plugin = this.plugin(module, digest, section)?;
-            // Only now is it known that the module can run here.
+            // Stored only now that the module is known to run here.
             if let Some(disk) = &this.disk {
                 disk.put(&digest.0, section, &code);
             }
@@ -215,7 +212,7 @@ impl Runtime {
         if self.disk.is_none() {
             return Ok(None);
         }
-        // Each of them holds a whole file.
+        // Bounded, because each reader holds a whole file.
         let place = self.readers.acquire().await.map_err(LoadError::host)?;
         let this = Arc::clone(self);
         let found = spawn_blocking(move || {
@@ -234,13 +231,13 @@ impl Runtime {
         found
     }
 
-    /// A stored module that is what its digest says, and fits today's limits.
+    /// Fetches a stored module, and checks its digest and the current limits.
     async fn check_stored(&self, digest: Digest, wasm: Bytes) -> Result<Bytes, LoadError> {
         let limits = Arc::clone(&self.limits);
         let checked = spawn_blocking(move || {
             if Sha256::digest(&wasm).as_slice() != digest.0 {
                 return Err(LoadError::host(std::io::Error::other(
-                    "a stored module is not what its digest says",
+                    "a stored module does not match its digest",
                 )));
             }
             scan::check(&wasm, &limits)?;
@@ -249,8 +246,8 @@ impl Runtime {
         checked.await.map_err(LoadError::host)?
     }
 
-    /// Compiles a module. It begins in the quick lane; if it takes long, it continues
-    /// in the slow one, or starts over there when others wait for its place.
+    /// Compiles a module. It starts in the quick queue; if it takes long, it continues in the
+    /// slow one, or restarts there if others are waiting for its permit.
     async fn compile(
         &self,
         turn: Turn,
@@ -290,9 +287,9 @@ impl Runtime {
             }
             if running.elapsed() > wall_time {
                 return Step::Ended(Err(match running.can_be_stopped() {
-                    // The kernel ends one that has had its CPU time. This one had no core.
+                    // The kernel would have ended it at its CPU time limit, so it had no CPU.
                     true => LoadError::host(std::io::Error::other(
-                        "the compiler has not ended within ten times its CPU time",
+                        "the compiler timed out after ten times its CPU time limit",
                     )),
                     false => LoadError::TooSlow(self.compile_limits.cpu_time),
                 }));
@@ -326,13 +323,13 @@ impl Runtime {
     }
 }
 
-/// Takes a flight off the board.
+/// Removes a load from the map of loads in progress.
 struct Landing<'r>(&'r Runtime, Digest, &'r Arc<Flight>);
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
         let mut flights = self.0.flights.lock();
-        // It may be off already, and another one on.
+        // It may already be removed, and replaced with another one.
         if flights
             .get(&self.1)
             .is_some_and(|flight| Arc::ptr_eq(flight, self.2))
@@ -350,9 +347,9 @@ fn deserialize(engine: &Engine, code: &[u8]) -> Result<Module, LoadError> {
     // the embedder named for it, over a pipe that no other process holds. That program
     // is trusted as this one is; by default it is the same file.
     let module = unsafe { Module::deserialize(engine, code) };
-    // It was compiled for this engine, so what is wrong is what an instance needs.
+    // It was compiled for this engine, so the error is about the size of instances.
     module.map_err(|error| {
-        tracing::info!(%error, "a module that was compiled cannot be instantiated here");
+        tracing::info!(%error, "a compiled module cannot be instantiated here");
         LoadError::InstanceTooLarge
     })
 }

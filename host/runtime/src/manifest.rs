@@ -1,46 +1,45 @@
-//! What a plugin declares: the custom section `kvasm.plugin.v1`.
+//! A plugin's declarations: the custom section `kvasm.plugin.v1`.
 
 use kvasm_core::{Changes, Collection, DeclaredTrigger, Schedule, TriggerName, Watch};
 use serde::Deserialize;
 
-/// The largest section, in bytes.
+/// Maximum size of the section, in bytes.
 const SECTION_BYTES_MAX: usize = 256 * 1024;
 
-/// One declaration. Kinds that this host does not know are refused, so that a
-/// plugin never runs without a part that it counts on.
+/// One declaration. Unknown kinds are rejected, so that a plugin never runs without a feature
+/// that it depends on.
 #[derive(Debug, Deserialize, PartialEq, Eq)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Declaration {
-    /// An export that can be called by its name.
+    /// A callable function.
     Function {
         /// The export's name.
         name: String,
-        /// Whether its writes are one commit, checked against what it has read.
+        /// Whether its writes are one commit, checked against its reads.
         #[serde(default)]
         transaction: bool,
     },
-    /// The export that answers HTTP requests. At most one.
+    /// The HTTP handler. At most one.
     Http {
         /// The export's name.
         name: String,
     },
-    /// An export that handles changes of entries: of a collection, or of whatever
-    /// an operator points a trigger at.
+    /// A handler of changes of entries: of a collection, or of an operator's triggers.
     OnChange {
         /// The export's name.
         name: String,
-        /// The collection that it watches, if it says so itself.
+        /// The collection that it watches, if declared.
         collection: Option<Collection>,
-        /// Only keys that start with this.
+        /// Limits it to keys with this prefix.
         prefix: Option<String>,
-        /// Only changes of these kinds.
+        /// Limits it to these kinds of changes.
         on: Option<Vec<Change>>,
     },
-    /// An export that runs at times.
+    /// A handler of a schedule.
     Cron {
         /// The export's name.
         name: String,
-        /// When.
+        /// Its schedule.
         schedule: Schedule,
     },
 }
@@ -56,7 +55,7 @@ pub(super) enum Change {
 }
 
 impl Declaration {
-    /// The trigger that it declares, if it does, or what is wrong with it.
+    /// Returns the trigger that it declares, if any, or an error if it is invalid.
     pub(super) fn trigger(&self) -> Result<Option<DeclaredTrigger>, String> {
         let (name, watch) = match self {
             Declaration::Function { .. } | Declaration::Http { .. } => return Ok(None),
@@ -68,7 +67,7 @@ impl Declaration {
             } => match (collection, prefix, on) {
                 (None, None, None) => return Ok(None),
                 (None, ..) => {
-                    return Err(format!("{name:?} has a prefix or kinds and no collection"));
+                    return Err(format!("{name:?} has a prefix or kinds but no collection"));
                 }
                 (Some(collection), prefix, on) => {
                     let is_on = |kind| on.as_ref().is_none_or(|on| on.contains(&kind));
@@ -79,7 +78,7 @@ impl Declaration {
                         delete: is_on(Change::Delete),
                     };
                     if !changes.set && !changes.delete {
-                        return Err(format!("{name:?} is on no kind of change"));
+                        return Err(format!("{name:?} matches no kind of change"));
                     }
                     (name, Watch::Changes(changes))
                 }
@@ -91,7 +90,7 @@ impl Declaration {
     }
 }
 
-/// Reads JSON objects that stand one after another.
+/// Parses a sequence of JSON objects.
 pub(super) fn parse(section: &[u8]) -> Result<Vec<Declaration>, String> {
     if section.len() > SECTION_BYTES_MAX {
         return Err(format!(
@@ -105,7 +104,7 @@ pub(super) fn parse(section: &[u8]) -> Result<Vec<Declaration>, String> {
         .map_err(|e| e.to_string())
 }
 
-/// What each declaration of a section says of its trigger, if it may have one.
+/// Returns the trigger or error of each declaration in a section.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_declarations(
     section: &[u8],
@@ -113,8 +112,7 @@ pub fn fuzz_declarations(
     Ok(parse(section)?.iter().map(Declaration::trigger).collect())
 }
 
-/// The custom section of a module, if it has one. This
-/// walks over its section headers alone.
+/// Returns the custom section of a module, if it exists. Reads only section headers.
 pub fn section(wasm: &[u8]) -> Option<&[u8]> {
     const CUSTOM: u8 = 0;
     let mut rest = wasm.get(8..)?;
@@ -131,7 +129,7 @@ pub fn section(wasm: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// Splits off what a LEB128 length says.
+/// Splits off a part with a LEB128 length prefix.
 fn sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut len: u64 = 0;
     for (at, &byte) in bytes.iter().enumerate().take(5) {

@@ -1,4 +1,4 @@
-//! A compiled plugin: a module that is known to run here.
+//! A compiled plugin, ready to be instantiated.
 
 use super::error::LoadError;
 use super::invocation::Invocation;
@@ -11,12 +11,12 @@ use wasmtime::{
     ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
 };
 
-/// What a module takes beside its image: types, names, resolved imports.
+/// Size of a module in addition to its image: types, names, resolved imports.
 const OVERHEAD_BYTES: usize = 64 * 1024;
-/// The longest name of a function, in bytes: each line that it logs has it.
+/// Maximum length of a function name, in bytes: it is part of each log line.
 const NAME_BYTES_MAX: usize = 256;
-/// The most bytes of the names of a module's functions together: each list of versions
-/// has them.
+/// Maximum total length of a module's function names, in bytes: they are part of each list of
+/// versions.
 const NAMES_BYTES_MAX: usize = 64 * 1024;
 
 /// How a function is called.
@@ -31,14 +31,14 @@ pub(super) enum Signature {
 pub(super) struct Function {
     pub(super) export: ModuleExport,
     pub(super) signature: Signature,
-    /// Whether its writes are one commit.
+    /// Whether its writes are buffered into one commit.
     pub(super) transaction: bool,
-    /// Whether the last call that ended has computed for long: the next one takes a
-    /// turn before it begins.
+    /// Whether the last call computed for long: then the next one acquires a CPU permit before
+    /// it starts.
     pub(super) computes_long: AtomicBool,
 }
 
-/// What a module offers.
+/// The callable exports of a module.
 #[derive(Default)]
 struct Offer {
     functions: BTreeMap<String, Function>,
@@ -55,7 +55,7 @@ pub struct CompiledPlugin {
     pub(super) initialize: Option<ModuleExport>,
     pub(super) functions: BTreeMap<String, Function>,
     pub(super) http: Option<(String, Function)>,
-    /// What deliveries alone call.
+    /// Functions that only deliveries call.
     pub(super) handlers: BTreeMap<String, Function>,
     triggers: Vec<DeclaredTrigger>,
     bytes: usize,
@@ -97,12 +97,12 @@ impl CompiledPlugin {
         })
     }
 
-    /// The names of the functions that can be called, in order.
+    /// Returns the names of the callable functions, in order.
     pub fn functions(&self) -> impl Iterator<Item = &str> {
         self.functions.keys().map(String::as_str)
     }
 
-    /// What it offers to callers.
+    /// Returns what it exports to callers.
     pub fn exports(&self) -> Exports {
         Exports {
             functions: self.functions.keys().cloned().collect(),
@@ -111,12 +111,12 @@ impl CompiledPlugin {
         }
     }
 
-    /// What it takes of memory, about: its code, its data and what describes them.
+    /// Returns its approximate size in memory: code, data and metadata.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The SHA-256 of the module's bytes.
+    /// Returns the SHA-256 of the module's bytes.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -132,8 +132,8 @@ fn import_error(error: wasmtime::Error) -> LoadError {
     }
 }
 
-/// The declared functions, handlers and HTTP handler; without declarations, every
-/// export that can be a function.
+/// Returns the declared functions, handlers and HTTP handler; without declarations, all exports
+/// with a suitable signature.
 fn offer(module: &Module, section: Option<&[u8]>) -> Result<Offer, LoadError> {
     let mut offer = Offer::default();
     let Some(section) = section else {
@@ -182,7 +182,7 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<Offer, LoadError> {
     Ok(offer)
 }
 
-/// Refuses names that are too long, one or all together.
+/// Returns an error if names are too long, individually or in total.
 fn check_names(offer: &Offer) -> Result<(), LoadError> {
     let http = offer.http.as_ref().map(|(name, _)| name);
     let named = offer.functions.keys().chain(offer.handlers.keys());
@@ -208,7 +208,7 @@ fn check_names(offer: &Offer) -> Result<(), LoadError> {
 
 fn function(module: &Module, name: &str) -> Option<(String, Function)> {
     let signature = signature(module, name)?;
-    // A function without a result is no plugin's function but a command's entry.
+    // A function without a result is not callable, except for a command's entry point.
     if signature == Signature::Start && name != "_start" {
         return None;
     }

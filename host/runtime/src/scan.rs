@@ -1,17 +1,17 @@
-//! What a module says of itself, read before anything is compiled.
+//! Checks of a module's declarations before it is compiled.
 
 use super::error::LoadError;
 use kvasm_core::Limits;
 use wasmparser::{Parser, Payload};
 
-/// Bytes of a page of memory, unless the memory says otherwise.
+/// Default size of a memory page, as a power of two.
 const PAGE_BYTES_LOG2: u32 = 16;
 
-/// Refuses a module that declares more tables or memories than an instance may
-/// have here. What cannot be read is left to the compiler, which says why.
+/// Returns an error if a module declares more tables or memories than an instance may have.
+/// Anything unreadable is left to the compiler, which reports the reason.
 ///
 /// # Errors
-/// [`LoadError::TooMuch`], with the limit's key.
+/// [`LoadError::TooMuch`], with the configuration key of the limit.
 pub(super) fn check(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
     let (mut tables, mut memories, mut bytes) = (0_u64, 0_u64, 0_u64);
     for payload in Parser::new(0).parse_all(wasm) {
@@ -39,7 +39,7 @@ pub(super) fn check(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
                     bytes = bytes.saturating_add(memory.initial.saturating_mul(1 << page));
                 }
             }
-            // Sections after the code declare neither.
+            // Sections after the code contain neither.
             Ok(Payload::CodeSectionStart { .. }) | Err(_) => break,
             Ok(_) => {}
         }

@@ -1,4 +1,4 @@
-//! From an error of wasmtime to a call's error.
+//! Converts wasmtime errors to call errors.
 
 use super::error::CallError;
 use super::invocation::{Invocation, Stop};
@@ -7,10 +7,10 @@ use crate::abi::{BadPointer, NoMemory};
 use std::fmt::Write;
 use wasmtime::{Trap, WasmBacktrace};
 
-/// The longest function name in a backtrace, in characters.
+/// Maximum length of a function name in a backtrace, in characters.
 const NAME_CHARS_MAX: usize = 256;
 
-/// Sorts the error that ended a guest.
+/// Classifies the error that ended a guest.
 pub(super) fn classify(error: &wasmtime::Error, invocation: &Invocation) -> CallError {
     let starting = invocation.starting();
     if let Some(stop) = error.downcast_ref::<Stop>() {
@@ -42,20 +42,20 @@ fn reason(error: &wasmtime::Error, invocation: &Invocation) -> String {
     } else if error.downcast_ref::<NoMemory>().is_some() {
         NoMemory.to_string()
     } else {
-        // An own host function's error, or wasmtime's own words on a module
-        // that cannot be instantiated.
+        // The error of an embedder's host function, or wasmtime's message about a module that
+        // cannot be instantiated.
         printable(&error.root_cause().to_string())
     };
     if let Some(limit) = invocation.memory_refused() {
         let _ = write!(
             reason,
-            " (it had asked for more memory than the limit of {limit} bytes)"
+            " (the guest requested more memory than its limit of {limit} bytes)"
         );
     }
     reason
 }
 
-/// One line a frame. The names come from the guest, so they are cut and cleaned.
+/// Formats one line per frame. Names come from the guest, so they are truncated and escaped.
 fn readable(backtrace: &WasmBacktrace) -> String {
     let mut out = String::new();
     for (at, frame) in backtrace.frames().iter().enumerate() {

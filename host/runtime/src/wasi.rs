@@ -1,6 +1,6 @@
-//! WASI preview 1 for modules whose toolchain needs it: no files, no sockets,
-//! no arguments, no environment; the real clocks and randomness; standard
-//! output and error go to the guest's log, a line at a time.
+//! WASI preview 1, for modules whose toolchain needs it: no files, sockets, arguments or
+//! environment; real clocks and randomness; standard output and error go to the guest's log,
+//! line by line.
 
 use super::invocation::Invocation;
 use crate::abi::{GuestLog, RANDOM_BYTES_MAX};
@@ -17,12 +17,12 @@ use wasmtime_wasi::{WasiCtxBuilder, async_trait};
 const WASI: &str = "wasi_snapshot_preview1";
 const SLEEP: &str = "poll_oneoff";
 
-/// Links the functions of WASI, of which `poll_oneoff` alone says that the guest
-/// sleeps: in the others it does not choose to wait.
+/// Links the functions of WASI. Only `poll_oneoff` counts as sleeping: in the others the guest
+/// does not choose to wait.
 pub(super) fn link(linker: &mut Linker<Invocation>) -> wasmtime::Result<()> {
-    // A function is told apart by how it comes to its context, so there are two
-    // sets, of which one function is kept of the first. A linker forgets no name: this
-    // one is the same function to a guest that imports it.
+    // Functions are distinguished by how they get their context, so they are linked twice,
+    // keeping only one function of the first set. A linker cannot remove names, so a guest that
+    // imports this alias gets the same function.
     const ASIDE: &str = "kvasm_sleep";
     wasmtime_wasi::p1::add_to_linker_async(linker, Invocation::wasi_to_sleep)?;
     linker.alias(WASI, SLEEP, ASIDE, SLEEP)?;
@@ -33,8 +33,8 @@ pub(super) fn link(linker: &mut Linker<Invocation>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// The context of one invocation. Made when the first WASI function is called:
-/// most plugins never call one.
+/// Creates the context of one invocation. Called for the first WASI function: most plugins never
+/// call one.
 pub(super) fn context(log: &Arc<Mutex<GuestLog>>) -> WasiP1Ctx {
     let stream = |level| LogStream {
         level,
@@ -61,7 +61,7 @@ impl IsTerminal for LogStream {
 
 impl StdoutStream for LogStream {
     fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
-        // Preview 1 writes through `p2_stream` alone.
+        // Preview 1 only writes through `p2_stream`.
         Box::new(tokio::io::sink())
     }
 
@@ -73,13 +73,13 @@ impl StdoutStream for LogStream {
     }
 }
 
-/// Cuts what is written into lines.
+/// Splits output into lines.
 struct LineWriter {
     stream: LogStream,
     line: Vec<u8>,
 }
 
-/// A line that is never ended is logged when it is this long.
+/// Maximum length of a line; longer ones are split.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
 impl LineWriter {

@@ -1,10 +1,9 @@
-//! The other side of [`compiler`](super::compiler): the process that compiles one
-//! module and ends.
+//! The other side of [`compiler`](super::compiler): the process that compiles one module and
+//! exits.
 //!
-//! The request on its standard input: [`MAGIC`], the engine's fingerprint (32
-//! bytes), CPU seconds, bytes of memory and the module's length (8 bytes each, in
-//! little-endian), and the module. The answer on its standard output: a byte that
-//! says what it is, a length, and so many bytes.
+//! The request on standard input: [`MAGIC`], the engine's fingerprint (32 bytes), CPU seconds,
+//! memory in bytes and the module's length (8 bytes each, little-endian), and the module. The
+//! response on standard output: a byte for its kind, a length, and that many bytes.
 
 use super::compiler::{self, CompileLimits};
 use super::engine;
@@ -18,42 +17,41 @@ use wasmtime::Engine;
 
 const MAGIC: &[u8; 8] = b"kvasmcw1";
 const REQUEST_HEAD_BYTES: usize = 8 + 32 + 3 * 8;
-/// The longest module that a worker takes, whatever its caller says.
+/// Maximum module size that a worker accepts.
 const MODULE_BYTES_MAX: u64 = 1 << 30;
-/// The kind and the length.
+/// Kind and length.
 pub(super) const ANSWER_HEAD_BYTES: u64 = 9;
 const CODE: u8 = 0;
 const REFUSED: u8 = 1;
 const OTHER_BUILD: u8 = 2;
 const OUT_OF_MEMORY: u8 = 3;
-/// How a worker ends that cannot work: it was asked wrongly, has no limits or no
-/// engine, or is not listened to. No module is to blame for that.
+/// Exit code of a worker that cannot work: the request is malformed, limits or engine cannot be
+/// set up, or the response cannot be written. The module is not to blame.
 pub(super) const CANNOT_WORK: u8 = 2;
-/// How far the compiler stands behind those that serve.
+/// Niceness of the compiler.
 #[cfg(unix)]
 const NICE: i32 = 10;
 
-/// What a worker has answered.
+/// The response of a worker.
 pub(super) enum Answer {
     /// The compiled module.
     Code(Vec<u8>),
-    /// Why the module is none.
+    /// The module is invalid, with the reason.
     Refused(String),
-    /// The worker makes code for another engine.
+    /// The worker compiles for another engine.
     OtherBuild,
-    /// It has no memory left for the module.
+    /// The module needs too much memory.
     OutOfMemory,
 }
 
-/// Tells this build of wasmtime with these settings from any other.
+/// Identifies this build of wasmtime with these settings.
 pub(super) fn fingerprint(engine: &Engine) -> [u8; 32] {
     let mut hasher = DigestHasher(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
     hasher.0.finalize().into()
 }
 
-/// Feeds what is hashed to SHA-256, whose result does not change between builds
-/// of Rust as the default hasher's may.
+/// Hashes with SHA-256, which is stable across builds of Rust, unlike the default hasher.
 struct DigestHasher(Sha256);
 
 impl Hasher for DigestHasher {
@@ -66,7 +64,7 @@ impl Hasher for DigestHasher {
     }
 }
 
-/// What stands before the module.
+/// Builds the request head, which precedes the module.
 pub(super) fn request(engine: &Engine, limits: CompileLimits, len: usize) -> Vec<u8> {
     let mut head = Vec::with_capacity(REQUEST_HEAD_BYTES);
     head.extend_from_slice(MAGIC);
@@ -79,7 +77,7 @@ pub(super) fn request(engine: &Engine, limits: CompileLimits, len: usize) -> Vec
     head
 }
 
-/// Reads an answer, if it is whole.
+/// Parses a response, if it is complete.
 pub(super) fn answer(mut bytes: Vec<u8>) -> Option<Answer> {
     let (head, body) = bytes.split_first_chunk::<9>()?;
     let [kind, len @ ..] = *head;
@@ -98,12 +96,12 @@ pub(super) fn answer(mut bytes: Vec<u8>) -> Option<Answer> {
     }
 }
 
-/// Compiles the module on standard input and ends. A program that is named by
-/// [`Compiler::Process`](super::Compiler) calls this first of all, before it
-/// starts threads or prints anything.
+/// Compiles the module on standard input and exits. The program of
+/// [`Compiler::Process`](super::Compiler) must call this first, before it starts threads or
+/// prints anything.
 ///
-/// It takes limits of CPU time and memory for the whole process, and ends at once
-/// when the host has gone.
+/// Sets CPU time and memory limits for the whole process, and exits immediately when the host
+/// does.
 pub fn compile_worker() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
@@ -149,9 +147,9 @@ fn serve() -> io::Result<()> {
     }
 }
 
-/// Most allocations that fail abort the process. In some places the compiler panics
-/// instead, with these words and nothing else to know it by. The blame is the same
-/// either way; this is for the message.
+/// Detects panics due to lack of memory. Most failed allocations abort the process, but in some
+/// places the compiler panics instead, and only the message identifies it. The blame is the same
+/// either way; this only improves the error.
 fn is_out_of_memory(panic: &(dyn Any + Send)) -> bool {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
@@ -159,7 +157,7 @@ fn is_out_of_memory(panic: &(dyn Any + Send)) -> bool {
 }
 
 fn send(kind: u8, body: &[u8]) -> io::Result<()> {
-    // Not through the library's buffer, which would copy the code once more.
+    // Bypasses the library's buffer, which would copy the code again.
     let mut out = io::stdout().lock();
     out.write_all(&[kind])?;
     out.write_all(&(body.len() as u64).to_le_bytes())?;
@@ -167,11 +165,11 @@ fn send(kind: u8, body: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// The host keeps the pipe open for as long as it wants an answer.
+/// Exits when the host closes the pipe, which it keeps open while it waits for the response.
 fn end_with_the_host() -> io::Result<()> {
     let watch = || {
         let mut byte = [0];
-        // Nothing more comes: this returns when the other end is closed.
+        // No more input follows: this returns when the other end is closed.
         let _ = io::stdin().lock().read(&mut byte);
         std::process::exit(CANNOT_WORK.into());
     };
@@ -187,7 +185,7 @@ const MEMORY: rustix::process::Resource = rustix::process::Resource::As;
 fn limit(seconds: u64, memory: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, nice, setrlimit};
     let limit = |resource, soft: u64, hard: u64| {
-        // An unprivileged process cannot raise what it was given.
+        // An unprivileged process cannot raise its hard limit.
         let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         setrlimit(
             resource,
@@ -197,15 +195,15 @@ fn limit(seconds: u64, memory: u64) -> io::Result<()> {
             },
         )
     };
-    // The first is a signal that says why, the second one that nothing survives.
+    // The soft limit sends a signal that identifies the cause; the hard limit kills.
     limit(Resource::Cpu, seconds, seconds.saturating_add(1))?;
-    // What it can write to. Other systems count the heap alone so, or nothing at all,
-    // and know address space at best.
+    // Writable memory. On other systems this covers only the heap, or is not supported, and only
+    // address space can be limited.
     let bounded = limit(MEMORY, memory, memory);
     if cfg!(target_os = "linux") {
         bounded?;
     }
-    // No files: not of its own, and not of its end.
+    // It must not write any files, including core dumps.
     limit(Resource::Fsize, 0, 0)?;
     limit(Resource::Core, 0, 0)?;
     let _ = nice(NICE);
@@ -222,7 +220,7 @@ mod tests {
     use super::*;
     use kvasm_core::Limits;
 
-    /// What a process without a pool compiles is what the host runs.
+    /// A process without a pool compiles the same code as the host.
     #[test]
     fn the_pool_does_not_change_the_code() {
         let pooled = engine::engine_config(&Limits::default(), 2, 1 << 30);

@@ -1,5 +1,5 @@
-//! Apps and tokens in memory, and whether they still are as they were read. Why, and
-//! why nothing is seen too late: `docs/decisions/0024-access-by-generation.md`.
+//! Cached apps and tokens, validated against the registry's generation. Rationale and
+//! correctness: `docs/decisions/0024-access-by-generation.md`.
 
 use super::looks::Looks;
 use kvasm_core::store::{Store, StoreError};
@@ -10,21 +10,21 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// The most apps that are kept by name, by identity, and the most tokens. A row has
-/// less than 1 KiB: names are bounded.
+/// Maximum number of cached apps by name, of apps by id, and of tokens. A row is less than 1
+/// KiB: names are bounded.
 const ROWS_MAX: usize = 10_000;
 
-/// The generation of the registry that a request has seen. All that is read for one
-/// request with the same value may be as old as that, and no older than the request.
+/// The generation of the registry that a request has seen. Everything read for one request with
+/// the same value may be as old as that, and no older than the request.
 #[derive(Debug, Default)]
 pub struct Seen(Option<Generation>);
 
-/// Apps and tokens as the store has them, without reading each row each time.
+/// A cache of apps and tokens that is always as current as the store.
 ///
-/// Each row is kept with a generation of the registry from before it was read. A row is
-/// used as long as the store has that generation, which each request asks for, together
-/// with others that arrive. So a change that was acknowledged on any host before a
-/// request has arrived is seen by that request.
+/// Each row is cached with a generation of the registry from before it was read. It is valid
+/// while the store still has that generation. Each request checks the generation; concurrent
+/// requests share a check. So a request sees every change that was acknowledged, on any host,
+/// before it arrived.
 pub struct Access {
     store: Arc<dyn Store>,
     metrics: Metrics,
@@ -33,7 +33,7 @@ pub struct Access {
 }
 
 struct Rows {
-    /// A generation that the store has had.
+    /// The last known generation of the store.
     last: Option<Generation>,
     names: Kept<AppName, App>,
     apps: Kept<AppId, App>,
@@ -41,7 +41,7 @@ struct Rows {
 }
 
 impl Access {
-    /// Over a store, with nothing in memory.
+    /// Creates an empty cache over a store.
     pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> Access {
         Access {
             store,
@@ -56,10 +56,10 @@ impl Access {
         }
     }
 
-    /// The app of a name, if there is one.
+    /// Returns the app of a name, if it exists.
     ///
     /// # Errors
-    /// The store's failure, of a read or of the look at the generation.
+    /// A store error, of a read or of the generation check.
     pub async fn app(
         &self,
         seen: &mut Seen,
@@ -69,7 +69,7 @@ impl Access {
         self.row(seen, name, |rows| &mut rows.names, read).await
     }
 
-    /// The app of an identity, if there is one.
+    /// Returns the app of an id, if it exists.
     ///
     /// # Errors
     /// As [`app`](Access::app).
@@ -82,7 +82,7 @@ impl Access {
         self.row(seen, &app, |rows| &mut rows.apps, read).await
     }
 
-    /// A token, whether it is good or not.
+    /// Returns a token, if it exists, valid or not.
     ///
     /// # Errors
     /// As [`app`](Access::app).
@@ -95,7 +95,7 @@ impl Access {
         self.row(seen, &id, |rows| &mut rows.tokens, read).await
     }
 
-    /// A row: out of memory if the store has the generation that it was read at.
+    /// Returns a row, from the cache if the store still has its generation.
     async fn row<K: Hash + Eq + Clone, V>(
         &self,
         seen: &mut Seen,
@@ -108,7 +108,7 @@ impl Access {
             Some(generation) => generation,
             None => self.look(seen).await?,
         };
-        // Others may have read it during the look.
+        // A concurrent request may have read it during the check.
         if seen.0.is_some()
             && let Some((row, read_at)) = kept(&mut self.rows.lock()).get(key)
             && read_at == at
@@ -126,9 +126,9 @@ impl Access {
         Ok(row)
     }
 
-    /// A generation from before this call, if one is known that will do. A row that is
-    /// not kept is read in any case, so for it each one will: strangers who ask for what
-    /// is not there cause no looks.
+    /// Returns a generation from before this call, if a suitable one is known. A row that is not
+    /// cached is read from the store in any case, so any generation will do: unauthenticated
+    /// callers who ask for absent rows cause no checks.
     fn before(&self, seen: &Seen, is_kept: bool) -> Option<Generation> {
         match is_kept {
             true => seen.0,
@@ -136,7 +136,7 @@ impl Access {
         }
     }
 
-    /// The generation that the store has now, which the request has seen then.
+    /// Checks the store's current generation, and records it as seen by the request.
     async fn look(&self, seen: &mut Seen) -> Result<Generation, StoreError> {
         let look = || {
             self.metrics.access("look");
@@ -150,7 +150,7 @@ impl Access {
     }
 }
 
-/// The cause of a failure that several requests get.
+/// The cause of an error that several requests share.
 #[derive(Debug)]
 struct Shared(Arc<StoreError>);
 
@@ -169,23 +169,23 @@ impl std::error::Error for Shared {
     }
 }
 
-/// A failure of the same kind with the same cause.
+/// Returns an error of the same kind with the same cause.
 fn shared(error: Arc<StoreError>) -> StoreError {
     match &*error {
         StoreError::Full(_) => StoreError::Full(Shared(error).into()),
         StoreError::Unavailable(_) => StoreError::Unavailable(Shared(error).into()),
-        // A read gives no other.
+        // Reads return no other errors.
         _ => StoreError::Failed(Shared(error).into()),
     }
 }
 
-/// Rows with the generation of each, up to a number: of more, those that were not used
-/// for longest leave, about half of them at once.
+/// A bounded cache of rows with their generations. When full, it evicts about half of its rows,
+/// the least recently used.
 struct Kept<K, V> {
     young: HashMap<K, Row<V>>,
-    /// Not used since they were young.
+    /// Not used since the last rotation.
     old: HashMap<K, Row<V>>,
-    /// The most of each.
+    /// Maximum size of each map.
     half: usize,
 }
 
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(scene.counts(), (18, 2, 20));
     }
 
-    /// What a request has seen already does for all that it reads.
+    /// The generation seen first is valid for everything that the request reads.
     #[tokio::test]
     async fn a_request_looks_once() {
         let scene = Scene::new();
@@ -322,7 +322,7 @@ mod tests {
         }
         let rows = scene.access.rows.lock();
         assert_eq!((rows.names.len(), rows.tokens.len()), (0, 0));
-        // Those that come before anything is known.
+        // At most one, before any generation is known.
         assert!(counted(&scene.metrics, "look") <= 1);
     }
 

@@ -1,4 +1,4 @@
-//! Who asks, and what is written down of it.
+//! Actors of administrative requests, and their audit rows.
 
 use super::ServiceError;
 use kvasm_core::{App, Audit, Capability, Principal, Scope, Timestamp, Token, TokenId};
@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::borrow::Cow;
 use uuid::Uuid;
 
-/// Someone who administers, for the length of one request.
+/// The actor of one administrative request.
 #[derive(Debug, Clone)]
 pub struct Actor {
     principal: Principal,
@@ -28,9 +28,8 @@ impl Actor {
         }
     }
 
-    /// Someone with direct access to the store, who may do everything: the
-    /// command line on the host itself, or an embedder. `name` goes to the audit
-    /// log.
+    /// An actor with direct access to the store and all permissions: the command line on the
+    /// host itself, or an embedder. `name` appears in the audit log.
     pub fn operator(name: impl Into<String>, request_id: Uuid) -> Actor {
         Actor {
             principal: Principal::for_all_apps(Scope::ALL),
@@ -41,32 +40,32 @@ impl Actor {
         }
     }
 
-    /// What it may do.
+    /// Returns its permissions.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// The name of its token, or the operator's.
+    /// Returns the name of its token, or the operator's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The identity of its token; `None` of an operator.
+    /// Returns the id of its token; `None` for an operator.
     pub fn token(&self) -> Option<TokenId> {
         self.token
     }
 
-    /// When its token expires, if it does.
+    /// Returns when its token expires, if it does.
     pub(super) fn expires_at(&self) -> Option<Timestamp> {
         self.expires_at
     }
 
-    /// The id of the request that it makes.
+    /// Returns the id of its request.
     pub fn request_id(&self) -> Uuid {
         self.request_id
     }
 
-    /// Refuses unless this actor holds a capability.
+    /// Returns an error unless the actor holds a capability.
     ///
     /// # Errors
     /// [`ServiceError::Denied`].
@@ -77,7 +76,7 @@ impl Actor {
         }
     }
 
-    /// The record of something that it does now. A detail that is too long is cut.
+    /// Builds the audit row of an operation. A detail that is too long is truncated.
     pub fn audit(
         &self,
         action: &'static str,

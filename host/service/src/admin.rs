@@ -1,5 +1,5 @@
-//! Administration: apps and plugins. Every change goes to the store with its
-//! audit row, in one transaction.
+//! Administration of apps and plugins. Every change goes to the store with its audit row, in one
+//! transaction.
 
 use super::{Access, Actor, Seen, ServiceError};
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What administrators do: each call names its [`Actor`], and
-/// is refused unless that one holds the capability that it needs.
+/// Administrative operations. Each one takes an [`Actor`], and is denied unless that actor holds
+/// the required capability.
 pub struct Admin {
     pub(super) store: Arc<dyn Store>,
     pub(super) access: Arc<Access>,
@@ -21,8 +21,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Over a store, and what is kept of it in memory. New apps get the limits of
-    /// `new_apps`.
+    /// Creates the operations over a store and its cache. New apps get the limits of `new_apps`.
     pub fn new(store: Arc<dyn Store>, access: Arc<Access>, new_apps: AppLimits) -> Admin {
         Admin {
             store,
@@ -31,13 +30,12 @@ impl Admin {
         }
     }
 
-    /// The app of a name, for an actor who holds `needs` of it. With what was seen for the
-    /// actor's token, in the same request, the store is not asked again.
+    /// Returns the app of a name, for an actor who holds `needs` of it. With the `seen` of the
+    /// same request's token, the generation is not checked again.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`] for an actor who does not, which tells nothing of
-    /// whether there is such an app; [`ServiceError::AppNotFound`] for one who
-    /// would, if there were one.
+    /// [`ServiceError::Denied`] for an actor without the capability, which does not reveal
+    /// whether the app exists; [`ServiceError::AppNotFound`] for an actor who would hold it.
     pub async fn find(
         &self,
         seen: &mut Seen,
@@ -48,15 +46,15 @@ impl Admin {
         match self.access.app(seen, name).await? {
             Some(app) => actor.require(needs(app.id)).map(|()| App::clone(&app)),
             None => {
-                // Nobody is bound to this app, so only the unbound get further.
+                // No token is bound to this id, so only unbound ones pass.
                 actor.require(needs(AppId::from(Uuid::nil())))?;
                 Err(ServiceError::AppNotFound)
             }
         }
     }
 
-    /// Up to `limit` apps in the order of their names, after one if given. An
-    /// actor that is bound to an app sees that one.
+    /// Returns up to `limit` apps in the order of their names, starting after `after`. An actor
+    /// that is bound to an app sees only that one.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:read`.
@@ -84,7 +82,7 @@ impl Admin {
         }
     }
 
-    /// Makes an app with the limits of new apps.
+    /// Creates an app with the limits of new apps.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` for all apps,
@@ -106,8 +104,7 @@ impl Admin {
         }
     }
 
-    /// Says whether an app takes calls without a token. Returns the app as it is
-    /// then.
+    /// Sets whether an app accepts calls without a token. Returns the updated app.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` of the app,
@@ -124,13 +121,12 @@ impl Admin {
         Ok(self.store.set_public(app.id, public, audit).await?)
     }
 
-    /// Changes some of what an app may use, if its limits are as expected. Returns
-    /// the app as it is then.
+    /// Changes limits of an app, if its current limits are as expected. Returns the updated app.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`] without `instance:admin`: who administers an app
-    /// does not set its limits. [`ServiceError::LimitsChanged`] if limits are
-    /// expected and the app has others; [`ServiceError::AppNotFound`].
+    /// [`ServiceError::Denied`] without `instance:admin`: an app's administrators cannot change
+    /// its limits. [`ServiceError::LimitsChanged`] if `expected` is given and the app has other
+    /// limits; [`ServiceError::AppNotFound`].
     pub async fn set_limits(
         &self,
         actor: &Actor,
@@ -148,7 +144,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` of the app,
-    /// [`ServiceError::AppNotFound`] if it is gone already.
+    /// [`ServiceError::AppNotFound`] if it is already deleted.
     pub async fn delete_app(&self, actor: &Actor, app: &App) -> Result<(), ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
         let audit = actor.audit("app.delete", Some(app), Timestamp::now(), json!({}));
@@ -158,7 +154,7 @@ impl Admin {
         }
     }
 
-    /// What an app's entries take.
+    /// Returns the resources that an app uses.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:read` of the app.
@@ -167,8 +163,7 @@ impl Admin {
         Ok(self.store.usage(app.id).await?)
     }
 
-    /// Adds a plugin version, whose module is known to be good, and makes it the
-    /// active one if so asked.
+    /// Adds a plugin version, whose module was checked before. Activates it if `activate`.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `plugin:deploy` of the app.
@@ -194,7 +189,7 @@ impl Admin {
         Ok(self.store.add_plugin(plugin, audit).await?)
     }
 
-    /// Makes a version the active one. Calls that run go on with theirs.
+    /// Activates a version. Calls in progress continue with theirs.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `plugin:deploy` of the app,
@@ -211,7 +206,7 @@ impl Admin {
         Ok(self.store.activate_plugin(app.id, version, audit).await?)
     }
 
-    /// Makes the version active that the active one replaced.
+    /// Activates the version that the active one replaced.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `plugin:deploy` of the app,
@@ -248,7 +243,7 @@ impl Admin {
         }
     }
 
-    /// An app's plugin versions, newest first, below a number if given.
+    /// Returns an app's plugin versions, newest first, starting below `before`.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:read` of the app.
@@ -263,7 +258,7 @@ impl Admin {
         Ok(self.store.plugins(app.id, before, limit).await?)
     }
 
-    /// One plugin version.
+    /// Returns one plugin version.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:read` of the app,
@@ -279,7 +274,7 @@ impl Admin {
         plugin.ok_or(ServiceError::PluginNotFound(version))
     }
 
-    /// The audit rows of an app, or all, newest first, below one if given.
+    /// Returns the audit rows of an app, or all, newest first, starting below `before`.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` of the app, or without
@@ -300,7 +295,7 @@ impl Admin {
     }
 }
 
-/// A change of limits as the audit log has it: those that it names.
+/// Formats a change of limits for the audit log: only the limits that it names.
 fn shown(patch: LimitsPatch) -> Value {
     let LimitsPatch {
         entries,
@@ -322,7 +317,7 @@ fn shown(patch: LimitsPatch) -> Value {
     Value::Object(named.collect())
 }
 
-/// An app that is not in the store yet.
+/// Creates an app that is not yet in the store.
 fn new_app(name: AppName, public: bool, limits: AppLimits) -> Result<App, StoreError> {
     let mut cursor_key = [0; CursorKey::BYTES];
     getrandom::fill(&mut cursor_key).map_err(|e| StoreError::Failed(e.into()))?;

@@ -1,4 +1,4 @@
-//! Which calls may start: calls a second and calls at once, app by app.
+//! Admission of calls: the rate and concurrency limits of each app.
 
 use super::rates::Rate;
 use super::{Deadline, Stage};
@@ -11,37 +11,35 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// A call that may not start now.
+/// A call that was rejected, temporarily.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// The app has had its calls of this second.
-    #[error("the app's limit of {limit} calls a second is reached; try again later")]
+    /// The app has exceeded its call rate.
+    #[error("rate limit exceeded: {limit} calls per second for this app; try again later")]
     Rate {
         /// The limit.
         limit: u32,
-        /// When the next call may start.
+        /// When the next call may be admitted.
         retry_after: Duration,
     },
-    /// As many calls of the app run and wait as may.
-    #[error("{at_once} calls of the app run and {queue} wait, which is the limit; try again later")]
+    /// The app's running calls and its queue are at their limits.
+    #[error("too many concurrent calls: {at_once} running, {queue} queued; try again later")]
     Queue {
-        /// How many run at once.
+        /// The limit of running calls.
         at_once: u32,
-        /// How many may wait.
+        /// The limit of queued calls.
         queue: usize,
     },
-    /// No other call of the app ended within the time that this one could wait.
-    #[error("no other call of the app ended within {} ms; try again later", .0.as_millis())]
+    /// The call was queued, and no slot became free before its deadline.
+    #[error("too many concurrent calls: still queued after {} ms; try again later", .0.as_millis())]
     Waited(Duration),
-    /// Who made the call has left while it waited.
-    #[error(
-        "the client has closed its side of the connection while the call waited for others of its app"
-    )]
+    /// The caller disconnected while the call was queued.
+    #[error("the client disconnected while the call was queued behind other calls of its app")]
     Left,
 }
 
 impl Refusal {
-    /// When another try makes sense.
+    /// Returns when a retry makes sense.
     pub fn retry_after(&self) -> Duration {
         match self {
             Refusal::Rate { retry_after, .. } => *retry_after,
@@ -50,7 +48,7 @@ impl Refusal {
     }
 }
 
-/// The gates of all apps. One app at its limits does not hold up another.
+/// The gates of all apps. One app at its limits does not block another.
 pub struct Admission {
     gates: Mutex<Gates>,
     queue_max: usize,
@@ -59,14 +57,14 @@ pub struct Admission {
 
 struct Gates {
     by_app: HashMap<AppId, Arc<Gate>>,
-    /// The number of gates at which the idle ones are let go.
+    /// The number of gates at which idle ones are removed.
     prune_at: usize,
 }
 
 const PRUNE_AT_LEAST: usize = 1024;
 
 impl Admission {
-    /// Gates at each of which `queue_max` calls may wait.
+    /// Creates an admission that queues up to `queue_max` calls per app.
     pub fn new(queue_max: usize, metrics: Metrics) -> Admission {
         Admission {
             gates: Mutex::new(Gates {
@@ -78,8 +76,8 @@ impl Admission {
         }
     }
 
-    /// Counts a call of the app and lets it in, or refuses it. It waits for its turn
-    /// in [`Ticket::admit`].
+    /// Admits and counts a call of the app, or rejects it. It waits for a slot in
+    /// [`Ticket::admit`].
     ///
     /// # Errors
     /// [`Refusal::Rate`] and [`Refusal::Queue`].
@@ -120,11 +118,11 @@ struct Gate {
 
 #[derive(Default)]
 struct GateState {
-    /// Calls that were let in and have not ended: those that wait and run, and
-    /// those whose input is not there yet.
+    /// Admitted calls that have not ended: queued, running, or with their input still to be
+    /// read.
     inside: usize,
     running: u32,
-    /// The limit on `running` as the last call to enter has seen it.
+    /// The limit on `running`, as of the last call that entered.
     at_once: Option<u32>,
     waiting: VecDeque<oneshot::Sender<Pass>>,
     rate: Rate,
@@ -137,7 +135,7 @@ impl GateState {
 }
 
 impl Gate {
-    /// Counts a call and lets it in.
+    /// Admits and counts a call.
     fn enter(
         self: &Arc<Gate>,
         per_second: Option<u32>,
@@ -169,7 +167,7 @@ impl Gate {
         Ok(())
     }
 
-    /// A place to run, or what to wait for.
+    /// Returns a slot, or a receiver to wait for one.
     fn admit(self: &Arc<Gate>) -> Result<Pass, oneshot::Receiver<Pass>> {
         let mut state = self.state.lock();
         state.waiting.retain(|next| !next.is_closed());
@@ -188,7 +186,7 @@ impl Gate {
         self.serve(&mut state);
     }
 
-    /// Lets those run that wait, the first first, as long as more may.
+    /// Grants free slots to queued calls, in order.
     fn serve(self: &Arc<Gate>, state: &mut GateState) {
         while state.has_place() {
             let Some(next) = state.waiting.pop_front() else {
@@ -196,28 +194,28 @@ impl Gate {
             };
             match next.send(Pass::new(Arc::clone(self))) {
                 Ok(()) => state.running += 1,
-                // It has stopped waiting: its place is still to be given.
+                // It was cancelled: its slot goes to the next one.
                 Err(pass) => pass.forget(),
             }
         }
     }
 
-    /// Whether nothing is lost if the gate is made again.
+    /// Whether the gate has no state worth keeping.
     fn is_idle(self: &Arc<Gate>, now: Instant) -> bool {
         let state = self.state.lock();
         Arc::strong_count(self) == 1 && state.inside == 0 && state.rate.is_quiet(now)
     }
 }
 
-/// A call that was let in. It counts until this is dropped.
+/// An admitted call. It counts until this is dropped.
 pub struct Ticket {
     gate: Arc<Gate>,
     metrics: Metrics,
 }
 
 impl Ticket {
-    /// Waits until the call may run, up to its deadline. It runs for as long as the
-    /// pass lives.
+    /// Waits until the call may run, up to its deadline. It holds its slot until the pass is
+    /// dropped.
     ///
     /// # Errors
     /// [`Refusal::Waited`].
@@ -229,8 +227,8 @@ impl Ticket {
         let _waiting = self.metrics.waiting_for_admission();
         match deadline.within(Stage::Queue, next).await {
             Ok(Ok(pass)) => Ok(pass),
-            // A pass that arrives just now is dropped with the channel, and goes
-            // on to the next in the queue.
+            // A pass sent at this moment is dropped with the channel, and its slot goes to the
+            // next call in the queue.
             Ok(Err(_)) | Err(_) => Err(Refusal::Waited(deadline.limit())),
         }
     }
@@ -243,9 +241,9 @@ impl Drop for Ticket {
     }
 }
 
-/// A call that runs.
+/// A slot of a running call.
 pub struct Pass {
-    /// None once the place was given on.
+    /// `None` once the slot was handed on.
     gate: Option<Arc<Gate>>,
 }
 
@@ -254,7 +252,7 @@ impl Pass {
         Pass { gate: Some(gate) }
     }
 
-    /// Ends without giving the place on.
+    /// Drops the pass without handing its slot on.
     fn forget(mut self) {
         self.gate = None;
     }
@@ -278,7 +276,7 @@ impl Drop for Pass {
 mod tests {
     use super::*;
 
-    /// Lets a call in and asks for its place.
+    /// Admits a call and requests a slot.
     fn enter(
         gate: &Arc<Gate>,
         at_once: u32,
@@ -296,7 +294,7 @@ mod tests {
         assert!(second.try_recv().is_err());
         drop(first);
         let second = second.try_recv().unwrap();
-        // The place was passed on, so there is still one that runs.
+        // The slot was handed on, so one call is still running.
         assert_eq!(gate.state.lock().running, 1);
         drop(second);
         assert_eq!(gate.state.lock().running, 0);
@@ -332,7 +330,7 @@ mod tests {
         drop(running);
         let one = waiting[0].try_recv().unwrap();
         assert!(waiting[1].try_recv().is_err());
-        // Raised, it lets more of them run at once.
+        // After raising the limit, more of them run.
         gate.enter(None, Some(3), 9, now).unwrap();
         assert_eq!(gate.state.lock().running, 3);
         drop(one);

@@ -1,5 +1,5 @@
-//! How a run of a transaction goes along with others: it gives way, holds locks, and
-//! follows commits that are under way.
+//! How a run of a transaction interacts with others: it gives way, holds locks, and follows
+//! commits in progress.
 
 use super::key_locks::Address;
 use super::view::View;
@@ -8,28 +8,28 @@ use super::{Caller, ServiceError, Transaction};
 use kvasm_core::{CommitId, Entry, Follow, Link, Timestamp};
 use std::collections::BTreeSet;
 
-/// A commit that writes more than this is not shown to others before it has ended, as
-/// what it writes would be in memory twice.
+/// A commit that writes more than this cannot be followed before it has ended, because its
+/// writes would be in memory twice.
 const CHAINED_BYTES_MAX: usize = 64 * 1024;
-/// Nor one of more entries, as a store remembers a number of them for all apps together.
+/// Nor one of more entries, because a store remembers a limited number for all apps together.
 const CHAINED_ENTRIES_MAX: usize = 64;
 
 impl Transaction {
-    /// The same, for a run that gives way to others, and others to it.
+    /// Makes the run take part in locking.
     pub fn with_way(mut self, way: Way) -> Transaction {
         self.way = Some(way);
         self
     }
 
-    /// Whether the run has given way to others. It is not to be committed then.
+    /// Whether the run has given way to others. It must not commit then.
     pub fn gave_way(&self) -> bool {
         self.way.as_ref().is_some_and(Way::gave_way)
     }
 
-    /// Before the commit of a run, which may end a delivery: if the run has met nobody,
-    /// takes the locks of what it writes, so that those who come while the commit is
-    /// under way wait for it or follow it, instead of reading what it is about to
-    /// replace. `false` if others have one of its keys: it should be run again then.
+    /// Called before the commit of a run, which may acknowledge a delivery. If the run has no
+    /// locks, locks what it writes, so that others who arrive during the commit wait for it or
+    /// follow it, instead of reading what it is about to replace. Returns `false` if one of its
+    /// keys is held by others: the run should be repeated then.
     pub fn claim(&self, ends_delivery: bool) -> bool {
         let Some(way) = &self.way else { return true };
         let view = self.view.lock();
@@ -37,7 +37,7 @@ impl Transaction {
         !commits || way.claim(view.keys(), view.written.keys())
     }
 
-    /// All keys that the run has looked at, written, or was not let to.
+    /// Returns all keys that the run has read, written, or failed to lock.
     pub fn touched(&self) -> BTreeSet<Address> {
         let mut touched = self.way.as_ref().map(Way::blocked).unwrap_or_default();
         let view = self.view.lock();
@@ -45,14 +45,14 @@ impl Transaction {
         touched
     }
 
-    /// The caller of the run's commit, who does not wait for the run's own locks.
+    /// Returns the caller for the run's commit, who does not wait for the run's own locks.
     pub fn committer(&self, caller: &Caller) -> Caller {
         let lane = self.way.as_ref().and_then(Way::lane);
         lane.map_or_else(|| caller.clone(), |lane| caller.in_lane(lane.id()))
     }
 
-    /// Before the run is begun again, as it has lost: what it had followed may be gone.
-    /// Whether it had followed anything.
+    /// Called before a rerun after a conflict: forgets the writes that it followed, as they may
+    /// be rolled back. Returns whether it had followed any.
     pub fn forget_followed(&self) -> bool {
         let view = self.view.lock();
         if let Some(way) = &self.way {
@@ -62,7 +62,7 @@ impl Transaction {
         !view.follows.is_empty()
     }
 
-    /// What ties the run's commit to others, if it is tied to any.
+    /// Returns the link of the run's commit to other commits, if any.
     pub(super) fn link(&self, view: &View) -> Option<(Link, Settles)> {
         let way = self.way.as_ref()?;
         let may_be_followed = way.chains()
@@ -89,8 +89,8 @@ impl Transaction {
         }
     }
 
-    /// As [`see`](Transaction::see), for who looks at the value alone: it may be that of
-    /// a commit that is under way, whose version and times are not known yet.
+    /// Like [`see`](Transaction::see), for callers that need only the value: it may be from a
+    /// commit in progress, whose version and times are not known yet.
     pub(super) async fn see_value(
         &self,
         caller: &Caller,
@@ -111,19 +111,19 @@ impl Transaction {
         }
     }
 
-    /// Before the store is asked about keys of which a commit may be under way.
+    /// Called before the store reads keys that a commit in progress may write.
     pub(super) async fn settle<'k>(&self, keys: impl Iterator<Item = &'k Address>) {
         let Some(way) = &self.way else { return };
         for at in keys {
             way.settled(at).await;
             let mut view = self.view.lock();
-            // It has seen another moment of it.
+            // The run has seen an earlier state of it.
             view.stale |= view.follows.contains_key(at);
         }
     }
 
-    /// Waits for the commits that the run follows, so that a list is not older than what
-    /// it has seen of them.
+    /// Waits for the commits that the run follows, so that a list is not older than what the run
+    /// has already read from them.
     pub(super) async fn settle_followed(&self) {
         let followed: Vec<_> = self.view.lock().follows.keys().cloned().collect();
         for at in &followed {

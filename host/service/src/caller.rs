@@ -1,29 +1,30 @@
-//! On whose behalf a call is made.
+//! The caller of an operation.
 
 use super::key_locks::LaneId;
 use super::{Actor, ServiceError};
 use kvasm_core::{App, AppId, Capability, CursorKey, Event, FOLLOWERS_MAX, Principal};
 use std::sync::Arc;
 
-/// On whose behalf a call is made. The host builds it before a guest runs;
-/// nothing that a guest says changes it.
+/// The caller of an operation. The host builds it before a guest runs; nothing that a guest does
+/// changes it.
 #[derive(Debug, Clone)]
 pub struct Caller {
     app: AppId,
     cursor_key: CursorKey,
     principal: Option<Principal>,
-    /// Whose writes are written down, and the app's name with them.
+    /// The actor and app for audit rows, if its writes are audited.
     audited: Option<Arc<(Actor, App)>>,
-    /// The depth of the event that is being handled; 0 outside a handler.
+    /// The depth of the event being handled; 0 outside a handler.
     depth: u32,
-    /// How many deliveries may follow from it.
+    /// Remaining number of deliveries that may follow from it.
     followers: u32,
-    /// The lane whose locks its commits do not wait for.
+    /// The lock set whose locks its commits do not wait for.
     lane: Option<LaneId>,
 }
 
 impl Caller {
-    /// A call for `app` by `principal`, or a public call if there is none.
+    /// Creates the caller of a call for `app` by `principal`, or of a public call if there is
+    /// none.
     pub fn new(app: &App, principal: Option<Principal>) -> Caller {
         Caller {
             app: app.id,
@@ -36,7 +37,7 @@ impl Caller {
         }
     }
 
-    /// An administrator's own call. Each write leaves an audit row.
+    /// Creates the caller of an administrator's own operation. Each write adds an audit row.
     pub fn administrator(app: &App, actor: &Actor) -> Caller {
         Caller {
             audited: Some(Arc::new((actor.clone(), app.clone()))),
@@ -44,8 +45,8 @@ impl Caller {
         }
     }
 
-    /// A handler's call, which nobody makes but this event. The plugin itself is
-    /// the gate, as for a public call.
+    /// Creates the caller of an event handler. Access control is up to the plugin, as for a
+    /// public call.
     pub fn handler(app: &App, event: &Event) -> Caller {
         Caller {
             depth: event.depth,
@@ -54,8 +55,7 @@ impl Caller {
         }
     }
 
-    /// The same call as the host itself makes it, for what a granted call has to
-    /// look at.
+    /// Returns a caller without access checks, for reads that a permitted operation implies.
     pub(super) fn ungated(&self) -> Caller {
         Caller {
             principal: None,
@@ -64,7 +64,7 @@ impl Caller {
         }
     }
 
-    /// The same call, by who holds a lane.
+    /// Returns the same caller as the holder of a lock set.
     pub(super) fn in_lane(&self, lane: LaneId) -> Caller {
         Caller {
             lane: Some(lane),
@@ -72,24 +72,24 @@ impl Caller {
         }
     }
 
-    /// The lane that it holds.
+    /// Returns the lock set that it holds.
     pub(super) fn lane(&self) -> Option<LaneId> {
         self.lane
     }
 
-    /// The app whose rows the call touches.
+    /// Returns the app whose entries the call may access.
     pub fn app(&self) -> AppId {
         self.app
     }
 
-    /// The principal; none for a public call.
+    /// Returns the principal; `None` for a public call.
     pub fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
     }
 
-    /// The script gate. With a principal, each call needs its capability.
-    /// Without one, the plugin itself is the gate: it chose to do this for the
-    /// public. Isolation between apps does not depend on it.
+    /// Checks access. With a principal, each operation requires its capability. Without one,
+    /// access control is up to the plugin, which chose to do this for the public. Isolation
+    /// between apps does not depend on it.
     pub(super) fn gate(&self, capability: Capability) -> Result<(), ServiceError> {
         match &self.principal {
             None => Ok(()),
@@ -98,23 +98,23 @@ impl Caller {
         }
     }
 
-    /// What the app's list cursors are signed with.
+    /// Returns the key that signs the app's list cursors.
     pub(super) fn cursor_key(&self) -> &CursorKey {
         &self.cursor_key
     }
 
-    /// Whose writes are written down.
+    /// Returns the actor and app for audit rows.
     pub(super) fn audited(&self) -> Option<&(Actor, App)> {
         self.audited.as_deref()
     }
 
-    /// The depth of the event that is being handled; 0 outside a handler.
+    /// The depth of the event being handled; 0 outside a handler.
     pub(super) fn depth(&self) -> u32 {
         self.depth
     }
 
-    /// How many deliveries may follow from the event that is being handled, or from
-    /// each change of a call.
+    /// Returns how many deliveries may follow from the event being handled, or from each change
+    /// of a call.
     pub(super) fn followers(&self) -> u32 {
         self.followers
     }

@@ -1,16 +1,16 @@
-//! What goes with a call from its door to its commit.
+//! The context of a call.
 
 use super::{Caller, Deadline};
 use uuid::Uuid;
 
-/// What goes with a call from its door to its commit. The host makes it where a
-/// request or a delivery enters; nothing that a guest says changes it.
+/// The context of a call from its entry point to its commit. The host creates it when a request
+/// or a delivery arrives; nothing that a guest does changes it.
 #[derive(Debug, Clone)]
 pub struct CallContext {
-    /// On whose behalf, which also says whose rows.
+    /// The caller, which also determines the app.
     pub caller: Caller,
-    /// The request's id, which the log carries too.
+    /// The request's id, which is also in the log.
     pub request_id: Uuid,
-    /// When the call ends at the latest, and where its time went.
+    /// The deadline of the call, and the time spent in each stage.
     pub deadline: Deadline,
 }

@@ -1,8 +1,8 @@
-//! How long a call may take, and where its time went.
+//! Deadlines of calls, and the accounting of their time.
 //!
-//! One [`Deadline`] goes with a call from its door to its commit. Each stage adds
-//! the time that it took, so that a call that runs out of time can say whose fault
-//! that was.
+//! One [`Deadline`] accompanies a call from its entry point to its commit. Each stage adds the
+//! time that it took, so that a call that times out can tell what it was spent on, and whose
+//! fault that was.
 
 use std::fmt;
 use std::pin::pin;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::time::timeout_at;
 
-/// What a call spends its time on.
+/// The stages of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Waiting for other calls of its app to end.
@@ -21,17 +21,17 @@ pub enum Stage {
     Instance,
     /// Waiting for its module to be read or compiled.
     Loading,
-    /// Ready to compute, but without a CPU: waiting for a turn, or preempted.
+    /// Ready to compute, but waiting for a CPU permit or a CPU.
     Cpu,
-    /// Waiting for a host function, in which it waits for the store.
+    /// In a host function, which waits for the store.
     HostFunction,
-    /// Waiting for other transactions that have the same entries.
+    /// Waiting for other transactions on the same entries.
     Lane,
     /// Waiting for the commit of a transaction.
     Commit,
     /// Computing.
     Computing,
-    /// Waiting because it asked to: sleeping, by WASI.
+    /// Waiting on its own request: sleeping, by WASI.
     Sleeping,
     /// Waiting for anything else, such as an embedder's host function.
     Other,
@@ -51,13 +51,13 @@ impl Stage {
         Stage::Other,
     ];
 
-    /// Whether the plugin chose to spend its time so.
+    /// Whether the plugin is responsible for the time.
     pub fn is_of_the_guest(self) -> bool {
         matches!(self, Stage::Computing | Stage::Sleeping)
     }
 
-    /// Whether it is the host that has nothing free: what a
-    /// [patient](Deadline::patient) call waits for.
+    /// Whether the host is short of the resource: a [patient](Deadline::patient) call may wait
+    /// for it longer.
     fn is_of_the_hosts_shortage(self) -> bool {
         matches!(self, Stage::Cpu | Stage::Instance)
     }
@@ -80,7 +80,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// The end of a call, and a ledger of its time. Clones share both.
+/// The deadline of a call, and the time spent in each stage. Clones share both.
 #[derive(Debug, Clone)]
 pub struct Deadline(Arc<Ledger>);
 
@@ -90,23 +90,21 @@ struct Ledger {
     limit: Duration,
     patience: Duration,
     spent_ns: [AtomicU64; Stage::ALL.len()],
-    /// When the wait for the host began that is under way, in ns from the start; 0 if
-    /// there is none.
+    /// When the current wait for the host began, in ns from the start; 0 if there is none.
     waits_since_ns: AtomicU64,
 }
 
-/// While a call waits for the host, its deadline moves; it is looked at this often.
+/// While a call waits for the host, its deadline moves; this is the interval of checks.
 const LOOK: Duration = Duration::from_millis(10);
 
 impl Deadline {
-    /// A deadline that passes `limit` from now.
+    /// Creates a deadline `limit` from now.
     pub fn after(limit: Duration) -> Deadline {
         Deadline::patient(limit, Duration::ZERO)
     }
 
-    /// A deadline for work whose answer nobody waits for: it passes after `limit`,
-    /// in which waiting for a CPU and for an instance does not count, up to
-    /// `patience`.
+    /// Creates a deadline for work whose result nobody is waiting for: it passes after `limit`,
+    /// not counting up to `patience` of waiting for a CPU or an instance.
     pub fn patient(limit: Duration, patience: Duration) -> Deadline {
         Deadline(Arc::new(Ledger {
             start: Instant::now(),
@@ -117,16 +115,16 @@ impl Deadline {
         }))
     }
 
-    /// When it passes, as far as is known by now. A patient one may pass later.
+    /// Returns when it passes, as known now. A patient one may pass later.
     pub fn at(&self) -> Instant {
-        // A limit too large to be added is no limit within the life of a process.
+        // A limit that overflows is replaced with one beyond the life of a process.
         let far = Duration::from_secs(60 * 60 * 24 * 365);
         let limit = self.0.limit.saturating_add(self.forgiven());
         let end = self.0.start.checked_add(limit);
         end.unwrap_or_else(|| self.0.start + far)
     }
 
-    /// The waiting for the host that does not count.
+    /// Returns the time of waiting for the host that does not count.
     fn forgiven(&self) -> Duration {
         if self.0.patience.is_zero() {
             return Duration::ZERO;
@@ -150,7 +148,7 @@ impl Deadline {
         Duration::from_nanos(spent.map_or(0, |ns| ns.load(Ordering::Relaxed)))
     }
 
-    /// Waits for a future until the deadline; `None` if that passes first.
+    /// Waits for a future until the deadline. Returns `None` if that passes first.
     pub async fn bound<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         loop {
@@ -161,13 +159,13 @@ impl Deadline {
             match timeout_at(until.into(), future.as_mut()).await {
                 Ok(output) => return Some(output),
                 Err(_) if self.has_passed() => return None,
-                // It has waited for the host meanwhile.
+                // It was waiting for the host, so the deadline has moved.
                 Err(_) => {}
             }
         }
     }
 
-    /// The whole time of the call.
+    /// Returns the time limit of the call.
     pub fn limit(&self) -> Duration {
         self.0.limit
     }
@@ -190,7 +188,7 @@ impl Deadline {
         }
     }
 
-    /// Adds the time from now until the guard is dropped to a stage.
+    /// Adds the time until the guard is dropped to a stage.
     #[must_use]
     pub fn timed(&self, stage: Stage) -> Timed<'_> {
         if !self.0.patience.is_zero() && stage.is_of_the_hosts_shortage() {
@@ -208,7 +206,7 @@ impl Deadline {
     /// Waits for a future until the deadline, and adds the time to a stage.
     ///
     /// # Errors
-    /// [`Timeout`] when the deadline passes first; the future is dropped.
+    /// [`Timeout`] if the deadline passes first; the future is dropped.
     pub async fn within<T>(
         &self,
         stage: Stage,
@@ -220,8 +218,8 @@ impl Deadline {
         ended.ok_or_else(|| self.timeout(Stage::Other))
     }
 
-    /// The account of a call that has run out of time. Time of which no stage
-    /// knows counts to `rest`.
+    /// Returns the account of a call that has timed out. Time not accounted to a stage is added
+    /// to `rest`.
     pub fn timeout(&self, rest: Stage) -> Timeout {
         let mut spent = Stage::ALL.map(|stage| self.spent(stage));
         let known = spent
@@ -243,7 +241,7 @@ pub struct Timed<'d> {
     deadline: &'d Deadline,
     stage: Stage,
     start: Instant,
-    /// The time for locks before, which a host function may wait for.
+    /// The time spent waiting for locks before, as a host function may wait for locks.
     lane: Duration,
 }
 
@@ -258,7 +256,7 @@ impl Drop for Timed<'_> {
     }
 }
 
-/// A call that did not end in time, and where its time went.
+/// A call that timed out, and the time spent in each stage.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub struct Timeout {
     limit: Duration,
@@ -268,17 +266,17 @@ pub struct Timeout {
 }
 
 impl Timeout {
-    /// The time that the call had.
+    /// Returns the time limit of the call.
     pub fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// The time of a stage.
+    /// Returns the time spent in a stage.
     pub fn spent(&self, stage: Stage) -> Duration {
         self.spent.get(stage as usize).copied().unwrap_or_default()
     }
 
-    /// The stage that took most of the time: the one to blame.
+    /// Returns the stage that took the most time, which is to blame.
     pub fn longest(&self) -> Stage {
         let stages = Stage::ALL.into_iter();
         let longest = stages.max_by_key(|stage| self.spent(*stage));
@@ -288,14 +286,10 @@ impl Timeout {
 
 impl fmt::Display for Timeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the call did not end within {} ms",
-            self.limit.as_millis()
-        )?;
+        write!(f, "the call timed out after {} ms", self.limit.as_millis())?;
         if self.forgiven.as_millis() > 0 {
             let forgiven = self.forgiven.as_millis();
-            write!(f, ", and {forgiven} ms of waiting for the host")?;
+            write!(f, ", not counting {forgiven} ms of waiting for the host")?;
         }
         let mut stages = Stage::ALL.map(|stage| (self.spent(stage).as_millis(), stage));
         stages.sort_by_key(|(ms, _)| std::cmp::Reverse(*ms));
@@ -324,7 +318,7 @@ mod tests {
         let text = timeout.to_string();
         assert_eq!(
             text,
-            "the call did not end within 5000 ms: 4400 ms waiting for a CPU, \
+            "the call timed out after 5000 ms: 4400 ms waiting for a CPU, \
              550 ms computing, 50 ms queued behind other calls of the app"
         );
     }
@@ -346,7 +340,7 @@ mod tests {
         let never = deadline.within(Stage::HostFunction, std::future::pending::<()>());
         let timeout = never.await.unwrap_err();
         assert!(timeout.spent(Stage::Instance) >= ms(100));
-        // Its patience has an end.
+        // Its patience is limited.
         let deadline = Deadline::patient(ms(20), ms(50));
         let never = deadline.within(Stage::Cpu, std::future::pending::<()>());
         let timeout = never.await.unwrap_err();
@@ -354,10 +348,10 @@ mod tests {
         assert!(timeout.spent(Stage::Cpu) >= ms(70), "{timeout}");
         let text = timeout.to_string();
         assert!(
-            text.contains("within 20 ms, and 50 ms of waiting for the host:"),
+            text.contains("after 20 ms, not counting 50 ms of waiting for the host:"),
             "{text}"
         );
-        // Other calls have none.
+        // Other calls have no patience.
         let deadline = Deadline::after(ms(20));
         deadline.spend(Stage::Cpu, ms(15));
         assert_eq!(deadline.at(), deadline.0.start + ms(20));

@@ -1,21 +1,21 @@
-//! Outstanding deliveries, for administrators.
+//! Administration of outstanding deliveries.
 
 use super::letters::{Filling, LETTERS_MAX, Page, check_limit};
 use super::{Actor, Admin, ServiceError};
 use kvasm_core::{App, Capability, Delivery, Outstanding, Place, Timestamp};
 use serde_json::{Value, json};
 
-/// The most deliveries that are read at once. The store reads them whole, so this
-/// bounds the memory that a page of large values takes.
+/// Maximum number of deliveries per page. They are read with their values, so this bounds the
+/// memory of a page.
 pub const DELIVERIES_MAX: u32 = 100;
 
 impl Admin {
-    /// Up to `limit` outstanding deliveries of an app, in the order of triggers and
-    /// keys, after one if given. There is always room for one.
+    /// Returns up to `limit` outstanding deliveries of an app, ordered by trigger and key,
+    /// starting after `after`. A page has at least one, however large, if there is any.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`] without `script:read` of the app, whose values they
-    /// hold; [`ServiceError::Invalid`] for more than [`DELIVERIES_MAX`].
+    /// [`ServiceError::Denied`] without `script:read` of the app, because they contain values;
+    /// [`ServiceError::Invalid`] for more than [`DELIVERIES_MAX`].
     pub async fn deliveries(
         &self,
         actor: &Actor,
@@ -26,7 +26,7 @@ impl Admin {
     ) -> Result<Page<Delivery>, ServiceError> {
         actor.require(Capability::AppKvRead(app.id))?;
         check_limit(limit, DELIVERIES_MAX)?;
-        // One more than asked for tells whether there are more.
+        // One more than requested shows whether there is a next page.
         let rows = self.store.outstanding(app.id, which, after, limit + 1);
         let mut page = Filling::new();
         for delivery in rows.await? {
@@ -38,9 +38,9 @@ impl Admin {
         Ok(page.page)
     }
 
-    /// Discards up to `limit` outstanding deliveries, in the order of triggers and
-    /// keys; how many. A handler that runs one of them cannot commit. A dry run only
-    /// counts them. A choice that narrows nothing means all of the app.
+    /// Discards up to `limit` outstanding deliveries, ordered by trigger and key, and returns
+    /// their number. A handler that is running one of them cannot commit. A dry run only counts
+    /// them. An empty filter selects all deliveries of the app.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `script:write` of the app;
@@ -66,7 +66,7 @@ impl Admin {
     }
 }
 
-/// A choice of deliveries as the audit log has it: what narrows it, and no more.
+/// The filter as recorded in the audit log: only the fields that are set.
 fn choice(which: &Outstanding, limit: u32) -> Value {
     let Outstanding {
         events,
@@ -80,7 +80,7 @@ fn choice(which: &Outstanding, limit: u32) -> Value {
         ("trigger", trigger.as_ref().map(|name| json!(name))),
         ("from", from.map(|at| json!(at.0))),
         ("until", until.map(|at| json!(at.0))),
-        // So that a row without a choice says what it was.
+        // Marks a row without a filter explicitly.
         ("all", is_all.then_some(Value::Bool(true))),
         ("limit", Some(json!(limit))),
     ];

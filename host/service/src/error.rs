@@ -1,4 +1,4 @@
-//! Refusals and failures, sorted by blame.
+//! Errors of services, classified by blame.
 
 use kvasm_core::store::StoreError;
 use kvasm_core::{
@@ -7,68 +7,69 @@ use kvasm_core::{
 };
 use thiserror::Error;
 
-/// Why a service did not do what it was asked. The text of every variant but
-/// the sources is fit for the caller.
+/// An error of a service. The text of every variant is safe for the caller; that of the sources
+/// is not.
 #[derive(Debug, Error)]
 pub enum ServiceError {
-    /// The caller's fault: an argument that is refused.
+    /// The caller's fault: an invalid argument.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The caller's fault: its principal lacks a capability.
+    /// The caller's fault: a missing capability.
     #[error(
         "this call needs the scope {} for {}, which the caller does not have",
         .0.scope(), extent(*.0)
     )]
     Denied(Capability),
-    /// The entry was not as the write expected; nothing was written.
-    #[error("the entry does not have the version that the write expects; nothing was written")]
+    /// The precondition of a write does not hold; nothing was written.
+    #[error("version conflict: the entry is not as the write expects; nothing was written")]
     Conflict {
-        /// The positions of the checks that failed.
+        /// The indexes of the failed checks.
         failed: Vec<usize>,
     },
-    /// The app's limits are not those that the change expects.
+    /// The app's limits are not the expected ones.
     #[error(
-        "the app's limits are not those that the change expects; nothing was changed, \
+        "the app's limits have changed in the meantime; nothing was changed, \
          read them again"
     )]
     LimitsChanged,
-    /// An increment of what is no integer; nothing was written.
-    #[error("the entry holds no JSON integer to add to; nothing was written")]
+    /// An increment of a value that is not an integer; nothing was written.
+    #[error("cannot increment: the value is not a JSON integer; nothing was written")]
     NotInteger,
     /// An increment beyond 64 bits; nothing was written.
-    #[error("the sum is out of the range of 64 bits; nothing was written")]
+    #[error("cannot increment: the sum exceeds 64 bits; nothing was written")]
     Overflow,
-    /// The delivery was claimed by somebody else since; nothing was written.
-    #[error("the delivery's lease has run out; nothing was written")]
+    /// The lease has expired and the delivery may have been claimed again; nothing was written.
+    #[error("the delivery's lease has expired; nothing was written")]
     LeaseLost,
     /// The app has no trigger of this name.
     #[error("the app has no such trigger")]
     TriggerNotFound,
-    /// The trigger has outstanding deliveries, and nothing says what becomes of them.
+    /// The trigger has outstanding deliveries, and the request does not say what to do with
+    /// them.
     #[error(
-        "the trigger has {} outstanding deliveries; say whether they are to be kept, which \
-         are delivered then, or discarded", at_least(*count)
+        "the trigger has {} outstanding deliveries; choose whether to keep them, so \
+         that they are still delivered, or to discard them", at_least(*count)
     )]
     TriggerHasDeliveries {
         /// How many, counted up to a thousand.
         count: u64,
     },
     /// The app has no such dead letter.
-    #[error("the app has no such dead letter; it was replayed or discarded, or has grown too old")]
+    #[error("the app has no such dead letter; it was replayed or discarded, or has expired")]
     DeadLetterNotFound,
-    /// The app's quota is used up; nothing was written.
+    /// The write would exceed the app's quota; nothing was written.
     #[error("this write would exceed the app's quota of {limit} {resource}; {}", advice(*resource))]
     Quota {
-        /// What there is not enough of.
+        /// The resource that is exhausted.
         resource: Resource,
-        /// How much the app may have.
+        /// The app's quota of it.
         limit: u64,
     },
-    /// There is no such app, or it was deleted.
+    /// The app does not exist, or was deleted.
     #[error("the app does not exist")]
     AppNotFound,
     /// The app's name is taken.
-    #[error("there is an app {0} already")]
+    #[error("an app named {0} already exists")]
     AppExists(AppName),
     /// The app has no plugin version of this number.
     #[error("the app has no plugin version {0}")]
@@ -79,41 +80,39 @@ pub enum ServiceError {
     /// The active plugin version cannot be deleted.
     #[error("plugin version {0} is active; activate another one first")]
     PluginActive(PluginVersion),
-    /// There is nothing before the active plugin version.
-    #[error(
-        "the active plugin version replaced none that is still there; activate one by its number"
-    )]
+    /// There is no previous plugin version.
+    #[error("there is no previous plugin version to roll back to; activate one by its number")]
     NothingToRollBackTo,
-    /// There is no such token, or it is revoked already.
-    #[error("there is no such token, or it is revoked already")]
+    /// There is no such token, or it is already revoked.
+    #[error("there is no such token, or it is already revoked")]
     TokenNotFound,
-    /// A token would grant what its maker does not have.
+    /// A token would grant a scope that its creator does not have.
     #[error("a token cannot grant {0}, which you do not have yourself")]
     ScopeExceeded(Scope),
-    /// A token would be good for longer than its maker's.
+    /// A token would outlive its creator's.
     #[error(
-        "a token cannot outlast that of its maker, which expires at {} (milliseconds since \
-         1970), unless that has instance:admin", .0.0
+        "a token cannot outlive its creator's, which expires at {} (milliseconds since \
+         1970), unless the creator has instance:admin", .0.0
     )]
     LifetimeExceeded(Timestamp),
-    /// The last good token that administers the instance cannot be revoked.
+    /// The last valid token with `instance:admin` for all apps cannot be revoked.
     #[error(
-        "this is the last good token with instance:admin; make another one first \
+        "this is the last valid token with instance:admin; create another one first \
          (kvasm token create NAME --scope instance:admin)"
     )]
     LastAdmin,
-    /// The store cannot be reached; the call may be tried again.
+    /// The store cannot be reached; the call may be retried.
     #[error("the store cannot be reached; try again later")]
     Unavailable(#[source] StoreError),
-    /// The database has no room left; nothing was written, and reads go on.
+    /// The database is full; nothing was written, and reads still work.
     #[error("the host's store is full; nothing was written")]
     Full(#[source] StoreError),
-    /// The host's fault.
-    #[error("the host failed; the operator finds the cause in its log under this request's id")]
+    /// An internal error of the host.
+    #[error("internal error: the operator can find the cause in the host's log by request id")]
     Internal(#[source] StoreError),
 }
 
-/// For what a capability's scope must be granted.
+/// Describes where a capability's scope must be granted.
 fn extent(capability: Capability) -> &'static str {
     match capability.app() {
         Some(_) => "this app",
@@ -121,7 +120,7 @@ fn extent(capability: Capability) -> &'static str {
     }
 }
 
-/// A number of rows that were counted up to a thousand.
+/// Formats a number of rows that were counted up to a thousand.
 fn at_least(count: u64) -> String {
     match count {
         1_000.. => format!("{count} or more"),
@@ -129,14 +128,14 @@ fn at_least(count: u64) -> String {
     }
 }
 
-/// What helps against a quota that is used up.
+/// Suggests how to get below a quota.
 fn advice(resource: Resource) -> &'static str {
     match resource {
-        Resource::Entries => "delete entries, or ask the operator to raise it",
-        Resource::Bytes => "delete entries or dead letters, or ask the operator to raise it",
+        Resource::Entries => "delete entries, or ask the operator to raise the quota",
+        Resource::Bytes => "delete entries or dead letters, or ask the operator to raise the quota",
         Resource::Deliveries => "let handlers catch up, or resume or delete paused triggers",
         Resource::Versions | Resource::ModuleBytes => "delete old plugin versions",
-        Resource::Tokens => "revoke tokens that are not used",
+        Resource::Tokens => "revoke unused tokens",
     }
 }
 
@@ -177,7 +176,7 @@ impl From<StoreError> for ServiceError {
             StoreError::PluginNotFound(version) => ServiceError::PluginNotFound(version),
             StoreError::PluginActive(version) => ServiceError::PluginActive(version),
             StoreError::NothingToRollBackTo => ServiceError::NothingToRollBackTo,
-            // The creation of an app, which names it, answers for a taken name.
+            // `create_app` handles a taken name, as it knows the name.
             StoreError::AppExists | StoreError::Failed(_) => ServiceError::Internal(error),
         }
     }

@@ -1,5 +1,4 @@
-//! The doors for change triggers: who is woken after a commit, and where
-//! deliveries end that were given up.
+//! Interfaces for change triggers: notifications after commits, and dead letters.
 
 use super::{Caller, ServiceError};
 use async_trait::async_trait;
@@ -8,21 +7,21 @@ use kvasm_core::{AppId, Capability, DeadLetter, Happening, Letters, Value};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Is notified of commits. A hint and no more: it is called after a commit that was
-/// acknowledged, and may be lost with the process.
+/// Receives notifications of commits. They are only hints: they follow the acknowledgement of a
+/// commit, and are lost if the process dies.
 pub trait Events: Send + Sync {
-    /// A write of this app has been committed and made deliveries. Must not block.
+    /// A committed write of this app has created deliveries. Must not block.
     fn committed(&self, app: AppId);
 }
 
-/// The dead letters of an app, as its plugin reads them.
+/// The dead letters of an app, as read by its plugin.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// Up to `limit` dead letters of the caller's app, newest first, below one if
-    /// given; without the values, so that any number of them is small.
+    /// Returns up to `limit` dead letters of the caller's app, newest first, starting below
+    /// `before`. Values are left out, to keep the result small.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`], or the store's failure.
+    /// [`ServiceError::Denied`], or a store error.
     async fn list(
         &self,
         caller: &Caller,
@@ -31,8 +30,8 @@ pub trait DeadLetters: Send + Sync {
     ) -> Result<Vec<DeadLetter>, ServiceError>;
 }
 
-/// Dead letters that are asked of the store at once: it reads them whole, each with
-/// a value that may be large.
+/// Number of dead letters read from the store at once, to bound memory: it returns them with
+/// their values, which may be large.
 const CHUNK: u32 = 16;
 
 /// [`DeadLetters`] over a [`Store`].

@@ -1,10 +1,10 @@
-//! Units of something scarce, shared among apps first and calls second.
+//! Fair sharing of a scarce resource, first among apps, then among calls.
 //!
-//! Those that wait are served in this order: the app that holds the least; of equals
-//! the one whose turn ended longest ago, or that came first if it has had none since it
-//! last held or wanted anything; within an app the lowest rank, of equals the one
-//! that came first. An app with a thousand waiting calls is therefore
-//! ahead of an app with one at most once.
+//! Waiters are served in this order: first the app that holds the fewest units; among equals,
+//! the app whose last unit was released longest ago, or that arrived first if it has had none
+//! since it was last idle. Within an app the lowest rank is served first; among equals, the
+//! first to arrive. So an app with a thousand waiting calls precedes an app with one at most
+//! once.
 
 use kvasm_core::AppId;
 use parking_lot::Mutex;
@@ -12,19 +12,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// How much of what is there one app may take.
+/// The maximum share of one app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// Everything, as long as no other app waits.
+    /// All units, while no other app waits.
     All,
-    /// At most as much as is then left free, so that an app never finds nothing
-    /// because another has it all: one app gets a half, the next a quarter, and so
-    /// on. An app that holds nothing always gets its first request. (Dynamic
-    /// thresholds: Choudhury and Hahne, 1998, with a factor of 1.)
+    /// At most as many units as remain free afterwards, so that one app cannot starve another:
+    /// one app gets a half, the next a quarter, and so on. The first request of an app that
+    /// holds nothing is always granted if there are enough units. (Dynamic thresholds: Choudhury
+    /// and Hahne, 1998, with a factor of 1.)
     Half,
 }
 
-/// Units that apps take and give back.
+/// A semaphore whose units are shared fairly among apps.
 pub struct Fair {
     share: Share,
     state: Mutex<State>,
@@ -34,7 +34,7 @@ pub struct Fair {
 struct State {
     free: u32,
     apps: HashMap<AppId, Held>,
-    /// Apps with somebody waiting, in the order in which they are served.
+    /// Apps with waiters, in the order in which they are served.
     order: BTreeSet<(u32, u64, AppId)>,
     clock: u64,
 }
@@ -42,7 +42,7 @@ struct State {
 #[derive(Default)]
 struct Held {
     units: u32,
-    /// When its last turn ended, or it came.
+    /// When it last released a unit, or arrived.
     turn: u64,
     waiting: BTreeMap<(u64, u64), Waiter>,
 }
@@ -64,7 +64,8 @@ impl Fair {
         })
     }
 
-    /// Waits for `units` units. Within its app, the lowest `rank` is served first.
+    /// Acquires `units` units, waiting if necessary. Within an app, the lowest `rank` is served
+    /// first.
     pub async fn take(self: &Arc<Fair>, app: AppId, units: u32, rank: u64) -> Option<Place> {
         {
             let mut state = self.state.lock();
@@ -76,9 +77,8 @@ impl Fair {
         self.line_up(None, app, units, rank).await
     }
 
-    /// Takes a place in the queue at once, and gives back `held`, if there is one: both
-    /// in one step, so that a holder whose turn is over keeps what it has unless
-    /// somebody comes before it. What is returned waits.
+    /// Joins the queue immediately and releases `held`, if any, in one step: so a holder that
+    /// yields keeps its units unless another waiter precedes it. The returned future waits.
     pub fn line_up(
         self: &Arc<Fair>,
         held: Option<Place>,
@@ -91,19 +91,19 @@ impl Fair {
         let at = (rank, state.clock);
         let (sender, receiver) = oneshot::channel();
         state.reorder(app, |held| {
-            // One that comes is behind all that wait already: apps whose calls are short,
-            // and come again and again, must not pass one that waits.
+            // An arriving app queues behind all waiting ones: apps with frequent short calls
+            // must not overtake one that waits.
             if held.units == 0 && held.waiting.is_empty() {
                 held.turn = at.1;
             }
             held.waiting.insert(at, Waiter { units, sender });
         });
-        // Only now, so that the app's entry stays, and with it when its turn ended.
+        // After queueing, so that the app's entry, which orders it, is not removed.
         if let Some(held) = held {
             state.take_back(held.app, held.units);
             held.forget();
         }
-        // It may come before those that wait for more than there is.
+        // Earlier waiters may want more units than are free, and this one fewer.
         self.serve(&mut state);
         drop(state);
         let fair = Arc::clone(self);
@@ -123,7 +123,7 @@ impl Fair {
         }
     }
 
-    /// Gives what is free to those that wait.
+    /// Grants free units to waiters.
     fn serve(self: &Arc<Fair>, state: &mut State) {
         while let Some((app, at, units)) = state.next(self.share) {
             let mut sender = None;
@@ -133,7 +133,7 @@ impl Fair {
             state.give(app, units);
             let Some(sender) = sender else { return };
             if let Err(place) = sender.send(self.place(app, units)) {
-                // It waits no longer. Not by dropping the place: that would lock.
+                // The waiter was cancelled. Dropping the place would deadlock on the state.
                 place.forget();
                 state.take_back(app, units);
             }
@@ -159,7 +159,7 @@ impl State {
         }
     }
 
-    /// The next waiter that can be served.
+    /// Returns the next waiter that can be served.
     fn next(&self, share: Share) -> Option<(AppId, (u64, u64), u32)> {
         if self.free == 0 {
             return None;
@@ -171,7 +171,7 @@ impl State {
         })
     }
 
-    /// Changes an app's entry and puts it where it belongs in the order.
+    /// Changes an app's entry and updates its position in the order.
     fn reorder(&mut self, app: AppId, change: impl FnOnce(&mut Held)) {
         let held = self.apps.entry(app).or_default();
         self.order.remove(&(held.units, held.turn, app));
@@ -199,7 +199,7 @@ impl State {
     }
 }
 
-/// Units that are held until this is dropped.
+/// Acquired units, released on drop.
 pub struct Place {
     fair: Option<Arc<Fair>>,
     app: AppId,
@@ -220,7 +220,7 @@ impl Drop for Place {
     }
 }
 
-/// A place in the queue, left when this is dropped.
+/// A position in the queue, given up on drop.
 struct Ticket {
     fair: Arc<Fair>,
     app: AppId,
@@ -233,7 +233,7 @@ impl Drop for Ticket {
         if state.apps.contains_key(&self.app) {
             let at = self.at;
             state.reorder(self.app, |held| drop(held.waiting.remove(&at)));
-            // It may have stood before others that want less.
+            // Waiters behind it may want fewer units.
             self.fair.serve(&mut state);
         }
     }
@@ -268,11 +268,11 @@ mod tests {
         }
         let mut other = pin!(fair.take(quiet, 1, 0));
         assert!(poll(other.as_mut()).is_none());
-        // The quiet one is next, though nine came before it.
+        // The quiet app is next, although nine calls arrived before it.
         drop(held);
         held = poll(other.as_mut()).unwrap();
         drop(held);
-        // Then the oldest of the loud one.
+        // Then the oldest call of the loud app.
         assert!(poll(queue[0].as_mut()).is_some());
     }
 
@@ -296,11 +296,11 @@ mod tests {
         let held = poll(pin!(fair.take(mine, 1, 5)).as_mut()).flatten();
         let mut younger = pin!(fair.take(mine, 1, 7));
         assert!(poll(younger.as_mut()).is_none());
-        // The oldest of its app goes on.
+        // The oldest of its app continues.
         let held = poll(pin!(fair.line_up(held, mine, 1, 5)).as_mut()).flatten();
         assert!(held.is_some());
         assert!(poll(younger.as_mut()).is_none());
-        // Another app has its turn, then the oldest again.
+        // Another app is served first, then the oldest again.
         let mut guest = pin!(fair.take(other, 1, 9));
         assert!(poll(guest.as_mut()).is_none());
         let mut again = pin!(fair.line_up(held, mine, 1, 5));
@@ -310,7 +310,7 @@ mod tests {
         drop(held);
         assert!(poll(younger.as_mut()).is_none());
         let held = poll(again.as_mut()).flatten();
-        // An older one of its own app comes first too.
+        // An older call of its own app precedes it too.
         let mut older = pin!(fair.take(mine, 1, 3));
         assert!(poll(older.as_mut()).is_none());
         let mut later = pin!(fair.line_up(held, mine, 1, 5));
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(take_all(app()), 4);
         assert_eq!(take_all(app()), 2);
         assert_eq!(take_all(app()), 1);
-        // One that holds nothing gets something as long as there is anything.
+        // An app that holds nothing gets a unit while there is one.
         assert_eq!(take_all(app()), 1);
         assert_eq!(take_all(app()), 0);
     }
@@ -385,7 +385,7 @@ mod tests {
             let mut given = pin!(fair.take(b, 1, 0));
             assert!(poll(given.as_mut()).is_none());
             drop(held);
-            // It was given a place that it never looked at.
+            // It was granted a unit that it never polled for.
         }
         let state = fair.state.lock();
         assert_eq!((state.free, state.apps.len(), state.order.len()), (1, 0, 0));

@@ -1,5 +1,4 @@
-//! Whether this host can work: a write probe of the store, and the state of the
-//! background tasks.
+//! Readiness of this host: a write probe of the store, and the state of the background tasks.
 
 use kvasm_core::Timestamp;
 use kvasm_core::store::{Store, StoreError};
@@ -13,15 +12,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// How long the store may take to answer a probe.
+/// Timeout of a probe of the store.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the result of a probe is used, so that callers cannot make the host
-/// write more often.
+/// How long the result of a probe is reused, so that callers cannot make the host write more
+/// often.
 const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
-/// How often a failed probe is logged.
+/// Minimum interval between log lines of the same kind.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Probes the store and keeps the state of the background tasks of one host.
+/// Probes the store and tracks the background tasks of one host.
 pub struct Health {
     store: Arc<dyn Store>,
     metrics: Metrics,
@@ -38,7 +37,7 @@ struct State {
     skips: u64,
 }
 
-/// A probe that runs, or has run.
+/// A probe that is running or has ended.
 struct Probe {
     started: Instant,
     result: watch::Receiver<Option<Probed>>,
@@ -50,10 +49,10 @@ struct Probed {
     result: Result<(), StoreFailure>,
 }
 
-/// Why the store takes no writes.
+/// Why the store does not accept writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreFailure {
-    /// In a few words, for anybody.
+    /// A short description, safe for anyone to see.
     pub summary: &'static str,
     /// With its causes, which may contain SQL and paths.
     pub cause: String,
@@ -64,32 +63,32 @@ pub struct StoreFailure {
 pub struct TaskHealth {
     /// Its name.
     pub name: &'static str,
-    /// Since when it fails, and the last error with its causes; `None` if it works.
+    /// When it started failing, and the last error with its causes; `None` if it works.
     pub failing: Option<(Timestamp, String)>,
-    /// How often it was started again after an error or a panic.
+    /// How often it was restarted after an error or a panic.
     pub restarts: u64,
-    /// How many items, each of one app, it has skipped after an error.
+    /// How many items it has skipped after an error; each belongs to one app.
     pub skips: u64,
 }
 
-/// What a host can do now.
+/// The readiness of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readiness {
-    /// Whether the store takes writes.
+    /// Whether the store accepts writes.
     pub store: Result<(), StoreFailure>,
-    /// The background tasks, in the order of their names. None if no dispatcher runs.
+    /// The background tasks, in the order of their names. Empty if no dispatcher runs.
     pub tasks: Vec<TaskHealth>,
 }
 
 impl Readiness {
-    /// Whether the store takes writes and all tasks work.
+    /// Whether the store accepts writes and all tasks work.
     pub fn is_ready(&self) -> bool {
         self.store.is_ok() && self.tasks.iter().all(|task| task.failing.is_none())
     }
 }
 
 impl Health {
-    /// Of a store and no tasks.
+    /// Creates the health of a host without tasks.
     pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> Health {
         Health {
             store,
@@ -101,8 +100,8 @@ impl Health {
         }
     }
 
-    /// Notes that the host is about to stop: from here on a server of it is not ready,
-    /// so that balancers send their requests elsewhere.
+    /// Records that the host is about to stop. From now on it is not ready, so that load
+    /// balancers send requests elsewhere.
     pub fn begin_stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -112,9 +111,8 @@ impl Health {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Returns whether this host can work, within 2 seconds. At most one probe of the
-    /// store runs at a time, and its result is used for a second: callers may ask as
-    /// often as they like.
+    /// Returns the readiness of this host, within 2 seconds. At most one probe of the store runs
+    /// at a time, and its result is reused for a second, so callers may poll freely.
     pub async fn check(self: &Arc<Self>) -> Readiness {
         Readiness {
             store: self.probe().await,
@@ -142,16 +140,16 @@ impl Health {
                 Some(probed) => probed.result.clone(),
                 None => Err(broken_probe()),
             },
-            // It has panicked.
+            // It panicked.
             Ok(Err(_)) => Err(broken_probe()),
             Err(_) => Err(StoreFailure {
                 summary: "the store did not answer in time",
-                cause: format!("a write has not ended within {PROBE_TIMEOUT:?}"),
+                cause: format!("the write did not complete within {PROBE_TIMEOUT:?}"),
             }),
         }
     }
 
-    /// Returns the probe that runs or has just ended, or starts one.
+    /// Returns the current probe, if it is running or recent, or starts one.
     fn current_probe(self: &Arc<Self>) -> (Instant, watch::Receiver<Option<Probed>>) {
         let mut current = self.probe.lock();
         if let Some(probe) = current.as_ref().filter(|probe| probe.is_current()) {
@@ -178,14 +176,14 @@ impl Health {
         (started, result)
     }
 
-    /// Forgets a task that has ended as it should.
+    /// Removes a task that has ended normally.
     pub fn remove_task(&self, name: &'static str) {
         self.metrics.task_failing(name, false);
         self.tasks.lock().remove(name);
     }
 
-    /// Registers a task, which works until it says otherwise. It takes the place of an
-    /// earlier one of its name.
+    /// Registers a task, which counts as working until it reports otherwise. Replaces an earlier
+    /// one of that name.
     pub fn task(self: &Arc<Self>, name: &'static str) -> Task {
         self.tasks.lock().entry(name).or_default().failing = None;
         self.metrics.task_failing(name, false);
@@ -198,7 +196,7 @@ impl Health {
 }
 
 impl Probe {
-    /// Whether it still runs, or has ended a moment ago.
+    /// Whether it is still running, or recent enough to reuse.
     fn is_current(&self) -> bool {
         let runs = self.result.has_changed().is_ok();
         match &*self.result.borrow() {
@@ -226,7 +224,7 @@ fn store_failure(error: StoreError) -> StoreFailure {
     }
 }
 
-/// An error and its causes in one line.
+/// Formats an error and its causes in one line.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -237,7 +235,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// A background task's place in the [`Health`]. Clones report for the same task.
+/// The handle of a background task. Clones report for the same task.
 #[derive(Clone)]
 pub struct Task {
     health: Arc<Health>,
@@ -247,22 +245,22 @@ pub struct Task {
 
 impl Task {
     fn update(&self, change: impl FnOnce(&mut State)) {
-        // Absent once the task was removed.
+        // Absent if the task was removed.
         if let Some(state) = self.health.tasks.lock().get_mut(self.name) {
             change(state);
         }
     }
 
-    /// It has completed a round.
+    /// Reports that the task has completed a round.
     pub fn works(&self) {
         self.health.metrics.task_failing(self.name, false);
         self.update(|state| state.failing = None);
     }
 
-    /// It has failed, and fails until it has completed a round.
+    /// Reports a failure, which lasts until the task completes a round.
     pub fn fails(&self, cause: String) {
         if let Some(unlogged) = self.log.admit() {
-            tracing::warn!(task = self.name, cause, unlogged, "a background task fails");
+            tracing::warn!(task = self.name, cause, unlogged, "background task failing");
         }
         self.health.metrics.task_failing(self.name, true);
         self.update(|state| {
@@ -271,25 +269,25 @@ impl Task {
         });
     }
 
-    /// It was started again after a failure.
+    /// Reports that the task was restarted after a failure.
     pub fn restarted(&self) {
         self.health.metrics.task_restart(self.name);
         self.update(|state| state.restarts += 1);
     }
 
-    /// It has left something of one app aside, such as a schedule, and goes on.
-    /// `what` and `cause` go to the log, at most once in ten seconds.
+    /// Reports that the task has skipped an item of one app, such as a schedule, and continues.
+    /// `what` and `cause` are logged at most once in ten seconds.
     pub fn skips(&self, what: &dyn std::fmt::Display, cause: &str) {
         if let Some(unlogged) = self.log.admit() {
             let task = self.name;
-            tracing::warn!(task, %what, cause, unlogged, "skipped; trying again later");
+            tracing::warn!(task, %what, cause, unlogged, "skipped; will retry later");
         }
         self.health.metrics.task_skip(self.name);
         self.update(|state| state.skips += 1);
     }
 }
 
-/// Lets a line of log through once in an interval, and counts the others.
+/// Lets one log line through per interval, and counts the suppressed ones.
 struct LogLimit {
     interval: Duration,
     last: Mutex<(Option<Instant>, u64)>,
@@ -303,8 +301,8 @@ impl LogLimit {
         }
     }
 
-    /// Returns how many lines were held back before this one; `None` if this one is to
-    /// be held back too.
+    /// Returns the number of lines suppressed since the last one, or `None` if this one is to be
+    /// suppressed.
     fn admit(&self) -> Option<u64> {
         let mut last = self.last.lock();
         let (at, unlogged) = &mut *last;
@@ -347,10 +345,7 @@ mod tests {
         task.fails("three".to_owned());
         let health = &health;
         health.task("upkeep");
-        assert!(
-            health.check().await.is_ready(),
-            "another one took its place"
-        );
+        assert!(health.check().await.is_ready(), "a new task replaced it");
         health.remove_task("upkeep");
         assert_eq!(health.tasks(), []);
     }
@@ -358,7 +353,7 @@ mod tests {
     #[tokio::test]
     async fn a_probe_is_shared_while_it_runs_and_used_for_a_second() {
         let health = health();
-        // No await between the two, so the probe has not run yet.
+        // There is no await in between, so the probe has not run yet.
         let first = health.current_probe().0;
         assert_eq!(health.current_probe().0, first);
         let ended = |ago| {

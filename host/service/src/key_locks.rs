@@ -1,26 +1,26 @@
-//! Locks on keys, for transactions that meet others.
+//! Locks on keys, for transactions in conflict.
 //!
-//! A run that meets somebody else's lock, or that has lost to others, takes the locks
-//! of what it touches; they are its [`Lane`](super::lane::Lane). Others wait for it, or
-//! give way to it:
+//! A run that encounters another's lock, or that has lost a conflict, locks the keys that it
+//! touches. Its locks are its lock set, a [`Lane`](super::lane::Lane). Other runs wait for it,
+//! or give way to it:
 //!
-//! - lanes queue for a key, first come, first served. A lane that holds keys waits for
-//!   one only if that comes after all of them in their order, so no two wait for each
-//!   other. It takes any other only if it is free, and gives way if not;
-//! - who waits here has its instance already. So what is waited for never waits for an
-//!   instance that those who wait occupy;
-//! - commits of others wait while a lane has *closed* one of their keys, from its look
-//!   at it to its end. They do not wait for lanes that queue;
-//! - a lane that closes a key waits for the commits that are under way;
-//! - where the store can say that a commit has its place in its queue, the lane is
-//!   handed on then. What the commit writes is kept here until it has ended, for the
-//!   holder that comes next, whose commit checks that it was applied (`model/link.rs`).
+//! - Lock sets queue for a key in order of arrival. A lock set that holds keys waits only for
+//!   keys that sort after all of them, which rules out deadlocks. It takes any other key only if
+//!   it is free, and otherwise gives way.
+//! - A waiter already has its instance, so a holder never waits for an instance that its waiters
+//!   occupy.
+//! - Other commits wait while one of their keys is *closed*: from the holder's first access to
+//!   its end. They do not wait for lock sets that are queued.
+//! - A holder that closes a key waits for commits that are in progress.
+//! - If the store can report that a commit has its position in the queue, the locks are handed
+//!   on at that point. The written entries are kept here until the commit has ended, for the
+//!   next holder, whose own commit checks that it was applied (`model/link.rs`).
 //!
-//! The locks are for progress only. What is correct is decided by the checks of
-//! versions at the commit, so a lock that is lost spoils nothing.
+//! The locks only ensure progress. Correctness comes from the version checks at commit, so
+//! losing a lock is harmless.
 //!
-//! A key has an entry here while somebody holds it or commits it beside a holder.
-//! While there is none on this host, a commit costs one atomic load.
+//! A key has an entry here while it is held, or while it is committed alongside a holder. While
+//! there are none on this host, a commit costs one atomic load.
 
 use kvasm_core::{AppId, Collection, CommitId, Entry, Key};
 use kvasm_metrics::{InUse, Metrics};
@@ -30,20 +30,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
-/// Which entry of an app.
+/// A key within an app.
 pub type Address = (Collection, Key);
 
-/// How many lanes a commit waits for, beside one for each of its keys.
+/// How many lock sets a commit waits for, in addition to one for each of its keys.
 const LANES_WAITED_FOR: usize = 4;
 
-/// Who holds a lane.
+/// Identifies a lock set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LaneId(u64);
 
-/// The locks of a host.
+/// The key locks of a host.
 pub struct KeyLocks {
     pub(super) metrics: Metrics,
-    /// How many keys have an entry: what is looked at first.
+    /// Number of keys with an entry: the fast path.
     locks: AtomicUsize,
     last: AtomicU64,
     pub(super) table: Mutex<Table>,
@@ -54,29 +54,29 @@ pub(super) type Table = HashMap<AppId, HashMap<Address, Lock>>;
 #[derive(Default)]
 pub(super) struct Lock {
     pub(super) holder: Option<LaneId>,
-    /// Whether the holder has looked at the entry, so that commits of others wait.
+    /// Whether the holder has accessed the entry, so that other commits wait.
     pub(super) closed: bool,
     pub(super) queue: VecDeque<(LaneId, oneshot::Sender<()>)>,
-    /// Commits that wait for the holder's end.
+    /// Commits that wait for the holder to release it.
     gate: Vec<oneshot::Sender<()>>,
-    /// Commits of others that are under way.
+    /// Number of other commits in progress.
     pub(super) passing: u32,
-    /// The holder, which waits for them.
+    /// Notifies the holder, which waits for them.
     pub(super) drained: Option<oneshot::Sender<()>>,
     pub(super) pending: Option<Pending>,
     _gauge: Option<InUse>,
 }
 
-/// What a commit that is under way writes to an entry.
+/// The write of a commit in progress to one entry.
 pub(super) struct Pending {
     pub(super) commit: CommitId,
     pub(super) entry: Option<Entry>,
-    /// Those that wait for its end.
+    /// Those that wait for the commit to end.
     pub(super) waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl Lock {
-    /// Gives it to the next in the queue that still waits, and lets commits through.
+    /// Hands the lock to the next waiter in the queue, and lets commits through.
     pub(super) fn hand_on(&mut self) {
         self.closed = false;
         self.drained = None;
@@ -92,7 +92,7 @@ impl Lock {
         }
     }
 
-    /// Whether only lanes may look at the entry.
+    /// Whether one of these keys is held, or written by a commit in progress.
     pub(super) fn is_taken(&self) -> bool {
         self.holder.is_some() || self.pending.is_some()
     }
@@ -101,7 +101,7 @@ impl Lock {
         self.holder.is_none() && self.passing == 0 && self.pending.is_none()
     }
 
-    /// Waits at the gate, from which those that have left are taken now and then.
+    /// Waits at the gate; occasionally removes cancelled waiters.
     fn wait(&mut self) -> oneshot::Receiver<()> {
         if self.gate.len() >= 64 && self.gate.len() == self.gate.capacity() {
             self.gate.retain(|waiting| !waiting.is_closed());
@@ -127,8 +127,7 @@ impl KeyLocks {
         self.locks.load(Ordering::Acquire) == 0
     }
 
-    /// Works on a key's lock, which is made if `make` says so, and removed if nobody
-    /// uses it afterwards.
+    /// Accesses a key's lock, which is created if `make`, and removed if unused afterwards.
     pub(super) fn lock_of<T>(
         &self,
         table: &mut Table,
@@ -173,19 +172,19 @@ impl KeyLocks {
         keys.any(|at| locks.get(at).is_some_and(|lock| lock.is_taken()))
     }
 
-    /// A number for a lane.
+    /// Returns a new id for a lock set.
     pub(super) fn next_id(&self) -> LaneId {
         LaneId(self.last.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Waits until no lane has closed one of these keys. Lanes wait for what is returned to
-    /// be dropped. `None` if no lane has one of them.
+    /// Waits until none of these keys is closed. Holders wait until the result is dropped.
+    /// Returns `None` if none of the keys has a lock.
     pub(crate) async fn pass(
         self: &Arc<KeyLocks>,
         app: AppId,
         keys: &BTreeSet<Address>,
     ) -> Option<Passage> {
-        // Where one lane comes after the other, a commit could wait without end.
+        // Bounded: with holders in succession, a commit could wait indefinitely.
         let mut waits = keys.len() + LANES_WAITED_FOR;
         loop {
             let gate = {
@@ -197,7 +196,7 @@ impl KeyLocks {
                 };
                 match keys.iter().filter(|_| waits > 0).find_map(closed) {
                     Some(gate) => gate,
-                    // All at once: who waits at one gate is under way at no other.
+                    // All keys at once: a commit that waits at a gate is in progress at no key.
                     None => return self.pass_now(locks, app, keys),
                 }
             };
@@ -226,14 +225,14 @@ impl KeyLocks {
         })
     }
 
-    /// What a commit that is under way writes to an entry.
+    /// Returns the write of a commit in progress to an entry.
     pub fn pending(&self, app: AppId, at: &Address) -> Option<(CommitId, Option<Entry>)> {
         let table = self.table.lock();
         let pending = table.get(&app)?.get(at)?.pending.as_ref()?;
         Some((pending.commit, pending.entry.clone()))
     }
 
-    /// Waits until no commit is under way that writes an entry of lanes.
+    /// Waits until no commit in progress writes the entry.
     pub async fn settled(&self, app: AppId, at: &Address) {
         let waits = || {
             let mut table = self.table.lock();
@@ -247,26 +246,26 @@ impl KeyLocks {
         }
     }
 
-    /// Forgets what a commit writes to entries: it has ended, or it cannot be followed.
+    /// Forgets the writes of commits that have ended or cannot be followed.
     pub fn settle<'k>(&self, app: AppId, commits: impl Iterator<Item = (&'k Address, CommitId)>) {
         let mut table = self.table.lock();
         for (at, commit) in commits {
             self.lock_of(&mut table, app, at, false, |lock| {
                 if lock.pending.as_ref().is_some_and(|p| p.commit == commit) {
-                    // Who waits sees that its sender is gone.
+                    // Waiters notice that their sender is dropped.
                     lock.pending = None;
                 }
             });
         }
     }
 
-    /// Whether anybody could have to wait.
+    /// Whether there are any locks.
     pub(crate) fn are_in_use(&self) -> bool {
         !self.is_empty()
     }
 }
 
-/// A commit that is under way beside lanes.
+/// A commit in progress alongside holders of its keys.
 pub(crate) struct Passage {
     locks: Arc<KeyLocks>,
     app: AppId,

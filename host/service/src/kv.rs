@@ -1,4 +1,4 @@
-//! The key-value service as its callers see it.
+//! The key-value service interface.
 
 use super::{Caller, ServiceError};
 use async_trait::async_trait;
@@ -16,27 +16,28 @@ pub struct Write {
     pub key: Key,
     /// Its new value.
     pub value: Value,
-    /// The entry is absent this many milliseconds from now; at least 1.
+    /// Time to live in milliseconds; at least 1.
     pub ttl_ms: Option<u64>,
-    /// What the entry must be like; otherwise nothing is written.
+    /// A precondition; if it does not hold, nothing is written.
     pub expect: Option<Expect>,
 }
 
 /// Checks and operations that take effect together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    /// What must hold before.
+    /// Preconditions.
     pub checks: Vec<Check>,
-    /// What is done, in this order.
+    /// The changes, applied in this order.
     pub operations: Vec<Operation>,
-    /// The delivery that is done with it.
+    /// The delivery that the commit acknowledges.
     pub acknowledge: Option<Box<Receipt>>,
-    /// What ties it to batches before and after it.
+    /// Its dependency on preceding and following batches.
     pub link: Option<Link>,
 }
 
 impl Batch {
-    /// What it needs of its app. Checks alone change nothing: they are a read.
+    /// Returns the required capability. A batch of checks alone changes nothing, so it is a
+    /// read.
     pub(super) fn needs(&self, app: AppId) -> Capability {
         match self.operations.is_empty() {
             true => Capability::AppKvRead(app),
@@ -56,7 +57,7 @@ pub enum Operation {
         key: Key,
         /// Its new value.
         value: Value,
-        /// The entry is absent this many milliseconds from now; at least 1.
+        /// Time to live in milliseconds; at least 1.
         ttl_ms: Option<u64>,
     },
     /// Removes an entry, if there is one.
@@ -66,43 +67,42 @@ pub enum Operation {
         /// Its key.
         key: Key,
     },
-    /// Adds to an entry that holds a JSON integer; an absent one counts as 0.
+    /// Adds to an entry that holds a JSON integer; an absent entry counts as 0.
     Increment {
         /// Its collection.
         collection: Collection,
         /// Its key.
         key: Key,
-        /// How much is added.
+        /// The amount to add.
         delta: i64,
     },
 }
 
-/// The most checks and operations of a batch together, and the most keys that are
-/// asked for at once.
+/// Maximum number of checks and operations in a batch, and of keys in one `get_many`.
 pub const BATCH_MAX: usize = 1_000;
-/// The most bytes of a batch, and of the values that are asked for at once.
+/// Maximum size in bytes of a batch, and of the values returned by one `get_many`.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// What is asked of a list.
+/// A query for a page of a collection.
 #[derive(Debug, Clone)]
 pub struct List {
     /// The collection.
     pub collection: Collection,
     /// The keys.
     pub range: KeyRange,
-    /// Where the page before ended.
+    /// Where the previous page ended.
     pub cursor: Option<Cursor>,
-    /// The most entries, 1 to [`Limits::page_entries`](kvasm_core::Limits::page_entries); by default
-    /// that.
+    /// Maximum number of entries, from 1 to
+    /// [`Limits::page_entries`](crate::model::Limits::page_entries), which is the default.
     pub limit: Option<u32>,
-    /// Descending keys.
+    /// In descending order of keys.
     pub reverse: bool,
-    /// Read the values too.
+    /// Whether to read the values too.
     pub with_values: bool,
 }
 
 impl List {
-    /// Every key of a collection, ascending, without values.
+    /// All keys of a collection, ascending, without values.
     pub fn all(collection: Collection) -> List {
         List {
             collection,
@@ -118,16 +118,16 @@ impl List {
 /// A page of a list.
 #[derive(Debug, Clone)]
 pub struct Listing {
-    /// The keys in order, with their entries if they were asked for.
+    /// The keys in order, with their entries if requested.
     pub entries: Vec<(Key, Option<Entry>)>,
-    /// Pass it back for the next page; none at the end of the list.
+    /// The cursor of the next page; none at the end of the collection.
     pub cursor: Option<Cursor>,
 }
 
-/// The key-value service as host functions see it.
+/// The key-value service.
 #[async_trait]
 pub trait Kv: Send + Sync {
-    /// The value of an entry, if there is one.
+    /// Returns the value of an entry, if it exists.
     ///
     /// # Errors
     /// As [`get`](Kv::get).
@@ -141,10 +141,10 @@ pub trait Kv: Send + Sync {
         Ok(entry.map(|entry| entry.value))
     }
 
-    /// The entry, if there is one.
+    /// Returns the entry, if it exists.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`], or the store's failure.
+    /// [`ServiceError::Denied`], or a store error.
     async fn get(
         &self,
         caller: &Caller,
@@ -152,7 +152,7 @@ pub trait Kv: Send + Sync {
         key: &Key,
     ) -> Result<Option<Entry>, ServiceError>;
 
-    /// Whether there is an entry.
+    /// Returns whether an entry exists.
     ///
     /// # Errors
     /// As [`get`](Kv::get).
@@ -163,7 +163,7 @@ pub trait Kv: Send + Sync {
         key: &Key,
     ) -> Result<bool, ServiceError>;
 
-    /// Entries in the order of their keys, all as they were at one moment.
+    /// Returns entries in the order of `keys`, from one consistent snapshot.
     ///
     /// # Errors
     /// As [`get`](Kv::get), and [`ServiceError::Invalid`] for more than
@@ -174,28 +174,27 @@ pub trait Kv: Send + Sync {
         keys: &[(Collection, Key)],
     ) -> Result<Vec<Option<Entry>>, ServiceError>;
 
-    /// A page of a collection.
+    /// Returns a page of a collection.
     ///
     /// # Errors
-    /// As [`get`](Kv::get), and [`ServiceError::Invalid`] for a limit out of
-    /// range or a cursor of another list.
+    /// As [`get`](Kv::get), and [`ServiceError::Invalid`] for a limit out of range or a cursor
+    /// of another query.
     async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError>;
 
-    /// Writes one entry and returns its new version. It is durable then.
+    /// Writes one entry and returns its new version, once it is durable.
     ///
     /// # Errors
-    /// As [`get`](Kv::get), [`ServiceError::Conflict`] when the entry is not as
-    /// expected, and [`ServiceError::Invalid`] for a time to live of 0.
+    /// As [`get`](Kv::get), [`ServiceError::Conflict`] if the precondition does not hold, and
+    /// [`ServiceError::Invalid`] for a time to live of 0.
     async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError>;
 
-    /// Writes entries together or not at all, for an import. What the writes
-    /// expect is not looked at.
+    /// Writes entries atomically, for an import. Preconditions of the writes are ignored.
     ///
     /// # Errors
     /// As [`set`](Kv::set).
     async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError>;
 
-    /// Up to `limit` names of collections in order, after one if given.
+    /// Returns up to `limit` names of collections in order, starting after `after`.
     ///
     /// # Errors
     /// As [`get`](Kv::get).
@@ -206,7 +205,7 @@ pub trait Kv: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Collection>, ServiceError>;
 
-    /// Removes an entry; whether there was one.
+    /// Deletes an entry, and returns whether it existed.
     ///
     /// # Errors
     /// As [`set`](Kv::set).
@@ -218,8 +217,8 @@ pub trait Kv: Send + Sync {
         expect: Option<Expect>,
     ) -> Result<bool, ServiceError>;
 
-    /// Adds to an entry that holds a JSON integer, and returns its new version and
-    /// what it holds now. An absent entry counts as 0.
+    /// Adds to an entry that holds a JSON integer, and returns its new version and value. An
+    /// absent entry counts as 0.
     ///
     /// # Errors
     /// As [`set`](Kv::set), [`ServiceError::NotInteger`], [`ServiceError::Overflow`].
@@ -231,8 +230,8 @@ pub trait Kv: Send + Sync {
         delta: i64,
     ) -> Result<(Version, i64), ServiceError>;
 
-    /// Carries out a batch and answers one [`Applied`] for each operation. One of
-    /// checks alone is a read, and needs no more than that.
+    /// Commits a batch and returns one [`Applied`] for each operation. A batch of checks alone
+    /// is a read, and requires only read access.
     ///
     /// # Errors
     /// As [`increment`](Kv::increment), and [`ServiceError::Invalid`] for more than

@@ -1,5 +1,4 @@
-//! The key-value service over a store: the script gate, validation, and one batch
-//! for each write.
+//! The key-value service over a store: access checks, validation, and one batch for each write.
 
 use super::key_locks::{Address, KeyLocks, Passage};
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
@@ -29,7 +28,7 @@ pub struct KvService {
 }
 
 impl KvService {
-    /// A service over `store` that tells `events` of each commit.
+    /// Creates a service over `store` that notifies `events` of commits.
     pub fn new(
         store: Arc<dyn Store>,
         events: Arc<dyn Events>,
@@ -47,8 +46,7 @@ impl KvService {
         }
     }
 
-    /// The same, whose commits wait for transactions that hold their keys, for so long as
-    /// a call may take.
+    /// Makes commits wait for transactions that hold their keys, up to the time limit of a call.
     pub fn with_key_locks(self, locks: Arc<KeyLocks>, limits: &Limits) -> KvService {
         KvService {
             locks: Some((locks, limits.wall_time)),
@@ -56,8 +54,8 @@ impl KvService {
         }
     }
 
-    /// Waits for transactions that hold what a batch touches. What only looks does
-    /// not wait, nor does the holder.
+    /// Waits for transactions that hold keys of a batch. Read-only batches and holders do not
+    /// wait.
     async fn pass(&self, caller: &Caller, batch: &WriteBatch) -> Option<Passage> {
         let (locks, at_most) = self.locks.as_ref()?;
         if !locks.are_in_use() || caller.lane().is_some() || batch.ops.is_empty() {
@@ -68,11 +66,11 @@ impl KvService {
         let keys = written.chain(checked);
         let keys: BTreeSet<Address> = keys.map(|(c, k)| (c.clone(), k.clone())).collect();
         let passage = locks.pass(caller.app(), &keys);
-        // The locks are for progress: who has waited so long goes on without.
+        // The locks only ensure progress: after the timeout, the commit continues without.
         timeout(*at_most, passage).await.ok().flatten()
     }
 
-    /// A batch of this caller.
+    /// Creates an empty batch of this caller.
     fn batch(caller: &Caller, now: Timestamp) -> WriteBatch {
         WriteBatch {
             depth: caller.depth(),
@@ -81,7 +79,7 @@ impl KvService {
         }
     }
 
-    /// Commits one operation, guarded by what is expected of its entry.
+    /// Commits one operation with its precondition.
     async fn write(
         &self,
         caller: &Caller,
@@ -133,7 +131,7 @@ impl KvService {
     }
 }
 
-/// When an entry with a time to live expires.
+/// Returns when an entry with a time to live expires.
 pub(super) fn expiry(now: Timestamp, ttl_ms: Option<u64>) -> Result<Option<Timestamp>, Invalid> {
     match ttl_ms {
         None => Ok(None),
@@ -182,7 +180,7 @@ fn op(now: Timestamp, operation: Operation) -> Result<Op, Invalid> {
     })
 }
 
-/// Refuses more parts than there may be.
+/// Returns an error for more parts than allowed.
 pub(super) fn check_count(subject: Subject, found: usize) -> Result<(), Invalid> {
     if found > BATCH_MAX {
         return Err(Invalid::TooMany {
@@ -194,8 +192,8 @@ pub(super) fn check_count(subject: Subject, found: usize) -> Result<(), Invalid>
     Ok(())
 }
 
-/// The page that is asked of a store for a list: from where the cursor says, and
-/// no more than may be.
+/// Converts a list request into a query of the store: resolves the cursor and applies the
+/// limits.
 pub(super) fn list_query(
     caller: &Caller,
     list: &List,
@@ -229,15 +227,15 @@ pub(super) fn list_query(
     })
 }
 
-/// Where a list goes on after a page that ends with `last`.
+/// Returns the cursor of a list after a page that ends with `last`.
 pub(super) fn seal(caller: &Caller, list: &List, last: &Key) -> Cursor {
     let (collection, range) = (&list.collection, &list.range);
     Cursor::seal(caller.cursor_key(), collection, range, list.reverse, last)
 }
 
-/// What is written down of an administrator's write: which entry, or how many,
-/// and never a value. Of several, the action is `many`. A batch of checks alone is a
-/// read, which leaves no row.
+/// Builds the audit row of an administrator's write: the entry, or the number of entries, but
+/// never a value. The action of several is `many`. A batch of checks alone is a read, which has
+/// no row.
 fn audit_row(
     caller: &Caller,
     now: Timestamp,
@@ -264,10 +262,10 @@ fn audit_row(
     Some(Box::new(actor.audit(action, Some(app), now, detail)))
 }
 
-/// A store answered with something else than it was asked for.
+/// The store returned an unexpected result.
 fn broken_store() -> ServiceError {
     ServiceError::Internal(StoreError::Failed(
-        "the store did not answer one result for one operation".into(),
+        "the store did not return one result per operation".into(),
     ))
 }
 

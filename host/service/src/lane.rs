@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
-/// A lane that is given up when this is dropped.
+/// A lock set that is released on drop.
 pub struct Held(Arc<Lane>);
 
 impl Held {
@@ -26,26 +26,26 @@ impl Drop for Held {
     }
 }
 
-/// The locks of one transaction: none, as long as it meets nobody.
+/// The lock set of one transaction: empty until it encounters another's locks.
 pub struct Lane {
     locks: Arc<KeyLocks>,
     app: AppId,
     id: LaneId,
-    /// Whether it has ever taken a lock: what is looked at first.
+    /// Whether it has ever taken a lock: the fast path.
     is_used: AtomicBool,
     keys: Mutex<Keys>,
 }
 
 #[derive(Default)]
 struct Keys {
-    /// Those that it holds or waits for.
+    /// Keys that it holds or waits for.
     held: BTreeSet<Address>,
-    /// Those of them that are not closed yet.
+    /// Those that are not closed yet.
     open: Vec<Address>,
     released: bool,
 }
 
-/// How a lane comes by a key.
+/// The outcome of an attempt to lock a key.
 enum Turn {
     Holds,
     Next(oneshot::Receiver<()>),
@@ -53,7 +53,7 @@ enum Turn {
 }
 
 impl Lane {
-    /// A lane without locks.
+    /// Creates an empty lock set.
     pub fn open(locks: &Arc<KeyLocks>, app: AppId) -> Held {
         Held(Arc::new(Lane {
             locks: Arc::clone(locks),
@@ -74,14 +74,14 @@ impl Lane {
         self.id
     }
 
-    /// Whether it has, or had, a lock.
+    /// Whether it holds, or has held, a lock.
     pub(crate) fn is_used(&self) -> bool {
         self.is_used.load(Ordering::Acquire)
     }
 
-    /// Before a run looks at keys or writes them: takes those that it does not have, in
-    /// order, and waits for each that comes after all that it has. Then it closes all
-    /// that it has. `false` if it would have to wait for one that comes before others.
+    /// Called before a run reads or writes keys: locks the missing ones in order, waiting for
+    /// those that sort after all held ones, and then closes all. Returns `false` if it would
+    /// have to wait for a key that sorts before one that it holds.
     pub async fn touch(&self, keys: &BTreeSet<&Address>, deadline: &Deadline) -> bool {
         for at in keys {
             match self.line_up(at) {
@@ -89,7 +89,7 @@ impl Lane {
                 Turn::Next(turn) => {
                     let start = Instant::now();
                     let timed = deadline.timed(Stage::Lane);
-                    // The sender is dropped only by who takes this lane out of the queue.
+                    // The sender is only dropped by removing this lock set from the queue.
                     let _ = turn.await;
                     drop(timed);
                     self.locks.metrics.transaction_waited(start.elapsed());
@@ -103,7 +103,7 @@ impl Lane {
         true
     }
 
-    /// Takes a lock, or a place in its queue.
+    /// Takes a lock, or joins its queue.
     fn line_up(&self, at: &Address) -> Turn {
         let mut own = self.keys.lock();
         if own.released {
@@ -128,7 +128,7 @@ impl Lane {
         };
         let turn = self.locks.lock_of(&mut table, self.app, at, true, line_up);
         match turn {
-            // While it waits, so that its place in the queue is given up with the rest.
+            // Also while it waits, so that a release removes it from the queue.
             Some(turn @ (Turn::Holds | Turn::Next(_))) => {
                 self.add(&mut own, at);
                 turn
@@ -143,9 +143,9 @@ impl Lane {
         own.open.push(at.clone());
     }
 
-    /// Takes and closes keys if nobody has one of them or is about to change it: what a
-    /// run has looked at without a lock. Not once it was given up, as nobody would release
-    /// them then.
+    /// Locks and closes keys if all of them are free and none is being committed: keys that a
+    /// run has accessed without a lock. Fails after a release, as the locks would never be
+    /// released.
     pub(crate) fn take_free(&self, keys: &[Address]) -> bool {
         let mut own = self.keys.lock();
         if own.released {
@@ -171,8 +171,7 @@ impl Lane {
         true
     }
 
-    /// Keeps others from committing its keys. Returns what to wait for: the commits of
-    /// them that are under way.
+    /// Blocks other commits of its keys. Returns what to wait for: commits in progress.
     fn close(&self) -> Vec<oneshot::Receiver<()>> {
         let mut own = self.keys.lock();
         let open = std::mem::take(&mut own.open);
@@ -197,14 +196,14 @@ impl Lane {
         drained.flatten()
     }
 
-    /// Whether it has all these keys.
+    /// Whether it holds all these keys.
     pub fn holds(&self, keys: &BTreeSet<Address>) -> bool {
         let own = self.keys.lock();
         !own.released && keys.is_subset(&own.held)
     }
 
-    /// Hands the locks on before the commit of what was written has ended. Until then
-    /// only those that come next see it.
+    /// Hands the locks on before the commit of `written` has ended. Until then only the next
+    /// holders see these writes.
     pub(crate) fn hand_on(&self, commit: CommitId, written: Vec<(Address, Option<Entry>)>) {
         let own = self.keys.lock();
         if own.released {
@@ -254,7 +253,7 @@ mod tests {
     use kvasm_core::{Collection, Key};
     use kvasm_metrics::Metrics;
 
-    /// Nobody would give up what it took then.
+    /// Otherwise the lock would never be released.
     #[test]
     fn a_lane_that_was_given_up_takes_nothing() {
         let locks = KeyLocks::new(Metrics::default());

@@ -1,34 +1,34 @@
-//! Dead letters, for administrators.
+//! Administration of dead letters.
 
 use super::{Actor, Admin, ServiceError};
 use kvasm_core::{App, Capability, DeadLetter, Invalid, Letters, Subject, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// The most dead letters that are read, replayed or discarded at once: so many
-/// fit one transaction that does not hold up the app's other writes for long.
+/// Maximum number of dead letters that are read, replayed or discarded at once. One transaction
+/// handles this many without blocking the app's other writes for long.
 pub const LETTERS_MAX: u32 = 1_000;
-/// A page ends after the row whose event takes it over this.
+/// A page ends after the row whose event exceeds this size.
 const PAGE_BYTES: u64 = 4 * 1024 * 1024;
-/// Dead letters that are asked of the store at once, for the same reason.
+/// Number of dead letters read from the store at once, to bound memory.
 const CHUNK: u32 = 16;
 
-/// Some rows, and whether there may be more after them.
+/// A page of rows.
 #[derive(Debug, Clone)]
 pub struct Page<T> {
     /// The rows.
     pub rows: Vec<T>,
-    /// Whether the page ended before the rows did.
+    /// Whether there are more rows after the page.
     pub more: bool,
 }
 
 impl Admin {
-    /// Up to `limit` dead letters of an app, newest first, below one if given. There
-    /// is always room for one.
+    /// Returns up to `limit` dead letters of an app, newest first, starting below `before`. A
+    /// page has at least one, however large, if there is any.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`] without `script:read` of the app, whose values they
-    /// hold; [`ServiceError::Invalid`] for more than [`LETTERS_MAX`].
+    /// [`ServiceError::Denied`] without `script:read` of the app, because they contain values;
+    /// [`ServiceError::Invalid`] for more than [`LETTERS_MAX`].
     pub async fn dead_letters(
         &self,
         actor: &Actor,
@@ -58,7 +58,7 @@ impl Admin {
         }
     }
 
-    /// One dead letter.
+    /// Returns one dead letter.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] as [`dead_letters`](Admin::dead_letters);
@@ -79,8 +79,8 @@ impl Admin {
         found.next().ok_or(ServiceError::DeadLetterNotFound)
     }
 
-    /// Sends up to `limit` dead letters again, the oldest first; how many. A dry run
-    /// only counts them. Letters without a choice are all letters.
+    /// Replays up to `limit` dead letters, oldest first, and returns their number. A dry run
+    /// only counts them. An empty filter selects all dead letters.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `script:write` of the app, whose entries
@@ -97,8 +97,8 @@ impl Admin {
         self.decide(actor, app, letters, limit, dry_run, fate).await
     }
 
-    /// Throws up to `limit` dead letters away, the oldest first; how many. A dry run
-    /// only counts them. Letters without a choice are all letters.
+    /// Permanently deletes up to `limit` dead letters, oldest first, and returns their number. A
+    /// dry run only counts them. An empty filter selects all dead letters.
     ///
     /// # Errors
     /// As [`replay`](Admin::replay).
@@ -144,7 +144,7 @@ impl Admin {
     }
 }
 
-/// What becomes of dead letters.
+/// What to do with dead letters.
 #[derive(Clone, Copy)]
 enum Fate {
     Replay,
@@ -168,7 +168,7 @@ impl<T> Filling<T> {
         }
     }
 
-    /// Takes a row, if there is room for it; otherwise the page is full.
+    /// Adds a row unless the page is full. Returns whether it was added.
     pub(super) fn take(&mut self, row: T, bytes: u64, limit: u32) -> bool {
         if self.page.rows.len() >= limit as usize || self.bytes > PAGE_BYTES {
             self.page.more = true;
@@ -192,7 +192,7 @@ pub(super) fn check_limit(limit: u32, max: u32) -> Result<(), Invalid> {
     })
 }
 
-/// A choice of letters as the audit log has it: what narrows it, and no more.
+/// The filter as recorded in the audit log: only the fields that are set.
 fn choice(letters: &Letters, limit: u32) -> Value {
     let Letters {
         ids,
@@ -216,7 +216,7 @@ fn choice(letters: &Letters, limit: u32) -> Value {
             detail.insert(name.to_owned(), value);
         }
     }
-    // So that a row without a choice says what it was.
+    // Marks a row without a filter explicitly.
     if detail.is_empty() {
         detail.insert("all".to_owned(), json!(true));
     }

@@ -1,6 +1,8 @@
 //! Policy: who may do what, what is valid, and what it may cost. The layer
 //! between every door of the host (guests, the command line) and the store.
 #![deny(missing_docs)]
+//! Policy: access control, validation and limits. The layer between all entry points of the host
+//! (guests, HTTP, the command line) and the store.
 
 mod access;
 mod actor;
@@ -63,18 +65,18 @@ pub use triggers::Fate;
 pub use wakes::Wakes;
 pub use way::{Settles, Way};
 
-/// What a plugin's host functions reach, as trait objects, so that an embedder
-/// or a test can put its own in any place.
+/// The services behind a plugin's host functions, as trait objects, so that an embedder or a
+/// test can replace each of them.
 ///
-/// The default is a bundle of no-ops: nothing is ever found, and a write is
-/// refused as unavailable rather than acknowledged and forgotten.
+/// The default is a set of no-ops: reads find nothing, and writes fail as unavailable, so that
+/// none is acknowledged and lost.
 #[derive(Clone)]
 pub struct Services {
     /// The key-value store.
     pub kv: Arc<dyn Kv>,
-    /// Deliveries that were given up.
+    /// Dead letters.
     pub dead_letters: Arc<dyn DeadLetters>,
-    /// What is notified of commits that made deliveries.
+    /// Notified of commits that created deliveries.
     pub events: Arc<dyn Events>,
 }
 

@@ -1,4 +1,4 @@
-//! What plugins and the host have to tell about each app, kept for a while.
+//! The logs of apps: recent lines of their plugins, and of the host about them.
 
 use kvasm_core::{AppId, Level, Timestamp, short};
 use parking_lot::Mutex;
@@ -7,22 +7,22 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// The most lines of an app that are kept.
+/// Maximum number of lines kept per app.
 const LINES_MAX: usize = 1_000;
-/// The most bytes of an app's lines that are kept.
+/// Maximum size of the lines kept per app, in bytes.
 const APP_BYTES_MAX: usize = 256 * 1024;
-/// The most bytes of all apps' lines that are kept.
+/// Maximum size of the lines kept for all apps, in bytes.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
-/// The longest text of a line, in bytes: a ring has room for several.
+/// Maximum length of a line, in bytes: small enough that an app keeps several.
 const LINE_BYTES_MAX: usize = 16 * 1024;
-/// The most that follow an app's log at once: each new line is written for each.
+/// Maximum number of followers of an app's log: each new line is sent to each of them.
 pub const FOLLOWERS_OF_APP_MAX: usize = 16;
-/// The most that follow logs at once.
+/// Maximum number of followers of all logs.
 const FOLLOWERS_MAX: usize = 512;
-/// What a line takes beside its text and the name of its function.
+/// Size of a line in addition to its text and function name.
 const LINE_OVERHEAD: usize = 128;
 
-/// Who has written a line.
+/// The source of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogSource {
     /// The plugin.
@@ -49,7 +49,7 @@ pub struct LogRecord {
     pub at: Timestamp,
     /// Its severity.
     pub level: Level,
-    /// Who has written it.
+    /// Its source.
     pub source: LogSource,
     /// The function that was called.
     pub function: Arc<str>,
@@ -57,7 +57,7 @@ pub struct LogRecord {
     pub request_id: Uuid,
     /// Its text, without control characters.
     pub message: String,
-    /// Whether the run that wrote it was discarded, and run again.
+    /// Whether the run that wrote it was discarded and rerun.
     pub discarded: bool,
 }
 
@@ -67,14 +67,14 @@ impl LogRecord {
     }
 }
 
-/// Which lines of a log. Each part that is there narrows the choice.
+/// A filter of log lines. All given conditions must match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogFilter {
-    /// Of this request.
+    /// Lines of this request.
     pub request: Option<Uuid>,
-    /// At least as severe as this.
+    /// Lines at least as severe as this.
     pub level: Option<Level>,
-    /// Written at this time or later.
+    /// Lines written at this time or later.
     pub since: Option<Timestamp>,
 }
 
@@ -87,21 +87,21 @@ impl LogFilter {
     }
 }
 
-/// The logs of all apps on this host: in memory, the newest lines of each.
+/// The logs of all apps on this host, in memory. Only the newest lines are kept.
 #[derive(Default)]
 pub struct Logs {
     state: Mutex<State>,
     followers: Mutex<HashMap<AppId, Followers>>,
 }
 
-/// Those who follow the log of one app.
+/// The followers of one app's log.
 #[derive(Default)]
 struct Followers {
     count: usize,
     grown: Arc<Notify>,
 }
 
-/// One that follows an app's log.
+/// A follower of an app's log.
 pub struct Following {
     logs: Arc<Logs>,
     app: AppId,
@@ -109,8 +109,7 @@ pub struct Following {
 }
 
 impl Following {
-    /// Notified when lines of the app arrive, or the app is gone. Register with it
-    /// before reading.
+    /// Notified when lines of the app arrive, or the app is deleted. Register before reading.
     pub fn grown(&self) -> Arc<Notify> {
         Arc::clone(&self.grown)
     }
@@ -142,7 +141,7 @@ struct Ring {
 }
 
 impl Ring {
-    /// Lets the oldest line go; how many bytes it had.
+    /// Removes the oldest line, and returns its size.
     fn shift(&mut self) -> usize {
         let bytes = self.lines.pop_front().map_or(0, |line| line.bytes());
         self.bytes -= bytes;
@@ -151,8 +150,8 @@ impl Ring {
 }
 
 impl Logs {
-    /// Counts one that follows the app's log, until the guard is dropped. None if
-    /// there are as many as there may be, of the app or in all.
+    /// Registers a follower of the app's log, until the guard is dropped. Returns `None` at the
+    /// limit of followers, of the app or in total.
     pub fn follow(self: &Arc<Self>, app: AppId) -> Option<Following> {
         let mut followers = self.followers.lock();
         let all: usize = followers.values().map(|of_app| of_app.count).sum();
@@ -169,8 +168,8 @@ impl Logs {
         })
     }
 
-    /// Adds lines; their numbers are set here. The oldest go when there are too
-    /// many of the app's, or of all.
+    /// Adds lines, and assigns their numbers. The oldest lines are removed above the limits of
+    /// the app or of all apps.
     pub fn push(&self, app: AppId, lines: impl IntoIterator<Item = LogRecord>) {
         let mut lines = lines.into_iter().peekable();
         if lines.peek().is_none() {
@@ -198,19 +197,19 @@ impl Logs {
         self.tell(app);
     }
 
-    /// Wakes those who follow an app's log.
+    /// Notifies the followers of an app's log.
     fn tell(&self, app: AppId) {
         if let Some(of_app) = self.followers.lock().get(&app) {
             of_app.grown.notify_waiters();
         }
     }
 
-    /// The app's lines after a number, oldest first: the last `limit` of them.
+    /// Returns the last `limit` lines of the app after a number, oldest first.
     pub fn read(&self, app: AppId, after: u64, limit: usize) -> Vec<LogRecord> {
         self.find(app, after, limit, &LogFilter::default())
     }
 
-    /// The same of lines that a filter lets through.
+    /// Like `read`, for lines that match a filter.
     pub fn find(&self, app: AppId, after: u64, limit: usize, filter: &LogFilter) -> Vec<LogRecord> {
         let state = self.state.lock();
         let Some(ring) = state.rings.get(&app) else {
@@ -227,18 +226,17 @@ impl Logs {
         lines
     }
 
-    /// The apps that have lines.
+    /// Returns the apps that have lines.
     pub fn apps(&self) -> Vec<AppId> {
         self.state.lock().rings.keys().copied().collect()
     }
 
-    /// The number of the newest line of all apps.
+    /// Returns the number of the newest line of all apps.
     pub fn newest(&self) -> u64 {
         self.state.lock().seq
     }
 
-    /// Forgets an app that is gone. Those who follow its log are woken and find nothing
-    /// more.
+    /// Removes the log of a deleted app. Its followers are notified, and find nothing more.
     pub fn remove(&self, app: AppId) {
         let mut state = self.state.lock();
         if let Some(ring) = state.rings.remove(&app) {
@@ -250,8 +248,8 @@ impl Logs {
 }
 
 impl State {
-    /// Takes from the largest logs, so that nobody's lines push out those of an
-    /// app that writes little.
+    /// Shrinks the largest logs, so that no app's lines displace those of an app that writes
+    /// little.
     fn make_room(&mut self) {
         while self.bytes > BYTES_MAX {
             let largest = self.rings.values_mut().max_by_key(|ring| ring.bytes);

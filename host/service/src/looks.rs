@@ -1,4 +1,4 @@
-//! One question to the store for all who have the same question at the same time.
+//! Coalesces concurrent checks of the store into one.
 
 use parking_lot::Mutex;
 use std::future::poll_fn;
@@ -8,25 +8,25 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use tokio::sync::Notify;
 
-/// Looks at something that changes. At most one look is under way; all who come
-/// meanwhile share the next one. So each caller gets the answer of a look that has
-/// begun after they asked, and waits for two at most.
+/// Coalesces checks of a changing value. At most one check is in progress; all callers that
+/// arrive meanwhile share the next one. So each caller gets the result of a check that started
+/// after its call, and waits for two checks at most.
 pub(super) struct Looks<T>(Arc<Mutex<State<T>>>);
 
 struct State<T> {
-    /// A look is under way.
+    /// A check is in progress.
     busy: bool,
-    /// Those who have come since it began.
+    /// Callers that have arrived since it started.
     next: Option<Arc<Group<T>>>,
 }
 
-/// Those who share a look.
+/// Callers that share a check.
 struct Group<T> {
     answer: OnceLock<T>,
-    /// Their look has ended without an answer: it has panicked, its caller has left, or
-    /// the runtime is shutting down.
+    /// The check has ended without a result: it panicked, its caller was cancelled, or the
+    /// runtime is shutting down.
     broken: AtomicBool,
-    /// There is an answer, or one of the group has to begin.
+    /// There is a result, or a member of the group has to start the check.
     woken: Notify,
 }
 
@@ -38,8 +38,9 @@ impl<T> Default for Looks<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Looks<T> {
-    /// The answer of a look that begins now or later. Of a group, one calls `ask`. If
-    /// that has to wait, the look goes on when its caller has gone.
+    /// Returns the result of a check that starts now or later. One caller of a group calls
+    /// `ask`. If that does not complete at once, the check survives the cancellation of its
+    /// caller.
     pub(super) async fn look<F>(&self, ask: impl Fn() -> F) -> T
     where
         F: Future<Output = T> + Send + 'static,
@@ -48,12 +49,12 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
         let mut place = Place::Anywhere;
         loop {
             if group.broken.load(Ordering::Acquire) {
-                // Its members are woken once. They join those who will be woken again.
+                // Its members are notified only once. Join a group that will be notified again.
                 place = Place::Here;
                 group = self.join();
             }
             let mut woken = pin!(group.woken.notified());
-            // From here on: nothing that happens after the checks below is missed.
+            // Register before the checks below, so that no notification is missed.
             woken.as_mut().enable();
             if let Some(answer) = group.answer.get() {
                 return answer.clone();
@@ -81,15 +82,15 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
         Arc::clone(group)
     }
 
-    /// Closes the group and begins its look, if none is under way.
+    /// Closes the group and starts its check, unless one is in progress.
     fn begin(&self, group: &Arc<Group<T>>) -> Option<Underway<T>> {
         let mut state = self.0.lock();
-        // The answer is there before the next may begin.
+        // The result is set before the next check may start.
         if state.busy || group.answer.get().is_some() {
             return None;
         }
         state.busy = true;
-        // It is not the next one if its first look came to no end.
+        // It is no longer the next group if its first check was broken.
         state.next.take_if(|next| Arc::ptr_eq(next, group));
         Some(Underway {
             state: Arc::clone(&self.0),
@@ -98,24 +99,24 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
     }
 }
 
-/// Where a look goes on that has to wait.
+/// Where a check that has to wait continues.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
     Anywhere,
-    /// Where it was asked for, as a look has ended without an answer before: a runtime
-    /// that is shutting down drops each new task at once.
+    /// In the caller, because an earlier check ended without a result: a runtime that is
+    /// shutting down drops new tasks immediately.
     Here,
 }
 
-/// A look. Dropped, with an answer or without, it lets the next begin.
+/// A check in progress. Dropping it, with a result or without, lets the next one start.
 struct Underway<T> {
     state: Arc<Mutex<State<T>>>,
     group: Arc<Group<T>>,
 }
 
 impl<T: Send + Sync + 'static> Underway<T> {
-    /// Looks here if the answer is there at once, and else in a task of its own, which
-    /// does not end with the one who asked.
+    /// Completes in the caller if the result is ready at once, otherwise in its own task, which
+    /// survives the caller.
     async fn run(self, mut look: Pin<Box<dyn Future<Output = T> + Send>>, place: Place) {
         if place == Place::Here {
             return self.end(look.await);
@@ -127,7 +128,7 @@ impl<T: Send + Sync + 'static> Underway<T> {
     }
 
     fn end(self, answer: T) {
-        // No other look has set it: a group has one at a time.
+        // Not set yet: a group has one check at a time.
         let _ = self.group.answer.set(answer);
     }
 }
@@ -144,7 +145,7 @@ impl<T> Drop for Underway<T> {
         };
         self.group.woken.notify_waiters();
         if let Some(next) = next {
-            // If this one has gone, the next of them is woken.
+            // If that member is cancelled, `Notify` passes the notification to another.
             next.woken.notify_one();
         }
     }
@@ -161,10 +162,10 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Looks that end when they are let go, with what is then sent.
+    /// Checks that complete when released, with the value sent.
     struct Held {
         looks: Arc<Looks<u32>>,
-        /// Says that a look has begun.
+        /// Signals that a check has started.
         begun: UnboundedSender<()>,
         begins: UnboundedReceiver<()>,
         let_go: UnboundedSender<u32>,
@@ -193,7 +194,7 @@ mod tests {
             }
         }
 
-        /// One who asks, and has joined a group.
+        /// A caller that has joined a group.
         async fn caller(&self) -> JoinHandle<u32> {
             let (looks, ask) = (Arc::clone(&self.looks), self.ask());
             let joined = Arc::new(Notify::new());
@@ -213,13 +214,13 @@ mod tests {
 
         async fn begins(&mut self) {
             let begins = timeout(PATIENCE, self.begins.recv());
-            begins.await.expect("a look begins").unwrap();
+            begins.await.expect("a check starts").unwrap();
         }
     }
 
     async fn answer(caller: JoinHandle<u32>) -> u32 {
         let answer = timeout(PATIENCE, caller).await;
-        answer.expect("an answer").unwrap()
+        answer.expect("a result").unwrap()
     }
 
     #[tokio::test]
@@ -233,7 +234,7 @@ mod tests {
         }
         held.let_go.send(1).unwrap();
         assert_eq!(answer(first).await, 1);
-        // All who came meanwhile share the next.
+        // All who arrived meanwhile share the next check.
         held.begins().await;
         assert!(later.iter().all(|caller| !caller.is_finished()));
         let last = held.caller().await;
@@ -244,7 +245,7 @@ mod tests {
         held.begins().await;
         held.let_go.send(3).unwrap();
         assert_eq!(answer(last).await, 3);
-        assert!(held.begins.try_recv().is_err(), "a look too many");
+        assert!(held.begins.try_recv().is_err(), "one check too many");
     }
 
     #[tokio::test]
@@ -258,7 +259,7 @@ mod tests {
             assert!(caller.await.unwrap_err().is_cancelled());
         }
         held.let_go.send(1).unwrap();
-        // Of those who wait, one that is still there begins.
+        // One of the remaining callers starts the next check.
         held.begins().await;
         held.let_go.send(2).unwrap();
         assert_eq!(answer(second).await, 2);
@@ -289,7 +290,7 @@ mod tests {
             async move {
                 tokio::task::yield_now().await;
                 let tried = tries.fetch_add(1, Ordering::SeqCst);
-                assert!(tried > 0, "the first look fails, as this test wants");
+                assert!(tried > 0, "the first check fails intentionally");
                 tried
             }
         };
@@ -297,7 +298,7 @@ mod tests {
         assert_eq!(look.await.unwrap(), 1);
     }
 
-    /// While those who waited for it have not run yet, the next look has begun.
+    /// The next check starts before those that waited for the broken one run again.
     #[tokio::test]
     async fn who_waited_for_a_look_that_panics_waits_for_the_next() {
         let looks = Looks::default();
@@ -307,7 +308,7 @@ mod tests {
             let failing = Arc::clone(&failing);
             async move {
                 match failing.lock().await.take() {
-                    Some(failing) => failing.await.expect("it fails, as this test wants"),
+                    Some(failing) => failing.await.expect("it fails intentionally"),
                     None => 1,
                 }
             }
@@ -326,15 +327,15 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(second.as_mut().poll(&mut context).is_pending());
-        assert!(looks.0.lock().busy, "the second look is under way");
+        assert!(looks.0.lock().busy, "the second check is in progress");
         assert!(first.as_mut().poll(&mut context).is_pending());
         ends.send(2).unwrap();
         assert_eq!(timeout(PATIENCE, second).await.unwrap(), 2);
         let first = timeout(Duration::from_secs(10), first).await;
-        assert_eq!(first.expect("an answer"), 1);
+        assert_eq!(first.expect("a result"), 1);
     }
 
-    /// Then no task is started any more, and a caller must not try without end.
+    /// No new tasks start then, and a caller must not retry endlessly.
     #[test]
     fn a_runtime_can_shut_down_while_somebody_asks() {
         struct AskAtTheEnd(Arc<Looks<u32>>);
@@ -355,7 +356,7 @@ mod tests {
         drop(runtime);
     }
 
-    /// Callers on several threads: each sees what was so when it asked, or later.
+    /// Callers on several threads: each sees the value at the time of its call, or a later one.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn nobody_sees_what_was_so_before_they_asked() {
         for at_once in [true, false] {
@@ -383,7 +384,7 @@ mod tests {
                             }
                         };
                         let seen = looks.look(ask).await;
-                        assert!(seen >= before, "{seen} was so before {before}");
+                        assert!(seen >= before, "{seen} is older than {before}");
                         count += 1;
                         tokio::task::yield_now().await;
                     }

@@ -1,4 +1,4 @@
-//! The bundle of no-ops.
+//! No-op services.
 
 use super::{Batch, Caller, DeadLetters, Events, Kv, List, Listing, ServiceError, Write};
 use async_trait::async_trait;
@@ -6,7 +6,7 @@ use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Applied, Collection, DeadLetter, Entry, Expect, Key, Version};
 use uuid::Uuid;
 
-/// Finds nothing and keeps nothing.
+/// Finds nothing, and rejects all writes.
 pub(super) struct Noop;
 
 fn no_store() -> ServiceError {

@@ -1,9 +1,9 @@
-//! How often something may be done, app by app: calls, which `admission` counts, and
-//! writes of entries by administrators.
+//! Rate limits per app: calls, which `admission` counts, and writes of entries by
+//! administrators.
 //!
-//! A write of a token leaves an audit row besides the entry, which no quota counts.
-//! It may come as often as calls of the app, and is counted apart from them: an
-//! app's callers do not keep its administrators out.
+//! An administrator's write adds an audit row in addition to the entry, which no quota counts.
+//! So it is limited to the app's call rate, but counted separately: an app's callers cannot
+//! block its administrators.
 
 use super::Refusal;
 use kvasm_core::{App, AppId};
@@ -11,20 +11,20 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Apps that are remembered before those that have not written lately are forgotten.
+/// Number of apps after which idle ones are removed.
 const APPS_MAX: usize = 1_024;
 
-/// What an app has done in the last second, as far as it still counts.
+/// The recent events of an app, as a leaky bucket.
 #[derive(Default)]
 pub(super) struct Rate {
     recent: f64,
-    /// When it was counted.
+    /// When `recent` was last updated.
     at: Option<Instant>,
 }
 
 impl Rate {
-    /// Whether one more is within a limit a second. Of a second before the limit was
-    /// lowered no more count than it allows.
+    /// Whether one more event is within `limit` per second. If the limit was lowered, earlier
+    /// events count only up to the new limit.
     ///
     /// # Errors
     /// [`Refusal::Rate`].
@@ -46,12 +46,12 @@ impl Rate {
         Err(Refusal::Rate { limit, retry_after })
     }
 
-    /// Counts one that was let in.
+    /// Counts an event that was admitted.
     pub(super) fn count(&mut self) {
         self.recent += 1.0;
     }
 
-    /// Whether nothing counts any more, whatever the limit.
+    /// Whether the bucket is empty, whatever the limit.
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
         let second = Duration::from_secs(1);
         self.at
@@ -59,15 +59,14 @@ impl Rate {
     }
 }
 
-/// The rates of all apps.
+/// The write rates of all apps.
 #[derive(Default)]
 pub struct WriteRates {
     by_app: Mutex<HashMap<AppId, Rate>>,
 }
 
 impl WriteRates {
-    /// Counts a write, unless there were as many in the last second as the app may
-    /// have calls.
+    /// Counts a write, unless the app's writes in the last second have reached its call rate.
     ///
     /// # Errors
     /// [`Refusal::Rate`].

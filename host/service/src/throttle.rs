@@ -1,4 +1,4 @@
-//! How many lines of the host's own log are about one app, or about requests that fail.
+//! Rate limits of the host's own log: lines about one app, and about failed requests.
 
 mod requests;
 
@@ -9,52 +9,52 @@ use std::time::{Duration, Instant};
 
 pub use requests::{Requests, line_about_request, line_of_request};
 
-/// The most apps that have a count of their own.
+/// Maximum number of apps with their own limit.
 const APPS_MAX: usize = 1_024;
 
-/// How many lines may come.
+/// A rate limit of log lines.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
-    /// At once.
+    /// Number of lines at once.
     burst: u32,
-    /// When one line more may come.
+    /// Interval after which another line is allowed.
     refill: Duration,
 }
 
-/// For lines of warnings: few.
+/// The limit for warnings.
 const FEW: Pace = Pace {
     burst: 10,
     refill: Duration::from_secs(1),
 };
-/// The log is one for the process, and so is this.
+/// Static, because the log is per process.
 static HOST_LOG: Throttle = Throttle::new(FEW);
 
-/// Whether the host's own log may have one more line about an app now, for events
-/// that the app's plugin or callers can cause as often as they like.
+/// Admits a log line about an app, for events that the app's plugin or callers can trigger at
+/// will.
 ///
 /// # Returns
-/// How many lines were suppressed since the last one, if it may.
+/// If admitted, the number of lines suppressed since the last one.
 pub fn line_about(app: AppId) -> Option<u64> {
     HOST_LOG.line_about(Some(app), Instant::now())
 }
 
 struct Throttle {
     pace: Pace,
-    /// Made with the first line.
+    /// Created with the first line.
     apps: Mutex<Option<Apps>>,
 }
 
 #[derive(Default)]
 struct Apps {
     by_app: HashMap<AppId, Bucket>,
-    /// Of what is of no app.
+    /// For lines that belong to no app.
     no_app: Bucket,
-    /// Of all apps for which there is no room.
+    /// Shared by all apps beyond the maximum.
     others: Bucket,
 }
 
 struct Bucket {
-    /// When as many lines may come at once as ever; none before the first line.
+    /// When the full burst is available again; `None` before the first line.
     full_at: Option<Instant>,
     suppressed: u64,
 }

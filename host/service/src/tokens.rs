@@ -1,4 +1,4 @@
-//! Tokens: who they let in, and who may make them.
+//! Authentication and administration of tokens.
 
 use super::{Actor, Admin, Seen, ServiceError};
 use kvasm_core::store::StoreError;
@@ -10,21 +10,21 @@ use serde_json::json;
 use thiserror::Error;
 use uuid::Uuid;
 
-/// A token to make.
+/// A token to create.
 #[derive(Debug, Clone)]
 pub struct NewToken {
-    /// What people call it: 1 to 128 bytes.
+    /// A name for people: 1 to 128 bytes.
     pub name: String,
-    /// What it grants; at least one.
+    /// Its scopes; at least one.
     pub scopes: Vec<Scope>,
-    /// When it stops being good, if ever.
+    /// When it expires, if ever.
     pub expires_at: Expiry,
 }
 
-/// When a token to make stops being good.
+/// When a new token expires.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Expiry {
-    /// Together with the token of its maker: never, if that does not expire.
+    /// When the creator's token expires: never, if that does not expire.
     #[default]
     WithMaker,
     /// Never.
@@ -40,11 +40,11 @@ impl From<Option<Timestamp>> for Expiry {
 }
 
 impl Expiry {
-    /// The time, for a maker whose token expires at `makers`.
+    /// Resolves the time, for a creator whose token expires at `makers`.
     ///
     /// # Errors
-    /// [`ServiceError::LifetimeExceeded`] if that is later than `makers`, which
-    /// `is_instance_admin` allows.
+    /// [`ServiceError::LifetimeExceeded`] if that is later than `makers`, unless
+    /// `is_instance_admin`.
     fn resolve(
         self,
         makers: Option<Timestamp>,
@@ -64,19 +64,19 @@ impl Expiry {
     }
 }
 
-/// Why a token does not let its bearer in.
+/// A failed authentication.
 #[derive(Debug, Error)]
 pub enum Unauthenticated {
     /// The token is unknown, revoked or expired; the caller does not learn which.
     #[error("the token is not valid: it is unknown, expired or revoked")]
     Invalid,
-    /// The store could not be asked.
+    /// The store failed.
     #[error(transparent)]
     Service(#[from] ServiceError),
 }
 
 impl Admin {
-    /// The bearer of a token, as the store has it when this is called.
+    /// Authenticates a bearer token against the current state of the store.
     ///
     /// # Errors
     /// [`Unauthenticated`].
@@ -99,16 +99,14 @@ impl Admin {
         }
     }
 
-    /// Makes a token, bound to an app if one is given. Its secret is in the
-    /// answer and nowhere else.
+    /// Creates a token, bound to an app if one is given. Its secret is only in the return value.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`] without `instance:admin`, or for a bound token
-    /// without `app:admin` of its app; then it can grant only what the actor
-    /// has ([`ServiceError::ScopeExceeded`]), and not for longer than the actor's own
-    /// token ([`ServiceError::LifetimeExceeded`]). [`ServiceError::Quota`] if the app has
-    /// [`TOKENS_MAX`](kvasm_core::TOKENS_MAX) tokens that are neither revoked nor
-    /// expired.
+    /// [`ServiceError::Denied`] without `instance:admin`, or for a bound token without
+    /// `app:admin` of its app. In the latter case the token can only grant the actor's own
+    /// scopes ([`ServiceError::ScopeExceeded`]), and must not outlive the actor's own token
+    /// ([`ServiceError::LifetimeExceeded`]). [`ServiceError::Quota`] if the app has
+    /// [`TOKENS_MAX`](crate::model::TOKENS_MAX) tokens that are neither revoked nor expired.
     pub async fn create_token(
         &self,
         actor: &Actor,
@@ -135,12 +133,12 @@ impl Admin {
             "expires_at": token.expires_at,
         });
         let audit = actor.audit("token.create", app, token.created_at, detail);
-        // Its identity is new.
+        // Always inserted: the id is new.
         self.store.create_token(token.clone(), audit).await?;
         Ok((token, bearer))
     }
 
-    /// The tokens of an app, or all, after one if given.
+    /// Returns the tokens of an app, or all, starting after `after`.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `instance:admin`, or `app:admin` of the app.
@@ -158,12 +156,12 @@ impl Admin {
             .await?)
     }
 
-    /// Revokes a token: no call that begins later is let in by it.
+    /// Revokes a token: calls that start later are not authenticated by it.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] as [`tokens`](Admin::tokens);
-    /// [`ServiceError::TokenNotFound`]; [`ServiceError::LastAdmin`] for the last good
-    /// token that administers the instance.
+    /// [`ServiceError::TokenNotFound`]; [`ServiceError::LastAdmin`] for the last valid token
+    /// with `instance:admin` for all apps.
     pub async fn revoke_token(
         &self,
         actor: &Actor,
@@ -180,11 +178,11 @@ impl Admin {
         }
     }
 
-    /// Makes the first token of a store, with every scope. `None` if the store
-    /// has had one, even if that is revoked.
+    /// Creates the first token of a store, with all scopes. Returns `None` if the store already
+    /// had one, even if it is revoked.
     ///
     /// # Errors
-    /// The store's failure.
+    /// A store error.
     pub async fn bootstrap(&self) -> Result<Option<BearerToken>, ServiceError> {
         for id in [TokenId::BOOTSTRAP, TokenId::OLD_BOOTSTRAP] {
             if self.store.token(id).await?.is_some() {
@@ -199,7 +197,7 @@ impl Admin {
         let (token, bearer) = generate(TokenId::BOOTSTRAP, None, new, None)?;
         let actor = Actor::operator("first start", Uuid::now_v7());
         let audit = actor.audit("token.bootstrap", None, token.created_at, json!({}));
-        // Another host may be faster: then the identity is taken.
+        // Another host may have been faster: then the id is taken.
         let is_first = self.store.create_token(token, audit).await?;
         Ok(is_first.then_some(bearer))
     }

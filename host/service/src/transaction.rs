@@ -1,12 +1,11 @@
 //! The key-value service of one run of a transactional function.
 //!
-//! Reads go to the store, and the version of each entry that was read is kept.
-//! Writes stay here, seen by later reads of the same run, until the run has
-//! succeeded; then one batch checks what was read and writes what was written.
-//! Each key is written once, as the run has left it.
+//! Reads go to the store, and the version of each entry is recorded. Writes are buffered here,
+//! visible to later reads of the same run, until the run has succeeded; then one batch checks
+//! the recorded versions and applies the writes. Each key is written once, in its final state.
 //!
-//! Lists are read from the store as they are at that moment, with this run's own
-//! writes laid over them. What they found is not checked.
+//! Lists are read from the store as of that moment, merged with this run's own writes. Their
+//! results are not checked at commit.
 
 use super::key_locks::Address;
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
@@ -33,7 +32,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// A run over a service that has touched nothing yet.
+    /// Creates the view of a run over a service.
     pub fn new(kv: Arc<dyn Kv>, limits: &Limits) -> Transaction {
         Transaction {
             kv,
@@ -44,17 +43,17 @@ impl Transaction {
         }
     }
 
-    /// The commit of what the run has done, together with the delivery that is
-    /// done with it; none if there is nothing to commit or to check.
+    /// Returns the run's commit, which also acknowledges a delivery if given; `None` if there is
+    /// nothing to commit or check.
     ///
     /// # Errors
-    /// [`ServiceError::Conflict`] if the run has seen two states of one entry.
+    /// [`ServiceError::Conflict`] if the run has read two states of one entry.
     pub fn batch(&self, acknowledge: Option<Receipt>) -> Result<Option<Batch>, ServiceError> {
         Ok(self.linked_batch(acknowledge)?.map(|(batch, _)| batch))
     }
 
-    /// As [`batch`](Transaction::batch), for the host; the second is dropped when the
-    /// commit has ended.
+    /// Like [`batch`](Transaction::batch), for the host. Drop the second value when the commit
+    /// has ended.
     pub fn linked_batch(
         &self,
         acknowledge: Option<Receipt>,
@@ -70,7 +69,7 @@ impl Transaction {
         let (link, settles) = self.link(&view).unzip();
         let batch = Batch {
             checks: checks(&view.read),
-            // The keys stay, for a run that loses.
+            // The keys are kept for a rerun.
             operations: view
                 .written
                 .iter_mut()
@@ -82,15 +81,15 @@ impl Transaction {
         Ok(Some((batch, settles)))
     }
 
-    /// Whether what the run has read is what is there now. If not, a failure of
-    /// the run may come of having seen two moments at once.
+    /// Whether all versions read are still current. If not, a failure of the run may be due to
+    /// an inconsistent read.
     ///
     /// # Errors
-    /// The store's failure.
+    /// A store error.
     pub async fn is_current(&self, caller: &Caller) -> Result<bool, ServiceError> {
         let (read, stale) = {
             let view = self.view.lock();
-            // What it has seen of commits that were under way is not looked at again.
+            // Reads from commits in progress are not checked again.
             (view.read.clone(), view.stale || !view.follows.is_empty())
         };
         if stale {
@@ -110,7 +109,7 @@ impl Transaction {
         }
     }
 
-    /// The entry as this run sees it.
+    /// Returns the entry as this run sees it.
     pub(super) async fn see(
         &self,
         caller: &Caller,
@@ -137,8 +136,8 @@ impl Transaction {
         self.view.lock().write(at, value, now, self.batch_bytes)
     }
 
-    /// What this run has made of each of several entries, as far as an answer has
-    /// room for their values. A key may be named again and again.
+    /// Returns the run's buffered writes of several entries, within the size limit of an answer.
+    /// Keys may be repeated.
     fn own_many(
         &self,
         keys: &[Address],
@@ -157,7 +156,7 @@ impl Transaction {
         keys.iter().map(own).collect()
     }
 
-    /// Refuses unless the entry is as a write expects.
+    /// Returns an error unless the precondition of a write holds.
     async fn expect(
         &self,
         caller: &Caller,
@@ -223,8 +222,7 @@ impl Transaction {
         Ok((version, value))
     }
 
-    /// Runs a batch's checks and operations; what it has changed is to be taken
-    /// back on an error.
+    /// Runs a batch's checks and operations. The caller must undo its changes on an error.
     async fn run_all(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         let mut failed = Vec::new();
         for (position, check) in batch.checks.into_iter().enumerate() {
@@ -308,7 +306,7 @@ impl Kv for Transaction {
         let last = page.entries.last().map(|(key, _)| key.clone());
         let mut merged: BTreeMap<Key, Option<Entry>> = page.entries.into_iter().collect();
         let in_page = |key: &Key| match (&page.cursor, &last) {
-            // The list goes on behind the last key of the page.
+            // The list continues after the last key of the page.
             (Some(_), Some(last)) if list.reverse => key >= last,
             (Some(_), Some(last)) => key <= last,
             _ => true,
@@ -394,7 +392,7 @@ impl Kv for Transaction {
         let before = self.view.lock().clone();
         let applied = self.run_all(caller, batch).await;
         if applied.is_err() {
-            // What was read stays remembered: the guest has learnt of it.
+            // Reads stay recorded: the guest has observed them.
             let mut view = self.view.lock();
             let (read, stale) = (std::mem::take(&mut view.read), view.stale);
             let follows = std::mem::take(&mut view.follows);
@@ -409,5 +407,5 @@ impl Kv for Transaction {
     }
 }
 
-// The limit that a batch has is the one that a commit has.
+// The limits of a batch and of a commit are the same.
 const _: () = assert!(BATCH_MAX == kvasm_abi::BATCH_OPS_MAX);

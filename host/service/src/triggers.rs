@@ -1,4 +1,4 @@
-//! Triggers, for administrators.
+//! Administration of triggers.
 
 use super::letters::LETTERS_MAX;
 use super::{Actor, Admin, ServiceError};
@@ -14,7 +14,7 @@ const AGE_MIN: Duration = Duration::from_secs(1);
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 impl Admin {
-    /// All triggers of an app, in the order of their names.
+    /// Returns all triggers of an app, in the order of their names.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:read` of the app.
@@ -23,13 +23,13 @@ impl Admin {
         Ok(self.store.triggers(app.id).await?)
     }
 
-    /// Makes an operator's trigger, or replaces the one of its name whole: it is not
-    /// paused then. Returns it as it is then.
+    /// Creates an operator's trigger, or replaces the one of that name completely, which resumes
+    /// it. Returns the stored trigger.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` of the app,
-    /// [`ServiceError::Invalid`] for a trigger that could never work, and for one
-    /// more than an app may have; [`ServiceError::AppNotFound`].
+    /// [`ServiceError::Invalid`] for a trigger that could never fire, and above the app's limit
+    /// of triggers; [`ServiceError::AppNotFound`].
     pub async fn set_trigger(
         &self,
         actor: &Actor,
@@ -42,15 +42,14 @@ impl Admin {
         Ok(self.store.set_trigger(app.id, trigger, audit).await?)
     }
 
-    /// Removes a trigger, and does with its outstanding deliveries what `fate` says.
-    /// Returns how many were discarded. Those whose handlers run meanwhile may be done
-    /// instead.
+    /// Deletes a trigger, and handles its outstanding deliveries according to `fate`. Returns
+    /// how many were discarded. Deliveries whose handlers are running may complete instead.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`] without `app:admin` of the app, and to discard
-    /// deliveries, without `script:write`; [`ServiceError::TriggerNotFound`];
-    /// [`ServiceError::TriggerHasDeliveries`], if the fate is [`Fate::Refuse`] and there
-    /// are some.
+    /// [`ServiceError::Denied`] without `app:admin` of the app, or without `script:write` to
+    /// discard deliveries; [`ServiceError::TriggerNotFound`];
+    /// [`ServiceError::TriggerHasDeliveries`] if `fate` is [`Fate::Refuse`] and there are
+    /// deliveries.
     pub async fn delete_trigger(
         &self,
         actor: &Actor,
@@ -84,7 +83,7 @@ impl Admin {
         }
     }
 
-    /// Discards all deliveries of a trigger that is gone, and so makes no new ones.
+    /// Discards all deliveries of a deleted trigger, which creates no new ones.
     async fn discard_all(
         &self,
         actor: &Actor,
@@ -102,7 +101,7 @@ impl Admin {
         }
     }
 
-    /// Lets a trigger's deliveries wait, or go on.
+    /// Pauses or resumes a trigger's deliveries.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` of the app,
@@ -126,23 +125,23 @@ impl Admin {
     }
 }
 
-/// What becomes of the outstanding deliveries of a trigger that is deleted.
+/// What to do with the outstanding deliveries of a deleted trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fate {
-    /// If there are some, the trigger is not deleted.
+    /// If there are any, do not delete the trigger.
     #[default]
     Refuse,
-    /// They are kept: the function that they name is called.
+    /// Keep them: their function is still called.
     Keep,
-    /// They are discarded.
+    /// Discard them.
     Discard,
 }
 
 impl Fate {
-    /// Every fate.
+    /// All values.
     pub const ALL: [Fate; 3] = [Fate::Refuse, Fate::Keep, Fate::Discard];
 
-    /// The fate in one word.
+    /// Returns the name of the value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Fate::Refuse => "refuse",
@@ -163,7 +162,7 @@ impl std::str::FromStr for Fate {
     }
 }
 
-/// Whether there was the trigger.
+/// Returns an error if the trigger does not exist.
 fn found(is_there: bool) -> Result<(), ServiceError> {
     match is_there {
         true => Ok(()),
@@ -171,9 +170,9 @@ fn found(is_there: bool) -> Result<(), ServiceError> {
     }
 }
 
-/// Refuses a trigger that could never work.
+/// Returns an error for a trigger that could never fire.
 fn check(trigger: &NewTrigger) -> Result<(), Invalid> {
-    // Functions have the names of triggers.
+    // Function names follow the rules of trigger names.
     TriggerName::parse(&trigger.function).map_err(of_function)?;
     if let Watch::Changes(changes) = &trigger.watch {
         KeyRange::parse(Some(changes.prefix.clone().into_bytes()), None, None)?;
@@ -211,7 +210,7 @@ fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The same refusal, of a function's name.
+/// Converts an error about a trigger name to one about a function name.
 fn of_function(error: Invalid) -> Invalid {
     let subject = Subject::Function;
     match error {
@@ -230,7 +229,7 @@ fn of_function(error: Invalid) -> Invalid {
     }
 }
 
-/// A trigger as the audit log has it.
+/// Formats a trigger for the audit log.
 fn shown(trigger: &NewTrigger) -> Value {
     json!({
         "trigger": trigger.name,

@@ -1,4 +1,4 @@
-//! What one run of a transaction has read and written so far.
+//! The reads and buffered writes of one run of a transaction.
 
 use super::key_locks::Address;
 use super::kv::Operation;
@@ -6,23 +6,22 @@ use super::kv_service::check_count;
 use kvasm_core::{Check, CommitId, Entry, Expect, Invalid, Subject, Timestamp, Value, Version};
 use std::collections::BTreeMap;
 
-/// The first version that a write within a transaction answers with. No entry of
-/// a store ever gets so far.
+/// The lowest version returned by writes within a transaction. Versions in a store never get
+/// this high.
 const PROVISIONAL: u64 = kvasm_abi::PROVISIONAL_VERSION_MIN;
 
 #[derive(Default, Clone)]
 pub(super) struct View {
-    /// What the store had when it was first asked for.
+    /// The versions in the store when each entry was first read.
     pub(super) read: BTreeMap<Address, Option<Version>>,
-    /// What this run has written: an entry, or none where it has deleted one.
+    /// Buffered writes: an entry, or `None` if deleted.
     pub(super) written: BTreeMap<Address, Option<Entry>>,
-    /// What commits that are under way have left, where this run has seen it.
+    /// Entries read from commits that are still in progress.
     pub(super) follows: BTreeMap<Address, (CommitId, Option<Entry>)>,
     pub(super) bytes: usize,
     pub(super) writes: u64,
-    /// A second look found something else than the first. No commit is made then:
-    /// one that checks the first look alone would miss an entry that has come and
-    /// gone.
+    /// An entry was read twice with different results. The run cannot commit then: checking only
+    /// the first version would miss an entry that was created and deleted in between.
     pub(super) stale: bool,
 }
 
@@ -42,20 +41,20 @@ impl View {
         }
     }
 
-    /// What the run has seen of a commit that was under way.
+    /// Returns the entry that the run has read from a commit in progress.
     pub(super) fn followed(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
         let (_, entry) = self.follows.get(at)?;
         Some(live(entry, now))
     }
 
-    /// Remembers that the run has seen what a commit that is under way has left.
+    /// Records that the run has read an entry from a commit in progress.
     pub(super) fn follow(
         &mut self,
         at: &Address,
         (commit, entry): (CommitId, Option<Entry>),
         now: Timestamp,
     ) -> Result<Option<Entry>, Invalid> {
-        // It had seen the entry before that commit.
+        // The run had already read the entry's previous state.
         self.stale |= self.read.contains_key(at);
         self.has_room(1)?;
         let seen = live(&entry, now);
@@ -63,13 +62,13 @@ impl View {
         Ok(seen)
     }
 
-    /// Whether the run has written nothing, and what it has seen was so at one moment.
+    /// Whether the run has written nothing, and its reads are trivially consistent.
     pub(super) fn is_one_moment(&self) -> bool {
-        // What it follows may come to nothing.
+        // A commit in progress may still fail.
         self.written.is_empty() && self.follows.is_empty() && self.read.len() <= 1
     }
 
-    /// All keys that the run has looked at or written.
+    /// All keys that the run has read or written.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Address> {
         let seen = self.read.keys().chain(self.follows.keys());
         seen.chain(self.written.keys())
@@ -82,7 +81,7 @@ impl View {
         )
     }
 
-    /// Writes an entry, or removes it; returns its provisional version.
+    /// Buffers a write or a deletion, and returns its provisional version.
     pub(super) fn write(
         &mut self,
         at: Address,
@@ -122,13 +121,13 @@ impl View {
         Ok(version)
     }
 
-    /// What this run has made of an entry; none if it has not touched it.
+    /// Returns the run's buffered write of an entry; `None` if there is none.
     pub(super) fn own(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
         Some(live(self.written.get(at)?, now))
     }
 }
 
-/// Takes an entry's value from what an answer has room for.
+/// Subtracts the size of an entry's value from the remaining size of an answer.
 pub(super) fn take_bytes(
     left: &mut usize,
     limit: usize,
@@ -151,7 +150,7 @@ pub(super) fn checks(read: &BTreeMap<Address, Option<Version>>) -> Vec<Check> {
     read.iter().map(check).collect()
 }
 
-/// The write of an entry as a run has left it.
+/// Converts a buffered write into an operation.
 pub(super) fn operation(
     (collection, key): Address,
     entry: Option<Entry>,
@@ -163,7 +162,7 @@ pub(super) fn operation(
             collection,
             key,
             value: entry.value,
-            // What has expired by now was there for a moment all the same.
+            // Written even if it has expired by now, so that its version advances.
             ttl_ms: entry.expires_at.map(|at| {
                 u64::try_from(at.0.saturating_sub(now.0))
                     .unwrap_or(0)
@@ -173,7 +172,7 @@ pub(super) fn operation(
     }
 }
 
-/// An entry, unless it has expired.
+/// Returns an entry, unless it has expired.
 fn live(entry: &Option<Entry>, now: Timestamp) -> Option<Entry> {
     let entry = entry.as_ref();
     let live = entry.filter(|entry| entry.expires_at.is_none_or(|at| at > now));

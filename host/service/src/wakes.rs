@@ -1,22 +1,20 @@
-//! Wakes a dispatcher of this process after a commit.
+//! Notifies a dispatcher of this process after a commit.
 
 use super::Events;
 use kvasm_core::AppId;
 use tokio::sync::Notify;
 
-/// Tells that deliveries were made. A hint and no more: what is due is in the
-/// store.
+/// Notifications of new deliveries. They are only hints: due deliveries are in the store.
 #[derive(Default)]
 pub struct Wakes(Notify);
 
 impl Wakes {
-    /// Waits until deliveries are made. If some were since the last wait, it ends
-    /// at once.
+    /// Waits for new deliveries. Returns immediately if some were created since the last wait.
     pub async fn wait(&self) {
         self.0.notified().await;
     }
 
-    /// Ends a wait, whatever there is.
+    /// Ends a wait unconditionally.
     pub fn wake(&self) {
         self.0.notify_one();
     }

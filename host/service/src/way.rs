@@ -1,4 +1,4 @@
-//! How one run of a transaction goes about keys that others hold.
+//! How one run of a transaction handles keys that others hold.
 
 use super::Deadline;
 use super::key_locks::{Address, KeyLocks};
@@ -9,27 +9,25 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// How one run of a transaction goes about keys that others hold. It takes no locks as
-/// long as it meets nobody. From the first key on that others hold it takes the locks
-/// of all that it has touched and touches. It gives way to those for whom it must not
-/// wait.
+/// How one run of a transaction handles keys that others hold. It takes no locks until it
+/// encounters another's; from then on it locks all keys that it has touched or touches. It gives
+/// way where waiting could deadlock.
 pub struct Way {
     locks: Arc<KeyLocks>,
     app: AppId,
     lane: Arc<Lane>,
     deadline: Deadline,
-    /// What it locks together with the first key that it touches: all that the runs
-    /// before have touched.
+    /// Keys to lock together with the first key that it touches: all that earlier runs touched.
     wants: Mutex<BTreeSet<Address>>,
-    /// Whether it may see what is not durable yet, and be seen by others before it is.
+    /// Whether it may read commits in progress, and others may read its own.
     chains: bool,
-    /// What it gave way for.
+    /// The keys for which it gave way.
     blocked: Mutex<BTreeSet<Address>>,
     gives_way: Arc<Notify>,
 }
 
 impl Way {
-    /// Of a run with this lane, which locks what it `wants` first.
+    /// Creates the policy of a run with this lock set, which first locks what it `wants`.
     pub fn new(
         locks: Arc<KeyLocks>,
         lane: Arc<Lane>,
@@ -48,7 +46,8 @@ impl Way {
         }
     }
 
-    /// The same, which waits for each commit before it to end, and for its own.
+    /// Makes the run wait for each preceding commit to end, and keep its locks until its own has
+    /// ended.
     pub fn unchained(self) -> Way {
         Way {
             chains: false,
@@ -56,7 +55,7 @@ impl Way {
         }
     }
 
-    /// Is notified when the run gives way: it is to be ended soon then.
+    /// Returns what is notified when the run gives way and should end soon.
     pub fn gives_way(&self) -> Arc<Notify> {
         Arc::clone(&self.gives_way)
     }
@@ -66,7 +65,7 @@ impl Way {
         !self.blocked.lock().is_empty()
     }
 
-    /// Its locks, if it has taken any.
+    /// Returns its lock set, if it has taken any locks.
     pub(super) fn lane(&self) -> Option<&Arc<Lane>> {
         Some(&self.lane).filter(|lane| lane.is_used())
     }
@@ -75,9 +74,9 @@ impl Way {
         self.blocked.lock().clone()
     }
 
-    /// Before keys are looked at or written; `seen` are those that were before. A run
-    /// that gives way goes on for a while, without locks and never to commit, so that
-    /// the next one knows all keys that it needs.
+    /// Called before keys are read or written; `seen` returns those touched earlier. A run that
+    /// gives way continues for a while, without locks and never to commit, so that the next run
+    /// knows all the keys it needs.
     pub(super) async fn touch<'k>(
         &self,
         keys: impl Iterator<Item = &'k Address> + Clone,
@@ -93,7 +92,7 @@ impl Way {
         }
     }
 
-    /// `false` if it has to give way.
+    /// Returns `false` if the run has to give way.
     async fn lock<'k>(
         &self,
         keys: impl Iterator<Item = &'k Address> + Clone,
@@ -104,7 +103,7 @@ impl Way {
             if !self.locks.is_taken(self.app, keys.clone()) {
                 return true;
             }
-            // Who has one of these is about to change what this run has read.
+            // The holder of one of these is about to change what this run has read.
             if !self.lane.take_free(&seen()) {
                 return false;
             }
@@ -114,8 +113,8 @@ impl Way {
         self.lane.touch(&all, &self.deadline).await
     }
 
-    /// Takes the locks of what the run writes, unless it has its locks already. `false` if
-    /// others have one of its keys.
+    /// Locks what the run writes, unless it has locks already. Returns `false` if one of its
+    /// keys is held by others.
     pub(super) fn claim<'k>(
         &self,
         keys: impl Iterator<Item = &'k Address>,
@@ -129,7 +128,7 @@ impl Way {
             && (written.is_empty() || self.lane.take_free(&written))
     }
 
-    /// What a commit that is under way has left of an entry that the run holds.
+    /// Returns the write of a commit in progress to an entry that the run holds.
     pub(super) fn pending(&self, at: &Address) -> Option<(CommitId, Option<Entry>)> {
         match self.chains() && !self.gave_way() {
             true => self.locks.pending(self.app, at),
@@ -137,21 +136,20 @@ impl Way {
         }
     }
 
-    /// Waits until what the store has of an entry that the run holds is all there is.
+    /// Waits until the store has all commits to an entry that the run holds.
     pub(super) async fn settled(&self, at: &Address) {
         if self.lane.is_used() && !self.gave_way() {
             self.locks.settled(self.app, at).await;
         }
     }
 
-    /// Forgets what others have left: it cannot be followed.
+    /// Forgets writes of others that cannot be followed.
     pub(super) fn forget<'k>(&self, commits: impl Iterator<Item = (&'k Address, CommitId)>) {
         self.locks.settle(self.app, commits);
     }
 
-    /// Ties a commit to those that it follows, and lets others follow it as soon as it
-    /// has its place in the store's queue. What is returned is to be dropped when it
-    /// has ended.
+    /// Links a commit to those that it follows, and lets others follow it once it has its
+    /// position in the store's queue. Drop the second value when the commit has ended.
     pub(super) fn link(
         &self,
         follows: Vec<Follow>,
@@ -172,13 +170,13 @@ impl Way {
         (Link::new(id, follows, queued), settles)
     }
 
-    /// Whether a commit of the run is one that others may follow.
+    /// Whether others may follow a commit of the run.
     pub(super) fn chains(&self) -> bool {
         self.chains && self.lane.is_used()
     }
 }
 
-/// Says, when it is dropped, that a commit has ended.
+/// Marks a commit as ended on drop.
 pub struct Settles {
     locks: Arc<KeyLocks>,
     app: AppId,

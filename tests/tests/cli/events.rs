@@ -112,7 +112,7 @@ fn counters_go_up_and_down_and_many_entries_are_read_at_once() {
     user.fails(
         &["kv", "increment", "demo", "n", "text"],
         2,
-        "no JSON integer",
+        "not a JSON integer",
     );
     user.fails(
         &["kv", "increment", "demo", "n", "visits", "--by", "x"],

@@ -105,7 +105,11 @@ impl User {
 fn apps_come_and_go() {
     let user = User::new();
     assert!(user.ok(&["app", "create", "demo"]).contains("demo"));
-    user.fails(&["app", "create", "demo"], 2, "an app demo already");
+    user.fails(
+        &["app", "create", "demo"],
+        2,
+        "an app named demo already exists",
+    );
     user.fails(&["app", "create", "../x"], 2, "a-z");
     user.fails(&["app", "show", "nope"], 2, "kvasm app create nope");
     assert!(user.ok(&["app", "show", "demo"]).contains("demo"));

@@ -310,9 +310,9 @@ async fn an_addition_that_cannot_be_leaves_nothing_of_its_batch() {
     for (k, delta, status, said) in [
         ("max", 1, Status::Invalid, "64 bits"),
         ("huge", -1, Status::Invalid, "64 bits"),
-        ("text", 1, Status::Type, "no JSON integer"),
-        ("half", 1, Status::Type, "no JSON integer"),
-        ("bytes", 0, Status::Type, "no JSON integer"),
+        ("text", 1, Status::Type, "not a JSON integer"),
+        ("half", 1, Status::Type, "not a JSON integer"),
+        ("bytes", 0, Status::Type, "not a JSON integer"),
     ] {
         let ops = [set("c", "new", "1"), add("c", k, delta), delete("c", "max")];
         packed.commit(&[], &ops).await.refused(status, &[said]);

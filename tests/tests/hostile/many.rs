@@ -182,8 +182,8 @@ async fn an_addition_to_no_number_is_told_apart_from_one_that_goes_too_far() {
     packed.commit(&[], &ops).await.applied();
     for (place, delta, status, said) in [
         (1, 1, Status::Invalid, "64 bits"),
-        (2, 1, Status::Type, "no JSON integer"),
-        (3, 1, Status::Type, "no JSON integer"),
+        (2, 1, Status::Type, "not a JSON integer"),
+        (3, 1, Status::Type, "not a JSON integer"),
         (4, -1, Status::Invalid, "64 bits"),
     ] {
         let body = increment(1, (place, 1), delta, 100);

@@ -181,7 +181,7 @@ async fn memory_of_the_sdk_grows_up_to_the_limit_and_no_further() {
         panic!("{failure:?}");
     };
     assert!(
-        reason.contains("asked for more memory than the limit of 67108864 bytes"),
+        reason.contains("more memory than its limit of 67108864 bytes"),
         "{reason}"
     );
 }

@@ -68,7 +68,7 @@ fn a_clock_that_was_400_days_ahead_is_forgotten_after_a_restart() {
     let server = home.spawn(command);
     eventually("it says so", || {
         let log = server.stderr();
-        log.contains("ahead of what the store saw last")
+        log.contains("ahead of the last time recorded in the store")
             .then_some(())
     });
     server.put("demo", "k", b"1").ok();

@@ -230,7 +230,7 @@ fn a_reader_that_holds_the_wal_is_named() {
     eventually("a warning", || {
         server
             .stderr()
-            .contains("a reader holds an old state")
+            .contains("a reader holds an old snapshot")
             .then_some(())
     });
     let wal = value(&scrape(&server), "kvasm_store_size_bytes{part=\"wal\"}");

@@ -6,11 +6,11 @@ use crate::Error;
 const DIGITS_MAX: usize = 19;
 
 pub(super) fn not_an_integer() -> Error {
-    Error::Type("the entry holds no JSON integer to add to; nothing was written".to_owned())
+    Error::Type("cannot increment: the value is not a JSON integer; nothing was written".to_owned())
 }
 
 pub(super) fn overflow() -> Error {
-    Error::Invalid("the sum is out of the range of 64 bits; nothing was written".to_owned())
+    Error::Invalid("cannot increment: the sum exceeds 64 bits; nothing was written".to_owned())
 }
 
 /// The whole number that valid JSON text is. Written out it has no digit behind

@@ -251,7 +251,7 @@ impl Store {
             return Ok(());
         }
         Err(Error::Conflict(
-            "the entry does not have the version that the write expects; nothing was written"
+            "version conflict: the entry is not as the write expects; nothing was written"
                 .to_owned(),
         ))
     }

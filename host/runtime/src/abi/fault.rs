@@ -1,4 +1,4 @@
-//! How a host function ends when it does not succeed.
+//! Failures of host functions.
 
 use kvasm_abi::{OptionsError, Status};
 use kvasm_core::Invalid;
@@ -24,8 +24,8 @@ pub struct BadPointer {
     pub memory: usize,
 }
 
-/// A host function was called by a module that exports no memory; it can happen
-/// only while such a module's start function runs.
+/// A host function was called by a module that exports no memory. This can only happen while
+/// such a module's start function runs.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the module does not export a memory named \"memory\"")]
 pub struct NoMemory;
@@ -33,11 +33,11 @@ pub struct NoMemory;
 /// A status or a trap.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// The guest reads it and goes on.
+    /// Returned to the guest, which continues.
     Status(Status, String),
-    /// The guest reads the status; the cause is for the host's log.
+    /// The status is returned to the guest; the cause goes to the host's log.
     Host(Status, ServiceError),
-    /// The invocation ends.
+    /// Ends the invocation.
     Trap(wasmtime::Error),
 }
 
@@ -75,7 +75,7 @@ impl From<ServiceError> for Fault {
             ServiceError::Overflow => Status::Invalid,
             ServiceError::Quota { .. } => Status::Quota,
             ServiceError::Unavailable(_) | ServiceError::Full(_) => Status::Unavailable,
-            // No key-value call ends in the others.
+            // Key-value operations return no others.
             ServiceError::Internal(_)
             | ServiceError::AppExists(_)
             | ServiceError::PluginNotFound(_)
@@ -108,11 +108,11 @@ impl From<OptionsError> for Fault {
             ),
             OptionsError::UnknownBits(bits) => Fault::Status(
                 Status::Unsupported,
-                format!("the options' mask has bits that this host does not know: {bits:#x}"),
+                format!("unknown bits in the options' mask: {bits:#x}"),
             ),
             OptionsError::NotBool(found) => Fault::Status(
                 Status::Invalid,
-                format!("an option that is 0 or 1 holds {found}"),
+                format!("a boolean option must be 0 or 1, not {found}"),
             ),
         }
     }

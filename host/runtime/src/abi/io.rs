@@ -1,4 +1,4 @@
-//! Everything but the store: input, output, context, log, clock, randomness.
+//! Host functions other than the store's: input, output, context, log, clock, randomness.
 
 use super::fault::Fault;
 use super::kv::{self, async_function};
@@ -9,8 +9,8 @@ use kvasm_abi::{MODULE, Range32, Status};
 use kvasm_core::{Invalid, Pieces, Subject, Timestamp};
 use wasmtime::{Caller, Linker};
 
-/// The most bytes that one `random_fill` fills, or `random_get` of WASI: a call of the
-/// host is not interrupted.
+/// Maximum size of one `random_fill`, or of WASI's `random_get`: the host cannot be interrupted
+/// within a call.
 pub(crate) const RANDOM_BYTES_MAX: u32 = 64 * 1024;
 
 fn at(ptr: u32, len: u32) -> Range32 {
@@ -48,8 +48,8 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
     Ok(())
 }
 
-/// Copies what is at `offset` of host bytes into the guest's buffer, as far as both
-/// reach, and returns how many bytes that was. Much is copied in its turn.
+/// Copies host bytes from `offset` into the guest's buffer, up to the end of either, and returns
+/// the number of bytes copied. Large copies acquire a CPU permit.
 async fn copy_out<T: GuestView>(
     guest: &mut Guest<'_, T>,
     bytes: fn(&GuestState) -> &Pieces,
@@ -149,7 +149,7 @@ fn write_log<T: GuestView>(
             format!("the level is {level}; it must be from 1 (error) to 5 (trace)"),
         ));
     };
-    // One byte over the limit tells the log that the line is cut.
+    // One byte more than the limit shows the log that the line is truncated.
     let limit = guest.state().limits.log_line_bytes.saturating_add(1);
     let bytes = guest.read_start("line", at(ptr, len), limit)?;
     guest.state().log.lock().push(level, &bytes);
@@ -161,14 +161,14 @@ fn random_fill<T: GuestView>(guest: &mut Guest<'_, T>, ptr: u32, len: u32) -> Re
     if len > RANDOM_BYTES_MAX {
         return Err(Fault::Status(
             Status::TooLarge,
-            format!("{len} random bytes were asked for; the limit is {RANDOM_BYTES_MAX} a call"),
+            format!("too many random bytes: {len}; the limit is {RANDOM_BYTES_MAX} per call"),
         ));
     }
     getrandom::fill(buffer).map_err(|error| {
-        tracing::error!(%error, "the system gave no random bytes");
+        tracing::error!(%error, "the system's random number generator failed");
         Fault::Status(
             Status::Internal,
-            "the host has no random bytes to give".to_owned(),
+            "the host's random number generator failed".to_owned(),
         )
     })?;
     Ok(0)

@@ -15,7 +15,7 @@ use kvasm_core::{
 use kvasm_service::{List, Write};
 use wasmtime::{Caller, Linker};
 
-/// A range as a pair of parameters.
+/// Builds a range from a pair of parameters.
 pub(super) fn at(ptr: i32, len: i32) -> Range32 {
     Range32 {
         ptr: ptr.cast_unsigned(),
@@ -23,8 +23,7 @@ pub(super) fn at(ptr: i32, len: i32) -> Range32 {
     }
 }
 
-/// Links one function that may wait. `$body` borrows the guest and ends in a
-/// result or a fault.
+/// Links one function that may wait. `$body` borrows the guest and returns a result or a fault.
 macro_rules! async_function {
     ($linker:ident, $name:literal, $body:ident, ($($arg:ident),*)) => {
         $linker.func_wrap_async(
@@ -85,7 +84,7 @@ impl<T: GuestView> Guest<'_, T> {
         )?)?)
     }
 
-    /// The text of a list's range, if there is one.
+    /// Reads a bound of a list's range, if given.
     fn bound(
         &self,
         argument: &'static str,
@@ -98,7 +97,7 @@ impl<T: GuestView> Guest<'_, T> {
     }
 }
 
-/// The two formats.
+/// The format of a value.
 pub(super) enum Format {
     Json,
     Bytes,
@@ -161,7 +160,7 @@ async fn get<T: GuestView>(
     if flags & !GET_WITH_HEADER != 0 {
         return Err(Fault::Status(
             Status::Unsupported,
-            format!("kv_get was given flags that this host does not know: {flags:#x}"),
+            format!("unknown flags of kv_get: {flags:#x}"),
         ));
     }
     let format = format(format_code)?;

@@ -2,7 +2,7 @@
 
 use kvasm_core::{Level, short};
 
-/// The level behind a number of the ABI.
+/// Converts a level of the ABI.
 pub(super) fn level(code: i32) -> Option<Level> {
     use kvasm_abi::level;
     match code {
@@ -20,8 +20,8 @@ pub(super) fn level(code: i32) -> Option<Level> {
 pub struct LogLine {
     /// Its severity.
     pub level: Level,
-    /// Its text, with control characters written as escapes, so that a guest
-    /// cannot drive the terminal of its reader.
+    /// Its text, with control characters escaped, so that a guest cannot control the reader's
+    /// terminal.
     pub message: String,
 }
 
@@ -41,7 +41,7 @@ pub struct GuestLog {
     line_bytes: usize,
 }
 
-/// How the line of an error begins by which an SDK says why it will trap.
+/// Prefix of the error line in which an SDK reports a panic before the trap.
 const PANIC: &[u8] = b"panicked";
 
 impl GuestLog {
@@ -56,28 +56,28 @@ impl GuestLog {
         }
     }
 
-    /// Moves the lines out; those after are dropped and not counted.
+    /// Moves the lines out; later ones are dropped and not counted.
     pub fn take(&mut self) -> GuestLog {
         std::mem::replace(self, GuestLog::new(0, 0))
     }
 
-    /// The lines, oldest first.
+    /// Returns the lines, oldest first.
     pub fn lines(&self) -> &[LogLine] {
         &self.lines
     }
 
-    /// How many lines came after the limit and were dropped.
+    /// Returns the number of lines dropped because of the limit.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// The last error that begins with "panicked", which says why a guest trapped. It
-    /// is kept beyond the limit of lines.
+    /// Returns the last error that begins with "panicked": why a guest trapped. It is kept even
+    /// beyond the limit of lines.
     pub fn panic(&self) -> Option<&str> {
         self.panic.as_deref()
     }
 
-    /// Adds a line; of its bytes no more than the limit are read.
+    /// Adds a line, truncated to the limit.
     pub fn push(&mut self, level: Level, bytes: &[u8]) {
         if level == Level::Error && bytes.starts_with(PANIC) {
             let kept = bytes.get(..self.line_bytes).unwrap_or(bytes);
@@ -97,7 +97,7 @@ impl GuestLog {
     }
 }
 
-/// Text without control characters other than newline and tab.
+/// Escapes control characters other than newline and tab.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -110,11 +110,11 @@ pub(crate) fn printable(text: &str) -> String {
     out
 }
 
-/// The start of a guest's bytes as text: `limit` bytes of it at most, with escapes and
-/// replaced characters counted as they are written, and "..." if that is not all.
+/// Returns the start of a guest's bytes as text: at most `limit` bytes, escapes and replacement
+/// characters included, with "..." appended if truncated.
 pub(crate) fn printable_start(bytes: &[u8], limit: usize) -> String {
-    // No text is shorter than the bytes that it stands for, but for bad UTF-8, of
-    // which up to 3 bytes become one character of 3 bytes.
+    // Text is never shorter than its bytes, except for invalid UTF-8, where up to 3 bytes become
+    // one character of 3 bytes.
     let start = bytes.get(..limit).unwrap_or(bytes);
     let text = printable(&String::from_utf8_lossy(start));
     let kept = short(&text, limit);

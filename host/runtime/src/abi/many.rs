@@ -17,9 +17,9 @@ use serde_json::json;
 use uuid::Uuid;
 use wasmtime::{Caller, Linker};
 
-/// The longest packed list of keys: each as long as it may be.
+/// Maximum size of a packed list of keys, all of maximum length.
 const KEYS_BYTES_MAX: usize = 4 + KEYS_MAX * (8 + COLLECTION_BYTES_MAX + KEY_BYTES_MAX);
-/// The longest text of a dead letter's identity.
+/// Maximum length of a dead letter's id.
 const ID_BYTES_MAX: usize = 64;
 
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
@@ -71,7 +71,7 @@ async fn increment<T: GuestView>(
 fn malformed(subject: Subject) -> Fault {
     Fault::from(Invalid::Malformed {
         subject,
-        why: "its lengths and counts do not fit its bytes",
+        why: "its lengths and counts do not match its size",
     })
 }
 
@@ -143,7 +143,7 @@ async fn commit<T: GuestView>(
     let packed = guest.read_in_turn("batch", Subject::Batch, range, batch_limit);
     let packed = packed.await?;
     let batch = decode(&packed, value_limit)?;
-    // A copy of what the checks name, for the message.
+    // A copy of the checked keys, for the message.
     let checked: Vec<_> = batch.checks.iter().map(named).collect();
     let state = guest.state();
     let commit = state.services.kv.commit(&state.context.caller, batch);
@@ -188,7 +188,7 @@ fn decode(packed: &[u8], value_limit: usize) -> Result<Batch, Fault> {
     })
 }
 
-/// A batch of `kv_commit` as the service gets it, or the status of its refusal.
+/// Decodes a batch of `kv_commit`, or returns the status of the error.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_batch(packed: &[u8], value_limit: usize) -> Result<Batch, Option<Status>> {
     decode(packed, value_limit).map_err(|fault| match fault {
@@ -233,7 +233,7 @@ fn named(check: &Check) -> String {
     format!("{:?} {:?}", check.collection.as_str(), check.key.as_str())
 }
 
-/// Names the keys whose checks failed, as far as a message has room for them.
+/// Names the keys whose checks failed, up to a limit.
 fn conflict(failed: &[usize], checked: &[String]) -> String {
     const NAMED_MAX: usize = 10;
     let names = failed.iter().filter_map(|at| checked.get(*at));
@@ -243,7 +243,7 @@ fn conflict(failed: &[usize], checked: &[String]) -> String {
         more => format!(" and {more} more"),
     };
     format!(
-        "not as the batch expects: {}{more}; nothing was written",
+        "version conflict: {}{more}; nothing was written",
         names.join(", ")
     )
 }
@@ -264,7 +264,7 @@ async fn dead_letters<T: GuestView>(
         b"" => None,
         text => Some(Uuid::try_parse_ascii(text).map_err(|_| Invalid::Malformed {
             subject: Subject::Letter,
-            why: "it is no UUID",
+            why: "it is not a UUID",
         })?),
     };
     let limit = match limit {
@@ -296,7 +296,7 @@ async fn dead_letters<T: GuestView>(
     guest.answer(out, answer.to_string().into_bytes())
 }
 
-/// A dead letter as its plugin sees it: without the value, which may be large.
+/// A dead letter as returned to its plugin: without the value, which may be large.
 fn letter(letter: &DeadLetter) -> serde_json::Value {
     let entry = letter.event.what.entry();
     let version = match &letter.event.what {

@@ -1,6 +1,6 @@
-//! The guest's memory: check the range, compare with the limit, then copy.
+//! Access to the guest's memory: check the range, compare with the limit, then copy.
 //!
-//! Nothing here waits, and no reference into the memory outlives a call.
+//! No reference into the memory is held across an await.
 
 use super::fault::{BadPointer, Fault, NoMemory};
 use super::state::GuestView;
@@ -26,7 +26,7 @@ impl<'c, T: GuestView> Guest<'c, T> {
     ) -> wasmtime::Result<Guest<'c, T>> {
         let memory = match caller.data_mut().guest().memory {
             Some(memory) => memory,
-            // While the start function runs, the instance is not known yet.
+            // The start function runs before the instance is known.
             None => match caller.get_export(kvasm_abi::MEMORY) {
                 Some(Extern::Memory(memory)) => memory,
                 _ => return Err(NoMemory.into()),
@@ -43,9 +43,8 @@ impl<'c, T: GuestView> Guest<'c, T> {
         self.caller.data_mut().guest()
     }
 
-    /// Waits for a turn on the CPU before much memory is copied: that is work as
-    /// computing is, and no tick of the guest's own code comes between. To be called
-    /// when it is sure that so many bytes will be copied.
+    /// Acquires a CPU permit before a large copy: copying is CPU work, during which the guest
+    /// cannot be preempted. Call it once all checks have passed.
     pub(super) async fn turn(&mut self, bytes: usize) {
         const BYTES_WITHOUT_TURN: usize = 64 * 1024;
         if bytes > BYTES_WITHOUT_TURN {
@@ -70,8 +69,8 @@ impl<'c, T: GuestView> Guest<'c, T> {
         }
     }
 
-    /// Checks that a range is in the memory, so that a bad buffer shows in
-    /// every call and not only when there is something to write to it.
+    /// Checks that a range is in the memory, so that a bad buffer fails every call, and not only
+    /// when there is something to write to it.
     pub(super) fn check(&self, argument: &'static str, at: Range32) -> Result<(), Fault> {
         self.range(argument, at)?;
         Ok(())
@@ -89,7 +88,8 @@ impl<'c, T: GuestView> Guest<'c, T> {
         Ok(self.bytes(range).to_vec())
     }
 
-    /// As [`read`](Guest::read) what may be much: checked first, copied in its turn.
+    /// Like [`read`](Guest::read), for data that may be large: acquires a CPU permit after the
+    /// checks.
     pub(super) async fn read_in_turn(
         &mut self,
         argument: &'static str,
@@ -133,8 +133,7 @@ impl<'c, T: GuestView> Guest<'c, T> {
         Ok(self.bytes(range).to_vec())
     }
 
-    /// Copies an option struct of which this host knows `known` bytes; none for
-    /// the null pointer.
+    /// Copies up to `known` bytes of an option struct; `None` for the null pointer.
     pub(super) fn read_options(&self, ptr: u32, known: usize) -> Result<Option<Vec<u8>>, Fault> {
         const SIZE_BYTES: u32 = 4;
         if ptr == 0 {
@@ -157,7 +156,7 @@ impl<'c, T: GuestView> Guest<'c, T> {
             .unwrap_or_default()
     }
 
-    /// The guest's bytes in a range, to be written to.
+    /// Returns a range of the guest's memory for writing.
     pub(super) fn bytes_mut(
         &mut self,
         argument: &'static str,
@@ -168,7 +167,7 @@ impl<'c, T: GuestView> Guest<'c, T> {
         Ok(memory.get_mut(range).unwrap_or_default())
     }
 
-    /// The guest's bytes in a range, and the state of its call.
+    /// Returns a range of the guest's memory for writing, and the state of its call.
     pub(super) fn bytes_and_state(
         &mut self,
         argument: &'static str,
@@ -179,8 +178,8 @@ impl<'c, T: GuestView> Guest<'c, T> {
         Ok((memory.get_mut(range).unwrap_or_default(), data.guest()))
     }
 
-    /// Answers with bytes of any length: into the guest's buffer if they fit,
-    /// else into the slot that `result_read` reads. Returns their full length.
+    /// Returns bytes of any length to the guest: in its buffer if they fit, otherwise in the
+    /// slot that `result_read` reads. Returns their full length.
     pub(super) fn answer(&mut self, out: Range32, bytes: Vec<u8>) -> Result<i64, Fault> {
         let len = bytes.len();
         let buffer = self.bytes_mut("out", out)?;

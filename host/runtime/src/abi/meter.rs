@@ -1,14 +1,13 @@
-//! What a guest computes.
+//! Measures a guest's CPU time.
 //!
-//! The CPU clock of the thread is read around each poll of a guest's future, so
-//! that time without a CPU is not counted, whether another process has it or
-//! another thread of this host. The store's own work is taken out again.
+//! The thread's CPU clock is read around each poll of a guest's future, so that time without a
+//! CPU is not counted, whether another process or another thread of this host was running. The
+//! store's own work is subtracted.
 //!
-//! That clock is a system call, which a call of some microseconds would feel. So it
-//! is read from the first tick on that a guest sees. Before, the time of a poll is
-//! counted instead, up to one tick: a guest that computes for longer, or that was
-//! preempted, sees a tick as soon as it runs. No call is charged more than that one
-//! tick too much.
+//! Reading that clock is a system call, whose cost is noticeable in calls of a few microseconds.
+//! So it is only read once a guest has seen a tick. Until then the wall time of a poll is
+//! counted instead, up to one tick: a guest that computes for longer, or that was preempted,
+//! sees a tick as soon as it runs. No call is charged more than that one tick too much.
 
 use kvasm_service::{Deadline, Stage};
 use std::future::poll_fn;
@@ -16,25 +15,25 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How often a guest that computes is looked at.
+/// The interval at which computing guests are preempted.
 pub const TICK: Duration = Duration::from_millis(10);
 
-/// Counts the CPU time of one guest, and adds the rest to the stages of its deadline.
+/// Measures the CPU time of one guest, and accounts the rest to the stages of its deadline.
 pub(crate) struct Meter {
     deadline: Deadline,
     base: Instant,
-    /// What the polls before this one have computed.
+    /// CPU time of earlier polls.
     spent_ns: AtomicU64,
     /// Whether the thread's CPU clock is read.
     exact: AtomicBool,
-    /// The thread's CPU time when this poll began, and what the store has used
-    /// since; if it is read.
+    /// The thread's CPU time at the start of this poll, plus the store's since then; unused
+    /// unless `exact`.
     cpu_at_ns: AtomicU64,
-    /// The time when this poll began, and what the store has taken since.
+    /// The time at the start of this poll, plus the store's since then.
     wall_at_ns: AtomicU64,
     /// Whether the guest has asked to sleep, and has not been seen awake since.
     sleeps: AtomicBool,
-    /// When the last poll ended; 0 within one.
+    /// When the last poll ended; 0 during one.
     ended_at_ns: AtomicU64,
 }
 
@@ -52,18 +51,18 @@ impl Meter {
         }
     }
 
-    /// The guest asks to sleep: until it is seen awake, the time between polls is
-    /// sleep.
+    /// Records that the guest asks to sleep: until it is seen awake, the time between polls
+    /// counts as sleep.
     pub fn sleeps(&self) {
         self.sleeps.store(true, Ordering::Relaxed);
     }
 
-    /// The guest computes, or calls something else.
+    /// Records that the guest is awake: it computes, or calls something else.
     pub fn wakes(&self) {
         self.sleeps.store(false, Ordering::Relaxed);
     }
 
-    /// Counts the time since the last poll, if the guest slept.
+    /// Accounts the time since the last poll, if the guest slept.
     pub(crate) fn count_sleep(&self) {
         let ended_at = self.ended_at_ns.swap(0, Ordering::Relaxed);
         if ended_at != 0 && self.sleeps.load(Ordering::Relaxed) {
@@ -77,7 +76,7 @@ impl Meter {
         u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// The thread's CPU time, if it is read.
+    /// Returns the thread's CPU time, or 0 unless `exact`.
     fn cpu_ns(&self) -> u64 {
         match self.exact.load(Ordering::Relaxed) {
             true => thread_cpu_ns(),
@@ -85,14 +84,14 @@ impl Meter {
         }
     }
 
-    /// A poll begins on this thread.
+    /// Called at the start of a poll on this thread.
     pub fn begin(&self) {
         self.count_sleep();
         self.cpu_at_ns.store(self.cpu_ns(), Ordering::Relaxed);
         self.wall_at_ns.store(self.wall_ns(), Ordering::Relaxed);
     }
 
-    /// The poll ends, on the thread on which it has begun.
+    /// Called at the end of a poll, on the thread where it started.
     pub fn end(&self) {
         let wall = self.wall_of_poll();
         let cpu = self.cpu_of_poll(wall);
@@ -122,8 +121,8 @@ impl Meter {
         Duration::from_nanos(thread_cpu_ns().saturating_sub(cpu_at))
     }
 
-    /// The guest has seen a tick: returns what it has computed so far, and counts
-    /// by the CPU clock from here on. To be called within a poll, on its thread.
+    /// Called at a tick, within a poll and on its thread. Returns the CPU time so far, and uses
+    /// the CPU clock from now on.
     pub fn tick(&self) -> Duration {
         if !self.exact.load(Ordering::Relaxed) {
             let wall = self.wall_of_poll();
@@ -135,19 +134,19 @@ impl Meter {
         Duration::from_nanos(before).saturating_add(self.cpu_of_poll(Duration::ZERO))
     }
 
-    /// Whether the guest was seen to compute for long: for half a tick by the CPU clock,
-    /// beside what was counted up to its first tick, which it may not have computed.
+    /// Whether the guest has computed for long: half a tick by the CPU clock, in addition to the
+    /// time up to its first tick, which may not have been CPU time.
     pub(crate) fn computes_long(&self) -> bool {
         let spent = Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed));
         self.exact.load(Ordering::Relaxed) && spent >= TICK + TICK / 2
     }
 
-    /// The deadline of the call.
+    /// Returns the deadline of the call.
     pub fn deadline(&self) -> &Deadline {
         &self.deadline
     }
 
-    /// Runs work of the store, which is not the guest's computing.
+    /// Runs work of the store, which does not count as the guest's CPU time.
     pub async fn aside<T>(&self, work: impl Future<Output = T>) -> T {
         self.wakes();
         let _timed = self.deadline.timed(Stage::HostFunction);
@@ -157,7 +156,7 @@ impl Meter {
             let poll = work.as_mut().poll(context);
             let cpu = self.cpu_ns().saturating_sub(cpu);
             let wall = self.wall_ns().saturating_sub(wall);
-            // As if the poll around this one had begun so much later.
+            // As if the surrounding poll had started that much later.
             self.cpu_at_ns.fetch_add(cpu, Ordering::Relaxed);
             self.wall_at_ns.fetch_add(wall, Ordering::Relaxed);
             poll
@@ -166,7 +165,7 @@ impl Meter {
     }
 }
 
-/// The CPU time that this thread has used, in ns.
+/// Returns the CPU time of this thread, in ns.
 #[cfg(unix)]
 fn thread_cpu_ns() -> u64 {
     use rustix::time::{ClockId, clock_gettime};
@@ -176,7 +175,7 @@ fn thread_cpu_ns() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(ns)
 }
 
-/// Systems without such a clock count the time of polls, preemption included.
+/// On systems without such a clock, counts the time of polls, preemption included.
 #[cfg(not(unix))]
 fn thread_cpu_ns() -> u64 {
     use std::sync::OnceLock;
@@ -189,7 +188,7 @@ fn thread_cpu_ns() -> u64 {
 mod tests {
     use super::*;
 
-    /// Keeps the CPU busy for that much of the thread's own time.
+    /// Keeps the CPU busy for `ms` of the thread's own time.
     fn compute(ms: u64) {
         let start = thread_cpu_ns();
         while thread_cpu_ns() - start < ms * 1_000_000 {
@@ -224,7 +223,7 @@ mod tests {
         meter.end();
         meter.begin();
         meter.end();
-        // Time in which it had no CPU, and the store's.
+        // Time without a CPU, and the store's.
         let timeout = meter.deadline().timeout(Stage::Other);
         assert!(timeout.spent(Stage::Cpu) >= Duration::from_millis(40));
         assert!(timeout.spent(Stage::HostFunction) >= Duration::from_millis(50));

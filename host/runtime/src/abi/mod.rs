@@ -1,9 +1,9 @@
-//! The `kvasm_v1` host functions: decode the guest's arguments, call a service,
-//! encode the answer. Nothing is decided here.
+//! The `kvasm_v1` host functions: decode the guest's arguments, call a service, encode the
+//! answer. They contain no policy.
 //!
-//! Every function ends in one of three ways: a result of zero or more, a status
-//! below zero with a message that `error_message` reads, or a trap for a pointer
-//! range outside the guest's memory.
+//! Every function has one of three outcomes: a result of zero or more, a negative status with a
+//! message that `error_message` returns, or a trap for a pointer range outside the guest's
+//! memory.
 
 mod fault;
 mod io;
@@ -28,11 +28,10 @@ pub(crate) use meter::{Meter, TICK};
 pub use state::{DeliveryContext, GuestState, GuestView};
 pub(crate) use turns::Turns;
 
-/// Links every import of `kvasm_v1` over the part of the store's data that it
-/// needs.
+/// Links every import of `kvasm_v1`.
 ///
 /// # Errors
-/// When a name is linked already.
+/// If a name is already linked.
 pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     kv::link(linker)?;
     many::link(linker)?;

@@ -4,7 +4,7 @@ use super::kv::header;
 use kvasm_core::{Entry, Key};
 use kvasm_service::Listing;
 
-/// The bytes of its keys and values, which are most of the page.
+/// Returns the size of its keys and values, which are most of the page.
 pub(super) fn bytes(listing: &Listing) -> usize {
     let bytes = |(key, entry): &(_, Option<Entry>)| {
         let value = entry

@@ -1,4 +1,4 @@
-//! What the host functions know of an invocation.
+//! The state of an invocation, for the host functions.
 
 use super::fault::Fault;
 use super::{GuestLog, Meter, Turns};
@@ -10,15 +10,14 @@ use std::sync::Arc;
 use uuid::Uuid;
 use wasmtime::Memory;
 
-/// The most bytes of the message of a host function that did not succeed.
+/// Maximum size of the error message of a host function, in bytes.
 const ERROR_BYTES_MAX: usize = 4 * 1024;
 
-/// How often an invocation called each import of the ABI.
+/// Number of calls of each import of the ABI.
 pub(crate) struct HostCalls([u32; IMPORTS.len()]);
 
 impl HostCalls {
-    /// The place of a name in the ABI's imports; one that is not there does not
-    /// compile.
+    /// Returns the index of a name in the ABI's imports; an unknown name does not compile.
     pub(super) const fn index_of(name: &str) -> usize {
         let mut at = 0;
         #[allow(clippy::indexing_slicing)] // Evaluated by the compiler.
@@ -34,7 +33,7 @@ impl HostCalls {
         }
     }
 
-    /// The imports that were called, and how often.
+    /// Returns the imports that were called, with their counts.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let all = IMPORTS.iter().zip(self.0);
         all.filter(|(_, count)| *count > 0)
@@ -51,29 +50,29 @@ const fn equal(a: &[u8], b: &[u8]) -> bool {
     at == a.len() && at == b.len()
 }
 
-/// What a handler may know of the delivery that it carries out.
+/// The delivery that a handler is running for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryContext {
     /// The trigger.
     pub trigger: String,
     /// The event.
     pub event_id: Uuid,
-    /// How often it was tried, this attempt included.
+    /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// How many handlers stand between the event and a call.
+    /// Length of the chain of handlers that led to the event.
     pub depth: u32,
 }
 
-/// The state of one guest instance. All of it is set by the host; a guest's
-/// bytes end up in `output`, `slot`, `error` and the log, each under a limit.
+/// The state of one guest instance. All of it is set by the host; guest data only ends up in
+/// `output`, `slot`, `error` and the log, each within a limit.
 pub struct GuestState {
-    /// Whose rows the key-value functions touch, and for whom; and until when.
+    /// The caller, which determines the app, and the deadline.
     pub(crate) context: CallContext,
     pub(crate) app_name: Arc<str>,
     pub(crate) function: Arc<str>,
-    /// What it computes, which the store's work is not.
+    /// Its CPU time, excluding the store's work.
     pub(crate) meter: Arc<Meter>,
-    /// Its turns on the CPU.
+    /// Its CPU permit.
     pub(crate) turns: Arc<Turns>,
     pub(crate) services: Services,
     pub(crate) limits: Arc<Limits>,
@@ -81,19 +80,19 @@ pub struct GuestState {
     pub(crate) output: Vec<u8>,
     /// Shared with the guest's standard output and error, if it has them.
     pub(crate) log: Arc<Mutex<GuestLog>>,
-    /// The delivery that is carried out, if it is one.
+    /// The delivery being handled, if any.
     pub(crate) delivery: Option<Arc<DeliveryContext>>,
-    /// Whether the writes of this run are one commit.
+    /// Whether this run's writes are buffered into one commit.
     pub(crate) transaction: bool,
-    /// The memory, once instantiation has ended.
+    /// The memory, once instantiation is complete.
     pub(crate) memory: Option<Memory>,
     /// The last result that did not fit the guest's buffer.
     pub(super) slot: Pieces,
     /// The message of the last status.
     pub(super) error: String,
-    /// What it has called.
+    /// Calls of host functions.
     pub(crate) calls: HostCalls,
-    /// The host function that is being waited for.
+    /// The host function in progress.
     pub(crate) waiting_in: Option<&'static str>,
 }
 
@@ -130,33 +129,33 @@ impl GuestState {
         }
     }
 
-    /// The app that the invocation belongs to.
+    /// Returns the app that the invocation belongs to.
     pub fn app(&self) -> &str {
         &self.app_name
     }
 
-    /// On whose behalf it runs.
+    /// Returns the caller on whose behalf it runs.
     pub fn caller(&self) -> &Caller {
         &self.context.caller
     }
 
-    /// The function that was called.
+    /// Returns the function that was called.
     pub fn function(&self) -> &str {
         &self.function
     }
 
-    /// The request's id, which the host's log carries too.
+    /// Returns the request id, which is also in the host's log.
     pub fn request_id(&self) -> Uuid {
         self.context.request_id
     }
 
-    /// The services that the key-value functions call.
+    /// Returns the services behind the key-value functions.
     pub fn services(&self) -> &Services {
         &self.services
     }
 
-    /// The source of an error, which can hold SQL and paths, goes to the host's log;
-    /// the guest gets the outer text alone.
+    /// Logs the source of an error, which may contain SQL and paths; the guest only gets the
+    /// outer message.
     fn log_cause(&self, error: &ServiceError) {
         let Some(cause) = std::error::Error::source(error) else {
             return;
@@ -170,7 +169,7 @@ impl GuestState {
         }
     }
 
-    /// Turns a function's end into what goes back to the guest.
+    /// Converts the outcome of a host function to its return value.
     pub(super) fn finish(&mut self, result: Result<i64, Fault>) -> wasmtime::Result<i64> {
         match result {
             Ok(value) => Ok(value),

@@ -1,4 +1,4 @@
-//! Turns on the CPU.
+//! CPU permits.
 
 use super::Meter;
 use kvasm_core::AppId;
@@ -8,23 +8,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A turn ends with the tick after so much computing. A bit less than a tick, so that
-/// on a machine that is not busy each turn is one tick.
+/// A permit is released at the first tick after this much CPU time. Slightly less than a tick,
+/// so that on an idle machine a permit lasts one tick.
 const TURN: Duration = Duration::from_millis(8);
-/// The most ticks of a turn, however little it has computed in them.
+/// Maximum number of ticks for one permit, however little CPU time was used.
 const TURN_TICKS_MAX: u32 = 5;
 
-/// The turns of one guest among those that compute for long, or move much memory.
+/// The CPU permit of one guest, shared with others that compute for long or copy much memory.
 pub struct Turns {
     app: AppId,
-    /// The older of two calls of an app computes first.
+    /// The older of two calls of an app is served first.
     rank: u64,
-    /// Held until the guest waits for anything.
+    /// The permit, held until the guest waits for anything.
     place: Mutex<Option<Place>>,
     places: Arc<Fair>,
-    /// What it had computed when its turn began, in ns.
+    /// CPU time when the permit was acquired, in ns.
     began_at_ns: AtomicU64,
-    /// The ticks of its turn so far.
+    /// Ticks since the permit was acquired.
     ticks: AtomicU32,
 }
 
@@ -40,9 +40,9 @@ impl Turns {
         }
     }
 
-    /// Whether the turn goes on at a tick, with `computed` so far. It does while it
-    /// had little of a CPU, as on a machine that others keep busy: each change of
-    /// turns costs the rest of what the system gives this thread at once.
+    /// Whether the guest keeps its permit at a tick, having used `computed` CPU time so far. It
+    /// does while it had little CPU time since it acquired the permit, as on a machine that is
+    /// busy with other processes: each yield gives up the rest of this thread's time slice.
     pub fn goes_on(&self, computed: Duration) -> bool {
         let computed_ns = u64::try_from(computed.as_nanos()).unwrap_or(u64::MAX);
         let began_at_ns = self.began_at_ns.load(Ordering::Relaxed);
@@ -56,13 +56,13 @@ impl Turns {
         false
     }
 
-    /// Lets other tasks of this thread run, then waits for a turn. One that has a turn
-    /// keeps it, unless somebody comes before it.
+    /// Lets other tasks of this thread run, then acquires a permit. A permit that is already
+    /// held is kept, unless another guest precedes.
     pub async fn take(self: Arc<Turns>, meter: Arc<Meter>) {
         meter.wakes();
         let _timed = meter.deadline().timed(Stage::Cpu);
-        // In line before others run, which may take long: the oldest call must not
-        // lose its turn because it could not ask for it.
+        // Queue before yielding to other tasks, which may take long: the oldest call must not
+        // lose its position because it could not queue in time.
         let held = self.place.lock().take();
         let next = self.places.line_up(held, self.app, 1, self.rank);
         tokio::task::yield_now().await;
@@ -70,8 +70,8 @@ impl Turns {
         *self.place.lock() = place;
     }
 
-    /// A poll of the guest has ended. Its turn ends with it, unless it waits for the
-    /// next one.
+    /// Called at the end of a poll of the guest. Releases the permit, unless the guest is
+    /// waiting to renew it.
     pub fn end(&self) {
         *self.place.lock() = None;
     }

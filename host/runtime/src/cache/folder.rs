@@ -1,4 +1,4 @@
-//! The folder itself: whose it is, its key, and what leaves it.
+//! The folder itself: ownership, its key, and eviction.
 
 use super::CacheLimits;
 use std::io::{self, Write};
@@ -7,18 +7,18 @@ use std::time::{Duration, SystemTime};
 
 const KEY_FILE: &str = "key";
 pub(super) const KEY_BYTES: usize = 32;
-/// How the names of files end that are being written.
+/// Suffix of files being written.
 pub(super) const TMP: &str = ".tmp";
-/// A file that is being written for so long was left by a crash.
+/// Age after which a temporary file was left by a crash.
 const TMP_AGE_MAX: Duration = Duration::from_secs(60 * 60);
-/// Files of other builds leave when nobody has used them for this long: during an
-/// upgrade two builds may share the folder.
+/// Files of other builds are removed when unused for this long: during an upgrade two builds may
+/// share the folder.
 const OTHER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// What is left after a sweep of a full folder, in percent, so that not every
-/// file needs another one.
+/// Fill level after a sweep of a full folder, in percent, so that not every new file needs
+/// another sweep.
 const SWEPT_PERCENT: u64 = 90;
 
-/// A folder that its owner alone can enter.
+/// A folder that only its owner can access.
 pub(super) struct Folder(PathBuf);
 
 /// A compiled module.
@@ -30,7 +30,7 @@ struct File {
 }
 
 impl Folder {
-    /// Opens the folder; makes it if it is not there.
+    /// Opens the folder, and creates it if it does not exist.
     pub(super) fn open(dir: PathBuf) -> io::Result<Folder> {
         make_private(&dir)?;
         Ok(Folder(dir))
@@ -40,8 +40,8 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// The key; a new one if there is none, or it is damaged. What was written
-    /// under a damaged one is removed, as nobody can check it.
+    /// Returns the key; generates a new one if it is missing or damaged. Files written under a
+    /// damaged key are removed, because they cannot be verified.
     pub(super) fn key(&self) -> io::Result<[u8; KEY_BYTES]> {
         let path = self.path(KEY_FILE);
         match std::fs::read(&path) {
@@ -50,7 +50,7 @@ impl Folder {
                 Err(_) => {
                     tracing::warn!(
                         file = %path.display(),
-                        "the key of the cache folder is damaged; its files are removed"
+                        "the key of the cache folder is damaged; removing its files"
                     );
                     self.remove_all()?;
                 }
@@ -63,21 +63,21 @@ impl Folder {
         let aside = self.path(&format!("{}{TMP}", uuid::Uuid::new_v4()));
         let written = private_file(&aside).and_then(|mut file| {
             file.write_all(&key)?;
-            // An empty key after a power cut would cost all files.
+            // An empty key after a power failure would invalidate all files.
             file.sync_all()
         });
-        // If another process does the same, the last one wins, and the files of the
-        // others do not check and are written again.
+        // If another process does the same, the last one wins. Files of the others then fail
+        // verification and are written again.
         written
             .and_then(|()| std::fs::rename(&aside, &path))
             .inspect_err(|_| {
                 let _ = std::fs::remove_file(&aside);
             })?;
-        // So that the name is there too. Not every file system can.
+        // Persists the name too. Not supported by every file system.
         let _ = std::fs::File::open(&self.0).and_then(|dir| dir.sync_all());
         std::fs::read(&path)?
             .try_into()
-            .map_err(|_| io::Error::other("its key is damaged again as soon as it is written"))
+            .map_err(|_| io::Error::other("the new key was damaged right after it was written"))
     }
 
     fn remove_all(&self) -> io::Result<()> {
@@ -91,10 +91,10 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes what is left over, and of the rest what was not used for longest
-    /// until it is within `limits`. Returns the bytes and files that are left.
+    /// Removes leftover files, then the least recently used ones until the folder is within
+    /// `limits`. Returns the remaining bytes and files.
     ///
-    /// A file whose name is not one of the cache's own is never touched.
+    /// Files whose names do not match the cache's own are never touched.
     pub(super) fn sweep(&self, engine: &str, limits: CacheLimits) -> io::Result<(u64, u64)> {
         let now = SystemTime::now();
         let older = |used, than| now.duration_since(used).is_ok_and(|age| age > than);
@@ -108,7 +108,7 @@ impl Folder {
             if of.is_none() && !is_aside {
                 continue;
             }
-            // Another process may have removed it meanwhile.
+            // Another process may have removed it in the meantime.
             let Ok(about) = entry.metadata() else {
                 continue;
             };
@@ -154,7 +154,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The engine in the name of a compiled module: two hashes in hexadecimal.
+/// Returns the engine in the name of a compiled module: two hashes in hexadecimal.
 fn engine_of(name: &str) -> Option<&str> {
     let is_hash = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let (wasm, engine) = name.split_once('-')?;
@@ -179,13 +179,13 @@ fn make_private(dir: &Path) -> io::Result<()> {
     let mode = about.mode() & 0o777;
     if mode & 0o077 != 0 {
         return Err(io::Error::other(format!(
-            "others have access to it (mode {mode:o}); run chmod 700 on it, or name another folder"
+            "accessible by other users (mode {mode:o}); run chmod 700 on it, or use another folder"
         )));
     }
     let (owner, own) = (about.uid(), rustix::process::geteuid().as_raw());
     if owner != own {
         return Err(io::Error::other(format!(
-            "it belongs to user {owner} and this process to user {own}; name another folder"
+            "owned by user {owner}, but this process runs as user {own}; use another folder"
         )));
     }
     Ok(())
@@ -196,7 +196,7 @@ fn make_private(dir: &Path) -> io::Result<()> {
     std::fs::create_dir_all(dir)
 }
 
-/// A new file that its owner alone can read.
+/// Creates a file that only its owner can read.
 pub(super) fn private_file(path: &Path) -> io::Result<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -285,7 +285,7 @@ mod tests {
         ];
         left.sort();
         assert_eq!(names(&folder), left);
-        // Of two that must leave, the other build's goes first, however new.
+        // The other build's file is evicted first, however new.
         let one = CacheLimits {
             bytes: 2,
             files: 100,

@@ -1,12 +1,10 @@
 //! Compiled modules on disk.
 //!
-//! A compiled module is machine code: who can put one in place runs code in the
-//! host. So the folder is private to its owner, and each file is under an
-//! HMAC with a key that is kept in the folder. A file that does not check is
-//! compiled again, never loaded.
+//! A compiled module is machine code: anyone who can replace one runs code in the host. So the
+//! folder is private to its owner, and each file has an HMAC, whose key is also in the folder. A
+//! file that fails verification is compiled again, never loaded.
 //!
-//! The folder is never needed. What is wrong with it is logged once, and modules
-//! are compiled in memory.
+//! The folder is optional. Problems with it are logged once, and modules are compiled in memory.
 
 mod folder;
 
@@ -24,19 +22,19 @@ use wasmtime::{Engine, Module};
 const TAG_BYTES: usize = 32;
 /// The length of the section, which follows the tag.
 const LEN_BYTES: usize = 4;
-/// The length of a section that is not there.
+/// The section length of a module without a section.
 const NO_SECTION: u32 = u32::MAX;
-/// How often the folder is counted afresh, as other processes may use it too.
+/// Interval at which the folder's size is recalculated, as other processes may use it too.
 const RECOUNT: Duration = Duration::from_secs(60);
-/// A file that is used is marked as used again after this long.
+/// Minimum interval between updates of a file's time of last use.
 const TOUCH: Duration = Duration::from_secs(60);
 
-/// What the folder may hold.
+/// Limits of the cache folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// Bytes of all files together.
+    /// Total size of all files, in bytes.
     pub bytes: u64,
-    /// Files.
+    /// Number of files.
     pub files: u64,
 }
 
@@ -55,13 +53,13 @@ pub(super) struct DiskCache {
     folder: Folder,
     key: [u8; folder::KEY_BYTES],
     limits: CacheLimits,
-    /// Tells this build of wasmtime with these settings from any other.
+    /// Identifies this build of wasmtime with these settings.
     engine: String,
     count: Mutex<Count>,
     warned: AtomicBool,
 }
 
-/// What the folder holds, to the knowledge of this process.
+/// The size of the folder, as known to this process.
 struct Count {
     bytes: u64,
     files: u64,
@@ -69,8 +67,8 @@ struct Count {
 }
 
 impl DiskCache {
-    /// Opens the folder, and makes it and its key if they are not there. None, and
-    /// a warning, if it cannot be used.
+    /// Opens the folder; creates it and its key if they do not exist. Logs a warning and returns
+    /// `None` if it cannot be used.
     pub(super) fn open(dir: PathBuf, limits: CacheLimits, engine: &Engine) -> Option<DiskCache> {
         let shown = dir.display().to_string();
         let engine = hex::encode(worker::fingerprint(engine));
@@ -106,8 +104,8 @@ impl DiskCache {
         format!("{}-{}", hex::encode(wasm), self.engine)
     }
 
-    /// The module compiled from wasm of this hash, and its section of declarations,
-    /// if it is there and sound.
+    /// Returns the module compiled from wasm with this hash, and its section of declarations, if
+    /// the file exists and passes verification.
     #[allow(unsafe_code)]
     pub(super) fn get(
         &self,
@@ -147,7 +145,7 @@ impl DiskCache {
         Some((module, section.map(<[u8]>::to_vec)))
     }
 
-    /// The section and the code of a file, if its tag is right.
+    /// Returns the section and the code of a file if its tag is valid.
     fn sound<'f>(&self, name: &str, file: &'f [u8]) -> Option<(Option<&'f [u8]>, &'f [u8])> {
         let (tag, body) = file.split_at_checked(TAG_BYTES)?;
         self.mac(name, &[body]).verify_slice(tag).ok()?;
@@ -161,7 +159,7 @@ impl DiskCache {
         }
     }
 
-    /// Marks a file as used, for the order in which files leave.
+    /// Updates a file's time of last use, which determines eviction.
     fn touch(&self, path: &std::path::Path) {
         let now = SystemTime::now();
         let mark = || -> io::Result<()> {
@@ -174,11 +172,11 @@ impl DiskCache {
                 .open(path)?
                 .set_modified(now)
         };
-        // On a file system that is read-only nothing leaves either.
+        // Nothing is evicted on a read-only file system either.
         let _ = mark();
     }
 
-    /// Keeps a module. A failure costs the next start some time and no more.
+    /// Stores a module. A failure only costs time at the next start.
     pub(super) fn put(&self, wasm: &[u8; 32], section: Option<&[u8]>, code: &[u8]) {
         if let Err(error) = self.write(wasm, section, code) {
             self.warn(
@@ -200,7 +198,7 @@ impl DiskCache {
         }
         let name = self.name(wasm);
         let tag = self.mac(&name, &parts).finalize().into_bytes();
-        // One at a time, so that no two fill the same room.
+        // Writes are serialized, so that two cannot use the same free space.
         let mut count = self.count.lock();
         let full = count.bytes.saturating_add(bytes) > self.limits.bytes
             || count.files >= self.limits.files;
@@ -215,7 +213,7 @@ impl DiskCache {
         if count.files >= self.limits.files {
             return Ok(());
         }
-        // Written aside and renamed, so that no reader sees half a file.
+        // Written to a temporary file and renamed, so that no reader sees a partial file.
         let aside = self.folder.path(&format!("{}{TMP}", uuid::Uuid::new_v4()));
         let written = folder::private_file(&aside).and_then(|mut file| {
             file.write_all(&tag)?;
@@ -231,8 +229,8 @@ impl DiskCache {
         Ok(())
     }
 
-    /// The first failure is for the operator; a folder that stays broken would
-    /// repeat it at each module.
+    /// Warns about the first failure only; a folder that stays broken would repeat it for each
+    /// module.
     fn warn(&self, error: &io::Error, what: &str) {
         if self.warned.swap(true, Ordering::Relaxed) {
             tracing::debug!(%error, "{what}");
@@ -242,7 +240,7 @@ impl DiskCache {
     }
 
     fn mac(&self, name: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
-        #[allow(clippy::expect_used)] // HMAC takes keys of every length.
+        #[allow(clippy::expect_used)] // HMAC accepts keys of any length.
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("a key of 32 bytes");
         mac.update(&(name.len() as u64).to_le_bytes());
         mac.update(name.as_bytes());

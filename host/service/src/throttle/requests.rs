@@ -1,45 +1,44 @@
-//! Lines of the server's requests.
+//! Limits of the server's log lines about requests.
 
 use super::{Bucket, FEW, Pace, Throttle};
 use kvasm_core::AppId;
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
-/// For the lines of requests that were answered, which an operator has asked for.
+/// For lines about answered requests, which operators enable.
 const MANY: Pace = Pace {
     burst: 100,
     refill: Duration::from_millis(50),
 };
 
-/// The log is one for the process, and so are these.
+/// Static, because the log is per process.
 static REFUSED: Throttle = Throttle::new(FEW);
 static ANSWERED: Throttle = Throttle::new(MANY);
-/// Lines about requests that the host could not answer. Their app is not known where
-/// they are written.
+/// For lines about requests that the host failed to answer. Their app is not known where they
+/// are logged.
 static REQUESTS: Mutex<Bucket> = Mutex::new(Bucket::EMPTY);
 
-/// Whether the host's own log may have one more line about a request that failed.
+/// Admits a log line about a request that failed.
 ///
 /// # Returns
-/// How many lines were suppressed since the last one, if it may.
+/// If admitted, the number of lines suppressed since the last one.
 pub fn line_about_request() -> Option<u64> {
     REQUESTS.lock().take(Instant::now(), FEW)
 }
 
-/// How requests have ended. Each kind has lines of its own.
+/// How requests have ended. Each kind has its own limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requests {
-    /// For want of a token or a scope: 10 lines at once and one per second.
+    /// Missing token or scope: a burst of 10 lines, then one per second.
     Refused,
-    /// In any other way: 100 lines at once and 20 per second.
+    /// Anything else: a burst of 100 lines, then 20 per second.
     Answered,
 }
 
-/// Whether the host's own log may have the line of one more request of an app, or of
-/// those that are of no app.
+/// Admits a log line about a request of an app, or of none.
 ///
 /// # Returns
-/// How many lines were suppressed since the last one, if it may.
+/// If admitted, the number of lines suppressed since the last one.
 pub fn line_of_request(requests: Requests, app: Option<AppId>) -> Option<u64> {
     let lines = match requests {
         Requests::Refused => &REFUSED,
