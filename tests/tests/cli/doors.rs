@@ -21,7 +21,7 @@ fn a_refusal_of_a_server_says_what_is_wrong() {
     let home = Home::new();
     let server = home.start(&[]);
     let ended = home.run(&["--server", &server.url(), "app", "list"]);
-    fails(&ended, 2, "this needs a token");
+    fails(&ended, 2, "a token is required");
 }
 
 #[test]

@@ -330,7 +330,7 @@ fn dead_letters_are_thrown_away_only_by_a_choice() {
             "attempts, age, deterministic or depth",
         ),
         (&["--from", "yesterday"], "2h for two hours ago"),
-        (&["--from", "1h", "--until", "2h"], "nothing is between"),
+        (&["--from", "1h", "--until", "2h"], "must be less than"),
         (&["--all", "--limit", "1001"], "from 1 to 1000"),
     ] {
         user.fails(&discard(bad), 2, words);
