@@ -122,7 +122,7 @@ impl Client {
     /// A client of a server. `timeout` is the longest time without any data from the server.
     ///
     /// # Errors
-    /// The user's: an invalid URL or token.
+    /// A user error: an invalid URL or token.
     pub(super) fn server(target: Target, timeout: Option<Duration>) -> Result<Client, Failure> {
         // Fails only if another provider is already installed, which works too.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -365,7 +365,7 @@ impl Pages {
     /// The cursor of the next page, if there is one.
     ///
     /// # Errors
-    /// The host's: the server repeated a cursor.
+    /// A host error: the server repeated a cursor.
     pub(super) fn next<T: ToString>(&mut self, cursor: Option<T>) -> Result<Option<T>, Failure> {
         match &cursor {
             Some(cursor) if !self.0.insert(cursor.to_string()) => Err(Failure::host(format!(

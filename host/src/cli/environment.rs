@@ -42,7 +42,7 @@ impl Environment {
     /// Reads the process's environment.
     ///
     /// # Errors
-    /// The user's: one of the program's variables is not UTF-8.
+    /// A user error: one of the program's variables is not UTF-8.
     pub(super) fn read() -> Result<Environment, Failure> {
         Environment::of(std::env::vars_os())
     }

@@ -53,7 +53,7 @@ impl Global {
     /// Adds the environment. Surrounding blanks are removed.
     ///
     /// # Errors
-    /// The user's: an empty option, or both a server and a store.
+    /// A user error: an empty option, or both a server and a store.
     pub(super) fn with(mut self, environment: Environment) -> Result<Global, Failure> {
         let texts = [
             ("--server", &mut self.server),
@@ -156,7 +156,7 @@ impl Global {
     /// The timeout for data from the server; `None` for no limit.
     ///
     /// # Errors
-    /// The user's: an invalid time.
+    /// A user error: an invalid time.
     pub(super) fn timeout(&self) -> Result<Option<Duration>, Failure> {
         let variable = self.environment.get("KVASM_TIMEOUT");
         let (name, text) = match (&self.timeout, variable) {

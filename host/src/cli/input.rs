@@ -13,7 +13,7 @@ const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Reads an argument: literal text, `@FILE`, or `-` for stdin.
 ///
 /// # Errors
-/// The user's: a file that cannot be read, or an input of more than 1 GiB.
+/// A user error: a file that cannot be read, or an input of more than 1 GiB.
 pub(super) fn argument(argument: &str) -> Result<Vec<u8>, Failure> {
     if argument == "-" {
         return stdin();
@@ -50,7 +50,7 @@ fn whole(name: &str, from: std::io::Result<impl Read>, bytes_max: u64) -> Result
 /// `kvasm kv get` add.
 ///
 /// # Errors
-/// The user's: text in UTF-16.
+/// A user error: text in UTF-16.
 pub(super) fn json(mut bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
     if is_utf16(&bytes) {
         return Err(Failure::user(UTF16));

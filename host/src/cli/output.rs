@@ -1,4 +1,4 @@
-//! Printing: tables for people, JSON for machines.
+//! Printing of results: tables for people, JSON for machines.
 
 use super::client;
 use super::failure::Failure;

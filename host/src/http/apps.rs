@@ -87,7 +87,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(AppView::from(&app))))
 }
 
-/// Shows an app.
+/// Returns an app.
 #[utoipa::path(get, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
     responses((status = 200, body = AppView)), security(("token" = ["app:read"])))]
 pub(super) async fn show(

@@ -124,7 +124,7 @@ fn own_cookie(cookie: &str, app: &AppName) -> Option<String> {
         let (name, value) = attribute.split_once('=').unwrap_or((attribute, ""));
         match name.trim().to_ascii_lowercase().as_str() {
             "domain" => {}
-            // The last one counts.
+            // The last attribute takes precedence.
             "path" if value.trim().starts_with(&root) => path = value.trim().to_owned(),
             "path" => path.clone_from(&root),
             _ => {

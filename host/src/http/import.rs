@@ -406,7 +406,7 @@ mod tests {
         assert_eq!(done, r#"{"imported":0,"expired":1}"#);
     }
 
-    /// However the stream is cut, what is read counts.
+    /// The number of writes does not depend on how the stream is split.
     #[test]
     fn what_is_read_counts_as_writes() {
         let writes = |parts: &[(usize, usize)]| {

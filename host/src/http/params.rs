@@ -28,7 +28,7 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
-        // As with paths.
+        // As for paths, above.
         let query = Query::<T>::from_request_parts(parts, shared).await;
         let Query(params) = query.map_err(|e: QueryRejection| refused(e.body_text()))?;
         Ok(Params(params))

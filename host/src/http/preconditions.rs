@@ -25,7 +25,7 @@ enum Tags {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Tag {
     is_weak: bool,
-    /// Without its quotes.
+    /// The tag without its quotes.
     opaque: String,
 }
 

@@ -128,7 +128,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A time that Postgres takes as a setting: whole milliseconds in 31 bits.
+/// A duration that Postgres accepts as a setting: whole milliseconds in 31 bits.
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     let least = Duration::from_millis(1);
     let most = Duration::from_millis(i32::MAX.unsigned_abs().into());
