@@ -109,8 +109,9 @@ impl From<&Applied> for Done {
     }
 }
 
-/// Applies checks and operations atomically. If a check fails, the response is 412, and its
-/// `failed` lists the entries whose check failed.
+/// Applies checks and operations atomically.
+///
+/// If a check fails, the response is 412, and its `failed` lists the entries whose check failed.
 #[utoipa::path(post, path = "/v1/apps/{app}/kv/commit", tag = "kv",
     params(("app" = String, Path)), request_body = CommitRequest,
     responses((status = 200, body = CommitDone)), security(("token" = ["script:write"])))]

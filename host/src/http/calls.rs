@@ -63,10 +63,11 @@ async fn admit(
     }
 }
 
-/// Calls a function of the app's active plugin. The request body is its input and the response body
-/// its output, both uninterpreted. With a token, the plugin can access entries as permitted by the
-/// token's scopes. Without a token, which the app must allow, the plugin itself decides what is
-/// permitted.
+/// Calls a function of the app's active plugin.
+///
+/// The request body is its input and the response body its output, both uninterpreted. With a
+/// token, the plugin can access entries as permitted by the token's scopes. Without a token, which
+/// the app must allow, the plugin itself decides what is permitted.
 #[utoipa::path(post, path = "/v1/apps/{app}/call/{function}", tag = "calls",
     params(("app" = String, Path), ("function" = String, Path)),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
@@ -126,8 +127,10 @@ struct ResponseHead {
     headers: Vec<(String, String)>,
 }
 
-/// Passes a request to the HTTP handler of the app's active plugin, with the path after the app's
-/// name. The plugin receives an Authorization header unless it contains a token of the host.
+/// Passes a request to the HTTP handler of the app's active plugin.
+///
+/// The plugin receives the path after the app's name, and an Authorization header unless it
+/// contains a token of the host.
 #[utoipa::path(method(get, head, post, put, patch, delete, options), path = "/a/{app}/{path}",
     tag = "calls", params(("app" = String, Path), ("path" = String, Path)),
     responses((status = "default", description = "The plugin's response")),

@@ -22,9 +22,10 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Reports whether this server is ready: the store accepts writes, and background tasks run. With a
-/// token of `instance:admin`, or at an open administration address, a refusal lists what fails and
-/// why.
+/// Reports whether this server is ready: the store accepts writes, and background tasks run.
+///
+/// With a token of `instance:admin`, or at an open administration address, a refusal lists what
+/// fails and why.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503)))]
 pub(super) async fn readyz(
@@ -76,8 +77,9 @@ fn failing(readiness: &Readiness) -> Value {
     store.into_iter().chain(tasks).collect()
 }
 
-/// Metrics for Prometheus. They name apps, so a token is required, except at an open administration
-/// address.
+/// Returns metrics for Prometheus.
+///
+/// They name apps, so a token is required, except at an open administration address.
 #[utoipa::path(get, path = "/metrics", tag = "health",
     responses((status = 200, body = String, content_type = "application/openmetrics-text")),
     security(("token" = ["instance:admin"])))]

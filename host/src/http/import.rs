@@ -33,8 +33,9 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// How long an import waits for its app's rate limit before it is refused.
 const REST_MAX: Duration = Duration::from_secs(10);
 
-/// Imports the entries of a stream, in batches of several hundred. Entries before an invalid line
-/// are imported; the problem reports their number.
+/// Imports the entries of a stream, in batches of several hundred.
+///
+/// Entries before an invalid line are imported; the problem reports their number.
 #[utoipa::path(post, path = "/v1/apps/{app}/kv/import", tag = "kv",
     params(("app" = String, Path)),
     request_body(content = EntryLine, content_type = "application/jsonl"),

@@ -51,8 +51,9 @@ fn entry_not_found() -> Problem {
     )
 }
 
-/// Reads an entry: its value as the body, its version as the ETag, its times in headers. With
-/// `If-None-Match: "version"` the response is 304 if it still has that version.
+/// Reads an entry: its value as the body, its version as the ETag, its times in headers.
+///
+/// With `If-None-Match: "version"` the response is 304 if it still has that version.
 #[utoipa::path(get, path = "/v1/apps/{app}/kv/entry", tag = "kv",
     params(("app" = String, Path), EntryParams),
     responses((status = 200, content((serde_json::Value = "application/json"),
@@ -107,9 +108,10 @@ pub(super) struct PutParams {
     ttl_ms: Option<u64>,
 }
 
-/// Writes an entry: JSON if that is the body's content type, else bytes. With `If-Match:
-/// "version"`, only if the entry has that version; with `If-Match: *`, only if it exists; with
-/// `If-None-Match: *`, only if it does not exist.
+/// Writes an entry: JSON if that is the body's content type, else bytes.
+///
+/// With `If-Match: "version"`, only if the entry has that version; with `If-Match: *`, only if it
+/// exists; with `If-None-Match: *`, only if it does not exist.
 #[utoipa::path(put, path = "/v1/apps/{app}/kv/entry", tag = "kv",
     params(("app" = String, Path), PutParams),
     request_body(content((serde_json::Value = "application/json"), (Vec<u8> = "application/octet-stream"))),

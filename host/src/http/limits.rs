@@ -66,8 +66,9 @@ pub(super) async fn show(
     Ok(with_tag(&app.limits, Json(Limits::from(&app.limits))))
 }
 
-/// Replaces all four limits of an app. With `If-Match: "etag"`, only if the current limits have
-/// that ETag.
+/// Replaces all four limits of an app.
+///
+/// With `If-Match: "etag"`, only if the current limits have that ETag.
 #[utoipa::path(put, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
     request_body = Limits, responses((status = 200, body = AppView)),
     security(("token" = ["instance:admin"])))]
@@ -88,8 +89,9 @@ pub(super) async fn replace(
     set(&shared, &actor, &app, patch, expected).await
 }
 
-/// Changes some limits of an app: absent limits stay unchanged, and null removes a limit. With
-/// `If-Match: "etag"`, only if the current limits have that ETag.
+/// Changes some limits of an app: absent limits stay unchanged, and null removes a limit.
+///
+/// With `If-Match: "etag"`, only if the current limits have that ETag.
 #[utoipa::path(patch, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
     request_body = LimitsChange, responses((status = 200, body = AppView)),
     security(("token" = ["instance:admin"])))]

@@ -158,8 +158,10 @@ pub(super) struct ExportParams {
     collection: Option<String>,
 }
 
-/// Streams an app's entries, page by page. Each page is a consistent snapshot, but the whole is
-/// not. If the store fails meanwhile, the response is aborted.
+/// Streams an app's entries, page by page.
+///
+/// Each page is a consistent snapshot, but the whole is not. If the store fails meanwhile, the
+/// response is aborted.
 #[utoipa::path(get, path = "/v1/apps/{app}/kv/export", tag = "kv",
     params(("app" = String, Path), ExportParams),
     responses((status = 200, body = EntryLine, content_type = "application/jsonl")),

@@ -34,8 +34,9 @@ pub(super) async fn list(
     }))
 }
 
-/// Creates a trigger, or replaces the existing one completely. It is not paused afterwards, and one
-/// that the plugin declares becomes the operator's.
+/// Creates a trigger, or replaces the existing one completely.
+///
+/// It is not paused afterwards, and one that the plugin declares becomes the operator's.
 #[utoipa::path(put, path = "/v1/apps/{app}/triggers/{name}", tag = "triggers",
     params(("app" = String, Path), ("name" = String, Path)), request_body = TriggerPut,
     responses((status = 200, body = TriggerView)), security(("token" = ["app:admin"])))]
@@ -118,8 +119,9 @@ pub(super) struct DeleteParams {
     deliveries: Option<String>,
 }
 
-/// Deletes a trigger. One that the active plugin version declares is created again at the next
-/// activation.
+/// Deletes a trigger.
+///
+/// One that the active plugin version declares is created again at the next activation.
 #[utoipa::path(delete, path = "/v1/apps/{app}/triggers/{name}", tag = "triggers",
     params(("app" = String, Path), ("name" = String, Path), DeleteParams),
     responses((status = 204)), security(("token" = ["app:admin"])))]
