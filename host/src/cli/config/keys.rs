@@ -190,7 +190,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key!(
         "server.connections_of_address",
-        "maximum number of connections of one client address; none behind a proxy",
+        "maximum number of connections of one client address; use none behind a proxy",
         limit,
         show_limit,
         server.connections_of_address
