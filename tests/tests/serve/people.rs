@@ -78,7 +78,7 @@ fn every_verb_works_on_a_server() {
     ok(&home, &["app", "delete", "copy", "--yes"]);
     server.stop();
     // The same profile, and nobody there.
-    fails(&home.run(&["app", "list"]), 4, "cannot be reached");
+    fails(&home.run(&["app", "list"]), 4, "cannot reach the server");
 }
 
 #[test]
