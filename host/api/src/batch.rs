@@ -1,107 +1,106 @@
-//! Batches of checks and operations, and entries that are asked for together.
+//! Batches of checks and operations, and reads of several entries.
 
 use kvasm_core::Applied;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-/// `"json": null` is a value, not a field that is missing.
+/// Distinguishes `"json": null`, which is a value, from a missing field.
 pub fn present<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(json).map(Some)
 }
 
-/// Where an entry is.
+/// The address of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EntryRef {
-    /// Its collection.
+    /// Collection of the entry.
     pub collection: String,
-    /// Its key.
+    /// Key of the entry.
     pub key: String,
 }
 
-/// Checks and operations that take effect together or not at all; at most 1,000
-/// of both, and 4 MiB of body.
+/// Checks and operations that are applied atomically; at most 1,000 of both, in a body of at most 4
+/// MiB.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CommitRequest {
-    /// What must hold before.
+    /// Checks that must hold.
     #[serde(default)]
     pub checks: Vec<Precondition>,
-    /// What is done, in this order.
+    /// Operations, applied in this order.
     #[serde(default)]
     pub operations: Vec<Operation>,
 }
 
-/// What an entry must be like before a batch.
+/// A check that must hold for a batch to be applied.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Precondition {
-    /// Its collection.
+    /// Collection of the entry.
     pub collection: String,
-    /// Its key.
+    /// Key of the entry.
     pub key: String,
-    /// The version that it must have; 0: there must be none.
+    /// Required version; 0 requires that the entry does not exist.
     pub version: u64,
 }
 
-/// One change of a batch.
+/// An operation of a batch.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Operation {
     /// Writes an entry.
     Set {
-        /// Its collection.
+        /// Collection of the entry.
         collection: String,
-        /// Its key.
+        /// Key of the entry.
         key: String,
-        /// Its value, if that is JSON. To the letter, so that no digit of a number
-        /// is lost.
+        /// The value, if it is JSON. It is stored unchanged, so that numbers keep all their digits.
         #[serde(default, deserialize_with = "present")]
         #[schema(value_type = serde_json::Value)]
         json: Option<Box<RawValue>>,
-        /// Its value in base64, if that is bytes.
+        /// The value in base64, if it is bytes.
         #[serde(default)]
         bytes: Option<String>,
-        /// The entry is absent this many milliseconds from now.
+        /// Expire the entry after this many milliseconds.
         #[serde(default)]
         ttl_ms: Option<u64>,
     },
-    /// Removes an entry, if there is one.
+    /// Deletes an entry, if it exists.
     Delete {
-        /// Its collection.
+        /// Collection of the entry.
         collection: String,
-        /// Its key.
+        /// Key of the entry.
         key: String,
     },
-    /// Adds to an entry that holds a JSON integer; an absent one counts as 0.
+    /// Adds to an entry whose value is a JSON integer; an absent entry counts as 0.
     Increment {
-        /// Its collection.
+        /// Collection of the entry.
         collection: String,
-        /// Its key.
+        /// Key of the entry.
         key: String,
-        /// How much is added.
+        /// The amount to add.
         by: i64,
     },
 }
 
-/// What a batch did.
+/// The result of a batch.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CommitDone {
-    /// One for each operation.
+    /// One result for each operation.
     pub results: Vec<Done>,
 }
 
-/// What an operation did: what is not there does not apply to it.
+/// The result of an operation. Fields that do not apply to it are absent.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Done {
-    /// Of a set and an increment: the entry's new version.
+    /// For a set or an increment: the entry's new version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
-    /// Of a delete: whether there was an entry.
+    /// For a delete: whether the entry existed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub existed: Option<bool>,
-    /// Of an increment: what the entry holds now.
+    /// For an increment: the entry's new value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<i64>,
 }
@@ -125,20 +124,19 @@ impl From<&Applied> for Done {
         }
     }
 }
-
-/// What an increment did.
+/// The result of an increment.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Incremented {
     /// The entry's new version.
     pub version: u64,
-    /// What it holds now.
+    /// The entry's new value.
     pub value: i64,
 }
 
-/// Entries to read together; at most 1,000.
+/// Entries to read from one snapshot; at most 1,000.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GetManyRequest {
-    /// Where they are.
+    /// The entries to read.
     pub keys: Vec<EntryRef>,
 }

@@ -11,38 +11,38 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-/// A trigger: it waits for changes of `collection`, or for the times of `schedule`.
+/// A trigger: it watches `collection`, or runs on `schedule`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TriggerView {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Who has made it: `plugin` or `operator`.
+    /// Who created it: `plugin` or `operator`.
     pub origin: String,
-    /// The function that it calls.
+    /// Name of the function that it calls.
     pub function: String,
-    /// Of changes: the collection.
+    /// For changes: the collection.
     pub collection: Option<String>,
-    /// Of changes: what the keys start with; empty: all keys.
+    /// For changes: the prefix of the keys; empty for all keys.
     pub prefix: Option<String>,
-    /// Of changes: `set`, `delete` or both.
+    /// For changes: `set`, `delete` or both.
     pub on: Option<Vec<String>>,
-    /// Of times: the cron expression, in UTC.
+    /// For schedules: the cron expression, in UTC.
     pub schedule: Option<String>,
-    /// How often a delivery is tried.
+    /// Maximum number of attempts of a delivery.
     pub attempts_max: u32,
-    /// The age at which a delivery is given up, in milliseconds.
+    /// Maximum age of a delivery, in milliseconds.
     pub age_max_ms: u64,
-    /// Why its deliveries wait: `operator`, or `failures` after ten deliveries in a row
-    /// that failed deterministically; null: they do not.
+    /// Why it is paused: `operator`, or `failures` after ten deliveries in a row that failed
+    /// deterministically; `null` if it is not paused.
     pub paused: Option<String>,
-    /// Deliveries that have failed deterministically since the last success.
+    /// Number of deliveries that failed deterministically since the last success.
     pub failures: u32,
-    /// Of a trigger that failures have paused: when the next delivery is tried.
+    /// When the next delivery is tried, if it is paused after failures.
     #[serde(default)]
     pub probe_at: Option<i64>,
-    /// When the schedule is due next, once that is known.
+    /// When the schedule is next due, once known.
     pub next_at: Option<i64>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: i64,
 }
 
@@ -91,22 +91,22 @@ fn age_ms(policy: Policy) -> u64 {
 /// All triggers of an app.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TriggerPage {
-    /// In the order of their names.
+    /// Ordered by name.
     pub triggers: Vec<TriggerView>,
 }
 
-/// A trigger that a plugin declares. Its name is that of the function.
+/// A trigger that a plugin declares. It has the name of its function.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeclaredView {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Of changes: the collection.
+    /// For changes: the collection.
     pub collection: Option<String>,
-    /// Of changes: what the keys start with; empty: all keys.
+    /// For changes: the prefix of the keys; empty for all keys.
     pub prefix: Option<String>,
-    /// Of changes: `set`, `delete` or both.
+    /// For changes: `set`, `delete` or both.
     pub on: Option<Vec<String>>,
-    /// Of times: the cron expression, in UTC.
+    /// For schedules: the cron expression, in UTC.
     pub schedule: Option<String>,
 }
 
@@ -138,52 +138,52 @@ impl From<&DeclaredTrigger> for DeclaredView {
     }
 }
 
-/// A trigger to make: `collection`, or `schedule`. What is there under its name is
-/// replaced whole.
+/// A trigger to create, with either `collection` or `schedule`. It replaces an existing trigger of
+/// the same name completely.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TriggerPut {
-    /// The function that it calls; by default that of its name.
+    /// Name of the function to call; the trigger's name by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<String>,
-    /// Changes of this collection.
+    /// Watch changes of this collection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collection: Option<String>,
-    /// Of keys that start with this; by default all.
+    /// Only keys with this prefix; all keys by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// `set`, `delete` or both; by default both.
+    /// `set`, `delete` or both; both by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<Vec<String>>,
     /// A cron expression of five fields, in UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
-    /// How often a delivery is tried, 1 to 100; by default 12.
+    /// Maximum number of attempts of a delivery, 1 to 100; 12 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts_max: Option<u32>,
-    /// The age at which a delivery is given up, 1 s to 30 days; by default 24 h.
+    /// Maximum age of a delivery in milliseconds, from 1 s to 30 days; 24 h by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_max_ms: Option<u64>,
 }
 
-/// What has happened.
+/// An event: a change of an entry, or a due schedule.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct EventView {
-    /// Its identity: the same for each trigger, each attempt and each replay.
+    /// Id: the same for each trigger, attempt and replay.
     pub id: String,
     /// `set`, `delete` or `schedule`.
     pub kind: String,
-    /// When; for a schedule, when it was due.
+    /// When it happened; for a schedule, when it was due.
     pub at: i64,
-    /// 1 for a change that a call made, one more for each handler on the way.
+    /// 1 for a change made by a call, plus one for each handler in between.
     pub depth: u32,
-    /// Of a change: the entry's collection.
+    /// For a change: the entry's collection.
     pub collection: Option<String>,
-    /// Of a change: the entry's key.
+    /// For a change: the entry's key.
     pub key: Option<String>,
-    /// Of a set: the version that the entry got; of a delete: that it had.
+    /// For a set: the entry's new version. For a delete: the version that it had.
     pub version: Option<u64>,
-    /// Of a set: the value, if it is JSON.
+    /// For a set: the value, if it is JSON.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -191,7 +191,7 @@ pub struct EventView {
     )]
     #[schema(value_type = serde_json::Value)]
     pub json: Option<Box<RawValue>>,
-    /// Of a set: the value in base64, if it is bytes.
+    /// For a set: the value in base64, if it is bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<String>,
 }
@@ -225,29 +225,29 @@ impl EventView {
     }
 }
 
-/// A delivery that is not done yet.
+/// An outstanding delivery.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeliveryView {
-    /// Its trigger.
+    /// Name of the trigger.
     pub trigger: String,
-    /// The function that is called.
+    /// Name of the function that is called.
     pub function: String,
-    /// `waiting` behind an earlier one of its key, `pending` to be tried, now or
-    /// when its retry is due, or `leased` while a handler runs.
+    /// `waiting` behind an earlier delivery of the same key, `pending` until its next attempt, or
+    /// `leased` while a handler runs.
     pub state: String,
-    /// The attempts so far, that under way included.
+    /// Number of attempts so far, including the current one.
     pub attempts: u32,
-    /// How often it is tried.
+    /// Maximum number of attempts.
     pub attempts_max: u32,
-    /// How often it was a dead letter.
+    /// Number of times it was replayed from the dead letters.
     pub replays: u32,
-    /// When it came into the queue: with the event, or by a replay.
+    /// When it was queued, by the event or a replay.
     pub queued_at: i64,
-    /// When it may be tried; of a leased one, when the lease runs out.
+    /// When its next attempt is due; if leased, when the lease expires.
     pub due_at: Option<i64>,
-    /// How the last attempt failed.
+    /// Error of the last attempt.
     pub error: Option<String>,
-    /// What has happened.
+    /// The event.
     pub event: EventView,
 }
 
@@ -272,41 +272,40 @@ impl DeliveryView {
     }
 }
 
-/// Deliveries that are not done yet.
+/// A page of outstanding deliveries.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeliveryPage {
-    /// In the order of their triggers; those of one key in that of the changes.
+    /// Ordered by trigger; those of one key are in the order of the changes.
     pub deliveries: Vec<DeliveryView>,
     /// Whether there are more.
     pub more: bool,
-    /// Pass it as `after`, with the same parameters, for the next page; absent at the
-    /// end.
+    /// Cursor of the next page, to pass as `after` with the same parameters; absent on the last
+    /// page.
     #[serde(default)]
     pub next: Option<String>,
 }
 
-/// Which outstanding deliveries to discard. Each part that is there narrows the choice;
-/// one that is empty must be said with `all`.
+/// A selection of outstanding deliveries to discard. Each field narrows the selection; to select
+/// all, set `all`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeliveriesRequest {
-    /// All of the app; then nothing else may narrow the choice.
+    /// Select all deliveries of the app; cannot be combined with other conditions.
     #[serde(default)]
     pub all: bool,
-    /// Of the events with these ids; 1 to 1,000. Each trigger has a delivery of its own
-    /// of an event.
+    /// Ids of events, 1 to 1,000. An event has one delivery for each trigger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<Vec<String>>,
-    /// Of this trigger.
+    /// Only those of this trigger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<String>,
-    /// Queued at this time or later.
+    /// Only those queued at or after this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<i64>,
-    /// Queued before this time.
+    /// Only those queued before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<i64>,
-    /// At most so many, 1 to 1,000; by default 1,000.
+    /// Maximum number, 1 to 1,000; 1,000 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Only count them.
@@ -314,41 +313,41 @@ pub struct DeliveriesRequest {
     pub dry_run: bool,
 }
 
-/// What became of outstanding deliveries.
+/// The result of discarding outstanding deliveries.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeliveriesDone {
-    /// How many there were.
+    /// Number of deliveries.
     pub deliveries: u64,
     /// Whether they were only counted.
     pub dry_run: bool,
 }
 
-/// A delivery that was given up.
+/// A dead letter: a delivery that is no longer tried.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetterView {
-    /// Its identity.
+    /// Id.
     pub id: String,
-    /// Its trigger.
+    /// Name of the trigger.
     pub trigger: String,
-    /// The function that was called.
+    /// Name of the function that was called.
     pub function: String,
-    /// Why it was given up: `attempts`, `age`, `deterministic` or `depth`.
+    /// Why it became a dead letter: `attempts`, `age`, `deterministic` or `depth`.
     pub reason: String,
-    /// How the last attempt failed.
+    /// Error of the last attempt.
     pub error: String,
-    /// Where in the plugin, if that is known.
+    /// Stack trace in the plugin, if known.
     pub trace: Option<String>,
-    /// The plugin version that was run last, if any.
+    /// The plugin version of the last attempt, if any.
     pub plugin_version: Option<u32>,
-    /// The SHA-256 of its module.
+    /// SHA-256 of its module.
     pub plugin_digest: Option<String>,
-    /// The attempts since the event, or since the last replay.
+    /// Number of attempts since the event or the last replay.
     pub attempts: u32,
-    /// How often it was replayed before.
+    /// Number of previous replays.
     pub replays: u32,
-    /// When it was given up.
+    /// When it became a dead letter.
     pub dead_at: i64,
-    /// What has happened.
+    /// The event.
     pub event: EventView,
 }
 
@@ -380,35 +379,35 @@ impl DeadLetterView {
 pub struct DeadLetterPage {
     /// Newest first.
     pub dead_letters: Vec<DeadLetterView>,
-    /// Pass it as `before`, with the same parameters, for the next page; absent at
-    /// the end.
+    /// Cursor of the next page, to pass as `before` with the same parameters; absent on the last
+    /// page.
     pub next: Option<String>,
 }
 
-/// Which dead letters to replay or to discard, the oldest first. Each part that is
-/// there narrows the choice; one that is empty must be said with `all`.
+/// A selection of dead letters to replay or discard, oldest first. Each field narrows the
+/// selection; to select all, set `all`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LettersRequest {
-    /// All of the app; then nothing else may narrow the choice.
+    /// Select all dead letters of the app; cannot be combined with other conditions.
     #[serde(default)]
     pub all: bool,
-    /// These; 1 to 1,000.
+    /// Ids of dead letters, 1 to 1,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<String>>,
-    /// Of this trigger.
+    /// Only those of this trigger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<String>,
-    /// For this reason: `attempts`, `age`, `deterministic` or `depth`.
+    /// Only those with this reason: `attempts`, `age`, `deterministic` or `depth`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Given up at this time or later.
+    /// Only those that became dead letters at or after this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<i64>,
-    /// Given up before this time.
+    /// Only those that became dead letters before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<i64>,
-    /// At most so many, 1 to 1,000; by default 1,000.
+    /// Maximum number, 1 to 1,000; 1,000 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Only count them.
@@ -416,10 +415,10 @@ pub struct LettersRequest {
     pub dry_run: bool,
 }
 
-/// What became of dead letters.
+/// The result of replaying or discarding dead letters.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LettersDone {
-    /// How many there were.
+    /// Number of dead letters.
     pub letters: u64,
     /// Whether they were only counted.
     pub dry_run: bool,

@@ -1,6 +1,7 @@
 //! The JSON of the administrators' API. Times are milliseconds since the Unix
 //! epoch.
 #![deny(missing_docs)]
+//! The JSON types of the administration API. Times are milliseconds since the Unix epoch.
 
 mod batch;
 mod events;
@@ -25,36 +26,36 @@ use utoipa::ToSchema;
 /// An app.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AppView {
-    /// Its unique name.
+    /// Unique name.
     pub name: String,
-    /// Its identity.
+    /// Id.
     pub id: String,
-    /// When it was created.
+    /// When the app was created.
     pub created_at: i64,
-    /// Whether it takes calls without a token.
+    /// Whether the app accepts calls without a token.
     pub public: bool,
-    /// What it may use.
+    /// Limits of the app.
     pub limits: Limits,
-    /// The plugin version that its calls go to.
+    /// The active plugin version.
     pub plugin: Option<ActiveView>,
-    /// The triggers whose deliveries wait, if the app is shown alone.
+    /// The paused triggers. Only in the response for a single app.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_triggers: Option<Vec<PausedView>>,
 }
 
-/// A trigger whose deliveries wait.
+/// A paused trigger.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PausedView {
-    /// Its name.
+    /// Name of the trigger.
     pub name: String,
-    /// Why: `operator` or `failures`.
+    /// Why it is paused: `operator` or `failures`.
     pub paused: String,
-    /// If failures have paused it, when the next delivery is tried.
+    /// When the next delivery is tried, if it is paused after failures.
     pub probe_at: Option<i64>,
 }
 
 impl PausedView {
-    /// What a trigger shows, if it is paused.
+    /// The view of a trigger, if it is paused.
     pub fn of(trigger: TriggerView) -> Option<PausedView> {
         Some(PausedView {
             paused: trigger.paused?,
@@ -67,9 +68,9 @@ impl PausedView {
 /// The active plugin version.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ActiveView {
-    /// Its number.
+    /// Version number.
     pub version: u32,
-    /// The SHA-256 of its module.
+    /// SHA-256 of the module.
     pub digest: String,
 }
 
@@ -93,45 +94,45 @@ impl From<&App> for AppView {
 /// A page of apps.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AppPage {
-    /// In the order of their names.
+    /// Ordered by name.
     pub apps: Vec<AppView>,
-    /// Pass it as `after` for the next page; absent at the end.
+    /// Cursor of the next page, to pass as `after`; absent on the last page.
     pub next: Option<String>,
 }
 
-/// An app to make.
+/// An app to create.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewApp {
-    /// 1 to 64 of `a-z`, `0-9`, `-` and `_`.
+    /// Name: 1 to 64 characters of `a-z`, `0-9`, `-` and `_`.
     pub name: String,
-    /// Whether it takes calls without a token.
+    /// Whether the app accepts calls without a token.
     #[serde(default)]
     pub public: bool,
 }
 
-/// A change of an app.
+/// A change to an app.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AppPatch {
-    /// Whether it takes calls without a token.
+    /// Whether the app accepts calls without a token.
     pub public: bool,
 }
 
-/// What an app uses.
+/// The usage of an app.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct UsageView {
-    /// The number of its entries.
+    /// Number of entries.
     pub entries: u64,
-    /// Their bytes, and those of deliveries and dead letters.
+    /// Bytes of the app's entries, deliveries and dead letters.
     pub bytes: u64,
-    /// Outstanding deliveries, without runs of schedules.
+    /// Number of outstanding deliveries, not counting scheduled runs.
     #[serde(default)]
     pub deliveries: u64,
-    /// The most outstanding deliveries.
+    /// Maximum number of outstanding deliveries.
     #[serde(default)]
     pub deliveries_max: u64,
-    /// What it may use.
+    /// Limits of the app.
     pub limits: Limits,
 }
 
@@ -151,26 +152,26 @@ impl UsageView {
 /// A plugin version.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PluginView {
-    /// Its number.
+    /// Version number.
     pub version: u32,
-    /// Whether the app's calls go to it.
+    /// Whether this is the active version.
     pub active: bool,
-    /// The SHA-256 of its module.
+    /// SHA-256 of the module.
     pub digest: String,
-    /// The module's size in bytes.
+    /// Size of the module in bytes.
     pub size: u64,
-    /// The functions that can be called.
+    /// Names of the callable functions.
     pub functions: Vec<String>,
-    /// The export that answers HTTP requests.
+    /// Name of the export that handles HTTP requests.
     pub http: Option<String>,
-    /// The triggers that it declares.
+    /// Triggers that the plugin declares.
     #[serde(default)]
     pub triggers: Vec<DeclaredView>,
-    /// The version that a roll back from this one goes to.
+    /// The version that this one replaced, which a rollback activates.
     pub replaced: Option<u32>,
     /// When it was uploaded.
     pub created_at: i64,
-    /// Who uploaded it.
+    /// Name of the token or command that uploaded it.
     pub created_by: String,
 }
 
@@ -204,45 +205,45 @@ impl PluginView {
 pub struct PluginPage {
     /// Newest first.
     pub plugins: Vec<PluginView>,
-    /// Pass it as `before` for the next page; absent at the end.
+    /// Cursor of the next page, to pass as `before`; absent on the last page.
     pub next: Option<u32>,
 }
 
-/// A module that was uploaded.
+/// An uploaded module.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Deployed {
-    /// Its version's number.
+    /// Version number.
     pub version: u32,
-    /// Whether it is the active version now.
+    /// Whether it is now the active version.
     pub active: bool,
-    /// The SHA-256 of the module.
+    /// SHA-256 of the module.
     pub digest: String,
-    /// The functions that can be called.
+    /// Names of the callable functions.
     pub functions: Vec<String>,
-    /// The export that answers HTTP requests.
+    /// Name of the export that handles HTTP requests.
     pub http: Option<String>,
-    /// The triggers that it declares.
+    /// Triggers that the plugin declares.
     #[serde(default)]
     pub triggers: Vec<DeclaredView>,
 }
 
-/// The version that is active now.
+/// The newly active version.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Activated {
-    /// Its number.
+    /// Version number.
     pub version: u32,
 }
 
-/// What the active plugin offers.
+/// The functions and handlers of the active plugin.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Functions {
-    /// The active version.
+    /// Number of the active version.
     pub version: u32,
-    /// The functions that can be called.
+    /// Names of the callable functions.
     pub functions: Vec<String>,
-    /// The export that answers HTTP requests.
+    /// Name of the export that handles HTTP requests.
     pub http: Option<String>,
-    /// The triggers that it declares.
+    /// Triggers that the plugin declares.
     #[serde(default)]
     pub triggers: Vec<DeclaredView>,
 }
@@ -250,17 +251,17 @@ pub struct Functions {
 /// A token, without its secret.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TokenView {
-    /// Its identity.
+    /// Id.
     pub id: String,
-    /// What people call it.
+    /// Name, for people.
     pub name: String,
-    /// What it grants.
+    /// Scopes that the token grants.
     pub scopes: Vec<String>,
-    /// The identity of the one app that it is good for; absent: every app.
+    /// Id of the only app that the token is valid for; absent if it is valid for every app.
     pub app: Option<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: i64,
-    /// When it stops being good.
+    /// When it expires.
     pub expires_at: Option<i64>,
     /// When it was revoked.
     pub revoked_at: Option<i64>,
@@ -283,23 +284,23 @@ impl From<&Token> for TokenView {
 /// A page of tokens.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TokenPage {
-    /// In the order of their identities.
+    /// Ordered by id.
     pub tokens: Vec<TokenView>,
-    /// Pass it as `after` for the next page; absent at the end.
+    /// Cursor of the next page, to pass as `after`; absent on the last page.
     pub next: Option<String>,
 }
 
-/// A token to make.
+/// A token to create.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
-    /// What people call it: 1 to 128 bytes.
+    /// Name, for people: 1 to 128 bytes.
     pub name: String,
-    /// What it grants: of `script:read`, `script:write`, `app:read`, `app:admin`,
-    /// `plugin:deploy`, `log:read` and `instance:admin`.
+    /// Scopes to grant: `script:read`, `script:write`, `app:read`, `app:admin`, `plugin:deploy`,
+    /// `log:read` or `instance:admin`.
     pub scopes: Vec<String>,
-    /// When it stops being good, in the year 9999 at the latest; `null`: never. Absent:
-    /// with the token of its maker, or never if that does not expire.
+    /// When it expires, in the year 9999 at the latest. `null` means never. If absent, it expires
+    /// with the token that creates it, or never if that one does not expire.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -309,34 +310,34 @@ pub struct NewToken {
     pub expires_at: Option<Option<i64>>,
 }
 
-/// A token that was made.
+/// A newly created token.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TokenMade {
-    /// The token itself. It is shown here and never again.
+    /// The token itself. It is returned only once.
     pub secret: String,
-    /// What it is.
+    /// Description of the token.
     pub token: TokenView,
 }
 
 /// A row of the audit log.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AuditView {
-    /// Its identity.
+    /// Id.
     pub id: String,
-    /// When.
+    /// When the operation was performed.
     pub at: i64,
-    /// The identity of the token that was used.
+    /// Id of the token that was used.
     pub token: Option<String>,
-    /// The token's name, or the command that was used.
+    /// Name of the token, or the command that was used.
     pub actor: String,
-    /// What was done.
+    /// The operation.
     pub action: String,
-    /// The app that it was about.
+    /// The app that it affected.
     pub app: Option<String>,
-    /// What exactly.
+    /// Details of the operation.
     #[schema(value_type = Object)]
     pub detail: serde_json::Value,
-    /// The request.
+    /// Id of the request.
     pub request_id: String,
 }
 
@@ -360,28 +361,28 @@ impl From<&Audit> for AuditView {
 pub struct AuditPage {
     /// Newest first.
     pub audit: Vec<AuditView>,
-    /// Pass it as `before` for the next page; absent at the end.
+    /// Cursor of the next page, to pass as `before`; absent on the last page.
     pub next: Option<String>,
 }
 
 /// A line of an app's log.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LogView {
-    /// Its number on this host; later lines have larger ones.
+    /// Sequence number on this host.
     pub seq: u64,
     /// When the call that wrote it ended.
     pub at: i64,
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
-    /// `plugin`, or `host` for what the host says about the call.
+    /// `plugin`, or `host` for messages of the host about the call.
     pub source: String,
-    /// The function that was called.
+    /// Name of the called function.
     pub function: String,
-    /// The request.
+    /// Id of the request.
     pub request_id: String,
-    /// Its text.
+    /// Text of the line.
     pub message: String,
-    /// Whether the run that wrote it was discarded, and run again.
+    /// Whether the run that wrote it was discarded and repeated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub discarded: bool,
 }
@@ -411,17 +412,17 @@ pub struct Written {
 /// A page of collections.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CollectionPage {
-    /// In the order of their names.
+    /// Ordered by name.
     pub collections: Vec<String>,
-    /// Pass it as `after` for the next page; absent at the end.
+    /// Cursor of the next page, to pass as `after`; absent on the last page.
     pub next: Option<String>,
 }
 
-/// What an import did.
+/// The result of an import.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Imported {
-    /// Entries that were written.
+    /// Number of entries written.
     pub imported: u64,
-    /// Lines whose entries had expired and were left out.
+    /// Number of lines skipped because their entries had expired.
     pub expired: u64,
 }

@@ -1,20 +1,20 @@
-//! What an app may use.
+//! The limits of an app.
 
 use kvasm_core::{AppLimits, LimitsPatch, Quota};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-/// What an app may use. `null` is no limit.
+/// The limits of an app. `null` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// The number of entries.
+    /// Maximum number of entries.
     pub entries: Option<u64>,
-    /// The bytes of entries: collections, keys and values.
+    /// Maximum total bytes of entries: collections, keys and values.
     pub bytes: Option<u64>,
-    /// Calls a second, on each host.
+    /// Calls per second, on each host.
     pub calls_per_second: Option<u32>,
-    /// Calls that run at the same time, on each host.
+    /// Concurrent calls, on each host.
     pub calls_at_once: Option<u32>,
 }
 
@@ -42,11 +42,11 @@ impl From<Limits> for AppLimits {
     }
 }
 
-/// A change of some limits. What is not given stays; `null` is no limit.
+/// A change of some limits. Absent limits stay unchanged; `null` removes a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsChange {
-    /// The number of entries.
+    /// Maximum number of entries.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -54,7 +54,7 @@ pub struct LimitsChange {
     )]
     #[schema(value_type = Option<u64>)]
     pub entries: Option<Option<u64>>,
-    /// The bytes of entries: collections, keys and values.
+    /// Maximum total bytes of entries: collections, keys and values.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -62,7 +62,7 @@ pub struct LimitsChange {
     )]
     #[schema(value_type = Option<u64>)]
     pub bytes: Option<Option<u64>>,
-    /// Calls a second, on each host.
+    /// Calls per second, on each host.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -70,7 +70,7 @@ pub struct LimitsChange {
     )]
     #[schema(value_type = Option<u32>)]
     pub calls_per_second: Option<Option<u32>>,
-    /// Calls that run at the same time, on each host.
+    /// Concurrent calls, on each host.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -80,7 +80,7 @@ pub struct LimitsChange {
     pub calls_at_once: Option<Option<u32>>,
 }
 
-/// A member that is there, `null` or not.
+/// Distinguishes a field that is present, `null` or not, from an absent one.
 pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {

@@ -1,30 +1,30 @@
-//! Problems, as clients see them.
+//! Problem documents.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Why a request was refused, or failed: problem details (RFC 9457).
+/// Problem details (RFC 9457): why a request was refused or failed.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ProblemView {
-    /// Which case it is: `urn:kvasm:problem:` and a name that does not change.
+    /// The problem type: `urn:kvasm:problem:` and a stable name.
     #[serde(rename = "type")]
     #[schema(pattern = "^urn:kvasm:problem:[a-z-]+$")]
     pub kind: String,
-    /// The case in words.
+    /// Short description of the problem type.
     pub title: &'static str,
-    /// The response's status.
+    /// Status of the response.
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
-    /// What was wrong, for people.
+    /// Explanation of this occurrence, for people.
     pub detail: String,
-    /// The request, as logs have it.
+    /// Id of the request, as in the logs.
     #[schema(format = "uuid")]
     pub request_id: String,
-    /// Of a batch: the entries that were not as a check expected.
+    /// For a batch: the entries whose check failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<super::EntryRef>>)]
     pub failed: Option<serde_json::Value>,
-    /// Of a server that is not ready, for who may see it: what fails.
+    /// For a server that is not ready, if the caller may see it: the failing components.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     pub failing: Option<serde_json::Value>,

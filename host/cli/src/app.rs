@@ -17,18 +17,18 @@ pub(super) enum Command {
         /// 1 to 64 of a-z, 0-9, '-' and '_'
         #[arg(value_parser = AppName::parse)]
         name: AppName,
-        /// It takes calls without a token
+        /// Accept calls without a token
         #[arg(long)]
         public: bool,
     },
-    /// List the apps
+    /// List apps
     List,
     /// Show one app
     Show {
         #[arg(value_parser = AppName::parse)]
         name: AppName,
     },
-    /// Say whether an app takes calls without a token
+    /// Set whether an app accepts calls without a token
     #[command(after_help = "Example:\n  kvasm app public shop false")]
     Public {
         #[arg(value_parser = AppName::parse)]
@@ -36,7 +36,7 @@ pub(super) enum Command {
         #[arg(action = clap::ArgAction::Set)]
         public: bool,
     },
-    /// Set what an app may use; limits that are not given stay
+    /// Set the limits of an app; limits that are not given stay unchanged
     #[command(
         after_help = "Example:\n  kvasm app limits shop --bytes 104857600 --calls-per-second none"
     )]
@@ -50,7 +50,7 @@ pub(super) enum Command {
     Delete {
         #[arg(value_parser = AppName::parse)]
         name: AppName,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long, short)]
         yes: bool,
     },
@@ -59,16 +59,16 @@ pub(super) enum Command {
 #[derive(Args)]
 #[group(required = true, multiple = true)]
 pub(super) struct LimitArgs {
-    /// The number of entries, or none
+    /// Maximum number of entries, or none
     #[arg(long, value_parser = limit::<u64>)]
     entries: Option<Limit<u64>>,
-    /// The bytes of entries (collections, keys and values), or none
+    /// Maximum total bytes of entries (collections, keys and values), or none
     #[arg(long, value_parser = limit::<u64>)]
     bytes: Option<Limit<u64>>,
-    /// Calls a second, on each host, or none
+    /// Calls per second, on each host, or none
     #[arg(long, value_parser = limit::<u32>)]
     calls_per_second: Option<Limit<u32>>,
-    /// Calls that run at the same time, on each host, or none
+    /// Concurrent calls, on each host, or none
     #[arg(long, value_parser = limit::<u32>)]
     calls_at_once: Option<Limit<u32>>,
 }
@@ -82,7 +82,7 @@ fn limit<T: std::str::FromStr>(text: &str) -> Result<Limit<T>, String> {
         "none" => Ok(Limit(None)),
         text => match text.parse() {
             Ok(limit) => Ok(Limit(Some(limit))),
-            Err(_) => Err("a limit is a number, or none".to_owned()),
+            Err(_) => Err("expected a number, or none".to_owned()),
         },
     }
 }
@@ -121,7 +121,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             show(global, &app)?;
         }
         Command::Delete { name, yes } => {
-            // So that nobody types the name of an app that is not there.
+            // So that a misspelt name is reported before the confirmation is asked for.
             let path = Path::app(&name, &[]);
             let _: AppView = client.get(&path).await?;
             if !yes {
@@ -137,7 +137,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
 }
 
 impl LimitArgs {
-    /// What is given, and nothing else: the server leaves the others as they are.
+    /// The limits that were given; the server leaves the others unchanged.
     fn change(&self) -> LimitsChange {
         LimitsChange {
             entries: self.entries.map(|limit| limit.0),
@@ -225,10 +225,10 @@ fn show(global: &Global, app: &AppView) -> Result<(), Failure> {
             "plugin version",
             or_none(app.plugin.as_ref().map(|plugin| plugin.version)),
         ),
-        ("entries at most", or_none(limits.entries)),
-        ("bytes at most", or_none(limits.bytes)),
-        ("calls a second", or_none(limits.calls_per_second)),
-        ("calls at once", or_none(limits.calls_at_once)),
+        ("max entries", or_none(limits.entries)),
+        ("max bytes", or_none(limits.bytes)),
+        ("calls per second", or_none(limits.calls_per_second)),
+        ("concurrent calls", or_none(limits.calls_at_once)),
     ];
     let paused = app.paused_triggers.iter().flatten().map(|trigger| {
         let name = &trigger.name;
@@ -244,12 +244,12 @@ fn show(global: &Global, app: &AppView) -> Result<(), Failure> {
     output::rows(&rows)
 }
 
-/// Asks on a terminal; elsewhere nobody could answer.
+/// Asks for confirmation on a terminal; fails elsewhere.
 fn confirm(name: &AppName) -> Result<(), Failure> {
     let mut input = std::io::stdin().lock();
     if !input.is_terminal() {
         return Err(Failure::user(format!(
-            "deleting {name} deletes everything it owns; say --yes if you mean it"
+            "deleting {name} deletes everything it owns; confirm with --yes"
         )));
     }
     let mut terminal = std::io::stderr();

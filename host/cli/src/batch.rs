@@ -21,7 +21,7 @@ pub(super) const COMMIT_HELP: &str = r#"Example:
                  {"increment":{"collection":"counters","key":"orders","by":1}}]}
   END
 
-Version 0 says that there must be no entry. "bytes" in base64 stands in the place of "json"."#;
+Version 0 requires that the entry does not exist. For bytes, use "bytes" (base64), not "json"."#;
 
 pub(super) const GET_MANY_HELP: &str = r#"Example:
   echo '{"keys":[{"collection":"orders","key":"7"},{"collection":"orders","key":"8"}]}' |
@@ -31,12 +31,12 @@ pub(super) const GET_MANY_HELP: &str = r#"Example:
 pub(super) struct Input {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
-    /// The file with the JSON [default: standard input]
+    /// Read the JSON from this file [default: standard input]
     #[arg(long)]
     file: Option<PathBuf>,
 }
 
-/// Sends the JSON as it is, so that no digit of a number is lost.
+/// Sends the JSON unchanged, so that numbers keep all their digits.
 async fn send(global: &Global, input: Input, route: &str) -> Result<Vec<u8>, Failure> {
     let body = match &input.file {
         Some(path) => input::file(path)?,
@@ -52,7 +52,7 @@ async fn send(global: &Global, input: Input, route: &str) -> Result<Vec<u8>, Fai
 
 pub(super) fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(answer)
-        .map_err(|e| Failure::host(format!("the answer is not what it must be: {e}")))
+        .map_err(|e| Failure::host(format!("the server sent an invalid response: {e}")))
 }
 
 pub(super) async fn commit(global: &Global, input: Input) -> Result<Outcome, Failure> {
@@ -63,7 +63,7 @@ pub(super) async fn commit(global: &Global, input: Input) -> Result<Outcome, Fai
     }
     let done: CommitDone = parse(&answer)?;
     if done.results.is_empty() {
-        output::object(false, &json!({}), || "All checks hold.".to_owned())?;
+        output::object(false, &json!({}), || "All checks passed.".to_owned())?;
         return Ok(Outcome::Done);
     }
     let rows = done.results.iter().enumerate();
@@ -79,7 +79,7 @@ fn result(done: &Done) -> String {
         (Some(version), Some(value), _) => format!("now {value}, version {version}"),
         (Some(version), None, _) => format!("version {version}"),
         (None, _, Some(true)) => "deleted".to_owned(),
-        (None, _, _) => "there was no such entry".to_owned(),
+        (None, _, _) => "no such entry".to_owned(),
     }
 }
 
@@ -109,7 +109,7 @@ pub(super) async fn get_many(global: &Global, input: Input) -> Result<Outcome, F
     output::table(["COLLECTION", "KEY", "VERSION", "UPDATED", "VALUE"], rows)?;
     let absent = entries.iter().filter(|entry| entry.is_none()).count();
     if absent > 0 {
-        output::note(&format!("{absent} of {} are not there.", entries.len()));
+        output::note(&format!("{absent} of {} not found.", entries.len()));
     }
     Ok(Outcome::Done)
 }

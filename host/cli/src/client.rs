@@ -1,6 +1,5 @@
-//! One way to every host: requests of the HTTP API, to a server, or to the same
-//! routes over a store that this process has opened itself. So each command
-//! means the same with and without a server.
+//! A client of the HTTP API: sends requests to a server, or to the same routes over a store that
+//! this process has opened, so that each command means the same with and without a server.
 
 use super::config::Config;
 use super::failure::Failure;
@@ -21,10 +20,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 use tower::ServiceExt;
 
-/// How long a server may take to be reached.
+/// Timeout for connecting to a server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most bytes of an answer that is kept in memory. The limits of the server are
-/// its own affair: this is for one that never ends.
+/// Maximum size of a response that is kept in memory. It guards against an endless response and is
+/// independent of the server's limits.
 const ANSWER_BYTES_MAX: usize = 1 << 30;
 
 /// Where requests go.
@@ -38,22 +37,22 @@ pub(super) enum Client {
     Store(Router),
 }
 
-/// A server and what is shown to it.
+/// A server and the token to use.
 pub(super) struct Target {
     pub(super) server: String,
     pub(super) token: Option<String>,
 }
 
-/// Instances that a command needs which runs a plugin, or deploys one.
+/// Instances for a command that runs or deploys a plugin.
 const INSTANCES: u32 = 1;
 
-/// The host that was asked for: a server, or a store. Over a store it has neither
-/// room for instances nor a cache folder.
+/// Connects to the selected server or store. A store is opened without instances and without a
+/// cache folder.
 pub(super) async fn connect(global: &Global) -> Result<Client, Failure> {
     open(global, |builder, _| builder.unpooled()).await
 }
 
-/// As [`connect`], for a command that loads a plugin.
+/// Like [`connect`], for a command that loads a plugin.
 pub(super) async fn connect_to_load(global: &Global) -> Result<Client, Failure> {
     let prepare = |builder: HostBuilder, config: &Config| {
         config.cache_dir.apply(builder.instances(INSTANCES))
@@ -65,7 +64,7 @@ async fn open(
     global: &Global,
     prepare: impl FnOnce(HostBuilder, &Config) -> HostBuilder,
 ) -> Result<Client, Failure> {
-    // With a server of one's own naming the server's configuration is not looked at.
+    // A command that names a server does not read the server's configuration.
     if let Place::Server(_) | Place::Profile(_) = global.place()
         && let Some(target) = profile::target(global, &Config::default())?
     {
@@ -84,29 +83,29 @@ async fn open(
 /// The base of a server's URLs.
 fn base(server: &str) -> Result<String, Failure> {
     let why = match reqwest::Url::parse(server) {
-        // The standard drops line breaks from URLs.
+        // The URL standard drops line breaks.
         Ok(_) if server.contains(|c: char| c.is_control() || c.is_whitespace()) => {
-            "; it has blanks or line breaks within"
+            "; it contains blanks or line breaks"
         }
         Ok(url) if !matches!(url.scheme(), "http" | "https") => "",
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            "; the token goes into --token"
+            "; pass the token with --token"
         }
         Ok(url) if url.query().is_some() || url.fragment().is_some() => {
-            "; it has no query and no fragment"
+            "; a query or fragment is not allowed"
         }
         Ok(_) => return Ok(server.trim_end_matches('/').to_owned()),
         Err(_) => "",
     };
-    // What is wrong may be a secret.
+    // The invalid part may be a secret.
     let shown = server.split(['?', '#']).next().unwrap_or_default();
     let shown = shown.rsplit('@').next().unwrap_or_default();
     Err(Failure::user(format!(
-        "the server is {shown:?}; it must be like http://127.0.0.1:7180{why}"
+        "invalid server {shown:?}; expected a URL like http://127.0.0.1:7180{why}"
     )))
 }
 
-/// The header that shows a token.
+/// The `authorization` header for a token.
 fn bearer(token: &str) -> Result<HeaderValue, Failure> {
     let header = HeaderValue::from_str(&format!("Bearer {token}"));
     let is_one_word = !token.contains(|c: char| c.is_whitespace() || !c.is_ascii_graphic());
@@ -116,19 +115,19 @@ fn bearer(token: &str) -> Result<HeaderValue, Failure> {
             Ok(header)
         }
         Ok(_) | Err(_) => Err(Failure::user(
-            "the token is not one: it has blanks, line breaks or other characters within; \
-             it is kvasm_ and hexadecimal digits",
+            "invalid token: it contains blanks, line breaks or other characters; \
+             a token is kvasm_ and hexadecimal digits",
         )),
     }
 }
 
 impl Client {
-    /// A client of a server, which may send nothing for `timeout` at most.
+    /// A client of a server. `timeout` is the longest time without any data from the server.
     ///
     /// # Errors
-    /// The user's: a URL or a token that cannot be one.
+    /// A user error: an invalid URL or token.
     pub(super) fn server(target: Target, timeout: Option<Duration>) -> Result<Client, Failure> {
-        // Fails only if another provider was installed, which is as good.
+        // Fails only if another provider is already installed, which works too.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let base = base(&target.server)?;
         let token = target.token.as_deref().map(bearer).transpose()?;
@@ -145,7 +144,7 @@ impl Client {
         })
     }
 
-    /// The same, which waits for an answer without an end.
+    /// The same client without a timeout.
     pub(super) fn patient(mut self) -> Client {
         if let Client::Server { timeout, .. } = &mut self {
             *timeout = None;
@@ -157,7 +156,7 @@ impl Client {
         matches!(self, Client::Server { .. })
     }
 
-    /// Sends a request, whatever its answer.
+    /// Sends a request and returns the response, whatever its status.
     async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
         match self {
             Client::Store(router) => match router.clone().oneshot(request).await {
@@ -190,7 +189,7 @@ impl Client {
         }
     }
 
-    /// Sends a request. An answer that is an error is a failure.
+    /// Sends a request. An error response is a failure.
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
         let app = app_of(&request);
         let response = self.exchange(request).await?;
@@ -247,17 +246,17 @@ fn root(error: &dyn std::error::Error) -> String {
 fn unreachable(base: &str, error: &reqwest::Error) -> Failure {
     let cause = root(error);
     match error.is_builder() {
-        true => Failure::user(format!("this cannot be asked of {base}: {cause}")),
-        false => Failure::host(format!("the server {base} cannot be reached: {cause}")),
+        true => Failure::user(format!("cannot send this request to {base}: {cause}")),
+        false => Failure::host(format!("cannot reach the server {base}: {cause}")),
     }
 }
 
-/// An answer that ended before its end.
+/// A response that was cut off.
 pub(super) fn broke_off(error: &dyn std::error::Error) -> Failure {
-    Failure::host(format!("the answer broke off: {}", root(error)))
+    Failure::host(format!("the response was cut off: {}", root(error)))
 }
 
-/// Sets a header of the program's own, which is valid.
+/// Sets a header; the value comes from this program and is valid.
 pub(super) fn set(request: &mut Request<Body>, name: &'static str, value: &str) {
     if let Ok(value) = value.parse() {
         request.headers_mut().insert(name, value);
@@ -268,20 +267,20 @@ pub(super) fn set(request: &mut Request<Body>, name: &'static str, value: &str) 
 #[derive(Clone)]
 pub(super) struct Path {
     path: String,
-    /// A part that clients and proxies would resolve, or that is empty.
+    /// Whether a part is empty, or a dot segment that clients and proxies would resolve.
     is_bad: bool,
     query: String,
 }
 
 impl Path {
-    /// Of these segments.
+    /// A path of these segments.
     pub(super) fn new(segments: &[&str]) -> Path {
         let mut path = String::new();
         for segment in segments {
             path.push('/');
             path.extend(
                 url::form_urlencoded::byte_serialize(segment.as_bytes()).map(|part| {
-                    // That is for forms, where a space is a plus.
+                    // Form encoding writes a space as a plus.
                     if part == "+" { "%20" } else { part }
                 }),
             );
@@ -293,14 +292,14 @@ impl Path {
         }
     }
 
-    /// Of an app.
+    /// A path below an app.
     pub(super) fn app(app: &AppName, rest: &[&str]) -> Path {
         let mut segments = vec!["v1", "apps", app.as_str()];
         segments.extend(rest);
         Path::new(&segments)
     }
 
-    /// With a parameter, if it has a value.
+    /// Adds a query parameter, if it has a value.
     #[must_use]
     pub(super) fn with(mut self, name: &str, value: Option<impl ToString>) -> Path {
         if let Some(value) = value {
@@ -314,7 +313,7 @@ impl Path {
     pub(super) fn request(&self, method: &str, body: Body) -> Result<Request<Body>, Failure> {
         if self.is_bad {
             return Err(Failure::user(
-                "a name or id that is empty, \".\" or \"..\" cannot be part of a path",
+                "a name or id must not be empty, \".\" or \"..\"",
             ));
         }
         let uri = match self.query.as_str() {
@@ -322,11 +321,11 @@ impl Path {
             query => format!("{}?{query}", self.path),
         };
         let request = Request::builder().method(method).uri(uri).body(body);
-        request.map_err(|e| Failure::user(format!("this cannot be asked of a server: {e}")))
+        request.map_err(|e| Failure::user(format!("cannot send this request to a server: {e}")))
     }
 }
 
-/// All of an answer.
+/// The whole body of a response.
 pub(super) async fn bytes(response: Response<Body>) -> Result<Vec<u8>, Failure> {
     let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
     let collected = body.collect().await;
@@ -340,10 +339,10 @@ async fn json<T: DeserializeOwned>(response: Response<Body>) -> Result<T, Failur
         body = b"null".to_vec();
     }
     serde_json::from_slice(&body)
-        .map_err(|e| Failure::host(format!("the answer is not what it must be: {e}")))
+        .map_err(|e| Failure::host(format!("the server sent an invalid response: {e}")))
 }
 
-/// Hands the parts of an answer on as they come.
+/// Passes on the parts of a response body as they arrive.
 pub(super) async fn stream(
     response: Response<Body>,
     mut part: impl FnMut(&[u8]) -> Result<(), Failure>,
@@ -356,13 +355,12 @@ pub(super) async fn stream(
     Ok(())
 }
 
-/// Whether an error says that what was asked for is not there.
+/// Whether the failure is an entry that does not exist.
 pub(super) fn is_absent(failure: &Failure) -> bool {
     failure.status() == Some(StatusCode::NOT_FOUND) && failure.is_kind("entry-not-found")
 }
 
-/// The cursors of a list that is read page by page. A server that repeats one would
-/// be asked without an end.
+/// The cursors of a paged list. A server that repeats one would otherwise cause an endless loop.
 #[derive(Default)]
 pub(super) struct Pages(HashSet<String>);
 
@@ -370,11 +368,11 @@ impl Pages {
     /// The cursor of the next page, if there is one.
     ///
     /// # Errors
-    /// The host's: a cursor that was there before.
+    /// A host error: the server repeated a cursor.
     pub(super) fn next<T: ToString>(&mut self, cursor: Option<T>) -> Result<Option<T>, Failure> {
         match &cursor {
             Some(cursor) if !self.0.insert(cursor.to_string()) => Err(Failure::host(format!(
-                "the server repeats its cursor {:?}, so its list has no end",
+                "the server repeated the cursor {:?}",
                 cursor.to_string()
             ))),
             Some(_) | None => Ok(cursor),

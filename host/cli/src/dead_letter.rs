@@ -31,17 +31,17 @@ pub(super) enum Command {
         after_help = "Example:\n  kvasm dead-letter list shop --reason deterministic --from 2h"
     )]
     List(List),
-    /// Show a dead letter: its event, its value and how it failed
+    /// Show a dead letter: its event, its value and its failure
     Show {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
-        /// Its id
+        /// Id of the dead letter
         id: Uuid,
     },
-    /// Send dead letters again, the oldest first
+    /// Queue dead letters for delivery again, oldest first
     #[command(after_help = REPLAY_HELP)]
     Replay(Choice),
-    /// Permanently discard dead letters, the oldest first
+    /// Permanently discard dead letters, oldest first
     #[command(after_help = DISCARD_HELP)]
     Discard(Choice),
 }
@@ -50,19 +50,20 @@ pub(super) enum Command {
 pub(super) struct List {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
-    /// Of this trigger alone
+    /// Only those of this trigger
     #[arg(long, value_parser = TriggerName::parse)]
     trigger: Option<TriggerName>,
-    /// Given up for this reason: attempts, age, deterministic or depth
+    /// Only those with this reason: attempts, age, deterministic or depth
     #[arg(long, value_parser = reason)]
     reason: Option<DeadReason>,
-    /// Given up at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
+    /// Only those that became dead letters at or after this time: 2026-01-31T12:00:00Z, or 2h for
+    /// two hours ago
     #[arg(long, value_name = "TIME", value_parser = when)]
     from: Option<Timestamp>,
-    /// Given up before this time
+    /// Only those that became dead letters before this time
     #[arg(long, value_name = "TIME", value_parser = when)]
     until: Option<Timestamp>,
-    /// The most letters
+    /// Maximum number of dead letters
     #[arg(long, default_value_t = 100)]
     limit: u32,
     /// Resume from this cursor
@@ -70,48 +71,50 @@ pub(super) struct List {
     before: Option<Uuid>,
 }
 
-/// Which letters. One of the choice must be there: an empty one means all.
+/// A selection of dead letters. At least one of the options is required, since an empty selection
+/// means all.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("choice").required(true).multiple(true))]
 pub(super) struct Choice {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
-    /// This letter; once for each
+    /// Select this dead letter (repeatable)
     #[arg(long = "id", value_name = "ID", group = "choice")]
     ids: Vec<Uuid>,
-    /// Of this trigger
+    /// Select those of this trigger
     #[arg(long, value_parser = TriggerName::parse, group = "choice")]
     trigger: Option<TriggerName>,
-    /// Given up for this reason: attempts, age, deterministic or depth
+    /// Select those with this reason: attempts, age, deterministic or depth
     #[arg(long, value_parser = reason, group = "choice")]
     reason: Option<DeadReason>,
-    /// Given up at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
+    /// Select those that became dead letters at or after this time: 2026-01-31T12:00:00Z, or 2h for
+    /// two hours ago
     #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
     from: Option<Timestamp>,
-    /// Given up before this time
+    /// Select those that became dead letters before this time
     #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
     until: Option<Timestamp>,
-    /// All of the app
+    /// Select all dead letters of the app
     #[arg(
         long,
         group = "choice",
         conflicts_with_all = ["ids", "trigger", "reason", "from", "until"]
     )]
     all: bool,
-    /// The most letters, up to 1,000
+    /// Maximum number of dead letters, up to 1,000
     #[arg(long, default_value_t = 1_000)]
     limit: u32,
-    /// Only say how many there are
+    /// Only count the dead letters
     #[arg(long)]
     dry_run: bool,
 }
 
 fn reason(word: &str) -> Result<DeadReason, String> {
-    let refuse = |()| "a reason is attempts, age, deterministic or depth".to_owned();
+    let refuse = |()| "expected attempts, age, deterministic or depth".to_owned();
     word.parse().map_err(refuse)
 }
 
-/// A time, or how long ago it was.
+/// A time, absolute or relative to now.
 pub(super) fn when(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = humantime::parse_rfc3339_weak(text) {
         let since = at.duration_since(std::time::UNIX_EPOCH);
@@ -145,7 +148,7 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     let answer = client.send(path.request("GET", Body::empty())?).await?;
     let answer = bytes(answer).await?;
     if global.json {
-        // To the letter, so that no digit of a value is lost.
+        // Unchanged, so that numbers keep all their digits.
         output::json_line(&answer)?;
         return Ok(Outcome::Done);
     }
@@ -162,7 +165,13 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
         ]
     });
     let head = [
-        "ID", "TRIGGER", "EVENT", "REASON", "ATTEMPTS", "GIVEN UP", "ERROR",
+        "ID",
+        "TRIGGER",
+        "EVENT",
+        "REASON",
+        "ATTEMPTS",
+        "DEAD SINCE",
+        "ERROR",
     ];
     output::table(head, rows)?;
     if let Some(next) = page.next {
@@ -181,7 +190,7 @@ async fn show(global: &Global, app: &AppName, id: Uuid) -> Result<Outcome, Failu
                 output::object(true, &serde_json::Value::Null, String::new)?;
             } else {
                 output::note(&format!(
-                    "There is no such dead letter; `kvasm dead-letter list {app}` has them."
+                    "No such dead letter; `kvasm dead-letter list {app}` lists them."
                 ));
             }
             return Ok(Outcome::Absent);
@@ -208,12 +217,12 @@ fn print(letter: &DeadLetterView) -> Result<(), Failure> {
         ("function", letter.function.clone()),
         ("reason", letter.reason.clone()),
         ("error", letter.error.clone()),
-        ("given up", output::time(letter.dead_at)),
+        ("dead since", output::time(letter.dead_at)),
         ("attempts", letter.attempts.to_string()),
         ("replays", letter.replays.to_string()),
         (
             "plugin",
-            plugin.unwrap_or_else(|| "none was run".to_owned()),
+            plugin.unwrap_or_else(|| "no plugin was run".to_owned()),
         ),
         ("event", happened(event)),
         ("event id", event.id.clone()),
@@ -254,7 +263,7 @@ impl Choice {
         Ok(done.letters)
     }
 
-    /// Says what came of it, and what can be done next.
+    /// Reports the result and suggests the next command.
     fn report(
         &self,
         global: &Global,
@@ -264,14 +273,12 @@ impl Choice {
         let json = json!({ "letters": count, "dry_run": self.dry_run });
         let app = &self.app;
         output::object(global.json, &json, || match count {
-            0 => format!(
-                "No dead letter is like that; `kvasm dead-letter list {app}` shows what there is."
-            ),
+            0 => format!("No matching dead letters; `kvasm dead-letter list {app}` lists all."),
             1 => done("1 dead letter"),
             count => done(&format!("{count} dead letters")),
         })?;
         if count == u64::from(self.limit) && !global.json && self.ids.is_empty() {
-            output::note("That is the limit; there may be more.");
+            output::note("Stopped at the limit; there may be more.");
         }
         Ok(match count {
             0 => Outcome::Absent,
@@ -287,8 +294,8 @@ async fn replay(global: &Global, choice: Choice) -> Result<Outcome, Failure> {
     let outcome = choice.report(global, count, |letters| match choice.dry_run {
         true => format!("{letters} would be replayed."),
         false => format!(
-            "Replayed {letters}. `kvasm delivery list {app}` shows what is not done yet, \
-             `kvasm dead-letter list {app}` what fails again."
+            "Replayed {letters}. `kvasm delivery list {app}` shows outstanding deliveries, \
+             `kvasm dead-letter list {app}` those that failed again."
         ),
     })?;
     if count > 0 && !choice.dry_run {

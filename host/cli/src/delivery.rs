@@ -19,10 +19,10 @@ Examples:
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// List deliveries that are not done yet
+    /// List outstanding deliveries
     #[command(after_help = "Example:\n  kvasm delivery list shop --trigger index")]
     List(List),
-    /// Permanently discard deliveries that are not done yet
+    /// Permanently discard outstanding deliveries
     #[command(after_help = DISCARD_HELP)]
     Discard(Choice),
 }
@@ -31,16 +31,16 @@ pub(super) enum Command {
 pub(super) struct List {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
-    /// Of this trigger alone
+    /// Only those of this trigger
     #[arg(long, value_parser = TriggerName::parse)]
     trigger: Option<TriggerName>,
-    /// Queued at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
+    /// Only those queued at or after this time: 2026-01-31T12:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = when)]
     from: Option<Timestamp>,
-    /// Queued before this time
+    /// Only those queued before this time
     #[arg(long, value_name = "TIME", value_parser = when)]
     until: Option<Timestamp>,
-    /// The most deliveries, up to 100
+    /// Maximum number of deliveries, up to 100
     #[arg(long, default_value_t = 100)]
     limit: u32,
     /// Resume from this cursor
@@ -48,35 +48,36 @@ pub(super) struct List {
     after: Option<String>,
 }
 
-/// Which deliveries. One of the choice must be there: an empty one means all.
+/// A selection of deliveries. At least one of the options is required, since an empty selection
+/// means all.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("choice").required(true).multiple(true))]
 pub(super) struct Choice {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
-    /// Those of this event; once for each
+    /// Select those of this event (repeatable)
     #[arg(long = "event", value_name = "ID", group = "choice")]
     events: Vec<Uuid>,
-    /// Of this trigger
+    /// Select those of this trigger
     #[arg(long, value_parser = TriggerName::parse, group = "choice")]
     trigger: Option<TriggerName>,
-    /// Queued at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
+    /// Select those queued at or after this time: 2026-01-31T12:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
     from: Option<Timestamp>,
-    /// Queued before this time
+    /// Select those queued before this time
     #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
     until: Option<Timestamp>,
-    /// All of the app
+    /// Select all deliveries of the app
     #[arg(
         long,
         group = "choice",
         conflicts_with_all = ["events", "trigger", "from", "until"]
     )]
     all: bool,
-    /// The most deliveries, up to 1,000
+    /// Maximum number of deliveries, up to 1,000
     #[arg(long, default_value_t = 1_000)]
     limit: u32,
-    /// Only say how many there are
+    /// Only count the deliveries
     #[arg(long)]
     dry_run: bool,
 }
@@ -99,7 +100,7 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     let answer = client.send(path.request("GET", Body::empty())?).await?;
     let answer = bytes(answer).await?;
     if global.json {
-        // To the letter, so that no digit of a value is lost.
+        // Unchanged, so that numbers keep all their digits.
         output::json_line(&answer)?;
         return Ok(Outcome::Done);
     }
@@ -147,14 +148,14 @@ async fn discard(global: &Global, choice: Choice) -> Result<Outcome, Failure> {
         };
         match (count, choice.dry_run) {
             (0, _) => {
-                format!("No matching deliveries; `kvasm delivery list {app}` shows what there is.")
+                format!("No matching deliveries; `kvasm delivery list {app}` lists all.")
             }
             (_, true) => format!("{deliveries} would be discarded."),
             (_, false) => format!("Discarded {deliveries}."),
         }
     })?;
     if count == u64::from(choice.limit) && !global.json {
-        eprintln!("That is the limit; there may be more.");
+        eprintln!("Stopped at the limit; there may be more.");
     }
     Ok(match count {
         0 => Outcome::Absent,
@@ -162,7 +163,7 @@ async fn discard(global: &Global, choice: Choice) -> Result<Outcome, Failure> {
     })
 }
 
-/// An event in a few words.
+/// A short description of an event.
 pub(super) fn happened(event: &EventView) -> String {
     match (&event.collection, &event.key) {
         (Some(collection), Some(key)) => format!("{} {collection} {key}", event.kind),
@@ -170,7 +171,7 @@ pub(super) fn happened(event: &EventView) -> String {
     }
 }
 
-/// An error as far as a table has room for it.
+/// An error, shortened for a table.
 pub(super) fn brief(error: &str) -> String {
     const CHARS_MAX: usize = 60;
     let mut shown: String = error.chars().take(CHARS_MAX).collect();

@@ -1,13 +1,13 @@
-//! The variables of the environment that begin with `KVASM_`.
+//! Environment variables that begin with `KVASM_`.
 
 use super::failure::Failure;
 use super::{config, output};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-/// What the names of the program's variables begin with.
+/// The prefix of the program's variables.
 const PREFIX: &str = "KVASM_";
-/// Those that are not keys of the server's configuration, or are more than that.
+/// Variables that are not configuration keys, or have another purpose too.
 const OWN: [&str; 8] = [
     "KVASM_SERVER",
     "KVASM_TOKEN",
@@ -18,8 +18,8 @@ const OWN: [&str; 8] = [
     "KVASM_TIMEOUT",
     "KVASM_LOG",
 ];
-/// What others set: Kubernetes for a service named `kvasm`, and this project's own
-/// tests and builds.
+/// Variables that others set: Kubernetes for a service named `kvasm`, and this project's tests and
+/// builds.
 const OF_OTHERS: [&str; 8] = [
     "KVASM_PORT",
     "KVASM_SERVICE_",
@@ -31,8 +31,7 @@ const OF_OTHERS: [&str; 8] = [
     "KVASM_WASMTIME",
 ];
 
-/// The variables that are set to something, without blanks around it. An empty variable
-/// counts as unset.
+/// The variables that are set, with surrounding blanks removed. An empty variable counts as unset.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Environment {
     set: BTreeMap<String, String>,
@@ -43,7 +42,7 @@ impl Environment {
     /// Reads the process's environment.
     ///
     /// # Errors
-    /// The user's: a variable of the program that is not UTF-8.
+    /// A user error: one of the program's variables is not UTF-8.
     pub(super) fn read() -> Result<Environment, Failure> {
         Environment::of(std::env::vars_os())
     }
@@ -71,29 +70,29 @@ impl Environment {
         Ok(environment)
     }
 
-    /// A variable that is set.
+    /// Returns a variable, if it is set.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.set.get(name).map(String::as_str)
     }
 
-    /// Logs which variables look like the program's and are not.
+    /// Warns of variables that begin with the prefix but are unknown.
     pub(super) fn warn_of_unknown(&self) {
         for name in &self.unknown {
             let names = OWN.into_iter().map(str::to_owned);
             let like = similar(name, names.chain(config::variables()));
             let name = output::clean(name);
-            tracing::warn!("{name} is set, but kvasm has no such variable{like}");
+            tracing::warn!("unknown environment variable {name}{like}");
         }
     }
 }
 
-/// Text without blanks, line breaks and byte order marks around it, which come from
-/// files and clipboards.
+/// Removes surrounding blanks, line breaks and byte order marks, which come from files and
+/// clipboards.
 pub(super) fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
-/// A question that names the most similar of some names; empty if none is similar.
+/// A suggestion of the most similar name; empty if none is similar.
 pub(super) fn similar(name: &str, names: impl Iterator<Item = String>) -> String {
     let distance = |other: &String| strsim::damerau_levenshtein(name, other);
     let nearest = names.map(|other| (distance(&other), other)).min();
@@ -159,7 +158,7 @@ mod tests {
         assert!(of("OTHER").is_ok());
     }
 
-    /// A key of the configuration does not take a variable that means something else.
+    /// A configuration key must not use a variable that has another meaning.
     #[test]
     fn no_key_has_a_variable_of_another_meaning() {
         for name in OWN {

@@ -1,4 +1,4 @@
-//! How a command ends: its exit code, and for a failure its message.
+//! The result of a command: its exit code and, for a failure, its message.
 
 use super::output;
 use axum::http::StatusCode;
@@ -12,11 +12,11 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-/// A command that did what it was asked.
+/// The result of a command that did not fail.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Done,
-    /// What was asked for is not there.
+    /// The requested item does not exist.
     Absent,
 }
 
@@ -34,7 +34,7 @@ enum Fault {
     User,
     Plugin,
     Host,
-    /// The reader of the output has gone; nothing is wrong.
+    /// The reader of the output closed the pipe, which is not an error.
     ClosedPipe,
 }
 
@@ -43,13 +43,13 @@ pub(super) struct Failure {
     fault: Fault,
     message: String,
     request_id: Option<String>,
-    /// What the guest logged, for `--json`; people have read it already.
+    /// The guest's log, for `--json`; without it, the log was printed as it arrived.
     log: Option<serde_json::Value>,
-    /// What the host answered, if it was that.
+    /// The status and problem type of an error response of the host, if it was one.
     problem: Option<(StatusCode, String)>,
 }
 
-/// The part of a problem that is looked at.
+/// The fields of a problem document that this program reads.
 #[derive(Default, serde::Deserialize)]
 struct Problem {
     #[serde(default, rename = "type")]
@@ -60,12 +60,12 @@ struct Problem {
     detail: String,
     #[serde(default)]
     request_id: Option<String>,
-    /// Of a batch: the entries that were not as expected.
+    /// For a batch: the entries whose check failed.
     #[serde(default)]
     failed: Vec<EntryRef>,
 }
 
-/// The entries that a batch failed for, as far as a message has room for them.
+/// The entries whose check failed, shortened for a message.
 fn named(failed: &[EntryRef]) -> String {
     const NAMED_MAX: usize = 5;
     let named = failed.iter().take(NAMED_MAX);
@@ -84,7 +84,7 @@ impl Failure {
         Failure::new(Fault::User, message)
     }
 
-    /// The host's fault, or that of what it stands on.
+    /// The host's fault, or that of a service it depends on.
     pub(super) fn host(message: impl Into<String>) -> Failure {
         Failure::new(Fault::Host, message)
     }
@@ -99,14 +99,14 @@ impl Failure {
         }
     }
 
-    /// There is no such app.
+    /// The app does not exist.
     pub(super) fn no_app(name: &AppName) -> Failure {
         Failure::user(format!(
-            "there is no app {name}; `kvasm app create {name}` makes it"
+            "there is no app {name}; create it with `kvasm app create {name}`"
         ))
     }
 
-    /// An answer of the host that is an error.
+    /// An error response of the host.
     pub(super) fn from_problem(status: StatusCode, body: &[u8]) -> Failure {
         let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
         let kind = problem.kind.strip_prefix(PROBLEMS).unwrap_or_default();
@@ -120,11 +120,11 @@ impl Failure {
             ("", _) => format!("the server answered {status}; is it a Kvasm server?"),
             ("plugin-trapped", detail) => format!("{}: {detail}", problem.title),
             ("body-timeout", detail) => format!(
-                "the server did not wait for the rest of the input, as its settings \
-                 server.body_timeout and server.min_rate say: {detail}"
+                "the server stopped waiting for the rest of the input (see its settings \
+                 server.body_timeout and server.min_rate): {detail}"
             ),
             (_, detail) if !problem.failed.is_empty() => {
-                format!("{detail}; not as expected: {}", named(&problem.failed))
+                format!("{detail}; failed checks: {}", named(&problem.failed))
             }
             (_, detail) => detail,
         };
@@ -135,30 +135,30 @@ impl Failure {
         }
     }
 
-    /// The status that the host answered.
+    /// The status of the host's response.
     pub(super) fn status(&self) -> Option<StatusCode> {
         self.problem.as_ref().map(|(status, _)| *status)
     }
 
-    /// Whether the host answered with this kind of problem.
+    /// Whether the host responded with this problem type.
     pub(super) fn is_kind(&self, kind: &str) -> bool {
         self.problem
             .as_ref()
             .is_some_and(|(_, found)| found == kind)
     }
 
-    /// Whether the reader of the output has gone, which is no failure.
+    /// Whether the reader of the output closed the pipe, which is not an error.
     pub(super) fn is_closed_pipe(&self) -> bool {
         self.fault == Fault::ClosedPipe
     }
 
-    /// With words in front that say where it happened.
+    /// Prefixes the message with the place of the failure.
     pub(super) fn at(mut self, place: &str) -> Failure {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// Prints the message and gives the exit code.
+    /// Prints the message and returns the exit code.
     pub(super) fn report(self, json: bool) -> ExitCode {
         let (blame, code) = match self.fault {
             Fault::ClosedPipe => return ExitCode::SUCCESS,
@@ -181,7 +181,7 @@ impl Failure {
     }
 }
 
-/// An error and what caused it, on one line.
+/// An error and its causes, on one line.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! The options of every command, and what the environment says of them.
+//! The options of every command, combined with the environment.
 
 use super::environment::{Environment, trimmed};
 use super::failure::Failure;
@@ -6,41 +6,41 @@ use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long an answer is waited for by default.
+/// The default of `--timeout`.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub(super) struct Global {
-    /// The server to speak to, such as http://127.0.0.1:7180 [env: KVASM_SERVER]
+    /// The URL of the server, such as http://127.0.0.1:7180 [env: KVASM_SERVER]
     #[arg(long, global = true, value_name = "URL")]
     server: Option<String>,
-    /// The token to show to the server [env: KVASM_TOKEN]
+    /// The token for the server [env: KVASM_TOKEN]
     #[arg(long, global = true)]
     token: Option<String>,
-    /// The server and token of this name in the file of profiles, which `kvasm login`
-    /// writes [env: KVASM_PROFILE] [default: the profile "default", if there is one]
+    /// The profile with the server and the token, as saved by `kvasm login` [env: KVASM_PROFILE]
+    /// [default: the profile "default", if it exists]
     #[arg(long, global = true, value_name = "NAME")]
     profile: Option<String>,
-    /// Without a server: where apps and entries live: sqlite:PATH, postgres:URL or memory
-    /// [env: KVASM_STORE] [default: a SQLite file in your data directory]
+    /// The store to use without a server: sqlite:PATH, postgres:URL or memory [env: KVASM_STORE]
+    /// [default: a SQLite file in your data directory]
     #[arg(long, global = true)]
     store: Option<String>,
-    /// The server's configuration, in TOML: for `serve`, and for commands on a store
-    /// [env: KVASM_CONFIG]
+    /// The server's configuration file, in TOML, for `serve` and for commands on a store [env:
+    /// KVASM_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// How long a server may send nothing, such as 5m, or none for no end
-    /// [env: KVASM_TIMEOUT] [default: 60s]
+    /// How long to wait for data from the server, such as 5m, or none for no limit [env:
+    /// KVASM_TIMEOUT] [default: 60s]
     #[arg(long, global = true, value_name = "TIME")]
     timeout: Option<String>,
-    /// Print JSON for machines
+    /// Print JSON
     #[arg(long, global = true)]
     pub(super) json: bool,
     #[arg(skip)]
     environment: Environment,
 }
 
-/// Where a command goes, if it says so.
+/// The destination of a command, if it is specified.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Place<'a> {
     Server(&'a str),
@@ -50,10 +50,10 @@ pub(super) enum Place<'a> {
 }
 
 impl Global {
-    /// With the environment. Blanks around the texts are removed.
+    /// Adds the environment. Surrounding blanks are removed.
     ///
     /// # Errors
-    /// The user's: an empty text, or a server and a store at once.
+    /// A user error: an empty option, or both a server and a store.
     pub(super) fn with(mut self, environment: Environment) -> Result<Global, Failure> {
         let texts = [
             ("--server", &mut self.server),
@@ -78,9 +78,7 @@ impl Global {
             return Err(Failure::user("--config is empty"));
         }
         if self.server.is_some() && self.store.is_some() {
-            return Err(Failure::user(
-                "--server and --store are both given; a command goes to one of them",
-            ));
+            return Err(Failure::user("--server and --store cannot be combined"));
         }
         self.environment = environment;
         Ok(self)
@@ -90,8 +88,8 @@ impl Global {
         &self.environment
     }
 
-    /// Where a command goes: the arguments say so before the environment does, and
-    /// in each a server goes before a store and that before a profile.
+    /// The destination of a command. Arguments take precedence over the environment; within each, a
+    /// server comes first, then a store, then a profile.
     pub(super) fn place(&self) -> Place<'_> {
         let environment = |name| self.environment.get(name);
         let said = [
@@ -138,8 +136,8 @@ impl Global {
         self.store.as_deref()
     }
 
-    /// The token that is shown to a server; `kept` is that of its profile, which
-    /// `--profile` puts before the environment's.
+    /// The token for the server. `kept` is the token of the profile, which takes precedence over
+    /// the environment if `--profile` names it.
     pub(super) fn token(&self, kept: Option<&str>) -> Option<String> {
         let variable = self.environment.get("KVASM_TOKEN");
         let rest = match self.profile {
@@ -149,16 +147,16 @@ impl Global {
         self.token.as_deref().or(rest).map(str::to_owned)
     }
 
-    /// The server's configuration file, if one is named.
+    /// The server's configuration file, if one is specified.
     pub(super) fn config(&self) -> Option<PathBuf> {
         let variable = || self.environment.get("KVASM_CONFIG").map(PathBuf::from);
         self.config.clone().or_else(variable)
     }
 
-    /// How long a server may send nothing; none for no end.
+    /// The timeout for data from the server; `None` for no limit.
     ///
     /// # Errors
-    /// The user's: a text that is not a time.
+    /// A user error: an invalid time.
     pub(super) fn timeout(&self) -> Result<Option<Duration>, Failure> {
         let variable = self.environment.get("KVASM_TIMEOUT");
         let (name, text) = match (&self.timeout, variable) {

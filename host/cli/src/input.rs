@@ -1,20 +1,19 @@
-//! What commands read: arguments, files and standard input, whole or not at all.
+//! The input of commands, from arguments, files and stdin. It is read whole or not at all.
 
 use super::failure::Failure;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// The most bytes that a command holds of one input. The limits that count are the
-/// server's, and it is the server that refuses by them.
+/// The maximum size of one input. The limits that matter are the server's, which enforces them.
 const BYTES_MAX: u64 = 1 << 30;
 
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// An argument that is its own text, `@FILE`, or `-` for standard input.
+/// Reads an argument: literal text, `@FILE`, or `-` for stdin.
 ///
 /// # Errors
-/// The user's: a file that cannot be read, or an input of more than 1 GiB.
+/// A user error: a file that cannot be read, or an input of more than 1 GiB.
 pub(super) fn argument(argument: &str) -> Result<Vec<u8>, Failure> {
     if argument == "-" {
         return stdin();
@@ -25,12 +24,12 @@ pub(super) fn argument(argument: &str) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// All of standard input.
+/// Reads all of stdin.
 pub(super) fn stdin() -> Result<Vec<u8>, Failure> {
     whole("standard input", Ok(std::io::stdin().lock()), BYTES_MAX)
 }
 
-/// All of a file.
+/// Reads a whole file.
 pub(super) fn file(path: &Path) -> Result<Vec<u8>, Failure> {
     whole(&path.display().to_string(), File::open(path), BYTES_MAX)
 }
@@ -41,17 +40,17 @@ fn whole(name: &str, from: std::io::Result<impl Read>, bytes_max: u64) -> Result
     let read = read.map_err(|e| Failure::user(format!("{name}: {e}")))?;
     if read as u64 > bytes_max {
         return Err(Failure::user(format!(
-            "{name}: it is over {bytes_max} bytes, the most that a command reads"
+            "{name}: too large (limit {bytes_max} bytes)"
         )));
     }
     Ok(bytes)
 }
 
-/// JSON as it is sent: without a byte order mark, and without the line break that
-/// editors, and `kvasm kv get`, put behind it.
+/// Prepares JSON for sending: removes a byte order mark, and the final line break that editors and
+/// `kvasm kv get` add.
 ///
 /// # Errors
-/// The user's: text in UTF-16.
+/// A user error: text in UTF-16.
 pub(super) fn json(mut bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
     if is_utf16(&bytes) {
         return Err(Failure::user(UTF16));
@@ -68,7 +67,7 @@ pub(super) fn json(mut bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// A file of text, without a byte order mark.
+/// Decodes a text file, without its byte order mark.
 pub(super) fn text(bytes: Vec<u8>) -> Result<String, String> {
     if is_utf16(&bytes) {
         return Err(UTF16.to_owned());
@@ -77,12 +76,12 @@ pub(super) fn text(bytes: Vec<u8>) -> Result<String, String> {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned()),
         Err(e) => {
             let at = e.utf8_error().valid_up_to();
-            Err(format!("it is not UTF-8 text: see byte {at}"))
+            Err(format!("invalid UTF-8 at byte {at}"))
         }
     }
 }
 
-/// The start of a text that comes in parts, without a byte order mark.
+/// The first part of a text that arrives in parts, without a byte order mark.
 pub(super) fn start(part: &[u8]) -> Result<&[u8], &'static str> {
     match is_utf16(part) {
         true => Err(UTF16),
@@ -90,7 +89,7 @@ pub(super) fn start(part: &[u8]) -> Result<&[u8], &'static str> {
     }
 }
 
-const UTF16: &str = "it is text in UTF-16; save it as UTF-8";
+const UTF16: &str = "the text is UTF-16; save it as UTF-8";
 
 fn is_utf16(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff")

@@ -26,24 +26,24 @@ pub(super) enum Command {
     Set {
         #[command(flatten)]
         at: At,
-        /// The value: JSON text, @FILE, or - for standard input
+        /// The value: JSON text, @FILE, or - for stdin
         value: String,
         /// The value is bytes, not JSON
         #[arg(long)]
         bytes: bool,
-        /// The entry is absent after this time, such as 90s or 2h
+        /// Expire the entry after this time, such as 90s or 2h
         #[arg(long, value_parser = humantime::parse_duration)]
         ttl: Option<std::time::Duration>,
-        /// Write only if the entry has this version; 0: only if there is none
+        /// Write only if the entry has this version; 0 means that it must not exist
         #[arg(long)]
         if_version: Option<u64>,
     },
-    /// Say whether there is an entry: true, or false and exit code 1
+    /// Check whether an entry exists: prints true, or false with exit code 1
     Has {
         #[command(flatten)]
         at: At,
     },
-    /// Delete an entry; exit code 1 if there was none
+    /// Delete an entry; exit code 1 if it did not exist
     Delete {
         #[command(flatten)]
         at: At,
@@ -51,48 +51,48 @@ pub(super) enum Command {
         #[arg(long)]
         if_version: Option<u64>,
     },
-    /// Add to an entry that holds a JSON integer; one that is not there counts as 0
+    /// Add to an entry whose value is a JSON integer; an absent entry counts as 0
     #[command(after_help = "Example:\n  kvasm kv increment shop counters visits --by 2")]
     Increment {
         #[command(flatten)]
         at: At,
-        /// How much is added, such as -1
+        /// The amount to add, such as -1
         #[arg(long, default_value_t = 1, allow_hyphen_values = true)]
         by: i64,
     },
-    /// Carry out checks and operations together or not at all, from JSON
+    /// Apply checks and operations atomically, from JSON
     #[command(after_help = batch::COMMIT_HELP)]
     Commit(batch::Input),
-    /// Print several entries as they are at one moment, from a JSON list of keys
+    /// Print several entries from one snapshot, given a JSON list of keys
     #[command(after_help = batch::GET_MANY_HELP)]
     GetMany(batch::Input),
-    /// List a collection, a page at a time
+    /// List a collection, one page at a time
     List(ListArgs),
     /// List an app's collections
     Collections {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
     },
-    /// Write an app's entries to standard output as JSON Lines
+    /// Write an app's entries to stdout as JSON Lines
     Export {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
-        /// Of this collection alone
+        /// Only this collection
         #[arg(value_parser = collection)]
         collection: Option<Collection>,
     },
-    /// Read entries as JSON Lines, as `export` writes them
+    /// Import entries from JSON Lines, as written by `export`
     #[command(after_help = "Example:\n  kvasm kv export shop | kvasm kv import copy")]
     Import {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
-        /// The file [default: standard input]
+        /// Read from this file [default: standard input]
         #[arg(long)]
         file: Option<PathBuf>,
     },
 }
 
-/// Where an entry is.
+/// The address of an entry.
 #[derive(Args)]
 pub(super) struct At {
     #[arg(value_parser = AppName::parse)]
@@ -109,28 +109,28 @@ pub(super) struct ListArgs {
     app: AppName,
     #[arg(value_parser = collection)]
     collection: Collection,
-    /// Only keys that start with this
+    /// Only keys with this prefix
     #[arg(long)]
     prefix: Option<String>,
-    /// Only keys at or after this
+    /// Only keys greater than or equal to this one
     #[arg(long)]
     start: Option<String>,
-    /// Only keys before this
+    /// Only keys less than this one
     #[arg(long)]
     end: Option<String>,
-    /// Descending keys
+    /// List keys in descending order
     #[arg(long)]
     reverse: bool,
-    /// The most entries in the page
+    /// Maximum number of entries per page
     #[arg(long, default_value_t = 100)]
     limit: u32,
-    /// Print the values too
+    /// Print values too
     #[arg(long)]
     values: bool,
-    /// Go on where the page before ended
+    /// Resume from this cursor
     #[arg(long, conflicts_with = "all")]
     cursor: Option<String>,
-    /// All pages, each of --limit entries
+    /// Print all pages, each of --limit entries
     #[arg(long)]
     all: bool,
 }
@@ -183,7 +183,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
     }
 }
 
-/// An answer, or none if there is no such entry.
+/// The response, or `None` if the entry does not exist.
 fn present<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -234,7 +234,7 @@ async fn delete(global: &Global, at: At, if_version: Option<u64>) -> Result<Outc
     output::object(global.json, &json!({ "deleted": deleted }), || {
         let text = match deleted {
             true => "Deleted.",
-            false => "There was no such entry.",
+            false => "No such entry.",
         };
         text.to_owned()
     })?;
@@ -252,7 +252,7 @@ async fn get(global: &Global, at: At) -> Result<Outcome, Failure> {
         if global.json {
             output::object(true, &serde_json::Value::Null, String::new)?;
         } else {
-            output::note("There is no such entry.");
+            output::note("No such entry.");
         }
         return Ok(Outcome::Absent);
     };
@@ -270,8 +270,7 @@ async fn get(global: &Global, at: At) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// An entry as JSON. Its own JSON is passed on to the letter, so that no digit
-/// of a number is lost.
+/// An entry as JSON. Its value is passed on unchanged, so that numbers keep all their digits.
 #[derive(Serialize)]
 struct EntryObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -306,7 +305,7 @@ impl<'a> EntryObject<'a> {
     }
 }
 
-/// A page as it comes, for people.
+/// A page, for printing as a table.
 #[derive(Deserialize)]
 struct EntryPage {
     entries: Vec<Line>,
@@ -329,7 +328,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Its value as far as a table has room for it.
+    /// The value, shortened for a table.
     pub(super) fn shown(&self) -> String {
         shown(self.json.as_deref(), self.bytes.as_deref())
     }
@@ -345,7 +344,7 @@ async fn list_pages(global: &Global, args: ListArgs) -> Result<Outcome, Failure>
         let parsed: EntryPage =
             serde_json::from_slice(&page).map_err(|e| Failure::host(e.to_string()))?;
         if global.json {
-            // To the letter, so that no digit of a number is lost.
+            // Unchanged, so that numbers keep all their digits.
             output::json_line(&page)?;
         } else {
             print_page(&args, &parsed)?;
@@ -400,7 +399,7 @@ fn print_page(args: &ListArgs, page: &EntryPage) -> Result<(), Failure> {
     output::table(["KEY", "VERSION", "UPDATED", "VALUE"], rows)
 }
 
-/// A value as far as a table has room for it.
+/// A value, shortened for a table.
 fn shown(json: Option<&RawValue>, bytes: Option<&str>) -> String {
     const CHARS_MAX: usize = 60;
     match (json, bytes) {

@@ -1,8 +1,8 @@
-//! The server's own log: lines go through a bounded queue to a thread of its own, so
-//! that no reader of standard error, slow or gone, holds up the server.
+//! The server's own log. Lines go through a bounded queue to a separate thread, so that a slow or
+//! closed standard error does not block the server.
 //!
-//! `tracing-appender` bounds its queue by lines, not bytes, and prints to standard
-//! output when it cannot stop its worker, which can block or panic in turn.
+//! `tracing-appender` bounds its queue by lines, not bytes, and if it cannot stop its worker it
+//! prints to standard output, which can block or panic.
 
 use kvasm::metrics::Metrics;
 use parking_lot::{Condvar, Mutex};
@@ -12,16 +12,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The most bytes of lines that wait to be written. Lines beyond it are dropped.
+/// Maximum bytes of queued lines. Further lines are dropped.
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
-/// What a line takes in the queue beside its text.
+/// Overhead of a queued line, in addition to its text.
 const LINE_OVERHEAD: usize = 64;
-/// The longest line, in bytes. A longer one is cut.
+/// Maximum length of a line, in bytes. A longer line is truncated.
 const LINE_BYTES_MAX: usize = 16 * 1024;
-/// How long the end of the process waits for lines to be written.
+/// How long the process waits at its end for lines to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A writer of log lines that never waits. Clones write to the same queue.
+/// A writer of log lines that never blocks. Clones write to the same queue.
 #[derive(Clone)]
 pub(super) struct LogWriter(Arc<Shared>);
 
@@ -40,11 +40,11 @@ struct Queue {
     bytes: usize,
     /// Lines dropped since the last line that was written.
     dropped: u64,
-    /// Whether the thread has a line in its hands.
+    /// Whether the thread is writing a line.
     writing: bool,
 }
 
-/// Waits at its end, for a bounded time, until the lines are written.
+/// Waits on drop, for a bounded time, until the lines are written.
 pub(super) struct LogGuard(LogWriter);
 
 impl Drop for LogGuard {
@@ -54,8 +54,8 @@ impl Drop for LogGuard {
 }
 
 impl LogWriter {
-    /// Starts the thread that writes to `out`. `dropped_line` makes the line that
-    /// says how many lines were dropped.
+    /// Starts the thread that writes to `out`. `dropped_line` formats the line that reports how
+    /// many lines were dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -108,8 +108,8 @@ impl LogWriter {
 }
 
 impl Shared {
-    /// The thread: writes lines until the process ends. A line that cannot be
-    /// written counts as dropped.
+    /// The thread: writes lines until the process ends. A line that cannot be written counts as
+    /// dropped.
     fn write_all(&self, mut out: impl Write, dropped_line: fn(u64) -> String) {
         let mut lost = 0;
         loop {
@@ -127,7 +127,7 @@ impl Shared {
         }
     }
 
-    /// Waits for the next line, and for how many were dropped after it.
+    /// Waits for the next line. Also returns how many lines were dropped after it.
     fn next(&self) -> (Option<Vec<u8>>, u64) {
         let mut queue = self.queue.lock();
         queue.writing = false;
@@ -141,7 +141,7 @@ impl Shared {
             let bytes = line.len().min(LINE_BYTES_MAX) + LINE_OVERHEAD;
             queue.bytes = queue.bytes.saturating_sub(bytes);
         }
-        // They came when the queue was full, so after all of it.
+        // They were dropped when the queue was full, so they come after all of it.
         let dropped = match queue.lines.is_empty() {
             true => std::mem::take(&mut queue.dropped),
             false => 0,
@@ -169,8 +169,8 @@ impl MakeWriter<'_> for LogWriter {
     }
 }
 
-/// Sends the message of a panic to the log. The usual hook writes to standard error
-/// itself, and would wait for its reader on a thread that serves.
+/// Logs the message of a panic. The default hook writes to standard error itself, which could block
+/// a server thread.
 pub(super) fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    /// Takes a line each time that it is let.
+    /// Accepts a line each time that the test allows it.
     struct Stalled {
         go: Receiver<()>,
         written: Sender<String>,
@@ -226,8 +226,8 @@ mod tests {
             match line.strip_suffix(" dropped\n") {
                 Some(dropped) => break dropped.parse().unwrap(),
                 None => {
-                    // In their order. A line that is taken late makes room for one behind
-                    // those that were dropped.
+                    // In order. A line that is accepted late makes room for one after those that
+                    // were dropped.
                     let number: usize = line.split_once(" x").unwrap().0.parse().unwrap();
                     assert!(number >= next, "{line}");
                     next = number + 1;
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(taken + dropped, count);
         let counted = format!("kvasm_log_lines_dropped_total {dropped}\n");
         assert!(metrics.encode().contains(&counted), "{}", metrics.encode());
-        // With nobody who reads, the end waits for a moment only.
+        // Without a reader, the end waits only for a moment.
         drop(lines);
         drop(let_go);
         drop(guard);

@@ -16,19 +16,19 @@ use uuid::Uuid;
 pub(super) struct Logs {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
-    /// Print new lines as they come
+    /// Print new lines as they arrive
     #[arg(long, short)]
     follow: bool,
-    /// The number of lines to show
+    /// Number of lines to show
     #[arg(long, short = 'n', default_value_t = 100)]
     limit: u32,
-    /// Of this request alone
+    /// Only lines of this request
     #[arg(long, value_name = "ID")]
     request: Option<Uuid>,
-    /// At least as severe as this: error, warn, info, debug or trace
+    /// Only lines at least as severe as this: error, warn, info, debug or trace
     #[arg(long, value_parser = level)]
     level: Option<Level>,
-    /// Written at this time or later: like 2026-01-31T12:00:00Z, or 2h for two hours ago
+    /// Only lines written at or after this time: 2026-01-31T12:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = when)]
     since: Option<Timestamp>,
 }
@@ -36,14 +36,14 @@ pub(super) struct Logs {
 fn level(word: &str) -> Result<Level, String> {
     let words = || Level::ALL.map(Level::as_str).join(", ");
     word.parse()
-        .map_err(|()| format!("a level is one of {}", words()))
+        .map_err(|()| format!("expected one of {}", words()))
 }
 
 pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
     if !client.is_server() {
         return Err(Failure::user(
-            "logs are in the memory of a running server; name it with --server",
+            "logs are in the memory of a running server; specify it with --server",
         ));
     }
     let path = Path::app(&logs.app, &["logs"]).with("limit", Some(logs.limit));
@@ -72,7 +72,7 @@ pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure>
 }
 
 fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
-    // A blank line only says that the server is there.
+    // A blank line only keeps the connection alive.
     if line.is_empty() {
         return Ok(());
     }
@@ -80,14 +80,14 @@ fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
         return output::json_line(line);
     }
     let log: LogView = serde_json::from_slice(line)
-        .map_err(|e| Failure::host(format!("the answer is not what it must be: {e}")))?;
+        .map_err(|e| Failure::host(format!("the server sent an invalid response: {e}")))?;
     writeln!(std::io::stdout(), "{}", shown(&log))?;
     Ok(())
 }
 
-/// A record as people read it. A line break in a plugin's text is written as an escape,
-/// so that it cannot look like another record, of the host for example. What the host
-/// says may have several lines, such as a trace; those after the first are indented.
+/// Formats a record for people. Line breaks in a plugin's text are escaped, so that it cannot forge
+/// another record, such as one of the host. A record of the host may have several lines, such as a
+/// trace; those after the first are indented.
 fn shown(log: &LogView) -> String {
     let (at, level) = (output::time(log.at), &log.level);
     let source = if log.source == "host" { "[host] " } else { "" };

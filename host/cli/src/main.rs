@@ -1,5 +1,5 @@
-//! The command line: parse the arguments, call the library, print for people or
-//! as JSON, and say by the exit code whose fault a failure is.
+//! The command line: parses the arguments, calls the library, prints for people or as JSON, and
+//! reports whose fault a failure is by the exit code.
 
 mod allocator;
 mod app;
@@ -48,11 +48,11 @@ Examples:
 
 Exit codes:
   0  success
-  1  what was asked for is not there (kv get, kv has, kv delete; dead-letter show, replay, discard), or an older
-     schema (migrate --check)
-  2  your fault: bad arguments, an unknown app, a refused value, a conflict, a missing scope
-  3  the plugin's fault: it cannot be loaded, trapped, failed or ran out of time
-  4  the host's fault: the server or the store cannot be reached, or an internal error";
+  1  not found (kv get, kv has, kv delete; dead-letter show, replay, discard; delivery discard),
+     or an older schema (migrate --check)
+  2  caller's fault: bad arguments, an unknown app, a refused value, a conflict, a missing scope
+  3  plugin's fault: it cannot be loaded, trapped, failed, or timed out
+  4  host's fault: the server or the store is unavailable, or an internal error";
 
 /// A multi-tenant WebAssembly plugin host with a durable key-value store for each app.
 #[derive(Parser)]
@@ -68,57 +68,57 @@ struct Cli {
 enum Command {
     /// Serve apps over HTTP
     Serve(serve::Serve),
-    /// Keep a server and a token, for the commands below
+    /// Save a server and a token for other commands
     Login(profile::Login),
     /// Call a function of an app's active plugin
     Call(plugin::Call),
-    /// Try a plugin without deploying it: load it for an app and call a function
+    /// Run a function of a plugin without deploying it
     Run(run::Run),
-    /// Deploy plugins, and roll back
+    /// Deploy plugins and roll them back
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Create, list, show and delete apps
+    /// Manage apps
     #[command(subcommand)]
     App(app::Command),
     /// Read and write an app's entries
     #[command(subcommand)]
     Kv(kv::Command),
-    /// Say which changes and times call a plugin's functions
+    /// Manage triggers
     #[command(subcommand)]
     Trigger(trigger::Command),
-    /// Show what triggers have still to do
+    /// Show and discard outstanding deliveries
     #[command(subcommand)]
     Delivery(delivery::Command),
-    /// Show, replay and discard deliveries that were given up
+    /// Show, replay and discard dead letters
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
-    /// Show what an app uses
+    /// Show the usage of an app
     Usage(app::Usage),
-    /// Show what an app's plugin has logged
+    /// Show the log of an app's plugin
     Logs(logs::Logs),
-    /// Make, list and revoke tokens
+    /// Create, list and revoke tokens
     #[command(subcommand)]
     Token(token::Command),
-    /// Show what administrators did
+    /// Show the audit log
     Audit(token::Audit),
-    /// Bring the store's schema up to date, or say whether it is
+    /// Migrate the store's schema, or check whether it is up to date
     Migrate(migrate::Migrate),
 }
 
-/// Where compiled plugins are kept.
+/// The folder for compiled plugins.
 #[derive(Args)]
 struct CacheArgs {
-    /// The folder for compiled plugins, or none [env: KVASM_CACHE_DIR]
-    /// [default: in your cache directory]
+    /// Folder for compiled plugins, or none [env: KVASM_CACHE_DIR] [default: in your cache
+    /// directory]
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<open::CacheDir>,
-    /// Compile the plugin and keep nothing, as --cache-dir none
+    /// Compile the plugin without caching it, like --cache-dir none
     #[arg(long)]
     no_cache: bool,
 }
 
 impl CacheArgs {
-    /// The folder; `configured` unless an argument says otherwise.
+    /// The folder: `configured` unless an argument overrides it.
     fn folder(self, configured: open::CacheDir) -> open::CacheDir {
         match self.no_cache {
             true => open::CacheDir::None,
@@ -129,7 +129,7 @@ impl CacheArgs {
 
 fn main() -> ExitCode {
     allocator::give_back_large_buffers();
-    // Before anything else: it answers on standard output, and no thread runs yet.
+    // First of all: it responds on standard output, and no other thread may be running.
     if std::env::args_os()
         .nth(1)
         .is_some_and(|first| first == open::COMPILE_WORKER)
@@ -146,7 +146,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<Outcome, Failure> {
     let environment = Environment::read()?;
-    // A server has a log of its own.
+    // A server sets up its own log.
     if !matches!(cli.command, Command::Serve(_)) {
         start_log(&environment)?;
         environment.warn_of_unknown();
@@ -155,20 +155,20 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
     let is_server = matches!(cli.command, Command::Serve(_));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        // A guest may have its thread for 10 ms a poll. By default new connections and
-        // bytes are looked for after 61 polls, which is more than half a second then.
+        // A guest may use its thread for 10 ms per poll. By default the runtime checks for new
+        // connections and data every 61 polls, which would then be more than half a second.
         .event_interval(8)
         .build()?;
     let result = runtime.block_on(dispatch(&global, cli.command));
     if !is_server {
-        // A read of standard input cannot be ended: an import that was refused would
-        // wait for its writer.
+        // A blocked read of standard input cannot be cancelled: after a refused import, shutdown
+        // would wait for the process that writes the input.
         runtime.shutdown_background();
     }
     result
 }
 
-/// The host's own log goes to standard error; `KVASM_LOG` chooses what of it.
+/// The host's own log goes to standard error, filtered by `KVASM_LOG`.
 fn start_log(environment: &Environment) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
     let filter = environment.get("KVASM_LOG").unwrap_or("error,kvasm=warn");
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    /// The ids of a command's own arguments, those for every command left out.
+    /// Checks that no argument of a command has the id of a global one.
     fn check(command: &clap::Command, global: &[clap::Id]) {
         for argument in command.get_arguments() {
             let (name, id) = (command.get_name(), argument.get_id());
@@ -218,7 +218,7 @@ mod tests {
         }
     }
 
-    /// Values are found by id: two arguments with one id have one value.
+    /// Values are found by id: two arguments with the same id would share one value.
     #[test]
     fn no_argument_has_the_id_of_one_for_every_command() {
         let cli = Cli::command();

@@ -1,4 +1,4 @@
-//! `kvasm migrate`: the schema of a store, and what follows a restore.
+//! `kvasm migrate`: migrates the schema of a store, and prepares a restored store.
 
 use super::failure::{Failure, Outcome};
 use super::open::{self, StoreSpec};
@@ -13,11 +13,10 @@ use serde_json::json;
 
 #[derive(Args)]
 pub(super) struct Migrate {
-    /// Change nothing: say whether the schema is up to date. If not, the exit code is 1
+    /// Change nothing; report whether the schema is up to date (exit code 1 if it is not)
     #[arg(long, conflicts_with = "restored")]
     check: bool,
-    /// After a backup was restored: make sure that no version comes back that an entry
-    /// had after the backup was made
+    /// After restoring a backup: skip the versions that entries may have had since the backup
     #[arg(long)]
     restored: bool,
 }
@@ -32,7 +31,7 @@ pub(super) async fn run(global: &Global, migrate: Migrate) -> Result<Outcome, Fa
     if migrate.check {
         return check(global, &spec, on_postgres).await;
     }
-    // Opening a store brings it up to date.
+    // Opening a store migrates it.
     drop(open::store(&spec, Metrics::default(), When::Always, &config).await?);
     let skipped = match migrate.restored {
         true => Some(skip_versions(&spec, on_postgres).await?),
@@ -63,12 +62,12 @@ async fn check(
         (SchemaState::Empty, _) => ("empty", "empty".to_owned()),
         (SchemaState::Older, found) => {
             let found = found.unwrap_or(0);
-            let text = format!("older: it has the schema {found}, and {needed} is needed");
+            let text = format!("older: schema {found}, but {needed} is required");
             ("older", text)
         }
         (SchemaState::Newer, found) => {
             let found = found.unwrap_or(0);
-            let text = format!("newer: it has the schema {found}, and this program needs {needed}");
+            let text = format!("newer: schema {found}, but this program requires {needed}");
             ("newer", text)
         }
     };
@@ -84,10 +83,10 @@ async fn check(
 }
 
 fn no_schema() -> Failure {
-    Failure::user("a store in memory has no schema; name another with --store")
+    Failure::user("a memory store has no schema; specify another with --store")
 }
 
-/// Returns the last version that is skipped.
+/// Returns the last version that was skipped.
 async fn skip_versions(
     spec: &StoreSpec,
     on_postgres: impl Fn(&str) -> PostgresOptions,
@@ -100,7 +99,7 @@ async fn skip_versions(
     skipped.map_err(at(spec))
 }
 
-/// Says that the store is up to date, and makes a SQLite file shrink from now on.
+/// Reports the migration, and enables shrinking of a SQLite file.
 async fn report(
     global: &Global,
     spec: &StoreSpec,
@@ -116,7 +115,7 @@ async fn report(
         text.push_str(sentence);
     };
     if let Some(last) = skipped {
-        let sentence = format!("\nVersions of entries go on after {last}.");
+        let sentence = format!("\nVersions of entries continue after {last}.");
         add("versions_after", last.into(), &sentence);
     }
     if let StoreSpec::Sqlite(path) = spec {

@@ -1,4 +1,4 @@
-//! Opening the store and finding the app.
+//! Opens the store and finds the app.
 
 use super::Global;
 use super::config::Config;
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Which store.
+/// A store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoreSpec {
     Sqlite(PathBuf),
@@ -30,11 +30,11 @@ impl FromStr for StoreSpec {
         let text = trimmed(text);
         match text.split_once(':') {
             Some(("sqlite", path)) => sqlite(path),
-            // Both `postgres:URL` and the bare URL are understood.
+            // Both `postgres:URL` and the bare URL are accepted.
             Some(("postgres" | "postgresql", rest)) if rest.starts_with("//") => postgres(text),
             Some(("postgres", url)) if url.contains("://") => postgres(url),
             None if text == "memory" => Ok(StoreSpec::Memory),
-            _ => Err("a store is sqlite:PATH, postgres:URL or memory".to_owned()),
+            _ => Err("expected sqlite:PATH, postgres:URL or memory".to_owned()),
         }
     }
 }
@@ -42,34 +42,34 @@ impl FromStr for StoreSpec {
 fn sqlite(path: &str) -> Result<StoreSpec, String> {
     let why = match path {
         "" => "the path is empty",
-        ":memory:" => "a store that is gone at the end is memory",
-        path if path.starts_with("//") => "it is a path and not a URL: sqlite:PATH",
-        path if trimmed(path) != path => "there are blanks around the path",
+        ":memory:" => "for a store in memory, use memory",
+        path if path.starts_with("//") => "expected a path, not a URL: sqlite:PATH",
+        path if trimmed(path) != path => "the path has leading or trailing blanks",
         path => return Ok(StoreSpec::Sqlite(path.into())),
     };
     Err(why.to_owned())
 }
 
-/// Reads a URL. The messages never repeat it: it can hold a password.
+/// Parses a URL. The messages never repeat it, since it may contain a password.
 fn postgres(url: &str) -> Result<StoreSpec, String> {
     const HINT: &str = "; in a password write % as %25, / as %2F, # as %23, ? as %3F and @ as %40";
     let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
     if !matches!(scheme, "postgres" | "postgresql") {
-        return Err("a URL of Postgres begins with postgres://".to_owned());
+        return Err("a Postgres URL begins with postgres://".to_owned());
     }
     let hint = if rest.contains('@') { HINT } else { "" };
-    let parsed = url::Url::parse(url).map_err(|e| format!("the URL cannot be read: {e}{hint}"))?;
-    // What stands before the @ is then cut at a mark that a password has.
+    let parsed = url::Url::parse(url).map_err(|e| format!("invalid URL: {e}{hint}"))?;
+    // An unescaped character of the password has then ended the part before the @.
     let in_query = parsed.query().is_some_and(|query| query.contains('@'));
     let is_cut = parsed.path().contains('@') || (in_query && parsed.path().is_empty());
     if is_cut || parsed.fragment().is_some() {
-        return Err(format!("the URL cannot be read{HINT}"));
+        return Err(format!("invalid URL{HINT}"));
     }
     Ok(StoreSpec::Postgres(url.to_owned()))
 }
 
 impl StoreSpec {
-    /// The store as it may be shown: without a password.
+    /// The store without a password, for display.
     pub(super) fn shown(&self) -> String {
         match self {
             StoreSpec::Sqlite(path) => format!("sqlite:{}", path.display()),
@@ -78,7 +78,7 @@ impl StoreSpec {
                     if url.password().is_some() {
                         let _ = url.set_password(Some("..."));
                     }
-                    // Parameters can hold one too.
+                    // Parameters can contain one too.
                     if url.query().is_some() {
                         url.set_query(Some("..."));
                     }
@@ -101,15 +101,15 @@ impl StoreSpec {
 
 fn user_folders() -> Result<ProjectDirs, Failure> {
     ProjectDirs::from("", "", "kvasm")
-        .ok_or_else(|| Failure::user("you have no home directory; name a store with --store"))
+        .ok_or_else(|| Failure::user("no home directory found; specify a store with --store"))
 }
 
-/// Where compiled plugins are kept between processes.
+/// The folder where compiled plugins are cached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CacheDir {
-    /// In the user's cache directory, if there is one.
+    /// In the user's cache directory, if it exists.
     Default,
-    /// Nowhere.
+    /// No folder.
     None,
     Folder(PathBuf),
 }
@@ -119,10 +119,10 @@ impl FromStr for CacheDir {
 
     fn from_str(text: &str) -> Result<CacheDir, String> {
         match trimmed(text) {
-            "" => Err("it is empty; write none for no folder".to_owned()),
+            "" => Err("the path is empty; use none for no folder".to_owned()),
             "none" => Ok(CacheDir::None),
             text if text.eq_ignore_ascii_case("none") => {
-                Err("write none for no folder, or ./None for one of that name".to_owned())
+                Err("use none for no folder, or ./None for a folder of that name".to_owned())
             }
             folder => Ok(CacheDir::Folder(folder.into())),
         }
@@ -130,7 +130,7 @@ impl FromStr for CacheDir {
 }
 
 impl CacheDir {
-    /// The same host with this folder. Without a home directory there is a warning.
+    /// Sets the folder. Logs a warning if there is no home directory.
     pub(super) fn apply(&self, builder: HostBuilder) -> HostBuilder {
         match self {
             CacheDir::None => builder,
@@ -139,8 +139,8 @@ impl CacheDir {
                 Ok(folders) => builder.cache_dir(folders.cache_dir().join("compiled")),
                 Err(_) => {
                     tracing::warn!(
-                        "there is no home directory for a cache folder; plugins are compiled \
-                         at each start. Name a folder, or none, with --cache-dir"
+                        "no home directory found for the cache folder; plugins are compiled \
+                         at each start. Specify a folder, or none, with --cache-dir"
                     );
                     builder
                 }
@@ -149,19 +149,19 @@ impl CacheDir {
     }
 }
 
-/// The folder of the file of profiles.
+/// The folder of the profiles file.
 pub(super) fn config_dir() -> Result<PathBuf, Failure> {
     Ok(user_folders()?.config_dir().to_owned())
 }
 
-/// The server's configuration: its file if one is named, and over it the environment.
+/// The server's configuration: the file, if one is specified, overridden by the environment.
 pub(super) fn config(global: &Global) -> Result<Config, Failure> {
     let environment = |name: &str| global.environment().get(name).map(str::to_owned);
     let config = Config::load(global.config().as_deref(), environment, &[]);
     config.map_err(|e| Failure::user(e.to_string()))
 }
 
-/// The store that was asked for, or that of the configuration, or the default.
+/// The store of the arguments, of the configuration, or the default.
 pub(super) fn spec(global: &Global, config: &Config) -> Result<StoreSpec, Failure> {
     match (global.store(), &config.store) {
         (Some(text), _) => parse(text),
@@ -170,8 +170,8 @@ pub(super) fn spec(global: &Global, config: &Config) -> Result<StoreSpec, Failur
     }
 }
 
-/// Reads what `--store` says. Not the parser of arguments, which would repeat it
-/// in its message: it can hold a password.
+/// Parses `--store`. The argument parser does not, since its error messages repeat the text, which
+/// may contain a password.
 pub(super) fn parse(text: &str) -> Result<StoreSpec, Failure> {
     let why = |why| Failure::user(format!("--store or KVASM_STORE is not valid: {why}"));
     text.parse().map_err(why)
@@ -184,7 +184,7 @@ pub(super) fn default_store() -> Result<StoreSpec, Failure> {
     Ok(StoreSpec::Sqlite(folder.join("kvasm.db")))
 }
 
-/// Makes a folder that its owner alone can enter.
+/// Creates a folder that only its owner can enter.
 pub(super) fn make_private(folder: &std::path::Path) -> Result<(), Failure> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
@@ -195,7 +195,7 @@ pub(super) fn make_private(folder: &std::path::Path) -> Result<(), Failure> {
         .map_err(|e| Failure::host(format!("{}: {e}", folder.display())))
 }
 
-/// Opens a store as the configuration says, and brings its schema up to date if it may be.
+/// Opens a store with the options of the configuration, and migrates its schema if allowed.
 pub(super) async fn store(
     spec: &StoreSpec,
     metrics: Metrics,
@@ -224,7 +224,7 @@ pub(super) async fn store(
     })
 }
 
-/// A host over the store that was asked for, with the limits of the configuration.
+/// A host builder with the selected store and the configuration's limits.
 pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
     let spec = spec(global, config)?;
@@ -241,18 +241,18 @@ pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuil
         .new_apps(config.new_apps))
 }
 
-/// Modules are compiled in processes of this program.
+/// Compiles modules in processes of this program.
 pub(super) fn compiler() -> Compiler {
     Compiler::this_program([COMPILE_WORKER]).unwrap_or_else(|error| {
-        tracing::warn!(%error, "this program cannot be found; plugins are compiled in this process");
+        tracing::warn!(%error, "cannot find this program; compiling in this process");
         Compiler::InProcess
     })
 }
 
-/// The argument that makes a process of this program a compiler.
+/// The argument that runs this program as a compiler process.
 pub(super) const COMPILE_WORKER: &str = "compile-worker";
 
-/// The app of that name.
+/// Finds an app by name.
 pub(super) async fn app(host: &Host, name: &AppName) -> Result<App, Failure> {
     host.app(name).await?.ok_or_else(|| Failure::no_app(name))
 }

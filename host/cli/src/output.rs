@@ -1,4 +1,4 @@
-//! Printing: tables for people, JSON for machines.
+//! Printing of results: tables for people, JSON for machines.
 
 use super::client;
 use super::failure::Failure;
@@ -23,17 +23,17 @@ pub(super) fn object(
     Ok(())
 }
 
-/// Prints a line for people to standard error. One that nobody reads is lost.
+/// Prints a line for people to standard error; errors are ignored.
 pub(super) fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", clean(line));
 }
 
-/// The same of an item that can have several lines.
+/// Like [`note`], for text of several lines.
 pub(super) fn note_item(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", clean_item(text));
 }
 
-/// The same of JSON.
+/// Like [`note`], for JSON.
 pub(super) fn note_json(value: &Value) {
     let _ = writeln!(std::io::stderr(), "{}", clean_json(&value.to_string()));
 }
@@ -44,7 +44,7 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
     json_line(&text)
 }
 
-/// Prints JSON of the server to the letter, on a line. On a terminal its control
+/// Prints the server's JSON unchanged, followed by a line break. On a terminal its control
 /// characters are escaped.
 pub(super) fn json_line(bytes: &[u8]) -> Result<(), Failure> {
     if std::io::stdout().is_terminal() {
@@ -53,7 +53,7 @@ pub(super) fn json_line(bytes: &[u8]) -> Result<(), Failure> {
     line(bytes)
 }
 
-/// Prints a line as it is.
+/// Prints a line unchanged.
 pub(super) fn line(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(bytes)?;
@@ -61,7 +61,8 @@ pub(super) fn line(bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// JSON that cannot drive a terminal and means the same: what could is in its strings.
+/// Escapes what could control a terminal, without changing the JSON's meaning: such characters are
+/// only in strings.
 fn clean_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -87,7 +88,7 @@ pub(super) fn rows(rows: &[[String; 2]]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints rows as a table; control characters in them are written as escapes.
+/// Prints rows as a table; control characters in them are escaped.
 pub(super) fn table<const N: usize>(
     head: [&str; N],
     rows: impl IntoIterator<Item = [String; N]>,
@@ -104,8 +105,8 @@ pub(super) fn table<const N: usize>(
     Ok(())
 }
 
-/// Writes bytes of a plugin or an entry: to the letter into a file or a pipe,
-/// and to a terminal as text that cannot drive it.
+/// Writes bytes of a plugin or an entry: unchanged into a file or a pipe, and escaped to a
+/// terminal.
 pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     if stdout.is_terminal() {
@@ -117,8 +118,8 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The same of an answer, as it comes, with `end` behind it: it may be larger than
-/// this process's memory.
+/// Like [`raw`], for a response, as it arrives, followed by `end`: it may be larger than this
+/// process's memory.
 pub(super) async fn stream(answer: Response<Body>, end: &[u8]) -> Result<(), Failure> {
     if std::io::stdout().is_terminal() {
         return raw(&client::bytes(answer).await?);
@@ -129,18 +130,19 @@ pub(super) async fn stream(answer: Response<Body>, end: &[u8]) -> Result<(), Fai
     Ok(out.flush()?)
 }
 
-/// Text of several lines that cannot drive a terminal.
+/// Escapes what could control a terminal, except line breaks.
 pub(super) fn clean_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().map(clean).collect();
     lines.join("\n")
 }
 
-/// An item of a list: lines after its first cannot look like the start of another.
+/// Like [`clean_lines`], with lines after the first indented, so that they cannot look like another
+/// item of a list.
 pub(super) fn clean_item(text: &str) -> String {
     clean_lines(text).replace('\n', "\n    ")
 }
 
-/// Text that cannot drive a terminal.
+/// Escapes what could control a terminal.
 pub(super) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -153,14 +155,14 @@ pub(super) fn clean(text: &str) -> String {
     out
 }
 
-/// Whether a character drives a terminal: controls, separators of lines, and what
-/// turns the direction of text.
+/// Whether a character can control a terminal: control characters, line separators, and characters
+/// that change the direction of text.
 fn drives(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A time as people read it. One that has no date here is a number of milliseconds.
+/// Formats a time. One beyond the range of dates is shown in milliseconds.
 pub(super) fn time(at_ms: i64) -> String {
     match u64::try_from(at_ms) {
         Ok(ms) if at_ms < Timestamp::END.0 => {

@@ -14,39 +14,39 @@ use std::path::PathBuf;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Upload a module as a new version, and make it the active one
+    /// Upload a module as a new version and activate it
     #[command(after_help = "Example:\n  kvasm plugin deploy shop target/guests/shortener.wasm")]
     Deploy {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
         /// The plugin, a wasm module
         module: PathBuf,
-        /// Leave the version that is active so
+        /// Keep the current version active
         #[arg(long)]
         no_activate: bool,
     },
-    /// List the versions, newest first
+    /// List versions, newest first
     Versions {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
     },
-    /// List what the active version offers
+    /// List the functions and handlers of the active version
     Functions {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
     },
-    /// Make a version the active one
+    /// Activate a version
     Activate {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
         version: u32,
     },
-    /// Make the version active that the active one replaced
+    /// Activate the version that the active one replaced
     Rollback {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
     },
-    /// Delete a version that is not active
+    /// Delete an inactive version
     Delete {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
@@ -60,7 +60,7 @@ pub(super) struct Call {
     app: AppName,
     /// The function to call
     function: String,
-    /// Its input: text, @FILE, or - for standard input [default: none]
+    /// Input of the function: text, @FILE, or - for stdin [default: none]
     #[arg(long, short)]
     input: Option<String>,
 }

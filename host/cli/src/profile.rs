@@ -1,4 +1,4 @@
-//! Which server: by arguments, by the environment, or by a file of profiles.
+//! Selects the server: by arguments, the environment or a profile.
 
 use super::client::{Client, Path as RequestPath, Target};
 use super::config::Config;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The profile that is used if none is named.
+/// The profile that is used if none is specified.
 const DEFAULT: &str = "default";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ struct Profile {
 
 type Profiles = BTreeMap<String, Profile>;
 
-/// The server that commands go to; none if they go to a store.
+/// The server that commands go to; `None` if they go to a store.
 pub(super) fn target(global: &Global, config: &Config) -> Result<Option<Target>, Failure> {
     let name = match global.place() {
         Place::Server(server) => {
@@ -41,7 +41,7 @@ pub(super) fn target(global: &Global, config: &Config) -> Result<Option<Target>,
     };
     let path = match (path(), name) {
         (Ok(path), _) => path,
-        // Without a home there are no profiles.
+        // Without a home directory there are no profiles.
         (Err(_), None) => return Ok(None),
         (Err(failure), Some(_)) => return Err(failure),
     };
@@ -53,7 +53,7 @@ pub(super) fn target(global: &Global, config: &Config) -> Result<Option<Target>,
         })),
         (None, None) => Ok(None),
         (None, Some(name)) => Err(Failure::user(format!(
-            "{} has no profile {name:?}{}; `kvasm login --profile {name} --server URL --token TOKEN` makes it",
+            "{} has no profile {name:?}{}; create it with `kvasm login --profile {name} --server URL --token TOKEN`",
             path.display(),
             similar(name, profiles.keys().cloned())
         ))),
@@ -77,15 +77,15 @@ fn read(path: &Path) -> Result<Profiles, Failure> {
 
 #[derive(Args)]
 pub(super) struct Login {
-    /// Do not ask the server whether it is there and knows the token
+    /// Do not check that the server is reachable and accepts the token
     #[arg(long)]
     no_check: bool,
 }
 
-/// Keeps a server and a token in the file of profiles, for its owner alone.
+/// Saves a server and a token in the profiles file, readable only by its owner.
 pub(super) async fn login(global: &Global, login: Login) -> Result<Outcome, Failure> {
     let Some(server) = global.server() else {
-        return Err(Failure::user("name the server with --server URL"));
+        return Err(Failure::user("specify the server with --server URL"));
     };
     let target = Target {
         server: server.to_owned(),
@@ -107,19 +107,19 @@ pub(super) async fn login(global: &Global, login: Login) -> Result<Outcome, Fail
     write_private(&path, &text)?;
     let value = serde_json::json!({ "profile": name, "file": path });
     output::object(global.json, &value, || {
-        format!("Kept as the profile {name} in {}.", path.display())
+        format!("Saved as profile {name} in {}.", path.display())
     })?;
     Ok(Outcome::Done)
 }
 
-/// Whether the server is there, and knows the token if there is one.
+/// Checks that the server is reachable, and that it accepts the token if there is one.
 async fn check(client: &Client, has_token: bool) -> Result<(), Failure> {
     let get = |path: RequestPath| path.request("GET", axum::body::Body::empty());
     client.send(get(RequestPath::new(&["healthz"]))?).await?;
     if !has_token {
         return Ok(());
     }
-    // Any route that needs a token will do: a good one without its scope is forbidden.
+    // Any route that needs a token works: without the scope, a valid token is forbidden.
     let apps = RequestPath::new(&["v1", "apps"]).with("limit", Some(1));
     match client.send(get(apps)?).await {
         Err(failure) if !failure.is_kind("forbidden") => Err(failure),
@@ -131,8 +131,8 @@ fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     if let Some(folder) = path.parent() {
         open::make_private(folder)?;
     }
-    // Written aside and renamed, so that a token is never in a file that others
-    // can read, and no half file is left.
+    // Written to a temporary file and renamed, so that the token is never in a file that others can
+    // read, and an interrupted write leaves no partial file.
     let aside = path.with_extension("toml.new");
     let _ = std::fs::remove_file(&aside);
     let mut options = std::fs::OpenOptions::new();

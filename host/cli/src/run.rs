@@ -14,16 +14,15 @@ use std::path::PathBuf;
 pub(super) struct Run {
     /// The plugin, a wasm module
     plugin: PathBuf,
-    /// The app whose entries it reaches
+    /// The app whose entries it uses
     #[arg(long, value_parser = AppName::parse)]
     app: AppName,
     /// The function to call
     function: String,
-    /// Its input: text, @FILE, or - for standard input [default: none]
+    /// Input of the function: text, @FILE, or - for stdin [default: none]
     #[arg(long, short)]
     input: Option<String>,
-    /// Call as a principal with these scopes, such as script:read,script:write
-    /// [default: a public call]
+    /// Call with these scopes, such as script:read,script:write [default: a public call]
     #[arg(long = "as", value_name = "SCOPES", value_delimiter = ',')]
     scopes: Option<Vec<Scope>>,
     #[command(flatten)]
@@ -83,6 +82,6 @@ fn print_log(log: &GuestLog) {
         output::note_item(&line.to_string());
     }
     if log.dropped() > 0 {
-        output::note(&format!("({} more lines were dropped)", log.dropped()));
+        output::note(&format!("({} more lines dropped)", log.dropped()));
     }
 }

@@ -19,16 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
 pub(super) struct Serve {
-    /// The address or name, and the port, to listen on [default: 127.0.0.1:7180]
+    /// Address or host name, and port, to listen on [default: 127.0.0.1:7180]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// The folder for compiled plugins, or none [default: in your cache directory]
+    /// Folder for compiled plugins, or none [default: in your cache directory]
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<String>,
-    /// How log lines are written: text or json
+    /// Format of log lines: text or json
     #[arg(long)]
     log_format: Option<String>,
-    /// Any key of the configuration, such as --set limits.wall_time=2s
+    /// Set a configuration key, such as --set limits.wall_time=2s (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     keys: Vec<(String, String)>,
     /// Print the effective configuration and exit
@@ -39,7 +39,7 @@ pub(super) struct Serve {
 fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-        None => Err("write it as KEY=VALUE".to_owned()),
+        None => Err("expected KEY=VALUE".to_owned()),
     }
 }
 
@@ -54,14 +54,14 @@ fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
     let environment = |name: &str| global.environment().get(name).map(str::to_owned);
     let config = Config::load(global.config().as_deref(), environment, &arguments);
     let mut config = config.map_err(|e| Failure::user(e.to_string()))?;
-    // `--store` is an argument of all commands.
+    // `--store` is a global option.
     if let Some(store) = global.store_argument() {
         config.store = Some(open::parse(store)?);
     }
     Ok(config)
 }
 
-/// Starts the log, which is complete when the guard is dropped.
+/// Starts the log. All lines are written once the guard is dropped.
 fn start_log(config: &Config, metrics: &Metrics) -> Result<LogGuard, Failure> {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_new(&config.log_filter)
@@ -93,16 +93,16 @@ fn start_log(config: &Config, metrics: &Metrics) -> Result<LogGuard, Failure> {
     Ok(guard)
 }
 
-/// Prints lines to standard output without waiting for its reader.
+/// Prints lines to standard output without blocking on its reader.
 fn print_lines(lines: Vec<String>) -> std::io::Result<()> {
     let print = move || {
         let mut out = std::io::stdout().lock();
         let printed = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
         if let Err(error) = printed.and_then(|()| out.flush()) {
-            tracing::warn!(%error, "nothing can be printed to standard output; `kvasm token create` on this host makes a token");
+            tracing::warn!(%error, "cannot write to standard output; create a token with `kvasm token create` on this host");
         }
     };
-    // Not one of the runtime's threads: it waits for those at its end.
+    // Not a thread of the runtime, which would wait for it at shutdown.
     std::thread::Builder::new()
         .name("kvasm-print".to_owned())
         .spawn(print)
@@ -136,11 +136,11 @@ async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
     Ok(config.cache_dir.apply(host).build()?)
 }
 
-/// Files that are kept for the store, the cache, compilers and the log: connections
-/// must not take them all.
+/// File descriptors reserved for the store, the cache, compilers and the log, so that connections
+/// cannot use all of them.
 const OTHER_FILES: u64 = 128;
 
-/// The public connections that there are files for.
+/// The number of public connections that the file limit allows.
 fn connections(config: &Config, files: u64) -> usize {
     let wanted = config.server.connections;
     let of_admin = match config.admin_listen {
@@ -153,16 +153,15 @@ fn connections(config: &Config, files: u64) -> usize {
     if free < wanted {
         tracing::warn!(
             files,
-            "the process may open too few files for server.connections = {wanted}; \
-             {free} connections are taken at once"
+            "the open file limit is too low for server.connections = {wanted}; \
+             using {free} connections"
         );
     }
     wanted.min(free)
 }
 
-/// Connections that wait to be taken. A burst beyond that many is dropped by the
-/// system, and each of those clients tries again after a second or more; the usual
-/// 128 are gone in a few milliseconds.
+/// The listen backlog. Beyond it the system drops connections, and those clients retry after a
+/// second or more. The usual 128 fill up in a few milliseconds.
 const BACKLOG: u32 = 4_096;
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -170,17 +169,17 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A server that is started again need not wait for the connections of the last.
+    // So that a restarted server need not wait for connections of the previous one.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Connections of the administration address that are open at once.
+/// Maximum number of open connections to the administration address.
 const ADMIN_CONNECTIONS: usize = 256;
 
-/// The addresses of a server, open.
+/// The open listeners of a server.
 struct Listeners {
     public: TcpListener,
     admin: Option<TcpListener>,
@@ -201,7 +200,7 @@ impl Listeners {
         })
     }
 
-    /// What is printed of them. The public address is the last.
+    /// The lines to print. The public address comes last.
     fn lines(&self) -> std::io::Result<Vec<String>> {
         let mut lines = Vec::new();
         if let Some(admin) = &self.admin {
@@ -211,7 +210,7 @@ impl Listeners {
         Ok(lines)
     }
 
-    /// Serves all of them until `stop`. Returns whether all requests had ended in time.
+    /// Serves all listeners until `stop`. Returns whether all requests finished in time.
     async fn serve(self, host: &Host, config: &Config, stop: CancellationToken) -> bool {
         let (options, metrics) = (config.server.clone(), host.metrics().clone());
         let Some(listener) = self.admin else {
@@ -246,15 +245,15 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     let _log = start_log(&config, &metrics)?;
     global.environment().warn_of_unknown();
     ignore_hangups()?;
-    // Each connection is a file; the system's default is often 1,024.
+    // Each connection needs a file descriptor; the system's default limit is often 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(files) => config.server.connections = connections(&config, files),
-        Err(error) => tracing::warn!(%error, "the number of open files could not be raised"),
+        Err(error) => tracing::warn!(%error, "cannot raise the open file limit"),
     }
     let host = host(&config, metrics.clone()).await?;
     let listeners = Listeners::open(&config).await?;
 
-    // Before the address is printed: a signal may follow at once.
+    // Before the address is printed, since a signal may follow immediately.
     let stop = CancellationToken::new();
     let signals = Signals::listen()?;
     let stopping = stop_at_signal(
@@ -280,17 +279,16 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     let dispatching = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
     let drained = listeners.serve(&host, &config, stop).await;
     if let Err(error) = dispatching.await {
-        tracing::error!(%error, "the dispatcher has failed");
+        tracing::error!(%error, "the dispatcher failed");
     }
     if !drained {
-        tracing::warn!("requests that still ran after server.drain_timeout were cut off");
+        tracing::warn!("requests still running after server.drain_timeout were aborted");
     }
     tracing::info!("stopped");
     Ok(Outcome::Done)
 }
 
-/// Writes what this server is and what it takes at the most. Of the store no more than
-/// can be shown.
+/// Logs the version and the main limits of this server. The store is shown without secrets.
 fn say_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
     let store = match &config.store {
         Some(spec) => spec.clone(),
@@ -319,15 +317,15 @@ fn say_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A terminal that closes, or a script that asks daemons to read their configuration
-/// again, does not end the server: SIGHUP is a line in the log and nothing else.
+/// Ignores SIGHUP, apart from a log line: neither a closing terminal nor a script that asks daemons
+/// to reload their configuration ends the server.
 #[cfg(unix)]
 fn ignore_hangups() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangups = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
-            tracing::warn!("SIGHUP is ignored: the configuration is read at the start only");
+            tracing::warn!("SIGHUP ignored: the configuration is read only at startup");
         }
     });
     Ok(())
@@ -338,7 +336,7 @@ fn ignore_hangups() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The first signal stops the server, the second the process.
+/// The first signal stops the server gracefully, the second exits at once.
 async fn stop_at_signal(
     mut signals: Signals,
     health: Arc<Health>,
@@ -347,22 +345,22 @@ async fn stop_at_signal(
 ) {
     signals.next().await;
     health.begin_stop();
-    tracing::info!("stopping; a second signal ends it at once");
+    tracing::info!("stopping; send a second signal to exit at once");
     tokio::spawn(async move {
         tokio::time::sleep(delay).await;
         stop.cancel();
-        tracing::info!("no new work is taken");
+        tracing::info!("no longer accepting work");
     });
     signals.next().await;
-    // What was acknowledged is on disk; clients see their connection end.
+    // Acknowledged writes are on disk; clients see their connections close.
     std::process::exit(INTERRUPTED);
 }
 
-/// The exit code of a process that a signal has ended.
+/// The exit code of a process terminated by a signal.
 const INTERRUPTED: i32 = 130;
 
-/// The signals that end the process. One that arrives between two calls of `next`
-/// is not lost.
+/// The signals that stop the process. A signal that arrives between two calls of `next` is not
+/// lost.
 #[cfg(unix)]
 struct Signals {
     terminate: tokio::signal::unix::Signal,

@@ -11,41 +11,41 @@ use std::time::Duration;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Make a token; it is shown once
+    /// Create a token, which is shown only once
     #[command(
         after_help = "Example:\n  kvasm token create ci --app shop --scope plugin:deploy --scope app:read --expires 90d"
     )]
     Create {
-        /// What people call it
+        /// Name of the token, for people
         name: String,
-        /// What it grants; once for each scope
+        /// Scope that the token grants (repeatable)
         #[arg(long = "scope", required = true)]
         scopes: Vec<Scope>,
-        /// The one app that it is good for [default: every app]
+        /// The only app that the token is valid for [default: every app]
         #[arg(long, value_parser = AppName::parse)]
         app: Option<AppName>,
-        /// It stops being good after this time, such as 12h or 90d, or never
-        /// [default: with the token that makes it]
+        /// Expire after this time, such as 12h or 90d, or never [default: with the token that
+        /// creates it]
         #[arg(long, value_name = "TIME", value_parser = expires)]
         expires: Option<Expires>,
     },
     /// List tokens
     List {
-        /// Those of this app alone
+        /// Only tokens of this app
         #[arg(long, value_parser = AppName::parse)]
         app: Option<AppName>,
     },
     /// Revoke a token
     Revoke {
-        /// Its id
+        /// Id of the token
         id: String,
-        /// The app that it is good for, if you administer that one alone
+        /// App of the token, if you administer only that app
         #[arg(long, value_parser = AppName::parse)]
         app: Option<AppName>,
     },
 }
 
-/// After which time a token expires; none for never.
+/// The time until a token expires; `None` for never.
 #[derive(Clone, Copy)]
 pub(super) struct Expires(Option<Duration>);
 
@@ -61,10 +61,10 @@ fn expires(text: &str) -> Result<Expires, String> {
 
 #[derive(Args)]
 pub(super) struct Audit {
-    /// What was done to this app alone
+    /// Only operations on this app
     #[arg(value_parser = AppName::parse)]
     app: Option<AppName>,
-    /// The newest so many rows
+    /// Number of rows to show, newest first
     #[arg(long, default_value_t = 50)]
     limit: u32,
 }
@@ -124,7 +124,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
                     (Some(_), _) => "revoked".to_owned(),
                     (None, Some(at)) if at <= Timestamp::now().0 => "expired".to_owned(),
                     (None, Some(at)) => format!("until {}", output::time(at)),
-                    (None, None) => "good".to_owned(),
+                    (None, None) => "valid".to_owned(),
                 };
                 let app = token.app.unwrap_or_else(|| "every app".to_owned());
                 [token.id, token.name, token.scopes.join(" "), app, state]
@@ -141,7 +141,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
     Ok(Outcome::Done)
 }
 
-/// Shows what administrators did, newest first.
+/// Shows the audit log, newest first.
 pub(super) async fn audit(global: &Global, audit: Audit) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
     let path = path(audit.app.as_ref(), &["audit"]).with("limit", Some(audit.limit));

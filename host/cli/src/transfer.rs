@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
-/// What is read at once.
+/// Size of a read.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 pub(super) async fn export(
@@ -43,18 +43,18 @@ pub(super) async fn export(
     Ok(Outcome::Done)
 }
 
-/// A pause of the reader that a failure is likely to come of.
+/// The length of a pause of the reader that may cause a failure.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
-/// Says what a server does with a reader that pauses, if the failure may come of it.
+/// Adds a hint to a failure that a long pause of the reader may have caused.
 fn after(pause: Duration, failure: Failure) -> Failure {
     if pause < LONG_PAUSE || failure.is_closed_pipe() {
         return failure;
     }
     let seconds = pause.as_secs();
     failure.at(&format!(
-        "the output was not read for {seconds} s, and a server ends answers that are taken too \
-         slowly, as its settings server.write_timeout and server.min_rate say"
+        "the output was not read for {seconds} s, and the server aborts responses that are read \
+         too slowly (see its settings server.write_timeout and server.min_rate)"
     ))
 }
 
@@ -74,7 +74,7 @@ pub(super) async fn import(
     };
     let client = connect(global).await?;
     let progress = Progress::new("read");
-    // Why the input broke off: the server knows nothing of it.
+    // Why reading the input failed, which the server does not know.
     let broken = Arc::new(Mutex::new(None));
     let mut is_first = true;
     let lines = ReaderStream::with_capacity(input, CHUNK_BYTES).map({
@@ -107,12 +107,12 @@ pub(super) async fn import(
         serde_json::from_slice(&answer).map_err(|e| Failure::host(e.to_string()))?;
     output::object(global.json, &json!(done), || {
         let (imported, expired) = (done.imported, done.expired);
-        format!("Imported {imported} entries; {expired} had expired and were left out.")
+        format!("Imported {imported} entries; skipped {expired} that had expired.")
     })?;
     Ok(Outcome::Done)
 }
 
-/// A running count of lines on a terminal; nothing elsewhere.
+/// A running count of lines, on a terminal only.
 struct Progress(ProgressBar);
 
 impl Progress {

@@ -13,23 +13,23 @@ use std::time::Duration;
 
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// List an app's triggers, those of its plugin too
+    /// List an app's triggers, including those of its plugin
     List {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
     },
-    /// Make a trigger, or replace the one of its name; it is not paused then
+    /// Create or replace a trigger; it is not paused afterwards
     #[command(
         after_help = "Examples:\n  kvasm trigger set shop index --collection orders --prefix eu/ --on set\n  \
         kvasm trigger set shop nightly --function tidy --schedule '0 3 * * *'"
     )]
     Set(Set),
-    /// Delete a trigger. One that the plugin declares comes back with the next
-    /// activation: pause it instead
+    /// Delete a trigger. One that the plugin declares is created again at the next activation:
+    /// pause it instead
     Delete(Delete),
-    /// Let a trigger's deliveries wait; changes are recorded all the same
+    /// Pause a trigger; its deliveries are queued
     Pause(Named),
-    /// Let a trigger's deliveries go on
+    /// Resume a paused trigger
     Resume(Named),
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Command {
 pub(super) struct Named {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
-    /// The trigger
+    /// Name of the trigger
     #[arg(value_parser = TriggerName::parse)]
     name: TriggerName,
 }
@@ -46,17 +46,17 @@ pub(super) struct Named {
 pub(super) struct Delete {
     #[command(flatten)]
     named: Named,
-    /// What becomes of its outstanding deliveries; without it, a trigger that has some
-    /// is not deleted
+    /// What to do with its outstanding deliveries; if omitted, a trigger that has any is not
+    /// deleted
     #[arg(long, value_enum)]
     deliveries: Option<Fate>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Fate {
-    /// They go on
+    /// Deliver them
     Keep,
-    /// They are permanently discarded
+    /// Permanently discard them
     Discard,
 }
 
@@ -73,21 +73,21 @@ impl Fate {
 pub(super) struct Set {
     #[command(flatten)]
     named: Named,
-    /// The plugin's function that it calls [default: that of the trigger's name]
+    /// The plugin's function to call [default: the trigger's name]
     #[arg(long)]
     function: Option<String>,
     #[command(flatten)]
     watch: Watch,
-    /// Of keys that start with this alone
+    /// Only keys with this prefix
     #[arg(long, conflicts_with = "schedule")]
     prefix: Option<String>,
-    /// Of these changes alone
+    /// Only these kinds of change
     #[arg(long, conflicts_with = "schedule", value_delimiter = ',')]
     on: Vec<Kind>,
-    /// How often a delivery is tried, 1 to 100 [default: 12]
+    /// Maximum number of attempts, 1 to 100 [default: 12]
     #[arg(long, value_name = "N")]
     attempts: Option<u32>,
-    /// The age at which a delivery is given up, such as 30m or 7d [default: 24h]
+    /// Maximum age of a delivery, such as 30m or 7d [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_age: Option<Duration>,
 }
@@ -95,10 +95,10 @@ pub(super) struct Set {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Watch {
-    /// It waits for changes of this collection
+    /// Watch this collection
     #[arg(long, value_parser = collection)]
     collection: Option<Collection>,
-    /// It waits for times: the five fields of cron, in UTC, such as '*/5 * * * *'
+    /// Run on this schedule: five cron fields, in UTC, such as '*/5 * * * *'
     #[arg(long, value_name = "CRON")]
     schedule: Option<String>,
 }
@@ -128,14 +128,14 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             named.send(&client, "pause").await?;
             let Named { app, name } = &named;
             output::object(global.json, &json!({ "paused": name }), || {
-                format!("Paused {name}; `kvasm trigger resume {app} {name}` lets it go on.")
+                format!("Paused {name}; `kvasm trigger resume {app} {name}` resumes it.")
             })?;
         }
         Command::Resume(named) => {
             named.send(&client, "resume").await?;
             let Named { app, name } = &named;
             output::object(global.json, &json!({ "resumed": name }), || {
-                format!("{name} goes on; `kvasm delivery list {app}` shows what it has to do.")
+                format!("Resumed {name}; `kvasm delivery list {app}` shows its deliveries.")
             })?;
             say_who_delivers(global, &client);
         }
@@ -153,7 +153,7 @@ async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<
     if let Err(failure) = client.delete(&path).await {
         return Err(match failure.is_kind("trigger-has-deliveries") {
             true => Failure::user(format!(
-                "trigger {name} of {app} has outstanding deliveries and was not deleted: say \
+                "trigger {name} of {app} has outstanding deliveries and was not deleted: use \
                  --deliveries keep to let them be delivered, or --deliveries discard; \
                  `kvasm delivery list {app} --trigger {name}` shows them"
             )),
@@ -173,10 +173,10 @@ async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<
     })
 }
 
-/// On a store nothing comes of this command alone.
+/// A command on a store delivers nothing itself.
 pub(super) fn say_who_delivers(global: &Global, client: &Client) {
     if !client.is_server() && !global.json {
-        output::note("Deliveries are made by a running server on this store: `kvasm serve`.");
+        output::note("Only a running server on this store makes deliveries: `kvasm serve`.");
     }
 }
 
@@ -193,12 +193,12 @@ impl Named {
         sent.map(drop).map_err(|e| self.absent(e))
     }
 
-    /// A failure that names the trigger if it is not there.
+    /// Replaces a failure for an unknown trigger by one that names it.
     fn absent(&self, failure: Failure) -> Failure {
         let Named { app, name } = self;
         match failure.is_kind("trigger-not-found") {
             true => Failure::user(format!(
-                "{app} has no trigger {name}; `kvasm trigger list {app}` shows them"
+                "{app} has no trigger {name}; `kvasm trigger list {app}` lists its triggers"
             )),
             false => failure,
         }
@@ -232,7 +232,7 @@ async fn set(global: &Global, client: &Client, arguments: Set) -> Result<(), Fai
     Ok(())
 }
 
-/// What a trigger waits for.
+/// What a trigger watches.
 fn watches(trigger: &TriggerView) -> String {
     let on = trigger.on.as_ref().map(|on| on.join(", "));
     on_what(
@@ -243,7 +243,7 @@ fn watches(trigger: &TriggerView) -> String {
     )
 }
 
-/// What a trigger waits for, in the words of a table.
+/// What a trigger watches, for a table.
 pub(super) fn on_what(
     collection: Option<&str>,
     prefix: Option<&str>,

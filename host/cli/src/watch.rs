@@ -1,5 +1,5 @@
-//! How long a server is waited for. Whatever goes in or out starts the time again, so
-//! that a large transfer goes on; the time of this side's own input does not count.
+//! The timeout for a silent server. Any data sent or received restarts it, so that large transfers
+//! continue. Time spent reading this side's input does not count.
 
 use super::failure::Failure;
 use axum::body::Body;
@@ -12,11 +12,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The most bytes of a body that are handed on at once: what is sent shows by parts
-/// of this size.
+/// Maximum bytes of a body that are passed on at once. Progress is measured in parts of this size.
 const PART_BYTES: usize = 64 * 1024;
 
-/// The time since a server has done anything.
+/// The time since the server last made progress.
 #[derive(Clone)]
 pub(super) struct Watch {
     timeout: Option<Duration>,
@@ -24,9 +23,9 @@ pub(super) struct Watch {
 }
 
 struct State {
-    /// When something was last sent.
+    /// When data was last sent or received.
     moved: Instant,
-    /// Whether more is to be sent, which this side does not have yet.
+    /// Whether the body is waiting for this side's input.
     is_reading: bool,
 }
 
@@ -42,10 +41,10 @@ impl Watch {
         }
     }
 
-    /// Waits for the head of an answer.
+    /// Waits for the head of a response.
     ///
     /// # Errors
-    /// That of the time that is over.
+    /// If the timeout expires.
     pub(super) async fn wait<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failure> {
         let Some(timeout) = self.timeout else {
             return Ok(answer.await);
@@ -68,7 +67,7 @@ impl Watch {
         }
     }
 
-    /// The parts of an answer, until the server sends nothing for too long.
+    /// The parts of a response, until the server is silent for too long.
     pub(super) fn parts<T: Send + 'static, E>(
         &self,
         parts: impl Stream<Item = Result<T, E>> + Send + Unpin + 'static,
@@ -89,7 +88,7 @@ impl Watch {
         })
     }
 
-    /// A body whose parts start the time again.
+    /// A body that restarts the timeout with each part.
     pub(super) fn body(&self, body: Body) -> Watched {
         Watched {
             body: Mutex::new(body),
@@ -103,13 +102,13 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 fn silent(timeout: Duration) -> String {
     let timeout = humantime::format_duration(timeout);
-    format!("the server has sent nothing for {timeout}; --timeout TIME waits longer")
+    format!("no data from the server for {timeout}; use --timeout TIME to wait longer")
 }
 
 pub(super) struct Watched {
-    /// For its type alone, which is not `Sync`: it is never locked.
+    /// Only because the type is not `Sync`; it is never locked.
     body: Mutex<Body>,
-    /// Of a part that is sent in pieces.
+    /// The remainder of a part that is sent in pieces.
     rest: bytes::Bytes,
     watch: Watch,
 }
@@ -174,7 +173,7 @@ mod tests {
         assert!(parts.next().await.unwrap().is_err());
     }
 
-    /// A sender that pauses is this side's own, and what is sent starts the time again.
+    /// A sender that pauses does not count, and sending data restarts the timeout.
     #[tokio::test]
     async fn the_time_of_the_input_does_not_count() {
         let watch = Watch::new(Some(TIMEOUT));
@@ -185,7 +184,7 @@ mod tests {
         let body = watch.body(Body::from_stream(input));
         let sent = watch.wait(body.collect()).await.ok().unwrap();
         assert_eq!(sent.unwrap().to_bytes().len(), 12);
-        // The last part is gone, and nothing comes back.
+        // The last part is sent, and nothing comes back.
         assert!(watch.wait(std::future::pending::<()>()).await.is_err());
     }
 

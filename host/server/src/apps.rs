@@ -16,7 +16,7 @@ use kvasm_service::{Actor, Seen};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-/// The app that a path names, for an actor who holds `needs` of it.
+/// Finds the app of a path, for an actor that holds the capability `needs` on it.
 pub(super) async fn find(
     shared: &Shared,
     seen: &mut Seen,
@@ -34,13 +34,13 @@ pub(super) async fn find(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
-    /// Where the page before ended.
+    /// Cursor of the page.
     after: Option<String>,
-    /// How many, 1 to 1,000; by default 100.
+    /// Maximum number of apps, 1 to 1,000; 100 by default.
     limit: Option<u32>,
 }
 
-/// Lists apps. A token of one app lists that one.
+/// Lists apps. A token of one app lists only that app.
 #[utoipa::path(get, path = "/v1/apps", tag = "apps", params(ListParams),
     responses((status = 200, body = AppPage)), security(("token" = ["app:read"])))]
 pub(super) async fn list(
@@ -51,7 +51,7 @@ pub(super) async fn list(
     let limit = page_limit(params.limit)?;
     let after = params.after.as_deref();
     let after = after.map(|name| {
-        let refuse = |_| takes::refuse("after", name, "the `next` of the page before");
+        let refuse = |_| takes::refuse("after", name, "the `next` of the previous page");
         AppName::parse(name).map_err(refuse)
     });
     let after = after.transpose()?;
@@ -67,7 +67,7 @@ pub(super) async fn list(
     }))
 }
 
-/// Makes an app. Needs a token that is not bound to an app.
+/// Creates an app. Requires a token that is not bound to an app.
 #[utoipa::path(post, path = "/v1/apps", tag = "apps", request_body = NewApp,
     responses((status = 201, body = AppView)), security(("token" = ["app:admin"])))]
 pub(super) async fn create(
@@ -87,7 +87,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(AppView::from(&app))))
 }
 
-/// Shows an app.
+/// Returns an app.
 #[utoipa::path(get, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
     responses((status = 200, body = AppView)), security(("token" = ["app:read"])))]
 pub(super) async fn show(
@@ -96,7 +96,7 @@ pub(super) async fn show(
     Segments(name): Segments<String>,
 ) -> Result<Json<AppView>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
-    // A trigger that this build cannot read hides them all, and not the app.
+    // Triggers that this build cannot decode hide the list of triggers, but not the app.
     let triggers = shared.host.admin().triggers(&actor, &app).await.ok();
     let paused = triggers.map(|triggers| {
         let views = triggers.iter().map(TriggerView::from);
@@ -139,7 +139,7 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Says what an app uses, and what it may use.
+/// Returns the usage and the limits of an app.
 #[utoipa::path(get, path = "/v1/apps/{app}/usage", tag = "apps", params(("app" = String, Path)),
     responses((status = 200, body = UsageView)), security(("token" = ["app:read"])))]
 pub(super) async fn usage(

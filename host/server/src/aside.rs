@@ -1,4 +1,4 @@
-//! Work on megabytes of text, in pieces and off the threads that serve.
+//! Runs work on large texts on other threads, so that it does not block the server threads.
 
 use super::problem::Problem;
 use kvasm_core::AppId;
@@ -7,15 +7,15 @@ use std::num::NonZero;
 use std::sync::Arc;
 use tokio::task::{JoinError, spawn_blocking};
 
-/// The most bytes of text that a thread that serves parses or writes itself: about a
-/// fifth of a millisecond of work, ten times what it takes to hand it over.
+/// Maximum size of text that a server thread parses or serialises itself: about a fifth of a
+/// millisecond of work, ten times the cost of handing it over.
 const HERE_BYTES_MAX: usize = 64 * 1024;
 
-/// Where pieces of work run. So many run at once as there are cores, but for one; one app
-/// has half of these places at the most, and those of all apps take turns.
+/// Runs work on other threads. The number of concurrent jobs is the number of cores minus one; one
+/// app gets at most half of these permits, and waiting apps take turns.
 pub(super) struct Aside {
     places: Arc<Fair>,
-    /// The pieces of work that have run elsewhere.
+    /// Number of jobs that ran on another thread.
     #[cfg(test)]
     pub(super) count: std::sync::atomic::AtomicUsize,
 }
@@ -35,11 +35,11 @@ impl Aside {
         }
     }
 
-    /// Does work on about so many bytes for an app: here, or like [`run`](Aside::run) if
+    /// Runs work on about this many bytes for an app: on this thread, or as [`run`](Aside::run) if
     /// they are many.
     ///
     /// # Errors
-    /// Those of the work, and those of [`run`](Aside::run).
+    /// Errors of the work, and those of [`run`](Aside::run).
     pub(super) async fn by_size<T, E>(
         &self,
         app: AppId,
@@ -58,8 +58,8 @@ impl Aside {
         done.map_err(Into::into)
     }
 
-    /// Runs a piece of work for an app, once there is a place for it. It runs to its end
-    /// even if nobody waits for it any more.
+    /// Runs a job for an app once a permit is available. The job completes even if the caller is
+    /// cancelled.
     ///
     /// # Errors
     /// If it panics, or the runtime ends.
@@ -98,8 +98,7 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    /// The thread that serves goes on while a piece of work runs, and pieces of one app do
-    /// not keep out another's.
+    /// The server thread continues while a job runs, and jobs of one app do not block another's.
     #[tokio::test]
     async fn work_runs_elsewhere_and_by_turns() {
         let aside = Arc::new(Aside::over(Fair::new(1, Share::Half)));
@@ -141,7 +140,7 @@ mod tests {
         assert!(order[..3].contains(&"other"), "{order:?}");
     }
 
-    /// A server whose requests are the operator's.
+    /// A server whose requests have the operator's authority.
     struct Scene {
         shared: Shared,
         router: Router,
@@ -161,7 +160,7 @@ mod tests {
             }
         }
 
-        /// Makes a request; how many pieces of work ran elsewhere for it.
+        /// Sends a request and returns how many jobs it ran on other threads.
         async fn pieces(&self, method: &str, path: &str, kind: &str, body: &str) -> usize {
             let count = || self.shared.aside.count.load(Ordering::Relaxed);
             let before = count();
@@ -204,7 +203,7 @@ mod tests {
             let commit = format!(r#"{{"operations":[{{"set":{set}}}]}}"#);
             let path = "/v1/apps/shop/kv/commit";
             assert_eq!(scene.pieces("POST", path, json, &commit).await, pieces);
-            // What it asks for is small or large, and so is what it gets.
+            // Both the request and the response can be small or large.
             for (spaces, pieces) in [(0, pieces), (HERE_BYTES_MAX, pieces + 1)] {
                 let spaces = " ".repeat(spaces);
                 let keys = format!(r#"{{"keys":[{{"collection":"c","key":"k"}}]{spaces}}}"#);
@@ -236,7 +235,7 @@ mod tests {
             host.deploy(&actor, &app, wat(size), true).await.unwrap();
             assert_eq!(scene.pieces("GET", "/a/shop/", json, "").await, pieces);
         }
-        // The log of what was done, and versions, are long when there are many of them.
+        // The audit log and the list of versions are large only with many rows.
         let audit = "/v1/apps/shop/audit?limit=1000";
         assert_eq!(scene.pieces("GET", audit, "text/plain", "").await, 0);
     }

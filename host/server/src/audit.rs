@@ -19,9 +19,9 @@ use uuid::Uuid;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
-    /// Where the page before ended.
+    /// Cursor of the page.
     before: Option<String>,
-    /// How many, 1 to 1,000; by default 100.
+    /// Maximum number of rows, 1 to 1,000; 100 by default.
     limit: Option<u32>,
 }
 
@@ -31,11 +31,11 @@ async fn page(
     app: Option<&App>,
     params: ListParams,
 ) -> Result<Response, Problem> {
-    /// About how long a row is.
+    /// Approximate size of a row.
     const ROW: usize = 500;
     let limit = page_limit(params.limit)?;
     let before = params.before.as_deref().map(Uuid::try_parse).transpose();
-    let before = before.map_err(|_| refused("`before` is the id of a row"))?;
+    let before = before.map_err(|_| refused("`before` must be the id of a row"))?;
     let rows = shared.host.admin().audit(actor, app, before, limit).await?;
     let full = rows.len() == limit as usize;
     let app = app.map_or(AppId::from(Uuid::nil()), |app| app.id);
@@ -49,7 +49,7 @@ async fn page(
     body::large_answer(shared, app, bytes, page).await
 }
 
-/// Lists what administrators did, newest first.
+/// Lists operations of administrators, newest first.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", params(ListParams),
     responses((status = 200, body = AuditPage)), security(("token" = ["instance:admin"])))]
 pub(super) async fn list(
@@ -60,7 +60,7 @@ pub(super) async fn list(
     page(&shared, &actor, None, params).await
 }
 
-/// Lists what administrators did to an app, newest first.
+/// Lists operations of administrators on an app, newest first.
 #[utoipa::path(get, path = "/v1/apps/{app}/audit", tag = "audit",
     params(("app" = String, Path), ListParams), responses((status = 200, body = AuditPage)),
     security(("token" = ["app:admin"])))]

@@ -1,4 +1,4 @@
-//! Who makes a request.
+//! Authentication of requests.
 
 use super::document::{self, Token};
 use super::layer::RequestId;
@@ -12,12 +12,12 @@ use axum::http::{HeaderMap, HeaderValue};
 use kvasm_service::{Actor, Seen};
 use uuid::Uuid;
 
-/// The one who makes the request. Without a good token the request ends here. And what
-/// the store was asked for it, which the request's app may be as old as.
+/// The authenticated caller, and the store state that confirmed it, which lookups of the request's
+/// app may reuse. Without a valid token the request is rejected.
 pub(super) struct Known(pub(super) Actor, pub(super) Seen);
 
-/// The one who makes the request; none without a token. A bad token ends the
-/// request: it never counts as none. And what the store was asked, as of [`Known`].
+/// Like [`Known`], but the caller is `None` without a token. An invalid token is rejected; it never
+/// counts as none.
 pub(super) struct MaybeKnown(pub(super) Option<Actor>, pub(super) Seen);
 
 impl FromRequestParts<Shared> for Known {
@@ -44,7 +44,7 @@ impl FromRequestParts<Shared> for MaybeKnown {
     }
 }
 
-/// Who sends these headers, as the store has it now.
+/// Authenticates the sender of these headers against the current store state.
 pub(super) async fn sender(
     shared: &Shared,
     seen: &mut Seen,
@@ -63,11 +63,11 @@ pub(super) async fn sender(
     }
 }
 
-/// Checks the token of a request that is wrong in another way: who has no good one where
-/// one is needed is told that and nothing else.
+/// Checks the token of a request that is invalid in another way, so that a caller without a
+/// required token learns only that.
 ///
 /// # Errors
-/// The problem of a token that is not there or is not good.
+/// The problem of a missing or invalid token.
 pub(super) async fn before_refusal(
     shared: &Shared,
     (route, method): (&str, &str),
@@ -90,7 +90,7 @@ pub(super) async fn before_refusal(
 pub(super) fn token_required() -> Problem {
     Problem::new(
         Kind::TokenRequired,
-        "this needs a token; send one as `Authorization: Bearer kvasm_...`",
+        "a token is required: send `Authorization: Bearer kvasm_...`",
     )
 }
 
@@ -99,21 +99,21 @@ pub(super) fn request_id(parts: &Parts) -> Uuid {
     id.map_or_else(Uuid::now_v7, |RequestId(id)| *id)
 }
 
-/// Whether an Authorization header is meant for the host, or for nobody: all tokens of
-/// the host have this in them. Others are of a plugin's own, if it is a plugin's request.
+/// Whether an Authorization header is meant for the host, or is empty. All tokens of the host
+/// contain this prefix; other headers belong to the plugin, if the request is for one.
 pub(super) fn is_of_the_host(authorization: &HeaderValue) -> bool {
     const TOKEN: &[u8] = b"kvasm_";
     let bytes = authorization.as_bytes().trim_ascii();
     let has_token = bytes
         .windows(TOKEN.len())
         .any(|part| part.eq_ignore_ascii_case(TOKEN));
-    // As of a variable that was not set.
+    // From a client's unset variable.
     let is_empty = bytes.is_empty() || bytes.eq_ignore_ascii_case(b"bearer");
     has_token || is_empty
 }
 
-/// Who makes a request to a plugin's HTTP handler, which may use Authorization itself.
-/// One that is meant for the host is the host's, and never counts as the plugin's.
+/// Authenticates a request to a plugin's HTTP handler, which may use Authorization itself. A header
+/// that is meant for the host is checked, and never passed to the plugin.
 pub(super) async fn sender_to_plugin(
     shared: &Shared,
     seen: &mut Seen,
@@ -127,7 +127,7 @@ pub(super) async fn sender_to_plugin(
     }
 }
 
-/// The token that was sent, if one was.
+/// Returns the bearer token, if one was sent.
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let invalid = |why| Problem::new(Kind::TokenInvalid, why);
     let mut sent = headers.get_all(AUTHORIZATION).iter();
@@ -135,13 +135,13 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         return Ok(None);
     };
     if sent.next().is_some() {
-        return Err(invalid("there is more than one Authorization header"));
+        return Err(invalid("more than one Authorization header"));
     }
     let text = value.to_str().unwrap_or_default();
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
         _ => Err(invalid(
-            "the Authorization header is not `Bearer kvasm_...`",
+            "the Authorization header must be `Bearer kvasm_...`",
         )),
     }
 }

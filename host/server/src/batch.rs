@@ -1,4 +1,4 @@
-//! Several entries at once: batches, reads of many, and increments.
+//! Operations on several entries: batches, reads of many, and increments.
 
 use super::Shared;
 use super::apps::find;
@@ -20,15 +20,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
-/// Collection and key of a part of a body.
+/// Parses the collection and key of an item.
 fn place(collection: String, key: String) -> Result<(Collection, Key), String> {
     let collection = Collection::parse(collection).map_err(|e| e.to_string())?;
     let key = Key::parse(key).map_err(|e| e.to_string())?;
     Ok((collection, key))
 }
 
-/// Turns the parts of a list into what the service takes. A refusal says which
-/// part it is about, counted from 0 as JSON counts.
+/// Converts the items of a list for the service. An error names the item by its index from 0.
 fn each<T, U>(
     name: &str,
     parts: Vec<T>,
@@ -90,8 +89,9 @@ fn operation(part: Operation, value_bytes: usize) -> Result<kvasm_service::Opera
     })
 }
 
-/// Carries out checks and operations together or not at all. Of a failed check
-/// the answer is 412, whose `failed` names the entries that were not as expected.
+/// Applies checks and operations atomically.
+///
+/// If a check fails, the response is 412, and its `failed` lists the entries whose check failed.
 #[utoipa::path(post, path = "/v1/apps/{app}/kv/commit", tag = "kv",
     params(("app" = String, Path)), request_body = CommitRequest,
     responses((status = 200, body = CommitDone)), security(("token" = ["script:write"])))]
@@ -131,7 +131,7 @@ fn batch(request: CommitRequest, value_bytes: usize) -> Result<Batch, Problem> {
     })
 }
 
-/// A refusal of a batch, with the entries of the checks that failed.
+/// The problem of a failed batch, with the entries whose checks failed.
 fn problem(error: ServiceError, checks: &[Check]) -> Problem {
     let ServiceError::Conflict { failed } = &error else {
         return error.into();
@@ -143,15 +143,14 @@ fn problem(error: ServiceError, checks: &[Check]) -> Problem {
     Problem::from(error).failed(failed)
 }
 
-/// Entries that were asked for together.
+/// Entries read from one snapshot.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Entries {
-    /// In the order of the keys, as they were at one moment; null where there is
-    /// none.
+    /// In the order of the keys, from one snapshot; `null` for an entry that does not exist.
     entries: Vec<Option<EntryLine>>,
 }
 
-/// Reads entries together, as they were at one moment; at most 4 MiB of values.
+/// Reads several entries from one snapshot; at most 4 MiB of values.
 #[utoipa::path(post, path = "/v1/apps/{app}/kv/get-many", tag = "kv",
     params(("app" = String, Path)), request_body = GetManyRequest,
     responses((status = 200, body = Entries)), security(("token" = ["script:read"])))]
@@ -190,15 +189,15 @@ pub(super) async fn get_many(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct IncrementParams {
-    /// The collection.
+    /// Collection of the entry.
     collection: String,
-    /// The key.
+    /// Key of the entry.
     key: String,
-    /// How much is added; by default 1.
+    /// The amount to add; 1 by default.
     by: Option<i64>,
 }
 
-/// Adds to an entry that holds a JSON integer; an absent one counts as 0.
+/// Adds to an entry whose value is a JSON integer; an absent entry counts as 0.
 #[utoipa::path(post, path = "/v1/apps/{app}/kv/increment", tag = "kv",
     params(("app" = String, Path), IncrementParams), responses((status = 200, body = Incremented)),
     security(("token" = ["script:write"])))]

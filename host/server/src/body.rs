@@ -1,4 +1,4 @@
-//! Bodies: bounded, in time, parsed once.
+//! Reads request bodies, within limits and timeouts, and parses them once.
 
 use super::budget::NoRoom;
 use super::problem::{Kind, Problem};
@@ -16,16 +16,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
-/// The most bytes of a JSON body that is not a value.
+/// Maximum size of a JSON body that is not a value.
 const JSON_BYTES_MAX: usize = 64 * 1024;
-/// The smallest and the largest piece of a body that is kept in pieces, unless it is
-/// shorter.
+/// The smallest and the largest piece of a body that is kept in pieces, unless the body is shorter.
 const PIECE_MIN: usize = 64 * 1024;
 const PIECE_MAX: usize = 1024 * 1024;
-/// The part of the time of a body for which its sender may be behind the minimum rate.
+/// The fraction of the body timeout for which a sender may be behind the minimum rate.
 const GRACE: u32 = 3;
 
-/// All of a body in one buffer, within its limit and the server's time.
+/// Reads a whole body into one buffer, within its limit and the timeout.
 pub(super) async fn read(shared: &Shared, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     receive(shared, body, limit, |part, announced| {
@@ -40,10 +39,10 @@ pub(super) async fn read(shared: &Shared, body: Body, limit: usize) -> Result<Ve
     Ok(bytes)
 }
 
-/// The size of a buffer for `needed` bytes of a body of at least `announced`, after one of
-/// `before`. Once a sixteenth of the body is there it is all of it, so that little is
-/// copied again, and not much is allocated ahead of what arrives. A body without a length
-/// is copied now and then, as its buffer grows.
+/// The new size of a buffer for `needed` bytes of a body of at least `announced`, when it now has
+/// `before`. Once a sixteenth of the body has arrived the buffer has its full size, so that little
+/// is copied again, and not much is allocated ahead of what arrives. The buffer of a body without a
+/// length grows in steps.
 fn room(needed: usize, before: usize, announced: usize) -> usize {
     const PART: usize = 16;
     let part = (announced / PART).clamp(PIECE_MIN, PIECE_MAX);
@@ -54,8 +53,8 @@ fn room(needed: usize, before: usize, announced: usize) -> usize {
     }
 }
 
-/// All of a body behind a head that does not count, in pieces: it is copied once, while a
-/// buffer that grows would be copied again and again.
+/// Reads a whole body in pieces, after a head that does not count towards the limit. It is copied
+/// once, whereas a growing buffer would be copied several times.
 pub(super) async fn read_pieces(
     shared: &Shared,
     head: Vec<u8>,
@@ -70,8 +69,8 @@ pub(super) async fn read_pieces(
     Ok(arrived.end())
 }
 
-/// What has arrived of a body, in pieces that are as large as what came before them: no
-/// more than that, or [`PIECE_MIN`], is allocated ahead of what arrives.
+/// The part of a body that has arrived, in pieces as large as all before them. No more than that,
+/// or [`PIECE_MIN`], is allocated ahead of what arrives.
 struct Arrived {
     full: Pieces,
     open: Vec<u8>,
@@ -103,11 +102,11 @@ impl Arrived {
         }
     }
 
-    /// The size of the next piece, of which `part` bytes are there.
+    /// The size of the next piece, of which `part` bytes have arrived.
     fn next(&self, part: usize, announced: usize) -> usize {
         let size = self.bytes.clamp(PIECE_MIN, PIECE_MAX);
         match announced.checked_sub(self.bytes) {
-            // Of a body without a length, the first part may be all.
+            // The first part of a body without a length may be the whole body.
             None | Some(0) if self.bytes == 0 => part.min(PIECE_MAX),
             None | Some(0) => size,
             Some(rest) => size.min(rest),
@@ -120,8 +119,8 @@ impl Arrived {
     }
 }
 
-/// Reads a body to its end, within its limit and the server's time. `put` gets each part,
-/// and how long the body is at least.
+/// Reads a body to its end, within its limit and the timeout. `put` is called with each part and
+/// the known minimum length of the body.
 async fn receive(
     shared: &Shared,
     mut body: Body,
@@ -129,10 +128,10 @@ async fn receive(
     mut put: impl FnMut(&[u8], usize),
 ) -> Result<(), Problem> {
     let too_large = |found: String| {
-        let detail = format!("it is {found} bytes; the limit is {limit} bytes");
+        let detail = format!("the body is {found} bytes; the limit is {limit} bytes");
         Problem::new(Kind::BodyTooLarge, detail)
     };
-    // What the head announces is refused before anything is read.
+    // A body whose announced length exceeds the limit is refused before anything is read.
     let announced = body.size_hint().lower();
     if announced > limit as u64 {
         return Err(too_large(announced.to_string()));
@@ -153,8 +152,8 @@ async fn receive(
     }
 }
 
-/// How long the sender of a body is waited for: until it is too far behind the minimum
-/// rate, and not beyond the time of the body.
+/// The deadline of a sender: it must not fall too far behind the minimum rate, nor exceed the body
+/// timeout.
 struct Sender {
     deadline: Instant,
     pace: Pace,
@@ -173,7 +172,7 @@ impl Sender {
     }
 }
 
-/// The next part of a body, until its end.
+/// Returns the next part of a body, or `None` at its end.
 pub(super) async fn next(
     shared: &Shared,
     body: &mut Body,
@@ -187,15 +186,14 @@ pub(super) async fn next(
     })?
 }
 
-/// The next part of a body, however long that takes. Nothing is lost if it is not waited
-/// for.
+/// Returns the next part of a body, without a timeout. Cancellation safe.
 pub(super) async fn part(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     loop {
         match body.frame().await {
             None => return Ok(None),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => return Ok(Some(data)),
-                // Trailers say nothing to us.
+                // Trailers are ignored.
                 Err(_) => continue,
             },
             Some(Err(error)) => return Err(broken(error)),
@@ -204,7 +202,7 @@ pub(super) async fn part(body: &mut Body) -> Result<Option<Bytes>, Problem> {
 }
 
 fn broken(error: axum::Error) -> Problem {
-    // Each layer of bodies wraps the error again.
+    // Each body layer wraps the error again.
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(error) = cause {
         if error.is::<NoRoom>() {
@@ -214,11 +212,11 @@ fn broken(error: axum::Error) -> Problem {
     }
     Problem::new(
         Kind::BodyBroken,
-        "the connection ended, or the body's form is not HTTP",
+        "the connection was closed, or the body is not valid HTTP",
     )
 }
 
-/// A body that is a JSON object.
+/// Reads a body that is a JSON object.
 pub(super) async fn json<T: DeserializeOwned>(
     shared: &Shared,
     headers: &HeaderMap,
@@ -228,8 +226,8 @@ pub(super) async fn json<T: DeserializeOwned>(
     object(&read(shared, body, JSON_BYTES_MAX).await?)
 }
 
-/// What `take` makes of a body that is a JSON object of up to `limit` bytes. If it is
-/// large, both are done off the threads that serve.
+/// Reads a body that is a JSON object of up to `limit` bytes and converts it by `take`. If it is
+/// large, both are done off the server threads.
 pub(super) async fn large_json<T: DeserializeOwned, U: Send + 'static>(
     shared: &Shared,
     app: AppId,
@@ -246,18 +244,18 @@ pub(super) async fn large_json<T: DeserializeOwned, U: Send + 'static>(
 }
 
 fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    // Serde would take an array for an object, and its members by their places.
+    // Serde would also accept an array, with the fields in order.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         let detail = "the body is not a JSON object";
         return Err(Problem::new(Kind::MalformedJson, detail));
     }
-    // The error can hold a string of the body, however long.
+    // The error can contain a string of the body, of any length.
     serde_json::from_slice(bytes)
         .map_err(|e| Problem::new(Kind::MalformedJson, shown_start(&e, 1024)))
 }
 
-/// A JSON answer of about so many bytes. If they are many, it is made and written off the
-/// threads that serve.
+/// A JSON response of about this size. If it is large, it is built and serialised off the server
+/// threads.
 pub(super) async fn large_answer<T: Serialize>(
     shared: &Shared,
     app: AppId,
@@ -272,28 +270,28 @@ pub(super) async fn large_answer<T: Serialize>(
     Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-/// The content type without its parameters; empty if there is none.
+/// The content type without its parameters; empty if absent.
 pub(super) fn content_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
     let essence = value.unwrap_or_default().split(';').next();
     essence.unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Refuses a body that says to be something else.
+/// Refuses a body of another content type.
 pub(super) fn require_type(headers: &HeaderMap, allowed: &[&str]) -> Result<(), Problem> {
     let found = content_type(headers);
     if allowed.contains(&found.as_str()) {
         return Ok(());
     }
     let found = match found.as_str() {
-        "" => "there is no Content-Type".to_owned(),
+        "" => "the Content-Type is missing".to_owned(),
         found => format!("the Content-Type is {found:?}"),
     };
-    let detail = format!("{found}; this route takes {}", allowed.join(" or "));
+    let detail = format!("{found}; this route accepts {}", allowed.join(" or "));
     Err(Problem::new(Kind::UnsupportedMediaType, detail))
 }
 
-/// A JSON answer.
+/// A JSON response.
 pub(super) struct Json<T>(pub(super) T);
 
 impl<T: Serialize> IntoResponse for Json<T> {
@@ -313,7 +311,7 @@ mod tests {
     fn a_sender_that_is_too_slow_is_not_waited_for_until_the_time_of_the_body() {
         let start = Instant::now();
         let options = ServerOptions::default();
-        // When a sender of so many bytes a second is cut off.
+        // When a sender of this rate is cut off.
         let cut = |rate: usize| {
             let mut sender = Sender::new(&options, start);
             let seconds = (1..).map(|second| start + Duration::from_secs(second));
@@ -334,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_not_allocated_far_ahead_nor_copied_again_and_again() {
-        // The body, what its head announces of it, and the size of its parts.
+        // The length of the body, its announced length, and the size of its parts.
         for (len, announced, size) in [
             (16 * MIB, 16 * MIB, 8 * 1024),
             (16 * MIB, 16 * MIB, 1),
@@ -366,7 +364,7 @@ mod tests {
 
     #[test]
     fn pieces_are_not_allocated_far_ahead_of_what_arrives() {
-        // The body, what its head announces of it, and the size of its parts.
+        // The length of the body, its announced length, and the size of its parts.
         for (len, announced, size) in [
             (8 * MIB, 8 * MIB, 8 * 1024),
             (8 * MIB, 8 * MIB, 300_000),

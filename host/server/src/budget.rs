@@ -1,10 +1,9 @@
-//! The bytes of requests and responses that the server holds, shared between apps.
+//! A budget for the bytes of requests and responses in memory, shared between apps.
 //!
-//! A body is counted as it arrives and an answer before it is sent; what is counted
-//! is given back when the handler is done with the body, and when the client has
-//! taken the answer's last byte. An app's calls may hold as many bytes together as
-//! are free, and always one body: the more apps there are, the less each may hold,
-//! and none can take what the next needs.
+//! A body is counted as it arrives, and a response before it is sent. The bytes are released when
+//! the handler is done with the body, and when the client has read the end of the response. All
+//! calls of an app together may hold as many bytes as are free, and always one body: the more apps
+//! are active, the less each may hold, and none can use up what the next one needs.
 
 use kvasm_core::AppName;
 use kvasm_metrics::{InUse, Metrics};
@@ -20,16 +19,16 @@ use tokio::time::{Instant, timeout_at};
 /// How long a request waits for bytes.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// How many requests of a share wait for bytes at once. Each is woken whenever bytes
-/// are given back, so that their number is what others pay for them.
+/// Maximum number of requests of a share that wait for bytes. Each is woken whenever bytes are
+/// released, so the number bounds that cost.
 const WAITING_MAX: usize = 256;
 
-/// There is no room for the bytes, and there was none for a while.
+/// The budget had no room for the bytes, after waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("too many bytes of requests and responses are in flight; try again later")]
 pub(super) struct NoRoom;
 
-/// Whose bytes they are: those of an app's calls, of its administrators, or of others.
+/// The owner of bytes: an app's calls, its administration, or other requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Share {
     Calls(Arc<str>),
@@ -42,8 +41,7 @@ impl Share {
     pub(super) fn of(path: &str) -> Share {
         let mut parts = path.split('/').skip(1);
         let (first, second, third) = (parts.next(), parts.next(), parts.next());
-        // A name that is written in escapes would be a share of its own for each way to
-        // write it.
+        // A percent-encoded name would otherwise have a separate share for each encoding.
         let named = |app| AppName::parse(app).map_or("".into(), |name| name.as_str().into());
         match (first, second, third, parts.next()) {
             (Some("a"), Some(app), _, _) => Share::Calls(named(app)),
@@ -72,14 +70,14 @@ struct State {
 #[derive(Default)]
 struct InShare {
     bytes: usize,
-    /// The bodies that hold bytes and are not complete, oldest first.
+    /// The bodies that hold bytes and are incomplete, oldest first.
     arriving: BTreeSet<u64>,
-    /// The requests that wait for bytes.
+    /// The number of requests that wait for bytes.
     waiting: usize,
 }
 
 impl State {
-    /// Forgets a share of which nothing is left.
+    /// Removes a share that holds nothing.
     fn tidy(&mut self, share: &Share) {
         let is_empty =
             |share: &InShare| share.bytes == 0 && share.arriving.is_empty() && share.waiting == 0;
@@ -89,13 +87,13 @@ impl State {
     }
 }
 
-/// What came of the wish for more bytes.
+/// The result of requesting more bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Grown {
     Yes,
     /// There may be room later.
     Wait,
-    /// It would keep others from getting on while it waits.
+    /// Waiting would block other requests of the share.
     No,
 }
 
@@ -110,7 +108,7 @@ impl Budget {
         })
     }
 
-    /// Whether a body is arriving that holds bytes.
+    /// Whether a body that holds bytes is arriving.
     #[cfg(test)]
     pub(super) fn has_arriving(&self) -> bool {
         let state = self.state.lock();
@@ -118,7 +116,7 @@ impl Budget {
         shares.any(|share| !share.arriving.is_empty())
     }
 
-    /// What a request of this share holds: nothing yet.
+    /// The bytes of a new request of this share: none yet.
     pub(super) fn held(self: &Arc<Budget>, share: Share) -> Held {
         Held {
             ticket: self.tickets.fetch_add(1, Ordering::Relaxed),
@@ -129,7 +127,7 @@ impl Budget {
     }
 }
 
-/// The bytes that one request holds. They are given back when it is dropped.
+/// The bytes that one request holds. They are released on drop.
 pub(super) struct Held {
     budget: Arc<Budget>,
     share: Share,
@@ -144,7 +142,7 @@ struct Bytes {
 }
 
 impl Held {
-    /// Waits until the share has room for more, and takes nothing of it.
+    /// Waits until the share has room for more, without taking it.
     ///
     /// # Errors
     /// [`NoRoom`].
@@ -160,16 +158,16 @@ impl Held {
         .await
     }
 
-    /// Makes it so many bytes, for a body that arrives.
+    /// Sets the number of bytes, for an arriving body.
     ///
     /// # Errors
-    /// [`NoRoom`]. Of the bodies that cannot go on, only the oldest of the share
-    /// waits with what it holds; the others make room for it.
+    /// [`NoRoom`]. Of the bodies that cannot continue, only the oldest of the share waits with the
+    /// bytes that it holds; the others release theirs.
     pub(super) async fn grow(&self, bytes: usize) -> Result<(), NoRoom> {
         self.retry(|| self.try_grow(bytes, true)).await
     }
 
-    /// Makes it so many bytes now, for an answer.
+    /// Sets the number of bytes, for a response, without waiting.
     ///
     /// # Errors
     /// [`NoRoom`].
@@ -183,14 +181,14 @@ impl Held {
         }
     }
 
-    /// Counts so many bytes whether or not there is room.
+    /// Sets the number of bytes whether or not there is room.
     pub(super) fn force(&self, bytes: usize) {
         let mut own = self.bytes.lock();
         let mut state = self.budget.state.lock();
         self.set(&mut own, &mut state, bytes);
     }
 
-    /// Counts at least so many bytes whether or not there is room.
+    /// Raises the number of bytes to at least this, whether or not there is room.
     pub(super) fn cover(&self, bytes: usize) {
         let mut own = self.bytes.lock();
         if bytes > own.count {
@@ -199,13 +197,13 @@ impl Held {
         }
     }
 
-    /// What another part of the same answer holds: nothing yet.
+    /// The bytes of another part of the same response: none yet.
     pub(super) fn another(&self) -> Held {
         self.budget.held(self.share.clone())
     }
 
-    /// Makes it so many bytes at the most, of a body that may go on. One that holds
-    /// nothing is not waited for by the others of its share.
+    /// Lowers the number of bytes to at most this, for a body that is still arriving. Others of its
+    /// share do not wait for one that holds nothing.
     pub(super) fn let_go(&self, bytes: usize) {
         if bytes == 0 {
             self.complete();
@@ -213,7 +211,7 @@ impl Held {
         self.shrink(bytes);
     }
 
-    /// The body is complete.
+    /// Marks the body as complete.
     pub(super) fn complete(&self) {
         let mut state = self.budget.state.lock();
         if let Some(share) = state.shares.get_mut(&self.share) {
@@ -227,7 +225,7 @@ impl Held {
         loop {
             let freed = self.budget.freed.notified();
             tokio::pin!(freed);
-            // From here on nothing that is given back is missed.
+            // From here on no release is missed.
             freed.as_mut().enable();
             match grow() {
                 Grown::Yes => return Ok(()),
@@ -242,12 +240,12 @@ impl Held {
         }
     }
 
-    /// Counts a request that waits, until the guard is dropped.
+    /// Counts a waiting request, until the guard is dropped.
     fn start_waiting(&self) -> Result<Waiting<'_>, NoRoom> {
         let own = self.bytes.lock();
         let mut state = self.budget.state.lock();
         let share = state.shares.entry(self.share.clone()).or_default();
-        // One that has bytes is the oldest of its share: the others wait for its end.
+        // A request that holds bytes is the oldest of its share: the others wait for it.
         if share.waiting >= WAITING_MAX && own.count == 0 {
             return Err(NoRoom);
         }
@@ -411,7 +409,7 @@ mod tests {
             assert!(futures_util::poll!(wait).is_pending());
         }
         assert_eq!((&mut last).await, Err(NoRoom));
-        // Other shares wait beside them, and a request that leaves makes a place.
+        // Other shares wait independently, and a request that stops waiting frees its slot.
         let other = calls(&budget, "b");
         let mut other = Box::pin(other.wait_for_room());
         assert!(futures_util::poll!(&mut other).is_ready());

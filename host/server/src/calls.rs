@@ -1,4 +1,4 @@
-//! Public calls: functions by name, and the plugin's HTTP handler.
+//! Calls of functions by name, and of the plugin's HTTP handler.
 
 use super::Shared;
 use super::auth::{self, MaybeKnown, token_required};
@@ -24,14 +24,14 @@ use kvasm_service::{Actor, Seen, ServiceError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The most bytes of the head of a plugin's response: JSON, which takes up to six
-/// bytes for one of a header.
+/// Maximum size of the head of a plugin's response. It is JSON, which may take six bytes for one
+/// byte of a header.
 const ANSWER_HEAD_BYTES_MAX: usize = 512 * 1024;
 
-/// The app that is called, and who calls it.
+/// Finds the called app and authorises the caller.
 ///
-/// A token of another app is refused whether or not this one exists, and a call
-/// without a token only gets into an app that takes such calls.
+/// A token of another app is refused whether or not this app exists, and a call without a token is
+/// allowed only for a public app.
 async fn admit(
     shared: &Shared,
     seen: &mut Seen,
@@ -50,7 +50,7 @@ async fn admit(
     {
         return Err(Problem::new(
             Kind::Forbidden,
-            "the token is good for another app alone",
+            "the token is not valid for this app",
         ));
     }
     let not_found = || Problem::new(Kind::AppNotFound, "the app does not exist");
@@ -58,15 +58,16 @@ async fn admit(
         (Some(principal), Some(app)) => Ok((app, Some(principal.clone()))),
         (Some(_), None) => Err(not_found()),
         (None, Some(app)) if app.public => Ok((app, None)),
-        // Whether there is an app that is not public is not for everybody to know.
+        // The existence of an app that is not public is not disclosed to everyone.
         (None, _) => Err(token_required()),
     }
 }
 
-/// Calls a function of the app's active plugin. The body is its input, the
-/// response's body its output: bytes that mean what the plugin takes them for.
-/// With a token, the plugin reaches entries as far as the token's scopes go;
-/// without one, which the app must allow, the plugin itself is the gate.
+/// Calls a function of the app's active plugin.
+///
+/// The request body is its input and the response body its output, both uninterpreted. With a
+/// token, the plugin can access entries as permitted by the token's scopes. Without a token, which
+/// the app must allow, the plugin itself decides what is permitted.
 #[utoipa::path(post, path = "/v1/apps/{app}/call/{function}", tag = "calls",
     params(("app" = String, Path), ("function" = String, Path)),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
@@ -82,7 +83,7 @@ pub(super) async fn call(
 ) -> Result<Response, Problem> {
     let (app, principal) = admit(&shared, &mut seen, actor.as_ref(), &name).await?;
     let call = with(Call::function(function).request_id(id), principal);
-    // Before the body is read: most of those that are refused send it for nothing.
+    // Before the body is read, since the body of most refused calls need not be sent.
     let entered = shared.host.enter(app, call).await?;
     let limit = shared.host.limits().input_bytes;
     let input = body::read_pieces(&shared, Vec::new(), body, limit).await?;
@@ -90,13 +91,13 @@ pub(super) async fn call(
     let response = entered.call_unless(input, left).await?;
     let headers = [
         (CONTENT_TYPE, "application/octet-stream"),
-        // Plugins are strangers: a browser must not take their output for a page.
+        // Plugins are untrusted: a browser must not render their output as a page.
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((headers, response.output).into_response())
 }
 
-/// Waits until the client has left; for ever, if its connection is not known.
+/// Waits until the client has disconnected; indefinitely, if its connection is unknown.
 async fn left(peer: Option<Peer>) {
     match peer {
         Some(peer) => peer.gone().await,
@@ -126,12 +127,13 @@ struct ResponseHead {
     headers: Vec<(String, String)>,
 }
 
-/// Passes a request to the HTTP handler of the app's active plugin, with the path
-/// after the app's name. The plugin sees an Authorization header unless it has a token of
-/// the host.
+/// Passes a request to the HTTP handler of the app's active plugin.
+///
+/// The plugin receives the path after the app's name, and an Authorization header unless it
+/// contains a token of the host.
 #[utoipa::path(method(get, head, post, put, patch, delete, options), path = "/a/{app}/{path}",
     tag = "calls", params(("app" = String, Path), ("path" = String, Path)),
-    responses((status = "default", description = "What the plugin answers")),
+    responses((status = "default", description = "The plugin's response")),
     security((), ("token" = [])))]
 pub(super) async fn handle(
     State(shared): State<Shared>,
@@ -143,7 +145,7 @@ pub(super) async fn handle(
     let actor = auth::sender_to_plugin(&shared, &mut seen, &parts.headers, id).await?;
     let (name, path) = split_path(parts.uri.path());
     if is_wide_service_worker(&parts) {
-        let detail = "a service worker here could reach other apps; have it below /a/{app}/";
+        let detail = "a service worker here could control other apps; place it below /a/{app}/";
         return Err(Problem::new(Kind::Forbidden, detail));
     }
     let (app, principal) = admit(&shared, &mut seen, actor.as_ref(), name).await?;
@@ -158,20 +160,20 @@ pub(super) async fn handle(
         headers: forwarded::of_request(&parts.headers),
     };
     let head = frame(&head)?;
-    // What the guest gets is bounded as a whole.
+    // The limit applies to the guest's whole input.
     let input = body::read_pieces(&shared, head, body, limit).await?;
     let left = left(parts.extensions.get().cloned());
     let response = entered.call_unless(input, left).await;
     let response = response.map_err(Problem::of_handler)?;
     let output = Bytes::from(response.output);
-    // Of the body nothing is read.
+    // The body is not interpreted.
     let head = split(&output).map_or(0, |(head, _)| head.len());
     let answer = move || answer(output, &name).map_err(|why| Problem::new(Kind::PluginAnswer, why));
     shared.aside.by_size(id_of_app, head, answer).await
 }
 
-/// The app's name and the rest of `/a/{app}/{rest}`, as they came. Names need no
-/// percent-encoding, so a name with one is no app's.
+/// Splits `/a/{app}/{rest}` into the app's name and the rest, both still encoded. Names never need
+/// percent-encoding, so an encoded name matches no app.
 fn split_path(path: &str) -> (&str, &str) {
     let rest = path.strip_prefix("/a/").unwrap_or_default();
     match rest.find('/') {
@@ -180,7 +182,7 @@ fn split_path(path: &str) -> (&str, &str) {
     }
 }
 
-/// The head of a request as its plugin gets it, before the body.
+/// The head of a request as it is passed to the plugin, before the body.
 fn frame(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
     let head = serde_json::to_vec(head).map_err(|e| Problem::internal(&e))?;
     let too_large = || Problem::new(Kind::BodyTooLarge, "the head is over 4 GiB");
@@ -188,38 +190,38 @@ fn frame(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
     Ok([&prefix, head.as_slice()].concat())
 }
 
-/// The response that a plugin's output stands for, or what is wrong with it.
+/// Converts a plugin's output to a response, or explains why it is invalid.
 fn answer(output: Bytes, app: &AppName) -> Result<Response, String> {
-    let (head, body) = split(&output).map_err(|_| "its frame ends before its head does")?;
+    let (head, body) = split(&output).map_err(|_| "the frame is truncated within the head")?;
     if head.len() > ANSWER_HEAD_BYTES_MAX {
         let (len, limit) = (head.len(), ANSWER_HEAD_BYTES_MAX);
-        return Err(format!("its head is {len} bytes; the limit is {limit}"));
+        return Err(format!("the head is {len} bytes; the limit is {limit}"));
     }
     let head: ResponseHead = serde_json::from_slice(head)
-        .map_err(|e| format!("its head is not what it must be: {}", shown_start(&e, 256)))?;
+        .map_err(|e| format!("the head is invalid: {}", shown_start(&e, 256)))?;
     let status = match StatusCode::from_u16(head.status) {
         Ok(status) if STATUSES.contains(&head.status) => status,
         _ => {
             let (min, max) = (STATUSES.start(), STATUSES.end());
             return Err(format!(
-                "its status is {}; it must be from {min} to {max}",
+                "the status is {}; it must be from {min} to {max}",
                 head.status
             ));
         }
     };
     let headers = forwarded::of_response(&head.headers, app)?;
-    // As a body, so that no content type is made up.
+    // As a body, so that no default content type is added.
     Ok((status, headers, Body::from(output.slice_ref(body))).into_response())
 }
 
-/// What a client gets of the output of the plugin of `app`, or what is wrong with it.
+/// Converts the output of the plugin of `app` to a response, or explains why it is invalid.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_answer(output: &[u8], app: &AppName) -> Result<Response, String> {
     answer(Bytes::copy_from_slice(output), app)
 }
 
-/// Whether it is for the script of a service worker at `/a/{app}`, without a slash: its
-/// scope would be `/a/`, and with it all apps.
+/// Whether the request is for the script of a service worker at `/a/{app}`, without a slash. Its
+/// scope would be `/a/`, which includes all apps.
 fn is_wide_service_worker(parts: &Parts) -> bool {
     let path = parts.uri.path().strip_prefix("/a/").unwrap_or_default();
     !path.contains('/') && parts.headers.contains_key("service-worker")

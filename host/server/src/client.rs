@@ -1,4 +1,4 @@
-//! Which address a request is from, when there are proxies before the server.
+//! Determines the client address of a request that may come through proxies.
 
 use axum::http::header::FORWARDED;
 use axum::http::{HeaderMap, HeaderName};
@@ -8,12 +8,11 @@ use std::str::FromStr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The address at the other end of a request's connection, in its extensions.
+/// The peer address of a request's connection, in the request's extensions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Remote(pub(super) IpAddr);
 
-/// An address, or all addresses that begin with the same bits: `192.0.2.1` or
-/// `2001:db8::/32`.
+/// An address, or all addresses with the same prefix: `192.0.2.1` or `2001:db8::/32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -21,8 +20,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// Whether an address is in it. An IPv4 address that is written as IPv6
-    /// (`::ffff:192.0.2.1`) counts as IPv4.
+    /// Whether the network contains an address. An IPv4 address in IPv6 form (`::ffff:192.0.2.1`)
+    /// counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
@@ -60,7 +59,9 @@ impl FromStr for Network {
             None => most,
         };
         if bits > most {
-            return Err(format!("{text:?} has {bits} bits; there are {most}"));
+            return Err(format!(
+                "{text:?} has a prefix of {bits} bits; the maximum is {most}"
+            ));
         }
         let kept = |all: u128, width: u32| match bits {
             0 => 0,
@@ -75,7 +76,7 @@ impl FromStr for Network {
         };
         if first != address {
             return Err(format!(
-                "{text:?} has bits after the first {bits}: write {first}/{bits}"
+                "{text:?} has bits set after the first {bits}: write {first}/{bits}"
             ));
         }
         Ok(Network { address, bits })
@@ -93,10 +94,10 @@ impl fmt::Display for Network {
     }
 }
 
-/// The address of the client: that of the connection, unless it is a trusted proxy's.
-/// Then the last one of `X-Forwarded-For`, or of `Forwarded` if there is no such header,
-/// that is not a trusted proxy's. Where the header cannot be read, the proxy before
-/// counts as the client.
+/// Returns the address of the client. It is the peer address, unless that is a trusted proxy's.
+/// Then it is the last address in `X-Forwarded-For`, or in `Forwarded` if that header is absent,
+/// that is not a trusted proxy's. If an element is invalid, the proxy after it counts as the
+/// client.
 pub fn address(remote: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = remote.to_canonical();
@@ -117,10 +118,10 @@ pub fn address(remote: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAd
     client
 }
 
-/// The addresses of all headers of a name, the last one first; `None` for what is none.
+/// The addresses in all headers of this name, last one first; `None` for an invalid element.
 ///
-/// A comma within quotes divides too: what is on its left is the client's own, who could
-/// open quotes that swallow what the proxy has added.
+/// A comma within quotes also separates: the left part comes from the client, which could otherwise
+/// open quotes that hide what the proxy added.
 fn hops(
     headers: &HeaderMap,
     name: HeaderName,
@@ -131,7 +132,7 @@ fn hops(
     parts.map(move |part| node(part).and_then(|node| parse(node.trim())))
 }
 
-/// The `for` of an element of `Forwarded`.
+/// The `for` parameter of a `Forwarded` element.
 fn forwarded_for(element: &str) -> Option<&str> {
     let mut nodes = element.split(';').filter_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
@@ -147,7 +148,7 @@ fn forwarded_for(element: &str) -> Option<&str> {
     }
 }
 
-/// An address, with a port or without.
+/// An address, with or without a port.
 fn parse(node: &str) -> Option<IpAddr> {
     let bare = node.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
     let address = match bare.unwrap_or(node).parse() {
@@ -201,7 +202,7 @@ mod tests {
         assert!(is_in("::/0", "2001:db8::"));
     }
 
-    /// What the client is behind `10.0.0.1` that sends these headers.
+    /// The client address of a request with these headers that `10.0.0.1` forwards.
     fn client(headers: &[(&'static str, &'static str)]) -> String {
         let trusted = networks(&["10.0.0.0/8", "2001:db8:ffff::/48"]);
         let mut map = HeaderMap::new();
@@ -216,14 +217,14 @@ mod tests {
         let xff = |value| client(&[("x-forwarded-for", value)]);
         assert_eq!(client(&[]), "10.0.0.1");
         assert_eq!(xff("192.0.2.1"), "192.0.2.1");
-        // What the client has made up is on the left.
+        // Anything that the client forged is on the left.
         assert_eq!(xff("203.0.113.9, 192.0.2.1"), "192.0.2.1");
         assert_eq!(xff("203.0.113.9,192.0.2.1 , 10.2.3.4"), "192.0.2.1");
         assert_eq!(xff("192.0.2.1:4711"), "192.0.2.1");
         assert_eq!(xff("[2001:db8::1]:80, 2001:db8:ffff::1"), "2001:db8::1");
         assert_eq!(xff("::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(xff("10.9.9.9, 10.2.3.4"), "10.9.9.9");
-        // What cannot be read ends the way.
+        // An invalid element ends the chain.
         assert_eq!(xff("192.0.2.1, unknown, 10.2.3.4"), "10.2.3.4");
         assert_eq!(xff(""), "10.0.0.1");
         let two = [
@@ -244,7 +245,7 @@ mod tests {
             forwarded("For=\"[2001:db8::1]:80\", for=10.2.3.4"),
             "2001:db8::1"
         );
-        // A client's open quotes do not hide what the proxy has added.
+        // Unclosed quotes of the client do not hide what the proxy added.
         assert_eq!(forwarded("for=\"203.0.113.9, for=192.0.2.1"), "192.0.2.1");
         assert_eq!(forwarded("for=_hidden"), "10.0.0.1");
         assert_eq!(forwarded("for=203.0.113.9;for=192.0.2.1"), "10.0.0.1");

@@ -12,25 +12,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-/// Answers up to this size are not counted, so that they are never refused.
+/// Responses up to this size are not counted, so that they are never refused.
 const SMALL: usize = 64 * 1024;
-/// What an answer without a known length counts as until its first part is taken:
-/// about what it sends at once. Then each part counts what it is, so that a stream that
-/// has nothing to send holds nothing.
+/// What a response of unknown length counts as until its first part is read: about what it sends at
+/// once. After that each part counts as its size, so that an idle stream holds nothing.
 const STREAM: usize = 512 * 1024;
-/// A body counts more than what has arrived of it, so that not each part changes the
-/// budget: as much again, between these, and never more than its length.
+/// A body is counted ahead of what has arrived, so that not every part changes the budget: as much
+/// again, within these bounds, and never more than its length.
 const AHEAD_MIN: usize = 64 * 1024;
 const AHEAD_MAX: usize = 1024 * 1024;
 
-/// A request's body, counted as it arrives. When it has, it counts what it is.
+/// A request's body, counted as it arrives. Once complete it counts as its size.
 struct Arriving {
     inner: Body,
     kept: Kept,
     waiting: Option<Waiting>,
 }
 
-/// What a handler keeps of the body that it reads: all that has arrived, unless it says
+/// The part of a body that its handler keeps: all that has arrived, unless the handler says
 /// otherwise. In the extensions of a request with a large body.
 #[derive(Clone)]
 pub(super) struct Kept(Arc<Count>);
@@ -39,14 +38,14 @@ struct Count {
     held: Arc<Held>,
     /// The bytes that are kept.
     bytes: AtomicUsize,
-    /// What they count as.
+    /// The bytes that are counted for them.
     counted: AtomicUsize,
-    /// The most that is counted: a handler that takes longer bodies does not keep them.
+    /// The most that is counted: a handler that accepts longer bodies does not keep them.
     most: usize,
 }
 
 impl Kept {
-    /// Says that the handler keeps so many bytes of what it has read.
+    /// Sets how many of the bytes that it has read the handler keeps.
     pub(super) fn set(&self, bytes: usize) {
         let count = &self.0;
         count.bytes.store(bytes, Ordering::Relaxed);
@@ -57,7 +56,7 @@ impl Kept {
         }
     }
 
-    /// Adds what has arrived; what all of it counts as, if that is more than before.
+    /// Adds bytes that have arrived. Returns the new count, if it has grown.
     fn add(&self, part: usize) -> Option<usize> {
         let count = &self.0;
         let bytes = count.bytes.load(Ordering::Relaxed).saturating_add(part);
@@ -72,7 +71,7 @@ impl Kept {
         Some(counts)
     }
 
-    /// The body is complete.
+    /// Marks the body as complete.
     fn end(&self) {
         let count = &self.0;
         count.held.complete();
@@ -87,7 +86,7 @@ type Waiting = (
     Pin<Box<dyn Future<Output = Result<(), NoRoom>> + Send>>,
 );
 
-/// The request with the bytes of its body counted, up to `most` of them.
+/// Counts the bytes of the request's body, up to `most`.
 pub(super) fn arriving(request: Request, held: Arc<Held>, most: usize) -> Request {
     let announced = request.body().size_hint();
     if announced.exact() == Some(0) {
@@ -162,15 +161,15 @@ impl HttpBody for Arriving {
     }
 }
 
-/// An answer whose bytes are counted until the client has taken them.
+/// A response whose bytes are counted until the client has read them.
 struct Leaving {
     inner: Body,
-    /// Of all of it, or of its next part.
+    /// The bytes of the whole response, or of its next part.
     held: Arc<Held>,
     by_part: bool,
 }
 
-/// Bytes with their count: it ends when the connection has written them.
+/// Bytes with their count, which is released once the connection has written them.
 struct Counted {
     bytes: Bytes,
     _held: Arc<Held>,
@@ -215,10 +214,10 @@ impl HttpBody for Leaving {
     }
 }
 
-/// The answer with its bytes counted.
+/// Counts the bytes of a response.
 ///
 /// # Errors
-/// [`NoRoom`], of an answer that may be refused.
+/// [`NoRoom`], for a response that may be refused.
 pub(super) fn leaving(
     response: Response,
     held: Arc<Held>,
@@ -255,7 +254,7 @@ mod tests {
     use kvasm_metrics::Metrics;
     use std::convert::Infallible;
 
-    /// A body counts what has arrived and little more, and less once its handler says so.
+    /// A body counts as what has arrived and little more, and as less once its handler says so.
     #[tokio::test]
     async fn a_body_counts_what_is_kept_of_it() {
         const PART: usize = 300 * 1024;
@@ -277,7 +276,7 @@ mod tests {
             let used = used(&metrics);
             assert!(used >= arrived && used <= arrived + AHEAD_MAX, "{used}");
         }
-        // All of it is there: it counts what it is.
+        // Once complete, it counts as its size.
         assert_eq!(used(&metrics), PARTS * PART);
         kept.set(PART);
         assert!(used(&metrics) <= PART + AHEAD_MIN);
@@ -290,7 +289,7 @@ mod tests {
             kept.set(0);
             assert_eq!(used(&metrics), 0);
         }
-        // A body of which nothing is held is not what others wait for.
+        // Others do not wait for a body that holds nothing.
         let (mut body, kept) = of(2);
         body.frame().await.unwrap().unwrap();
         assert!(budget.has_arriving());

@@ -1,4 +1,4 @@
-//! Deliveries that were given up.
+//! Dead letters.
 
 use super::Shared;
 use super::apps::find;
@@ -21,21 +21,21 @@ use uuid::Uuid;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LetterParams {
-    /// Of this trigger alone.
+    /// Only those of this trigger.
     trigger: Option<String>,
-    /// For this reason alone: `attempts`, `age`, `deterministic` or `depth`.
+    /// Only those with this reason: `attempts`, `age`, `deterministic` or `depth`.
     reason: Option<String>,
-    /// Given up at this time or later.
+    /// Only those that became dead letters at or after this time.
     from: Option<i64>,
-    /// Given up before this time.
+    /// Only those that became dead letters before this time.
     until: Option<i64>,
-    /// Where the page before ended.
+    /// Cursor of the page.
     before: Option<String>,
-    /// How many, 1 to 1,000; by default 100.
+    /// Maximum number of dead letters, 1 to 1,000; 100 by default.
     limit: Option<u32>,
 }
 
-/// Puts a choice of letters together; of all parts each is checked.
+/// Builds a selection of dead letters, and validates each field.
 fn letters(
     trigger: Option<&str>,
     reason: Option<&str>,
@@ -43,14 +43,14 @@ fn letters(
     until: Option<i64>,
 ) -> Result<Letters, Problem> {
     let reason = reason.map(|word| {
-        let refuse = |()| refused("`reason` is attempts, age, deterministic or depth");
+        let refuse = |()| refused("`reason` must be attempts, age, deterministic or depth");
         word.parse::<DeadReason>().map_err(refuse)
     });
     if let (Some(from), Some(until)) = (from, until)
         && from >= until
     {
         return Err(refused(format!(
-            "`from` is {from}, which is not before `until`, {until}: nothing is between"
+            "`from` ({from}) must be less than `until` ({until})"
         )));
     }
     Ok(Letters {
@@ -62,7 +62,7 @@ fn letters(
     })
 }
 
-/// About how long a letter is as JSON.
+/// Approximate size of a dead letter as JSON.
 fn letter_bytes(letter: &DeadLetter) -> usize {
     const FRAME: usize = 500;
     let value = match &letter.event.what {
@@ -74,7 +74,7 @@ fn letter_bytes(letter: &DeadLetter) -> usize {
 }
 
 fn letter_id(text: &str) -> Result<Uuid, Problem> {
-    Uuid::try_parse(text).map_err(|_| refused("the id of a dead letter is a UUID"))
+    Uuid::try_parse(text).map_err(|_| refused("the id of a dead letter must be a UUID"))
 }
 
 /// Lists dead letters, newest first, with their events and values.
@@ -106,7 +106,7 @@ pub(super) async fn dead(
     body::large_answer(&shared, app.id, bytes, page).await
 }
 
-/// Shows a dead letter.
+/// Returns a dead letter.
 #[utoipa::path(get, path = "/v1/apps/{app}/dead-letters/{id}", tag = "triggers",
     params(("app" = String, Path), ("id" = String, Path)),
     responses((status = 200, body = DeadLetterView)), security(("token" = ["script:read"])))]
@@ -123,9 +123,8 @@ pub(super) async fn show(
     body::large_answer(&shared, app.id, bytes, view).await
 }
 
-/// Which letters a request means. An empty choice means all of them, so it must be
-/// said: a list of ids that came out empty, or a name that was left out, discards
-/// nothing.
+/// The selection that a request means. An empty selection would mean all, so that must be explicit:
+/// an empty list of ids or a missing name discards nothing.
 fn chosen(request: &LettersRequest) -> Result<Letters, Problem> {
     let (trigger, reason) = (request.trigger.as_deref(), request.reason.as_deref());
     let mut letters = letters(trigger, reason, request.from, request.until)?;
@@ -135,7 +134,7 @@ fn chosen(request: &LettersRequest) -> Result<Letters, Problem> {
     Ok(letters)
 }
 
-/// The ids of a choice, which are at least one if the member is there.
+/// The ids of a selection; at least one if the field is present.
 pub(super) fn chosen_ids(member: &str, ids: Option<&[String]>) -> Result<Vec<Uuid>, Problem> {
     let Some(ids) = ids else {
         return Ok(Vec::new());
@@ -150,20 +149,18 @@ pub(super) fn chosen_ids(member: &str, ids: Option<&[String]>) -> Result<Vec<Uui
         .map_err(|_| refused(format!("each id in `{member}` must be a UUID")))
 }
 
-/// Refuses a choice that means all of the app without saying so, or says so and narrows it.
+/// Refuses a selection of everything without `all`, or of `all` together with other conditions.
 pub(super) fn check_choice(is_all: bool, says_all: bool, members: &str) -> Result<(), Problem> {
     match (is_all, says_all) {
         (true, false) => Err(refused(format!(
-            "nothing is chosen; give {members}, or \"all\": true for all of the app"
+            "the selection is empty; set {members}, or \"all\": true for all of the app"
         ))),
-        (false, true) => Err(refused(
-            "`all` is all of the app; leave it out, or what narrows the choice",
-        )),
+        (false, true) => Err(refused("`all` cannot be combined with other conditions")),
         (true, true) | (false, false) => Ok(()),
     }
 }
 
-/// Sends dead letters again, the oldest first, under the ids of their events.
+/// Replays dead letters, oldest first, with the original ids of their events.
 #[utoipa::path(post, path = "/v1/apps/{app}/dead-letters/replay", tag = "triggers",
     params(("app" = String, Path)), request_body = LettersRequest,
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
@@ -182,12 +179,12 @@ pub(super) async fn replay(
     let admin = shared.host.admin();
     let replay = admin.replay(&actor, &app, letters, limit, dry_run);
     let letters = replay.await?;
-    // A dispatcher of this host need not wait for its next poll.
+    // So that a dispatcher of this host need not wait for its next poll.
     shared.host.wakes().wake();
     Ok(Json(LettersDone { letters, dry_run }))
 }
 
-/// Permanently discards dead letters, the oldest first.
+/// Permanently discards dead letters, oldest first.
 #[utoipa::path(post, path = "/v1/apps/{app}/dead-letters/discard", tag = "triggers",
     params(("app" = String, Path)), request_body = LettersRequest,
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]

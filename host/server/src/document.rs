@@ -1,5 +1,5 @@
-//! The OpenAPI document: what the handlers say of themselves, and what is the same for
-//! all of them: problems, and the shapes of names and numbers.
+//! The OpenAPI document: the annotations of the handlers, combined with what all routes share:
+//! problems, and the constraints of names and numbers.
 
 use super::takes::Parameter;
 use kvasm_api::ProblemView;
@@ -11,10 +11,10 @@ use std::sync::LazyLock;
 use utoipa::PartialSchema;
 use utoipa::openapi::OpenApi;
 
-/// The paths of plugins' own answers, which have statuses and parameters of their own.
+/// The path prefix of plugins' own routes, which define their own statuses and parameters.
 const OF_PLUGINS: &str = "/a/";
 
-/// The document, and what is looked up in it.
+/// The document, and indices for lookups in it.
 pub(super) struct Document {
     text: String,
     /// By path and method.
@@ -26,7 +26,7 @@ struct Route {
     token: Token,
 }
 
-/// Whether a route takes a token.
+/// Whether a route accepts or requires a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token {
     No,
@@ -57,18 +57,18 @@ pub fn openapi() -> &'static str {
     &DOCUMENT.text
 }
 
-/// The parameters of a route; none if the route is not in the document, or a plugin's.
+/// The parameters of a route; none if the route is not in the document, or is a plugin's.
 pub(super) fn parameters(route: &str, method: &str) -> Option<&'static Parameters> {
     find(route, method).map(|route| &route.parameters)
 }
 
-/// Whether a route takes a token; not if it is not in the document, or a plugin's.
+/// Whether a route accepts a token; not if it is not in the document, or is a plugin's.
 pub(super) fn token(route: &str, method: &str) -> Token {
     find(route, method).map_or(Token::No, |route| route.token)
 }
 
 fn find(route: &str, method: &str) -> Option<&'static Route> {
-    // A HEAD is answered wherever a GET is.
+    // Every route of GET also accepts HEAD.
     let method = match method {
         "HEAD" => "get".to_owned(),
         other => other.to_ascii_lowercase(),
@@ -135,7 +135,8 @@ fn each_parameter(operation: &mut Map<String, Value>, mut visit: impl FnMut(&str
     }
 }
 
-/// The name of an operation, of its method and its path: functions share theirs.
+/// The id of an operation, derived from its method and path, since handlers can share a function
+/// name.
 fn name(path: &str, method: &str) -> String {
     let words = path.split(|c: char| !c.is_ascii_alphanumeric());
     let words = words.filter(|word| !word.is_empty() && *word != "v1");
@@ -145,7 +146,7 @@ fn name(path: &str, method: &str) -> String {
         .join("_")
 }
 
-/// Adds to a schema what is known of its place, or else of its name.
+/// Adds the known constraints of a schema, by its place or else by its name.
 fn shape(parameter: &mut Value, place: &str, name: &str) {
     if let (Some(shape), Some(schema)) = (known(place, name), parameter.get_mut("schema")) {
         merge(schema, shape);
@@ -172,10 +173,10 @@ fn number(min: u32, max: u32) -> Value {
     json!({ "minimum": min, "maximum": max })
 }
 
-/// Why deliveries are given up.
+/// Reasons of dead letters.
 const REASONS: [&str; 4] = ["attempts", "age", "deterministic", "depth"];
 
-/// What a place of the document takes, beyond its type.
+/// The constraints of a place in the document, beyond its type.
 fn known(place: &str, name: &str) -> Option<Value> {
     Some(match place {
         "?limit /v1/apps/{app}/deliveries" => number(1, 100),
@@ -207,7 +208,7 @@ fn known(place: &str, name: &str) -> Option<Value> {
         }),
         "LettersRequest.trigger" => text(1, 64, TRIGGER),
         "?reason /v1/apps/{app}/dead-letters" => json!({ "enum": REASONS }),
-        // A member that can be null has null among its values.
+        // A nullable enum must list null among its values.
         "LettersRequest.reason" => {
             let reasons = REASONS.map(Value::from);
             json!({ "enum": reasons.into_iter().chain([Value::Null]).collect::<Vec<_>>() })
@@ -233,7 +234,7 @@ fn known(place: &str, name: &str) -> Option<Value> {
     })
 }
 
-/// What a parameter or a member of this name takes wherever it is.
+/// The constraints of a parameter or field of this name, wherever it occurs.
 fn known_by_name(name: &str) -> Option<Value> {
     Some(match name {
         "{app}" => text(1, 64, APP),
@@ -250,7 +251,7 @@ fn known_by_name(name: &str) -> Option<Value> {
     })
 }
 
-/// Statuses that an operation has beside those of its kind.
+/// Statuses of an operation in addition to the common ones.
 fn own(path: &str, method: &str) -> &'static [u16] {
     match (path, method) {
         ("/v1/apps/{app}/call/{function}", "post") => &[409, 422, 429, 504, 507],
@@ -281,7 +282,7 @@ fn own(path: &str, method: &str) -> &'static [u16] {
     }
 }
 
-/// Adds the problems that an operation can answer.
+/// Adds the problem responses of an operation.
 fn problems(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let mut statuses = BTreeSet::from([400, 414, 431, 500, 503]);
     let needs_token = operation.get("security").and_then(Value::as_array);
@@ -305,10 +306,10 @@ fn problems(path: &str, method: &str, operation: &mut Map<String, Value>) {
     }
 }
 
-/// What answers for a plugin is the plugin, or a problem of the host.
+/// The responses of a plugin's route: those of the plugin, and problems of the host.
 fn plugins_answer(operation: &mut Map<String, Value>) {
     let answer = json!({
-        "description": "What the plugin answers, or a problem of the host",
+        "description": "The plugin's response, or a problem of the host",
         "content": {
             "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } },
             "*/*": {},
@@ -317,7 +318,7 @@ fn plugins_answer(operation: &mut Map<String, Value>) {
     operation.insert("responses".to_owned(), json!({ "default": answer }));
 }
 
-/// Adds the problem, and what is known of the members of the other schemas.
+/// Adds the problem schema, and the known constraints of the fields of other schemas.
 fn components(document: &mut Value) {
     let Some(components) = document.get_mut("components") else {
         return;
@@ -326,7 +327,7 @@ fn components(document: &mut Value) {
         let content = json!({ "application/problem+json": {
             "schema": { "$ref": "#/components/schemas/Problem" } } });
         let problem = json!({
-            "description": "The request was refused, or failed",
+            "description": "The request was refused or failed",
             "content": content,
         });
         components.insert("responses".to_owned(), json!({ "Problem": problem }));
@@ -348,7 +349,7 @@ fn components(document: &mut Value) {
     }
 }
 
-/// An object whose list of this name is not empty.
+/// An object with a non-empty list of this name.
 fn some(name: &str) -> Value {
     json!({ "required": [name], "properties": { name: { "minItems": 1 } } })
 }
@@ -376,7 +377,7 @@ fn members(name: &str, schema: &mut Value) {
     }
 }
 
-/// Says how large integers can be: their formats are hints, and know no unsigned ones.
+/// Adds the bounds of integers: formats are only hints, and none is unsigned.
 fn bound_integers(value: &mut Value) {
     match value {
         Value::Object(members) => {

@@ -1,5 +1,5 @@
-//! The headers that pass between clients and plugins. All plugins of a server share one
-//! origin in a browser, so a plugin's answer must not speak for more than its own path.
+//! Filters the headers between clients and plugins. All plugins of a server share one origin in a
+//! browser, so a plugin's response must not affect anything outside its own path.
 
 use super::auth;
 use super::layer::REQUEST_ID;
@@ -10,11 +10,11 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use kvasm_core::AppName;
 
-/// The most headers of a plugin's response, and the most bytes of them together.
+/// Limits of the headers of a plugin's response: their number, and their total bytes.
 const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 
-/// Headers that belong to one connection, or to the host.
+/// Whether a header belongs to one connection, or to the host.
 fn is_of_the_host(name: &HeaderName) -> bool {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -34,8 +34,8 @@ fn is_of_the_host(name: &HeaderName) -> bool {
     .contains(name)
 }
 
-/// Headers of a response that act on the whole origin, and so on other apps, or on a
-/// proxy before the server.
+/// Whether a response header affects the whole origin, and so other apps, or a proxy before the
+/// server.
 fn is_of_the_origin(name: &HeaderName) -> bool {
     let name = name.as_str();
     let names = [
@@ -58,7 +58,7 @@ fn is_of_the_origin(name: &HeaderName) -> bool {
     names.contains(&name) || name.starts_with("x-accel-")
 }
 
-/// What a plugin sees of a request's headers. The host's token is not among them.
+/// The headers of a request that a plugin receives, without the host's token.
 pub(super) fn of_request(headers: &HeaderMap) -> Vec<(&str, &str)> {
     let is_hidden = |name: &HeaderName, value: &HeaderValue| {
         is_of_the_host(name) || (*name == AUTHORIZATION && auth::is_of_the_host(value))
@@ -73,8 +73,7 @@ pub(super) fn of_request(headers: &HeaderMap) -> Vec<(&str, &str)> {
     text.collect()
 }
 
-/// What a client gets of the headers that the plugin of `app` has set, or what is wrong
-/// with them.
+/// The headers of a plugin's response that are sent to the client, or why they are invalid.
 pub(super) fn of_response(given: &[(String, String)], app: &AppName) -> Result<HeaderMap, String> {
     let bytes: usize = given
         .iter()
@@ -82,14 +81,14 @@ pub(super) fn of_response(given: &[(String, String)], app: &AppName) -> Result<H
         .sum();
     if given.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
         return Err(format!(
-            "it has {} headers of {bytes} bytes; the limits are {HEADERS_MAX} and {HEADER_BYTES_MAX}",
+            "{} headers of {bytes} bytes; the limits are {HEADERS_MAX} and {HEADER_BYTES_MAX}",
             given.len()
         ));
     }
     let mut headers = HeaderMap::new();
     for (name, value) in given {
-        let name = HeaderName::try_from(name).map_err(|_| "a header's name is not valid")?;
-        let invalid = |_| format!("the value of the header {name} is not valid");
+        let name = HeaderName::try_from(name).map_err(|_| "invalid header name")?;
+        let invalid = |_| format!("invalid value of the header {name}");
         let mut header = HeaderValue::try_from(value).map_err(invalid)?;
         if is_of_the_host(&name) || is_of_the_origin(&name) {
             continue;
@@ -105,14 +104,14 @@ pub(super) fn of_response(given: &[(String, String)], app: &AppName) -> Result<H
     Ok(headers)
 }
 
-/// The cookie, kept to the paths of the app: its path stays if it is one of them. None if
-/// it can only be for the whole host.
+/// Restricts a cookie to the paths of the app: its path is kept if it is one of them. `None` if the
+/// cookie must apply to the whole host.
 fn own_cookie(cookie: &str, app: &AppName) -> Option<String> {
     const OF_THE_HOST: &str = "__host-";
     let root = format!("/a/{app}/");
     let mut parts = cookie.split(';');
     let pair = parts.next().unwrap_or_default();
-    // Without a name, a browser looks for the prefix in the value.
+    // For a cookie without a name, a browser looks for the prefix in the value.
     let (name, value) = pair.split_once('=').unwrap_or(("", pair));
     let shown = if name.trim().is_empty() { value } else { name };
     let start = shown.trim_start().get(..OF_THE_HOST.len());
@@ -125,7 +124,7 @@ fn own_cookie(cookie: &str, app: &AppName) -> Option<String> {
         let (name, value) = attribute.split_once('=').unwrap_or((attribute, ""));
         match name.trim().to_ascii_lowercase().as_str() {
             "domain" => {}
-            // The last one counts.
+            // The last attribute takes precedence.
             "path" if value.trim().starts_with(&root) => path = value.trim().to_owned(),
             "path" => path.clone_from(&root),
             _ => {

@@ -1,4 +1,4 @@
-//! What machines ask of the server.
+//! Health checks and metrics.
 
 use super::Shared;
 use super::auth::{Known, MaybeKnown};
@@ -13,18 +13,19 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long the store may take to say whose token it is.
+/// Timeout for authenticating the token of a `/readyz` request.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Says that the process runs.
+/// Reports that the process is running.
 #[utoipa::path(get, path = "/healthz", tag = "health", responses((status = 200, body = String)))]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Says whether this server can work: the store takes writes, and background tasks
-/// run. With a token of `instance:admin` a refusal says what fails, and why; at the
-/// administration address it may do so without one.
+/// Reports whether this server is ready: the store accepts writes, and background tasks run.
+///
+/// With a token of `instance:admin`, or at an open administration address, a refusal lists what
+/// fails and why.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503)))]
 pub(super) async fn readyz(
@@ -51,8 +52,8 @@ pub(super) async fn readyz(
 }
 
 async fn is_administrator(shared: &Shared, parts: &mut Parts) -> bool {
-    // Asked for only now, and for a short time, as the token is in the store. Any other
-    // token than an administrator's gives no more than none.
+    // Authenticated only when needed, and with a short timeout, since the token is in the store.
+    // Any token other than an administrator's counts as none.
     let actor = MaybeKnown::from_request_parts(parts, shared);
     match timeout(TOKEN_TIMEOUT, actor).await {
         Ok(Ok(MaybeKnown(Some(actor), _))) => actor.require(Capability::InstanceAdmin).is_ok(),
@@ -60,7 +61,7 @@ async fn is_administrator(shared: &Shared, parts: &mut Parts) -> bool {
     }
 }
 
-/// What fails, since when and why.
+/// The failing components, with the cause and since when.
 fn failing(readiness: &Readiness) -> Value {
     let store = readiness.store.as_ref().err();
     let store = store.map(|failure| json!({ "name": "store", "cause": failure.cause }));
@@ -76,8 +77,9 @@ fn failing(readiness: &Readiness) -> Value {
     store.into_iter().chain(tasks).collect()
 }
 
-/// What Prometheus scrapes. It names apps, so it needs a token, but for an
-/// administration address where none is needed.
+/// Returns metrics for Prometheus.
+///
+/// They name apps, so a token is required, except at an open administration address.
 #[utoipa::path(get, path = "/metrics", tag = "health",
     responses((status = 200, body = String, content_type = "application/openmetrics-text")),
     security(("token" = ["instance:admin"])))]
@@ -90,7 +92,7 @@ pub(super) async fn metrics(
         actor.require(Capability::InstanceAdmin)?;
     }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    // Elsewhere: there can be thousands of lines, and the system is asked for some.
+    // On another thread: there can be thousands of lines, and some values come from the system.
     let metrics = shared.host.metrics().clone();
     let text = tokio::task::spawn_blocking(move || metrics.encode()).await;
     let text = text.map_err(|e| Problem::internal(&e))?;

@@ -1,4 +1,4 @@
-//! How long a connection waits for a request.
+//! Timeouts of a connection that waits for a request.
 
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
@@ -11,15 +11,15 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The rest of a request's head. A new connection owes one at once.
+    /// The rest of a request's head. A new connection starts in this phase.
     Head,
-    /// Nothing: the last request was answered, and the next may come.
+    /// Nothing: the last response was sent, and another request may follow.
     Idle,
-    /// A request is being handled. Its body and its answer have bounds of their own.
+    /// A request is being handled. Its body and its response have their own timeouts.
     Request,
 }
 
-/// The phase of a connection, which its requests change.
+/// The phase of a connection, as updated by its requests.
 #[derive(Debug, Clone)]
 pub(super) struct Phases(Arc<AtomicU8>);
 
@@ -45,8 +45,7 @@ impl Phases {
         self.set(Phase::Request);
     }
 
-    /// The body of the answer to that request: when it is dropped, the connection is
-    /// idle.
+    /// Wraps the body of the response: when it is dropped, the connection is idle.
     pub(super) fn answer<B: Body>(&self, inner: B) -> Answer<B> {
         let phases = self.clone();
         Answer { inner, phases }
@@ -58,7 +57,7 @@ pub(super) struct HeadTimer {
     phases: Phases,
     head_timeout: Duration,
     idle_timeout: Duration,
-    /// The phase that is timed, and since when.
+    /// The timed phase, and when it started.
     started: Option<(Phase, Instant)>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -78,22 +77,22 @@ impl HeadTimer {
         self.phases.clone()
     }
 
-    /// Bytes were read: those of a head, unless a request is being handled.
+    /// Bytes were read. Unless a request is being handled they belong to a head.
     pub(super) fn read(&mut self) {
         if self.phases.get() == Phase::Idle {
             self.phases.set(Phase::Head);
         }
     }
 
-    /// Bytes of an answer were written: the time of an idle connection begins when the
-    /// client has taken the last of them.
+    /// Bytes of a response were written: the idle timeout starts when the client has read the end
+    /// of the response.
     pub(super) fn wrote(&mut self) {
         if self.phases.get() == Phase::Idle {
             self.started = None;
         }
     }
 
-    /// Ready when the client has sent nothing, or no whole head, for too long.
+    /// Ready when the timeout for a request or its head has expired.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(until) = self.until(Instant::now()) else {
             return Poll::Pending;
@@ -107,7 +106,7 @@ impl HeadTimer {
         timer.as_mut().poll(context)
     }
 
-    /// When the connection is closed, if it goes on waiting.
+    /// When the connection will be closed if it stays in its current phase.
     fn until(&mut self, now: Instant) -> Option<Instant> {
         let phase = self.phases.get();
         let time = match phase {
@@ -127,7 +126,7 @@ impl HeadTimer {
     }
 }
 
-/// The body of an answer.
+/// The body of a response.
 pub(super) struct Answer<B> {
     inner: B,
     phases: Phases,
@@ -170,7 +169,7 @@ mod tests {
         HeadTimer::new(10 * SECOND, 60 * SECOND)
     }
 
-    /// One request comes and is answered.
+    /// Handles one request.
     fn serve_one(timer: &HeadTimer) {
         timer.phases().request();
         drop(timer.phases().answer(Empty::<&[u8]>::new()));
@@ -187,13 +186,13 @@ mod tests {
 
         timer.phases().request();
         timer.read();
-        assert_eq!(timer.until(later), None, "a request has no such time");
+        assert_eq!(timer.until(later), None, "a request has no idle timeout");
         let answer = timer.phases().answer(Empty::<&[u8]>::new());
-        assert_eq!(timer.until(later), None, "nor has its answer");
+        assert_eq!(timer.until(later), None, "neither has its response");
         drop(answer);
         assert_eq!(timer.until(later), Some(later + 60 * SECOND));
 
-        // With the first byte of the next head its time begins, and no byte extends it.
+        // The first byte of the next head starts its timeout, and further bytes do not extend it.
         let last = start + 50 * SECOND;
         for seconds in 0..3 {
             timer.read();

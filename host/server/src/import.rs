@@ -1,7 +1,7 @@
-//! Import: entries out of a stream of JSON Lines.
+//! Imports entries from a stream of JSON Lines.
 //!
-//! What a client sends costs its app's rate, whether or not anything comes of it, and is
-//! parsed in pieces off the threads that serve.
+//! All input counts towards its app's rate, even if it is refused, and is parsed in pieces off the
+//! server threads.
 
 use super::apps::find;
 use super::auth::Known;
@@ -23,18 +23,19 @@ use kvasm_service::{Caller, Write};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// An import commits when it has so many entries, or bytes of them. As many lines or
-/// bytes that it reads count as a write of the app, of which a commit is the work: no
-/// commit has fewer, but the last.
+/// An import commits after this many entries, or bytes of them. Reading as many lines or bytes
+/// counts as one write of the app, since that is about the work of a commit: only the last commit
+/// is smaller.
 const BATCH_ENTRIES: usize = 500;
 const BATCH_BYTES: usize = 1024 * 1024;
-/// The bytes of whole lines that are parsed at once, or a little more.
+/// Bytes of whole lines that are parsed at once, approximately.
 const PIECE_BYTES: usize = 64 * 1024;
-/// The longest that an import waits for its app's rate before it is refused.
+/// How long an import waits for its app's rate limit before it is refused.
 const REST_MAX: Duration = Duration::from_secs(10);
 
-/// Writes the entries of a stream, in batches of some hundred. What came before a
-/// bad line is written all the same; the problem says how many that were.
+/// Imports the entries of a stream, in batches of several hundred.
+///
+/// Entries before an invalid line are imported; the problem reports their number.
 #[utoipa::path(post, path = "/v1/apps/{app}/kv/import", tag = "kv",
     params(("app" = String, Path)),
     request_body(content = EntryLine, content_type = "application/jsonl"),
@@ -78,16 +79,16 @@ struct Import {
     app: App,
     caller: Caller,
     kept: Option<Kept>,
-    /// What was read and not parsed yet.
+    /// Bytes that were read but not parsed.
     unparsed: Vec<u8>,
-    /// The bytes of it that are whole lines.
+    /// How many of them belong to complete lines.
     whole: usize,
     bill: Bill,
-    /// What was parsed and not committed yet, each with the time at which it expires.
+    /// Entries that were parsed but not committed, with their expiry times.
     batch: Vec<Line>,
-    /// The bytes of its values.
+    /// Bytes of their values.
     bytes: usize,
-    /// The lines that were parsed.
+    /// Number of parsed lines.
     line: u64,
     done: Imported,
 }
@@ -98,8 +99,8 @@ impl Import {
         let options = &shared.options;
         let mut pace = Pace::new(options.body_timeout, options.min_rate, Instant::now());
         loop {
-            // What is there is read before it is parsed, so that a piece is worth its while;
-            // while the sender is waited for, nothing is left to do.
+            // Reads all that has arrived before parsing, so that pieces are large; all work is done
+            // before waiting for the sender.
             let part = match body::part(&mut body).now_or_never() {
                 Some(part) => part?,
                 None => {
@@ -117,7 +118,7 @@ impl Import {
         }
     }
 
-    /// Takes a part of the stream, which ends anywhere.
+    /// Adds a part of the stream, which may end within a line.
     async fn take(&mut self, part: &[u8]) -> Result<(), Problem> {
         if let Some(last) = part.iter().rposition(|byte| *byte == b'\n') {
             self.whole = self.unparsed.len() + last + 1;
@@ -141,7 +142,7 @@ impl Import {
         }
     }
 
-    /// Parses the lines that are whole, and commits when there are enough of them.
+    /// Parses the complete lines, and commits when there are enough entries.
     async fn parse(&mut self) -> Result<(), Problem> {
         if self.whole == 0 {
             return Ok(());
@@ -176,7 +177,7 @@ impl Import {
                 let raise = match self.shared.trust {
                     Trust::Tokens => "an operator can raise limits.value of the server",
                     Trust::Operator(_) => {
-                        "raise limits.value in a configuration file and name that with --config"
+                        "raise limits.value in a configuration file and pass it with --config"
                     }
                 };
                 format!("line {line}: {why}; {raise}")
@@ -185,8 +186,8 @@ impl Import {
         Problem::new(Kind::MalformedLine, detail)
     }
 
-    /// Counts a write of the app. An import does not fail for its own pace: it takes that
-    /// of the app.
+    /// Counts a write of the app. An import that exceeds the app's rate is slowed down and does not
+    /// fail.
     async fn admit(&self) -> Result<(), Problem> {
         while let Err(refusal) = self.shared.host.admit_write(&self.app) {
             let rest = refusal.retry_after();
@@ -202,7 +203,8 @@ impl Import {
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
         let all = batch.len();
-        // Only now: an entry may have waited for its sender, and does not live longer for it.
+        // The expiry is computed only now: an entry may have waited for a slow sender, which must
+        // not extend its life.
         let writes = alive(batch, Timestamp::now());
         let entries = writes.len();
         self.done.expired += (all - entries) as u64;
@@ -214,10 +216,10 @@ impl Import {
     }
 }
 
-/// A write without a time to live, and when its entry expires.
+/// A write without a time to live, and the expiry time of its entry.
 type Line = (Write, Option<Timestamp>);
 
-/// The writes of those entries that have not expired, with the time that they still have.
+/// The writes of entries that have not expired, with their remaining time to live.
 fn alive(batch: Vec<Line>, now: Timestamp) -> Vec<Write> {
     let batch = batch.into_iter();
     let alive = batch.filter_map(|(write, expires_at)| {
@@ -233,7 +235,7 @@ fn alive(batch: Vec<Line>, now: Timestamp) -> Vec<Write> {
     alive.collect()
 }
 
-/// What was read since it last counted as a write.
+/// Input that has not yet been counted as a write.
 #[derive(Default)]
 struct Bill {
     begun: bool,
@@ -242,8 +244,8 @@ struct Bill {
 }
 
 impl Bill {
-    /// The writes that so many more lines and bytes are: one for the first, and one for
-    /// each further 500 lines or 1 MiB, whichever comes first.
+    /// The number of writes that this many further lines and bytes count as: one for the first, and
+    /// one for each further 500 lines or 1 MiB, whichever comes first.
     fn writes(&mut self, lines: usize, bytes: usize) -> usize {
         let mut writes = usize::from(!self.begun);
         self.begun = true;
@@ -258,13 +260,13 @@ impl Bill {
     }
 }
 
-/// Lines as writes, until one is refused.
+/// Writes parsed from lines, up to the first invalid one.
 #[derive(Default)]
 struct Parsed {
     writes: Vec<Line>,
-    /// All of them, blank ones and the one that is refused included.
+    /// Number of lines, including blank ones and the invalid one.
     lines: u64,
-    /// Why the last one is refused.
+    /// Why the last line is invalid.
     bad: Option<Bad>,
 }
 
@@ -295,22 +297,22 @@ fn write(line: &[u8], line_bytes: usize, value_bytes: usize) -> Result<Line, Bad
     line.write(value_bytes)
 }
 
-/// Of the limit of lines, which follows that of values.
+/// The error of a line over the limit, which is derived from that of values.
 fn over(limit: usize) -> Bad {
-    Bad::TooLarge(format!("it is over the limit of {limit} bytes"))
+    Bad::TooLarge(format!("over the limit of {limit} bytes"))
 }
 
-/// What came of lines.
+/// The result of parsing lines.
 #[cfg(feature = "fuzzing")]
 #[derive(Debug)]
 pub struct Lines {
     /// Entries to write.
     pub writes: Vec<Write>,
-    /// How many entries have expired.
+    /// Number of entries that have expired.
     pub expired: u64,
-    /// How many lines were read.
+    /// Number of lines read.
     pub lines: u64,
-    /// Why the last one is refused.
+    /// Why the last line is invalid.
     pub bad: Option<String>,
 }
 
@@ -328,7 +330,7 @@ pub fn fuzz_lines(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Lines 
     }
 }
 
-/// The line that an export has for a written entry.
+/// The line that an export writes for an entry.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_line(write: &Write) -> Result<Vec<u8>, serde_json::Error> {
     let now = Timestamp::now();
@@ -355,7 +357,7 @@ mod tests {
     use kvasm_host::Host;
     use std::convert::Infallible;
 
-    /// An import holds what it has not committed, however long it is.
+    /// An import holds in memory only what it has not committed, even if the whole is large.
     #[tokio::test]
     async fn an_import_can_be_larger_than_all_bytes_in_flight() {
         let value = "x".repeat(50_000);
@@ -365,7 +367,7 @@ mod tests {
         assert_eq!(done, r#"{"imported":320,"expired":0}"#);
     }
 
-    /// What is said of an import to a server that holds 4 MiB at most.
+    /// The response to an import by a server that holds at most 4 MiB.
     async fn imported(body: Body) -> String {
         let host = Host::builder().instances(4).build().unwrap();
         let app = host.create_app(AppName::parse("shop").unwrap()).await;
@@ -384,7 +386,7 @@ mod tests {
         String::from_utf8(body.unwrap().to_bytes().to_vec()).unwrap()
     }
 
-    /// However long the sender pauses after it.
+    /// Regardless of how long the sender pauses after it.
     #[tokio::test]
     async fn an_entry_expires_when_its_line_says() {
         let at = Timestamp::now().plus_ms(500);
@@ -394,7 +396,7 @@ mod tests {
         );
         let parts = stream::unfold(Some(line), move |line| async move {
             let Some(line) = line else {
-                // The line was read, and is parsed while this is waited for.
+                // The line is read, and parsed while this loop waits.
                 while Timestamp::now() <= at {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -406,7 +408,7 @@ mod tests {
         assert_eq!(done, r#"{"imported":0,"expired":1}"#);
     }
 
-    /// However the stream is cut, what is read counts.
+    /// The number of writes does not depend on how the stream is split.
     #[test]
     fn what_is_read_counts_as_writes() {
         let writes = |parts: &[(usize, usize)]| {

@@ -26,15 +26,15 @@ const CREATED_AT: HeaderName = HeaderName::from_static("kvasm-created-at");
 const UPDATED_AT: HeaderName = HeaderName::from_static("kvasm-updated-at");
 const EXPIRES_AT: HeaderName = HeaderName::from_static("kvasm-expires-at");
 
-/// Where an entry is. Not in the path: a key may be any text, such as `..`, which
-/// clients and proxies change in a path.
+/// The address of an entry. It is not in the path: a key may be any text, such as `..`, which
+/// clients and proxies would normalise in a path.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EntryParams {
-    /// The collection.
+    /// Collection of the entry.
     collection: String,
-    /// The key.
+    /// Key of the entry.
     key: String,
 }
 
@@ -47,13 +47,13 @@ impl EntryParams {
 fn entry_not_found() -> Problem {
     Problem::new(
         Kind::EntryNotFound,
-        "the collection has no entry of this key",
+        "the collection has no entry with this key",
     )
 }
 
-/// Reads an entry: its value as the body, its version as the ETag, its times in
-/// headers. With `If-None-Match: "version"` the answer is 304 if it still has that
-/// version.
+/// Reads an entry: its value as the body, its version as the ETag, its times in headers.
+///
+/// With `If-None-Match: "version"` the response is 304 if it still has that version.
 #[utoipa::path(get, path = "/v1/apps/{app}/kv/entry", tag = "kv",
     params(("app" = String, Path), EntryParams),
     responses((status = 200, content((serde_json::Value = "application/json"),
@@ -100,17 +100,18 @@ fn entry_response(entry: Entry) -> Response {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PutParams {
-    /// The collection.
+    /// Collection of the entry.
     collection: String,
-    /// The key.
+    /// Key of the entry.
     key: String,
-    /// The entry is absent this many milliseconds from now.
+    /// Expire the entry after this many milliseconds.
     ttl_ms: Option<u64>,
 }
 
-/// Writes an entry: JSON if that is the body's content type, else bytes. With
-/// `If-Match: "version"` only if the entry has that version, with `If-Match: *` only if
-/// there is one, with `If-None-Match: *` only if there is none.
+/// Writes an entry: JSON if that is the body's content type, else bytes.
+///
+/// With `If-Match: "version"`, only if the entry has that version; with `If-Match: *`, only if it
+/// exists; with `If-None-Match: *`, only if it does not exist.
 #[utoipa::path(put, path = "/v1/apps/{app}/kv/entry", tag = "kv",
     params(("app" = String, Path), PutParams),
     request_body(content((serde_json::Value = "application/json"), (Vec<u8> = "application/octet-stream"))),
@@ -163,7 +164,7 @@ pub(super) async fn put(
     Ok(response)
 }
 
-/// Deletes an entry; with `If-Match: "version"` only if it has that version.
+/// Deletes an entry; with `If-Match: "version"`, only if it has that version.
 #[utoipa::path(delete, path = "/v1/apps/{app}/kv/entry", tag = "kv",
     params(("app" = String, Path), EntryParams), responses((status = 204)),
     security(("token" = ["script:write"])))]
@@ -194,22 +195,22 @@ pub(super) async fn delete(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
-    /// The collection.
+    /// The collection to list.
     collection: String,
-    /// Only keys that start with this.
+    /// Only keys with this prefix.
     prefix: Option<String>,
-    /// Only keys at or after this.
+    /// Only keys greater than or equal to this one.
     start: Option<String>,
-    /// Only keys before this.
+    /// Only keys less than this one.
     end: Option<String>,
-    /// Where the page before ended.
+    /// Cursor of the page.
     cursor: Option<String>,
-    /// How many, 1 to 1,000; by default 100.
+    /// Maximum number of entries, 1 to 1,000; 100 by default.
     limit: Option<u32>,
-    /// Descending keys.
+    /// List keys in descending order.
     #[serde(default)]
     reverse: bool,
-    /// The values too.
+    /// Include values.
     #[serde(default)]
     values: bool,
 }
@@ -217,10 +218,10 @@ pub(super) struct ListParams {
 /// A page of a collection.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EntryPage {
-    /// In the order of their keys; with values if they were asked for.
+    /// In the order of their keys; with values if requested.
     entries: Vec<EntryLine>,
-    /// Pass it as `cursor`, with the same parameters, for the next page; absent at
-    /// the end.
+    /// Cursor of the next page, to pass as `cursor` with the same parameters; absent on the last
+    /// page.
     cursor: Option<String>,
 }
 
@@ -239,7 +240,7 @@ pub(super) async fn list(
     let range = KeyRange::parse(bytes(params.prefix), bytes(params.start), bytes(params.end))?;
     let cursor = params.cursor.map(|text| {
         let bytes = URL_SAFE_NO_PAD.decode(&text);
-        let refuse = |_| takes::refuse("cursor", &text, "the `cursor` of the page before");
+        let refuse = |_| takes::refuse("cursor", &text, "the `cursor` of the previous page");
         let bytes = bytes.map_err(refuse)?;
         Ok::<_, Problem>(Cursor::parse(bytes)?)
     });
@@ -272,9 +273,9 @@ pub(super) async fn list(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CollectionParams {
-    /// Where the page before ended.
+    /// Cursor of the page.
     after: Option<String>,
-    /// How many, 1 to 1,000; by default 100.
+    /// Maximum number of collections, 1 to 1,000; 100 by default.
     limit: Option<u32>,
 }
 
@@ -291,7 +292,7 @@ pub(super) async fn collections(
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let limit = page_limit(params.limit)?;
     let after = params.after.map(|name| {
-        let refuse = |_| takes::refuse("after", &name, "the `next` of the page before");
+        let refuse = |_| takes::refuse("after", &name, "the `next` of the previous page");
         Collection::parse(name.as_str()).map_err(refuse)
     });
     let after = after.transpose()?;

@@ -1,5 +1,5 @@
-//! What surrounds every request: its id, its span, its time, its problem, its line in
-//! the log.
+//! The outermost layer of each request: its id, span and timing, the rendering of problems, and its
+//! log line.
 
 use super::Shared;
 use super::auth;
@@ -22,20 +22,19 @@ use std::time::Duration;
 use tracing::Instrument;
 use uuid::Uuid;
 
-/// The request's id, in and out.
+/// The request id, in requests and responses.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The most bytes of a request's headers, which the reader of heads bounds
-/// roughly only.
+/// Maximum bytes of a request's headers, which hyper bounds only approximately.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
-/// What a handler keeps of a body at the most, but for inputs and modules.
+/// Maximum bytes of a body that a handler keeps, except for inputs and modules.
 const BODY_BYTES_KEPT: usize = 16 * 1024 * 1024;
-/// How long the answer to one call too many is kept back at least. A client that asks
-/// again at once, on many connections, would else take the CPU from others.
+/// Minimum delay of the response to a rate-limited call. Otherwise a client that retries
+/// immediately, on many connections, would take CPU time from others.
 const REFUSED_AFTER: Duration = Duration::from_millis(100);
-/// The longest path and query, in bytes.
+/// Maximum length of the path and query, in bytes.
 const URI_BYTES_MAX: usize = 8 * 1024;
 
-/// The request's id, in its extensions.
+/// The request id, in the request's extensions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestId(pub(super) Uuid);
 
@@ -91,7 +90,7 @@ pub(super) async fn around(
         line.took(),
     );
     if is_rate {
-        // Up to twice as long, so that what was refused together does not come back together.
+        // Jittered, up to twice as long, so that requests refused together do not return together.
         let [.., random] = id.into_bytes();
         tokio::time::sleep(REFUSED_AFTER + REFUSED_AFTER * u32::from(random) / 256).await;
     }
@@ -99,14 +98,15 @@ pub(super) async fn around(
     response.map(|body| line.end_with(status, body))
 }
 
-/// Runs the handler with the bytes of the body and the answer counted.
+/// Runs the handler, counting the bytes of the body and the response.
 async fn counted(shared: &Shared, request: Request, next: Next) -> Result<Response, NoRoom> {
     let share = Share::of(request.uri().path());
-    // Metrics and the like are the operator's, who needs them most when there is no room.
+    // Other requests, such as for metrics, are the operator's, who needs them most when there is no
+    // room.
     let may_refuse = share != Share::Others;
     let held = Arc::new(shared.budget.held(share));
     if may_refuse {
-        // Before a call is made whose answer would find no room.
+        // Before running a call whose response would find no room.
         held.wait_for_room().await?;
     }
     let limits = shared.host.limits();
@@ -120,14 +120,14 @@ async fn counted(shared: &Shared, request: Request, next: Next) -> Result<Respon
     leaving(response, held, may_refuse)
 }
 
-/// The id that the client gave. One that is no UUID is replaced, as ids go into
-/// logs and to plugins.
+/// The request id that the client sent. One that is not a UUID is replaced, since ids go into logs
+/// and to plugins.
 fn given_id(headers: &HeaderMap) -> Option<Uuid> {
     let text = headers.get(REQUEST_ID)?.to_str().ok()?;
     Uuid::try_parse(text).ok()
 }
 
-/// Whether responses of the status have no content, those of plugins included.
+/// Whether responses with this status have no content, including those of plugins.
 fn has_no_content(status: StatusCode) -> bool {
     [
         StatusCode::NO_CONTENT,
@@ -137,7 +137,7 @@ fn has_no_content(status: StatusCode) -> bool {
     .contains(&status)
 }
 
-/// A method as a label: clients can invent others.
+/// The method as a metric label: clients can invent others.
 fn method(request: &Request) -> &'static str {
     match request.method().as_str() {
         "GET" => "GET",
@@ -151,7 +151,7 @@ fn method(request: &Request) -> &'static str {
     }
 }
 
-/// The method as it is counted: one that the route does not have is no other series.
+/// The method label of a counted response: a method that the route does not allow adds no series.
 fn counted_method(method: &'static str, status: StatusCode) -> &'static str {
     match status {
         StatusCode::METHOD_NOT_ALLOWED => "other",
@@ -159,8 +159,8 @@ fn counted_method(method: &'static str, status: StatusCode) -> &'static str {
     }
 }
 
-/// The status as it is counted: a plugin can invent 400 of them, and those that HTTP
-/// does not define are counted by their class.
+/// The status label of a counted response: plugins could use 400 different ones, so a status that
+/// HTTP does not define is counted by its class.
 fn counted_status(status: StatusCode) -> String {
     match status.canonical_reason() {
         Some(_) => status.as_str().to_owned(),
@@ -168,7 +168,7 @@ fn counted_status(status: StatusCode) -> String {
     }
 }
 
-/// Checks the form of a request's head, before anything else is done for it.
+/// Checks the syntax of a request's head, before anything else.
 fn form(request: &Request) -> Result<(), Problem> {
     too_long(request).map_or(Ok(()), Err)?;
     too_large(request.headers()).map_or(Ok(()), Err)?;
@@ -176,23 +176,23 @@ fn form(request: &Request) -> Result<(), Problem> {
     coding(request.headers())
 }
 
-/// Checks what a request's head says to its route. A refusal is for those with a token,
-/// if the route needs one.
+/// Checks a request's head against its route. If the route requires a token, only a caller with a
+/// valid one sees the refusal.
 fn meant(request: &Request, route: &str) -> Result<(), Problem> {
     content_coding(request)?;
     target::check(request.uri(), route, request.method().as_str())
 }
 
-/// RFC 9112: HTTP/1.1 has exactly one Host. A router in another server is asked in other
-/// ways too, so only a connection of our own must have one.
+/// RFC 9112: an HTTP/1.1 request has exactly one Host header. It is checked only on our own
+/// connections: a router embedded in another server may be called in other ways.
 fn host(request: &Request) -> Result<(), Problem> {
     let refused = |why| Err(Problem::new(Kind::InvalidArgument, why));
     let mut hosts = request.headers().get_all(HOST).iter();
     let is_ours = request.extensions().get::<Peer>().is_some();
     match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => refused("there is more than one Host header"),
+        (Some(_), Some(_)) => refused("more than one Host header"),
         (None, _) if is_ours && request.version() == Version::HTTP_11 => {
-            refused("there is no Host header, which HTTP/1.1 needs")
+            refused("the Host header is missing, which HTTP/1.1 requires")
         }
         (None, _) => Ok(()),
         (Some(host), None) => {
@@ -202,14 +202,14 @@ fn host(request: &Request) -> Result<(), Problem> {
                     .is_ok_and(|host| !host.as_str().contains('@'));
             match is_good {
                 true => Ok(()),
-                false => refused("the Host header is not a host and its port"),
+                false => refused("the Host header is not a valid host and port"),
             }
         }
     }
 }
 
-/// Bodies come as they are, or in chunks. The reader of bodies takes off the last coding
-/// of a list, so that a plugin would get what is still in the others and cannot know it.
+/// Only plain and chunked bodies are accepted. Hyper removes only the last transfer coding of a
+/// list, so a plugin would get a body that is still encoded, without knowing how.
 fn coding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let is_known = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
@@ -218,13 +218,13 @@ fn coding(headers: &HeaderMap) -> Result<(), Problem> {
         (Some(coding), None) if is_known(coding) => Ok(()),
         _ => Err(Problem::new(
             Kind::InvalidArgument,
-            "the body has another transfer coding than chunked; send it without",
+            "unsupported transfer coding; only chunked is supported",
         )),
     }
 }
 
-/// Bodies are taken as they are, so one that is compressed would be stored, or given to a
-/// function, as something else than it is. An HTTP handler of a plugin sees the header.
+/// Bodies are not decoded, so a compressed one would be stored, or passed to a function, as the
+/// wrong data. An HTTP handler of a plugin receives the header.
 fn content_coding(request: &Request) -> Result<(), Problem> {
     if request.uri().path().starts_with("/a/") || request.body().is_end_stream() {
         return Ok(());
@@ -237,8 +237,8 @@ fn content_coding(request: &Request) -> Result<(), Problem> {
         Some(coding) => Err(Problem::new(
             Kind::UnsupportedEncoding,
             format!(
-                "the Content-Encoding is {:?}; this route takes identity alone, so send the \
-                 body as it is",
+                "the Content-Encoding is {:?}; this route accepts only identity: send the \
+                 body unencoded",
                 String::from_utf8_lossy(coding.trim_ascii())
             ),
         )),
@@ -251,7 +251,7 @@ fn too_long(request: &Request) -> Option<Problem> {
         let (len, limit) = (target.len(), URI_BYTES_MAX);
         Problem::new(
             Kind::UriTooLong,
-            format!("they are {len} bytes; the limit is {limit} bytes"),
+            format!("the path and query are {len} bytes; the limit is {limit} bytes"),
         )
     })
 }
@@ -262,7 +262,7 @@ fn too_large(headers: &HeaderMap) -> Option<Problem> {
         .map(|(name, value)| name.as_str().len() + value.len());
     let len: usize = sizes.sum();
     (len > HEADER_BYTES_MAX).then(|| {
-        let detail = format!("they are {len} bytes; the limit is {HEADER_BYTES_MAX} bytes");
+        let detail = format!("the headers are {len} bytes; the limit is {HEADER_BYTES_MAX} bytes");
         Problem::new(Kind::HeadersTooLarge, detail)
     })
 }
@@ -270,14 +270,14 @@ fn too_large(headers: &HeaderMap) -> Option<Problem> {
 pub(super) async fn not_found() -> Problem {
     Problem::new(
         Kind::RouteNotFound,
-        "there is no such route; GET /v1/openapi.json lists the routes",
+        "unknown route; GET /v1/openapi.json lists the routes",
     )
 }
 
 pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(
         Kind::MethodNotAllowed,
-        "the route does not take this method; GET /v1/openapi.json lists the routes and their methods",
+        "the route does not allow this method; GET /v1/openapi.json lists the methods",
     )
 }
 
@@ -285,7 +285,7 @@ pub(super) async fn method_not_allowed() -> Problem {
 mod tests {
     use super::*;
 
-    /// Whatever a plugin answers, there are few series.
+    /// The number of series is bounded whatever statuses plugins use.
     #[test]
     fn statuses_that_plugins_invent_are_counted_by_their_class() {
         let counted = |status| counted_status(StatusCode::from_u16(status).unwrap());

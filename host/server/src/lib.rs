@@ -1,8 +1,10 @@
-//! The HTTP server: public calls of plugins, and the API of administrators.
+//! The HTTP server: public calls of plugins, and the administration API.
 //!
 //! Handlers decode a request, call the host, and encode the answer. What is
 //! allowed is decided below, in `service`.
 #![deny(missing_docs)]
+//! Handlers decode a request, call the host, and encode the response. Authorisation is in the layer
+//! below, `service`.
 
 mod apps;
 mod aside;
@@ -60,43 +62,41 @@ pub use serve::serve;
 #[cfg(feature = "fuzzing")]
 pub use target::decode as fuzz_percent;
 
-/// What the `type` of a problem begins with.
+/// The prefix of the `type` of problems.
 pub const PROBLEMS: &str = "urn:kvasm:problem:";
 
-/// Bounds of the server. Those of calls, values and modules are the host's.
+/// Limits of the server. Limits of calls, values and modules are the host's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerOptions {
-    /// Connections that are open at once; further ones wait to be taken. Default 20,000.
+    /// Maximum number of open connections; further ones wait to be accepted. Default 20,000.
     pub connections: usize,
-    /// Connections of one client address that are open at once, of an IPv6 network of
-    /// 64 bits together; further ones are closed. `None` for no limit, as behind a
-    /// proxy, where all clients have its address. Default 5,000.
+    /// Maximum number of open connections of one client address, or of one IPv6 network of 64 bits;
+    /// further ones are closed. `None` for no limit, as behind a proxy, where all clients have its
+    /// address. Default 5,000.
     pub connections_of_address: Option<usize>,
-    /// The proxies before the server. Only of these is it believed for whom they
-    /// forward a request (`X-Forwarded-For`, `Forwarded`), which is shown in the log.
-    /// Connections are always counted by the address at their other end. Default none.
+    /// The proxies in front of the server. Only their forwarding headers (`X-Forwarded-For`,
+    /// `Forwarded`) are trusted; the client address is shown in the log. Connections are always
+    /// counted by peer address. Default none.
     pub trusted_proxies: Vec<Network>,
-    /// Bytes of requests and responses that the server holds at once: bodies that
-    /// arrive or are being handled, and answers that are being sent. Default 256 MiB.
+    /// Maximum bytes of requests and responses in memory: bodies that are arriving or being
+    /// handled, and responses that are being sent. Default 256 MiB.
     pub bytes_in_flight: usize,
-    /// The bytes a second that a client takes of a response, or sends of a body, at
-    /// the least. Default 1 KiB.
+    /// The minimum rate, in bytes per second, at which a client must read a response or send a
+    /// body. Default 1 KiB.
     pub min_rate: usize,
-    /// The longest that a request's head may take to arrive. Default 30 s.
+    /// Timeout of a request's head. Default 30 s.
     pub head_timeout: Duration,
-    /// The longest that a connection may be idle between requests. Longer than a
-    /// balancer keeps its connections (60 s with most), or it sends requests on those
-    /// that the server is closing. Default 75 s.
+    /// Timeout of a connection that is idle between requests. It should be longer than a load
+    /// balancer keeps its connections (mostly 60 s), or that sends requests on connections that the
+    /// server is closing. Default 75 s.
     pub idle_timeout: Duration,
-    /// The longest that a request's body may take to arrive. Its sender may be behind
-    /// `min_rate` for a third of it; that of an import, which has no such limit, for all
-    /// of it. Default 30 s.
+    /// Timeout of a request's body. Its sender may be behind `min_rate` for a third of it. An
+    /// import has no timeout, and its sender may be behind for the whole of it. Default 30 s.
     pub body_timeout: Duration,
-    /// How far behind `min_rate` a client that takes a response may be, and so the
-    /// longest that it may take nothing. Default 30 s.
+    /// How far behind `min_rate` a client that reads a response may fall, and so the longest time
+    /// that it may read nothing. Default 30 s.
     pub write_timeout: Duration,
-    /// How long requests that run may go on after the server is stopped.
-    /// Default 10 s.
+    /// How long running requests may take to finish after the server is stopped. Default 10 s.
     pub drain_timeout: Duration,
 }
 
@@ -117,16 +117,16 @@ impl Default for ServerOptions {
     }
 }
 
-/// Who stands behind a request.
+/// The authority of requests.
 #[derive(Debug, Clone)]
 enum Trust {
-    /// The principal of the token; nobody without one.
+    /// That of the token's principal; none without a token.
     Tokens,
-    /// Always the operator, by this name.
+    /// Always the operator's, with this name.
     Operator(Arc<str>),
 }
 
-/// What every handler has.
+/// The state shared by all handlers.
 #[derive(Clone)]
 struct Shared(Arc<State>);
 
@@ -138,7 +138,7 @@ struct State {
     trust: Trust,
     /// Whether metrics, and the reasons for not being ready, need no token.
     open: bool,
-    /// Cancelled when the server stops: streams without an end then end.
+    /// Cancelled when the server stops; ends endless streams.
     stop: CancellationToken,
 }
 
@@ -156,7 +156,7 @@ impl Shared {
         }))
     }
 
-    /// The same, for an address where metrics need no token.
+    /// The state for an address where metrics need no token.
     fn open(&self) -> Shared {
         Shared(Arc::new(State {
             host: self.host.clone(),
@@ -178,29 +178,29 @@ impl std::ops::Deref for Shared {
     }
 }
 
-/// The server's routes over a host. Give it to [`serve`], which also bounds
-/// connections, or nest it into a server of your own.
+/// Returns the server's routes over a host. Pass it to [`serve`], which also limits connections,
+/// or nest it in your own server.
 pub fn router(host: Host, options: ServerOptions, stop: CancellationToken) -> Router {
     let shared = Shared::new(host, options, Trust::Tokens, stop);
     router::build(shared, Routes::All)
 }
 
-/// What the administration address of a server serves: `/healthz`, `/readyz` and
-/// `/metrics`, and with [`api`](AdminAddress::api) the API.
+/// The administration address of a server. It serves `/healthz`, `/readyz` and `/metrics`, and
+/// with [`api`](AdminAddress::api) the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AdminAddress {
-    /// Whether the API is served here, and no longer at the public address, which then
-    /// has calls, `/healthz` and `/readyz` alone. Pages of plugins are never served
-    /// here: they would share the browser's origin with the API.
+    /// Whether the API is served here instead of at the public address, which then serves only
+    /// calls, `/healthz` and `/readyz`. Pages of plugins are never served here: they would share
+    /// the browser's origin with the API.
     pub api: bool,
-    /// Whether `/metrics`, and the reasons that `/readyz` gives, need no token here.
-    /// They name apps and causes; let only operators reach the address.
+    /// Whether `/metrics`, and the reasons in `/readyz`, need no token here. They name apps and
+    /// causes, so only operators should be able to reach the address.
     pub open: bool,
 }
 
-/// The routes of a server with two addresses: the public ones, and those of
-/// administration. Both share the bytes in flight. Give each to a [`serve`] of its own,
-/// so that connections to one never take the places of the other.
+/// Returns the routes of a server with two addresses: the public ones, and those of
+/// administration. Both share the bytes in flight. Pass each to a separate [`serve`], so that
+/// they have separate connection limits.
 pub fn routers(
     host: Host,
     options: ServerOptions,
@@ -224,14 +224,14 @@ pub fn routers(
     }
 }
 
-/// The same routes for the operator alone, who needs no token: for programs that
-/// have the store in their hands. **Never give this to a network.** `name` goes to
+/// Returns the same routes with the operator's authority, without a token: for programs that
+/// have direct access to the store. **Never expose this to a network.** `name` is recorded in
 /// the audit log.
 pub fn operator_router(host: Host, name: &str) -> Router {
     let options = ServerOptions {
         // The sender of an import may pause.
         body_timeout: Duration::from_secs(24 * 60 * 60),
-        // There is no client but the operator's.
+        // The only client is the operator.
         bytes_in_flight: usize::MAX,
         ..ServerOptions::default()
     };

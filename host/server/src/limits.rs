@@ -1,5 +1,5 @@
-//! What an app may use. The operator sets it, piece by piece or as a whole; with
-//! `If-Match` only if nobody has changed it since it was read.
+//! The limits of an app. The operator sets them individually or all together; with `If-Match`, only
+//! if they are unchanged since they were read.
 
 use super::Shared;
 use super::apps::find;
@@ -17,7 +17,7 @@ use kvasm_core::{App, AppLimits, Capability, LimitsPatch};
 use kvasm_service::{Actor, ServiceError};
 use sha2::{Digest as _, Sha256};
 
-/// The tag of limits: the same for the same limits.
+/// The ETag of limits: the same for equal limits.
 fn tag(limits: &AppLimits) -> String {
     let Limits {
         entries,
@@ -37,8 +37,8 @@ fn with_tag(limits: &AppLimits, body: impl IntoResponse) -> Response {
     response
 }
 
-/// The limits that the request expects the app to have, if any: those that it has, or the
-/// request is refused at once. The store looks again when it makes the change.
+/// The limits that the request's `If-Match` expects, if any. Refuses the request at once if the app
+/// has others. The store checks again when it applies the change.
 fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem> {
     let preconditions = Preconditions::of(headers)?;
     if !preconditions.allow_change(Some(&tag(&app.limits))) {
@@ -47,10 +47,10 @@ fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem
     Ok(preconditions.name_tags().then_some(app.limits))
 }
 
-/// Shows what an app may use. The ETag is for `If-Match`.
+/// Returns the limits of an app. The ETag can be used in `If-Match`.
 #[utoipa::path(get, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
     responses((status = 200, body = Limits),
-        (status = 304, description = "They are those of the ETag")),
+        (status = 304, description = "The limits are those of the ETag")),
     security(("token" = ["app:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
@@ -66,8 +66,9 @@ pub(super) async fn show(
     Ok(with_tag(&app.limits, Json(Limits::from(&app.limits))))
 }
 
-/// Sets what an app may use. All four limits are replaced. With `If-Match: "etag"`
-/// only if the limits are those of that ETag.
+/// Replaces all four limits of an app.
+///
+/// With `If-Match: "etag"`, only if the current limits have that ETag.
 #[utoipa::path(put, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
     request_body = Limits, responses((status = 200, body = AppView)),
     security(("token" = ["instance:admin"])))]
@@ -88,8 +89,9 @@ pub(super) async fn replace(
     set(&shared, &actor, &app, patch, expected).await
 }
 
-/// Changes some of what an app may use: limits that are not given stay, and null is
-/// no limit. With `If-Match: "etag"` only if the limits are those of that ETag.
+/// Changes some limits of an app: absent limits stay unchanged, and null removes a limit.
+///
+/// With `If-Match: "etag"`, only if the current limits have that ETag.
 #[utoipa::path(patch, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
     request_body = LimitsChange, responses((status = 200, body = AppView)),
     security(("token" = ["instance:admin"])))]
@@ -118,7 +120,7 @@ async fn set(
 ) -> Result<Response, Problem> {
     if patch == LimitsPatch::default() {
         return Err(refused(
-            "nothing is to be changed; give entries, bytes, calls_per_second or calls_at_once",
+            "no limit is given; set entries, bytes, calls_per_second or calls_at_once",
         ));
     }
     let sizes = [patch.entries, patch.bytes];
@@ -127,7 +129,7 @@ async fn set(
     {
         let limit = i64::MAX;
         return Err(refused(format!(
-            "a limit is {size}; it must be at most {limit}, or null for no limit"
+            "the limit is {size}; it must be at most {limit}, or null for no limit"
         )));
     }
     if patch.calls_at_once == Some(Some(0)) {

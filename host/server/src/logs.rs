@@ -22,30 +22,30 @@ use std::time::{Duration, Instant};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-/// How often a blank line shows whether somebody still follows, and how often the
-/// token is checked again.
+/// Interval of the blank lines that detect a disconnected follower, and of checking its token
+/// again.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogParams {
-    /// Only lines with larger numbers.
+    /// Only lines with a larger sequence number.
     after: Option<u64>,
-    /// The last so many lines; by default 100.
+    /// Number of lines, the newest ones; 100 by default.
     limit: Option<u32>,
-    /// Of the request with this id alone.
+    /// Only lines of the request with this id.
     request: Option<String>,
-    /// At least as severe as this: `error`, `warn`, `info`, `debug` or `trace`.
+    /// Only lines at least as severe as this: `error`, `warn`, `info`, `debug` or `trace`.
     level: Option<String>,
-    /// Written at this time or later.
+    /// Only lines written at or after this time.
     since: Option<i64>,
-    /// Do not end, but go on with new lines as they come. Blank lines mean nothing.
+    /// Keep the response open and send new lines as they arrive. Ignore blank lines.
     #[serde(default)]
     follow: bool,
 }
 
-/// Shows an app's newest log lines, oldest first, as this host has them.
+/// Returns the newest log lines of an app on this host, oldest first.
 #[utoipa::path(get, path = "/v1/apps/{app}/logs", tag = "logs",
     params(("app" = String, Path), LogParams),
     responses((status = 200, body = LogView, content_type = "application/jsonl")),
@@ -95,30 +95,30 @@ fn filter(params: &LogParams) -> Result<LogFilter, Problem> {
     Ok(LogFilter {
         request: request
             .transpose()
-            .map_err(|_| refused("`request` is the id of a request, a UUID"))?,
+            .map_err(|_| refused("`request` must be the UUID of a request"))?,
         level: level
             .transpose()
-            .map_err(|()| refused("`level` is error, warn, info, debug or trace"))?,
+            .map_err(|()| refused("`level` must be error, warn, info, debug or trace"))?,
         since: params.since.map(Timestamp),
     })
 }
 
 fn too_many() -> Problem {
     let detail = format!(
-        "too many requests follow logs; at most {FOLLOWERS_OF_APP_MAX} may follow that of one app"
+        "too many followers; at most {FOLLOWERS_OF_APP_MAX} requests may follow the log of an app"
     );
     Problem::new(Kind::RateLimited, detail).retry_after(HEARTBEAT)
 }
 
 async fn lines(shared: &Shared, app: AppId, records: Vec<LogRecord>) -> Result<Bytes, Problem> {
-    /// About how long a line without its message is.
+    /// Approximate size of a line without its message.
     const FRAME: usize = 200;
     let sizes = records.iter().map(|record| FRAME + record.message.len());
     let bytes = sizes.sum();
     let write = move || {
         let mut out = Vec::new();
         for record in &records {
-            // A struct of numbers and text is written without fail.
+            // Serialising a struct of numbers and strings cannot fail.
             if serde_json::to_writer(&mut out, &LogView::from(record)).is_ok() {
                 out.push(b'\n');
             }
@@ -128,28 +128,28 @@ async fn lines(shared: &Shared, app: AppId, records: Vec<LogRecord>) -> Result<B
     shared.aside.by_size(app, bytes, write).await
 }
 
-/// Who follows an app's log, and where it stands.
+/// A request that follows an app's log, and its position.
 struct Follower {
     shared: Shared,
     app: App,
-    /// The token that is shown again and again.
+    /// The headers with the token, which is checked repeatedly.
     headers: HeaderMap,
     id: Uuid,
     after: u64,
     limit: usize,
     filter: LogFilter,
     checked: Instant,
-    /// When a line, or a blank one, was sent last.
+    /// When a line, blank or not, was last sent.
     sent: Instant,
     following: Following,
 }
 
 impl Follower {
-    /// The next lines, or a blank one; none at the end.
+    /// The next lines, or a blank one; `None` at the end.
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Follower)> {
         let mut woken = false;
         loop {
-            // A token can be revoked and an app deleted while its log is followed.
+            // The token can be revoked, or the app deleted, while its log is followed.
             if self.checked.elapsed() >= HEARTBEAT && !self.check().await {
                 return None;
             }
@@ -159,7 +159,7 @@ impl Follower {
             tokio::pin!(grown);
             // From here on no line is missed.
             grown.as_mut().enable();
-            // Before it looks: what comes meanwhile is looked at again.
+            // Read before the lines, so that lines that arrive meanwhile are read again.
             let newest = logs.newest();
             let records = logs.find(self.app.id, self.after, self.limit, &self.filter);
             let has_grown = !logs.read(self.app.id, self.after, 1).is_empty();
@@ -171,14 +171,13 @@ impl Follower {
                 let lines = lines(&self.shared, self.app.id, records).await.ok()?;
                 return Some((Ok(lines), self));
             }
-            // Woken for nothing, not for lines that the filter holds back: the app may be
-            // gone.
+            // Notified without new lines, not even filtered ones: the app may have been deleted.
             if std::mem::take(&mut woken) && !has_grown && !self.check().await {
                 return None;
             }
             tokio::select! {
                 () = &mut grown => woken = true,
-                // However many lines come that the filter holds back.
+                // However many filtered lines arrive.
                 () = tokio::time::sleep(HEARTBEAT.saturating_sub(self.sent.elapsed())) => {
                     self.sent = Instant::now();
                     return Some((Ok(Bytes::from_static(b"\n")), self));
@@ -188,7 +187,7 @@ impl Follower {
         }
     }
 
-    /// Whether the log may still be read. A store that cannot say is asked later.
+    /// Whether the log may still be read. If the store is unavailable, it is asked again later.
     async fn check(&mut self) -> bool {
         self.checked = Instant::now();
         let mut seen = Seen::default();
@@ -210,7 +209,7 @@ impl Follower {
         }
     }
 
-    /// The app is gone, and its log with it.
+    /// The app was deleted, and its log with it.
     fn forget(&self) -> bool {
         self.shared.host.logs().remove(self.app.id);
         false

@@ -1,4 +1,4 @@
-//! Deliveries that are not done.
+//! Outstanding deliveries.
 
 use super::Shared;
 use super::apps::find;
@@ -21,19 +21,19 @@ use utoipa::IntoParams;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeliveryParams {
-    /// Of this trigger alone.
+    /// Only those of this trigger.
     trigger: Option<String>,
-    /// Queued at this time or later.
+    /// Only those queued at or after this time.
     from: Option<i64>,
-    /// Queued before this time.
+    /// Only those queued before this time.
     until: Option<i64>,
-    /// Where the page before ended.
+    /// Cursor of the page.
     after: Option<String>,
-    /// How many, 1 to 100; by default 100.
+    /// Maximum number of deliveries, 1 to 100; 100 by default.
     limit: Option<u32>,
 }
 
-/// Lists deliveries that are not done yet, with their events and values.
+/// Lists outstanding deliveries, with their events and values.
 #[utoipa::path(get, path = "/v1/apps/{app}/deliveries", tag = "triggers",
     params(("app" = String, Path), DeliveryParams), responses((status = 200, body = DeliveryPage)),
     security(("token" = ["script:read"])))]
@@ -71,7 +71,7 @@ fn which(
         && from >= until
     {
         return Err(refused(format!(
-            "`from` is {from}, which is not before `until`, {until}: nothing is between"
+            "`from` ({from}) must be less than `until` ({until})"
         )));
     }
     Ok(Outstanding {
@@ -82,13 +82,13 @@ fn which(
     })
 }
 
-/// A place as `next` gives it. Names of triggers have no comma.
+/// The cursor for a delivery key, as in `next`. Trigger names contain no comma.
 fn cursor(place: &Place) -> String {
     format!("{},{},{}", place.seq, place.chain, place.trigger)
 }
 
 fn place(cursor: &str) -> Result<Place, Problem> {
-    let refuse = || takes::refuse("after", cursor, "the `next` of the page before");
+    let refuse = || takes::refuse("after", cursor, "the `next` of the previous page");
     let mut parts = cursor.splitn(3, ',');
     let mut number = || parts.next().and_then(|part| part.parse().ok());
     let (seq, chain) = number().zip(number()).ok_or_else(refuse)?;
@@ -101,7 +101,7 @@ fn place(cursor: &str) -> Result<Place, Problem> {
     })
 }
 
-/// Which deliveries a request means. As with dead letters, all of them takes `all`.
+/// The selection that a request means. As with dead letters, selecting all requires `all`.
 fn chosen(request: &DeliveriesRequest) -> Result<Outstanding, Problem> {
     let mut which = which(request.trigger.as_deref(), request.from, request.until)?;
     which.events = chosen_ids("events", request.events.as_deref())?;
@@ -110,7 +110,7 @@ fn chosen(request: &DeliveriesRequest) -> Result<Outstanding, Problem> {
     Ok(which)
 }
 
-/// Permanently discards deliveries that are not done yet.
+/// Permanently discards outstanding deliveries.
 #[utoipa::path(post, path = "/v1/apps/{app}/deliveries/discard", tag = "triggers",
     params(("app" = String, Path)), request_body = DeliveriesRequest,
     responses((status = 200, body = DeliveriesDone)), security(("token" = ["script:write"])))]
@@ -129,7 +129,7 @@ pub(super) async fn discard(
     let admin = shared.host.admin();
     let done = admin.discard_deliveries(&actor, &app, which, limit, dry_run);
     let deliveries = done.await?;
-    // What was behind them may be due now.
+    // Deliveries that waited behind the discarded ones may be due now.
     shared.host.wakes().wake();
     Ok(Json(DeliveriesDone {
         deliveries,

@@ -1,4 +1,4 @@
-//! What stands in a path and a query.
+//! Path and query parameters.
 
 use super::problem::{Kind, Problem};
 use super::{Shared, problem};
@@ -7,28 +7,28 @@ use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-/// The parts of a path that a route names, percent-decoded.
+/// The parameters of a path, percent-decoded.
 pub(super) struct Segments<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for Segments<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
-        // `target` has checked them; what it cannot know is left.
+        // `target` has validated most of it already; this reports the remaining errors.
         let path = Path::<T>::from_request_parts(parts, shared).await;
         let Path(segments) = path.map_err(|e: PathRejection| refused(e.body_text()))?;
         Ok(Segments(segments))
     }
 }
 
-/// The parameters of a query. Unknown ones are refused by the types.
+/// The parameters of a query. The types refuse unknown ones.
 pub(super) struct Params<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
-        // As with paths.
+        // As for paths, above.
         let query = Query::<T>::from_request_parts(parts, shared).await;
         let Query(params) = query.map_err(|e: QueryRejection| refused(e.body_text()))?;
         Ok(Params(params))
@@ -39,10 +39,10 @@ pub(super) fn refused(why: impl Into<String>) -> Problem {
     Problem::new(problem::Kind::InvalidArgument, why)
 }
 
-/// How many rows a page of an administrator's list may have.
+/// Maximum number of rows in a page of an administrative list.
 pub(super) const PAGE_MAX: u32 = 1_000;
 
-/// A page's number of rows: what was asked for, or 100.
+/// The number of rows in a page: as requested, or 100.
 pub(super) fn page_limit(asked: Option<u32>) -> Result<u32, Problem> {
     match asked {
         None => Ok(100),

@@ -1,4 +1,4 @@
-//! Plugin versions of an app.
+//! The plugin versions of an app.
 
 use super::Shared;
 use super::apps::find;
@@ -20,9 +20,9 @@ use utoipa::IntoParams;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
-    /// Where the page before ended.
+    /// Cursor of the page.
     before: Option<u32>,
-    /// How many, 1 to 1,000; by default 100.
+    /// Maximum number of versions, 1 to 1,000; 100 by default.
     limit: Option<u32>,
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn list(
     body::large_answer(&shared, id, bytes, page).await
 }
 
-/// About how long a version is as JSON. The names of its functions can be long and many.
+/// Approximate size of a version as JSON. Function names can be long and numerous.
 fn plugin_bytes(plugin: &Plugin) -> usize {
     const FRAME: usize = 300;
     let names = plugin.exports.functions.iter().map(|name| name.len() + 4);
@@ -64,12 +64,11 @@ fn plugin_bytes(plugin: &Plugin) -> usize {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct UploadParams {
-    /// Whether the version becomes the active one at once; by default true.
+    /// Whether to activate the version; true by default.
     activate: Option<bool>,
 }
 
-/// Uploads a module as a new version. It is compiled before it is stored, and
-/// refused if it cannot run here.
+/// Uploads a module as a new version. It is compiled and validated before it is stored.
 #[utoipa::path(post, path = "/v1/apps/{app}/plugins", tag = "plugins",
     params(("app" = String, Path), UploadParams),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
@@ -105,7 +104,7 @@ pub(super) async fn upload(
     Ok((StatusCode::CREATED, Json(deployed)))
 }
 
-/// Shows a version.
+/// Returns a version.
 #[utoipa::path(get, path = "/v1/apps/{app}/plugins/{version}", tag = "plugins",
     params(("app" = String, Path), ("version" = u32, Path)),
     responses((status = 200, body = PluginView)), security(("token" = ["app:read"])))]
@@ -122,7 +121,7 @@ pub(super) async fn show(
     Ok(Json(PluginView::new(&plugin.await?, &app)))
 }
 
-/// Deletes a version that is not active.
+/// Deletes an inactive version.
 #[utoipa::path(delete, path = "/v1/apps/{app}/plugins/{version}", tag = "plugins",
     params(("app" = String, Path), ("version" = u32, Path)), responses((status = 204)),
     security(("token" = ["plugin:deploy"])))]
@@ -139,7 +138,7 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Makes a version the active one. Calls that run end on theirs.
+/// Activates a version. Running calls finish on the version that they started with.
 #[utoipa::path(post, path = "/v1/apps/{app}/plugins/{version}/activate", tag = "plugins",
     params(("app" = String, Path), ("version" = u32, Path)),
     responses((status = 200, body = Activated)), security(("token" = ["plugin:deploy"])))]
@@ -155,7 +154,7 @@ pub(super) async fn activate(
     Ok(Json(Activated { version }))
 }
 
-/// Makes the version active that the active one replaced.
+/// Activates the version that the active one replaced.
 #[utoipa::path(post, path = "/v1/apps/{app}/rollback", tag = "plugins",
     params(("app" = String, Path)), responses((status = 200, body = Activated)),
     security(("token" = ["plugin:deploy"])))]
@@ -169,7 +168,7 @@ pub(super) async fn roll_back(
     Ok(Json(Activated { version: version.0 }))
 }
 
-/// Lists what the active version offers.
+/// Lists the functions and handlers of the active version.
 #[utoipa::path(get, path = "/v1/apps/{app}/functions", tag = "plugins",
     params(("app" = String, Path)), responses((status = 200, body = Functions)),
     security(("token" = ["app:read"])))]

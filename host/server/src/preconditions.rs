@@ -10,8 +10,8 @@ use kvasm_core::{App, Collection, Expect, Key, Version};
 use kvasm_service::{Caller, ServiceError};
 use std::time::Duration;
 
-/// How often a write whose precondition is not of one version is tried: it is looked at,
-/// and others can change the entry before it is written.
+/// How often a write is tried whose precondition does not name a single version: it is checked
+/// before the write, and others can change the entry in between.
 const ATTEMPTS: usize = 32;
 
 /// A list of entity tags.
@@ -25,11 +25,11 @@ enum Tags {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Tag {
     is_weak: bool,
-    /// Without its quotes.
+    /// The tag without its quotes.
     opaque: String,
 }
 
-/// What a request expects of what it is about.
+/// The preconditions of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Preconditions {
     if_match: Option<Tags>,
@@ -44,7 +44,8 @@ impl Preconditions {
         })
     }
 
-    /// Whether they name tags, so that what is there must not change meanwhile.
+    /// Whether they name tags, so that the resource must not change between the check and the
+    /// write.
     pub(super) fn name_tags(&self) -> bool {
         let lists = [&self.if_match, &self.if_none_match];
         lists
@@ -52,20 +53,20 @@ impl Preconditions {
             .any(|tags| matches!(tags, Some(Tags::These(_))))
     }
 
-    /// Whether `If-Match` holds for what has this tag now.
+    /// Whether `If-Match` holds for the current tag.
     fn matches(&self, current: Option<&str>) -> bool {
         match (&self.if_match, current) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(Tags::Any), Some(_)) => true,
-            // Compared strongly.
+            // Strong comparison.
             (Some(Tags::These(tags)), Some(current)) => {
                 tags.iter().any(|tag| !tag.is_weak && tag.opaque == current)
             }
         }
     }
 
-    /// Whether `If-None-Match` holds.
+    /// Whether `If-None-Match` holds for the current tag.
     fn matches_none(&self, current: Option<&str>) -> bool {
         match (&self.if_none_match, current) {
             (None, _) | (Some(_), None) => true,
@@ -76,12 +77,12 @@ impl Preconditions {
         }
     }
 
-    /// Whether what has this tag may be changed.
+    /// Whether a resource with this tag may be changed.
     pub(super) fn allow_change(&self, current: Option<&str>) -> bool {
         self.matches(current) && self.matches_none(current)
     }
 
-    /// The answer to a read of what has this tag, if it is not what was asked for.
+    /// The response to a read of a resource with this tag, if a precondition fails.
     pub(super) fn of_read(&self, current: &str) -> Result<Option<Response>, Problem> {
         if !self.matches(Some(current)) {
             return Err(failed());
@@ -93,7 +94,7 @@ impl Preconditions {
         }))
     }
 
-    /// What the store is to check, if it can check it alone.
+    /// The check that the store can do on its own, if any.
     fn of_store(&self) -> Option<Option<Expect>> {
         match (&self.if_match, &self.if_none_match) {
             (None, None) => Some(None),
@@ -109,7 +110,7 @@ impl Preconditions {
         }
     }
 
-    /// Carries out a write of an entry, if they hold for it.
+    /// Runs a write of an entry, if the preconditions hold.
     pub(super) async fn guard<T, W: Future<Output = Result<T, ServiceError>>>(
         &self,
         shared: &Shared,
@@ -120,7 +121,7 @@ impl Preconditions {
         if let Some(expect) = self.of_store() {
             return Ok(write(expect).await?);
         }
-        // Who may write may know whether there is an entry, as `If-None-Match: *` says.
+        // A caller who may write may learn whether the entry exists, as with `If-None-Match: *`.
         let host = Caller::new(app, None);
         for _ in 0..ATTEMPTS {
             let entry = shared.host.kv().get(&host, collection, key).await?;
@@ -135,12 +136,12 @@ impl Preconditions {
                 written => return Ok(written?),
             }
         }
-        let detail = format!("others changed the entry {ATTEMPTS} times meanwhile; try again");
+        let detail = format!("the entry was changed concurrently {ATTEMPTS} times; try again");
         Err(Problem::new(Kind::Busy, detail).retry_after(Duration::from_secs(1)))
     }
 }
 
-/// The version that a tag stands for, written as the server writes it.
+/// The version that a tag denotes, if it is in canonical form.
 fn version(opaque: &str) -> Option<Version> {
     let version = opaque.parse().ok()?;
     (opaque == format!("{version}")).then_some(Version(version))
@@ -149,7 +150,7 @@ fn version(opaque: &str) -> Option<Version> {
 fn failed() -> Problem {
     Problem::new(
         Kind::PreconditionFailed,
-        "what is there now is not what If-Match or If-None-Match expects",
+        "the current state does not match If-Match or If-None-Match",
     )
 }
 
@@ -159,7 +160,7 @@ pub(super) fn set_etag(response: &mut Response, opaque: &str) {
     }
 }
 
-/// The tags of a header, which may come in several lines.
+/// The tags of a header, which may have several lines.
 fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
     let mut lines = Vec::new();
     for line in headers.get_all(name) {
@@ -174,7 +175,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem>
 
 fn malformed(name: &HeaderName) -> Problem {
     refused(format!(
-        "{name} takes * or ETags with their quotes, such as \"7\""
+        "{name} must be * or a list of quoted ETags, such as \"7\""
     ))
 }
 
@@ -202,7 +203,7 @@ fn parse(text: &str) -> Option<Tags> {
     (!tags.is_empty()).then_some(Tags::These(tags))
 }
 
-/// Tags of a header, weak ones or not; none of them for `*`.
+/// The tags of a header and whether they are weak; `None` for `*`.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_tags(text: &str) -> Option<Vec<(bool, String)>> {
     Some(match parse(text)? {

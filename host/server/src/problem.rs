@@ -1,5 +1,4 @@
-//! Errors as RFC 9457 problem details. Each case has a `type` of its own that
-//! does not change.
+//! Errors as RFC 9457 problem details. Each case has a stable `type`.
 
 use super::budget::NoRoom;
 use crate::PROBLEMS;
@@ -18,7 +17,7 @@ use uuid::Uuid;
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $name:ident = $status:ident $slug:literal $title:literal,)*) => {
-        /// The cases.
+        /// The kinds of problems.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) enum Kind { $($(#[doc = $doc])* $name,)* }
 
@@ -42,65 +41,65 @@ macro_rules! kinds {
 }
 
 kinds! {
-    RouteNotFound = NOT_FOUND "route-not-found" "There is no such route",
-    MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed" "The route does not take this method",
+    RouteNotFound = NOT_FOUND "route-not-found" "Route not found",
+    MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed" "The route does not allow this method",
     UriTooLong = URI_TOO_LONG "uri-too-long" "The path and query are too long",
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE "headers-too-large" "The headers are too large",
-    InvalidArgument = BAD_REQUEST "invalid-argument" "An argument is refused",
-    MalformedJson = BAD_REQUEST "malformed-json" "The body is not the JSON that this route takes",
-    MalformedLine = BAD_REQUEST "malformed-line" "A line of the import is refused",
-    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "The body has another content type than this route takes",
-    UnsupportedEncoding = UNSUPPORTED_MEDIA_TYPE "unsupported-content-encoding" "The body is compressed, or encoded in another way",
-    BodyTooLarge = PAYLOAD_TOO_LARGE "body-too-large" "The body is over the limit",
+    InvalidArgument = BAD_REQUEST "invalid-argument" "Invalid argument",
+    MalformedJson = BAD_REQUEST "malformed-json" "The body is not valid JSON for this route",
+    MalformedLine = BAD_REQUEST "malformed-line" "Invalid line in the import",
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "The route does not accept this content type",
+    UnsupportedEncoding = UNSUPPORTED_MEDIA_TYPE "unsupported-content-encoding" "The body has an unsupported encoding",
+    BodyTooLarge = PAYLOAD_TOO_LARGE "body-too-large" "The body is too large",
     BodyTimeout = REQUEST_TIMEOUT "body-timeout" "The body did not arrive in time",
     BodyBroken = BAD_REQUEST "body-broken" "The request body was truncated",
-    TokenRequired = UNAUTHORIZED "token-required" "This needs a token",
-    TokenInvalid = UNAUTHORIZED "token-invalid" "The token is not valid",
+    TokenRequired = UNAUTHORIZED "token-required" "A token is required",
+    TokenInvalid = UNAUTHORIZED "token-invalid" "Invalid token",
     Forbidden = FORBIDDEN "forbidden" "The token does not allow this",
-    ScopeExceeded = FORBIDDEN "scope-exceeded" "A token cannot grant what its maker does not have",
-    LifetimeExceeded = FORBIDDEN "lifetime-exceeded" "A token cannot outlast that of its maker",
-    AppNotFound = NOT_FOUND "app-not-found" "There is no such app",
-    AppExists = CONFLICT "app-exists" "The app's name is taken",
-    EntryNotFound = NOT_FOUND "entry-not-found" "There is no such entry",
-    PreconditionFailed = PRECONDITION_FAILED "precondition-failed" "A precondition does not hold",
-    NoInteger = CONFLICT "no-integer" "The entry cannot be added to",
-    TriggerNotFound = NOT_FOUND "trigger-not-found" "There is no such trigger",
+    ScopeExceeded = FORBIDDEN "scope-exceeded" "A token cannot grant more than its creator has",
+    LifetimeExceeded = FORBIDDEN "lifetime-exceeded" "A token cannot outlive its creator's",
+    AppNotFound = NOT_FOUND "app-not-found" "App not found",
+    AppExists = CONFLICT "app-exists" "The app already exists",
+    EntryNotFound = NOT_FOUND "entry-not-found" "Entry not found",
+    PreconditionFailed = PRECONDITION_FAILED "precondition-failed" "Precondition failed",
+    NoInteger = CONFLICT "no-integer" "The value cannot be incremented",
+    TriggerNotFound = NOT_FOUND "trigger-not-found" "Trigger not found",
     TriggerHasDeliveries = CONFLICT "trigger-has-deliveries" "The trigger has outstanding deliveries",
-    DeadLetterNotFound = NOT_FOUND "dead-letter-not-found" "There is no such dead letter",
-    TokenNotFound = NOT_FOUND "token-not-found" "There is no such token",
-    LastAdminToken = CONFLICT "last-admin-token" "The token is the last that administers the instance",
-    PluginNotFound = NOT_FOUND "plugin-not-found" "There is no such plugin version",
+    DeadLetterNotFound = NOT_FOUND "dead-letter-not-found" "Dead letter not found",
+    TokenNotFound = NOT_FOUND "token-not-found" "Token not found",
+    LastAdminToken = CONFLICT "last-admin-token" "The last administrator token cannot be revoked",
+    PluginNotFound = NOT_FOUND "plugin-not-found" "Plugin version not found",
     PluginActive = CONFLICT "plugin-active" "The plugin version is active",
     NoActivePlugin = NOT_FOUND "no-active-plugin" "The app has no active plugin",
-    NothingToRollBackTo = CONFLICT "nothing-to-roll-back-to" "There is no version to roll back to",
-    ModuleRefused = UNPROCESSABLE_ENTITY "module-refused" "The module cannot run here",
+    NothingToRollBackTo = CONFLICT "nothing-to-roll-back-to" "No version to roll back to",
+    ModuleRefused = UNPROCESSABLE_ENTITY "module-refused" "The module was refused",
     FunctionNotFound = NOT_FOUND "function-not-found" "The plugin has no such function",
-    NoHttpHandler = NOT_FOUND "no-http-handler" "The plugin answers no HTTP requests",
-    InputRefused = UNPROCESSABLE_ENTITY "input-refused" "The function refuses its input",
+    NoHttpHandler = NOT_FOUND "no-http-handler" "The plugin has no HTTP handler",
+    InputRefused = UNPROCESSABLE_ENTITY "input-refused" "The function refused its input",
     PluginFailed = INTERNAL_SERVER_ERROR "plugin-failed" "The plugin's function failed",
     PluginTrapped = INTERNAL_SERVER_ERROR "plugin-trapped" "The plugin trapped",
-    PluginAnswer = BAD_GATEWAY "plugin-answer" "The plugin's answer is no HTTP response",
-    TransactionConflict = CONFLICT "transaction-conflict" "Others changed what the transaction read",
-    PluginTimeout = GATEWAY_TIMEOUT "plugin-timeout" "The call used up its time",
+    PluginAnswer = BAD_GATEWAY "plugin-answer" "The plugin returned an invalid HTTP response",
+    TransactionConflict = CONFLICT "transaction-conflict" "Transaction conflict",
+    PluginTimeout = GATEWAY_TIMEOUT "plugin-timeout" "The call timed out",
     RateLimited = TOO_MANY_REQUESTS "rate-limited" "Too many calls",
-    QuotaExceeded = INSUFFICIENT_STORAGE "quota-exceeded" "The app's quota is used up",
+    QuotaExceeded = INSUFFICIENT_STORAGE "quota-exceeded" "The app's quota is exceeded",
     StoreFull = INSUFFICIENT_STORAGE "store-full" "The host's store is full",
-    StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable" "The store cannot be reached",
+    StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable" "The store is unavailable",
     NotReady = SERVICE_UNAVAILABLE "not-ready" "The host is not ready",
     Busy = SERVICE_UNAVAILABLE "busy" "The host is busy",
-    Internal = INTERNAL_SERVER_ERROR "internal" "The host failed",
+    Internal = INTERNAL_SERVER_ERROR "internal" "Internal error",
 }
 
-/// The most bytes of a problem's detail.
+/// Maximum size of a problem's detail.
 const DETAIL_BYTES_MAX: usize = 8 * 1024;
 
-/// An answer that is an error.
+/// An error response.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
     kind: Kind,
     detail: String,
     retry_after: Option<Duration>,
-    /// Members that only some cases have.
+    /// Fields of certain kinds only.
     failed: Option<Box<serde_json::Value>>,
     failing: Option<Box<serde_json::Value>>,
 }
@@ -116,30 +115,30 @@ impl Problem {
         }
     }
 
-    /// The same, of an import that has written some entries before.
+    /// Adds how many entries an import wrote before it failed.
     pub(super) fn after(mut self, imported: u64) -> Problem {
         self.detail = format!("{imported} entries were imported, then: {}", self.detail);
         self
     }
 
-    /// The same, of a batch, with the entries that were not as expected.
+    /// Adds the entries of a batch whose check failed.
     pub(super) fn failed(mut self, entries: serde_json::Value) -> Problem {
         self.failed = Some(Box::new(entries));
         self
     }
 
-    /// The same, of a server that is not ready, with what fails.
+    /// Adds the failing components of a server that is not ready.
     pub(super) fn failing(mut self, parts: serde_json::Value) -> Problem {
         self.failing = Some(Box::new(parts));
         self
     }
 
-    /// Whether the host could not answer, rather than the sender not ask.
+    /// Whether the problem is the host's, and not the caller's.
     pub(super) fn is_of_the_host(&self) -> bool {
         self.kind.status().is_server_error()
     }
 
-    /// Whether it was one call too many.
+    /// Whether the call was rate limited.
     pub(super) fn is_rate(&self) -> bool {
         self.kind == Kind::RateLimited
     }
@@ -153,13 +152,13 @@ impl Problem {
         self
     }
 
-    /// How the HTTP handler of a plugin failed. What it says of that is for its author:
-    /// the plugin's words to its client are its responses.
+    /// The problem of a failed HTTP handler. The error message is not disclosed: it is for the
+    /// plugin's author, who sends clients responses.
     pub(super) fn of_handler(error: InvokeError) -> Problem {
         match &error {
             InvokeError::Call(failure) => match &failure.error {
                 CallError::Failed { .. } => {
-                    let detail = "its author finds why in the app's log under this request's id";
+                    let detail = "the reason is in the app's log, under this request id";
                     Problem::new(Kind::PluginFailed, detail)
                 }
                 _ => error.into(),
@@ -168,14 +167,14 @@ impl Problem {
         }
     }
 
-    /// An error of the host: its cause goes to the log, and not into the answer.
+    /// The problem of an internal error. Its cause is logged, and not disclosed.
     pub(super) fn internal(error: &(dyn Error + 'static)) -> Problem {
         log_cause(error);
-        let detail = "the operator finds the cause in the host's log";
+        let detail = "the cause is in the host's log";
         Problem::new(Kind::Internal, detail)
     }
 
-    /// The response, once the request's id is known.
+    /// Renders the response for a request id.
     pub(super) fn render(self, request_id: Uuid) -> Response {
         let body = ProblemView {
             kind: format!("{PROBLEMS}{}", self.kind.slug()),
@@ -186,13 +185,13 @@ impl Problem {
             failed: self.failed.map(|entries| *entries),
             failing: self.failing.map(|parts| *parts),
         };
-        // Text and numbers are written without fail.
+        // Serialising strings and numbers cannot fail.
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut headers = HeaderMap::new();
         let json = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, json);
         if let Some(after) = self.retry_after {
-            // Whole seconds, and never 0, which would mean at once.
+            // Whole seconds, and at least 1, since 0 would mean immediately.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
@@ -207,8 +206,8 @@ impl Problem {
 }
 
 impl IntoResponse for Problem {
-    /// Leaves the problem in the response's extensions; the outermost layer, which
-    /// knows the request's id, renders it.
+    /// Puts the problem into the response's extensions. The outermost layer, which knows the
+    /// request id, renders it.
     fn into_response(self) -> Response {
         let mut response = self.kind.status().into_response();
         response.extensions_mut().insert(self);
@@ -216,8 +215,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Logs the cause of an error of the host, unless there were too many of late: each
-/// request to a store that fails has one.
+/// Logs the cause of an internal error, at a limited rate: while the store fails, every request
+/// has one.
 fn log_cause(error: &(dyn Error + 'static)) {
     let cause = error.source().unwrap_or(error);
     if let Some(suppressed) = line_about_request() {
@@ -354,24 +353,24 @@ impl From<CallError> for Problem {
                     .retry_after(Duration::from_secs(1));
             }
             CallError::Invalid(invalid) => return invalid.clone().into(),
-            // The plugin's own words to its caller.
+            // The plugin's message is intended for the caller.
             CallError::Failed { code, message } if *code == EXIT_REFUSED => {
                 let detail = match message.as_str() {
-                    "" => "the function does not say why",
+                    "" => "the function gave no reason",
                     message => message,
                 };
                 return Problem::new(Kind::InputRefused, detail);
             }
             CallError::Failed { code, message } => {
                 let detail = match message.as_str() {
-                    "" => format!("it ended with code {code}, without a message"),
+                    "" => format!("exit code {code}, without a message"),
                     message => message.to_owned(),
                 };
                 return Problem::new(Kind::PluginFailed, detail);
             }
-            // Where in the plugin is for its author, who finds it in the app's log.
+            // The location is for the plugin's author, in the app's log.
             CallError::Trap { .. } | CallError::Start { .. } => {
-                let detail = "its author finds where in the app's log under this request's id";
+                let detail = "the stack trace is in the app's log, under this request id";
                 return Problem::new(Kind::PluginTrapped, detail);
             }
             CallError::Deadline { timeout, .. } => match timeout.longest() {
@@ -397,7 +396,7 @@ impl From<InvokeError> for Problem {
         match error {
             InvokeError::Service(error) => error.into(),
             InvokeError::Refused(refusal) => refusal.into(),
-            // The module was good when it was uploaded.
+            // The module was valid when it was uploaded.
             InvokeError::Load(error) => match error {
                 LoadError::Busy | LoadError::Store(_) => error.into(),
                 error => Problem::internal(&error),

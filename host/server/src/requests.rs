@@ -1,4 +1,4 @@
-//! The line that each request leaves in the log, once its answer is sent.
+//! The log line of each request, written once its response is sent.
 
 use super::client::{self, Network, Remote};
 use axum::body::Body;
@@ -15,15 +15,15 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// The most bytes of a token's name in a line.
+/// Maximum bytes of a token's name in a line.
 const NAME_BYTES_MAX: usize = 64;
 
 tokio::task_local! {
-    /// What the request that this task handles is known to be about.
+    /// The notes of the request that this task handles.
     static NOTES: Arc<Notes>;
 }
 
-/// What is found out while a request is handled.
+/// Facts that are found while a request is handled.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     app: OnceLock<(AppId, AppName)>,
@@ -38,7 +38,7 @@ struct Who {
     app: Option<AppId>,
 }
 
-/// Notes who makes the request.
+/// Notes the caller of the request.
 pub(super) fn note_actor(actor: &Actor) {
     let _ = NOTES.try_with(|notes| {
         notes.actor.get_or_init(|| Who {
@@ -49,14 +49,14 @@ pub(super) fn note_actor(actor: &Actor) {
     });
 }
 
-/// Notes which app the request is about.
+/// Notes the app of the request.
 pub(super) fn note_app(app: &App) {
     let _ = NOTES.try_with(|notes| {
         notes.app.get_or_init(|| (app.id, app.name.clone()));
     });
 }
 
-/// A request's line. It is written when this is dropped.
+/// The log line of a request. It is written on drop.
 pub(super) struct Line {
     notes: Arc<Notes>,
     start: Instant,
@@ -64,9 +64,9 @@ pub(super) struct Line {
     client: Option<IpAddr>,
     method: &'static str,
     route: Option<MatchedPath>,
-    /// The app that the path names, whether or not there is one.
+    /// The app that the path names, which may not exist.
     named: Option<AppName>,
-    /// None until there is an answer.
+    /// `None` until there is a response.
     status: Option<u16>,
     bytes_out: u64,
 }
@@ -98,12 +98,12 @@ impl Line {
         self.start.elapsed()
     }
 
-    /// The route's path as it is declared, of which there are few.
+    /// The path template of the route, which has few values.
     pub(super) fn route(&self) -> &str {
         self.route.as_ref().map_or("none", MatchedPath::as_str)
     }
 
-    /// The request with its body counted.
+    /// Counts the bytes of the request's body.
     pub(super) fn count(&self, request: Request) -> Request {
         if request.body().is_end_stream() {
             return request;
@@ -112,29 +112,28 @@ impl Line {
         request.map(|inner| Body::new(Counted { inner, count }))
     }
 
-    /// Runs what handles the request, and takes notes.
+    /// Runs the request's handler, and collects notes.
     pub(super) async fn noting<F: Future>(&self, handler: F) -> F::Output {
         NOTES.scope(Arc::clone(&self.notes), handler).await
     }
 
-    /// The answer's body, which writes the line when all of it is sent or the client
-    /// has left.
+    /// Wraps the body of the response. The line is written when all of it is sent or the client has
+    /// disconnected.
     pub(super) fn end_with(mut self, status: u16, inner: Body) -> Body {
         self.status = Some(status);
         Body::new(Counted { inner, count: self })
     }
 
-    /// The app in whose share of lines it is: that of the token, as an app must not use up
-    /// the lines of another, or the one that the request is about. The app that a path
-    /// merely names is not known to exist: names that clients make up must not take the
-    /// places of apps.
+    /// The app whose share of log lines is used: the token's, so that an app cannot use up the
+    /// lines of another, or the one that the request is about. An app that is only named in the
+    /// path may not exist, and invented names must not use up the shares of apps.
     fn app(&self) -> Option<AppId> {
         let of_token = self.notes.actor.get().and_then(|who| who.app);
         let of_request = || self.notes.app.get().map(|(id, _)| *id);
         of_token.or_else(of_request)
     }
 
-    /// How many lines were left out before this one; `None` if this one is to be left out.
+    /// Returns how many lines were suppressed before this one; `None` to suppress this one too.
     fn admit(&self, refused: bool) -> Option<u64> {
         use tracing::Level;
         let enabled = match refused {
@@ -144,7 +143,7 @@ impl Line {
         if !enabled {
             return None;
         }
-        // Who asks for more than lines of information gets them all.
+        // At debug level, no lines are suppressed.
         if tracing::enabled!(target: "kvasm::requests", Level::DEBUG) {
             return Some(0);
         }
@@ -160,7 +159,7 @@ impl Line {
         let Some(suppressed) = self.admit(refused) else {
             return;
         };
-        // A macro, as a level is part of the place in the code that a line comes from.
+        // A macro, since the level is part of a log line's static call site.
         macro_rules! line {
             ($level:ident, $message:literal) => {{
                 let app = self.notes.app.get().map(|(_, name)| name);
@@ -172,7 +171,7 @@ impl Line {
                     method = self.method,
                     route = self.route(),
                     app = app.or(self.named.as_ref()).map(AppName::as_str),
-                    // As text, so that what it contains is escaped.
+                    // As a string, so that its contents are escaped.
                     actor = who.map(|who| who.name.as_str()),
                     token = who.and_then(|who| who.token).map(tracing::field::display),
                     status = self.status,
@@ -187,7 +186,7 @@ impl Line {
         match self.status {
             Some(_) if refused => line!(warn, "refused"),
             Some(_) => line!(info, "answered"),
-            None => line!(info, "the client has left"),
+            None => line!(info, "client disconnected"),
         }
     }
 }
@@ -198,14 +197,14 @@ impl Drop for Line {
     }
 }
 
-/// The app that a path names, if that could be an app's name.
+/// The app that a path names, if it is a valid name.
 fn named_app(path: &str) -> Option<AppName> {
     let rest = path.strip_prefix("/v1/apps/");
     let rest = rest.or_else(|| path.strip_prefix("/a/"))?;
     AppName::parse(rest.split('/').next()?).ok()
 }
 
-/// Counts the bytes of a body.
+/// Accumulates the bytes of a body.
 trait Count {
     fn add(&mut self, bytes: u64);
 }

@@ -15,9 +15,9 @@ use utoipa_axum::routes;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Kvasm", description = "Public calls of plugins, and the API of administrators. \
-        Errors are RFC 9457 problem details. HEAD is answered wherever GET is."),
-    // Its path cannot be written in a way that both sides of the router read.
+    info(title = "Kvasm", description = "Public calls of plugins, and the administration API. \
+        Errors are RFC 9457 problem details. Every GET route also accepts HEAD."),
+    // The path is added by hand: utoipa and axum write its wildcard differently.
     paths(calls::handle),
     modifiers(&Token)
 )]
@@ -29,19 +29,19 @@ impl Modify for Token {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let token = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("A token, and the scope that it must grant."));
+            .description(Some("A token with the required scope."));
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(token.build()));
     }
 }
 
-/// Which routes an address has.
+/// The routes of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Routes {
     All,
-    /// Calls of functions and pages of plugins, and health.
+    /// Function calls, pages of plugins, and health.
     Calls,
-    /// All but the pages of plugins.
+    /// All except pages of plugins.
     Api,
     /// Health and metrics.
     Health,
@@ -108,13 +108,13 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(describe))
 }
 
-/// What the handlers say of themselves.
+/// The document that the handlers' annotations describe.
 pub(super) fn described() -> utoipa::openapi::OpenApi {
     let (_, api) = documented().split_for_parts();
     api
 }
 
-/// Describes every route.
+/// Returns the OpenAPI document of all routes.
 #[utoipa::path(get, path = "/v1/openapi.json", tag = "health",
     responses((status = 200, content_type = "application/json")))]
 async fn describe() -> impl IntoResponse {

@@ -1,4 +1,4 @@
-//! Connections: how many, how slow, and how they end.
+//! Accepts and serves connections: their limits, timeouts and shutdown.
 
 use super::ServerOptions;
 use super::client::Remote;
@@ -26,22 +26,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// The most bytes of a request's head.
+/// Maximum size of a request's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// The most headers of a request.
+/// Maximum number of headers of a request.
 const HEADERS_MAX: usize = 100;
-/// The bytes of answers that the system takes for a connection before it sends them.
+/// Bytes of responses that the kernel buffers for a connection before it sends them.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_BYTES_MAX: u32 = 32 * 1024;
-/// How long to wait after the system gave no connection, as when it has no file
-/// descriptors left.
+/// The pause after a failed accept, such as when file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves HTTP/1.1 until `stop` is cancelled: then takes no more connections, lets
-/// the requests that run end within [`ServerOptions::drain_timeout`], and returns.
+/// Serves HTTP/1.1 until `stop` is cancelled. Then it accepts no more connections, lets running
+/// requests finish within [`ServerOptions::drain_timeout`], and returns.
 ///
 /// # Returns
-/// Whether all requests had ended by then.
+/// Whether all requests finished in time.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -55,12 +54,12 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
-    // The stream has timers for heads and for idle connections.
+    // The stream has its own timers for heads and idle connections.
     http.timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        // A client may close its side when it has sent its request.
+        // A client may close its side once it has sent its request.
         .half_close(true);
     loop {
         let accepted = tokio::select! {
@@ -70,7 +69,7 @@ pub async fn serve(
         let (stream, address, place) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be taken");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -90,9 +89,9 @@ pub async fn serve(
         let connection = graceful.watch(connection);
         let open = metrics.connection();
         tokio::spawn(async move {
-            // A client that breaks off or is too slow is no news for the operator.
+            // A client that disconnects or is too slow does not concern the operator.
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
+                tracing::debug!(%error, "connection ended early");
             }
             drop((place, of_address, open));
         });
@@ -104,14 +103,14 @@ pub async fn serve(
     }
 }
 
-/// Handles a request, and reads what its handler has left of a short body, so that the
-/// connection can take the next one.
+/// Handles a request. Also reads the rest of a short body that its handler has not read, so that
+/// the connection can be reused.
 async fn answer(
     service: TowerToHyperService<Router>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<Answer<Body>>, Infallible> {
-    // Such a client sends its body when it is asked for it, as by reading.
+    // Such a client sends its body only when it is read.
     let waits = request.headers().contains_key(EXPECT);
     let (parts, body) = request.into_parts();
     let (body, rest) = peer.body(body);
@@ -132,26 +131,26 @@ async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
-    // First a place, then a connection: those that have none wait in the system.
+    // A permit is acquired before accepting: further connections wait in the backlog.
     let place = Arc::clone(places).acquire_owned().await;
     let place = place.map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
-    // Small answers are not held back to be sent with the next.
+    // So that small responses are sent immediately.
     stream.set_nodelay(true)?;
-    // Else the socket is writable again when a third of its buffer is free, which can
-    // be a megabyte: a client that keeps the minimum rate would seem to take nothing.
+    // Otherwise the socket becomes writable only once a third of its buffer is free, which can be a
+    // megabyte: a client at the minimum rate would seem to read nothing.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     Ok((stream, address.ip(), place))
 }
 
-/// How many connections each client address has open.
+/// The number of open connections of each client address.
 struct Addresses {
     limit: Option<usize>,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A connection of an address.
+/// An open connection of an address.
 struct OfAddress {
     addresses: Arc<Addresses>,
     address: IpAddr,
@@ -163,7 +162,7 @@ impl Addresses {
         Arc::new(Addresses { limit, open })
     }
 
-    /// Counts a connection, unless its address has too many.
+    /// Counts a connection, unless its address already has the maximum.
     fn open(self: &Arc<Addresses>, address: IpAddr) -> Option<OfAddress> {
         let address = client(address);
         let mut open = self.open.lock();
@@ -189,8 +188,7 @@ impl Drop for OfAddress {
     }
 }
 
-/// The address that stands for a client. With IPv6 it has a network of 64 bits to
-/// itself.
+/// The address that identifies a client. With IPv6, a client has a network of 64 bits.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

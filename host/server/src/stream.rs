@@ -1,4 +1,4 @@
-//! A client's connection: the least it must take, and whether it is still there.
+//! A client's connection: enforces the minimum rate, and detects disconnection.
 
 use super::ServerOptions;
 use super::idle::{Answer, HeadTimer, Phases};
@@ -17,25 +17,25 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
-/// How often a connection that has unread bytes is asked whether it still stands.
+/// Interval of checking whether a connection with unread bytes is still open.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How much of a body is discarded after its request was answered, before the
-/// connection is closed.
+/// Maximum bytes of a body that are discarded after the response is sent, before the connection is
+/// closed.
 const LINGER_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// How much of a body is discarded, and for how long, before its request is answered, so
-/// that the connection can be kept. A body that is longer or slower ends it.
+/// Maximum bytes of a body, and time, that are spent on discarding it before the response is sent,
+/// so that the connection can be kept. A longer or slower body closes the connection.
 const REST_BYTES_MAX: u64 = 256 * 1024;
 const REST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How far a peer is behind: it has a time in hand, which passes while the server
-/// waits for it, and comes back with the bytes that it moves and with each second in
-/// which nobody waits for it.
+/// Tracks how far a peer is behind, as a time credit. The credit decreases while the server waits
+/// for the peer, and increases with the bytes that it transfers and with the time in which the
+/// server does not wait for it.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// The most time that it may have in hand.
+    /// Maximum credit.
     grace: Duration,
-    /// The bytes that are worth a second.
+    /// Bytes that add one second of credit.
     rate: usize,
     in_hand: Duration,
     since: Instant,
@@ -53,7 +53,7 @@ impl Pace {
         }
     }
 
-    /// When a peer that is waited for has no time left.
+    /// When the credit of a peer runs out, if the server waits for it from now on.
     pub(super) fn wait(&mut self, now: Instant) -> Instant {
         if !self.waiting {
             let rest = now.saturating_duration_since(self.since);
@@ -64,7 +64,7 @@ impl Pace {
         self.since + self.in_hand
     }
 
-    /// The peer has moved bytes.
+    /// Records that the peer has transferred bytes.
     pub(super) fn moved(&mut self, bytes: usize, now: Instant) {
         if self.waiting {
             let waited = now.saturating_duration_since(self.since);
@@ -77,17 +77,16 @@ impl Pace {
     }
 }
 
-/// A client's connection. Writing fails once the client has taken too little for too
-/// long.
+/// A client's connection. Writing fails once the client has read too slowly for too long.
 pub(super) struct Stream {
     socket: Arc<Socket>,
     pace: Pace,
-    /// Made when the client is first waited for.
+    /// Created when the server first waits for the client.
     timer: Option<Pin<Box<Sleep>>>,
-    /// While no request is being handled.
+    /// Runs while no request is being handled.
     head: HeadTimer,
     body_timeout: Duration,
-    /// Once the server's side is closed.
+    /// Set once the server's side is closed.
     linger: Option<Linger>,
 }
 
@@ -98,7 +97,7 @@ struct Linger {
 
 struct Socket {
     tcp: TcpStream,
-    /// Whether the last request was answered before all of its body was read.
+    /// Whether the last response was sent before the request's body was read to its end.
     unread: AtomicBool,
 }
 
@@ -117,7 +116,7 @@ impl Stream {
         }
     }
 
-    /// The client at the other end.
+    /// The client of this connection.
     pub(super) fn peer(&self) -> Peer {
         Peer {
             socket: Arc::clone(&self.socket),
@@ -154,9 +153,9 @@ impl Stream {
         }
     }
 
-    /// Reads and discards until the client closes its side, for the time and the bytes
-    /// of a body at most. A socket that is closed with unread bytes resets the
-    /// connection, and a client that is still sending its body would lose the answer.
+    /// Reads and discards until the client closes its side, within the time and byte limits of a
+    /// body. Closing a socket with unread bytes resets the connection, and a client that is still
+    /// sending its body would lose the response.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let linger = self.linger.get_or_insert_with(|| Linger {
             timer: Box::pin(sleep(self.body_timeout)),
@@ -238,7 +237,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// The client of a request, as long as its connection is served.
+/// The client of a request, while its connection is served.
 #[derive(Clone)]
 pub(super) struct Peer {
     socket: Arc<Socket>,
@@ -246,7 +245,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// The body of the client's next request, and what will be left of it.
+    /// Wraps the body of the client's next request. Also returns a handle to its unread rest.
     pub(super) fn body<B: Body>(&self, inner: B) -> (Sent<B>, Rest<B>) {
         self.phases.request();
         self.socket.unread.store(false, Ordering::Relaxed);
@@ -261,46 +260,46 @@ impl Peer {
         (sent, Rest { rest, peer })
     }
 
-    /// The body of the answer to that request.
+    /// Wraps the body of the response to that request.
     pub(super) fn answer<B: Body>(&self, inner: B) -> Answer<B> {
         self.phases.answer(inner)
     }
 
-    /// Waits until the client has closed its side, or all of the connection.
+    /// Waits until the client has closed its side, or the whole connection.
     pub(super) async fn gone(self) {
         loop {
             match self.socket.tcp.ready(Interest::READABLE).await {
                 Ok(ready) if !ready.is_read_closed() => {}
                 Ok(_) | Err(_) => return,
             }
-            // It has sent the next request already, or what the connection has read
-            // has not been noted yet.
+            // It has already sent the next request, or what the connection has read is not recorded
+            // yet.
             sleep(LOOK).await;
         }
     }
 }
 
-/// A request's body, which notes on its connection when it is dropped before its end.
+/// A request's body, which marks its connection if it is dropped before its end.
 pub(super) struct Sent<B: Body> {
-    /// There until it is dropped.
+    /// `Some` until it is dropped.
     inner: Option<B>,
     ended: bool,
     peer: Peer,
     rest: Arc<Mutex<Option<B>>>,
 }
 
-/// What a request's handler has left of its body.
+/// The rest of a request's body that its handler has not read.
 pub(super) struct Rest<B> {
     rest: Arc<Mutex<Option<B>>>,
     peer: Peer,
 }
 
 impl<B: Body + Unpin> Rest<B> {
-    /// Reads it to its end, within bounds of bytes and time. Whether the connection can
-    /// take another request then.
+    /// Reads the body to its end, within byte and time limits. Returns whether the connection can
+    /// be reused.
     pub(super) async fn discard(self) -> bool {
         let Some(body) = self.rest.lock().take() else {
-            // It was read to its end, or the answer goes on reading it.
+            // It was read to its end, or the response is still reading it.
             return true;
         };
         let ended = timeout(REST_TIMEOUT, ends(body)).await.unwrap_or(false);
@@ -308,13 +307,13 @@ impl<B: Body + Unpin> Rest<B> {
         ended
     }
 
-    /// Leaves it where it is. Whether there was none.
+    /// Leaves the rest unread. Returns whether there was none.
     pub(super) fn leave(self) -> bool {
         self.rest.lock().take().is_none()
     }
 }
 
-/// Whether the body ends within the bytes that are discarded of it.
+/// Whether the body ends within the bytes that may be discarded.
 async fn ends<B: Body + Unpin>(mut body: B) -> bool {
     let mut discarded = 0;
     while discarded + body.size_hint().lower() <= REST_BYTES_MAX {
@@ -393,7 +392,7 @@ mod tests {
         };
         assert_eq!(end(8 * 1024, 8 * SECOND), None);
         assert_eq!(end(1024 * 1024, 29 * SECOND), None);
-        // 512 bytes each 8 s are worth half a second each.
+        // 512 bytes every 8 s add half a second each.
         let cut = end(512, 8 * SECOND).unwrap();
         assert!(cut > 30 * SECOND && cut < 35 * SECOND, "{cut:?}");
         assert_eq!(end(0, 31 * SECOND), Some(30 * SECOND));

@@ -1,4 +1,4 @@
-//! What a parameter of a path or a query takes, as the document has it.
+//! The values that path and query parameters accept, according to the OpenAPI document.
 
 use super::params::refused;
 use super::problem::Problem;
@@ -6,10 +6,10 @@ use kvasm_core::short;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// The most bytes of a value that a message repeats.
+/// Maximum bytes of a value that a message repeats.
 const SHOWN_BYTES_MAX: usize = 100;
 
-/// A parameter in the query of a route, or in its path.
+/// A query or path parameter of a route.
 pub(super) struct Parameter {
     pub(super) required: bool,
     takes: Takes,
@@ -21,8 +21,7 @@ enum Takes {
     Flag,
     OneOf(Vec<String>),
     Integer {
-        /// What the handler's type holds. What is out of `shown` is the handler's to
-        /// refuse.
+        /// The range of the handler's type. Values outside `shown` are refused by the handler.
         min: i128,
         max: i128,
         shown: (String, String),
@@ -30,8 +29,8 @@ enum Takes {
 }
 
 impl Parameter {
-    /// A parameter by its description as its Rust type makes it, and as the document has
-    /// it, where the bounds of numbers can be narrower.
+    /// Creates a parameter from the description generated from its Rust type, and from that in the
+    /// document, where the bounds of numbers can be narrower.
     pub(super) fn new(of_type: &Value, documented: &Value) -> Parameter {
         let schema = documented.get("schema").unwrap_or(&Value::Null);
         let text = |member: &str| schema.get(member).and_then(Value::as_str);
@@ -53,10 +52,10 @@ impl Parameter {
         Parameter { required, takes }
     }
 
-    /// Checks a value, percent-decoded.
+    /// Validates a percent-decoded value.
     ///
     /// # Errors
-    /// A problem that says which parameter has which value, and what it takes.
+    /// A problem that names the parameter, the value and the accepted values.
     pub(super) fn check(&self, name: &str, value: &str) -> Result<(), Problem> {
         let is_good = match &self.takes {
             Takes::Text => true,
@@ -86,7 +85,7 @@ impl Parameter {
     }
 }
 
-/// The problem of a parameter whose value is not what it takes.
+/// The problem of a parameter with an invalid value.
 pub(super) fn refuse(name: &str, value: &str, accepts: &str) -> Problem {
     let start = short(value, SHOWN_BYTES_MAX);
     let rest = match start.len() < value.len() {
@@ -98,7 +97,7 @@ pub(super) fn refuse(name: &str, value: &str, accepts: &str) -> Problem {
     ))
 }
 
-/// Whether a schema is of a type, alone or beside null.
+/// Whether a schema is of this type, possibly nullable.
 fn is_of(schema: &Value, name: &str) -> bool {
     match schema.get("type") {
         Some(Value::Array(types)) => types.iter().any(|found| found == name),

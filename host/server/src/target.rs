@@ -1,4 +1,4 @@
-//! Paths and queries: nothing in them is ignored, and nothing is taken for something else.
+//! Validates paths and queries strictly: nothing is ignored or misinterpreted.
 
 use super::document::{self, Parameters};
 use super::params::refused;
@@ -6,12 +6,11 @@ use super::problem::Problem;
 use axum::http::Uri;
 use std::collections::BTreeSet;
 
-/// Checks the path and the query of a request. A plugin's own are the plugin's.
+/// Validates the path and the query of a request. Those of plugins' routes are passed on.
 ///
 /// # Errors
-/// A problem, if an escape is broken or does not stand for UTF-8, if the query has a
-/// parameter that the route does not know, or has it twice, or lacks one that it needs,
-/// or if a parameter is not of its type.
+/// A problem, if an escape is malformed or not UTF-8, if a query parameter is unknown, repeated or
+/// missing, or if a parameter is not of its type.
 pub(super) fn check(uri: &Uri, route: &str, method: &str) -> Result<(), Problem> {
     if uri.path().starts_with("/a/") {
         return Ok(());
@@ -24,7 +23,7 @@ pub(super) fn check(uri: &Uri, route: &str, method: &str) -> Result<(), Problem>
     query(uri.query().unwrap_or_default(), known)
 }
 
-/// Checks the parts of a path that its route names.
+/// Validates the parameters in a path.
 fn path(path: &str, route: &str, known: &Parameters) -> Result<(), Problem> {
     for (part, place) in path.split('/').zip(route.split('/')) {
         let Some(parameter) = known.get(place) else {
@@ -61,9 +60,7 @@ fn query(query: &str, known: Option<&Parameters>) -> Result<(), Problem> {
     let needed = needed.filter(|(_, parameter)| parameter.required);
     let mut needed = needed.filter_map(|(place, _)| place.strip_prefix('?'));
     match needed.find(|name| !given.contains(*name)) {
-        Some(name) => Err(refused(format!(
-            "the query lacks the parameter {name:?}, which this route needs"
-        ))),
+        Some(name) => Err(refused(format!("missing query parameter {name:?}"))),
         None => Ok(()),
     }
 }
@@ -76,13 +73,13 @@ fn unknown(name: &str, known: &Parameters) -> String {
     match known.is_empty() {
         true => format!("unknown parameter {name:?}; this route takes none"),
         false => format!(
-            "unknown parameter {name:?}; this route takes {}",
+            "unknown parameter {name:?}; expected one of {}",
             known.join(", ")
         ),
     }
 }
 
-/// The text that percent-encoding stands for.
+/// Decodes percent-encoded text.
 pub fn decode(text: &str, plus_is_space: bool) -> Result<String, &'static str> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -98,10 +95,10 @@ pub fn decode(text: &str, plus_is_space: bool) -> Result<String, &'static str> {
             other => other,
         });
     }
-    String::from_utf8(decoded).map_err(|_| "is not UTF-8")
+    String::from_utf8(decoded).map_err(|_| "is not valid UTF-8")
 }
 
-const BROKEN: &str = "has a % that two hexadecimal digits do not follow";
+const BROKEN: &str = "has a % that is not followed by two hexadecimal digits";
 
 fn escape(digits: [u8; 2]) -> Option<u8> {
     let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));

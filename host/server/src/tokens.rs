@@ -1,4 +1,4 @@
-//! Tokens, of an app and of the whole instance.
+//! Tokens of an app, and of the whole instance.
 
 use super::Shared;
 use super::apps::find;
@@ -20,18 +20,18 @@ use uuid::Uuid;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
-    /// Where the page before ended.
+    /// Cursor of the page.
     after: Option<String>,
-    /// How many, 1 to 1,000; by default 100.
+    /// Maximum number of tokens, 1 to 1,000; 100 by default.
     limit: Option<u32>,
 }
 
-/// The id of a token, of the path or the query. What is none is not repeated: it may be
-/// the token itself.
+/// Parses the id of a token in the path or the query. An invalid id is not repeated in the message:
+/// it may be the token itself.
 fn token_id(name: &str, text: &str) -> Result<TokenId, Problem> {
     let id = Uuid::try_parse(text).map_err(|_| {
         refused(format!(
-            "the parameter {name:?} is not the id of a token, which is 32 hexadecimal digits"
+            "the parameter {name:?} must be the id of a token: 32 hexadecimal digits"
         ))
     })?;
     Ok(TokenId(id))
@@ -54,7 +54,7 @@ async fn page(
     }))
 }
 
-/// A time at which a token can expire.
+/// Validates the expiry time of a token.
 fn expiry(at: Timestamp) -> Result<Timestamp, Problem> {
     if at <= Timestamp::now() {
         return Err(refused(
@@ -109,7 +109,7 @@ pub(super) async fn list(
     page(&shared, &actor, None, params).await
 }
 
-/// Makes a token for every app.
+/// Creates a token for every app.
 #[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = NewToken,
     responses((status = 201, body = TokenMade)), security(("token" = ["instance:admin"])))]
 pub(super) async fn create(
@@ -155,7 +155,7 @@ pub(super) async fn list_of_app(
     page(&shared, &actor, Some(&app), params).await
 }
 
-/// Makes a token for one app. It cannot grant what its maker does not have.
+/// Creates a token for one app. It cannot grant more than its creator has.
 #[utoipa::path(post, path = "/v1/apps/{app}/tokens", tag = "tokens",
     params(("app" = String, Path)), request_body = NewToken,
     responses((status = 201, body = TokenMade)), security(("token" = ["app:admin"])))]

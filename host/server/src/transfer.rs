@@ -1,4 +1,4 @@
-//! Export, and entries as lines of JSON. Import is in `import`.
+//! Export, and the JSON Lines format of entries. Import is in `import`.
 
 use super::Shared;
 use super::apps::find;
@@ -22,15 +22,14 @@ use utoipa::{IntoParams, ToSchema};
 /// The media type of JSON Lines.
 pub(super) const JSON_LINES: &str = "application/jsonl";
 
-/// An entry as a line. An import uses `expires_at`; versions and the other times are
-/// informative.
+/// An entry as a line. Of the times and the version, an import uses only `expires_at`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EntryLine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     collection: Option<String>,
     key: String,
-    /// The value, if it is JSON. To the letter, so that no digit of a number is lost.
+    /// The value, if it is JSON, unchanged so that numbers keep all their digits.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
@@ -51,10 +50,10 @@ pub(super) struct EntryLine {
     expires_at: Option<i64>,
 }
 
-/// Why something that is written as JSON is no entry.
+/// Why a line of JSON is not a valid entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Bad {
-    /// Its value, or all of it, is over what this host takes.
+    /// The line or its value is over a limit of this host.
     TooLarge(String),
     Other(String),
 }
@@ -79,7 +78,7 @@ impl From<Invalid> for Bad {
     }
 }
 
-/// A value that is given as JSON or as base64.
+/// Parses a value that is given as JSON or base64.
 pub(super) fn value(
     json: Option<Box<RawValue>>,
     bytes: Option<String>,
@@ -89,19 +88,19 @@ pub(super) fn value(
         (Some(json), None) => Value::json(json.get(), limit),
         (None, Some(bytes)) => {
             let bytes = STANDARD.decode(bytes);
-            let not_base64 = |e| Bad::Other(format!("its bytes are not base64: {e}"));
+            let not_base64 = |e| Bad::Other(format!("\"bytes\" is not valid base64: {e}"));
             let bytes = bytes.map_err(not_base64)?;
             Value::bytes(bytes, limit)
         }
         (Some(_), Some(_)) | (None, None) => {
-            let why = "it needs either \"json\" or \"bytes\"";
+            let why = "expected either \"json\" or \"bytes\"";
             return Err(Bad::Other(why.to_owned()));
         }
     };
     Ok(value?)
 }
 
-/// About how long the line of an entry is.
+/// Approximate size of the line of an entry.
 pub(super) fn line_bytes(key: &Key, entry: Option<&Entry>) -> usize {
     const FRAME: usize = 100;
     let value = entry.map_or(0, |entry| entry.value.as_bytes().len());
@@ -117,7 +116,7 @@ impl EntryLine {
         let (json, bytes) = match entry.map(|entry| &entry.value) {
             None => (None, None),
             Some(Value::Json(text)) => {
-                // A line break in JSON can only stand between its tokens.
+                // A line break in JSON can only be between tokens.
                 let text = text.as_str().replace(['\n', '\r'], " ");
                 (Some(RawValue::from_string(text)?), None)
             }
@@ -135,11 +134,10 @@ impl EntryLine {
         })
     }
 
-    /// The line as a write, without a time to live, and the time at which its entry
-    /// expires.
+    /// Converts the line to a write without a time to live, and the expiry time of its entry.
     pub(super) fn write(self, value_bytes: usize) -> Result<(Write, Option<Timestamp>), Bad> {
         let value = value(self.json, self.bytes, value_bytes)?;
-        let lacks = || Bad::Other("it needs \"collection\"".to_owned());
+        let lacks = || Bad::Other("missing \"collection\"".to_owned());
         let collection = self.collection.ok_or_else(lacks)?;
         let write = Write {
             collection: Collection::parse(collection)?,
@@ -156,12 +154,14 @@ impl EntryLine {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExportParams {
-    /// This collection alone; by default all.
+    /// Only this collection; all by default.
     collection: Option<String>,
 }
 
-/// Streams an app's entries, page by page: each page is of one moment, the whole
-/// is not. If the store fails on the way, the stream breaks off without its end.
+/// Streams an app's entries, page by page.
+///
+/// Each page is a consistent snapshot, but the whole is not. If the store fails meanwhile, the
+/// response is aborted.
 #[utoipa::path(get, path = "/v1/apps/{app}/kv/export", tag = "kv",
     params(("app" = String, Path), ExportParams),
     responses((status = 200, body = EntryLine, content_type = "application/jsonl")),
@@ -199,7 +199,7 @@ struct Export {
     app: AppId,
     /// The collection that is being read.
     list: Option<List>,
-    /// Whether others come after it.
+    /// Whether other collections follow.
     rest: bool,
     /// The last collection that was read.
     last: Option<Collection>,
@@ -208,7 +208,7 @@ struct Export {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Export {
-    /// The next page that is not empty.
+    /// Returns the next page that is not empty.
     async fn next(mut self) -> Result<Option<(Bytes, Export)>, BoxError> {
         loop {
             let Some(mut list) = self.list.take() else {
@@ -231,7 +231,7 @@ impl Export {
                 .await?;
             let cursor = page.cursor.clone();
             let collection = list.collection.clone();
-            // A page is megabytes of text, which the threads that serve leave to others.
+            // A page can be megabytes of text, which server threads leave to others.
             let lines = move || lines(&collection, &page.entries);
             let out = self.shared.aside.run(self.app, lines).await??;
             match cursor {
@@ -248,7 +248,7 @@ impl Export {
     }
 }
 
-/// The lines of a page.
+/// Formats the lines of a page.
 fn lines(
     collection: &Collection,
     entries: &[(Key, Option<Entry>)],

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use std::time::Duration;
 use utoipa::IntoParams;
 
-/// Lists an app's triggers: those of its plugin, and those of operators.
+/// Lists an app's triggers: those of its plugin and those of operators.
 #[utoipa::path(get, path = "/v1/apps/{app}/triggers", tag = "triggers",
     params(("app" = String, Path)), responses((status = 200, body = TriggerPage)),
     security(("token" = ["app:read"])))]
@@ -34,8 +34,9 @@ pub(super) async fn list(
     }))
 }
 
-/// Makes a trigger, or replaces the one of its name whole: it is not paused then,
-/// and one that the plugin declares is the operator's from there on.
+/// Creates a trigger, or replaces the existing one completely.
+///
+/// It is not paused afterwards, and one that the plugin declares becomes the operator's.
 #[utoipa::path(put, path = "/v1/apps/{app}/triggers/{name}", tag = "triggers",
     params(("app" = String, Path), ("name" = String, Path)), request_body = TriggerPut,
     responses((status = 200, body = TriggerView)), security(("token" = ["app:admin"])))]
@@ -55,7 +56,7 @@ pub(super) async fn set(
     Ok(Json(TriggerView::from(&trigger)))
 }
 
-/// The trigger that an operator asks for.
+/// Validates an operator's trigger.
 fn operators(name: TriggerName, put: TriggerPut) -> Result<NewTrigger, Problem> {
     let default = Policy::default();
     let policy = Policy {
@@ -69,14 +70,14 @@ fn operators(name: TriggerName, put: TriggerPut) -> Result<NewTrigger, Problem> 
         (Some(collection), None) => changes(collection, put.prefix, put.on)?,
         (None, Some(schedule)) => {
             if put.prefix.is_some() || put.on.is_some() {
-                return Err(refused("`prefix` and `on` are of changes, not of times"));
+                return Err(refused(
+                    "`prefix` and `on` cannot be combined with `schedule`",
+                ));
             }
             Watch::Schedule(Schedule::parse(&schedule)?)
         }
         (Some(_), Some(_)) | (None, None) => {
-            return Err(refused(
-                "a trigger needs either `collection`, whose changes it waits for, or `schedule`",
-            ));
+            return Err(refused("a trigger needs either `collection` or `schedule`"));
         }
     };
     Ok(NewTrigger {
@@ -102,7 +103,7 @@ fn changes(
         match kind.as_str() {
             "set" => changes.set = true,
             "delete" => changes.delete = true,
-            _ => return Err(refused("`on` has set, delete or both")),
+            _ => return Err(refused("`on` must be set, delete or both")),
         }
     }
     Ok(Watch::Changes(changes))
@@ -112,14 +113,15 @@ fn changes(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeleteParams {
-    /// What becomes of its outstanding deliveries: `refuse`, which is the default,
-    /// deletes nothing if there are some; `keep` lets them go on; `discard` discards
-    /// them, and needs `script:write` too.
+    /// What to do with its outstanding deliveries: `refuse`, the default, does not delete a trigger
+    /// that has any; `keep` delivers them; `discard` discards them, which also requires
+    /// `script:write`.
     deliveries: Option<String>,
 }
 
-/// Deletes a trigger. One that the active plugin version declares comes back with the
-/// next activation.
+/// Deletes a trigger.
+///
+/// One that the active plugin version declares is created again at the next activation.
 #[utoipa::path(delete, path = "/v1/apps/{app}/triggers/{name}", tag = "triggers",
     params(("app" = String, Path), ("name" = String, Path), DeleteParams),
     responses((status = 204)), security(("token" = ["app:admin"])))]
@@ -134,7 +136,7 @@ pub(super) async fn delete(
     let fate = params.deliveries.as_deref().map(str::parse::<Fate>);
     let fate = fate
         .transpose()
-        .map_err(|()| refused("`deliveries` is refuse, keep or discard"))?;
+        .map_err(|()| refused("`deliveries` must be refuse, keep or discard"))?;
     let admin = shared.host.admin();
     let fate = fate.unwrap_or_default();
     admin.delete_trigger(&actor, &app, trigger, fate).await?;
@@ -152,12 +154,12 @@ async fn set_paused(
     let trigger = TriggerName::parse(&trigger)?;
     let admin = shared.host.admin();
     admin.pause_trigger(actor, &app, trigger, paused).await?;
-    // A dispatcher of this host need not wait for its next poll.
+    // So that a dispatcher of this host need not wait for its next poll.
     shared.host.wakes().wake();
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Lets a trigger's deliveries wait. Changes are recorded all the same.
+/// Pauses a trigger. Its deliveries are queued.
 #[utoipa::path(post, path = "/v1/apps/{app}/triggers/{name}/pause", tag = "triggers",
     params(("app" = String, Path), ("name" = String, Path)), responses((status = 204)),
     security(("token" = ["app:admin"])))]
@@ -169,7 +171,7 @@ pub(super) async fn pause(
     set_paused(&shared, &mut seen, &actor, names, true).await
 }
 
-/// Lets a trigger's deliveries go on, and counts its failures from 0.
+/// Resumes a trigger, and resets its failure count.
 #[utoipa::path(post, path = "/v1/apps/{app}/triggers/{name}/resume", tag = "triggers",
     params(("app" = String, Path), ("name" = String, Path)), responses((status = 204)),
     security(("token" = ["app:admin"])))]

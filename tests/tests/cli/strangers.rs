@@ -47,7 +47,7 @@ fn a_server_that_does_not_answer_is_not_waited_for() {
     let ended = ask(&home, &url, &["--timeout", "200ms", "app", "list"]);
     assert_eq!(ended.code, 4, "{}", ended.stderr);
     assert!(
-        ended.stderr.contains("nothing for 200ms"),
+        ended.stderr.contains("no data from the server for 200ms"),
         "{}",
         ended.stderr
     );
@@ -60,7 +60,7 @@ fn a_server_that_does_not_answer_is_not_waited_for() {
     let ended = ask(&home, &url, &["--timeout", "200ms", "app", "list"]);
     assert_eq!(ended.code, 4, "{}", ended.stderr);
     assert!(
-        ended.stderr.contains("the answer broke off"),
+        ended.stderr.contains("the response was cut off"),
         "{}",
         ended.stderr
     );
@@ -82,7 +82,7 @@ fn a_server_that_repeats_its_cursor_is_left() {
         let ended = ask(&home, &url, &words);
         assert_eq!(ended.code, 4, "{words:?}: {}", ended.stderr);
         assert!(
-            ended.stderr.contains("repeats its cursor"),
+            ended.stderr.contains("repeated the cursor"),
             "{}",
             ended.stderr
         );

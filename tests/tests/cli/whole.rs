@@ -128,7 +128,7 @@ fn an_import_over_the_limits_names_the_one_to_raise() {
         fails(
             &to_store,
             2,
-            "raise limits.value in a configuration file and name that with --config",
+            "raise limits.value in a configuration file and pass it with --config",
         );
     }
     server.stop();

@@ -294,7 +294,10 @@ async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes()
         "/v1/apps/shop/deliveries?after=x",
     ] {
         let detail = refused("GET", target).await;
-        assert!(detail.contains("of the page before"), "{target}: {detail}");
+        assert!(
+            detail.contains("of the previous page"),
+            "{target}: {detail}"
+        );
     }
     // What is given for an id may be a secret.
     let detail = refused("DELETE", "/v1/tokens/kvasm_1_2").await;

@@ -104,11 +104,11 @@ async fn a_trigger_that_could_never_work_is_refused() {
         (json!({ "schedule": "* * * *" }), "five fields"),
         (
             json!({ "schedule": "* * * * *", "on": ["set"] }),
-            "not of times",
+            "cannot be combined with `schedule`",
         ),
         (
             json!({ "schedule": "* * * * *", "prefix": "x" }),
-            "not of times",
+            "cannot be combined with `schedule`",
         ),
         (json!({ "collection": "" }), "collection is empty"),
         (

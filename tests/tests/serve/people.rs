@@ -69,11 +69,7 @@ fn every_verb_works_on_a_server() {
     let refused = home.run(&[&as_ci[..], &["kv", "get", "copy", "c", "a"]].concat());
     fails(&refused, 2, "script:read");
     fails(&home.run(&["call", "shop", "fail"]), 3, "hello");
-    fails(
-        &home.run(&["call", "shop", ".."]),
-        2,
-        "cannot be part of a path",
-    );
+    fails(&home.run(&["call", "shop", ".."]), 2, "must not be empty");
     fails(
         &home.run(&["app", "show", "nope"]),
         2,
@@ -82,7 +78,7 @@ fn every_verb_works_on_a_server() {
     ok(&home, &["app", "delete", "copy", "--yes"]);
     server.stop();
     // The same profile, and nobody there.
-    fails(&home.run(&["app", "list"]), 4, "cannot be reached");
+    fails(&home.run(&["app", "list"]), 4, "cannot reach the server");
 }
 
 #[test]
@@ -103,7 +99,7 @@ fn a_store_and_a_server_mean_the_same() {
     assert_eq!(server.call("shop", "hello", b"").ok().text(), "hello");
     let url = server.url();
     let both = ["--server", &url, "--store", &store, "app", "list"];
-    fails(&home.run(&both), 2, "both given");
+    fails(&home.run(&both), 2, "cannot be combined");
     let wrong = home.run(&["--server", &url, "--token", "kvasm_x", "app", "list"]);
     fails(&wrong, 2, "not valid");
     let none = home.run(&["--server", &url, "app", "list"]);

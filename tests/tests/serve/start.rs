@@ -73,7 +73,7 @@ fn a_bad_configuration_is_named_by_its_source_and_key() {
     let at = ["arguments", "limits.value", "\"1 pound\""];
     refuses(&home, &["--set", "limits.value=1 pound"], &[], 2, &at);
     refuses(&home, &["--set", "limits.value"], &[], 2, &["KEY=VALUE"]);
-    refuses(&home, &["--set", "a=1"], &[], 2, &["there is no key \"a\""]);
+    refuses(&home, &["--set", "a=1"], &[], 2, &["unknown key \"a\""]);
     refuses(&home, &["--log-format", "xml"], &[], 2, &["log.format"]);
     for places in ["server.connections", "dispatch.handlers"] {
         let too_many = format!("{places}=18446744073709551615");

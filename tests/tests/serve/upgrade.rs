@@ -25,7 +25,7 @@ fn a_check_changes_nothing_and_says_how_the_schema_compares() {
     assert_eq!(home.run(&["migrate", "--store", &store]).code, 0);
     check(0, "up to date");
     set_schema(&path, 1, 900);
-    check(1, "newer: it has the schema 900");
+    check(1, "newer: schema 900");
     let refused = home.run(&["app", "list", "--store", &store]);
     assert_eq!(refused.code, 4, "{}", refused.stderr);
     assert!(
@@ -66,7 +66,7 @@ fn after_a_restore_versions_go_on_where_no_client_has_seen_any() {
     }
     std::fs::rename(&copy, &path).unwrap();
     let said = kvasm(&["migrate", "--restored"]);
-    assert!(said.contains("go on after"), "{said}");
+    assert!(said.contains("continue after"), "{said}");
     assert!(set("3") > lost, "a version came back");
 }
 

@@ -1,10 +1,10 @@
-//! Where the server listens.
+//! The address that the server listens on.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// An address or a name, and a port.
+/// An address or a host name, and a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listen(String);
 
@@ -29,34 +29,34 @@ impl FromStr for Listen {
         }
         let why = match text.rsplit_once(':') {
             Some((_, port)) if port.parse::<u16>().is_err() => {
-                "the port is a number from 0 to 65535"
+                "the port must be a number from 0 to 65535"
             }
-            Some(("", _)) => "the address is empty; 0.0.0.0 means every one",
+            Some(("", _)) => "the address is empty; use 0.0.0.0 for all addresses",
             Some((name, _)) if name.contains("//") => {
-                "it is an address or a name, and a port, like 127.0.0.1:7180"
+                "expected an address or a host name, and a port, like 127.0.0.1:7180"
             }
             Some((name, _)) if name.contains([':', '[', ']']) => {
-                "an address of IPv6 is written like [::1]:7180"
+                "write an IPv6 address like [::1]:7180"
             }
             Some((name, _)) if name.contains(|c: char| c.is_whitespace() || c == '/') => {
-                "it is an address or a name, and a port, like 127.0.0.1:7180"
+                "expected an address or a host name, and a port, like 127.0.0.1:7180"
             }
             Some(_) => return Ok(Listen(text.to_owned())),
-            None => "it is an address or a name, and a port, like 127.0.0.1:7180",
+            None => "expected an address or a host name, and a port, like 127.0.0.1:7180",
         };
         Err(why.to_owned())
     }
 }
 
 impl Listen {
-    /// The address. A name stands for the first of its addresses, of which those of
-    /// IPv4 come before those of IPv6.
+    /// Resolves the address. Of the addresses of a host name it returns the first, IPv4 before
+    /// IPv6.
     ///
     /// # Errors
-    /// That of a name that is not known.
+    /// If the name cannot be resolved.
     pub(crate) async fn resolve(&self) -> std::io::Result<SocketAddr> {
         let addresses = tokio::net::lookup_host(&self.0).await?;
-        // Clients that were told of 127.0.0.1 find a server on `localhost`.
+        // So that clients of 127.0.0.1 find a server on `localhost`.
         let first = addresses.min_by_key(SocketAddr::is_ipv6);
         first.ok_or_else(|| std::io::Error::other("the name has no address"))
     }
@@ -78,8 +78,8 @@ mod tests {
             ("localhost:70000", "65535"),
             ("localhost:", "65535"),
             ("::1:7180", "[::1]:7180"),
-            ("http://localhost:7180", "a name"),
-            ("local host:1", "a name"),
+            ("http://localhost:7180", "a host name"),
+            ("local host:1", "a host name"),
         ] {
             let error = bad.parse::<Listen>().unwrap_err();
             assert!(error.contains(words), "{bad}: {error}");

@@ -1,5 +1,5 @@
-//! The server's configuration: a file, over it the environment, over it the
-//! arguments. Every key has one name, one default and one way to be read.
+//! The server's configuration. Arguments take precedence over the environment, and that over the
+//! file. Each key has one name, one default and one parser.
 
 mod keys;
 mod listen;
@@ -21,7 +21,7 @@ use std::time::Duration;
 use text::toml_value;
 use thiserror::Error;
 
-/// A value that cannot be used: where it stands, what it is for, and why.
+/// An invalid value: its source, its key and the reason.
 #[derive(Debug, Error)]
 pub(super) enum ConfigError {
     #[error("{0}: {1}")]
@@ -33,11 +33,11 @@ pub(super) enum ConfigError {
         value: String,
         why: String,
     },
-    #[error("{source_name}: there is no key {key:?}{like}; `kvasm serve --print-config` lists all")]
+    #[error("{source_name}: unknown key {key:?}{like}; `kvasm serve --print-config` lists all")]
     UnknownKey {
         source_name: String,
         key: String,
-        /// A question that names a key that is like it, or nothing.
+        /// A suggestion of a similar key, or empty.
         like: String,
     },
 }
@@ -54,14 +54,14 @@ impl ConfigError {
     }
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogFormat {
     Text,
     Json,
 }
 
-/// All of it, valid.
+/// The whole configuration, validated.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
     pub(super) listen: Listen,
@@ -129,7 +129,7 @@ impl Default for Config {
     }
 }
 
-/// Whether a variable of the environment sets a key.
+/// Whether an environment variable sets a key.
 pub(super) fn is_variable(name: &str) -> bool {
     variables().any(|variable| variable == name)
 }
@@ -139,14 +139,14 @@ pub(super) fn variables() -> impl Iterator<Item = String> {
     KEYS.iter().map(|key| variable(key.name))
 }
 
-/// The variable of the environment that sets a key.
+/// The environment variable that sets a key.
 fn variable(key: &str) -> String {
     format!("KVASM_{}", key.replace('.', "_").to_uppercase())
 }
 
 impl Config {
-    /// Reads a file if there is one, then the environment, then `arguments`, each
-    /// a key and its text.
+    /// Reads the file, if any, then the environment, then `arguments`, which are pairs of a key and
+    /// a value.
     pub(super) fn load(
         file: Option<&Path>,
         environment: impl Fn(&str) -> Option<String>,
@@ -172,7 +172,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The API needs an address.
+    /// Checks that `admin.api` has an address.
     fn check_admin(&self) -> Result<(), ConfigError> {
         if self.admin_listen.is_some() || !self.admin.api {
             return Ok(());
@@ -181,11 +181,11 @@ impl Config {
             source_name: "the configuration".to_owned(),
             key: "admin.api".to_owned(),
             value: "true".to_owned(),
-            why: "admin.listen must be set for it".to_owned(),
+            why: "admin.api requires admin.listen".to_owned(),
         })
     }
 
-    /// One guest must fit into the memory of all.
+    /// Checks that one plugin instance fits into the memory of all.
     fn check_memory(&self) -> Result<(), ConfigError> {
         let least = self.limits.memory_bytes;
         if self.memory >= least as u64 {
@@ -202,7 +202,8 @@ impl Config {
         })
     }
 
-    /// Each body and answer must fit into what may be in flight, or it never gets in.
+    /// Checks that each body and response fits into the bytes in flight; otherwise it would never
+    /// be admitted.
     fn check_bytes(&self) -> Result<(), ConfigError> {
         let limits = &self.limits;
         let bodies = [
@@ -246,7 +247,7 @@ impl Config {
                     self.read_table(source, &format!("{key}."), table)?;
                 }
                 toml::Value::String(text) => self.set(source, &key, text)?,
-                // A list of texts; of anything else, the key says what is wrong with it.
+                // Only lists of strings; for anything else, the key's parser reports the error.
                 toml::Value::Array(items) => {
                     let text = |item: &toml::Value| match item {
                         toml::Value::String(text) => text.clone(),
@@ -278,7 +279,7 @@ impl Config {
         })
     }
 
-    /// The configuration as a file.
+    /// Prints the configuration as a file.
     pub(super) fn to_toml(&self) -> String {
         let mut out = String::new();
         let mut section = "";
@@ -377,7 +378,7 @@ mod tests {
         let error = load("", None, &[("server.trusted_proxies", "10.0.0.1/8")]).unwrap_err();
         assert!(error.contains("write 10.0.0.0/8"), "{error}");
         let error = load("", None, &[("admin.api", "true")]).unwrap_err();
-        assert!(error.contains("admin.listen must be set"), "{error}");
+        assert!(error.contains("admin.api requires admin.listen"), "{error}");
         let both = [("limits.value", "8MiB"), ("limits.input", "9MiB")];
         assert!(load("", None, &both).is_ok());
     }

@@ -1,5 +1,4 @@
-//! How the configuration's values are written and read: for each kind of value
-//! the two functions that its keys name.
+//! Parsing and printing of configuration values: two functions for each kind of value.
 
 use super::LogFormat;
 use crate::open::{CacheDir, StoreSpec};
@@ -27,7 +26,7 @@ pub(super) fn to_string(value: &impl ToString) -> String {
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
     match text {
-        "" => Err("it is empty; off logs nothing".to_owned()),
+        "" => Err("the filter is empty; use off to log nothing".to_owned()),
         text => Ok(text.to_owned()),
     }
 }
@@ -41,7 +40,7 @@ pub(super) fn at_least_1<T: std::str::FromStr<Err: std::fmt::Display> + Default 
     }
 }
 
-/// A number of places, as many as can be counted.
+/// A number of permits, up to the maximum of a semaphore.
 pub(super) fn permits(text: &str) -> Result<usize, String> {
     let most = tokio::sync::Semaphore::MAX_PERMITS;
     match at_least_1(text)? {
@@ -113,7 +112,7 @@ pub(super) fn show_log_format(format: &LogFormat) -> String {
     }
 }
 
-/// A duration that may be nothing.
+/// A duration that may be zero.
 pub(super) fn delay(text: &str) -> Result<Duration, String> {
     match text {
         "0" | "0s" => Ok(Duration::ZERO),
@@ -123,13 +122,13 @@ pub(super) fn delay(text: &str) -> Result<Duration, String> {
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
-        Ok(Duration::ZERO) => Err("it must be more than nothing".to_owned()),
+        Ok(Duration::ZERO) => Err("it must be more than zero".to_owned()),
         Ok(duration) => Ok(duration),
         Err(e) => Err(format!("{e}; write it like 30s or 250ms")),
     }
 }
 
-/// A time that Postgres takes as a setting: whole milliseconds in 31 bits.
+/// A duration that Postgres accepts as a setting: whole milliseconds in 31 bits.
 pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
     let least = Duration::from_millis(1);
     let most = Duration::from_millis(i32::MAX.unsigned_abs().into());
@@ -144,7 +143,7 @@ pub(super) fn show_duration(duration: &Duration) -> String {
     format_duration(*duration).to_string()
 }
 
-/// Networks with commas between them.
+/// Networks, separated by commas.
 pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
     match text {
         "none" => Ok(Vec::new()),
@@ -174,7 +173,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     match size {
         Some(0) => Err("it must be at least 1".to_owned()),
         Some(size) => Ok(size),
-        None => Err("it is no size; write it like 65536, 64KiB or 1MiB".to_owned()),
+        None => Err("invalid size; write it like 65536, 64KiB or 1MiB".to_owned()),
     }
 }
 
