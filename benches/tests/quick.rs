@@ -1,4 +1,4 @@
-//! The benchmarks run, and leave nothing behind. How fast they are is not looked at.
+//! Tests that the benchmarks run and leave nothing behind, not how fast they are.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -23,7 +23,7 @@ fn quick(only: &str) -> Vec<Value> {
         let owner = name.strip_prefix("kvasm-bench-");
         if let Some((process, _)) = owner.and_then(|name| name.split_once('-')) {
             let is_alive = Path::new("/proc").join(process).exists();
-            assert!(is_alive, "{only} has left {name}");
+            assert!(is_alive, "{only} left {name} behind");
         }
     }
     let text = std::fs::read_to_string(report.path()).unwrap();
