@@ -115,7 +115,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             // The first start compiles; the second one is measured.
             start(folder.path(), apps).await?;
             let (first, memory) = start(folder.path(), apps).await?;
-            let name = format!("{apps} apps with {kind}: start to the first answer");
+            let name = format!("{apps} apps with {kind}: start to the first response");
             rows.push(Row::figure(name, "ms", first));
             let row = Row::figure(
                 format!("memory of an app, {apps} with {kind}"),

@@ -39,9 +39,9 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             times.push((many.milliseconds, one.milliseconds));
             peaks.push((many.mib, one.mib));
         }
-        let name = format!("first answers of a cold 1 MiB plugin, {CALLERS} callers, beside 1");
+        let name = format!("first responses of a cold 1 MiB plugin, {CALLERS} callers, vs. 1");
         let time = Row::pair(&name, "ms", &times, None);
-        let name = "the same: what the peak of memory is above that before";
+        let name = "the same: increase of peak memory";
         let peak = Row::pair(name, "MiB", &peaks, Some(Target::AtMost(2.0)));
         // Each start has verified this.
         let loads = Row::figure("the same: loads of the plugin", "loads", 1.0);

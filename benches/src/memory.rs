@@ -51,7 +51,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             ),
             Row::figure(
                 format!(
-                    "memory of an idle app with an own module of {} KB",
+                    "memory of an idle app with its own module of {} KB",
                     wasm.len() / 1000
                 ),
                 "KiB",

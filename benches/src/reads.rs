@@ -167,7 +167,7 @@ pub fn cold(_: &Runtime, effort: Effort) -> Result<Vec<Row>> {
                     percentile(&mut reads, part),
                 ));
                 rows.push(Row::figure(
-                    format!("an empty call beside it, {name}: {label}"),
+                    format!("an empty call during it, {name}: {label}"),
                     "us",
                     percentile(&mut waits, part),
                 ));

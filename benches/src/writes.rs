@@ -92,7 +92,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         }
         Ok(vec![
             Row::pair(
-                "durable kv_set from 64 invocations, beside a commit each",
+                "durable kv_set from 64 invocations, vs. a commit each",
                 "writes/s",
                 &pairs,
                 Some(Target::AtLeast(15.0)),

@@ -57,8 +57,7 @@ fn beside_rusqlite(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             let ours = runtime.block_on(load.rate(callers, time(effort)))?;
             pairs.push((ours, inline.rate(time(effort))?));
         }
-        let name =
-            format!("transfer, {callers} callers, beside inline rusqlite, 1 thread, no HTTP");
+        let name = format!("transfer, {callers} callers, vs. inline rusqlite, 1 thread, no HTTP");
         rows.push(Row::pair(&name, "calls/s", &pairs, None).durable());
     }
     Ok(rows)
@@ -104,7 +103,7 @@ async fn beside_sqlx(effort: Effort) -> Result<Vec<Row>> {
                 }
             }
             for ((_, name, least), (without, behind)) in works.iter().zip(&pairs) {
-                let name = format!("Postgres {function}, {callers} callers, beside {name}");
+                let name = format!("Postgres {function}, {callers} callers, vs. {name}");
                 let target = least.map(Target::AtLeast);
                 let both = [
                     Row::pair(&format!("{name}, no HTTP"), "calls/s", without, target),

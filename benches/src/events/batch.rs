@@ -91,7 +91,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         }
         Ok(vec![
             Row::pair(
-                "a commit of 100 sets, beside 100 sets one after another",
+                "a commit of 100 sets, vs. 100 sets one after another",
                 "writes/s",
                 &pairs,
                 Some(Target::AtLeast(20.0)),

@@ -126,7 +126,7 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
         let (name, count, base) = (engine.name(), other.count, few.count);
         rows.push(
             Row::pair(
-                &format!("a claim of 8, {count} wait, beside {base}, {name}"),
+                &format!("a claim of 8, {count} waiting, vs. {base}, {name}"),
                 "us",
                 &pairs(&other.claims, &few.claims),
                 Some(Target::AtMost(1.5)),
@@ -134,7 +134,7 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
             .durable(),
         );
         rows.push(Row::pair(
-            &format!("a look for queues, {count} wait, beside {base}, {name}"),
+            &format!("a query of due queues, {count} waiting, vs. {base}, {name}"),
             "us",
             &pairs(&other.looks, &few.looks),
             Some(Target::AtMost(1.5)),

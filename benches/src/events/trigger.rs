@@ -93,7 +93,7 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
         )
         .durable(),
         Row::pair(
-            &format!("the same, the app's trigger is elsewhere, {name}"),
+            &format!("the same, with a trigger on another collection, {name}"),
             "us",
             &pairs(elsewhere),
             Some(Target::AtMost(1.1)),

@@ -57,7 +57,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             let others = others.into_iter().chain(peers);
             for ((peer, least), other) in others.zip(rates.iter().skip(2)) {
                 let pairs: Vec<_> = ours.iter().copied().zip(other.iter().copied()).collect();
-                let name = format!("HTTP call with one kv_get, {plugin}, beside {peer}");
+                let name = format!("HTTP call with one kv_get, {plugin}, vs. {peer}");
                 let target = Some(Target::AtLeast(least));
                 rows.push(Row::pair(&name, "calls/s", &pairs, target));
             }
@@ -76,11 +76,11 @@ pub fn flood(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             // Calls during a computing flood take long, so fewer are made.
             for (name, function, calls) in [
                 (
-                    "p99 of a quiet app, another is flooded, beside alone",
+                    "p99 of a quiet app while another is flooded, vs. alone",
                     "get",
                     400,
                 ),
-                ("the same, the flood computes 50 ms a call", "burn", 40),
+                ("the same, with a flood of 50 ms CPU per call", "burn", 40),
             ] {
                 let path = format!("/v1/apps/{app}-loud/call/{function}");
                 let loud = Load::post(kvasm.address, &path);

@@ -178,10 +178,7 @@ async fn beside(kvasm: &Child, peer: &Functions, effort: Effort) -> Result<Vec<R
             let rate = ours.rate(CONNECTIONS, time).await?;
             pairs.push((rate, other.rate(CONNECTIONS, time).await?));
         }
-        let name = format!(
-            "{function}, {CONNECTIONS} connections, beside {}",
-            peer.name
-        );
+        let name = format!("{function}, {CONNECTIONS} connections, vs. {}", peer.name);
         let row = Row::pair(&name, "calls/s", &pairs, Some(Target::AtLeast(*least)));
         let writes = matches!(*function, "set" | "transfer");
         rows.push(if writes { row.durable() } else { row });

@@ -40,7 +40,7 @@ pub fn start(_: &Runtime) -> Result<Option<Functions>> {
     let file = std::env::var_os(MODULE).map_or_else(|| target().join(BUILT), PathBuf::from);
     let Ok(module) = std::fs::read(&file) else {
         eprintln!(
-            "SKIPPED: the rows beside SpacetimeDB, as its module is not in {file:?} and {MODULE} \
+            "SKIPPED: comparison with SpacetimeDB: its module is not in {file:?} and {MODULE} \
              names no other file; docs/benchmarks.md says how to build it"
         );
         return Ok(None);

@@ -56,7 +56,7 @@ async fn on(store: &str, hosts: &[Child], effort: Effort) -> Result<Vec<Row>> {
             let target = (callers == 64).then_some(Target::AtLeast(least));
             rows.push(Row::pair(&name, "calls/s", &pairs, target).durable());
             let part = failed as f64 * 100.0 / (failed + answers).max(1) as f64;
-            rows.push(Row::figure("of them failed", "%", part).target(Target::AtMost(0.0)));
+            rows.push(Row::figure("failed transfers", "%", part).target(Target::AtMost(0.0)));
         }
     }
     Ok(rows)

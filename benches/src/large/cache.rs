@@ -36,7 +36,11 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
                 }
             }
             for ((at, cache), mut figures) in figures {
-                let what = ["get", "get beside a writer", "durable set, 64 callers"];
+                let what = [
+                    "get",
+                    "get with a concurrent writer",
+                    "durable set, 64 callers",
+                ];
                 let what = what.get(at).unwrap_or(&"");
                 let name = format!("{what}, {size} entries, {cache} MiB");
                 rows.push(Row::series(name, "us", &mut figures));

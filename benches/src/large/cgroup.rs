@@ -180,12 +180,12 @@ async fn beside(limited: &Limited, what: &str, effort: Effort) -> Result<Vec<Row
     }
     let target = Some(Target::AtMost(2.0));
     let name =
-        |of: &str, other: &str| format!("p99 beside {CALLERS} callers, {of}, beside {other}");
+        |of: &str, other: &str| format!("p99 with {CALLERS} other callers, {of}, vs. {other}");
     Ok(vec![
         Row::pair(&name(what, "alone"), "ms", &to_alone, target),
         Row::pair(&name(what, "in memory"), "ms", &to_hot, None),
         Row::pair(&name("in memory", "alone"), "ms", &hot_to_alone, None),
-        Row::series(format!("calls of those, {what}"), "calls/s", &mut rates),
+        Row::series(format!("calls of these, {what}"), "calls/s", &mut rates),
         Row::series("read from the disk for each", "KiB", &mut read),
     ])
 }

@@ -191,7 +191,7 @@ async fn beside(stage: &Stage, few: &Stage, effort: Effort) -> Result<Vec<Row>> 
         set.push((stage.sets(1, some).await?, few.sets(1, some).await?));
         sets.push((stage.sets(64, many).await?, few.sets(64, many).await?));
     }
-    let beside = format!("{}, beside {}", stage.file.entries, few.file.entries);
+    let beside = format!("{}, vs. {}", stage.file.entries, few.file.entries);
     let (get, set) = (Some(Target::AtMost(1.3)), Some(Target::AtMost(1.5)));
     let names = [
         ("kv_get of a random key", None),
@@ -227,7 +227,7 @@ async fn pages(stage: &Stage, effort: Effort) -> Result<Row> {
             stage.page(None, times).await?,
         ));
     }
-    let name = format!("page of {PAGE} at depth {depth}, beside the first");
+    let name = format!("page of {PAGE} at depth {depth}, vs. the first");
     Ok(Row::pair(&name, "us", &pairs, Some(Target::AtMost(1.1))))
 }
 

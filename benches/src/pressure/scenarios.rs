@@ -30,7 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
         prepare: |stage| Box::pin(calls(stage, "(loop (br 0)) unreachable", 8, 32, 0)),
     },
     Scenario {
-        name: "16 clients that send 8 MiB less a byte",
+        name: "16 clients that send 8 MiB minus one byte",
         prepare: |stage| Box::pin(calls(stage, "(i32.const 0)", 1, 16, 8 * MIB - 1)),
     },
     Scenario {
@@ -38,7 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
         prepare: |stage| Box::pin(failures(stage)),
     },
     Scenario {
-        name: "100 readers that take an answer of 8 MiB slowly",
+        name: "100 clients that read an 8 MiB response slowly",
         prepare: |stage| Box::pin(slow_readers(stage)),
     },
     Scenario {
