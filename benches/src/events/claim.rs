@@ -95,7 +95,7 @@ fn given_back(app: AppId, delivery: Delivery, lease: Uuid) -> Failed {
         verdict: Verdict::RetryAt(now),
         deterministic: false,
         probe: ProbeWait::default(),
-        error: "given back".to_owned(),
+        error: "nacked".to_owned(),
         trace: None,
         plugin: None,
     }

@@ -41,10 +41,10 @@ fn hold(package: &str, folder: &str) {
     let [gone, new] = differences(&stored, &built);
     assert!(
         gone.is_empty() && new.is_empty() && stored == built,
-        "the public items of {package} are not those of {path}.\n\
-         Gone or changed, which breaks plugins that use it and is for another 0.x version:\n  {}\n\
-         New, which is for CHANGELOG.md:\n  {}\n\
-         If that is meant: KVASM_UPDATE=1 cargo test --workspace --test api",
+        "the public items of {package} do not match {path}.\n\
+         Removed or changed (breaks plugins; needs a new 0.x version):\n  {}\n\
+         Added (needs a line in CHANGELOG.md):\n  {}\n\
+         If this is intended, run: KVASM_UPDATE=1 cargo test --workspace --test api",
         gone.join("\n  "),
         new.join("\n  ")
     );
