@@ -3,7 +3,7 @@
 //! A history is a set of calls, each with the moment at which it was invoked and the moment at
 //! which it returned. It is linearizable if there is an order of the calls in which each result
 //! is right, and in which no call comes before one that returned before it was invoked.
-//! [`check`] searches for that order with the algorithm of Wing and Gong and the memoization of
+//! [`check`] searches for that order with the algorithm of Wing and Gong and the memoisation of
 //! Lowe, which never visits the same set of completed calls with the same state twice.
 
 use std::collections::HashSet;
@@ -385,7 +385,7 @@ mod tests {
     }
 
     /// Only one order explains these concurrent increments, and it is the last one that a
-    /// search without memoization would try.
+    /// search without memoisation would try.
     #[test]
     fn a_history_of_hundreds_of_calls_at_once_is_checked() {
         let mut calls = Vec::new();

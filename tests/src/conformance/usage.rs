@@ -97,7 +97,7 @@ pub async fn expired_entries_count_until_they_are_written_over(kit: Kit) {
     ops.push(set_until("c", "f", bytes("gone"), NOW));
     after.commit(vec![], ops).await;
     assert_eq!(after.usage().await, (5, 21));
-    // Deleted: it counted as absent to the caller, and no longer counts.
+    // Deleted: reported as absent, and no longer counted.
     assert!(!after.delete("c", "e").await);
     assert_eq!(after.usage().await, (4, 15));
     let ops = vec![delete("c", "f"), delete("c", "f"), delete("c", "e")];

@@ -288,7 +288,7 @@ async fn a_server_without_room_is_told_with_its_numbers() {
         .unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
     let app = Kit::new(Arc::clone(&store), 1).app().await;
-    // Some slots are reserved: callers that find no slot wait for those that have one.
+    // Other sessions take some slots: callers without one wait for those that have one.
     let cluster = Arc::new(cluster);
     let session = |cluster: &Arc<Cluster>| {
         let cluster = Arc::clone(cluster);
@@ -305,7 +305,7 @@ async fn a_server_without_room_is_told_with_its_numbers() {
     for write in writes.collect::<Vec<_>>() {
         write.await.unwrap();
     }
-    // Takes all slots.
+    // Takes the remaining slots.
     while let Ok(more) = session(&cluster).await {
         others.push(more);
     }

@@ -82,7 +82,7 @@ impl Teller {
     }
 
     /// Transfers money. A redundant check forces the transaction path; an absent entry that is
-    /// only read keeps its lock slot.
+    /// only checked is locked by a placeholder row.
     async fn transfer(&mut self) {
         let (from, to) = (self.rng.below(ACCOUNTS), self.rng.below(ACCOUNTS - 1));
         let to = if to >= from { to + 1 } else { to };

@@ -38,8 +38,7 @@ async fn a_claim_changes_no_index() {
     }
     let updates = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'deliveries'";
     assert_eq!(counted(&url, updates).await, 200);
-    // Except those without free space on their page: the first update of a page may need a new
-    // one.
+    // Except those without free space on their page, which earlier updates may have used up.
     let hot = "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'deliveries'";
     let hot = counted(&url, hot).await;
     assert!(hot >= 150, "{hot} of 200");
