@@ -3,7 +3,7 @@
 /// The functions:
 /// - `hello` returns `hello`;
 /// - `echo` returns its input, of at most 32 KiB;
-/// - `nap` sleeps a second and answers `hello`;
+/// - `nap` sleeps a second and returns `hello`;
 /// - `sleep` sleeps an hour;
 /// - `big` returns 8 MiB of zeros;
 /// - `say` logs `hello`;
