@@ -1,4 +1,4 @@
-//! Many apps on one host: its start, its memory, and the first call of a plugin.
+//! Many apps on one host: start-up time, memory, and the first call of a plugin.
 
 use crate::folders::folder;
 use crate::http::audit;
@@ -16,10 +16,10 @@ use std::time::Instant;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// About the size of a small plugin in Rust.
+/// The typical size of a small plugin in Rust.
 const PAD_BYTES: usize = 100 * 1024;
 
-/// A module with a function that does nothing, some data, and a mark.
+/// A module with an empty function, some data, and a unique number.
 fn module(mark: usize) -> Result<Vec<u8>> {
     let pad = "x".repeat(PAD_BYTES);
     let text = format!(
@@ -58,7 +58,7 @@ async fn add(store: Arc<dyn Store>, app: App, wasm: Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// A store with so many apps; each with its own module, or all with one.
+/// Creates a store with `apps` apps, each with its own module or all with the same one.
 async fn fill(file: &Path, apps: usize, distinct: bool) -> Result<()> {
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(SqliteOptions::new(file)).await?);
     let shared = module(0)?;
@@ -89,7 +89,7 @@ async fn call(host: &Host, n: usize) -> Result<()> {
     Ok(())
 }
 
-/// Time to the first answer in milliseconds, and memory of an app in KiB.
+/// The time to the first response in milliseconds, and the memory per app in KiB.
 async fn start(folder: &Path, apps: usize) -> Result<(f64, f64)> {
     let begin = Instant::now();
     let host = open(&folder.join("bench.db"), &folder.join("cache")).await?;
@@ -112,10 +112,10 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             let apps = (apps / effort.divisor).max(20);
             let folder = folder()?;
             fill(&folder.path().join("bench.db"), apps, distinct).await?;
-            // The first start compiles; the second is the one that counts.
+            // The first start compiles; the second one is measured.
             start(folder.path(), apps).await?;
             let (first, memory) = start(folder.path(), apps).await?;
-            let name = format!("{apps} apps with {kind}: start to the first answer");
+            let name = format!("{apps} apps with {kind}: start to the first response");
             rows.push(Row::figure(name, "ms", first));
             let row = Row::figure(
                 format!("memory of an app, {apps} with {kind}"),
@@ -133,12 +133,12 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     })
 }
 
-/// The first call of a plugin that another process has compiled, over a later one.
+/// The first call of a plugin compiled by another process, relative to a later call.
 async fn first_call(effort: Effort) -> Result<Row> {
     let folder = folder()?;
     let (file, cache) = (folder.path().join("bench.db"), folder.path().join("cache"));
     let wasm = std::fs::read(target().join("guests/guestbook.wasm"))
-        .context("`cargo xtask guests` makes it")?;
+        .context("`cargo xtask guests` builds it")?;
     {
         let host = open(&file, &cache).await?;
         let app = host.create_app(AppName::parse("app-0")?).await?;

@@ -1,4 +1,5 @@
-//! Instantiate and call an empty function, beside bare wasmtime with the same settings.
+//! Instantiates and calls an empty function, compared with bare wasmtime with the same
+//! settings.
 
 use crate::report::{Row, Target};
 use crate::{Bench, Effort};
@@ -13,7 +14,7 @@ use tokio::runtime::Runtime;
 const EMPTY: &str =
     "(module (memory (export \"memory\") 1) (func (export \"run\") (result i32) (i32.const 0)))";
 
-/// Allows everything, as the baseline's counterpart of Kvasm's limiter.
+/// Allows everything: the baseline's counterpart of Kvasm's limiter.
 struct Free;
 
 impl ResourceLimiter for Free {
@@ -36,7 +37,7 @@ impl ResourceLimiter for Free {
     }
 }
 
-/// wasmtime's error is a type of its own, which `anyhow` takes in a box.
+/// wasmtime's error is a separate type, which `anyhow` accepts in a box.
 fn boxed(error: kvasm::wasmtime::Error) -> anyhow::Error {
     anyhow::Error::from_boxed(error.into())
 }

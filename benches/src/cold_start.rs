@@ -1,7 +1,7 @@
-//! A plugin of 1 MiB that no host has in memory, and that many call at once.
+//! A 1 MiB plugin that the host has not loaded, called by many callers at once.
 //!
-//! Each time the server is a fresh process without a cache folder. It compiles in its own
-//! process, so its peak of memory has that, too.
+//! Each time the server is a new process without a cache folder. It compiles in its own
+//! process, so its peak memory includes that.
 
 use crate::Effort;
 use crate::folders::folder;
@@ -23,7 +23,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     let wasm = guests::wasm("megabyte");
     ensure!(
         wasm.len() >= MIB,
-        "the plugin has {} bytes only",
+        "the plugin has only {} bytes",
         wasm.len()
     );
     runtime.block_on(async {
@@ -39,23 +39,23 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             times.push((many.milliseconds, one.milliseconds));
             peaks.push((many.mib, one.mib));
         }
-        let name = format!("first answers of a cold 1 MiB plugin, {CALLERS} callers, beside 1");
+        let name = format!("first responses of a cold 1 MiB plugin, {CALLERS} callers, vs. 1");
         let time = Row::pair(&name, "ms", &times, None);
-        let name = "the same: what the peak of memory is above that before";
+        let name = "the same: increase of peak memory";
         let peak = Row::pair(name, "MiB", &peaks, Some(Target::AtMost(2.0)));
-        // Each start has made sure of it.
+        // Each start has verified this.
         let loads = Row::figure("the same: loads of the plugin", "loads", 1.0);
         Ok(vec![time, peak, loads.target(Target::AtMost(1.0))])
     })
 }
 
-/// What the first calls of a plugin took.
+/// The cost of the first calls of a plugin.
 struct Start {
     milliseconds: f64,
     mib: f64,
 }
 
-/// A server starts, and so many call the plugin at once.
+/// Starts a server and calls the plugin from `callers` callers at once.
 async fn start(file: &Path, callers: usize) -> Result<Start> {
     let mut server = Child::on(servers::HOST, file)?;
     let load = Load::post(server.address, "/v1/apps/cold/call/steps");
@@ -65,7 +65,7 @@ async fn start(file: &Path, callers: usize) -> Result<Start> {
     let compiled = server.compiled()?;
     ensure!(
         compiled == 1,
-        "{callers} callers at once, and the plugin was loaded {compiled} times"
+        "with {callers} concurrent callers, the plugin was loaded {compiled} times"
     );
     Ok(Start {
         milliseconds: seconds * 1e3,

@@ -1,4 +1,4 @@
-//! How late a guest is ended past its deadline.
+//! How long after its deadline a guest is terminated.
 
 use crate::report::{Row, Target, percentile};
 use crate::{Bench, Effort};
@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 const WALL: Duration = Duration::from_millis(100);
 
-/// A store that never answers.
+/// A store that never responds.
 struct Silent;
 
 #[async_trait]
@@ -113,7 +113,7 @@ async fn late(
             .await
             .is_ok()
         {
-            bail!("{name} ended by itself");
+            bail!("{name} ended on its own");
         }
         lates.push((start.elapsed().saturating_sub(WALL)).as_secs_f64() * 1e3);
     }

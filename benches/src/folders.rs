@@ -1,4 +1,4 @@
-//! Folders on the disk for the time of a run.
+//! Temporary folders on disk.
 
 use crate::target;
 use anyhow::Result;
@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 const PREFIX: &str = "kvasm-bench-";
 
-/// A new folder beside the build, not in /tmp, which may be in memory. It is removed when
-/// it is dropped.
+/// Creates a folder in the build folder, not in /tmp, which may be in memory. It is removed on
+/// drop.
 pub fn folder() -> Result<TempDir> {
     let prefix = format!("{PREFIX}{}-", std::process::id());
     Ok(tempfile::Builder::new()
@@ -16,7 +16,7 @@ pub fn folder() -> Result<TempDir> {
         .tempdir_in(target())?)
 }
 
-/// Removes the folders of runs that were killed.
+/// Removes the folders of killed runs.
 pub fn sweep() -> Result<()> {
     sweep_in(&target())
 }
@@ -27,14 +27,14 @@ fn sweep_in(folder: &Path) -> Result<()> {
         let name = entry.file_name();
         let process = name.to_str().and_then(owner);
         if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
-            // Another run may sweep at the same time.
+            // Another run may be removing it at the same time.
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
     Ok(())
 }
 
-/// The process whose folder this is.
+/// The process that owns a folder.
 fn owner(name: &str) -> Option<&str> {
     let (process, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
     let is_number = process.bytes().all(|byte| byte.is_ascii_digit());
@@ -54,7 +54,7 @@ mod tests {
             folder
         };
         let own = folder(&format!("{PREFIX}{}-x", std::process::id()));
-        // No process has a number above 2^22.
+        // No process id is above 2^22.
         let left = folder(&format!("{PREFIX}99999999-x"));
         let other = folder(&format!("{PREFIX}report-x"));
         sweep_in(target.path()).unwrap();

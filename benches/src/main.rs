@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: Kvasm's figures as ratios, each taken side by side with
-//! its baseline, in turns, in one run.
+//! `cargo xtask bench`: Kvasm's figures as ratios, each measured in turns with its baseline in
+//! one run.
 
 mod apps;
 mod baselines;
@@ -28,11 +28,11 @@ use report::Row;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Measures Kvasm beside its baselines.
+/// Measure Kvasm against its baselines
 ///
-/// KVASM_WASMTIME, KVASM_WORKERD and KVASM_SPACETIMEDB name the programs of peers that are
-/// not on the PATH, KVASM_SPACETIMEDB_MODULE the module for the last. Rows beside a peer
-/// that is missing are skipped, and stderr says so.
+/// KVASM_WASMTIME, KVASM_WORKERD and KVASM_SPACETIMEDB name the programs of peers that are not
+/// in PATH; KVASM_SPACETIMEDB_MODULE names the module for SpacetimeDB. Comparisons with missing
+/// peers are skipped, with a message on stderr.
 #[derive(Parser)]
 struct Arguments {
     /// Few and short rounds: shows that the benchmarks run, not how fast
@@ -46,7 +46,7 @@ struct Arguments {
     json: Option<PathBuf>,
 }
 
-/// How much is measured.
+/// How much to measure.
 #[derive(Clone, Copy)]
 struct Effort {
     rounds: usize,
@@ -54,7 +54,7 @@ struct Effort {
     divisor: usize,
 }
 
-/// A file of its own on the disk, a host over it, and an app.
+/// A host over a new file on disk, and an app.
 struct Bench {
     folder: TempDir,
     host: Host,

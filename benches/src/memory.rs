@@ -1,4 +1,4 @@
-//! What a loaded, idle app costs in memory.
+//! The memory of a loaded, idle app.
 
 use crate::report::Row;
 use crate::{Bench, Effort, target};
@@ -16,7 +16,7 @@ pub fn resident_kib() -> Result<f64> {
     Ok(pages * 4.0)
 }
 
-/// A module that differs from another by a custom section alone.
+/// A module that differs from others only in a custom section.
 fn variant(wasm: &[u8], number: u32) -> Vec<u8> {
     let mut wasm = wasm.to_vec();
     wasm.extend([0, 6, 1, b'v']);
@@ -51,7 +51,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             ),
             Row::figure(
                 format!(
-                    "memory of an idle app with an own module of {} KB",
+                    "memory of an idle app with its own module of {} KB",
                     wasm.len() / 1000
                 ),
                 "KiB",

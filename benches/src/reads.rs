@@ -1,4 +1,4 @@
-//! `kv_get` on SQLite: warm, beside the same read without wasm; and cold.
+//! `kv_get` on SQLite: warm, compared with the same read without wasm; and cold.
 
 use crate::report::{Row, Target, percentile};
 use crate::{Bench, Effort, generous};
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::runtime::Runtime;
 
-/// Reads the entry `notes`/`00000007` as often as the input's u32 says.
+/// Reads the entry `notes`/`00000007` as many times as the input's u32 says.
 const GET: &str = r#"(module
   (import "kvasm_v1" "kv_get" (func $get (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
   (import "kvasm_v1" "input_read" (func $input (param i32 i32 i32) (result i64)))
@@ -119,14 +119,14 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     })
 }
 
-/// Tells the system to forget what it has cached of a file.
+/// Evicts a file from the page cache.
 pub fn drop_cache(path: &Path) -> Result<()> {
     let of = format!("of={}", path.display());
     dd(&[&of, "oflag=nocache", "conv=notrunc,fdatasync", "count=0"])
 }
 
-/// Runs `dd`, and not this process, on a file: to close a descriptor of ours would drop
-/// SQLite's locks.
+/// Runs `dd` on a file. A separate process is needed, as closing a file descriptor in this one
+/// would drop SQLite's locks.
 pub fn dd(arguments: &[&str]) -> Result<()> {
     let done = Command::new("dd").args(arguments).output()?;
     ensure!(
@@ -137,8 +137,8 @@ pub fn dd(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Reads that miss every cache, and an empty invocation beside them on the same
-/// single thread: what does a read cost, and what does the neighbour wait?
+/// Reads that miss every cache, and empty invocations on the same single thread: how long does
+/// a read take, and how long does another app wait?
 pub fn cold(_: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -167,7 +167,7 @@ pub fn cold(_: &Runtime, effort: Effort) -> Result<Vec<Row>> {
                     percentile(&mut reads, part),
                 ));
                 rows.push(Row::figure(
-                    format!("an empty call beside it, {name}: {label}"),
+                    format!("an empty call during it, {name}: {label}"),
                     "us",
                     percentile(&mut waits, part),
                 ));
@@ -177,7 +177,7 @@ pub fn cold(_: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     })
 }
 
-/// Times of reads, and of empty calls that run in turn with them.
+/// The durations of reads, and of empty calls interleaved with them.
 async fn beside(bench: &Arc<Bench>, seed: usize, count: usize) -> Result<(Vec<f64>, Vec<f64>)> {
     let empty = "(module (memory (export \"memory\") 1) (func (export \"run\") (result i32) (i32.const 0)))";
     let plugin = bench.host.load(&bench.app, wat::parse_str(empty)?).await?;
@@ -188,7 +188,7 @@ async fn beside(bench: &Arc<Bench>, seed: usize, count: usize) -> Result<(Vec<f6
             let mut waits = Vec::new();
             while !done.load(Ordering::Relaxed) {
                 let start = Instant::now();
-                // In the queue behind whatever the thread is doing.
+                // Queued behind whatever the thread is doing.
                 tokio::task::yield_now().await;
                 bench.host.call(&plugin, Call::function("run")).await?;
                 waits.push(start.elapsed().as_secs_f64() * 1e6);

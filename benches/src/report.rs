@@ -14,14 +14,14 @@ pub struct Row {
     pub kvasm: f64,
     /// The baseline's median, if there is one.
     pub baseline: Option<f64>,
-    /// The ratio that the target is about, and its spread over the rounds.
+    /// The ratio that the target applies to, and its spread over the rounds.
     pub ratio: Option<[f64; 3]>,
-    /// The least and the largest figure of the rounds, where there is no ratio.
+    /// The minimum and the maximum of the rounds, if there is no ratio.
     pub spread: Option<[f64; 2]>,
-    /// What the ratio, or the figure where there is none, should be.
+    /// The target of the ratio, or of the figure if there is no ratio.
     pub target: Option<Target>,
-    /// Whether what was written is on the disk when the answer comes, on both sides unless the
-    /// name says of the baseline that it is not; nothing where nothing is written.
+    /// Whether writes are on disk when the response arrives, on both sides unless the name says
+    /// otherwise of the baseline; none if nothing is written.
     pub durable: Option<bool>,
 }
 
@@ -50,7 +50,7 @@ impl Target {
     }
 }
 
-/// The value below which the `part` of the sorted figures lie.
+/// The value below which the fraction `part` of the figures are.
 pub fn percentile(figures: &mut [f64], part: f64) -> f64 {
     figures.sort_by(f64::total_cmp);
     let at = ((figures.len() as f64 * part) as usize).min(figures.len().saturating_sub(1));
@@ -77,7 +77,7 @@ impl Row {
         }
     }
 
-    /// The median of figures that have no baseline, and their spread.
+    /// The median of figures without a baseline, and their spread.
     pub fn series(name: impl Into<String>, unit: &'static str, figures: &mut [f64]) -> Row {
         Row {
             spread: Some([0.0, 1.0].map(|part| percentile(figures, part))),
@@ -85,8 +85,8 @@ impl Row {
         }
     }
 
-    /// Two series of figures taken in turn, pair by pair. The ratio is Kvasm's
-    /// over the baseline's.
+    /// Two series of figures measured in turn, pair by pair. The ratio is Kvasm's figure over
+    /// the baseline's.
     pub fn pair(
         name: &str,
         unit: &'static str,
@@ -108,14 +108,14 @@ impl Row {
         }
     }
 
-    /// Says that what was written is on the disk when the answer comes, on both sides if
-    /// there is a baseline and the name says nothing else of it.
+    /// Marks the row as durable: writes are on disk when the response arrives, on both sides if
+    /// there is a baseline and the name does not say otherwise.
     pub fn durable(mut self) -> Row {
         self.durable = Some(true);
         self
     }
 
-    /// With a bound on it.
+    /// Sets a target.
     pub fn target(mut self, target: Target) -> Row {
         self.target = Some(target);
         self
@@ -166,7 +166,7 @@ impl Row {
     }
 }
 
-/// Prints the head of the table.
+/// Prints the header of the table.
 pub fn print_head() {
     println!(
         "{:<74} {:>12} {:>12} {:<9} {:<8} {:<22} target",
@@ -174,7 +174,7 @@ pub fn print_head() {
     );
 }
 
-/// Everything as JSON, with the machine, the versions and the settings.
+/// All rows as JSON, with the machine, the versions and the settings.
 pub fn json(rows: &[Row], settings: Value) -> Result<String> {
     let report = json!({
         "machine": machine(),
@@ -184,7 +184,7 @@ pub fn json(rows: &[Row], settings: Value) -> Result<String> {
     Ok(serde_json::to_string_pretty(&report)?)
 }
 
-/// What was measured on, and with what.
+/// The machine and the versions.
 pub fn machine() -> Value {
     let line = |program: &str, argument: &str| {
         let output = Command::new(program).arg(argument).output().ok();

@@ -1,5 +1,5 @@
-//! Choices in SQLite's schema: an index on (app_id, collection) beside the
-//! primary key, and a table without row ids.
+//! Choices in SQLite's schema: an index on (app_id, collection) in addition to the primary key,
+//! and a table without row ids.
 
 use crate::Effort;
 use crate::folders::folder;
@@ -33,7 +33,7 @@ impl Variant {
         })
     }
 
-    /// Microseconds a write, 200 to a commit, keys in no order.
+    /// Microseconds per write, 200 per commit, keys in random order.
     fn write(&self, round: usize, count: usize, bytes: usize) -> Result<f64> {
         let value = "x".repeat(bytes);
         let start = Instant::now();
@@ -56,7 +56,7 @@ impl Variant {
         Ok(start.elapsed().as_secs_f64() * 1e6 / count as f64)
     }
 
-    /// Microseconds a page of 1,000 keys.
+    /// Microseconds per page of 1,000 keys.
     fn list(&self) -> Result<f64> {
         let start = Instant::now();
         for _ in 0..10 {
@@ -71,7 +71,7 @@ impl Variant {
         Ok(start.elapsed().as_secs_f64() * 1e6 / 10.0)
     }
 
-    /// Microseconds a read of one entry.
+    /// Microseconds per read of one entry.
     fn get(&self, count: usize) -> Result<f64> {
         let start = Instant::now();
         for n in 0..200 {

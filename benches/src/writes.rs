@@ -1,4 +1,4 @@
-//! Durable `kv_set` from 64 concurrent invocations, beside one commit a write.
+//! Durable `kv_set` from 64 concurrent invocations, compared with one commit per write.
 
 use crate::report::{Row, Target};
 use crate::{Bench, Effort, generous};
@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 const INVOCATIONS: usize = 64;
 
-/// `run` sets as many entries of `notes` as the input's first u32 says; the 8 bytes
-/// after it begin their keys, and four digits end them.
+/// `run` sets as many entries of `notes` as the input's first u32 says; their keys are the next
+/// 8 bytes and four digits.
 const SET: &str = r#"
   (import "kvasm_v1" "kv_set" (func $set (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
   (import "kvasm_v1" "input_read" (func $input (param i32 i32 i32) (result i64)))
@@ -35,12 +35,12 @@ const SET: &str = r#"
       (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
     (i32.const 0))"#;
 
-/// The guest that sets, with further fields.
+/// The guest that sets, with additional fields.
 pub fn guest(fields: &str) -> Result<Vec<u8>> {
     Ok(wat::parse_str(format!("(module {SET} {fields})"))?)
 }
 
-/// Writes a second, from invocations that run at once.
+/// Writes per second, from concurrent invocations.
 pub async fn concurrent(host: &Host, plugin: &Plugin, round: usize, sets: usize) -> Result<f64> {
     let start = Instant::now();
     let mut calls = JoinSet::new();
@@ -60,7 +60,7 @@ const INSERT: &str = "INSERT INTO kv_entries
     (app_id, collection, key, value, size, version, created_at, updated_at)
     VALUES (?1, 'notes', ?2, ?3, 120, 1, 1, 1)";
 
-/// Writes a second, each with a commit of its own.
+/// Writes per second, each with its own commit.
 fn one_by_one(connection: &Connection, app: &[u8], round: usize, writes: usize) -> Result<f64> {
     let value = format!("{{\"a\":\"{}\"}}", "x".repeat(90));
     let start = Instant::now();
@@ -78,7 +78,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let bench = Bench::new(|builder| builder.limits(generous())).await?;
         let plugin = bench.host.load(&bench.app, guest("")?).await?;
-        // The same schema in a file of its own, so that neither waits for the other's lock.
+        // The same schema in a separate file, so that neither waits for the other's lock.
         let other = Bench::new(|builder| builder.instances(1)).await?;
         let connection = Connection::open(other.database())?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -92,7 +92,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         }
         Ok(vec![
             Row::pair(
-                "durable kv_set from 64 invocations, beside a commit each",
+                "durable kv_set from 64 invocations, vs. a commit each",
                 "writes/s",
                 &pairs,
                 Some(Target::AtLeast(15.0)),

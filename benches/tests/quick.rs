@@ -1,4 +1,4 @@
-//! The benchmarks run, and leave nothing behind. How fast they are is not looked at.
+//! Tests that the benchmarks run and leave nothing behind, not how fast they are.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -23,7 +23,7 @@ fn quick(only: &str) -> Vec<Value> {
         let owner = name.strip_prefix("kvasm-bench-");
         if let Some((process, _)) = owner.and_then(|name| name.split_once('-')) {
             let is_alive = Path::new("/proc").join(process).exists();
-            assert!(is_alive, "{only} has left {name}");
+            assert!(is_alive, "{only} left {name} behind");
         }
     }
     let text = std::fs::read_to_string(report.path()).unwrap();
@@ -40,7 +40,7 @@ fn row<'r>(rows: &'r [Value], name: &str) -> &'r Value {
 fn servers_are_measured_and_their_folders_are_removed() {
     let rows = quick("http");
     for plugin in ["SDK plugin", "bare plugin"] {
-        let name = format!("HTTP call with one kv_get, {plugin}, beside a bare axum handler");
+        let name = format!("HTTP call with one kv_get, {plugin}, vs. a bare axum handler");
         let row = row(&rows, &name);
         assert!(row["kvasm"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["baseline"].as_f64().unwrap() > 0.0, "{row}");
@@ -79,13 +79,10 @@ fn the_components_of_the_peers_can_be_read() {
 #[test]
 fn the_statements_of_the_baseline_are_those_of_the_schema() {
     let rows = quick("baseline");
-    let sqlite = "transfer, 64 callers, beside inline rusqlite, 1 thread, no HTTP";
+    let sqlite = "transfer, 64 callers, vs. inline rusqlite, 1 thread, no HTTP";
     assert_eq!(row(&rows, sqlite)["durable"], true);
     for peer in ["bare sqlx, no HTTP", "a stored procedure, no HTTP"] {
-        let row = row(
-            &rows,
-            &format!("Postgres transfer, 16 callers, beside {peer}"),
-        );
+        let row = row(&rows, &format!("Postgres transfer, 16 callers, vs. {peer}"));
         assert!(row["baseline"].as_f64().unwrap() > 0.0, "{row}");
         assert_eq!(row["durable"], true);
     }

@@ -20,7 +20,7 @@ def raw(ctx, value):
     return json.dumps(value).encode()
 
 
-# The identity of the token that it has itself.
+# The identity of the token that Schemathesis uses.
 OWN = os.environ["KVASM_TOKEN"].split("_")[1]
 
 
@@ -52,15 +52,15 @@ def is_operation(value):
 def before_call(ctx, case, kwargs):
     """Schemas cannot say how members depend on each other, or on what is there."""
     path, query, body = case.operation.path, case.query or {}, case.body
-    # From there on it would see 401 alone.
+    # Every later request would get a 401.
     if case.path_parameters.get("token") == OWN:
         case.path_parameters["token"] = "0" * 32
-    # A log that is followed has no end.
+    # A followed log never ends.
     if query.get("follow") in (True, "true"):
         query["follow"] = "false"
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
-    # Only the server makes cursors.
+    # Only the server creates cursors.
     query.pop("cursor", None)
     if path.endswith("/deliveries"):
         query.pop("after", None)
@@ -68,7 +68,7 @@ def before_call(ctx, case, kwargs):
     query.pop("until", None)
     if not isinstance(body, dict):
         return
-    # To JSON Schema 7.0 is an integer. The server takes it for a mistake.
+    # In JSON Schema 7.0 is an integer. The server rejects it.
     if case.media_type == "application/json" and not path.endswith("/kv/entry"):
         case.body = body = integers(body)
     if path.endswith("/tokens") and body.get("expires_at") is not None:
@@ -82,7 +82,7 @@ def before_call(ctx, case, kwargs):
         body["collection"] = body.get("collection") or "orders"
         body.pop("function", None)
     if path.endswith("/kv/commit"):
-        # It loses sight of what an operation is beside the rule that one list is not empty.
+        # Its generator ignores the operations' schemas next to the rule that one list is not empty.
         operations = [one for one in body.get("operations") or [] if is_operation(one)]
         body["operations"] = operations
         for operation in operations:

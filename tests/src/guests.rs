@@ -1,4 +1,4 @@
-//! Guests and the hosts that run them.
+//! Guests, and hosts that run them.
 
 use kvasm::model::{App, AppId, AppName, Limits, Op, Timestamp, WriteBatch};
 use kvasm::store::Store;
@@ -7,7 +7,7 @@ use kvasm::{Call, CallFailure, Host, HostBuilder, Invocation, Plugin, Response};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The bytes of a guest that `cargo xtask guests` builds.
+/// Reads a guest that `cargo xtask guests` builds.
 pub fn wasm(name: &str) -> Vec<u8> {
     let folder = match std::env::var_os("KVASM_GUESTS") {
         Some(folder) => PathBuf::from(folder),
@@ -22,8 +22,8 @@ pub fn wasm(name: &str) -> Vec<u8> {
     })
 }
 
-/// The builder of a host whose plugins may import `meanwhile` from `test_v1`: it does
-/// `work` for the app that calls.
+/// A builder of a host whose plugins may import `meanwhile` from `test_v1`. It runs `work` for
+/// the calling app.
 pub fn meanwhile<R, F>(
     builder: HostBuilder,
     work: impl Fn(AppId) -> F + Send + Sync + 'static,
@@ -45,7 +45,7 @@ where
     })
 }
 
-/// Writes past the host, which knows nothing of it.
+/// Writes directly to the store, bypassing the host.
 pub async fn write_past(store: &Arc<dyn Store>, app: AppId, ops: Vec<Op>) {
     let batch = WriteBatch {
         ops,
@@ -54,15 +54,15 @@ pub async fn write_past(store: &Arc<dyn Store>, app: AppId, ops: Vec<Op>) {
     store.commit(batch).await.unwrap();
 }
 
-/// A module in the text format with a memory of one page, `data` at address 0,
-/// and `body` as its function `run`, which returns what `body` leaves.
+/// A module in the text format with a memory of one page, `data` at address 0, and `body` as
+/// its function `run`, which returns the value that `body` leaves on the stack.
 ///
-/// Every import of `kvasm_v1` is there under its name.
+/// Every import of `kvasm_v1` is available under its name.
 pub fn module(data: &str, body: &str) -> Vec<u8> {
     module_with(data, "", body)
 }
 
-/// As [`module`], with further fields.
+/// Like [`module`], with additional fields.
 pub fn module_with(data: &str, fields: &str, body: &str) -> Vec<u8> {
     let imports: String = kvasm_abi::IMPORTS
         .iter()
@@ -86,13 +86,13 @@ pub fn module_with(data: &str, fields: &str, body: &str) -> Vec<u8> {
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// A custom section that declares functions and handlers, for the text format.
+/// A custom section in the text format that declares functions and handlers.
 pub fn manifest(lines: &[&str]) -> String {
     let text: Vec<_> = lines.iter().map(|line| line.replace('"', "\\\"")).collect();
     format!("(@custom \"kvasm.plugin.v1\" \"{}\")", text.join(" "))
 }
 
-/// A host with one app, over a store in memory unless told otherwise.
+/// A host with one app, over a store in memory by default.
 pub struct Bench {
     /// The host.
     pub host: Host,
@@ -101,25 +101,25 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// With the default limits.
+    /// Starts a host with the default limits.
     pub async fn new() -> Bench {
         Bench::with(|builder| builder).await
     }
 
-    /// With these limits.
+    /// Starts a host with changed limits.
     pub async fn limited(change: impl FnOnce(&mut Limits)) -> Bench {
         let mut limits = Limits::default();
         change(&mut limits);
         Bench::with(|builder| builder.limits(limits)).await
     }
 
-    /// Over this store.
+    /// Starts a host over a store.
     pub async fn over(store: impl Store) -> Bench {
         Bench::with(|builder| builder.store(store)).await
     }
 
-    /// As the builder says. Tests make many hosts at once, so each reserves
-    /// room for few instances.
+    /// Starts a host as the builder says. Tests build many hosts at once, so each reserves room
+    /// for few instances.
     pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Bench {
         let host = set_up(Host::builder().instances(16)).build().unwrap();
         let app = host
@@ -140,14 +140,14 @@ impl Bench {
         self.host.call(&plugin, Call::function("run")).await
     }
 
-    /// Runs `body`, which leaves an `i64` result of a host function, and returns
-    /// that result and the message that goes with it.
+    /// Runs `body`, which leaves the `i64` result of a host function on the stack. Returns that
+    /// result and its message.
     pub async fn result(&self, data: &str, body: &str) -> (i64, String) {
         self.result_of(module(data, &report(body)), Call::function("run"))
             .await
     }
 
-    /// As [`result`](Bench::result), of a module that [`report`]s.
+    /// Like [`result`](Bench::result), for a module that uses [`report`].
     pub async fn result_of(&self, wasm: Vec<u8>, call: Call) -> (i64, String) {
         let plugin = self.load(wasm).await;
         let output = self.host.call(&plugin, call).await.unwrap().output;
@@ -159,8 +159,8 @@ impl Bench {
     }
 }
 
-/// A body that writes the `i64` that `body` leaves to the output, then the
-/// message of the last status. Both pass through the second half of the memory.
+/// A body that writes the `i64` left by `body` to the output, followed by the message of the
+/// last status. Both pass through the second half of the memory.
 pub fn report(body: &str) -> String {
     format!(
         "(i64.store (i32.const 32768) {body})

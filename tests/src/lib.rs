@@ -1,4 +1,4 @@
-//! What the suites share: guests, hosts over each store, and a Postgres.
+//! Shared by the test suites: guests, hosts over each store, and Postgres clusters.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 pub mod fuzz;

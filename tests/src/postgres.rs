@@ -1,10 +1,9 @@
-//! Postgres clusters that live as long as a test process and no longer.
+//! Postgres clusters that live exactly as long as a test process.
 //!
-//! A cluster is a fresh data directory in a temporary folder and a server on a
-//! free port of 127.0.0.1, run by a user that is not root. The server is a
-//! child of a small shell script, the supervisor, whose stdin is a pipe held by
-//! the test process. When that pipe closes, even because the process was killed
-//! with -9, the supervisor stops the server and removes the folder.
+//! A cluster is a fresh data directory in a temporary folder and a server on a free port of
+//! 127.0.0.1, run by a user other than root. The server is a child of a small shell script, the
+//! supervisor, whose stdin is a pipe held by the test process. When that pipe closes, even by
+//! `kill -9` of the process, the supervisor stops the server and removes the folder.
 
 use std::fs;
 use std::io::Write;
@@ -38,11 +37,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
 const PORT_ATTEMPTS: u32 = 10;
 
-/// Each line on stdin starts the server once; the end of stdin ends everything.
-/// `pid` and `exited` tell the test process what became of the last start. The
-/// server is killed in a loop because a signal that comes while it is still
-/// setting up its handlers is lost. The folder is removed in a loop because a
-/// program that still runs may be creating files in it.
+/// Each line on stdin starts the server once; the end of stdin stops everything. `pid` and
+/// `exited` report the last start to the test process. The server is killed in a loop because a
+/// signal is lost if it arrives while the server is still installing its handlers. The folder
+/// is removed in a loop because a program that is still running may be creating files in it.
 const SUPERVISOR: &str = r#"
 dir=$1; shift; started=
 while read -r order; do
@@ -63,26 +61,26 @@ cd /; tries=0
 until rm -rf "$dir" || [ "$tries" -ge 50 ]; do tries=$((tries + 1)); sleep 0.1; done 2>/dev/null
 "#;
 
-/// How a cluster is set up.
+/// The settings of a cluster.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Whether commits reach the disk before they are acknowledged (`fsync`).
-    /// Without it a cluster is faster and still survives a kill of the server,
-    /// though not a crash of the machine.
+    /// Whether commits reach the disk before they are acknowledged (`fsync`). Without it a
+    /// cluster is faster, and still survives a kill of the server but not a crash of the
+    /// machine.
     pub durable: bool,
-    /// More settings of the server, each `name=value`.
+    /// Additional settings of the server, each `name=value`.
     pub settings: &'static [&'static str],
-    /// Whether it takes encrypted connections, with a certificate of X.509 version 1
-    /// that it made itself.
+    /// Whether it accepts encrypted connections, with a self-signed certificate of X.509
+    /// version 1.
     pub tls: bool,
 }
 
 /// How a server is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Ends sessions, writes a checkpoint, and leaves nothing to recover.
+    /// Ends sessions and writes a checkpoint, so that nothing needs recovery.
     Fast,
-    /// Drops everything at once; the next start recovers from the log.
+    /// Aborts at once; the next start recovers from the log.
     Immediate,
 }
 
@@ -102,13 +100,13 @@ pub struct Cluster {
     folder: TempDir,
     port: u16,
     supervisor: Child,
-    /// `Some` until the cluster is dropped; closing it ends the supervisor.
+    /// `Some` until the cluster is dropped; closing it stops the supervisor.
     orders: Option<ChildStdin>,
 }
 
 impl Cluster {
-    /// Creates a cluster and waits until it answers. Fails after a minute, and
-    /// at once if the server gives up; the error has the server's log.
+    /// Creates a cluster and waits until it accepts connections. Fails after a minute, or at
+    /// once if the server exits; the error includes the server's log.
     pub fn start(options: Options) -> Result<Self> {
         let installation = Installation::find()?;
         let account = Account::for_server()?;
@@ -116,7 +114,7 @@ impl Cluster {
         loop {
             attempts_left -= 1;
             match Self::start_on(free_port()?, options, &installation, account) {
-                // Another process may take the port between the look and the start.
+                // Another process may take the port between the check and the start.
                 Err(error) if port_was_taken(&error) && attempts_left > 0 => {}
                 result => return result,
             }
@@ -134,8 +132,9 @@ impl Cluster {
             .tempdir()
             .context("cannot create a temporary folder")?;
         if let Some(account) = account {
-            chown(folder.path(), Some(account.user), Some(account.group))
-                .with_context(|| format!("cannot give {} away", folder.path().display()))?;
+            chown(folder.path(), Some(account.user), Some(account.group)).with_context(|| {
+                format!("cannot change the owner of {}", folder.path().display())
+            })?;
         }
 
         let mut command = as_account(Command::new("sh"), account, folder.path());
@@ -145,7 +144,8 @@ impl Cluster {
         command
             .arg(installation.program("postgres"))
             .args(server_arguments(folder.path(), port, options));
-        // Out of reach of Ctrl-C, which would end the script before it has cleaned up.
+        // In its own process group, so that Ctrl-C does not kill the script before it has
+        // cleaned up.
         command.process_group(0).stdin(Stdio::piped());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut supervisor = command.spawn().context("cannot start `sh`")?;
@@ -162,24 +162,25 @@ impl Cluster {
         if options.tls {
             certificate::make(&cluster)?;
         }
-        // After the supervisor is there, so that a kill during this leaves nothing either.
+        // The supervisor is already running, so that a kill during this step leaves nothing
+        // behind.
         cluster.init_data()?;
         cluster.launch()?;
         Ok(cluster)
     }
 
-    /// A URL of one database of this cluster. `postgres` always exists.
+    /// Returns the URL of a database of this cluster. `postgres` always exists.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{ROLE}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// The port, the same for the whole life of the cluster.
+    /// The port, which never changes.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Runs SQL in a database with psql and returns its output: a line for each
-    /// row, columns separated by `|`. Stops at the first error.
+    /// Runs SQL in a database with psql and returns its output: a line per row, columns
+    /// separated by `|`. Stops at the first error.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
         let mut command = self.command("psql");
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]);
@@ -208,8 +209,8 @@ impl Cluster {
         self.wait_for_exit()
     }
 
-    /// Starts the server again on the same port and data. One that still runs
-    /// is stopped first, fast.
+    /// Starts the server again with the same port and data. A running server is stopped first,
+    /// with [`Stop::Fast`].
     pub fn restart(&mut self) -> Result<()> {
         if self.is_running() {
             self.stop(Stop::Fast)?;
@@ -217,46 +218,46 @@ impl Cluster {
         self.launch()
     }
 
-    /// Kills the server and all its processes with -9, as a crash would.
+    /// Kills the server and all its processes with SIGKILL, as a crash would.
     pub fn kill9(&mut self) -> Result<()> {
         let server = fs::read_to_string(self.file("pid")).context("the server has no pid file")?;
         let server = server.trim().to_owned();
-        // Stopped, it cannot start or clean up processes while they are counted.
+        // While stopped, it cannot start or reap processes during the count.
         kill("STOP", std::slice::from_ref(&server))?;
         let children = children_of(&server)?;
         kill("KILL", std::slice::from_ref(&server))?;
-        // One that is gone by now is what is wanted.
+        // A process that has already ended is fine.
         let _ = kill("KILL", &children);
         self.wait_for_exit()
     }
 
-    /// Bounds the files that the server's processes write, now and later, in bytes; with
-    /// `None` no more. A write beyond ends as on a full disk, if the bound is not on a
-    /// page. Segments of the log have 16 MiB.
+    /// Limits the size of the files that the server's processes write, in bytes; `None` removes
+    /// the limit. A write beyond it fails as on a full disk, if the limit is not a multiple of
+    /// the page size. Log segments have 16 MiB.
     pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
         let server = fs::read_to_string(self.file("pid")).context("the server has no pid file")?;
         let server = server.trim().to_owned();
-        // Before its children are counted, as each has what the server had at its start.
+        // Before the children are listed, as each inherits the limits of the server.
         let soft = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
         let limit = |process: &str| {
             let command = Command::new("prlimit");
-            // Root may lack the right to do it to others.
+            // Root may lack the capability to do it for other users.
             let mut command = as_account(command, self.account, self.folder.path());
             output(command.args(["--pid", process, &format!("--fsize={soft}:")]))
         };
         limit(&server)?;
         for child in children_of(&server)? {
-            // One that has ended meanwhile needs none.
+            // A process that has ended in the meantime needs no limit.
             let _ = limit(&child);
         }
         Ok(())
     }
 
-    /// A tablespace in an empty folder, which is given to the server's account.
+    /// Creates a tablespace in an empty folder, whose owner becomes the server's account.
     pub fn create_tablespace(&self, name: &str, folder: &Path) -> Result<()> {
         if let Some(account) = self.account {
             chown(folder, Some(account.user), Some(account.group))
-                .with_context(|| format!("cannot give {} away", folder.display()))?;
+                .with_context(|| format!("cannot change the owner of {}", folder.display()))?;
         }
         let sql = format!(
             "CREATE TABLESPACE \"{name}\" LOCATION '{}'",
@@ -265,7 +266,7 @@ impl Cluster {
         self.psql("postgres", &sql).map(|_| ())
     }
 
-    /// Whether the server process is there.
+    /// Reports whether the server process is running.
     pub fn is_running(&self) -> bool {
         self.file("pid").exists() && !self.file("exited").exists()
     }
@@ -278,8 +279,8 @@ impl Cluster {
             "--no-sync",
             "--no-instructions",
         ]);
-        // Texts do not compare bytewise by default, as on most real servers: a
-        // schema that forgets COLLATE "C" fails here and not at a user's.
+        // The default collation is not bytewise, as on most real servers: a schema that forgets
+        // COLLATE "C" fails here, not in production.
         command.args(["--locale=C", "--locale-provider=icu", "--icu-locale=en-US"]);
         command
             .arg(format!("--username={ROLE}"))
@@ -291,7 +292,7 @@ impl Cluster {
     fn launch(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
-            // Removed here and not by the supervisor, so that no old answer is read.
+            // Removed here, not by the supervisor, so that no stale answer is read.
             for name in ["pid", "exited", "server.log"] {
                 // Absent at the first start.
                 let _ = fs::remove_file(self.file(name));
@@ -302,9 +303,9 @@ impl Cluster {
                 .context("the supervisor has no stdin")?;
             orders
                 .write_all(b"start\n")
-                .context("the supervisor of Postgres is gone")?;
+                .context("the supervisor of Postgres has exited")?;
             match self.wait_until_ready(start) {
-                // Processes of a killed server let go of its memory a moment later.
+                // The processes of a killed server release its memory a moment later.
                 Err(error)
                     if error
                         .to_string()
@@ -329,7 +330,7 @@ impl Cluster {
             if start.elapsed() > START_LIMIT {
                 let limit_s = START_LIMIT.as_secs();
                 bail!(
-                    "postgres does not answer after {limit_s} s; its log:\n{}",
+                    "postgres does not accept connections after {limit_s} s; its log:\n{}",
                     self.log()
                 );
             }
@@ -337,8 +338,8 @@ impl Cluster {
         }
     }
 
-    /// The state that the server itself notes in the last line of its lock
-    /// file. Any process may answer on the port; only this one writes the file.
+    /// Reads the state that the server writes to the last line of its lock file. Any process
+    /// may listen on the port, but only this one writes the file.
     fn is_accepting(&self) -> bool {
         fs::read_to_string(self.data().join("postmaster.pid"))
             .is_ok_and(|text| text.lines().any(|line| line.trim() == "ready"))
@@ -379,7 +380,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // The supervisor does the work, as it would for a killed test process.
+        // The supervisor cleans up, as it would for a killed test process.
         drop(self.orders.take());
         let start = Instant::now();
         while matches!(self.supervisor.try_wait(), Ok(None)) && start.elapsed() < STOP_LIMIT {
@@ -388,9 +389,9 @@ impl Drop for Cluster {
     }
 }
 
-/// The cluster that the tests of this process share: not durable, started at
-/// the first call. Panics with the reason when it cannot be started, at every
-/// call, since no test that asks for it can go on.
+/// The cluster shared by the tests of this process: not durable, started by the first call. If
+/// it cannot be started, every call panics with the reason, since no test that needs it can
+/// continue.
 pub fn shared() -> &'static Cluster {
     static SHARED: OnceLock<Result<Cluster, String>> = OnceLock::new();
     let cluster = SHARED.get_or_init(|| {
@@ -406,7 +407,7 @@ pub fn shared() -> &'static Cluster {
     }
 }
 
-/// The URL of a new, empty database on the shared cluster. Panics as [`shared`] does.
+/// Creates an empty database on the shared cluster and returns its URL. Panics like [`shared`].
 pub fn fresh_database() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));

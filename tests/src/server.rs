@@ -1,4 +1,4 @@
-//! HTTP servers that live in the test process, and clients of them.
+//! HTTP servers in the test process, and their clients.
 
 use kvasm::model::{App, AppName, Scope, Timestamp};
 use kvasm::server::{ServerOptions, router, serve};
@@ -18,40 +18,39 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// How long a test waits for what must happen soon.
+/// The timeout of a wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server over a host. Stopped when it is dropped; [`stop`](Server::stop) waits
-/// for that.
+/// A server over a host. Dropping it stops it; [`stop`](Server::stop) also waits for the end.
 pub struct Server {
     /// The host behind it.
     pub host: Host,
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
-    /// The client with every scope for every app.
+    /// A client with every scope for every app.
     pub root: Api,
     stop: CancellationToken,
     task: Option<JoinHandle<bool>>,
 }
 
 impl Server {
-    /// Over a store in memory, with the defaults.
+    /// Starts a server over a store in memory, with the defaults.
     pub async fn start() -> Server {
         Server::with(|builder| builder).await
     }
 
-    /// Over a store in memory, unless the builder is told otherwise.
+    /// Starts a server whose host the builder configures, by default over a store in memory.
     pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Server {
         Server::build(set_up, ServerOptions::default(), None).await
     }
 
-    /// With other bounds of the server.
+    /// Starts a server with other limits.
     pub async fn bounded(options: ServerOptions) -> Server {
         Server::build(|builder| builder, options, None).await
     }
 
-    /// Over a SQLite file. Only the first server of a file makes its token; the
-    /// others are given the secret.
+    /// Starts a server over a SQLite file. Only the first server of a file creates its token;
+    /// later ones need the secret.
     pub async fn sqlite(
         file: &Path,
         secret: Option<String>,
@@ -62,8 +61,8 @@ impl Server {
         Server::build(set_up, ServerOptions::default(), secret).await
     }
 
-    /// Over any store. Only the first server of a store makes its token; the others are
-    /// given the secret.
+    /// Starts a server over any store. Only the first server of a store creates its token;
+    /// later ones need the secret.
     pub async fn over(store: Arc<dyn Store>, secret: Option<String>) -> Server {
         let set_up = |builder: HostBuilder| builder.shared_store(store);
         Server::build(set_up, ServerOptions::default(), secret).await
@@ -74,11 +73,11 @@ impl Server {
         options: ServerOptions,
         secret: Option<String>,
     ) -> Server {
-        // Tests make many hosts at once, so each reserves room for few instances.
+        // Tests build many hosts at once, so each reserves room for few instances.
         let host = set_up(Host::builder().instances(16)).build().unwrap();
         let secret = match host.admin().bootstrap().await.unwrap() {
             Some(token) => token.reveal(),
-            None => secret.expect("the store has had its first token; give its secret"),
+            None => secret.expect("the store already has its first token; pass its secret"),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -95,12 +94,12 @@ impl Server {
         }
     }
 
-    /// Tells the server to stop, without waiting.
+    /// Starts a stop without waiting for it.
     pub fn begin_stop(&self) {
         self.stop.cancel();
     }
 
-    /// Stops the server; whether all requests had ended in time.
+    /// Stops the server. Returns whether all requests ended in time.
     pub async fn stop(mut self) -> bool {
         self.stop.cancel();
         self.task.take().unwrap().await.unwrap()
@@ -111,13 +110,13 @@ impl Server {
         self.root.with_token(None)
     }
 
-    /// A client with a new token of these scopes, for one app or for all.
+    /// A client with a new token that has these scopes, for one app or for all.
     pub async fn client(&self, app: Option<&App>, scopes: &[Scope]) -> Api {
         let secret = self.token(app, scopes, None).await;
         self.root.with_token(Some(secret))
     }
 
-    /// The secret of a new token.
+    /// Creates a token and returns its secret.
     pub async fn token(
         &self,
         app: Option<&App>,
@@ -134,7 +133,7 @@ impl Server {
         made.unwrap().1.reveal()
     }
 
-    /// Makes an app, past the server.
+    /// Creates an app, bypassing the server.
     pub async fn app(&self, name: &str, public: bool) -> App {
         let actor = self.host.operator("test");
         let name = AppName::parse(name).unwrap();
@@ -142,15 +141,15 @@ impl Server {
         app.unwrap()
     }
 
-    /// Makes an app that anybody may call, with a plugin, through the server.
+    /// Creates a public app with a plugin, through the server.
     pub async fn deployed(&self, name: &str, wasm: impl Into<Vec<u8>>) -> App {
         let app = self.app(name, true).await;
         self.root.upload(name, wasm).await.expect(201);
         app
     }
 
-    /// Sends these bytes alone on a connection, and reads until the server
-    /// closes it or has sent an answer with the length that it announces.
+    /// Sends raw bytes on a new connection, and reads until the server closes it or a response
+    /// of the announced length is complete.
     pub async fn raw(&self, request: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request).await.unwrap();
@@ -164,7 +163,7 @@ impl Drop for Server {
     }
 }
 
-/// Opens a file that the host before may just be letting go of.
+/// Opens a file that the previous host may still be closing.
 async fn open(file: &Path) -> SqliteStore {
     let mut store = None;
     eventually("the file is free", async || {
@@ -178,11 +177,11 @@ async fn open(file: &Path) -> SqliteStore {
     store
 }
 
-/// Looks again and again until it is so. Panics when it does not come to be.
+/// Polls until `is_so` holds. Panics after a timeout.
 pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !is_so().await {
-        assert!(start.elapsed() < PATIENCE, "it did not come to be: {what}");
+        assert!(start.elapsed() < PATIENCE, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -196,11 +195,11 @@ async fn read_answer(stream: &mut TcpStream) -> Answer {
         let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut bytes)).await;
         let read = read.expect("the server answers").unwrap();
         let text = String::from_utf8_lossy(&bytes);
-        assert!(read > 0, "the answer ended early: {text}");
+        assert!(read > 0, "truncated response: {text}");
     }
 }
 
-/// An answer, if it is all there.
+/// Parses a response, if it is complete.
 fn parse(bytes: &[u8]) -> Option<Answer> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).unwrap();
@@ -263,7 +262,7 @@ impl Api {
         self.token.as_deref().unwrap()
     }
 
-    /// A request that is not sent yet.
+    /// Builds a request without sending it.
     pub fn ask(&self, method: &str, path: &str) -> RequestBuilder {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = self.http.request(method, format!("{}{path}", self.base));
@@ -273,22 +272,22 @@ impl Api {
         }
     }
 
-    /// A request without a body.
+    /// Sends a request without a body.
     pub async fn send(&self, method: &str, path: &str) -> Answer {
         answer(self.ask(method, path)).await
     }
 
-    /// A GET.
+    /// Sends a GET request.
     pub async fn get(&self, path: &str) -> Answer {
         self.send("GET", path).await
     }
 
-    /// A request with a JSON body.
+    /// Sends a request with a JSON body.
     pub async fn json(&self, method: &str, path: &str, body: Value) -> Answer {
         answer(self.ask(method, path).json(&body)).await
     }
 
-    /// A request with a body of this content type.
+    /// Sends a request with a body of this content type.
     pub async fn bytes(
         &self,
         method: &str,
@@ -300,7 +299,7 @@ impl Api {
         answer(request.body(body)).await
     }
 
-    /// Uploads a module and makes it active.
+    /// Uploads a module and activates it.
     pub async fn upload(&self, app: &str, wasm: impl Into<Vec<u8>>) -> Answer {
         let path = format!("/v1/apps/{app}/plugins");
         let wasm = wasm.into();
@@ -313,7 +312,7 @@ impl Api {
         answer(self.ask("POST", &path).body(input.into())).await
     }
 
-    /// The keys of a collection of an app.
+    /// Lists the keys of a collection of an app.
     pub async fn keys(&self, app: &str, collection: &str) -> Vec<String> {
         let path = format!("/v1/apps/{app}/kv/list?collection={collection}");
         let page = self.get(&path).await.expect(200).json();
@@ -342,7 +341,7 @@ pub async fn answer(request: RequestBuilder) -> Answer {
     }
 }
 
-/// What the server answered.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The request's method and path, for messages.
@@ -376,13 +375,13 @@ impl Answer {
             .collect()
     }
 
-    /// A header's value; empty if there is none.
+    /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Panics unless this is the status.
+    /// Panics unless the response has this status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Answer {
         let (place, text) = (&self.place, self.text());
@@ -390,7 +389,7 @@ impl Answer {
         self
     }
 
-    /// The case of a problem, after a look at its form.
+    /// The slug of the problem, after checking its form.
     #[track_caller]
     pub fn problem(&self) -> String {
         let place = format!("{}: {} {}", self.place, self.status, self.text());
@@ -421,7 +420,7 @@ impl Answer {
         kind.unwrap_or_else(|| panic!("{place}")).to_owned()
     }
 
-    /// Panics unless it is the problem of this status and case.
+    /// Panics unless the response is this problem with this status.
     #[track_caller]
     pub fn refused(&self, status: u16, kind: &str) {
         let found = (self.status, self.problem());

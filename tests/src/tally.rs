@@ -1,5 +1,5 @@
-//! What the crash suite and the process that it kills share: an app whose handlers
-//! count the changes that they are told, and note each that is out of order.
+//! Shared by the crash suite and the process that it kills: an app whose handlers count the
+//! changes that they receive, and record each one out of order.
 
 use crate::guests::{manifest, module_with};
 use kvasm::Host;
@@ -12,10 +12,9 @@ use std::time::Duration;
 
 const APP: &str = "crash";
 
-/// A change is a key of three bytes and a number of nine digits, as bytes. The
-/// handlers of both collections keep, under "l" or "r" and the key, the last number
-/// in "told" and how many there were in "count". A number that does not follow on
-/// the last is noted in "odd".
+/// A change is a key of three bytes and a number of nine digits, as bytes. Under "l" or "r"
+/// followed by the key, the handlers of both collections store the last number in "told" and
+/// the count in "count". A number that does not follow the last one is recorded in "odd".
 fn plugin() -> Vec<u8> {
     let watch = |name: &str| {
         format!("{{\"kind\":\"on_change\",\"name\":\"{name}\",\"collection\":\"{name}\"}}")
@@ -64,7 +63,7 @@ fn plugin() -> Vec<u8> {
     module_with("toldcountodd", &parts, "(i32.const 0)")
 }
 
-/// A store by its file, or by its URL.
+/// Opens a store by its file or its URL.
 pub async fn open(place: &str) -> Arc<dyn Store> {
     if place.starts_with("postgres") {
         let options = PostgresOptions {
@@ -78,7 +77,7 @@ pub async fn open(place: &str) -> Arc<dyn Store> {
     Arc::new(SqliteStore::open(SqliteOptions::new(place)).await.unwrap())
 }
 
-/// What a killed host has claimed is claimed again soon.
+/// Short leases, so that claims of a killed host are soon claimed again.
 pub fn options() -> DispatchOptions {
     DispatchOptions {
         lease_min: Duration::from_secs(1),
@@ -96,7 +95,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Over a store. Makes the app if it is not there.
+    /// Opens the app over a store, and creates it if necessary.
     pub async fn over(store: Arc<dyn Store>) -> Tally {
         let limits = Limits {
             wall_time: Duration::from_secs(1),
@@ -114,7 +113,7 @@ impl Tally {
         Tally { host, app }
     }
 
-    /// Entries as they were at one moment.
+    /// Reads entries in one snapshot.
     async fn get_many<const N: usize>(&self, names: [(&str, &str); N]) -> [Option<Entry>; N] {
         let names = names.map(|(c, k)| (Collection::parse(c).unwrap(), key(k)));
         let caller = Caller::new(&self.app, None);
@@ -128,20 +127,20 @@ impl Tally {
         found.map(|entry| (number(entry.as_ref(), 3), entry.map(|entry| entry.version)))
     }
 
-    /// The last number of a key that both handlers were told.
+    /// The last number of a key that both handlers have received.
     pub async fn told(&self, name: &str) -> u64 {
         let [left, right] = self.of_handlers("told", name).await;
         left.min(right)
     }
 
-    /// What both handlers have kept of a key in a collection.
+    /// What both handlers have stored for a key in a collection.
     pub async fn of_handlers(&self, c: &str, name: &str) -> [u64; 2] {
         let sides = ["l", "r"].map(|side| format!("{side}{name}"));
         let found = self.get_many([(c, &sides[0]), (c, &sides[1])]).await;
         found.map(|entry| number(entry.as_ref(), 0))
     }
 
-    /// Every key that was written.
+    /// All keys that were written.
     pub async fn keys(&self, c: &str) -> Vec<String> {
         let caller = Caller::new(&self.app, None);
         let list = kvasm::service::List::all(Collection::parse(c).unwrap());
@@ -151,7 +150,7 @@ impl Tally {
         keys.map(|(key, _)| key.as_str().to_owned()).collect()
     }
 
-    /// What is not delivered yet.
+    /// The outstanding deliveries.
     pub async fn outstanding(&self) -> Vec<Delivery> {
         let all = self
             .host
@@ -161,7 +160,7 @@ impl Tally {
         all.unwrap()
     }
 
-    /// How many deliveries were given up.
+    /// The number of dead letters.
     pub async fn letters(&self) -> usize {
         let (store, all) = (self.host.store(), Letters::default());
         let letters = store.dead_letters(self.app.id, &all, None, 1_000).await;
@@ -174,7 +173,7 @@ pub fn key(name: &str) -> Key {
     Key::parse(name).unwrap()
 }
 
-/// The number that an entry holds behind some bytes; 0 if there is none.
+/// The number in an entry after `skip` bytes; 0 if it is absent.
 fn number(entry: Option<&Entry>, skip: usize) -> u64 {
     let Some(entry) = entry else { return 0 };
     let text = std::str::from_utf8(entry.value.as_bytes()).unwrap();

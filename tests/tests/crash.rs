@@ -1,5 +1,5 @@
-//! `kill -9` in the middle of a stream of writes: what was acknowledged is there
-//! on restart, no half batch, and every change reaches its handler.
+//! `kill -9` during a stream of writes: after a restart all acknowledged writes are there, no
+//! batch is half written, and every change reaches its handler.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 #[path = "crash/events.rs"]
@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 
 const KILLS: u64 = 20;
 
-/// Runs the writer until it has acknowledged `acknowledgements` batches, kills
-/// it, and returns every number that it printed.
+/// Runs the writer until it has acknowledged `acknowledgements` batches, kills it, and returns
+/// every number that it printed.
 fn write_until_killed(path: &Path, first: u64, acknowledgements: u64) -> BTreeSet<u64> {
     let mut writer = Command::new(env!("CARGO_BIN_EXE_writer"))
         .arg(path)
@@ -31,7 +31,7 @@ fn write_until_killed(path: &Path, first: u64, acknowledgements: u64) -> BTreeSe
     // On Unix this is SIGKILL.
     writer.kill().unwrap();
     writer.wait().unwrap();
-    // What it had printed before it died; the last line may be cut.
+    // What it printed before it was killed; the last line may be truncated.
     acknowledged.extend(
         lines
             .map_while(Result::ok)
@@ -40,7 +40,7 @@ fn write_until_killed(path: &Path, first: u64, acknowledgements: u64) -> BTreeSe
     acknowledged
 }
 
-/// Every number that a collection holds, with its version. Values are whole.
+/// Every number in a collection, with its version. Asserts that values are whole.
 async fn numbers(store: &SqliteStore, collection: &str) -> BTreeMap<u64, Version> {
     let app = store
         .app(&AppName::parse("crash").unwrap())
@@ -104,7 +104,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         assert_eq!(
             versions.len(),
             left.len() * 2,
-            "kill {kill}: a version was given twice"
+            "kill {kill}: a version was reused"
         );
     }
     assert!(acknowledged.len() as u64 >= KILLS);

@@ -1,22 +1,22 @@
-//! Installing Debian packages where that is possible without asking anyone.
+//! Installs Debian packages where that is possible without a prompt.
 
 use std::process::{Command, Stdio};
 
 use crate::process::{find_program, probe, step};
 
-/// Installs packages with apt-get. It does so only as root, and says why it did not otherwise.
+/// Installs packages with apt-get, only as root. An error says why they were not installed.
 pub fn install(packages: &[&str]) -> Result<(), String> {
     if find_program("apt-get").is_none() {
-        return Err("there is no apt-get on this machine".to_owned());
+        return Err("apt-get is not available".to_owned());
     }
     if probe(Command::new("id").arg("-u"))? != "0" {
         return Err("only root can install packages".to_owned());
     }
     step(&format!("installing {} with apt-get", packages.join(" ")));
-    // An old package list asks for versions that the mirror has dropped, so it is renewed first.
-    // A source that cannot be reached is no reason to stop: the packages may come from another.
+    // A stale package list refers to versions that the mirror has dropped, so it is updated
+    // first. An unreachable source is not fatal: the packages may come from another one.
     if let Err(why) = apt_get(&["update"]) {
-        eprintln!("    {why}; going on with the present lists");
+        eprintln!("    {why}; continuing with the current lists");
     }
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
     arguments.extend_from_slice(packages);
@@ -38,7 +38,7 @@ fn apt_get(arguments: &[&str]) -> Result<(), String> {
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null());
     let what = format!("`apt-get {}`", arguments.join(" "));
-    // Its log goes to stderr by way of the shell's own descriptor: stdout is for results.
+    // Redirects its output to stderr with the shell: stdout is for results.
     let status = command
         .stdout(std::io::stderr())
         .status()

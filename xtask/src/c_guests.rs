@@ -1,7 +1,7 @@
-//! Plugins in C: each folder that holds `.c` files becomes one module of the folder's name.
+//! Builds plugins in C: each folder with `.c` files becomes one module with the folder's name.
 //!
-//! A folder whose name begins with `wasi` is built as a WASI reactor with
-//! wasi-libc; any other is freestanding, with no libc at all.
+//! A folder whose name begins with `wasi` is built as a WASI reactor with wasi-libc; any other
+//! one is freestanding, without a libc.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const DEBIAN_CLANG: [&str; 2] = ["clang-19", "lld-19"];
 const DEBIAN_WASI: [&str; 2] = ["wasi-libc", "libclang-rt-19-dev-wasm32"];
 const WASI_TARGET: &str = "wasm32-wasi";
 
-/// Builds every C folder directly under `parent` into `out` and returns the files.
+/// Builds every C folder directly in `parent` into `out`, and returns the modules.
 pub fn build(parent: &Path, out: &Path) -> Result<Vec<PathBuf>> {
     let mut modules = Vec::new();
     for folder in subfolders(parent)? {
@@ -44,7 +44,8 @@ pub fn build(parent: &Path, out: &Path) -> Result<Vec<PathBuf>> {
                 "-Wl,--no-entry",
             ]);
         }
-        // Without bulk memory, copies become calls of memcpy, which freestanding C does not have.
+        // Without bulk memory, copies become calls of memcpy, which freestanding C does not
+        // have.
         command.args(["-O2", "-std=c11", "-Wall", "-Wextra", "-mbulk-memory"]);
         command.arg("-Wl,--strip-debug").arg("-I").arg(&folder);
         command
@@ -118,12 +119,13 @@ fn usable_clang() -> Option<PathBuf> {
 }
 
 fn has_linker(clang: &Path) -> bool {
-    // Clang prints a path when it finds the program beside itself or in PATH, else the bare name.
+    // Clang prints a path if it finds the program next to itself or in PATH, otherwise the bare
+    // name.
     probe(Command::new(clang).args(["--target=wasm32", "--print-prog-name=wasm-ld"]))
         .is_ok_and(|linker| Path::new(&linker).is_file())
 }
 
-/// The root under which wasi-libc's headers and libraries lie, with clang's runtime present.
+/// The sysroot with wasi-libc's headers and libraries, if clang's runtime is present too.
 fn wasi_sysroot(clang: &Path) -> Result<&'static str> {
     if wasi_is_installed(clang) {
         return Ok("/usr");

@@ -1,8 +1,7 @@
-//! `cargo xtask demo`: a server with two apps that run the same plugin, asked by
-//! curl.
+//! `cargo xtask demo`: a server with two apps that run the same plugin, queried with curl.
 //!
-//! The demo checks what it shows: it fails when an app answers with anything but
-//! its own links. With `--check` it ends then; otherwise the server goes on.
+//! The demo checks what it shows: it fails if an app returns anything but its own links. With
+//! `--check` it then exits; otherwise the server keeps running.
 
 use std::env;
 use std::fs;
@@ -18,24 +17,24 @@ use crate::{apt, guests, host};
 
 /// As typed from the root of the workspace.
 const PLUGIN: &str = "target/guests/shortener.wasm";
-/// Each app and the link that it gets.
+/// Each app and its link.
 const LINKS: [(&str, &str, &str); 2] = [
     ("alpha", "rust", "https://www.rust-lang.org/"),
     ("beta", "wasm", "https://webassembly.org/"),
 ];
 
-/// Builds everything, starts a server on a fresh store, and shows two apps.
+/// Builds everything, starts a server on a new store, and shows two apps.
 pub fn run(check: bool) -> Result<()> {
     if find_program("curl").is_none() {
         let installed = apt::install(&["curl"]);
-        installed.map_err(|why| anyhow!("the demo needs curl, which is not here: {why}"))?;
+        installed.map_err(|why| anyhow!("the demo needs curl, which is not available: {why}"))?;
     }
     guests::build()?;
     let program = host::build()?;
     let folder = ScratchFolder::create()?;
 
     step("a server with an empty store");
-    // A check runs beside whatever else there is.
+    // A check may run alongside other servers.
     let port = if check { "0" } else { "7180" };
     let server = Server::start(&program, &folder.0, port)?;
 
@@ -45,7 +44,7 @@ pub fn run(check: bool) -> Result<()> {
         server.kvasm(&["plugin", "deploy", app, PLUGIN])?;
     }
 
-    step("each keeps its own links, and sees no other");
+    step("each app has its own links, and sees no others");
     for (app, slug, url) in LINKS {
         server.curl(&["-X", "PUT", "--data", url], &format!("/a/{app}/{slug}"))?;
     }
@@ -63,7 +62,7 @@ pub fn run(check: bool) -> Result<()> {
     if check {
         return Ok(());
     }
-    println!("The server goes on at {} until Ctrl-C.", server.url);
+    println!("The server keeps running at {} until Ctrl-C.", server.url);
     println!("Its admin token: {}", server.token);
     server.wait()
 }
@@ -133,7 +132,7 @@ impl Server {
         show(&mut command).map(drop)
     }
 
-    /// Runs curl against a path of the server, and returns what it printed.
+    /// Runs curl on a path of the server, and returns its output.
     fn curl(&self, arguments: &[&str], path: &str) -> Result<String> {
         let url = format!("{}{path}", self.url);
         let arguments: Vec<&str> = [arguments, &[&url]].concat();
@@ -157,7 +156,7 @@ impl Drop for Server {
     }
 }
 
-/// The program without the caller's own settings, which must not reach the demo.
+/// The program without the caller's settings, which must not affect the demo.
 fn clean(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(workspace());
@@ -179,11 +178,15 @@ fn show(command: &mut Command) -> Result<String> {
         .with_context(|| format!("cannot start {:?}", command.get_program()))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{}", text.trim_end());
-    ensure!(output.status.success(), "it failed ({})", output.status);
+    ensure!(
+        output.status.success(),
+        "the command failed ({})",
+        output.status
+    );
     Ok(text)
 }
 
-/// Fails unless the answer holds the app's own link and nothing else.
+/// Fails unless the response contains the app's own link and nothing else.
 fn check_links(app: &str, slug: &str, url: &str, answer: &str) -> Result<()> {
     let answer: Value = serde_json::from_str(answer)
         .with_context(|| format!("the links of {app} are not JSON: {answer}"))?;
@@ -195,13 +198,13 @@ fn check_links(app: &str, slug: &str, url: &str, answer: &str) -> Result<()> {
     Ok(())
 }
 
-/// Arguments as a user types them.
+/// The arguments as typed in a shell.
 fn typed(arguments: &[&str]) -> String {
     let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
     words.join(" ")
 }
 
-/// A word as a shell reads it back.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -210,13 +213,13 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// A folder that is removed when this is dropped.
+/// A folder that is removed on drop.
 struct ScratchFolder(PathBuf);
 
 impl ScratchFolder {
     fn create() -> Result<Self> {
         let folder = env::temp_dir().join(format!("kvasm-demo-{}", process::id()));
-        // Not `create_dir_all`: a folder that someone else made there is not ours to use.
+        // Not `create_dir_all`: a folder created there by someone else is not ours to use.
         fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         Ok(Self(folder))
     }

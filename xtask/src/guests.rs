@@ -1,7 +1,7 @@
-//! `cargo xtask guests`: builds every plugin of the examples and the tests.
+//! `cargo xtask guests`: builds all plugins of the examples and the tests.
 //!
-//! The modules are gathered in `target/guests`, the one folder where the
-//! tests, the demo and the documentation look for them.
+//! The modules are collected in `target/guests`, where the tests, the demo and the
+//! documentation look for them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,17 +15,18 @@ use crate::c_guests;
 use crate::process::{copy_if_changed, output, step, workspace};
 use crate::wasm_std::WasmStd;
 
-/// Builds all plugins and prints what there is.
+/// Builds all plugins and lists them.
 pub fn run() -> Result<()> {
     let folder = build()?;
     print_table(&folder)
 }
 
-/// Builds all plugins and returns the folder that holds them.
+/// Builds all plugins and returns the folder with them.
 pub fn build() -> Result<PathBuf> {
     let root = workspace();
     let gathered = root.join("target/guests");
-    // One folder for all builds, kept between runs: the standard library is then built once.
+    // One target folder for all builds, kept between runs, so that the standard library is
+    // built once.
     let work = root.join("target/guest-build");
     let c_work = work.join("c");
     for folder in [&gathered, &c_work] {
@@ -46,13 +47,14 @@ pub fn build() -> Result<PathBuf> {
         modules.extend(c_guests::build(&parent, &c_work)?);
     }
     if modules.is_empty() {
-        bail!("no plugin was built: examples/ holds no cdylib crate and no folder with C files");
+        bail!("no plugin was built: examples/ has no cdylib crate and no folder with C files");
     }
     gather(&modules, &gathered)?;
     Ok(gathered)
 }
 
-/// The folders with guests that exist: each is a Cargo workspace, has folders with C files, or both.
+/// The existing folders with guests: each is a Cargo workspace, or contains folders with C
+/// files, or both.
 pub fn guest_folders() -> Vec<PathBuf> {
     ["examples", "tests/guests"]
         .into_iter()
@@ -74,7 +76,7 @@ fn build_rust(wasm_std: &WasmStd, folder: &Path, work: &Path) -> Result<Vec<Path
     Ok(artifacts(&messages).filter(is_module).collect())
 }
 
-/// The files that cargo's messages name, whether they were built or found fresh.
+/// The files named in cargo's messages, both built and fresh.
 fn artifacts(messages: &str) -> impl Iterator<Item = PathBuf> {
     messages
         .lines()
@@ -91,7 +93,7 @@ fn artifacts(messages: &str) -> impl Iterator<Item = PathBuf> {
         .filter_map(|file| file.as_str().map(PathBuf::from))
 }
 
-/// Copies the modules to one folder, and removes those of plugins that are gone.
+/// Copies the modules to one folder, and removes those of deleted plugins.
 fn gather(modules: &[PathBuf], folder: &Path) -> Result<()> {
     let mut names = BTreeSet::new();
     for module in modules {
@@ -132,7 +134,7 @@ fn print_table(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A path as the messages show it: from the root of the workspace.
+/// A path as shown in messages: relative to the root of the workspace.
 pub fn relative(path: &Path) -> String {
     let root = workspace();
     path.strip_prefix(&root)

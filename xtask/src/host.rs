@@ -8,17 +8,17 @@ use serde_json::Value;
 
 use crate::process::{cargo, output, step};
 
-/// Builds the program and returns where it is.
+/// Builds the program and returns its path.
 ///
-/// The whole workspace is selected, not `-p kvasm`: features are then unified
-/// as `cargo test --workspace` does it, and wasmtime is not built twice.
+/// This selects the whole workspace, not `-p kvasm`: then features are unified as for `cargo
+/// test --workspace`, and wasmtime is not built twice.
 pub fn build() -> Result<PathBuf> {
     step("building the host");
     let mut command = cargo();
     command.args(["build", "--workspace", "--bin", "kvasm"]);
     command.arg("--message-format=json-render-diagnostics");
     let messages = output(command.stdout(Stdio::piped())).context("building the host")?;
-    executable(&messages).context("cargo built the host but named no executable `kvasm`")
+    executable(&messages).context("cargo built the host but reported no executable `kvasm`")
 }
 
 fn executable(messages: &str) -> Option<PathBuf> {

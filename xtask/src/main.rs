@@ -1,7 +1,7 @@
-//! `cargo xtask`: the commands that a person or the CI runs on this workspace.
+//! `cargo xtask`: the commands that developers and the CI run on this workspace.
 //!
-//! Steps are announced on stderr as `==> ...`. A failure names what failed and
-//! what to do about it, and ends the program with status 1.
+//! Steps are announced on stderr as `==> ...`. A failure says what failed and what to do about
+//! it, and exits with status 1.
 
 use std::process::ExitCode;
 
@@ -31,32 +31,32 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Start a server with two apps that run one plugin, and ask it with curl.
+    /// Start a server with two apps that run one plugin, and query it with curl
     Demo {
-        /// End when everything was shown and found right.
+        /// Exit once everything was shown and found correct
         #[arg(long)]
         check: bool,
     },
-    /// Build everything that the tests need, then run all tests.
+    /// Build everything that the tests need, then run all tests
     ///
-    /// The test programs run side by side. Arguments go to `cargo test`, which then
-    /// runs what they select.
+    /// The test programs run in parallel. Arguments are passed to `cargo test`, which then runs
+    /// the tests that they select.
     Test(test::Options),
-    /// Check formatting, lints, dependencies, features and documentation.
+    /// Check formatting, lints, dependencies, features and documentation
     Check {
-        /// Only these parts.
+        /// Only these parts
         parts: Vec<check::Part>,
     },
-    /// Put careless lines into a copy of the code and see whether the tests notice.
+    /// Inject mutants into a copy of the code and check that the tests fail
     ///
-    /// The lines are in `tests/mutants.toml`. Each must still be in the code, and one
-    /// of its tests must fail with it.
+    /// The mutants are listed in `tests/mutants.toml`. Each must still apply to the code, and
+    /// make at least one of its tests fail.
     Mutants(mutants::Options),
-    /// Build the example and test plugins into `target/guests`.
+    /// Build the example and test plugins into `target/guests`
     Guests,
-    /// Run the benchmarks in release mode; arguments go to them.
+    /// Run the benchmarks in release mode; arguments are passed to them
     ///
-    /// `cargo xtask bench -- --help` lists them, with the variables that name peers.
+    /// `cargo xtask bench -- --help` lists them, and the variables for the programs of peers.
     Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,

@@ -1,4 +1,4 @@
-//! Finding the Postgres programs that the tests start their own clusters with.
+//! Finds the Postgres programs with which the tests start their clusters.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::process::{find_program, probe, step};
 const DEBIAN_ROOT: &str = "/usr/lib/postgresql";
 const PROGRAMS: [&str; 4] = ["initdb", "pg_ctl", "postgres", "psql"];
 
-/// The folder of initdb, pg_ctl, postgres and psql; installs them where it can.
+/// Returns the folder of initdb, pg_ctl, postgres and psql, after installing them if possible.
 pub fn find() -> Result<PathBuf> {
     let why = match find_installed() {
         Some(folder) => return Ok(announce(folder)),
@@ -36,7 +36,7 @@ fn announce(folder: PathBuf) -> PathBuf {
 }
 
 fn find_installed() -> Option<PathBuf> {
-    // A link in PATH leads to the folder that has all programs of one version.
+    // A link in PATH points to the folder with all programs of one version.
     let in_path = find_program("initdb").and_then(|file| file.canonicalize().ok());
     let in_path = in_path.and_then(|file| file.parent().map(Path::to_path_buf));
     let by_config = || {

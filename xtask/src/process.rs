@@ -1,4 +1,4 @@
-//! Running other programs: step lines, errors that name the command, and bounds.
+//! Running other programs: step messages, errors with the command, and timeouts.
 
 use std::env;
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Announces a step on stderr, so that stdout stays for results.
+/// Announces a step on stderr; stdout is for results.
 pub fn step(text: &str) {
     eprintln!("==> {text}");
 }
@@ -25,10 +25,10 @@ pub fn workspace() -> PathBuf {
         .map_or(crate_dir.clone(), Path::to_path_buf)
 }
 
-/// A cargo of the active toolchain that starts in the root of the workspace.
+/// A cargo command of the active toolchain, in the root of the workspace.
 ///
-/// `cargo run` describes the xtask package in the environment. That is removed,
-/// because build scripts and tests further down would take it for their own.
+/// `cargo run` sets variables that describe the xtask package. They are removed, as build
+/// scripts and tests would mistake them for their own.
 pub fn cargo() -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
@@ -54,7 +54,7 @@ fn describes_a_package(variable: &OsStr) -> bool {
         || name == "OUT_DIR"
 }
 
-/// The command as text for messages. Not quoted for a shell.
+/// Formats a command for messages, without shell quoting.
 pub fn display(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut text = program
@@ -69,19 +69,19 @@ pub fn display(command: &Command) -> String {
     text
 }
 
-/// Runs a command with the caller's stdout and stderr; an exit status other than 0 is an error.
+/// Runs a command with inherited stdout and stderr. A non-zero exit status is an error.
 pub fn run(command: &mut Command) -> Result<()> {
     let text = display(command);
     let status = command
         .status()
         .with_context(|| format!("cannot start `{text}`"))?;
     if !status.success() {
-        bail!("`{text}` failed ({status}); what it printed is above");
+        bail!("`{text}` failed ({status}); see its output above");
     }
     Ok(())
 }
 
-/// Runs a command and returns its stdout as text; stderr goes to the caller's.
+/// Runs a command and returns its stdout as text; stderr is inherited.
 pub fn output(command: &mut Command) -> Result<String> {
     let text = display(command);
     let output = command
@@ -89,15 +89,12 @@ pub fn output(command: &mut Command) -> Result<String> {
         .output()
         .with_context(|| format!("cannot start `{text}`"))?;
     if !output.status.success() {
-        bail!(
-            "`{text}` failed ({}); what it printed is above",
-            output.status
-        );
+        bail!("`{text}` failed ({}); see its output above", output.status);
     }
-    String::from_utf8(output.stdout).with_context(|| format!("`{text}` printed bytes, not text"))
+    String::from_utf8(output.stdout).with_context(|| format!("`{text}` printed invalid UTF-8"))
 }
 
-/// Runs a command whose failure is an expected answer: stdout, or why there is none.
+/// Runs a command that may fail. Returns its stdout, or the reason for the failure.
 pub fn probe(command: &mut Command) -> Result<String, String> {
     let text = display(command);
     match command.stdin(Stdio::null()).output() {
@@ -110,7 +107,7 @@ pub fn probe(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// Like [`probe`], but kills the command when `limit` has passed.
+/// Like [`probe`], but kills the command after `limit`.
 pub fn probe_bounded(command: &mut Command, limit: Duration) -> Result<(), String> {
     let text = display(command);
     let mut child = command
@@ -119,7 +116,7 @@ pub fn probe_bounded(command: &mut Command, limit: Duration) -> Result<(), Strin
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot start `{text}`: {error}"))?;
-    // Read beside the wait: a full pipe would hold the child up until the limit.
+    // Read concurrently: a full pipe would block the child until the limit.
     let stderr = child.stderr.take();
     let reader = thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -155,7 +152,7 @@ fn last_line(bytes: &[u8]) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// Where a program is in `PATH`.
+/// Finds a program in `PATH`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
@@ -163,8 +160,8 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Copies a file unless the target already has the same bytes. The target
-/// changes in one step, so a reader never sees half of it.
+/// Copies a file unless the target already has the same contents. The target is replaced
+/// atomically, so a reader never sees a partial file.
 pub fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
     if fs::read(to).is_ok_and(|present| present == bytes) {

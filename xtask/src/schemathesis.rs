@@ -1,5 +1,5 @@
-//! Schemathesis, which tests the server against its OpenAPI document: installed from PyPI
-//! into the target folder.
+//! Installs Schemathesis, which tests the server against its OpenAPI document, from PyPI into
+//! the target folder.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use crate::process::{find_program, probe_bounded, step, workspace};
 
-/// Fixed, so that the same tests are made everywhere.
+/// Pinned, so that the same tests are generated everywhere.
 const PACKAGE: &str = "schemathesis==4.32.5";
-/// How long the installation may take.
+/// The timeout of the installation.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Where the program is. If it cannot be had, says so: its test is then skipped.
+/// Returns the path of the program. If it is not available, prints why: its test is then
+/// skipped.
 pub fn find() -> Option<PathBuf> {
     match installed() {
         Ok(program) => Some(program),
         Err(why) => {
-            step(&format!("SKIPPING the test by Schemathesis: {why}"));
+            step(&format!("SKIPPED the Schemathesis test: {why}"));
             None
         }
     }
@@ -27,12 +28,12 @@ fn installed() -> Result<PathBuf, String> {
     let folder = workspace().join("target/schemathesis");
     let bin = folder.join("bin");
     let program = bin.join("schemathesis");
-    // Written last, so an installation that broke off is begun again.
+    // Written last, so that an interrupted installation is repeated.
     let mark = folder.join("installed");
     if std::fs::read_to_string(&mark).is_ok_and(|text| text == PACKAGE) && program.is_file() {
         return Ok(program);
     }
-    let python = find_program("python3").ok_or("there is no python3")?;
+    let python = find_program("python3").ok_or("python3 is not installed")?;
     step("installing Schemathesis");
     probe_bounded(
         Command::new(python).args(["-m", "venv"]).arg(&folder),

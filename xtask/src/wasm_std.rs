@@ -1,8 +1,7 @@
-//! Finding a standard library for `wasm32-unknown-unknown`.
+//! Finds a standard library for `wasm32-unknown-unknown`.
 //!
-//! Most machines have it or can get it with rustup. Some have neither the
-//! target nor a way to rustup's server; there, Debian's `rustc-web` with its
-//! sources builds it. The order is fixed and the choice is printed.
+//! Most machines have it, or can get it with rustup. Where rustup's server cannot be reached,
+//! Debian's `rustc-web` builds it from source. The order is fixed and the choice is printed.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -19,10 +18,10 @@ pub const TARGET: &str = "wasm32-unknown-unknown";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_STD: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 const DEBIAN_PACKAGES: [&str; 2] = ["rustc-web", "rust-web-src"];
-/// A machine behind a silent firewall must not wait for minutes at each build.
+/// A machine behind a silent firewall must not wait for minutes in each build.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Settings of the caller that are about host builds and would break or redirect guest builds.
+/// The caller's settings for host builds, which would break or redirect guest builds.
 const HOST_SETTINGS: [&str; 14] = [
     "CARGO_BUILD_RUSTC",
     "CARGO_BUILD_RUSTC_WRAPPER",
@@ -40,16 +39,16 @@ const HOST_SETTINGS: [&str; 14] = [
     "RUSTFLAGS",
 ];
 
-/// Where the standard library comes from.
+/// The source of the standard library.
 pub enum WasmStd {
     /// The active toolchain has the target.
     Toolchain,
-    /// Debian's compiler builds it from its own sources, linked by `linker`.
+    /// Debian's compiler builds it from its sources; `linker` links it.
     Debian { linker: PathBuf },
 }
 
 impl WasmStd {
-    /// Finds it, installing where that is possible; the error names what a user can run.
+    /// Finds or installs the library. An error names commands that the user can run.
     pub fn find() -> Result<Self> {
         let not_there = match in_toolchain() {
             Ok(folder) => {
@@ -88,7 +87,7 @@ impl WasmStd {
         ))
     }
 
-    /// `cargo build --release` for the guests of the workspace in `folder`.
+    /// A `cargo build --release` command for the guest workspace in `folder`.
     pub fn cargo_build(&self, folder: &Path) -> Command {
         let mut command = guest_cargo(folder);
         command.args(["build", "--release", "--target", TARGET]);
@@ -98,16 +97,16 @@ impl WasmStd {
                 .env("RUSTC", DEBIAN_RUSTC)
                 .env("RUSTC_BOOTSTRAP", "1")
                 .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker)
-                // Names the libraries of the outer toolchain, which are not Debian's.
+                // It refers to libraries of the outer toolchain, not to Debian's.
                 .env_remove("LD_LIBRARY_PATH");
         }
         command
     }
 }
 
-/// A cargo for the guest workspace in `folder`, without the caller's settings
-/// for host builds. It starts there because cargo looks for `.cargo/config.toml`
-/// from where it starts, and that of the guests counts.
+/// A cargo command for the guest workspace in `folder`, without the caller's settings for host
+/// builds. It starts there because cargo looks for `.cargo/config.toml` from the current
+/// folder, and that of the guests must be used.
 pub fn guest_cargo(folder: &Path) -> Command {
     let mut command = cargo();
     command.current_dir(folder);
@@ -123,7 +122,7 @@ fn in_toolchain() -> Result<PathBuf, String> {
     let folder = PathBuf::from(probe(&mut rustc)?);
     let files = folder
         .read_dir()
-        .map_err(|_| format!("{} is not there", folder.display()))?;
+        .map_err(|_| format!("{} does not exist", folder.display()))?;
     let has_std = files
         .flatten()
         .any(|file| file.file_name().to_string_lossy().starts_with("libstd-"));
@@ -136,7 +135,7 @@ fn in_toolchain() -> Result<PathBuf, String> {
 
 fn add_with_rustup() -> Result<(), String> {
     if find_program("rustup").is_none() {
-        return Err("rustup is not on this machine".to_owned());
+        return Err("rustup is not installed".to_owned());
     }
     step(&format!("rustup target add {TARGET}"));
     let mut rustup = Command::new("rustup");
@@ -150,7 +149,7 @@ fn with_debian() -> Result<PathBuf, String> {
         apt::install(&DEBIAN_PACKAGES)?;
     }
     if !Path::new(DEBIAN_STD).is_file() {
-        return Err(format!("{DEBIAN_STD} is not there"));
+        return Err(format!("{DEBIAN_STD} does not exist"));
     }
     let needed = minor_version(env!("CARGO_PKG_RUST_VERSION"));
     let version = probe(
@@ -185,13 +184,13 @@ fn linker() -> Result<PathBuf, String> {
         .find_map(find_program)
         .ok_or_else(|| {
             format!(
-                "neither {} nor wasm-ld (package lld) is there to link",
+                "neither {} nor wasm-ld (package lld) is available for linking",
                 rust_lld.display()
             )
         })
 }
 
-/// `1.96.0` and `1.95` as 96 and 95.
+/// Maps `1.96.0` and `1.95` to 96 and 95.
 fn minor_version(version: &str) -> Option<u32> {
     version
         .strip_prefix("1.")?

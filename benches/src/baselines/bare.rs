@@ -1,5 +1,5 @@
-//! The statements that Kvasm's store on Postgres issues, by sqlx alone, on the database of a
-//! Kvasm server; and a stored procedure that does a whole transfer.
+//! The statements of Kvasm's Postgres store, issued with sqlx alone on the database of a Kvasm
+//! server, and a stored procedure that does a whole transfer.
 
 use super::transfer;
 use anyhow::{Context, Result, bail};
@@ -10,17 +10,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-/// The connections of a host of Kvasm.
+/// The number of connections of a Kvasm host.
 pub const CONNECTIONS: usize = 16;
-/// Each connection counts what it writes in one of so many slots, as Kvasm's do.
+/// Each connection counts its writes in one of this many usage slots, as Kvasm's do.
 const SLOTS: usize = 8;
 
-/// As `GET` of the store.
+/// Like `GET` of the store.
 const GET: &str = "SELECT e.json::text, e.bytes, e.version, e.created_at, e.updated_at, e.expires_at \
     FROM kv_entries AS e WHERE e.app_id = $1 AND e.collection = $2 AND e.key = $3 \
     AND (e.expires_at IS NULL OR e.expires_at > $4) \
     AND EXISTS (SELECT 1 FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL)";
-/// As `COMMIT_ENTRIES` of the store.
+/// Like `COMMIT_ENTRIES` of the store.
 const COMMIT: &str = "SELECT c.outcome, c.of_collection, c.of_key, c.of_version \
     FROM commit_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) AS c";
 
@@ -39,7 +39,7 @@ const PROCEDURE: &[&str] = &[
     "VACUUM ANALYZE bench_accounts",
 ];
 
-/// What is done.
+/// The work to measure.
 #[derive(Clone, Copy)]
 pub enum Work {
     /// One SELECT.
@@ -50,8 +50,8 @@ pub enum Work {
     Procedure,
 }
 
-/// A pool of connections, of which the last that was used is taken first, and no statement is
-/// sent to see whether it works.
+/// A pool of connections that reuses the most recently used one first, and sends no statement
+/// to test it.
 pub struct Bare {
     app: Uuid,
     idle: Mutex<Vec<(PgConnection, i16)>>,
@@ -75,7 +75,7 @@ impl Bare {
         })
     }
 
-    /// Makes the stored procedure and its table, once for a database.
+    /// Creates the stored procedure and its table, once for a database.
     pub async fn make_procedure(url: &str) -> Result<()> {
         let mut connection = PgConnection::connect(url).await?;
         for statement in PROCEDURE {
@@ -84,7 +84,7 @@ impl Bare {
         Ok(())
     }
 
-    /// Does it once.
+    /// Does the work once.
     pub async fn run(&self, work: Work) -> Result<String> {
         let _permit = self.permits.acquire().await?;
         let idle = self.idle.lock().ok().and_then(|mut idle| idle.pop());
@@ -109,7 +109,7 @@ impl Bare {
         Ok(self.get(on, "numbers", "00000007").await?.try_get(0)?)
     }
 
-    /// Two reads and a commit that succeeds if neither entry has changed since; again until
+    /// Two reads, and a commit that succeeds if neither entry has changed since; repeated until
     /// it does.
     async fn transfer(&self, on: &mut PgConnection, slot: i16) -> Result<String> {
         let changes = transfer();

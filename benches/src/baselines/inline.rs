@@ -1,4 +1,4 @@
-//! Transfers by SQLite in a program with one thread.
+//! Transfers with SQLite in a single-threaded program.
 
 use super::{ACCOUNTS, transfer};
 use crate::folders::folder;
@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// WAL, and every commit is on the disk before the next begins.
+/// A connection in WAL mode with every commit durable before the next one begins.
 pub struct Inline {
     connection: Connection,
     _folder: TempDir,
@@ -32,7 +32,7 @@ impl Inline {
         })
     }
 
-    /// Transfers a second.
+    /// Transfers per second.
     pub fn rate(&mut self, time: Duration) -> Result<f64> {
         let start = Instant::now();
         let mut done = 0_u64;

@@ -1,5 +1,5 @@
-//! Kvasm over HTTP with a plugin of the SDK, beside the same work without Kvasm: inline
-//! rusqlite, the same statements by sqlx, and a stored procedure.
+//! Compares Kvasm over HTTP, with an SDK plugin, with the same work without Kvasm: inline
+//! rusqlite, the same statements with sqlx, and a stored procedure.
 
 mod bare;
 mod inline;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// Two accounts that are not the same, and what is added to each.
+/// Two different accounts, and what to add to each.
 fn transfer() -> [(i64, i64); 2] {
     let accounts = i64::try_from(ACCOUNTS).unwrap_or(i64::MAX);
     let random = |below: i64| (uuid::Uuid::new_v4().as_u128() as i64).rem_euclid(below);
@@ -57,18 +57,17 @@ fn beside_rusqlite(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             let ours = runtime.block_on(load.rate(callers, time(effort)))?;
             pairs.push((ours, inline.rate(time(effort))?));
         }
-        let name =
-            format!("transfer, {callers} callers, beside inline rusqlite, 1 thread, no HTTP");
+        let name = format!("transfer, {callers} callers, vs. inline rusqlite, 1 thread, no HTTP");
         rows.push(Row::pair(&name, "calls/s", &pairs, None).durable());
     }
     Ok(rows)
 }
 
-/// What a program without Kvasm does, its name, and the least ratio of Kvasm's rate to the one
-/// without HTTP.
+/// The work of a baseline, its name, and the minimum ratio of Kvasm's rate to that of the
+/// baseline without HTTP.
 type Beside = (Work, &'static str, Option<f64>);
 
-/// What Kvasm is asked for, and what is beside it.
+/// The functions of the Kvasm plugin, and the baselines for each.
 const WORK: &[(&str, &[Beside])] = &[
     ("get", &[(Work::Get, "bare sqlx", Some(0.7))]),
     (
@@ -80,8 +79,8 @@ const WORK: &[(&str, &[Beside])] = &[
     ),
 ];
 
-/// The program without Kvasm is in this process and takes no requests, as the targets mean
-/// it; and, beside that, behind a bare axum handler in a process of its own.
+/// The baseline runs in this process without HTTP, which the targets refer to, and also behind
+/// a bare axum handler in a separate process.
 async fn beside_sqlx(effort: Effort) -> Result<Vec<Row>> {
     let url = database()?;
     let kvasm = Child::postgres(servers::GUESTS, &url)?;
@@ -104,7 +103,7 @@ async fn beside_sqlx(effort: Effort) -> Result<Vec<Row>> {
                 }
             }
             for ((_, name, least), (without, behind)) in works.iter().zip(&pairs) {
-                let name = format!("Postgres {function}, {callers} callers, beside {name}");
+                let name = format!("Postgres {function}, {callers} callers, vs. {name}");
                 let target = least.map(Target::AtLeast);
                 let both = [
                     Row::pair(&format!("{name}, no HTTP"), "calls/s", without, target),
@@ -121,7 +120,7 @@ async fn beside_sqlx(effort: Effort) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// How often a second so many callers do it.
+/// How often per second `callers` callers do the work.
 async fn rate(bare: &Arc<Bare>, work: Work, callers: usize, time: Duration) -> Result<f64> {
     let start = Instant::now();
     let mut tasks = JoinSet::new();
@@ -151,7 +150,7 @@ const fn path(work: Work) -> &'static str {
     }
 }
 
-/// The program without Kvasm behind HTTP, on the database of a Kvasm server.
+/// The baseline behind HTTP, on the database of a Kvasm server.
 pub async fn router(url: &str) -> Result<axum::Router> {
     let bare = Arc::new(Bare::connect(url).await?);
     let mut router = axum::Router::new();

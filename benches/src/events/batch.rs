@@ -1,4 +1,4 @@
-//! A commit of 100 sets, beside 100 durable sets one after another.
+//! A commit of 100 sets, compared with 100 durable sets one after another.
 
 use super::stage::{Engine, Stage};
 use crate::report::{Row, Target};
@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 const SETS: usize = 100;
 
-/// Commits the batch that is its input.
+/// Commits the batch given as its input.
 const COMMIT: &str = r#"(module
   (import "kvasm_v1" "kv_commit" (func $commit (param i32 i32 i32 i32) (result i64)))
   (import "kvasm_v1" "input_read" (func $input (param i32 i32 i32) (result i64)))
@@ -24,7 +24,7 @@ const COMMIT: &str = r#"(module
       (call $commit (i32.const 65536) (local.get $len) (i32.const 0) (i32.const 4096))
       (i64.const 63)))))"#;
 
-/// A batch of sets whose keys nobody has written before.
+/// A batch of sets with new keys.
 fn packed(round: usize, n: usize) -> Result<Vec<u8>> {
     let value = format!("{{\"a\":\"{}\"}}", "x".repeat(90));
     let keys: Vec<_> = (0..SETS)
@@ -50,7 +50,7 @@ fn packed(round: usize, n: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a second, a batch an invocation.
+/// Writes per second, with one batch per invocation.
 async fn together(host: &Host, plugin: &Plugin, round: usize, batches: usize) -> Result<f64> {
     let inputs = (0..batches).map(|n| packed(round, n));
     let inputs = inputs.collect::<Result<Vec<_>>>()?;
@@ -62,7 +62,7 @@ async fn together(host: &Host, plugin: &Plugin, round: usize, batches: usize) ->
     Ok((batches * SETS) as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Writes a second, one after another, 100 an invocation.
+/// Writes per second, one after another, 100 per invocation.
 async fn one_by_one(host: &Host, plugin: &Plugin, round: usize, calls: usize) -> Result<f64> {
     let start = Instant::now();
     for n in 0..calls {
@@ -91,7 +91,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         }
         Ok(vec![
             Row::pair(
-                "a commit of 100 sets, beside 100 sets one after another",
+                "a commit of 100 sets, vs. 100 sets one after another",
                 "writes/s",
                 &pairs,
                 Some(Target::AtLeast(20.0)),

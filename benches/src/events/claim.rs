@@ -1,4 +1,4 @@
-//! A claim beside few and beside many deliveries that wait.
+//! Claims with few and with many waiting deliveries.
 
 use super::stage::{Engine, Stage, manifest};
 use crate::report::{Row, Target, median};
@@ -18,12 +18,12 @@ const HANDLER: &str = r#"
   (memory (export "memory") 1)
   (func (export "handle") (result i32) (i32.const 0))"#;
 
-/// A queue with so many deliveries, on a store of its own.
+/// A queue with a number of deliveries, on a store of its own.
 struct Backlog {
     stage: Stage,
     queue: Queue,
     count: usize,
-    /// Medians of the rounds, in microseconds.
+    /// The medians of the rounds, in microseconds.
     claims: Vec<f64>,
     looks: Vec<f64>,
 }
@@ -47,7 +47,7 @@ impl Backlog {
         })
     }
 
-    /// Claims, and gives back what was claimed, so that the next finds as many.
+    /// Claims deliveries and nacks them, so that the next claim finds the same number.
     async fn round(&mut self, claims: usize) -> Result<()> {
         let store = self.stage.host.store();
         let (mut took, mut looked) = (Vec::new(), Vec::new());
@@ -56,7 +56,10 @@ impl Backlog {
             let start = Instant::now();
             let due = store.due(None, now, 64).await?;
             looked.push(start.elapsed().as_secs_f64() * 1e6);
-            ensure!(due == [self.queue.clone()], "what is due is {due:?}");
+            ensure!(
+                due == [self.queue.clone()],
+                "unexpected due queues: {due:?}"
+            );
             let claim = Claim {
                 queue: self.queue.clone(),
                 now,
@@ -79,7 +82,7 @@ impl Backlog {
     }
 }
 
-/// To be claimed again from now on.
+/// A nack that makes the delivery due at once.
 fn given_back(app: AppId, delivery: Delivery, lease: Uuid) -> Failed {
     let now = Timestamp::now();
     Failed {
@@ -92,7 +95,7 @@ fn given_back(app: AppId, delivery: Delivery, lease: Uuid) -> Failed {
         verdict: Verdict::RetryAt(now),
         deterministic: false,
         probe: ProbeWait::default(),
-        error: "given back".to_owned(),
+        error: "nacked".to_owned(),
         trace: None,
         plugin: None,
     }
@@ -123,7 +126,7 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
         let (name, count, base) = (engine.name(), other.count, few.count);
         rows.push(
             Row::pair(
-                &format!("a claim of 8, {count} wait, beside {base}, {name}"),
+                &format!("a claim of 8, {count} waiting, vs. {base}, {name}"),
                 "us",
                 &pairs(&other.claims, &few.claims),
                 Some(Target::AtMost(1.5)),
@@ -131,7 +134,7 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
             .durable(),
         );
         rows.push(Row::pair(
-            &format!("a look for queues, {count} wait, beside {base}, {name}"),
+            &format!("a query of due queues, {count} waiting, vs. {base}, {name}"),
             "us",
             &pairs(&other.looks, &few.looks),
             Some(Target::AtMost(1.5)),

@@ -12,13 +12,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-/// Says that it has started, and is done.
+/// Reports that it has started, and returns.
 const HANDLER: &str = r#"
   (import "bench_v1" "started" (func $started))
   (memory (export "memory") 1)
   (func (export "handle") (result i32) (call $started) (i32.const 0))"#;
 
-/// A stage whose handlers say when they start.
+/// A stage whose handlers report when they start.
 struct Watched {
     stage: Stage,
     wasm: Vec<u8>,
@@ -31,7 +31,7 @@ impl Watched {
         let stage = Stage::new(engine, |builder| {
             builder.limits(generous()).extend(move |linker| {
                 linker.func_wrap("bench_v1", "started", move || {
-                    // Nobody listens once the measurement is over.
+                    // The receiver is closed once the measurement is over.
                     let _ = sender.send(Instant::now());
                 })?;
                 Ok(())
@@ -46,10 +46,10 @@ impl Watched {
     }
 
     async fn start(&mut self) -> Result<Instant> {
-        self.starts.recv().await.context("the host is gone")
+        self.starts.recv().await.context("the host has stopped")
     }
 
-    /// Waits until nothing is left to deliver.
+    /// Waits until all deliveries are done.
     async fn settle(&self, app: &App) -> Result<()> {
         let store = self.stage.host.store();
         while !store.deliveries(app.id, None, 1).await?.is_empty() {
@@ -58,12 +58,12 @@ impl Watched {
         Ok(())
     }
 
-    /// Milliseconds from each acknowledgement to its handler's start, with
-    /// nothing else to do.
+    /// Milliseconds from each acknowledged write to the start of its handler, on an otherwise
+    /// idle host.
     async fn lags(&mut self, app: &App, count: usize) -> Result<Vec<f64>> {
         let mut lags = Vec::new();
         for n in 0..count {
-            // In no step with anybody's timer.
+            // Not in step with any timer.
             tokio::time::sleep(Duration::from_millis(40 + (n as u64 * 7) % 23)).await;
             let (caller, write) = (Caller::new(app, None), note(n)?);
             self.stage.host.kv().set(&caller, write).await?;
@@ -79,7 +79,7 @@ impl Watched {
         Ok(lags)
     }
 
-    /// Deliveries a second of a backlog of changes of different keys.
+    /// Deliveries per second of a backlog of changes of different keys.
     async fn burst(&mut self, round: usize, count: usize) -> Result<f64> {
         let app = self
             .stage
@@ -131,7 +131,7 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
     let mut watched = Watched::new(engine).await?;
     let app = watched.stage.app("idle", &watched.wasm).await?;
     let running = Running::start(&watched.stage);
-    // The first compiles, connects and fills caches.
+    // The first deliveries compile, connect and fill caches.
     watched.lags(&app, 3).await?;
     let mut lags = watched.lags(&app, 900 / effort.divisor).await?;
     running.stop().await?;

@@ -1,4 +1,4 @@
-//! A host over a fresh store of either kind, and apps on it.
+//! A host over a new store of either kind, and apps on it.
 
 use crate::folders::folder;
 use anyhow::{Context, Result, anyhow};
@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
 
-/// The most operations of a batch.
+/// The maximum number of operations in a batch.
 const BATCH: usize = kvasm::service::BATCH_MAX;
 
-/// What the store is.
+/// The kind of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     Sqlite,
@@ -58,7 +58,7 @@ impl Stage {
         })
     }
 
-    /// A new app whose active plugin is this module.
+    /// Creates an app with this module as its active plugin.
     pub async fn app(&self, name: &str, wasm: &[u8]) -> Result<App> {
         let name = AppName::parse(name)?;
         let app = self.host.create_app(name.clone()).await?;
@@ -67,8 +67,7 @@ impl Stage {
         self.host.app(&name).await?.context("no app")
     }
 
-    /// Writes so many entries of `notes`, each with a key of its own, in as few
-    /// commits as can be.
+    /// Writes `count` entries of `notes`, each with its own key, in as few commits as possible.
     pub async fn fill(&self, app: &App, count: usize) -> Result<()> {
         let caller = Caller::new(app, None);
         let numbers: Vec<_> = (0..count).collect();
@@ -98,7 +97,7 @@ impl Stage {
     }
 }
 
-/// The write of an entry of `notes` of about 100 bytes.
+/// A write of an entry of `notes` of about 100 bytes.
 pub fn note(n: usize) -> Result<Write> {
     Ok(Write {
         collection: Collection::parse("notes")?,
@@ -109,14 +108,14 @@ pub fn note(n: usize) -> Result<Write> {
     })
 }
 
-/// A custom section that declares functions and handlers, for the text format.
+/// A custom section in the text format that declares functions and handlers.
 pub fn manifest(lines: &[&str]) -> String {
     let text = lines.join(" ").replace('"', "\\\"");
     format!("(@custom \"{}\" \"{text}\")", kvasm_abi::MANIFEST_SECTION)
 }
 
-/// The URL of a new database, on a server whose commits reach the disk. It ends
-/// with this process.
+/// Returns the URL of a new database on a server with durable commits. The server stops with
+/// this process.
 pub fn database() -> Result<String> {
     static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
     static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -1,4 +1,4 @@
-//! A function with 5 reads and 5 writes, as a transaction and as none.
+//! A function with 5 reads and 5 writes, with and without a transaction.
 
 use super::stage::{Engine, Stage, manifest, note};
 use crate::report::{Row, Target};
@@ -11,8 +11,8 @@ use std::time::Instant;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// Reads five entries of `notes`, then writes them. Their keys are the 8 bytes of
-/// the input and a digit.
+/// Reads five entries of `notes`, then writes them. Their keys are the 8 bytes of the input and
+/// a digit.
 const GUEST: &str = r#"
   (import "kvasm_v1" "kv_get" (func $get (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
   (import "kvasm_v1" "kv_set" (func $set (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
@@ -47,7 +47,7 @@ fn prefix(caller: usize) -> String {
     format!("k{caller:07}")
 }
 
-/// What every caller reads first.
+/// Creates the entries that every caller reads first.
 async fn seed(host: &Host, app: &App) -> Result<()> {
     for caller in 0..CALLERS_MAX {
         for n in 0..5 {
@@ -61,7 +61,7 @@ async fn seed(host: &Host, app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Microseconds a call, of callers that each call one after another.
+/// Microseconds per call, of callers that each call one after another.
 async fn run(
     host: &Host,
     plugin: &Plugin,

@@ -1,6 +1,6 @@
-//! What a trigger costs the writes that it watches, and those that it does not.
+//! The cost of a trigger for the writes that it watches, and for others.
 //!
-//! No dispatcher runs: this is the write alone, its deliveries with it.
+//! No dispatcher runs: this measures only the writes with their deliveries.
 
 use super::stage::{Engine, Stage, manifest};
 use crate::report::{Row, Target};
@@ -8,7 +8,7 @@ use crate::{Effort, generous, writes};
 use anyhow::{Result, ensure};
 use tokio::runtime::Runtime;
 
-/// A kind of app, and microseconds a write of it in each round.
+/// A kind of app, and the microseconds per write in each round.
 struct Kind {
     name: &'static str,
     wasm: Vec<u8>,
@@ -16,7 +16,7 @@ struct Kind {
     costs: Vec<f64>,
 }
 
-/// The guest that writes to `notes`, with a handler of changes in a collection.
+/// A guest that writes to `notes`, with a handler for changes in a collection.
 fn watching(name: &'static str, collection: &str) -> Result<Kind> {
     let handler = format!(r#"{{"kind":"on_change","name":"handle","collection":"{collection}"}}"#);
     let fields = [
@@ -31,7 +31,7 @@ fn watching(name: &'static str, collection: &str) -> Result<Kind> {
     })
 }
 
-/// A round in a fresh app, so that no outbox grows from round to round.
+/// Runs a round in a new app, so that no outbox grows from round to round.
 async fn round(stage: &Stage, kind: &mut Kind, round: usize, sets: usize) -> Result<()> {
     let app = stage
         .app(&format!("{}-{round}", kind.name), &kind.wasm)
@@ -70,7 +70,7 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
         for kind in &mut kinds {
             round(&stage, kind, number, sets).await?;
         }
-        // The first has what the last one has left to do.
+        // The first one also pays for work that the last one has left.
         kinds.rotate_left(1);
     }
     kinds.sort_by_key(|kind| match kind.name {
@@ -93,7 +93,7 @@ async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
         )
         .durable(),
         Row::pair(
-            &format!("the same, the app's trigger is elsewhere, {name}"),
+            &format!("the same, with a trigger on another collection, {name}"),
             "us",
             &pairs(elsewhere),
             Some(Target::AtMost(1.1)),

@@ -1,4 +1,4 @@
-//! A process that serves: this program in one of its roles, or that of a peer.
+//! A server process: this program in one of its roles, or a peer's program.
 
 use crate::folders::folder;
 use crate::large::cgroup::GROUPS;
@@ -10,20 +10,20 @@ use std::process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Which server a process is, if it is one.
+/// The variable with the role of a server process.
 pub const ROLE: &str = "KVASM_BENCH_SERVER";
-/// The database that it uses, if it is on Postgres.
+/// The variable with the database it uses, if it is on Postgres.
 pub const POSTGRES: &str = "KVASM_BENCH_POSTGRES";
-/// The file of SQLite that it uses otherwise.
+/// The variable with the SQLite file that it uses otherwise.
 pub const FILE: &str = "KVASM_BENCH_FILE";
-/// How long a peer may take to start.
+/// The timeout for the start of a peer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server's process, ended when this is dropped, and then its folder is removed.
+/// A server process. On drop it is stopped, and its folder is removed.
 pub struct Child {
     process: Process,
     pub address: SocketAddr,
-    /// Of a process of this program, which ends when it is closed.
+    /// The pipes of a process of this program, which exits when they are closed.
     talk: Option<(ChildStdin, BufReader<ChildStdout>)>,
     _folder: Option<TempDir>,
 }
@@ -36,7 +36,7 @@ impl Drop for Child {
 }
 
 impl Child {
-    /// This program in a role, over a file of its own.
+    /// Starts this program in a role, over a new file.
     pub fn own(role: &str) -> Result<Child> {
         let folder = folder()?;
         let mut child = Child::on(role, &folder.path().join("bench.db"))?;
@@ -44,19 +44,19 @@ impl Child {
         Ok(child)
     }
 
-    /// This program in a role, over a file that stays.
+    /// Starts this program in a role, over an existing file.
     pub fn on(role: &str, file: &Path) -> Result<Child> {
         Child::within(role, file, "")
     }
 
-    /// The same, within the [`GROUPS`] of these paths.
+    /// Like [`on`](Child::on), within the [`GROUPS`] of these paths.
     pub fn within(role: &str, file: &Path, groups: &str) -> Result<Child> {
         let mut command = Command::new(std::env::current_exe()?);
         command.env(FILE, file).env(GROUPS, groups);
         Child::start(command, role)
     }
 
-    /// This program in a role, over a database that others may use, too.
+    /// Starts this program in a role, over a database that others may use too.
     pub fn postgres(role: &str, url: &str) -> Result<Child> {
         let mut command = Command::new(std::env::current_exe()?);
         command.env(POSTGRES, url);
@@ -82,8 +82,8 @@ impl Child {
         })
     }
 
-    /// The program of a peer, in a folder of its own: `command` gets that and a port that
-    /// was free a moment ago. Waits until it listens.
+    /// Starts a peer's program in its own folder: `command` gets that folder and a port that
+    /// was just free. Waits until it listens.
     pub fn peer(
         name: &str,
         command: impl FnOnce(&Path, SocketAddr) -> Result<Command>,
@@ -115,7 +115,7 @@ impl Child {
         Ok(child)
     }
 
-    /// How many modules the server has compiled.
+    /// The number of modules that the server has compiled.
     pub fn compiled(&mut self) -> Result<u64> {
         let (orders, answers) = self.talk.as_mut().context("no server of this program")?;
         orders.write_all(b"compiled\n")?;
@@ -124,12 +124,12 @@ impl Child {
         line.trim().parse().context("no number of modules")
     }
 
-    /// The CPU time that the process has taken so far, with that of the kernel.
+    /// The CPU time that the process has used so far, in user and kernel mode.
     pub fn cpu_seconds(&self) -> Result<f64> {
         cpu_seconds(&self.process.id().to_string())
     }
 
-    /// Lets the peak of resident memory begin with what is resident now; that, in MiB.
+    /// Resets the peak of resident memory to its current value, and returns that value in MiB.
     pub fn reset_peak(&self) -> Result<f64> {
         std::fs::write(self.file("clear_refs"), "5")?;
         self.peak_mib()
@@ -145,7 +145,7 @@ impl Child {
         Ok(kib / 1024.0)
     }
 
-    /// What the process has read from the disk so far, in bytes.
+    /// The bytes that the process has read from disk so far.
     pub fn bytes_read(&self) -> Result<f64> {
         let io = std::fs::read_to_string(self.file("io"))?;
         let mut lines = io.lines();
@@ -158,10 +158,10 @@ impl Child {
     }
 }
 
-/// The CPU time that a process, or `self`, has taken so far, with that of the kernel.
+/// The CPU time that a process, or `self`, has used so far, in user and kernel mode.
 pub fn cpu_seconds(process: &str) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // After the name, which may have spaces, the 12th and 13th are ticks of 10 ms.
+    // After the name, which may contain spaces, fields 12 and 13 are ticks of 10 ms.
     let (_, fields) = stat.rsplit_once(')').context("no stat")?;
     let ticks = fields.split_whitespace().skip(11).take(2);
     let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;

@@ -1,5 +1,5 @@
-//! Calls over HTTP of a plugin of the SDK, beside a bare one in the text format that
-//! does the same.
+//! Calls over HTTP of an SDK plugin, compared with a bare plugin in the text format that does
+//! the same.
 
 use super::child::Child;
 use super::load::Load;
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 /// The apps of the two plugins.
 pub const APPS: [&str; 2] = ["sdk", "wat"];
-/// What both can do, with which input, and how many connections ask for it.
+/// The functions of both, their input, and the number of connections.
 const CALLS: &[(&str, &str, usize)] = &[
     ("noop", "", 16),
     ("get", "", 16),
@@ -26,11 +26,11 @@ const CALLS: &[(&str, &str, usize)] = &[
     ("transfer", "20000", 16),
     ("transfer", "20000", 64),
 ];
-/// Entries that a transfer is between.
+/// The number of accounts for transfers.
 pub const ACCOUNTS: u64 = 20_000;
 
-/// `noop`; `get` of a number, which it returns; `set` of one of 20,000; `transfer`, a
-/// transaction of two gets and two sets; `burn`, which computes for about 50 ms.
+/// `noop`; `get` returns a number; `set` writes one of 20,000; `transfer` is a transaction of
+/// two gets and two sets; `burn` computes for about 50 ms.
 const BARE: &str = r#"
   (import "kvasm_v1" "kv_get" (func $get (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
   (import "kvasm_v1" "kv_set" (func $set (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
@@ -95,7 +95,7 @@ pub fn plugin(app: &str) -> Result<Vec<u8>> {
     Ok(wat::parse_str(format!("(module {BARE} {functions})"))?)
 }
 
-/// Gives every account an entry, so that a round begins with all of them there.
+/// Creates an entry for every account, so that a round starts with all of them.
 pub async fn fill(host: &Host, name: &str) -> Result<()> {
     let app = host.app(&AppName::parse(name)?).await?.context("no app")?;
     let caller = Caller::new(&app, None);
@@ -118,8 +118,8 @@ pub async fn fill(host: &Host, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// For each function the calls a second of both plugins, and the server's CPU time for
-/// each call, which other work on the machine changes least.
+/// For each function, the calls per second of both plugins, and the server's CPU time per call,
+/// which is affected least by other work on the machine.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let mut rows = on(Engine::Sqlite, &Child::own(servers::GUESTS)?, effort).await?;

@@ -1,8 +1,8 @@
-;; A component of WASI 0.3 for `wasmtime serve`: it answers each request with the value of
-;; the key "00000007" of the default bucket of wasi:keyvalue, as keyvalue.wat does. An instance
-;; takes 128 requests, 16 of them at once, and opens the bucket for the first. The body and the
-;; (absent) trailers are written once the answer is returned, and a request ends when the
-;; host has taken both.
+;; A WASI 0.3 component for `wasmtime serve`. It responds to each request with the value of
+;; the key "00000007" in the default bucket of wasi:keyvalue, like keyvalue.wat. An instance
+;; handles 128 requests, 16 of them concurrently, and opens the bucket for the first one. The
+;; body and the (absent) trailers are written after the response is returned, and a request
+;; ends once the host has read both.
 (component $component
   (import "wasi:keyvalue/store@0.2.0-draft" (instance $store
     (export "bucket" (type $bucket (sub resource)))
@@ -118,11 +118,11 @@
       (if (i32.load8_u (local.get $result)) (then unreachable)))
     (func $upper (param $pair i64) (result i32)
       (i32.wrap_i64 (i64.shr_u (local.get $pair) (i64.const 32))))
-    ;; Waits for what is joined: the code that a callback answers with.
+    ;; Waits for the joined waitables: the code that a callback returns.
     (func $wait (param $set i32) (result i32)
       (i32.or (i32.shl (local.get $set) (i32.const 4)) (i32.const 2)))
-    ;; What a request waits with: its set at 0, the writer of the body at 4, that of the
-    ;; trailers at 8.
+    ;; The state of a waiting request: its waitable set at 0, the writer of the body at 4,
+    ;; the writer of the trailers at 8.
     (func (export "handle") (param $request i32) (result i32)
       (local $task i32) (local $stream i64) (local $future i64) (local $set i32)
       (call $ignore (local.get $request))
@@ -153,7 +153,7 @@
           (call $join (i32.load offset=4 (local.get $task)) (local.get $set))
           (return (call $wait (local.get $set)))))
       (call $written (local.get $task)))
-    ;; The body is written: then the trailers, of which there are none.
+    ;; The body is written. Next the trailers, of which there are none.
     (func $written (param $task i32) (result i32)
       (call $close (i32.load offset=4 (local.get $task)))
       (if (i32.eq (i32.const -1)
@@ -166,7 +166,7 @@
       (call $drop-future (i32.load offset=8 (local.get $task)))
       (call $drop-set (i32.load (local.get $task)))
       (i32.const 0))
-    ;; 3 is the end of a write to a stream, 5 that to a future.
+    ;; 3 is the completion of a write to a stream, 5 of a write to a future.
     (func (export "callback") (param $event i32) (param $of i32) (param $code i32) (result i32)
       (if (i32.eq (local.get $event) (i32.const 3))
         (then (return (call $written (call $context)))))

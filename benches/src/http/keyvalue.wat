@@ -1,7 +1,6 @@
-;; A component for `wasmtime serve`: it answers each request with the value of
-;; the key "00000007" of the default bucket of wasi:keyvalue. By hand, so that
-;; nothing but what it does is measured. Of each interface it imports what it
-;; calls, and the types of that.
+;; A component for `wasmtime serve`. It responds to each request with the value of the key
+;; "00000007" in the default bucket of wasi:keyvalue. Written by hand, so that no other work is
+;; measured. It imports only the functions that it calls, and their types.
 (component $component
   (import "wasi:keyvalue/store@0.2.0-draft" (instance $store
     (export "bucket" (type $bucket (sub resource)))
@@ -75,7 +74,7 @@
   (alias export $types "incoming-request" (type $incoming-request))
   (alias export $types "response-outparam" (type $response-outparam))
 
-  ;; The memory is a module of its own, as the imports need it before there is who calls them.
+  ;; The memory is a separate module, as the imports need it before their caller is instantiated.
   (core module $Memory
     (memory (export "memory") 1)
     (global $free (mut i32) (i32.const 4096))

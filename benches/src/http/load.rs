@@ -1,4 +1,4 @@
-//! Load over HTTP/1.1: one request, again and again, on connections that stay.
+//! Load over HTTP/1.1: one request, sent repeatedly on persistent connections.
 
 use anyhow::{Context, Result, bail};
 use std::net::SocketAddr;
@@ -7,21 +7,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// When the next request is sent.
+/// When to send the next request.
 #[derive(Clone, Copy)]
 pub enum Pace {
-    /// So long after the last was sent, or when it is answered if that is later.
+    /// This long after the last request was sent, or when its response arrives, if that is
+    /// later.
     Every(Duration),
 }
 
-/// What the connections of a load have seen.
+/// The results of a load.
 #[derive(Default)]
 pub struct Counted {
-    /// Successes a second.
+    /// Successes per second.
     pub rate: f64,
     /// Successes.
     pub answers: u64,
-    /// Answers with another status.
+    /// Responses with another status.
     pub failed: u64,
 }
 
@@ -37,12 +38,12 @@ impl Load {
         Load::post_with(address, path, "")
     }
 
-    /// With a body.
+    /// A POST request with a body.
     pub fn post_with(address: SocketAddr, path: &str, body: &str) -> Load {
         Load::post_as(address, path, "", body)
     }
 
-    /// With more headers, each of which ends its line, and a body.
+    /// A POST request with more headers, each with its line ending, and a body.
     pub fn post_as(address: SocketAddr, path: &str, headers: &str, body: &str) -> Load {
         let length = body.len();
         let request = format!(
@@ -54,16 +55,16 @@ impl Load {
         }
     }
 
-    /// Answers a second, of so many connections that ask as soon as they have
-    /// their answer.
+    /// Responses per second on `connections` connections, each of which sends a request as soon
+    /// as it has received a response.
     pub async fn rate(&self, connections: usize, time: Duration) -> Result<f64> {
         let counted = self.count(connections, time).await?;
         let failed = counted.failed;
-        anyhow::ensure!(failed == 0, "{failed} answers were not 200");
+        anyhow::ensure!(failed == 0, "{failed} responses were not 200");
         Ok(counted.rate)
     }
 
-    /// The same, and how many answers were no success.
+    /// Like [`rate`](Load::rate), but also counts unsuccessful responses.
     pub async fn count(&self, connections: usize, time: Duration) -> Result<Counted> {
         let mut tasks = JoinSet::new();
         let start = Instant::now();
@@ -94,8 +95,8 @@ impl Load {
         })
     }
 
-    /// One request on each of so many connections, all at once; the seconds until the last
-    /// is answered.
+    /// Sends one request on each of `connections` connections at once. Returns the seconds
+    /// until the last response.
     pub async fn burst(&self, connections: usize) -> Result<f64> {
         let mut lines = Vec::new();
         for _ in 0..connections {
@@ -109,19 +110,19 @@ impl Load {
         }
         while let Some(task) = tasks.join_next().await {
             let status = task??;
-            anyhow::ensure!(status == 200, "the server answered {status}");
+            anyhow::ensure!(status == 200, "the server responded with {status}");
         }
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// How long each of some calls took, in seconds.
+    /// The durations of some calls, in seconds.
     pub async fn times(&self, calls: usize, Pace::Every(pace): Pace) -> Result<Vec<f64>> {
         let mut line = Line::open(self).await?;
         let mut times = Vec::with_capacity(calls);
         for _ in 0..calls {
             let start = Instant::now();
             let status = line.ask(&self.request).await?;
-            anyhow::ensure!(status == 200, "the server answered {status}");
+            anyhow::ensure!(status == 200, "the server responded with {status}");
             let took = start.elapsed();
             times.push(took.as_secs_f64());
             tokio::time::sleep(pace.saturating_sub(took)).await;
@@ -129,7 +130,7 @@ impl Load {
         Ok(times)
     }
 
-    /// Asks on so many connections until it is aborted, whatever the answers.
+    /// Sends requests on `connections` connections until it is aborted, ignoring the responses.
     pub fn flood(&self, connections: usize) -> JoinHandle<()> {
         let load = self.clone();
         tokio::spawn(async move {
@@ -162,7 +163,7 @@ impl Line {
         })
     }
 
-    /// Sends the request and reads its answer; the status.
+    /// Sends the request and reads its response. Returns the status.
     async fn ask(&mut self, request: &[u8]) -> Result<u16> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
@@ -171,13 +172,13 @@ impl Line {
                 return Ok(status);
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                bail!("the server has hung up");
+                bail!("the server closed the connection");
             }
         }
     }
 }
 
-/// The status, once the answer is all there.
+/// The status, once the response is complete.
 fn answer(bytes: &[u8]) -> Result<Option<u16>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);

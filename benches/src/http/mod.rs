@@ -1,7 +1,7 @@
-//! Calls over HTTP: beside a bare axum handler that does the same read, beside
-//! `wasmtime serve`, and of a quiet app beside a flooded one.
+//! Calls over HTTP: compared with a bare axum handler that does the same read, with `wasmtime
+//! serve`, and for a quiet app while another one is flooded.
 //!
-//! Each server is a process of its own; the load comes from this one.
+//! Each server is a process of its own; the load comes from this process.
 
 pub mod child;
 pub mod guests;
@@ -24,11 +24,12 @@ pub use servers::{audit, serve};
 const CONNECTIONS: usize = 32;
 const FLOOD: usize = 64;
 
-/// The plugins of [`guests::APPS`] in the names of rows.
+/// The names of the plugins of [`guests::APPS`] in rows.
 const PLUGINS: [&str; 2] = ["SDK plugin", "bare plugin"];
 
-/// A call of a plugin that gets an entry, beside a handler that does, and beside
-/// `wasmtime serve` with either component if it is there: all in turn, in each round.
+/// A plugin call that gets an entry, compared with an axum handler that does the same, and with
+/// `wasmtime serve` with either component, if it is installed. They are measured in turn in
+/// each round.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let kvasm = Child::own(servers::GUESTS)?;
@@ -49,14 +50,14 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             }
         }
         let mut rows = Vec::new();
-        // The plugin of the SDK has a nearer goal first, then that of the bare one.
+        // The SDK plugin has the lower target first, then the bare plugin.
         for ((plugin, ours), beside_axum) in PLUGINS.iter().zip(&rates).zip([0.5, 0.6]) {
             let others = [("a bare axum handler", beside_axum)];
             let peers = wasmtime.iter().map(|peer| (peer.name.as_str(), peer.least));
             let others = others.into_iter().chain(peers);
             for ((peer, least), other) in others.zip(rates.iter().skip(2)) {
                 let pairs: Vec<_> = ours.iter().copied().zip(other.iter().copied()).collect();
-                let name = format!("HTTP call with one kv_get, {plugin}, beside {peer}");
+                let name = format!("HTTP call with one kv_get, {plugin}, vs. {peer}");
                 let target = Some(Target::AtLeast(least));
                 rows.push(Row::pair(&name, "calls/s", &pairs, target));
             }
@@ -65,21 +66,21 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     })
 }
 
-/// What a quiet app feels while another is flooded, for apps of either plugin.
+/// The latency of a quiet app while another one is flooded, for apps of either plugin.
 pub fn flood(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let kvasm = Child::own(servers::GUESTS)?;
         let mut rows = Vec::new();
         for (app, plugin) in guests::APPS.iter().zip(PLUGINS) {
             let quiet = Load::post(kvasm.address, &format!("/v1/apps/{app}/call/get"));
-            // A call beside one that computes takes long, so fewer are made.
+            // Calls during a computing flood take long, so fewer are made.
             for (name, function, calls) in [
                 (
-                    "p99 of a quiet app, another is flooded, beside alone",
+                    "p99 of a quiet app while another is flooded, vs. alone",
                     "get",
                     400,
                 ),
-                ("the same, the flood computes 50 ms a call", "burn", 40),
+                ("the same, with a flood of 50 ms CPU per call", "burn", 40),
             ] {
                 let path = format!("/v1/apps/{app}-loud/call/{function}");
                 let loud = Load::post(kvasm.address, &path);
@@ -95,16 +96,16 @@ pub fn flood(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     })
 }
 
-/// The p99 of the quiet app beside the flood and, before, alone, in ms.
+/// The p99 of the quiet app during the flood and, before it, alone, in ms.
 async fn beside(quiet: &Load, loud: &Load, calls: usize) -> Result<(f64, f64)> {
     let alone = p99(quiet, calls).await?;
     let flood = loud.flood(FLOOD);
-    // Until the flood is there in full.
+    // Until all connections of the flood are active.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let beside = p99(quiet, calls).await?;
     flood.abort();
     let _ = flood.await;
-    // What the server has begun for the flood may end, so that the next round is alone.
+    // Lets the flood's remaining calls end, so that the next round starts idle.
     tokio::time::sleep(Duration::from_millis(300)).await;
     Ok((beside * 1e3, alone * 1e3))
 }

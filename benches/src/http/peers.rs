@@ -1,5 +1,5 @@
-//! Programs of others that do the same, where they are installed: `wasmtime serve`,
-//! `workerd` and SpacetimeDB.
+//! Peer programs that do the same work, if they are installed: `wasmtime serve`, `workerd` and
+//! SpacetimeDB.
 
 use super::child::Child;
 use super::guests::ACCOUNTS;
@@ -15,33 +15,33 @@ use tokio::runtime::Runtime;
 
 const CONNECTIONS: usize = 64;
 
-/// A program, and what is said when it is not there.
+/// A peer's program, and how to install it.
 pub struct Peer {
     pub name: &'static str,
     pub variable: &'static str,
-    /// The argument with which it says its version.
+    /// The argument that prints its version.
     pub ask: &'static str,
-    /// What its version begins with.
+    /// The prefix of the version that it prints.
     pub version: &'static str,
     pub install: &'static str,
 }
 
-/// A peer that serves, in the rows of `http`.
+/// A peer that serves requests, for the rows of `http`.
 pub struct Serving {
     pub child: Child,
-    /// In the names of rows, with its version.
+    /// Its name in rows, with its version.
     pub name: String,
-    /// The ratio to reach beside it.
+    /// The target ratio.
     pub least: f64,
 }
 
-/// A peer that has the functions of the plugin of the SDK.
+/// A peer with the functions of the SDK plugin.
 pub struct Functions {
-    /// Ends when this is dropped.
+    /// The server process, which stops on drop.
     pub _child: Child,
-    /// In the names of rows, with its version.
+    /// Its name in rows, with its version.
     pub name: String,
-    /// Each function that it has, how it is called, and the ratio to reach.
+    /// Each of its functions, with the load that calls it and the target ratio.
     pub calls: Vec<(&'static str, Load, f64)>,
 }
 
@@ -62,7 +62,7 @@ const WORKERD: Peer = Peer {
 };
 
 impl Peer {
-    /// The program and its version; says so aloud if it is not there.
+    /// Returns the program and its version; prints a message if it is not installed.
     pub fn find(&self) -> Option<(String, String)> {
         let program = std::env::var(self.variable).unwrap_or_else(|_| self.name.to_owned());
         let output = Command::new(&program).arg(self.ask).output();
@@ -74,7 +74,7 @@ impl Peer {
             return Some((program, version.trim().to_owned()));
         }
         eprintln!(
-            "SKIPPED: the rows beside {}, as there is no {:?} on the PATH nor in {}; `{}` installs it",
+            "SKIPPED: comparison with {}: no {:?} in PATH or {}; `{}` installs it",
             self.name,
             self.version.trim(),
             self.variable,
@@ -84,8 +84,8 @@ impl Peer {
     }
 }
 
-/// `wasmtime serve` with a component of WASI 0.2 that reads an entry from memory, and with
-/// one of 0.3, whose instances take many requests, if it is there.
+/// `wasmtime serve`, if it is installed, with a WASI 0.2 component that reads an entry from
+/// memory, and with a WASI 0.3 component whose instances handle many requests.
 pub fn wasmtime() -> Result<Vec<Serving>> {
     let Some((program, version)) = WASMTIME.find() else {
         return Ok(Vec::new());
@@ -119,7 +119,7 @@ fn serve(program: &str, component: &str) -> Result<Child> {
     })
 }
 
-/// `workerd` with a Durable Object, if it is there.
+/// `workerd` with a Durable Object, if it is installed.
 fn workerd(runtime: &Runtime) -> Result<Option<Functions>> {
     let Some((program, name)) = WORKERD.find() else {
         return Ok(None);
@@ -150,8 +150,8 @@ fn workerd(runtime: &Runtime) -> Result<Option<Functions>> {
     }))
 }
 
-/// Functions of the plugin of the SDK, beside a Durable Object and beside reducers that do
-/// the same.
+/// Functions of the SDK plugin, compared with a Durable Object and with reducers that do the
+/// same.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for start in [workerd, spacetimedb::start] {
@@ -178,10 +178,7 @@ async fn beside(kvasm: &Child, peer: &Functions, effort: Effort) -> Result<Vec<R
             let rate = ours.rate(CONNECTIONS, time).await?;
             pairs.push((rate, other.rate(CONNECTIONS, time).await?));
         }
-        let name = format!(
-            "{function}, {CONNECTIONS} connections, beside {}",
-            peer.name
-        );
+        let name = format!("{function}, {CONNECTIONS} connections, vs. {}", peer.name);
         let row = Row::pair(&name, "calls/s", &pairs, Some(Target::AtLeast(*least)));
         let writes = matches!(*function, "set" | "transfer");
         rows.push(if writes { row.durable() } else { row });

@@ -1,4 +1,4 @@
-//! What a process of this program serves, in each of its roles.
+//! The roles of server processes of this program.
 
 use super::child::{FILE, POSTGRES, ROLE};
 use super::guests;
@@ -17,10 +17,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Kvasm, with the apps of [`guests`] without limits, and for each one whose name ends with
-/// `-loud` that has the limits of a new app of `kvasm serve`.
+/// Kvasm with the apps of [`guests`] without limits, and for each of them an app with the
+/// suffix `-loud` that has the default limits of `kvasm serve`.
 pub const GUESTS: &str = "guests";
-/// Kvasm over the store that is there.
+/// Kvasm over an existing store.
 pub const HOST: &str = "host";
 /// An axum handler that reads the entry from the same kind of store.
 pub const AXUM: &str = "axum";
@@ -32,7 +32,7 @@ pub const KEY: &str = "00000007";
 pub const VALUE: &str = "7";
 const NUMBERS: &str = "numbers";
 
-/// Serves, if this process was started to. Does not return then.
+/// Runs the server, if this process was started as one. Does not return then.
 pub fn serve() -> Result<()> {
     let Ok(role) = std::env::var(ROLE) else {
         return Ok(());
@@ -71,7 +71,7 @@ async fn host(role: &str) -> Result<Host> {
     let file = std::env::var_os(FILE).context("no file")?;
     let store = SqliteStore::open(SqliteOptions::new(file)).await?;
     let builder = Host::builder().store(store);
-    // Callers of a cold plugin wait as long as it compiles.
+    // Callers of a cold plugin wait until it is compiled.
     let builder = match role {
         HOST => builder.limits(crate::generous()),
         _ => builder,
@@ -85,8 +85,8 @@ async fn listen(router: axum::Router, listener: TcpListener, host: Option<Host>)
     Ok(axum::serve(listener, router).await?)
 }
 
-/// Says for each line how many modules have been compiled, and ends with the process that
-/// has started this one.
+/// Prints the number of compiled modules for each line on stdin, and exits with the process
+/// that started this one.
 fn answer(host: Option<Host>) {
     std::thread::spawn(move || {
         for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
@@ -104,7 +104,7 @@ fn answer(host: Option<Host>) {
 async fn make_apps(host: &Host) -> Result<()> {
     for plugin in guests::APPS {
         for name in [plugin.to_owned(), format!("{plugin}-loud")] {
-            // Another host of the same database may have made it.
+            // Another host on the same database may have created it.
             if host.app(&AppName::parse(&name)?).await?.is_some() {
                 continue;
             }
@@ -118,7 +118,7 @@ async fn make_apps(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Makes an app that anybody may call.
+/// Creates a public app.
 pub async fn make_app(host: &Host, name: &str, wasm: Vec<u8>) -> Result<()> {
     let actor = host.operator("bench");
     let app = host.create_app(AppName::parse(name)?).await?;
@@ -148,7 +148,7 @@ async fn fill(host: &Host, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A row for a change that nobody looks up.
+/// An audit row for a change whose audit does not matter.
 pub fn audit() -> kvasm::model::Audit {
     kvasm::model::Audit {
         id: uuid::Uuid::now_v7(),
@@ -162,7 +162,7 @@ pub fn audit() -> kvasm::model::Audit {
     }
 }
 
-/// What the bare handler reads.
+/// The statement of the bare handler.
 struct Read {
     host: Host,
     app: kvasm::model::AppId,

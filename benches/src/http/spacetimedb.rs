@@ -1,5 +1,5 @@
 //! SpacetimeDB with the module of `benches/peers/spacetimedb`, whose reducers are called over
-//! its HTTP API. Its answer comes before what was written is on the disk.
+//! its HTTP API. It responds before the write is on disk.
 
 use super::child::Child;
 use super::load::Load;
@@ -15,24 +15,24 @@ use tokio::runtime::Runtime;
 const SPACETIMEDB: Peer = Peer {
     name: "spacetimedb-standalone",
     variable: "KVASM_SPACETIMEDB",
-    // With `--version` it says more.
+    // `--version` prints more than the version.
     ask: "-V",
     version: "spacetimedb 1.2.0",
     install: "cargo install spacetimedb-standalone@1.2.0 --locked",
 };
 
-/// Names the module where it is not in [`BUILT`].
+/// The variable with the path of the module, if it is not at [`BUILT`].
 const MODULE: &str = "KVASM_SPACETIMEDB_MODULE";
-/// Where the module is, of the target folder, as docs/benchmarks.md has it built.
+/// The path of the module in the target folder, if built as docs/benchmarks.md says.
 const BUILT: &str = "peers/wasm32-unknown-unknown/release/kvasm_peer_spacetimedb.wasm";
 
-/// Without a line of log for each call, as Kvasm.
+/// Without a log line per call, like Kvasm.
 const CONFIG: &str = "[logs]\nlevel = \"error\"\n";
 
-/// Calls have no token, as those of Kvasm: that is faster here, too, than one that it verifies.
+/// Calls have no token, as those to Kvasm: here too, that is faster than a token to verify.
 const JSON: &str = "Content-Type: application/json\r\n";
 
-/// Starts it and publishes the module, if both are there.
+/// Starts the server and publishes the module, if both are available.
 pub fn start(_: &Runtime) -> Result<Option<Functions>> {
     let Some((program, _)) = SPACETIMEDB.find() else {
         return Ok(None);
@@ -40,7 +40,7 @@ pub fn start(_: &Runtime) -> Result<Option<Functions>> {
     let file = std::env::var_os(MODULE).map_or_else(|| target().join(BUILT), PathBuf::from);
     let Ok(module) = std::fs::read(&file) else {
         eprintln!(
-            "SKIPPED: the rows beside SpacetimeDB, as its module is not in {file:?} and {MODULE} \
+            "SKIPPED: comparison with SpacetimeDB: its module is not in {file:?} and {MODULE} \
              names no other file; docs/benchmarks.md says how to build it"
         );
         return Ok(None);
@@ -72,7 +72,7 @@ pub fn start(_: &Runtime) -> Result<Option<Functions>> {
     }))
 }
 
-/// Publishes the module as the database `bench`, for an identity of its own.
+/// Publishes the module as the database `bench`, for a new identity.
 fn publish(address: SocketAddr, module: &[u8]) -> Result<()> {
     let identity = ask(address, "POST /v1/identity", "", b"")?;
     let identity: serde_json::Value = serde_json::from_str(&identity)?;
@@ -83,7 +83,7 @@ fn publish(address: SocketAddr, module: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// One request on a connection of its own; the body of the answer.
+/// Sends one request on a new connection. Returns the body of the response.
 fn ask(address: SocketAddr, line: &str, headers: &str, body: &[u8]) -> Result<String> {
     let mut stream = TcpStream::connect(address)?;
     let length = body.len();
@@ -97,6 +97,6 @@ fn ask(address: SocketAddr, line: &str, headers: &str, body: &[u8]) -> Result<St
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
     let ok = head.starts_with("HTTP/1.1 200");
-    ensure!(ok, "SpacetimeDB answers {line:?} with {answer}");
+    ensure!(ok, "SpacetimeDB responded to {line:?} with {answer}");
     Ok(body.to_owned())
 }

@@ -1,5 +1,5 @@
-//! Transfers, a transaction of two reads and two writes, over many accounts and over few:
-//! what is left of the rate when callers are in each other's way, and how many calls fail.
+//! Transfers, a transaction of two reads and two writes each, over many accounts and over few:
+//! how much of the rate is left under contention, and how many calls fail.
 
 use super::child::Child;
 use super::guests::ACCOUNTS;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// Callers at once, and the accounts that are beside [`ACCOUNTS`]. The ratios of the targets
-/// are those on SQLite and on Postgres.
+/// The numbers of concurrent callers, and of accounts to compare with [`ACCOUNTS`]. The target
+/// ratios are for SQLite and for Postgres.
 const CALLERS: [usize; 3] = [1, 16, 64];
 const FEW: [(u64, f64, f64); 2] = [(10, 0.8, 0.6), (2, 0.5, 0.3)];
 
@@ -23,7 +23,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let mut rows = on("SQLite", &[Child::own(servers::GUESTS)?], effort).await?;
         let url = database()?;
         let host = || Child::postgres(servers::GUESTS, &url);
-        // One after the other: the first fills the store.
+        // One after the other: the first one fills the store.
         let one = host()?;
         let hosts = [one, host()?];
         rows.extend(on("Postgres, 2 hosts", &hosts, effort).await?);
@@ -56,13 +56,13 @@ async fn on(store: &str, hosts: &[Child], effort: Effort) -> Result<Vec<Row>> {
             let target = (callers == 64).then_some(Target::AtLeast(least));
             rows.push(Row::pair(&name, "calls/s", &pairs, target).durable());
             let part = failed as f64 * 100.0 / (failed + answers).max(1) as f64;
-            rows.push(Row::figure("of them failed", "%", part).target(Target::AtMost(0.0)));
+            rows.push(Row::figure("failed transfers", "%", part).target(Target::AtMost(0.0)));
         }
     }
     Ok(rows)
 }
 
-/// The transfers of so many callers, spread over the hosts.
+/// The transfers of `callers` callers, spread over the hosts.
 async fn count(hosts: &[Child], accounts: u64, callers: usize, time: Duration) -> Result<Counted> {
     let each = callers / hosts.len();
     let mut counts = JoinSet::new();

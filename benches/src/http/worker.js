@@ -1,5 +1,5 @@
-// What the plugin of the SDK does (tests/guests/sdk), as a Durable Object of workerd with
-// SQLite storage. An answer waits until what was written is on the disk, as by default.
+// The functions of the SDK plugin (tests/guests/sdk), as a Durable Object of workerd with SQLite
+// storage. As by default, a response waits until its writes are on disk.
 
 import { DurableObject } from "cloudflare:workers";
 

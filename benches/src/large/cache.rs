@@ -1,5 +1,5 @@
-//! How much SQLite keeps of pages: gets and sets by `sqlite.cache`; and the same read without
-//! a plugin, by `mmap_size`. In CPU time of this process, as each is measured after the other.
+//! SQLite's page cache: gets and sets by `sqlite.cache`, and the same read without a plugin by
+//! `mmap_size`. In CPU time of this process, as the variants are measured one after another.
 
 use super::{LargeFile, SIZES, Stage};
 use crate::Effort;
@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 const CACHES_MIB: [usize; 4] = [2, 16, 64, 256];
-/// SQLite maps 2 GiB at most, as it is built.
+/// As built, SQLite maps at most 2 GiB.
 const MAPPED_GIB: [i64; 2] = [0, 2];
-/// The pause between two sets of the writer that gets are measured beside.
+/// The pause between two sets of the writer during gets.
 const PACE: Duration = Duration::from_millis(5);
 
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
@@ -36,7 +36,11 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
                 }
             }
             for ((at, cache), mut figures) in figures {
-                let what = ["get", "get beside a writer", "durable set, 64 callers"];
+                let what = [
+                    "get",
+                    "get with a concurrent writer",
+                    "durable set, 64 callers",
+                ];
                 let what = what.get(at).unwrap_or(&"");
                 let name = format!("{what}, {size} entries, {cache} MiB");
                 rows.push(Row::series(name, "us", &mut figures));
@@ -47,7 +51,8 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     })
 }
 
-/// Microseconds of CPU time of a get, of one while another writes every few milliseconds, and of a set.
+/// Microseconds of CPU time of a get, of a get while another call writes every few
+/// milliseconds, and of a set.
 async fn by_cache(stage: &Stage, effort: Effort) -> Result<[f64; 3]> {
     let gets = 50_000 / effort.divisor;
     // Until the largest cache is full.
@@ -78,7 +83,7 @@ async fn beside_a_writer(stage: &Stage, gets: usize) -> Result<f64> {
     Ok(tokio::try_join!(reads, writes)?.0.cpu)
 }
 
-/// The same read on a connection of the bench, with and without a mapping.
+/// The same read on a connection of the benchmark, with and without a mapping.
 fn mapped(file: &LargeFile, effort: Effort) -> Result<Vec<Row>> {
     file.warm()?;
     let app: Vec<u8> = Connection::open(&file.path)?.query_row(
@@ -116,7 +121,7 @@ fn inline(
     connection.pragma_update(None, "mmap_size", mapped << 30)?;
     let reads = 100_000 / effort.divisor as u64;
     let (mut took, mut key) = (0.0, 1_u64);
-    // The second time counts.
+    // The second pass is measured.
     for _ in 0..2 {
         let start = cpu_seconds("self")?;
         for _ in 0..reads {

@@ -1,5 +1,5 @@
-//! A store of twice the memory that its server may use: what an app whose entries are in
-//! memory feels of another that reads what is not.
+//! A store twice as large as the memory of its server: how an app whose entries are in memory
+//! is affected by another app that reads entries from disk.
 
 use super::file::{FEW, LARGE, LargeFile, SMALL};
 use crate::Effort;
@@ -14,20 +14,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// The paths of the groups that a server enters, each with a colon behind it.
+/// The variable with the paths of the cgroups that a server enters, each followed by a colon.
 pub const GROUPS: &str = "KVASM_BENCH_CGROUPS";
 
 const ENTRIES: u64 = 10_000_000;
-/// Entries that stay in memory when they alone are read.
+/// Entries that stay in memory when only they are read.
 const HOT: u64 = 10_000;
-/// Callers of random entries.
+/// The number of callers of random entries.
 const CALLERS: usize = 16;
-/// Reads a second of a slow disk.
+/// Reads per second of a slow disk.
 const READS: u32 = 300;
-/// The server's own memory, beside what it may keep of the file.
+/// The server's own memory, in addition to cached parts of the file.
 const OWN_BYTES: u64 = 64 << 20;
 
-/// A group of processes with a limit; gone with this.
+/// A cgroup with a limit; removed on drop.
 struct Group(PathBuf);
 
 impl Drop for Group {
@@ -37,7 +37,7 @@ impl Drop for Group {
 }
 
 impl Group {
-    /// A group that may use so many bytes of memory, with what the system keeps of files.
+    /// A cgroup limited to `bytes` of memory, including the page cache.
     fn of_memory(bytes: u64) -> Result<Group> {
         Group::new(
             ("memory", "memory.limit_in_bytes", &bytes.to_string()),
@@ -45,7 +45,7 @@ impl Group {
         )
     }
 
-    /// A group that may read so many times a second from the disk of a file.
+    /// A cgroup limited to `reads` reads per second from the disk of a file.
     fn of_disk(file: &Path, reads: u32) -> Result<Group> {
         let (major, minor) = device(file)?;
         Group::new(
@@ -58,7 +58,8 @@ impl Group {
         )
     }
 
-    /// At the root of the controller's hierarchy, of version 1 or 2. Only root may.
+    /// Creates a cgroup at the root of the controller's hierarchy, of version 1 or 2. Only root
+    /// may.
     fn new(first: (&str, &str, &str), second: (&str, &str)) -> Result<Group> {
         let root = Path::new("/sys/fs/cgroup");
         let (controller, file, limit) = first;
@@ -75,7 +76,7 @@ impl Group {
     }
 }
 
-/// Numbers of the device that a file is on.
+/// The device numbers of a file.
 fn device(file: &Path) -> Result<(u64, u64)> {
     let device = std::os::unix::fs::MetadataExt::dev(&file.metadata()?);
     let major = (device >> 8 & 0xfff) | (device >> 32 & !0xfff);
@@ -83,7 +84,7 @@ fn device(file: &Path) -> Result<(u64, u64)> {
     Ok((major, minor & 0xffff_ffff))
 }
 
-/// Has this process enter the groups that it was started for.
+/// Moves this process into the cgroups that it was started for.
 pub fn enter() -> Result<()> {
     let groups = std::env::var(GROUPS).unwrap_or_default();
     for group in groups.split_terminator(':') {
@@ -107,13 +108,13 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             let what = format!("cold, {READS} reads/s");
             rows.extend(beside(&slow, &what, effort).await?);
         } else if let Err(why) = disk {
-            eprintln!("SKIPPED: the rows of a slow disk, as no cgroup could be made: {why:#}");
+            eprintln!("SKIPPED: the rows of a slow disk, as no cgroup could be created: {why:#}");
         }
         Ok(rows)
     })
 }
 
-/// A server over a file, under limits.
+/// A server over a file, with limits.
 struct Limited {
     server: Child,
     entries: u64,
@@ -121,7 +122,7 @@ struct Limited {
 
 impl Limited {
     fn start(file: &LargeFile, groups: &[&Result<Group>]) -> Result<Limited> {
-        // What is in memory already would not count against the group.
+        // Pages already in memory would not be charged to the group.
         file.cool()?;
         let mut paths = String::new();
         for group in groups {
@@ -129,7 +130,7 @@ impl Limited {
                 Ok(Group(path)) => paths.push_str(&format!("{}:", path.display())),
                 Err(why) => {
                     eprintln!(
-                        "NOT LIMITED: no cgroup could be made, the file is only cold: {why:#}"
+                        "NOT LIMITED: no cgroup could be created, the file is only cold: {why:#}"
                     );
                 }
             }
@@ -140,15 +141,15 @@ impl Limited {
         })
     }
 
-    /// Calls that each look up one random entry of so many of an app.
+    /// Calls that each look up one random entry out of `of` of an app.
     fn load(&self, app: &str, of: u64) -> Load {
         let path = format!("/v1/apps/{app}/call/look_up");
         Load::post_with(self.server.address, &path, &format!("[1,{of}]"))
     }
 }
 
-/// The small app alone, beside callers of entries that stay in memory, and beside callers
-/// of all entries, in turns.
+/// Measures the small app alone, together with callers of entries in memory, and together with
+/// callers of all entries, in turns.
 async fn beside(limited: &Limited, what: &str, effort: Effort) -> Result<Vec<Row>> {
     let quiet = limited.load(SMALL, FEW);
     let hot = limited.load(LARGE, HOT.min(limited.entries));
@@ -157,7 +158,7 @@ async fn beside(limited: &Limited, what: &str, effort: Effort) -> Result<Vec<Row
     let time = Duration::from_millis(calls as u64 * 5);
     let (mut to_alone, mut to_hot, mut hot_to_alone) = (Vec::new(), Vec::new(), Vec::new());
     let (mut rates, mut read) = (Vec::new(), Vec::new());
-    // Until the hot ones are in memory.
+    // Until the hot entries are in memory.
     quiet.count(CALLERS, time).await?;
     hot.count(CALLERS, 2 * time).await?;
     for _ in 0..effort.rounds.min(5) {
@@ -170,7 +171,7 @@ async fn beside(limited: &Limited, what: &str, effort: Effort) -> Result<Vec<Row
             answers,
             failed,
         } = counted;
-        anyhow::ensure!(failed == 0, "{failed} answers were not 200");
+        anyhow::ensure!(failed == 0, "{failed} responses were not 200");
         rates.push(rate);
         read.push((limited.server.bytes_read()? - before) / answers as f64 / 1024.0);
         to_alone.push((beside * 1e3, alone));
@@ -179,12 +180,12 @@ async fn beside(limited: &Limited, what: &str, effort: Effort) -> Result<Vec<Row
     }
     let target = Some(Target::AtMost(2.0));
     let name =
-        |of: &str, other: &str| format!("p99 beside {CALLERS} callers, {of}, beside {other}");
+        |of: &str, other: &str| format!("p99 with {CALLERS} other callers, {of}, vs. {other}");
     Ok(vec![
         Row::pair(&name(what, "alone"), "ms", &to_alone, target),
         Row::pair(&name(what, "in memory"), "ms", &to_hot, None),
         Row::pair(&name("in memory", "alone"), "ms", &hot_to_alone, None),
-        Row::series(format!("calls of those, {what}"), "calls/s", &mut rates),
+        Row::series(format!("calls of these, {what}"), "calls/s", &mut rates),
         Row::series("read from the disk for each", "KiB", &mut read),
     ])
 }

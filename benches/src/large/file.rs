@@ -1,4 +1,4 @@
-//! A SQLite file with so many entries, filled past the store but with its schema.
+//! A SQLite file with many entries, filled directly but with the store's schema.
 
 use crate::folders::folder;
 use crate::http::servers;
@@ -12,19 +12,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
-/// A folder in which filled files stay for the next run.
+/// The variable with a folder in which filled files are kept for the next run.
 const KEPT: &str = "KVASM_BENCH_STORES";
 /// The app with many entries, and one with [`FEW`].
 pub const LARGE: &str = "large";
 pub const SMALL: &str = "small";
 pub const FEW: u64 = 1_000;
 
-/// Where all of them are.
+/// The collection of all entries.
 const COLLECTION: &str = "large";
-/// As text, 100 bytes of JSON.
+/// 100 bytes of JSON text.
 const VALUE_BYTES: usize = 100;
 
-/// The file; it is removed with the last of these, unless it is kept.
+/// The file; removed when the last clone is dropped, unless it is kept.
 #[derive(Clone)]
 pub struct LargeFile {
     pub entries: u64,
@@ -33,7 +33,7 @@ pub struct LargeFile {
 }
 
 impl LargeFile {
-    /// Fills a file, or takes the one that an earlier run has kept.
+    /// Fills a file, or uses one that an earlier run has kept.
     pub async fn of(entries: u64) -> Result<LargeFile> {
         let (place, folder) = match std::env::var_os(KEPT) {
             Some(kept) => (PathBuf::from(kept), None),
@@ -60,7 +60,7 @@ impl LargeFile {
         })
     }
 
-    /// A host over it, whose connections keep so many bytes.
+    /// Opens a host over the file, with a connection cache of `cache` bytes.
     pub async fn open(&self, cache: usize) -> Result<Host> {
         let options = SqliteOptions {
             cache,
@@ -73,18 +73,18 @@ impl LargeFile {
             .build()?)
     }
 
-    /// Bytes of the database file.
+    /// The size of the database file in bytes.
     pub fn bytes(&self) -> Result<u64> {
         Ok(self.path.metadata()?.len())
     }
 
-    /// Has the system keep all of the file in memory.
+    /// Loads the whole file into the page cache.
     pub fn warm(&self) -> Result<()> {
         let from = format!("if={}", self.path.display());
         crate::reads::dd(&[&from, "of=/dev/null", "bs=1M"])
     }
 
-    /// Has the system forget all of the file and of its log.
+    /// Evicts the file and its write-ahead log from the page cache.
     pub fn cool(&self) -> Result<()> {
         crate::reads::drop_cache(&self.path)?;
         let log = self.path.with_extension("db-wal");
@@ -95,7 +95,7 @@ impl LargeFile {
     }
 }
 
-/// Makes an app without limits that anybody may call, with the SDK's plugin.
+/// Creates a public app without limits, with the SDK plugin.
 async fn make(path: &Path, name: &str) -> Result<App> {
     let store = SqliteStore::open(SqliteOptions::new(path)).await?;
     let host = Host::builder().store(store).build()?;
@@ -103,10 +103,10 @@ async fn make(path: &Path, name: &str) -> Result<App> {
     host.app(&AppName::parse(name)?).await?.context("no app")
 }
 
-/// Writes entries in no order of their keys, as an app does that has grown.
+/// Writes entries in an order other than that of their keys, as in an app that has grown.
 fn fill(path: &Path, app: &App, entries: u64) -> Result<()> {
     let connection = Connection::open(path)?;
-    // The store has closed it, and nothing is lost with the file.
+    // The store is closed, and losing the file does no harm.
     connection.pragma_update(None, "journal_mode", "MEMORY")?;
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "cache_size", -1_000_000)?;
@@ -119,7 +119,7 @@ fn fill(path: &Path, app: &App, entries: u64) -> Result<()> {
         let mut insert = connection
             .prepare("INSERT INTO kv_entries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, NULL)")?;
         for n in 0..entries {
-            // A factor that has no divisor with a power of ten, nor with twice one.
+            // A factor that is coprime to powers of ten, and to twice a power of ten.
             let key = format!("{:08}", n.wrapping_mul(2_654_435_761) % entries);
             let version = first + 1 + n as i64;
             insert.execute((

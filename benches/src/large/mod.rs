@@ -1,5 +1,5 @@
-//! Stores with many entries: what a get, a durable set and a page cost there beside a store
-//! with 10,000, in memory and cold. In calls within this process, of a plugin of the SDK.
+//! Stores with many entries: the cost of a get, a durable set and a page, compared with a store
+//! of 10,000 entries, in memory and cold. In calls within this process, to an SDK plugin.
 
 pub mod cache;
 pub mod cgroup;
@@ -19,17 +19,17 @@ use std::time::Instant;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// Entries of the stores; the first is what the others are beside.
+/// The sizes of the stores, in entries; the others are compared with the first.
 const SIZES: [u64; 3] = [10_000, 1_000_000, 10_000_000];
-/// Entries before a page that is deep in its list.
+/// The number of entries before a deep page.
 const DEPTH: u64 = 1_000_000;
-/// Entries of a page, with their values.
+/// The number of entries in a page, with their values.
 const PAGE: u32 = 100;
 
-/// Microseconds of one of many.
+/// Microseconds per operation.
 struct Cost {
     took: f64,
-    /// The CPU time of this process, which other work on the machine changes less.
+    /// The CPU time of this process, which is less affected by other work on the machine.
     cpu: f64,
 }
 
@@ -71,7 +71,7 @@ impl Stage {
         })
     }
 
-    /// A call that looks up or overwrites so many random entries.
+    /// A call that looks up or overwrites `times` random entries.
     fn call(&self, function: &str, times: usize) -> impl Future<Output = Result<()>> + use<> {
         let input = format!("[{times},{}]", self.file.entries);
         let call = Call::function(function).input(input);
@@ -82,12 +82,12 @@ impl Stage {
         }
     }
 
-    /// What each took, of so many in one call.
+    /// The cost per operation, with `times` operations in one call.
     async fn in_one(&self, function: &str, times: usize) -> Result<Cost> {
         Cost::of(times, self.call(function, times)).await
     }
 
-    /// What each took, of so many calls of one.
+    /// The cost per operation, with `times` calls of one operation.
     async fn one_by_one(&self, function: &str, times: usize) -> Result<Cost> {
         let calls = async {
             for _ in 0..times {
@@ -98,7 +98,7 @@ impl Stage {
         Cost::of(times, calls).await
     }
 
-    /// What a durable set took, of callers that each have their share of so many.
+    /// The cost of a durable set, with `times` sets divided among the callers.
     async fn sets(&self, callers: usize, times: usize) -> Result<Cost> {
         let each = (times / callers).max(1);
         let sets = async {
@@ -121,7 +121,7 @@ impl Stage {
         })
     }
 
-    /// The cursor behind so many entries.
+    /// The cursor after `depth` entries.
     async fn cursor(&self, depth: u64) -> Result<Option<Cursor>> {
         let caller = Caller::new(&self.app, None);
         let (mut cursor, mut passed) = (None, 0);
@@ -133,7 +133,7 @@ impl Stage {
         Ok(cursor)
     }
 
-    /// Microseconds of a page.
+    /// Microseconds per page.
     async fn page(&self, cursor: Option<&Cursor>, times: usize) -> Result<f64> {
         let caller = Caller::new(&self.app, None);
         let start = Instant::now();
@@ -171,10 +171,10 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     })
 }
 
-/// In memory, beside the store with few.
+/// In memory, compared with the small store.
 async fn beside(stage: &Stage, few: &Stage, effort: Effort) -> Result<Vec<Row>> {
     let (many, some) = (20_000 / effort.divisor, 1_000 / effort.divisor);
-    // What readers keep of both.
+    // What readers cache of both.
     stage.in_one("look_up", many).await?;
     few.in_one("look_up", many).await?;
     let mut costs = [const { Vec::new() }; 4];
@@ -191,7 +191,7 @@ async fn beside(stage: &Stage, few: &Stage, effort: Effort) -> Result<Vec<Row>> 
         set.push((stage.sets(1, some).await?, few.sets(1, some).await?));
         sets.push((stage.sets(64, many).await?, few.sets(64, many).await?));
     }
-    let beside = format!("{}, beside {}", stage.file.entries, few.file.entries);
+    let beside = format!("{}, vs. {}", stage.file.entries, few.file.entries);
     let (get, set) = (Some(Target::AtMost(1.3)), Some(Target::AtMost(1.5)));
     let names = [
         ("kv_get of a random key", None),
@@ -214,7 +214,7 @@ async fn beside(stage: &Stage, few: &Stage, effort: Effort) -> Result<Vec<Row>> 
     Ok(rows)
 }
 
-/// Deep in a list, beside its first page.
+/// Deep in a list, compared with its first page.
 async fn pages(stage: &Stage, effort: Effort) -> Result<Row> {
     let depth = DEPTH / effort.divisor as u64;
     let cursor = stage.cursor(depth).await?;
@@ -227,11 +227,11 @@ async fn pages(stage: &Stage, effort: Effort) -> Result<Row> {
             stage.page(None, times).await?,
         ));
     }
-    let name = format!("page of {PAGE} at depth {depth}, beside the first");
+    let name = format!("page of {PAGE} at depth {depth}, vs. the first");
     Ok(Row::pair(&name, "us", &pairs, Some(Target::AtMost(1.1))))
 }
 
-/// When the system has forgotten the file.
+/// After the file was evicted from the page cache.
 async fn cold(stage: &Stage, effort: Effort) -> Result<Vec<Row>> {
     let times = (500 / effort.divisor).max(10);
     let mut rows = Vec::new();

@@ -1,11 +1,11 @@
-//! HTTP requests, each on a connection of its own unless it is kept.
+//! HTTP requests, each on a new connection unless it is kept.
 
 use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A client with a token, or without.
+/// A client with or without a token.
 #[derive(Clone)]
 pub struct Client {
     pub address: SocketAddr,
@@ -33,7 +33,7 @@ impl Client {
         )
     }
 
-    /// Sends a request; the status and the body of its answer.
+    /// Sends a request. Returns the status and the body of its response.
     pub async fn send(
         &self,
         method: &str,
@@ -44,7 +44,7 @@ impl Client {
         let mut stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let head = self.head(method, path, content_type, body.len());
-        // A server that refuses may close before it has read everything.
+        // A server that rejects a request may close before it has read everything.
         let sent = stream.write_all(&[head.as_bytes(), body].concat()).await;
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer).await;
@@ -59,7 +59,7 @@ impl Client {
         Ok((status, body))
     }
 
-    /// As [`send`](Client::send), for what must succeed.
+    /// Like [`send`](Client::send), for a request that must succeed.
     pub async fn expect(
         &self,
         method: &str,
@@ -77,7 +77,7 @@ impl Client {
     }
 }
 
-/// A figure of a process's status file, whose unit is KiB or none.
+/// A number from a process's status file, in KiB or without a unit.
 pub fn status(process: u32, name: &str) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -85,7 +85,7 @@ pub fn status(process: u32, name: &str) -> Result<f64> {
     Ok(figure.context("no such figure")?.parse()?)
 }
 
-/// Memory of a process that is resident, in MiB.
+/// The resident memory of a process, in MiB.
 pub fn resident_mib(process: u32) -> Result<f64> {
     Ok(status(process, "VmRSS")? / 1024.0)
 }

@@ -1,9 +1,8 @@
-//! What a neighbour feels while somebody presses: the p99 of its durable writes,
-//! beside the same neighbour alone, on the program `kvasm serve`.
+//! The effect of a noisy app on its neighbour: the p99 of the neighbour's durable writes,
+//! compared with the same neighbour alone, on the program `kvasm serve`.
 //!
-//! The neighbour is the example `counter`, in a store with content. The program is
-//! the one beside this one, or that of `KVASM_BENCH_PROGRAM`, so that two versions
-//! can be compared.
+//! The neighbour is the example `counter`, in a store with data. The program is the one next to
+//! this one, or `KVASM_BENCH_PROGRAM`, so that two versions can be compared.
 
 mod client;
 mod scenarios;
@@ -25,10 +24,10 @@ pub use soak::measure as soak;
 
 /// The pause between two calls of the neighbour.
 const PACE: Duration = Duration::from_millis(4);
-/// Entries that are there before anything is measured.
+/// The number of entries that exist before the measurement.
 const ENTRIES: usize = 20_000;
 
-/// `kvasm serve` on a SQLite file with content, and the apps that everybody uses.
+/// `kvasm serve` on a SQLite file with data, and the apps of all scenarios.
 struct Stage {
     process: Child,
     admin: Client,
@@ -57,7 +56,7 @@ impl Stage {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .with_context(|| format!("{} cannot be started", program.display()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         let stdout = process.stdout.take().context("no output")?;
         let mut lines = BufReader::new(stdout).lines();
         let (mut token, mut address) = (None, None);
@@ -80,7 +79,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Makes an app that anybody may call, with a plugin.
+    /// Creates a public app with a plugin.
     async fn app<'n>(&self, name: &'n str, wasm: &[u8]) -> Result<&'n str> {
         let made = serde_json::json!({ "name": name, "public": true }).to_string();
         let json = "application/json";
@@ -118,8 +117,7 @@ impl Stage {
         self.admin.anonymous()
     }
 
-    /// The times of the neighbour's writes that succeeded, in ms, and how many
-    /// did not.
+    /// The durations of the neighbour's successful writes in ms, and the number of failed ones.
     async fn neighbour(&self, calls: usize) -> Result<(Vec<f64>, usize)> {
         let client = self.anonymous();
         let (mut times, mut failed) = (Vec::new(), 0);
@@ -136,7 +134,7 @@ impl Stage {
                 Ok((200, _)) => times.push(took.as_secs_f64() * 1e3),
                 Ok(_) | Err(_) => failed += 1,
             }
-            // Under much pressure fewer calls say as much.
+            // Under high pressure, fewer calls are enough.
             if start.elapsed() > Duration::from_secs(20) {
                 break;
             }
@@ -145,13 +143,13 @@ impl Stage {
         Ok((times, failed))
     }
 
-    /// Memory that is resident, in MiB.
+    /// The resident memory, in MiB.
     fn resident(&self) -> Result<f64> {
         client::resident_mib(self.process.id())
     }
 }
 
-/// A plugin that `cargo xtask guests` has built.
+/// A plugin built by `cargo xtask guests`.
 fn guest(name: &str) -> Result<Vec<u8>> {
     let folder = std::env::var_os("KVASM_GUESTS");
     let folder = folder.map_or_else(|| target().join("guests"), Into::into);
@@ -159,7 +157,7 @@ fn guest(name: &str) -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("{}: run cargo xtask guests", path.display()))
 }
 
-/// One row for each scenario, and one for each in which the neighbour was refused.
+/// One row per scenario, and another if calls of the neighbour were rejected.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for scenario in SCENARIOS {
@@ -171,7 +169,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             let mut resident: f64 = 0.0;
             for _ in 0..effort.rounds.min(3) {
                 let (mut alone, none) = stage.neighbour(calls).await?;
-                ensure!(none == 0, "the neighbour fails alone");
+                ensure!(none == 0, "the neighbour's calls fail without any load");
                 let pressing = press();
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 let (mut beside, refused) = stage.neighbour(calls).await?;
@@ -180,7 +178,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
                 let _ = pressing.await;
                 failed += refused;
                 pairs.push((percentile(&mut beside, 0.99), percentile(&mut alone, 0.99)));
-                // What was under way may end.
+                // Lets running calls end.
                 tokio::time::sleep(Duration::from_millis(1_200)).await;
             }
             Ok::<_, anyhow::Error>((pairs, failed, resident))

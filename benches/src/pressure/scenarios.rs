@@ -1,4 +1,4 @@
-//! Who presses, and how.
+//! The scenarios of the noisy app.
 
 use super::client::Client;
 use super::{Stage, guest};
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Starts to press; ends when the handle is aborted.
+/// Starts the load, which ends when the handle is aborted.
 pub type Press = Box<dyn Fn() -> JoinHandle<()>>;
 type Prepared<'s> = Pin<Box<dyn Future<Output = Result<Press>> + 's>>;
 
@@ -30,7 +30,7 @@ pub const SCENARIOS: &[Scenario] = &[
         prepare: |stage| Box::pin(calls(stage, "(loop (br 0)) unreachable", 8, 32, 0)),
     },
     Scenario {
-        name: "16 clients that send 8 MiB less a byte",
+        name: "16 clients that send 8 MiB minus one byte",
         prepare: |stage| Box::pin(calls(stage, "(i32.const 0)", 1, 16, 8 * MIB - 1)),
     },
     Scenario {
@@ -38,7 +38,7 @@ pub const SCENARIOS: &[Scenario] = &[
         prepare: |stage| Box::pin(failures(stage)),
     },
     Scenario {
-        name: "100 readers that take an answer of 8 MiB slowly",
+        name: "100 clients that read an 8 MiB response slowly",
         prepare: |stage| Box::pin(slow_readers(stage)),
     },
     Scenario {
@@ -76,7 +76,7 @@ fn module(body: &str, memories: usize) -> Result<Vec<u8>> {
     ))?)
 }
 
-/// So many clients that do something again and again.
+/// `clients` clients that do something repeatedly.
 fn many<F, T>(clients: usize, what: F) -> Press
 where
     F: Fn(usize) -> T + Clone + Send + 'static,
@@ -100,7 +100,7 @@ where
     })
 }
 
-/// Calls of a function with the limits of new apps.
+/// Calls of a function with the default limits of new apps.
 async fn calls(
     stage: &Stage,
     body: &str,
@@ -135,7 +135,7 @@ async fn slow_readers(stage: &Stage) -> Result<Press> {
     }))
 }
 
-/// Takes 512 bytes each second.
+/// Reads 512 bytes per second.
 async fn read_slowly(client: &Client) -> Result<()> {
     let mut stream = TcpStream::connect(client.address).await?;
     let head = client.head("POST", "/v1/apps/loud/call/run", "text/plain", 0);
@@ -199,7 +199,7 @@ async fn deletions(stage: &Stage) -> Result<Press> {
     Ok(Box::new(move || {
         let (ready, admin) = (ready.clone(), admin.clone());
         tokio::spawn(async move {
-            // Once the neighbour is at work.
+            // Once the neighbour is running.
             tokio::time::sleep(Duration::from_millis(500)).await;
             let name = ready.lock().ok().and_then(|mut ready| ready.pop());
             let path = format!("/v1/apps/{}", name.unwrap_or_default());

@@ -1,4 +1,4 @@
-//! A soak: mixed load for ten minutes, after which the server must hold no more
+//! A soak test: mixed load for ten minutes, after which the server must hold no more resources
 //! than in its first minute.
 
 use super::{Stage, client, guest};
@@ -12,23 +12,22 @@ use tokio::task::JoinSet;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The most threads that a server has under this load.
+/// The maximum number of threads of a server under this load.
 ///
-/// Those that live as long as it: one for each core, its first one, and those of the
-/// clock, the log and the SQLite writer. Those of the pool for blocking work end when they
-/// have been idle for ten seconds, so how many there are at a moment says how much ran at
-/// once in the ten seconds before, and says nothing of a leak: 9 and 11 were both seen
-/// within minutes. What runs at once is bounded by places: long reads, and here one upload
-/// that is checked, compiled and loaded, one export that is written, and as many again,
-/// as the pool starts a thread when none is idle yet. A thread that is lost with each
-/// round of the load would be 500 in the end.
+/// Some live as long as the server: one per core, its main thread, and those of the clock, the
+/// log and the SQLite writer. Threads of the pool for blocking work end after ten idle seconds,
+/// so their number shows how much ran at once in the last ten seconds, and does not show a
+/// leak: 9 and 11 were both seen within minutes. What runs at once is limited: long reads, and
+/// here one upload that is checked, compiled and loaded, and one export that is written; and as
+/// many again, as the pool starts a thread when none is idle yet. A leak of one thread per
+/// round of the load would add up to 500.
 fn threads_max() -> f64 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let long_reads = (cores / 2).max(2);
     (cores + 4 + 2 * (long_reads + 2)) as f64
 }
 
-/// What a server holds.
+/// The resources of a server.
 struct Held {
     resident: f64,
     descriptors: f64,
@@ -52,7 +51,7 @@ impl Held {
     }
 }
 
-/// The bytes of a file, or of the files of a folder, in MiB; 0 if there is none.
+/// The size of a file, or of the files in a folder, in MiB; 0 if it does not exist.
 fn size(path: &Path) -> Result<f64> {
     if !path.exists() {
         return Ok(0.0);
@@ -110,7 +109,7 @@ fn load(stage: &Stage, wasm: Vec<u8>) -> JoinSet<()> {
     tasks
 }
 
-/// One row for each thing that a server holds: at the end, beside the first minute.
+/// One row per resource: at the end, compared with the first minute.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let stage = Stage::start().await?;

@@ -1,42 +1,41 @@
-//! Whether what concurrent callers saw can be put in one order.
+//! A linearizability checker for histories of concurrent calls.
 //!
-//! A history is a set of calls, each with the moment at which it was made and the
-//! moment at which its answer came. It is linearizable if there is an order of the
-//! calls in which each answer is right, and in which no call comes before one that
-//! was answered before it was made. [`check`] looks for that order: the search of
-//! Wing and Gong, with the memory of Lowe, which never looks twice at the same
-//! calls done and the same state reached.
+//! A history is a set of calls, each with the moment at which it was invoked and the moment at
+//! which it returned. It is linearizable if there is an order of the calls in which each result
+//! is right, and in which no call comes before one that returned before it was invoked.
+//! [`check`] searches for that order with the algorithm of Wing and Gong and the memoisation of
+//! Lowe, which never visits the same set of completed calls with the same state twice.
 
 use std::collections::HashSet;
 use std::fmt::{self, Debug};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A call together with its answer.
+/// A call together with its result.
 pub trait Step: Debug {
-    /// What calls read and change.
+    /// The state that calls read and change.
     type State: Clone + Eq + Hash + Debug;
 
-    /// The state after the call; none if in this state the answer would have been
-    /// another.
+    /// Returns the state after the call, or none if the call would have had another result in
+    /// this state.
     fn apply(&self, state: &Self::State) -> Option<Self::State>;
 }
 
-/// A call that was answered.
+/// A completed call.
 #[derive(Debug, Clone)]
 pub struct Call<S> {
-    /// Who made it, for the eye.
+    /// The caller, for messages.
     pub client: usize,
-    /// The moment before it was made.
+    /// The moment before its invocation.
     pub made: u64,
-    /// The moment after its answer.
+    /// The moment after its return.
     pub answered: u64,
-    /// What it was, and the answer.
+    /// The call and its result.
     pub step: S,
 }
 
-/// Counts moments, which all callers of one history share. No clock: two moments
-/// are never the same, and one that is seen to come later is greater.
+/// A counter of moments, shared by all callers of one history. Unlike a clock, it never returns
+/// the same moment twice, and a moment observed later is greater.
 #[derive(Debug, Default)]
 pub struct Moments(AtomicU64);
 
@@ -46,7 +45,7 @@ impl Moments {
         self.0.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Makes a call and notes when.
+    /// Runs a call and records its moments.
     pub async fn call<S>(&self, client: usize, call: impl Future<Output = S>) -> Call<S> {
         let made = self.next();
         let step = call.await;
@@ -59,16 +58,16 @@ impl Moments {
     }
 }
 
-/// A history that no order explains.
+/// A history that is not linearizable.
 pub struct NotLinearizable<S: Step> {
     history: Vec<Call<S>>,
-    /// The longest order that was found, as positions in the history.
+    /// The longest order found, as positions in the history.
     best: Vec<usize>,
     state: S::State,
 }
 
 impl<S: Step> NotLinearizable<S> {
-    /// The calls of which one would have to come next.
+    /// The candidates for the next call.
     fn stuck(&self) -> impl Iterator<Item = &Call<S>> {
         let left = || {
             let calls = self.history.iter().enumerate();
@@ -93,7 +92,7 @@ impl<S: Step> Debug for NotLinearizable<S> {
         };
         let (found, all) = (self.best.len(), self.history.len());
         writeln!(f, "no order explains these {all} calls")?;
-        writeln!(f, "the longest that was found has {found}:")?;
+        writeln!(f, "the longest partial order found has {found}:")?;
         for at in &self.best {
             line(f, &self.history[*at])?;
         }
@@ -104,11 +103,11 @@ impl<S: Step> Debug for NotLinearizable<S> {
     }
 }
 
-/// Looks for an order that explains a history from a first state on, and returns
-/// the positions of the calls in that order.
+/// Searches for an order that explains a history from an initial state. Returns the positions
+/// of the calls in that order.
 ///
 /// # Errors
-/// There is none.
+/// Fails if there is no such order.
 pub fn check<S: Step>(
     first: S::State,
     mut history: Vec<Call<S>>,
@@ -117,7 +116,7 @@ pub fn check<S: Step>(
     let mut search = Search::new(&history);
     let mut seen = HashSet::new();
     let mut state = first.clone();
-    // Calls in the order tried, with the state before each.
+    // The calls in the order tried, with the state before each.
     let mut order: Vec<(usize, S::State)> = Vec::new();
     let mut best = (Vec::new(), first);
     let mut at = search.first();
@@ -140,8 +139,8 @@ pub fn check<S: Step>(
                 search.take(call);
                 at = search.first();
             }
-            // It had to come before this, and does not fit: one of those that were
-            // tried before it was tried too early.
+            // This call had to come earlier and does not fit: one of the calls before it was
+            // placed too early.
             Event::Answered => match order.pop() {
                 Some((call, before)) => {
                     state = before;
@@ -163,16 +162,16 @@ pub fn check<S: Step>(
 
 #[derive(Clone, Copy)]
 enum Event {
-    /// The call at a position was made.
+    /// The call at this position was invoked.
     Made(usize),
     Answered,
 }
 
-/// The events of the calls that are not in the order yet, as a linked list in the
-/// order of their moments.
+/// The events of the calls that are not yet in the order, as a linked list in the order of
+/// their moments.
 struct Search {
     events: Vec<Event>,
-    /// After and before each event; the last place is the list's end and beginning.
+    /// The successor and predecessor of each event; the last slot is the list's head and tail.
     after: Vec<usize>,
     before: Vec<usize>,
     /// The events of each call.
@@ -221,7 +220,7 @@ impl Search {
         self.events[at]
     }
 
-    /// The calls that would be in the order with one more.
+    /// The calls in the order, plus one more.
     fn done_with(&self, call: usize) -> Vec<u64> {
         let mut done = self.done.clone();
         done[call / 64] |= 1 << (call % 64);
@@ -237,7 +236,7 @@ impl Search {
         }
     }
 
-    /// Takes a call out of the order; the event that follows where it was made.
+    /// Removes a call from the order. Returns the event that follows its invocation.
     fn give_back(&mut self, call: usize) -> usize {
         self.done[call / 64] &= !(1 << (call % 64));
         let (made, answered) = self.of_call[call];
@@ -253,14 +252,14 @@ impl Search {
 mod tests {
     use super::*;
 
-    /// One number, which is set, read, and set if it is another.
+    /// One number that is read, set, and compared and swapped.
     #[derive(Debug, Clone)]
     enum Register {
         Set(u32),
         Read(u32),
-        /// From, to, and whether it was so.
+        /// From, to, and whether it succeeded.
         Swap(u32, u32, bool),
-        /// By one, to this.
+        /// By one, to this result.
         Add(u32),
     }
     use Register::{Add, Read, Set, Swap};
@@ -281,7 +280,7 @@ mod tests {
         }
     }
 
-    /// Calls with the moments at which they were made and answered.
+    /// Checks calls given with the moments of their invocation and return.
     fn is_linearizable(calls: &[(u64, u64, Register)]) -> bool {
         let call = |(client, (made, answered, step)): (usize, &(u64, u64, Register))| Call {
             client,
@@ -305,12 +304,12 @@ mod tests {
         for found in [0, 1] {
             assert!(is_linearizable(&[(0, 3, Set(1)), (1, 2, Read(found))]));
         }
-        // The write takes effect between the reads, or before, or after both.
+        // The write takes effect between the reads, before both, or after both.
         let reads = |first, second| {
             is_linearizable(&[(0, 9, Set(1)), (1, 2, Read(first)), (3, 4, Read(second))])
         };
         assert!(reads(0, 0) && reads(0, 1) && reads(1, 1));
-        assert!(!reads(1, 0), "what was there once is gone");
+        assert!(!reads(1, 0), "the value cannot revert");
     }
 
     #[test]
@@ -325,10 +324,10 @@ mod tests {
 
     #[test]
     fn a_lost_update_is_found() {
-        // Two additions at the same time, both to 1.
+        // Two concurrent increments, both to 1.
         assert!(is_linearizable(&[(0, 2, Add(1)), (1, 3, Add(2))]));
         assert!(!is_linearizable(&[(0, 2, Add(1)), (1, 3, Add(1))]));
-        // Both were answered rightly, and one is not there later.
+        // Both returned the right result, but one is lost later.
         assert!(!is_linearizable(&[
             (0, 2, Add(1)),
             (1, 3, Add(2)),
@@ -342,7 +341,7 @@ mod tests {
         assert!(swaps(Swap(0, 2, false)));
         assert!(!swaps(Swap(0, 2, true)));
         assert!(swaps(Swap(1, 2, true)));
-        // A refusal that nothing explains.
+        // A failed swap that nothing explains.
         assert!(!is_linearizable(&[(0, 1, Swap(0, 1, false))]));
     }
 
@@ -373,7 +372,7 @@ mod tests {
         let history = vec![call(0, Set(1)), call(2, Read(1)), call(4, Read(5))];
         let shown = format!("{:?}", check(0, history).unwrap_err());
         assert!(
-            shown.contains("the longest that was found has 2"),
+            shown.contains("the longest partial order found has 2"),
             "{shown}"
         );
         assert!(
@@ -385,8 +384,8 @@ mod tests {
         assert!(shown.matches("Read(1)").count() == 2, "{shown}");
     }
 
-    /// Many additions at once can be put in no order but one, which is the last
-    /// that a search without memory would try.
+    /// Only one order explains these concurrent increments, and it is the last one that a
+    /// search without memoisation would try.
     #[test]
     fn a_history_of_hundreds_of_calls_at_once_is_checked() {
         let mut calls = Vec::new();

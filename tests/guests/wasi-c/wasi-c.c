@@ -1,4 +1,4 @@
-// A C plugin with a libc, on WASI preview 1: what it may see of the world.
+// A C plugin with a libc, on WASI preview 1: checks what it can access.
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,7 +15,7 @@ __attribute__((export_name("greet"))) int greet(void) {
   return 0;
 }
 
-// Each bit is something that a plugin must not reach.
+// Each bit is a resource that a plugin must not be able to access.
 __attribute__((export_name("reach"))) int reach(void) {
   int reached = 0;
   if (open("/etc/passwd", O_RDONLY) >= 0) reached |= 1;

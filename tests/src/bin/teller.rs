@@ -1,5 +1,5 @@
-//! Writes changes to a store, and dispatches them, until it is killed. Prints each
-//! change after the store has acknowledged it. For the crash suite.
+//! For the crash suite: writes changes to a store and dispatches them until it is killed.
+//! Prints each change after the store has acknowledged it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use kvasm::dispatch::Dispatcher;
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// Keys of each process.
+/// The number of keys of each process.
 const KEYS: u32 = 6;
-/// Changes of a key that may wait for their handlers before the next is made.
+/// The number of changes of a key that may wait for their handlers before the next is written.
 const AHEAD_MAX: u64 = 5;
 
 #[tokio::main]
@@ -27,12 +27,12 @@ async fn main() {
     for k in 0..KEYS {
         tasks.spawn(write(Arc::clone(&tally), format!("{letter}{k:02}")));
     }
-    // Each goes on until the process is killed.
+    // Each task runs until the process is killed.
     panic!("a task ended: {:?}", tasks.join_next().await);
 }
 
-/// Writes 1, 2, 3 and so on under a key of two collections. No number is written
-/// twice, though a commit may still be under way that a killed process has made.
+/// Writes 1, 2, 3 and so on under a key of two collections. No number is written twice,
+/// although a commit of a killed process may still be in progress.
 async fn write(tally: Arc<Tally>, name: String) {
     loop {
         let [(last, left), (_, right)] = tally.last(&name).await;
@@ -81,7 +81,7 @@ async fn commit(
     let applied = tally.host.kv().commit(&caller, batch).await?;
     let version = |at: usize| match applied[at] {
         Applied::Set(version) => Expect::Version(version),
-        _ => panic!("a set was answered with {applied:?}"),
+        _ => panic!("a set returned {applied:?}"),
     };
     Ok([version(0), version(1)])
 }

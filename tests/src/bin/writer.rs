@@ -1,5 +1,5 @@
-//! Writes batches to a SQLite store until it is killed, and prints the number of
-//! each batch after the store has acknowledged it. For the crash suite.
+//! For the crash suite: writes batches to a SQLite store until it is killed, and prints the
+//! number of each batch after the store has acknowledged it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use kvasm::Host;
@@ -32,7 +32,7 @@ async fn main() {
     for _ in 0..TASKS {
         tasks.spawn(write(Arc::clone(&store), app.id, Arc::clone(&next)));
     }
-    // Each goes on until the process is killed.
+    // Each task runs until the process is killed.
     panic!("a writer ended: {:?}", tasks.join_next().await);
 }
 

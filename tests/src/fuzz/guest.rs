@@ -1,11 +1,11 @@
-//! What else guests write: option structs, cursors, JSON values, manifests.
+//! Other input from guests: option structs, cursors, JSON values, manifests.
 
 use kvasm::fuzzing;
 use kvasm::model::{Collection, Cursor, CursorKey, Integer, Invalid, JsonText, Key, KeyRange};
 use kvasm_abi::{DeleteOptions, ListOptions, MANIFEST_SECTION, SetOptions};
 use serde_json::value::RawValue;
 
-/// The option structs. What is read is written back to a struct that says the same.
+/// The option structs. A decoded struct encodes to an equivalent one.
 pub fn options(bytes: &[u8]) {
     if let Ok(read) = SetOptions::decode(bytes) {
         assert_eq!(SetOptions::decode(&read.encode()), Ok(read));
@@ -18,8 +18,8 @@ pub fn options(bytes: &[u8]) {
     }
 }
 
-/// A cursor. Bytes that the host has not sealed are never taken; a sealed one is, and
-/// not once a byte of it is another.
+/// A cursor. Bytes that the host has not sealed are rejected. A sealed cursor is accepted, but
+/// not with any byte changed.
 pub fn cursor(bytes: &[u8]) {
     let secret = CursorKey::new([7; CursorKey::BYTES]);
     let notes = Collection::parse("notes").unwrap();
@@ -52,11 +52,11 @@ pub fn cursor(bytes: &[u8]) {
     }
 }
 
-/// The limit of a value of the SDK's host in the process.
+/// The value limit of the SDK's native host.
 const VALUE_BYTES: usize = 1024 * 1024;
 
-/// A JSON value. What the host takes it takes again to the letter, and the SDK's host in
-/// the process takes and refuses the same.
+/// A JSON value. Text that the host accepts is accepted again unchanged, and the SDK's native
+/// host accepts and rejects the same text.
 pub fn json(bytes: &[u8]) {
     let taken = JsonText::parse(bytes.to_vec(), VALUE_BYTES);
     if let Ok(text) = &taken {
@@ -67,9 +67,9 @@ pub fn json(bytes: &[u8]) {
         assert!(taken.is_err());
         return;
     };
-    // A `RawValue` is how a plugin writes JSON as text; it has no blanks around it.
+    // A `RawValue` is how a plugin writes JSON as text; it has no surrounding whitespace.
     let Ok(raw) = serde_json::from_str::<&RawValue>(text) else {
-        assert!(taken.is_err(), "{text:?} is not JSON, and is taken");
+        assert!(taken.is_err(), "{text:?} is not JSON, but was accepted");
         return;
     };
     let host = JsonText::parse(raw.get().as_bytes().to_vec(), VALUE_BYTES);
@@ -80,7 +80,7 @@ pub fn json(bytes: &[u8]) {
 fn integer(text: &JsonText) {
     if let Integer::Value(value) = text.as_integer() {
         assert_eq!(JsonText::integer(value).as_integer(), Integer::Value(value));
-        // Below 2^53 a float is exact, and the same number.
+        // Below 2^53 a float is exact, so it must be the same number.
         let float: f64 = text.as_str().trim().parse().unwrap();
         if value.unsigned_abs() < 1 << 53 {
             assert_eq!(float, value as f64, "{text:?}");
@@ -88,10 +88,10 @@ fn integer(text: &JsonText) {
     }
 }
 
-/// The declarations of a plugin, and a module that has them. Two sections that are read
-/// are read as one, since linkers put them together; a section is found in its module.
+/// The declarations of a plugin, and a module that contains them. Two valid sections are also
+/// valid when concatenated, as linkers do; a section is found in its module.
 pub fn manifest(bytes: &[u8]) {
-    // Any bytes as a module, too: there may be a section in it.
+    // Also treats the bytes as a module: they may contain a section.
     if let Some(section) = fuzzing::section(bytes) {
         assert!(section.len() < bytes.len());
         declarations(section);

@@ -1,4 +1,4 @@
-//! What plugins answer over HTTP, and what clients import.
+//! HTTP responses of plugins, and imports by clients.
 
 use axum::http::{HeaderMap, HeaderValue};
 use kvasm::fuzzing;
@@ -6,9 +6,8 @@ use kvasm::model::AppName;
 use kvasm_abi::http::{PREFIX_BYTES, STATUSES, prefix, split};
 use std::net::IpAddr;
 
-/// The output of an HTTP handler. What is read is written back to the same frame; what a
-/// client gets has a status and headers that a plugin may set, and no more of them than
-/// the limits.
+/// The output of an HTTP handler. A decoded response encodes to the same frame. The client's
+/// response has a status and headers that a plugin may set, within the limits.
 pub fn http_frame(bytes: &[u8]) {
     let app = AppName::parse("fuzz").unwrap();
     let answered = fuzzing::answer(bytes, &app);
@@ -21,7 +20,7 @@ pub fn http_frame(bytes: &[u8]) {
     let response = match answered {
         Ok(response) => response,
         Err(why) => {
-            // It goes into a problem, and a log.
+            // The reason is used in a problem document and in the log.
             assert!(why.len() <= 1024, "{} bytes: {why}", why.len());
             return;
         }
@@ -40,7 +39,7 @@ pub fn http_frame(bytes: &[u8]) {
     for cookie in headers.get_all("set-cookie") {
         let cookie = cookie.to_str().unwrap_or_default().to_ascii_lowercase();
         assert!(!cookie.trim_start().starts_with("__host-"), "{cookie}");
-        // Of two paths of a cookie, browsers take the last.
+        // If a cookie has two paths, browsers use the last one.
         let paths = cookie.split(';').skip(1);
         let paths = paths.filter_map(|part| part.trim().strip_prefix("path="));
         if let Some(path) = paths.last() {
@@ -49,9 +48,8 @@ pub fn http_frame(bytes: &[u8]) {
     }
 }
 
-/// Parts of a request's head: text that is percent-encoded, the tags of `If-Match`, and
-/// the addresses that proxies add. What is read is written back to text that is read the
-/// same.
+/// Parts of a request's head: percent-encoded text, the tags of `If-Match`, and the addresses
+/// added by proxies. Decoded text encodes to text that decodes to the same.
 pub fn http_text(bytes: &[u8]) {
     addresses(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else {
@@ -59,7 +57,7 @@ pub fn http_text(bytes: &[u8]) {
     };
     for plus_is_space in [false, true] {
         let Ok(read) = fuzzing::percent(text, plus_is_space) else {
-            assert!(text.contains('%'), "{text:?} has no escape to refuse");
+            assert!(text.contains('%'), "{text:?} has no escape to reject");
             continue;
         };
         assert!(read.len() <= text.len());
@@ -67,7 +65,7 @@ pub fn http_text(bytes: &[u8]) {
         assert_eq!(fuzzing::percent(&escaped, plus_is_space), Ok(read));
     }
     if let Some(tags) = fuzzing::tags(text) {
-        // None is `*`; each other one has its quotes.
+        // None is `*`; every other tag is quoted.
         assert!(tags.len() <= text.len() / 2);
         assert_eq!(tags.is_empty(), text.trim() == "*");
         let shown = |(is_weak, opaque): &(bool, String)| {
@@ -81,7 +79,7 @@ pub fn http_text(bytes: &[u8]) {
     }
 }
 
-/// Only a trusted proxy is believed, and what it says is an address or nothing.
+/// Only trusted proxies are believed, and they yield a valid address or none.
 fn addresses(bytes: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(bytes) else {
         return;
@@ -101,12 +99,12 @@ fn addresses(bytes: &[u8]) {
     }
 }
 
-/// Limits of a host of the tests.
+/// The line limit of a test host.
 const LINE_BYTES: usize = 2048;
 const VALUE_BYTES: usize = 1024;
 
-/// Lines of an import. What is read is within the limits, and is written back as a line
-/// that is read as the same entry.
+/// The lines of an import. A decoded line is within the limits, and encodes to a line that
+/// decodes to the same entry.
 pub fn import_lines(bytes: &[u8]) {
     let read = fuzzing::lines(bytes, LINE_BYTES, VALUE_BYTES);
     let lines = bytes.strip_suffix(b"\n").unwrap_or(bytes);
@@ -121,7 +119,7 @@ pub fn import_lines(bytes: &[u8]) {
         assert!(write.value.as_bytes().len() <= VALUE_BYTES);
         let line = fuzzing::line(write).unwrap();
         assert!(!line.contains(&b'\n'));
-        // Base64 and escapes may make it longer than it was.
+        // Base64 and escapes may make the line longer than it was.
         let again = fuzzing::lines(&line, usize::MAX, VALUE_BYTES);
         assert_eq!(again.bad, None, "{}", String::from_utf8_lossy(&line));
         match again.writes.as_slice() {
@@ -145,9 +143,9 @@ pub fn import_lines(bytes: &[u8]) {
                 }
                 assert_eq!(again.ttl_ms.is_some(), write.ttl_ms.is_some());
             }
-            // It has expired since.
+            // It has expired in the meantime.
             [] => assert!(again.expired == 1 && write.ttl_ms.is_some()),
-            more => panic!("one line is {} entries", more.len()),
+            more => panic!("one line decoded to {} entries", more.len()),
         }
     }
 }

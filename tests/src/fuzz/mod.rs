@@ -1,7 +1,7 @@
-//! The decoders that take a guest's or a client's bytes, each as a function of any bytes
-//! that panics when what it promises does not hold. The programs of `fuzz/` call them
-//! under libFuzzer; `tests/tests/fuzz` calls them with the committed corpus and with
-//! mutations of it, where there is no nightly compiler.
+//! Fuzz targets for the decoders of guest and client input. Each is a function of arbitrary
+//! bytes that panics when a guarantee of the decoder is violated. The programs of `fuzz/` run
+//! them under libFuzzer; `tests/tests/fuzz` runs them with the committed corpus and mutations
+//! of it, without a nightly compiler.
 
 mod guest;
 mod http;
@@ -18,10 +18,10 @@ pub use seeds::seeds;
 /// A decoder under test.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Its name: that of its program in `fuzz/fuzz_targets` and of its folder in
+    /// Its name, which is also that of its program in `fuzz/fuzz_targets` and of its folder in
     /// `fuzz/corpus`.
     pub name: &'static str,
-    /// Panics when the bytes show a fault of the decoder.
+    /// Panics if the bytes reveal a fault of the decoder.
     pub run: fn(&[u8]),
 }
 
@@ -31,7 +31,7 @@ macro_rules! targets {
     };
 }
 
-/// All of them.
+/// All fuzz targets.
 pub const TARGETS: &[Target] = targets![
     batch,
     cursor,

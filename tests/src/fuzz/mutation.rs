@@ -1,11 +1,11 @@
-//! Careless changes of bytes that were good.
+//! Random mutations of valid input.
 
 use kvasm_store_testing::conformance::rng::Rng;
 
-/// The longest input that mutations make, in bytes.
+/// The maximum length of a mutated input, in bytes.
 const BYTES_MAX: usize = 8 * 1024;
 
-/// Numbers at which lengths, counts and versions are mistaken.
+/// Boundary values for lengths, counts and versions.
 const NUMBERS: [u32; 12] = [
     0,
     1,
@@ -21,7 +21,7 @@ const NUMBERS: [u32; 12] = [
     u32::MAX,
 ];
 
-/// Text that the decoders have a meaning for.
+/// Words that are significant to the decoders.
 const WORDS: [&str; 24] = [
     "\n",
     "\r\n",
@@ -49,7 +49,7 @@ const WORDS: [&str; 24] = [
     "kvasm.plugin.v1",
 ];
 
-/// Another input, near to one or between two of those that are known.
+/// Returns an input close to a known one, or combined from two of them.
 pub fn mutate(rng: &mut Rng, known: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = match known.is_empty() || rng.chance(1, 50) {
         true => rng.short_bytes(64),
@@ -82,7 +82,7 @@ fn change(rng: &mut Rng, bytes: &mut Vec<u8>, known: &[Vec<u8>]) {
         }
         5 => {
             let number = rng.pick(&NUMBERS).to_le_bytes();
-            // Where records are, lengths stand four bytes apart.
+            // In records, lengths are aligned to four bytes.
             let at = if rng.chance(1, 2) { at - at % 4 } else { at };
             overwrite(bytes, at, &number);
         }

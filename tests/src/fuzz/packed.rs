@@ -1,4 +1,4 @@
-//! What guests pack: batches, sequences of records, pages.
+//! Structures packed by guests: batches, sequences of records, pages.
 
 use kvasm::fuzzing;
 use kvasm::model::{COLLECTION_BYTES_MAX, Collection, Expect, KEY_BYTES_MAX, Key};
@@ -8,7 +8,7 @@ use kvasm_abi::{
     Slot, Status, encode_records,
 };
 
-/// The limit of a value, as a host of the tests has it.
+/// The value limit of a test host.
 const VALUE_BYTES: usize = 4096;
 
 fn packed<'a, R: Record<'a>>(records: &[R]) -> Vec<u8> {
@@ -17,9 +17,9 @@ fn packed<'a, R: Record<'a>>(records: &[R]) -> Vec<u8> {
     bytes
 }
 
-/// A batch of `kv_commit`. What is read is written back to the same bytes. The host takes
-/// it within the bounds of names, values and counts, or refuses it with a status that
-/// blames the guest.
+/// A batch of `kv_commit`. A decoded batch encodes to the same bytes. The host accepts it
+/// within the limits of names, values and counts, or rejects it with a status that blames the
+/// guest.
 pub fn batch(bytes: &[u8]) {
     let read = Batch::decode(bytes);
     let taken = fuzzing::batch(bytes, VALUE_BYTES);
@@ -27,7 +27,7 @@ pub fn batch(bytes: &[u8]) {
         assert_eq!(taken.unwrap_err(), Some(Status::Invalid));
         return;
     };
-    // The smallest check and the smallest operation.
+    // The sizes of the smallest check and the smallest operation.
     assert!(read.checks.len() <= bytes.len() / 16 && read.ops.len() <= bytes.len() / 12);
     let (checks, ops): (Vec<_>, Vec<_>) = (read.checks.clone().collect(), read.ops.collect());
     assert_eq!(read.checks.len(), checks.len());
@@ -35,7 +35,7 @@ pub fn batch(bytes: &[u8]) {
     Batch::encode(&checks, &ops, &mut |piece: &[u8]| {
         again.extend_from_slice(piece)
     });
-    assert_eq!(again, bytes, "what was read is not what is written");
+    assert_eq!(again, bytes, "the encoded batch differs from the input");
     match taken {
         Ok(taken) => {
             assert!(checks.len() + ops.len() <= BATCH_OPS_MAX);
@@ -94,7 +94,7 @@ fn same_operations(packed: &[BatchOp<'_>], taken: &[Operation]) {
                 same_address(*address, (collection, key));
                 assert_eq!(delta, taken);
             }
-            other => panic!("another operation: {other:?}"),
+            other => panic!("unexpected operation: {other:?}"),
         }
     }
 }
@@ -106,8 +106,8 @@ fn same_address(packed: Address<'_>, (collection, key): (&Collection, &Key)) {
     assert!((1..=KEY_BYTES_MAX).contains(&packed.key.len()));
 }
 
-/// Sequences of every kind of record. What is read is written back to the same bytes, and
-/// there are no more records than the bytes have room for.
+/// Sequences of every kind of record. Decoded records encode to the same bytes, and there are
+/// no more of them than the bytes have room for.
 pub fn records(bytes: &[u8]) {
     same_records::<Address<'_>>(bytes, 8);
     same_records::<u32>(bytes, 4);
@@ -128,7 +128,7 @@ fn same_records<'a, R: Record<'a>>(bytes: &'a [u8], least: usize) {
     assert_eq!(packed(&read), bytes);
 }
 
-/// A slot's header has four bytes that are not read, so it is the slots that are the same.
+/// A slot's header has four bytes that are not read, so this compares the slots.
 fn slots(bytes: &[u8]) {
     let Ok(read) = Records::<Slot<'_>>::decode(bytes) else {
         return;
@@ -139,8 +139,8 @@ fn slots(bytes: &[u8]) {
     assert!(Records::<Slot<'_>>::decode(&again).unwrap().eq(read));
 }
 
-/// A page of `kv_list`, with values and without. What is read is written back to a page
-/// of the same entries, and reading ends with the bytes.
+/// A page of `kv_list`, with and without values. A decoded page encodes to a page of the same
+/// entries, and reading ends at the end of the bytes.
 pub fn page(bytes: &[u8]) {
     for values in [false, true] {
         let Ok(page) = Page::decode(bytes, values) else {
@@ -154,7 +154,7 @@ pub fn page(bytes: &[u8]) {
                 Err(_) => malformed += 1,
             }
         }
-        assert!(malformed <= 1, "it stops after a malformed entry");
+        assert!(malformed <= 1, "reading stops at a malformed entry");
         assert!(entries.len() <= bytes.len() / 4);
         let again = pack_page(page.cursor, &entries);
         assert!(again.len() <= bytes.len());

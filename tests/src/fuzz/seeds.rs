@@ -1,4 +1,4 @@
-//! The corpus that `fuzz/corpus` has: small inputs that are good, or nearly.
+//! The seeds of `fuzz/corpus`: small inputs that are valid or almost valid.
 
 use kvasm::model::{Collection, Cursor, CursorKey, Key, KeyRange};
 use kvasm_abi::{
@@ -8,7 +8,7 @@ use kvasm_abi::{
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
 
-/// The corpus of a target: the name of each file, and its bytes.
+/// The seeds of a target: the name and the bytes of each file.
 pub fn seeds(target: &str) -> Seeds {
     match target {
         "batch" => batches(),

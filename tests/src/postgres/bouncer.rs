@@ -1,4 +1,4 @@
-//! A PgBouncer before a cluster.
+//! A PgBouncer in front of a cluster.
 
 use super::system::{Account, as_account, free_port};
 use super::{Cluster, POLL_INTERVAL, ROLE, START_LIMIT};
@@ -13,10 +13,10 @@ use std::thread;
 use std::time::Instant;
 use tempfile::TempDir;
 
-/// Ends the pooler with the test process, whose end of stdin this is.
+/// Stops the pooler when the test process closes its end of stdin.
 const SUPERVISOR: &str = r#""$0" "$1" & read -r _; kill "$!"; wait "$!""#;
 
-/// What a client has to itself.
+/// What a client has for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolMode {
     Session,
@@ -34,7 +34,7 @@ impl PoolMode {
     }
 }
 
-/// A PgBouncer, with nothing set but what it needs. Dropping it stops it.
+/// A PgBouncer with minimal settings. Dropping it stops it.
 pub struct Bouncer {
     port: u16,
     supervisor: Child,
@@ -43,11 +43,11 @@ pub struct Bouncer {
 }
 
 impl Bouncer {
-    /// Starts one, with more lines for its configuration. `None` if there is no
-    /// PgBouncer on this machine, which it says aloud.
+    /// Starts a PgBouncer, with `more` lines of configuration. Returns `None`, and prints why,
+    /// if PgBouncer is not installed.
     pub fn start(cluster: &Cluster, mode: PoolMode, more: &str) -> Result<Option<Bouncer>> {
         let Some(program) = program() else {
-            eprintln!("NOT TRIED: there is no pgbouncer here; `apt-get install pgbouncer`");
+            eprintln!("SKIPPED: pgbouncer is not installed; run `apt-get install pgbouncer`");
             return Ok(None);
         };
         let folder = tempfile::Builder::new()
@@ -93,7 +93,7 @@ impl Bouncer {
         Ok(Some(bouncer))
     }
 
-    /// The URL of a database through it.
+    /// Returns the URL of a database through the pooler.
     pub fn url(&self, database: &str) -> String {
         format!("postgres://{ROLE}@127.0.0.1:{}/{database}", self.port)
     }
@@ -102,12 +102,12 @@ impl Bouncer {
 impl Drop for Bouncer {
     fn drop(&mut self) {
         drop(self.orders.take());
-        // A test that ends has no use for an error here.
+        // An error here is of no use to a test that ends.
         let _ = self.supervisor.wait();
     }
 }
 
-/// Where Debian puts it is not in everybody's PATH.
+/// Debian's folder for it is not in every PATH.
 fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|folder| folder.join("pgbouncer"));

@@ -1,4 +1,4 @@
-//! A certificate of X.509 version 1, as servers make for themselves.
+//! A self-signed certificate of X.509 version 1, as some servers have.
 
 use super::Cluster;
 use super::system::{as_account, output};
@@ -8,7 +8,7 @@ use std::process::Command;
 pub(super) const CERTIFICATE: &str = "server.crt";
 pub(super) const KEY: &str = "server.key";
 
-/// Makes it in the cluster's folder, with openssl.
+/// Creates the certificate in the cluster's folder, with openssl.
 pub(super) fn make(cluster: &Cluster) -> Result<()> {
     let openssl = |arguments: &[&str]| {
         let folder = cluster.folder.path();
@@ -20,10 +20,10 @@ pub(super) fn make(cluster: &Cluster) -> Result<()> {
         "req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", KEY,
     ];
     openssl(&[&request[..], &["-out", "server.csr"], &subject].concat())?;
-    // Signed without extensions, it is of version 1.
+    // A certificate signed without extensions is of version 1.
     let sign = ["x509", "-req", "-in", "server.csr", "-signkey", KEY];
     openssl(&[&sign[..], &["-days", "30", "-out", CERTIFICATE]].concat())?;
-    // Postgres takes no key that others can read.
+    // Postgres rejects a key that others can read.
     let mut chmod = as_account(
         Command::new("chmod"),
         cluster.account,

@@ -1,14 +1,14 @@
-//! A session that stays, for what it holds.
+//! A psql session that stays open, to hold locks and snapshots.
 
 use super::Cluster;
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-/// What psql prints after each answer.
+/// Printed by psql after each result.
 const END: &str = "-- the end --";
 
-/// A psql that waits for statements. Dropping it ends its session.
+/// A psql process that waits for statements. Dropping it ends its session.
 pub struct Session {
     client: Child,
     statements: Option<ChildStdin>,
@@ -19,7 +19,7 @@ impl Session {
     /// Connects to a database of a cluster.
     ///
     /// # Errors
-    /// What psql said, if the server refuses the connection.
+    /// Returns the output of psql if the server refuses the connection.
     pub fn start(cluster: &Cluster, database: &str) -> Result<Session> {
         let mut command = cluster.command("psql");
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
@@ -42,7 +42,7 @@ impl Session {
     /// Runs statements and returns what they print.
     pub fn run(&mut self, sql: &str) -> Result<String> {
         let statements = self.statements.as_mut().context("psql has no stdin")?;
-        // psql that has ended says why below.
+        // If psql has ended, the reason is read below.
         let _ = writeln!(statements, "{sql};\n\\echo {END}").and_then(|()| statements.flush());
         let mut text = String::new();
         loop {
@@ -65,7 +65,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         drop(self.statements.take());
-        // It has no more to tell.
+        // There is no more output.
         let _ = self.client.wait();
     }
 }

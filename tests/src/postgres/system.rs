@@ -1,4 +1,4 @@
-//! What a cluster needs of the machine: programs, an account, a port, signals.
+//! What a cluster needs from the machine: programs, an account, a port, signals.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, TcpListener};
@@ -24,13 +24,13 @@ impl Installation {
             let folder = PathBuf::from(folder);
             if !is_complete(&folder) {
                 bail!(
-                    "KVASM_PG_BIN is {}: not all is there; {INSTALL_HINT}",
+                    "KVASM_PG_BIN is {}: programs are missing; {INSTALL_HINT}",
                     folder.display()
                 );
             }
             return Ok(Self(folder));
         }
-        // A link in PATH leads to the folder that has all programs of one version.
+        // A link in PATH points to the folder with all programs of one version.
         let path = env::var_os("PATH").unwrap_or_default();
         let in_path = env::split_paths(&path)
             .filter_map(|folder| folder.join("initdb").canonicalize().ok())
@@ -53,7 +53,7 @@ fn is_complete(folder: &Path) -> bool {
         .all(|name| folder.join(name).is_file())
 }
 
-/// Where Debian puts each version, the newest first.
+/// The folders of Debian's packages, newest version first.
 fn debian_folders() -> Vec<PathBuf> {
     let mut versions: Vec<u32> = Path::new("/usr/lib/postgresql")
         .read_dir()
@@ -69,7 +69,7 @@ fn debian_folders() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The user that a server runs as when the tests run as root, which Postgres refuses.
+/// The user that runs a server when the tests run as root, which Postgres refuses.
 #[derive(Clone, Copy)]
 pub(super) struct Account {
     pub(super) user: u32,
@@ -95,8 +95,8 @@ impl Account {
     }
 }
 
-/// A command that runs as the account, in a folder that it can enter, without
-/// the caller's settings for Postgres clients.
+/// Makes a command run as the account, in a folder that it can enter, without the caller's
+/// settings for Postgres clients.
 pub(super) fn as_account(mut command: Command, account: Option<Account>, folder: &Path) -> Command {
     if let Some(Account { user, group }) = account {
         command.uid(user).gid(group);
@@ -110,14 +110,14 @@ pub(super) fn as_account(mut command: Command, account: Option<Account>, folder:
     command
 }
 
-/// A port that nothing listens on, below the range that systems take for
-/// outgoing connections: a cluster must find its port free again at a restart.
+/// Finds a port that nothing listens on, below the ephemeral range: a cluster must find its
+/// port free at a restart.
 pub(super) fn free_port() -> Result<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     const FIRST: u32 = 20_000;
     const COUNT: u32 = 12_000;
     for _ in 0..COUNT {
-        // Processes that run at the same time begin at different places.
+        // Concurrent processes start at different offsets.
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let offset = process::id().wrapping_mul(37).wrapping_add(step) % COUNT;
         let port = u16::try_from(FIRST + offset)?;
@@ -128,7 +128,7 @@ pub(super) fn free_port() -> Result<u16> {
     bail!("no free port from {FIRST} to {}", FIRST + COUNT)
 }
 
-/// Sends a signal. Through the shell, whose own `kill` is always there.
+/// Sends a signal with the shell's built-in `kill`, which is always available.
 pub(super) fn kill(signal: &str, pids: &[String]) -> Result<()> {
     let script = r#"signal=$1; shift; [ $# -eq 0 ] || kill -s "$signal" "$@""#;
     output(
@@ -139,7 +139,7 @@ pub(super) fn kill(signal: &str, pids: &[String]) -> Result<()> {
     .map(|_| ())
 }
 
-/// The processes that one has started, by `ps` where there is no `/proc`.
+/// Lists the child processes of a process, with `ps` where there is no `/proc`.
 pub(super) fn children_of(parent: &str) -> Result<Vec<String>> {
     let pairs = match fs::read_dir("/proc") {
         Ok(entries) => entries
@@ -155,10 +155,11 @@ pub(super) fn children_of(parent: &str) -> Result<Vec<String>> {
         .collect())
 }
 
-/// The pid in a line `pid ppid` or `pid (name) state ppid ...` if the parent is the one asked for.
+/// Returns the pid of a line `pid ppid` or `pid (name) state ppid ...` if its parent is
+/// `parent`.
 fn child_in(line: &str, parent: &str) -> Option<String> {
     let pid = line.split_whitespace().next()?;
-    // A name may hold anything, parentheses too, so only what follows its end counts.
+    // A name may contain anything, even parentheses, so only the text after it counts.
     let found = match line.rsplit_once(')') {
         Some((_, rest)) => rest.split_whitespace().nth(1)?,
         None => line.split_whitespace().nth(1)?,
@@ -166,7 +167,7 @@ fn child_in(line: &str, parent: &str) -> Option<String> {
     (found == parent).then(|| pid.to_owned())
 }
 
-/// Runs a command to its end; the error has the command and what it printed.
+/// Runs a command to its end. An error includes the command and its output.
 pub(super) fn output(command: &mut Command) -> Result<String> {
     let mut text = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args().map(OsStr::to_string_lossy) {

@@ -94,7 +94,7 @@ fn a_failed_statement_is_an_error_with_its_reason() {
     assert!(error.to_string().contains("nonsense"), "{error:#}");
 }
 
-/// Not a test of its own: the process that the next test kills.
+/// Not a test: the process that the next test kills.
 #[test]
 fn a_process_to_kill() {
     if let Some(report) = std::env::var_os("KVASM_TEST_CLUSTER_REPORT") {

@@ -1,11 +1,11 @@
-//! A plugin whose functions take their time, or answer much.
+//! A plugin whose functions are slow or have large outputs.
 
-/// Its functions:
-/// - `hello` answers `hello`;
-/// - `echo` answers its input, of 32 KiB at most;
-/// - `nap` sleeps a second and answers `hello`;
+/// The functions:
+/// - `hello` returns `hello`;
+/// - `echo` returns its input, of at most 32 KiB;
+/// - `nap` sleeps a second and returns `hello`;
 /// - `sleep` sleeps an hour;
-/// - `big` answers 8 MiB of zeros;
+/// - `big` returns 8 MiB of zeros;
 /// - `say` logs `hello`;
 /// - `fail` fails with the message `hello`;
 /// - `rant` fails with a message of 4,000 bytes;
@@ -26,7 +26,7 @@ pub fn wasm() -> Vec<u8> {
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// A subscription to the monotonic clock stands at 1024, its event at 2048.
+/// The subscription to the monotonic clock is at address 1024, its event at 2048.
 const CODE: &str = r#"
   (func $wait (param $ns i64)
     (i32.store (i32.const 1040) (i32.const 1))

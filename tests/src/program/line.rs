@@ -1,4 +1,4 @@
-//! A connection and what comes back on it, byte by byte.
+//! A raw client connection, and what it receives, byte by byte.
 
 use serde_json::Value;
 use std::io::{ErrorKind, Read, Write};
@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What all clients of a server have read.
+/// All bytes that the clients of a server have received.
 pub type Heard = Arc<Mutex<Vec<u8>>>;
 
 /// The longest that a test waits for anything.
@@ -19,7 +19,7 @@ pub struct Line {
     heard: Heard,
 }
 
-/// An answer to a request.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -36,14 +36,14 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
-    /// Its kind, if it is a problem, such as `body-timeout`.
+    /// The slug of its problem, if it is one, such as `body-timeout`.
     pub fn problem(&self) -> String {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         let kind = body["type"].as_str().unwrap_or_default();
         kind.trim_start_matches("urn:kvasm:problem:").to_owned()
     }
 
-    /// Fails the test unless the answer is as it should be.
+    /// Fails the test unless the response has this status and problem.
     #[track_caller]
     pub fn expect(self, status: u16, problem: &str) -> Answer {
         assert_eq!(
@@ -75,7 +75,7 @@ impl Answer {
     }
 }
 
-/// A request as it goes over the line. `headers` are lines, each with its end.
+/// A raw request. `headers` are lines, each with its line ending.
 pub fn request(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
@@ -104,7 +104,7 @@ impl Line {
         self.stream.write_all(bytes.as_ref()).unwrap();
     }
 
-    /// Sends, unless the server has hung up.
+    /// Sends bytes. Returns false if the server has closed the connection.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         match self.stream.write_all(bytes.as_ref()) {
             Ok(()) => true,
@@ -113,19 +113,19 @@ impl Line {
         }
     }
 
-    /// Closes the side that the client writes to.
+    /// Closes the write side of the connection.
     pub fn shut_down_write(&mut self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
-    /// Takes so many bytes of what is there, if anything is.
+    /// Reads up to `len` available bytes, if there are any.
     pub fn sip(&mut self, len: usize) {
         self.stream.set_nonblocking(true).unwrap();
         let _ = self.stream.read(&mut vec![0; len]);
         self.stream.set_nonblocking(false).unwrap();
     }
 
-    /// Whether something can be read within a moment, if only the end.
+    /// Reports whether data or the end of the stream arrives within `moment`.
     pub fn is_answering(&mut self, moment: Duration) -> bool {
         self.stream.set_read_timeout(Some(moment)).unwrap();
         let peeked = uninterrupted(|| self.stream.peek(&mut [0]));
@@ -133,8 +133,8 @@ impl Line {
         !matches!(peeked, Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 
-    /// Reads what has come; false at the end. A server that is silent for a
-    /// minute fails the test.
+    /// Reads available data; false at the end of the stream. Fails the test if the server is
+    /// silent for a minute.
     fn fill(&mut self) -> bool {
         let mut part = vec![0; 64 * 1024];
         match uninterrupted(|| self.stream.read(&mut part)) {
@@ -145,11 +145,11 @@ impl Line {
                 true
             }
             Err(e) if is_hung_up(&e) => false,
-            Err(e) => panic!("the server neither answers nor hangs up: {e}"),
+            Err(e) => panic!("the server neither responds nor closes the connection: {e}"),
         }
     }
 
-    /// The next answer; none if the connection ends before it does.
+    /// Reads the next response; none if the connection ends first.
     pub fn answer(&mut self) -> Option<Answer> {
         let end = loop {
             match find(&self.buffer, b"\r\n\r\n") {
@@ -197,7 +197,7 @@ impl Line {
         }
     }
 
-    /// The next chunk of a body; empty at its end.
+    /// Reads the next chunk of a body; empty at its end.
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
         let at = loop {
             match find(&self.buffer, b"\r\n") {
@@ -213,7 +213,7 @@ impl Line {
         Some(part)
     }
 
-    /// So many bytes; none if the connection ends before.
+    /// Reads `len` bytes; none if the connection ends first.
     fn take(&mut self, len: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < len {
             if !self.fill() {
@@ -223,7 +223,7 @@ impl Line {
         Some(self.buffer.drain(..len).collect())
     }
 
-    /// All that comes until the connection ends.
+    /// Reads until the connection ends.
     pub fn rest(&mut self) -> Vec<u8> {
         while self.fill() {}
         std::mem::take(&mut self.buffer)
@@ -241,8 +241,8 @@ fn is_hung_up(error: &std::io::Error) -> bool {
     )
 }
 
-/// What the read gives. A socket with a time limit answers EINTR when its
-/// process was stopped and goes on, also without a handler (signal(7)).
+/// Retries an interrupted read. A read with a timeout on a socket returns EINTR after its
+/// process was stopped and continued, even without a signal handler (signal(7)).
 fn uninterrupted(mut read: impl FnMut() -> std::io::Result<usize>) -> std::io::Result<usize> {
     loop {
         match read() {

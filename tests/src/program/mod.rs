@@ -1,4 +1,4 @@
-//! The program `kvasm` as a process, and connections to it byte by byte.
+//! The program `kvasm` as a process, and raw connections to it.
 
 pub mod guest;
 pub mod line;

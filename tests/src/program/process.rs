@@ -1,4 +1,4 @@
-//! The program as a process, with a home of its own.
+//! The program as a process, with its own home folder.
 
 use super::guest;
 use super::line::{Answer, Heard, Line, PATIENCE, request};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The program that `cargo build --workspace --bin kvasm` builds, or that `KVASM_BIN` names.
+/// The path of the program: `KVASM_BIN`, or what `cargo build --workspace --bin kvasm` builds.
 pub fn program() -> PathBuf {
     if let Some(program) = std::env::var_os("KVASM_BIN") {
         return program.into();
@@ -20,12 +20,12 @@ pub fn program() -> PathBuf {
     let program = test.parent().unwrap().parent().unwrap().join("kvasm");
     assert!(
         program.exists(),
-        "`cargo build --workspace --bin kvasm` builds the program first"
+        "`cargo build --workspace --bin kvasm` builds the program"
     );
     program
 }
 
-/// Tries until there is something; a minute at most.
+/// Polls until `found` returns something, for at most a minute.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -35,20 +35,20 @@ pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("not within a minute: {what}");
+    panic!("timed out after a minute: {what}");
 }
 
-/// What a command has printed, and how it ended.
+/// The output and the exit status of a command.
 pub struct Ended {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
-/// A folder that is the home of a server and of the people who use it.
+/// A folder that is the home of a server and its users.
 pub struct Home {
     folder: TempDir,
-    /// The token of the first start.
+    /// The token printed at the first start.
     token: OnceLock<String>,
 }
 
@@ -70,14 +70,14 @@ impl Home {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// A file with this content; its path.
+    /// Writes a file and returns its path.
     pub fn file(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.path(name);
         std::fs::write(&path, bytes).unwrap();
         path
     }
 
-    /// A command that knows of nothing but this home.
+    /// A command whose environment refers only to this home.
     pub fn prepare(&self, program: impl Into<PathBuf>) -> Command {
         let mut command = Command::new(program.into());
         command
@@ -107,18 +107,18 @@ impl Home {
         self.spawn(command)
     }
 
-    /// Starts a server whose standard error is this pipe.
+    /// Starts a server with this pipe as its standard error.
     pub fn start_logging_to(&self, pipe: PipeWriter, arguments: &[&str]) -> Server {
         let mut command = self.command(&SERVE);
         command.args(arguments).stderr(pipe);
         self.spawn(command)
     }
 
-    /// Starts a server by a command.
+    /// Starts a server from a command.
     pub fn spawn(&self, mut command: Command) -> Server {
         let mut child = command.spawn().unwrap();
         let stdout = collect(child.stdout.take().unwrap());
-        // What a test has taken nobody reads.
+        // A pipe that a test has taken is not collected.
         let stderr = child.stderr.take().map(collect).unwrap_or_default();
         let mut server = Server {
             child,
@@ -139,11 +139,10 @@ impl Home {
     }
 }
 
-/// Before the token of the first start.
+/// Printed before the token at the first start.
 pub const TOKEN: &str = "Admin token, shown this once: ";
 
-/// How a server is started: on a free port, and with few instances, as many
-/// servers run at the same time.
+/// Arguments to serve on a free port with few instances, as many servers run at the same time.
 pub const SERVE: [&str; 5] = [
     "serve",
     "--listen",
@@ -157,7 +156,7 @@ pub fn run(mut command: Command, input: &[u8]) -> Ended {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let stdout = collect(child.stdout.take().unwrap());
     let stderr = collect(child.stderr.take().unwrap());
-    // A program that fails early closes its input.
+    // A program that fails early closes its stdin.
     let _ = child.stdin.take().unwrap().write_all(input);
     let status = end(&mut child);
     let text = |output: Output| {
@@ -173,7 +172,7 @@ pub fn run(mut command: Command, input: &[u8]) -> Ended {
     }
 }
 
-/// What a process has written, and whether that was all.
+/// The output of a process, and whether it is complete.
 type Output = Arc<Mutex<(String, bool)>>;
 
 fn collect(mut from: impl Read + Send + 'static) -> Output {
@@ -202,7 +201,7 @@ fn end(child: &mut Child) -> ExitStatus {
     panic!("the process did not end within a minute");
 }
 
-/// A server that runs. It is killed when it is dropped.
+/// A running server. Dropping it kills it.
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
@@ -210,7 +209,7 @@ pub struct Server {
     pub token: String,
     stdout: Output,
     stderr: Output,
-    /// All that clients have read.
+    /// All bytes that clients have received.
     pub heard: Heard,
 }
 
@@ -238,13 +237,13 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// The bytes of memory that the process has now.
+    /// The current memory of the process, in bytes.
     #[track_caller]
     pub fn memory(&self) -> u64 {
         self.status("VmRSS:")
     }
 
-    /// The most that it had.
+    /// The peak memory of the process, in bytes.
     #[track_caller]
     pub fn most_memory(&self) -> u64 {
         self.status("VmHWM:")
@@ -267,11 +266,11 @@ impl Server {
         let mut command = Command::new("sh");
         let pid = self.child.id().to_string();
         command.args(["-c", "kill -s \"$0\" \"$1\"", name, &pid]);
-        // A process that has ended already needs no signal.
+        // A process that has already ended needs no signal.
         let _ = command.stderr(Stdio::null()).status().unwrap();
     }
 
-    /// Waits for the end; the exit code, or none if a signal has ended it.
+    /// Waits for the end. Returns the exit code, or none if a signal ended the process.
     pub fn code(&mut self) -> Option<i32> {
         end(&mut self.child).code()
     }
@@ -280,13 +279,13 @@ impl Server {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Stops the server and waits until it has ended.
     pub fn stop(mut self) {
         self.signal("TERM");
         assert_eq!(self.code(), Some(0), "{}", self.stderr());
     }
 
-    /// Stops it, and looks at all that it has logged.
+    /// Stops the server and inspects its whole log.
     pub fn stop_and(mut self, look: impl FnOnce(&str)) {
         self.signal("TERM");
         assert_eq!(self.code(), Some(0), "{}", self.stderr());
@@ -302,17 +301,17 @@ impl Server {
         self.child.wait().unwrap();
     }
 
-    /// A connection.
+    /// Opens a connection.
     pub fn open(&self) -> Line {
         Line::open(self.address, Arc::clone(&self.heard))
     }
 
-    /// The head of an administrator's request.
+    /// The authorization header of an administrator.
     pub fn authorization(&self) -> String {
         format!("Authorization: Bearer {}\r\n", self.token)
     }
 
-    /// The answer to one request on a connection of its own; none if there is none.
+    /// Sends a request on a new connection. Returns none if there is no response.
     pub fn try_ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Option<Answer> {
         let mut line = Line::try_open(self.address, Arc::clone(&self.heard)).ok()?;
         let headers = format!("Connection: close\r\n{headers}");
@@ -320,7 +319,7 @@ impl Server {
         line.answer()
     }
 
-    /// The answer to an administrator.
+    /// Sends a request as an administrator.
     #[track_caller]
     pub fn admin(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Answer {
         let headers = format!("Content-Type: {kind}\r\n{}", self.authorization());
@@ -328,20 +327,20 @@ impl Server {
             .expect("an answer")
     }
 
-    /// The answer to somebody without a token.
+    /// Sends a GET request without a token.
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
         self.try_ask("GET", path, "", b"").expect("an answer")
     }
 
-    /// The answer of a function, called without a token.
+    /// Calls a function without a token.
     #[track_caller]
     pub fn call(&self, app: &str, function: &str, input: &[u8]) -> Answer {
         let path = format!("/v1/apps/{app}/call/{function}");
         self.try_ask("POST", &path, "", input).expect("an answer")
     }
 
-    /// Writes a number as an entry of the collection `c`.
+    /// Writes an entry of the collection `c`.
     #[track_caller]
     pub fn put(&self, app: &str, key: &str, value: &[u8]) -> Answer {
         let path = format!("/v1/apps/{app}/kv/entry?collection=c&key={key}");
@@ -355,7 +354,7 @@ impl Server {
         self.admin("GET", &path, "text/plain", b"")
     }
 
-    /// Makes an app that takes public calls without limits.
+    /// Creates an app that accepts public calls, without limits.
     #[track_caller]
     pub fn create_app(&self, name: &str) {
         let new = format!("{{\"name\":\"{name}\",\"public\":true}}");
@@ -365,7 +364,7 @@ impl Server {
         self.admin("PUT", &path, "application/json", b"{}").ok();
     }
 
-    /// Makes an app with the plugin of `guest`.
+    /// Creates an app with the plugin of `guest`.
     #[track_caller]
     pub fn with_guest(&self, app: &str) {
         self.create_app(app);
@@ -374,7 +373,7 @@ impl Server {
             .ok();
     }
 
-    /// Waits until so many calls run.
+    /// Waits until `count` calls are running.
     #[track_caller]
     pub fn wait_for_calls(&self, count: u32) {
         let line = format!("kvasm_instances {count}\n");
@@ -384,7 +383,7 @@ impl Server {
         });
     }
 
-    /// The number of a line of the metrics.
+    /// Reads the value of a metric.
     #[track_caller]
     pub fn metric(&self, name: &str) -> u64 {
         let metrics = self.admin("GET", "/metrics", "text/plain", b"").ok().text();
@@ -393,7 +392,7 @@ impl Server {
         number.unwrap_or_else(|| panic!("no {name} in {metrics}"))
     }
 
-    /// Fails the test if the server is not well.
+    /// Fails the test if the server is not ready.
     #[track_caller]
     pub fn assert_healthy(&self) {
         assert_eq!(self.get("/healthz").ok().text(), "ok\n");

@@ -1,5 +1,5 @@
-//! The public items of a crate, one on a line: the path by which others name it, and what
-//! is there.
+//! The public items of a crate, one per line: the path by which other crates name it, and its
+//! declaration.
 
 use super::source::{Modules, is_public_item, read};
 use super::text;
@@ -12,25 +12,25 @@ use syn::{
 
 type Place = (Vec<String>, String);
 
-/// What stands behind a name.
+/// What a name refers to.
 enum Found {
-    /// An item of the crate, where it is defined.
+    /// An item of the crate, by its definition.
     Item(Place),
     /// A module of the crate.
     Module(Vec<String>),
-    /// Something of another crate.
+    /// An item of another crate.
     Foreign(String),
 }
 
 struct Crate<'a> {
     name: &'a str,
     modules: Modules,
-    /// The path of each item, by where it is defined.
+    /// The public path of each item, by its definition.
     exported: BTreeMap<Place, String>,
     lines: BTreeSet<String>,
 }
 
-/// The lines of a crate.
+/// Lists the public items of a crate.
 pub fn public(name: &str, lib: &Path) -> String {
     let mut this = Crate {
         name,
@@ -48,8 +48,8 @@ impl Crate<'_> {
         self.lines.insert(format!("{path}: {what}"));
     }
 
-    /// What a module exports. Names nearer to the root come first, so that an item has
-    /// its shortest path.
+    /// Collects the exports of a module. Names nearer to the root come first, so that an item
+    /// gets its shortest path.
     fn module(&mut self, module: &[String], path: &str) {
         let mut below = Vec::new();
         for (name, found) in self.exports(module) {
@@ -66,7 +66,7 @@ impl Crate<'_> {
         }
     }
 
-    /// The public names of a module, and what they stand for.
+    /// The public names of a module, and what they refer to.
     fn exports(&self, module: &[String]) -> Vec<(String, Found)> {
         let mut found = Vec::new();
         for item in &self.modules[module].items {
@@ -89,7 +89,7 @@ impl Crate<'_> {
         found
     }
 
-    /// The public names that a module has from elsewhere, and their paths.
+    /// The public names that a module re-exports, and their paths.
     fn uses(&self, module: &[String]) -> Vec<(String, Vec<String>)> {
         let mut found = Vec::new();
         for item in &self.modules[module].items {
@@ -102,7 +102,7 @@ impl Crate<'_> {
         found
     }
 
-    /// What a path in a module stands for; private names count, as for the compiler.
+    /// Resolves a path in a module; private names count, as for the compiler.
     fn resolve(&self, module: &[String], path: &[String]) -> Found {
         let (mut at, mut rest) = (module.to_vec(), path);
         while let Some((first, tail)) = rest.split_first() {
@@ -153,7 +153,7 @@ impl Crate<'_> {
         }
         let item = self
             .defined(&place.0, &place.1)
-            .expect("it was found")
+            .expect("resolved above")
             .clone();
         self.exported.insert(place, path.to_owned());
         for line in declaration(&item) {
@@ -161,7 +161,7 @@ impl Crate<'_> {
         }
     }
 
-    /// Methods and traits of the types that are exported, wherever they are written.
+    /// Collects methods and trait implementations of exported types, wherever they are defined.
     fn impls(&mut self) {
         let mut lines = Vec::new();
         for (module, content) in &self.modules {
@@ -188,7 +188,7 @@ impl Crate<'_> {
         }
     }
 
-    /// The exported path of a type or a trait as a module names it.
+    /// The exported path of a type or trait, as named in a module.
     fn path_of(&self, module: &[String], name: &str) -> Option<String> {
         let here = (module.to_vec(), name.to_owned());
         if self.defined(module, name).is_some() {
@@ -201,7 +201,7 @@ impl Crate<'_> {
     }
 }
 
-/// The names at the ends of a `use`, and their paths.
+/// The names at the leaves of a `use` tree, and their paths.
 fn leaves(mut path: Vec<String>, tree: &UseTree, found: &mut Vec<(String, Vec<String>)>) {
     match tree {
         UseTree::Path(part) => {
@@ -221,11 +221,14 @@ fn leaves(mut path: Vec<String>, tree: &UseTree, found: &mut Vec<(String, Vec<St
             path.push(name.ident.to_string());
             found.push((name.rename.to_string(), path));
         }
-        UseTree::Glob(_) => panic!("{}::* is not read here; name the items", path.join("::")),
+        UseTree::Glob(_) => panic!(
+            "{}::* is not supported here; list the items",
+            path.join("::")
+        ),
     }
 }
 
-/// The name of an item, if it is one that others name.
+/// The name of an item, if other crates can name it.
 fn public_name(item: &Item) -> Option<String> {
     let (visibility, attributes) = match item {
         Item::Const(i) => (&i.vis, &i.attrs),
@@ -256,7 +259,7 @@ fn any_name(item: &Item) -> Option<String> {
     Some(name.to_string())
 }
 
-/// What an item is, without its methods.
+/// The declaration of an item, without its methods.
 fn declaration(item: &Item) -> Vec<String> {
     let mut lines = Vec::new();
     match item {
@@ -307,12 +310,12 @@ fn declaration(item: &Item) -> Vec<String> {
             lines.push(format!("trait {}{}{above}", i.ident, text::of(&i.generics)));
             lines.extend(i.items.iter().filter_map(of_trait));
         }
-        other => panic!("not read here: {}", text::of(other.to_token_stream())),
+        other => panic!("not supported here: {}", text::of(other.to_token_stream())),
     }
     lines
 }
 
-/// Adds a line for each field, and returns whether there are private ones.
+/// Adds a line for each public field. Returns whether there are private ones.
 fn lines_of_fields(what: &str, fields: &Fields, need_pub: bool, lines: &mut Vec<String>) -> bool {
     let mut has_private = false;
     for (at, field) in fields.iter().enumerate() {
@@ -329,7 +332,7 @@ fn lines_of_fields(what: &str, fields: &Fields, need_pub: bool, lines: &mut Vec<
     has_private
 }
 
-/// The attributes that say what others can do with a type; of a derive, each trait.
+/// The attributes that affect how others can use a type; for a derive, each trait.
 fn attributes(attributes: &[Attribute]) -> Vec<String> {
     let mut lines = Vec::new();
     for attribute in attributes {
@@ -364,7 +367,7 @@ fn of_trait(item: &TraitItem) -> Option<String> {
     }
 }
 
-/// A function without its body. Whether it changes its own parameters is nobody's concern.
+/// A function's signature. `mut` on its parameters is not part of the API.
 fn signature(signature: &Signature) -> String {
     let mut signature = signature.clone();
     for input in &mut signature.inputs {
@@ -403,7 +406,7 @@ fn methods(path: &str, found: &ItemImpl) -> Vec<(String, String)> {
         .collect()
 }
 
-/// `impl Trait for Type`, with its types and bounds.
+/// The header of an `impl`, with its types and bounds.
 fn header(found: &ItemImpl) -> String {
     let mut header = found.clone();
     header

@@ -1,9 +1,9 @@
-//! What plugins compile against: the public items of `kvasm-guest` and `kvasm-abi`, as
-//! their sources declare them, are those of `guest-sdk/api/*.txt`. So no release changes
-//! them unseen.
+//! The API that plugins compile against: the public items of `kvasm-guest` and `kvasm-abi`, as
+//! declared in their sources, match `guest-sdk/api/*.txt`. So no release changes them
+//! unnoticed.
 //!
-//! It reads sources, not what the compiler makes of them: an auto trait that is lost, or a
-//! change of a crate whose types are in a signature, is not found.
+//! The test reads sources, not compiler output: it does not find a lost auto trait, or a change
+//! of another crate whose types are in a signature.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod items;
@@ -18,7 +18,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The lines that are gone, and those that are new.
+/// The removed lines and the added ones.
 fn differences<'a>(stored: &'a str, built: &'a str) -> [Vec<&'a str>; 2] {
     let lines = |text: &'a str| text.lines().collect::<BTreeSet<_>>();
     let (stored, built) = (lines(stored), lines(built));
@@ -41,10 +41,10 @@ fn hold(package: &str, folder: &str) {
     let [gone, new] = differences(&stored, &built);
     assert!(
         gone.is_empty() && new.is_empty() && stored == built,
-        "the public items of {package} are not those of {path}.\n\
-         Gone or changed, which breaks plugins that use it and is for another 0.x version:\n  {}\n\
-         New, which is for CHANGELOG.md:\n  {}\n\
-         If that is meant: KVASM_UPDATE=1 cargo test --workspace --test api",
+        "the public items of {package} do not match {path}.\n\
+         Removed or changed (breaks plugins; needs a new 0.x version):\n  {}\n\
+         Added (needs a line in CHANGELOG.md):\n  {}\n\
+         If this is intended, run: KVASM_UPDATE=1 cargo test --workspace --test api",
         gone.join("\n  "),
         new.join("\n  ")
     );
@@ -67,7 +67,7 @@ fn what_is_gone_is_told_from_what_is_new() {
     assert_eq!(new, ["B", "d"]);
 }
 
-/// Each kind of item, and each way of being public.
+/// Covers each kind of item, and each way to make it public.
 #[test]
 fn public_items_are_read_off_their_source() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,21 +1,21 @@
-//! The modules of a crate, read from its files.
+//! Parses the modules of a crate from its files.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use syn::{Attribute, Item, Visibility};
 
-/// The items of each module, by the path of the module: none for the root.
+/// The items of each module, by the module's path, which is empty for the root.
 pub type Modules = BTreeMap<Vec<String>, Module>;
 
 /// A module.
 pub struct Module {
     pub items: Vec<Item>,
-    /// Whether it is `pub` in the one above it.
+    /// Whether it is `pub` in its parent.
     pub is_public: bool,
 }
 
-/// Reads a crate, without what is compiled for its tests alone.
+/// Parses a crate, without its `cfg(test)` code.
 pub fn read(lib: &Path) -> Modules {
     let mut modules = Modules::new();
     let folder = lib.parent().expect("a folder");
@@ -49,7 +49,7 @@ fn add(modules: &mut Modules, path: Vec<String>, is_public: bool, items: Vec<Ite
     modules.insert(path, Module { items, is_public });
 }
 
-/// Whether others may name it: `pub`, and not hidden from the documentation.
+/// Reports whether others can name an item: it is `pub` and not hidden from the documentation.
 pub fn is_public_item(visibility: &Visibility, attributes: &[Attribute]) -> bool {
     matches!(visibility, Visibility::Public(_)) && !is_hidden(attributes)
 }

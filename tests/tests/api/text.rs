@@ -1,10 +1,10 @@
-//! Tokens as text, in one way of writing them.
+//! Formats tokens as canonical text.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 
-/// The text of tokens. Blanks stand where a reader expects them, whatever the source or
-/// the version of the parser has.
+/// Formats tokens with conventional spacing, independent of the source and of the parser's
+/// version.
 pub fn of(tokens: impl ToTokens) -> String {
     let mut flat = Vec::new();
     flatten(tokens.to_token_stream(), &mut flat);
@@ -51,7 +51,7 @@ fn starts_with_word(token: &str) -> bool {
     token.starts_with(is_word)
 }
 
-/// Tokens as words; signs that belong together are one.
+/// Flattens tokens into words; joint punctuation becomes one word.
 fn flatten(tokens: TokenStream, flat: &mut Vec<String>) {
     let mut joined = String::new();
     for token in tokens {

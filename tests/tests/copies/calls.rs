@@ -1,4 +1,4 @@
-//! Calls over HTTP.
+//! Copies in calls over HTTP.
 
 use super::{ALONE, AT, LARGE, MIB, elsewhere, made, patient, read_input};
 use kvasm_tests::guests::{manifest, module_with};
@@ -7,18 +7,18 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Writes the input as output.
+/// A body that writes the input as the output.
 fn write_input() -> String {
     format!("(drop (call $output_write (i32.const {AT}) (local.get $n)))")
 }
 
-/// The byte at a place of a body.
+/// The byte at a position of a body.
 fn byte(at: usize) -> u8 {
     (at % 251) as u8
 }
 
-/// Sends a request with a body of `len` bytes and takes the answer, which must end with
-/// the same bytes. Uses no large buffer itself. Returns the start of the answer.
+/// Sends a request with a body of `len` bytes and reads the response, which must end with the
+/// same bytes. Uses no large buffer itself. Returns the head of the response.
 fn exchange(address: SocketAddr, head: &str, len: usize) -> String {
     const PART: usize = 64 * 1024;
     let mut stream = TcpStream::connect(address).unwrap();
@@ -38,7 +38,7 @@ fn exchange(address: SocketAddr, head: &str, len: usize) -> String {
     let mut first = Vec::new();
     while !first.windows(4).any(|four| four == b"\r\n\r\n") {
         let read = stream.read(&mut part[..1]).unwrap();
-        assert_eq!(read, 1, "the answer ended early");
+        assert_eq!(read, 1, "the response is truncated");
         first.push(part[0]);
     }
     let text = String::from_utf8(first).unwrap();
@@ -50,7 +50,7 @@ fn exchange(address: SocketAddr, head: &str, len: usize) -> String {
     let Some(length) = length.filter(|length| *length >= len) else {
         panic!("{text}");
     };
-    // What a handler is sent begins with a frame.
+    // The input of an HTTP handler begins with a frame.
     let frame = length - len;
     let mut read = 0;
     loop {
@@ -79,12 +79,18 @@ async fn a_call_copies_its_input_once_and_its_output_once() {
     let body = [&read_input(), &write_input(), "(i32.const 0)"].join(" ");
     server.deployed("app", module_with("", "", &body)).await;
     let head = "POST /v1/apps/app/call/run HTTP/1.1";
-    // What is made once is made now.
+    // Warms up: one-time allocations happen now.
     measured(&server, head, 1).await;
     let (made, answer) = measured(&server, head, 8 * MIB).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(made <= 16 * MIB, "{made} bytes for 8 MiB in and 8 MiB out");
-    assert!(made >= 15 * MIB, "{made} bytes: it is not counted");
+    assert!(
+        made <= 16 * MIB,
+        "{made} bytes for 8 MiB of input and 8 MiB of output"
+    );
+    assert!(
+        made >= 15 * MIB,
+        "{made} bytes: the copies were not counted"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,5 +118,8 @@ async fn a_request_for_a_handler_is_copied_once_with_its_head() {
     let (made, answer) = measured(&server, head, BODY).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let most = 2 * BODY + LARGE;
-    assert!(made <= most, "{made} bytes for 7 MiB in and 7 MiB out");
+    assert!(
+        made <= most,
+        "{made} bytes for 7 MiB of input and 7 MiB of output"
+    );
 }

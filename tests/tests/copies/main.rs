@@ -1,5 +1,5 @@
-//! How often a large request, and what a plugin answers, are copied outside wasm:
-//! once. So is a module that is uploaded. What is copied needs a buffer, so the large buffers are counted.
+//! Checks that a large request, the output of a plugin, and an uploaded module are each copied
+//! only once outside wasm. A copy needs a buffer, so large buffers are counted.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,12 +19,12 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 const MIB: usize = 1 << 20;
-/// A larger buffer holds a good part of a body. Connections use smaller ones.
+/// Buffers of at least this size may hold much of a body. Connections use smaller ones.
 const LARGE: usize = MIB / 4;
 
-/// The bytes of all large buffers that were ever made.
+/// The total size of all large buffers allocated so far.
 static MADE: AtomicUsize = AtomicUsize::new(0);
-/// One test at a time: they count what the process does.
+/// One test at a time, as they count the allocations of the process.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 struct Counting;
@@ -54,7 +54,7 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.dealloc(ptr, layout) }
     }
 
-    /// A buffer that grows may be copied as a whole.
+    /// A growing buffer may be copied as a whole.
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size);
         // SAFETY: as above.
@@ -65,20 +65,20 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The bytes of the large buffers that are made meanwhile.
+/// The total size of the large buffers allocated during `work`.
 async fn made<T>(work: impl Future<Output = T>) -> (usize, T) {
     let before = MADE.load(Ordering::SeqCst);
     let done = work.await;
     (MADE.load(Ordering::SeqCst) - before, done)
 }
 
-/// Blocking work, which begins when this is awaited and not before.
+/// Runs blocking work, which starts only when this is awaited.
 async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
 fn patient(builder: HostBuilder) -> HostBuilder {
-    // On a busy machine it takes long.
+    // On a busy machine a call takes long.
     builder.limits(Limits {
         wall_time: Duration::from_secs(60),
         cpu_time: Duration::from_secs(60),
@@ -86,11 +86,10 @@ fn patient(builder: HostBuilder) -> HostBuilder {
     })
 }
 
-/// Where the guests have their input.
+/// The address of the guests' input.
 const AT: usize = 64 * 1024;
 
-/// Reads the input to [`AT`], into memory that has grown for it, and leaves its length in
-/// the local `n`.
+/// Reads the input to [`AT`], into memory grown for it, and leaves its length in the local `n`.
 fn read_input() -> String {
     format!(
         "(local $n i32)

@@ -1,4 +1,4 @@
-//! Runs of transactions and of handlers.
+//! Copies in runs of transactions and event handlers.
 
 use super::{ALONE, AT, MIB, made, patient, read_input};
 use kvasm::model::{Claim, Collection, Delivery, Key, Op, Receipt, Timestamp, Value};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use uuid::Uuid;
 
-/// A host on which "meanwhile" changes what a run has read, so often.
+/// A host on which "meanwhile" changes what a run has read, in the first `times` runs.
 async fn losing(times: u32) -> Bench {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let (of_guest, left) = (Arc::clone(&store), Arc::new(AtomicU32::new(times)));
@@ -65,11 +65,11 @@ async fn the_runs_of_a_transaction_share_their_input() {
     let call = Call::function("run").input(input);
     let (made, response) = made(bench.host.call(&plugin, call)).await;
     let lost = response.unwrap().discarded.len();
-    assert_eq!(lost, LOST as usize, "the runs that were lost");
+    assert_eq!(lost, LOST as usize, "the runs with a conflict");
     assert_eq!(made, 0, "an owned input is not copied");
 }
 
-/// The delivery that is due.
+/// Claims the due delivery.
 async fn claimed(host: &Host) -> (Delivery, Receipt) {
     let now = Timestamp::now();
     let queues = host.store().due(None, now, 1).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_handler_reads_the_value_of_the_delivery_itself() {
     let _alone = ALONE.lock().await;
     let bench = Bench::with(patient).await;
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
-    // Its last bytes, which tell that all of it was there.
+    // Its last bytes, which show that the value was complete.
     let body = format!(
         "{} (i64.ne (i64.load (i32.sub (i32.add (local.get $n) (i32.const {AT})) (i32.const 8)))
             (i64.const 0x0706050403020100))",

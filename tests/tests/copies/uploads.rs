@@ -1,4 +1,4 @@
-//! Uploads of modules, and modules that are loaded out of a store.
+//! Copies in uploads of modules, and of modules loaded from a store.
 
 use super::{ALONE, LARGE, MIB, elsewhere, made, patient};
 use kvasm_tests::guests::module;
@@ -7,14 +7,14 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// The bytes of the custom section that makes a module large.
+/// The size of the custom section that makes a module large.
 const PAD: usize = 8 * MIB;
 
-/// Uploads a module that ends with a large section, without a large buffer. Returns the
-/// answer.
+/// Uploads a module with a large section at its end, without a large buffer. Returns the
+/// response.
 fn upload(address: SocketAddr, secret: &str, mut wasm: Vec<u8>) -> String {
     wasm.push(0);
-    // The length of the section in LEB128, and its name, which is empty.
+    // The length of the section in LEB128, and its empty name.
     let mut len = PAD + 1;
     while len >= 0x80 {
         wasm.push(len as u8 | 0x80);
@@ -54,7 +54,7 @@ fn answering(letter: char) -> Vec<u8> {
     module(&letter.to_string(), body)
 }
 
-/// One buffer for the module, of which a part is copied again as it arrives.
+/// One buffer for the module, part of which is copied again as it arrives.
 const MOST: usize = PAD + PAD / 8 + LARGE;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,11 +68,11 @@ async fn a_module_that_is_uploaded_is_copied_once() {
     ];
     for server in &servers {
         server.app("app", true).await;
-        // What is made once is made now.
+        // Warms up: one-time allocations happen now.
         server.root.upload("app", answering('0')).await.expect(201);
         let made = measured(server, answering('1')).await;
         assert!(made <= MOST, "{made} bytes for {PAD}");
-        assert!(made >= PAD, "{made} bytes: it is not counted");
+        assert!(made >= PAD, "{made} bytes: the copy was not counted");
         assert_eq!(server.root.call("app", "run", "").await.text(), "1");
     }
     let [_, first] = servers;
@@ -83,6 +83,6 @@ async fn a_module_that_is_uploaded_is_copied_once() {
     second.root.call("another", "run", "").await.expect(200);
     let (made, answer) = made(second.root.call("app", "run", "")).await;
     assert_eq!(answer.expect(200).text(), "1");
-    assert!(made <= MOST, "{made} bytes to load {PAD} of the store");
-    assert!(made >= PAD, "{made} bytes: it is not counted");
+    assert!(made <= MOST, "{made} bytes to load {PAD} from the store");
+    assert!(made >= PAD, "{made} bytes: the copy was not counted");
 }

@@ -1,5 +1,5 @@
-//! Hosts that are killed while changes are made and delivered: each change that was
-//! acknowledged takes effect in its handlers once, in the order of its key.
+//! Hosts that are killed while changes are written and delivered: each acknowledged change
+//! takes effect in its handlers once, in the order of its key.
 
 use kvasm::dispatch::Dispatcher;
 use kvasm_store_testing::conformance::rng::{Rng, seed};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 const KILLS: usize = 20;
-/// How long something that must come about may take before the test fails.
+/// The timeout of a wait.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process that writes and dispatches.
@@ -22,7 +22,7 @@ struct Teller {
     lines: Receiver<String>,
 }
 
-/// The greatest number of each key that was acknowledged.
+/// The greatest acknowledged number of each key.
 type Acknowledged = BTreeMap<String, u64>;
 
 impl Teller {
@@ -54,12 +54,12 @@ impl Teller {
         // On Unix this is SIGKILL.
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        // What it had printed before it died.
+        // What it printed before it was killed.
         self.lines.iter().for_each(|line| note(&line, acknowledged));
     }
 }
 
-/// The last line of a process that was killed may be cut.
+/// The last line of a killed process may be truncated.
 fn note(line: &str, acknowledged: &mut Acknowledged) {
     let whole = line.split_once(' ').filter(|(key, _)| key.len() == 3);
     if let Some((key, Ok(number))) = whole.map(|(key, number)| (key, number.parse::<u64>())) {
@@ -68,22 +68,22 @@ fn note(line: &str, acknowledged: &mut Acknowledged) {
     }
 }
 
-/// After a kill: both halves of each batch are there, and all that was acknowledged.
-/// How many deliveries are lent, of which some to a process that is no more.
+/// After a kill, asserts that no batch is half written and that all acknowledged changes are
+/// there. Returns how many deliveries are leased, some of them to a killed process.
 async fn assert_whole(tally: &Tally, acknowledged: &Acknowledged) -> usize {
     for (key, number) in acknowledged {
         let [(left, _), (right, _)] = tally.last(key).await;
         assert_eq!(left, right, "half a batch of {key}");
         assert!(
             left >= *number,
-            "{key}: {number} was acknowledged, {left} is there"
+            "{key}: {number} was acknowledged, but {left} is stored"
         );
     }
     let leased = |delivery: &kvasm::model::Delivery| delivery.leased;
     tally.outstanding().await.into_iter().filter(leased).count()
 }
 
-/// Once nobody writes any more: everything is delivered.
+/// Once all writers have ended, waits until everything is delivered and checks it.
 async fn assert_all_told(tally: &Tally, acknowledged: &Acknowledged) {
     let dispatcher = Dispatcher::new(tally.host.clone(), options());
     let (stop, stopped) = oneshot::channel::<()>();
@@ -101,7 +101,7 @@ async fn assert_all_told(tally: &Tally, acknowledged: &Acknowledged) {
     }
     drop(stop);
     dispatcher.await.unwrap();
-    assert_eq!(tally.letters().await, 0, "something was given up");
+    assert_eq!(tally.letters().await, 0, "a delivery was dead-lettered");
     assert_eq!(
         tally.keys("odd").await,
         [""; 0],
@@ -143,7 +143,7 @@ async fn changes_reach_their_handlers_though_the_host_is_killed() {
     for _ in 0..KILLS {
         let teller = Teller::start(place, "a");
         teller.hear(1 + rng.below(80), &mut acknowledged);
-        // Somewhere within what is done next.
+        // Kills the host at a random moment of what follows.
         std::thread::sleep(Duration::from_micros(rng.below(20_000) as u64));
         teller.kill(&mut acknowledged);
         let tally = Tally::over(open(place).await).await;
@@ -151,9 +151,9 @@ async fn changes_reach_their_handlers_though_the_host_is_killed() {
     }
     assert!(
         leased > 0,
-        "no handler was at work when the host was killed"
+        "no handler was running when the host was killed"
     );
-    println!("{leased} deliveries were lent when the host was killed");
+    println!("{leased} deliveries were leased when the host was killed");
     let tally = Tally::over(open(place).await).await;
     assert_all_told(&tally, &acknowledged).await;
 }
@@ -178,6 +178,6 @@ async fn changes_reach_their_handlers_though_one_of_two_hosts_is_killed() {
         teller.hear(1, &mut acknowledged);
         teller.kill(&mut acknowledged);
     }
-    assert!(leased > 0, "no handler was at work when a host was killed");
+    assert!(leased > 0, "no handler was running when a host was killed");
     assert_all_told(&tally, &acknowledged).await;
 }

@@ -1,4 +1,4 @@
-//! Money that moves between accounts in transactions, while some of them trap.
+//! Transfers between accounts in transactions, some of which trap.
 
 use super::stage::{Stage, manifest};
 use kvasm::InvokeError;
@@ -12,8 +12,8 @@ const ACCOUNTS: usize = 100;
 const EACH: usize = 1_000;
 const CALLERS: u64 = 16;
 
-/// Takes 1 from the account that the first two bytes of the input name, traps if
-/// the fifth is not "0", and gives it to the account of the third and fourth.
+/// Takes 1 from the account named by the first two bytes of the input, traps if the fifth byte
+/// is not "0", and adds it to the account named by the third and fourth.
 pub fn bank() -> Vec<u8> {
     let transfer = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let body = "
@@ -53,7 +53,7 @@ pub async fn the_total_never_changes(stage: Arc<Stage>, transfers: u64) {
         let mut rng = Rng::new(seed ^ (caller << 32));
         callers.spawn(async move {
             for _ in 0..transfers {
-                // Often among few accounts, so that transfers get in each other's way.
+                // Often with few accounts, so that transfers conflict.
                 let accounts = if rng.chance(1, 2) { 5 } else { ACCOUNTS };
                 let (from, to) = (rng.below(accounts), rng.below(accounts));
                 let trap = if rng.chance(1, 5) { 1 } else { 0 };
@@ -78,7 +78,7 @@ pub async fn the_total_never_changes(stage: Arc<Stage>, transfers: u64) {
         async move {
             let mut reads = 0;
             while !ended.load(Ordering::Relaxed) {
-                assert_eq!(sum(&stage).await, total, "money was made or lost");
+                assert_eq!(sum(&stage).await, total, "the total changed");
                 reads += 1;
                 tokio::task::yield_now().await;
             }

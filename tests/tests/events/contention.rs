@@ -1,4 +1,4 @@
-//! Transactions that get in each other's way all the time: none fails for it.
+//! Transactions under constant contention: none fails because of it.
 
 use super::bank::bank;
 use super::stage::{Stage, manifest, until};
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// No truth hangs on how fast this machine is.
+/// Long enough for a slow machine.
 pub const AGES: Duration = Duration::from_secs(120);
 const CALLERS: u64 = 64;
 const EACH: i64 = 1_000;
@@ -59,7 +59,7 @@ async fn on_postgres() -> Vec<Stage> {
     stages
 }
 
-/// How many keys of transactions are locked on a host.
+/// The number of locked keys of transactions on a host.
 fn locks(stage: &Stage) -> i64 {
     let text = stage.host.metrics().encode();
     let line = text
@@ -82,11 +82,11 @@ async fn check_accounts(stages: &[Stage], accounts: usize) {
     let sum: i64 = all.iter().map(|(_, v)| v.parse::<i64>().unwrap()).sum();
     assert_eq!((all.len(), sum), (accounts, accounts as i64 * EACH));
     for stage in stages {
-        assert_eq!(locks(stage), 0, "a lock was left");
+        assert_eq!(locks(stage), 0, "a lock was leaked");
     }
 }
 
-/// Transfers of 64 callers, spread over hosts.
+/// Runs transfers by 64 callers, spread over the hosts.
 async fn transfer(stages: Vec<Stage>, accounts: usize, transfers: u64) {
     let seed = seed();
     open_accounts(&stages[0], accounts).await;
@@ -130,8 +130,8 @@ async fn no_transfer_over_two_accounts_fails_on_two_hosts_of_postgres() {
     transfer(on_postgres().await, 2, 5).await;
 }
 
-/// As the bank; each transfer also writes an entry of its own into the ledger "l": its
-/// key is the rest of the input, and its value the two accounts.
+/// Like the bank, but each transfer also writes an entry into the ledger "l", whose key is the
+/// rest of the input and whose value is the two accounts.
 fn bank_with_ledger() -> Vec<u8> {
     let transfer = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let add = |account: u32, amount: i32| {
@@ -156,11 +156,11 @@ fn bank_with_ledger() -> Vec<u8> {
     module_with("bl", &transfer, &body)
 }
 
-/// The balances are those that the ledger makes: no transfer is lost, none is there in
-/// half. Those whose callers have not left are there.
+/// The balances match the ledger: no transfer is lost or half done. All acknowledged transfers
+/// are in the ledger.
 async fn check_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) {
-    // Somebody who has left may be committed between the two looks.
-    until("the balances are those of the ledger", async || {
+    // A cancelled transfer may be committed between the two reads.
+    until("the balances match the ledger", async || {
         agrees_with_ledger(stage, accounts, acknowledged).await
     })
     .await;
@@ -169,7 +169,7 @@ async fn check_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) {
 async fn agrees_with_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) -> bool {
     let mut balances = vec![EACH; accounts];
     let ledger = stage.all("l").await;
-    assert!(ledger.len() < 1_000, "that is one page");
+    assert!(ledger.len() < 1_000, "the ledger fits in one page");
     for (_, transfer) in &ledger {
         let account = |at: &str| at.parse::<usize>().unwrap();
         balances[account(&transfer[..2])] -= 1;
@@ -184,8 +184,8 @@ async fn agrees_with_ledger(stage: &Stage, accounts: usize, acknowledged: &[Stri
     found == balances
 }
 
-/// Transfers whose callers leave in the midst of them, on several hosts: what was
-/// done was done whole, everybody else gets through, and no lock stays.
+/// Transfers on several hosts whose callers are cancelled midway: each transfer is done
+/// completely or not at all, all other callers succeed, and no lock is leaked.
 async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
     const ACCOUNTS: usize = 4;
     let seed = seed();
@@ -222,7 +222,7 @@ async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
                     }
                     Ok(Err(error)) => panic!("{error}"),
                 }
-                // Beside them plain writes of the same entries, which add nothing.
+                // Plain writes of the same entries run concurrently; they add nothing.
                 if rng.chance(1, 8) {
                     let app = stage.app().await;
                     let caller = kvasm::service::Caller::new(&app, None);
@@ -236,9 +236,9 @@ async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
         });
     }
     let acknowledged = callers.join_all().await.concat();
-    println!("{} callers have left", left.load(Ordering::Relaxed));
-    assert!(left.load(Ordering::Relaxed) > 0, "nobody left");
-    // A commit whose caller has left may still be under way.
+    println!("{} callers were cancelled", left.load(Ordering::Relaxed));
+    assert!(left.load(Ordering::Relaxed) > 0, "no caller was cancelled");
+    // A commit of a cancelled caller may still be in progress.
     until("no lock is left", async || {
         stages.iter().all(|stage| locks(stage) == 0)
     })
@@ -262,7 +262,7 @@ async fn callers_that_leave_lose_no_lock_and_no_money_on_postgres() {
     callers_that_leave(on_postgres().await, 12).await;
 }
 
-/// Two runs that take two keys in opposite order, all the time.
+/// Two runs that repeatedly take two keys in opposite order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn opposite_orders_do_not_wait_for_each_other() {
     let stage = Arc::new(on_memory(1).await.remove(0));
@@ -284,8 +284,8 @@ async fn opposite_orders_do_not_wait_for_each_other() {
     assert_eq!(locks(&stage), 0);
 }
 
-/// Adds 1 to the entry of the first two bytes of the input; computes in between if the
-/// third is not "0": briefly for "1", for ever for "2".
+/// Adds 1 to the entry named by the first two bytes of the input. If the third byte is not "0",
+/// computes in between: briefly for "1", indefinitely for "2".
 fn adder() -> Vec<u8> {
     let run = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let body = "
@@ -304,7 +304,7 @@ fn adder() -> Vec<u8> {
     module_with("b", &run, body)
 }
 
-/// A long run beside a stream of short ones over the same entry.
+/// A long run concurrent with a stream of short ones over the same entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_run_gets_through_a_stream_of_short_ones() {
     let stage = Arc::new(on_memory(1).await.remove(0));
@@ -334,7 +334,7 @@ async fn a_long_run_gets_through_a_stream_of_short_ones() {
     assert_eq!(stage.get("b", "00").await, Some((short + 3).to_string()));
 }
 
-/// Reads the entry "k", and loops for ever once somebody has written it meanwhile.
+/// Reads the entry "k", and loops indefinitely once another call has changed it.
 fn hostile() -> Vec<u8> {
     let run = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let text = format!(
@@ -354,8 +354,8 @@ fn hostile() -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// A run that holds an entry and loops holds up the writes of that entry alone, and
-/// those until its deadline.
+/// A run that locks an entry and loops blocks only the writes of that entry, and only until its
+/// deadline.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_that_loops_holds_up_its_entry_alone_and_not_for_ever() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
@@ -396,7 +396,7 @@ async fn a_holder_that_loops_holds_up_its_entry_alone_and_not_for_ever() {
         let stage = Arc::clone(&stage);
         async move { stage.set("b", "k", "1").await }
     });
-    // Others go on: other entries, reads of this one, and other apps.
+    // Everything else continues: other entries, reads of this one, and other apps.
     for n in 0..100 {
         stage.set("b", &format!("other-{n}"), "1").await;
     }

@@ -4,7 +4,7 @@ use super::stage::{Stage, manifest, until};
 use kvasm::model::{Queue, Tick, Timestamp, Watch};
 use kvasm_tests::guests::module_with;
 
-/// Adds 1 to "k" of "d" at each run.
+/// Increments "k" of "d" on each run.
 fn ticker() -> Vec<u8> {
     let cron = manifest(&[r#"{"kind":"cron","name":"run","schedule":"*/5 * * * *"}"#]);
     let add = "(drop (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
@@ -26,7 +26,7 @@ async fn a_missed_run_is_made_once_and_the_next_is_planned() {
         panic!("no schedule")
     };
     assert_eq!(schedule.as_str(), "*/5 * * * *");
-    // As if nobody had been there for a day.
+    // As if no host had run for a day.
     let app = stage.app().await;
     let day = 24 * 60 * 60 * 1_000;
     let tick = Tick {

@@ -1,5 +1,5 @@
-//! Handlers that fail in every way: their writes leave nothing, and their
-//! deliveries end where somebody finds them.
+//! Handlers that fail in every way: none of their writes stay, and their deliveries end up
+//! where an operator finds them.
 
 use super::stage::{Stage, manifest, until};
 use kvasm::Host;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const WATCH: &str = r#"{"kind":"on_change","name":"run","collection":"c"}"#;
-/// Writes a 1 under "k" of the collection "d".
+/// Writes 1 under "k" of the collection "d".
 const WRITE: &str = "(drop (call $kv_set (i32.const 1) (i32.const 1) (i32.const 2) (i32.const 1)
     (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 0)))";
 /// "c", "d", "k" and "1".
@@ -22,10 +22,9 @@ fn handler(body: &str) -> Vec<u8> {
     module_with(DATA, &manifest(&[WATCH]), body)
 }
 
-/// Deploys a handler that writes and then does what `body` says, and changes what
-/// it watches.
+/// Deploys a handler that writes and then runs `body`, and changes an entry that it watches.
 async fn changed(body: &str) -> Stage {
-    // On a busy machine a second of computing takes long.
+    // On a busy machine, a second of CPU time takes long.
     let builder = Host::builder().limits(Limits {
         wall_time: Duration::from_secs(60),
         ..Limits::default()
@@ -88,14 +87,14 @@ async fn what_a_handler_calls_permanent_is_dead_at_once() {
     let say = "(drop (call $output_write (i32.const 0) (i32.const 4))) (i32.const 2)";
     let (reason, attempts, error) = buried(say).await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 1));
-    assert!(error.contains("cdk1"), "the handler's own words: {error}");
+    assert!(error.contains("cdk1"), "the handler's message: {error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_waits_for_its_retry() {
     let stage =
         changed("(drop (call $output_write (i32.const 2) (i32.const 1))) (i32.const 1)").await;
-    until("it was tried and given back", async || {
+    until("the delivery was tried and nacked", async || {
         stage
             .outstanding()
             .await
@@ -146,9 +145,13 @@ async fn a_handler_that_the_next_version_lacks_is_a_dead_letter() {
     stage.deploy(wasm).await;
     assert!(
         stage.triggers().await.is_empty(),
-        "the trigger went with its version"
+        "the trigger was removed with its version"
     );
-    assert_eq!(stage.outstanding().await.len(), 1, "the delivery did not");
+    assert_eq!(
+        stage.outstanding().await.len(),
+        1,
+        "the delivery was not removed"
+    );
     stage.start();
     until("the delivery is dead", async || {
         !stage.letters().await.is_empty()
@@ -161,7 +164,7 @@ async fn a_handler_that_the_next_version_lacks_is_a_dead_letter() {
         "{}",
         letter.error
     );
-    // Back to the version that has it.
+    // Go back to the version that has the handler.
     stage
         .deploy(handler(&format!("{WRITE} (i32.const 0)")))
         .await;
@@ -170,7 +173,7 @@ async fn a_handler_that_the_next_version_lacks_is_a_dead_letter() {
     assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
 }
 
-/// A version that is broken stops by itself, and loses nothing while it does.
+/// A broken version is paused automatically, and loses no events meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_version_is_paused_until_the_next() {
     let stage = Stage::new().await;
@@ -186,7 +189,7 @@ async fn a_broken_version_is_paused_until_the_next() {
         stage.triggers().await[0].standing.paused,
         Some(Pause::Failures)
     );
-    // Those that were already claimed may fail too; nothing more is claimed then.
+    // Deliveries that were already claimed may fail too; nothing more is claimed.
     until("no handler runs", async || {
         stage.outstanding().await.iter().all(|d| !d.leased)
     })
@@ -203,12 +206,12 @@ async fn a_broken_version_is_paused_until_the_next() {
     assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
 }
 
-/// Ten events in a row that the handler cannot take stop it for a while. It goes on
-/// without anybody's doing once it can, and all of that is seen.
+/// Ten consecutive failing events pause the trigger. It resumes automatically once the handler
+/// works again, and all of this is logged and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_trigger_goes_on_once_a_probe_succeeds() {
     let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
-    // Traps until there is the entry "k" of "d".
+    // Traps until the entry "k" of "d" exists.
     let fails_without =
         "(if (i64.eqz (call $kv_has (i32.const 1) (i32.const 1) (i32.const 2) (i32.const 1)))
         (then unreachable)) (i32.const 0)";
@@ -247,7 +250,7 @@ async fn a_paused_trigger_goes_on_once_a_probe_succeeds() {
     }
 }
 
-/// What the host itself cuts off is due at once, and the attempt does not count.
+/// A delivery interrupted by the host is due at once, and the attempt does not count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_stopping_host_cuts_off_has_not_been_tried() {
     let mut stage = Stage::patient().await;
@@ -276,7 +279,7 @@ async fn what_a_stopping_host_cuts_off_has_not_been_tried() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_handler_reads_is_framed_and_its_context_tells() {
     let stage = Stage::new().await;
-    // Copies its input and its context to entries.
+    // Copies its input and its context into entries.
     let body = "
         (local $n i32)
         (local.set $n (i32.wrap_i64 (call $input_read (i32.const 0) (i32.const 1024) (i32.const 4096))))
@@ -312,7 +315,7 @@ async fn what_a_handler_reads_is_framed_and_its_context_tells() {
     assert_eq!(context["trigger"]["event_id"], head["event_id"]);
 }
 
-/// Nobody but a delivery calls a handler.
+/// Only a delivery can call a handler.
 #[tokio::test]
 async fn a_handler_is_no_function() {
     let stage = Stage::new().await;

@@ -1,4 +1,4 @@
-//! Several hosts, and several apps.
+//! Several hosts and several apps.
 
 use super::stage::{Stage, manifest, until};
 use kvasm::dispatch::DispatchOptions;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Adds 1 to the entry "k" of "d" for each change in "c".
+/// Increments the entry "k" of "d" for each change in "c".
 pub fn counter() -> Vec<u8> {
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
     let add = "(drop (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
@@ -57,7 +57,7 @@ fn letter(letter: char) -> Vec<u8> {
     module_with(&format!("dk{letter}"), &watch, set)
 }
 
-/// The host that delivers has the app in memory, from the delivery before.
+/// The delivering host has the app in memory from the previous delivery.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_activation_on_one_host_holds_for_the_deliveries_of_another() {
     let [one, mut two] = Stage::two_on_postgres().await;
@@ -82,7 +82,7 @@ async fn an_activation_on_one_host_holds_for_the_deliveries_of_another() {
     two.stop().await;
 }
 
-/// The backlog of one app does not stand before the event of another.
+/// The backlog of one app does not delay the event of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backlog_of_one_app_does_not_hold_up_another() {
     const BACKLOG: usize = 100_000;
@@ -115,21 +115,21 @@ async fn a_backlog_of_one_app_does_not_hold_up_another() {
         stage.get("d", "k").await.is_some()
     })
     .await;
-    // Told to another host: nobody wakes the one that is busy.
+    // Written on another host, so that the busy one gets no notification.
     quiet.set("c", "one", "1").await;
     quiet.settle().await;
     let done = stage.get("d", "k").await.unwrap();
     let done: usize = done.parse().unwrap();
     assert!(
         done < BACKLOG,
-        "the backlog was done before the other's event"
+        "the backlog was finished before the other app's event"
     );
     assert_eq!(quiet.get("d", "k").await.as_deref(), Some("1"));
     stage.stop().await;
 }
 
-/// An app that has all the handlers that it may have is not asked about again and
-/// again: the dispatcher rests, and learns that it is to stop.
+/// An app that is at its handler limit is not claimed for repeatedly: the dispatcher idles, and
+/// notices that it must stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
     let mut stage = Stage::patient().await;
@@ -144,7 +144,7 @@ async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
         drain: Duration::ZERO,
         ..DispatchOptions::default()
     });
-    // Until one runs and the other waits for its place.
+    // Until one runs and the other waits for its slot.
     let leased = async || {
         let all = stage.outstanding().await;
         all.iter().filter(|delivery| delivery.leased).count()
@@ -153,12 +153,12 @@ async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
     // One claim could have taken both.
     assert_eq!(leased().await, 1);
     tokio::time::sleep(Duration::from_millis(50)).await;
-    // A dispatcher that asks without rest is never notified of it.
+    // A dispatcher that claims in a busy loop never notices the stop.
     let stopped = tokio::time::timeout(Duration::from_secs(30), stage.stop());
     stopped.await.expect("it stops");
 }
 
-/// Polling is for what others do. Of what a host does itself, it is notified.
+/// Polling only finds the work of other hosts. A host is notified of its own.
 fn without_polls() -> DispatchOptions {
     DispatchOptions {
         poll: Duration::from_secs(3_600),
@@ -175,22 +175,22 @@ async fn a_commit_wakes_the_dispatcher_of_its_host() {
         stage.set("c", "k", "1").await;
         stage.settle().await;
         assert_eq!(stage.get("d", "k").await, Some(n.to_string()));
-        // So that it does not find the next one by a look for which it had another
-        // reason. Without the rest the test is weaker, and true all the same.
+        // So that it does not find the next one in a poll that it started for another reason.
+        // Without the sleep the test is weaker, but still valid.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     stage.stop().await;
 }
 
-/// A claim that finds nothing but what waits for its key parks that, and leaves what is
-/// behind it to the next claim.
+/// A claim that finds only deliveries blocked by their key parks them, and leaves those behind
+/// them to the next claim.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_got_nothing_is_followed_by_another() {
     const BEHIND: usize = 200;
     let [mut stage, other] = Stage::two_on_postgres().await;
     stage.deploy(counter()).await;
     stage.set("c", "k", "1").await;
-    // A host that is slow, for all that one can see.
+    // As a slow host would.
     let claim = Claim {
         queue: Queue {
             app: stage.app().await.id,
@@ -203,7 +203,7 @@ async fn a_claim_that_got_nothing_is_followed_by_another() {
     };
     let held = other.host.store().claim(&claim).await.unwrap();
     assert_eq!(held.len(), 1);
-    // More than a claim looks at.
+    // More than a claim examines.
     let set = |key: &str| Op::Set {
         collection: super::stage::collection("c"),
         key: Key::parse(key).unwrap(),
@@ -215,10 +215,10 @@ async fn a_claim_that_got_nothing_is_followed_by_another() {
         ..WriteBatch::new(claim.queue.app, Timestamp::now())
     };
     other.host.store().commit(batch).await.unwrap();
-    // The wake-up of the first write is taken away.
+    // Consumes the notification of the first write.
     stage.host.wakes().wait().await;
     stage.start_with(without_polls());
-    until("what is behind is handled", async || {
+    until("the delivery behind them is handled", async || {
         stage.get("d", "k").await.is_some()
     })
     .await;

@@ -1,4 +1,4 @@
-//! Leases: renewed while a handler runs, lost, run out.
+//! Leases: renewed while a handler runs, lost, expired.
 
 use super::hosts::counter;
 use super::stage::{Stage, manifest, until};
@@ -12,14 +12,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// Far above what a handler takes here, and three times the time between renewals.
+/// Far more than a handler needs here, and three times the renewal interval.
 const WALL_TIME: Duration = Duration::from_secs(24);
 
-/// What the tests and the host function `hold` of a handler tell each other.
+/// Shared by a test and the host function `hold` of its handler.
 #[derive(Default)]
 struct Hold {
     began: AtomicU32,
-    /// Handlers that were dropped or have ended.
+    /// Handlers that were dropped or have returned.
     ended: AtomicU32,
     end: Notify,
 }
@@ -51,7 +51,7 @@ fn with_hold(hold: &Arc<Hold>) -> HostBuilder {
     })
 }
 
-/// Its handler calls `hold`.
+/// A module whose handler calls `hold`.
 fn holder() -> Vec<u8> {
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
     let text = format!(
@@ -61,7 +61,7 @@ fn holder() -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// A host whose handler is in `hold`.
+/// A host whose handler is blocked in `hold`.
 async fn held() -> (Stage, Arc<Hold>) {
     let hold = Arc::new(Hold::default());
     let store = Arc::new(MemoryStore::new());
@@ -97,7 +97,7 @@ async fn a_lease_is_renewed_while_its_handler_runs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_whose_lease_is_lost_is_ended() {
     let (mut stage, hold) = held().await;
-    // As another host does that has seen the lease run out.
+    // As another host does after the lease has expired.
     let claimed = claim(&stage, Timestamp::now().plus_ms(3_600_000), 3_600_000).await;
     assert_eq!(claimed, 1);
     until("the handler is ended", async || {
@@ -109,16 +109,17 @@ async fn a_handler_whose_lease_is_lost_is_ended() {
         stage.host.metrics().encode().contains(count)
     })
     .await;
-    // Not by its time: then it would have failed, and what it says is kept for its app.
+    // Not by its time limit: then it would have failed, and the failure would be in the app's
+    // log.
     let log = stage.host.logs().read(stage.app().await.id, 0, 100);
     assert!(log.is_empty(), "{log:?}");
-    // The other one's lease stands.
+    // The other host's lease is still held.
     let delivery = stage.outstanding().await.remove(0);
     assert_eq!((delivery.leased, delivery.attempts), (true, 2));
     stage.stop().await;
 }
 
-/// Claims what is due of the app's trigger for so long; how many deliveries.
+/// Claims the due deliveries of the app's trigger for `ms`. Returns how many.
 async fn claim(stage: &Stage, now: Timestamp, ms: u64) -> usize {
     let queue = Queue {
         app: stage.app().await.id,
@@ -134,7 +135,7 @@ async fn claim(stage: &Stage, now: Timestamp, ms: u64) -> usize {
     stage.host.store().claim(&claim).await.unwrap().len()
 }
 
-/// An event that kills its hosts, as far as a store can see.
+/// An event that, as the store sees it, crashes its hosts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delivery_whose_hosts_have_died_is_given_up_after_its_attempts() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
@@ -143,7 +144,7 @@ async fn a_delivery_whose_hosts_have_died_is_given_up_after_its_attempts() {
     stage.set("c", "k", "1").await;
     let attempts = stage.outstanding().await[0].policy.attempts_max;
     for _ in 0..attempts {
-        until("the lease before has run out", async || {
+        until("the previous lease has expired", async || {
             claim(&stage, Timestamp::now(), 1).await == 1
         })
         .await;
@@ -154,7 +155,7 @@ async fn a_delivery_whose_hosts_have_died_is_given_up_after_its_attempts() {
     assert_eq!(letters.len(), 1);
     assert!(letters[0].error.contains("was abandoned"), "{letters:?}");
     assert_eq!(letters[0].attempts, attempts + 1);
-    // Its handler has not run again.
+    // The handler was not run again.
     assert_eq!(stage.get("d", "k").await, None);
     stage.stop().await;
 }

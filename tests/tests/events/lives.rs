@@ -27,7 +27,7 @@ fn write(name: &str, ttl_ms: Option<u64>) -> Write {
     }
 }
 
-/// A transaction on a store that a test reaches too.
+/// A transaction on a store that the test can also access directly.
 struct Run {
     kv: Arc<dyn Kv>,
     caller: Caller,
@@ -55,7 +55,7 @@ impl Run {
         set.await.map(drop)
     }
 
-    /// As the run sees it.
+    /// The entry as the run sees it.
     async fn get(&self, name: &str) -> Option<Entry> {
         let key = key(name);
         let get = self.transaction.get(&self.caller, &self.c, &key);
@@ -70,7 +70,7 @@ impl Run {
         self.transaction.list(&self.caller, list).await.unwrap()
     }
 
-    /// As it is in the store.
+    /// The entry in the store.
     async fn stored(&self, name: &str) -> Option<Entry> {
         let key = key(name);
         let get = self.kv.get(&self.caller, &self.c, &key);
@@ -91,7 +91,7 @@ impl Run {
         self.transaction.commit(&self.caller, batch).await.map(drop)
     }
 
-    /// Ends the run; the batch that it is.
+    /// Ends the run and commits its batch, which it returns.
     async fn end(&self) -> Batch {
         let batch = self.transaction.batch(None).unwrap().unwrap();
         self.kv.commit(&self.caller, batch.clone()).await.unwrap();
@@ -112,14 +112,14 @@ fn operation(name: &str, ttl_ms: Option<u64>) -> Operation {
     }
 }
 
-/// Waits until a time is over.
+/// Waits until a time has passed.
 fn pass(at: Timestamp) {
     while Timestamp::now() <= at {
         std::thread::yield_now();
     }
 }
 
-/// By each way in which a run writes it.
+/// For every way to write an entry in a run.
 #[tokio::test]
 async fn a_time_to_live_begins_with_the_write_and_is_committed() {
     let run = Run::new().await;
@@ -191,13 +191,12 @@ async fn a_time_to_live_of_nothing_is_refused() {
     assert!(run.get("k").await.is_none());
 }
 
-/// It is absent to each way of reading, to writes that expect something, and to what
-/// counts from it.
+/// The entry is absent to every kind of read, to preconditions, and to increments.
 #[tokio::test]
 async fn an_own_write_that_has_expired_is_absent() {
     let run = Run::new().await;
     for name in ["a", "b", "d", "e", "l"] {
-        // What is in the store is not seen instead.
+        // The entry in the store must not be seen instead.
         let set = run.kv.set(&run.caller, write(name, Some(HOUR)));
         set.await.unwrap();
         run.set(name, Some(1)).await.unwrap();
@@ -230,7 +229,7 @@ async fn an_own_write_that_has_expired_is_absent() {
     assert_eq!(expires_at(run.stored("e").await), None);
 }
 
-/// A time to live of 0 would be refused, and the write with it.
+/// A time to live of 0 would be rejected, and the whole commit with it.
 #[tokio::test]
 async fn what_has_expired_before_the_commit_is_written_for_a_moment() {
     let run = Run::new().await;

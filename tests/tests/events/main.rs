@@ -1,5 +1,4 @@
-//! Changes, the handlers that receive them, and functions that are one commit:
-//! real plugins, on a host with a dispatcher.
+//! Triggers, handlers and transactional functions: real plugins on a host with a dispatcher.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod bank;

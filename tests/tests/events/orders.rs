@@ -1,4 +1,4 @@
-//! The example: a total for each customer, a bug, its dead letters, the fix.
+//! The orders example: a total for each customer, a bug, its dead letters, the fix.
 
 use super::stage::{Stage, until};
 use kvasm::model::DeadReason;
@@ -52,7 +52,7 @@ async fn a_bug_is_retried_buried_mended_and_replayed() {
     stage.deploy(wasm("orders_bug")).await;
     place(&stage, "good", "ada", 5).await;
     place(&stage, "free", "ada", 0).await;
-    until("the delivery was given up", async || {
+    until("the delivery is dead", async || {
         !stage.letters().await.is_empty()
     })
     .await;
@@ -64,15 +64,15 @@ async fn a_bug_is_retried_buried_mended_and_replayed() {
     );
     let (version, _) = letter.plugin.unwrap();
     assert_eq!(version.0, 1);
-    // The message and the place of the panic, which the SDK logs before the trap.
+    // The message and the location of the panic, which the SDK logs before the trap.
     let error = &letter.error;
     assert!(error.starts_with("the plugin panicked at "), "{error}");
     assert!(error.contains("src/lib.rs:"), "{error}");
     assert!(letter.trace.unwrap().contains("0:"), "where it trapped");
     assert_eq!(stage.call("stuck", "").await, b"[\"free\"]");
-    // The fix, and what was missed.
+    // The fix, and the missed event.
     stage.deploy(wasm("orders")).await;
-    // The version that failed is gone, and its module with it.
+    // The failed version is deleted, and its module with it.
     let (actor, app) = (stage.host.operator("a test"), stage.app().await);
     let admin = stage.host.admin();
     admin.delete_plugin(&actor, &app, version).await.unwrap();

@@ -1,19 +1,19 @@
-//! The retry schedule, whatever comes.
+//! The retry schedule.
 
 use kvasm::dispatch::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, Failure, backoff, verdict};
 use kvasm::model::{DeadReason, Policy, Timestamp, Verdict};
 use proptest::prelude::*;
 use std::time::Duration;
 
-/// The numbers that the documents give, without the spread.
+/// The documented delays, without jitter.
 #[test]
 fn the_schedule_is_as_documented() {
     let seconds: Vec<_> = (1..=10).map(|n| backoff(n, 0.5).as_secs()).collect();
     assert_eq!(seconds, [1, 3, 9, 27, 81, 243, 729, 2187, 3600, 3600]);
 }
 
-/// A fifth shorter to a fifth longer, so that what failed together does not come back
-/// together.
+/// From a fifth shorter to a fifth longer, so that deliveries that failed together are not
+/// retried together.
 #[test]
 fn waits_are_spread_by_a_fifth_to_either_side() {
     for (n, shortest, middle, longest) in [
@@ -50,8 +50,8 @@ proptest! {
         prop_assert!(backoff(n, 0.0) <= wait && wait <= backoff(n, 1.0));
     }
 
-    /// A retry is ahead, within the policy's attempts and age; whatever fails for
-    /// ever ends.
+    /// A retry is in the future and within the policy's attempts and age; a delivery that
+    /// always fails ends.
     #[test]
     fn every_delivery_ends(
         policy in policies(),
@@ -84,11 +84,11 @@ proptest! {
             }
             DeadReason::Attempts => prop_assert_eq!(attempts, policy.attempts_max),
             DeadReason::Age => prop_assert!(attempts < policy.attempts_max),
-            DeadReason::Depth => prop_assert!(false, "no attempt ends so"),
+            DeadReason::Depth => prop_assert!(false, "not a result of an attempt"),
         }
     }
 
-    /// Whatever the clock does, there is an answer, and no retry is in the past.
+    /// With any clock there is a verdict, and no retry is in the past.
     #[test]
     fn a_clock_that_is_wrong_makes_no_retry_in_the_past(
         policy in policies(),

@@ -1,4 +1,4 @@
-//! Transactions by concurrent callers can be put in one order.
+//! Transactions of concurrent callers are serializable.
 
 use super::stage::{Stage, collection};
 use kvasm::model::{Check, Collection, Entry, Expect, Key, Limits, Timestamp, Value};
@@ -11,27 +11,27 @@ use tokio::task::{JoinSet, yield_now};
 
 const KEYS: usize = 3;
 
-/// A time to live is some of these: far more than a test takes, so that the time at
-/// which an entry expires says how many.
+/// Times to live are multiples of this. It is far more than a test takes, so that the expiry of
+/// an entry shows the multiple.
 const LIFE_MS: i64 = 10 * 3_600_000;
 
-/// What an entry holds, and its time to live.
+/// The value of an entry, and its time to live.
 type Held = (i64, Option<i64>);
 
-/// What a run does to keys, which have numbers, and what it finds.
+/// An operation of a run on keys, which are numbered, and its result.
 #[derive(Debug, Clone)]
 enum Act {
     Read(usize, Option<Held>),
     ReadAll(Vec<Option<Held>>),
     Has(usize, bool),
     Set(usize, Held),
-    /// Set if it is absent; whether it was.
+    /// Set if absent; whether it was.
     Claim(usize, Held, bool),
     Delete(usize, bool),
     Add(usize, i64, i64),
 }
 
-/// What a run has done and found; or nothing, if it was lost.
+/// The operations of a run and their results; empty if the run failed with a conflict.
 #[derive(Debug, Clone)]
 struct Run(Vec<Act>);
 
@@ -82,7 +82,7 @@ fn json(number: i64) -> Value {
     Value::json(number.to_string(), 100).unwrap()
 }
 
-/// One caller: what it is, and the numbers that it sets.
+/// A concurrent caller, and the next number that it sets.
 struct Client {
     kv: Arc<dyn Kv>,
     caller: Caller,
@@ -156,7 +156,7 @@ impl Client {
         }
     }
 
-    /// A transaction, or now and then a single call.
+    /// Runs a transaction, or sometimes a single call.
     async fn run(&mut self) -> Run {
         let kv = Arc::clone(&self.kv);
         if self.rng.chance(1, 5) {
@@ -211,8 +211,8 @@ async fn transactions_have_one_order(stages: &[Stage]) {
     }
     let runs: Vec<_> = clients.join_all().await.into_iter().flatten().collect();
     let lost = runs.iter().filter(|run| run.step.0.is_empty()).count();
-    println!("{lost} of {} were lost", runs.len());
-    assert!(lost > 0, "nobody met anybody");
+    println!("{lost} of {} conflicted", runs.len());
+    assert!(lost > 0, "no runs conflicted");
     assert!(lost < runs.len());
     linear::check(vec![None; KEYS], runs).unwrap();
 }
@@ -232,7 +232,8 @@ async fn transactions_have_one_order_on_two_hosts() {
     transactions_have_one_order(&Stage::two_on_postgres().await).await;
 }
 
-/// Reads a key twice in one transaction, with writes of others between.
+/// Reads a key twice in one transaction, with writes by other callers in between. Returns
+/// whether the commit succeeded.
 async fn read_twice(before: Option<i64>, between: &[Option<i64>]) -> bool {
     let stage = Stage::new().await;
     let app = stage.app().await;
@@ -266,18 +267,18 @@ async fn read_twice(before: Option<i64>, between: &[Option<i64>]) -> bool {
 
 #[tokio::test]
 async fn a_run_that_read_one_key_at_two_moments_is_lost() {
-    // The same value again is another version.
+    // The same value again has another version.
     assert!(!read_twice(Some(1), &[Some(2), Some(1)]).await);
     assert!(!read_twice(Some(1), &[None, Some(1)]).await);
 }
 
-/// Absence has no version, so that the end of the run looks as its beginning did.
+/// Absence has no version, so the end of the run looks like its beginning.
 #[tokio::test]
 async fn a_run_that_saw_an_entry_come_is_lost_though_it_went_again() {
     assert!(!read_twice(None, &[Some(1), None]).await);
 }
 
-/// What a batch that fails has seen is remembered, also that it was not the first time.
+/// Reads of a failed batch are recorded, even if they were not the first ones.
 #[tokio::test]
 async fn a_run_that_saw_an_entry_come_in_a_batch_that_fails_is_lost() {
     let stage = Stage::new().await;
@@ -308,7 +309,7 @@ async fn a_run_that_saw_an_entry_come_in_a_batch_that_fails_is_lost() {
     );
 }
 
-/// So is what such a batch was the first to see.
+/// So are reads that such a batch was the first to make.
 #[tokio::test]
 async fn a_run_depends_on_what_a_batch_that_failed_has_seen() {
     let stage = Stage::new().await;
@@ -340,7 +341,11 @@ async fn a_run_depends_on_what_a_batch_that_failed_has_seen() {
     transaction.commit(&caller, other).await.unwrap();
     stage.set(c.as_str(), k.as_str(), "3").await;
     let batch = transaction.batch(None).unwrap().unwrap();
-    assert_eq!(batch.operations.len(), 1, "the failed one has left nothing");
+    assert_eq!(
+        batch.operations.len(),
+        1,
+        "the failed batch added no operations"
+    );
     let lost = kv.commit(&caller, batch).await;
     assert!(
         matches!(lost, Err(ServiceError::Conflict { .. })),

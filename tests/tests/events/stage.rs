@@ -1,4 +1,4 @@
-//! A host with one app, a dispatcher, and what tests ask of both.
+//! A host with one app and a dispatcher, and helpers for tests.
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// How long something that must come about may take before the test fails.
+/// The timeout of a wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Stage {
@@ -56,13 +56,12 @@ impl Stage {
         stage
     }
 
-    /// On a Postgres database of its own, without a dispatcher yet; and another
-    /// host on the same.
+    /// Two hosts on a new Postgres database, both without a dispatcher.
     pub async fn two_on_postgres() -> [Stage; 2] {
         let url = tokio::task::spawn_blocking(kvasm_tests::postgres::fresh_database);
         let mut options = PostgresOptions::new(url.await.unwrap());
         options.max_connections = 8;
-        // On a busy machine a wait is no failure.
+        // On a busy machine, a long wait is not a failure.
         options.acquire_timeout = PATIENCE;
         options.statement_timeout = PATIENCE;
         let mut stages = Vec::new();
@@ -78,7 +77,7 @@ impl Stage {
         Stage::of(Host::builder(), store, keep).await
     }
 
-    /// As [`over`](Stage::over), of a host with something more.
+    /// Like [`over`](Stage::over), with a given host builder.
     pub async fn of(
         builder: HostBuilder,
         store: Arc<dyn Store>,
@@ -120,7 +119,7 @@ impl Stage {
         self.host.app(&self.name).await.unwrap().unwrap()
     }
 
-    /// Makes a module the active plugin.
+    /// Deploys a module and activates it.
     pub async fn deploy(&self, wasm: Vec<u8>) {
         let actor = self.host.operator("a test");
         let app = self.app().await;
@@ -141,7 +140,7 @@ impl Stage {
         self.try_call(function, input).await.unwrap().output
     }
 
-    /// Writes JSON, as a call of an administrator does.
+    /// Writes JSON, as a call by an administrator does.
     pub async fn set(&self, c: &str, k: &str, json: &str) {
         let app = self.app().await;
         let write = Write {
@@ -168,7 +167,7 @@ impl Stage {
         entry.map(|entry| entry.value.as_bytes().to_vec())
     }
 
-    /// Keys and values of a collection, as they were at one moment.
+    /// The keys and values of a collection, in one snapshot.
     pub async fn all(&self, c: &str) -> Vec<(String, String)> {
         let app = self.app().await;
         let list = List {
@@ -204,7 +203,7 @@ impl Stage {
         self.host.store().triggers(app.id).await.unwrap()
     }
 
-    /// Sends all dead letters again.
+    /// Replays all dead letters.
     pub async fn replay(&self) {
         let app = self.app().await;
         let actor = self.host.operator("a test");
@@ -244,14 +243,11 @@ pub fn collection(name: &str) -> Collection {
     Collection::parse(name).unwrap()
 }
 
-/// Waits for what must come about.
+/// Waits until `holds` returns true.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !holds().await {
-        assert!(
-            start.elapsed() < PATIENCE,
-            "it never came about that {what}"
-        );
+        assert!(start.elapsed() < PATIENCE, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Functions that are one commit.
+//! Transactional functions.
 
 use super::stage::{Stage, manifest};
 use kvasm::model::{AppName, Key, Op, Principal, Scope, Value};
@@ -19,9 +19,9 @@ fn transaction(body: &str) -> Vec<u8> {
 
 const SET: &str = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
     (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 0)))";
-/// Whether there is "k".
+/// Whether "k" exists.
 const HAS: &str = "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1))";
-/// Fails with code 9 unless an i64 is what it should be.
+/// Fails with code 9 unless an i64 has the expected value.
 fn must(value: &str, expected: i64) -> String {
     format!("(if (i64.ne {value} (i64.const {expected})) (then (return (i32.const 9))))")
 }
@@ -65,7 +65,7 @@ async fn a_trap_and_an_error_leave_nothing() {
         stage.try_call("run", "").await.unwrap_err();
         assert_eq!(stage.get("c", "k").await, None, "{end}");
     }
-    // Without the declaration the write stays.
+    // Without the declaration, the write stays.
     let stage = Stage::sqlite().await;
     stage
         .deploy(module_with(DATA, "", &format!("{SET} unreachable")))
@@ -74,7 +74,7 @@ async fn a_trap_and_an_error_leave_nothing() {
     assert_eq!(stage.get("c", "k").await.as_deref(), Some("1"));
 }
 
-/// Versions within a run can be used as those of the store.
+/// Versions from within a run can be used like those of the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn provisional_versions_guard_writes_of_the_same_run() {
     // Options at 64: size 24, mask 2, the version at 80.
@@ -98,7 +98,7 @@ async fn provisional_versions_guard_writes_of_the_same_run() {
     assert_eq!(stage.get("c", "k").await.as_deref(), Some("1"));
 }
 
-/// Reads "k" and writes what it found, plus one, under "l" and then under "k".
+/// Reads "k" and writes its value plus one under "l" and then under "k".
 const COPY: &str = "
     (local $n i32)
     (local.set $n (i32.wrap_i64 (call $kv_get (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
@@ -136,17 +136,17 @@ async fn a_run_that_lost_is_run_again_and_its_log_is_marked() {
         Some(done.to_string()),
         "each counted once"
     );
-    // Those may have waited for each other. Here the first run has to lose.
+    // Those may have waited for each other. Here the first run must conflict.
     let stage = meanwhile(1).await;
     stage.call("run", "").await;
     let app = stage.app().await;
     let lines = stage.host.logs().read(app.id, 0, usize::MAX);
-    assert!(lines.iter().any(|line| line.discarded), "no run lost");
+    assert!(lines.iter().any(|line| line.discarded), "no run conflicted");
     assert!(lines.iter().any(|line| !line.discarded));
 }
 
-/// Logs a line, reads "k", lets somebody else write "k" and "l", reads "l", and traps
-/// unless it has found the same in both.
+/// Logs a line, reads "k", lets another caller write "k" and "l", reads "l", and traps unless
+/// both values are the same.
 fn looks_twice() -> Vec<u8> {
     let read = |key: u32, out: u32| {
         format!(
@@ -176,7 +176,7 @@ fn looks_twice() -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// A host on which "meanwhile" writes both keys, the first `times` that it is called.
+/// A host on which "meanwhile" writes both keys in its first `times` calls.
 async fn meanwhile(times: u32) -> Stage {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let (of_guest, left) = (Arc::clone(&store), Arc::new(AtomicU32::new(times)));
@@ -205,13 +205,13 @@ async fn meanwhile(times: u32) -> Stage {
 async fn a_run_that_saw_two_moments_does_not_fail_for_it() {
     let stage = meanwhile(1).await;
     stage.call("run", "").await;
-    // Who always sees two moments is told that, and not that it has trapped.
+    // A run that never gets a consistent view fails with a conflict, not with the trap.
     let stage = meanwhile(u32::MAX).await;
     let error = error_of(stage.try_call("run", "").await);
     assert!(matches!(error, CallError::Conflict { .. }), "{error}");
 }
 
-/// A list shows the run's own writes among the store's.
+/// A list shows the run's own writes among those of the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_show_the_own_writes_in_their_places() {
     // Deletes "k", writes "l", lists all with a limit of 2, and returns the page.
@@ -237,9 +237,9 @@ async fn lists_show_the_own_writes_in_their_places() {
     assert_eq!(
         keys,
         ["a"],
-        "the store's first two, of which one is deleted"
+        "the store's first two, one of which is deleted"
     );
-    assert!(page.cursor.is_some(), "the list goes on");
+    assert!(page.cursor.is_some(), "the list continues");
     let all: Vec<_> = stage
         .all("c")
         .await
@@ -278,7 +278,7 @@ async fn the_gate_holds_within_a_transaction() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_is_bounded() {
-    // Writes keys of their own until it is refused; the status is the output.
+    // Writes new keys until a write is rejected; the status is the output.
     let body = "
         (local $n i32) (local $status i64)
         (loop $more
@@ -294,7 +294,7 @@ async fn a_transaction_is_bounded() {
     let stage = staged(body).await;
     let output = stage.call("run", "").await;
     let (count, message) = output.split_at(4);
-    // Some keys with a byte of 0x7f and above are not UTF-8, and refused before.
+    // Some keys with a byte of 0x7f or above are not UTF-8, and are rejected earlier.
     let count = u32::from_le_bytes(count.try_into().unwrap());
     let message = String::from_utf8_lossy(message);
     assert!(count <= 1_001, "{count}: {message}");

@@ -1,4 +1,4 @@
-//! What the dispatcher removes by itself.
+//! What the dispatcher removes automatically.
 
 use super::stage::{Stage, collection, until};
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
@@ -30,7 +30,7 @@ async fn entries(stage: &Stage) -> u64 {
     stage.host.store().usage(app).await.unwrap().entries
 }
 
-/// More than are removed in one step, of several collections; the others stay.
+/// More than one step removes, in several collections; other entries stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn expired_entries_go_and_the_others_stay() {
     let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
@@ -51,7 +51,7 @@ async fn expired_entries_go_and_the_others_stay() {
     }
     assert_eq!(entries(&stage).await, 1_400);
     stage.start_with(options());
-    until("what has expired is gone", async || {
+    until("expired entries are removed", async || {
         entries(&stage).await == 200
     })
     .await;
@@ -62,7 +62,7 @@ async fn expired_entries_go_and_the_others_stay() {
     );
 }
 
-/// Those over the cap go, the oldest first, and are counted.
+/// Dead letters over the limit are removed, oldest first, and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_dead_letters_go_and_are_counted() {
     let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
@@ -78,7 +78,7 @@ async fn too_many_dead_letters_go_and_are_counted() {
         .map(|letter| letter.id)
         .collect();
     stage.start_with(options());
-    until("two are gone", async || stage.letters().await.len() == 3).await;
+    until("two are removed", async || stage.letters().await.len() == 3).await;
     let left: Vec<_> = stage
         .letters()
         .await
@@ -93,7 +93,7 @@ async fn too_many_dead_letters_go_and_are_counted() {
     .await;
 }
 
-/// Those that are older than they may be go, and no others.
+/// Only dead letters over the maximum age are removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_dead_letters_go() {
     for (age, left) in [
@@ -110,8 +110,8 @@ async fn old_dead_letters_go() {
             letter_age: age,
             ..options()
         });
-        // What has expired goes in each round. When it has gone in two, there was a
-        // whole round between.
+        // Expired entries are removed in each round. Once that has happened twice, a whole
+        // round has run in between.
         for _ in 0..2 {
             let expired = Op::Set {
                 collection: collection("e"),
@@ -126,7 +126,7 @@ async fn old_dead_letters_go() {
             stage.host.store().commit(batch).await.unwrap();
             until("a round has been made", async || entries(&stage).await == 2).await;
         }
-        until("old letters are gone", async || {
+        until("old dead letters are removed", async || {
             stage.letters().await.len() == left
         })
         .await;
@@ -163,7 +163,7 @@ async fn what_a_host_has_in_memory_of_a_deleted_app_goes() {
     assert!(has_series("app") && has_log(&gone));
     let dispatcher = Dispatcher::new(stage.host.clone(), options());
     let dispatcher = tokio::spawn(dispatcher.run(std::future::pending()));
-    until("its log and its series are gone", async || {
+    until("its log and its metrics are removed", async || {
         !has_series("app") && !has_log(&gone)
     })
     .await;
@@ -174,7 +174,7 @@ async fn what_a_host_has_in_memory_of_a_deleted_app_goes() {
     assert!(!has_series("kept") && !has_log(&kept));
 }
 
-/// Gives up the one delivery that there is.
+/// Dead-letters the only delivery.
 async fn bury(stage: &Stage) {
     let (app, now) = (stage.app().await.id, Timestamp::now());
     let claim = Claim {
@@ -212,8 +212,8 @@ async fn bury(stage: &Stage) {
     assert!(stage.host.store().fail(&failed).await.unwrap().is_held());
 }
 
-/// Deletes a big app and leaves the rest to the dispatcher; `number` answers a query
-/// behind the store's back, and `spare` is the one for the pages to give back.
+/// Deletes a big app and leaves the rest to the dispatcher. `number` runs a query directly on
+/// the database; `spare` is the query for the pages to release.
 async fn a_deleted_app_goes(
     store: Arc<dyn Store>,
     keep: Box<dyn std::any::Any + Send + Sync>,
@@ -243,7 +243,7 @@ async fn a_deleted_app_goes(
             .unwrap();
     }
     assert!(big.delete_app().await.unwrap());
-    // Nothing has happened without the dispatcher.
+    // Without the dispatcher, nothing has happened.
     let left = "SELECT (SELECT count(*) FROM kv_entries) + (SELECT count(*) FROM deliveries)
                 + (SELECT count(*) FROM apps WHERE deleted_at IS NOT NULL)";
     assert_eq!(number(left).await, 1 + ENTRIES as i64 + 1 + 1 + 1);
@@ -251,12 +251,12 @@ async fn a_deleted_app_goes(
         audit_of_app: 5,
         ..options()
     });
-    until("the rows of the deleted app are gone", async || {
+    until("the rows of the deleted app are removed", async || {
         number(left).await == 1
     })
     .await;
     let audit = "SELECT count(*) FROM audit WHERE action = 'a test''s'";
-    until("the oldest audit rows are gone", async || {
+    until("the oldest audit rows are removed", async || {
         number(audit).await == 5
     })
     .await;
@@ -267,10 +267,7 @@ async fn a_deleted_app_goes(
     })
     .await;
     assert_eq!(other.value("c", "k").await, Some(bytes("1")));
-    until("free space was given back", async || {
-        number(spare).await <= 0
-    })
-    .await;
+    until("free space is released", async || number(spare).await <= 0).await;
     stage.stop().await;
 }
 
@@ -281,7 +278,7 @@ async fn a_deleted_app_and_old_audit_rows_go_on_sqlite() {
     let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
     let file = rusqlite::Connection::open(&path).unwrap();
     let number = |sql: &str| file.query_row(sql, [], |row| row.get(0)).unwrap();
-    // 1,024 pages and a tenth of the file stay.
+    // 1,024 pages and a tenth of the file are kept.
     let spare = "SELECT freelist_count - 1024 - page_count / 10
                  FROM pragma_freelist_count, pragma_page_count";
     let number = async |sql: &'static str| number(sql);
@@ -305,6 +302,6 @@ async fn a_deleted_app_and_old_audit_rows_go_on_postgres() {
         let text = tokio::task::spawn_blocking(psql).await.unwrap();
         text.trim().parse().unwrap()
     };
-    // Postgres does that.
+    // Postgres releases space on its own.
     a_deleted_app_goes(Arc::new(store), Box::new(()), "SELECT 0", number).await;
 }

@@ -1,4 +1,4 @@
-//! Transactions that wait for each other within their runs.
+//! Transactions that wait for each other's locks during their runs.
 
 use super::bank::bank;
 use super::contention::AGES;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Reads the entry "k", asks the test to go on, and adds 1 to the entry.
+/// Reads the entry "k", waits for the test, and adds 1 to the entry.
 fn adder() -> Vec<u8> {
     let run = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let text = format!(
@@ -33,8 +33,8 @@ fn adder() -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// A host with few instances. In the first run of the adder somebody else changes the
-/// entry, so that the run after it has its lock; each later one waits for the semaphore.
+/// A host with few instances. In the first run of the adder another caller changes the entry,
+/// so that the second run locks it; each later run waits for the semaphore.
 struct Meeting {
     stage: Arc<Stage>,
     runs: Arc<AtomicU64>,
@@ -87,7 +87,7 @@ impl Meeting {
         tokio::spawn(async move { stage.try_call("run", "").await })
     }
 
-    /// A call whose second run has the lock of the entry, and waits.
+    /// A call whose second run has locked the entry, and waits.
     async fn holder(&self) -> Answer {
         let holder = self.call();
         until("it holds the entry", async || {
@@ -109,7 +109,7 @@ fn metric(stage: &Stage, name: &str) -> i64 {
     values.sum()
 }
 
-/// Runs that meet a lock wait where they are, and are not begun again.
+/// Runs that meet a lock wait in place and are not restarted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_meets_a_lock_waits_and_is_run_once() {
     const WAITING: i64 = 8;
@@ -120,7 +120,7 @@ async fn a_run_that_meets_a_lock_waits_and_is_run_once() {
         metric(&meeting.stage, "kvasm_instances") == 1 + WAITING
     })
     .await;
-    // None of them has come past the entry.
+    // None of them has passed the entry.
     assert_eq!(meeting.runs.load(Ordering::SeqCst), 2);
     meeting.may_go_on.add_permits(100);
     holder.await.unwrap().unwrap();
@@ -134,14 +134,14 @@ async fn a_run_that_meets_a_lock_waits_and_is_run_once() {
     assert_eq!(metric(&meeting.stage, "kvasm_transaction_locks"), 0);
 }
 
-/// More of one app wait than it may have instances. Others find one, and so does the
-/// holder, whose runs keep theirs.
+/// More calls of one app wait than it may have instances. Other apps still get one, and the
+/// lock holder keeps its own across runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn runs_that_wait_leave_instances_to_neighbours() {
     let meeting = meeting(AGES).await;
     let holder = meeting.holder().await;
     let waiting: Vec<_> = (0..100).map(|_| meeting.call()).collect();
-    until("the app has all instances that it may have", async || {
+    until("the app is at its instance limit", async || {
         metric(&meeting.stage, "kvasm_instances") == 20
     })
     .await;
@@ -150,7 +150,7 @@ async fn runs_that_wait_leave_instances_to_neighbours() {
     let quiet = host.create_app(name.clone()).await.unwrap();
     let actor = host.operator("a test");
     host.deploy(&actor, &quiet, bank(), true).await.unwrap();
-    // As it is with its plugin.
+    // The row with its active plugin.
     let quiet = host.app(&name).await.unwrap().unwrap();
     let call = Call::function("run").input("00010");
     host.invoke(&quiet, call).await.unwrap();
@@ -163,7 +163,7 @@ async fn runs_that_wait_leave_instances_to_neighbours() {
     assert_eq!(meeting.stage.get("b", "k").await.as_deref(), Some("111"));
 }
 
-/// A run that waits for a lock until it times out fails with a conflict that says so.
+/// A run that waits for a lock until its deadline fails with a conflict that says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_waits_until_its_deadline_is_in_conflict() {
     let meeting = meeting(Duration::from_secs(5)).await;
@@ -187,7 +187,7 @@ async fn a_run_that_waits_until_its_deadline_is_in_conflict() {
     .await;
 }
 
-/// A run that meets a commit under way goes on from what that writes.
+/// A run that meets a commit in progress continues from what the commit writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_that_is_under_way_is_followed_and_not_lost_to() {
     const CALLS: i64 = 6;

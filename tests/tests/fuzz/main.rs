@@ -1,8 +1,8 @@
-//! Every fuzz target with the committed corpus, and with mutations of it.
+//! Runs every fuzz target with the committed corpus and with mutations of it.
 //!
-//! A run makes so many mutations of each target; `KVASM_FUZZ_SECONDS=30` goes on for so
-//! long instead. `KVASM_TEST_SEED` repeats the choices of a run, and a failure shows its
-//! input. `KVASM_UPDATE=1` writes the corpus.
+//! Each target runs a fixed number of mutations, or for 30 s with `KVASM_FUZZ_SECONDS=30`.
+//! `KVASM_TEST_SEED` repeats the choices of a run, and a failure prints its input.
+//! `KVASM_UPDATE=1` writes the corpus.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -21,10 +21,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The mutations of each target in one run.
+/// The number of mutations of each target in one run.
 const MUTATIONS: usize = 20_000;
-/// What a target may hold at once: so much, and so many times its input. An error's text
-/// and the widest thing that a few bytes stand for are within it.
+/// The memory limit of a target: `BYTES`, plus `TIMES` the input. It covers an error's text and
+/// the largest value that a few bytes can encode.
 const BYTES: usize = 64 * 1024;
 const TIMES: usize = 64;
 
@@ -36,7 +36,7 @@ fn corpus_folder(target: &str) -> PathBuf {
     fuzz_folder().join("corpus").join(target)
 }
 
-/// The committed inputs of a target by their names.
+/// The committed inputs of a target, by name.
 fn corpus(target: &str) -> BTreeMap<String, Vec<u8>> {
     let folder = corpus_folder(target);
     let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
@@ -48,7 +48,7 @@ fn corpus(target: &str) -> BTreeMap<String, Vec<u8>> {
     entries.map(file).collect()
 }
 
-/// Runs a target with an input, and looks at the memory that it takes meanwhile.
+/// Runs a target with an input, and checks its peak memory.
 fn run(target: &Target, bytes: &[u8], of: &str) {
     let ran = catch_unwind(AssertUnwindSafe(|| memory::peak(|| (target.run)(bytes))));
     let shown = bytes.escape_ascii();
@@ -97,7 +97,7 @@ fn with_mutations(name: &str) {
     println!("{name}: {ran} mutations");
 }
 
-/// One test for each target, so that they run side by side.
+/// Generates a test for each target, so that they run in parallel.
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
         $(
@@ -144,8 +144,8 @@ fn every_target_has_its_program() {
     }
 }
 
-/// The corpus follows the formats: what the generator makes is committed. Inputs that were
-/// found are there beside it.
+/// The corpus follows the formats: the generated seeds are committed. Inputs found by fuzzing
+/// are kept in addition.
 #[test]
 fn the_corpus_has_every_seed() {
     for target in TARGETS {
@@ -168,7 +168,7 @@ fn the_corpus_has_every_seed() {
     }
 }
 
-/// A run with the same seed makes the same choices, and most of them are other inputs.
+/// A run with the same seed makes the same choices, and most of its inputs are new.
 #[test]
 fn a_seed_repeats_its_mutations() {
     let known: Vec<Vec<u8>> = seeds("batch").into_iter().map(|(_, bytes)| bytes).collect();
@@ -187,7 +187,7 @@ fn a_seed_repeats_its_mutations() {
     assert!(new > 150, "{new} of 200");
 }
 
-/// A target that keeps too much is found, and one that panics, with its input.
+/// A target that uses too much memory is detected, and so is one that panics, with its input.
 #[test]
 fn a_fault_is_found() {
     fn greedy(bytes: &[u8]) {

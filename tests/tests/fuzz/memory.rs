@@ -1,11 +1,11 @@
-//! The memory that a thread holds at the most.
+//! Measures the peak memory of a thread.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 thread_local! {
-    /// What this thread has taken and not given back, in bytes, and the most of it. What
-    /// another thread takes or gives back is not counted here.
+    /// The bytes that this thread has allocated and not freed, and their peak. Other threads
+    /// are not counted.
     static HELD: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };
 }
@@ -13,7 +13,7 @@ thread_local! {
 struct Counting;
 
 fn count(change: isize) {
-    // A thread that ends gives back memory when its counters are gone.
+    // A thread may free memory at its end, after its counters are destroyed.
     let _ = HELD.try_with(|held| {
         held.set(held.get().wrapping_add(change));
         let _ = PEAK.try_with(|peak| peak.set(peak.get().max(held.get())));
@@ -40,7 +40,7 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.dealloc(ptr, layout) }
     }
 
-    /// While it moves, a buffer is there twice.
+    /// While a buffer moves, it exists twice.
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size.cast_signed());
         count(-layout.size().cast_signed());
@@ -52,7 +52,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The most bytes that this thread holds meanwhile beyond those that it held before.
+/// The peak of the bytes that this thread allocates during `work`.
 pub fn peak(work: impl FnOnce()) -> usize {
     let before = HELD.get();
     PEAK.set(before);

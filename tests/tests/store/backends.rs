@@ -1,4 +1,4 @@
-//! An empty store of each kind.
+//! Opens an empty store of each kind.
 
 use kvasm::store::{MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
 use kvasm_store_testing::conformance::Fixture;
@@ -28,9 +28,9 @@ pub async fn postgres() -> Fixture {
         .await
         .expect("a database");
     let mut options = PostgresOptions::new(url);
-    // Tests run side by side on one small server.
+    // Tests run concurrently on one small server.
     options.max_connections = 8;
-    // On a busy machine a wait is no failure.
+    // On a busy machine, a long wait is not a failure.
     options.acquire_timeout = std::time::Duration::from_secs(60);
     options.statement_timeout = std::time::Duration::from_secs(60);
     let store = PostgresStore::connect(options)

@@ -1,4 +1,4 @@
-//! The stores: one suite for all of them, and what only Postgres can show.
+//! The stores: the conformance suite for each, and tests of SQLite and Postgres alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod backends;

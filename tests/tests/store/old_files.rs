@@ -1,4 +1,4 @@
-//! Databases that an earlier version has made.
+//! Databases created by earlier versions.
 
 use kvasm::model::{AppId, CursorKey, Letters};
 use kvasm::store::{
@@ -26,9 +26,8 @@ const POSTGRES: [&str; 3] = [
     include_str!("../../../migrations/postgres/0003_events.sql"),
 ];
 
-/// Two entries, a delivery of a change and one of a schedule, and a dead letter, of the
-/// schema 3. `app` and `other` are literals of identities, and so are the cursor key and
-/// the value.
+/// Two entries, a delivery of a change and one of a schedule, and a dead letter, in schema 3.
+/// `app` and `other` are SQL literals of identities; so are the cursor key and the value.
 fn content(app: &str, name: &str, other: &str, [cursor_key, value]: [&str; 2]) -> String {
     format!(
         "INSERT INTO apps (id, name, cursor_key, created_at)
@@ -59,8 +58,8 @@ fn content(app: &str, name: &str, other: &str, [cursor_key, value]: [&str; 2]) -
     )
 }
 
-/// What the rows of [`content`] take: `kvasm usage` counts 192 bytes for each entry and
-/// 768 for each delivery and dead letter besides their own.
+/// The usage of the rows of [`content`]: `kvasm usage` counts 192 bytes for each entry and 768
+/// for each delivery and dead letter, in addition to their own.
 const ENTRIES: u64 = 9 + 10 + 2 * 192;
 const DELIVERY: u64 = 9 + 768;
 const LETTER: u64 = 10 + 768 + 6;
@@ -74,7 +73,7 @@ async fn all_is_there(tenant: &Tenant) {
     assert_eq!(tenant.value("c", "a").await, Some(seven));
     assert_eq!(tenant.outstanding().await.len(), 2);
     assert_eq!(tenant.letters().await.len(), 1);
-    // Each leaves with what it was counted for.
+    // Each row subtracts what it was counted as.
     let discarded = tenant
         .store
         .discard(tenant.id, Letters::default(), 10, audit_row("discard"));
@@ -103,8 +102,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes a file of the schema 3 without incremental vacuum. sqlx's own table comes from
-/// a new file.
+/// Creates a file of schema 3 without incremental vacuum. sqlx's own table is copied from a new
+/// file.
 async fn old_file(path: &Path) -> Connection {
     let new = path.with_extension("new");
     drop(SqliteStore::open(SqliteOptions::new(&new)).await.unwrap());
@@ -137,7 +136,7 @@ async fn a_sqlite_file_of_schema_3_keeps_all_and_is_counted() {
     let content = content(&literal(id), &name, &other, [&key, "1"]);
     old.execute_batch(&content).unwrap();
     old.execute_batch("UPDATE apps SET triggers = 2").unwrap();
-    // What schema 3 counted.
+    // The usage as schema 3 counted it.
     let usage = "INSERT INTO app_usage (app_id, entries, bytes) VALUES (?1, 2, 28)";
     old.execute(usage, [id.uuid().as_bytes()]).unwrap();
     drop(old);
@@ -145,8 +144,7 @@ async fn a_sqlite_file_of_schema_3_keeps_all_and_is_counted() {
     all_is_there(&tenant(Arc::new(store), id, &name)).await;
 }
 
-/// Makes a database of the schema 3, with this content. sqlx's own table comes from a new
-/// one.
+/// Creates a database of schema 3 with this content. sqlx's own table is copied from a new one.
 async fn old_database(content: String) -> PostgresOptions {
     let databases = || (fresh_database(), fresh_database());
     let (old, new) = tokio::task::spawn_blocking(databases).await.unwrap();
@@ -194,7 +192,7 @@ async fn a_postgres_database_of_schema_3_keeps_all_and_is_counted() {
     all_is_there(&tenant(Arc::new(store), id, &name)).await;
 }
 
-/// Refused, with what to do.
+/// Asserts that it was rejected with instructions.
 #[track_caller]
 fn is_refused<T>(opened: Result<T, StoreError>) {
     let Err(StoreError::Failed(cause)) = opened else {
@@ -221,9 +219,9 @@ async fn an_old_file_that_another_process_has_open_is_left_alone() {
     options.migrate = Migrate::Alone;
     let schema = || SqliteStore::schema(&options);
     assert_eq!(schema().await.unwrap().state(), SchemaState::Empty);
-    assert!(!path.exists(), "a look makes no file");
+    assert!(!path.exists(), "a read-only check creates no file");
 
-    // As an older server has it, which is idle at the moment.
+    // As an older server has it open, currently idle.
     let old = old_file(&path).await;
     old.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))
         .unwrap();
@@ -235,7 +233,7 @@ async fn an_old_file_that_another_process_has_open_is_left_alone() {
     drop(old);
     drop(SqliteStore::open(options.clone()).await.unwrap());
     assert_eq!(schema().await.unwrap().state(), SchemaState::Current);
-    // What is up to date may be opened by many.
+    // Several processes may open an up-to-date file.
     let first = SqliteStore::open(options.clone()).await.unwrap();
     drop((SqliteStore::open(options.clone()).await.unwrap(), first));
 
@@ -262,7 +260,7 @@ async fn an_old_database_is_left_alone_until_somebody_migrates_it() {
     PostgresStore::migrate(&always).await.unwrap();
     assert_eq!(schema().await.unwrap().state(), SchemaState::Current);
     drop(PostgresStore::connect(alone.clone()).await.unwrap());
-    // An empty one is made.
+    // An empty database is initialised.
     let url = tokio::task::spawn_blocking(fresh_database).await.unwrap();
     let empty = PostgresOptions { url, ..alone };
     let schema = || PostgresStore::schema(&empty);
@@ -271,8 +269,7 @@ async fn an_old_database_is_left_alone_until_somebody_migrates_it() {
     assert_eq!(schema().await.unwrap().state(), SchemaState::Current);
 }
 
-/// A version that a client remembers from before the restore is never that of another
-/// value.
+/// A version that a client remembers from before the restore is never that of another value.
 async fn versions_go_on(store: Arc<dyn Store>, last: i64, version: u64) {
     let kit = Kit::new(store, 0);
     let app = kit.app().await;
@@ -326,7 +323,7 @@ async fn an_old_file_is_rewritten_once_when_nobody_has_it_open() {
         app.set("c", &format!("k{at}"), bytes([7; 10_000])).await;
     }
     assert_eq!(turn_on().await.unwrap(), IncrementalVacuum::InUse);
-    // Nobody was harmed.
+    // The failed attempt did no harm.
     app.set("c", "k", bytes("1")).await;
     let id = app.id;
     drop((app, kit));
@@ -345,5 +342,5 @@ async fn an_old_file_is_rewritten_once_when_nobody_has_it_open() {
     while app.store.give_back().await.unwrap() {}
     drop(app);
     let left = path.metadata().unwrap().len();
-    assert!(left < 6 * 1024 * 1024, "{left} bytes are left");
+    assert!(left < 6 * 1024 * 1024, "{left} bytes remain");
 }

@@ -1,4 +1,4 @@
-//! What only SQLite can show: a database that refuses rows.
+//! A test of SQLite alone: a database that rejects rows.
 
 use kvasm::model::{DeadReason, Letters, Verdict};
 use kvasm::store::{SqliteOptions, SqliteStore};
@@ -7,7 +7,7 @@ use kvasm_store_testing::conformance::kit::{Tenant, bytes, set};
 use rusqlite::Connection;
 use std::sync::Arc;
 
-/// What migration 5 counts.
+/// The usage as migration 5 computes it.
 const RECOUNT: &str = "SELECT
     (SELECT count(*) FROM kv_entries AS e WHERE e.app_id = u.app_id) - u.entries,
     (SELECT coalesce(sum(size + 192), 0) FROM kv_entries AS e WHERE e.app_id = u.app_id)
@@ -19,7 +19,7 @@ const RECOUNT: &str = "SELECT
      WHERE d.app_id = u.app_id AND d.kind <> 'schedule') - u.queued
     FROM app_usage AS u";
 
-/// Asserts that each app uses what a recount gives.
+/// Asserts that each app's usage equals a recount.
 fn recount(file: &Connection) {
     let mut statement = file.prepare(RECOUNT).unwrap();
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
@@ -59,7 +59,7 @@ async fn an_audit_row_that_fails_leaves_the_usage_that_a_recount_gives() {
     let (all, row) = (Letters::default, || app.audit_row("refused"));
     let store = &app.store;
     for round in 0..20 {
-        // They share commits with writes that succeed.
+        // The rejected writes share commits with writes that succeed.
         let key = format!("k{round}");
         let mut audited = app.batch(vec![], vec![set("c", &key, bytes("refused"))]);
         audited.audit = Some(Box::new(row()));
@@ -78,7 +78,7 @@ async fn an_audit_row_that_fails_leaves_the_usage_that_a_recount_gives() {
     assert_eq!(after.entries, before.entries + 20);
     assert_eq!(after.deliveries, before.deliveries);
     assert_eq!(app.letters().await.len(), 2);
-    // It goes on from there.
+    // Writes work again.
     let row = app.audit_row("test");
     assert_eq!(store.discard(app.id, all(), 10, row).await.unwrap(), 2);
     recount(&file);

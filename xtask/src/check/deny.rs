@@ -1,4 +1,4 @@
-//! What the workspace depends on: licences, versions, advisories. By cargo-deny, after
+//! Checks the licences, versions and advisories of dependencies with cargo-deny and
 //! `deny.toml`.
 
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 use crate::process::{cargo, probe, run as run_command, step};
 
-/// Runs cargo-deny where it is installed. Nothing is fetched: advisories are looked at
-/// if their database is there.
+/// Runs cargo-deny if it is installed. Nothing is fetched: advisories are checked only if their
+/// database is present.
 pub fn run() -> Result<()> {
     if let Err(why) = probe(cargo().args(["deny", "--version"])) {
         step(&format!(
@@ -22,12 +22,12 @@ pub fn run() -> Result<()> {
     if has_advisories() {
         command.args(["--disable-fetch", "advisories"]);
     } else {
-        step("SKIPPED advisories: their database is not there; `cargo deny fetch db` gets it");
+        step("SKIPPED advisories: their database is missing; `cargo deny fetch db` fetches it");
     }
     run_command(command.args(["bans", "licenses", "sources"])).context("deny.toml has the rules")
 }
 
-/// Where cargo-deny keeps the database.
+/// Reports whether cargo-deny has its advisory database.
 fn has_advisories() -> bool {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));

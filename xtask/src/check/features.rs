@@ -1,11 +1,10 @@
-//! Each feature alone, and no feature at all, of the crates that have some.
+//! Checks each feature alone, and no features at all.
 //!
-//! `cargo check -p kvasm --no-default-features` would build wasmtime again, for other
-//! features of what both depend on. So cargo builds the workspace as always, and this
-//! program stands in for the compiler of its members (`RUSTC_WORKSPACE_WRAPPER`, as
-//! clippy does): it takes away the features that are off, and the optional dependencies
-//! that come with them. What that does not find is a feature of a dependency that is on
-//! for another member alone.
+//! `cargo check -p kvasm --no-default-features` would rebuild wasmtime, because features of
+//! shared dependencies would differ. Instead, cargo builds the workspace as usual, and this
+//! program wraps the compiler for workspace members (`RUSTC_WORKSPACE_WRAPPER`, like clippy).
+//! It removes the disabled features and their optional dependencies. It does not detect a
+//! feature of a dependency that is enabled only for another member.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -18,19 +17,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::{cargo, output, run as run_command, step, workspace};
 
-/// The variable that says what to take away.
+/// The environment variable with the plan for the wrapper.
 const VARIABLE: &str = "KVASM_XTASK_FEATURES";
 
-/// Features that are not checked alone: every build of the tests has them, and they have
-/// nothing of their own but entries to what another feature brings.
+/// Features that are not checked alone: every test build has them, and they only expose code
+/// that another feature provides.
 const WITH_OTHERS: &[&str] = &["fuzzing"];
 
-/// What is checked of the crates, by the names that the compiler has for them. Crates of
-/// the workspace that are not here are compiled as empty ones.
+/// What is disabled in each crate that is checked, by crate name. Other workspace crates are
+/// compiled as empty crates.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Plan(BTreeMap<String, Off>);
 
-/// What is off in a crate.
+/// What is disabled in a crate.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Off {
     features: BTreeSet<String>,
@@ -59,7 +58,7 @@ struct Dependency {
     kind: Option<String>,
 }
 
-/// Checks every choice.
+/// Checks each choice of features.
 pub fn run() -> Result<()> {
     let text = output(cargo().args(["metadata", "--no-deps", "--format-version=1"]))?;
     let metadata: Metadata = serde_json::from_str(&text).context("reading cargo's metadata")?;
@@ -72,7 +71,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// No feature, then each that is not the default: that one has been built.
+/// No feature, then each one that is not a default: those are already built.
 fn choices(metadata: &Metadata) -> Vec<Option<String>> {
     let names = metadata.packages.iter().flat_map(|package| {
         let default = package.features.get("default").cloned().unwrap_or_default();
@@ -86,8 +85,8 @@ fn choices(metadata: &Metadata) -> Vec<Option<String>> {
         .collect()
 }
 
-/// What is off when `feature` alone is on, in the packages that have features, and which
-/// packages they need.
+/// What is disabled when only `feature` is enabled, in the packages with features and the
+/// packages they depend on.
 fn plan(metadata: &Metadata, feature: Option<&str>) -> Plan {
     let mut plan = BTreeMap::new();
     for package in &metadata.packages {
@@ -148,14 +147,14 @@ fn crate_name(package: &str) -> String {
 }
 
 fn check(feature: Option<&str>, plan: &Plan) -> Result<()> {
-    // Cargo tells what a wrapper has built by the wrapper's path.
+    // Cargo tells the builds of different wrappers apart by the wrapper's path.
     let folder = workspace().join("target/xtask-features");
     let folder = folder.join(feature.unwrap_or("none"));
     let wrapper = folder
         .join("rustc")
         .with_extension(env::consts::EXE_EXTENSION);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let xtask = env::current_exe().context("where this program is")?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let xtask = env::current_exe().context("cannot determine the path of this program")?;
     put(&xtask, &wrapper).with_context(|| format!("cannot write {}", wrapper.display()))?;
     let mut command = cargo();
     command.args(["check", "--quiet", "--workspace", "--lib"]);
@@ -163,7 +162,7 @@ fn check(feature: Option<&str>, plan: &Plan) -> Result<()> {
     run_command(command.env(VARIABLE, serde_json::to_string(plan)?))
 }
 
-/// Copies a program, unless it is there.
+/// Copies a program, unless the copy is already there.
 fn put(from: &Path, to: &Path) -> std::io::Result<()> {
     let is_same = |to: fs::Metadata, from: fs::Metadata| {
         to.len() == from.len() && to.modified().ok() >= from.modified().ok()
@@ -173,13 +172,13 @@ fn put(from: &Path, to: &Path) -> std::io::Result<()> {
     {
         return Ok(());
     }
-    // A program that runs cannot be written to.
+    // A running program cannot be written to.
     let new = to.with_extension("new");
     fs::copy(from, &new)?;
     fs::rename(new, to)
 }
 
-/// Stands in for the compiler, if cargo has started this program as one.
+/// Acts as the compiler, if cargo has started this program as the wrapper.
 pub fn as_compiler() -> Option<ExitCode> {
     let plan = env::var(VARIABLE).ok()?;
     let compiled = compile(&plan).unwrap_or_else(|error| {
@@ -193,7 +192,7 @@ fn compile(plan: &str) -> Result<ExitCode> {
     let plan: Plan = serde_json::from_str(plan).context(VARIABLE)?;
     let mut arguments = env::args().skip(1);
     let Some(compiler) = arguments.next() else {
-        bail!("no compiler is named");
+        bail!("no compiler given");
     };
     let empty = env::current_exe()?.with_file_name("empty.rs");
     fs::write(&empty, "").with_context(|| format!("cannot write {}", empty.display()))?;
@@ -207,10 +206,10 @@ fn compile(plan: &str) -> Result<ExitCode> {
     })
 }
 
-/// The compiler's arguments without what is off.
+/// The compiler's arguments without what is disabled.
 fn rewritten(arguments: Vec<String>, plan: &Plan, empty: &str) -> Vec<String> {
     let name = value_of(&arguments, "--crate-name");
-    // Cargo asks about the compiler itself with a crate of this name.
+    // Cargo queries the compiler itself with a crate of this name.
     let Some(name) = name.filter(|name| name != "___") else {
         return arguments;
     };

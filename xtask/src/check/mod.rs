@@ -1,5 +1,5 @@
-//! `cargo xtask check`: formatting, lints, features and documentation of all Rust code,
-//! and what it depends on.
+//! `cargo xtask check`: formatting, lints, features and documentation of all Rust code, and its
+//! dependencies.
 
 mod deny;
 mod features;
@@ -23,9 +23,9 @@ pub use features::as_compiler;
 pub enum Part {
     /// Formatting
     Format,
-    /// The declared oldest compiler
+    /// Declared minimum compiler version
     Versions,
-    /// Words that have a plainer one, and typos
+    /// Words with a plainer alternative, and typos
     Words,
     /// Licences, versions and advisories of dependencies
     Deny,
@@ -66,8 +66,8 @@ fn format() -> Result<()> {
     run_command(rustfmt_on_fuzz_targets()?.arg("--check")).context(hint)
 }
 
-/// `fuzz` is a workspace whose dependencies may not be there, so it is not cargo that
-/// formats it.
+/// `fuzz` is a workspace whose dependencies may be missing, so rustfmt formats it without
+/// cargo.
 fn rustfmt_on_fuzz_targets() -> Result<Command> {
     let folder = workspace().join("fuzz/fuzz_targets");
     let mut command = Command::new("rustfmt");
@@ -106,7 +106,7 @@ fn deny_warnings(command: &mut Command) -> &mut Command {
     command.args(["--", "-D", "warnings"])
 }
 
-/// The guests are workspaces of their own, which `--workspace` does not reach.
+/// The guests are workspaces of their own, which `--workspace` does not include.
 fn guest_workspaces() -> impl Iterator<Item = PathBuf> {
     guest_folders()
         .into_iter()

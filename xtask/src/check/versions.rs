@@ -1,4 +1,4 @@
-//! The oldest compiler: declared, and the one that builds.
+//! Checks the minimum compiler version: where it is declared, and whether it can build.
 
 use std::fs;
 use std::process::Command;
@@ -19,16 +19,16 @@ struct Package {
     rust_version: Option<String>,
 }
 
-/// Files that name the oldest compiler, each with what is in front of it.
+/// Files that mention the minimum compiler version, each with the preceding text.
 const NAMED: &[(&str, &str)] = &[
     ("CONTRIBUTING.md", "Rust "),
     (".github/workflows/ci.yml", "toolchain: \""),
 ];
 
-/// Every package declares the same oldest compiler, documents and the CI name it, and the
-/// workspace builds with it, if it is there.
+/// Checks that every package declares the same minimum version, that documents and the CI
+/// mention it, and that the workspace builds with it, if it is installed.
 pub fn run() -> Result<()> {
-    step("the oldest compiler");
+    step("minimum compiler version");
     let declared = declared()?;
     for (path, before) in NAMED {
         let text =
@@ -36,13 +36,13 @@ pub fn run() -> Result<()> {
         let named = format!("{before}{declared}");
         ensure!(
             text.contains(&named),
-            "{path} does not say {named:?}, the declared rust-version"
+            "{path} does not contain {named:?}, the declared rust-version"
         );
     }
     build(&declared)
 }
 
-/// The version that all packages declare, those of the examples included.
+/// The version that all packages declare, including the examples.
 fn declared() -> Result<String> {
     let mut found: Option<String> = None;
     for folder in ["", "examples"] {
@@ -61,7 +61,7 @@ fn declared() -> Result<String> {
             );
         }
     }
-    found.context("there are no packages")
+    found.context("no packages found")
 }
 
 fn build(declared: &str) -> Result<()> {
@@ -85,7 +85,8 @@ fn build(declared: &str) -> Result<()> {
     }
 }
 
-/// Whether `rustc --version` is of the declared one, whose patches do not count.
+/// Reports whether the output of `rustc --version` matches the declared version, ignoring the
+/// patch level.
 fn is_of(version: &str, declared: &str) -> bool {
     let number = version.split(' ').nth(1).unwrap_or_default();
     number == declared || number.starts_with(&format!("{declared}."))

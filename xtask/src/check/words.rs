@@ -1,6 +1,5 @@
-//! Words that make a reader stop: what plain engineering English has other words for. They
-//! are looked for in Markdown, and in the comments and strings of Rust. Also runs `typos`
-//! where it is installed.
+//! Finds words that have a plainer alternative, in Markdown and in the comments and strings of
+//! Rust. Also runs `typos` if it is installed.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{output, probe, run as run_command, step, workspace};
 
-/// What is not written, and what is instead. Only what the tree is free of is here.
+/// Banned words and their replacements. Only words that the tree no longer contains are listed.
 const BANNED: &[(&str, &str)] = &[
     ("albeit", "though"),
     ("amidst", "among"),
@@ -48,10 +47,10 @@ const BANNED: &[(&str, &str)] = &[
     ("whoever", "the caller, the reader, any host"),
 ];
 
-/// Files that must name the words.
+/// Files that must contain the words.
 const EXEMPT: &[&str] = &["xtask/src/check/words.rs"];
 
-/// Fails with every place where a banned word is.
+/// Fails if a banned word is found, and lists every occurrence.
 pub fn run() -> Result<()> {
     step("words");
     let files = output(
@@ -65,7 +64,7 @@ pub fn run() -> Result<()> {
         if !is_rust && !path.ends_with(".md") {
             continue;
         }
-        // Listed by git, and deleted since.
+        // Listed by git, but deleted since.
         let Ok(text) = fs::read_to_string(workspace().join(path)) else {
             continue;
         };
@@ -73,7 +72,7 @@ pub fn run() -> Result<()> {
         found.extend(banned(path, &prose));
     }
     if !found.is_empty() {
-        bail!("words that have a plainer one:\n{}", found.join("\n"));
+        bail!("words with a plainer alternative:\n{}", found.join("\n"));
     }
     typos()
 }
@@ -87,10 +86,10 @@ fn typos() -> Result<()> {
     }
     step("typos");
     let root: &Path = &workspace();
-    run_command(Command::new("typos").current_dir(root)).context("_typos.toml has what is no typo")
+    run_command(Command::new("typos").current_dir(root)).context("exceptions go into _typos.toml")
 }
 
-/// Each banned word of a text, with its line. A phrase may be broken over two lines.
+/// Each banned word in a text, with its line. A phrase may span two lines.
 fn banned(path: &str, prose: &str) -> Vec<String> {
     let words = words(prose);
     let mut found = Vec::new();
@@ -107,8 +106,8 @@ fn banned(path: &str, prose: &str) -> Vec<String> {
     found
 }
 
-/// The words of a text in lower case, each with its line from 1. What has an underscore or
-/// a digit is a name, and one word.
+/// The words of a text in lower case, each with its 1-based line. An identifier with
+/// underscores or digits is one word.
 fn words(prose: &str) -> Vec<(usize, String)> {
     let mut words = Vec::new();
     for (at, line) in prose.lines().enumerate() {
@@ -121,7 +120,7 @@ fn words(prose: &str) -> Vec<(usize, String)> {
     words
 }
 
-/// The comments and strings of a Rust source, in their lines.
+/// The comments and strings of a Rust source, on their original lines.
 fn without_code(text: &str) -> String {
     let mut prose = String::with_capacity(text.len());
     let mut rest = text;
@@ -129,7 +128,7 @@ fn without_code(text: &str) -> String {
         let end = end_of_prose(rest);
         if end > 0 {
             let (part, after) = rest.split_at(end);
-            // Two that follow one another are two.
+            // Keeps consecutive ones separate.
             prose.push_str(part);
             prose.push(' ');
             rest = after;
@@ -141,8 +140,7 @@ fn without_code(text: &str) -> String {
     prose
 }
 
-/// How long the comment or the string is that a text begins with; 0 if it begins with
-/// neither.
+/// The length of the comment or string at the beginning of a text; 0 if there is none.
 fn end_of_prose(text: &str) -> usize {
     if text.starts_with("//") {
         return text.find('\n').unwrap_or(text.len());
@@ -151,7 +149,7 @@ fn end_of_prose(text: &str) -> usize {
         return text.find("*/").map_or(text.len(), |at| at + 2);
     }
     if text.starts_with("'\"'") || text.starts_with("'\\\"'") {
-        // A character; it is no word.
+        // A character literal is not a word.
         return text
             .get(1..)
             .and_then(|rest| rest.find('\''))

@@ -1,4 +1,4 @@
-//! The list of mutants, and what each makes of its file.
+//! The list of mutants, and how each changes its file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 
-/// Where the list is.
+/// The path of the list.
 pub const LIST: &str = "tests/mutants.toml";
 /// Where the crates are that mutants are of.
 const HOST: &str = "host/";
@@ -26,25 +26,25 @@ struct List {
     mutant: Vec<Mutant>,
 }
 
-/// A careless line.
+/// A mutant: a plausible mistake in one expression.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mutant {
-    /// Selects it.
+    /// Its name, by which it is selected.
     pub name: String,
-    /// What somebody would have got wrong.
+    /// The mistake that it represents.
     pub what: String,
-    /// From the root of the workspace.
+    /// The file, relative to the root of the workspace.
     pub file: String,
-    /// An expression in it.
+    /// The expression to replace.
     code: String,
-    /// What it becomes: an expression of the same type.
+    /// The replacement: an expression of the same type.
     becomes: String,
-    /// Text around `code` that is there once, if `code` alone is not.
+    /// Text around `code` that occurs once, if `code` alone does not.
     within: Option<String>,
-    /// The tests of which one at least must fail.
+    /// The tests, at least one of which must fail.
     pub tests: Vec<Test>,
-    /// Why no test can notice it.
+    /// Why no test can detect it, if none can.
     pub lives: Option<String>,
 }
 
@@ -71,21 +71,21 @@ impl TryFrom<String> for Test {
 }
 
 impl Mutant {
-    /// For people.
+    /// The change, for display.
     pub fn change(&self) -> String {
         let line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         format!("`{}` becomes `{}`", line(&self.code), line(&self.becomes))
     }
 
-    /// Where its code is in the text of its file.
+    /// The position of its code in the text of its file.
     ///
     /// # Errors
-    /// It is not there, or more than once.
+    /// Fails if the code is missing or occurs more than once.
     pub fn place(&self, text: &str) -> Result<usize> {
         let once = |what: &str, text: &str| match text.match_indices(what).count() {
-            1 => text.find(what).context("it is there once"),
-            0 => Err(anyhow!("`{what}` is not there")),
-            count => Err(anyhow!("`{what}` is there {count} times")),
+            1 => text.find(what).context("it occurs once"),
+            0 => Err(anyhow!("`{what}` does not occur")),
+            count => Err(anyhow!("`{what}` occurs {count} times")),
         };
         let within = self.within.as_ref().unwrap_or(&self.code);
         let found = once(within, text).and_then(|at| Ok(at + once(&self.code, within)?));
@@ -93,7 +93,7 @@ impl Mutant {
     }
 }
 
-/// The mutants of one place and its code, of which the variable selects one.
+/// The expression that selects among the mutants of one place and the original code.
 fn switch(mutants: &[&Mutant], code: &str) -> String {
     let choice = |mutant: &&Mutant| {
         let (name, becomes) = (&mutant.name, &mutant.becomes);
@@ -103,10 +103,10 @@ fn switch(mutants: &[&Mutant], code: &str) -> String {
     format!("({choices}{{ {code} }})")
 }
 
-/// The text of a file with the mutants of it.
+/// The text of a file with its mutants.
 ///
 /// # Errors
-/// One of them does not apply, or two overlap.
+/// Fails if a mutant does not apply, or if two overlap.
 pub fn mutate(text: &str, mutants: &[&Mutant]) -> Result<String> {
     let mut places: BTreeMap<_, Vec<&Mutant>> = BTreeMap::new();
     for mutant in mutants {
@@ -117,7 +117,7 @@ pub fn mutate(text: &str, mutants: &[&Mutant]) -> Result<String> {
     for ((at, code), mutants) in places {
         let before = text.get(end..at).with_context(|| {
             let names: Vec<_> = mutants.iter().map(|mutant| &mutant.name).collect();
-            format!("{names:?} overlap another mutant without being of the same code")
+            format!("{names:?} overlap another mutant with different code")
         })?;
         mutated.push_str(before);
         mutated.push_str(&switch(&mutants, code));
@@ -127,11 +127,11 @@ pub fn mutate(text: &str, mutants: &[&Mutant]) -> Result<String> {
     Ok(mutated)
 }
 
-/// The list; each mutant applies to the sources in `root`.
+/// Reads the list, and checks that each mutant applies to the sources in `root`.
 pub fn read(root: &Path) -> Result<Vec<Mutant>> {
     let text =
         fs::read_to_string(root.join(LIST)).with_context(|| format!("cannot read {LIST}"))?;
-    let list: List = toml::from_str(&text).with_context(|| format!("{LIST} cannot be read"))?;
+    let list: List = toml::from_str(&text).with_context(|| format!("cannot parse {LIST}"))?;
     let mut names = HashSet::new();
     let mut wrong = Vec::new();
     for mutant in &list.mutant {
@@ -146,7 +146,7 @@ pub fn read(root: &Path) -> Result<Vec<Mutant>> {
         }
     }
     if !wrong.is_empty() {
-        bail!("{LIST} is not as the sources are:\n{}", wrong.join("\n"));
+        bail!("{LIST} does not match the sources:\n{}", wrong.join("\n"));
     }
     Ok(list.mutant)
 }
@@ -154,7 +154,7 @@ pub fn read(root: &Path) -> Result<Vec<Mutant>> {
 fn applies(root: &Path, mutant: &Mutant) -> Result<()> {
     let file = &mutant.file;
     let is_library = file.starts_with(HOST) && !file.starts_with("host/cli/");
-    ensure!(is_library, "{file} is not of a library in {HOST}");
+    ensure!(is_library, "{file} is not in the library");
     let text =
         fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {file}"))?;
     mutant.place(&text).map(drop)
@@ -178,7 +178,7 @@ mod tests {
         }
     }
 
-    /// So that a change of the sources is one of the list too.
+    /// A change of the sources must be made in the list too.
     #[test]
     fn the_list_applies_to_the_sources() {
         for mutant in read(&workspace()).unwrap() {
@@ -201,7 +201,7 @@ mod tests {
                     let text = fs::read_to_string(file).unwrap_or_default();
                     text.contains(&format!("fn {name}("))
                 };
-                assert!(files.iter().any(has), "there is no test {program} {path}");
+                assert!(files.iter().any(has), "no such test: {program} {path}");
             }
         }
     }

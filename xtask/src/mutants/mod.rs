@@ -1,10 +1,9 @@
-//! `cargo xtask mutants`: whether the tests notice careless lines.
+//! `cargo xtask mutants`: checks that the tests detect mutants.
 //!
-//! `tests/mutants.toml` has the lines, and for each one the tests that must fail with
-//! it. All of them are built into one copy of the workspace, in which an environment
-//! variable selects the one that is in force; without it the copy behaves as the
-//! original does. So the whole list costs one build, and the product's code knows
-//! nothing of it.
+//! `tests/mutants.toml` lists the mutants, each with the tests that must fail with it. All of
+//! them are built into one copy of the workspace, in which an environment variable selects the
+//! active one; without it the copy behaves like the original. So the whole list costs one
+//! build, and the product's code is not affected.
 
 mod list;
 mod runs;
@@ -21,21 +20,21 @@ use crate::{guests, postgres};
 use list::Mutant;
 use runs::{Fate, Runs};
 
-/// Which mutants are tried.
+/// The options of `cargo xtask mutants`.
 #[derive(Args)]
 pub struct Options {
-    /// Only mutants whose name has this in it; may be given again.
+    /// Only mutants whose name contains this text; can be repeated
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// Print the names and what is changed, and build nothing.
+    /// Print the names and changes without building anything
     #[arg(long)]
     list: bool,
-    /// Mutants that are tried at once [default: one for each core].
+    /// Number of mutants to run in parallel [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
 }
 
-/// Tries the mutants.
+/// Runs the mutants.
 pub fn run(options: &Options) -> Result<()> {
     let all = list::read(&workspace())?;
     let is_meant = |mutant: &Mutant| {
@@ -43,7 +42,7 @@ pub fn run(options: &Options) -> Result<()> {
         options.only.is_empty() || only.any(|text| mutant.name.contains(text.as_str()))
     };
     let mutants: Vec<&Mutant> = all.iter().filter(|mutant| is_meant(mutant)).collect();
-    ensure!(!mutants.is_empty(), "no mutant has such a name");
+    ensure!(!mutants.is_empty(), "no mutant matches");
     if options.list {
         for mutant in &mutants {
             println!("{}\n    {}: {}", mutant.name, mutant.file, mutant.change());
@@ -53,7 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
     let (postgres, guests) = (postgres::find()?, guests::build()?);
     step("copying the workspace, with all mutants in it");
     let tree = workspace().join("target/mutants");
-    // Whichever are tried, so that the next try has nothing to build.
+    // All mutants, so that the next selection needs no build.
     tree::write(&workspace(), &tree, &all)?;
     step("building the tests of the copy");
     let programs = build(&tree, &mutants)?;
@@ -77,8 +76,8 @@ pub fn run(options: &Options) -> Result<()> {
 
 fn build(tree: &std::path::Path, mutants: &[&Mutant]) -> Result<Programs> {
     let mut command = cargo();
-    // With the dependencies of the workspace, which are the same. Its own crates are
-    // others, as they have another version.
+    // Shares the build of the workspace's dependencies, which are the same. Its own crates are
+    // separate, as they have another version.
     command
         .current_dir(tree)
         .env("CARGO_TARGET_DIR", workspace().join("target"))
@@ -98,7 +97,7 @@ fn build(tree: &std::path::Path, mutants: &[&Mutant]) -> Result<Programs> {
     }
     Programs::built_by(&mut command).context(
         "the mutants do not compile together: the code and what it becomes must be \
-         expressions of one type",
+         expressions of the same type",
     )
 }
 
@@ -109,18 +108,17 @@ fn report(mutants: &[&Mutant], fates: &[Fate], start: Instant) -> Result<()> {
         match (fate, &mutant.lives) {
             (Fate::Killed, None) => killed += 1,
             (Fate::Lived, Some(_)) => excused += 1,
-            (Fate::Lived, None) => wrong.push(format!(
-                "{} lives: no test of its list fails with it",
-                mutant.name
-            )),
+            (Fate::Lived, None) => {
+                wrong.push(format!("{} survived: none of its tests fails", mutant.name))
+            }
             (Fate::Killed, Some(_)) => wrong.push(format!(
-                "{} is killed: take its `lives` out of the list",
+                "{} was killed: remove its `lives` from the list",
                 mutant.name
             )),
         }
     }
     println!(
-        "{killed} of {} mutants are killed, {excused} live for a reason; {} s",
+        "{killed} of {} mutants were killed, {excused} survived as expected; {} s",
         mutants.len(),
         start.elapsed().as_secs()
     );

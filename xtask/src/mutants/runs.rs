@@ -15,19 +15,19 @@ use super::list::{Mutant, Test, crate_folder};
 use super::tree::VARIABLE;
 use crate::test::Programs;
 
-/// Three times as long as a test waits for what never comes. A test that takes longer
-/// has noticed the mutant in its way.
+/// Three times the timeout of a wait in a test. A test that takes longer has detected the
+/// mutant too.
 const LIMIT: Duration = Duration::from_secs(180);
-/// Without a mutant, for all tests of a program together.
+/// Without a mutant, for all tests of a program.
 const LIMIT_OF_ALL: Duration = Duration::from_secs(30 * 60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What became of a mutant.
+/// The result of a mutant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// A test failed with it.
+    /// At least one test failed.
     Killed,
-    /// None did.
+    /// No test failed.
     Lived,
 }
 
@@ -35,11 +35,11 @@ pub enum Fate {
 enum Ended {
     Passed,
     Failed,
-    /// Did not end in time, and were ended.
+    /// Timed out, and were killed.
     Hung,
 }
 
-/// The built tests, and what they look for in their environment.
+/// The built tests, and their environment.
 pub struct Runs {
     pub programs: Programs,
     pub environment: Vec<(&'static str, OsString)>,
@@ -49,7 +49,7 @@ impl Runs {
     /// Runs tests without a mutant.
     ///
     /// # Errors
-    /// One fails, or is not there.
+    /// Fails if a test fails or does not exist.
     pub fn pass<'t>(&self, tests: impl Iterator<Item = &'t Test>) -> Result<()> {
         for (program, paths) in by_program(tests) {
             match self.run(program, &paths, None, LIMIT_OF_ALL)? {
@@ -60,10 +60,10 @@ impl Runs {
         Ok(())
     }
 
-    /// Tries each mutant, `jobs` at once.
+    /// Runs each mutant, `jobs` in parallel.
     ///
     /// # Errors
-    /// A program cannot be run.
+    /// Fails if a program cannot be run.
     pub fn try_all(&self, mutants: &[&Mutant], jobs: usize) -> Result<Vec<Fate>> {
         let waiting = Mutex::new(mutants.iter().enumerate());
         let next = || waiting.lock().ok()?.next();
@@ -103,7 +103,7 @@ impl Runs {
         Ok(Fate::Lived)
     }
 
-    /// Runs tests of a program; how they ended, and what they printed.
+    /// Runs tests of a program. Returns how they ended, and their output.
     fn run(
         &self,
         program: &str,
@@ -115,8 +115,17 @@ impl Runs {
             Some(_) => format!("{} (lib)", program.replace('-', "_")),
             None => program.to_owned(),
         };
+<<<<<<< HEAD
         let program = self.programs.named(&name)?;
         let mut log = tempfile::tempfile().context("cannot make a file for what tests print")?;
+||||||| 31602fa
+        let program = self.programs.named(name)?;
+        let mut log = tempfile::tempfile().context("cannot make a file for what tests print")?;
+=======
+        let program = self.programs.named(name)?;
+        let mut log =
+            tempfile::tempfile().context("cannot create a file for the output of tests")?;
+>>>>>>> pd
         let mut command = program.command();
         command
             .args(["--exact", "--color=never"])
@@ -169,7 +178,7 @@ fn text(log: &mut File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The tests of each program, each once.
+/// The tests of each program, without duplicates.
 fn by_program<'t>(tests: impl Iterator<Item = &'t Test>) -> BTreeMap<&'t str, Vec<&'t str>> {
     let mut programs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for test in tests {

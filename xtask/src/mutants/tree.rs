@@ -1,4 +1,4 @@
-//! The copy of the workspace that has the mutants in it.
+//! The copy of the workspace with the mutants.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -10,14 +10,14 @@ use anyhow::{Context, Result};
 use super::list::{Mutant, mutate};
 use crate::process::output;
 
-/// The variable that selects a mutant.
+/// The environment variable that selects a mutant.
 pub const VARIABLE: &str = "KVASM_MUTANT";
 
-/// What the root of each crate with mutants has more than the original.
+/// Code added to the copy's library.
 const SELECTOR: &str = r#"
 /// Selects a mutant.
 pub mod mutant {
-    /// Whether it is the one that is in force.
+    /// Reports whether a mutant is the active one.
     pub fn is(name: &str) -> bool {
         static SELECTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
         let selected = SELECTED.get_or_init(|| std::env::var("KVASM_MUTANT").ok());
@@ -25,7 +25,7 @@ pub mod mutant {
     }
 }
 "#;
-/// Before it: the choice stands in parentheses, whether or not it needs them.
+/// Placed before it: generated expressions are always in parentheses, needed or not.
 const NO_WARNINGS: &str = "#![allow(unused_parens, unused_braces)]\n";
 
 /// The root of the crate that a file of `host/` is of.
@@ -34,14 +34,14 @@ fn root_of(file: &str) -> String {
     format!("{folder}/src/lib.rs")
 }
 
-/// Makes the packages of the copy others than those of the workspace. Cargo tells
-/// packages of one name apart by their version and their folder *in the workspace*: with
-/// the same version it would take what was built of the copy for the original.
+/// Gives the packages of the copy another version than those of the workspace. Cargo tells
+/// packages of the same name apart by their version and their folder *in the workspace*: with
+/// the same version, it would use artifacts of the copy for the original.
 const OWN_VERSION: (&str, &str) = ("[workspace.package]\nversion = \"", "0.0.0-mutants.");
 const MANIFEST: &str = "Cargo.toml";
 
-/// Makes `tree` a copy of the workspace in `root`, with these mutants. Files that are
-/// right already keep their times, so that little is built again.
+/// Makes `tree` a copy of the workspace in `root` with these mutants. Unchanged files keep
+/// their modification times, so that little is rebuilt.
 pub fn write(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
     let mut of_file: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
     for mutant in mutants {
@@ -51,7 +51,7 @@ pub fn write(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
     let mut kept = HashSet::new();
     for file in files(root)? {
         let from = root.join(&file);
-        // Listed by git, and deleted since.
+        // Listed by git, but deleted since.
         let Ok(mut bytes) = fs::read(&from) else {
             continue;
         };
@@ -72,7 +72,7 @@ pub fn write(root: &Path, tree: &Path, mutants: &[Mutant]) -> Result<()> {
     remove_others(tree, &kept).with_context(|| format!("cannot clear {}", tree.display()))
 }
 
-/// The files of the workspace as they are now, whether or not they are committed.
+/// The current files of the workspace, committed or not.
 fn files(root: &Path) -> Result<Vec<String>> {
     let mut command = Command::new("git");
     command
@@ -85,12 +85,12 @@ fn files(root: &Path) -> Result<Vec<String>> {
         ])
         .current_dir(root)
         .stdout(Stdio::piped());
-    let listed = output(&mut command).context("the copy is made of what git lists")?;
+    let listed = output(&mut command).context("the copy consists of the files that git lists")?;
     let files = listed.split('\0').filter(|file| !file.is_empty());
     Ok(files.map(str::to_owned).collect())
 }
 
-/// The manifest of the workspace with a version of the copy's own.
+/// The manifest of the workspace with the copy's own version.
 fn with_own_version(manifest: &[u8]) -> Result<Vec<u8>> {
     let text = String::from_utf8_lossy(manifest);
     let (before, own) = OWN_VERSION;
@@ -110,7 +110,7 @@ fn put(to: &Path, bytes: &[u8]) -> std::io::Result<()> {
     fs::write(to, bytes)
 }
 
-/// Removes what earlier copies have left.
+/// Removes files left by earlier copies.
 fn remove_others(folder: &Path, kept: &HashSet<PathBuf>) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -134,7 +134,7 @@ mod tests {
         let manifest = fs::read(workspace().join(MANIFEST)).unwrap();
         let copy = String::from_utf8(with_own_version(&manifest).unwrap()).unwrap();
         assert!(copy.contains("\nversion = \"0.0.0-mutants."), "{copy}");
-        // Each takes its version from there.
+        // All packages take their version from there.
         let manifest: toml::Table = toml::from_str(&copy).unwrap();
         let members = manifest["workspace"]["members"].as_array().unwrap();
         assert!(members.len() > 5, "{members:?}");

@@ -1,4 +1,4 @@
-//! Something else that keeps the machine busy while the tests run.
+//! Keeps the machine busy while the tests run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use super::schedule::cores;
 
-/// A busy loop for each core, until this is dropped.
+/// A busy loop on each core, until this is dropped.
 pub struct Load {
     end: Arc<AtomicBool>,
     loops: Vec<JoinHandle<u64>>,
@@ -28,13 +28,13 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
         for one in self.loops.drain(..) {
-            // It cannot panic, and there would be nothing to do about it.
+            // It cannot panic, and nothing could be done about it.
             let _ = one.join();
         }
     }
 }
 
-/// Computes without a pause. No `spin_loop`: that lets the other half of a core go on.
+/// Spins without a pause. Not `spin_loop`, which would yield to the other hardware thread.
 fn turn_until(end: &AtomicBool) -> u64 {
     let mut number = 1_u64;
     while !end.load(Ordering::Relaxed) {

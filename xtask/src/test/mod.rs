@@ -1,8 +1,8 @@
-//! `cargo xtask test`: all tests, with everything that they need built and found first.
+//! `cargo xtask test`: builds everything that the tests need, and runs all tests.
 //!
-//! Without arguments the test programs of the workspace run side by side, as most of
-//! them wait for much of their time; `schedule.rs` says how many. With arguments it is
-//! `cargo test` with them.
+//! Without arguments, the test programs of the workspace run in parallel (see `schedule.rs`),
+//! as most of them spend much of their time waiting. With arguments, this runs `cargo test`
+//! with them.
 
 mod load;
 mod programs;
@@ -24,30 +24,30 @@ use schedule::Job;
 pub use programs::Programs;
 pub use schedule::cores;
 
-/// How the tests are run.
+/// The options of `cargo xtask test`.
 #[derive(Args)]
 pub struct Options {
-    /// Run the tests so many times; stop at the first failure, with the number of the
-    /// run and the tests that failed in it.
+    /// Run the tests this many times; stop at the first failure, and report the run and the
+    /// failed tests
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
-    /// Keep every core busy with a loop meanwhile.
+    /// Keep every core busy with a loop meanwhile
     #[arg(long)]
     under_load: bool,
-    /// Test programs that run at once [default: one for each core].
+    /// Number of test programs to run in parallel [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Arguments for `cargo test`, such as `--test hostile pointers`.
+    /// Arguments for `cargo test`, such as `--test hostile pointers`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
 
-/// What the tests look for in their environment.
+/// What the tests need from their environment.
 struct Needs {
     program: PathBuf,
     guests: PathBuf,
     postgres: PathBuf,
-    /// If it can be had.
+    /// None if it is not available.
     schemathesis: Option<PathBuf>,
 }
 
@@ -72,12 +72,12 @@ impl Needs {
     }
 }
 
-/// Runs the tests, as often as wanted.
+/// Runs the tests, as many times as requested.
 pub fn run(options: &Options) -> Result<()> {
     let needs = Needs::find()?;
     if !options.arguments.is_empty() {
-        step("only what the arguments select is tested");
-        // First, so that no load slows the build down.
+        step("running only the selected tests");
+        // Before the load starts, so that it does not slow down the build.
         let own = options.arguments.split(|argument| argument == "--").next();
         let mut build = cargo_test(own.unwrap_or_default());
         needs.set(&mut build);
@@ -116,13 +116,12 @@ fn repeat(options: &Options, mut once: impl FnMut() -> Result<()>) -> Result<()>
     Ok(())
 }
 
-/// The tests that only cargo can run: those of the documentation, and the examples,
-/// which are a workspace of their own.
+/// The tests that need cargo: doc tests, and the examples, which are a workspace of their own.
 fn by_cargo() -> [Job; 2] {
     let mut documentation = cargo();
     documentation.args(["test", "--workspace", "--doc"]);
     let mut examples = guest_cargo(&workspace().join("examples"));
-    // Apart from the wasm32 build, which may be by another compiler.
+    // A separate target folder from the wasm32 build, which may use another compiler.
     examples
         .args(["test", "--workspace", "--target-dir"])
         .arg(workspace().join("target/examples-native"));
@@ -135,7 +134,7 @@ fn by_cargo() -> [Job; 2] {
 fn cargo_test(arguments: &[String]) -> Command {
     let mut command = cargo();
     command.arg("test");
-    // Cargo ignores `-p` beside `--workspace`.
+    // Cargo ignores `-p` together with `--workspace`.
     if !names_packages(arguments) {
         command.arg("--workspace");
     }
@@ -143,7 +142,7 @@ fn cargo_test(arguments: &[String]) -> Command {
     command
 }
 
-/// Runs `cargo test` with its output shown as it comes.
+/// Runs `cargo test` with its output shown as it is printed.
 fn selected(command: &mut Command) -> Result<()> {
     let text = display(command);
     let (status, printed) = report::tee(command).with_context(|| format!("`{text}`"))?;

@@ -11,22 +11,22 @@ use serde_json::Value;
 use super::schedule::Job;
 use crate::process::{cargo, output, probe, workspace};
 
-/// One of them.
+/// A test program.
 pub struct Program {
     name: String,
     file: PathBuf,
-    /// The folder of its package, in which cargo starts it.
+    /// The folder of its package, where cargo starts it.
     package: PathBuf,
     libraries: OsString,
 }
 
 impl Program {
-    /// Starts it as `cargo test` does.
+    /// The command to run it, as `cargo test` does.
     pub fn job(&self) -> Job {
         Job::new(&self.name, self.command())
     }
 
-    /// As [`job`](Program::job), to be started with more arguments.
+    /// Like [`job`](Program::job), for adding arguments.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.file);
         command
@@ -38,17 +38,17 @@ impl Program {
     }
 }
 
-/// Those that one command of cargo builds.
+/// The test programs that one cargo command builds.
 pub struct Programs(Vec<Program>);
 
 impl Programs {
-    /// All of the workspace.
+    /// Builds all test programs of the workspace.
     pub fn build() -> Result<Programs> {
         let mut command = cargo();
         Programs::built_by(command.args(["test", "--workspace", "--no-run"]))
     }
 
-    /// Runs a `cargo test --no-run`.
+    /// Runs a `cargo test --no-run` command, and returns the programs that it built.
     pub fn built_by(command: &mut Command) -> Result<Programs> {
         command.arg("--message-format=json-render-diagnostics");
         let messages = output(command.stdout(Stdio::piped())).context("building the tests")?;
@@ -66,14 +66,14 @@ impl Programs {
         self.0.iter()
     }
 
-    /// The one that is so named.
+    /// The program with this name.
     pub fn named(&self, name: &str) -> Result<&Program> {
         let found = self.iter().find(|program| program.name == name);
         found.with_context(|| format!("cargo built no test program {name}"))
     }
 }
 
-/// Where the standard library is, which the tests of macros load.
+/// The path of the standard library, which the tests of macros load.
 fn libraries() -> Result<OsString> {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
@@ -82,15 +82,15 @@ fn libraries() -> Result<OsString> {
             .args(["--print", "sysroot"])
             .current_dir(workspace()),
     )
-    .map_err(|why| anyhow::anyhow!("rustc does not say where its library is: {why}"))?;
+    .map_err(|why| anyhow::anyhow!("cannot determine the library path of rustc: {why}"))?;
     let before = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let folders = [Path::new(&root).join("lib")]
         .into_iter()
         .chain(env::split_paths(&before));
-    env::join_paths(folders).context("the path of the toolchain has a separator of paths in it")
+    env::join_paths(folders).context("the path of the toolchain contains a path separator")
 }
 
-/// The program of a message, if it is about one.
+/// The program of a cargo message, if there is one.
 fn program(message: &Value, libraries: &OsString) -> Option<Program> {
     if message.pointer("/profile/test") != Some(&Value::Bool(true)) {
         return None;

@@ -1,4 +1,4 @@
-//! What test programs print: which tests failed, and how many there were.
+//! Parses the output of test programs: which tests failed, and how many passed.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 
-/// Runs a command whose stdout is shown as it comes, and returned too.
+/// Runs a command, and both shows its stdout as it is printed and returns it.
 pub fn tee(command: &mut Command) -> Result<(ExitStatus, String)> {
     let mut child = command
         .stdout(Stdio::piped())
@@ -24,8 +24,8 @@ pub fn tee(command: &mut Command) -> Result<(ExitStatus, String)> {
     Ok((child.wait()?, printed))
 }
 
-/// The tests that failed, by the list at the end of a test program's output; if there is
-/// none, those of `all` (what it prints with `--list`) that had not ended.
+/// The failed tests, from the list at the end of a test program's output. If there is no list,
+/// the tests of `all` (the output of `--list`) that did not finish.
 pub fn failures(printed: &str, all: &str) -> String {
     let mut names = Vec::new();
     let mut in_list = false;
@@ -44,16 +44,19 @@ pub fn failures(printed: &str, all: &str) -> String {
     let unfinished = unfinished(printed, all);
     match unfinished.get(..SHOWN) {
         Some(first) => format!(
-            "it died or hung; first of what had not ended: {}",
+            "crashed or hung; first unfinished tests: {}",
             first.join(", ")
         ),
-        None if unfinished.is_empty() => "it did not start, or it died".to_owned(),
-        None => format!("it died or hung; had not ended: {}", unfinished.join(", ")),
+        None if unfinished.is_empty() => "did not start, or crashed".to_owned(),
+        None => format!(
+            "crashed or hung; unfinished tests: {}",
+            unfinished.join(", ")
+        ),
     }
 }
 
-/// Tests start in the order of the list, so those that ran are among the first that had
-/// not ended.
+/// Tests start in the order of the list, so those that were running are among the first
+/// unfinished ones.
 const SHOWN: usize = 6;
 
 fn unfinished<'a>(printed: &str, all: &'a str) -> Vec<&'a str> {
@@ -66,7 +69,7 @@ fn unfinished<'a>(printed: &str, all: &'a str) -> Vec<&'a str> {
     all.filter(|name| !ended.contains(name)).collect()
 }
 
-/// How many tests passed, over all programs of an output.
+/// The number of passed tests, over all programs of an output.
 pub fn passed(printed: &str) -> u64 {
     let counts = printed.lines().filter_map(|line| {
         let (_, rest) = line.split_once("test result: ok. ")?;
@@ -104,16 +107,16 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out
     #[test]
     fn the_tests_that_failed_are_named() {
         assert_eq!(failures(FAILED, ""), "b::dies, b::fails");
-        assert!(failures("Segmentation fault\n", "").contains("it died"));
+        assert!(failures("Segmentation fault\n", "").contains("crashed"));
     }
 
     #[test]
     fn of_a_program_that_hung_the_tests_that_had_not_ended_are_named() {
         let all = "a: test\nb: test\nc: test\n\n3 tests, 0 benchmarks\n";
         let text = failures("running 3 tests\ntest b ... ok\n", all);
-        assert!(text.ends_with("had not ended: a, c"), "{text}");
+        assert!(text.ends_with("unfinished tests: a, c"), "{text}");
         let all = "a: test\n".repeat(SHOWN + 1);
-        assert!(failures("", &all).contains("first of what"));
+        assert!(failures("", &all).contains("first unfinished tests"));
     }
 
     #[test]

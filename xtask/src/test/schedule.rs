@@ -1,4 +1,4 @@
-//! Running test programs side by side: those first that took longest the last time.
+//! Runs test programs in parallel, starting with those that took longest the last time.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,11 +13,11 @@ use anyhow::{Context, Result, bail};
 use super::report::{failures, passed};
 use crate::process::{probe, step, workspace};
 
-/// No program takes that long, with all cores busy either: one that does hangs.
+/// A program that takes longer hangs, even with all cores busy.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A program that tests something.
+/// A test program to run.
 pub struct Job {
     name: String,
     pub command: Command,
@@ -32,7 +32,7 @@ impl Job {
     }
 }
 
-/// One that runs.
+/// A running program.
 struct Running {
     name: String,
     program: OsString,
@@ -41,21 +41,21 @@ struct Running {
     start: Instant,
 }
 
-/// What threads this machine runs at the same time.
+/// The number of threads that this machine runs in parallel.
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(2, usize::from)
 }
 
-/// Where the programs' output and times are kept.
+/// The folder for the programs' output and times.
 pub fn folder() -> PathBuf {
     workspace().join("target/xtask-test")
 }
 
-/// Runs all, `width` at once. After a failure none is started any more; those that run
-/// are waited for, as they have servers and databases to end.
+/// Runs all jobs, `width` in parallel. After a failure no more are started, but running ones
+/// are awaited, as they have servers and databases to stop.
 pub fn run(jobs: Vec<Job>, width: usize, folder: &Path) -> Result<()> {
     let start = Instant::now();
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let times = Times::read(folder.join("times.json"));
     let mut waiting = in_order(jobs, &times);
     let (mut running, mut taken) = (Vec::new(), times);
@@ -88,7 +88,7 @@ pub fn run(jobs: Vec<Job>, width: usize, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The last is the first to be started: one without a time, then the slowest.
+/// Jobs are taken from the end: first those without a time, then the slowest.
 fn in_order(mut jobs: Vec<Job>, times: &Times) -> Vec<Job> {
     jobs.sort_by_key(|job| times.0.get(&job.name).copied().unwrap_or(u64::MAX));
     jobs
@@ -117,7 +117,7 @@ fn begin(mut job: Job, folder: &Path) -> Result<Running> {
 
 type Ended = Vec<(Running, ExitStatus)>;
 
-/// Those that have ended, and those that have not.
+/// Splits the jobs into finished and running ones.
 fn ended(running: Vec<Running>) -> Result<(Ended, Vec<Running>)> {
     let (mut ended, mut still) = (Vec::new(), Vec::new());
     for mut job in running {
@@ -134,8 +134,7 @@ fn ended(running: Vec<Running>) -> Result<(Ended, Vec<Running>)> {
     Ok((ended, still))
 }
 
-/// How many tests have passed, or which have failed. What a failed one printed is
-/// printed.
+/// Returns how many tests passed, or an error with the failed tests after printing the output.
 fn finish(job: &Running, status: ExitStatus) -> Result<u64> {
     let printed = fs::read(&job.log)?;
     let printed = String::from_utf8_lossy(&printed);
@@ -143,7 +142,7 @@ fn finish(job: &Running, status: ExitStatus) -> Result<u64> {
     let name = &job.name;
     if !status.success() {
         println!("{printed}");
-        // Of cargo it is a list of commands, in which no test is named.
+        // For a cargo job, `--list` prints cargo's commands, and no test is found.
         let all = probe(Command::new(&job.program).arg("--list")).unwrap_or_default();
         bail!("{name} ({status}): {}", failures(&printed, &all));
     }
@@ -156,11 +155,11 @@ fn millis(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What each program took the last time, in milliseconds. Only the order hangs on it.
+/// How long each program took the last time, in milliseconds. Only affects the order.
 struct Times(BTreeMap<String, u64>);
 
 impl Times {
-    /// Of a file; none of one that is not there or is damaged.
+    /// Reads a file; empty if the file is missing or damaged.
     fn read(file: PathBuf) -> Times {
         let bytes = fs::read(file).unwrap_or_default();
         Times(serde_json::from_slice(&bytes).unwrap_or_default())
@@ -198,7 +197,7 @@ mod tests {
         assert_eq!(names, ["new", "b", "a"]);
     }
 
-    /// Each waits for what the other does.
+    /// Each waits for a file of the other.
     #[test]
     fn two_run_at_once() {
         let folder = own_folder("two");
@@ -217,7 +216,7 @@ mod tests {
     #[test]
     fn after_a_failure_none_is_started() {
         let said = "printf 'failures:\\n    a::b\\n'; exit 101";
-        // The last of those without a time is the first.
+        // The last of the jobs without a time starts first.
         let jobs = vec![shell("never", "exit 3"), shell("failing", said)];
         let folder = own_folder("failure");
         let error = run(jobs, 1, &folder).unwrap_err().to_string();

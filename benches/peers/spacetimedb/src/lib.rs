@@ -1,8 +1,8 @@
-//! What the plugin of the SDK does (tests/guests/sdk), as reducers of SpacetimeDB.
+//! The functions of the SDK plugin (tests/guests/sdk) as SpacetimeDB reducers.
 
 use spacetimedb::{reducer, table, ReducerContext, Table};
 
-/// Accounts, and numbers that `set` writes. All are there from the beginning.
+/// The number of accounts, and of numbers that `set` writes. All rows exist from the beginning.
 const ACCOUNTS: u32 = 20_000;
 
 #[table(name = account)]
@@ -38,7 +38,7 @@ fn set(context: &ReducerContext) {
     context.db.number().id().update(Number { id, value: id });
 }
 
-/// Moves one from an account to another: two reads and two writes.
+/// Moves one unit between two accounts: two reads and two writes.
 #[reducer]
 fn transfer(context: &ReducerContext) -> Result<(), String> {
     let from = random(context, ACCOUNTS);

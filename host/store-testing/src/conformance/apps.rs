@@ -1,4 +1,4 @@
-//! Apps: created, found, listed, deleted with all they own.
+//! Apps: created, found, listed, and deleted with their data.
 
 use super::Kit;
 use super::kit::{absent, app, assert_app_not_found, at_version, bytes, delete, list, set};
@@ -36,7 +36,7 @@ pub async fn names_are_unique(kit: Kit) {
 }
 
 pub async fn apps_are_listed_by_name_in_pages(kit: Kit) {
-    // In bytewise order, which is not that of a language.
+    // In bytewise order, not in that of a locale.
     let sorted = ["-", "0", "a", "a-b", "a_b", "ab", "b", "b0"];
     for text in ["b", "a_b", "0", "b0", "ab", "-", "a-b", "a"] {
         kit.create(&app(text)).await.unwrap();
@@ -53,7 +53,7 @@ pub async fn apps_are_listed_by_name_in_pages(kit: Kit) {
         found.extend(page.into_iter().map(|app| app.name.as_str().to_owned()));
     }
     assert_eq!(found, sorted);
-    // The start need not be an app that is there.
+    // The start need not be an existing app.
     let page = kit.store.apps(Some(&name("a0")), 100).await.unwrap();
     assert_eq!(page.first().unwrap().name.as_str(), "a_b");
     assert!(kit.store.apps(None, 0).await.unwrap().is_empty());
@@ -93,7 +93,7 @@ pub async fn an_app_that_is_not_there(kit: Kit) {
         assert!(!app.has("c", "k").await);
         let page = app.page(&list("c")).await;
         assert!(page.entries.is_empty() && !page.more);
-        // Writes say so, whatever they are.
+        // Every kind of write reports it.
         let ops = [set("c", "k", bytes("x")), delete("c", "k")];
         let checks = [
             absent("c", "k"),
@@ -140,7 +140,7 @@ pub async fn a_name_can_be_used_again(kit: Kit) {
     };
     assert_eq!(new.get("c", "k").await, None);
     let Version(again) = new.set("c", "k", bytes("new")).await;
-    assert!(again > version.0, "a version of the app before came back");
+    assert!(again > version.0, "a version of the deleted app was reused");
     assert_app_not_found(
         old.try_commit(vec![], vec![set("c", "k", bytes("x"))])
             .await,

@@ -1,5 +1,4 @@
-//! The audit log: each change that takes effect leaves its row, and nothing else
-//! leaves one.
+//! The audit log: each change that takes effect writes one row; nothing else does.
 
 use super::Kit;
 use super::event_kit::{trigger, trigger_name, watch};
@@ -20,7 +19,7 @@ use std::slice;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// All rows of an app, or all, but those of the kit, newest first, in pages of a few.
+/// All rows of an app, or of all apps, except those of the kit; newest first, in small pages.
 async fn log(kit: &Kit, app: Option<AppId>) -> Vec<Audit> {
     let mut all: Vec<Audit> = Vec::new();
     let mut rounds = Rounds::new();
@@ -39,11 +38,10 @@ async fn log(kit: &Kit, app: Option<AppId>) -> Vec<Audit> {
 
 pub(super) type Outcome = Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send>>;
 
-/// An operation, with the row that it leaves if it changes something; whether it
-/// did.
+/// An operation, and the row that it writes if it changes something. Returns whether it did.
 pub(super) type Operation = Box<dyn FnOnce(Arc<dyn Store>, Audit) -> Outcome + Send>;
 
-/// Makes operations of expressions that return whether they changed something.
+/// Builds operations from expressions that return whether they changed something.
 macro_rules! operations {
     (|$store:ident, $row:ident| $($done:expr;)*) => {
         vec![$((
@@ -66,7 +64,7 @@ pub(super) fn yes<T>(_: T) -> bool {
     true
 }
 
-/// Those of an app that make it and change it, in an order in which all take effect.
+/// Operations that create and change an app, in an order in which all of them take effect.
 pub(super) fn changes(tenant: &Tenant) -> Vec<Named> {
     let id = tenant.id;
     let (made, bound) = (app("made"), token("bound", Some(id)));
@@ -78,7 +76,7 @@ pub(super) fn changes(tenant: &Tenant) -> Vec<Named> {
     operations! { |store, row|
         store.create_app(made, row).await.map(yes);
         store.set_public(id, true, row).await.map(yes);
-        // With what it has already: it takes effect.
+        // The value it already has: this still takes effect.
         store.set_public(id, true, row).await.map(yes);
         store.set_limits(made_id, patch(), None, row).await.map(yes);
         store.set_limits(id, patch(), Some(AppLimits::default()), row).await.map(yes);
@@ -99,7 +97,7 @@ pub(super) fn changes(tenant: &Tenant) -> Vec<Named> {
     }
 }
 
-/// A row with something in every field, about an app or not.
+/// A row with every field set, about an app or not.
 fn full_row(app: Option<&Tenant>, number: usize) -> Audit {
     Audit {
         at: Timestamp(1000 + number as i64),
@@ -134,7 +132,7 @@ pub async fn each_change_leaves_its_row(kit: Kit) {
 }
 
 pub async fn rows_name_what_need_not_be_there(kit: Kit) {
-    // Neither the token nor the app is, or was.
+    // Neither the token nor the app exists, or ever did.
     let never = Tenant {
         id: AppId::generate(),
         ..kit.app().await
@@ -225,7 +223,7 @@ pub async fn what_fails_leaves_no_row(kit: Kit) {
         assert!(failed.is_err(), "{shown}: {failed:?}");
         assert_eq!(log(&kit, None).await, before, "{shown}");
     }
-    // Nothing else of what failed is there either.
+    // No other part of the failed operation is stored either.
     assert_eq!(kit.store.module(digest("two")).await.unwrap(), None);
     assert!(kit.store.tokens(None, None, 9).await.unwrap().is_empty());
     assert_eq!(kit.store.plugins(id, None, 9).await.unwrap().len(), 1);
@@ -239,8 +237,7 @@ pub async fn what_is_done_without_a_row_leaves_none(kit: Kit) {
     assert!(log(&kit, None).await.is_empty());
 }
 
-/// An operation whose row cannot be written leaves nothing, not even what it has
-/// counted.
+/// An operation whose row cannot be written has no effect, not even on the usage counters.
 pub async fn what_cannot_be_written_down_is_not_done(kit: Kit) {
     let app = kit.app().await;
     let row = app.audit_row("first");
@@ -252,7 +249,7 @@ pub async fn what_cannot_be_written_down_is_not_done(kit: Kit) {
     let dead = Verdict::GiveUp(DeadReason::Attempts);
     assert!(app.fail(&receipt, dead, false).await);
     let (usage, letters) = (app.usage().await, app.letters().await);
-    // Some at once, so that they may share a transaction with writes that succeed.
+    // Several at once, so that they may share a transaction with writes that succeed.
     let mut callers = JoinSet::new();
     for number in 0..8 {
         let (app, row) = (app.clone(), row.clone());
@@ -293,7 +290,7 @@ pub async fn rows_outlive_their_app(kit: Kit) {
     let with_deletion = |rows: &[Audit]| [slice::from_ref(&deleted), rows].concat();
     assert_eq!(log(&kit, None).await, with_deletion(&before));
     assert_eq!(log(&kit, Some(gone.id)).await, with_deletion(&own));
-    // Another app of the name is another app.
+    // A new app of the same name is a different app.
     let again = app(gone.name.as_str());
     kit.create(&again).await.unwrap();
     assert!(log(&kit, Some(again.id)).await.is_empty());
@@ -306,7 +303,7 @@ pub async fn rows_are_listed_newest_first_in_pages(kit: Kit) {
     let mut rng = kit.rng();
     let about = [None, Some(&one), Some(&two)];
     let mut rows: Vec<_> = (0..23).map(|at| full_row(about[at % 3], at)).collect();
-    // Whatever order they are written in: the identity tells which is newer.
+    // The identity decides which is newer, not the order of the writes.
     let mut left = rows.clone();
     while !left.is_empty() {
         let row = left.swap_remove(rng.below(left.len()));
@@ -331,7 +328,7 @@ pub async fn rows_are_listed_newest_first_in_pages(kit: Kit) {
     assert!(log(&kit, Some(AppId::generate())).await.is_empty());
 }
 
-/// Writes of every shape, to an app that has the entry `c/old` and no other.
+/// Writes of every shape, to an app whose only entry is `c/old`.
 fn writes() -> Vec<Vec<Op>> {
     vec![
         vec![set("c", "old", bytes("new"))],
@@ -381,7 +378,7 @@ pub async fn a_batch_that_fails_leaves_no_row(kit: Kit) {
     let app = kit.app().await;
     let version = app.set("c", "old", bytes("x")).await;
     let before = app.usage().await;
-    // Not even what is written first may stay.
+    // Not even the first write may stay.
     for ops in writes() {
         let batch = app.batch(vec![absent("c", "old")], ops);
         let failed = commit(&app, batch, &app.audit_row("conflict")).await;
@@ -415,14 +412,14 @@ pub async fn a_batch_that_fails_leaves_no_row(kit: Kit) {
         assert_app_not_found(commit(&never, batch, &row).await);
     }
     assert!(log(&kit, Some(never.id)).await.is_empty());
-    // The two changes of the quota alone are there.
+    // Only the two changes of the quota are in the log.
     let rows = log(&kit, None).await;
     assert!(rows.len() == 2 && rows.iter().all(|row| row.action == "test"));
     assert_eq!(app.get("c", "old").await.unwrap().version, version);
     assert_eq!((app.usage().await, app.keys("c").await.len()), (before, 1));
 }
 
-/// Tries what one alone can do in a round; whether it was done.
+/// Tries an operation that only one caller per round can do; returns whether it was done.
 async fn compete(tenant: &Tenant, kind: u32, round: u32, row: &Audit) -> bool {
     let (store, row) = (&tenant.store, row.clone());
     let done = match kind {

@@ -9,7 +9,7 @@ use kvasm_core::{AppId, Applied, Op, Version, WriteBatch};
 fn version(applied: &Applied) -> Version {
     match applied {
         Applied::Set(version) => *version,
-        other => panic!("a set was answered with {other:?}"),
+        other => panic!("a set returned {other:?}"),
     }
 }
 
@@ -105,7 +105,7 @@ pub async fn delete_set_and_delete_of_one_key(kit: Kit) {
         assert!(version(&applied[4]) > version(&applied[1]));
         assert_eq!(app.get("c", "k").await, None);
         let last = app.set("c", "k", bytes("4")).await;
-        assert!(last > version(&applied[5]), "a version came back");
+        assert!(last > version(&applied[5]), "a version was reused");
         assert!(app.delete("c", "k").await);
     }
 }
@@ -155,7 +155,7 @@ pub async fn a_set_that_expires_at_once_in_a_batch(kit: Kit) {
 pub async fn a_thousand_operations(kit: Kit) {
     let app = kit.app().await;
     let k = |at: usize| format!("{at:04}");
-    // In an order that is not that of the keys.
+    // In an order other than that of the keys.
     let order = |at: usize| (at * 7) % 1000;
     let ops = (0..1000)
         .map(|at| set("c", &k(order(at)), bytes(k(order(at)))))
@@ -167,7 +167,7 @@ pub async fn a_thousand_operations(kit: Kit) {
         assert_eq!(entry.version, version(&applied[at]));
         assert_eq!(entry.value, bytes(k(order(at))));
     }
-    // A check on each, and every second goes.
+    // A check on each, and every second one is deleted.
     let checks = (0..1000)
         .map(|at| at_version("c", &k(order(at)), version(&applied[at])))
         .collect();
@@ -209,8 +209,8 @@ pub async fn a_batch_for_a_missing_app_leaves_nothing(kit: Kit) {
     assert_eq!(missing.keys("c").await, Vec::<String>::new());
 }
 
-/// Every sequence of up to four operations on one key, on an entry that is there,
-/// expired or absent, gives what the same operations give one by one.
+/// Every sequence of up to four operations on one key, starting from an entry that exists, has
+/// expired or is absent, gives the same result as the operations one by one.
 pub async fn sequences_on_one_key_mean_what_single_writes_mean(kit: Kit) {
     let app = kit.app().await.later(10);
     let kinds = 3_usize;

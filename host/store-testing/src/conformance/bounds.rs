@@ -1,4 +1,4 @@
-//! What one write may cause is bounded, and so is what may be outstanding.
+//! Limits of what one write may cause, and of what may be outstanding.
 
 use super::Kit;
 use super::event_kit::trigger_name;
@@ -9,7 +9,7 @@ use kvasm_core::{
     FOLLOWERS_MAX, Failed, Letters, Op, ProbeWait, Resource, Verdict, WriteBatch,
 };
 
-/// An app whose collection `c` is watched by so many triggers.
+/// An app with `triggers` triggers on its collection `c`.
 async fn watched(kit: &Kit, triggers: usize) -> Tenant {
     let app = kit.app().await;
     for at in 0..triggers {
@@ -18,14 +18,14 @@ async fn watched(kit: &Kit, triggers: usize) -> Tenant {
     app
 }
 
-/// Sets of so many keys of the collection `c`, from a number on.
+/// Sets `count` keys of the collection `c`, starting at number `from`.
 fn sets(from: usize, count: usize) -> Vec<Op> {
     (from..from + count)
         .map(|at| set("c", &format!("k{at:05}"), bytes("1")))
         .collect()
 }
 
-/// Commits what a handler of an event of depth 1 writes.
+/// Commits the writes of a handler of an event of depth 1.
 async fn handle(app: &Tenant, followers: u32, ops: Vec<Op>) -> Result<u64, StoreError> {
     let batch = WriteBatch {
         depth: 1,
@@ -35,7 +35,7 @@ async fn handle(app: &Tenant, followers: u32, ops: Vec<Op>) -> Result<u64, Store
     Ok(app.store.commit(batch).await?.deliveries)
 }
 
-/// Sends a dead letter again.
+/// Replays a dead letter.
 async fn replay(app: &Tenant) {
     let row = app.audit_row("test");
     let replayed = app.store.replay(app.id, Letters::default(), 1, row).await;
@@ -70,14 +70,14 @@ pub async fn the_deliveries_of_a_change_share_what_may_follow(kit: Kit) {
             .map(|d| d.event.followers)
             .collect::<Vec<_>>()
     };
-    // Each change of a call has all of it.
+    // Each change of a call starts with the full budget.
     app.commit(vec![], sets(0, 1)).await;
     assert_eq!(followers().await, [FOLLOWERS_MAX / 2 - 1; 2]);
     app.commit(vec![], sets(1, 3)).await;
     assert_eq!(followers().await, [FOLLOWERS_MAX / 2 - 1; 8]);
     assert!(app.delete_app().await.expect("deleted"));
 
-    // What a handler writes shares what its event has left.
+    // A handler's writes share what is left of its event's budget.
     let app = watched(&kit, 2).await;
     let followers = async || {
         let all = app.outstanding().await;
@@ -90,7 +90,7 @@ pub async fn the_deliveries_of_a_change_share_what_may_follow(kit: Kit) {
     assert_eq!(app.keys("c").await, [""; 0]);
     assert_eq!(handle(&app, 23, sets(0, 3)).await.expect("six"), 6);
     assert_eq!(followers().await, [23 / 6 - 1; 6]);
-    // A dead letter keeps it, and so does what is sent again.
+    // A dead letter keeps its budget, and so does a replay.
     let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
     assert!(
         app.fail(&receipt, Verdict::GiveUp(DeadReason::Age), false)
@@ -99,7 +99,7 @@ pub async fn the_deliveries_of_a_change_share_what_may_follow(kit: Kit) {
     assert_eq!(app.letters().await[0].event.followers, 2);
     replay(&app).await;
     assert_eq!(followers().await, [2; 6]);
-    // What has nothing left may write, but not where somebody watches.
+    // With no budget left it may write, but only where no trigger watches.
     assert_eq!(refused(handle(&app, 0, sets(0, 1)).await), 0);
     let elsewhere = vec![set("d", "k", bytes("1"))];
     assert_eq!(handle(&app, 0, elsewhere).await.expect("written"), 0);
@@ -123,7 +123,7 @@ pub async fn outstanding_deliveries_are_bounded(kit: Kit) {
         }
     }
     assert_eq!(app.used().await.deliveries, DELIVERIES_MAX);
-    // What nobody watches is written, and a handler may do its work.
+    // Unwatched writes succeed, and a handler may do its work.
     app.set("d", "k", bytes("1")).await;
     let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
     app.acknowledge(&receipt, vec![]).await.expect("done");
@@ -146,7 +146,7 @@ pub async fn deliveries_and_letters_count_what_their_rows_take(kit: Kit) {
         let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
         receipt
     };
-    // The letter has the texts of its failure, too.
+    // The dead letter also has the texts of its failure.
     let give_up = Verdict::GiveUp(DeadReason::Attempts);
     assert!(app.fail(&claim().await, give_up, false).await);
     let letter = app.letters().await.swap_remove(0);
@@ -167,8 +167,8 @@ pub async fn deliveries_and_letters_count_what_their_rows_take(kit: Kit) {
     assert_eq!((used.bytes, used.deliveries), (entry, 0));
 }
 
-/// Letters fill no disk past the quota: an app that is over it takes no new change
-/// that a trigger watches, and letters that are discarded make room.
+/// Dead letters count against the quota: an app over its quota cannot write where a trigger
+/// watches, and discarding dead letters frees usage.
 pub async fn letters_use_up_the_quota(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.commit(vec![], sets(0, 1)).await;
@@ -187,7 +187,7 @@ pub async fn letters_use_up_the_quota(kit: Kit) {
     app.commit(vec![], sets(0, 1)).await;
 }
 
-/// A change that fails after it has counted leaves no count behind.
+/// A change that fails after counting leaves the usage counters as they were.
 pub async fn a_discard_that_fails_counts_nothing(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.commit(vec![], sets(0, 3)).await;
@@ -201,7 +201,7 @@ pub async fn a_discard_that_fails_counts_nothing(kit: Kit) {
         .pause_trigger(app.id, trigger_name("t00"), true, row.clone());
     assert!(pause.await.expect("paused"));
     let before = app.used().await;
-    // An audit row of that identity is there already.
+    // An audit row of that identity already exists.
     let discard = app.store.discard(app.id, Letters::default(), 2, row);
     if discard.await.is_err() {
         assert_eq!(app.letters().await.len(), 3);
@@ -211,7 +211,7 @@ pub async fn a_discard_that_fails_counts_nothing(kit: Kit) {
     }
 }
 
-/// What an outstanding delivery keeps of its last failure fits into what it counts.
+/// The kept text of the last failure fits into the size that an outstanding delivery counts as.
 pub async fn a_delivery_keeps_a_short_text_of_its_failure(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.commit(vec![], sets(0, 1)).await;
@@ -227,7 +227,7 @@ pub async fn a_delivery_keeps_a_short_text_of_its_failure(kit: Kit) {
         plugin: None,
     };
     let before = app.used().await;
-    assert!(app.store.fail(&failed).await.expect("given back").is_held());
+    assert!(app.store.fail(&failed).await.expect("recorded").is_held());
     let kept = app.outstanding().await.swap_remove(0).error;
     assert_eq!(kept.expect("a text"), "é".repeat(128));
     assert_eq!(app.used().await, before);

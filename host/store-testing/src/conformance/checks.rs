@@ -1,4 +1,4 @@
-//! Checks: a batch takes effect only if all of them hold.
+//! Checks: a batch takes effect only if all of its checks hold.
 
 use super::Kit;
 use super::kit::{absent, at_version, bytes, delete, set, written};
@@ -7,7 +7,7 @@ use kvasm_core::{Applied, Version};
 pub async fn absent_or_version_guard_a_set(kit: Kit) {
     let app = kit.app().await;
     let op = |value| vec![set("c", "k", bytes(value))];
-    // Of an entry that is not there, only its absence holds.
+    // Of an absent entry, only its absence holds.
     assert_eq!(
         app.conflict(vec![at_version("c", "k", Version(1))], op("0"))
             .await,
@@ -87,7 +87,7 @@ pub async fn all_failed_checks_are_named(kit: Kit) {
     assert_eq!(app.conflict(checks.clone(), op).await, [1, 3, 4, 5, 7]);
     assert_eq!(app.conflict(checks, vec![]).await, [1, 3, 4, 5, 7]);
     assert!(!app.has("c", "new").await);
-    // Twice the same check on the key that is set, one of them wrong.
+    // The same check twice on the key that is set, one of them wrong.
     let checks = vec![at_version("c", "there", version), absent("c", "there")];
     assert_eq!(
         app.conflict(checks, vec![set("c", "there", bytes("2"))])
@@ -150,7 +150,7 @@ pub async fn a_check_on_a_key_that_is_not_written(kit: Kit) {
         [0]
     );
     assert_eq!(app.value("c", "k").await, Some(bytes("2")));
-    // The checks left nothing behind.
+    // The checks wrote nothing.
     assert_eq!(app.keys("c").await, ["guard", "k"]);
     assert_eq!(app.get("c", "guard").await.unwrap().version, version);
     app.commit(
@@ -159,7 +159,7 @@ pub async fn a_check_on_a_key_that_is_not_written(kit: Kit) {
     )
     .await;
     assert_eq!(app.keys("c").await, ["guard"]);
-    // What was checked for absence can be created by everybody.
+    // Any caller can create what was checked for absence.
     app.commit(
         vec![absent("c", "other")],
         vec![set("c", "other", bytes("1"))],

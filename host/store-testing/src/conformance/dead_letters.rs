@@ -8,7 +8,7 @@ use kvasm_core::store::StoreError;
 use kvasm_core::{DeadLetter, DeadReason, Delivery, Digest, Letters, PluginVersion, Verdict};
 use uuid::Uuid;
 
-/// Makes a dead letter of each key, in this order.
+/// Creates a dead letter for each key, in this order.
 async fn bury(app: &Tenant, keys: &[&str], reason: DeadReason) -> Vec<DeadLetter> {
     for key in keys {
         app.set("c", key, json("1")).await;
@@ -239,7 +239,7 @@ pub async fn replays_keep_the_order_of_their_key(kit: Kit) {
             app.acknowledge(&receipt, vec![]).await.expect("done");
         }
     }
-    // Those that were replayed stand behind what was waiting, in their own order.
+    // Replayed deliveries come after those that were already waiting, in their own order.
     assert_eq!(told, ["2", "3", "0", "1"]);
 }
 

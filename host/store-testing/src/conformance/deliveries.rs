@@ -1,4 +1,4 @@
-//! Deliveries: claimed in order, leased, acknowledged with a commit, given back.
+//! Deliveries: claimed in order, leased, acknowledged with a commit, nacked.
 
 use super::Kit;
 use super::event_kit::{trigger, watch};
@@ -21,7 +21,7 @@ pub(super) fn key_of(delivery: &Delivery) -> String {
 pub(super) fn value_of(delivery: &Delivery) -> String {
     match &delivery.event.what {
         Happening::Set { value, .. } => String::from_utf8_lossy(value.as_bytes()).into_owned(),
-        other => panic!("no set: {other:?}"),
+        other => panic!("not a set: {other:?}"),
     }
 }
 
@@ -56,7 +56,7 @@ pub async fn what_is_claimed_is_lent(kit: Kit) {
     assert_eq!(app.value("d", "k").await, Some(json("2")));
 }
 
-/// A late handler has no effect: not of its writes, nor on the delivery.
+/// A late handler has no effect, neither by its writes nor on the delivery.
 pub async fn a_lease_that_has_run_out_is_lost(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", json("1")).await;
@@ -81,7 +81,7 @@ pub async fn a_lease_that_has_run_out_is_lost(kit: Kit) {
     later
         .acknowledge(&quick, vec![])
         .await
-        .expect("the one who holds it");
+        .expect("the holder of the lease");
     assert_eq!(later.outstanding().await, []);
 }
 
@@ -111,7 +111,9 @@ pub async fn a_failed_check_keeps_the_delivery(kit: Kit) {
         matches!(refused, Err(StoreError::Conflict { .. })),
         "{refused:?}"
     );
-    app.acknowledge(&receipt, vec![]).await.expect("still ours");
+    app.acknowledge(&receipt, vec![])
+        .await
+        .expect("the lease still holds");
 }
 
 pub async fn deliveries_of_a_key_come_one_after_another(kit: Kit) {
@@ -134,7 +136,7 @@ pub async fn deliveries_of_a_key_come_one_after_another(kit: Kit) {
     assert_eq!(app.outstanding().await, []);
 }
 
-/// Claims until nothing is due: a claim may look at deliveries that have to wait.
+/// Claims until nothing is due: a claim may examine deliveries that have to wait.
 async fn claim_all(app: &Tenant) -> Vec<(Delivery, Receipt)> {
     let mut all = Vec::new();
     let mut rounds = Rounds::new();
@@ -261,7 +263,7 @@ pub async fn acknowledged_deliveries_give_their_room_back(kit: Kit) {
     app.acknowledge(&receipt, vec![delete("c", "k")])
         .await
         .expect("done");
-    // The deletion is told, and nothing else is there.
+    // The deletion creates a delivery; nothing else counts.
     assert_eq!(app.usage().await, (0, 2));
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
     app.acknowledge(&receipt, vec![]).await.expect("done");
@@ -282,7 +284,7 @@ pub async fn an_app_takes_its_deliveries_along(kit: Kit) {
     assert!(!app.fail(&claimed[0].1, Verdict::RetryAt(NOW), false).await);
 }
 
-/// A clock that is set back holds up what waits for a time, and nothing new.
+/// A clock that is set back delays what waits for a time, but nothing new.
 pub async fn a_clock_that_steps_back_holds_up_nothing_new(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "old", json("1")).await;
@@ -309,8 +311,7 @@ pub async fn a_clock_that_steps_back_holds_up_nothing_new(kit: Kit) {
     assert_eq!(keys, ["old", "retried"]);
 }
 
-/// Which changes of one key come first is the same for the store and for those who
-/// receive them.
+/// The store and the handlers agree on the order of the changes of a key.
 pub async fn racing_writes_are_told_in_their_order(kit: Kit) {
     let app = watched(&kit).await;
     let mut writers = JoinSet::new();
@@ -338,10 +339,7 @@ pub async fn racing_writes_are_told_in_their_order(kit: Kit) {
                 state.insert("k", String::from_utf8_lossy(value.as_bytes()).into_owned());
             }
             Happening::Deleted { .. } => {
-                assert!(
-                    state.remove("k").is_some(),
-                    "a deletion of what was not there"
-                );
+                assert!(state.remove("k").is_some(), "a deletion of an absent entry");
             }
             Happening::Due => panic!("no schedule here"),
         }
@@ -353,9 +351,5 @@ pub async fn racing_writes_are_told_in_their_order(kit: Kit) {
     let now = entry
         .expect("get")
         .map(|e| String::from_utf8_lossy(e.value.as_bytes()).into_owned());
-    assert_eq!(
-        state.remove("k"),
-        now,
-        "the last that was told is what is there"
-    );
+    assert_eq!(state.remove("k"), now, "the last event is the stored value");
 }

@@ -8,8 +8,8 @@ use kvasm_core::{AppId, Claim, Delivery, Queue, Receipt, Verdict, WriteBatch};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// Writers, several dispatchers whose leases run out now and then, failures: each
-/// change is delivered, in the order of its key, and takes effect once.
+/// Writers, several dispatchers whose leases sometimes expire, and failures: each change is
+/// delivered in the order of its key and takes effect once.
 pub async fn many_dispatchers_deliver_in_order_and_once(kit: Kit) {
     const KEYS: u64 = 5;
     const WRITES: u64 = 60;
@@ -42,12 +42,12 @@ pub async fn many_dispatchers_deliver_in_order_and_once(kit: Kit) {
         });
     }
     tasks.join_all().await;
-    // What dispatchers have let lie is still there, and goes the same way.
+    // Deliveries that dispatchers abandoned are still there and take the same path.
     let mut rng = super::rng::Rng::new(kit.seed);
     let mut round = 0;
     while !app.outstanding().await.is_empty() {
         round += 1;
-        assert!(round < 10_000, "something is stuck");
+        assert!(round < 10_000, "no progress");
         let later = app.later(100_000 + round * 1_000);
         for (delivery, receipt) in claim_for(&later, 100).await {
             deliver(&later, &mut rng, &delivery, &receipt).await;
@@ -82,11 +82,11 @@ async fn claim_for(app: &Tenant, limit: u32) -> Vec<(Delivery, Receipt)> {
     claimed.iter().map(|d| (d.clone(), receipt(d))).collect()
 }
 
-/// Appends what it is told to a list, as a handler would; or fails, or is late.
+/// Appends the event to a list, as a handler would; or fails, or is late.
 async fn deliver(app: &Tenant, rng: &mut super::rng::Rng, delivery: &Delivery, receipt: &Receipt) {
     match rng.below(10) {
         0 => drop(app.fail(receipt, Verdict::RetryAt(app.now), false).await),
-        // Its lease runs out: everybody's clock is further on.
+        // Its lease expires: every other clock is ahead.
         1 => drop(claim_for(&app.later(60), 1).await),
         _ => {
             let told = key(&key_of(delivery));

@@ -68,7 +68,7 @@ pub async fn times_of_creation_and_update(kit: Kit) {
 
 pub async fn collections_are_separate(kit: Kit) {
     let app = kit.app().await;
-    // Pairs that are the same text when they are only put together.
+    // Pairs that are the same text when simply concatenated.
     let pairs = [
         ("ab", "c"),
         ("a", "bc"),
@@ -98,7 +98,7 @@ pub async fn delete_tells_whether_there_was_one(kit: Kit) {
     assert!(!app.delete("c", "k").await);
 }
 
-/// Keys that some comparison could take for each other.
+/// Keys that a comparison could confuse with each other.
 pub const ODD_KEYS: &[&str] = &[
     " ",
     "  ",
@@ -161,7 +161,7 @@ pub async fn odd_keys_are_kept_apart(kit: Kit) {
 pub async fn the_largest_entry(kit: Kit) {
     let app = kit.app().await;
     let mut rng = kit.rng();
-    // One of it compresses to nothing and one does not: an index holds both.
+    // One value compresses to nothing and one does not: the index holds both.
     let letters: Vec<char> = ('a'..='z').chain('A'..='Z').chain('0'..='9').collect();
     let mut random = |len: usize| (0..len).map(|_| *rng.pick(&letters)).collect::<String>();
     let names = [
@@ -181,7 +181,7 @@ pub async fn the_largest_entry(kit: Kit) {
         app.set(c, k, value.clone()).await;
         assert!(
             app.value(c, k).await.as_ref() == Some(&value),
-            "another value came back"
+            "a different value was read"
         );
         assert_eq!(app.keys(c).await, [k.as_str()]);
         assert!(app.delete(c, k).await);
@@ -199,10 +199,10 @@ pub async fn large_values_of_both_kinds(kit: Kit) {
     ];
     for value in values {
         app.set("c", "k", value.clone()).await;
-        // Without Debug: a failure would print megabytes.
+        // Without Debug, as a failure would print megabytes.
         assert!(
             app.value("c", "k").await == Some(value),
-            "another value came back"
+            "a different value was read"
         );
     }
 }

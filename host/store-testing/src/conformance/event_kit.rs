@@ -1,4 +1,4 @@
-//! What the properties of triggers and deliveries are written with.
+//! Helpers for the properties of triggers and deliveries.
 
 use super::kit::{Tenant, collection, key};
 use kvasm_core::store::StoreError;
@@ -13,7 +13,7 @@ pub fn trigger_name(name: &str) -> TriggerName {
     TriggerName::parse(name).expect("a trigger's name")
 }
 
-/// All changes of a collection.
+/// Watches all changes of a collection.
 pub fn watch(c: &str) -> Watch {
     Watch::Changes(Changes {
         collection: collection(c),
@@ -23,7 +23,7 @@ pub fn watch(c: &str) -> Watch {
     })
 }
 
-/// A trigger that calls the function of its name.
+/// A trigger that calls the function of the same name.
 pub fn trigger(name: &str, watch: Watch) -> NewTrigger {
     NewTrigger {
         name: trigger_name(name),
@@ -33,7 +33,7 @@ pub fn trigger(name: &str, watch: Watch) -> NewTrigger {
     }
 }
 
-/// An addition.
+/// An increment.
 pub fn increment(c: &str, k: &str, delta: i64) -> Op {
     Op::Increment {
         collection: collection(c),
@@ -43,13 +43,13 @@ pub fn increment(c: &str, k: &str, delta: i64) -> Op {
 }
 
 impl Tenant {
-    /// Makes a trigger.
+    /// Creates a trigger.
     pub async fn try_set_trigger(&self, trigger: NewTrigger) -> Result<Trigger, StoreError> {
         let row = self.audit_row("test");
         self.store.set_trigger(self.id, trigger, row).await
     }
 
-    /// Makes a trigger, which must not fail.
+    /// Creates a trigger, which must not fail.
     pub async fn set_trigger(&self, trigger: NewTrigger) -> Trigger {
         self.try_set_trigger(trigger).await.expect("a trigger")
     }
@@ -59,20 +59,20 @@ impl Tenant {
         self.set_trigger(trigger(name, watch(c))).await
     }
 
-    /// Removes a trigger, and leaves its deliveries; whether there was one.
+    /// Deletes a trigger, but not its deliveries. Returns whether it existed.
     pub async fn delete_trigger(&self, name: &str) -> bool {
         let (name, row) = (trigger_name(name), self.audit_row("test"));
         let deleted = self.store.delete_trigger(self.id, name, false, row).await;
         deleted.expect("a deletion") == TriggerDeletion::Deleted
     }
 
-    /// Pauses a trigger, or lets it go on; whether there is one.
+    /// Pauses or resumes a trigger. Returns whether it exists.
     pub async fn try_pause(&self, name: &str, paused: bool) -> Result<bool, StoreError> {
         let (name, row) = (trigger_name(name), self.audit_row("test"));
         self.store.pause_trigger(self.id, name, paused, row).await
     }
 
-    /// Pauses a trigger that is there, or lets it go on.
+    /// Pauses or resumes an existing trigger.
     pub async fn pause(&self, name: &str, paused: bool) {
         assert!(self.try_pause(name, paused).await.expect("a pause"));
     }
@@ -82,13 +82,13 @@ impl Tenant {
         self.store.triggers(self.id).await.expect("triggers")
     }
 
-    /// Every delivery that is not done.
+    /// All outstanding deliveries.
     pub async fn outstanding(&self) -> Vec<Delivery> {
         let all = self.store.deliveries(self.id, None, 100_000).await;
         all.expect("deliveries")
     }
 
-    /// Claims up to `limit` deliveries of a trigger for a second.
+    /// Claims up to `limit` deliveries of a trigger for one second.
     pub async fn claim(&self, name: &str, limit: u32) -> Vec<(Delivery, Receipt)> {
         let claim = Claim {
             queue: Queue {
@@ -120,13 +120,13 @@ impl Tenant {
         self.store.commit(batch).await.map(drop)
     }
 
-    /// Says that an attempt has failed; whether the lease held.
+    /// Records a failed attempt. Returns whether the lease was held.
     pub async fn fail(&self, receipt: &Receipt, verdict: Verdict, deterministic: bool) -> bool {
         let returned = self.give_back(receipt, verdict, deterministic).await;
         returned.is_held()
     }
 
-    /// Says that an attempt has failed; what becomes of the trigger.
+    /// Records a failed attempt. Returns what becomes of the trigger.
     pub async fn give_back(
         &self,
         receipt: &Receipt,
@@ -153,7 +153,7 @@ impl Tenant {
         letters.expect("dead letters")
     }
 
-    /// The app's queues that have something to claim.
+    /// The app's queues with claimable deliveries.
     pub async fn due(&self) -> Vec<String> {
         let due = self.store.due(None, self.now, 10_000).await.expect("due");
         let own = due.into_iter().filter(|queue| queue.app == self.id);

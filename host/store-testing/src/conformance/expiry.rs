@@ -1,4 +1,4 @@
-//! An expired entry is absent, to every call and at once.
+//! An expired entry is absent to every call, at once.
 
 use super::Kit;
 use super::kit::{NOW, absent, at_version, bytes, keys_of, list, set, set_until};
@@ -43,7 +43,7 @@ pub async fn setting_over_an_expired_entry_creates_it_anew(kit: Kit) {
         let entry = after.get(c, "k").await.unwrap();
         assert_eq!(entry.value, bytes("2"));
         assert_eq!((entry.created_at, entry.updated_at), (after.now, after.now));
-        assert!(entry.version > first, "the version did not grow");
+        assert!(entry.version > first, "the version did not increase");
     }
 }
 
@@ -57,7 +57,7 @@ pub async fn an_expired_entry_passes_as_absent(kit: Kit) {
             ops.extend(batch.then(|| set(c, "l", bytes("2"))));
             ops
         };
-        // Before, it is there; after, it is not.
+        // Before, it exists; after, it does not.
         assert_eq!(
             app.later(9).conflict(vec![absent(c, "k")], ops()).await,
             [0]
@@ -109,7 +109,7 @@ pub async fn deleting_an_expired_entry_finds_nothing(kit: Kit) {
         .commit(vec![absent("c", "c")], vec![super::kit::delete("c", "c")])
         .await;
     assert_eq!(after.keys("c").await, Vec::<String>::new());
-    // It does not come back by a version that was given before.
+    // A version from before the expiry does not bring it back.
     assert!(after.set("c", "a", bytes("2")).await > version);
 }
 
@@ -164,6 +164,6 @@ pub async fn expired_entries_fill_no_page(kit: Kit) {
         query.limit = 10;
         let page = after.page(&query).await;
         assert_eq!(page.entries.len(), 10);
-        assert!(!page.more, "what has expired is no more");
+        assert!(!page.more, "expired entries must not count as more");
     }
 }

@@ -1,5 +1,5 @@
-//! The generation of the registry: each change of an administrator is the new one, from
-//! the moment at which it is seen.
+//! The generation of the registry: each change by an administrator becomes the new generation
+//! as soon as it is visible.
 
 use super::Kit;
 use super::audit::{Named, changes, operations, yes};
@@ -19,7 +19,7 @@ async fn generation(store: &Arc<dyn Store>) -> Generation {
     store.generation().await.expect("the generation")
 }
 
-/// Two dead letters and a delivery of a trigger "d".
+/// Creates two dead letters and a delivery of a trigger "d".
 async fn with_deliveries(app: &Tenant) {
     app.watch("d", "c").await;
     for number in 0..2 {
@@ -31,7 +31,7 @@ async fn with_deliveries(app: &Tenant) {
     app.set("c", "k", bytes("x")).await;
 }
 
-/// Operations on what [`with_deliveries`] has made, of which each takes effect.
+/// Operations on the result of [`with_deliveries`], each of which takes effect.
 fn on_deliveries(app: &Tenant) -> Vec<Named> {
     let id = app.id;
     operations! { |store, row|
@@ -66,15 +66,15 @@ pub async fn what_changes_nothing_leaves_the_generation(kit: Kit) {
     let (store, row) = (&kit.store, audit_row("test"));
     let refused = store.set_limits(app.id, patch, Some(others), row).await;
     assert!(refused.is_err());
-    // Entries are not of the registry.
+    // Entries are not part of the registry.
     let audit: Option<Box<Audit>> = Some(Box::new(audit_row("test")));
     let batch = app.batch(vec![], vec![set("c", "k", bytes("x"))]);
     store.commit(WriteBatch { audit, ..batch }).await.unwrap();
     assert_eq!(generation(&kit.store).await, before);
 }
 
-/// What is read between two looks at one generation is as it was at that generation:
-/// neither older nor newer.
+/// A row read between two generation checks with the same result is of that generation, neither
+/// older nor newer.
 pub async fn a_row_is_of_the_generation_before_and_after_it(kit: Kit) {
     const CHANGES: u32 = 60;
     let app = kit.app().await;
@@ -114,7 +114,7 @@ pub async fn a_row_is_of_the_generation_before_and_after_it(kit: Kit) {
             .store
             .set_limits(app.id, limits.into(), None, row.clone());
         changed.await.unwrap();
-        // Once it is acknowledged, it is seen.
+        // A change is visible once it is acknowledged.
         assert_eq!(generation(&kit.store).await, Generation(row.id));
     }
     over.store(true, Ordering::SeqCst);
@@ -123,7 +123,7 @@ pub async fn a_row_is_of_the_generation_before_and_after_it(kit: Kit) {
     }
 }
 
-/// Changes at once: each is the generation for a moment, and the last one stays.
+/// Concurrent changes: each is the generation for a moment, and the last one stays.
 pub async fn changes_at_once_all_take_effect(kit: Kit) {
     let apps = [kit.app().await, kit.app().await];
     let before = generation(&kit.store).await;
@@ -149,7 +149,7 @@ pub async fn changes_at_once_all_take_effect(kit: Kit) {
 
 #[cfg(test)]
 mod tests {
-    /// An operation that is missing here could leave what hosts have in memory.
+    /// An operation missing here could leave stale data in the caches of hosts.
     #[test]
     fn every_operation_is_tried() {
         let registry = include_str!("../../../core/src/store/registry.rs");

@@ -1,5 +1,5 @@
-//! A deleted app is gone at once, and its rows go in small steps. Audit rows go when
-//! they are old or too many.
+//! A deleted app disappears at once, and its rows are removed in small steps. Audit rows are
+//! removed when they are old or too many.
 
 use super::Kit;
 use super::event_kit::trigger;
@@ -13,7 +13,7 @@ use kvasm_core::{
 };
 use uuid::Uuid;
 
-/// An app that has something of everything, and so many entries.
+/// An app with every kind of row, and `entries` entries.
 async fn full(kit: &Kit, entries: usize) -> Tenant {
     let app = kit.app().await;
     app.watch("t", "c").await;
@@ -41,7 +41,7 @@ fn not_found<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::AppNotFound)), "{result:?}");
 }
 
-/// Asserts that nothing of the app can be seen, and nothing of it changes.
+/// Asserts that nothing of the app is visible, and that nothing of it can be changed.
 async fn assert_gone(app: &Tenant) {
     let store = &app.store;
     assert!(store.app_by_id(app.id).await.expect("read").is_none());
@@ -114,7 +114,7 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
         apps.into_iter().map(|app| app.name).collect::<Vec<_>>()
     };
     assert_eq!(names().await, std::slice::from_ref(&neighbour.name));
-    // Its name is free.
+    // The name can be reused.
     let next = app(gone.name.as_str());
     kit.create(&next).await.expect("a free name");
     let next = Tenant {
@@ -134,7 +134,7 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
         assert!(reaped <= u64::from(STEP), "{reaped} rows in one step");
         steps += 1;
         assert_gone(&gone).await;
-        // Others write between two steps.
+        // Other writes happen between two steps.
         neighbour.set("d", "k1", bytes("2")).await;
     }
     // The store in memory has nothing left to remove.
@@ -152,7 +152,7 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
     assert!(kit.store.module(kept).await.expect("read").is_some());
 }
 
-/// Deliveries outlive their trigger, which nobody can pause then.
+/// Deliveries outlive their trigger, which can then no longer be paused.
 pub async fn what_a_deleted_trigger_left_is_not_due_in_a_deleted_app(kit: Kit) {
     let gone = kit.app().await;
     gone.watch("t", "c").await;
@@ -163,7 +163,7 @@ pub async fn what_a_deleted_trigger_left_is_not_due_in_a_deleted_app(kit: Kit) {
     assert_eq!(gone.due().await, [""; 0]);
 }
 
-/// What a host has in memory of a module is dropped when the store has none.
+/// A host drops its in-memory copy of a module once the store has none.
 pub async fn a_module_is_gone_with_the_last_app_that_has_it(kit: Kit) {
     let (first, second) = (kit.app().await, kit.app().await);
     for app in [&first, &second] {
@@ -180,7 +180,7 @@ pub async fn a_module_is_gone_with_the_last_app_that_has_it(kit: Kit) {
     assert!(kit.store.module(digest).await.expect("read").is_some());
 }
 
-/// Values are large where rows are few: a step is small in bytes, too.
+/// Few rows can hold large values: a step is also small in bytes.
 pub async fn large_values_are_reaped(kit: Kit) {
     let gone = kit.app().await;
     for at in 0..20 {
@@ -193,7 +193,7 @@ pub async fn large_values_are_reaped(kit: Kit) {
     assert_eq!(kit.store.graves(None, 9).await.expect("graves"), []);
 }
 
-/// An audit row that was made at a time.
+/// An audit row created at `ms`.
 fn row_at(ms: u64, app: Option<&Tenant>) -> Audit {
     let id = Uuid::now_v7().as_u128() & ((1 << 80) - 1);
     Audit {
@@ -225,7 +225,7 @@ pub async fn audit_rows_that_are_old_or_too_many_go(kit: Kit) {
     assert_eq!(prune(100).await.expect("five"), 5);
     assert_eq!(prune(100).await.expect("none"), 0);
     assert_eq!(rows(None).await.last(), Some(&10));
-    // Of one app the newest stay.
+    // The newest rows of each app stay.
     let all = rows(Some(one.id)).await;
     let prune = |keep, limit| kit.store.prune_audit_of(one.id, keep, limit);
     assert_eq!(prune(100, 100).await.expect("none"), 0);

@@ -1,4 +1,4 @@
-//! Increments: checked, atomic, and the same integers everywhere.
+//! Increments: checked, atomic, and over the same integers on every store.
 
 use super::Kit;
 use super::event_kit::increment;
@@ -13,7 +13,7 @@ async fn add(app: &Tenant, k: &str, delta: i64) -> Result<(Version, i64), StoreE
         .await?;
     match applied.as_slice() {
         [Applied::Incremented { version, value }] => Ok((*version, *value)),
-        other => panic!("an increment was answered with {other:?}"),
+        other => panic!("an increment returned {other:?}"),
     }
 }
 
@@ -29,7 +29,7 @@ pub async fn an_absent_entry_counts_as_zero(kit: Kit) {
     assert_eq!((entry.created_at, entry.updated_at), (NOW, NOW));
 }
 
-/// What of JSON is an integer, and which.
+/// Which JSON numbers are integers, and their values.
 pub async fn integers_are_the_same_everywhere(kit: Kit) {
     let app = kit.app().await;
     for (text, sum) in [
@@ -54,7 +54,7 @@ pub async fn integers_are_the_same_everywhere(kit: Kit) {
             matches!(refused, Err(StoreError::NotInteger { at: 0 })),
             "{text}: {refused:?}"
         );
-        // A store may write the number in another way, and has not written it again.
+        // A store may write the number in another form, but has not written it again.
         assert_eq!(app.get("c", "k").await.expect("kept").version, version);
     }
     app.set("c", "k", bytes("1")).await;
@@ -167,11 +167,13 @@ pub async fn increments_count_against_the_quota(kit: Kit) {
         add(&app, "k", 90).await,
         Err(StoreError::Quota { .. })
     ));
-    add(&app, "k", -1).await.expect("less is always taken");
+    add(&app, "k", -1)
+        .await
+        .expect("decreasing is always allowed");
     assert_eq!(app.value("c", "k").await, Some(json("9")));
 }
 
-/// 32 callers at once, 1,000 times each.
+/// 32 concurrent callers, 1,000 increments each.
 pub async fn concurrent_increments_are_exact(kit: Kit) {
     let app = kit.app().await;
     let mut callers = JoinSet::new();
@@ -181,7 +183,7 @@ pub async fn concurrent_increments_are_exact(kit: Kit) {
             let mut last = i64::MIN;
             for _ in 0..1_000 {
                 let (_, value) = add(&app, "k", 1).await.expect("a sum");
-                assert!(value > last, "a sum went back");
+                assert!(value > last, "a sum decreased");
                 last = value;
             }
         });
@@ -197,7 +199,7 @@ pub async fn a_value_that_was_set_is_not_lost_to_increments(kit: Kit) {
         let app = app.clone();
         callers.spawn(async move {
             for round in 0..50 {
-                // Each batch adds to two keys, in an order of its own.
+                // Each batch increments two keys, in its own order.
                 let (first, second) = if (caller + round) % 2 == 0 {
                     ("a", "b")
                 } else {
@@ -211,7 +213,7 @@ pub async fn a_value_that_was_set_is_not_lost_to_increments(kit: Kit) {
     callers.join_all().await;
     for k in ["a", "b"] {
         let Some(Value::Json(text)) = app.value("c", k).await else {
-            panic!("{k} is gone")
+            panic!("{k} is missing")
         };
         assert_eq!(text.as_str(), "400");
     }

@@ -1,4 +1,4 @@
-//! JSON values are equal after a round trip, as values.
+//! JSON values are equal, as values, after a round trip.
 
 use super::Kit;
 use super::kit::{VALUE_BYTES_MAX, json, list, set};
@@ -6,7 +6,7 @@ use super::rng::Rng;
 use kvasm_core::Value;
 use serde_json::Value as Json;
 
-/// Equality of JSON as values: 100, 1e2 and 100.0 are one number.
+/// Equality of JSON as values: 100, 1e2 and 100.0 are the same number.
 fn same(left: &Json, right: &Json) -> bool {
     match (left, right) {
         (Json::Number(left), Json::Number(right)) => {
@@ -29,8 +29,8 @@ fn same(left: &Json, right: &Json) -> bool {
     }
 }
 
-/// serde_json reads a number to the last bit but one, so `1e23` and the same
-/// written out can differ in the last.
+/// serde_json parses a number to the last bit but one, so `1e23` and the same number written
+/// out can differ in the last bit.
 fn close(left: Option<f64>, right: Option<f64>) -> bool {
     let (Some(left), Some(right)) = (left, right) else {
         return false;
@@ -41,9 +41,9 @@ fn close(left: Option<f64>, right: Option<f64>) -> bool {
 
 fn parsed(value: &Value) -> Json {
     let Value::Json(text) = value else {
-        panic!("JSON came back as bytes");
+        panic!("JSON was read as bytes");
     };
-    serde_json::from_str(text.as_str()).expect("JSON came back")
+    serde_json::from_str(text.as_str()).expect("JSON was read")
 }
 
 fn assert_same(wrote: &Value, read: &Value) {
@@ -105,7 +105,7 @@ fn extreme() -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    // serde_json, and so the host, reads to a depth of 127.
+    // serde_json, and therefore the host, parses to a depth of 127.
     all.push(deep("[", "]", 127));
     all.push(deep("{\"a\":", "}", 127));
     all.push(format!("1.{}", "3".repeat(399)));
@@ -205,8 +205,8 @@ pub async fn random_values_are_equal_after_a_round_trip(kit: Kit) {
 
 pub async fn what_is_read_is_no_larger_than_allowed(kit: Kit) {
     let app = kit.app().await;
-    // Each is as large as the limit lets it be, and each was found to grow in
-    // some store: spaces, exponents, escapes, key order.
+    // Each is as large as the limit allows, and each was found to grow in some store: spaces,
+    // exponents, escapes, key order.
     let fill = |part: &str, len: usize| {
         let count = (VALUE_BYTES_MAX - 2) / len;
         format!("[{}]", vec![part; count].join(","))
@@ -239,7 +239,7 @@ pub async fn values_survive_in_lists_and_batches(kit: Kit) {
     let values: Vec<_> = extreme().iter().map(|text| json(text)).collect();
     let op = |(at, value): (usize, &Value)| set("c", &format!("{at:03}"), value.clone());
     let mut ops: Vec<_> = values.iter().enumerate().map(op).collect();
-    // The same key again, so that a store cannot take them as distinct.
+    // The same key again, so that a store cannot assume distinct keys.
     ops.push(set("c", "000", values[0].clone()));
     app.commit(vec![], ops).await;
     let mut query = list("c");

@@ -1,4 +1,4 @@
-//! What the properties are written with.
+//! Helpers for the properties.
 
 use super::rng::Rng;
 use super::rounds::Rounds;
@@ -19,7 +19,7 @@ pub const NOW: Timestamp = Timestamp(1_800_000_000_000);
 /// The limit of values in these tests, in bytes.
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// The action of audit rows that are not what a test is about.
+/// The action of audit rows that are not the subject of a test.
 pub const OF_THE_KIT: &str = "kit";
 
 /// A store to test, and the seed of the test's choices.
@@ -32,12 +32,12 @@ pub struct Kit {
 }
 
 impl Kit {
-    /// For a store and a seed.
+    /// Builds a kit from a store and a seed.
     pub fn new(store: Arc<dyn Store>, seed: u64) -> Kit {
         Kit { store, seed }
     }
 
-    /// The choices of this test.
+    /// The random choices of this test.
     pub fn rng(&self) -> Rng {
         Rng::new(self.seed)
     }
@@ -54,13 +54,13 @@ impl Kit {
         }
     }
 
-    /// Creates an app. Its audit row is one that no test looks at.
+    /// Creates an app. Its audit row is ignored by every test.
     pub async fn create(&self, app: &App) -> Result<(), StoreError> {
         let row = audit_row(OF_THE_KIT);
         self.store.create_app(app.clone(), row).await
     }
 
-    /// Deletes an app; whether there was one. As [`create`](Kit::create).
+    /// Deletes an app. Returns whether it existed. See [`create`](Kit::create).
     pub async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
         self.store.delete_app(app, audit_row(OF_THE_KIT)).await
     }
@@ -72,7 +72,7 @@ pub fn unique_name() -> String {
     format!("app-{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// An app of that name, not created yet.
+/// An app of that name, not yet created.
 pub fn app(name: &str) -> App {
     App {
         id: AppId::generate(),
@@ -85,8 +85,7 @@ pub fn app(name: &str) -> App {
     }
 }
 
-/// An audit row of no app and no token, not written yet. Each sorts after those
-/// before.
+/// An audit row without an app or a token, not yet written. It sorts after all earlier ones.
 pub fn audit_row(action: &'static str) -> Audit {
     Audit {
         id: AppId::generate().uuid(),
@@ -100,7 +99,7 @@ pub fn audit_row(action: &'static str) -> Audit {
     }
 }
 
-/// One app of a store, at a time.
+/// One app of a store, at a fixed time.
 #[derive(Clone)]
 pub struct Tenant {
     /// The store.
@@ -109,7 +108,7 @@ pub struct Tenant {
     pub id: AppId,
     /// Its name.
     pub name: AppName,
-    /// When its calls take place.
+    /// The time of its calls.
     pub now: Timestamp,
 }
 
@@ -135,7 +134,7 @@ impl Tenant {
         self.get(c, k).await.map(|entry| entry.value)
     }
 
-    /// Asks for an entry.
+    /// Reports whether an entry exists.
     pub async fn has(&self, c: &str, k: &str) -> bool {
         self.store
             .has(self.id, &collection(c), &key(k), self.now)
@@ -152,7 +151,7 @@ impl Tenant {
         }
     }
 
-    /// Commits.
+    /// Commits a batch.
     pub async fn try_commit(
         &self,
         checks: Vec<Check>,
@@ -162,19 +161,19 @@ impl Tenant {
         committed.map(|committed| committed.applied)
     }
 
-    /// Commits what must succeed.
+    /// Commits a batch that must succeed.
     pub async fn commit(&self, checks: Vec<Check>, ops: Vec<Op>) -> Vec<Applied> {
         let count = ops.len();
         let applied = self.try_commit(checks, ops).await.expect("commit");
-        assert_eq!(applied.len(), count, "one answer for each operation");
+        assert_eq!(applied.len(), count, "one result for each operation");
         applied
     }
 
-    /// Commits what must fail, and returns the positions of the failed checks.
+    /// Commits a batch that must fail, and returns the positions of the failed checks.
     pub async fn conflict(&self, checks: Vec<Check>, ops: Vec<Op>) -> Vec<usize> {
         match self.try_commit(checks, ops).await {
             Err(StoreError::Conflict { failed }) => failed,
-            other => panic!("a conflict was expected, not {other:?}"),
+            other => panic!("expected a conflict, not {other:?}"),
         }
     }
 
@@ -191,11 +190,11 @@ impl Tenant {
         )
     }
 
-    /// Deletes an entry; whether there was one.
+    /// Deletes an entry. Returns whether it existed.
     pub async fn delete(&self, c: &str, k: &str) -> bool {
         match self.commit(vec![], vec![delete(c, k)]).await.as_slice() {
             [Applied::Deleted { existed }] => *existed,
-            other => panic!("a deletion was answered with {other:?}"),
+            other => panic!("a deletion returned {other:?}"),
         }
     }
 
@@ -207,7 +206,7 @@ impl Tenant {
             .expect("list")
     }
 
-    /// Reads the keys of a whole collection, by pages.
+    /// Reads the keys of a whole collection, page by page.
     pub async fn keys(&self, c: &str) -> Vec<String> {
         let mut query = list(c);
         let mut keys = Vec::new();
@@ -228,10 +227,10 @@ impl Tenant {
     /// The app's row.
     pub async fn row(&self) -> App {
         let row = self.store.app(&self.name).await.expect("app");
-        row.expect("the app is there")
+        row.expect("the app exists")
     }
 
-    /// An audit row of this app and of now, not written yet.
+    /// An audit row of this app at its time, not yet written.
     pub fn audit_row(&self, action: &'static str) -> Audit {
         Audit {
             at: self.now,
@@ -240,25 +239,25 @@ impl Tenant {
         }
     }
 
-    /// Deletes the app; whether there was one. As [`Kit::create`].
+    /// Deletes the app. Returns whether it existed. See [`Kit::create`].
     pub async fn delete_app(&self) -> Result<bool, StoreError> {
         self.store.delete_app(self.id, audit_row(OF_THE_KIT)).await
     }
 
-    /// The app's entries, and the bytes of names and values that it uses: without
-    /// the fixed part of each entry and delivery.
+    /// The app's entries, and the bytes of names and values that it uses, without the fixed
+    /// part of each entry and delivery.
     pub async fn usage(&self) -> (u64, u64) {
         let used = self.used().await;
         let fixed = cost(used.entries, used.deliveries, 0);
         (used.entries, used.bytes - fixed)
     }
 
-    /// What the app uses, as its quota counts.
+    /// The app's usage, as counted against its quota.
     pub async fn used(&self) -> Usage {
         self.store.usage(self.id).await.expect("usage")
     }
 
-    /// Gives the app a quota, and takes all other limits away.
+    /// Sets the app's quota and removes all other limits.
     pub async fn limit(&self, entries: Option<u64>, bytes: Option<u64>) {
         let limits = AppLimits {
             quota: Quota { entries, bytes },
@@ -280,19 +279,19 @@ impl Tenant {
         self.try_add(wasm, activate).await.expect("a new version").0
     }
 
-    /// Makes a plugin version the active one.
+    /// Activates a plugin version.
     pub async fn try_activate(&self, version: u32) -> Result<(), StoreError> {
         let (version, row) = (PluginVersion(version), self.audit_row("test"));
         self.store.activate_plugin(self.id, version, row).await
     }
 
-    /// Makes a plugin version the active one, which must not fail.
+    /// Activates a plugin version, which must not fail.
     pub async fn activate(&self, version: u32) {
         self.try_activate(version).await.expect("activation");
         assert_eq!(self.active().await, Some(version));
     }
 
-    /// Goes back to the plugin version before; its number.
+    /// Rolls back to the previous plugin version. Returns its number.
     pub async fn try_roll_back(&self) -> Result<u32, StoreError> {
         let row = self.audit_row("test");
         let back = self.store.roll_back_plugin(self.id, row).await;
@@ -319,7 +318,7 @@ pub async fn reap(store: &dyn Store) {
     }
 }
 
-/// Removes up to `limit` rows of one deleted app; how many.
+/// Removes up to `limit` rows of one deleted app. Returns how many.
 pub async fn reap_some(store: &dyn Store, limit: u32) -> u64 {
     match store.graves(None, 1).await.expect("graves").first() {
         Some(app) => store.reap(*app, limit).await.expect("reaped"),
@@ -327,12 +326,12 @@ pub async fn reap_some(store: &dyn Store, limit: u32) -> u64 {
     }
 }
 
-/// What entries and deliveries take whose names and values have so many bytes.
+/// The usage of entries and deliveries whose names and values have `bytes` bytes in total.
 pub const fn cost(entries: u64, deliveries: u64, bytes: u64) -> u64 {
     entries * ENTRY_BYTES + deliveries * DELIVERY_BYTES + bytes
 }
 
-/// A token for one app or all, not created yet. Each sorts after those before.
+/// A token for one app or all, not yet created. It sorts after all earlier ones.
 pub fn token(name: &str, app: Option<AppId>) -> Token {
     Token {
         id: TokenId(AppId::generate().uuid()),
@@ -346,13 +345,13 @@ pub fn token(name: &str, app: Option<AppId>) -> Token {
     }
 }
 
-/// The token identity of that number.
+/// The token identity with that number.
 pub fn token_id(number: u128) -> TokenId {
     let text = format!("{number:032x}").into();
     TokenId(serde_json::from_value(text).expect("a UUID"))
 }
 
-/// A version to add of a plugin that offers a function of the module's name.
+/// A new plugin version that exports a function named after the module.
 pub fn new_plugin(app: AppId, wasm: &str, activate: bool) -> NewPlugin {
     NewPlugin {
         app,
@@ -366,19 +365,18 @@ pub fn new_plugin(app: AppId, wasm: &str, activate: bool) -> NewPlugin {
     }
 }
 
-/// The digest that these tests give a module: the module. Stores take a digest as
-/// it comes.
+/// The digest of a module in these tests: the module itself. Stores do not verify digests.
 pub fn digest(wasm: &str) -> Digest {
     let mut digest = [0; 32];
     digest[..wasm.len()].copy_from_slice(wasm.as_bytes());
     Digest(digest)
 }
 
-/// The version of a batch of one set.
+/// The version written by a batch of one set.
 pub fn written(applied: Vec<Applied>) -> Version {
     match applied.as_slice() {
         [Applied::Set(version)] => *version,
-        other => panic!("a set was answered with {other:?}"),
+        other => panic!("a set returned {other:?}"),
     }
 }
 
@@ -397,7 +395,7 @@ pub fn json(text: &str) -> Value {
     Value::json(text, VALUE_BYTES_MAX).expect("JSON")
 }
 
-/// A value of bytes.
+/// A binary value.
 pub fn bytes(bytes: impl AsRef<[u8]>) -> Value {
     Value::bytes(bytes.as_ref().to_vec(), VALUE_BYTES_MAX).expect("bytes")
 }
@@ -430,7 +428,7 @@ pub fn delete(c: &str, k: &str) -> Op {
     }
 }
 
-/// A check.
+/// A check of an entry.
 pub fn check(c: &str, k: &str, expect: Expect) -> Check {
     Check {
         collection: collection(c),
@@ -439,17 +437,17 @@ pub fn check(c: &str, k: &str, expect: Expect) -> Check {
     }
 }
 
-/// A check that there is no entry.
+/// A check that an entry is absent.
 pub fn absent(c: &str, k: &str) -> Check {
     check(c, k, Expect::Absent)
 }
 
-/// A check that the entry has a version.
+/// A check that an entry has this version.
 pub fn at_version(c: &str, k: &str, version: Version) -> Check {
     check(c, k, Expect::Version(version))
 }
 
-/// A list of all keys of a collection.
+/// A query for all keys of a collection.
 pub fn list(c: &str) -> ListQuery {
     ListQuery {
         collection: collection(c),
@@ -466,7 +464,7 @@ pub fn keys_of(page: &Page) -> Vec<&str> {
     page.entries.iter().map(|(key, _)| key.as_str()).collect()
 }
 
-/// Asserts that a call found no app.
+/// Asserts that a call failed because the app does not exist.
 pub fn assert_app_not_found<T: Debug>(result: Result<T, StoreError>) {
     assert!(
         matches!(result, Err(StoreError::AppNotFound)),

@@ -1,5 +1,4 @@
-//! What concurrent clients see of a key can be put in one order, and what they see
-//! of several at once too.
+//! Histories of concurrent clients are linearizable, for a single key and for several at once.
 
 use super::Kit;
 use super::event_kit::increment;
@@ -18,7 +17,7 @@ const C: &str = "c";
 /// A version and the value's text.
 type Found = Option<(Version, String)>;
 
-/// What a client has done to keys, which it names by number, and seen of them.
+/// What a client did to keys, which it names by number, and what it observed.
 #[derive(Debug, Clone)]
 enum Seen {
     Read(Vec<(usize, Found)>),
@@ -26,24 +25,23 @@ enum Seen {
     Wrote(Vec<(usize, Expect)>, Vec<(usize, Did)>),
     /// The positions of the checks that failed.
     Refused(Vec<(usize, Expect)>, Vec<usize>),
-    /// An addition to what is no number.
+    /// An increment of a value that is not a number.
     NoNumber(usize),
 }
 
 #[derive(Debug, Clone)]
 enum Did {
     Set(String, Version),
-    /// A set of what has expired already.
+    /// A set of an already expired entry.
     SetExpired(Version),
     Delete(bool),
-    /// Added, and what it made.
+    /// The delta, the new version and the sum.
     Add(i64, Version, i64),
 }
 
-/// A write's version is greater than the one that it replaces. Whether it is greater
-/// than that of an entry that has been deleted, while this write was under way, is
-/// left open: Postgres draws versions before it waits for a row. That none comes
-/// back is looked at apart, in [`assert_versions_are_new`].
+/// A write's version is greater than the one it replaces. Whether it is greater than that of an
+/// entry deleted while this write was in progress is left open: Postgres draws versions before
+/// it waits for a row. [`assert_versions_are_new`] checks separately that no version is reused.
 fn write(found: &mut Found, version: Version, value: Option<String>) -> Option<()> {
     if found.as_ref().is_some_and(|(before, _)| version <= *before) {
         return None;
@@ -110,7 +108,7 @@ impl Step for Seen {
 struct Client {
     app: Tenant,
     rng: Rng,
-    /// Begins each value that it sets.
+    /// Prefix of each value that it sets.
     number: usize,
     written: usize,
     keys: Vec<String>,
@@ -149,7 +147,7 @@ impl Client {
         Seen::Read(vec![(k, self.see(k, entry.as_ref()))])
     }
 
-    /// What it expects is often what it saw last.
+    /// Often expects what it saw last.
     fn expect(&mut self, k: usize) -> Expect {
         match self.versions[k] {
             Some(version) if self.rng.chance(4, 5) => Expect::Version(version),
@@ -157,7 +155,7 @@ impl Client {
         }
     }
 
-    /// An operation, and what it answers if it is carried out.
+    /// An operation, and how to record its result if it takes effect.
     fn op(&mut self, k: usize, text: bool) -> (Op, impl FnOnce(&Applied) -> Did + use<>) {
         self.written += 1;
         let name = self.keys[k].clone();
@@ -218,8 +216,8 @@ impl Client {
         }
     }
 
-    /// Sets or deletes if the key is as expected. No addition: whether a failed
-    /// check or a text is told first is for each store to say.
+    /// Sets or deletes if the key is as expected. No increment: a store may report a failed
+    /// check or a non-integer value first.
     async fn swap(&mut self) -> Seen {
         let expect = self.expect(0);
         let name = self.keys[0].clone();
@@ -240,7 +238,7 @@ impl Client {
                     self.versions[0] = Some(version);
                     Seen::Wrote(checked, vec![(0, Did::Set(value, version))])
                 }
-                Applied::Incremented { .. } => panic!("nothing was added"),
+                Applied::Incremented { .. } => panic!("no increment was sent"),
             },
             Err(StoreError::Conflict { failed }) => Seen::Refused(checked, failed),
             Err(error) => panic!("{error:?}"),
@@ -269,7 +267,7 @@ impl Client {
     }
 }
 
-/// Several clients of each of several keys, which have nothing to do with each other.
+/// Several clients for each of several independent keys.
 pub async fn what_clients_see_of_a_key_has_one_order(kit: Kit) {
     const KEYS: usize = 3;
     const CLIENTS: usize = 5;
@@ -297,7 +295,7 @@ pub async fn what_clients_see_of_several_keys_has_one_order(kit: Kit) {
     linear::check(vec![None; 3], calls).unwrap();
 }
 
-/// No key has been given a version twice.
+/// Asserts that no key was given a version twice.
 fn assert_versions_are_new(calls: &[linear::Call<Seen>]) {
     let mut given = BTreeSet::new();
     for call in calls {
@@ -311,7 +309,7 @@ fn assert_versions_are_new(calls: &[linear::Call<Seen>]) {
             };
             assert!(
                 given.insert((*k, *version)),
-                "{version:?} came back: {call:?}"
+                "{version:?} was reused: {call:?}"
             );
         }
     }
@@ -329,7 +327,7 @@ fn clients(app: &Tenant, rng: &mut Rng, count: usize, keys: &[&str]) -> Vec<Clie
     (1..=count).map(client).collect()
 }
 
-/// Lets each client do `count` calls.
+/// Makes each client do `count` calls.
 async fn history(clients: Vec<Client>, count: usize, one_key: bool) -> Vec<linear::Call<Seen>> {
     let moments = Arc::new(Moments::default());
     let together = Arc::new(Barrier::new(clients.len()));
@@ -348,7 +346,7 @@ async fn history(clients: Vec<Client>, count: usize, one_key: bool) -> Vec<linea
                     }
                 };
                 calls.push(moments.call(number, call).await);
-                // A store in memory waits for nothing, and clients are to meet.
+                // A store in memory never waits, and the clients should interleave.
                 tokio::task::yield_now().await;
             }
             calls
@@ -400,21 +398,21 @@ mod tests {
             set_one.clone(),
             (2, 3, read_one(0, Some((1, "1"))))
         ]));
-        // A stale read, a value of another version, a version that goes back.
+        // A stale read, a value of another version, a version that decreases.
         assert!(!explained(&[set_one.clone(), (2, 3, read_one(0, None))]));
         assert!(!explained(&[
             set_one.clone(),
             (2, 3, read_one(0, Some((2, "1"))))
         ]));
         assert!(!explained(&[set_one.clone(), (2, 3, set_to(0, "2", 1)),]));
-        // A version that two have won.
+        // A version won by two clients.
         assert!(explained(&[set_one.clone(), (2, 4, if_one(0, 2))]));
         assert!(!explained(&[
             set_one.clone(),
             (2, 4, if_one(0, 2)),
             (3, 5, if_one(0, 3))
         ]));
-        // A refusal without a reason, or with the wrong one.
+        // A conflict without a reason, or with the wrong one.
         let refused =
             |named| Seen::Refused(vec![(0, Expect::Version(ONE)), (1, Expect::Absent)], named);
         assert!(!explained(&[set_one.clone(), (2, 3, refused(vec![0]))]));
@@ -430,7 +428,7 @@ mod tests {
         );
         let half = Seen::Read(vec![read(0, Some((1, "1"))), read(1, None)]);
         assert!(!explained(&[(0, 3, both), (1, 2, half)]));
-        // An addition to another number than was there.
+        // An increment of a value other than the stored one.
         let add = |sum| Seen::Wrote(vec![], vec![(0, Did::Add(1, Version(9), sum))]);
         assert!(explained(&[set_one.clone(), (2, 3, add(2))]));
         assert!(!explained(&[set_one.clone(), (2, 3, add(1))]));

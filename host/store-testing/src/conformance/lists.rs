@@ -1,4 +1,4 @@
-//! Lists: order, ranges, pages and their bounds.
+//! Lists: order, ranges, pages and their limits.
 
 use super::Kit;
 use super::entries::ODD_KEYS;
@@ -38,8 +38,7 @@ pub async fn keys_come_in_bytewise_order(kit: Kit) {
     assert!(!page.more);
 }
 
-/// A list without an end reaches the greatest key that there can be, and a page after
-/// it is empty.
+/// An unbounded list includes the greatest possible key, and the page after it is empty.
 pub async fn the_greatest_key_is_listed(kit: Kit) {
     let app = kit.app().await;
     let greatest = "\u{10ffff}".repeat(KEY_BYTES_MAX / 4);
@@ -209,7 +208,7 @@ pub async fn more_is_exact(kit: Kit) {
                 assert_eq!(page.entries.len(), limit.min(5) as usize);
                 assert_eq!(page.more, limit < 5, "limit {limit} of 5 keys");
             }
-            // What is beyond the range is not more.
+            // Entries outside the range do not count as more.
             let query = ListQuery {
                 reverse,
                 with_values,
@@ -269,7 +268,7 @@ pub async fn a_page_ends_with_the_entry_that_reaches_its_bytes(kit: Kit) {
             );
         }
     }
-    // Both bounds at once: the narrower one counts.
+    // With both limits, the tighter one applies.
     let query = ListQuery {
         limit: 2,
         bytes_max: 100,
@@ -396,7 +395,7 @@ pub async fn collections_are_listed_in_pages(kit: Kit) {
         }
         assert_eq!(found, names, "pages of {limit}");
     }
-    // The start need not be a collection that is there.
+    // The start need not be an existing collection.
     let page = app
         .store
         .collections(app.id, Some(&collection("a ~")), 1)

@@ -1,4 +1,4 @@
-//! Many entries at once.
+//! Reads of many entries at once.
 
 use super::Kit;
 use super::kit::{NOW, Tenant, bytes, collection, json, key, set};
@@ -49,11 +49,11 @@ pub async fn values_are_bounded_together(kit: Kit) {
         matches!(refused, Err(StoreError::AnswerTooLarge { limit: 9 })),
         "{refused:?}"
     );
-    // A key that is asked for twice is answered twice.
+    // A key that is requested twice is returned twice.
     assert!(get(&app, &[("c", "a"), ("c", "a")], 9).await.is_err());
 }
 
-/// A batch is in an answer as a whole or not at all.
+/// A result includes a batch completely or not at all.
 pub async fn an_answer_is_of_one_moment(kit: Kit) {
     let app = kit.app().await;
     let write = |n: u32| {

@@ -1,10 +1,10 @@
-//! What a store is: one suite of properties, which every backend passes.
+//! The conformance suite: properties that every store backend must have.
 //!
-//! Each public function of the modules below is a property. It gets a [`Kit`]
-//! with an empty store and fails by a panic. [`conformance!`](crate::conformance!)
-//! makes a test of each for one backend.
+//! Each public function of the modules below is a property. It gets a [`Kit`] with an empty
+//! store and panics on failure. [`conformance!`](crate::conformance!) generates a test of each
+//! property for one backend.
 //!
-//! Random choices come from the kit's seed. A failing test shows its seed, and
+//! Random choices come from the kit's seed. A failing test prints its seed;
 //! `KVASM_TEST_SEED=<seed>` repeats the choices.
 
 pub mod apps;
@@ -53,10 +53,10 @@ use kvasm_core::store::Store;
 use std::any::Any;
 use std::sync::Arc;
 
-/// The variable that repeats the random choices of a run.
+/// The environment variable that sets the seed of a run.
 pub const SEED_VARIABLE: &str = "KVASM_TEST_SEED";
 
-/// An empty store and whatever must live as long as it.
+/// An empty store, and what must live as long as it.
 pub struct Fixture {
     /// The store.
     pub store: Arc<dyn Store>,
@@ -83,8 +83,8 @@ pub fn run<F: Future<Output = Fixture>, P: Future<Output = ()>>(
     });
 }
 
-/// Makes a test of each property for the backend that a function opens:
-/// `async fn() -> Fixture`, named by its path from the crate's root.
+/// Generates a test of each property for the backend opened by a function `async fn() ->
+/// Fixture`, given by its path from the crate root.
 #[macro_export]
 macro_rules! conformance {
     ($open:path) => {
@@ -442,7 +442,7 @@ macro_rules! conformance_tests {
 
 #[cfg(test)]
 mod tests {
-    /// A property that is missing from the macro would never run.
+    /// A property missing from the macro would never run.
     #[test]
     fn every_property_is_in_the_macro() {
         let this = include_str!("mod.rs");

@@ -1,4 +1,4 @@
-//! A store and a plain map are given the same operations.
+//! Compares a store with a plain map that is given the same operations.
 
 use super::Kit;
 use super::kit::{
@@ -18,7 +18,7 @@ struct Row {
     expires_at: Option<Timestamp>,
 }
 
-/// What a store should hold for one app.
+/// The expected contents of a store for one app.
 #[derive(Default)]
 struct Model {
     rows: BTreeMap<(String, String), Row>,
@@ -44,7 +44,7 @@ impl Model {
             .collect()
     }
 
-    /// Does what the store did, and compares its answers on the way.
+    /// Applies the store's operations and compares its results.
     fn apply(&mut self, ops: &[Op], applied: &[Applied], now: Timestamp) {
         for (op, applied) in ops.iter().zip(applied) {
             match (op, applied) {
@@ -82,7 +82,7 @@ impl Model {
     }
 }
 
-/// The names of this test: few, so that they meet.
+/// The names of this test: few, so that operations collide.
 struct Names {
     collections: &'static [&'static str],
     keys: &'static [&'static str],
@@ -124,7 +124,7 @@ impl Names {
         }
     }
 
-    /// Mostly a check that holds.
+    /// Usually a check that holds.
     fn check(&self, rng: &mut Rng, model: &Model, now: Timestamp) -> Check {
         let at = self.pick(rng);
         let (c, k) = (&at.0, &at.1);
@@ -162,7 +162,7 @@ async fn step(app: &Tenant, model: &mut Model, rng: &mut Rng) {
             let mut checks: Vec<_> = (0..rng.below(4).saturating_sub(1))
                 .map(|_| NAMES.check(rng, model, app.now))
                 .collect();
-            // Often on the very key that is written.
+            // Often on the key that is written.
             if let (Some(check), true) = (checks.first_mut(), rng.chance(1, 2)) {
                 let (collection, key) = ops[0].address();
                 check.collection = collection.clone();
@@ -254,8 +254,8 @@ pub async fn random_operations_match_the_model(kit: Kit) {
 
 pub async fn two_apps_never_see_each_other(kit: Kit) {
     let mut rng = kit.rng();
-    // Each app follows its own model, with the same names, in a random
-    // interleaving; then both at once.
+    // Each app follows its own model with the same names, first in a random interleaving, then
+    // concurrently.
     let mut sides = [
         (kit.app().await, Model::default(), rng.split()),
         (kit.app().await, Model::default(), rng.split()),
@@ -274,6 +274,6 @@ pub async fn two_apps_never_see_each_other(kit: Kit) {
         })
     });
     for side in together {
-        side.await.expect("this app saw only its own");
+        side.await.expect("this app saw only its own entries");
     }
 }

@@ -1,4 +1,4 @@
-//! Outstanding deliveries, as administrators see and discard them.
+//! Outstanding deliveries, as administrators list and discard them.
 
 use super::Kit;
 use super::event_kit::trigger_name;
@@ -116,7 +116,7 @@ pub async fn what_is_discarded_lets_the_next_go_on(kit: Kit) {
         app.set("c", "k", json("1")).await;
     }
     app.set("c", "l", json("1")).await;
-    // So that those behind others are known to be.
+    // A claim marks those that are behind others.
     let claimed = app.claim("t", 10).await;
     assert_eq!(claimed.len(), 2);
     let all = app.outstanding().await;
@@ -129,7 +129,7 @@ pub async fn what_is_discarded_lets_the_next_go_on(kit: Kit) {
             .map(|d| d.event.id)
             .collect::<Vec<_>>()
     };
-    // The first, which a handler runs, and the second, which waits behind it.
+    // The first, which a handler is running, and the second, which waits behind it.
     let which = Outstanding {
         events: of_key("k")[..2].to_vec(),
         ..Outstanding::default()
@@ -137,7 +137,7 @@ pub async fn what_is_discarded_lets_the_next_go_on(kit: Kit) {
     assert_eq!(discard(&app, which, 10).await, 2);
     let [(next, _)] = app.claim("t", 10).await.try_into().expect("the third");
     assert_eq!(next.event.id, of_key("k")[2]);
-    // One in the middle leaves the first alone.
+    // Discarding one in the middle does not affect the first.
     let third = Outstanding {
         events: of_key("l"),
         ..Outstanding::default()
@@ -190,7 +190,7 @@ pub async fn a_trigger_with_deliveries_is_deleted_if_they_may_stay(kit: Kit) {
     assert_eq!(delete("u", true).await, TriggerDeletion::Deleted);
     assert_eq!(delete("u", true).await, TriggerDeletion::Absent);
     assert_eq!(delete("t", false).await, TriggerDeletion::Deleted);
-    // They outlive it.
+    // Deliveries outlive their trigger.
     assert_eq!(app.outstanding().await.len(), 1);
     assert_eq!(delete("t", true).await, TriggerDeletion::Absent);
 }

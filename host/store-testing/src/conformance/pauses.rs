@@ -1,4 +1,4 @@
-//! Pauses by failures, the probes that end them, and what is given back untried.
+//! Pauses after failures, the probes that end them, and deliveries released untried.
 
 use super::Kit;
 use super::event_kit::{trigger, trigger_name};
@@ -10,7 +10,7 @@ use kvasm_core::{
 use std::collections::BTreeSet;
 
 const RETRY: Verdict = Verdict::RetryAt(NOW);
-/// The first wait for a probe, without its spread.
+/// The first wait for a probe, without jitter.
 const WAIT_MS: u64 = 60_000;
 
 async fn watched(kit: &Kit, changes: u32) -> Tenant {
@@ -31,7 +31,7 @@ fn key_of(delivery: &Delivery) -> String {
     key.as_str().to_owned()
 }
 
-/// Claims and fails as many deliveries as pause the trigger; their keys.
+/// Claims and fails enough deliveries to pause the trigger. Returns their keys.
 async fn paused(app: &Tenant) -> BTreeSet<String> {
     let claimed = app.claim("t", FAILURES_MAX).await;
     assert_eq!(claimed.len(), FAILURES_MAX as usize);
@@ -57,7 +57,7 @@ async fn probe(app: &Tenant) -> (Delivery, Receipt) {
     assert_eq!(app.due().await, ["t"]);
     let [(delivery, receipt)] = app.claim("t", 10).await.try_into().expect("one probe");
     assert!(delivery.is_probe);
-    // No other one while it is leased.
+    // No second probe while it is leased.
     assert_eq!(app.due().await, [""; 0]);
     assert!(app.claim("t", 10).await.is_empty());
     (delivery, receipt)
@@ -74,7 +74,7 @@ pub async fn each_delivery_counts_once_in_a_row(kit: Kit) {
         (standing(&app).await.paused, standing(&app).await.failures),
         (None, 1)
     );
-    // A success begins a new row, in which it counts again.
+    // A success resets the count, and the delivery counts again.
     app.set("c", "good", json("1")).await;
     for (delivery, receipt) in app.claim("t", 2).await {
         match key_of(&delivery).as_str() {
@@ -102,7 +102,7 @@ pub async fn ten_deliveries_in_a_row_pause_and_a_probe_ends_it(kit: Kit) {
     let (delivery, receipt) = probe(&later).await;
     assert!(
         !failed.contains(&key_of(&delivery)),
-        "it has not failed yet"
+        "this delivery has not failed yet"
     );
     later.acknowledge(&receipt, vec![]).await.expect("done");
     let now = standing(&later).await;
@@ -125,7 +125,7 @@ pub async fn a_probe_that_fails_doubles_the_wait(kit: Kit) {
         assert_eq!(at.due().await, [""; 0]);
         at = at.later(wait * WAIT_MS);
     }
-    // Each delivery counts once, the probes that had failed before too.
+    // Each delivery counts once, even if earlier probes of it failed.
     assert_eq!(standing(&app).await.failures, FAILURES_MAX + 1);
     assert_eq!(failed.len(), FAILURES_MAX as usize + 1);
 }
@@ -150,7 +150,7 @@ pub async fn a_probe_whose_host_dies_is_followed_by_another(kit: Kit) {
     paused(&app).await;
     let later = app.later(WAIT_MS);
     let (_, dead) = probe(&later).await;
-    // The lease is a second.
+    // The lease lasts one second.
     let after = later.later(1_000);
     let (_, receipt) = probe(&after).await;
     assert_ne!(receipt.lease, dead.lease);
@@ -164,7 +164,7 @@ pub async fn a_probe_that_is_renewed_is_the_only_one(kit: Kit) {
     let first = app.later(WAIT_MS);
     let (_, receipt) = probe(&first).await;
     let store = &kit.store;
-    // Its lease is a second; it runs for an hour.
+    // Its lease is one second; the handler runs for an hour.
     let renewed = store.renew(&receipt, first.now.plus_ms(3_600_000)).await;
     assert!(renewed.expect("renewed"));
     for ms in [1_000, 60_000, 3_599_999] {
@@ -172,17 +172,17 @@ pub async fn a_probe_that_is_renewed_is_the_only_one(kit: Kit) {
         assert_eq!(later.due().await, [""; 0], "{ms}");
         assert!(later.claim("t", 10).await.is_empty(), "{ms}");
     }
-    // Then its host is dead.
+    // Then its host crashes.
     let after = first.later(3_600_000);
     let (_, next) = probe(&after).await;
-    // What has lost its lease renews nothing.
+    // A lost lease cannot be renewed.
     let renewed = store.renew(&receipt, after.now.plus_ms(7_200_000)).await;
     assert!(!renewed.expect("an answer"));
     let last = after.later(1_000);
     let (_, last_receipt) = probe(&last).await;
     assert_ne!(last_receipt.lease, next.lease);
     last.acknowledge(&last_receipt, vec![]).await.expect("done");
-    // Nor is it a probe any more.
+    // And it is no longer a probe.
     assert_eq!(standing(&last).await.probe_at, None);
 }
 
@@ -221,7 +221,8 @@ pub async fn a_pause_of_an_operator_is_never_probed(kit: Kit) {
     assert!(much_later.claim("t", 10).await.is_empty());
     app.pause("t", false).await;
     assert_eq!(app.claim("t", 100).await.len(), FAILURES_MAX as usize + 1);
-    // What runs when an operator pauses may succeed, and resumes nothing.
+    // A delivery that is running when an operator pauses may succeed, but does not resume the
+    // trigger.
     app.set("c", "more", json("1")).await;
     let [(_, receipt)] = app.claim("t", 10).await.try_into().expect("one");
     app.pause("t", true).await;
@@ -229,7 +230,7 @@ pub async fn a_pause_of_an_operator_is_never_probed(kit: Kit) {
     assert_eq!(standing(&app).await.paused, Some(Pause::Operator));
 }
 
-/// All its runs are dead letters, so that there is none to try.
+/// All its runs are dead letters, so there is no delivery to probe with.
 pub async fn a_paused_schedule_runs_for_its_probe(kit: Kit) {
     let app = kit.app().await;
     let every = Schedule::parse("* * * * *").expect("a schedule");
@@ -292,7 +293,7 @@ pub async fn what_is_released_has_not_been_tried(kit: Kit) {
     );
     let [(again, _)] = app.claim("t", 1).await.try_into().expect("one");
     assert_eq!((again.event.id, again.attempts), (first.event.id, 1));
-    // A probe that is given back has told nothing: another one may follow at once.
+    // A released probe has no outcome, so another may follow at once.
     let later = app.later(2_000);
     paused(&later).await;
     let later = later.later(WAIT_MS);

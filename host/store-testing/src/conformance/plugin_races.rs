@@ -1,4 +1,4 @@
-//! Many callers at once change plugins: each change sees those before it whole.
+//! Concurrent changes of plugins: each change sees the ones before it completely.
 
 use super::Kit;
 use super::kit::{Tenant, digest};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-/// Runs two calls that begin at once.
+/// Runs two calls that start at the same time.
 async fn both<A: Send + 'static, B: Send + 'static>(
     one: impl Future<Output = A> + Send + 'static,
     two: impl Future<Output = B> + Send + 'static,
@@ -37,7 +37,7 @@ pub async fn concurrent_versions_have_numbers_of_their_own(kit: Kit) {
         callers.spawn(async move {
             let mut added = Vec::new();
             for round in 0..EACH {
-                // Some of the same module, some of others.
+                // Some with the same module, some with different ones.
                 let wasm = format!("m{}", caller * round % 7);
                 let activate = (caller + round) % 2 == 0;
                 added.push((app.add(&wasm, activate).await, wasm, activate));
@@ -58,7 +58,7 @@ pub async fn concurrent_versions_have_numbers_of_their_own(kit: Kit) {
     assert_one_chain(&app, &added).await;
 }
 
-/// Asserts that what was activated, each once, replaced one another in some order.
+/// Asserts that the versions, each activated once, replaced one another in some order.
 async fn assert_one_chain(app: &Tenant, added: &[(u32, String, bool)]) {
     let activated = added.iter().filter(|(_, _, activate)| *activate);
     let activated: BTreeSet<_> = activated.map(|(number, ..)| *number).collect();
@@ -92,7 +92,7 @@ pub async fn concurrent_roll_backs_are_a_step_each(kit: Kit) {
     }
 }
 
-/// A module that one app adds while another removes its last version with it.
+/// One app adds a module while another removes the last version that uses it.
 pub async fn a_module_is_not_lost_to_a_deletion(kit: Kit) {
     for round in 0..30 {
         let (old, new) = (kit.app().await, kit.app().await);
@@ -114,7 +114,7 @@ pub async fn a_module_is_not_lost_to_a_deletion(kit: Kit) {
         super::kit::reap(&*kit.store).await;
         let module = kit.store.module(digest(&wasm)).await.unwrap();
         assert_eq!(module.as_deref(), Some(wasm.as_bytes()), "round {round}");
-        // Nor left behind.
+        // The module is not left behind either.
         assert!(kit.delete_app(new.id).await.unwrap());
         super::kit::reap(&*kit.store).await;
         let module = kit.store.module(digest(&wasm)).await.unwrap();
@@ -122,7 +122,7 @@ pub async fn a_module_is_not_lost_to_a_deletion(kit: Kit) {
     }
 }
 
-/// Two apps delete a module's last two versions: one of them takes it along.
+/// Two apps delete a module's last two versions: one of the deletions removes the module.
 pub async fn the_last_of_two_deletions_takes_the_module(kit: Kit) {
     for round in 0..30 {
         let (one, two) = (kit.app().await, kit.app().await);
@@ -145,7 +145,7 @@ pub async fn the_last_of_two_deletions_takes_the_module(kit: Kit) {
     }
 }
 
-/// A version that is activated while it is deleted: one of the two comes first.
+/// A version is activated while it is deleted: one of the two comes first.
 pub async fn what_is_active_is_there(kit: Kit) {
     let app = kit.app().await;
     app.add("one", true).await;
@@ -170,7 +170,7 @@ pub async fn what_is_active_is_there(kit: Kit) {
     }
 }
 
-/// Versions that one caller rolls back to while another deletes them.
+/// One caller rolls back to versions while another deletes them.
 pub async fn what_is_rolled_back_to_is_there(kit: Kit) {
     for round in 0..30 {
         let app = kit.app().await;
@@ -194,13 +194,13 @@ pub async fn what_is_rolled_back_to_is_there(kit: Kit) {
     }
 }
 
-/// Adds versions of a module until the app is gone.
+/// Adds versions of a module until the app is deleted.
 async fn add_until_gone(app: Tenant) {
     for round in 0.. {
         match app.try_add("module", round % 2 == 0).await {
             Ok(_) => {}
             Err(StoreError::AppNotFound) => return,
-            // It has as many versions as it may, until it is gone.
+            // The version limit is reached until the app is deleted.
             Err(StoreError::Quota { .. }) => tokio::task::yield_now().await,
             other => panic!("{other:?}"),
         }

@@ -1,5 +1,4 @@
-//! Plugins: versions are numbered, activated, rolled back and deleted; modules
-//! are shared.
+//! Plugins: versions are numbered, activated, rolled back and deleted; modules are shared.
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, digest, new_plugin};
@@ -11,7 +10,7 @@ use kvasm_core::{
     VERSION_BYTES_MAX, VERSIONS_MAX,
 };
 
-/// The numbers of an app's versions, newest first, in pages of a few.
+/// The version numbers of an app, newest first, in small pages.
 async fn numbers(app: &Tenant) -> Vec<u32> {
     let mut all: Vec<u32> = Vec::new();
     let mut rounds = Rounds::new();
@@ -32,13 +31,13 @@ async fn find(app: &Tenant, version: u32) -> Option<Plugin> {
     app.store.plugin(app.id, version).await.expect("plugin")
 }
 
-/// The version that one replaced.
+/// The version that this one replaced.
 async fn replaced(app: &Tenant, version: u32) -> Option<u32> {
     let plugin = find(app, version).await.expect("the version");
     plugin.replaced.map(|version| version.0)
 }
 
-/// Whether a module is there, once the rows of deleted apps are gone.
+/// Whether a module exists, once the rows of deleted apps are removed.
 async fn has_module(kit: &Kit, wasm: &str) -> bool {
     super::kit::reap(&*kit.store).await;
     let found = kit.store.module(digest(wasm)).await.expect("module");
@@ -71,7 +70,7 @@ pub async fn versions_are_numbered_from_one(kit: Kit) {
         let wasm = format!("module {}", number / 2);
         assert_eq!(one.add(&wasm, number % 2 == 0).await, number);
     }
-    // Each app counts by itself.
+    // Each app has its own numbering.
     assert_eq!(two.add("module 0", false).await, 1);
     assert_eq!(numbers(&one).await, [5, 4, 3, 2, 1]);
     assert_eq!(numbers(&two).await, [1]);
@@ -162,7 +161,7 @@ pub async fn the_app_shows_its_active_version(kit: Kit) {
     assert_deleted(&app, 1).await;
     app.limit(Some(1), None).await;
     assert_active(3, "three").await;
-    // Whatever version it is, the module is what counts for the digest.
+    // The digest depends on the module, not on the version.
     app.add("three", true).await;
     assert_active(4, "three").await;
     let theirs = other.row().await.active.expect("their version");
@@ -188,7 +187,7 @@ pub async fn roll_backs_go_back_step_by_step(kit: Kit) {
         assert_eq!(app.active().await, Some(expected));
     }
     assert_nothing_to_roll_back_to(&app).await;
-    // Going back forgets nothing: forward again, past what was left out.
+    // A rollback forgets nothing: activate the skipped version, then roll back again.
     app.activate(4).await;
     assert_eq!(replaced(&app, 4).await, Some(1));
     app.activate(3).await;
@@ -222,7 +221,7 @@ pub async fn a_deleted_version_is_not_rolled_back_to(kit: Kit) {
         app.add(wasm, true).await;
     }
     assert_deleted(&app, 2).await;
-    // Not to the one before, either: nobody has asked for that.
+    // Not to the one before either: that was not requested.
     assert_nothing_to_roll_back_to(&app).await;
     assert_eq!(app.active().await, Some(3));
     app.activate(1).await;
@@ -240,7 +239,7 @@ pub async fn the_active_version_is_not_deleted(kit: Kit) {
     );
     assert_eq!(app.active().await, Some(2));
     assert!(has_module(&kit, "two").await);
-    // It is once it is active no more.
+    // It can be deleted once it is no longer active.
     assert_eq!(app.try_roll_back().await.unwrap(), 1);
     assert_deleted(&app, 2).await;
     let refused = app.try_delete_plugin(1).await;
@@ -257,7 +256,7 @@ pub async fn a_version_that_is_not_there(kit: Kit) {
         other.add("other", false).await;
         assert_eq!(numbers(&other).await.len(), number);
     }
-    // Of none, deleted, another app's, and the largest.
+    // Zero, deleted, another app's, and the maximum.
     for number in [0, 2, 3, u32::MAX] {
         let refused = app.try_activate(number).await;
         assert!(
@@ -288,7 +287,7 @@ pub async fn plugins_of_an_unknown_app(kit: Kit) {
         }
         assert_app_not_found(app.try_activate(1).await);
         assert_app_not_found(app.try_roll_back().await);
-        // A deletion may say so, or that there was nothing.
+        // A deletion may report an unknown app or an unknown version.
         let deleted = app.try_delete_plugin(1).await;
         assert!(matches!(deleted, Err(StoreError::AppNotFound) | Ok(false)));
         assert_eq!(numbers(&app).await, [0; 0]);
@@ -313,7 +312,7 @@ pub async fn a_module_is_there_while_a_version_has_it(kit: Kit) {
     assert_deleted(&two, 1).await;
     assert!(!has_module(&kit, "shared").await);
     assert!(has_module(&kit, "own").await && has_module(&kit, "other").await);
-    // It can come back.
+    // It can be added again.
     one.add("shared", true).await;
     assert!(has_module(&kit, "shared").await);
 }
@@ -356,7 +355,7 @@ pub async fn versions_are_listed_newest_first_in_pages(kit: Kit) {
     }
     expected.sort_unstable_by(|a, b| b.cmp(a));
     assert_eq!(numbers(&app).await, expected);
-    // The start need not be there.
+    // The start need not be an existing version.
     for before in [0, 1, 2, 7, 8, 9, 20, 21, u32::MAX] {
         let start = Some(PluginVersion(before));
         let page = app.store.plugins(app.id, start, 5).await.unwrap();
@@ -386,7 +385,7 @@ pub async fn versions_and_their_bytes_are_bounded(kit: Kit) {
     app.add("one", false).await;
     assert!(app.try_add("one", false).await.is_err());
 
-    // Each version counts, though the module is stored once.
+    // Each version counts, even though the module is stored once.
     let other = kit.app().await;
     let wasm = Bytes::from(vec![0; 16 * 1024 * 1024]);
     let large = NewPlugin {

@@ -1,4 +1,4 @@
-//! Quotas: what does not fit is refused and leaves nothing; all that fits is taken.
+//! Quotas: writes over the quota fail and change nothing; all others succeed.
 
 use super::Kit;
 use super::kit::{
@@ -9,24 +9,24 @@ use kvasm_core::store::StoreError;
 use kvasm_core::{ENTRY_BYTES, Op, Quota, Resource};
 use tokio::task::JoinSet;
 
-/// Asserts that a write is refused for that reason.
+/// Asserts that a write fails for that reason.
 async fn assert_refused(app: &Tenant, ops: Vec<Op>, short: Resource, of: u64) {
     let before = app.usage().await;
     match app.try_commit(vec![], ops.clone()).await {
         Err(StoreError::Quota { resource, limit }) => {
             assert_eq!((resource, limit), (short, of), "{ops:?}");
         }
-        other => panic!("a quota of {of} {short} answered {ops:?} with {other:?}"),
+        other => panic!("{ops:?} over a quota of {of} {short} returned {other:?}"),
     }
     assert_eq!(app.usage().await, before, "{ops:?}");
 }
 
-/// The quota that so many entries fill whose names and values have so many bytes.
+/// The quota filled by `entries` entries whose names and values have `bytes` bytes in total.
 fn room(entries: u64, bytes: u64) -> u64 {
     cost(entries, 0, bytes)
 }
 
-/// A set of collection `c` whose names and value have so many bytes.
+/// A set in collection `c` whose names and value have `bytes` bytes.
 fn sized(k: &str, bytes: usize) -> Op {
     set("c", k, super::kit::bytes(vec![b'x'; bytes - 1 - k.len()]))
 }
@@ -49,7 +49,7 @@ pub async fn a_quota_of_entries_refuses_one_more(kit: Kit) {
     ] {
         assert_refused(&app, ops, Resource::Entries, 3).await;
     }
-    // What is there may be written, and read.
+    // Existing entries can be written and read.
     app.set("c", "a", bytes("much more than before")).await;
     assert!(!app.delete("c", "not there").await);
     app.commit(vec![], vec![sized("b", 80), sized("d", 90)])
@@ -82,14 +82,14 @@ pub async fn a_refused_batch_leaves_nothing(kit: Kit) {
         assert_eq!(app.get("c", "b").await.unwrap().version, guarded);
         assert_eq!(app.usage().await, (2, 10));
     }
-    // A single set over an entry, too.
+    // Also a single set over an existing entry.
     assert_refused(&app, vec![sized("a", 96)], Resource::Bytes, room(2, 100)).await;
     assert_eq!(app.get("c", "a").await.unwrap().version, version);
 }
 
 pub async fn the_last_byte_fits(kit: Kit) {
     let app = kit.app().await;
-    // In many small steps, whose sum is just the quota.
+    // In many small steps that add up to exactly the quota.
     let quota = room(30, 30 * 7);
     app.limit(None, Some(quota)).await;
     for number in 0..30 {
@@ -170,7 +170,7 @@ pub async fn over_a_quota_of_entries_what_adds_none_is_taken(kit: Kit) {
     assert_refused(&app, vec![sized("g", 3)], Resource::Entries, 2).await;
     let one_more = vec![delete("c", "a"), sized("g", 3), sized("h", 3)];
     assert_refused(&app, one_more, Resource::Entries, 2).await;
-    // Bytes are free, so an entry may grow; and one may take another's place.
+    // Bytes are unlimited, so an entry may grow, and a new entry may replace another.
     app.commit(vec![], vec![sized("a", 100)]).await;
     app.commit(vec![absent("c", "x")], vec![sized("b", 100), sized("d", 9)])
         .await;
@@ -196,13 +196,13 @@ pub async fn over_a_quota_of_bytes_what_adds_none_is_taken(kit: Kit) {
     assert_refused(&app, vec![sized("a", 51)], Resource::Bytes, quota).await;
     let moved = vec![sized("a", 40), sized("b", 61)];
     assert_refused(&app, moved, Resource::Bytes, quota).await;
-    // As much as before, or less, is taken even where it is still too much.
+    // Writes of the same size or less succeed, even while the app is over the quota.
     app.commit(vec![], vec![sized("a", 50)]).await;
     app.commit(vec![], vec![sized("a", 49)]).await;
     app.commit(vec![], vec![sized("a", 40), sized("b", 59)])
         .await;
     assert_eq!(app.usage().await, (2, 99));
-    // One entry in another one's place.
+    // A new entry replaces another.
     let ops = vec![delete("c", "b"), sized("d", 58)];
     app.commit(vec![], ops).await;
     assert_eq!(app.usage().await, (2, 98));
@@ -228,7 +228,7 @@ pub async fn a_batch_counts_as_a_whole(kit: Kit) {
         .await;
     let quota = room(2, 100);
     app.limit(Some(2), Some(quota)).await;
-    // What it frees makes room for what it fills, whichever comes first.
+    // Space freed by the batch is available to the rest of it, in any order.
     app.commit(vec![], vec![delete("c", "a"), sized("d", 40)])
         .await;
     app.commit(vec![], vec![sized("a", 40), delete("c", "d")])
@@ -237,7 +237,7 @@ pub async fn a_batch_counts_as_a_whole(kit: Kit) {
         .await;
     app.commit(vec![], vec![sized("b", 60), sized("a", 40)])
         .await;
-    // What a later operation of the batch replaces takes no room.
+    // Operations that the same batch later replaces take no space.
     let ops = vec![sized("a", 5000), sized("x", 70), delete("c", "x")];
     app.commit(vec![], [ops, vec![sized("a", 40)]].concat())
         .await;
@@ -315,7 +315,7 @@ pub async fn a_quota_is_of_one_app(kit: Kit) {
     two.commit(vec![], vec![sized("b", 20)]).await;
     assert_refused(&two, vec![sized("b", 21)], Resource::Bytes, of_two).await;
     assert!(two.delete("c", "a").await);
-    // What one frees is not the other's.
+    // Space freed by one app is not available to the other.
     assert_refused(&one, vec![sized("b", 2)], Resource::Entries, 1).await;
     assert_eq!(one.usage().await, (1, 10));
     assert_eq!(two.usage().await, (1, 20));
@@ -325,8 +325,8 @@ pub async fn a_quota_is_of_one_app(kit: Kit) {
 
 const WRITERS: usize = 32;
 
-/// Writes new entries of random sizes, each of them until it is refused; by
-/// statements for one operation and by transactions for more.
+/// Writes new entries of random sizes until each is rejected: single operations by statements,
+/// several by transactions.
 async fn fill(app: Tenant, writer: usize, quota: u64, mut rng: Rng) -> u64 {
     let mut sizes = vec![16, 200, 3000];
     let mut sum = 0;
@@ -366,7 +366,7 @@ pub async fn concurrent_writers_fill_a_quota_of_bytes(kit: Kit) {
     let written: u64 = writers.join_all().await.into_iter().sum();
     let used = app.used().await.bytes;
     assert_eq!(used, written);
-    // Everybody was refused the smallest entry, so there is no room for it.
+    // Every writer was refused the smallest entry, so there is no room for it.
     assert!(used + room(1, 16) > QUOTA, "{used} bytes of {QUOTA}");
 }
 

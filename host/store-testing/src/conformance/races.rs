@@ -1,4 +1,4 @@
-//! Many callers at once: what only one may win, one wins.
+//! Concurrent callers: when only one may win, exactly one does.
 
 use super::Kit;
 use super::kit::{NOW, Tenant, absent, at_version, bytes, delete, list, set};
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 const CALLERS: usize = 8;
 
-/// Lets callers commit at once, and counts those who did not get a conflict.
+/// Makes callers commit at the same time, and counts those without a conflict.
 async fn winners(app: &Tenant, batch: impl Fn(usize) -> (Vec<Check>, Vec<Op>)) -> usize {
     let start = Arc::new(Barrier::new(CALLERS));
     let mut callers = JoinSet::new();
@@ -34,8 +34,8 @@ async fn winners(app: &Tenant, batch: impl Fn(usize) -> (Vec<Check>, Vec<Op>)) -
         .count()
 }
 
-/// The operation on `k`, perhaps with another beside it, so that both the
-/// statement for one operation and the transaction for many are tried.
+/// The operation on `k`, in some rounds with another one, so that both the statement for one
+/// operation and the transaction for several are tested.
 fn beside(round: usize, caller: usize, op: Op) -> Vec<Op> {
     let mut ops = vec![op];
     if round % 2 == 1 {
@@ -96,7 +96,7 @@ pub async fn one_of_many_deletes_a_version(kit: Kit) {
     let app = kit.app().await;
     for round in 0..20 {
         let version = app.set("c", "k", bytes("0")).await;
-        // Half of them would set instead.
+        // Half of them set instead.
         let won = winners(&app, |caller| {
             let op = match caller % 2 {
                 0 => delete("c", "k"),
@@ -150,7 +150,7 @@ pub async fn transfers_keep_the_sum(kit: Kit) {
             }
         });
     }
-    // Every page is a moment at which the sum is right.
+    // Every page is a snapshot in which the sum is right.
     let query = ListQuery {
         with_values: true,
         ..list("c")
@@ -173,8 +173,7 @@ pub async fn transfers_keep_the_sum(kit: Kit) {
     assert_eq!(sum().await, 100 * ACCOUNTS as i64);
 }
 
-/// Batches over the same keys in opposite orders: none fails, and each is seen
-/// whole.
+/// Batches over the same keys in opposite orders: none fails, and each is seen completely.
 pub async fn crossing_batches_all_succeed(kit: Kit) {
     let app = kit.app().await;
     let keys: Vec<_> = (0..20).map(|at| format!("k{at:02}")).collect();
@@ -192,7 +191,7 @@ pub async fn crossing_batches_all_succeed(kit: Kit) {
                 };
                 let mut ops: Vec<_> = keys.iter().enumerate().map(op).collect();
                 if round % 3 == 0 {
-                    // Makes it a transaction on Postgres, whatever the rest is.
+                    // Forces a transaction on Postgres.
                     ops.push(delete("c", &keys[0]));
                 }
                 app.commit(vec![], ops).await;
@@ -202,7 +201,7 @@ pub async fn crossing_batches_all_succeed(kit: Kit) {
     callers.join_all().await;
 }
 
-/// Two checks of absence that guard each other's keys: both cannot hold.
+/// Two absence checks that guard each other's keys: both cannot hold.
 pub async fn cross_checks_of_absence_exclude_each_other(kit: Kit) {
     let app = kit.app().await;
     for round in 0..30 {
@@ -214,8 +213,8 @@ pub async fn cross_checks_of_absence_exclude_each_other(kit: Kit) {
                 vec![set("c", mine, bytes([caller as u8]))],
             )
         });
-        // All on one side may win, as they check the other side only.
-        assert!(won.await >= 1, "round {round}: nobody won");
+        // All callers on one side may win, as they check only the other side.
+        assert!(won.await >= 1, "round {round}: no caller won");
         let there = (app.has("c", &a).await, app.has("c", &b).await);
         assert!(
             there == (true, false) || there == (false, true),
@@ -263,8 +262,8 @@ pub async fn a_batch_is_seen_whole(kit: Kit) {
     reader.await.expect("every batch was seen whole");
 }
 
-/// A key that batches delete and set again is there at every moment. So a
-/// deletion finds it, also one that has waited for such a batch.
+/// A key that batches delete and set again exists at every moment. So a deletion finds it, even
+/// one that has waited for such a batch.
 pub async fn a_deletion_sees_the_entry_that_replaces_another(kit: Kit) {
     let app = kit.app().await;
     for round in 0..100 {
@@ -282,7 +281,7 @@ pub async fn a_deletion_sees_the_entry_that_replaces_another(kit: Kit) {
         let existed = app.delete("c", "k").await;
         let replaced = replace.await.expect("the batch");
         assert!(existed, "round {round}: the deletion found nothing");
-        // It came before the batch, and found the first entry, or after it.
+        // It came before the batch and found the first entry, or after it.
         let before = replaced[0] == Applied::Deleted { existed: false };
         assert_eq!(app.has("c", "k").await, before, "round {round}");
     }
@@ -316,7 +315,7 @@ pub async fn deleting_an_app_while_it_is_written(kit: Kit) {
                 }
             });
         }
-        // Once everybody is at work.
+        // Once all callers are running.
         while !app.has("c", "shared").await {
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! What a host with a wrong clock has put off.
+//! Deliveries that a host with a wrong clock has postponed.
 
 use super::Kit;
 use super::event_kit::trigger_name;
@@ -7,7 +7,7 @@ use kvasm_core::{FAILURES_MAX, Pause, Queue, Timestamp, Verdict};
 
 /// 400 days.
 const AHEAD_MS: u64 = 400 * 24 * 60 * 60 * 1_000;
-/// Longer than anything is put off.
+/// Longer than any regular delay.
 const BEYOND_MS: u64 = 2 * 60 * 60 * 1_000;
 
 async fn changed(kit: &Kit, changes: u32) -> Tenant {
@@ -29,7 +29,7 @@ async fn rescue(app: &Tenant, limit: u32) -> u64 {
     rescued.expect("a rescue")
 }
 
-/// Whether a dispatcher would find the queue if time went by, however much.
+/// Whether a dispatcher would ever find the queue.
 async fn is_outstanding(app: &Tenant) -> bool {
     let all = app.store.due(None, Timestamp(i64::MAX), 10_000).await;
     let all = all.expect("queues");
@@ -52,7 +52,7 @@ pub async fn a_retry_that_is_too_far_ahead_is_due(kit: Kit) {
     let [(delivery, receipt)] = app.claim("t", 3).await.try_into().expect("the first");
     assert_eq!(delivery.attempts, 2);
     app.acknowledge(&receipt, vec![]).await.expect("done");
-    // What is put off as others are stays so.
+    // A delivery with a regular delay stays as it is.
     let [last] = app.outstanding().await.try_into().expect("the second");
     assert_eq!(last.due_at, Some(app.now.plus_ms(BEYOND_MS)));
 }
@@ -66,7 +66,7 @@ pub async fn a_lease_that_ends_too_far_ahead_ends(kit: Kit) {
     }
     assert!(is_outstanding(&app).await);
     assert_eq!(rescue(&app, 100).await, 2);
-    // A handler that still runs may end its delivery.
+    // A handler that is still running may end its delivery.
     app.acknowledge(&one, vec![]).await.expect("done");
     let [(delivery, receipt)] = app.claim("t", 2).await.try_into().expect("the other");
     assert_eq!(delivery.attempts, 2);
@@ -90,7 +90,7 @@ pub async fn a_probe_that_waits_too_long_is_let_through(kit: Kit) {
     rescue(&app, 100).await;
     let [(delivery, _)] = app.claim("t", 10).await.try_into().expect("the probe");
     assert!(delivery.is_probe);
-    // A wait that is as long as others stays.
+    // A regular wait stays as it is.
     let probe_at = app.triggers().await.swap_remove(0).standing.probe_at;
     rescue(&app, 100).await;
     let after = app.triggers().await.swap_remove(0).standing.probe_at;

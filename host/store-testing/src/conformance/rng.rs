@@ -1,9 +1,9 @@
-//! Random choices that a seed repeats.
+//! Reproducible random choices.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The seed of this run: given by the environment, or another at each call. It is
-/// printed, which the test harness shows if the test fails.
+/// The seed of this run: from the environment, or a new one for each call. It is printed, and
+/// the test harness shows it if the test fails.
 pub fn seed() -> u64 {
     let seed = given_or_new();
     println!("repeat this test with {}={seed}", super::SEED_VARIABLE);
@@ -26,7 +26,7 @@ fn given_or_new() -> u64 {
 pub struct Rng(u64);
 
 impl Rng {
-    /// The generator that makes the choices of a seed.
+    /// A generator for a seed.
     pub fn new(seed: u64) -> Rng {
         Rng(seed)
     }
@@ -51,12 +51,12 @@ impl Rng {
         (self.next() % end as u64) as usize
     }
 
-    /// True `times` in `of`.
+    /// True with probability `times` / `of`.
     pub fn chance(&mut self, times: usize, of: usize) -> bool {
         self.below(of) < times
     }
 
-    /// One of them.
+    /// A random element.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }

@@ -1,21 +1,21 @@
-//! An end for loops that a store ends by its answers.
+//! A bound for loops whose end depends on a store's answers.
 
-/// The most pages, claims or steps that any loop of the suite takes. None of a store
-/// that works comes near it.
+/// The maximum number of pages, claims or steps of any loop of the suite. A working store stays
+/// far below it.
 const ROUNDS_MAX: u32 = 2_000;
 
-/// Counts the rounds of a loop over the answers of a store. A list that does not move
-/// on, or a queue that is never empty, fails the test and does not keep it for ever.
+/// Counts the rounds of a loop over the answers of a store. A list that makes no progress, or a
+/// queue that is never empty, fails the test instead of blocking it.
 #[derive(Default)]
 pub struct Rounds(u32);
 
 impl Rounds {
-    /// None yet.
+    /// Starts at zero.
     pub fn new() -> Rounds {
         Rounds::default()
     }
 
-    /// Begins one more. Panics beyond the bound.
+    /// Counts one more round. Panics beyond the bound.
     #[track_caller]
     pub fn next(&mut self) {
         self.0 += 1;

@@ -1,4 +1,4 @@
-//! A list that takes a while, with others at work.
+//! A list that takes a while, under concurrent writes.
 
 use super::Kit;
 use super::kit::{Tenant, bytes, delete, keys_of, list, set};
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 const KEYS: usize = 100_000;
 
-/// Every tenth key belongs to the writers, who set and delete it all the time.
+/// Every tenth key belongs to the writers, which set and delete it all the time.
 fn volatile(at: usize) -> bool {
     at % 10 == 3
 }
@@ -46,7 +46,7 @@ async fn disturb(app: Tenant, mut rng: Rng, stop: Arc<AtomicBool>) -> usize {
     written
 }
 
-/// Lists all, and returns how often each of the keys that stayed was told.
+/// Lists everything, and returns how often each of the stable keys was returned.
 async fn walk(app: &Tenant, reverse: bool, with_values: bool) -> HashMap<String, u32> {
     let mut query = ListQuery {
         reverse,
@@ -89,16 +89,16 @@ pub async fn a_long_list_stays_true_under_writes(kit: Kit) {
             assert_eq!(
                 told.get(&name(at)),
                 Some(&1),
-                "{} was missed or told twice",
+                "{} was missed or returned twice",
                 name(at)
             );
         }
         assert!(
             told.values().all(|times| *times == 1),
-            "a key was told twice"
+            "a key was returned twice"
         );
     }
     stop.store(true, Ordering::Relaxed);
     let written: usize = writers.join_all().await.into_iter().sum();
-    assert!(written > 0, "nobody wrote during the lists");
+    assert!(written > 0, "no writes happened during the lists");
 }

@@ -1,4 +1,4 @@
-//! Schedules: planned, run once by any number of hosts, never twice at a time.
+//! Schedules: planned, and run once across all hosts, without overlap.
 
 use super::Kit;
 use super::event_kit::{trigger, trigger_name};
@@ -75,7 +75,7 @@ pub async fn schedules_come_in_pages(kit: Kit) {
                 trigger: trigger_name(&name),
             },
             planned: None,
-            // Two of the same time, and one that is not due.
+            // Two with the same time, and one that is not due.
             next: Some(NOW.plus_ms(n / 2)),
             run: None,
             now: app.now,
@@ -92,7 +92,7 @@ pub async fn schedules_come_in_pages(kit: Kit) {
         let own = page.iter().filter(|due| due.place.queue.app == app.id);
         found.extend(own.map(|due| due.place.queue.trigger.to_string()));
     }
-    // The first is not planned.
+    // The first is not planned yet.
     assert_eq!(found, ["t", "t0", "t1", "t2", "t3"]);
 }
 

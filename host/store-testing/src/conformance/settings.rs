@@ -1,5 +1,5 @@
-//! Settings: whether an app is public, and what it may use, as its row says. Each
-//! operation changes what it is about and nothing else.
+//! Settings: whether an app is public, and its limits. Each operation changes only what it
+//! names.
 
 use super::Kit;
 use super::kit::{Tenant, app, assert_app_not_found, audit_row, bytes, set};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-/// Limits of which no two are the same.
+/// Limits with pairwise different values.
 fn all_set() -> AppLimits {
     AppLimits {
         quota: Quota {
@@ -98,7 +98,7 @@ pub async fn an_operation_changes_what_it_is_about(kit: Kit) {
     tenant.add("plugin", true).await;
     expected.active = row(&kit, &expected).await.active;
     let all = all_set();
-    // All at once, each alone, and each taken away alone.
+    // All at once, each alone, and each removed alone.
     let none = LimitsPatch::default();
     let mut steps = vec![LimitsPatch::from(all), none, AppLimits::default().into()];
     for all in [LimitsPatch::from(all), AppLimits::default().into()] {
@@ -166,13 +166,13 @@ pub async fn limits_that_are_not_as_expected_stay(kit: Kit) {
         );
         assert_same(&row(&kit, &made).await, &made);
     }
-    // Whether it is public is no limit.
+    // Whether an app is public is not one of its limits.
     set_public(&kit, made.id, true).await.unwrap();
     let changed = set_limits(&kit, made.id, AppLimits::default(), Some(all)).await;
     assert_eq!(changed.unwrap().limits, AppLimits::default());
 }
 
-/// Four callers, each of whom changes one thing: nobody undoes what another did.
+/// Four callers each change one setting: no change is undone.
 pub async fn changes_of_different_settings_never_undo_each_other(kit: Kit) {
     const ROUNDS: u32 = 30;
     let made = app("shop");
@@ -208,7 +208,7 @@ pub async fn changes_of_different_settings_never_undo_each_other(kit: Kit) {
                     },
                 };
                 let changed = set_limits(&kit, id, patch, None).await.unwrap();
-                // What it set, and whatever the others have set by now.
+                // Its own change, and those that the others have made so far.
                 assert_eq!(patch.apply(changed.limits), changed.limits);
             }
         });
@@ -226,7 +226,7 @@ pub async fn changes_of_different_settings_never_undo_each_other(kit: Kit) {
     assert_eq!((found.public, found.limits), (true, expected));
 }
 
-/// Callers who all add one to a limit that they have read: none is lost.
+/// All callers increment a limit that they have read: no increment is lost.
 pub async fn one_of_many_changes_the_limits_that_all_have_read(kit: Kit) {
     let made = App {
         limits: AppLimits {
@@ -319,7 +319,7 @@ pub async fn the_largest_limits_are_as_good_as_none(kit: Kit) {
         assert!(found.quota.bytes.is_none_or(|found| found >= least));
         assert_eq!(found.calls_per_second, Some(u32::MAX));
         assert_eq!(found.calls_at_once, Some(u32::MAX));
-        // What was read is what is expected.
+        // The limits that were read match as the expected ones.
         let same = set_limits(&kit, row.id, LimitsPatch::default(), Some(found)).await;
         assert_eq!(same.unwrap().limits, found);
         for k in ["a", "b"] {
@@ -343,6 +343,6 @@ pub async fn an_app_is_deleted_once(kit: Kit) {
     }
     assert_eq!(kept.row().await.id, kept.id);
     assert_eq!(kept.value("c", "k").await, Some(bytes("x")));
-    // The name is free again.
+    // The name can be reused.
     kit.create(&app(gone.name.as_str())).await.unwrap();
 }

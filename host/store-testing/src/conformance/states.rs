@@ -1,4 +1,4 @@
-//! The states of a delivery: what a store does with one is what docs/events.md draws.
+//! The states of a delivery: the store's transitions match the diagram in docs/events.md.
 
 use super::Kit;
 use super::deliveries::watched;
@@ -23,7 +23,7 @@ fn drawn() -> BTreeSet<Arrow> {
     diagram.lines().filter_map(arrow).collect()
 }
 
-/// The deliveries of an app, and how each has come to its state.
+/// The deliveries of an app, and how each reached its state.
 struct Life {
     app: Tenant,
     states: BTreeMap<Uuid, String>,
@@ -31,7 +31,7 @@ struct Life {
 }
 
 impl Life {
-    /// The state of each delivery that is there, dead letters included.
+    /// The state of each delivery, dead letters included.
     async fn now(&self) -> BTreeMap<Uuid, String> {
         let outstanding = self.app.outstanding().await;
         let state = |delivery: &Delivery| (delivery.event.id, delivery.state().as_str().to_owned());
@@ -42,8 +42,8 @@ impl Life {
         outstanding.iter().map(state).chain(dead).collect()
     }
 
-    /// Notes what a step has changed: of `event` by the step itself, and of others that
-    /// it has woken or parked. What is gone is `end` from now on.
+    /// Records the transitions of a step: of `event` by the step itself, and of others that it
+    /// unblocked or parked. The state of deleted deliveries is `end` from then on.
     async fn step(&mut self, event: Uuid, step: &str, end: &str) {
         let now = self.now().await;
         let all: BTreeSet<_> = self.states.keys().chain(now.keys()).copied().collect();
@@ -60,14 +60,14 @@ impl Life {
                 (false, from, to) if from == to => continue,
                 (false, "waiting", _) => "wake",
                 (false, "pending", "waiting") => "park",
-                (false, from, to) => panic!("{step} of another one: {from} to {to}"),
+                (false, from, to) => panic!("{step} moved another delivery from {from} to {to}"),
             };
             self.seen.insert((from, to.clone(), by.to_owned()));
         }
         self.states = now;
     }
 
-    /// Writes the key, which makes a delivery.
+    /// Writes the key, which creates a delivery.
     async fn write(&mut self) -> Uuid {
         let before = self.now().await;
         self.app.set("c", "k", json("1")).await;
@@ -118,9 +118,9 @@ pub async fn the_diagram_has_the_arrows_of_the_store(kit: Kit) {
     };
     let first = life.write().await;
     let second = life.write().await;
-    // A claim looks at both, and lends the first.
+    // A claim examines both, and leases the first.
     life.claim(first).await;
-    // Nobody ends it in time.
+    // The lease expires.
     life.app = life.app.later(2_000);
     let claimed = life.app.claim("t", 10).await;
     let [(_, receipt)] = claimed.try_into().expect("the first again");
@@ -144,7 +144,7 @@ pub async fn the_diagram_has_the_arrows_of_the_store(kit: Kit) {
     let give_up = Verdict::GiveUp(DeadReason::Attempts);
     life.fail(first, &receipt, give_up, "give up").await;
     life.replay(first).await;
-    // It was written first, but comes back behind the second.
+    // It was written first, but is replayed behind the second.
     let receipt = life.claim(second).await;
     life.app.acknowledge(&receipt, vec![]).await.expect("done");
     life.step(second, "acknowledge", "delivered").await;
@@ -154,7 +154,7 @@ pub async fn the_diagram_has_the_arrows_of_the_store(kit: Kit) {
     life.replay(first).await;
     let third = life.write().await;
     life.claim(first).await;
-    // One of each state goes.
+    // One delivery in each state is deleted.
     life.discard(third).await;
     life.discard(first).await;
     let fourth = life.write().await;
@@ -179,7 +179,7 @@ pub async fn the_diagram_has_the_arrows_of_the_store(kit: Kit) {
     let drawn = drawn();
     let not_drawn: Vec<_> = life.seen.difference(&drawn).collect();
     assert!(not_drawn.is_empty(), "not in the diagram: {not_drawn:?}");
-    // A store sees at the write, or not before a claim, that one is behind another.
+    // A store notices that one delivery is behind another at the write, or only at a claim.
     let either = |(from, to, step): &&Arrow| match step.as_str() {
         "park" => true,
         "replay" => to == "waiting" || to == "pending",
@@ -187,6 +187,6 @@ pub async fn the_diagram_has_the_arrows_of_the_store(kit: Kit) {
     };
     let missing = drawn.difference(&life.seen).filter(|arrow| !either(arrow));
     let missing: Vec<_> = missing.collect();
-    assert!(missing.is_empty(), "not done by the store: {missing:?}");
+    assert!(missing.is_empty(), "not observed in the store: {missing:?}");
     assert!(life.app.now > NOW);
 }

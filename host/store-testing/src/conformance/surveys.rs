@@ -1,4 +1,4 @@
-//! What a store says of an app for gauges.
+//! The figures that a store reports about an app for gauges.
 
 use super::Kit;
 use super::event_kit::{trigger, watch};
@@ -27,7 +27,7 @@ pub async fn a_survey_says_what_there_is(kit: Kit) {
     };
     assert_eq!(expected.usage.deliveries, 4);
     assert_eq!(survey(&app).await, expected);
-    // What is leased is not late before its lease has ended.
+    // A leased delivery is not late before its lease has expired.
     let claimed = app.claim("t", 10).await;
     assert_eq!(claimed.len(), 3);
     assert!(survey(&app).await.oldest_due >= Some(NOW.plus_ms(1_000)));
@@ -38,7 +38,7 @@ pub async fn a_survey_says_what_there_is(kit: Kit) {
     let found = survey(&app).await;
     assert_eq!((found.dead_letters, found.paused_triggers), (3, 0));
     assert_eq!(found.oldest_due, Some(NOW.plus_ms(5_000)));
-    // What a paused trigger holds back is pending and not late.
+    // Deliveries of a paused trigger are pending but not late.
     app.pause("u", true).await;
     let found = survey(&app).await;
     assert_eq!((found.usage.deliveries, found.paused_triggers), (1, 1));

@@ -1,4 +1,4 @@
-//! Expired entries are swept, in bounded steps, and nothing else is.
+//! Only expired entries are swept, in bounded steps.
 
 use super::Kit;
 use super::kit::{NOW, json};
@@ -46,13 +46,13 @@ pub async fn what_was_written_again_is_not_swept(kit: Kit) {
             .expect("one"),
         1
     );
-    // That an entry has expired is no change.
+    // The expiry of an entry is not a change.
     assert_eq!(app.outstanding().await.len(), told);
     let nobody = kvasm_core::AppId::generate();
     assert_eq!(app.store.sweep(nobody, NOW, 10).await.expect("no app"), 0);
 }
 
-/// Writers and sweepers at once: nothing that is live is lost, and the count is right.
+/// Concurrent writers and sweepers: no live entry is lost, and usage is exact.
 pub async fn sweeping_while_entries_are_written(kit: Kit) {
     let app = kit.app().await;
     let writer = tokio::spawn({

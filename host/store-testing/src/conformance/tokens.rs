@@ -1,4 +1,4 @@
-//! Tokens: kept as they were made, revoked once, gone with their app.
+//! Tokens: stored as created, revoked once, deleted with their app.
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, audit_row, token, token_id};
@@ -23,7 +23,7 @@ async fn find(kit: &Kit, id: TokenId) -> Option<Token> {
     kit.store.token(id).await.expect("token")
 }
 
-/// All tokens of an app, or all, in pages of a few.
+/// All tokens of an app, or of all apps, in small pages.
 async fn listed(kit: &Kit, app: Option<AppId>) -> Vec<Token> {
     let mut all: Vec<Token> = Vec::new();
     let mut rounds = Rounds::new();
@@ -39,7 +39,7 @@ async fn listed(kit: &Kit, app: Option<AppId>) -> Vec<Token> {
     }
 }
 
-/// Revokes a token at a time.
+/// Revokes a token at a given time.
 async fn revoke(kit: &Kit, app: Option<AppId>, token: TokenId, at: Timestamp) -> bool {
     let audit = Audit {
         at,
@@ -94,12 +94,12 @@ pub async fn a_taken_identity_stays_with_the_first(kit: Kit) {
         };
         assert_eq!(listed(&kit, None).await, [expected]);
         assert!(listed(&kit, Some(app.id)).await.is_empty());
-        // A revoked token is there still, and keeps its identity.
+        // A revoked token still exists, and keeps its identity.
         revoke(&kit, None, first.id, NOW).await;
     }
 }
 
-/// Lets callers begin at once, and returns those whose operation took effect.
+/// Starts callers at the same time, and returns those whose operation took effect.
 async fn winners<F: Future<Output = bool> + Send + 'static>(
     callers: usize,
     operation: impl Fn(usize) -> F,
@@ -164,7 +164,7 @@ pub async fn a_token_is_revoked_once(kit: Kit) {
             ..made.clone()
         };
         assert_eq!(find(&kit, made.id).await, Some(revoked.clone()));
-        // The time of the first stays.
+        // The time of the first revocation stays.
         let again = revoke(&kit, by, made.id, at.plus_ms(5)).await;
         assert!(!again);
         assert_eq!(find(&kit, made.id).await, Some(revoked));
@@ -253,7 +253,7 @@ pub async fn an_app_takes_its_tokens_along(kit: Kit) {
             tokens.push(token);
         }
     }
-    // One that is revoked goes, too.
+    // Revoked tokens are deleted too.
     revoke(&kit, None, tokens[0].id, NOW).await;
     for app in [gone.id, other.id] {
         assert!(kit.delete_app(app).await.unwrap());
@@ -266,13 +266,13 @@ pub async fn an_app_takes_its_tokens_along(kit: Kit) {
     assert_eq!(listed(&kit, Some(kept.id)).await, tokens[..2]);
 }
 
-/// Creates tokens of an app until it is gone.
+/// Creates tokens of an app until it is deleted.
 async fn create_until_gone(app: Tenant) {
     loop {
         let token = token("ci", Some(app.id));
         match app.store.create_token(token, app.audit_row("test")).await {
             Ok(true) => {}
-            // A fast store may get there first.
+            // A fast store may reach the limit first.
             Err(StoreError::Quota { .. }) => tokio::task::yield_now().await,
             Err(StoreError::AppNotFound) => return,
             other => panic!("{other:?}"),
@@ -298,7 +298,7 @@ pub async fn deleting_an_app_while_tokens_are_made(kit: Kit) {
     }
 }
 
-/// Creates tokens of an app until it has so many.
+/// Creates tokens of an app until it has `until`.
 async fn fill(kit: &Kit, app: AppId, until: u64) {
     for _ in count(kit, app).await..until {
         assert!(create(kit, &token("ci", Some(app))).await);
@@ -310,7 +310,7 @@ async fn count(kit: &Kit, app: AppId) -> u64 {
     tokens.await.expect("tokens").len() as u64
 }
 
-/// Creates a token that there may be no place for; whether there was one.
+/// Creates a token, which may exceed the limit. Returns whether it was created.
 async fn try_create(kit: &Kit, token: Token) -> bool {
     match kit.store.create_token(token, audit_row("test")).await {
         Ok(created) => created,
@@ -342,10 +342,10 @@ pub async fn tokens_of_an_app_are_bounded(kit: Kit) {
         assert!(revoke(&kit, None, id, NOW).await);
     }
     fill(&kit, app.id, TOKENS_MAX).await;
-    // A taken identity needs no place, and makes none.
+    // A taken identity uses no slot and frees none.
     assert!(!try_create(&kit, revoked.clone()).await);
     assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
-    // The first that has no place removes the app's tokens that are void.
+    // The first token over the limit removes the app's void tokens.
     assert!(try_create(&kit, token("ci", Some(app.id))).await);
     for gone in [&expired, &revoked] {
         assert_eq!(find(&kit, gone.id).await, None);
@@ -359,7 +359,7 @@ pub async fn tokens_of_an_app_are_bounded(kit: Kit) {
     assert!(!try_create(&kit, refused.clone()).await);
     assert_eq!(find(&kit, refused.id).await, None);
     assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
-    // Others have places of their own, and a revocation makes one.
+    // Other apps have their own limit, and a revocation frees a slot.
     for bound in [Some(other.id), None] {
         assert!(create(&kit, &token("ci", bound)).await);
     }
@@ -381,7 +381,7 @@ pub async fn creators_share_the_last_places(kit: Kit) {
     let won = race().await;
     assert_eq!(won.len(), 4, "{won:?}");
     assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
-    // Those that are revoked make as many places, however many ask for them.
+    // Each revoked token frees one slot, no matter how many callers compete.
     for token in kit.store.tokens(Some(app.id), None, 3).await.unwrap() {
         assert!(revoke(&kit, None, token.id, NOW).await);
     }
@@ -398,7 +398,7 @@ fn admin() -> Token {
     }
 }
 
-/// Revokes a token; none if it is the last that administers the instance.
+/// Revokes a token. Returns none if it is the last that administers the instance.
 async fn try_revoke(kit: &Kit, token: TokenId) -> Option<bool> {
     let row = audit_row("token.revoke");
     match kit.store.revoke_token(None, token, row).await {
@@ -433,7 +433,7 @@ pub async fn the_last_administrator_stays(kit: Kit) {
     assert_eq!(try_revoke(&kit, last.id).await, None);
     assert_eq!(find(&kit, last.id).await, Some(last.clone()));
     assert_eq!(try_revoke(&kit, revoked.id).await, Some(false));
-    // Those that administer nothing, or not the instance, are not kept.
+    // Tokens that do not administer the instance are not protected.
     for token in [&expired, &bound, &other] {
         assert_eq!(try_revoke(&kit, token.id).await, Some(true));
     }

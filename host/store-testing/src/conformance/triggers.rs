@@ -1,4 +1,4 @@
-//! Triggers: which changes make deliveries, and where triggers come from.
+//! Triggers: which changes create deliveries, and where triggers come from.
 
 use super::Kit;
 use super::event_kit::increment;
@@ -49,7 +49,7 @@ pub async fn each_kind_of_change_is_told(kit: Kit) {
         ..
     } = first.event.what
     else {
-        panic!("no set")
+        panic!("not a set")
     };
     assert_eq!(
         (told, value, collection.as_str()),
@@ -81,7 +81,7 @@ pub async fn what_changes_nothing_is_not_told(kit: Kit) {
     app.set_until("c", "short", json("1"), NOW.plus_ms(1)).await;
     let before = app.outstanding().await.len();
     assert_eq!(before, 1);
-    // It has expired: deleting it is no change, and nobody is told that it expired.
+    // It has expired: deleting it is no change, and the expiry creates no delivery.
     assert!(!app.later(1).delete("c", "short").await);
     assert_eq!(app.outstanding().await.len(), before);
 }
@@ -114,7 +114,7 @@ pub async fn a_trigger_sees_its_prefix_and_kinds(kit: Kit) {
         .collect();
     let count = |name: &str| names.iter().filter(|found| *found == name).count();
     assert_eq!(["all", "sets", "deletes", "some"].map(count), [3, 2, 1, 1]);
-    // One event, however many triggers match it.
+    // One event, no matter how many triggers match.
     let mut ids: Vec<_> = app.outstanding().await.iter().map(|d| d.event.id).collect();
     ids.sort();
     ids.dedup();
@@ -171,7 +171,7 @@ pub async fn a_write_that_fails_makes_no_delivery(kit: Kit) {
     assert_eq!(app.outstanding().await, []);
 }
 
-/// Deliveries take room, so that an app cannot fill the disk with them.
+/// Deliveries count against the quota, so that an app cannot fill the disk with them.
 pub async fn deliveries_count_against_the_quota(kit: Kit) {
     let app = kit.app().await;
     app.watch("t", "c").await;
@@ -226,8 +226,8 @@ pub async fn triggers_are_set_replaced_paused_and_deleted(kit: Kit) {
     }
 }
 
-/// What a trigger is set to says nothing of when it was made, nor of when the same
-/// schedule is due next.
+/// Replacing a trigger changes neither its creation time nor when an unchanged schedule is due
+/// next.
 pub async fn a_set_keeps_what_it_is_not_about(kit: Kit) {
     let app = kit.app().await;
     let every = |text: &str| Watch::Schedule(Schedule::parse(text).expect("a schedule"));
@@ -261,12 +261,12 @@ pub async fn a_set_keeps_what_it_is_not_about(kit: Kit) {
         ..made.clone()
     };
     assert_eq!((set.standing.paused, set.standing.failures), (None, 0));
-    assert_eq!(set, expected, "not paused, as the page on events says");
+    assert_eq!(set, expected, "not paused, as docs/events.md says");
     assert_eq!(later.triggers().await, [expected]);
-    // Another schedule is to be planned first.
+    // A different schedule must be planned first.
     let other = later.set_trigger(trigger("t", every("*/6 * * * *"))).await;
     assert_eq!((other.created_at, other.next_at), (NOW, None));
-    // One that was deleted is another trigger.
+    // A trigger that is deleted and created again is a new trigger.
     assert!(later.delete_trigger("t").await);
     let again = later.set_trigger(trigger("t", every("*/6 * * * *"))).await;
     assert_eq!(again.created_at, later.now);
@@ -303,7 +303,7 @@ pub async fn no_number_of_callers_passes_the_limit_of_triggers(kit: Kit) {
     assert_eq!((made.len(), refused.len()), (3, 9));
     refused.into_iter().for_each(assert_too_many);
     assert_eq!(app.triggers().await.len(), TRIGGERS_MAX);
-    // One of them may be replaced, and another one takes the place of one that goes.
+    // An existing trigger can be replaced, and deleting one frees a slot.
     app.watch("t0", "d").await;
     assert_too_many(
         app.try_set_trigger(trigger("one-more", super::event_kit::watch("c")))
@@ -313,13 +313,13 @@ pub async fn no_number_of_callers_passes_the_limit_of_triggers(kit: Kit) {
     app.watch("one-more", "c").await;
 }
 
-/// Those that a plugin declares count too.
+/// Triggers that a plugin declares count too.
 pub async fn declared_triggers_count_against_the_limit(kit: Kit) {
     let app = kit.app().await;
     for number in 0..TRIGGERS_MAX - 1 {
         app.watch(&format!("t{number}"), "c").await;
     }
-    // One takes no place, as an operator's trigger is there in its place.
+    // One uses no slot, as an operator's trigger overrides it.
     deploy(&app, "one", vec![declared("t0", "d"), declared("a", "d")]).await;
     assert_eq!(app.triggers().await.len(), TRIGGERS_MAX);
     let exports = Exports {
@@ -342,7 +342,7 @@ pub async fn declared_triggers_count_against_the_limit(kit: Kit) {
         (before, Some(1))
     );
     assert_eq!(app.store.plugins(app.id, None, 9).await.unwrap().len(), 1);
-    // It can be there, and become active once there is room.
+    // It can be deployed, and activated once there is room.
     let activate = false;
     let added = app
         .store
@@ -358,8 +358,8 @@ pub async fn declared_triggers_count_against_the_limit(kit: Kit) {
     assert_eq!(app.triggers().await.len(), TRIGGERS_MAX);
 }
 
-/// A write sees triggers from the moment that they are acknowledged, and no longer
-/// than until they are gone.
+/// A write sees a trigger once the trigger is acknowledged, and no longer than until it is
+/// deleted.
 pub async fn a_trigger_holds_at_once(kit: Kit) {
     let app = kit.app().await;
     for round in 0..5 {

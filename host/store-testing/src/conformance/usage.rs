@@ -1,4 +1,4 @@
-//! Usage: what an app's entries take is counted exactly.
+//! Usage: the counts of an app's entries and bytes are exact.
 
 use super::Kit;
 use super::kit::{
@@ -21,12 +21,12 @@ pub async fn entries_and_bytes_are_counted(kit: Kit) {
     assert_eq!(app.usage().await, (1, 3 + 4 + 1));
     app.set("col", "key1", bytes("")).await;
     assert_eq!(app.usage().await, (1, 3 + 4));
-    // The same key of another collection is another entry.
+    // The same key in another collection is another entry.
     app.set("c", "key1", bytes([0; 1000])).await;
     assert_eq!(app.usage().await, (2, 7 + 1005));
     assert!(app.delete("c", "key1").await);
     assert_eq!(app.usage().await, (1, 7));
-    // What is not there does not count when it is deleted.
+    // Deleting an absent entry changes nothing.
     for (c, k) in [("c", "key1"), ("col", "key2"), ("never", "key1")] {
         assert!(!app.delete(c, k).await);
         assert_eq!(app.usage().await, (1, 7));
@@ -41,7 +41,7 @@ pub async fn bytes_count_as_they_were_written(kit: Kit) {
     app.set("ä", "\u{10000}é", bytes([255])).await;
     assert_eq!(app.usage().await, (1, 2 + 6 + 1));
     app.delete("ä", "\u{10000}é").await;
-    // The text that was given, not what a database makes of it.
+    // The text as given, not as a database normalises it.
     for text in [
         "  { \"a\" :  1.50e2 }\n",
         "{\"a\":1,\"a\":2}",
@@ -50,7 +50,7 @@ pub async fn bytes_count_as_they_were_written(kit: Kit) {
         app.set("c", "k", json(text)).await;
         assert_eq!(app.usage().await, (1, 2 + text.len() as u64), "{text}");
     }
-    // Overwritten with the other kind.
+    // Overwritten with the other format.
     app.set("c", "k", bytes("four")).await;
     assert_eq!(app.usage().await, (1, 2 + 4));
 }
@@ -87,7 +87,7 @@ pub async fn expired_entries_count_until_they_are_written_over(kit: Kit) {
     let after = app.later(10);
     assert!(!after.has("c", "a").await);
     assert_eq!(after.usage().await, (4, 24));
-    // Overwritten, alone, guarded and in a batch: the entry was there already.
+    // Overwritten alone, guarded and in a batch: the entry already counted.
     after.set("c", "a", bytes("1")).await;
     assert_eq!(after.usage().await, (4, 21));
     let set_b = vec![set("c", "b", bytes("12"))];
@@ -97,7 +97,7 @@ pub async fn expired_entries_count_until_they_are_written_over(kit: Kit) {
     ops.push(set_until("c", "f", bytes("gone"), NOW));
     after.commit(vec![], ops).await;
     assert_eq!(after.usage().await, (5, 21));
-    // Deleted: it was not there, and no longer counts.
+    // Deleted: reported as absent, and no longer counted.
     assert!(!after.delete("c", "e").await);
     assert_eq!(after.usage().await, (4, 15));
     let ops = vec![delete("c", "f"), delete("c", "f"), delete("c", "e")];
@@ -137,7 +137,7 @@ pub async fn the_usage_of_no_app_is_zero(kit: Kit) {
     assert_eq!(first.usage().await, (1, 7));
     assert!(kit.delete_app(first.id).await.unwrap());
     assert_eq!(first.usage().await, (0, 0));
-    // Nor does the next app of the name begin with what the first had.
+    // The next app of the same name starts at zero.
     let next = app(first.name.as_str());
     kit.create(&next).await.unwrap();
     let second = Tenant {
@@ -150,7 +150,7 @@ pub async fn the_usage_of_no_app_is_zero(kit: Kit) {
     assert_eq!(first.usage().await, (0, 0));
 }
 
-/// What each key's entry takes, expired or not.
+/// The size of each key's entry, expired or not.
 #[derive(Clone, Default)]
 struct Sizes(BTreeMap<(String, String), u64>);
 
@@ -185,7 +185,7 @@ impl Sizes {
     }
 }
 
-/// What a quota has not enough of for a write. Either may be named, if both are.
+/// The resources that a write would exceed. If both, a store may report either.
 fn short(quota: Quota, before: (u64, u64), after: (u64, u64)) -> Vec<(Resource, u64)> {
     let asked = [
         (Resource::Entries, quota.entries, before.0, after.0),
@@ -228,7 +228,7 @@ fn random_checks(rng: &mut Rng, op: Option<&Op>) -> Vec<Check> {
     }
 }
 
-/// A limit around what is used, or none.
+/// A limit close to the current usage, or none.
 fn random_limit(rng: &mut Rng, used: u64) -> Option<u64> {
     let limit = (used + rng.below(400) as u64).saturating_sub(rng.below(300) as u64);
     rng.chance(3, 4).then_some(limit)
@@ -271,8 +271,8 @@ pub async fn random_histories_are_counted(kit: Kit) {
     }
 }
 
-/// Asserts that an app's usage is what a collection takes, all of it read, of an
-/// app that has no other and in which nothing has expired.
+/// Asserts that an app's usage equals the size of a collection, all of it read. The app has no
+/// other collection and no expired entries.
 async fn assert_counted(app: &Tenant, c: &str) {
     let query = ListQuery {
         with_values: true,
@@ -301,7 +301,7 @@ fn random_writes(rng: &mut Rng) -> Vec<Op> {
     (0..1 + rng.below(few)).map(|_| write(rng)).collect()
 }
 
-/// Starts writers, who keep on where the quota refuses them.
+/// Starts writers, which continue when the quota rejects a write.
 fn writers(app: &Tenant, rng: &mut Rng, quota: Option<u64>) -> JoinSet<()> {
     let mut writers = JoinSet::new();
     for _ in 0..8 {
@@ -324,7 +324,7 @@ pub async fn concurrent_writes_are_counted(kit: Kit) {
     let app = kit.app().await;
     let mut rng = kit.rng();
     for quota in [None, Some(cost(4, 0, 700))] {
-        // What the round before left may be over the quota.
+        // The rest of the previous round may be over the quota.
         for number in 0..10 {
             app.delete("c", &format!("k{number}")).await;
         }
@@ -349,7 +349,7 @@ pub async fn changing_the_quota_while_it_is_written(kit: Kit) {
         tokio::task::yield_now().await;
     }
     assert_counted(&app, "c").await;
-    // Room for just one more, however the room was divided before.
+    // Room for exactly one more, no matter how the quota was divided before.
     let (entries, used) = app.usage().await;
     let quota = cost(entries + 1, 0, used + 12);
     app.limit(Some(entries + 1), Some(quota)).await;

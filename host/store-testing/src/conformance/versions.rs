@@ -1,4 +1,4 @@
-//! Versions: they grow with each write of a key and never come back.
+//! Versions: they increase with each write of a key and are never reused.
 
 use super::Kit;
 use super::kit::{Tenant, absent, at_version, bytes, delete, set};
@@ -35,9 +35,9 @@ pub async fn versions_do_not_come_back_after_delete(kit: Kit) {
     let mut last = Version(0);
     for round in 0..30 {
         let created = app.set("c", "k", bytes("1")).await;
-        assert!(created > last, "a version came back");
+        assert!(created > last, "a version was reused");
         last = created;
-        // Writes that add as little as they may.
+        // Writes that advance the version as little as possible.
         for _ in 0..round % 5 {
             let next = app.set("c", "k", bytes("2")).await;
             assert!(next > last);
@@ -61,7 +61,7 @@ pub async fn versions_do_not_come_back_after_delete(kit: Kit) {
     }
 }
 
-/// A write that was acknowledged, between two ticks of a clock that all share.
+/// An acknowledged write, between two ticks of a clock shared by all.
 struct Written {
     key: usize,
     began: u64,
@@ -69,8 +69,8 @@ struct Written {
     version: Version,
 }
 
-/// What was written is told apart, and a write that began after another had
-/// ended has the greater version.
+/// Asserts that versions are distinct, and that a write that started after another one ended
+/// has the greater version.
 fn assert_growth(mut writes: Vec<Written>) {
     let mut by_key: BTreeMap<usize, Vec<Written>> = BTreeMap::new();
     for write in writes.drain(..) {
@@ -81,7 +81,7 @@ fn assert_growth(mut writes: Vec<Written>) {
         assert_eq!(
             versions.len(),
             writes.len(),
-            "a version of key {key} came back"
+            "a version of key {key} was reused"
         );
         let mut ended: Vec<_> = writes
             .iter()
@@ -152,7 +152,7 @@ impl Writer {
         }
     }
 
-    /// A batch over several keys, each perhaps more than once.
+    /// A batch over several keys, some of them more than once.
     async fn batch(&self, rng: &mut Rng, written: &mut Vec<Written>) {
         let picks: Vec<_> = (0..1 + rng.below(5))
             .map(|_| rng.below(self.keys))

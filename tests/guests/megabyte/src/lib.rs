@@ -1,8 +1,8 @@
-//! A plugin whose module is a little over 1 MiB, all of it code that is called.
+//! A plugin with a module of a little over 1 MiB, all of it reachable code.
 
 use kvasm_guest::{Error, Json};
 
-/// One of many functions that differ in their constants, so that each is compiled.
+/// One of many functions with different constants, so that each is compiled separately.
 #[inline(never)]
 fn step<const N: u64>(mut x: u64) -> u64 {
     let mut odd = N * 2 + 0x9e37_79b9;

@@ -1,24 +1,24 @@
-//! What plugins of the SDK do, for tests and benchmarks.
+//! A plugin written with the SDK, for tests and benchmarks.
 
 use kvasm_guest::http::{Request, Response};
 use kvasm_guest::{Error, Json, kv};
 use std::hint::black_box;
 
-/// Entries that `set` writes.
+/// The number of entries that `set` writes.
 const NUMBERS: u64 = 20_000;
 
 /// Does nothing.
 #[kvasm_guest::function]
 fn noop() {}
 
-/// Returns the number under a key, which it makes.
+/// Creates an entry with a number and returns it.
 #[kvasm_guest::function]
 fn get() -> Result<Json<u64>, Error> {
     let key = format!("{:08}", 7);
     Ok(Json(kv::collection("numbers").get(&key)?.unwrap_or(0)))
 }
 
-/// Sets a number under a key of its own.
+/// Sets a number under a new key.
 #[kvasm_guest::function]
 fn set() -> Result<(), Error> {
     let number = random(NUMBERS)?;
@@ -26,7 +26,7 @@ fn set() -> Result<(), Error> {
     Ok(())
 }
 
-/// Moves one from an account to another, of so many.
+/// Moves one unit between two of `count` accounts.
 #[kvasm_guest::function(transaction)]
 fn transfer(Json(count): Json<u64>) -> Result<(), Error> {
     let accounts = kv::collection("accounts");
@@ -52,7 +52,7 @@ fn burn() {
     black_box(x);
 }
 
-/// Reads so many random entries of so many that are there.
+/// Reads `reads` random entries out of `entries`.
 #[kvasm_guest::function]
 fn look_up(Json((reads, entries)): Json<(u64, u64)>) -> Result<(), String> {
     let large = kv::collection("large");
@@ -60,14 +60,14 @@ fn look_up(Json((reads, entries)): Json<(u64, u64)>) -> Result<(), String> {
         let key = format!("{:08}", random(entries).map_err(|e| e.to_string())?);
         match large.get::<String>(&key) {
             Ok(Some(text)) => black_box(text),
-            Ok(None) => return Err(format!("{key} is not there")),
+            Ok(None) => return Err(format!("{key} does not exist")),
             Err(error) => return Err(error.to_string()),
         };
     }
     Ok(())
 }
 
-/// Sets so many random entries of so many that are there, each durably.
+/// Sets `sets` random entries out of `entries`, each durably.
 #[kvasm_guest::function]
 fn overwrite(Json((sets, entries)): Json<(u64, u64)>) -> Result<(), Error> {
     let large = kv::collection("large");
@@ -78,7 +78,7 @@ fn overwrite(Json((sets, entries)): Json<(u64, u64)>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Allocates so many times as many bytes, keeps all of them to the end, and returns the
+/// Allocates `count` blocks of `bytes` bytes, keeps all of them to the end, and returns the
 /// pages of memory before and after.
 #[kvasm_guest::function]
 fn allocate(Json((count, bytes)): Json<(usize, usize)>) -> Result<Json<(usize, usize)>, String> {
@@ -100,7 +100,7 @@ fn allocate(Json((count, bytes)): Json<(usize, usize)>) -> Result<Json<(usize, u
     Ok(Json((before, pages())))
 }
 
-/// As `allocate`, but each block is dropped before the next is made.
+/// Like `allocate`, but drops each block before it allocates the next.
 #[kvasm_guest::function]
 fn churn(Json((count, bytes)): Json<(usize, usize)>) -> Json<(usize, usize)> {
     let before = pages();
@@ -110,7 +110,7 @@ fn churn(Json((count, bytes)): Json<(usize, usize)>) -> Json<(usize, usize)> {
     Json((before, pages()))
 }
 
-/// Answers with the parts of the path and the parameter `x`, or with 400.
+/// Returns the path segments and the parameter `x`, or 400.
 #[kvasm_guest::http]
 fn handle(request: Request) -> Result<Response, Error> {
     let read = || Ok((request.path_segments()?, request.query_param("x")?));

@@ -1,4 +1,4 @@
-//! How the server is reached: encryption, poolers, few connections, locks.
+//! Connecting to the server: encryption, poolers, connection limits, migration locks.
 
 use super::psql;
 use kvasm::store::{PostgresOptions, PostgresStore, Store, StoreError};
@@ -8,7 +8,7 @@ use kvasm_tests::postgres::{Bouncer, Cluster, Options, PoolMode, Session, fresh_
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Options that wait long, so that a busy machine fails no test.
+/// Options with long timeouts, so that no test fails on a busy machine.
 fn patient(url: impl Into<String>) -> PostgresOptions {
     PostgresOptions {
         acquire_timeout: Duration::from_secs(60),
@@ -28,7 +28,7 @@ async fn works(store: PostgresStore) {
     assert_eq!(app.get("c", "k").await.expect("an entry").value, bytes("1"));
 }
 
-/// The sessions of hosts that are encrypted, and that are not.
+/// The numbers of encrypted and unencrypted sessions of hosts.
 fn encrypted(cluster: &Cluster) -> (String, String) {
     let count = |condition: &str| {
         let sql = format!(
@@ -51,7 +51,7 @@ async fn a_certificate_of_version_1_is_not_looked_at_unless_it_is_to_be_verified
         let url = format!("{}?sslmode={mode}", cluster.url("postgres"));
         let store = PostgresStore::connect(patient(url)).await.expect("a store");
         let app = Kit::new(Arc::new(store), 1).app().await;
-        // More than a packet, in both directions.
+        // More than one packet in each direction.
         let value = bytes("x".repeat(300_000));
         app.set("c", "k", value.clone()).await;
         assert_eq!(app.get("c", "k").await.expect("an entry").value, value);
@@ -66,7 +66,7 @@ async fn a_certificate_of_version_1_is_not_looked_at_unless_it_is_to_be_verified
         let refused = PostgresStore::connect(patient(url)).await.err();
         assert!(refused.is_some(), "{mode}");
     }
-    // As for libpq, an authority to verify by is a wish to verify.
+    // As with libpq, a root certificate requests verification.
     let authority = "%2Fetc%2Fssl%2Fcerts%2Fca-certificates.crt";
     let url = format!(
         "{}?sslmode=require&sslrootcert={authority}",
@@ -90,8 +90,8 @@ async fn without_tls_prefer_and_allow_are_plain_and_require_fails() {
     assert!(format!("{error:?}").contains("TLS"), "{error:?}");
 }
 
-/// A server that grants encryption and then breaks the handshake off, and takes what is
-/// not encrypted.
+/// A server that accepts encryption and then aborts the handshake, but also accepts unencrypted
+/// connections.
 async fn breaks_handshakes(port: u16) -> u16 {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -141,7 +141,7 @@ async fn a_pooler_in_session_mode_needs_no_settings() {
     };
     let store = PostgresStore::connect(patient(bouncer.url(&database))).await;
     let store = store.expect("a store");
-    // Its settings hold although the pooler let none of them through at the start.
+    // The store's settings apply although the pooler dropped the startup parameters.
     let app = Kit::new(Arc::new(store), 1).app().await;
     let writes = (0..32).map(|n| {
         let app = app.clone();
@@ -175,12 +175,12 @@ async fn a_pooler_that_shares_sessions_is_refused_with_the_way_out() {
             assert!(text.contains("pool_mode = session"), "{mode:?}: {text}");
         }
     }
-    // Nothing was made by them.
+    // The rejected connections created nothing.
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
     assert_eq!(psql(&url, tables).await, "0");
 }
 
-/// Takes the lock that migrations of a database take, in a session; and its pid.
+/// Takes the migration lock of a database in a session. Returns the session and its pid.
 fn hold_migration_lock(url: &str) -> impl FnOnce() -> (Session, String) + Send + 'static {
     let database = url.rsplit('/').next().unwrap().to_owned();
     move || {
@@ -205,7 +205,7 @@ async fn a_migration_waits_for_a_lock_that_a_session_keeps_and_not_without_end()
         lock_timeout: Duration::from_millis(300),
         ..patient(url.clone())
     };
-    // The lock of a migration, kept by a session that does nothing any more.
+    // The migration lock, held by an idle session.
     let (session, pid) = blocking(hold_migration_lock(&url)).await;
     let error = PostgresStore::connect(options.clone())
         .await
@@ -222,13 +222,13 @@ async fn a_migration_waits_for_a_lock_that_a_session_keeps_and_not_without_end()
     }
     blocking(|| drop(session)).await;
     PostgresStore::migrate(&options).await.expect("a schema");
-    // One that is up to date needs no lock.
+    // An up-to-date schema needs no lock.
     let session = blocking(hold_migration_lock(&url)).await;
     works(PostgresStore::connect(options).await.expect("a store")).await;
     blocking(|| drop(session)).await;
 }
 
-/// What `docs/operating.md` says that a role must be granted.
+/// The privileges that `docs/operating.md` lists for a role.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_with_just_the_rights_of_the_docs_migrates_or_serves() {
     let url = blocking(fresh_database).await;
@@ -246,7 +246,7 @@ async fn a_role_with_just_the_rights_of_the_docs_migrates_or_serves() {
     .await;
     let of = |role: &str| patient(url.replace("postgres@", &format!("{role}@")));
     let refused = PostgresStore::connect(of(&server)).await;
-    assert!(refused.is_err(), "a role that cannot make the schema");
+    assert!(refused.is_err(), "a role that cannot create the schema");
     PostgresStore::migrate(&of(&owner)).await.expect("a schema");
     psql(
         &url,
@@ -288,7 +288,7 @@ async fn a_server_without_room_is_told_with_its_numbers() {
         .unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
     let app = Kit::new(Arc::clone(&store), 1).app().await;
-    // Some are for others: callers that find no room wait for those who have one.
+    // Other sessions take some slots: callers without one wait for those that have one.
     let cluster = Arc::new(cluster);
     let session = |cluster: &Arc<Cluster>| {
         let cluster = Arc::clone(cluster);
@@ -305,7 +305,7 @@ async fn a_server_without_room_is_told_with_its_numbers() {
     for write in writes.collect::<Vec<_>>() {
         write.await.unwrap();
     }
-    // All of them.
+    // Takes the remaining slots.
     while let Ok(more) = session(&cluster).await {
         others.push(more);
     }

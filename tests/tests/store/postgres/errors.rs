@@ -1,4 +1,4 @@
-//! Which errors are told: by what happened, not by its text.
+//! Errors are classified by their cause, not by their text.
 
 use super::{connect, options, psql};
 use kvasm::store::{PostgresOptions, PostgresStore, StoreError};
@@ -14,7 +14,7 @@ async fn refusal(url: String) -> StoreError {
     PostgresStore::connect(options)
         .await
         .err()
-        .expect("no store there")
+        .expect("the connection must fail")
 }
 
 #[tokio::test]
@@ -43,7 +43,7 @@ fn options_do_not_show_the_password() {
     assert!(!format!("{options:?}").contains("secret"));
 }
 
-/// Holds a lock on the entries in another session until the guard is dropped.
+/// Locks the entries in another session until the guard is dropped.
 struct TableLock {
     url: String,
     session: Option<tokio::task::JoinHandle<String>>,
@@ -54,7 +54,7 @@ impl TableLock {
         let session = tokio::spawn({
             let url = url.to_owned();
             async move {
-                // The statement fails when its session is ended below.
+                // The statement fails when its session is terminated below.
                 let database = url.rsplit('/').next().unwrap().to_owned();
                 let sql = "SET application_name = 'lock'; BEGIN; LOCK TABLE kv_entries; SELECT pg_sleep(600)";
                 tokio::task::spawn_blocking(move || {
@@ -107,7 +107,7 @@ async fn statements_that_take_too_long_and_a_full_pool_are_unavailable() {
     let app = kit.app().await;
     let version = app.set("c", "k", bytes("1")).await;
     let lock = TableLock::take(&url).await;
-    // Two wait for the lock until their statement is cut off, the others for them.
+    // Two wait for the lock until their statements time out; the others wait for a connection.
     let batches = [
         (vec![], vec![set("c", "k", bytes("2"))]),
         (
@@ -137,7 +137,7 @@ async fn statements_that_take_too_long_and_a_full_pool_are_unavailable() {
         );
     }
     lock.release().await;
-    // Nothing of them was done, and the store works.
+    // None of them was applied, and the store works.
     let entry = loop {
         let (c, k) = (
             kvasm_store_testing::conformance::kit::collection("c"),
@@ -152,7 +152,7 @@ async fn statements_that_take_too_long_and_a_full_pool_are_unavailable() {
     assert_eq!((entry.value, entry.version), (bytes("1"), version));
 }
 
-/// A table that is not as the store left it is a failure, not an outage.
+/// A table that differs from the schema is a permanent failure, not an outage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_schema_fails() {
     let options = options().await;

@@ -1,4 +1,4 @@
-//! Deliveries that several hosts write, claim and acknowledge at once.
+//! Deliveries that several hosts write, claim and acknowledge concurrently.
 
 use super::{connect, deadlocks, options, psql};
 use kvasm::model::{
@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
-/// Two hosts on one database, and an app as each of them sees it.
+/// Two hosts on one database, and an app as seen by each.
 async fn two_hosts(options: &PostgresOptions) -> [Tenant; 2] {
     let one = connect(options.clone()).await.app().await;
     let store = connect(options.clone()).await.store;
@@ -28,13 +28,13 @@ async fn two_hosts(options: &PostgresOptions) -> [Tenant; 2] {
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// What was written and what was delivered.
+/// Records what was written and what was delivered.
 #[derive(Default)]
 struct Book {
-    /// The events that were caused: key, version, whether it is a deletion.
+    /// The expected events: key, version, whether it is a deletion.
     caused: Mutex<Vec<(String, u64, bool)>>,
     done: Mutex<Vec<(String, u64, bool)>>,
-    /// Of each chain the last number that was finished, and what is in hand.
+    /// For each ordering key, the last finished number and the one being handled.
     chains: Mutex<BTreeMap<i64, (i64, Option<i64>)>>,
     writers: AtomicUsize,
 }
@@ -54,16 +54,19 @@ impl Book {
         }
     }
 
-    /// A delivery was claimed: all before it in its chain are finished.
+    /// Records a claim: all earlier deliveries of its ordering key must be finished.
     fn take(&self, delivery: &Delivery) {
         let mut chains = self.chains.lock().unwrap();
         let (last, in_hand) = chains.entry(delivery.place.chain).or_default();
-        assert_eq!(*in_hand, None, "two of a chain at once: {delivery:?}");
+        assert_eq!(
+            *in_hand, None,
+            "two deliveries of one ordering key at once: {delivery:?}"
+        );
         assert!(*last < delivery.place.seq, "{last} before {delivery:?}");
         *in_hand = Some(delivery.place.seq);
     }
 
-    /// It is about to be given back or finished.
+    /// Records that a delivery is about to be nacked or finished.
     fn put(&self, delivery: &Delivery, finished: bool) {
         let mut chains = self.chains.lock().unwrap();
         let (last, in_hand) = chains.entry(delivery.place.chain).or_default();
@@ -107,12 +110,11 @@ async fn write(app: Tenant, book: Arc<Book>, mut rng: Rng, times: usize) {
     book.writers.fetch_sub(1, Ordering::SeqCst);
 }
 
-/// More rounds without anything to do, each of a few milliseconds, than there are on a
-/// busy machine.
+/// More consecutive idle rounds, of a few milliseconds each, than occur on a busy machine.
 const IN_VAIN_MAX: u32 = 10_000;
 
-/// Claims and ends deliveries in all ways until all are done; fails when some are
-/// there that nobody can claim.
+/// Claims and ends deliveries in every way until all are done. Fails if deliveries remain that
+/// cannot be claimed.
 async fn handle(app: Tenant, book: Arc<Book>, mut rng: Rng) {
     let mut in_vain = 0;
     loop {
@@ -127,9 +129,9 @@ async fn handle(app: Tenant, book: Arc<Book>, mut rng: Rng) {
             end(&app, &book, &mut rng, delivery, &receipt).await;
         }
         if in_vain > 0 && book.writers.load(Ordering::SeqCst) == 0 {
-            // In this order: a letter that is replayed between the two is seen once at
-            // least. A delivery that becomes a letter between them does so in a handler
-            // that goes on.
+            // In this order, a dead letter that is replayed between the two reads is seen at
+            // least once. If a delivery is dead-lettered between them, its handler task is
+            // still running.
             let letters = app.letters().await;
             let left = app.outstanding().await;
             if left.is_empty() && letters.is_empty() {
@@ -148,19 +150,19 @@ async fn end(app: &Tenant, book: &Book, rng: &mut Rng, delivery: Delivery, recei
             assert!(app.fail(receipt, Verdict::RetryAt(NOW), false).await);
         }
         1 => {
-            // Replayed below, behind those that have come since.
+            // Replayed below, behind those that have been added since.
             book.put(&delivery, true);
             let verdict = Verdict::GiveUp(DeadReason::Attempts);
             assert!(app.fail(receipt, verdict, rng.chance(1, 2)).await);
         }
         2 => {
-            // As if its host had died and the lease had run out.
+            // As if its host had crashed and the lease had expired.
             book.put(&delivery, false);
             assert!(app.store.renew(receipt, NOW).await.expect("renewal"));
         }
         _ => {
             book.put(&delivery, true);
-            // It writes what it watches, but not for ever.
+            // Writes what it watches, but not indefinitely.
             let key = *rng.pick(&KEYS);
             let ops = match rng.chance(1, 4) {
                 true => vec![set("c", key, json("2"))],
@@ -177,7 +179,7 @@ async fn end(app: &Tenant, book: &Book, rng: &mut Rng, delivery: Delivery, recei
     }
 }
 
-/// Sends dead letters again as they come.
+/// Replays dead letters as they appear.
 async fn replay(app: Tenant, book: Arc<Book>) {
     let mut in_vain = 0;
     loop {
@@ -185,7 +187,7 @@ async fn replay(app: Tenant, book: Arc<Book>) {
         let replayed = app.store.replay(app.id, all, 3, row).await;
         let over = book.writers.load(Ordering::SeqCst) == 0 && replayed.expect("a replay") == 0;
         in_vain = if over { in_vain + 1 } else { 0 };
-        assert!(in_vain < IN_VAIN_MAX, "the handlers have ended too early");
+        assert!(in_vain < IN_VAIN_MAX, "the handlers ended too early");
         if over && app.outstanding().await.is_empty() && app.letters().await.is_empty() {
             return;
         }
@@ -193,8 +195,8 @@ async fn replay(app: Tenant, book: Arc<Book>) {
     }
 }
 
-/// See `sql::outbox`: a claim parks what is behind another delivery, and who ends
-/// that one wakes it, whatever comes between.
+/// See `sql::outbox`: a claim parks deliveries behind another one, and the transaction that
+/// ends that one unparks them, in every interleaving.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_change_is_delivered_once_and_in_order() {
     let options = options().await;
@@ -217,12 +219,12 @@ async fn every_change_is_delivered_once_and_in_order() {
     let mut caused = std::mem::take(&mut *book.caused.lock().unwrap());
     let done = std::mem::take(&mut *book.done.lock().unwrap());
     let distinct: BTreeSet<_> = done.iter().collect();
-    assert_eq!(distinct.len(), done.len(), "something was delivered twice");
+    assert_eq!(distinct.len(), done.len(), "an event was delivered twice");
     let mut set: Vec<_> = done.into_iter().filter(|(_, _, gone)| !gone).collect();
     caused.sort();
     set.sort();
     assert_eq!(set, caused);
-    // The deliveries have given back what they took.
+    // The deliveries have freed their usage.
     let [app, other] = hosts;
     let sql = format!(
         "SELECT sum(size) FROM kv_entries WHERE app_id = '{}'",
@@ -234,7 +236,7 @@ async fn every_change_is_delivered_once_and_in_order() {
     assert_eq!(deadlocks(&options.url).await, 0);
 }
 
-/// An app goes with all that it has, in the midst of the work.
+/// Deletes an app with all its data while its deliveries are being claimed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_app_is_deleted_while_its_deliveries_are_claimed() {
     let options = options().await;
@@ -287,8 +289,8 @@ async fn an_app_is_deleted_while_its_deliveries_are_claimed() {
     assert_eq!(deadlocks(&options.url).await, 0);
 }
 
-/// How many rows of deliveries all that was done so far has read. Waits until no
-/// store is on the database: a session tells at its end at the latest.
+/// The number of delivery rows read so far. Waits until no store is connected: a session
+/// reports its statistics at its end at the latest.
 async fn rows_read(url: &str) -> u64 {
     deadlocks(url).await;
     let sql = "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) + (SELECT sum(idx_tup_read) \
@@ -297,8 +299,8 @@ async fn rows_read(url: &str) -> u64 {
     psql(url, sql).await.trim().parse().expect("a number")
 }
 
-/// A claim reads what it may claim, however long the queue is, even when its plan
-/// was made while the queue was empty.
+/// A claim reads only what it may claim, however long the queue is, even if it was planned
+/// while the queue was empty.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_does_not_read_the_queue() {
     const PENDING: u32 = 100_000;
@@ -308,7 +310,7 @@ async fn a_claim_does_not_read_the_queue() {
     };
     let app = connect(options.clone()).await.app().await;
     app.watch("t", "c").await;
-    // More often than a plan is made for its parameters.
+    // More often than Postgres replans for specific parameters.
     for _ in 0..8 {
         assert!(app.claim("t", 10).await.is_empty());
         assert!(app.due().await.is_empty());
@@ -321,11 +323,11 @@ async fn a_claim_does_not_read_the_queue() {
     drop(app);
     let read = rows_read(&options.url).await;
     println!("rows read: {read}");
-    // All of them together have not read it once.
+    // All of them together have not read the whole queue once.
     assert!(0 < read && read < u64::from(PENDING) / 2, "{read}");
 }
 
-/// Pending deliveries, each of a chain of its own.
+/// Adds pending deliveries, each with its own ordering key.
 async fn fill(url: &str, app: &Tenant, count: u32) {
     let sql = format!(
         "INSERT INTO deliveries (app_id, trigger_name, chain, seq, due_at, queued_at, function, \
@@ -337,7 +339,7 @@ async fn fill(url: &str, app: &Tenant, count: u32) {
     psql(url, sql).await;
 }
 
-/// What a claim has parked is waiting, and goes on when the one before is done.
+/// A parked delivery is waiting, and becomes pending when the one before it is done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_behind_another_waits_until_it_is_woken() {
     let app = connect(options().await).await.app().await;
@@ -364,8 +366,8 @@ async fn what_is_behind_another_waits_until_it_is_woken() {
     assert_eq!(app.claim("t", 10).await.len(), 1);
 }
 
-/// A claim does not wait for a delivery that somebody is about to end, nor does it
-/// park what is behind it: there may be nobody left to wake that.
+/// A claim neither waits for a delivery that is about to be ended, nor parks the one behind it:
+/// that might never be unparked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_behind_one_that_is_being_ended_is_left_alone() {
     let options = options().await;

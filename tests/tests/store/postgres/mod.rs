@@ -1,5 +1,4 @@
-//! What only Postgres can show: hosts that share it, a server that goes away,
-//! and what goes over the wire.
+//! Tests of Postgres alone: hosts that share a database, outages, and traffic on the wire.
 
 mod doors;
 mod errors;
@@ -20,8 +19,8 @@ use kvasm_tests::postgres::fresh_database;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Options for a new database on the shared cluster. Waits fail late, so that a
-/// busy machine fails no test.
+/// Options for a new database on the shared cluster, with long timeouts, so that no test fails
+/// on a busy machine.
 async fn options() -> PostgresOptions {
     let url = tokio::task::spawn_blocking(fresh_database)
         .await
@@ -52,7 +51,7 @@ async fn psql(url: &str, sql: impl Into<String>) -> String {
     .expect("psql")
 }
 
-/// The deadlocks that Postgres had to end. Waits until all stores on the database
+/// The number of deadlocks that Postgres has resolved. Waits until all stores on the database
 /// are dropped: a session reports its deadlocks at its end at the latest.
 async fn deadlocks(url: &str) -> u64 {
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \

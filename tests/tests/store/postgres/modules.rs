@@ -1,4 +1,4 @@
-//! Hosts that add, switch and remove plugins at once.
+//! Hosts that add, activate and remove plugins concurrently.
 
 use super::usage::audit;
 use super::{connect, deadlocks, options, psql};
@@ -70,8 +70,7 @@ async fn two_hosts_add_and_remove_the_same_module() {
     assert_eq!(deadlocks(&options.url).await, 0);
 }
 
-/// Versions of one app are numbered without a gap, and each activation replaces
-/// the one before it.
+/// Versions of an app are numbered without gaps, and each activation replaces the previous one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hosts_upload_to_one_app() {
     let options = options().await;
@@ -101,10 +100,10 @@ async fn two_hosts_upload_to_one_app() {
             Err(error) => panic!("{error:?}"),
         }
     }
-    assert_eq!(back, 7, "the first that was active replaced none");
+    assert_eq!(back, 7, "the first active version replaced none");
 }
 
-/// A batch and its audit row are there together or not at all.
+/// A batch and its audit row are both stored, or neither is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_brings_its_audit_row() {
     let options = options().await;

@@ -1,4 +1,4 @@
-//! Batches of one round trip, against everything else that changes the same rows.
+//! Batches of one round trip, concurrent with all other changes of the same rows.
 
 use super::usage::{quota, two_hosts, used};
 use super::{connect, deadlocks, options, psql};
@@ -18,7 +18,7 @@ const ACCOUNTS: usize = 6;
 const EACH: u64 = 100;
 const STEPS: usize = 150;
 
-/// The versions that entries of each account had. None comes back.
+/// The versions that each account's entries had. None is reused.
 type Seen = Arc<Mutex<BTreeSet<(String, Version)>>>;
 
 struct Teller {
@@ -45,13 +45,13 @@ impl Teller {
             return (Expect::Absent, 0);
         };
         let Value::Bytes(text) = entry.value else {
-            panic!("{:?} is no amount", entry.value)
+            panic!("{:?} is not an amount", entry.value)
         };
         let amount = String::from_utf8(text).unwrap().parse().unwrap();
         (Expect::Version(entry.version), amount)
     }
 
-    /// Commits if nobody was faster; whether it did.
+    /// Commits unless there is a conflict. Returns whether it did.
     async fn try_commit(&self, checks: Vec<Check>, ops: Vec<Op>) -> bool {
         let applied = match self.app.try_commit(checks.clone(), ops.clone()).await {
             Ok(applied) => applied,
@@ -77,14 +77,14 @@ impl Teller {
                 Applied::Deleted { existed } => {
                     assert_eq!(existed, before != Some(Expect::Absent), "{key:?}");
                 }
-                Applied::Incremented { .. } => panic!("nothing was added"),
+                Applied::Incremented { .. } => panic!("no increment was sent"),
             }
         }
         true
     }
 
-    /// Moves money. A check more than needed sends the batch the way of transactions; an
-    /// absent entry that is only looked at holds its place.
+    /// Transfers money. A redundant check forces the transaction path; an absent entry that is
+    /// only checked is locked by a placeholder row.
     async fn transfer(&mut self) {
         let (from, to) = (self.rng.below(ACCOUNTS), self.rng.below(ACCOUNTS - 1));
         let to = if to >= from { to + 1 } else { to };
@@ -104,7 +104,7 @@ impl Teller {
         self.try_commit(checks, ops).await;
     }
 
-    /// Writes what is there, in a statement of its own.
+    /// Rewrites the current value in a statement of its own.
     async fn touch(&mut self) {
         let key = account(self.rng.below(ACCOUNTS));
         let (was, has) = self.look(&key).await;
@@ -112,7 +112,7 @@ impl Teller {
             .await;
     }
 
-    /// Deletes an account, and makes it again or adds to what another has made of it.
+    /// Deletes an account, then recreates it or adds to what another caller created.
     async fn recreate(&mut self) {
         let key = account(self.rng.below(ACCOUNTS));
         let (was, has) = self.look(&key).await;
@@ -129,7 +129,7 @@ impl Teller {
         }
     }
 
-    /// Sets and deletes neighbours, without a check.
+    /// Sets and deletes other keys, without checks.
     async fn around(&mut self) {
         let key = |rng: &mut Rng| format!("account-{}-note", rng.below(ACCOUNTS));
         let (one, two) = (key(&mut self.rng), key(&mut self.rng));
@@ -203,10 +203,14 @@ async fn transfers_of_three_hosts_keep_the_sum_and_versions_grow() {
     let counted = format!("{}|{}|t", usage.entries, usage.bytes);
     assert_eq!(psql(&options.url, there).await.trim(), counted);
     drop((teller, app, kits));
-    assert_eq!(deadlocks(&options.url).await, 0, "keys are locked in order");
+    assert_eq!(
+        deadlocks(&options.url).await,
+        0,
+        "no deadlocks, as keys are locked in order"
+    );
 }
 
-/// Two runs that each read the absence of what the other writes: one of them loses.
+/// Two runs each read the absence of an entry that the other writes: one of them fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_that_write_what_the_other_saw_absent_one_loses() {
     let options = options().await;
@@ -231,12 +235,12 @@ async fn of_two_that_write_what_the_other_saw_absent_one_loses() {
         };
         assert_ne!(app.has("c", &a).await, app.has("c", &b).await);
     }
-    // Who loses leaves no row that has held the place of its own.
+    // A failed run leaves no placeholder row.
     let placeholders = "SELECT count(*) FROM kv_entries WHERE version = 0";
     assert_eq!(psql(&options.url, placeholders).await.trim(), "0");
 }
 
-/// The versions 0 and above what Postgres holds are no entry's, not even an absent one's.
+/// Version 0 and versions beyond the range of Postgres match no entry, not even an absent one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_entry_has_a_version_that_none_was_given() {
     let app = connect(options().await).await.app().await;
@@ -273,7 +277,7 @@ async fn a_quota_holds_to_the_last_byte() {
     let (checks, ops) = pair(10);
     app.commit(checks, ops).await;
     assert_eq!(used(&app).await.bytes, fits);
-    // One grows by what the other gives back; nothing beyond.
+    // One entry grows by what the other frees, but no further.
     let version = app.get("c", "a").await.unwrap().version;
     let grow = |len: usize| {
         vec![
@@ -333,7 +337,11 @@ async fn a_deletion_of_the_app_ends_its_batches() {
         while let Some(ended) = writers.join_next().await {
             ended.expect("a writer");
         }
-        assert_eq!(psql(&options.url, left).await, before, "written after it");
+        assert_eq!(
+            psql(&options.url, left).await,
+            before,
+            "written after the deletion"
+        );
         let checks_alone = app.try_commit(vec![absent("c", "k")], vec![]).await;
         assert!(matches!(checks_alone, Err(StoreError::AppNotFound)));
     }

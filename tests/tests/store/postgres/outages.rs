@@ -1,4 +1,4 @@
-//! A server that stops, is killed and comes back, under a stream of writes.
+//! A server that is stopped or killed and restarted during a stream of writes.
 
 use super::{connect, options, psql};
 use kvasm::model::{Applied, Value, Version};
@@ -18,12 +18,12 @@ enum Outage {
     Kill9,
 }
 
-/// What one writer knows of one key.
+/// What a writer knows about one key.
 #[derive(Default)]
 struct Known {
-    /// The last write that was acknowledged.
+    /// The last acknowledged write.
     acknowledged: Option<(Value, Version)>,
-    /// Writes after it that were answered with `Unavailable`: each may be there.
+    /// Later writes that failed with `Unavailable`: each may have been applied.
     unsure: Vec<Value>,
 }
 
@@ -34,8 +34,8 @@ struct Progress {
     unavailable: AtomicUsize,
 }
 
-/// Writes keys of its own until it is told to stop. Every third write is a batch
-/// of two keys, which must stay equal.
+/// Writes its own keys until it is stopped. Every third write is a batch of two keys, which
+/// must stay equal.
 async fn write(app: Tenant, writer: usize, progress: Arc<Progress>) -> BTreeMap<String, Known> {
     let mut known: BTreeMap<String, Known> = BTreeMap::new();
     let mut count = 0_usize;
@@ -48,7 +48,7 @@ async fn write(app: Tenant, writer: usize, progress: Arc<Progress>) -> BTreeMap<
         };
         let mut ops: Vec<_> = keys.iter().map(|k| set("c", k, value.clone())).collect();
         if count.is_multiple_of(2) {
-            // A transaction of several statements.
+            // Forces a transaction of several statements.
             ops.push(delete("c", "nothing"));
         }
         match app.try_commit(vec![], ops).await {
@@ -80,7 +80,7 @@ async fn write(app: Tenant, writer: usize, progress: Arc<Progress>) -> BTreeMap<
     known
 }
 
-/// Waits until a count has grown by so much; a minute at most.
+/// Waits until a count has grown by `by`, for at most a minute.
 async fn grows(count: &AtomicUsize, by: usize, what: &str) {
     let goal = count.load(Ordering::SeqCst) + by;
     for _ in 0..6000 {
@@ -134,7 +134,7 @@ async fn survive(outages: Vec<Outage>) {
         })
         .await
         .unwrap();
-        // The same store works again, by itself.
+        // The same store reconnects automatically.
         grows(&progress.acknowledged, 50, "acknowledged").await;
     }
     progress.stop.store(true, Ordering::SeqCst);
@@ -173,7 +173,7 @@ async fn compare(app: &Tenant, known: BTreeMap<String, Known>) {
         let found = app.get("c", k).await;
         let acknowledged = known.acknowledged.as_ref();
         match (&found, acknowledged) {
-            (None, Some(lost)) => panic!("{k}: {lost:?} was acknowledged and is gone"),
+            (None, Some(lost)) => panic!("{k}: {lost:?} was acknowledged and is lost"),
             (None, None) => {}
             (Some(entry), _) => {
                 let same = acknowledged.is_some_and(|(value, version)| {
@@ -181,7 +181,7 @@ async fn compare(app: &Tenant, known: BTreeMap<String, Known>) {
                 });
                 let later = known.unsure.contains(&entry.value)
                     && acknowledged.is_none_or(|(_, version)| entry.version > *version);
-                assert!(same || later, "{k}: {entry:?} is not what was written last");
+                assert!(same || later, "{k}: {entry:?} is not the last write");
             }
         }
         if let Some(prefix) = k.strip_suffix("pair-a") {
@@ -205,7 +205,7 @@ async fn writes_survive_kill_9_of_the_server() {
     survive(vec![Outage::Kill9, Outage::Kill9]).await;
 }
 
-/// All connections are cut while they are idle, and at once used again.
+/// All connections are cut while idle, and used again immediately.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_get_over_connections_that_died_in_the_pool() {
     let options = PostgresOptions {
@@ -217,7 +217,7 @@ async fn reads_get_over_connections_that_died_in_the_pool() {
     let app = kit.app().await;
     app.set("c", "k", bytes("1")).await;
     for round in 0..5 {
-        // Fills the pool, so that more than one connection has died.
+        // Fills the pool, so that several connections are dead.
         let mut reads = JoinSet::new();
         for _ in 0..8 {
             let app = app.clone();
@@ -228,8 +228,8 @@ async fn reads_get_over_connections_that_died_in_the_pool() {
                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
         let ended: usize = psql(&url, sql).await.trim().parse().unwrap();
         assert!(ended > 0);
-        // Each of these fails if it gives up at the first dead connection, or
-        // tries again on another dead one.
+        // Each of these fails if it gives up at the first dead connection, or retries on
+        // another dead one.
         match round % 4 {
             0 => assert!(app.get("c", "k").await.is_some()),
             1 => assert!(app.has("c", "k").await),

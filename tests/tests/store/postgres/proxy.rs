@@ -1,4 +1,4 @@
-//! A proxy in front of Postgres that counts round trips and can hold the line.
+//! A proxy in front of Postgres that counts round trips and can stall the connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What a proxy has seen, and what it is told.
+/// The counters of a proxy, and its controls.
 #[derive(Default)]
 pub struct Line {
-    /// Queries and executions, each with the wait for its answer.
+    /// Queries and executions, each of which waits for a result.
     pub statements: AtomicUsize,
-    /// Syncs without an execution before them: pings.
+    /// Syncs without a preceding execution: pings.
     pub pings: AtomicUsize,
     /// Statements that were prepared.
     pub prepared: AtomicUsize,
-    /// Forwards nothing while it is set, and closes nothing.
+    /// While set, nothing is forwarded and nothing is closed.
     pub held: AtomicBool,
     /// Connections that were opened.
     pub connections: AtomicUsize,
@@ -30,7 +30,7 @@ impl Line {
     }
 }
 
-/// Starts a proxy for a URL, and returns the URL that leads through it.
+/// Starts a proxy for a URL, and returns the URL of the proxy.
 pub async fn start(url: &str) -> (String, Arc<Line>) {
     let (head, database) = url.rsplit_once('/').expect("a database");
     let server = head.rsplit('@').next().expect("an address").to_owned();
@@ -75,7 +75,7 @@ async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: Arc<Line
     }
 }
 
-/// Reads the client's messages: after the startup message, a letter and a length.
+/// Parses the client's messages: after the startup message, a type byte and a length each.
 #[derive(Default)]
 struct Counter {
     pending: Vec<u8>,

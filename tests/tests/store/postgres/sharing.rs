@@ -64,8 +64,8 @@ async fn hosts_see_each_others_writes_and_apps() {
     assert_eq!(app.get("c", "k").await, None);
 }
 
-/// Batches and deletions of apps take their locks in one order. A deadlock would
-/// fail nothing here, but stand still for a second until Postgres ends it.
+/// Batches and deletions of apps take their locks in one order. A deadlock would not fail this
+/// test, but block for a second until Postgres resolves it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_batches_do_not_deadlock() {
     let options = options().await;
@@ -81,7 +81,8 @@ async fn concurrent_batches_do_not_deadlock() {
     assert_eq!(deadlocks(&options.url).await, 0);
 }
 
-/// Each text column that is compared says how, whatever the database's default is.
+/// Each text column that is compared has an explicit collation, independent of the database's
+/// default.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_and_keys_compare_bytewise_in_the_schema() {
     let options = options().await;
@@ -123,7 +124,7 @@ fn a_database_in_another_encoding_is_refused() {
     let error = runtime
         .block_on(PostgresStore::connect(options))
         .err()
-        .expect("a refusal");
+        .expect("the connection must fail");
     let kvasm::store::StoreError::Failed(cause) = error else {
         panic!("{error:?}")
     };

@@ -1,18 +1,18 @@
-//! Queues while somebody holds a snapshot, so that what is gone cannot be removed.
+//! Queues during a long snapshot, so that dead rows cannot be removed.
 
 use super::{connect, deadlocks, options, psql};
 use kvasm_store_testing::conformance::kit::{Tenant, bytes, set};
 use kvasm_tests::postgres::{Session, shared};
 
-/// A number that the server has counted, once all stores on the database are dropped.
+/// A server statistic, read once all stores on the database are dropped.
 async fn counted(url: &str, sql: &str) -> u64 {
-    // Sessions report what they have counted at their end at the latest.
+    // Sessions report their statistics at their end at the latest.
     deadlocks(url).await;
     let number = psql(url, sql).await;
     number.trim().parse().expect("a number")
 }
 
-/// Writes deliveries of the trigger `t`, in commits of a thousand.
+/// Creates deliveries of the trigger `t`, in commits of a thousand.
 async fn fill(app: &Tenant, thousands: u32) {
     for thousand in 0..thousands {
         let key = |n| format!("{thousand}-{n}");
@@ -38,14 +38,14 @@ async fn a_claim_changes_no_index() {
     }
     let updates = "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'deliveries'";
     assert_eq!(counted(&url, updates).await, 200);
-    // But for those that found no room beside them: the first of a page may take it.
+    // Except those without free space on their page, which earlier updates may have used up.
     let hot = "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'deliveries'";
     let hot = counted(&url, hot).await;
     assert!(hot >= 150, "{hot} of 200");
 }
 
-/// Fifty thousand deliveries that are gone lie before those that are there. Each look
-/// and each claim from the beginning reads all of them, and only a few may.
+/// Fifty thousand dead rows precede the live deliveries. Each query and each claim from the
+/// beginning reads all of them, and only a few may do so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looks_and_claims_do_not_read_what_is_gone_each_time() {
     const GONE: u32 = 50;
@@ -84,7 +84,7 @@ async fn looks_and_claims_do_not_read_what_is_gone_each_time() {
     let reads =
         "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'deliveries_due'";
     let read = counted(&url, reads).await;
-    // All of them twice in each round would be 20,000,000.
+    // All of them twice per round would be 20,000,000.
     let each = u64::from(GONE) * 1_000;
     assert!(read >= each, "{read}: the test reads nothing");
     let allowed = each * u64::from(ROUNDS) / 2;

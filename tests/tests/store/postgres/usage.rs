@@ -1,4 +1,4 @@
-//! Quotas that several hosts hold together.
+//! Quotas enforced jointly by several hosts.
 
 use super::{connect, deadlocks, options, psql};
 use kvasm::model::{
@@ -36,7 +36,7 @@ pub fn quota(entries: impl Into<Option<u64>>, bytes: impl Into<Option<u64>>) -> 
     }
 }
 
-/// Two hosts on one database, and an app with a quota as each of them sees it.
+/// Two hosts on one database, and an app with a quota as seen by each.
 pub async fn two_hosts(options: &PostgresOptions, limits: AppLimits) -> [Tenant; 2] {
     let kits = [
         connect(options.clone()).await,
@@ -62,7 +62,7 @@ async fn update(app: &Tenant, limits: AppLimits) {
     assert_eq!(set.await.expect("limits").limits, limits);
 }
 
-/// Whether a write was taken; the resource and the limit if it was not.
+/// Writes; on a rejection, returns the resource and the limit.
 async fn write(app: &Tenant, checks: Vec<Check>, ops: Vec<Op>) -> Result<(), (Resource, u64)> {
     match app.try_commit(checks, ops).await {
         Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
@@ -71,7 +71,7 @@ async fn write(app: &Tenant, checks: Vec<Check>, ops: Vec<Op>) -> Result<(), (Re
     }
 }
 
-/// What is counted is what is there, and no slot was left with a placeholder's.
+/// Asserts that usage matches the stored entries, and that no slot has a placeholder's usage.
 async fn assert_counted(options: &PostgresOptions, app: &Tenant) {
     let sql = format!(
         "SELECT count(*), coalesce(sum(size + 192), 0) FROM kv_entries WHERE app_id = '{}'",
@@ -86,10 +86,10 @@ fn value(len: usize) -> Value {
     bytes(vec![7; len])
 }
 
-/// The bytes of an entry of collection `c` that `fill` writes, with an empty value.
+/// The usage of an entry of collection `c` that `fill` writes, with an empty value.
 const SMALLEST: u64 = cost(1, 0, 1 + 7);
 
-/// Writes new entries, ever smaller ones, until not even an empty one fits.
+/// Writes new entries of decreasing size, until not even an empty one fits.
 async fn fill(app: Tenant, writer: usize, limit: u64) {
     let mut rng = Rng::new(writer as u64);
     let mut len = 600;
@@ -97,7 +97,7 @@ async fn fill(app: Tenant, writer: usize, limit: u64) {
         let key = |n: usize| format!("{writer:02}-{:04}", at * 3 + n);
         let ops = match rng.below(3) {
             0 => vec![set("c", &key(0), value(len))],
-            // A statement of several, and a transaction.
+            // A multi-row statement, and a transaction.
             1 => (0..2).map(|n| set("c", &key(n), value(len / 2))).collect(),
             _ => vec![set("c", &key(0), value(len)), delete("c", &key(1))],
         };
@@ -137,7 +137,7 @@ async fn many_writers_of_two_hosts_fill_a_quota_to_the_last_byte() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
     let left = LIMIT - used(&hosts[0]).await.bytes;
-    assert!(left < SMALLEST, "{left} bytes are left");
+    assert!(left < SMALLEST, "{left} bytes remain");
     assert_counted(&options, &hosts[1]).await;
 
     let [one, two] = &hosts;
@@ -158,14 +158,14 @@ async fn many_writers_of_two_hosts_fill_a_quota_to_the_last_byte() {
     assert_eq!(
         write(one, vec![], grown(left)).await,
         Ok(()),
-        "as large as before"
+        "the same size as before"
     );
     assert_counted(&options, one).await;
     drop(hosts);
     assert_eq!(deadlocks(&options.url).await, 0);
 }
 
-/// Entries are counted as bytes are.
+/// The entry limit is enforced like the byte limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hosts_create_no_entry_too_many() {
     let options = options().await;
@@ -185,7 +185,7 @@ async fn two_hosts_create_no_entry_too_many() {
     assert_counted(&options, &hosts[1]).await;
 }
 
-/// Any write, on few keys, so that writers meet.
+/// Any kind of write, on few keys, so that writers conflict.
 fn any(rng: &mut Rng) -> (Vec<Check>, Vec<Op>) {
     let names: Vec<String> = (0..24).map(|n| format!("k{n}")).collect();
     let op = |rng: &mut Rng| {
@@ -225,7 +225,7 @@ fn any(rng: &mut Rng) -> (Vec<Check>, Vec<Op>) {
     }
 }
 
-/// Writes anything until it is told to stop, and now and then at a version.
+/// Writes random batches until it is stopped, some of them guarded by a version.
 async fn write_anything(app: Tenant, mut rng: Rng, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::SeqCst) {
         let (mut checks, ops) = any(&mut rng);
@@ -253,7 +253,7 @@ async fn usage_is_what_the_entries_take_whatever_was_written() {
         }
         for _ in 0..10 {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            // One statement sees one state of both tables.
+            // One statement reads one snapshot of both tables.
             let sql = format!(
                 "SELECT (SELECT count(*) FROM kv_entries WHERE app_id = '{0}') \
                  = (SELECT sum(entries) FROM app_usage WHERE app_id = '{0}'), \
@@ -271,8 +271,8 @@ async fn usage_is_what_the_entries_take_whatever_was_written() {
     assert_eq!(deadlocks(&options.url).await, 0);
 }
 
-/// While an app is over a lowered quota its usage does not grow, whatever its
-/// writers free and take in which slot.
+/// While an app is over a lowered quota, its usage does not grow, no matter which slots its
+/// writers free and use.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quota_is_lowered_and_raised_under_writers() {
     let options = options().await;
@@ -306,7 +306,7 @@ async fn a_quota_is_lowered_and_raised_under_writers() {
     stop.store(true, Ordering::SeqCst);
     writers.join_all().await;
     assert_counted(&options, &hosts[0]).await;
-    // Without a limit again, nothing is refused.
+    // Once the limit is removed, nothing is rejected.
     update(&hosts[0], quota(None, None)).await;
     let sets = (0..100).map(|at| set("d", &format!("k{at}"), value(100)));
     let sets: Vec<_> = sets.collect();
@@ -315,7 +315,7 @@ async fn a_quota_is_lowered_and_raised_under_writers() {
     assert_eq!(deadlocks(&options.url).await, 0);
 }
 
-/// What one host frees, the other can take, though they count in other slots.
+/// Space freed by one host is available to the other, although they count in different slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_app_over_its_quota_frees_before_it_takes() {
     let options = options().await;
@@ -332,7 +332,7 @@ async fn an_app_over_its_quota_frees_before_it_takes() {
     let refused = Err((Resource::Bytes, limit));
     let put = |key: &str, len: usize| vec![set("c", key, value(len))];
     for (app, key) in [(&one, "one"), (&two, "two")] {
-        // What it has freed is not its own to take while all are over.
+        // A host cannot reuse what it has freed while the app is still over its quota.
         assert!(app.delete("c", key).await);
         assert_eq!(write(app, vec![], put("k0", 98)).await, refused);
         assert_eq!(write(app, vec![], put("n", 0)).await, refused);
@@ -346,7 +346,7 @@ async fn an_app_over_its_quota_frees_before_it_takes() {
         assert!(two.delete("c", key).await);
     }
     assert_eq!(write(&two, vec![], put("k0", 47)).await, Ok(()));
-    // 650 are used.
+    // 650 are in use.
     assert_eq!(write(&one, vec![], put("k0", 48)).await, refused);
     assert!(two.delete("c", "n1").await);
     assert_eq!(write(&one, vec![], put("k2", 98)).await, refused);

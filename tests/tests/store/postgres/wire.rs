@@ -1,4 +1,4 @@
-//! What goes over the wire, and what happens when it hangs.
+//! Traffic on the wire, and stalled connections.
 
 use super::proxy::{self, Line};
 use super::{connect, options, psql};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// A store with one connection, behind a proxy.
+/// A store with one connection, through a proxy.
 async fn behind_proxy() -> (Tenant, Arc<Line>) {
     let options = options().await;
     let (url, line) = proxy::start(&options.url).await;
@@ -25,7 +25,7 @@ async fn behind_proxy() -> (Tenant, Arc<Line>) {
     (kit.app().await, line)
 }
 
-/// The statements that a call sends, once they are prepared.
+/// The number of statements that a call sends, once they are prepared.
 async fn statements<T>(line: &Line, call: impl AsyncFn() -> T) -> usize {
     call().await;
     call().await;
@@ -46,7 +46,7 @@ async fn one_round_trip_for_one_key() {
             statements(&line, async || app.get("c", "k").await).await,
         ),
         (
-            "get of nothing",
+            "get of an absent entry",
             statements(&line, async || app.get("c", "x").await).await,
         ),
         (
@@ -119,7 +119,7 @@ async fn one_round_trip_for_one_key_with_a_check() {
 async fn one_round_trip_for_what_is_fired_and_claimed() {
     let (app, line) = behind_proxy().await;
     app.watch("t", "c").await;
-    // Each claim finds one: of one that finds nothing a look for a probe follows.
+    // Each claim finds one: an empty claim is followed by a query for a probe.
     for key in ["k1", "k2", "k3"] {
         app.set("c", key, bytes("1")).await;
     }
@@ -152,10 +152,10 @@ async fn one_round_trip_for_what_is_fired_and_claimed() {
     for (call, count) in counts {
         assert_eq!(count, 1, "{call}");
     }
-    // Where nothing is to be claimed, failures may have paused the trigger.
+    // An empty claim may mean that failures have paused the trigger.
     while !app.claim("t", 10).await.is_empty() {}
     let nothing = statements(&line, async || app.claim("t", 1).await).await;
-    assert_eq!(nothing, 2, "a claim of nothing, and a look for a probe");
+    assert_eq!(nothing, 2, "an empty claim, and a query for a probe");
     let acknowledged = async || {
         app.set("c", "another", bytes("1")).await;
         let mut claimed = app.claim("t", 10).await;
@@ -167,7 +167,7 @@ async fn one_round_trip_for_what_is_fired_and_claimed() {
     assert_eq!(
         statements(&line, acknowledged).await,
         3,
-        "a set, a claim, what the handler has written"
+        "a set, a claim, the handler's writes"
     );
 }
 
@@ -215,28 +215,29 @@ async fn a_transaction_is_its_reads_and_one_round_trip() {
             .await;
     };
     let count = statements(&line, with_an_absent_one).await;
-    assert_eq!(count, 2, "a read, and what creates and deletes");
+    assert_eq!(count, 2, "a read, and a batch that creates and deletes");
     let loses = async || {
         let checks = vec![absent("c", "z"), absent("c", "b")];
         assert_eq!(app.conflict(checks, sets()).await, [1]);
     };
-    assert_eq!(statements(&line, loses).await, 1, "a lost one");
+    assert_eq!(statements(&line, loses).await, 1, "a conflict");
     let checks_alone = async || {
         let checks = vec![read("a").await, absent("c", "z")];
         app.commit(checks, vec![]).await;
         let failed = app.conflict(vec![absent("c", "z"), absent("c", "a")], vec![]);
         assert_eq!(failed.await, [1]);
     };
-    assert_eq!(statements(&line, checks_alone).await, 3, "checks alone");
+    assert_eq!(statements(&line, checks_alone).await, 3, "only checks");
     let keys = ["a", "b", "z"].map(|key| (kit::collection("c"), kit::key(key)));
     let many = async || {
         let found = app.store.get_many(app.id, &keys, app.now, 100).await;
         assert_eq!(found.expect("entries").iter().flatten().count(), 2);
     };
-    assert_eq!(statements(&line, many).await, 1, "many reads at once");
+    assert_eq!(statements(&line, many).await, 1, "a read of many entries");
 }
 
-/// What one round trip cannot do. That a trigger watches costs one to find out.
+/// Writes that need a transaction. Finding out that a trigger watches costs one more round
+/// trip.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn round_trips_of_what_takes_a_transaction() {
     let (app, line) = behind_proxy().await;
@@ -245,11 +246,11 @@ async fn round_trips_of_what_takes_a_transaction() {
         let ops = vec![set("c", "a", bytes("2")), delete("d", "b")];
         app.commit(vec![], ops).await;
     };
-    // In vain; BEGIN, the app, the keys, the set, the deletion, the deliveries, what is
-    // used, COMMIT.
+    // The failed attempt; BEGIN, the app, the keys, the set, the deletion, the deliveries, the
+    // usage, COMMIT.
     assert_eq!(statements(&line, watched).await, 9);
-    // A key that is checked twice: its read; BEGIN, the app, the keys, a look at them, the
-    // sets, COMMIT.
+    // A key that is checked twice: its read; BEGIN, the app, the keys, a re-read, the sets,
+    // COMMIT.
     let transaction = async || {
         let entry = app.get("e", "a").await.unwrap();
         let check = at_version("e", "a", entry.version);
@@ -272,12 +273,12 @@ async fn a_connection_in_use_is_not_pinged() {
     }
     let [after, pings_after, _] = line.seen();
     assert_eq!(after - statements, 50);
-    // On a very busy machine a second may pass between two calls.
+    // On a very busy machine, a second may pass between two calls.
     let pings = pings_after - pings;
     assert!(pings < 10, "{pings} pings for 50 calls");
 }
 
-/// The line hangs without an end: calls give up, and later ones work again.
+/// The connection stalls indefinitely: calls time out, and later ones work again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_line_that_hangs_makes_calls_unavailable_and_not_stuck() {
     let base = options().await;
@@ -326,7 +327,7 @@ async fn a_line_that_hangs_makes_calls_unavailable_and_not_stuck() {
     until_it_works(&app).await;
 }
 
-/// Calls until one succeeds. Only `Unavailable` may come before.
+/// Calls until one succeeds. Earlier ones may fail only with `Unavailable`.
 async fn until_it_works(app: &Tenant) {
     for _ in 0..600 {
         match app
@@ -338,11 +339,11 @@ async fn until_it_works(app: &Tenant) {
             Err(error) => panic!("{error:?}"),
         }
     }
-    panic!("the store did not come back");
+    panic!("the store did not recover");
 }
 
-/// Callers that give up at any moment: no transaction stays open, no connection
-/// is lost, and every batch is whole or not there.
+/// Callers are cancelled at random moments: no transaction stays open, no connection is lost,
+/// and every batch is either complete or absent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_give_up_leave_nothing_behind() {
     let options = PostgresOptions {
@@ -375,7 +376,7 @@ async fn callers_that_give_up_leave_nothing_behind() {
         let a = app.value("c", &format!("a{at}")).await;
         assert_eq!(a, app.value("c", &format!("b{at}")).await, "half a batch");
     }
-    // Both connections are there and at rest.
+    // Both connections are available and idle.
     let both = tokio::join!(app.has("c", "a0"), app.has("c", "a1"));
     let keys = app.keys("c").await;
     let has = |key: &str| keys.iter().any(|found| found == key);
