@@ -56,7 +56,7 @@ async fn a_batch_that_is_cut_anywhere_is_refused() {
 async fn counts_and_lengths_that_lie_are_refused() {
     let packed = Packed::new().await;
     let whole = of_every_kind();
-    // Every 32-bit number, and everything else at a 4-byte boundary.
+    // Every 4-byte window, which includes each 32-bit number.
     for place in 0..whole.len() - 4 {
         for lie in [u32::MAX, u32::MAX / 2, 1 << 31, 1 << 20] {
             let mut bytes = whole.clone();

@@ -192,7 +192,6 @@ async fn tables_and_memories_are_bounded_by_limits_that_are_named() {
     }
 }
 
-/// Concurrent calls of an app with many memories leave instances for other apps.
 #[tokio::test]
 async fn many_globals_and_functions_are_refused_in_words_of_their_own() {
     let globals = "(global (mut i64) (i64.const 0))".repeat(300_000);

@@ -1,13 +1,13 @@
-//! Who may name whom in `host/src`.
+//! Dependencies between the layers of `host/src`.
 
 use super::files::{self, File};
 use super::{assert_none, rust};
 
-/// Crates that only some rooms may name. A room is a path from `host/src`.
+/// Crates that only some layers may name. A layer is a path from `host/src`.
 const CRATES: &[(&[&str], &[&str])] = &[
     (
         &["wasmtime", "wasmtime_wasi"],
-        // The last two pass wasmtime on to embedders, for own host functions.
+        // The last two re-export wasmtime for embedders' host functions.
         &["runtime/", "abi/", "lib.rs", "host/"],
     ),
     (&["sqlx", "rusqlite", "libsqlite3_sys"], &["store/"]),
@@ -18,7 +18,7 @@ const CRATES: &[(&[&str], &[&str])] = &[
     (&["croner", "chrono"], &["model/"]),
 ];
 
-/// What a room may not name of the crate's own.
+/// The modules of the crate that a layer may not name.
 const ROOMS: &[(&str, &[&str])] = &[
     (
         "model/",
@@ -49,7 +49,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("http/", &["store", "abi", "dispatch", "cli"]),
 ];
 
-/// Whether a file, by its path from `host/src`, is in a room.
+/// Whether a file, by its path from `host/src`, is in a layer.
 fn is_in(path: &str, room: &str) -> bool {
     path == room || (room.ends_with('/') && path.starts_with(room))
 }
@@ -81,8 +81,8 @@ fn foreign_rooms(path: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// The first name of every path that begins with `crate::`, `kvasm::` or
-/// `super::`; groups in braces are looked into.
+/// The first name of every path that begins with `crate::`, `kvasm::` or `super::`; groups in
+/// braces are expanded.
 fn crate_paths(code: &str) -> Vec<String> {
     let squeezed: String = code.split_whitespace().collect();
     let mut names = Vec::new();
