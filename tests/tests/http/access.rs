@@ -417,7 +417,7 @@ fn documented() -> BTreeSet<(String, String, String)> {
         }
         let code = |cell: &str| cell.trim_matches('`').to_owned();
         let row = (method.to_owned(), code(path), code(access));
-        assert!(rows.insert(row), "twice in docs/http.md: {line}");
+        assert!(rows.insert(row), "duplicate row in docs/http.md: {line}");
     }
     rows
 }

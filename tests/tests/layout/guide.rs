@@ -40,7 +40,7 @@ fn every_invariant_is_held_by_a_test_that_exists() {
     for row in &rows {
         // The rest of the cell is prose.
         let cell = row[1].split(": one suite").next().unwrap_or_default();
-        assert!(cell.contains(".rs` `"), "no test holds: {}", row[0]);
+        assert!(cell.contains(".rs` `"), "no test for the invariant: {}", row[0]);
         assert_none(&missing(cell, from_disk));
     }
 }
@@ -56,8 +56,8 @@ fn every_defence_of_the_threat_model_has_code_and_a_test() {
         let [attempt, _, code, test] = row.as_slice() else {
             panic!("a row of {} cells: {row:?}", row.len());
         };
-        assert!(code.contains(".rs`"), "no code stops: {attempt}");
-        assert!(test.contains(".rs` `"), "no test shows: {attempt}");
+        assert!(code.contains(".rs`"), "no code against: {attempt}");
+        assert!(test.contains(".rs` `"), "no test against: {attempt}");
         assert_none(&missing(code, from_disk));
         assert_none(&missing(test, from_disk));
     }
@@ -85,7 +85,7 @@ fn what_the_page_on_embedding_shows_is_in_the_programs() {
     assert!(blocks.len() >= 4, "only {} blocks", blocks.len());
     for block in blocks {
         let is_there = programs.iter().any(|code| code.contains(&flat(block)));
-        assert!(is_there, "no program has this:\n{block}");
+        assert!(is_there, "no example contains this:\n{block}");
     }
 }
 

@@ -45,7 +45,7 @@ fn of_rust(kind: &str) -> &'static str {
         "i64" | "u64" => "i64",
         "i32" | "u32" | "usize" => "i32",
         _ if kind.starts_with('*') => "i32",
-        other => panic!("{other} in {SDK} is not known here"),
+        other => panic!("unknown type {other} in {SDK}"),
     }
 }
 
@@ -74,7 +74,7 @@ fn of_c(param: &str) -> &'static str {
     match param.split(' ').next() {
         Some("int64_t" | "uint64_t") => "i64",
         Some("int32_t" | "uint32_t" | "size_t") => "i32",
-        _ => panic!("{param} in {HEADER} is not known here"),
+        _ => panic!("unknown type {param} in {HEADER}"),
     }
 }
 
