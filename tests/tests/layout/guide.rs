@@ -40,7 +40,7 @@ fn every_invariant_is_held_by_a_test_that_exists() {
     for row in &rows {
         // The rest of the cell is prose.
         let cell = row[1].split(": one suite").next().unwrap_or_default();
-        assert!(cell.contains(".rs` `"), "no test for the invariant: {}", row[0]);
+        assert!(cell.contains(".rs` `"), "no test named: {}", row[0]);
         assert_none(&missing(cell, from_disk));
     }
 }

@@ -66,7 +66,7 @@ async fn one_bad_grave(mut stage: Stage) {
     })
     .await;
     let ready = stage.server.host.health().check().await;
-    assert!(ready.is_ready(), "one tombstone does not affect the host: {ready:?}");
+    assert!(ready.is_ready(), "one tombstone fails: {ready:?}");
     match hold {
         Some(hold) => drop(hold),
         None => drop(stage.database.sql("DROP TRIGGER refuse").await),
