@@ -1,4 +1,4 @@
-/* Greets the name in the input and counts its visits, with nothing but the ABI. */
+/* Greets the name in the input and counts its visits, using only the ABI. */
 #include "kvasm.h"
 
 /* A pointer and a length, as the ABI takes text. */
@@ -18,8 +18,8 @@ static void say_number(uint64_t number) {
     say(digits + at, sizeof digits - at);
 }
 
-/* Adds 1 to the 8 bytes under `name`. It writes only over the version it has
- * read, so of two calls at once neither loses a visit. */
+/* Adds 1 to the 8 bytes under `name`. It overwrites only the version that it has
+ * read, so concurrent calls lose no visit. */
 static int64_t count_visit(const char *name, size_t len, uint64_t *visits) {
     int64_t status;
     do {
@@ -31,7 +31,7 @@ static int64_t count_visit(const char *name, size_t len, uint64_t *visits) {
                               sizeof entry);
         if (status < 0 && status != KVASM_NOT_FOUND) return status;
         *visits = entry.visits + 1;
-        /* Version 0 stands for "no entry", which is what NOT_FOUND has left in place. */
+        /* Version 0 stands for "no entry", and is still set after NOT_FOUND. */
         struct kvasm_set_options options = {sizeof options, 2, 0, entry.header.version};
         status = kvasm_kv_set(COLLECTION, name, len, visits, sizeof *visits, KVASM_BYTES, &options);
     } while (status == KVASM_CONFLICT);

@@ -1,8 +1,8 @@
-/* The kvasm_v1 ABI for C. Copy this file. docs/abi.md says what each call does.
+/* The kvasm_v1 ABI for C. Copy this file. docs/abi.md describes each call.
  *
- * Results below zero are statuses. A call with `out` and `cap` returns the whole
+ * Negative results are statuses. A call with `out` and `cap` returns the full
  * length; if that is more than `cap`, nothing is written and kvasm_result_read
- * has the bytes. */
+ * returns the bytes. */
 #ifndef KVASM_H
 #define KVASM_H
 
@@ -24,8 +24,8 @@ enum kvasm_status {
 };
 
 enum { KVASM_JSON = 0, KVASM_BYTES = 1 };
-/* What an export returns. KVASM_FAILED_FOR_GOOD: the same input will fail again.
- * KVASM_REFUSED: it is the caller's fault; the output says why. */
+/* Exit codes of an export. KVASM_FAILED_FOR_GOOD: the same input would fail again.
+ * KVASM_REFUSED: the caller's fault; the output is the reason. */
 enum { KVASM_OK = 0, KVASM_FAILED = 1, KVASM_FAILED_FOR_GOOD = 2, KVASM_REFUSED = 3 };
 /* The kinds of operations in a packed batch. */
 enum { KVASM_OP_SET = 0, KVASM_OP_DELETE = 1, KVASM_OP_INCREMENT = 2 };
@@ -39,10 +39,10 @@ enum { KVASM_GET_WITH_HEADER = 1 };
 enum { KVASM_ERROR = 1, KVASM_WARN, KVASM_INFO, KVASM_DEBUG, KVASM_TRACE };
 
 #define KVASM_IMPORT(name) __attribute__((import_module("kvasm_v1"), import_name(#name)))
-/* Goes before a function `int32_t f(void)` that the host can call. */
+/* Precedes a function `int32_t f(void)` that the host can call. */
 #define KVASM_EXPORT(name) __attribute__((export_name(#name)))
 
-/* In front of the value that kvasm_kv_get finds with KVASM_GET_WITH_HEADER. */
+/* Precedes the value that kvasm_kv_get returns with KVASM_GET_WITH_HEADER. */
 struct kvasm_entry_header {
     uint64_t version;
     int64_t expires_at_ms; /* 0: never */
@@ -50,7 +50,7 @@ struct kvasm_entry_header {
 };
 
 /* The options of a write: set `size` to the struct's size, and a bit of `mask`
- * for each field that counts: 1 for ttl_ms, 2 for if_version (0: if absent). */
+ * for each field that is set: 1 for ttl_ms, 2 for if_version (0: if absent). */
 struct kvasm_set_options {
     uint32_t size, mask;
     uint64_t ttl_ms, if_version;
@@ -87,17 +87,17 @@ int64_t kvasm_kv_delete(const char *collection, size_t collection_len, const cha
 KVASM_IMPORT(kv_list)
 int64_t kvasm_kv_list(const char *collection, size_t collection_len,
                       const struct kvasm_list_options *options, void *out, size_t cap);
-/* Adds to a whole number, and writes the new one to `result`. */
+/* Adds to an integer, and writes the new value to `result`. */
 KVASM_IMPORT(kv_increment)
 int64_t kvasm_kv_increment(const char *collection, size_t collection_len, const char *key,
                            size_t key_len, int64_t delta, int64_t *result);
-/* Keys, batches and what answers them are packed: docs/abi.md has the layouts. */
+/* Keys, batches and their results are packed: docs/abi.md has the layouts. */
 KVASM_IMPORT(kv_get_many)
 int64_t kvasm_kv_get_many(const void *keys, size_t keys_len, void *out, size_t cap);
-/* On KVASM_CONFLICT kvasm_result_read has the positions of the failed checks. */
+/* On KVASM_CONFLICT kvasm_result_read returns the positions of the failed checks. */
 KVASM_IMPORT(kv_commit)
 int64_t kvasm_kv_commit(const void *batch, size_t batch_len, void *out, size_t cap);
-/* `before`: the id of a dead letter; with length 0, from the newest. */
+/* `before`: the id of a dead letter; length 0 starts with the newest. */
 KVASM_IMPORT(dead_letters)
 int64_t kvasm_dead_letters(const char *before, size_t before_len, int32_t limit, char *out,
                            size_t cap);

@@ -1,8 +1,8 @@
-//! The global allocator of plugins: memory that is there from the start, then growth.
+//! The global allocator of plugins: an initial arena, then memory growth.
 //!
-//! An instance lives for one call, and each `memory.grow` costs that call a system call
-//! that all threads of the host wait for. The arena is a part of the module's initial
-//! memory, so a call that allocates little never grows it.
+//! An instance lives for one call, and each `memory.grow` costs that call a system call that
+//! blocks all threads of the host. The arena is part of the module's initial memory, so a call
+//! that allocates little never grows it.
 #![allow(unsafe_code)]
 
 use core::alloc::Layout;
@@ -15,12 +15,12 @@ use talc::cell::TalcSyncCell;
 use talc::source::Source;
 use talc::wasm::WasmBinning;
 
-/// Bytes of the arena. It is zeros, so it adds nothing to the module's file.
+/// The size of the arena. It is zero-initialised, so it adds nothing to the module's file.
 const ARENA_BYTES: usize = 128 * 1024;
 /// A page of WebAssembly.
 const PAGE_BYTES: usize = 64 * 1024;
-/// What the allocator may need beside the bytes that are asked for: headers of the
-/// chunk and of the heap.
+/// The allocator's overhead in addition to the requested bytes: headers of the chunk and of the
+/// heap.
 const OVERHEAD_BYTES: usize = 256;
 
 static mut ARENA: [MaybeUninit<u8>; ARENA_BYTES] = [MaybeUninit::uninit(); ARENA_BYTES];
@@ -32,11 +32,11 @@ static ALLOCATOR: TalcSyncCell<ArenaThenGrow, WasmBinning> =
         end: None,
     });
 
-/// Gives the allocator the arena when it first asks, and then pages.
+/// Provides the arena on the first request, and then new pages.
 #[derive(Debug)]
 struct ArenaThenGrow {
     is_arena_claimed: bool,
-    /// The end of the heap that was grown last.
+    /// The end of the most recently grown heap.
     end: Option<NonNull<u8>>,
 }
 

@@ -1,4 +1,4 @@
-//! What an invocation can learn about itself, and the host's clock and randomness.
+//! The running invocation's context, and the host's clock and randomness.
 
 use crate::{Error, sys};
 use serde::{Deserialize, Serialize};
@@ -9,12 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Caller {
-    /// Somebody without a token: the plugin itself decides what they may do.
+    /// A caller without a token. The plugin decides what it may do.
     Public,
     /// The holder of a token. The host checks each KV call against its scopes.
     Principal,
-    /// The host itself, for a change of an entry or a time that has come: there
-    /// is nobody to answer to.
+    /// The host, for a change of an entry or a schedule; there is no caller to answer.
     Trigger,
     /// A kind of caller that this version of the SDK does not know.
     #[serde(other)]
@@ -27,17 +26,17 @@ pub enum Caller {
 pub struct Context {
     /// The app's name.
     pub app: String,
-    /// The name under which this function was called.
+    /// The name by which this function was called.
     pub function: String,
-    /// Names this invocation in the host's logs.
+    /// Identifies this invocation in the host's logs.
     pub request_id: String,
     /// Who called.
     pub caller: Caller,
-    /// What set the invocation off, if that was a change or a schedule.
+    /// The delivery that started the invocation, if it was a change or a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<Trigger>,
-    /// Whether the invocation is a transaction: its writes take effect together
-    /// when it succeeds, and not at all when it fails.
+    /// Whether the invocation is a transaction: its writes take effect together if it succeeds,
+    /// and not at all if it fails.
     #[serde(default)]
     pub transaction: bool,
 }
@@ -48,12 +47,12 @@ pub struct Context {
 pub struct Trigger {
     /// The trigger's name.
     pub name: String,
-    /// Names the event, the same in every attempt and replay.
+    /// Identifies the event; the same in every attempt and replay.
     pub event_id: String,
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// 1 for a change that a call has made, and one more for each handler whose
-    /// change set this one off. The host stops a chain that grows too long.
+    /// 1 for a change made by a call, plus one for each handler in the chain of changes that
+    /// led to this one. The host limits the depth.
     pub depth: u32,
 }
 
@@ -69,12 +68,12 @@ impl Trigger {
     }
 }
 
-/// The running invocation.
+/// Returns the context of the running invocation.
 ///
-/// Natively it is a made-up one, which `testing::set_context` replaces.
+/// Natively it is a placeholder, which `testing::set_context` replaces.
 ///
 /// # Errors
-/// [`Error::Internal`] if the host's answer is no context.
+/// [`Error::Internal`] if the host's answer is malformed.
 ///
 /// ```
 /// let context = kvasm_guest::context()?;
@@ -87,24 +86,24 @@ pub fn context() -> Result<Context, Error> {
         .map_err(|e| Error::Internal(format!("the host's context is malformed: {e}")))
 }
 
-/// The host's clock.
+/// Returns the time of the host's clock.
 ///
 /// `SystemTime::now` panics on `wasm32-unknown-unknown`; this works everywhere.
 pub fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(now_ms()).unwrap_or(0))
 }
 
-/// The host's clock in milliseconds since the Unix epoch.
+/// Returns the time of the host's clock in milliseconds since the Unix epoch.
 pub fn now_ms() -> i64 {
     sys::now_ms()
 }
 
-/// Fills `bytes` with random bytes of the host, fit for secrets.
+/// Fills `bytes` with cryptographically secure random bytes from the host.
 ///
-/// Natively they are good enough for tests only.
+/// Natively they are only suitable for tests.
 ///
 /// # Errors
-/// What the host answers, such as [`Error::Unavailable`].
+/// The host's error, such as [`Error::Unavailable`].
 ///
 /// ```
 /// let mut token = [0; 16];

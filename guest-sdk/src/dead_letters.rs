@@ -1,8 +1,8 @@
-//! Dead letters: deliveries to this app's handlers that were given up.
+//! Dead letters: deliveries to this app's handlers that failed permanently.
 //!
-//! A delivery becomes one when it has failed as often as its trigger allows. The
-//! change itself stays as it was. An operator replays or drops a dead letter; a
-//! plugin can look at them. For a principal this needs `script:read`.
+//! A delivery becomes a dead letter when it has failed as often as its trigger allows. The
+//! change itself stays in effect. An operator replays or discards dead letters; a plugin can
+//! list them. A principal needs `script:read`.
 //!
 //! ```
 //! use kvasm_guest::dead_letters;
@@ -14,13 +14,13 @@
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
 //!
-//! In native tests there are those that `testing::add_dead_letter` has put there.
+//! In native tests they are those added with `testing::add_dead_letter`.
 
 use crate::{Error, sys};
 use serde::{Deserialize, Serialize};
 use std::{fmt, vec};
 
-/// What a delivery was about.
+/// The kind of event of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -29,26 +29,26 @@ pub enum Kind {
     Set,
     /// An entry was deleted.
     Delete,
-    /// A time had come.
+    /// A schedule was due.
     Schedule,
     /// A kind that this version of the SDK does not know.
     #[serde(other)]
     Unknown,
 }
 
-/// A delivery that was given up.
+/// A delivery that failed permanently.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// Names the dead letter. Later ones have greater ids.
+    /// Identifies the dead letter. Later ones have greater ids.
     pub id: String,
-    /// Names the event, the same in every attempt and replay.
+    /// Identifies the event; the same in every attempt and replay.
     pub event_id: String,
     /// The trigger's name.
     pub trigger: String,
     /// The handler.
     pub function: String,
-    /// What it was about.
+    /// The kind of event.
     pub kind: Kind,
     /// The collection of the entry that changed; `None` for a schedule.
     #[serde(default)]
@@ -59,16 +59,16 @@ pub struct DeadLetter {
     /// The version that was written or deleted; `None` for a schedule.
     #[serde(default)]
     pub version: Option<u64>,
-    /// Why it was given up, in one word of the host: `attempts`, `age`,
-    /// `deterministic` (the same input would fail again) or `depth`.
+    /// Why the host stopped retrying: `attempts`, `age`, `deterministic` (the same input would
+    /// fail again) or `depth`.
     pub reason: String,
-    /// The message of the last attempt.
+    /// The error message of the last attempt.
     pub error: String,
-    /// How many attempts there were.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When the event was, in milliseconds since the Unix epoch.
+    /// The time of the event, in milliseconds since the Unix epoch.
     pub at_ms: i64,
-    /// When it was given up.
+    /// The time of the last failure, in milliseconds since the Unix epoch.
     pub dead_at_ms: i64,
 }
 
@@ -76,17 +76,17 @@ pub struct DeadLetter {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Page {
-    /// The newest first.
+    /// Newest first.
     pub letters: Vec<DeadLetter>,
-    /// Give it to [`page`] as `before` for the next page; `None` at the end.
+    /// Pass it to [`page`] as `before` for the next page; `None` at the end.
     pub next: Option<String>,
 }
 
-/// One page of dead letters, the newest first: those before this one, or from
-/// the newest, at most 1,000.
+/// Returns one page of dead letters, newest first: those before the given one, or from the
+/// newest; at most 1,000.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a limit over 1,000 or a `before` that is no id of a
+/// [`Error::Invalid`] for a limit of 0 or over 1,000, or a `before` that is not the id of a
 /// dead letter; [`Error::Denied`] if the caller lacks `script:read`.
 ///
 /// ```
@@ -96,12 +96,12 @@ pub struct Page {
 /// ```
 pub fn page(before: Option<&str>, limit: usize) -> Result<Page, Error> {
     if limit == 0 {
-        // To the host it would stand for its own default.
+        // For the host, 0 stands for its default.
         return Err(Error::Invalid(
             "the limit is 0; it must be from 1 to 1000".to_owned(),
         ));
     }
-    // Over i32 is over every host's limit: the host says so.
+    // A limit over i32 exceeds every host's limit; the host reports that.
     fetch(before, i32::try_from(limit).unwrap_or(i32::MAX))
 }
 
@@ -111,8 +111,8 @@ fn fetch(before: Option<&str>, limit: i32) -> Result<Page, Error> {
         .map_err(|e| Error::Internal(format!("the host's dead letters are malformed: {e}")))
 }
 
-/// Iterates over all dead letters, the newest first. Pages are fetched as they
-/// are needed; an error to fetch one ends the iteration.
+/// Iterates over all dead letters, newest first. Pages are fetched as needed; an error while
+/// fetching ends the iteration.
 pub fn list() -> Letters {
     Letters {
         page: Vec::new().into_iter(),
@@ -121,7 +121,7 @@ pub fn list() -> Letters {
     }
 }
 
-/// An iterator over dead letters, page by page.
+/// An iterator over dead letters that fetches them page by page.
 #[must_use = "iterators do nothing unless they are consumed"]
 pub struct Letters {
     page: vec::IntoIter<DeadLetter>,
@@ -168,8 +168,8 @@ impl fmt::Debug for Letters {
 
 /// Dead letters for tests.
 impl DeadLetter {
-    /// One about a written entry, with made-up contents, which are fields.
-    /// `testing::add_dead_letter` puts it into the in-process host.
+    /// Returns a dead letter of a written entry, with placeholder contents in public fields.
+    /// `testing::add_dead_letter` adds it to the in-process host.
     pub fn example(id: &str) -> DeadLetter {
         DeadLetter {
             id: id.to_owned(),

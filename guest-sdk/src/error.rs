@@ -3,10 +3,10 @@
 use kvasm_abi::Status;
 use std::fmt;
 
-/// Why a call failed: one variant for each status of the ABI, with the host's
+/// Why a call to the host failed: one variant for each status of the ABI, with the host's
 /// message, and two for values that do not fit the Rust type.
 ///
-/// An absent entry is no error: reads answer `Ok(None)`.
+/// An absent entry is not an error: reads return `Ok(None)`.
 ///
 /// ```
 /// use kvasm_guest::{Error, kv};
@@ -18,40 +18,40 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// No such entry. Reads turn it into `None`; it is here for completeness.
+    /// The entry does not exist. Reads return `None` instead; the variant is for completeness.
     NotFound(String),
-    /// A precondition failed: the entry does not have the version asked for.
+    /// A precondition failed: the entry does not have the expected version.
     Conflict(String),
     /// The caller of this invocation lacks the capability.
     Denied(String),
-    /// A bad argument: an empty collection or key, a NUL, malformed JSON, a foreign
-    /// cursor; or an increment past the range of an `i64`.
+    /// An invalid argument: an empty collection or key, a NUL, malformed JSON, a foreign
+    /// cursor; or an increment beyond the range of an `i64`.
     Invalid(String),
-    /// A key, value, option, batch or answer is over a size limit.
+    /// A key, value, option, batch or result is over a size limit.
     TooLarge(String),
     /// The app's quota of entries or bytes is used up.
     Quota(String),
-    /// Too many calls; try later.
+    /// Too many calls; retry later.
     RateLimited(String),
-    /// JSON was asked of an entry that holds bytes, or an increment of what is no
-    /// whole number.
+    /// A JSON read of an entry that holds bytes, or an increment of a value that is not an
+    /// integer.
     Type(String),
-    /// The store cannot be reached; the call may be tried again.
+    /// The store is unavailable; the call may be retried.
     Unavailable(String),
-    /// The host's fault. It has logged the cause under the request id.
+    /// A host error. The host has logged the cause under the request id.
     Internal(String),
-    /// The host does not know an option that this SDK sent.
+    /// The host does not support an option that this SDK sent.
     Unsupported(String),
-    /// The value cannot be written as JSON.
+    /// The value cannot be serialised as JSON.
     Encode(String),
-    /// The JSON of an entry or of a request's body does not fit the type that was asked for,
-    /// or an escape in a request's path or query does not stand for UTF-8.
+    /// The JSON of an entry or of a request's body does not fit the requested type, or an
+    /// escape in a request's path or query is not valid UTF-8.
     Decode(String),
 }
 
 impl Error {
-    /// The error behind a status of the host and its message.
-    #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // Natively there is no wire.
+    /// Returns the error of a status and its message.
+    #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // Only used on wasm32.
     pub(crate) fn from_status(status: Status, message: String) -> Error {
         let message = if message.is_empty() {
             status.name().to_owned()
@@ -73,12 +73,12 @@ impl Error {
         }
     }
 
-    /// The error for bytes of the host that break the ABI.
+    /// Returns the error for bytes of the host that violate the ABI.
     pub(crate) fn malformed(what: &str) -> Error {
         Error::Internal(format!("the host's answer to {what} is malformed"))
     }
 
-    /// The host's message.
+    /// Returns the host's message.
     pub fn message(&self) -> &str {
         match self {
             Error::NotFound(message)
@@ -97,7 +97,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later, unchanged.
+    /// Returns whether the same call may succeed later, unchanged.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Error::RateLimited(_) | Error::Unavailable(_))
     }

@@ -13,18 +13,18 @@ pub struct Json<T>(
     pub T,
 );
 
-/// Bytes as a function's input or output, as they came or as they are to go.
+/// Raw bytes as a function's input or output.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Bytes(
     /// The bytes.
     pub Vec<u8>,
 );
 
-/// An error that is the caller's: the input is refused. Over HTTP the answer is 422 with
-/// the error's text, where any other error of a function is 500.
+/// An error caused by the caller: the input is rejected. Over HTTP the status is 422 with the
+/// error's text, whereas any other error of a function is 500.
 ///
-/// It is the `Err` of a function, or becomes a [`FunctionError`] by `?`, beside errors
-/// that are not the caller's:
+/// It is the `Err` of a function, or is converted to a [`FunctionError`] by `?`, alongside
+/// errors that the caller did not cause:
 ///
 /// ```
 /// use kvasm_guest::{FunctionError, Json, Refused, kv, testing};
@@ -42,16 +42,16 @@ pub struct Bytes(
 /// assert!(error.is_refused());
 /// assert_eq!(error.message(), "pay at least a cent");
 /// ```
-// It must not have `Display`: what has it is an error that is not the caller's.
+// It must not implement `Display`: displayable types are errors that the caller did not cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Refused<E>(
     /// The error.
     pub E,
 );
 
-/// Why a function failed. Anything that can be displayed becomes a failure of the
-/// plugin, and [`Refused`] one of its caller.
-// It must not have `Display` either, or it would be made from itself in two ways.
+/// Why a function failed. Anything that can be displayed converts to a failure of the plugin,
+/// and [`Refused`] to an error of its caller.
+// It must not implement `Display` either: the two `From` implementations would overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionError {
     message: String,
@@ -59,12 +59,12 @@ pub struct FunctionError {
 }
 
 impl FunctionError {
-    /// The message, which the caller gets.
+    /// Returns the message, which the caller receives.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Whether the input was refused.
+    /// Returns whether the input was rejected.
     pub fn is_refused(&self) -> bool {
         self.refused
     }
@@ -88,30 +88,29 @@ impl<E: Display> From<Refused<E>> for FunctionError {
     }
 }
 
-/// What a function can take as its one argument: [`Json`] or [`Bytes`].
+/// A type that a function can take as its one argument: [`Json`] or [`Bytes`].
 #[diagnostic::on_unimplemented(
     message = "a plugin function cannot take `{Self}`",
     label = "not an input",
     note = "take no argument, `Json<T>` where `T: serde::de::DeserializeOwned`, or `Bytes`; a `Request` is for `#[kvasm_guest::http]`"
 )]
 pub trait FromInput: Sized {
-    /// Reads the input.
+    /// Decodes the input.
     ///
     /// # Errors
     /// A message for the caller.
     fn from_input(input: Vec<u8>) -> Result<Self, String>;
 }
 
-/// What a function can return: `()`, [`Json`], [`Bytes`], `String`, or a
-/// `Result` of one of them and an error: one that can be displayed, a [`Refused`] or a
-/// [`FunctionError`].
+/// A type that a function can return: `()`, [`Json`], [`Bytes`], `String`, or a `Result` of one
+/// of them and an error, which is displayable, a [`Refused`] or a [`FunctionError`].
 #[diagnostic::on_unimplemented(
     message = "a plugin function cannot return `{Self}`",
     label = "not an output",
     note = "return `()`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `String`, or a `Result<_, E>` of one of them where `E: std::fmt::Display`, `kvasm_guest::Refused` or `kvasm_guest::FunctionError`; a `Response` is for `#[kvasm_guest::http]`"
 )]
 pub trait IntoOutput {
-    /// The output, or why there is none.
+    /// Returns the output, or the error.
     ///
     /// # Errors
     /// A message for the caller.
@@ -166,7 +165,7 @@ impl<T: IntoOutput, E: Into<FunctionError>> IntoOutput for Result<T, E> {
     }
 }
 
-/// Runs a function without an argument; the input is not looked at.
+/// Runs a function without an argument; the input is ignored.
 pub fn run<R: IntoOutput>(function: impl FnOnce() -> R) -> i32 {
     sys::start();
     finish(function().into_output())
@@ -180,7 +179,7 @@ pub fn run_with<A: FromInput, R: IntoOutput>(function: impl FnOnce(A) -> R) -> i
     })
 }
 
-/// Runs what makes the input's bytes into the output's.
+/// Runs a function from the input's bytes to the output's.
 pub(crate) fn run_on_input<E: Into<Failure>>(
     work: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, E>,
 ) -> i32 {
@@ -191,7 +190,7 @@ pub(crate) fn run_on_input<E: Into<Failure>>(
     }
 }
 
-/// A failure as the host gets it.
+/// A failure as reported to the host.
 pub(crate) struct Failure {
     message: String,
     code: i32,
@@ -232,8 +231,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Writes the output and returns the export's result. The output of a failure is
-/// its message.
+/// Writes the output and returns the export's exit code. The output of a failure is its
+/// message.
 fn finish(result: Result<Vec<u8>, impl Into<Failure>>) -> i32 {
     let failure: Failure = match result {
         Ok(output) => match sys::output(&output) {
@@ -242,7 +241,7 @@ fn finish(result: Result<Vec<u8>, impl Into<Failure>>) -> i32 {
         },
         Err(error) => error.into(),
     };
-    // A message that the host refuses too leaves the code to speak.
+    // If the host rejects the message too, only the exit code is left.
     let _ = sys::output(failure.message.as_bytes());
     failure.code
 }

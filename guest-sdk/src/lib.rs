@@ -1,9 +1,8 @@
 //! Write Kvasm plugins in Rust.
 //!
 //! A plugin is a `cdylib` for `wasm32-unknown-unknown` whose functions carry
-//! [`#[function]`](macro@function). It keeps its data in the app's
-//! [key-value store](kv) and logs through the [`log`] crate. One function can
-//! answer [HTTP requests](mod@http).
+//! [`#[function]`](macro@function). It stores its data in the app's [key-value store](kv) and
+//! logs through the [`log`] crate. One function can serve [HTTP requests](mod@http).
 //!
 //! ```
 //! use kvasm_guest::{Error, Json, kv};
@@ -29,13 +28,13 @@
 //! assert_eq!(visit(ada()), Ok(Json(2)));
 //! ```
 //!
-//! The same code compiles natively, so that `cargo test` needs no wasm and no
-//! host: calls go to a store in the process, one to each thread, with the limits
-//! and errors of the real one. [`testing`] steers its clock and context.
+//! The same code compiles natively, so that `cargo test` needs neither wasm nor a host: calls
+//! go to an in-process store, one per thread, with the limits and errors of the real one.
+//! [`testing`] controls its clock and context.
 //!
 //! On wasm32 the SDK sends `log` lines of level debug and above to the app's log
-//! (`log::set_max_level` changes the level), and logs the message and place of a
-//! panic before it ends in a trap.
+//! (`log::set_max_level` changes the level), and logs the message and location of a panic
+//! before it traps.
 #![deny(missing_docs)]
 
 extern crate self as kvasm_guest;
@@ -60,30 +59,29 @@ pub mod trigger;
 pub use context::{Caller, Context, Trigger, context, now, now_ms, random_fill};
 pub use error::Error;
 pub use function::{Bytes, FromInput, FunctionError, IntoOutput, Json, Refused};
-/// The `log` crate that the SDK listens to.
+/// The `log` crate whose lines the SDK sends to the app's log.
 pub use log;
 pub use trigger::{Change, ChangeKind, HandlerError, HandlerOutput, Permanent, ScheduledRun};
 
-/// Turns a function into an export of the plugin, callable by its name.
+/// Turns a function into an export of the plugin that is callable by name.
 ///
-/// The function takes no argument, [`Json<T>`](Json) or [`Bytes`], and returns
-/// `()`, `Json<T>`, `Bytes`, `String`, or a `Result` of one of them and an error
-/// that can be displayed. An `Err` fails the call with its text as the message;
-/// so does an input that cannot be read. It stays an ordinary function for the
-/// code around it, and natively that is all it is.
+/// The function takes no argument, [`Json<T>`](Json) or [`Bytes`], and returns `()`, `Json<T>`,
+/// `Bytes`, `String`, or a `Result` of one of them and a displayable error. An `Err` fails the
+/// call with its text as the message; so does undecodable input. The function remains callable
+/// from the surrounding code, and natively the attribute adds nothing else.
 ///
-/// `#[function(name = "other")]` exports it under another name: 1 to 64 of the
-/// characters `a-z`, `A-Z`, `0-9`, `_`, `-` and `.`.
+/// `#[function(name = "other")]` exports it under another name: 1 to 64 of the characters
+/// `a-z`, `A-Z`, `0-9`, `_`, `-` and `.`.
 ///
-/// `#[function(transaction)]` makes each call a transaction: its writes take
-/// effect together when it succeeds, and none of them if it fails or traps. They
-/// do so only if each entry that it has read is still as it was; else the host
-/// discards the run and begins another, until the call times out. Lists are not
-/// checked this way. So the function may run more than once for one call, and
-/// what it logs stays. Versions of its own writes are good only within the run.
+/// `#[function(transaction)]` makes each call a transaction: its writes take effect together if
+/// it succeeds, and none of them if it fails or traps. It commits only if every entry that it
+/// has read is unchanged; otherwise the host discards the run and starts another, until the
+/// call times out. Lists are not checked for changes. The function may therefore run more than
+/// once per call, and its log lines are kept for each run. Versions of its own writes are valid
+/// only within the run.
 ///
-/// What the export needs is `unsafe` to the compiler. A crate with
-/// `#![deny(unsafe_code)]` builds, one with `#![forbid(unsafe_code)]` does not.
+/// The generated export is `unsafe` to the compiler. A crate with `#![deny(unsafe_code)]`
+/// builds, one with `#![forbid(unsafe_code)]` does not.
 ///
 /// ```
 /// use kvasm_guest::{Bytes, Json};
@@ -98,7 +96,7 @@ pub use trigger::{Change, ChangeKind, HandlerError, HandlerOutput, Permanent, Sc
 ///     Json(input.len())
 /// }
 ///
-/// /// Moves money, or nothing at all.
+/// /// Transfers money atomically.
 /// #[kvasm_guest::function(transaction)]
 /// fn transfer(Json((from, to, cents)): Json<(String, String, i64)>) -> Result<(), String> {
 ///     let accounts = kvasm_guest::kv::collection("accounts");
@@ -114,7 +112,7 @@ pub use trigger::{Change, ChangeKind, HandlerError, HandlerOutput, Permanent, Sc
 /// assert_eq!(count(Bytes(vec![1, 2])), Json(2));
 /// ```
 ///
-/// What cannot be an export does not compile:
+/// A function that cannot be exported does not compile:
 ///
 /// ```compile_fail
 /// #[kvasm_guest::function(nam = "typo")]
@@ -128,14 +126,13 @@ pub use trigger::{Change, ChangeKind, HandlerError, HandlerOutput, Permanent, Sc
 /// ```
 pub use kvasm_guest_macros::function;
 
-/// Turns a function into the HTTP handler of the plugin, of which there is at
-/// most one: the host refuses a plugin with two.
+/// Turns a function into the HTTP handler of the plugin. The host rejects a plugin with more
+/// than one.
 ///
-/// The function takes a [`Request`](http::Request) and returns a
-/// [`Response`](http::Response), or a `Result` of one and an error that can be
-/// displayed. An `Err` fails the call; the client gets status 500 without its
-/// text. The handler stays an ordinary function for the code around it. Unlike
-/// one with [`#[function]`](macro@function) it cannot be called by its name.
+/// The function takes a [`Request`](http::Request) and returns a [`Response`](http::Response),
+/// or a `Result` of one and a displayable error. An `Err` fails the call; the client gets
+/// status 500 without its text. The handler remains callable from the surrounding code. Unlike
+/// a [`#[function]`](macro@function) it cannot be called by name through the host.
 ///
 /// `#[http(name = "other")]` exports it under another name.
 ///
@@ -155,7 +152,7 @@ pub use kvasm_guest_macros::function;
 /// assert_eq!(handle(Request::get("/x").build()).status, 404);
 /// ```
 ///
-/// What cannot be a handler does not compile:
+/// A function that cannot be a handler does not compile:
 ///
 /// ```compile_fail
 /// use kvasm_guest::{Json, http::Response};
@@ -175,17 +172,17 @@ pub use kvasm_guest_macros::function;
 /// ```
 pub use kvasm_guest_macros::http;
 
-/// Turns a function into a handler of changes: the host calls it after an entry
-/// has been written or deleted.
+/// Turns a function into a handler of changes: the host calls it after an entry has been
+/// written or deleted.
 ///
-/// The function takes a [`Change<T>`](Change) and returns `()` or a `Result` of it
-/// and an error: one that can be displayed, a [`Permanent`] or a [`HandlerError`].
-/// [`trigger`] says what a run and its failure mean.
+/// The function takes a [`Change<T>`](Change) and returns `()` or a `Result` of it and an
+/// error, which is displayable, a [`Permanent`] or a [`HandlerError`]. [`trigger`] describes
+/// runs and failures.
 ///
-/// - `collection = "orders"`: of entries of this collection. Without it the
-///   handler has no trigger of its own; an operator can make one.
-/// - `prefix = "eu/"`: only of keys that start with this.
-/// - `on = "set"` or `on = "delete"`: only of this kind; without it, both.
+/// - `collection = "orders"`: the collection to watch. Without it the handler has no trigger of
+///   its own; an operator can create one.
+/// - `prefix = "eu/"`: only keys that start with this.
+/// - `on = "set"` or `on = "delete"`: only this kind of change; by default, both.
 /// - `name = "other"`: exports it under another name.
 ///
 /// ```
@@ -212,7 +209,7 @@ pub use kvasm_guest_macros::http;
 /// # Ok::<(), Error>(())
 /// ```
 ///
-/// What cannot be a handler does not compile:
+/// A function that cannot be a handler does not compile:
 ///
 /// ```compile_fail
 /// use kvasm_guest::Change;
@@ -223,7 +220,7 @@ pub use kvasm_guest_macros::http;
 /// ```compile_fail
 /// use kvasm_guest::{Change, Json};
 ///
-/// // There is nobody to return a value to.
+/// // A handler has no caller to return a value to.
 /// #[kvasm_guest::on_change(collection = "orders")]
 /// fn index(change: Change<String>) -> Json<u32> {
 ///     Json(1)
@@ -237,17 +234,17 @@ pub use kvasm_guest_macros::http;
 /// ```
 pub use kvasm_guest_macros::on_change;
 
-/// Turns a function into one that the host runs at set times.
+/// Turns a function into one that the host runs on a schedule.
 ///
-/// The schedule has the five fields of cron, in UTC: minute, hour, day of the
-/// month, month, day of the week. The function takes nothing or a
-/// [`ScheduledRun`], and returns what a handler of [changes](macro@on_change)
-/// returns. `#[cron("0 3 * * *", name = "other")]` exports it under another name.
+/// The schedule has the five fields of cron, in UTC: minute, hour, day of the month, month, day
+/// of the week. The function takes nothing or a [`ScheduledRun`], and returns what a handler of
+/// [changes](macro@on_change) returns. `#[cron("0 3 * * *", name = "other")]` exports it under
+/// another name.
 ///
 /// ```
 /// use kvasm_guest::{Error, kv};
 ///
-/// /// Forgets the drafts, at three in the night.
+/// /// Deletes the drafts every night at three.
 /// #[kvasm_guest::cron("0 3 * * *")]
 /// fn clean() -> Result<(), Error> {
 ///     let drafts = kv::collection("drafts");
@@ -258,7 +255,7 @@ pub use kvasm_guest_macros::on_change;
 /// }
 /// ```
 ///
-/// What cannot be a handler does not compile:
+/// A function that cannot be a handler does not compile:
 ///
 /// ```compile_fail
 /// #[kvasm_guest::cron("0 3 * *")]
@@ -272,7 +269,7 @@ pub use kvasm_guest_macros::on_change;
 /// ```
 pub use kvasm_guest_macros::cron;
 
-/// What the macros' code calls. Not part of the public interface.
+/// Used by the macros. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::function::{run, run_with};

@@ -1,7 +1,7 @@
-//! Steering the in-process host of native tests. Not there on wasm32.
+//! Controls the in-process host of native tests. Not available on wasm32.
 //!
-//! Each thread has a host of its own, which starts empty; `cargo test` runs each
-//! test on its own thread.
+//! Each thread has its own host, which is initially empty; `cargo test` runs each test on its
+//! own thread.
 //!
 //! ```
 //! use kvasm_guest::kv::{self, SetOptions};
@@ -26,12 +26,12 @@ use crate::{
 use kvasm_abi::{EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
 use std::time::Duration;
 
-/// Moves this thread's clock forward: entries expire, and [`now`](crate::now) is later.
+/// Advances this thread's clock: entries expire, and [`now`](crate::now) is later.
 pub fn advance(duration: Duration) {
     native::advance(duration);
 }
 
-/// Replaces what [`context`](crate::context()) answers on this thread.
+/// Sets the result of [`context`](crate::context()) on this thread.
 ///
 /// ```
 /// let mut context = kvasm_guest::context()?;
@@ -43,18 +43,16 @@ pub fn set_context(context: Context) {
     native::set_context(context);
 }
 
-/// Empties this thread's store, forgets its dead letters, and sets clock and
-/// context back.
+/// Clears this thread's store and dead letters, and resets its clock and context.
 pub fn reset() {
     native::reset();
 }
 
-/// Calls a function as the host would, with an input of bytes, and returns its
-/// output, or the message of its failure.
+/// Calls a function as the host would, with an input of bytes, and returns its output, or the
+/// message of its failure.
 ///
 /// # Errors
-/// The message that the function failed with, or that says why it could not
-/// read the input.
+/// The message of the function's failure, or of the undecodable input.
 ///
 /// ```
 /// use kvasm_guest::{Json, testing};
@@ -73,10 +71,10 @@ pub fn call<A: FromInput, R: IntoOutput>(
     invoke(input.as_ref(), || crate::function::run_with(function))
 }
 
-/// As [`call`], but says whether a failure is the caller's.
+/// Like [`call`], but reports whether a failure is the caller's.
 ///
 /// # Errors
-/// Why the function failed; an input that it could not read is refused.
+/// Why the function failed; undecodable input is the caller's failure.
 pub fn try_call<A: FromInput, R: IntoOutput>(
     function: impl FnOnce(A) -> R,
     input: impl AsRef<[u8]>,
@@ -90,12 +88,12 @@ pub fn try_call<A: FromInput, R: IntoOutput>(
     }
 }
 
-/// Calls an HTTP handler as the host would: request and response go through
-/// their bytes, and a response that HTTP cannot carry fails.
+/// Calls an HTTP handler as the host would: request and response are encoded and decoded, and
+/// an invalid response fails.
 ///
 /// # Errors
-/// The message that the handler failed with, or that says what is wrong with its
-/// response. A client of the real host gets status 500 without it.
+/// The message of the handler's failure, or of the invalid response. A client of the real host
+/// gets status 500 without it.
 ///
 /// ```
 /// use kvasm_guest::http::{Request, Response};
@@ -122,16 +120,15 @@ pub fn call_http<R: IntoResponse>(
     Response::decode(&output)
 }
 
-/// Runs `work` as a transaction, as the host runs a function with
-/// `#[function(transaction)]`: what it has written takes effect if it is `Ok`,
-/// and nothing of it after an `Err` or a panic. Versions that it sees of its own
-/// writes are good only within it.
+/// Runs `work` as a transaction, as the host runs a function with `#[function(transaction)]`:
+/// its writes take effect if it returns `Ok`, and are rolled back after an `Err` or a panic.
+/// The versions of its own writes are valid only within it.
 ///
-/// Natively a call of the function alone is no transaction, and as each thread
-/// has a host of its own there are no conflicts.
+/// Natively a plain call of the function is not a transaction. There are no conflicts, as each
+/// thread has its own host.
 ///
 /// # Errors
-/// What `work` returned.
+/// The error that `work` returned.
 ///
 /// ```
 /// use kvasm_guest::{Error, Json, kv, testing};
@@ -156,14 +153,13 @@ pub fn transaction<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     native::transaction(work, Result::is_ok)
 }
 
-/// Delivers a change to a handler as the host would: through its bytes, and as a
-/// transaction. The same change can be delivered again, as the host may do.
+/// Delivers a change to a handler as the host would: encoded and decoded, and as a transaction.
+/// The same change can be delivered again, as the host may do.
 ///
-/// It does not make the change: the entry stays as it is in the store. And
-/// natively no write delivers anything by itself.
+/// This does not write the entry itself. Natively no write triggers a delivery automatically.
 ///
 /// # Errors
-/// Why the handler failed. Then it has written nothing.
+/// Why the handler failed. Its writes are then rolled back.
 ///
 /// ```
 /// use kvasm_guest::{Change, Error, kv, testing};
@@ -193,11 +189,11 @@ pub fn change<T: ChangeValue + ToValue, R: HandlerOutput>(
     deliver(trigger, &change.encode()?, || trigger::run_change(handler))
 }
 
-/// Runs a scheduled handler as the host would: through the bytes of its input,
-/// and as a transaction. For one that takes nothing: `|_| handler()`.
+/// Runs a scheduled handler as the host would: with an encoded and decoded input, and as a
+/// transaction. For a handler without an argument, pass `|_| handler()`.
 ///
 /// # Errors
-/// Why the handler failed. Then it has written nothing.
+/// Why the handler failed. Its writes are then rolled back.
 ///
 /// ```
 /// use kvasm_guest::{ScheduledRun, kv, testing};
@@ -222,8 +218,8 @@ pub fn scheduled<R: HandlerOutput>(
     })
 }
 
-/// Puts a dead letter where [`dead_letters`](crate::dead_letters) reads. Their
-/// ids order them: the greatest is the newest.
+/// Adds a dead letter for [`dead_letters`](crate::dead_letters) to return. They are ordered by
+/// id: the greatest is the newest.
 ///
 /// ```
 /// use kvasm_guest::dead_letters::{self, DeadLetter};
@@ -264,7 +260,7 @@ fn invoke(input: &[u8], export: impl FnOnce() -> i32) -> Result<Vec<u8>, String>
     }
 }
 
-/// The code and the output of an export.
+/// Returns the exit code and the output of an export.
 fn exit(input: &[u8], export: impl FnOnce() -> i32) -> (i32, Vec<u8>) {
     native::set_input(input);
     let code = export();

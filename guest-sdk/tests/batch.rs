@@ -1,11 +1,11 @@
-//! Batches, increments and reads of several keys obey the rules of a real host.
+//! Batches, increments and reads of several keys follow the rules of a real host.
 
 use kvasm_guest::kv::{self, Batch, Collection, CommitError, Outcome, SetOptions};
 use kvasm_guest::{Error, testing};
 use serde_json::Value;
 use std::time::Duration;
 
-#[allow(clippy::unwrap_used)] // A test's helper is no test to clippy.
+#[allow(clippy::unwrap_used)] // Clippy does not treat a helper as a test.
 fn version(collection: &Collection, key: &str) -> u64 {
     let entry = collection.get_entry_bytes(key).unwrap();
     entry.unwrap().version
@@ -182,7 +182,7 @@ fn an_increment_keeps_time_to_live_and_refuses_what_is_no_number() {
     assert_eq!(c.increment("n", 4), Ok(5));
     assert!(version(&c, "n") > before);
     testing::advance(Duration::from_secs(60));
-    // It has expired: the count starts again, and stays.
+    // The entry has expired: the count restarts, without an expiry.
     assert_eq!(c.increment("n", 4), Ok(4));
     testing::advance(Duration::from_secs(3600));
     assert_eq!(c.increment("n", -5), Ok(-1));

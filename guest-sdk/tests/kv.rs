@@ -1,11 +1,11 @@
-//! The in-process store obeys the rules of a real host.
+//! The in-process store follows the rules of a real host.
 
 use kvasm_guest::kv::{self, SetOptions};
 use kvasm_guest::{Error, testing};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-#[allow(clippy::unwrap_used)] // A test's helper is no test to clippy.
+#[allow(clippy::unwrap_used)] // Clippy does not treat a helper as a test.
 fn keys(list: kv::List) -> Vec<String> {
     list.keys().collect::<Result<_, _>>().unwrap()
 }
@@ -85,7 +85,7 @@ fn values_have_a_limit() {
             "the value is 1048577 bytes; the limit is 1048576 bytes".into()
         ))
     );
-    // Two quotes belong to the text.
+    // The quotes are part of the text.
     c.set("k", &"x".repeat(mib - 2)).unwrap();
     assert!(matches!(
         c.set("k", &"x".repeat(mib - 1)),

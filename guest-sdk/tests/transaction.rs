@@ -1,4 +1,4 @@
-//! Transactions and handlers of the in-process host leave all or nothing.
+//! Transactions and handlers of the in-process host are atomic.
 
 use kvasm_guest::kv::{self, Batch};
 use kvasm_guest::{
@@ -16,7 +16,7 @@ fn a_transaction_that_succeeds_leaves_all_with_lasting_versions() {
         assert!(kvasm_guest::context()?.transaction);
         let first = c.set("b", &1)?;
         let second = c.set("a", &2)?;
-        // Its own writes are there to be read, at the versions that it was given.
+        // Its own writes can be read, at the versions that it was given.
         assert_eq!(c.get_entry::<i32>("a")?.map(|e| e.version), Some(second));
         Batch::new()
             .check_version(&c, "b", first)

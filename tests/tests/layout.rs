@@ -1,5 +1,5 @@
-//! What a reader of the sources may count on: crates, sizes, statements, and
-//! documents that say what the code says.
+//! Rules for the source tree: layers, file sizes, SQL statements, and documents that match
+//! the code.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 #[path = "layout/abi.rs"]
@@ -23,7 +23,7 @@ mod sources;
 #[path = "layout/sql.rs"]
 mod sql;
 
-/// Fails with every finding, one on a line.
+/// Fails and lists every finding on its own line.
 fn assert_none(findings: &[String]) {
     assert!(findings.is_empty(), "\n{}\n", findings.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! Named counters: `add` changes one, `read` tells what it is at.
+//! Named counters: `add` changes a counter, `read` returns its value.
 
 use kvasm_guest::kv::{self, SetOptions};
 use kvasm_guest::{Error, Json};
@@ -20,12 +20,12 @@ struct Counter {
     value: i64,
 }
 
-/// Adds to a counter; one that is not there yet begins at 0.
+/// Adds to a counter. A new counter starts at 0.
 #[kvasm_guest::function]
 fn add(Json(add): Json<Add>) -> Result<Json<Counter>, String> {
     loop {
         match try_add(&add.name, add.by) {
-            // Another call has changed the counter in between: look again.
+            // Another call has changed the counter in between: retry.
             Err(Failure::Store(Error::Conflict(_))) => {}
             Err(Failure::Store(error)) => return Err(error.to_string()),
             Err(Failure::Overflow) => {
@@ -36,7 +36,7 @@ fn add(Json(add): Json<Add>) -> Result<Json<Counter>, String> {
     }
 }
 
-/// Tells what a counter is at.
+/// Returns the value of a counter.
 #[kvasm_guest::function]
 fn read(Json(read): Json<Read>) -> Result<Json<Counter>, Error> {
     let value = kv::collection("counters").get(&read.name)?.unwrap_or(0);
@@ -54,7 +54,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Adds if no other call writes the counter meanwhile.
+/// Adds to the counter unless another call changes it meanwhile.
 fn try_add(name: &str, by: i64) -> Result<i64, Failure> {
     let counters = kv::collection("counters");
     let entry = counters.get_entry::<i64>(name)?;

@@ -1,5 +1,5 @@
-//! An axum service that lets its customers extend it: each customer is an app, and the
-//! service calls its plugin.
+//! An axum service that customers can extend: each customer is an app, and the service calls
+//! its plugin.
 //!
 //! ```text
 //! embed-axum STORE.db [ADDRESS]
@@ -7,8 +7,8 @@
 //! curl --data '{"name":"visits","by":1}' http://127.0.0.1:8080/customers/acme/hooks/add
 //! ```
 //!
-//! Anybody may deploy here. A real service authenticates its customers before its routes
-//! reach the host.
+//! Anyone may deploy here. A real service authenticates its customers before its routes reach
+//! the host.
 
 use anyhow::{Context, Result};
 use axum::body::Bytes;
@@ -52,13 +52,13 @@ async fn main() -> Result<()> {
 }
 
 async fn interrupted() {
-    // Without a signal to wait for, the service runs until it is killed.
+    // If signals are unavailable, the service runs until it is killed.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// The service's own routes beside those that reach a plugin.
+/// The service's own routes, next to those that reach a plugin.
 fn routes(host: Host) -> Router {
     let plugin = put(deploy).layer(DefaultBodyLimit::max(MODULE_BYTES_MAX));
     Router::new()
@@ -68,7 +68,7 @@ fn routes(host: Host) -> Router {
         .with_state(host)
 }
 
-/// The app of a customer, which is made when it is first needed.
+/// Returns the app of a customer, creating it if needed.
 async fn app_of(host: &Host, customer: &str) -> Result<App, Failure> {
     let name = AppName::parse(customer);
     let name = name.map_err(|error| Failure(StatusCode::BAD_REQUEST, error.to_string()))?;
@@ -100,7 +100,7 @@ async fn hook(
     Ok(response.await?.output)
 }
 
-/// What the client gets of a failure.
+/// The answer to the client on a failure.
 struct Failure(StatusCode, String);
 
 fn host_failed(error: impl std::fmt::Display) -> Failure {

@@ -1,4 +1,4 @@
-//! The program is run as docs/embedding.md shows it.
+//! Runs the program as docs/embedding.md shows.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A plugin that `cargo xtask guests` builds.
+/// A plugin built by `cargo xtask guests`.
 fn counter() -> Vec<u8> {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests");
     let folder = std::env::var_os("KVASM_GUESTS").map_or_else(built, PathBuf::from);
     std::fs::read(folder.join("counter.wasm")).unwrap()
 }
 
-/// The program on a store of its own, ended when this is dropped.
+/// The program with its own store, killed when this is dropped.
 struct Service {
     child: Child,
     address: String,
@@ -40,7 +40,7 @@ impl Service {
         }
     }
 
-    /// The status and the body of the answer.
+    /// Sends a request. Returns the status and the body of the answer.
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let timeout = Some(Duration::from_secs(60));

@@ -1,7 +1,7 @@
-//! A program that gives plugins host functions of its own, beside `kvasm_v1`: a shop's
-//! catalogue, which plugins can ask for prices.
+//! A program that gives plugins its own host functions in addition to `kvasm_v1`: a shop's
+//! catalogue, which plugins can query for prices.
 //!
-//! The plugin is a few lines of text here. In Rust it declares the function as
+//! The plugin is a few lines of wasm text here. In Rust it declares the function as
 //! docs/embedding.md shows.
 
 use anyhow::{Result, ensure};
@@ -11,15 +11,15 @@ use kvasm::{Call, Host, Invocation};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The most bytes of an article's name that the function takes.
+/// The maximum size of an article's name in bytes.
 const NAME_BYTES_MAX: u32 = 64;
-/// What the function answers for an article that the shop does not have.
+/// The result for an article that the shop does not have.
 const NOT_FOUND: i64 = -1;
 
-/// Prices in cents, for each app and article.
+/// Prices in cents, by app and article.
 type Catalogue = HashMap<(&'static str, &'static str), i64>;
 
-/// Asks for the price of the article that is its input, and writes it as 8 bytes.
+/// Queries the price of the article in its input, and writes it as 8 bytes.
 const PLUGIN: &str = r#"(module
   (import "shop_v1" "price" (func $price (param i32 i32) (result i64)))
   (import "kvasm_v1" "input_len" (func $input_len (result i64)))
@@ -37,8 +37,8 @@ const PLUGIN: &str = r#"(module
     (drop (call $price (i32.const -4) (i32.const 8)))
     (i32.const 0)))"#;
 
-/// Links `shop_v1.price(ptr, len) -> i64`. A module name of its own keeps it apart from
-/// later versions of Kvasm's functions.
+/// Links `shop_v1.price(ptr, len) -> i64`. A separate module name keeps it apart from future
+/// versions of Kvasm's functions.
 fn link(linker: &mut Linker<Invocation>, catalogue: Arc<Catalogue>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         "shop_v1",
@@ -46,11 +46,11 @@ fn link(linker: &mut Linker<Invocation>, catalogue: Arc<Catalogue>) -> wasmtime:
         move |mut caller, (ptr, len): (u32, u32)| {
             let catalogue = Arc::clone(&catalogue);
             let name = read_text(&mut caller, ptr, len);
-            // The host knows whose call it is; the plugin cannot say.
+            // The host knows which app is calling; the plugin cannot choose it.
             let app = caller.data().guest_state().app().to_owned();
             Box::new(async move {
                 let name = name?;
-                // A real shop asks its database here. The call's deadline ends the wait.
+                // A real shop queries its database here. The call's deadline limits the wait.
                 let price = catalogue.get(&(app.as_str(), name.as_str()));
                 wasmtime::Result::Ok(price.copied().unwrap_or(NOT_FOUND))
             })
@@ -59,8 +59,8 @@ fn link(linker: &mut Linker<Invocation>, catalogue: Arc<Catalogue>) -> wasmtime:
     Ok(())
 }
 
-/// Text out of the plugin's memory. Check the length and the range before you copy: both
-/// come from a stranger. An error is a trap, and ends the call.
+/// Reads text from the plugin's memory. Check the length and the range before copying: both
+/// come from an untrusted plugin. An error traps and ends the call.
 fn read_text(caller: &mut Caller<'_, Invocation>, ptr: u32, len: u32) -> wasmtime::Result<String> {
     if len > NAME_BYTES_MAX {
         bail!("shop_v1.price: the name has {len} bytes; the limit is {NAME_BYTES_MAX}");
@@ -98,7 +98,7 @@ async fn main() -> Result<()> {
         let output = host.call(&plugin, call).await?.output;
         let price = i64::from_le_bytes(output.as_slice().try_into()?);
         println!("{} {article}: {price}", app.name);
-        // A plugin that names a range outside its memory is stopped, and the host continues.
+        // A plugin that passes a range outside its memory traps, and the host continues.
         let trapped = host.call(&plugin, Call::function("outside")).await;
         ensure!(trapped.is_err(), "a range outside memory was read");
     }

@@ -1,4 +1,4 @@
-//! The program is run as docs/embedding.md shows it.
+//! Runs the program as docs/embedding.md shows.
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;

@@ -24,7 +24,7 @@ async fn main() -> Result<()> {
     // Eight instances are enough here; each reserves address space when the host is built.
     let host = Host::builder().store(store).instances(8).build()?;
 
-    // Entries belong to an app: the plugin sees those of `demo` and no others.
+    // Entries belong to an app: the plugin sees only those of `demo`.
     let name = AppName::parse("demo")?;
     let app = match host.app(&name).await? {
         Some(app) => app,

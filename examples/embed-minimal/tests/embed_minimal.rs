@@ -1,10 +1,10 @@
-//! The program is run as docs/embedding.md shows it.
+//! Runs the program as docs/embedding.md shows.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A plugin that `cargo xtask guests` builds.
+/// A plugin built by `cargo xtask guests`.
 fn counter() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests");
     let folder = std::env::var_os("KVASM_GUESTS").map_or_else(built, PathBuf::from);

@@ -1,5 +1,5 @@
-//! A guestbook: `sign` writes an entry, `page` reads the newest ones page by
-//! page, `count` tells how many there are.
+//! A guestbook: `sign` writes an entry, `page` reads entries page by page, newest first, and
+//! `count` returns their number.
 
 use kvasm_guest::kv::{self, Collection, Cursor};
 use kvasm_guest::{Error, Json, now_ms, random_fill};
@@ -42,7 +42,7 @@ fn sign(Json(signature): Json<Signature>) -> Result<Json<String>, String> {
     Ok(Json(key))
 }
 
-/// Reads a page, the newest signatures first.
+/// Reads a page, newest signatures first.
 #[kvasm_guest::function]
 fn page(Json(request): Json<PageRequest>) -> Result<Json<PageAnswer>, Error> {
     let mut list = signatures()
@@ -59,7 +59,7 @@ fn page(Json(request): Json<PageRequest>) -> Result<Json<PageAnswer>, Error> {
     }))
 }
 
-/// Counts the signatures: the iterator fetches one page after the other.
+/// Counts the signatures. The iterator fetches one page after another.
 #[kvasm_guest::function]
 fn count() -> Result<Json<usize>, Error> {
     signatures()
@@ -69,7 +69,7 @@ fn count() -> Result<Json<usize>, Error> {
         .map(Json)
 }
 
-/// Keys sort by time; the random part keeps two signatures of one moment apart.
+/// Keys sort by time; the random part distinguishes simultaneous signatures.
 fn new_key() -> Result<String, Error> {
     let mut random = [0; 4];
     random_fill(&mut random)?;

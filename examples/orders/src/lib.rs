@@ -1,9 +1,9 @@
-//! Orders: `place` and `cancel` change them, a handler of changes keeps a total
-//! for each customer, `total` reads one, and `stuck` tells which orders the
-//! handler has given up on. Every night the totals of 0 are removed.
+//! Orders: `place` and `cancel` change them, a handler of changes keeps a total for each
+//! customer, `total` reads one, and `stuck` lists the orders that the handler could not
+//! process. Every night, totals of 0 are removed.
 //!
-//! With the feature `bug` the handler traps at an order of 0 cents, to show what
-//! becomes of its delivery: retries, a dead letter, and a replay after the fix.
+//! With the feature `bug` the handler traps at an order of 0 cents, to show what happens to its
+//! delivery: retries, a dead letter, and a replay after the fix.
 
 use kvasm_guest::dead_letters;
 use kvasm_guest::kv::{self, Collection};
@@ -27,7 +27,7 @@ fn orders() -> Collection {
     kv::collection("orders")
 }
 
-/// What of each order is in its customer's total: the order as it was counted.
+/// The orders as they were last counted in their customer's total.
 fn counted() -> Collection {
     kv::collection("counted")
 }
@@ -36,8 +36,8 @@ fn totals() -> Collection {
     kv::collection("totals")
 }
 
-/// Places an order. It is a transaction: of two orders placed at once under one
-/// id, one finds the other there.
+/// Places an order. It is a transaction: of two concurrent orders with the same id, the second
+/// one fails.
 #[kvasm_guest::function(transaction)]
 fn place(Json(Place { id, order }): Json<Place>) -> Result<(), String> {
     if order.customer.is_empty() {
@@ -50,19 +50,19 @@ fn place(Json(Place { id, order }): Json<Place>) -> Result<(), String> {
     Ok(())
 }
 
-/// Cancels an order, and tells whether there was one.
+/// Cancels an order, and returns whether it existed.
 #[kvasm_guest::function]
 fn cancel(Json(id): Json<String>) -> Result<Json<bool>, Error> {
     orders().delete(&id).map(Json)
 }
 
-/// Tells the total of a customer, in cents.
+/// Returns the total of a customer, in cents.
 #[kvasm_guest::function]
 fn total(Json(customer): Json<String>) -> Result<Json<i64>, Error> {
     Ok(Json(totals().get(&customer)?.unwrap_or(0)))
 }
 
-/// Tells which orders are not in the totals because the handler has failed.
+/// Lists the orders that are not in the totals because the handler has failed.
 #[kvasm_guest::function]
 fn stuck() -> Result<Json<Vec<String>>, Error> {
     let mut keys = Vec::new();
@@ -75,11 +75,11 @@ fn stuck() -> Result<Json<Vec<String>>, Error> {
     Ok(Json(keys))
 }
 
-/// Brings the totals in line with an order that has changed.
+/// Updates the totals after an order has changed.
 ///
-/// The change says which order to look at, not what to add: a replay may come
-/// after later changes of the same order. What the order is now and what was
-/// counted of it decide, so it does not matter how often this runs.
+/// The change says which order to look at, not what to add: a replay may come after later
+/// changes of the same order. The handler compares the current order with the counted one, so
+/// it can run any number of times.
 #[kvasm_guest::on_change(collection = "orders")]
 fn count(change: Change<Order>) -> Result<(), HandlerError> {
     let key = &change.key;
@@ -108,20 +108,20 @@ fn count(change: Change<Order>) -> Result<(), HandlerError> {
     Ok(())
 }
 
-/// How many digits a number has.
+/// Returns the number of digits.
 #[cfg(not(feature = "bug"))]
 fn digits(cents: u32) -> u32 {
     cents.checked_ilog10().unwrap_or(0) + 1
 }
 
-/// How many digits a number has. Wrong on purpose: 0 has no logarithm, so it panics.
+/// Returns the number of digits. Wrong on purpose: 0 has no logarithm, so it panics.
 #[cfg(feature = "bug")]
 fn digits(cents: u32) -> u32 {
     cents.ilog10() + 1
 }
 
-/// Removes the totals that have come down to 0. A list sees entries that others
-/// are about to change; the read of each one is what the transaction checks.
+/// Removes the totals that are 0. A list shows entries that others may be changing; the
+/// transaction checks the individual reads.
 #[kvasm_guest::cron("0 3 * * *")]
 fn tidy() -> Result<(), Error> {
     for customer in totals().list().keys() {
@@ -167,7 +167,7 @@ mod tests {
         set("o2", order("ada", 70)).unwrap();
         set("o3", order("brian", 1)).unwrap();
         assert_eq!((total_of("ada"), total_of("brian")), (570, 1));
-        // It becomes dearer, then it is another customer's.
+        // It becomes more expensive, then moves to another customer.
         set("o1", order("ada", 600)).unwrap();
         assert_eq!((total_of("ada"), total_of("brian")), (670, 1));
         set("o1", order("brian", 600)).unwrap();

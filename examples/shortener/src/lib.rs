@@ -1,6 +1,6 @@
-//! Short links: `PUT /{slug}` with a URL as the body keeps one, `GET /{slug}`
-//! redirects there and counts the visit, `GET /` lists them page by page. The
-//! function `stats` tells how many there are.
+//! Short links: `PUT /{slug}` with a URL as the body creates one, `GET /{slug}` redirects there
+//! and counts the visit, `GET /` lists them page by page. The function `stats` returns their
+//! number.
 
 use kvasm_guest::http::{Request, Response};
 use kvasm_guest::kv::{self, Collection, Cursor, SetOptions};
@@ -11,7 +11,7 @@ const SLUG_BYTES_MAX: usize = 64;
 const URL_BYTES_MAX: usize = 2048;
 const PAGE_LINKS: usize = 50;
 
-/// What is kept under a slug.
+/// The value stored under a slug.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Link {
     url: String,
@@ -28,7 +28,7 @@ struct Listed {
 #[derive(Serialize)]
 struct Page {
     links: Vec<Listed>,
-    /// Goes into `GET /?cursor=...` for the next page; absent on the last one.
+    /// Passed to `GET /?cursor=...` for the next page; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<Cursor>,
 }
@@ -43,7 +43,7 @@ fn links() -> Collection {
     kv::collection("links")
 }
 
-/// Answers the requests to the app.
+/// Serves the requests to the app.
 #[kvasm_guest::http]
 fn handle(request: Request) -> Result<Response, Error> {
     let slug = request.path().strip_prefix('/').unwrap_or_default();
@@ -68,7 +68,7 @@ fn stats() -> Result<Json<Stats>, Error> {
     Ok(Json(stats))
 }
 
-/// These characters mean the same in a path with and without percent-encoding.
+/// These characters need no percent-encoding in a path.
 fn is_slug(slug: &str) -> bool {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     (1..=SLUG_BYTES_MAX).contains(&slug.len()) && slug.chars().all(is_allowed)
@@ -87,7 +87,7 @@ fn list(request: &Request) -> Result<Response, Error> {
         }
     }
     let page = match list.page::<Link>() {
-        // It comes from the client: one of another list is the client's mistake.
+        // The cursor comes from the client: one of another list is the client's error.
         Err(Error::Invalid(message)) => return Ok(refused(&message)),
         page => page?,
     };
@@ -113,7 +113,7 @@ fn visit(slug: &str) -> Result<Response, Error> {
         };
         let unchanged = SetOptions::new().if_version(entry.version);
         match links().set_with(slug, &visited, unchanged) {
-            // Another visit has been counted in between: look again.
+            // Another visit was counted in between: retry.
             Err(Error::Conflict(_)) => {}
             kept => {
                 kept?;
@@ -126,11 +126,11 @@ fn visit(slug: &str) -> Result<Response, Error> {
     }
 }
 
-/// Keeps a link. A slug that is taken stays as it is.
+/// Creates a link. An existing slug is not overwritten.
 fn keep(slug: &str, body: &[u8]) -> Result<Response, Error> {
     let Some(url) = url(body) else {
         return Ok(refused(
-            "the body is the URL: http:// or https://, in ASCII, at most 2048 bytes",
+            "the body must be a URL: http:// or https://, ASCII, at most 2048 bytes",
         ));
     };
     let link = Link {
@@ -146,7 +146,7 @@ fn keep(slug: &str, body: &[u8]) -> Result<Response, Error> {
     }
 }
 
-/// The URL that a body holds: what a `location` header can carry.
+/// Returns the URL in a body, if a `location` header can carry it.
 fn url(body: &[u8]) -> Option<&str> {
     let url = std::str::from_utf8(body).ok()?.trim();
     let rest = url

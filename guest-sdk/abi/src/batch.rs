@@ -1,30 +1,30 @@
-//! The packed batch of `kv_commit`, and its answer.
+//! The packed batch of `kv_commit`, and its result.
 //!
-//! A batch is two sequences, one behind the other: the checks and the
-//! operations. Each is `count: u32` and its records. Nothing follows.
+//! A batch is two sequences, one after the other: the checks and the operations. Each is
+//! `count: u32` followed by its records. Nothing follows the second.
 
 use crate::bytes::{Bytes, Malformed, put_sized};
 use crate::{Address, Record, Records, encode_records};
 
-/// The most checks and operations of one batch, together.
+/// The maximum number of checks and operations of a batch, together.
 pub const BATCH_OPS_MAX: usize = 1000;
 
-/// The most bytes of one packed batch.
+/// The maximum size of a packed batch in bytes.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The kind of an operation that writes an entry.
 pub const OP_SET: u32 = 0;
 /// The kind of an operation that deletes one.
 pub const OP_DELETE: u32 = 1;
-/// The kind of an operation that adds to a whole number.
+/// The kind of an operation that adds to an integer.
 pub const OP_INCREMENT: u32 = 2;
 
 /// A precondition: an [`Address`], then `version: u64`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchCheck<'a> {
-    /// Which entry.
+    /// The entry.
     pub address: Address<'a>,
-    /// The version that it must have before the batch; 0: there must be none.
+    /// The version that the entry must have before the batch; 0 if it must not exist.
     pub version: u64,
 }
 
@@ -42,37 +42,37 @@ impl<'a> Record<'a> for BatchCheck<'a> {
     }
 }
 
-/// One change: `kind: u32`, an [`Address`], and what the kind needs.
+/// One change: `kind: u32`, an [`Address`], and the fields of the kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchOp<'a> {
     /// [`OP_SET`]: `format: u32`, `ttl_ms: u64`, `value_len: u32`, the value.
     Set {
-        /// Which entry.
+        /// The entry.
         address: Address<'a>,
         /// [`FORMAT_JSON`](crate::FORMAT_JSON), [`FORMAT_BYTES`](crate::FORMAT_BYTES),
-        /// or a number that the reader has to refuse.
+        /// or a number that the reader must reject.
         format: u32,
-        /// Time to live in milliseconds; 0: it does not expire.
+        /// Time to live in milliseconds; 0 if the entry does not expire.
         ttl_ms: u64,
         /// The value.
         value: &'a [u8],
     },
-    /// [`OP_DELETE`]: nothing more.
+    /// [`OP_DELETE`]: no further fields.
     Delete {
-        /// Which entry.
+        /// The entry.
         address: Address<'a>,
     },
     /// [`OP_INCREMENT`]: `delta: i64`.
     Increment {
-        /// Which entry.
+        /// The entry.
         address: Address<'a>,
-        /// What is added.
+        /// The number to add.
         delta: i64,
     },
 }
 
 impl<'a> BatchOp<'a> {
-    /// The number of its kind.
+    /// Returns the number of the operation's kind.
     pub fn kind(&self) -> u32 {
         match self {
             BatchOp::Set { .. } => OP_SET,
@@ -81,7 +81,7 @@ impl<'a> BatchOp<'a> {
         }
     }
 
-    /// Which entry it changes.
+    /// Returns the entry that the operation changes.
     pub fn address(&self) -> Address<'a> {
         match self {
             BatchOp::Set { address, .. }
@@ -134,7 +134,7 @@ impl<'a> Record<'a> for BatchOp<'a> {
     }
 }
 
-/// A packed batch that has been read through: nothing in it is malformed.
+/// A packed batch that was validated completely: none of it is malformed.
 ///
 /// ```
 /// use kvasm_abi::{Address, Batch, BatchCheck, BatchOp};
@@ -158,11 +158,11 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Reads a batch through.
+    /// Decodes and validates a batch.
     ///
     /// # Errors
-    /// [`Malformed`] if the bytes end too early or too late, or an operation's
-    /// kind is unknown. Sizes and numbers are for the reader to hold to limits.
+    /// [`Malformed`] if the bytes end too early or too late, or an operation's kind is unknown.
+    /// The reader must check sizes and numbers against its limits.
     pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, Malformed> {
         let (checks, rest) = Records::split(bytes)?;
         let ops = Records::decode(rest)?;
@@ -175,24 +175,24 @@ impl<'a> Batch<'a> {
         encode_records(ops, sink);
     }
 
-    /// How many checks and operations there are.
+    /// Returns the number of checks and operations.
     pub fn len(&self) -> usize {
         self.checks.len().saturating_add(self.ops.len())
     }
 
-    /// Whether there is neither a check nor an operation.
+    /// Returns whether there are no checks and no operations.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What one operation of a committed batch did, in 16 bytes.
+/// The result of one operation of a committed batch, in 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
-    /// Of a set and an increment the new version; of a delete 1 if there was an
-    /// entry, else 0.
+    /// For a set and an increment, the new version; for a delete, 1 if the entry existed, else
+    /// 0.
     pub result: u64,
-    /// Of an increment the new value, else 0.
+    /// For an increment, the new value; else 0.
     pub value: i64,
 }
 

@@ -1,10 +1,10 @@
-//! Reading packed bytes: every length is looked at before it is believed.
+//! Reading packed bytes: every length is checked before it is used.
 
-/// The bytes are not what their lengths and counts promise.
+/// The bytes do not match their lengths and counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// What is left to read.
+/// The remaining bytes.
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {
@@ -36,8 +36,8 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// Writes a length and the bytes. A length past 4 GiB, which no guest can hold,
-/// is cut, so that a reader finds what was written malformed.
+/// Writes a length and the bytes. A length over 4 GiB, which no guest can hold, is truncated,
+/// so that readers report the result as malformed.
 pub(crate) fn put_sized(bytes: &[u8], sink: &mut impl FnMut(&[u8])) {
     let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     sink(&len.to_le_bytes());

@@ -9,8 +9,8 @@
 //!
 //! - `path` begins with `/`, and is percent-encoded as the client sent it.
 //! - `query` has no `?`; it is empty if there was none.
-//! - `headers` has names in lower case, in the order in which they came, and a
-//!   name as often as it came. A header whose value is not UTF-8 is left out.
+//! - `headers` has lower-case names in the order received; a name can occur more than once. A
+//!   header whose value is not UTF-8 is omitted.
 //!
 //! The head of a response, which the plugin writes:
 //!
@@ -19,19 +19,19 @@
 //! ```
 //!
 //! - `status` is one of [`STATUSES`].
-//! - `headers` may be absent; then there are none.
+//! - `headers` may be absent if there are none.
 
 use crate::Malformed;
 use core::ops::RangeInclusive;
 
-/// The size of the head's length in front of a frame, in bytes.
+/// The size of the length before a frame's head, in bytes.
 pub const PREFIX_BYTES: usize = 4;
 
-/// The statuses that a response can have.
+/// The valid statuses of a response.
 pub const STATUSES: RangeInclusive<u16> = 200..=599;
 
-/// What stands in front of a head of this many bytes, or `None` if its length
-/// does not fit.
+/// Returns the length prefix of a head of this many bytes, or `None` if the length does not
+/// fit.
 pub fn prefix(head_len: usize) -> Option<[u8; PREFIX_BYTES]> {
     u32::try_from(head_len).ok().map(u32::to_le_bytes)
 }

@@ -1,8 +1,8 @@
 //! The wire contract of Kvasm's `kvasm_v1` ABI: every name and number that the
 //! host and a guest must agree on, compiled by both sides.
 //!
-//! The text for plugin authors is `docs/abi.md`; a test holds its tables to the
-//! constants here. Nothing in this crate allocates or needs `std`.
+//! `docs/abi.md` describes the contract for plugin authors; a test compares its tables with the
+//! constants here. This crate neither allocates nor needs `std`.
 #![no_std]
 #![deny(missing_docs)]
 
@@ -34,36 +34,35 @@ pub const MEMORY: &str = "memory";
 
 /// The custom section that declares a plugin's functions.
 ///
-/// Its bytes are JSON objects, one to a line, as linkers concatenate the
-/// fragments that each declaration adds. The member `kind` says what the export
-/// `name`, a function `() -> i32`, is:
+/// It contains JSON objects, one per line, as linkers concatenate the fragments of the
+/// declarations. The member `kind` says what the export `name`, a function `() -> i32`, is:
 ///
-/// - `function`: it can be called by its name; with `"transaction":true` a call
-///   of it is a transaction.
+/// - `function`: it can be called by name; with `"transaction":true` each call is a
+///   transaction.
 /// - `http`: the [HTTP handler](http), of which a plugin has at most one.
-/// - `on_change`: it handles changes of entries. `collection`, `prefix` and `on`
-///   (a list of `"set"` and `"delete"`) say of which; without `collection` it
-///   handles what an operator points at it.
-/// - `cron`: it runs when its `schedule` says.
+/// - `on_change`: it handles changes of the entries that `collection`, `prefix` and `on` (a
+///   list of `"set"` and `"delete"`) select; without `collection`, only an operator's triggers
+///   call it.
+/// - `cron`: it runs according to its `schedule`.
 pub const MANIFEST_SECTION: &str = "kvasm.plugin.v1";
 
-/// What an export returns for success.
+/// The exit code for success.
 pub const EXIT_OK: i32 = 0;
-/// What an export returns for a failure. A delivery is tried again later.
+/// The exit code for a failure. A delivery is retried later.
 pub const EXIT_FAILED: i32 = 1;
-/// What an export returns for a failure that the same input will meet again.
+/// The exit code for a failure that the same input would cause again.
 pub const EXIT_PERMANENT: i32 = 2;
-/// What an export returns when its caller's input is refused; its output is the reason,
-/// for the caller. Of a handler it is like [`EXIT_PERMANENT`].
+/// The exit code for a rejected input; the output is the reason, for the caller. For a handler
+/// it is equivalent to [`EXIT_PERMANENT`].
 pub const EXIT_REFUSED: i32 = 3;
 
-/// Versions from here on are those of writes within a transaction that has not
-/// committed: good only within the run that was given them.
+/// Versions from this one on are those of writes in an uncommitted transaction; they are valid
+/// only within that run.
 pub const PROVISIONAL_VERSION_MIN: u64 = 1 << 62;
 
-/// `dead_letters`: the most letters in one answer.
+/// `dead_letters`: the maximum number of dead letters in one result.
 pub const LETTERS_MAX: i32 = 1000;
-/// `dead_letters`: how many letters a limit of 0 stands for.
+/// `dead_letters`: the number of dead letters that a limit of 0 stands for.
 pub const LETTERS_DEFAULT: i32 = 100;
 
 /// A value that is JSON text.
@@ -82,9 +81,9 @@ pub mod level {
     pub const WARN: i32 = 2;
     /// Information.
     pub const INFO: i32 = 3;
-    /// For debugging.
+    /// Debugging information.
     pub const DEBUG: i32 = 4;
-    /// The finest.
+    /// The most detailed level.
     pub const TRACE: i32 = 5;
 }
 

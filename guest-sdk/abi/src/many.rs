@@ -1,17 +1,17 @@
-//! What `kv_get_many` asks and answers: keys of several collections, and a slot
-//! for each, both as packed [`Records`](crate::Records).
+//! The request and the result of `kv_get_many`: keys of several collections, and a slot for
+//! each, both as packed [`Records`](crate::Records).
 
 use crate::bytes::{Bytes, Malformed, put_sized};
 use crate::{EntryHeader, Record};
 
-/// The most keys in one call of `kv_get_many`.
+/// The maximum number of keys in one call of `kv_get_many`.
 pub const KEYS_MAX: usize = 1000;
 
-/// The most bytes that the values of one answer of `kv_get_many` have together.
+/// The maximum total size of the values in one result of `kv_get_many`, in bytes.
 pub const MANY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Which entry: `collection_len: u32`, the collection, `key_len: u32`, the key.
-/// Whether they are UTF-8 is for the reader to see.
+/// The address of an entry: `collection_len: u32`, the collection, `key_len: u32`, the key. The
+/// reader must check that they are UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address<'a> {
     /// The collection's name.
@@ -36,11 +36,11 @@ impl<'a> Record<'a> for Address<'a> {
     }
 }
 
-/// What was found under one key: `present: u32`, and if it is 1, an
-/// [`EntryHeader`], `value_len: u32` and the value.
+/// The entry under one key, if any: `present: u32`, and if it is 1, an [`EntryHeader`],
+/// `value_len: u32` and the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot<'a>(
-    /// The entry; `None` if there is none.
+    /// The entry; `None` if it does not exist.
     pub Option<(EntryHeader, &'a [u8])>,
 );
 
@@ -108,7 +108,7 @@ mod tests {
         let bytes = packed(&slots);
         assert!(Records::<Slot<'_>>::decode(&bytes).unwrap().eq(slots));
         assert_only_whole(&bytes, |bytes| Records::<Slot<'_>>::decode(bytes).is_ok());
-        // Neither yes nor no.
+        // Neither 0 nor 1.
         assert!(Records::<Slot<'_>>::decode(&[1, 0, 0, 0, 2, 0, 0, 0]).is_err());
     }
 }

@@ -1,9 +1,9 @@
 //! The option structs that a guest passes by pointer.
 //!
-//! Each starts with `size: u32`, the bytes of the struct as the guest knows it,
-//! and `mask: u32`, a bit for each field that is set. A later version appends
-//! fields; a host that does not know a bit of the mask answers `UNSUPPORTED`.
-//! All integers are little-endian. Pointers and lengths are `u32`.
+//! Each starts with `size: u32`, the size of the struct that the guest knows, and `mask: u32`,
+//! a bit for each field that is set. Later versions append fields; a host that does not know a
+//! bit of the mask returns `UNSUPPORTED`. All integers are little-endian. Pointers and lengths
+//! are `u32`.
 
 /// A pointer and a length in the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,19 +14,19 @@ pub struct Range32 {
     pub len: u32,
 }
 
-/// Why an option struct cannot be understood.
+/// Why an option struct is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OptionsError {
     /// `size` is below the 8 bytes of the head, or a field of the mask is past it.
     Size {
-        /// The size that the struct claims, in bytes.
+        /// The size in the struct, in bytes.
         size: u32,
-        /// The size that its mask needs, in bytes.
+        /// The size that the mask requires, in bytes.
         needs: u32,
     },
     /// The mask has a bit that this version does not know.
     UnknownBits(u32),
-    /// A field that is a yes or a no holds another number.
+    /// A boolean field is neither 0 nor 1.
     NotBool(u32),
 }
 
@@ -44,7 +44,7 @@ fn u64_at(bytes: &[u8], at: u32) -> Option<u64> {
     Some(u64::from_le_bytes(field.try_into().ok()?))
 }
 
-/// The fields of one option struct, as its mask selects them.
+/// The fields of one option struct that its mask selects.
 struct Fields<'a> {
     bytes: &'a [u8],
     size: u32,
@@ -112,7 +112,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Writes the head and returns the mask as fields are added.
+/// Writes the header and returns the mask as fields are added.
 struct Writer<'a> {
     out: &'a mut [u8],
     mask: u32,
@@ -174,17 +174,17 @@ impl<'a> Writer<'a> {
 pub struct SetOptions {
     /// Time to live in milliseconds.
     pub ttl_ms: Option<u64>,
-    /// The version that the entry must have; 0 for none.
+    /// The version that the entry must have; 0 if it must not exist.
     pub if_version: Option<u64>,
 }
 
 impl SetOptions {
-    /// The struct's size in this version, in bytes.
+    /// The size of the struct in this version, in bytes.
     pub const SIZE: usize = 24;
     const TTL_MS: u32 = 1;
     const IF_VERSION: u32 = 1 << 1;
 
-    /// Reads the struct from a copy of the guest's bytes.
+    /// Decodes the struct from a copy of the guest's bytes.
     pub fn decode(bytes: &[u8]) -> Result<SetOptions, OptionsError> {
         let fields = Fields::new(bytes, Self::TTL_MS | Self::IF_VERSION)?;
         Ok(SetOptions {
@@ -193,7 +193,7 @@ impl SetOptions {
         })
     }
 
-    /// The struct's bytes.
+    /// Returns the struct's bytes.
     pub fn encode(&self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         let mut writer = Writer::new(&mut out);
@@ -211,16 +211,16 @@ impl SetOptions {
 /// | 8 | 0 | `if_version: u64`: delete only if the entry has this version; 0: succeed only if there is no entry |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DeleteOptions {
-    /// The version that the entry must have; 0 for none.
+    /// The version that the entry must have; 0 if it must not exist.
     pub if_version: Option<u64>,
 }
 
 impl DeleteOptions {
-    /// The struct's size in this version, in bytes.
+    /// The size of the struct in this version, in bytes.
     pub const SIZE: usize = 16;
     const IF_VERSION: u32 = 1;
 
-    /// Reads the struct from a copy of the guest's bytes.
+    /// Decodes the struct from a copy of the guest's bytes.
     pub fn decode(bytes: &[u8]) -> Result<DeleteOptions, OptionsError> {
         let fields = Fields::new(bytes, Self::IF_VERSION)?;
         Ok(DeleteOptions {
@@ -228,7 +228,7 @@ impl DeleteOptions {
         })
     }
 
-    /// The struct's bytes.
+    /// Returns the struct's bytes.
     pub fn encode(&self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         let mut writer = Writer::new(&mut out);
@@ -257,18 +257,18 @@ pub struct ListOptions {
     pub start: Option<Range32>,
     /// Only keys before this.
     pub end: Option<Range32>,
-    /// Where the page before this one ended.
+    /// Resumes after the page that returned this cursor.
     pub cursor: Option<Range32>,
-    /// Entries in the page.
+    /// The maximum number of entries in the page.
     pub limit: Option<u32>,
-    /// Descending keys.
+    /// Descending key order.
     pub reverse: bool,
-    /// Keys with their values.
+    /// Includes the values.
     pub values: bool,
 }
 
 impl ListOptions {
-    /// The struct's size in this version, in bytes.
+    /// The size of the struct in this version, in bytes.
     pub const SIZE: usize = 52;
     const PREFIX: u32 = 1;
     const START: u32 = 1 << 1;
@@ -279,7 +279,7 @@ impl ListOptions {
     const VALUES: u32 = 1 << 6;
     const KNOWN: u32 = (1 << 7) - 1;
 
-    /// Reads the struct from a copy of the guest's bytes.
+    /// Decodes the struct from a copy of the guest's bytes.
     pub fn decode(bytes: &[u8]) -> Result<ListOptions, OptionsError> {
         let fields = Fields::new(bytes, Self::KNOWN)?;
         Ok(ListOptions {
@@ -293,7 +293,7 @@ impl ListOptions {
         })
     }
 
-    /// The struct's bytes.
+    /// Returns the struct's bytes.
     pub fn encode(&self) -> [u8; Self::SIZE] {
         let mut out = [0; Self::SIZE];
         let mut writer = Writer::new(&mut out);

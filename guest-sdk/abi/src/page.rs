@@ -1,28 +1,28 @@
-//! The packed page that `kv_list` answers with, and the entry header.
+//! The packed page that `kv_list` returns, and the entry header.
 //!
-//! A page is `count: u32`, `cursor_len: u32`, the cursor (none: the list has
-//! ended), then `count` entries: `key_len: u32`, the key, and, if values were
-//! asked for, an [`EntryHeader`], `value_len: u32` and the value.
+//! A page is `count: u32`, `cursor_len: u32`, the cursor (empty at the end of the list), then
+//! `count` entries: `key_len: u32`, the key, and, if values were requested, an [`EntryHeader`],
+//! `value_len: u32` and the value.
 
 use crate::bytes::{Bytes, Malformed};
 
 /// The size of an [`EntryHeader`] on the wire.
 pub const ENTRY_HEADER_BYTES: usize = 24;
 
-/// What an entry carries beside its value: `version: u64`,
-/// `expires_at_ms: i64` (0: never), `format: u32`, and four bytes of zero.
+/// The metadata of an entry: `version: u64`, `expires_at_ms: i64` (0: never), `format: u32`,
+/// and four zero bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryHeader {
-    /// Grows with each write of the key and never comes back.
+    /// Increases with each write of the key; a version is never reused.
     pub version: u64,
-    /// Milliseconds since the Unix epoch; 0 for an entry that does not expire.
+    /// Milliseconds since the Unix epoch; 0 if the entry does not expire.
     pub expires_at_ms: i64,
     /// [`FORMAT_JSON`](crate::FORMAT_JSON) or [`FORMAT_BYTES`](crate::FORMAT_BYTES).
     pub format: u32,
 }
 
 impl EntryHeader {
-    /// The header's bytes.
+    /// Returns the header's bytes.
     pub fn encode(&self) -> [u8; ENTRY_HEADER_BYTES] {
         let mut out = [0; ENTRY_HEADER_BYTES];
         let (version, rest) = out.split_at_mut(8);
@@ -55,21 +55,21 @@ impl EntryHeader {
 pub struct PageEntry<'a> {
     /// The key, UTF-8.
     pub key: &'a [u8],
-    /// The header and the value, if values were asked for.
+    /// The header and the value, if values were requested.
     pub value: Option<(EntryHeader, &'a [u8])>,
 }
 
-/// The head of a packed page and a reader of its entries.
+/// The header of a packed page, and a reader of its entries.
 #[derive(Debug, Clone)]
 pub struct Page<'a> {
-    /// Pass it back for the next page; `None` at the end of the list.
+    /// The cursor of the next page; `None` at the end of the list.
     pub cursor: Option<&'a [u8]>,
     /// The entries.
     pub entries: PageReader<'a>,
 }
 
 impl<'a> Page<'a> {
-    /// Reads the head of a page whose entries carry values or not, as asked.
+    /// Decodes the header of a page, whose entries have values if `values` is set.
     pub fn decode(bytes: &'a [u8], values: bool) -> Result<Page<'a>, Malformed> {
         let mut reader = Bytes(bytes);
         let count = reader.u32()?;
@@ -85,7 +85,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Iterates over the entries of a packed page; stops after a malformed one.
+/// An iterator over the entries of a packed page. It stops after a malformed entry.
 #[derive(Debug, Clone)]
 pub struct PageReader<'a> {
     left: u32,
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_page_that_lies_about_its_lengths_ends() {
-        // One entry is promised whose key would be 4 GiB long.
+        // The page announces one entry, with a key of 4 GiB.
         let bytes = [1, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, b'a'];
         let page = Page::decode(&bytes, false).unwrap();
         assert_eq!(page.cursor, None);

@@ -1,16 +1,15 @@
-//! Counted sequences of packed records: `count: u32`, then the records, then
-//! nothing more.
+//! Counted sequences of packed records: `count: u32`, then the records, and nothing after them.
 
 use crate::bytes::{Bytes, Malformed};
 use core::iter::FusedIterator;
 use core::marker::PhantomData;
 
-/// What can stand in a packed sequence.
+/// A record of a packed sequence.
 pub trait Record<'a>: Sized {
     /// Splits a record off the front of `bytes`.
     ///
     /// # Errors
-    /// [`Malformed`] if the bytes end within it, or one of its numbers has no meaning.
+    /// [`Malformed`] if the bytes end within the record, or one of its numbers is invalid.
     fn decode(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Malformed>;
 
     /// Passes the record's bytes to `sink`, piece by piece.
@@ -28,14 +27,14 @@ pub trait Record<'a>: Sized {
 /// assert!(Records::<Address<'_>>::decode(&packed).unwrap().eq(keys));
 /// ```
 pub fn encode_records<'a, T: Record<'a>>(records: &[T], sink: &mut impl FnMut(&[u8])) {
-    // More than 4 Gi records fit no guest; the reader finds a cut count malformed.
+    // More than 4 Gi records fit no guest; readers report a truncated count as malformed.
     let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
     sink(&count.to_le_bytes());
     records.iter().for_each(|record| record.encode(sink));
 }
 
-/// Iterates over the records of a sequence that was read through once already,
-/// so that no record is malformed.
+/// An iterator over the records of a sequence that was validated before, so that no record is
+/// malformed.
 #[derive(Debug)]
 pub struct Records<'a, T> {
     left: u32,
@@ -43,7 +42,7 @@ pub struct Records<'a, T> {
     record: PhantomData<fn() -> T>,
 }
 
-// A derived one would ask for `T: Clone`.
+// A derived implementation would require `T: Clone`.
 impl<T> Clone for Records<'_, T> {
     fn clone(&self) -> Self {
         Records { ..*self }
@@ -51,11 +50,11 @@ impl<T> Clone for Records<'_, T> {
 }
 
 impl<'a, T: Record<'a>> Records<'a, T> {
-    /// Reads a sequence through. It costs time by the bytes, not by the count
-    /// that they promise.
+    /// Decodes and validates a sequence. The time depends on the number of bytes, not on the
+    /// count that they announce.
     ///
     /// # Errors
-    /// [`Malformed`] if the bytes end before the records do, or go on after them.
+    /// [`Malformed`] if the bytes end before the records do, or continue after them.
     pub fn decode(bytes: &'a [u8]) -> Result<Records<'a, T>, Malformed> {
         let (records, rest) = Records::split(bytes)?;
         if rest.is_empty() {
@@ -88,7 +87,7 @@ impl<'a, T: Record<'a>> Iterator for Records<'a, T> {
 
     fn next(&mut self) -> Option<T> {
         self.left = self.left.checked_sub(1)?;
-        // Read through before, so it does not fail.
+        // Validated before, so it does not fail.
         let (record, rest) = T::decode(self.rest).ok()?;
         self.rest = rest;
         Some(record)
@@ -103,8 +102,8 @@ impl<'a, T: Record<'a>> Iterator for Records<'a, T> {
 impl<'a, T: Record<'a>> ExactSizeIterator for Records<'a, T> {}
 impl<'a, T: Record<'a>> FusedIterator for Records<'a, T> {}
 
-/// A position, as `kv_commit` answers with on a conflict: those of the failed
-/// checks, in the order of the checks.
+/// A position of a failed check, as `kv_commit` returns them on a conflict, in the order of the
+/// checks.
 impl<'a> Record<'a> for u32 {
     fn decode(bytes: &'a [u8]) -> Result<(u32, &'a [u8]), Malformed> {
         let mut reader = Bytes(bytes);
@@ -128,7 +127,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    /// Nothing but the whole of `bytes` decodes.
+    /// Asserts that `bytes` decodes only as a whole.
     pub(crate) fn assert_only_whole(bytes: &[u8], is_ok: impl Fn(&[u8]) -> bool) {
         assert!(is_ok(bytes));
         for len in 0..bytes.len() {

@@ -1,35 +1,36 @@
-//! The statuses below zero.
+//! The negative status codes.
 
-/// Why a host function refused or failed. On the wire it is an `i64` below zero.
+/// Why a host function rejected a call or failed. On the wire it is a negative `i64`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(i64)]
 pub enum Status {
-    /// No such entry. Never confused with an empty value.
+    /// The entry does not exist. Never confused with an empty value.
     NotFound = -1,
     /// A precondition failed.
     Conflict = -2,
     /// The caller lacks the capability.
     Denied = -3,
-    /// A bad argument: an empty collection, bad UTF-8, NUL, malformed JSON, a foreign cursor.
+    /// An invalid argument: an empty collection, invalid UTF-8, NUL, malformed JSON, a foreign
+    /// cursor.
     Invalid = -4,
     /// Over a size limit.
     TooLarge = -5,
     /// The app's quota is used up.
     Quota = -6,
-    /// Too many calls; try later.
+    /// Too many calls; retry later.
     RateLimited = -7,
-    /// JSON was asked of bytes, or an increment of a value that is no integer.
+    /// A JSON read of bytes, or an increment of a value that is not an integer.
     Type = -8,
-    /// The store cannot be reached; the call may be tried again.
+    /// The store is unavailable; the call may be retried.
     Unavailable = -9,
-    /// The host's fault; logged there under the request id.
+    /// A host error, logged by the host under the request id.
     Internal = -10,
     /// An unknown flag or option bit.
     Unsupported = -11,
 }
 
 impl Status {
-    /// Every status, from -1 downward.
+    /// Every status, descending from -1.
     pub const ALL: [Status; 11] = [
         Status::NotFound,
         Status::Conflict,
@@ -44,17 +45,17 @@ impl Status {
         Status::Unsupported,
     ];
 
-    /// The number on the wire.
+    /// Returns the number on the wire.
     pub const fn code(self) -> i64 {
         self as i64
     }
 
-    /// The status behind a number, or `None` for zero, success and unknown numbers.
+    /// Returns the status of a number, or `None` for zero, success and unknown numbers.
     pub fn from_code(code: i64) -> Option<Status> {
         Status::ALL.into_iter().find(|status| status.code() == code)
     }
 
-    /// The name in the documents, such as `NOT_FOUND`.
+    /// Returns the documented name, such as `NOT_FOUND`.
     pub const fn name(self) -> &'static str {
         match self {
             Status::NotFound => "NOT_FOUND",

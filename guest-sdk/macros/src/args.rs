@@ -1,4 +1,4 @@
-//! The arguments of the attributes: `#[function(...)]` and its like.
+//! The arguments of the attributes: `#[function(...)]` and the others.
 
 use crate::export::Kind;
 use crate::{name, schedule};
@@ -7,28 +7,28 @@ use syn::meta::ParseNestedMeta;
 use syn::parse::{ParseStream, Parser};
 use syn::{LitStr, Token};
 
-/// The longest collection and prefix, in bytes.
+/// The maximum size of a collection and of a prefix, in bytes.
 const COLLECTION_BYTES_MAX: usize = 128;
 const PREFIX_BYTES_MAX: usize = 1024;
 
-/// What stands between the parentheses, checked.
+/// The validated arguments of an attribute.
 #[derive(Default)]
 pub struct Args {
     /// `name = "..."`: the export's name.
     pub name: Option<LitStr>,
-    /// `transaction`: each call of a function is one.
+    /// `transaction`: each call of a function is a transaction.
     pub transaction: bool,
-    /// `collection = "..."`: whose changes a handler gets.
+    /// `collection = "..."`: the collection whose changes the handler receives.
     pub collection: Option<LitStr>,
-    /// `prefix = "..."`: of which keys.
+    /// `prefix = "..."`: the key prefix.
     pub prefix: Option<LitStr>,
-    /// `on = "..."`: of which kind.
+    /// `on = "..."`: the kind of change.
     pub on: Option<LitStr>,
-    /// The schedule, which has no name.
+    /// The schedule, a positional argument.
     pub schedule: Option<LitStr>,
 }
 
-/// Reads the arguments. An unknown one is an error where it is written.
+/// Parses the arguments. An unknown one is reported at its position.
 pub fn parse(kind: Kind, tokens: TokenStream) -> syn::Result<Args> {
     let mut args = Args::default();
     let rest = if kind == Kind::Cron {
@@ -43,10 +43,10 @@ pub fn parse(kind: Kind, tokens: TokenStream) -> syn::Result<Args> {
     Ok(args)
 }
 
-/// The schedule, and what follows the comma behind it.
+/// Splits off the schedule, and the rest after the comma.
 fn split_schedule(input: ParseStream<'_>) -> syn::Result<(LitStr, TokenStream)> {
     if !input.peek(LitStr) {
-        return Err(input.error("a schedule comes first, such as `#[cron(\"*/5 * * * *\")]`"));
+        return Err(input.error("expected a schedule, such as `#[cron(\"*/5 * * * *\")]`"));
     }
     let schedule: LitStr = input.parse()?;
     if !input.is_empty() {
@@ -68,7 +68,7 @@ fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Res
             return Ok(());
         }
         ("transaction", Kind::Change | Kind::Cron) => {
-            return Err(meta.error("every run of a handler is a transaction; leave it out"));
+            return Err(meta.error("every run of a handler is a transaction; omit `transaction`"));
         }
         ("collection", Kind::Change) => &mut args.collection,
         ("prefix", Kind::Change) => &mut args.prefix,
@@ -84,12 +84,12 @@ fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Res
 
 fn unknown(kind: Kind) -> &'static str {
     match kind {
-        Kind::Function => "unknown argument; there are `name = \"...\"` and `transaction`",
-        Kind::Http => "unknown argument; `name = \"...\"` is the only one",
+        Kind::Function => "unknown argument; expected `name = \"...\"` or `transaction`",
+        Kind::Http => "unknown argument; expected `name = \"...\"`",
         Kind::Change => {
-            "unknown argument; there are `collection`, `prefix`, `on` and `name`, each `= \"...\"`"
+            "unknown argument; expected `collection`, `prefix`, `on` or `name`, each `= \"...\"`"
         }
-        Kind::Cron => "unknown argument; behind the schedule there is `name = \"...\"`",
+        Kind::Cron => "unknown argument; expected `name = \"...\"` after the schedule",
     }
 }
 
@@ -99,19 +99,19 @@ fn check(args: &Args) -> syn::Result<()> {
     }
     if let Some(prefix) = &args.prefix {
         if prefix.value().is_empty() {
-            return error(prefix, "an empty prefix is every key; leave `prefix` out");
+            return error(prefix, "an empty `prefix` matches every key; omit it");
         }
         text(prefix, "a prefix", PREFIX_BYTES_MAX)?;
     }
     if let Some(on) = &args.on
         && !["set", "delete"].contains(&on.value().as_str())
     {
-        return error(on, "`on` is \"set\" or \"delete\"; leave it out for both");
+        return error(on, "`on` must be \"set\" or \"delete\"; omit it for both");
     }
     if let (None, Some(given)) = (&args.collection, args.prefix.as_ref().or(args.on.as_ref())) {
         return error(
             given,
-            "without `collection` the handler has no trigger of its own, so there is nothing to narrow",
+            "without `collection` the handler has no trigger of its own to narrow",
         );
     }
     match &args.schedule {
@@ -123,7 +123,7 @@ fn check(args: &Args) -> syn::Result<()> {
 fn text(literal: &LitStr, subject: &str, bytes_max: usize) -> syn::Result<()> {
     let text = literal.value();
     if text.is_empty() || text.len() > bytes_max {
-        return error(literal, &format!("{subject} has 1 to {bytes_max} bytes"));
+        return error(literal, &format!("{subject} needs 1 to {bytes_max} bytes"));
     }
     if text.contains('\0') {
         return error(literal, &format!("{subject} cannot contain a NUL"));
@@ -135,7 +135,7 @@ fn error<T>(literal: &LitStr, message: &str) -> syn::Result<T> {
     Err(syn::Error::new(literal.span(), message))
 }
 
-/// The export's name: the argument, or that of the function.
+/// Returns the export's name: the argument, or the function's name.
 pub fn export_name(args: &Args, ident: &syn::Ident) -> syn::Result<String> {
     use syn::ext::IdentExt;
     let (name, span) = match &args.name {

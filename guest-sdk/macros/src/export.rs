@@ -1,4 +1,5 @@
-//! What the attributes make: an export, a line of the manifest, and the function as it was.
+//! The expansion of the attributes: an export, a line of the manifest, and the unchanged
+//! function.
 
 use crate::{args, manifest};
 use kvasm_abi::MANIFEST_SECTION;
@@ -6,21 +7,21 @@ use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
 use syn::{Attribute, FnArg, ItemFn, ReturnType, Signature, Type};
 
-/// What the attribute makes of a function.
+/// The kind of export that an attribute creates.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Kind {
-    /// `#[function]`: callable by its name.
+    /// `#[function]`: callable by name.
     Function,
     /// `#[http]`: answers HTTP requests.
     Http,
     /// `#[on_change]`: handles changes of entries.
     Change,
-    /// `#[cron]`: runs at set times.
+    /// `#[cron]`: runs on a schedule.
     Cron,
 }
 
 impl Kind {
-    /// The `kind` of the line in the manifest, and the attribute's name.
+    /// Returns the `kind` in the manifest, which is also the attribute's name.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Function => "function",
@@ -30,7 +31,7 @@ impl Kind {
         }
     }
 
-    /// How messages call it.
+    /// Returns the noun for error messages.
     fn subject(self) -> &'static str {
         match self {
             Kind::Function => "a plugin function",
@@ -41,13 +42,13 @@ impl Kind {
     }
 }
 
-/// The function and its export; on an error the function and the error, so that
-/// the compiler does not also complain that the function is missing.
+/// Returns the function and its export; on an error, the function and the error, so that the
+/// compiler does not also report that the function is missing.
 pub fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> TokenStream {
     let function: ItemFn = match syn::parse2(item.clone()) {
         Ok(function) => function,
         Err(e) => {
-            let message = format!("`#[{}]` goes on a function", kind.name());
+            let message = format!("`#[{}]` can only be applied to a function", kind.name());
             let error = syn::Error::new(e.span(), message).to_compile_error();
             return quote!(#item #error);
         }
@@ -60,7 +61,7 @@ fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<Token
     let args = args::parse(kind, args)?;
     let name = args::export_name(&args, &function.sig.ident)?;
     let invoke = invoke(kind, &function.sig)?;
-    // Without a name of its own, the constant cannot clash with anything.
+    // An unnamed constant cannot clash with anything.
     let cfgs = function.attrs.iter().filter(|a| is_cfg(a));
     let section = section(&manifest::line(kind, &name, &args));
     Ok(quote! {
@@ -81,7 +82,7 @@ fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<Token
     })
 }
 
-/// The attributes that decide whether the function exists at all.
+/// Whether an attribute decides if the function exists at all.
 fn is_cfg(attribute: &Attribute) -> bool {
     attribute.path().is_ident("cfg")
 }
@@ -97,7 +98,7 @@ fn invoke(kind: Kind, signature: &Signature) -> syn::Result<TokenStream> {
         return Err(syn::Error::new_spanned(second, too_many_arguments(kind)));
     }
     let input = first.map(|first| argument(subject, first)).transpose()?;
-    // Both types are spelt out, so that an unfit one is reported where it is written.
+    // Both types are spelt out, so that an unsuitable one is reported where it is written.
     match (kind, input, &signature.output) {
         (Kind::Function, None, output) => {
             let output = function_output(output);
@@ -112,7 +113,7 @@ fn invoke(kind: Kind, signature: &Signature) -> syn::Result<TokenStream> {
         }
         (Kind::Http, ..) => Err(syn::Error::new_spanned(
             ident,
-            "an HTTP handler takes a `Request` and returns a `Response`, or a `Result` of one",
+            "an HTTP handler takes a `Request` and returns a `Response` or a `Result` of one",
         )),
         (Kind::Change, Some(input), output) => {
             let output = function_output(output);
@@ -120,7 +121,7 @@ fn invoke(kind: Kind, signature: &Signature) -> syn::Result<TokenStream> {
         }
         (Kind::Change, None, _) => Err(syn::Error::new_spanned(
             ident,
-            "a handler of changes takes a `Change<T>`: what has changed",
+            "a handler of changes takes a `Change<T>`",
         )),
         (Kind::Cron, None, output) => {
             let output = function_output(output);
@@ -143,15 +144,15 @@ fn function_output(output: &ReturnType) -> TokenStream {
 fn too_many_arguments(kind: Kind) -> &'static str {
     match kind {
         Kind::Function => {
-            "a plugin function takes at most one argument; put the rest into its struct"
+            "a plugin function takes at most one argument; use a struct for several values"
         }
-        Kind::Http => "an HTTP handler takes one argument; the `Request` has all there is",
-        Kind::Change => "a handler of changes takes one argument; the `Change` has all there is",
+        Kind::Http => "an HTTP handler takes one argument; a `Request`",
+        Kind::Change => "a handler of changes takes one argument; a `Change<T>`",
         Kind::Cron => "a scheduled handler takes at most one argument, a `ScheduledRun`",
     }
 }
 
-/// The type of the argument.
+/// Returns the type of the argument.
 fn argument<'a>(subject: &str, argument: &'a FnArg) -> syn::Result<&'a Type> {
     match argument {
         FnArg::Receiver(receiver) => Err(syn::Error::new_spanned(
@@ -165,16 +166,16 @@ fn argument<'a>(subject: &str, argument: &'a FnArg) -> syn::Result<&'a Type> {
     }
 }
 
-/// Refuses what an export cannot be.
+/// Rejects functions that cannot be exported.
 fn refuse_qualifiers(subject: &str, signature: &Signature) -> syn::Result<()> {
     refuse(&signature.asyncness, || {
-        format!("{subject} cannot be `async`: there is nothing to wait for")
+        format!("{subject} cannot be `async`: the host calls it synchronously")
     })?;
     refuse(&signature.unsafety, || {
         format!("{subject} cannot be `unsafe`: the host calls it")
     })?;
     refuse(&signature.abi, || {
-        format!("{subject} has Rust's ABI; the macro makes the export")
+        format!("{subject} must have the Rust ABI; the macro creates the export")
     })?;
     refuse(&signature.variadic, || {
         format!("{subject} cannot be variadic")
@@ -197,7 +198,7 @@ fn generic(subject: &str, part: impl ToTokens) -> syn::Error {
     syn::Error::new_spanned(part, format!("{subject} cannot be generic"))
 }
 
-/// The static that puts the line into the manifest.
+/// Returns the static that adds the line to the manifest.
 fn section(line: &str) -> TokenStream {
     let len = line.len();
     let line = Literal::byte_string(line.as_bytes());
@@ -316,19 +317,19 @@ mod tests {
         assert_refused(
             Kind::Change,
             &[
-                ("collection = \"\"", f, "a collection has 1 to 128 bytes"),
-                (&long, f, "a collection has 1 to 128 bytes"),
+                ("collection = \"\"", f, "a collection needs 1 to 128 bytes"),
+                (&long, f, "a collection needs 1 to 128 bytes"),
                 ("collection = \"\\0\"", f, "cannot contain a NUL"),
-                ("collection = \"c\", prefix = \"\"", f, "is every key"),
-                ("collection = \"c\", on = \"update\"", f, "`on` is"),
-                ("collection = \"c\", on = \"\"", f, "`on` is"),
+                ("collection = \"c\", prefix = \"\"", f, "matches every key"),
+                ("collection = \"c\", on = \"update\"", f, "`on` must be"),
+                ("collection = \"c\", on = \"\"", f, "`on` must be"),
                 ("collection = \"c\", collection = \"d\"", f, "given twice"),
-                ("prefix = \"p\"", f, "nothing to narrow"),
-                ("on = \"set\"", f, "nothing to narrow"),
+                ("prefix = \"p\"", f, "no trigger of its own"),
+                ("on = \"set\"", f, "no trigger of its own"),
                 ("transaction", f, "every run of a handler is"),
                 ("", "fn f() {}", "takes a `Change<T>`"),
                 ("", "fn f(a: A, b: B) {}", "takes one argument"),
-                ("", "struct S;", "`#[on_change]` goes on"),
+                ("", "struct S;", "`#[on_change]` can only"),
                 (
                     "",
                     "async fn f(c: Change<u8>) {}",
@@ -340,13 +341,13 @@ mod tests {
         assert_refused(
             Kind::Cron,
             &[
-                ("", f, "a schedule comes first"),
-                ("name = \"x\"", f, "a schedule comes first"),
+                ("", f, "expected a schedule"),
+                ("name = \"x\"", f, "expected a schedule"),
                 ("\"\"", f, "this one has 0"),
                 ("\"* * * *\"", f, "this one has 4"),
                 ("\"0 * * * * *\"", f, "this one has 6"),
                 ("\"@daily\"", f, "this one has 1"),
-                ("\"99 * * * *\"", f, "the minute is 0 to 59"),
+                ("\"99 * * * *\"", f, "the minute must be 0 to 59"),
                 ("\"* * * * *\" name = \"x\"", f, "expected `,`"),
                 ("\"* * * * *\", on = \"set\"", f, "unknown argument"),
                 (
@@ -364,7 +365,7 @@ mod tests {
     #[test]
     fn what_cannot_be_an_export_is_an_error_that_says_why() {
         let cases = [
-            ("", "struct S;", "goes on a function"),
+            ("", "struct S;", "be applied to a function"),
             ("nam = \"x\"", "fn f() {}", "unknown argument"),
             ("name", "fn f() {}", "expected `=`"),
             ("name = 1", "fn f() {}", "expected string literal"),
@@ -373,7 +374,7 @@ mod tests {
             ("", "fn exp() {}", "symbol that compiled code calls"),
             ("", "async fn f() {}", "cannot be `async`"),
             ("", "unsafe fn f() {}", "cannot be `unsafe`"),
-            ("", "extern \"C\" fn f() {}", "has Rust's ABI"),
+            ("", "extern \"C\" fn f() {}", "must have the Rust ABI"),
             ("", "fn f<T>() {}", "cannot be generic"),
             ("", "fn f(a: impl Copy) {}", "cannot be generic"),
             ("", "fn f(&self) {}", "cannot be a method"),
@@ -383,7 +384,7 @@ mod tests {
         let function = [("", "fn f(a: A, b: B) {}", "at most one argument")];
         assert_refused(Kind::Function, &function);
         let handler = [
-            ("", "struct S;", "`#[http]` goes on"),
+            ("", "struct S;", "`#[http]` can only"),
             ("", "async fn f() {}", "an HTTP handler cannot be"),
             ("", "fn f(a: A, b: B) -> R {}", "takes one argument"),
             ("", "fn f() -> Response {}", "takes a `Request`"),

@@ -9,25 +9,25 @@ mod schedule;
 use export::Kind;
 use proc_macro::TokenStream;
 
-/// Turns a function into an export of the plugin. `kvasm_guest::function` says how.
+/// Turns a function into an export of the plugin. See `kvasm_guest::function`.
 #[proc_macro_attribute]
 pub fn function(args: TokenStream, item: TokenStream) -> TokenStream {
     export::expand(Kind::Function, args.into(), item.into()).into()
 }
 
-/// Turns a function into the plugin's HTTP handler. `kvasm_guest::http` says how.
+/// Turns a function into the plugin's HTTP handler. See `kvasm_guest::http`.
 #[proc_macro_attribute]
 pub fn http(args: TokenStream, item: TokenStream) -> TokenStream {
     export::expand(Kind::Http, args.into(), item.into()).into()
 }
 
-/// Turns a function into a handler of changes. `kvasm_guest::on_change` says how.
+/// Turns a function into a handler of changes. See `kvasm_guest::on_change`.
 #[proc_macro_attribute]
 pub fn on_change(args: TokenStream, item: TokenStream) -> TokenStream {
     export::expand(Kind::Change, args.into(), item.into()).into()
 }
 
-/// Turns a function into one that runs at set times. `kvasm_guest::cron` says how.
+/// Turns a function into a scheduled handler. See `kvasm_guest::cron`.
 #[proc_macro_attribute]
 pub fn cron(args: TokenStream, item: TokenStream) -> TokenStream {
     export::expand(Kind::Cron, args.into(), item.into()).into()

@@ -1,11 +1,11 @@
-//! An export's line of the manifest.
+//! The manifest line of an export.
 
 use crate::args::Args;
 use crate::export::Kind;
 use std::fmt::Write;
 use syn::LitStr;
 
-/// The line, with its end.
+/// Returns the line, including the newline.
 pub fn line(kind: Kind, name: &str, args: &Args) -> String {
     let mut line = format!("{{\"kind\":\"{}\"", kind.name());
     member(&mut line, "name", name);
@@ -37,7 +37,7 @@ fn member(line: &mut String, name: &str, value: &str) {
     string(line, value);
 }
 
-/// A string of JSON.
+/// Appends a JSON string.
 fn string(line: &mut String, text: &str) {
     line.push('"');
     for c in text.chars() {

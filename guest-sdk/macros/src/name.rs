@@ -1,15 +1,15 @@
-//! Which names an export can have.
+//! The valid names of exports.
 
 use proc_macro2::Span;
 
-/// The longest name, in bytes.
+/// The maximum length of a name in bytes.
 const BYTES_MAX: usize = 64;
 
-/// Exports with a meaning of their own.
+/// Exports with a special meaning.
 const RESERVED: &[&str] = &["memory", "_initialize", "_start"];
 
-/// Symbols that compiled code calls without saying so. An export of the same
-/// name would take their place, and the call would trap.
+/// Symbols that compiled code calls implicitly. An export of the same name would replace them,
+/// and the call would trap.
 #[rustfmt::skip]
 const C_LIBRARY: &[&str] = &[
     "acos", "acosf", "acosh", "asin", "asinf", "asinh", "atan", "atan2", "atan2f", "atanf",
@@ -23,7 +23,7 @@ const C_LIBRARY: &[&str] = &[
     "tan", "tanf", "tanh", "tanhf", "tgamma", "trunc", "truncf",
 ];
 
-/// Checks the name of an export.
+/// Validates the name of an export.
 pub fn check(name: &str, span: Span) -> syn::Result<()> {
     let error = |message: String| Err(syn::Error::new(span, message));
     if name.is_empty() || name.len() > BYTES_MAX {
@@ -37,7 +37,7 @@ pub fn check(name: &str, span: Span) -> syn::Result<()> {
     }
     if RESERVED.contains(&name) {
         return error(format!(
-            "the export `{name}` has a meaning of its own; choose another name"
+            "the export `{name}` has a special meaning; choose another name"
         ));
     }
     if C_LIBRARY.contains(&name) || name.starts_with("__") {

@@ -1,10 +1,10 @@
-//! Schedules, as far as the compiler can tell. The host reads them when the
-//! plugin is loaded, and refuses what is left: nothing here is stricter.
+//! Schedules, as far as they can be checked at compile time. The host parses them when the
+//! plugin is loaded and rejects the remaining errors: nothing here is stricter.
 
-/// The longest schedule, in bytes.
+/// The maximum length of a schedule in bytes.
 const BYTES_MAX: usize = 128;
 
-/// The fields: their names, and the numbers that they take.
+/// The names of the fields and their ranges.
 const FIELDS: [(&str, u32, u32); 5] = [
     ("minute", 0, 59),
     ("hour", 0, 23),
@@ -13,16 +13,16 @@ const FIELDS: [(&str, u32, u32); 5] = [
     ("day of the week", 0, 7),
 ];
 
-/// Checks a schedule.
+/// Validates a schedule.
 pub fn check(text: &str) -> Result<(), String> {
     if text.len() > BYTES_MAX {
-        return Err(format!("a schedule has at most {BYTES_MAX} bytes"));
+        return Err(format!("a schedule can have at most {BYTES_MAX} bytes"));
     }
     let found = text.split_whitespace().count();
     if found != FIELDS.len() {
         let names = FIELDS.map(|(name, ..)| name).join(", ");
         return Err(format!(
-            "a schedule has 5 fields: {names}; this one has {found}"
+            "a schedule needs 5 fields ({names}); this one has {found}"
         ));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "*,-/#? ".contains(c);
@@ -35,9 +35,9 @@ pub fn check(text: &str) -> Result<(), String> {
         .try_for_each(|(item, bounds)| check_item(item, bounds))
 }
 
-/// One item of a field, such as `1-5/2`.
+/// Validates one item of a field, such as `1-5/2`.
 fn check_item(item: &str, (name, min, max): (&str, u32, u32)) -> Result<(), String> {
-    // What follows is a step or a count, which has bounds of its own.
+    // The rest is a step or a count, which has its own limits.
     let range = item.split(['/', '#']).next().unwrap_or_default();
     if range.is_empty() {
         return Err(format!("the {name} of the schedule has an empty part"));
@@ -47,7 +47,7 @@ fn check_item(item: &str, (name, min, max): (&str, u32, u32)) -> Result<(), Stri
         .filter_map(|bound| bound.parse::<u32>().ok());
     for number in numbers {
         if !(min..=max).contains(&number) {
-            return Err(format!("the {name} is {min} to {max}, not {number}"));
+            return Err(format!("the {name} must be {min} to {max}, not {number}"));
         }
     }
     Ok(())
@@ -74,14 +74,14 @@ mod tests {
     fn what_no_host_takes_says_why() {
         for (bad, why) in [
             ("", "this one has 0"),
-            ("* * * *", "day of the week; this one has 4"),
+            ("* * * *", "day of the week); this one has 4"),
             ("0 * * * * *", "this one has 6"),
             ("@daily", "this one has 1"),
-            ("60 * * * *", "the minute is 0 to 59, not 60"),
-            ("* 1-24 * * *", "the hour is 0 to 23, not 24"),
-            ("* * 0 * *", "the day of the month is 1 to 31, not 0"),
-            ("* * * 1,13 *", "the month is 1 to 12, not 13"),
-            ("* * * * 8", "the day of the week is 0 to 7, not 8"),
+            ("60 * * * *", "the minute must be 0 to 59, not 60"),
+            ("* 1-24 * * *", "the hour must be 0 to 23, not 24"),
+            ("* * 0 * *", "the day of the month must be 1 to 31, not 0"),
+            ("* * * 1,13 *", "the month must be 1 to 12, not 13"),
+            ("* * * * 8", "the day of the week must be 0 to 7, not 8"),
             ("1,, * * * *", "has an empty part"),
             ("/5 * * * *", "has an empty part"),
             ("\t* * * * *", "cannot contain '\\t'"),

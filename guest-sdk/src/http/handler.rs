@@ -1,21 +1,21 @@
-//! What a handler returns, and the code that runs one.
+//! The return types of HTTP handlers, and the code that runs a handler.
 
 use super::{Request, Response};
 use serde::Serialize;
 use std::fmt::Display;
 
-/// What an HTTP handler can return: a [`Response`], or a `Result` of one and an
-/// error that can be displayed.
+/// A type that an HTTP handler can return: a [`Response`], or a `Result` of one and a
+/// displayable error.
 #[diagnostic::on_unimplemented(
     message = "an HTTP handler cannot return `{Self}`",
     label = "not a response",
     note = "return `kvasm_guest::http::Response`, or a `Result<Response, E>` where `E: std::fmt::Display`"
 )]
 pub trait IntoResponse {
-    /// The response, or the message of a failure.
+    /// Returns the response, or the message of a failure.
     ///
     /// # Errors
-    /// A message, which the client does not see.
+    /// A message, which the client does not receive.
     fn into_response(self) -> Result<Response, String>;
 }
 
@@ -31,7 +31,8 @@ impl<T: IntoResponse, E: Display> IntoResponse for Result<T, E> {
     }
 }
 
-/// What an HTTP handler can take: a [`Request`]. It is there for the compiler's message alone.
+/// A type that an HTTP handler can take: a [`Request`]. It exists only for the compiler's
+/// message.
 #[diagnostic::on_unimplemented(
     message = "an HTTP handler cannot take `{Self}`",
     label = "not a request",
@@ -49,7 +50,7 @@ pub fn run_http<A: HandlerArgument, R: IntoResponse>(handler: impl FnOnce(A) -> 
     })
 }
 
-/// A head and a body as they go over the boundary.
+/// Encodes a head and a body as a frame.
 pub(crate) fn frame(head: &impl Serialize, body: &[u8]) -> Result<Vec<u8>, String> {
     let head = serde_json::to_vec(head).map_err(|e| e.to_string())?;
     let prefix = kvasm_abi::http::prefix(head.len()).ok_or("the headers are too large")?;

@@ -1,13 +1,13 @@
-//! HTTP handlers: the function of a plugin that answers HTTP requests.
+//! HTTP handlers: the function of a plugin that serves HTTP requests.
 //!
-//! A plugin has at most one, marked with [`#[http]`](macro@crate::http). It gets
-//! every request to the app, whatever its method and path.
+//! A plugin has at most one, marked with [`#[http]`](macro@crate::http). It receives every
+//! request to the app, whatever its method and path.
 //!
 //! ```
 //! use kvasm_guest::http::{Request, Response};
 //! use kvasm_guest::{Error, kv};
 //!
-//! /// `PUT /name` keeps a text, `GET /name` gives it back.
+//! /// `PUT /name` stores a text, `GET /name` returns it.
 //! #[kvasm_guest::http]
 //! fn handle(request: Request) -> Result<Response, Error> {
 //!     let texts = kv::collection("texts");

@@ -1,16 +1,16 @@
 //! Percent-decoding.
 
-/// What `+` stands for.
+/// The meaning of `+`.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Plus {
-    /// Itself, as in paths.
+    /// A literal plus, as in paths.
     Plus,
     /// A space, as in queries.
     Space,
 }
 
-/// Decodes escapes such as `%20`. A `%` without two hexadecimal digits stays. `None` if
-/// the bytes that escapes stand for are not UTF-8.
+/// Decodes escapes such as `%20`. A `%` without two hexadecimal digits is unchanged. Returns
+/// `None` if the escaped bytes are not UTF-8.
 pub(super) fn decode(text: &str, plus: Plus) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -26,7 +26,7 @@ pub(super) fn decode(text: &str, plus: Plus) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
-/// The byte whose digits `text` begins with, and what comes after them.
+/// Returns the byte whose digits `text` begins with, and the rest.
 fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
     let (&[high, low], after) = text.split_first_chunk()?;
     let digit = |ascii: u8| char::from(ascii).to_digit(16);

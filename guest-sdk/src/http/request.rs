@@ -1,4 +1,4 @@
-//! What an HTTP handler is asked.
+//! The request that an HTTP handler receives.
 
 use super::percent::{self, Plus};
 use crate::Error;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// An HTTP request.
 ///
-/// The host makes it. In tests, [`Request::get`] and its like do:
+/// The host creates it. In tests, use [`Request::get`] and the other builders:
 ///
 /// ```
 /// use kvasm_guest::http::Request;
@@ -45,23 +45,23 @@ struct Head {
 }
 
 impl Request {
-    /// The method, such as `GET`. Methods are case-sensitive.
+    /// Returns the method, such as `GET`. Methods are case-sensitive.
     pub fn method(&self) -> &str {
         &self.head.method
     }
 
-    /// The path within the app. It begins with `/`, and is percent-encoded as
-    /// the client sent it.
+    /// Returns the path within the app. It begins with `/`, and is percent-encoded as the
+    /// client sent it.
     pub fn path(&self) -> &str {
         &self.head.path
     }
 
-    /// The path's parts between slashes, percent-decoded: `a b` and `c` of
-    /// `/a%20b/c`, one empty part of `/`.
+    /// Returns the path's segments, percent-decoded: `a b` and `c` for `/a%20b/c`, one empty
+    /// segment for `/`.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the escapes of a part do not stand for UTF-8, as `%ff` does
-    /// not. Turn it into a response of 400; [`path`](Request::path) has it as it was sent.
+    /// [`Error::Decode`] if the escapes of a segment are not valid UTF-8, as with `%ff`. Return
+    /// a response of 400 in this case; [`path`](Request::path) is the path as it was sent.
     pub fn path_segments(&self) -> Result<Vec<String>, Error> {
         let path = self.path();
         let segments = path.strip_prefix('/').unwrap_or(path).split('/');
@@ -72,17 +72,17 @@ impl Request {
         decoded.collect()
     }
 
-    /// What follows the `?`, as the client sent it; empty if nothing does.
+    /// Returns the query without the `?`, as the client sent it; empty if there is none.
     pub fn query(&self) -> &str {
         &self.head.query
     }
 
-    /// The parameters of the query in order, name and value, percent-decoded and
-    /// with `+` as a space. One without `=` has an empty value.
+    /// Returns the parameters of the query in order, as name and value, percent-decoded and
+    /// with `+` as a space. A parameter without `=` has an empty value.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the escapes of a name or a value do not stand for UTF-8, as
-    /// `%ff` does not. Turn it into a response of 400; [`query`](Request::query) has it as
+    /// [`Error::Decode`] if the escapes of a name or a value are not valid UTF-8, as with
+    /// `%ff`. Return a response of 400 in this case; [`query`](Request::query) is the query as
     /// it was sent.
     pub fn query_params(&self) -> Result<Vec<(String, String)>, Error> {
         let decoded = self.pairs().map(|(name, value)| {
@@ -93,12 +93,12 @@ impl Request {
         decoded.collect()
     }
 
-    /// The first parameter of this name, as [`Request::query_params`] has it; `None` if
-    /// there is none.
+    /// Returns the first parameter of this name, decoded as by [`Request::query_params`];
+    /// `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the escapes of its value do not stand for UTF-8. Others are not
-    /// looked at.
+    /// [`Error::Decode`] if the escapes of its value are not valid UTF-8. Other parameters are
+    /// not checked.
     pub fn query_param(&self, name: &str) -> Result<Option<String>, Error> {
         let mut pairs = self.pairs();
         let is_it =
@@ -114,36 +114,36 @@ impl Request {
         pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
     }
 
-    /// The headers in order: names in lower case, a name as often as it came.
-    /// The host leaves out a header whose value is not UTF-8.
+    /// Iterates over the headers in order. Names are in lower case and can repeat. The host
+    /// omits headers whose value is not UTF-8.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let headers = self.head.headers.iter();
         headers.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The value of the first header of this name, in whatever case.
+    /// Returns the value of the first header of this name, ignoring case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers()
             .find(|(found, _)| found.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)
     }
 
-    /// The body's bytes.
+    /// Returns the body.
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
-    /// Reads the body as JSON, whatever its content type.
+    /// Decodes the body as JSON, whatever its content type.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the body is not the JSON of a `T`. An `Err` out of a
-    /// handler is answered with status 500, so turn it into a response of 400.
+    /// [`Error::Decode`] if the body is not the JSON of a `T`. An `Err` returned by a handler
+    /// results in status 500, so convert it to a response of 400.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.body)
             .map_err(|e| Error::Decode(format!("the body is not the JSON asked for: {e}")))
     }
 
-    /// Reads a frame of the host.
+    /// Decodes a frame of the host.
     pub(super) fn decode(mut frame: Vec<u8>) -> Result<Request, String> {
         let (head, body) = kvasm_abi::http::split(&frame)
             .map_err(|_| "the input is not an HTTP request: it ends within its head")?;
@@ -161,7 +161,7 @@ fn param_value(name: &str, value: &str) -> Result<String, Error> {
     decoded.ok_or_else(|| not_utf8(&format!("the parameter {name:?}"), value))
 }
 
-/// The message repeats no more than the start of what was sent.
+/// Returns the error, whose message quotes only the start of the text.
 fn not_utf8(what: &str, sent: &str) -> Error {
     const SHOWN_MAX: usize = 100;
     let shown: String = sent.chars().take(SHOWN_MAX).collect();
@@ -172,28 +172,28 @@ fn not_utf8(what: &str, sent: &str) -> Error {
 
 /// Requests for tests.
 impl Request {
-    /// Begins a `GET`. The target is a path and, behind a `?`, a query.
+    /// Builds a `GET`. The target is a path and, after a `?`, a query.
     pub fn get(target: &str) -> RequestBuilder {
         Request::builder("GET", target)
     }
 
-    /// Begins a `POST`.
+    /// Builds a `POST`.
     pub fn post(target: &str) -> RequestBuilder {
         Request::builder("POST", target)
     }
 
-    /// Begins a `PUT`.
+    /// Builds a `PUT`.
     pub fn put(target: &str) -> RequestBuilder {
         Request::builder("PUT", target)
     }
 
-    /// Begins a `DELETE`.
+    /// Builds a `DELETE`.
     pub fn delete(target: &str) -> RequestBuilder {
         Request::builder("DELETE", target)
     }
 
-    /// Begins a request of any method. A target that does not begin with `/`
-    /// gets one in front, as every path of the host has it.
+    /// Builds a request of any method. A target that does not begin with `/` gets one
+    /// prepended, as every path of the host begins with it.
     pub fn builder(method: &str, target: &str) -> RequestBuilder {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let slash = if path.starts_with('/') { "" } else { "/" };
@@ -211,7 +211,7 @@ impl Request {
     }
 }
 
-/// A [`Request`] in the making.
+/// A builder of a [`Request`].
 #[derive(Debug, Clone)]
 #[must_use = "`build` makes the request"]
 pub struct RequestBuilder {
@@ -219,7 +219,7 @@ pub struct RequestBuilder {
 }
 
 impl RequestBuilder {
-    /// Adds a header. Its name goes into lower case.
+    /// Adds a header. The name is converted to lower case.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> RequestBuilder {
         let header = (name.to_ascii_lowercase(), value.into());
         self.request.head.headers.push(header);
@@ -232,13 +232,13 @@ impl RequestBuilder {
         self
     }
 
-    /// The request.
+    /// Returns the request.
     pub fn build(self) -> Request {
         self.request
     }
 }
 
-/// The frame as the host would write it.
+/// Encodes the frame as the host does.
 #[cfg(not(target_arch = "wasm32"))]
 impl Request {
     pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
@@ -331,7 +331,7 @@ mod tests {
         let param = request.query_param("x").unwrap_err();
         assert!(matches!(&param, Error::Decode(why) if why.contains("\"x\" is \"%C3\"")));
         assert!(matches!(request.query_params(), Err(Error::Decode(_))));
-        // Another's mistake is not this one's.
+        // An error in another parameter does not matter.
         assert_eq!(request.query_param("y"), Ok(Some("2".to_owned())));
         assert_eq!(request.query_param("\u{fffd}"), Ok(None));
         let named = Request::get("/?%ff=1").build().query_params().unwrap_err();

@@ -1,4 +1,4 @@
-//! What an HTTP handler answers.
+//! The response of an HTTP handler.
 
 use crate::Error;
 use kvasm_abi::http::STATUSES;
@@ -6,8 +6,8 @@ use serde::Serialize;
 
 /// An HTTP response.
 ///
-/// The methods build it, the fields are for reading; tests can also compare
-/// whole responses.
+/// Build it with the methods; the fields are for reading. Tests can also compare whole
+/// responses.
 ///
 /// ```
 /// use kvasm_guest::http::Response;
@@ -25,10 +25,10 @@ use serde::Serialize;
 #[must_use = "a response does nothing until the handler returns it"]
 #[non_exhaustive]
 pub struct Response {
-    /// The status, 200 to 599. Another one fails the call.
+    /// The status, 200 to 599. Any other fails the call.
     pub status: u16,
-    /// Names and values. A name that is no HTTP token, or a value with a control
-    /// character other than tab, fails the call.
+    /// Names and values. A name that is not an HTTP token, or a value with a control character
+    /// other than tab, fails the call.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
@@ -41,7 +41,7 @@ struct Head<'a> {
 }
 
 impl Response {
-    /// A response without headers and body. The status is 200 to 599.
+    /// Returns a response without headers and body. The status is 200 to 599.
     pub fn new(status: u16) -> Response {
         Response {
             status,
@@ -50,17 +50,17 @@ impl Response {
         }
     }
 
-    /// A text, with status 200 and the content type `text/plain; charset=utf-8`.
+    /// Returns a text, with status 200 and the content type `text/plain; charset=utf-8`.
     pub fn text(text: impl Into<String>) -> Response {
         Response::new(200)
             .header("content-type", "text/plain; charset=utf-8")
             .body(text.into())
     }
 
-    /// A value as JSON, with status 200 and the content type `application/json`.
+    /// Returns a value as JSON, with status 200 and the content type `application/json`.
     ///
     /// # Errors
-    /// [`Error::Encode`] if serde cannot write the value.
+    /// [`Error::Encode`] if serde cannot serialise the value.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Response, Error> {
         let json = serde_json::to_vec(value)
             .map_err(|e| Error::Encode(format!("the response cannot be written as JSON: {e}")))?;
@@ -75,11 +75,11 @@ impl Response {
         self
     }
 
-    /// Adds a header. Its name goes into lower case. A name can be given more
-    /// than once, except `content-type`, of which the last one counts.
+    /// Adds a header. The name is converted to lower case. A name can occur more than once,
+    /// except `content-type`, of which the last one replaces the others.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> Response {
         let name = name.to_ascii_lowercase();
-        // `text` and `json` have set one, and a response with two has none that counts.
+        // `text` and `json` have set one, and a response with two is ambiguous.
         if name == "content-type" {
             self.headers.retain(|(known, _)| *known != name);
         }
@@ -87,14 +87,14 @@ impl Response {
         self
     }
 
-    /// Sets the body. The content type stays as it is.
+    /// Sets the body. The content type is unchanged.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Response {
         self.body = body.into();
         self
     }
 
-    /// The frame for the host, or the message of a failure: the host would say
-    /// no more than that the response is malformed.
+    /// Encodes the frame for the host. The error messages are more specific than the host's,
+    /// which only says that the response is malformed.
     pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
         if !STATUSES.contains(&self.status) {
             let (first, last) = (STATUSES.start(), STATUSES.end());
@@ -128,7 +128,7 @@ fn check_header(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The response as the host would read it.
+/// Decodes the response as the host does.
 #[cfg(not(target_arch = "wasm32"))]
 impl Response {
     pub(crate) fn decode(frame: &[u8]) -> Result<Response, String> {

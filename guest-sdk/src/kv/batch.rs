@@ -1,4 +1,4 @@
-//! Batches: several checks and writes that happen together or not at all.
+//! Batches: several checks and writes that are committed atomically.
 
 use super::{Collection, SetOptions};
 use crate::Error;
@@ -12,12 +12,12 @@ use std::fmt;
 
 /// Writes of several entries that take effect together, if all checks hold.
 ///
-/// The checks look at the store as it is before the batch. The operations then
-/// run in the order in which they were added, each on what those before it have
-/// left. If a check fails, or an operation cannot be, nothing is written.
+/// The checks apply to the state before the batch. The operations then run in the order in
+/// which they were added, each on the result of those before it. If a check or an operation
+/// fails, nothing is written.
 ///
-/// A mistake that shows while the batch is made, such as a value that is no
-/// JSON, is the answer of [`Batch::commit`].
+/// An error in building the batch, such as a value that cannot be serialised, is returned by
+/// [`Batch::commit`].
 ///
 /// At most 1,000 checks and operations, and 4 MiB.
 ///
@@ -34,7 +34,7 @@ use std::fmt;
 ///     .commit()?;
 /// assert!(matches!(outcomes[1], Outcome::Incremented { value: 5, .. }));
 ///
-/// // The same again: it is in the log, so no money moves.
+/// // The second time the transfer is in the log, so no money moves.
 /// let again = Batch::new()
 ///     .check_absent(&log, "transfer-1")
 ///     .increment(&accounts, "ada", -5)
@@ -51,11 +51,11 @@ use std::fmt;
 pub struct Batch {
     checks: Packed,
     ops: Packed,
-    /// The first mistake that was made in it.
+    /// The first error in building the batch.
     error: Option<Error>,
 }
 
-/// Packed records, and how many.
+/// Packed records, and their number.
 #[derive(Debug, Clone, Default)]
 struct Packed {
     count: u32,
@@ -65,12 +65,12 @@ struct Packed {
 impl Packed {
     fn add<'a>(&mut self, record: &impl Record<'a>) {
         record.encode(&mut |piece: &[u8]| self.bytes.extend_from_slice(piece));
-        // Past 4 Gi records memory is long gone.
+        // Memory runs out long before 4 Gi records.
         self.count = self.count.saturating_add(1);
     }
 }
 
-/// What one operation of a batch did.
+/// The result of one operation of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -81,34 +81,34 @@ pub enum Outcome {
     },
     /// A delete.
     Deleted {
-        /// Whether there was an entry.
+        /// Whether the entry existed.
         existed: bool,
     },
     /// An increment.
     Incremented {
         /// The entry's new version.
         version: u64,
-        /// Its new value.
+        /// The entry's new value.
         value: i64,
     },
 }
 
-/// A check that did not hold.
+/// A check that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct FailedCheck {
     /// The entry's collection.
     pub collection: String,
-    /// Its key.
+    /// The entry's key.
     pub key: String,
 }
 
-/// Why a batch has written nothing. `?` turns it into an [`Error`].
+/// Why a batch was not committed. `?` converts it to an [`Error`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommitError {
-    /// These checks did not hold, in the order in which they were added.
+    /// These checks failed, in the order in which they were added.
     Conflict(Vec<FailedCheck>),
-    /// Anything else.
+    /// Any other error.
     Error(Error),
 }
 
@@ -145,12 +145,12 @@ impl fmt::Display for CommitError {
 impl std::error::Error for CommitError {}
 
 impl Batch {
-    /// Begins a batch.
+    /// Creates an empty batch.
     pub fn new() -> Batch {
         Batch::default()
     }
 
-    /// Commit only if the entry has this version.
+    /// Commits only if the entry has this version.
     pub fn check_version(mut self, collection: &Collection, key: &str, version: u64) -> Batch {
         self.checks.add(&BatchCheck {
             address: address(collection, key),
@@ -159,9 +159,9 @@ impl Batch {
         self
     }
 
-    /// Commit only if there is no such entry.
+    /// Commits only if the entry does not exist.
     pub fn check_absent(self, collection: &Collection, key: &str) -> Batch {
-        // No entry has version 0; in the ABI it stands for none.
+        // No entry has version 0; in the ABI it stands for an absent entry.
         self.check_version(collection, key, 0)
     }
 
@@ -175,8 +175,8 @@ impl Batch {
         self.set_with(collection, key, value, SetOptions::new())
     }
 
-    /// Writes `value` as JSON, with options. A version that they expect becomes a
-    /// check of the batch.
+    /// Writes `value` as JSON, with options. A version that they expect becomes a check of the
+    /// batch.
     pub fn set_with<T: Serialize + ?Sized>(
         mut self,
         collection: &Collection,
@@ -198,8 +198,7 @@ impl Batch {
         self.set_bytes_with(collection, key, value, SetOptions::new())
     }
 
-    /// Writes bytes, with options. A version that they expect becomes a check of
-    /// the batch.
+    /// Writes bytes, with options. A version that they expect becomes a check of the batch.
     pub fn set_bytes_with(
         self,
         collection: &Collection,
@@ -219,7 +218,7 @@ impl Batch {
         options: SetOptions,
     ) -> Batch {
         let kvasm_abi::SetOptions { ttl_ms, if_version } = options.wire;
-        // In a batch 0 stands for no time to live.
+        // In a batch, 0 stands for no TTL.
         if ttl_ms == Some(0) {
             self.error.get_or_insert_with(|| {
                 Error::Invalid(format!(
@@ -240,7 +239,7 @@ impl Batch {
         }
     }
 
-    /// Deletes an entry, if there is one.
+    /// Deletes an entry, if it exists.
     pub fn delete(mut self, collection: &Collection, key: &str) -> Batch {
         self.ops.add(&BatchOp::Delete {
             address: address(collection, key),
@@ -248,7 +247,7 @@ impl Batch {
         self
     }
 
-    /// Adds to a whole number, as [`Collection::increment`] does.
+    /// Adds to an integer, like [`Collection::increment`].
     pub fn increment(mut self, collection: &Collection, key: &str, delta: i64) -> Batch {
         self.ops.add(&BatchOp::Increment {
             address: address(collection, key),
@@ -257,12 +256,12 @@ impl Batch {
         self
     }
 
-    /// Commits the batch, and says what each operation did, in their order.
+    /// Commits the batch, and returns the result of each operation, in order.
     ///
     /// # Errors
-    /// [`CommitError::Conflict`] with the checks that did not hold. Else
-    /// [`CommitError::Error`] with what the same write alone would answer, or
-    /// [`Error::TooLarge`] for a batch over its limits. Nothing is written then.
+    /// [`CommitError::Conflict`] with the failed checks; otherwise [`CommitError::Error`] with
+    /// the error that the write alone would return, or [`Error::TooLarge`] for a batch over its
+    /// limits. On an error nothing is written.
     pub fn commit(self) -> Result<Vec<Outcome>, CommitError> {
         if let Some(error) = self.error {
             return Err(error.into());
@@ -280,7 +279,8 @@ impl Batch {
             Ok(answer) => Ok(outcomes(&packed, &answer)?),
             Err(CommitFailure::Error(error)) => Err(error.into()),
             Err(CommitFailure::Conflict { failed, error }) => {
-                // A host that does not say which still says that there are some.
+                // If the host does not report which checks failed, return the conflict without
+                // them.
                 Err(failed_checks(&packed, &failed).map_or(error.into(), CommitError::Conflict))
             }
         }
@@ -314,7 +314,7 @@ fn outcomes(batch: &[u8], answer: &[u8]) -> Result<Vec<Outcome>, Error> {
     Ok(ops.zip(applied).map(outcome).collect())
 }
 
-/// The checks at these positions; `None` if there is no such check.
+/// Returns the checks at these positions; `None` if a position is out of range.
 fn failed_checks(batch: &[u8], positions: &[u8]) -> Option<Vec<FailedCheck>> {
     let checks = kvasm_abi::Batch::decode(batch).ok()?.checks;
     let checks: Vec<BatchCheck<'_>> = checks.collect();

@@ -1,25 +1,26 @@
-//! Where a page of a list ended.
+//! Cursors of lists.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
-/// Where a page ended; opaque, and good only for the same collection and the
-/// same prefix, range and direction.
+/// The end of a page. It is opaque, and valid only for the same collection, prefix, range and
+/// direction.
 ///
-/// It can be handed out and taken back as text or in JSON: it displays as
-/// hexadecimal digits and parses from them. The host refuses one that was
+/// It can be passed to clients and back as text or in JSON: it displays as hexadecimal digits
+/// and parses from them. The host rejects a cursor that was modified or belongs to another list
+/// with [`Error::Invalid`](crate::Error::Invalid).
 /// edited or comes from another list with [`Error::Invalid`](crate::Error::Invalid).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cursor(Vec<u8>);
 
 impl Cursor {
-    /// Takes the bytes of a cursor that was kept as such.
+    /// Creates a cursor from its bytes.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Cursor {
         Cursor(bytes.into())
     }
 
-    /// The cursor's bytes.
+    /// Returns the cursor's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -31,7 +32,7 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// The text is no cursor: not an even number of hexadecimal digits.
+/// The text is not a cursor: not an even number of hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CursorError;
 

@@ -1,4 +1,4 @@
-//! Lists: a builder, pages, and an iterator that pages by itself.
+//! Lists: a builder, pages, and an iterator that fetches pages automatically.
 
 use super::{Cursor, Entry, decode};
 use crate::sys::{self, Query};
@@ -8,11 +8,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::{fmt, str, vec};
 
-/// The most entries that a host puts in a page unless it is set otherwise.
+/// The default maximum number of entries in a page of a host.
 const PAGE_ENTRIES_MAX: usize = 1000;
 
-/// A list that is being described; nothing is read until it is asked for its
-/// keys, entries or a page.
+/// A list query. Nothing is read until its keys, entries or a page are requested.
 ///
 /// ```
 /// use kvasm_guest::kv;
@@ -48,9 +47,9 @@ pub struct List {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Page<I> {
-    /// Keys or entries.
+    /// The keys or entries.
     pub items: Vec<I>,
-    /// Give it to [`List::cursor`] for the next page; `None` at the end.
+    /// Pass it to [`List::cursor`] for the next page; `None` at the end.
     pub cursor: Option<Cursor>,
 }
 
@@ -87,21 +86,21 @@ impl List {
         self
     }
 
-    /// Descending keys.
+    /// Descending key order.
     pub fn reverse(mut self) -> List {
         self.reverse = true;
         self
     }
 
-    /// At most this many: of an iterator in all, of a page in the page. Without
-    /// it an iterator runs to the end, and a page is as large as the host allows:
-    /// 1,000 entries or 1 MiB.
+    /// The maximum number of items: in total for an iterator, in the page for a page. Without
+    /// it an iterator runs to the end, and a page is as large as the host allows: 1,000 entries
+    /// or 1 MiB.
     pub fn limit(mut self, limit: usize) -> List {
         self.limit = Some(limit);
         self
     }
 
-    /// Go on where the page that gave this cursor ended.
+    /// Resumes after the page that returned this cursor.
     pub fn cursor(mut self, cursor: Cursor) -> List {
         self.cursor = Some(cursor);
         self
@@ -109,42 +108,42 @@ impl List {
 
     /// Iterates over the keys.
     ///
-    /// Pages are fetched as they are needed. An error to fetch one ends the
-    /// iteration.
+    /// Pages are fetched as needed. An error while fetching ends the iteration.
     pub fn keys(self) -> Items<String> {
         Items::new(self, false, key)
     }
 
-    /// Iterates over the entries. One that holds bytes, or whose JSON does not
-    /// fit `T`, is an error in its place, and the iteration goes on after it.
+    /// Iterates over the entries. An entry that holds bytes, or whose JSON does not fit `T`,
+    /// yields an error in its place, and the iteration continues after it.
     pub fn entries<T: DeserializeOwned>(self) -> Items<Entry<T>> {
         Items::new(self, true, json_entry)
     }
 
-    /// Iterates over the entries as bytes; of JSON they are its text.
+    /// Iterates over the entries as bytes; a JSON value is returned as its text.
     pub fn entries_bytes(self) -> Items<Entry<Vec<u8>>> {
         Items::new(self, true, bytes_entry)
     }
 
-    /// One page of keys.
+    /// Returns one page of keys.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a cursor of another list, a limit of 0 or over the
-    /// host's, or a prefix or bound with a NUL; [`Error::TooLarge`] for a long one.
+    /// [`Error::Invalid`] for a cursor of another list, a limit of 0 or over the host's, or a
+    /// prefix or bound with a NUL; [`Error::TooLarge`] for a prefix or bound over the size
+    /// limit.
     pub fn page_keys(self) -> Result<Page<String>, Error> {
         self.one_page(false, key)
     }
 
-    /// One page of entries.
+    /// Returns one page of entries.
     ///
     /// # Errors
-    /// As [`List::page_keys`]; [`Error::Type`] or [`Error::Decode`] if any entry
-    /// of the page is not JSON or does not fit `T`.
+    /// As [`List::page_keys`]; [`Error::Type`] or [`Error::Decode`] if any entry of the page is
+    /// not JSON or does not fit `T`.
     pub fn page<T: DeserializeOwned>(self) -> Result<Page<Entry<T>>, Error> {
         self.one_page(true, json_entry)
     }
 
-    /// One page of entries as bytes; of JSON they are its text.
+    /// Returns one page of entries as bytes; a JSON value is returned as its text.
     ///
     /// # Errors
     /// As [`List::page_keys`].
@@ -153,7 +152,7 @@ impl List {
     }
 
     fn one_page<I>(self, values: bool, decode: Decode<I>) -> Result<Page<I>, Error> {
-        // Over u32 is over every host's limit: the host says so.
+        // A limit over u32 exceeds every host's limit; the host reports that.
         let limit = self
             .limit
             .map(|limit| u32::try_from(limit).unwrap_or(u32::MAX));
@@ -221,17 +220,17 @@ fn text(key: &[u8]) -> Result<&str, Error> {
     str::from_utf8(key).map_err(|_| Error::malformed("kv_list"))
 }
 
-/// An iterator over the keys or entries of a list, page by page.
+/// An iterator over the keys or entries of a list that fetches them page by page.
 ///
-/// Writes by others while it runs neither repeat nor skip the entries that they
-/// do not touch.
+/// Concurrent writes cause no repeated or skipped entries, except for the entries that they
+/// write.
 #[must_use = "iterators do nothing unless they are consumed"]
 pub struct Items<I> {
     list: List,
     values: bool,
     decode: Decode<I>,
     page: vec::IntoIter<Result<I, Error>>,
-    /// Items that may still be fetched; `None` for no limit.
+    /// The number of items that may still be fetched; `None` for no limit.
     left: Option<usize>,
     ended: bool,
 }
@@ -249,7 +248,7 @@ impl<I> Items<I> {
     }
 
     fn fetch(&mut self) -> Result<(), Error> {
-        // Above a page the host's own limit is best, which may be lower than the usual.
+        // For more than a page, use the host's limit, which may be lower than the default.
         let few = self.left.filter(|left| *left <= PAGE_ENTRIES_MAX);
         let limit = few.and_then(|left| u32::try_from(left).ok());
         let page = self.list.fetch(limit, self.values, self.decode)?;

@@ -5,14 +5,14 @@ use crate::{Error, sys};
 use kvasm_abi::{Address, EntryHeader, FORMAT_JSON, Records, Slot, encode_records};
 use serde::de::DeserializeOwned;
 
-/// Entries of one or several collections with their versions, in the order of
-/// the keys; `None` for an entry that is not there.
+/// Returns entries of one or several collections with their versions, in the order of the keys;
+/// `None` for an entry that does not exist.
 ///
 /// At most 1,000 keys, and 4 MiB of values.
 ///
 /// # Errors
-/// [`Error::TooLarge`] over these limits; else as [`Collection::get`], for any of
-/// the keys.
+/// [`Error::TooLarge`] over these limits; otherwise as [`Collection::get`], for any of the
+/// keys.
 ///
 /// ```
 /// use kvasm_guest::kv;
@@ -38,10 +38,10 @@ pub fn get_many<T: DeserializeOwned>(
     })
 }
 
-/// As [`get_many`], as bytes; of a JSON entry they are its text.
+/// Like [`get_many`], as bytes; a JSON value is returned as its text.
 ///
 /// # Errors
-/// As [`get_many`], but whatever the entries hold.
+/// As [`get_many`], but entries of either format are accepted.
 pub fn get_many_bytes(keys: &[(&Collection, &str)]) -> Result<Vec<Option<Entry<Vec<u8>>>>, Error> {
     fetch(keys, |key, header, value| {
         Ok(Entry::new(key, header, value.to_vec()))
@@ -49,8 +49,8 @@ pub fn get_many_bytes(keys: &[(&Collection, &str)]) -> Result<Vec<Option<Entry<V
 }
 
 impl Collection {
-    /// The values under several keys, in their order; `None` for an entry that is
-    /// not there. [`get_many`] has the versions too.
+    /// Returns the values of several keys, in order; `None` for an entry that does not exist.
+    /// [`get_many`] also returns the versions.
     ///
     /// # Errors
     /// As [`get_many`].

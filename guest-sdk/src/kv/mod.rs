@@ -1,8 +1,7 @@
 //! The app's key-value store.
 //!
-//! A [`Collection`] holds entries by key. A value is JSON, through any type that
-//! serde knows, or bytes. An absent entry is `None`, never an error, and never
-//! the same as an empty value.
+//! A [`Collection`] holds entries by key. A value is bytes, or JSON of any type that serde
+//! supports. An absent entry is `None`, never an error, and distinct from an empty value.
 //!
 //! ```
 //! use kvasm_guest::kv;
@@ -32,27 +31,27 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// A collection of the app's store, by name.
+/// Returns a collection of the app's store, by name.
 ///
-/// Naming one costs nothing and creates nothing. The name is 1 to 128 bytes
-/// without NUL; each call on a collection with another name is
-/// [`Error::Invalid`] or [`Error::TooLarge`].
+/// This makes no host call and creates nothing. The name is 1 to 128 bytes without NUL; calls
+/// on a collection with an invalid name return [`Error::Invalid`] or [`Error::TooLarge`].
 pub fn collection(name: impl Into<String>) -> Collection {
     Collection { name: name.into() }
 }
 
-/// A collection of the app's store. Keys are 1 byte to 1 KiB of text without
-/// NUL, values up to 1 MiB, unless the operator has set other limits.
+/// A collection of the app's store. Keys are 1 byte to 1 KiB of text without NUL, values up to
+/// 1 MiB, unless the operator has set other limits.
 ///
 /// # Errors
-/// Every call may also answer [`Error::Denied`], [`Error::RateLimited`],
+/// Every call may also return [`Error::Denied`], [`Error::RateLimited`], [`Error::Unavailable`]
+/// or [`Error::Internal`]; a write also [`Error::Quota`].
 /// [`Error::Unavailable`] or [`Error::Internal`]; a write, [`Error::Quota`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Collection {
     name: String,
 }
 
-/// An entry with what the store keeps beside its value.
+/// An entry with its metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct Entry<T> {
@@ -60,9 +59,9 @@ pub struct Entry<T> {
     pub key: String,
     /// The value.
     pub value: T,
-    /// Grows with each write of the key and never comes back.
+    /// Increases with each write of the key; a version is never reused.
     pub version: u64,
-    /// When the entry becomes absent, in milliseconds since the Unix epoch.
+    /// The expiry time, in milliseconds since the Unix epoch, if any.
     pub expires_at_ms: Option<i64>,
 }
 
@@ -77,7 +76,7 @@ impl<T> Entry<T> {
     }
 }
 
-/// How to write an entry.
+/// Options of a write.
 ///
 /// ```
 /// use kvasm_guest::kv::{self, SetOptions};
@@ -98,37 +97,37 @@ pub struct SetOptions {
 }
 
 impl SetOptions {
-    /// Writes whatever is there, for ever.
+    /// Writes unconditionally, without an expiry.
     pub fn new() -> SetOptions {
         SetOptions::default()
     }
 
-    /// The entry is absent this long from now. Counted in whole milliseconds, at least one.
+    /// The entry expires after this time. Truncated to whole milliseconds; at least one.
     pub fn ttl(mut self, ttl: Duration) -> SetOptions {
         self.wire.ttl_ms = Some(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
         self
     }
 
-    /// Write only if the entry has this version; else [`Error::Conflict`].
+    /// Writes only if the entry has this version; otherwise returns [`Error::Conflict`].
     pub fn if_version(mut self, version: u64) -> SetOptions {
         self.wire.if_version = Some(version);
         self
     }
 
-    /// Write only if there is no entry; else [`Error::Conflict`].
+    /// Writes only if the entry does not exist; otherwise returns [`Error::Conflict`].
     pub fn if_absent(self) -> SetOptions {
-        // No entry has version 0; in the ABI it stands for none.
+        // No entry has version 0; in the ABI it stands for an absent entry.
         self.if_version(0)
     }
 }
 
 impl Collection {
-    /// The collection's name.
+    /// Returns the collection's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The value under `key`, or `None` if there is no entry.
+    /// Returns the value under `key`, or `None` if there is no entry.
     ///
     /// # Errors
     /// [`Error::Type`] if the entry holds bytes, [`Error::Decode`] if its JSON
@@ -138,7 +137,7 @@ impl Collection {
         json.map(|json| decode(key, &json)).transpose()
     }
 
-    /// The entry under `key` with its version, or `None` if there is none.
+    /// Returns the entry under `key` with its version, or `None` if there is none.
     ///
     /// # Errors
     /// As [`Collection::get`].
@@ -146,8 +145,8 @@ impl Collection {
         self.with_header(key, FORMAT_JSON, |json| decode(key, json))
     }
 
-    /// The bytes under `key`, or `None` if there is no entry. Of a JSON entry
-    /// they are its text.
+    /// Returns the bytes under `key`, or `None` if there is no entry. A JSON value is returned
+    /// as its text.
     ///
     /// # Errors
     /// [`Error::Invalid`] and [`Error::TooLarge`] for the key.
@@ -155,7 +154,7 @@ impl Collection {
         found(sys::kv_get(&self.name, key, FORMAT_BYTES, 0))
     }
 
-    /// The entry under `key` as bytes, with its version, or `None` if there is none.
+    /// Returns the entry under `key` as bytes, with its version, or `None` if there is none.
     ///
     /// # Errors
     /// As [`Collection::get_bytes`].
@@ -176,7 +175,7 @@ impl Collection {
         Ok(Some(Entry::new(key, header, value(rest)?)))
     }
 
-    /// Whether there is an entry under `key`.
+    /// Returns whether there is an entry under `key`.
     ///
     /// # Errors
     /// [`Error::Invalid`] and [`Error::TooLarge`] for the key.
@@ -187,18 +186,18 @@ impl Collection {
     /// Writes `value` as JSON under `key` and returns the new version.
     ///
     /// # Errors
-    /// [`Error::Encode`] if serde cannot write the value, [`Error::Invalid`] for
-    /// the key or JSON that no store can hold (such as a NUL in a string),
-    /// [`Error::TooLarge`] for the key or the value.
+    /// [`Error::Encode`] if serde cannot serialise the value, [`Error::Invalid`] for the key or
+    /// JSON that cannot be stored (such as a NUL in a string), [`Error::TooLarge`] for the key
+    /// or the value.
     pub fn set<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<u64, Error> {
         self.set_with(key, value, SetOptions::new())
     }
 
-    /// As [`Collection::set`], with options.
+    /// Like [`Collection::set`], with options.
     ///
     /// # Errors
-    /// Also [`Error::Conflict`] if the precondition fails, and [`Error::Invalid`]
-    /// for a time to live of less than a millisecond.
+    /// Also [`Error::Conflict`] if the precondition fails, and [`Error::Invalid`] for a TTL of
+    /// less than a millisecond.
     pub fn set_with<T: Serialize + ?Sized>(
         &self,
         key: &str,
@@ -217,7 +216,7 @@ impl Collection {
         self.set_bytes_with(key, value, SetOptions::new())
     }
 
-    /// As [`Collection::set_bytes`], with options.
+    /// Like [`Collection::set_bytes`], with options.
     ///
     /// # Errors
     /// Also as [`Collection::set_with`].
@@ -230,7 +229,7 @@ impl Collection {
         sys::kv_set(&self.name, key, value.as_ref(), FORMAT_BYTES, &options.wire)
     }
 
-    /// Deletes the entry under `key`. Returns whether there was one.
+    /// Deletes the entry under `key`. Returns whether it existed.
     ///
     /// # Errors
     /// [`Error::Invalid`] and [`Error::TooLarge`] for the key.
@@ -241,20 +240,19 @@ impl Collection {
     /// Deletes the entry under `key` if it has this version.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if it has another one or is absent; else as
+    /// [`Error::Conflict`] if it has another version or is absent; otherwise as
     /// [`Collection::delete`].
     pub fn delete_if_version(&self, key: &str, version: u64) -> Result<(), Error> {
         sys::kv_delete(&self.name, key, Some(version)).map(|_| ())
     }
 
-    /// Adds `delta` to the whole number under `key` and returns the new value. No
-    /// call in between is lost. An absent entry counts as 0; one that expires
-    /// still does, when it would have.
+    /// Atomically adds `delta` to the integer under `key` and returns the new value. An absent
+    /// entry counts as 0. An expiry time is kept.
     ///
     /// # Errors
-    /// [`Error::Type`] if the entry holds anything but a JSON number that is whole
-    /// when written out, as `1e2` is and `1.0` is not. [`Error::Invalid`] for the
-    /// key, or if the number would leave the range of an `i64`; then it stays.
+    /// [`Error::Type`] unless the entry holds a JSON number that is an integer when written
+    /// without an exponent: `1e2` is, `1.0` is not. [`Error::Invalid`] for the key, or if the
+    /// result would be out of the range of an `i64`; the entry is then unchanged.
     ///
     /// ```
     /// use kvasm_guest::kv;
@@ -269,7 +267,7 @@ impl Collection {
         sys::kv_increment(&self.name, key, delta)
     }
 
-    /// Lists the entries in the order of their keys, which compare bytewise.
+    /// Lists the entries in bytewise order of their keys.
     pub fn list(&self) -> List {
         List::new(self.name.clone())
     }

@@ -1,7 +1,7 @@
-//! The host's functions, typed: imports on wasm32, an in-process host elsewhere.
+//! Typed host functions: imports on wasm32, an in-process host elsewhere.
 //!
-//! Both modules have the same functions, and everything above compiles
-//! against either without knowing which it is.
+//! Both modules have the same functions, so that the rest of the crate does not depend on the
+//! target.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod native;
@@ -19,7 +19,7 @@ pub(crate) use {start::start, wasm::*};
 
 use crate::Error;
 
-/// What a list asks for.
+/// The options of a list.
 pub(crate) struct Query<'a> {
     pub(crate) prefix: Option<&'a str>,
     pub(crate) start: Option<&'a str>,
@@ -30,16 +30,16 @@ pub(crate) struct Query<'a> {
     pub(crate) values: bool,
 }
 
-/// Why a batch did not commit.
+/// Why a batch was not committed.
 pub(crate) enum CommitFailure {
     /// Checks failed.
     Conflict {
         /// Their positions, packed.
         failed: Vec<u8>,
-        /// The host's words for it.
+        /// The host's message.
         error: Error,
     },
-    /// Anything else.
+    /// Any other error.
     Error(Error),
 }
 

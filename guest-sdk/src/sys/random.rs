@@ -1,14 +1,14 @@
 //! The custom backends of the `getrandom` crate, over the host's `random_fill`.
 //!
-//! The crate itself is not a dependency: on wasm32-unknown-unknown it does not
-//! compile without a backend, so every plugin would need the flags that
-//! `docs/writing-plugins.md` asks only of those that use randomness.
+//! The crate itself is not a dependency: on wasm32-unknown-unknown it does not compile without
+//! a backend, so every plugin would need the flags that `docs/writing-plugins.md` requires only
+//! of those that use randomness.
 #![allow(unsafe_code)]
 #![cfg(target_os = "unknown")]
 
 use std::num::NonZeroI32;
 
-/// `Error::CUSTOM_START` of getrandom 0.3 and 0.4, from which codes are free.
+/// `Error::CUSTOM_START` of getrandom 0.3 and 0.4, the first free error code.
 const FAILED_V03: NonZeroI32 = match NonZeroI32::new(1 << 17) {
     Some(code) => code,
     None => NonZeroI32::MAX,

@@ -1,15 +1,16 @@
-//! What must be in place before an author's code runs on wasm32.
+//! Setup that must run before plugin code on wasm32.
 
 use super::wasm;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::panic::PanicHookInfo;
 use std::sync::Once;
 
-/// Sends the lines of the `log` crate and the message of a panic to the app's log.
+/// Routes lines of the `log` crate and the messages of panics to the app's log.
 pub(crate) fn start() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
-        // It fails only where the module's own start code has set another logger, which stays.
+        // This fails only if the module's own start code has set another logger, which stays in
+        // use.
         if log::set_logger(&HostLog).is_ok() {
             log::set_max_level(LevelFilter::Debug);
         }
@@ -17,10 +18,10 @@ pub(crate) fn start() {
     });
 }
 
-/// On wasm32-unknown-unknown a panic ends in a trap that says nothing, so the
-/// message and the place go to the log first.
+/// Logs the message and location of a panic, which on wasm32-unknown-unknown ends in a trap
+/// without them.
 fn report(panic: &PanicHookInfo<'_>) {
-    let message = panic.payload_as_str().unwrap_or("a value that is no text");
+    let message = panic.payload_as_str().unwrap_or("(non-string payload)");
     let line = match panic.location() {
         Some(place) => format!("panicked at {place}: {message}"),
         None => format!("panicked: {message}"),

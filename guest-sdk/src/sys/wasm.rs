@@ -1,4 +1,4 @@
-//! The imports of `kvasm_v1`, each behind a safe function.
+//! The imports of `kvasm_v1`, each wrapped in a safe function.
 #![allow(unsafe_code)]
 
 use super::{CommitFailure, Query};
@@ -89,12 +89,12 @@ mod raw {
     }
 }
 
-/// The first guess at the size of a value: most fit, and one call does.
+/// The initial buffer size for a value: most fit, and need one call.
 const VALUE_GUESS_BYTES: usize = 1024;
-/// The first guess at the size of a page of a list.
+/// The initial buffer size for a page of a list.
 const PAGE_GUESS_BYTES: usize = 4096;
 const MESSAGE_GUESS_BYTES: usize = 256;
-/// The most random bytes that the host gives in one call.
+/// The maximum number of random bytes in one host call.
 const RANDOM_BYTES_MAX: usize = 64 * 1024;
 
 pub(crate) fn kv_get(
@@ -230,7 +230,7 @@ pub(crate) fn kv_increment(collection: &str, key: &str, delta: i64) -> Result<i6
             &raw mut value,
         )
     };
-    // A version, which a transaction makes larger than an address of wasm32.
+    // A version; in a transaction it exceeds the address range of wasm32.
     match answer {
         0.. => Ok(value),
         _ => Err(error(answer)),
@@ -254,7 +254,7 @@ pub(crate) fn kv_commit(batch: &[u8], checks: usize) -> Result<Vec<u8>, CommitFa
         if code != Status::Conflict.code() {
             return CommitFailure::Error(error(code));
         }
-        // Before the message, which may take the place of this in the result slot.
+        // Read this before the message, which may replace it in the result slot.
         let failed = slot(4_usize.saturating_add(checks.saturating_mul(4)));
         CommitFailure::Conflict {
             failed,
@@ -294,8 +294,8 @@ pub(crate) fn context() -> Result<Vec<u8>, Error> {
     .map_err(error)
 }
 
-/// Writes a line to the app's log. A line that the host refuses is lost: there
-/// is nowhere to say so.
+/// Writes a line to the app's log. A line that the host rejects is lost, as the error cannot be
+/// logged either.
 pub(crate) fn log(level: i32, text: &str) {
     // SAFETY: the text is borrowed.
     unsafe { raw::log(level, text.as_ptr(), text.len()) };
@@ -314,8 +314,8 @@ pub(crate) fn random_fill(bytes: &mut [u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes a call that returns a length, with room for `guess` bytes, and reads
-/// the host's result slot if that was too little.
+/// Makes a call that returns a length, with a buffer of `guess` bytes, and reads the host's
+/// result slot if the buffer was too small.
 fn fill(guess: usize, call: impl FnOnce(*mut u8, usize) -> i64) -> Result<Vec<u8>, i64> {
     let mut buffer = Vec::with_capacity(guess);
     let cap = buffer.capacity();
@@ -343,7 +343,7 @@ fn exactly(len: usize, call: impl FnOnce(*mut u8) -> i64) -> Result<Vec<u8>, i64
     Ok(buffer)
 }
 
-/// What the host's result slot holds, up to this many bytes.
+/// Returns the contents of the host's result slot, up to this many bytes.
 fn slot(bytes_max: usize) -> Vec<u8> {
     let mut buffer = Vec::with_capacity(bytes_max);
     // SAFETY: `buffer` has room for `bytes_max` bytes.
@@ -362,7 +362,7 @@ fn yes_or_no(answer: i64) -> Result<bool, Error> {
     length(answer).map(|answer| answer != 0).map_err(error)
 }
 
-/// The error behind a status. It must be asked for before the next call.
+/// Returns the error of a status. It must be called before the next host call.
 fn error(code: i64) -> Error {
     let message = fill(MESSAGE_GUESS_BYTES, |out, cap| {
         // SAFETY: `out` has `cap` bytes.
@@ -373,13 +373,13 @@ fn error(code: i64) -> Error {
     match Status::from_code(code) {
         Some(status) => Error::from_status(status, message),
         None => Error::Internal(format!(
-            "the host answered the unknown status {code}: {message}"
+            "the host returned the unknown status {code}: {message}"
         )),
     }
 }
 
 fn range(bytes: &[u8]) -> Range32 {
-    // Pointers and lengths of wasm32 have 32 bits.
+    // Pointers and lengths are 32-bit on wasm32.
     Range32 {
         ptr: bytes.as_ptr() as usize as u32,
         len: bytes.len() as u32,

@@ -1,4 +1,4 @@
-//! The change of an entry, as a handler gets it.
+//! The change of an entry, as a handler receives it.
 
 use super::{HandlerOutput, Permanent};
 use crate::{Bytes, HandlerError};
@@ -6,30 +6,30 @@ use kvasm_abi::FORMAT_JSON;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// What happened to an entry.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
-    /// It was written, whether there was one before or not.
+    /// The entry was written, whether it existed before or not.
     Set,
-    /// It was deleted.
+    /// The entry was deleted.
     Delete,
 }
 
 /// A change of an entry.
 ///
-/// `Change<T>` reads a written value as the JSON of a `T`; a value that does not
-/// fit fails the delivery for good. `Change<Bytes>` takes any value: the bytes,
-/// or the text of the JSON.
+/// `Change<T>` decodes a written value as the JSON of a `T`; a value that does not fit fails
+/// the delivery permanently. `Change<Bytes>` accepts any value: the bytes, or the text of the
+/// JSON.
 ///
-/// It says what the entry became then. By the time of a retry or a replay it may
-/// be something else again; `kv::collection(&change.collection).get(&change.key)`
-/// says what it is now.
+/// The change holds the value at the time of the write. By the time of a retry or a replay the
+/// entry may have changed again; read it with
+/// `kv::collection(&change.collection).get(&change.key)`.
 ///
 /// ```
 /// use kvasm_guest::{Change, Error, kv, testing};
 ///
-/// /// Keeps the last price of everything that was ever for sale.
+/// /// Keeps the last price of every product, even of deleted ones.
 /// #[kvasm_guest::on_change(collection = "prices")]
 /// fn remember(change: Change<u32>) -> Result<(), Error> {
 ///     if let Some(price) = change.value {
@@ -46,26 +46,26 @@ pub enum ChangeKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Change<T> {
-    /// Whether it was written or deleted.
+    /// Whether the entry was written or deleted.
     pub kind: ChangeKind,
     /// The entry's collection.
     pub collection: String,
-    /// Its key.
+    /// The entry's key.
     pub key: String,
-    /// The version that was written, or that was deleted.
+    /// The version that was written or deleted.
     pub version: u64,
-    /// The value that was written; `None` of a delete.
+    /// The value that was written; `None` for a delete.
     pub value: Option<T>,
-    /// Names the change, the same in every attempt and replay.
+    /// Identifies the change; the same in every attempt and replay.
     pub event_id: String,
-    /// The trigger that delivers it.
+    /// The name of the trigger that delivers it.
     pub trigger: String,
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// 1 for a change that a call has made, and one more for each handler whose
-    /// change set this one off.
+    /// 1 for a change made by a call, plus one for each handler in the chain of changes that
+    /// led to this one.
     pub depth: u32,
-    /// When the change was, in milliseconds since the Unix epoch.
+    /// The time of the change, in milliseconds since the Unix epoch.
     pub at_ms: i64,
 }
 
@@ -84,14 +84,15 @@ struct Head {
     format: i32,
 }
 
-/// What a value can be read as: the JSON of any type that serde knows, or [`Bytes`].
+/// A type that a value can be decoded as: the JSON of any type that serde supports, or
+/// [`Bytes`].
 #[diagnostic::on_unimplemented(
     message = "a changed value cannot be read as `{Self}`",
     label = "not a value",
     note = "it is the `T` of `Change<T>`: a type with `serde::Deserialize`, or `kvasm_guest::Bytes`"
 )]
 pub trait ChangeValue: Sized {
-    /// Reads a value.
+    /// Decodes a value.
     fn from_value(format: i32, value: Vec<u8>) -> Result<Self, String>;
 }
 
@@ -111,14 +112,14 @@ impl ChangeValue for Bytes {
     }
 }
 
-/// What a handler of changes can take: a [`Change`].
+/// A type that a handler of changes can take: a [`Change`].
 #[diagnostic::on_unimplemented(
     message = "a handler of changes cannot take `{Self}`",
     label = "not a change",
     note = "take `kvasm_guest::Change<T>` where `T: serde::de::DeserializeOwned`, or `Change<Bytes>`"
 )]
 pub trait ChangeArgument: Sized {
-    /// Reads a frame of the host.
+    /// Decodes a frame of the host.
     fn decode(frame: Vec<u8>) -> Result<Self, String>;
 }
 
@@ -150,7 +151,7 @@ impl<T: ChangeValue> ChangeArgument for Change<T> {
     }
 }
 
-/// Runs a handler on the change that is the input.
+/// Runs a handler on the change in the input.
 pub fn run_change<A: ChangeArgument, R: HandlerOutput>(handler: impl FnOnce(A) -> R) -> i32 {
     crate::function::run_on_input(|input| {
         let change = A::decode(input).map_err(Permanent)?;
@@ -159,14 +160,14 @@ pub fn run_change<A: ChangeArgument, R: HandlerOutput>(handler: impl FnOnce(A) -
     })
 }
 
-/// Changes for tests. Their other members are fields.
+/// Changes for tests. Set the other members through the public fields.
 impl<T> Change<T> {
-    /// A write of this value, at version 1, in the first attempt.
+    /// Returns a write of this value, at version 1, in the first attempt.
     pub fn set(collection: &str, key: &str, value: T) -> Change<T> {
         Change::new(ChangeKind::Set, collection, key, Some(value))
     }
 
-    /// A delete of version 1, in the first attempt.
+    /// Returns a delete of version 1, in the first attempt.
     pub fn delete(collection: &str, key: &str) -> Change<T> {
         Change::new(ChangeKind::Delete, collection, key, None)
     }
@@ -187,14 +188,14 @@ impl<T> Change<T> {
     }
 }
 
-/// What a test's change can carry: what [`ChangeValue`] can read.
+/// A type that a test's change can hold: the types that [`ChangeValue`] can decode.
 #[cfg(not(target_arch = "wasm32"))]
 #[diagnostic::on_unimplemented(
     message = "a change of a test cannot carry `{Self}`",
     note = "the value goes through its JSON: it needs `serde::Serialize`, or to be `kvasm_guest::Bytes`"
 )]
 pub trait ToValue {
-    /// The format and the bytes.
+    /// Returns the format and the bytes.
     fn to_value(&self) -> Result<(i32, Vec<u8>), String>;
 }
 
@@ -213,7 +214,7 @@ impl ToValue for Bytes {
     }
 }
 
-/// The frame as the host would write it.
+/// Encodes the frame as the host does.
 #[cfg(not(target_arch = "wasm32"))]
 impl<T: ToValue> Change<T> {
     pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {

@@ -1,12 +1,11 @@
-//! How a handler's run ends.
+//! The outcome of a handler's run.
 
 use std::fmt::Display;
 
-/// An error that the same delivery would meet again. The host gives the delivery
-/// up at once.
+/// An error that would occur again for the same delivery, so the host does not retry it.
 ///
-/// It is the `Err` of a handler, or becomes a [`HandlerError`] by `?`, beside
-/// errors that a later attempt may not meet:
+/// It is the `Err` of a handler, or is converted to a [`HandlerError`] by `?`, alongside errors
+/// that a retry may avoid:
 ///
 /// ```
 /// use kvasm_guest::{Change, HandlerError, Permanent, kv, testing};
@@ -17,7 +16,7 @@ use std::fmt::Display;
 ///     if cents < 0 {
 ///         return Err(Permanent("an order cannot be below zero").into());
 ///     }
-///     // If the store is not there just now, it may be later.
+///     // If the store is unavailable, a retry may succeed.
 ///     kv::collection("bills").set(&change.key, &cents)?;
 ///     Ok(())
 /// }
@@ -26,16 +25,16 @@ use std::fmt::Display;
 /// assert!(error.is_permanent());
 /// assert_eq!(error.message(), "an order cannot be below zero");
 /// ```
-// It must not have `Display`: what has it is an error to try again.
+// It must not implement `Display`: displayable types are errors to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Permanent<E>(
     /// The error.
     pub E,
 );
 
-/// Why a handler failed. Anything that can be displayed becomes a failure that a
-/// later attempt may not meet, and [`Permanent`] one that it will.
-// It must not have `Display` either, or it would be made from itself in two ways.
+/// Why a handler failed. Anything that can be displayed converts to a failure that is retried,
+/// and [`Permanent`] to one that is not.
+// It must not implement `Display` either: the two `From` implementations would overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandlerError {
     message: String,
@@ -43,12 +42,12 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
-    /// The message, which the delivery keeps.
+    /// Returns the message, which is stored with the delivery.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Whether the same delivery will fail again.
+    /// Returns whether the same delivery would fail again.
     pub fn is_permanent(&self) -> bool {
         self.permanent
     }
@@ -72,18 +71,18 @@ impl<E: Display> From<Permanent<E>> for HandlerError {
     }
 }
 
-/// What a handler can return: `()`, or a `Result` of it and an error. A handler
-/// has no caller, so there is nobody to return a value to.
+/// A type that a handler can return: `()`, or a `Result` of it and an error. A handler has no
+/// caller to return a value to.
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "not what a handler returns",
     note = "a handler has no caller to return a value to: return `()`, or a `Result<(), E>` where `E: std::fmt::Display`, `kvasm_guest::Permanent` or `kvasm_guest::HandlerError`"
 )]
 pub trait HandlerOutput {
-    /// Nothing, or why the handler failed.
+    /// Returns `Ok(())`, or why the handler failed.
     ///
     /// # Errors
-    /// What the handler returned.
+    /// The handler's error.
     fn into_result(self) -> Result<(), HandlerError>;
 }
 

@@ -1,15 +1,15 @@
-//! A run that a schedule has set off.
+//! A scheduled run, as a handler receives it.
 
 use super::{HandlerOutput, Permanent};
 use crate::HandlerError;
 use serde::{Deserialize, Serialize};
 
-/// A run that was due.
+/// A scheduled run.
 ///
 /// ```
 /// use kvasm_guest::{Error, ScheduledRun, kv, testing};
 ///
-/// /// Keeps when the last hour began.
+/// /// Stores the start of the last hour.
 /// #[kvasm_guest::cron("0 * * * *")]
 /// fn hourly(run: ScheduledRun) -> Result<(), Error> {
 ///     kv::collection("times").set("hour", &run.at_ms)?;
@@ -23,20 +23,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ScheduledRun {
-    /// Names the run, the same in every attempt and replay.
+    /// Identifies the run; the same in every attempt and replay.
     pub event_id: String,
-    /// The trigger that delivers it.
+    /// The name of the trigger that delivers it.
     pub trigger: String,
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// 1, as no change has set it off.
+    /// Always 1, as no change led to it.
     pub depth: u32,
-    /// When the run was due, in milliseconds since the Unix epoch. It may run later.
+    /// The time at which the run was due, in milliseconds since the Unix epoch. It may run
+    /// later.
     pub at_ms: i64,
 }
 
 impl ScheduledRun {
-    /// A run for tests that was due at this time, in the first attempt.
+    /// Returns a run for tests that was due at this time, in the first attempt.
     pub fn at(at_ms: i64) -> ScheduledRun {
         ScheduledRun {
             event_id: "test".to_owned(),
@@ -54,7 +55,7 @@ impl ScheduledRun {
     }
 }
 
-/// The frame as the host would write it.
+/// Encodes the frame as the host does.
 #[cfg(not(target_arch = "wasm32"))]
 impl ScheduledRun {
     pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
@@ -72,8 +73,8 @@ impl ScheduledRun {
     }
 }
 
-/// What a scheduled handler can take: a [`ScheduledRun`]. It is there for the
-/// compiler's message alone.
+/// A type that a scheduled handler can take: a [`ScheduledRun`]. It exists only for the
+/// compiler's message.
 #[diagnostic::on_unimplemented(
     message = "a scheduled handler cannot take `{Self}`",
     label = "not a scheduled run",
@@ -83,7 +84,7 @@ pub trait ScheduleArgument: From<ScheduledRun> {}
 
 impl ScheduleArgument for ScheduledRun {}
 
-/// Runs a scheduled handler that takes nothing; the input is not looked at.
+/// Runs a scheduled handler without an argument; the input is ignored.
 pub fn run_scheduled<R: HandlerOutput>(handler: impl FnOnce() -> R) -> i32 {
     crate::function::run_on_input(|_| {
         handler().into_result()?;
@@ -91,7 +92,7 @@ pub fn run_scheduled<R: HandlerOutput>(handler: impl FnOnce() -> R) -> i32 {
     })
 }
 
-/// Runs a scheduled handler on the run that is the input.
+/// Runs a scheduled handler on the run in the input.
 pub fn run_scheduled_with<A: ScheduleArgument, R: HandlerOutput>(
     handler: impl FnOnce(A) -> R,
 ) -> i32 {

@@ -1,5 +1,5 @@
-//! What people type, set and keep: each text means what it says, or is refused with a
-//! sentence that helps.
+//! Command line input: arguments, variables and files are parsed strictly, or rejected with a
+//! helpful message.
 
 use kvasm_tests::program::process::{Ended, Home, run};
 use std::ffi::OsString;
@@ -122,7 +122,7 @@ fn login_asks_whether_the_server_knows_the_token() {
     let good = format!(" {}\n", server.token);
     assert_eq!(login(&good).code, 0);
     assert_eq!(home.run(&["app", "list"]).code, 0);
-    // A good token of few scopes is known too.
+    // A valid token with few scopes is recognised too.
     let make = [
         "token", "create", "ci", "--scope", "log:read", "--app", "demo",
     ];
@@ -131,7 +131,7 @@ fn login_asks_whether_the_server_knows_the_token() {
     let unchecked = ["login", "--server", &url, "--token", &wrong, "--no-check"];
     assert_eq!(home.run(&unchecked).code, 0);
     fails(&home.run(&["app", "list"]), 2, "not valid");
-    // Blanks in the file are removed as well, and a mark at its start.
+    // Surrounding blanks and a leading byte order mark in the file are removed too.
     let profile = format!(
         "\u{feff}[default]\nserver = \" {url} \"\ntoken = \"{}\\n\"\n",
         server.token
@@ -207,7 +207,7 @@ fn variables_mean_what_they_say() {
     fails(&run(command, b""), 2, "UTF-8");
 }
 
-/// The order of docs/cli.md, with a server that is not there.
+/// The precedence in docs/cli.md, with a server that does not exist.
 #[test]
 fn a_server_goes_before_a_store_and_an_argument_before_a_variable() {
     let home = Home::new();
@@ -281,7 +281,7 @@ fn a_server_listens_on_a_name() {
     fails(&unknown, 2, "nowhere.invalid:0");
 }
 
-/// B12: commands on a store need no folder but the store's.
+/// B12: store commands need no folder except the store's.
 #[test]
 fn a_store_needs_no_home_and_no_cache_folder() {
     let home = Home::new();

@@ -169,7 +169,7 @@ fn a_bad_line_is_named_and_what_came_before_it_is_counted() {
     assert_eq!(answer.json(), json!({"imported": 0, "expired": 1}));
 }
 
-/// A reader that has seen enough, such as `head`, is no failure.
+/// A reader that stops early, such as `head`, is not an error.
 #[test]
 fn a_closed_pipe_ends_quietly() {
     let user = User::with_app();

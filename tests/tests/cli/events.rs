@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 impl User {
-    /// Lets what is due of a trigger of `demo` fail for good, in place of a server.
+    /// Moves the due deliveries of a trigger of `demo` to the dead letters, as a server would.
     fn give_up(&self, trigger: &str, reason: DeadReason) {
         let path = self.home.path().join(".local/share/kvasm/kvasm.db");
         let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -1,4 +1,4 @@
-//! The program `kvasm` as people run it: verbs, exit codes, misuse.
+//! The `kvasm` program as users run it: verbs, exit codes, misuse.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod doors;
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
-/// A person with a home of their own.
+/// A user with their own home folder.
 struct User {
     home: TempDir,
 }
@@ -85,7 +85,7 @@ impl User {
         answer.stdout
     }
 
-    /// Fails with this code and these words.
+    /// Asserts that the command fails with this code and message.
     fn fails(&self, arguments: &[&str], code: i32, words: &str) {
         let answer = self.run(arguments);
         assert_eq!(
@@ -123,7 +123,7 @@ fn apps_come_and_go() {
     assert_eq!(user.run(&["kv", "get", "demo", "c", "k"]).code, 1);
 }
 
-/// Each changes a limit of its own, at the same time: none is undone.
+/// Each client changes a different limit at the same time; no change is lost.
 #[test]
 fn people_who_set_different_limits_do_not_undo_each_other() {
     let user = User::with_app();
@@ -151,7 +151,7 @@ fn people_who_set_different_limits_do_not_undo_each_other() {
     let shown = user.run(&["app", "show", "demo", "--json"]).json();
     assert_eq!(shown["limits"]["bytes"], Value::Null);
     assert_eq!(shown["limits"]["entries"], 4);
-    // A row has what was given and nothing else.
+    // A row contains only the fields that were given.
     let audit = user.run(&["audit", "demo", "--json"]).json();
     assert_eq!(audit[0]["detail"], serde_json::json!({ "bytes": null }));
 }
@@ -191,7 +191,7 @@ fn a_store_that_cannot_be_reached_is_the_hosts_fault() {
 fn migrate_makes_an_old_file_shrink_and_says_so() {
     let user = User::new();
     let path = user.home.path().join("old.db");
-    // As SQLite makes a file by default.
+    // As SQLite creates a file by default.
     let old = rusqlite::Connection::open(&path).unwrap();
     old.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
         .unwrap();

@@ -99,7 +99,7 @@ fn exit_codes_tell_whose_fault_it_is() {
     assert_eq!(error["error"]["blame"], "plugin");
 }
 
-/// Neither a plugin's output as a message nor its log drives the terminal.
+/// Neither an error message from the plugin nor its log lines can control the terminal.
 #[test]
 fn what_a_plugin_says_is_cleaned() {
     let user = User::with_app();

@@ -1,11 +1,11 @@
-//! Servers that are not what they should be, and what comes from them.
+//! Misbehaving servers, and untrusted text from servers.
 
 use kvasm_tests::program::process::{Ended, Home};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-/// A server that answers each request with the body that is made for its number and
-/// its path; the address.
+/// Starts a server that answers each request with `answer(request number, path)`. Returns its
+/// address.
 fn serve(answer: impl Fn(usize, &str) -> Vec<u8> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -41,7 +41,7 @@ fn ask(home: &Home, url: &str, rest: &[&str]) -> Ended {
 #[test]
 fn a_server_that_does_not_answer_is_not_waited_for() {
     let home = Home::new();
-    // It takes connections, by the system, and no more.
+    // The system accepts connections; nothing answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let ended = ask(&home, &url, &["--timeout", "200ms", "app", "list"]);
@@ -51,7 +51,7 @@ fn a_server_that_does_not_answer_is_not_waited_for() {
         "{}",
         ended.stderr
     );
-    // Nor for the rest of an answer.
+    // The same for an incomplete response.
     let url = serve(|_, _| {
         let mut half = response("200 OK", &format!("{{\"apps\":[]{}}}", " ".repeat(100)));
         half.truncate(half.len() - 50);
@@ -87,7 +87,7 @@ fn a_server_that_repeats_its_cursor_is_left() {
             ended.stderr
         );
     }
-    // Nor one that goes round.
+    // Cursors that form a cycle.
     let url = serve(|number, _| {
         let next = ["a", "b"][number % 2];
         response("200 OK", &format!("{{\"apps\":[],\"next\":\"{next}\"}}"))
@@ -95,7 +95,7 @@ fn a_server_that_repeats_its_cursor_is_left() {
     assert_eq!(ask(&home, &url, &["app", "list"]).code, 4);
 }
 
-/// A text that drives a terminal, as JSON has it.
+/// Text with terminal control characters, as JSON.
 const EVIL: &str = "\\u001b]0;x\\u0007\\u009b2J\\u202e\\r";
 
 #[test]

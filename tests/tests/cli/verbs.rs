@@ -1,15 +1,15 @@
-//! Every verb of the command line, by each way to a host.
+//! Every verb of the command line, over each kind of connection to a host.
 
 use kvasm_tests::program::guest;
 use kvasm_tests::program::process::{Home, run};
 use std::collections::BTreeSet;
 
-/// A command: its words, what it reads, and how it ends.
+/// A command: its arguments, its input and the expected result.
 struct Row {
     words: Vec<String>,
     input: &'static [u8],
     code: i32,
-    /// What its output has.
+    /// Text that the output contains.
     prints: &'static str,
 }
 
@@ -41,8 +41,8 @@ const BATCH: &[u8] =
     b"{\"operations\":[{\"set\":{\"collection\":\"c\",\"key\":\"b\",\"json\":1}}]}";
 const KEYS: &[u8] = b"{\"keys\":[{\"collection\":\"c\",\"key\":\"k\"}]}";
 
-/// One command of each verb, in an order in which each finds what it needs. `TOKEN` is
-/// the id of the token that the row before it made, and `MODULE` a plugin.
+/// One command for each verb, ordered so that each finds what it needs. `TOKEN` is the id of
+/// the token that the previous row created, and `MODULE` is a plugin.
 fn rows() -> Vec<Row> {
     let letter = "0198c1d3-0d52-7a31-8f6e-5b1f0f2f7c02";
     vec![
@@ -92,7 +92,7 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// Verbs that do not go to a server or a store, or not to both.
+/// Verbs that need neither a server nor a store, or only one of them.
 const ALONE: [&str; 5] = ["serve", "login", "run", "migrate", "logs"];
 
 /// The verbs that a command's help lists.
@@ -104,7 +104,7 @@ fn verbs(home: &Home, words: &[&str], all: &mut BTreeSet<String>) {
         return;
     };
     let lines = rest.lines().take_while(|line| !line.is_empty());
-    // The text of a long entry goes on further to the right.
+    // Continuation lines of a long entry are indented further.
     let lines = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     for line in lines {
         let word = line.split_whitespace().next().unwrap();
@@ -173,7 +173,7 @@ fn every_verb_works_with_variables() {
     let variables = [
         ("KVASM_SERVER", url.as_str()),
         ("KVASM_TOKEN", &token),
-        // A server goes before a store, and what is empty is not set.
+        // A server takes precedence over a store; an empty value counts as unset.
         ("KVASM_STORE", "sqlite:/nonexistent/x.db"),
         ("KVASM_PROFILE", ""),
     ];
@@ -197,7 +197,7 @@ fn every_verb_works_with_a_profile() {
     ];
     let ended = home.run(&login);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
-    // What is typed goes before what the environment says.
+    // Arguments take precedence over the environment.
     let variables = [
         ("KVASM_STORE", "sqlite:/nonexistent/x.db"),
         ("KVASM_TOKEN", "kvasm_x"),

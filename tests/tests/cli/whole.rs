@@ -1,11 +1,11 @@
-//! What commands read and write is whole, whatever the server's limits are.
+//! Commands read and write complete data, whatever the server's limits are.
 
 use kvasm_tests::program::process::{Ended, Home, Server, eventually, run};
 use std::fs;
 use std::io::{Read, Write};
 use std::process::Stdio;
 
-/// A server that takes values of many MB, and a home that is logged in to it.
+/// Starts a server that accepts values of many MB, and logs `home` in to it.
 fn server(home: &Home, arguments: &[&str]) -> Server {
     let server = home.start(arguments);
     let url = server.url();
@@ -26,7 +26,7 @@ fn fails(ended: &Ended, code: i32, words: &str) {
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
 }
 
-/// Bytes that no encoding leaves as they are by chance.
+/// Bytes that every encoding changes.
 fn noise(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 % 251) as u8).collect()
 }
@@ -60,7 +60,7 @@ fn a_large_value_is_stored_exported_and_imported_whole() {
         let got = to_file(&home, &["kv", "get", "big", "c", key], "got");
         assert!(got == bytes, "{key}: {} bytes", got.len());
     }
-    // Over the limit it is the server that refuses.
+    // The server rejects a value over its limit.
     let over = format!("@{}", home.file("over", &noise(8 * 1024 * 1024 + 1)));
     let refused = home.run(&["kv", "set", "big", "c", "over", &over, "--bytes"]);
     fails(&refused, 2, "the limit is 8388608");
@@ -75,7 +75,7 @@ fn a_large_value_is_stored_exported_and_imported_whole() {
     assert!(got == bytes, "{} bytes", got.len());
     server.stop();
 
-    // On a store the limits are those of the server's file.
+    // With a store, the limits are those of the configuration file.
     let file = home.file(
         "kvasm.toml",
         b"[limits]\nvalue = \"8MiB\"\ninput = \"9MiB\"\n",
@@ -102,8 +102,8 @@ fn a_large_value_is_stored_exported_and_imported_whole() {
     fails(&run(by_variable, &exported), 0, "");
 }
 
-/// An import whose values are over the limits of where it goes says which limit that is and
-/// how to raise it: of a value, and of a line that no value of a smaller limit could have.
+/// An import with values over the target's limits names the limit and how to raise it, both for
+/// a value and for a line that is too long for any value within a smaller limit.
 #[test]
 fn an_import_over_the_limits_names_the_one_to_raise() {
     let home = Home::new();
@@ -139,7 +139,7 @@ fn inputs_of_calls_and_modules_are_sent_whole() {
     let home = Home::new();
     let server = server(&home, &["--set", "limits.module=1MiB"]);
     server.with_guest("shop");
-    // The guest takes 32 KiB of its input; the server takes 8 MiB.
+    // The guest reads 32 KiB of its input; the server accepts 8 MiB.
     let over = home.file("over", &vec![b'x'; 8 * 1024 * 1024 + 1]);
     let input = format!("@{over}");
     let refused = home.run(&["call", "shop", "echo", "--input", &input]);
@@ -188,7 +188,7 @@ fn what_get_writes_set_takes_back() {
             set(&first);
             assert_eq!(get("k"), first, "{json:?}");
         }
-        // A mark is not a part of it.
+        // A byte order mark is not part of the value.
         set(&[b"\xef\xbb\xbf", &first[..]].concat());
         assert_eq!(get("k"), first, "{json:?}");
     }
@@ -208,7 +208,7 @@ fn what_get_writes_set_takes_back() {
     }
 }
 
-/// Connections that the server has.
+/// Returns the server's number of open connections.
 fn connections(server: &Server) -> u64 {
     server.metric("kvasm_http_connections ")
 }
@@ -235,7 +235,7 @@ fn an_export_whose_reader_pauses_says_which_setting_ended_it() {
     let mut output = child.stdout.take().unwrap();
     let mut first = [0; 10];
     output.read_exact(&mut first).unwrap();
-    // The one that asks is there too.
+    // Including the connection of this request.
     eventually("the end of the export", || {
         (connections(&server) <= 1).then_some(())
     });
@@ -260,7 +260,7 @@ fn an_import_whose_writer_pauses_says_which_setting_ended_it() {
         input.write_all(line).unwrap();
         (child, input)
     };
-    // Its own time-out is not what ends it: the server owes nothing meanwhile.
+    // The client's own timeout does not end it: the server owes no response meanwhile.
     let (child, input) = import(&["--timeout", "100ms"]);
     let ended = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&ended.stderr);

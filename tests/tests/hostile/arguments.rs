@@ -1,12 +1,11 @@
-//! Arguments that are refused: the named status, a message with the limit and
-//! the size, and nothing written.
+//! Invalid arguments: the expected status, a message with the limit and the size, and no write.
 
 use kvasm::Call;
 use kvasm::model::{Collection, Key, Timestamp, Value};
 use kvasm_abi::Status;
 use kvasm_tests::guests::{Bench, module, report};
 
-/// Where the tests' texts lie in the guest's memory.
+/// The address of the test texts in the guest's memory.
 const DATA: &str = "notes\\00\\00\\00k\\00x\\ff\\ff{\\22a\\22:1}{bad";
 
 fn set(
@@ -28,7 +27,7 @@ const NUL: (u32, u32) = (8, 3);
 const BAD_UTF8: (u32, u32) = (11, 2);
 const JSON: (u32, u32) = (13, 7);
 const BAD_JSON: (u32, u32) = (20, 4);
-/// Zeroes, as large as one likes.
+/// A zeroed area, large enough for every length.
 const ZEROES: u32 = 4096;
 
 async fn refused(body: String, status: Status, words: &[&str]) {
@@ -205,7 +204,7 @@ async fn unknown_flags_and_option_bits_are_refused() {
         )
     };
     refused(with_mask("4"), Status::Unsupported, &["0x4"]).await;
-    // A time to live of 0.
+    // A TTL of 0.
     refused(with_mask("1"), Status::Invalid, &["time to live", "from 1"]).await;
     let short = format!(
         "(block (result i64) (i32.store (i32.const 1000) (i32.const 7)) {})",
@@ -290,8 +289,8 @@ async fn guarded_writes_conflict() {
     assert_eq!(entry.value, Value::json("{\"a\":1}", 100).unwrap());
 }
 
-/// A result that does not fit the buffer is read from the slot, once the guest
-/// knows its length, and nothing is written to a buffer that is too small.
+/// A result that does not fit the buffer is read from the result slot once the guest knows its
+/// length. Nothing is written to a buffer that is too small.
 #[tokio::test]
 async fn a_result_larger_than_the_buffer_waits_in_the_slot() {
     let bench = Bench::new().await;
@@ -305,7 +304,7 @@ async fn a_result_larger_than_the_buffer_waits_in_the_slot() {
         (i32.const 0)";
     let response = bench.run(module(DATA, body)).await.unwrap();
     assert_eq!(response.output, b"a\":1}");
-    // And `error_message` follows the same rule.
+    // `error_message` follows the same rule.
     let long = report("(call $kv_has (i32.const 0) (i32.const 0) (i32.const 8) (i32.const 1))")
         .replace(
             "(i32.const 32776) (i32.const 32760)",

@@ -1,10 +1,9 @@
-//! Packed batches that are not as they should be: the named status, and nothing
-//! of them written.
+//! Malformed packed batches: the expected status, and no write.
 
 use super::packed::{Packed, add, at, batch, check, delete, set, set_as};
 use kvasm_abi::{BATCH_BYTES_MAX, BATCH_OPS_MAX, BatchCheck, BatchOp, Records, Status};
 
-/// One byte more than a value may have.
+/// One byte over the limit of a value.
 const VALUE_OVER: usize = 1024 * 1024 + 1;
 
 /// Checks and operations of every kind.
@@ -57,13 +56,14 @@ async fn a_batch_that_is_cut_anywhere_is_refused() {
 async fn counts_and_lengths_that_lie_are_refused() {
     let packed = Packed::new().await;
     let whole = of_every_kind();
-    // Each of its numbers of 32 bits, and what else is at four bytes.
+    // Every 4-byte window, which includes each 32-bit number.
     for place in 0..whole.len() - 4 {
         for lie in [u32::MAX, u32::MAX / 2, 1 << 31, 1 << 20] {
             let mut bytes = whole.clone();
             bytes[place..place + 4].copy_from_slice(&lie.to_le_bytes());
             let answer = packed.commit_bytes(bytes).await;
-            // Some hit a value's bytes, a version, a delta or a time to live.
+            // Some positions are a value's bytes, a version, a delta or a TTL, which may stay
+            // valid.
             match answer.status() {
                 None => answer.applied(),
                 Some(Status::Invalid | Status::Conflict | Status::TooLarge) => continue,
@@ -109,7 +109,7 @@ async fn unknown_kinds_and_formats_are_refused() {
     packed.assert_empty().await;
 }
 
-/// Each place of a batch where a name stands.
+/// A batch for each position at which a name can occur.
 fn with_name<'a>(collection: &'a [u8], key: &'a [u8]) -> Vec<Vec<u8>> {
     let address = at(collection, key);
     let good = set("c", "good", "1");
@@ -141,7 +141,8 @@ fn with_name<'a>(collection: &'a [u8], key: &'a [u8]) -> Vec<Vec<u8>> {
 async fn names_are_held_to_their_form_wherever_they_stand() {
     let packed = Packed::new().await;
     let long = vec![b'a'; 1025];
-    // Checks, operations, and the status with words of its message.
+    // Whether it applies to checks, whether to operations, and the status with parts of its
+    // message.
     type Case<'c> = (&'c [u8], &'c [u8], Status, &'c [&'c str]);
     let cases: &[Case<'_>] = &[
         (b"", b"k", Status::Invalid, &["collection is empty"]),
@@ -174,7 +175,7 @@ async fn names_are_held_to_their_form_wherever_they_stand() {
         }
     }
     packed.assert_empty().await;
-    // The longest are taken.
+    // Names of the maximum length are accepted.
     let address = at(&long[..128], &long[..1024]);
     let answer = packed.commit(&[], &[set_as(address, 0, b"1")]).await;
     assert_eq!(answer.applied().len(), 1);
@@ -286,7 +287,7 @@ async fn a_conflict_leaves_the_positions_and_names_the_keys() {
     let positions: Vec<_> = Records::<u32>::decode(&answer.slot).unwrap().collect();
     assert_eq!(positions, [1, 2, 4, 5]);
     assert_eq!(packed.entries().await, before);
-    // Of many, the message names some; the positions are all there.
+    // With many conflicts, the message names some; the positions are complete.
     let names: Vec<_> = (0..1_000).map(|n| format!("{n}\u{1}")).collect();
     let checks: Vec<_> = names.iter().map(|k| check("c", k, 1)).collect();
     let answer = packed.commit(&checks, &[]).await;
@@ -318,7 +319,7 @@ async fn an_addition_that_cannot_be_leaves_nothing_of_its_batch() {
         packed.commit(&[], &ops).await.refused(status, &[said]);
         assert_eq!(packed.entries().await, before, "{k}");
     }
-    // Within a batch, each sees what is before it.
+    // Within a batch, each operation sees the effects of those before it.
     let ops = [
         add("c", "n", i64::MAX),
         add("c", "n", 1),
@@ -344,7 +345,7 @@ async fn an_addition_that_cannot_be_leaves_nothing_of_its_batch() {
     assert_eq!(sums, [i64::MAX, -1, 0]);
 }
 
-/// A time to live beyond the end of time is the end of time.
+/// A TTL beyond the largest timestamp is clamped to it.
 #[tokio::test]
 async fn the_longest_time_to_live_is_taken() {
     let packed = Packed::new().await;

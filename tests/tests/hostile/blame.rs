@@ -1,4 +1,4 @@
-//! Whose fault it is that a call has failed, where that is not plain.
+//! Classification of call failures in cases that are not obvious.
 
 use kvasm::model::{AppName, Limits};
 use kvasm::service::Stage;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 const WALL_TIME: Duration = Duration::from_millis(300);
 
-/// Runs a body that can read the clock, sleep for an hour, and wait for the embedder's
-/// function `wait`, which does not end.
+/// Runs a body that can read the clock, sleep for an hour, and wait for the embedder's function
+/// `wait`, which never returns.
 async fn run(body: &str) -> CallFailure {
     let limits = Limits {
         wall_time: WALL_TIME,
@@ -24,7 +24,7 @@ async fn run(body: &str) -> CallFailure {
         })
     })
     .await;
-    // A subscription of a clock: userdata, kind 0, clock 1, nanoseconds.
+    // A clock subscription: userdata, kind 0, clock 1, nanoseconds.
     let text = format!(
         r#"(module
           (import "wasi_snapshot_preview1" "clock_time_get"
@@ -61,7 +61,7 @@ async fn a_guest_that_sleeps_is_to_blame() {
     assert!(failure.error.is_deterministic());
 }
 
-/// What it slept before stays sleep, whatever it waits for in the end.
+/// Earlier sleep stays counted as sleep, whatever the call waits for last.
 #[tokio::test]
 async fn sleep_is_counted_apart_from_other_waiting() {
     let failure = run("(call $sleep (i64.const 50000000)) (call $now) (call $wait)").await;
@@ -87,7 +87,7 @@ async fn a_guest_that_knows_the_clock_is_not_blamed_for_waiting() {
     }
 }
 
-/// The app goes while its function runs.
+/// The app is deleted while its function runs.
 #[tokio::test]
 async fn the_deletion_of_its_app_is_no_fault_of_a_guest() {
     let bench = Bench::new().await;

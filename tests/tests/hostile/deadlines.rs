@@ -1,6 +1,5 @@
-//! Guests that do not end, and stores that do not answer: ended at the deadline,
-//! with the host alive and other invocations unharmed. How late they end is a
-//! row of the benchmarks.
+//! Guests that do not return and stores that do not respond are stopped at the deadline; the
+//! host and other calls are unaffected. The benchmarks measure how late they are stopped.
 
 use async_trait::async_trait;
 use kvasm::model::{AppName, Applied, Collection, Entry, Expect, Key, Limits, Version};
@@ -20,7 +19,7 @@ async fn short() -> Bench {
     .await
 }
 
-/// The host still does its work after what has happened to it.
+/// Asserts that the host still works.
 async fn alive(bench: &Bench) {
     let body = "(drop (call $output_write (i32.const 0) (i32.const 2))) (i32.const 0)";
     assert_eq!(bench.run(module("ok", body)).await.unwrap().output, b"ok");
@@ -38,7 +37,7 @@ async fn an_endless_loop_ends() {
         ),
         "{failure}"
     );
-    // On a busy machine the guest may have waited for longer than it computed.
+    // On a busy machine the guest may have waited for longer than it ran.
     if let CallError::Deadline { timeout, .. } = &failure.error
         && timeout.longest() == Stage::Computing
     {
@@ -125,7 +124,7 @@ async fn deep_recursion_traps() {
 #[tokio::test]
 async fn memory_is_capped_over_all_memories() {
     let bench = Bench::new().await;
-    // Grows both memories in turn until one is refused, and says how far it came.
+    // Grows both memories in turn until a growth fails, and returns the total size.
     let text =
         "(module (import \"kvasm_v1\" \"output_write\" (func $out (param i32 i32) (result i64)))
         (memory (export \"memory\") 1) (memory $other 1)
@@ -143,7 +142,7 @@ async fn memory_is_capped_over_all_memories() {
         .unwrap()
         .output;
     assert_eq!(u32::from_le_bytes(output.try_into().unwrap()), 1024);
-    // A guest that takes no for an answer badly is told why it trapped.
+    // A guest that does not handle failed growth gets the reason with its trap.
     let body = "(if (i32.eq (memory.grow (i32.const 1024)) (i32.const -1)) (then unreachable)) (i32.const 0)";
     let failure = bench.run(module("", body)).await.unwrap_err();
     assert!(
@@ -165,7 +164,7 @@ async fn guests_that_loop_do_not_hold_up_others_on_their_thread() {
             tokio::spawn(async move { bench.host.call(&plugin, Call::function("run")).await })
         })
         .collect();
-    // On one thread with four loops, these end while the loops still run.
+    // On one thread with four loops, these finish while the loops still run.
     let mut done_before = 0;
     for _ in 0..3 {
         let (bench, before) = (
@@ -183,7 +182,7 @@ async fn guests_that_loop_do_not_hold_up_others_on_their_thread() {
     }
 }
 
-/// A store that has stopped answering.
+/// A store that never responds.
 struct Silent;
 
 #[async_trait]
@@ -339,7 +338,7 @@ async fn calls_beyond_the_instances_wait_and_are_refused_at_their_deadline() {
         bench.run(module("", "(i32.const 0)")).await
     });
     held.unwrap_err();
-    // It gets the slot when the first call ends, or is told that none was free.
+    // It gets the slot when the first call ends, or reports that none was free.
     if let Err(failure) = waited {
         assert!(
             matches!(&failure.error, CallError::Deadline { timeout, .. }
@@ -351,8 +350,7 @@ async fn calls_beyond_the_instances_wait_and_are_refused_at_their_deadline() {
     alive(&bench).await;
 }
 
-/// What a guest did before its deadline is not torn: a call that is dropped
-/// leaves the host as it was.
+/// Dropping a call part-way leaves the host as it was.
 #[tokio::test]
 async fn a_dropped_call_frees_its_instance() {
     let host = Host::builder().instances(1).build().unwrap();

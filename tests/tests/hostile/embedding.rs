@@ -1,4 +1,4 @@
-//! The library as an engineer embeds it: own host functions, own services.
+//! Embedding the library: custom host functions and services.
 
 use kvasm::model::AppName;
 use kvasm::service::Services;
@@ -36,7 +36,7 @@ async fn a_name_that_is_taken_is_refused() {
     assert!(error.to_string().contains("linked"), "{error}");
 }
 
-/// The default bundle finds nothing, and does not acknowledge what it does not keep.
+/// The default services find nothing and do not acknowledge writes.
 #[tokio::test]
 async fn the_default_services_keep_nothing() {
     let bench = Bench::with(|builder| builder.services(Services::default())).await;

@@ -1,4 +1,4 @@
-//! The example plugins, as wasm.
+//! The example plugins, compiled to wasm.
 
 use kvasm::model::AppName;
 use kvasm::{Call, CallError, Host, Plugin};
@@ -22,7 +22,7 @@ async fn counter() {
     }
     let answer = call(&bench.host, &plugin, "read", json!({"name": "visits"})).await;
     assert_eq!(answer["value"], 6);
-    // What the function cannot decode is its caller's fault, said in its words.
+    // Undecodable input is the caller's fault, reported with the function's message.
     let bad = Call::function("add").input("{");
     let failure = bench.host.call(&plugin, bad).await.unwrap_err();
     assert!(
@@ -78,7 +78,7 @@ async fn guestbook_pages_and_two_apps_do_not_meet() {
     assert_eq!(rest["signatures"].as_array().unwrap().len(), 2, "{rest}");
     assert!(rest["cursor"].is_null(), "{rest}");
     assert!(!format!("{page}{rest}").contains("theirs"));
-    // The other app does not take this app's cursor.
+    // A cursor of another app is rejected.
     let foreign =
         Call::function("page").input(json!({"limit": 3, "cursor": page["cursor"]}).to_string());
     let failure = bench.host.call(&theirs, foreign).await.unwrap_err();

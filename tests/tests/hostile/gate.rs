@@ -1,4 +1,4 @@
-//! The script gate, through a guest.
+//! Scope checks of host functions, through a guest.
 
 use kvasm::model::{AppId, Principal, Scope};
 use kvasm::{Call, Plugin};
@@ -10,7 +10,7 @@ const READS: [&str; 6] = [
     "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
     "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0))",
     "(call $kv_get_many (i32.const 100) (i32.const 4) (i32.const 0) (i32.const 0))",
-    // Checks alone change nothing: here that there is no "a" in "a".
+    // Checks alone change nothing; this one requires that "a" in "a" does not exist.
     "(block (result i64) (i32.store (i32.const 100) (i32.const 1)) (i32.store (i32.const 104) (i32.const 1)) (i32.store8 (i32.const 108) (i32.const 97)) (i32.store (i32.const 109) (i32.const 1)) (i32.store8 (i32.const 113) (i32.const 97)) (call $kv_commit (i32.const 100) (i32.const 26) (i32.const 0) (i32.const 0)))",
     "(call $dead_letters (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
 ];

@@ -1,4 +1,4 @@
-//! Guests that do what they should not, and what the host makes of it.
+//! Misbehaving guests, and how the host handles them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod arguments;

@@ -1,4 +1,4 @@
-//! Several keys at once, additions, and the dead letters of an app.
+//! Reads of several keys, increments, and an app's dead letters.
 
 use super::packed::{Packed, at, records, set, set_as};
 use kvasm::Call;
@@ -62,7 +62,7 @@ async fn keys_are_held_to_their_form_and_number() {
         packed.get_many(&vec![at("c", "k"); 1_000]).await.result,
         4 + 4 * 1_000
     );
-    // The longest list that there can be, and one byte more.
+    // The longest possible list, and one byte more.
     let most = records(&vec![at(&long[..128], &long[..1024]); 1_000]);
     assert!(packed.get_many_bytes(most.clone()).await.result > 0);
     let answer = packed.get_many_bytes([&most[..], b"\0"].concat()).await;
@@ -95,12 +95,12 @@ async fn an_answer_has_four_mebibytes_of_values_at_most() {
         .refused(Status::TooLarge, &["answer"]);
 }
 
-/// Its own writes, which no store has to bound, count too.
+/// The transaction's own writes, which no store limits, count too.
 #[tokio::test]
 async fn an_answer_within_a_transaction_is_bounded_too() {
     let run = "{\"kind\":\"function\",\"name\":\"run\",\"transaction\":true}";
     let section = manifest(&[run]);
-    // Writes a MiB under "k", and asks for it as often as the input says.
+    // Writes 1 MiB under "k", and reads it as often as the input says.
     let body = report(
         "(block (result i64)
             (drop (memory.grow (i32.const 40)))
@@ -139,7 +139,7 @@ fn increment(c_len: u32, k: (u32, u32), delta: i64, result: i32) -> String {
 #[tokio::test]
 async fn the_sum_lies_anywhere_in_memory_and_nothing_after_a_status() {
     let bench = Bench::new().await;
-    // The last eight bytes, and an odd place.
+    // The last eight bytes, and an unaligned address.
     for (place, sum) in [(65_528, 5), (65_521, 10), (1_001, 15)] {
         let body = format!(
             "(if (i64.le_s {} (i64.const 0)) (then unreachable))
@@ -149,7 +149,7 @@ async fn the_sum_lies_anywhere_in_memory_and_nothing_after_a_status() {
         );
         bench.run(module("ck", &body)).await.unwrap();
     }
-    // Refused, and what lay there is left as it was.
+    // Rejected; the memory at the result address is unchanged.
     for (c_len, k, delta, status) in [
         (1, (1, 1), i64::MAX, Status::Invalid),
         (0, (1, 1), 1, Status::Invalid),
@@ -193,7 +193,7 @@ async fn an_addition_to_no_number_is_told_apart_from_one_that_goes_too_far() {
     }
 }
 
-/// Makes dead letters of as many changes; their ids, newest first.
+/// Creates this many dead letters. Returns their ids, newest first.
 async fn bury(store: &Arc<dyn kvasm::store::Store>, app: &App, count: usize) -> Vec<String> {
     let kit = Kit::new(Arc::clone(store), 0);
     let mut tenant = kit.app().await;
@@ -232,7 +232,7 @@ async fn an_app_sees_its_own_dead_letters_and_no_others() {
     assert_eq!(page, first[..2]);
     let next = next.as_str().unwrap();
     assert_eq!(list(next.as_bytes(), 2).await.0, first[2..]);
-    // From another app's letter on there is nothing of that app.
+    // A cursor from another app's dead letter finds nothing of that app.
     for id in &theirs {
         for id in [id.clone(), id.to_uppercase()] {
             assert_eq!(list(id.as_bytes(), 1_000).await.0, first);
@@ -242,7 +242,7 @@ async fn an_app_sees_its_own_dead_letters_and_no_others() {
     assert_eq!(list(last.as_bytes(), 1).await, (vec![], Value::Null));
 }
 
-/// The host reads them in small parts, and the guest has them as it asked.
+/// The host reads them in small pages; the guest gets the page size that it requested.
 #[tokio::test]
 async fn dead_letters_come_in_pages_of_any_size() {
     let packed = Packed::new().await;

@@ -1,20 +1,20 @@
-//! The memory of an instance: fresh for each call, and how plugins of the SDK use it.
+//! Instance memory: fresh for each call, and how SDK plugins use it.
 
 use kvasm::model::{App, AppName};
 use kvasm::{Call, CallError, Plugin};
 use kvasm_tests::guests::{Bench, module_with, wasm};
 use tokio::task::JoinSet;
 
-/// Pages that a guest has from the start. What is kept of a slot between calls is less.
+/// Initial pages of a guest: more than a slot keeps resident between calls.
 const PAGES: u32 = 48;
 /// Pages that it grows to.
 const GROWN: u32 = 96;
 const SLOTS: u32 = 16;
 const ROUNDS: usize = 40;
 
-/// `fill` writes a pattern over all its memory, before and after it has grown. `scan`
-/// counts the bytes that are not as the module says, before and after it has grown, and
-/// fails with the count. `control` scans what it has filled.
+/// `fill` writes a pattern over its whole memory, before and after growing it. `scan` counts
+/// the bytes that differ from the module's initial data, before and after growing, and fails
+/// with the count. `control` scans after filling.
 fn guest(data: &str, pages: u32, grown: u32) -> Vec<u8> {
     let fields = format!(
         r#"(func $fill
@@ -70,10 +70,10 @@ async fn app(bench: &Bench, name: &str) -> App {
     bench.host.create_app(name).await.unwrap()
 }
 
-/// Guests of two apps fill all that they may have, in all slots at once; then guests of
-/// a third, of other sizes and with other data, find nothing of it, whichever slot and
-/// whichever part of it they get: what is reset in place, what is given back to the
-/// system, and what appears when a memory grows.
+/// Guests of two apps fill all their memory, in all slots at once. Guests of a third app, with
+/// other sizes and data, then find none of it, whichever slot and part of it they get: memory
+/// that is reset in place, memory that is returned to the system, and memory that a growth
+/// adds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_fresh_instance_holds_nothing_of_another_apps() {
     let bench = Bench::with(|builder| builder.instances(SLOTS)).await;
@@ -84,7 +84,7 @@ async fn a_fresh_instance_holds_nothing_of_another_apps() {
         let wasm = guest(data, PAGES, GROWN);
         fillers.push(bench.host.load(app, wasm).await.unwrap());
     }
-    // As large as what was filled, smaller, and larger than what is reset in place.
+    // As large as the filled memory, smaller, and larger than the part that is reset in place.
     let mut readers = Vec::new();
     for (data, pages, grown) in [
         ("READER-1", PAGES, GROWN),
@@ -95,7 +95,7 @@ async fn a_fresh_instance_holds_nothing_of_another_apps() {
         let wasm = guest(data, pages, grown);
         readers.push(bench.host.load(&reader, wasm).await.unwrap());
     }
-    // The scan sees what is there.
+    // The scan detects leftover data.
     let all = (PAGES * 65536 - 64) / 8;
     assert!(scan(&bench, &readers[0], "control").await >= all);
     for round in 0..ROUNDS {
@@ -123,7 +123,7 @@ async fn a_fresh_instance_holds_nothing_of_another_apps() {
     }
 }
 
-/// Pages before and after a function of the plugin `sdk` that allocates.
+/// Pages before and after an allocating function of the plugin `sdk`.
 async fn pages(bench: &Bench, plugin: &Plugin, function: &'static str, input: &str) -> (u32, u32) {
     let call = Call::function(function).input(input.as_bytes());
     let output = bench.host.call(plugin, call).await.unwrap().output;
@@ -153,7 +153,7 @@ async fn memory_of_the_sdk_grows_up_to_the_limit_and_no_further() {
     let plugin = bench.load(wasm("sdk")).await;
     let limit = 64 * 16;
     for input in [
-        // One block above what is there from the start, many small ones, large ones.
+        // One block larger than the initial memory, many small ones, large ones.
         "[1, 60000000]",
         "[20000, 2000]",
         "[40, 1048576]",
@@ -162,11 +162,12 @@ async fn memory_of_the_sdk_grows_up_to_the_limit_and_no_further() {
         let (before, after) = pages(&bench, &plugin, "allocate", input).await;
         assert!(after > before + 100 && after <= limit, "{before} {after}");
     }
-    // A block that is dropped is used again, also above what is there from the start.
+    // A freed block is reused, also beyond the initial memory.
     let (before, after) = pages(&bench, &plugin, "churn", "[500, 5000000]").await;
     assert!(after <= before + 100, "{before} {after}");
 
-    // More is refused: to a guest that asks whether it may, and to one that does not.
+    // Allocations over the limit fail, both for a guest that handles failure and one that does
+    // not.
     for input in ["[70, 1048576]", "[1, 70000000]", "[40000, 2000]"] {
         let call = Call::function("allocate").input(input.as_bytes());
         let failure = bench.host.call(&plugin, call).await.unwrap_err();

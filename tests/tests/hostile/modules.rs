@@ -1,4 +1,4 @@
-//! Modules that cannot be plugins, and how they are refused; the cache on disk.
+//! Modules that cannot be plugins, and the errors for them; the cache on disk.
 
 use kvasm::{Blame, Call, CallError, LoadError};
 use kvasm_tests::guests::{Bench, manifest, module, module_with};
@@ -78,7 +78,8 @@ fn exporting(names: impl IntoIterator<Item = String>, section: &str) -> Vec<u8> 
     ))
 }
 
-/// Each line of the log has the name of its function, and each list of versions has all.
+/// Every log line contains the name of its function, and every version list contains all of
+/// them.
 #[tokio::test]
 async fn names_of_functions_are_bounded() {
     let longest = "f".repeat(256);
@@ -122,7 +123,7 @@ async fn one_byte_over_the_limit_is_refused() {
 async fn a_memory_over_the_limit_is_refused() {
     let error = load_error(wat("(module (memory (export \"memory\") 1025))")).await;
     assert!(error.to_string().contains("memory"), "{error}");
-    // Each memory fits; together they do not.
+    // Each memory is within the limit; together they are not.
     let error = load_error(wat(
         "(module (memory (export \"memory\") 600) (memory 600) (func (export \"run\") (result i32) (i32.const 0)))",
     ))
@@ -131,8 +132,7 @@ async fn a_memory_over_the_limit_is_refused() {
     assert!(error.to_string().contains(words), "{error}");
 }
 
-/// What an instance may have of them is said with the limit and its key, and in no
-/// words of the engine's.
+/// Instance limits are reported with the limit and its key, not in the engine's own words.
 #[tokio::test]
 async fn tables_and_memories_are_bounded_by_limits_that_are_named() {
     let with = |fields: &str| module_with("", fields, "(i32.const 0)");
@@ -153,7 +153,7 @@ async fn tables_and_memories_are_bounded_by_limits_that_are_named() {
         assert!(error.contains(words), "{error}");
         assert!(!error.contains("pool"), "{error}");
     }
-    // What deploys runs, on the smallest host too.
+    // A module that can be deployed also runs, even on the smallest host.
     let full = with(&format!(
         "{} {}",
         "(memory 1)".repeat(7),
@@ -172,11 +172,11 @@ async fn tables_and_memories_are_bounded_by_limits_that_are_named() {
             bench.run(wasm.clone()).await.unwrap();
         }
     }
-    // And operators can raise and lower them.
+    // Operators can raise and lower the limits.
     let wasm = with("(table 70000 funcref)");
     let bench = Bench::limited(|limits| limits.table_elements = 70_000).await;
     bench.run(wasm.clone()).await.unwrap();
-    // A table that grows ends at the same limit.
+    // A growing table is subject to the same limit.
     for (set_up, name) in [(true, "pooled"), (false, "unpooled")] {
         let bench = Bench::with(|b| if set_up { b } else { b.unpooled() }).await;
         let grow = "(i32.add (table.grow 0 (ref.null func) (i32.const 65537)) (table.grow 0 (ref.null func) (i32.const 65536)))";
@@ -192,7 +192,6 @@ async fn tables_and_memories_are_bounded_by_limits_that_are_named() {
     }
 }
 
-/// All calls of an app with many memories leave other apps their instances.
 #[tokio::test]
 async fn many_globals_and_functions_are_refused_in_words_of_their_own() {
     let globals = "(global (mut i64) (i64.const 0))".repeat(300_000);
@@ -201,7 +200,7 @@ async fn many_globals_and_functions_are_refused_in_words_of_their_own() {
     assert!(!error.to_string().contains("pool"), "{error}");
 }
 
-/// A memory with addresses of 64 bits is taken, and bounded as any other.
+/// A 64-bit memory is accepted and limited like any other.
 #[tokio::test]
 async fn a_memory_of_64_bits_works_below_4_gib() {
     let bench = Bench::new().await;
@@ -234,7 +233,7 @@ async fn declarations_must_hold() {
     assert!(matches!(&missing, LoadError::MissingFunction(name) if name == "walk"));
     let unknown = load_error(fields(&quote(r#"{"kind":"timer","name":"run"}"#))).await;
     assert!(unknown.to_string().contains("timer"), "{unknown}");
-    // With declarations, what is not declared cannot be called.
+    // With declarations, only declared functions can be called.
     let bench = Bench::new().await;
     let plugin = bench.load(fields("")).await;
     assert_eq!(plugin.functions().count(), 0);
@@ -263,8 +262,8 @@ async fn a_trap_tells_the_functions_by_name() {
     assert_eq!(names[..2], ["0: inner_most", "1: outer"]);
 }
 
-/// A cache whose files are altered, swapped or cut is compiled again, and the
-/// result is the same.
+/// Cached modules that are modified, swapped or truncated are compiled again, with the same
+/// result.
 #[tokio::test]
 async fn a_cache_file_that_was_touched_is_never_trusted() {
     let folder = tempfile::tempdir().unwrap();
@@ -305,7 +304,7 @@ async fn a_cache_file_that_was_touched_is_never_trusted() {
         run(&two).await.unwrap_err();
     };
     both_run_as_ever().await;
-    // A bit, a cut, nothing at all; the file is made again each time.
+    // A flipped bit, a truncated file, an empty file; each time the file is written again.
     for damage in [0, a.len() / 2, a.len() - 1] {
         for path in files() {
             let mut bytes = std::fs::read(&path).unwrap();
@@ -328,7 +327,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// A host with a folder that it cannot use runs without one, and writes nothing.
+/// A host whose cache folder is unusable runs without one and writes nothing.
 #[tokio::test]
 async fn a_cache_folder_that_others_can_enter_is_refused() {
     for mode in [0o755, 0o770, 0o707] {
@@ -348,7 +347,7 @@ async fn a_cache_folder_of_somebody_else_is_refused() {
     let dir = folder.path().join("cache");
     std::fs::create_dir(&dir).unwrap();
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).unwrap();
-    // Only root can give a folder away.
+    // Only root can change a folder's owner.
     if std::os::unix::fs::chown(&dir, Some(12_345), None).is_err() {
         return;
     }
@@ -366,7 +365,7 @@ async fn a_cache_folder_that_cannot_be_made_is_not_needed() {
         let bench = Bench::with(|b| b.cache_dir(&dir)).await;
         bench.run(module("", "(i32.const 0)")).await.unwrap();
     }
-    // Nor when it is taken away while the host runs.
+    // The same when it is removed while the host runs.
     let dir = folder.path().join("cache");
     let bench = Bench::with(|b| b.cache_dir(&dir)).await;
     std::fs::remove_dir_all(&dir).unwrap();
@@ -394,8 +393,7 @@ async fn a_damaged_key_is_replaced_and_its_files_with_it() {
     }
 }
 
-/// Nothing of a module that is refused is left, and the folder stays within its
-/// limits.
+/// Rejected modules leave no files, and the folder stays within its limits.
 #[tokio::test]
 async fn the_cache_folder_is_bounded_and_has_accepted_modules_alone() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A guest that hands bytes to the imports that take packed records.
+//! A guest that passes bytes to the imports that take packed records.
 
 use kvasm::model::{Collection, Entry, Key, Pieces, Timestamp};
 use kvasm::service::{Caller, List};
@@ -7,12 +7,11 @@ use kvasm::{Call, Plugin};
 use kvasm_abi::{Address, Applied, Batch, BatchCheck, BatchOp, Records, Status, encode_records};
 use kvasm_tests::guests::{Bench, manifest, module_with};
 
-/// What an import has answered.
+/// The result of an import.
 #[derive(Debug)]
 pub struct Answer {
     pub result: i64,
-    /// What was left in the result slot: the whole answer, as the guest has no
-    /// buffer for it.
+    /// The contents of the result slot: the whole result, as the guest provides no buffer.
     pub slot: Vec<u8>,
     pub message: String,
 }
@@ -22,7 +21,7 @@ impl Answer {
         Status::from_code(self.result)
     }
 
-    /// Holds a refusal to its status and to words of its message.
+    /// Asserts the status and parts of the message of a rejection.
     #[track_caller]
     pub fn refused(&self, status: Status, words: &[&str]) {
         let (message, result) = (&self.message, self.result);
@@ -32,7 +31,7 @@ impl Answer {
         }
     }
 
-    /// What the operations of a batch that was committed have done.
+    /// The results of the operations of a committed batch.
     #[track_caller]
     pub fn applied(&self) -> Vec<(u64, i64)> {
         assert!(self.result >= 0, "{}: {}", self.result, self.message);
@@ -47,8 +46,8 @@ pub struct Packed {
     plugin: Plugin,
 }
 
-/// Reads the input to the second page, behind which there is room, and tells what
-/// an import has made of it.
+/// Reads the input to the second page, which has room after it, and reports the result of an
+/// import.
 const PARTS: &str = "
     (func $in (result i32)
         (drop (memory.grow (i32.const 300)))
@@ -81,7 +80,7 @@ impl Packed {
         Packed::on(Bench::over(store).await).await
     }
 
-    /// With the guest's function `run`, which commits batches, as a transaction.
+    /// As `new`, but the guest's function `run`, which commits batches, is a transaction.
     pub async fn in_transaction() -> Packed {
         let run = "{\"kind\":\"function\",\"name\":\"run\",\"transaction\":true}";
         let parts = format!("{} {PARTS}", manifest(&[run]));
@@ -110,7 +109,7 @@ impl Packed {
         }
     }
 
-    /// Commits packed bytes, as they are.
+    /// Commits packed bytes unchanged.
     pub async fn commit_bytes(&self, packed: impl Into<Pieces>) -> Answer {
         self.call(Call::function("run").input(packed)).await
     }
@@ -119,7 +118,7 @@ impl Packed {
         self.commit_bytes(batch(checks, ops)).await
     }
 
-    /// Asks for packed keys, as they are.
+    /// Reads packed keys unchanged.
     pub async fn get_many_bytes(&self, packed: impl Into<Pieces>) -> Answer {
         self.call(Call::function("get_many").input(packed)).await
     }
@@ -141,7 +140,7 @@ impl Packed {
         self.each_entry(entry).await
     }
 
-    /// Every entry of the app, whole.
+    /// Every entry of the app, with all fields.
     pub async fn entries(&self) -> Vec<String> {
         self.each_entry(|name, key, entry| format!("{name:?} {key:?} {entry:?}"))
             .await
@@ -179,7 +178,7 @@ impl Packed {
         }
     }
 
-    /// Nothing at all was written.
+    /// Asserts that nothing was written.
     pub async fn assert_empty(&self) {
         assert_eq!(self.entries().await, Vec::<String>::new());
     }
@@ -216,7 +215,7 @@ pub fn at<'a>(
     }
 }
 
-/// A check that an entry has a version; 0: that there is none.
+/// A check that an entry has a version; 0 means that it must not exist.
 pub fn check<'a>(c: &'a str, k: &'a str, version: u64) -> BatchCheck<'a> {
     BatchCheck {
         address: at(c, k),

@@ -1,5 +1,5 @@
-//! Pointer ranges at, over and wrapping past the end of memory. Each bad one is
-//! a trap that names the function and the argument; the host goes on.
+//! Pointer ranges at, over and wrapping past the end of memory. Each invalid one traps with the
+//! function and the argument in the message; the host continues.
 
 use kvasm::{Blame, CallError};
 use kvasm_tests::guests::{Bench, module};
@@ -89,7 +89,7 @@ const CALLS: &[(&str, &str)] = &[
     ("random_fill", "(call $random_fill {})"),
 ];
 
-/// Ranges of which no byte, or not all bytes, lie in a memory of 65,536 bytes.
+/// Ranges that lie partly or wholly outside a memory of 65,536 bytes.
 const OUTSIDE: &[(i64, i64)] = &[
     (65_536, 1),
     (65_535, 2),
@@ -146,7 +146,7 @@ async fn options_outside_memory_trap() {
         let failure = bench.run(module("a", &body)).await.unwrap_err();
         assert!(failure.to_string().contains("options"), "{failure}");
     }
-    // The size alone is inside; the struct that it promises does not.
+    // Only the size field is inside; the struct that it announces is not.
     let body = format!(
         "(i32.store (i32.const 65532) (i32.const 24)) (drop {}) (i32.const 0)",
         set.replace("{}", "65532")
@@ -155,7 +155,7 @@ async fn options_outside_memory_trap() {
     assert!(failure.to_string().contains("options"), "{failure}");
 }
 
-/// The place of a sum has no length, and is checked before anything is written.
+/// The address of an increment's result has no length, and is checked before any write.
 #[tokio::test]
 async fn a_sum_outside_memory_traps_and_nothing_is_added() {
     let bench = Bench::new().await;
@@ -174,17 +174,17 @@ async fn a_sum_outside_memory_traps_and_nothing_is_added() {
     bench.run(module("a", &body)).await.unwrap();
 }
 
-/// A batch whose answer has no place to go is not committed.
+/// A batch whose result buffer is out of bounds is not committed.
 #[tokio::test]
 async fn a_batch_with_a_buffer_outside_memory_is_not_committed() {
     let bench = Bench::new().await;
-    // No checks; one addition of 1 to "a" in "a".
+    // No checks; one increment of "a" in "a" by 1.
     let data = "\\00\\00\\00\\00\\01\\00\\00\\00\\02\\00\\00\\00\\01\\00\\00\\00a\\01\\00\\00\\00a\\01\\00\\00\\00\\00\\00\\00\\00";
     let commit = "(call $kv_commit (i32.const 0) (i32.const 30) (i32.const 65536) (i32.const {}))";
     let body = format!("(drop {}) (i32.const 0)", commit.replace("{}", "1"));
     let failure = bench.run(module(data, &body)).await.unwrap_err();
     assert!(failure.to_string().contains("out at address"), "{failure}");
-    // The first that counts.
+    // This is the first increment that counts.
     let body = format!(
         "(drop {}) (drop (call $result_read (i32.const 12) (i32.const 100) (i32.const 8)))
          (i32.ne (i32.load (i32.const 100)) (i32.const 1))",

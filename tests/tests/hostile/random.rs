@@ -1,5 +1,5 @@
-//! Random bytes as batches, keys and identities, through wasm: there is always an
-//! answer, it is never the host's fault, and a refusal changes nothing.
+//! Random bytes as batches, keys and ids, through wasm: the host always responds, never with a
+//! host error, and a rejection changes nothing.
 
 use super::packed::{Answer, Packed, at, batch, records};
 use kvasm::store::{SqliteOptions, SqliteStore};
@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 const CASES: u32 = 400;
 
-/// A name that is good, most of the time.
+/// A name that is usually valid.
 fn name() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         8 => proptest::sample::select(vec!["a", "b", "c"]).prop_map(|name| name.as_bytes().to_vec()),
@@ -63,7 +63,7 @@ fn packed(parts: &[Part]) -> Vec<u8> {
     batch(&checks, &ops)
 }
 
-/// What is done to bytes that were good.
+/// Valid bytes, damaged at random.
 fn damaged(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
     let damage = proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..3);
     (bytes, damage, any::<bool>(), 0u8..10).prop_map(|(mut bytes, damage, spare, cut)| {
@@ -100,13 +100,13 @@ fn keys() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A refusal that a guest can bring about by what it writes.
+/// Whether a guest can cause this rejection by its arguments.
 fn is_the_guests_fault(answer: &Answer) -> bool {
     use Status::{Conflict, Invalid, TooLarge, Type};
     matches!(answer.status(), Some(Conflict | Invalid | TooLarge | Type))
 }
 
-/// Runs cases on one guest; proptest shows the one that fails, made small.
+/// Runs cases on one guest; proptest shrinks the one that fails.
 fn run<T: std::fmt::Debug>(
     strategy: &impl Strategy<Value = T>,
     case: impl AsyncFn(&Packed, T) -> Result<(), TestCaseError>,
@@ -123,7 +123,7 @@ fn run<T: std::fmt::Debug>(
     });
     let mut runner = TestRunner::new(Config {
         failure_persistence: None,
-        // A case that fails for what those before it have left cannot be made small.
+        // A case that depends on leftovers of earlier cases cannot be shrunk.
         max_shrink_iters: 2_000,
         ..Config::with_cases(CASES)
     });
@@ -166,8 +166,8 @@ fn a_random_batch_is_committed_or_refused_as_a_whole() {
     });
 }
 
-/// A transaction that makes one commit is that commit. Versions are the run's own,
-/// so checks are of absence, or of a version that no entry has.
+/// A transaction with a single commit is equivalent to that commit. The transaction has its own
+/// versions, so checks are for absence, or for a version that no entry has.
 #[test]
 fn a_random_batch_does_the_same_in_a_transaction() {
     let number = prop_oneof![3 => Just(0), 2 => (1u64 << 63)..];

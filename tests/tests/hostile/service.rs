@@ -1,4 +1,5 @@
-//! The gate and the hint of the key-value service, called as host functions call it.
+//! Scope checks and dispatcher notifications of the key-value service, called as host functions
+//! call it.
 
 use kvasm::metrics::Metrics;
 use kvasm::model::{
@@ -50,7 +51,7 @@ fn batch(operations: Vec<Operation>) -> Batch {
     }
 }
 
-/// Calls each method; its name, what it needs, and its answer.
+/// Calls each method. Returns its name, the scope that it needs, and its result.
 async fn call_all(
     kv: &dyn Kv,
     caller: &Caller,
@@ -147,7 +148,7 @@ async fn each_method_needs_its_scope_when_there_is_a_principal() {
     }
 }
 
-/// Counts the hints.
+/// Counts notifications.
 #[derive(Default)]
 struct Heard(AtomicU32);
 

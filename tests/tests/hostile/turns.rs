@@ -1,5 +1,5 @@
-//! Host functions that copy much memory wait for a turn on the CPU; those that refuse
-//! to do so do not.
+//! Host functions that copy much memory acquire a CPU permit; those that reject the request do
+//! not.
 
 use kvasm::model::{Collection, Key, Value};
 use kvasm::service::{Caller, Write};
@@ -9,11 +9,11 @@ use kvasm_tests::guests::{Bench, module};
 use std::pin::pin;
 use std::task::{Context, Waker};
 
-/// The bytes of the value in "c", "k".
+/// The size of the value "k" in "c".
 const VALUE: usize = 200_000;
-/// Where the guests have a packed list of keys with "c" and "k".
+/// The address of a packed list of keys with "c" and "k".
 const KEYS: u32 = 100;
-/// Where they have the options of a list with values.
+/// The address of the options of a list with values.
 const OPTIONS: u32 = 200;
 
 async fn bench() -> Bench {
@@ -54,12 +54,12 @@ async fn plugin(bench: &Bench, body: &str) -> Plugin {
     bench.load(module(&data, &body)).await
 }
 
-/// Many calls that compute for long, begun at once, would else each hold up others for a
-/// tick of the clock.
+/// Otherwise, many long-running calls that start at once would each delay others for a tick of
+/// the clock.
 #[tokio::test]
 async fn a_function_that_computed_for_long_takes_a_turn_the_next_time() {
     let bench = bench().await;
-    // Computes for so many rounds as the first two bytes of its input say, times 2^16.
+    // Runs as many rounds as the first two bytes of its input say, times 2^16.
     let plugin = plugin(
         &bench,
         "(drop (call $input_read (i32.const 0) (i32.const 0) (i32.const 2)))
@@ -78,13 +78,13 @@ async fn a_function_that_computed_for_long_takes_a_turn_the_next_time() {
     assert!(ends_at_once(&bench, &plugin));
     run(1_000).await;
     assert!(!ends_at_once(&bench, &plugin));
-    // Once it computes little again, it takes none any more.
+    // Once it runs briefly again, it needs no permit.
     run(0).await;
     assert!(ends_at_once(&bench, &plugin));
 }
 
-/// Whether a call can end at once: a turn lets others of its thread run first. A guest
-/// that a busy machine holds up for a tick does so too, so each is tried often.
+/// Whether a call can finish without yielding: a permit lets others of its thread run first. On
+/// a busy machine a guest may also be delayed for a tick, so each is tried often.
 fn ends_at_once(bench: &Bench, plugin: &Plugin) -> bool {
     (0..200).any(|_| {
         let call = Call::function("run").input(vec![0; 250_000]);
@@ -94,7 +94,7 @@ fn ends_at_once(bench: &Bench, plugin: &Plugin) -> bool {
     })
 }
 
-/// The result is what is expected, or the guest traps.
+/// A body that traps unless the result is as expected.
 fn gives(call: &str, expected: &str) -> String {
     format!("(if (i64.ne {call} (i64.const {expected})) (then unreachable))")
 }
@@ -124,7 +124,7 @@ async fn what_copies_much_takes_a_turn() {
             "(if (i64.lt_s (call $kv_list (i32.const 0) (i32.const 1) (i32.const {OPTIONS})
                (i32.const {at}) (i32.const {len})) (i64.const {VALUE})) (then unreachable))"
         ),
-        // In a batch that is no batch.
+        // In bytes that are not a batch.
         format!(
             "(drop (call $kv_commit (i32.const {at}) (i32.const {len}) (i32.const 0) (i32.const 0)))"
         ),
@@ -140,8 +140,8 @@ async fn what_copies_much_takes_a_turn() {
     }
 }
 
-/// The value is ready after a `kv_get` without room for it. Reading a little of it is
-/// little.
+/// The value is in the result slot after a `kv_get` without a buffer. Reading a small part of
+/// it is cheap.
 #[tokio::test]
 async fn little_takes_no_turn() {
     let bench = bench().await;

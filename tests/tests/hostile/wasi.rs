@@ -1,4 +1,4 @@
-//! WASI preview 1: a C plugin with a libc runs, and reaches nothing.
+//! WASI preview 1: a C plugin with a libc runs, and has no access to the system.
 
 use kvasm::{Call, CallError};
 use kvasm_tests::guests::{Bench, wasm};
@@ -33,7 +33,7 @@ async fn there_are_no_files_no_environment_and_no_input() {
         .unwrap();
 }
 
-/// A call of the host is not interrupted, so none may make millions of random bytes.
+/// A host call cannot be interrupted, so none may generate millions of random bytes.
 #[tokio::test]
 async fn random_bytes_are_bounded_a_call() {
     let bench = Bench::new().await;

@@ -1,4 +1,4 @@
-//! Every operation of the document, and everyone who could ask for it.
+//! Every operation of the OpenAPI document, with every kind of caller.
 
 use crate::document::{Access, Operation, document, operations};
 use kvasm::model::{App, Scope, Timestamp};
@@ -6,22 +6,22 @@ use kvasm_tests::server::{Answer, Api, Server, answer};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// Who asks.
+/// The caller.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Who {
     Nobody,
     Garbage,
-    /// The identity of a good token with another secret.
+    /// The id of a valid token with another secret.
     WrongSecret,
     Expired,
     Revoked,
-    /// One scope for every app.
+    /// One scope, for every app.
     Of(Scope),
-    /// One scope for the app that is asked for.
+    /// One scope, for the requested app.
     OfOwn(Scope),
-    /// Every scope for the app that is asked for.
+    /// Every scope, for the requested app.
     AllOfOwn,
-    /// Every scope for another app.
+    /// Every scope, for another app.
     AllOfOther,
 }
 
@@ -40,7 +40,7 @@ fn everyone() -> Vec<Who> {
     everyone
 }
 
-/// What must come of it.
+/// The expected outcome.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Allowed,
@@ -58,13 +58,12 @@ impl Verdict {
     }
 }
 
-/// Asked by somebody bound to an app, these are out of reach whatever the scopes.
+/// Out of reach for a caller bound to an app, whatever its scopes.
 fn is_of_the_instance(operation: &Operation, scope: &str) -> bool {
     scope == "instance:admin" || operation.names("/v1/apps", "POST")
 }
 
-/// What the document says of an operation for somebody, about an app that takes
-/// calls from anybody or not.
+/// The documented outcome of an operation for a caller, on an app that is public or not.
 fn verdict(operation: &Operation, who: Who, public: bool) -> Verdict {
     let has_app = operation.path.contains("{app}");
     let allowed = |allowed| match allowed {
@@ -133,8 +132,8 @@ impl Scene {
     }
 }
 
-/// The request of an operation about an app. Not one finds what it asks for, but
-/// the app; so none does harm but the deletion of the app.
+/// The request of an operation on an app. Apart from the app, no request finds its target, so
+/// only the deletion of the app changes anything.
 fn target(operation: &Operation, app: &str) -> String {
     operation.target(&[
         ("app", app),
@@ -188,7 +187,7 @@ async fn each_operation_is_open_to_whom_the_document_says_and_nobody_else() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// No secret is in an answer, and no app that is not the asker's.
+/// Asserts that an answer contains no secret, and no app that is not the caller's.
 fn assert_tells_nothing(server: &Server, scene: &Scene, who: Who, answer: &Answer, place: &str) {
     let text = format!("{} {:?}", answer.text(), answer.headers);
     let root = server.root.secret();
@@ -214,7 +213,7 @@ fn assert_tells_nothing(server: &Server, scene: &Scene, who: Who, answer: &Answe
     }
 }
 
-/// Everything of an answer that a client sees, but the time.
+/// Everything in an answer that a client sees, except the time.
 fn seen(answer: Answer) -> (u16, Vec<(String, String)>, String) {
     let text = answer.text();
     let headers = answer.headers.iter();
@@ -277,14 +276,14 @@ async fn a_header_that_is_no_token_is_never_taken_for_none() {
         let twice = call(path).header("authorization", &good);
         let twice = answer(twice.header("authorization", &good)).await;
         twice.refused(401, "token-invalid");
-        // The scheme's case does not matter.
+        // The scheme is case-insensitive.
         let other = good.replace("Bearer", "bEARER");
         let other = answer(call(path).header("authorization", other)).await;
         assert_ne!(other.status, 401);
     }
 }
 
-/// Whatever else is wrong with a request, one without a good token is told that alone.
+/// Without a valid token, the answer is the same whatever else is wrong with a request.
 #[tokio::test]
 async fn a_token_is_asked_for_before_parameters_are_read() {
     let server = Server::start().await;
@@ -360,7 +359,7 @@ async fn a_token_cannot_make_more_of_itself() {
             _ => answer.refused(403, "scope-exceeded"),
         }
     }
-    // Made by root, bound all the same: it does not get at the instance.
+    // Created by root, but bound to the app: it has no access to the instance.
     let body = serde_json::json!({ "name": "n", "scopes": ["instance:admin"] });
     let made = server.root.json("POST", "/v1/apps/shop/tokens", body).await;
     let secret = made.expect(201).json()["secret"]
@@ -418,7 +417,7 @@ fn documented() -> BTreeSet<(String, String, String)> {
         }
         let code = |cell: &str| cell.trim_matches('`').to_owned();
         let row = (method.to_owned(), code(path), code(access));
-        assert!(rows.insert(row), "twice in docs/http.md: {line}");
+        assert!(rows.insert(row), "duplicate row in docs/http.md: {line}");
     }
     rows
 }

@@ -1,4 +1,4 @@
-//! Batches, reads of many, and increments.
+//! Batches, reads of several entries, and increments.
 
 use kvasm_tests::server::{Answer, Api, Server};
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ async fn a_batch_happens_whole_or_not_at_all() {
     assert_eq!(raw.body, [0, 255]);
     assert!(!raw.header("kvasm-expires-at").is_empty());
 
-    // Once more the check fails, and names what is not as expected.
+    // The second time the check fails, and the answer names the mismatch.
     let refused = commit(api, batch).await;
     refused.refused(412, "precondition-failed");
     let failed = refused.json()["failed"].clone();
@@ -54,19 +54,20 @@ async fn a_batch_happens_whole_or_not_at_all() {
     });
     let done = commit(api, guarded).await.expect(200).json();
     assert_eq!(done, json!({ "results": [{ "existed": true }] }));
-    // Of an addition that cannot be, nothing of the batch is written.
+    // A failed increment leaves none of the batch.
     let sum = json!({ "operations": [
         set("new", json!(1)),
         { "increment": { "collection": "c", "key": "raw", "by": 1 } },
     ] });
     commit(api, sum).await.refused(409, "no-integer");
     assert!(!api.keys("shop", "c").await.contains(&"new".to_owned()));
-    // The problems of other routes have no `failed`.
+    // Problems of other routes have no `failed`.
     let other = api.get("/v1/apps/nope").await.json();
     assert!(other.get("failed").is_none());
 }
 
-/// A batch of one is what it does; of more, how many, and of checks alone nothing.
+/// A batch of one operation is recorded as that operation, a larger one by its count, and one
+/// of checks alone not at all.
 #[tokio::test]
 async fn a_batch_leaves_one_row_with_the_number_of_its_operations() {
     let server = Server::start().await;
@@ -83,7 +84,7 @@ async fn a_batch_leaves_one_row_with_the_number_of_its_operations() {
         { "delete": { "collection": "c", "key": "k" } },
     ] });
     commit(api, several).await.expect(200);
-    // One that fails leaves none.
+    // A failed batch adds none.
     let failing = json!({ "checks": [{ "collection": "c", "key": "n", "version": 0 }],
         "operations": [set("k", json!(1)), set("l", json!(1))] });
     commit(api, failing)
@@ -218,7 +219,7 @@ async fn entries_are_read_together() {
     assert_eq!(entries[1], Value::Null);
     assert_eq!(entries[2]["key"], "null");
     assert_eq!(entries[3], entries[0]);
-    // Another app has none of them.
+    // Another app has none of these entries.
     let other = api.json("POST", "/v1/apps/other/kv/get-many", keys).await;
     assert_eq!(
         other.expect(200).json(),

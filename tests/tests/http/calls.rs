@@ -1,22 +1,22 @@
-//! What passes between clients and plugins.
+//! Data exchanged between clients and plugins.
 
 use kvasm::model::Scope;
 use kvasm_tests::guests::{manifest, module, module_with, wasm};
 use kvasm_tests::server::{Answer, Server, answer};
 use serde_json::Value;
 
-/// Text as the data of a module in the text format.
+/// Text as module data in the wasm text format.
 fn data(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
 }
 
-/// The frame of a response without its body.
+/// The frame of a response without a body.
 fn frame(head: &str) -> Vec<u8> {
     let len = u32::try_from(head.len()).unwrap().to_le_bytes();
     [len.as_slice(), head.as_bytes()].concat()
 }
 
-/// A module whose handler answers with this head, and with the request as it got it.
+/// A module whose handler answers with this head, and with the request as the body.
 fn echo(head: &str) -> Vec<u8> {
     let frame = frame(head);
     let body = format!(
@@ -30,7 +30,7 @@ fn echo(head: &str) -> Vec<u8> {
     module_with(&data(&frame), &http, &body)
 }
 
-/// The head of the request that was echoed.
+/// The head of the echoed request.
 fn echoed(answer: &Answer) -> Value {
     let len = u32::from_le_bytes(answer.body[..4].try_into().unwrap()) as usize;
     serde_json::from_slice(&answer.body[4..4 + len]).unwrap()
@@ -42,7 +42,7 @@ fn header<'h>(head: &'h Value, name: &str) -> Option<&'h str> {
     found[1].as_str()
 }
 
-/// Sets an entry, as a function and as a handler.
+/// A plugin that sets an entry, as a function and as a handler.
 fn setter() -> Vec<u8> {
     let frame = frame("{\"status\":200}");
     let set = "(i64.lt_s (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
@@ -82,7 +82,7 @@ async fn a_plugin_writes_with_a_token_that_may_write_and_no_other() {
                 .await;
         }
     }
-    // Without a token the plugin is the gate.
+    // Without a token, the plugin decides on access.
     server
         .anonymous()
         .send("POST", "/a/shop/")
@@ -113,7 +113,7 @@ async fn a_plugin_sees_and_sets_what_is_its_own() {
     let seen = echoed(&answer);
     assert_eq!(header(&seen, "x-request-id"), None);
     assert_eq!(header(&seen, "x-mine"), Some("1"));
-    // Its path and query are passed on as they came.
+    // The path and query are passed on unchanged.
     assert_eq!(
         (&seen["path"], &seen["query"]),
         (&"/x".into(), &"y=1&y=%ff".into())
@@ -150,11 +150,11 @@ async fn authorization_is_the_plugins_unless_it_is_a_token_of_the_host() {
     for bad in ["Bearer kvasm_x", "Bearer", &format!("Basic {token}"), token] {
         send(bad).await.refused(401, "token-invalid");
     }
-    // Two of them, of which one is the host's, are nobody's.
+    // Two `Authorization` headers, one of them with a host token, are rejected.
     let both = server.root.ask("GET", "/a/shop/");
     let both = answer(both.header("authorization", "Basic YTpi")).await;
     both.refused(401, "token-invalid");
-    // What is a plugin's is no token of the host.
+    // A plugin's credential is not a host token.
     server.app("closed", false).await;
     let request = server.anonymous().ask("GET", "/a/closed/");
     let closed = answer(request.header("authorization", "Basic YTpi")).await;
@@ -184,7 +184,7 @@ async fn why_a_handler_failed_is_for_its_author() {
         assert!(!failed.text().contains("secret"), "{}", failed.text());
         let logs = server.root.get(&format!("/v1/apps/{app}/logs")).await;
         assert!(logs.expect(200).text().contains("secret"));
-        // A function's words are for its caller.
+        // A function's message is for its caller.
         let called = server.anonymous().call(&app, "run", "").await;
         assert_eq!(called.json()["detail"], "secret");
         match code {
@@ -226,7 +226,7 @@ async fn a_stored_module_that_is_another_is_not_run() {
     called.refused(500, "internal");
 }
 
-/// What a client sends in escapes never becomes another text on the way to a plugin.
+/// Escapes sent by a client never change the text on the way to a plugin.
 #[tokio::test]
 async fn escapes_that_are_not_utf8_are_an_error_for_a_plugin_of_the_sdk() {
     let server = Server::start().await;

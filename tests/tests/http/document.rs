@@ -1,15 +1,15 @@
-//! The server's OpenAPI document, as far as the tests need it.
+//! The parts of the server's OpenAPI document that the tests need.
 
 use kvasm_tests::server::Api;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What an operation asks of its caller.
+/// The access that an operation requires.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
-    /// Nothing, and a token is not looked at.
+    /// None; a token is ignored.
     Open,
-    /// A token where the app does not take calls without one.
+    /// A token, unless the app is public.
     Optional,
     /// A token that grants this scope.
     Scope(String),
@@ -36,8 +36,8 @@ pub struct Operation {
     pub json: Value,
 }
 
-/// Parameters of paths about the app "shop". Of what they name only the app and its
-/// function are there.
+/// Path parameters for the app "shop". Of the resources that they name, only the app and its
+/// function exist.
 pub const OF_A_SHOP: [(&str, &str); 6] = [
     ("app", "shop"),
     ("version", "99"),
@@ -48,7 +48,7 @@ pub const OF_A_SHOP: [(&str, &str); 6] = [
 ];
 
 impl Operation {
-    /// The path with parameters put in, and what the query must have.
+    /// Returns the path with its parameters filled in, and the required query.
     pub fn target(&self, parameters: &[(&str, &str)]) -> String {
         let mut target = self.path.clone();
         for (name, value) in parameters {

@@ -1,4 +1,4 @@
-//! Entries, their export and import, logs, and what is written down of changes.
+//! Entries, their export and import, logs, and the audit log.
 
 use kvasm_tests::guests::{module, wasm};
 use kvasm_tests::server::{Server, answer, eventually};
@@ -41,7 +41,7 @@ async fn entries_are_guarded_by_their_versions() {
     api.get(&format!("{ENTRY}k"))
         .await
         .refused(404, "entry-not-found");
-    // Any text is a key.
+    // Any text is a valid key.
     for key in ["..", "%2F%2e", "%20", "%F0%9F%A6%80"] {
         let path = format!("{ENTRY}{key}");
         let bytes = api
@@ -87,7 +87,7 @@ async fn an_export_can_be_imported_however_it_is_cut() {
     }
     let exported = api.get("/v1/apps/shop/kv/export").await.expect(200);
     assert_eq!(exported.lines().len(), 700);
-    // In parts that end anywhere in a line.
+    // In chunks that end anywhere in a line.
     let parts: Vec<_> = exported
         .body
         .chunks(37)
@@ -224,7 +224,7 @@ async fn logs_can_be_followed_until_the_server_stops() {
     assert_eq!(following.chunk().await.unwrap(), None);
 }
 
-/// At once, and not when its token is checked again.
+/// The log ends immediately, not when the token is next checked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_followed_log_ends_with_its_app() {
     let server = Server::start().await;
@@ -265,7 +265,7 @@ async fn a_plugin_answers_http() {
         "rust"
     );
     api.get("/a/shop/absent").await.expect(404);
-    // Its handler is no function.
+    // The HTTP handler is not callable as a function.
     api.call("shop", "handle", "")
         .await
         .refused(404, "function-not-found");

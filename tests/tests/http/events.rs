@@ -1,5 +1,5 @@
-//! Deliveries and dead letters. No dispatcher runs here: the tests claim
-//! deliveries and let them fail themselves.
+//! Deliveries and dead letters. No dispatcher runs here: the tests claim deliveries and fail
+//! them themselves.
 
 use crate::triggers::put;
 use kvasm::model::{App, DeadReason, Op, Scope, Timestamp, Verdict};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 const LETTERS: &str = "/v1/apps/shop/dead-letters";
 
-/// The app past the server.
+/// Direct access to the app's store, bypassing the server.
 pub fn tenant(server: &Server, app: &App) -> Tenant {
     Tenant {
         store: Arc::clone(server.host.store()),
@@ -37,7 +37,7 @@ async fn order(server: &Server, key: &str) {
     written.expect(200);
 }
 
-/// Lets orders fail for good; the ids of their letters, newest first.
+/// Moves these orders to the dead letters. Returns their ids, newest first.
 async fn dead(server: &Server, app: &App, keys: &[&str], reason: DeadReason) -> Vec<String> {
     for key in keys {
         order(server, key).await;
@@ -102,7 +102,7 @@ async fn what_is_to_be_done_is_shown_with_its_values() {
     );
     assert_eq!(deliveries[2]["event"]["kind"], "delete");
     assert!(deliveries[2]["event"].get("json").is_none());
-    // The same event for each of its triggers.
+    // One event, delivered to each of its triggers.
     assert_eq!(deliveries[2]["event"]["id"], deliveries[3]["event"]["id"]);
 
     let tenant = tenant(&server, &app);
@@ -167,7 +167,7 @@ async fn dead_letters_are_found_and_shown() {
         (ids(&rest), &rest["next"]),
         (all[2..].to_vec(), &Value::Null)
     );
-    // A full last page says that it is the last.
+    // A full last page has no next page.
     assert_eq!(found("?limit=3").await["next"], Value::Null);
     assert_eq!(ids(&found("?reason=depth&trigger=index").await), all[..1]);
     assert!(ids(&found("?trigger=other").await).is_empty());
@@ -199,7 +199,7 @@ async fn dead_letters_are_found_and_shown() {
     ] {
         list(bad).await.refused(400, "invalid-argument");
     }
-    // The letter of one app is none of another's.
+    // A dead letter of one app is not visible to another.
     server.app("other", false).await;
     let foreign = format!("/v1/apps/other/dead-letters/{}", all[0]);
     api.get(&foreign)
@@ -242,11 +242,11 @@ async fn dead_letters_are_replayed_and_discarded_as_chosen() {
         (&again["replays"], &again["attempts"]),
         (&json!(1), &json!(0))
     );
-    // It is gone now.
+    // The dead letter is now gone.
     let twice = post("replay", json!({ "ids": [all[0]] })).await;
     assert_eq!(twice.expect(200).json()["letters"], 0);
 
-    // The oldest go first.
+    // The oldest are replayed first.
     let oldest = post("discard", json!({ "all": true, "limit": 1 })).await;
     assert_eq!(oldest.expect(200).json()["letters"], 1);
     assert_eq!(left().await, all[1..3]);
@@ -312,7 +312,7 @@ async fn nobody_throws_everything_away_by_a_typing_mistake() {
             json!({ "trigers": "index" }),
             json!({ "all": true, "dry-run": true }),
             json!({ "all": "yes" }),
-            // By its place, this would be `all`.
+            // A sequence would set `all` by position.
             json!([true]),
         ] {
             let answer = api.json("POST", &path, bad).await;
@@ -320,7 +320,7 @@ async fn nobody_throws_everything_away_by_a_typing_mistake() {
         }
     }
     assert_eq!(ids(&api.get(LETTERS).await.expect(200).json()), all);
-    // Who reads entries does not send letters again.
+    // A token that can read entries cannot replay dead letters.
     let reader = server.client(Some(&app), &[Scope::ScriptRead]).await;
     let path = format!("{LETTERS}/replay");
     let refused = reader.json("POST", &path, json!({ "all": true })).await;

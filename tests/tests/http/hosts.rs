@@ -1,5 +1,5 @@
-//! Two servers on one store: what is changed through one of them holds for the next
-//! request to the other, which has the rows of before in memory.
+//! Two servers on one store: a change made through one applies to the next request to the
+//! other, which has the old rows cached.
 
 use crate::document::{Access, OF_A_SHOP, document, operations};
 use kvasm::model::{App, AppLimits, AppName, PluginVersion, Scope};
@@ -16,18 +16,18 @@ use tokio::task::JoinSet;
 /// How often each change is made.
 const ROUNDS: u32 = 100;
 
-/// A plugin that answers one letter.
+/// A plugin that answers with one letter.
 fn letter(letter: char) -> Vec<u8> {
     let body = "(drop (call $output_write (i32.const 0) (i32.const 1))) (i32.const 0)";
     module_with(&letter.to_string(), "", body)
 }
 
 struct Two {
-    /// The one that is asked.
+    /// The server that gets the requests.
     asked: Server,
-    /// The one that changes.
+    /// The server that makes the changes.
     other: Server,
-    /// The app "shop", which has two versions, of which the first is active.
+    /// The app "shop" with two versions, of which the first is active.
     shop: App,
     _keep: Box<dyn Any>,
 }
@@ -79,7 +79,7 @@ impl Two {
         host.deploy(&actor, app, wasm, activate).await.unwrap();
     }
 
-    /// Callers of "shop" that keep in memory what they need, until this is dropped.
+    /// Callers of "shop" that keep the server's caches filled until this is dropped.
     fn callers(&self) -> JoinSet<()> {
         let mut callers = JoinSet::new();
         for api in [self.asked.anonymous(), self.asked.root.clone()] {
@@ -96,7 +96,7 @@ impl Two {
         callers
     }
 
-    /// Makes sure that something was found in memory.
+    /// Asserts that the caches were used.
     fn end(self, mut callers: JoinSet<()>) {
         if let Some(ended) = callers.try_join_next() {
             ended.unwrap();
@@ -197,7 +197,7 @@ async fn a_deletion(two: Two) {
     let (api, root) = (two.asked.anonymous(), &two.asked.root);
     let name = AppName::parse("other").unwrap();
     for round in 0..ROUNDS {
-        // Each time another app, of the same name.
+        // Each time another app of the same name.
         let answer = ['a', 'b'][round as usize % 2];
         let app = host.admin().create_app(&actor, name.clone(), true).await;
         let app = app.unwrap();
@@ -220,8 +220,8 @@ async fn a_deletion(two: Two) {
     two.end(callers);
 }
 
-/// A call with a token needs two rows: it looks once and reads none. Of calls at once,
-/// some look for others.
+/// A call with a token needs two rows, both cached: it makes one generation check and reads no
+/// row. Some of several concurrent calls share a check.
 async fn a_call_looks_once(two: Two) {
     let (server, api) = (&two.asked, &two.asked.root);
     let counts = || ["hit", "miss", "look"].map(|name| counted(server, name));
@@ -246,12 +246,12 @@ async fn a_call_looks_once(two: Two) {
     callers.join_all().await;
     let [hits, misses, looks] = counts();
     let [hits, misses, looks] = [hits - before[0], misses - before[1], looks - before[2]];
-    println!("{looks} looks of 1280 calls");
+    println!("{looks} generation checks for 1280 calls");
     assert_eq!((hits, misses), (2 * 1280, 0));
     assert!(looks <= 1280, "{looks}");
 }
 
-/// So does each request of an administrator, whose token and app are in memory.
+/// The same holds for each administrative request whose token and app are cached.
 async fn an_administrator_looks_once(two: Two) {
     let (server, root) = (&two.asked, &two.asked.root);
     let mut wrong = Vec::new();
@@ -302,8 +302,8 @@ async fn a_call_looks_once_on_postgres() {
     a_call_looks_once(Two::on_postgres().await).await;
 }
 
-/// A row in memory is of no use without a look, and nothing is changed that others could
-/// not see.
+/// A cached row is not used without a generation check, and no change is made that other hosts
+/// could not notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_served_from_memory_if_the_look_fails() {
     let folder = tempfile::tempdir().unwrap();

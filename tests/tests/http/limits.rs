@@ -1,4 +1,4 @@
-//! Quotas and rates, and what the API says of them.
+//! Quotas and rates, and how the API reports them.
 
 use kvasm::model::ENTRY_BYTES;
 use kvasm_tests::guests::module;
@@ -19,14 +19,14 @@ async fn set(server: &Server, limits: Value) {
     answer.expect(200);
 }
 
-/// Two entries whose names and values have 20 bytes.
+/// Two entries whose names and values total 20 bytes.
 const QUOTA: u64 = 2 * ENTRY_BYTES + 20;
 const PUT: &str = "/v1/apps/shop/kv/entry?collection=c&key=";
 
 #[tokio::test]
 async fn a_quota_holds_for_administrators_and_plugins() {
     let server = Server::start().await;
-    // Sets the entry `c`/`k` to 1 and answers the status.
+    // Sets the entry `c`/`k` to 1 and returns the status.
     let guest = module(
         "ck1",
         "(i32.wrap_i64 (i64.sub (i64.const 0) (call $kv_set (i32.const 0) (i32.const 1)
@@ -54,7 +54,7 @@ async fn a_quota_holds_for_administrators_and_plugins() {
         (&json!(2), &json!(QUOTA))
     );
     assert_eq!(usage["limits"]["bytes"], json!(QUOTA));
-    // The guest is told QUOTA, which is -6.
+    // The guest gets QUOTA, which is -6.
     let refused = api.call("shop", "run", "").await;
     refused.refused(500, "plugin-failed");
     assert!(
@@ -75,7 +75,7 @@ async fn a_quota_holds_for_administrators_and_plugins() {
         limits(json!(1), json!(5), Value::Null, Value::Null),
     )
     .await;
-    // Over its quota, what does not add is taken.
+    // Over the quota, writes that do not add are accepted.
     put("b", "1").await.expect(200);
 }
 
@@ -102,7 +102,7 @@ async fn calls_a_second_are_refused_with_a_time_to_come_back() {
     }
     let (refused, took) = refused.expect("a refusal");
     refused.refused(429, "rate-limited");
-    // A client that asks again at once takes little from others.
+    // A client that retries immediately costs others little.
     assert!(took >= Duration::from_millis(100), "{took:?}");
     assert_eq!(refused.header("retry-after"), "1");
     for _ in 0..20 {
@@ -162,7 +162,7 @@ async fn calls_at_once_wait_in_a_queue_that_is_bounded() {
     assert_eq!(calls.join_all().await, [200, 200, 200]);
 }
 
-/// Writes by tokens leave audit rows, which no quota counts.
+/// Writes with tokens add audit rows, which do not count against the quota.
 #[tokio::test]
 async fn writes_of_entries_have_the_rate_of_the_app() {
     let server = Server::start().await;
@@ -187,7 +187,7 @@ async fn writes_of_entries_have_the_rate_of_the_app() {
     let refused = refused.expect("more than two a second");
     assert!(!refused.header("retry-after").is_empty());
     refused.refused(429, "rate-limited");
-    // Reads are not writes.
+    // Reads do not count as writes.
     api.get("/v1/apps/shop/kv/entry?collection=c&key=a")
         .await
         .expect(200);

@@ -1,4 +1,4 @@
-//! An app's log: which lines, and for how long it is followed.
+//! An app's log: filters, and how long it can be followed.
 
 use kvasm::model::{Scope, Timestamp};
 use kvasm_tests::guests::module;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 const LOGS: &str = "/v1/apps/shop/logs";
-/// Logs "hello" as information.
+/// Logs "hello" at level info.
 const SAY: &str = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
 
 fn lines(text: &str) -> Vec<Value> {
@@ -51,7 +51,7 @@ async fn lines_are_chosen_by_request_level_and_time() {
     }
 }
 
-/// Its token is checked again and again, and so is its time.
+/// A followed log checks its token repeatedly, and so its expiry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_followed_log_ends_with_the_life_of_its_token() {
     let server = Server::start().await;
@@ -66,7 +66,7 @@ async fn a_followed_log_ends_with_the_life_of_its_token() {
     let mut following = following.send().await.unwrap();
     let first = following.chunk().await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&first).contains("hello"));
-    // Blank lines, until it ends.
+    // Blank lines until the stream ends.
     let to_the_end = async {
         while let Some(part) = following.chunk().await.unwrap() {
             assert_eq!(part, "\n");

@@ -1,4 +1,4 @@
-//! Outstanding deliveries: pages, and what is discarded. No dispatcher runs here.
+//! Outstanding deliveries: paging and discarding. No dispatcher runs here.
 
 use crate::triggers::put;
 use kvasm::model::Scope;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const DELIVERIES: &str = "/v1/apps/shop/deliveries";
 
-/// A server with the app `shop`, two triggers on `orders`, and so many orders.
+/// A server with the app `shop`, two triggers on `orders`, and this many orders.
 async fn shop(orders: usize) -> Server {
     let server = Server::start().await;
     server.app("shop", false).await;
@@ -103,6 +103,6 @@ async fn deliveries_are_discarded_by_choice() {
         .json();
     let rows = audit["audit"].as_array().unwrap().iter();
     let discards = rows.filter(|row| row["action"] == "delivery.discard");
-    // What discards nothing, and a dry run, leave no row.
+    // A discard without a match and a dry run add no audit row.
     assert_eq!(discards.count(), 3);
 }

@@ -1,4 +1,4 @@
-//! Versions: uploads, activation, roll back, and what goes on meanwhile.
+//! Versions: upload, activation and rollback, also during calls.
 
 use kvasm::model::AppName;
 use kvasm::service::ServiceError;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinSet;
 
-/// A plugin that answers one letter after it has computed for a moment.
+/// A plugin that computes for a moment and answers with one letter.
 fn letter(letter: char) -> Vec<u8> {
     let body = "(local $left i32) (local.set $left (i32.const 200000))
         (loop $again (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
@@ -121,7 +121,7 @@ async fn uploads_at_once_get_numbers_of_their_own() {
     let mut uploads = JoinSet::new();
     for n in 0..8 {
         let api = server.root.clone();
-        // Half of them upload the same module.
+        // Half of the uploads are the same module.
         let module = letter(if n % 2 == 0 { 'x' } else { (b'0' + n) as char });
         uploads.spawn(async move { api.upload("shop", module).await.expect(201).json() });
     }
@@ -178,7 +178,7 @@ async fn an_app_can_be_deleted_while_it_is_called() {
                 match answer.status {
                     200 => {}
                     404 => return answer.refused(404, "app-not-found"),
-                    // Without a token, it could be there and private.
+                    // Without a token, a missing app looks like a private one.
                     401 => return answer.refused(401, "token-required"),
                     _ => panic!("{}", answer.text()),
                 }
@@ -200,7 +200,7 @@ async fn an_app_can_be_deleted_while_it_is_called() {
         .refused(404, "app-not-found");
 }
 
-/// Between its admission and its run, as on a machine that is busy.
+/// The deletion happens between admission and execution, as on a busy machine.
 #[tokio::test]
 async fn what_is_deleted_after_a_call_was_let_in_is_not_the_hosts_failure() {
     let server = Server::start().await;
@@ -252,7 +252,7 @@ async fn a_new_host_runs_what_is_stored_with_any_cache() {
     let secret = first.root.secret().to_owned();
     first.deployed("shop", wasm("shortener")).await;
     assert!(first.stop().await);
-    // A compiled file that is cut and one that is altered are not trusted.
+    // Truncated or modified compiled files are not trusted.
     let compiled: Vec<_> = std::fs::read_dir(cache("a"))
         .unwrap()
         .map(|e| e.unwrap().path())

@@ -1,4 +1,4 @@
-//! Requests that are not as they should be.
+//! Invalid requests.
 
 use crate::document::{OF_A_SHOP, document, operations};
 use kvasm::model::{Limits, Scope};
@@ -138,7 +138,7 @@ async fn names_in_paths_reach_nothing_else() {
             );
         }
     }
-    // Percent-encoding of an unreserved character is the same name in a path.
+    // A percent-encoded unreserved character in a path is the same name.
     server.root.get("/v1/apps/%73hop").await.expect(200);
     let long = format!("/v1/apps/{}", "a".repeat(9_000));
     server.root.get(&long).await.refused(414, "uri-too-long");
@@ -163,7 +163,7 @@ async fn names_in_paths_reach_nothing_else() {
 #[tokio::test]
 async fn a_plugins_failures_are_told_apart_and_tell_no_more_than_they_should() {
     let server = Server::with(|builder| {
-        // On a busy machine a second of computing takes long.
+        // On a busy machine a second of CPU time takes long.
         builder.limits(Limits {
             wall_time: Duration::from_secs(60),
             ..Limits::default()
@@ -210,8 +210,7 @@ async fn a_plugins_failures_are_told_apart_and_tell_no_more_than_they_should() {
     looped.refused(504, "plugin-timeout");
 }
 
-/// A value that stands for what a schema does not take, and what a message says that it
-/// takes.
+/// A value that does not fit a schema, and the description of what it accepts.
 fn misfit(schema: &Value) -> Option<(&'static str, String)> {
     let is = |name: &str| match &schema["type"] {
         Value::Array(types) => types.iter().any(|found| found == name),
@@ -231,7 +230,7 @@ fn misfit(schema: &Value) -> Option<(&'static str, String)> {
     is("integer").then(|| ("abc", bounds()))
 }
 
-/// Of every route: which parameter is wrong, what it is, and what it must be.
+/// For every route, the answer names the invalid parameter, its value, and the expected type.
 #[tokio::test]
 async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes() {
     let server = Server::start().await;
@@ -286,7 +285,7 @@ async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes()
         }
     }
     assert!(seen > 30, "{seen}");
-    // Text that only its handler knows.
+    // Text that only the handler can validate.
     for target in [
         "/v1/apps?after=A%20b",
         "/v1/apps/shop/kv/collections?after=",
@@ -299,7 +298,7 @@ async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes()
             "{target}: {detail}"
         );
     }
-    // What is given for an id may be a secret.
+    // The value given for an id may be a secret.
     let detail = refused("DELETE", "/v1/tokens/kvasm_1_2").await;
     assert!(
         detail.contains("\"token\"") && !detail.contains("kvasm"),
@@ -310,8 +309,8 @@ async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes()
     assert!(detail.contains('7') && detail.contains('3'), "{detail}");
 }
 
-/// Of every route: a body is taken as it is, so one that is encoded is refused before it is
-/// taken for something else.
+/// On every route: bodies are read as they are, so an encoded body is rejected rather than
+/// misread.
 #[tokio::test]
 async fn a_body_with_a_content_encoding_is_refused() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! HTTP as RFC 9110 and RFC 9112 have it, on the wire.
+//! HTTP on the wire, as RFC 9110 and RFC 9112 specify it.
 
 use crate::document::{Access, OF_A_SHOP, document, operations};
 use kvasm::model::Scope;
@@ -24,7 +24,7 @@ async fn preconditions_of_an_entry() {
         }
         answer(request).await
     };
-    // Nothing is there.
+    // The entry does not exist.
     for method in ["PUT", "DELETE"] {
         for tag in ["*", "\"1\"", "\"1\", \"2\""] {
             let refused = send(method, &[("if-match", tag)]).await;
@@ -150,7 +150,7 @@ async fn answers_without_content_have_neither_body_nor_length() {
         assert_eq!(body, "");
         let head = head.to_ascii_lowercase();
         assert!(!head.contains("transfer-encoding"), "{head}");
-        // A 205 says that it has none.
+        // A 205 declares a length of 0.
         let length = head.contains("content-length");
         assert!(
             !length || (status == 205 && head.contains("content-length: 0")),
@@ -170,7 +170,7 @@ async fn answers_without_content_have_neither_body_nor_length() {
     assert!(got.ends_with("\r\n\r\n"), "{got}");
 }
 
-/// Sends this, and reads until the server closes the connection.
+/// Sends a request, and reads until the server closes the connection.
 async fn raw(address: SocketAddr, request: &str) -> String {
     let request = request.to_owned();
     let exchange = move || {
@@ -204,7 +204,7 @@ async fn a_request_has_exactly_one_host() {
             answer.refused(400, "invalid-argument");
         }
     }
-    // HTTP/1.0 had none.
+    // HTTP/1.0 does not require the header.
     let old = server.raw(b"GET /healthz HTTP/1.0\r\n\r\n").await;
     assert_eq!(old.status, 200);
 }
@@ -346,7 +346,7 @@ async fn nothing_in_a_url_is_ignored() {
     server.root.call("shop", "run", "").await.expect(200);
 }
 
-/// A client that knows no more than its connection.
+/// A client with a single connection.
 struct Line {
     stream: TcpStream,
     read: Vec<u8>,
@@ -365,8 +365,8 @@ impl Line {
         Line { stream, read }
     }
 
-    /// Sends a request as simple clients do: all of it, and only then reads the answer.
-    /// Its status, and whether the server closes the connection.
+    /// Sends a request as simple clients do: completely, before reading the answer. Returns the
+    /// status, and whether the server closes the connection.
     fn ask(&mut self, method: &str, target: &str, body: &[u8]) -> (u16, bool) {
         let len = body.len();
         let head = format!(
@@ -431,7 +431,8 @@ async fn a_refused_body_does_not_break_the_next_request() {
             let (found, closes) = line.ask(method, target, &body);
             assert_eq!(found, status, "{method} {target}");
             if closes {
-                // Allowed, when it is said: the machine was too slow.
+                // Closing the connection is allowed if it is announced: the machine was too
+                // slow.
                 line = Line::open(address);
             }
             let next = line.ask("POST", "/v1/apps/shop/call/run", b"");
@@ -441,8 +442,8 @@ async fn a_refused_body_does_not_break_the_next_request() {
     tokio::task::spawn_blocking(ask).await.unwrap();
 }
 
-/// The largest lengths are refused by the HTTP library, as docs/http.md says, all others by
-/// the server.
+/// The HTTP library rejects the largest lengths, as docs/http.md says, and the server all
+/// others.
 #[tokio::test]
 async fn a_length_that_no_body_has_is_refused() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! The OpenAPI document against the server, by Schemathesis.
+//! Schemathesis checks the server against its OpenAPI document.
 
 use kvasm::model::Scope;
 use kvasm_tests::guests::wasm;
@@ -6,7 +6,7 @@ use kvasm_tests::server::Server;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Where `cargo xtask test` has put Schemathesis. It says so if it could not.
+/// Where `cargo xtask test` installs Schemathesis. It reports a failed installation.
 fn program() -> Option<PathBuf> {
     let given = std::env::var_os("KVASM_SCHEMATHESIS").map(PathBuf::from);
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -14,12 +14,12 @@ fn program() -> Option<PathBuf> {
     given.into_iter().chain([usual]).find(|path| path.is_file())
 }
 
-/// `KVASM_SCHEMATHESIS_ARGUMENTS`, such as `--max-time 600 --seed 7`, come after the usual
-/// ones: for a longer run by hand, with `--nocapture` to see it.
+/// `KVASM_SCHEMATHESIS_ARGUMENTS`, such as `--max-time 600 --seed 7`, is appended to the usual
+/// arguments: for a longer manual run, with `--nocapture` to see the output.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_answers_as_its_document_says() {
     let Some(program) = program() else {
-        eprintln!("SKIPPED: there is no Schemathesis; `cargo xtask test` installs it");
+        eprintln!("SKIPPED: Schemathesis is not installed; run `cargo xtask test`");
         return;
     };
     let server = Server::start().await;
@@ -27,7 +27,7 @@ async fn the_server_answers_as_its_document_says() {
     for app in ["other", "gone"] {
         server.app(app, false).await;
     }
-    // Not the first one, whose id is easily guessed.
+    // Not the first token, whose id is easily guessed.
     let secret = server.token(None, &Scope::ALL, None).await;
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("schemathesis");
     let extra = std::env::var("KVASM_SCHEMATHESIS_ARGUMENTS").unwrap_or_default();

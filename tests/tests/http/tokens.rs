@@ -1,4 +1,4 @@
-//! How long tokens live, and which of them stay.
+//! Token lifetimes, and tokens that cannot be revoked.
 
 use kvasm::model::{Scope, Timestamp};
 use kvasm_tests::server::Server;
@@ -8,8 +8,8 @@ fn soon() -> Timestamp {
     Timestamp::now().plus_ms(3_600_000)
 }
 
-/// A token for an app's administrator expires with that of its maker; a later time is
-/// refused, unless an operator says it.
+/// A token for an app's administrator expires with its creator's token. A later time is
+/// rejected unless an operator requests it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_does_not_outlast_its_makers() {
     let server = Server::start().await;
@@ -44,7 +44,7 @@ async fn a_token_does_not_outlast_its_makers() {
         let made = operator.json("POST", path, new(Some(at.clone()))).await;
         assert_eq!(made.expect(201).json()["token"]["expires_at"], *at);
     }
-    // One that does not expire makes tokens that do not.
+    // A token without an expiry creates tokens without an expiry.
     let made = server.root.json("POST", path, new(None)).await.expect(201);
     assert_eq!(made.json()["token"]["expires_at"], Value::Null);
     server.stop().await;
@@ -82,7 +82,7 @@ async fn the_last_token_of_an_operator_is_not_revoked() {
     let refused = server.root.send("DELETE", &revoke(&first)).await;
     refused.refused(409, "last-admin-token");
     assert!(refused.text().contains("kvasm token create"));
-    // Not by the operator of the host, either.
+    // The host's operator cannot revoke it, either.
     let actor = server.host.operator("test");
     let id = kvasm::model::TokenId::BOOTSTRAP;
     assert_eq!(id.to_string(), first);
@@ -102,7 +102,7 @@ async fn the_last_token_of_an_operator_is_not_revoked() {
         .get("/v1/tokens")
         .await
         .refused(401, "token-invalid");
-    // A store that has lost its first token does not make it again.
+    // A store that has lost its first token does not create it again.
     assert!(server.host.admin().bootstrap().await.unwrap().is_none());
     server.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Triggers, those of operators and those that plugins declare.
+//! Triggers created by operators, and triggers declared by plugins.
 
 use crate::events::tenant;
 use kvasm::model::Scope;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const TRIGGERS: &str = "/v1/apps/shop/triggers";
 
-/// Makes a trigger of `shop`.
+/// Creates a trigger of `shop`.
 pub async fn put(server: &Server, name: &str, trigger: Value) -> Answer {
     let path = format!("{TRIGGERS}/{name}");
     server.root.json("PUT", &path, trigger).await
@@ -56,7 +56,7 @@ async fn an_operator_makes_changes_and_removes_triggers() {
     post("resume").await.expect(204);
     assert_eq!(list().await[0]["paused"], Value::Null);
     post("pause").await.expect(204);
-    // Whatever was there is replaced whole.
+    // A PUT replaces the trigger completely.
     put(&server, "index", json!({ "collection": "c" }))
         .await
         .expect(200);
@@ -207,7 +207,7 @@ async fn a_plugin_shows_what_it_declares() {
     assert_eq!(functions["triggers"], expected);
     let triggers = api.get(TRIGGERS).await.expect(200).json();
     assert_eq!(triggers["triggers"][0]["origin"], "plugin");
-    // What an operator puts in its place is the operator's.
+    // A trigger that an operator puts in its place belongs to the operator.
     put(&server, "index", json!({ "collection": "other" }))
         .await
         .expect(200);
@@ -244,7 +244,7 @@ async fn a_trigger_with_deliveries_is_not_deleted_by_chance() {
             .await
             .refused(404, "trigger-not-found");
     }
-    // Those that it discards are entries of the app.
+    // Discarding deliveries requires access to the app's entries.
     let admin = server.client(None, &[Scope::AppAdmin]).await;
     let discard = format!("{path}?deliveries=discard");
     admin
@@ -253,7 +253,7 @@ async fn a_trigger_with_deliveries_is_not_deleted_by_chance() {
         .refused(403, "forbidden");
 }
 
-/// Who looks at an app sees that something of it waits.
+/// The app's own document shows that deliveries are waiting.
 #[tokio::test]
 async fn an_app_shows_its_paused_triggers() {
     let server = Server::start().await;

@@ -1,4 +1,4 @@
-//! `docs/abi.md` says what `kvasm-abi` says: neither more nor less.
+//! `docs/abi.md` matches `kvasm-abi` exactly.
 
 use super::assert_none;
 use super::files;
@@ -9,15 +9,14 @@ use kvasm_abi::{
     MODULE, Range32, SetOptions, Status, level,
 };
 
-/// Rows as the tests compare them.
+/// Table rows in comparable form.
 type Rows = Vec<Vec<String>>;
 
 fn row<const N: usize>(cells: [String; N]) -> Vec<String> {
     cells.to_vec()
 }
 
-/// What only one side has; and, for the same rows in another order, the first
-/// that differs.
+/// Rows that only one side has or, for the same rows in another order, the first that differs.
 fn differences(documented: &Rows, built: &Rows) -> Vec<String> {
     let mut found = Vec::new();
     for row in documented.iter().filter(|row| !built.contains(row)) {
@@ -49,8 +48,8 @@ fn hold(head: &[&str], built: Rows) {
     assert_none(&differences(&documented(&text, head), &built));
 }
 
-/// A field of an option struct as its bytes show it: those of a struct in which
-/// this field alone is set, with every bit of it set where it may be.
+/// An option struct's field, derived from its encoding: the bytes of a struct in which only
+/// this field is set, with all its bits set where possible.
 fn option_field(name: &str, is_flag: bool, bytes: &[u8]) -> Vec<String> {
     let mask = u32::from_le_bytes(bytes[4..8].try_into().unwrap());
     assert_eq!(mask.count_ones(), 1, "{name} is one field");
@@ -88,7 +87,7 @@ fn the_exit_codes_are_documented() {
 
 #[test]
 fn the_options_of_set_are_documented() {
-    // Without `..`, a new field does not compile until it is here.
+    // Without `..`, a new field does not compile until it is listed here.
     let none = SetOptions {
         ttl_ms: None,
         if_version: None,

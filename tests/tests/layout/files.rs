@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A file and its path from the workspace's root, with `/` between the parts.
+/// A file and its path relative to the workspace root, with `/` as the separator.
 pub struct File {
     pub path: String,
     pub text: String,
@@ -14,7 +14,7 @@ pub fn root() -> PathBuf {
     tests.parent().expect("a workspace").to_path_buf()
 }
 
-/// Every file under `folder` with this ending, without build output.
+/// Returns every file under `folder` with this extension, without build output.
 pub fn all(folder: &str, ending: &str) -> Vec<File> {
     let mut files = Vec::new();
     walk(&root().join(folder), ending, &mut files);
@@ -43,7 +43,7 @@ fn walk(folder: &Path, ending: &str, files: &mut Vec<File>) {
         } else if name.ends_with(ending) {
             let relative = path.strip_prefix(root()).expect("below the root");
             let parts: Vec<_> = relative.iter().map(|part| part.to_string_lossy()).collect();
-            // A file that an editor has just taken away is not there to check.
+            // A file that an editor has just removed needs no check.
             if let Ok(text) = fs::read_to_string(&path) {
                 let path = parts.join("/");
                 files.push(File { path, text });

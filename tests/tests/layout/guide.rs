@@ -1,12 +1,12 @@
-//! ARCHITECTURE.md and SECURITY.md name files and tests that exist, and docs/embedding.md
-//! shows the programs as they are.
+//! ARCHITECTURE.md and SECURITY.md name existing files and tests, and docs/embedding.md shows
+//! the programs unchanged.
 
 use super::assert_none;
 use super::files;
 use super::markdown;
 
-/// What a cell such as `` `a.rs` `f` `g`, `b.rs` `h` `` names and is not there:
-/// each file, and each function in the file before it.
+/// The missing items of a cell such as `` `a.rs` `f` `g`, `b.rs` `h` ``: each file, and each
+/// function in the file before it.
 fn missing(cell: &str, read: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let mut found = Vec::new();
     let mut file: Option<(&str, String)> = None;
@@ -38,9 +38,9 @@ fn every_invariant_is_held_by_a_test_that_exists() {
     let rows = markdown::table(&text, &["invariant", "held by"]);
     assert!(rows.len() >= 10, "only {} invariants", rows.len());
     for row in &rows {
-        // What comes after is about how, in prose.
+        // The rest of the cell is prose.
         let cell = row[1].split(": one suite").next().unwrap_or_default();
-        assert!(cell.contains(".rs` `"), "no test holds: {}", row[0]);
+        assert!(cell.contains(".rs` `"), "no test named: {}", row[0]);
         assert_none(&missing(cell, from_disk));
     }
 }
@@ -56,20 +56,20 @@ fn every_defence_of_the_threat_model_has_code_and_a_test() {
         let [attempt, _, code, test] = row.as_slice() else {
             panic!("a row of {} cells: {row:?}", row.len());
         };
-        assert!(code.contains(".rs`"), "no code stops: {attempt}");
-        assert!(test.contains(".rs` `"), "no test shows: {attempt}");
+        assert!(code.contains(".rs`"), "no code against: {attempt}");
+        assert!(test.contains(".rs` `"), "no test against: {attempt}");
         assert_none(&missing(code, from_disk));
         assert_none(&missing(test, from_disk));
     }
 }
 
-/// The blocks of Rust of a document.
+/// The Rust code blocks of a document.
 fn rust_blocks(text: &str) -> impl Iterator<Item = &str> {
     let after = text.split("```rust\n").skip(1);
     after.map(|rest| rest.split("```").next().unwrap_or_default())
 }
 
-/// Without indentation.
+/// Removes indentation.
 fn flat(code: &str) -> String {
     let lines = code.lines().map(str::trim);
     lines.collect::<Vec<_>>().join("\n").trim().to_owned()
@@ -85,7 +85,7 @@ fn what_the_page_on_embedding_shows_is_in_the_programs() {
     assert!(blocks.len() >= 4, "only {} blocks", blocks.len());
     for block in blocks {
         let is_there = programs.iter().any(|code| code.contains(&flat(block)));
-        assert!(is_there, "no program has this:\n{block}");
+        assert!(is_there, "no example contains this:\n{block}");
     }
 }
 

@@ -1,8 +1,8 @@
-//! One table for the ABI: what the host links, what the SDK declares, what `kvasm.h`
-//! declares and what `docs/abi.md` lists is `kvasm_abi::IMPORTS`, import by import.
+//! One table for the ABI: the host's linker, the SDK, `kvasm.h` and `docs/abi.md` must each
+//! match `kvasm_abi::IMPORTS`, import by import.
 //!
-//! The host cannot link a name that is not in the table: it counts the calls of each
-//! by its place there, and a name without one does not compile.
+//! The host cannot link a name that is not in the table: it counts calls by the import's index
+//! there, and a name without an index does not compile.
 
 use super::files;
 use super::markdown::{plain, table};
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 const SDK: &str = "guest-sdk/src/sys/wasm.rs";
 const HEADER: &str = "examples/hello-c/kvasm.h";
 
-/// Name and signature of each function, in their order, as `f(i32 i64) -> i64`.
+/// The name and signature of each function, in order, as `f(i32 i64) -> i64`.
 type Declared = Vec<String>;
 
 fn shown(name: &str, params: &str, result: &str) -> String {
@@ -39,13 +39,13 @@ fn of_sdk(text: &str) -> Declared {
     functions.collect()
 }
 
-/// A type of Rust as wasm32 has it.
+/// The wasm32 type of a Rust type.
 fn of_rust(kind: &str) -> &'static str {
     match kind {
         "i64" | "u64" => "i64",
         "i32" | "u32" | "usize" => "i32",
         _ if kind.starts_with('*') => "i32",
-        other => panic!("{other} in {SDK} is not known here"),
+        other => panic!("unknown type {other} in {SDK}"),
     }
 }
 
@@ -66,7 +66,7 @@ fn of_header(text: &str) -> Declared {
     functions.collect()
 }
 
-/// A type of C, with or without a name behind it, as wasm32 has it.
+/// The wasm32 type of a C parameter, with or without a name.
 fn of_c(param: &str) -> &'static str {
     if param.contains('*') {
         return "i32";
@@ -74,7 +74,7 @@ fn of_c(param: &str) -> &'static str {
     match param.split(' ').next() {
         Some("int64_t" | "uint64_t") => "i64",
         Some("int32_t" | "uint32_t" | "size_t") => "i32",
-        _ => panic!("{param} in {HEADER} is not known here"),
+        _ => panic!("unknown type {param} in {HEADER}"),
     }
 }
 
@@ -105,7 +105,7 @@ fn differences(place: &str, declared: &Declared, table: &Declared) -> Vec<String
     found
 }
 
-/// A module that imports one function, and is loaded only if the host links it so.
+/// A module that imports one function, and loads only if the host links it with this signature.
 fn module(import: &Import, params: &str) -> Vec<u8> {
     let text = format!(
         "(module (import \"{MODULE}\" \"{}\" (func (param {params}) (result {})))
@@ -116,7 +116,7 @@ fn module(import: &Import, params: &str) -> Vec<u8> {
     wat::parse_str(text).unwrap()
 }
 
-/// What the host does not link as the table says, or links with another signature, too.
+/// Imports that the host does not link as the table says, or also links with another signature.
 async fn of_linker() -> Vec<String> {
     let host = Host::builder().instances(1).build().unwrap();
     let app = host.create_app(AppName::parse("a").unwrap()).await.unwrap();

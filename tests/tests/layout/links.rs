@@ -1,10 +1,10 @@
-//! Links between the documents lead somewhere.
+//! Links between the documents resolve.
 
 use super::files::{self, File};
 use super::{assert_none, markdown};
 
-/// The links of a document that lead nowhere. `read` gives the text of a file
-/// or, for a folder, none; it fails for what is not there.
+/// The broken links of a document. `read` returns the text of a file, or `None` for a folder;
+/// it fails for a missing path.
 fn broken(file: &File, read: impl Fn(&str) -> Result<Option<String>, ()>) -> Vec<String> {
     let mut found = Vec::new();
     for link in markdown::links(&file.text) {
@@ -29,7 +29,7 @@ fn broken(file: &File, read: impl Fn(&str) -> Result<Option<String>, ()>) -> Vec
     found
 }
 
-/// A link's path from the root; none for one that leaves it.
+/// A link's path from the root; `None` if it leaves the workspace.
 fn resolve(from: &str, link: &str) -> Option<String> {
     let mut parts: Vec<&str> = from.split('/').collect();
     parts.pop();
@@ -48,7 +48,7 @@ fn from_disk(path: &str) -> Result<Option<String>, ()> {
     if path.is_dir() {
         return Ok(None);
     }
-    // What is no text, a picture for example, has no anchors.
+    // Files that are not text, such as pictures, have no anchors.
     let bytes = std::fs::read(path).map_err(|_| ())?;
     Ok(String::from_utf8(bytes).ok())
 }

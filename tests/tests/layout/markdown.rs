@@ -1,4 +1,4 @@
-//! Just enough of Markdown: tables, headings and links, without code.
+//! A minimal Markdown parser: tables, headings and links, without code.
 
 /// A table: its head and its rows, cell by cell.
 pub struct Table {
@@ -44,10 +44,10 @@ pub fn tables(text: &str) -> Vec<Table> {
     tables
 }
 
-/// The table whose head begins with these cells.
+/// Returns the table whose head begins with these cells.
 ///
 /// # Panics
-/// When there is not exactly one.
+/// If there is not exactly one.
 pub fn table(text: &str, head: &[&str]) -> Vec<Vec<String>> {
     let mut found = tables(text).into_iter().filter(|table| {
         let cells = table.head.iter().take(head.len());
@@ -65,7 +65,7 @@ pub fn plain(cell: &str) -> &str {
     cell.trim_matches('`')
 }
 
-/// The targets of the links, without those that leave the project.
+/// The link targets within the project.
 pub fn links(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in prose(text) {
@@ -87,7 +87,7 @@ fn without_code(line: &str) -> String {
     outside.collect::<Vec<_>>().join(" ")
 }
 
-/// The anchors of the headings, as GitHub makes them.
+/// The anchors of the headings, as GitHub generates them.
 pub fn anchors(text: &str) -> Vec<String> {
     let headings = prose(text).filter(|line| line.starts_with('#'));
     let anchor = |line: &str| {

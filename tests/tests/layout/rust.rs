@@ -1,15 +1,14 @@
-//! Just enough of Rust's lexer to tell code from comments and strings.
+//! A minimal Rust lexer that separates code from comments and strings.
 
-/// A source file taken apart.
+/// A parsed source file.
 pub struct Source {
-    /// The code, with comments and the contents of strings blanked; every line
-    /// keeps its number.
+    /// The code, with comments and the contents of strings blanked; line numbers are preserved.
     pub code: String,
-    /// The contents of the string literals, in their order, as they are written.
+    /// The contents of the string literals, in order, as written.
     pub strings: Vec<String>,
 }
 
-/// Takes a source file apart.
+/// Parses a source file.
 pub fn read(text: &str) -> Source {
     let chars: Vec<char> = text.chars().collect();
     let mut source = Source {
@@ -42,8 +41,8 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// Whether the `r` here ends a longer word than `r`, `br` or `cr`, with which a
-/// raw string begins.
+/// Whether the `r` here ends a longer word than `r`, `br` or `cr`, the prefixes of a raw
+/// string.
 fn is_within_word(chars: &[char], at: usize) -> bool {
     let word = chars[..at].iter().rev().take_while(|c| is_word(**c));
     !matches!(word.collect::<Vec<_>>().as_slice(), [] | ['b' | 'c'])
@@ -80,7 +79,7 @@ fn string(chars: &[char], at: usize, strings: &mut Vec<String>) -> usize {
     (end + 1).min(chars.len())
 }
 
-/// `r"..."` or `r#"..."#`; anything else that begins with `r` is left alone.
+/// `r"..."` or `r#"..."#`; anything else that begins with `r` is unchanged.
 fn raw_string(chars: &[char], at: usize, strings: &mut Vec<String>) -> usize {
     let hashes = chars[at + 1..].iter().take_while(|c| **c == '#').count();
     let start = at + 1 + hashes;
@@ -106,7 +105,7 @@ fn raw_string(chars: &[char], at: usize, strings: &mut Vec<String>) -> usize {
     (end + 1 + hashes).min(chars.len())
 }
 
-/// A character literal; a lifetime is left alone.
+/// A character literal; lifetimes are unchanged.
 fn character(chars: &[char], at: usize) -> usize {
     match (chars.get(at + 1), chars.get(at + 2)) {
         (Some('\\'), Some(_)) => {
@@ -118,7 +117,7 @@ fn character(chars: &[char], at: usize) -> usize {
     }
 }
 
-/// The words of code (identifiers and keywords) and where they begin, in bytes.
+/// The words of code (identifiers and keywords) and their byte offsets.
 pub fn words(code: &str) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut start = None;
@@ -135,7 +134,7 @@ pub fn words(code: &str) -> Vec<(usize, &str)> {
     words
 }
 
-/// The number of the line that a byte of `text` is in, from 1.
+/// The line number of a byte offset in `text`, from 1.
 pub fn line(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }

@@ -1,10 +1,10 @@
-//! What holds for every source file: its length, its `unsafe`, its loose ends.
+//! Rules for every source file: its length, its `unsafe`, unfinished work.
 
 use super::files::{self, File};
 use super::{assert_none, rust};
 
 const LINES_MAX: usize = 500;
-/// How far above an `unsafe` its reason may begin, in lines.
+/// How many lines above an `unsafe` its `SAFETY` comment may begin.
 const SAFETY_LINES: usize = 6;
 
 fn too_long(path: &str, text: &str) -> Vec<String> {
@@ -17,8 +17,8 @@ fn too_long(path: &str, text: &str) -> Vec<String> {
     }
 }
 
-/// Each `unsafe` of the code without a reason above it. `#[unsafe(...)]` is an
-/// attribute without memory of its own to reason about, and is left out.
+/// Each `unsafe` of the code without a `SAFETY` comment above it. `#[unsafe(...)]` is an
+/// attribute that accesses no memory, and is left out.
 fn without_reason(path: &str, text: &str) -> Vec<String> {
     let code = rust::read(text).code;
     let lines: Vec<&str> = text.lines().collect();

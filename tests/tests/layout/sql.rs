@@ -1,14 +1,14 @@
-//! The app leads every statement on entries, and every key of the schema.
+//! Every statement on entries, and every key of the schema, starts with the app.
 //!
-//! Postgres's statements are held to the same by the tests of
-//! `host/store-postgres/src/sql.rs`, which knows how they are put together.
+//! The tests of `host/src/store/postgres/sql.rs`, which knows how Postgres statements are
+//! assembled, check the same for them.
 
 use super::files::{self, File};
 use super::{assert_none, rust};
 use std::collections::BTreeSet;
 
 const TABLE: &str = "kv_entries";
-/// Tables that belong to no app, or to apps and the whole instance.
+/// Tables that belong to no app, or to both apps and the instance.
 const SHARED: [&str; 7] = [
     "apps",
     "kv_version",
@@ -18,19 +18,18 @@ const SHARED: [&str; 7] = [
     "health",
     "registry",
 ];
-/// Find whether a shared module is still used, by whichever app, and which app's
-/// schedule is due.
+/// Indexes that find whether a shared module is still used by any app, and which app's schedule
+/// is due.
 const SHARED_INDEXES: [&str; 2] = ["plugins_by_digest", "triggers_by_time"];
 /// Tables of triggers and deliveries.
 const EVENTS: [&str; 3] = ["deliveries", "dead_letters", "triggers"];
-/// What finds the apps that have something to do: the two statements that read over
-/// all apps.
+/// The two statements that read over all apps, to find those with work to do.
 const FINDERS: [&str; 2] = [
     "WHERE due_at IS NOT NULL AND app_id > ?1 ORDER BY app_id, trigger_name LIMIT 1",
     "WHERE schedule IS NOT NULL AND {OPEN} AND (next_at IS NULL OR next_at <= ?1)",
 ];
 
-/// One line, with one space where there was any.
+/// Collapses whitespace to single spaces.
 fn squeeze(sql: &str) -> String {
     let words: Vec<&str> = sql
         .split_whitespace()
@@ -39,7 +38,7 @@ fn squeeze(sql: &str) -> String {
     words.join(" ")
 }
 
-/// What is wrong with each use of the table in one statement.
+/// The errors in each use of the table in one statement.
 fn wrong_uses(sql: &str) -> Vec<String> {
     let sql = squeeze(sql);
     let mut found = Vec::new();
@@ -59,7 +58,7 @@ fn wrong_uses(sql: &str) -> Vec<String> {
     found
 }
 
-/// Whether the next WHERE begins with the app, and no OR beside it undoes that.
+/// Whether the next WHERE begins with the app, and no OR next to it undoes that.
 fn leads_its_where(rest: &str) -> bool {
     let Some((between, condition)) = rest.split_once("WHERE ") else {
         return false;
@@ -87,8 +86,8 @@ fn leads_its_where(rest: &str) -> bool {
     true
 }
 
-/// Whether a statement on triggers or deliveries does not name the app. A part
-/// without a WHERE is completed by one that has it.
+/// Whether a statement on triggers or deliveries does not name the app. A fragment without a
+/// WHERE is completed by one that has it.
 fn is_without_app(sql: &str) -> bool {
     let sql = squeeze(sql);
     let verbs = ["FROM", "INTO", "UPDATE", "JOIN"];
@@ -109,7 +108,7 @@ fn without_comments(sql: &str) -> String {
     code.collect::<Vec<_>>().join("\n")
 }
 
-/// What is wrong with the tables and indexes of a migration.
+/// The errors in the tables and indexes of a migration.
 fn wrong_schema(sql: &str) -> Vec<String> {
     let sql = squeeze(&without_comments(sql)).replace("( ", "(");
     let mut found = Vec::new();
@@ -128,7 +127,7 @@ fn wrong_schema(sql: &str) -> Vec<String> {
             continue;
         }
         let columns = &statement[open + 1..];
-        // Of several columns, or of this one alone.
+        // A key of several columns, or of this one alone.
         let first = columns.split(',').next().unwrap_or_default();
         let keyed = columns.contains("PRIMARY KEY (app_id,")
             || (first.starts_with("app_id ") && first.contains(" PRIMARY KEY"));

@@ -1,5 +1,5 @@
-//! Large bodies and answers, many at once: what they may take of the server's memory,
-//! and what a neighbour notices of them.
+//! Many large bodies and answers at once: the memory that they may use in the server, and the
+//! effect on a neighbour.
 
 use super::kit;
 use kvasm_tests::program::line::{Line, request};
@@ -10,14 +10,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-/// What the server may have in memory. Without bounds it was 859 MiB and more.
+/// The server's memory limit. Without bounds it was 859 MiB and more.
 const MEMORY_MAX: u64 = 400 * MIB;
-/// What it may keep when all is over.
+/// The memory that it may keep afterwards.
 const MEMORY_KEPT_MAX: u64 = 150 * MIB;
-/// What an app alone may hold of 256 MiB, and the answer or body of each other.
+/// The share of 256 MiB that one app can hold, plus the answer or body of every other.
 const HELD_MAX: u64 = 130 * MIB;
 
-/// Calls of another app, one after another, until it is ended.
+/// Calls of another app, one after another, until stopped.
 struct Neighbour {
     stop: Arc<AtomicBool>,
     calls: JoinHandle<u32>,
@@ -41,7 +41,7 @@ impl Neighbour {
         Neighbour { stop, calls }
     }
 
-    /// None of them failed.
+    /// Asserts that none of the calls failed.
     #[track_caller]
     fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -107,7 +107,7 @@ fn a_hundred_bodies_that_stop_before_their_end() {
 #[test]
 fn a_hundred_and_fifty_readers_that_are_slow() {
     let _alone = kit::alone_blocking();
-    // Those who are refused, as there is no room, are idle afterwards.
+    // Connections that were rejected for lack of room are idle afterwards.
     let times = ["server.write_timeout=5s", "server.idle_timeout=5s"];
     let (_home, server) = start(&["--set", times[0], "--set", times[1]]);
     let neighbour = Neighbour::start(&server);
@@ -115,7 +115,7 @@ fn a_hundred_and_fifty_readers_that_are_slow() {
     for line in &mut lines {
         line.send(request("POST", "/v1/apps/demo/call/big", "", b""));
     }
-    // A few bytes now and then are no progress.
+    // A few bytes now and then do not count as progress.
     eventually("the readers are cut off", || {
         for line in &mut lines {
             line.sip(512);

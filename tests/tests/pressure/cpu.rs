@@ -1,4 +1,4 @@
-//! Guests that compute, and what the others feel of it.
+//! Guests that use much CPU time, and the effect on other apps.
 
 use super::kit::{self, Neighbour, Stage};
 use kvasm::HostBuilder;
@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// Computes for about 0.1 s of a CPU's time.
+/// Uses about 0.1 s of CPU time.
 const COMPUTE: &str = "(local $n i32) (local.set $n (i32.const 150000000))
     (loop $more (br_if $more (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))";
 
-/// Calls a function from so many clients, each so often; the statuses.
+/// Calls a function from this many clients, this often each. Returns the statuses.
 async fn calls(server: &Server, app: &str, clients: usize, each: usize) -> Vec<u16> {
     let clients: Vec<_> = (0..clients)
         .map(|_| {
@@ -44,10 +44,10 @@ async fn limit(server: &Server, app: &App, calls_at_once: u32) {
     server.root.json("PUT", &path, limits).await.expect(200);
 }
 
-/// Calls an app of this module from so many clients, each so often, with a neighbour
-/// beside it that must feel nothing; the statuses of the calls.
+/// Calls an app of this module from this many clients, this often each, next to a neighbour
+/// that must not be affected. Returns the statuses of the calls.
 async fn pressed(instances: u32, loud: Vec<u8>, clients: usize, each: usize) -> Vec<u16> {
-    // Each is ended by its computing, soon enough for those behind it.
+    // The CPU limit ends each call soon enough for those behind it.
     let limits = Limits {
         cpu_time: Duration::from_millis(250),
         ..kit::patient()
@@ -72,12 +72,12 @@ async fn endless_calls_of_one_app_leave_the_neighbour_its_calls_and_deliveries()
     pressed(100, module("", "(loop (br 0)) unreachable"), 40, 1).await;
 }
 
-/// Short calls have a CPU to themselves. These compute for as long as they may share
-/// one with 32 others.
+/// Short calls have a CPU to themselves. These run for as long as they may share a CPU with 32
+/// others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_and_handlers_that_compute_have_every_second_turn() {
     let _alone = kit::alone().await;
-    // So long that a busy machine ends no call before its computing does.
+    // Long enough that even on a busy machine no call hits this limit before its CPU limit.
     let limits = Limits {
         wall_time: Duration::from_secs(60),
         ..Limits::default()
@@ -96,7 +96,7 @@ async fn calls_and_handlers_that_compute_have_every_second_turn() {
         .server
         .deployed("fair", module_with("", &fields, &compute))
         .await;
-    // 32 calls of a second each, again and again.
+    // 32 calls of a second each, repeatedly.
     let mut clients = JoinSet::new();
     for _ in 0..40 {
         let api = stage.server.anonymous();
@@ -127,7 +127,7 @@ async fn calls_and_handlers_that_compute_have_every_second_turn() {
         .expect(200);
     assert_eq!(calls(&stage.server, "fair", 1, 3).await, [200; 3]);
     stage.settle(&fair).await;
-    // The server ends the calls of clients that have left.
+    // The server ends the calls of disconnected clients.
     clients.shutdown().await;
     assert_eq!(stage.dead(&fair).await, Vec::<String>::new());
     assert_eq!(stage.paused(&fair).await, Vec::<String>::new());
@@ -169,7 +169,7 @@ fn again() -> String {
     COMPUTE.replace("(local $n i32)", "")
 }
 
-/// An app whose handler of changes in `c` computes.
+/// An app whose handler of changes in `c` uses CPU time.
 async fn hearing(stage: &Stage) -> App {
     let sections = manifest(&[r#"{"kind":"on_change","name":"hear","collection":"c"}"#]);
     let fields = format!(
@@ -181,7 +181,7 @@ async fn hearing(stage: &Stage) -> App {
     stage.server.deployed("app", wasm).await
 }
 
-/// Makes 16 deliveries of that app in one commit.
+/// Creates 16 deliveries of that app in one commit.
 async fn change_16_keys(stage: &Stage) {
     let sets: Vec<_> = (0..16)
         .map(|n| json!({"set": {"collection": "c", "key": format!("k{n}"), "json": n}}))
@@ -195,7 +195,7 @@ async fn change_16_keys(stage: &Stage) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handlers_that_wait_for_a_cpu_are_not_blamed() {
     let _alone = kit::alone().await;
-    // As 16 handlers of 0.55 s within 5 s: more than one CPU can do in time.
+    // Like 16 handlers of 0.55 s within 5 s: more than one CPU can do in time.
     let limits = Limits {
         wall_time: Duration::from_millis(800),
         ..Limits::default()
@@ -203,8 +203,8 @@ async fn handlers_that_wait_for_a_cpu_are_not_blamed() {
     let stage = Stage::with(|builder| builder.instances(100).limits(limits)).await;
     let app = hearing(&stage).await;
     change_16_keys(&stage).await;
-    // On a busy machine they fail again and again. One that is to blame is given up
-    // after three attempts.
+    // On a busy machine they fail repeatedly. A handler at fault would be dead-lettered after
+    // three attempts.
     eventually("each is done or was tried four times", async || {
         let left = stage.host().store().deliveries(app.id, None, 100).await;
         left.unwrap().iter().all(|delivery| delivery.attempts >= 4)
@@ -215,12 +215,12 @@ async fn handlers_that_wait_for_a_cpu_are_not_blamed() {
     stage.stop().await;
 }
 
-/// Other processes that take all the CPU that they get, until this is dropped.
+/// Other processes that use all available CPU time, until this is dropped.
 struct BusyMachine(Vec<std::process::Child>);
 
 impl BusyMachine {
     fn of(loops: usize) -> BusyMachine {
-        // They end by themselves if the test is killed.
+        // They exit on their own if the test is killed.
         let start = || {
             let mut shell = std::process::Command::new("sh");
             shell.args(["-c", "while kill -0 $PPID; do :; done"]);
@@ -240,9 +240,9 @@ impl Drop for BusyMachine {
     }
 }
 
-/// Each of the 16 computes for 0.1 s or so, of which the machine gives a second or less
-/// in the time of one. They do not run out of it by waiting for each other, and the
-/// oldest ends first.
+/// Each of the 16 handlers uses about 0.1 s, of which the machine grants all of them together a
+/// second or less within one handler's time limit. They do not time out by waiting for each
+/// other, and the oldest completes first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_starved_machine_every_handler_has_its_turn() {
     const ENOUGH: Duration = Duration::from_secs(180);
@@ -255,8 +255,8 @@ async fn on_a_starved_machine_every_handler_has_its_turn() {
     loop {
         let left = stage.host().store().deliveries(app.id, None, 100).await;
         let left = left.unwrap();
-        // Each attempt has almost a minute: that one needs a few of them says that
-        // the others get in before it.
+        // Each attempt has almost a minute. Needing few attempts shows that other handlers run
+        // in between.
         assert!(left.iter().all(|one| one.attempts <= 3), "{left:?}");
         if left.is_empty() {
             break;
@@ -277,7 +277,7 @@ async fn a_plugin_of_many_memories_leaves_slots_to_its_neighbour() {
     pressed(64, greedy, 32, 1).await;
 }
 
-/// A copy of 8 MiB is 10 ms of a CPU in one host function, in which no tick comes.
+/// Copying 8 MiB takes 10 ms of CPU time in one host function, without a tick.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_of_much_memory_take_turns() {
     let _alone = kit::alone().await;

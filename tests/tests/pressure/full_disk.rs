@@ -1,4 +1,4 @@
-//! A disk without room: what frees is taken, and then all is well again.
+//! A full disk: operations that free space succeed, and the store then recovers.
 
 use super::kit;
 use kvasm::store::{SqliteOptions, SqliteStore, Store, StoreError};
@@ -10,11 +10,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A small disk, which is gone with this.
+/// A small file system, unmounted when this is dropped.
 pub struct Disk(tempfile::TempDir);
 
 impl Disk {
-    /// None where tests may not mount.
+    /// Returns `None` where tests may not mount.
     pub fn new(bytes: u64) -> Option<Disk> {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -29,7 +29,7 @@ impl Disk {
         self.0.path()
     }
 
-    /// Gives it another size.
+    /// Changes its size.
     pub fn resize(&self, bytes: u64) {
         let size = format!("remount,size={bytes}");
         let mut mount = Command::new("mount");
@@ -54,13 +54,13 @@ async fn is_refused(app: &Tenant) {
     assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
 }
 
-/// Without a disk of its own this test says so and shows nothing; the store's unit tests
-/// go the same way with a limit of SQLite's.
+/// Without permission to mount a disk this test only prints a message. The store's unit tests
+/// cover the same with a limit of SQLite's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deletions_work_on_a_full_disk_and_space_comes_back() {
     let _alone = kit::alone().await;
     let Some(disk) = Disk::new(40 * 1024 * 1024) else {
-        println!("this user cannot mount a tmpfs: nothing is tested");
+        println!("SKIPPED: this user cannot mount a tmpfs");
         return;
     };
     let path = disk.0.path().join("kvasm.db");
@@ -69,8 +69,8 @@ async fn deletions_work_on_a_full_disk_and_space_comes_back() {
     let (big, other) = (kit.app().await, kit.app().await);
     other.set("c", "old", bytes("1")).await;
     assert!(ballast.exists());
-    // The log takes room too, which is given back at first. In the end there is none,
-    // however often the store looks.
+    // The WAL takes space too, which is returned at first. In the end none is left, however
+    // often the store retries.
     let (mut written, mut refused) = (0, 0);
     while refused < 40 {
         let value = bytes(vec![7; 64 * 1024]);
@@ -92,7 +92,7 @@ async fn deletions_work_on_a_full_disk_and_space_comes_back() {
     let (big_id, other_id) = (big.id, other.id);
     drop((big, other, kit));
 
-    // Another start is no way around it.
+    // A restart does not work around it.
     let kit = Kit::new(open(&path).await, 0);
     let of = |id| Tenant {
         store: Arc::clone(&kit.store),
@@ -102,12 +102,12 @@ async fn deletions_work_on_a_full_disk_and_space_comes_back() {
     };
     let (big, other) = (of(big_id), of(other_id));
     is_refused(&other).await;
-    // One that deletes nothing would leave nothing but its audit row.
+    // A deletion without effect would only add its audit row.
     let mut batch = big.batch(vec![], vec![delete("c", "absent")]);
     batch.audit = Some(Box::new(audit_row("kv.delete")));
     let refused = kit.store.commit(batch).await;
     assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
-    // An administrator's deletion has its audit row.
+    // An administrator's deletion adds an audit row.
     for at in 0..20 {
         let mut batch = big.batch(vec![], vec![delete("c", &format!("k{at}"))]);
         batch.audit = Some(Box::new(audit_row("kv.delete")));
@@ -116,17 +116,17 @@ async fn deletions_work_on_a_full_disk_and_space_comes_back() {
     assert_eq!(big.get("c", "k3").await, None);
     assert!(big.delete_app().await.unwrap());
     while reap_some(&*kit.store, 50).await > 0 {}
-    eventually("all is taken again", async || {
+    eventually("writes are accepted again", async || {
         kit.store.ping().await.is_ok()
     })
     .await;
     assert!(ballast.exists());
     other.set("c", "new", bytes("1")).await;
     assert_eq!(other.value("c", "old").await, Some(bytes("1")));
-    // The disk has the space, not only the file: at once what was freed while there was
-    // no ballast, and the rest by the upkeep.
+    // The space is returned to the disk, not only to the file: immediately for what was freed
+    // while the reserved space file was missing, and the rest by the upkeep.
     let elsewhere = disk.path().join("else");
-    eventually("the disk has the space", async || {
+    eventually("the disk space is released", async || {
         while kit.store.give_back().await.unwrap() {}
         let written = std::fs::write(&elsewhere, vec![1; 20 * 1024 * 1024]).is_ok();
         if !written {

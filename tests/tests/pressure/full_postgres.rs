@@ -1,5 +1,5 @@
-//! A Postgres server without room for more: what is refused, what goes on, and that all
-//! is well again when there is room.
+//! A Postgres server without free space: which operations are rejected, which continue, and
+//! recovery once there is space.
 
 use super::full_disk::Disk;
 use super::kit;
@@ -10,20 +10,20 @@ use kvasm_tests::server::{Answer, Server, eventually};
 use std::time::Duration;
 
 const MIB: u64 = 1024 * 1024;
-/// Of each value.
+/// The size of each value.
 const BYTES: usize = 256 * 1024;
 
-/// What bounds the files of a cluster.
+/// What limits the files of a cluster.
 enum Bound {
-    /// A file system for its tablespace. The log is elsewhere: a server that cannot write
-    /// its log stops, and is as one that is away.
+    /// A file system for its tablespace. The WAL is elsewhere: a server that cannot write its
+    /// WAL stops, and is then like one that is unreachable.
     Disk(Disk),
-    /// The system, for each file. It takes no rights.
+    /// The system's limit for each file. It needs no privileges.
     Files,
 }
 
 impl Bound {
-    /// The URL of an empty database within it.
+    /// The URL of an empty database within the limit.
     fn database(&self, cluster: &Cluster) -> String {
         let tablespace = match self {
             Bound::Disk(disk) => {
@@ -37,18 +37,18 @@ impl Bound {
         cluster.url("full_disk")
     }
 
-    /// After the first connections, which bring the schema.
+    /// Applies the limit after the first connections, which create the schema.
     fn begin(&self, cluster: &Cluster) {
         if let Bound::Files = self {
-            // Not on a page, so that a page is written in part.
+            // Not on a page boundary, so that a page is written in part.
             cluster.limit_files(Some(17 * MIB + 4096)).unwrap();
         }
     }
 
-    /// Leaves the probe's own table no room either. A disk has none for any.
+    /// Leaves no space for the probe's own table either. A full disk has none for any table.
     fn fill_for_probe(&self, cluster: &Cluster) {
         if let Bound::Files = self {
-            // Nobody finds again what the failed write has taken.
+            // The space that a failed write has taken is not reclaimed.
             let off = "ALTER SYSTEM SET autovacuum = off";
             cluster.psql("postgres", off).unwrap();
             cluster.psql("postgres", "SELECT pg_reload_conf()").unwrap();
@@ -75,7 +75,7 @@ async fn put(server: &Server, key: &str, value: Vec<u8>) -> Answer {
     server.root.bytes("PUT", &entry(key), kind, value).await
 }
 
-/// What the host says when Postgres has no room.
+/// Asserts that the host reports that Postgres is full.
 fn assert_full(answer: &Answer) {
     answer.refused(507, "store-full");
     assert!(!answer.text().contains("base/"), "{}", answer.text());
@@ -96,7 +96,7 @@ async fn a_database_that_is_full(bound: Bound) {
     anonymous.get("/readyz").await.expect(200);
     bound.begin(&cluster);
 
-    // Bytes that do not get smaller.
+    // Incompressible bytes.
     let mut rng = Rng::new(7);
     let value: Vec<u8> = (0..BYTES).map(|_| rng.below(256) as u8).collect();
     let mut written = Vec::new();
@@ -107,19 +107,19 @@ async fn a_database_that_is_full(bound: Bound) {
             break answer;
         }
         written.push(key);
-        assert!(written.len() < 512, "there is no bound");
+        assert!(written.len() < 512, "nothing limits the writes");
     };
     assert!(written.len() > 16, "{}", written.len());
     assert_full(&refused);
     bound.fill_for_probe(&cluster);
     eventually("the host is not ready", async || {
-        // What is left is too little for this, and taken by it.
+        // The remaining space is too little for this value, and is used up by it.
         assert_full(&put(&server, "more", value.clone()).await);
         anonymous.get("/readyz").await.status == 503
     })
     .await;
 
-    // Reads go on, and the process is well.
+    // Reads continue, and the process is healthy.
     anonymous.get("/healthz").await.expect(200);
     for key in &written {
         let found = server.root.get(&entry(key)).await.expect(200);
@@ -127,7 +127,7 @@ async fn a_database_that_is_full(bound: Bound) {
     }
     let absent = server.root.get(&entry("more")).await;
     absent.refused(404, "entry-not-found");
-    // A deletion is done or refused; it needs room for its audit row at most.
+    // A deletion succeeds or is rejected; it needs space for its audit row at most.
     let mut deleted = 0;
     for key in &written {
         let answer = server.root.send("DELETE", &entry(key)).await;
@@ -153,15 +153,15 @@ async fn a_database_that_is_full(bound: Bound) {
     drop((cluster, bound));
 }
 
-/// On a disk of its own where tests may mount one.
+/// On its own disk, where tests may mount one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_of_postgres_refuses_writes_and_loses_nothing() {
     let _alone = kit::alone().await;
-    // Of which an empty database takes 8, and the schema.
+    // An empty database takes 8 MiB of this, plus the schema.
     match Disk::new(32 * MIB) {
         Some(disk) => a_database_that_is_full(Bound::Disk(disk)).await,
         None => {
-            println!("this user cannot mount a tmpfs: the files are bounded instead");
+            println!("this user cannot mount a tmpfs: limiting the file sizes instead");
             a_database_that_is_full(Bound::Files).await;
         }
     }

@@ -1,4 +1,4 @@
-//! Imports that commit nothing: what they cost their app, and what a neighbour feels.
+//! Imports that commit nothing: their cost for the app, and the effect on a neighbour.
 
 use super::kit::{Neighbour, Stage, alone};
 use kvasm_tests::server::{Answer, Api};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 const IMPORT: &str = "/v1/apps/hostile/kv/import";
 
-/// Lines of which no entry comes.
+/// Lines that result in no entry.
 fn hostile(bytes: usize) -> [String; 2] {
     let expired = r#"{"collection":"c","key":"k","json":[1,2,3],"expires_at":1}"#.to_owned() + "\n";
     ["\n".repeat(bytes), expired.repeat(bytes / expired.len())]
@@ -24,7 +24,7 @@ async fn rate(api: &Api, writes: u32) {
     answer.expect(200);
 }
 
-/// Whether or not anything is committed, what is read counts against the app's rate.
+/// The lines read count against the app's rate, whether or not anything is committed.
 #[tokio::test]
 async fn an_import_that_commits_nothing_costs_its_app() {
     let stage = Stage::new().await;
@@ -39,7 +39,7 @@ async fn an_import_that_commits_nothing_costs_its_app() {
         "\n",
         "{\"collection\":\"c\",\"key\":\"k\",\"json\":1,\"expires_at\":1}\n",
     ] {
-        // 21 writes, 5 of them at once.
+        // 21 writes, with a burst of 5.
         let start = Instant::now();
         import(api, line.repeat(10_000)).await.expect(200);
         assert!(
@@ -48,7 +48,7 @@ async fn an_import_that_commits_nothing_costs_its_app() {
             start.elapsed()
         );
     }
-    // A line that does not end counts too, and is refused once it is too long.
+    // An unterminated line counts too, and is rejected once it is too long.
     let long = import(api, "x".repeat(9 << 20)).await;
     long.refused(400, "malformed-line");
     stage.stop().await;

@@ -1,4 +1,4 @@
-//! A server with a dispatcher, and an app that lives beside the one that presses.
+//! A server with a dispatcher, and a neighbour of the app that causes the load.
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{App, Letters, Limits};
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard, oneshot};
 use tokio::task::JoinHandle;
 
-/// Tests that press hard, or look at what the process or the machine uses, run one
-/// after another: they would be each other's pressure.
+/// Tests that cause heavy load, or measure the process or the machine, run one after another:
+/// they would disturb each other.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Waits until no other test holds this.
@@ -27,7 +27,7 @@ pub fn alone_blocking() -> MutexGuard<'static, ()> {
     ALONE.blocking_lock()
 }
 
-/// The defaults, but for a time that a call of a neighbour has on any machine: a busy one
+/// The defaults, with a time limit that a neighbour's call meets on any machine: a busy one
 /// needs more than the usual 5 s for what takes milliseconds.
 pub fn patient() -> Limits {
     Limits {
@@ -36,7 +36,7 @@ pub fn patient() -> Limits {
     }
 }
 
-/// A server over HTTP with a dispatcher, on a SQLite file unless said otherwise.
+/// A server over HTTP with a dispatcher, on a SQLite file by default.
 pub struct Stage {
     pub server: Server,
     dispatcher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
@@ -49,7 +49,7 @@ impl Stage {
         Stage::with(|builder| builder).await
     }
 
-    /// With a host as the builder says.
+    /// With a customised host.
     pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Stage {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions::new(folder.path().join("kvasm.db"));
@@ -118,8 +118,8 @@ impl Stage {
     }
 }
 
-/// Functions of the neighbour's plugin: `echo` answers with its input, `write`
-/// sets the entry c/k, and its handler `hear` adds 1 to d/n.
+/// The functions of the neighbour's plugin: `echo` returns its input, `write` sets the entry
+/// c/k, and its handler `hear` adds 1 to d/n.
 fn plugin() -> Vec<u8> {
     let sections = manifest(&[
         r#"{"kind":"function","name":"echo"}"#,
@@ -142,25 +142,25 @@ fn plugin() -> Vec<u8> {
     module_with("ckdn1", &fields, "(i32.const 0)")
 }
 
-/// An app that does a little of everything, all the time.
+/// An app that makes calls, writes and deliveries at a low rate.
 pub struct Neighbour {
     pub app: App,
     api: Api,
 }
 
-/// What a neighbour has felt.
+/// The measurements of a neighbour.
 #[derive(Debug, Default)]
 pub struct Felt {
-    /// The times of its calls that succeeded.
+    /// Durations of successful calls.
     pub calls: Vec<Duration>,
-    /// The times of its writes that succeeded, which are calls too.
+    /// Durations of successful writes, which are calls too.
     pub writes: Vec<Duration>,
-    /// The answers to those that did not.
+    /// The answers of failed calls and writes.
     pub failures: Vec<String>,
 }
 
 impl Felt {
-    /// The time within which all but one in a hundred of its calls and writes ended.
+    /// The 99th percentile of the durations of its calls and writes.
     pub fn p99(&self) -> Duration {
         let mut all: Vec<_> = self.calls.iter().chain(&self.writes).copied().collect();
         all.sort_unstable();
@@ -168,9 +168,8 @@ impl Felt {
         all.get(last * 99 / 100).copied().unwrap_or_default()
     }
 
-    /// Panics if a call or a write has failed, if there were none, or if they took
-    /// half of the time that a call may take: a bound for any machine. The benchmarks
-    /// have the ratios.
+    /// Panics if a call or a write failed, if there were none, or if they took half of a call's
+    /// time limit: a bound for any machine. The benchmarks have the ratios.
     #[track_caller]
     pub fn nothing(&self) -> &Felt {
         assert!(self.failures.is_empty(), "{:?}", self.failures);
@@ -182,19 +181,19 @@ impl Felt {
 }
 
 impl Neighbour {
-    /// An app of this name on a stage.
+    /// Creates an app of this name on a stage.
     pub async fn new(stage: &Stage, name: &str) -> Neighbour {
         let app = stage.server.deployed(name, plugin()).await;
         let neighbour = Neighbour {
             app,
             api: stage.server.anonymous(),
         };
-        // Loaded, and seen to work.
+        // Loaded and working.
         neighbour.live(1).await.nothing();
         neighbour
     }
 
-    /// Makes so many calls and writes, one after another.
+    /// Makes this many calls and writes, one after another.
     pub async fn live(&self, rounds: usize) -> Felt {
         let mut felt = Felt::default();
         for _ in 0..rounds {
@@ -233,8 +232,8 @@ impl Neighbour {
         Watch { end, task }
     }
 
-    /// Panics unless all that it has written was delivered, nothing was given up,
-    /// and its trigger runs.
+    /// Panics unless all its writes were delivered, none is a dead letter, and its trigger is
+    /// active.
     pub async fn delivered(&self, stage: &Stage) {
         stage.settle(&self.app).await;
         assert_eq!(stage.dead(&self.app).await, Vec::<String>::new());
@@ -242,7 +241,7 @@ impl Neighbour {
     }
 }
 
-/// A neighbour that lives until [`end`](Watch::end).
+/// A neighbour that runs until [`end`](Watch::end).
 pub struct Watch {
     end: Arc<AtomicBool>,
     task: JoinHandle<Felt>,

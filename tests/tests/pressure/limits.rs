@@ -1,4 +1,4 @@
-//! Limits that hold as a whole, and while they are changed.
+//! Limits that apply to a call as a whole, and limits that are changed under load.
 
 use super::kit::{self, Stage};
 use kvasm::model::Limits;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Takes this long by the clock.
+/// Takes this much wall time.
 fn lasting(ms: u32) -> Vec<u8> {
     let body = format!(
         "(local $start i64) (local.set $start (call $now_ms))
@@ -41,7 +41,7 @@ async fn the_wall_time_is_that_of_waiting_and_running_together() {
     limit(&stage.server, "app", Value::Null, json!(1)).await;
     let api = stage.server.anonymous();
     let (one, other) = tokio::join!(api.call("app", "run", ""), api.call("app", "run", ""));
-    // The second waits for 7 s and would need as long again.
+    // The second waits for 7 s and would need another 7 s.
     let late = if one.status == 200 { other } else { one };
     assert_ne!(late.status, 200);
     let text = late.text();

@@ -1,4 +1,4 @@
-//! What the server's own log may not do: hold up the server, or grow with a tenant.
+//! The server's own log must not block the server, nor grow with a tenant.
 
 use super::kit;
 use kvasm_tests::program::line::{Line, request};
@@ -6,8 +6,8 @@ use kvasm_tests::program::process::{Home, Server, eventually};
 use std::io::{PipeReader, Read, pipe};
 use std::sync::Arc;
 
-/// A server whose log goes to a pipe that nobody reads, with a trigger of the
-/// collection `c` whose handler fails with 4,000 bytes.
+/// A server whose log goes to a pipe that nobody reads, with a trigger on the collection `c`
+/// whose handler fails with 4,000 bytes.
 fn unread(home: &Home, arguments: &[&str]) -> (Server, PipeReader) {
     let (reader, writer) = pipe().unwrap();
     let server = home.start_logging_to(writer, arguments);
@@ -21,8 +21,8 @@ fn unread(home: &Home, arguments: &[&str]) -> (Server, PipeReader) {
     (server, reader)
 }
 
-/// Makes so many entries of the collection, and waits until their deliveries are
-/// given up.
+/// Creates this many entries of the collection, and waits until their deliveries are dead
+/// letters.
 fn fail_deliveries(server: &Server, count: u64) {
     for batch in (0..count).collect::<Vec<_>>().chunks(100) {
         let lines: Vec<_> = batch
@@ -46,7 +46,7 @@ fn fail_deliveries(server: &Server, count: u64) {
     });
 }
 
-/// Asks until the log is full: requests are logged, each with a line.
+/// Sends requests, each of which logs a line, until the log is full.
 fn fill_the_log(server: &Server) {
     eventually("lines are dropped", || {
         for _ in 0..50 {
@@ -73,7 +73,7 @@ fn a_log_that_nobody_reads_holds_up_nothing() {
         assert_eq!(server.call("neighbour", "hello", b"").ok().text(), "hello");
         server.assert_healthy();
     }
-    // Somebody reads again: the log continues, and says what is missing.
+    // Once somebody reads again, the log continues, and reports the missing lines.
     let mut read = String::new();
     eventually("the line about dropped lines", || {
         let mut part = vec![0; 64 * 1024];
@@ -129,7 +129,7 @@ fn a_log_whose_reader_is_gone_holds_up_nothing() {
 fn standard_output_that_nobody_takes_holds_up_no_start() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
-    // Its address can be had from nowhere else.
+    // Its address is printed nowhere else.
     let address = {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         free.local_addr().unwrap().to_string()
@@ -177,7 +177,7 @@ fn a_tenants_errors_are_short_and_few() {
     server.stop();
 }
 
-/// Its answer is small, and the app's log is still there.
+/// The answer is small, and the app's log is intact.
 #[test]
 fn a_message_of_8_mib_is_cut() {
     let _alone = kit::alone_blocking();
@@ -198,7 +198,7 @@ fn a_message_of_8_mib_is_cut() {
     server.stop();
 }
 
-/// Makes a token that may read the log; its identity and the head that shows it.
+/// Creates a token that may read the log. Returns its id and its authorization header.
 fn reader(server: &Server) -> (String, String) {
     let new = br#"{"name":"reader","scopes":["log:read"]}"#;
     let path = "/v1/apps/demo/tokens";
@@ -209,7 +209,7 @@ fn reader(server: &Server) -> (String, String) {
     (id.to_owned(), format!("Authorization: Bearer {secret}\r\n"))
 }
 
-/// Asks to follow the app's log.
+/// Follows the app's log.
 fn following(server: &Server, authorization: &str) -> Line {
     let mut line = server.open();
     let path = "/v1/apps/demo/logs?follow=true";
@@ -235,7 +235,7 @@ fn a_log_is_followed_for_as_long_as_it_may_be_read() {
     server.admin("DELETE", &path, "text/plain", b"").ok();
     let log = lines[0].answer().expect("a stream that ends");
     assert!(log.ok().text().contains("\"hello\""));
-    // The other continues until there is no app.
+    // The other continues until the app is deleted.
     server.call("demo", "say", b"").ok();
     server
         .admin("DELETE", "/v1/apps/demo", "text/plain", b"")

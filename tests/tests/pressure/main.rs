@@ -1,6 +1,6 @@
-//! Hosts under pressure: what one app, client or neighbour does, and what the
-//! others feel of it. Each file has one kind of pressure, with a [`kit::Neighbour`]
-//! beside it whose calls, writes and deliveries are measured.
+//! Hosts under pressure: the load of one app, client or neighbour, and the effect on the
+//! others. Each file has one kind of pressure, next to a [`kit::Neighbour`] whose calls, writes
+//! and deliveries are measured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod background;

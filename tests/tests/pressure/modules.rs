@@ -1,4 +1,4 @@
-//! Modules that are slow or large to compile, many of one, and many.
+//! Modules that are slow or large to compile, many of one app, and many at once.
 
 use super::kit;
 use kvasm::model::{App, AppName};
@@ -21,7 +21,7 @@ fn compiler() -> Compiler {
     }
 }
 
-/// A host that compiles in processes, one at once.
+/// A host that compiles in processes, one at a time.
 fn host(store: &Arc<MemoryStore>, set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Host {
     let builder = Host::builder()
         .instances(16)
@@ -36,7 +36,7 @@ async fn app(host: &Host, name: &str) -> App {
     host.create_app(name).await.unwrap()
 }
 
-/// The app as it is now.
+/// The app's current row.
 async fn current(host: &Host, app: &App) -> App {
     host.app(&app.name).await.unwrap().unwrap()
 }
@@ -45,20 +45,20 @@ fn actor(host: &Host) -> Actor {
     host.operator("test")
 }
 
-/// A small module, each number another one.
+/// A small module, distinct for each number.
 fn small(number: usize) -> Vec<u8> {
     let field = format!("(global i32 (i32.const {number}))");
     module_with("", &field, "(i32.const 0)")
 }
 
-/// A module with so many functions that compiling it takes a while.
+/// A module with enough functions that compiling it takes a while.
 fn large(functions: usize) -> Vec<u8> {
     let function = "(func (param i32) (result i32)
        (i32.add (i32.mul (local.get 0) (i32.load (local.get 0))) (i32.load offset=4 (local.get 0))))";
     module_with("", &function.repeat(functions), "(i32.const 0)")
 }
 
-/// The compilers that this process has started, alive or not waited for. Databases of
+/// The compilers that this process has started, running or not yet waited for. Databases of
 /// other tests are its children too.
 fn processes() -> usize {
     const COMPILERS: [&str; 4] = ["kvasm", "exe", "echo", "cat"];
@@ -66,7 +66,7 @@ fn processes() -> usize {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     all.filter(|entry| {
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // The number and, in parentheses, the name; then the state and the parent.
+        // The pid and, in parentheses, the name; then the state and the parent.
         let Some((name, rest)) = stat.rsplit_once(')') else {
             return false;
         };
@@ -76,7 +76,7 @@ fn processes() -> usize {
     .count()
 }
 
-/// How many modules came from this place.
+/// How many modules were loaded from this source.
 fn modules(host: &Host, from: &str) -> u64 {
     let text = host.metrics().encode();
     let line = format!("kvasm_modules_total{{name=\"{from}\"}} ");
@@ -88,7 +88,7 @@ fn modules(host: &Host, from: &str) -> u64 {
 async fn slow_modules_leave_other_apps_their_deploys_and_cold_starts() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
-    // What starts cold below was deployed on another host.
+    // The modules that start cold below were deployed on another host.
     let elsewhere = host(&store, |b| b);
     let cold = app(&elsewhere, "cold").await;
     elsewhere
@@ -97,7 +97,8 @@ async fn slow_modules_leave_other_apps_their_deploys_and_cold_starts() {
         .unwrap();
     let cold = current(&elsewhere, &cold).await;
 
-    // No limit ends them, so what is answered meanwhile did not wait for them.
+    // No limit ends the compilations, so requests that complete meanwhile did not wait for
+    // them.
     let patient = |builder: HostBuilder| {
         builder
             .compile_time(Duration::from_secs(600))
@@ -131,7 +132,7 @@ async fn slow_modules_leave_other_apps_their_deploys_and_cold_starts() {
     // One in each lane.
     assert!(processes() <= 2, "{}", processes());
 
-    // A deploy that is given up ends its compiler.
+    // Cancelling a deploy ends its compiler.
     for deploy in &slow {
         deploy.abort();
     }
@@ -176,7 +177,7 @@ async fn a_compiler_over_its_time_or_memory_is_gone() {
     let error = quick.load(&a, blocks()).await.err().unwrap();
     let is_over = match &error {
         LoadError::TooSlow(time) => *time == second,
-        // A busy machine may have no second of CPU for it within ten.
+        // A busy machine may not grant it a second of CPU time within ten.
         LoadError::Host(cause) => cause.to_string().contains("ten times its CPU time"),
         _ => false,
     };
@@ -190,7 +191,7 @@ async fn a_compiler_over_its_time_or_memory_is_gone() {
     eventually("it is gone", async || processes() == 0).await;
     lean.load(&a, small(1)).await.unwrap();
 
-    // Nor does it answer with more than it may.
+    // Its response is limited too.
     let small_code = host(&store, |b| b.modules_bytes(4_096));
     let error = small_code.load(&a, large(100)).await.err().unwrap();
     assert!(matches!(error, LoadError::CodeTooLarge(4_096)), "{error}");
@@ -204,7 +205,7 @@ async fn a_program_that_is_no_compiler_is_the_hosts_fault() {
     for (program, argument) in [
         ("/bin/echo", "hello"),
         ("/bin/cat", "-"),
-        // Ends as a compiler that cannot begin.
+        // Exits like a compiler that cannot start.
         ("/bin/ls", "/nonexistent"),
         ("/nonexistent", ""),
     ] {
@@ -213,7 +214,7 @@ async fn a_program_that_is_no_compiler_is_the_hosts_fault() {
                 program: program.into(),
                 arguments: vec![argument.into()],
             })
-            // `cat` waits for an end of its input that does not come.
+            // `cat` waits for an end of input that does not come.
             .compile_time(Duration::from_millis(200))
         });
         let app = App {
@@ -233,7 +234,7 @@ async fn current_or_new(host: &Host) -> App {
     }
 }
 
-/// The modules in a cache folder, without what is still being written.
+/// The modules in a cache folder, without files that are still being written.
 fn kept(cache: &Path) -> usize {
     let files = std::fs::read_dir(cache).unwrap().flatten();
     let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
@@ -242,7 +243,7 @@ fn kept(cache: &Path) -> usize {
         .count()
 }
 
-/// One of 14 MB, with a neighbour whose plugin is tiny and cold too.
+/// A module of 14 MB, next to a neighbour whose plugin is tiny and cold too.
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_of_a_cold_module_share_one_load() {
     let _alone = kit::alone().await;
@@ -261,7 +262,7 @@ async fn callers_of_a_cold_module_share_one_load() {
             .unwrap();
         apps.push(current(&first, &app).await);
     }
-    // Compiled the first time, read from the folder the second: one of each app.
+    // Compiled the first time, read from the folder the second time: one of each app.
     for (compiled, disk) in [(2, 0), (0, 2)] {
         let host = host(&store, |b| {
             b.cache_dir(&cache).compile_time(Duration::from_secs(600))
@@ -269,7 +270,7 @@ async fn callers_of_a_cold_module_share_one_load() {
         let mut calls = JoinSet::new();
         for app in [0; 32].into_iter().chain([1]) {
             let (host, app) = (host.clone(), apps[app].clone());
-            // The module's load is bound by the call's time, on a busy machine too.
+            // Loading is limited by the call's time limit, on a busy machine too.
             calls.spawn(
                 async move { while host.invoke(&app, Call::function("run")).await.is_err() {} },
             );
@@ -278,7 +279,7 @@ async fn callers_of_a_cold_module_share_one_load() {
         assert_eq!(modules(&host, "compiled"), compiled);
         assert_eq!(modules(&host, "disk"), disk);
         assert_eq!(host.modules().0, 2);
-        // Calls go on when a module is in memory, before it is in the folder.
+        // Calls continue once a module is in memory, before it is in the folder.
         eventually("both are in the folder", async || kept(&cache) == 2).await;
     }
 }
@@ -330,7 +331,7 @@ async fn modules_in_memory_are_bounded_by_bytes_and_leave_with_their_version() {
         .await
         .unwrap();
     assert_eq!(host.modules().0, 3);
-    // Another app has this one too.
+    // Another app has this module too.
     host.delete_plugin(&actor(&host), &a, version(15))
         .await
         .unwrap();
@@ -341,19 +342,18 @@ async fn modules_in_memory_are_bounded_by_bytes_and_leave_with_their_version() {
     assert_eq!(host.modules(), (0, 0));
 }
 
-/// A module that takes all the memory it may have, in 8 memories, and computes until
-/// its time is over.
+/// A module that uses all its memory, in 8 memories, and computes until its time limit.
 fn greedy() -> Vec<u8> {
     let memories = "(memory 127)".repeat(7);
     module_with("", &memories, "(loop $on (br $on)) (i32.const 0)")
 }
 
-/// Instances with many memories take one place each, as any other.
+/// Instances with many memories take one place each, like any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_with_eight_memories_leave_others_their_instances_and_memory() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
-    // Memory for 8 of the greedy; they get 4 of these, the neighbour the rest.
+    // Memory for 8 greedy instances: they get 4 of these, the neighbour the rest.
     let host = host(&store, |b| {
         b.compiler(Compiler::InProcess).memory(8 * (57 << 20))
     });
@@ -381,7 +381,7 @@ async fn calls_with_eight_memories_leave_others_their_instances_and_memory() {
         }
     }
     assert!(refused > 0);
-    // All of it is given back.
+    // All of it is released.
     let room = module_with("", "(memory 800)", "(i32.const 0)");
     let room = host.load(&b, room).await.unwrap();
     host.call(&room, Call::function("run")).await.unwrap();

@@ -1,4 +1,4 @@
-//! People who change the same app at once: nobody undoes what another did.
+//! Users who change the same app concurrently do not overwrite each other's changes.
 
 use kvasm::model::{AppName, Scope};
 use kvasm_tests::server::{Answer, Server, answer};
@@ -10,16 +10,16 @@ use tokio::net::TcpStream;
 
 const LIMITS: &str = "/v1/apps/shop/limits";
 
-/// A request whose head and half its body are sent.
+/// A request of which the head and half the body are sent.
 struct Slow {
     stream: TcpStream,
     rest: String,
 }
 
 impl Slow {
-    /// Sends a request but for the end of its body, and waits until the server
-    /// reads that: with `Expect: 100-continue` it asks for the body, which it does
-    /// when it has found the app and has seen that the token may do this.
+    /// Sends a request except the end of its body, and waits until the server reads the body:
+    /// with `Expect: 100-continue` it requests the body once it has found the app and checked
+    /// the token.
     async fn begin(server: &Server, head: &str, token: &str, body: &str) -> Slow {
         Slow::begin_with(server, head, "", token, body).await
     }
@@ -55,7 +55,7 @@ impl Slow {
         }
     }
 
-    /// Sends the rest; the status, and the body if it is JSON.
+    /// Sends the rest. Returns the status, and the body if it is JSON.
     async fn end(mut self) -> (u16, Value) {
         self.stream.write_all(self.rest.as_bytes()).await.unwrap();
         let mut text = Vec::new();
@@ -75,7 +75,7 @@ async fn limits(server: &Server) -> Value {
     server.root.get(LIMITS).await.expect(200).json()
 }
 
-/// The actions of the app's audit log, the oldest first, and their details.
+/// The actions of the app's audit log with their details, oldest first.
 async fn audit(server: &Server, app: &str) -> Vec<(String, Value)> {
     let path = format!("/v1/apps/{app}/audit");
     let audit = server.root.get(&path).await.expect(200).json();
@@ -87,7 +87,7 @@ async fn audit(server: &Server, app: &str) -> Vec<(String, Value)> {
     rows.map(shown).collect()
 }
 
-/// A tenant's `PATCH`, slow on purpose, around the operator's `PUT` of the limits.
+/// A tenant's slow `PATCH`, sent around the operator's `PUT` of the limits.
 #[tokio::test]
 async fn a_slow_patch_does_not_restore_the_limits_before() {
     let server = Server::start().await;
@@ -102,7 +102,7 @@ async fn a_slow_patch_does_not_restore_the_limits_before() {
         .await
         .expect(200);
     let (status, shown) = slow.end().await;
-    // What is answered is what is there, not what was read before the body.
+    // The answer shows the current state, not the one read before the body.
     assert_eq!(
         (status, &shown["public"], &shown["limits"]),
         (200, &json!(true), &put)
@@ -117,7 +117,7 @@ async fn a_slow_patch_does_not_restore_the_limits_before() {
     assert_eq!(rows[2..], expected);
 }
 
-/// The other way around: slow limits do not make an app public again.
+/// The reverse: a slow `PUT` of limits does not make an app public again.
 #[tokio::test]
 async fn slow_limits_do_not_restore_what_the_tenant_has_changed() {
     let server = Server::start().await;
@@ -148,7 +148,7 @@ async fn slow_limits_do_not_restore_what_the_tenant_has_changed() {
     }
 }
 
-/// Who was let in for one app does nothing to another one of its name.
+/// A request that was authorised for one app does not affect another app of the same name.
 #[tokio::test]
 async fn a_slow_request_does_not_reach_an_app_that_has_its_name_since() {
     let server = Server::start().await;
@@ -206,8 +206,8 @@ async fn a_slow_request_does_not_reach_an_app_that_has_its_name_since() {
     }
 }
 
-/// Two operators at one app. Those who change different limits do not undo each other;
-/// one who changes what both have read is refused, with `If-Match`.
+/// Two operators who change different limits of an app do not overwrite each other; one who
+/// changes what both have read is rejected, with `If-Match`.
 #[tokio::test]
 async fn two_operators_do_not_undo_each_other() {
     let server = Server::start().await;
@@ -225,7 +225,7 @@ async fn two_operators_do_not_undo_each_other() {
     let first = tag(api.get(LIMITS).await);
     assert_eq!(tag(api.get(LIMITS).await), first);
 
-    // Different limits, without a look at what the other has read.
+    // Different limits, without reading the other's change.
     let (one, two) = (
         json!({ "entries": 10 }),
         json!({ "bytes": 2000, "calls_at_once": null }),
@@ -240,7 +240,7 @@ async fn two_operators_do_not_undo_each_other() {
     });
     assert_eq!(limits(&server).await, both);
 
-    // The same limits, with one: the tags of before are of no use any more.
+    // The same limits, after reading: earlier ETags no longer match.
     for old in [&first, &second] {
         assert_ne!(*old, tag(api.get(LIMITS).await));
         let refused = with("PATCH", json!({ "entries": 11 }), old).await;
@@ -258,14 +258,14 @@ async fn two_operators_do_not_undo_each_other() {
         .await
         .expect(200);
 
-    // The audit log has what was changed, and no row of a refusal.
+    // The audit log has the changes, and no row for a rejection.
     let rows = audit(&server, "shop").await;
     let details: Vec<_> = rows[1..].iter().map(|(_, detail)| detail.clone()).collect();
     let entries = |n: u64| json!({ "entries": n });
     assert_eq!(details, [one, two, both, entries(11), entries(12)]);
 }
 
-/// The tag that was good when the request began need not be so at its end.
+/// An ETag that matched when the request began may no longer match at its end.
 #[tokio::test]
 async fn of_two_who_expect_the_same_limits_one_is_refused() {
     let server = Server::start().await;
@@ -306,7 +306,7 @@ async fn limits_that_cannot_be_are_refused() {
     for (tag, status, problem) in [
         ("7", 400, "invalid-argument"),
         ("\"", 400, "invalid-argument"),
-        // Tags, of which none is that of these limits.
+        // ETags that do not match these limits.
         ("\"a\", \"b\"", 412, "precondition-failed"),
         ("W/\"a\"", 412, "precondition-failed"),
     ] {
@@ -327,7 +327,7 @@ async fn limits_that_cannot_be_are_refused() {
     nowhere.refused(404, "app-not-found");
 }
 
-/// A row of the audit log is small, whatever a request names.
+/// An audit row is small, whatever a request names.
 #[tokio::test]
 async fn an_audit_row_is_bounded() {
     let server = Server::start().await;

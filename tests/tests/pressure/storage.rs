@@ -1,4 +1,4 @@
-//! What fills the disk or holds the only writer, and what the others feel of it.
+//! Load that fills the disk or occupies the only writer, and the effect on other apps.
 
 use super::kit::{self, Neighbour, Stage};
 use kvasm::model::{AppId, DELIVERY_BYTES, FOLLOWERS_MAX, Resource};
@@ -10,8 +10,8 @@ use kvasm_tests::server::eventually;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A handler that writes 100 new keys of the collection that it watches. Their
-/// names begin with the identity of its event.
+/// A handler that writes 100 new keys of the collection that it watches. Their names begin with
+/// its event id.
 fn spreading() -> Vec<u8> {
     let sections = manifest(&[
         r#"{"kind":"function","name":"start"}"#,
@@ -59,7 +59,7 @@ async fn what_follows_from_one_change_is_bounded() {
     let usage = stage.host().store().usage(app.id).await.unwrap();
     assert!(usage.entries > 1, "the handler has run");
     assert!(usage.entries <= u64::from(FOLLOWERS_MAX), "{usage:?}");
-    // What was refused waits for the trigger, or is a dead letter by now.
+    // Rejected deliveries wait for the trigger, or are dead letters by now.
     let left = stage.host().store().deliveries(app.id, None, 200).await;
     let left = left.unwrap().into_iter().filter_map(|left| left.error);
     let errors: Vec<_> = left.chain(stage.dead(&app).await).collect();
@@ -78,7 +78,7 @@ async fn open(path: &Path) -> Kit {
     Kit::new(Arc::new(store), 0)
 }
 
-/// The bytes of a file and of its log.
+/// The size of a file and its WAL.
 fn on_disk(path: &Path) -> u64 {
     let log = path.with_extension("db-wal");
     let len = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
@@ -116,7 +116,7 @@ async fn a_quota_of_bytes_bounds_the_file() {
     let used = app.used().await;
     assert!(used.deliveries <= QUOTA / DELIVERY_BYTES, "{used:?}");
     drop((app, kit));
-    // The log is folded in by now.
+    // The WAL is checkpointed by now.
     let taken = on_disk(&path);
     assert!(taken < 2 * QUOTA, "{taken} bytes on disk");
 }
@@ -139,7 +139,7 @@ async fn space_is_given_back() {
     let mut steps = 0;
     while kit.store.give_back().await.unwrap() {
         steps += 1;
-        // Others write between two steps, of which none is large.
+        // Others write between two steps, none of which is large.
         app.set("d", "k", bytes("1")).await;
     }
     assert!(steps >= 10, "{steps} steps");
@@ -147,12 +147,12 @@ async fn space_is_given_back() {
     drop((app, kit));
     let left = on_disk(&path);
     assert!(left < 8 * 1024 * 1024, "{left} bytes are left");
-    // It is a good file.
+    // The file is intact.
     let kit = open(&path).await;
     kit.app().await.set("c", "k", bytes("1")).await;
 }
 
-/// Gives an app entries, past the store, which would take a while.
+/// Inserts entries of an app, bypassing the store, which would take a while.
 fn fill(path: &Path, app: AppId, entries: u32) {
     let file = rusqlite::Connection::open(path).unwrap();
     file.busy_timeout(std::time::Duration::from_secs(60))
@@ -165,12 +165,12 @@ fn fill(path: &Path, app: AppId, entries: u32) {
     assert_eq!(made, entries as usize);
 }
 
-/// A big app is deleted, and a neighbour lives on.
+/// A large app is deleted while a neighbour continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_deletion_of_a_big_app_lets_others_write() {
     let _alone = kit::alone().await;
     const ENTRIES: u32 = 200_000;
-    // As the upkeep's.
+    // Like the upkeep's.
     const STEP: u32 = 500;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
@@ -192,7 +192,7 @@ async fn the_deletion_of_a_big_app_lets_others_write() {
         }
         assert!(reaped <= u64::from(STEP));
         steps += 1;
-        // A neighbour's write has its turn after each step.
+        // A neighbour's write can run after each step.
         neighbour.live(1).await.nothing();
     }
     assert!(steps >= ENTRIES / STEP, "{steps} steps");
@@ -201,7 +201,7 @@ async fn the_deletion_of_a_big_app_lets_others_write() {
     stage.stop().await;
 }
 
-/// Four clients export a big app again and again.
+/// Four clients export a large app repeatedly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exports_leave_the_neighbour_its_writes() {
     const ENTRIES: usize = 2_000;
@@ -243,7 +243,7 @@ async fn exports_leave_the_neighbour_its_writes() {
     stage.stop().await;
 }
 
-/// Four clients write what makes 10,000 deliveries in each commit.
+/// Four clients make writes that create 10,000 deliveries in each commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_that_fan_out_leave_the_neighbour_its_writes() {
     const CLIENTS: usize = 4;

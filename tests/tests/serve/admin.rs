@@ -1,4 +1,4 @@
-//! The administration address, and a server that is about to stop.
+//! The administration address, and a stopping server.
 
 use kvasm_tests::program::line::{Answer, Line, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 const ADMIN: &str = "admin.listen=127.0.0.1:0";
 
-/// Where the server's administration address is.
+/// The server's administration address.
 fn admin_of(server: &Server) -> SocketAddr {
     let stdout = server.stdout();
     let (_, rest) = stdout.split_once("Administration on http://").unwrap();
@@ -33,7 +33,7 @@ fn health_and_metrics_have_an_address_of_their_own() {
     ask(&server, admin, "/readyz", "").ok();
     let metrics = ask(&server, admin, "/metrics", "").ok().text();
     assert!(metrics.contains("kvasm_"), "{metrics}");
-    // Nothing else is there, and what was at the public address still is.
+    // It serves nothing else, and the public address still serves the rest.
     ask(&server, admin, "/v1/apps", &server.authorization()).expect(404, "route-not-found");
     ask(&server, admin, "/a/demo/", "").expect(404, "route-not-found");
     server.get("/metrics").expect(401, "token-required");
@@ -57,7 +57,7 @@ fn the_api_can_live_at_the_administration_address_alone() {
     ask(&server, admin, "/v1/apps", "").expect(401, "token-required");
     ask(&server, admin, "/v1/apps/demo/tokens", "").expect(401, "token-required");
     ask(&server, admin, "/v1/openapi.json", "").ok();
-    // A page of a plugin would share the origin of the API.
+    // A plugin's page would share the API's origin.
     ask(&server, admin, "/a/demo/", &token).expect(404, "route-not-found");
 
     let hidden = ["/v1/apps", "/v1/tokens", "/v1/audit", "/metrics"];
@@ -72,7 +72,7 @@ fn the_api_can_live_at_the_administration_address_alone() {
     server.stop();
 }
 
-/// An address that others may reach asks for a token, unless the operator says no.
+/// A public address requires a token for metrics, unless the operator disables it.
 #[test]
 fn metrics_need_a_token_where_others_may_reach_them() {
     let home = Home::new();
@@ -97,7 +97,7 @@ fn connections_that_fill_the_public_address_leave_the_other() {
         line.send(request("GET", "/healthz", "", b""));
         line.answer().unwrap().ok();
     }
-    // The next has no place, and the administration address has.
+    // The next connection has to wait; the administration address accepts one.
     let mut fifth = server.open();
     fifth.send(request("GET", "/healthz", "", b""));
     for path in ["/healthz", "/readyz", "/metrics"] {
@@ -126,7 +126,7 @@ fn a_server_that_is_stopping_is_not_ready_and_still_takes_requests() {
     assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
     server.get("/healthz").ok();
     assert!(server.is_running());
-    // A second signal does not wait for the delay.
+    // A second signal skips the delay.
     server.signal("TERM");
     assert_eq!(server.code(), Some(130), "{}", server.stderr());
 }

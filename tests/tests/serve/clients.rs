@@ -1,4 +1,4 @@
-//! Clients that are slow, broken, or many.
+//! Slow, broken and numerous clients.
 
 use kvasm_tests::program::line::{Line, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
@@ -26,8 +26,8 @@ const HELLO: &str = "/v1/apps/demo/call/hello";
 fn slow_clients_are_cut_off() {
     let home = Home::new();
     let server = impatient(&home);
-    // A head that never ends, a body that stops, a connection that says nothing,
-    // and one that has had its answer and then says nothing.
+    // A head that never ends, a body that stops, a connection that sends nothing, and one that
+    // sends nothing after its answer.
     let mut head = server.open();
     head.send("GET /healthz HTTP/1.1\r\nHost: t");
     let mut body = server.open();
@@ -46,7 +46,7 @@ fn slow_clients_are_cut_off() {
     server.stop();
 }
 
-/// The guard against slow heads does not close the connections of a balancer.
+/// The timeout for slow heads does not close a load balancer's idle connections.
 #[test]
 fn an_idle_connection_outlives_the_time_of_a_head() {
     let home = Home::new();
@@ -55,12 +55,12 @@ fn an_idle_connection_outlives_the_time_of_a_head() {
     let mut idle = server.open();
     idle.send(request("GET", "/healthz", "", b""));
     idle.answer().unwrap().ok();
-    // When one that owes a head is closed, the idle one has been so for longer.
+    // When the connection that owes a head is closed, the idle one has been idle for longer.
     let mut silent = server.open();
     silent.rest();
     idle.send(request("GET", "/healthz", "", b""));
     idle.answer().unwrap().ok();
-    // The next head has its own time.
+    // The next head has its own timeout.
     idle.send("GET /healthz HTTP/1.1\r\nHost: t");
     idle.rest();
     server.stop();
@@ -72,7 +72,7 @@ fn a_client_that_drips_is_cut_off() {
     let server = impatient(&home);
     let mut line = server.open();
     let request = b"GET /healthz HTTP/1.1\r\nHost: test.example\r\nX-Long: ".repeat(20);
-    // A byte at a time keeps the connection busy, but not for longer than its time.
+    // A byte at a time keeps the connection busy, but not beyond the body timeout.
     for byte in request {
         if !line.try_send([byte]) || line.is_answering(Duration::from_millis(20)) {
             line.rest();
@@ -104,7 +104,7 @@ fn a_client_that_reads_nothing_is_cut_off() {
     server.stop();
 }
 
-/// The server notices what a slow client takes, though the system's buffers are large.
+/// The server notices a slow client's progress, although the system's buffers are large.
 #[test]
 fn a_client_that_keeps_the_rate_is_not_cut_off() {
     let home = Home::new();
@@ -112,13 +112,13 @@ fn a_client_that_keeps_the_rate_is_not_cut_off() {
     server.with_guest("demo");
     let mut line = server.open();
     line.send(request("POST", "/v1/apps/demo/call/big", "", b""));
-    // 20 KiB a second, twenty times the minimum rate, for twice the time.
+    // 20 KiB a second, twenty times the minimum rate, for twice the timeout.
     for _ in 0..40 {
         line.sip(10 * 1024);
         std::thread::sleep(Duration::from_millis(500));
     }
     let open = server.metric("kvasm_http_connections ");
-    assert_eq!(open, 2, "with the one that asks");
+    assert_eq!(open, 2, "including the connection of this request");
     server.stop();
 }
 
@@ -152,7 +152,7 @@ fn a_call_is_refused_before_its_body_is_read() {
     let server = home.start(&["--set", queue, "--set", patient[0], "--set", patient[1]]);
     server.with_guest("demo");
     server.create_app("bare");
-    // The answer comes though no byte of the body does.
+    // The answer comes although no byte of the body does.
     let refused = |path: &str, status, problem: &str| {
         let mut line = server.open();
         line.send(format!(
@@ -175,7 +175,7 @@ fn a_call_is_refused_before_its_body_is_read() {
     refused("/v1/apps/demo/call/hello", 429, "rate-limited");
 }
 
-/// A client that sends all of its body before it reads has the answer all the same.
+/// A client that sends its whole body before reading still gets the answer.
 #[test]
 fn a_refusal_reaches_a_client_that_is_still_sending() {
     let home = Home::new();
@@ -197,13 +197,13 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
             assert_eq!(line.rest(), b"");
         }
     }
-    // A body that is short leaves the connection for the next request.
+    // A short body leaves the connection usable for the next request.
     let mut line = server.open();
     line.send(request("POST", "/v1/apps/demo/call/none", "", b"short"));
     line.answer().unwrap().expect(404, "function-not-found");
     line.send(request("POST", "/v1/apps/demo/call/echo", "", b"next"));
     assert_eq!(line.answer().unwrap().ok().text(), "next");
-    // So does one that waits to be asked for, if it is not asked for.
+    // So does a body that waits for `100 Continue`, if the server does not request it.
     let mut line = server.open();
     line.send("POST /v1/apps/demo/call/none HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n");
     line.answer().unwrap().expect(404, "function-not-found");
@@ -212,7 +212,7 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
     server.stop();
 }
 
-/// With one call at once, those who hang up while they wait are not called for.
+/// With a concurrency limit of one, queued requests of disconnected clients are not run.
 #[test]
 fn clients_that_hang_up_leave_the_queue() {
     let home = Home::new();
@@ -225,7 +225,7 @@ fn clients_that_hang_up_leave_the_queue() {
     let mut first = server.open();
     first.send(&nap);
     server.wait_for_calls(1);
-    // Half of them leave whole, half close their side and wait.
+    // Half of them close the connection, half shut down their sending side and wait.
     let mut lines: Vec<_> = (0..40).map(|_| server.open()).collect();
     for line in &mut lines {
         line.send(&nap);
@@ -239,7 +239,7 @@ fn clients_that_hang_up_leave_the_queue() {
     patient.send(&nap);
     for mut line in half {
         let answer = line.answer().unwrap();
-        // One of them may have had its turn before it was seen to leave.
+        // One of them may have started before its disconnection was noticed.
         assert!(matches!(answer.status, 200 | 503), "{}", answer.head);
     }
     assert_eq!(first.answer().unwrap().ok().text(), "hello");
@@ -277,7 +277,7 @@ fn what_is_no_http_is_refused_and_harms_nobody() {
         }
         server.assert_healthy();
     }
-    // A body without an end is refused at its limit, one that says so before it comes.
+    // An endless body is rejected at the limit, one with a declared length before it is sent.
     let mut line = server.open();
     line.send(format!(
         "POST {HELLO} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"

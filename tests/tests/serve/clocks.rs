@@ -1,12 +1,12 @@
-//! A server whose clock was wrong for a while. The time of the process is set by
-//! libfaketime, where it is installed.
+//! A server whose clock was wrong for a while. libfaketime, where it is installed, sets the
+//! time of the process.
 
 use kvasm_tests::program::process::{Home, SERVE, Server, eventually};
 use std::path::PathBuf;
 
 const DAY: i64 = 86_400_000;
 
-/// Where Debian's package `faketime` has the library, whatever the machine.
+/// The path of the library in Debian's package `faketime`, on any architecture.
 fn library() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").ok()?;
     let folders = folders.filter_map(Result::ok);
@@ -18,7 +18,7 @@ fn now() -> i64 {
     kvasm::model::Timestamp::now().0
 }
 
-/// A number out of the store, past the server.
+/// Reads a number from the store, bypassing the server.
 fn number(store: &str, sql: &str) -> Option<i64> {
     let connection = rusqlite::Connection::open(store).unwrap();
     let found = connection.query_row(sql, [], |row| row.get::<_, Option<i64>>(0));
@@ -62,7 +62,7 @@ fn a_clock_that_was_400_days_ahead_is_forgotten_after_a_restart() {
     command.args(options);
     command.env("LD_PRELOAD", &library);
     command.env("FAKETIME", "+400d");
-    // Under one name or the other, by its version.
+    // The name depends on the version.
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     command.env("DONT_FAKE_MONOTONIC", "1");
     let server = home.spawn(command);

@@ -1,5 +1,4 @@
-//! The files of `docs/deploy`: what they start can be started, and what they name is
-//! there.
+//! The files of `docs/deploy`: the commands in them are valid, and the names in them exist.
 
 use kvasm_tests::program::process::{Ended, Home, eventually, program, run};
 use std::collections::BTreeSet;
@@ -17,13 +16,13 @@ const OPERATING: &str = include_str!("../../../docs/operating.md");
 /// The user of the image.
 const NOBODY: u32 = 65_532;
 
-/// What follows a name at the start of each line.
+/// The text after a name at the start of each line.
 fn settings<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
     let lines = text.lines();
     lines.filter_map(|line| line.strip_prefix(name)).collect()
 }
 
-/// The configuration that arguments and variables make.
+/// The configuration that results from arguments and variables.
 fn configuration(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
     let mut command = home.command(arguments);
     command
@@ -32,7 +31,7 @@ fn configuration(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) ->
     run(command, b"")
 }
 
-/// Asserts that each variable is a key of the configuration, and that it has the value.
+/// Asserts that each variable sets a configuration key to this value.
 fn are_heeded(config: &str, variables: &[(&str, &str)]) {
     let rows = OPERATING
         .lines()
@@ -74,7 +73,7 @@ fn the_units_command_is_one_that_the_program_takes() {
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert!(!variables.is_empty());
     are_heeded(&ended.stdout, &variables);
-    // Its folders are those that systemd makes and lets it write to.
+    // Its folders are those that systemd creates and makes writable.
     assert_eq!(settings(UNIT, "StateDirectory="), ["kvasm"]);
     assert_eq!(settings(UNIT, "CacheDirectory="), ["kvasm"]);
     let is_below = |(_, value): &(&str, &str)| {
@@ -83,16 +82,16 @@ fn the_units_command_is_one_that_the_program_takes() {
     assert!(variables.iter().all(is_below), "{variables:?}");
 }
 
-/// Where systemd is: it knows each setting.
+/// Where systemd is installed, it recognises each setting.
 #[test]
 fn systemd_takes_the_unit() {
     let home = Home::new();
     let asked = Command::new("systemd-analyze").arg("--version").output();
     if !asked.is_ok_and(|output| output.status.success()) {
-        println!("systemd-analyze is not there");
+        println!("SKIPPED: systemd-analyze is not installed");
         return;
     }
-    // It looks for the program, too.
+    // It also checks that the program exists.
     let program = program();
     let unit = UNIT.replace("/usr/bin/kvasm", program.to_str().unwrap());
     let path = home.file("kvasm.service", unit.as_bytes());
@@ -131,7 +130,7 @@ fn the_images_command_is_one_that_the_program_takes() {
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert!(!variables.is_empty());
     are_heeded(&ended.stdout, &variables);
-    // Not root, and by number, so that an orchestrator can tell.
+    // Not root, and numeric, so that an orchestrator can verify that.
     let user = format!("{NOBODY}:{NOBODY}");
     assert_eq!(settings(DOCKERFILE, "USER "), [user.as_str()]);
     assert_eq!(settings(DOCKERFILE, "VOLUME "), ["/var/lib/kvasm"]);
@@ -143,8 +142,8 @@ fn the_images_command_is_one_that_the_program_takes() {
     );
 }
 
-/// As in the image: a user who is not root, without a home and a folder for temporary
-/// files, in a folder that is not its own, and one folder for the store and the cache.
+/// As in the image: an unprivileged user without a home or a temporary folder, in a folder that
+/// it does not own, with one folder for the store and the cache.
 #[test]
 fn a_server_needs_one_folder_and_no_root() {
     let home = Home::new();
@@ -155,7 +154,7 @@ fn a_server_needs_one_folder_and_no_root() {
     for open in [&parent, Path::new(&folder)] {
         std::fs::set_permissions(open, of_all.clone()).unwrap();
     }
-    // The program may be in a folder that no other user can enter.
+    // The program may be in a folder that no other user can access.
     let binary = format!("{folder}/kvasm");
     std::fs::copy(program(), &binary).unwrap();
     let store = format!("{folder}/store");
@@ -193,7 +192,7 @@ fn a_server_needs_one_folder_and_no_root() {
         let complaints = log
             .lines()
             .filter(|line| line.contains("WARN") || line.contains("ERROR"));
-        // The limit of open files is the machine's.
+        // The limit of open files depends on the machine.
         let complaints: Vec<_> = complaints
             .filter(|line| !line.contains("the open file limit is too low"))
             .collect();
@@ -202,7 +201,7 @@ fn a_server_needs_one_folder_and_no_root() {
     assert_eq!(std::fs::read_dir(&closed).unwrap().count(), 0);
 }
 
-/// An alert on a metric that is not there never fires.
+/// An alert on a metric that does not exist never fires.
 #[test]
 fn alerts_ask_for_metrics_that_there_are() {
     let rows = OPERATING
@@ -215,7 +214,7 @@ fn alerts_ask_for_metrics_that_there_are() {
     let mut count = 0;
     for name in names {
         let name = name.strip_suffix("_bucket").unwrap_or(name);
-        assert!(known.contains(name), "there is no metric {name}");
+        assert!(known.contains(name), "unknown metric {name}");
         count += 1;
     }
     assert!(count >= 10, "only {count} names were found");

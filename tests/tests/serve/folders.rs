@@ -1,4 +1,4 @@
-//! What a server and commands need of the machine: a store, and nothing else.
+//! What a server and commands require of the machine: only a store.
 
 use kvasm_tests::program::process::{Home, SERVE, eventually, run};
 use std::path::Path;
@@ -49,8 +49,8 @@ fn a_server_that_is_to_keep_nothing_keeps_nothing() {
     }
 }
 
-/// An operator's command has no use for compiled plugins, nor for the address space
-/// of instances that it does not make.
+/// An operator's command needs no compiled plugins, and no address space for instances that it
+/// does not create.
 #[test]
 fn commands_on_a_store_need_neither_cache_nor_pool() {
     let home = Home::new();
@@ -81,7 +81,7 @@ fn commands_on_a_store_need_neither_cache_nor_pool() {
     assert_eq!(below(Path::new(&home.path(""))), Vec::<String>::new());
 }
 
-/// A compiler whose host was killed does not compile on.
+/// A compiler whose host was killed stops.
 #[test]
 fn a_compiler_ends_with_its_host() {
     let home = Home::new();
@@ -109,7 +109,7 @@ fn a_compiler_ends_with_its_host() {
         server.signal("KILL");
         compiler
     });
-    // Nobody but the system waits for it now, and that may take its time.
+    // Only the system reaps it now, which may take a while.
     eventually("it has ended", || {
         let stat = std::fs::read_to_string(compiler.join("stat")).unwrap_or_default();
         let state = stat

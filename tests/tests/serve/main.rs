@@ -1,5 +1,5 @@
-//! The program `kvasm serve` as a process: how it starts and stops, what it makes
-//! of slow and broken clients, of many, and of a store that fails.
+//! The program `kvasm serve` as a process: start and stop, slow, broken and numerous clients,
+//! and a failing store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod admin;

@@ -1,11 +1,11 @@
-//! What `/metrics` gives, and whether it is what the document says.
+//! `/metrics`, and whether it matches the documentation.
 
 use kvasm_tests::program::process::{Home, Server, eventually};
 use std::collections::{BTreeMap, BTreeSet};
 
 const DOCUMENT: &str = include_str!("../../../docs/operating.md");
 
-/// Samples are taken all the time.
+/// Options for continuous sampling.
 const OFTEN: [&str; 2] = ["--set", "dispatch.sample=20ms"];
 
 fn scrape(server: &Server) -> String {
@@ -13,7 +13,7 @@ fn scrape(server: &Server) -> String {
     answer.ok().text()
 }
 
-/// Waits until there is a line of the metrics that begins with this.
+/// Waits for a line of the metrics that begins with this.
 #[track_caller]
 fn wait_for(server: &Server, line: &str) {
     let mut last = String::new();
@@ -28,7 +28,7 @@ fn value(text: &str, name: &str) -> Option<f64> {
     line.strip_prefix(' ')?.parse().ok()
 }
 
-/// A trigger of the collection `c`, whose handler fails once and for all.
+/// A trigger on the collection `c`, whose handler fails permanently.
 fn rant(server: &Server, app: &str) {
     let trigger = br#"{"function":"rant","collection":"c","attempts_max":1}"#;
     let path = format!("/v1/apps/{app}/triggers/t");
@@ -40,7 +40,7 @@ fn pause(server: &Server, app: &str, verb: &str) {
     server.admin("POST", &path, "application/json", b"").ok();
 }
 
-/// The metrics of the document's table: type, labels and meaning by name.
+/// The documented metrics: type, labels and meaning by name.
 fn documented() -> BTreeMap<String, [String; 3]> {
     let rows = DOCUMENT
         .lines()
@@ -54,7 +54,7 @@ fn documented() -> BTreeMap<String, [String; 3]> {
     rows.map(row).collect()
 }
 
-/// The name of a metric's samples, by its name in a TYPE line.
+/// The name of a metric's samples, from its name in a TYPE line.
 fn name_of(name: &str, kind: &str) -> String {
     match kind {
         "counter" => format!("{name}_total"),
@@ -89,7 +89,7 @@ fn the_metrics_are_those_of_the_document() {
     }
     for line in text.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
         let (_, help) = line.split_once(' ').unwrap();
-        // To some the library adds a full stop.
+        // The library adds a full stop to some.
         let is_of = |row: &[String; 3]| row[2] == help.trim_end_matches('.');
         assert!(documented.values().any(is_of), "{help}");
     }
@@ -110,7 +110,7 @@ fn the_metrics_are_those_of_the_document() {
         let allowed = &documented[name][1];
         assert_eq!(&found.join(", "), allowed, "{line}");
     }
-    // What need not have happened.
+    // Metrics of events that need not have happened.
     let rare = [
         "kvasm_host_calls_total",
         "kvasm_task_restarts_total",
@@ -179,7 +179,7 @@ fn gauges_follow_what_is_there() {
     server.stop();
 }
 
-/// What the dispatchers do not take is late.
+/// Deliveries that the dispatchers do not claim are overdue.
 #[test]
 fn deliveries_that_nobody_claims_are_overdue() {
     let home = Home::new();

@@ -3,7 +3,7 @@
 use kvasm_tests::program::process::{Ended, Home, Server, run};
 use std::os::unix::fs::PermissionsExt;
 
-/// Runs a command that must succeed; what it printed.
+/// Runs a command that must succeed. Returns its output.
 #[track_caller]
 fn ok(home: &Home, arguments: &[&str]) -> String {
     let ended = home.run(arguments);
@@ -77,7 +77,7 @@ fn every_verb_works_on_a_server() {
     );
     ok(&home, &["app", "delete", "copy", "--yes"]);
     server.stop();
-    // The same profile, and nobody there.
+    // The same profile, and an unreachable server.
     fails(&home.run(&["app", "list"]), 4, "cannot reach the server");
 }
 

@@ -1,9 +1,9 @@
-//! What the server's own log says: that it has started, and who has asked for what.
+//! The server's own log: the start, and the requests.
 
 use kvasm_tests::program::process::{Home, Server, eventually};
 use serde_json::Value;
 
-/// Lines as JSON, and one for each request.
+/// JSON lines, including one for each request.
 const JSON: [&str; 4] = [
     "--log-format",
     "json",
@@ -11,7 +11,7 @@ const JSON: [&str; 4] = [
     "log.filter=kvasm=info,kvasm::requests=info",
 ];
 
-/// The lines of the log that are complete.
+/// The complete lines of the log.
 fn lines(server: &Server) -> Vec<Value> {
     let log = server.stderr();
     let complete = log.rfind('\n').map_or("", |end| &log[..end]);
@@ -29,7 +29,7 @@ fn line_of(server: &Server, id: &str) -> Value {
     })
 }
 
-/// Sends a request with an id; its line.
+/// Sends a request with an id. Returns its line.
 #[track_caller]
 fn ask(
     server: &Server,
@@ -45,7 +45,7 @@ fn ask(
     (answer.status, line_of(server, &id))
 }
 
-/// A token of an app; its identity and secret.
+/// Creates a token of an app. Returns its id and secret.
 fn token(server: &Server, app: &str, name: &str) -> (String, String) {
     let new = serde_json::json!({ "name": name, "scopes": ["app:read"] });
     let path = format!("/v1/apps/{app}/tokens");
@@ -84,7 +84,7 @@ fn a_line_says_who_asked_for_what() {
     let server = home.start(&[&JSON[..], &proxies].concat());
     server.with_guest("demo");
 
-    // Without a token, through two proxies, with something that the client has made up.
+    // Without a token, through two proxies, with a header forged by the client.
     let forwarded = "X-Forwarded-For: 203.0.113.9, 192.0.2.7, 10.1.1.1\r\n";
     let path = "/v1/apps/demo/call/hello";
     let (status, line) = ask(&server, "POST", path, forwarded, b"12345", 1);
@@ -123,7 +123,7 @@ fn a_line_says_who_asked_for_what() {
     assert_eq!(line["token"].as_str().unwrap(), id, "{line}");
     assert_eq!(line["bytes_in"], 0, "{line}");
 
-    // Nothing that could be secret, and no raw path.
+    // No potential secret and no raw path is logged.
     let path = "/v1/apps/demo?secret=in-the-query";
     ask(&server, "GET", path, &bearer, b"", 3);
     let log = server.stderr();
@@ -134,7 +134,7 @@ fn a_line_says_who_asked_for_what() {
     server.stop();
 }
 
-/// With the filter that there is by default, and without a proxy that is trusted.
+/// With the default filter, and without a trusted proxy.
 #[test]
 fn refusals_are_in_the_log() {
     let home = Home::new();
@@ -168,7 +168,7 @@ fn refusals_are_in_the_log() {
         (&"reader".into(), &id.into())
     );
 
-    // What is answered has no line by default.
+    // Successful requests are not logged by default.
     server.get("/healthz").ok();
     server.stop_and(|log| {
         assert!(!log.contains("/healthz"), "{log}");
@@ -182,13 +182,13 @@ fn lines_of_an_app_are_few_and_text_of_tenants_is_escaped() {
     let server = home.start(&["--set", "log.filter=kvasm=info,kvasm::requests=info"]);
     server.create_app("demo");
     server.create_app("quiet");
-    // What could pass for another field, and marks that turn the text around.
+    // Text that could pass for another field, and characters that reverse the text direction.
     let name = "x\" status=200 app=\"bank\u{202e}\u{9b}";
     let refused = serde_json::json!({ "name": name, "scopes": ["app:read"] }).to_string();
     let path = "/v1/apps/demo/tokens";
     let answer = server.admin("POST", path, "application/json", refused.as_bytes());
     let name = match answer.status {
-        // Some of it may not be in a name at all.
+        // Some of these characters are invalid in a name.
         400 => "x\" status=200 app=\"bank\u{202e}",
         _ => name,
     };

@@ -1,9 +1,9 @@
-//! How a server starts, or says why it does not.
+//! Startup, and the errors that prevent it.
 
 use kvasm_tests::program::process::{Home, SERVE, TOKEN, eventually, run};
 use std::net::TcpListener;
 
-/// Fails to start with this code and these words, and says nothing of `secret`.
+/// Asserts that the start fails with this code and message, without revealing `secret`.
 #[track_caller]
 fn refuses(
     home: &Home,
@@ -94,7 +94,7 @@ fn a_good_configuration_is_heeded() {
     );
     let mut command = home.command(&SERVE);
     command.args(["--config", &file]);
-    // The smallest input for values of that size.
+    // The smallest allowed input limit for values of that size.
     let limit = 64 * 1024 + 16;
     command.env("KVASM_LIMITS_VALUE", "16");
     command.env("KVASM_LIMITS_INPUT", limit.to_string());
@@ -110,7 +110,7 @@ fn a_good_configuration_is_heeded() {
         let log = server.stderr();
         let mut lines = log.lines();
         let line = lines.find(|line| line.contains("/v1/apps/{app}/call/{function}"))?;
-        // Not one that is still being written.
+        // Ignores a line that is still being written.
         serde_json::from_str::<serde_json::Value>(line).ok()
     });
     assert!(line["request_id"].is_string(), "{line}");
@@ -131,7 +131,7 @@ fn a_port_in_use_is_named() {
     );
 }
 
-/// A token that was made and not shown would be lost.
+/// A token that was created but not shown would be lost.
 #[test]
 fn a_start_that_fails_does_not_use_up_the_token() {
     let home = Home::new();
@@ -160,7 +160,7 @@ fn a_store_that_cannot_be_reached_is_the_hosts_fault() {
     refuses(&home, &["--store", "sqlite:/nonexistent/x.db"], &[], 4, &at);
 }
 
-/// Neither when the URL is no store's, nor when it is shown.
+/// Neither when the URL is not a store's, nor when it is shown.
 #[test]
 fn no_message_has_the_stores_password() {
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! How a server stops: gently, in bounded time, or at once.
+//! Shutdown: graceful, bounded, or immediate.
 
 use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::program::line::{Line, request};
@@ -6,7 +6,7 @@ use kvasm_tests::program::process::{Home, Server, eventually};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A call that runs, on a line of its own.
+/// A running call, on its own connection.
 fn calling(server: &Server, function: &str) -> Line {
     let mut line = server.open();
     let path = format!("/v1/apps/demo/call/{function}");
@@ -15,7 +15,7 @@ fn calling(server: &Server, function: &str) -> Line {
     line
 }
 
-/// A server with an app that lets what runs go on.
+/// A server with an app and long time limits for running calls.
 fn patient(home: &Home) -> Server {
     let times = ["server.drain_timeout=1h", "limits.wall_time=1h"];
     let server = home.start(&["--set", times[0], "--set", times[1]]);
@@ -99,7 +99,7 @@ fn a_hangup_does_not_end_it() {
     assert_eq!(server.code(), Some(130), "{}", server.stderr());
 }
 
-/// Scripts start a server and may stop it as soon as it says that it listens.
+/// Scripts may stop a server as soon as it prints that it listens.
 #[test]
 fn a_signal_right_after_the_start_stops_it_gently() {
     let home = Home::new();
@@ -113,7 +113,7 @@ fn idle_connections_do_not_hold_it_up() {
     let home = Home::new();
     let mut server = home.start(&["--set", "server.drain_timeout=1h"]);
     server.with_guest("demo");
-    // One that has sent nothing yet, and one that has had an answer.
+    // One connection that has sent nothing yet, and one that is idle after an answer.
     let mut unused = server.open();
     let mut used = server.open();
     used.send(request("GET", "/healthz", "", b""));
@@ -135,7 +135,7 @@ fn idle_connections_do_not_hold_it_up() {
     assert!(log.ok().text().contains("\"hello\""));
 }
 
-/// An upload that is under way ends too, or is cut off.
+/// An upload in progress ends too, or is aborted.
 #[test]
 fn a_body_that_stops_does_not_hold_it_up_for_long() {
     let home = Home::new();
@@ -152,8 +152,8 @@ fn a_body_that_stops_does_not_hold_it_up_for_long() {
     assert!(head.answer().is_none());
 }
 
-/// Starts a server whose app `demo` has a handler of `body`, changes what it watches,
-/// and waits until it runs.
+/// Starts a server whose app `demo` has a handler with this `body`, changes an entry that it
+/// watches, and waits until it runs.
 fn handling(home: &Home, body: &str, settings: &[&str]) -> Server {
     let settings = settings.iter().flat_map(|set| ["--set", set]);
     let server = home.start(&settings.collect::<Vec<_>>());
@@ -207,7 +207,7 @@ fn a_handler_within_the_drain_timeout_finishes() {
         "limits.wall_time=1h",
         "limits.cpu_time=1h",
     ];
-    // So many rounds that it takes some seconds.
+    // Enough rounds to take some seconds.
     let body = "(local $n i64) (local.set $n (i64.const 2000000000))
         (loop (br_if 0 (i64.ne (i64.const 0)
             (local.tee $n (i64.sub (local.get $n) (i64.const 1)))))) (i32.const 0)";

@@ -1,4 +1,4 @@
-//! Stores that fill, fail, or are shared.
+//! Full, failing and shared stores.
 
 use kvasm_tests::postgres::{Cluster, Options, Stop, fresh_database};
 use kvasm_tests::program::guest;
@@ -11,7 +11,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     let server = home.start(&[]);
     server.with_guest("demo");
     server.stop();
-    // No file of the server may grow beyond 4 MiB.
+    // No file of the server may exceed 4 MiB.
     let mut command = home.prepare("sh");
     let serve = "ulimit -f 8192; trap '' XFSZ; exec \"$0\" serve --listen 127.0.0.1:0 --set engine.instances=16";
     command.args(["-c", serve]).arg(program());
@@ -37,14 +37,14 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     assert!(known, "{} {}", refused.status, refused.text());
     assert!(!refused.text().contains("kvasm.db"), "{}", refused.text());
     assert!(!written.is_empty());
-    // The probe writes as much as what was refused.
+    // The probe writes as much as the rejected write.
     server.get("/readyz").expect(503, "store-unavailable");
-    // Reads and calls go on.
+    // Reads and calls continue.
     for n in &written {
         server.entry("demo", &format!("k{n}")).ok();
     }
     assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
-    // Not each request that fails has a line in the log: a burst, and one a second.
+    // Failing requests are logged at a limited rate: a burst, and one line a second.
     for _ in 0..100 {
         let again = server.put("demo", "again", &value).status;
         assert!(again >= 500, "{again}");
@@ -99,7 +99,7 @@ fn what_was_acknowledged_is_there_after_a_kill() {
     }
 }
 
-/// Two servers on one store: what one does the other has at once.
+/// Two servers on one store: a change on one is visible on the other immediately.
 fn share(first: &Server, second: &Server) {
     first.with_guest("demo");
     assert_eq!(second.call("demo", "hello", b"").ok().text(), "hello");

@@ -1,9 +1,9 @@
-//! A store of an older or newer version, and one that was restored.
+//! A store of an older or newer version, and a restored store.
 
 use kvasm_tests::program::process::{Home, eventually, run};
 use rusqlite::Connection;
 
-/// The schema number that the store's file has.
+/// Sets the schema number of the store's file.
 fn set_schema(path: &str, from: i64, to: i64) {
     let file = Connection::open(path).unwrap();
     let update = "UPDATE _sqlx_migrations SET version = ?2 WHERE version = ?1";
@@ -56,7 +56,7 @@ fn after_a_restore_versions_go_on_where_no_client_has_seen_any() {
     };
     kvasm(&["app", "create", "demo"]);
     set("1");
-    // As docs/operating.md has it, without the sqlite3 program.
+    // As in docs/operating.md, without the sqlite3 program.
     let file = Connection::open(&path).unwrap();
     file.execute("VACUUM INTO ?1", [&copy]).unwrap();
     drop(file);

@@ -8,7 +8,7 @@ use kvasm_abi::{
     Address, Applied, Batch, BatchCheck, BatchOp, Record, Records, SetOptions, Slot, encode_records,
 };
 
-/// How many keys the message of a conflict names.
+/// The maximum number of keys in the message of a conflict.
 const NAMED_MAX: usize = 10;
 
 pub(super) fn get_many(store: &Store, keys: &[u8], now_ms: i64) -> Result<Vec<u8>, Error> {
@@ -27,7 +27,7 @@ pub(super) fn get_many(store: &Store, keys: &[u8], now_ms: i64) -> Result<Vec<u8
     Ok(packed(&slots))
 }
 
-/// Commits a batch: all of it or nothing.
+/// Commits a batch atomically.
 pub(super) fn commit(
     store: &mut Store,
     batch: &[u8],
@@ -38,7 +38,7 @@ pub(super) fn commit(
     validate::batch_len(batch.len())?;
     batch.ops.clone().try_for_each(validate_op)?;
     check(store, batch.checks, now_ms)?;
-    // The last operation may fail, and then none has taken effect.
+    // The last operation may fail, in which case none takes effect.
     let mut after = store.clone();
     let applied: Result<Vec<Applied>, Error> =
         batch.ops.map(|op| apply(&mut after, op, now_ms)).collect();
@@ -47,7 +47,7 @@ pub(super) fn commit(
     Ok(packed(&applied))
 }
 
-/// Whatever the store holds, an operation that cannot be is refused.
+/// Rejects invalid operations, whatever the store holds.
 fn validate_op(op: BatchOp<'_>) -> Result<(), Error> {
     names(op.address())?;
     match op {
@@ -115,7 +115,7 @@ fn apply(store: &mut Store, op: BatchOp<'_>, now_ms: i64) -> Result<Applied, Err
     Ok(Applied { result, value })
 }
 
-/// A format over `i32` is as unknown as any.
+/// A format over `i32` is unknown too.
 fn wire_format(format: u32) -> i32 {
     i32::try_from(format).unwrap_or(i32::MAX)
 }

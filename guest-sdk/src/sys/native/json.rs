@@ -1,20 +1,19 @@
-//! The host's check of JSON: what SQLite and Postgres hold alike. It follows
-//! `host/core/src/json.rs`, so that a value refused there is refused here.
+//! The host's JSON validation: what both SQLite and Postgres can store. It follows
+//! `host/src/model/json.rs`, so that both reject the same values.
 
 use crate::Error;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// The longest number, in bytes, and the largest exponent.
+/// The maximum length of a number in bytes, and the maximum exponent.
 const NUMBER_BYTES_MAX: usize = 1000;
 const EXPONENT_MAX: u64 = 400;
-/// The largest number. Postgres writes it out in 309 digits, and readers that
-/// round as they go take those for infinite when they are closer to the end of
-/// the range of an `f64`.
+/// The largest number. Postgres writes it with 309 digits, and readers that round incrementally
+/// take such numbers for infinite when they are closer to the end of the range of an `f64`.
 const NUMBER_MAX: f64 = 1e308;
 
-/// Checks JSON text, and returns how many bytes its exponents add when its
-/// numbers are written out.
+/// Validates JSON text, and returns the number of bytes that its exponents add when its numbers
+/// are written without them.
 pub(super) fn check(json: &[u8]) -> Result<u64, Error> {
     serde_json::from_slice::<Storable>(json).map_err(|e| invalid(&e.to_string()))?;
     numbers(json)
@@ -24,7 +23,7 @@ fn invalid(why: &str) -> Error {
     Error::Invalid(format!("the value is not valid JSON: {why}"))
 }
 
-/// Walks over the numbers of text that is known to be JSON.
+/// Checks the numbers of valid JSON text.
 fn numbers(mut rest: &[u8]) -> Result<u64, Error> {
     let mut expansion: u64 = 0;
     while let Some((&byte, tail)) = rest.split_first() {
@@ -43,7 +42,7 @@ fn numbers(mut rest: &[u8]) -> Result<u64, Error> {
     Ok(expansion)
 }
 
-/// What follows a string whose opening quote is already behind.
+/// Returns the text after a string whose opening quote was already read.
 fn after_string(mut rest: &[u8]) -> &[u8] {
     while let Some((&byte, tail)) = rest.split_first() {
         rest = tail;
@@ -78,7 +77,7 @@ fn exponent(number: &[u8]) -> Result<u64, Error> {
     Ok(exponent)
 }
 
-/// Visits a whole document, strings included, and keeps nothing.
+/// Visits a whole document, including strings, and keeps nothing.
 struct Storable;
 
 impl<'de> Deserialize<'de> for Storable {

@@ -1,5 +1,5 @@
-//! An in-process host for native builds: one to a thread, so that tests which
-//! run side by side do not share entries.
+//! An in-process host for native builds: one per thread, so that concurrent tests do not share
+//! entries.
 
 mod batch;
 mod json;
@@ -23,7 +23,7 @@ struct Host {
     store: Store,
     context: Context,
     dead_letters: Vec<DeadLetter>,
-    /// How far tests have moved the clock forward, in milliseconds.
+    /// How far tests have advanced the clock, in milliseconds.
     clock_ahead_ms: i64,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -64,8 +64,8 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Runs `call` with this thread's host. No call runs an author's code, so none
-/// can come back in while the host is borrowed.
+/// Runs `call` with this thread's host. No call runs plugin code, so the host is never borrowed
+/// twice.
 fn with<R>(call: impl FnOnce(&mut Host) -> R) -> R {
     HOST.with_borrow_mut(call)
 }
@@ -77,7 +77,7 @@ fn with_store<R>(call: impl FnOnce(&mut Store, i64) -> R) -> R {
     })
 }
 
-/// Nothing has to be set up: tests bring their own logger, if any.
+/// Does nothing: tests install their own logger, if any.
 pub(crate) fn start() {}
 
 pub(crate) fn kv_get(
@@ -128,7 +128,7 @@ pub(crate) fn kv_commit(batch: &[u8], _checks: usize) -> Result<Vec<u8>, CommitF
     with_store(|store, now_ms| batch::commit(store, batch, now_ms))
 }
 
-/// The dead letters before this one, or from the newest. Their ids order them.
+/// Returns the dead letters before this one, or from the newest, ordered by id.
 pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
     let limit = validate::letters_limit(limit)?;
     with(|host| {
@@ -165,7 +165,7 @@ pub(crate) fn now_ms() -> i64 {
 
 pub(crate) fn random_fill(bytes: &mut [u8]) -> Result<(), Error> {
     for chunk in bytes.chunks_mut(8) {
-        // Each `RandomState` has other keys, seeded by the system.
+        // Each `RandomState` has different keys, seeded by the system.
         let random = RandomState::new().build_hasher().finish().to_le_bytes();
         chunk
             .iter_mut()
@@ -183,7 +183,7 @@ pub(crate) fn set_context(context: Context) {
     with(|host| host.context = context);
 }
 
-/// Runs `work` with another context, and puts this one back, also after a panic.
+/// Runs `work` with another context, and restores the current one, also after a panic.
 pub(crate) fn with_context<R>(context: Context, work: impl FnOnce() -> R) -> R {
     struct Back(Option<Context>);
     impl Drop for Back {

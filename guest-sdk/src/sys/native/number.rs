@@ -1,8 +1,8 @@
-//! When a JSON number is a whole one, for increments: as every store has it.
+//! Integers in JSON, for increments, with the same rules as the real stores.
 
 use crate::Error;
 
-/// The most digits that an `i64` has.
+/// The maximum number of digits of an `i64`.
 const DIGITS_MAX: usize = 19;
 
 pub(super) fn not_an_integer() -> Error {
@@ -13,13 +13,13 @@ pub(super) fn overflow() -> Error {
     Error::Invalid("cannot increment: the sum exceeds 64 bits; nothing was written".to_owned())
 }
 
-/// The whole number that valid JSON text is. Written out it has no digit behind
-/// the point: `15`, `1e2` and `1.5e1` are whole, `1.0` is not.
+/// Returns the integer that valid JSON text represents. Written without an exponent it must
+/// have no decimal point: `15`, `1e2` and `1.5e1` are integers, `1.0` is not.
 pub(super) fn integer(json: &[u8]) -> Result<i64, Error> {
     parse(json).unwrap_or_else(|| Err(not_an_integer()))
 }
 
-/// `None` for what is no whole number.
+/// Returns `None` if the text is not an integer.
 fn parse(json: &[u8]) -> Option<Result<i64, Error>> {
     let text = std::str::from_utf8(json).ok()?.trim_ascii();
     let (negative, unsigned) = match text.strip_prefix('-') {
@@ -31,7 +31,7 @@ fn parse(json: &[u8]) -> Option<Result<i64, Error>> {
     }
     let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    // How many zeros follow the digits when the number is written out.
+    // The number of zeros after the digits when written without an exponent.
     let exponent: isize = exponent.parse().ok()?;
     let zeros = exponent.checked_sub_unsigned(fraction.len())?;
     let zeros = usize::try_from(zeros).ok()?;

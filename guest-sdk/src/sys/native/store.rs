@@ -10,13 +10,13 @@ use kvasm_abi::{
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Entries in the order of their keys: `String` compares bytewise, as every store does.
+/// Entries ordered by key: `String` compares bytewise, as every store does.
 #[derive(Clone, Default)]
 pub(super) struct Store {
     collections: BTreeMap<String, BTreeMap<String, Row>>,
-    /// The last version given. One counter for all keys, so none comes back.
+    /// The last version assigned. All keys share one counter, so none is reused.
     last_version: u64,
-    /// Within a transaction, the last provisional version given.
+    /// Within a transaction, the last provisional version assigned.
     provisional: Option<u64>,
 }
 
@@ -114,8 +114,8 @@ impl Store {
         version
     }
 
-    /// Adds to a whole number; an absent entry counts as 0. Returns the new
-    /// version and the new value.
+    /// Adds to an integer; an absent entry counts as 0. Returns the new version and the new
+    /// value.
     pub(super) fn increment(
         &mut self,
         collection: &str,
@@ -138,15 +138,14 @@ impl Store {
         Ok((version, value))
     }
 
-    /// From here on versions are provisional. Returns whether they were before.
+    /// Makes further versions provisional. Returns whether they already were.
     pub(super) fn begin(&mut self) -> bool {
         self.provisional
             .replace(self.provisional.unwrap_or(PROVISIONAL_VERSION_MIN))
             .is_some()
     }
 
-    /// Gives what was written in the transaction its lasting versions, in the
-    /// order of the writes.
+    /// Assigns final versions to the writes of the transaction, in order.
     pub(super) fn settle(&mut self) {
         self.provisional = None;
         let rows = self.collections.values_mut().flat_map(BTreeMap::values_mut);
@@ -210,7 +209,7 @@ impl Store {
                 && after.is_none_or(|after| is_past(key, after, query))
         };
         let rows = self.collections.get(collection).into_iter().flatten();
-        // A test's store is small: what every page costs here is the whole collection.
+        // A test's store is small: each page scans the whole collection.
         let mut rows: Vec<(&String, &Row)> = rows.filter(selected).collect();
         if query.reverse {
             rows.reverse();
@@ -228,7 +227,7 @@ impl Store {
         row.is_live(now_ms).then_some(row)
     }
 
-    /// Whether the entry is at this version; 0 stands for no entry, as none has it.
+    /// Whether the entry has this version; 0 stands for an absent entry.
     pub(super) fn has_version(
         &self,
         collection: &str,
@@ -271,8 +270,8 @@ fn is_past(key: &str, after: &str, query: &Query<'_>) -> bool {
     }
 }
 
-/// How many rows are in the page: up to the limit, and up to the one whose
-/// bytes reach the page's.
+/// The number of rows in the page: up to the limit, and up to the row that reaches the size
+/// limit.
 fn page_end(rows: &[(&String, &Row)], limit: u32, values: bool) -> usize {
     let mut bytes = 0;
     let mut end = 0;
@@ -305,13 +304,13 @@ fn sized(page: &mut Vec<u8>, bytes: &[u8]) {
     page.extend_from_slice(bytes);
 }
 
-/// Lengths here are far below the 4 GiB that the wire can say.
+/// Lengths here are far below the 4 GiB limit of the wire format.
 fn wire_len(len: usize) -> [u8; 4] {
     u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-/// A cursor is a tag over the list and the last key, then that key. The host's
-/// tag is a real signature; this one only has to notice mistakes.
+/// A cursor is a tag over the list and the last key, followed by that key. The host's tag is a
+/// real signature; this one only has to detect mistakes.
 fn seal(collection: &str, query: &Query<'_>, key: &str) -> Vec<u8> {
     let mut cursor = tag(collection, query, key).to_vec();
     cursor.extend_from_slice(key.as_bytes());

@@ -1,11 +1,11 @@
-//! Transactions of the in-process host: the store as it was is put back unless
-//! the work succeeds.
+//! Transactions of the in-process host: the previous store is restored unless the work
+//! succeeds.
 
 use super::store::Store;
 use super::with;
 
-/// Runs `work`. What it has written stays if `is_success` holds of its result;
-/// else, and after a panic, nothing of it does.
+/// Runs `work`. Its writes are kept if `is_success` returns true for its result; otherwise, and
+/// after a panic, they are rolled back.
 pub(crate) fn transaction<R>(work: impl FnOnce() -> R, is_success: impl FnOnce(&R) -> bool) -> R {
     let running = Running::begin();
     let result = work();
@@ -16,9 +16,9 @@ pub(crate) fn transaction<R>(work: impl FnOnce() -> R, is_success: impl FnOnce(&
 }
 
 struct Running {
-    /// The store to go back to.
+    /// The store to restore on rollback.
     before: Option<Store>,
-    /// One transaction within another is a part of it.
+    /// Whether this is nested in another transaction, of which it is then a part.
     is_within: bool,
 }
 

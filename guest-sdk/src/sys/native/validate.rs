@@ -1,4 +1,4 @@
-//! The host's checks of names, sizes and options, in its words.
+//! The host's validation of names, sizes and options, with the host's messages.
 
 use super::json;
 use crate::Error;
@@ -10,7 +10,7 @@ use kvasm_abi::{
 const COLLECTION_BYTES_MAX: usize = 128;
 const KEY_BYTES_MAX: usize = 1024;
 const VALUE_BYTES_MAX: usize = 1024 * 1024;
-/// The host's cursor: a byte of format, a signature of 16 bytes, and a key.
+/// The maximum size of the host's cursors: a format byte, a signature of 16 bytes, and a key.
 const CURSOR_BYTES_MAX: usize = 1 + 16 + KEY_BYTES_MAX;
 const OUTPUT_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(super) const PAGE_ENTRIES_MAX: u32 = 1000;
@@ -67,7 +67,7 @@ pub(super) fn page_limit(limit: Option<u32>) -> Result<u32, Error> {
     )))
 }
 
-/// The ends of a packed batch: its bytes, and its checks and operations together.
+/// The limits of a packed batch: its size, and its checks and operations together.
 pub(super) fn batch_bytes(len: usize) -> Result<(), Error> {
     size("batch", len as u64, BATCH_BYTES_MAX)
 }
@@ -89,7 +89,7 @@ pub(super) fn many_bytes(len: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many dead letters a page has.
+/// Returns the number of dead letters in a page.
 pub(super) fn letters_limit(limit: i32) -> Result<usize, Error> {
     match usize::try_from(limit) {
         Ok(0) => Ok(LETTERS_DEFAULT.unsigned_abs() as usize),
@@ -100,7 +100,7 @@ pub(super) fn letters_limit(limit: i32) -> Result<usize, Error> {
     }
 }
 
-/// Text out of packed bytes.
+/// Decodes text from packed bytes.
 pub(super) fn utf8<'a>(subject: &str, bytes: &'a [u8]) -> Result<&'a str, Error> {
     std::str::from_utf8(bytes).map_err(|_| Error::Invalid(format!("the {subject} is not UTF-8")))
 }

@@ -1,4 +1,4 @@
-//! An app that fails, and the others behind it.
+//! A failing app, and other apps behind it.
 
 use super::stage::{Database, Stage, counter, ticker};
 use kvasm::dispatch::DispatchOptions;
@@ -8,15 +8,14 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes the schedules of an app due since long.
+/// Makes the schedules of an app long overdue.
 async fn make_due(stage: &Stage, app: &App) {
     let app = stage.database.literal(app);
     let due = format!("UPDATE triggers SET next_at = 1 WHERE app_id = {app}");
     stage.database.sql(&due).await;
 }
 
-/// An app locked as its deletion does, with a schedule that is due: the first in the
-/// order of schedules.
+/// An app that is locked as by its deletion, with a due schedule that sorts first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_app_does_not_stop_the_deliveries_of_others_on_postgres() {
     let mut stage = Stage::postgres(PATIENCE).await;
@@ -47,7 +46,7 @@ async fn a_locked_app_does_not_stop_the_deliveries_of_others_on_postgres() {
     let ready = stage.server.host.health().check().await;
     assert!(
         ready.is_ready(),
-        "one app's lock is not the host's: {ready:?}"
+        "one app's lock does not affect the host: {ready:?}"
     );
     drop(hold);
     stage.counts(&locked, "1").await;
@@ -58,7 +57,7 @@ async fn an_unreadable_schedule(mut stage: Stage) {
     let bad = stage.server.deployed("bad", ticker()).await;
     let quiet = stage.server.deployed("quiet", counter()).await;
     let regular = stage.server.deployed("regular", ticker()).await;
-    // As a version with another syntax would write it; the first of all.
+    // As a version with another syntax would write it; sorts first.
     let app = stage.database.literal(&bad);
     let other =
         format!("UPDATE triggers SET schedule = 'at dawn', next_at = 0 WHERE app_id = {app}");
@@ -87,7 +86,7 @@ async fn a_schedule_that_cannot_be_read_stops_nothing_on_postgres() {
     an_unreadable_schedule(Stage::postgres(PATIENCE).await).await;
 }
 
-/// More of them than one look at the schedules returns.
+/// More unreadable schedules than one query of the schedules returns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_schedules_that_cannot_be_read_do_not_hide_the_others() {
     let mut stage = Stage::sqlite().await;
@@ -100,7 +99,7 @@ async fn many_schedules_that_cannot_be_read_do_not_hide_the_others() {
     stage.stop().await;
 }
 
-/// Gives each app so many schedules that are not planned yet.
+/// Gives each app this many schedules that are not planned yet.
 async fn schedules(stage: &Stage, apps: &[App], of_each: usize, expression: &str) {
     for app in apps {
         let app = stage.database.literal(app);
@@ -114,7 +113,7 @@ async fn schedules(stage: &Stage, apps: &[App], of_each: usize, expression: &str
     }
 }
 
-/// 10,000 schedules to plan, which are 10,000 writes.
+/// Planning 10,000 schedules takes 10,000 writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_due_schedules_do_not_delay_a_claim() {
     let mut stage = Stage::sqlite().await;
@@ -138,7 +137,7 @@ async fn ten_thousand_due_schedules_do_not_delay_a_claim() {
     stage.stop().await;
 }
 
-/// An app whose expired entries cannot be removed; the first in the order of names.
+/// An app whose expired entries cannot be removed, and whose name sorts first.
 async fn upkeep_behind_a_bad_app(mut stage: Stage) {
     let bad = stage.server.app("a-bad", false).await;
     let good = stage.server.app("b-good", false).await;
@@ -197,7 +196,7 @@ async fn one_bad_app_does_not_end_the_upkeep_round_on_postgres() {
     upkeep_behind_a_bad_app(Stage::postgres(Duration::from_secs(3)).await).await;
 }
 
-/// Refuses writes of some apps' rows.
+/// Makes writes to some apps' rows fail.
 async fn refuse(stage: &Stage, what: &str, apps: &[App]) {
     let apps: Vec<_> = apps.iter().map(|app| stage.database.literal(app)).collect();
     let apps = apps.join(", ");
@@ -208,7 +207,7 @@ async fn refuse(stage: &Stage, what: &str, apps: &[App]) {
     stage.database.sql(&trigger).await;
 }
 
-/// As many as look like a failure of the store, at the head of the queues.
+/// Enough failing apps at the head of the queues to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_bad_apps_do_not_keep_the_claims_from_the_others() {
     let mut stage = Stage::sqlite().await;
@@ -227,7 +226,7 @@ async fn several_bad_apps_do_not_keep_the_claims_from_the_others() {
     stage.stop().await;
 }
 
-/// As many as look like a failure of the store, at the head of the names.
+/// Enough failing apps at the head of the names to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_bad_apps_do_not_keep_the_upkeep_from_the_others() {
     let mut stage = Stage::sqlite().await;

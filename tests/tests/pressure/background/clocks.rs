@@ -1,4 +1,4 @@
-//! Clocks that are wrong, and what they have left.
+//! Wrong clocks, and the timestamps that they leave behind.
 
 use super::stage::{Database, Stage, counter, ticker};
 use kvasm::dispatch::{DispatchOptions, TimeSource};
@@ -17,18 +17,18 @@ const DOUBTED: &str = "kvasm_clock_trusted 0";
 fn options(now: fn() -> Timestamp) -> DispatchOptions {
     DispatchOptions {
         upkeep: Duration::from_millis(20),
-        // So that each round of upkeep shows: what is too many goes by any clock.
+        // Makes each round of upkeep visible: excess rows are removed whatever the clock says.
         audit_of_app: 0,
         time: TimeSource(now),
         ..DispatchOptions::default()
     }
 }
 
-/// Waits until a round of upkeep has gone through the app: it sweeps first.
+/// Waits until a round of upkeep has processed the app: it sweeps expired entries first.
 async fn upkeep(stage: &Stage, app: &App) {
     let id = stage.database.literal(app);
     let rows = format!("SELECT count(*) FROM audit WHERE app_id = {id}");
-    // One row, as any operation leaves it.
+    // One audit row, as any operation adds.
     let path = format!("/v1/apps/{}/kv/entry?collection=audited&key=k", app.name);
     let kind = "application/octet-stream";
     let put = stage.server.root.bytes("PUT", &path, kind, "1").await;
@@ -49,8 +49,8 @@ async fn has_entry(stage: &Stage, app: &App, key: &str) -> bool {
     stage.database.sql(&find).await == "1"
 }
 
-/// What a host with a clock 400 days ahead has left: the plan of a schedule, a retry, a
-/// lease, and the probe of a paused trigger.
+/// The rows that a host with a clock 400 days ahead leaves behind: a planned schedule, a retry,
+/// a lease, and the probe of a paused trigger.
 async fn left_by_a_wrong_clock(mut stage: Stage) {
     let scheduled = stage.server.deployed("scheduled", ticker()).await;
     let paused = stage.server.deployed("paused", ticker()).await;
@@ -116,7 +116,7 @@ async fn what_a_wrong_clock_has_left_is_set_right_at_the_start_on_postgres() {
     left_by_a_wrong_clock(Stage::postgres(PATIENCE).await).await;
 }
 
-/// Ms by which a clock is ahead.
+/// Milliseconds by which a clock is ahead.
 static ON_POSTGRES: AtomicI64 = AtomicI64::new(0);
 
 fn on_postgres() -> Timestamp {
@@ -145,7 +145,7 @@ async fn a_host_whose_clock_is_not_the_databases_rests_and_says_so() {
     assert_eq!(failing[0]["name"], "clock", "{failing}");
     let cause = failing[0]["cause"].as_str().unwrap();
     assert!(cause.contains("ahead of the database's"), "{cause}");
-    // Less what the question took.
+    // Less the duration of the query.
     assert!(cause.contains(" is 345"), "by how much: {cause}");
     assert!(stage.counted("kvasm_task_failing{name=\"clock\"} 1"));
     upkeep(&stage, &app).await;
@@ -169,7 +169,7 @@ async fn a_host_whose_clock_is_not_the_databases_rests_and_says_so() {
     })
     .await;
 
-    // It steps while it runs, and back.
+    // The clock steps while the host runs, and then back.
     ON_POSTGRES.store(-AHEAD, Ordering::Relaxed);
     trusts(&stage, DOUBTED).await;
     stage.set(&app, "second", None).await;
@@ -242,7 +242,7 @@ async fn a_start_that_does_not_fit_what_the_store_saw_deletes_nothing() {
         stage.counts(&app, "1").await;
         upkeep(&stage, &app).await;
         assert!(has_entry(&stage, &app, "old").await, "{off}");
-        // A probe of readiness writes, but not this.
+        // A readiness probe writes, but not this value.
         stage.server.anonymous().get("/readyz").await.expect(200);
         let kept = stage.database.sql("SELECT at FROM health").await;
         assert_eq!(kept, (now + off).to_string());

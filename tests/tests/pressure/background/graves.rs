@@ -1,4 +1,4 @@
-//! Deleted apps whose rows cannot be removed, and the others behind them.
+//! Deleted apps whose rows cannot be removed, and other tombstones behind them.
 
 use super::stage::{Database, Stage};
 use kvasm::dispatch::DispatchOptions;
@@ -13,7 +13,8 @@ fn often() -> DispatchOptions {
     }
 }
 
-/// Makes apps with an entry each and deletes them; in the order of their graves.
+/// Creates apps with one entry each and deletes them. Returns them in the order of their
+/// tombstones.
 async fn graves(stage: &Stage, count: usize) -> Vec<App> {
     let mut apps = Vec::new();
     for n in 0..count {
@@ -32,7 +33,7 @@ async fn left(stage: &Stage) -> String {
     stage.database.sql(graves).await
 }
 
-/// Refuses to remove the entries of some apps.
+/// Makes removal of some apps' entries fail.
 async fn refuse(stage: &Stage, apps: &[App]) {
     let apps: Vec<_> = apps.iter().map(|app| stage.database.literal(app)).collect();
     let apps = apps.join(", ");
@@ -43,8 +44,8 @@ async fn refuse(stage: &Stage, apps: &[App]) {
     stage.database.sql(&trigger).await;
 }
 
-/// The first of three graves fails: rows that cannot be removed on SQLite, a lock on
-/// Postgres.
+/// The first of three tombstones fails: because of rows that cannot be removed on SQLite, and
+/// of a lock on Postgres.
 async fn one_bad_grave(mut stage: Stage) {
     let apps = graves(&stage, 3).await;
     let hold = match &stage.database {
@@ -65,7 +66,7 @@ async fn one_bad_grave(mut stage: Stage) {
     })
     .await;
     let ready = stage.server.host.health().check().await;
-    assert!(ready.is_ready(), "one grave is not the host's: {ready:?}");
+    assert!(ready.is_ready(), "one tombstone fails: {ready:?}");
     match hold {
         Some(hold) => drop(hold),
         None => drop(stage.database.sql("DROP TRIGGER refuse").await),
@@ -87,7 +88,7 @@ async fn one_bad_grave_does_not_block_the_others_on_postgres() {
     one_bad_grave(Stage::postgres(Duration::from_secs(3)).await).await;
 }
 
-/// As many as look like a failure of the store.
+/// Enough failing tombstones to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_bad_graves_show_and_do_not_block_the_others() {
     let mut stage = Stage::sqlite().await;
@@ -105,7 +106,7 @@ async fn many_bad_graves_show_and_do_not_block_the_others() {
     stage.stop().await;
 }
 
-/// A step of the reaper that takes minutes: it waits for a lock.
+/// A step of the reaper that takes minutes because it waits for a lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_grave_that_takes_long_does_not_delay_the_sweep() {
     let mut stage = Stage::postgres(Duration::from_secs(600)).await;

@@ -1,4 +1,4 @@
-//! Background work: one app's failure is its own, and what fails shows.
+//! Background work: a failure of one app does not affect others, and failures are reported.
 
 mod apps;
 mod clocks;

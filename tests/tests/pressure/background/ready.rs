@@ -1,5 +1,5 @@
-//! What `/readyz` says when the host cannot work. Full disks are in
-//! `tests/tests/serve/stores.rs` and, of Postgres, in `full_postgres.rs`.
+//! `/readyz` when the host cannot work. Full disks are covered in `tests/tests/serve/stores.rs`
+//! and, for Postgres, in `full_postgres.rs`.
 
 use super::stage::{Database, Stage};
 use kvasm::dispatch::DispatchOptions;
@@ -20,7 +20,7 @@ async fn becomes_ready(server: &Server) {
     .await;
 }
 
-/// Waits until it is not ready for this reason; what an administrator sees of it.
+/// Waits until the server is unready for this reason. Returns the answer to an administrator.
 async fn becomes_unready(server: &Server, kind: &str) -> Value {
     let anonymous = server.anonymous();
     eventually("the host is not ready", async || {
@@ -55,7 +55,7 @@ async fn a_lock_from_outside_makes_the_host_unready() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_only_postgres_makes_the_host_unready() {
     let start = || Cluster::start(Options::default()).unwrap();
-    // Its own, as the setting holds for all databases of a cluster.
+    // Its own cluster, as the setting applies to all databases of a cluster.
     let cluster = tokio::task::spawn_blocking(start).await.unwrap();
     let options = PostgresOptions::new(cluster.url("postgres"));
     let store = PostgresStore::connect(options).await.unwrap();
@@ -96,7 +96,7 @@ async fn a_task_that_fails_makes_the_host_unready_and_says_why() {
     stage.stop().await;
 }
 
-/// A table that a task needs is gone for a while: it shows as the task's failure.
+/// While a table that a task needs is missing, the task is reported as failing.
 async fn shows_as(task: &str, table: &str) {
     let mut stage = Stage::sqlite().await;
     stage.start_with(DispatchOptions {
@@ -130,15 +130,15 @@ async fn a_reaper_that_fails_makes_the_host_unready() {
     shows_as("reaper", "apps").await;
 }
 
-/// A look at the queues that takes minutes: it waits for a lock.
+/// A poll of the queues that takes minutes because it waits for a lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_that_takes_long_does_not_hold_up_the_stop() {
     let mut stage = Stage::postgres(Duration::from_secs(600)).await;
     let lock = "LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE";
     let hold = stage.database.hold(lock).await;
     stage.start();
-    eventually("the look waits for the lock", async || {
-        // That of the claims, and that of the rescue.
+    eventually("the poll waits for the lock", async || {
+        // The polls of the claims and of the rescue.
         let waits = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'
             AND query LIKE '%due_queues%'";
@@ -146,7 +146,7 @@ async fn a_look_that_takes_long_does_not_hold_up_the_stop() {
     })
     .await;
     let stopped = tokio::time::timeout(Duration::from_secs(60), stage.stop()).await;
-    assert!(stopped.is_ok(), "it waits for the look");
+    assert!(stopped.is_ok(), "the stop waits for the poll");
     drop(hold);
 }
 
@@ -158,7 +158,7 @@ async fn a_dispatcher_that_has_died_makes_the_host_unready() {
     stage.abort().await;
     let failing = becomes_unready(&stage.server, "not-ready").await;
     assert_eq!(failing[0]["name"], "dispatcher");
-    // Another one takes its place.
+    // Another dispatcher takes over.
     stage.start();
     becomes_ready(&stage.server).await;
     stage.stop().await;
@@ -171,7 +171,7 @@ async fn put(server: &Server, value: &'static str) -> Answer {
     server.root.bytes("PUT", ENTRY, kind, value).await
 }
 
-/// Panics, and so does the end of what it panics with.
+/// Panics when woken, and panics again when the payload of that panic is dropped.
 struct Bomb;
 
 impl Wake for Bomb {
@@ -189,8 +189,8 @@ impl Drop for Bomb {
     }
 }
 
-/// The thread lives on after a panic, but not after one in what it does about the
-/// first. What an embedder's executor does when a task is woken runs there.
+/// The writer thread survives a panic, but not a second one while it handles the first. The
+/// code that an embedder's executor runs when a task is woken runs on that thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_writer_makes_the_host_unready_and_not_unhealthy() {
     let mut stage = Stage::sqlite().await;
@@ -201,7 +201,7 @@ async fn a_dead_writer_makes_the_host_unready_and_not_unhealthy() {
     let Database::Sqlite(path) = &stage.database else {
         panic!("it is on SQLite");
     };
-    // So that the answer comes after somebody waits for it.
+    // Ensures that a task is waiting when the answer arrives.
     let lock = rusqlite::Connection::open(path).unwrap();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
     let op = Op::Set {
@@ -227,7 +227,7 @@ async fn a_dead_writer_makes_the_host_unready_and_not_unhealthy() {
     assert!(cause.contains("the writer thread has stopped"), "{cause}");
     let anonymous = stage.server.anonymous();
     anonymous.get("/healthz").await.expect(200);
-    // Writes hear it at once, and reads go on.
+    // Writes fail immediately, and reads continue.
     put(&stage.server, "3").await.refused(500, "internal");
     let found = stage.server.root.get(ENTRY);
     assert_eq!(found.await.expect(200).text(), "2");

@@ -1,4 +1,4 @@
-//! A server and its dispatcher over a database that the test can reach too.
+//! A server and its dispatcher over a database that the test can access directly.
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{App, Collection, Key, Op, Timestamp, Value, WriteBatch};
@@ -28,7 +28,7 @@ fn counting(when: &str) -> Vec<u8> {
     module_with("dk", &manifest(&[when]), add)
 }
 
-/// The database, past the host.
+/// The database, bypassing the host.
 #[derive(Clone)]
 pub enum Database {
     Sqlite(PathBuf),
@@ -37,7 +37,7 @@ pub enum Database {
 }
 
 impl Database {
-    /// Runs SQL that both engines take; the first column of the first row, if any.
+    /// Runs SQL that both engines accept. Returns the first column of the first row, if any.
     pub async fn sql(&self, sql: &str) -> String {
         let (database, sql) = (self.clone(), sql.to_owned());
         let run = move || match database {
@@ -56,7 +56,7 @@ impl Database {
         tokio::task::spawn_blocking(run).await.unwrap()
     }
 
-    /// The identity of an app as the engine writes it.
+    /// The id of an app as an SQL literal of the engine.
     pub fn literal(&self, app: &App) -> String {
         let id = app.id.uuid();
         match self {
@@ -65,13 +65,13 @@ impl Database {
         }
     }
 
-    /// Holds what a statement locks until the hold is dropped, on Postgres.
+    /// Holds the lock of a statement until the returned value is dropped, on Postgres.
     pub async fn hold(&self, lock: &str) -> Hold {
         let Database::Postgres(name) = self else {
             panic!("SQLite has no locks of rows");
         };
         let (database, lock) = (name.clone(), format!("{lock}; SELECT pg_sleep(600)"));
-        // Ends with an error when the hold is dropped.
+        // `psql` fails once the hold is dropped.
         let session = std::thread::spawn(move || drop(shared().psql(&database, &lock)));
         eventually("the lock is held", async || {
             let held = "SELECT count(*) FROM pg_stat_activity
@@ -172,7 +172,7 @@ impl Stage {
         self.server.stop().await;
     }
 
-    /// Writes JSON to "c", past the service, which would wake the dispatcher.
+    /// Writes JSON to "c", bypassing the service, which would notify the dispatcher.
     pub async fn set(&self, app: &App, key: &str, expires_at: Option<Timestamp>) {
         let now = Timestamp::now();
         let set = Op::Set {
@@ -188,7 +188,7 @@ impl Stage {
         self.server.host.store().commit(batch).await.unwrap();
     }
 
-    /// What "k" of "d" counts.
+    /// The count in "k" of "d".
     pub async fn count(&self, app: &App) -> String {
         let (collection, key) = (Collection::parse("d").unwrap(), Key::parse("k").unwrap());
         let now = Timestamp::now();
@@ -199,7 +199,7 @@ impl Stage {
         })
     }
 
-    /// Waits until "k" of "d" counts this.
+    /// Waits until "k" of "d" has this count.
     pub async fn counts(&self, app: &App, count: &str) {
         let what = format!("{} counts {count}", app.name);
         eventually(&what, async || self.count(app).await == count).await;

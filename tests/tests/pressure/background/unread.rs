@@ -6,7 +6,7 @@ use kvasm_tests::server::eventually;
 use serde_json::json;
 use std::time::Duration;
 
-/// Skips of claimed deliveries so far.
+/// The number of claimed deliveries that were skipped so far.
 fn skips(stage: &Stage) -> u64 {
     let text = stage.server.host.metrics().encode();
     let line = "kvasm_task_skips_total{name=\"deliveries\"} ";
@@ -15,8 +15,8 @@ fn skips(stage: &Stage) -> u64 {
     count.map_or(0, |count| count.parse().unwrap())
 }
 
-/// A store that answers claims and fails to read apps, and then works again: with one
-/// attempt allowed, a single one that counted would be a dead letter.
+/// A store that answers claims but fails to read apps, and then recovers. As one attempt is
+/// allowed, a single counted attempt would create a dead letter.
 async fn a_store_that_flaps_gives_nothing_up(mut stage: Stage) {
     let app = stage.server.deployed("flapping", counter()).await;
     let trigger = json!({ "collection": "c", "attempts_max": 1 });
@@ -28,7 +28,7 @@ async fn a_store_that_flaps_gives_nothing_up(mut stage: Stage) {
         .await
         .expect(200);
     for round in 1..=2_u64 {
-        // A change of the registry, so that no host uses what it has in memory.
+        // A change of the registry invalidates every cache.
         stage.server.app(&format!("other{round}"), false).await;
         let away = "ALTER TABLE apps RENAME COLUMN public TO away";
         stage.database.sql(away).await;
@@ -39,7 +39,7 @@ async fn a_store_that_flaps_gives_nothing_up(mut stage: Stage) {
                 ..DispatchOptions::default()
             });
         }
-        // Each is a claim that found no app.
+        // Each skip is a claim that found no app.
         let before = skips(&stage);
         eventually(
             "it was claimed more often than it may be tried",
