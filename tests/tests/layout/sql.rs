@@ -1,6 +1,6 @@
 //! Every statement on entries, and every key of the schema, starts with the app.
 //!
-//! The tests of `host/src/store/postgres/sql.rs`, which knows how Postgres statements are
+//! The tests of `host/store-postgres/src/sql.rs`, which knows how Postgres statements are
 //! assembled, check the same for them.
 
 use super::files::{self, File};

@@ -115,17 +115,9 @@ impl Runs {
             Some(_) => format!("{} (lib)", program.replace('-', "_")),
             None => program.to_owned(),
         };
-<<<<<<< HEAD
         let program = self.programs.named(&name)?;
-        let mut log = tempfile::tempfile().context("cannot make a file for what tests print")?;
-||||||| 31602fa
-        let program = self.programs.named(name)?;
-        let mut log = tempfile::tempfile().context("cannot make a file for what tests print")?;
-=======
-        let program = self.programs.named(name)?;
         let mut log =
             tempfile::tempfile().context("cannot create a file for the output of tests")?;
->>>>>>> pd
         let mut command = program.command();
         command
             .args(["--exact", "--color=never"])

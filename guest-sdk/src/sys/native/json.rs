@@ -1,5 +1,5 @@
 //! The host's JSON validation: what both SQLite and Postgres can store. It follows
-//! `host/src/model/json.rs`, so that both reject the same values.
+//! `host/core/src/json.rs`, so that both reject the same values.
 
 use crate::Error;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
