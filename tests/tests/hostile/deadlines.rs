@@ -148,7 +148,7 @@ async fn memory_is_capped_over_all_memories() {
     assert!(
         failure
             .to_string()
-            .contains("more memory than the limit of 67108864"),
+            .contains("more memory than its limit of 67108864"),
         "{failure}"
     );
     alive(&bench).await;

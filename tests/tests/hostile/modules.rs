@@ -102,7 +102,7 @@ async fn names_of_functions_are_bounded() {
     bench.load(exporting(many(256), "")).await;
     let error = load_error(exporting(many(257), "")).await;
     assert!(
-        error.to_string().contains("65792 bytes together"),
+        error.to_string().contains("65792 bytes in total"),
         "{error}"
     );
 }

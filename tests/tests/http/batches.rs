@@ -135,7 +135,7 @@ async fn a_batch_that_is_not_as_it_should_be() {
         ),
         (
             json!({ "operations": [{ "delete": at("a") }, { "set": at("b") }] }),
-            "operations[1]: it needs either",
+            "operations[1]: expected either",
         ),
         (
             json!({ "operations": [{ "set": { "collection": "c", "key": "k", "json": 1, "bytes": "" } }] }),
