@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_ends_with_its_process() {
+    fn folders_of_dead_processes_are_removed() {
         let target = tempfile::tempdir().unwrap();
         let folder = |name: &str| {
             let folder = target.path().join(name);

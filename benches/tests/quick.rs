@@ -37,7 +37,7 @@ fn row<'r>(rows: &'r [Value], name: &str) -> &'r Value {
 }
 
 #[test]
-fn servers_are_measured_and_their_folders_are_removed() {
+fn server_benchmarks_run_and_remove_their_folders() {
     let rows = quick("http");
     for plugin in ["SDK plugin", "bare plugin"] {
         let name = format!("HTTP call with one kv_get, {plugin}, vs. a bare axum handler");
@@ -49,7 +49,7 @@ fn servers_are_measured_and_their_folders_are_removed() {
 }
 
 #[test]
-fn a_peer_that_is_missing_is_said_aloud_with_how_to_install_it() {
+fn missing_peer_is_reported_with_install_instructions() {
     let run = Command::new(env!("CARGO_BIN_EXE_kvasm-benches"))
         .args(["--quick", "--only", "peers"])
         .env("KVASM_WORKERD", "/nowhere/workerd")
@@ -67,7 +67,7 @@ fn a_peer_that_is_missing_is_said_aloud_with_how_to_install_it() {
 }
 
 #[test]
-fn the_components_of_the_peers_can_be_read() {
+fn peer_components_are_valid() {
     for component in [
         include_str!("../src/http/keyvalue.wat"),
         include_str!("../src/http/keyvalue-p3.wat"),
@@ -77,7 +77,7 @@ fn the_components_of_the_peers_can_be_read() {
 }
 
 #[test]
-fn the_statements_of_the_baseline_are_those_of_the_schema() {
+fn baseline_statements_match_the_schema() {
     let rows = quick("baseline");
     let sqlite = "transfer, 64 callers, vs. inline rusqlite, 1 thread, no HTTP";
     assert_eq!(row(&rows, sqlite)["durable"], true);
@@ -89,7 +89,7 @@ fn the_statements_of_the_baseline_are_those_of_the_schema() {
 }
 
 #[test]
-fn a_cold_plugin_is_loaded_once() {
+fn cold_plugin_is_loaded_once() {
     let rows = quick("cold-start");
     assert_eq!(row(&rows, "the same: loads of the plugin")["kvasm"], 1.0);
 }

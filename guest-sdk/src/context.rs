@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_context_with_news_in_it_is_still_read() {
+    fn context_with_unknown_fields_is_accepted() {
         let json = r#"{"app":"a","function":"f","request_id":"r","caller":"robot","attempt":2}"#;
         let context: Context = serde_json::from_str(json).unwrap();
         assert_eq!(context.caller, Caller::Unknown);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_context_of_a_handler_is_read() {
+    fn handler_context_is_decoded() {
         let json = r#"{"app":"a","function":"f","request_id":"r","caller":"trigger","transaction":true,
             "trigger":{"name":"t","event_id":"e","attempt":2,"depth":3}}"#;
         let context: Context = serde_json::from_str(json).unwrap();

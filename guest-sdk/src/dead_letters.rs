@@ -195,7 +195,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn an_answer_of_the_host_is_read() {
+    fn dead_letter_page_is_decoded() {
         let json = r#"{"letters":[{"id":"2","event_id":"e","trigger":"t","function":"f",
             "kind":"schedule","collection":null,"key":null,"version":null,"reason":"deterministic",
             "error":"x","attempts":3,"at_ms":1,"dead_at_ms":2,"more":0}],"next":null}"#;
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_and_the_iterator_go_from_the_newest() {
+    fn dead_letters_are_iterated_newest_first() {
         for n in 0..250 {
             testing::add_dead_letter(DeadLetter::example(&format!("{n:03}")));
         }

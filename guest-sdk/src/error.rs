@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_without_a_message_still_says_something() {
+    fn status_without_a_message_has_a_default_text() {
         for status in Status::ALL {
             let error = Error::from_status(status, String::new());
             assert_eq!(error.to_string(), status.name());

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_and_outputs_of_every_form() {
+    fn every_input_and_output_type_converts() {
         let double = |Json(n): Json<u32>| Json(n * 2);
         assert_eq!(call(b"21", double), (0, "42".to_owned()));
         let echo = |bytes: Bytes| bytes;
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_the_output_with_code_1() {
+    fn function_error_is_the_output_with_exit_code_1() {
         let fail = |_: Bytes| Err::<(), _>("no more paper");
         assert_eq!(call(b"", fail), (1, "no more paper".to_owned()));
         let half = |Json(n): Json<u32>| {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_over_the_limit_fails_with_the_hosts_message() {
+    fn oversized_output_fails_with_the_host_message() {
         let (code, message) = call(b"", |_: Bytes| Bytes(vec![0; 8 * 1024 * 1024 + 1]));
         assert_eq!(code, 1);
         assert_eq!(
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_is_not_understood_says_so() {
+    fn undecodable_input_is_reported() {
         let double = |Json(n): Json<u32>| Json(n * 2);
         let (code, message) = call(b"{\"a\":1}", double);
         assert_eq!(code, 3);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_the_output_with_code_3() {
+    fn refusal_is_the_output_with_exit_code_3() {
         let refuse = |_: Bytes| Err::<(), _>(Refused("no cents"));
         assert_eq!(call(b"", refuse), (3, "no cents".to_owned()));
         let either = |bytes: Bytes| -> Result<(), FunctionError> {

@@ -19,7 +19,7 @@ fn conflict(result: Result<Vec<Outcome>, CommitError>) -> Vec<String> {
 }
 
 #[test]
-fn a_batch_does_all_and_says_what_it_did() {
+fn batch_applies_all_operations_and_returns_results() {
     let (a, b) = (kv::collection("a"), kv::collection("b"));
     a.set("old", &1).unwrap();
     let outcomes = Batch::new()
@@ -47,7 +47,7 @@ fn a_batch_does_all_and_says_what_it_did() {
 }
 
 #[test]
-fn a_failed_check_stops_all_and_is_named() {
+fn failed_check_aborts_the_batch_and_is_reported() {
     let c = kv::collection("c");
     let first = c.set("a", &1).unwrap();
     c.set("b", &1).unwrap();
@@ -69,7 +69,7 @@ fn a_failed_check_stops_all_and_is_named() {
 }
 
 #[test]
-fn checks_look_at_the_state_before_the_batch() {
+fn checks_see_the_state_before_the_batch() {
     let c = kv::collection("c");
     Batch::new()
         .set(&c, "k", &1)
@@ -93,7 +93,7 @@ fn checks_look_at_the_state_before_the_batch() {
 }
 
 #[test]
-fn an_operation_that_cannot_be_undoes_those_before_it() {
+fn failed_operation_rolls_back_the_batch() {
     let c = kv::collection("c");
     c.set("text", "x").unwrap();
     c.set("max", &i64::MAX).unwrap();
@@ -118,7 +118,7 @@ fn an_operation_that_cannot_be_undoes_those_before_it() {
 }
 
 #[test]
-fn mistakes_of_the_builder_are_the_answer_of_the_commit() {
+fn builder_errors_are_returned_by_commit() {
     let c = kv::collection("c");
     let by_tuple = std::collections::BTreeMap::from([((1, 2), 3)]);
     let no_time = SetOptions::new().ttl(Duration::ZERO);
@@ -136,7 +136,7 @@ fn mistakes_of_the_builder_are_the_answer_of_the_commit() {
 }
 
 #[test]
-fn a_time_to_live_goes_into_a_batch() {
+fn batch_set_accepts_a_ttl() {
     let c = kv::collection("c");
     let minute = SetOptions::new().ttl(Duration::from_secs(60));
     Batch::new()
@@ -149,7 +149,7 @@ fn a_time_to_live_goes_into_a_batch() {
 }
 
 #[test]
-fn a_batch_has_limits() {
+fn batch_limits_are_enforced() {
     let c = kv::collection("c");
     let of = |count: usize| {
         (1..count).fold(Batch::new().check_absent(&c, "none"), |batch, n| {
@@ -174,7 +174,7 @@ fn a_batch_has_limits() {
 }
 
 #[test]
-fn an_increment_keeps_time_to_live_and_refuses_what_is_no_number() {
+fn increment_keeps_the_ttl_and_rejects_non_integers() {
     let c = kv::collection("c");
     let minute = SetOptions::new().ttl(Duration::from_secs(60));
     c.set_with("n", &1, minute).unwrap();
@@ -201,7 +201,7 @@ fn an_increment_keeps_time_to_live_and_refuses_what_is_no_number() {
 }
 
 #[test]
-fn several_keys_are_read_in_their_order() {
+fn get_many_returns_values_in_request_order() {
     let (a, b) = (kv::collection("a"), kv::collection("b"));
     let first = a.set("k", "A").unwrap();
     b.set_bytes("k", b"B").unwrap();

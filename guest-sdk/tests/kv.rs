@@ -11,7 +11,7 @@ fn keys(list: kv::List) -> Vec<String> {
 }
 
 #[test]
-fn absent_empty_and_null_are_three_answers() {
+fn absent_empty_and_null_values_are_distinct() {
     let c = kv::collection("c");
     assert_eq!(c.get::<Value>("k"), Ok(None));
     assert_eq!(c.get_bytes("k"), Ok(None));
@@ -27,7 +27,7 @@ fn absent_empty_and_null_are_three_answers() {
 }
 
 #[test]
-fn the_same_key_lives_in_several_collections() {
+fn collections_have_separate_key_spaces() {
     kv::collection("a").set("k", &1).unwrap();
     kv::collection("b").set("k", &2).unwrap();
     assert_eq!(kv::collection("a").delete("k"), Ok(true));
@@ -36,7 +36,7 @@ fn the_same_key_lives_in_several_collections() {
 }
 
 #[test]
-fn bad_names_are_refused_by_every_call() {
+fn invalid_names_are_rejected_by_every_call() {
     let long_collection = "c".repeat(129);
     let long_key = "k".repeat(1025);
     for (collection, key) in [
@@ -75,7 +75,7 @@ fn bad_names_are_refused_by_every_call() {
 }
 
 #[test]
-fn values_have_a_limit() {
+fn oversized_values_are_rejected() {
     let c = kv::collection("c");
     let mib = 1024 * 1024;
     c.set_bytes("k", vec![0; mib]).unwrap();
@@ -95,7 +95,7 @@ fn values_have_a_limit() {
 }
 
 #[test]
-fn json_and_bytes_are_told_apart() {
+fn json_and_byte_values_are_distinct() {
     let c = kv::collection("c");
     c.set_bytes("bytes", b"{}").unwrap();
     assert!(matches!(c.get::<Value>("bytes"), Err(Error::Type(_))));
@@ -118,7 +118,7 @@ fn json_and_bytes_are_told_apart() {
 }
 
 #[test]
-fn versions_grow_and_never_come_back() {
+fn versions_increase_and_are_never_reused() {
     let c = kv::collection("c");
     let first = c.set("k", &1).unwrap();
     let second = c.set("k", &1).unwrap();
@@ -168,7 +168,7 @@ fn preconditions_guard_writes_and_deletes() {
 }
 
 #[test]
-fn an_expired_entry_is_absent_at_once() {
+fn expired_entry_is_absent_immediately() {
     let c = kv::collection("c");
     let minute = SetOptions::new().ttl(Duration::from_secs(60));
     c.set_with("k", &1, minute).unwrap();
@@ -195,7 +195,7 @@ fn an_expired_entry_is_absent_at_once() {
 }
 
 #[test]
-fn lists_select_and_order_bytewise() {
+fn lists_are_filtered_and_ordered_bytewise() {
     let c = kv::collection("c");
     for key in ["b", "a", "ab", "é", "B", "abc", "b0"] {
         c.set(key, &key).unwrap();
@@ -219,7 +219,7 @@ fn lists_select_and_order_bytewise() {
 }
 
 #[test]
-fn pages_join_without_a_gap_under_writes() {
+fn pagination_has_no_gaps_under_concurrent_writes() {
     let c = kv::collection("c");
     for n in 0..10 {
         c.set(&format!("k{n}"), &n).unwrap();
@@ -246,7 +246,7 @@ fn pages_join_without_a_gap_under_writes() {
 }
 
 #[test]
-fn a_cursor_of_another_list_is_refused() {
+fn cursor_of_another_list_is_rejected() {
     let c = kv::collection("c");
     for key in ["a1", "a2", "a3"] {
         c.set(key, &0).unwrap();
@@ -276,7 +276,7 @@ fn a_cursor_of_another_list_is_refused() {
 }
 
 #[test]
-fn a_page_ends_at_1000_entries_or_1_mib_and_iterators_go_on() {
+fn page_limits_hold_and_iterators_fetch_further_pages() {
     let c = kv::collection("c");
     for n in 0..2500 {
         c.set(&format!("{n:04}"), &n).unwrap();
@@ -307,7 +307,7 @@ fn a_page_ends_at_1000_entries_or_1_mib_and_iterators_go_on() {
 }
 
 #[test]
-fn threads_do_not_share_a_store() {
+fn each_test_thread_has_its_own_store() {
     kv::collection("c").set("k", &1).unwrap();
     let seen = std::thread::spawn(|| kv::collection("c").has("k"))
         .join()

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const PROVISIONAL: u64 = 1 << 62;
 
 #[test]
-fn a_transaction_that_succeeds_leaves_all_with_lasting_versions() {
+fn committed_transaction_assigns_final_versions() {
     let c = kv::collection("c");
     let before = c.set("a", &1).unwrap();
     let seen = testing::transaction(|| {
@@ -35,7 +35,7 @@ fn a_transaction_that_succeeds_leaves_all_with_lasting_versions() {
 }
 
 #[test]
-fn a_transaction_that_fails_or_panics_leaves_nothing() {
+fn failed_or_panicked_transaction_is_rolled_back() {
     let c = kv::collection("c");
     let kept = c.set("a", &1).unwrap();
     let write = || {
@@ -64,7 +64,7 @@ fn a_transaction_that_fails_or_panics_leaves_nothing() {
 }
 
 #[test]
-fn a_transaction_within_another_goes_with_it() {
+fn nested_transaction_joins_the_outer_one() {
     let c = kv::collection("c");
     let outer = testing::transaction(|| {
         c.set("a", &1)?;
@@ -82,7 +82,7 @@ fn a_transaction_within_another_goes_with_it() {
 }
 
 #[test]
-fn a_handler_sees_its_delivery_in_change_and_context() {
+fn handler_receives_change_and_context() {
     let seen = |change: Change<i32>| {
         let context = kvasm_guest::context().map_err(Permanent)?;
         let trigger = context
@@ -109,7 +109,7 @@ fn a_handler_sees_its_delivery_in_change_and_context() {
 }
 
 #[test]
-fn a_handler_that_fails_leaves_nothing_and_says_whether_to_try_again() {
+fn failed_handler_is_rolled_back_and_reports_retryability() {
     let c = kv::collection("c");
     let fail = |permanent: bool| {
         move |change: Change<Bytes>| -> Result<(), HandlerError> {

@@ -67,7 +67,7 @@ async fn numbers(store: &SqliteStore, collection: &str) -> BTreeMap<u64, Version
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_survives_kill_9() {
+async fn acknowledged_writes_survive_sigkill() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("crash.db");
     let seed = std::env::var("KVASM_TEST_SEED").map_or_else(

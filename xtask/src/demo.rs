@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_with_a_foreign_missing_or_unreadable_link_fails() {
+    fn foreign_missing_or_invalid_links_fail_the_demo() {
         let own = r#"{"slug":"a","url":"u","visits":0}"#;
         let check = |answer: &str| check_links("alpha", "a", "u", answer);
         assert!(check(&format!(r#"{{"links":[{own}]}}"#)).is_ok());
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_quoted_as_a_shell_needs_it() {
+    fn arguments_are_shell_quoted() {
         assert_eq!(quoted("target/guests/a.wasm"), "target/guests/a.wasm");
         assert_eq!(quoted(r#"{"a":1}"#), r#"'{"a":1}'"#);
         assert_eq!(quoted("it's"), r"'it'\''s'");

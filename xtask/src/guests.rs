@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn artifacts_are_read_from_cargo_messages() {
+    fn artifacts_are_parsed_from_cargo_messages() {
         let messages = concat!(
             "{\"reason\":\"compiler-artifact\",\"filenames\":[\"/t/a.wasm\",\"/t/a.rlib\"]}\n",
             "not json\n",

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_program_is_told_from_the_library() {
+    fn program_and_library_artifacts_are_distinguished() {
         let messages = concat!(
             "{\"target\":{\"name\":\"kvasm\"},\"executable\":null}\n",
             "{\"target\":{\"name\":\"other\"},\"executable\":\"/t/other\"}\n",

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_past_its_limit_is_killed() {
+    fn command_is_killed_after_its_timeout() {
         let start = Instant::now();
         let error = probe_bounded(Command::new("sleep").arg("30"), Duration::from_millis(200));
         assert!(error.unwrap_err().contains("no answer"));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_command_says_its_last_line() {
+    fn failed_command_reports_its_last_line() {
         let script = "echo first >&2; echo 'the reason' >&2; exit 3";
         let mut command = Command::new("sh");
         command.args(["-c", script]);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cargo_run_says_of_xtask_is_not_passed_on() {
+    fn cargo_run_variables_are_not_inherited() {
         for name in [
             "CARGO_PKG_NAME",
             "CARGO_MANIFEST_DIR",

@@ -205,7 +205,7 @@ mod tests {
     use super::minor_version;
 
     #[test]
-    fn versions_compare_by_number() {
+    fn versions_are_compared_numerically() {
         assert_eq!(minor_version("1.96.0"), Some(96));
         assert_eq!(minor_version("1.95"), Some(95));
         assert_eq!(minor_version("1.100.0-nightly"), Some(100));

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_count_apart() {
+    fn counters_are_independent() {
         assert_eq!(add_to("apples", 2), Ok(2));
         assert_eq!(add_to("pears", 1), Ok(1));
         assert_eq!(add_to("apples", -5), Ok(-3));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_would_overflow_stays() {
+    fn overflowing_increment_leaves_the_counter_unchanged() {
         assert_eq!(add_to("a", i64::MAX), Ok(i64::MAX));
         assert!(add_to("a", 1).unwrap_err().contains("overflow"));
         assert_eq!(add_to("a", -1), Ok(i64::MAX - 1));

@@ -68,7 +68,7 @@ impl Drop for Service {
 }
 
 #[test]
-fn customers_extend_the_service_and_do_not_see_each_other() {
+fn customer_plugins_are_isolated_from_each_other() {
     let service = Service::start();
     assert_eq!(service.ask("GET", "/health", b""), (200, "ok\n".to_owned()));
     let module = counter();

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 #[test]
-fn each_app_sees_the_prices_of_its_own_articles() {
+fn host_function_is_scoped_to_the_calling_app() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embed-host-functions"));
     let ended = command.output().unwrap();
     assert!(ended.status.success(), "{ended:?}");

@@ -18,7 +18,7 @@ fn run(store: &Path, function: &str, input: &str) -> Output {
 }
 
 #[test]
-fn a_plugin_counts_on_from_one_process_to_the_next() {
+fn counter_persists_across_processes() {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = folder.join(format!("embed-minimal-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_go_from_the_newest_to_the_oldest() {
+    fn signatures_are_listed_newest_first() {
         for name in ["Ada", "Brian", "Cleo"] {
             sign_as(name).unwrap();
         }
@@ -119,13 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_without_a_name_is_refused() {
+    fn signature_without_a_name_is_rejected() {
         assert!(sign_as(" ").is_err());
         assert_eq!(count(), Ok(Json(0)));
     }
 
     #[test]
-    fn the_function_reads_its_input_as_the_host_sends_it() {
+    fn sign_function_decodes_its_json_input() {
         let answer = testing::call(page, "{}").unwrap();
         assert_eq!(answer, br#"{"signatures":[]}"#);
         assert!(testing::call(page, r#"{"limit":"two"}"#).is_err());

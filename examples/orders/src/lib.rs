@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_total_follows_the_orders() {
+    fn total_reflects_order_changes() {
         set("o1", order("ada", 500)).unwrap();
         set("o2", order("ada", 70)).unwrap();
         set("o3", order("brian", 1)).unwrap();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_comes_again_or_late_counts_once() {
+    fn duplicate_or_late_change_is_counted_once() {
         let first = || Change::set("orders", "o1", order("ada", 500));
         set("o1", order("ada", 500)).unwrap();
         testing::change(count, first()).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_that_cannot_be_counted_fails_for_good_and_changes_nothing() {
+    fn uncountable_order_is_a_permanent_failure() {
         set("o1", order("ada", 500)).unwrap();
         let error = set("o1", order("", 5)).unwrap_err();
         assert!(error.is_permanent(), "{error:?}");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_taken_once() {
+    fn duplicate_order_id_is_rejected() {
         place_as("o1", order("ada", 1)).unwrap();
         assert!(place_as("o1", order("brian", 2)).is_err());
         assert!(place_as("o2", order("", 2)).is_err());
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     #[cfg(not(feature = "bug"))]
-    fn an_order_of_nothing_counts_as_nothing() {
+    fn zero_amount_order_does_not_change_the_total() {
         set("gift", order("ada", 0)).unwrap();
         assert_eq!(total_of("ada"), 0);
         assert_eq!([0, 9, 10, u32::MAX].map(digits), [1, 1, 2, 10]);
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "bug")]
-    fn with_the_bug_an_order_of_nothing_panics_and_leaves_nothing() {
+    fn buggy_handler_panics_on_zero_amount_and_rolls_back() {
         set("o1", order("ada", 500)).unwrap();
         let trap = std::panic::catch_unwind(|| set("o1", order("ada", 0)));
         assert!(trap.is_err());
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn nights_leave_the_totals_that_are_something() {
+    fn nightly_cleanup_removes_zero_totals() {
         set("o1", order("ada", 500)).unwrap();
         set("o2", order("brian", 5)).unwrap();
         orders().delete("o2").unwrap();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stuck_is_told() {
+    fn stuck_lists_the_dead_lettered_orders() {
         let mut letter = DeadLetter::example("1");
         letter.function = "count".to_owned();
         letter.key = Some("o1".to_owned());

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_redirects_and_counts() {
+    fn link_redirects_and_counts_the_visit() {
         assert_eq!(put("/rust", "https://www.rust-lang.org/\n").status, 201);
         let redirect = Response::new(302)
             .header("location", "https://www.rust-lang.org/")
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slug_that_is_taken_stays() {
+    fn taken_slug_is_not_overwritten() {
         assert_eq!(put("/a", "https://one.example").status, 201);
         assert_eq!(put("/a", "https://two.example").status, 409);
         let location = ("location".to_owned(), "https://one.example".to_owned());
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_link_is_refused() {
+    fn invalid_link_is_rejected() {
         for url in [
             "",
             "https://",
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_comes_in_pages() {
+    fn long_list_is_paginated() {
         for n in 0..=PAGE_LINKS {
             assert_eq!(put(&format!("/s{n:02}"), "https://a.example").status, 201);
         }

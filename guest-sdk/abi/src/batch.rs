@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_comes_back_as_it_went() {
+    fn batch_round_trips() {
         let checks = [
             BatchCheck {
                 address: address("a", "k"),
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_the_documented_one() {
+    fn batch_encoding_matches_the_documented_layout() {
         let ops = [BatchOp::Increment {
             address: address("c", "k"),
             delta: -1,
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_kind_is_malformed() {
+    fn unknown_batch_kind_is_malformed() {
         let mut bytes = batch(
             &[],
             &[BatchOp::Delete {
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_comes_back_as_it_went() {
+    fn batch_result_round_trips() {
         let answer = [
             Applied {
                 result: 1 << 62,

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_is_split_where_its_head_ends() {
+    fn http_frame_is_split_at_the_end_of_its_head() {
         assert_eq!(split(b"\x02\0\0\0{}body"), Ok((&b"{}"[..], &b"body"[..])));
         assert_eq!(split(b"\x02\0\0\0{}"), Ok((&b"{}"[..], &b""[..])));
         assert_eq!(split(b"\0\0\0\0body"), Ok((&b""[..], &b"body"[..])));
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_lies_about_its_head_is_malformed() {
+    fn http_frame_with_wrong_head_length_is_malformed() {
         for frame in [
             &b""[..],
             b"\0\0\0",

@@ -75,7 +75,7 @@ mod tests {
     use crate::records::tests::{assert_only_whole, packed};
 
     #[test]
-    fn keys_come_back_as_they_went() {
+    fn packed_keys_round_trip() {
         let address = |collection, key| Address { collection, key };
         let keys = [
             address(b"c", b"k"),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_tell_absent_from_empty() {
+    fn absent_value_differs_from_empty_value() {
         let header = EntryHeader {
             version: 3,
             expires_at_ms: 0,

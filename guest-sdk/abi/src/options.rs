@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_come_back_as_they_went() {
+    fn option_structs_round_trip() {
         for ttl_ms in [None, Some(1), Some(u64::MAX)] {
             for if_version in [None, Some(0), Some(7)] {
                 let set = SetOptions { ttl_ms, if_version };
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_options_are_told_apart() {
+    fn malformed_options_report_distinct_errors() {
         let mut bytes = SetOptions {
             ttl_ms: Some(5),
             if_version: None,

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_comes_back_as_it_went() {
+    fn entry_header_round_trips() {
         let header = EntryHeader {
             version: u64::MAX - 1,
             expires_at_ms: -5,
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_lies_about_its_lengths_ends() {
+    fn page_with_wrong_lengths_is_malformed() {
         // The page announces one entry, with a key of 4 GiB.
         let bytes = [1, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, b'a'];
         let page = Page::decode(&bytes, false).unwrap();

@@ -139,7 +139,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_sequence_comes_back_as_it_went() {
+    fn record_sequence_round_trips() {
         let positions = [0u32, 7, u32::MAX];
         let bytes = packed(&positions);
         let records = Records::<u32>::decode(&bytes).unwrap();
@@ -150,7 +150,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_count_that_lies_ends_where_the_bytes_do() {
+    fn record_count_beyond_the_buffer_is_malformed() {
         let bytes = [0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0];
         assert!(Records::<u32>::decode(&bytes).is_err());
     }

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_keeps_its_name_and_gets_an_export_and_a_line() {
+    fn function_gets_an_export_and_a_manifest_line() {
         let code = expanded(
             Kind::Function,
             "name = \"add-one\"",
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_gets_an_export_and_a_line_of_its_own_kind() {
+    fn handler_gets_an_export_and_a_manifest_line() {
         let code = expanded(Kind::Http, "", "fn handle(r: Request) -> Response {}");
         assert!(code.contains("export_name = \"handle\""), "{code}");
         assert!(
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_what_the_arguments_say() {
+    fn manifest_line_reflects_the_attribute_arguments() {
         let changes = "fn f(c: Change<Order>) -> Result<(), E> {}";
         for (kind, args, item, line) in [
             (
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_trigger_is_an_error_that_says_why() {
+    fn invalid_trigger_is_a_compile_error_with_a_reason() {
         let long = format!("collection = \"{}\"", "c".repeat(129));
         let f = "fn f(c: Change<u8>) {}";
         assert_refused(
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_an_export_is_an_error_that_says_why() {
+    fn invalid_export_is_a_compile_error_with_a_reason() {
         let cases = [
             ("", "struct S;", "be applied to a function"),
             ("nam = \"x\"", "fn f() {}", "unknown argument"),

@@ -57,7 +57,7 @@ mod tests {
     use proc_macro2::Span;
 
     #[test]
-    fn a_line_is_json_whatever_is_in_it() {
+    fn manifest_line_escapes_json() {
         let literal = |text: &str| Some(LitStr::new(text, Span::call_site()));
         let args = Args {
             collection: literal("a\"b\\c\n\u{1f}é"),

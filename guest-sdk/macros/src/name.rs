@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_would_break_the_module_are_refused() {
+    fn invalid_export_names_are_rejected() {
         for good in ["add", "read", "Guest.book-2"] {
             assert!(check(good, Span::call_site()).is_ok(), "{good}");
         }

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cron_allows_is_allowed() {
+    fn valid_cron_expressions_are_accepted() {
         for good in [
             "* * * * *",
             "*/5 0-23/2 1,15,31 jan-DEC mon-fri",
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_host_takes_says_why() {
+    fn invalid_cron_expressions_are_rejected_with_a_reason() {
         for (bad, why) in [
             ("", "this one has 0"),
             ("* * * *", "day of the week); this one has 4"),

@@ -63,7 +63,7 @@ mod tests {
     use crate::testing;
 
     #[test]
-    fn a_handler_answers_through_the_frame() {
+    fn http_handler_response_is_framed() {
         let handler = |request: Request| {
             Response::text(format!("{} {}", request.method(), request.path()))
                 .header("x-echo", request.header("x-echo").unwrap_or("none"))
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_fails_the_call_with_its_text() {
+    fn http_handler_error_fails_the_call_with_its_message() {
         let get = || Request::get("/").build();
         let fail = |_: Request| Err::<Response, _>("no more paper");
         assert_eq!(testing::call_http(fail, get()), Err("no more paper".into()));

@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_are_decoded_and_the_rest_stays() {
+    fn percent_decoding_leaves_other_text_unchanged() {
         for (text, path, query) in [
             ("", "", ""),
             ("a%20b%2Fc%2f", "a b/c/", "a b/c/"),

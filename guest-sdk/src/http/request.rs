@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_the_host_is_read() {
+    fn host_frame_is_decoded() {
         let head = r#"{"method":"POST","path":"/a%20b","query":"","headers":[["x","1"],["x","2"]],"more":{}}"#;
         let request = Request::decode(framed(head, "body")).unwrap();
         assert_eq!((request.method(), request.path()), ("POST", "/a%20b"));
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_says_so() {
+    fn invalid_request_frame_is_an_error() {
         for (frame, why) in [
             (Vec::new(), "ends within its head"),
             (b"\x09\0\0\0{}".to_vec(), "ends within its head"),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_taken_apart() {
+    fn query_is_parsed_into_pairs() {
         let request = Request::get("/?a=1&a=2&&flag&%C3%A9=x%26y&eq=b=c&=d").build();
         let params = request.query_params().unwrap();
         let expected = [
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_taken_apart() {
+    fn path_is_split_into_decoded_segments() {
         let segments = |target: &str| -> Vec<String> {
             let request = Request::get(target).build();
             request.path_segments().unwrap()
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_that_are_not_utf8_are_an_error_and_nothing_else() {
+    fn invalid_utf8_in_escapes_is_an_error() {
         let request = Request::get("/a/%ff?x=%C3&%ff=1&y=2").build();
         let segments = request.path_segments().unwrap_err();
         assert_eq!(
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_the_json_asked_for_is_an_error() {
+    fn undecodable_json_body_is_an_error() {
         let request = Request::post("/").body("[1, 2]").build();
         assert_eq!(request.json(), Ok(vec![1, 2]));
         let error = request.json::<String>().unwrap_err();

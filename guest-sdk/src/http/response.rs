@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_is_a_frame() {
+    fn response_is_encoded_as_a_frame() {
         let response = Response::text("hi").status(201).header("X-A", "1");
         let head = r#"{"status":201,"headers":[["content-type","text/plain; charset=utf-8"],["x-a","1"]]}"#;
         let frame = response.encode().unwrap();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_content_type_counts_and_other_names_repeat() {
+    fn last_content_type_wins_and_other_headers_repeat() {
         let response = Response::text("<p>")
             .header("set-cookie", "a=1")
             .header("Set-Cookie", "b=2")
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_http_cannot_carry_is_refused() {
+    fn invalid_status_or_header_is_rejected() {
         for (response, why) in [
             (Response::new(199), "is 200 to 599, not 199"),
             (Response::new(600), "is 200 to 599, not 600"),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_json_is_an_error() {
+    fn unserialisable_value_is_an_error() {
         let map = std::collections::BTreeMap::from([((1, 2), 3)]);
         let error = Response::json(&map).unwrap_err();
         assert!(matches!(error, Error::Encode(_)), "{error}");

@@ -338,7 +338,7 @@ mod tests {
     use crate::kv;
 
     #[test]
-    fn an_answer_that_does_not_fit_the_batch_is_an_error() {
+    fn batch_result_of_wrong_length_is_an_error() {
         let c = kv::collection("c");
         let batch = Batch::new().check_absent(&c, "k").delete(&c, "k");
         let packed = [

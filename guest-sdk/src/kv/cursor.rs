@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_travels_as_text_and_as_json() {
+    fn cursor_round_trips_as_text_and_json() {
         let cursor = Cursor::from_bytes([0, 0x0a, 0xff]);
         assert_eq!(cursor.to_string(), "000aff");
         assert_eq!("000AfF".parse(), Ok(cursor.clone()));

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_the_host_is_read() {
+    fn host_frame_is_decoded() {
         let set = Change::<u32>::decode(framed(&head("set", 0), b"5")).unwrap();
         assert_eq!(
             (set.kind, set.value, set.version),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_fails_for_good() {
+    fn undecodable_change_fails_permanently() {
         for (frame, why) in [
             (framed(&head("set", 0), b"\"x\""), "expected u32"),
             (framed(&head("set", 0), b""), "EOF"),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_handler_ends_is_its_exit_code() {
+    fn handler_outcome_maps_to_its_exit_code() {
         let frame = framed(&head("delete", 0), b"");
         let end = |result: Result<(), HandlerError>| {
             native::set_input(&frame);

@@ -109,7 +109,7 @@ mod tests {
     use crate::sys::native;
 
     #[test]
-    fn a_frame_of_the_host_is_read() {
+    fn host_frame_is_decoded() {
         let head =
             br#"{"kind":"schedule","event_id":"e","trigger":"t","attempt":2,"depth":1,"at_ms":9}"#;
         let prefix = kvasm_abi::http::prefix(head.len()).unwrap();

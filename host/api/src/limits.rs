@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn absent_and_null_are_two_things() {
+    fn absent_and_null_limits_are_distinct() {
         let text = r#"{"bytes":null,"calls_at_once":3}"#;
         let change: LimitsChange = serde_json::from_str(text).unwrap();
         let expected = LimitsChange {

@@ -385,7 +385,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_one_word_of_ascii() {
+    fn token_must_be_one_ascii_word() {
         assert!(bearer("kvasm_0_1").is_ok());
         for bad in ["kvasm_0\n_1", "kvasm_0 1", "kvasm_\u{e9}", "kvasm_\u{1b}"] {
             assert!(bearer(bad).is_err(), "{bad:?}");
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_a_plain_url() {
+    fn server_url_must_be_plain() {
         assert_eq!(base("http://x/kvasm/").ok().unwrap(), "http://x/kvasm");
         for bad in [
             "x",
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_that_comes_again_ends_the_list() {
+    fn repeated_cursor_is_an_error() {
         let mut pages = Pages::default();
         for cursor in ["a", "b"] {
             assert_eq!(pages.next(Some(cursor)).ok().unwrap(), Some(cursor));

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_an_unset_one() {
+    fn empty_variable_is_treated_as_unset() {
         let environment = environment(&[
             ("KVASM_STORE", ""),
             ("KVASM_SERVER", " \n"),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_are_known_to_be_so() {
+    fn unknown_variables_are_detected() {
         let environment = environment(&[
             ("KVASM_STOER", ""),
             ("KVASM_LIMITS_VALUE", "1"),
@@ -150,7 +150,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_variable_that_is_not_utf_8_is_refused() {
+    fn non_utf8_variable_is_rejected() {
         use std::os::unix::ffi::OsStringExt;
         let bad = OsString::from_vec(vec![0xff]);
         let of = |name: &str| Environment::of([(name.into(), bad.clone())].into_iter());
@@ -160,7 +160,7 @@ mod tests {
 
     /// A configuration key must not use a variable that has another meaning.
     #[test]
-    fn no_key_has_a_variable_of_another_meaning() {
+    fn config_keys_do_not_collide_with_other_variables() {
         for name in OWN {
             let both = ["KVASM_STORE", "KVASM_CACHE_DIR"].contains(&name);
             assert_eq!(config::is_variable(name), both, "{name}");

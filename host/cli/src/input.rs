@@ -100,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_input_is_read_whole_or_refused() {
+    fn input_is_read_completely_or_rejected() {
         let read = |bytes_max| whole("x", Ok(&b"12345"[..]), bytes_max);
         assert_eq!(read(5).ok().unwrap(), b"12345");
         assert!(read(4).is_err());
     }
 
     #[test]
-    fn a_mark_and_the_last_line_break_do_not_belong_to_json() {
+    fn bom_and_trailing_newline_are_stripped_from_json() {
         let json = |bytes: &[u8]| json(bytes.to_vec()).ok();
         assert_eq!(json(b"\xef\xbb\xbf{}\r\n").unwrap(), b"{}");
         assert_eq!(json(b"{}\n\n").unwrap(), b"{}\n");

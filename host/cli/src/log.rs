@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stalls_costs_lines_and_no_time() {
+    fn stalled_log_reader_drops_lines_without_blocking() {
         let metrics = Metrics::default();
         let ((let_go, go), (written, lines)) = (channel(), channel());
         let out = Stalled { go, written };

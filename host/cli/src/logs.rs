@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_of_a_plugin_looks_like_a_line_of_the_host() {
+    fn plugin_text_cannot_forge_a_host_log_line() {
         let log = LogView {
             seq: 1,
             at: 0,

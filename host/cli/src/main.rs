@@ -220,7 +220,7 @@ mod tests {
 
     /// Values are found by id: two arguments with the same id would share one value.
     #[test]
-    fn no_argument_has_the_id_of_one_for_every_command() {
+    fn argument_ids_do_not_shadow_global_ones() {
         let cli = Cli::command();
         let global = cli
             .get_arguments()

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_time_can_be_shown() {
+    fn every_timestamp_can_be_formatted() {
         assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
         let end = Timestamp::END.0;
         assert_eq!(time(end - 1), "9999-12-31T23:59:59.999Z");
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_drives_a_terminal_is_escaped() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(
             clean("a\u{1b}[2J\u{9b}b\u{202e}"),
             "a\\u{1b}[2J\\u{9b}b\\u{202e}"

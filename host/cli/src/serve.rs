@@ -404,7 +404,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_files_for_the_store_and_the_administration() {
+    fn connection_limit_reserves_files_for_store_and_admin() {
         let mut config = Config::default();
         assert_eq!(connections(&config, 1_024), 1_024 - 128);
         assert_eq!(connections(&config, u64::MAX), config.server.connections);

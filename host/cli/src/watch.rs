@@ -164,7 +164,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_millis(50);
 
     #[tokio::test]
-    async fn an_answer_that_never_comes_is_not_waited_for() {
+    async fn missing_response_times_out() {
         let watch = Watch::new(Some(TIMEOUT));
         assert!(watch.wait(std::future::pending::<()>()).await.is_err());
         let mut parts = Box::pin(watch.parts(Box::pin(futures_util::stream::pending::<
@@ -175,7 +175,7 @@ mod tests {
 
     /// A sender that pauses does not count, and sending data restarts the timeout.
     #[tokio::test]
-    async fn the_time_of_the_input_does_not_count() {
+    async fn time_spent_reading_input_is_not_counted() {
         let watch = Watch::new(Some(TIMEOUT));
         let input = futures_util::stream::unfold(0, |count| async move {
             tokio::time::sleep(TIMEOUT * 3).await;
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_goes_in_parts_and_says_its_size() {
+    async fn body_is_sent_in_chunks_with_its_size() {
         let watch = Watch::new(Some(TIMEOUT));
         let mut body = watch.body(Body::from(vec![7; 3 * PART_BYTES + 1]));
         let mut left = 3 * PART_BYTES + 1;

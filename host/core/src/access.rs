@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scope_grants_its_capability_and_no_other() {
+    fn each_scope_grants_only_its_capability() {
         let app = AppId::generate();
         for scope in Scope::ALL {
             let principal = Principal::for_all_apps([scope]);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_principal_of_one_app_has_nothing_elsewhere() {
+    fn app_principal_has_no_access_to_other_apps() {
         let (own, other) = (AppId::generate(), AppId::generate());
         let principal = Principal::for_app(own, Scope::ALL);
         assert!(capabilities(own)[..6].iter().all(|c| principal.holds(*c)));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_read_as_they_are_written() {
+    fn scopes_round_trip_through_text() {
         for scope in Scope::ALL {
             assert_eq!(scope.as_str().parse(), Ok(scope));
         }

@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patch_changes_what_it_names() {
+    fn limits_patch_changes_only_its_fields() {
         let limits = AppLimits {
             quota: Quota {
                 entries: Some(1),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_narrow() {
+    fn invalid_app_names_are_rejected() {
         assert!(AppName::parse("shop-7_b").is_ok());
         assert!(AppName::parse(&"a".repeat(64)).is_ok());
         for bad in ["", "Shop", "a b", "../x", "ä", "a\0", &"a".repeat(65)] {

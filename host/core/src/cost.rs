@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_never_add_up_to_more_than_was_left() {
+    fn delivery_shares_never_exceed_the_budget() {
         for left in [0, 1, 9, 100, FOLLOWERS_MAX] {
             for siblings in 1..=left {
                 let all = siblings + siblings * share(left, siblings);

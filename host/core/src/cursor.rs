@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_its_own_list_takes_a_cursor() {
+    fn cursor_is_accepted_only_by_its_own_list() {
         let secret = CursorKey::new([7; 32]);
         let notes = Collection::parse("notes").unwrap();
         let other = Collection::parse("other").unwrap();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn every_edit_is_noticed() {
+    fn modified_cursor_is_rejected() {
         let secret = CursorKey::new([7; 32]);
         let notes = Collection::parse("notes").unwrap();
         let key = Key::parse("a1").unwrap();

@@ -422,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chain_of_a_key_never_changes() {
+    fn ordering_key_is_stable() {
         // The value is stored in databases.
         assert_eq!(
             chain_of(""),

@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_are_told_from_other_numbers() {
+    fn json_integers_are_recognised() {
         for (text, value) in [
             ("0", 0),
             ("-0", 0),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_json_to_the_letter() {
+    fn valid_json_is_kept_verbatim() {
         for text in [
             "null",
             " {\"a\": [1, -2.5e3, true, \"\\u00e9\\\"x\"]} ",
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_a_store_could_not_hold() {
+    fn unstorable_json_is_rejected() {
         for bad in [
             "",
             "{",
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_counts_as_written_out() {
+    fn number_length_counts_without_exponent() {
         let ten = ["1e100"; 10].join(",");
         let text = format!("[{ten}]");
         assert!(matches!(

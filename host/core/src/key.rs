@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_byte_over_the_limit_is_refused_with_both_numbers() {
+    fn oversized_key_error_names_size_and_limit() {
         assert!(Key::parse(vec![b'k'; 1024]).is_ok());
         let error = Key::parse(vec![b'k'; 1025]).unwrap_err();
         assert_eq!(
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_nul_and_bad_utf8_are_three_errors() {
+    fn empty_nul_and_invalid_utf8_are_distinct_errors() {
         assert_eq!(Key::parse(""), Err(Invalid::Empty(Subject::Key)));
         assert_eq!(Key::parse("a\0b"), Err(Invalid::Nul(Subject::Key)));
         assert_eq!(

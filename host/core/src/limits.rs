@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_holds_an_entry_has_room_for_the_largest() {
+    fn derived_limits_fit_the_largest_entry() {
         let mut limits = Limits::default();
         assert_eq!(limits.batch_bytes(), BATCH_BYTES);
         assert_eq!(limits.line_bytes(), LINE_BYTES);

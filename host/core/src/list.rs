@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_ends_before_its_successor() {
+    fn prefix_range_ends_before_its_successor() {
         for (prefix, after) in [
             ("a", Some("b")),
             ("az\u{10ffff}", Some("a{")),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_narrowest_bounds_win() {
+    fn range_is_the_intersection_of_its_bounds() {
         let found = range(Some("b"), Some("a"), Some("z"));
         assert_eq!(found, range(Some("b"), None, None));
         let found = range(Some("b"), Some("bx"), Some("bz"));
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn crossed_bounds_are_empty() {
+    fn range_with_crossed_bounds_is_empty() {
         assert!(range(None, Some("b"), Some("a")).is_empty());
         assert!(range(None, Some("a"), Some("a")).is_empty());
         assert!(!range(None, Some("a"), Some("b")).is_empty());

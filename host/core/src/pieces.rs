@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn any_part_of_any_pieces_is_that_of_the_whole() {
+    fn copy_to_matches_the_concatenated_bytes() {
         let whole: Vec<u8> = (0..6).collect();
         // Each bit says whether a piece begins there; the first may then be empty.
         for begins in 0..1u32 << whole.len() {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_conversion_nor_a_clone_copies_what_is_owned() {
+    fn converting_and_cloning_pieces_does_not_copy() {
         let at = |pieces: &Pieces| {
             pieces
                 .iter()
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn their_debug_form_does_not_show_the_bytes() {
+    fn pieces_debug_output_hides_the_bytes() {
         assert_eq!(
             format!("{:?}", of(&[vec![1, 2], vec![3]])),
             "Pieces(3 bytes)"

@@ -153,13 +153,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_detail_stays() {
+    fn short_audit_detail_is_unchanged() {
         let detail = json!({ "collection": "c", "key": "k".repeat(900) });
         assert_eq!(Audit::bounded(detail.clone()), detail);
     }
 
     #[test]
-    fn a_long_detail_is_cut_and_says_so() {
+    fn long_audit_detail_is_truncated_and_marked() {
         let ids: Vec<_> = (0..1_000).map(|n| format!("{n:036}")).collect();
         let detail = json!({ "ids": ids, "limit": 7, "trigger": "t" });
         let cut = Audit::bounded(detail);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_detail_of_any_shape_is_bounded() {
+    fn audit_detail_of_any_shape_is_bounded() {
         let many: Map<_, _> = (0..9_000).map(|n| (format!("{n}"), json!(n))).collect();
         let deep = json!({ "a": { "b": "x".repeat(5_000) }, "c": 1 });
         let named = json!({ "n".repeat(9_000): 1, "c": 1 });

@@ -108,7 +108,7 @@ mod tests {
     const MINUTE: i64 = 60_000;
 
     #[test]
-    fn the_next_time_is_after_the_one_given() {
+    fn next_run_is_after_the_given_time() {
         let schedule = Schedule::parse("*/5 * * * *").unwrap();
         let next = |at| schedule.next_after(Timestamp(at)).unwrap().0;
         assert_eq!(next(NEW_YEAR.0), NEW_YEAR.0 + 5 * MINUTE);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn of_missed_times_the_last_is_found() {
+    fn last_missed_run_is_found() {
         let schedule = Schedule::parse("0 * * * *").unwrap();
         let hour = 60 * MINUTE;
         let until = |at| schedule.last_until(NEW_YEAR, Timestamp(at)).0;
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schedule_is_refused_with_the_reason() {
+    fn invalid_schedule_is_rejected_with_a_reason() {
         for bad in [
             "",
             "* * * *",

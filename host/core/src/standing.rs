@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_for_probes_double_up_to_an_hour() {
+    fn probe_delay_doubles_up_to_an_hour() {
         let at = |spread, failed| {
             let first = PROBE_AFTER;
             ProbeWait { first, spread }.after(failed).as_secs()
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_of_an_operator_is_never_probed() {
+    fn operator_pause_is_never_probed() {
         let mut standing = Standing::default();
         standing.set_paused(true);
         assert_eq!(standing.open(Timestamp(i64::MAX)), Open::Nothing);

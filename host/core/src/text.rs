@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_cut_at_a_character() {
+    fn text_is_truncated_at_a_character_boundary() {
         assert_eq!(short("éé", 3), "é");
         assert_eq!(short("éé", 4), "éé");
         assert_eq!(shown_start(&"éé", 3), "é...");

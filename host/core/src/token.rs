@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_reads_as_it_is_revealed() {
+    fn token_round_trips_through_text() {
         let token = BearerToken {
             id: TokenId(Uuid::now_v7()),
             secret: TokenSecret::new([7; 32]),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_shows_in_debug_output() {
+    fn debug_output_hides_token_secrets() {
         let token = BearerToken::parse(&format!("kvasm_{:032}_{}", 0, "ab".repeat(32))).unwrap();
         let shown = format!("{token:?} {:?}", token.secret.hash());
         assert!(!shown.contains("abab"), "{shown}");

@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_functions() {
+    fn trigger_names_allow_function_names() {
         assert!(TriggerName::parse("on_order.v2-b").is_ok());
         for bad in ["", "a b", "é", "a/b", ".", "..", &"x".repeat(65)] {
             assert!(TriggerName::parse(bad).is_err(), "{bad}");
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_told_by_collection_prefix_and_kind() {
+    fn changes_match_by_collection_prefix_and_kind() {
         let orders = Collection::parse("orders").unwrap();
         let changes = Changes {
             collection: orders.clone(),

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn two_apps_with_a_backlog_leave_places_for_others() {
+    fn two_apps_with_a_backlog_leave_slots_for_others() {
         assert_eq!(shared_out(32, 16, 1), [16]);
         let two = shared_out(32, 16, 2);
         let left = 32 - two.iter().sum::<usize>();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn few_places_are_all_used() {
+    fn all_slots_are_used_when_there_are_few() {
         assert_eq!(shared_out(1, 16, 1), [1]);
         assert_eq!(shared_out(2, 16, 2), [1, 1]);
         assert_eq!(share(16, 0, 0), 0);

@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_goes_on_when_the_system_is_set_back_a_little_and_follows_it_forward() {
+    fn clock_stays_monotonic_and_follows_forward_steps() {
         let mut state = State::default();
         let start = Instant::now();
         let mut at = |system, ms| {

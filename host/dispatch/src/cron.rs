@@ -137,12 +137,12 @@ mod tests {
     }
 
     #[test]
-    fn a_new_schedule_is_planned_and_not_run() {
+    fn new_schedule_is_planned_but_not_run() {
         assert_eq!(ticked(None, 1), (None, Some(5 * MINUTE)));
     }
 
     #[test]
-    fn of_missed_runs_the_last_is_made() {
+    fn only_the_last_missed_run_is_created() {
         let five = 5 * MINUTE;
         assert_eq!(ticked(Some(five), five), (Some(five), Some(2 * five)));
         assert_eq!(ticked(Some(five), five + 7), (Some(five), Some(2 * five)));

@@ -145,7 +145,7 @@ mod tests {
     use std::sync::Arc;
 
     #[tokio::test]
-    async fn a_loop_goes_on_after_an_error_and_a_panic() {
+    async fn supervised_loop_restarts_after_an_error_or_panic() {
         let store = Arc::new(MemoryStore::new());
         let metrics = Metrics::default();
         let health = Arc::new(Health::new(store, metrics.clone()));

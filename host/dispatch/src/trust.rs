@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_database_decides_at_once() {
+    fn database_clock_decides_immediately() {
         let mut stage = Stage::new();
         let now = |seconds: i64| StoreClock::Database(Timestamp(START + seconds * 1_000));
         assert!(!stage.trust.acts(stage.reading(0, 0)), "no comparison yet");
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_in_doubt_until_it_is_undone_or_an_hour_has_passed() {
+    fn clock_step_is_distrusted_until_undone_or_one_hour() {
         let mut stage = Stage::new();
         let saw = seen(START - 5_000);
         assert!(stage.look(saw, 0, 0));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_compared_with_what_the_store_saw_last() {
+    fn startup_clock_is_compared_with_the_last_stored_time() {
         let day = 86_400_000;
         for (off, is_believed) in [
             (0, true),

@@ -336,7 +336,7 @@ mod tests {
     const OFTEN: Duration = Duration::from_millis(1);
 
     #[tokio::test]
-    async fn a_handler_goes_on_while_a_renewal_gets_no_answer() {
+    async fn handler_continues_during_an_unanswered_renewal() {
         let asked = Notify::new();
         let handler = async {
             asked.notified().await;
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lease_is_renewed_until_it_is_lost_and_the_handler_ends_with_it() {
+    async fn handler_is_cancelled_when_its_lease_is_lost() {
         let renewals = Cell::new(0);
         let renew = || async {
             renewals.set(renewals.get() + 1);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_are_spread() {
+    fn retry_delays_have_jitter() {
         let spreads: Vec<f64> = std::iter::repeat_with(spread).take(100).collect();
         assert!(spreads.iter().all(|spread| (0.0..=1.0).contains(spread)));
         // The probability of a false failure is 2^-100 per half.
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_cut_at_a_character() {
+    fn error_text_is_truncated_at_a_char_boundary() {
         let text = cut(format!("\0{}", "é".repeat(ERROR_BYTES_MAX)));
         assert_eq!(text.len(), ERROR_BYTES_MAX);
         assert_eq!(cut("é".repeat(3)), "ééé");

@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_of_an_app_that_is_gone_is_given_to_the_next() {
+    fn series_of_a_deleted_app_are_freed_for_another() {
         let metrics = Metrics::default();
         for n in 0..2 * APPS_MAX {
             let app = format!("app-{n}");
@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_is_counted_while_it_lives() {
+    fn in_use_gauge_counts_until_dropped() {
         let metrics = Metrics::default();
         let one = metrics.instance();
         assert!(metrics.encode().contains("kvasm_instances 1"));

@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn the_system_says_something_of_each() {
+    fn every_process_metric_has_a_value() {
         let (process, status) = (
             Process::new(),
             std::fs::read_to_string("/proc/self/status").unwrap(),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_found_by_their_names() {
+    fn proc_numbers_are_parsed_by_name() {
         let text = "VmRSS:\t   4096 kB\nMax open files            1024     4096   files\n";
         assert_eq!(number(text, "VmRSS:"), Some(4096));
         assert_eq!(number(text, "Max open files"), Some(1024));

@@ -314,7 +314,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn the_document_has_every_metric_and_no_other() {
+    fn operating_guide_lists_exactly_the_metrics() {
         let docs = include_str!("../../../docs/operating.md");
         let is_row = |line: &&str| line.starts_with("| `kvasm_") || line.starts_with("| `process_");
         let documented: Vec<_> = docs.lines().filter(is_row).map(str::to_owned).collect();

@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_slots_keep_is_at_most_the_memory_of_running_instances() {
+    fn resident_memory_of_slots_is_limited() {
         let limits = Limits::default();
         let slots = INSTANCES * limits.memories;
         let default = EngineOptions::default().memory;

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_app_has_one_turn_at_once_and_then_waits_behind_others() {
+    async fn app_holds_one_compile_slot_and_then_requeues() {
         let lanes = Lanes::new(1);
         let first = lanes.take(Lane::Quick, &apps(1)).await.unwrap();
         let mut again = Vec::new();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_joins_a_module_lends_it_its_turn() {
+    async fn joining_app_lends_its_queue_position() {
         let lanes = Lanes::new(2);
         let _first = lanes.take(Lane::Quick, &apps(1)).await.unwrap();
         let shared = apps(1);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_queue_is_bounded_and_those_who_leave_leave() {
+    async fn compile_queue_is_limited_and_drops_cancelled_waiters() {
         let lanes = Lanes::new(1);
         let first = lanes.take(Lane::Quick, &apps(1)).await.unwrap();
         let mut tasks = Vec::new();

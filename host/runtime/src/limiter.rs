@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn all_memories_count_together() {
+    fn limiter_counts_all_memories_together() {
         let host = Arc::new(HostMemory::new(1_000));
         let mut limiter = limiter(&host, 1, 100);
         assert!(limiter.memory_growing(0, 60, None).unwrap());
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_that_fails_later_is_given_back() {
+    fn failed_growth_is_released() {
         let host = Arc::new(HostMemory::new(1_000));
         let mut limiter = limiter(&host, 1, 100);
         assert!(limiter.memory_growing(0, 90, Some(50)).unwrap());
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn one_app_does_not_have_all_of_the_hosts_memory() {
+    fn one_app_cannot_take_all_host_memory() {
         let host = Arc::new(HostMemory::new(100));
         let mut a: Vec<_> = (0..5).map(|_| limiter(&host, 1, 100)).collect();
         let given = |limiter: &mut MemoryLimiter, bytes| limiter.memory_growing(0, bytes, None);

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn declarations_stand_one_after_another() {
+    fn manifest_declarations_are_concatenated() {
         let section =
             b"{\"kind\":\"function\",\"name\":\"a\"}\n{\"kind\":\"function\",\"name\":\"b\"}";
         let name = |name: &str| Declaration::Function {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn triggers_are_declared_with_what_they_watch() {
+    fn trigger_declarations_include_what_they_watch() {
         let changes = |line| match trigger(line).unwrap().unwrap().watch {
             Watch::Changes(changes) => changes,
             Watch::Schedule(_) => panic!("a schedule"),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_section_is_found_among_others() {
+    fn manifest_section_is_found_among_others() {
         let wasm =
             wat::parse_str(r#"(module (@custom "x" "no") (@custom "kvasm.plugin.v1" "yes"))"#);
         assert_eq!(section(&wasm.unwrap()), Some(&b"yes"[..]));

@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_is_named_with_its_limit_and_key() {
+    fn module_over_a_limit_names_limit_and_key() {
         let full = "(module (table 100 funcref) (table 0 externref) (memory 8) (memory 8))";
         assert_eq!(refusal(full), None);
         for (text, words) in [
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_to_the_compiler() {
+    fn unparsable_module_is_left_to_the_compiler() {
         assert!(check(b"\0asm\x01\0\0\0\x04\xff", &Limits::default()).is_ok());
         assert!(check(b"", &Limits::default()).is_ok());
     }

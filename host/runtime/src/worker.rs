@@ -222,7 +222,7 @@ mod tests {
 
     /// A process without a pool compiles the same code as the host.
     #[test]
-    fn the_pool_does_not_change_the_code() {
+    fn pooling_does_not_change_compiled_code() {
         let pooled = engine::engine_config(&Limits::default(), 2, 1 << 30);
         let pooled = Engine::new(&pooled).unwrap();
         let bare = Engine::new(&engine::compiler_config()).unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_cut_short_is_none() {
+    fn truncated_compiler_response_is_none() {
         let mut whole = vec![CODE];
         whole.extend_from_slice(&3_u64.to_le_bytes());
         whole.extend_from_slice(b"abc");

@@ -100,7 +100,7 @@ mod tests {
 
     /// The server thread continues while a job runs, and jobs of one app do not block another's.
     #[tokio::test]
-    async fn work_runs_elsewhere_and_by_turns() {
+    async fn offloaded_work_is_shared_fairly_between_apps() {
         let aside = Arc::new(Aside::over(Fair::new(1, Share::Half)));
         let (app, other) = (AppId::generate(), AppId::generate());
         let serving = thread::current().id();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_bodies_and_answers_are_not_the_work_of_threads_that_serve() {
+    async fn large_bodies_are_processed_off_the_serving_threads() {
         let scene = Scene::new().await;
         let wat = |spaces: usize| {
             let head = format!("{{\"status\":200{}}}", " ".repeat(spaces));

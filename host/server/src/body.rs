@@ -308,7 +308,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn a_sender_that_is_too_slow_is_not_waited_for_until_the_time_of_the_body() {
+    fn slow_sender_is_rejected_before_the_body_timeout() {
         let start = Instant::now();
         let options = ServerOptions::default();
         // When a sender of this rate is cut off.
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_is_not_allocated_far_ahead_nor_copied_again_and_again() {
+    fn body_buffer_growth_is_limited() {
         // The length of the body, its announced length, and the size of its parts.
         for (len, announced, size) in [
             (16 * MIB, 16 * MIB, 8 * 1024),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_not_allocated_far_ahead_of_what_arrives() {
+    fn chunk_allocation_follows_received_bytes() {
         // The length of the body, its announced length, and the size of its parts.
         for (len, announced, size) in [
             (8 * MIB, 8 * MIB, 8 * 1024),

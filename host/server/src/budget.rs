@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn each_app_has_half_of_what_is_free() {
+    fn each_app_gets_half_of_the_free_budget() {
         let budget = Budget::new(256 * MIB, Metrics::default());
         let (a, b) = (count(&budget, "a", 8 * MIB), count(&budget, "b", 8 * MIB));
         assert_eq!((a.len(), b.len()), (16, 8));
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn one_body_is_taken_if_there_is_room_at_all() {
+    fn first_body_is_admitted_if_it_fits() {
         let budget = Budget::new(10 * MIB, Metrics::default());
         let held = calls(&budget, "a");
         assert_eq!(held.try_grow(8 * MIB, true), Grown::Yes);
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_body_waits_and_the_others_make_room() {
+    fn oldest_body_waits_and_others_release_bytes() {
         let budget = Budget::new(8 * MIB, Metrics::default());
         let (old, young) = (calls(&budget, "a"), calls(&budget, "a"));
         for held in [&young, &old] {
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_let_in_when_room_is_made() {
+    async fn waiter_is_admitted_when_budget_is_freed() {
         let budget = Budget::new(8 * MIB, Metrics::default());
         let (first, second) = (calls(&budget, "a"), calls(&budget, "a"));
         let third = calls(&budget, "b");
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_share_has_a_number_of_requests_that_wait() {
+    async fn waiting_requests_per_share_are_limited() {
         let budget = Budget::new(8 * MIB, Metrics::default());
         let first = calls(&budget, "a");
         first.grow(8 * MIB).await.unwrap();
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_is_the_apps() {
+    fn budget_share_is_derived_from_the_path() {
         let calls = Share::Calls("x".into());
         for path in ["/a/x", "/a/x/", "/a/x/y/z", "/v1/apps/x/call/f"] {
             assert_eq!(Share::of(path), calls, "{path}");

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_split_after_the_app() {
+    fn handler_path_is_split_after_the_app_name() {
         assert_eq!(split_path("/a/shop"), ("shop", "/"));
         assert_eq!(split_path("/a/shop/"), ("shop", "/"));
         assert_eq!(split_path("/a/shop/x/%2F..?"), ("shop", "/x/%2F..?"));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn only_whole_and_valid_answers_are_passed_on() {
+    fn invalid_plugin_responses_are_rejected() {
         let good = answer(
             framed(r#"{"status":201,"headers":[["x-a","1"],["x-a","2"],["content-length","9"]]}"#)
                 .into(),

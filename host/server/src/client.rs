@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_read_shown_and_asked() {
+    fn networks_parse_format_and_match() {
         for text in [
             "192.0.2.1",
             "10.0.0.0/8",
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_address_that_is_no_proxys_is_the_client() {
+    fn client_is_the_last_untrusted_forwarded_address() {
         let xff = |value| client(&[("x-forwarded-for", value)]);
         assert_eq!(client(&[]), "10.0.0.1");
         assert_eq!(xff("192.0.2.1"), "192.0.2.1");
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_is_read_where_it_is_alone() {
+    fn forwarded_header_is_used_only_without_x_forwarded_for() {
         let forwarded = |value| client(&[("forwarded", value)]);
         assert_eq!(
             forwarded("for=192.0.2.1;proto=https;by=10.0.0.1"),
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_is_believed() {
+    fn forwarding_headers_of_untrusted_peers_are_ignored() {
         let mut headers = HeaderMap::new();
         headers.append("x-forwarded-for", "203.0.113.9".parse().unwrap());
         let remote = "192.0.2.1".parse().unwrap();

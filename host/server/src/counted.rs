@@ -256,7 +256,7 @@ mod tests {
 
     /// A body counts as what has arrived and little more, and as less once its handler says so.
     #[tokio::test]
-    async fn a_body_counts_what_is_kept_of_it() {
+    async fn body_charges_only_retained_bytes() {
         const PART: usize = 300 * 1024;
         const PARTS: usize = 30;
         let metrics = Metrics::default();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_has_nothing_to_send_holds_nothing() {
+    async fn idle_stream_holds_no_budget() {
         let metrics = Metrics::default();
         let budget = Budget::new(1 << 20, metrics.clone());
         let used = || used(&metrics);

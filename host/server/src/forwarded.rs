@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cookie_stays_below_its_app() {
+    fn cookie_path_is_confined_to_the_app() {
         let shop = AppName::parse("shop").unwrap();
         for (given, sent) in [
             ("a=1", Some("a=1; Path=/a/shop/")),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_does_not_speak_for_the_origin() {
+    fn origin_wide_response_headers_are_removed() {
         let shop = AppName::parse("shop").unwrap();
         let headers = [
             ("Service-Worker-Allowed", "/"),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_token_is_not_shown() {
+    fn host_token_is_not_forwarded_to_the_plugin() {
         let shown = |authorization: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, authorization.parse().unwrap());

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_and_an_idle_connection_have_times_of_their_own() {
+    fn head_and_idle_timeouts_are_separate() {
         let start = Instant::now();
         let mut timer = timer();
         assert_eq!(timer.until(start), Some(start + 10 * SECOND));
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_taken_slowly_does_not_count_as_idle() {
+    fn slowly_read_response_is_not_idle() {
         let mut now = Instant::now();
         let mut timer = timer();
         serve_one(&timer);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn each_idle_time_is_counted_from_its_own_begin() {
+    fn idle_timeout_restarts_with_each_idle_period() {
         let start = Instant::now();
         let mut timer = timer();
         for requests in 1..4 {

@@ -359,7 +359,7 @@ mod tests {
 
     /// An import holds in memory only what it has not committed, even if the whole is large.
     #[tokio::test]
-    async fn an_import_can_be_larger_than_all_bytes_in_flight() {
+    async fn import_can_exceed_the_in_flight_budget() {
         let value = "x".repeat(50_000);
         let line = format!("{{\"collection\":\"c\",\"key\":\"k\",\"json\":\"{value}\"}}\n");
         let parts = (0..320).map(move |_| Ok::<_, Infallible>(line.clone()));
@@ -388,7 +388,7 @@ mod tests {
 
     /// Regardless of how long the sender pauses after it.
     #[tokio::test]
-    async fn an_entry_expires_when_its_line_says() {
+    async fn imported_entry_keeps_its_expiry() {
         let at = Timestamp::now().plus_ms(500);
         let line = format!(
             r#"{{"collection":"c","key":"k","json":1,"expires_at":{}}}"#,
@@ -410,7 +410,7 @@ mod tests {
 
     /// The number of writes does not depend on how the stream is split.
     #[test]
-    fn what_is_read_counts_as_writes() {
+    fn imported_lines_count_as_writes() {
         let writes = |parts: &[(usize, usize)]| {
             let mut bill = Bill::default();
             let writes = parts
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_parsed_until_one_is_refused() {
+    fn import_stops_at_the_first_rejected_line() {
         let good = r#"{"collection":"c","key":"k","json":1}"#;
         let old = r#"{"collection":"c","key":"k","json":1,"expires_at":1}"#;
         let parsed = parse(format!("\n{good}\n{old}\n \n").as_bytes(), 100, 10);

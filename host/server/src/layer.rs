@@ -287,7 +287,7 @@ mod tests {
 
     /// The number of series is bounded whatever statuses plugins use.
     #[test]
-    fn statuses_that_plugins_invent_are_counted_by_their_class() {
+    fn nonstandard_statuses_are_counted_by_class() {
         let counted = |status| counted_status(StatusCode::from_u16(status).unwrap());
         assert_eq!([200, 418, 503].map(counted), ["200", "418", "503"]);
         assert_eq!([299, 450, 599].map(counted), ["2xx", "4xx", "5xx"]);

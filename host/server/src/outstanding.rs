@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_is_read_back() {
+    fn delivery_cursor_round_trips() {
         let there = Place {
             trigger: TriggerName::parse("a.b-c_d").unwrap(),
             chain: i64::MIN,

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_compared_as_rfc_9110_says() {
+    fn etags_are_compared_as_rfc_9110_says() {
         for (if_match, if_none_match, absent, seven, eight) in [
             (None, None, true, true, true),
             (Some("*"), None, false, true, true),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_tags_is_refused() {
+    fn malformed_etag_list_is_rejected() {
         for bad in [
             "",
             "7",
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_taken_in_one_way_of_writing_alone() {
+    fn only_canonical_version_numbers_are_accepted() {
         assert_eq!(version("7"), Some(Version(7)));
         for other in ["07", "+7", "", "x", "99999999999999999999"] {
             assert_eq!(version(other), None, "{other}");

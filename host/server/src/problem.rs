@@ -413,13 +413,13 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn each_case_has_a_type_of_its_own() {
+    fn each_problem_has_a_distinct_type() {
         let slugs: HashSet<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
         assert_eq!(slugs.len(), Kind::ALL.len());
     }
 
     #[test]
-    fn each_type_is_in_the_docs_with_its_status() {
+    fn each_problem_type_is_documented_with_its_status() {
         let docs = include_str!("../../../docs/http.md");
         for kind in Kind::ALL {
             let row = format!("| `{}` | {} |", kind.slug(), kind.status().as_u16());

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_app_of_a_path_is_one_that_could_be() {
+    fn logged_app_name_must_be_valid() {
         let named = |path| named_app(path).map(|name| name.to_string());
         assert_eq!(named("/v1/apps/shop"), Some("shop".to_owned()));
         assert_eq!(named("/v1/apps/shop/kv/entry"), Some("shop".to_owned()));

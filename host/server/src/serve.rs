@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_client_has_a_limit_of_its_own() {
+    fn connection_limit_is_per_client() {
         let addresses = Addresses::new(Some(2));
         let open = |address: &str| addresses.open(address.parse().unwrap());
         let first = open("2001:db8::1").unwrap();

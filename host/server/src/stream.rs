@@ -375,7 +375,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_peer_that_keeps_the_rate_is_waited_for_and_one_below_is_not() {
+    fn peer_below_the_minimum_rate_times_out() {
         let start = Instant::now();
         let end = |bytes: usize, each: Duration| {
             let mut pace = Pace::new(30 * SECOND, 1024, start);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_nobody_waits_is_not_charged() {
+    fn time_without_a_waiter_is_not_charged() {
         let start = Instant::now();
         let mut pace = Pace::new(30 * SECOND, 1024, start);
         assert_eq!(pace.wait(start), start + 30 * SECOND);

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_those_of_their_type() {
+    fn integer_parameters_are_checked_against_their_type() {
         let u64s = json!({ "type": ["integer", "null"], "format": "int64", "minimum": 0 });
         let u64s = parameter(u64s.clone(), u64s);
         assert_eq!(u64s.accepts(), format!("an integer from 0 to {}", u64::MAX));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_repeated_up_to_a_bound() {
+    fn quoted_parameter_value_is_truncated() {
         let problem = refuse("since", &"x".repeat(9_000), "an integer");
         let shown = format!("{problem:?}");
         assert!(shown.len() < 500, "{shown}");

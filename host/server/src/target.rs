@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_stand_for_utf8_or_are_refused() {
+    fn percent_escapes_must_be_utf8() {
         for (text, path, query) in [
             ("", Some(""), Some("")),
             ("a+b%2B%20", Some("a+b+ "), Some("a b+ ")),

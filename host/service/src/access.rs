@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_row_is_read_once_for_each_generation() {
+    async fn cached_row_is_read_once_per_generation() {
         let scene = Scene::new();
         let made = scene.admin.create_app(&scene.operator, name("shop"), false);
         let app = made.await.unwrap();
@@ -295,7 +295,7 @@ mod tests {
 
     /// The generation seen first is valid for everything that the request reads.
     #[tokio::test]
-    async fn a_request_looks_once() {
+    async fn request_checks_generation_once() {
         let scene = Scene::new();
         let made = scene.admin.create_app(&scene.operator, name("shop"), false);
         let app = made.await.unwrap();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_fill_nothing_and_cause_no_looks() {
+    async fn unknown_names_are_not_cached_and_cause_no_checks() {
         let scene = Scene::new();
         for n in 0..100_000 {
             let mut seen = Seen::default();
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_bounded_and_those_in_use_stay() {
+    fn row_cache_is_bounded_and_keeps_rows_in_use() {
         let mut kept = Kept::new(ROWS_MAX);
         let app = Arc::new(App {
             id: AppId::generate(),
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_is_shared_says_the_same() {
+    fn shared_store_error_keeps_kind_and_causes() {
         use crate::chain;
         let cause = std::io::Error::other("the cause");
         let one = StoreError::Unavailable(cause.into());

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_wait_for_each_other_and_the_queue_is_bounded() {
+    fn admission_queues_calls_up_to_limit() {
         let gate = Arc::new(Gate::default());
         let first = enter(&gate, 1).unwrap().unwrap();
         let mut second = enter(&gate, 1).unwrap().unwrap_err();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_has_stopped_waiting_is_passed_over() {
+    fn cancelled_queued_call_is_skipped() {
         let gate = Arc::new(Gate::default());
         let first = gate.admit().unwrap();
         gate.state.lock().at_once = Some(1);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_limit_of_calls_at_once_holds_for_those_that_wait_already() {
+    fn lowered_concurrency_limit_applies_to_queued_calls() {
         let gate = Arc::new(Gate::default());
         let now = Instant::now();
         gate.enter(None, Some(4), 9, now).unwrap();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_rate_forgets_what_the_higher_one_has_allowed() {
+    fn lowered_rate_limit_caps_past_calls() {
         let gate = Arc::new(Gate::default());
         let start = Instant::now();
         for _ in 0..1_000 {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_a_second_come_back_with_time_and_never_for_a_clock_that_stands() {
+    fn rate_limit_refills_only_as_time_passes() {
         let gate = Arc::new(Gate::default());
         let start = Instant::now();
         let call = |at| gate.enter(Some(2), None, 0, at);

@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_stage_is_to_blame_and_all_are_named() {
+    fn timeout_blames_longest_stage_and_lists_all() {
         let deadline = Deadline::after(Duration::from_secs(5));
         deadline.spend(Stage::Computing, Duration::from_millis(550));
         deadline.spend(Stage::Cpu, Duration::from_millis(4_400));
@@ -324,13 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_without_end_is_far_away() {
+    fn maximum_time_limit_does_not_overflow() {
         let deadline = Deadline::after(Duration::MAX);
         assert!(!deadline.has_passed());
     }
 
     #[tokio::test]
-    async fn a_patient_call_is_not_ended_while_the_host_has_nothing_free() {
+    async fn patient_deadline_excludes_waiting_for_host() {
         let ms = Duration::from_millis;
         let deadline = Deadline::patient(ms(20), ms(200));
         let wait = deadline.within(Stage::Instance, tokio::time::sleep(ms(100)));
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_for_locks_within_a_host_function_counts_once() {
+    async fn lock_wait_in_host_function_is_counted_once() {
         let deadline = Deadline::after(Duration::from_secs(60));
         let outer = deadline.timed(Stage::HostFunction);
         let inner = deadline.timed(Stage::Lane);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_waited_for_counts_to_its_stage() {
+    async fn wait_time_is_accounted_to_its_stage() {
         let deadline = Deadline::after(Duration::from_millis(20));
         let never = deadline.within(Stage::Loading, std::future::pending::<()>());
         let timeout = never.await.unwrap_err();

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn an_app_with_many_waiting_calls_stands_before_another_once() {
+    fn fair_queue_alternates_between_apps() {
         let fair = Fair::new(1, Share::All);
         let (loud, quiet) = (app(), app());
         let mut first = pin!(fair.take(loud, 1, 0));
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn within_an_app_the_lowest_rank_is_served_first() {
+    fn fair_queue_serves_lowest_rank_first_within_app() {
         let fair = Fair::new(1, Share::All);
         let app = app();
         let held = poll(pin!(fair.take(app, 1, 5)).as_mut()).unwrap();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_keeps_its_turn_unless_somebody_comes_before_it() {
+    fn holder_keeps_units_unless_another_waiter_precedes() {
         let fair = Fair::new(1, Share::All);
         let (mine, other) = (app(), app());
         let held = poll(pin!(fair.take(mine, 1, 5)).as_mut()).flatten();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_goes_on_does_not_pass_another_app() {
+    fn yielding_call_does_not_overtake_another_app() {
         let (first, second) = (app(), app());
         for (endless, other) in [(first, second), (second, first)] {
             let fair = Fair::new(1, Share::All);
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn short_calls_do_not_pass_one_that_waits() {
+    fn short_calls_do_not_overtake_a_waiting_app() {
         let (first, second, third) = (app(), app(), app());
         for (long, short, others) in [(first, second, third), (third, second, first)] {
             let fair = Fair::new(1, Share::All);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn no_app_can_take_all_of_what_is_shared_by_halves() {
+    fn half_share_leaves_units_for_other_apps() {
         let fair = Fair::new(16, Share::Half);
         let mut held = Vec::new();
         let mut take_all = |app| {
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stops_waiting_leaves_nothing_and_a_lost_place_goes_on() {
+    fn cancelled_waiter_leaves_no_state_and_returns_units() {
         let fair = Fair::new(1, Share::Half);
         let (a, b) = (app(), app());
         let held = poll(pin!(fair.take(a, 1, 0)).as_mut()).unwrap();
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_request_does_not_hold_up_a_small_one() {
+    fn large_request_does_not_block_small_one() {
         let fair = Fair::new(4, Share::Half);
         let (a, b) = (app(), app());
         let _held = poll(pin!(fair.take(a, 3, 0)).as_mut()).unwrap();

@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_fails_shows_until_it_works_again() {
+    async fn failing_task_makes_host_unready_until_it_recovers() {
         let health = health();
         assert!(health.check().await.is_ready());
         let task = health.task("upkeep");
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_probe_is_shared_while_it_runs_and_used_for_a_second() {
+    async fn health_probe_is_shared_and_cached_for_a_second() {
         let health = health();
         // There is no await in between, so the probe has not run yet.
         let first = health.current_probe().0;
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_log_are_limited_and_counted() {
+    fn health_log_lines_are_limited_and_counted() {
         let limit = LogLimit::new(Duration::from_secs(3_600));
         assert_eq!(limit.admit(), Some(0));
         assert_eq!((limit.admit(), limit.admit()), (None, None));

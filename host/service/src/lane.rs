@@ -255,7 +255,7 @@ mod tests {
 
     /// Otherwise the lock would never be released.
     #[test]
-    fn a_lane_that_was_given_up_takes_nothing() {
+    fn released_lock_set_takes_no_locks() {
         let locks = KeyLocks::new(Metrics::default());
         let at = (Collection::parse("c").unwrap(), Key::parse("k").unwrap());
         let held = Lane::open(&locks, AppId::generate());

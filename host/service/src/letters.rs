@@ -230,7 +230,7 @@ mod tests {
     use kvasm_core::DeadReason;
 
     #[test]
-    fn a_page_ends_at_its_limit_or_its_bytes() {
+    fn page_ends_at_row_or_byte_limit() {
         let mut page = Filling::new();
         assert!(page.take(1, 10, 2) && page.take(2, 10, 2) && !page.take(3, 10, 2));
         assert!(page.page.more && page.page.rows == [1, 2]);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_audit_log_says_what_was_chosen() {
+    fn audit_row_records_dead_letter_filter() {
         let all = choice(&Letters::default(), 5);
         assert_eq!(all, json!({ "all": true, "limit": 5 }));
         let some = Letters {

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_follow_a_log_and_no_more() {
+    fn log_followers_are_bounded() {
         let logs = Arc::new(Logs::default());
         let app = AppId::generate();
         let mut following: Vec<_> = (0..FOLLOWERS_OF_APP_MAX)
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn following_makes_no_log_and_hears_of_its_end() {
+    fn follower_creates_no_log_and_is_notified_of_deletion() {
         let logs = Arc::new(Logs::default());
         let app = AppId::generate();
         let following = logs.follow(app).unwrap();
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_lines_of_each_app_are_kept() {
+    fn log_keeps_newest_lines_of_each_app() {
         let (logs, app, other) = (Logs::default(), AppId::generate(), AppId::generate());
         logs.push(other, [line("quiet")]);
         for n in 0..LINES_MAX + 10 {
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_chosen_by_each_part() {
+    fn log_filter_combines_conditions() {
         let (logs, app) = (Logs::default(), AppId::generate());
         let request = Uuid::from_u128(7);
         let lines = [
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_does_not_push_out_the_others() {
+    fn long_log_line_is_truncated() {
         let (logs, app) = (Logs::default(), AppId::generate());
         logs.push(
             app,
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_functions_count() {
+    fn function_names_count_toward_log_size() {
         let (logs, app) = (Logs::default(), AppId::generate());
         for _ in 0..100 {
             let function = "f".repeat(APP_BYTES_MAX / 4).into();
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_bounded_for_each_app_and_for_all() {
+    fn log_bytes_are_bounded_per_app_and_in_total() {
         let logs = Logs::default();
         let quiet = AppId::generate();
         logs.push(quiet, [line("quiet")]);

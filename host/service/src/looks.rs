@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_that_has_begun_is_not_used_for_who_comes_later() {
+    async fn check_in_progress_is_not_shared_with_later_callers() {
         let mut held = Held::new();
         let first = held.caller().await;
         held.begins().await;
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_goes_on_when_its_caller_has_gone() {
+    async fn check_survives_cancellation_of_its_caller() {
         let mut held = Held::new();
         let first = held.caller().await;
         held.begins().await;
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_group_that_has_gone_leaves_its_look_to_the_next() {
+    async fn cancelled_group_does_not_block_later_checks() {
         let mut held = Held::new();
         let first = held.caller().await;
         held.begins().await;
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_that_panics_is_made_again() {
+    async fn panicking_check_is_retried() {
         let looks = Looks::default();
         let tries = Arc::new(AtomicU32::new(0));
         let ask = || {
@@ -300,7 +300,7 @@ mod tests {
 
     /// The next check starts before those that waited for the broken one run again.
     #[tokio::test]
-    async fn who_waited_for_a_look_that_panics_waits_for_the_next() {
+    async fn waiters_of_panicking_check_join_the_next() {
         let looks = Looks::default();
         let (fails, failing) = tokio::sync::oneshot::channel::<u32>();
         let failing = Arc::new(tokio::sync::Mutex::new(Some(failing)));
@@ -337,7 +337,7 @@ mod tests {
 
     /// No new tasks start then, and a caller must not retry endlessly.
     #[test]
-    fn a_runtime_can_shut_down_while_somebody_asks() {
+    fn runtime_shuts_down_during_a_check() {
         struct AskAtTheEnd(Arc<Looks<u32>>);
         impl Drop for AskAtTheEnd {
             fn drop(&mut self) {
@@ -358,7 +358,7 @@ mod tests {
 
     /// Callers on several threads: each sees the value at the time of its call, or a later one.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn nobody_sees_what_was_so_before_they_asked() {
+    async fn coalesced_check_is_never_older_than_its_call() {
         for at_once in [true, false] {
             let looks = Arc::new(Looks::default());
             let (now, over) = (

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_has_as_many_writes_as_calls() {
+    fn writes_are_limited_to_call_rate() {
         let (rates, start) = (WriteRates::default(), Instant::now());
         let (one, other) = (app(Some(10)), app(Some(10)));
         let taken = |app: &App, now| (0..100).filter(|_| rates.admit(app, now).is_ok()).count();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn apps_that_have_not_written_lately_are_forgotten() {
+    fn idle_apps_are_removed_from_write_rates() {
         let (rates, start) = (WriteRates::default(), Instant::now());
         for at in 0..5_000 {
             let now = start + Duration::from_millis(10 * at);

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_app_has_a_burst_and_then_a_line_a_second() {
+    fn app_log_lines_are_limited_after_a_burst() {
         let (throttle, app, start) = (Throttle::new(FEW), AppId::generate(), Instant::now());
         let app = Some(app);
         let lines = |seconds, count| {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_apps_is_bounded() {
+    fn throttled_apps_are_bounded() {
         let (throttle, start) = (Throttle::new(FEW), Instant::now());
         let of_all = |now| {
             let lines =

@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_token_outlasts_its_makers_unless_an_operator_says_so() {
+    fn token_cannot_outlive_its_creator_unless_instance_admin() {
         let at = |ms| Some(Timestamp(ms));
         let resolve = |expiry: Expiry, makers, is_admin| expiry.resolve(makers, is_admin).ok();
         for is_admin in [false, true] {

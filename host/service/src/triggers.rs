@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trigger_that_could_never_work_is_refused() {
+    fn invalid_trigger_is_rejected() {
         assert_eq!(check(&trigger()), Ok(()));
         let schedule = Watch::Schedule(Schedule::parse("* * * * *").unwrap());
         let scheduled = NewTrigger {

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn by_sqlstate() {
+    fn errors_are_classified_by_sqlstate() {
         for code in [
             "08000", "08006", "53000", "53200", "53300", "57014", "57P01", "57P02", "57P03",
             "25006", "40001", "40P01", "55P03",
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_slot_is_known_by_its_constraint() {
+    fn exhausted_slot_is_detected_by_constraint_name() {
         let refusal = |constraint| Error::from(Answer("23514", Some(constraint)));
         assert!(over_grant(&refusal("app_usage_within_quota")));
         assert!(!over_grant(&refusal("another_check")));
@@ -242,13 +242,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_out_of_range_is_known_by_its_code() {
+    fn overflowing_sum_is_detected_by_sqlstate() {
         assert!(out_of_range(&answer("22003")));
         assert!(!out_of_range(&answer("22P02")) && !out_of_range(&Error::RowNotFound));
     }
 
     #[test]
-    fn by_variant() {
+    fn errors_are_classified_by_variant() {
         let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
         assert_eq!(class(Error::Io(reset)), "unavailable");
         assert_eq!(class(Error::PoolTimedOut), "unavailable");

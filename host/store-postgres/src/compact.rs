@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_space_outside_strings_goes() {
+    fn only_white_space_outside_strings_is_removed() {
         for (from, to) in [
             (
                 r#"{"a": [1, 2, {"b c": null}]}"#,
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn many_zeros_become_an_exponent() {
+    fn long_runs_of_zeros_become_an_exponent() {
         let zeros = |count: usize| "0".repeat(count);
         for (from, to) in [
             (format!("1{}", zeros(300)), "1e300".to_owned()),

@@ -139,7 +139,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_queue_is_remembered_while_it_is_slow() {
+    fn horizon_is_kept_while_the_queue_is_slow() {
         let horizons = Horizons::default();
         let one = queue("one");
         horizons.learn(&one, BEGINNING, Timestamp(10_000), SHORT);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_given_in_order_and_are_not_too_many() {
+    fn known_horizons_are_ordered_and_bounded() {
         let horizons = Horizons::default();
         for n in (0..QUEUES_MAX * 2).rev() {
             for _ in 0..SLOW_CLAIMS {

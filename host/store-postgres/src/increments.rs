@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn each_adds_to_what_those_before_it_leave() {
+    fn increments_apply_to_earlier_operations_of_the_batch() {
         let done = lowered(vec![
             add("five", 1),
             add("five", 2),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_added_is_told_by_its_position() {
+    fn failed_increment_reports_its_position() {
         let refusal = |ops| lowered(ops).err().unwrap();
         assert!(matches!(
             refusal(vec![add("five", 1), add("half", 1)]),

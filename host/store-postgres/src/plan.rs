@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_operation_of_a_key_is_the_one_that_runs() {
+    fn only_the_last_operation_of_a_key_is_executed() {
         let ops = [
             set("a", None),
             delete("b"),
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_has_expired_leaves_nothing_to_delete() {
+    fn delete_after_an_expired_set_finds_nothing() {
         let ops = [
             set("a", Some(100)),
             delete("a"),

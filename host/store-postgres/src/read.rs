@@ -284,7 +284,7 @@ mod tests {
     use kvasm_core::Key;
 
     #[test]
-    fn bounds_become_half_open() {
+    fn range_bounds_become_half_open() {
         let range = |lower, upper| half_open(&KeyRange { lower, upper });
         let (a, b) = ("a".to_owned(), "b".to_owned());
         assert_eq!(

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_bound_is_named_with_its_numbers() {
+    fn warning_names_the_tightest_connection_limit() {
         let server = || bound("max_connections", 20, 3, 4);
         assert_eq!(warning(&[server()], 13), None);
         let text = warning(&[server()], 14).unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_said() {
+    fn no_connection_error_names_the_cause() {
         let none = |refusal, in_use| NoConnection {
             refusal,
             in_use,

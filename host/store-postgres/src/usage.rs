@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_what_is_left() {
+    fn slot_shares_distribute_the_free_quota() {
         let shares = |used, max, delta| {
             let shares = Account { used, max }.shares(delta)?;
             Some((shares.here, shares.elsewhere))
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_adds_nothing_is_always_taken() {
+    fn change_that_adds_nothing_is_never_refused() {
         let account = |used, max| Account {
             used,
             max: Some(max),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn replacing_counts_both_sizes() {
+    fn delta_of_a_replacement_counts_both_sizes() {
         let mut delta = Delta::default();
         for (size, replaced) in [(10, 0), (7, 9), (0, 4), (0, 0), (5, 0)] {
             delta.replace(size, replaced);

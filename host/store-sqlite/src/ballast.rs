@@ -186,7 +186,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn the_file_takes_room_and_its_absence_is_the_mark() {
+    async fn reserved_file_allocates_space_and_its_absence_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions::new(folder.path().join("kvasm.db"));
         drop(SqliteStore::open(options.clone()).await.unwrap());
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_keeps_what_is_freed_has_no_ballast() {
+    async fn no_reserved_file_without_incremental_vacuum() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kvasm.db");
         let old = Connection::open(&path).unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_write_without_room_releases_it_and_what_frees_is_taken() {
+    async fn full_disk_releases_reserve_and_accepts_only_freeing_writes() {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions::new(folder.path().join("kvasm.db"));
         let ballast = folder.path().join("kvasm.db-ballast");

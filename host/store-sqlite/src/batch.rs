@@ -343,7 +343,7 @@ mod tests {
 
     /// The writer runs it for each app in turn, and other writes wait for it.
     #[tokio::test]
-    async fn a_sweep_reads_no_more_than_it_removes() {
+    async fn sweep_reads_only_the_rows_it_removes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kvasm.db");
         let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();

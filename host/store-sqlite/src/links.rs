@@ -77,7 +77,7 @@ mod tests {
 
     /// They have no keys to count, and nobody can follow them.
     #[test]
-    fn commits_that_write_nothing_are_not_remembered() {
+    fn commits_without_writes_are_not_remembered() {
         let mut links = Links::default();
         for _ in 0..100 {
             links.remember(&reader(), &Committed::default());

@@ -156,7 +156,7 @@ mod tests {
     /// Each commit of any process changes the head, whatever happens to the log; other operations
     /// do not.
     #[test]
-    fn a_head_is_as_old_as_the_last_commit() {
+    fn log_head_changes_with_every_commit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("test.db");
         let writers = [open(&path), open(&path)];
@@ -196,7 +196,7 @@ mod tests {
     /// While one thread commits, a head that was taken before a read of the database is never that
     /// of a later commit.
     #[test]
-    fn no_head_is_newer_than_what_is_read_after_it() {
+    fn log_head_is_never_newer_than_the_following_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("test.db");
         let writer = open(&path);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_that_differ_are_no_head() {
+    fn differing_header_copies_are_rejected() {
         let copy = |last: u32| std::array::from_fn(|at| AtomicU32::new(at as u32 * last));
         assert!(whole(&[copy(7), copy(7)]).is_some());
         assert!(whole(&[copy(7), copy(8)]).is_none());

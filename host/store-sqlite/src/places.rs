@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_app_never_has_all_places() {
+    async fn one_app_never_gets_all_read_permits() {
         let places = Arc::new(Places::long());
         let (one, other) = (AppId::generate(), AppId::generate());
         let mut of_one: Vec<_> = (0..100).map(|_| held(&places, one)).collect();
@@ -157,7 +157,7 @@ mod tests {
 
     /// They include values, so large pages are read on other threads.
     #[tokio::test]
-    async fn pages_of_deliveries_and_letters_wait_for_a_place() {
+    async fn pages_of_deliveries_and_dead_letters_wait_for_a_permit() {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions::new(folder.path().join("kvasm.db"));
         let store = SqliteStore::open(options).await.unwrap();
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn apps_without_readers_are_forgotten() {
+    async fn idle_apps_are_removed_from_the_read_limiter() {
         let places = Places::long();
         for _ in 0..3 * APPS_MAX {
             let app = AppId::generate();

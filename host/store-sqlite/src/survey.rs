@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_held_as_long_as_one_reader_keeps_what_was_there() {
+    fn log_hold_time_is_measured_per_reader() {
         let (watch, start) = (LogWatch::default(), Instant::now());
         let note = |frames, folded, seconds| {
             let now = start + Duration::from_secs(seconds);
@@ -189,7 +189,7 @@ mod tests {
 
     /// A query that scans the deliveries would take longer with each.
     #[test]
-    fn the_oldest_delivery_is_found_through_the_index() {
+    fn oldest_delivery_query_uses_the_index() {
         let connection = Connection::open_in_memory().unwrap();
         for sql in [
             include_str!("../../../migrations/sqlite/0001_initial.sql"),

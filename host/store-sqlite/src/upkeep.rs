@@ -176,7 +176,7 @@ mod tests {
 
     /// It runs for each app in each round.
     #[tokio::test]
-    async fn a_look_for_spare_audit_rows_reads_the_index_alone() {
+    async fn audit_prune_query_uses_a_covering_index() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kvasm.db");
         let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_one_after_another_have_one_order() {
+    fn sequential_calls_are_linearizable() {
         assert!(is_linearizable(&[]));
         assert!(is_linearizable(&[(0, 1, Set(1)), (2, 3, Read(1))]));
         assert!(is_linearizable(&[(0, 1, Read(0)), (2, 3, Set(1))]));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_at_the_same_time_come_in_either_order() {
+    fn concurrent_calls_may_take_effect_in_either_order() {
         for found in [0, 1] {
             assert!(is_linearizable(&[(0, 3, Set(1)), (1, 2, Read(found))]));
         }
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_read_is_found() {
+    fn stale_read_is_detected() {
         assert!(!is_linearizable(&[
             (0, 1, Set(1)),
             (2, 3, Set(2)),
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_update_is_found() {
+    fn lost_update_is_detected() {
         // Two concurrent increments, both to 1.
         assert!(is_linearizable(&[(0, 2, Add(1)), (1, 3, Add(2))]));
         assert!(!is_linearizable(&[(0, 2, Add(1)), (1, 3, Add(1))]));
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_that_two_win_is_found() {
+    fn compare_and_swap_won_twice_is_detected() {
         let swaps = |second| is_linearizable(&[(0, 2, Swap(0, 1, true)), (1, 3, second)]);
         assert!(swaps(Swap(0, 2, false)));
         assert!(!swaps(Swap(0, 2, true)));
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_who_disagree_on_the_order_are_found() {
+    fn readers_disagreeing_on_the_order_are_detected() {
         let history = |last| {
             is_linearizable(&[
                 (0, 1, Set(1)),
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_shows_the_history_and_where_it_ends() {
+    fn failure_message_shows_the_history_and_the_dead_end() {
         let call = |made, step| Call {
             client: 7,
             made,
@@ -387,7 +387,7 @@ mod tests {
     /// Only one order explains these concurrent increments, and it is the last one that a
     /// search without memoisation would try.
     #[test]
-    fn a_history_of_hundreds_of_calls_at_once_is_checked() {
+    fn history_of_hundreds_of_concurrent_calls_is_checked() {
         let mut calls = Vec::new();
         for round in 0..100 {
             let at = u64::from(round) * 100;

@@ -3,7 +3,7 @@ use std::net::TcpStream;
 use super::*;
 
 #[test]
-fn a_cluster_starts_stops_and_starts_again_with_its_data() {
+fn cluster_keeps_its_data_across_a_restart() {
     let mut cluster = Cluster::start(Options {
         durable: true,
         ..Options::default()
@@ -33,7 +33,7 @@ fn a_cluster_starts_stops_and_starts_again_with_its_data() {
 }
 
 #[test]
-fn a_killed_cluster_comes_back_with_what_it_acknowledged() {
+fn killed_cluster_recovers_acknowledged_commits() {
     let mut cluster = Cluster::start(Options::default()).unwrap();
     cluster.psql("postgres", "CREATE TABLE t (n int)").unwrap();
     for n in 0..3 {
@@ -51,7 +51,7 @@ fn a_killed_cluster_comes_back_with_what_it_acknowledged() {
 }
 
 #[test]
-fn a_dropped_cluster_leaves_nothing() {
+fn dropped_cluster_leaves_no_files_or_processes() {
     let cluster = Cluster::start(Options::default()).unwrap();
     let (folder, port) = (cluster.folder.path().to_path_buf(), cluster.port());
     assert!(folder.exists());
@@ -61,7 +61,7 @@ fn a_dropped_cluster_leaves_nothing() {
 }
 
 #[test]
-fn databases_of_the_shared_cluster_are_apart() {
+fn databases_of_the_shared_cluster_are_independent() {
     let urls: Vec<String> = thread::scope(|scope| {
         let makers: Vec<_> = (0..4).map(|_| scope.spawn(fresh_database)).collect();
         makers
@@ -76,7 +76,7 @@ fn databases_of_the_shared_cluster_are_apart() {
 }
 
 #[test]
-fn texts_do_not_compare_bytewise_by_default() {
+fn default_collation_is_not_bytewise() {
     assert_eq!(shared().psql("postgres", "SELECT 'a' < 'B'").unwrap(), "t");
     assert_eq!(
         shared()
@@ -87,7 +87,7 @@ fn texts_do_not_compare_bytewise_by_default() {
 }
 
 #[test]
-fn a_failed_statement_is_an_error_with_its_reason() {
+fn failed_statement_returns_its_reason() {
     let error = shared()
         .psql("postgres", "SELECT 1; SELECT nonsense")
         .unwrap_err();
@@ -96,7 +96,7 @@ fn a_failed_statement_is_an_error_with_its_reason() {
 
 /// Not a test: the process that the next test kills.
 #[test]
-fn a_process_to_kill() {
+fn helper_process_to_kill() {
     if let Some(report) = std::env::var_os("KVASM_TEST_CLUSTER_REPORT") {
         let cluster = shared();
         let partial = Path::new(&report).with_extension("partial");
@@ -111,11 +111,11 @@ fn a_process_to_kill() {
 }
 
 #[test]
-fn a_cluster_ends_with_a_process_that_is_killed() {
+fn cluster_stops_when_its_process_is_killed() {
     let reports = tempfile::tempdir().unwrap();
     let report = reports.path().join("report");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["a_process_to_kill", "--nocapture"])
+        .args(["helper_process_to_kill", "--nocapture"])
         .env("KVASM_TEST_CLUSTER_REPORT", &report)
         .stdout(Stdio::null())
         .spawn()

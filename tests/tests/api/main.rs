@@ -51,17 +51,17 @@ fn hold(package: &str, folder: &str) {
 }
 
 #[test]
-fn the_public_items_of_kvasm_guest_are_those_that_are_stored() {
+fn kvasm_guest_public_api_matches_the_snapshot() {
     hold("kvasm-guest", "guest-sdk");
 }
 
 #[test]
-fn the_public_items_of_kvasm_abi_are_those_that_are_stored() {
+fn kvasm_abi_public_api_matches_the_snapshot() {
     hold("kvasm-abi", "guest-sdk/abi");
 }
 
 #[test]
-fn what_is_gone_is_told_from_what_is_new() {
+fn api_diff_separates_removed_and_added_items() {
     let [gone, new] = differences("a\nb\nc\n", "a\nB\nc\nd\n");
     assert_eq!(gone, ["b"]);
     assert_eq!(new, ["B", "d"]);
@@ -69,7 +69,7 @@ fn what_is_gone_is_told_from_what_is_new() {
 
 /// Covers each kind of item, and each way to make it public.
 #[test]
-fn public_items_are_read_off_their_source() {
+fn public_items_are_parsed_from_the_source() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write(

@@ -17,7 +17,7 @@ fn fails(ended: &Ended, code: i32, words: &str) {
 }
 
 #[test]
-fn a_refusal_of_a_server_says_what_is_wrong() {
+fn server_errors_are_explained() {
     let home = Home::new();
     let server = home.start(&[]);
     let ended = home.run(&["--server", &server.url(), "app", "list"]);
@@ -25,7 +25,7 @@ fn a_refusal_of_a_server_says_what_is_wrong() {
 }
 
 #[test]
-fn local_mistakes_are_not_a_server_that_is_not_there() {
+fn local_errors_are_not_reported_as_connection_errors() {
     let home = Home::new();
     let server = home.start(&[]);
     server.create_app("demo");
@@ -109,7 +109,7 @@ fn local_mistakes_are_not_a_server_that_is_not_there() {
 }
 
 #[test]
-fn login_asks_whether_the_server_knows_the_token() {
+fn login_verifies_the_token_with_the_server() {
     let home = Home::new();
     let server = home.start(&[]);
     server.create_app("demo");
@@ -155,7 +155,7 @@ fn login_asks_whether_the_server_knows_the_token() {
 }
 
 #[test]
-fn variables_mean_what_they_say() {
+fn environment_variables_are_parsed_strictly() {
     let home = Home::new();
     let with = |name: &str, value: OsString, arguments: &[&str]| {
         let mut command = home.command(arguments);
@@ -209,7 +209,7 @@ fn variables_mean_what_they_say() {
 
 /// The precedence in docs/cli.md, with a server that does not exist.
 #[test]
-fn a_server_goes_before_a_store_and_an_argument_before_a_variable() {
+fn server_overrides_store_and_arguments_override_variables() {
     let home = Home::new();
     let run_with = |variables: &[(&str, &str)], arguments: &[&str]| {
         let mut command = home.command(arguments);
@@ -230,7 +230,7 @@ fn a_server_goes_before_a_store_and_an_argument_before_a_variable() {
 }
 
 #[test]
-fn stores_are_read_as_they_are_meant() {
+fn store_urls_are_parsed_strictly() {
     let home = Home::new();
     let on = |store: &str| home.run(&["--store", store, "migrate"]);
     for password in [
@@ -250,7 +250,7 @@ fn stores_are_read_as_they_are_meant() {
 }
 
 #[test]
-fn the_configuration_is_read_as_it_is_meant() {
+fn config_files_are_parsed_strictly() {
     let home = Home::new();
     let print = |file: &[u8]| {
         let file = home.file("kvasm.toml", file);
@@ -271,7 +271,7 @@ fn the_configuration_is_read_as_it_is_meant() {
 }
 
 #[test]
-fn a_server_listens_on_a_name() {
+fn server_listens_on_a_host_name() {
     let home = Home::new();
     let server = home.spawn(home.command(&["serve", "--listen", "localhost:0"]));
     assert!(server.address.ip().is_loopback());
@@ -283,7 +283,7 @@ fn a_server_listens_on_a_name() {
 
 /// B12: store commands need no folder except the store's.
 #[test]
-fn a_store_needs_no_home_and_no_cache_folder() {
+fn store_commands_need_no_home_or_cache_folder() {
     let home = Home::new();
     let store = format!("sqlite:{}", home.path("a.db"));
     let run_without = |rest: &[&str]| {

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::io::Read;
 
 #[test]
-fn entries_are_written_and_read() {
+fn kv_set_get_and_delete_work() {
     let user = User::with_app();
     user.ok(&["kv", "set", "demo", "notes", "k", "{\"a\": 1}"]);
     assert_eq!(
@@ -30,7 +30,7 @@ fn entries_are_written_and_read() {
 }
 
 #[test]
-fn what_is_refused_is_the_users_fault() {
+fn rejected_kv_commands_exit_with_a_usage_error() {
     let user = User::with_app();
     user.fails(
         &["kv", "set", "demo", "notes", "k", "{"],
@@ -68,7 +68,7 @@ fn what_is_refused_is_the_users_fault() {
 }
 
 #[test]
-fn lists_go_page_by_page() {
+fn lists_are_paginated() {
     let user = User::with_app();
     for key in ["a", "b1", "b2", "c"] {
         user.ok(&["kv", "set", "demo", "notes", key, "\"\\u001b[2J\""]);
@@ -102,7 +102,7 @@ fn lists_go_page_by_page() {
 }
 
 #[test]
-fn what_is_exported_can_be_imported() {
+fn exported_entries_can_be_imported() {
     let user = User::with_app();
     user.ok(&["app", "create", "copy"]);
     user.ok(&["kv", "set", "demo", "a", "null", "null"]);
@@ -136,7 +136,7 @@ fn what_is_exported_can_be_imported() {
 }
 
 #[test]
-fn a_bad_line_is_named_and_what_came_before_it_is_counted() {
+fn import_reports_the_invalid_line_and_prior_count() {
     let user = User::with_app();
     let good = "{\"collection\":\"c\",\"key\":\"k\",\"json\":1}\n";
     for (bad, words) in [
@@ -171,7 +171,7 @@ fn a_bad_line_is_named_and_what_came_before_it_is_counted() {
 
 /// A reader that stops early, such as `head`, is not an error.
 #[test]
-fn a_closed_pipe_ends_quietly() {
+fn closed_pipe_exits_silently() {
     let user = User::with_app();
     let lines: String = (0..3000)
         .map(|n| {

@@ -46,7 +46,7 @@ impl User {
 }
 
 #[test]
-fn batches_come_from_a_file_or_standard_input() {
+fn batches_are_read_from_a_file_or_stdin() {
     let user = User::with_app();
     let batch = json!({
         "checks": [{ "collection": "notes", "key": "a", "version": 0 }],
@@ -98,7 +98,7 @@ fn batches_come_from_a_file_or_standard_input() {
 }
 
 #[test]
-fn counters_go_up_and_down_and_many_entries_are_read_at_once() {
+fn increment_and_get_many_commands_work() {
     let user = User::with_app();
     let add = ["kv", "increment", "demo", "n", "visits"];
     assert!(user.ok(&add).starts_with("Now 1, version "));
@@ -138,7 +138,7 @@ fn counters_go_up_and_down_and_many_entries_are_read_at_once() {
 }
 
 #[test]
-fn triggers_come_and_go() {
+fn triggers_can_be_created_changed_and_deleted() {
     let user = User::with_app();
     let set = user.run(&[
         "trigger",
@@ -231,7 +231,7 @@ fn triggers_come_and_go() {
 }
 
 #[test]
-fn dead_letters_are_looked_at_and_sent_again() {
+fn dead_letters_are_shown_and_replayed() {
     let user = User::with_app();
     user.ok(&["trigger", "set", "demo", "index", "--collection", "orders"]);
     user.ok(&[
@@ -311,7 +311,7 @@ fn on_letters<'a>(verb: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn dead_letters_are_thrown_away_only_by_a_choice() {
+fn discarding_dead_letters_requires_a_selection() {
     let user = User::with_app();
     user.ok(&["trigger", "set", "demo", "index", "--collection", "orders"]);
     for key in ["1", "2", "3"] {
@@ -358,7 +358,7 @@ fn dead_letters_are_thrown_away_only_by_a_choice() {
 }
 
 #[test]
-fn outstanding_deliveries_are_paged_and_discarded() {
+fn outstanding_deliveries_are_listed_and_discarded() {
     let user = User::with_app();
     user.ok(&["trigger", "set", "demo", "index", "--collection", "orders"]);
     for key in ["1", "2", "3"] {

@@ -102,7 +102,7 @@ impl User {
 }
 
 #[test]
-fn apps_come_and_go() {
+fn apps_can_be_created_and_deleted() {
     let user = User::new();
     assert!(user.ok(&["app", "create", "demo"]).contains("demo"));
     user.fails(
@@ -125,7 +125,7 @@ fn apps_come_and_go() {
 
 /// Each client changes a different limit at the same time; no change is lost.
 #[test]
-fn people_who_set_different_limits_do_not_undo_each_other() {
+fn concurrent_changes_of_different_limits_are_all_kept() {
     let user = User::with_app();
     let limits = ["entries", "bytes", "calls-per-second", "calls-at-once"];
     for round in 1..=4 {
@@ -157,7 +157,7 @@ fn people_who_set_different_limits_do_not_undo_each_other() {
 }
 
 #[test]
-fn the_default_store_is_private() {
+fn default_store_file_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let user = User::with_app();
     let folder = user.home.path().join(".local/share/kvasm");
@@ -167,7 +167,7 @@ fn the_default_store_is_private() {
 }
 
 #[test]
-fn a_store_that_cannot_be_reached_is_the_hosts_fault() {
+fn unreachable_store_is_a_host_error() {
     let user = User::new();
     user.fails(
         &["--store", "postgres://127.0.0.1:1/x", "app", "list"],
@@ -188,7 +188,7 @@ fn a_store_that_cannot_be_reached_is_the_hosts_fault() {
 }
 
 #[test]
-fn migrate_makes_an_old_file_shrink_and_says_so() {
+fn migrate_enables_incremental_vacuum() {
     let user = User::new();
     let path = user.home.path().join("old.db");
     // As SQLite creates a file by default.

@@ -13,7 +13,7 @@ impl User {
 }
 
 #[test]
-fn a_plugin_runs_and_its_data_stays() {
+fn run_executes_a_plugin_and_persists_its_data() {
     let user = User::with_app();
     let counter = user.file("counter.wasm", &wasm("counter"));
     let add = [
@@ -50,7 +50,7 @@ fn a_plugin_runs_and_its_data_stays() {
 }
 
 #[test]
-fn exit_codes_tell_whose_fault_it_is() {
+fn exit_codes_classify_failures() {
     let user = User::with_app();
     let counter = user.file("counter.wasm", &wasm("counter"));
     user.fails(
@@ -101,7 +101,7 @@ fn exit_codes_tell_whose_fault_it_is() {
 
 /// Neither an error message from the plugin nor its log lines can control the terminal.
 #[test]
-fn what_a_plugin_says_is_cleaned() {
+fn plugin_output_is_escaped() {
     let user = User::with_app();
     let body = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 4)))
         (drop (call $output_write (i32.const 0) (i32.const 4))) (i32.const 1)";

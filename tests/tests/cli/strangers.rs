@@ -39,7 +39,7 @@ fn ask(home: &Home, url: &str, rest: &[&str]) -> Ended {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_not_waited_for() {
+fn unresponsive_server_times_out() {
     let home = Home::new();
     // The system accepts connections; nothing answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -67,7 +67,7 @@ fn a_server_that_does_not_answer_is_not_waited_for() {
 }
 
 #[test]
-fn a_server_that_repeats_its_cursor_is_left() {
+fn repeated_cursor_ends_the_listing_with_an_error() {
     let home = Home::new();
     for (words, page) in [
         ("app list", r#"{"apps":[],"next":"a"}"#),
@@ -99,7 +99,7 @@ fn a_server_that_repeats_its_cursor_is_left() {
 const EVIL: &str = "\\u001b]0;x\\u0007\\u009b2J\\u202e\\r";
 
 #[test]
-fn nothing_of_a_server_drives_a_terminal() {
+fn server_text_is_escaped_for_the_terminal() {
     let home = Home::new();
     let app = format!(
         r#"{{"name":"{EVIL}","id":"{EVIL}","created_at":9223372036854775807,"public":true,

@@ -115,7 +115,7 @@ fn verbs(home: &Home, words: &[&str], all: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_verb_has_a_row() {
+fn every_verb_is_covered_by_the_table() {
     let home = Home::new();
     let mut all = BTreeSet::new();
     verbs(&home, &[], &mut all);
@@ -182,7 +182,7 @@ fn every_verb_works_with_variables() {
 }
 
 #[test]
-fn every_verb_works_with_a_profile() {
+fn every_verb_works_with_a_saved_profile() {
     let home = Home::new();
     let server = home.start(&[]);
     let url = server.url();

@@ -46,7 +46,7 @@ fn to_file(home: &Home, arguments: &[&str], name: &str) -> Vec<u8> {
 const LARGE: [&str; 4] = ["--set", "limits.value=8MiB", "--set", "limits.input=9MiB"];
 
 #[test]
-fn a_large_value_is_stored_exported_and_imported_whole() {
+fn large_value_round_trips_through_export_and_import() {
     let home = Home::new();
     let server = server(&home, &LARGE);
     ok(&home, &["app", "create", "big"]);
@@ -105,7 +105,7 @@ fn a_large_value_is_stored_exported_and_imported_whole() {
 /// An import with values over the target's limits names the limit and how to raise it, both for
 /// a value and for a line that is too long for any value within a smaller limit.
 #[test]
-fn an_import_over_the_limits_names_the_one_to_raise() {
+fn import_over_a_limit_names_the_limit() {
     let home = Home::new();
     let server = server(&home, &[]);
     ok(&home, &["app", "create", "small"]);
@@ -135,7 +135,7 @@ fn an_import_over_the_limits_names_the_one_to_raise() {
 }
 
 #[test]
-fn inputs_of_calls_and_modules_are_sent_whole() {
+fn call_inputs_and_modules_are_sent_complete() {
     let home = Home::new();
     let server = server(&home, &["--set", "limits.module=1MiB"]);
     server.with_guest("shop");
@@ -151,7 +151,7 @@ fn inputs_of_calls_and_modules_are_sent_whole() {
 }
 
 #[test]
-fn a_value_of_70_mb_is_read_whole() {
+fn value_of_70_mb_is_read_complete() {
     let home = Home::new();
     let server = server(
         &home,
@@ -167,7 +167,7 @@ fn a_value_of_70_mb_is_read_whole() {
 }
 
 #[test]
-fn what_get_writes_set_takes_back() {
+fn output_of_get_is_accepted_by_set() {
     let home = Home::new();
     ok(&home, &["app", "create", "demo"]);
     let get = |key: &str| to_file(&home, &["kv", "get", "demo", "c", key], "got");
@@ -214,7 +214,7 @@ fn connections(server: &Server) -> u64 {
 }
 
 #[test]
-fn an_export_whose_reader_pauses_says_which_setting_ended_it() {
+fn stalled_export_names_the_timeout_setting() {
     let home = Home::new();
     let arguments = [
         "--set",
@@ -248,7 +248,7 @@ fn an_export_whose_reader_pauses_says_which_setting_ended_it() {
 }
 
 #[test]
-fn an_import_whose_writer_pauses_says_which_setting_ended_it() {
+fn stalled_import_names_the_timeout_setting() {
     let home = Home::new();
     let server = server(&home, &["--set", "server.body_timeout=1s"]);
     server.create_app("big");

@@ -73,7 +73,7 @@ async fn measured(server: &Server, head: &'static str, len: usize) -> (usize, St
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_copies_its_input_once_and_its_output_once() {
+async fn call_copies_input_and_output_once_each() {
     let _alone = ALONE.lock().await;
     let server = Server::with(patient).await;
     let body = [&read_input(), &write_input(), "(i32.const 0)"].join(" ");
@@ -94,7 +94,7 @@ async fn a_call_copies_its_input_once_and_its_output_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_for_a_handler_is_copied_once_with_its_head() {
+async fn http_handler_request_is_copied_once_with_its_head() {
     const BODY: usize = 7 * MIB;
     let _alone = ALONE.lock().await;
     let server = Server::with(patient).await;

@@ -37,7 +37,7 @@ async fn losing(times: u32) -> Bench {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_runs_of_a_transaction_share_their_input() {
+async fn transaction_reruns_share_the_input() {
     const LOST: u32 = 3;
     let _alone = ALONE.lock().await;
     let bench = losing(LOST).await;
@@ -91,7 +91,7 @@ async fn claimed(host: &Host) -> (Delivery, Receipt) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_reads_the_value_of_the_delivery_itself() {
+async fn event_handler_reads_the_delivery_value_without_a_copy() {
     let _alone = ALONE.lock().await;
     let bench = Bench::with(patient).await;
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);

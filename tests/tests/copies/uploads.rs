@@ -58,7 +58,7 @@ fn answering(letter: char) -> Vec<u8> {
 const MOST: usize = PAD + PAD / 8 + LARGE;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_module_that_is_uploaded_is_copied_once() {
+async fn uploaded_module_is_copied_once() {
     let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kvasm.db");

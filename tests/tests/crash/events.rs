@@ -133,7 +133,7 @@ fn random() -> Rng {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_reach_their_handlers_though_the_host_is_killed() {
+async fn changes_are_delivered_after_the_host_is_killed() {
     let mut rng = random();
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("crash.db");
@@ -159,7 +159,7 @@ async fn changes_reach_their_handlers_though_the_host_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_reach_their_handlers_though_one_of_two_hosts_is_killed() {
+async fn changes_are_delivered_after_one_of_two_hosts_is_killed() {
     let mut rng = random();
     let place = tokio::task::spawn_blocking(fresh_database).await.unwrap();
     let tally = Tally::over(open(&place).await).await;

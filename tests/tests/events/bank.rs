@@ -36,7 +36,7 @@ async fn sum(stage: &Stage) -> (usize, i64) {
     (accounts.len(), sum)
 }
 
-pub async fn the_total_never_changes(stage: Arc<Stage>, transfers: u64) {
+pub async fn transfers_preserve_the_total(stage: Arc<Stage>, transfers: u64) {
     let seed = seed();
     stage.deploy(bank()).await;
     for account in 0..ACCOUNTS {
@@ -101,12 +101,12 @@ pub async fn the_total_never_changes(stage: Arc<Stage>, transfers: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_total_never_changes_on_sqlite() {
-    the_total_never_changes(Arc::new(Stage::sqlite().await), 1_000).await;
+async fn transfers_preserve_the_total_on_sqlite() {
+    transfers_preserve_the_total(Arc::new(Stage::sqlite().await), 1_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_total_never_changes_on_postgres() {
+async fn transfers_preserve_the_total_on_postgres() {
     let [stage, _] = Stage::two_on_postgres().await;
-    the_total_never_changes(Arc::new(stage), 60).await;
+    transfers_preserve_the_total(Arc::new(stage), 60).await;
 }

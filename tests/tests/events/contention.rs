@@ -111,22 +111,22 @@ async fn transfer(stages: Vec<Stage>, accounts: usize, transfers: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_transfer_over_two_accounts_fails_on_sqlite() {
+async fn contended_transfers_do_not_fail_on_sqlite() {
     transfer(vec![on_sqlite().await], 2, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_transfer_over_two_accounts_fails_in_memory() {
+async fn contended_transfers_do_not_fail_in_memory() {
     transfer(on_memory(1).await, 2, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_transfer_over_two_accounts_fails_on_two_hosts_in_memory() {
+async fn contended_transfers_do_not_fail_on_two_hosts_in_memory() {
     transfer(on_memory(2).await, 2, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_transfer_over_two_accounts_fails_on_two_hosts_of_postgres() {
+async fn contended_transfers_do_not_fail_on_two_hosts_on_postgres() {
     transfer(on_postgres().await, 2, 5).await;
 }
 
@@ -248,23 +248,23 @@ async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_leave_lose_no_lock_and_no_money_in_memory() {
+async fn cancelled_callers_leave_no_locks_or_partial_writes_in_memory() {
     callers_that_leave(on_memory(3).await, 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_leave_lose_no_lock_and_no_money_on_sqlite() {
+async fn cancelled_callers_leave_no_locks_or_partial_writes_on_sqlite() {
     callers_that_leave(vec![on_sqlite().await], 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_leave_lose_no_lock_and_no_money_on_postgres() {
+async fn cancelled_callers_leave_no_locks_or_partial_writes_on_postgres() {
     callers_that_leave(on_postgres().await, 12).await;
 }
 
 /// Two runs that repeatedly take two keys in opposite order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn opposite_orders_do_not_wait_for_each_other() {
+async fn opposite_lock_orders_do_not_deadlock() {
     let stage = Arc::new(on_memory(1).await.remove(0));
     open_accounts(&stage, 2).await;
     let mut callers = JoinSet::new();
@@ -306,7 +306,7 @@ fn adder() -> Vec<u8> {
 
 /// A long run concurrent with a stream of short ones over the same entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_run_gets_through_a_stream_of_short_ones() {
+async fn long_transaction_is_not_starved_by_short_ones() {
     let stage = Arc::new(on_memory(1).await.remove(0));
     stage.deploy(adder()).await;
     let ended = Arc::new(AtomicBool::new(false));
@@ -357,7 +357,7 @@ fn hostile() -> Vec<u8> {
 /// A run that locks an entry and loops blocks only the writes of that entry, and only until its
 /// deadline.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_holder_that_loops_holds_up_its_entry_alone_and_not_for_ever() {
+async fn looping_lock_holder_blocks_only_its_entry_until_its_deadline() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let (of_guest, runs) = (Arc::clone(&store), Arc::new(AtomicU64::new(0)));
     let counted = Arc::clone(&runs);

@@ -13,7 +13,7 @@ fn ticker() -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missed_run_is_made_once_and_the_next_is_planned() {
+async fn missed_cron_run_is_made_up_once_and_the_next_planned() {
     let mut stage = Stage::sqlite().await;
     stage.deploy(ticker()).await;
     until("it is planned", async || {

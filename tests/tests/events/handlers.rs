@@ -53,7 +53,7 @@ async fn buried(body: &str) -> (DeadReason, u32, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_that_succeeds_writes_and_is_done() {
+async fn successful_handler_commits_and_is_acknowledged() {
     let stage = changed("(i32.const 0)").await;
     stage.settle().await;
     assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
@@ -61,21 +61,21 @@ async fn a_handler_that_succeeds_writes_and_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trap_is_tried_three_times() {
+async fn trapping_handler_is_tried_three_times() {
     let (reason, attempts, error) = buried("unreachable").await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
     assert!(error.contains("unreachable"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_loop_is_ended_by_its_computing_time() {
+async fn looping_handler_hits_the_cpu_limit() {
     let (reason, attempts, error) = buried("(loop (br 0)) unreachable").await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
     assert!(error.contains("CPU limit exceeded"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_much_memory_is_told() {
+async fn handler_over_the_memory_limit_is_reported() {
     let grow = "(if (i32.eq (memory.grow (i32.const 60000)) (i32.const -1)) (then unreachable)) (i32.const 0)";
     let (reason, attempts, error) = buried(grow).await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
@@ -83,7 +83,7 @@ async fn too_much_memory_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_handler_calls_permanent_is_dead_at_once() {
+async fn permanent_error_dead_letters_at_once() {
     let say = "(drop (call $output_write (i32.const 0) (i32.const 4))) (i32.const 2)";
     let (reason, attempts, error) = buried(say).await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 1));
@@ -91,7 +91,7 @@ async fn what_a_handler_calls_permanent_is_dead_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_error_waits_for_its_retry() {
+async fn transient_error_is_retried_later() {
     let stage =
         changed("(drop (call $output_write (i32.const 2) (i32.const 1))) (i32.const 1)").await;
     until("the delivery was tried and nacked", async || {
@@ -109,7 +109,7 @@ async fn an_error_waits_for_its_retry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_that_changes_what_it_watches_ends_at_depth_8() {
+async fn self_triggering_handler_stops_at_depth_8() {
     let stage = Stage::new().await;
     let again = "(i32.wrap_i64 (i64.shr_s (call $kv_set (i32.const 0) (i32.const 1) (i32.const 2) (i32.const 1)
         (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 0)) (i64.const 63)))";
@@ -130,7 +130,7 @@ async fn a_handler_that_changes_what_it_watches_ends_at_depth_8() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_that_the_next_version_lacks_is_a_dead_letter() {
+async fn delivery_to_a_removed_handler_is_dead_lettered() {
     let mut stage = Stage::new().await;
     stage.stop().await;
     stage.deploy(handler("(i32.const 0)")).await;
@@ -175,7 +175,7 @@ async fn a_handler_that_the_next_version_lacks_is_a_dead_letter() {
 
 /// A broken version is paused automatically, and loses no events meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broken_version_is_paused_until_the_next() {
+async fn broken_version_is_paused_until_the_next_deploy() {
     let stage = Stage::new().await;
     stage.deploy(handler("unreachable")).await;
     for n in 0..20 {
@@ -209,7 +209,7 @@ async fn a_broken_version_is_paused_until_the_next() {
 /// Ten consecutive failing events pause the trigger. It resumes automatically once the handler
 /// works again, and all of this is logged and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_trigger_goes_on_once_a_probe_succeeds() {
+async fn paused_trigger_resumes_after_a_successful_probe() {
     let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
     // Traps until the entry "k" of "d" exists.
     let fails_without =
@@ -252,7 +252,7 @@ async fn a_paused_trigger_goes_on_once_a_probe_succeeds() {
 
 /// A delivery interrupted by the host is due at once, and the attempt does not count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_stopping_host_cuts_off_has_not_been_tried() {
+async fn handler_interrupted_by_shutdown_does_not_count_as_an_attempt() {
     let mut stage = Stage::patient().await;
     stage.deploy(handler("(loop (br 0)) unreachable")).await;
     for n in 0..3 {
@@ -277,7 +277,7 @@ async fn what_a_stopping_host_cuts_off_has_not_been_tried() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_handler_reads_is_framed_and_its_context_tells() {
+async fn handler_input_is_framed_and_its_context_describes_the_event() {
     let stage = Stage::new().await;
     // Copies its input and its context into entries.
     let body = "
@@ -317,7 +317,7 @@ async fn what_a_handler_reads_is_framed_and_its_context_tells() {
 
 /// Only a delivery can call a handler.
 #[tokio::test]
-async fn a_handler_is_no_function() {
+async fn handler_cannot_be_called_as_a_function() {
     let stage = Stage::new().await;
     stage.deploy(handler("(i32.const 0)")).await;
     let refused = stage.try_call("run", "").await.unwrap_err();

@@ -38,14 +38,14 @@ async fn share([mut one, mut two]: [Stage; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_share_the_work_and_count_each_change_once() {
+async fn two_hosts_handle_each_change_once() {
     let store = Arc::new(MemoryStore::new());
     let one = Stage::over(store.clone(), Box::new(())).await;
     share([one, Stage::over(store, Box::new(())).await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_on_one_postgres_count_each_change_once() {
+async fn two_hosts_on_postgres_handle_each_change_once() {
     share(Stage::two_on_postgres().await).await;
 }
 
@@ -59,7 +59,7 @@ fn letter(letter: char) -> Vec<u8> {
 
 /// The delivering host has the app in memory from the previous delivery.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_activation_on_one_host_holds_for_the_deliveries_of_another() {
+async fn activation_on_one_host_applies_to_deliveries_on_another() {
     let [one, mut two] = Stage::two_on_postgres().await;
     two.start_with(DispatchOptions {
         poll: Duration::from_millis(5),
@@ -84,7 +84,7 @@ async fn an_activation_on_one_host_holds_for_the_deliveries_of_another() {
 
 /// The backlog of one app does not delay the event of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_of_one_app_does_not_hold_up_another() {
+async fn backlog_of_one_app_does_not_delay_another() {
     const BACKLOG: usize = 100_000;
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions::new(folder.path().join("kvasm.db"));
@@ -131,7 +131,7 @@ async fn a_backlog_of_one_app_does_not_hold_up_another() {
 /// An app that is at its handler limit is not claimed for repeatedly: the dispatcher idles, and
 /// notices that it must stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dispatcher_rests_while_an_app_has_all_its_handlers() {
+async fn dispatcher_idles_while_an_app_is_at_its_handler_limit() {
     let mut stage = Stage::patient().await;
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
     let endless = module_with("", &watch, "(loop (br 0)) unreachable");
@@ -167,7 +167,7 @@ fn without_polls() -> DispatchOptions {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_wakes_the_dispatcher_of_its_host() {
+async fn commit_notifies_the_dispatcher_of_its_host() {
     let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
     stage.deploy(counter()).await;
     stage.start_with(without_polls());
@@ -185,7 +185,7 @@ async fn a_commit_wakes_the_dispatcher_of_its_host() {
 /// A claim that finds only deliveries blocked by their key parks them, and leaves those behind
 /// them to the next claim.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_that_got_nothing_is_followed_by_another() {
+async fn empty_claim_is_followed_by_another() {
     const BEHIND: usize = 200;
     let [mut stage, other] = Stage::two_on_postgres().await;
     stage.deploy(counter()).await;

@@ -80,7 +80,7 @@ async fn held() -> (Stage, Arc<Hold>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_is_renewed_while_its_handler_runs() {
+async fn lease_is_renewed_while_its_handler_runs() {
     let (mut stage, hold) = held().await;
     let until_when = async || stage.outstanding().await[0].due_at;
     let first = until_when().await;
@@ -95,7 +95,7 @@ async fn a_lease_is_renewed_while_its_handler_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_whose_lease_is_lost_is_ended() {
+async fn handler_that_lost_its_lease_is_cancelled() {
     let (mut stage, hold) = held().await;
     // As another host does after the lease has expired.
     let claimed = claim(&stage, Timestamp::now().plus_ms(3_600_000), 3_600_000).await;
@@ -137,7 +137,7 @@ async fn claim(stage: &Stage, now: Timestamp, ms: u64) -> usize {
 
 /// An event that, as the store sees it, crashes its hosts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_delivery_whose_hosts_have_died_is_given_up_after_its_attempts() {
+async fn delivery_abandoned_on_every_attempt_is_dead_lettered() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let mut stage = Stage::over(store, Box::new(())).await;
     stage.deploy(counter()).await;

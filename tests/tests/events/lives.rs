@@ -121,7 +121,7 @@ fn pass(at: Timestamp) {
 
 /// For every way to write an entry in a run.
 #[tokio::test]
-async fn a_time_to_live_begins_with_the_write_and_is_committed() {
+async fn ttl_starts_at_the_write_within_a_transaction() {
     let run = Run::new().await;
     let before = Timestamp::now();
     run.set("set", Some(HOUR)).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_time_to_live_begins_with_the_write_and_is_committed() {
 }
 
 #[tokio::test]
-async fn an_increment_keeps_the_time_to_live_and_a_write_takes_it_away() {
+async fn increment_keeps_the_ttl_and_set_clears_it() {
     let run = Run::new().await;
     for name in ["stored", "cleared"] {
         let set = run.kv.set(&run.caller, write(name, Some(HOUR)));
@@ -173,7 +173,7 @@ async fn an_increment_keeps_the_time_to_live_and_a_write_takes_it_away() {
 }
 
 #[tokio::test]
-async fn a_time_to_live_of_nothing_is_refused() {
+async fn zero_ttl_is_rejected() {
     let run = Run::new().await;
     let refused = |result: Result<(), ServiceError>| {
         assert!(
@@ -193,7 +193,7 @@ async fn a_time_to_live_of_nothing_is_refused() {
 
 /// The entry is absent to every kind of read, to preconditions, and to increments.
 #[tokio::test]
-async fn an_own_write_that_has_expired_is_absent() {
+async fn expired_write_is_absent_within_its_transaction() {
     let run = Run::new().await;
     for name in ["a", "b", "d", "e", "l"] {
         // The entry in the store must not be seen instead.
@@ -231,7 +231,7 @@ async fn an_own_write_that_has_expired_is_absent() {
 
 /// A time to live of 0 would be rejected, and the whole commit with it.
 #[tokio::test]
-async fn what_has_expired_before_the_commit_is_written_for_a_moment() {
+async fn write_expired_before_the_commit_gets_the_minimum_ttl() {
     let run = Run::new().await;
     run.kv.set(&run.caller, write("k", None)).await.unwrap();
     run.set("k", Some(1)).await.unwrap();

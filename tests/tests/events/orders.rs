@@ -16,7 +16,7 @@ async fn total(stage: &Stage, customer: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn totals_follow_orders() {
+async fn totals_follow_new_orders() {
     let stage = Stage::sqlite().await;
     stage.deploy(wasm("orders")).await;
     let names: Vec<_> = stage
@@ -47,7 +47,7 @@ async fn totals_follow_orders() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bug_is_retried_buried_mended_and_replayed() {
+async fn failed_delivery_is_dead_lettered_and_replayed_after_a_fix() {
     let stage = Stage::sqlite().await;
     stage.deploy(wasm("orders_bug")).await;
     place(&stage, "good", "ada", 5).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// The documented delays, without jitter.
 #[test]
-fn the_schedule_is_as_documented() {
+fn retry_schedule_is_as_documented() {
     let seconds: Vec<_> = (1..=10).map(|n| backoff(n, 0.5).as_secs()).collect();
     assert_eq!(seconds, [1, 3, 9, 27, 81, 243, 729, 2187, 3600, 3600]);
 }
@@ -15,7 +15,7 @@ fn the_schedule_is_as_documented() {
 /// From a fifth shorter to a fifth longer, so that deliveries that failed together are not
 /// retried together.
 #[test]
-fn waits_are_spread_by_a_fifth_to_either_side() {
+fn retry_jitter_is_one_fifth_either_way() {
     for (n, shortest, middle, longest) in [
         (1, 800, 1_000, 1_200),
         (2, 2_400, 3_000, 3_600),
@@ -43,7 +43,7 @@ fn policies() -> impl Strategy<Value = Policy> {
 
 proptest! {
     #[test]
-    fn waits_grow_and_stay_within_their_spread(n in 1u32..=1_000_000, spread in 0.0f64..=1.0) {
+    fn retry_delays_grow_within_their_jitter(n in 1u32..=1_000_000, spread in 0.0f64..=1.0) {
         let wait = backoff(n, spread);
         prop_assert!(wait >= Duration::from_millis(800) && wait <= BACKOFF_MAX.mul_f64(1.2));
         prop_assert!(backoff(n + 1, spread) >= wait);
@@ -53,7 +53,7 @@ proptest! {
     /// A retry is in the future and within the policy's attempts and age; a delivery that
     /// always fails ends.
     #[test]
-    fn every_delivery_ends(
+    fn retries_of_every_delivery_end(
         policy in policies(),
         start in 0i64..=4_000_000_000_000,
         failure in failures(),
@@ -90,7 +90,7 @@ proptest! {
 
     /// With any clock there is a verdict, and no retry is in the past.
     #[test]
-    fn a_clock_that_is_wrong_makes_no_retry_in_the_past(
+    fn wrong_clock_schedules_no_retry_in_the_past(
         policy in policies(),
         queued: i64,
         now in i64::MIN..i64::MAX - 10_000_000,

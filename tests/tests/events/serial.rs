@@ -181,7 +181,7 @@ impl Client {
     }
 }
 
-async fn transactions_have_one_order(stages: &[Stage]) {
+async fn transactions_are_serializable(stages: &[Stage]) {
     const CLIENTS: usize = 5;
     const RUNS: usize = 60;
     let seed = seed();
@@ -218,18 +218,18 @@ async fn transactions_have_one_order(stages: &[Stage]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transactions_have_one_order_in_memory() {
-    transactions_have_one_order(&[Stage::new().await]).await;
+async fn transactions_are_serializable_in_memory() {
+    transactions_are_serializable(&[Stage::new().await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transactions_have_one_order_on_sqlite() {
-    transactions_have_one_order(&[Stage::sqlite().await]).await;
+async fn transactions_are_serializable_on_sqlite() {
+    transactions_are_serializable(&[Stage::sqlite().await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transactions_have_one_order_on_two_hosts() {
-    transactions_have_one_order(&Stage::two_on_postgres().await).await;
+async fn transactions_are_serializable_on_two_hosts() {
+    transactions_are_serializable(&Stage::two_on_postgres().await).await;
 }
 
 /// Reads a key twice in one transaction, with writes by other callers in between. Returns
@@ -266,7 +266,7 @@ async fn read_twice(before: Option<i64>, between: &[Option<i64>]) -> bool {
 }
 
 #[tokio::test]
-async fn a_run_that_read_one_key_at_two_moments_is_lost() {
+async fn inconsistent_rereads_of_a_key_conflict() {
     // The same value again has another version.
     assert!(!read_twice(Some(1), &[Some(2), Some(1)]).await);
     assert!(!read_twice(Some(1), &[None, Some(1)]).await);
@@ -274,13 +274,13 @@ async fn a_run_that_read_one_key_at_two_moments_is_lost() {
 
 /// Absence has no version, so the end of the run looks like its beginning.
 #[tokio::test]
-async fn a_run_that_saw_an_entry_come_is_lost_though_it_went_again() {
+async fn entry_seen_appearing_then_deleted_still_conflicts() {
     assert!(!read_twice(None, &[Some(1), None]).await);
 }
 
 /// Reads of a failed batch are recorded, even if they were not the first ones.
 #[tokio::test]
-async fn a_run_that_saw_an_entry_come_in_a_batch_that_fails_is_lost() {
+async fn entry_seen_appearing_by_a_failed_batch_conflicts() {
     let stage = Stage::new().await;
     let (kv, caller) = (stage.host.kv(), Caller::new(&stage.app().await, None));
     let (c, k) = key(0);
@@ -311,7 +311,7 @@ async fn a_run_that_saw_an_entry_come_in_a_batch_that_fails_is_lost() {
 
 /// So are reads that such a batch was the first to make.
 #[tokio::test]
-async fn a_run_depends_on_what_a_batch_that_failed_has_seen() {
+async fn reads_of_a_failed_batch_are_validated() {
     let stage = Stage::new().await;
     let (kv, caller) = (stage.host.kv(), Caller::new(&stage.app().await, None));
     let ((c, k), (_, own)) = (key(0), key(1));

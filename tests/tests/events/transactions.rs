@@ -40,7 +40,7 @@ fn error_of(result: Result<kvasm::Response, InvokeError>) -> CallError {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_are_seen_by_the_same_run_and_by_others_after_it() {
+async fn transaction_reads_its_own_writes() {
     let delete =
         "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 0))";
     let body = [
@@ -59,7 +59,7 @@ async fn writes_are_seen_by_the_same_run_and_by_others_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trap_and_an_error_leave_nothing() {
+async fn trap_and_error_roll_back_the_transaction() {
     for end in ["unreachable", "(i32.const 1)", "(loop (br 0)) unreachable"] {
         let stage = staged(&format!("{SET} {end}")).await;
         stage.try_call("run", "").await.unwrap_err();
@@ -76,7 +76,7 @@ async fn a_trap_and_an_error_leave_nothing() {
 
 /// Versions from within a run can be used like those of the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn provisional_versions_guard_writes_of_the_same_run() {
+async fn provisional_versions_work_as_preconditions_in_their_run() {
     // Options at 64: size 24, mask 2, the version at 80.
     let guarded = "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
         (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 64))";
@@ -110,7 +110,7 @@ const COPY: &str = "
     (i32.const 0)";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_lost_is_run_again_and_its_log_is_marked() {
+async fn conflicting_run_is_retried_and_its_log_marked_discarded() {
     let stage = Arc::new(staged(COPY).await);
     stage.set("c", "k", "0").await;
     let mut callers = JoinSet::new();
@@ -202,7 +202,7 @@ async fn meanwhile(times: u32) -> Stage {
 }
 
 #[tokio::test]
-async fn a_run_that_saw_two_moments_does_not_fail_for_it() {
+async fn trap_after_an_inconsistent_read_is_retried() {
     let stage = meanwhile(1).await;
     stage.call("run", "").await;
     // A run that never gets a consistent view fails with a conflict, not with the trap.
@@ -213,7 +213,7 @@ async fn a_run_that_saw_two_moments_does_not_fail_for_it() {
 
 /// A list shows the run's own writes among those of the store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lists_show_the_own_writes_in_their_places() {
+async fn lists_merge_uncommitted_writes_in_key_order() {
     // Deletes "k", writes "l", lists all with a limit of 2, and returns the page.
     let body = "
         (drop (call $kv_delete (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 0)))
@@ -250,7 +250,7 @@ async fn lists_show_the_own_writes_in_their_places() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_gate_holds_within_a_transaction() {
+async fn access_checks_apply_within_a_transaction() {
     let stage = staged(&format!("{SET} (i32.wrap_i64 {HAS})")).await;
     let app = stage.app().await;
     for (scopes, has) in [
@@ -277,7 +277,7 @@ async fn the_gate_holds_within_a_transaction() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_is_bounded() {
+async fn transaction_size_is_limited() {
     // Writes new keys until a write is rejected; the status is the output.
     let body = "
         (local $n i32) (local $status i64)

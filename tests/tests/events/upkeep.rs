@@ -32,7 +32,7 @@ async fn entries(stage: &Stage) -> u64 {
 
 /// More than one step removes, in several collections; other entries stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn expired_entries_go_and_the_others_stay() {
+async fn upkeep_removes_only_expired_entries() {
     let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
     let app = stage.app().await.id;
     let now = Timestamp::now();
@@ -64,7 +64,7 @@ async fn expired_entries_go_and_the_others_stay() {
 
 /// Dead letters over the limit are removed, oldest first, and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_many_dead_letters_go_and_are_counted() {
+async fn excess_dead_letters_are_removed_and_counted() {
     let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
     stage.deploy(super::hosts::counter()).await;
     for n in 0..5 {
@@ -95,7 +95,7 @@ async fn too_many_dead_letters_go_and_are_counted() {
 
 /// Only dead letters over the maximum age are removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn old_dead_letters_go() {
+async fn old_dead_letters_are_removed() {
     for (age, left) in [
         (Duration::from_millis(1), 0),
         (Duration::from_secs(3_600), 2),
@@ -137,7 +137,7 @@ async fn old_dead_letters_go() {
 
 /// Another host deletes an app that this one has called.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_host_has_in_memory_of_a_deleted_app_goes() {
+async fn in_memory_state_of_a_deleted_app_is_dropped() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let stage = Stage::over(Arc::clone(&store), Box::new(())).await;
     let log = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
@@ -214,7 +214,7 @@ async fn bury(stage: &Stage) {
 
 /// Deletes a big app and leaves the rest to the dispatcher. `number` runs a query directly on
 /// the database; `spare` is the query for the pages to release.
-async fn a_deleted_app_goes(
+async fn deleted_app_is_removed(
     store: Arc<dyn Store>,
     keep: Box<dyn std::any::Any + Send + Sync>,
     spare: &'static str,
@@ -272,7 +272,7 @@ async fn a_deleted_app_goes(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_app_and_old_audit_rows_go_on_sqlite() {
+async fn deleted_app_and_old_audit_rows_are_removed_on_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
     let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
@@ -282,11 +282,11 @@ async fn a_deleted_app_and_old_audit_rows_go_on_sqlite() {
     let spare = "SELECT freelist_count - 1024 - page_count / 10
                  FROM pragma_freelist_count, pragma_page_count";
     let number = async |sql: &'static str| number(sql);
-    a_deleted_app_goes(Arc::new(store), Box::new(folder), spare, number).await;
+    deleted_app_is_removed(Arc::new(store), Box::new(folder), spare, number).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_app_and_old_audit_rows_go_on_postgres() {
+async fn deleted_app_and_old_audit_rows_are_removed_on_postgres() {
     let url = tokio::task::spawn_blocking(postgres::fresh_database);
     let url = url.await.unwrap();
     let patience = Duration::from_secs(60);
@@ -303,5 +303,5 @@ async fn a_deleted_app_and_old_audit_rows_go_on_postgres() {
         text.trim().parse().unwrap()
     };
     // Postgres releases space on its own.
-    a_deleted_app_goes(Arc::new(store), Box::new(()), "SELECT 0", number).await;
+    deleted_app_is_removed(Arc::new(store), Box::new(()), "SELECT 0", number).await;
 }

@@ -111,7 +111,7 @@ fn metric(stage: &Stage, name: &str) -> i64 {
 
 /// Runs that meet a lock wait in place and are not restarted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_meets_a_lock_waits_and_is_run_once() {
+async fn run_waits_for_a_lock_without_a_rerun() {
     const WAITING: i64 = 8;
     let meeting = meeting(AGES).await;
     let holder = meeting.holder().await;
@@ -137,7 +137,7 @@ async fn a_run_that_meets_a_lock_waits_and_is_run_once() {
 /// More calls of one app wait than it may have instances. Other apps still get one, and the
 /// lock holder keeps its own across runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runs_that_wait_leave_instances_to_neighbours() {
+async fn waiting_runs_leave_instances_to_other_apps() {
     let meeting = meeting(AGES).await;
     let holder = meeting.holder().await;
     let waiting: Vec<_> = (0..100).map(|_| meeting.call()).collect();
@@ -165,7 +165,7 @@ async fn runs_that_wait_leave_instances_to_neighbours() {
 
 /// A run that waits for a lock until its deadline fails with a conflict that says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_waits_until_its_deadline_is_in_conflict() {
+async fn run_waiting_until_its_deadline_fails_with_a_conflict() {
     let meeting = meeting(Duration::from_secs(5)).await;
     let holder = meeting.holder().await;
     let waiting = meeting.call();
@@ -189,7 +189,7 @@ async fn a_run_that_waits_until_its_deadline_is_in_conflict() {
 
 /// A run that meets a commit in progress continues from what the commit writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_is_under_way_is_followed_and_not_lost_to() {
+async fn run_reads_through_a_commit_in_progress_without_a_conflict() {
     const CALLS: i64 = 6;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");

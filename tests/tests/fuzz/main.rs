@@ -108,7 +108,7 @@ macro_rules! tests {
         )*
 
         #[test]
-        fn every_target_has_its_test() {
+        fn every_fuzz_target_has_a_test() {
             let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
             assert_eq!(names, [$(stringify!($name)),*]);
         }
@@ -130,7 +130,7 @@ tests![
 
 /// cargo-fuzz finds the programs in its manifest.
 #[test]
-fn every_target_has_its_program() {
+fn every_fuzz_target_has_a_program() {
     let manifest = fs::read_to_string(fuzz_folder().join("Cargo.toml")).unwrap();
     let named = manifest.matches("[[bin]]").count();
     assert_eq!(named, TARGETS.len(), "programs in fuzz/Cargo.toml");
@@ -147,7 +147,7 @@ fn every_target_has_its_program() {
 /// The corpus follows the formats: the generated seeds are committed. Inputs found by fuzzing
 /// are kept in addition.
 #[test]
-fn the_corpus_has_every_seed() {
+fn corpus_contains_every_seed() {
     for target in TARGETS {
         let folder = corpus_folder(target.name);
         let update = std::env::var_os("KVASM_UPDATE").is_some();
@@ -170,7 +170,7 @@ fn the_corpus_has_every_seed() {
 
 /// A run with the same seed makes the same choices, and most of its inputs are new.
 #[test]
-fn a_seed_repeats_its_mutations() {
+fn mutations_are_reproducible_from_the_seed() {
     let known: Vec<Vec<u8>> = seeds("batch").into_iter().map(|(_, bytes)| bytes).collect();
     let made = |seed| {
         let mut rng = Rng::new(seed);
@@ -189,7 +189,7 @@ fn a_seed_repeats_its_mutations() {
 
 /// A target that uses too much memory is detected, and so is one that panics, with its input.
 #[test]
-fn a_fault_is_found() {
+fn fuzzing_detects_a_faulty_decoder() {
     fn greedy(bytes: &[u8]) {
         drop(vec![1u8; BYTES + (TIMES + 1) * bytes.len()]);
     }

@@ -48,7 +48,7 @@ async fn refused(body: String, status: Status, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn empty_names_are_refused() {
+async fn empty_names_are_rejected() {
     let empty = (0, 0);
     refused(
         set(empty, K, JSON, 0, 0),
@@ -65,7 +65,7 @@ async fn empty_names_are_refused() {
 }
 
 #[tokio::test]
-async fn nul_and_bad_utf8_are_refused() {
+async fn nul_and_invalid_utf8_in_names_are_rejected() {
     refused(
         set(NUL, K, JSON, 0, 0),
         Status::Invalid,
@@ -93,7 +93,7 @@ async fn nul_and_bad_utf8_are_refused() {
 }
 
 #[tokio::test]
-async fn one_byte_over_each_limit_is_refused_with_the_numbers() {
+async fn exceeding_a_limit_reports_size_and_limit() {
     refused(
         set((ZEROES, 129), K, JSON, 0, 0),
         Status::TooLarge,
@@ -151,7 +151,7 @@ async fn one_byte_over_each_limit_is_refused_with_the_numbers() {
 }
 
 #[tokio::test]
-async fn a_value_is_bounded_before_it_is_copied() {
+async fn value_size_is_checked_before_copying() {
     for (format, text) in [(0, "value is 17 bytes"), (1, "value is 17 bytes")] {
         let bench = Bench::limited(|limits| limits.value_bytes = 16).await;
         let body = set(NOTES, K, (ZEROES, 17), format, 0);
@@ -171,7 +171,7 @@ async fn a_value_is_bounded_before_it_is_copied() {
 }
 
 #[tokio::test]
-async fn malformed_json_and_unknown_formats_are_refused() {
+async fn malformed_json_and_unknown_formats_are_rejected() {
     refused(
         set(NOTES, K, BAD_JSON, 0, 0),
         Status::Invalid,
@@ -194,7 +194,7 @@ async fn malformed_json_and_unknown_formats_are_refused() {
 }
 
 #[tokio::test]
-async fn unknown_flags_and_option_bits_are_refused() {
+async fn unknown_flags_and_option_bits_are_rejected() {
     let get = "(call $kv_get (i32.const 0) (i32.const 5) (i32.const 8) (i32.const 1) (i32.const 0) (i32.const 2) (i32.const 100) (i32.const 10))";
     refused(get.to_owned(), Status::Unsupported, &["0x2"]).await;
     let with_mask = |mask: &str| {
@@ -221,7 +221,7 @@ fn list(stores: &str) -> String {
 }
 
 #[tokio::test]
-async fn bad_lists_are_refused() {
+async fn invalid_list_options_are_rejected() {
     let limit = |n: &str| {
         list(&format!(
             "(i32.store (i32.const 1004) (i32.const 16)) (i32.store (i32.const 1040) (i32.const {n}))"
@@ -244,7 +244,7 @@ async fn bad_lists_are_refused() {
 }
 
 #[tokio::test]
-async fn absent_empty_and_error_are_three_answers() {
+async fn absent_empty_and_error_results_are_distinct() {
     let bench = Bench::new().await;
     let get = |format: i32| {
         format!(
@@ -264,7 +264,7 @@ async fn absent_empty_and_error_are_three_answers() {
 }
 
 #[tokio::test]
-async fn guarded_writes_conflict() {
+async fn conditional_writes_conflict_on_version_mismatch() {
     let bench = Bench::new().await;
     let if_absent = format!(
         "(block (result i64) (i32.store (i32.const 1000) (i32.const 24)) (i32.store (i32.const 1004) (i32.const 2)) {})",
@@ -292,7 +292,7 @@ async fn guarded_writes_conflict() {
 /// A result that does not fit the buffer is read from the result slot once the guest knows its
 /// length. Nothing is written to a buffer that is too small.
 #[tokio::test]
-async fn a_result_larger_than_the_buffer_waits_in_the_slot() {
+async fn result_larger_than_the_buffer_is_kept_in_the_result_slot() {
     let bench = Bench::new().await;
     assert!(bench.result(DATA, &set(NOTES, K, JSON, 0, 0)).await.0 > 0);
     let body = "(if (i64.ne (call $kv_get (i32.const 0) (i32.const 5) (i32.const 8) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 6)) (i64.const 7)) (then unreachable))

@@ -18,7 +18,7 @@ fn of_every_kind() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_batch_is_applied_and_answered_in_order() {
+async fn packed_batch_results_are_in_operation_order() {
     let packed = Packed::new().await;
     let ops = [
         set("c", "a", "5"),
@@ -37,7 +37,7 @@ async fn a_batch_is_applied_and_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_cut_anywhere_is_refused() {
+async fn truncated_batch_is_rejected() {
     let packed = Packed::new().await;
     let whole = of_every_kind();
     for len in 0..whole.len() {
@@ -53,7 +53,7 @@ async fn a_batch_that_is_cut_anywhere_is_refused() {
 }
 
 #[tokio::test]
-async fn counts_and_lengths_that_lie_are_refused() {
+async fn wrong_batch_counts_and_lengths_are_rejected() {
     let packed = Packed::new().await;
     let whole = of_every_kind();
     // Every 4-byte window, which includes each 32-bit number.
@@ -87,7 +87,7 @@ async fn counts_and_lengths_that_lie_are_refused() {
 }
 
 #[tokio::test]
-async fn unknown_kinds_and_formats_are_refused() {
+async fn unknown_batch_kinds_and_formats_are_rejected() {
     let packed = Packed::new().await;
     let mut bytes = batch(&[], &[delete("c", "k")]);
     for kind in [3, 4, 0xff, u32::MAX] {
@@ -138,7 +138,7 @@ fn with_name<'a>(collection: &'a [u8], key: &'a [u8]) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn names_are_held_to_their_form_wherever_they_stand() {
+async fn invalid_names_anywhere_in_a_batch_are_rejected() {
     let packed = Packed::new().await;
     let long = vec![b'a'; 1025];
     // Whether it applies to checks, whether to operations, and the status with parts of its
@@ -182,7 +182,7 @@ async fn names_are_held_to_their_form_wherever_they_stand() {
 }
 
 #[tokio::test]
-async fn values_are_held_to_their_form() {
+async fn invalid_values_in_a_batch_are_rejected() {
     let packed = Packed::new().await;
     let over = vec![b'1'; VALUE_OVER];
     let cases: &[(u32, &[u8], Status, &[&str])] = &[
@@ -217,7 +217,7 @@ async fn values_are_held_to_their_form() {
 }
 
 #[tokio::test]
-async fn a_batch_has_a_thousand_parts_at_most() {
+async fn batch_is_limited_to_1000_parts() {
     let packed = Packed::new().await;
     let names: Vec<_> = (0..BATCH_OPS_MAX + 1).map(|n| n.to_string()).collect();
     for checks in [0, 1, 500, 1_000, 1_001] {
@@ -233,7 +233,7 @@ async fn a_batch_has_a_thousand_parts_at_most() {
 }
 
 #[tokio::test]
-async fn a_batch_has_four_mebibytes_at_most() {
+async fn batch_is_limited_to_4_mib() {
     let packed = Packed::new().await;
     let value = vec![b'x'; 1024 * 1024];
     let ops = |last: usize| {
@@ -257,7 +257,7 @@ async fn a_batch_has_four_mebibytes_at_most() {
 }
 
 #[tokio::test]
-async fn a_conflict_leaves_the_positions_and_names_the_keys() {
+async fn batch_conflict_reports_positions_and_keys() {
     let packed = Packed::new().await;
     let applied = packed
         .commit(&[], &[set("c", "a", "1"), set("c", "b", "2")])
@@ -297,7 +297,7 @@ async fn a_conflict_leaves_the_positions_and_names_the_keys() {
 }
 
 #[tokio::test]
-async fn an_addition_that_cannot_be_leaves_nothing_of_its_batch() {
+async fn failed_increment_aborts_its_batch() {
     let packed = Packed::new().await;
     let given = [
         set("c", "max", "9223372036854775807"),
@@ -347,7 +347,7 @@ async fn an_addition_that_cannot_be_leaves_nothing_of_its_batch() {
 
 /// A TTL beyond the largest timestamp is clamped to it.
 #[tokio::test]
-async fn the_longest_time_to_live_is_taken() {
+async fn maximum_ttl_is_accepted() {
     let packed = Packed::new().await;
     let op = BatchOp::Set {
         address: at("c", "k"),

@@ -51,7 +51,7 @@ fn spent(failure: &CallFailure, stage: Stage) -> Duration {
 }
 
 #[tokio::test]
-async fn a_guest_that_sleeps_is_to_blame() {
+async fn sleeping_past_the_deadline_is_the_guests_fault() {
     let failure = run("(call $now) (call $sleep (i64.const 3600000000000))").await;
     assert!(
         spent(&failure, Stage::Sleeping) >= WALL_TIME / 2,
@@ -63,7 +63,7 @@ async fn a_guest_that_sleeps_is_to_blame() {
 
 /// Earlier sleep stays counted as sleep, whatever the call waits for last.
 #[tokio::test]
-async fn sleep_is_counted_apart_from_other_waiting() {
+async fn sleep_time_is_counted_separately_from_other_waits() {
     let failure = run("(call $sleep (i64.const 50000000)) (call $now) (call $wait)").await;
     assert!(
         spent(&failure, Stage::Sleeping) >= WALL_TIME / 10,
@@ -73,7 +73,7 @@ async fn sleep_is_counted_apart_from_other_waiting() {
 }
 
 #[tokio::test]
-async fn a_guest_that_knows_the_clock_is_not_blamed_for_waiting() {
+async fn waiting_on_a_host_function_is_the_hosts_fault() {
     for body in ["(call $now) (call $wait)", "(call $wait)"] {
         let failure = run(body).await;
         assert_eq!(
@@ -89,7 +89,7 @@ async fn a_guest_that_knows_the_clock_is_not_blamed_for_waiting() {
 
 /// The app is deleted while its function runs.
 #[tokio::test]
-async fn the_deletion_of_its_app_is_no_fault_of_a_guest() {
+async fn app_deletion_during_a_call_is_not_the_guests_fault() {
     let bench = Bench::new().await;
     let declare = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let set = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)

@@ -26,7 +26,7 @@ async fn alive(bench: &Bench) {
 }
 
 #[tokio::test]
-async fn an_endless_loop_ends() {
+async fn infinite_loop_is_terminated() {
     let bench = short().await;
     let failure = bench.run(module("", LOOP)).await.unwrap_err();
     assert!(
@@ -48,7 +48,7 @@ async fn an_endless_loop_ends() {
 }
 
 #[tokio::test]
-async fn an_endless_loop_around_a_host_call_ends() {
+async fn infinite_loop_of_host_calls_is_terminated() {
     let bench = short().await;
     for call in [
         "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
@@ -67,7 +67,7 @@ async fn an_endless_loop_around_a_host_call_ends() {
 }
 
 #[tokio::test]
-async fn a_start_function_that_loops_ends_and_is_named() {
+async fn looping_start_function_is_terminated_and_reported() {
     let bench = short().await;
     let fields = "(func $start (loop (br 0))) (start $start)";
     let failure = bench
@@ -91,7 +91,7 @@ async fn a_start_function_that_loops_ends_and_is_named() {
 }
 
 #[tokio::test]
-async fn computing_is_bounded_apart_from_waiting() {
+async fn cpu_time_and_wall_time_are_limited_separately() {
     let bench = Bench::limited(|limits| {
         limits.cpu_time = Duration::from_millis(50);
         limits.wall_time = Duration::from_secs(60);
@@ -122,7 +122,7 @@ async fn deep_recursion_traps() {
 }
 
 #[tokio::test]
-async fn memory_is_capped_over_all_memories() {
+async fn memory_limit_covers_all_memories_together() {
     let bench = Bench::new().await;
     // Grows both memories in turn until a growth fails, and returns the total size.
     let text =
@@ -155,7 +155,7 @@ async fn memory_is_capped_over_all_memories() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn guests_that_loop_do_not_hold_up_others_on_their_thread() {
+async fn looping_guests_do_not_block_others_on_their_thread() {
     let bench = Arc::new(short().await);
     let plugin = bench.load(module("", LOOP)).await;
     let loops: Vec<_> = (0..4)
@@ -255,7 +255,7 @@ impl Kv for Silent {
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_answer_is_waited_for_until_the_deadline() {
+async fn unresponsive_store_ends_the_call_at_its_deadline() {
     let services = Services {
         kv: Arc::new(Silent),
         ..Services::default()
@@ -295,7 +295,7 @@ async fn a_store_that_does_not_answer_is_waited_for_until_the_deadline() {
 }
 
 #[tokio::test]
-async fn a_commit_that_does_not_end_is_waited_for_until_the_deadline() {
+async fn hanging_commit_ends_the_call_at_its_deadline() {
     let services = Services {
         kv: Arc::new(Silent),
         ..Services::default()
@@ -322,7 +322,7 @@ async fn a_commit_that_does_not_end_is_waited_for_until_the_deadline() {
 }
 
 #[tokio::test]
-async fn calls_beyond_the_instances_wait_and_are_refused_at_their_deadline() {
+async fn calls_over_the_instance_limit_queue_until_their_deadline() {
     let limits = Limits {
         wall_time: Duration::from_millis(300),
         ..Limits::default()
@@ -352,7 +352,7 @@ async fn calls_beyond_the_instances_wait_and_are_refused_at_their_deadline() {
 
 /// Dropping a call part-way leaves the host as it was.
 #[tokio::test]
-async fn a_dropped_call_frees_its_instance() {
+async fn dropped_call_releases_its_instance() {
     let host = Host::builder().instances(1).build().unwrap();
     let app = host
         .create_app(AppName::parse("app").unwrap())

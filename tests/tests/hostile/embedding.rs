@@ -8,7 +8,7 @@ use kvasm_abi::Status;
 use kvasm_tests::guests::{Bench, module};
 
 #[tokio::test]
-async fn an_own_host_function_stands_beside_the_others() {
+async fn embedder_host_function_can_be_imported() {
     let bench = Bench::with(|builder| {
         builder.extend(|linker| {
             linker.func_wrap("shop_v1", "app_len", |caller: Caller<'_, Invocation>| {
@@ -27,7 +27,7 @@ async fn an_own_host_function_stands_beside_the_others() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_is_refused() {
+async fn duplicate_host_function_name_is_rejected() {
     let built = Host::builder()
         .instances(1)
         .extend(|linker| linker.func_wrap("kvasm_v1", "kv_get", || {}).map(drop))
@@ -38,7 +38,7 @@ async fn a_name_that_is_taken_is_refused() {
 
 /// The default services find nothing and do not acknowledge writes.
 #[tokio::test]
-async fn the_default_services_keep_nothing() {
+async fn default_services_store_nothing() {
     let bench = Bench::with(|builder| builder.services(Services::default())).await;
     let has = "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))";
     assert_eq!(bench.result("a", has).await.0, 0);
@@ -48,7 +48,7 @@ async fn the_default_services_keep_nothing() {
 }
 
 #[tokio::test]
-async fn one_module_serves_many_apps_and_each_sees_its_own() {
+async fn shared_module_sees_only_the_calling_apps_data() {
     let bench = Bench::new().await;
     let other = bench
         .host

@@ -51,7 +51,7 @@ async fn hello_c() {
 }
 
 #[tokio::test]
-async fn guestbook_pages_and_two_apps_do_not_meet() {
+async fn guestbook_example_paginates_and_isolates_apps() {
     let bench = Bench::new().await;
     let other = bench
         .host

@@ -33,7 +33,7 @@ async fn denied(bench: &Bench, plugin: &Plugin, principal: Option<Principal>) ->
 }
 
 #[tokio::test]
-async fn each_call_needs_its_scope_when_there_is_a_principal() {
+async fn host_calls_require_their_scope_for_a_principal() {
     let bench = Bench::new().await;
     let calls = READS.iter().map(|body| (body, Scope::ScriptRead));
     let calls = calls.chain(WRITES.iter().map(|body| (body, Scope::ScriptWrite)));
@@ -55,7 +55,7 @@ async fn each_call_needs_its_scope_when_there_is_a_principal() {
 }
 
 #[tokio::test]
-async fn a_refusal_names_the_scope() {
+async fn denied_call_names_the_missing_scope() {
     let bench = Bench::new().await;
     let wasm = module("a", &report(WRITES[0]));
     let call = Call::function("run").principal(Principal::for_app(bench.app.id, []));

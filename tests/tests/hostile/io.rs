@@ -6,7 +6,7 @@ use kvasm_abi::Status;
 use kvasm_tests::guests::{Bench, module, report};
 
 #[tokio::test]
-async fn input_comes_in_and_output_goes_out() {
+async fn input_and_output_round_trip() {
     let bench = Bench::new().await;
     let body = "(drop (call $input_read (i32.const 1) (i32.const 0) (i32.const 100)))
         (drop (call $output_write (i32.const 0) (i32.wrap_i64 (call $input_len))))
@@ -18,7 +18,7 @@ async fn input_comes_in_and_output_goes_out() {
 }
 
 #[tokio::test]
-async fn input_and_output_are_bounded() {
+async fn input_and_output_limits_are_enforced() {
     let bench = Bench::limited(|limits| {
         limits.input_bytes = 4;
         limits.output_bytes = 4;
@@ -42,7 +42,7 @@ async fn input_and_output_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_function_that_fails_gives_its_output_as_the_reason() {
+async fn failed_function_reports_its_output_as_the_reason() {
     let bench = Bench::new().await;
     let body = "(drop (call $output_write (i32.const 0) (i32.const 4))) (i32.const 3)";
     let failure = bench.run(module("no\\1b!", body)).await.unwrap_err();
@@ -54,7 +54,7 @@ async fn a_function_that_fails_gives_its_output_as_the_reason() {
 }
 
 #[tokio::test]
-async fn a_guest_knows_its_context() {
+async fn guest_can_read_its_context() {
     let bench = Bench::new().await;
     let body = "(drop (call $output_write (i32.const 0) (i32.wrap_i64 (call $context (i32.const 0) (i32.const 500))))) (i32.const 0)";
     let plugin = bench.load(module("", body)).await;
@@ -79,7 +79,7 @@ async fn a_guest_knows_its_context() {
 }
 
 #[tokio::test]
-async fn logs_are_bounded_and_clean() {
+async fn log_lines_are_limited_and_escaped() {
     let bench = Bench::limited(|limits| {
         limits.log_lines = 2;
         limits.log_line_bytes = 5;
@@ -110,7 +110,7 @@ async fn logs_are_bounded_and_clean() {
 }
 
 #[tokio::test]
-async fn what_a_guest_logged_before_it_trapped_is_kept() {
+async fn log_lines_before_a_trap_are_kept() {
     let bench = Bench::new().await;
     let body = "(drop (call $log (i32.const 1) (i32.const 0) (i32.const 4))) unreachable";
     let failure = bench.run(module("last", body)).await.unwrap_err();
@@ -118,7 +118,7 @@ async fn what_a_guest_logged_before_it_trapped_is_kept() {
 }
 
 #[tokio::test]
-async fn clock_and_randomness_are_real() {
+async fn clock_and_random_bytes_work() {
     let bench = Bench::new().await;
     let before = kvasm::model::Timestamp::now().0;
     let (now, _) = bench.result("", "(call $now_ms)").await;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 const MIB: usize = 1024 * 1024;
 
 #[tokio::test]
-async fn keys_that_are_cut_anywhere_are_refused() {
+async fn truncated_key_list_is_rejected() {
     let packed = Packed::new().await;
     packed.commit(&[], &[set("c", "a", "1")]).await.applied();
     let whole = records(&[at("c", "a"), at("d", "é"), at("c", "a")]);
@@ -34,7 +34,7 @@ async fn keys_that_are_cut_anywhere_are_refused() {
 }
 
 #[tokio::test]
-async fn keys_are_held_to_their_form_and_number() {
+async fn invalid_or_too_many_keys_are_rejected() {
     let packed = Packed::new().await;
     let long = vec![b'a'; 1025];
     for (collection, key, status, word) in [
@@ -70,7 +70,7 @@ async fn keys_are_held_to_their_form_and_number() {
 }
 
 #[tokio::test]
-async fn an_answer_has_four_mebibytes_of_values_at_most() {
+async fn get_many_result_is_limited_to_4_mib() {
     let packed = Packed::new().await;
     let value = vec![b'x'; MIB];
     packed
@@ -97,7 +97,7 @@ async fn an_answer_has_four_mebibytes_of_values_at_most() {
 
 /// The transaction's own writes, which no store limits, count too.
 #[tokio::test]
-async fn an_answer_within_a_transaction_is_bounded_too() {
+async fn get_many_limit_applies_in_a_transaction() {
     let run = "{\"kind\":\"function\",\"name\":\"run\",\"transaction\":true}";
     let section = manifest(&[run]);
     // Writes 1 MiB under "k", and reads it as often as the input says.
@@ -137,7 +137,7 @@ fn increment(c_len: u32, k: (u32, u32), delta: i64, result: i32) -> String {
 }
 
 #[tokio::test]
-async fn the_sum_lies_anywhere_in_memory_and_nothing_after_a_status() {
+async fn increment_writes_its_result_only_on_success() {
     let bench = Bench::new().await;
     // The last eight bytes, and an unaligned address.
     for (place, sum) in [(65_528, 5), (65_521, 10), (1_001, 15)] {
@@ -171,7 +171,7 @@ async fn the_sum_lies_anywhere_in_memory_and_nothing_after_a_status() {
 }
 
 #[tokio::test]
-async fn an_addition_to_no_number_is_told_apart_from_one_that_goes_too_far() {
+async fn increment_distinguishes_non_integer_from_overflow() {
     let packed = Packed::new().await;
     let ops = [
         set("c", "1", "9223372036854775807"),
@@ -211,7 +211,7 @@ async fn bury(store: &Arc<dyn kvasm::store::Store>, app: &App, count: usize) -> 
 }
 
 #[tokio::test]
-async fn an_app_sees_its_own_dead_letters_and_no_others() {
+async fn app_sees_only_its_own_dead_letters() {
     let packed = Packed::new().await;
     let (host, app) = (&packed.bench.host, &packed.bench.app);
     let name = kvasm::model::AppName::parse("other").unwrap();
@@ -244,7 +244,7 @@ async fn an_app_sees_its_own_dead_letters_and_no_others() {
 
 /// The host reads them in small pages; the guest gets the page size that it requested.
 #[tokio::test]
-async fn dead_letters_come_in_pages_of_any_size() {
+async fn dead_letters_are_paginated_with_any_page_size() {
     let packed = Packed::new().await;
     let all = bury(packed.bench.host.store(), &packed.bench.app, 40).await;
     for limit in [1, 7, 16, 17, 32, 39, 40, 41, 1_000] {
@@ -267,7 +267,7 @@ async fn dead_letters_come_in_pages_of_any_size() {
 }
 
 #[tokio::test]
-async fn what_is_no_id_and_no_limit_is_refused() {
+async fn invalid_dead_letter_id_or_limit_is_rejected() {
     let packed = Packed::new().await;
     for id in [
         &b"x"[..],

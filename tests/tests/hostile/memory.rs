@@ -75,7 +75,7 @@ async fn app(bench: &Bench, name: &str) -> App {
 /// that is reset in place, memory that is returned to the system, and memory that a growth
 /// adds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_fresh_instance_holds_nothing_of_another_apps() {
+async fn fresh_instance_has_no_data_of_another_app() {
     let bench = Bench::with(|builder| builder.instances(SLOTS)).await;
     let other = app(&bench, "other").await;
     let reader = app(&bench, "reader").await;
@@ -131,7 +131,7 @@ async fn pages(bench: &Bench, plugin: &Plugin, function: &'static str, input: &s
 }
 
 #[tokio::test]
-async fn small_calls_of_the_sdk_do_not_grow_memory() {
+async fn small_sdk_calls_do_not_grow_memory() {
     let bench = Bench::new().await;
     let plugin = bench.load(wasm("sdk")).await;
     let (start, _) = pages(&bench, &plugin, "churn", "[0, 0]").await;
@@ -148,7 +148,7 @@ async fn small_calls_of_the_sdk_do_not_grow_memory() {
 }
 
 #[tokio::test]
-async fn memory_of_the_sdk_grows_up_to_the_limit_and_no_further() {
+async fn sdk_allocator_grows_memory_up_to_the_limit() {
     let bench = Bench::new().await;
     let plugin = bench.load(wasm("sdk")).await;
     let limit = 64 * 16;

@@ -17,7 +17,7 @@ fn wat(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_no_module_is_refused() {
+async fn invalid_module_is_rejected() {
     let good = module("", "(i32.const 0)");
     for wasm in [
         Vec::new(),
@@ -32,7 +32,7 @@ async fn what_is_no_module_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unknown_import_is_named() {
+async fn unknown_import_is_reported_by_name() {
     for (module, name) in [
         ("kvasm_v1", "kv_drop_all"),
         ("kvasm_v2", "kv_get"),
@@ -55,7 +55,7 @@ async fn an_unknown_import_is_named() {
 }
 
 #[tokio::test]
-async fn a_module_needs_a_memory_of_its_own() {
+async fn module_must_export_its_memory() {
     for text in [
         "(module (func (export \"run\") (result i32) (i32.const 0)))",
         "(module (memory 1))",
@@ -81,7 +81,7 @@ fn exporting(names: impl IntoIterator<Item = String>, section: &str) -> Vec<u8> 
 /// Every log line contains the name of its function, and every version list contains all of
 /// them.
 #[tokio::test]
-async fn names_of_functions_are_bounded() {
+async fn exported_function_names_are_limited() {
     let longest = "f".repeat(256);
     let bench = Bench::new().await;
     bench.load(exporting([longest.clone()], "")).await;
@@ -108,7 +108,7 @@ async fn names_of_functions_are_bounded() {
 }
 
 #[tokio::test]
-async fn one_byte_over_the_limit_is_refused() {
+async fn oversized_module_is_rejected() {
     let wasm = module("", "(i32.const 0)");
     let len = wasm.len();
     let bench = Bench::limited(|limits| limits.module_bytes = len).await;
@@ -120,7 +120,7 @@ async fn one_byte_over_the_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn a_memory_over_the_limit_is_refused() {
+async fn module_memory_over_the_limit_is_rejected() {
     let error = load_error(wat("(module (memory (export \"memory\") 1025))")).await;
     assert!(error.to_string().contains("memory"), "{error}");
     // Each memory is within the limit; together they are not.
@@ -134,7 +134,7 @@ async fn a_memory_over_the_limit_is_refused() {
 
 /// Instance limits are reported with the limit and its key, not in the engine's own words.
 #[tokio::test]
-async fn tables_and_memories_are_bounded_by_limits_that_are_named() {
+async fn table_and_memory_limits_are_reported_by_key() {
     let with = |fields: &str| module_with("", fields, "(i32.const 0)");
     let memories = |count: usize| with(&"(memory 1)".repeat(count - 1));
     let cases = [
@@ -193,7 +193,7 @@ async fn tables_and_memories_are_bounded_by_limits_that_are_named() {
 }
 
 #[tokio::test]
-async fn many_globals_and_functions_are_refused_in_words_of_their_own() {
+async fn too_many_globals_or_functions_are_reported() {
     let globals = "(global (mut i64) (i64.const 0))".repeat(300_000);
     let error = load_error(module_with("", &globals, "(i32.const 0)")).await;
     assert!(matches!(error, LoadError::InstanceTooLarge), "{error}");
@@ -202,7 +202,7 @@ async fn many_globals_and_functions_are_refused_in_words_of_their_own() {
 
 /// A 64-bit memory is accepted and limited like any other.
 #[tokio::test]
-async fn a_memory_of_64_bits_works_below_4_gib() {
+async fn memory64_works_below_4_gib() {
     let bench = Bench::new().await;
     let wasm = wat(r#"(module
           (import "kvasm_v1" "output_write" (func $write (param i32 i32) (result i64)))
@@ -220,7 +220,7 @@ async fn a_memory_of_64_bits_works_below_4_gib() {
 }
 
 #[tokio::test]
-async fn declarations_must_hold() {
+async fn manifest_declarations_must_match_exports() {
     let fields = |json: &str| {
         module_with(
             "",
@@ -247,7 +247,7 @@ async fn declarations_must_hold() {
 }
 
 #[tokio::test]
-async fn a_trap_tells_the_functions_by_name() {
+async fn trap_backtrace_names_functions() {
     let bench = Bench::new().await;
     let fields = "(func $inner_most unreachable) (func $outer (call $inner_most))";
     let failure = bench
@@ -265,7 +265,7 @@ async fn a_trap_tells_the_functions_by_name() {
 /// Cached modules that are modified, swapped or truncated are compiled again, with the same
 /// result.
 #[tokio::test]
-async fn a_cache_file_that_was_touched_is_never_trusted() {
+async fn modified_cache_file_is_recompiled() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("cache");
     let one = module(
@@ -329,7 +329,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// A host whose cache folder is unusable runs without one and writes nothing.
 #[tokio::test]
-async fn a_cache_folder_that_others_can_enter_is_refused() {
+async fn cache_folder_accessible_to_others_is_rejected() {
     for mode in [0o755, 0o770, 0o707] {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("cache");
@@ -342,7 +342,7 @@ async fn a_cache_folder_that_others_can_enter_is_refused() {
 }
 
 #[tokio::test]
-async fn a_cache_folder_of_somebody_else_is_refused() {
+async fn cache_folder_owned_by_another_user_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("cache");
     std::fs::create_dir(&dir).unwrap();
@@ -357,7 +357,7 @@ async fn a_cache_folder_of_somebody_else_is_refused() {
 }
 
 #[tokio::test]
-async fn a_cache_folder_that_cannot_be_made_is_not_needed() {
+async fn host_runs_without_a_cache_folder() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
@@ -373,7 +373,7 @@ async fn a_cache_folder_that_cannot_be_made_is_not_needed() {
 }
 
 #[tokio::test]
-async fn a_damaged_key_is_replaced_and_its_files_with_it() {
+async fn damaged_cache_key_is_replaced_and_files_removed() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("cache");
     let run = async || {
@@ -395,7 +395,7 @@ async fn a_damaged_key_is_replaced_and_its_files_with_it() {
 
 /// Rejected modules leave no files, and the folder stays within its limits.
 #[tokio::test]
-async fn the_cache_folder_is_bounded_and_has_accepted_modules_alone() {
+async fn cache_folder_is_limited_and_holds_only_accepted_modules() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("cache");
     let bench = Bench::with(|b| b.cache_dir(&dir)).await;

@@ -107,7 +107,7 @@ fn body(call: &str, (ptr, len): (i64, i64)) -> String {
 }
 
 #[tokio::test]
-async fn a_range_outside_memory_traps_and_is_named() {
+async fn out_of_bounds_range_traps_and_is_reported() {
     let bench = Bench::new().await;
     for (function, call) in CALLS {
         for range in OUTSIDE {
@@ -128,7 +128,7 @@ async fn a_range_outside_memory_traps_and_is_named() {
 }
 
 #[tokio::test]
-async fn the_last_bytes_of_memory_are_inside() {
+async fn range_ending_at_the_end_of_memory_is_valid() {
     let bench = Bench::new().await;
     for (_, call) in CALLS {
         for range in [(65_535, 1), (65_536, 0), (0, 0)] {
@@ -138,7 +138,7 @@ async fn the_last_bytes_of_memory_are_inside() {
 }
 
 #[tokio::test]
-async fn options_outside_memory_trap() {
+async fn out_of_bounds_options_trap() {
     let bench = Bench::new().await;
     let set = "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const {}))";
     for at in ["65533", "65535", "65536", "-1"] {
@@ -157,7 +157,7 @@ async fn options_outside_memory_trap() {
 
 /// The address of an increment's result has no length, and is checked before any write.
 #[tokio::test]
-async fn a_sum_outside_memory_traps_and_nothing_is_added() {
+async fn out_of_bounds_increment_result_traps_without_writing() {
     let bench = Bench::new().await;
     let add = "(call $kv_increment (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
         (i64.const 1) (i32.const {}))";
@@ -176,7 +176,7 @@ async fn a_sum_outside_memory_traps_and_nothing_is_added() {
 
 /// A batch whose result buffer is out of bounds is not committed.
 #[tokio::test]
-async fn a_batch_with_a_buffer_outside_memory_is_not_committed() {
+async fn out_of_bounds_commit_buffer_traps_without_committing() {
     let bench = Bench::new().await;
     // No checks; one increment of "a" in "a" by 1.
     let data = "\\00\\00\\00\\00\\01\\00\\00\\00\\02\\00\\00\\00\\01\\00\\00\\00a\\01\\00\\00\\00a\\01\\00\\00\\00\\00\\00\\00\\00";

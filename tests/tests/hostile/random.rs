@@ -134,7 +134,7 @@ fn run<T: std::fmt::Debug>(
 }
 
 #[test]
-fn a_random_batch_is_committed_or_refused_as_a_whole() {
+fn random_batch_is_committed_or_rejected_atomically() {
     run(&batches(), async |guest, bytes| {
         let before = guest.entries().await;
         let answer = guest.commit_bytes(bytes.clone()).await;
@@ -169,7 +169,7 @@ fn a_random_batch_is_committed_or_refused_as_a_whole() {
 /// A transaction with a single commit is equivalent to that commit. The transaction has its own
 /// versions, so checks are for absence, or for a version that no entry has.
 #[test]
-fn a_random_batch_does_the_same_in_a_transaction() {
+fn random_batch_behaves_the_same_in_a_transaction() {
     let number = prop_oneof![3 => Just(0), 2 => (1u64 << 63)..];
     let parts = proptest::collection::vec(part(number), 0..12);
     let batches = damaged(parts.prop_map(|parts| packed(&parts)));
@@ -201,7 +201,7 @@ fn a_random_batch_does_the_same_in_a_transaction() {
 }
 
 #[test]
-fn random_keys_are_answered_or_refused() {
+fn random_key_lists_never_cause_a_host_error() {
     run(&keys(), async |guest, bytes| {
         let answer = guest.get_many_bytes(bytes.clone()).await;
         let keys = Records::<Address<'_>>::decode(&bytes);
@@ -216,7 +216,7 @@ fn random_keys_are_answered_or_refused() {
 }
 
 #[test]
-fn random_identities_are_answered_or_refused() {
+fn random_dead_letter_ids_never_cause_a_host_error() {
     let before = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..80),
         "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}".prop_map(String::into_bytes),

@@ -111,7 +111,7 @@ async fn call_all(
 
 /// The service itself, and a transaction over it.
 #[tokio::test]
-async fn each_method_needs_its_scope_when_there_is_a_principal() {
+async fn kv_methods_require_their_scope_for_a_principal() {
     let bench = Bench::new().await;
     let app = &bench.app;
     let kv = bench.host.kv();
@@ -159,7 +159,7 @@ impl Events for Heard {
 }
 
 #[tokio::test]
-async fn each_write_that_makes_deliveries_wakes_the_dispatcher_and_no_other() {
+async fn only_writes_that_fire_triggers_notify_the_dispatcher() {
     let bench = Bench::new().await;
     let (store, app) = (Arc::clone(bench.host.store()), &bench.app);
     let trigger = NewTrigger {

@@ -57,7 +57,7 @@ async fn plugin(bench: &Bench, body: &str) -> Plugin {
 /// Otherwise, many long-running calls that start at once would each delay others for a tick of
 /// the clock.
 #[tokio::test]
-async fn a_function_that_computed_for_long_takes_a_turn_the_next_time() {
+async fn function_after_a_long_run_acquires_a_cpu_permit() {
     let bench = bench().await;
     // Runs as many rounds as the first two bytes of its input say, times 2^16.
     let plugin = plugin(
@@ -102,7 +102,7 @@ fn gives(call: &str, expected: &str) -> String {
 const DONE: &str = "(i32.const 0)";
 
 #[tokio::test]
-async fn what_copies_much_takes_a_turn() {
+async fn large_copies_acquire_a_cpu_permit() {
     let bench = bench().await;
     let (at, len) = (70_000, 250_000);
     let large = [
@@ -143,7 +143,7 @@ async fn what_copies_much_takes_a_turn() {
 /// The value is in the result slot after a `kv_get` without a buffer. Reading a small part of
 /// it is cheap.
 #[tokio::test]
-async fn little_takes_no_turn() {
+async fn small_copies_need_no_cpu_permit() {
     let bench = bench().await;
     for call in [
         gives(
@@ -169,7 +169,7 @@ async fn little_takes_no_turn() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_refused_takes_no_turn() {
+async fn rejected_length_needs_no_cpu_permit() {
     let bench = bench().await;
     let too_large = kvasm_abi::Status::TooLarge.code().to_string();
     for call in [

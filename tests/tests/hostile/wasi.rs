@@ -5,7 +5,7 @@ use kvasm_tests::guests::{Bench, wasm};
 use std::time::Duration;
 
 #[tokio::test]
-async fn standard_output_and_error_go_to_the_log() {
+async fn wasi_stdout_and_stderr_go_to_the_log() {
     let bench = Bench::new().await;
     let plugin = bench.load(wasm("wasi-c")).await;
     let response = bench
@@ -23,7 +23,7 @@ async fn standard_output_and_error_go_to_the_log() {
 }
 
 #[tokio::test]
-async fn there_are_no_files_no_environment_and_no_input() {
+async fn wasi_has_no_files_environment_or_stdin() {
     let bench = Bench::new().await;
     let plugin = bench.load(wasm("wasi-c")).await;
     bench
@@ -35,7 +35,7 @@ async fn there_are_no_files_no_environment_and_no_input() {
 
 /// A host call cannot be interrupted, so none may generate millions of random bytes.
 #[tokio::test]
-async fn random_bytes_are_bounded_a_call() {
+async fn wasi_random_bytes_are_limited_per_call() {
     let bench = Bench::new().await;
     let asking = |bytes: u32| {
         wat::parse_str(format!(
@@ -62,7 +62,7 @@ async fn random_bytes_are_bounded_a_call() {
 }
 
 #[tokio::test]
-async fn exit_ends_the_call_with_its_code() {
+async fn wasi_proc_exit_sets_the_exit_code() {
     let bench = Bench::new().await;
     let plugin = bench.load(wasm("wasi-c")).await;
     let failure = bench
@@ -77,7 +77,7 @@ async fn exit_ends_the_call_with_its_code() {
 }
 
 #[tokio::test]
-async fn sleep_ends_at_the_deadline() {
+async fn wasi_sleep_ends_at_the_deadline() {
     let bench = Bench::limited(|limits| limits.wall_time = Duration::from_millis(200)).await;
     let plugin = bench.load(wasm("wasi-c")).await;
     let failure = bench

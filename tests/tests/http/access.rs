@@ -147,7 +147,7 @@ fn target(operation: &Operation, app: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_operation_is_open_to_whom_the_document_says_and_nobody_else() {
+async fn operations_enforce_the_documented_access() {
     let server = Server::start().await;
     let operations = operations(&document(&server.root).await);
     let mut wrong = Vec::new();
@@ -226,7 +226,7 @@ fn seen(answer: Answer) -> (u16, Vec<(String, String)>, String) {
 }
 
 #[tokio::test]
-async fn a_bound_token_does_not_learn_whether_another_app_exists() {
+async fn app_token_cannot_probe_for_other_apps() {
     let server = Server::start().await;
     let operations = operations(&document(&server.root).await);
     for public in [false, true] {
@@ -250,7 +250,7 @@ async fn a_bound_token_does_not_learn_whether_another_app_exists() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_no_token_is_never_taken_for_none() {
+async fn invalid_auth_header_is_not_treated_as_anonymous() {
     let server = Server::start().await;
     server.app("open", true).await;
     let good = format!("Bearer {}", server.root.secret());
@@ -285,7 +285,7 @@ async fn a_header_that_is_no_token_is_never_taken_for_none() {
 
 /// Without a valid token, the answer is the same whatever else is wrong with a request.
 #[tokio::test]
-async fn a_token_is_asked_for_before_parameters_are_read() {
+async fn authentication_precedes_parameter_validation() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let nobody = server.anonymous();
@@ -347,7 +347,7 @@ async fn a_token_is_asked_for_before_parameters_are_read() {
 }
 
 #[tokio::test]
-async fn a_token_cannot_make_more_of_itself() {
+async fn token_cannot_create_tokens_with_more_scopes() {
     let server = Server::start().await;
     let app = server.app("shop", false).await;
     let admin = server.client(Some(&app), &[Scope::AppAdmin]).await;
@@ -381,7 +381,7 @@ const SCOPES: [&str; 7] = [
 ];
 
 #[tokio::test]
-async fn the_scopes_are_these_seven() {
+async fn documented_scopes_are_complete() {
     let expected = BTreeSet::from(SCOPES.map(str::to_owned));
     let code = Scope::ALL.map(|scope| scope.as_str().to_owned());
     assert_eq!(BTreeSet::from(code), expected);
@@ -423,7 +423,7 @@ fn documented() -> BTreeSet<(String, String, String)> {
 }
 
 #[tokio::test]
-async fn the_table_of_routes_in_the_docs_is_the_documents() {
+async fn documented_routes_match_openapi() {
     let server = Server::start().await;
     let operations = operations(&document(&server.root).await);
     let served: BTreeSet<_> = operations

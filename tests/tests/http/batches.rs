@@ -15,7 +15,7 @@ fn set(key: &str, value: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_batch_happens_whole_or_not_at_all() {
+async fn batch_is_atomic() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let api = &server.root;
@@ -69,7 +69,7 @@ async fn a_batch_happens_whole_or_not_at_all() {
 /// A batch of one operation is recorded as that operation, a larger one by its count, and one
 /// of checks alone not at all.
 #[tokio::test]
-async fn a_batch_leaves_one_row_with_the_number_of_its_operations() {
+async fn batch_adds_one_audit_row_with_its_operation_count() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let api = &server.root;
@@ -102,7 +102,7 @@ async fn a_batch_leaves_one_row_with_the_number_of_its_operations() {
 }
 
 #[tokio::test]
-async fn values_are_kept_to_the_letter() {
+async fn json_values_are_stored_verbatim() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let api = &server.root;
@@ -123,7 +123,7 @@ async fn values_are_kept_to_the_letter() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_not_as_it_should_be() {
+async fn invalid_batches_are_rejected() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let api = &server.root;
@@ -198,7 +198,7 @@ async fn a_batch_that_is_not_as_it_should_be() {
 }
 
 #[tokio::test]
-async fn entries_are_read_together() {
+async fn get_many_reads_entries_of_one_app() {
     let server = Server::start().await;
     server.app("shop", false).await;
     server.app("other", false).await;
@@ -255,7 +255,7 @@ async fn entries_are_read_together() {
 }
 
 #[tokio::test]
-async fn counters_go_up_and_down() {
+async fn increment_adds_positive_and_negative_deltas() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let api = &server.root;

@@ -61,7 +61,7 @@ fn setter() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_plugin_writes_with_a_token_that_may_write_and_no_other() {
+async fn plugin_writes_require_a_token_with_write_scope() {
     let server = Server::start().await;
     let app = server.deployed("shop", setter()).await;
     let entry = "/v1/apps/shop/kv/entry?collection=k&key=k";
@@ -92,7 +92,7 @@ async fn a_plugin_writes_with_a_token_that_may_write_and_no_other() {
 }
 
 #[tokio::test]
-async fn the_output_of_a_function_is_no_page() {
+async fn function_output_is_not_served_as_html() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
     let called = server.anonymous().call("shop", "run", "").await.expect(200);
@@ -101,7 +101,7 @@ async fn the_output_of_a_function_is_no_page() {
 }
 
 #[tokio::test]
-async fn a_plugin_sees_and_sets_what_is_its_own() {
+async fn plugin_headers_are_filtered_both_ways() {
     let server = Server::start().await;
     let head = r#"{"status":200,"headers":[["x-request-id","mine"],["set-cookie","a=1; Path=/"],
         ["service-worker-allowed","/"],["clear-site-data","\"*\""],["x-own","1"]]}"#;
@@ -128,7 +128,7 @@ async fn a_plugin_sees_and_sets_what_is_its_own() {
 }
 
 #[tokio::test]
-async fn authorization_is_the_plugins_unless_it_is_a_token_of_the_host() {
+async fn host_tokens_are_not_forwarded_to_plugins() {
     let server = Server::start().await;
     server.deployed("shop", echo("{\"status\":200}")).await;
     let send = async |authorization: &str| {
@@ -165,7 +165,7 @@ async fn authorization_is_the_plugins_unless_it_is_a_token_of_the_host() {
 }
 
 #[tokio::test]
-async fn why_a_handler_failed_is_for_its_author() {
+async fn handler_failure_reason_is_shown_only_in_the_log() {
     let server = Server::start().await;
     let names = manifest(&[
         r#"{"kind":"function","name":"run"}"#,
@@ -196,7 +196,7 @@ async fn why_a_handler_failed_is_for_its_author() {
 }
 
 #[tokio::test]
-async fn a_service_worker_of_a_plugin_cannot_have_all_apps() {
+async fn plugin_service_worker_is_scoped_to_its_app() {
     let server = Server::start().await;
     server.deployed("shop", echo("{\"status\":200}")).await;
     let ask = |path: &str| {
@@ -209,7 +209,7 @@ async fn a_service_worker_of_a_plugin_cannot_have_all_apps() {
 }
 
 #[tokio::test]
-async fn a_stored_module_that_is_another_is_not_run() {
+async fn stored_module_with_wrong_digest_is_not_run() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kvasm.db");
     let first = Server::sqlite(&file, None, |builder| builder).await;
@@ -228,7 +228,7 @@ async fn a_stored_module_that_is_another_is_not_run() {
 
 /// Escapes sent by a client never change the text on the way to a plugin.
 #[tokio::test]
-async fn escapes_that_are_not_utf8_are_an_error_for_a_plugin_of_the_sdk() {
+async fn sdk_plugin_rejects_invalid_utf8_escapes() {
     let server = Server::start().await;
     server.deployed("shop", wasm("sdk")).await;
     let api = server.anonymous();

@@ -7,7 +7,7 @@ use serde_json::json;
 const ENTRY: &str = "/v1/apps/shop/kv/entry?collection=c&key=";
 
 #[tokio::test]
-async fn entries_are_guarded_by_their_versions() {
+async fn entry_preconditions_are_enforced() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let api = &server.root;
@@ -68,7 +68,7 @@ async fn entries_are_guarded_by_their_versions() {
 }
 
 #[tokio::test]
-async fn an_export_can_be_imported_however_it_is_cut() {
+async fn export_can_be_imported_in_arbitrary_chunks() {
     let server = Server::start().await;
     server.app("shop", false).await;
     server.app("copy", false).await;
@@ -120,7 +120,7 @@ async fn an_export_can_be_imported_however_it_is_cut() {
 }
 
 #[tokio::test]
-async fn every_change_leaves_a_row() {
+async fn every_change_adds_an_audit_row() {
     let server = Server::start().await;
     let api = &server.root;
     api.json(
@@ -204,7 +204,7 @@ async fn every_change_leaves_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logs_can_be_followed_until_the_server_stops() {
+async fn followed_log_ends_when_the_server_stops() {
     let server = Server::start().await;
     let log = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
     server.deployed("shop", module("hello", log)).await;
@@ -226,7 +226,7 @@ async fn logs_can_be_followed_until_the_server_stops() {
 
 /// The log ends immediately, not when the token is next checked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_followed_log_ends_with_its_app() {
+async fn followed_log_ends_when_its_app_is_deleted() {
     let server = Server::start().await;
     let log = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
     server.deployed("shop", module("hello", log)).await;
@@ -244,7 +244,7 @@ async fn a_followed_log_ends_with_its_app() {
 }
 
 #[tokio::test]
-async fn a_plugin_answers_http() {
+async fn plugin_serves_http() {
     let server = Server::start().await;
     server.deployed("shop", wasm("shortener")).await;
     let api = server.anonymous();

@@ -60,7 +60,7 @@ fn ids(page: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_is_to_be_done_is_shown_with_its_values() {
+async fn outstanding_deliveries_are_listed_with_values() {
     let (server, app) = shop().await;
     let api = &server.root;
     put(
@@ -148,7 +148,7 @@ async fn what_is_to_be_done_is_shown_with_its_values() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_found_and_shown() {
+async fn dead_letters_are_filtered_and_shown() {
     let (server, app) = shop().await;
     let api = &server.root;
     let before = Timestamp::now().0;
@@ -208,7 +208,7 @@ async fn dead_letters_are_found_and_shown() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_replayed_and_discarded_as_chosen() {
+async fn selected_dead_letters_are_replayed_and_discarded() {
     let (server, app) = shop().await;
     let api = &server.root;
     dead(&server, &app, &["1", "2"], DeadReason::Attempts).await;
@@ -281,7 +281,7 @@ async fn dead_letters_are_replayed_and_discarded_as_chosen() {
 }
 
 #[tokio::test]
-async fn nobody_throws_everything_away_by_a_typing_mistake() {
+async fn malformed_selection_discards_nothing() {
     let (server, app) = shop().await;
     let api = &server.root;
     let all = dead(&server, &app, &["1"], DeadReason::Attempts).await;
@@ -328,7 +328,7 @@ async fn nobody_throws_everything_away_by_a_typing_mistake() {
 }
 
 #[tokio::test]
-async fn a_page_of_large_letters_ends_early() {
+async fn dead_letter_pages_are_limited_by_size() {
     let (server, app) = shop().await;
     let tenant = tenant(&server, &app);
     let value = vec![b'x'; 1_000_000];

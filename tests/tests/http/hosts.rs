@@ -118,7 +118,7 @@ async fn status(api: &Api) -> u16 {
     api.call("shop", "run", "").await.status
 }
 
-async fn a_revocation(two: Two) {
+async fn token_revocation(two: Two) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     for round in 0..ROUNDS {
@@ -143,7 +143,7 @@ async fn a_revocation(two: Two) {
     two.end(callers);
 }
 
-async fn publicity(two: Two) {
+async fn visibility_change(two: Two) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     let api = two.asked.anonymous();
@@ -176,7 +176,7 @@ async fn limits(two: Two) {
     two.end(callers);
 }
 
-async fn an_activation(two: Two) {
+async fn version_activation(two: Two) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     let api = two.asked.anonymous();
@@ -191,7 +191,7 @@ async fn an_activation(two: Two) {
     two.end(callers);
 }
 
-async fn a_deletion(two: Two) {
+async fn app_deletion(two: Two) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     let (api, root) = (two.asked.anonymous(), &two.asked.root);
@@ -283,29 +283,29 @@ async fn an_administrator_looks_once(two: Two) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_administrator_looks_once_on_sqlite() {
+async fn admin_request_makes_one_generation_check_on_sqlite() {
     an_administrator_looks_once(Two::on_sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_administrator_looks_once_on_postgres() {
+async fn admin_request_makes_one_generation_check_on_postgres() {
     an_administrator_looks_once(Two::on_postgres().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_looks_once_on_sqlite() {
+async fn call_makes_one_generation_check_on_sqlite() {
     a_call_looks_once(Two::on_sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_looks_once_on_postgres() {
+async fn call_makes_one_generation_check_on_postgres() {
     a_call_looks_once(Two::on_postgres().await).await;
 }
 
 /// A cached row is not used without a generation check, and no change is made that other hosts
 /// could not notice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_served_from_memory_if_the_look_fails() {
+async fn cache_is_not_used_if_the_generation_check_fails() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kvasm.db");
     let store = SqliteStore::open(SqliteOptions::new(&file)).await.unwrap();
@@ -352,4 +352,10 @@ macro_rules! seen_by_the_next_request {
     };
 }
 
-seen_by_the_next_request!(a_revocation, publicity, limits, an_activation, a_deletion);
+seen_by_the_next_request!(
+    token_revocation,
+    visibility_change,
+    limits,
+    version_activation,
+    app_deletion
+);

@@ -24,7 +24,7 @@ const QUOTA: u64 = 2 * ENTRY_BYTES + 20;
 const PUT: &str = "/v1/apps/shop/kv/entry?collection=c&key=";
 
 #[tokio::test]
-async fn a_quota_holds_for_administrators_and_plugins() {
+async fn quota_applies_to_administrators_and_plugins() {
     let server = Server::start().await;
     // Sets the entry `c`/`k` to 1 and returns the status.
     let guest = module(
@@ -80,7 +80,7 @@ async fn a_quota_holds_for_administrators_and_plugins() {
 }
 
 #[tokio::test]
-async fn calls_a_second_are_refused_with_a_time_to_come_back() {
+async fn calls_over_the_rate_get_retry_after() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
     server.deployed("other", module("", "(i32.const 0)")).await;
@@ -122,7 +122,7 @@ async fn calls_a_second_are_refused_with_a_time_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_at_once_wait_in_a_queue_that_is_bounded() {
+async fn concurrent_calls_wait_in_a_limited_queue() {
     let server = Server::with(|builder| builder.queue(2)).await;
     // Sleeps for a second.
     let text = r#"(module (import "wasi_snapshot_preview1" "poll_oneoff"
@@ -164,7 +164,7 @@ async fn calls_at_once_wait_in_a_queue_that_is_bounded() {
 
 /// Writes with tokens add audit rows, which do not count against the quota.
 #[tokio::test]
-async fn writes_of_entries_have_the_rate_of_the_app() {
+async fn entry_writes_count_against_the_app_rate() {
     let server = Server::start().await;
     server.app("shop", true).await;
     set(

@@ -18,7 +18,7 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lines_are_chosen_by_request_level_and_time() {
+async fn log_lines_are_filtered_by_request_level_and_time() {
     let server = Server::start().await;
     server.deployed("shop", module("hello", SAY)).await;
     let mut requests = Vec::new();
@@ -53,7 +53,7 @@ async fn lines_are_chosen_by_request_level_and_time() {
 
 /// A followed log checks its token repeatedly, and so its expiry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_followed_log_ends_with_the_life_of_its_token() {
+async fn followed_log_ends_when_its_token_expires() {
     let server = Server::start().await;
     let app = server.deployed("shop", module("hello", SAY)).await;
     server.anonymous().call("shop", "run", "").await.expect(200);

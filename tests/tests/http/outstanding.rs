@@ -35,7 +35,7 @@ async fn discard(server: &Server, request: Value) -> u64 {
 }
 
 #[tokio::test]
-async fn more_than_a_page_is_listed_by_pages() {
+async fn outstanding_deliveries_are_paginated() {
     let server = shop(60).await;
     let (mut found, mut query) = (Vec::new(), String::new());
     let mut sizes = Vec::new();
@@ -63,7 +63,7 @@ async fn more_than_a_page_is_listed_by_pages() {
 }
 
 #[tokio::test]
-async fn deliveries_are_discarded_by_choice() {
+async fn selected_deliveries_are_discarded() {
     let server = shop(4).await;
     let all = page(&server, "?trigger=index").await;
     let event = all["deliveries"][0]["event"]["id"].as_str().unwrap();

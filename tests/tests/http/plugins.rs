@@ -25,7 +25,7 @@ async fn versions(api: &Api, app: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn versions_go_forward_and_back() {
+async fn versions_can_be_activated_and_rolled_back() {
     let server = Server::start().await;
     let api = &server.root;
     server.app("shop", true).await;
@@ -79,7 +79,7 @@ async fn versions_go_forward_and_back() {
 }
 
 #[tokio::test]
-async fn what_cannot_run_is_refused_and_leaves_nothing() {
+async fn rejected_upload_stores_nothing() {
     let server = Server::start().await;
     let api = &server.root;
     server.app("shop", true).await;
@@ -100,7 +100,7 @@ async fn what_cannot_run_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn an_upload_that_announces_too_much_is_refused_before_it_comes() {
+async fn oversized_content_length_is_rejected_before_the_body() {
     let server = Server::start().await;
     server.app("shop", true).await;
     let secret = server.root.secret();
@@ -115,7 +115,7 @@ async fn an_upload_that_announces_too_much_is_refused_before_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_at_once_get_numbers_of_their_own() {
+async fn concurrent_uploads_get_distinct_versions() {
     let server = Server::start().await;
     server.app("shop", true).await;
     let mut uploads = JoinSet::new();
@@ -138,7 +138,7 @@ async fn uploads_at_once_get_numbers_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_activation_is_seen_whole_by_64_callers() {
+async fn activation_is_atomic_for_concurrent_callers() {
     let server = Server::start().await;
     server.deployed("shop", letter('1')).await;
     let activated = Arc::new(AtomicBool::new(false));
@@ -164,7 +164,7 @@ async fn an_activation_is_seen_whole_by_64_callers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_app_can_be_deleted_while_it_is_called() {
+async fn app_can_be_deleted_during_calls() {
     let server = Server::start().await;
     let get = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
         (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";
@@ -202,7 +202,7 @@ async fn an_app_can_be_deleted_while_it_is_called() {
 
 /// The deletion happens between admission and execution, as on a busy machine.
 #[tokio::test]
-async fn what_is_deleted_after_a_call_was_let_in_is_not_the_hosts_failure() {
+async fn deletion_after_admission_is_not_a_host_error() {
     let server = Server::start().await;
     let (host, actor) = (&server.host, server.host.operator("test"));
     let answers = |text: &str| {
@@ -244,7 +244,7 @@ async fn what_is_deleted_after_a_call_was_let_in_is_not_the_hosts_failure() {
 }
 
 #[tokio::test]
-async fn a_new_host_runs_what_is_stored_with_any_cache() {
+async fn new_host_runs_stored_plugins_with_any_cache() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kvasm.db");
     let cache = |name: &str| folder.path().join(name);

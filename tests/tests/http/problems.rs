@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 #[tokio::test]
-async fn unknown_routes_and_methods() {
+async fn unknown_routes_and_methods_are_rejected() {
     let server = Server::start().await;
     for path in [
         "/",
@@ -36,7 +36,7 @@ async fn unknown_routes_and_methods() {
 }
 
 #[tokio::test]
-async fn the_requests_id_goes_in_and_out() {
+async fn request_id_is_accepted_and_returned() {
     let server = Server::start().await;
     let given = "0190b2a4-7a5d-7cc1-8000-0123456789ab";
     let ask = |id: &str| {
@@ -68,7 +68,7 @@ async fn the_requests_id_goes_in_and_out() {
 }
 
 #[tokio::test]
-async fn bodies_that_are_not_what_they_say() {
+async fn mismatched_content_types_are_rejected() {
     let server = Server::start().await;
     let api = &server.root;
     let post = async |body: &'static str| {
@@ -112,7 +112,7 @@ async fn bodies_that_are_not_what_they_say() {
 }
 
 #[tokio::test]
-async fn names_in_paths_reach_nothing_else() {
+async fn path_names_cannot_escape_their_resource() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
     for name in [
@@ -161,7 +161,7 @@ async fn names_in_paths_reach_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_plugins_failures_are_told_apart_and_tell_no_more_than_they_should() {
+async fn plugin_failures_map_to_problems_without_details() {
     let server = Server::with(|builder| {
         // On a busy machine a second of CPU time takes long.
         builder.limits(Limits {
@@ -232,7 +232,7 @@ fn misfit(schema: &Value) -> Option<(&'static str, String)> {
 
 /// For every route, the answer names the invalid parameter, its value, and the expected type.
 #[tokio::test]
-async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes() {
+async fn invalid_parameter_reports_name_value_and_expected_type() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
     let refused = async |method: &str, target: &str| {
@@ -312,7 +312,7 @@ async fn a_parameter_of_another_type_is_named_with_its_value_and_what_it_takes()
 /// On every route: bodies are read as they are, so an encoded body is rejected rather than
 /// misread.
 #[tokio::test]
-async fn a_body_with_a_content_encoding_is_refused() {
+async fn content_encoding_is_rejected() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
     let mut seen = 0;
@@ -350,7 +350,7 @@ async fn a_body_with_a_content_encoding_is_refused() {
 }
 
 #[tokio::test]
-async fn refusals_of_tokens_say_what_is_meant() {
+async fn token_errors_explain_the_cause() {
     let server = Server::start().await;
     let app = server.app("shop", false).await;
     let api = server.client(Some(&app), &[Scope::AppAdmin]).await;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 const ENTRY: &str = "/v1/apps/shop/kv/entry?collection=c&key=k";
 
 #[tokio::test]
-async fn preconditions_of_an_entry() {
+async fn entry_preconditions_follow_rfc_9110() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let send = async |method: &str, headers: &[(&str, &str)]| {
@@ -76,7 +76,7 @@ async fn preconditions_of_an_entry() {
 }
 
 #[tokio::test]
-async fn a_token_that_may_only_write_can_use_preconditions() {
+async fn write_only_token_can_use_preconditions() {
     let server = Server::start().await;
     let app = server.app("shop", false).await;
     let writer = server.client(Some(&app), &[Scope::ScriptWrite]).await;
@@ -90,7 +90,7 @@ async fn a_token_that_may_only_write_can_use_preconditions() {
 }
 
 #[tokio::test]
-async fn preconditions_of_limits() {
+async fn limits_preconditions_follow_rfc_9110() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let path = "/v1/apps/shop/limits";
@@ -132,7 +132,7 @@ fn with_status(status: u16) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn answers_without_content_have_neither_body_nor_length() {
+async fn bodiless_responses_have_no_body_or_length() {
     let server = Server::start().await;
     server.app("none", false).await;
     for status in [204, 205, 304] {
@@ -184,7 +184,7 @@ async fn raw(address: SocketAddr, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_request_has_exactly_one_host() {
+async fn request_must_have_exactly_one_host_header() {
     let server = Server::start().await;
     for (hosts, status) in [
         ("", 400),
@@ -210,7 +210,7 @@ async fn a_request_has_exactly_one_host() {
 }
 
 #[tokio::test]
-async fn a_body_in_another_transfer_coding_is_refused() {
+async fn unsupported_transfer_encoding_is_rejected() {
     let server = Server::start().await;
     server.deployed("shop", with_status(200)).await;
     for (coding, status) in [
@@ -234,7 +234,7 @@ async fn a_body_in_another_transfer_coding_is_refused() {
 }
 
 #[tokio::test]
-async fn head_is_answered_wherever_get_is() {
+async fn head_is_supported_wherever_get_is() {
     let server = Server::start().await;
     let app = server.deployed("shop", with_status(200)).await;
     let api = server.client(None, &Scope::ALL).await;
@@ -272,7 +272,7 @@ async fn head_is_answered_wherever_get_is() {
 }
 
 #[tokio::test]
-async fn a_private_app_and_none_are_one_to_those_without_a_token() {
+async fn anonymous_callers_cannot_probe_for_private_apps() {
     let server = Server::start().await;
     server.app("closed", false).await;
     for operation in operations(&document(&server.root).await) {
@@ -303,7 +303,7 @@ async fn a_private_app_and_none_are_one_to_those_without_a_token() {
 }
 
 #[tokio::test]
-async fn nothing_in_a_url_is_ignored() {
+async fn unexpected_url_parts_are_rejected() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
     for operation in operations(&document(&server.root).await) {
@@ -405,7 +405,7 @@ const REFUSING: [(&str, &str, u16); 7] = [
 ];
 
 #[tokio::test]
-async fn a_refusal_is_read_by_a_client_that_sends_all_of_20_mib_first() {
+async fn early_rejection_reaches_a_client_that_sends_20_mib_first() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
     let address = server.address;
@@ -420,7 +420,7 @@ async fn a_refusal_is_read_by_a_client_that_sends_all_of_20_mib_first() {
 }
 
 #[tokio::test]
-async fn a_refused_body_does_not_break_the_next_request() {
+async fn rejected_body_does_not_corrupt_the_next_request() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
     let address = server.address;
@@ -445,7 +445,7 @@ async fn a_refused_body_does_not_break_the_next_request() {
 /// The HTTP library rejects the largest lengths, as docs/http.md says, and the server all
 /// others.
 #[tokio::test]
-async fn a_length_that_no_body_has_is_refused() {
+async fn impossible_content_length_is_rejected() {
     let server = Server::start().await;
     server.deployed("shop", module("", "(i32.const 0)")).await;
     for (length, status) in [

@@ -17,7 +17,7 @@ fn program() -> Option<PathBuf> {
 /// `KVASM_SCHEMATHESIS_ARGUMENTS`, such as `--max-time 600 --seed 7`, is appended to the usual
 /// arguments: for a longer manual run, with `--nocapture` to see the output.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_answers_as_its_document_says() {
+async fn server_conforms_to_its_openapi_document() {
     let Some(program) = program() else {
         eprintln!("SKIPPED: Schemathesis is not installed; run `cargo xtask test`");
         return;

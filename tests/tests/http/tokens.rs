@@ -11,7 +11,7 @@ fn soon() -> Timestamp {
 /// A token for an app's administrator expires with its creator's token. A later time is
 /// rejected unless an operator requests it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_does_not_outlast_its_makers() {
+async fn token_does_not_outlive_its_creators_token() {
     let server = Server::start().await;
     let app = server.app("shop", false).await;
     let makers = soon();
@@ -51,7 +51,7 @@ async fn a_token_does_not_outlast_its_makers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_expires_at_a_time_that_can_be_shown() {
+async fn token_expiry_is_limited_to_representable_dates() {
     let server = Server::start().await;
     let end = Timestamp::END.0;
     let make = |at: Value| {
@@ -73,7 +73,7 @@ async fn a_token_expires_at_a_time_that_can_be_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_token_of_an_operator_is_not_revoked() {
+async fn last_operator_token_cannot_be_revoked() {
     let server = Server::start().await;
     let listed = server.root.get("/v1/tokens").await.expect(200).json();
     let first = listed["tokens"][0]["id"].as_str().unwrap().to_owned();

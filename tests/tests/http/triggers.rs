@@ -23,7 +23,7 @@ async fn shop() -> Server {
 }
 
 #[tokio::test]
-async fn an_operator_makes_changes_and_removes_triggers() {
+async fn operator_can_create_change_and_delete_triggers() {
     let server = shop().await;
     let api = &server.root;
     let list = async || api.get(TRIGGERS).await.expect(200).json()["triggers"].clone();
@@ -93,7 +93,7 @@ async fn an_operator_makes_changes_and_removes_triggers() {
 }
 
 #[tokio::test]
-async fn a_trigger_that_could_never_work_is_refused() {
+async fn invalid_trigger_is_rejected() {
     let server = shop().await;
     for (bad, words) in [
         (json!({}), "either `collection`"),
@@ -164,7 +164,7 @@ async fn a_trigger_that_could_never_work_is_refused() {
 }
 
 #[tokio::test]
-async fn a_plugin_shows_what_it_declares() {
+async fn plugin_lists_its_declared_triggers() {
     use kvasm::model::{Changes, Collection, DeclaredTrigger, Digest, Exports, NewPlugin};
     use kvasm::model::{Schedule, TriggerName, Watch};
     let server = Server::start().await;
@@ -217,7 +217,7 @@ async fn a_plugin_shows_what_it_declares() {
 
 /// Deleting a trigger that has deliveries requires a choice of what becomes of them.
 #[tokio::test]
-async fn a_trigger_with_deliveries_is_not_deleted_by_chance() {
+async fn deleting_a_trigger_with_deliveries_requires_a_choice() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let api = &server.root;
@@ -255,7 +255,7 @@ async fn a_trigger_with_deliveries_is_not_deleted_by_chance() {
 
 /// The app's own document shows that deliveries are waiting.
 #[tokio::test]
-async fn an_app_shows_its_paused_triggers() {
+async fn app_lists_its_paused_triggers() {
     let server = Server::start().await;
     server.app("shop", false).await;
     put(&server, "index", json!({ "collection": "c" }))

@@ -71,7 +71,7 @@ const ALL_BITS: Range32 = Range32 {
 };
 
 #[test]
-fn the_statuses_are_documented() {
+fn documented_statuses_match_the_abi() {
     let built = Status::ALL
         .iter()
         .map(|status| row([status.name().to_owned(), status.code().to_string()]));
@@ -79,14 +79,14 @@ fn the_statuses_are_documented() {
 }
 
 #[test]
-fn the_exit_codes_are_documented() {
+fn documented_exit_codes_match_the_abi() {
     let codes = [EXIT_OK, EXIT_FAILED, EXIT_PERMANENT, EXIT_REFUSED];
     let built = codes.map(|code| row([code.to_string()]));
     hold(&["exit code"], built.to_vec());
 }
 
 #[test]
-fn the_options_of_set_are_documented() {
+fn documented_set_options_match_the_abi() {
     // Without `..`, a new field does not compile until it is listed here.
     let none = SetOptions {
         ttl_ms: None,
@@ -108,7 +108,7 @@ fn the_options_of_set_are_documented() {
 }
 
 #[test]
-fn the_options_of_delete_are_documented() {
+fn documented_delete_options_match_the_abi() {
     let if_version = DeleteOptions {
         if_version: Some(u64::MAX),
     };
@@ -117,7 +117,7 @@ fn the_options_of_delete_are_documented() {
 }
 
 #[test]
-fn the_options_of_list_are_documented() {
+fn documented_list_options_match_the_abi() {
     let none = ListOptions {
         prefix: None,
         start: None,
@@ -182,7 +182,7 @@ fn the_options_of_list_are_documented() {
 }
 
 #[test]
-fn the_sizes_of_the_options_are_documented() {
+fn documented_option_sizes_match_the_abi() {
     let built = [
         ("kv_set", SetOptions::SIZE),
         ("kv_delete", DeleteOptions::SIZE),
@@ -193,7 +193,7 @@ fn the_sizes_of_the_options_are_documented() {
 }
 
 #[test]
-fn formats_flags_and_levels_are_documented() {
+fn documented_formats_flags_and_levels_match_the_abi() {
     let number = |name: &str, number: i32| row([number.to_string(), name.to_owned()]);
     hold(
         &["format", "name"],
@@ -216,7 +216,7 @@ fn formats_flags_and_levels_are_documented() {
 }
 
 #[test]
-fn the_entry_header_is_documented() {
+fn documented_entry_header_matches_the_abi() {
     let header = EntryHeader {
         version: u64::from_le_bytes([1; 8]),
         expires_at_ms: i64::from_le_bytes([2; 8]),
@@ -239,7 +239,7 @@ fn the_entry_header_is_documented() {
 }
 
 #[test]
-fn the_names_are_documented() {
+fn abi_module_and_section_names_are_documented() {
     let text = files::one("docs/abi.md").text;
     for name in [MODULE, MEMORY, MANIFEST_SECTION] {
         assert!(
@@ -250,7 +250,7 @@ fn the_names_are_documented() {
 }
 
 #[test]
-fn a_difference_on_either_side_is_found() {
+fn comparison_finds_differences_on_either_side() {
     let rows = |names: &[&str]| -> Rows { names.iter().map(|n| row([(*n).to_owned()])).collect() };
     let built = rows(&["a", "b"]);
     assert!(differences(&rows(&["a", "b"]), &built).is_empty());
@@ -271,7 +271,7 @@ fn a_difference_on_either_side_is_found() {
 }
 
 #[test]
-fn a_field_is_read_off_its_bytes() {
+fn option_field_is_derived_from_its_encoding() {
     let mut bytes = [0; 24];
     bytes[4] = 2;
     bytes[16..24].fill(0xff);

@@ -33,7 +33,7 @@ fn from_disk(path: &str) -> Option<String> {
 }
 
 #[test]
-fn every_invariant_is_held_by_a_test_that_exists() {
+fn every_invariant_names_an_existing_test() {
     let text = files::one("ARCHITECTURE.md").text;
     let rows = markdown::table(&text, &["invariant", "held by"]);
     assert!(rows.len() >= 10, "only {} invariants", rows.len());
@@ -46,7 +46,7 @@ fn every_invariant_is_held_by_a_test_that_exists() {
 }
 
 #[test]
-fn every_defence_of_the_threat_model_has_code_and_a_test() {
+fn every_threat_names_existing_code_and_tests() {
     let text = files::one("SECURITY.md").text;
     let tables = markdown::tables(&text).into_iter();
     let tables = tables.filter(|table| table.head == ["attempt", "defence", "code", "test"]);
@@ -76,7 +76,7 @@ fn flat(code: &str) -> String {
 }
 
 #[test]
-fn what_the_page_on_embedding_shows_is_in_the_programs() {
+fn embedding_guide_snippets_match_the_examples() {
     let programs = files::all("examples", "main.rs").into_iter();
     let programs: Vec<_> = programs.map(|file| flat(&file.text)).collect();
     let text = files::one("docs/embedding.md").text;
@@ -90,7 +90,7 @@ fn what_the_page_on_embedding_shows_is_in_the_programs() {
 }
 
 #[test]
-fn a_test_that_is_gone_is_found() {
+fn missing_test_reference_is_detected() {
     let read = |path: &str| (path == "a.rs").then(|| "fn there() {}".to_owned());
     assert!(missing("`a.rs` `there`; and `cargo`", read).is_empty());
     for bad in ["`b.rs`", "`a.rs` `gone`", "`a.rs` `the`", "`there`"] {

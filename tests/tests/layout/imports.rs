@@ -134,7 +134,7 @@ async fn of_linker() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn linker_sdk_header_and_docs_have_the_imports_of_one_table() {
+async fn linker_sdk_header_and_docs_agree_on_imports() {
     let imports = IMPORTS.iter();
     let built: Declared = imports
         .map(|import| shown(import.name, import.params, import.result))
@@ -172,7 +172,7 @@ fn numbers(text: &str) -> BTreeMap<String, i64> {
 }
 
 #[test]
-fn the_numbers_of_the_header_are_those_of_the_abi() {
+fn header_constants_match_the_abi() {
     let numbers_of_abi: &[(&str, i64)] = &[
         ("JSON", kvasm_abi::FORMAT_JSON.into()),
         ("BYTES", kvasm_abi::FORMAT_BYTES.into()),
@@ -204,7 +204,7 @@ fn the_numbers_of_the_header_are_those_of_the_abi() {
 }
 
 #[test]
-fn declarations_are_read_off_their_text() {
+fn import_declarations_are_parsed() {
     let sdk = "unsafe extern \"C\" {\n  pub fn a(x: *const u8, n: i64, l: usize) -> i64;\n  // fn x();\n  pub safe fn b() -> i64;\n    }\nfn c() {}";
     assert_eq!(of_sdk(sdk), ["a(i32 i64 i32) -> i64", "b() -> i64"]);
     let header = "\n/* KVASM_IMPORT(x) */\nKVASM_IMPORT(a)\nint64_t kvasm_a(const void *x,\n int64_t n, size_t l);\nKVASM_IMPORT(b) int64_t kvasm_b(void);\n";

@@ -54,7 +54,7 @@ fn from_disk(path: &str) -> Result<Option<String>, ()> {
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn document_links_resolve() {
     let documents = files::all("", ".md");
     assert!(documents.iter().any(|file| file.path == "README.md"));
     let findings = documents.iter().flat_map(|file| broken(file, from_disk));
@@ -62,7 +62,7 @@ fn links_between_documents_lead_somewhere() {
 }
 
 #[test]
-fn a_link_to_nowhere_is_found() {
+fn broken_link_is_detected() {
     let read = |path: &str| match path {
         "docs/a.md" => Ok(Some("# Here".to_owned())),
         "docs" => Ok(None),

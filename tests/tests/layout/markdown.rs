@@ -103,7 +103,7 @@ pub fn anchors(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn tables_are_read_outside_code_alone() {
+fn markdown_tables_in_code_blocks_are_ignored() {
     let text = "```\n| a | b |\n```\n\n| a | b |\n|---|---|\n| `1` | 2 |\n\n| a | c |\n|---|---|\n";
     assert_eq!(tables(text).len(), 2);
     assert_eq!(table(text, &["a", "b"]), [["`1`", "2"]]);
@@ -115,7 +115,7 @@ fn tables_are_read_outside_code_alone() {
 }
 
 #[test]
-fn links_and_anchors_are_read() {
+fn markdown_links_and_anchors_are_parsed() {
     let text = "# One `two`, three\n[a](b.md#c) `[x](y)` [d](https://e) [f](#g \"h\")\n```\n# no [x](y)\n```";
     assert_eq!(links(text), ["b.md#c", "#g"]);
     assert_eq!(anchors(text), ["one-two-three"]);

@@ -140,7 +140,7 @@ pub fn line(text: &str, at: usize) -> usize {
 }
 
 #[test]
-fn comments_and_strings_are_no_code() {
+fn comments_and_strings_are_not_code() {
     let text = "let a = \"todo \\\" x\"; // todo\n/* todo /* todo */ */ b('\"', 'x', '\\'');\n\
                 c::<'static>(r#\"todo \" x\"#, br\"todo\", b\"todo\");";
     let source = read(text);
@@ -159,7 +159,7 @@ fn comments_and_strings_are_no_code() {
 }
 
 #[test]
-fn words_are_whole() {
+fn only_whole_words_match() {
     let found: Vec<_> = words("a.sqlx_x::sqlx!(r)")
         .into_iter()
         .map(|(_, w)| w)

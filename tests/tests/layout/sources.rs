@@ -73,28 +73,28 @@ fn check(folders: &[&str], find: fn(&str, &str) -> Vec<String>) {
 }
 
 #[test]
-fn no_source_file_is_too_long() {
+fn no_source_file_exceeds_500_lines() {
     check(&[""], too_long);
 }
 
 #[test]
-fn every_unsafe_has_its_reason() {
+fn every_unsafe_has_a_safety_comment() {
     check(&["guest-sdk", "host"], without_reason);
 }
 
 #[test]
-fn nothing_is_ignored_or_left_to_do() {
+fn no_ignored_tests_or_todos() {
     check(&[""], loose_ends);
 }
 
 #[test]
-fn a_file_of_501_lines_is_found() {
+fn file_of_501_lines_is_detected() {
     assert!(too_long("a.rs", &"x\n".repeat(LINES_MAX)).is_empty());
     assert_eq!(too_long("a.rs", &"x\n".repeat(LINES_MAX + 1)).len(), 1);
 }
 
 #[test]
-fn an_unsafe_without_a_reason_is_found() {
+fn unsafe_without_a_safety_comment_is_detected() {
     let reason = "// SAFETY: it is.\n";
     let far = "let x;\n".repeat(SAFETY_LINES - 1);
     let bad = [
@@ -117,7 +117,7 @@ fn an_unsafe_without_a_reason_is_found() {
 }
 
 #[test]
-fn a_loose_end_is_found() {
+fn ignored_test_or_todo_is_detected() {
     for bad in [
         "fn f() { todo!() }",
         "fn f() { unimplemented ! (\"later\") }",

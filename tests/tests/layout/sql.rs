@@ -154,7 +154,7 @@ fn numbers(engine: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_app_leads_every_statement_on_sqlite() {
+fn every_sqlite_statement_filters_by_app_first() {
     let mut uses = 0;
     let mut findings = Vec::new();
     let stores = ["host/store-sqlite/src", "host/store-postgres/src"];
@@ -185,7 +185,7 @@ fn the_app_leads_every_statement_on_sqlite() {
 }
 
 #[test]
-fn the_app_leads_every_key_of_the_schema() {
+fn every_schema_key_starts_with_the_app() {
     for engine in ["sqlite", "postgres"] {
         let files = migrations(engine);
         assert_none(
@@ -204,7 +204,7 @@ fn both_engines_have_the_same_migrations() {
 }
 
 #[test]
-fn a_statement_without_the_app_is_found() {
+fn statement_without_app_filter_is_detected() {
     for bad in [
         "SELECT value FROM kv_entries",
         "SELECT value FROM kv_entries WHERE key = ?1 AND app_id = ?2",
@@ -229,7 +229,7 @@ fn a_statement_without_the_app_is_found() {
 }
 
 #[test]
-fn a_statement_on_deliveries_without_the_app_is_found() {
+fn delivery_statement_without_app_filter_is_detected() {
     for bad in [
         "SELECT seq FROM deliveries WHERE due_at <= ?1",
         "DELETE FROM dead_letters\n   WHERE id = ?1",
@@ -249,7 +249,7 @@ fn a_statement_on_deliveries_without_the_app_is_found() {
 }
 
 #[test]
-fn a_key_without_the_app_is_found() {
+fn schema_key_without_the_app_is_detected() {
     for bad in [
         "CREATE TABLE t (\n  id INTEGER PRIMARY KEY,\n app_id BLOB);",
         "CREATE TABLE t (app_id uuid, key text, PRIMARY KEY (key, app_id));",

@@ -73,7 +73,7 @@ fn assert_memory(server: &Server) {
 }
 
 #[test]
-fn a_hundred_bodies_that_stop_before_their_end() {
+fn one_hundred_stalled_uploads_use_limited_memory() {
     let _alone = kit::alone_blocking();
     let (_home, server) = start(&["--set", "server.body_timeout=1h"]);
     let neighbour = Neighbour::start(&server);
@@ -105,7 +105,7 @@ fn a_hundred_bodies_that_stop_before_their_end() {
 }
 
 #[test]
-fn a_hundred_and_fifty_readers_that_are_slow() {
+fn many_slow_readers_use_limited_memory() {
     let _alone = kit::alone_blocking();
     // Connections that were rejected for lack of room are idle afterwards.
     let times = ["server.write_timeout=5s", "server.idle_timeout=5s"];
@@ -129,7 +129,7 @@ fn a_hundred_and_fifty_readers_that_are_slow() {
 }
 
 #[test]
-fn calls_that_fail_with_8_mib() {
+fn failing_calls_with_8_mib_outputs_use_limited_memory() {
     let _alone = kit::alone_blocking();
     let (_home, server) = start(&[]);
     let neighbour = Neighbour::start(&server);
@@ -153,7 +153,7 @@ fn calls_that_fail_with_8_mib() {
 }
 
 #[test]
-fn an_address_has_its_connections_and_no_more() {
+fn connections_per_client_address_are_limited() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
     let server = home.start(&["--set", "server.connections_of_address=2"]);

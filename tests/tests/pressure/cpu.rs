@@ -67,7 +67,7 @@ async fn pressed(instances: u32, loud: Vec<u8>, clients: usize, each: usize) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endless_calls_of_one_app_leave_the_neighbour_its_calls_and_deliveries() {
+async fn endless_calls_do_not_starve_a_neighbour() {
     let _alone = kit::alone().await;
     pressed(100, module("", "(loop (br 0)) unreachable"), 40, 1).await;
 }
@@ -75,7 +75,7 @@ async fn endless_calls_of_one_app_leave_the_neighbour_its_calls_and_deliveries()
 /// Short calls have a CPU to themselves. These run for as long as they may share a CPU with 32
 /// others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_and_handlers_that_compute_have_every_second_turn() {
+async fn calls_and_handlers_share_cpu_permits_equally() {
     let _alone = kit::alone().await;
     // Long enough that even on a busy machine no call hits this limit before its CPU limit.
     let limits = Limits {
@@ -135,7 +135,7 @@ async fn calls_and_handlers_that_compute_have_every_second_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_busy_machine_is_not_the_guests_computing() {
+async fn machine_load_is_not_counted_as_guest_cpu_time() {
     let _alone = kit::alone().await;
     let limits = Limits {
         wall_time: Duration::from_secs(60),
@@ -193,7 +193,7 @@ async fn change_16_keys(stage: &Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn handlers_that_wait_for_a_cpu_are_not_blamed() {
+async fn waiting_for_a_cpu_is_not_the_handlers_fault() {
     let _alone = kit::alone().await;
     // Like 16 handlers of 0.55 s within 5 s: more than one CPU can do in time.
     let limits = Limits {
@@ -244,7 +244,7 @@ impl Drop for BusyMachine {
 /// second or less within one handler's time limit. They do not time out by waiting for each
 /// other, and the oldest completes first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_starved_machine_every_handler_has_its_turn() {
+async fn every_handler_progresses_on_a_starved_machine() {
     const ENOUGH: Duration = Duration::from_secs(180);
     let _alone = kit::alone().await;
     let stage = Stage::new().await;
@@ -270,7 +270,7 @@ async fn on_a_starved_machine_every_handler_has_its_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_of_many_memories_leaves_slots_to_its_neighbour() {
+async fn plugin_with_many_memories_does_not_exhaust_slots() {
     let _alone = kit::alone().await;
     let memories = "(memory 1)".repeat(7);
     let greedy = module_with("", &memories, "(loop (br 0)) unreachable");
@@ -279,7 +279,7 @@ async fn a_plugin_of_many_memories_leaves_slots_to_its_neighbour() {
 
 /// Copying 8 MiB takes 10 ms of CPU time in one host function, without a tick.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn copies_of_much_memory_take_turns() {
+async fn large_copies_share_cpu_permits() {
     let _alone = kit::alone().await;
     let fails = "(drop (memory.grow (i32.const 127)))
         (drop (call $output_write (i32.const 0) (i32.const 8388608)))

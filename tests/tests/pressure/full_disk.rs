@@ -57,7 +57,7 @@ async fn is_refused(app: &Tenant) {
 /// Without permission to mount a disk this test only prints a message. The store's unit tests
 /// cover the same with a limit of SQLite's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deletions_work_on_a_full_disk_and_space_comes_back() {
+async fn deletions_work_on_a_full_disk_and_free_space() {
     let _alone = kit::alone().await;
     let Some(disk) = Disk::new(40 * 1024 * 1024) else {
         println!("SKIPPED: this user cannot mount a tmpfs");

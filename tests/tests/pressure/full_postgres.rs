@@ -155,7 +155,7 @@ async fn a_database_that_is_full(bound: Bound) {
 
 /// On its own disk, where tests may mount one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_of_postgres_refuses_writes_and_loses_nothing() {
+async fn full_postgres_disk_rejects_writes_without_data_loss() {
     let _alone = kit::alone().await;
     // An empty database takes 8 MiB of this, plus the schema.
     match Disk::new(32 * MIB) {
@@ -168,7 +168,7 @@ async fn a_full_disk_of_postgres_refuses_writes_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_of_postgres_that_cannot_grow_refuse_writes_and_lose_nothing() {
+async fn postgres_file_size_limit_rejects_writes_without_data_loss() {
     let _alone = kit::alone().await;
     a_database_that_is_full(Bound::Files).await;
 }

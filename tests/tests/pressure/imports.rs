@@ -26,7 +26,7 @@ async fn rate(api: &Api, writes: u32) {
 
 /// The lines read count against the app's rate, whether or not anything is committed.
 #[tokio::test]
-async fn an_import_that_commits_nothing_costs_its_app() {
+async fn import_without_commits_counts_against_the_app_rate() {
     let stage = Stage::new().await;
     stage.server.app("hostile", true).await;
     let api = &stage.server.root;
@@ -55,7 +55,7 @@ async fn an_import_that_commits_nothing_costs_its_app() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_neighbour_is_served_beside_imports_that_commit_nothing() {
+async fn imports_without_commits_do_not_starve_a_neighbour() {
     let _alone = alone().await;
     let stage = Stage::new().await;
     stage.server.app("hostile", true).await;

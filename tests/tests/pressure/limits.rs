@@ -29,7 +29,7 @@ async fn limit(server: &Server, app: &str, per_second: Value, at_once: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_wall_time_is_that_of_waiting_and_running_together() {
+async fn wall_time_covers_queueing_and_execution() {
     // The first has 4 s more than it needs, and the second 3 s less.
     let limits = Limits {
         wall_time: Duration::from_secs(11),
@@ -51,7 +51,7 @@ async fn the_wall_time_is_that_of_waiting_and_running_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_at_once_that_are_lowered_under_load_fall() {
+async fn lowered_concurrency_limit_takes_effect_under_load() {
     let _alone = kit::alone().await;
     let stage = Stage::new().await;
     stage.server.deployed("app", lasting(50)).await;
@@ -101,7 +101,7 @@ async fn calls_at_once_that_are_lowered_under_load_fall() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rate_that_is_lowered_holds_from_then_on_and_not_for_what_was_before() {
+async fn lowered_rate_applies_only_to_new_calls() {
     let _alone = kit::alone().await;
     let stage = Stage::new().await;
     stage.server.deployed("app", lasting(0)).await;

@@ -62,7 +62,7 @@ fn fill_the_log(server: &Server) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_nothing() {
+fn unread_log_blocks_nothing() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
     let filter = "log.filter=kvasm=info,kvasm::requests=debug";
@@ -88,7 +88,7 @@ fn a_log_that_nobody_reads_holds_up_nothing() {
 }
 
 #[test]
-fn a_second_signal_needs_no_reader_of_the_log() {
+fn second_signal_works_with_an_unread_log() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
     let filter = "log.filter=kvasm=info,kvasm::requests=debug";
@@ -112,7 +112,7 @@ fn a_second_signal_needs_no_reader_of_the_log() {
 }
 
 #[test]
-fn a_log_whose_reader_is_gone_holds_up_nothing() {
+fn closed_log_pipe_blocks_nothing() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
     let (mut server, reader) = unread(&home, &[]);
@@ -126,7 +126,7 @@ fn a_log_whose_reader_is_gone_holds_up_nothing() {
 }
 
 #[test]
-fn standard_output_that_nobody_takes_holds_up_no_start() {
+fn unread_stdout_does_not_block_startup() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
     // Its address is printed nowhere else.
@@ -151,7 +151,7 @@ fn standard_output_that_nobody_takes_holds_up_no_start() {
 }
 
 #[test]
-fn a_tenants_errors_are_short_and_few() {
+fn tenant_errors_in_the_log_are_truncated_and_rate_limited() {
     let _alone = kit::alone_blocking();
     const EVENTS: u64 = 5_000;
     let home = Home::new();
@@ -179,7 +179,7 @@ fn a_tenants_errors_are_short_and_few() {
 
 /// The answer is small, and the app's log is intact.
 #[test]
-fn a_message_of_8_mib_is_cut() {
+fn failure_message_of_8_mib_is_truncated() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
     let server = home.start(&[]);
@@ -218,7 +218,7 @@ fn following(server: &Server, authorization: &str) -> Line {
 }
 
 #[test]
-fn a_log_is_followed_for_as_long_as_it_may_be_read() {
+fn followed_log_ends_when_access_is_lost() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
     let server = home.start(&[]);

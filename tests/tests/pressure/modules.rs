@@ -85,7 +85,7 @@ fn modules(host: &Host, from: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_modules_leave_other_apps_their_deploys_and_cold_starts() {
+async fn slow_compilations_do_not_block_other_apps() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     // The modules that start cold below were deployed on another host.
@@ -140,7 +140,7 @@ async fn slow_modules_leave_other_apps_their_deploys_and_cold_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_one_app_one_module_is_compiled_at_once() {
+async fn one_app_compiles_one_module_at_a_time() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let host = host(&store, |b| {
@@ -168,7 +168,7 @@ async fn of_one_app_one_module_is_compiled_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compiler_over_its_time_or_memory_is_gone() {
+async fn compiler_over_its_time_or_memory_limit_is_killed() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let second = Duration::from_secs(1);
@@ -199,7 +199,7 @@ async fn a_compiler_over_its_time_or_memory_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_is_no_compiler_is_the_hosts_fault() {
+async fn invalid_compiler_program_is_a_host_error() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     for (program, argument) in [
@@ -245,7 +245,7 @@ fn kept(cache: &Path) -> usize {
 
 /// A module of 14 MB, next to a neighbour whose plugin is tiny and cold too.
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_of_a_cold_module_share_one_load() {
+async fn concurrent_cold_starts_share_one_load() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let folder = tempfile::tempdir().unwrap();
@@ -285,7 +285,7 @@ async fn callers_of_a_cold_module_share_one_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cold_start_that_nobody_waits_for_goes_on() {
+async fn abandoned_cold_start_completes() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let first = host(&store, |b| b);
@@ -304,7 +304,7 @@ async fn a_cold_start_that_nobody_waits_for_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn modules_in_memory_are_bounded_by_bytes_and_leave_with_their_version() {
+async fn module_cache_is_limited_and_evicts_deleted_versions() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     let one = host(&store, |b| b);
@@ -350,7 +350,7 @@ fn greedy() -> Vec<u8> {
 
 /// Instances with many memories take one place each, like any other.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_with_eight_memories_leave_others_their_instances_and_memory() {
+async fn calls_with_eight_memories_do_not_starve_others() {
     let _alone = kit::alone().await;
     let store = Arc::new(MemoryStore::default());
     // Memory for 8 greedy instances: they get 4 of these, the neighbour the rest.

@@ -89,7 +89,7 @@ async fn audit(server: &Server, app: &str) -> Vec<(String, Value)> {
 
 /// A tenant's slow `PATCH`, sent around the operator's `PUT` of the limits.
 #[tokio::test]
-async fn a_slow_patch_does_not_restore_the_limits_before() {
+async fn slow_patch_does_not_overwrite_newer_limits() {
     let server = Server::start().await;
     let app = server.app("shop", false).await;
     let tenant = server.client(Some(&app), &[Scope::AppAdmin]).await;
@@ -119,7 +119,7 @@ async fn a_slow_patch_does_not_restore_the_limits_before() {
 
 /// The reverse: a slow `PUT` of limits does not make an app public again.
 #[tokio::test]
-async fn slow_limits_do_not_restore_what_the_tenant_has_changed() {
+async fn slow_limits_put_does_not_overwrite_tenant_changes() {
     let server = Server::start().await;
     server.app("shop", true).await;
     for (method, body) in [
@@ -150,7 +150,7 @@ async fn slow_limits_do_not_restore_what_the_tenant_has_changed() {
 
 /// A request that was authorised for one app does not affect another app of the same name.
 #[tokio::test]
-async fn a_slow_request_does_not_reach_an_app_that_has_its_name_since() {
+async fn slow_request_does_not_reach_a_recreated_app() {
     let server = Server::start().await;
     let name = AppName::parse("shop").unwrap();
     let all_limits =
@@ -209,7 +209,7 @@ async fn a_slow_request_does_not_reach_an_app_that_has_its_name_since() {
 /// Two operators who change different limits of an app do not overwrite each other; one who
 /// changes what both have read is rejected, with `If-Match`.
 #[tokio::test]
-async fn two_operators_do_not_undo_each_other() {
+async fn concurrent_operator_changes_do_not_overwrite_each_other() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let api = &server.root;
@@ -267,7 +267,7 @@ async fn two_operators_do_not_undo_each_other() {
 
 /// An ETag that matched when the request began may no longer match at its end.
 #[tokio::test]
-async fn of_two_who_expect_the_same_limits_one_is_refused() {
+async fn one_of_two_writers_with_the_same_etag_is_rejected() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let read = server.root.get(LIMITS).await;
@@ -287,7 +287,7 @@ async fn of_two_who_expect_the_same_limits_one_is_refused() {
 }
 
 #[tokio::test]
-async fn limits_that_cannot_be_are_refused() {
+async fn invalid_limits_are_rejected() {
     let server = Server::start().await;
     let app = server.app("shop", false).await;
     let api = &server.root;
@@ -329,7 +329,7 @@ async fn limits_that_cannot_be_are_refused() {
 
 /// An audit row is small, whatever a request names.
 #[tokio::test]
-async fn an_audit_row_is_bounded() {
+async fn audit_row_size_is_limited() {
     let server = Server::start().await;
     server.app("shop", false).await;
     // Each of these characters is six bytes of JSON.

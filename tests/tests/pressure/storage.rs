@@ -39,7 +39,7 @@ fn spreading() -> Vec<u8> {
 
 /// One write of a watched entry, whose handler writes 100 more, and so on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_follows_from_one_change_is_bounded() {
+async fn trigger_cascade_of_one_change_is_limited() {
     let _alone = kit::alone().await;
     let stage = Stage::new().await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
@@ -87,7 +87,7 @@ fn on_disk(path: &Path) -> u64 {
 
 /// 100 paused triggers and one key, written until the quota is used up.
 #[tokio::test]
-async fn a_quota_of_bytes_bounds_the_file() {
+async fn byte_quota_limits_the_file_size() {
     let _alone = kit::alone().await;
     const QUOTA: u64 = 1_000_000;
     let folder = tempfile::tempdir().unwrap();
@@ -122,7 +122,7 @@ async fn a_quota_of_bytes_bounds_the_file() {
 }
 
 #[tokio::test]
-async fn space_is_given_back() {
+async fn freed_space_is_returned_to_the_disk() {
     let _alone = kit::alone().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
@@ -167,7 +167,7 @@ fn fill(path: &Path, app: AppId, entries: u32) {
 
 /// A large app is deleted while a neighbour continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_deletion_of_a_big_app_lets_others_write() {
+async fn deleting_a_large_app_does_not_block_other_writers() {
     let _alone = kit::alone().await;
     const ENTRIES: u32 = 200_000;
     // Like the upkeep's.
@@ -203,7 +203,7 @@ async fn the_deletion_of_a_big_app_lets_others_write() {
 
 /// Four clients export a large app repeatedly.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exports_leave_the_neighbour_its_writes() {
+async fn exports_do_not_starve_neighbour_writes() {
     const ENTRIES: usize = 2_000;
     let _alone = kit::alone().await;
     let stage = Stage::new().await;
@@ -245,7 +245,7 @@ async fn exports_leave_the_neighbour_its_writes() {
 
 /// Four clients make writes that create 10,000 deliveries in each commit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_that_fan_out_leave_the_neighbour_its_writes() {
+async fn fan_out_commits_do_not_starve_neighbour_writes() {
     const CLIENTS: usize = 4;
     const COMMITS: usize = 2;
     let _alone = kit::alone().await;

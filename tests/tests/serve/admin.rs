@@ -24,7 +24,7 @@ fn ask(server: &Server, address: SocketAddr, path: &str, headers: &str) -> Answe
 }
 
 #[test]
-fn health_and_metrics_have_an_address_of_their_own() {
+fn health_and_metrics_can_have_a_separate_address() {
     let home = Home::new();
     let server = home.start(&["--set", ADMIN]);
     server.with_guest("demo");
@@ -43,7 +43,7 @@ fn health_and_metrics_have_an_address_of_their_own() {
 }
 
 #[test]
-fn the_api_can_live_at_the_administration_address_alone() {
+fn api_can_be_restricted_to_the_admin_address() {
     let home = Home::new();
     let server = home.start(&["--set", ADMIN]);
     server.with_guest("demo");
@@ -74,7 +74,7 @@ fn the_api_can_live_at_the_administration_address_alone() {
 
 /// A public address requires a token for metrics, unless the operator disables it.
 #[test]
-fn metrics_need_a_token_where_others_may_reach_them() {
+fn metrics_on_a_public_address_require_a_token() {
     let home = Home::new();
     let everywhere = "admin.listen=0.0.0.0:0";
     let local = |server: &Server| SocketAddr::from(([127, 0, 0, 1], admin_of(server).port()));
@@ -88,7 +88,7 @@ fn metrics_need_a_token_where_others_may_reach_them() {
 }
 
 #[test]
-fn connections_that_fill_the_public_address_leave_the_other() {
+fn exhausted_public_connections_leave_admin_reachable() {
     let home = Home::new();
     let server = home.start(&["--set", ADMIN, "--set", "server.connections=4"]);
     let admin = admin_of(&server);
@@ -110,7 +110,7 @@ fn connections_that_fill_the_public_address_leave_the_other() {
 }
 
 #[test]
-fn a_server_that_is_stopping_is_not_ready_and_still_takes_requests() {
+fn stopping_server_is_unready_but_serves_requests() {
     let home = Home::new();
     let mut server = home.start(&["--set", ADMIN, "--set", "server.shutdown_delay=1h"]);
     server.with_guest("demo");
@@ -132,7 +132,7 @@ fn a_server_that_is_stopping_is_not_ready_and_still_takes_requests() {
 }
 
 #[test]
-fn after_the_delay_the_server_ends() {
+fn server_exits_after_the_shutdown_delay() {
     let home = Home::new();
     let server = home.start(&["--set", "server.shutdown_delay=300ms"]);
     server.get("/readyz").ok();

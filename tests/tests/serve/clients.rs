@@ -23,7 +23,7 @@ fn impatient(home: &Home) -> Server {
 const HELLO: &str = "/v1/apps/demo/call/hello";
 
 #[test]
-fn slow_clients_are_cut_off() {
+fn slow_clients_time_out() {
     let home = Home::new();
     let server = impatient(&home);
     // A head that never ends, a body that stops, a connection that sends nothing, and one that
@@ -48,7 +48,7 @@ fn slow_clients_are_cut_off() {
 
 /// The timeout for slow heads does not close a load balancer's idle connections.
 #[test]
-fn an_idle_connection_outlives_the_time_of_a_head() {
+fn head_timeout_does_not_close_idle_connections() {
     let home = Home::new();
     let times = ["server.head_timeout=1s", "server.idle_timeout=10m"];
     let server = home.start(&["--set", times[0], "--set", times[1]]);
@@ -67,7 +67,7 @@ fn an_idle_connection_outlives_the_time_of_a_head() {
 }
 
 #[test]
-fn a_client_that_drips_is_cut_off() {
+fn dripping_upload_times_out() {
     let home = Home::new();
     let server = impatient(&home);
     let mut line = server.open();
@@ -84,7 +84,7 @@ fn a_client_that_drips_is_cut_off() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_is_cut_off() {
+fn client_that_reads_nothing_times_out() {
     let home = Home::new();
     let server = impatient(&home);
     let mut line = server.open();
@@ -106,7 +106,7 @@ fn a_client_that_reads_nothing_is_cut_off() {
 
 /// The server notices a slow client's progress, although the system's buffers are large.
 #[test]
-fn a_client_that_keeps_the_rate_is_not_cut_off() {
+fn client_above_the_minimum_rate_is_not_disconnected() {
     let home = Home::new();
     let server = home.start(&["--set", "server.write_timeout=10s"]);
     server.with_guest("demo");
@@ -123,7 +123,7 @@ fn a_client_that_keeps_the_rate_is_not_cut_off() {
 }
 
 #[test]
-fn half_closed_and_pipelined_connections_get_their_answers() {
+fn half_closed_and_pipelined_connections_get_responses() {
     let home = Home::new();
     let server = impatient(&home);
     let mut line = server.open();
@@ -145,7 +145,7 @@ fn half_closed_and_pipelined_connections_get_their_answers() {
 }
 
 #[test]
-fn a_call_is_refused_before_its_body_is_read() {
+fn call_is_rejected_before_its_body_is_read() {
     let home = Home::new();
     let patient = ["server.body_timeout=1h", "limits.wall_time=1h"];
     let queue = "server.queue=0";
@@ -177,7 +177,7 @@ fn a_call_is_refused_before_its_body_is_read() {
 
 /// A client that sends its whole body before reading still gets the answer.
 #[test]
-fn a_refusal_reaches_a_client_that_is_still_sending() {
+fn rejection_reaches_a_client_that_is_still_sending() {
     let home = Home::new();
     let server = home.start(&[]);
     server.with_guest("demo");
@@ -214,7 +214,7 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
 
 /// With a concurrency limit of one, queued requests of disconnected clients are not run.
 #[test]
-fn clients_that_hang_up_leave_the_queue() {
+fn disconnected_clients_are_removed_from_the_queue() {
     let home = Home::new();
     let server = home.start(&["--set", "limits.wall_time=60s"]);
     server.with_guest("demo");
@@ -250,7 +250,7 @@ fn clients_that_hang_up_leave_the_queue() {
 }
 
 #[test]
-fn what_is_no_http_is_refused_and_harms_nobody() {
+fn invalid_http_is_rejected_harmlessly() {
     let home = Home::new();
     let server = impatient(&home);
     let long = "x".repeat(100 * 1024);
@@ -299,7 +299,7 @@ fn what_is_no_http_is_refused_and_harms_nobody() {
 }
 
 #[test]
-fn ten_thousand_idle_connections_leave_the_others_their_place() {
+fn ten_thousand_idle_connections_do_not_block_requests() {
     const WANTED: u64 = 10_000;
     let allowed = rlimit::increase_nofile_limit(WANTED + 1_000).unwrap();
     let connections = WANTED.min(allowed.saturating_sub(1_000));
@@ -331,7 +331,7 @@ fn ten_thousand_idle_connections_leave_the_others_their_place() {
 }
 
 #[test]
-fn connections_over_the_limit_wait_for_a_place() {
+fn connections_over_the_limit_wait() {
     let home = Home::new();
     let server = home.start(&["--set", "server.connections=2"]);
     let mut first = server.open();

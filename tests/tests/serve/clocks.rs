@@ -32,7 +32,7 @@ fn watch(server: &Server, name: &str, trigger: &str) {
 }
 
 #[test]
-fn a_clock_that_was_400_days_ahead_is_forgotten_after_a_restart() {
+fn restart_recovers_from_a_clock_400_days_ahead() {
     let Some(library) = library() else {
         eprintln!("SKIPPED: libfaketime is not installed (Debian's package `faketime`)");
         return;

@@ -57,7 +57,7 @@ fn are_heeded(config: &str, variables: &[(&str, &str)]) {
 }
 
 #[test]
-fn the_units_command_is_one_that_the_program_takes() {
+fn systemd_unit_command_is_valid() {
     let home = Home::new();
     let command = settings(UNIT, "ExecStart=");
     let [command] = command.as_slice() else {
@@ -84,7 +84,7 @@ fn the_units_command_is_one_that_the_program_takes() {
 
 /// Where systemd is installed, it recognises each setting.
 #[test]
-fn systemd_takes_the_unit() {
+fn systemd_verifies_the_unit() {
     let home = Home::new();
     let asked = Command::new("systemd-analyze").arg("--version").output();
     if !asked.is_ok_and(|output| output.status.success()) {
@@ -110,7 +110,7 @@ fn systemd_takes_the_unit() {
 }
 
 #[test]
-fn the_images_command_is_one_that_the_program_takes() {
+fn container_image_command_is_valid() {
     let home = Home::new();
     let json = |name| {
         let found = settings(DOCKERFILE, name);
@@ -145,7 +145,7 @@ fn the_images_command_is_one_that_the_program_takes() {
 /// As in the image: an unprivileged user without a home or a temporary folder, in a folder that
 /// it does not own, with one folder for the store and the cache.
 #[test]
-fn a_server_needs_one_folder_and_no_root() {
+fn server_runs_unprivileged_with_one_writable_folder() {
     let home = Home::new();
     let folder = home.path("public");
     std::fs::create_dir(&folder).unwrap();
@@ -203,7 +203,7 @@ fn a_server_needs_one_folder_and_no_root() {
 
 /// An alert on a metric that does not exist never fires.
 #[test]
-fn alerts_ask_for_metrics_that_there_are() {
+fn alerts_use_existing_metrics() {
     let rows = OPERATING
         .lines()
         .filter_map(|line| line.strip_prefix("| `"));

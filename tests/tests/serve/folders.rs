@@ -15,7 +15,7 @@ fn below(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn without_a_home_a_server_compiles_in_memory_and_says_so_once() {
+fn server_without_a_home_warns_once_and_runs_uncached() {
     let home = Home::new();
     let store = format!("sqlite:{}", home.path("kvasm.db"));
     let mut command = home.command(&SERVE);
@@ -35,7 +35,7 @@ fn without_a_home_a_server_compiles_in_memory_and_says_so_once() {
 }
 
 #[test]
-fn a_server_that_is_to_keep_nothing_keeps_nothing() {
+fn disabled_cache_writes_no_files() {
     let by_argument: &[&str] = &["--cache-dir", "none"];
     for arguments in [by_argument, &["--set", "cache_dir=none"]] {
         let home = Home::new();
@@ -52,7 +52,7 @@ fn a_server_that_is_to_keep_nothing_keeps_nothing() {
 /// An operator's command needs no compiled plugins, and no address space for instances that it
 /// does not create.
 #[test]
-fn commands_on_a_store_need_neither_cache_nor_pool() {
+fn store_commands_create_no_cache_or_pool() {
     let home = Home::new();
     let store = format!("sqlite:{}", home.path("kvasm.db"));
     let commands: &[&[&str]] = &[
@@ -83,7 +83,7 @@ fn commands_on_a_store_need_neither_cache_nor_pool() {
 
 /// A compiler whose host was killed stops.
 #[test]
-fn a_compiler_ends_with_its_host() {
+fn compiler_process_exits_with_its_host() {
     let home = Home::new();
     let server = home.start(&["--set", "engine.compile_time=1h"]);
     server.create_app("a");

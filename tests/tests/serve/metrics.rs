@@ -64,7 +64,7 @@ fn name_of(name: &str, kind: &str) -> String {
 }
 
 #[test]
-fn the_metrics_are_those_of_the_document() {
+fn metrics_match_the_documentation() {
     let home = Home::new();
     let server = home.start(&OFTEN);
     server.with_guest("demo");
@@ -128,7 +128,7 @@ fn the_metrics_are_those_of_the_document() {
 }
 
 #[test]
-fn gauges_follow_what_is_there() {
+fn gauges_reflect_the_store() {
     let home = Home::new();
     let server = home.start(&OFTEN);
     server.with_guest("demo");
@@ -181,7 +181,7 @@ fn gauges_follow_what_is_there() {
 
 /// Deliveries that the dispatchers do not claim are overdue.
 #[test]
-fn deliveries_that_nobody_claims_are_overdue() {
+fn unclaimed_deliveries_are_reported_as_overdue() {
     let home = Home::new();
     let one = [
         "--set",
@@ -207,7 +207,7 @@ fn deliveries_that_nobody_claims_are_overdue() {
 }
 
 #[test]
-fn a_reader_that_holds_the_wal_is_named() {
+fn reader_that_blocks_the_wal_is_reported() {
     let home = Home::new();
     let store = home.path("kvasm.db");
     let of_store = format!("sqlite:{store}");

@@ -23,7 +23,7 @@ fn login(home: &Home, server: &Server) {
 }
 
 #[test]
-fn every_verb_works_on_a_server() {
+fn cli_commands_work_against_a_server() {
     let home = Home::new();
     let server = home.start(&[]);
     login(&home, &server);
@@ -82,7 +82,7 @@ fn every_verb_works_on_a_server() {
 }
 
 #[test]
-fn a_store_and_a_server_mean_the_same() {
+fn store_and_server_give_the_same_results() {
     let home = Home::new();
     let store = format!("sqlite:{}", home.path("other.db"));
     let offline = ["--store", store.as_str()];

@@ -57,7 +57,7 @@ fn token(server: &Server, app: &str, name: &str) -> (String, String) {
 }
 
 #[test]
-fn a_start_says_what_has_started() {
+fn startup_log_describes_the_server() {
     let home = Home::new();
     let store = format!("sqlite:{}", home.path("kvasm.db"));
     let server = home.start(&[&JSON[..], &["--store", &store]].concat());
@@ -78,7 +78,7 @@ fn a_start_says_what_has_started() {
 }
 
 #[test]
-fn a_line_says_who_asked_for_what() {
+fn request_log_identifies_client_and_request() {
     let home = Home::new();
     let proxies = ["--set", "server.trusted_proxies=127.0.0.0/8, 10.0.0.0/8"];
     let server = home.start(&[&JSON[..], &proxies].concat());
@@ -136,7 +136,7 @@ fn a_line_says_who_asked_for_what() {
 
 /// With the default filter, and without a trusted proxy.
 #[test]
-fn refusals_are_in_the_log() {
+fn rejected_requests_are_logged_by_default() {
     let home = Home::new();
     let server = home.start(&["--log-format", "json"]);
     for app in ["demo", "other"] {
@@ -177,7 +177,7 @@ fn refusals_are_in_the_log() {
 }
 
 #[test]
-fn lines_of_an_app_are_few_and_text_of_tenants_is_escaped() {
+fn app_log_lines_are_rate_limited_and_escaped() {
     let home = Home::new();
     let server = home.start(&["--set", "log.filter=kvasm=info,kvasm::requests=info"]);
     server.create_app("demo");

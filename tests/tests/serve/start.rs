@@ -28,7 +28,7 @@ fn refuses(
 }
 
 #[test]
-fn the_token_is_shown_at_the_first_start_alone() {
+fn root_token_is_shown_only_at_first_start() {
     let home = Home::new();
     let server = home.start(&[]);
     assert_eq!(
@@ -53,7 +53,7 @@ fn the_token_is_shown_at_the_first_start_alone() {
 }
 
 #[test]
-fn a_bad_configuration_is_named_by_its_source_and_key() {
+fn config_errors_name_source_and_key() {
     let home = Home::new();
     let file = home.file("bad.toml", b"[server]\nconnections = 0\n");
     let at = ["bad.toml", "server.connections", "at least 1"];
@@ -86,7 +86,7 @@ fn a_bad_configuration_is_named_by_its_source_and_key() {
 }
 
 #[test]
-fn a_good_configuration_is_heeded() {
+fn configuration_takes_effect() {
     let home = Home::new();
     let file = home.file(
         "good.toml",
@@ -118,7 +118,7 @@ fn a_good_configuration_is_heeded() {
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn port_in_use_is_reported() {
     let home = Home::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -133,7 +133,7 @@ fn a_port_in_use_is_named() {
 
 /// A token that was created but not shown would be lost.
 #[test]
-fn a_start_that_fails_does_not_use_up_the_token() {
+fn failed_start_does_not_consume_the_root_token() {
     let home = Home::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -145,7 +145,7 @@ fn a_start_that_fails_does_not_use_up_the_token() {
 }
 
 #[test]
-fn a_store_that_cannot_be_reached_is_the_hosts_fault() {
+fn unreachable_store_is_a_host_error() {
     let home = Home::new();
     let url = "postgres://somebody:hunter2@127.0.0.1:1/kvasm";
     let words = ["unavailable", "refused"];
@@ -162,7 +162,7 @@ fn a_store_that_cannot_be_reached_is_the_hosts_fault() {
 
 /// Neither when the URL is not a store's, nor when it is shown.
 #[test]
-fn no_message_has_the_stores_password() {
+fn store_password_is_never_shown() {
     let home = Home::new();
     let bad = [
         "postgre://somebody:hunter2@127.0.0.1:1/kvasm",

@@ -28,7 +28,7 @@ fn is_refused(server: &Server) -> bool {
 }
 
 #[test]
-fn a_call_that_runs_gets_its_answer() {
+fn running_call_completes_on_shutdown() {
     let home = Home::new();
     let mut server = home.start(&[]);
     server.with_guest("demo");
@@ -41,7 +41,7 @@ fn a_call_that_runs_gets_its_answer() {
 }
 
 #[test]
-fn a_call_over_the_drain_timeout_is_cut_off() {
+fn call_over_the_drain_timeout_is_aborted() {
     let home = Home::new();
     let mut server = home.start(&[
         "--set",
@@ -59,7 +59,7 @@ fn a_call_over_the_drain_timeout_is_cut_off() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn second_signal_exits_immediately() {
     for (first, second) in [("TERM", "TERM"), ("INT", "TERM"), ("TERM", "INT")] {
         let home = Home::new();
         let mut server = patient(&home);
@@ -76,7 +76,7 @@ fn a_second_signal_ends_it_at_once() {
 
 /// Neither while it serves nor while it stops, where a second signal would end it.
 #[test]
-fn a_hangup_does_not_end_it() {
+fn sighup_is_ignored() {
     let home = Home::new();
     let mut server = patient(&home);
     let hang_up = |times: usize| {
@@ -101,7 +101,7 @@ fn a_hangup_does_not_end_it() {
 
 /// Scripts may stop a server as soon as it prints that it listens.
 #[test]
-fn a_signal_right_after_the_start_stops_it_gently() {
+fn signal_right_after_start_shuts_down_gracefully() {
     let home = Home::new();
     for _ in 0..20 {
         home.start(&[]).stop();
@@ -109,7 +109,7 @@ fn a_signal_right_after_the_start_stops_it_gently() {
 }
 
 #[test]
-fn idle_connections_do_not_hold_it_up() {
+fn idle_connections_do_not_delay_shutdown() {
     let home = Home::new();
     let mut server = home.start(&["--set", "server.drain_timeout=1h"]);
     server.with_guest("demo");
@@ -137,7 +137,7 @@ fn idle_connections_do_not_hold_it_up() {
 
 /// An upload in progress ends too, or is aborted.
 #[test]
-fn a_body_that_stops_does_not_hold_it_up_for_long() {
+fn stalled_upload_does_not_delay_shutdown() {
     let home = Home::new();
     let mut server = home.start(&["--set", "server.drain_timeout=500ms"]);
     server.with_guest("demo");
@@ -178,7 +178,7 @@ fn outstanding(home: &Home) -> serde_json::Value {
 }
 
 #[test]
-fn a_handler_over_the_drain_timeout_is_given_back_and_has_not_been_tried() {
+fn handler_over_the_drain_timeout_is_nacked_uncounted() {
     let home = Home::new();
     let settings = [
         "server.drain_timeout=100ms",
@@ -200,7 +200,7 @@ fn a_handler_over_the_drain_timeout_is_given_back_and_has_not_been_tried() {
 }
 
 #[test]
-fn a_handler_within_the_drain_timeout_finishes() {
+fn handler_within_the_drain_timeout_completes() {
     let home = Home::new();
     let settings = [
         "server.drain_timeout=10m",

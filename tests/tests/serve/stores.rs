@@ -6,7 +6,7 @@ use kvasm_tests::program::process::{Home, Server, eventually, program};
 use std::time::Instant;
 
 #[test]
-fn a_full_disk_refuses_writes_and_loses_nothing() {
+fn full_disk_rejects_writes_without_data_loss() {
     let home = Home::new();
     let server = home.start(&[]);
     server.with_guest("demo");
@@ -66,7 +66,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
 }
 
 #[test]
-fn what_was_acknowledged_is_there_after_a_kill() {
+fn acknowledged_writes_survive_a_server_kill() {
     let home = Home::new();
     for round in 0..3 {
         let server = home.start(&[]);
@@ -131,7 +131,7 @@ fn share(first: &Server, second: &Server) {
 }
 
 #[test]
-fn two_servers_share_a_sqlite_file() {
+fn two_servers_can_share_a_sqlite_file() {
     let home = Home::new();
     let (first, second) = (home.start(&[]), home.start(&[]));
     share(&first, &second);
@@ -140,7 +140,7 @@ fn two_servers_share_a_sqlite_file() {
 }
 
 #[test]
-fn two_servers_share_a_postgres_database() {
+fn two_servers_can_share_a_postgres_database() {
     let home = Home::new();
     let url = fresh_database();
     let first = home.start(&["--store", &url]);
@@ -151,7 +151,7 @@ fn two_servers_share_a_postgres_database() {
 }
 
 #[test]
-fn a_server_outlives_its_database() {
+fn server_survives_a_database_outage() {
     let mut cluster = Cluster::start(Options {
         durable: true,
         ..Options::default()

@@ -11,7 +11,7 @@ fn set_schema(path: &str, from: i64, to: i64) {
 }
 
 #[test]
-fn a_check_changes_nothing_and_says_how_the_schema_compares() {
+fn schema_check_is_read_only_and_reports_the_version() {
     let home = Home::new();
     let path = home.path("kvasm.db");
     let store = format!("sqlite:{path}");
@@ -38,7 +38,7 @@ fn a_check_changes_nothing_and_says_how_the_schema_compares() {
 }
 
 #[test]
-fn after_a_restore_versions_go_on_where_no_client_has_seen_any() {
+fn versions_seen_before_a_restore_are_not_reused() {
     let home = Home::new();
     let (path, copy) = (home.path("kvasm.db"), home.path("copy.db"));
     let store = format!("sqlite:{path}");
@@ -71,7 +71,7 @@ fn after_a_restore_versions_go_on_where_no_client_has_seen_any() {
 }
 
 #[test]
-fn a_file_that_others_can_read_is_warned_of() {
+fn world_readable_store_file_is_warned_about() {
     use std::os::unix::fs::PermissionsExt;
     let home = Home::new();
     let path = home.path("kvasm.db");

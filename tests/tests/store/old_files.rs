@@ -125,7 +125,7 @@ async fn old_file(path: &Path) -> Connection {
 }
 
 #[tokio::test]
-async fn a_sqlite_file_of_schema_3_keeps_all_and_is_counted() {
+async fn sqlite_schema_3_migrates_with_data_and_usage() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
     let (id, name) = (AppId::generate(), unique_name());
@@ -175,7 +175,7 @@ async fn old_database(content: String) -> PostgresOptions {
 }
 
 #[tokio::test]
-async fn a_postgres_database_of_schema_3_keeps_all_and_is_counted() {
+async fn postgres_schema_3_migrates_with_data_and_usage() {
     let (id, name) = (AppId::generate(), unique_name());
     let literal = |id: AppId| format!("'{}'", id.uuid());
     let key = format!(r"'\x{}'", hex(&[7; CursorKey::BYTES]));
@@ -211,7 +211,7 @@ fn is_older(schema: Schema) {
 }
 
 #[tokio::test]
-async fn an_old_file_that_another_process_has_open_is_left_alone() {
+async fn old_file_open_in_another_process_is_not_migrated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
     let mut options = SqliteOptions::new(&path);
@@ -247,7 +247,7 @@ async fn an_old_file_that_another_process_has_open_is_left_alone() {
 }
 
 #[tokio::test]
-async fn an_old_database_is_left_alone_until_somebody_migrates_it() {
+async fn old_database_is_refused_until_migrated() {
     let always = old_database(String::new()).await;
     let alone = PostgresOptions {
         migrate: Migrate::Alone,
@@ -279,7 +279,7 @@ async fn versions_go_on(store: Arc<dyn Store>, last: i64, version: u64) {
 }
 
 #[tokio::test]
-async fn versions_do_not_come_back_after_a_restore() {
+async fn versions_are_not_reused_after_a_restore() {
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions::new(folder.path().join("kvasm.db"));
     let store = SqliteStore::open(options.clone()).await.unwrap();
@@ -308,7 +308,7 @@ fn auto_vacuum(path: &Path) -> i64 {
 }
 
 #[tokio::test]
-async fn an_old_file_is_rewritten_once_when_nobody_has_it_open() {
+async fn incremental_vacuum_rewrites_an_old_file_once_when_not_in_use() {
     const ON: i64 = 2;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");

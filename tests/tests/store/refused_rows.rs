@@ -44,7 +44,7 @@ async fn full(kit: &Kit) -> Tenant {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_audit_row_that_fails_leaves_the_usage_that_a_recount_gives() {
+async fn failed_audit_row_keeps_usage_consistent() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
     let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_brings_what_it_names() {
+    fn enabling_a_feature_enables_its_dependencies() {
         let metadata = metadata();
         assert_eq!(choices(&metadata), [None, Some("some".to_owned())]);
         let none = plan(&metadata, None).0;
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_compiler_gets_what_is_on() {
+    fn compiler_arguments_keep_only_enabled_features() {
         let plan = plan(&metadata(), Some("some"));
         let given = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let of = |text: &str| rewritten(given(text), &plan, "/empty.rs").join(" ");

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patches_do_not_count() {
+    fn patch_versions_are_ignored() {
         assert!(is_of("rustc 1.95.0 (59807616e 2026-04-14)", "1.95"));
         assert!(is_of("rustc 1.95.2", "1.95.2"));
         assert!(!is_of("rustc 1.96.0", "1.95"));

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_banned_word_is_found_in_prose_alone() {
+    fn banned_words_are_found_only_in_prose() {
         let found = |text: &str| banned("a.rs", &without_code(text)).len();
         assert_eq!(
             found("// It starts anew.\nlet s = \"Whoever \\\" lies\";"),

@@ -180,7 +180,7 @@ mod tests {
 
     /// A change of the sources must be made in the list too.
     #[test]
-    fn the_list_applies_to_the_sources() {
+    fn listed_mutants_apply_to_the_sources() {
         for mutant in read(&workspace()).unwrap() {
             for Test { program, path } in &mutant.tests {
                 let (module, name) = path.rsplit_once("::").unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mutant_is_at_its_place() {
+    fn each_mutant_is_inserted_at_its_expression() {
         let text = "a(1); b(1); c(2);";
         let (one, two) = (mutant("x", "1", Some("b(1)")), mutant("y", "2", None));
         let again = mutant("z", "2", None);
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_apply_is_an_error() {
+    fn mutant_that_does_not_apply_is_an_error() {
         for (text, mutants) in [
             ("a(1); b(1);", vec![mutant("twice", "1", None)]),
             ("a(2);", vec![mutant("gone", "1", None)]),

@@ -130,7 +130,7 @@ mod tests {
     use crate::process::workspace;
 
     #[test]
-    fn the_packages_of_the_copy_have_a_version_of_their_own() {
+    fn packages_of_the_mutant_copy_have_a_distinct_version() {
         let manifest = fs::read(workspace().join(MANIFEST)).unwrap();
         let copy = String::from_utf8(with_own_version(&manifest).unwrap()).unwrap();
         assert!(copy.contains("\nversion = \"0.0.0-mutants."), "{copy}");

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_ends_when_it_is_dropped() {
+    fn load_stops_when_dropped() {
         let load = Load::start();
         assert_eq!(load.loops.len(), cores());
         let end = Arc::clone(&load.end);

@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_seen_before_the_double_dash_only() {
+    fn package_arguments_are_recognised_only_before_the_double_dash() {
         assert!(named(&["-p", "kvasm"]));
         assert!(named(&["--package=kvasm"]));
         assert!(!named(&["conformance", "--", "--nocapture", "-p"]));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_for_cargo_begins_at_the_first_other_argument() {
+    fn arguments_for_cargo_start_at_the_first_unknown_one() {
         let line = ["test", "--repeat", "20", "--under-load"];
         let options = Line::try_parse_from(line).unwrap().options;
         assert_eq!((options.repeat, options.under_load), (20, true));

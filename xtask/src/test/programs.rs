@@ -116,7 +116,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn tests_are_named_by_their_target() {
+    fn test_programs_are_named_after_their_target() {
         let message = |test: bool, kind: &str, executable: Value| {
             json!({
                 "reason": "compiler-artifact", "manifest_path": "/w/tests/Cargo.toml",

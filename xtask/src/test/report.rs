@@ -105,13 +105,13 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out
 ";
 
     #[test]
-    fn the_tests_that_failed_are_named() {
+    fn failed_tests_are_named() {
         assert_eq!(failures(FAILED, ""), "b::dies, b::fails");
         assert!(failures("Segmentation fault\n", "").contains("crashed"));
     }
 
     #[test]
-    fn of_a_program_that_hung_the_tests_that_had_not_ended_are_named() {
+    fn unfinished_tests_of_a_hung_program_are_named() {
         let all = "a: test\nb: test\nc: test\n\n3 tests, 0 benchmarks\n";
         let text = failures("running 3 tests\ntest b ... ok\n", all);
         assert!(text.ends_with("unfinished tests: a, c"), "{text}");
@@ -120,14 +120,14 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out
     }
 
     #[test]
-    fn what_passed_is_added_up() {
+    fn passed_tests_are_summed() {
         let text = "test result: ok. 12 passed; 0 failed\n\ntest result: ok. 3 passed; 0 failed\n";
         assert_eq!(passed(text), 15);
         assert_eq!(passed(FAILED), 0);
     }
 
     #[test]
-    fn what_is_shown_is_returned_too() {
+    fn tee_shows_and_returns_the_output() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo one; echo two; exit 3"]);
         let (status, printed) = tee(&mut command).unwrap();

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unknown_is_first_and_then_the_slowest() {
+    fn jobs_without_a_time_start_first_then_the_slowest() {
         let times = [("a", 5), ("b", 7)].map(|(name, ms)| (name.to_owned(), ms));
         let jobs = ["b", "new", "a"].map(|name| shell(name, "true"));
         let order = in_order(jobs.into(), &Times(times.into()));
@@ -199,7 +199,7 @@ mod tests {
 
     /// Each waits for a file of the other.
     #[test]
-    fn two_run_at_once() {
+    fn two_jobs_run_in_parallel() {
         let folder = own_folder("two");
         let wait = |own: &str, other: &str| {
             let folder = folder.display();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_none_is_started() {
+    fn no_job_is_started_after_a_failure() {
         let said = "printf 'failures:\\n    a::b\\n'; exit 101";
         // The last of the jobs without a time starts first.
         let jobs = vec![shell("never", "exit 3"), shell("failing", said)];

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_what_a_store_could_not_hold() {
+    fn unstorable_json_is_rejected() {
         for good in [
             "null",
             " {\"a\": [1, -2.5e3, \"\\u00e9\\\"x\"]} ",

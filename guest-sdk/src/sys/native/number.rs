@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_whole_when_written_out_is_a_whole_number() {
+    fn integers_in_exponent_notation_are_accepted() {
         for (json, expected) in [
             ("0", 0),
             ("-0", 0),

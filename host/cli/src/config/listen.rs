@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_an_address_is_told_apart() {
+    fn invalid_listen_addresses_are_explained() {
         for good in ["127.0.0.1:0", "[::1]:7180", "localhost:7180"] {
             assert_eq!(good.parse::<Listen>().unwrap().to_string(), good);
         }
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_resolved_with_ipv4_first() {
+    async fn host_name_resolution_prefers_ipv4() {
         let listen: Listen = "localhost:7180".parse().unwrap();
         let address = listen.resolve().await.unwrap();
         assert!(address.is_ipv4() && address.port() == 7180, "{address}");

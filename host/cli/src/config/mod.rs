@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_win_over_the_environment_and_that_over_the_file() {
+    fn arguments_override_environment_overrides_file() {
         let file = "listen = \"0.0.0.0:1\"\n[limits]\nvalue = \"2MiB\"\nlog_lines = 7\n";
         let config = load(file, None, &[]).unwrap();
         assert_eq!(config.listen.to_string(), "0.0.0.0:1");
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_source_and_the_key() {
+    fn config_error_names_source_and_key() {
         let error = load("[limits]\nvalu = 1\n", None, &[]).unwrap_err();
         assert!(
             error.contains("kvasm.toml") && error.contains("limits.valu"),
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_written_in_either_way() {
+    fn list_can_be_an_array_or_comma_separated() {
         let array = "[server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\n";
         let text = "[server]\ntrusted_proxies = \"10.0.0.0/8, ::1\"\n";
         for file in [array, text] {
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_can_be_read() {
+    fn printed_config_can_be_loaded() {
         let config = Config::default();
         let again = load(&config.to_toml(), None, &[]).unwrap();
         for key in KEYS {
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_in_the_docs_with_its_default() {
+    fn every_config_key_is_documented_with_its_default() {
         let docs = include_str!("../../../../docs/operating.md");
         let config = Config::default();
         for key in KEYS {

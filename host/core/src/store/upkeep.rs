@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identities_are_after_their_time_and_before_the_next() {
+    fn first_id_sorts_between_adjacent_milliseconds() {
         let before = Timestamp::now();
         let id = Uuid::now_v7();
         assert!(first_id(before) < id);

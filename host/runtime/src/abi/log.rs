@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_and_their_number_are_bounded() {
+    fn log_line_size_and_count_are_limited() {
         let mut log = GuestLog::new(2, 4);
         log.push(Level::Info, b"abcd");
         log.push(Level::Warn, b"abcde");
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_bounded_after_escaping() {
+    fn log_text_is_limited_after_escaping() {
         for byte in [0, b'x', 0xff, 0xc3] {
             let text = printable_start(&vec![byte; 8 << 20], 4096);
             assert!((4000..=4096 + 3).contains(&text.len()), "{}", text.len());

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn computing_counts_and_sleeping_and_the_store_do_not() {
+    async fn only_guest_execution_counts_as_cpu_time() {
         let meter = Meter::new(Deadline::after(Duration::from_secs(60)));
         meter.begin();
         assert!(meter.tick() <= TICK);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn before_a_tick_a_poll_counts_for_a_tick_at_most() {
+    async fn poll_shorter_than_a_tick_counts_at_most_one_tick() {
         let meter = Meter::new(Deadline::after(Duration::from_secs(60)));
         meter.begin();
         std::thread::sleep(Duration::from_millis(50));

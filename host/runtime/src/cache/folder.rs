@@ -240,7 +240,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(60 * 60);
 
     #[test]
-    fn the_least_recently_used_leave_first() {
+    fn least_recently_used_files_are_evicted_first() {
         let (_temp, folder) = folder();
         for number in 0..10 {
             let age = Duration::from_secs(100 - number);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_over_is_removed_and_what_is_not_ours_stays() {
+    fn stale_files_are_removed_and_foreign_files_kept() {
         let (_temp, folder) = folder();
         let aside = || format!("{}{TMP}", uuid::Uuid::new_v4());
         let (new, old) = (aside(), aside());
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_is_replaced_with_its_files() {
+    fn damaged_key_and_its_files_are_replaced() {
         let (_temp, folder) = folder();
         let key = folder.key().unwrap();
         assert_eq!(folder.key().unwrap(), key);

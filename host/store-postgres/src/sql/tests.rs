@@ -91,19 +91,19 @@ fn led_by_the_app(table: &str, alias: &str) -> usize {
 }
 
 #[test]
-fn each_use_of_entries_leads_with_the_app() {
+fn every_entry_statement_filters_by_app_first() {
     let uses = led_by_the_app("kv_entries", "e");
     assert!(uses >= 15, "only {uses} uses were found");
 }
 
 #[test]
-fn each_use_of_usage_leads_with_the_app() {
+fn every_usage_statement_filters_by_app_first() {
     let uses = led_by_the_app("app_usage", "u");
     assert!(uses >= 8, "only {uses} uses were found");
 }
 
 #[test]
-fn each_use_of_the_outbox_leads_with_the_app() {
+fn every_outbox_statement_filters_by_app_first() {
     for (table, alias, least) in [
         ("triggers", "t", 20),
         ("deliveries", "d", 20),
@@ -115,7 +115,7 @@ fn each_use_of_the_outbox_leads_with_the_app() {
 }
 
 #[test]
-fn the_numbers_of_the_statements_are_those_of_the_model() {
+fn sql_constants_match_the_model() {
     use kvasm_core as model;
     assert_eq!(entry_bytes!(), model::ENTRY_BYTES.to_string());
     assert_eq!(delivery_bytes!(), model::DELIVERY_BYTES.to_string());
@@ -144,7 +144,7 @@ fn tables_after<'a>(sql: &'a str, words: &[&str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn what_changes_a_whole_table_names_none_that_is_cut_up() {
+fn updates_of_unsharded_tables_use_no_sharded_table() {
     let mut changes = 0;
     for (name, sql) in all() {
         let changed = tables_after(sql, &["INSERT INTO ", "UPDATE ", "DELETE FROM "]);
@@ -164,7 +164,7 @@ fn what_changes_a_whole_table_names_none_that_is_cut_up() {
 }
 
 #[test]
-fn each_part_of_a_recursive_statement_is_about_one_app() {
+fn recursive_statements_filter_every_part_by_app() {
     let mut parts = 0;
     for (name, sql) in all().filter(|(_, sql)| sql.contains("RECURSIVE")) {
         for table in CUT {
@@ -180,7 +180,7 @@ fn each_part_of_a_recursive_statement_is_about_one_app() {
 }
 
 #[test]
-fn what_skips_locked_rows_is_about_one_app() {
+fn skip_locked_statements_filter_by_app() {
     for (name, sql) in all().filter(|(_, sql)| sql.contains("SKIP LOCKED")) {
         let cut = CUT
             .iter()
@@ -190,7 +190,7 @@ fn what_skips_locked_rows_is_about_one_app() {
 }
 
 #[test]
-fn the_finders_only_read() {
+fn cross_app_statements_are_read_only() {
     for (name, sql) in all().filter(|(name, _)| FINDERS.contains(name)) {
         for word in ["INSERT ", "UPDATE ", "DELETE "] {
             assert!(!sql.contains(word), "{name} writes");
@@ -199,7 +199,7 @@ fn the_finders_only_read() {
 }
 
 #[test]
-fn no_update_calls_a_volatile_function() {
+fn statements_call_no_volatile_functions() {
     let volatile = [
         "nextval",
         "now(",
@@ -231,7 +231,7 @@ fn no_update_calls_a_volatile_function() {
 
 /// The parts that a function shares with a transaction, so that neither is changed alone.
 #[test]
-fn a_batch_in_one_round_trip_does_what_the_transaction_does() {
+fn commit_function_matches_the_transaction() {
     let [(_, function)] = &*FUNCTIONS;
     let named = |sql: &str, names: &[(&str, &str)]| {
         let renamed = |sql: String, (from, to): &(&str, &str)| sql.replace(from, to);
@@ -270,7 +270,7 @@ fn a_batch_in_one_round_trip_does_what_the_transaction_does() {
 }
 
 #[test]
-fn the_clock_is_the_hosts() {
+fn statements_use_the_host_clock() {
     // The duration of a session's state is a matter of the server's clock, and hosts compare their
     // clocks with it.
     let about_the_server = ["LOCK_HOLDERS", "OLDEST_SNAPSHOT", "CLOCK"];
@@ -290,7 +290,7 @@ fn the_clock_is_the_hosts() {
 }
 
 #[test]
-fn no_other_file_has_sql_of_its_own() {
+fn sql_is_only_in_the_sql_modules() {
     let files = [
         ("batch.rs", include_str!("../batch.rs")),
         ("change.rs", include_str!("../change.rs")),

@@ -141,7 +141,7 @@ macro_rules! chill_or_skip {
 }
 
 #[tokio::test]
-async fn what_is_not_in_memory_is_read_on_another_thread() {
+async fn uncached_pages_are_read_on_another_thread() {
     let stage = stage().await;
     stage.check_point();
     assert!(stage.is_read_at_once(7));
@@ -164,7 +164,7 @@ async fn what_is_not_in_memory_is_read_on_another_thread() {
 }
 
 #[tokio::test]
-async fn what_is_in_a_cold_log_is_read_on_another_thread() {
+async fn uncached_log_pages_are_read_on_another_thread() {
     let stage = stage().await;
     chill_or_skip!(&stage.log());
     let last = ENTRIES - 1;
@@ -176,7 +176,7 @@ async fn what_is_in_a_cold_log_is_read_on_another_thread() {
 
 /// Reads fail again and again, at any point, on connections that others then use.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn reads_are_right_while_pages_come_and_go() {
+async fn reads_are_correct_while_pages_are_evicted() {
     let stage = Arc::new(stage().await);
     let done = Arc::new(AtomicBool::new(false));
     let chilling = {
@@ -218,7 +218,7 @@ async fn reads_are_right_while_pages_come_and_go() {
 }
 
 #[tokio::test]
-async fn stores_of_one_file_share_a_descriptor_that_goes_with_the_last() {
+async fn stores_of_one_file_share_a_descriptor_until_the_last_closes() {
     let stage = stage().await;
     let path = stage.database();
     let other = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
@@ -233,7 +233,7 @@ async fn stores_of_one_file_share_a_descriptor_that_goes_with_the_last() {
 }
 
 #[test]
-fn a_read_that_panics_leaves_its_thread_as_it_was() {
+fn panicking_read_restores_the_thread_state() {
     let read = || at_once(|| -> u8 { panic!("as reads do not") });
     assert!(std::panic::catch_unwind(read).is_err());
     assert!(!AT_ONCE.get());

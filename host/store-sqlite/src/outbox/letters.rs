@@ -300,7 +300,7 @@ mod tests {
 
     /// It runs for each app in each round.
     #[tokio::test]
-    async fn a_look_for_spare_letters_reads_the_oldest_alone() {
+    async fn prune_query_reads_only_the_oldest_dead_letters() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kvasm.db");
         let _store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();

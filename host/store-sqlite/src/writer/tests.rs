@@ -63,7 +63,7 @@ fn write(at: i64) -> impl FnOnce(&mut Transaction<'_>) -> Result<(), StoreError>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_fails_its_caller_and_the_thread_lives_on() {
+async fn writer_thread_survives_a_panicking_write() {
     let stage = stage().await;
     let writer = &stage.store.writer;
     for _ in 0..3 {
@@ -85,7 +85,7 @@ async fn a_panic_fails_its_caller_and_the_thread_lives_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_shared_a_group_with_a_panic_may_try_again() {
+async fn writes_grouped_with_a_panic_can_be_retried() {
     let stage = patient(Duration::from_secs(60)).await;
     let lock = stage.other_process();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -119,7 +119,7 @@ async fn those_who_shared_a_group_with_a_panic_may_try_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_probe_fails_when_the_thread_is_gone() {
+async fn probe_fails_after_the_writer_thread_has_exited() {
     let mut stage = stage().await;
     let store = Arc::get_mut(&mut stage.store).unwrap();
     let (jobs, queue) = mpsc::channel(1);
@@ -130,7 +130,7 @@ async fn a_probe_fails_when_the_thread_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_held_lock_answers_the_whole_queue_at_once_and_nothing_is_written_later() {
+async fn lock_timeout_fails_all_queued_writes_at_once() {
     let stage = stage().await;
     let lock = stage.other_process();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -159,7 +159,7 @@ async fn a_held_lock_answers_the_whole_queue_at_once_and_nothing_is_written_late
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_whose_caller_has_left_is_never_run() {
+async fn cancelled_write_is_never_run() {
     let stage = patient(Duration::from_secs(60)).await;
     let lock = stage.other_process();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -198,7 +198,7 @@ async fn a_write_whose_caller_has_left_is_never_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_room_the_probe_fails_until_there_is_room_for_what_has_failed() {
+async fn probe_fails_until_the_failed_write_would_fit() {
     let stage = stage().await;
     let pages = |pages: i64| {
         stage
@@ -243,7 +243,7 @@ async fn without_room_the_probe_fails_until_there_is_room_for_what_has_failed() 
 }
 
 #[tokio::test]
-async fn what_a_savepoint_has_counted_is_undone_with_it() {
+async fn savepoint_rollback_restores_usage_counters() {
     let stage = stage().await;
     let host = kvasm_host::Host::builder().shared_store(Arc::clone(&stage.store) as Arc<dyn Store>);
     let name = kvasm_core::AppName::parse("app").unwrap();
@@ -275,7 +275,7 @@ async fn what_a_savepoint_has_counted_is_undone_with_it() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_process_holds_is_unavailable() {
+async fn file_locked_by_another_process_is_unavailable() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
     let held = Connection::open(&path).unwrap();
@@ -303,7 +303,7 @@ fn add_rows(rows: u64) -> impl Fn(&mut Transaction<'_>) -> Result<(), StoreError
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn apps_take_turns_and_a_group_ends_after_many_rows() {
+async fn apps_take_turns_and_groups_are_bounded_by_rows() {
     const LARGE: usize = 20;
     let stage = patient(Duration::from_secs(60)).await;
     let other = stage.other_process();

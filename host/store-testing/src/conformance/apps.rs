@@ -10,7 +10,7 @@ fn name(text: &str) -> AppName {
     AppName::parse(text).expect("a name")
 }
 
-pub async fn a_created_app_is_found(kit: Kit) {
+pub async fn created_app_is_found_by_name(kit: Kit) {
     let mut created = app("shop");
     created.created_at = Timestamp(12_345);
     created.cursor_key = CursorKey::new(std::array::from_fn(|at| at as u8));
@@ -24,7 +24,7 @@ pub async fn a_created_app_is_found(kit: Kit) {
     assert!(kit.store.app(&name("sho")).await.unwrap().is_none());
 }
 
-pub async fn names_are_unique(kit: Kit) {
+pub async fn app_names_are_unique(kit: Kit) {
     let first = app("shop");
     kit.create(&first).await.unwrap();
     let second = kit.create(&app("shop")).await;
@@ -59,7 +59,7 @@ pub async fn apps_are_listed_by_name_in_pages(kit: Kit) {
     assert!(kit.store.apps(None, 0).await.unwrap().is_empty());
 }
 
-pub async fn deleting_an_app_deletes_all_it_owns(kit: Kit) {
+pub async fn deleting_an_app_deletes_its_data(kit: Kit) {
     let app = kit.app().await;
     for number in 0..50 {
         app.set(
@@ -79,7 +79,7 @@ pub async fn deleting_an_app_deletes_all_it_owns(kit: Kit) {
     assert!(kit.store.apps(None, 10).await.unwrap().is_empty());
 }
 
-pub async fn an_app_that_is_not_there(kit: Kit) {
+pub async fn operations_on_an_unknown_app_fail(kit: Kit) {
     let mut app = kit.app().await;
     let version = app.set("c", "k", bytes("x")).await;
     for never_there in [false, true] {
@@ -121,7 +121,7 @@ pub async fn an_app_that_is_not_there(kit: Kit) {
     }
 }
 
-pub async fn a_name_can_be_used_again(kit: Kit) {
+pub async fn name_of_a_deleted_app_can_be_reused(kit: Kit) {
     let first = app("shop");
     kit.create(&first).await.unwrap();
     let tenant = kit.app().await;
@@ -148,7 +148,7 @@ pub async fn a_name_can_be_used_again(kit: Kit) {
     assert_eq!(new.value("c", "k").await, Some(bytes("new")));
 }
 
-pub async fn deletion_spares_other_apps(kit: Kit) {
+pub async fn deleting_an_app_does_not_affect_other_apps(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
     one.set("c", "k", bytes("one")).await;
     two.set("c", "k", bytes("two")).await;

@@ -114,7 +114,7 @@ fn full_row(app: Option<&Tenant>, number: usize) -> Audit {
     }
 }
 
-pub async fn each_change_leaves_its_row(kit: Kit) {
+pub async fn each_change_writes_one_audit_row(kit: Kit) {
     let app = kit.app().await;
     let mut expected: Vec<Audit> = Vec::new();
     for (number, (shown, operation)) in changes(&app).into_iter().enumerate() {
@@ -131,7 +131,7 @@ pub async fn each_change_leaves_its_row(kit: Kit) {
     assert_eq!(log(&kit, Some(app.id)).await, expected);
 }
 
-pub async fn rows_name_what_need_not_be_there(kit: Kit) {
+pub async fn audit_rows_may_reference_missing_apps_and_tokens(kit: Kit) {
     // Neither the token nor the app exists, or ever did.
     let never = Tenant {
         id: AppId::generate(),
@@ -149,7 +149,7 @@ pub async fn rows_name_what_need_not_be_there(kit: Kit) {
     assert_eq!(log(&kit, Some(never.id)).await, [row]);
 }
 
-pub async fn what_changes_nothing_leaves_no_row(kit: Kit) {
+pub async fn no_op_writes_no_audit_row(kit: Kit) {
     let app = kit.app().await;
     let id = app.id;
     let taken = token("taken", None);
@@ -181,7 +181,7 @@ pub async fn what_changes_nothing_leaves_no_row(kit: Kit) {
     }
 }
 
-pub async fn what_fails_leaves_no_row(kit: Kit) {
+pub async fn failed_operation_writes_no_audit_row(kit: Kit) {
     let tenant = kit.app().await;
     let (id, never) = (tenant.id, AppId::generate());
     tenant.add("one", true).await;
@@ -229,7 +229,7 @@ pub async fn what_fails_leaves_no_row(kit: Kit) {
     assert_eq!(kit.store.plugins(id, None, 9).await.unwrap().len(), 1);
 }
 
-pub async fn what_is_done_without_a_row_leaves_none(kit: Kit) {
+pub async fn unaudited_operation_writes_no_audit_row(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "k", bytes("x")).await;
     app.commit(vec![], vec![delete("c", "k"), set("c", "l", bytes("x"))])
@@ -238,7 +238,7 @@ pub async fn what_is_done_without_a_row_leaves_none(kit: Kit) {
 }
 
 /// An operation whose row cannot be written has no effect, not even on the usage counters.
-pub async fn what_cannot_be_written_down_is_not_done(kit: Kit) {
+pub async fn operation_is_rolled_back_if_its_audit_row_fails(kit: Kit) {
     let app = kit.app().await;
     let row = app.audit_row("first");
     let made = token("ci", None);
@@ -273,7 +273,7 @@ pub async fn what_cannot_be_written_down_is_not_done(kit: Kit) {
     assert_eq!(first, Some(row));
 }
 
-pub async fn rows_outlive_their_app(kit: Kit) {
+pub async fn audit_rows_survive_app_deletion(kit: Kit) {
     let (gone, kept) = (kit.app().await, kit.app().await);
     for app in [&gone, &kept] {
         app.add("one", true).await;
@@ -298,7 +298,7 @@ pub async fn rows_outlive_their_app(kit: Kit) {
     assert_eq!(log(&kit, Some(kept.id)).await.len(), 2);
 }
 
-pub async fn rows_are_listed_newest_first_in_pages(kit: Kit) {
+pub async fn audit_rows_are_paged_newest_first(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
     let mut rng = kit.rng();
     let about = [None, Some(&one), Some(&two)];
@@ -349,7 +349,7 @@ async fn commit(app: &Tenant, batch: WriteBatch, row: &Audit) -> Result<Vec<Appl
     committed.map(|committed| committed.applied)
 }
 
-pub async fn a_batch_leaves_its_row(kit: Kit) {
+pub async fn audited_batch_writes_one_audit_row(kit: Kit) {
     let mut expected = Vec::new();
     for (number, ops) in writes().into_iter().enumerate() {
         for checks in [vec![], vec![absent("c", "none")]] {
@@ -374,7 +374,7 @@ pub async fn a_batch_leaves_its_row(kit: Kit) {
     assert_eq!(log(&kit, None).await, expected);
 }
 
-pub async fn a_batch_that_fails_leaves_no_row(kit: Kit) {
+pub async fn failed_batch_writes_no_audit_row(kit: Kit) {
     let app = kit.app().await;
     let version = app.set("c", "old", bytes("x")).await;
     let before = app.usage().await;
@@ -448,7 +448,7 @@ async fn compete(tenant: &Tenant, kind: u32, round: u32, row: &Audit) -> bool {
     done.expect("done or not")
 }
 
-pub async fn concurrent_changes_leave_a_row_each(kit: Kit) {
+pub async fn concurrent_changes_write_one_audit_row_each(kit: Kit) {
     let app = kit.app().await;
     let mut callers = JoinSet::new();
     for caller in 0..12 {

@@ -17,7 +17,7 @@ fn deleted(existed: bool) -> Applied {
     Applied::Deleted { existed }
 }
 
-pub async fn operations_are_answered_in_their_order(kit: Kit) {
+pub async fn batch_results_are_in_operation_order(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "b", bytes("old")).await;
     let ops = vec![
@@ -41,7 +41,7 @@ pub async fn operations_are_answered_in_their_order(kit: Kit) {
     assert_eq!(app.keys("c").await, ["a", "z"]);
 }
 
-pub async fn an_empty_batch_does_nothing(kit: Kit) {
+pub async fn empty_batch_is_a_no_op(kit: Kit) {
     let app = kit.app().await;
     assert_eq!(app.commit(vec![], vec![]).await, []);
     let of_handler = WriteBatch {
@@ -60,7 +60,7 @@ pub async fn an_empty_batch_does_nothing(kit: Kit) {
     }
 }
 
-pub async fn the_same_key_twice(kit: Kit) {
+pub async fn batch_may_write_the_same_key_twice(kit: Kit) {
     let app = kit.app().await;
     let before = app.set("c", "k", bytes("0")).await;
     let ops = vec![
@@ -78,7 +78,7 @@ pub async fn the_same_key_twice(kit: Kit) {
     assert_eq!((entry.created_at, entry.updated_at), (app.now, later.now));
 }
 
-pub async fn delete_set_and_delete_of_one_key(kit: Kit) {
+pub async fn batch_may_delete_and_recreate_a_key(kit: Kit) {
     let app = kit.app().await;
     for there in [true, false] {
         let before = if there {
@@ -110,7 +110,7 @@ pub async fn delete_set_and_delete_of_one_key(kit: Kit) {
     }
 }
 
-pub async fn a_deletion_in_a_batch_makes_the_next_set_a_creation(kit: Kit) {
+pub async fn set_after_delete_in_a_batch_creates_the_entry(kit: Kit) {
     let app = kit.app().await;
     let before = app.set("c", "k", bytes("0")).await;
     let later = app.later(5);
@@ -136,7 +136,7 @@ pub async fn a_deletion_in_a_batch_makes_the_next_set_a_creation(kit: Kit) {
     assert_eq!(app.keys("c").await, ["k"]);
 }
 
-pub async fn a_set_that_expires_at_once_in_a_batch(kit: Kit) {
+pub async fn batch_may_set_an_already_expired_entry(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "k", bytes("0")).await;
     let ops = vec![
@@ -152,7 +152,7 @@ pub async fn a_set_that_expires_at_once_in_a_batch(kit: Kit) {
     assert_eq!(app.keys("c").await, ["l"]);
 }
 
-pub async fn a_thousand_operations(kit: Kit) {
+pub async fn batch_of_1000_operations_commits(kit: Kit) {
     let app = kit.app().await;
     let k = |at: usize| format!("{at:04}");
     // In an order other than that of the keys.
@@ -193,7 +193,7 @@ pub async fn a_thousand_operations(kit: Kit) {
     );
 }
 
-pub async fn a_batch_for_a_missing_app_leaves_nothing(kit: Kit) {
+pub async fn batch_for_an_unknown_app_writes_nothing(kit: Kit) {
     let app = kit.app().await;
     let mut missing = app.clone();
     missing.id = AppId::generate();
@@ -211,7 +211,7 @@ pub async fn a_batch_for_a_missing_app_leaves_nothing(kit: Kit) {
 
 /// Every sequence of up to four operations on one key, starting from an entry that exists, has
 /// expired or is absent, gives the same result as the operations one by one.
-pub async fn sequences_on_one_key_mean_what_single_writes_mean(kit: Kit) {
+pub async fn batched_operations_on_a_key_equal_single_writes(kit: Kit) {
     let app = kit.app().await.later(10);
     let kinds = 3_usize;
     for len in 1..=4 {

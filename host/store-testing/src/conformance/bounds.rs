@@ -49,7 +49,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> u32 {
     }
 }
 
-pub async fn a_write_makes_so_many_deliveries_and_no_more(kit: Kit) {
+pub async fn deliveries_per_write_are_limited(kit: Kit) {
     const TRIGGERS: usize = 20;
     let app = watched(&kit, TRIGGERS).await;
     let most = DELIVERIES_OF_A_WRITE_MAX as usize / TRIGGERS;
@@ -62,7 +62,7 @@ pub async fn a_write_makes_so_many_deliveries_and_no_more(kit: Kit) {
     assert_eq!(all, DELIVERIES_OF_A_WRITE_MAX as usize);
 }
 
-pub async fn the_deliveries_of_a_change_share_what_may_follow(kit: Kit) {
+pub async fn fan_out_budget_is_shared_by_the_deliveries_of_a_change(kit: Kit) {
     let app = watched(&kit, 2).await;
     let followers = async || {
         let all = app.outstanding().await;
@@ -135,7 +135,7 @@ pub async fn outstanding_deliveries_are_bounded(kit: Kit) {
     assert!(app.try_commit(vec![], sets(0, 1)).await.is_err());
 }
 
-pub async fn deliveries_and_letters_count_what_their_rows_take(kit: Kit) {
+pub async fn deliveries_and_dead_letters_count_toward_usage(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.set("c", "key", bytes("12345678")).await;
     let entry = ENTRY_BYTES + 12;
@@ -169,7 +169,7 @@ pub async fn deliveries_and_letters_count_what_their_rows_take(kit: Kit) {
 
 /// Dead letters count against the quota: an app over its quota cannot write where a trigger
 /// watches, and discarding dead letters frees usage.
-pub async fn letters_use_up_the_quota(kit: Kit) {
+pub async fn dead_letters_count_against_the_quota(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.commit(vec![], sets(0, 1)).await;
     let used = app.used().await.bytes;
@@ -188,7 +188,7 @@ pub async fn letters_use_up_the_quota(kit: Kit) {
 }
 
 /// A change that fails after counting leaves the usage counters as they were.
-pub async fn a_discard_that_fails_counts_nothing(kit: Kit) {
+pub async fn failed_discard_does_not_change_usage(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.commit(vec![], sets(0, 3)).await;
     for (_, receipt) in app.claim("t00", 3).await {
@@ -212,7 +212,7 @@ pub async fn a_discard_that_fails_counts_nothing(kit: Kit) {
 }
 
 /// The kept text of the last failure fits into the size that an outstanding delivery counts as.
-pub async fn a_delivery_keeps_a_short_text_of_its_failure(kit: Kit) {
+pub async fn delivery_error_text_is_truncated(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.commit(vec![], sets(0, 1)).await;
     let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");

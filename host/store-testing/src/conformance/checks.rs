@@ -4,7 +4,7 @@ use super::Kit;
 use super::kit::{absent, at_version, bytes, delete, set, written};
 use kvasm_core::{Applied, Version};
 
-pub async fn absent_or_version_guard_a_set(kit: Kit) {
+pub async fn set_can_require_absence_or_a_version(kit: Kit) {
     let app = kit.app().await;
     let op = |value| vec![set("c", "k", bytes(value))];
     // Of an absent entry, only its absence holds.
@@ -37,7 +37,7 @@ pub async fn absent_or_version_guard_a_set(kit: Kit) {
     assert_eq!((entry.value, entry.version), (bytes("2"), second));
 }
 
-pub async fn a_version_guards_a_delete(kit: Kit) {
+pub async fn delete_can_require_a_version(kit: Kit) {
     let app = kit.app().await;
     let op = || vec![delete("c", "k")];
     assert_eq!(
@@ -60,7 +60,7 @@ pub async fn a_version_guards_a_delete(kit: Kit) {
     );
 }
 
-pub async fn absence_guards_a_delete(kit: Kit) {
+pub async fn delete_can_require_absence(kit: Kit) {
     let app = kit.app().await;
     let op = || vec![delete("c", "k")];
     let applied = app.commit(vec![absent("c", "k")], op()).await;
@@ -70,7 +70,7 @@ pub async fn absence_guards_a_delete(kit: Kit) {
     assert!(app.has("c", "k").await);
 }
 
-pub async fn all_failed_checks_are_named(kit: Kit) {
+pub async fn all_failed_checks_are_reported(kit: Kit) {
     let app = kit.app().await;
     let version = app.set("c", "there", bytes("1")).await;
     let checks = vec![
@@ -96,7 +96,7 @@ pub async fn all_failed_checks_are_named(kit: Kit) {
     );
 }
 
-pub async fn nothing_is_written_after_a_failed_check(kit: Kit) {
+pub async fn failed_check_aborts_the_whole_batch(kit: Kit) {
     let app = kit.app().await;
     let version = app.set("c", "a", bytes("1")).await;
     app.set("c", "b", bytes("1")).await;
@@ -118,7 +118,7 @@ pub async fn nothing_is_written_after_a_failed_check(kit: Kit) {
     assert_eq!(app.keys("d").await, Vec::<String>::new());
 }
 
-pub async fn checks_look_at_the_state_before_the_batch(kit: Kit) {
+pub async fn checks_see_the_state_before_the_batch(kit: Kit) {
     let app = kit.app().await;
     let ops = vec![
         set("c", "k", bytes("1")),
@@ -135,7 +135,7 @@ pub async fn checks_look_at_the_state_before_the_batch(kit: Kit) {
     assert_eq!(app.value("c", "k").await, Some(bytes("3")));
 }
 
-pub async fn a_check_on_a_key_that_is_not_written(kit: Kit) {
+pub async fn check_may_cover_a_key_that_is_not_written(kit: Kit) {
     let app = kit.app().await;
     let version = app.set("c", "guard", bytes("1")).await;
     let op = |value| vec![set("c", "k", bytes(value))];
@@ -167,7 +167,7 @@ pub async fn a_check_on_a_key_that_is_not_written(kit: Kit) {
     .await;
 }
 
-pub async fn checks_without_operations(kit: Kit) {
+pub async fn batch_may_contain_only_checks(kit: Kit) {
     let app = kit.app().await;
     let version = app.set("c", "k", bytes("1")).await;
     app.commit(vec![at_version("c", "k", version)], vec![])
@@ -181,7 +181,7 @@ pub async fn checks_without_operations(kit: Kit) {
     assert_eq!(app.keys("c").await, ["k"]);
 }
 
-pub async fn a_recreated_entry_is_not_the_one_that_was_checked(kit: Kit) {
+pub async fn recreated_entry_fails_an_old_version_check(kit: Kit) {
     let app = kit.app().await;
     let mut old = app.set("c", "k", bytes("same")).await;
     for _ in 0..20 {

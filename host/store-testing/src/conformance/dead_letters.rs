@@ -50,7 +50,7 @@ async fn discard(app: &Tenant, letters: Letters, limit: u32) -> u64 {
     done.expect("discard")
 }
 
-pub async fn a_letter_keeps_all_of_its_delivery(kit: Kit) {
+pub async fn dead_letter_keeps_all_delivery_fields(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", bytes("\0\u{1}x")).await;
     let later = app.later(5);
@@ -74,7 +74,7 @@ pub async fn a_letter_keeps_all_of_its_delivery(kit: Kit) {
     assert_eq!(later.outstanding().await, []);
 }
 
-pub async fn letters_are_listed_newest_first_in_pages(kit: Kit) {
+pub async fn dead_letters_are_paged_newest_first(kit: Kit) {
     let app = watched(&kit).await;
     let letters = bury(&app, &["a", "b", "c", "d", "e"], DeadReason::Attempts).await;
     assert_eq!(letters.len(), 5);
@@ -99,7 +99,7 @@ pub async fn letters_are_listed_newest_first_in_pages(kit: Kit) {
     assert_eq!(other.letters().await, []);
 }
 
-pub async fn letters_are_chosen_by_each_part(kit: Kit) {
+pub async fn dead_letters_can_be_filtered_by_each_field(kit: Kit) {
     let app = watched(&kit).await;
     bury(&app, &["a"], DeadReason::Attempts).await;
     bury(&app.later(10), &["b"], DeadReason::Depth).await;
@@ -190,7 +190,7 @@ pub async fn letters_are_chosen_by_each_part(kit: Kit) {
     );
 }
 
-pub async fn a_replay_sends_the_same_event_again(kit: Kit) {
+pub async fn replay_redelivers_the_same_event(kit: Kit) {
     let app = watched(&kit).await;
     let [letter] = bury(&app, &["k"], DeadReason::Attempts)
         .await
@@ -217,7 +217,7 @@ pub async fn a_replay_sends_the_same_event_again(kit: Kit) {
     assert_eq!(later.claim("t", 1).await[0].0.replays, 2);
 }
 
-pub async fn replays_keep_the_order_of_their_key(kit: Kit) {
+pub async fn replays_keep_their_order_per_key(kit: Kit) {
     let app = watched(&kit).await;
     for n in 0..3 {
         app.set("c", "k", json(&n.to_string())).await;
@@ -257,7 +257,7 @@ async fn give_up_next(app: &Tenant) {
     }
 }
 
-pub async fn replays_and_discards_are_bounded_and_take_the_oldest(kit: Kit) {
+pub async fn replay_and_discard_take_the_oldest_up_to_the_limit(kit: Kit) {
     let app = watched(&kit).await;
     let letters = bury(&app, &["a", "b", "c", "d"], DeadReason::Attempts).await;
     assert_eq!(replay(&app, Letters::default(), 1).await, 1);
@@ -271,7 +271,7 @@ pub async fn replays_and_discards_are_bounded_and_take_the_oldest(kit: Kit) {
     assert_eq!(discard(&app, Letters::default(), 9).await, 0);
 }
 
-pub async fn letters_count_against_the_quota_until_they_are_gone(kit: Kit) {
+pub async fn dead_letters_count_toward_usage_until_removed(kit: Kit) {
     let app = watched(&kit).await;
     let letters = bury(&app, &["k"], DeadReason::Attempts).await;
     let used = app.used().await.bytes;
@@ -283,7 +283,7 @@ pub async fn letters_count_against_the_quota_until_they_are_gone(kit: Kit) {
     assert_eq!(app.usage().await, (1, 3));
 }
 
-pub async fn old_letters_and_those_over_the_cap_are_pruned(kit: Kit) {
+pub async fn old_and_excess_dead_letters_are_pruned(kit: Kit) {
     let app = watched(&kit).await;
     bury(&app, &["a", "b"], DeadReason::Attempts).await;
     let letters = bury(&app.later(100), &["c", "d", "e"], DeadReason::Attempts).await;
@@ -299,7 +299,7 @@ pub async fn old_letters_and_those_over_the_cap_are_pruned(kit: Kit) {
     assert_eq!(prune(NOW, 0, 10).await.expect("the last"), 1);
 }
 
-pub async fn letters_of_an_app_that_is_gone(kit: Kit) {
+pub async fn dead_letter_operations_on_a_deleted_app(kit: Kit) {
     let app = watched(&kit).await;
     bury(&app, &["a"], DeadReason::Attempts).await;
     assert!(kit.delete_app(app.id).await.expect("deleted"));
@@ -323,7 +323,7 @@ pub async fn letters_of_an_app_that_is_gone(kit: Kit) {
     );
 }
 
-pub async fn the_largest_payload_survives(kit: Kit) {
+pub async fn largest_payload_survives_dead_lettering_and_replay(kit: Kit) {
     let app = watched(&kit).await;
     let value = bytes(kit.rng().bytes(super::kit::VALUE_BYTES_MAX));
     app.set("c", "k", value.clone()).await;

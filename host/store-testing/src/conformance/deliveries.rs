@@ -31,7 +31,7 @@ pub(super) async fn watched(kit: &Kit) -> Tenant {
     app
 }
 
-pub async fn what_is_claimed_is_lent(kit: Kit) {
+pub async fn claimed_delivery_is_leased(kit: Kit) {
     let app = watched(&kit).await;
     assert_eq!(app.due().await, [""; 0]);
     app.set("c", "k", json("1")).await;
@@ -57,7 +57,7 @@ pub async fn what_is_claimed_is_lent(kit: Kit) {
 }
 
 /// A late handler has no effect, neither by its writes nor on the delivery.
-pub async fn a_lease_that_has_run_out_is_lost(kit: Kit) {
+pub async fn expired_lease_is_lost(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", json("1")).await;
     let [(_, slow)] = app.claim("t", 1).await.try_into().expect("one");
@@ -85,7 +85,7 @@ pub async fn a_lease_that_has_run_out_is_lost(kit: Kit) {
     assert_eq!(later.outstanding().await, []);
 }
 
-pub async fn a_renewed_lease_holds_on(kit: Kit) {
+pub async fn renewed_lease_stays_valid(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", json("1")).await;
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
@@ -98,7 +98,7 @@ pub async fn a_renewed_lease_holds_on(kit: Kit) {
         .expect("done");
 }
 
-pub async fn a_failed_check_keeps_the_delivery(kit: Kit) {
+pub async fn failed_check_does_not_acknowledge_the_delivery(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", json("1")).await;
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
@@ -116,7 +116,7 @@ pub async fn a_failed_check_keeps_the_delivery(kit: Kit) {
         .expect("the lease still holds");
 }
 
-pub async fn deliveries_of_a_key_come_one_after_another(kit: Kit) {
+pub async fn deliveries_of_a_key_are_sequential(kit: Kit) {
     let app = watched(&kit).await;
     for n in 0..5 {
         app.set("c", "a", json(&n.to_string())).await;
@@ -147,7 +147,7 @@ async fn claim_all(app: &Tenant) -> Vec<(Delivery, Receipt)> {
     all
 }
 
-pub async fn a_retry_holds_its_key_up_and_no_other(kit: Kit) {
+pub async fn retry_blocks_only_its_own_key(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "a", json("1")).await;
     app.set("c", "a", json("2")).await;
@@ -176,7 +176,7 @@ pub async fn a_retry_holds_its_key_up_and_no_other(kit: Kit) {
     assert_eq!(value_of(&second), "2");
 }
 
-pub async fn what_is_given_up_lets_the_next_go_on(kit: Kit) {
+pub async fn dead_lettering_unblocks_the_next_delivery(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "a", json("1")).await;
     app.set("c", "a", json("2")).await;
@@ -187,7 +187,7 @@ pub async fn what_is_given_up_lets_the_next_go_on(kit: Kit) {
     assert_eq!(value_of(&next), "2");
 }
 
-pub async fn those_that_are_due_for_longest_come_first(kit: Kit) {
+pub async fn longest_due_deliveries_are_claimed_first(kit: Kit) {
     let app = watched(&kit).await;
     for n in (0..6u64).rev() {
         app.later(n).set("c", &n.to_string(), json("1")).await;
@@ -203,7 +203,7 @@ pub async fn those_that_are_due_for_longest_come_first(kit: Kit) {
     assert_eq!(later.claim("t", 4).await.len(), 2);
 }
 
-pub async fn a_paused_trigger_is_not_due(kit: Kit) {
+pub async fn paused_trigger_is_not_due(kit: Kit) {
     let app = watched(&kit).await;
     app.watch("u", "c").await;
     app.set("c", "k", json("1")).await;
@@ -215,7 +215,7 @@ pub async fn a_paused_trigger_is_not_due(kit: Kit) {
     assert_eq!(app.claim("t", 10).await.len(), 2);
 }
 
-pub async fn queues_are_found_in_pages(kit: Kit) {
+pub async fn due_queues_are_listed_in_pages(kit: Kit) {
     let apps = [kit.app().await, kit.app().await, kit.app().await];
     for app in &apps {
         for name in ["a", "b"] {
@@ -238,7 +238,7 @@ pub async fn queues_are_found_in_pages(kit: Kit) {
     assert_eq!(found.iter().filter(own).count(), 6);
 }
 
-pub async fn a_claim_brings_the_policy(kit: Kit) {
+pub async fn claim_returns_the_retry_policy(kit: Kit) {
     let app = kit.app().await;
     let policy = Policy {
         attempts_max: 3,
@@ -255,7 +255,7 @@ pub async fn a_claim_brings_the_policy(kit: Kit) {
     assert_eq!(app.claim("t", 1).await[0].0.policy, Policy::default());
 }
 
-pub async fn acknowledged_deliveries_give_their_room_back(kit: Kit) {
+pub async fn acknowledging_a_delivery_frees_its_usage(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", json("12345")).await;
     assert_eq!(app.usage().await, (1, 14));
@@ -270,7 +270,7 @@ pub async fn acknowledged_deliveries_give_their_room_back(kit: Kit) {
     assert_eq!(app.usage().await, (0, 0));
 }
 
-pub async fn an_app_takes_its_deliveries_along(kit: Kit) {
+pub async fn deleting_an_app_deletes_its_deliveries(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", json("1")).await;
     app.set("c", "l", json("1")).await;
@@ -285,7 +285,7 @@ pub async fn an_app_takes_its_deliveries_along(kit: Kit) {
 }
 
 /// A clock that is set back delays what waits for a time, but nothing new.
-pub async fn a_clock_that_steps_back_holds_up_nothing_new(kit: Kit) {
+pub async fn clock_stepping_back_does_not_delay_new_deliveries(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "old", json("1")).await;
     app.set("c", "retried", json("1")).await;
@@ -312,7 +312,7 @@ pub async fn a_clock_that_steps_back_holds_up_nothing_new(kit: Kit) {
 }
 
 /// The store and the handlers agree on the order of the changes of a key.
-pub async fn racing_writes_are_told_in_their_order(kit: Kit) {
+pub async fn racing_writes_are_delivered_in_commit_order(kit: Kit) {
     let app = watched(&kit).await;
     let mut writers = JoinSet::new();
     for writer in 0..8 {

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 /// Writers, several dispatchers whose leases sometimes expire, and failures: each change is
 /// delivered in the order of its key and takes effect once.
-pub async fn many_dispatchers_deliver_in_order_and_once(kit: Kit) {
+pub async fn concurrent_dispatchers_deliver_in_order_exactly_once(kit: Kit) {
     const KEYS: u64 = 5;
     const WRITES: u64 = 60;
     let app = watched(&kit).await;

@@ -4,7 +4,7 @@ use super::Kit;
 use super::kit::{NOW, VALUE_BYTES_MAX, bytes, json};
 use kvasm_core::{COLLECTION_BYTES_MAX, KEY_BYTES_MAX, Value};
 
-pub async fn what_is_set_is_read(kit: Kit) {
+pub async fn get_returns_the_value_that_was_set(kit: Kit) {
     let app = kit.app().await;
     assert!(!app.has("notes", "a").await);
     assert_eq!(app.get("notes", "a").await, None);
@@ -19,7 +19,7 @@ pub async fn what_is_set_is_read(kit: Kit) {
     assert_eq!(entry.expires_at, None);
 }
 
-pub async fn absent_empty_and_null_are_different(kit: Kit) {
+pub async fn absent_empty_and_null_are_distinct(kit: Kit) {
     let app = kit.app().await;
     let values = [
         bytes(""),
@@ -37,7 +37,7 @@ pub async fn absent_empty_and_null_are_different(kit: Kit) {
     }
 }
 
-pub async fn an_overwrite_replaces_value_and_kind(kit: Kit) {
+pub async fn overwrite_replaces_value_and_format(kit: Kit) {
     let app = kit.app().await;
     for value in [
         bytes("1"),
@@ -52,7 +52,7 @@ pub async fn an_overwrite_replaces_value_and_kind(kit: Kit) {
     assert_eq!(app.keys("c").await, ["k"]);
 }
 
-pub async fn times_of_creation_and_update(kit: Kit) {
+pub async fn created_and_updated_times_are_kept(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "k", bytes("1")).await;
     let later = app.later(10);
@@ -66,7 +66,7 @@ pub async fn times_of_creation_and_update(kit: Kit) {
     assert_eq!((entry.created_at, entry.updated_at), (again.now, again.now));
 }
 
-pub async fn collections_are_separate(kit: Kit) {
+pub async fn same_key_in_two_collections_is_two_entries(kit: Kit) {
     let app = kit.app().await;
     // Pairs that are the same text when simply concatenated.
     let pairs = [
@@ -88,7 +88,7 @@ pub async fn collections_are_separate(kit: Kit) {
     assert!(app.has("ab", "c").await);
 }
 
-pub async fn delete_tells_whether_there_was_one(kit: Kit) {
+pub async fn delete_reports_whether_the_entry_existed(kit: Kit) {
     let app = kit.app().await;
     assert!(!app.delete("c", "k").await);
     app.set("c", "k", json("0")).await;
@@ -138,7 +138,7 @@ pub const ODD_KEYS: &[&str] = &[
     "00",
 ];
 
-pub async fn odd_keys_are_kept_apart(kit: Kit) {
+pub async fn similar_keys_are_distinct(kit: Kit) {
     let app = kit.app().await;
     for odd in ODD_KEYS {
         app.set("c", odd, bytes(odd)).await;
@@ -158,7 +158,7 @@ pub async fn odd_keys_are_kept_apart(kit: Kit) {
     }
 }
 
-pub async fn the_largest_entry(kit: Kit) {
+pub async fn entry_of_maximum_size_round_trips(kit: Kit) {
     let app = kit.app().await;
     let mut rng = kit.rng();
     // One value compresses to nothing and one does not: the index holds both.
@@ -188,7 +188,7 @@ pub async fn the_largest_entry(kit: Kit) {
     }
 }
 
-pub async fn large_values_of_both_kinds(kit: Kit) {
+pub async fn large_json_and_binary_values_round_trip(kit: Kit) {
     let app = kit.app().await;
     let text = "x".repeat(VALUE_BYTES_MAX - 2);
     let values = [
@@ -207,7 +207,7 @@ pub async fn large_values_of_both_kinds(kit: Kit) {
     }
 }
 
-pub async fn all_bytes_come_back(kit: Kit) {
+pub async fn all_byte_values_round_trip(kit: Kit) {
     let app = kit.app().await;
     let every: Vec<u8> = (0..=255).collect();
     for value in [
@@ -224,6 +224,6 @@ pub async fn all_bytes_come_back(kit: Kit) {
     }
 }
 
-pub async fn ping_answers(kit: Kit) {
+pub async fn ping_succeeds(kit: Kit) {
     kit.store.ping().await.unwrap();
 }

@@ -4,7 +4,7 @@ use super::Kit;
 use super::kit::{NOW, absent, at_version, bytes, keys_of, list, set, set_until};
 use kvasm_core::Timestamp;
 
-pub async fn an_expired_entry_is_absent_to_every_read(kit: Kit) {
+pub async fn every_read_treats_an_expired_entry_as_absent(kit: Kit) {
     let app = kit.app().await;
     let until = NOW.plus_ms(100);
     app.set_until("c", "k", bytes("x"), until).await;
@@ -28,7 +28,7 @@ pub async fn an_expired_entry_is_absent_to_every_read(kit: Kit) {
     }
 }
 
-pub async fn setting_over_an_expired_entry_creates_it_anew(kit: Kit) {
+pub async fn set_over_an_expired_entry_creates_a_new_entry(kit: Kit) {
     let app = kit.app().await;
     for batch in [false, true] {
         let c = if batch { "batch" } else { "single" };
@@ -47,7 +47,7 @@ pub async fn setting_over_an_expired_entry_creates_it_anew(kit: Kit) {
     }
 }
 
-pub async fn an_expired_entry_passes_as_absent(kit: Kit) {
+pub async fn absence_check_passes_for_an_expired_entry(kit: Kit) {
     let app = kit.app().await;
     for batch in [false, true] {
         let c = if batch { "batch" } else { "single" };
@@ -76,7 +76,7 @@ pub async fn an_expired_entry_passes_as_absent(kit: Kit) {
     }
 }
 
-pub async fn deleting_an_expired_entry_finds_nothing(kit: Kit) {
+pub async fn delete_of_an_expired_entry_reports_absent(kit: Kit) {
     let app = kit.app().await;
     for k in ["a", "b", "c", "d"] {
         app.set_until("c", k, bytes("1"), NOW.plus_ms(10)).await;
@@ -113,7 +113,7 @@ pub async fn deleting_an_expired_entry_finds_nothing(kit: Kit) {
     assert!(after.set("c", "a", bytes("2")).await > version);
 }
 
-pub async fn a_set_replaces_the_expiry(kit: Kit) {
+pub async fn set_replaces_the_expiry(kit: Kit) {
     let app = kit.app().await;
     app.set_until("c", "k", bytes("1"), NOW.plus_ms(10)).await;
     app.set_until("c", "k", bytes("2"), NOW.plus_ms(20)).await;
@@ -124,7 +124,7 @@ pub async fn a_set_replaces_the_expiry(kit: Kit) {
     assert_eq!(entry.created_at, NOW);
 }
 
-pub async fn a_set_in_the_past_is_absent_at_once(kit: Kit) {
+pub async fn entry_set_with_a_past_expiry_is_absent(kit: Kit) {
     let app = kit.app().await;
     let before = app.set("c", "k", bytes("1")).await;
     let past = app.set_until("c", "k", bytes("2"), NOW).await;
@@ -143,7 +143,7 @@ pub async fn a_set_in_the_past_is_absent_at_once(kit: Kit) {
     assert!(app.has("c", "k").await);
 }
 
-pub async fn expired_entries_fill_no_page(kit: Kit) {
+pub async fn expired_entries_do_not_count_in_pages(kit: Kit) {
     let app = kit.app().await;
     let ops = (0..40).map(|at| {
         let k = format!("{at:02}");

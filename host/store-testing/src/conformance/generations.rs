@@ -41,7 +41,7 @@ fn on_deliveries(app: &Tenant) -> Vec<Named> {
     }
 }
 
-pub async fn each_change_is_the_generation(kit: Kit) {
+pub async fn each_registry_change_advances_the_generation(kit: Kit) {
     assert_eq!(generation(&kit.store).await, Generation(Uuid::nil()));
     let app = kit.app().await;
     with_deliveries(&app).await;
@@ -53,7 +53,7 @@ pub async fn each_change_is_the_generation(kit: Kit) {
     }
 }
 
-pub async fn what_changes_nothing_leaves_the_generation(kit: Kit) {
+pub async fn no_op_does_not_advance_the_generation(kit: Kit) {
     let app = kit.app().await;
     let before = generation(&kit.store).await;
     let deleted = kit.store.delete_app(Uuid::nil().into(), audit_row("test"));
@@ -75,7 +75,7 @@ pub async fn what_changes_nothing_leaves_the_generation(kit: Kit) {
 
 /// A row read between two generation checks with the same result is of that generation, neither
 /// older nor newer.
-pub async fn a_row_is_of_the_generation_before_and_after_it(kit: Kit) {
+pub async fn rows_read_within_one_generation_are_current(kit: Kit) {
     const CHANGES: u32 = 60;
     let app = kit.app().await;
     let row = audit_row("first");
@@ -124,7 +124,7 @@ pub async fn a_row_is_of_the_generation_before_and_after_it(kit: Kit) {
 }
 
 /// Concurrent changes: each is the generation for a moment, and the last one stays.
-pub async fn changes_at_once_all_take_effect(kit: Kit) {
+pub async fn concurrent_registry_changes_all_take_effect(kit: Kit) {
     let apps = [kit.app().await, kit.app().await];
     let before = generation(&kit.store).await;
     let mut callers = JoinSet::new();
@@ -151,7 +151,7 @@ pub async fn changes_at_once_all_take_effect(kit: Kit) {
 mod tests {
     /// An operation missing here could leave stale data in the caches of hosts.
     #[test]
-    fn every_operation_is_tried() {
+    fn every_registry_operation_is_covered() {
         let registry = include_str!("../../../core/src/store/registry.rs");
         let tried = [include_str!("generations.rs"), include_str!("audit.rs")].concat();
         let methods: Vec<_> = registry.split("    async fn ").skip(1).collect();

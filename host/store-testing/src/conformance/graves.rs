@@ -95,7 +95,7 @@ async fn assert_gone(app: &Tenant) {
     assert!(!app.delete_app().await.expect("nothing"));
 }
 
-pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
+pub async fn deleted_app_disappears_at_once_and_is_reaped_in_steps(kit: Kit) {
     const ENTRIES: usize = 1_200;
     const STEP: u32 = 100;
     let gone = full(&kit, ENTRIES).await;
@@ -153,7 +153,7 @@ pub async fn a_deleted_app_is_gone_at_once_and_its_rows_in_steps(kit: Kit) {
 }
 
 /// Deliveries outlive their trigger, which can then no longer be paused.
-pub async fn what_a_deleted_trigger_left_is_not_due_in_a_deleted_app(kit: Kit) {
+pub async fn orphaned_deliveries_of_a_deleted_app_are_not_due(kit: Kit) {
     let gone = kit.app().await;
     gone.watch("t", "c").await;
     gone.set("c", "k", bytes("1")).await;
@@ -164,7 +164,7 @@ pub async fn what_a_deleted_trigger_left_is_not_due_in_a_deleted_app(kit: Kit) {
 }
 
 /// A host drops its in-memory copy of a module once the store has none.
-pub async fn a_module_is_gone_with_the_last_app_that_has_it(kit: Kit) {
+pub async fn module_is_removed_with_the_last_app_that_uses_it(kit: Kit) {
     let (first, second) = (kit.app().await, kit.app().await);
     for app in [&first, &second] {
         app.add("shared", true).await;
@@ -181,7 +181,7 @@ pub async fn a_module_is_gone_with_the_last_app_that_has_it(kit: Kit) {
 }
 
 /// Few rows can hold large values: a step is also small in bytes.
-pub async fn large_values_are_reaped(kit: Kit) {
+pub async fn large_values_are_reaped_in_small_steps(kit: Kit) {
     let gone = kit.app().await;
     for at in 0..20 {
         gone.set("c", &format!("k{at}"), bytes(vec![7; 1 << 20]))
@@ -204,7 +204,7 @@ fn row_at(ms: u64, app: Option<&Tenant>) -> Audit {
     }
 }
 
-pub async fn audit_rows_that_are_old_or_too_many_go(kit: Kit) {
+pub async fn old_and_excess_audit_rows_are_pruned(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
     for ms in 1..=30 {
         let about = [Some(&one), Some(&two), None][ms as usize % 3];

@@ -17,7 +17,7 @@ async fn add(app: &Tenant, k: &str, delta: i64) -> Result<(Version, i64), StoreE
     }
 }
 
-pub async fn an_absent_entry_counts_as_zero(kit: Kit) {
+pub async fn increment_of_an_absent_entry_starts_at_zero(kit: Kit) {
     let app = kit.app().await;
     let (first, value) = add(&app, "k", 5).await.expect("a sum");
     assert_eq!(value, 5);
@@ -30,7 +30,7 @@ pub async fn an_absent_entry_counts_as_zero(kit: Kit) {
 }
 
 /// Which JSON numbers are integers, and their values.
-pub async fn integers_are_the_same_everywhere(kit: Kit) {
+pub async fn increment_accepts_the_same_integers_on_every_store(kit: Kit) {
     let app = kit.app().await;
     for (text, sum) in [
         ("0", 1),
@@ -62,7 +62,7 @@ pub async fn integers_are_the_same_everywhere(kit: Kit) {
     assert!(matches!(refused, Err(StoreError::NotInteger { at: 0 })));
 }
 
-pub async fn a_sum_beyond_64_bits_is_refused(kit: Kit) {
+pub async fn increment_overflow_is_rejected(kit: Kit) {
     let app = kit.app().await;
     for (text, delta) in [
         ("9223372036854775807", 1),
@@ -86,7 +86,7 @@ pub async fn a_sum_beyond_64_bits_is_refused(kit: Kit) {
     );
 }
 
-pub async fn the_expiry_is_kept_and_the_expired_counts_as_zero(kit: Kit) {
+pub async fn increment_keeps_the_expiry_and_restarts_after_it(kit: Kit) {
     let app = kit.app().await;
     app.set_until("c", "k", json("5"), NOW.plus_ms(10)).await;
     assert_eq!(add(&app.later(9), "k", 1).await.expect("a sum").1, 6);
@@ -101,7 +101,7 @@ pub async fn the_expiry_is_kept_and_the_expired_counts_as_zero(kit: Kit) {
     );
 }
 
-pub async fn increments_in_a_batch_see_what_is_before_them(kit: Kit) {
+pub async fn increments_see_earlier_operations_of_their_batch(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "a", json("10")).await;
     let ops = vec![
@@ -136,7 +136,7 @@ pub async fn increments_in_a_batch_see_what_is_before_them(kit: Kit) {
     ));
 }
 
-pub async fn a_refused_increment_leaves_nothing_of_its_batch(kit: Kit) {
+pub async fn rejected_increment_aborts_its_batch(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "text", json("\"x\"")).await;
     let ops = vec![
@@ -174,7 +174,7 @@ pub async fn increments_count_against_the_quota(kit: Kit) {
 }
 
 /// 32 concurrent callers, 1,000 increments each.
-pub async fn concurrent_increments_are_exact(kit: Kit) {
+pub async fn concurrent_increments_lose_no_update(kit: Kit) {
     let app = kit.app().await;
     let mut callers = JoinSet::new();
     for _ in 0..32 {
@@ -192,7 +192,7 @@ pub async fn concurrent_increments_are_exact(kit: Kit) {
     assert_eq!(app.value("c", "k").await, Some(json("32000")));
 }
 
-pub async fn a_value_that_was_set_is_not_lost_to_increments(kit: Kit) {
+pub async fn concurrent_increments_do_not_lose_a_set(kit: Kit) {
     let app = kit.app().await;
     let mut callers = JoinSet::new();
     for caller in 0..8 {

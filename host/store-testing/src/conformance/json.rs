@@ -115,7 +115,7 @@ fn extreme() -> Vec<String> {
     all
 }
 
-pub async fn extreme_values_are_equal_after_a_round_trip(kit: Kit) {
+pub async fn extreme_json_values_round_trip(kit: Kit) {
     let app = kit.app().await;
     for text in extreme() {
         let wrote = json(&text);
@@ -184,7 +184,7 @@ fn random_string(rng: &mut Rng) -> String {
     format!("\"{parts}\"")
 }
 
-pub async fn random_values_are_equal_after_a_round_trip(kit: Kit) {
+pub async fn random_json_values_round_trip(kit: Kit) {
     let app = kit.app().await;
     let mut rng = kit.rng();
     for _ in 0..10 {
@@ -203,7 +203,7 @@ pub async fn random_values_are_equal_after_a_round_trip(kit: Kit) {
     }
 }
 
-pub async fn what_is_read_is_no_larger_than_allowed(kit: Kit) {
+pub async fn json_read_back_never_exceeds_the_value_limit(kit: Kit) {
     let app = kit.app().await;
     // Each is as large as the limit allows, and each was found to grow in some store: spaces,
     // exponents, escapes, key order.
@@ -234,7 +234,7 @@ pub async fn what_is_read_is_no_larger_than_allowed(kit: Kit) {
     }
 }
 
-pub async fn values_survive_in_lists_and_batches(kit: Kit) {
+pub async fn json_values_round_trip_through_lists_and_batches(kit: Kit) {
     let app = kit.app().await;
     let values: Vec<_> = extreme().iter().map(|text| json(text)).collect();
     let op = |(at, value): (usize, &Value)| set("c", &format!("{at:03}"), value.clone());

@@ -268,7 +268,7 @@ impl Client {
 }
 
 /// Several clients for each of several independent keys.
-pub async fn what_clients_see_of_a_key_has_one_order(kit: Kit) {
+pub async fn single_key_histories_are_linearizable(kit: Kit) {
     const KEYS: usize = 3;
     const CLIENTS: usize = 5;
     const CALLS: usize = 60;
@@ -287,7 +287,7 @@ pub async fn what_clients_see_of_a_key_has_one_order(kit: Kit) {
 }
 
 /// Batches with checks, and reads of several keys.
-pub async fn what_clients_see_of_several_keys_has_one_order(kit: Kit) {
+pub async fn multi_key_histories_are_linearizable(kit: Kit) {
     let app = kit.app().await;
     let clients = clients(&app, &mut kit.rng(), 4, &["a", "b", "c"]);
     let calls = history(clients, 50, false).await;
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_store_may_do_is_found() {
+    fn non_linearizable_histories_are_detected() {
         let set_one = (0, 1, set_to(0, "1", 1));
         let read_one = |k, found| Seen::Read(vec![read(k, found)]);
         assert!(explained(&[

@@ -27,7 +27,7 @@ fn query(range: KeyRange) -> ListQuery {
     ListQuery { range, ..list("c") }
 }
 
-pub async fn keys_come_in_bytewise_order(kit: Kit) {
+pub async fn keys_are_listed_in_bytewise_order(kit: Kit) {
     let app = kit.app().await;
     fill(&app, ODD_KEYS).await;
     app.set("d", "other", bytes("x")).await;
@@ -39,7 +39,7 @@ pub async fn keys_come_in_bytewise_order(kit: Kit) {
 }
 
 /// An unbounded list includes the greatest possible key, and the page after it is empty.
-pub async fn the_greatest_key_is_listed(kit: Kit) {
+pub async fn list_includes_the_greatest_possible_key(kit: Kit) {
     let app = kit.app().await;
     let greatest = "\u{10ffff}".repeat(KEY_BYTES_MAX / 4);
     fill(&app, &["a", &greatest]).await;
@@ -50,7 +50,7 @@ pub async fn the_greatest_key_is_listed(kit: Kit) {
     assert_eq!(keys_of(&app.page(&query(after)).await), [""; 0]);
 }
 
-pub async fn prefixes(kit: Kit) {
+pub async fn list_by_prefix(kit: Kit) {
     let app = kit.app().await;
     let mut keys = vec![
         "a",
@@ -92,7 +92,7 @@ pub async fn prefixes(kit: Kit) {
     assert_eq!(keys_of(&page), ["aa", "ab"]);
 }
 
-pub async fn ranges_and_their_bounds(kit: Kit) {
+pub async fn list_by_range_respects_its_bounds(kit: Kit) {
     let app = kit.app().await;
     let mut keys = ODD_KEYS.to_vec();
     keys.sort_unstable();
@@ -147,7 +147,7 @@ pub async fn ranges_and_their_bounds(kit: Kit) {
     }
 }
 
-pub async fn crossed_bounds_are_an_empty_page(kit: Kit) {
+pub async fn crossed_bounds_give_an_empty_page(kit: Kit) {
     let app = kit.app().await;
     fill(&app, &["a", "b", "c"]).await;
     for (start, end) in [("c", "a"), ("b", "b"), ("z", "y")] {
@@ -166,7 +166,7 @@ pub async fn crossed_bounds_are_an_empty_page(kit: Kit) {
     assert!(app.page(&query(crossed)).await.entries.is_empty());
 }
 
-pub async fn reverse_is_the_mirror(kit: Kit) {
+pub async fn reverse_list_is_the_exact_reverse(kit: Kit) {
     let app = kit.app().await;
     fill(&app, ODD_KEYS).await;
     for range in [
@@ -191,7 +191,7 @@ pub async fn reverse_is_the_mirror(kit: Kit) {
     }
 }
 
-pub async fn more_is_exact(kit: Kit) {
+pub async fn more_flag_is_exact(kit: Kit) {
     let app = kit.app().await;
     fill(&app, &["a", "b", "c", "d", "e"]).await;
     app.set("d", "f", bytes("x")).await;
@@ -224,7 +224,7 @@ pub async fn more_is_exact(kit: Kit) {
     assert!(!app.page(&list("empty")).await.more);
 }
 
-pub async fn a_page_ends_with_the_entry_that_reaches_its_bytes(kit: Kit) {
+pub async fn page_ends_with_the_entry_that_reaches_its_byte_limit(kit: Kit) {
     let app = kit.app().await;
     // 10 entries of 3 + 7 bytes.
     for at in 0..10 {
@@ -285,7 +285,7 @@ pub async fn a_page_ends_with_the_entry_that_reaches_its_bytes(kit: Kit) {
     assert_eq!(app.page(&query).await.entries.len(), 4);
 }
 
-pub async fn a_page_has_at_least_one_entry(kit: Kit) {
+pub async fn page_has_at_least_one_entry(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "a", bytes(vec![1; 100_000])).await;
     app.set("c", "b", json("1")).await;
@@ -310,7 +310,7 @@ pub async fn a_page_has_at_least_one_entry(kit: Kit) {
     assert!(page.more);
 }
 
-pub async fn values_come_only_when_asked_for(kit: Kit) {
+pub async fn list_returns_values_only_on_request(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "a", bytes("1")).await;
     app.later(1)
@@ -330,7 +330,7 @@ pub async fn values_come_only_when_asked_for(kit: Kit) {
     assert_eq!(page.entries.len(), 2);
 }
 
-pub async fn pages_put_together_are_the_list(kit: Kit) {
+pub async fn concatenated_pages_equal_the_full_list(kit: Kit) {
     let app = kit.app().await;
     let names: Vec<_> = (0..250)
         .map(|at| format!("{:04x}", at * 7919 % 65536))

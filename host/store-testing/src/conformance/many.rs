@@ -14,7 +14,7 @@ async fn get(
     app.store.get_many(app.id, &keys, app.now, bytes_max).await
 }
 
-pub async fn each_key_has_its_place(kit: Kit) {
+pub async fn get_many_returns_results_in_request_order(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "a", json("1")).await;
     app.set("d", "a", bytes("two")).await;
@@ -37,7 +37,7 @@ pub async fn each_key_has_its_place(kit: Kit) {
     assert_eq!(get(&app, &[], 10).await.expect("nothing"), []);
 }
 
-pub async fn values_are_bounded_together(kit: Kit) {
+pub async fn get_many_limits_the_total_value_bytes(kit: Kit) {
     let app = kit.app().await;
     for k in ["a", "b"] {
         app.set("c", k, bytes("12345")).await;
@@ -54,7 +54,7 @@ pub async fn values_are_bounded_together(kit: Kit) {
 }
 
 /// A result includes a batch completely or not at all.
-pub async fn an_answer_is_of_one_moment(kit: Kit) {
+pub async fn get_many_reads_a_consistent_snapshot(kit: Kit) {
     let app = kit.app().await;
     let write = |n: u32| {
         let value = json(&n.to_string());

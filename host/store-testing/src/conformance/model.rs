@@ -252,7 +252,7 @@ pub async fn random_operations_match_the_model(kit: Kit) {
     }
 }
 
-pub async fn two_apps_never_see_each_other(kit: Kit) {
+pub async fn apps_are_isolated_from_each_other(kit: Kit) {
     let mut rng = kit.rng();
     // Each app follows its own model with the same names, first in a random interleaving, then
     // concurrently.

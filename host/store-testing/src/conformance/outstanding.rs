@@ -22,7 +22,7 @@ async fn discard(app: &Tenant, which: Outstanding, limit: u32) -> u64 {
     done.expect("a discard")
 }
 
-pub async fn deliveries_are_listed_in_pages(kit: Kit) {
+pub async fn outstanding_deliveries_are_listed_in_pages(kit: Kit) {
     let app = watched(&kit).await;
     app.watch("u", "c").await;
     for key in ["a", "b", "a", "c", "a"] {
@@ -51,7 +51,7 @@ pub async fn deliveries_are_listed_in_pages(kit: Kit) {
     assert_eq!(other.outstanding().await, []);
 }
 
-pub async fn deliveries_are_chosen_by_each_part(kit: Kit) {
+pub async fn outstanding_deliveries_can_be_filtered_by_each_field(kit: Kit) {
     let app = watched(&kit).await;
     app.watch("u", "c").await;
     for n in 0..3u64 {
@@ -110,7 +110,7 @@ pub async fn deliveries_are_chosen_by_each_part(kit: Kit) {
     assert_eq!(app.outstanding().await.len(), 4);
 }
 
-pub async fn what_is_discarded_lets_the_next_go_on(kit: Kit) {
+pub async fn discarding_a_delivery_unblocks_the_next(kit: Kit) {
     let app = watched(&kit).await;
     for _ in 0..3 {
         app.set("c", "k", json("1")).await;
@@ -148,7 +148,7 @@ pub async fn what_is_discarded_lets_the_next_go_on(kit: Kit) {
     assert_eq!(left[0].state(), DeliveryState::Leased);
 }
 
-pub async fn a_discarded_delivery_cannot_be_acknowledged(kit: Kit) {
+pub async fn discarded_delivery_cannot_be_acknowledged(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", json("1")).await;
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
@@ -159,7 +159,7 @@ pub async fn a_discarded_delivery_cannot_be_acknowledged(kit: Kit) {
     assert!(app.get("d", "k").await.is_none());
 }
 
-pub async fn discards_are_bounded_and_give_room_back(kit: Kit) {
+pub async fn discards_are_limited_and_free_usage(kit: Kit) {
     let app = watched(&kit).await;
     let before = app.used().await;
     for n in 0..5 {
@@ -176,7 +176,7 @@ pub async fn discards_are_bounded_and_give_room_back(kit: Kit) {
     assert_eq!(app.used().await, before);
 }
 
-pub async fn a_trigger_with_deliveries_is_deleted_if_they_may_stay(kit: Kit) {
+pub async fn trigger_with_outstanding_deliveries_is_deleted_only_on_request(kit: Kit) {
     let app = watched(&kit).await;
     app.watch("u", "other").await;
     app.set("c", "k", json("1")).await;

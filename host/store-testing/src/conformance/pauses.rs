@@ -63,7 +63,7 @@ async fn probe(app: &Tenant) -> (Delivery, Receipt) {
     (delivery, receipt)
 }
 
-pub async fn each_delivery_counts_once_in_a_row(kit: Kit) {
+pub async fn consecutive_failures_count_each_delivery_once(kit: Kit) {
     let app = watched(&kit, 1).await;
     for _ in 0..FAILURES_MAX + 2 {
         let [(delivery, receipt)] = app.claim("t", 1).await.try_into().expect("one");
@@ -91,7 +91,7 @@ pub async fn each_delivery_counts_once_in_a_row(kit: Kit) {
     assert_eq!(standing(&app).await.failures, 1);
 }
 
-pub async fn ten_deliveries_in_a_row_pause_and_a_probe_ends_it(kit: Kit) {
+pub async fn ten_failed_deliveries_pause_a_trigger_and_a_probe_resumes_it(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 2).await;
     let failed = paused(&app).await;
     assert_eq!(standing(&app).await.paused, Some(Pause::Failures));
@@ -112,7 +112,7 @@ pub async fn ten_deliveries_in_a_row_pause_and_a_probe_ends_it(kit: Kit) {
     assert!(rest.iter().all(|(delivery, _)| !delivery.is_probe));
 }
 
-pub async fn a_probe_that_fails_doubles_the_wait(kit: Kit) {
+pub async fn failed_probe_doubles_the_wait(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 1).await;
     let mut failed = paused(&app).await;
     let mut at = app.later(WAIT_MS);
@@ -130,7 +130,7 @@ pub async fn a_probe_that_fails_doubles_the_wait(kit: Kit) {
     assert_eq!(failed.len(), FAILURES_MAX as usize + 1);
 }
 
-pub async fn a_passing_failure_of_a_probe_does_not_double_the_wait(kit: Kit) {
+pub async fn transient_probe_failure_does_not_double_the_wait(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 1).await;
     paused(&app).await;
     let mut at = app.later(WAIT_MS);
@@ -145,7 +145,7 @@ pub async fn a_passing_failure_of_a_probe_does_not_double_the_wait(kit: Kit) {
     }
 }
 
-pub async fn a_probe_whose_host_dies_is_followed_by_another(kit: Kit) {
+pub async fn probe_of_a_crashed_host_is_replaced(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 1).await;
     paused(&app).await;
     let later = app.later(WAIT_MS);
@@ -158,7 +158,7 @@ pub async fn a_probe_whose_host_dies_is_followed_by_another(kit: Kit) {
     assert_eq!(standing(&after).await.paused, None);
 }
 
-pub async fn a_probe_that_is_renewed_is_the_only_one(kit: Kit) {
+pub async fn renewed_probe_stays_the_only_probe(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 1).await;
     paused(&app).await;
     let first = app.later(WAIT_MS);
@@ -186,7 +186,7 @@ pub async fn a_probe_that_is_renewed_is_the_only_one(kit: Kit) {
     assert_eq!(standing(&last).await.probe_at, None);
 }
 
-pub async fn of_many_claims_one_gets_the_probe(kit: Kit) {
+pub async fn only_one_concurrent_claim_gets_the_probe(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 8).await;
     paused(&app).await;
     let later = app.later(WAIT_MS);
@@ -199,7 +199,7 @@ pub async fn of_many_claims_one_gets_the_probe(kit: Kit) {
     assert_eq!(claimed, 1);
 }
 
-pub async fn a_success_of_another_delivery_ends_a_pause(kit: Kit) {
+pub async fn success_of_an_earlier_claim_resumes_the_trigger(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 1).await;
     let claimed = app.claim("t", 100).await;
     let (last, others) = claimed.split_last().expect("deliveries");
@@ -212,7 +212,7 @@ pub async fn a_success_of_another_delivery_ends_a_pause(kit: Kit) {
     assert_eq!(app.claim("t", 100).await.len(), FAILURES_MAX as usize);
 }
 
-pub async fn a_pause_of_an_operator_is_never_probed(kit: Kit) {
+pub async fn operator_pause_is_never_probed(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 1).await;
     paused(&app).await;
     app.pause("t", true).await;
@@ -231,7 +231,7 @@ pub async fn a_pause_of_an_operator_is_never_probed(kit: Kit) {
 }
 
 /// All its runs are dead letters, so there is no delivery to probe with.
-pub async fn a_paused_schedule_runs_for_its_probe(kit: Kit) {
+pub async fn paused_schedule_runs_to_probe(kit: Kit) {
     let app = kit.app().await;
     let every = Schedule::parse("* * * * *").expect("a schedule");
     app.set_trigger(trigger("t", Watch::Schedule(every))).await;
@@ -281,7 +281,7 @@ pub async fn a_paused_schedule_runs_for_its_probe(kit: Kit) {
     assert_eq!(standing(&app).await.paused, None);
 }
 
-pub async fn what_is_released_has_not_been_tried(kit: Kit) {
+pub async fn released_delivery_does_not_count_as_an_attempt(kit: Kit) {
     let app = watched(&kit, FAILURES_MAX + 1).await;
     let [(first, receipt)] = app.claim("t", 1).await.try_into().expect("one");
     assert!(app.store.release(&receipt, NOW).await.expect("released"));

@@ -27,7 +27,7 @@ async fn both<A: Send + 'static, B: Send + 'static>(
     (one.await.expect("one"), two.await.expect("two"))
 }
 
-pub async fn concurrent_versions_have_numbers_of_their_own(kit: Kit) {
+pub async fn concurrent_deploys_get_distinct_version_numbers(kit: Kit) {
     const CALLERS: u32 = 12;
     const EACH: u32 = 5;
     let app = kit.app().await;
@@ -75,7 +75,7 @@ async fn assert_one_chain(app: &Tenant, added: &[(u32, String, bool)]) {
     );
 }
 
-pub async fn concurrent_roll_backs_are_a_step_each(kit: Kit) {
+pub async fn concurrent_rollbacks_go_back_one_step_each(kit: Kit) {
     for _ in 0..15 {
         let app = kit.app().await;
         for wasm in ["one", "two", "three"] {
@@ -93,7 +93,7 @@ pub async fn concurrent_roll_backs_are_a_step_each(kit: Kit) {
 }
 
 /// One app adds a module while another removes the last version that uses it.
-pub async fn a_module_is_not_lost_to_a_deletion(kit: Kit) {
+pub async fn concurrent_deletion_does_not_remove_a_module_being_added(kit: Kit) {
     for round in 0..30 {
         let (old, new) = (kit.app().await, kit.app().await);
         let wasm = format!("module {round}");
@@ -123,7 +123,7 @@ pub async fn a_module_is_not_lost_to_a_deletion(kit: Kit) {
 }
 
 /// Two apps delete a module's last two versions: one of the deletions removes the module.
-pub async fn the_last_of_two_deletions_takes_the_module(kit: Kit) {
+pub async fn concurrent_deletions_remove_an_unused_module(kit: Kit) {
     for round in 0..30 {
         let (one, two) = (kit.app().await, kit.app().await);
         let wasm = format!("module {round}");
@@ -146,7 +146,7 @@ pub async fn the_last_of_two_deletions_takes_the_module(kit: Kit) {
 }
 
 /// A version is activated while it is deleted: one of the two comes first.
-pub async fn what_is_active_is_there(kit: Kit) {
+pub async fn concurrent_deletion_never_removes_the_active_version(kit: Kit) {
     let app = kit.app().await;
     app.add("one", true).await;
     for round in 0..30 {
@@ -171,7 +171,7 @@ pub async fn what_is_active_is_there(kit: Kit) {
 }
 
 /// One caller rolls back to versions while another deletes them.
-pub async fn what_is_rolled_back_to_is_there(kit: Kit) {
+pub async fn rollback_target_exists_despite_concurrent_deletion(kit: Kit) {
     for round in 0..30 {
         let app = kit.app().await;
         for wasm in ["one", "two"] {
@@ -207,7 +207,7 @@ async fn add_until_gone(app: Tenant) {
     }
 }
 
-pub async fn deleting_an_app_while_versions_are_added(kit: Kit) {
+pub async fn app_deletion_during_concurrent_deploys(kit: Kit) {
     for round in 0..6 {
         let app = kit.app().await;
         let mut callers = JoinSet::new();

@@ -63,7 +63,7 @@ async fn assert_deleted(app: &Tenant, version: u32) {
     assert_eq!(find(app, version).await, None);
 }
 
-pub async fn versions_are_numbered_from_one(kit: Kit) {
+pub async fn plugin_versions_are_numbered_from_one(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
     assert_eq!(numbers(&one).await, [0; 0]);
     for number in 1..=5 {
@@ -76,7 +76,7 @@ pub async fn versions_are_numbered_from_one(kit: Kit) {
     assert_eq!(numbers(&two).await, [1]);
 }
 
-pub async fn numbers_do_not_come_back(kit: Kit) {
+pub async fn plugin_version_numbers_are_never_reused(kit: Kit) {
     let app = kit.app().await;
     for number in 1..=6 {
         assert_eq!(app.add("module", false).await, number);
@@ -89,7 +89,7 @@ pub async fn numbers_do_not_come_back(kit: Kit) {
     assert_eq!(numbers(&app).await, [7]);
 }
 
-pub async fn a_version_is_read_back(kit: Kit) {
+pub async fn plugin_version_is_read_back_unchanged(kit: Kit) {
     let app = kit.app().await;
     let mut bytes = kit.rng().bytes(2_000_000);
     bytes.extend(0..=255);
@@ -132,7 +132,7 @@ pub async fn a_version_is_read_back(kit: Kit) {
     assert!(!has_module(&kit, "another").await);
 }
 
-pub async fn the_app_shows_its_active_version(kit: Kit) {
+pub async fn app_row_includes_its_active_version(kit: Kit) {
     let (app, other) = (kit.app().await, kit.app().await);
     other.add("other", true).await;
     let assert_active = async |number: u32, wasm| {
@@ -168,7 +168,7 @@ pub async fn the_app_shows_its_active_version(kit: Kit) {
     assert_eq!((theirs.version.0, theirs.digest), (1, digest("other")));
 }
 
-pub async fn roll_backs_go_back_step_by_step(kit: Kit) {
+pub async fn rollback_goes_back_one_version_at_a_time(kit: Kit) {
     let app = kit.app().await;
     assert_nothing_to_roll_back_to(&app).await;
     app.add("one", false).await;
@@ -199,7 +199,7 @@ pub async fn roll_backs_go_back_step_by_step(kit: Kit) {
     assert_eq!(numbers(&app).await, [4, 3, 2, 1]);
 }
 
-pub async fn activating_the_active_version_keeps_what_it_replaced(kit: Kit) {
+pub async fn reactivating_the_active_version_keeps_its_rollback_target(kit: Kit) {
     let app = kit.app().await;
     app.add("one", true).await;
     app.activate(1).await;
@@ -215,7 +215,7 @@ pub async fn activating_the_active_version_keeps_what_it_replaced(kit: Kit) {
     assert_nothing_to_roll_back_to(&app).await;
 }
 
-pub async fn a_deleted_version_is_not_rolled_back_to(kit: Kit) {
+pub async fn rollback_never_targets_a_deleted_version(kit: Kit) {
     let app = kit.app().await;
     for wasm in ["one", "two", "three"] {
         app.add(wasm, true).await;
@@ -228,7 +228,7 @@ pub async fn a_deleted_version_is_not_rolled_back_to(kit: Kit) {
     assert_eq!(app.try_roll_back().await.unwrap(), 3);
 }
 
-pub async fn the_active_version_is_not_deleted(kit: Kit) {
+pub async fn active_version_cannot_be_deleted(kit: Kit) {
     let app = kit.app().await;
     app.add("one", true).await;
     app.add("two", true).await;
@@ -247,7 +247,7 @@ pub async fn the_active_version_is_not_deleted(kit: Kit) {
     assert_eq!(numbers(&app).await, [1]);
 }
 
-pub async fn a_version_that_is_not_there(kit: Kit) {
+pub async fn operations_on_an_unknown_version_fail(kit: Kit) {
     let (app, other) = (kit.app().await, kit.app().await);
     app.add("one", true).await;
     app.add("two", false).await;
@@ -272,7 +272,7 @@ pub async fn a_version_that_is_not_there(kit: Kit) {
     assert_eq!(other.active().await, None);
 }
 
-pub async fn plugins_of_an_unknown_app(kit: Kit) {
+pub async fn plugin_operations_on_an_unknown_app_fail(kit: Kit) {
     let gone = kit.app().await;
     gone.add("one", true).await;
     gone.add("two", true).await;
@@ -296,7 +296,7 @@ pub async fn plugins_of_an_unknown_app(kit: Kit) {
     }
 }
 
-pub async fn a_module_is_there_while_a_version_has_it(kit: Kit) {
+pub async fn module_is_kept_while_a_version_uses_it(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
     // Twice in one app and once in another.
     one.add("shared", false).await;
@@ -317,7 +317,7 @@ pub async fn a_module_is_there_while_a_version_has_it(kit: Kit) {
     assert!(has_module(&kit, "shared").await);
 }
 
-pub async fn a_shared_module_survives_the_deletion_of_an_app(kit: Kit) {
+pub async fn shared_module_survives_app_deletion(kit: Kit) {
     let [one, two, three] = [kit.app().await, kit.app().await, kit.app().await];
     for app in [&one, &two, &three] {
         app.add("shared", true).await;
@@ -340,7 +340,7 @@ pub async fn a_shared_module_survives_the_deletion_of_an_app(kit: Kit) {
     assert!(!has_module(&kit, "shared").await);
 }
 
-pub async fn versions_are_listed_newest_first_in_pages(kit: Kit) {
+pub async fn plugin_versions_are_paged_newest_first(kit: Kit) {
     let (app, other) = (kit.app().await, kit.app().await);
     let mut rng = kit.rng();
     let mut expected = Vec::new();
@@ -371,7 +371,7 @@ pub async fn versions_are_listed_newest_first_in_pages(kit: Kit) {
     assert!(app.store.plugins(app.id, None, 0).await.unwrap().is_empty());
 }
 
-pub async fn versions_and_their_bytes_are_bounded(kit: Kit) {
+pub async fn plugin_versions_and_bytes_per_app_are_limited(kit: Kit) {
     let app = kit.app().await;
     for _ in 0..VERSIONS_MAX {
         app.add("one", false).await;

@@ -31,7 +31,7 @@ fn sized(k: &str, bytes: usize) -> Op {
     set("c", k, super::kit::bytes(vec![b'x'; bytes - 1 - k.len()]))
 }
 
-pub async fn a_quota_of_entries_refuses_one_more(kit: Kit) {
+pub async fn entry_quota_rejects_one_more_entry(kit: Kit) {
     let app = kit.app().await;
     app.limit(Some(3), None).await;
     for k in ["a", "b"] {
@@ -57,7 +57,7 @@ pub async fn a_quota_of_entries_refuses_one_more(kit: Kit) {
     assert_eq!(app.keys("c").await, ["a", "b", "d"]);
 }
 
-pub async fn a_refused_batch_leaves_nothing(kit: Kit) {
+pub async fn batch_over_the_quota_writes_nothing(kit: Kit) {
     let app = kit.app().await;
     let version = app.set("c", "a", bytes("old")).await;
     let guarded = app.set("c", "b", bytes("old")).await;
@@ -87,7 +87,7 @@ pub async fn a_refused_batch_leaves_nothing(kit: Kit) {
     assert_eq!(app.get("c", "a").await.unwrap().version, version);
 }
 
-pub async fn the_last_byte_fits(kit: Kit) {
+pub async fn byte_quota_can_be_filled_exactly(kit: Kit) {
     let app = kit.app().await;
     // In many small steps that add up to exactly the quota.
     let quota = room(30, 30 * 7);
@@ -120,7 +120,7 @@ pub async fn the_last_byte_fits(kit: Kit) {
     assert_eq!(app.usage().await, (2, 1000));
 }
 
-pub async fn a_quota_of_nothing(kit: Kit) {
+pub async fn zero_quota_rejects_every_new_entry(kit: Kit) {
     for (entries, bytes, short) in [
         (Some(0), None, Resource::Entries),
         (None, Some(0), Resource::Bytes),
@@ -139,7 +139,7 @@ pub async fn a_quota_of_nothing(kit: Kit) {
     }
 }
 
-pub async fn a_quota_from_the_beginning(kit: Kit) {
+pub async fn quota_given_at_creation_is_enforced(kit: Kit) {
     let mut row = app("born-small");
     row.limits.quota = Quota {
         entries: Some(2),
@@ -161,7 +161,7 @@ pub async fn a_quota_from_the_beginning(kit: Kit) {
     assert_refused(&app, vec![sized("m", 2)], Resource::Entries, 2).await;
 }
 
-pub async fn over_a_quota_of_entries_what_adds_none_is_taken(kit: Kit) {
+pub async fn over_the_entry_quota_writes_without_new_entries_succeed(kit: Kit) {
     let app = kit.app().await;
     for k in ["a", "b", "d", "e", "f"] {
         app.set("c", k, bytes("12")).await;
@@ -186,7 +186,7 @@ pub async fn over_a_quota_of_entries_what_adds_none_is_taken(kit: Kit) {
     assert_eq!(app.keys("c").await, ["g", "h"]);
 }
 
-pub async fn over_a_quota_of_bytes_what_adds_none_is_taken(kit: Kit) {
+pub async fn over_the_byte_quota_writes_that_do_not_grow_succeed(kit: Kit) {
     let app = kit.app().await;
     app.commit(vec![], vec![sized("a", 50), sized("b", 50)])
         .await;
@@ -222,7 +222,7 @@ pub async fn over_a_quota_of_bytes_what_adds_none_is_taken(kit: Kit) {
     assert_eq!(app.usage().await.0, 3);
 }
 
-pub async fn a_batch_counts_as_a_whole(kit: Kit) {
+pub async fn quota_applies_to_the_net_size_of_a_batch(kit: Kit) {
     let app = kit.app().await;
     app.commit(vec![], vec![sized("a", 40), sized("b", 60)])
         .await;
@@ -247,7 +247,7 @@ pub async fn a_batch_counts_as_a_whole(kit: Kit) {
     assert_refused(&app, ops, Resource::Bytes, quota).await;
 }
 
-pub async fn expired_entries_take_room(kit: Kit) {
+pub async fn expired_entries_count_against_the_quota(kit: Kit) {
     let app = kit.app().await;
     app.limit(Some(2), None).await;
     for k in ["a", "b"] {
@@ -264,7 +264,7 @@ pub async fn expired_entries_take_room(kit: Kit) {
     assert_eq!(after.usage().await, (2, 12));
 }
 
-pub async fn deleting_makes_room(kit: Kit) {
+pub async fn deleting_an_entry_frees_quota(kit: Kit) {
     let name = |at: usize| format!("k{at:02}");
     for (entries, bytes, short, of) in [
         (Some(10), None, Resource::Entries, 10),
@@ -284,7 +284,7 @@ pub async fn deleting_makes_room(kit: Kit) {
     }
 }
 
-pub async fn raising_the_quota_makes_room(kit: Kit) {
+pub async fn raising_the_quota_takes_effect_at_once(kit: Kit) {
     let app = kit.app().await;
     app.limit(Some(1), Some(room(1, 10))).await;
     app.commit(vec![], vec![sized("a", 10)]).await;
@@ -303,7 +303,7 @@ pub async fn raising_the_quota_makes_room(kit: Kit) {
     assert_eq!(app.usage().await, (3, 100_100));
 }
 
-pub async fn a_quota_is_of_one_app(kit: Kit) {
+pub async fn quota_of_one_app_does_not_affect_another(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
     let (of_one, of_two) = (room(1, 13), room(2, 30));
     one.limit(Some(1), Some(of_one)).await;
@@ -354,7 +354,7 @@ async fn fill(app: Tenant, writer: usize, quota: u64, mut rng: Rng) -> u64 {
     sum
 }
 
-pub async fn concurrent_writers_fill_a_quota_of_bytes(kit: Kit) {
+pub async fn concurrent_writers_never_exceed_the_byte_quota(kit: Kit) {
     const QUOTA: u64 = 300_000;
     let app = kit.app().await;
     app.limit(None, Some(QUOTA)).await;
@@ -370,7 +370,7 @@ pub async fn concurrent_writers_fill_a_quota_of_bytes(kit: Kit) {
     assert!(used + room(1, 16) > QUOTA, "{used} bytes of {QUOTA}");
 }
 
-pub async fn concurrent_writers_fill_a_quota_of_entries(kit: Kit) {
+pub async fn concurrent_writers_never_exceed_the_entry_quota(kit: Kit) {
     const QUOTA: usize = 200;
     let app = kit.app().await;
     app.limit(Some(QUOTA as u64), None).await;

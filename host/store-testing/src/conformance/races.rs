@@ -47,7 +47,7 @@ fn beside(round: usize, caller: usize, op: Op) -> Vec<Op> {
     ops
 }
 
-pub async fn one_of_many_wins_each_version(kit: Kit) {
+pub async fn one_concurrent_update_of_a_version_wins(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "k", bytes("0")).await;
     for round in 0..30 {
@@ -64,7 +64,7 @@ pub async fn one_of_many_wins_each_version(kit: Kit) {
     }
 }
 
-pub async fn one_of_many_creates_an_entry(kit: Kit) {
+pub async fn one_concurrent_create_wins(kit: Kit) {
     let app = kit.app().await;
     for round in 0..30 {
         let k = format!("k{round}");
@@ -77,7 +77,7 @@ pub async fn one_of_many_creates_an_entry(kit: Kit) {
     }
 }
 
-pub async fn one_of_many_recreates_an_expired_entry(kit: Kit) {
+pub async fn one_concurrent_recreate_of_an_expired_entry_wins(kit: Kit) {
     let app = kit.app().await;
     let after = app.later(10);
     for round in 0..20 {
@@ -92,7 +92,7 @@ pub async fn one_of_many_recreates_an_expired_entry(kit: Kit) {
     }
 }
 
-pub async fn one_of_many_deletes_a_version(kit: Kit) {
+pub async fn one_concurrent_delete_of_a_version_wins(kit: Kit) {
     let app = kit.app().await;
     for round in 0..20 {
         let version = app.set("c", "k", bytes("0")).await;
@@ -116,7 +116,7 @@ fn number(value: &Value) -> i64 {
     text.parse().expect("a number")
 }
 
-pub async fn transfers_keep_the_sum(kit: Kit) {
+pub async fn concurrent_transfers_preserve_the_sum(kit: Kit) {
     const ACCOUNTS: usize = 5;
     let app = kit.app().await;
     for account in 0..ACCOUNTS {
@@ -174,7 +174,7 @@ pub async fn transfers_keep_the_sum(kit: Kit) {
 }
 
 /// Batches over the same keys in opposite orders: none fails, and each is seen completely.
-pub async fn crossing_batches_all_succeed(kit: Kit) {
+pub async fn batches_in_opposite_key_orders_do_not_deadlock(kit: Kit) {
     let app = kit.app().await;
     let keys: Vec<_> = (0..20).map(|at| format!("k{at:02}")).collect();
     let mut callers = JoinSet::new();
@@ -202,7 +202,7 @@ pub async fn crossing_batches_all_succeed(kit: Kit) {
 }
 
 /// Two absence checks that guard each other's keys: both cannot hold.
-pub async fn cross_checks_of_absence_exclude_each_other(kit: Kit) {
+pub async fn crossed_absence_checks_prevent_write_skew(kit: Kit) {
     let app = kit.app().await;
     for round in 0..30 {
         let [a, b] = ["a", "b"].map(|name| format!("{name}{round}"));
@@ -223,7 +223,7 @@ pub async fn cross_checks_of_absence_exclude_each_other(kit: Kit) {
     }
 }
 
-pub async fn a_batch_is_seen_whole(kit: Kit) {
+pub async fn readers_never_see_half_a_batch(kit: Kit) {
     let app = kit.app().await;
     let stop = Arc::new(AtomicBool::new(false));
     let ops = |round: u32| {
@@ -264,7 +264,7 @@ pub async fn a_batch_is_seen_whole(kit: Kit) {
 
 /// A key that batches delete and set again exists at every moment. So a deletion finds it, even
 /// one that has waited for such a batch.
-pub async fn a_deletion_sees_the_entry_that_replaces_another(kit: Kit) {
+pub async fn delete_finds_an_entry_replaced_concurrently(kit: Kit) {
     let app = kit.app().await;
     for round in 0..100 {
         app.set("c", "k", bytes("0")).await;
@@ -287,7 +287,7 @@ pub async fn a_deletion_sees_the_entry_that_replaces_another(kit: Kit) {
     }
 }
 
-pub async fn deleting_an_app_while_it_is_written(kit: Kit) {
+pub async fn app_deletion_during_concurrent_writes(kit: Kit) {
     for round in 0..6 {
         let app = kit.app().await;
         let ops = (0..300)

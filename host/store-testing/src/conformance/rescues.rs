@@ -36,7 +36,7 @@ async fn is_outstanding(app: &Tenant) -> bool {
     all.iter().any(|queue| queue.app == app.id)
 }
 
-pub async fn a_retry_that_is_too_far_ahead_is_due(kit: Kit) {
+pub async fn retry_scheduled_too_far_ahead_becomes_due(kit: Kit) {
     let app = changed(&kit, 3).await;
     let ends = [AHEAD_MS, BEYOND_MS];
     for ((_, receipt), ms) in app.claim("t", 2).await.iter().zip(ends) {
@@ -57,7 +57,7 @@ pub async fn a_retry_that_is_too_far_ahead_is_due(kit: Kit) {
     assert_eq!(last.due_at, Some(app.now.plus_ms(BEYOND_MS)));
 }
 
-pub async fn a_lease_that_ends_too_far_ahead_ends(kit: Kit) {
+pub async fn lease_expiring_too_far_ahead_is_ended(kit: Kit) {
     let app = changed(&kit, 2).await;
     let [(_, one), (_, two)] = app.claim("t", 2).await.try_into().expect("two");
     for receipt in [&one, &two] {
@@ -76,7 +76,7 @@ pub async fn a_lease_that_ends_too_far_ahead_ends(kit: Kit) {
     assert!(!is_outstanding(&app).await);
 }
 
-pub async fn a_probe_that_waits_too_long_is_let_through(kit: Kit) {
+pub async fn probe_scheduled_too_far_ahead_becomes_due(kit: Kit) {
     let app = changed(&kit, FAILURES_MAX).await;
     let wrong = app.later(AHEAD_MS);
     for (_, receipt) in &app.claim("t", FAILURES_MAX).await {
@@ -97,7 +97,7 @@ pub async fn a_probe_that_waits_too_long_is_let_through(kit: Kit) {
     assert_eq!(probe_at, after);
 }
 
-pub async fn what_is_put_off_in_a_long_queue_is_rescued_in_steps(kit: Kit) {
+pub async fn long_queue_is_rescued_in_steps(kit: Kit) {
     let app = kit.app().await;
     app.watch("t", "c").await;
     let wrong = app.later(AHEAD_MS);

@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     #[should_panic = "no end after 2000 rounds"]
-    fn a_loop_without_an_end_panics() {
+    fn endless_loop_panics() {
         let mut rounds = Rounds::new();
         loop {
             rounds.next();

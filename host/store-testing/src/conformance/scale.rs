@@ -74,7 +74,7 @@ async fn walk(app: &Tenant, reverse: bool, with_values: bool) -> HashMap<String,
     }
 }
 
-pub async fn a_long_list_stays_true_under_writes(kit: Kit) {
+pub async fn long_list_is_complete_under_concurrent_writes(kit: Kit) {
     let app = kit.app().await;
     load(&app).await;
     let stop = Arc::new(AtomicBool::new(false));

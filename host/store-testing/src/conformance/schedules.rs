@@ -44,7 +44,7 @@ async fn due(app: &Tenant) -> Vec<Trigger> {
     own.map(|due| due.trigger.expect("a trigger")).collect()
 }
 
-pub async fn a_schedule_is_planned_then_run(kit: Kit) {
+pub async fn schedule_is_planned_then_run(kit: Kit) {
     let app = scheduled(&kit).await;
     assert_eq!(due(&app).await.len(), 1, "not planned yet");
     let next = NOW.plus_ms(60_000);
@@ -63,7 +63,7 @@ pub async fn a_schedule_is_planned_then_run(kit: Kit) {
     assert_eq!(later.usage().await, (0, 0));
 }
 
-pub async fn schedules_come_in_pages(kit: Kit) {
+pub async fn due_schedules_are_listed_in_pages(kit: Kit) {
     let app = scheduled(&kit).await;
     for n in 0..6u64 {
         let name = format!("t{n}");
@@ -96,7 +96,7 @@ pub async fn schedules_come_in_pages(kit: Kit) {
     assert_eq!(found, ["t", "t0", "t1", "t2", "t3"]);
 }
 
-pub async fn schedules_that_are_planned_too_far_ahead_are_found(kit: Kit) {
+pub async fn schedules_planned_too_far_ahead_are_found(kit: Kit) {
     let app = scheduled(&kit).await;
     let (near, far) = (NOW.plus_ms(60_000), NOW.plus_ms(400 * 86_400_000));
     tick(&app, None, Some(far), None).await;
@@ -139,14 +139,14 @@ pub async fn schedules_that_are_planned_too_far_ahead_are_found(kit: Kit) {
     assert_eq!(found(NOW).await, []);
 }
 
-pub async fn a_tick_of_another_plan_does_nothing(kit: Kit) {
+pub async fn tick_for_an_outdated_plan_is_a_no_op(kit: Kit) {
     let app = scheduled(&kit).await;
     assert!(!tick(&app, Some(NOW), Some(NOW.plus_ms(1)), Some(NOW)).await);
     assert_eq!(app.triggers().await[0].next_at, None);
     assert_eq!(app.outstanding().await, []);
 }
 
-pub async fn no_run_is_made_while_one_is_outstanding(kit: Kit) {
+pub async fn schedule_does_not_overlap_its_own_runs(kit: Kit) {
     let app = scheduled(&kit).await;
     let at = |minutes: u64| NOW.plus_ms(minutes * 60_000);
     tick(&app, None, Some(at(1)), None).await;
@@ -158,7 +158,7 @@ pub async fn no_run_is_made_while_one_is_outstanding(kit: Kit) {
     assert!(tick(&app, Some(at(4)), Some(at(5)), Some(at(4))).await);
 }
 
-pub async fn one_of_many_makes_the_run(kit: Kit) {
+pub async fn one_concurrent_tick_creates_the_run(kit: Kit) {
     let app = scheduled(&kit).await;
     tick(&app, None, Some(NOW), None).await;
     for round in 0..10u64 {
@@ -180,7 +180,7 @@ pub async fn one_of_many_makes_the_run(kit: Kit) {
     }
 }
 
-pub async fn a_paused_schedule_is_not_due(kit: Kit) {
+pub async fn paused_schedule_is_not_due(kit: Kit) {
     let app = scheduled(&kit).await;
     app.pause("t", true).await;
     assert_eq!(due(&app).await, []);

@@ -56,7 +56,7 @@ async fn set_public(kit: &Kit, app: AppId, public: bool) -> Result<App, StoreErr
     kit.store.set_public(app, public, audit_row("test")).await
 }
 
-pub async fn an_app_is_created_with_its_settings(kit: Kit) {
+pub async fn app_is_created_with_the_given_settings(kit: Kit) {
     for (name, public, limits) in [
         ("plain", false, AppLimits::default()),
         ("open", true, AppLimits::default()),
@@ -72,7 +72,7 @@ pub async fn an_app_is_created_with_its_settings(kit: Kit) {
     }
 }
 
-pub async fn a_taken_name_is_not_created(kit: Kit) {
+pub async fn creating_an_app_with_a_taken_name_fails(kit: Kit) {
     let first = app("shop");
     kit.create(&first).await.unwrap();
     let second = App {
@@ -85,7 +85,7 @@ pub async fn a_taken_name_is_not_created(kit: Kit) {
     assert_same(&row(&kit, &first).await, &first);
 }
 
-pub async fn an_operation_changes_what_it_is_about(kit: Kit) {
+pub async fn settings_update_changes_only_the_named_fields(kit: Kit) {
     let (mut expected, other) = (app("shop"), app("other"));
     for app in [&expected, &other] {
         kit.create(app).await.unwrap();
@@ -135,7 +135,7 @@ pub async fn an_operation_changes_what_it_is_about(kit: Kit) {
     }
 }
 
-pub async fn limits_that_are_not_as_expected_stay(kit: Kit) {
+pub async fn conditional_limit_update_requires_the_expected_limits(kit: Kit) {
     let made = App {
         limits: all_set(),
         ..app("shop")
@@ -173,7 +173,7 @@ pub async fn limits_that_are_not_as_expected_stay(kit: Kit) {
 }
 
 /// Four callers each change one setting: no change is undone.
-pub async fn changes_of_different_settings_never_undo_each_other(kit: Kit) {
+pub async fn concurrent_changes_of_different_settings_all_persist(kit: Kit) {
     const ROUNDS: u32 = 30;
     let made = app("shop");
     kit.create(&made).await.unwrap();
@@ -227,7 +227,7 @@ pub async fn changes_of_different_settings_never_undo_each_other(kit: Kit) {
 }
 
 /// All callers increment a limit that they have read: no increment is lost.
-pub async fn one_of_many_changes_the_limits_that_all_have_read(kit: Kit) {
+pub async fn one_concurrent_conditional_limit_update_wins(kit: Kit) {
     let made = App {
         limits: AppLimits {
             calls_at_once: Some(1),
@@ -264,7 +264,7 @@ pub async fn one_of_many_changes_the_limits_that_all_have_read(kit: Kit) {
     assert_eq!(found.calls_at_once, Some(31));
 }
 
-pub async fn zero_is_a_limit(kit: Kit) {
+pub async fn zero_is_a_valid_limit(kit: Kit) {
     let made = app("shop");
     kit.create(&made).await.unwrap();
     let limits = AppLimits {
@@ -279,7 +279,7 @@ pub async fn zero_is_a_limit(kit: Kit) {
     assert_eq!(row(&kit, &made).await.limits, limits);
 }
 
-pub async fn settings_of_an_unknown_app(kit: Kit) {
+pub async fn settings_update_of_an_unknown_app_fails(kit: Kit) {
     let gone = kit.app().await;
     assert!(kit.delete_app(gone.id).await.unwrap());
     for app in [gone.id, AppId::generate()] {
@@ -291,7 +291,7 @@ pub async fn settings_of_an_unknown_app(kit: Kit) {
     assert!(kit.store.apps(None, 10).await.unwrap().is_empty());
 }
 
-pub async fn the_largest_limits_are_as_good_as_none(kit: Kit) {
+pub async fn largest_limits_behave_as_unlimited(kit: Kit) {
     const SIGNED_MAX: u64 = i64::MAX as u64;
     let mut row = app("largest");
     row.limits.calls_per_second = Some(u32::MAX);
@@ -330,7 +330,7 @@ pub async fn the_largest_limits_are_as_good_as_none(kit: Kit) {
     }
 }
 
-pub async fn an_app_is_deleted_once(kit: Kit) {
+pub async fn app_is_deleted_once(kit: Kit) {
     let (gone, kept) = (kit.app().await, kit.app().await);
     for app in [&gone, &kept] {
         app.set("c", "k", bytes("x")).await;

@@ -110,7 +110,7 @@ impl Life {
     }
 }
 
-pub async fn the_diagram_has_the_arrows_of_the_store(kit: Kit) {
+pub async fn documented_delivery_states_match_the_store(kit: Kit) {
     let mut life = Life {
         app: watched(&kit).await,
         states: BTreeMap::new(),

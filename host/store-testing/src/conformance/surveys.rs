@@ -10,7 +10,7 @@ async fn survey(app: &Tenant) -> AppSurvey {
     app.store.survey(app.id).await.expect("a survey")
 }
 
-pub async fn a_survey_says_what_there_is(kit: Kit) {
+pub async fn survey_reports_deliveries_and_dead_letters(kit: Kit) {
     let (app, other) = (kit.app().await, kit.app().await);
     assert_eq!(survey(&app).await, AppSurvey::default());
     app.watch("t", "c").await;
@@ -49,7 +49,7 @@ pub async fn a_survey_says_what_there_is(kit: Kit) {
 }
 
 /// Deliveries outlive their trigger, and wait like others.
-pub async fn a_survey_sees_queues_without_a_trigger(kit: Kit) {
+pub async fn survey_includes_queues_of_deleted_triggers(kit: Kit) {
     let app = kit.app().await;
     let new = NewTrigger {
         policy: Policy::default(),
@@ -61,7 +61,7 @@ pub async fn a_survey_sees_queues_without_a_trigger(kit: Kit) {
     assert_eq!(survey(&app).await.oldest_due, Some(NOW));
 }
 
-pub async fn a_store_says_how_big_it_is(kit: Kit) {
+pub async fn store_reports_its_size(kit: Kit) {
     let app = kit.app().await;
     app.set("c", "k", json("1")).await;
     let size = app.store.size().await.expect("a size");

@@ -23,7 +23,7 @@ pub async fn expired_entries_are_swept_in_steps(kit: Kit) {
     assert_eq!(app.keys("c").await, [""; 0]);
 }
 
-pub async fn what_was_written_again_is_not_swept(kit: Kit) {
+pub async fn rewritten_entry_is_not_swept(kit: Kit) {
     let app = kit.app().await;
     app.watch("t", "c").await;
     app.set_until("c", "a", json("1"), NOW.plus_ms(1)).await;
@@ -53,7 +53,7 @@ pub async fn what_was_written_again_is_not_swept(kit: Kit) {
 }
 
 /// Concurrent writers and sweepers: no live entry is lost, and usage is exact.
-pub async fn sweeping_while_entries_are_written(kit: Kit) {
+pub async fn sweeping_during_concurrent_writes_loses_nothing(kit: Kit) {
     let app = kit.app().await;
     let writer = tokio::spawn({
         let app = app.clone();

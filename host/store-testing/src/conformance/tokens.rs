@@ -49,7 +49,7 @@ async fn revoke(kit: &Kit, app: Option<AppId>, token: TokenId, at: Timestamp) ->
     revoked.expect("a revocation")
 }
 
-pub async fn a_created_token_is_read_back(kit: Kit) {
+pub async fn created_token_is_read_back_unchanged(kit: Kit) {
     let app = kit.app().await;
     let plain = token("plain", None);
     let mut bound = token("bound", Some(app.id));
@@ -76,7 +76,7 @@ pub async fn a_created_token_is_read_back(kit: Kit) {
     assert_eq!(find(&kit, token("other", None).id).await, None);
 }
 
-pub async fn a_taken_identity_stays_with_the_first(kit: Kit) {
+pub async fn token_with_a_taken_id_is_not_created(kit: Kit) {
     let app = kit.app().await;
     let mut first = token("first", None);
     first.expires_at = Some(NOW.plus_ms(1));
@@ -116,7 +116,7 @@ async fn winners<F: Future<Output = bool> + Send + 'static>(
     tasks.join_all().await.into_iter().flatten().collect()
 }
 
-pub async fn one_of_many_makes_the_first_token(kit: Kit) {
+pub async fn one_concurrent_bootstrap_creates_the_first_token(kit: Kit) {
     let tokens: Vec<_> = (0..16)
         .map(|caller| Token {
             id: TokenId::BOOTSTRAP,
@@ -133,7 +133,7 @@ pub async fn one_of_many_makes_the_first_token(kit: Kit) {
     assert_eq!(listed(&kit, None).await, [tokens[won[0]].clone()]);
 }
 
-pub async fn one_of_many_revokes_a_token(kit: Kit) {
+pub async fn one_concurrent_revocation_takes_effect(kit: Kit) {
     for _ in 0..10 {
         let token = token("ci", None);
         create(&kit, &token).await;
@@ -146,7 +146,7 @@ pub async fn one_of_many_revokes_a_token(kit: Kit) {
     }
 }
 
-pub async fn a_token_is_revoked_once(kit: Kit) {
+pub async fn token_is_revoked_once(kit: Kit) {
     let app = kit.app().await;
     for (bound, by) in [
         (None, None),
@@ -172,7 +172,7 @@ pub async fn a_token_is_revoked_once(kit: Kit) {
     }
 }
 
-pub async fn what_is_not_there_is_not_revoked(kit: Kit) {
+pub async fn revoking_an_unknown_token_is_a_no_op(kit: Kit) {
     let (own, other) = (kit.app().await, kit.app().await);
     let (bound, free) = (token("bound", Some(own.id)), token("free", None));
     for token in [&bound, &free] {
@@ -193,7 +193,7 @@ pub async fn what_is_not_there_is_not_revoked(kit: Kit) {
     assert_eq!(listed(&kit, None).await, [bound, free]);
 }
 
-pub async fn a_token_of_an_unknown_app(kit: Kit) {
+pub async fn token_for_an_unknown_app_is_rejected(kit: Kit) {
     let gone = kit.app().await;
     assert!(kit.delete_app(gone.id).await.unwrap());
     for app in [gone.id, AppId::generate()] {
@@ -243,7 +243,7 @@ pub async fn tokens_are_listed_in_pages(kit: Kit) {
     assert_eq!(kit.store.tokens(None, None, 2).await.unwrap(), all[..2]);
 }
 
-pub async fn an_app_takes_its_tokens_along(kit: Kit) {
+pub async fn deleting_an_app_deletes_its_tokens(kit: Kit) {
     let (gone, other, kept) = (kit.app().await, kit.app().await, kit.app().await);
     let mut tokens = Vec::new();
     for app in [Some(gone.id), Some(kept.id), Some(other.id), None] {
@@ -280,7 +280,7 @@ async fn create_until_gone(app: Tenant) {
     }
 }
 
-pub async fn deleting_an_app_while_tokens_are_made(kit: Kit) {
+pub async fn app_deletion_during_concurrent_token_creation(kit: Kit) {
     for _ in 0..5 {
         let app = kit.app().await;
         let mut makers = JoinSet::new();
@@ -322,7 +322,7 @@ async fn try_create(kit: &Kit, token: Token) -> bool {
     }
 }
 
-pub async fn tokens_of_an_app_are_bounded(kit: Kit) {
+pub async fn tokens_per_app_are_limited(kit: Kit) {
     let (app, other) = (kit.app().await, kit.app().await);
     let expired = Token {
         expires_at: Some(NOW),
@@ -369,7 +369,7 @@ pub async fn tokens_of_an_app_are_bounded(kit: Kit) {
     assert_eq!(count(&kit, app.id).await, TOKENS_MAX);
 }
 
-pub async fn creators_share_the_last_places(kit: Kit) {
+pub async fn concurrent_token_creation_respects_the_limit(kit: Kit) {
     let app = kit.app().await;
     fill(&kit, app.id, TOKENS_MAX - 4).await;
     let race = || {
@@ -408,7 +408,7 @@ async fn try_revoke(kit: &Kit, token: TokenId) -> Option<bool> {
     }
 }
 
-pub async fn the_last_administrator_stays(kit: Kit) {
+pub async fn last_administrator_token_cannot_be_revoked(kit: Kit) {
     let app = kit.app().await;
     let last = admin();
     let expired = Token {
@@ -446,7 +446,7 @@ pub async fn the_last_administrator_stays(kit: Kit) {
     assert_eq!(try_revoke(&kit, second.id).await, None);
 }
 
-pub async fn of_administrators_who_revoke_each_other_one_stays(kit: Kit) {
+pub async fn administrators_revoking_each_other_leave_one(kit: Kit) {
     for _ in 0..10 {
         let before = listed(&kit, None).await;
         let admins: Vec<_> = (0..6).map(|_| admin()).collect();

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-pub async fn each_kind_of_change_is_told(kit: Kit) {
+pub async fn each_kind_of_change_creates_a_delivery(kit: Kit) {
     let app = kit.app().await;
     app.watch("t", "orders").await;
     let set_at = app.set("orders", "a", json("{\"n\":1}")).await;
@@ -71,7 +71,7 @@ pub async fn each_kind_of_change_is_told(kit: Kit) {
     assert_eq!(gone.event.at, NOW.plus_ms(5));
 }
 
-pub async fn what_changes_nothing_is_not_told(kit: Kit) {
+pub async fn no_op_write_creates_no_delivery(kit: Kit) {
     let app = kit.app().await;
     app.watch("t", "c").await;
     assert!(!app.delete("c", "absent").await);
@@ -86,7 +86,7 @@ pub async fn what_changes_nothing_is_not_told(kit: Kit) {
     assert_eq!(app.outstanding().await.len(), before);
 }
 
-pub async fn a_trigger_sees_its_prefix_and_kinds(kit: Kit) {
+pub async fn trigger_matches_its_prefix_and_event_kinds(kit: Kit) {
     let app = kit.app().await;
     let with = |prefix: &str, set, delete| Changes {
         collection: super::kit::collection("c"),
@@ -121,7 +121,7 @@ pub async fn a_trigger_sees_its_prefix_and_kinds(kit: Kit) {
     assert_eq!(ids.len(), 3);
 }
 
-pub async fn each_operation_of_a_batch_is_told_in_order(kit: Kit) {
+pub async fn batch_operations_are_delivered_in_order(kit: Kit) {
     let app = kit.app().await;
     app.watch("t", "c").await;
     let ops = vec![
@@ -149,7 +149,7 @@ pub async fn each_operation_of_a_batch_is_told_in_order(kit: Kit) {
     assert_eq!(kinds, ["set", "set", "delete", "set"]);
 }
 
-pub async fn a_write_that_fails_makes_no_delivery(kit: Kit) {
+pub async fn failed_write_creates_no_delivery(kit: Kit) {
     let app = kit.app().await;
     app.watch("t", "c").await;
     app.set("d", "text", json("\"x\"")).await;
@@ -191,7 +191,7 @@ pub async fn deliveries_count_against_the_quota(kit: Kit) {
     assert_eq!(app.usage().await, (1, 50));
 }
 
-pub async fn triggers_are_set_replaced_paused_and_deleted(kit: Kit) {
+pub async fn triggers_can_be_set_replaced_paused_and_deleted(kit: Kit) {
     let app = kit.app().await;
     assert_eq!(app.triggers().await, []);
     let first = app.watch("b", "c").await;
@@ -228,7 +228,7 @@ pub async fn triggers_are_set_replaced_paused_and_deleted(kit: Kit) {
 
 /// Replacing a trigger changes neither its creation time nor when an unchanged schedule is due
 /// next.
-pub async fn a_set_keeps_what_it_is_not_about(kit: Kit) {
+pub async fn replacing_a_trigger_keeps_its_creation_time_and_plan(kit: Kit) {
     let app = kit.app().await;
     let every = |text: &str| Watch::Schedule(Schedule::parse(text).expect("a schedule"));
     let made = app.set_trigger(trigger("t", every("*/5 * * * *"))).await;
@@ -280,7 +280,7 @@ fn assert_too_many(refused: Result<Trigger, StoreError>) {
     );
 }
 
-pub async fn no_number_of_callers_passes_the_limit_of_triggers(kit: Kit) {
+pub async fn concurrent_callers_cannot_exceed_the_trigger_limit(kit: Kit) {
     let app = kit.app().await;
     for number in 0..TRIGGERS_MAX - 3 {
         app.watch(&format!("t{number}"), "c").await;
@@ -360,7 +360,7 @@ pub async fn declared_triggers_count_against_the_limit(kit: Kit) {
 
 /// A write sees a trigger once the trigger is acknowledged, and no longer than until it is
 /// deleted.
-pub async fn a_trigger_holds_at_once(kit: Kit) {
+pub async fn trigger_takes_effect_once_acknowledged(kit: Kit) {
     let app = kit.app().await;
     for round in 0..5 {
         app.watch("t", "c").await;
@@ -376,7 +376,7 @@ pub async fn a_trigger_holds_at_once(kit: Kit) {
     }
 }
 
-pub async fn triggers_of_an_unknown_app(kit: Kit) {
+pub async fn trigger_operations_on_an_unknown_app_fail(kit: Kit) {
     let app = kit.app().await;
     let gone = kit.app().await;
     gone.watch("t", "c").await;
@@ -416,7 +416,7 @@ async fn names(app: &Tenant) -> Vec<(String, Origin)> {
     all.iter().map(|t| (t.name.to_string(), t.origin)).collect()
 }
 
-pub async fn declared_triggers_come_and_go_with_their_version(kit: Kit) {
+pub async fn declared_triggers_follow_the_active_version(kit: Kit) {
     let app = kit.app().await;
     let own = |name: &str| (name.to_owned(), Origin::Plugin);
     deploy(&app, "one", vec![declared("a", "c"), declared("b", "c")]).await;
@@ -433,7 +433,7 @@ pub async fn declared_triggers_come_and_go_with_their_version(kit: Kit) {
     assert_eq!(app.outstanding().await.len(), 4);
 }
 
-pub async fn an_operators_trigger_takes_the_place_of_a_declared_one(kit: Kit) {
+pub async fn operator_trigger_overrides_a_declared_one(kit: Kit) {
     let app = kit.app().await;
     app.watch("a", "mine").await;
     deploy(&app, "one", vec![declared("a", "c")]).await;
@@ -444,7 +444,7 @@ pub async fn an_operators_trigger_takes_the_place_of_a_declared_one(kit: Kit) {
     assert_eq!(app.outstanding().await.len(), 1);
 }
 
-pub async fn an_activation_resumes_what_failures_have_paused(kit: Kit) {
+pub async fn activation_resumes_triggers_paused_by_failures(kit: Kit) {
     let app = kit.app().await;
     app.watch("by_failures", "c").await;
     for n in 0..FAILURES_MAX {
@@ -472,7 +472,7 @@ pub async fn an_activation_resumes_what_failures_have_paused(kit: Kit) {
     assert_eq!(found, [(None, 0), (Some(Pause::Operator), 0)]);
 }
 
-pub async fn an_audited_write_is_told_too(kit: Kit) {
+pub async fn audited_write_creates_deliveries(kit: Kit) {
     let app = kit.app().await;
     app.watch("t", "c").await;
     let batch = WriteBatch {

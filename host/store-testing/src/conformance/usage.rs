@@ -35,7 +35,7 @@ pub async fn entries_and_bytes_are_counted(kit: Kit) {
     assert_eq!(app.usage().await, (0, 0));
 }
 
-pub async fn bytes_count_as_they_were_written(kit: Kit) {
+pub async fn usage_counts_bytes_as_written(kit: Kit) {
     let app = kit.app().await;
     // UTF-8, not characters.
     app.set("ä", "\u{10000}é", bytes([255])).await;
@@ -55,7 +55,7 @@ pub async fn bytes_count_as_they_were_written(kit: Kit) {
     assert_eq!(app.usage().await, (1, 2 + 4));
 }
 
-pub async fn one_key_several_times_in_a_batch(kit: Kit) {
+pub async fn usage_of_repeated_writes_of_a_key_in_a_batch(kit: Kit) {
     let app = kit.app().await;
     let long = || set("c", "k", bytes("long value"));
     let short = || set("c", "k", bytes("s"));
@@ -79,7 +79,7 @@ pub async fn one_key_several_times_in_a_batch(kit: Kit) {
     }
 }
 
-pub async fn expired_entries_count_until_they_are_written_over(kit: Kit) {
+pub async fn expired_entries_count_until_replaced_or_deleted(kit: Kit) {
     let app = kit.app().await;
     for k in ["a", "b", "d", "e"] {
         app.set_until("c", k, bytes("1234"), NOW.plus_ms(10)).await;
@@ -105,7 +105,7 @@ pub async fn expired_entries_count_until_they_are_written_over(kit: Kit) {
     assert_eq!(after.usage().await, (3, 9));
 }
 
-pub async fn guarded_writes_count_if_they_take_place(kit: Kit) {
+pub async fn usage_counts_only_guarded_writes_that_succeed(kit: Kit) {
     let app = kit.app().await;
     let (empty, full) = ((0, 0), (1, 7));
     let version = {
@@ -129,7 +129,7 @@ pub async fn guarded_writes_count_if_they_take_place(kit: Kit) {
     assert_eq!(app.usage().await, empty);
 }
 
-pub async fn the_usage_of_no_app_is_zero(kit: Kit) {
+pub async fn usage_of_an_unknown_app_is_zero(kit: Kit) {
     let unknown = kit.store.usage(AppId::generate()).await.unwrap();
     assert_eq!((unknown.entries, unknown.bytes), (0, 0));
     let first = kit.app().await;
@@ -234,7 +234,7 @@ fn random_limit(rng: &mut Rng, used: u64) -> Option<u64> {
     rng.chance(3, 4).then_some(limit)
 }
 
-pub async fn random_histories_are_counted(kit: Kit) {
+pub async fn usage_matches_the_model_for_random_histories(kit: Kit) {
     let mut app = kit.app().await;
     let mut rng = kit.rng();
     let (mut sizes, mut quota) = (Sizes::default(), Quota::default());
@@ -320,7 +320,7 @@ fn writers(app: &Tenant, rng: &mut Rng, quota: Option<u64>) -> JoinSet<()> {
     writers
 }
 
-pub async fn concurrent_writes_are_counted(kit: Kit) {
+pub async fn usage_is_exact_under_concurrent_writes(kit: Kit) {
     let app = kit.app().await;
     let mut rng = kit.rng();
     for quota in [None, Some(cost(4, 0, 700))] {
@@ -334,7 +334,7 @@ pub async fn concurrent_writes_are_counted(kit: Kit) {
     }
 }
 
-pub async fn changing_the_quota_while_it_is_written(kit: Kit) {
+pub async fn quota_changes_during_concurrent_writes(kit: Kit) {
     let app = kit.app().await;
     let mut rng = kit.rng();
     let mut writers = writers(&app, &mut rng, None);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::JoinSet;
 
-pub async fn versions_grow_with_each_write(kit: Kit) {
+pub async fn versions_increase_with_each_write(kit: Kit) {
     let app = kit.app().await;
     let mut last = Version(0);
     for at in 0..50_u8 {
@@ -30,7 +30,7 @@ pub async fn versions_grow_with_each_write(kit: Kit) {
     }
 }
 
-pub async fn versions_do_not_come_back_after_delete(kit: Kit) {
+pub async fn versions_are_not_reused_after_delete(kit: Kit) {
     let app = kit.app().await;
     let mut last = Version(0);
     for round in 0..30 {
@@ -205,10 +205,10 @@ async fn write_at_once(kit: Kit, batches: bool) {
     assert_growth(written);
 }
 
-pub async fn concurrent_writers_deletes_and_recreations(kit: Kit) {
+pub async fn versions_increase_under_concurrent_writes_and_deletes(kit: Kit) {
     write_at_once(kit, false).await;
 }
 
-pub async fn concurrent_batches(kit: Kit) {
+pub async fn versions_increase_under_concurrent_batches(kit: Kit) {
     write_at_once(kit, true).await;
 }

@@ -17,7 +17,7 @@ async fn make_due(stage: &Stage, app: &App) {
 
 /// An app that is locked as by its deletion, with a due schedule that sorts first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_locked_app_does_not_stop_the_deliveries_of_others_on_postgres() {
+async fn locked_app_does_not_block_other_deliveries_on_postgres() {
     let mut stage = Stage::postgres(PATIENCE).await;
     let locked = stage.server.deployed("locked", ticker()).await;
     let quiet = stage.server.deployed("quiet", counter()).await;
@@ -77,18 +77,18 @@ async fn an_unreadable_schedule(mut stage: Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schedule_that_cannot_be_read_stops_nothing() {
+async fn unreadable_schedule_blocks_nothing() {
     an_unreadable_schedule(Stage::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schedule_that_cannot_be_read_stops_nothing_on_postgres() {
+async fn unreadable_schedule_blocks_nothing_on_postgres() {
     an_unreadable_schedule(Stage::postgres(PATIENCE).await).await;
 }
 
 /// More unreadable schedules than one query of the schedules returns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_schedules_that_cannot_be_read_do_not_hide_the_others() {
+async fn many_unreadable_schedules_do_not_starve_others() {
     let mut stage = Stage::sqlite().await;
     let bad = stage.server.app("bad", false).await;
     let regular = stage.server.deployed("regular", ticker()).await;
@@ -115,7 +115,7 @@ async fn schedules(stage: &Stage, apps: &[App], of_each: usize, expression: &str
 
 /// Planning 10,000 schedules takes 10,000 writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_due_schedules_do_not_delay_a_claim() {
+async fn ten_thousand_due_schedules_do_not_delay_claims() {
     let mut stage = Stage::sqlite().await;
     let quiet = stage.server.deployed("quiet", counter()).await;
     let mut busy = Vec::new();
@@ -187,12 +187,12 @@ async fn upkeep_behind_a_bad_app(mut stage: Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_bad_app_does_not_end_the_upkeep_round() {
+async fn one_failing_app_does_not_abort_the_upkeep_round() {
     upkeep_behind_a_bad_app(Stage::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_bad_app_does_not_end_the_upkeep_round_on_postgres() {
+async fn one_failing_app_does_not_abort_upkeep_on_postgres() {
     upkeep_behind_a_bad_app(Stage::postgres(Duration::from_secs(3)).await).await;
 }
 
@@ -209,7 +209,7 @@ async fn refuse(stage: &Stage, what: &str, apps: &[App]) {
 
 /// Enough failing apps at the head of the queues to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_bad_apps_do_not_keep_the_claims_from_the_others() {
+async fn several_failing_apps_do_not_block_other_claims() {
     let mut stage = Stage::sqlite().await;
     let mut apps = Vec::new();
     for name in ["a", "b", "c", "d", "e"] {
@@ -228,7 +228,7 @@ async fn several_bad_apps_do_not_keep_the_claims_from_the_others() {
 
 /// Enough failing apps at the head of the names to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_bad_apps_do_not_keep_the_upkeep_from_the_others() {
+async fn many_failing_apps_do_not_block_other_upkeep() {
     let mut stage = Stage::sqlite().await;
     let mut bad = Vec::new();
     for n in 0..12 {

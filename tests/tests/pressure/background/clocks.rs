@@ -107,12 +107,12 @@ async fn left_by_a_wrong_clock(mut stage: Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_wrong_clock_has_left_is_set_right_at_the_start_on_sqlite() {
+async fn wrong_clock_timestamps_are_repaired_at_start_on_sqlite() {
     left_by_a_wrong_clock(Stage::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_wrong_clock_has_left_is_set_right_at_the_start_on_postgres() {
+async fn wrong_clock_timestamps_are_repaired_at_start_on_postgres() {
     left_by_a_wrong_clock(Stage::postgres(PATIENCE).await).await;
 }
 
@@ -124,7 +124,7 @@ fn on_postgres() -> Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_whose_clock_is_not_the_databases_rests_and_says_so() {
+async fn host_with_clock_skew_pauses_and_reports_it() {
     let mut stage = Stage::postgres(PATIENCE).await;
     let app = stage.server.deployed("app", counter()).await;
     let ticking = stage.server.deployed("ticking", ticker()).await;
@@ -187,7 +187,7 @@ fn on_sqlite() -> Timestamp {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_has_stepped_deletes_nothing_until_it_is_back() {
+async fn clock_step_suspends_deletions_until_undone() {
     let mut stage = Stage::sqlite().await;
     let app = stage.server.deployed("app", counter()).await;
     let now = Timestamp::now().0;
@@ -229,7 +229,7 @@ async fn a_clock_that_has_stepped_deletes_nothing_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_that_does_not_fit_what_the_store_saw_deletes_nothing() {
+async fn implausible_clock_at_start_suspends_deletions() {
     for off in [AHEAD, -AHEAD] {
         let mut stage = Stage::sqlite().await;
         let app = stage.server.deployed("app", counter()).await;

@@ -79,18 +79,18 @@ async fn one_bad_grave(mut stage: Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_bad_grave_does_not_block_the_others() {
+async fn one_failing_tombstone_does_not_block_the_others() {
     one_bad_grave(Stage::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_bad_grave_does_not_block_the_others_on_postgres() {
+async fn one_failing_tombstone_does_not_block_on_postgres() {
     one_bad_grave(Stage::postgres(Duration::from_secs(3)).await).await;
 }
 
 /// Enough failing tombstones to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_bad_graves_show_and_do_not_block_the_others() {
+async fn many_failing_tombstones_are_reported_without_blocking() {
     let mut stage = Stage::sqlite().await;
     let apps = graves(&stage, 13).await;
     refuse(&stage, &apps[..12]).await;
@@ -108,7 +108,7 @@ async fn many_bad_graves_show_and_do_not_block_the_others() {
 
 /// A step of the reaper that takes minutes because it waits for a lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_grave_that_takes_long_does_not_delay_the_sweep() {
+async fn slow_tombstone_removal_does_not_delay_the_sweep() {
     let mut stage = Stage::postgres(Duration::from_secs(600)).await;
     let apps = graves(&stage, 1).await;
     let live = stage.server.app("live", false).await;

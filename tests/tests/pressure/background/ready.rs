@@ -36,7 +36,7 @@ async fn becomes_unready(server: &Server, kind: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_from_outside_makes_the_host_unready() {
+async fn external_lock_makes_the_host_unready() {
     let mut stage = Stage::sqlite().await;
     stage.start();
     becomes_ready(&stage.server).await;
@@ -53,7 +53,7 @@ async fn a_lock_from_outside_makes_the_host_unready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_only_postgres_makes_the_host_unready() {
+async fn read_only_postgres_makes_the_host_unready() {
     let start = || Cluster::start(Options::default()).unwrap();
     // Its own cluster, as the setting applies to all databases of a cluster.
     let cluster = tokio::task::spawn_blocking(start).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_read_only_postgres_makes_the_host_unready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_task_that_fails_makes_the_host_unready_and_says_why() {
+async fn failing_task_makes_the_host_unready_with_a_reason() {
     let mut stage = Stage::sqlite().await;
     stage.start();
     becomes_ready(&stage.server).await;
@@ -121,18 +121,18 @@ async fn shows_as(task: &str, table: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn housekeeping_that_fails_makes_the_host_unready() {
+async fn failing_housekeeping_makes_the_host_unready() {
     shows_as("housekeeping", "audit").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reaper_that_fails_makes_the_host_unready() {
+async fn failing_reaper_makes_the_host_unready() {
     shows_as("reaper", "apps").await;
 }
 
 /// A poll of the queues that takes minutes because it waits for a lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_look_that_takes_long_does_not_hold_up_the_stop() {
+async fn slow_queue_poll_does_not_delay_shutdown() {
     let mut stage = Stage::postgres(Duration::from_secs(600)).await;
     let lock = "LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE";
     let hold = stage.database.hold(lock).await;
@@ -151,7 +151,7 @@ async fn a_look_that_takes_long_does_not_hold_up_the_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dispatcher_that_has_died_makes_the_host_unready() {
+async fn dead_dispatcher_makes_the_host_unready() {
     let mut stage = Stage::sqlite().await;
     stage.start();
     becomes_ready(&stage.server).await;
@@ -192,7 +192,7 @@ impl Drop for Bomb {
 /// The writer thread survives a panic, but not a second one while it handles the first. The
 /// code that an embedder's executor runs when a task is woken runs on that thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_writer_makes_the_host_unready_and_not_unhealthy() {
+async fn dead_writer_makes_the_host_unready_but_healthy() {
     let mut stage = Stage::sqlite().await;
     stage.start();
     becomes_ready(&stage.server).await;

@@ -61,12 +61,12 @@ async fn a_store_that_flaps_gives_nothing_up(mut stage: Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_flaps_gives_nothing_up_on_sqlite() {
+async fn flapping_store_dead_letters_nothing_on_sqlite() {
     a_store_that_flaps_gives_nothing_up(Stage::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_flaps_gives_nothing_up_on_postgres() {
+async fn flapping_store_dead_letters_nothing_on_postgres() {
     let stage = Stage::postgres(Duration::from_secs(60)).await;
     a_store_that_flaps_gives_nothing_up(stage).await;
 }

@@ -41,7 +41,7 @@ fn encrypted(cluster: &Cluster) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_of_version_1_is_not_looked_at_unless_it_is_to_be_verified() {
+async fn x509_v1_certificate_is_accepted_unless_verification_is_on() {
     let options = Options {
         tls: true,
         ..Options::default()
@@ -76,7 +76,7 @@ async fn a_certificate_of_version_1_is_not_looked_at_unless_it_is_to_be_verified
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_tls_prefer_and_allow_are_plain_and_require_fails() {
+async fn sslmode_falls_back_without_tls_unless_required() {
     let url = blocking(fresh_database).await;
     for mode in ["disable", "allow", "prefer"] {
         let url = format!("{url}?sslmode={mode}");
@@ -120,7 +120,7 @@ async fn breaks_handshakes(port: u16) -> u16 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_failed_handshake_prefer_goes_on_without_encryption() {
+async fn sslmode_prefer_falls_back_after_a_failed_handshake() {
     let url = blocking(fresh_database).await;
     let server = blocking(|| shared().port()).await;
     let port = breaks_handshakes(server).await;
@@ -132,7 +132,7 @@ async fn after_a_failed_handshake_prefer_goes_on_without_encryption() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooler_in_session_mode_needs_no_settings() {
+async fn session_mode_pooler_needs_no_settings() {
     let url = blocking(fresh_database).await;
     let database = url.rsplit('/').next().unwrap().to_owned();
     let start = move || Bouncer::start(shared(), PoolMode::Session, "").unwrap();
@@ -155,7 +155,7 @@ async fn a_pooler_in_session_mode_needs_no_settings() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooler_that_shares_sessions_is_refused_with_the_way_out() {
+async fn transaction_mode_pooler_is_rejected_with_a_hint() {
     let url = blocking(fresh_database).await;
     let database = url.rsplit('/').next().unwrap().to_owned();
     for mode in [PoolMode::Transaction, PoolMode::Statement] {
@@ -199,7 +199,7 @@ fn hold_migration_lock(url: &str) -> impl FnOnce() -> (Session, String) + Send +
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_migration_waits_for_a_lock_that_a_session_keeps_and_not_without_end() {
+async fn migration_lock_wait_times_out() {
     let url = blocking(fresh_database).await;
     let options = PostgresOptions {
         lock_timeout: Duration::from_millis(300),
@@ -230,7 +230,7 @@ async fn a_migration_waits_for_a_lock_that_a_session_keeps_and_not_without_end()
 
 /// The privileges that `docs/operating.md` lists for a role.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_with_just_the_rights_of_the_docs_migrates_or_serves() {
+async fn documented_role_privileges_are_sufficient() {
     let url = blocking(fresh_database).await;
     let database = url.rsplit('/').next().unwrap().to_owned();
     let (owner, server) = (format!("owner_{database}"), format!("server_{database}"));
@@ -273,7 +273,7 @@ async fn a_role_with_just_the_rights_of_the_docs_migrates_or_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_without_room_is_told_with_its_numbers() {
+async fn exhausted_connection_slots_are_reported_with_numbers() {
     let options = Options {
         settings: &["max_connections=12", "superuser_reserved_connections=2"],
         ..Options::default()

@@ -18,7 +18,7 @@ async fn refusal(url: String) -> StoreError {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_unavailable() {
+async fn unreachable_server_is_unavailable() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -27,7 +27,7 @@ async fn a_server_that_is_not_there_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_wrong_address_fails() {
+async fn invalid_address_fails() {
     let database = tokio::task::spawn_blocking(|| shared().url("no_such_database"))
         .await
         .unwrap();
@@ -38,7 +38,7 @@ async fn a_wrong_address_fails() {
 }
 
 #[test]
-fn options_do_not_show_the_password() {
+fn debug_output_of_options_hides_the_password() {
     let options = PostgresOptions::new("postgres://me:secret@host/db");
     assert!(!format!("{options:?}").contains("secret"));
 }
@@ -89,7 +89,7 @@ impl TableLock {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn statements_that_take_too_long_and_a_full_pool_are_unavailable() {
+async fn statement_timeout_and_full_pool_are_unavailable() {
     let options = PostgresOptions {
         max_connections: 2,
         acquire_timeout: Duration::from_millis(300),
@@ -154,7 +154,7 @@ async fn statements_that_take_too_long_and_a_full_pool_are_unavailable() {
 
 /// A table that differs from the schema is a permanent failure, not an outage.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_schema_fails() {
+async fn damaged_schema_is_a_permanent_failure() {
     let options = options().await;
     let kit = connect(options.clone()).await;
     let app = kit.app().await;

@@ -198,7 +198,7 @@ async fn replay(app: Tenant, book: Arc<Book>) {
 /// See `sql::outbox`: a claim parks deliveries behind another one, and the transaction that
 /// ends that one unparks them, in every interleaving.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_change_is_delivered_once_and_in_order() {
+async fn concurrent_hosts_deliver_every_change_once_in_order() {
     let options = options().await;
     let hosts = two_hosts(&options).await;
     hosts[0].watch("t", "c").await;
@@ -238,7 +238,7 @@ async fn every_change_is_delivered_once_and_in_order() {
 
 /// Deletes an app with all its data while its deliveries are being claimed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_app_is_deleted_while_its_deliveries_are_claimed() {
+async fn app_deletion_during_concurrent_claims() {
     let options = options().await;
     let hosts = two_hosts(&options).await;
     hosts[0].watch("t", "c").await;
@@ -302,7 +302,7 @@ async fn rows_read(url: &str) -> u64 {
 /// A claim reads only what it may claim, however long the queue is, even if it was planned
 /// while the queue was empty.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_does_not_read_the_queue() {
+async fn claim_does_not_scan_the_queue() {
     const PENDING: u32 = 100_000;
     let options = PostgresOptions {
         max_connections: 1,
@@ -341,7 +341,7 @@ async fn fill(url: &str, app: &Tenant, count: u32) {
 
 /// A parked delivery is waiting, and becomes pending when the one before it is done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_behind_another_waits_until_it_is_woken() {
+async fn parked_delivery_waits_until_unparked() {
     let app = connect(options().await).await.app().await;
     app.watch("t", "c").await;
     for value in ["1", "2", "3"] {
@@ -369,7 +369,7 @@ async fn what_is_behind_another_waits_until_it_is_woken() {
 /// A claim neither waits for a delivery that is about to be ended, nor parks the one behind it:
 /// that might never be unparked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_behind_one_that_is_being_ended_is_left_alone() {
+async fn delivery_behind_a_completing_one_is_not_parked() {
     let options = options().await;
     let app = connect(options.clone()).await.app().await;
     app.watch("t", "c").await;

@@ -31,7 +31,7 @@ async fn delete(store: &Arc<dyn Store>, app: AppId, version: u32) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_add_and_remove_the_same_module() {
+async fn two_hosts_concurrently_add_and_remove_a_module() {
     let options = options().await;
     let hosts = [
         connect(options.clone()).await,
@@ -72,7 +72,7 @@ async fn two_hosts_add_and_remove_the_same_module() {
 
 /// Versions of an app are numbered without gaps, and each activation replaces the previous one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_upload_to_one_app() {
+async fn two_hosts_concurrently_upload_to_one_app() {
     let options = options().await;
     let hosts = [
         connect(options.clone()).await,
@@ -105,7 +105,7 @@ async fn two_hosts_upload_to_one_app() {
 
 /// A batch and its audit row are both stored, or neither is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_brings_its_audit_row() {
+async fn batch_and_audit_row_commit_together() {
     let options = options().await;
     let kit = connect(options).await;
     let app = kit.app().await;

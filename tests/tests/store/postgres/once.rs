@@ -145,7 +145,7 @@ impl Teller {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transfers_of_three_hosts_keep_the_sum_and_versions_grow() {
+async fn transfers_on_three_hosts_preserve_the_sum() {
     let options = options().await;
     let mut kits = Vec::new();
     for _ in 0..3 {
@@ -212,7 +212,7 @@ async fn transfers_of_three_hosts_keep_the_sum_and_versions_grow() {
 
 /// Two runs each read the absence of an entry that the other writes: one of them fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_that_write_what_the_other_saw_absent_one_loses() {
+async fn write_skew_on_absent_keys_is_prevented() {
     let options = options().await;
     let kits = [
         connect(options.clone()).await,
@@ -242,7 +242,7 @@ async fn of_two_that_write_what_the_other_saw_absent_one_loses() {
 
 /// Version 0 and versions beyond the range of Postgres match no entry, not even an absent one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_entry_has_a_version_that_none_was_given() {
+async fn out_of_range_versions_match_no_entry() {
     let app = connect(options().await).await.app().await;
     app.set("c", "there", bytes("x")).await;
     for version in [0, 1, u64::MAX].map(Version) {
@@ -256,7 +256,7 @@ async fn no_entry_has_a_version_that_none_was_given() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quota_holds_to_the_last_byte() {
+async fn byte_quota_of_guarded_batches_is_exact() {
     let fits = cost(2, 0, 2 * (1 + 1 + 10));
     let options = options().await;
     let [app, _] = two_hosts(&options, quota(None, fits)).await;
@@ -295,7 +295,7 @@ async fn a_quota_holds_to_the_last_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deletion_of_the_app_ends_its_batches() {
+async fn app_deletion_stops_concurrent_batches() {
     let options = options().await;
     let kits = [
         connect(options.clone()).await,
@@ -350,7 +350,7 @@ async fn a_deletion_of_the_app_ends_its_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trigger_that_comes_meanwhile_is_not_missed() {
+async fn concurrently_created_trigger_is_not_missed() {
     const WRITERS: usize = 6;
     let options = options().await;
     let kits = [

@@ -192,7 +192,7 @@ async fn compare(app: &Tenant, known: BTreeMap<String, Known>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_survive_a_server_that_stops_and_starts() {
+async fn acknowledged_writes_survive_a_server_restart() {
     survive(vec![
         Outage::Stop(Stop::Fast),
         Outage::Stop(Stop::Immediate),
@@ -201,13 +201,13 @@ async fn writes_survive_a_server_that_stops_and_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_survive_kill_9_of_the_server() {
+async fn acknowledged_writes_survive_kill_9_of_the_server() {
     survive(vec![Outage::Kill9, Outage::Kill9]).await;
 }
 
 /// All connections are cut while idle, and used again immediately.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_get_over_connections_that_died_in_the_pool() {
+async fn reads_retry_on_dead_pooled_connections() {
     let options = PostgresOptions {
         max_connections: 4,
         ..options().await

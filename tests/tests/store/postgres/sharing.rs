@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_hosts_migrate_at_once() {
+async fn concurrent_migrations_succeed() {
     let options = options().await;
     let mut hosts = JoinSet::new();
     for _ in 0..8 {
@@ -35,7 +35,7 @@ async fn many_hosts_migrate_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hosts_see_each_others_writes_and_apps() {
+async fn hosts_share_writes_and_apps() {
     let options = options().await;
     let one = connect(options.clone()).await;
     let two = connect(options).await;
@@ -72,10 +72,10 @@ async fn concurrent_batches_do_not_deadlock() {
     for property in 0..4 {
         let kit = connect(options.clone()).await;
         match property {
-            0 => races::crossing_batches_all_succeed(kit).await,
-            1 => races::cross_checks_of_absence_exclude_each_other(kit).await,
-            2 => races::deleting_an_app_while_it_is_written(kit).await,
-            _ => versions::concurrent_batches(kit).await,
+            0 => races::batches_in_opposite_key_orders_do_not_deadlock(kit).await,
+            1 => races::crossed_absence_checks_prevent_write_skew(kit).await,
+            2 => races::app_deletion_during_concurrent_writes(kit).await,
+            _ => versions::versions_increase_under_concurrent_batches(kit).await,
         }
     }
     assert_eq!(deadlocks(&options.url).await, 0);
@@ -84,7 +84,7 @@ async fn concurrent_batches_do_not_deadlock() {
 /// Each text column that is compared has an explicit collation, independent of the database's
 /// default.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn names_and_keys_compare_bytewise_in_the_schema() {
+async fn text_columns_use_bytewise_collation() {
     let options = options().await;
     connect(options.clone()).await;
     let sql = "SELECT c.relname || '.' || a.attname || '=' || l.collname
@@ -114,7 +114,7 @@ async fn names_and_keys_compare_bytewise_in_the_schema() {
 }
 
 #[test]
-fn a_database_in_another_encoding_is_refused() {
+fn database_not_in_utf8_is_rejected() {
     let sql = "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE_PROVIDER 'libc' LOCALE 'C' TEMPLATE template0";
     shared()
         .psql("postgres", sql)

@@ -22,7 +22,7 @@ async fn fill(app: &Tenant, thousands: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_changes_no_index() {
+async fn claim_updates_are_heap_only() {
     let options = options().await;
     let url = options.url.clone();
     {
@@ -47,7 +47,7 @@ async fn a_claim_changes_no_index() {
 /// Fifty thousand dead rows precede the live deliveries. Each query and each claim from the
 /// beginning reads all of them, and only a few may do so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn looks_and_claims_do_not_read_what_is_gone_each_time() {
+async fn due_and_claim_do_not_rescan_dead_rows() {
     const GONE: u32 = 50;
     const ROUNDS: u32 = 200;
     let options = options().await;

@@ -120,7 +120,7 @@ async fn fill(app: Tenant, writer: usize, limit: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_writers_of_two_hosts_fill_a_quota_to_the_last_byte() {
+async fn writers_on_two_hosts_fill_a_byte_quota_exactly() {
     const LIMIT: u64 = 100_003;
     let options = options().await;
     let hosts = two_hosts(&options, quota(None, LIMIT)).await;
@@ -167,7 +167,7 @@ async fn many_writers_of_two_hosts_fill_a_quota_to_the_last_byte() {
 
 /// The entry limit is enforced like the byte limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hosts_create_no_entry_too_many() {
+async fn two_hosts_never_exceed_the_entry_quota() {
     let options = options().await;
     let hosts = two_hosts(&options, quota(101, None)).await;
     let mut writers = JoinSet::new();
@@ -240,7 +240,7 @@ async fn write_anything(app: Tenant, mut rng: Rng, stop: Arc<AtomicBool>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn usage_is_what_the_entries_take_whatever_was_written() {
+async fn usage_matches_the_entries_after_random_writes() {
     let options = options().await;
     for settings in [quota(None, None), quota(15, cost(10, 0, 600))] {
         let hosts = two_hosts(&options, settings).await;
@@ -274,7 +274,7 @@ async fn usage_is_what_the_entries_take_whatever_was_written() {
 /// While an app is over a lowered quota, its usage does not grow, no matter which slots its
 /// writers free and use.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quota_is_lowered_and_raised_under_writers() {
+async fn quota_changes_under_concurrent_writers_on_two_hosts() {
     let options = options().await;
     let hosts = two_hosts(&options, quota(None, None)).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -317,7 +317,7 @@ async fn a_quota_is_lowered_and_raised_under_writers() {
 
 /// Space freed by one host is available to the other, although they count in different slots.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_app_over_its_quota_frees_before_it_takes() {
+async fn over_quota_app_must_free_before_it_grows() {
     let options = options().await;
     let [one, two] = two_hosts(&options, quota(None, None)).await;
     for at in 0..10 {
@@ -356,7 +356,7 @@ async fn an_app_over_its_quota_frees_before_it_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_may_take_the_whole_quota() {
+async fn batch_may_use_the_whole_quota() {
     let options = options().await;
     let [one, two] = two_hosts(&options, quota(100, cost(100, 0, 10_000))).await;
     let keys: Vec<_> = (0..100).map(|at| format!("k{at:02}")).collect();

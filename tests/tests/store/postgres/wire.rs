@@ -37,7 +37,7 @@ async fn statements<T>(line: &Line, call: impl AsyncFn() -> T) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_round_trip_for_one_key() {
+async fn single_key_operations_take_one_round_trip() {
     let (app, line) = behind_proxy().await;
     app.set("c", "k", bytes("1")).await;
     let counts = [
@@ -78,7 +78,7 @@ async fn one_round_trip_for_one_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_round_trip_for_one_key_with_a_check() {
+async fn guarded_single_key_writes_take_one_round_trip() {
     let (app, line) = behind_proxy().await;
     let version = app.set("c", "k", bytes("1")).await;
     let wins = async || {
@@ -116,7 +116,7 @@ async fn one_round_trip_for_one_key_with_a_check() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_round_trip_for_what_is_fired_and_claimed() {
+async fn triggered_writes_and_claims_take_one_round_trip() {
     let (app, line) = behind_proxy().await;
     app.watch("t", "c").await;
     // Each claim finds one: an empty claim is followed by a query for a probe.
@@ -172,7 +172,7 @@ async fn one_round_trip_for_what_is_fired_and_claimed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn round_trips_of_batches() {
+async fn batches_take_one_round_trip() {
     let (app, line) = behind_proxy().await;
     let sets = || {
         (0..100)
@@ -190,7 +190,7 @@ async fn round_trips_of_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_is_its_reads_and_one_round_trip() {
+async fn transaction_takes_its_reads_and_one_round_trip() {
     let (app, line) = behind_proxy().await;
     for key in ["a", "b"] {
         app.set("c", key, bytes("1")).await;
@@ -239,7 +239,7 @@ async fn a_transaction_is_its_reads_and_one_round_trip() {
 /// Writes that need a transaction. Finding out that a trigger watches costs one more round
 /// trip.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn round_trips_of_what_takes_a_transaction() {
+async fn round_trips_of_the_transaction_path() {
     let (app, line) = behind_proxy().await;
     app.watch("t", "c").await;
     let watched = async || {
@@ -264,7 +264,7 @@ async fn round_trips_of_what_takes_a_transaction() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_in_use_is_not_pinged() {
+async fn recently_used_connection_is_not_pinged() {
     let (app, line) = behind_proxy().await;
     app.set("c", "k", bytes("1")).await;
     let [statements, pings, _] = line.seen();
@@ -280,7 +280,7 @@ async fn a_connection_in_use_is_not_pinged() {
 
 /// The connection stalls indefinitely: calls time out, and later ones work again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_line_that_hangs_makes_calls_unavailable_and_not_stuck() {
+async fn hanging_connection_makes_calls_unavailable() {
     let base = options().await;
     let (url, line) = proxy::start(&base.url).await;
     let kit = connect(PostgresOptions {
@@ -345,7 +345,7 @@ async fn until_it_works(app: &Tenant) {
 /// Callers are cancelled at random moments: no transaction stays open, no connection is lost,
 /// and every batch is either complete or absent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_that_give_up_leave_nothing_behind() {
+async fn cancelled_callers_leave_no_open_transaction() {
     let options = PostgresOptions {
         max_connections: 2,
         ..options().await

@@ -37,7 +37,7 @@ fn batch_after(app: AppId, id: CommitId, follows: &[CommitId], deletes: bool) ->
 }
 
 #[tokio::test]
-async fn a_commit_follows_what_was_applied_and_not_changed_since() {
+async fn commit_can_follow_only_the_latest_applied_commit() {
     let stage = stage().await;
     let app = stage.app("app").await;
     let [one, two, three, four] = [(); 4].map(|()| CommitId::next());
@@ -71,7 +71,7 @@ async fn a_commit_follows_what_was_applied_and_not_changed_since() {
 
 /// The versions of a group that was rolled back are reused for other writes.
 #[tokio::test]
-async fn a_commit_that_was_undone_is_not_followed() {
+async fn rolled_back_commit_cannot_be_followed() {
     let stage = stage().await;
     let app = stage.app("app").await;
     let undone = CommitId::next();
@@ -103,7 +103,7 @@ async fn a_commit_that_was_undone_is_not_followed() {
 
 /// Once a batch is queued, a batch that follows it may be submitted.
 #[tokio::test]
-async fn a_batch_has_its_place_before_it_is_committed() {
+async fn batch_is_reported_queued_before_commit() {
     let stage = patient(Duration::from_secs(60)).await;
     let app = stage.app("app").await;
     let lock = stage.other_process();

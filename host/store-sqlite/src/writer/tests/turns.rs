@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// Each is committed in a turn of its app.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_take_the_turns_of_their_app() {
+async fn uploads_are_scheduled_with_their_app() {
     const LARGE: u8 = 20;
     let stage = patient(Duration::from_secs(60)).await;
     let (large, small) = (stage.app("large").await, stage.app("small").await);

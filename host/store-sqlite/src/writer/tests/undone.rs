@@ -92,7 +92,7 @@ fn watch(transaction: &mut Transaction<'_>, app: AppId, name: &str) -> Result<()
 }
 
 #[tokio::test]
-async fn counts_that_could_not_be_written_are_written_later() {
+async fn failed_usage_updates_are_written_later() {
     let stage = stage().await;
     let (one, two) = (stage.app("one").await, stage.app("two").await);
     let refuse = format!(
@@ -117,7 +117,7 @@ async fn counts_that_could_not_be_written_are_written_later() {
 
 /// The row that was read was never committed.
 #[tokio::test]
-async fn what_a_savepoint_has_read_is_forgotten_with_it() {
+async fn savepoint_rollback_discards_cached_usage() {
     let stage = stage().await;
     let app = stage.app("app").await;
     let run = move |transaction: &mut Transaction<'_>| {
@@ -136,7 +136,7 @@ async fn what_a_savepoint_has_read_is_forgotten_with_it() {
 
 /// Without the savepoint, the state of the transaction is unknown.
 #[tokio::test]
-async fn a_savepoint_that_cannot_be_ended_ends_its_transaction() {
+async fn failed_savepoint_release_aborts_the_transaction() {
     let stage = stage().await;
     let app = stage.app("app").await;
     let run = move |transaction: &mut Transaction<'_>| {
@@ -162,7 +162,7 @@ async fn a_savepoint_that_cannot_be_ended_ends_its_transaction() {
 
 /// Their generation is reused for other triggers.
 #[tokio::test]
-async fn watchers_of_a_savepoint_that_is_rolled_back_are_forgotten() {
+async fn savepoint_rollback_discards_cached_watchers() {
     let stage = stage().await;
     let app = stage.app("app").await;
     let run = move |transaction: &mut Transaction<'_>| {
@@ -178,7 +178,7 @@ async fn watchers_of_a_savepoint_that_is_rolled_back_are_forgotten() {
 }
 
 #[tokio::test]
-async fn watchers_of_a_commit_that_fails_are_forgotten() {
+async fn failed_commit_discards_cached_watchers() {
     let stage = stage().await;
     let app = stage.app("app").await;
     let run = move |transaction: &mut Transaction<'_>| {
@@ -197,7 +197,7 @@ async fn watchers_of_a_commit_that_fails_are_forgotten() {
 
 /// The reasons are in decision 1.
 #[tokio::test]
-async fn a_commit_is_on_the_disk_before_it_is_answered() {
+async fn commit_is_synced_before_it_is_acknowledged() {
     let stage = stage().await;
     let run = |transaction: &mut Transaction<'_>| {
         let number = |pragma| {
