@@ -93,40 +93,40 @@ pub fn manifest(lines: &[&str]) -> String {
 }
 
 /// A host with one app, over a store in memory by default.
-pub struct Bench {
+pub struct TestHost {
     /// The host.
     pub host: Host,
     /// Its app.
     pub app: App,
 }
 
-impl Bench {
+impl TestHost {
     /// Starts a host with the default limits.
-    pub async fn new() -> Bench {
-        Bench::with(|builder| builder).await
+    pub async fn new() -> TestHost {
+        TestHost::with(|builder| builder).await
     }
 
     /// Starts a host with changed limits.
-    pub async fn limited(change: impl FnOnce(&mut Limits)) -> Bench {
+    pub async fn limited(change: impl FnOnce(&mut Limits)) -> TestHost {
         let mut limits = Limits::default();
         change(&mut limits);
-        Bench::with(|builder| builder.limits(limits)).await
+        TestHost::with(|builder| builder.limits(limits)).await
     }
 
     /// Starts a host over a store.
-    pub async fn over(store: impl Store) -> Bench {
-        Bench::with(|builder| builder.store(store)).await
+    pub async fn over(store: impl Store) -> TestHost {
+        TestHost::with(|builder| builder.store(store)).await
     }
 
     /// Starts a host as the builder says. Tests build many hosts at once, so each reserves room
     /// for few instances.
-    pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Bench {
+    pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> TestHost {
         let host = set_up(Host::builder().instances(16)).build().unwrap();
         let app = host
             .create_app(AppName::parse("app").unwrap())
             .await
             .unwrap();
-        Bench { host, app }
+        TestHost { host, app }
     }
 
     /// Loads a module for the app.

@@ -28,7 +28,7 @@ pub struct Server {
     /// The address on which it listens.
     pub address: SocketAddr,
     /// A client with every scope for every app.
-    pub root: Api,
+    pub root: ApiClient,
     stop: CancellationToken,
     task: Option<JoinHandle<bool>>,
 }
@@ -88,7 +88,7 @@ impl Server {
         Server {
             host,
             address,
-            root: Api::new(address, Some(secret)),
+            root: ApiClient::new(address, Some(secret)),
             stop,
             task: Some(task),
         }
@@ -106,12 +106,12 @@ impl Server {
     }
 
     /// A client without a token.
-    pub fn anonymous(&self) -> Api {
+    pub fn anonymous(&self) -> ApiClient {
         self.root.with_token(None)
     }
 
     /// A client with a new token that has these scopes, for one app or for all.
-    pub async fn client(&self, app: Option<&App>, scopes: &[Scope]) -> Api {
+    pub async fn client(&self, app: Option<&App>, scopes: &[Scope]) -> ApiClient {
         let secret = self.token(app, scopes, None).await;
         self.root.with_token(Some(secret))
     }
@@ -150,7 +150,7 @@ impl Server {
 
     /// Sends raw bytes on a new connection, and reads until the server closes it or a response
     /// of the announced length is complete.
-    pub async fn raw(&self, request: &[u8]) -> Answer {
+    pub async fn raw(&self, request: &[u8]) -> ApiResponse {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request).await.unwrap();
         read_answer(&mut stream).await
@@ -186,7 +186,7 @@ pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-async fn read_answer(stream: &mut TcpStream) -> Answer {
+async fn read_answer(stream: &mut TcpStream) -> ApiResponse {
     let mut bytes = Vec::new();
     loop {
         if let Some(answer) = parse(&bytes) {
@@ -200,7 +200,7 @@ async fn read_answer(stream: &mut TcpStream) -> Answer {
 }
 
 /// Parses a response, if it is complete.
-fn parse(bytes: &[u8]) -> Option<Answer> {
+fn parse(bytes: &[u8]) -> Option<ApiResponse> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).unwrap();
     let mut lines = head.split("\r\n");
@@ -215,7 +215,7 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let length: usize = length.map_or(0, |length| length.to_str().unwrap().parse().unwrap());
     let body = bytes[end + 4..].get(..length)?.to_vec();
     let place = "a raw request".to_owned();
-    Some(Answer {
+    Some(ApiResponse {
         place,
         status,
         headers,
@@ -225,14 +225,14 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
 
 /// A client.
 #[derive(Clone)]
-pub struct Api {
+pub struct ApiClient {
     http: reqwest::Client,
     base: String,
     token: Option<String>,
 }
 
-impl Api {
-    fn new(address: SocketAddr, token: Option<String>) -> Api {
+impl ApiClient {
+    fn new(address: SocketAddr, token: Option<String>) -> ApiClient {
         // Fails only if another test was faster.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
@@ -242,7 +242,7 @@ impl Api {
             .timeout(PATIENCE)
             .build()
             .unwrap();
-        Api {
+        ApiClient {
             http,
             base: format!("http://{address}"),
             token,
@@ -250,8 +250,8 @@ impl Api {
     }
 
     /// A client of the same server with another token.
-    pub fn with_token(&self, token: Option<String>) -> Api {
-        Api {
+    pub fn with_token(&self, token: Option<String>) -> ApiClient {
+        ApiClient {
             token,
             ..self.clone()
         }
@@ -273,17 +273,17 @@ impl Api {
     }
 
     /// Sends a request without a body.
-    pub async fn send(&self, method: &str, path: &str) -> Answer {
+    pub async fn send(&self, method: &str, path: &str) -> ApiResponse {
         answer(self.ask(method, path)).await
     }
 
     /// Sends a GET request.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> ApiResponse {
         self.send("GET", path).await
     }
 
     /// Sends a request with a JSON body.
-    pub async fn json(&self, method: &str, path: &str, body: Value) -> Answer {
+    pub async fn json(&self, method: &str, path: &str, body: Value) -> ApiResponse {
         answer(self.ask(method, path).json(&body)).await
     }
 
@@ -294,20 +294,20 @@ impl Api {
         path: &str,
         content_type: &str,
         body: impl Into<reqwest::Body>,
-    ) -> Answer {
+    ) -> ApiResponse {
         let request = self.ask(method, path).header("content-type", content_type);
         answer(request.body(body)).await
     }
 
     /// Uploads a module and activates it.
-    pub async fn upload(&self, app: &str, wasm: impl Into<Vec<u8>>) -> Answer {
+    pub async fn upload(&self, app: &str, wasm: impl Into<Vec<u8>>) -> ApiResponse {
         let path = format!("/v1/apps/{app}/plugins");
         let wasm = wasm.into();
         self.bytes("POST", &path, "application/wasm", wasm).await
     }
 
     /// Calls a function.
-    pub async fn call(&self, app: &str, function: &str, input: impl Into<Vec<u8>>) -> Answer {
+    pub async fn call(&self, app: &str, function: &str, input: impl Into<Vec<u8>>) -> ApiResponse {
         let path = format!("/v1/apps/{app}/call/{function}");
         answer(self.ask("POST", &path).body(input.into())).await
     }
@@ -324,7 +324,7 @@ impl Api {
 }
 
 /// Sends a request.
-pub async fn answer(request: RequestBuilder) -> Answer {
+pub async fn answer(request: RequestBuilder) -> ApiResponse {
     let (client, request) = request.build_split();
     let request = request.unwrap();
     let place = format!("{} {}", request.method(), request.url().path());
@@ -333,7 +333,7 @@ pub async fn answer(request: RequestBuilder) -> Answer {
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body = response.bytes().await;
     let body = body.unwrap_or_else(|error| panic!("{place}: {error:?}"));
-    Answer {
+    ApiResponse {
         place,
         status,
         headers,
@@ -343,7 +343,7 @@ pub async fn answer(request: RequestBuilder) -> Answer {
 
 /// A response.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct ApiResponse {
     /// The request's method and path, for messages.
     pub place: String,
     /// The status.
@@ -354,7 +354,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl ApiResponse {
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -383,7 +383,7 @@ impl Answer {
 
     /// Panics unless the response has this status.
     #[track_caller]
-    pub fn expect(self, status: u16) -> Answer {
+    pub fn expect(self, status: u16) -> ApiResponse {
         let (place, text) = (&self.place, self.text());
         assert_eq!(self.status, status, "{place}: {text}");
         self

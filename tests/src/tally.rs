@@ -4,7 +4,9 @@
 use crate::guests::{manifest, module_with};
 use kvasm::Host;
 use kvasm::dispatch::DispatchOptions;
-use kvasm::model::{App, AppName, Collection, Delivery, Entry, Key, Letters, Limits, Version};
+use kvasm::model::{
+    App, AppName, Collection, DeadLetterFilter, Delivery, Entry, Key, Limits, Version,
+};
 use kvasm::service::Caller;
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
 use std::sync::Arc;
@@ -87,16 +89,16 @@ pub fn options() -> DispatchOptions {
 }
 
 /// The app on a host.
-pub struct Tally {
+pub struct CrashApp {
     /// The host.
     pub host: Host,
     /// The app.
     pub app: App,
 }
 
-impl Tally {
+impl CrashApp {
     /// Opens the app over a store, and creates it if necessary.
-    pub async fn over(store: Arc<dyn Store>) -> Tally {
+    pub async fn over(store: Arc<dyn Store>) -> CrashApp {
         let limits = Limits {
             wall_time: Duration::from_secs(1),
             ..Limits::default()
@@ -110,7 +112,7 @@ impl Tally {
             host.deploy(&actor, &app, plugin(), true).await.unwrap();
         }
         let app = host.app(&name).await.unwrap().unwrap();
-        Tally { host, app }
+        CrashApp { host, app }
     }
 
     /// Reads entries in one snapshot.
@@ -162,7 +164,7 @@ impl Tally {
 
     /// The number of dead letters.
     pub async fn letters(&self) -> usize {
-        let (store, all) = (self.host.store(), Letters::default());
+        let (store, all) = (self.host.store(), DeadLetterFilter::default());
         let letters = store.dead_letters(self.app.id, &all, None, 1_000).await;
         letters.unwrap().len()
     }

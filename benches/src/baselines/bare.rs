@@ -52,15 +52,15 @@ pub enum Work {
 
 /// A pool of connections that reuses the most recently used one first, and sends no statement
 /// to test it.
-pub struct Bare {
+pub struct BareSqlx {
     app: Uuid,
     idle: Mutex<Vec<(PgConnection, i16)>>,
     permits: Semaphore,
 }
 
-impl Bare {
+impl BareSqlx {
     /// Connects to the database of a Kvasm server that has the app `sdk`.
-    pub async fn connect(url: &str) -> Result<Bare> {
+    pub async fn connect(url: &str) -> Result<BareSqlx> {
         let mut idle = Vec::new();
         for number in 0..CONNECTIONS {
             let slot = i16::try_from(number % SLOTS)?;
@@ -68,7 +68,7 @@ impl Bare {
         }
         let (first, _) = idle.first_mut().context("no connection")?;
         let app = sqlx::query_scalar("SELECT id FROM apps WHERE name = 'sdk'");
-        Ok(Bare {
+        Ok(BareSqlx {
             app: app.fetch_one(first).await?,
             idle: Mutex::new(idle),
             permits: Semaphore::new(CONNECTIONS),

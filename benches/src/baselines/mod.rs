@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use bare::{Bare, Work};
+use bare::{BareSqlx, Work};
 use inline::Inline;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,10 +65,10 @@ fn beside_rusqlite(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 
 /// The work of a baseline, its name, and the minimum ratio of Kvasm's rate to that of the
 /// baseline without HTTP.
-type Beside = (Work, &'static str, Option<f64>);
+type Baseline = (Work, &'static str, Option<f64>);
 
 /// The functions of the Kvasm plugin, and the baselines for each.
-const WORK: &[(&str, &[Beside])] = &[
+const WORK: &[(&str, &[Baseline])] = &[
     ("get", &[(Work::Get, "bare sqlx", Some(0.7))]),
     (
         "transfer",
@@ -84,8 +84,8 @@ const WORK: &[(&str, &[Beside])] = &[
 async fn beside_sqlx(effort: Effort) -> Result<Vec<Row>> {
     let url = database()?;
     let kvasm = Child::postgres(servers::GUESTS, &url)?;
-    Bare::make_procedure(&url).await?;
-    let bare = Arc::new(Bare::connect(&url).await?);
+    BareSqlx::make_procedure(&url).await?;
+    let bare = Arc::new(BareSqlx::connect(&url).await?);
     let axum = Child::postgres(servers::SQLX, &url)?;
     let mut rows = Vec::new();
     for callers in [16, 64] {
@@ -121,7 +121,7 @@ async fn beside_sqlx(effort: Effort) -> Result<Vec<Row>> {
 }
 
 /// How often per second `callers` callers do the work.
-async fn rate(bare: &Arc<Bare>, work: Work, callers: usize, time: Duration) -> Result<f64> {
+async fn rate(bare: &Arc<BareSqlx>, work: Work, callers: usize, time: Duration) -> Result<f64> {
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..callers {
@@ -152,10 +152,10 @@ const fn path(work: Work) -> &'static str {
 
 /// The baseline behind HTTP, on the database of a Kvasm server.
 pub async fn router(url: &str) -> Result<axum::Router> {
-    let bare = Arc::new(Bare::connect(url).await?);
+    let bare = Arc::new(BareSqlx::connect(url).await?);
     let mut router = axum::Router::new();
     for work in [Work::Get, Work::Transfer, Work::Procedure] {
-        let answer = async move |State(bare): State<Arc<Bare>>| match bare.run(work).await {
+        let answer = async move |State(bare): State<Arc<BareSqlx>>| match bare.run(work).await {
             Ok(text) => (StatusCode::OK, text),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}")),
         };

@@ -1,6 +1,6 @@
 //! A commit of 100 sets, compared with 100 durable sets one after another.
 
-use super::stage::{Engine, Stage};
+use super::stage::{BenchHost, Engine};
 use crate::report::{Row, Target};
 use crate::{Effort, generous, writes};
 use anyhow::Result;
@@ -76,7 +76,7 @@ async fn one_by_one(host: &Host, plugin: &Plugin, round: usize, calls: usize) ->
 
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
-        let stage = Stage::new(Engine::Sqlite, |builder| builder.limits(generous())).await?;
+        let stage = BenchHost::new(Engine::Sqlite, |builder| builder.limits(generous())).await?;
         let host = &stage.host;
         let commit = wat::parse_str(COMMIT)?;
         let app = stage.app("bench", &commit).await?;

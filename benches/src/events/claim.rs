@@ -1,11 +1,12 @@
 //! Claims with few and with many waiting deliveries.
 
-use super::stage::{Engine, Stage, manifest};
+use super::stage::{BenchHost, Engine, manifest};
 use crate::report::{Row, Target, median};
 use crate::{Effort, generous};
 use anyhow::{Result, ensure};
 use kvasm::model::{
-    AppId, Claim, Delivery, Failed, ProbeWait, Queue, Receipt, Timestamp, TriggerName, Verdict,
+    AppId, Claim, Delivery, FailedAttempt, LeaseToken, ProbeDelay, Queue, Timestamp, TriggerName,
+    Verdict,
 };
 use std::time::Instant;
 use tokio::runtime::Runtime;
@@ -20,7 +21,7 @@ const HANDLER: &str = r#"
 
 /// A queue with a number of deliveries, on a store of its own.
 struct Backlog {
-    stage: Stage,
+    stage: BenchHost,
     queue: Queue,
     count: usize,
     /// The medians of the rounds, in microseconds.
@@ -30,7 +31,7 @@ struct Backlog {
 
 impl Backlog {
     async fn new(engine: Engine, count: usize) -> Result<Backlog> {
-        let stage = Stage::new(engine, |builder| builder.limits(generous())).await?;
+        let stage = BenchHost::new(engine, |builder| builder.limits(generous())).await?;
         let watch = manifest(&[r#"{"kind":"on_change","name":"handle","collection":"notes"}"#]);
         let wasm = wat::parse_str(format!("(module {HANDLER} {watch})"))?;
         let app = stage.app("bench", &wasm).await?;
@@ -83,10 +84,10 @@ impl Backlog {
 }
 
 /// A nack that makes the delivery due at once.
-fn given_back(app: AppId, delivery: Delivery, lease: Uuid) -> Failed {
+fn given_back(app: AppId, delivery: Delivery, lease: Uuid) -> FailedAttempt {
     let now = Timestamp::now();
-    Failed {
-        receipt: Receipt {
+    FailedAttempt {
+        receipt: LeaseToken {
             app,
             place: delivery.place,
             lease,
@@ -94,7 +95,7 @@ fn given_back(app: AppId, delivery: Delivery, lease: Uuid) -> Failed {
         now,
         verdict: Verdict::RetryAt(now),
         deterministic: false,
-        probe: ProbeWait::default(),
+        probe: ProbeDelay::default(),
         error: "nacked".to_owned(),
         trace: None,
         plugin: None,

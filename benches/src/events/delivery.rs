@@ -1,6 +1,6 @@
 //! From a commit to its handler, and through a backlog.
 
-use super::stage::{Engine, Stage, manifest, note};
+use super::stage::{BenchHost, Engine, manifest, note};
 use crate::report::{Row, Target, percentile};
 use crate::{Effort, generous};
 use anyhow::{Context, Result};
@@ -20,7 +20,7 @@ const HANDLER: &str = r#"
 
 /// A stage whose handlers report when they start.
 struct Watched {
-    stage: Stage,
+    stage: BenchHost,
     wasm: Vec<u8>,
     starts: mpsc::UnboundedReceiver<Instant>,
 }
@@ -28,7 +28,7 @@ struct Watched {
 impl Watched {
     async fn new(engine: Engine) -> Result<Watched> {
         let (sender, starts) = mpsc::unbounded_channel();
-        let stage = Stage::new(engine, |builder| {
+        let stage = BenchHost::new(engine, |builder| {
             builder.limits(generous()).extend(move |linker| {
                 linker.func_wrap("bench_v1", "started", move || {
                     // The receiver is closed once the measurement is over.
@@ -105,7 +105,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(stage: &Stage) -> Running {
+    fn start(stage: &BenchHost) -> Running {
         let (stop, stopped) = oneshot::channel::<()>();
         let dispatcher = Dispatcher::new(stage.host.clone(), DispatchOptions::default());
         let task = tokio::spawn(dispatcher.run(async { drop(stopped.await) }));

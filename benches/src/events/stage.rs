@@ -31,16 +31,16 @@ impl Engine {
 }
 
 /// A host with a store of its own.
-pub struct Stage {
+pub struct BenchHost {
     pub host: Host,
     _folder: Option<TempDir>,
 }
 
-impl Stage {
+impl BenchHost {
     pub async fn new(
         engine: Engine,
         set_up: impl FnOnce(HostBuilder) -> HostBuilder,
-    ) -> Result<Stage> {
+    ) -> Result<BenchHost> {
         let (store, folder): (Arc<dyn Store>, _) = match engine {
             Engine::Sqlite => {
                 let folder = folder()?;
@@ -52,7 +52,7 @@ impl Stage {
                 (Arc::new(PostgresStore::connect(options).await?), None)
             }
         };
-        Ok(Stage {
+        Ok(BenchHost {
             host: set_up(Host::builder().shared_store(store)).build()?,
             _folder: folder,
         })

@@ -1,6 +1,6 @@
 //! A function with 5 reads and 5 writes, with and without a transaction.
 
-use super::stage::{Engine, Stage, manifest, note};
+use super::stage::{BenchHost, Engine, manifest, note};
 use crate::report::{Row, Target};
 use crate::{Effort, generous};
 use anyhow::Result;
@@ -89,7 +89,7 @@ async fn run(
 
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
-        let stage = Stage::new(Engine::Sqlite, |builder| builder.limits(generous())).await?;
+        let stage = BenchHost::new(Engine::Sqlite, |builder| builder.limits(generous())).await?;
         let host = &stage.host;
         let declared = manifest(&[
             r#"{"kind":"function","name":"plain"}"#,

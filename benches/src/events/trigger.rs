@@ -2,7 +2,7 @@
 //!
 //! No dispatcher runs: this measures only the writes with their deliveries.
 
-use super::stage::{Engine, Stage, manifest};
+use super::stage::{BenchHost, Engine, manifest};
 use crate::report::{Row, Target};
 use crate::{Effort, generous, writes};
 use anyhow::{Result, ensure};
@@ -32,7 +32,7 @@ fn watching(name: &'static str, collection: &str) -> Result<Kind> {
 }
 
 /// Runs a round in a new app, so that no outbox grows from round to round.
-async fn round(stage: &Stage, kind: &mut Kind, round: usize, sets: usize) -> Result<()> {
+async fn round(stage: &BenchHost, kind: &mut Kind, round: usize, sets: usize) -> Result<()> {
     let app = stage
         .app(&format!("{}-{round}", kind.name), &kind.wasm)
         .await?;
@@ -49,7 +49,7 @@ pub fn measure(runtime: &Runtime, effort: Effort, engine: Engine) -> Result<Vec<
 }
 
 async fn on(engine: Engine, effort: Effort) -> Result<Vec<Row>> {
-    let stage = Stage::new(engine, |builder| builder.limits(generous())).await?;
+    let stage = BenchHost::new(engine, |builder| builder.limits(generous())).await?;
     let sets = match engine {
         Engine::Sqlite => 300,
         Engine::Postgres => 60,

@@ -17,7 +17,7 @@ pub enum Pace {
 
 /// The results of a load.
 #[derive(Default)]
-pub struct Counted {
+pub struct LoadResult {
     /// Successes per second.
     pub rate: f64,
     /// Successes.
@@ -65,13 +65,13 @@ impl Load {
     }
 
     /// Like [`rate`](Load::rate), but also counts unsuccessful responses.
-    pub async fn count(&self, connections: usize, time: Duration) -> Result<Counted> {
+    pub async fn count(&self, connections: usize, time: Duration) -> Result<LoadResult> {
         let mut tasks = JoinSet::new();
         let start = Instant::now();
         for _ in 0..connections {
             let load = self.clone();
             tasks.spawn(async move {
-                let mut line = Line::open(&load).await?;
+                let mut line = Connection::open(&load).await?;
                 let (mut answers, mut failed) = (0_u64, 0_u64);
                 while start.elapsed() < time {
                     match line.ask(&load.request).await? {
@@ -88,7 +88,7 @@ impl Load {
             answers += a;
             failed += f;
         }
-        Ok(Counted {
+        Ok(LoadResult {
             rate: answers as f64 / start.elapsed().as_secs_f64(),
             answers,
             failed,
@@ -100,7 +100,7 @@ impl Load {
     pub async fn burst(&self, connections: usize) -> Result<f64> {
         let mut lines = Vec::new();
         for _ in 0..connections {
-            lines.push(Line::open(self).await?);
+            lines.push(Connection::open(self).await?);
         }
         let mut tasks = JoinSet::new();
         let start = Instant::now();
@@ -117,7 +117,7 @@ impl Load {
 
     /// The durations of some calls, in seconds.
     pub async fn times(&self, calls: usize, Pace::Every(pace): Pace) -> Result<Vec<f64>> {
-        let mut line = Line::open(self).await?;
+        let mut line = Connection::open(self).await?;
         let mut times = Vec::with_capacity(calls);
         for _ in 0..calls {
             let start = Instant::now();
@@ -138,7 +138,7 @@ impl Load {
             for _ in 0..connections {
                 let load = load.clone();
                 tasks.spawn(async move {
-                    while let Ok(mut line) = Line::open(&load).await {
+                    while let Ok(mut line) = Connection::open(&load).await {
                         while line.ask(&load.request).await.is_ok() {}
                     }
                 });
@@ -148,16 +148,16 @@ impl Load {
     }
 }
 
-struct Line {
+struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-impl Line {
-    async fn open(load: &Load) -> Result<Line> {
+impl Connection {
+    async fn open(load: &Load) -> Result<Connection> {
         let stream = TcpStream::connect(load.address).await?;
         stream.set_nodelay(true)?;
-        Ok(Line {
+        Ok(Connection {
             stream,
             buffer: Vec::with_capacity(4096),
         })

@@ -3,7 +3,7 @@
 
 use super::child::Child;
 use super::guests::ACCOUNTS;
-use super::load::{Counted, Load};
+use super::load::{Load, LoadResult};
 use super::servers;
 use crate::Effort;
 use crate::events::database;
@@ -63,7 +63,12 @@ async fn on(store: &str, hosts: &[Child], effort: Effort) -> Result<Vec<Row>> {
 }
 
 /// The transfers of `callers` callers, spread over the hosts.
-async fn count(hosts: &[Child], accounts: u64, callers: usize, time: Duration) -> Result<Counted> {
+async fn count(
+    hosts: &[Child],
+    accounts: u64,
+    callers: usize,
+    time: Duration,
+) -> Result<LoadResult> {
     let each = callers / hosts.len();
     let mut counts = JoinSet::new();
     for host in hosts {
@@ -71,7 +76,7 @@ async fn count(hosts: &[Child], accounts: u64, callers: usize, time: Duration) -
         let load = Load::post_with(host.address, path, &accounts.to_string());
         counts.spawn(async move { load.count(each, time).await });
     }
-    let mut sum = Counted::default();
+    let mut sum = LoadResult::default();
     while let Some(count) = counts.join_next().await {
         let one = count??;
         sum.rate += one.rate;

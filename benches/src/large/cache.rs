@@ -1,7 +1,7 @@
 //! SQLite's page cache: gets and sets by `sqlite.cache`, and the same read without a plugin by
 //! `mmap_size`. In CPU time of this process, as the variants are measured one after another.
 
-use super::{LargeFile, SIZES, Stage};
+use super::{LargeFile, LargeHost, SIZES};
 use crate::Effort;
 use crate::http::child::cpu_seconds;
 use crate::report::Row;
@@ -29,7 +29,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             let mut figures = BTreeMap::<_, Vec<f64>>::new();
             for _ in 0..effort.rounds.min(3) {
                 for cache in CACHES_MIB {
-                    let stage = Stage::open(file.clone(), cache << 20).await?;
+                    let stage = LargeHost::open(file.clone(), cache << 20).await?;
                     for (at, figure) in by_cache(&stage, effort).await?.into_iter().enumerate() {
                         figures.entry((at, cache)).or_default().push(figure);
                     }
@@ -53,7 +53,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 
 /// Microseconds of CPU time of a get, of a get while another call writes every few
 /// milliseconds, and of a set.
-async fn by_cache(stage: &Stage, effort: Effort) -> Result<[f64; 3]> {
+async fn by_cache(stage: &LargeHost, effort: Effort) -> Result<[f64; 3]> {
     let gets = 50_000 / effort.divisor;
     // Until the largest cache is full.
     for _ in 0..3 {
@@ -66,7 +66,7 @@ async fn by_cache(stage: &Stage, effort: Effort) -> Result<[f64; 3]> {
     Ok([quiet, beside, set])
 }
 
-async fn beside_a_writer(stage: &Stage, gets: usize) -> Result<f64> {
+async fn beside_a_writer(stage: &LargeHost, gets: usize) -> Result<f64> {
     let done = AtomicBool::new(false);
     let reads = async {
         let took = stage.in_one("look_up", gets).await;

@@ -4,7 +4,7 @@
 use super::file::{FEW, LARGE, LargeFile, SMALL};
 use crate::Effort;
 use crate::http::child::Child;
-use crate::http::load::{Counted, Load};
+use crate::http::load::{Load, LoadResult};
 use crate::http::p99;
 use crate::http::servers;
 use crate::report::{Row, Target};
@@ -166,7 +166,7 @@ async fn beside(limited: &Limited, what: &str, effort: Effort) -> Result<Vec<Row
         let (beside_hot, _) = tokio::try_join!(p99(&quiet, calls), hot.count(CALLERS, time))?;
         let before = limited.server.bytes_read()?;
         let (beside, counted) = tokio::try_join!(p99(&quiet, calls), cold.count(CALLERS, time))?;
-        let Counted {
+        let LoadResult {
             rate,
             answers,
             failed,

@@ -46,24 +46,24 @@ impl Cost {
 }
 
 /// A host over a file, and the app with many entries.
-struct Stage {
+struct LargeHost {
     file: LargeFile,
     host: Host,
     app: App,
     plugin: Plugin,
 }
 
-impl Stage {
-    async fn of(entries: u64) -> Result<Stage> {
-        Stage::open(LargeFile::of(entries).await?, SqliteOptions::CACHE).await
+impl LargeHost {
+    async fn of(entries: u64) -> Result<LargeHost> {
+        LargeHost::open(LargeFile::of(entries).await?, SqliteOptions::CACHE).await
     }
 
-    async fn open(file: LargeFile, cache: usize) -> Result<Stage> {
+    async fn open(file: LargeFile, cache: usize) -> Result<LargeHost> {
         file.warm()?;
         let host = file.open(cache).await?;
         let app = host.app(&AppName::parse(LARGE)?).await?.context("no app")?;
         let plugin = host.load(&app, guests::wasm("sdk")).await?;
-        Ok(Stage {
+        Ok(LargeHost {
             file,
             host,
             app,
@@ -154,7 +154,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
         let mut stages = Vec::new();
         for size in SIZES {
-            stages.push(Stage::of(size / effort.divisor as u64).await?);
+            stages.push(LargeHost::of(size / effort.divisor as u64).await?);
         }
         let (few, many) = stages.split_first().context("no store")?;
         let mut rows = Vec::new();
@@ -172,7 +172,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
 }
 
 /// In memory, compared with the small store.
-async fn beside(stage: &Stage, few: &Stage, effort: Effort) -> Result<Vec<Row>> {
+async fn beside(stage: &LargeHost, few: &LargeHost, effort: Effort) -> Result<Vec<Row>> {
     let (many, some) = (20_000 / effort.divisor, 1_000 / effort.divisor);
     // What readers cache of both.
     stage.in_one("look_up", many).await?;
@@ -215,7 +215,7 @@ async fn beside(stage: &Stage, few: &Stage, effort: Effort) -> Result<Vec<Row>> 
 }
 
 /// Deep in a list, compared with its first page.
-async fn pages(stage: &Stage, effort: Effort) -> Result<Row> {
+async fn pages(stage: &LargeHost, effort: Effort) -> Result<Row> {
     let depth = DEPTH / effort.divisor as u64;
     let cursor = stage.cursor(depth).await?;
     let times = (500 / effort.divisor).max(10);
@@ -232,7 +232,7 @@ async fn pages(stage: &Stage, effort: Effort) -> Result<Row> {
 }
 
 /// After the file was evicted from the page cache.
-async fn cold(stage: &Stage, effort: Effort) -> Result<Vec<Row>> {
+async fn cold(stage: &LargeHost, effort: Effort) -> Result<Vec<Row>> {
     let times = (500 / effort.divisor).max(10);
     let mut rows = Vec::new();
     for (function, what) in [

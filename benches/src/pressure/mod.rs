@@ -28,21 +28,21 @@ const PACE: Duration = Duration::from_millis(4);
 const ENTRIES: usize = 20_000;
 
 /// `kvasm serve` on a SQLite file with data, and the apps of all scenarios.
-struct Stage {
+struct PressureServer {
     process: Child,
     admin: Client,
     folder: TempDir,
 }
 
-impl Drop for Stage {
+impl Drop for PressureServer {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-impl Stage {
-    async fn start() -> Result<Stage> {
+impl PressureServer {
+    async fn start() -> Result<PressureServer> {
         let folder = folder()?;
         let program = match std::env::var_os("KVASM_BENCH_PROGRAM") {
             Some(program) => program.into(),
@@ -69,7 +69,7 @@ impl Stage {
             }
         }
         let admin = Client::new(address.context("no address")?, token);
-        let stage = Stage {
+        let stage = PressureServer {
             process,
             admin,
             folder,
@@ -162,7 +162,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for scenario in SCENARIOS {
         let (pairs, failed, resident) = runtime.block_on(async {
-            let stage = Stage::start().await?;
+            let stage = PressureServer::start().await?;
             let press = (scenario.prepare)(&stage).await?;
             let calls = (300 / effort.divisor).max(20);
             let (mut pairs, mut failed) = (Vec::new(), 0);

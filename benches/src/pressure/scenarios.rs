@@ -1,7 +1,7 @@
 //! The scenarios of the noisy app.
 
 use super::client::Client;
-use super::{Stage, guest};
+use super::{PressureServer, guest};
 use anyhow::Result;
 use std::pin::Pin;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Starts the load, which ends when the handle is aborted.
-pub type Press = Box<dyn Fn() -> JoinHandle<()>>;
-type Prepared<'s> = Pin<Box<dyn Future<Output = Result<Press>> + 's>>;
+pub type StartLoad = Box<dyn Fn() -> JoinHandle<()>>;
+type Prepared<'s> = Pin<Box<dyn Future<Output = Result<StartLoad>> + 's>>;
 
 pub struct Scenario {
     pub name: &'static str,
-    pub prepare: for<'s> fn(&'s Stage) -> Prepared<'s>,
+    pub prepare: for<'s> fn(&'s PressureServer) -> Prepared<'s>,
 }
 
 const MIB: usize = 1024 * 1024;
@@ -77,7 +77,7 @@ fn module(body: &str, memories: usize) -> Result<Vec<u8>> {
 }
 
 /// `clients` clients that do something repeatedly.
-fn many<F, T>(clients: usize, what: F) -> Press
+fn many<F, T>(clients: usize, what: F) -> StartLoad
 where
     F: Fn(usize) -> T + Clone + Send + 'static,
     T: Future<Output = ()> + Send + 'static,
@@ -102,12 +102,12 @@ where
 
 /// Calls of a function with the default limits of new apps.
 async fn calls(
-    stage: &Stage,
+    stage: &PressureServer,
     body: &str,
     memories: usize,
     clients: usize,
     input: usize,
-) -> Result<Press> {
+) -> Result<StartLoad> {
     stage.app("loud", &module(body, memories)?).await?;
     let client = stage.anonymous();
     let input = vec![0; input];
@@ -120,11 +120,11 @@ async fn calls(
     }))
 }
 
-async fn failures(stage: &Stage) -> Result<Press> {
+async fn failures(stage: &PressureServer) -> Result<StartLoad> {
     calls(stage, &output(1), 1, 8, 0).await
 }
 
-async fn slow_readers(stage: &Stage) -> Result<Press> {
+async fn slow_readers(stage: &PressureServer) -> Result<StartLoad> {
     stage.app("loud", &module(&output(0), 1)?).await?;
     let client = stage.anonymous();
     Ok(many(100, move |_| {
@@ -147,7 +147,7 @@ async fn read_slowly(client: &Client) -> Result<()> {
     Ok(())
 }
 
-async fn exports(stage: &Stage) -> Result<Press> {
+async fn exports(stage: &PressureServer) -> Result<StartLoad> {
     let loud = stage.app("loud", &guest("counter")?).await?;
     stage.fill(loud).await?;
     let admin = stage.admin.clone();
@@ -172,7 +172,7 @@ fn slow_module(seed: usize) -> Result<Vec<u8>> {
     module(&format!("{locals} {ifs} (i32.const 0)"), 1)
 }
 
-async fn slow_modules(stage: &Stage) -> Result<Press> {
+async fn slow_modules(stage: &PressureServer) -> Result<StartLoad> {
     stage.app("loud", &guest("counter")?).await?;
     let admin = stage.admin.clone();
     let modules = (0..4).map(slow_module).collect::<Result<Vec<_>>>()?;
@@ -186,7 +186,7 @@ async fn slow_modules(stage: &Stage) -> Result<Press> {
     }))
 }
 
-async fn deletions(stage: &Stage) -> Result<Press> {
+async fn deletions(stage: &PressureServer) -> Result<StartLoad> {
     let mut ready = Vec::new();
     for n in 0..5 {
         let name = format!("loud-{n}");

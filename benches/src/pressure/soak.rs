@@ -1,7 +1,7 @@
 //! A soak test: mixed load for ten minutes, after which the server must hold no more resources
 //! than in its first minute.
 
-use super::{Stage, client, guest};
+use super::{PressureServer, client, guest};
 use crate::Effort;
 use crate::report::{Row, Target};
 use anyhow::Result;
@@ -28,7 +28,7 @@ fn threads_max() -> f64 {
 }
 
 /// The resources of a server.
-struct Held {
+struct Resources {
     resident: f64,
     descriptors: f64,
     threads: f64,
@@ -36,12 +36,12 @@ struct Held {
     cache: f64,
 }
 
-impl Held {
-    fn now(stage: &Stage) -> Result<Held> {
+impl Resources {
+    fn now(stage: &PressureServer) -> Result<Resources> {
         let process = stage.process.id();
         let folder = stage.folder.path();
         let descriptors = std::fs::read_dir(format!("/proc/{process}/fd"))?.count();
-        Ok(Held {
+        Ok(Resources {
             resident: client::resident_mib(process)?,
             descriptors: descriptors as f64,
             threads: client::status(process, "Threads")?,
@@ -67,7 +67,7 @@ fn size(path: &Path) -> Result<f64> {
 }
 
 /// Calls, failures, administration, deploys and exports, all at once.
-fn load(stage: &Stage, wasm: Vec<u8>) -> JoinSet<()> {
+fn load(stage: &PressureServer, wasm: Vec<u8>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let (admin, public) = (stage.admin.clone(), stage.anonymous());
     for worker in 0..16 {
@@ -112,7 +112,7 @@ fn load(stage: &Stage, wasm: Vec<u8>) -> JoinSet<()> {
 /// One row per resource: at the end, compared with the first minute.
 pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
     runtime.block_on(async {
-        let stage = Stage::start().await?;
+        let stage = PressureServer::start().await?;
         let wasm = guest("counter")?;
         let mixed = stage.app("mixed", &wasm).await?;
         stage.fill_with(mixed, 2_000).await?;
@@ -120,7 +120,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let divisor = u32::try_from(effort.divisor)?;
         let start = Instant::now();
         tokio::time::sleep(MINUTE / divisor).await;
-        let first = Held::now(&stage)?;
+        let first = Resources::now(&stage)?;
         let mut threads = first.threads;
         let end = 10 * MINUTE / divisor;
         while start.elapsed() < end {
@@ -128,7 +128,7 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             tokio::time::sleep(left.min(Duration::from_secs(1))).await;
             threads = threads.max(client::status(stage.process.id(), "Threads")?);
         }
-        let last = Held::now(&stage)?;
+        let last = Resources::now(&stage)?;
         tasks.abort_all();
         while tasks.join_next().await.is_some() {}
         let (status, _) = stage.anonymous().send("GET", "/readyz", "", &[]).await?;

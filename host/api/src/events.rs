@@ -4,7 +4,7 @@ use super::batch::present;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kvasm_core::{
-    Changes, DeadLetter, DeclaredTrigger, Delivery, Event, Happening, Origin, Pause, Policy,
+    Changes, DeadLetter, DeclaredTrigger, Delivery, Event, EventKind, Origin, Pause, Policy,
     Trigger, Value, Watch,
 };
 use serde::{Deserialize, Serialize};
@@ -199,9 +199,9 @@ pub struct EventView {
 impl EventView {
     fn new(event: &Event) -> Result<EventView, serde_json::Error> {
         let (version, value) = match &event.what {
-            Happening::Set { version, value, .. } => (Some(version.0), Some(value)),
-            Happening::Deleted { version, .. } => (Some(version.0), None),
-            Happening::Due => (None, None),
+            EventKind::Set { version, value, .. } => (Some(version.0), Some(value)),
+            EventKind::Deleted { version, .. } => (Some(version.0), None),
+            EventKind::Due => (None, None),
         };
         let (json, bytes) = match value {
             None => (None, None),

@@ -1,6 +1,6 @@
 //! `kvasm app` and `kvasm usage`.
 
-use super::client::{Client, Pages, Path, connect};
+use super::client::{Client, Pages, RequestPath, connect};
 use super::failure::{Failure, Outcome};
 use super::{Global, output};
 use clap::{Args, Subcommand};
@@ -101,28 +101,28 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
                 name: name.to_string(),
                 public,
             };
-            let path = Path::new(&["v1", "apps"]);
+            let path = RequestPath::new(&["v1", "apps"]);
             let app: AppView = client.post("POST", &path, &new).await?;
             output::object(global.json, &json!(app), || format!("Created {name}."))?;
         }
         Command::List => list(global, &client).await?,
         Command::Show { name } => {
-            let app: AppView = client.get(&Path::app(&name, &[])).await?;
+            let app: AppView = client.get(&RequestPath::app(&name, &[])).await?;
             show(global, &app)?;
         }
         Command::Public { name, public } => {
-            let path = Path::app(&name, &[]);
+            let path = RequestPath::app(&name, &[]);
             let app: AppView = client.post("PATCH", &path, &AppPatch { public }).await?;
             show(global, &app)?;
         }
         Command::Limits { name, limits } => {
-            let path = Path::app(&name, &["limits"]);
+            let path = RequestPath::app(&name, &["limits"]);
             let app: AppView = client.post("PATCH", &path, &limits.change()).await?;
             show(global, &app)?;
         }
         Command::Delete { name, yes } => {
             // So that a misspelt name is reported before the confirmation is asked for.
-            let path = Path::app(&name, &[]);
+            let path = RequestPath::app(&name, &[]);
             let _: AppView = client.get(&path).await?;
             if !yes {
                 confirm(&name)?;
@@ -150,7 +150,9 @@ impl LimitArgs {
 
 pub(super) async fn usage(global: &Global, usage: Usage) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
-    let usage: UsageView = client.get(&Path::app(&usage.app, &["usage"])).await?;
+    let usage: UsageView = client
+        .get(&RequestPath::app(&usage.app, &["usage"]))
+        .await?;
     if global.json {
         output::json(&usage)?;
         return Ok(Outcome::Done);
@@ -181,7 +183,7 @@ async fn list(global: &Global, client: &Client) -> Result<(), Failure> {
     let mut pages = Pages::default();
     let mut after = None;
     loop {
-        let path = Path::new(&["v1", "apps"]).with("limit", Some(1000));
+        let path = RequestPath::new(&["v1", "apps"]).with("limit", Some(1000));
         let page: AppPage = client.get(&path.with("after", after)).await?;
         apps.extend(page.apps);
         after = pages.next(page.next)?;

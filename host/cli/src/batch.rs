@@ -1,6 +1,6 @@
 //! `kvasm kv commit`, `get-many` and `increment`.
 
-use super::client::{Path, bytes, connect, set};
+use super::client::{RequestPath, bytes, connect, set};
 use super::failure::{Failure, Outcome};
 use super::kv::{At, Line};
 use super::{Global, input, output};
@@ -44,7 +44,7 @@ async fn send(global: &Global, input: Input, route: &str) -> Result<Vec<u8>, Fai
     };
     let body = input::json(body)?;
     let client = connect(global).await?;
-    let path = Path::app(&input.app, &["kv", route]);
+    let path = RequestPath::app(&input.app, &["kv", route]);
     let mut request = path.request("POST", Body::from(body))?;
     set(&mut request, "content-type", "application/json");
     bytes(client.send(request).await?).await
@@ -116,7 +116,7 @@ pub(super) async fn get_many(global: &Global, input: Input) -> Result<Outcome, F
 
 pub(super) async fn increment(global: &Global, at: &At, by: i64) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
-    let path = Path::app(&at.app, &["kv", "increment"])
+    let path = RequestPath::app(&at.app, &["kv", "increment"])
         .with("collection", Some(&at.collection))
         .with("key", Some(&at.key))
         .with("by", Some(by));

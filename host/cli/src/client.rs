@@ -3,8 +3,8 @@
 
 use super::config::Config;
 use super::failure::Failure;
-use super::global::{Global, Place};
-use super::watch::Watch;
+use super::global::{Destination, Global};
+use super::watch::ServerTimeout;
 use super::{open, profile};
 use axum::Router;
 use axum::body::Body;
@@ -38,7 +38,7 @@ pub(super) enum Client {
 }
 
 /// A server and the token to use.
-pub(super) struct Target {
+pub(super) struct ServerTarget {
     pub(super) server: String,
     pub(super) token: Option<String>,
 }
@@ -65,7 +65,7 @@ async fn open(
     prepare: impl FnOnce(HostBuilder, &Config) -> HostBuilder,
 ) -> Result<Client, Failure> {
     // A command that names a server does not read the server's configuration.
-    if let Place::Server(_) | Place::Profile(_) = global.place()
+    if let Destination::Server(_) | Destination::Profile(_) = global.place()
         && let Some(target) = profile::target(global, &Config::default())?
     {
         return Client::server(target, global.timeout()?);
@@ -126,7 +126,10 @@ impl Client {
     ///
     /// # Errors
     /// A user error: an invalid URL or token.
-    pub(super) fn server(target: Target, timeout: Option<Duration>) -> Result<Client, Failure> {
+    pub(super) fn server(
+        target: ServerTarget,
+        timeout: Option<Duration>,
+    ) -> Result<Client, Failure> {
         // Fails only if another provider is already installed, which works too.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let base = base(&target.server)?;
@@ -175,7 +178,7 @@ impl Client {
                 if let Some(token) = token {
                     sent = sent.header("authorization", token);
                 }
-                let watch = Watch::new(*timeout);
+                let watch = ServerTimeout::new(*timeout);
                 let sent = sent.body(reqwest::Body::wrap(watch.body(body)));
                 let answer = watch.wait(sent.send()).await?;
                 let answer = answer.map_err(|e| unreachable(base, &e))?;
@@ -205,14 +208,14 @@ impl Client {
         })
     }
 
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &Path) -> Result<T, Failure> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &RequestPath) -> Result<T, Failure> {
         json(self.send(path.request("GET", Body::empty())?).await?).await
     }
 
     pub(super) async fn post<T: DeserializeOwned>(
         &self,
         method: &str,
-        path: &Path,
+        path: &RequestPath,
         body: &impl Serialize,
     ) -> Result<T, Failure> {
         let text = serde_json::to_string(body).map_err(|e| Failure::host(e.to_string()))?;
@@ -221,7 +224,7 @@ impl Client {
         json(self.send(request).await?).await
     }
 
-    pub(super) async fn delete(&self, path: &Path) -> Result<(), Failure> {
+    pub(super) async fn delete(&self, path: &RequestPath) -> Result<(), Failure> {
         self.send(path.request("DELETE", Body::empty())?)
             .await
             .map(drop)
@@ -265,16 +268,16 @@ pub(super) fn set(request: &mut Request<Body>, name: &'static str, value: &str) 
 
 /// A path, with its variable parts percent-encoded, and a query.
 #[derive(Clone)]
-pub(super) struct Path {
+pub(super) struct RequestPath {
     path: String,
     /// Whether a part is empty, or a dot segment that clients and proxies would resolve.
     is_bad: bool,
     query: String,
 }
 
-impl Path {
+impl RequestPath {
     /// A path of these segments.
-    pub(super) fn new(segments: &[&str]) -> Path {
+    pub(super) fn new(segments: &[&str]) -> RequestPath {
         let mut path = String::new();
         for segment in segments {
             path.push('/');
@@ -285,7 +288,7 @@ impl Path {
                 }),
             );
         }
-        Path {
+        RequestPath {
             path,
             is_bad: segments.iter().any(|part| matches!(*part, "" | "." | "..")),
             query: String::new(),
@@ -293,15 +296,15 @@ impl Path {
     }
 
     /// A path below an app.
-    pub(super) fn app(app: &AppName, rest: &[&str]) -> Path {
+    pub(super) fn app(app: &AppName, rest: &[&str]) -> RequestPath {
         let mut segments = vec!["v1", "apps", app.as_str()];
         segments.extend(rest);
-        Path::new(&segments)
+        RequestPath::new(&segments)
     }
 
     /// Adds a query parameter, if it has a value.
     #[must_use]
-    pub(super) fn with(mut self, name: &str, value: Option<impl ToString>) -> Path {
+    pub(super) fn with(mut self, name: &str, value: Option<impl ToString>) -> RequestPath {
         if let Some(value) = value {
             let mut query = url::form_urlencoded::Serializer::new(self.query);
             query.append_pair(name, &value.to_string());

@@ -1,7 +1,7 @@
 //! `kvasm dead-letter`.
 
 use super::batch::parse;
-use super::client::{Path, bytes, connect};
+use super::client::{RequestPath, bytes, connect};
 use super::delivery::{brief, happened};
 use super::failure::{Failure, Outcome};
 use super::trigger::say_who_delivers;
@@ -40,10 +40,10 @@ pub(super) enum Command {
     },
     /// Queue dead letters for delivery again, oldest first
     #[command(after_help = REPLAY_HELP)]
-    Replay(Choice),
+    Replay(DeadLetterSelection),
     /// Permanently discard dead letters, oldest first
     #[command(after_help = DISCARD_HELP)]
-    Discard(Choice),
+    Discard(DeadLetterSelection),
 }
 
 #[derive(Args)]
@@ -75,7 +75,7 @@ pub(super) struct List {
 /// means all.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("choice").required(true).multiple(true))]
-pub(super) struct Choice {
+pub(super) struct DeadLetterSelection {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
     /// Select this dead letter (repeatable)
@@ -138,7 +138,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
 
 async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
-    let path = Path::app(&list.app, &["dead-letters"])
+    let path = RequestPath::app(&list.app, &["dead-letters"])
         .with("trigger", list.trigger)
         .with("reason", list.reason)
         .with("from", list.from.map(|at| at.0))
@@ -182,7 +182,7 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
 
 async fn show(global: &Global, app: &AppName, id: Uuid) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
-    let path = Path::app(app, &["dead-letters", &id.to_string()]);
+    let path = RequestPath::app(app, &["dead-letters", &id.to_string()]);
     let answer = match client.send(path.request("GET", Body::empty())?).await {
         Ok(answer) => bytes(answer).await?,
         Err(failure) if failure.is_kind("dead-letter-not-found") => {
@@ -245,7 +245,7 @@ fn value(event: &EventView) -> String {
     }
 }
 
-impl Choice {
+impl DeadLetterSelection {
     async fn send(&self, client: &super::client::Client, verb: &str) -> Result<u64, Failure> {
         let ids: Vec<_> = self.ids.iter().map(ToString::to_string).collect();
         let request = LettersRequest {
@@ -258,7 +258,7 @@ impl Choice {
             limit: Some(self.limit),
             dry_run: self.dry_run,
         };
-        let path = Path::app(&self.app, &["dead-letters", verb]);
+        let path = RequestPath::app(&self.app, &["dead-letters", verb]);
         let done: LettersDone = client.post("POST", &path, &request).await?;
         Ok(done.letters)
     }
@@ -287,7 +287,7 @@ impl Choice {
     }
 }
 
-async fn replay(global: &Global, choice: Choice) -> Result<Outcome, Failure> {
+async fn replay(global: &Global, choice: DeadLetterSelection) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
     let count = choice.send(&client, "replay").await?;
     let app = &choice.app;
@@ -304,7 +304,7 @@ async fn replay(global: &Global, choice: Choice) -> Result<Outcome, Failure> {
     Ok(outcome)
 }
 
-async fn discard(global: &Global, choice: Choice) -> Result<Outcome, Failure> {
+async fn discard(global: &Global, choice: DeadLetterSelection) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
     let count = choice.send(&client, "discard").await?;
     choice.report(global, count, |letters| match choice.dry_run {

@@ -1,7 +1,7 @@
 //! `kvasm delivery`.
 
 use super::batch::parse;
-use super::client::{Path, bytes, connect};
+use super::client::{RequestPath, bytes, connect};
 use super::dead_letter::when;
 use super::failure::{Failure, Outcome};
 use super::{Global, output};
@@ -24,7 +24,7 @@ pub(super) enum Command {
     List(List),
     /// Permanently discard outstanding deliveries
     #[command(after_help = DISCARD_HELP)]
-    Discard(Choice),
+    Discard(DeliverySelection),
 }
 
 #[derive(Args)]
@@ -52,7 +52,7 @@ pub(super) struct List {
 /// means all.
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("choice").required(true).multiple(true))]
-pub(super) struct Choice {
+pub(super) struct DeliverySelection {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
     /// Select those of this event (repeatable)
@@ -91,7 +91,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
 
 async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
-    let path = Path::app(&list.app, &["deliveries"])
+    let path = RequestPath::app(&list.app, &["deliveries"])
         .with("trigger", list.trigger)
         .with("from", list.from.map(|at| at.0))
         .with("until", list.until.map(|at| at.0))
@@ -126,7 +126,7 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-async fn discard(global: &Global, choice: Choice) -> Result<Outcome, Failure> {
+async fn discard(global: &Global, choice: DeliverySelection) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
     let events: Vec<_> = choice.events.iter().map(ToString::to_string).collect();
     let request = DeliveriesRequest {
@@ -138,7 +138,7 @@ async fn discard(global: &Global, choice: Choice) -> Result<Outcome, Failure> {
         limit: Some(choice.limit),
         dry_run: choice.dry_run,
     };
-    let path = Path::app(&choice.app, &["deliveries", "discard"]);
+    let path = RequestPath::app(&choice.app, &["deliveries", "discard"]);
     let done: DeliveriesDone = client.post("POST", &path, &request).await?;
     let (count, app) = (done.deliveries, &choice.app);
     output::object(global.json, &json!(done), || {

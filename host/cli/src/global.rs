@@ -42,7 +42,7 @@ pub(super) struct Global {
 
 /// The destination of a command, if it is specified.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Place<'a> {
+pub(super) enum Destination<'a> {
     Server(&'a str),
     Store(&'a str),
     Profile(&'a str),
@@ -90,7 +90,7 @@ impl Global {
 
     /// The destination of a command. Arguments take precedence over the environment; within each, a
     /// server comes first, then a store, then a profile.
-    pub(super) fn place(&self) -> Place<'_> {
+    pub(super) fn place(&self) -> Destination<'_> {
         let environment = |name| self.environment.get(name);
         let said = [
             (
@@ -105,12 +105,12 @@ impl Global {
             ),
         ];
         let place = said.into_iter().find_map(|said| match said {
-            (Some(server), _, _) => Some(Place::Server(server)),
-            (None, Some(store), _) => Some(Place::Store(store)),
-            (None, None, Some(profile)) => Some(Place::Profile(profile)),
+            (Some(server), _, _) => Some(Destination::Server(server)),
+            (None, Some(store), _) => Some(Destination::Store(store)),
+            (None, None, Some(profile)) => Some(Destination::Profile(profile)),
             (None, None, None) => None,
         });
-        place.unwrap_or(Place::Unsaid)
+        place.unwrap_or(Destination::Unsaid)
     }
 
     /// `--server`, or its variable.

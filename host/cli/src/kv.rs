@@ -1,6 +1,6 @@
 //! `kvasm kv`.
 
-use super::client::{Client, Pages, Path, bytes, connect, is_absent, set};
+use super::client::{Client, Pages, RequestPath, bytes, connect, is_absent, set};
 use super::failure::{Failure, Outcome};
 use super::{Global, batch, input, output, transfer};
 use axum::body::Body;
@@ -144,8 +144,8 @@ fn key(text: &str) -> Result<Key, kvasm::model::Invalid> {
 }
 
 impl At {
-    fn path(&self) -> Path {
-        Path::app(&self.app, &["kv", "entry"])
+    fn path(&self) -> RequestPath {
+        RequestPath::app(&self.app, &["kv", "entry"])
             .with("collection", Some(&self.collection))
             .with("key", Some(&self.key))
     }
@@ -369,7 +369,7 @@ async fn list_page(
     args: &ListArgs,
     cursor: Option<String>,
 ) -> Result<Vec<u8>, Failure> {
-    let path = Path::app(&args.app, &["kv", "list"])
+    let path = RequestPath::app(&args.app, &["kv", "list"])
         .with("collection", Some(&args.collection))
         .with("prefix", args.prefix.as_ref())
         .with("start", args.start.as_ref())
@@ -424,7 +424,7 @@ async fn collections(global: &Global, app: &AppName) -> Result<Outcome, Failure>
     let mut pages = Pages::default();
     let mut after = None;
     loop {
-        let path = Path::app(app, &["kv", "collections"]).with("after", after);
+        let path = RequestPath::app(app, &["kv", "collections"]).with("after", after);
         let page: CollectionPage = client.get(&path).await?;
         names.extend(page.collections);
         after = pages.next(page.next)?;

@@ -1,7 +1,7 @@
 //! `kvasm logs`.
 
 use super::Global;
-use super::client::{Path, connect, stream};
+use super::client::{RequestPath, connect, stream};
 use super::dead_letter::when;
 use super::failure::{Failure, Outcome};
 use super::output;
@@ -46,7 +46,7 @@ pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure>
             "logs are in the memory of a running server; specify it with --server",
         ));
     }
-    let path = Path::app(&logs.app, &["logs"]).with("limit", Some(logs.limit));
+    let path = RequestPath::app(&logs.app, &["logs"]).with("limit", Some(logs.limit));
     let path = path
         .with("request", logs.request)
         .with("level", logs.level.map(Level::as_str))

@@ -1,6 +1,6 @@
 //! `kvasm plugin` and `kvasm call`.
 
-use super::client::{Pages, Path, bytes, connect, connect_to_load, set};
+use super::client::{Pages, RequestPath, bytes, connect, connect_to_load, set};
 use super::failure::{Failure, Outcome};
 use super::run::output_value;
 use super::trigger::on_what;
@@ -76,17 +76,17 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
         Command::Functions { app } => functions(global, &app).await?,
         Command::Activate { app, version } => {
             let version = version.to_string();
-            let path = Path::app(&app, &["plugins", &version, "activate"]);
+            let path = RequestPath::app(&app, &["plugins", &version, "activate"]);
             activated(global, &app, &path).await?;
         }
         Command::Rollback { app } => {
-            activated(global, &app, &Path::app(&app, &["rollback"])).await?;
+            activated(global, &app, &RequestPath::app(&app, &["rollback"])).await?;
         }
         Command::Delete { app, version } => {
             let client = connect(global).await?;
             let number = version.to_string();
             client
-                .delete(&Path::app(&app, &["plugins", &number]))
+                .delete(&RequestPath::app(&app, &["plugins", &number]))
                 .await?;
             output::object(global.json, &json!({ "deleted": version }), || {
                 format!("Deleted version {version} of {app}.")
@@ -104,7 +104,7 @@ async fn deploy(
 ) -> Result<(), Failure> {
     let wasm = input::file(&module)?;
     let client = connect_to_load(global).await?;
-    let path = Path::app(app, &["plugins"]).with("activate", Some(activate));
+    let path = RequestPath::app(app, &["plugins"]).with("activate", Some(activate));
     let mut request = path.request("POST", Body::from(wasm))?;
     set(&mut request, "content-type", "application/wasm");
     let answer = client.send(request).await;
@@ -130,7 +130,7 @@ async fn versions(global: &Global, app: &AppName) -> Result<(), Failure> {
     let mut before = None;
     let mut pages = Pages::default();
     loop {
-        let path = Path::app(app, &["plugins"]).with("before", before);
+        let path = RequestPath::app(app, &["plugins"]).with("before", before);
         let page: PluginPage = client.get(&path).await?;
         plugins.extend(page.plugins);
         before = pages.next(page.next)?;
@@ -156,7 +156,7 @@ async fn versions(global: &Global, app: &AppName) -> Result<(), Failure> {
 
 async fn functions(global: &Global, app: &AppName) -> Result<(), Failure> {
     let client = connect(global).await?;
-    let offered: Functions = client.get(&Path::app(app, &["functions"])).await?;
+    let offered: Functions = client.get(&RequestPath::app(app, &["functions"])).await?;
     if global.json {
         return output::json(&offered);
     }
@@ -179,7 +179,7 @@ async fn functions(global: &Global, app: &AppName) -> Result<(), Failure> {
     output::table(["NAME", "KIND"], rows)
 }
 
-async fn activated(global: &Global, app: &AppName, path: &Path) -> Result<(), Failure> {
+async fn activated(global: &Global, app: &AppName, path: &RequestPath) -> Result<(), Failure> {
     let client = connect(global).await?;
     let request = path.request("POST", Body::empty())?;
     let answer = bytes(client.send(request).await?).await?;
@@ -197,7 +197,7 @@ pub(super) async fn call(global: &Global, call: Call) -> Result<Outcome, Failure
         None => Vec::new(),
     };
     let client = connect_to_load(global).await?;
-    let path = Path::app(&call.app, &["call", &call.function]);
+    let path = RequestPath::app(&call.app, &["call", &call.function]);
     let mut request = path.request("POST", Body::from(input))?;
     set(&mut request, "content-type", "application/octet-stream");
     let answer = client.send(request).await?;

@@ -1,10 +1,10 @@
 //! Selects the server: by arguments, the environment or a profile.
 
-use super::client::{Client, Path as RequestPath, Target};
+use super::client::{Client, RequestPath, ServerTarget};
 use super::config::Config;
 use super::environment::{similar, trimmed};
 use super::failure::{Failure, Outcome};
-use super::global::{Global, Place};
+use super::global::{Destination, Global};
 use super::input::text;
 use super::{open, output};
 use clap::Args;
@@ -26,18 +26,18 @@ struct Profile {
 type Profiles = BTreeMap<String, Profile>;
 
 /// The server that commands go to; `None` if they go to a store.
-pub(super) fn target(global: &Global, config: &Config) -> Result<Option<Target>, Failure> {
+pub(super) fn target(global: &Global, config: &Config) -> Result<Option<ServerTarget>, Failure> {
     let name = match global.place() {
-        Place::Server(server) => {
-            return Ok(Some(Target {
+        Destination::Server(server) => {
+            return Ok(Some(ServerTarget {
                 server: server.to_owned(),
                 token: global.token(None),
             }));
         }
-        Place::Store(_) => return Ok(None),
-        Place::Unsaid if config.store.is_some() => return Ok(None),
-        Place::Profile(name) => Some(name),
-        Place::Unsaid => None,
+        Destination::Store(_) => return Ok(None),
+        Destination::Unsaid if config.store.is_some() => return Ok(None),
+        Destination::Profile(name) => Some(name),
+        Destination::Unsaid => None,
     };
     let path = match (path(), name) {
         (Ok(path), _) => path,
@@ -47,7 +47,7 @@ pub(super) fn target(global: &Global, config: &Config) -> Result<Option<Target>,
     };
     let profiles = read(&path)?;
     match (profiles.get(name.unwrap_or(DEFAULT)), name) {
-        (Some(profile), _) => Ok(Some(Target {
+        (Some(profile), _) => Ok(Some(ServerTarget {
             server: trimmed(&profile.server).to_owned(),
             token: global.token(profile.token.as_deref().map(trimmed)),
         })),
@@ -87,7 +87,7 @@ pub(super) async fn login(global: &Global, login: Login) -> Result<Outcome, Fail
     let Some(server) = global.server() else {
         return Err(Failure::user("specify the server with --server URL"));
     };
-    let target = Target {
+    let target = ServerTarget {
         server: server.to_owned(),
         token: global.token(None),
     };

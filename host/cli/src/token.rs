@@ -1,6 +1,6 @@
 //! `kvasm token` and `kvasm audit`.
 
-use super::client::{Pages, Path, connect};
+use super::client::{Pages, RequestPath, connect};
 use super::failure::{Failure, Outcome};
 use super::{Global, output};
 use clap::{Args, Subcommand};
@@ -69,10 +69,10 @@ pub(super) struct Audit {
     limit: u32,
 }
 
-fn path(app: Option<&AppName>, rest: &[&str]) -> Path {
+fn path(app: Option<&AppName>, rest: &[&str]) -> RequestPath {
     match app {
-        Some(app) => Path::app(app, rest),
-        None => Path::new(&[&["v1"], rest].concat()),
+        Some(app) => RequestPath::app(app, rest),
+        None => RequestPath::new(&[&["v1"], rest].concat()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `kvasm kv export` and `import`: an app's entries as JSON Lines.
 
-use super::client::{Path, bytes, connect, set, stream};
+use super::client::{RequestPath, bytes, connect, set, stream};
 use super::failure::{Failure, Outcome};
 use super::{Global, input, output};
 use axum::body::Body;
@@ -26,7 +26,7 @@ pub(super) async fn export(
     collection: Option<Collection>,
 ) -> Result<Outcome, Failure> {
     let client = connect(global).await?;
-    let path = Path::app(app, &["kv", "export"]).with("collection", collection);
+    let path = RequestPath::app(app, &["kv", "export"]).with("collection", collection);
     let response = client.send(path.request("GET", Body::empty())?).await?;
     let progress = Progress::new("exported");
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -94,7 +94,7 @@ pub(super) async fn import(
             part
         }
     });
-    let path = Path::app(app, &["kv", "import"]);
+    let path = RequestPath::app(app, &["kv", "import"]);
     let mut request = path.request("POST", Body::from_stream(lines))?;
     set(&mut request, "content-type", "application/jsonl");
     let sent = client.send(request).await;

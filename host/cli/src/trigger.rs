@@ -1,6 +1,6 @@
 //! `kvasm trigger`.
 
-use super::client::{Client, Path, connect};
+use super::client::{Client, RequestPath, connect};
 use super::failure::{Failure, Outcome};
 use super::kv::collection;
 use super::{Global, output};
@@ -49,22 +49,22 @@ pub(super) struct Delete {
     /// What to do with its outstanding deliveries; if omitted, a trigger that has any is not
     /// deleted
     #[arg(long, value_enum)]
-    deliveries: Option<Fate>,
+    deliveries: Option<OnDelete>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Fate {
+enum OnDelete {
     /// Deliver them
     Keep,
     /// Permanently discard them
     Discard,
 }
 
-impl Fate {
+impl OnDelete {
     fn as_str(self) -> &'static str {
         match self {
-            Fate::Keep => "keep",
-            Fate::Discard => "discard",
+            OnDelete::Keep => "keep",
+            OnDelete::Discard => "discard",
         }
     }
 }
@@ -148,7 +148,7 @@ async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<
     let Named { app, name } = named;
     let path = named.path(&[]).with(
         "deliveries",
-        Some(deliveries.map_or("refuse", Fate::as_str)),
+        Some(deliveries.map_or("refuse", OnDelete::as_str)),
     );
     if let Err(failure) = client.delete(&path).await {
         return Err(match failure.is_kind("trigger-has-deliveries") {
@@ -164,8 +164,8 @@ async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<
         let deleted = format!("Deleted trigger {name} of {app}");
         match deliveries {
             None => format!("{deleted}."),
-            Some(Fate::Discard) => format!("{deleted}, and its outstanding deliveries."),
-            Some(Fate::Keep) => format!(
+            Some(OnDelete::Discard) => format!("{deleted}, and its outstanding deliveries."),
+            Some(OnDelete::Keep) => format!(
                 "{deleted}. Its outstanding deliveries are kept: \
                  `kvasm delivery list {app} --trigger {name}` shows them."
             ),
@@ -181,10 +181,10 @@ pub(super) fn say_who_delivers(global: &Global, client: &Client) {
 }
 
 impl Named {
-    fn path(&self, rest: &[&str]) -> Path {
+    fn path(&self, rest: &[&str]) -> RequestPath {
         let mut segments = vec!["triggers", self.name.as_str()];
         segments.extend(rest);
-        Path::app(&self.app, &segments)
+        RequestPath::app(&self.app, &segments)
     }
 
     async fn send(&self, client: &Client, verb: &str) -> Result<(), Failure> {
@@ -263,7 +263,7 @@ pub(super) fn on_what(
 }
 
 async fn list(global: &Global, client: &Client, app: &AppName) -> Result<(), Failure> {
-    let page: TriggerPage = client.get(&Path::app(app, &["triggers"])).await?;
+    let page: TriggerPage = client.get(&RequestPath::app(app, &["triggers"])).await?;
     if global.json {
         return output::json(&page.triggers);
     }

@@ -17,7 +17,7 @@ const PART_BYTES: usize = 64 * 1024;
 
 /// The time since the server last made progress.
 #[derive(Clone)]
-pub(super) struct Watch {
+pub(super) struct ServerTimeout {
     timeout: Option<Duration>,
     state: Arc<Mutex<State>>,
 }
@@ -29,13 +29,13 @@ struct State {
     is_reading: bool,
 }
 
-impl Watch {
-    pub(super) fn new(timeout: Option<Duration>) -> Watch {
+impl ServerTimeout {
+    pub(super) fn new(timeout: Option<Duration>) -> ServerTimeout {
         let state = State {
             moved: Instant::now(),
             is_reading: false,
         };
-        Watch {
+        ServerTimeout {
             timeout,
             state: Arc::new(Mutex::new(state)),
         }
@@ -110,7 +110,7 @@ pub(super) struct Watched {
     body: Mutex<Body>,
     /// The remainder of a part that is sent in pieces.
     rest: bytes::Bytes,
-    watch: Watch,
+    watch: ServerTimeout,
 }
 
 impl http_body::Body for Watched {
@@ -165,7 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn missing_response_times_out() {
-        let watch = Watch::new(Some(TIMEOUT));
+        let watch = ServerTimeout::new(Some(TIMEOUT));
         assert!(watch.wait(std::future::pending::<()>()).await.is_err());
         let mut parts = Box::pin(watch.parts(Box::pin(futures_util::stream::pending::<
             Result<(), BoxError>,
@@ -176,7 +176,7 @@ mod tests {
     /// A sender that pauses does not count, and sending data restarts the timeout.
     #[tokio::test]
     async fn time_spent_reading_input_is_not_counted() {
-        let watch = Watch::new(Some(TIMEOUT));
+        let watch = ServerTimeout::new(Some(TIMEOUT));
         let input = futures_util::stream::unfold(0, |count| async move {
             tokio::time::sleep(TIMEOUT * 3).await;
             (count < 3).then_some((Ok::<_, BoxError>("part"), count + 1))
@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn body_is_sent_in_chunks_with_its_size() {
-        let watch = Watch::new(Some(TIMEOUT));
+        let watch = ServerTimeout::new(Some(TIMEOUT));
         let mut body = watch.body(Body::from(vec![7; 3 * PART_BYTES + 1]));
         let mut left = 3 * PART_BYTES + 1;
         while left > 0 {

@@ -1,7 +1,7 @@
 //! Write batches: checks and operations that are applied atomically.
 
 use super::{
-    AppId, Audit, Collection, DELIVERIES_OF_A_WRITE_MAX, FOLLOWERS_MAX, Key, Link, Receipt,
+    AppId, Audit, Collection, DELIVERIES_OF_A_WRITE_MAX, FOLLOWERS_MAX, Key, LeaseToken, Link,
     Timestamp, Value, Version,
 };
 
@@ -105,7 +105,7 @@ pub struct WriteBatch {
     /// the event that is being handled, or [`FOLLOWERS_MAX`] for each change outside a handler.
     pub followers: u32,
     /// The delivery that this write acknowledges. Nothing is written unless its lease still holds.
-    pub acknowledge: Option<Box<Receipt>>,
+    pub acknowledge: Option<Box<LeaseToken>>,
     /// Links it to earlier and later batches.
     pub link: Option<Link>,
 }

@@ -1,6 +1,6 @@
 //! What a row costs an app, and the deliveries that one write may cause.
 
-use super::Failed;
+use super::FailedAttempt;
 
 /// The bytes that each entry counts against its app's quota in addition to its collection, key and
 /// value, for its other columns and index entries. A row measures 95 bytes on SQLite and about 160
@@ -29,7 +29,7 @@ pub const FOLLOWERS_MAX: u32 = 10_000;
 /// [`DELIVERY_BYTES`] includes it. A dead letter keeps the full text.
 const NOTE_BYTES_MAX: usize = 256;
 
-impl Failed {
+impl FailedAttempt {
     /// Returns the failure text that the delivery keeps until the next attempt.
     pub fn note(&self) -> &str {
         let end = self.error.floor_char_boundary(NOTE_BYTES_MAX);

@@ -7,7 +7,7 @@
 use super::Version;
 use super::{
     AppId, Collection, DELIVERY_BYTES, DeliveryState, Digest, Key, PluginVersion, Policy,
-    ProbeWait, Timestamp, TriggerName, Value,
+    ProbeDelay, Timestamp, TriggerName, Value,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -30,12 +30,12 @@ pub struct Event {
     /// When it occurred; for a schedule, when it was due.
     pub at: Timestamp,
     /// Its kind and data.
-    pub what: Happening,
+    pub what: EventKind,
 }
 
 /// The kind of an event, with its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happening {
+pub enum EventKind {
     /// An entry was written.
     Set {
         /// Its collection.
@@ -60,26 +60,26 @@ pub enum Happening {
     Due,
 }
 
-impl Happening {
+impl EventKind {
     /// Returns the entry that changed, unless it is a schedule.
     pub fn entry(&self) -> Option<(&Collection, &Key)> {
         match self {
-            Happening::Set {
+            EventKind::Set {
                 collection, key, ..
             }
-            | Happening::Deleted {
+            | EventKind::Deleted {
                 collection, key, ..
             } => Some((collection, key)),
-            Happening::Due => None,
+            EventKind::Due => None,
         }
     }
 
     /// Returns the kind in one word.
     pub const fn kind(&self) -> &'static str {
         match self {
-            Happening::Set { .. } => "set",
-            Happening::Deleted { .. } => "delete",
-            Happening::Due => "schedule",
+            EventKind::Set { .. } => "set",
+            EventKind::Deleted { .. } => "delete",
+            EventKind::Due => "schedule",
         }
     }
 
@@ -88,16 +88,16 @@ impl Happening {
     /// schedule has at most one.
     pub fn bytes(&self) -> u64 {
         let (names, value) = match self {
-            Happening::Set {
+            EventKind::Set {
                 collection,
                 key,
                 value,
                 ..
             } => ((collection, key), value.as_bytes().len()),
-            Happening::Deleted {
+            EventKind::Deleted {
                 collection, key, ..
             } => ((collection, key), 0),
-            Happening::Due => return 0,
+            EventKind::Due => return 0,
         };
         (names.0.as_str().len() + names.1.as_str().len() + value) as u64 + DELIVERY_BYTES
     }
@@ -106,7 +106,7 @@ impl Happening {
 /// The key of a delivery. Deliveries with the same trigger and ordering key are handled one after
 /// another, in the order of their sequence numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct DeliveryKey {
     /// The trigger.
     pub trigger: TriggerName,
     /// The ordering key: a hash of the entry's key. Keys with the same hash only wait for each
@@ -127,11 +127,11 @@ pub fn chain_of(key: &str) -> i64 {
 /// A lease token: the right to handle a delivery until the lease expires or another claim replaces
 /// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
+pub struct LeaseToken {
     /// The app.
     pub app: AppId,
     /// The delivery.
-    pub place: Place,
+    pub place: DeliveryKey,
     /// The lease. The next claim of the delivery writes another one.
     pub lease: Uuid,
 }
@@ -164,7 +164,7 @@ pub struct Claim {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// Its key.
-    pub place: Place,
+    pub place: DeliveryKey,
     /// The event.
     pub event: Event,
     /// The function to call.
@@ -258,9 +258,9 @@ impl FromStr for DeadReason {
 
 /// The outcome of a failed attempt of a claimed delivery.
 #[derive(Debug, Clone)]
-pub struct Failed {
+pub struct FailedAttempt {
     /// The lease token of the delivery.
-    pub receipt: Receipt,
+    pub receipt: LeaseToken,
     /// The current time.
     pub now: Timestamp,
     /// What happens to the delivery.
@@ -268,7 +268,7 @@ pub struct Failed {
     /// Whether the failure was deterministic, which counts against the trigger.
     pub deterministic: bool,
     /// How long a paused trigger waits for its next probe.
-    pub probe: ProbeWait,
+    pub probe: ProbeDelay,
     /// The error, in one line.
     pub error: String,
     /// The stack trace in the plugin, if known.
@@ -279,7 +279,7 @@ pub struct Failed {
 
 /// What happened to a delivery that was reported as failed, and to its trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Returned {
+pub enum FailOutcome {
     /// The lease no longer held; nothing changed.
     Lost,
     /// The delivery follows its verdict; its trigger is unchanged.
@@ -298,10 +298,10 @@ pub enum Returned {
     },
 }
 
-impl Returned {
+impl FailOutcome {
     /// Returns whether the lease held.
     pub const fn is_held(self) -> bool {
-        !matches!(self, Returned::Lost)
+        !matches!(self, FailOutcome::Lost)
     }
 }
 
@@ -343,7 +343,7 @@ pub struct DeadLetter {
 
 /// A filter of an app's dead letters. Each field that is set narrows the selection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Letters {
+pub struct DeadLetterFilter {
     /// These identities; any if empty.
     pub ids: Vec<Uuid>,
     /// For this trigger.
@@ -356,7 +356,7 @@ pub struct Letters {
     pub until: Option<Timestamp>,
 }
 
-impl Letters {
+impl DeadLetterFilter {
     /// Returns whether the filter selects a dead letter.
     pub fn matches(&self, letter: &DeadLetter) -> bool {
         (self.ids.is_empty() || self.ids.contains(&letter.id))
@@ -368,7 +368,7 @@ impl Letters {
 }
 /// A filter of an app's outstanding deliveries. Each field that is set narrows the selection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Outstanding {
+pub struct DeliveryFilter {
     /// For these events; any if empty.
     pub events: Vec<Uuid>,
     /// For this trigger.
@@ -379,12 +379,12 @@ pub struct Outstanding {
     pub until: Option<Timestamp>,
 }
 
-impl Outstanding {
+impl DeliveryFilter {
     /// Selects all deliveries of a trigger.
-    pub fn of(trigger: TriggerName) -> Outstanding {
-        Outstanding {
+    pub fn of(trigger: TriggerName) -> DeliveryFilter {
+        DeliveryFilter {
             trigger: Some(trigger),
-            ..Outstanding::default()
+            ..DeliveryFilter::default()
         }
     }
 }
@@ -402,7 +402,7 @@ pub enum TriggerDeletion {
 
 /// A schedule that is due, and its next state.
 #[derive(Debug, Clone)]
-pub struct Tick {
+pub struct ScheduleTick {
     /// The schedule's trigger.
     pub queue: Queue,
     /// The time for which it was planned. If the stored time differs, another host was faster and

@@ -78,7 +78,7 @@ impl Value {
 
 /// Why a value cannot be incremented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoSum {
+pub enum IncrementError {
     /// It is not a JSON integer.
     NotInteger,
     /// It, or the sum, exceeds the range of 64 bits.
@@ -90,16 +90,16 @@ pub enum NoSum {
 ///
 /// # Errors
 /// [`NoSum`].
-pub fn sum(value: Option<&Value>, delta: i64) -> Result<i64, NoSum> {
+pub fn sum(value: Option<&Value>, delta: i64) -> Result<i64, IncrementError> {
     let before = match value {
         None => Integer::Value(0),
         Some(Value::Json(text)) => text.as_integer(),
         Some(Value::Bytes(_)) => Integer::Not,
     };
     match before {
-        Integer::Value(before) => before.checked_add(delta).ok_or(NoSum::Overflow),
-        Integer::TooLarge => Err(NoSum::Overflow),
-        Integer::Not => Err(NoSum::NotInteger),
+        Integer::Value(before) => before.checked_add(delta).ok_or(IncrementError::Overflow),
+        Integer::TooLarge => Err(IncrementError::Overflow),
+        Integer::Not => Err(IncrementError::NotInteger),
     }
 }
 

@@ -38,16 +38,17 @@ pub use cost::{
 };
 pub use cursor::{Cursor, CursorKey};
 pub use delivery::{
-    Claim, DEPTH_MAX, DeadLetter, DeadReason, Delivery, Event, Failed, Happening, Letters,
-    Outstanding, Place, Queue, Receipt, Returned, Tick, TriggerDeletion, Verdict, chain_of,
+    Claim, DEPTH_MAX, DeadLetter, DeadLetterFilter, DeadReason, Delivery, DeliveryFilter,
+    DeliveryKey, Event, EventKind, FailOutcome, FailedAttempt, LeaseToken, Queue, ScheduleTick,
+    TriggerDeletion, Verdict, chain_of,
 };
-pub use entry::{Entry, NoSum, Timestamp, Value, Version, sum};
+pub use entry::{Entry, IncrementError, Timestamp, Value, Version, sum};
 pub use error::{Invalid, Subject};
 pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
 pub use level::Level;
 pub use life::DeliveryState;
-pub use limits::{Limits, Misfit};
+pub use limits::{Limits, LimitsError};
 pub use link::{CommitId, Follow, Link};
 pub use list::{KeyRange, ListQuery, Page};
 pub use pieces::Pieces;
@@ -57,11 +58,11 @@ pub use plugin::{
 };
 pub use registry::{Audit, Generation, NewPlugin};
 pub use schedule::Schedule;
-pub use standing::{FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeWait, Standing};
-pub use standing::{Open, spread_by};
+pub use standing::{Claimable, spread_by};
+pub use standing::{FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeDelay, TriggerHealth};
 pub use text::{short, shown_start};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trigger::{
-    Changes, DeclaredTrigger, DueSchedule, NewTrigger, Origin, Policy, SchedulePlace, TRIGGERS_MAX,
-    Trigger, TriggerName, Watch,
+    Changes, DeclaredTrigger, DueSchedule, NewTrigger, Origin, Policy, SchedulePosition,
+    TRIGGERS_MAX, Trigger, TriggerName, Watch,
 };

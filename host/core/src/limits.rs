@@ -71,10 +71,10 @@ impl Limits {
     ///
     /// # Errors
     /// The limit that is too small, and what it must hold.
-    pub fn check(&self) -> Result<(), Misfit> {
+    pub fn check(&self) -> Result<(), LimitsError> {
         let event = self.value_bytes.saturating_add(FRAME_BYTES);
         if self.input_bytes < event {
-            return Err(Misfit {
+            return Err(LimitsError {
                 limit: "input",
                 bytes: self.input_bytes,
                 least: event,
@@ -87,7 +87,7 @@ impl Limits {
 
 /// A limit that is too small for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Misfit {
+pub struct LimitsError {
     /// The name of the limit that is too small.
     pub limit: &'static str,
     /// Its value.

@@ -4,7 +4,7 @@
 //! Every store keeps these values and changes them with these functions, so that all stores behave
 //! the same.
 
-use super::{Failed, Returned, Timestamp};
+use super::{FailOutcome, FailedAttempt, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ pub enum Pause {
 
 /// The delay of the probes of a trigger that was paused by failures.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ProbeWait {
+pub struct ProbeDelay {
     /// The delay of the first probe. Default [`PROBE_AFTER`].
     pub first: Duration,
     /// Jitter: a random number from 0 to 1, so that triggers that were paused together are not
@@ -37,16 +37,16 @@ pub struct ProbeWait {
     pub spread: f64,
 }
 
-impl Default for ProbeWait {
-    fn default() -> ProbeWait {
-        ProbeWait {
+impl Default for ProbeDelay {
+    fn default() -> ProbeDelay {
+        ProbeDelay {
             first: PROBE_AFTER,
             spread: 0.5,
         }
     }
 }
 
-impl ProbeWait {
+impl ProbeDelay {
     /// Returns the delay after `failed` failed probes: it doubles after each, up to
     /// [`PROBE_WAIT_MAX`], with ±20 % of jitter.
     pub fn after(self, failed: u32) -> Duration {
@@ -67,7 +67,7 @@ pub fn spread_by(wait: Duration, spread: f64) -> Duration {
 
 /// The health of a trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
+pub struct TriggerHealth {
     /// Why it is paused, if it is. Changes are still recorded.
     pub paused: Option<Pause>,
     /// Deliveries that have failed deterministically since the last success. Each counts once,
@@ -87,7 +87,7 @@ pub struct Standing {
 
 /// What may be claimed from a trigger's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Open {
+pub enum Claimable {
     /// Every delivery that is due.
     All,
     /// One delivery, as a probe.
@@ -96,13 +96,13 @@ pub enum Open {
     Nothing,
 }
 
-impl Standing {
+impl TriggerHealth {
     /// Returns what may be claimed at `now`.
-    pub fn open(&self, now: Timestamp) -> Open {
+    pub fn open(&self, now: Timestamp) -> Claimable {
         match self.paused {
-            None => Open::All,
-            Some(Pause::Failures) if self.probe_at.is_none_or(|at| at <= now) => Open::Probe,
-            Some(Pause::Failures | Pause::Operator) => Open::Nothing,
+            None => Claimable::All,
+            Some(Pause::Failures) if self.probe_at.is_none_or(|at| at <= now) => Claimable::Probe,
+            Some(Pause::Failures | Pause::Operator) => Claimable::Nothing,
         }
     }
 
@@ -141,10 +141,10 @@ impl Standing {
     /// Starts a new series of failures, and ends a pause by failures. A success, a new version and
     /// an operator do this.
     pub fn reset(&mut self) {
-        *self = Standing {
+        *self = TriggerHealth {
             paused: self.paused.filter(|pause| *pause == Pause::Operator),
             series: self.series.saturating_add(1),
-            ..Standing::default()
+            ..TriggerHealth::default()
         };
     }
 
@@ -166,7 +166,7 @@ impl Standing {
     /// Records the failure of a delivery that last counted in the series `counted`. Returns what
     /// happened to the trigger. If the failure is deterministic, the delivery counts in this series
     /// from then on.
-    pub fn fail(&mut self, counted: Option<i64>, failed: &Failed) -> Returned {
+    pub fn fail(&mut self, counted: Option<i64>, failed: &FailedAttempt) -> FailOutcome {
         if failed.deterministic && counted != Some(self.series) {
             self.failures = self.failures.saturating_add(1);
         }
@@ -176,7 +176,7 @@ impl Standing {
                 let probe_at = failed.probe.from(failed.now, 0);
                 self.paused = Some(Pause::Failures);
                 self.probe_at = Some(probe_at);
-                Returned::Paused {
+                FailOutcome::Paused {
                     failures: self.failures,
                     probe_at,
                 }
@@ -187,9 +187,9 @@ impl Standing {
                 let probe_at = failed.probe.from(failed.now, self.probes_failed);
                 self.probe = None;
                 self.probe_at = Some(probe_at);
-                Returned::ProbeFailed { probe_at }
+                FailOutcome::ProbeFailed { probe_at }
             }
-            _ => Returned::Kept,
+            _ => FailOutcome::Kept,
         }
     }
 }
@@ -202,7 +202,7 @@ mod tests {
     fn probe_delay_doubles_up_to_an_hour() {
         let at = |spread, failed| {
             let first = PROBE_AFTER;
-            ProbeWait { first, spread }.after(failed).as_secs()
+            ProbeDelay { first, spread }.after(failed).as_secs()
         };
         let waits: Vec<_> = (0..9).map(|failed| at(0.5, failed)).collect();
         assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]);
@@ -212,9 +212,9 @@ mod tests {
 
     #[test]
     fn operator_pause_is_never_probed() {
-        let mut standing = Standing::default();
+        let mut standing = TriggerHealth::default();
         standing.set_paused(true);
-        assert_eq!(standing.open(Timestamp(i64::MAX)), Open::Nothing);
+        assert_eq!(standing.open(Timestamp(i64::MAX)), Claimable::Nothing);
         assert!(!standing.succeed());
         standing.reset();
         assert_eq!(standing.paused, Some(Pause::Operator));

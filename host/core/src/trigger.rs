@@ -1,6 +1,6 @@
 //! Triggers: which changes or times call which function of a plugin.
 
-use super::{Collection, Invalid, Key, Queue, Schedule, Standing, Subject, Timestamp};
+use super::{Collection, Invalid, Key, Queue, Schedule, Subject, Timestamp, TriggerHealth};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -172,7 +172,7 @@ pub struct Trigger {
     /// Its retry policy.
     pub policy: Policy,
     /// Its failures and its pause.
-    pub standing: Standing,
+    pub standing: TriggerHealth,
     /// When its schedule is due next, once that is known.
     pub next_at: Option<Timestamp>,
     /// When it was created.
@@ -204,9 +204,9 @@ impl NewTrigger {
             origin: Origin::Operator,
             function: self.function,
             policy: self.policy,
-            standing: Standing {
+            standing: TriggerHealth {
                 series: before.map_or(0, |before| before.standing.series.saturating_add(1)),
-                ..Standing::default()
+                ..TriggerHealth::default()
             },
             next_at: planned.and_then(|before| before.next_at),
             created_at: before.map_or(now, |before| before.created_at),
@@ -224,7 +224,7 @@ impl Trigger {
             watch: declaration.watch.clone(),
             function: declaration.name.as_str().to_owned(),
             policy: Policy::default(),
-            standing: Standing::default(),
+            standing: TriggerHealth::default(),
             next_at: None,
             created_at: at,
         }
@@ -233,7 +233,7 @@ impl Trigger {
 
 /// The position of a schedule in the order in which schedules become due: by time, app and name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SchedulePlace {
+pub struct SchedulePosition {
     /// The trigger.
     pub queue: Queue,
     /// When it is due; `None`, which sorts first, if it is not planned yet.
@@ -244,7 +244,7 @@ pub struct SchedulePlace {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueSchedule {
     /// Its position, from which the next search continues.
-    pub place: SchedulePlace,
+    pub place: SchedulePosition,
     /// The trigger, or why this build cannot read it: another version of Kvasm may have written it.
     pub trigger: Result<Trigger, String>,
 }

@@ -1,11 +1,11 @@
 //! Finds queues with due deliveries, claims a few deliveries of each, and starts their handlers.
 
-use super::lent::Loan;
+use super::lent::LeaseGuard;
 use super::supervisor::Stop;
-use super::{Held, Shared, millis, worker};
+use super::{HandlerPermit, Shared, millis, worker};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Claim, Queue};
-use kvasm_service::{Task, chain};
+use kvasm_service::{TaskHandle, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
@@ -26,7 +26,7 @@ const FAILING_APPS: usize = 3;
 
 /// The result of a pass.
 #[derive(Default)]
-struct Look {
+struct Pass {
     /// Time spent reading queues.
     took: Duration,
     /// Whether a claim got as many deliveries as it requested.
@@ -36,7 +36,11 @@ struct Look {
 }
 
 /// Runs passes repeatedly.
-pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    task: TaskHandle,
+    mut stop: Stop,
+) -> Result<(), StoreError> {
     let mut after = shared.looked_until.lock().take();
     loop {
         tokio::select! {
@@ -83,11 +87,11 @@ async fn wait(shared: &Shared, rest: Duration, full: bool) {
 /// After an error, `after` is the current position.
 async fn look(
     shared: &Arc<Shared>,
-    task: &Task,
+    task: &TaskHandle,
     after: &mut Option<Queue>,
     stop: &mut Stop,
-) -> Result<Look, StoreError> {
-    let mut look = Look::default();
+) -> Result<Pass, StoreError> {
+    let mut look = Pass::default();
     // From the end of the last pass to the last queue, then from the first.
     let mut wrapped = after.is_none();
     loop {
@@ -194,8 +198,8 @@ async fn claim(
     let app = Arc::new(OnceCell::new());
     let mut handlers = shared.handlers.lock();
     for (delivery, place) in claimed.into_iter().zip(places) {
-        let held = Held::new(shared, queue.app, place);
-        let loan = Loan::new(shared, queue.app, &delivery, claim.lease);
+        let held = HandlerPermit::new(shared, queue.app, place);
+        let loan = LeaseGuard::new(shared, queue.app, &delivery, claim.lease);
         let claimed = worker::Claimed {
             id: queue.app,
             app: Arc::clone(&app),

@@ -6,7 +6,7 @@ use super::supervisor::Stop;
 use super::trust::{Doubt, Reading, Trust};
 use kvasm_core::Timestamp;
 use kvasm_core::store::StoreError;
-use kvasm_service::{Task, chain};
+use kvasm_service::{TaskHandle, chain};
 use parking_lot::Mutex;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -150,7 +150,7 @@ impl Clock {
 /// Repeatedly compares the clock, and logs when it is in doubt.
 pub(super) async fn run(
     shared: std::sync::Arc<Shared>,
-    task: Task,
+    task: TaskHandle,
     mut stop: Stop,
 ) -> Result<(), StoreError> {
     let (mut said, mut noted) = (None::<Instant>, None::<Instant>);

@@ -6,8 +6,8 @@
 use super::Shared;
 use super::supervisor::Stop;
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, DueSchedule, Queue, Schedule, Tick, Timestamp, Trigger, Watch};
-use kvasm_service::{Task, chain};
+use kvasm_core::{AppId, DueSchedule, Queue, Schedule, ScheduleTick, Timestamp, Trigger, Watch};
+use kvasm_service::{TaskHandle, chain};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -18,7 +18,11 @@ const SCHEDULES: u32 = 100;
 const APPS_AT_ONCE: usize = 8;
 
 /// Repeatedly creates the due runs. With several hosts, the first one wins.
-pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    task: TaskHandle,
+    mut stop: Stop,
+) -> Result<(), StoreError> {
     loop {
         tokio::select! {
             biased;
@@ -39,7 +43,7 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Resu
 }
 
 /// Processes all due schedules once. Skipped ones are retried in the next pass.
-async fn pass(shared: &Arc<Shared>, task: &Task) -> Result<(), StoreError> {
+async fn pass(shared: &Arc<Shared>, task: &TaskHandle) -> Result<(), StoreError> {
     let now = shared.clock.now();
     let mut after = None;
     loop {
@@ -55,8 +59,8 @@ async fn pass(shared: &Arc<Shared>, task: &Task) -> Result<(), StoreError> {
 }
 
 /// Creates these runs, for a few apps concurrently.
-async fn make(shared: &Arc<Shared>, task: &Task, due: Vec<DueSchedule>, now: Timestamp) {
-    let mut apps: BTreeMap<AppId, Vec<Tick>> = BTreeMap::new();
+async fn make(shared: &Arc<Shared>, task: &TaskHandle, due: Vec<DueSchedule>, now: Timestamp) {
+    let mut apps: BTreeMap<AppId, Vec<ScheduleTick>> = BTreeMap::new();
     for DueSchedule { place, trigger } in due {
         let Queue { app, trigger: name } = &place.queue;
         match trigger {
@@ -82,14 +86,14 @@ async fn make(shared: &Arc<Shared>, task: &Task, due: Vec<DueSchedule>, now: Tim
     }
 }
 
-fn note(task: &Task, ended: Option<Result<(), tokio::task::JoinError>>) {
+fn note(task: &TaskHandle, ended: Option<Result<(), tokio::task::JoinError>>) {
     if let Some(Err(panic)) = ended {
         task.skips(&"the schedules of an app", &panic.to_string());
     }
 }
 
 /// Creates the runs of one app. After an error the rest is retried in the next pass.
-async fn of_app(shared: &Shared, task: &Task, app: AppId, ticks: Vec<Tick>) {
+async fn of_app(shared: &Shared, task: &TaskHandle, app: AppId, ticks: Vec<ScheduleTick>) {
     for tick in ticks {
         match shared.host.store().tick(&tick).await {
             Ok(true) => shared.changed.notify_one(),
@@ -102,8 +106,8 @@ async fn of_app(shared: &Shared, task: &Task, app: AppId, ticks: Vec<Tick>) {
     }
 }
 
-fn tick(app: AppId, trigger: &Trigger, schedule: &Schedule, now: Timestamp) -> Tick {
-    Tick {
+fn tick(app: AppId, trigger: &Trigger, schedule: &Schedule, now: Timestamp) -> ScheduleTick {
+    ScheduleTick {
         queue: Queue {
             app,
             trigger: trigger.name.clone(),

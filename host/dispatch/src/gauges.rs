@@ -5,8 +5,8 @@ use super::Shared;
 use super::supervisor::Stop;
 use kvasm_core::store::{AppSurvey, LogSize, StoreError};
 use kvasm_core::{App, DELIVERIES_MAX, Timestamp};
-use kvasm_metrics::{FULLEST_APPS, Fullness, Sample};
-use kvasm_service::{Task, chain};
+use kvasm_metrics::{FULLEST_APPS, QuotaUse, Sample};
+use kvasm_service::{TaskHandle, chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,7 +21,11 @@ const WARNING: Duration = Duration::from_secs(600);
 
 /// Samples repeatedly. After a failure the last sample stays visible, with its time, until the
 /// next.
-pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    task: TaskHandle,
+    mut stop: Stop,
+) -> Result<(), StoreError> {
     let (mut pause, mut warned) = (Duration::ZERO, None::<Instant>);
     loop {
         tokio::select! {
@@ -61,7 +65,10 @@ fn warn(log: LogSize) {
     );
 }
 
-async fn sample(shared: &Shared, task: &Task) -> Result<(Sample, Option<LogSize>), StoreError> {
+async fn sample(
+    shared: &Shared,
+    task: &TaskHandle,
+) -> Result<(Sample, Option<LogSize>), StoreError> {
     let store = shared.host.store();
     let size = store.size().await?;
     let mut sample = Sample {
@@ -121,7 +128,7 @@ fn add(sample: &mut Sample, survey: &AppSurvey, now: Timestamp) {
 
 /// The fullest apps so far, in descending order.
 #[derive(Default)]
-struct Fullest(Vec<(f64, Vec<Fullness>)>);
+struct Fullest(Vec<(f64, Vec<QuotaUse>)>);
 
 impl Fullest {
     fn add(&mut self, app: &App, survey: &AppSurvey) {
@@ -132,7 +139,7 @@ impl Fullest {
             ("deliveries", Some(DELIVERIES_MAX), usage.deliveries),
         ];
         let of_app = resources.into_iter().filter_map(|(resource, limit, used)| {
-            Some(Fullness {
+            Some(QuotaUse {
                 app: app.name.to_string(),
                 resource,
                 // A quota of 0 is full as soon as there is anything.
@@ -148,7 +155,7 @@ impl Fullest {
         }
     }
 
-    fn all(self) -> Vec<Fullness> {
+    fn all(self) -> Vec<QuotaUse> {
         self.0.into_iter().flat_map(|(_, of_app)| of_app).collect()
     }
 }

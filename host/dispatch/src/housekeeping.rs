@@ -4,11 +4,11 @@ use super::upkeep::{REST, ROWS};
 use super::{Shared, millis};
 use kvasm_core::Timestamp;
 use kvasm_core::store::StoreError;
-use kvasm_service::Task;
+use kvasm_service::TaskHandle;
 use std::sync::Arc;
 
 /// Runs each part, even if another one has failed.
-pub(super) async fn round(shared: Arc<Shared>, _: Task) -> Result<(), StoreError> {
+pub(super) async fn round(shared: Arc<Shared>, _: TaskHandle) -> Result<(), StoreError> {
     let pruned = prune_audit(&shared).await;
     let given_back = give_back(&shared).await;
     pruned.and(given_back)

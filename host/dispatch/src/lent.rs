@@ -1,7 +1,7 @@
 //! The deliveries leased by this host, so that it can release them when it stops.
 
 use super::Shared;
-use kvasm_core::{AppId, Delivery, Place, Receipt};
+use kvasm_core::{AppId, Delivery, DeliveryKey, LeaseToken};
 use kvasm_service::chain;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -16,28 +16,33 @@ const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// The deliveries leased by this host.
 #[derive(Default)]
-pub(super) struct Lent(Mutex<State>);
+pub(super) struct Leases(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    receipts: HashMap<(AppId, Place), Uuid>,
+    receipts: HashMap<(AppId, DeliveryKey), Uuid>,
     /// Once set, no delivery is removed: handlers then end because they are aborted.
     is_stopping: bool,
 }
 
 /// A delivery leased by this host, until it is dropped.
-pub(super) struct Loan {
+pub(super) struct LeaseGuard {
     shared: Arc<Shared>,
-    key: (AppId, Place),
+    key: (AppId, DeliveryKey),
     lease: Uuid,
 }
 
-impl Loan {
-    pub(super) fn new(shared: &Arc<Shared>, app: AppId, delivery: &Delivery, lease: Uuid) -> Loan {
+impl LeaseGuard {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        app: AppId,
+        delivery: &Delivery,
+        lease: Uuid,
+    ) -> LeaseGuard {
         let key = (app, delivery.place.clone());
         let mut state = shared.lent.0.lock();
         state.receipts.insert(key.clone(), lease);
-        Loan {
+        LeaseGuard {
             shared: Arc::clone(shared),
             key,
             lease,
@@ -45,7 +50,7 @@ impl Loan {
     }
 }
 
-impl Drop for Loan {
+impl Drop for LeaseGuard {
     fn drop(&mut self) {
         let mut state = self.shared.lent.0.lock();
         // A later claim of the same delivery may have replaced it.
@@ -55,7 +60,7 @@ impl Drop for Loan {
     }
 }
 
-impl Lent {
+impl Leases {
     /// Aborts handlers and releases their deliveries. A commit in progress still counts: its
     /// delivery is then acknowledged, and not released.
     pub(super) async fn cut_off(&self, shared: &Shared, mut handlers: JoinSet<()>) {
@@ -78,10 +83,10 @@ impl Lent {
 }
 
 /// Releases deliveries, and returns their number.
-async fn give_back(shared: &Shared, receipts: HashMap<(AppId, Place), Uuid>) -> u64 {
+async fn give_back(shared: &Shared, receipts: HashMap<(AppId, DeliveryKey), Uuid>) -> u64 {
     let mut count = 0;
     for ((app, place), lease) in receipts {
-        let receipt = Receipt { app, place, lease };
+        let receipt = LeaseToken { app, place, lease };
         let now = shared.clock.now();
         match shared.host.store().release(&receipt, now).await {
             Ok(released) => count += u64::from(released),

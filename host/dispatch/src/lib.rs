@@ -38,8 +38,8 @@ pub use clock::TimeSource;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, AppName, PROBE_AFTER, Queue};
 use kvasm_host::Host;
-use kvasm_service::Task;
-use lent::Lent;
+use kvasm_service::TaskHandle;
+use lent::Leases;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -127,9 +127,9 @@ struct Shared {
     /// starts them.
     handlers: Mutex<JoinSet<()>>,
     /// The deliveries of these handlers.
-    lent: Lent,
+    lent: Leases,
     /// Counts failures of single deliveries.
-    deliveries: Task,
+    deliveries: TaskHandle,
     /// Notified when a permit was released, or something has become due.
     changed: Notify,
     /// Notified when the clock has stepped, or is trusted again.
@@ -158,7 +158,7 @@ impl Dispatcher {
                 places,
                 running: Mutex::default(),
                 handlers: Mutex::default(),
-                lent: Lent::default(),
+                lent: Leases::default(),
                 changed: Notify::new(),
                 stepped: Notify::new(),
                 looked_until: Mutex::default(),
@@ -220,7 +220,7 @@ impl Dispatcher {
         loops: &mut JoinSet<()>,
         stop: &Stop,
         name: &'static str,
-        run: impl Fn(Arc<Shared>, Task, Stop) -> F + Send + 'static,
+        run: impl Fn(Arc<Shared>, TaskHandle, Stop) -> F + Send + 'static,
     ) where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
@@ -235,11 +235,11 @@ impl Dispatcher {
         loops: &mut JoinSet<()>,
         stop: &Stop,
         name: &'static str,
-        round: fn(Arc<Shared>, Task) -> F,
+        round: fn(Arc<Shared>, TaskHandle) -> F,
     ) where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
-        let run = move |shared: Arc<Shared>, task: Task, stop, starts| async move {
+        let run = move |shared: Arc<Shared>, task: TaskHandle, stop, starts| async move {
             let next = || round(Arc::clone(&shared), task.clone());
             rounds(shared.options.upkeep, starts, &task, stop, next).await
         };
@@ -252,7 +252,7 @@ impl Dispatcher {
         loops: &mut JoinSet<()>,
         stop: &Stop,
         name: &'static str,
-        run: impl Fn(Arc<Shared>, Task, Stop, u64) -> F + Send + 'static,
+        run: impl Fn(Arc<Shared>, TaskHandle, Stop, u64) -> F + Send + 'static,
     ) where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
@@ -283,7 +283,7 @@ const TASKS: [&str; 10] = [
 /// Lives as long as the dispatcher runs.
 struct Guard {
     shared: Arc<Shared>,
-    task: Task,
+    task: TaskHandle,
     is_done: bool,
 }
 
@@ -327,16 +327,16 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// The permit of a running handler, also counted for its app.
-struct Held {
+struct HandlerPermit {
     shared: Arc<Shared>,
     app: AppId,
     _place: OwnedSemaphorePermit,
 }
 
-impl Held {
-    fn new(shared: &Arc<Shared>, app: AppId, place: OwnedSemaphorePermit) -> Held {
+impl HandlerPermit {
+    fn new(shared: &Arc<Shared>, app: AppId, place: OwnedSemaphorePermit) -> HandlerPermit {
         *shared.running.lock().entry(app).or_default() += 1;
-        Held {
+        HandlerPermit {
             shared: Arc::clone(shared),
             app,
             _place: place,
@@ -344,7 +344,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HandlerPermit {
     fn drop(&mut self) {
         let mut running = self.shared.running.lock();
         if let Some(count) = running.get_mut(&self.app) {

@@ -2,7 +2,7 @@
 //! log and the metrics.
 
 use super::Shared;
-use kvasm_core::{App, Delivery, Level, Returned, Timestamp};
+use kvasm_core::{App, Delivery, FailOutcome, Level, Timestamp};
 use kvasm_service::{LogRecord, LogSource};
 use uuid::Uuid;
 
@@ -13,12 +13,12 @@ pub(super) fn after_failure(
     app: &App,
     delivery: &Delivery,
     request_id: Uuid,
-    returned: Returned,
+    returned: FailOutcome,
 ) {
     let trigger = &delivery.place.trigger;
     match returned {
-        Returned::Lost | Returned::Kept => {}
-        Returned::Paused { failures, probe_at } => {
+        FailOutcome::Lost | FailOutcome::Kept => {}
+        FailOutcome::Paused { failures, probe_at } => {
             shared.host.metrics().trigger(app.name.as_str(), "paused");
             let wait = seconds(probe_at);
             tracing::warn!(app = %app.name, %trigger, failures, probe_in_seconds = wait, "trigger paused after consecutive failures");
@@ -28,7 +28,7 @@ pub(super) fn after_failure(
             );
             log(shared, app, delivery, request_id, Level::Error, message);
         }
-        Returned::ProbeFailed { probe_at } => {
+        FailOutcome::ProbeFailed { probe_at } => {
             shared
                 .host
                 .metrics()

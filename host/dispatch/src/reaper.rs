@@ -5,7 +5,7 @@ use super::supervisor::Skips;
 use super::upkeep::{REST, ROWS};
 use kvasm_core::AppId;
 use kvasm_core::store::StoreError;
-use kvasm_service::Task;
+use kvasm_service::TaskHandle;
 use std::sync::Arc;
 
 /// Number of deleted apps read per page.
@@ -13,7 +13,7 @@ const GRAVES: u32 = 100;
 
 /// Removes the remaining rows of each deleted app. One that fails is skipped until the next
 /// round.
-pub(super) async fn round(shared: Arc<Shared>, task: Task) -> Result<(), StoreError> {
+pub(super) async fn round(shared: Arc<Shared>, task: TaskHandle) -> Result<(), StoreError> {
     // Continues after the app at which the last round was aborted.
     let mut after = shared.reaped_until.lock().take();
     let mut skips = Skips::new(&task);

@@ -6,8 +6,8 @@
 use super::supervisor::{Skips, Stop};
 use super::{Shared, millis, retry};
 use kvasm_core::store::StoreError;
-use kvasm_core::{DueSchedule, Queue, SchedulePlace, Tick, Timestamp, Watch};
-use kvasm_service::{Task, chain};
+use kvasm_core::{DueSchedule, Queue, SchedulePosition, ScheduleTick, Timestamp, Watch};
+use kvasm_service::{TaskHandle, chain};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,11 @@ const REST: Duration = Duration::from_millis(10);
 const SLACK: Duration = Duration::from_secs(60);
 
 /// Runs passes repeatedly.
-pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Result<(), StoreError> {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    task: TaskHandle,
+    mut stop: Stop,
+) -> Result<(), StoreError> {
     loop {
         tokio::select! {
             biased;
@@ -47,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, mut stop: Stop) -> Resu
     }
 }
 
-async fn pass(shared: &Shared, task: &Task) -> Result<(), StoreError> {
+async fn pass(shared: &Shared, task: &TaskHandle) -> Result<(), StoreError> {
     let mut rescued = Rescued::default();
     let queues = queues(shared, task, &mut rescued).await;
     let schedules = schedules(shared, task, &mut rescued).await;
@@ -69,7 +73,11 @@ struct Rescued {
 }
 
 /// Processes all queues with a delivery, due now or later.
-async fn queues(shared: &Shared, task: &Task, rescued: &mut Rescued) -> Result<(), StoreError> {
+async fn queues(
+    shared: &Shared,
+    task: &TaskHandle,
+    rescued: &mut Rescued,
+) -> Result<(), StoreError> {
     let (mut after, mut skips) = (None, Skips::new(task));
     loop {
         let ever = Timestamp(i64::MAX);
@@ -105,8 +113,12 @@ async fn rescue(shared: &Shared, queue: &Queue) -> Result<u64, StoreError> {
 
 /// Processes all schedules except those paused by an operator. The run of a due one may be
 /// waiting for a probe.
-async fn schedules(shared: &Shared, task: &Task, rescued: &mut Rescued) -> Result<(), StoreError> {
-    let mut after = None::<SchedulePlace>;
+async fn schedules(
+    shared: &Shared,
+    task: &TaskHandle,
+    rescued: &mut Rescued,
+) -> Result<(), StoreError> {
+    let mut after = None::<SchedulePosition>;
     loop {
         let (store, ever) = (shared.host.store(), Timestamp(i64::MAX));
         let page = store.schedules(after.as_ref(), ever, PAGE).await?;
@@ -144,7 +156,7 @@ async fn replan(shared: &Shared, due: DueSchedule) -> Result<bool, StoreError> {
     let Some(next) = schedule.next_after(latest).filter(|next| *next < planned) else {
         return Ok(false);
     };
-    let tick = Tick {
+    let tick = ScheduleTick {
         queue: place.queue,
         planned: Some(planned),
         next: Some(next),

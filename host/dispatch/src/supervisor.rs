@@ -2,7 +2,7 @@
 //! state in the host's health.
 
 use kvasm_core::store::StoreError;
-use kvasm_service::{Task, chain};
+use kvasm_service::{TaskHandle, chain};
 use std::fmt;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ impl Stop {
 
 /// Runs the loop that `run` returns until it ends without an error, which it does when it is
 /// asked to stop. `run` gets the number of earlier starts. Dropping this future ends the loop.
-pub(super) async fn supervise<F>(task: Task, mut stop: Stop, run: impl Fn(u64) -> F)
+pub(super) async fn supervise<F>(task: TaskHandle, mut stop: Stop, run: impl Fn(u64) -> F)
 where
     F: Future<Output = Result<(), StoreError>> + Send + 'static,
 {
@@ -71,7 +71,7 @@ where
 pub(super) async fn rounds<F>(
     mut pause: Duration,
     starts: u64,
-    task: &Task,
+    task: &TaskHandle,
     mut stop: Stop,
     round: impl Fn() -> F,
 ) -> Result<(), StoreError>
@@ -102,12 +102,12 @@ const FAILING_ITEMS: u32 = 10;
 
 /// Skips failing items, each of one app, until too many fail in a row.
 pub(super) struct Skips<'t> {
-    task: &'t Task,
+    task: &'t TaskHandle,
     in_a_row: u32,
 }
 
 impl<'t> Skips<'t> {
-    pub(super) fn new(task: &'t Task) -> Skips<'t> {
+    pub(super) fn new(task: &'t TaskHandle) -> Skips<'t> {
         Skips { task, in_a_row: 0 }
     }
 

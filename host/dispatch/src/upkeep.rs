@@ -4,7 +4,7 @@ use super::supervisor::Skips;
 use super::{Shared, millis};
 use kvasm_core::store::StoreError;
 use kvasm_core::{App, AppId, AppName, Timestamp};
-use kvasm_service::Task;
+use kvasm_service::TaskHandle;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(super) const REST: Duration = Duration::from_millis(10);
 const APPS: u32 = 200;
 
 /// Processes all apps once. One that fails is skipped until the next round.
-pub(super) async fn round(shared: Arc<Shared>, task: Task) -> Result<(), StoreError> {
+pub(super) async fn round(shared: Arc<Shared>, task: TaskHandle) -> Result<(), StoreError> {
     // Continues after the app at which the last round was aborted.
     let mut after = shared.kept_until.lock().take();
     let mut unseen = after.is_none().then(|| Unseen::new(&shared));

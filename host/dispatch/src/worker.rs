@@ -3,11 +3,11 @@
 use super::{Shared, millis, pauses, retry};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    App, AppId, DEPTH_MAX, DeadReason, Delivery, Failed, ProbeWait, Receipt, Returned, Verdict,
-    short,
+    App, AppId, DEPTH_MAX, DeadReason, Delivery, FailOutcome, FailedAttempt, LeaseToken,
+    ProbeDelay, Verdict, short,
 };
 use kvasm_host::DeliverError;
-use kvasm_service::{Seen, chain, line_about};
+use kvasm_service::{SeenGeneration, chain, line_about};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
@@ -51,14 +51,14 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
         delivery,
         lease,
     } = claimed;
-    let receipt = Receipt {
+    let receipt = LeaseToken {
         app: id,
         place: delivery.place.clone(),
         lease,
     };
     let read = async || {
         let access = shared.host.access();
-        access.app_by_id(&mut Seen::default(), id).await
+        access.app_by_id(&mut SeenGeneration::default(), id).await
     };
     let app = match app.get_or_try_init(read).await {
         Ok(Some(app)) => app,
@@ -122,7 +122,7 @@ async fn attempt(
     shared: &Shared,
     app: &App,
     delivery: &Arc<Delivery>,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
 ) -> Outcome {
     let handler = shared.host.deliver(app, delivery, receipt.clone());
     let renew = || renew(shared, receipt);
@@ -160,7 +160,7 @@ async fn while_leased<T, R: Future<Output = bool>>(
 }
 
 /// Renews a lease. Returns `false` if it is known to be lost.
-async fn renew(shared: &Shared, receipt: &Receipt) -> bool {
+async fn renew(shared: &Shared, receipt: &LeaseToken) -> bool {
     let until = shared.clock.now().plus_ms(millis(shared.lease()));
     match shared.host.store().renew(receipt, until).await {
         Ok(held) => held,
@@ -173,7 +173,12 @@ async fn renew(shared: &Shared, receipt: &Receipt) -> bool {
 }
 
 /// Classifies a failed attempt, and decides what to do with its delivery.
-fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &DeliverError) -> Failed {
+fn judge(
+    shared: &Shared,
+    delivery: &Delivery,
+    receipt: LeaseToken,
+    error: &DeliverError,
+) -> FailedAttempt {
     let deterministic = error.error.is_deterministic();
     let failure_kind = match deterministic {
         true if error.error.is_permanent() => retry::Failure::Permanent,
@@ -193,7 +198,7 @@ fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &Deliver
         failure_kind,
         spread(),
     );
-    Failed {
+    FailedAttempt {
         deterministic,
         trace: error.error.trace().map(|trace| cut(trace.to_owned())),
         plugin: error.plugin,
@@ -201,13 +206,13 @@ fn judge(shared: &Shared, delivery: &Delivery, receipt: Receipt, error: &Deliver
     }
 }
 
-fn failure(shared: &Shared, receipt: Receipt, verdict: Verdict, error: String) -> Failed {
-    Failed {
+fn failure(shared: &Shared, receipt: LeaseToken, verdict: Verdict, error: String) -> FailedAttempt {
+    FailedAttempt {
         receipt,
         now: shared.clock.now(),
         verdict,
         deterministic: false,
-        probe: ProbeWait {
+        probe: ProbeDelay {
             first: shared.options.probe_after,
             spread: spread(),
         },
@@ -221,7 +226,7 @@ async fn give_back(
     shared: &Shared,
     app: &App,
     delivery: &Delivery,
-    failed: Failed,
+    failed: FailedAttempt,
     request_id: Uuid,
 ) {
     let outcome = match failed.verdict {
@@ -230,7 +235,7 @@ async fn give_back(
     };
     let trigger = failed.receipt.place.trigger.clone();
     match fail(shared, &failed).await {
-        Ok(Returned::Lost) => shared.host.metrics().delivery(app.name.as_str(), "lost"),
+        Ok(FailOutcome::Lost) => shared.host.metrics().delivery(app.name.as_str(), "lost"),
         Ok(returned) => {
             pauses::after_failure(shared, app, delivery, request_id, returned);
             shared.host.metrics().delivery(app.name.as_str(), outcome);
@@ -252,9 +257,9 @@ async fn give_back(
 
 /// Releases a delivery whose handler could not be started, through no fault of the app: the
 /// attempt does not count.
-async fn release(shared: &Shared, receipt: &Receipt) {
+async fn release(shared: &Shared, receipt: &LeaseToken) {
     tokio::time::sleep(UNREAD_HOLD).await;
-    let mut tries = Tries::within(shared.lease());
+    let mut tries = StoreRetries::within(shared.lease());
     loop {
         let at = shared.clock.now().plus_ms(millis(UNREAD_PAUSE));
         let released = shared.host.store().release(receipt, at).await;
@@ -270,8 +275,8 @@ async fn release(shared: &Shared, receipt: &Receipt) {
 }
 
 /// Nacks a delivery. While the store is unavailable, retries for a third of the lease.
-async fn fail(shared: &Shared, failed: &Failed) -> Result<Returned, StoreError> {
-    let mut tries = Tries::within(shared.lease() / 3);
+async fn fail(shared: &Shared, failed: &FailedAttempt) -> Result<FailOutcome, StoreError> {
+    let mut tries = StoreRetries::within(shared.lease() / 3);
     loop {
         match shared.host.store().fail(failed).await {
             Ok(returned) => return Ok(returned),
@@ -284,14 +289,14 @@ async fn fail(shared: &Shared, failed: &Failed) -> Result<Returned, StoreError> 
 }
 
 /// Limits retries while the store is unavailable.
-struct Tries {
+struct StoreRetries {
     until: Instant,
     pause: Duration,
 }
 
-impl Tries {
-    fn within(time: Duration) -> Tries {
-        Tries {
+impl StoreRetries {
+    fn within(time: Duration) -> StoreRetries {
+        StoreRetries {
             until: Instant::now() + time,
             pause: GIVE_BACK_PAUSE,
         }

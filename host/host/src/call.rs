@@ -59,7 +59,7 @@ pub enum DeployError {
 
 /// A call that was admitted by [`Host::enter`]. It counts against the app's limit until it has
 /// ended or this is dropped.
-pub struct Entered {
+pub struct AdmittedCall {
     host: Host,
     app: Arc<App>,
     digest: Digest,
@@ -67,7 +67,7 @@ pub struct Entered {
     ticket: Ticket,
 }
 
-impl Entered {
+impl AdmittedCall {
     /// Makes the call, once its input is available. Its time starts here: `limits.wall_time` for
     /// queueing, loading, running and committing together.
     ///
@@ -92,7 +92,7 @@ impl Entered {
     }
 
     async fn run(self, left: impl Future<Output = ()> + Send) -> Result<Response, InvokeError> {
-        let Entered {
+        let AdmittedCall {
             host,
             app,
             digest,
@@ -137,7 +137,7 @@ impl Host {
         &self,
         app: impl Into<Arc<App>>,
         mut call: Call,
-    ) -> Result<Entered, InvokeError> {
+    ) -> Result<AdmittedCall, InvokeError> {
         let app = app.into();
         let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
         let ticket = self.0.admission.enter(&app)?;
@@ -151,7 +151,7 @@ impl Host {
         };
         let request_id = *call.request_id.get_or_insert_with(Uuid::now_v7);
         offered.map_err(|error| CallFailure::before_the_run(error, request_id))?;
-        Ok(Entered {
+        Ok(AdmittedCall {
             host: self.clone(),
             digest: active.digest,
             app,

@@ -4,7 +4,7 @@ use super::transaction::Run;
 use super::{Host, InvokeError};
 use bytes::Bytes;
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
-use kvasm_core::{App, Delivery, Digest, Happening, Pieces, PluginVersion, Receipt, Value};
+use kvasm_core::{App, Delivery, Digest, EventKind, LeaseToken, Pieces, PluginVersion, Value};
 use kvasm_runtime::DeliveryContext;
 use kvasm_runtime::{Blame, CallError, Target};
 use kvasm_service::{CallContext, Caller, Deadline, ServiceError};
@@ -99,7 +99,7 @@ impl Host {
         &self,
         app: &App,
         delivery: &Arc<Delivery>,
-        receipt: Receipt,
+        receipt: LeaseToken,
     ) -> Result<(), DeliverError> {
         let plugin = app.active.map(|active| (active.version, active.digest));
         let failed = |error| DeliverError { error, plugin };
@@ -147,7 +147,7 @@ fn input(delivery: &Arc<Delivery>) -> Pieces {
     if let Some(members) = head.as_object_mut() {
         let mut put = |name: &str, value| drop(members.insert(name.to_owned(), value));
         match &event.what {
-            Happening::Set {
+            EventKind::Set {
                 collection,
                 key,
                 version,
@@ -158,7 +158,7 @@ fn input(delivery: &Arc<Delivery>) -> Pieces {
                 put("version", json!(version));
                 put("format", json!(format_of(value)));
             }
-            Happening::Deleted {
+            EventKind::Deleted {
                 collection,
                 key,
                 version,
@@ -167,7 +167,7 @@ fn input(delivery: &Arc<Delivery>) -> Pieces {
                 put("key", json!(key));
                 put("version", json!(version));
             }
-            Happening::Due => {}
+            EventKind::Due => {}
         }
     }
     let head = head.to_string().into_bytes();
@@ -184,8 +184,8 @@ struct ValueOf(Arc<Delivery>);
 impl AsRef<[u8]> for ValueOf {
     fn as_ref(&self) -> &[u8] {
         match &self.0.event.what {
-            Happening::Set { value, .. } => value.as_bytes(),
-            Happening::Deleted { .. } | Happening::Due => &[],
+            EventKind::Set { value, .. } => value.as_bytes(),
+            EventKind::Deleted { .. } | EventKind::Due => &[],
         }
     }
 }

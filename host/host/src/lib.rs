@@ -14,8 +14,9 @@ use kvasm_runtime::{
     Request, Response, Runtime, RuntimeError, Target,
 };
 use kvasm_service::{
-    Access, Admin, Admission, CallContext, Caller, Deadline, Health, KeyLocks, Kv, KvService, Logs,
-    Seen, ServiceError, Services, StoredDeadLetters, Wakes, WriteRates,
+    Admin, Admission, AppTokenCache, CallContext, Caller, Deadline, DispatchNotifier, Health,
+    KeyLocks, Kv, KvService, Logs, SeenGeneration, ServiceError, Services, StoredDeadLetters,
+    WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use wasmtime::Linker;
 
-pub use call::{DeployError, Entered, InvokeError};
+pub use call::{AdmittedCall, DeployError, InvokeError};
 pub use deliver::DeliverError;
 
 type Extend = Box<dyn FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>>;
@@ -217,10 +218,10 @@ impl HostBuilder {
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(MemoryStore::default()));
-        let wakes = Arc::new(Wakes::default());
+        let wakes = Arc::new(DispatchNotifier::default());
         let locks = KeyLocks::new(metrics.clone());
         let services = self.services.unwrap_or_else(|| {
-            let events = Arc::clone(&wakes) as Arc<dyn kvasm_service::Events>;
+            let events = Arc::clone(&wakes) as Arc<dyn kvasm_service::CommitListener>;
             let kv = KvService::new(Arc::clone(&store), events.clone(), metrics.clone(), &limits)
                 .with_key_locks(Arc::clone(&locks), &limits);
             Services {
@@ -235,7 +236,7 @@ impl HostBuilder {
                 .try_for_each(|extend| extend(linker))
         };
         let runtime = Runtime::new(Arc::clone(&limits), self.engine, metrics.clone(), extend)?;
-        let access = Arc::new(Access::new(Arc::clone(&store), metrics.clone()));
+        let access = Arc::new(AppTokenCache::new(Arc::clone(&store), metrics.clone()));
         Ok(Host(Arc::new(Parts {
             admin: Admin::new(Arc::clone(&store), Arc::clone(&access), self.new_apps),
             access,
@@ -262,8 +263,8 @@ struct Parts {
     store: Arc<dyn Store>,
     services: Services,
     locks: Arc<KeyLocks>,
-    wakes: Arc<Wakes>,
-    access: Arc<Access>,
+    wakes: Arc<DispatchNotifier>,
+    access: Arc<AppTokenCache>,
     admin: Admin,
     admission: Admission,
     writes: WriteRates,
@@ -291,12 +292,12 @@ impl Host {
     }
 
     /// Returns the notifications of apps with new deliveries on this host.
-    pub fn wakes(&self) -> &Wakes {
+    pub fn wakes(&self) -> &DispatchNotifier {
         &self.0.wakes
     }
 
     /// Returns the lookup of apps and tokens, always as current as the store.
-    pub fn access(&self) -> &Access {
+    pub fn access(&self) -> &AppTokenCache {
         &self.0.access
     }
 
@@ -345,7 +346,11 @@ impl Host {
     /// # Errors
     /// A store error.
     pub async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
-        let app = self.0.access.app(&mut Seen::default(), name).await?;
+        let app = self
+            .0
+            .access
+            .app(&mut SeenGeneration::default(), name)
+            .await?;
         Ok(app.map(Arc::unwrap_or_clone))
     }
 

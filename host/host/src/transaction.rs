@@ -1,12 +1,12 @@
 //! Runs with a single commit: transactional functions, and handlers of deliveries.
 
 use super::{Host, Plugin};
-use kvasm_core::{Pieces, Receipt};
+use kvasm_core::{LeaseToken, Pieces};
 use kvasm_runtime::{CallError, CallFailure, Request, Response, Target};
 use kvasm_runtime::{DeliveryContext, GuestLog};
 use kvasm_service::{
-    Address, CallContext, Held, KeyLocks, Lane, Place, ServiceError, Services, Stage, Transaction,
-    Way,
+    Address, CallContext, FairPermit, KeyLocks, LockPolicy, LockSet, LockSetGuard, ServiceError,
+    Services, Stage, Transaction,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(super) struct Run<'p> {
     context: CallContext,
     target: Target,
     input: Pieces,
-    delivery: Option<(Arc<DeliveryContext>, Receipt)>,
+    delivery: Option<(Arc<DeliveryContext>, LeaseToken)>,
 }
 
 impl<'p> Run<'p> {
@@ -43,7 +43,7 @@ impl<'p> Run<'p> {
     }
 
     /// Makes it the run of a delivery, which its commit acknowledges.
-    pub(super) fn of_delivery(self, context: DeliveryContext, receipt: Receipt) -> Run<'p> {
+    pub(super) fn of_delivery(self, context: DeliveryContext, receipt: LeaseToken) -> Run<'p> {
         Run {
             delivery: Some((Arc::new(context), receipt)),
             ..self
@@ -78,7 +78,7 @@ impl<'p> Run<'p> {
 }
 
 /// The outcome of one run.
-enum Ended {
+enum RunOutcome {
     Done(Response),
     /// It had no effect, and is not rerun.
     Failed(CallFailure),
@@ -86,11 +86,11 @@ enum Ended {
     Lost {
         log: GuestLog,
         touched: BTreeSet<Address>,
-        kind: Loss,
+        kind: ConflictKind,
     },
 }
 
-enum Loss {
+enum ConflictKind {
     /// Others changed what it read.
     Conflict,
     /// As `Conflict`, and it had read writes that were not yet durable.
@@ -102,7 +102,7 @@ enum Loss {
 /// The locks of a call.
 struct Locks {
     locks: Arc<KeyLocks>,
-    held: Held,
+    held: LockSetGuard,
     /// What earlier runs touched without holding the locks; locked before the next run.
     wants: BTreeSet<Address>,
     keys: BTreeSet<Address>,
@@ -113,7 +113,7 @@ impl Locks {
     fn new(locks: &Arc<KeyLocks>, context: &CallContext) -> Locks {
         Locks {
             locks: Arc::clone(locks),
-            held: Lane::open(locks, context.caller.app()),
+            held: LockSet::open(locks, context.caller.app()),
             wants: BTreeSet::new(),
             keys: BTreeSet::new(),
             chains: true,
@@ -121,8 +121,8 @@ impl Locks {
     }
 
     /// Returns how the next run handles locks that others hold.
-    fn way(&mut self, context: &CallContext) -> Way {
-        let way = Way::new(
+    fn way(&mut self, context: &CallContext) -> LockPolicy {
+        let way = LockPolicy::new(
             Arc::clone(&self.locks),
             Arc::clone(self.held.lane()),
             std::mem::take(&mut self.wants),
@@ -137,9 +137,9 @@ impl Locks {
     /// Prepares the next run after a conflict. If the run held the locks of all that it touched,
     /// the next one keeps them. Otherwise the next one first locks all keys touched so far, in
     /// order.
-    fn renew(&mut self, touched: BTreeSet<Address>, kind: Loss) {
+    fn renew(&mut self, touched: BTreeSet<Address>, kind: ConflictKind) {
         // After such a conflict, the next runs wait until preceding commits are durable.
-        self.chains &= !matches!(kind, Loss::Followed);
+        self.chains &= !matches!(kind, ConflictKind::Followed);
         if !touched.is_empty() && self.held.lane().holds(&touched) {
             return;
         }
@@ -148,7 +148,7 @@ impl Locks {
         }
         self.keys.extend(touched);
         self.wants = self.keys.clone();
-        self.held = Lane::open(&self.locks, self.held.lane().app());
+        self.held = LockSet::open(&self.locks, self.held.lane().app());
     }
 }
 
@@ -166,20 +166,20 @@ impl Host {
             let is_late = deadline.is_half_spent();
             let way = locks.way(&run.context);
             match self.run_once(&run, way, &place).await {
-                Ended::Done(response) => {
+                RunOutcome::Done(response) => {
                     return Ok(Response {
                         discarded,
                         ..response
                     });
                 }
-                Ended::Failed(failure) => {
+                RunOutcome::Failed(failure) => {
                     return Err(CallFailure {
                         error: lost_time(failure.error, runs, is_late),
                         discarded,
                         ..failure
                     });
                 }
-                Ended::Lost { log, touched, kind } => {
+                RunOutcome::Lost { log, touched, kind } => {
                     self.0.metrics.transaction_rerun();
                     if discarded.len() < DISCARDED_MAX {
                         discarded.push(log);
@@ -200,7 +200,12 @@ impl Host {
         Err(run.failure(deadline.timeout(Stage::Other).into(), GuestLog::new(0, 0)))
     }
 
-    async fn run_once(&self, run: &Run<'_>, way: Way, place: &Arc<Place>) -> Ended {
+    async fn run_once(
+        &self,
+        run: &Run<'_>,
+        way: LockPolicy,
+        place: &Arc<FairPermit>,
+    ) -> RunOutcome {
         let caller = &run.context.caller;
         let gives_way = way.gives_way();
         let kv = Arc::clone(&self.0.services.kv);
@@ -218,30 +223,35 @@ impl Host {
         match self.0.runtime.call(compiled, request).await {
             Ok(response) => self.commit(run, &transaction, response).await,
             Err(failure) if transaction.gave_way() && failure.error.may_come_of_giving_way() => {
-                lost(&transaction, failure.log, Loss::GaveWay)
+                lost(&transaction, failure.log, ConflictKind::GaveWay)
             }
             // A run that read an inconsistent state may have failed only because of that.
             Err(failure) if failure.error.may_come_of_stale_reads() => {
                 let current = transaction.is_current(caller);
                 match run.context.deadline.within(Stage::Commit, current).await {
                     Ok(Ok(false)) => in_conflict(&transaction, failure.log),
-                    Ok(Ok(true) | Err(_)) | Err(_) => Ended::Failed(failure),
+                    Ok(Ok(true) | Err(_)) | Err(_) => RunOutcome::Failed(failure),
                 }
             }
-            Err(failure) => Ended::Failed(failure),
+            Err(failure) => RunOutcome::Failed(failure),
         }
     }
 
-    async fn commit(&self, run: &Run<'_>, transaction: &Transaction, response: Response) -> Ended {
+    async fn commit(
+        &self,
+        run: &Run<'_>,
+        transaction: &Transaction,
+        response: Response,
+    ) -> RunOutcome {
         let receipt = run.delivery.as_ref().map(|(_, receipt)| receipt.clone());
         let CallContext {
             caller, deadline, ..
         } = &run.context;
         if transaction.gave_way() || !transaction.claim(receipt.is_some()) {
-            return lost(transaction, response.log, Loss::GaveWay);
+            return lost(transaction, response.log, ConflictKind::GaveWay);
         }
         let committed = match transaction.linked_batch(receipt) {
-            Ok(None) => return Ended::Done(response),
+            Ok(None) => return RunOutcome::Done(response),
             Ok(Some((batch, settles))) => {
                 let _settles = settles;
                 let committer = transaction.committer(caller);
@@ -249,30 +259,30 @@ impl Host {
                 match deadline.within(Stage::Commit, commit).await {
                     Ok(committed) => committed,
                     Err(timeout) => {
-                        return Ended::Failed(run.failure(timeout.into(), response.log));
+                        return RunOutcome::Failed(run.failure(timeout.into(), response.log));
                     }
                 }
             }
             Err(error) => Err(error),
         };
         match committed {
-            Ok(_) => Ended::Done(response),
+            Ok(_) => RunOutcome::Done(response),
             Err(ServiceError::Conflict { .. }) => in_conflict(transaction, response.log),
-            Err(error) => Ended::Failed(run.failure(CallError::Commit(error), response.log)),
+            Err(error) => RunOutcome::Failed(run.failure(CallError::Commit(error), response.log)),
         }
     }
 }
 
 /// The outcome of a run that lost by a conflict.
-fn in_conflict(transaction: &Transaction, log: GuestLog) -> Ended {
+fn in_conflict(transaction: &Transaction, log: GuestLog) -> RunOutcome {
     match transaction.forget_followed() {
-        true => lost(transaction, log, Loss::Followed),
-        false => lost(transaction, log, Loss::Conflict),
+        true => lost(transaction, log, ConflictKind::Followed),
+        false => lost(transaction, log, ConflictKind::Conflict),
     }
 }
 
-fn lost(transaction: &Transaction, log: GuestLog, kind: Loss) -> Ended {
-    Ended::Lost {
+fn lost(transaction: &Transaction, log: GuestLog, kind: ConflictKind) -> RunOutcome {
+    RunOutcome::Lost {
         log,
         touched: transaction.touched(),
         kind,

@@ -82,7 +82,7 @@ pub mod store {
 
 pub use kvasm_core::Level;
 pub use kvasm_host::{
-    Call, DeliverError, DeployError, Entered, Host, HostBuilder, InvokeError, Plugin,
+    AdmittedCall, Call, DeliverError, DeployError, Host, HostBuilder, InvokeError, Plugin,
 };
 pub use kvasm_runtime::{
     BadPointer, Blame, CacheLimits, CallError, CallFailure, Compiler, DeliveryContext, GuestLog,

@@ -21,7 +21,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-pub use sample::{FULLEST_APPS, Fullness, Sample};
+pub use sample::{FULLEST_APPS, QuotaUse, Sample};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

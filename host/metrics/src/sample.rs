@@ -34,12 +34,12 @@ pub struct Sample {
     /// checkpoint.
     pub wal: Option<(u64, Duration)>,
     /// Quota use of the fullest apps.
-    pub fullest: Vec<Fullness>,
+    pub fullest: Vec<QuotaUse>,
 }
 
 /// The used part of an app's quota.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fullness {
+pub struct QuotaUse {
     /// The app's name.
     pub app: String,
     /// The name of what the quota limits.

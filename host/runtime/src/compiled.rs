@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Compiled modules by the hash of their bytes, the least recently used first.
-pub(super) struct Compiled {
+pub(super) struct ModuleCache {
     modules: LinkedHashMap<Digest, Entry>,
     bytes: usize,
     bytes_max: usize,
@@ -22,9 +22,9 @@ struct Entry {
     used: Instant,
 }
 
-impl Compiled {
-    pub(super) fn new(bytes_max: usize, modules_max: usize) -> Compiled {
-        Compiled {
+impl ModuleCache {
+    pub(super) fn new(bytes_max: usize, modules_max: usize) -> ModuleCache {
+        ModuleCache {
             modules: LinkedHashMap::new(),
             bytes: 0,
             bytes_max,

@@ -1,18 +1,18 @@
 //! The engine: settings, linker and epoch clock.
 
 use super::cache::{CacheLimits, DiskCache};
-use super::compiled::Compiled;
+use super::compiled::ModuleCache;
 use super::compiler::{CompileLimits, Compiler};
 use super::error::RuntimeError;
 use super::invocation::Invocation;
-use super::lanes::Lanes;
+use super::lanes::CompileQueue;
 use super::limiter::HostMemory;
-use super::loader::Flight;
+use super::loader::Load;
 use super::wasi;
 use crate::abi;
 use kvasm_core::{Digest, Limits};
 use kvasm_metrics::Metrics;
-use kvasm_service::{Fair, Share};
+use kvasm_service::{FairSemaphore, Share};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -99,21 +99,21 @@ pub struct Runtime {
     pub(super) limits: Arc<Limits>,
     /// Slots of the pooling allocator, acquired before an instance is created, so that a call
     /// waits instead of failing in the allocator.
-    pub(super) slots: Arc<Fair>,
+    pub(super) slots: Arc<FairSemaphore>,
     pub(super) memory: Arc<HostMemory>,
     pub(super) linker: Linker<Invocation>,
     pub(super) disk: Option<DiskCache>,
-    pub(super) compiled: Mutex<Compiled>,
+    pub(super) compiled: Mutex<ModuleCache>,
     /// Modules being loaded.
-    pub(super) flights: Mutex<HashMap<Digest, Arc<Flight>>>,
+    pub(super) flights: Mutex<HashMap<Digest, Arc<Load>>>,
     /// Permits to read the cache folder.
     pub(super) readers: Semaphore,
     /// Permits to compile.
-    pub(super) lanes: Lanes,
+    pub(super) lanes: CompileQueue,
     pub(super) compiler: Compiler,
     pub(super) compile_limits: CompileLimits,
     /// CPU permits for guests that compute for longer than a tick.
-    pub(super) computing: Arc<Fair>,
+    pub(super) computing: Arc<FairSemaphore>,
     /// Numbers calls in the order of their starts.
     pub(super) rank: AtomicU64,
     pub(super) metrics: Metrics,
@@ -149,14 +149,14 @@ impl Runtime {
         Ok(Runtime {
             engine,
             limits,
-            slots: Fair::new(options.instances.unwrap_or(INSTANCES), Share::Half),
+            slots: FairSemaphore::new(options.instances.unwrap_or(INSTANCES), Share::Half),
             memory: Arc::new(HostMemory::new(options.memory)),
             linker,
             disk,
-            compiled: Mutex::new(Compiled::new(options.modules_bytes, options.modules)),
+            compiled: Mutex::new(ModuleCache::new(options.modules_bytes, options.modules)),
             flights: Mutex::new(HashMap::new()),
             readers: Semaphore::new(READERS),
-            lanes: Lanes::new(
+            lanes: CompileQueue::new(
                 options
                     .compilers
                     .unwrap_or(all_cores_but_one() as usize)
@@ -168,7 +168,7 @@ impl Runtime {
                 memory_bytes: options.compile_memory,
                 code_bytes: options.modules_bytes as u64,
             },
-            computing: Fair::new(all_cores_but_one(), Share::All),
+            computing: FairSemaphore::new(all_cores_but_one(), Share::All),
             rank: AtomicU64::new(0),
             metrics,
         })

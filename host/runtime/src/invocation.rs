@@ -6,10 +6,10 @@ use super::limiter::MemoryLimiter;
 use super::module::{CompiledPlugin, Function, Signature};
 use super::{trap, wasi};
 use crate::abi::{
-    DeliveryContext, GuestLog, GuestState, GuestView, Turns, printable, printable_start,
+    CpuPermit, DeliveryContext, GuestLog, GuestState, GuestView, printable, printable_start,
 };
 use kvasm_core::{Exports, Invalid, Limits, Pieces, Subject};
-use kvasm_service::{CallContext, Place, Services, Stage};
+use kvasm_service::{CallContext, FairPermit, Services, Stage};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub struct Request {
     /// Ends the run as [`CallError::Conflict`], shortly after it is notified.
     pub gives_way: Option<Arc<Notify>>,
     /// The slot of its instance, if it already has one.
-    pub place: Option<Arc<Place>>,
+    pub place: Option<Arc<FairPermit>>,
 }
 
 impl CompiledPlugin {
@@ -315,7 +315,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`CallError::Deadline`] if none is free in time.
-    pub async fn place(&self, context: &CallContext) -> Result<Arc<Place>, CallError> {
+    pub async fn place(&self, context: &CallContext) -> Result<Arc<FairPermit>, CallError> {
         let _waiting = self.metrics.waiting_for_instance();
         let place = self.slots.take(context.caller.app(), 1, 0);
         let place = context.deadline.within(Stage::Instance, place).await?;
@@ -343,7 +343,7 @@ impl Runtime {
             limits.table_elements,
         );
         let rank = self.rank.fetch_add(1, Ordering::Relaxed);
-        let turns = Turns::new(context.caller.app(), rank, Arc::clone(&self.computing));
+        let turns = CpuPermit::new(context.caller.app(), rank, Arc::clone(&self.computing));
         let mut guest =
             GuestState::new(context, turns, app_name, function, services, limits, input);
         guest.delivery = delivery;

@@ -19,7 +19,7 @@ const WAITING_OF_APP_MAX: usize = 16;
 
 /// The queue in which a module is compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum CompileQueueKind {
     /// For the start of each compilation.
     Quick,
     /// For compilations that take longer.
@@ -31,7 +31,7 @@ pub(super) type Apps = Arc<Mutex<Vec<AppId>>>;
 
 /// The compile permits of both queues. Cheap to clone; clones share them.
 #[derive(Clone)]
-pub(super) struct Lanes(Arc<Mutex<State>>);
+pub(super) struct CompileQueue(Arc<Mutex<State>>);
 
 struct State {
     quick: usize,
@@ -45,22 +45,22 @@ struct State {
 
 struct Waiting {
     apps: Apps,
-    lane: Lane,
+    lane: CompileQueueKind,
     since: u64,
-    ready: oneshot::Sender<Turn>,
+    ready: oneshot::Sender<CompilePermit>,
 }
 
 /// A permit to compile one module, released on drop.
-pub(super) struct Turn {
-    lanes: Lanes,
+pub(super) struct CompilePermit {
+    lanes: CompileQueue,
     app: AppId,
-    lane: Mutex<Lane>,
+    lane: Mutex<CompileQueueKind>,
 }
 
-impl Lanes {
+impl CompileQueue {
     /// Creates `places` permits in each queue.
-    pub(super) fn new(places: usize) -> Lanes {
-        Lanes(Arc::new(Mutex::new(State {
+    pub(super) fn new(places: usize) -> CompileQueue {
+        CompileQueue(Arc::new(Mutex::new(State {
             quick: places,
             slow: places,
             running: HashSet::new(),
@@ -74,7 +74,11 @@ impl Lanes {
     ///
     /// # Errors
     /// [`LoadError::Busy`] if too many are waiting.
-    pub(super) async fn take(&self, lane: Lane, apps: &Apps) -> Result<Turn, LoadError> {
+    pub(super) async fn take(
+        &self,
+        lane: CompileQueueKind,
+        apps: &Apps,
+    ) -> Result<CompilePermit, LoadError> {
         let (ready, turn) = oneshot::channel();
         {
             let mut state = self.0.lock();
@@ -82,7 +86,7 @@ impl Lanes {
             let first = apps.lock().first().copied();
             let of_app = |waiting: &&Waiting| waiting.apps.lock().first().copied() == first;
             // A compilation that was stopped in the quick queue was admitted before.
-            let is_new = lane == Lane::Quick;
+            let is_new = lane == CompileQueueKind::Quick;
             if is_new
                 && (state.waiting.len() >= WAITING_MAX
                     || state.waiting.iter().filter(of_app).count() >= WAITING_OF_APP_MAX)
@@ -111,7 +115,7 @@ impl Lanes {
                 let waiting = state.waiting.swap_remove(at);
                 *state.places(waiting.lane) -= 1;
                 state.running.insert(app);
-                let turn = Turn {
+                let turn = CompilePermit {
                     lanes: self.clone(),
                     app,
                     lane: Mutex::new(waiting.lane),
@@ -127,10 +131,10 @@ impl Lanes {
 }
 
 impl State {
-    fn places(&mut self, lane: Lane) -> &mut usize {
+    fn places(&mut self, lane: CompileQueueKind) -> &mut usize {
         match lane {
-            Lane::Quick => &mut self.quick,
-            Lane::Slow => &mut self.slow,
+            CompileQueueKind::Quick => &mut self.quick,
+            CompileQueueKind::Slow => &mut self.slow,
         }
     }
 
@@ -150,8 +154,8 @@ impl State {
         let waiting = self.waiting.iter().enumerate();
         let claims = waiting.filter_map(|(at, waiting)| {
             let places = match waiting.lane {
-                Lane::Quick => self.quick,
-                Lane::Slow => self.slow,
+                CompileQueueKind::Quick => self.quick,
+                CompileQueueKind::Slow => self.slow,
             };
             let (since, app) = self.claim(waiting).filter(|_| places > 0)?;
             Some((since, waiting.since, at, app))
@@ -161,13 +165,13 @@ impl State {
     }
 }
 
-impl Turn {
+impl CompilePermit {
     /// Moves to the slow queue, if it has a free permit.
     pub(super) fn slow_down(&self) -> bool {
         {
             let mut lane = self.lane.lock();
             let mut state = self.lanes.0.lock();
-            if *lane == Lane::Slow {
+            if *lane == CompileQueueKind::Slow {
                 return true;
             }
             if state.slow == 0 {
@@ -175,25 +179,28 @@ impl Turn {
             }
             state.slow -= 1;
             state.quick += 1;
-            *lane = Lane::Slow;
+            *lane = CompileQueueKind::Slow;
         }
         self.lanes.give();
         true
     }
 
     pub(super) fn is_quick(&self) -> bool {
-        *self.lane.lock() == Lane::Quick
+        *self.lane.lock() == CompileQueueKind::Quick
     }
 
     /// Whether another app waits for the quick queue and lacks nothing but a permit.
     pub(super) fn holds_up_others(&self) -> bool {
         let state = self.lanes.0.lock();
-        let mut quick = state.waiting.iter().filter(|w| w.lane == Lane::Quick);
+        let mut quick = state
+            .waiting
+            .iter()
+            .filter(|w| w.lane == CompileQueueKind::Quick);
         quick.any(|waiting| state.claim(waiting).is_some())
     }
 }
 
-impl Drop for Turn {
+impl Drop for CompilePermit {
     fn drop(&mut self) {
         {
             let lane = *self.lane.lock();
@@ -225,10 +232,10 @@ mod tests {
 
     /// Joins the queue, and lets the runtime run until then.
     async fn wait(
-        lanes: &Lanes,
-        lane: Lane,
+        lanes: &CompileQueue,
+        lane: CompileQueueKind,
         apps: Apps,
-    ) -> tokio::task::JoinHandle<Result<Turn, LoadError>> {
+    ) -> tokio::task::JoinHandle<Result<CompilePermit, LoadError>> {
         let lanes = lanes.clone();
         let task = tokio::spawn(async move { lanes.take(lane, &apps).await });
         tokio::task::yield_now().await;
@@ -243,13 +250,13 @@ mod tests {
 
     #[tokio::test]
     async fn app_holds_one_compile_slot_and_then_requeues() {
-        let lanes = Lanes::new(1);
-        let first = lanes.take(Lane::Quick, &apps(1)).await.unwrap();
+        let lanes = CompileQueue::new(1);
+        let first = lanes.take(CompileQueueKind::Quick, &apps(1)).await.unwrap();
         let mut again = Vec::new();
         for _ in 0..3 {
-            again.push(wait(&lanes, Lane::Quick, apps(1)).await);
+            again.push(wait(&lanes, CompileQueueKind::Quick, apps(1)).await);
         }
-        let other = wait(&lanes, Lane::Quick, apps(2)).await;
+        let other = wait(&lanes, CompileQueueKind::Quick, apps(2)).await;
         assert!(first.holds_up_others());
         drop(first);
         settled().await;
@@ -258,7 +265,7 @@ mod tests {
         // After the move, the other app's permit frees the quick queue but not the app.
         let other = other.await.unwrap().unwrap();
         assert!(other.slow_down());
-        let more = wait(&lanes, Lane::Quick, apps(2)).await;
+        let more = wait(&lanes, CompileQueueKind::Quick, apps(2)).await;
         settled().await;
         assert_eq!(again.iter().filter(|task| task.is_finished()).count(), 1);
         assert!(!more.is_finished());
@@ -274,10 +281,10 @@ mod tests {
 
     #[tokio::test]
     async fn joining_app_lends_its_queue_position() {
-        let lanes = Lanes::new(2);
-        let _first = lanes.take(Lane::Quick, &apps(1)).await.unwrap();
+        let lanes = CompileQueue::new(2);
+        let _first = lanes.take(CompileQueueKind::Quick, &apps(1)).await.unwrap();
         let shared = apps(1);
-        let task = wait(&lanes, Lane::Quick, Arc::clone(&shared)).await;
+        let task = wait(&lanes, CompileQueueKind::Quick, Arc::clone(&shared)).await;
         assert!(!task.is_finished());
         shared.lock().push(app(2));
         lanes.give();
@@ -287,24 +294,24 @@ mod tests {
 
     #[tokio::test]
     async fn compile_queue_is_limited_and_drops_cancelled_waiters() {
-        let lanes = Lanes::new(1);
-        let first = lanes.take(Lane::Quick, &apps(1)).await.unwrap();
+        let lanes = CompileQueue::new(1);
+        let first = lanes.take(CompileQueueKind::Quick, &apps(1)).await.unwrap();
         let mut tasks = Vec::new();
         for _ in 0..WAITING_OF_APP_MAX {
-            tasks.push(wait(&lanes, Lane::Quick, apps(1)).await);
+            tasks.push(wait(&lanes, CompileQueueKind::Quick, apps(1)).await);
         }
         assert!(matches!(
-            lanes.take(Lane::Quick, &apps(1)).await,
+            lanes.take(CompileQueueKind::Quick, &apps(1)).await,
             Err(LoadError::Busy)
         ));
-        let other = wait(&lanes, Lane::Quick, apps(2)).await;
+        let other = wait(&lanes, CompileQueueKind::Quick, apps(2)).await;
         for task in tasks.drain(..) {
             task.abort();
             assert!(task.await.is_err());
         }
         drop(first);
         drop(other.await.unwrap().unwrap());
-        drop(lanes.take(Lane::Quick, &apps(1)).await.unwrap());
+        drop(lanes.take(CompileQueueKind::Quick, &apps(1)).await.unwrap());
         let state = lanes.0.lock();
         assert!(state.waiting.is_empty() && state.running.is_empty() && state.last.is_empty());
         assert_eq!((state.quick, state.slow), (1, 1));

@@ -4,7 +4,7 @@
 use super::compiler::Running;
 use super::engine::Runtime;
 use super::error::LoadError;
-use super::lanes::{Apps, Lane, Turn};
+use super::lanes::{Apps, CompilePermit, CompileQueueKind};
 use super::manifest;
 use super::module::CompiledPlugin;
 use super::scan;
@@ -29,7 +29,7 @@ type Outcome = Result<Arc<CompiledPlugin>, LoadError>;
 type Fetch = Pin<Box<dyn Future<Output = Result<Bytes, LoadError>> + Send>>;
 
 /// One load of one module, and its waiters.
-pub(super) struct Flight {
+pub(super) struct Load {
     apps: Apps,
     outcome: watch::Sender<Option<Outcome>>,
 }
@@ -124,7 +124,7 @@ impl Runtime {
                     flight.outcome.subscribe()
                 }
                 None => {
-                    let flight = Arc::new(Flight {
+                    let flight = Arc::new(Load {
                         apps: Arc::new(Mutex::new(vec![app])),
                         outcome: watch::Sender::new(None),
                     });
@@ -146,9 +146,9 @@ impl Runtime {
         }
     }
 
-    async fn fly(self: Arc<Self>, digest: Digest, flight: Arc<Flight>, source: Source) {
+    async fn fly(self: Arc<Self>, digest: Digest, flight: Arc<Load>, source: Source) {
         // Also on a panic, so that the next request starts over.
-        let landing = Landing(&self, digest, &flight);
+        let landing = LoadGuard(&self, digest, &flight);
         let outcome = match &source {
             Source::Stored(_) => self.bring(digest, &flight, source).await,
             Source::Given(_) => {
@@ -163,7 +163,7 @@ impl Runtime {
     }
 
     /// Waits until nobody waits for a module, and then removes its load.
-    async fn deserted(&self, digest: Digest, flight: &Flight) {
+    async fn deserted(&self, digest: Digest, flight: &Load) {
         loop {
             flight.outcome.closed().await;
             let mut flights = self.flights.lock();
@@ -174,14 +174,14 @@ impl Runtime {
         }
     }
 
-    async fn bring(self: &Arc<Self>, digest: Digest, flight: &Flight, source: Source) -> Outcome {
+    async fn bring(self: &Arc<Self>, digest: Digest, flight: &Load, source: Source) -> Outcome {
         if let Some(plugin) = self.loaded(&digest) {
             return Ok(plugin);
         }
         if let Some(plugin) = self.from_disk(digest).await? {
             return Ok(plugin);
         }
-        let waiting = self.lanes.take(Lane::Quick, &flight.apps);
+        let waiting = self.lanes.take(CompileQueueKind::Quick, &flight.apps);
         let turn = timeout(self.compile_limits.wall_time(), waiting).await;
         let turn = turn.map_err(|_| LoadError::Busy)??;
         let wasm = match source {
@@ -250,8 +250,8 @@ impl Runtime {
     /// slow one, or restarts there if others are waiting for its permit.
     async fn compile(
         &self,
-        turn: Turn,
-        flight: &Flight,
+        turn: CompilePermit,
+        flight: &Load,
         wasm: Bytes,
     ) -> Result<Vec<u8>, LoadError> {
         let mut turn = Arc::new(turn);
@@ -267,11 +267,15 @@ impl Runtime {
             running.kill();
             let _stopped = (&mut running.ended).await;
             drop(turn);
-            turn = Arc::new(self.lanes.take(Lane::Slow, &flight.apps).await?);
+            turn = Arc::new(
+                self.lanes
+                    .take(CompileQueueKind::Slow, &flight.apps)
+                    .await?,
+            );
         }
     }
 
-    async fn watch(&self, running: &mut Running, turn: &Turn) -> Step {
+    async fn watch(&self, running: &mut Running, turn: &CompilePermit) -> Step {
         let wall_time = match running.can_be_stopped() {
             true => self.compile_limits.wall_time(),
             false => self.compile_limits.cpu_time,
@@ -324,9 +328,9 @@ impl Runtime {
 }
 
 /// Removes a load from the map of loads in progress.
-struct Landing<'r>(&'r Runtime, Digest, &'r Arc<Flight>);
+struct LoadGuard<'r>(&'r Runtime, Digest, &'r Arc<Load>);
 
-impl Drop for Landing<'_> {
+impl Drop for LoadGuard<'_> {
     fn drop(&mut self) {
         let mut flights = self.0.flights.lock();
         // It may already be removed, and replaced with another one.

@@ -40,7 +40,7 @@ pub(super) struct Function {
 
 /// The callable exports of a module.
 #[derive(Default)]
-struct Offer {
+struct CallableExports {
     functions: BTreeMap<String, Function>,
     http: Option<(String, Function)>,
     handlers: BTreeMap<String, Function>,
@@ -134,8 +134,8 @@ fn import_error(error: wasmtime::Error) -> LoadError {
 
 /// Returns the declared functions, handlers and HTTP handler; without declarations, all exports
 /// with a suitable signature.
-fn offer(module: &Module, section: Option<&[u8]>) -> Result<Offer, LoadError> {
-    let mut offer = Offer::default();
+fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, LoadError> {
+    let mut offer = CallableExports::default();
     let Some(section) = section else {
         let all = module
             .exports()
@@ -183,7 +183,7 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<Offer, LoadError> {
 }
 
 /// Returns an error if names are too long, individually or in total.
-fn check_names(offer: &Offer) -> Result<(), LoadError> {
+fn check_names(offer: &CallableExports) -> Result<(), LoadError> {
     let http = offer.http.as_ref().map(|(name, _)| name);
     let named = offer.functions.keys().chain(offer.handlers.keys());
     let mut all = 0;

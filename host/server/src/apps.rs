@@ -1,7 +1,7 @@
 //! Apps: their settings, limits and usage.
 
 use super::Shared;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
@@ -12,14 +12,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use kvasm_api::{AppPage, AppPatch, AppView, NewApp, PausedView, TriggerView, UsageView};
 use kvasm_core::{App, AppId, AppName, Capability};
-use kvasm_service::{Actor, Seen};
+use kvasm_service::{Actor, SeenGeneration};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 /// Finds the app of a path, for an actor that holds the capability `needs` on it.
 pub(super) async fn find(
     shared: &Shared,
-    seen: &mut Seen,
+    seen: &mut SeenGeneration,
     actor: &Actor,
     name: &str,
     needs: impl Fn(AppId) -> Capability,
@@ -45,7 +45,7 @@ pub(super) struct ListParams {
     responses((status = 200, body = AppPage)), security(("token" = ["app:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor, _): Known,
+    Authenticated(actor, _): Authenticated,
     Params(params): Params<ListParams>,
 ) -> Result<Json<AppPage>, Problem> {
     let limit = page_limit(params.limit)?;
@@ -72,7 +72,7 @@ pub(super) async fn list(
     responses((status = 201, body = AppView)), security(("token" = ["app:admin"])))]
 pub(super) async fn create(
     State(shared): State<Shared>,
-    Known(actor, _): Known,
+    Authenticated(actor, _): Authenticated,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<AppView>), Problem> {
@@ -92,7 +92,7 @@ pub(super) async fn create(
     responses((status = 200, body = AppView)), security(("token" = ["app:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
 ) -> Result<Json<AppView>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
@@ -114,7 +114,7 @@ pub(super) async fn show(
     security(("token" = ["app:admin"])))]
 pub(super) async fn change(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -131,7 +131,7 @@ pub(super) async fn change(
     responses((status = 204)), security(("token" = ["app:admin"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
@@ -144,7 +144,7 @@ pub(super) async fn delete(
     responses((status = 200, body = UsageView)), security(("token" = ["app:read"])))]
 pub(super) async fn usage(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
 ) -> Result<Json<UsageView>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;

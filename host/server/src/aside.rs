@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use kvasm_core::AppId;
-use kvasm_service::{Fair, Share};
+use kvasm_service::{FairSemaphore, Share};
 use std::num::NonZero;
 use std::sync::Arc;
 use tokio::task::{JoinError, spawn_blocking};
@@ -13,22 +13,22 @@ const HERE_BYTES_MAX: usize = 64 * 1024;
 
 /// Runs work on other threads. The number of concurrent jobs is the number of cores minus one; one
 /// app gets at most half of these permits, and waiting apps take turns.
-pub(super) struct Aside {
-    places: Arc<Fair>,
+pub(super) struct Offload {
+    places: Arc<FairSemaphore>,
     /// Number of jobs that ran on another thread.
     #[cfg(test)]
     pub(super) count: std::sync::atomic::AtomicUsize,
 }
 
-impl Aside {
-    pub(super) fn new() -> Aside {
+impl Offload {
+    pub(super) fn new() -> Offload {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let places = u32::try_from(cores.saturating_sub(1).max(1)).unwrap_or(u32::MAX);
-        Aside::over(Fair::new(places, Share::Half))
+        Offload::over(FairSemaphore::new(places, Share::Half))
     }
 
-    fn over(places: Arc<Fair>) -> Aside {
-        Aside {
+    fn over(places: Arc<FairSemaphore>) -> Offload {
+        Offload {
             places,
             #[cfg(test)]
             count: Default::default(),
@@ -84,7 +84,7 @@ impl Aside {
 mod tests {
     use super::*;
     use crate::router::{Routes, build};
-    use crate::{ServerOptions, Shared, Trust};
+    use crate::{Authority, ServerOptions, Shared};
     use axum::Router;
     use axum::body::Body;
     use axum::http::Request;
@@ -101,7 +101,7 @@ mod tests {
     /// The server thread continues while a job runs, and jobs of one app do not block another's.
     #[tokio::test]
     async fn offloaded_work_is_shared_fairly_between_apps() {
-        let aside = Arc::new(Aside::over(Fair::new(1, Share::Half)));
+        let aside = Arc::new(Offload::over(FairSemaphore::new(1, Share::Half)));
         let (app, other) = (AppId::generate(), AppId::generate());
         let serving = thread::current().id();
         let (go, gone) = mpsc::channel::<()>();
@@ -151,7 +151,7 @@ mod tests {
         async fn new() -> Scene {
             let host = Host::builder().instances(4).build().unwrap();
             let app = host.create_app(AppName::parse("shop").unwrap()).await;
-            let trust = Trust::Operator("test".into());
+            let trust = Authority::Operator("test".into());
             let shared = Shared::new(host, ServerOptions::default(), trust, Default::default());
             Scene {
                 router: build(shared.clone(), Routes::All),

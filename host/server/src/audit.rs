@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body;
 use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
@@ -54,7 +54,7 @@ async fn page(
     responses((status = 200, body = AuditPage)), security(("token" = ["instance:admin"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor, _): Known,
+    Authenticated(actor, _): Authenticated,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
     page(&shared, &actor, None, params).await
@@ -66,7 +66,7 @@ pub(super) async fn list(
     security(("token" = ["app:admin"])))]
 pub(super) async fn list_of_app(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {

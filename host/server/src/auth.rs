@@ -4,54 +4,60 @@ use super::document::{self, Token};
 use super::layer::RequestId;
 use super::problem::{Kind, Problem};
 use super::requests::note_actor;
-use super::{Shared, Trust};
+use super::{Authority, Shared};
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
-use kvasm_service::{Actor, Seen};
+use kvasm_service::{Actor, SeenGeneration};
 use uuid::Uuid;
 
 /// The authenticated caller, and the store state that confirmed it, which lookups of the request's
 /// app may reuse. Without a valid token the request is rejected.
-pub(super) struct Known(pub(super) Actor, pub(super) Seen);
+pub(super) struct Authenticated(pub(super) Actor, pub(super) SeenGeneration);
 
 /// Like [`Known`], but the caller is `None` without a token. An invalid token is rejected; it never
 /// counts as none.
-pub(super) struct MaybeKnown(pub(super) Option<Actor>, pub(super) Seen);
+pub(super) struct OptionalAuth(pub(super) Option<Actor>, pub(super) SeenGeneration);
 
-impl FromRequestParts<Shared> for Known {
+impl FromRequestParts<Shared> for Authenticated {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Known, Problem> {
-        match MaybeKnown::from_request_parts(parts, shared).await? {
-            MaybeKnown(Some(actor), seen) => Ok(Known(actor, seen)),
-            MaybeKnown(None, _) => Err(token_required()),
+    async fn from_request_parts(
+        parts: &mut Parts,
+        shared: &Shared,
+    ) -> Result<Authenticated, Problem> {
+        match OptionalAuth::from_request_parts(parts, shared).await? {
+            OptionalAuth(Some(actor), seen) => Ok(Authenticated(actor, seen)),
+            OptionalAuth(None, _) => Err(token_required()),
         }
     }
 }
 
-impl FromRequestParts<Shared> for MaybeKnown {
+impl FromRequestParts<Shared> for OptionalAuth {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<MaybeKnown, Problem> {
-        let mut seen = Seen::default();
+    async fn from_request_parts(
+        parts: &mut Parts,
+        shared: &Shared,
+    ) -> Result<OptionalAuth, Problem> {
+        let mut seen = SeenGeneration::default();
         let actor = sender(shared, &mut seen, &parts.headers, request_id(parts)).await?;
         if let Some(actor) = &actor {
             note_actor(actor);
         }
-        Ok(MaybeKnown(actor, seen))
+        Ok(OptionalAuth(actor, seen))
     }
 }
 
 /// Authenticates the sender of these headers against the current store state.
 pub(super) async fn sender(
     shared: &Shared,
-    seen: &mut Seen,
+    seen: &mut SeenGeneration,
     headers: &HeaderMap,
     id: Uuid,
 ) -> Result<Option<Actor>, Problem> {
-    if let Trust::Operator(name) = &shared.trust {
+    if let Authority::Operator(name) = &shared.trust {
         return Ok(Some(Actor::operator(&**name, id)));
     }
     match bearer(headers)? {
@@ -79,7 +85,7 @@ pub(super) async fn before_refusal(
     if token == Token::No || is_open {
         return Ok(());
     }
-    match sender(shared, &mut Seen::default(), headers, id).await? {
+    match sender(shared, &mut SeenGeneration::default(), headers, id).await? {
         Some(actor) => note_actor(&actor),
         None if token == Token::Needed => return Err(token_required()),
         None => {}
@@ -116,12 +122,12 @@ pub(super) fn is_of_the_host(authorization: &HeaderValue) -> bool {
 /// that is meant for the host is checked, and never passed to the plugin.
 pub(super) async fn sender_to_plugin(
     shared: &Shared,
-    seen: &mut Seen,
+    seen: &mut SeenGeneration,
     headers: &HeaderMap,
     id: Uuid,
 ) -> Result<Option<Actor>, Problem> {
     let mut sent = headers.get_all(AUTHORIZATION).iter();
-    match sent.any(is_of_the_host) || matches!(shared.trust, Trust::Operator(_)) {
+    match sent.any(is_of_the_host) || matches!(shared.trust, Authority::Operator(_)) {
         true => sender(shared, seen, headers, id).await,
         false => Ok(None),
     }

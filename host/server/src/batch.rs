@@ -2,11 +2,11 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json};
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
-use super::transfer::{Bad, EntryLine, line_bytes, value};
+use super::transfer::{EntryLine, InvalidLine, line_bytes, value};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -66,7 +66,7 @@ fn operation(part: Operation, value_bytes: usize) -> Result<kvasm_service::Opera
             kvasm_service::Operation::Set {
                 collection,
                 key,
-                value: value(json, bytes, value_bytes).map_err(Bad::why)?,
+                value: value(json, bytes, value_bytes).map_err(InvalidLine::why)?,
                 ttl_ms,
             }
         }
@@ -97,7 +97,7 @@ fn operation(part: Operation, value_bytes: usize) -> Result<kvasm_service::Opera
     responses((status = 200, body = CommitDone)), security(("token" = ["script:write"])))]
 pub(super) async fn commit(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -156,7 +156,7 @@ pub(super) struct Entries {
     responses((status = 200, body = Entries)), security(("token" = ["script:read"])))]
 pub(super) async fn get_many(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -203,7 +203,7 @@ pub(super) struct IncrementParams {
     security(("token" = ["script:write"])))]
 pub(super) async fn increment(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<IncrementParams>,
 ) -> Result<Json<Incremented>, Problem> {

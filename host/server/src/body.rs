@@ -2,7 +2,7 @@
 
 use super::budget::NoRoom;
 use super::problem::{Kind, Problem};
-use super::stream::Pace;
+use super::stream::RateCredit;
 use super::{ServerOptions, Shared};
 use axum::body::Body;
 use axum::http::HeaderMap;
@@ -136,7 +136,7 @@ async fn receive(
     if announced > limit as u64 {
         return Err(too_large(announced.to_string()));
     }
-    let mut sender = Sender::new(&shared.options, Instant::now());
+    let mut sender = SenderDeadline::new(&shared.options, Instant::now());
     let mut arrived = 0;
     loop {
         let until = sender.until(Instant::now());
@@ -154,16 +154,16 @@ async fn receive(
 
 /// The deadline of a sender: it must not fall too far behind the minimum rate, nor exceed the body
 /// timeout.
-struct Sender {
+struct SenderDeadline {
     deadline: Instant,
-    pace: Pace,
+    pace: RateCredit,
 }
 
-impl Sender {
-    fn new(options: &ServerOptions, now: Instant) -> Sender {
-        Sender {
+impl SenderDeadline {
+    fn new(options: &ServerOptions, now: Instant) -> SenderDeadline {
+        SenderDeadline {
             deadline: now + options.body_timeout,
-            pace: Pace::new(options.body_timeout / GRACE, options.min_rate, now),
+            pace: RateCredit::new(options.body_timeout / GRACE, options.min_rate, now),
         }
     }
 
@@ -313,7 +313,7 @@ mod tests {
         let options = ServerOptions::default();
         // When a sender of this rate is cut off.
         let cut = |rate: usize| {
-            let mut sender = Sender::new(&options, start);
+            let mut sender = SenderDeadline::new(&options, start);
             let seconds = (1..).map(|second| start + Duration::from_secs(second));
             for now in seconds {
                 let until = sender.until(now - Duration::from_secs(1));

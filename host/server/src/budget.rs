@@ -89,7 +89,7 @@ impl State {
 
 /// The result of requesting more bytes.
 #[derive(Debug, PartialEq, Eq)]
-enum Grown {
+enum GrowResult {
     Yes,
     /// There may be room later.
     Wait,
@@ -117,8 +117,8 @@ impl Budget {
     }
 
     /// The bytes of a new request of this share: none yet.
-    pub(super) fn held(self: &Arc<Budget>, share: Share) -> Held {
-        Held {
+    pub(super) fn held(self: &Arc<Budget>, share: Share) -> Reservation {
+        Reservation {
             ticket: self.tickets.fetch_add(1, Ordering::Relaxed),
             budget: Arc::clone(self),
             share,
@@ -128,7 +128,7 @@ impl Budget {
 }
 
 /// The bytes that one request holds. They are released on drop.
-pub(super) struct Held {
+pub(super) struct Reservation {
     budget: Arc<Budget>,
     share: Share,
     ticket: u64,
@@ -141,7 +141,7 @@ struct Bytes {
     gauge: Option<InUse>,
 }
 
-impl Held {
+impl Reservation {
     /// Waits until the share has room for more, without taking it.
     ///
     /// # Errors
@@ -151,8 +151,8 @@ impl Held {
             let state = self.budget.state.lock();
             let held = state.shares.get(&self.share).map_or(0, |share| share.bytes);
             match held == 0 || held <= self.budget.limit.saturating_sub(state.used) {
-                true => Grown::Yes,
-                false => Grown::Wait,
+                true => GrowResult::Yes,
+                false => GrowResult::Wait,
             }
         })
         .await
@@ -176,8 +176,8 @@ impl Held {
         self.complete();
         self.shrink(bytes);
         match self.try_grow(bytes, false) {
-            Grown::Yes => Ok(()),
-            Grown::Wait | Grown::No => Err(NoRoom),
+            GrowResult::Yes => Ok(()),
+            GrowResult::Wait | GrowResult::No => Err(NoRoom),
         }
     }
 
@@ -198,7 +198,7 @@ impl Held {
     }
 
     /// The bytes of another part of the same response: none yet.
-    pub(super) fn another(&self) -> Held {
+    pub(super) fn another(&self) -> Reservation {
         self.budget.held(self.share.clone())
     }
 
@@ -220,7 +220,7 @@ impl Held {
         state.tidy(&self.share);
     }
 
-    async fn retry(&self, mut grow: impl FnMut() -> Grown) -> Result<(), NoRoom> {
+    async fn retry(&self, mut grow: impl FnMut() -> GrowResult) -> Result<(), NoRoom> {
         let mut waiting = None;
         loop {
             let freed = self.budget.freed.notified();
@@ -228,9 +228,9 @@ impl Held {
             // From here on no release is missed.
             freed.as_mut().enable();
             match grow() {
-                Grown::Yes => return Ok(()),
-                Grown::No => return Err(NoRoom),
-                Grown::Wait => {}
+                GrowResult::Yes => return Ok(()),
+                GrowResult::No => return Err(NoRoom),
+                GrowResult::Wait => {}
             }
             let (_, until) = match &mut waiting {
                 Some(waiting) => waiting,
@@ -253,10 +253,10 @@ impl Held {
         Ok(Waiting(self))
     }
 
-    fn try_grow(&self, bytes: usize, arriving: bool) -> Grown {
+    fn try_grow(&self, bytes: usize, arriving: bool) -> GrowResult {
         let mut own = self.bytes.lock();
         let Some(more) = bytes.checked_sub(own.count).filter(|more| *more > 0) else {
-            return Grown::Yes;
+            return GrowResult::Yes;
         };
         let mut state = self.budget.state.lock();
         let free = self.budget.limit.saturating_sub(state.used);
@@ -268,15 +268,15 @@ impl Held {
                 share.arriving.insert(self.ticket);
             }
             self.set(&mut own, &mut state, bytes);
-            return Grown::Yes;
+            return GrowResult::Yes;
         }
         let oldest = share
             .arriving
             .first()
             .is_none_or(|first| *first >= self.ticket);
         let grown = match own.count == 0 || oldest {
-            true => Grown::Wait,
-            false => Grown::No,
+            true => GrowResult::Wait,
+            false => GrowResult::No,
         };
         state.tidy(&self.share);
         grown
@@ -304,7 +304,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.complete();
         self.shrink(0);
@@ -312,7 +312,7 @@ impl Drop for Held {
 }
 
 /// A request that waits for bytes.
-struct Waiting<'h>(&'h Held);
+struct Waiting<'h>(&'h Reservation);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -331,13 +331,13 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn calls(budget: &Arc<Budget>, app: &str) -> Held {
+    fn calls(budget: &Arc<Budget>, app: &str) -> Reservation {
         budget.held(Share::Calls(app.into()))
     }
 
-    fn count(budget: &Arc<Budget>, app: &str, bytes: usize) -> Vec<Held> {
+    fn count(budget: &Arc<Budget>, app: &str, bytes: usize) -> Vec<Reservation> {
         let all = std::iter::repeat_with(|| calls(budget, app));
-        all.take_while(|held| held.try_grow(bytes, true) == Grown::Yes)
+        all.take_while(|held| held.try_grow(bytes, true) == GrowResult::Yes)
             .collect()
     }
 
@@ -357,11 +357,17 @@ mod tests {
     fn first_body_is_admitted_if_it_fits() {
         let budget = Budget::new(10 * MIB, Metrics::default());
         let held = calls(&budget, "a");
-        assert_eq!(held.try_grow(8 * MIB, true), Grown::Yes);
-        assert_eq!(calls(&budget, "a").try_grow(1, true), Grown::Wait);
-        assert_eq!(calls(&budget, "a").try_grow(2 * MIB, true), Grown::Wait);
-        assert_eq!(calls(&budget, "b").try_grow(2 * MIB, true), Grown::Yes);
-        assert_eq!(calls(&budget, "b").try_grow(3 * MIB, true), Grown::Wait);
+        assert_eq!(held.try_grow(8 * MIB, true), GrowResult::Yes);
+        assert_eq!(calls(&budget, "a").try_grow(1, true), GrowResult::Wait);
+        assert_eq!(
+            calls(&budget, "a").try_grow(2 * MIB, true),
+            GrowResult::Wait
+        );
+        assert_eq!(calls(&budget, "b").try_grow(2 * MIB, true), GrowResult::Yes);
+        assert_eq!(
+            calls(&budget, "b").try_grow(3 * MIB, true),
+            GrowResult::Wait
+        );
     }
 
     #[test]
@@ -369,12 +375,12 @@ mod tests {
         let budget = Budget::new(8 * MIB, Metrics::default());
         let (old, young) = (calls(&budget, "a"), calls(&budget, "a"));
         for held in [&young, &old] {
-            assert_eq!(held.try_grow(MIB, true), Grown::Yes);
+            assert_eq!(held.try_grow(MIB, true), GrowResult::Yes);
         }
-        assert_eq!(young.try_grow(8 * MIB, true), Grown::No);
-        assert_eq!(old.try_grow(8 * MIB, true), Grown::Wait);
+        assert_eq!(young.try_grow(8 * MIB, true), GrowResult::No);
+        assert_eq!(old.try_grow(8 * MIB, true), GrowResult::Wait);
         drop(young);
-        assert_eq!(old.try_grow(8 * MIB, true), Grown::Yes);
+        assert_eq!(old.try_grow(8 * MIB, true), GrowResult::Yes);
         assert_eq!(old.become_answer(MIB), Ok(()));
         assert_eq!(budget.state.lock().used, MIB);
         old.force(100 * MIB);

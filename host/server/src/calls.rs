@@ -1,7 +1,7 @@
 //! Calls of functions by name, and of the plugin's HTTP handler.
 
 use super::Shared;
-use super::auth::{self, MaybeKnown, token_required};
+use super::auth::{self, OptionalAuth, token_required};
 use super::body;
 use super::forwarded;
 use super::layer::RequestId;
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use kvasm_abi::http::{STATUSES, prefix, split};
 use kvasm_core::{App, AppName, Principal, shown_start};
 use kvasm_host::Call;
-use kvasm_service::{Actor, Seen, ServiceError};
+use kvasm_service::{Actor, SeenGeneration, ServiceError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ const ANSWER_HEAD_BYTES_MAX: usize = 512 * 1024;
 /// allowed only for a public app.
 async fn admit(
     shared: &Shared,
-    seen: &mut Seen,
+    seen: &mut SeenGeneration,
     actor: Option<&Actor>,
     name: &str,
 ) -> Result<(Arc<App>, Option<Principal>), Problem> {
@@ -75,7 +75,7 @@ async fn admit(
     security((), ("token" = [])))]
 pub(super) async fn call(
     State(shared): State<Shared>,
-    MaybeKnown(actor, mut seen): MaybeKnown,
+    OptionalAuth(actor, mut seen): OptionalAuth,
     Segments((name, function)): Segments<(String, String)>,
     Extension(RequestId(id)): Extension<RequestId>,
     peer: Option<Extension<Peer>>,
@@ -141,7 +141,7 @@ pub(super) async fn handle(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
-    let mut seen = Seen::default();
+    let mut seen = SeenGeneration::default();
     let actor = auth::sender_to_plugin(&shared, &mut seen, &parts.headers, id).await?;
     let (name, path) = split_path(parts.uri.path());
     if is_wide_service_worker(&parts) {

@@ -1,6 +1,6 @@
 //! Bodies whose bytes are counted in the [budget](super::budget).
 
-use super::budget::{Held, NoRoom};
+use super::budget::{NoRoom, Reservation};
 use axum::BoxError;
 use axum::body::Body;
 use axum::extract::Request;
@@ -23,19 +23,19 @@ const AHEAD_MIN: usize = 64 * 1024;
 const AHEAD_MAX: usize = 1024 * 1024;
 
 /// A request's body, counted as it arrives. Once complete it counts as its size.
-struct Arriving {
+struct CountedRequestBody {
     inner: Body,
-    kept: Kept,
+    kept: KeptBytes,
     waiting: Option<Waiting>,
 }
 
 /// The part of a body that its handler keeps: all that has arrived, unless the handler says
 /// otherwise. In the extensions of a request with a large body.
 #[derive(Clone)]
-pub(super) struct Kept(Arc<Count>);
+pub(super) struct KeptBytes(Arc<Count>);
 
 struct Count {
-    held: Arc<Held>,
+    held: Arc<Reservation>,
     /// The bytes that are kept.
     bytes: AtomicUsize,
     /// The bytes that are counted for them.
@@ -44,7 +44,7 @@ struct Count {
     most: usize,
 }
 
-impl Kept {
+impl KeptBytes {
     /// Sets how many of the bytes that it has read the handler keeps.
     pub(super) fn set(&self, bytes: usize) {
         let count = &self.0;
@@ -87,7 +87,7 @@ type Waiting = (
 );
 
 /// Counts the bytes of the request's body, up to `most`.
-pub(super) fn arriving(request: Request, held: Arc<Held>, most: usize) -> Request {
+pub(super) fn arriving(request: Request, held: Arc<Reservation>, most: usize) -> Request {
     let announced = request.body().size_hint();
     if announced.exact() == Some(0) {
         return request;
@@ -96,7 +96,7 @@ pub(super) fn arriving(request: Request, held: Arc<Held>, most: usize) -> Reques
         .upper()
         .and_then(|upper| usize::try_from(upper).ok());
     let most = most.min(announced.unwrap_or(most));
-    let kept = Kept(Arc::new(Count {
+    let kept = KeptBytes(Arc::new(Count {
         held,
         bytes: AtomicUsize::new(0),
         counted: AtomicUsize::new(0),
@@ -107,7 +107,7 @@ pub(super) fn arriving(request: Request, held: Arc<Held>, most: usize) -> Reques
         parts.extensions.insert(kept.clone());
     }
     let waiting = None;
-    let body = Arriving {
+    let body = CountedRequestBody {
         inner,
         kept,
         waiting,
@@ -115,7 +115,7 @@ pub(super) fn arriving(request: Request, held: Arc<Held>, most: usize) -> Reques
     Request::from_parts(parts, Body::new(body))
 }
 
-impl HttpBody for Arriving {
+impl HttpBody for CountedRequestBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -162,17 +162,17 @@ impl HttpBody for Arriving {
 }
 
 /// A response whose bytes are counted until the client has read them.
-struct Leaving {
+struct CountedResponseBody {
     inner: Body,
     /// The bytes of the whole response, or of its next part.
-    held: Arc<Held>,
+    held: Arc<Reservation>,
     by_part: bool,
 }
 
 /// Bytes with their count, which is released once the connection has written them.
 struct Counted {
     bytes: Bytes,
-    _held: Arc<Held>,
+    _held: Arc<Reservation>,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -181,7 +181,7 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-impl HttpBody for Leaving {
+impl HttpBody for CountedResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -220,7 +220,7 @@ impl HttpBody for Leaving {
 /// [`NoRoom`], for a response that may be refused.
 pub(super) fn leaving(
     response: Response,
-    held: Arc<Held>,
+    held: Arc<Reservation>,
     may_refuse: bool,
 ) -> Result<Response, NoRoom> {
     let hint = response.body().size_hint();
@@ -237,7 +237,7 @@ pub(super) fn leaving(
     }
     let by_part = hint.exact().is_none();
     Ok(response.map(|inner| {
-        Body::new(Leaving {
+        Body::new(CountedResponseBody {
             inner,
             held,
             by_part,
@@ -266,7 +266,7 @@ mod tests {
             let request = Request::new(Body::from_stream(stream::iter(parts)));
             let held = Arc::new(budget.held(Share::Administration("a".into())));
             let request = arriving(request, held, 1 << 24);
-            let kept = request.extensions().get::<Kept>().unwrap().clone();
+            let kept = request.extensions().get::<KeptBytes>().unwrap().clone();
             (request.into_body(), kept)
         };
         let (mut body, kept) = of(PARTS);

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
@@ -11,7 +11,9 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use kvasm_api::{DeadLetterPage, DeadLetterView, LettersDone, LettersRequest};
-use kvasm_core::{Capability, DeadLetter, DeadReason, Happening, Letters, Timestamp, TriggerName};
+use kvasm_core::{
+    Capability, DeadLetter, DeadLetterFilter, DeadReason, EventKind, Timestamp, TriggerName,
+};
 use kvasm_service::LETTERS_MAX;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -41,7 +43,7 @@ fn letters(
     reason: Option<&str>,
     from: Option<i64>,
     until: Option<i64>,
-) -> Result<Letters, Problem> {
+) -> Result<DeadLetterFilter, Problem> {
     let reason = reason.map(|word| {
         let refuse = |()| refused("`reason` must be attempts, age, deterministic or depth");
         word.parse::<DeadReason>().map_err(refuse)
@@ -53,7 +55,7 @@ fn letters(
             "`from` ({from}) must be less than `until` ({until})"
         )));
     }
-    Ok(Letters {
+    Ok(DeadLetterFilter {
         ids: Vec::new(),
         trigger: trigger.map(TriggerName::parse).transpose()?,
         reason: reason.transpose()?,
@@ -66,8 +68,8 @@ fn letters(
 fn letter_bytes(letter: &DeadLetter) -> usize {
     const FRAME: usize = 500;
     let value = match &letter.event.what {
-        Happening::Set { value, .. } => value.as_bytes().len(),
-        Happening::Deleted { .. } | Happening::Due => 0,
+        EventKind::Set { value, .. } => value.as_bytes().len(),
+        EventKind::Deleted { .. } | EventKind::Due => 0,
     };
     let trace = letter.trace.as_ref().map_or(0, String::len);
     FRAME + value + letter.error.len() + trace
@@ -83,7 +85,7 @@ fn letter_id(text: &str) -> Result<Uuid, Problem> {
     security(("token" = ["script:read"])))]
 pub(super) async fn dead(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<LetterParams>,
 ) -> Result<Response, Problem> {
@@ -112,7 +114,7 @@ pub(super) async fn dead(
     responses((status = 200, body = DeadLetterView)), security(("token" = ["script:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments((name, id)): Segments<(String, String)>,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
@@ -125,11 +127,11 @@ pub(super) async fn show(
 
 /// The selection that a request means. An empty selection would mean all, so that must be explicit:
 /// an empty list of ids or a missing name discards nothing.
-fn chosen(request: &LettersRequest) -> Result<Letters, Problem> {
+fn chosen(request: &LettersRequest) -> Result<DeadLetterFilter, Problem> {
     let (trigger, reason) = (request.trigger.as_deref(), request.reason.as_deref());
     let mut letters = letters(trigger, reason, request.from, request.until)?;
     letters.ids = chosen_ids("ids", request.ids.as_deref())?;
-    let is_all = letters == Letters::default();
+    let is_all = letters == DeadLetterFilter::default();
     check_choice(is_all, request.all, "ids, trigger, reason, from or until")?;
     Ok(letters)
 }
@@ -166,7 +168,7 @@ pub(super) fn check_choice(is_all: bool, says_all: bool, members: &str) -> Resul
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
 pub(super) async fn replay(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -190,7 +192,7 @@ pub(super) async fn replay(
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
 pub(super) async fn discard(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,

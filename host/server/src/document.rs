@@ -4,7 +4,7 @@
 use super::takes::Parameter;
 use kvasm_api::ProblemView;
 use kvasm_core::{Level, Scope};
-use kvasm_service::Fate;
+use kvasm_service::OnTriggerDelete;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
@@ -215,7 +215,7 @@ fn known(place: &str, name: &str) -> Option<Value> {
         }
         "?after /v1/apps/{app}/deliveries" => json!({ "minLength": 1 }),
         "?deliveries /v1/apps/{app}/triggers/{name}" => {
-            json!({ "enum": Fate::ALL.map(Fate::as_str) })
+            json!({ "enum": OnTriggerDelete::ALL.map(OnTriggerDelete::as_str) })
         }
         "?request /v1/apps/{app}/logs" => json!({ "format": "uuid" }),
         "?level /v1/apps/{app}/logs" => json!({ "enum": Level::ALL.map(Level::as_str) }),

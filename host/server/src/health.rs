@@ -1,7 +1,7 @@
 //! Health checks and metrics.
 
 use super::Shared;
-use super::auth::{Known, MaybeKnown};
+use super::auth::{Authenticated, OptionalAuth};
 use super::problem::{Kind, Problem};
 use axum::extract::{FromRequestParts, State};
 use axum::http::header::CONTENT_TYPE;
@@ -54,9 +54,9 @@ pub(super) async fn readyz(
 async fn is_administrator(shared: &Shared, parts: &mut Parts) -> bool {
     // Authenticated only when needed, and with a short timeout, since the token is in the store.
     // Any token other than an administrator's counts as none.
-    let actor = MaybeKnown::from_request_parts(parts, shared);
+    let actor = OptionalAuth::from_request_parts(parts, shared);
     match timeout(TOKEN_TIMEOUT, actor).await {
-        Ok(Ok(MaybeKnown(Some(actor), _))) => actor.require(Capability::InstanceAdmin).is_ok(),
+        Ok(Ok(OptionalAuth(Some(actor), _))) => actor.require(Capability::InstanceAdmin).is_ok(),
         _ => false,
     }
 }
@@ -88,7 +88,8 @@ pub(super) async fn metrics(
     mut parts: Parts,
 ) -> Result<Response, Problem> {
     if !shared.open {
-        let Known(actor, _) = Known::from_request_parts(&mut parts, &shared).await?;
+        let Authenticated(actor, _) =
+            Authenticated::from_request_parts(&mut parts, &shared).await?;
         actor.require(Capability::InstanceAdmin)?;
     }
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

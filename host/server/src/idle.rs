@@ -46,9 +46,9 @@ impl Phases {
     }
 
     /// Wraps the body of the response: when it is dropped, the connection is idle.
-    pub(super) fn answer<B: Body>(&self, inner: B) -> Answer<B> {
+    pub(super) fn answer<B: Body>(&self, inner: B) -> IdleTracked<B> {
         let phases = self.clone();
-        Answer { inner, phases }
+        IdleTracked { inner, phases }
     }
 }
 
@@ -127,12 +127,12 @@ impl HeadTimer {
 }
 
 /// The body of a response.
-pub(super) struct Answer<B> {
+pub(super) struct IdleTracked<B> {
     inner: B,
     phases: Phases,
 }
 
-impl<B: Body + Unpin> Body for Answer<B> {
+impl<B: Body + Unpin> Body for IdleTracked<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -152,7 +152,7 @@ impl<B: Body + Unpin> Body for Answer<B> {
     }
 }
 
-impl<B> Drop for Answer<B> {
+impl<B> Drop for IdleTracked<B> {
     fn drop(&mut self) {
         self.phases.set(Phase::Idle);
     }

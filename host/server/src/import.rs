@@ -4,14 +4,14 @@
 //! server threads.
 
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json};
-use super::counted::Kept;
+use super::counted::KeptBytes;
 use super::params::Segments;
 use super::problem::{Kind, Problem};
-use super::stream::Pace;
-use super::transfer::{Bad, EntryLine, JSON_LINES};
-use super::{Shared, Trust};
+use super::stream::RateCredit;
+use super::transfer::{EntryLine, InvalidLine, JSON_LINES};
+use super::{Authority, Shared};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -42,9 +42,9 @@ const REST_MAX: Duration = Duration::from_secs(10);
     responses((status = 200, body = Imported)), security(("token" = ["script:write"])))]
 pub(super) async fn import(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-    kept: Option<Extension<Kept>>,
+    kept: Option<Extension<KeptBytes>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Imported>, Problem> {
@@ -57,7 +57,7 @@ pub(super) async fn import(
         kept: kept.map(|Extension(kept)| kept),
         unparsed: Vec::new(),
         whole: 0,
-        bill: Bill::default(),
+        bill: WriteMeter::default(),
         batch: Vec::new(),
         bytes: 0,
         line: 0,
@@ -78,12 +78,12 @@ struct Import {
     shared: Shared,
     app: App,
     caller: Caller,
-    kept: Option<Kept>,
+    kept: Option<KeptBytes>,
     /// Bytes that were read but not parsed.
     unparsed: Vec<u8>,
     /// How many of them belong to complete lines.
     whole: usize,
-    bill: Bill,
+    bill: WriteMeter,
     /// Entries that were parsed but not committed, with their expiry times.
     batch: Vec<Line>,
     /// Bytes of their values.
@@ -97,7 +97,7 @@ impl Import {
     async fn read(&mut self, mut body: Body) -> Result<(), Problem> {
         let shared = self.shared.clone();
         let options = &shared.options;
-        let mut pace = Pace::new(options.body_timeout, options.min_rate, Instant::now());
+        let mut pace = RateCredit::new(options.body_timeout, options.min_rate, Instant::now());
         loop {
             // Reads all that has arrived before parsing, so that pieces are large; all work is done
             // before waiting for the sender.
@@ -169,14 +169,14 @@ impl Import {
         parsed.bad.map_or(Ok(()), |why| Err(self.bad(why)))
     }
 
-    fn bad(&self, bad: Bad) -> Problem {
+    fn bad(&self, bad: InvalidLine) -> Problem {
         let line = self.line;
         let detail = match bad {
-            Bad::Other(why) => format!("line {line}: {why}"),
-            Bad::TooLarge(why) => {
+            InvalidLine::Other(why) => format!("line {line}: {why}"),
+            InvalidLine::TooLarge(why) => {
                 let raise = match self.shared.trust {
-                    Trust::Tokens => "an operator can raise limits.value of the server",
-                    Trust::Operator(_) => {
+                    Authority::Tokens => "an operator can raise limits.value of the server",
+                    Authority::Operator(_) => {
                         "raise limits.value in a configuration file and pass it with --config"
                     }
                 };
@@ -237,13 +237,13 @@ fn alive(batch: Vec<Line>, now: Timestamp) -> Vec<Write> {
 
 /// Input that has not yet been counted as a write.
 #[derive(Default)]
-struct Bill {
+struct WriteMeter {
     begun: bool,
     lines: usize,
     bytes: usize,
 }
 
-impl Bill {
+impl WriteMeter {
     /// The number of writes that this many further lines and bytes count as: one for the first, and
     /// one for each further 500 lines or 1 MiB, whichever comes first.
     fn writes(&mut self, lines: usize, bytes: usize) -> usize {
@@ -267,7 +267,7 @@ struct Parsed {
     /// Number of lines, including blank ones and the invalid one.
     lines: u64,
     /// Why the last line is invalid.
-    bad: Option<Bad>,
+    bad: Option<InvalidLine>,
 }
 
 fn parse(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Parsed {
@@ -289,17 +289,18 @@ fn parse(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Parsed {
     parsed
 }
 
-fn write(line: &[u8], line_bytes: usize, value_bytes: usize) -> Result<Line, Bad> {
+fn write(line: &[u8], line_bytes: usize, value_bytes: usize) -> Result<Line, InvalidLine> {
     if line.len() > line_bytes {
         return Err(over(line_bytes));
     }
-    let line: EntryLine = serde_json::from_slice(line).map_err(|e| Bad::Other(e.to_string()))?;
+    let line: EntryLine =
+        serde_json::from_slice(line).map_err(|e| InvalidLine::Other(e.to_string()))?;
     line.write(value_bytes)
 }
 
 /// The error of a line over the limit, which is derived from that of values.
-fn over(limit: usize) -> Bad {
-    Bad::TooLarge(format!("over the limit of {limit} bytes"))
+fn over(limit: usize) -> InvalidLine {
+    InvalidLine::TooLarge(format!("over the limit of {limit} bytes"))
 }
 
 /// The result of parsing lines.
@@ -326,7 +327,7 @@ pub fn fuzz_lines(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Lines 
         expired: (all - writes.len()) as u64,
         writes,
         lines: parsed.lines,
-        bad: parsed.bad.map(Bad::why),
+        bad: parsed.bad.map(InvalidLine::why),
     }
 }
 
@@ -376,7 +377,7 @@ mod tests {
             bytes_in_flight: 4 << 20,
             ..ServerOptions::default()
         };
-        let trust = Trust::Operator("test".into());
+        let trust = Authority::Operator("test".into());
         let shared = Shared::new(host, options, trust, Default::default());
         let request = Request::post("/v1/apps/shop/kv/import");
         let request = request.header("content-type", JSON_LINES).body(body);
@@ -412,7 +413,7 @@ mod tests {
     #[test]
     fn imported_lines_count_as_writes() {
         let writes = |parts: &[(usize, usize)]| {
-            let mut bill = Bill::default();
+            let mut bill = WriteMeter::default();
             let writes = parts
                 .iter()
                 .map(|(lines, bytes)| bill.writes(*lines, *bytes));

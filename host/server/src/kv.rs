@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json, content_type};
 use super::params::{Params, Segments, page_limit};
 use super::preconditions::{Preconditions, set_etag};
@@ -61,7 +61,7 @@ fn entry_not_found() -> Problem {
     security(("token" = ["script:read"])))]
 pub(super) async fn get(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<EntryParams>,
     headers: HeaderMap,
@@ -118,7 +118,7 @@ pub(super) struct PutParams {
     responses((status = 200, body = Written)), security(("token" = ["script:write"])))]
 pub(super) async fn put(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<PutParams>,
     headers: HeaderMap,
@@ -170,7 +170,7 @@ pub(super) async fn put(
     security(("token" = ["script:write"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<EntryParams>,
     headers: HeaderMap,
@@ -231,7 +231,7 @@ pub(super) struct EntryPage {
     security(("token" = ["script:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
@@ -285,7 +285,7 @@ pub(super) struct CollectionParams {
     responses((status = 200, body = CollectionPage)), security(("token" = ["script:read"])))]
 pub(super) async fn collections(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<CollectionParams>,
 ) -> Result<Json<CollectionPage>, Problem> {

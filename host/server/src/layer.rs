@@ -6,7 +6,7 @@ use super::auth;
 use super::budget::{NoRoom, Share};
 use super::counted::{arriving, leaving};
 use super::problem::{Kind, Problem};
-use super::requests::Line;
+use super::requests::AccessLogLine;
 use super::stream::Peer;
 use super::target;
 use axum::body::Body;
@@ -46,7 +46,7 @@ pub(super) async fn around(
     let id = given_id(request.headers()).unwrap_or_else(Uuid::now_v7);
     request.extensions_mut().insert(RequestId(id));
     let method = method(&request);
-    let line = Line::new(&request, id, method, &shared.options.trusted_proxies);
+    let line = AccessLogLine::new(&request, id, method, &shared.options.trusted_proxies);
     let route = line.route();
 
     let span = tracing::info_span!("request", request_id = %id, method, route);

@@ -119,7 +119,7 @@ impl Default for ServerOptions {
 
 /// The authority of requests.
 #[derive(Debug, Clone)]
-enum Trust {
+enum Authority {
     /// That of the token's principal; none without a token.
     Tokens,
     /// Always the operator's, with this name.
@@ -133,9 +133,9 @@ struct Shared(Arc<State>);
 struct State {
     host: Host,
     budget: Arc<budget::Budget>,
-    aside: Arc<aside::Aside>,
+    aside: Arc<aside::Offload>,
     options: ServerOptions,
-    trust: Trust,
+    trust: Authority,
     /// Whether metrics, and the reasons for not being ready, need no token.
     open: bool,
     /// Cancelled when the server stops; ends endless streams.
@@ -143,11 +143,16 @@ struct State {
 }
 
 impl Shared {
-    fn new(host: Host, options: ServerOptions, trust: Trust, stop: CancellationToken) -> Shared {
+    fn new(
+        host: Host,
+        options: ServerOptions,
+        trust: Authority,
+        stop: CancellationToken,
+    ) -> Shared {
         let metrics = host.metrics().clone();
         Shared(Arc::new(State {
             budget: budget::Budget::new(options.bytes_in_flight, metrics),
-            aside: Arc::new(aside::Aside::new()),
+            aside: Arc::new(aside::Offload::new()),
             host,
             options,
             trust,
@@ -181,7 +186,7 @@ impl std::ops::Deref for Shared {
 /// Returns the server's routes over a host. Pass it to [`serve`], which also limits connections,
 /// or nest it in your own server.
 pub fn router(host: Host, options: ServerOptions, stop: CancellationToken) -> Router {
-    let shared = Shared::new(host, options, Trust::Tokens, stop);
+    let shared = Shared::new(host, options, Authority::Tokens, stop);
     router::build(shared, Routes::All)
 }
 
@@ -207,7 +212,7 @@ pub fn routers(
     admin: AdminAddress,
     stop: CancellationToken,
 ) -> (Router, Router) {
-    let shared = Shared::new(host, options, Trust::Tokens, stop);
+    let shared = Shared::new(host, options, Authority::Tokens, stop);
     let of_admin = match admin.open {
         true => shared.open(),
         false => shared.clone(),
@@ -235,7 +240,7 @@ pub fn operator_router(host: Host, name: &str) -> Router {
         bytes_in_flight: usize::MAX,
         ..ServerOptions::default()
     };
-    let trust = Trust::Operator(name.into());
+    let trust = Authority::Operator(name.into());
     let shared = Shared::new(host, options, trust, CancellationToken::new());
     router::build(shared, Routes::All)
 }

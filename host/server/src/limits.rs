@@ -3,7 +3,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json};
 use super::params::{Segments, refused};
 use super::preconditions::{Preconditions, set_etag};
@@ -54,7 +54,7 @@ fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem
     security(("token" = ["app:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -74,7 +74,7 @@ pub(super) async fn show(
     security(("token" = ["instance:admin"])))]
 pub(super) async fn replace(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -97,7 +97,7 @@ pub(super) async fn replace(
     security(("token" = ["instance:admin"])))]
 pub(super) async fn change(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::{self, Known};
+use super::auth::{self, Authenticated};
 use super::layer::RequestId;
 use super::params::{Params, Segments, refused};
 use super::problem::{Kind, Problem};
@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use kvasm_api::LogView;
 use kvasm_core::{App, AppId, Capability, Level, Timestamp};
-use kvasm_service::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, Seen};
+use kvasm_service::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, SeenGeneration};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ pub(super) struct LogParams {
     security(("token" = ["log:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<LogParams>,
     Extension(RequestId(id)): Extension<RequestId>,
@@ -190,7 +190,7 @@ impl Follower {
     /// Whether the log may still be read. If the store is unavailable, it is asked again later.
     async fn check(&mut self) -> bool {
         self.checked = Instant::now();
-        let mut seen = Seen::default();
+        let mut seen = SeenGeneration::default();
         let sender = auth::sender(&self.shared, &mut seen, &self.headers, self.id).await;
         let found = match sender {
             Ok(Some(actor)) => {

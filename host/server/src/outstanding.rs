@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json};
 use super::deliveries::{check_choice, chosen_ids};
 use super::params::{Params, Segments, refused};
@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use kvasm_api::{DeliveriesDone, DeliveriesRequest, DeliveryPage, DeliveryView};
-use kvasm_core::{Capability, Outstanding, Place, Timestamp, TriggerName};
+use kvasm_core::{Capability, DeliveryFilter, DeliveryKey, Timestamp, TriggerName};
 use kvasm_service::{DELIVERIES_MAX, LETTERS_MAX};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -39,7 +39,7 @@ pub(super) struct DeliveryParams {
     security(("token" = ["script:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<DeliveryParams>,
 ) -> Result<Json<DeliveryPage>, Problem> {
@@ -66,7 +66,7 @@ fn which(
     trigger: Option<&str>,
     from: Option<i64>,
     until: Option<i64>,
-) -> Result<Outstanding, Problem> {
+) -> Result<DeliveryFilter, Problem> {
     if let (Some(from), Some(until)) = (from, until)
         && from >= until
     {
@@ -74,7 +74,7 @@ fn which(
             "`from` ({from}) must be less than `until` ({until})"
         )));
     }
-    Ok(Outstanding {
+    Ok(DeliveryFilter {
         events: Vec::new(),
         trigger: trigger.map(TriggerName::parse).transpose()?,
         from: from.map(Timestamp),
@@ -83,18 +83,18 @@ fn which(
 }
 
 /// The cursor for a delivery key, as in `next`. Trigger names contain no comma.
-fn cursor(place: &Place) -> String {
+fn cursor(place: &DeliveryKey) -> String {
     format!("{},{},{}", place.seq, place.chain, place.trigger)
 }
 
-fn place(cursor: &str) -> Result<Place, Problem> {
+fn place(cursor: &str) -> Result<DeliveryKey, Problem> {
     let refuse = || takes::refuse("after", cursor, "the `next` of the previous page");
     let mut parts = cursor.splitn(3, ',');
     let mut number = || parts.next().and_then(|part| part.parse().ok());
     let (seq, chain) = number().zip(number()).ok_or_else(refuse)?;
     let trigger = parts.next().ok_or_else(refuse)?;
     let trigger = TriggerName::parse(trigger).map_err(|_| refuse())?;
-    Ok(Place {
+    Ok(DeliveryKey {
         trigger,
         chain,
         seq,
@@ -102,10 +102,10 @@ fn place(cursor: &str) -> Result<Place, Problem> {
 }
 
 /// The selection that a request means. As with dead letters, selecting all requires `all`.
-fn chosen(request: &DeliveriesRequest) -> Result<Outstanding, Problem> {
+fn chosen(request: &DeliveriesRequest) -> Result<DeliveryFilter, Problem> {
     let mut which = which(request.trigger.as_deref(), request.from, request.until)?;
     which.events = chosen_ids("events", request.events.as_deref())?;
-    let is_all = which == Outstanding::default();
+    let is_all = which == DeliveryFilter::default();
     check_choice(is_all, request.all, "events, trigger, from or until")?;
     Ok(which)
 }
@@ -116,7 +116,7 @@ fn chosen(request: &DeliveriesRequest) -> Result<Outstanding, Problem> {
     responses((status = 200, body = DeliveriesDone)), security(("token" = ["script:write"])))]
 pub(super) async fn discard(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn delivery_cursor_round_trips() {
-        let there = Place {
+        let there = DeliveryKey {
             trigger: TriggerName::parse("a.b-c_d").unwrap(),
             chain: i64::MIN,
             seq: 7,

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
@@ -32,7 +32,7 @@ pub(super) struct ListParams {
     security(("token" = ["app:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
 ) -> Result<Response, Problem> {
@@ -75,7 +75,7 @@ pub(super) struct UploadParams {
     responses((status = 201, body = Deployed)), security(("token" = ["plugin:deploy"])))]
 pub(super) async fn upload(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<UploadParams>,
     headers: HeaderMap,
@@ -110,7 +110,7 @@ pub(super) async fn upload(
     responses((status = 200, body = PluginView)), security(("token" = ["app:read"])))]
 pub(super) async fn show(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments((name, version)): Segments<(String, u32)>,
 ) -> Result<Json<PluginView>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
@@ -127,7 +127,7 @@ pub(super) async fn show(
     security(("token" = ["plugin:deploy"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments((name, version)): Segments<(String, u32)>,
 ) -> Result<StatusCode, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
@@ -144,7 +144,7 @@ pub(super) async fn delete(
     responses((status = 200, body = Activated)), security(("token" = ["plugin:deploy"])))]
 pub(super) async fn activate(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments((name, version)): Segments<(String, u32)>,
 ) -> Result<Json<Activated>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
@@ -160,7 +160,7 @@ pub(super) async fn activate(
     security(("token" = ["plugin:deploy"])))]
 pub(super) async fn roll_back(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
 ) -> Result<Json<Activated>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
@@ -174,7 +174,7 @@ pub(super) async fn roll_back(
     security(("token" = ["app:read"])))]
 pub(super) async fn functions(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
 ) -> Result<Json<Functions>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;

@@ -6,7 +6,7 @@ use axum::extract::{MatchedPath, Request};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use kvasm_core::{App, AppId, AppName, TokenId, shown_start};
-use kvasm_service::{Actor, Requests, line_of_request};
+use kvasm_service::{Actor, RequestOutcome, line_of_request};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +57,7 @@ pub(super) fn note_app(app: &App) {
 }
 
 /// The log line of a request. It is written on drop.
-pub(super) struct Line {
+pub(super) struct AccessLogLine {
     notes: Arc<Notes>,
     start: Instant,
     id: Uuid,
@@ -71,15 +71,15 @@ pub(super) struct Line {
     bytes_out: u64,
 }
 
-impl Line {
+impl AccessLogLine {
     pub(super) fn new(
         request: &Request,
         id: Uuid,
         method: &'static str,
         trusted: &[Network],
-    ) -> Line {
+    ) -> AccessLogLine {
         let remote = request.extensions().get::<Remote>();
-        Line {
+        AccessLogLine {
             notes: Arc::default(),
             start: Instant::now(),
             id,
@@ -148,8 +148,8 @@ impl Line {
             return Some(0);
         }
         let kind = match refused {
-            true => Requests::Refused,
-            false => Requests::Answered,
+            true => RequestOutcome::Refused,
+            false => RequestOutcome::Answered,
         };
         line_of_request(kind, self.app())
     }
@@ -191,7 +191,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for AccessLogLine {
     fn drop(&mut self) {
         self.write();
     }
@@ -215,7 +215,7 @@ impl Count for Arc<Notes> {
     }
 }
 
-impl Count for Line {
+impl Count for AccessLogLine {
     fn add(&mut self, bytes: u64) {
         self.bytes_out += bytes;
     }

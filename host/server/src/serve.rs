@@ -2,7 +2,7 @@
 
 use super::ServerOptions;
 use super::client::Remote;
-use super::idle::Answer;
+use super::idle::IdleTracked;
 use super::stream::{Peer, Stream};
 use axum::Router;
 use axum::body::Body;
@@ -50,7 +50,7 @@ pub async fn serve(
 ) -> bool {
     let places = options.connections.min(Semaphore::MAX_PERMITS);
     let places = Arc::new(Semaphore::new(places));
-    let addresses = Addresses::new(options.connections_of_address);
+    let addresses = ConnectionsByAddress::new(options.connections_of_address);
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(router);
     let mut http = http1::Builder::new();
@@ -109,7 +109,7 @@ async fn answer(
     service: TowerToHyperService<Router>,
     peer: Peer,
     request: Request<Incoming>,
-) -> Result<Response<Answer<Body>>, Infallible> {
+) -> Result<Response<IdleTracked<Body>>, Infallible> {
     // Such a client sends its body only when it is read.
     let waits = request.headers().contains_key(EXPECT);
     let (parts, body) = request.into_parts();
@@ -145,25 +145,25 @@ async fn accept(
 }
 
 /// The number of open connections of each client address.
-struct Addresses {
+struct ConnectionsByAddress {
     limit: Option<usize>,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
 /// An open connection of an address.
-struct OfAddress {
-    addresses: Arc<Addresses>,
+struct AddressPermit {
+    addresses: Arc<ConnectionsByAddress>,
     address: IpAddr,
 }
 
-impl Addresses {
-    fn new(limit: Option<usize>) -> Arc<Addresses> {
+impl ConnectionsByAddress {
+    fn new(limit: Option<usize>) -> Arc<ConnectionsByAddress> {
         let open = Mutex::default();
-        Arc::new(Addresses { limit, open })
+        Arc::new(ConnectionsByAddress { limit, open })
     }
 
     /// Counts a connection, unless its address already has the maximum.
-    fn open(self: &Arc<Addresses>, address: IpAddr) -> Option<OfAddress> {
+    fn open(self: &Arc<ConnectionsByAddress>, address: IpAddr) -> Option<AddressPermit> {
         let address = client(address);
         let mut open = self.open.lock();
         let count = open.get(&address).copied().unwrap_or(0);
@@ -172,11 +172,11 @@ impl Addresses {
         }
         open.insert(address, count + 1);
         let addresses = Arc::clone(self);
-        Some(OfAddress { addresses, address })
+        Some(AddressPermit { addresses, address })
     }
 }
 
-impl Drop for OfAddress {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         let mut open = self.addresses.open.lock();
         if let Some(count) = open.get_mut(&self.address) {
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn connection_limit_is_per_client() {
-        let addresses = Addresses::new(Some(2));
+        let addresses = ConnectionsByAddress::new(Some(2));
         let open = |address: &str| addresses.open(address.parse().unwrap());
         let first = open("2001:db8::1").unwrap();
         let second = open("2001:db8::ffff:1").unwrap();

@@ -1,7 +1,7 @@
 //! A client's connection: enforces the minimum rate, and detects disconnection.
 
 use super::ServerOptions;
-use super::idle::{Answer, HeadTimer, Phases};
+use super::idle::{HeadTimer, IdleTracked, Phases};
 use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -32,7 +32,7 @@ const REST_TIMEOUT: Duration = Duration::from_secs(5);
 /// for the peer, and increases with the bytes that it transfers and with the time in which the
 /// server does not wait for it.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct RateCredit {
     /// Maximum credit.
     grace: Duration,
     /// Bytes that add one second of credit.
@@ -42,9 +42,9 @@ pub(super) struct Pace {
     waiting: bool,
 }
 
-impl Pace {
-    pub(super) fn new(grace: Duration, rate: usize, now: Instant) -> Pace {
-        Pace {
+impl RateCredit {
+    pub(super) fn new(grace: Duration, rate: usize, now: Instant) -> RateCredit {
+        RateCredit {
             grace,
             rate: rate.max(1),
             in_hand: grace,
@@ -80,7 +80,7 @@ impl Pace {
 /// A client's connection. Writing fails once the client has read too slowly for too long.
 pub(super) struct Stream {
     socket: Arc<Socket>,
-    pace: Pace,
+    pace: RateCredit,
     /// Created when the server first waits for the client.
     timer: Option<Pin<Box<Sleep>>>,
     /// Runs while no request is being handled.
@@ -108,7 +108,7 @@ impl Stream {
                 tcp,
                 unread: AtomicBool::new(false),
             }),
-            pace: Pace::new(options.write_timeout, options.min_rate, Instant::now()),
+            pace: RateCredit::new(options.write_timeout, options.min_rate, Instant::now()),
             timer: None,
             head: HeadTimer::new(options.head_timeout, options.idle_timeout),
             body_timeout: options.body_timeout,
@@ -246,22 +246,22 @@ pub(super) struct Peer {
 
 impl Peer {
     /// Wraps the body of the client's next request. Also returns a handle to its unread rest.
-    pub(super) fn body<B: Body>(&self, inner: B) -> (Sent<B>, Rest<B>) {
+    pub(super) fn body<B: Body>(&self, inner: B) -> (RequestBody<B>, UnreadBody<B>) {
         self.phases.request();
         self.socket.unread.store(false, Ordering::Relaxed);
         let rest = Arc::new(Mutex::new(None));
-        let sent = Sent {
+        let sent = RequestBody {
             inner: Some(inner),
             ended: false,
             peer: self.clone(),
             rest: Arc::clone(&rest),
         };
         let peer = self.clone();
-        (sent, Rest { rest, peer })
+        (sent, UnreadBody { rest, peer })
     }
 
     /// Wraps the body of the response to that request.
-    pub(super) fn answer<B: Body>(&self, inner: B) -> Answer<B> {
+    pub(super) fn answer<B: Body>(&self, inner: B) -> IdleTracked<B> {
         self.phases.answer(inner)
     }
 
@@ -280,7 +280,7 @@ impl Peer {
 }
 
 /// A request's body, which marks its connection if it is dropped before its end.
-pub(super) struct Sent<B: Body> {
+pub(super) struct RequestBody<B: Body> {
     /// `Some` until it is dropped.
     inner: Option<B>,
     ended: bool,
@@ -289,12 +289,12 @@ pub(super) struct Sent<B: Body> {
 }
 
 /// The rest of a request's body that its handler has not read.
-pub(super) struct Rest<B> {
+pub(super) struct UnreadBody<B> {
     rest: Arc<Mutex<Option<B>>>,
     peer: Peer,
 }
 
-impl<B: Body + Unpin> Rest<B> {
+impl<B: Body + Unpin> UnreadBody<B> {
     /// Reads the body to its end, within byte and time limits. Returns whether the connection can
     /// be reused.
     pub(super) async fn discard(self) -> bool {
@@ -329,7 +329,7 @@ async fn ends<B: Body + Unpin>(mut body: B) -> bool {
     false
 }
 
-impl<B: Body + Unpin> Body for Sent<B> {
+impl<B: Body + Unpin> Body for RequestBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -356,7 +356,7 @@ impl<B: Body + Unpin> Body for Sent<B> {
     }
 }
 
-impl<B: Body> Drop for Sent<B> {
+impl<B: Body> Drop for RequestBody<B> {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take()
             && !self.ended
@@ -378,7 +378,7 @@ mod tests {
     fn peer_below_the_minimum_rate_times_out() {
         let start = Instant::now();
         let end = |bytes: usize, each: Duration| {
-            let mut pace = Pace::new(30 * SECOND, 1024, start);
+            let mut pace = RateCredit::new(30 * SECOND, 1024, start);
             let mut now = start;
             for _ in 0..1_000 {
                 let until = pace.wait(now);
@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn time_without_a_waiter_is_not_charged() {
         let start = Instant::now();
-        let mut pace = Pace::new(30 * SECOND, 1024, start);
+        let mut pace = RateCredit::new(30 * SECOND, 1024, start);
         assert_eq!(pace.wait(start), start + 30 * SECOND);
         pace.moved(1024, start + 20 * SECOND);
         let later = start + 25 * SECOND;

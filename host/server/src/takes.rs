@@ -12,10 +12,10 @@ const SHOWN_BYTES_MAX: usize = 100;
 /// A query or path parameter of a route.
 pub(super) struct Parameter {
     pub(super) required: bool,
-    takes: Takes,
+    takes: ParamType,
 }
 
-enum Takes {
+enum ParamType {
     Text,
     Id,
     Flag,
@@ -36,17 +36,17 @@ impl Parameter {
         let text = |member: &str| schema.get(member).and_then(Value::as_str);
         let words = schema.get("enum").and_then(Value::as_array);
         let takes = match words {
-            Some(words) => Takes::OneOf(
+            Some(words) => ParamType::OneOf(
                 words
                     .iter()
                     .filter_map(Value::as_str)
                     .map(str::to_owned)
                     .collect(),
             ),
-            None if text("format") == Some("uuid") => Takes::Id,
-            None if is_of(schema, "boolean") => Takes::Flag,
+            None if text("format") == Some("uuid") => ParamType::Id,
+            None if is_of(schema, "boolean") => ParamType::Flag,
             None if is_of(schema, "integer") => integer(of_type, schema),
-            None => Takes::Text,
+            None => ParamType::Text,
         };
         let required = documented.get("required") == Some(&Value::Bool(true));
         Parameter { required, takes }
@@ -58,11 +58,11 @@ impl Parameter {
     /// A problem that names the parameter, the value and the accepted values.
     pub(super) fn check(&self, name: &str, value: &str) -> Result<(), Problem> {
         let is_good = match &self.takes {
-            Takes::Text => true,
-            Takes::Id => Uuid::try_parse(value).is_ok(),
-            Takes::Flag => value.parse::<bool>().is_ok(),
-            Takes::OneOf(words) => words.iter().any(|word| word == value),
-            Takes::Integer { min, max, .. } => value
+            ParamType::Text => true,
+            ParamType::Id => Uuid::try_parse(value).is_ok(),
+            ParamType::Flag => value.parse::<bool>().is_ok(),
+            ParamType::OneOf(words) => words.iter().any(|word| word == value),
+            ParamType::Integer { min, max, .. } => value
                 .parse::<i128>()
                 .is_ok_and(|value| (min..=max).contains(&&value)),
         };
@@ -74,11 +74,11 @@ impl Parameter {
 
     fn accepts(&self) -> String {
         match &self.takes {
-            Takes::Text => "text".to_owned(),
-            Takes::Id => "a UUID".to_owned(),
-            Takes::Flag => "true or false".to_owned(),
-            Takes::OneOf(words) => format!("one of {}", words.join(", ")),
-            Takes::Integer {
+            ParamType::Text => "text".to_owned(),
+            ParamType::Id => "a UUID".to_owned(),
+            ParamType::Flag => "true or false".to_owned(),
+            ParamType::OneOf(words) => format!("one of {}", words.join(", ")),
+            ParamType::Integer {
                 shown: (min, max), ..
             } => format!("an integer from {min} to {max}"),
         }
@@ -105,7 +105,7 @@ fn is_of(schema: &Value, name: &str) -> bool {
     }
 }
 
-fn integer(of_type: &Value, documented: &Value) -> Takes {
+fn integer(of_type: &Value, documented: &Value) -> ParamType {
     let of_type = of_type.get("schema").unwrap_or(&Value::Null);
     let is_short = of_type
         .get("format")
@@ -120,7 +120,7 @@ fn integer(of_type: &Value, documented: &Value) -> Takes {
         Some(documented) => documented.to_string(),
         None => of_type.to_string(),
     };
-    Takes::Integer {
+    ParamType::Integer {
         min,
         max,
         shown: (bound("minimum", min), bound("maximum", max)),

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json};
 use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
@@ -103,7 +103,7 @@ async fn make(
     responses((status = 200, body = TokenPage)), security(("token" = ["instance:admin"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor, _): Known,
+    Authenticated(actor, _): Authenticated,
     Params(params): Params<ListParams>,
 ) -> Result<Json<TokenPage>, Problem> {
     page(&shared, &actor, None, params).await
@@ -114,7 +114,7 @@ pub(super) async fn list(
     responses((status = 201, body = TokenMade)), security(("token" = ["instance:admin"])))]
 pub(super) async fn create(
     State(shared): State<Shared>,
-    Known(actor, _): Known,
+    Authenticated(actor, _): Authenticated,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<TokenMade>), Problem> {
@@ -128,7 +128,7 @@ pub(super) async fn create(
     security(("token" = ["instance:admin"])))]
 pub(super) async fn revoke(
     State(shared): State<Shared>,
-    Known(actor, _): Known,
+    Authenticated(actor, _): Authenticated,
     Segments(token): Segments<String>,
 ) -> Result<StatusCode, Problem> {
     actor.require(Capability::InstanceAdmin)?;
@@ -147,7 +147,7 @@ pub(super) async fn revoke(
     security(("token" = ["app:admin"])))]
 pub(super) async fn list_of_app(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<ListParams>,
 ) -> Result<Json<TokenPage>, Problem> {
@@ -161,7 +161,7 @@ pub(super) async fn list_of_app(
     responses((status = 201, body = TokenMade)), security(("token" = ["app:admin"])))]
 pub(super) async fn create_for_app(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
@@ -176,7 +176,7 @@ pub(super) async fn create_for_app(
     security(("token" = ["app:admin"])))]
 pub(super) async fn revoke_of_app(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments((name, token)): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::params::{Params, Segments};
 use super::problem::Problem;
 use axum::body::Body;
@@ -52,28 +52,28 @@ pub(super) struct EntryLine {
 
 /// Why a line of JSON is not a valid entry.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Bad {
+pub(super) enum InvalidLine {
     /// The line or its value is over a limit of this host.
     TooLarge(String),
     Other(String),
 }
 
-impl Bad {
+impl InvalidLine {
     pub(super) fn why(self) -> String {
         match self {
-            Bad::TooLarge(why) | Bad::Other(why) => why,
+            InvalidLine::TooLarge(why) | InvalidLine::Other(why) => why,
         }
     }
 }
 
-impl From<Invalid> for Bad {
-    fn from(invalid: Invalid) -> Bad {
+impl From<Invalid> for InvalidLine {
+    fn from(invalid: Invalid) -> InvalidLine {
         match &invalid {
             Invalid::TooLarge {
                 subject: Subject::Value,
                 ..
-            } => Bad::TooLarge(invalid.to_string()),
-            _ => Bad::Other(invalid.to_string()),
+            } => InvalidLine::TooLarge(invalid.to_string()),
+            _ => InvalidLine::Other(invalid.to_string()),
         }
     }
 }
@@ -83,18 +83,18 @@ pub(super) fn value(
     json: Option<Box<RawValue>>,
     bytes: Option<String>,
     limit: usize,
-) -> Result<Value, Bad> {
+) -> Result<Value, InvalidLine> {
     let value = match (json, bytes) {
         (Some(json), None) => Value::json(json.get(), limit),
         (None, Some(bytes)) => {
             let bytes = STANDARD.decode(bytes);
-            let not_base64 = |e| Bad::Other(format!("\"bytes\" is not valid base64: {e}"));
+            let not_base64 = |e| InvalidLine::Other(format!("\"bytes\" is not valid base64: {e}"));
             let bytes = bytes.map_err(not_base64)?;
             Value::bytes(bytes, limit)
         }
         (Some(_), Some(_)) | (None, None) => {
             let why = "expected either \"json\" or \"bytes\"";
-            return Err(Bad::Other(why.to_owned()));
+            return Err(InvalidLine::Other(why.to_owned()));
         }
     };
     Ok(value?)
@@ -135,9 +135,12 @@ impl EntryLine {
     }
 
     /// Converts the line to a write without a time to live, and the expiry time of its entry.
-    pub(super) fn write(self, value_bytes: usize) -> Result<(Write, Option<Timestamp>), Bad> {
+    pub(super) fn write(
+        self,
+        value_bytes: usize,
+    ) -> Result<(Write, Option<Timestamp>), InvalidLine> {
         let value = value(self.json, self.bytes, value_bytes)?;
-        let lacks = || Bad::Other("missing \"collection\"".to_owned());
+        let lacks = || InvalidLine::Other("missing \"collection\"".to_owned());
         let collection = self.collection.ok_or_else(lacks)?;
         let write = Write {
             collection: Collection::parse(collection)?,
@@ -168,7 +171,7 @@ pub(super) struct ExportParams {
     security(("token" = ["script:read"])))]
 pub(super) async fn export(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<ExportParams>,
 ) -> Result<Response, Problem> {

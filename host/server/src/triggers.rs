@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::apps::find;
-use super::auth::Known;
+use super::auth::Authenticated;
 use super::body::{self, Json};
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
@@ -13,7 +13,7 @@ use kvasm_api::{TriggerPage, TriggerPut, TriggerView};
 use kvasm_core::{
     Capability, Changes, Collection, NewTrigger, Policy, Schedule, TriggerName, Watch,
 };
-use kvasm_service::{Actor, Fate, Seen};
+use kvasm_service::{Actor, OnTriggerDelete, SeenGeneration};
 use serde::Deserialize;
 use std::time::Duration;
 use utoipa::IntoParams;
@@ -24,7 +24,7 @@ use utoipa::IntoParams;
     security(("token" = ["app:read"])))]
 pub(super) async fn list(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
 ) -> Result<Json<TriggerPage>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
@@ -42,7 +42,7 @@ pub(super) async fn list(
     responses((status = 200, body = TriggerView)), security(("token" = ["app:admin"])))]
 pub(super) async fn set(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments((name, trigger)): Segments<(String, String)>,
     headers: HeaderMap,
     body: Body,
@@ -127,13 +127,16 @@ pub(super) struct DeleteParams {
     responses((status = 204)), security(("token" = ["app:admin"])))]
 pub(super) async fn delete(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments((name, trigger)): Segments<(String, String)>,
     Params(params): Params<DeleteParams>,
 ) -> Result<StatusCode, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     let trigger = TriggerName::parse(&trigger)?;
-    let fate = params.deliveries.as_deref().map(str::parse::<Fate>);
+    let fate = params
+        .deliveries
+        .as_deref()
+        .map(str::parse::<OnTriggerDelete>);
     let fate = fate
         .transpose()
         .map_err(|()| refused("`deliveries` must be refuse, keep or discard"))?;
@@ -145,7 +148,7 @@ pub(super) async fn delete(
 
 async fn set_paused(
     shared: &Shared,
-    seen: &mut Seen,
+    seen: &mut SeenGeneration,
     actor: &Actor,
     (name, trigger): (String, String),
     paused: bool,
@@ -165,7 +168,7 @@ async fn set_paused(
     security(("token" = ["app:admin"])))]
 pub(super) async fn pause(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(names): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     set_paused(&shared, &mut seen, &actor, names, true).await
@@ -177,7 +180,7 @@ pub(super) async fn pause(
     security(("token" = ["app:admin"])))]
 pub(super) async fn resume(
     State(shared): State<Shared>,
-    Known(actor, mut seen): Known,
+    Authenticated(actor, mut seen): Authenticated,
     Segments(names): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     set_paused(&shared, &mut seen, &actor, names, false).await

@@ -1,7 +1,7 @@
 //! Cached apps and tokens, validated against the registry's generation. Rationale and
 //! correctness: `docs/decisions/0024-access-by-generation.md`.
 
-use super::looks::Looks;
+use super::looks::Coalescer;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{App, AppId, AppName, Generation, Token, TokenId};
 use kvasm_metrics::Metrics;
@@ -17,7 +17,7 @@ const ROWS_MAX: usize = 10_000;
 /// The generation of the registry that a request has seen. Everything read for one request with
 /// the same value may be as old as that, and no older than the request.
 #[derive(Debug, Default)]
-pub struct Seen(Option<Generation>);
+pub struct SeenGeneration(Option<Generation>);
 
 /// A cache of apps and tokens that is always as current as the store.
 ///
@@ -25,33 +25,33 @@ pub struct Seen(Option<Generation>);
 /// while the store still has that generation. Each request checks the generation; concurrent
 /// requests share a check. So a request sees every change that was acknowledged, on any host,
 /// before it arrived.
-pub struct Access {
+pub struct AppTokenCache {
     store: Arc<dyn Store>,
     metrics: Metrics,
-    looks: Looks<Result<Generation, Arc<StoreError>>>,
+    looks: Coalescer<Result<Generation, Arc<StoreError>>>,
     rows: Mutex<Rows>,
 }
 
 struct Rows {
     /// The last known generation of the store.
     last: Option<Generation>,
-    names: Kept<AppName, App>,
-    apps: Kept<AppId, App>,
-    tokens: Kept<TokenId, Token>,
+    names: TwoGenerationCache<AppName, App>,
+    apps: TwoGenerationCache<AppId, App>,
+    tokens: TwoGenerationCache<TokenId, Token>,
 }
 
-impl Access {
+impl AppTokenCache {
     /// Creates an empty cache over a store.
-    pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> Access {
-        Access {
+    pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> AppTokenCache {
+        AppTokenCache {
             store,
             metrics,
-            looks: Looks::default(),
+            looks: Coalescer::default(),
             rows: Mutex::new(Rows {
                 last: None,
-                names: Kept::new(ROWS_MAX),
-                apps: Kept::new(ROWS_MAX),
-                tokens: Kept::new(ROWS_MAX),
+                names: TwoGenerationCache::new(ROWS_MAX),
+                apps: TwoGenerationCache::new(ROWS_MAX),
+                tokens: TwoGenerationCache::new(ROWS_MAX),
             }),
         }
     }
@@ -62,7 +62,7 @@ impl Access {
     /// A store error, of a read or of the generation check.
     pub async fn app(
         &self,
-        seen: &mut Seen,
+        seen: &mut SeenGeneration,
         name: &AppName,
     ) -> Result<Option<Arc<App>>, StoreError> {
         let read = self.store.app(name);
@@ -75,7 +75,7 @@ impl Access {
     /// As [`app`](Access::app).
     pub async fn app_by_id(
         &self,
-        seen: &mut Seen,
+        seen: &mut SeenGeneration,
         app: AppId,
     ) -> Result<Option<Arc<App>>, StoreError> {
         let read = self.store.app_by_id(app);
@@ -88,7 +88,7 @@ impl Access {
     /// As [`app`](Access::app).
     pub async fn token(
         &self,
-        seen: &mut Seen,
+        seen: &mut SeenGeneration,
         id: TokenId,
     ) -> Result<Option<Arc<Token>>, StoreError> {
         let read = self.store.token(id);
@@ -98,9 +98,9 @@ impl Access {
     /// Returns a row, from the cache if the store still has its generation.
     async fn row<K: Hash + Eq + Clone, V>(
         &self,
-        seen: &mut Seen,
+        seen: &mut SeenGeneration,
         key: &K,
-        kept: impl Fn(&mut Rows) -> &mut Kept<K, V>,
+        kept: impl Fn(&mut Rows) -> &mut TwoGenerationCache<K, V>,
         read: impl Future<Output = Result<Option<V>, StoreError>>,
     ) -> Result<Option<Arc<V>>, StoreError> {
         let is_kept = kept(&mut self.rows.lock()).get(key).is_some();
@@ -129,7 +129,7 @@ impl Access {
     /// Returns a generation from before this call, if a suitable one is known. A row that is not
     /// cached is read from the store in any case, so any generation will do: unauthenticated
     /// callers who ask for absent rows cause no checks.
-    fn before(&self, seen: &Seen, is_kept: bool) -> Option<Generation> {
+    fn before(&self, seen: &SeenGeneration, is_kept: bool) -> Option<Generation> {
         match is_kept {
             true => seen.0,
             false => seen.0.or(self.rows.lock().last),
@@ -137,7 +137,7 @@ impl Access {
     }
 
     /// Checks the store's current generation, and records it as seen by the request.
-    async fn look(&self, seen: &mut Seen) -> Result<Generation, StoreError> {
+    async fn look(&self, seen: &mut SeenGeneration) -> Result<Generation, StoreError> {
         let look = || {
             self.metrics.access("look");
             let store = Arc::clone(&self.store);
@@ -181,7 +181,7 @@ fn shared(error: Arc<StoreError>) -> StoreError {
 
 /// A bounded cache of rows with their generations. When full, it evicts about half of its rows,
 /// the least recently used.
-struct Kept<K, V> {
+struct TwoGenerationCache<K, V> {
     young: HashMap<K, Row<V>>,
     /// Not used since the last rotation.
     old: HashMap<K, Row<V>>,
@@ -191,9 +191,9 @@ struct Kept<K, V> {
 
 type Row<V> = (Arc<V>, Generation);
 
-impl<K: Hash + Eq + Clone, V> Kept<K, V> {
-    fn new(rows: usize) -> Kept<K, V> {
-        Kept {
+impl<K: Hash + Eq + Clone, V> TwoGenerationCache<K, V> {
+    fn new(rows: usize) -> TwoGenerationCache<K, V> {
+        TwoGenerationCache {
             young: HashMap::new(),
             old: HashMap::new(),
             half: rows / 2,
@@ -247,7 +247,7 @@ mod tests {
 
     struct Scene {
         metrics: Metrics,
-        access: Arc<Access>,
+        access: Arc<AppTokenCache>,
         admin: Admin,
         operator: Actor,
     }
@@ -256,7 +256,7 @@ mod tests {
         fn new() -> Scene {
             let metrics = Metrics::default();
             let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-            let access = Arc::new(Access::new(Arc::clone(&store), metrics.clone()));
+            let access = Arc::new(AppTokenCache::new(Arc::clone(&store), metrics.clone()));
             let admin = Admin::new(store, Arc::clone(&access), AppLimits::default());
             Scene {
                 metrics,
@@ -278,7 +278,10 @@ mod tests {
         let made = scene.admin.create_app(&scene.operator, name("shop"), false);
         let app = made.await.unwrap();
         let ask = async || {
-            let row = scene.access.app(&mut Seen::default(), &app.name).await;
+            let row = scene
+                .access
+                .app(&mut SeenGeneration::default(), &app.name)
+                .await;
             row.unwrap().unwrap().public
         };
         for _ in 0..10 {
@@ -300,7 +303,7 @@ mod tests {
         let made = scene.admin.create_app(&scene.operator, name("shop"), false);
         let app = made.await.unwrap();
         for _ in 0..10 {
-            let mut seen = Seen::default();
+            let mut seen = SeenGeneration::default();
             let by_name = scene.access.app(&mut seen, &app.name).await.unwrap();
             let by_id = scene.access.app_by_id(&mut seen, app.id).await.unwrap();
             assert_eq!(by_name.unwrap().id, by_id.unwrap().id);
@@ -312,7 +315,7 @@ mod tests {
     async fn unknown_names_are_not_cached_and_cause_no_checks() {
         let scene = Scene::new();
         for n in 0..100_000 {
-            let mut seen = Seen::default();
+            let mut seen = SeenGeneration::default();
             let app = name(&format!("app-{n}"));
             let absent = scene.access.app(&mut seen, &app).await;
             assert!(absent.unwrap().is_none());
@@ -328,7 +331,7 @@ mod tests {
 
     #[test]
     fn row_cache_is_bounded_and_keeps_rows_in_use() {
-        let mut kept = Kept::new(ROWS_MAX);
+        let mut kept = TwoGenerationCache::new(ROWS_MAX);
         let app = Arc::new(App {
             id: AppId::generate(),
             name: name("shop"),

@@ -1,7 +1,7 @@
 //! Administration of apps and plugins. Every change goes to the store with its audit row, in one
 //! transaction.
 
-use super::{Access, Actor, Seen, ServiceError};
+use super::{Actor, AppTokenCache, SeenGeneration, ServiceError};
 use bytes::Bytes;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
@@ -16,13 +16,13 @@ use uuid::Uuid;
 /// the required capability.
 pub struct Admin {
     pub(super) store: Arc<dyn Store>,
-    pub(super) access: Arc<Access>,
+    pub(super) access: Arc<AppTokenCache>,
     new_apps: AppLimits,
 }
 
 impl Admin {
     /// Creates the operations over a store and its cache. New apps get the limits of `new_apps`.
-    pub fn new(store: Arc<dyn Store>, access: Arc<Access>, new_apps: AppLimits) -> Admin {
+    pub fn new(store: Arc<dyn Store>, access: Arc<AppTokenCache>, new_apps: AppLimits) -> Admin {
         Admin {
             store,
             access,
@@ -38,7 +38,7 @@ impl Admin {
     /// whether the app exists; [`ServiceError::AppNotFound`] for an actor who would hold it.
     pub async fn find(
         &self,
-        seen: &mut Seen,
+        seen: &mut SeenGeneration,
         actor: &Actor,
         name: &AppName,
         needs: impl Fn(AppId) -> Capability,

@@ -2,8 +2,8 @@
 //! commits in progress.
 
 use super::key_locks::Address;
-use super::view::View;
-use super::way::{Settles, Way};
+use super::view::TransactionView;
+use super::way::{CommitGuard, LockPolicy};
 use super::{Caller, ServiceError, Transaction};
 use kvasm_core::{CommitId, Entry, Follow, Link, Timestamp};
 use std::collections::BTreeSet;
@@ -16,14 +16,14 @@ const CHAINED_ENTRIES_MAX: usize = 64;
 
 impl Transaction {
     /// Makes the run take part in locking.
-    pub fn with_way(mut self, way: Way) -> Transaction {
+    pub fn with_way(mut self, way: LockPolicy) -> Transaction {
         self.way = Some(way);
         self
     }
 
     /// Whether the run has given way to others. It must not commit then.
     pub fn gave_way(&self) -> bool {
-        self.way.as_ref().is_some_and(Way::gave_way)
+        self.way.as_ref().is_some_and(LockPolicy::gave_way)
     }
 
     /// Called before the commit of a run, which may acknowledge a delivery. If the run has no
@@ -39,7 +39,11 @@ impl Transaction {
 
     /// Returns all keys that the run has read, written, or failed to lock.
     pub fn touched(&self) -> BTreeSet<Address> {
-        let mut touched = self.way.as_ref().map(Way::blocked).unwrap_or_default();
+        let mut touched = self
+            .way
+            .as_ref()
+            .map(LockPolicy::blocked)
+            .unwrap_or_default();
         let view = self.view.lock();
         touched.extend(view.keys().cloned());
         touched
@@ -47,7 +51,7 @@ impl Transaction {
 
     /// Returns the caller for the run's commit, who does not wait for the run's own locks.
     pub fn committer(&self, caller: &Caller) -> Caller {
-        let lane = self.way.as_ref().and_then(Way::lane);
+        let lane = self.way.as_ref().and_then(LockPolicy::lane);
         lane.map_or_else(|| caller.clone(), |lane| caller.in_lane(lane.id()))
     }
 
@@ -63,7 +67,7 @@ impl Transaction {
     }
 
     /// Returns the link of the run's commit to other commits, if any.
-    pub(super) fn link(&self, view: &View) -> Option<(Link, Settles)> {
+    pub(super) fn link(&self, view: &TransactionView) -> Option<(Link, CommitGuard)> {
         let way = self.way.as_ref()?;
         let may_be_followed = way.chains()
             && view.bytes <= CHAINED_BYTES_MAX

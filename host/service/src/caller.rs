@@ -1,6 +1,6 @@
 //! The caller of an operation.
 
-use super::key_locks::LaneId;
+use super::key_locks::LockSetId;
 use super::{Actor, ServiceError};
 use kvasm_core::{App, AppId, Capability, CursorKey, Event, FOLLOWERS_MAX, Principal};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Caller {
     /// Remaining number of deliveries that may follow from it.
     followers: u32,
     /// The lock set whose locks its commits do not wait for.
-    lane: Option<LaneId>,
+    lane: Option<LockSetId>,
 }
 
 impl Caller {
@@ -65,7 +65,7 @@ impl Caller {
     }
 
     /// Returns the same caller as the holder of a lock set.
-    pub(super) fn in_lane(&self, lane: LaneId) -> Caller {
+    pub(super) fn in_lane(&self, lane: LockSetId) -> Caller {
         Caller {
             lane: Some(lane),
             ..self.clone()
@@ -73,7 +73,7 @@ impl Caller {
     }
 
     /// Returns the lock set that it holds.
-    pub(super) fn lane(&self) -> Option<LaneId> {
+    pub(super) fn lane(&self) -> Option<LockSetId> {
         self.lane
     }
 

@@ -1,8 +1,8 @@
 //! Administration of outstanding deliveries.
 
-use super::letters::{Filling, LETTERS_MAX, Page, check_limit};
+use super::letters::{LETTERS_MAX, Page, PageBuilder, check_limit};
 use super::{Actor, Admin, ServiceError};
-use kvasm_core::{App, Capability, Delivery, Outstanding, Place, Timestamp};
+use kvasm_core::{App, Capability, Delivery, DeliveryFilter, DeliveryKey, Timestamp};
 use serde_json::{Value, json};
 
 /// Maximum number of deliveries per page. They are read with their values, so this bounds the
@@ -20,15 +20,15 @@ impl Admin {
         &self,
         actor: &Actor,
         app: &App,
-        which: &Outstanding,
-        after: Option<&Place>,
+        which: &DeliveryFilter,
+        after: Option<&DeliveryKey>,
         limit: u32,
     ) -> Result<Page<Delivery>, ServiceError> {
         actor.require(Capability::AppKvRead(app.id))?;
         check_limit(limit, DELIVERIES_MAX)?;
         // One more than requested shows whether there is a next page.
         let rows = self.store.outstanding(app.id, which, after, limit + 1);
-        let mut page = Filling::new();
+        let mut page = PageBuilder::new();
         for delivery in rows.await? {
             let bytes = delivery.event.what.bytes();
             if !page.take(delivery, bytes, limit) {
@@ -49,7 +49,7 @@ impl Admin {
         &self,
         actor: &Actor,
         app: &App,
-        which: Outstanding,
+        which: DeliveryFilter,
         limit: u32,
         dry_run: bool,
     ) -> Result<u64, ServiceError> {
@@ -67,14 +67,14 @@ impl Admin {
 }
 
 /// The filter as recorded in the audit log: only the fields that are set.
-fn choice(which: &Outstanding, limit: u32) -> Value {
-    let Outstanding {
+fn choice(which: &DeliveryFilter, limit: u32) -> Value {
+    let DeliveryFilter {
         events,
         trigger,
         from,
         until,
     } = which;
-    let is_all = *which == Outstanding::default();
+    let is_all = *which == DeliveryFilter::default();
     let parts = [
         ("events", (!events.is_empty()).then(|| json!(events))),
         ("trigger", trigger.as_ref().map(|name| json!(name))),

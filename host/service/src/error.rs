@@ -2,8 +2,8 @@
 
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppName, Capability, Invalid, NoSum, PluginVersion, Resource, Scope, Subject, TRIGGERS_MAX,
-    Timestamp,
+    AppName, Capability, IncrementError, Invalid, PluginVersion, Resource, Scope, Subject,
+    TRIGGERS_MAX, Timestamp,
 };
 use thiserror::Error;
 
@@ -139,11 +139,11 @@ fn advice(resource: Resource) -> &'static str {
     }
 }
 
-impl From<NoSum> for ServiceError {
-    fn from(why: NoSum) -> ServiceError {
+impl From<IncrementError> for ServiceError {
+    fn from(why: IncrementError) -> ServiceError {
         match why {
-            NoSum::NotInteger => ServiceError::NotInteger,
-            NoSum::Overflow => ServiceError::Overflow,
+            IncrementError::NotInteger => ServiceError::NotInteger,
+            IncrementError::Overflow => ServiceError::Overflow,
         }
     }
 }

@@ -3,13 +3,13 @@
 use super::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::store::Store;
-use kvasm_core::{AppId, Capability, DeadLetter, Happening, Letters, Value};
+use kvasm_core::{AppId, Capability, DeadLetter, DeadLetterFilter, EventKind, Value};
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// Receives notifications of commits. They are only hints: they follow the acknowledgement of a
 /// commit, and are lost if the process dies.
-pub trait Events: Send + Sync {
+pub trait CommitListener: Send + Sync {
     /// A committed write of this app has created deliveries. Must not block.
     fn committed(&self, app: AppId);
 }
@@ -46,7 +46,7 @@ impl DeadLetters for StoredDeadLetters {
         limit: u32,
     ) -> Result<Vec<DeadLetter>, ServiceError> {
         caller.gate(Capability::AppKvRead(caller.app()))?;
-        let all = Letters::default();
+        let all = DeadLetterFilter::default();
         let mut letters: Vec<DeadLetter> = Vec::new();
         let mut left = limit;
         while left > 0 {
@@ -63,7 +63,7 @@ impl DeadLetters for StoredDeadLetters {
 }
 
 fn without_value(mut letter: DeadLetter) -> DeadLetter {
-    if let Happening::Set { value, .. } = &mut letter.event.what {
+    if let EventKind::Set { value, .. } = &mut letter.event.what {
         *value = Value::Bytes(Vec::new());
     }
     letter

@@ -25,7 +25,7 @@ pub enum Share {
 }
 
 /// A semaphore whose units are shared fairly among apps.
-pub struct Fair {
+pub struct FairSemaphore {
     share: Share,
     state: Mutex<State>,
 }
@@ -33,14 +33,14 @@ pub struct Fair {
 #[derive(Default)]
 struct State {
     free: u32,
-    apps: HashMap<AppId, Held>,
+    apps: HashMap<AppId, AppQueue>,
     /// Apps with waiters, in the order in which they are served.
     order: BTreeSet<(u32, u64, AppId)>,
     clock: u64,
 }
 
 #[derive(Default)]
-struct Held {
+struct AppQueue {
     units: u32,
     /// When it last released a unit, or arrived.
     turn: u64,
@@ -49,13 +49,13 @@ struct Held {
 
 struct Waiter {
     units: u32,
-    sender: oneshot::Sender<Place>,
+    sender: oneshot::Sender<FairPermit>,
 }
 
-impl Fair {
+impl FairSemaphore {
     /// A resource of so many units, shared as `share` says.
-    pub fn new(units: u32, share: Share) -> Arc<Fair> {
-        Arc::new(Fair {
+    pub fn new(units: u32, share: Share) -> Arc<FairSemaphore> {
+        Arc::new(FairSemaphore {
             share,
             state: Mutex::new(State {
                 free: units,
@@ -66,7 +66,12 @@ impl Fair {
 
     /// Acquires `units` units, waiting if necessary. Within an app, the lowest `rank` is served
     /// first.
-    pub async fn take(self: &Arc<Fair>, app: AppId, units: u32, rank: u64) -> Option<Place> {
+    pub async fn take(
+        self: &Arc<FairSemaphore>,
+        app: AppId,
+        units: u32,
+        rank: u64,
+    ) -> Option<FairPermit> {
         {
             let mut state = self.state.lock();
             if state.order.is_empty() && state.may_take(self.share, app, units) {
@@ -80,12 +85,12 @@ impl Fair {
     /// Joins the queue immediately and releases `held`, if any, in one step: so a holder that
     /// yields keeps its units unless another waiter precedes it. The returned future waits.
     pub fn line_up(
-        self: &Arc<Fair>,
-        held: Option<Place>,
+        self: &Arc<FairSemaphore>,
+        held: Option<FairPermit>,
         app: AppId,
         units: u32,
         rank: u64,
-    ) -> impl Future<Output = Option<Place>> + use<> {
+    ) -> impl Future<Output = Option<FairPermit>> + use<> {
         let mut state = self.state.lock();
         state.clock += 1;
         let at = (rank, state.clock);
@@ -115,8 +120,8 @@ impl Fair {
         }
     }
 
-    fn place(self: &Arc<Fair>, app: AppId, units: u32) -> Place {
-        Place {
+    fn place(self: &Arc<FairSemaphore>, app: AppId, units: u32) -> FairPermit {
+        FairPermit {
             fair: Some(Arc::clone(self)),
             app,
             units,
@@ -124,7 +129,7 @@ impl Fair {
     }
 
     /// Grants free units to waiters.
-    fn serve(self: &Arc<Fair>, state: &mut State) {
+    fn serve(self: &Arc<FairSemaphore>, state: &mut State) {
         while let Some((app, at, units)) = state.next(self.share) {
             let mut sender = None;
             state.reorder(app, |held| {
@@ -140,7 +145,7 @@ impl Fair {
         }
     }
 
-    fn give_back(self: &Arc<Fair>, app: AppId, units: u32) {
+    fn give_back(self: &Arc<FairSemaphore>, app: AppId, units: u32) {
         let mut state = self.state.lock();
         state.take_back(app, units);
         self.serve(&mut state);
@@ -172,7 +177,7 @@ impl State {
     }
 
     /// Changes an app's entry and updates its position in the order.
-    fn reorder(&mut self, app: AppId, change: impl FnOnce(&mut Held)) {
+    fn reorder(&mut self, app: AppId, change: impl FnOnce(&mut AppQueue)) {
         let held = self.apps.entry(app).or_default();
         self.order.remove(&(held.units, held.turn, app));
         change(held);
@@ -200,19 +205,19 @@ impl State {
 }
 
 /// Acquired units, released on drop.
-pub struct Place {
-    fair: Option<Arc<Fair>>,
+pub struct FairPermit {
+    fair: Option<Arc<FairSemaphore>>,
     app: AppId,
     units: u32,
 }
 
-impl Place {
+impl FairPermit {
     fn forget(mut self) {
         self.fair = None;
     }
 }
 
-impl Drop for Place {
+impl Drop for FairPermit {
     fn drop(&mut self) {
         if let Some(fair) = self.fair.take() {
             fair.give_back(self.app, self.units);
@@ -222,7 +227,7 @@ impl Drop for Place {
 
 /// A position in the queue, given up on drop.
 struct Ticket {
-    fair: Arc<Fair>,
+    fair: Arc<FairSemaphore>,
     app: AppId,
     at: (u64, u64),
 }
@@ -258,7 +263,7 @@ mod tests {
 
     #[test]
     fn fair_queue_alternates_between_apps() {
-        let fair = Fair::new(1, Share::All);
+        let fair = FairSemaphore::new(1, Share::All);
         let (loud, quiet) = (app(), app());
         let mut first = pin!(fair.take(loud, 1, 0));
         let mut held = poll(first.as_mut()).unwrap();
@@ -278,7 +283,7 @@ mod tests {
 
     #[test]
     fn fair_queue_serves_lowest_rank_first_within_app() {
-        let fair = Fair::new(1, Share::All);
+        let fair = FairSemaphore::new(1, Share::All);
         let app = app();
         let held = poll(pin!(fair.take(app, 1, 5)).as_mut()).unwrap();
         let mut late = pin!(fair.take(app, 1, 9));
@@ -291,7 +296,7 @@ mod tests {
 
     #[test]
     fn holder_keeps_units_unless_another_waiter_precedes() {
-        let fair = Fair::new(1, Share::All);
+        let fair = FairSemaphore::new(1, Share::All);
         let (mine, other) = (app(), app());
         let held = poll(pin!(fair.take(mine, 1, 5)).as_mut()).flatten();
         let mut younger = pin!(fair.take(mine, 1, 7));
@@ -322,7 +327,7 @@ mod tests {
     fn yielding_call_does_not_overtake_another_app() {
         let (first, second) = (app(), app());
         for (endless, other) in [(first, second), (second, first)] {
-            let fair = Fair::new(1, Share::All);
+            let fair = FairSemaphore::new(1, Share::All);
             let held = poll(pin!(fair.take(endless, 1, 0)).as_mut()).flatten();
             let mut waits = pin!(fair.take(other, 1, 1));
             assert!(poll(waits.as_mut()).is_none());
@@ -336,7 +341,7 @@ mod tests {
     fn short_calls_do_not_overtake_a_waiting_app() {
         let (first, second, third) = (app(), app(), app());
         for (long, short, others) in [(first, second, third), (third, second, first)] {
-            let fair = Fair::new(1, Share::All);
+            let fair = FairSemaphore::new(1, Share::All);
             let held = poll(pin!(fair.take(long, 1, 0)).as_mut()).flatten();
             let mut next = pin!(fair.take(short, 1, 1));
             assert!(poll(next.as_mut()).is_none());
@@ -353,7 +358,7 @@ mod tests {
 
     #[test]
     fn half_share_leaves_units_for_other_apps() {
-        let fair = Fair::new(16, Share::Half);
+        let fair = FairSemaphore::new(16, Share::Half);
         let mut held = Vec::new();
         let mut take_all = |app| {
             let mut count = 0;
@@ -374,7 +379,7 @@ mod tests {
 
     #[test]
     fn cancelled_waiter_leaves_no_state_and_returns_units() {
-        let fair = Fair::new(1, Share::Half);
+        let fair = FairSemaphore::new(1, Share::Half);
         let (a, b) = (app(), app());
         let held = poll(pin!(fair.take(a, 1, 0)).as_mut()).unwrap();
         {
@@ -393,7 +398,7 @@ mod tests {
 
     #[test]
     fn large_request_does_not_block_small_one() {
-        let fair = Fair::new(4, Share::Half);
+        let fair = FairSemaphore::new(4, Share::Half);
         let (a, b) = (app(), app());
         let _held = poll(pin!(fair.take(a, 3, 0)).as_mut()).unwrap();
         let mut large = pin!(fair.take(b, 2, 0));

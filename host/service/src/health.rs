@@ -184,10 +184,10 @@ impl Health {
 
     /// Registers a task, which counts as working until it reports otherwise. Replaces an earlier
     /// one of that name.
-    pub fn task(self: &Arc<Self>, name: &'static str) -> Task {
+    pub fn task(self: &Arc<Self>, name: &'static str) -> TaskHandle {
         self.tasks.lock().entry(name).or_default().failing = None;
         self.metrics.task_failing(name, false);
-        Task {
+        TaskHandle {
             health: Arc::clone(self),
             name,
             log: Arc::new(LogLimit::new(LOG_INTERVAL)),
@@ -237,13 +237,13 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// The handle of a background task. Clones report for the same task.
 #[derive(Clone)]
-pub struct Task {
+pub struct TaskHandle {
     health: Arc<Health>,
     name: &'static str,
     log: Arc<LogLimit>,
 }
 
-impl Task {
+impl TaskHandle {
     fn update(&self, change: impl FnOnce(&mut State)) {
         // Absent if the task was removed.
         if let Some(state) = self.health.tasks.lock().get_mut(self.name) {

@@ -38,7 +38,7 @@ const LANES_WAITED_FOR: usize = 4;
 
 /// Identifies a lock set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LaneId(u64);
+pub(crate) struct LockSetId(u64);
 
 /// The key locks of a host.
 pub struct KeyLocks {
@@ -53,10 +53,10 @@ pub(super) type Table = HashMap<AppId, HashMap<Address, Lock>>;
 
 #[derive(Default)]
 pub(super) struct Lock {
-    pub(super) holder: Option<LaneId>,
+    pub(super) holder: Option<LockSetId>,
     /// Whether the holder has accessed the entry, so that other commits wait.
     pub(super) closed: bool,
-    pub(super) queue: VecDeque<(LaneId, oneshot::Sender<()>)>,
+    pub(super) queue: VecDeque<(LockSetId, oneshot::Sender<()>)>,
     /// Commits that wait for the holder to release it.
     gate: Vec<oneshot::Sender<()>>,
     /// Number of other commits in progress.
@@ -173,8 +173,8 @@ impl KeyLocks {
     }
 
     /// Returns a new id for a lock set.
-    pub(super) fn next_id(&self) -> LaneId {
-        LaneId(self.last.fetch_add(1, Ordering::Relaxed))
+    pub(super) fn next_id(&self) -> LockSetId {
+        LockSetId(self.last.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Waits until none of these keys is closed. Holders wait until the result is dropped.
@@ -183,7 +183,7 @@ impl KeyLocks {
         self: &Arc<KeyLocks>,
         app: AppId,
         keys: &BTreeSet<Address>,
-    ) -> Option<Passage> {
+    ) -> Option<CommitGuard> {
         // Bounded: with holders in succession, a commit could wait indefinitely.
         let mut waits = keys.len() + LANES_WAITED_FOR;
         loop {
@@ -210,7 +210,7 @@ impl KeyLocks {
         locks: &mut HashMap<Address, Lock>,
         app: AppId,
         keys: &BTreeSet<Address>,
-    ) -> Option<Passage> {
+    ) -> Option<CommitGuard> {
         let mut passed = Vec::new();
         for at in keys {
             if let Some(lock) = locks.get_mut(at) {
@@ -218,7 +218,7 @@ impl KeyLocks {
                 passed.push(at.clone());
             }
         }
-        (!passed.is_empty()).then(|| Passage {
+        (!passed.is_empty()).then(|| CommitGuard {
             locks: Arc::clone(self),
             app,
             keys: passed,
@@ -266,13 +266,13 @@ impl KeyLocks {
 }
 
 /// A commit in progress alongside holders of its keys.
-pub(crate) struct Passage {
+pub(crate) struct CommitGuard {
     locks: Arc<KeyLocks>,
     app: AppId,
     keys: Vec<Address>,
 }
 
-impl Drop for Passage {
+impl Drop for CommitGuard {
     fn drop(&mut self) {
         let mut table = self.locks.table.lock();
         for at in &self.keys {

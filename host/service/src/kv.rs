@@ -3,8 +3,8 @@
 use super::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
-    AppId, Applied, Capability, Check, Collection, Cursor, Entry, Expect, Key, KeyRange, Link,
-    Receipt, Value, Version,
+    AppId, Applied, Capability, Check, Collection, Cursor, Entry, Expect, Key, KeyRange,
+    LeaseToken, Link, Value, Version,
 };
 
 /// A write of one entry.
@@ -30,7 +30,7 @@ pub struct Batch {
     /// The changes, applied in this order.
     pub operations: Vec<Operation>,
     /// The delivery that the commit acknowledges.
-    pub acknowledge: Option<Box<Receipt>>,
+    pub acknowledge: Option<Box<LeaseToken>>,
     /// Its dependency on preceding and following batches.
     pub link: Option<Link>,
 }

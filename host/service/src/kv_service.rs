@@ -1,8 +1,8 @@
 //! The key-value service over a store: access checks, validation, and one batch for each write.
 
-use super::key_locks::{Address, KeyLocks, Passage};
+use super::key_locks::{Address, CommitGuard, KeyLocks};
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
-use super::{Caller, Events, ServiceError};
+use super::{Caller, CommitListener, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 /// [`Kv`] over a [`Store`].
 pub struct KvService {
     store: Arc<dyn Store>,
-    events: Arc<dyn Events>,
+    events: Arc<dyn CommitListener>,
     metrics: Metrics,
     locks: Option<(Arc<KeyLocks>, Duration)>,
     page_entries: u32,
@@ -31,7 +31,7 @@ impl KvService {
     /// Creates a service over `store` that notifies `events` of commits.
     pub fn new(
         store: Arc<dyn Store>,
-        events: Arc<dyn Events>,
+        events: Arc<dyn CommitListener>,
         metrics: Metrics,
         limits: &Limits,
     ) -> KvService {
@@ -56,7 +56,7 @@ impl KvService {
 
     /// Waits for transactions that hold keys of a batch. Read-only batches and holders do not
     /// wait.
-    async fn pass(&self, caller: &Caller, batch: &WriteBatch) -> Option<Passage> {
+    async fn pass(&self, caller: &Caller, batch: &WriteBatch) -> Option<CommitGuard> {
         let (locks, at_most) = self.locks.as_ref()?;
         if !locks.are_in_use() || caller.lane().is_some() || batch.ops.is_empty() {
             return None;

@@ -1,6 +1,6 @@
 //! The locks of one transaction.
 
-use super::key_locks::{Address, KeyLocks, LaneId, Lock, Pending, Table};
+use super::key_locks::{Address, KeyLocks, Lock, LockSetId, Pending, Table};
 use super::{Deadline, Stage};
 use kvasm_core::{AppId, CommitId, Entry};
 use parking_lot::Mutex;
@@ -11,26 +11,26 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// A lock set that is released on drop.
-pub struct Held(Arc<Lane>);
+pub struct LockSetGuard(Arc<LockSet>);
 
-impl Held {
+impl LockSetGuard {
     /// The locks of the transaction.
-    pub fn lane(&self) -> &Arc<Lane> {
+    pub fn lane(&self) -> &Arc<LockSet> {
         &self.0
     }
 }
 
-impl Drop for Held {
+impl Drop for LockSetGuard {
     fn drop(&mut self) {
         self.0.release();
     }
 }
 
 /// The lock set of one transaction: empty until it encounters another's locks.
-pub struct Lane {
+pub struct LockSet {
     locks: Arc<KeyLocks>,
     app: AppId,
-    id: LaneId,
+    id: LockSetId,
     /// Whether it has ever taken a lock: the fast path.
     is_used: AtomicBool,
     keys: Mutex<Keys>,
@@ -46,16 +46,16 @@ struct Keys {
 }
 
 /// The outcome of an attempt to lock a key.
-enum Turn {
+enum LockOutcome {
     Holds,
     Next(oneshot::Receiver<()>),
     Never,
 }
 
-impl Lane {
+impl LockSet {
     /// Creates an empty lock set.
-    pub fn open(locks: &Arc<KeyLocks>, app: AppId) -> Held {
-        Held(Arc::new(Lane {
+    pub fn open(locks: &Arc<KeyLocks>, app: AppId) -> LockSetGuard {
+        LockSetGuard(Arc::new(LockSet {
             locks: Arc::clone(locks),
             app,
             id: locks.next_id(),
@@ -70,7 +70,7 @@ impl Lane {
     }
 
     /// The identity of the transaction among those of this host.
-    pub(crate) fn id(&self) -> LaneId {
+    pub(crate) fn id(&self) -> LockSetId {
         self.id
     }
 
@@ -85,8 +85,8 @@ impl Lane {
     pub async fn touch(&self, keys: &BTreeSet<&Address>, deadline: &Deadline) -> bool {
         for at in keys {
             match self.line_up(at) {
-                Turn::Holds => {}
-                Turn::Next(turn) => {
+                LockOutcome::Holds => {}
+                LockOutcome::Next(turn) => {
                     let start = Instant::now();
                     let timed = deadline.timed(Stage::Lane);
                     // The sender is only dropped by removing this lock set from the queue.
@@ -94,7 +94,7 @@ impl Lane {
                     drop(timed);
                     self.locks.metrics.transaction_waited(start.elapsed());
                 }
-                Turn::Never => return false,
+                LockOutcome::Never => return false,
             }
         }
         for drained in self.close() {
@@ -104,36 +104,36 @@ impl Lane {
     }
 
     /// Takes a lock, or joins its queue.
-    fn line_up(&self, at: &Address) -> Turn {
+    fn line_up(&self, at: &Address) -> LockOutcome {
         let mut own = self.keys.lock();
         if own.released {
-            return Turn::Never;
+            return LockOutcome::Never;
         }
         if own.held.contains(at) {
-            return Turn::Holds;
+            return LockOutcome::Holds;
         }
         let is_in_order = own.held.last().is_none_or(|last| last < at);
         let mut table = self.locks.table.lock();
         let line_up = |lock: &mut Lock| match lock.holder {
             None => {
                 lock.holder = Some(self.id);
-                Turn::Holds
+                LockOutcome::Holds
             }
             Some(_) if is_in_order => {
                 let (sender, receiver) = oneshot::channel();
                 lock.queue.push_back((self.id, sender));
-                Turn::Next(receiver)
+                LockOutcome::Next(receiver)
             }
-            Some(_) => Turn::Never,
+            Some(_) => LockOutcome::Never,
         };
         let turn = self.locks.lock_of(&mut table, self.app, at, true, line_up);
         match turn {
             // Also while it waits, so that a release removes it from the queue.
-            Some(turn @ (Turn::Holds | Turn::Next(_))) => {
+            Some(turn @ (LockOutcome::Holds | LockOutcome::Next(_))) => {
                 self.add(&mut own, at);
                 turn
             }
-            Some(Turn::Never) | None => Turn::Never,
+            Some(LockOutcome::Never) | None => LockOutcome::Never,
         }
     }
 
@@ -258,7 +258,7 @@ mod tests {
     fn released_lock_set_takes_no_locks() {
         let locks = KeyLocks::new(Metrics::default());
         let at = (Collection::parse("c").unwrap(), Key::parse("k").unwrap());
-        let held = Lane::open(&locks, AppId::generate());
+        let held = LockSet::open(&locks, AppId::generate());
         let lane = Arc::clone(held.lane());
         drop(held);
         assert!(!lane.take_free(std::slice::from_ref(&at)));

@@ -1,7 +1,7 @@
 //! Administration of dead letters.
 
 use super::{Actor, Admin, ServiceError};
-use kvasm_core::{App, Capability, DeadLetter, Invalid, Letters, Subject, Timestamp};
+use kvasm_core::{App, Capability, DeadLetter, DeadLetterFilter, Invalid, Subject, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -33,13 +33,13 @@ impl Admin {
         &self,
         actor: &Actor,
         app: &App,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         before: Option<Uuid>,
         limit: u32,
     ) -> Result<Page<DeadLetter>, ServiceError> {
         actor.require(Capability::AppKvRead(app.id))?;
         check_limit(limit, LETTERS_MAX)?;
-        let mut page = Filling::new();
+        let mut page = PageBuilder::new();
         let mut before = before;
         loop {
             let chunk = self.store.dead_letters(app.id, letters, before, CHUNK);
@@ -70,9 +70,9 @@ impl Admin {
         id: Uuid,
     ) -> Result<DeadLetter, ServiceError> {
         actor.require(Capability::AppKvRead(app.id))?;
-        let this = Letters {
+        let this = DeadLetterFilter {
             ids: vec![id],
-            ..Letters::default()
+            ..DeadLetterFilter::default()
         };
         let found = self.store.dead_letters(app.id, &this, None, 1).await?;
         let mut found = found.into_iter();
@@ -89,11 +89,11 @@ impl Admin {
         &self,
         actor: &Actor,
         app: &App,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         dry_run: bool,
     ) -> Result<u64, ServiceError> {
-        let fate = Fate::Replay;
+        let fate = DeadLetterAction::Replay;
         self.decide(actor, app, letters, limit, dry_run, fate).await
     }
 
@@ -106,11 +106,11 @@ impl Admin {
         &self,
         actor: &Actor,
         app: &App,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         dry_run: bool,
     ) -> Result<u64, ServiceError> {
-        let fate = Fate::Discard;
+        let fate = DeadLetterAction::Discard;
         self.decide(actor, app, letters, limit, dry_run, fate).await
     }
 
@@ -118,10 +118,10 @@ impl Admin {
         &self,
         actor: &Actor,
         app: &App,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         dry_run: bool,
-        fate: Fate,
+        fate: DeadLetterAction,
     ) -> Result<u64, ServiceError> {
         actor.require(Capability::AppKvWrite(app.id))?;
         check_limit(limit, LETTERS_MAX)?;
@@ -132,11 +132,11 @@ impl Admin {
         let detail = choice(&letters, limit);
         let audit = |action| actor.audit(action, Some(app), Timestamp::now(), detail);
         Ok(match fate {
-            Fate::Replay => {
+            DeadLetterAction::Replay => {
                 let audit = audit("deadletter.replay");
                 self.store.replay(app.id, letters, limit, audit).await?
             }
-            Fate::Discard => {
+            DeadLetterAction::Discard => {
                 let audit = audit("deadletter.discard");
                 self.store.discard(app.id, letters, limit, audit).await?
             }
@@ -146,20 +146,20 @@ impl Admin {
 
 /// What to do with dead letters.
 #[derive(Clone, Copy)]
-enum Fate {
+enum DeadLetterAction {
     Replay,
     Discard,
 }
 
 /// A page that is being filled.
-pub(super) struct Filling<T> {
+pub(super) struct PageBuilder<T> {
     pub(super) page: Page<T>,
     bytes: u64,
 }
 
-impl<T> Filling<T> {
-    pub(super) fn new() -> Filling<T> {
-        Filling {
+impl<T> PageBuilder<T> {
+    pub(super) fn new() -> PageBuilder<T> {
+        PageBuilder {
             page: Page {
                 rows: Vec::new(),
                 more: false,
@@ -193,8 +193,8 @@ pub(super) fn check_limit(limit: u32, max: u32) -> Result<(), Invalid> {
 }
 
 /// The filter as recorded in the audit log: only the fields that are set.
-fn choice(letters: &Letters, limit: u32) -> Value {
-    let Letters {
+fn choice(letters: &DeadLetterFilter, limit: u32) -> Value {
+    let DeadLetterFilter {
         ids,
         trigger,
         reason,
@@ -231,22 +231,22 @@ mod tests {
 
     #[test]
     fn page_ends_at_row_or_byte_limit() {
-        let mut page = Filling::new();
+        let mut page = PageBuilder::new();
         assert!(page.take(1, 10, 2) && page.take(2, 10, 2) && !page.take(3, 10, 2));
         assert!(page.page.more && page.page.rows == [1, 2]);
-        let mut page = Filling::new();
+        let mut page = PageBuilder::new();
         assert!(page.take(1, PAGE_BYTES + 1, 9) && !page.take(2, 0, 9));
         assert!(page.page.more && page.page.rows == [1]);
     }
 
     #[test]
     fn audit_row_records_dead_letter_filter() {
-        let all = choice(&Letters::default(), 5);
+        let all = choice(&DeadLetterFilter::default(), 5);
         assert_eq!(all, json!({ "all": true, "limit": 5 }));
-        let some = Letters {
+        let some = DeadLetterFilter {
             reason: Some(DeadReason::Age),
             until: Some(Timestamp(7)),
-            ..Letters::default()
+            ..DeadLetterFilter::default()
         };
         let some = choice(&some, 5);
         assert_eq!(some, json!({ "reason": "age", "until": 7, "limit": 5 }));

@@ -36,7 +36,7 @@ mod way;
 
 use std::sync::Arc;
 
-pub use access::{Access, Seen};
+pub use access::{AppTokenCache, SeenGeneration};
 pub use actor::Actor;
 pub use admin::Admin;
 pub use admission::{Admission, Pass, Refusal, Ticket};
@@ -46,24 +46,24 @@ pub use deadline::{Deadline, Stage, Timed, Timeout};
 pub use deliveries::DELIVERIES_MAX;
 pub use error::ServiceError;
 pub use events::StoredDeadLetters;
-pub use events::{DeadLetters, Events};
-pub use fair::{Fair, Place, Share};
+pub use events::{CommitListener, DeadLetters};
+pub use fair::{FairPermit, FairSemaphore, Share};
 pub use health::{Health, Readiness, StoreFailure, TaskHealth};
-pub use health::{Task, chain};
+pub use health::{TaskHandle, chain};
 pub use key_locks::{Address, KeyLocks};
 pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 pub use kv_service::KvService;
-pub use lane::{Held, Lane};
+pub use lane::{LockSet, LockSetGuard};
 pub use letters::{LETTERS_MAX, Page};
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub use rates::WriteRates;
 pub use throttle::line_about;
-pub use throttle::{Requests, line_about_request, line_of_request};
+pub use throttle::{RequestOutcome, line_about_request, line_of_request};
 pub use tokens::{Expiry, NewToken, Unauthenticated};
 pub use transaction::Transaction;
-pub use triggers::Fate;
-pub use wakes::Wakes;
-pub use way::{Settles, Way};
+pub use triggers::OnTriggerDelete;
+pub use wakes::DispatchNotifier;
+pub use way::{CommitGuard, LockPolicy};
 
 /// The services behind a plugin's host functions, as trait objects, so that an embedder or a
 /// test can replace each of them.
@@ -77,7 +77,7 @@ pub struct Services {
     /// Dead letters.
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Notified of commits that created deliveries.
-    pub events: Arc<dyn Events>,
+    pub events: Arc<dyn CommitListener>,
 }
 
 impl Default for Services {

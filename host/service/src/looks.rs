@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 /// Coalesces checks of a changing value. At most one check is in progress; all callers that
 /// arrive meanwhile share the next one. So each caller gets the result of a check that started
 /// after its call, and waits for two checks at most.
-pub(super) struct Looks<T>(Arc<Mutex<State<T>>>);
+pub(super) struct Coalescer<T>(Arc<Mutex<State<T>>>);
 
 struct State<T> {
     /// A check is in progress.
@@ -30,14 +30,14 @@ struct Group<T> {
     woken: Notify,
 }
 
-impl<T> Default for Looks<T> {
-    fn default() -> Looks<T> {
+impl<T> Default for Coalescer<T> {
+    fn default() -> Coalescer<T> {
         let (busy, next) = (false, None);
-        Looks(Arc::new(Mutex::new(State { busy, next })))
+        Coalescer(Arc::new(Mutex::new(State { busy, next })))
     }
 }
 
-impl<T: Clone + Send + Sync + 'static> Looks<T> {
+impl<T: Clone + Send + Sync + 'static> Coalescer<T> {
     /// Returns the result of a check that starts now or later. One caller of a group calls
     /// `ask`. If that does not complete at once, the check survives the cancellation of its
     /// caller.
@@ -46,11 +46,11 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
         F: Future<Output = T> + Send + 'static,
     {
         let mut group = self.join();
-        let mut place = Place::Anywhere;
+        let mut place = RunIn::Anywhere;
         loop {
             if group.broken.load(Ordering::Acquire) {
                 // Its members are notified only once. Join a group that will be notified again.
-                place = Place::Here;
+                place = RunIn::Here;
                 group = self.join();
             }
             let mut woken = pin!(group.woken.notified());
@@ -83,7 +83,7 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
     }
 
     /// Closes the group and starts its check, unless one is in progress.
-    fn begin(&self, group: &Arc<Group<T>>) -> Option<Underway<T>> {
+    fn begin(&self, group: &Arc<Group<T>>) -> Option<CheckInProgress<T>> {
         let mut state = self.0.lock();
         // The result is set before the next check may start.
         if state.busy || group.answer.get().is_some() {
@@ -92,7 +92,7 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
         state.busy = true;
         // It is no longer the next group if its first check was broken.
         state.next.take_if(|next| Arc::ptr_eq(next, group));
-        Some(Underway {
+        Some(CheckInProgress {
             state: Arc::clone(&self.0),
             group: Arc::clone(group),
         })
@@ -101,7 +101,7 @@ impl<T: Clone + Send + Sync + 'static> Looks<T> {
 
 /// Where a check that has to wait continues.
 #[derive(Clone, Copy, PartialEq)]
-enum Place {
+enum RunIn {
     Anywhere,
     /// In the caller, because an earlier check ended without a result: a runtime that is
     /// shutting down drops new tasks immediately.
@@ -109,16 +109,16 @@ enum Place {
 }
 
 /// A check in progress. Dropping it, with a result or without, lets the next one start.
-struct Underway<T> {
+struct CheckInProgress<T> {
     state: Arc<Mutex<State<T>>>,
     group: Arc<Group<T>>,
 }
 
-impl<T: Send + Sync + 'static> Underway<T> {
+impl<T: Send + Sync + 'static> CheckInProgress<T> {
     /// Completes in the caller if the result is ready at once, otherwise in its own task, which
     /// survives the caller.
-    async fn run(self, mut look: Pin<Box<dyn Future<Output = T> + Send>>, place: Place) {
-        if place == Place::Here {
+    async fn run(self, mut look: Pin<Box<dyn Future<Output = T> + Send>>, place: RunIn) {
+        if place == RunIn::Here {
             return self.end(look.await);
         }
         match poll_fn(|context| Poll::Ready(look.as_mut().poll(context))).await {
@@ -133,7 +133,7 @@ impl<T: Send + Sync + 'static> Underway<T> {
     }
 }
 
-impl<T> Drop for Underway<T> {
+impl<T> Drop for CheckInProgress<T> {
     fn drop(&mut self) {
         if self.group.answer.get().is_none() {
             self.group.broken.store(true, Ordering::Release);
@@ -164,7 +164,7 @@ mod tests {
 
     /// Checks that complete when released, with the value sent.
     struct Held {
-        looks: Arc<Looks<u32>>,
+        looks: Arc<Coalescer<u32>>,
         /// Signals that a check has started.
         begun: UnboundedSender<()>,
         begins: UnboundedReceiver<()>,
@@ -283,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn panicking_check_is_retried() {
-        let looks = Looks::default();
+        let looks = Coalescer::default();
         let tries = Arc::new(AtomicU32::new(0));
         let ask = || {
             let tries = Arc::clone(&tries);
@@ -301,7 +301,7 @@ mod tests {
     /// The next check starts before those that waited for the broken one run again.
     #[tokio::test]
     async fn waiters_of_panicking_check_join_the_next() {
-        let looks = Looks::default();
+        let looks = Coalescer::default();
         let (fails, failing) = tokio::sync::oneshot::channel::<u32>();
         let failing = Arc::new(tokio::sync::Mutex::new(Some(failing)));
         let mut first = pin!(looks.look(|| {
@@ -338,7 +338,7 @@ mod tests {
     /// No new tasks start then, and a caller must not retry endlessly.
     #[test]
     fn runtime_shuts_down_during_a_check() {
-        struct AskAtTheEnd(Arc<Looks<u32>>);
+        struct AskAtTheEnd(Arc<Coalescer<u32>>);
         impl Drop for AskAtTheEnd {
             fn drop(&mut self) {
                 let look = self.0.look(std::future::pending);
@@ -360,7 +360,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn coalesced_check_is_never_older_than_its_call() {
         for at_once in [true, false] {
-            let looks = Arc::new(Looks::default());
+            let looks = Arc::new(Coalescer::default());
             let (now, over) = (
                 Arc::new(AtomicU32::new(0)),
                 Arc::new(AtomicBool::new(false)),

@@ -1,6 +1,6 @@
 //! No-op services.
 
-use super::{Batch, Caller, DeadLetters, Events, Kv, List, Listing, ServiceError, Write};
+use super::{Batch, Caller, CommitListener, DeadLetters, Kv, List, Listing, ServiceError, Write};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Applied, Collection, DeadLetter, Entry, Expect, Key, Version};
@@ -87,7 +87,7 @@ impl Kv for Noop {
     }
 }
 
-impl Events for Noop {
+impl CommitListener for Noop {
     fn committed(&self, _: AppId) {}
 }
 

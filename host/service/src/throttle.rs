@@ -7,14 +7,14 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-pub use requests::{Requests, line_about_request, line_of_request};
+pub use requests::{RequestOutcome, line_about_request, line_of_request};
 
 /// Maximum number of apps with their own limit.
 const APPS_MAX: usize = 1_024;
 
 /// A rate limit of log lines.
 #[derive(Debug, Clone, Copy)]
-struct Pace {
+struct RateLimit {
     /// Number of lines at once.
     burst: u32,
     /// Interval after which another line is allowed.
@@ -22,7 +22,7 @@ struct Pace {
 }
 
 /// The limit for warnings.
-const FEW: Pace = Pace {
+const FEW: RateLimit = RateLimit {
     burst: 10,
     refill: Duration::from_secs(1),
 };
@@ -39,7 +39,7 @@ pub fn line_about(app: AppId) -> Option<u64> {
 }
 
 struct Throttle {
-    pace: Pace,
+    pace: RateLimit,
     /// Created with the first line.
     apps: Mutex<Option<Apps>>,
 }
@@ -71,7 +71,7 @@ impl Bucket {
         suppressed: 0,
     };
 
-    fn take(&mut self, now: Instant, pace: Pace) -> Option<u64> {
+    fn take(&mut self, now: Instant, pace: RateLimit) -> Option<u64> {
         let next = self.full_at.unwrap_or(now).max(now) + pace.refill;
         if next > now + pace.refill * pace.burst {
             self.suppressed += 1;
@@ -87,7 +87,7 @@ impl Bucket {
 }
 
 impl Throttle {
-    const fn new(pace: Pace) -> Throttle {
+    const fn new(pace: RateLimit) -> Throttle {
         Throttle {
             pace,
             apps: Mutex::new(None),

@@ -1,6 +1,6 @@
 //! Authentication and administration of tokens.
 
-use super::{Actor, Admin, Seen, ServiceError};
+use super::{Actor, Admin, SeenGeneration, ServiceError};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     App, AppId, BearerToken, Capability, Invalid, Scope, Subject, Timestamp, Token, TokenId,
@@ -82,7 +82,7 @@ impl Admin {
     /// [`Unauthenticated`].
     pub async fn authenticate(
         &self,
-        seen: &mut Seen,
+        seen: &mut SeenGeneration,
         bearer: &str,
         request_id: Uuid,
     ) -> Result<Actor, Unauthenticated> {

@@ -10,12 +10,12 @@
 use super::key_locks::Address;
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 use super::kv_service::{check_count, expiry, list_query, seal};
-use super::view::{View, checks, operation, take_bytes};
-use super::way::{Settles, Way};
+use super::view::{TransactionView, checks, operation, take_bytes};
+use super::way::{CommitGuard, LockPolicy};
 use super::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
-    Applied, Capability, Collection, Entry, Expect, Invalid, JsonText, Key, Limits, Receipt,
+    Applied, Capability, Collection, Entry, Expect, Invalid, JsonText, Key, LeaseToken, Limits,
     Subject, Timestamp, Value, Version, sum,
 };
 use parking_lot::Mutex;
@@ -27,8 +27,8 @@ pub struct Transaction {
     pub(super) kv: Arc<dyn Kv>,
     page_entries: u32,
     batch_bytes: usize,
-    pub(super) view: Mutex<View>,
-    pub(super) way: Option<Way>,
+    pub(super) view: Mutex<TransactionView>,
+    pub(super) way: Option<LockPolicy>,
 }
 
 impl Transaction {
@@ -48,7 +48,7 @@ impl Transaction {
     ///
     /// # Errors
     /// [`ServiceError::Conflict`] if the run has read two states of one entry.
-    pub fn batch(&self, acknowledge: Option<Receipt>) -> Result<Option<Batch>, ServiceError> {
+    pub fn batch(&self, acknowledge: Option<LeaseToken>) -> Result<Option<Batch>, ServiceError> {
         Ok(self.linked_batch(acknowledge)?.map(|(batch, _)| batch))
     }
 
@@ -56,8 +56,8 @@ impl Transaction {
     /// has ended.
     pub fn linked_batch(
         &self,
-        acknowledge: Option<Receipt>,
-    ) -> Result<Option<(Batch, Option<Settles>)>, ServiceError> {
+        acknowledge: Option<LeaseToken>,
+    ) -> Result<Option<(Batch, Option<CommitGuard>)>, ServiceError> {
         let mut view = self.view.lock();
         if view.stale {
             return Err(ServiceError::Conflict { failed: Vec::new() });
@@ -396,7 +396,7 @@ impl Kv for Transaction {
             let mut view = self.view.lock();
             let (read, stale) = (std::mem::take(&mut view.read), view.stale);
             let follows = std::mem::take(&mut view.follows);
-            *view = View {
+            *view = TransactionView {
                 read,
                 follows,
                 stale,

@@ -3,7 +3,7 @@
 use super::letters::LETTERS_MAX;
 use super::{Actor, Admin, ServiceError};
 use kvasm_core::{
-    App, Capability, Invalid, KeyRange, NewTrigger, Outstanding, Policy, Subject, Timestamp,
+    App, Capability, DeliveryFilter, Invalid, KeyRange, NewTrigger, Policy, Subject, Timestamp,
     Trigger, TriggerDeletion, TriggerName, Watch,
 };
 use serde_json::{Value, json};
@@ -55,19 +55,19 @@ impl Admin {
         actor: &Actor,
         app: &App,
         trigger: TriggerName,
-        fate: Fate,
+        fate: OnTriggerDelete,
     ) -> Result<u64, ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
-        if fate == Fate::Discard {
+        if fate == OnTriggerDelete::Discard {
             actor.require(Capability::AppKvWrite(app.id))?;
         }
         let detail = json!({ "trigger": trigger, "deliveries": fate.as_str() });
         let audit = actor.audit("trigger.delete", Some(app), Timestamp::now(), detail);
-        let must_be_idle = fate == Fate::Refuse;
+        let must_be_idle = fate == OnTriggerDelete::Refuse;
         let deleted = self
             .store
             .delete_trigger(app.id, trigger.clone(), must_be_idle, audit);
-        let its_own = Outstanding::of(trigger);
+        let its_own = DeliveryFilter::of(trigger);
         match deleted.await? {
             TriggerDeletion::Absent => return Err(ServiceError::TriggerNotFound),
             TriggerDeletion::Outstanding => {
@@ -78,8 +78,8 @@ impl Admin {
             TriggerDeletion::Deleted => {}
         }
         match fate {
-            Fate::Discard => self.discard_all(actor, app, its_own).await,
-            Fate::Refuse | Fate::Keep => Ok(0),
+            OnTriggerDelete::Discard => self.discard_all(actor, app, its_own).await,
+            OnTriggerDelete::Refuse | OnTriggerDelete::Keep => Ok(0),
         }
     }
 
@@ -88,7 +88,7 @@ impl Admin {
         &self,
         actor: &Actor,
         app: &App,
-        which: Outstanding,
+        which: DeliveryFilter,
     ) -> Result<u64, ServiceError> {
         let mut discarded = 0;
         loop {
@@ -127,7 +127,7 @@ impl Admin {
 
 /// What to do with the outstanding deliveries of a deleted trigger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Fate {
+pub enum OnTriggerDelete {
     /// If there are any, do not delete the trigger.
     #[default]
     Refuse,
@@ -137,25 +137,29 @@ pub enum Fate {
     Discard,
 }
 
-impl Fate {
+impl OnTriggerDelete {
     /// All values.
-    pub const ALL: [Fate; 3] = [Fate::Refuse, Fate::Keep, Fate::Discard];
+    pub const ALL: [OnTriggerDelete; 3] = [
+        OnTriggerDelete::Refuse,
+        OnTriggerDelete::Keep,
+        OnTriggerDelete::Discard,
+    ];
 
     /// Returns the name of the value.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Fate::Refuse => "refuse",
-            Fate::Keep => "keep",
-            Fate::Discard => "discard",
+            OnTriggerDelete::Refuse => "refuse",
+            OnTriggerDelete::Keep => "keep",
+            OnTriggerDelete::Discard => "discard",
         }
     }
 }
 
-impl std::str::FromStr for Fate {
+impl std::str::FromStr for OnTriggerDelete {
     type Err = ();
 
-    fn from_str(word: &str) -> Result<Fate, ()> {
-        Fate::ALL
+    fn from_str(word: &str) -> Result<OnTriggerDelete, ()> {
+        OnTriggerDelete::ALL
             .into_iter()
             .find(|fate| fate.as_str() == word)
             .ok_or(())

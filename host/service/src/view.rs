@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 const PROVISIONAL: u64 = kvasm_abi::PROVISIONAL_VERSION_MIN;
 
 #[derive(Default, Clone)]
-pub(super) struct View {
+pub(super) struct TransactionView {
     /// The versions in the store when each entry was first read.
     pub(super) read: BTreeMap<Address, Option<Version>>,
     /// Buffered writes: an entry, or `None` if deleted.
@@ -25,7 +25,7 @@ pub(super) struct View {
     pub(super) stale: bool,
 }
 
-impl View {
+impl TransactionView {
     pub(super) fn remember(&mut self, at: &Address, found: Option<Version>) -> Result<(), Invalid> {
         match self.read.get(at) {
             Some(before) if *before == found => Ok(()),

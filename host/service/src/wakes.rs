@@ -1,14 +1,14 @@
 //! Notifies a dispatcher of this process after a commit.
 
-use super::Events;
+use super::CommitListener;
 use kvasm_core::AppId;
 use tokio::sync::Notify;
 
 /// Notifications of new deliveries. They are only hints: due deliveries are in the store.
 #[derive(Default)]
-pub struct Wakes(Notify);
+pub struct DispatchNotifier(Notify);
 
-impl Wakes {
+impl DispatchNotifier {
     /// Waits for new deliveries. Returns immediately if some were created since the last wait.
     pub async fn wait(&self) {
         self.0.notified().await;
@@ -20,7 +20,7 @@ impl Wakes {
     }
 }
 
-impl Events for Wakes {
+impl CommitListener for DispatchNotifier {
     fn committed(&self, _: AppId) {
         self.wake();
     }

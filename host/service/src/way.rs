@@ -2,7 +2,7 @@
 
 use super::Deadline;
 use super::key_locks::{Address, KeyLocks};
-use super::lane::Lane;
+use super::lane::LockSet;
 use kvasm_core::{AppId, CommitId, Entry, Follow, Link};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 /// How one run of a transaction handles keys that others hold. It takes no locks until it
 /// encounters another's; from then on it locks all keys that it has touched or touches. It gives
 /// way where waiting could deadlock.
-pub struct Way {
+pub struct LockPolicy {
     locks: Arc<KeyLocks>,
     app: AppId,
-    lane: Arc<Lane>,
+    lane: Arc<LockSet>,
     deadline: Deadline,
     /// Keys to lock together with the first key that it touches: all that earlier runs touched.
     wants: Mutex<BTreeSet<Address>>,
@@ -26,15 +26,15 @@ pub struct Way {
     gives_way: Arc<Notify>,
 }
 
-impl Way {
+impl LockPolicy {
     /// Creates the policy of a run with this lock set, which first locks what it `wants`.
     pub fn new(
         locks: Arc<KeyLocks>,
-        lane: Arc<Lane>,
+        lane: Arc<LockSet>,
         wants: BTreeSet<Address>,
         deadline: Deadline,
-    ) -> Way {
-        Way {
+    ) -> LockPolicy {
+        LockPolicy {
             locks,
             app: lane.app(),
             lane,
@@ -48,8 +48,8 @@ impl Way {
 
     /// Makes the run wait for each preceding commit to end, and keep its locks until its own has
     /// ended.
-    pub fn unchained(self) -> Way {
-        Way {
+    pub fn unchained(self) -> LockPolicy {
+        LockPolicy {
             chains: false,
             ..self
         }
@@ -66,7 +66,7 @@ impl Way {
     }
 
     /// Returns its lock set, if it has taken any locks.
-    pub(super) fn lane(&self) -> Option<&Arc<Lane>> {
+    pub(super) fn lane(&self) -> Option<&Arc<LockSet>> {
         Some(&self.lane).filter(|lane| lane.is_used())
     }
 
@@ -154,10 +154,10 @@ impl Way {
         &self,
         follows: Vec<Follow>,
         written: Vec<(Address, Option<Entry>)>,
-    ) -> (Link, Settles) {
+    ) -> (Link, CommitGuard) {
         let id = CommitId::next();
         let keys = written.iter().map(|(at, _)| at.clone()).collect();
-        let settles = Settles {
+        let settles = CommitGuard {
             locks: Arc::clone(&self.locks),
             app: self.app,
             commit: id,
@@ -177,14 +177,14 @@ impl Way {
 }
 
 /// Marks a commit as ended on drop.
-pub struct Settles {
+pub struct CommitGuard {
     locks: Arc<KeyLocks>,
     app: AppId,
     commit: CommitId,
     keys: Vec<Address>,
 }
 
-impl Drop for Settles {
+impl Drop for CommitGuard {
     fn drop(&mut self) {
         let commits = self.keys.iter().map(|at| (at, self.commit));
         self.locks.settle(self.app, commits);

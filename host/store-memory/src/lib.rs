@@ -34,7 +34,7 @@ pub struct MemoryStore {
 struct State {
     names: BTreeMap<AppName, AppId>,
     /// One for each app of `names`.
-    apps: HashMap<AppId, Tenant>,
+    apps: HashMap<AppId, AppData>,
     modules: HashMap<Digest, Bytes>,
     tokens: BTreeMap<TokenId, Token>,
     audit: BTreeMap<Uuid, Audit>,
@@ -47,7 +47,7 @@ struct State {
 
 /// An app with its rows.
 #[derive(Debug)]
-struct Tenant {
+struct AppData {
     app: App,
     entries: Collections,
     usage: Usage,

@@ -5,9 +5,9 @@ use super::{MemoryStore, live};
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
-    AppId, Claim, DeadLetter, Delivery, DueSchedule, Event, FOLLOWERS_MAX, Failed, Happening,
-    Letters, Open, Outstanding, Place, Queue, Receipt, Returned, SchedulePlace, Tick, Timestamp,
-    Trigger, Verdict, Watch, chain_of,
+    AppId, Claim, Claimable, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey,
+    DueSchedule, Event, EventKind, FOLLOWERS_MAX, FailOutcome, FailedAttempt, LeaseToken, Queue,
+    SchedulePosition, ScheduleTick, Timestamp, Trigger, Verdict, Watch, chain_of,
 };
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -40,7 +40,7 @@ impl Outbox for MemoryStore {
                     trigger: trigger.clone(),
                 };
                 let is_new = queues.last() != Some(&queue) && after.is_none_or(|a| queue > *a);
-                if is_new && row.is_due(now) && tenant.open(trigger, now) != Open::Nothing {
+                if is_new && row.is_due(now) && tenant.open(trigger, now) != Claimable::Nothing {
                     queues.push(queue);
                 }
             }
@@ -55,7 +55,7 @@ impl Outbox for MemoryStore {
             return Ok(Vec::new());
         };
         let open = tenant.open(&claim.queue.trigger, claim.now);
-        if open == Open::Nothing {
+        if open == Claimable::Nothing {
             return Ok(Vec::new());
         }
         let of_queue = tenant.deliveries.iter();
@@ -64,7 +64,8 @@ impl Outbox for MemoryStore {
             .map(|(key, row)| (row.due_at, key.2, key.clone(), row.series))
             .collect();
         due.sort();
-        if let (Open::Probe, Some(trigger)) = (open, tenant.triggers.get_mut(&claim.queue.trigger))
+        if let (Claimable::Probe, Some(trigger)) =
+            (open, tenant.triggers.get_mut(&claim.queue.trigger))
         {
             due.truncate(PROBE_LOOK);
             due.sort_by_key(|(.., series)| *series == Some(trigger.standing.series));
@@ -82,7 +83,7 @@ impl Outbox for MemoryStore {
                 row.due_at = Some(claim.until);
                 let row = row.clone();
                 claimed.push(Delivery {
-                    is_probe: open == Open::Probe,
+                    is_probe: open == Claimable::Probe,
                     ..tenant.delivery(&key, &row)
                 });
             }
@@ -90,7 +91,7 @@ impl Outbox for MemoryStore {
         Ok(claimed)
     }
 
-    async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
+    async fn renew(&self, receipt: &LeaseToken, until: Timestamp) -> Result<bool, StoreError> {
         let mut state = self.state.write();
         let Some(tenant) = state.leased(receipt) else {
             return Ok(false);
@@ -103,7 +104,7 @@ impl Outbox for MemoryStore {
         Ok(renewed.is_some())
     }
 
-    async fn release(&self, receipt: &Receipt, at: Timestamp) -> Result<bool, StoreError> {
+    async fn release(&self, receipt: &LeaseToken, at: Timestamp) -> Result<bool, StoreError> {
         let mut state = self.state.write();
         let Some(tenant) = state.leased(receipt) else {
             return Ok(false);
@@ -119,13 +120,13 @@ impl Outbox for MemoryStore {
         Ok(true)
     }
 
-    async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError> {
+    async fn fail(&self, failed: &FailedAttempt) -> Result<FailOutcome, StoreError> {
         let mut state = self.state.write();
         let place = &failed.receipt.place;
         let Some(tenant) = state.leased(&failed.receipt) else {
-            return Ok(Returned::Lost);
+            return Ok(FailOutcome::Lost);
         };
-        let mut returned = Returned::Kept;
+        let mut returned = FailOutcome::Kept;
         if let Some(trigger) = tenant.triggers.get_mut(&place.trigger)
             && let Some(row) = tenant.deliveries.get_mut(&key_of(place))
         {
@@ -144,7 +145,7 @@ impl Outbox for MemoryStore {
             }
             Verdict::GiveUp(reason) => {
                 let Some(row) = tenant.deliveries.remove(&key_of(place)) else {
-                    return Ok(Returned::Lost);
+                    return Ok(FailOutcome::Lost);
                 };
                 let letter = DeadLetter {
                     id: Uuid::now_v7(),
@@ -197,8 +198,8 @@ impl Outbox for MemoryStore {
     async fn outstanding(
         &self,
         app: AppId,
-        which: &Outstanding,
-        after: Option<&Place>,
+        which: &DeliveryFilter,
+        after: Option<&DeliveryKey>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
         let state = self.state.read();
@@ -215,7 +216,7 @@ impl Outbox for MemoryStore {
     async fn count_deliveries(
         &self,
         app: AppId,
-        which: &Outstanding,
+        which: &DeliveryFilter,
         limit: u32,
     ) -> Result<u64, StoreError> {
         let state = self.state.read();
@@ -229,7 +230,7 @@ impl Outbox for MemoryStore {
 
     async fn schedules(
         &self,
-        after: Option<&SchedulePlace>,
+        after: Option<&SchedulePosition>,
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<DueSchedule>, StoreError> {
@@ -239,16 +240,16 @@ impl Outbox for MemoryStore {
         let is_due = |trigger: &Trigger| {
             let is_schedule = matches!(trigger.watch, Watch::Schedule(_));
             let is_due = trigger.next_at.is_none_or(|at| at <= now);
-            is_schedule && is_due && trigger.standing.open(now) != Open::Nothing
+            is_schedule && is_due && trigger.standing.open(now) != Claimable::Nothing
         };
-        let order = |place: &SchedulePlace| {
+        let order = |place: &SchedulePosition| {
             let Queue { app, trigger } = &place.queue;
             (place.next_at, *app, trigger.clone())
         };
         let after = after.map(order);
         let due = all.filter(|(_, trigger)| is_due(trigger));
         let due = due.map(|(app, trigger)| DueSchedule {
-            place: SchedulePlace {
+            place: SchedulePosition {
                 queue: Queue {
                     app,
                     trigger: trigger.name.clone(),
@@ -269,7 +270,7 @@ impl Outbox for MemoryStore {
         Ok(due)
     }
 
-    async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {
+    async fn tick(&self, tick: &ScheduleTick) -> Result<bool, StoreError> {
         let mut state = self.state.write();
         let seq = (state.version + 1).cast_signed();
         let Some(tenant) = state.apps.get_mut(&tick.queue.app) else {
@@ -278,7 +279,8 @@ impl Outbox for MemoryStore {
         let Some(trigger) = tenant.triggers.get_mut(&tick.queue.trigger) else {
             return Ok(false);
         };
-        if trigger.next_at != tick.planned || trigger.standing.open(tick.now) == Open::Nothing {
+        if trigger.next_at != tick.planned || trigger.standing.open(tick.now) == Claimable::Nothing
+        {
             return Ok(false);
         }
         trigger.next_at = tick.next;
@@ -294,7 +296,7 @@ impl Outbox for MemoryStore {
             depth: 1,
             followers: FOLLOWERS_MAX,
             at,
-            what: Happening::Due,
+            what: EventKind::Due,
         };
         tenant.enqueue(name, function, event, seq, tick.now, 0);
         state.version += 1;
@@ -304,7 +306,7 @@ impl Outbox for MemoryStore {
     async fn dead_letters(
         &self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         before: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, StoreError> {
@@ -321,7 +323,7 @@ impl Outbox for MemoryStore {
     async fn count_dead_letters(
         &self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         limit: u32,
     ) -> Result<u64, StoreError> {
         let state = self.state.read();

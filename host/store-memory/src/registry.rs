@@ -1,14 +1,15 @@
 //! Apps, plugins, tokens and the audit log.
 
-use super::{MemoryStore, State, Tenant};
+use super::{AppData, MemoryStore, State};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::backend::Effect;
 use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
-    ActivePlugin, App, AppId, AppLimits, Audit, Digest, Generation, Letters, LimitsPatch,
-    NewPlugin, NewTrigger, Outstanding, Plugin, PluginVersion, Quota, Resource, TOKENS_MAX,
-    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage, room_for_version,
+    ActivePlugin, App, AppId, AppLimits, Audit, DeadLetterFilter, DeliveryFilter, Digest,
+    Generation, LimitsPatch, NewPlugin, NewTrigger, Plugin, PluginVersion, Quota, Resource,
+    TOKENS_MAX, Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    room_for_version,
 };
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -36,7 +37,7 @@ impl MemoryStore {
 }
 
 impl State {
-    pub(super) fn tenant(&mut self, app: AppId) -> Result<&mut Tenant, StoreError> {
+    pub(super) fn tenant(&mut self, app: AppId) -> Result<&mut AppData, StoreError> {
         self.apps.get_mut(&app).ok_or(StoreError::AppNotFound)
     }
 
@@ -46,7 +47,7 @@ impl State {
             return Err(StoreError::AppExists);
         }
         self.names.insert(app.name.clone(), app.id);
-        let tenant = Tenant {
+        let tenant = AppData {
             entries: BTreeMap::new(),
             usage: Usage::default(),
             plugins: BTreeMap::new(),
@@ -355,7 +356,7 @@ impl Registry for MemoryStore {
     async fn discard_deliveries(
         &self,
         app: AppId,
-        which: Outstanding,
+        which: DeliveryFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
@@ -377,7 +378,7 @@ impl Registry for MemoryStore {
     async fn replay(
         &self,
         app: AppId,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
@@ -389,7 +390,7 @@ impl Registry for MemoryStore {
     async fn discard(
         &self,
         app: AppId,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {

@@ -1,12 +1,12 @@
 //! Triggers, deliveries and dead letters: operations of administrators, and the stored rows.
 
 use super::write::{count_delivery, uncount_delivery};
-use super::{State, Tenant};
+use super::{AppData, State};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;
 use kvasm_core::{
-    AppId, Delivery, Event, Exports, Letters, NewTrigger, Open, Origin, Outstanding, Place,
-    Receipt, Timestamp, Trigger, TriggerDeletion, TriggerName,
+    AppId, Claimable, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Event, Exports,
+    LeaseToken, NewTrigger, Origin, Timestamp, Trigger, TriggerDeletion, TriggerName,
 };
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -32,7 +32,7 @@ impl Row {
     }
 
     /// Returns whether the filter selects this delivery of the trigger.
-    pub(super) fn is_selected(&self, trigger: &TriggerName, filter: &Outstanding) -> bool {
+    pub(super) fn is_selected(&self, trigger: &TriggerName, filter: &DeliveryFilter) -> bool {
         (filter.events.is_empty() || filter.events.contains(&self.event.id))
             && filter.trigger.as_ref().is_none_or(|t| t == trigger)
             && filter.from.is_none_or(|from| from <= self.queued_at)
@@ -40,7 +40,7 @@ impl Row {
     }
 }
 
-impl Tenant {
+impl AppData {
     pub(super) fn delivery(
         &self,
         (trigger, chain, seq): &(TriggerName, i64, i64),
@@ -48,7 +48,7 @@ impl Tenant {
     ) -> Delivery {
         let policy = self.triggers.get(trigger).map(|trigger| trigger.policy);
         Delivery {
-            place: Place {
+            place: DeliveryKey {
                 trigger: trigger.clone(),
                 chain: *chain,
                 seq: *seq,
@@ -68,13 +68,13 @@ impl Tenant {
 
     /// Returns what may be claimed from a trigger's queue. The deliveries of a deleted trigger
     /// remain.
-    pub(super) fn open(&self, trigger: &TriggerName, now: Timestamp) -> Open {
+    pub(super) fn open(&self, trigger: &TriggerName, now: Timestamp) -> Claimable {
         let trigger = self.triggers.get(trigger);
-        trigger.map_or(Open::All, |trigger| trigger.standing.open(now))
+        trigger.map_or(Claimable::All, |trigger| trigger.standing.open(now))
     }
 
     /// Returns the keys of the selected dead letters, oldest first.
-    pub(super) fn letters(&self, letters: &Letters, limit: u32) -> Vec<Uuid> {
+    pub(super) fn letters(&self, letters: &DeadLetterFilter, limit: u32) -> Vec<Uuid> {
         let meant = self.dead_letters.values().filter(|l| letters.matches(l));
         meant.take(limit as usize).map(|letter| letter.id).collect()
     }
@@ -145,7 +145,7 @@ impl State {
     pub(super) fn discard_deliveries(
         &mut self,
         app: AppId,
-        which: &Outstanding,
+        which: &DeliveryFilter,
         limit: u32,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
@@ -161,7 +161,7 @@ impl State {
         }
         let count = meant.len() as u64;
         for (trigger, chain, seq) in meant {
-            let gone = Place {
+            let gone = DeliveryKey {
                 trigger,
                 chain,
                 seq,
@@ -187,7 +187,7 @@ impl State {
     pub(super) fn replay(
         &mut self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         limit: u32,
         at: Timestamp,
     ) -> Result<u64, StoreError> {
@@ -213,7 +213,7 @@ impl State {
     pub(super) fn discard(
         &mut self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         limit: u32,
     ) -> Result<u64, StoreError> {
         let tenant = self.tenant(app)?;
@@ -227,7 +227,7 @@ impl State {
     }
 
     /// Returns the app of a lease token, if its lease holds.
-    pub(super) fn leased(&mut self, receipt: &Receipt) -> Option<&mut Tenant> {
+    pub(super) fn leased(&mut self, receipt: &LeaseToken) -> Option<&mut AppData> {
         let tenant = self.apps.get_mut(&receipt.app)?;
         tenant.leased(receipt).ok()?;
         Some(tenant)

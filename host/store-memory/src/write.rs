@@ -1,13 +1,13 @@
 //! Commits.
 
 use super::triggers::Row;
-use super::{Collections, State, Tenant, find, live};
+use super::{AppData, Collections, State, find, live};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
-    Applied, Check, Collection, Committed, DELIVERIES_MAX, ENTRY_BYTES, Entry, Event, Happening,
-    JsonText, Key, Op, Place, Quota, Receipt, Resource, Timestamp, TriggerName, Usage, Value,
-    Version, Watch, WriteBatch, chain_of, share,
+    Applied, Check, Collection, Committed, DELIVERIES_MAX, DeliveryKey, ENTRY_BYTES, Entry, Event,
+    EventKind, JsonText, Key, LeaseToken, Op, Quota, Resource, Timestamp, TriggerName, Usage,
+    Value, Version, Watch, WriteBatch, chain_of, share,
 };
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
@@ -70,7 +70,7 @@ struct Change {
 
 /// Computes the effect of each operation, and the last assigned version.
 fn plan(
-    tenant: &Tenant,
+    tenant: &AppData,
     batch: &WriteBatch,
     mut version: u64,
 ) -> Result<(Vec<Change>, u64), StoreError> {
@@ -165,16 +165,16 @@ fn happening(
     key: &Key,
     before: Option<&Entry>,
     after: Option<&Entry>,
-) -> Option<Happening> {
+) -> Option<EventKind> {
     let (collection, key) = (collection.clone(), key.clone());
     match (before, after) {
-        (_, Some(entry)) => Some(Happening::Set {
+        (_, Some(entry)) => Some(EventKind::Set {
             collection,
             key,
             version: entry.version,
             value: entry.value.clone(),
         }),
-        (Some(entry), None) => Some(Happening::Deleted {
+        (Some(entry), None) => Some(EventKind::Deleted {
             collection,
             key,
             version: entry.version,
@@ -183,9 +183,9 @@ fn happening(
     }
 }
 
-impl Tenant {
+impl AppData {
     /// Returns the deliveries of a change.
-    fn fired(&self, batch: &WriteBatch, what: Happening) -> Vec<(TriggerName, String, Event)> {
+    fn fired(&self, batch: &WriteBatch, what: EventKind) -> Vec<(TriggerName, String, Event)> {
         let event = Event {
             id: Uuid::now_v7(),
             depth: batch.depth + 1,
@@ -196,17 +196,17 @@ impl Tenant {
         let meant = |watch: &Watch| match (watch, &event.what) {
             (
                 Watch::Changes(changes),
-                Happening::Set {
+                EventKind::Set {
                     collection, key, ..
                 },
             ) => changes.on_set(collection, key),
             (
                 Watch::Changes(changes),
-                Happening::Deleted {
+                EventKind::Deleted {
                     collection, key, ..
                 },
             ) => changes.on_delete(collection, key),
-            (Watch::Changes(_), Happening::Due) | (Watch::Schedule(_), _) => false,
+            (Watch::Changes(_), EventKind::Due) | (Watch::Schedule(_), _) => false,
         };
         let fired = self.triggers.values().filter(|t| meant(&t.watch));
         fired
@@ -215,14 +215,14 @@ impl Tenant {
     }
 
     /// Returns the delivery of a lease token whose lease holds.
-    pub(super) fn leased(&self, receipt: &Receipt) -> Result<&Row, StoreError> {
+    pub(super) fn leased(&self, receipt: &LeaseToken) -> Result<&Row, StoreError> {
         let row = self.deliveries.get(&key_of(&receipt.place));
         row.filter(|row| row.lease == Some(receipt.lease))
             .ok_or(StoreError::LeaseLost)
     }
 
     /// Deletes a delivery after its handler has succeeded.
-    fn acknowledge(&mut self, receipt: &Receipt, now: Timestamp) {
+    fn acknowledge(&mut self, receipt: &LeaseToken, now: Timestamp) {
         self.deliveries.remove(&key_of(&receipt.place));
         self.wake(&receipt.place, now);
         if let Some(trigger) = self.triggers.get_mut(&receipt.place.trigger) {
@@ -231,7 +231,7 @@ impl Tenant {
     }
 
     /// Makes the next delivery of an ordering key due.
-    pub(super) fn wake(&mut self, done: &Place, now: Timestamp) {
+    pub(super) fn wake(&mut self, done: &DeliveryKey, now: Timestamp) {
         let first = (done.trigger.clone(), done.chain, i64::MIN);
         let last = (done.trigger.clone(), done.chain, i64::MAX);
         if let Some((_, row)) = self.deliveries.range_mut(first..=last).next()
@@ -271,7 +271,7 @@ impl Tenant {
 }
 
 /// Converts a delivery key to a key of the map.
-pub(super) fn key_of(place: &Place) -> (TriggerName, i64, i64) {
+pub(super) fn key_of(place: &DeliveryKey) -> (TriggerName, i64, i64) {
     (place.trigger.clone(), place.chain, place.seq)
 }
 
@@ -287,7 +287,11 @@ fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) ->
 /// Returns the app's usage after the changes, if its quota allows it. A write that does not
 /// increase the usage of an exhausted resource is always allowed. `after` is the usage without the
 /// acknowledged delivery.
-fn usage_after(tenant: &Tenant, changes: &[Change], mut after: Usage) -> Result<Usage, StoreError> {
+fn usage_after(
+    tenant: &AppData,
+    changes: &[Change],
+    mut after: Usage,
+) -> Result<Usage, StoreError> {
     let before = tenant.usage;
     // The sizes after the operations so far.
     let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
@@ -324,15 +328,15 @@ fn usage_after(tenant: &Tenant, changes: &[Change], mut after: Usage) -> Result<
 }
 
 /// Adds a delivery to what its app uses. Runs of schedules are not counted.
-pub(super) fn count_delivery(usage: &mut Usage, what: &Happening) {
+pub(super) fn count_delivery(usage: &mut Usage, what: &EventKind) {
     usage.bytes += what.bytes();
-    usage.deliveries += u64::from(*what != Happening::Due);
+    usage.deliveries += u64::from(*what != EventKind::Due);
 }
 
 /// Removes a delivery from what its app uses.
-pub(super) fn uncount_delivery(usage: &mut Usage, what: &Happening) {
+pub(super) fn uncount_delivery(usage: &mut Usage, what: &EventKind) {
     usage.bytes -= what.bytes();
-    usage.deliveries -= u64::from(*what != Happening::Due);
+    usage.deliveries -= u64::from(*what != EventKind::Due);
 }
 
 /// Returns the size of an entry as counted in quotas; never 0.

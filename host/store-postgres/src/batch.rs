@@ -12,7 +12,7 @@ use super::increments::{Integers, Sums};
 use super::lease::Lease;
 use super::plan::{Address, Done, Outcome, Plan};
 use super::pool::{Pool, Statement};
-use super::transaction::{Stop, Work, transact};
+use super::transaction::{Abort, Work, transact};
 use super::usage::{Counting, Delta, count};
 use super::{change, fire, handling, increments, read, sql};
 use async_trait::async_trait;
@@ -34,7 +34,7 @@ struct Batch<'b> {
 pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed, StoreError> {
     let counting = Counting::OneSlot;
     match transact(pool, &Batch { write, counting }).await {
-        Err(Stop::Error(error)) if over_grant(&error) => commit_over_all(pool, write).await,
+        Err(Abort::Error(error)) if over_grant(&error) => commit_over_all(pool, write).await,
         other => Ok(other?),
     }
 }
@@ -52,7 +52,7 @@ pub(super) async fn commit_over_all(
 impl Work for Batch<'_> {
     type Done = Committed;
 
-    async fn run(&self, lease: &mut Lease) -> Result<Committed, Stop> {
+    async fn run(&self, lease: &mut Lease) -> Result<Committed, Abort> {
         let write = self.write;
         let watched = hold_app(lease, write).await?;
         let delivery = match &write.acknowledge {
@@ -100,7 +100,7 @@ impl Work for Batch<'_> {
 }
 
 /// Locks the app, and returns those of the batch's collections that a trigger watches.
-async fn hold_app(lease: &mut Lease, write: &WriteBatch) -> Result<BTreeSet<String>, Stop> {
+async fn hold_app(lease: &mut Lease, write: &WriteBatch) -> Result<BTreeSet<String>, Abort> {
     let collections = write.ops.iter().map(|op| op.address().0.as_str());
     let collections: BTreeSet<_> = collections.collect();
     let statement = sqlx::query(sql::LOCK_APP_AND_LOOK).bind(write.app_id.uuid());
@@ -112,7 +112,7 @@ async fn hold_app(lease: &mut Lease, write: &WriteBatch) -> Result<BTreeSet<Stri
 }
 
 /// Resolves the batch's increments. Reads the entries if there are some.
-async fn integers(lease: &mut Lease, write: &WriteBatch) -> Result<Integers, Stop> {
+async fn integers(lease: &mut Lease, write: &WriteBatch) -> Result<Integers, Abort> {
     let added = write.ops.iter().filter_map(increments::added_to);
     let added: BTreeSet<_> = added.collect();
     if added.is_empty() {
@@ -149,7 +149,7 @@ async fn carry_out(
     write: &WriteBatch,
     plan: &Plan<'_>,
     found: BTreeMap<Address<'_>, Version>,
-) -> Result<(Vec<Done>, Delta), Stop> {
+) -> Result<(Vec<Done>, Delta), Abort> {
     let mut outcome = Outcome {
         found,
         ..Outcome::default()

@@ -3,7 +3,7 @@
 use super::lease::Lease;
 use super::pool::Statement;
 use super::read::app_row;
-use super::transaction::{Stop, Work, transact};
+use super::transaction::{Abort, Work, transact};
 use super::{PostgresStore, classify, sql, usage};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
@@ -17,7 +17,7 @@ use std::pin::Pin;
 use uuid::Uuid;
 
 /// One attempt at an operation.
-pub(super) type Attempt<'l, T> = Pin<Box<dyn Future<Output = Result<T, Stop>> + Send + 'l>>;
+pub(super) type Attempt<'l, T> = Pin<Box<dyn Future<Output = Result<T, Abort>> + Send + 'l>>;
 
 /// An operation of an administrator, and its audit row.
 struct Audited<F, T> {
@@ -34,7 +34,7 @@ where
 {
     type Done = T;
 
-    async fn run(&self, lease: &mut Lease) -> Result<T, Stop> {
+    async fn run(&self, lease: &mut Lease) -> Result<T, Abort> {
         let done = (self.operation)(lease, &self.audit).await?;
         if done.changed() {
             write_audit(lease, &self.audit).await?;
@@ -62,12 +62,12 @@ impl PostgresStore {
 }
 
 /// Runs a statement that returns a row if it changes something.
-async fn done(lease: &mut Lease, statement: Statement<'_>) -> Result<bool, Stop> {
+async fn done(lease: &mut Lease, statement: Statement<'_>) -> Result<bool, Abort> {
     let rows = lease.run(statement).await?;
     Ok(!rows.is_empty())
 }
 
-pub(super) async fn create_app(lease: &mut Lease, app: &App) -> Result<(), Stop> {
+pub(super) async fn create_app(lease: &mut Lease, app: &App) -> Result<(), Abort> {
     let statement = sqlx::query(sql::registry::CREATE_APP).bind(app.id.uuid());
     let statement = bind_limits(statement, &app.limits)
         .bind(app.public)
@@ -100,13 +100,13 @@ pub(super) fn signed(number: u64) -> i64 {
 }
 
 /// Runs a statement that returns the app, if it exists.
-async fn returned(lease: &mut Lease, statement: Statement<'_>) -> Result<App, Stop> {
+async fn returned(lease: &mut Lease, statement: Statement<'_>) -> Result<App, Abort> {
     let rows = lease.run(statement).await?;
     let row = rows.first().ok_or(StoreError::AppNotFound)?;
     Ok(app_row(row)?)
 }
 
-pub(super) async fn set_public(lease: &mut Lease, app: AppId, public: bool) -> Result<App, Stop> {
+pub(super) async fn set_public(lease: &mut Lease, app: AppId, public: bool) -> Result<App, Abort> {
     let statement = sqlx::query(sql::registry::SET_PUBLIC).bind(app.uuid());
     returned(lease, statement.bind(public)).await
 }
@@ -116,7 +116,7 @@ pub(super) async fn set_limits(
     app: AppId,
     patch: LimitsPatch,
     expected: Option<AppLimits>,
-) -> Result<App, Stop> {
+) -> Result<App, Abort> {
     let statement = sqlx::query(sql::registry::HOLD_APP).bind(app.uuid());
     let before = returned(lease, statement).await?.limits;
     if expected.is_some_and(|expected| expected != before) {
@@ -133,7 +133,7 @@ pub(super) async fn create_token(
     lease: &mut Lease,
     token: &Token,
     at: Timestamp,
-) -> Result<bool, Stop> {
+) -> Result<bool, Abort> {
     if let Some(app) = token.app {
         // Locked until the end, so tokens of an app are added and counted one at a time.
         let statement = sqlx::query(sql::registry::HOLD_APP).bind(app.uuid());
@@ -165,7 +165,7 @@ async fn make_room_for_token(
     app: AppId,
     added: TokenId,
     at: Timestamp,
-) -> Result<(), Stop> {
+) -> Result<(), Abort> {
     if !has_too_many_tokens(lease, app).await? {
         return Ok(());
     }
@@ -180,7 +180,7 @@ async fn make_room_for_token(
     Ok(())
 }
 
-async fn has_too_many_tokens(lease: &mut Lease, app: AppId) -> Result<bool, Stop> {
+async fn has_too_many_tokens(lease: &mut Lease, app: AppId) -> Result<bool, Abort> {
     let statement = sqlx::query(sql::registry::HAS_MORE_TOKENS).bind(app.uuid());
     done(lease, statement.bind(signed(TOKENS_MAX))).await
 }
@@ -190,7 +190,7 @@ pub(super) async fn revoke_token(
     app: Option<AppId>,
     token: TokenId,
     at: Timestamp,
-) -> Result<bool, Stop> {
+) -> Result<bool, Abort> {
     if app.is_none() {
         // Locked until the end, so that of two admins who revoke each other's token the second
         // waits.

@@ -3,10 +3,10 @@
 //! check.
 
 use super::classify::over_grant;
-use super::once::{self, Once};
+use super::once::{self, SingleTrip};
 use super::plan::{Address, address};
 use super::pool::{Pool, Statement};
-use super::transaction::Stop;
+use super::transaction::Abort;
 use super::{batch, classify, read, sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
@@ -47,14 +47,14 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed,
         },
     };
     match done {
-        Err(Stop::Error(error)) if over_grant(&error) => batch::commit_over_all(pool, write).await,
+        Err(Abort::Error(error)) if over_grant(&error) => batch::commit_over_all(pool, write).await,
         other => Ok(other?),
     }
 }
 
 /// Returns `None` if it requires a transaction.
-async fn once(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Stop> {
-    match Once::of(write) {
+async fn once(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Abort> {
+    match SingleTrip::of(write) {
         Some(once) => once.commit(pool).await,
         None => Ok(None),
     }
@@ -73,7 +73,7 @@ async fn one(
     write: &WriteBatch,
     op: &Op,
     expect: Option<Expect>,
-) -> Result<Committed, Stop> {
+) -> Result<Committed, Abort> {
     match op {
         Op::Set { .. } => set(pool, write, op, expect).await,
         Op::Increment { delta, .. } => increment(pool, write, address(op), *delta).await,
@@ -86,7 +86,7 @@ async fn one(
 fn answer<T>(
     rows: &[PgRow],
     applied: impl FnOnce(T) -> Option<Applied>,
-) -> Result<Option<Committed>, Stop>
+) -> Result<Option<Committed>, Abort>
 where
     for<'r> T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
@@ -99,8 +99,8 @@ where
     }))
 }
 
-fn conflict() -> Stop {
-    Stop::Refused(StoreError::Conflict { failed: vec![0] })
+fn conflict() -> Abort {
+    Abort::Refused(StoreError::Conflict { failed: vec![0] })
 }
 
 /// Binds the fields of the event of a batch of one operation: ordering key, identity, depth.
@@ -121,7 +121,7 @@ async fn set(
     write: &WriteBatch,
     op: &Op,
     expect: Option<Expect>,
-) -> Result<Committed, Stop> {
+) -> Result<Committed, Abort> {
     let row = SetRow::of(op).ok_or(Error::RowNotFound)?;
     let bind = |text, slot: i16| {
         let statement = row.bind(text, write.app_id, write.now).bind(slot);
@@ -144,7 +144,7 @@ async fn delete(
     write: &WriteBatch,
     (collection, key): Address<'_>,
     expect: Option<Expect>,
-) -> Result<Committed, Stop> {
+) -> Result<Committed, Abort> {
     let bind = |text, slot: i16| {
         let statement = sqlx::query(text).bind(write.app_id.uuid());
         let statement = statement.bind(collection).bind(key);
@@ -181,7 +181,7 @@ async fn increment(
     write: &WriteBatch,
     (collection, key): Address<'_>,
     delta: i64,
-) -> Result<Committed, Stop> {
+) -> Result<Committed, Abort> {
     let statement = |slot: i16| {
         let statement = sqlx::query(sql::INCREMENT).bind(write.app_id.uuid());
         let statement = statement.bind(collection).bind(key).bind(delta);
@@ -298,7 +298,7 @@ fn distinct_sets(ops: &[Op]) -> bool {
 
 /// Commits a batch that only sets different keys: one statement is as atomic as a transaction.
 /// Returns `None` if nothing was written.
-async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Stop> {
+async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Abort> {
     let rows: Vec<_> = write.ops.iter().filter_map(SetRow::of).collect();
     let statement = |slot: i16| set_many(sql::SET_MANY, &rows, write.app_id, write.now).bind(slot);
     let answered = pool.write(statement).await?;

@@ -4,7 +4,7 @@ use super::commit::{event_depth, size};
 use super::lease::Lease;
 use super::plan::{Address, Done, address};
 use super::sql;
-use super::transaction::Stop;
+use super::transaction::Abort;
 use super::usage::Delta;
 use kvasm_core::store::StoreError;
 use kvasm_core::{DELIVERY_BYTES, Op, Value, WriteBatch, chain_of};
@@ -67,7 +67,7 @@ pub(super) async fn fire(
     done: &[Done],
     watched: &BTreeSet<String>,
     delta: &mut Delta,
-) -> Result<u64, Stop> {
+) -> Result<u64, Abort> {
     let mut events = Events::default();
     for (op, done) in ops.iter().zip(done) {
         if watched.contains(address(op).0) {

@@ -2,7 +2,7 @@
 
 use super::lease::Lease;
 use super::pool::Pool;
-use super::transaction::{Stop, Work, transact};
+use super::transaction::{Abort, Work, transact};
 use super::{classify::store_error, plugins, sql};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
@@ -77,7 +77,7 @@ struct Removal {
 impl Work for Removal {
     type Done = ();
 
-    async fn run(&self, lease: &mut Lease) -> Result<(), Stop> {
+    async fn run(&self, lease: &mut Lease) -> Result<(), Abort> {
         let of_app = |text| sqlx::query(text).bind(self.app.uuid());
         let rows = lease.run(of_app(sql::registry::DIGESTS)).await?;
         let digests = rows.iter().map(|row| row.try_get(0));

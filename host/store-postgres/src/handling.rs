@@ -3,20 +3,21 @@
 use super::lease::Lease;
 use super::pool::{Pool, Statement};
 use super::sql::{LOCK_APP, outbox, triggers as triggers_sql};
-use super::transaction::{Stop, Work, transact};
+use super::transaction::{Abort, Work, transact};
 use super::usage::{Delta, count_always};
 use super::{classify::store_error, triggers};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, DeadReason, Failed, Place, Receipt, Returned, Timestamp, TriggerName, Verdict,
+    AppId, DeadReason, DeliveryKey, FailOutcome, FailedAttempt, LeaseToken, Timestamp, TriggerName,
+    Verdict,
 };
 use sqlx::{Error, Row};
 use uuid::Uuid;
 
 /// Binds a delivery as the first parameters of a statement.
-fn on_delivery(text: &'static str, receipt: &Receipt) -> Statement<'static> {
-    let Place {
+fn on_delivery(text: &'static str, receipt: &LeaseToken) -> Statement<'static> {
+    let DeliveryKey {
         trigger,
         chain,
         seq,
@@ -27,7 +28,7 @@ fn on_delivery(text: &'static str, receipt: &Receipt) -> Statement<'static> {
 }
 
 /// Locks a delivery until the transaction ends. Returns its size, if the lease holds.
-pub(super) async fn hold(lease: &mut Lease, receipt: &Receipt) -> Result<Option<i32>, Error> {
+pub(super) async fn hold(lease: &mut Lease, receipt: &LeaseToken) -> Result<Option<i32>, Error> {
     let held = hold_failed(lease, receipt).await?;
     Ok(held.map(|(size, _)| size))
 }
@@ -35,7 +36,7 @@ pub(super) async fn hold(lease: &mut Lease, receipt: &Receipt) -> Result<Option<
 /// As above, and returns the series of failures in which the delivery counts.
 async fn hold_failed(
     lease: &mut Lease,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
 ) -> Result<Option<(i32, Option<i64>)>, Error> {
     let statement = on_delivery(outbox::HOLD_DELIVERY, receipt).bind(receipt.lease);
     let rows = lease.run(statement).await?;
@@ -47,7 +48,7 @@ async fn hold_failed(
 /// Deletes a locked delivery that succeeded, and makes the next one due.
 pub(super) async fn finish(
     lease: &mut Lease,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<(), Error> {
     let statement = on_delivery(outbox::FINISH, receipt).bind(now.0);
@@ -56,7 +57,7 @@ pub(super) async fn finish(
 
 pub(super) async fn renew(
     pool: &Pool,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
     until: Timestamp,
 ) -> Result<bool, StoreError> {
     // Idempotent.
@@ -70,7 +71,7 @@ pub(super) async fn renew(
 
 pub(super) async fn release(
     pool: &Pool,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let statement = |_| {
@@ -106,28 +107,28 @@ pub(super) async fn release_probe(
     released.map(drop).map_err(store_error)
 }
 
-pub(super) async fn fail(pool: &Pool, failed: &Failed) -> Result<Returned, StoreError> {
+pub(super) async fn fail(pool: &Pool, failed: &FailedAttempt) -> Result<FailOutcome, StoreError> {
     Ok(transact(pool, &Failing { failed }).await?)
 }
 
 struct Failing<'f> {
-    failed: &'f Failed,
+    failed: &'f FailedAttempt,
 }
 
 #[async_trait]
 impl Work for Failing<'_> {
-    type Done = Returned;
+    type Done = FailOutcome;
 
-    async fn run(&self, lease: &mut Lease) -> Result<Returned, Stop> {
-        let Failed {
+    async fn run(&self, lease: &mut Lease) -> Result<FailOutcome, Abort> {
+        let FailedAttempt {
             receipt, verdict, ..
         } = self.failed;
         let app = sqlx::query(LOCK_APP).bind(receipt.app.uuid());
         if lease.run(app).await?.is_empty() {
-            return Ok(Returned::Lost);
+            return Ok(FailOutcome::Lost);
         }
         let Some((size, counted)) = hold_failed(lease, receipt).await? else {
-            return Ok(Returned::Lost);
+            return Ok(FailOutcome::Lost);
         };
         let (returned, series) = self.note(lease, counted).await?;
         match verdict {
@@ -149,11 +150,11 @@ impl Failing<'_> {
         &self,
         lease: &mut Lease,
         counted: Option<i64>,
-    ) -> Result<(Returned, Option<i64>), Error> {
-        let Receipt { app, place, .. } = &self.failed.receipt;
+    ) -> Result<(FailOutcome, Option<i64>), Error> {
+        let LeaseToken { app, place, .. } = &self.failed.receipt;
         let before = triggers::hold_standing(lease, *app, &place.trigger).await?;
         let Some(before) = before else {
-            return Ok((Returned::Kept, counted));
+            return Ok((FailOutcome::Kept, counted));
         };
         let mut standing = before;
         let returned = standing.fail(counted, self.failed);
@@ -168,7 +169,7 @@ impl Failing<'_> {
     }
 
     async fn give_up(&self, lease: &mut Lease, reason: DeadReason, size: i32) -> Result<(), Error> {
-        let Failed {
+        let FailedAttempt {
             receipt,
             now,
             error,

@@ -22,7 +22,7 @@ pub(super) struct Integers {
 
 /// The value of a live entry, and its expiry.
 #[derive(Clone)]
-pub(super) struct Held {
+pub(super) struct Current {
     value: Value,
     expires_at: Option<Timestamp>,
 }
@@ -33,8 +33,8 @@ pub(super) fn added_to(op: &Op) -> Option<Address<'_>> {
 }
 
 /// Decodes the rows of `NUMBERS`.
-pub(super) fn held(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Held>, Error> {
-    let held = |row: &PgRow| -> Result<Held, Error> {
+pub(super) fn held(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Current>, Error> {
+    let held = |row: &PgRow| -> Result<Current, Error> {
         let expires_at: Option<i64> = row.try_get(2)?;
         let number: Option<String> = row.try_get(3)?;
         // A value that is not a number is not an integer either, like bytes.
@@ -43,7 +43,7 @@ pub(super) fn held(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Held>, Error>
             None => Value::Bytes(Vec::new()),
         };
         let expires_at = expires_at.map(Timestamp);
-        Ok(Held { value, expires_at })
+        Ok(Current { value, expires_at })
     };
     rows.iter()
         .map(|row| Ok((address_of(row)?, held(row)?)))
@@ -53,9 +53,9 @@ pub(super) fn held(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Held>, Error>
 /// Replaces each increment with a set of its sum, after the effects of the operations before it.
 pub(super) fn lower(
     write: &WriteBatch,
-    held: &BTreeMap<Address<'_>, Held>,
+    held: &BTreeMap<Address<'_>, Current>,
 ) -> Result<Integers, StoreError> {
-    let mut left: BTreeMap<Address<'_>, Option<Held>> = BTreeMap::new();
+    let mut left: BTreeMap<Address<'_>, Option<Current>> = BTreeMap::new();
     let mut ops = Vec::with_capacity(write.ops.len());
     let mut sums = Sums::new();
     for (at, op) in write.ops.iter().enumerate() {
@@ -87,11 +87,11 @@ pub(super) fn lower(
 }
 
 /// Returns the live entry after an operation.
-fn leaves(op: &Op, now: Timestamp) -> Option<Held> {
+fn leaves(op: &Op, now: Timestamp) -> Option<Current> {
     match op {
         Op::Set {
             value, expires_at, ..
-        } => expires_at.is_none_or(|at| at > now).then(|| Held {
+        } => expires_at.is_none_or(|at| at > now).then(|| Current {
             value: value.clone(),
             expires_at: *expires_at,
         }),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     fn lowered(ops: Vec<Op>) -> Result<Integers, StoreError> {
-        let number = |text: &str| Held {
+        let number = |text: &str| Current {
             value: Value::json(text, 100).unwrap(),
             expires_at: Some(Timestamp(200)),
         };

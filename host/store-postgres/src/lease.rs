@@ -1,7 +1,7 @@
 //! A connection leased for one statement or one transaction.
 
 use super::classify::{ends_connection, foreign_session};
-use super::pool::{Held, Statement};
+use super::pool::{PooledConnection, Statement};
 use super::sessions::SharedSession;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Error, PgConnection};
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 /// either a usable connection or none.
 pub(super) struct Lease {
     /// `None` only while it is dropped.
-    held: Option<Held>,
+    held: Option<PooledConnection>,
     patience: Duration,
     /// A statement was sent and its result was not read to the end.
     busy: bool,
@@ -22,7 +22,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(held: Held, patience: Duration) -> Lease {
+    pub(super) fn new(held: PooledConnection, patience: Duration) -> Lease {
         Lease {
             held: Some(held),
             patience,
@@ -116,7 +116,7 @@ impl Drop for Lease {
 }
 
 /// Ends what a connection was doing and returns it to the pool, or closes it if that fails.
-async fn clear(mut held: Held, in_transaction: bool, patience: Duration) {
+async fn clear(mut held: PooledConnection, in_transaction: bool, patience: Duration) {
     let connection = &mut held.open.connection;
     let cleared = if in_transaction {
         let roll_back = sqlx::raw_sql("ROLLBACK").execute(connection);

@@ -3,14 +3,18 @@
 use super::lease::Lease;
 use super::pool::Statement;
 use super::sql::{LOCK_APP, letters as sql, registry::LOCK_APP_ALONE};
-use super::transaction::Stop;
+use super::transaction::Abort;
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, Letters, Timestamp, TriggerName};
+use kvasm_core::{AppId, DeadLetterFilter, Timestamp, TriggerName};
 use sqlx::Row;
 
 /// Binds the app and a filter of dead letters as the first parameters of a statement.
-pub(super) fn these(text: &'static str, app: AppId, letters: &Letters) -> Statement<'static> {
-    let Letters {
+pub(super) fn these(
+    text: &'static str,
+    app: AppId,
+    letters: &DeadLetterFilter,
+) -> Statement<'static> {
+    let DeadLetterFilter {
         ids,
         trigger,
         reason,
@@ -27,7 +31,7 @@ pub(super) fn these(text: &'static str, app: AppId, letters: &Letters) -> Statem
         .bind(until.map(|at| at.0))
 }
 
-async fn lock_app(lease: &mut Lease, text: &'static str, app: AppId) -> Result<(), Stop> {
+async fn lock_app(lease: &mut Lease, text: &'static str, app: AppId) -> Result<(), Abort> {
     let rows = lease.run(sqlx::query(text).bind(app.uuid())).await?;
     match rows.is_empty() {
         true => Err(StoreError::AppNotFound)?,
@@ -38,10 +42,10 @@ async fn lock_app(lease: &mut Lease, text: &'static str, app: AppId) -> Result<(
 pub(super) async fn replay(
     lease: &mut Lease,
     app: AppId,
-    letters: &Letters,
+    letters: &DeadLetterFilter,
     limit: u32,
     at: Timestamp,
-) -> Result<u64, Stop> {
+) -> Result<u64, Abort> {
     lock_app(lease, LOCK_APP_ALONE, app).await?;
     let statement = these(sql::REPLAY, app, letters).bind(i64::from(limit));
     let slot = lease.slot();
@@ -52,9 +56,9 @@ pub(super) async fn replay(
 pub(super) async fn discard(
     lease: &mut Lease,
     app: AppId,
-    letters: &Letters,
+    letters: &DeadLetterFilter,
     limit: u32,
-) -> Result<u64, Stop> {
+) -> Result<u64, Abort> {
     lock_app(lease, LOCK_APP, app).await?;
     let statement = these(sql::DISCARD, app, letters).bind(i64::from(limit));
     let slot = lease.slot();

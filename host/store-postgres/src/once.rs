@@ -8,7 +8,7 @@ use super::batch::failed_checks;
 use super::commit::{SetRow, version_number};
 use super::plan::{Address, address};
 use super::pool::{Pool, Statement};
-use super::transaction::Stop;
+use super::transaction::Abort;
 use super::{read, sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{Applied, Check, Committed, Expect, Op, Version, WriteBatch};
@@ -24,7 +24,7 @@ struct Asked<'b> {
 }
 
 /// The keys of a batch, in lock order.
-pub(super) struct Once<'b> {
+pub(super) struct SingleTrip<'b> {
     write: &'b WriteBatch,
     keys: BTreeMap<Address<'b>, Asked<'b>>,
 }
@@ -42,9 +42,9 @@ fn expected(expect: Expect) -> i64 {
     }
 }
 
-impl<'b> Once<'b> {
+impl<'b> SingleTrip<'b> {
     /// Converts a batch; `None` if it requires a transaction.
-    pub(super) fn of(write: &'b WriteBatch) -> Option<Once<'b>> {
+    pub(super) fn of(write: &'b WriteBatch) -> Option<SingleTrip<'b>> {
         if write.audit.is_some() {
             return None;
         }
@@ -62,11 +62,11 @@ impl<'b> Once<'b> {
                 return None;
             }
         }
-        Some(Once { write, keys })
+        Some(SingleTrip { write, keys })
     }
 
     /// Commits the batch; `None` if a trigger watches its changes.
-    pub(super) async fn commit(&self, pool: &Pool) -> Result<Option<Committed>, Stop> {
+    pub(super) async fn commit(&self, pool: &Pool) -> Result<Option<Committed>, Abort> {
         let rows = pool.write(|slot| self.statement(slot)).await?;
         let mut found = BTreeMap::new();
         let mut refused = false;
@@ -141,7 +141,7 @@ fn applied(op: &Op, found: &BTreeMap<Address<'_>, Option<u64>>) -> Option<Applie
 }
 
 /// Commits a batch that only has checks.
-pub(super) async fn check(pool: &Pool, write: &WriteBatch) -> Result<Committed, Stop> {
+pub(super) async fn check(pool: &Pool, write: &WriteBatch) -> Result<Committed, Abort> {
     let addresses = write.checks.iter().map(checked);
     let (collections, keys): (Vec<_>, Vec<_>) = addresses.unzip();
     let statement = || {

@@ -6,8 +6,9 @@ use super::{PostgresStore, classify::store_error, handling, letters, outstanding
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
-    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Outstanding, Place, Queue,
-    Receipt, Returned, SchedulePlace, Tick, Timestamp, Trigger, TriggerName, chain_of,
+    AppId, Claim, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DueSchedule,
+    FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, Timestamp,
+    Trigger, TriggerName, chain_of,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -66,15 +67,15 @@ impl Outbox for PostgresStore {
         }
     }
 
-    async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
+    async fn renew(&self, receipt: &LeaseToken, until: Timestamp) -> Result<bool, StoreError> {
         handling::renew(&self.pool, receipt, until).await
     }
 
-    async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError> {
+    async fn fail(&self, failed: &FailedAttempt) -> Result<FailOutcome, StoreError> {
         handling::fail(&self.pool, failed).await
     }
 
-    async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError> {
+    async fn release(&self, receipt: &LeaseToken, now: Timestamp) -> Result<bool, StoreError> {
         handling::release(&self.pool, receipt, now).await
     }
 
@@ -91,8 +92,8 @@ impl Outbox for PostgresStore {
     async fn outstanding(
         &self,
         app: AppId,
-        which: &Outstanding,
-        after: Option<&Place>,
+        which: &DeliveryFilter,
+        after: Option<&DeliveryKey>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
         // Below every delivery key: no trigger has an empty name.
@@ -110,7 +111,7 @@ impl Outbox for PostgresStore {
     async fn count_deliveries(
         &self,
         app: AppId,
-        which: &Outstanding,
+        which: &DeliveryFilter,
         limit: u32,
     ) -> Result<u64, StoreError> {
         let statement =
@@ -120,7 +121,7 @@ impl Outbox for PostgresStore {
 
     async fn schedules(
         &self,
-        after: Option<&SchedulePlace>,
+        after: Option<&SchedulePosition>,
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<DueSchedule>, StoreError> {
@@ -137,7 +138,7 @@ impl Outbox for PostgresStore {
         all(&self.pool.read(statement).await?, rows::schedule)
     }
 
-    async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {
+    async fn tick(&self, tick: &ScheduleTick) -> Result<bool, StoreError> {
         let statement = |_| {
             let statement = sqlx::query(trigger_sql::TICK).bind(tick.queue.app.uuid());
             statement
@@ -156,7 +157,7 @@ impl Outbox for PostgresStore {
     async fn dead_letters(
         &self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         before: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, StoreError> {
@@ -171,7 +172,7 @@ impl Outbox for PostgresStore {
     async fn count_dead_letters(
         &self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         limit: u32,
     ) -> Result<u64, StoreError> {
         let statement = || letters::these(letters_sql::COUNT, app, letters).bind(i64::from(limit));

@@ -3,16 +3,16 @@
 use super::lease::Lease;
 use super::pool::Statement;
 use super::sql::{LOCK_APP, outbox as sql};
-use super::transaction::Stop;
+use super::transaction::Abort;
 use super::usage::{Delta, count_always};
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, Outstanding, Timestamp, TriggerName};
+use kvasm_core::{AppId, DeliveryFilter, Timestamp, TriggerName};
 use sqlx::{Error, Row};
 use std::collections::BTreeSet;
 
 /// Binds the app and a filter of deliveries as the first parameters of a statement.
-pub(super) fn these(text: &'static str, app: AppId, which: &Outstanding) -> Statement<'static> {
-    let Outstanding {
+pub(super) fn these(text: &'static str, app: AppId, which: &DeliveryFilter) -> Statement<'static> {
+    let DeliveryFilter {
         events,
         trigger,
         from,
@@ -30,10 +30,10 @@ pub(super) fn these(text: &'static str, app: AppId, which: &Outstanding) -> Stat
 pub(super) async fn discard(
     lease: &mut Lease,
     app: AppId,
-    which: &Outstanding,
+    which: &DeliveryFilter,
     limit: u32,
     now: Timestamp,
-) -> Result<u64, Stop> {
+) -> Result<u64, Abort> {
     let held = lease.run(sqlx::query(LOCK_APP).bind(app.uuid())).await?;
     if held.is_empty() {
         Err(StoreError::AppNotFound)?;

@@ -19,7 +19,7 @@ pub(super) fn address(op: &Op) -> Address<'_> {
 /// The plan of a batch.
 pub(super) struct Plan<'b> {
     /// Every key that a check or an operation names.
-    pub(super) keys: BTreeMap<Address<'b>, Fate<'b>>,
+    pub(super) keys: BTreeMap<Address<'b>, KeyPlan<'b>>,
     answers: Vec<Answer<'b>>,
     /// The number of versions to draw for sets that are replaced in the same batch.
     pub(super) draws: usize,
@@ -28,14 +28,14 @@ pub(super) struct Plan<'b> {
 
 /// What happens to one key.
 #[derive(Default)]
-pub(super) struct Fate<'b> {
+pub(super) struct KeyPlan<'b> {
     /// Its last operation, if any.
     pub(super) last: Option<&'b Op>,
     /// Whether an operation before the last leaves it absent.
     absent_before: bool,
 }
 
-impl Fate<'_> {
+impl KeyPlan<'_> {
     pub(super) fn is_set(&self) -> bool {
         matches!(self.last, Some(Op::Set { .. } | Op::Increment { .. }))
     }
@@ -99,7 +99,7 @@ impl Done {
 
 impl<'b> Plan<'b> {
     pub(super) fn new(checks: &'b [Check], ops: &'b [Op], now: Timestamp) -> Plan<'b> {
-        let mut keys: BTreeMap<Address<'b>, Fate<'b>> = BTreeMap::new();
+        let mut keys: BTreeMap<Address<'b>, KeyPlan<'b>> = BTreeMap::new();
         for check in checks {
             let address = (check.collection.as_str(), check.key.as_str());
             keys.entry(address).or_default();
@@ -113,14 +113,14 @@ impl<'b> Plan<'b> {
             draws: 0,
             has_checks: !checks.is_empty(),
         };
-        let mut left: BTreeMap<Address<'b>, Left> = BTreeMap::new();
+        let mut left: BTreeMap<Address<'b>, KeyState> = BTreeMap::new();
         for op in ops {
             plan.answer(op, left.entry(address(op)).or_default(), now);
         }
         plan
     }
 
-    fn answer(&mut self, op: &'b Op, left: &mut Left, now: Timestamp) {
+    fn answer(&mut self, op: &'b Op, left: &mut KeyState, now: Timestamp) {
         let at = address(op);
         let Some(fate) = self.keys.get_mut(&at) else {
             return;
@@ -133,10 +133,10 @@ impl<'b> Plan<'b> {
                 Answer::Drawn(self.draws - 1)
             }
             Op::Delete { .. } => match left {
-                Left::Untouched if fate.is_set() => Answer::Found(at),
-                Left::Untouched => Answer::Removed(at),
-                Left::Live(drawn) => Answer::Known(Some(*drawn)),
-                Left::Absent => Answer::Known(None),
+                KeyState::Untouched if fate.is_set() => Answer::Found(at),
+                KeyState::Untouched => Answer::Removed(at),
+                KeyState::Live(drawn) => Answer::Known(Some(*drawn)),
+                KeyState::Absent => Answer::Known(None),
             },
         };
         self.answers.push(answer);
@@ -144,17 +144,17 @@ impl<'b> Plan<'b> {
             (Op::Set { expires_at, .. }, Answer::Drawn(drawn))
                 if expires_at.is_none_or(|at| at > now) =>
             {
-                Left::Live(drawn)
+                KeyState::Live(drawn)
             }
-            _ => Left::Absent,
+            _ => KeyState::Absent,
         };
-        fate.absent_before |= !is_last && matches!(left, Left::Absent);
+        fate.absent_before |= !is_last && matches!(left, KeyState::Absent);
     }
 
     /// Returns whether the batch depends on the state before it. Increments that are not resolved
     /// yet count as sets of entries that may have expired.
     pub(super) fn needs_state(&self) -> bool {
-        self.has_checks || self.keys.values().any(Fate::starts_anew)
+        self.has_checks || self.keys.values().any(KeyPlan::starts_anew)
     }
 
     /// Returns the results of all operations; `None` if the database omitted one.
@@ -175,7 +175,7 @@ impl<'b> Plan<'b> {
 
 /// The state of a key after the operations so far.
 #[derive(Default)]
-enum Left {
+enum KeyState {
     #[default]
     Untouched,
     /// A set whose version was drawn.

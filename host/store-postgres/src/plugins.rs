@@ -3,7 +3,7 @@
 use super::change::signed;
 use super::lease::Lease;
 use super::sql::registry as sql;
-use super::transaction::Stop;
+use super::transaction::Abort;
 use super::{registry, triggers};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Audit, NewPlugin, PluginVersion, Timestamp, room_for_version};
@@ -13,7 +13,7 @@ pub(super) async fn add(
     lease: &mut Lease,
     plugin: &NewPlugin,
     audit: &Audit,
-) -> Result<PluginVersion, Stop> {
+) -> Result<PluginVersion, Abort> {
     let at = audit.at;
     let app = plugin.app.uuid();
     let rows = lease.run(sqlx::query(sql::NEXT_VERSION).bind(app)).await?;
@@ -48,7 +48,7 @@ pub(super) async fn add(
 }
 
 /// Locks the app. Returns its active version, if any.
-async fn active(lease: &mut Lease, app: AppId) -> Result<Option<PluginVersion>, Stop> {
+async fn active(lease: &mut Lease, app: AppId) -> Result<Option<PluginVersion>, Abort> {
     let rows = lease.run(sqlx::query(sql::ACTIVE).bind(app.uuid())).await?;
     let row = rows.first().ok_or(StoreError::AppNotFound)?;
     Ok(registry::optional_version(row, 0)?)
@@ -59,7 +59,7 @@ pub(super) async fn activate(
     app: AppId,
     version: PluginVersion,
     at: Timestamp,
-) -> Result<(), Stop> {
+) -> Result<(), Abort> {
     let before = active(lease, app).await?;
     if !switch_to(lease, app, version, at).await? {
         Err(StoreError::PluginNotFound(version))?;
@@ -81,7 +81,7 @@ async fn switch_to(
     app: AppId,
     version: PluginVersion,
     at: Timestamp,
-) -> Result<bool, Stop> {
+) -> Result<bool, Abort> {
     let number = i64::from(version.0);
     let statement = sqlx::query(sql::OFFERED).bind(app.uuid()).bind(number);
     let rows = lease.run(statement).await?;
@@ -99,7 +99,7 @@ pub(super) async fn roll_back(
     lease: &mut Lease,
     app: AppId,
     at: Timestamp,
-) -> Result<PluginVersion, Stop> {
+) -> Result<PluginVersion, Abort> {
     let active = active(lease, app).await?;
     let active = active.ok_or(StoreError::NothingToRollBackTo)?;
     let statement = sqlx::query(sql::PLUGIN).bind(app.uuid());
@@ -118,7 +118,7 @@ pub(super) async fn delete(
     lease: &mut Lease,
     app: AppId,
     version: PluginVersion,
-) -> Result<bool, Stop> {
+) -> Result<bool, Abort> {
     if active(lease, app).await? == Some(version) {
         Err(StoreError::PluginActive(version))?;
     }

@@ -46,7 +46,7 @@ pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 /// The connections of one store.
 pub(super) struct Pool {
     connector: Connector,
-    kept: Arc<Kept>,
+    kept: Arc<IdleConnections>,
     /// One for each connection that may be in use.
     permits: Arc<Semaphore>,
     /// The number of permits.
@@ -86,7 +86,7 @@ impl Pool {
         let waited = timeout(self.acquire_timeout, async {
             let permit = Arc::clone(&self.permits).acquire_owned().await;
             let permit = permit.map_err(|_| Error::PoolClosed)?;
-            let held = Held {
+            let held = PooledConnection {
                 open: self.take_or_open(&mut refusal).await?,
                 _permit: permit,
                 kept: Arc::clone(&self.kept),
@@ -183,14 +183,14 @@ pub(super) struct Open {
 }
 
 /// A connection in use, with its permit. It is closed when dropped.
-pub(super) struct Held {
+pub(super) struct PooledConnection {
     pub(super) open: Open,
     /// Released when the connection is returned or closed.
     _permit: OwnedSemaphorePermit,
-    kept: Arc<Kept>,
+    kept: Arc<IdleConnections>,
 }
 
-impl Held {
+impl PooledConnection {
     /// Returns the connection to the pool. It must be idle.
     pub(super) fn give_back(self) {
         self.kept.put(self.open);
@@ -205,7 +205,7 @@ impl Held {
 
 /// The idle connections.
 #[derive(Default)]
-struct Kept {
+struct IdleConnections {
     idle: Mutex<IdleList>,
 }
 
@@ -222,7 +222,7 @@ struct Idle {
     since: Instant,
 }
 
-impl Kept {
+impl IdleConnections {
     /// Takes a connection that works.
     async fn take(&self) -> Option<Open> {
         loop {

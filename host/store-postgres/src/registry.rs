@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
-    App, AppId, AppLimits, AppName, Audit, Digest, Exports, Generation, Letters, LimitsPatch,
-    NewPlugin, NewTrigger, Outstanding, Plugin, PluginVersion, SecretHash, Timestamp, Token,
-    TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    App, AppId, AppLimits, AppName, Audit, DeadLetterFilter, DeliveryFilter, Digest, Exports,
+    Generation, LimitsPatch, NewPlugin, NewTrigger, Plugin, PluginVersion, SecretHash, Timestamp,
+    Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgRow;
@@ -151,7 +151,7 @@ impl Registry for PostgresStore {
     async fn discard_deliveries(
         &self,
         app: AppId,
-        which: Outstanding,
+        which: DeliveryFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
@@ -179,7 +179,7 @@ impl Registry for PostgresStore {
     async fn replay(
         &self,
         app: AppId,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
@@ -193,7 +193,7 @@ impl Registry for PostgresStore {
     async fn discard(
         &self,
         app: AppId,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {

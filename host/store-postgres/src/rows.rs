@@ -3,9 +3,9 @@
 use super::read;
 use super::registry::{damaged, narrow, optional_version};
 use kvasm_core::{
-    AppId, Changes, Collection, DeadLetter, Delivery, Digest, DueSchedule, Event, Happening,
-    JsonText, Key, Origin, Pause, Place, Policy, Queue, Schedule, SchedulePlace, Standing,
-    Timestamp, Trigger, TriggerName, Value, Watch,
+    AppId, Changes, Collection, DeadLetter, Delivery, DeliveryKey, Digest, DueSchedule, Event,
+    EventKind, JsonText, Key, Origin, Pause, Policy, Queue, Schedule, SchedulePosition, Timestamp,
+    Trigger, TriggerHealth, TriggerName, Value, Watch,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -77,11 +77,11 @@ pub(super) fn trigger(row: &PgRow, first: usize) -> Result<Trigger, Error> {
 }
 
 /// Decodes the health of a trigger, starting at `first`.
-pub(super) fn standing(row: &PgRow, first: usize) -> Result<Standing, Error> {
+pub(super) fn standing(row: &PgRow, first: usize) -> Result<TriggerHealth, Error> {
     let paused: Option<&str> = row.try_get(first)?;
     let pauses = [Pause::Operator, Pause::Failures];
     let pause = |word| pauses.into_iter().find(|pause| pause_word(*pause) == word);
-    Ok(Standing {
+    Ok(TriggerHealth {
         paused: paused.and_then(pause),
         failures: number(row, first + 1)?,
         series: row.try_get(first + 2)?,
@@ -95,7 +95,7 @@ pub(super) fn standing(row: &PgRow, first: usize) -> Result<Standing, Error> {
 pub(super) fn schedule(row: &PgRow) -> Result<DueSchedule, Error> {
     let app: uuid::Uuid = row.try_get(0)?;
     Ok(DueSchedule {
-        place: SchedulePlace {
+        place: SchedulePosition {
             queue: Queue {
                 app: AppId::from(app),
                 trigger: name(row, 1)?,
@@ -137,7 +137,7 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
         "set" => {
             let (collection, key) = entry()?;
             let json: Option<String> = row.try_get(first + 7)?;
-            Happening::Set {
+            EventKind::Set {
                 collection,
                 key,
                 version: read::version(row, first + 6)?,
@@ -150,13 +150,13 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
         "delete" => {
             let (collection, key) = entry()?;
             let version = read::version(row, first + 6)?;
-            Happening::Deleted {
+            EventKind::Deleted {
                 collection,
                 key,
                 version,
             }
         }
-        _ => Happening::Due,
+        _ => EventKind::Due,
     };
     Ok(Event {
         id: row.try_get(first)?,
@@ -170,7 +170,7 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
 /// Decodes the columns of `delivery_columns!`, and the policy after them.
 pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
     Ok(Delivery {
-        place: Place {
+        place: DeliveryKey {
             trigger: name(row, 0)?,
             chain: row.try_get(1)?,
             seq: row.try_get(2)?,

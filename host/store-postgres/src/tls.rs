@@ -91,7 +91,7 @@ mod unix {
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::Tls(error.into()))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Unread))
+            .with_custom_certificate_verifier(Arc::new(NoVerifier))
             .with_no_client_auth();
         let name = ServerName::try_from(host.to_owned());
         let name = name.map_err(|error| Error::Tls(error.into()))?;
@@ -102,9 +102,9 @@ mod unix {
     /// Accepts every certificate and every signature: since the certificate is not verified, a
     /// signature with its key proves nothing.
     #[derive(Debug)]
-    struct Unread;
+    struct NoVerifier;
 
-    impl ServerCertVerifier for Unread {
+    impl ServerCertVerifier for NoVerifier {
         fn verify_server_cert(
             &self,
             _: &CertificateDer<'_>,

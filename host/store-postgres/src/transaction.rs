@@ -13,39 +13,39 @@ pub(super) trait Work: Sync {
     type Done: Send;
 
     /// Runs the statements between BEGIN and COMMIT.
-    async fn run(&self, lease: &mut Lease) -> Result<Self::Done, Stop>;
+    async fn run(&self, lease: &mut Lease) -> Result<Self::Done, Abort>;
 }
 
 /// Why an attempt ended without a commit.
-pub(super) enum Stop {
+pub(super) enum Abort {
     /// With this result.
     Refused(StoreError),
     Error(Error),
 }
 
-impl From<Error> for Stop {
-    fn from(error: Error) -> Stop {
-        Stop::Error(error)
+impl From<Error> for Abort {
+    fn from(error: Error) -> Abort {
+        Abort::Error(error)
     }
 }
 
-impl From<StoreError> for Stop {
-    fn from(error: StoreError) -> Stop {
-        Stop::Refused(error)
+impl From<StoreError> for Abort {
+    fn from(error: StoreError) -> Abort {
+        Abort::Refused(error)
     }
 }
 
-impl From<Stop> for StoreError {
-    fn from(stop: Stop) -> StoreError {
+impl From<Abort> for StoreError {
+    fn from(stop: Abort) -> StoreError {
         match stop {
-            Stop::Refused(error) => error,
-            Stop::Error(error) => store_error(error),
+            Abort::Refused(error) => error,
+            Abort::Error(error) => store_error(error),
         }
     }
 }
 
 /// Runs work in a transaction, and retries it if it loses a race.
-pub(super) async fn transact<W: Work>(pool: &Pool, work: &W) -> Result<W::Done, Stop> {
+pub(super) async fn transact<W: Work>(pool: &Pool, work: &W) -> Result<W::Done, Abort> {
     let mut reconnected = false;
     for _ in 0..ATTEMPTS {
         let mut lease = pool.lease().await?;
@@ -53,23 +53,23 @@ pub(super) async fn transact<W: Work>(pool: &Pool, work: &W) -> Result<W::Done, 
             Ok(done) => match lease.commit().await {
                 Ok(()) => return Ok(done),
                 Err(error) if lost_race(&error) => continue,
-                Err(error) => return Err(Stop::Error(error)),
+                Err(error) => return Err(Abort::Error(error)),
             },
             Err(stop) => stop,
         };
         lease.roll_back().await;
         match stop {
-            Stop::Error(error) if lost_race(&error) => {}
+            Abort::Error(error) if lost_race(&error) => {}
             // Nothing was committed, so it is safe to retry once.
-            Stop::Error(error) if lost_connection(&error) && !reconnected => reconnected = true,
+            Abort::Error(error) if lost_connection(&error) && !reconnected => reconnected = true,
             stop => return Err(stop),
         }
     }
     let why = format!("{ATTEMPTS} attempts lost a race against other transactions");
-    Err(Stop::Refused(StoreError::Unavailable(why.into())))
+    Err(Abort::Refused(StoreError::Unavailable(why.into())))
 }
 
-async fn attempt<W: Work>(lease: &mut Lease, work: &W) -> Result<W::Done, Stop> {
+async fn attempt<W: Work>(lease: &mut Lease, work: &W) -> Result<W::Done, Abort> {
     lease.begin().await?;
     work.run(lease).await
 }

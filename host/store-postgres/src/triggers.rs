@@ -6,17 +6,17 @@ use super::lease::Lease;
 use super::pool::Statement;
 use super::rows::{self, origin_word, pause_word};
 use super::sql::{registry::ACTIVE, triggers as sql};
-use super::transaction::Stop;
+use super::transaction::Abort;
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;
 use kvasm_core::{
-    AppId, Changes, DeclaredTrigger, Exports, NewTrigger, Policy, Standing, Timestamp, Trigger,
-    TriggerDeletion, TriggerName, Watch,
+    AppId, Changes, DeclaredTrigger, Exports, NewTrigger, Policy, Timestamp, Trigger,
+    TriggerDeletion, TriggerHealth, TriggerName, Watch,
 };
 use sqlx::{Error, Row};
 use std::collections::BTreeMap;
 
-async fn hold_app(lease: &mut Lease, app: AppId) -> Result<(), Stop> {
+async fn hold_app(lease: &mut Lease, app: AppId) -> Result<(), Abort> {
     let rows = lease.run(sqlx::query(ACTIVE).bind(app.uuid())).await?;
     match rows.is_empty() {
         true => Err(StoreError::AppNotFound)?,
@@ -73,7 +73,7 @@ pub(super) async fn set(
     app: AppId,
     trigger: NewTrigger,
     at: Timestamp,
-) -> Result<Trigger, Stop> {
+) -> Result<Trigger, Abort> {
     hold_app(lease, app).await?;
     let rows = lease.run(on_trigger(sql::TRIGGER, app, &trigger.name));
     let before = rows.await?.first().map(|row| rows::trigger(row, 0));
@@ -105,7 +105,7 @@ async fn write(lease: &mut Lease, app: AppId, trigger: &Trigger) -> Result<(), E
     lease.run(statement).await.map(drop)
 }
 
-fn bind_standing<'q>(statement: Statement<'q>, standing: &Standing) -> Statement<'q> {
+fn bind_standing<'q>(statement: Statement<'q>, standing: &TriggerHealth) -> Statement<'q> {
     statement
         .bind(standing.paused.map(pause_word))
         .bind(i64::from(standing.failures))
@@ -120,7 +120,7 @@ pub(super) async fn hold_standing(
     lease: &mut Lease,
     app: AppId,
     trigger: &TriggerName,
-) -> Result<Option<Standing>, Error> {
+) -> Result<Option<TriggerHealth>, Error> {
     let rows = lease.run(on_trigger(sql::HOLD_STANDING, app, trigger));
     let rows = rows.await?;
     rows.first().map(|row| rows::standing(row, 0)).transpose()
@@ -131,7 +131,7 @@ pub(super) async fn set_standing(
     lease: &mut Lease,
     app: AppId,
     trigger: &TriggerName,
-    standing: &Standing,
+    standing: &TriggerHealth,
 ) -> Result<bool, Error> {
     let statement = on_trigger(sql::SET_STANDING, app, trigger);
     let rows = lease.run(bind_standing(statement, standing)).await?;
@@ -147,7 +147,7 @@ pub(super) async fn delete(
     app: AppId,
     trigger: &TriggerName,
     must_be_idle: bool,
-) -> Result<TriggerDeletion, Stop> {
+) -> Result<TriggerDeletion, Abort> {
     hold_app(lease, app).await?;
     if must_be_idle {
         let rows = lease.run(on_trigger(sql::HAS_DELIVERIES, app, trigger));
@@ -168,7 +168,7 @@ pub(super) async fn pause(
     app: AppId,
     trigger: &TriggerName,
     paused: bool,
-) -> Result<bool, Stop> {
+) -> Result<bool, Abort> {
     hold_app(lease, app).await?;
     let Some(mut standing) = hold_standing(lease, app, trigger).await? else {
         return Ok(false);
@@ -183,7 +183,7 @@ pub(super) async fn declare(
     app: AppId,
     exports: &Exports,
     at: Timestamp,
-) -> Result<(), Stop> {
+) -> Result<(), Abort> {
     let before = count(lease, app).await?;
     // One statement writes a name once; its last declaration counts.
     let declared = exports.triggers.iter().map(|d| (d.name.as_str(), d));

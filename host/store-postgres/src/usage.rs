@@ -11,7 +11,7 @@
 
 use super::lease::Lease;
 use super::sql;
-use super::transaction::Stop;
+use super::transaction::Abort;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, DELIVERIES_MAX, DELIVERY_BYTES, ENTRY_BYTES, Quota, Resource};
 use sqlx::postgres::PgRow;
@@ -72,7 +72,7 @@ pub(super) async fn count(
     app: AppId,
     delta: Delta,
     counting: Counting,
-) -> Result<(), Stop> {
+) -> Result<(), Abort> {
     if delta == Delta::default() {
         return Ok(());
     }

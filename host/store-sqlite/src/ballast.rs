@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const STEPS: u32 = 16;
 
 /// The reserved space file.
-pub(super) struct Ballast {
+pub(super) struct ReservedSpace {
     path: PathBuf,
     bytes: u64,
     state: State,
@@ -39,12 +39,12 @@ enum State {
     Released,
 }
 
-impl Ballast {
+impl ReservedSpace {
     /// Creates the state for a database. The file is neither checked nor created yet.
-    pub(super) fn of(options: &SqliteOptions) -> Ballast {
+    pub(super) fn of(options: &SqliteOptions) -> ReservedSpace {
         let mut path = options.path.clone().into_os_string();
         path.push("-ballast");
-        Ballast {
+        ReservedSpace {
             path: path.into(),
             bytes: options.ballast,
             state: State::Without,
@@ -197,7 +197,7 @@ mod tests {
         assert!(taken >= options.ballast, "{taken} bytes on the disk");
 
         let connection = Connection::open(&options.path).unwrap();
-        let mut ballast = Ballast::of(&options);
+        let mut ballast = ReservedSpace::of(&options);
         ballast.keep(&connection);
         assert!(!ballast.is_released());
         // Another process finds no space.

@@ -33,7 +33,7 @@ mod upkeep;
 mod writer;
 
 use async_trait::async_trait;
-use ballast::Ballast;
+use ballast::ReservedSpace;
 use kvasm_core::store::{Migrate, Store, StoreError};
 use kvasm_core::{
     App, AppId, AppName, Collection, Committed, Entry, Generation, Key, Link, ListQuery, Page,
@@ -41,7 +41,7 @@ use kvasm_core::{
 };
 use kvasm_metrics::Metrics;
 use log_head::{LogHead, Remembered};
-use places::Places;
+use places::ReadLimiter;
 use read::Readers;
 use rusqlite::Connection;
 pub use shrink::IncrementalVacuum;
@@ -103,8 +103,8 @@ pub struct SqliteStore {
     readers: Arc<Readers>,
     generation: Remembered<Generation>,
     writer: Writer,
-    places: Places,
-    cold_places: Places,
+    places: ReadLimiter,
+    cold_places: ReadLimiter,
     path: PathBuf,
     log_watch: Arc<LogWatch>,
     // Dropped last, after the writer's connection.
@@ -120,7 +120,7 @@ impl SqliteStore {
     /// database, was migrated by a newer version, or has an older schema that may not be migrated.
     pub async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreError> {
         create_private(&options.path).map_err(error::host)?;
-        let mut ballast = Ballast::of(&options);
+        let mut ballast = ReservedSpace::of(&options);
         match schema::migrate(&options).await {
             // Opening needs a little space, too.
             Err(error) if error::may_be_full(&error) && ballast.release() => {
@@ -136,8 +136,8 @@ impl SqliteStore {
             generation: Remembered::new(LogHead::of(first)),
             readers: Arc::new(readers),
             writer: Writer::start(&options, ballast)?,
-            places: Places::long(),
-            cold_places: Places::cold(),
+            places: ReadLimiter::long(),
+            cold_places: ReadLimiter::cold(),
             path: options.path,
             log_watch: Arc::default(),
             _kept: kept,

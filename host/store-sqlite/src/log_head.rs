@@ -24,7 +24,7 @@ const REGION_BYTES: i32 = 32 * 1024;
 /// The end of the log. It is unique for each commit: it includes a counter of commits, the salt of
 /// the log and a checksum over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head([u32; WORDS]);
+pub(super) struct WalHead([u32; WORDS]);
 
 /// The header of a database's WAL index.
 pub(super) struct LogHead {
@@ -38,7 +38,7 @@ pub(super) struct Remembered<T> {
     /// Without it, every read is made.
     log_head: Option<LogHead>,
     /// With a head that was taken before the read.
-    last: Mutex<Option<(Head, T)>>,
+    last: Mutex<Option<(WalHead, T)>>,
 }
 
 impl<T: Copy> Remembered<T> {
@@ -88,7 +88,7 @@ impl LogHead {
     }
 
     /// Returns the end of the log; `None` while it is being changed.
-    pub(super) fn now(&self) -> Option<Head> {
+    pub(super) fn now(&self) -> Option<WalHead> {
         // SAFETY: SQLite has mapped 32 KiB there, aligned to a page, until the connection
         // closes, which lives as long as this. The copies are at its start. SQLite writes
         // them in words of any size, which a comparison of both copies detects.
@@ -97,12 +97,12 @@ impl LogHead {
 }
 
 /// Returns the first copy, if the second is equal. Otherwise a write is in progress.
-fn whole(copies: &[[AtomicU32; WORDS]; 2]) -> Option<Head> {
+fn whole(copies: &[[AtomicU32; WORDS]; 2]) -> Option<WalHead> {
     let [first, second] = copies;
     let read = |copy: &[AtomicU32; WORDS]| copy.each_ref().map(|word| word.load(Ordering::Relaxed));
     let head = read(first);
     fence(Ordering::SeqCst);
-    (head == read(second)).then_some(Head(head))
+    (head == read(second)).then_some(WalHead(head))
 }
 
 /// Returns the start of the WAL index of a connection.
@@ -208,7 +208,7 @@ mod tests {
                 writer.execute("UPDATE t SET n = n + 1", []).unwrap();
             }
         });
-        let mut known: Option<(Head, i64)> = None;
+        let mut known: Option<(WalHead, i64)> = None;
         let mut hits = 0;
         while !writes.is_finished() || hits == 0 {
             let head = log_head.now();

@@ -22,27 +22,27 @@ const COLD_PLACES: usize = 16;
 const APPS_MAX: usize = 1_024;
 
 /// The permits.
-pub(super) struct Places {
+pub(super) struct ReadLimiter {
     all: Arc<Semaphore>,
     /// The maximum of one app.
     of_app: usize,
     apps: Mutex<HashMap<Option<AppId>, Weak<Semaphore>>>,
 }
 
-impl Places {
+impl ReadLimiter {
     /// Creates the permits for long reads.
-    pub(super) fn long() -> Places {
+    pub(super) fn long() -> ReadLimiter {
         let processors = available_parallelism().map_or(1, usize::from);
-        Places::of(PLACES_MIN.max(processors / 2))
+        ReadLimiter::of(PLACES_MIN.max(processors / 2))
     }
 
     /// Creates the permits for short reads of pages that are not in memory.
-    pub(super) fn cold() -> Places {
-        Places::of(COLD_PLACES)
+    pub(super) fn cold() -> ReadLimiter {
+        ReadLimiter::of(COLD_PLACES)
     }
 
-    fn of(all: usize) -> Places {
-        Places {
+    fn of(all: usize) -> ReadLimiter {
+        ReadLimiter {
             all: Arc::new(Semaphore::new(all)),
             of_app: all / 2,
             apps: Mutex::default(),
@@ -85,7 +85,7 @@ impl Places {
 }
 
 #[cfg(test)]
-impl Places {
+impl ReadLimiter {
     /// Acquires all permits of an app until the result is dropped.
     pub(super) async fn hold_all_of(&self, app: AppId) -> tokio::sync::OwnedSemaphorePermit {
         let all = u32::try_from(self.of_app).unwrap();
@@ -98,14 +98,14 @@ impl Places {
 mod tests {
     use super::*;
     use crate::{SqliteOptions, SqliteStore};
-    use kvasm_core::Letters;
+    use kvasm_core::DeadLetterFilter;
     use kvasm_core::store::Outbox;
     use std::sync::mpsc;
     use tokio::sync::oneshot;
 
     /// Starts a read that signals that it runs, and ends when released.
     fn held(
-        places: &Arc<Places>,
+        places: &Arc<ReadLimiter>,
         app: AppId,
     ) -> (
         oneshot::Receiver<()>,
@@ -128,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_app_never_gets_all_read_permits() {
-        let places = Arc::new(Places::long());
+        let places = Arc::new(ReadLimiter::long());
         let (one, other) = (AppId::generate(), AppId::generate());
         let mut of_one: Vec<_> = (0..100).map(|_| held(&places, one)).collect();
         // As many as are allowed run.
@@ -149,7 +149,7 @@ mod tests {
         }
     }
 
-    impl Places {
+    impl ReadLimiter {
         fn all_places(&self) -> usize {
             PLACES_MIN.max(available_parallelism().map_or(1, usize::from) / 2)
         }
@@ -163,7 +163,7 @@ mod tests {
         let store = SqliteStore::open(options).await.unwrap();
         let app = AppId::generate();
         let held = store.places.hold_all_of(app).await;
-        let letters = Letters::default();
+        let letters = DeadLetterFilter::default();
         let mut deliveries = store.deliveries(app, None, 101);
         let mut dead_letters = store.dead_letters(app, &letters, None, 16);
         tokio::select! {
@@ -183,7 +183,7 @@ mod tests {
 
     #[tokio::test]
     async fn idle_apps_are_removed_from_the_read_limiter() {
-        let places = Places::long();
+        let places = ReadLimiter::long();
         for _ in 0..3 * APPS_MAX {
             let app = AppId::generate();
             places.run(Some(app), || Ok(())).await.unwrap();

@@ -5,8 +5,9 @@ use super::{SHORT_PAGE, SqliteStore, batch, outbox};
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
-    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Outstanding, Place, Queue,
-    Receipt, Returned, SchedulePlace, Tick, Timestamp, Trigger,
+    AppId, Claim, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DueSchedule,
+    FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, Timestamp,
+    Trigger,
 };
 use uuid::Uuid;
 
@@ -38,7 +39,7 @@ impl Outbox for SqliteStore {
         self.writer.run(work, run).await
     }
 
-    async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError> {
+    async fn renew(&self, receipt: &LeaseToken, until: Timestamp) -> Result<bool, StoreError> {
         let work = Work::of(receipt.app).that_frees();
         let receipt = receipt.clone();
         let run = move |transaction: &mut Transaction<'_>| {
@@ -47,14 +48,14 @@ impl Outbox for SqliteStore {
         self.writer.run(work, run).await
     }
 
-    async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError> {
+    async fn fail(&self, failed: &FailedAttempt) -> Result<FailOutcome, StoreError> {
         let work = Work::of(failed.receipt.app).that_frees();
         let failed = failed.clone();
         let run = move |transaction: &mut Transaction<'_>| outbox::fail(transaction, &failed);
         self.writer.run(work, run).await
     }
 
-    async fn release(&self, receipt: &Receipt, now: Timestamp) -> Result<bool, StoreError> {
+    async fn release(&self, receipt: &LeaseToken, now: Timestamp) -> Result<bool, StoreError> {
         let work = Work::of(receipt.app).that_frees();
         let receipt = receipt.clone();
         let run =
@@ -92,8 +93,8 @@ impl Outbox for SqliteStore {
     async fn outstanding(
         &self,
         app: AppId,
-        which: &Outstanding,
-        after: Option<&Place>,
+        which: &DeliveryFilter,
+        after: Option<&DeliveryKey>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
         let (which, after) = (which.clone(), after.cloned());
@@ -111,7 +112,7 @@ impl Outbox for SqliteStore {
     async fn count_deliveries(
         &self,
         app: AppId,
-        which: &Outstanding,
+        which: &DeliveryFilter,
         limit: u32,
     ) -> Result<u64, StoreError> {
         let which = which.clone();
@@ -122,7 +123,7 @@ impl Outbox for SqliteStore {
 
     async fn schedules(
         &self,
-        after: Option<&SchedulePlace>,
+        after: Option<&SchedulePosition>,
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<DueSchedule>, StoreError> {
@@ -134,7 +135,7 @@ impl Outbox for SqliteStore {
         self.read_short(None, read, later).await
     }
 
-    async fn tick(&self, tick: &Tick) -> Result<bool, StoreError> {
+    async fn tick(&self, tick: &ScheduleTick) -> Result<bool, StoreError> {
         let work = Work::of(tick.queue.app);
         let tick = tick.clone();
         let run = move |transaction: &mut Transaction<'_>| outbox::tick(transaction, &tick);
@@ -144,7 +145,7 @@ impl Outbox for SqliteStore {
     async fn dead_letters(
         &self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         before: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, StoreError> {
@@ -162,7 +163,7 @@ impl Outbox for SqliteStore {
     async fn count_dead_letters(
         &self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         limit: u32,
     ) -> Result<u64, StoreError> {
         let letters = letters.clone();

@@ -88,20 +88,20 @@ struct Account {
 
 /// The apps that the open transaction has touched.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct UsageCounters {
     accounts: HashMap<AppId, Account>,
-    since_savepoint: Option<Since>,
+    since_savepoint: Option<Savepoint>,
 }
 
 /// The changes since the open savepoint.
 #[derive(Default)]
-struct Since {
+struct Savepoint {
     counted: Vec<(AppId, Delta)>,
     /// The apps that were read: the row may be rolled back.
     opened: Vec<AppId>,
 }
 
-impl Tally {
+impl UsageCounters {
     /// Reads an app's row unless it was already read.
     pub(super) fn open(&mut self, connection: &Connection, app: AppId) -> Result<(), StoreError> {
         if let Entry::Vacant(place) = self.accounts.entry(app) {
@@ -166,7 +166,7 @@ impl Tally {
 
     /// Starts a savepoint: later counts can be undone.
     pub(super) fn save(&mut self) {
-        self.since_savepoint = Some(Since::default());
+        self.since_savepoint = Some(Savepoint::default());
     }
 
     /// Ends the savepoint and keeps its counts.

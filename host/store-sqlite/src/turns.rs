@@ -10,7 +10,7 @@ const WAITING_MAX: usize = 1024;
 
 /// The receiving end of the writer's channel. Regardless of the number and size of its writes, an
 /// app gets one turn at a time.
-pub(super) struct Turns {
+pub(super) struct FairQueue {
     channel: mpsc::Receiver<Box<dyn Job>>,
     waiting: HashMap<Option<AppId>, VecDeque<Box<dyn Job>>>,
     /// Those with waiting writes, each once, the next one first. Writes of no app take turns as if
@@ -19,9 +19,9 @@ pub(super) struct Turns {
     count: usize,
 }
 
-impl Turns {
-    pub(super) fn new(channel: mpsc::Receiver<Box<dyn Job>>) -> Turns {
-        Turns {
+impl FairQueue {
+    pub(super) fn new(channel: mpsc::Receiver<Box<dyn Job>>) -> FairQueue {
+        FairQueue {
             channel,
             waiting: HashMap::new(),
             order: VecDeque::new(),

@@ -4,11 +4,11 @@
 //! next transaction takes all of them. So there is one wait for the disk per group, and groups grow
 //! with the number of callers.
 
-use super::ballast::{self, Ballast};
+use super::ballast::{self, ReservedSpace};
 use super::links::Links;
 use super::outbox::Watchers;
-use super::tally::Tally;
-use super::turns::Turns;
+use super::tally::UsageCounters;
+use super::turns::FairQueue;
 use super::{SqliteOptions, error, set_cache};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Timestamp};
@@ -141,7 +141,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(
         options: &SqliteOptions,
-        mut ballast: Ballast,
+        mut ballast: ReservedSpace,
     ) -> Result<Writer, StoreError> {
         let connection = open(options).map_err(error::store)?;
         ballast.keep(&connection);
@@ -231,11 +231,11 @@ fn open(options: &SqliteOptions) -> rusqlite::Result<Connection> {
 fn run(
     connection: &Connection,
     queue: mpsc::Receiver<Box<dyn Job>>,
-    mut ballast: Ballast,
+    mut ballast: ReservedSpace,
     busy_timeout: Duration,
     metrics: &Metrics,
 ) {
-    let mut turns = Turns::new(queue);
+    let mut turns = FairQueue::new(queue);
     let (mut watchers, mut links) = (Watchers::default(), Links::default());
     let mut unproved = 0;
     while let Some(first) = turns.wait() {
@@ -270,8 +270,8 @@ fn run(
 fn group(
     transaction: rusqlite::Result<Transaction<'_>>,
     first: Box<dyn Job>,
-    turns: &mut Turns,
-    ballast: &mut Ballast,
+    turns: &mut FairQueue,
+    ballast: &mut ReservedSpace,
     metrics: &Metrics,
 ) {
     let mut transaction = match transaction {
@@ -326,7 +326,7 @@ pub(super) struct Transaction<'c> {
     /// The last assigned version.
     version: i64,
     first_version: i64,
-    pub(super) tally: Tally,
+    pub(super) tally: UsageCounters,
     pub(super) watchers: &'c mut Watchers,
     pub(super) links: &'c mut Links,
     /// A job has panicked: the transaction cannot be trusted.
@@ -367,7 +367,7 @@ impl<'c> Transaction<'c> {
             connection,
             version,
             first_version: version,
-            tally: Tally::default(),
+            tally: UsageCounters::default(),
             watchers,
             links,
             poisoned: false,

@@ -37,9 +37,9 @@ pub struct Call<S> {
 /// A counter of moments, shared by all callers of one history. Unlike a clock, it never returns
 /// the same moment twice, and a moment observed later is greater.
 #[derive(Debug, Default)]
-pub struct Moments(AtomicU64);
+pub struct LogicalClock(AtomicU64);
 
-impl Moments {
+impl LogicalClock {
     /// The next moment.
     pub fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::SeqCst)

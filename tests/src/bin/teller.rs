@@ -5,7 +5,7 @@
 use kvasm::dispatch::Dispatcher;
 use kvasm::model::{Applied, Check, Collection, Expect, Value};
 use kvasm::service::{Batch, Caller, Operation, ServiceError};
-use kvasm_tests::tally::{Tally, key, open, options};
+use kvasm_tests::tally::{CrashApp, key, open, options};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const AHEAD_MAX: u64 = 5;
 async fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let (store, letter) = (&arguments[1], &arguments[2]);
-    let tally = Arc::new(Tally::over(open(store).await).await);
+    let tally = Arc::new(CrashApp::over(open(store).await).await);
     let dispatcher = Dispatcher::new(tally.host.clone(), options());
     let mut tasks = JoinSet::new();
     tasks.spawn(dispatcher.run(std::future::pending()));
@@ -33,7 +33,7 @@ async fn main() {
 
 /// Writes 1, 2, 3 and so on under a key of two collections. No number is written twice,
 /// although a commit of a killed process may still be in progress.
-async fn write(tally: Arc<Tally>, name: String) {
+async fn write(tally: Arc<CrashApp>, name: String) {
     loop {
         let [(last, left), (_, right)] = tally.last(&name).await;
         let mut expected = [left, right].map(|v| v.map_or(Expect::Absent, Expect::Version));
@@ -54,7 +54,7 @@ async fn write(tally: Arc<Tally>, name: String) {
 }
 
 async fn commit(
-    tally: &Tally,
+    tally: &CrashApp,
     name: &str,
     number: u64,
     expected: [Expect; 2],

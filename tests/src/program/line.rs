@@ -7,27 +7,27 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// All bytes that the clients of a server have received.
-pub type Heard = Arc<Mutex<Vec<u8>>>;
+pub type ReceivedBytes = Arc<Mutex<Vec<u8>>>;
 
 /// The longest that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection to a server.
-pub struct Line {
+pub struct RawConnection {
     stream: TcpStream,
     buffer: Vec<u8>,
-    heard: Heard,
+    heard: ReceivedBytes,
 }
 
 /// A response.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -45,7 +45,7 @@ impl Answer {
 
     /// Fails the test unless the response has this status and problem.
     #[track_caller]
-    pub fn expect(self, status: u16, problem: &str) -> Answer {
+    pub fn expect(self, status: u16, problem: &str) -> Response {
         assert_eq!(
             (self.status, self.problem().as_str()),
             (status, problem),
@@ -57,7 +57,7 @@ impl Answer {
     }
 
     #[track_caller]
-    pub fn ok(self) -> Answer {
+    pub fn ok(self) -> Response {
         assert!(
             (200..300).contains(&self.status),
             "{}\n{}",
@@ -84,16 +84,16 @@ pub fn request(method: &str, path: &str, headers: &str, body: &[u8]) -> Vec<u8> 
     [head.as_bytes(), body].concat()
 }
 
-impl Line {
-    pub fn open(address: SocketAddr, heard: Heard) -> Line {
-        Line::try_open(address, heard).unwrap()
+impl RawConnection {
+    pub fn open(address: SocketAddr, heard: ReceivedBytes) -> RawConnection {
+        RawConnection::try_open(address, heard).unwrap()
     }
 
-    pub fn try_open(address: SocketAddr, heard: Heard) -> std::io::Result<Line> {
+    pub fn try_open(address: SocketAddr, heard: ReceivedBytes) -> std::io::Result<RawConnection> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Line {
+        Ok(RawConnection {
             stream,
             buffer: Vec::new(),
             heard,
@@ -150,7 +150,7 @@ impl Line {
     }
 
     /// Reads the next response; none if the connection ends first.
-    pub fn answer(&mut self) -> Option<Answer> {
+    pub fn answer(&mut self) -> Option<Response> {
         let end = loop {
             match find(&self.buffer, b"\r\n\r\n") {
                 Some(at) => break at + 4,
@@ -161,7 +161,7 @@ impl Line {
         let head: Vec<u8> = self.buffer.drain(..end).collect();
         let head = String::from_utf8(head).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut answer = Answer {
+        let mut answer = Response {
             status,
             head,
             body: Vec::new(),
@@ -173,7 +173,7 @@ impl Line {
         Some(answer)
     }
 
-    fn body(&mut self, answer: &Answer) -> Option<Vec<u8>> {
+    fn body(&mut self, answer: &Response) -> Option<Vec<u8>> {
         if let Some(length) = answer.header("content-length") {
             return self.take(length.parse().unwrap());
         }

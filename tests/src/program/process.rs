@@ -1,7 +1,7 @@
 //! The program as a process, with its own home folder.
 
 use super::guest;
-use super::line::{Answer, Heard, Line, PATIENCE, request};
+use super::line::{PATIENCE, RawConnection, ReceivedBytes, Response, request};
 use std::io::{PipeWriter, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The output and the exit status of a command.
-pub struct Ended {
+pub struct CommandOutput {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
@@ -96,7 +96,7 @@ impl Home {
     }
 
     /// Runs the program to its end.
-    pub fn run(&self, arguments: &[&str]) -> Ended {
+    pub fn run(&self, arguments: &[&str]) -> CommandOutput {
         run(self.command(arguments), b"")
     }
 
@@ -126,7 +126,7 @@ impl Home {
             token: String::new(),
             stdout,
             stderr,
-            heard: Heard::default(),
+            heard: ReceivedBytes::default(),
         };
         server.address = server.wait_for_address();
         let printed = server.stdout();
@@ -152,7 +152,7 @@ pub const SERVE: [&str; 5] = [
 ];
 
 /// Runs a command to its end.
-pub fn run(mut command: Command, input: &[u8]) -> Ended {
+pub fn run(mut command: Command, input: &[u8]) -> CommandOutput {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let stdout = collect(child.stdout.take().unwrap());
     let stderr = collect(child.stderr.take().unwrap());
@@ -165,7 +165,7 @@ pub fn run(mut command: Command, input: &[u8]) -> Ended {
             output.1.then(|| output.0.clone())
         })
     };
-    Ended {
+    CommandOutput {
         code: status.code().unwrap(),
         stdout: text(stdout),
         stderr: text(stderr),
@@ -210,7 +210,7 @@ pub struct Server {
     stdout: Output,
     stderr: Output,
     /// All bytes that clients have received.
-    pub heard: Heard,
+    pub heard: ReceivedBytes,
 }
 
 impl Server {
@@ -302,8 +302,8 @@ impl Server {
     }
 
     /// Opens a connection.
-    pub fn open(&self) -> Line {
-        Line::open(self.address, Arc::clone(&self.heard))
+    pub fn open(&self) -> RawConnection {
+        RawConnection::open(self.address, Arc::clone(&self.heard))
     }
 
     /// The authorization header of an administrator.
@@ -312,8 +312,14 @@ impl Server {
     }
 
     /// Sends a request on a new connection. Returns none if there is no response.
-    pub fn try_ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Option<Answer> {
-        let mut line = Line::try_open(self.address, Arc::clone(&self.heard)).ok()?;
+    pub fn try_ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Option<Response> {
+        let mut line = RawConnection::try_open(self.address, Arc::clone(&self.heard)).ok()?;
         let headers = format!("Connection: close\r\n{headers}");
         line.try_send(request(method, path, &headers, body));
         line.answer()
@@ -321,7 +327,7 @@ impl Server {
 
     /// Sends a request as an administrator.
     #[track_caller]
-    pub fn admin(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Answer {
+    pub fn admin(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Response {
         let headers = format!("Content-Type: {kind}\r\n{}", self.authorization());
         self.try_ask(method, path, &headers, body)
             .expect("an answer")
@@ -329,27 +335,27 @@ impl Server {
 
     /// Sends a GET request without a token.
     #[track_caller]
-    pub fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> Response {
         self.try_ask("GET", path, "", b"").expect("an answer")
     }
 
     /// Calls a function without a token.
     #[track_caller]
-    pub fn call(&self, app: &str, function: &str, input: &[u8]) -> Answer {
+    pub fn call(&self, app: &str, function: &str, input: &[u8]) -> Response {
         let path = format!("/v1/apps/{app}/call/{function}");
         self.try_ask("POST", &path, "", input).expect("an answer")
     }
 
     /// Writes an entry of the collection `c`.
     #[track_caller]
-    pub fn put(&self, app: &str, key: &str, value: &[u8]) -> Answer {
+    pub fn put(&self, app: &str, key: &str, value: &[u8]) -> Response {
         let path = format!("/v1/apps/{app}/kv/entry?collection=c&key={key}");
         self.admin("PUT", &path, "application/octet-stream", value)
     }
 
     /// Reads an entry of the collection `c`.
     #[track_caller]
-    pub fn entry(&self, app: &str, key: &str) -> Answer {
+    pub fn entry(&self, app: &str, key: &str) -> Response {
         let path = format!("/v1/apps/{app}/kv/entry?collection=c&key={key}");
         self.admin("GET", &path, "text/plain", b"")
     }

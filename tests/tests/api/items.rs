@@ -13,7 +13,7 @@ use syn::{
 type Place = (Vec<String>, String);
 
 /// What a name refers to.
-enum Found {
+enum Referent {
     /// An item of the crate, by its definition.
     Item(Place),
     /// A module of the crate.
@@ -55,9 +55,9 @@ impl Crate<'_> {
         for (name, found) in self.exports(module) {
             let path = format!("{path}::{name}");
             match found {
-                Found::Item(place) => self.item(place, &path),
-                Found::Module(module) => below.push((module, path)),
-                Found::Foreign(what) => self.line(&path, &format!("use {what}")),
+                Referent::Item(place) => self.item(place, &path),
+                Referent::Module(module) => below.push((module, path)),
+                Referent::Foreign(what) => self.line(&path, &format!("use {what}")),
             }
         }
         for (module, path) in below {
@@ -67,7 +67,7 @@ impl Crate<'_> {
     }
 
     /// The public names of a module, and what they refer to.
-    fn exports(&self, module: &[String]) -> Vec<(String, Found)> {
+    fn exports(&self, module: &[String]) -> Vec<(String, Referent)> {
         let mut found = Vec::new();
         for item in &self.modules[module].items {
             if let Item::Mod(m) = item {
@@ -77,10 +77,10 @@ impl Crate<'_> {
                     .get(&below)
                     .is_some_and(|below| below.is_public)
                 {
-                    found.push((m.ident.to_string(), Found::Module(below)));
+                    found.push((m.ident.to_string(), Referent::Module(below)));
                 }
             } else if let Some(name) = public_name(item) {
-                found.push((name.clone(), Found::Item((module.to_vec(), name))));
+                found.push((name.clone(), Referent::Item((module.to_vec(), name))));
             }
         }
         for (name, path) in self.uses(module) {
@@ -103,7 +103,7 @@ impl Crate<'_> {
     }
 
     /// Resolves a path in a module; private names count, as for the compiler.
-    fn resolve(&self, module: &[String], path: &[String]) -> Found {
+    fn resolve(&self, module: &[String], path: &[String]) -> Referent {
         let (mut at, mut rest) = (module.to_vec(), path);
         while let Some((first, tail)) = rest.split_first() {
             match first.as_str() {
@@ -123,18 +123,18 @@ impl Crate<'_> {
         }
         let Some((name, [])) = rest.split_first() else {
             return match rest {
-                [] => Found::Module(at),
-                _ => Found::Foreign(path.join("::")),
+                [] => Referent::Module(at),
+                _ => Referent::Foreign(path.join("::")),
             };
         };
         if self.defined(&at, name).is_some() {
-            return Found::Item((at, name.clone()));
+            return Referent::Item((at, name.clone()));
         }
         let again = self.uses(&at).into_iter();
         let mut again = again.filter(|(exported, _)| exported == name && at != module);
         again
             .next()
-            .map_or(Found::Foreign(path.join("::")), |(_, path)| {
+            .map_or(Referent::Foreign(path.join("::")), |(_, path)| {
                 self.resolve(&at, &path)
             })
     }

@@ -1,12 +1,12 @@
 //! Command line input: arguments, variables and files are parsed strictly, or rejected with a
 //! helpful message.
 
-use kvasm_tests::program::process::{Ended, Home, run};
+use kvasm_tests::program::process::{CommandOutput, Home, run};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 #[track_caller]
-fn fails(ended: &Ended, code: i32, words: &str) {
+fn fails(ended: &CommandOutput, code: i32, words: &str) {
     assert_eq!(ended.code, code, "{}{}", ended.stdout, ended.stderr);
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
     assert!(

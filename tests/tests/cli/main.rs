@@ -21,13 +21,13 @@ struct User {
     home: TempDir,
 }
 
-struct Answer {
+struct CommandOutput {
     code: i32,
     stdout: String,
     stderr: String,
 }
 
-impl Answer {
+impl CommandOutput {
     fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {:?}", self.stdout))
     }
@@ -59,11 +59,11 @@ impl User {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Answer {
+    fn run(&self, arguments: &[&str]) -> CommandOutput {
         self.run_with(arguments, b"")
     }
 
-    fn run_with(&self, arguments: &[&str], input: &[u8]) -> Answer {
+    fn run_with(&self, arguments: &[&str], input: &[u8]) -> CommandOutput {
         let mut child = self
             .command(arguments)
             .stdin(Stdio::piped())
@@ -72,7 +72,7 @@ impl User {
         // A program that fails early closes its input.
         let _ = child.stdin.take().unwrap().write_all(input);
         let output = child.wait_with_output().unwrap();
-        Answer {
+        CommandOutput {
             code: output.status.code().unwrap(),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),

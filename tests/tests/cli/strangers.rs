@@ -1,6 +1,6 @@
 //! Misbehaving servers, and untrusted text from servers.
 
-use kvasm_tests::program::process::{Ended, Home};
+use kvasm_tests::program::process::{CommandOutput, Home};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
@@ -34,7 +34,7 @@ fn response(status: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
 }
 
-fn ask(home: &Home, url: &str, rest: &[&str]) -> Ended {
+fn ask(home: &Home, url: &str, rest: &[&str]) -> CommandOutput {
     home.run(&[&["--server", url][..], rest].concat())
 }
 

@@ -1,6 +1,6 @@
 //! Commands read and write complete data, whatever the server's limits are.
 
-use kvasm_tests::program::process::{Ended, Home, Server, eventually, run};
+use kvasm_tests::program::process::{CommandOutput, Home, Server, eventually, run};
 use std::fs;
 use std::io::{Read, Write};
 use std::process::Stdio;
@@ -14,14 +14,14 @@ fn server(home: &Home, arguments: &[&str]) -> Server {
 }
 
 #[track_caller]
-fn ok(home: &Home, arguments: &[&str]) -> Ended {
+fn ok(home: &Home, arguments: &[&str]) -> CommandOutput {
     let ended = home.run(arguments);
     assert_eq!(ended.code, 0, "{arguments:?}: {}", ended.stderr);
     ended
 }
 
 #[track_caller]
-fn fails(ended: &Ended, code: i32, words: &str) {
+fn fails(ended: &CommandOutput, code: i32, words: &str) {
     assert_eq!(ended.code, code, "{}{}", ended.stdout, ended.stderr);
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
 }

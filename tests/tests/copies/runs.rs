@@ -1,17 +1,17 @@
 //! Copies in runs of transactions and event handlers.
 
 use super::{ALONE, AT, MIB, made, patient, read_input};
-use kvasm::model::{Claim, Collection, Delivery, Key, Op, Receipt, Timestamp, Value};
+use kvasm::model::{Claim, Collection, Delivery, Key, LeaseToken, Op, Timestamp, Value};
 use kvasm::service::{Caller as ServiceCaller, Write};
 use kvasm::store::{MemoryStore, Store};
 use kvasm::{Call, Host};
-use kvasm_tests::guests::{self, Bench, manifest, module_with};
+use kvasm_tests::guests::{self, TestHost, manifest, module_with};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use uuid::Uuid;
 
 /// A host on which "meanwhile" changes what a run has read, in the first `times` runs.
-async fn losing(times: u32) -> Bench {
+async fn losing(times: u32) -> TestHost {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let (of_guest, left) = (Arc::clone(&store), Arc::new(AtomicU32::new(times)));
     let extend = |builder| {
@@ -33,7 +33,7 @@ async fn losing(times: u32) -> Bench {
             }
         })
     };
-    Bench::with(|builder| extend(patient(builder)).shared_store(store)).await
+    TestHost::with(|builder| extend(patient(builder)).shared_store(store)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +70,7 @@ async fn transaction_reruns_share_the_input() {
 }
 
 /// Claims the due delivery.
-async fn claimed(host: &Host) -> (Delivery, Receipt) {
+async fn claimed(host: &Host) -> (Delivery, LeaseToken) {
     let now = Timestamp::now();
     let queues = host.store().due(None, now, 1).await.unwrap();
     let claim = Claim {
@@ -82,7 +82,7 @@ async fn claimed(host: &Host) -> (Delivery, Receipt) {
     };
     let mut deliveries = host.store().claim(&claim).await.unwrap();
     let delivery = deliveries.remove(0);
-    let receipt = Receipt {
+    let receipt = LeaseToken {
         app: claim.queue.app,
         place: delivery.place.clone(),
         lease: claim.lease,
@@ -93,7 +93,7 @@ async fn claimed(host: &Host) -> (Delivery, Receipt) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_handler_reads_the_delivery_value_without_a_copy() {
     let _alone = ALONE.lock().await;
-    let bench = Bench::with(patient).await;
+    let bench = TestHost::with(patient).await;
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
     // Its last bytes, which show that the value was complete.
     let body = format!(

@@ -4,7 +4,7 @@
 use kvasm::dispatch::Dispatcher;
 use kvasm_store_testing::conformance::rng::{Rng, seed};
 use kvasm_tests::postgres::fresh_database;
-use kvasm_tests::tally::{Tally, open, options};
+use kvasm_tests::tally::{CrashApp, open, options};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +17,7 @@ const KILLS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A process that writes and dispatches.
-struct Teller {
+struct EventWriter {
     child: Child,
     lines: Receiver<String>,
 }
@@ -25,8 +25,8 @@ struct Teller {
 /// The greatest acknowledged number of each key.
 type Acknowledged = BTreeMap<String, u64>;
 
-impl Teller {
-    fn start(place: &str, letter: &str) -> Teller {
+impl EventWriter {
+    fn start(place: &str, letter: &str) -> EventWriter {
         let mut command = Command::new(env!("CARGO_BIN_EXE_teller"));
         command.args([place, letter]).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -39,7 +39,7 @@ impl Teller {
                 }
             }
         });
-        Teller { child, lines }
+        EventWriter { child, lines }
     }
 
     /// Receives `count` changes.
@@ -70,7 +70,7 @@ fn note(line: &str, acknowledged: &mut Acknowledged) {
 
 /// After a kill, asserts that no batch is half written and that all acknowledged changes are
 /// there. Returns how many deliveries are leased, some of them to a killed process.
-async fn assert_whole(tally: &Tally, acknowledged: &Acknowledged) -> usize {
+async fn assert_whole(tally: &CrashApp, acknowledged: &Acknowledged) -> usize {
     for (key, number) in acknowledged {
         let [(left, _), (right, _)] = tally.last(key).await;
         assert_eq!(left, right, "half a batch of {key}");
@@ -84,7 +84,7 @@ async fn assert_whole(tally: &Tally, acknowledged: &Acknowledged) -> usize {
 }
 
 /// Once all writers have ended, waits until everything is delivered and checks it.
-async fn assert_all_told(tally: &Tally, acknowledged: &Acknowledged) {
+async fn assert_all_told(tally: &CrashApp, acknowledged: &Acknowledged) {
     let dispatcher = Dispatcher::new(tally.host.clone(), options());
     let (stop, stopped) = oneshot::channel::<()>();
     let dispatcher = tokio::spawn(dispatcher.run(async { drop(stopped.await) }));
@@ -138,15 +138,15 @@ async fn changes_are_delivered_after_the_host_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("crash.db");
     let place = place.to_str().unwrap();
-    drop(Tally::over(open(place).await).await);
+    drop(CrashApp::over(open(place).await).await);
     let (mut acknowledged, mut leased) = (Acknowledged::new(), 0);
     for _ in 0..KILLS {
-        let teller = Teller::start(place, "a");
+        let teller = EventWriter::start(place, "a");
         teller.hear(1 + rng.below(80), &mut acknowledged);
         // Kills the host at a random moment of what follows.
         std::thread::sleep(Duration::from_micros(rng.below(20_000) as u64));
         teller.kill(&mut acknowledged);
-        let tally = Tally::over(open(place).await).await;
+        let tally = CrashApp::over(open(place).await).await;
         leased += assert_whole(&tally, &acknowledged).await;
     }
     assert!(
@@ -154,7 +154,7 @@ async fn changes_are_delivered_after_the_host_is_killed() {
         "no handler was running when the host was killed"
     );
     println!("{leased} deliveries were leased when the host was killed");
-    let tally = Tally::over(open(place).await).await;
+    let tally = CrashApp::over(open(place).await).await;
     assert_all_told(&tally, &acknowledged).await;
 }
 
@@ -162,9 +162,9 @@ async fn changes_are_delivered_after_the_host_is_killed() {
 async fn changes_are_delivered_after_one_of_two_hosts_is_killed() {
     let mut rng = random();
     let place = tokio::task::spawn_blocking(fresh_database).await.unwrap();
-    let tally = Tally::over(open(&place).await).await;
+    let tally = CrashApp::over(open(&place).await).await;
     let (mut acknowledged, mut leased) = (Acknowledged::new(), 0);
-    let start = |letter: &str| Teller::start(&place, letter);
+    let start = |letter: &str| EventWriter::start(&place, letter);
     let mut tellers = vec![("a", start("a")), ("b", start("b"))];
     for _ in 0..KILLS {
         let (letter, teller) = tellers.swap_remove(rng.below(2));

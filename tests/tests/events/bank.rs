@@ -1,6 +1,6 @@
 //! Transfers between accounts in transactions, some of which trap.
 
-use super::stage::{Stage, manifest};
+use super::stage::{EventHost, manifest};
 use kvasm::InvokeError;
 use kvasm_store_testing::conformance::rng::{Rng, seed};
 use kvasm_tests::guests::module_with;
@@ -27,7 +27,7 @@ pub fn bank() -> Vec<u8> {
     module_with("b", &transfer, body)
 }
 
-async fn sum(stage: &Stage) -> (usize, i64) {
+async fn sum(stage: &EventHost) -> (usize, i64) {
     let accounts = stage.all("b").await;
     let sum = accounts
         .iter()
@@ -36,7 +36,7 @@ async fn sum(stage: &Stage) -> (usize, i64) {
     (accounts.len(), sum)
 }
 
-pub async fn transfers_preserve_the_total(stage: Arc<Stage>, transfers: u64) {
+pub async fn transfers_preserve_the_total(stage: Arc<EventHost>, transfers: u64) {
     let seed = seed();
     stage.deploy(bank()).await;
     for account in 0..ACCOUNTS {
@@ -102,11 +102,11 @@ pub async fn transfers_preserve_the_total(stage: Arc<Stage>, transfers: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfers_preserve_the_total_on_sqlite() {
-    transfers_preserve_the_total(Arc::new(Stage::sqlite().await), 1_000).await;
+    transfers_preserve_the_total(Arc::new(EventHost::sqlite().await), 1_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfers_preserve_the_total_on_postgres() {
-    let [stage, _] = Stage::two_on_postgres().await;
+    let [stage, _] = EventHost::two_on_postgres().await;
     transfers_preserve_the_total(Arc::new(stage), 60).await;
 }

@@ -1,7 +1,7 @@
 //! Transactions under constant contention: none fails because of it.
 
 use super::bank::bank;
-use super::stage::{Stage, manifest, until};
+use super::stage::{EventHost, manifest, until};
 use kvasm::model::{AppName, Key, Limits, Op};
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
@@ -20,23 +20,23 @@ pub const AGES: Duration = Duration::from_secs(120);
 const CALLERS: u64 = 64;
 const EACH: i64 = 1_000;
 
-async fn patient(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> Stage {
+async fn patient(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> EventHost {
     let builder = Host::builder().limits(Limits {
         cpu_time: AGES,
         wall_time: AGES,
         ..Limits::default()
     });
-    Stage::of(builder, store, keep).await
+    EventHost::of(builder, store, keep).await
 }
 
-async fn on_sqlite() -> Stage {
+async fn on_sqlite() -> EventHost {
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions::new(folder.path().join("kvasm.db"));
     let store = SqliteStore::open(options).await.unwrap();
     patient(Arc::new(store), Box::new(folder)).await
 }
 
-async fn on_memory(hosts: usize) -> Vec<Stage> {
+async fn on_memory(hosts: usize) -> Vec<EventHost> {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let mut stages = Vec::new();
     for _ in 0..hosts {
@@ -45,7 +45,7 @@ async fn on_memory(hosts: usize) -> Vec<Stage> {
     stages
 }
 
-async fn on_postgres() -> Vec<Stage> {
+async fn on_postgres() -> Vec<EventHost> {
     let url = tokio::task::spawn_blocking(kvasm_tests::postgres::fresh_database);
     let mut options = PostgresOptions::new(url.await.unwrap());
     options.max_connections = 8;
@@ -60,7 +60,7 @@ async fn on_postgres() -> Vec<Stage> {
 }
 
 /// The number of locked keys of transactions on a host.
-fn locks(stage: &Stage) -> i64 {
+fn locks(stage: &EventHost) -> i64 {
     let text = stage.host.metrics().encode();
     let line = text
         .lines()
@@ -68,7 +68,7 @@ fn locks(stage: &Stage) -> i64 {
     line.unwrap().parse().unwrap()
 }
 
-async fn open_accounts(stage: &Stage, accounts: usize) {
+async fn open_accounts(stage: &EventHost, accounts: usize) {
     stage.deploy(bank()).await;
     for account in 0..accounts {
         stage
@@ -77,7 +77,7 @@ async fn open_accounts(stage: &Stage, accounts: usize) {
     }
 }
 
-async fn check_accounts(stages: &[Stage], accounts: usize) {
+async fn check_accounts(stages: &[EventHost], accounts: usize) {
     let all = stages[0].all("b").await;
     let sum: i64 = all.iter().map(|(_, v)| v.parse::<i64>().unwrap()).sum();
     assert_eq!((all.len(), sum), (accounts, accounts as i64 * EACH));
@@ -87,10 +87,10 @@ async fn check_accounts(stages: &[Stage], accounts: usize) {
 }
 
 /// Runs transfers by 64 callers, spread over the hosts.
-async fn transfer(stages: Vec<Stage>, accounts: usize, transfers: u64) {
+async fn transfer(stages: Vec<EventHost>, accounts: usize, transfers: u64) {
     let seed = seed();
     open_accounts(&stages[0], accounts).await;
-    let stages: Arc<[Stage]> = stages.into();
+    let stages: Arc<[EventHost]> = stages.into();
     let start = Instant::now();
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
@@ -158,7 +158,7 @@ fn bank_with_ledger() -> Vec<u8> {
 
 /// The balances match the ledger: no transfer is lost or half done. All acknowledged transfers
 /// are in the ledger.
-async fn check_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) {
+async fn check_ledger(stage: &EventHost, accounts: usize, acknowledged: &[String]) {
     // A cancelled transfer may be committed between the two reads.
     until("the balances match the ledger", async || {
         agrees_with_ledger(stage, accounts, acknowledged).await
@@ -166,7 +166,7 @@ async fn check_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) {
     .await;
 }
 
-async fn agrees_with_ledger(stage: &Stage, accounts: usize, acknowledged: &[String]) -> bool {
+async fn agrees_with_ledger(stage: &EventHost, accounts: usize, acknowledged: &[String]) -> bool {
     let mut balances = vec![EACH; accounts];
     let ledger = stage.all("l").await;
     assert!(ledger.len() < 1_000, "the ledger fits in one page");
@@ -186,12 +186,12 @@ async fn agrees_with_ledger(stage: &Stage, accounts: usize, acknowledged: &[Stri
 
 /// Transfers on several hosts whose callers are cancelled midway: each transfer is done
 /// completely or not at all, all other callers succeed, and no lock is leaked.
-async fn callers_that_leave(stages: Vec<Stage>, transfers: u64) {
+async fn callers_that_leave(stages: Vec<EventHost>, transfers: u64) {
     const ACCOUNTS: usize = 4;
     let seed = seed();
     open_accounts(&stages[0], ACCOUNTS).await;
     stages[0].deploy(bank_with_ledger()).await;
-    let stages: Arc<[Stage]> = stages.into();
+    let stages: Arc<[EventHost]> = stages.into();
     let left = Arc::new(AtomicU64::new(0));
     let mut callers = JoinSet::new();
     for caller in 0..24_u64 {
@@ -381,7 +381,7 @@ async fn looping_lock_holder_blocks_only_its_entry_until_its_deadline() {
             i32::from(before > 0)
         }
     });
-    let stage = Arc::new(Stage::of(builder, store, Box::new(())).await);
+    let stage = Arc::new(EventHost::of(builder, store, Box::new(())).await);
     stage.deploy(hostile()).await;
     let call = tokio::spawn({
         let stage = Arc::clone(&stage);

@@ -1,7 +1,7 @@
 //! Schedules.
 
-use super::stage::{Stage, manifest, until};
-use kvasm::model::{Queue, Tick, Timestamp, Watch};
+use super::stage::{EventHost, manifest, until};
+use kvasm::model::{Queue, ScheduleTick, Timestamp, Watch};
 use kvasm_tests::guests::module_with;
 
 /// Increments "k" of "d" on each run.
@@ -14,7 +14,7 @@ fn ticker() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missed_cron_run_is_made_up_once_and_the_next_planned() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = EventHost::sqlite().await;
     stage.deploy(ticker()).await;
     until("it is planned", async || {
         stage.triggers().await[0].next_at.is_some()
@@ -29,7 +29,7 @@ async fn missed_cron_run_is_made_up_once_and_the_next_planned() {
     // As if no host had run for a day.
     let app = stage.app().await;
     let day = 24 * 60 * 60 * 1_000;
-    let tick = Tick {
+    let tick = ScheduleTick {
         queue: Queue {
             app: app.id,
             trigger: trigger.name,

@@ -1,7 +1,7 @@
 //! Handlers that fail in every way: none of their writes stay, and their deliveries end up
 //! where an operator finds them.
 
-use super::stage::{Stage, manifest, until};
+use super::stage::{EventHost, manifest, until};
 use kvasm::Host;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{DeadReason, DeliveryState, Limits, Pause, Timestamp};
@@ -23,13 +23,13 @@ fn handler(body: &str) -> Vec<u8> {
 }
 
 /// Deploys a handler that writes and then runs `body`, and changes an entry that it watches.
-async fn changed(body: &str) -> Stage {
+async fn changed(body: &str) -> EventHost {
     // On a busy machine, a second of CPU time takes long.
     let builder = Host::builder().limits(Limits {
         wall_time: Duration::from_secs(60),
         ..Limits::default()
     });
-    let mut stage = Stage::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await;
+    let mut stage = EventHost::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await;
     stage.start();
     stage.deploy(handler(&format!("{WRITE} {body}"))).await;
     stage.set("c", "k", "7").await;
@@ -110,7 +110,7 @@ async fn transient_error_is_retried_later() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn self_triggering_handler_stops_at_depth_8() {
-    let stage = Stage::new().await;
+    let stage = EventHost::new().await;
     let again = "(i32.wrap_i64 (i64.shr_s (call $kv_set (i32.const 0) (i32.const 1) (i32.const 2) (i32.const 1)
         (i32.const 3) (i32.const 1) (i32.const 0) (i32.const 0)) (i64.const 63)))";
     stage.deploy(handler(again)).await;
@@ -131,7 +131,7 @@ async fn self_triggering_handler_stops_at_depth_8() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn delivery_to_a_removed_handler_is_dead_lettered() {
-    let mut stage = Stage::new().await;
+    let mut stage = EventHost::new().await;
     stage.stop().await;
     stage.deploy(handler("(i32.const 0)")).await;
     stage.set("c", "k", "7").await;
@@ -176,7 +176,7 @@ async fn delivery_to_a_removed_handler_is_dead_lettered() {
 /// A broken version is paused automatically, and loses no events meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_version_is_paused_until_the_next_deploy() {
-    let stage = Stage::new().await;
+    let stage = EventHost::new().await;
     stage.deploy(handler("unreachable")).await;
     for n in 0..20 {
         stage.set("c", &n.to_string(), "1").await;
@@ -210,7 +210,7 @@ async fn broken_version_is_paused_until_the_next_deploy() {
 /// works again, and all of this is logged and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paused_trigger_resumes_after_a_successful_probe() {
-    let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+    let mut stage = EventHost::over(Arc::new(MemoryStore::new()), Box::new(())).await;
     // Traps until the entry "k" of "d" exists.
     let fails_without =
         "(if (i64.eqz (call $kv_has (i32.const 1) (i32.const 1) (i32.const 2) (i32.const 1)))
@@ -253,7 +253,7 @@ async fn paused_trigger_resumes_after_a_successful_probe() {
 /// A delivery interrupted by the host is due at once, and the attempt does not count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handler_interrupted_by_shutdown_does_not_count_as_an_attempt() {
-    let mut stage = Stage::patient().await;
+    let mut stage = EventHost::patient().await;
     stage.deploy(handler("(loop (br 0)) unreachable")).await;
     for n in 0..3 {
         stage.set("c", &n.to_string(), "1").await;
@@ -278,7 +278,7 @@ async fn handler_interrupted_by_shutdown_does_not_count_as_an_attempt() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handler_input_is_framed_and_its_context_describes_the_event() {
-    let stage = Stage::new().await;
+    let stage = EventHost::new().await;
     // Copies its input and its context into entries.
     let body = "
         (local $n i32)
@@ -318,7 +318,7 @@ async fn handler_input_is_framed_and_its_context_describes_the_event() {
 /// Only a delivery can call a handler.
 #[tokio::test]
 async fn handler_cannot_be_called_as_a_function() {
-    let stage = Stage::new().await;
+    let stage = EventHost::new().await;
     stage.deploy(handler("(i32.const 0)")).await;
     let refused = stage.try_call("run", "").await.unwrap_err();
     assert!(

@@ -1,6 +1,6 @@
 //! Several hosts and several apps.
 
-use super::stage::{Stage, manifest, until};
+use super::stage::{EventHost, manifest, until};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{AppName, Claim, Key, Op, PluginVersion, Queue, Timestamp, Value, WriteBatch};
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
@@ -18,7 +18,7 @@ pub fn counter() -> Vec<u8> {
 }
 
 /// Two hosts on one store, whose handlers count each change once.
-async fn share([mut one, mut two]: [Stage; 2]) {
+async fn share([mut one, mut two]: [EventHost; 2]) {
     one.deploy(counter()).await;
     let options = DispatchOptions {
         poll: Duration::from_millis(5),
@@ -40,13 +40,13 @@ async fn share([mut one, mut two]: [Stage; 2]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hosts_handle_each_change_once() {
     let store = Arc::new(MemoryStore::new());
-    let one = Stage::over(store.clone(), Box::new(())).await;
-    share([one, Stage::over(store, Box::new(())).await]).await;
+    let one = EventHost::over(store.clone(), Box::new(())).await;
+    share([one, EventHost::over(store, Box::new(())).await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hosts_on_postgres_handle_each_change_once() {
-    share(Stage::two_on_postgres().await).await;
+    share(EventHost::two_on_postgres().await).await;
 }
 
 /// Writes one letter as the entry "k" of "d" for each change in "c".
@@ -60,7 +60,7 @@ fn letter(letter: char) -> Vec<u8> {
 /// The delivering host has the app in memory from the previous delivery.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn activation_on_one_host_applies_to_deliveries_on_another() {
-    let [one, mut two] = Stage::two_on_postgres().await;
+    let [one, mut two] = EventHost::two_on_postgres().await;
     two.start_with(DispatchOptions {
         poll: Duration::from_millis(5),
         ..DispatchOptions::default()
@@ -89,9 +89,9 @@ async fn backlog_of_one_app_does_not_delay_another() {
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions::new(folder.path().join("kvasm.db"));
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).await.unwrap());
-    let mut stage = Stage::over(Arc::clone(&store), Box::new(folder)).await;
+    let mut stage = EventHost::over(Arc::clone(&store), Box::new(folder)).await;
     stage.deploy(counter()).await;
-    let mut quiet = Stage::over(Arc::clone(&store), Box::new(())).await;
+    let mut quiet = EventHost::over(Arc::clone(&store), Box::new(())).await;
     quiet.name = AppName::parse("quiet").unwrap();
     stage.host.create_app(quiet.name.clone()).await.unwrap();
     quiet.deploy(counter()).await;
@@ -132,7 +132,7 @@ async fn backlog_of_one_app_does_not_delay_another() {
 /// notices that it must stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatcher_idles_while_an_app_is_at_its_handler_limit() {
-    let mut stage = Stage::patient().await;
+    let mut stage = EventHost::patient().await;
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
     let endless = module_with("", &watch, "(loop (br 0)) unreachable");
     stage.deploy(endless).await;
@@ -168,7 +168,7 @@ fn without_polls() -> DispatchOptions {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commit_notifies_the_dispatcher_of_its_host() {
-    let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+    let mut stage = EventHost::over(Arc::new(MemoryStore::new()), Box::new(())).await;
     stage.deploy(counter()).await;
     stage.start_with(without_polls());
     for n in 1..=10 {
@@ -187,7 +187,7 @@ async fn commit_notifies_the_dispatcher_of_its_host() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn empty_claim_is_followed_by_another() {
     const BEHIND: usize = 200;
-    let [mut stage, other] = Stage::two_on_postgres().await;
+    let [mut stage, other] = EventHost::two_on_postgres().await;
     stage.deploy(counter()).await;
     stage.set("c", "k", "1").await;
     // As a slow host would.

@@ -1,7 +1,7 @@
 //! Leases: renewed while a handler runs, lost, expired.
 
 use super::hosts::counter;
-use super::stage::{Stage, manifest, until};
+use super::stage::{EventHost, manifest, until};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{Claim, Limits, Queue, Timestamp};
 use kvasm::store::{MemoryStore, Store};
@@ -62,10 +62,10 @@ fn holder() -> Vec<u8> {
 }
 
 /// A host whose handler is blocked in `hold`.
-async fn held() -> (Stage, Arc<Hold>) {
+async fn held() -> (EventHost, Arc<Hold>) {
     let hold = Arc::new(Hold::default());
     let store = Arc::new(MemoryStore::new());
-    let mut stage = Stage::of(with_hold(&hold), store, Box::new(())).await;
+    let mut stage = EventHost::of(with_hold(&hold), store, Box::new(())).await;
     stage.deploy(holder()).await;
     stage.set("c", "k", "1").await;
     stage.start_with(DispatchOptions {
@@ -120,7 +120,7 @@ async fn handler_that_lost_its_lease_is_cancelled() {
 }
 
 /// Claims the due deliveries of the app's trigger for `ms`. Returns how many.
-async fn claim(stage: &Stage, now: Timestamp, ms: u64) -> usize {
+async fn claim(stage: &EventHost, now: Timestamp, ms: u64) -> usize {
     let queue = Queue {
         app: stage.app().await.id,
         trigger: stage.triggers().await[0].name.clone(),
@@ -139,7 +139,7 @@ async fn claim(stage: &Stage, now: Timestamp, ms: u64) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn delivery_abandoned_on_every_attempt_is_dead_lettered() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let mut stage = Stage::over(store, Box::new(())).await;
+    let mut stage = EventHost::over(store, Box::new(())).await;
     stage.deploy(counter()).await;
     stage.set("c", "k", "1").await;
     let attempts = stage.outstanding().await[0].policy.attempts_max;

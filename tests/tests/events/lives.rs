@@ -1,6 +1,6 @@
 //! Times to live in transactions.
 
-use super::stage::{Stage, collection};
+use super::stage::{EventHost, collection};
 use kvasm::model::{Collection, Entry, Expect, Invalid, Key, Limits, Timestamp, Value};
 use kvasm::service::{
     Batch, Caller, Kv, List, Listing, Operation, ServiceError, Transaction, Write,
@@ -33,12 +33,12 @@ struct Run {
     caller: Caller,
     c: Collection,
     transaction: Transaction,
-    _stage: Stage,
+    _stage: EventHost,
 }
 
 impl Run {
     async fn new() -> Run {
-        let stage = Stage::new().await;
+        let stage = EventHost::new().await;
         let app = stage.app().await;
         let kv = Arc::clone(stage.host.kv());
         Run {

@@ -1,23 +1,23 @@
 //! The orders example: a total for each customer, a bug, its dead letters, the fix.
 
-use super::stage::{Stage, until};
+use super::stage::{EventHost, until};
 use kvasm::model::DeadReason;
 use kvasm_tests::guests::wasm;
 use serde_json::json;
 
-async fn place(stage: &Stage, id: &str, customer: &str, cents: u32) {
+async fn place(stage: &EventHost, id: &str, customer: &str, cents: u32) {
     let order = json!({ "id": id, "customer": customer, "cents": cents });
     stage.call("place", order.to_string()).await;
 }
 
-async fn total(stage: &Stage, customer: &str) -> i64 {
+async fn total(stage: &EventHost, customer: &str) -> i64 {
     let output = stage.call("total", json!(customer).to_string()).await;
     serde_json::from_slice(&output).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn totals_follow_new_orders() {
-    let stage = Stage::sqlite().await;
+    let stage = EventHost::sqlite().await;
     stage.deploy(wasm("orders")).await;
     let names: Vec<_> = stage
         .triggers()
@@ -48,7 +48,7 @@ async fn totals_follow_new_orders() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_delivery_is_dead_lettered_and_replayed_after_a_fix() {
-    let stage = Stage::sqlite().await;
+    let stage = EventHost::sqlite().await;
     stage.deploy(wasm("orders_bug")).await;
     place(&stage, "good", "ada", 5).await;
     place(&stage, "free", "ada", 0).await;

@@ -1,10 +1,10 @@
 //! Transactions of concurrent callers are serializable.
 
-use super::stage::{Stage, collection};
+use super::stage::{EventHost, collection};
 use kvasm::model::{Check, Collection, Entry, Expect, Key, Limits, Timestamp, Value};
 use kvasm::service::{Batch, Caller, Kv, Operation, ServiceError, Transaction, Write};
 use kvasm_store_testing::conformance::rng::{Rng, seed};
-use kvasm_store_testing::linear::{self, Moments, Step};
+use kvasm_store_testing::linear::{self, LogicalClock, Step};
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use tokio::task::{JoinSet, yield_now};
@@ -20,7 +20,7 @@ type Held = (i64, Option<i64>);
 
 /// An operation of a run on keys, which are numbered, and its result.
 #[derive(Debug, Clone)]
-enum Act {
+enum TransactionOp {
     Read(usize, Option<Held>),
     ReadAll(Vec<Option<Held>>),
     Has(usize, bool),
@@ -33,7 +33,7 @@ enum Act {
 
 /// The operations of a run and their results; empty if the run failed with a conflict.
 #[derive(Debug, Clone)]
-struct Run(Vec<Act>);
+struct Run(Vec<TransactionOp>);
 
 impl Step for Run {
     type State = Vec<Option<Held>>;
@@ -42,20 +42,20 @@ impl Step for Run {
         let mut state = state.clone();
         for act in &self.0 {
             let fits = match act {
-                Act::Read(k, found) => state[*k] == *found,
-                Act::ReadAll(found) => state == *found,
-                Act::Has(k, found) => state[*k].is_some() == *found,
-                Act::Set(k, to) => {
+                TransactionOp::Read(k, found) => state[*k] == *found,
+                TransactionOp::ReadAll(found) => state == *found,
+                TransactionOp::Has(k, found) => state[*k].is_some() == *found,
+                TransactionOp::Set(k, to) => {
                     state[*k] = Some(*to);
                     true
                 }
-                Act::Claim(k, to, won) => {
+                TransactionOp::Claim(k, to, won) => {
                     let fits = state[*k].is_none() == *won;
                     state[*k] = if *won { Some(*to) } else { state[*k] };
                     fits
                 }
-                Act::Delete(k, existed) => state[*k].take().is_some() == *existed,
-                Act::Add(k, delta, sum) => {
+                TransactionOp::Delete(k, existed) => state[*k].take().is_some() == *existed,
+                TransactionOp::Add(k, delta, sum) => {
                     let (before, life) = state[*k].unwrap_or((0, None));
                     state[*k] = Some((before + delta, life));
                     before + delta == *sum
@@ -98,7 +98,7 @@ impl Client {
         Some((number(entry)?, life))
     }
 
-    async fn act(&mut self, kv: &dyn Kv) -> Act {
+    async fn act(&mut self, kv: &dyn Kv) -> TransactionOp {
         self.next += 1;
         let (to, k) = (self.next, self.rng.below(KEYS));
         let life = self.rng.chance(1, 2).then(|| 1 + self.rng.below(99) as i64);
@@ -106,13 +106,13 @@ impl Client {
         let (c, name) = key(k);
         let caller = &self.caller;
         match self.rng.below(10) {
-            0..=2 => Act::Read(k, self.held(kv.get(caller, &c, &name).await.unwrap())),
+            0..=2 => TransactionOp::Read(k, self.held(kv.get(caller, &c, &name).await.unwrap())),
             3 => {
                 let keys: Vec<_> = (0..KEYS).map(key).collect();
                 let found = kv.get_many(caller, &keys).await.unwrap();
-                Act::ReadAll(found.into_iter().map(|entry| self.held(entry)).collect())
+                TransactionOp::ReadAll(found.into_iter().map(|entry| self.held(entry)).collect())
             }
-            4 => Act::Has(k, kv.has(caller, &c, &name).await.unwrap()),
+            4 => TransactionOp::Has(k, kv.has(caller, &c, &name).await.unwrap()),
             5 => {
                 let write = Write {
                     collection: c,
@@ -122,7 +122,7 @@ impl Client {
                     expect: None,
                 };
                 kv.set(caller, write).await.unwrap();
-                Act::Set(k, (to, life))
+                TransactionOp::Set(k, (to, life))
             }
             6 => {
                 let check = Check {
@@ -142,16 +142,18 @@ impl Client {
                     ..Batch::default()
                 };
                 match kv.commit(caller, batch).await {
-                    Ok(_) => Act::Claim(k, (to, life), true),
-                    Err(ServiceError::Conflict { .. }) => Act::Claim(k, (to, life), false),
+                    Ok(_) => TransactionOp::Claim(k, (to, life), true),
+                    Err(ServiceError::Conflict { .. }) => {
+                        TransactionOp::Claim(k, (to, life), false)
+                    }
                     Err(error) => panic!("{error}"),
                 }
             }
-            7 | 8 => Act::Delete(k, kv.delete(caller, c, name, None).await.unwrap()),
+            7 | 8 => TransactionOp::Delete(k, kv.delete(caller, c, name, None).await.unwrap()),
             _ => {
                 let delta = self.rng.below(9) as i64 - 4;
                 let sum = kv.increment(caller, c, name, delta).await.unwrap().1;
-                Act::Add(k, delta, sum)
+                TransactionOp::Add(k, delta, sum)
             }
         }
     }
@@ -181,12 +183,12 @@ impl Client {
     }
 }
 
-async fn transactions_are_serializable(stages: &[Stage]) {
+async fn transactions_are_serializable(stages: &[EventHost]) {
     const CLIENTS: usize = 5;
     const RUNS: usize = 60;
     let seed = seed();
     let mut rng = Rng::new(seed);
-    let moments = Arc::new(Moments::default());
+    let moments = Arc::new(LogicalClock::default());
     let together = Arc::new(Barrier::new(CLIENTS));
     let began = Timestamp::now();
     let mut clients = JoinSet::new();
@@ -219,23 +221,23 @@ async fn transactions_are_serializable(stages: &[Stage]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_are_serializable_in_memory() {
-    transactions_are_serializable(&[Stage::new().await]).await;
+    transactions_are_serializable(&[EventHost::new().await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_are_serializable_on_sqlite() {
-    transactions_are_serializable(&[Stage::sqlite().await]).await;
+    transactions_are_serializable(&[EventHost::sqlite().await]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_are_serializable_on_two_hosts() {
-    transactions_are_serializable(&Stage::two_on_postgres().await).await;
+    transactions_are_serializable(&EventHost::two_on_postgres().await).await;
 }
 
 /// Reads a key twice in one transaction, with writes by other callers in between. Returns
 /// whether the commit succeeded.
 async fn read_twice(before: Option<i64>, between: &[Option<i64>]) -> bool {
-    let stage = Stage::new().await;
+    let stage = EventHost::new().await;
     let app = stage.app().await;
     let (kv, caller) = (stage.host.kv(), Caller::new(&app, None));
     let (c, k) = key(0);
@@ -281,7 +283,7 @@ async fn entry_seen_appearing_then_deleted_still_conflicts() {
 /// Reads of a failed batch are recorded, even if they were not the first ones.
 #[tokio::test]
 async fn entry_seen_appearing_by_a_failed_batch_conflicts() {
-    let stage = Stage::new().await;
+    let stage = EventHost::new().await;
     let (kv, caller) = (stage.host.kv(), Caller::new(&stage.app().await, None));
     let (c, k) = key(0);
     let transaction = Transaction::new(Arc::clone(kv), &Limits::default());
@@ -312,7 +314,7 @@ async fn entry_seen_appearing_by_a_failed_batch_conflicts() {
 /// So are reads that such a batch was the first to make.
 #[tokio::test]
 async fn reads_of_a_failed_batch_are_validated() {
-    let stage = Stage::new().await;
+    let stage = EventHost::new().await;
     let (kv, caller) = (stage.host.kv(), Caller::new(&stage.app().await, None));
     let ((c, k), (_, own)) = (key(0), key(1));
     stage.set(c.as_str(), k.as_str(), "1").await;

@@ -2,8 +2,8 @@
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
-    App, AppName, Collection, DeadLetter, Delivery, Key, Letters, Limits, Pieces, Timestamp,
-    Trigger, Value,
+    App, AppName, Collection, DeadLetter, DeadLetterFilter, Delivery, Key, Limits, Pieces,
+    Timestamp, Trigger, Value,
 };
 use kvasm::service::{Caller, List, Write};
 use kvasm::store::{
@@ -20,44 +20,44 @@ use tokio::task::JoinHandle;
 /// The timeout of a wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct Stage {
+pub struct EventHost {
     pub host: Host,
     pub name: AppName,
     dispatcher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     _keep: Box<dyn Any + Send + Sync>,
 }
 
-impl Stage {
+impl EventHost {
     /// In memory, with a dispatcher.
-    pub async fn new() -> Stage {
-        let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+    pub async fn new() -> EventHost {
+        let mut stage = EventHost::over(Arc::new(MemoryStore::new()), Box::new(())).await;
         stage.start();
         stage
     }
 
     /// Over a store in memory, with a host that lets handlers run for minutes.
-    pub async fn patient() -> Stage {
+    pub async fn patient() -> EventHost {
         let ages = Duration::from_secs(600);
         let builder = Host::builder().limits(Limits {
             cpu_time: ages,
             wall_time: ages,
             ..Limits::default()
         });
-        Stage::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await
+        EventHost::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await
     }
 
     /// On a SQLite file, with a dispatcher.
-    pub async fn sqlite() -> Stage {
+    pub async fn sqlite() -> EventHost {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions::new(folder.path().join("kvasm.db"));
         let store = SqliteStore::open(options).await.unwrap();
-        let mut stage = Stage::over(Arc::new(store), Box::new(folder)).await;
+        let mut stage = EventHost::over(Arc::new(store), Box::new(folder)).await;
         stage.start();
         stage
     }
 
     /// Two hosts on a new Postgres database, both without a dispatcher.
-    pub async fn two_on_postgres() -> [Stage; 2] {
+    pub async fn two_on_postgres() -> [EventHost; 2] {
         let url = tokio::task::spawn_blocking(kvasm_tests::postgres::fresh_database);
         let mut options = PostgresOptions::new(url.await.unwrap());
         options.max_connections = 8;
@@ -67,14 +67,14 @@ impl Stage {
         let mut stages = Vec::new();
         for _ in 0..2 {
             let store = PostgresStore::connect(options.clone()).await.unwrap();
-            stages.push(Stage::over(Arc::new(store), Box::new(())).await);
+            stages.push(EventHost::over(Arc::new(store), Box::new(())).await);
         }
         stages.try_into().ok().unwrap()
     }
 
     /// Over a store, without a dispatcher yet.
-    pub async fn over(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> Stage {
-        Stage::of(Host::builder(), store, keep).await
+    pub async fn over(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> EventHost {
+        EventHost::of(Host::builder(), store, keep).await
     }
 
     /// Like [`over`](Stage::over), with a given host builder.
@@ -82,14 +82,14 @@ impl Stage {
         builder: HostBuilder,
         store: Arc<dyn Store>,
         keep: Box<dyn Any + Send + Sync>,
-    ) -> Stage {
+    ) -> EventHost {
         let host = builder.shared_store(store).instances(40).build();
         let host = host.unwrap();
         let name = AppName::parse("app").unwrap();
         if host.app(&name).await.unwrap().is_none() {
             host.create_app(name.clone()).await.unwrap();
         }
-        Stage {
+        EventHost {
             host,
             name,
             dispatcher: None,
@@ -193,7 +193,7 @@ impl Stage {
 
     pub async fn letters(&self) -> Vec<DeadLetter> {
         let app = self.app().await;
-        let all = Letters::default();
+        let all = DeadLetterFilter::default();
         let letters = self.host.store().dead_letters(app.id, &all, None, 1_000);
         letters.await.unwrap()
     }
@@ -217,7 +217,7 @@ impl Stage {
             detail: serde_json::json!({}),
             request_id: actor.request_id(),
         };
-        let all = Letters::default();
+        let all = DeadLetterFilter::default();
         let replay = self.host.store().replay(app.id, all, 1_000, audit);
         replay.await.unwrap();
         self.host.wakes().wake();

@@ -1,6 +1,6 @@
 //! Transactional functions.
 
-use super::stage::{Stage, manifest};
+use super::stage::{EventHost, manifest};
 use kvasm::model::{AppName, Key, Op, Principal, Scope, Value};
 use kvasm::store::{MemoryStore, Store};
 use kvasm::{Call, CallError, Host, InvokeError};
@@ -26,8 +26,8 @@ fn must(value: &str, expected: i64) -> String {
     format!("(if (i64.ne {value} (i64.const {expected})) (then (return (i32.const 9))))")
 }
 
-async fn staged(body: &str) -> Stage {
-    let stage = Stage::sqlite().await;
+async fn staged(body: &str) -> EventHost {
+    let stage = EventHost::sqlite().await;
     stage.deploy(transaction(body)).await;
     stage
 }
@@ -66,7 +66,7 @@ async fn trap_and_error_roll_back_the_transaction() {
         assert_eq!(stage.get("c", "k").await, None, "{end}");
     }
     // Without the declaration, the write stays.
-    let stage = Stage::sqlite().await;
+    let stage = EventHost::sqlite().await;
     stage
         .deploy(module_with(DATA, "", &format!("{SET} unreachable")))
         .await;
@@ -177,7 +177,7 @@ fn looks_twice() -> Vec<u8> {
 }
 
 /// A host on which "meanwhile" writes both keys in its first `times` calls.
-async fn meanwhile(times: u32) -> Stage {
+async fn meanwhile(times: u32) -> EventHost {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let (of_guest, left) = (Arc::clone(&store), Arc::new(AtomicU32::new(times)));
     let builder = guests::meanwhile(Host::builder(), move |app| {
@@ -196,7 +196,7 @@ async fn meanwhile(times: u32) -> Stage {
             }
         }
     });
-    let stage = Stage::of(builder, store, Box::new(())).await;
+    let stage = EventHost::of(builder, store, Box::new(())).await;
     stage.deploy(looks_twice()).await;
     stage
 }

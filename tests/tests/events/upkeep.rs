@@ -1,10 +1,10 @@
 //! What the dispatcher removes automatically.
 
-use super::stage::{Stage, collection, until};
+use super::stage::{EventHost, collection, until};
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
-    App, AppName, Audit, Claim, DeadReason, Failed, Key, Op, ProbeWait, Queue, Receipt, Timestamp,
-    TriggerName, Value, Verdict, WriteBatch,
+    App, AppName, Audit, Claim, DeadReason, FailedAttempt, Key, LeaseToken, Op, ProbeDelay, Queue,
+    Timestamp, TriggerName, Value, Verdict, WriteBatch,
 };
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
@@ -25,7 +25,7 @@ fn options() -> DispatchOptions {
     }
 }
 
-async fn entries(stage: &Stage) -> u64 {
+async fn entries(stage: &EventHost) -> u64 {
     let app = stage.app().await.id;
     stage.host.store().usage(app).await.unwrap().entries
 }
@@ -33,7 +33,7 @@ async fn entries(stage: &Stage) -> u64 {
 /// More than one step removes, in several collections; other entries stay.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upkeep_removes_only_expired_entries() {
-    let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+    let mut stage = EventHost::over(Arc::new(MemoryStore::new()), Box::new(())).await;
     let app = stage.app().await.id;
     let now = Timestamp::now();
     let set = |n: usize| Op::Set {
@@ -65,7 +65,7 @@ async fn upkeep_removes_only_expired_entries() {
 /// Dead letters over the limit are removed, oldest first, and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn excess_dead_letters_are_removed_and_counted() {
-    let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+    let mut stage = EventHost::over(Arc::new(MemoryStore::new()), Box::new(())).await;
     stage.deploy(super::hosts::counter()).await;
     for n in 0..5 {
         stage.set("c", &n.to_string(), "1").await;
@@ -100,7 +100,7 @@ async fn old_dead_letters_are_removed() {
         (Duration::from_millis(1), 0),
         (Duration::from_secs(3_600), 2),
     ] {
-        let mut stage = Stage::over(Arc::new(MemoryStore::new()), Box::new(())).await;
+        let mut stage = EventHost::over(Arc::new(MemoryStore::new()), Box::new(())).await;
         stage.deploy(super::hosts::counter()).await;
         for n in 0..2 {
             stage.set("c", &n.to_string(), "1").await;
@@ -139,10 +139,10 @@ async fn old_dead_letters_are_removed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_memory_state_of_a_deleted_app_is_dropped() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let stage = Stage::over(Arc::clone(&store), Box::new(())).await;
+    let stage = EventHost::over(Arc::clone(&store), Box::new(())).await;
     let log = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
     stage.deploy(module("hello", log)).await;
-    let mut kept = Stage::over(Arc::clone(&store), Box::new(())).await;
+    let mut kept = EventHost::over(Arc::clone(&store), Box::new(())).await;
     kept.name = AppName::parse("kept").unwrap();
     stage.host.create_app(kept.name.clone()).await.unwrap();
     kept.deploy(module("hello", log)).await;
@@ -157,7 +157,7 @@ async fn in_memory_state_of_a_deleted_app_is_dropped() {
     };
     let has_log = |app: &App| !stage.host.logs().read(app.id, 0, 9).is_empty();
     assert!(has_series("app") && has_series("kept") && has_log(&gone) && has_log(&kept));
-    let other = Stage::over(store, Box::new(())).await;
+    let other = EventHost::over(store, Box::new(())).await;
     let operator = other.host.operator("a test");
     other.host.delete_app(&operator, &gone).await.unwrap();
     assert!(has_series("app") && has_log(&gone));
@@ -175,7 +175,7 @@ async fn in_memory_state_of_a_deleted_app_is_dropped() {
 }
 
 /// Dead-letters the only delivery.
-async fn bury(stage: &Stage) {
+async fn bury(stage: &EventHost) {
     let (app, now) = (stage.app().await.id, Timestamp::now());
     let claim = Claim {
         queue: Queue {
@@ -195,8 +195,8 @@ async fn bury(stage: &Stage) {
         .unwrap()
         .try_into()
         .unwrap();
-    let failed = Failed {
-        receipt: Receipt {
+    let failed = FailedAttempt {
+        receipt: LeaseToken {
             app,
             place: delivery.place,
             lease: claim.lease,
@@ -204,7 +204,7 @@ async fn bury(stage: &Stage) {
         now,
         verdict: Verdict::GiveUp(DeadReason::Attempts),
         deterministic: false,
-        probe: ProbeWait::default(),
+        probe: ProbeDelay::default(),
         error: "enough".to_owned(),
         trace: None,
         plugin: None,
@@ -221,7 +221,7 @@ async fn deleted_app_is_removed(
     number: impl AsyncFn(&'static str) -> i64,
 ) {
     const ENTRIES: usize = 2_500;
-    let mut stage = Stage::over(store, keep).await;
+    let mut stage = EventHost::over(store, keep).await;
     let kit = Kit::new(Arc::clone(stage.host.store()), 0);
     let (big, other) = (kit.app().await, kit.app().await);
     big.watch("t", "watched").await;

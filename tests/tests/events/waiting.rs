@@ -2,7 +2,7 @@
 
 use super::bank::bank;
 use super::contention::AGES;
-use super::stage::{Stage, collection, until};
+use super::stage::{EventHost, collection, until};
 use kvasm::model::{AppName, Key, Limits, Op};
 use kvasm::service::Stage as Of;
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
@@ -35,13 +35,13 @@ fn adder() -> Vec<u8> {
 
 /// A host with few instances. In the first run of the adder another caller changes the entry,
 /// so that the second run locks it; each later run waits for the semaphore.
-struct Meeting {
-    stage: Arc<Stage>,
+struct LockedEntry {
+    stage: Arc<EventHost>,
     runs: Arc<AtomicU64>,
     may_go_on: Arc<Semaphore>,
 }
 
-async fn meeting(wall_time: Duration) -> Meeting {
+async fn meeting(wall_time: Duration) -> LockedEntry {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let runs = Arc::new(AtomicU64::new(0));
     let may_go_on = Arc::new(Semaphore::new(0));
@@ -70,9 +70,9 @@ async fn meeting(wall_time: Duration) -> Meeting {
             guests::write_past(&store, app, vec![op]).await;
         }
     });
-    let stage = Arc::new(Stage::of(builder, store, Box::new(())).await);
+    let stage = Arc::new(EventHost::of(builder, store, Box::new(())).await);
     stage.deploy(adder()).await;
-    Meeting {
+    LockedEntry {
         stage,
         runs,
         may_go_on,
@@ -81,7 +81,7 @@ async fn meeting(wall_time: Duration) -> Meeting {
 
 type Answer = tokio::task::JoinHandle<Result<kvasm::Response, InvokeError>>;
 
-impl Meeting {
+impl LockedEntry {
     fn call(&self) -> Answer {
         let stage = Arc::clone(&self.stage);
         tokio::spawn(async move { stage.try_call("run", "").await })
@@ -99,7 +99,7 @@ impl Meeting {
     }
 }
 
-fn metric(stage: &Stage, name: &str) -> i64 {
+fn metric(stage: &EventHost, name: &str) -> i64 {
     let text = stage.host.metrics().encode();
     let values = text.lines().filter_map(|line| {
         let (series, value) = line.rsplit_once(' ')?;
@@ -194,7 +194,7 @@ async fn run_reads_through_a_commit_in_progress_without_a_conflict() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
     let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
-    let stage = Arc::new(Stage::over(Arc::new(store), Box::new(folder)).await);
+    let stage = Arc::new(EventHost::over(Arc::new(store), Box::new(folder)).await);
     stage.deploy(bank()).await;
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();

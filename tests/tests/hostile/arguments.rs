@@ -3,7 +3,7 @@
 use kvasm::Call;
 use kvasm::model::{Collection, Key, Timestamp, Value};
 use kvasm_abi::Status;
-use kvasm_tests::guests::{Bench, module, report};
+use kvasm_tests::guests::{TestHost, module, report};
 
 /// The address of the test texts in the guest's memory.
 const DATA: &str = "notes\\00\\00\\00k\\00x\\ff\\ff{\\22a\\22:1}{bad";
@@ -31,7 +31,7 @@ const BAD_JSON: (u32, u32) = (20, 4);
 const ZEROES: u32 = 4096;
 
 async fn refused(body: String, status: Status, words: &[&str]) {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let (result, message) = bench.result(DATA, &body).await;
     assert_eq!(
         Status::from_code(result),
@@ -132,7 +132,7 @@ async fn exceeding_a_limit_reports_size_and_limit() {
         .await;
     }
     let fill = "(call $random_fill (i32.const 0) (i32.const 65537))";
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let two_pages = kvasm_tests::guests::module_with(
         DATA,
         "",
@@ -153,7 +153,7 @@ async fn exceeding_a_limit_reports_size_and_limit() {
 #[tokio::test]
 async fn value_size_is_checked_before_copying() {
     for (format, text) in [(0, "value is 17 bytes"), (1, "value is 17 bytes")] {
-        let bench = Bench::limited(|limits| limits.value_bytes = 16).await;
+        let bench = TestHost::limited(|limits| limits.value_bytes = 16).await;
         let body = set(NOTES, K, (ZEROES, 17), format, 0);
         let (result, message) = bench.result(DATA, &body).await;
         assert_eq!(
@@ -245,7 +245,7 @@ async fn invalid_list_options_are_rejected() {
 
 #[tokio::test]
 async fn absent_empty_and_error_results_are_distinct() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let get = |format: i32| {
         format!(
             "(call $kv_get (i32.const 0) (i32.const 5) (i32.const 8) (i32.const 1) (i32.const {format}) (i32.const 0) (i32.const 100) (i32.const 10))"
@@ -265,7 +265,7 @@ async fn absent_empty_and_error_results_are_distinct() {
 
 #[tokio::test]
 async fn conditional_writes_conflict_on_version_mismatch() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let if_absent = format!(
         "(block (result i64) (i32.store (i32.const 1000) (i32.const 24)) (i32.store (i32.const 1004) (i32.const 2)) {})",
         set(NOTES, K, JSON, 0, 1000)
@@ -293,7 +293,7 @@ async fn conditional_writes_conflict_on_version_mismatch() {
 /// length. Nothing is written to a buffer that is too small.
 #[tokio::test]
 async fn result_larger_than_the_buffer_is_kept_in_the_result_slot() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     assert!(bench.result(DATA, &set(NOTES, K, JSON, 0, 0)).await.0 > 0);
     let body = "(if (i64.ne (call $kv_get (i32.const 0) (i32.const 5) (i32.const 8) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 6)) (i64.const 7)) (then unreachable))
         (if (i32.load8_u (i32.const 100)) (then unreachable))

@@ -1,6 +1,6 @@
 //! Malformed packed batches: the expected status, and no write.
 
-use super::packed::{Packed, add, at, batch, check, delete, set, set_as};
+use super::packed::{PackedGuest, add, at, batch, check, delete, set, set_as};
 use kvasm_abi::{BATCH_BYTES_MAX, BATCH_OPS_MAX, BatchCheck, BatchOp, Records, Status};
 
 /// One byte over the limit of a value.
@@ -19,7 +19,7 @@ fn of_every_kind() -> Vec<u8> {
 
 #[tokio::test]
 async fn packed_batch_results_are_in_operation_order() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let ops = [
         set("c", "a", "5"),
         add("c", "a", 2),
@@ -38,7 +38,7 @@ async fn packed_batch_results_are_in_operation_order() {
 
 #[tokio::test]
 async fn truncated_batch_is_rejected() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let whole = of_every_kind();
     for len in 0..whole.len() {
         let answer = packed.commit_bytes(&whole[..len]).await;
@@ -54,7 +54,7 @@ async fn truncated_batch_is_rejected() {
 
 #[tokio::test]
 async fn wrong_batch_counts_and_lengths_are_rejected() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let whole = of_every_kind();
     // Every 4-byte window, which includes each 32-bit number.
     for place in 0..whole.len() - 4 {
@@ -88,7 +88,7 @@ async fn wrong_batch_counts_and_lengths_are_rejected() {
 
 #[tokio::test]
 async fn unknown_batch_kinds_and_formats_are_rejected() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let mut bytes = batch(&[], &[delete("c", "k")]);
     for kind in [3, 4, 0xff, u32::MAX] {
         bytes[8..12].copy_from_slice(&kind.to_le_bytes());
@@ -139,7 +139,7 @@ fn with_name<'a>(collection: &'a [u8], key: &'a [u8]) -> Vec<Vec<u8>> {
 
 #[tokio::test]
 async fn invalid_names_anywhere_in_a_batch_are_rejected() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let long = vec![b'a'; 1025];
     // Whether it applies to checks, whether to operations, and the status with parts of its
     // message.
@@ -183,7 +183,7 @@ async fn invalid_names_anywhere_in_a_batch_are_rejected() {
 
 #[tokio::test]
 async fn invalid_values_in_a_batch_are_rejected() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let over = vec![b'1'; VALUE_OVER];
     let cases: &[(u32, &[u8], Status, &[&str])] = &[
         (0, b"", Status::Invalid, &["not valid JSON"]),
@@ -218,7 +218,7 @@ async fn invalid_values_in_a_batch_are_rejected() {
 
 #[tokio::test]
 async fn batch_is_limited_to_1000_parts() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let names: Vec<_> = (0..BATCH_OPS_MAX + 1).map(|n| n.to_string()).collect();
     for checks in [0, 1, 500, 1_000, 1_001] {
         let (checked, changed) = names.split_at(checks);
@@ -234,7 +234,7 @@ async fn batch_is_limited_to_1000_parts() {
 
 #[tokio::test]
 async fn batch_is_limited_to_4_mib() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let value = vec![b'x'; 1024 * 1024];
     let ops = |last: usize| {
         let mut ops: Vec<_> = ["a", "b", "c", "d"]
@@ -258,7 +258,7 @@ async fn batch_is_limited_to_4_mib() {
 
 #[tokio::test]
 async fn batch_conflict_reports_positions_and_keys() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let applied = packed
         .commit(&[], &[set("c", "a", "1"), set("c", "b", "2")])
         .await
@@ -298,7 +298,7 @@ async fn batch_conflict_reports_positions_and_keys() {
 
 #[tokio::test]
 async fn failed_increment_aborts_its_batch() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let given = [
         set("c", "max", "9223372036854775807"),
         set("c", "text", "\"7\""),
@@ -348,7 +348,7 @@ async fn failed_increment_aborts_its_batch() {
 /// A TTL beyond the largest timestamp is clamped to it.
 #[tokio::test]
 async fn maximum_ttl_is_accepted() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let op = BatchOp::Set {
         address: at("c", "k"),
         format: 0,

@@ -3,7 +3,7 @@
 use kvasm::model::{AppName, Limits};
 use kvasm::service::Stage;
 use kvasm::{Blame, Call, CallError, CallFailure};
-use kvasm_tests::guests::{Bench, manifest, module_with};
+use kvasm_tests::guests::{TestHost, manifest, module_with};
 use std::time::Duration;
 
 const WALL_TIME: Duration = Duration::from_millis(300);
@@ -15,7 +15,7 @@ async fn run(body: &str) -> CallFailure {
         wall_time: WALL_TIME,
         ..Limits::default()
     };
-    let bench = Bench::with(|builder| {
+    let bench = TestHost::with(|builder| {
         builder.limits(limits).extend(|linker| {
             linker.func_wrap_async("test", "wait", |_, ()| {
                 Box::new(std::future::pending::<()>())
@@ -90,7 +90,7 @@ async fn waiting_on_a_host_function_is_the_hosts_fault() {
 /// The app is deleted while its function runs.
 #[tokio::test]
 async fn app_deletion_during_a_call_is_not_the_guests_fault() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let declare = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let set = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
         (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";

@@ -5,14 +5,14 @@ use async_trait::async_trait;
 use kvasm::model::{AppName, Applied, Collection, Entry, Expect, Key, Limits, Version};
 use kvasm::service::{Batch, Caller, Kv, List, Listing, ServiceError, Services, Stage, Write};
 use kvasm::{Blame, Call, CallError, Host};
-use kvasm_tests::guests::{Bench, manifest, module, module_with};
+use kvasm_tests::guests::{TestHost, manifest, module, module_with};
 use std::sync::Arc;
 use std::time::Duration;
 
 const LOOP: &str = "(loop (br 0)) unreachable";
 
-async fn short() -> Bench {
-    Bench::limited(|limits| {
+async fn short() -> TestHost {
+    TestHost::limited(|limits| {
         limits.wall_time = Duration::from_millis(300);
         limits.cpu_time = Duration::from_secs(60);
     })
@@ -20,7 +20,7 @@ async fn short() -> Bench {
 }
 
 /// Asserts that the host still works.
-async fn alive(bench: &Bench) {
+async fn alive(bench: &TestHost) {
     let body = "(drop (call $output_write (i32.const 0) (i32.const 2))) (i32.const 0)";
     assert_eq!(bench.run(module("ok", body)).await.unwrap().output, b"ok");
 }
@@ -92,7 +92,7 @@ async fn looping_start_function_is_terminated_and_reported() {
 
 #[tokio::test]
 async fn cpu_time_and_wall_time_are_limited_separately() {
-    let bench = Bench::limited(|limits| {
+    let bench = TestHost::limited(|limits| {
         limits.cpu_time = Duration::from_millis(50);
         limits.wall_time = Duration::from_secs(60);
     })
@@ -107,7 +107,7 @@ async fn cpu_time_and_wall_time_are_limited_separately() {
 
 #[tokio::test]
 async fn deep_recursion_traps() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let fields = "(func $down (call $down) (call $down))";
     let failure = bench
         .run(module_with("", fields, "(call $down) (i32.const 0)"))
@@ -123,7 +123,7 @@ async fn deep_recursion_traps() {
 
 #[tokio::test]
 async fn memory_limit_covers_all_memories_together() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     // Grows both memories in turn until a growth fails, and returns the total size.
     let text =
         "(module (import \"kvasm_v1\" \"output_write\" (func $out (param i32 i32) (result i64)))
@@ -183,10 +183,10 @@ async fn looping_guests_do_not_block_others_on_their_thread() {
 }
 
 /// A store that never responds.
-struct Silent;
+struct HangingStore;
 
 #[async_trait]
-impl Kv for Silent {
+impl Kv for HangingStore {
     async fn get(
         &self,
         _: &Caller,
@@ -257,14 +257,14 @@ impl Kv for Silent {
 #[tokio::test]
 async fn unresponsive_store_ends_the_call_at_its_deadline() {
     let services = Services {
-        kv: Arc::new(Silent),
+        kv: Arc::new(HangingStore),
         ..Services::default()
     };
     let limits = Limits {
         wall_time: Duration::from_millis(200),
         ..Limits::default()
     };
-    let bench = Bench::with(|builder| builder.services(services).limits(limits)).await;
+    let bench = TestHost::with(|builder| builder.services(services).limits(limits)).await;
     for (name, call) in [
         (
             "kv_get",
@@ -297,14 +297,14 @@ async fn unresponsive_store_ends_the_call_at_its_deadline() {
 #[tokio::test]
 async fn hanging_commit_ends_the_call_at_its_deadline() {
     let services = Services {
-        kv: Arc::new(Silent),
+        kv: Arc::new(HangingStore),
         ..Services::default()
     };
     let limits = Limits {
         wall_time: Duration::from_millis(200),
         ..Limits::default()
     };
-    let bench = Bench::with(|builder| builder.services(services).limits(limits)).await;
+    let bench = TestHost::with(|builder| builder.services(services).limits(limits)).await;
     let declare = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let body = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
         (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";
@@ -332,7 +332,7 @@ async fn calls_over_the_instance_limit_queue_until_their_deadline() {
         .create_app(AppName::parse("app").unwrap())
         .await
         .unwrap();
-    let bench = Bench { host, app };
+    let bench = TestHost { host, app };
     let (held, waited) = tokio::join!(bench.run(module("", LOOP)), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         bench.run(module("", "(i32.const 0)")).await
@@ -358,7 +358,7 @@ async fn dropped_call_releases_its_instance() {
         .create_app(AppName::parse("app").unwrap())
         .await
         .unwrap();
-    let bench = Bench { host, app };
+    let bench = TestHost { host, app };
     let plugin = bench.load(module("", LOOP)).await;
     for _ in 0..5 {
         let call = bench.host.call(&plugin, Call::function("run"));

@@ -5,11 +5,11 @@ use kvasm::service::Services;
 use kvasm::wasmtime::Caller;
 use kvasm::{Call, Host, Invocation};
 use kvasm_abi::Status;
-use kvasm_tests::guests::{Bench, module};
+use kvasm_tests::guests::{TestHost, module};
 
 #[tokio::test]
 async fn embedder_host_function_can_be_imported() {
-    let bench = Bench::with(|builder| {
+    let bench = TestHost::with(|builder| {
         builder.extend(|linker| {
             linker.func_wrap("shop_v1", "app_len", |caller: Caller<'_, Invocation>| {
                 caller.data().guest_state().app().len() as i32
@@ -39,7 +39,7 @@ async fn duplicate_host_function_name_is_rejected() {
 /// The default services find nothing and do not acknowledge writes.
 #[tokio::test]
 async fn default_services_store_nothing() {
-    let bench = Bench::with(|builder| builder.services(Services::default())).await;
+    let bench = TestHost::with(|builder| builder.services(Services::default())).await;
     let has = "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))";
     assert_eq!(bench.result("a", has).await.0, 0);
     let set = "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))";
@@ -49,7 +49,7 @@ async fn default_services_store_nothing() {
 
 #[tokio::test]
 async fn shared_module_sees_only_the_calling_apps_data() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let other = bench
         .host
         .create_app(AppName::parse("other").unwrap())

@@ -2,7 +2,7 @@
 
 use kvasm::model::AppName;
 use kvasm::{Call, CallError, Host, Plugin};
-use kvasm_tests::guests::{Bench, wasm};
+use kvasm_tests::guests::{TestHost, wasm};
 use serde_json::{Value, json};
 
 async fn call(host: &Host, plugin: &Plugin, function: &str, input: Value) -> Value {
@@ -13,7 +13,7 @@ async fn call(host: &Host, plugin: &Plugin, function: &str, input: Value) -> Val
 
 #[tokio::test]
 async fn counter() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let plugin = bench.load(wasm("counter")).await;
     let add = json!({"name": "visits", "by": 2});
     for expected in [2, 4, 6] {
@@ -33,7 +33,7 @@ async fn counter() {
 
 #[tokio::test]
 async fn hello_c() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let plugin = bench.load(wasm("hello-c")).await;
     let functions: Vec<_> = plugin.functions().map(str::to_owned).collect();
     let function = functions.first().unwrap();
@@ -52,7 +52,7 @@ async fn hello_c() {
 
 #[tokio::test]
 async fn guestbook_example_paginates_and_isolates_apps() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let other = bench
         .host
         .create_app(AppName::parse("other").unwrap())

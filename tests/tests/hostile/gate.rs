@@ -3,7 +3,7 @@
 use kvasm::model::{AppId, Principal, Scope};
 use kvasm::{Call, Plugin};
 use kvasm_abi::Status;
-use kvasm_tests::guests::{Bench, module, report};
+use kvasm_tests::guests::{TestHost, module, report};
 
 const READS: [&str; 6] = [
     "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
@@ -22,7 +22,7 @@ const WRITES: [&str; 4] = [
     "(block (result i64) (i32.store (i32.const 104) (i32.const 1)) (i32.store (i32.const 108) (i32.const 1)) (i32.store (i32.const 112) (i32.const 1)) (i32.store8 (i32.const 116) (i32.const 97)) (i32.store (i32.const 117) (i32.const 1)) (i32.store8 (i32.const 121) (i32.const 97)) (call $kv_commit (i32.const 100) (i32.const 22) (i32.const 0) (i32.const 0)))",
 ];
 
-async fn denied(bench: &Bench, plugin: &Plugin, principal: Option<Principal>) -> bool {
+async fn denied(bench: &TestHost, plugin: &Plugin, principal: Option<Principal>) -> bool {
     let mut call = Call::function("run");
     if let Some(principal) = principal {
         call = call.principal(principal);
@@ -34,7 +34,7 @@ async fn denied(bench: &Bench, plugin: &Plugin, principal: Option<Principal>) ->
 
 #[tokio::test]
 async fn host_calls_require_their_scope_for_a_principal() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let calls = READS.iter().map(|body| (body, Scope::ScriptRead));
     let calls = calls.chain(WRITES.iter().map(|body| (body, Scope::ScriptWrite)));
     for (body, needed) in calls {
@@ -56,7 +56,7 @@ async fn host_calls_require_their_scope_for_a_principal() {
 
 #[tokio::test]
 async fn denied_call_names_the_missing_scope() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let wasm = module("a", &report(WRITES[0]));
     let call = Call::function("run").principal(Principal::for_app(bench.app.id, []));
     let (_, message) = bench.result_of(wasm, call).await;

@@ -3,11 +3,11 @@
 use kvasm::model::Principal;
 use kvasm::{Blame, Call, CallError};
 use kvasm_abi::Status;
-use kvasm_tests::guests::{Bench, module, report};
+use kvasm_tests::guests::{TestHost, module, report};
 
 #[tokio::test]
 async fn input_and_output_round_trip() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let body = "(drop (call $input_read (i32.const 1) (i32.const 0) (i32.const 100)))
         (drop (call $output_write (i32.const 0) (i32.wrap_i64 (call $input_len))))
         (i32.const 0)";
@@ -19,7 +19,7 @@ async fn input_and_output_round_trip() {
 
 #[tokio::test]
 async fn input_and_output_limits_are_enforced() {
-    let bench = Bench::limited(|limits| {
+    let bench = TestHost::limited(|limits| {
         limits.input_bytes = 4;
         limits.output_bytes = 4;
     })
@@ -43,7 +43,7 @@ async fn input_and_output_limits_are_enforced() {
 
 #[tokio::test]
 async fn failed_function_reports_its_output_as_the_reason() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let body = "(drop (call $output_write (i32.const 0) (i32.const 4))) (i32.const 3)";
     let failure = bench.run(module("no\\1b!", body)).await.unwrap_err();
     assert!(
@@ -55,7 +55,7 @@ async fn failed_function_reports_its_output_as_the_reason() {
 
 #[tokio::test]
 async fn guest_can_read_its_context() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let body = "(drop (call $output_write (i32.const 0) (i32.wrap_i64 (call $context (i32.const 0) (i32.const 500))))) (i32.const 0)";
     let plugin = bench.load(module("", body)).await;
     for (call, caller) in [
@@ -80,7 +80,7 @@ async fn guest_can_read_its_context() {
 
 #[tokio::test]
 async fn log_lines_are_limited_and_escaped() {
-    let bench = Bench::limited(|limits| {
+    let bench = TestHost::limited(|limits| {
         limits.log_lines = 2;
         limits.log_line_bytes = 5;
     })
@@ -111,7 +111,7 @@ async fn log_lines_are_limited_and_escaped() {
 
 #[tokio::test]
 async fn log_lines_before_a_trap_are_kept() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let body = "(drop (call $log (i32.const 1) (i32.const 0) (i32.const 4))) unreachable";
     let failure = bench.run(module("last", body)).await.unwrap_err();
     assert_eq!(failure.log.lines()[0].message, "last");
@@ -119,7 +119,7 @@ async fn log_lines_before_a_trap_are_kept() {
 
 #[tokio::test]
 async fn clock_and_random_bytes_work() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let before = kvasm::model::Timestamp::now().0;
     let (now, _) = bench.result("", "(call $now_ms)").await;
     assert!((before..=kvasm::model::Timestamp::now().0).contains(&now));

@@ -1,12 +1,12 @@
 //! Reads of several keys, increments, and an app's dead letters.
 
-use super::packed::{Packed, at, records, set, set_as};
+use super::packed::{PackedGuest, at, records, set, set_as};
 use kvasm::Call;
 use kvasm::model::{App, DeadReason, Verdict};
 use kvasm_abi::{Records, Slot, Status};
 use kvasm_store_testing::conformance::Kit;
 use kvasm_store_testing::conformance::kit::json;
-use kvasm_tests::guests::{Bench, manifest, module, module_with, report};
+use kvasm_tests::guests::{TestHost, manifest, module, module_with, report};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ const MIB: usize = 1024 * 1024;
 
 #[tokio::test]
 async fn truncated_key_list_is_rejected() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     packed.commit(&[], &[set("c", "a", "1")]).await.applied();
     let whole = records(&[at("c", "a"), at("d", "é"), at("c", "a")]);
     for len in 0..whole.len() {
@@ -35,7 +35,7 @@ async fn truncated_key_list_is_rejected() {
 
 #[tokio::test]
 async fn invalid_or_too_many_keys_are_rejected() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let long = vec![b'a'; 1025];
     for (collection, key, status, word) in [
         (&b""[..], &b"k"[..], Status::Invalid, "collection is empty"),
@@ -71,7 +71,7 @@ async fn invalid_or_too_many_keys_are_rejected() {
 
 #[tokio::test]
 async fn get_many_result_is_limited_to_4_mib() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let value = vec![b'x'; MIB];
     packed
         .commit(&[], &[set_as(at("c", "big"), 1, &value)])
@@ -114,7 +114,7 @@ async fn get_many_limit_applies_in_a_transaction() {
     let wasm = module_with("ck", &section, &body);
     for (count, fits) in [(4, true), (5, false), (1_000, false)] {
         // A store that does not have the entry yet.
-        let bench = Bench::new().await;
+        let bench = TestHost::new().await;
         let call = Call::function("run").input(records(&vec![at("c", "k"); count]));
         let (result, message) = bench.result_of(wasm.clone(), call).await;
         match fits {
@@ -138,7 +138,7 @@ fn increment(c_len: u32, k: (u32, u32), delta: i64, result: i32) -> String {
 
 #[tokio::test]
 async fn increment_writes_its_result_only_on_success() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     // The last eight bytes, and an unaligned address.
     for (place, sum) in [(65_528, 5), (65_521, 10), (1_001, 15)] {
         let body = format!(
@@ -172,7 +172,7 @@ async fn increment_writes_its_result_only_on_success() {
 
 #[tokio::test]
 async fn increment_distinguishes_non_integer_from_overflow() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let ops = [
         set("c", "1", "9223372036854775807"),
         set("c", "2", "[]"),
@@ -212,14 +212,14 @@ async fn bury(store: &Arc<dyn kvasm::store::Store>, app: &App, count: usize) -> 
 
 #[tokio::test]
 async fn app_sees_only_its_own_dead_letters() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let (host, app) = (&packed.bench.host, &packed.bench.app);
     let name = kvasm::model::AppName::parse("other").unwrap();
     let other = host.create_app(name).await.unwrap();
     let first = bury(host.store(), app, 3).await;
     let theirs = bury(host.store(), &other, 5).await;
     let list = async |before: &[u8], limit| -> (Vec<String>, Value) {
-        let answer = packed.call(Packed::letters(before, limit)).await;
+        let answer = packed.call(PackedGuest::letters(before, limit)).await;
         assert!(answer.result >= 0, "{}", answer.message);
         assert!(!String::from_utf8_lossy(&answer.slot).contains("other"));
         let page: Value = serde_json::from_slice(&answer.slot).unwrap();
@@ -245,12 +245,12 @@ async fn app_sees_only_its_own_dead_letters() {
 /// The host reads them in small pages; the guest gets the page size that it requested.
 #[tokio::test]
 async fn dead_letters_are_paginated_with_any_page_size() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     let all = bury(packed.bench.host.store(), &packed.bench.app, 40).await;
     for limit in [1, 7, 16, 17, 32, 39, 40, 41, 1_000] {
         let (mut found, mut before) = (Vec::new(), String::new());
         loop {
-            let letters = Packed::letters(before.as_bytes(), limit as i32);
+            let letters = PackedGuest::letters(before.as_bytes(), limit as i32);
             let answer = packed.call(letters).await;
             let page: Value = serde_json::from_slice(&answer.slot).unwrap();
             let letters = page["letters"].as_array().unwrap();
@@ -268,7 +268,7 @@ async fn dead_letters_are_paginated_with_any_page_size() {
 
 #[tokio::test]
 async fn invalid_dead_letter_id_or_limit_is_rejected() {
-    let packed = Packed::new().await;
+    let packed = PackedGuest::new().await;
     for id in [
         &b"x"[..],
         b"0198c1d3-0d52-7a31-8f6e-5b1f0f2f7c0",
@@ -278,17 +278,17 @@ async fn invalid_dead_letter_id_or_limit_is_rejected() {
         b" 0198c1d3-0d52-7a31-8f6e-5b1f0f2f7c02",
         b"'; DROP TABLE kv; --",
     ] {
-        let answer = packed.call(Packed::letters(id, 1)).await;
+        let answer = packed.call(PackedGuest::letters(id, 1)).await;
         answer.refused(Status::Invalid, &["dead letter ID is malformed"]);
     }
-    let answer = packed.call(Packed::letters(&[b'0'; 1_000], 1)).await;
+    let answer = packed.call(PackedGuest::letters(&[b'0'; 1_000], 1)).await;
     answer.refused(Status::TooLarge, &["dead letter ID is 1000 bytes"]);
     for limit in [-1, 1_001, i32::MIN, i32::MAX] {
-        let answer = packed.call(Packed::letters(b"", limit)).await;
+        let answer = packed.call(PackedGuest::letters(b"", limit)).await;
         answer.refused(Status::Invalid, &["page limit is", "from 1 to 1000"]);
     }
     for limit in [0, 1, 1_000] {
-        let answer = packed.call(Packed::letters(b"", limit)).await;
+        let answer = packed.call(PackedGuest::letters(b"", limit)).await;
         assert_eq!(answer.slot, b"{\"letters\":[],\"next\":null}");
     }
 }

@@ -2,7 +2,7 @@
 
 use kvasm::model::{App, AppName};
 use kvasm::{Call, CallError, Plugin};
-use kvasm_tests::guests::{Bench, module_with, wasm};
+use kvasm_tests::guests::{TestHost, module_with, wasm};
 use tokio::task::JoinSet;
 
 /// Initial pages of a guest: more than a slot keeps resident between calls.
@@ -60,12 +60,12 @@ fn guest(data: &str, pages: u32, grown: u32) -> Vec<u8> {
     module_with(&format!("{data}{data}"), &fields, "(i32.const 0)")
 }
 
-async fn scan(bench: &Bench, plugin: &Plugin, function: &'static str) -> u32 {
+async fn scan(bench: &TestHost, plugin: &Plugin, function: &'static str) -> u32 {
     let response = bench.host.call(plugin, Call::function(function)).await;
     u32::from_le_bytes(response.unwrap().output.try_into().unwrap())
 }
 
-async fn app(bench: &Bench, name: &str) -> App {
+async fn app(bench: &TestHost, name: &str) -> App {
     let name = AppName::parse(name).unwrap();
     bench.host.create_app(name).await.unwrap()
 }
@@ -76,7 +76,7 @@ async fn app(bench: &Bench, name: &str) -> App {
 /// adds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn fresh_instance_has_no_data_of_another_app() {
-    let bench = Bench::with(|builder| builder.instances(SLOTS)).await;
+    let bench = TestHost::with(|builder| builder.instances(SLOTS)).await;
     let other = app(&bench, "other").await;
     let reader = app(&bench, "reader").await;
     let mut fillers = Vec::new();
@@ -124,7 +124,12 @@ async fn fresh_instance_has_no_data_of_another_app() {
 }
 
 /// Pages before and after an allocating function of the plugin `sdk`.
-async fn pages(bench: &Bench, plugin: &Plugin, function: &'static str, input: &str) -> (u32, u32) {
+async fn pages(
+    bench: &TestHost,
+    plugin: &Plugin,
+    function: &'static str,
+    input: &str,
+) -> (u32, u32) {
     let call = Call::function(function).input(input.as_bytes());
     let output = bench.host.call(plugin, call).await.unwrap().output;
     serde_json::from_slice(&output).unwrap()
@@ -132,7 +137,7 @@ async fn pages(bench: &Bench, plugin: &Plugin, function: &'static str, input: &s
 
 #[tokio::test]
 async fn small_sdk_calls_do_not_grow_memory() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let plugin = bench.load(wasm("sdk")).await;
     let (start, _) = pages(&bench, &plugin, "churn", "[0, 0]").await;
     for n in 0..100 {
@@ -149,7 +154,7 @@ async fn small_sdk_calls_do_not_grow_memory() {
 
 #[tokio::test]
 async fn sdk_allocator_grows_memory_up_to_the_limit() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let plugin = bench.load(wasm("sdk")).await;
     let limit = 64 * 16;
     for input in [

@@ -1,12 +1,12 @@
 //! Modules that cannot be plugins, and the errors for them; the cache on disk.
 
 use kvasm::{Blame, Call, CallError, LoadError};
-use kvasm_tests::guests::{Bench, manifest, module, module_with};
+use kvasm_tests::guests::{TestHost, manifest, module, module_with};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 async fn load_error(wasm: Vec<u8>) -> LoadError {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let error = bench.host.load(&bench.app, wasm).await.err().unwrap();
     assert_eq!(error.blame(), Blame::Guest);
     error
@@ -83,7 +83,7 @@ fn exporting(names: impl IntoIterator<Item = String>, section: &str) -> Vec<u8> 
 #[tokio::test]
 async fn exported_function_names_are_limited() {
     let longest = "f".repeat(256);
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     bench.load(exporting([longest.clone()], "")).await;
 
     let long = format!("{longest}f");
@@ -111,9 +111,9 @@ async fn exported_function_names_are_limited() {
 async fn oversized_module_is_rejected() {
     let wasm = module("", "(i32.const 0)");
     let len = wasm.len();
-    let bench = Bench::limited(|limits| limits.module_bytes = len).await;
+    let bench = TestHost::limited(|limits| limits.module_bytes = len).await;
     bench.run(wasm.clone()).await.unwrap();
-    let bench = Bench::limited(|limits| limits.module_bytes = len - 1).await;
+    let bench = TestHost::limited(|limits| limits.module_bytes = len - 1).await;
     let error = bench.host.load(&bench.app, wasm).await.err().unwrap();
     let expected = format!("the module is {len} bytes; the limit is {} bytes", len - 1);
     assert_eq!(error.to_string(), expected);
@@ -168,17 +168,17 @@ async fn table_and_memory_limits_are_reported_by_key() {
             (|b| b.instances(1)) as fn(kvasm::HostBuilder) -> kvasm::HostBuilder,
             |b| b.unpooled(),
         ] {
-            let bench = Bench::with(set_up).await;
+            let bench = TestHost::with(set_up).await;
             bench.run(wasm.clone()).await.unwrap();
         }
     }
     // Operators can raise and lower the limits.
     let wasm = with("(table 70000 funcref)");
-    let bench = Bench::limited(|limits| limits.table_elements = 70_000).await;
+    let bench = TestHost::limited(|limits| limits.table_elements = 70_000).await;
     bench.run(wasm.clone()).await.unwrap();
     // A growing table is subject to the same limit.
     for (set_up, name) in [(true, "pooled"), (false, "unpooled")] {
-        let bench = Bench::with(|b| if set_up { b } else { b.unpooled() }).await;
+        let bench = TestHost::with(|b| if set_up { b } else { b.unpooled() }).await;
         let grow = "(i32.add (table.grow 0 (ref.null func) (i32.const 65537)) (table.grow 0 (ref.null func) (i32.const 65536)))";
         let wasm = module_with(
             "",
@@ -203,7 +203,7 @@ async fn too_many_globals_or_functions_are_reported() {
 /// A 64-bit memory is accepted and limited like any other.
 #[tokio::test]
 async fn memory64_works_below_4_gib() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let wasm = wat(r#"(module
           (import "kvasm_v1" "output_write" (func $write (param i32 i32) (result i64)))
           (memory (export "memory") i64 1)
@@ -234,7 +234,7 @@ async fn manifest_declarations_must_match_exports() {
     let unknown = load_error(fields(&quote(r#"{"kind":"timer","name":"run"}"#))).await;
     assert!(unknown.to_string().contains("timer"), "{unknown}");
     // With declarations, only declared functions can be called.
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let plugin = bench.load(fields("")).await;
     assert_eq!(plugin.functions().count(), 0);
     let failure = bench
@@ -248,7 +248,7 @@ async fn manifest_declarations_must_match_exports() {
 
 #[tokio::test]
 async fn trap_backtrace_names_functions() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let fields = "(func $inner_most unreachable) (func $outer (call $inner_most))";
     let failure = bench
         .run(module_with("", fields, "(call $outer) (i32.const 0)"))
@@ -274,7 +274,7 @@ async fn modified_cache_file_is_recompiled() {
     );
     let two = module("", "(i32.const 7)");
     let run = async |wasm: &Vec<u8>| {
-        let bench = Bench::with(|builder| builder.cache_dir(&dir)).await;
+        let bench = TestHost::with(|builder| builder.cache_dir(&dir)).await;
         bench.run(wasm.clone()).await
     };
     run(&one).await.unwrap();
@@ -335,7 +335,7 @@ async fn cache_folder_accessible_to_others_is_rejected() {
         let dir = folder.path().join("cache");
         std::fs::create_dir(&dir).unwrap();
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
-        let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+        let bench = TestHost::with(|b| b.cache_dir(&dir)).await;
         bench.run(module("", "(i32.const 0)")).await.unwrap();
         assert_eq!(files(&dir), Vec::<PathBuf>::new());
     }
@@ -351,7 +351,7 @@ async fn cache_folder_owned_by_another_user_is_rejected() {
     if std::os::unix::fs::chown(&dir, Some(12_345), None).is_err() {
         return;
     }
-    let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+    let bench = TestHost::with(|b| b.cache_dir(&dir)).await;
     bench.run(module("", "(i32.const 0)")).await.unwrap();
     assert_eq!(files(&dir), Vec::<PathBuf>::new());
 }
@@ -362,12 +362,12 @@ async fn host_runs_without_a_cache_folder() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     for dir in [file.join("cache"), "/proc/cache".into(), file] {
-        let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+        let bench = TestHost::with(|b| b.cache_dir(&dir)).await;
         bench.run(module("", "(i32.const 0)")).await.unwrap();
     }
     // The same when it is removed while the host runs.
     let dir = folder.path().join("cache");
-    let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+    let bench = TestHost::with(|b| b.cache_dir(&dir)).await;
     std::fs::remove_dir_all(&dir).unwrap();
     bench.run(module("", "(i32.const 0)")).await.unwrap();
 }
@@ -377,7 +377,7 @@ async fn damaged_cache_key_is_replaced_and_files_removed() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("cache");
     let run = async || {
-        let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+        let bench = TestHost::with(|b| b.cache_dir(&dir)).await;
         bench.run(module("", "(i32.const 0)")).await.unwrap();
     };
     run().await;
@@ -398,7 +398,7 @@ async fn damaged_cache_key_is_replaced_and_files_removed() {
 async fn cache_folder_is_limited_and_holds_only_accepted_modules() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("cache");
-    let bench = Bench::with(|b| b.cache_dir(&dir)).await;
+    let bench = TestHost::with(|b| b.cache_dir(&dir)).await;
     for text in [
         "(module)",
         r#"(module (import "env" "abort" (func)) (memory (export "memory") 1))"#,
@@ -422,7 +422,7 @@ async fn cache_folder_is_limited_and_holds_only_accepted_modules() {
         },
     ];
     for limits in limits {
-        let bench = Bench::with(|b| b.cache_dir(&dir).cache_limits(limits)).await;
+        let bench = TestHost::with(|b| b.cache_dir(&dir).cache_limits(limits)).await;
         for number in 1..10 {
             bench.load(variant(number)).await;
             let files = files(&dir);

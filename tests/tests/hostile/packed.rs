@@ -5,18 +5,18 @@ use kvasm::service::{Caller, List};
 use kvasm::store::Store;
 use kvasm::{Call, Plugin};
 use kvasm_abi::{Address, Applied, Batch, BatchCheck, BatchOp, Records, Status, encode_records};
-use kvasm_tests::guests::{Bench, manifest, module_with};
+use kvasm_tests::guests::{TestHost, manifest, module_with};
 
 /// The result of an import.
 #[derive(Debug)]
-pub struct Answer {
+pub struct ImportResult {
     pub result: i64,
     /// The contents of the result slot: the whole result, as the guest provides no buffer.
     pub slot: Vec<u8>,
     pub message: String,
 }
 
-impl Answer {
+impl ImportResult {
     pub fn status(&self) -> Option<Status> {
         Status::from_code(self.result)
     }
@@ -41,8 +41,8 @@ impl Answer {
 }
 
 /// A host and the guest.
-pub struct Packed {
-    pub bench: Bench,
+pub struct PackedGuest {
+    pub bench: TestHost,
     plugin: Plugin,
 }
 
@@ -71,38 +71,38 @@ const PARTS: &str = "
 const COMMIT: &str =
     "(call $tell (call $kv_commit (i32.const 65536) (call $in) (i32.const 0) (i32.const 0)))";
 
-impl Packed {
-    pub async fn new() -> Packed {
-        Packed::on(Bench::new().await).await
+impl PackedGuest {
+    pub async fn new() -> PackedGuest {
+        PackedGuest::on(TestHost::new().await).await
     }
 
-    pub async fn over(store: impl Store) -> Packed {
-        Packed::on(Bench::over(store).await).await
+    pub async fn over(store: impl Store) -> PackedGuest {
+        PackedGuest::on(TestHost::over(store).await).await
     }
 
     /// As `new`, but the guest's function `run`, which commits batches, is a transaction.
-    pub async fn in_transaction() -> Packed {
+    pub async fn in_transaction() -> PackedGuest {
         let run = "{\"kind\":\"function\",\"name\":\"run\",\"transaction\":true}";
         let parts = format!("{} {PARTS}", manifest(&[run]));
-        Packed::of(Bench::new().await, &parts).await
+        PackedGuest::of(TestHost::new().await, &parts).await
     }
 
-    async fn on(bench: Bench) -> Packed {
-        Packed::of(bench, PARTS).await
+    async fn on(bench: TestHost) -> PackedGuest {
+        PackedGuest::of(bench, PARTS).await
     }
 
-    async fn of(bench: Bench, parts: &str) -> Packed {
+    async fn of(bench: TestHost, parts: &str) -> PackedGuest {
         let plugin = bench.load(module_with("", parts, COMMIT)).await;
-        Packed { bench, plugin }
+        PackedGuest { bench, plugin }
     }
 
-    pub async fn call(&self, call: Call) -> Answer {
+    pub async fn call(&self, call: Call) -> ImportResult {
         let output = self.bench.host.call(&self.plugin, call).await.unwrap();
         let (head, rest) = output.output.split_at(16);
         let (result, slot) = head.split_at(8);
         let len = u64::from_le_bytes(slot.try_into().unwrap());
         let (slot, message) = rest.split_at(len as usize);
-        Answer {
+        ImportResult {
             result: i64::from_le_bytes(result.try_into().unwrap()),
             slot: slot.to_vec(),
             message: String::from_utf8(message.to_vec()).unwrap(),
@@ -110,20 +110,20 @@ impl Packed {
     }
 
     /// Commits packed bytes unchanged.
-    pub async fn commit_bytes(&self, packed: impl Into<Pieces>) -> Answer {
+    pub async fn commit_bytes(&self, packed: impl Into<Pieces>) -> ImportResult {
         self.call(Call::function("run").input(packed)).await
     }
 
-    pub async fn commit(&self, checks: &[BatchCheck<'_>], ops: &[BatchOp<'_>]) -> Answer {
+    pub async fn commit(&self, checks: &[BatchCheck<'_>], ops: &[BatchOp<'_>]) -> ImportResult {
         self.commit_bytes(batch(checks, ops)).await
     }
 
     /// Reads packed keys unchanged.
-    pub async fn get_many_bytes(&self, packed: impl Into<Pieces>) -> Answer {
+    pub async fn get_many_bytes(&self, packed: impl Into<Pieces>) -> ImportResult {
         self.call(Call::function("get_many").input(packed)).await
     }
 
-    pub async fn get_many(&self, keys: &[Address<'_>]) -> Answer {
+    pub async fn get_many(&self, keys: &[Address<'_>]) -> ImportResult {
         self.get_many_bytes(records(keys)).await
     }
 

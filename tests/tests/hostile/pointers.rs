@@ -2,7 +2,7 @@
 //! function and the argument in the message; the host continues.
 
 use kvasm::{Blame, CallError};
-use kvasm_tests::guests::{Bench, module};
+use kvasm_tests::guests::{TestHost, module};
 
 /// Every pointer argument of every import, with `{}` for the address and length.
 const CALLS: &[(&str, &str)] = &[
@@ -108,7 +108,7 @@ fn body(call: &str, (ptr, len): (i64, i64)) -> String {
 
 #[tokio::test]
 async fn out_of_bounds_range_traps_and_is_reported() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     for (function, call) in CALLS {
         for range in OUTSIDE {
             let failure = bench
@@ -129,7 +129,7 @@ async fn out_of_bounds_range_traps_and_is_reported() {
 
 #[tokio::test]
 async fn range_ending_at_the_end_of_memory_is_valid() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     for (_, call) in CALLS {
         for range in [(65_535, 1), (65_536, 0), (0, 0)] {
             bench.run(module("a", &body(call, range))).await.unwrap();
@@ -139,7 +139,7 @@ async fn range_ending_at_the_end_of_memory_is_valid() {
 
 #[tokio::test]
 async fn out_of_bounds_options_trap() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let set = "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const {}))";
     for at in ["65533", "65535", "65536", "-1"] {
         let body = format!("(drop {}) (i32.const 0)", set.replace("{}", at));
@@ -158,7 +158,7 @@ async fn out_of_bounds_options_trap() {
 /// The address of an increment's result has no length, and is checked before any write.
 #[tokio::test]
 async fn out_of_bounds_increment_result_traps_without_writing() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let add = "(call $kv_increment (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
         (i64.const 1) (i32.const {}))";
     for at in ["65529", "65535", "65536", "-1", "-8", "0x80000000"] {
@@ -177,7 +177,7 @@ async fn out_of_bounds_increment_result_traps_without_writing() {
 /// A batch whose result buffer is out of bounds is not committed.
 #[tokio::test]
 async fn out_of_bounds_commit_buffer_traps_without_committing() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     // No checks; one increment of "a" in "a" by 1.
     let data = "\\00\\00\\00\\00\\01\\00\\00\\00\\02\\00\\00\\00\\01\\00\\00\\00a\\01\\00\\00\\00a\\01\\00\\00\\00\\00\\00\\00\\00";
     let commit = "(call $kv_commit (i32.const 0) (i32.const 30) (i32.const 65536) (i32.const {}))";

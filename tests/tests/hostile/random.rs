@@ -1,7 +1,7 @@
 //! Random bytes as batches, keys and ids, through wasm: the host always responds, never with a
 //! host error, and a rejection changes nothing.
 
-use super::packed::{Answer, Packed, at, batch, records};
+use super::packed::{ImportResult, PackedGuest, at, batch, records};
 use kvasm::store::{SqliteOptions, SqliteStore};
 use kvasm_abi::{Address, Batch, BatchCheck, BatchOp, Records, Slot, Status};
 use proptest::prelude::*;
@@ -101,7 +101,7 @@ fn keys() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Whether a guest can cause this rejection by its arguments.
-fn is_the_guests_fault(answer: &Answer) -> bool {
+fn is_the_guests_fault(answer: &ImportResult) -> bool {
     use Status::{Conflict, Invalid, TooLarge, Type};
     matches!(answer.status(), Some(Conflict | Invalid | TooLarge | Type))
 }
@@ -109,7 +109,7 @@ fn is_the_guests_fault(answer: &Answer) -> bool {
 /// Runs cases on one guest; proptest shrinks the one that fails.
 fn run<T: std::fmt::Debug>(
     strategy: &impl Strategy<Value = T>,
-    case: impl AsyncFn(&Packed, T) -> Result<(), TestCaseError>,
+    case: impl AsyncFn(&PackedGuest, T) -> Result<(), TestCaseError>,
 ) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -119,7 +119,7 @@ fn run<T: std::fmt::Debug>(
     let folder = tempfile::tempdir().unwrap();
     let guest = runtime.block_on(async {
         let options = SqliteOptions::new(folder.path().join("kvasm.db"));
-        Packed::over(SqliteStore::open(options).await.unwrap()).await
+        PackedGuest::over(SqliteStore::open(options).await.unwrap()).await
     });
     let mut runner = TestRunner::new(Config {
         failure_persistence: None,
@@ -176,7 +176,7 @@ fn random_batch_behaves_the_same_in_a_transaction() {
     let batches = proptest::collection::vec(batches, 1..4);
     let other = tokio::sync::OnceCell::new();
     run(&batches, async |guest, batches| {
-        let other = other.get_or_init(Packed::in_transaction).await;
+        let other = other.get_or_init(PackedGuest::in_transaction).await;
         guest.clear().await;
         other.clear().await;
         for bytes in batches {
@@ -224,7 +224,7 @@ fn random_dead_letter_ids_never_cause_a_host_error() {
     ];
     let limit = prop_oneof![any::<i32>(), 0..=1_000];
     run(&(before, limit), async |guest, (before, limit)| {
-        let answer = guest.call(Packed::letters(&before, limit)).await;
+        let answer = guest.call(PackedGuest::letters(&before, limit)).await;
         if answer.result < 0 {
             prop_assert!(is_the_guests_fault(&answer), "{answer:?}");
         } else {

@@ -7,9 +7,9 @@ use kvasm::model::{
     Principal, Scope, TriggerName, Value, Watch,
 };
 use kvasm::service::{
-    Batch, Caller, Events, Kv, KvService, List, Operation, ServiceError, Transaction, Write,
+    Batch, Caller, CommitListener, Kv, KvService, List, Operation, ServiceError, Transaction, Write,
 };
-use kvasm_tests::guests::Bench;
+use kvasm_tests::guests::TestHost;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -112,7 +112,7 @@ async fn call_all(
 /// The service itself, and a transaction over it.
 #[tokio::test]
 async fn kv_methods_require_their_scope_for_a_principal() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let app = &bench.app;
     let kv = bench.host.kv();
     let run = Transaction::new(Arc::clone(kv), &Limits::default());
@@ -150,9 +150,9 @@ async fn kv_methods_require_their_scope_for_a_principal() {
 
 /// Counts notifications.
 #[derive(Default)]
-struct Heard(AtomicU32);
+struct NotificationCount(AtomicU32);
 
-impl Events for Heard {
+impl CommitListener for NotificationCount {
     fn committed(&self, _: AppId) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -160,7 +160,7 @@ impl Events for Heard {
 
 #[tokio::test]
 async fn only_writes_that_fire_triggers_notify_the_dispatcher() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let (store, app) = (Arc::clone(bench.host.store()), &bench.app);
     let trigger = NewTrigger {
         name: TriggerName::parse("t").unwrap(),
@@ -176,10 +176,10 @@ async fn only_writes_that_fire_triggers_notify_the_dispatcher() {
     let actor = bench.host.operator("a test");
     let set_trigger = bench.host.admin().set_trigger(&actor, app, trigger);
     set_trigger.await.unwrap();
-    let heard = Arc::new(Heard::default());
+    let heard = Arc::new(NotificationCount::default());
     let kv = KvService::new(
         Arc::clone(&store),
-        Arc::clone(&heard) as Arc<dyn Events>,
+        Arc::clone(&heard) as Arc<dyn CommitListener>,
         Metrics::default(),
         &Limits::default(),
     );

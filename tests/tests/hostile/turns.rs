@@ -5,7 +5,7 @@ use kvasm::model::{Collection, Key, Value};
 use kvasm::service::{Caller, Write};
 use kvasm::{Call, Plugin};
 use kvasm_abi::{Address, ListOptions, encode_records};
-use kvasm_tests::guests::{Bench, module};
+use kvasm_tests::guests::{TestHost, module};
 use std::pin::pin;
 use std::task::{Context, Waker};
 
@@ -16,8 +16,8 @@ const KEYS: u32 = 100;
 /// The address of the options of a list with values.
 const OPTIONS: u32 = 200;
 
-async fn bench() -> Bench {
-    let bench = Bench::limited(|limits| {
+async fn bench() -> TestHost {
+    let bench = TestHost::limited(|limits| {
         limits.value_bytes = 300_000;
         limits.output_bytes = 300_000;
     })
@@ -35,7 +35,7 @@ async fn bench() -> Bench {
 }
 
 /// A module of 9 MiB that runs this body.
-async fn plugin(bench: &Bench, body: &str) -> Plugin {
+async fn plugin(bench: &TestHost, body: &str) -> Plugin {
     let mut data = b"ck".to_vec();
     data.resize(KEYS as usize, 0);
     let key = Address {
@@ -85,7 +85,7 @@ async fn function_after_a_long_run_acquires_a_cpu_permit() {
 
 /// Whether a call can finish without yielding: a permit lets others of its thread run first. On
 /// a busy machine a guest may also be delayed for a tick, so each is tried often.
-fn ends_at_once(bench: &Bench, plugin: &Plugin) -> bool {
+fn ends_at_once(bench: &TestHost, plugin: &Plugin) -> bool {
     (0..200).any(|_| {
         let call = Call::function("run").input(vec![0; 250_000]);
         let call = pin!(bench.host.call(plugin, call));

@@ -1,12 +1,12 @@
 //! WASI preview 1: a C plugin with a libc runs, and has no access to the system.
 
 use kvasm::{Call, CallError};
-use kvasm_tests::guests::{Bench, wasm};
+use kvasm_tests::guests::{TestHost, wasm};
 use std::time::Duration;
 
 #[tokio::test]
 async fn wasi_stdout_and_stderr_go_to_the_log() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let plugin = bench.load(wasm("wasi-c")).await;
     let response = bench
         .host
@@ -24,7 +24,7 @@ async fn wasi_stdout_and_stderr_go_to_the_log() {
 
 #[tokio::test]
 async fn wasi_has_no_files_environment_or_stdin() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let plugin = bench.load(wasm("wasi-c")).await;
     bench
         .host
@@ -36,7 +36,7 @@ async fn wasi_has_no_files_environment_or_stdin() {
 /// A host call cannot be interrupted, so none may generate millions of random bytes.
 #[tokio::test]
 async fn wasi_random_bytes_are_limited_per_call() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let asking = |bytes: u32| {
         wat::parse_str(format!(
             r#"(module (import "wasi_snapshot_preview1" "random_get"
@@ -63,7 +63,7 @@ async fn wasi_random_bytes_are_limited_per_call() {
 
 #[tokio::test]
 async fn wasi_proc_exit_sets_the_exit_code() {
-    let bench = Bench::new().await;
+    let bench = TestHost::new().await;
     let plugin = bench.load(wasm("wasi-c")).await;
     let failure = bench
         .host
@@ -78,7 +78,7 @@ async fn wasi_proc_exit_sets_the_exit_code() {
 
 #[tokio::test]
 async fn wasi_sleep_ends_at_the_deadline() {
-    let bench = Bench::limited(|limits| limits.wall_time = Duration::from_millis(200)).await;
+    let bench = TestHost::limited(|limits| limits.wall_time = Duration::from_millis(200)).await;
     let plugin = bench.load(wasm("wasi-c")).await;
     let failure = bench
         .host

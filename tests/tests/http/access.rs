@@ -2,13 +2,13 @@
 
 use crate::document::{Access, Operation, document, operations};
 use kvasm::model::{App, Scope, Timestamp};
-use kvasm_tests::server::{Answer, Api, Server, answer};
+use kvasm_tests::server::{ApiClient, ApiResponse, Server, answer};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// The caller.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Who {
+enum Caller {
     Nobody,
     Garbage,
     /// The id of a valid token with another secret.
@@ -25,35 +25,35 @@ enum Who {
     AllOfOther,
 }
 
-fn everyone() -> Vec<Who> {
+fn everyone() -> Vec<Caller> {
     let mut everyone = vec![
-        Who::Nobody,
-        Who::Garbage,
-        Who::WrongSecret,
-        Who::Expired,
-        Who::Revoked,
-        Who::AllOfOwn,
-        Who::AllOfOther,
+        Caller::Nobody,
+        Caller::Garbage,
+        Caller::WrongSecret,
+        Caller::Expired,
+        Caller::Revoked,
+        Caller::AllOfOwn,
+        Caller::AllOfOther,
     ];
-    everyone.extend(Scope::ALL.map(Who::Of));
-    everyone.extend(Scope::ALL.map(Who::OfOwn));
+    everyone.extend(Scope::ALL.map(Caller::Of));
+    everyone.extend(Scope::ALL.map(Caller::OfOwn));
     everyone
 }
 
 /// The expected outcome.
 #[derive(Debug, PartialEq)]
-enum Verdict {
+enum Outcome {
     Allowed,
     Unauthenticated,
     Forbidden,
 }
 
-impl Verdict {
-    fn of(answer: &Answer) -> Verdict {
+impl Outcome {
+    fn of(answer: &ApiResponse) -> Outcome {
         match answer.status {
-            401 => Verdict::Unauthenticated,
-            403 => Verdict::Forbidden,
-            _ => Verdict::Allowed,
+            401 => Outcome::Unauthenticated,
+            403 => Outcome::Forbidden,
+            _ => Outcome::Allowed,
         }
     }
 }
@@ -64,71 +64,76 @@ fn is_of_the_instance(operation: &Operation, scope: &str) -> bool {
 }
 
 /// The documented outcome of an operation for a caller, on an app that is public or not.
-fn verdict(operation: &Operation, who: Who, public: bool) -> Verdict {
+fn verdict(operation: &Operation, who: Caller, public: bool) -> Outcome {
     let has_app = operation.path.contains("{app}");
     let allowed = |allowed| match allowed {
-        true => Verdict::Allowed,
-        false => Verdict::Forbidden,
+        true => Outcome::Allowed,
+        false => Outcome::Forbidden,
     };
     match (&operation.access, who) {
-        (Access::Open, _) => Verdict::Allowed,
-        (Access::Optional, Who::Nobody) if public => Verdict::Allowed,
-        (_, Who::Nobody | Who::Garbage | Who::WrongSecret | Who::Expired | Who::Revoked) => {
-            Verdict::Unauthenticated
-        }
-        (Access::Optional, Who::AllOfOther) => Verdict::Forbidden,
-        (Access::Optional, _) => Verdict::Allowed,
-        (Access::Scope(scope), Who::Of(own)) => allowed(own.as_str() == scope),
-        (Access::Scope(scope), Who::OfOwn(own)) => {
+        (Access::Open, _) => Outcome::Allowed,
+        (Access::Optional, Caller::Nobody) if public => Outcome::Allowed,
+        (
+            _,
+            Caller::Nobody
+            | Caller::Garbage
+            | Caller::WrongSecret
+            | Caller::Expired
+            | Caller::Revoked,
+        ) => Outcome::Unauthenticated,
+        (Access::Optional, Caller::AllOfOther) => Outcome::Forbidden,
+        (Access::Optional, _) => Outcome::Allowed,
+        (Access::Scope(scope), Caller::Of(own)) => allowed(own.as_str() == scope),
+        (Access::Scope(scope), Caller::OfOwn(own)) => {
             allowed(own.as_str() == scope && !is_of_the_instance(operation, scope))
         }
-        (Access::Scope(scope), Who::AllOfOwn) => allowed(!is_of_the_instance(operation, scope)),
-        (Access::Scope(scope), Who::AllOfOther) => {
+        (Access::Scope(scope), Caller::AllOfOwn) => allowed(!is_of_the_instance(operation, scope)),
+        (Access::Scope(scope), Caller::AllOfOther) => {
             allowed(!has_app && !is_of_the_instance(operation, scope))
         }
     }
 }
 
 /// Two apps, and a token.
-struct Scene {
+struct Fixture {
     own: App,
     other: App,
-    api: Api,
+    api: ApiClient,
 }
 
-impl Scene {
-    async fn new(server: &Server, who: Who, public: bool) -> Scene {
+impl Fixture {
+    async fn new(server: &Server, who: Caller, public: bool) -> Fixture {
         let suffix = Uuid::new_v4().simple();
         let own = server.app(&format!("own-{suffix}"), public).await;
         let other = server.app(&format!("other-{suffix}"), public).await;
         let api = match who {
-            Who::Nobody => server.anonymous(),
-            Who::Garbage => server.root.with_token(Some("kvasm_garbage".to_owned())),
-            Who::WrongSecret => {
+            Caller::Nobody => server.anonymous(),
+            Caller::Garbage => server.root.with_token(Some("kvasm_garbage".to_owned())),
+            Caller::WrongSecret => {
                 let mut secret = server.token(None, &Scope::ALL, None).await;
                 let last = if secret.ends_with('0') { '1' } else { '0' };
                 secret.pop();
                 secret.push(last);
                 server.root.with_token(Some(secret))
             }
-            Who::Expired => {
+            Caller::Expired => {
                 let past = Timestamp(Timestamp::now().0 - 1);
                 let secret = server.token(None, &Scope::ALL, Some(past)).await;
                 server.root.with_token(Some(secret))
             }
-            Who::Revoked => {
+            Caller::Revoked => {
                 let api = server.client(None, &Scope::ALL).await;
                 let id = api.secret().split('_').nth(1).unwrap().to_owned();
                 let path = format!("/v1/tokens/{id}");
                 api.send("DELETE", &path).await.expect(204);
                 api
             }
-            Who::Of(scope) => server.client(None, &[scope]).await,
-            Who::OfOwn(scope) => server.client(Some(&own), &[scope]).await,
-            Who::AllOfOwn => server.client(Some(&own), &Scope::ALL).await,
-            Who::AllOfOther => server.client(Some(&other), &Scope::ALL).await,
+            Caller::Of(scope) => server.client(None, &[scope]).await,
+            Caller::OfOwn(scope) => server.client(Some(&own), &[scope]).await,
+            Caller::AllOfOwn => server.client(Some(&own), &Scope::ALL).await,
+            Caller::AllOfOther => server.client(Some(&other), &Scope::ALL).await,
         };
-        Scene { own, other, api }
+        Fixture { own, other, api }
     }
 }
 
@@ -154,7 +159,7 @@ async fn operations_enforce_the_documented_access() {
     for operation in &operations {
         for who in everyone() {
             for public in [false, true] {
-                let scene = Scene::new(&server, who, public).await;
+                let scene = Fixture::new(&server, who, public).await;
                 let target = target(operation, scene.own.name.as_str());
                 let answer = scene.api.send(&operation.method, &target).await;
                 let expected = verdict(operation, who, public);
@@ -162,22 +167,22 @@ async fn operations_enforce_the_documented_access() {
                     "{} {} by {who:?}, public: {public}",
                     operation.method, operation.path
                 );
-                if Verdict::of(&answer) != expected {
+                if Outcome::of(&answer) != expected {
                     let (status, text) = (answer.status, answer.text());
                     wrong.push(format!("{place}: {expected:?}, but {status} {text}"));
                     continue;
                 }
-                if expected != Verdict::Allowed && operation.method != "HEAD" {
+                if expected != Outcome::Allowed && operation.method != "HEAD" {
                     let kind = match (&expected, who) {
-                        (Verdict::Forbidden, _) => "forbidden",
-                        (_, Who::Nobody) => "token-required",
+                        (Outcome::Forbidden, _) => "forbidden",
+                        (_, Caller::Nobody) => "token-required",
                         _ => "token-invalid",
                     };
                     assert_eq!(answer.problem(), kind, "{place}");
                 }
                 assert_eq!(
                     answer.headers.contains_key("www-authenticate"),
-                    expected == Verdict::Unauthenticated,
+                    expected == Outcome::Unauthenticated,
                     "{place}"
                 );
                 assert_tells_nothing(&server, &scene, who, &answer, &place);
@@ -188,13 +193,19 @@ async fn operations_enforce_the_documented_access() {
 }
 
 /// Asserts that an answer contains no secret, and no app that is not the caller's.
-fn assert_tells_nothing(server: &Server, scene: &Scene, who: Who, answer: &Answer, place: &str) {
+fn assert_tells_nothing(
+    server: &Server,
+    scene: &Fixture,
+    who: Caller,
+    answer: &ApiResponse,
+    place: &str,
+) {
     let text = format!("{} {:?}", answer.text(), answer.headers);
     let root = server.root.secret();
     let secrets = [
         root.rsplit('_').next().unwrap(),
         match who {
-            Who::Nobody | Who::Garbage => root,
+            Caller::Nobody | Caller::Garbage => root,
             _ => scene.api.secret().rsplit('_').next().unwrap(),
         },
     ];
@@ -202,9 +213,9 @@ fn assert_tells_nothing(server: &Server, scene: &Scene, who: Who, answer: &Answe
         assert!(!text.contains(secret), "{place}: {text}");
     }
     let foreign = match who {
-        Who::Of(_) => return,
-        Who::OfOwn(_) | Who::AllOfOwn => vec![&scene.other],
-        Who::AllOfOther => vec![&scene.own],
+        Caller::Of(_) => return,
+        Caller::OfOwn(_) | Caller::AllOfOwn => vec![&scene.other],
+        Caller::AllOfOther => vec![&scene.own],
         _ => vec![&scene.own, &scene.other],
     };
     for app in foreign {
@@ -214,7 +225,7 @@ fn assert_tells_nothing(server: &Server, scene: &Scene, who: Who, answer: &Answe
 }
 
 /// Everything in an answer that a client sees, except the time.
-fn seen(answer: Answer) -> (u16, Vec<(String, String)>, String) {
+fn seen(answer: ApiResponse) -> (u16, Vec<(String, String)>, String) {
     let text = answer.text();
     let headers = answer.headers.iter();
     let headers = headers.filter(|(name, _)| *name != "date");
@@ -230,7 +241,7 @@ async fn app_token_cannot_probe_for_other_apps() {
     let server = Server::start().await;
     let operations = operations(&document(&server.root).await);
     for public in [false, true] {
-        let scene = Scene::new(&server, Who::AllOfOther, public).await;
+        let scene = Fixture::new(&server, Caller::AllOfOther, public).await;
         for operation in &operations {
             if !operation.path.contains("{app}") {
                 continue;
@@ -312,11 +323,11 @@ async fn authentication_precedes_parameter_validation() {
         if operation.path.contains('{') {
             targets.push(parts.collect::<Vec<_>>().join("/"));
         }
-        let compressed = |api: &Api, target: &str| {
+        let compressed = |api: &ApiClient, target: &str| {
             let request = api.ask(&operation.method, target);
             request.header("content-encoding", "gzip").body("x")
         };
-        let plain = |api: &Api, target: &str| api.ask(&operation.method, target);
+        let plain = |api: &ApiClient, target: &str| api.ask(&operation.method, target);
         let mut requests = Vec::new();
         for api in [&nobody, &garbage, &server.root] {
             let mut of_api: Vec<_> = targets.iter().map(|target| plain(api, target)).collect();

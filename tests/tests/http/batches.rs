@@ -1,12 +1,12 @@
 //! Batches, reads of several entries, and increments.
 
-use kvasm_tests::server::{Answer, Api, Server};
+use kvasm_tests::server::{ApiClient, ApiResponse, Server};
 use serde_json::{Value, json};
 
 const COMMIT: &str = "/v1/apps/shop/kv/commit";
 const GET_MANY: &str = "/v1/apps/shop/kv/get-many";
 
-async fn commit(api: &Api, body: Value) -> Answer {
+async fn commit(api: &ApiClient, body: Value) -> ApiResponse {
     api.json("POST", COMMIT, body).await
 }
 

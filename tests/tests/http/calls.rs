@@ -2,7 +2,7 @@
 
 use kvasm::model::Scope;
 use kvasm_tests::guests::{manifest, module, module_with, wasm};
-use kvasm_tests::server::{Answer, Server, answer};
+use kvasm_tests::server::{ApiResponse, Server, answer};
 use serde_json::Value;
 
 /// Text as module data in the wasm text format.
@@ -31,7 +31,7 @@ fn echo(head: &str) -> Vec<u8> {
 }
 
 /// The head of the echoed request.
-fn echoed(answer: &Answer) -> Value {
+fn echoed(answer: &ApiResponse) -> Value {
     let len = u32::from_le_bytes(answer.body[..4].try_into().unwrap()) as usize;
     serde_json::from_slice(&answer.body[4..4 + len]).unwrap()
 }

@@ -1,6 +1,6 @@
 //! The parts of the server's OpenAPI document that the tests need.
 
-use kvasm_tests::server::Api;
+use kvasm_tests::server::ApiClient;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ impl Operation {
 }
 
 /// The document.
-pub async fn document(api: &Api) -> Value {
+pub async fn document(api: &ApiClient) -> Value {
     api.get("/v1/openapi.json").await.expect(200).json()
 }
 

@@ -7,7 +7,7 @@ use kvasm::service::{Expiry, NewToken};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::module_with;
 use kvasm_tests::postgres::fresh_database;
-use kvasm_tests::server::{Api, Server};
+use kvasm_tests::server::{ApiClient, Server};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +114,7 @@ fn counted(server: &Server, name: &str) -> u64 {
     count.map_or(0, |count| count.parse().unwrap())
 }
 
-async fn status(api: &Api) -> u16 {
+async fn status(api: &ApiClient) -> u16 {
     api.call("shop", "run", "").await.status
 }
 

@@ -4,7 +4,7 @@ use kvasm::model::AppName;
 use kvasm::service::ServiceError;
 use kvasm::{Call, InvokeError};
 use kvasm_tests::guests::{module, module_with, wasm};
-use kvasm_tests::server::{Api, Server, eventually};
+use kvasm_tests::server::{ApiClient, Server, eventually};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ fn letter(letter: char) -> Vec<u8> {
     module_with(&letter.to_string(), "", body)
 }
 
-async fn versions(api: &Api, app: &str) -> Vec<Value> {
+async fn versions(api: &ApiClient, app: &str) -> Vec<Value> {
     let page = api.get(&format!("/v1/apps/{app}/plugins")).await;
     let page = page.expect(200).json();
     page["plugins"].as_array().unwrap().clone()

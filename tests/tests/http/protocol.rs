@@ -258,7 +258,7 @@ async fn head_is_supported_wherever_get_is() {
             (get.status, &b""[..]),
             "{target}"
         );
-        let names = |answer: &kvasm_tests::server::Answer| {
+        let names = |answer: &kvasm_tests::server::ApiResponse| {
             let names = answer.headers.keys().map(ToString::to_string);
             names
                 .filter(|name| name != "transfer-encoding")

@@ -2,13 +2,13 @@
 
 use crate::events::tenant;
 use kvasm::model::Scope;
-use kvasm_tests::server::{Answer, Server};
+use kvasm_tests::server::{ApiResponse, Server};
 use serde_json::{Value, json};
 
 const TRIGGERS: &str = "/v1/apps/shop/triggers";
 
 /// Creates a trigger of `shop`.
-pub async fn put(server: &Server, name: &str, trigger: Value) -> Answer {
+pub async fn put(server: &Server, name: &str, trigger: Value) -> ApiResponse {
     let path = format!("{TRIGGERS}/{name}");
     server.root.json("PUT", &path, trigger).await
 }

@@ -2,7 +2,7 @@
 //! effect on a neighbour.
 
 use super::kit;
-use kvasm_tests::program::line::{Line, request};
+use kvasm_tests::program::line::{RawConnection, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -157,7 +157,7 @@ fn connections_per_client_address_are_limited() {
     let _alone = kit::alone_blocking();
     let home = Home::new();
     let server = home.start(&["--set", "server.connections_of_address=2"]);
-    let mut lines: Vec<Line> = (0..2).map(|_| server.open()).collect();
+    let mut lines: Vec<RawConnection> = (0..2).map(|_| server.open()).collect();
     for line in &mut lines {
         line.send(request("GET", "/healthz", "", b""));
         line.answer().unwrap().ok();

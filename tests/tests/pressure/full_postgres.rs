@@ -6,7 +6,7 @@ use super::kit;
 use kvasm::store::{PostgresOptions, PostgresStore};
 use kvasm_store_testing::conformance::rng::Rng;
 use kvasm_tests::postgres::{Cluster, Options};
-use kvasm_tests::server::{Answer, Server, eventually};
+use kvasm_tests::server::{ApiResponse, Server, eventually};
 use std::time::Duration;
 
 const MIB: u64 = 1024 * 1024;
@@ -70,13 +70,13 @@ fn entry(key: &str) -> String {
     format!("/v1/apps/app/kv/entry?collection=c&key={key}")
 }
 
-async fn put(server: &Server, key: &str, value: Vec<u8>) -> Answer {
+async fn put(server: &Server, key: &str, value: Vec<u8>) -> ApiResponse {
     let kind = "application/octet-stream";
     server.root.bytes("PUT", &entry(key), kind, value).await
 }
 
 /// Asserts that the host reports that Postgres is full.
-fn assert_full(answer: &Answer) {
+fn assert_full(answer: &ApiResponse) {
     answer.refused(507, "store-full");
     assert!(!answer.text().contains("base/"), "{}", answer.text());
 }

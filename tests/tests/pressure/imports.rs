@@ -1,7 +1,7 @@
 //! Imports that commit nothing: their cost for the app, and the effect on a neighbour.
 
 use super::kit::{Neighbour, Stage, alone};
-use kvasm_tests::server::{Answer, Api};
+use kvasm_tests::server::{ApiClient, ApiResponse};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ fn hostile(bytes: usize) -> [String; 2] {
     ["\n".repeat(bytes), expired.repeat(bytes / expired.len())]
 }
 
-async fn import(api: &Api, lines: String) -> Answer {
+async fn import(api: &ApiClient, lines: String) -> ApiResponse {
     api.bytes("POST", IMPORT, "application/jsonl", lines).await
 }
 
-async fn rate(api: &Api, writes: u32) {
+async fn rate(api: &ApiClient, writes: u32) {
     let limits = json!({ "calls_per_second": writes });
     let answer = api.json("PATCH", "/v1/apps/hostile/limits", limits).await;
     answer.expect(200);

@@ -1,11 +1,11 @@
 //! A server with a dispatcher, and a neighbour of the app that causes the load.
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
-use kvasm::model::{App, Letters, Limits};
+use kvasm::model::{App, DeadLetterFilter, Limits};
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
 use kvasm::{Host, HostBuilder};
 use kvasm_tests::guests::{manifest, module_with};
-use kvasm_tests::server::{Api, Server, eventually};
+use kvasm_tests::server::{ApiClient, Server, eventually};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,7 +99,7 @@ impl Stage {
 
     /// The errors of an app's dead letters.
     pub async fn dead(&self, app: &App) -> Vec<String> {
-        let all = Letters::default();
+        let all = DeadLetterFilter::default();
         let letters = self
             .host()
             .store()
@@ -145,7 +145,7 @@ fn plugin() -> Vec<u8> {
 /// An app that makes calls, writes and deliveries at a low rate.
 pub struct Neighbour {
     pub app: App,
-    api: Api,
+    api: ApiClient,
 }
 
 /// The measurements of a neighbour.

@@ -1,7 +1,7 @@
 //! The server's own log must not block the server, nor grow with a tenant.
 
 use super::kit;
-use kvasm_tests::program::line::{Line, request};
+use kvasm_tests::program::line::{RawConnection, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
 use std::io::{PipeReader, Read, pipe};
 use std::sync::Arc;
@@ -50,7 +50,7 @@ fn fail_deliveries(server: &Server, count: u64) {
 fn fill_the_log(server: &Server) {
     eventually("lines are dropped", || {
         for _ in 0..50 {
-            let mut line = Line::open(server.address, Arc::clone(&server.heard));
+            let mut line = RawConnection::open(server.address, Arc::clone(&server.heard));
             let all = request("GET", "/healthz", "", b"").repeat(200);
             line.send(all);
             for _ in 0..200 {
@@ -101,7 +101,7 @@ fn second_signal_works_with_an_unread_log() {
     server.wait_for_calls(1);
     server.signal("TERM");
     eventually("no new connections", || {
-        Line::try_open(server.address, Arc::clone(&server.heard))
+        RawConnection::try_open(server.address, Arc::clone(&server.heard))
             .is_err()
             .then_some(())
     });
@@ -139,9 +139,10 @@ fn unread_stdout_does_not_block_startup() {
     let mut command = home.command(&["serve", "--listen", &address]);
     command.stdout(writer).stderr(std::process::Stdio::null());
     let mut child = command.spawn().unwrap();
-    let heard = kvasm_tests::program::line::Heard::default();
+    let heard = kvasm_tests::program::line::ReceivedBytes::default();
     eventually("an answer", || {
-        let mut line = Line::try_open(address.parse().unwrap(), Arc::clone(&heard)).ok()?;
+        let mut line =
+            RawConnection::try_open(address.parse().unwrap(), Arc::clone(&heard)).ok()?;
         line.try_send(request("GET", "/healthz", "", b""));
         line.answer()
     })
@@ -210,7 +211,7 @@ fn reader(server: &Server) -> (String, String) {
 }
 
 /// Follows the app's log.
-fn following(server: &Server, authorization: &str) -> Line {
+fn following(server: &Server, authorization: &str) -> RawConnection {
     let mut line = server.open();
     let path = "/v1/apps/demo/logs?follow=true";
     line.send(request("GET", path, authorization, b""));

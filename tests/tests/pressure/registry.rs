@@ -1,7 +1,7 @@
 //! Users who change the same app concurrently do not overwrite each other's changes.
 
 use kvasm::model::{AppName, Scope};
-use kvasm_tests::server::{Answer, Server, answer};
+use kvasm_tests::server::{ApiResponse, Server, answer};
 use reqwest::Body;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -213,12 +213,12 @@ async fn concurrent_operator_changes_do_not_overwrite_each_other() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let api = &server.root;
-    let with = async |method: &str, body: Value, tag: &str| -> Answer {
+    let with = async |method: &str, body: Value, tag: &str| -> ApiResponse {
         let request = api.ask(method, LIMITS).header("if-match", tag);
         let request = request.header("content-type", "application/json");
         answer(request.body(Body::from(body.to_string()))).await
     };
-    let tag = |answer: Answer| {
+    let tag = |answer: ApiResponse| {
         let answer = answer.expect(200);
         answer.headers["etag"].to_str().unwrap().to_owned()
     };

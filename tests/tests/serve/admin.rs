@@ -1,6 +1,6 @@
 //! The administration address, and a stopping server.
 
-use kvasm_tests::program::line::{Answer, Line, request};
+use kvasm_tests::program::line::{RawConnection, Response, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ fn admin_of(server: &Server) -> SocketAddr {
 }
 
 #[track_caller]
-fn ask(server: &Server, address: SocketAddr, path: &str, headers: &str) -> Answer {
-    let mut line = Line::open(address, Arc::clone(&server.heard));
+fn ask(server: &Server, address: SocketAddr, path: &str, headers: &str) -> Response {
+    let mut line = RawConnection::open(address, Arc::clone(&server.heard));
     let headers = format!("Connection: close\r\n{headers}");
     line.send(request("GET", path, &headers, b""));
     line.answer().expect("an answer")

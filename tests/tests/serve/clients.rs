@@ -1,6 +1,6 @@
 //! Slow, broken and numerous clients.
 
-use kvasm_tests::program::line::{Line, request};
+use kvasm_tests::program::line::{RawConnection, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
 use std::sync::Arc;
 use std::time::Duration;
@@ -340,7 +340,7 @@ fn connections_over_the_limit_wait() {
         line.send(request("GET", "/healthz", "", b""));
         line.answer().unwrap().ok();
     }
-    let mut third = Line::open(server.address, Arc::clone(&server.heard));
+    let mut third = RawConnection::open(server.address, Arc::clone(&server.heard));
     third.send(request("GET", "/healthz", "", b""));
     assert!(!third.is_answering(Duration::from_millis(200)));
     drop(first);

@@ -1,6 +1,6 @@
 //! The files of `docs/deploy`: the commands in them are valid, and the names in them exist.
 
-use kvasm_tests::program::process::{Ended, Home, eventually, program, run};
+use kvasm_tests::program::process::{CommandOutput, Home, eventually, program, run};
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -23,7 +23,7 @@ fn settings<'t>(text: &'t str, name: &str) -> Vec<&'t str> {
 }
 
 /// The configuration that results from arguments and variables.
-fn configuration(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+fn configuration(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) -> CommandOutput {
     let mut command = home.command(arguments);
     command
         .arg("--print-config")

@@ -1,6 +1,6 @@
 //! The command line against a server.
 
-use kvasm_tests::program::process::{Ended, Home, Server, run};
+use kvasm_tests::program::process::{CommandOutput, Home, Server, run};
 use std::os::unix::fs::PermissionsExt;
 
 /// Runs a command that must succeed. Returns its output.
@@ -12,7 +12,7 @@ fn ok(home: &Home, arguments: &[&str]) -> String {
 }
 
 #[track_caller]
-fn fails(ended: &Ended, code: i32, words: &str) {
+fn fails(ended: &CommandOutput, code: i32, words: &str) {
     assert_eq!(ended.code, code, "{}{}", ended.stdout, ended.stderr);
     assert!(ended.stderr.contains(words), "{}", ended.stderr);
 }

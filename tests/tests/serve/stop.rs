@@ -1,13 +1,13 @@
 //! Shutdown: graceful, bounded, or immediate.
 
 use kvasm_tests::guests::{manifest, module_with};
-use kvasm_tests::program::line::{Line, request};
+use kvasm_tests::program::line::{RawConnection, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A running call, on its own connection.
-fn calling(server: &Server, function: &str) -> Line {
+fn calling(server: &Server, function: &str) -> RawConnection {
     let mut line = server.open();
     let path = format!("/v1/apps/demo/call/{function}");
     line.send(request("POST", &path, "", b""));
@@ -24,7 +24,7 @@ fn patient(home: &Home) -> Server {
 }
 
 fn is_refused(server: &Server) -> bool {
-    Line::try_open(server.address, Arc::clone(&server.heard)).is_err()
+    RawConnection::try_open(server.address, Arc::clone(&server.heard)).is_err()
 }
 
 #[test]

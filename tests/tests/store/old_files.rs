@@ -1,6 +1,6 @@
 //! Databases created by earlier versions.
 
-use kvasm::model::{AppId, CursorKey, Letters};
+use kvasm::model::{AppId, CursorKey, DeadLetterFilter};
 use kvasm::store::{
     IncrementalVacuum, Migrate, PostgresOptions, PostgresStore, Schema, SchemaState, SqliteOptions,
     SqliteStore, Store, StoreError,
@@ -74,9 +74,12 @@ async fn all_is_there(tenant: &Tenant) {
     assert_eq!(tenant.outstanding().await.len(), 2);
     assert_eq!(tenant.letters().await.len(), 1);
     // Each row subtracts what it was counted as.
-    let discarded = tenant
-        .store
-        .discard(tenant.id, Letters::default(), 10, audit_row("discard"));
+    let discarded = tenant.store.discard(
+        tenant.id,
+        DeadLetterFilter::default(),
+        10,
+        audit_row("discard"),
+    );
     assert_eq!(discarded.await.unwrap(), 1);
     assert_eq!(tenant.used().await.bytes, ENTRIES + DELIVERY);
     let [(_, receipt)] = tenant.claim("t", 10).await.try_into().unwrap();

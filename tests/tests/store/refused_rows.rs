@@ -1,6 +1,6 @@
 //! A test of SQLite alone: a database that rejects rows.
 
-use kvasm::model::{DeadReason, Letters, Verdict};
+use kvasm::model::{DeadLetterFilter, DeadReason, Verdict};
 use kvasm::store::{SqliteOptions, SqliteStore};
 use kvasm_store_testing::conformance::Kit;
 use kvasm_store_testing::conformance::kit::{Tenant, bytes, set};
@@ -56,7 +56,7 @@ async fn failed_audit_row_keeps_usage_consistent() {
                   BEGIN SELECT RAISE(ABORT, 'refused'); END";
     file.execute_batch(refuse).unwrap();
     let before = app.used().await;
-    let (all, row) = (Letters::default, || app.audit_row("refused"));
+    let (all, row) = (DeadLetterFilter::default, || app.audit_row("refused"));
     let store = &app.store;
     for round in 0..20 {
         // The rejected writes share commits with writes that succeed.

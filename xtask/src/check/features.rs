@@ -27,11 +27,11 @@ const WITH_OTHERS: &[&str] = &["fuzzing"];
 /// What is disabled in each crate that is checked, by crate name. Other workspace crates are
 /// compiled as empty crates.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Plan(BTreeMap<String, Off>);
+struct Plan(BTreeMap<String, DisabledFeatures>);
 
 /// What is disabled in a crate.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Off {
+struct DisabledFeatures {
     features: BTreeSet<String>,
     dependencies: BTreeSet<String>,
     /// Whether warnings are errors.
@@ -98,7 +98,7 @@ fn plan(metadata: &Metadata, feature: Option<&str>) -> Plan {
     Plan(plan)
 }
 
-fn need(metadata: &Metadata, package: &Package, plan: &mut BTreeMap<String, Off>) {
+fn need(metadata: &Metadata, package: &Package, plan: &mut BTreeMap<String, DisabledFeatures>) {
     let needed = package.dependencies.iter();
     let needed = needed.filter(|needed| needed.kind.is_none() && needed.path.is_some());
     for needed in needed {
@@ -109,7 +109,7 @@ fn need(metadata: &Metadata, package: &Package, plan: &mut BTreeMap<String, Off>
     }
 }
 
-fn off(package: &Package, feature: Option<&str>) -> Off {
+fn off(package: &Package, feature: Option<&str>) -> DisabledFeatures {
     let (mut on, mut with) = (BTreeSet::new(), BTreeSet::new());
     let mut left: Vec<&str> = feature.into_iter().collect();
     while let Some(name) = left.pop() {
@@ -129,7 +129,7 @@ fn off(package: &Package, feature: Option<&str>) -> Off {
         crate_name(renamed.and_then(|d| d.rename.as_deref()).unwrap_or(name))
     };
     let features = package.features.keys();
-    Off {
+    DisabledFeatures {
         features: features
             .filter(|name| !on.contains(name.as_str()))
             .cloned()
@@ -234,7 +234,7 @@ fn rewritten(arguments: Vec<String>, plan: &Plan, empty: &str) -> Vec<String> {
     kept
 }
 
-fn is_off(off: &Off, option: &str, value: &str) -> bool {
+fn is_off(off: &DisabledFeatures, option: &str, value: &str) -> bool {
     match option {
         "--cfg" => {
             let feature = value

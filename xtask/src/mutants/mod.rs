@@ -18,7 +18,7 @@ use crate::process::{cargo, step, workspace};
 use crate::test::{Programs, cores};
 use crate::{guests, postgres};
 use list::Mutant;
-use runs::{Fate, Runs};
+use runs::{MutantOutcome, Runs};
 
 /// The options of `cargo xtask mutants`.
 #[derive(Args)]
@@ -101,17 +101,17 @@ fn build(tree: &std::path::Path, mutants: &[&Mutant]) -> Result<Programs> {
     )
 }
 
-fn report(mutants: &[&Mutant], fates: &[Fate], start: Instant) -> Result<()> {
+fn report(mutants: &[&Mutant], fates: &[MutantOutcome], start: Instant) -> Result<()> {
     let mut wrong = Vec::new();
     let (mut killed, mut excused) = (0, 0);
     for (mutant, fate) in mutants.iter().zip(fates) {
         match (fate, &mutant.lives) {
-            (Fate::Killed, None) => killed += 1,
-            (Fate::Lived, Some(_)) => excused += 1,
-            (Fate::Lived, None) => {
+            (MutantOutcome::Killed, None) => killed += 1,
+            (MutantOutcome::Lived, Some(_)) => excused += 1,
+            (MutantOutcome::Lived, None) => {
                 wrong.push(format!("{} survived: none of its tests fails", mutant.name))
             }
-            (Fate::Killed, Some(_)) => wrong.push(format!(
+            (MutantOutcome::Killed, Some(_)) => wrong.push(format!(
                 "{} was killed: remove its `lives` from the list",
                 mutant.name
             )),

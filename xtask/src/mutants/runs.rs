@@ -24,7 +24,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The result of a mutant.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum MutantOutcome {
     /// At least one test failed.
     Killed,
     /// No test failed.
@@ -32,7 +32,7 @@ pub enum Fate {
 }
 
 /// How tests ended.
-enum Ended {
+enum TestOutcome {
     Passed,
     Failed,
     /// Timed out, and were killed.
@@ -53,7 +53,7 @@ impl Runs {
     pub fn pass<'t>(&self, tests: impl Iterator<Item = &'t Test>) -> Result<()> {
         for (program, paths) in by_program(tests) {
             match self.run(program, &paths, None, LIMIT_OF_ALL)? {
-                (Ended::Passed, _) => {}
+                (TestOutcome::Passed, _) => {}
                 (_, printed) => bail!("tests of {program} fail without a mutant:\n{printed}"),
             }
         }
@@ -64,7 +64,7 @@ impl Runs {
     ///
     /// # Errors
     /// Fails if a program cannot be run.
-    pub fn try_all(&self, mutants: &[&Mutant], jobs: usize) -> Result<Vec<Fate>> {
+    pub fn try_all(&self, mutants: &[&Mutant], jobs: usize) -> Result<Vec<MutantOutcome>> {
         let waiting = Mutex::new(mutants.iter().enumerate());
         let next = || waiting.lock().ok()?.next();
         let work = || {
@@ -87,20 +87,20 @@ impl Runs {
         Ok(all.into_iter().map(|(_, fate)| fate).collect())
     }
 
-    fn try_one(&self, mutant: &Mutant) -> Result<Fate> {
+    fn try_one(&self, mutant: &Mutant) -> Result<MutantOutcome> {
         let start = Instant::now();
         for (program, paths) in by_program(mutant.tests.iter()) {
             let how = match self.run(program, &paths, Some(&mutant.name), LIMIT)?.0 {
-                Ended::Passed => continue,
-                Ended::Failed => "killed",
-                Ended::Hung => "killed (a test hung)",
+                TestOutcome::Passed => continue,
+                TestOutcome::Failed => "killed",
+                TestOutcome::Hung => "killed (a test hung)",
             };
             let seconds = start.elapsed().as_secs();
             println!("{how}: {} by {program}, {seconds} s", mutant.name);
-            return Ok(Fate::Killed);
+            return Ok(MutantOutcome::Killed);
         }
         println!("LIVES: {}: {}", mutant.name, mutant.what);
-        Ok(Fate::Lived)
+        Ok(MutantOutcome::Lived)
     }
 
     /// Runs tests of a program. Returns how they ended, and their output.
@@ -110,7 +110,7 @@ impl Runs {
         paths: &[&str],
         mutant: Option<&str>,
         limit: Duration,
-    ) -> Result<(Ended, String)> {
+    ) -> Result<(TestOutcome, String)> {
         let name = match crate_folder(program) {
             Some(_) => format!("{} (lib)", program.replace('-', "_")),
             None => program.to_owned(),
@@ -147,7 +147,7 @@ impl Runs {
         };
         let printed = text(&mut log)?;
         let ended = match status {
-            None => Ended::Hung,
+            None => TestOutcome::Hung,
             Some(status) if status.success() => {
                 let ran = format!("test result: ok. {} passed", paths.len());
                 ensure!(
@@ -155,9 +155,9 @@ impl Runs {
                     "{name} does not have all of these tests: {}\n{printed}",
                     paths.join(", ")
                 );
-                Ended::Passed
+                TestOutcome::Passed
             }
-            Some(_) => Ended::Failed,
+            Some(_) => TestOutcome::Failed,
         };
         Ok((ended, printed))
     }

@@ -43,7 +43,7 @@ pub struct Options {
 }
 
 /// What the tests need from their environment.
-struct Needs {
+struct TestEnvironment {
     program: PathBuf,
     guests: PathBuf,
     postgres: PathBuf,
@@ -51,9 +51,9 @@ struct Needs {
     schemathesis: Option<PathBuf>,
 }
 
-impl Needs {
-    fn find() -> Result<Needs> {
-        Ok(Needs {
+impl TestEnvironment {
+    fn find() -> Result<TestEnvironment> {
+        Ok(TestEnvironment {
             postgres: postgres::find()?,
             guests: guests::build()?,
             program: host::build()?,
@@ -74,7 +74,7 @@ impl Needs {
 
 /// Runs the tests, as many times as requested.
 pub fn run(options: &Options) -> Result<()> {
-    let needs = Needs::find()?;
+    let needs = TestEnvironment::find()?;
     if !options.arguments.is_empty() {
         step("running only the selected tests");
         // Before the load starts, so that it does not slow down the build.

@@ -13,7 +13,7 @@ use super::open::{CacheDir, StoreSpec};
 use keys::KEYS;
 use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
-use kvasm::model::{AppLimits, Limits, Misfit, Quota};
+use kvasm::model::{AppLimits, Limits, LimitsError, Quota};
 use kvasm::server::{AdminAddress, ServerOptions};
 use kvasm::store::{Migrate, PostgresOptions, SqliteOptions};
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ pub(super) enum ConfigError {
 }
 
 impl ConfigError {
-    fn misfit(misfit: Misfit) -> ConfigError {
+    fn misfit(misfit: LimitsError) -> ConfigError {
         let least = text::show_size(&misfit.least);
         ConfigError::Value {
             source_name: "the configuration".to_owned(),

@@ -11,8 +11,9 @@
 
 use super::StoreError;
 use crate::{
-    AppId, Claim, DeadLetter, Delivery, DueSchedule, Failed, Letters, Outstanding, Place, Queue,
-    Receipt, Returned, SchedulePlace, Tick, Timestamp, Trigger, TriggerName,
+    AppId, Claim, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DueSchedule,
+    FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, Timestamp,
+    Trigger, TriggerName,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -42,18 +43,18 @@ pub trait Outbox: Send + Sync {
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError>;
 
     /// Extends the lease of a delivery. Returns whether the lease still held.
-    async fn renew(&self, receipt: &Receipt, until: Timestamp) -> Result<bool, StoreError>;
+    async fn renew(&self, receipt: &LeaseToken, until: Timestamp) -> Result<bool, StoreError>;
 
     /// Records a failed attempt: the delivery is retried or becomes a dead letter, and in the
     /// latter case the next one of its ordering key becomes claimable. A deterministic failure
     /// counts once against the trigger, which is paused after
     /// [`FAILURES_MAX`](crate::model::FAILURES_MAX) in a row. If the delivery was the probe of a
     /// paused trigger, the next probe waits longer. If the lease did not hold, nothing changes.
-    async fn fail(&self, failed: &Failed) -> Result<Returned, StoreError>;
+    async fn fail(&self, failed: &FailedAttempt) -> Result<FailOutcome, StoreError>;
 
     /// Nacks a delivery whose attempt the host interrupted or could not start. It is due at `at`,
     /// and the attempt does not count. Returns whether the lease still held.
-    async fn release(&self, receipt: &Receipt, at: Timestamp) -> Result<bool, StoreError>;
+    async fn release(&self, receipt: &LeaseToken, at: Timestamp) -> Result<bool, StoreError>;
 
     /// Makes deliveries that a wrong clock has postponed due at `now`: up to `limit` deliveries of
     /// a queue whose due time or lease end is after `beyond`, and the probe of a paused trigger
@@ -72,8 +73,8 @@ pub trait Outbox: Send + Sync {
     async fn outstanding(
         &self,
         app: AppId,
-        which: &Outstanding,
-        after: Option<&Place>,
+        which: &DeliveryFilter,
+        after: Option<&DeliveryKey>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError>;
 
@@ -84,9 +85,9 @@ pub trait Outbox: Send + Sync {
         trigger: Option<&TriggerName>,
         limit: u32,
     ) -> Result<Vec<Delivery>, StoreError> {
-        let which = Outstanding {
+        let which = DeliveryFilter {
             trigger: trigger.cloned(),
-            ..Outstanding::default()
+            ..DeliveryFilter::default()
         };
         self.outstanding(app, &which, None, limit).await
     }
@@ -95,7 +96,7 @@ pub trait Outbox: Send + Sync {
     async fn count_deliveries(
         &self,
         app: AppId,
-        which: &Outstanding,
+        which: &DeliveryFilter,
         limit: u32,
     ) -> Result<u64, StoreError>;
 
@@ -103,7 +104,7 @@ pub trait Outbox: Send + Sync {
     /// given. A row that cannot be decoded is returned as an error and does not affect the others.
     async fn schedules(
         &self,
-        after: Option<&SchedulePlace>,
+        after: Option<&SchedulePosition>,
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<DueSchedule>, StoreError>;
@@ -114,13 +115,13 @@ pub trait Outbox: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] also if the app is locked.
-    async fn tick(&self, tick: &Tick) -> Result<bool, StoreError>;
+    async fn tick(&self, tick: &ScheduleTick) -> Result<bool, StoreError>;
 
     /// Returns up to `limit` dead letters of an app, newest first, below one if given.
     async fn dead_letters(
         &self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         before: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, StoreError>;
@@ -129,7 +130,7 @@ pub trait Outbox: Send + Sync {
     async fn count_dead_letters(
         &self,
         app: AppId,
-        letters: &Letters,
+        letters: &DeadLetterFilter,
         limit: u32,
     ) -> Result<u64, StoreError>;
 

@@ -2,9 +2,9 @@
 
 use super::StoreError;
 use crate::{
-    App, AppId, AppLimits, Audit, Digest, Generation, Letters, LimitsPatch, NewPlugin, NewTrigger,
-    Outstanding, Plugin, PluginVersion, TRIGGERS_MAX, Token, TokenId, Trigger, TriggerDeletion,
-    TriggerName, Usage,
+    App, AppId, AppLimits, Audit, DeadLetterFilter, DeliveryFilter, Digest, Generation,
+    LimitsPatch, NewPlugin, NewTrigger, Plugin, PluginVersion, TRIGGERS_MAX, Token, TokenId,
+    Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -151,7 +151,7 @@ pub trait Registry: Send + Sync {
     async fn discard_deliveries(
         &self,
         app: AppId,
-        which: Outstanding,
+        which: DeliveryFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError>;
@@ -175,7 +175,7 @@ pub trait Registry: Send + Sync {
     async fn replay(
         &self,
         app: AppId,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError>;
@@ -187,7 +187,7 @@ pub trait Registry: Send + Sync {
     async fn discard(
         &self,
         app: AppId,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError>;

@@ -1,13 +1,13 @@
 //! Increments, with the errors of a store.
 
 use super::StoreError;
-use crate::{NoSum, Value};
+use crate::{IncrementError, Value};
 
 /// Returns the value of an entry after an increment. `at` is the position of the operation, for the
 /// error.
 pub fn sum(value: Option<&Value>, delta: i64, at: usize) -> Result<i64, StoreError> {
     crate::sum(value, delta).map_err(|why| match why {
-        NoSum::NotInteger => StoreError::NotInteger { at },
-        NoSum::Overflow => StoreError::Overflow { at },
+        IncrementError::NotInteger => StoreError::NotInteger { at },
+        IncrementError::Overflow => StoreError::Overflow { at },
     })
 }

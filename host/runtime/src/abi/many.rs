@@ -9,7 +9,7 @@ use kvasm_abi::{
     Slot, Status, encode_records,
 };
 use kvasm_core::{
-    Applied, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, Expect, Happening, Invalid,
+    Applied, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, EventKind, Expect, Invalid,
     KEY_BYTES_MAX, Key, Subject, Version,
 };
 use kvasm_service::{Batch, Operation, ServiceError};
@@ -300,8 +300,8 @@ async fn dead_letters<T: GuestView>(
 fn letter(letter: &DeadLetter) -> serde_json::Value {
     let entry = letter.event.what.entry();
     let version = match &letter.event.what {
-        Happening::Set { version, .. } | Happening::Deleted { version, .. } => Some(version.0),
-        Happening::Due => None,
+        EventKind::Set { version, .. } | EventKind::Deleted { version, .. } => Some(version.0),
+        EventKind::Due => None,
     };
     json!({
         "id": letter.id,

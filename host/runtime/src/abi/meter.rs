@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub const TICK: Duration = Duration::from_millis(10);
 
 /// Measures the CPU time of one guest, and accounts the rest to the stages of its deadline.
-pub(crate) struct Meter {
+pub(crate) struct CpuMeter {
     deadline: Deadline,
     base: Instant,
     /// CPU time of earlier polls.
@@ -37,9 +37,9 @@ pub(crate) struct Meter {
     ended_at_ns: AtomicU64,
 }
 
-impl Meter {
-    pub fn new(deadline: Deadline) -> Meter {
-        Meter {
+impl CpuMeter {
+    pub fn new(deadline: Deadline) -> CpuMeter {
+        CpuMeter {
             deadline,
             base: Instant::now(),
             spent_ns: AtomicU64::new(0),
@@ -198,7 +198,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_guest_execution_counts_as_cpu_time() {
-        let meter = Meter::new(Deadline::after(Duration::from_secs(60)));
+        let meter = CpuMeter::new(Deadline::after(Duration::from_secs(60)));
         meter.begin();
         assert!(meter.tick() <= TICK);
         compute(20);
@@ -216,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn poll_shorter_than_a_tick_counts_at_most_one_tick() {
-        let meter = Meter::new(Deadline::after(Duration::from_secs(60)));
+        let meter = CpuMeter::new(Deadline::after(Duration::from_secs(60)));
         meter.begin();
         std::thread::sleep(Duration::from_millis(50));
         meter.aside(async { compute(50) }).await;

@@ -24,9 +24,9 @@ pub use log::{GuestLog, LogLine};
 pub(crate) use log::{printable, printable_start};
 #[cfg(feature = "fuzzing")]
 pub use many::fuzz_batch;
-pub(crate) use meter::{Meter, TICK};
+pub(crate) use meter::{CpuMeter, TICK};
 pub use state::{DeliveryContext, GuestState, GuestView};
-pub(crate) use turns::Turns;
+pub(crate) use turns::CpuPermit;
 
 /// Links every import of `kvasm_v1`.
 ///

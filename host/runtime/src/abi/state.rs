@@ -1,7 +1,7 @@
 //! The state of an invocation, for the host functions.
 
 use super::fault::Fault;
-use super::{GuestLog, Meter, Turns};
+use super::{CpuMeter, CpuPermit, GuestLog};
 use kvasm_abi::IMPORTS;
 use kvasm_core::{Limits, Pieces, short};
 use kvasm_service::{CallContext, Caller, ServiceError, Services, line_about};
@@ -71,9 +71,9 @@ pub struct GuestState {
     pub(crate) app_name: Arc<str>,
     pub(crate) function: Arc<str>,
     /// Its CPU time, excluding the store's work.
-    pub(crate) meter: Arc<Meter>,
+    pub(crate) meter: Arc<CpuMeter>,
     /// Its CPU permit.
-    pub(crate) turns: Arc<Turns>,
+    pub(crate) turns: Arc<CpuPermit>,
     pub(crate) services: Services,
     pub(crate) limits: Arc<Limits>,
     pub(crate) input: Pieces,
@@ -99,14 +99,14 @@ pub struct GuestState {
 impl GuestState {
     pub(crate) fn new(
         context: CallContext,
-        turns: Turns,
+        turns: CpuPermit,
         app_name: Arc<str>,
         function: Arc<str>,
         services: Services,
         limits: Arc<Limits>,
         input: Pieces,
     ) -> GuestState {
-        let meter = Arc::new(Meter::new(context.deadline.clone()));
+        let meter = Arc::new(CpuMeter::new(context.deadline.clone()));
         let log = GuestLog::new(limits.log_lines, limits.log_line_bytes);
         GuestState {
             context,

@@ -1,8 +1,8 @@
 //! CPU permits.
 
-use super::Meter;
+use super::CpuMeter;
 use kvasm_core::AppId;
-use kvasm_service::{Fair, Place, Stage};
+use kvasm_service::{FairPermit, FairSemaphore, Stage};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,22 +15,22 @@ const TURN: Duration = Duration::from_millis(8);
 const TURN_TICKS_MAX: u32 = 5;
 
 /// The CPU permit of one guest, shared with others that compute for long or copy much memory.
-pub struct Turns {
+pub struct CpuPermit {
     app: AppId,
     /// The older of two calls of an app is served first.
     rank: u64,
     /// The permit, held until the guest waits for anything.
-    place: Mutex<Option<Place>>,
-    places: Arc<Fair>,
+    place: Mutex<Option<FairPermit>>,
+    places: Arc<FairSemaphore>,
     /// CPU time when the permit was acquired, in ns.
     began_at_ns: AtomicU64,
     /// Ticks since the permit was acquired.
     ticks: AtomicU32,
 }
 
-impl Turns {
-    pub fn new(app: AppId, rank: u64, places: Arc<Fair>) -> Turns {
-        Turns {
+impl CpuPermit {
+    pub fn new(app: AppId, rank: u64, places: Arc<FairSemaphore>) -> CpuPermit {
+        CpuPermit {
             app,
             rank,
             place: Mutex::new(None),
@@ -58,7 +58,7 @@ impl Turns {
 
     /// Lets other tasks of this thread run, then acquires a permit. A permit that is already
     /// held is kept, unless another guest precedes.
-    pub async fn take(self: Arc<Turns>, meter: Arc<Meter>) {
+    pub async fn take(self: Arc<CpuPermit>, meter: Arc<CpuMeter>) {
         meter.wakes();
         let _timed = meter.deadline().timed(Stage::Cpu);
         // Queue before yielding to other tasks, which may take long: the oldest call must not

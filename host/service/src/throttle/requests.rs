@@ -1,12 +1,12 @@
 //! Limits of the server's log lines about requests.
 
-use super::{Bucket, FEW, Pace, Throttle};
+use super::{Bucket, FEW, RateLimit, Throttle};
 use kvasm_core::AppId;
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 /// For lines about answered requests, which operators enable.
-const MANY: Pace = Pace {
+const MANY: RateLimit = RateLimit {
     burst: 100,
     refill: Duration::from_millis(50),
 };
@@ -28,7 +28,7 @@ pub fn line_about_request() -> Option<u64> {
 
 /// How requests have ended. Each kind has its own limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Requests {
+pub enum RequestOutcome {
     /// Missing token or scope: a burst of 10 lines, then one per second.
     Refused,
     /// Anything else: a burst of 100 lines, then 20 per second.
@@ -39,10 +39,10 @@ pub enum Requests {
 ///
 /// # Returns
 /// If admitted, the number of lines suppressed since the last one.
-pub fn line_of_request(requests: Requests, app: Option<AppId>) -> Option<u64> {
+pub fn line_of_request(requests: RequestOutcome, app: Option<AppId>) -> Option<u64> {
     let lines = match requests {
-        Requests::Refused => &REFUSED,
-        Requests::Answered => &ANSWERED,
+        RequestOutcome::Refused => &REFUSED,
+        RequestOutcome::Answered => &ANSWERED,
     };
     lines.line_about(app, Instant::now())
 }

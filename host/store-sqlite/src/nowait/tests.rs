@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const ENTRIES: usize = 200;
 const VALUE_BYTES: usize = 16 * 1024;
 
-struct Stage {
+struct Fixture {
     store: Arc<SqliteStore>,
     app: AppId,
     metrics: Metrics,
@@ -24,14 +24,14 @@ struct Stage {
 }
 
 /// A store with an app and [`ENTRIES`] entries, all of them in the log.
-async fn stage() -> Stage {
+async fn stage() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions::new(folder.path().join("kvasm.db"));
     let metrics = options.metrics.clone();
     let store = Arc::new(SqliteStore::open(options).await.unwrap());
     let host = Host::builder().shared_store(store.clone()).build().unwrap();
     let name = AppName::parse("app").unwrap();
-    let stage = Stage {
+    let stage = Fixture {
         app: host.create_app(name).await.unwrap().id,
         store,
         metrics,
@@ -60,7 +60,7 @@ fn value(n: usize, round: usize) -> Vec<u8> {
         .collect()
 }
 
-impl Stage {
+impl Fixture {
     fn connect(&self) -> Connection {
         Connection::open(self.database()).unwrap()
     }

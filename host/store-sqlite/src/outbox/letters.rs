@@ -4,7 +4,9 @@ use super::super::writer::Transaction;
 use super::super::{error, tally::Delta};
 use super::row::{DEAD_LETTER, dead_letter, ids_parameter};
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, DELIVERY_BYTES, DeadLetter, DeadReason, Letters, Timestamp, chain_of};
+use kvasm_core::{
+    AppId, DELIVERY_BYTES, DeadLetter, DeadLetterFilter, DeadReason, Timestamp, chain_of,
+};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
@@ -14,7 +16,7 @@ const MEANT: &str = "(?2 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?2
    AND (?5 IS NULL OR dead_at >= ?5) AND (?6 IS NULL OR dead_at < ?6)";
 
 /// The parameters of `MEANT`, with the app.
-struct Meant {
+struct DeadLetterParams {
     app: [u8; 16],
     ids: Option<String>,
     trigger: Option<String>,
@@ -23,9 +25,9 @@ struct Meant {
     until: Option<i64>,
 }
 
-impl Meant {
-    fn new(app: AppId, letters: &Letters) -> Meant {
-        Meant {
+impl DeadLetterParams {
+    fn new(app: AppId, letters: &DeadLetterFilter) -> DeadLetterParams {
+        DeadLetterParams {
             app: app.uuid().into_bytes(),
             ids: ids_parameter(&letters.ids),
             trigger: letters.trigger.clone().map(String::from),
@@ -52,11 +54,11 @@ impl Meant {
 pub(crate) fn dead_letters(
     connection: &Connection,
     app: AppId,
-    letters: &Letters,
+    letters: &DeadLetterFilter,
     before: Option<Uuid>,
     limit: u32,
 ) -> rusqlite::Result<Vec<DeadLetter>> {
-    let meant = Meant::new(app, letters);
+    let meant = DeadLetterParams::new(app, letters);
     connection
         .prepare_cached(&format!(
             "SELECT {DEAD_LETTER} WHERE app_id = ?1 AND {MEANT} AND (?7 IS NULL OR id < ?7)
@@ -105,10 +107,10 @@ fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
 fn oldest(
     connection: &Connection,
     app: AppId,
-    letters: &Letters,
+    letters: &DeadLetterFilter,
     limit: u32,
 ) -> rusqlite::Result<Vec<Found>> {
-    let meant = Meant::new(app, letters);
+    let meant = DeadLetterParams::new(app, letters);
     connection
         .prepare_cached(&format!(
             "SELECT {FOUND} FROM dead_letters WHERE app_id = ?1 AND {MEANT} ORDER BY id LIMIT ?7"
@@ -120,7 +122,7 @@ fn oldest(
 pub(crate) fn count(
     connection: &Connection,
     app: AppId,
-    letters: &Letters,
+    letters: &DeadLetterFilter,
     limit: u32,
 ) -> rusqlite::Result<u64> {
     oldest(connection, app, letters, limit).map(|found| found.len() as u64)
@@ -136,7 +138,7 @@ fn remove(connection: &Connection, app: AppId, found: &Found) -> rusqlite::Resul
 pub(crate) fn replay(
     transaction: &mut Transaction<'_>,
     app: AppId,
-    letters: &Letters,
+    letters: &DeadLetterFilter,
     limit: u32,
     now: Timestamp,
 ) -> Result<u64, StoreError> {
@@ -189,7 +191,7 @@ fn send_again(
 pub(crate) fn discard(
     transaction: &mut Transaction<'_>,
     app: AppId,
-    letters: &Letters,
+    letters: &DeadLetterFilter,
     limit: u32,
 ) -> Result<u64, StoreError> {
     transaction.tally.open(transaction.connection, app)?;

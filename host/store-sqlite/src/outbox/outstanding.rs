@@ -6,7 +6,7 @@ use super::super::writer::Transaction;
 use super::queue::wake;
 use super::row::{DELIVERY, delivery, ids_parameter};
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, Delivery, Outstanding, Place, Timestamp, TriggerName};
+use kvasm_core::{AppId, Delivery, DeliveryFilter, DeliveryKey, Timestamp, TriggerName};
 use rusqlite::{Connection, ToSql, params};
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ const MEANT: &str = "(?2 IS NULL OR d.event_id IN (SELECT unhex(value) FROM json
    AND (?4 IS NULL OR d.queued_at >= ?4) AND (?5 IS NULL OR d.queued_at < ?5)";
 
 /// The parameters of `MEANT`, with the app.
-struct Meant {
+struct DeliveryParams {
     app: [u8; 16],
     events: Option<String>,
     trigger: Option<String>,
@@ -24,9 +24,9 @@ struct Meant {
     until: Option<i64>,
 }
 
-impl Meant {
-    fn new(app: AppId, which: &Outstanding) -> Meant {
-        Meant {
+impl DeliveryParams {
+    fn new(app: AppId, which: &DeliveryFilter) -> DeliveryParams {
+        DeliveryParams {
             app: app.uuid().into_bytes(),
             events: ids_parameter(&which.events),
             trigger: which.trigger.clone().map(String::from),
@@ -51,11 +51,11 @@ impl Meant {
 pub(crate) fn outstanding(
     connection: &Connection,
     app: AppId,
-    which: &Outstanding,
-    after: Option<&Place>,
+    which: &DeliveryFilter,
+    after: Option<&DeliveryKey>,
     limit: u32,
 ) -> rusqlite::Result<Vec<Delivery>> {
-    let meant = Meant::new(app, which);
+    let meant = DeliveryParams::new(app, which);
     // Below every delivery key: no trigger has an empty name.
     let (trigger, chain, seq) = after.map_or(("", 0, 0), |place| {
         (place.trigger.as_str(), place.chain, place.seq)
@@ -76,7 +76,7 @@ pub(crate) fn outstanding(
 pub(crate) fn count(
     connection: &Connection,
     app: AppId,
-    which: &Outstanding,
+    which: &DeliveryFilter,
     limit: u32,
 ) -> rusqlite::Result<u64> {
     connection
@@ -84,16 +84,17 @@ pub(crate) fn count(
             "SELECT count(*) FROM (SELECT 1 FROM deliveries AS d
              WHERE d.app_id = ?1 AND {MEANT} LIMIT ?6)"
         ))?
-        .query_row(Meant::new(app, which).and(&[&limit]).as_slice(), |row| {
-            row.get::<_, i64>(0)
-        })
+        .query_row(
+            DeliveryParams::new(app, which).and(&[&limit]).as_slice(),
+            |row| row.get::<_, i64>(0),
+        )
         .map(i64::unsigned_abs)
 }
 
 pub(crate) fn discard(
     transaction: &mut Transaction<'_>,
     app: AppId,
-    which: &Outstanding,
+    which: &DeliveryFilter,
     limit: u32,
     now: Timestamp,
 ) -> Result<u64, StoreError> {
@@ -112,19 +113,19 @@ pub(crate) fn discard(
 fn remove(
     connection: &Connection,
     app: AppId,
-    which: &Outstanding,
+    which: &DeliveryFilter,
     limit: u32,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<i64>> {
-    let meant = Meant::new(app, which);
-    let found: Vec<(Place, i64)> = connection
+    let meant = DeliveryParams::new(app, which);
+    let found: Vec<(DeliveryKey, i64)> = connection
         .prepare_cached(&format!(
             "SELECT d.trigger_name, d.chain, d.seq, d.size FROM deliveries AS d
              WHERE d.app_id = ?1 AND {MEANT}
              ORDER BY d.trigger_name, d.chain, d.seq LIMIT ?6"
         ))?
         .query_map(meant.and(&[&limit]).as_slice(), |row| {
-            let place = Place {
+            let place = DeliveryKey {
                 trigger: TriggerName::stored(row.get(0)?),
                 chain: row.get(1)?,
                 seq: row.get(2)?,

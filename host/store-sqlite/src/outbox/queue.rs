@@ -7,8 +7,8 @@ use super::row::{DELIVERY, delivery};
 use super::standing::{self, open_at};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Claim, DELIVERY_BYTES, DeadReason, Delivery, Failed, Open, Place, Queue, Receipt,
-    Returned, Standing, Timestamp, TriggerName, Verdict,
+    AppId, Claim, Claimable, DELIVERY_BYTES, DeadReason, Delivery, DeliveryKey, FailOutcome,
+    FailedAttempt, LeaseToken, Queue, Timestamp, TriggerHealth, TriggerName, Verdict,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
@@ -84,9 +84,9 @@ fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Del
     let Queue { app, trigger } = &claim.queue;
     match standing::read(connection, *app, trigger)? {
         Some(standing) => match standing.open(claim.now) {
-            Open::All => take_due(connection, claim, None),
-            Open::Probe => take_probe(connection, claim, standing),
-            Open::Nothing => Ok(Vec::new()),
+            Claimable::All => take_due(connection, claim, None),
+            Claimable::Probe => take_probe(connection, claim, standing),
+            Claimable::Nothing => Ok(Vec::new()),
         },
         // The trigger was deleted; its deliveries remain.
         None => take_due(connection, claim, None),
@@ -97,7 +97,7 @@ fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Del
 fn take_probe(
     connection: &Connection,
     claim: &Claim,
-    mut standing: Standing,
+    mut standing: TriggerHealth,
 ) -> rusqlite::Result<Vec<Delivery>> {
     let Queue { app, trigger } = &claim.queue;
     let mut claimed = take_due(connection, claim, Some(standing.series))?;
@@ -160,10 +160,10 @@ fn take_due(
 
 pub(crate) fn renew(
     connection: &Connection,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
     until: Timestamp,
 ) -> Result<bool, StoreError> {
-    let Receipt { app, place, lease } = receipt;
+    let LeaseToken { app, place, lease } = receipt;
     let renewed = connection
         .prepare_cached(
             "UPDATE deliveries SET due_at = ?6
@@ -190,7 +190,7 @@ pub(crate) fn renew(
 /// Deletes a delivery after its handler has succeeded. Returns the bytes that it used.
 pub(crate) fn acknowledge(
     connection: &Connection,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<i64, StoreError> {
     let size = take_out(connection, receipt).map_err(error::store)?;
@@ -201,8 +201,8 @@ pub(crate) fn acknowledge(
 }
 
 /// Deletes a delivery whose lease holds. Returns its size.
-fn take_out(connection: &Connection, receipt: &Receipt) -> rusqlite::Result<Option<i64>> {
-    let Receipt { app, place, lease } = receipt;
+fn take_out(connection: &Connection, receipt: &LeaseToken) -> rusqlite::Result<Option<i64>> {
+    let LeaseToken { app, place, lease } = receipt;
     let mut statement = connection.prepare_cached(
         "DELETE FROM deliveries
          WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5
@@ -226,7 +226,7 @@ fn take_out(connection: &Connection, receipt: &Receipt) -> rusqlite::Result<Opti
 pub(super) fn wake(
     connection: &Connection,
     app: AppId,
-    done: &Place,
+    done: &DeliveryKey,
     now: Timestamp,
 ) -> rusqlite::Result<()> {
     connection
@@ -247,11 +247,11 @@ pub(super) fn wake(
 
 pub(crate) fn fail(
     transaction: &mut Transaction<'_>,
-    failed: &Failed,
-) -> Result<Returned, StoreError> {
+    failed: &FailedAttempt,
+) -> Result<FailOutcome, StoreError> {
     let app = failed.receipt.app;
     match transaction.tally.open(transaction.connection, app) {
-        Err(StoreError::AppNotFound) => return Ok(Returned::Lost),
+        Err(StoreError::AppNotFound) => return Ok(FailOutcome::Lost),
         opened => opened?,
     }
     let (delta, returned) = transaction.whole(|transaction| {
@@ -270,14 +270,14 @@ pub(crate) fn fail(
     transaction.tally.add(app, delta.unwrap_or_default());
     Ok(match delta {
         Some(_) => returned,
-        None => Returned::Lost,
+        None => FailOutcome::Lost,
     })
 }
 
 /// Nacks a delivery whose attempt does not count.
 pub(crate) fn release(
     transaction: &mut Transaction<'_>,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     transaction.whole(|t| release_one(t.connection, receipt, now).map_err(error::store))
@@ -285,10 +285,10 @@ pub(crate) fn release(
 
 fn release_one(
     connection: &Connection,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
     now: Timestamp,
 ) -> rusqlite::Result<bool> {
-    let Receipt { app, place, lease } = receipt;
+    let LeaseToken { app, place, lease } = receipt;
     let released = connection
         .prepare_cached(
             "UPDATE deliveries SET lease = NULL, due_at = ?6, attempts = max(attempts - 1, 0)
@@ -314,8 +314,12 @@ fn release_one(
     Ok(true)
 }
 
-fn give_back(connection: &Connection, failed: &Failed, at: Timestamp) -> rusqlite::Result<bool> {
-    let Receipt { app, place, lease } = &failed.receipt;
+fn give_back(
+    connection: &Connection,
+    failed: &FailedAttempt,
+    at: Timestamp,
+) -> rusqlite::Result<bool> {
+    let LeaseToken { app, place, lease } = &failed.receipt;
     let given_back = connection
         .prepare_cached(
             "UPDATE deliveries SET lease = NULL, due_at = ?6, error = ?7
@@ -336,10 +340,10 @@ fn give_back(connection: &Connection, failed: &Failed, at: Timestamp) -> rusqlit
 /// Moves a delivery to the dead letters. Returns the change of the app's usage, if the lease held.
 fn give_up(
     connection: &Connection,
-    failed: &Failed,
+    failed: &FailedAttempt,
     reason: DeadReason,
 ) -> rusqlite::Result<Option<Delta>> {
-    let Receipt { app, place, lease } = &failed.receipt;
+    let LeaseToken { app, place, lease } = &failed.receipt;
     let (version, digest) = failed.plugin.unzip();
     let moved = connection
         .prepare_cached(
@@ -378,8 +382,8 @@ fn give_up(
 }
 
 /// Records the failure of a delivery whose lease holds, with its trigger and with itself.
-fn note_failure(connection: &Connection, failed: &Failed) -> rusqlite::Result<Returned> {
-    let Receipt { app, place, lease } = &failed.receipt;
+fn note_failure(connection: &Connection, failed: &FailedAttempt) -> rusqlite::Result<FailOutcome> {
+    let LeaseToken { app, place, lease } = &failed.receipt;
     let counted: Option<Option<i64>> = connection
         .prepare_cached(
             "SELECT series FROM deliveries
@@ -398,7 +402,7 @@ fn note_failure(connection: &Connection, failed: &Failed) -> rusqlite::Result<Re
         .optional()?;
     let standing = standing::read(connection, *app, &place.trigger)?;
     let (Some(counted), Some(before)) = (counted, standing) else {
-        return Ok(Returned::Kept);
+        return Ok(FailOutcome::Kept);
     };
     let mut standing = before;
     let returned = standing.fail(counted, failed);

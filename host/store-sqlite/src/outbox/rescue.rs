@@ -4,7 +4,7 @@ use super::super::error;
 use super::super::writer::Transaction;
 use super::standing;
 use kvasm_core::store::StoreError;
-use kvasm_core::{Pause, Queue, Standing, Timestamp};
+use kvasm_core::{Pause, Queue, Timestamp, TriggerHealth};
 use rusqlite::{Connection, params};
 
 /// Returns whether [`rescue`] would change anything.
@@ -15,7 +15,7 @@ pub(crate) fn needs_rescue(
 ) -> rusqlite::Result<bool> {
     let Queue { app, trigger } = queue;
     let standing = standing::read(connection, *app, trigger)?;
-    let waits = |standing: &Standing| {
+    let waits = |standing: &TriggerHealth| {
         standing.paused == Some(Pause::Failures) && standing.probe_at.is_some_and(|at| at > beyond)
     };
     if standing.as_ref().is_some_and(waits) {

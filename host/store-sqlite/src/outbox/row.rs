@@ -2,8 +2,8 @@
 
 use super::super::read::{damaged, uuid_of, value};
 use kvasm_core::{
-    Collection, DeadLetter, Delivery, Digest, Event, Happening, Key, Place, PluginVersion, Policy,
-    Timestamp, TriggerName, Version,
+    Collection, DeadLetter, Delivery, DeliveryKey, Digest, Event, EventKind, Key, PluginVersion,
+    Policy, Timestamp, TriggerName, Version,
 };
 use rusqlite::Row;
 use std::time::Duration;
@@ -29,18 +29,18 @@ fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
         (Collection::stored(collection), Key::stored(key), version)
     });
     let what = match (kind.as_str(), entry) {
-        ("set", Some((collection, key, version))) => Happening::Set {
+        ("set", Some((collection, key, version))) => EventKind::Set {
             collection,
             key,
             version,
             value: value(row, first + 7)?,
         },
-        ("delete", Some((collection, key, version))) => Happening::Deleted {
+        ("delete", Some((collection, key, version))) => EventKind::Deleted {
             collection,
             key,
             version,
         },
-        ("schedule", None) => Happening::Due,
+        ("schedule", None) => EventKind::Due,
         _ => return Err(damaged(first + 3, "unknown event kind".to_owned())),
     };
     Ok(Event {
@@ -70,7 +70,7 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
         age_max: Duration::from_millis(age_max.unsigned_abs()),
     });
     Ok(Delivery {
-        place: Place {
+        place: DeliveryKey {
             trigger: TriggerName::stored(row.get(0)?),
             chain: row.get(1)?,
             seq: row.get(2)?,

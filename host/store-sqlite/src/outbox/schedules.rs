@@ -6,14 +6,14 @@ use super::standing::open_at;
 use super::triggers::{TRIGGER, trigger};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, DueSchedule, Queue, SchedulePlace, Tick, Timestamp, TriggerName, chain_of,
+    AppId, DueSchedule, Queue, SchedulePosition, ScheduleTick, Timestamp, TriggerName, chain_of,
 };
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 pub(crate) fn schedules(
     connection: &Connection,
-    after: Option<&SchedulePlace>,
+    after: Option<&SchedulePosition>,
     now: Timestamp,
     limit: u32,
 ) -> rusqlite::Result<Vec<DueSchedule>> {
@@ -35,7 +35,7 @@ pub(crate) fn schedules(
             let app: [u8; 16] = row.get("app_id")?;
             let next_at: Option<i64> = row.get("next_at")?;
             Ok(DueSchedule {
-                place: SchedulePlace {
+                place: SchedulePosition {
                     queue: Queue {
                         app: AppId::from(Uuid::from_bytes(app)),
                         trigger: TriggerName::stored(row.get("name")?),
@@ -48,12 +48,15 @@ pub(crate) fn schedules(
         .collect()
 }
 
-pub(crate) fn tick(transaction: &mut Transaction<'_>, tick: &Tick) -> Result<bool, StoreError> {
+pub(crate) fn tick(
+    transaction: &mut Transaction<'_>,
+    tick: &ScheduleTick,
+) -> Result<bool, StoreError> {
     let seq = transaction.next_version();
     transaction.whole(|t| run_tick(t.connection, tick, seq).map_err(error::store))
 }
 
-fn run_tick(connection: &Connection, tick: &Tick, seq: i64) -> rusqlite::Result<bool> {
+fn run_tick(connection: &Connection, tick: &ScheduleTick, seq: i64) -> rusqlite::Result<bool> {
     let (app_id, name) = (tick.queue.app.uuid(), tick.queue.trigger.as_str());
     let planned = connection
         .prepare_cached(concat!(

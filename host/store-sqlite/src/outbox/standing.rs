@@ -1,6 +1,6 @@
 //! The health of triggers: consecutive failures, pauses and probes.
 
-use kvasm_core::{AppId, Pause, Receipt, Standing, Timestamp, TriggerName};
+use kvasm_core::{AppId, LeaseToken, Pause, Timestamp, TriggerHealth, TriggerName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
@@ -20,11 +20,11 @@ pub(super) use open_at;
 pub(super) const STANDING: &str = "paused, failures, series, probe_at, probe, probes_failed";
 
 /// Decodes the columns of `STANDING`, which start at `first`.
-pub(super) fn standing(row: &Row<'_>, first: usize) -> rusqlite::Result<Standing> {
+pub(super) fn standing(row: &Row<'_>, first: usize) -> rusqlite::Result<TriggerHealth> {
     let paused: Option<String> = row.get(first)?;
     let probe_at: Option<i64> = row.get(first + 3)?;
     let probe: Option<[u8; 16]> = row.get(first + 4)?;
-    Ok(Standing {
+    Ok(TriggerHealth {
         paused: paused.map(|why| match why.as_str() {
             "failures" => Pause::Failures,
             _ => Pause::Operator,
@@ -50,7 +50,7 @@ pub(super) fn read(
     connection: &Connection,
     app: AppId,
     trigger: &TriggerName,
-) -> rusqlite::Result<Option<Standing>> {
+) -> rusqlite::Result<Option<TriggerHealth>> {
     connection
         .prepare_cached(&format!(
             "SELECT {STANDING} FROM triggers WHERE app_id = ?1 AND name = ?2"
@@ -66,7 +66,7 @@ pub(super) fn write(
     connection: &Connection,
     app: AppId,
     trigger: &TriggerName,
-    standing: &Standing,
+    standing: &TriggerHealth,
 ) -> rusqlite::Result<bool> {
     let changed = connection
         .prepare_cached(
@@ -90,7 +90,7 @@ pub(super) fn write(
 /// Records that a lease was renewed. If it is that of a probe, the next probe waits longer.
 pub(super) fn renew(
     connection: &Connection,
-    receipt: &Receipt,
+    receipt: &LeaseToken,
     until: Timestamp,
 ) -> rusqlite::Result<()> {
     connection

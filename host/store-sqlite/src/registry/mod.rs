@@ -11,9 +11,9 @@ use bytes::Bytes;
 use kvasm_core::store::backend::Effect;
 use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
-    App, AppId, AppLimits, Audit, Digest, Generation, Letters, LimitsPatch, NewPlugin, NewTrigger,
-    Outstanding, Plugin, PluginVersion, Token, TokenId, Trigger, TriggerDeletion, TriggerName,
-    Usage,
+    App, AppId, AppLimits, Audit, DeadLetterFilter, DeliveryFilter, Digest, Generation,
+    LimitsPatch, NewPlugin, NewTrigger, Plugin, PluginVersion, Token, TokenId, Trigger,
+    TriggerDeletion, TriggerName, Usage,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -195,7 +195,7 @@ impl Registry for SqliteStore {
     async fn discard_deliveries(
         &self,
         app: AppId,
-        which: Outstanding,
+        which: DeliveryFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
@@ -221,7 +221,7 @@ impl Registry for SqliteStore {
     async fn replay(
         &self,
         app: AppId,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
@@ -234,7 +234,7 @@ impl Registry for SqliteStore {
     async fn discard(
         &self,
         app: AppId,
-        letters: Letters,
+        letters: DeadLetterFilter,
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {

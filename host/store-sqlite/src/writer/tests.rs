@@ -15,17 +15,17 @@ mod undone;
 
 const BUSY: Duration = Duration::from_millis(500);
 
-struct Stage {
+struct Fixture {
     store: Arc<SqliteStore>,
     folder: tempfile::TempDir,
     metrics: Metrics,
 }
 
-async fn stage() -> Stage {
+async fn stage() -> Fixture {
     patient(BUSY).await
 }
 
-async fn patient(busy_timeout: Duration) -> Stage {
+async fn patient(busy_timeout: Duration) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let mut options = SqliteOptions::new(folder.path().join("kvasm.db"));
     options.busy_timeout = busy_timeout;
@@ -33,14 +33,14 @@ async fn patient(busy_timeout: Duration) -> Stage {
     options.ballast = 0;
     let metrics = options.metrics.clone();
     let store = Arc::new(SqliteStore::open(options).await.unwrap());
-    Stage {
+    Fixture {
         store,
         folder,
         metrics,
     }
 }
 
-impl Stage {
+impl Fixture {
     fn other_process(&self) -> Connection {
         Connection::open(self.folder.path().join("kvasm.db")).unwrap()
     }

@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::kit::{absent, app, assert_app_not_found, at_version, bytes, delete, list, set};
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, AppName, CursorKey, Timestamp, Version};
 
@@ -43,7 +43,7 @@ pub async fn apps_are_listed_by_name_in_pages(kit: Kit) {
     }
     let mut found = Vec::new();
     let mut after = None;
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
         let page = kit.store.apps(after.as_ref(), 3).await.unwrap();

@@ -6,11 +6,12 @@ use super::kit::{
     OF_THE_KIT, Tenant, absent, app, assert_app_not_found, audit_row, bytes, delete, digest,
     new_plugin, set, token, token_id,
 };
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    AppId, AppLimits, Applied, Audit, DeadReason, Letters, LimitsPatch, Op, Outstanding,
-    PluginVersion, TRIGGERS_MAX, Timestamp, Token, TokenId, TriggerDeletion, Verdict, WriteBatch,
+    AppId, AppLimits, Applied, Audit, DeadLetterFilter, DeadReason, DeliveryFilter, LimitsPatch,
+    Op, PluginVersion, TRIGGERS_MAX, Timestamp, Token, TokenId, TriggerDeletion, Verdict,
+    WriteBatch,
 };
 use serde_json::json;
 use std::cmp::Reverse;
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 /// All rows of an app, or of all apps, except those of the kit; newest first, in small pages.
 async fn log(kit: &Kit, app: Option<AppId>) -> Vec<Audit> {
     let mut all: Vec<Audit> = Vec::new();
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
         let before = all.last().map(|row| row.id);
@@ -58,14 +59,14 @@ pub(super) fn operation<F: Future<Output = Result<bool, StoreError>> + Send + 's
     Box::new(move |store, row| Box::pin(run(store, row)))
 }
 
-pub(super) type Named = (&'static str, Operation);
+pub(super) type NamedOperation = (&'static str, Operation);
 
 pub(super) fn yes<T>(_: T) -> bool {
     true
 }
 
 /// Operations that create and change an app, in an order in which all of them take effect.
-pub(super) fn changes(tenant: &Tenant) -> Vec<Named> {
+pub(super) fn changes(tenant: &Tenant) -> Vec<NamedOperation> {
     let id = tenant.id;
     let (made, bound) = (app("made"), token("bound", Some(id)));
     let (made_id, bound_id) = (made.id, bound.id);
@@ -162,7 +163,7 @@ pub async fn no_op_writes_no_audit_row(kit: Kit) {
     let before = log(&kit, None).await;
     assert_eq!(before.len(), 3);
     let name = || trigger_name("t");
-    let operations: Vec<Named> = operations! { |store, row|
+    let operations: Vec<NamedOperation> = operations! { |store, row|
         store.delete_app(AppId::generate(), row).await;
         store.delete_plugin(id, PluginVersion(2), row).await;
         store.create_token(again, row).await;
@@ -170,9 +171,9 @@ pub async fn no_op_writes_no_audit_row(kit: Kit) {
         store.revoke_token(Some(id), bootstrap, row).await;
         store.pause_trigger(id, name(), true, row).await;
         store.delete_trigger(id, name(), true, row).await.map(|done| done == TriggerDeletion::Deleted);
-        store.discard_deliveries(id, Outstanding::default(), 9, row).await.map(|count| count > 0);
-        store.replay(id, Letters::default(), 9, row).await.map(|count| count > 0);
-        store.discard(id, Letters::default(), 9, row).await.map(|count| count > 0);
+        store.discard_deliveries(id, DeliveryFilter::default(), 9, row).await.map(|count| count > 0);
+        store.replay(id, DeadLetterFilter::default(), 9, row).await.map(|count| count > 0);
+        store.discard(id, DeadLetterFilter::default(), 9, row).await.map(|count| count > 0);
     };
     for (shown, operation) in operations {
         let changed = operation(Arc::clone(&kit.store), row()).await;
@@ -196,8 +197,8 @@ pub async fn failed_operation_writes_no_audit_row(kit: Kit) {
         ..AppLimits::default()
     };
     let two = move |activate| new_plugin(never, "two", activate);
-    let all = Letters::default;
-    let operations: Vec<Named> = operations! { |store, row|
+    let all = DeadLetterFilter::default;
+    let operations: Vec<NamedOperation> = operations! { |store, row|
         store.create_app(again, row).await.map(yes);
         store.set_public(never, true, row).await.map(yes);
         store.set_limits(never, patch(), None, row).await.map(yes);
@@ -214,7 +215,7 @@ pub async fn failed_operation_writes_no_audit_row(kit: Kit) {
         store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
         store.pause_trigger(never, trigger_name("t"), true, row).await;
         store.delete_trigger(never, trigger_name("t"), false, row).await.map(yes);
-        store.discard_deliveries(never, Outstanding::default(), 9, row).await.map(yes);
+        store.discard_deliveries(never, DeliveryFilter::default(), 9, row).await.map(yes);
         store.replay(never, all(), 9, row).await.map(yes);
         store.discard(never, all(), 9, row).await.map(yes);
     };
@@ -258,7 +259,7 @@ pub async fn operation_is_rolled_back_if_its_audit_row_fails(kit: Kit) {
             let done = match number % 3 {
                 0 => store.set_public(app.id, true, row).await.map(yes),
                 1 => store
-                    .discard(app.id, Letters::default(), 9, row)
+                    .discard(app.id, DeadLetterFilter::default(), 9, row)
                     .await
                     .map(yes),
                 _ => return assert!(!app.delete("c", "nothing").await),

@@ -5,8 +5,8 @@ use super::event_kit::trigger_name;
 use super::kit::{Tenant, bytes, set};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, DeadReason, ENTRY_BYTES,
-    FOLLOWERS_MAX, Failed, Letters, Op, ProbeWait, Resource, Verdict, WriteBatch,
+    DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, DeadLetterFilter, DeadReason,
+    ENTRY_BYTES, FOLLOWERS_MAX, FailedAttempt, Op, ProbeDelay, Resource, Verdict, WriteBatch,
 };
 
 /// An app with `triggers` triggers on its collection `c`.
@@ -38,7 +38,10 @@ async fn handle(app: &Tenant, followers: u32, ops: Vec<Op>) -> Result<u64, Store
 /// Replays a dead letter.
 async fn replay(app: &Tenant) {
     let row = app.audit_row("test");
-    let replayed = app.store.replay(app.id, Letters::default(), 1, row).await;
+    let replayed = app
+        .store
+        .replay(app.id, DeadLetterFilter::default(), 1, row)
+        .await;
     assert_eq!(replayed.expect("replayed"), 1);
 }
 
@@ -182,7 +185,10 @@ pub async fn dead_letters_count_against_the_quota(kit: Kit) {
         assert!(app.try_commit(vec![], sets(0, 1)).await.is_err());
     }
     let row = app.audit_row("test");
-    let discarded = app.store.discard(app.id, Letters::default(), 9, row).await;
+    let discarded = app
+        .store
+        .discard(app.id, DeadLetterFilter::default(), 9, row)
+        .await;
     assert_eq!(discarded.expect("discarded"), 1);
     app.commit(vec![], sets(0, 1)).await;
 }
@@ -202,7 +208,9 @@ pub async fn failed_discard_does_not_change_usage(kit: Kit) {
     assert!(pause.await.expect("paused"));
     let before = app.used().await;
     // An audit row of that identity already exists.
-    let discard = app.store.discard(app.id, Letters::default(), 2, row);
+    let discard = app
+        .store
+        .discard(app.id, DeadLetterFilter::default(), 2, row);
     if discard.await.is_err() {
         assert_eq!(app.letters().await.len(), 3);
         assert_eq!(app.used().await, before);
@@ -216,12 +224,12 @@ pub async fn delivery_error_text_is_truncated(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.commit(vec![], sets(0, 1)).await;
     let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
-    let failed = Failed {
+    let failed = FailedAttempt {
         receipt,
         now: app.now,
         verdict: Verdict::RetryAt(app.now),
         deterministic: false,
-        probe: ProbeWait::default(),
+        probe: ProbeDelay::default(),
         error: "é".repeat(2_000),
         trace: None,
         plugin: None,

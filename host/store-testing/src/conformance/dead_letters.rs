@@ -3,9 +3,11 @@
 use super::Kit;
 use super::event_kit::trigger_name;
 use super::kit::{NOW, Tenant, bytes, cost, json};
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use kvasm_core::store::StoreError;
-use kvasm_core::{DeadLetter, DeadReason, Delivery, Digest, Letters, PluginVersion, Verdict};
+use kvasm_core::{
+    DeadLetter, DeadLetterFilter, DeadReason, Delivery, Digest, PluginVersion, Verdict,
+};
 use uuid::Uuid;
 
 /// Creates a dead letter for each key, in this order.
@@ -31,20 +33,20 @@ async fn watched(kit: &Kit) -> Tenant {
     app
 }
 
-fn these(ids: &[Uuid]) -> Letters {
-    Letters {
+fn these(ids: &[Uuid]) -> DeadLetterFilter {
+    DeadLetterFilter {
         ids: ids.to_vec(),
-        ..Letters::default()
+        ..DeadLetterFilter::default()
     }
 }
 
-async fn replay(app: &Tenant, letters: Letters, limit: u32) -> u64 {
+async fn replay(app: &Tenant, letters: DeadLetterFilter, limit: u32) -> u64 {
     let row = app.audit_row("test");
     let done = app.store.replay(app.id, letters, limit, row).await;
     done.expect("replay")
 }
 
-async fn discard(app: &Tenant, letters: Letters, limit: u32) -> u64 {
+async fn discard(app: &Tenant, letters: DeadLetterFilter, limit: u32) -> u64 {
     let row = app.audit_row("test");
     let done = app.store.discard(app.id, letters, limit, row).await;
     done.expect("discard")
@@ -80,10 +82,10 @@ pub async fn dead_letters_are_paged_newest_first(kit: Kit) {
     assert_eq!(letters.len(), 5);
     let mut found = Vec::new();
     let mut before = None;
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
-        let all = Letters::default();
+        let all = DeadLetterFilter::default();
         let page = app
             .store
             .dead_letters(app.id, &all, before, 2)
@@ -105,55 +107,55 @@ pub async fn dead_letters_can_be_filtered_by_each_field(kit: Kit) {
     bury(&app.later(10), &["b"], DeadReason::Depth).await;
     let letters = bury(&app.later(20), &["c"], DeadReason::Depth).await;
     let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
-    let all = Letters::default;
+    let all = DeadLetterFilter::default;
     for (choice, count) in [
         (all(), 3),
         (these(&ids[..1]), 1),
         (these(&[Uuid::nil(), ids[2], ids[0]]), 2),
         (
-            Letters {
+            DeadLetterFilter {
                 reason: Some(DeadReason::Depth),
                 ..all()
             },
             2,
         ),
         (
-            Letters {
+            DeadLetterFilter {
                 reason: Some(DeadReason::Age),
                 ..all()
             },
             0,
         ),
         (
-            Letters {
+            DeadLetterFilter {
                 trigger: Some(trigger_name("t")),
                 ..all()
             },
             3,
         ),
         (
-            Letters {
+            DeadLetterFilter {
                 trigger: Some(trigger_name("u")),
                 ..all()
             },
             0,
         ),
         (
-            Letters {
+            DeadLetterFilter {
                 from: Some(NOW.plus_ms(10)),
                 ..all()
             },
             2,
         ),
         (
-            Letters {
+            DeadLetterFilter {
                 until: Some(NOW.plus_ms(10)),
                 ..all()
             },
             1,
         ),
         (
-            Letters {
+            DeadLetterFilter {
                 from: Some(NOW.plus_ms(1)),
                 until: Some(NOW.plus_ms(20)),
                 ..all()
@@ -161,7 +163,7 @@ pub async fn dead_letters_can_be_filtered_by_each_field(kit: Kit) {
             1,
         ),
         (
-            Letters {
+            DeadLetterFilter {
                 from: Some(NOW.plus_ms(1)),
                 ..these(&ids[..2])
             },
@@ -213,7 +215,7 @@ pub async fn replay_redelivers_the_same_event(kit: Kit) {
     assert_ne!(again.id, letter.id);
     assert_eq!((again.replays, &again.event), (1, &letter.event));
     assert_eq!(replay(&later, these(&[letter.id]), 10).await, 0);
-    assert_eq!(replay(&later, Letters::default(), 10).await, 1);
+    assert_eq!(replay(&later, DeadLetterFilter::default(), 10).await, 1);
     assert_eq!(later.claim("t", 1).await[0].0.replays, 2);
 }
 
@@ -226,13 +228,13 @@ pub async fn replays_keep_their_order_per_key(kit: Kit) {
         give_up_next(&app).await;
     }
     app.set("c", "k", json("3")).await;
-    assert_eq!(replay(&app, Letters::default(), 10).await, 2);
+    assert_eq!(replay(&app, DeadLetterFilter::default(), 10).await, 2);
     let mut told = Vec::new();
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     while !app.due().await.is_empty() {
         rounds.next();
         for (delivery, receipt) in app.claim("t", 10).await {
-            let kvasm_core::Happening::Set { value, .. } = &delivery.event.what else {
+            let kvasm_core::EventKind::Set { value, .. } = &delivery.event.what else {
                 panic!()
             };
             told.push(String::from_utf8_lossy(value.as_bytes()).into_owned());
@@ -244,7 +246,7 @@ pub async fn replays_keep_their_order_per_key(kit: Kit) {
 }
 
 async fn give_up_next(app: &Tenant) {
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
         if let Some((_, receipt)) = app.claim("t", 1).await.first() {
@@ -260,15 +262,15 @@ async fn give_up_next(app: &Tenant) {
 pub async fn replay_and_discard_take_the_oldest_up_to_the_limit(kit: Kit) {
     let app = watched(&kit).await;
     let letters = bury(&app, &["a", "b", "c", "d"], DeadReason::Attempts).await;
-    assert_eq!(replay(&app, Letters::default(), 1).await, 1);
+    assert_eq!(replay(&app, DeadLetterFilter::default(), 1).await, 1);
     assert_eq!(app.claim("t", 9).await[0].0.event, letters[0].event);
-    assert_eq!(discard(&app, Letters::default(), 2).await, 2);
+    assert_eq!(discard(&app, DeadLetterFilter::default(), 2).await, 2);
     assert_eq!(app.letters().await, letters[3..]);
     assert_eq!(
         discard(&app, these(&[letters[3].id, letters[0].id]), 9).await,
         1
     );
-    assert_eq!(discard(&app, Letters::default(), 9).await, 0);
+    assert_eq!(discard(&app, DeadLetterFilter::default(), 9).await, 0);
 }
 
 pub async fn dead_letters_count_toward_usage_until_removed(kit: Kit) {
@@ -276,10 +278,10 @@ pub async fn dead_letters_count_toward_usage_until_removed(kit: Kit) {
     let letters = bury(&app, &["k"], DeadReason::Attempts).await;
     let used = app.used().await.bytes;
     assert_eq!(used, cost(1, 0, 3) + letters[0].bytes());
-    replay(&app, Letters::default(), 1).await;
+    replay(&app, DeadLetterFilter::default(), 1).await;
     assert_eq!(app.usage().await, (1, 6), "the entry and the delivery");
     give_up(&app, DeadReason::Attempts).await;
-    discard(&app, Letters::default(), 1).await;
+    discard(&app, DeadLetterFilter::default(), 1).await;
     assert_eq!(app.usage().await, (1, 3));
 }
 
@@ -304,7 +306,7 @@ pub async fn dead_letter_operations_on_a_deleted_app(kit: Kit) {
     bury(&app, &["a"], DeadReason::Attempts).await;
     assert!(kit.delete_app(app.id).await.expect("deleted"));
     assert_eq!(app.letters().await, []);
-    let (all, row) = (Letters::default, || app.audit_row("test"));
+    let (all, row) = (DeadLetterFilter::default, || app.audit_row("test"));
     for refused in [
         app.store.replay(app.id, all(), 10, row()).await,
         app.store.discard(app.id, all(), 10, row()).await,
@@ -328,9 +330,9 @@ pub async fn largest_payload_survives_dead_lettering_and_replay(kit: Kit) {
     let value = bytes(kit.rng().bytes(super::kit::VALUE_BYTES_MAX));
     app.set("c", "k", value.clone()).await;
     give_up(&app, DeadReason::Attempts).await;
-    replay(&app, Letters::default(), 1).await;
+    replay(&app, DeadLetterFilter::default(), 1).await;
     let [(delivery, _)] = app.claim("t", 1).await.try_into().expect("one");
-    let kvasm_core::Happening::Set { value: told, .. } = delivery.event.what else {
+    let kvasm_core::EventKind::Set { value: told, .. } = delivery.event.what else {
         panic!()
     };
     assert_eq!(told, value);

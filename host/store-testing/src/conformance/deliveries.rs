@@ -3,10 +3,10 @@
 use super::Kit;
 use super::event_kit::{trigger, watch};
 use super::kit::{NOW, Tenant, absent, collection, delete, json, key, set};
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    Delivery, DeliveryState, Happening, NewTrigger, Policy, Queue, Receipt, Timestamp, Verdict,
+    Delivery, DeliveryState, EventKind, LeaseToken, NewTrigger, Policy, Queue, Timestamp, Verdict,
     WriteBatch,
 };
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ pub(super) fn key_of(delivery: &Delivery) -> String {
 
 pub(super) fn value_of(delivery: &Delivery) -> String {
     match &delivery.event.what {
-        Happening::Set { value, .. } => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        EventKind::Set { value, .. } => String::from_utf8_lossy(value.as_bytes()).into_owned(),
         other => panic!("not a set: {other:?}"),
     }
 }
@@ -137,9 +137,9 @@ pub async fn deliveries_of_a_key_are_sequential(kit: Kit) {
 }
 
 /// Claims until nothing is due: a claim may examine deliveries that have to wait.
-async fn claim_all(app: &Tenant) -> Vec<(Delivery, Receipt)> {
+async fn claim_all(app: &Tenant) -> Vec<(Delivery, LeaseToken)> {
     let mut all = Vec::new();
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     while !app.due().await.is_empty() {
         rounds.next();
         all.extend(app.claim("t", 100).await);
@@ -225,7 +225,7 @@ pub async fn due_queues_are_listed_in_pages(kit: Kit) {
     }
     let mut found = Vec::new();
     let mut after: Option<Queue> = None;
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
         let page = kit.store.due(after.as_ref(), NOW, 4).await.expect("due");
@@ -335,13 +335,13 @@ pub async fn racing_writes_are_delivered_in_commit_order(kit: Kit) {
     let mut state: HashMap<&str, String> = HashMap::new();
     for delivery in &found {
         match &delivery.event.what {
-            Happening::Set { value, .. } => {
+            EventKind::Set { value, .. } => {
                 state.insert("k", String::from_utf8_lossy(value.as_bytes()).into_owned());
             }
-            Happening::Deleted { .. } => {
+            EventKind::Deleted { .. } => {
                 assert!(state.remove("k").is_some(), "a deletion of an absent entry");
             }
-            Happening::Due => panic!("no schedule here"),
+            EventKind::Due => panic!("no schedule here"),
         }
     }
     let entry = app

@@ -4,7 +4,7 @@ use super::Kit;
 use super::deliveries::{key_of, value_of, watched};
 use super::kit::{Tenant, absent, json, key, set};
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, Claim, Delivery, Queue, Receipt, Verdict, WriteBatch};
+use kvasm_core::{AppId, Claim, Delivery, LeaseToken, Queue, Verdict, WriteBatch};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -60,7 +60,7 @@ pub async fn concurrent_dispatchers_deliver_in_order_exactly_once(kit: Kit) {
     }
 }
 
-async fn claim_for(app: &Tenant, limit: u32) -> Vec<(Delivery, Receipt)> {
+async fn claim_for(app: &Tenant, limit: u32) -> Vec<(Delivery, LeaseToken)> {
     let lease = AppId::generate().uuid();
     let queue = Queue {
         app: app.id,
@@ -74,7 +74,7 @@ async fn claim_for(app: &Tenant, limit: u32) -> Vec<(Delivery, Receipt)> {
         limit,
     };
     let claimed = app.store.claim(&claim).await.expect("claim");
-    let receipt = |d: &Delivery| Receipt {
+    let receipt = |d: &Delivery| LeaseToken {
         app: app.id,
         place: d.place.clone(),
         lease,
@@ -83,7 +83,12 @@ async fn claim_for(app: &Tenant, limit: u32) -> Vec<(Delivery, Receipt)> {
 }
 
 /// Appends the event to a list, as a handler would; or fails, or is late.
-async fn deliver(app: &Tenant, rng: &mut super::rng::Rng, delivery: &Delivery, receipt: &Receipt) {
+async fn deliver(
+    app: &Tenant,
+    rng: &mut super::rng::Rng,
+    delivery: &Delivery,
+    receipt: &LeaseToken,
+) {
     match rng.below(10) {
         0 => drop(app.fail(receipt, Verdict::RetryAt(app.now), false).await),
         // Its lease expires: every other clock is ahead.

@@ -3,9 +3,9 @@
 use super::kit::{Tenant, collection, key};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Changes, Claim, DeadLetter, Delivery, Digest, Failed, Letters, NewTrigger, Op,
-    PluginVersion, Policy, ProbeWait, Queue, Receipt, Returned, Trigger, TriggerDeletion,
-    TriggerName, Verdict, Watch, WriteBatch,
+    AppId, Changes, Claim, DeadLetter, DeadLetterFilter, Delivery, Digest, FailOutcome,
+    FailedAttempt, LeaseToken, NewTrigger, Op, PluginVersion, Policy, ProbeDelay, Queue, Trigger,
+    TriggerDeletion, TriggerName, Verdict, Watch, WriteBatch,
 };
 
 /// A trigger's name.
@@ -89,7 +89,7 @@ impl Tenant {
     }
 
     /// Claims up to `limit` deliveries of a trigger for one second.
-    pub async fn claim(&self, name: &str, limit: u32) -> Vec<(Delivery, Receipt)> {
+    pub async fn claim(&self, name: &str, limit: u32) -> Vec<(Delivery, LeaseToken)> {
         let claim = Claim {
             queue: Queue {
                 app: self.id,
@@ -101,7 +101,7 @@ impl Tenant {
             limit,
         };
         let claimed = self.store.claim(&claim).await.expect("claim");
-        let receipt = |delivery: &Delivery| Receipt {
+        let receipt = |delivery: &Delivery| LeaseToken {
             app: self.id,
             place: delivery.place.clone(),
             lease: claim.lease,
@@ -111,7 +111,7 @@ impl Tenant {
     }
 
     /// Acknowledges a delivery together with writes.
-    pub async fn acknowledge(&self, receipt: &Receipt, ops: Vec<Op>) -> Result<(), StoreError> {
+    pub async fn acknowledge(&self, receipt: &LeaseToken, ops: Vec<Op>) -> Result<(), StoreError> {
         let acknowledge = Some(Box::new(receipt.clone()));
         let batch = WriteBatch {
             acknowledge,
@@ -121,7 +121,7 @@ impl Tenant {
     }
 
     /// Records a failed attempt. Returns whether the lease was held.
-    pub async fn fail(&self, receipt: &Receipt, verdict: Verdict, deterministic: bool) -> bool {
+    pub async fn fail(&self, receipt: &LeaseToken, verdict: Verdict, deterministic: bool) -> bool {
         let returned = self.give_back(receipt, verdict, deterministic).await;
         returned.is_held()
     }
@@ -129,16 +129,16 @@ impl Tenant {
     /// Records a failed attempt. Returns what becomes of the trigger.
     pub async fn give_back(
         &self,
-        receipt: &Receipt,
+        receipt: &LeaseToken,
         verdict: Verdict,
         deterministic: bool,
-    ) -> Returned {
-        let failed = Failed {
+    ) -> FailOutcome {
+        let failed = FailedAttempt {
             receipt: receipt.clone(),
             now: self.now,
             verdict,
             deterministic,
-            probe: ProbeWait::default(),
+            probe: ProbeDelay::default(),
             error: "it failed".to_owned(),
             trace: Some("at here".to_owned()),
             plugin: Some((PluginVersion(7), Digest([9; 32]))),
@@ -148,7 +148,7 @@ impl Tenant {
 
     /// The app's dead letters, newest first.
     pub async fn letters(&self) -> Vec<DeadLetter> {
-        let all = Letters::default();
+        let all = DeadLetterFilter::default();
         let letters = self.store.dead_letters(self.id, &all, None, 10_000).await;
         letters.expect("dead letters")
     }

@@ -2,12 +2,12 @@
 //! as soon as it is visible.
 
 use super::Kit;
-use super::audit::{Named, changes, operations, yes};
+use super::audit::{NamedOperation, changes, operations, yes};
 use super::kit::{Tenant, audit_row, bytes, set};
 use kvasm_core::store::Store;
 use kvasm_core::{
-    AppLimits, Audit, DeadReason, Generation, Letters, LimitsPatch, Outstanding, Verdict,
-    WriteBatch,
+    AppLimits, Audit, DeadLetterFilter, DeadReason, DeliveryFilter, Generation, LimitsPatch,
+    Verdict, WriteBatch,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,12 +32,12 @@ async fn with_deliveries(app: &Tenant) {
 }
 
 /// Operations on the result of [`with_deliveries`], each of which takes effect.
-fn on_deliveries(app: &Tenant) -> Vec<Named> {
+fn on_deliveries(app: &Tenant) -> Vec<NamedOperation> {
     let id = app.id;
     operations! { |store, row|
-        store.replay(id, Letters::default(), 1, row).await.map(|count| count > 0);
-        store.discard(id, Letters::default(), 1, row).await.map(|count| count > 0);
-        store.discard_deliveries(id, Outstanding::default(), 1, row).await.map(|count| count > 0);
+        store.replay(id, DeadLetterFilter::default(), 1, row).await.map(|count| count > 0);
+        store.discard(id, DeadLetterFilter::default(), 1, row).await.map(|count| count > 0);
+        store.discard_deliveries(id, DeliveryFilter::default(), 1, row).await.map(|count| count > 0);
     }
 }
 

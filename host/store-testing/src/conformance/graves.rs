@@ -6,10 +6,10 @@ use super::event_kit::trigger;
 use super::kit::{
     Tenant, app, audit_row, bytes, collection, key, list, reap, reap_some, set, token,
 };
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Audit, DeadReason, Letters, PluginVersion, Schedule, Timestamp, Verdict, Watch,
+    AppId, Audit, DeadLetterFilter, DeadReason, PluginVersion, Schedule, Timestamp, Verdict, Watch,
 };
 use uuid::Uuid;
 
@@ -62,7 +62,7 @@ async fn assert_gone(app: &Tenant) {
     assert_eq!(app.triggers().await, []);
     assert_eq!(app.outstanding().await, []);
     assert_eq!(app.letters().await, []);
-    let all = Letters::default();
+    let all = DeadLetterFilter::default();
     let letters = store.count_dead_letters(app.id, &all, 9).await;
     assert_eq!(letters.expect("read"), 0);
     assert!(
@@ -124,7 +124,7 @@ pub async fn deleted_app_disappears_at_once_and_is_reaped_in_steps(kit: Kit) {
     next.set("c", "a", bytes("new")).await;
 
     let mut steps = 0;
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
         let reaped = reap_some(&*kit.store, STEP).await;

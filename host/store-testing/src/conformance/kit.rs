@@ -1,7 +1,7 @@
 //! Helpers for the properties.
 
 use super::rng::Rng;
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Applied, Audit, Check, Collection, CursorKey, DELIVERY_BYTES,
@@ -210,7 +210,7 @@ impl Tenant {
     pub async fn keys(&self, c: &str) -> Vec<String> {
         let mut query = list(c);
         let mut keys = Vec::new();
-        let mut rounds = Rounds::new();
+        let mut rounds = LoopGuard::new();
         loop {
             rounds.next();
             let page = self.page(&query).await;
@@ -312,7 +312,7 @@ impl Tenant {
 
 /// Removes all rows of deleted apps.
 pub async fn reap(store: &dyn Store) {
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     while reap_some(store, 500).await > 0 {
         rounds.next();
     }

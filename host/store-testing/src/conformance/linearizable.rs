@@ -4,7 +4,7 @@ use super::Kit;
 use super::event_kit::increment;
 use super::kit::{NOW, Tenant, check, collection, delete, json, key, list, set, set_until};
 use super::rng::Rng;
-use crate::linear::{self, Moments, Step};
+use crate::linear::{self, LogicalClock, Step};
 use kvasm_core::store::StoreError;
 use kvasm_core::{Applied, Check, Entry, Expect, ListQuery, Op, Version};
 use std::collections::BTreeSet;
@@ -19,10 +19,10 @@ type Found = Option<(Version, String)>;
 
 /// What a client did to keys, which it names by number, and what it observed.
 #[derive(Debug, Clone)]
-enum Seen {
+enum Observation {
     Read(Vec<(usize, Found)>),
     Has(usize, bool),
-    Wrote(Vec<(usize, Expect)>, Vec<(usize, Did)>),
+    Wrote(Vec<(usize, Expect)>, Vec<(usize, OpResult)>),
     /// The positions of the checks that failed.
     Refused(Vec<(usize, Expect)>, Vec<usize>),
     /// An increment of a value that is not a number.
@@ -30,7 +30,7 @@ enum Seen {
 }
 
 #[derive(Debug, Clone)]
-enum Did {
+enum OpResult {
     Set(String, Version),
     /// A set of an already expired entry.
     SetExpired(Version),
@@ -61,7 +61,7 @@ fn holds(found: &Found, expect: Expect) -> bool {
     expect.holds(found.as_ref().map(|(version, _)| *version))
 }
 
-impl Step for Seen {
+impl Step for Observation {
     type State = Vec<Found>;
 
     fn apply(&self, cells: &Vec<Found>) -> Option<Vec<Found>> {
@@ -72,13 +72,13 @@ impl Step for Seen {
         };
         let unchanged = |fits: bool| fits.then(|| cells.clone());
         match self {
-            Seen::Read(found) => unchanged(found.iter().all(|(k, f)| cells[*k] == *f)),
-            Seen::Has(k, found) => unchanged(cells[*k].is_some() == *found),
-            Seen::Refused(checks, named) => {
+            Observation::Read(found) => unchanged(found.iter().all(|(k, f)| cells[*k] == *f)),
+            Observation::Has(k, found) => unchanged(cells[*k].is_some() == *found),
+            Observation::Refused(checks, named) => {
                 unchanged(!named.is_empty() && failed(checks) == *named)
             }
-            Seen::NoNumber(k) => unchanged(number(&cells[*k]).is_none()),
-            Seen::Wrote(checks, done) => {
+            Observation::NoNumber(k) => unchanged(number(&cells[*k]).is_none()),
+            Observation::Wrote(checks, done) => {
                 if !failed(checks).is_empty() {
                     return None;
                 }
@@ -86,11 +86,13 @@ impl Step for Seen {
                 for (k, did) in done {
                     let cell = &mut cells[*k];
                     match did {
-                        Did::Set(value, version) => write(cell, *version, Some(value.clone()))?,
-                        Did::SetExpired(version) => write(cell, *version, None)?,
-                        Did::Delete(existed) if *existed != cell.is_some() => return None,
-                        Did::Delete(_) => *cell = None,
-                        Did::Add(delta, version, sum) => {
+                        OpResult::Set(value, version) => {
+                            write(cell, *version, Some(value.clone()))?
+                        }
+                        OpResult::SetExpired(version) => write(cell, *version, None)?,
+                        OpResult::Delete(existed) if *existed != cell.is_some() => return None,
+                        OpResult::Delete(_) => *cell = None,
+                        OpResult::Add(delta, version, sum) => {
                             if number(cell)?.checked_add(*delta) != Some(*sum) {
                                 return None;
                             }
@@ -123,7 +125,7 @@ impl Client {
         entry.map(|entry| (entry.version, text(entry).expect("text")))
     }
 
-    async fn read(&mut self, k: usize) -> Seen {
+    async fn read(&mut self, k: usize) -> Observation {
         let name = self.keys[k].clone();
         let entry = match self.rng.below(3) {
             0 => self.app.get(C, &name).await,
@@ -144,7 +146,7 @@ impl Client {
                 found.and_then(|(_, entry)| entry)
             }
         };
-        Seen::Read(vec![(k, self.see(k, entry.as_ref()))])
+        Observation::Read(vec![(k, self.see(k, entry.as_ref()))])
     }
 
     /// Often expects what it saw last.
@@ -156,7 +158,7 @@ impl Client {
     }
 
     /// An operation, and how to record its result if it takes effect.
-    fn op(&mut self, k: usize, text: bool) -> (Op, impl FnOnce(&Applied) -> Did + use<>) {
+    fn op(&mut self, k: usize, text: bool) -> (Op, impl FnOnce(&Applied) -> OpResult + use<>) {
         self.written += 1;
         let name = self.keys[k].clone();
         let value = self.number * 10_000 + self.written;
@@ -173,15 +175,15 @@ impl Client {
         };
         let expires = matches!(&op, Op::Set { expires_at, .. } if expires_at.is_some());
         let did = move |applied: &Applied| match *applied {
-            Applied::Set(version) if expires => Did::SetExpired(version),
-            Applied::Set(version) => Did::Set(value, version),
-            Applied::Deleted { existed } => Did::Delete(existed),
-            Applied::Incremented { version, value } => Did::Add(delta, version, value),
+            Applied::Set(version) if expires => OpResult::SetExpired(version),
+            Applied::Set(version) => OpResult::Set(value, version),
+            Applied::Deleted { existed } => OpResult::Delete(existed),
+            Applied::Incremented { version, value } => OpResult::Add(delta, version, value),
         };
         (op, did)
     }
 
-    async fn write(&mut self, checked: &[usize], changed: &[usize], text: bool) -> Seen {
+    async fn write(&mut self, checked: &[usize], changed: &[usize], text: bool) -> Observation {
         let checks: Vec<_> = checked.iter().map(|k| (*k, self.expect(*k))).collect();
         let changes: Vec<_> = changed.iter().map(|k| (*k, self.op(*k, text))).collect();
         let expectation = |(k, expect): &(usize, Expect)| check(C, &self.keys[*k], *expect);
@@ -193,24 +195,24 @@ impl Client {
                 for ((k, (_, did)), applied) in changes.into_iter().zip(&applied) {
                     let did = did(applied);
                     self.versions[k] = match did {
-                        Did::Set(_, version) | Did::Add(_, version, _) => Some(version),
-                        Did::SetExpired(_) | Did::Delete(_) => None,
+                        OpResult::Set(_, version) | OpResult::Add(_, version, _) => Some(version),
+                        OpResult::SetExpired(_) | OpResult::Delete(_) => None,
                     };
                     done.push((k, did));
                 }
-                Seen::Wrote(checks, done)
+                Observation::Wrote(checks, done)
             }
-            Err(StoreError::Conflict { failed }) => Seen::Refused(checks, failed),
-            Err(StoreError::NotInteger { at }) => Seen::NoNumber(changed[at]),
+            Err(StoreError::Conflict { failed }) => Observation::Refused(checks, failed),
+            Err(StoreError::NotInteger { at }) => Observation::NoNumber(changed[at]),
             Err(error) => panic!("{error:?}"),
         }
     }
 
     /// Reads or writes one key.
-    async fn of_one_key(&mut self) -> Seen {
+    async fn of_one_key(&mut self) -> Observation {
         match self.rng.below(10) {
             0..=2 => self.read(0).await,
-            3 => Seen::Has(0, self.app.has(C, &self.keys[0]).await),
+            3 => Observation::Has(0, self.app.has(C, &self.keys[0]).await),
             4..=6 => self.swap().await,
             _ => self.write(&[], &[0], true).await,
         }
@@ -218,7 +220,7 @@ impl Client {
 
     /// Sets or deletes if the key is as expected. No increment: a store may report a failed
     /// check or a non-integer value first.
-    async fn swap(&mut self) -> Seen {
+    async fn swap(&mut self) -> Observation {
         let expect = self.expect(0);
         let name = self.keys[0].clone();
         self.written += 1;
@@ -232,28 +234,28 @@ impl Client {
         match self.app.try_commit(checks, vec![op]).await {
             Ok(applied) => match applied[0] {
                 Applied::Deleted { existed } => {
-                    Seen::Wrote(checked, vec![(0, Did::Delete(existed))])
+                    Observation::Wrote(checked, vec![(0, OpResult::Delete(existed))])
                 }
                 Applied::Set(version) => {
                     self.versions[0] = Some(version);
-                    Seen::Wrote(checked, vec![(0, Did::Set(value, version))])
+                    Observation::Wrote(checked, vec![(0, OpResult::Set(value, version))])
                 }
                 Applied::Incremented { .. } => panic!("no increment was sent"),
             },
-            Err(StoreError::Conflict { failed }) => Seen::Refused(checked, failed),
+            Err(StoreError::Conflict { failed }) => Observation::Refused(checked, failed),
             Err(error) => panic!("{error:?}"),
         }
     }
 
     /// Reads or writes several keys at once.
-    async fn of_several_keys(&mut self) -> Seen {
+    async fn of_several_keys(&mut self) -> Observation {
         if self.rng.chance(1, 3) {
             let keys: Vec<_> = self.keys.iter().map(|k| (collection(C), key(k))).collect();
             let app = &self.app;
             let found = app.store.get_many(app.id, &keys, app.now, 10_000).await;
             let found = found.expect("an answer");
             let found = found.iter().enumerate();
-            return Seen::Read(found.map(|(k, e)| (k, self.see(k, e.as_ref()))).collect());
+            return Observation::Read(found.map(|(k, e)| (k, self.see(k, e.as_ref()))).collect());
         }
         let some = |rng: &mut Rng, max: usize, keys: usize| -> Vec<usize> {
             let count = rng.below(max + 1);
@@ -296,14 +298,16 @@ pub async fn multi_key_histories_are_linearizable(kit: Kit) {
 }
 
 /// Asserts that no key was given a version twice.
-fn assert_versions_are_new(calls: &[linear::Call<Seen>]) {
+fn assert_versions_are_new(calls: &[linear::Call<Observation>]) {
     let mut given = BTreeSet::new();
     for call in calls {
-        let Seen::Wrote(_, done) = &call.step else {
+        let Observation::Wrote(_, done) = &call.step else {
             continue;
         };
         for (k, did) in done {
-            let (Did::Set(_, version) | Did::SetExpired(version) | Did::Add(_, version, _)) = did
+            let (OpResult::Set(_, version)
+            | OpResult::SetExpired(version)
+            | OpResult::Add(_, version, _)) = did
             else {
                 continue;
             };
@@ -328,8 +332,12 @@ fn clients(app: &Tenant, rng: &mut Rng, count: usize, keys: &[&str]) -> Vec<Clie
 }
 
 /// Makes each client do `count` calls.
-async fn history(clients: Vec<Client>, count: usize, one_key: bool) -> Vec<linear::Call<Seen>> {
-    let moments = Arc::new(Moments::default());
+async fn history(
+    clients: Vec<Client>,
+    count: usize,
+    one_key: bool,
+) -> Vec<linear::Call<Observation>> {
+    let moments = Arc::new(LogicalClock::default());
     let together = Arc::new(Barrier::new(clients.len()));
     let mut tasks = JoinSet::new();
     for mut client in clients {
@@ -361,7 +369,7 @@ mod tests {
 
     const ONE: Version = Version(1);
 
-    fn explained(steps: &[(u64, u64, Seen)]) -> bool {
+    fn explained(steps: &[(u64, u64, Observation)]) -> bool {
         let calls = steps.iter().map(|(made, answered, step)| linear::Call {
             client: 0,
             made: *made,
@@ -371,10 +379,10 @@ mod tests {
         linear::check(vec![None; 2], calls.collect()).is_ok()
     }
 
-    fn set_to(k: usize, value: &str, version: u64) -> Seen {
-        Seen::Wrote(
+    fn set_to(k: usize, value: &str, version: u64) -> Observation {
+        Observation::Wrote(
             vec![],
-            vec![(k, Did::Set(value.to_owned(), Version(version)))],
+            vec![(k, OpResult::Set(value.to_owned(), Version(version)))],
         )
     }
 
@@ -385,15 +393,15 @@ mod tests {
         )
     }
 
-    fn if_one(k: usize, version: u64) -> Seen {
-        let did = Did::Set("2".to_owned(), Version(version));
-        Seen::Wrote(vec![(k, Expect::Version(ONE))], vec![(k, did)])
+    fn if_one(k: usize, version: u64) -> Observation {
+        let did = OpResult::Set("2".to_owned(), Version(version));
+        Observation::Wrote(vec![(k, Expect::Version(ONE))], vec![(k, did)])
     }
 
     #[test]
     fn non_linearizable_histories_are_detected() {
         let set_one = (0, 1, set_to(0, "1", 1));
-        let read_one = |k, found| Seen::Read(vec![read(k, found)]);
+        let read_one = |k, found| Observation::Read(vec![read(k, found)]);
         assert!(explained(&[
             set_one.clone(),
             (2, 3, read_one(0, Some((1, "1"))))
@@ -413,25 +421,26 @@ mod tests {
             (3, 5, if_one(0, 3))
         ]));
         // A conflict without a reason, or with the wrong one.
-        let refused =
-            |named| Seen::Refused(vec![(0, Expect::Version(ONE)), (1, Expect::Absent)], named);
+        let refused = |named| {
+            Observation::Refused(vec![(0, Expect::Version(ONE)), (1, Expect::Absent)], named)
+        };
         assert!(!explained(&[set_one.clone(), (2, 3, refused(vec![0]))]));
         assert!(explained(&[(0, 1, refused(vec![0]))]));
         assert!(!explained(&[(0, 1, refused(vec![0, 1]))]));
         // Half a batch.
-        let both = Seen::Wrote(
+        let both = Observation::Wrote(
             vec![],
             vec![
-                (0, Did::Set("1".to_owned(), ONE)),
-                (1, Did::Set("1".to_owned(), ONE)),
+                (0, OpResult::Set("1".to_owned(), ONE)),
+                (1, OpResult::Set("1".to_owned(), ONE)),
             ],
         );
-        let half = Seen::Read(vec![read(0, Some((1, "1"))), read(1, None)]);
+        let half = Observation::Read(vec![read(0, Some((1, "1"))), read(1, None)]);
         assert!(!explained(&[(0, 3, both), (1, 2, half)]));
         // An increment of a value other than the stored one.
-        let add = |sum| Seen::Wrote(vec![], vec![(0, Did::Add(1, Version(9), sum))]);
+        let add = |sum| Observation::Wrote(vec![], vec![(0, OpResult::Add(1, Version(9), sum))]);
         assert!(explained(&[set_one.clone(), (2, 3, add(2))]));
         assert!(!explained(&[set_one.clone(), (2, 3, add(1))]));
-        assert!(!explained(&[set_one, (2, 3, Seen::NoNumber(0))]));
+        assert!(!explained(&[set_one, (2, 3, Observation::NoNumber(0))]));
     }
 }

@@ -3,7 +3,7 @@
 use super::Kit;
 use super::entries::ODD_KEYS;
 use super::kit::{Tenant, bytes, collection, json, key, keys_of, list, set};
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use kvasm_core::{KEY_BYTES_MAX, KeyRange, ListQuery};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -346,7 +346,7 @@ pub async fn concatenated_pages_equal_the_full_list(kit: Kit) {
                 ..list("c")
             };
             let mut found = Vec::new();
-            let mut rounds = Rounds::new();
+            let mut rounds = LoopGuard::new();
             loop {
                 rounds.next();
                 let page = app.page(&query).await;
@@ -378,7 +378,7 @@ pub async fn collections_are_listed_in_pages(kit: Kit) {
     names.sort_by(|left, right| left.as_str().as_bytes().cmp(right.as_str().as_bytes()));
     for limit in [1, 7, 1000] {
         let mut found = Vec::new();
-        let mut rounds = Rounds::new();
+        let mut rounds = LoopGuard::new();
         loop {
             rounds.next();
             let last = found.last().cloned();

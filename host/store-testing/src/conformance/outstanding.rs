@@ -4,7 +4,7 @@ use super::Kit;
 use super::event_kit::trigger_name;
 use super::kit::{NOW, Tenant, json};
 use kvasm_core::store::StoreError;
-use kvasm_core::{DeliveryState, Outstanding, TriggerDeletion};
+use kvasm_core::{DeliveryFilter, DeliveryState, TriggerDeletion};
 use uuid::Uuid;
 
 async fn watched(kit: &Kit) -> Tenant {
@@ -13,7 +13,7 @@ async fn watched(kit: &Kit) -> Tenant {
     app
 }
 
-async fn discard(app: &Tenant, which: Outstanding, limit: u32) -> u64 {
+async fn discard(app: &Tenant, which: DeliveryFilter, limit: u32) -> u64 {
     let row = app.audit_row("test");
     let done = app
         .store
@@ -32,7 +32,7 @@ pub async fn outstanding_deliveries_are_listed_in_pages(kit: Kit) {
     assert_eq!(all.len(), 10);
     let (mut found, mut after) = (Vec::new(), None);
     for _ in 0..10 {
-        let which = Outstanding::default();
+        let which = DeliveryFilter::default();
         let page = app.store.outstanding(app.id, &which, after.as_ref(), 3);
         let page = page.await.expect("a page");
         let Some(last) = page.last() else { break };
@@ -40,7 +40,7 @@ pub async fn outstanding_deliveries_are_listed_in_pages(kit: Kit) {
         found.extend(page);
     }
     assert_eq!(found, all);
-    let which = Outstanding::of(trigger_name("u"));
+    let which = DeliveryFilter::of(trigger_name("u"));
     let after = found
         .iter()
         .find(|delivery| delivery.place.trigger.as_str() == "u");
@@ -57,35 +57,35 @@ pub async fn outstanding_deliveries_can_be_filtered_by_each_field(kit: Kit) {
     for n in 0..3u64 {
         app.later(10 * n).set("c", &n.to_string(), json("1")).await;
     }
-    let all = Outstanding::default;
+    let all = DeliveryFilter::default;
     let event = app.outstanding().await[0].event.id;
     for (which, count) in [
         (all(), 6),
-        (Outstanding::of(trigger_name("t")), 3),
-        (Outstanding::of(trigger_name("v")), 0),
+        (DeliveryFilter::of(trigger_name("t")), 3),
+        (DeliveryFilter::of(trigger_name("v")), 0),
         (
-            Outstanding {
+            DeliveryFilter {
                 events: vec![event, Uuid::nil()],
                 ..all()
             },
             2,
         ),
         (
-            Outstanding {
+            DeliveryFilter {
                 events: vec![event],
-                ..Outstanding::of(trigger_name("t"))
+                ..DeliveryFilter::of(trigger_name("t"))
             },
             1,
         ),
         (
-            Outstanding {
+            DeliveryFilter {
                 from: Some(NOW.plus_ms(10)),
                 ..all()
             },
             4,
         ),
         (
-            Outstanding {
+            DeliveryFilter {
                 from: Some(NOW.plus_ms(1)),
                 until: Some(NOW.plus_ms(20)),
                 ..all()
@@ -101,7 +101,7 @@ pub async fn outstanding_deliveries_can_be_filtered_by_each_field(kit: Kit) {
     let counted = app.store.count_deliveries(app.id, &all(), 4).await;
     assert_eq!(counted.expect("a count"), 4);
     let foreign = kit.app().await;
-    let which = Outstanding {
+    let which = DeliveryFilter {
         events: vec![event],
         ..all()
     };
@@ -130,17 +130,17 @@ pub async fn discarding_a_delivery_unblocks_the_next(kit: Kit) {
             .collect::<Vec<_>>()
     };
     // The first, which a handler is running, and the second, which waits behind it.
-    let which = Outstanding {
+    let which = DeliveryFilter {
         events: of_key("k")[..2].to_vec(),
-        ..Outstanding::default()
+        ..DeliveryFilter::default()
     };
     assert_eq!(discard(&app, which, 10).await, 2);
     let [(next, _)] = app.claim("t", 10).await.try_into().expect("the third");
     assert_eq!(next.event.id, of_key("k")[2]);
     // Discarding one in the middle does not affect the first.
-    let third = Outstanding {
+    let third = DeliveryFilter {
         events: of_key("l"),
-        ..Outstanding::default()
+        ..DeliveryFilter::default()
     };
     assert_eq!(discard(&app, third, 10).await, 1);
     let left = app.outstanding().await;
@@ -152,7 +152,7 @@ pub async fn discarded_delivery_cannot_be_acknowledged(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", json("1")).await;
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
-    assert_eq!(discard(&app, Outstanding::default(), 10).await, 1);
+    assert_eq!(discard(&app, DeliveryFilter::default(), 10).await, 1);
     let late = app.acknowledge(&receipt, vec![super::kit::set("d", "k", json("1"))]);
     let refused = late.await;
     assert!(matches!(refused, Err(StoreError::LeaseLost)), "{refused:?}");
@@ -166,13 +166,13 @@ pub async fn discards_are_limited_and_free_usage(kit: Kit) {
         app.set("c", &n.to_string(), json("1")).await;
     }
     assert_eq!(app.used().await.deliveries, 5);
-    assert_eq!(discard(&app, Outstanding::default(), 2).await, 2);
-    assert_eq!(discard(&app, Outstanding::default(), 10).await, 3);
-    assert_eq!(discard(&app, Outstanding::default(), 10).await, 0);
+    assert_eq!(discard(&app, DeliveryFilter::default(), 2).await, 2);
+    assert_eq!(discard(&app, DeliveryFilter::default(), 10).await, 3);
+    assert_eq!(discard(&app, DeliveryFilter::default(), 10).await, 0);
     for n in 0..5 {
         assert!(app.later(1).delete("c", &n.to_string()).await);
     }
-    assert_eq!(discard(&app, Outstanding::default(), 10).await, 5);
+    assert_eq!(discard(&app, DeliveryFilter::default(), 10).await, 5);
     assert_eq!(app.used().await, before);
 }
 

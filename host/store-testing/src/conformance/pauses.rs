@@ -4,8 +4,8 @@ use super::Kit;
 use super::event_kit::{trigger, trigger_name};
 use super::kit::{NOW, Tenant, json};
 use kvasm_core::{
-    DeadReason, Delivery, FAILURES_MAX, Pause, Queue, Receipt, Returned, Schedule, Standing, Tick,
-    Timestamp, Verdict, Watch,
+    DeadReason, Delivery, FAILURES_MAX, FailOutcome, LeaseToken, Pause, Queue, Schedule,
+    ScheduleTick, Timestamp, TriggerHealth, Verdict, Watch,
 };
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ async fn watched(kit: &Kit, changes: u32) -> Tenant {
     app
 }
 
-async fn standing(app: &Tenant) -> Standing {
+async fn standing(app: &Tenant) -> TriggerHealth {
     app.triggers().await.swap_remove(0).standing
 }
 
@@ -39,8 +39,8 @@ async fn paused(app: &Tenant) -> BTreeSet<String> {
         let returned = app.give_back(receipt, RETRY, true).await;
         let is_last = at + 1 == claimed.len();
         let expected = match is_last {
-            false => Returned::Kept,
-            true => Returned::Paused {
+            false => FailOutcome::Kept,
+            true => FailOutcome::Paused {
                 failures: FAILURES_MAX,
                 probe_at: app.now.plus_ms(WAIT_MS),
             },
@@ -53,7 +53,7 @@ async fn paused(app: &Tenant) -> BTreeSet<String> {
         .collect()
 }
 
-async fn probe(app: &Tenant) -> (Delivery, Receipt) {
+async fn probe(app: &Tenant) -> (Delivery, LeaseToken) {
     assert_eq!(app.due().await, ["t"]);
     let [(delivery, receipt)] = app.claim("t", 10).await.try_into().expect("one probe");
     assert!(delivery.is_probe);
@@ -68,7 +68,10 @@ pub async fn consecutive_failures_count_each_delivery_once(kit: Kit) {
     for _ in 0..FAILURES_MAX + 2 {
         let [(delivery, receipt)] = app.claim("t", 1).await.try_into().expect("one");
         assert!(!delivery.is_probe);
-        assert_eq!(app.give_back(&receipt, RETRY, true).await, Returned::Kept);
+        assert_eq!(
+            app.give_back(&receipt, RETRY, true).await,
+            FailOutcome::Kept
+        );
     }
     assert_eq!(
         (standing(&app).await.paused, standing(&app).await.failures),
@@ -121,7 +124,7 @@ pub async fn failed_probe_doubles_the_wait(kit: Kit) {
         failed.insert(key_of(&delivery));
         let probe_at = at.now.plus_ms(wait * WAIT_MS);
         let returned = at.give_back(&receipt, Verdict::RetryAt(at.now), true).await;
-        assert_eq!(returned, Returned::ProbeFailed { probe_at });
+        assert_eq!(returned, FailOutcome::ProbeFailed { probe_at });
         assert_eq!(at.due().await, [""; 0]);
         at = at.later(wait * WAIT_MS);
     }
@@ -140,7 +143,7 @@ pub async fn transient_probe_failure_does_not_double_the_wait(kit: Kit) {
         let returned = at
             .give_back(&receipt, Verdict::RetryAt(at.now), false)
             .await;
-        assert_eq!(returned, Returned::ProbeFailed { probe_at });
+        assert_eq!(returned, FailOutcome::ProbeFailed { probe_at });
         at = at.later(WAIT_MS);
     }
 }
@@ -235,7 +238,7 @@ pub async fn paused_schedule_runs_to_probe(kit: Kit) {
     let app = kit.app().await;
     let every = Schedule::parse("* * * * *").expect("a schedule");
     app.set_trigger(trigger("t", Watch::Schedule(every))).await;
-    let tick = |planned: Option<Timestamp>, now: Timestamp| Tick {
+    let tick = |planned: Option<Timestamp>, now: Timestamp| ScheduleTick {
         queue: Queue {
             app: app.id,
             trigger: trigger_name("t"),
@@ -310,5 +313,5 @@ pub async fn released_delivery_does_not_count_as_an_attempt(kit: Kit) {
         .give_back(&receipt, Verdict::RetryAt(later.now), true)
         .await;
     let probe_at = later.now.plus_ms(2 * WAIT_MS);
-    assert_eq!(returned, Returned::ProbeFailed { probe_at });
+    assert_eq!(returned, FailOutcome::ProbeFailed { probe_at });
 }

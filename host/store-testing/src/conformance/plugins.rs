@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, digest, new_plugin};
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
@@ -13,7 +13,7 @@ use kvasm_core::{
 /// The version numbers of an app, newest first, in small pages.
 async fn numbers(app: &Tenant) -> Vec<u32> {
     let mut all: Vec<u32> = Vec::new();
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
         let before = all.last().copied().map(PluginVersion);

@@ -7,12 +7,12 @@ const ROUNDS_MAX: u32 = 2_000;
 /// Counts the rounds of a loop over the answers of a store. A list that makes no progress, or a
 /// queue that is never empty, fails the test instead of blocking it.
 #[derive(Default)]
-pub struct Rounds(u32);
+pub struct LoopGuard(u32);
 
-impl Rounds {
+impl LoopGuard {
     /// Starts at zero.
-    pub fn new() -> Rounds {
-        Rounds::default()
+    pub fn new() -> LoopGuard {
+        LoopGuard::default()
     }
 
     /// Counts one more round. Panics beyond the bound.
@@ -30,7 +30,7 @@ mod tests {
     #[test]
     #[should_panic = "no end after 2000 rounds"]
     fn endless_loop_panics() {
-        let mut rounds = Rounds::new();
+        let mut rounds = LoopGuard::new();
         loop {
             rounds.next();
         }

@@ -3,7 +3,7 @@
 use super::Kit;
 use super::kit::{Tenant, bytes, delete, keys_of, list, set};
 use super::rng::Rng;
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use kvasm_core::ListQuery;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ async fn walk(app: &Tenant, reverse: bool, with_values: bool) -> HashMap<String,
     };
     let mut told = HashMap::with_capacity(KEYS);
     let mut last: Option<String> = None;
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
         let page = app.page(&query).await;

@@ -4,7 +4,7 @@ use super::Kit;
 use super::event_kit::{trigger, trigger_name};
 use super::kit::{NOW, Tenant};
 use kvasm_core::{
-    AppId, Happening, Queue, Schedule, SchedulePlace, Tick, Timestamp, Trigger, Watch,
+    AppId, EventKind, Queue, Schedule, SchedulePosition, ScheduleTick, Timestamp, Trigger, Watch,
 };
 use tokio::task::JoinSet;
 
@@ -21,7 +21,7 @@ async fn tick(
     next: Option<Timestamp>,
     run: Option<Timestamp>,
 ) -> bool {
-    let tick = Tick {
+    let tick = ScheduleTick {
         queue: Queue {
             app: app.id,
             trigger: trigger_name("t"),
@@ -57,7 +57,7 @@ pub async fn schedule_is_planned_then_run(kit: Kit) {
     assert!(tick(&later, Some(next), Some(after), Some(next)).await);
     assert_eq!(due(&later).await, []);
     let [(delivery, receipt)] = later.claim("t", 1).await.try_into().expect("a run");
-    assert_eq!(delivery.event.what, Happening::Due);
+    assert_eq!(delivery.event.what, EventKind::Due);
     assert_eq!((delivery.event.at, delivery.queued_at), (next, later.now));
     later.acknowledge(&receipt, vec![]).await.expect("done");
     assert_eq!(later.usage().await, (0, 0));
@@ -69,7 +69,7 @@ pub async fn due_schedules_are_listed_in_pages(kit: Kit) {
         let name = format!("t{n}");
         let watch = Watch::Schedule(Schedule::parse("* * * * *").expect("a schedule"));
         app.set_trigger(trigger(&name, watch)).await;
-        let tick = Tick {
+        let tick = ScheduleTick {
             queue: Queue {
                 app: app.id,
                 trigger: trigger_name(&name),
@@ -100,7 +100,7 @@ pub async fn schedules_planned_too_far_ahead_are_found(kit: Kit) {
     let app = scheduled(&kit).await;
     let (near, far) = (NOW.plus_ms(60_000), NOW.plus_ms(400 * 86_400_000));
     tick(&app, None, Some(far), None).await;
-    let ahead = |after: Timestamp| SchedulePlace {
+    let ahead = |after: Timestamp| SchedulePosition {
         queue: Queue {
             app: AppId::from(uuid::Uuid::nil()),
             trigger: trigger_name("t"),
@@ -118,7 +118,7 @@ pub async fn schedules_planned_too_far_ahead_are_found(kit: Kit) {
     };
     assert_eq!(found(NOW).await, [Some(far)]);
     // Planned again, without a run, whenever its trigger can be probed.
-    let replan = Tick {
+    let replan = ScheduleTick {
         queue: Queue {
             app: app.id,
             trigger: trigger_name("t"),

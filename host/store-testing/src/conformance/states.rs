@@ -3,15 +3,15 @@
 use super::Kit;
 use super::deliveries::watched;
 use super::kit::{NOW, Tenant, json};
-use kvasm_core::{DeadReason, Delivery, Letters, Outstanding, Receipt, Verdict};
+use kvasm_core::{DeadLetterFilter, DeadReason, Delivery, DeliveryFilter, LeaseToken, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// From, to, and the step between them.
-type Arrow = (String, String, String);
+type Transition = (String, String, String);
 
 /// The arrows of the diagram. It begins and ends at `[*]`.
-fn drawn() -> BTreeSet<Arrow> {
+fn drawn() -> BTreeSet<Transition> {
     let docs = include_str!("../../../../docs/events.md");
     let (_, rest) = docs.split_once("stateDiagram-v2\n").expect("a diagram");
     let (diagram, _) = rest.split_once("```").expect("the end of the diagram");
@@ -24,13 +24,13 @@ fn drawn() -> BTreeSet<Arrow> {
 }
 
 /// The deliveries of an app, and how each reached its state.
-struct Life {
+struct StateTracker {
     app: Tenant,
     states: BTreeMap<Uuid, String>,
-    seen: BTreeSet<Arrow>,
+    seen: BTreeSet<Transition>,
 }
 
-impl Life {
+impl StateTracker {
     /// The state of each delivery, dead letters included.
     async fn now(&self) -> BTreeMap<Uuid, String> {
         let outstanding = self.app.outstanding().await;
@@ -78,7 +78,7 @@ impl Life {
         new
     }
 
-    async fn claim(&mut self, event: Uuid) -> Receipt {
+    async fn claim(&mut self, event: Uuid) -> LeaseToken {
         let claimed = self.app.claim("t", 10).await;
         let [(delivery, receipt)] = claimed.try_into().expect("one of the key");
         assert_eq!(delivery.event.id, event);
@@ -86,16 +86,16 @@ impl Life {
         receipt
     }
 
-    async fn fail(&mut self, event: Uuid, receipt: &Receipt, verdict: Verdict, step: &str) {
+    async fn fail(&mut self, event: Uuid, receipt: &LeaseToken, verdict: Verdict, step: &str) {
         assert!(self.app.fail(receipt, verdict, false).await);
         self.step(event, step, "").await;
     }
 
     async fn discard(&mut self, event: Uuid) {
         let (app, row) = (&self.app, self.app.audit_row("test"));
-        let which = Outstanding {
+        let which = DeliveryFilter {
             events: vec![event],
-            ..Outstanding::default()
+            ..DeliveryFilter::default()
         };
         let gone = app.store.discard_deliveries(app.id, which, 10, row).await;
         assert_eq!(gone.expect("a discard"), 1);
@@ -104,14 +104,17 @@ impl Life {
 
     async fn replay(&mut self, event: Uuid) {
         let (app, row) = (&self.app, self.app.audit_row("test"));
-        let replayed = app.store.replay(app.id, Letters::default(), 10, row).await;
+        let replayed = app
+            .store
+            .replay(app.id, DeadLetterFilter::default(), 10, row)
+            .await;
         assert_eq!(replayed.expect("a replay"), 1);
         self.step(event, "replay", "").await;
     }
 }
 
 pub async fn documented_delivery_states_match_the_store(kit: Kit) {
-    let mut life = Life {
+    let mut life = StateTracker {
         app: watched(&kit).await,
         states: BTreeMap::new(),
         seen: BTreeSet::new(),
@@ -166,7 +169,7 @@ pub async fn documented_delivery_states_match_the_store(kit: Kit) {
     let discarded = life
         .app
         .store
-        .discard(life.app.id, Letters::default(), 10, row)
+        .discard(life.app.id, DeadLetterFilter::default(), 10, row)
         .await;
     assert_eq!(discarded.expect("a discard"), 1);
     life.step(fifth, "discard", "discarded").await;
@@ -180,7 +183,7 @@ pub async fn documented_delivery_states_match_the_store(kit: Kit) {
     let not_drawn: Vec<_> = life.seen.difference(&drawn).collect();
     assert!(not_drawn.is_empty(), "not in the diagram: {not_drawn:?}");
     // A store notices that one delivery is behind another at the write, or only at a claim.
-    let either = |(from, to, step): &&Arrow| match step.as_str() {
+    let either = |(from, to, step): &&Transition| match step.as_str() {
         "park" => true,
         "replay" => to == "waiting" || to == "pending",
         _ => from == "[*]",

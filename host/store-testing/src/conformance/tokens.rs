@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, audit_row, token, token_id};
-use super::rounds::Rounds;
+use super::rounds::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppId, Audit, Resource, Scope, SecretHash, TOKENS_MAX, Timestamp, Token, TokenId,
@@ -26,7 +26,7 @@ async fn find(kit: &Kit, id: TokenId) -> Option<Token> {
 /// All tokens of an app, or of all apps, in small pages.
 async fn listed(kit: &Kit, app: Option<AppId>) -> Vec<Token> {
     let mut all: Vec<Token> = Vec::new();
-    let mut rounds = Rounds::new();
+    let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
         let after = all.last().map(|token| token.id);

@@ -8,9 +8,9 @@ use super::kit::{
 };
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    Changes, DeclaredTrigger, Delivery, Exports, FAILURES_MAX, Happening, NewPlugin, NewTrigger,
-    Op, Origin, Pause, Policy, Queue, Schedule, TRIGGERS_MAX, Tick, Trigger, Verdict, Watch,
-    WriteBatch,
+    Changes, DeclaredTrigger, Delivery, EventKind, Exports, FAILURES_MAX, NewPlugin, NewTrigger,
+    Op, Origin, Pause, Policy, Queue, Schedule, ScheduleTick, TRIGGERS_MAX, Trigger, Verdict,
+    Watch, WriteBatch,
 };
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -42,7 +42,7 @@ pub async fn each_kind_of_change_creates_a_delivery(kit: Kit) {
         (first.event.depth, first.attempts, first.function.as_str()),
         (1, 0, "t")
     );
-    let Happening::Set {
+    let EventKind::Set {
         version: told,
         value,
         collection,
@@ -55,16 +55,16 @@ pub async fn each_kind_of_change_creates_a_delivery(kit: Kit) {
         (told, value, collection.as_str()),
         (set_at, json("{\"n\":1}"), "orders")
     );
-    let Happening::Set { value, .. } = of("n", "set").event.what else {
+    let EventKind::Set { value, .. } = of("n", "set").event.what else {
         panic!()
     };
     assert_eq!(value, json("3"));
-    let Happening::Set { value, .. } = of("b", "set").event.what else {
+    let EventKind::Set { value, .. } = of("b", "set").event.what else {
         panic!()
     };
     assert_eq!(value, bytes("\0x"));
     let gone = of("a", "delete");
-    let Happening::Deleted { version: had, .. } = gone.event.what else {
+    let EventKind::Deleted { version: had, .. } = gone.event.what else {
         panic!()
     };
     assert_eq!(had, version);
@@ -233,7 +233,7 @@ pub async fn replacing_a_trigger_keeps_its_creation_time_and_plan(kit: Kit) {
     let every = |text: &str| Watch::Schedule(Schedule::parse(text).expect("a schedule"));
     let made = app.set_trigger(trigger("t", every("*/5 * * * *"))).await;
     assert_eq!((made.created_at, made.next_at), (NOW, None));
-    let planned = Tick {
+    let planned = ScheduleTick {
         queue: Queue {
             app: app.id,
             trigger: made.name.clone(),

@@ -152,10 +152,10 @@ pub async fn usage_of_an_unknown_app_is_zero(kit: Kit) {
 
 /// The size of each key's entry, expired or not.
 #[derive(Clone, Default)]
-struct Sizes(BTreeMap<(String, String), u64>);
+struct UsageModel(BTreeMap<(String, String), u64>);
 
-impl Sizes {
-    fn after(&self, ops: &[Op]) -> Sizes {
+impl UsageModel {
+    fn after(&self, ops: &[Op]) -> UsageModel {
         let mut sizes = self.clone();
         for op in ops {
             match op {
@@ -237,7 +237,7 @@ fn random_limit(rng: &mut Rng, used: u64) -> Option<u64> {
 pub async fn usage_matches_the_model_for_random_histories(kit: Kit) {
     let mut app = kit.app().await;
     let mut rng = kit.rng();
-    let (mut sizes, mut quota) = (Sizes::default(), Quota::default());
+    let (mut sizes, mut quota) = (UsageModel::default(), Quota::default());
     for _ in 0..500 {
         let before = sizes.usage();
         if rng.chance(1, 6) {

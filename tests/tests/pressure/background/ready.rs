@@ -6,7 +6,7 @@ use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{Collection, Key, Op, Timestamp, Value as Entry, WriteBatch};
 use kvasm::store::{PostgresOptions, PostgresStore};
 use kvasm_tests::postgres::{Cluster, Options};
-use kvasm_tests::server::{Answer, Server, eventually};
+use kvasm_tests::server::{ApiResponse, Server, eventually};
 use serde_json::Value;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
@@ -166,7 +166,7 @@ async fn dead_dispatcher_makes_the_host_unready() {
 
 const ENTRY: &str = "/v1/apps/app/kv/entry?collection=c&key=k";
 
-async fn put(server: &Server, value: &'static str) -> Answer {
+async fn put(server: &Server, value: &'static str) -> ApiResponse {
     let kind = "application/octet-stream";
     server.root.bytes("PUT", ENTRY, kind, value).await
 }

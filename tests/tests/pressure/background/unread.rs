@@ -53,7 +53,7 @@ async fn a_store_that_flaps_gives_nothing_up(mut stage: Stage) {
         let back = "ALTER TABLE apps RENAME COLUMN away TO public";
         stage.database.sql(back).await;
         stage.counts(&app, &round.to_string()).await;
-        let all = kvasm::model::Letters::default();
+        let all = kvasm::model::DeadLetterFilter::default();
         let dead = store.dead_letters(app.id, &all, None, 10).await.unwrap();
         assert!(dead.is_empty(), "{dead:?}");
     }

@@ -2,8 +2,8 @@
 
 use super::{connect, deadlocks, options, psql};
 use kvasm::model::{
-    Applied, Claim, DeadReason, Delivery, DeliveryState, Event, Happening, Letters, Op, Queue,
-    Receipt, Verdict,
+    Applied, Claim, DeadLetterFilter, DeadReason, Delivery, DeliveryState, Event, EventKind,
+    LeaseToken, Op, Queue, Verdict,
 };
 use kvasm::store::{PostgresOptions, StoreError};
 use kvasm_store_testing::conformance::event_kit::{increment, trigger_name};
@@ -30,7 +30,7 @@ const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// Records what was written and what was delivered.
 #[derive(Default)]
-struct Book {
+struct DeliveryLog {
     /// The expected events: key, version, whether it is a deletion.
     caused: Mutex<Vec<(String, u64, bool)>>,
     done: Mutex<Vec<(String, u64, bool)>>,
@@ -39,7 +39,7 @@ struct Book {
     writers: AtomicUsize,
 }
 
-impl Book {
+impl DeliveryLog {
     fn cause(&self, ops: &[Op], applied: &[Applied]) {
         let mut caused = self.caused.lock().unwrap();
         for (op, applied) in ops.iter().zip(applied) {
@@ -78,9 +78,9 @@ impl Book {
 
     fn deliver(&self, event: &Event) {
         let (key, version, deleted) = match &event.what {
-            Happening::Set { key, version, .. } => (key, version, false),
-            Happening::Deleted { key, version, .. } => (key, version, true),
-            Happening::Due => panic!("no schedule is there"),
+            EventKind::Set { key, version, .. } => (key, version, false),
+            EventKind::Deleted { key, version, .. } => (key, version, true),
+            EventKind::Due => panic!("no schedule is there"),
         };
         let mut done = self.done.lock().unwrap();
         done.push((key.as_str().to_owned(), version.0, deleted));
@@ -101,7 +101,7 @@ fn changes(rng: &mut Rng) -> Vec<Op> {
     (0..=rng.below(3)).map(|_| change(rng)).collect()
 }
 
-async fn write(app: Tenant, book: Arc<Book>, mut rng: Rng, times: usize) {
+async fn write(app: Tenant, book: Arc<DeliveryLog>, mut rng: Rng, times: usize) {
     for _ in 0..times {
         let ops = changes(&mut rng);
         let applied = app.commit(vec![], ops.clone()).await;
@@ -115,7 +115,7 @@ const IN_VAIN_MAX: u32 = 10_000;
 
 /// Claims and ends deliveries in every way until all are done. Fails if deliveries remain that
 /// cannot be claimed.
-async fn handle(app: Tenant, book: Arc<Book>, mut rng: Rng) {
+async fn handle(app: Tenant, book: Arc<DeliveryLog>, mut rng: Rng) {
     let mut in_vain = 0;
     loop {
         let limit = 1 + rng.below(5) as u32;
@@ -143,7 +143,13 @@ async fn handle(app: Tenant, book: Arc<Book>, mut rng: Rng) {
     }
 }
 
-async fn end(app: &Tenant, book: &Book, rng: &mut Rng, delivery: Delivery, receipt: &Receipt) {
+async fn end(
+    app: &Tenant,
+    book: &DeliveryLog,
+    rng: &mut Rng,
+    delivery: Delivery,
+    receipt: &LeaseToken,
+) {
     match rng.below(8) {
         0 => {
             book.put(&delivery, false);
@@ -180,10 +186,10 @@ async fn end(app: &Tenant, book: &Book, rng: &mut Rng, delivery: Delivery, recei
 }
 
 /// Replays dead letters as they appear.
-async fn replay(app: Tenant, book: Arc<Book>) {
+async fn replay(app: Tenant, book: Arc<DeliveryLog>) {
     let mut in_vain = 0;
     loop {
-        let (all, row) = (Letters::default(), app.audit_row("test"));
+        let (all, row) = (DeadLetterFilter::default(), app.audit_row("test"));
         let replayed = app.store.replay(app.id, all, 3, row).await;
         let over = book.writers.load(Ordering::SeqCst) == 0 && replayed.expect("a replay") == 0;
         in_vain = if over { in_vain + 1 } else { 0 };
@@ -204,7 +210,7 @@ async fn concurrent_hosts_deliver_every_change_once_in_order() {
     hosts[0].watch("t", "c").await;
     let seed = rng::seed();
     let mut rng = Rng::new(seed);
-    let book = Arc::new(Book::default());
+    let book = Arc::new(DeliveryLog::default());
     book.writers.store(4, Ordering::SeqCst);
     let mut tasks = JoinSet::new();
     for task in 0..4 {

@@ -21,7 +21,7 @@ const STEPS: usize = 150;
 /// The versions that each account's entries had. None is reused.
 type Seen = Arc<Mutex<BTreeSet<(String, Version)>>>;
 
-struct Teller {
+struct BankClient {
     app: Tenant,
     rng: Rng,
     seen: Seen,
@@ -39,7 +39,7 @@ fn put(key: &str, amount: u64) -> Op {
     }
 }
 
-impl Teller {
+impl BankClient {
     async fn look(&self, key: &str) -> (Expect, u64) {
         let Some(entry) = self.app.get("a", key).await else {
             return (Expect::Absent, 0);
@@ -161,7 +161,7 @@ async fn transfers_on_three_hosts_preserve_the_sum() {
     let mut tellers = JoinSet::new();
     for at in 0..12 {
         let store = Arc::clone(&kits[at % 3].store);
-        let mut teller = Teller {
+        let mut teller = BankClient {
             app: Tenant {
                 store,
                 ..app.clone()
@@ -183,7 +183,7 @@ async fn transfers_on_three_hosts_preserve_the_sum() {
     while let Some(ended) = tellers.join_next().await {
         ended.expect("a teller");
     }
-    let teller = Teller {
+    let teller = BankClient {
         app: app.clone(),
         rng,
         seen,

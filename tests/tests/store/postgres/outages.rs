@@ -20,7 +20,7 @@ enum Outage {
 
 /// What a writer knows about one key.
 #[derive(Default)]
-struct Known {
+struct KeyHistory {
     /// The last acknowledged write.
     acknowledged: Option<(Value, Version)>,
     /// Later writes that failed with `Unavailable`: each may have been applied.
@@ -36,8 +36,12 @@ struct Progress {
 
 /// Writes its own keys until it is stopped. Every third write is a batch of two keys, which
 /// must stay equal.
-async fn write(app: Tenant, writer: usize, progress: Arc<Progress>) -> BTreeMap<String, Known> {
-    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+async fn write(
+    app: Tenant,
+    writer: usize,
+    progress: Arc<Progress>,
+) -> BTreeMap<String, KeyHistory> {
+    let mut known: BTreeMap<String, KeyHistory> = BTreeMap::new();
     let mut count = 0_usize;
     while !progress.stop.load(Ordering::SeqCst) {
         count += 1;
@@ -61,7 +65,7 @@ async fn write(app: Tenant, writer: usize, progress: Arc<Progress>) -> BTreeMap<
                     let acknowledged = Some((value.clone(), version));
                     known.insert(
                         k,
-                        Known {
+                        KeyHistory {
                             acknowledged,
                             unsure: Vec::new(),
                         },
@@ -168,7 +172,7 @@ async fn assert_reads_are_unavailable(app: &Tenant) {
     );
 }
 
-async fn compare(app: &Tenant, known: BTreeMap<String, Known>) {
+async fn compare(app: &Tenant, known: BTreeMap<String, KeyHistory>) {
     for (k, known) in &known {
         let found = app.get("c", k).await;
         let acknowledged = known.acknowledged.as_ref();

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The counters of a proxy, and its controls.
 #[derive(Default)]
-pub struct Line {
+pub struct ProxyStats {
     /// Queries and executions, each of which waits for a result.
     pub statements: AtomicUsize,
     /// Syncs without a preceding execution: pings.
@@ -23,7 +23,7 @@ pub struct Line {
     pub connections: AtomicUsize,
 }
 
-impl Line {
+impl ProxyStats {
     /// Statements, pings and preparations so far.
     pub fn seen(&self) -> [usize; 3] {
         [&self.statements, &self.pings, &self.prepared].map(|count| count.load(Ordering::SeqCst))
@@ -31,12 +31,12 @@ impl Line {
 }
 
 /// Starts a proxy for a URL, and returns the URL of the proxy.
-pub async fn start(url: &str) -> (String, Arc<Line>) {
+pub async fn start(url: &str) -> (String, Arc<ProxyStats>) {
     let (head, database) = url.rsplit_once('/').expect("a database");
     let server = head.rsplit('@').next().expect("an address").to_owned();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address: SocketAddr = listener.local_addr().expect("an address");
-    let line = Arc::new(Line::default());
+    let line = Arc::new(ProxyStats::default());
     let shared = Arc::clone(&line);
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
@@ -56,7 +56,12 @@ pub async fn start(url: &str) -> (String, Arc<Line>) {
     )
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: Arc<Line>, counts: bool) {
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    line: Arc<ProxyStats>,
+    counts: bool,
+) {
     let mut counter = Counter::default();
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -85,7 +90,7 @@ struct Counter {
 }
 
 impl Counter {
-    fn read(&mut self, bytes: &[u8], line: &Line) {
+    fn read(&mut self, bytes: &[u8], line: &ProxyStats) {
         self.pending.extend_from_slice(bytes);
         loop {
             let kind_len = usize::from(self.started);
@@ -104,7 +109,7 @@ impl Counter {
         }
     }
 
-    fn count(&mut self, kind: u8, line: &Line) {
+    fn count(&mut self, kind: u8, line: &ProxyStats) {
         let add = |count: &AtomicUsize| {
             count.fetch_add(1, Ordering::SeqCst);
         };

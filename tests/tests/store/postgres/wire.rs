@@ -1,6 +1,6 @@
 //! Traffic on the wire, and stalled connections.
 
-use super::proxy::{self, Line};
+use super::proxy::{self, ProxyStats};
 use super::{connect, options, psql};
 use kvasm::model::{Applied, ListQuery};
 use kvasm::store::{PostgresOptions, StoreError};
@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A store with one connection, through a proxy.
-async fn behind_proxy() -> (Tenant, Arc<Line>) {
+async fn behind_proxy() -> (Tenant, Arc<ProxyStats>) {
     let options = options().await;
     let (url, line) = proxy::start(&options.url).await;
     let kit = connect(PostgresOptions {
@@ -26,7 +26,7 @@ async fn behind_proxy() -> (Tenant, Arc<Line>) {
 }
 
 /// The number of statements that a call sends, once they are prepared.
-async fn statements<T>(line: &Line, call: impl AsyncFn() -> T) -> usize {
+async fn statements<T>(line: &ProxyStats, call: impl AsyncFn() -> T) -> usize {
     call().await;
     call().await;
     let [before, _, prepared] = line.seen();

@@ -8,7 +8,7 @@ use kvasm_core::{
     Watch, WriteBatch,
 };
 
-impl Stage {
+impl Fixture {
     pub(super) async fn app(&self, name: &str) -> AppId {
         let host =
             kvasm_host::Host::builder().shared_store(Arc::clone(&self.store) as Arc<dyn Store>);
