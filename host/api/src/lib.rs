@@ -18,7 +18,7 @@ use limits::given;
 pub use limits::{Limits, LimitsChange};
 pub use problem::ProblemView;
 
-use kvasm_core::{App, Audit, DELIVERIES_MAX, Exports, Plugin, Token, Usage};
+use kvasm_core::{App, Audit, DELIVERIES_MAX, Exports, PluginRecord, Token, Usage};
 use kvasm_service::LogRecord;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -177,7 +177,7 @@ pub struct PluginView {
 
 impl PluginView {
     /// The JSON of the value.
-    pub fn new(plugin: &Plugin, app: &App) -> PluginView {
+    pub fn new(plugin: &PluginRecord, app: &App) -> PluginView {
         let Exports {
             functions,
             http,

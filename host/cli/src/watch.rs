@@ -19,10 +19,10 @@ const PART_BYTES: usize = 64 * 1024;
 #[derive(Clone)]
 pub(super) struct ServerTimeout {
     timeout: Option<Duration>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<TimeoutState>>,
 }
 
-struct State {
+struct TimeoutState {
     /// When data was last sent or received.
     moved: Instant,
     /// Whether the body is waiting for this side's input.
@@ -31,7 +31,7 @@ struct State {
 
 impl ServerTimeout {
     pub(super) fn new(timeout: Option<Duration>) -> ServerTimeout {
-        let state = State {
+        let state = TimeoutState {
             moved: Instant::now(),
             is_reading: false,
         };
@@ -52,7 +52,7 @@ impl ServerTimeout {
         tokio::pin!(answer);
         loop {
             let until = match &*self.state.lock() {
-                State {
+                TimeoutState {
                     is_reading: true, ..
                 } => Instant::now() + timeout,
                 state => state.moved + timeout,

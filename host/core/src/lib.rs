@@ -34,15 +34,15 @@ pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usag
 pub use batch::{Applied, Check, Committed, Expect, Op, WriteBatch};
 pub use cost::share;
 pub use cost::{
-    DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, FOLLOWERS_MAX,
+    DELIVERIES_MAX, DELIVERIES_PER_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, TRIGGERED_DELIVERIES_MAX,
 };
 pub use cursor::{Cursor, CursorKey};
 pub use delivery::{
     Claim, DEPTH_MAX, DeadLetter, DeadLetterFilter, DeadReason, Delivery, DeliveryFilter,
     DeliveryKey, Event, EventKind, FailOutcome, FailedAttempt, LeaseToken, Queue, ScheduleTick,
-    TriggerDeletion, Verdict, chain_of,
+    TriggerDeletion, Verdict, ordering_key_of,
 };
-pub use entry::{Entry, IncrementError, Timestamp, Value, Version, sum};
+pub use entry::{Entry, IncrementError, Timestamp, Value, Version, increment};
 pub use error::{Invalid, Subject};
 pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
@@ -50,17 +50,17 @@ pub use level::Level;
 pub use life::DeliveryState;
 pub use limits::{Limits, LimitsError};
 pub use link::{CommitId, Follow, Link};
-pub use list::{KeyRange, ListQuery, Page};
+pub use list::{EntryPage, KeyRange, ListQuery};
 pub use pieces::Pieces;
 pub use plugin::room_for_version;
 pub use plugin::{
-    ActivePlugin, Digest, Exports, Plugin, PluginVersion, VERSION_BYTES_MAX, VERSIONS_MAX,
+    ActivePlugin, Digest, Exports, PluginRecord, PluginVersion, VERSION_BYTES_MAX, VERSIONS_MAX,
 };
 pub use registry::{Audit, Generation, NewPlugin};
 pub use schedule::Schedule;
-pub use standing::{Claimable, spread_by};
+pub use standing::{Claimable, with_jitter};
 pub use standing::{FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeDelay, TriggerHealth};
-pub use text::{short, shown_start};
+pub use text::{display_truncated, truncate};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trigger::{
     Changes, DeclaredTrigger, DueSchedule, NewTrigger, Origin, Policy, SchedulePosition,

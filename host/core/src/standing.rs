@@ -34,14 +34,14 @@ pub struct ProbeDelay {
     pub first: Duration,
     /// Jitter: a random number from 0 to 1, so that triggers that were paused together are not
     /// probed together.
-    pub spread: f64,
+    pub jitter: f64,
 }
 
 impl Default for ProbeDelay {
     fn default() -> ProbeDelay {
         ProbeDelay {
             first: PROBE_AFTER,
-            spread: 0.5,
+            jitter: 0.5,
         }
     }
 }
@@ -52,7 +52,7 @@ impl ProbeDelay {
     pub fn after(self, failed: u32) -> Duration {
         let factor = 2u32.saturating_pow(failed);
         let wait = self.first.saturating_mul(factor).min(PROBE_WAIT_MAX);
-        spread_by(wait, self.spread)
+        with_jitter(wait, self.jitter)
     }
 
     fn from(self, now: Timestamp, failed: u32) -> Timestamp {
@@ -61,7 +61,7 @@ impl ProbeDelay {
 }
 
 /// Applies ±20 % of jitter to a delay, given a random number from 0 to 1.
-pub fn spread_by(wait: Duration, spread: f64) -> Duration {
+pub fn with_jitter(wait: Duration, spread: f64) -> Duration {
     wait.mul_f64(0.8 + 0.4 * spread.clamp(0.0, 1.0))
 }
 
@@ -93,7 +93,7 @@ pub enum Claimable {
     /// One delivery, as a probe.
     Probe,
     /// Nothing.
-    Nothing,
+    None,
 }
 
 impl TriggerHealth {
@@ -102,7 +102,7 @@ impl TriggerHealth {
         match self.paused {
             None => Claimable::All,
             Some(Pause::Failures) if self.probe_at.is_none_or(|at| at <= now) => Claimable::Probe,
-            Some(Pause::Failures | Pause::Operator) => Claimable::Nothing,
+            Some(Pause::Failures | Pause::Operator) => Claimable::None,
         }
     }
 
@@ -189,7 +189,7 @@ impl TriggerHealth {
                 self.probe_at = Some(probe_at);
                 FailOutcome::ProbeFailed { probe_at }
             }
-            _ => FailOutcome::Kept,
+            _ => FailOutcome::Recorded,
         }
     }
 }
@@ -202,7 +202,12 @@ mod tests {
     fn probe_delay_doubles_up_to_an_hour() {
         let at = |spread, failed| {
             let first = PROBE_AFTER;
-            ProbeDelay { first, spread }.after(failed).as_secs()
+            ProbeDelay {
+                first,
+                jitter: spread,
+            }
+            .after(failed)
+            .as_secs()
         };
         let waits: Vec<_> = (0..9).map(|failed| at(0.5, failed)).collect();
         assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]);
@@ -214,7 +219,7 @@ mod tests {
     fn operator_pause_is_never_probed() {
         let mut standing = TriggerHealth::default();
         standing.set_paused(true);
-        assert_eq!(standing.open(Timestamp(i64::MAX)), Claimable::Nothing);
+        assert_eq!(standing.open(Timestamp(i64::MAX)), Claimable::None);
         assert!(!standing.succeed());
         standing.reset();
         assert_eq!(standing.paused, Some(Pause::Operator));

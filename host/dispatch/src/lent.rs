@@ -1,8 +1,8 @@
 //! The deliveries leased by this host, so that it can release them when it stops.
 
-use super::Shared;
+use super::DispatchContext;
 use kvasm_core::{AppId, Delivery, DeliveryKey, LeaseToken};
-use kvasm_service::chain;
+use kvasm_service::error_chain;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// The deliveries leased by this host.
 #[derive(Default)]
-pub(super) struct Leases(Mutex<State>);
+pub(super) struct Leases(Mutex<LeaseState>);
 
 #[derive(Default)]
-struct State {
+struct LeaseState {
     receipts: HashMap<(AppId, DeliveryKey), Uuid>,
     /// Once set, no delivery is removed: handlers then end because they are aborted.
     is_stopping: bool,
@@ -27,14 +27,14 @@ struct State {
 
 /// A delivery leased by this host, until it is dropped.
 pub(super) struct LeaseGuard {
-    shared: Arc<Shared>,
+    shared: Arc<DispatchContext>,
     key: (AppId, DeliveryKey),
     lease: Uuid,
 }
 
 impl LeaseGuard {
     pub(super) fn new(
-        shared: &Arc<Shared>,
+        shared: &Arc<DispatchContext>,
         app: AppId,
         delivery: &Delivery,
         lease: Uuid,
@@ -63,7 +63,11 @@ impl Drop for LeaseGuard {
 impl Leases {
     /// Aborts handlers and releases their deliveries. A commit in progress still counts: its
     /// delivery is then acknowledged, and not released.
-    pub(super) async fn cut_off(&self, shared: &Shared, mut handlers: JoinSet<()>) {
+    pub(super) async fn abort_and_release(
+        &self,
+        shared: &DispatchContext,
+        mut handlers: JoinSet<()>,
+    ) {
         self.0.lock().is_stopping = true;
         handlers.abort_all();
         let ended = async { while handlers.join_next().await.is_some() {} };
@@ -71,7 +75,7 @@ impl Leases {
         drop(tokio::time::timeout(GIVE_BACK, ended).await);
         let receipts = std::mem::take(&mut self.0.lock().receipts);
         let count = receipts.len();
-        let given_back = give_back(shared, receipts);
+        let given_back = release_all(shared, receipts);
         let released = tokio::time::timeout(GIVE_BACK, given_back).await;
         tracing::warn!(
             handlers = count,
@@ -83,7 +87,10 @@ impl Leases {
 }
 
 /// Releases deliveries, and returns their number.
-async fn give_back(shared: &Shared, receipts: HashMap<(AppId, DeliveryKey), Uuid>) -> u64 {
+async fn release_all(
+    shared: &DispatchContext,
+    receipts: HashMap<(AppId, DeliveryKey), Uuid>,
+) -> u64 {
     let mut count = 0;
     for ((app, place), lease) in receipts {
         let receipt = LeaseToken { app, place, lease };
@@ -92,7 +99,7 @@ async fn give_back(shared: &Shared, receipts: HashMap<(AppId, DeliveryKey), Uuid
             Ok(released) => count += u64::from(released),
             Err(error) => {
                 let what = format_args!("the release of a delivery of app {app}");
-                shared.deliveries.skips(&what, &chain(&error));
+                shared.deliveries.report_skip(&what, &error_chain(&error));
             }
         }
     }

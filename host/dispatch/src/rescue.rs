@@ -4,10 +4,10 @@
 //! been wrong.
 
 use super::supervisor::{Skips, Stop};
-use super::{Shared, millis, retry};
+use super::{DispatchContext, millis, retry};
 use kvasm_core::store::StoreError;
 use kvasm_core::{DueSchedule, Queue, SchedulePosition, ScheduleTick, Timestamp, Watch};
-use kvasm_service::{TaskHandle, chain};
+use kvasm_service::{TaskHandle, error_chain};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const SLACK: Duration = Duration::from_secs(60);
 
 /// Runs passes repeatedly.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<DispatchContext>,
     task: TaskHandle,
     mut stop: Stop,
 ) -> Result<(), StoreError> {
@@ -33,16 +33,16 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
-            () = shared.clock.acts() => {}
+            () = shared.clock.wait_until_trusted() => {}
         }
-        if shared.clock.plans() {
+        if shared.clock.may_replan() {
             tokio::select! {
                 biased;
                 () = stop.requested() => return Ok(()),
                 passed = pass(&shared, &task) => passed?,
             }
         }
-        task.works();
+        task.report_ok();
         tokio::select! {
             () = stop.requested() => return Ok(()),
             () = shared.stepped.notified() => {}
@@ -51,7 +51,7 @@ pub(super) async fn run(
     }
 }
 
-async fn pass(shared: &Shared, task: &TaskHandle) -> Result<(), StoreError> {
+async fn pass(shared: &DispatchContext, task: &TaskHandle) -> Result<(), StoreError> {
     let mut rescued = Rescued::default();
     let queues = queues(shared, task, &mut rescued).await;
     let schedules = schedules(shared, task, &mut rescued).await;
@@ -74,7 +74,7 @@ struct Rescued {
 
 /// Processes all queues with a delivery, due now or later.
 async fn queues(
-    shared: &Shared,
+    shared: &DispatchContext,
     task: &TaskHandle,
     rescued: &mut Rescued,
 ) -> Result<(), StoreError> {
@@ -95,7 +95,7 @@ async fn queues(
 }
 
 /// Makes deliveries due whose wait is longer than the maximum, and returns their number.
-async fn rescue(shared: &Shared, queue: &Queue) -> Result<u64, StoreError> {
+async fn rescue(shared: &DispatchContext, queue: &Queue) -> Result<u64, StoreError> {
     let mut total = 0;
     loop {
         let now = shared.clock.now();
@@ -114,7 +114,7 @@ async fn rescue(shared: &Shared, queue: &Queue) -> Result<u64, StoreError> {
 /// Processes all schedules except those paused by an operator. The run of a due one may be
 /// waiting for a probe.
 async fn schedules(
-    shared: &Shared,
+    shared: &DispatchContext,
     task: &TaskHandle,
     rescued: &mut Rescued,
 ) -> Result<(), StoreError> {
@@ -129,7 +129,10 @@ async fn schedules(
             match replan(shared, due).await {
                 Ok(replanned) => rescued.schedules += u64::from(replanned),
                 Err(error) => {
-                    task.skips(&format_args!("schedules of app {app}"), &chain(&error));
+                    task.report_skip(
+                        &format_args!("schedules of app {app}"),
+                        &error_chain(&error),
+                    );
                 }
             }
         }
@@ -141,7 +144,7 @@ async fn schedules(
 
 /// Replans a schedule that is planned past the next time of its expression, and returns whether
 /// it was. Unreadable ones are left to the schedules task.
-async fn replan(shared: &Shared, due: DueSchedule) -> Result<bool, StoreError> {
+async fn replan(shared: &DispatchContext, due: DueSchedule) -> Result<bool, StoreError> {
     let DueSchedule { place, trigger } = due;
     let Ok(trigger) = trigger else {
         return Ok(false);

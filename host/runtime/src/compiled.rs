@@ -11,13 +11,13 @@ const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// Compiled modules by the hash of their bytes, the least recently used first.
 pub(super) struct ModuleCache {
-    modules: LinkedHashMap<Digest, Entry>,
+    modules: LinkedHashMap<Digest, CachedModule>,
     bytes: usize,
     bytes_max: usize,
     modules_max: usize,
 }
 
-struct Entry {
+struct CachedModule {
     plugin: Arc<CompiledPlugin>,
     used: Instant,
 }
@@ -43,7 +43,7 @@ impl ModuleCache {
     pub(super) fn put(&mut self, digest: Digest, plugin: &Arc<CompiledPlugin>) {
         self.remove(&digest);
         let now = Instant::now();
-        let entry = Entry {
+        let entry = CachedModule {
             plugin: Arc::clone(plugin),
             used: now,
         };

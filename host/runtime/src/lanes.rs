@@ -31,19 +31,19 @@ pub(super) type Apps = Arc<Mutex<Vec<AppId>>>;
 
 /// The compile permits of both queues. Cheap to clone; clones share them.
 #[derive(Clone)]
-pub(super) struct CompileQueue(Arc<Mutex<State>>);
+pub(super) struct CompileQueue(Arc<Mutex<CompileQueueState>>);
 
-struct State {
+struct CompileQueueState {
     quick: usize,
     slow: usize,
     running: HashSet<AppId>,
-    waiting: Vec<Waiting>,
+    waiting: Vec<QueuedCompile>,
     /// When each waiting app last released a permit.
     last: HashMap<AppId, u64>,
     clock: u64,
 }
 
-struct Waiting {
+struct QueuedCompile {
     apps: Apps,
     lane: CompileQueueKind,
     since: u64,
@@ -60,7 +60,7 @@ pub(super) struct CompilePermit {
 impl CompileQueue {
     /// Creates `places` permits in each queue.
     pub(super) fn new(places: usize) -> CompileQueue {
-        CompileQueue(Arc::new(Mutex::new(State {
+        CompileQueue(Arc::new(Mutex::new(CompileQueueState {
             quick: places,
             slow: places,
             running: HashSet::new(),
@@ -74,7 +74,7 @@ impl CompileQueue {
     ///
     /// # Errors
     /// [`LoadError::Busy`] if too many are waiting.
-    pub(super) async fn take(
+    pub(super) async fn acquire(
         &self,
         lane: CompileQueueKind,
         apps: &Apps,
@@ -84,7 +84,7 @@ impl CompileQueue {
             let mut state = self.0.lock();
             state.waiting.retain(|waiting| !waiting.ready.is_closed());
             let first = apps.lock().first().copied();
-            let of_app = |waiting: &&Waiting| waiting.apps.lock().first().copied() == first;
+            let of_app = |waiting: &&QueuedCompile| waiting.apps.lock().first().copied() == first;
             // A compilation that was stopped in the quick queue was admitted before.
             let is_new = lane == CompileQueueKind::Quick;
             if is_new
@@ -95,19 +95,19 @@ impl CompileQueue {
             }
             state.clock += 1;
             let since = state.clock;
-            state.waiting.push(Waiting {
+            state.waiting.push(QueuedCompile {
                 apps: Arc::clone(apps),
                 lane,
                 since,
                 ready,
             });
         }
-        self.give();
+        self.serve();
         turn.await.map_err(LoadError::host)
     }
 
     /// Grants free permits to waiters.
-    pub(super) fn give(&self) {
+    pub(super) fn serve(&self) {
         let mut given = Vec::new();
         {
             let mut state = self.0.lock();
@@ -130,7 +130,7 @@ impl CompileQueue {
     }
 }
 
-impl State {
+impl CompileQueueState {
     fn places(&mut self, lane: CompileQueueKind) -> &mut usize {
         match lane {
             CompileQueueKind::Quick => &mut self.quick,
@@ -139,7 +139,7 @@ impl State {
     }
 
     /// Returns since when the waiter's app has been waiting, if it may compile now.
-    fn claim(&self, waiting: &Waiting) -> Option<(u64, AppId)> {
+    fn claim(&self, waiting: &QueuedCompile) -> Option<(u64, AppId)> {
         let apps = waiting.apps.lock();
         let idle = apps.iter().filter(|app| !self.running.contains(app));
         let claims = idle.map(|app| {
@@ -167,7 +167,7 @@ impl State {
 
 impl CompilePermit {
     /// Moves to the slow queue, if it has a free permit.
-    pub(super) fn slow_down(&self) -> bool {
+    pub(super) fn move_to_slow(&self) -> bool {
         {
             let mut lane = self.lane.lock();
             let mut state = self.lanes.0.lock();
@@ -181,7 +181,7 @@ impl CompilePermit {
             state.quick += 1;
             *lane = CompileQueueKind::Slow;
         }
-        self.lanes.give();
+        self.lanes.serve();
         true
     }
 
@@ -190,7 +190,7 @@ impl CompilePermit {
     }
 
     /// Whether another app waits for the quick queue and lacks nothing but a permit.
-    pub(super) fn holds_up_others(&self) -> bool {
+    pub(super) fn blocks_others(&self) -> bool {
         let state = self.lanes.0.lock();
         let mut quick = state
             .waiting
@@ -211,10 +211,10 @@ impl Drop for CompilePermit {
             let now = state.clock;
             let app = self.app;
             state.last.insert(app, now);
-            let State { last, waiting, .. } = &mut *state;
+            let CompileQueueState { last, waiting, .. } = &mut *state;
             last.retain(|app, _| waiting.iter().any(|w| w.apps.lock().contains(app)));
         }
-        self.lanes.give();
+        self.lanes.serve();
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
         apps: Apps,
     ) -> tokio::task::JoinHandle<Result<CompilePermit, LoadError>> {
         let lanes = lanes.clone();
-        let task = tokio::spawn(async move { lanes.take(lane, &apps).await });
+        let task = tokio::spawn(async move { lanes.acquire(lane, &apps).await });
         tokio::task::yield_now().await;
         task
     }
@@ -251,26 +251,29 @@ mod tests {
     #[tokio::test]
     async fn app_holds_one_compile_slot_and_then_requeues() {
         let lanes = CompileQueue::new(1);
-        let first = lanes.take(CompileQueueKind::Quick, &apps(1)).await.unwrap();
+        let first = lanes
+            .acquire(CompileQueueKind::Quick, &apps(1))
+            .await
+            .unwrap();
         let mut again = Vec::new();
         for _ in 0..3 {
             again.push(wait(&lanes, CompileQueueKind::Quick, apps(1)).await);
         }
         let other = wait(&lanes, CompileQueueKind::Quick, apps(2)).await;
-        assert!(first.holds_up_others());
+        assert!(first.blocks_others());
         drop(first);
         settled().await;
         assert!(other.is_finished());
         assert!(again.iter().all(|task| !task.is_finished()));
         // After the move, the other app's permit frees the quick queue but not the app.
         let other = other.await.unwrap().unwrap();
-        assert!(other.slow_down());
+        assert!(other.move_to_slow());
         let more = wait(&lanes, CompileQueueKind::Quick, apps(2)).await;
         settled().await;
         assert_eq!(again.iter().filter(|task| task.is_finished()).count(), 1);
         assert!(!more.is_finished());
         let turn = again.remove(0).await.unwrap().unwrap();
-        assert!(!turn.slow_down(), "the slow queue is in use");
+        assert!(!turn.move_to_slow(), "the slow queue is in use");
         drop(other);
         settled().await;
         assert!(!more.is_finished(), "the quick queue is in use");
@@ -282,12 +285,15 @@ mod tests {
     #[tokio::test]
     async fn joining_app_lends_its_queue_position() {
         let lanes = CompileQueue::new(2);
-        let _first = lanes.take(CompileQueueKind::Quick, &apps(1)).await.unwrap();
+        let _first = lanes
+            .acquire(CompileQueueKind::Quick, &apps(1))
+            .await
+            .unwrap();
         let shared = apps(1);
         let task = wait(&lanes, CompileQueueKind::Quick, Arc::clone(&shared)).await;
         assert!(!task.is_finished());
         shared.lock().push(app(2));
-        lanes.give();
+        lanes.serve();
         settled().await;
         assert!(task.is_finished());
     }
@@ -295,13 +301,16 @@ mod tests {
     #[tokio::test]
     async fn compile_queue_is_limited_and_drops_cancelled_waiters() {
         let lanes = CompileQueue::new(1);
-        let first = lanes.take(CompileQueueKind::Quick, &apps(1)).await.unwrap();
+        let first = lanes
+            .acquire(CompileQueueKind::Quick, &apps(1))
+            .await
+            .unwrap();
         let mut tasks = Vec::new();
         for _ in 0..WAITING_OF_APP_MAX {
             tasks.push(wait(&lanes, CompileQueueKind::Quick, apps(1)).await);
         }
         assert!(matches!(
-            lanes.take(CompileQueueKind::Quick, &apps(1)).await,
+            lanes.acquire(CompileQueueKind::Quick, &apps(1)).await,
             Err(LoadError::Busy)
         ));
         let other = wait(&lanes, CompileQueueKind::Quick, apps(2)).await;
@@ -311,7 +320,12 @@ mod tests {
         }
         drop(first);
         drop(other.await.unwrap().unwrap());
-        drop(lanes.take(CompileQueueKind::Quick, &apps(1)).await.unwrap());
+        drop(
+            lanes
+                .acquire(CompileQueueKind::Quick, &apps(1))
+                .await
+                .unwrap(),
+        );
         let state = lanes.0.lock();
         assert!(state.waiting.is_empty() && state.running.is_empty() && state.last.is_empty());
         assert_eq!((state.quick, state.slow), (1, 1));

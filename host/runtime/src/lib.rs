@@ -26,7 +26,7 @@ pub use cache::CacheLimits;
 pub use compiler::Compiler;
 pub use engine::{EngineOptions, Runtime, engine_config};
 pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
-pub use invocation::{Invocation, Request, Response, Target};
+pub use invocation::{Invocation, InvocationRequest, InvocationTarget, Response};
 #[cfg(feature = "fuzzing")]
 pub use manifest::{fuzz_declarations, section as fuzz_section};
 pub use module::CompiledPlugin;

@@ -68,7 +68,7 @@ impl Offload {
         app: AppId,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let place = self.places.take(app, 1, 0).await;
+        let place = self.places.acquire(app, 1, 0).await;
         #[cfg(test)]
         self.count
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Offload {
 mod tests {
     use super::*;
     use crate::router::{Routes, build};
-    use crate::{Authority, ServerOptions, Shared};
+    use crate::{Authority, ServerOptions, SharedServer};
     use axum::Router;
     use axum::body::Body;
     use axum::http::Request;
@@ -142,7 +142,7 @@ mod tests {
 
     /// A server whose requests have the operator's authority.
     struct Scene {
-        shared: Shared,
+        shared: SharedServer,
         router: Router,
         app: AppId,
     }
@@ -152,7 +152,8 @@ mod tests {
             let host = Host::builder().instances(4).build().unwrap();
             let app = host.create_app(AppName::parse("shop").unwrap()).await;
             let trust = Authority::Operator("test".into());
-            let shared = Shared::new(host, ServerOptions::default(), trust, Default::default());
+            let shared =
+                SharedServer::new(host, ServerOptions::default(), trust, Default::default());
             Scene {
                 router: build(shared.clone(), Routes::All),
                 app: app.unwrap().id,

@@ -1,9 +1,9 @@
 //! Dead letters.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
+use super::body::{self, JsonBody};
 use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
 use axum::body::Body;
@@ -14,7 +14,7 @@ use kvasm_api::{DeadLetterPage, DeadLetterView, LettersDone, LettersRequest};
 use kvasm_core::{
     Capability, DeadLetter, DeadLetterFilter, DeadReason, EventKind, Timestamp, TriggerName,
 };
-use kvasm_service::LETTERS_MAX;
+use kvasm_service::DEAD_LETTERS_MAX;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -38,7 +38,7 @@ pub(super) struct LetterParams {
 }
 
 /// Builds a selection of dead letters, and validates each field.
-fn letters(
+fn dead_letter_filter(
     trigger: Option<&str>,
     reason: Option<&str>,
     from: Option<i64>,
@@ -67,7 +67,7 @@ fn letters(
 /// Approximate size of a dead letter as JSON.
 fn letter_bytes(letter: &DeadLetter) -> usize {
     const FRAME: usize = 500;
-    let value = match &letter.event.what {
+    let value = match &letter.event.kind {
         EventKind::Set { value, .. } => value.as_bytes().len(),
         EventKind::Deleted { .. } | EventKind::Due => 0,
     };
@@ -83,15 +83,15 @@ fn letter_id(text: &str) -> Result<Uuid, Problem> {
 #[utoipa::path(get, path = "/v1/apps/{app}/dead-letters", tag = "triggers",
     params(("app" = String, Path), LetterParams), responses((status = 200, body = DeadLetterPage)),
     security(("token" = ["script:read"])))]
-pub(super) async fn dead(
-    State(shared): State<Shared>,
+pub(super) async fn list(
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<LetterParams>,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let (trigger, reason) = (params.trigger.as_deref(), params.reason.as_deref());
-    let letters = letters(trigger, reason, params.from, params.until)?;
+    let letters = dead_letter_filter(trigger, reason, params.from, params.until)?;
     let before = params.before.as_deref().map(letter_id).transpose()?;
     let limit = page_limit(params.limit)?;
     let admin = shared.host.admin();
@@ -113,7 +113,7 @@ pub(super) async fn dead(
     params(("app" = String, Path), ("id" = String, Path)),
     responses((status = 200, body = DeadLetterView)), security(("token" = ["script:read"])))]
 pub(super) async fn show(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments((name, id)): Segments<(String, String)>,
 ) -> Result<Response, Problem> {
@@ -127,23 +127,23 @@ pub(super) async fn show(
 
 /// The selection that a request means. An empty selection would mean all, so that must be explicit:
 /// an empty list of ids or a missing name discards nothing.
-fn chosen(request: &LettersRequest) -> Result<DeadLetterFilter, Problem> {
+fn parse_selection(request: &LettersRequest) -> Result<DeadLetterFilter, Problem> {
     let (trigger, reason) = (request.trigger.as_deref(), request.reason.as_deref());
-    let mut letters = letters(trigger, reason, request.from, request.until)?;
-    letters.ids = chosen_ids("ids", request.ids.as_deref())?;
+    let mut letters = dead_letter_filter(trigger, reason, request.from, request.until)?;
+    letters.ids = selection_ids("ids", request.ids.as_deref())?;
     let is_all = letters == DeadLetterFilter::default();
-    check_choice(is_all, request.all, "ids, trigger, reason, from or until")?;
+    check_selection(is_all, request.all, "ids, trigger, reason, from or until")?;
     Ok(letters)
 }
 
 /// The ids of a selection; at least one if the field is present.
-pub(super) fn chosen_ids(member: &str, ids: Option<&[String]>) -> Result<Vec<Uuid>, Problem> {
+pub(super) fn selection_ids(member: &str, ids: Option<&[String]>) -> Result<Vec<Uuid>, Problem> {
     let Some(ids) = ids else {
         return Ok(Vec::new());
     };
-    if ids.is_empty() || ids.len() > LETTERS_MAX as usize {
+    if ids.is_empty() || ids.len() > DEAD_LETTERS_MAX as usize {
         let found = ids.len();
-        let why = format!("`{member}` has {found} ids; it must have 1 to {LETTERS_MAX}");
+        let why = format!("`{member}` has {found} ids; it must have 1 to {DEAD_LETTERS_MAX}");
         return Err(refused(why));
     }
     let ids = ids.iter().map(|id| Uuid::try_parse(id));
@@ -152,7 +152,7 @@ pub(super) fn chosen_ids(member: &str, ids: Option<&[String]>) -> Result<Vec<Uui
 }
 
 /// Refuses a selection of everything without `all`, or of `all` together with other conditions.
-pub(super) fn check_choice(is_all: bool, says_all: bool, members: &str) -> Result<(), Problem> {
+pub(super) fn check_selection(is_all: bool, says_all: bool, members: &str) -> Result<(), Problem> {
     match (is_all, says_all) {
         (true, false) => Err(refused(format!(
             "the selection is empty; set {members}, or \"all\": true for all of the app"
@@ -167,23 +167,23 @@ pub(super) fn check_choice(is_all: bool, says_all: bool, members: &str) -> Resul
     params(("app" = String, Path)), request_body = LettersRequest,
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
 pub(super) async fn replay(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<LettersDone>, Problem> {
+) -> Result<JsonBody<LettersDone>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     let request: LettersRequest = body::json(&shared, &headers, body).await?;
-    let letters = chosen(&request)?;
-    let limit = request.limit.unwrap_or(LETTERS_MAX);
+    let letters = parse_selection(&request)?;
+    let limit = request.limit.unwrap_or(DEAD_LETTERS_MAX);
     let dry_run = request.dry_run;
     let admin = shared.host.admin();
     let replay = admin.replay(&actor, &app, letters, limit, dry_run);
     let letters = replay.await?;
     // So that a dispatcher of this host need not wait for its next poll.
     shared.host.wakes().wake();
-    Ok(Json(LettersDone { letters, dry_run }))
+    Ok(JsonBody(LettersDone { letters, dry_run }))
 }
 
 /// Permanently discards dead letters, oldest first.
@@ -191,20 +191,20 @@ pub(super) async fn replay(
     params(("app" = String, Path)), request_body = LettersRequest,
     responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
 pub(super) async fn discard(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<LettersDone>, Problem> {
+) -> Result<JsonBody<LettersDone>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     let request: LettersRequest = body::json(&shared, &headers, body).await?;
-    let letters = chosen(&request)?;
-    let limit = request.limit.unwrap_or(LETTERS_MAX);
+    let letters = parse_selection(&request)?;
+    let limit = request.limit.unwrap_or(DEAD_LETTERS_MAX);
     let dry_run = request.dry_run;
     let admin = shared.host.admin();
     let done = admin.discard(&actor, &app, letters, limit, dry_run);
-    Ok(Json(LettersDone {
+    Ok(JsonBody(LettersDone {
         letters: done.await?,
         dry_run,
     }))

@@ -15,7 +15,7 @@ const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 
 /// Whether a header belongs to one connection, or to the host.
-fn is_of_the_host(name: &HeaderName) -> bool {
+fn is_hop_or_host_header(name: &HeaderName) -> bool {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     [
@@ -36,7 +36,7 @@ fn is_of_the_host(name: &HeaderName) -> bool {
 
 /// Whether a response header affects the whole origin, and so other apps, or a proxy before the
 /// server.
-fn is_of_the_origin(name: &HeaderName) -> bool {
+fn affects_origin(name: &HeaderName) -> bool {
     let name = name.as_str();
     let names = [
         ALT_SVC.as_str(),
@@ -61,7 +61,7 @@ fn is_of_the_origin(name: &HeaderName) -> bool {
 /// The headers of a request that a plugin receives, without the host's token.
 pub(super) fn of_request(headers: &HeaderMap) -> Vec<(&str, &str)> {
     let is_hidden = |name: &HeaderName, value: &HeaderValue| {
-        is_of_the_host(name) || (*name == AUTHORIZATION && auth::is_of_the_host(value))
+        is_hop_or_host_header(name) || (*name == AUTHORIZATION && auth::is_for_host(value))
     };
     let shown = headers
         .iter()
@@ -90,7 +90,7 @@ pub(super) fn of_response(given: &[(String, String)], app: &AppName) -> Result<H
         let name = HeaderName::try_from(name).map_err(|_| "invalid header name")?;
         let invalid = |_| format!("invalid value of the header {name}");
         let mut header = HeaderValue::try_from(value).map_err(invalid)?;
-        if is_of_the_host(&name) || is_of_the_origin(&name) {
+        if is_hop_or_host_header(&name) || affects_origin(&name) {
             continue;
         }
         if name == SET_COOKIE {

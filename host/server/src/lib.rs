@@ -128,9 +128,9 @@ enum Authority {
 
 /// The state shared by all handlers.
 #[derive(Clone)]
-struct Shared(Arc<State>);
+struct SharedServer(Arc<ServerState>);
 
-struct State {
+struct ServerState {
     host: Host,
     budget: Arc<budget::Budget>,
     aside: Arc<aside::Offload>,
@@ -142,15 +142,15 @@ struct State {
     stop: CancellationToken,
 }
 
-impl Shared {
+impl SharedServer {
     fn new(
         host: Host,
         options: ServerOptions,
         trust: Authority,
         stop: CancellationToken,
-    ) -> Shared {
+    ) -> SharedServer {
         let metrics = host.metrics().clone();
-        Shared(Arc::new(State {
+        SharedServer(Arc::new(ServerState {
             budget: budget::Budget::new(options.bytes_in_flight, metrics),
             aside: Arc::new(aside::Offload::new()),
             host,
@@ -162,8 +162,8 @@ impl Shared {
     }
 
     /// The state for an address where metrics need no token.
-    fn open(&self) -> Shared {
-        Shared(Arc::new(State {
+    fn with_open_metrics(&self) -> SharedServer {
+        SharedServer(Arc::new(ServerState {
             host: self.host.clone(),
             budget: Arc::clone(&self.budget),
             aside: Arc::clone(&self.aside),
@@ -175,10 +175,10 @@ impl Shared {
     }
 }
 
-impl std::ops::Deref for Shared {
-    type Target = State;
+impl std::ops::Deref for SharedServer {
+    type Target = ServerState;
 
-    fn deref(&self) -> &State {
+    fn deref(&self) -> &ServerState {
         &self.0
     }
 }
@@ -186,7 +186,7 @@ impl std::ops::Deref for Shared {
 /// Returns the server's routes over a host. Pass it to [`serve`], which also limits connections,
 /// or nest it in your own server.
 pub fn router(host: Host, options: ServerOptions, stop: CancellationToken) -> Router {
-    let shared = Shared::new(host, options, Authority::Tokens, stop);
+    let shared = SharedServer::new(host, options, Authority::Tokens, stop);
     router::build(shared, Routes::All)
 }
 
@@ -212,9 +212,9 @@ pub fn routers(
     admin: AdminAddress,
     stop: CancellationToken,
 ) -> (Router, Router) {
-    let shared = Shared::new(host, options, Authority::Tokens, stop);
+    let shared = SharedServer::new(host, options, Authority::Tokens, stop);
     let of_admin = match admin.open {
-        true => shared.open(),
+        true => shared.with_open_metrics(),
         false => shared.clone(),
     };
     match admin.api {
@@ -241,6 +241,6 @@ pub fn operator_router(host: Host, name: &str) -> Router {
         ..ServerOptions::default()
     };
     let trust = Authority::Operator(name.into());
-    let shared = Shared::new(host, options, trust, CancellationToken::new());
+    let shared = SharedServer::new(host, options, trust, CancellationToken::new());
     router::build(shared, Routes::All)
 }

@@ -1,10 +1,10 @@
 //! The limits of an app. The operator sets them individually or all together; with `If-Match`, only
 //! if they are unchanged since they were read.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
+use super::body::{self, JsonBody};
 use super::params::{Segments, refused};
 use super::preconditions::{Preconditions, set_etag};
 use super::problem::Problem;
@@ -39,7 +39,7 @@ fn with_tag(limits: &AppLimits, body: impl IntoResponse) -> Response {
 
 /// The limits that the request's `If-Match` expects, if any. Refuses the request at once if the app
 /// has others. The store checks again when it applies the change.
-fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem> {
+fn check_if_match(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem> {
     let preconditions = Preconditions::of(headers)?;
     if !preconditions.allow_change(Some(&tag(&app.limits))) {
         return Err(ServiceError::LimitsChanged.into());
@@ -53,17 +53,17 @@ fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem
         (status = 304, description = "The limits are those of the ETag")),
     security(("token" = ["app:read"])))]
 pub(super) async fn show(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let preconditions = Preconditions::of(&headers)?;
-    if let Some(answer) = preconditions.of_read(&tag(&app.limits))? {
+    if let Some(answer) = preconditions.check_read(&tag(&app.limits))? {
         return Ok(answer);
     }
-    Ok(with_tag(&app.limits, Json(Limits::from(&app.limits))))
+    Ok(with_tag(&app.limits, JsonBody(Limits::from(&app.limits))))
 }
 
 /// Replaces all four limits of an app.
@@ -73,7 +73,7 @@ pub(super) async fn show(
     request_body = Limits, responses((status = 200, body = AppView)),
     security(("token" = ["instance:admin"])))]
 pub(super) async fn replace(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
@@ -83,7 +83,7 @@ pub(super) async fn replace(
         Capability::InstanceAdmin
     })
     .await?;
-    let expected = expected(&headers, &app)?;
+    let expected = check_if_match(&headers, &app)?;
     let limits: Limits = body::json(&shared, &headers, body).await?;
     let patch = LimitsPatch::from(AppLimits::from(limits));
     set(&shared, &actor, &app, patch, expected).await
@@ -96,7 +96,7 @@ pub(super) async fn replace(
     request_body = LimitsChange, responses((status = 200, body = AppView)),
     security(("token" = ["instance:admin"])))]
 pub(super) async fn change(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
@@ -106,13 +106,13 @@ pub(super) async fn change(
         Capability::InstanceAdmin
     })
     .await?;
-    let expected = expected(&headers, &app)?;
+    let expected = check_if_match(&headers, &app)?;
     let change: LimitsChange = body::json(&shared, &headers, body).await?;
     set(&shared, &actor, &app, change.into(), expected).await
 }
 
 async fn set(
-    shared: &Shared,
+    shared: &SharedServer,
     actor: &Actor,
     app: &App,
     patch: LimitsPatch,
@@ -139,5 +139,5 @@ async fn set(
     }
     let admin = shared.host.admin();
     let app = admin.set_limits(actor, app, patch, expected).await?;
-    Ok(with_tag(&app.limits, Json(AppView::from(&app))))
+    Ok(with_tag(&app.limits, JsonBody(AppView::from(&app))))
 }

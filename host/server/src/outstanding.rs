@@ -1,10 +1,10 @@
 //! Outstanding deliveries.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
-use super::deliveries::{check_choice, chosen_ids};
+use super::body::{self, JsonBody};
+use super::deliveries::{check_selection, selection_ids};
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
 use super::takes;
@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use kvasm_api::{DeliveriesDone, DeliveriesRequest, DeliveryPage, DeliveryView};
 use kvasm_core::{Capability, DeliveryFilter, DeliveryKey, Timestamp, TriggerName};
-use kvasm_service::{DELIVERIES_MAX, LETTERS_MAX};
+use kvasm_service::{DEAD_LETTERS_MAX, DELIVERIES_MAX};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -38,13 +38,13 @@ pub(super) struct DeliveryParams {
     params(("app" = String, Path), DeliveryParams), responses((status = 200, body = DeliveryPage)),
     security(("token" = ["script:read"])))]
 pub(super) async fn list(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<DeliveryParams>,
-) -> Result<Json<DeliveryPage>, Problem> {
+) -> Result<JsonBody<DeliveryPage>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
-    let which = which(params.trigger.as_deref(), params.from, params.until)?;
+    let which = parse_filter(params.trigger.as_deref(), params.from, params.until)?;
     let after = params.after.as_deref().map(place).transpose()?;
     let limit = params.limit.unwrap_or(DELIVERIES_MAX);
     let admin = shared.host.admin();
@@ -53,7 +53,7 @@ pub(super) async fn list(
     let last = page.rows.last().filter(|_| page.more);
     let next = last.map(|delivery| cursor(&delivery.place));
     let deliveries = page.rows.iter().map(DeliveryView::new);
-    Ok(Json(DeliveryPage {
+    Ok(JsonBody(DeliveryPage {
         deliveries: deliveries
             .collect::<Result<_, _>>()
             .map_err(|e| Problem::internal(&e))?,
@@ -62,7 +62,7 @@ pub(super) async fn list(
     }))
 }
 
-fn which(
+fn parse_filter(
     trigger: Option<&str>,
     from: Option<i64>,
     until: Option<i64>,
@@ -84,11 +84,11 @@ fn which(
 
 /// The cursor for a delivery key, as in `next`. Trigger names contain no comma.
 fn cursor(place: &DeliveryKey) -> String {
-    format!("{},{},{}", place.seq, place.chain, place.trigger)
+    format!("{},{},{}", place.seq, place.ordering_key, place.trigger)
 }
 
 fn place(cursor: &str) -> Result<DeliveryKey, Problem> {
-    let refuse = || takes::refuse("after", cursor, "the `next` of the previous page");
+    let refuse = || takes::invalid_parameter("after", cursor, "the `next` of the previous page");
     let mut parts = cursor.splitn(3, ',');
     let mut number = || parts.next().and_then(|part| part.parse().ok());
     let (seq, chain) = number().zip(number()).ok_or_else(refuse)?;
@@ -96,17 +96,17 @@ fn place(cursor: &str) -> Result<DeliveryKey, Problem> {
     let trigger = TriggerName::parse(trigger).map_err(|_| refuse())?;
     Ok(DeliveryKey {
         trigger,
-        chain,
+        ordering_key: chain,
         seq,
     })
 }
 
 /// The selection that a request means. As with dead letters, selecting all requires `all`.
-fn chosen(request: &DeliveriesRequest) -> Result<DeliveryFilter, Problem> {
-    let mut which = which(request.trigger.as_deref(), request.from, request.until)?;
-    which.events = chosen_ids("events", request.events.as_deref())?;
+fn parse_selection(request: &DeliveriesRequest) -> Result<DeliveryFilter, Problem> {
+    let mut which = parse_filter(request.trigger.as_deref(), request.from, request.until)?;
+    which.events = selection_ids("events", request.events.as_deref())?;
     let is_all = which == DeliveryFilter::default();
-    check_choice(is_all, request.all, "events, trigger, from or until")?;
+    check_selection(is_all, request.all, "events, trigger, from or until")?;
     Ok(which)
 }
 
@@ -115,23 +115,23 @@ fn chosen(request: &DeliveriesRequest) -> Result<DeliveryFilter, Problem> {
     params(("app" = String, Path)), request_body = DeliveriesRequest,
     responses((status = 200, body = DeliveriesDone)), security(("token" = ["script:write"])))]
 pub(super) async fn discard(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<DeliveriesDone>, Problem> {
+) -> Result<JsonBody<DeliveriesDone>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     let request: DeliveriesRequest = body::json(&shared, &headers, body).await?;
-    let which = chosen(&request)?;
-    let limit = request.limit.unwrap_or(LETTERS_MAX);
+    let which = parse_selection(&request)?;
+    let limit = request.limit.unwrap_or(DEAD_LETTERS_MAX);
     let dry_run = request.dry_run;
     let admin = shared.host.admin();
     let done = admin.discard_deliveries(&actor, &app, which, limit, dry_run);
     let deliveries = done.await?;
     // Deliveries that waited behind the discarded ones may be due now.
     shared.host.wakes().wake();
-    Ok(Json(DeliveriesDone {
+    Ok(JsonBody(DeliveriesDone {
         deliveries,
         dry_run,
     }))
@@ -145,7 +145,7 @@ mod tests {
     fn delivery_cursor_round_trips() {
         let there = DeliveryKey {
             trigger: TriggerName::parse("a.b-c_d").unwrap(),
-            chain: i64::MIN,
+            ordering_key: i64::MIN,
             seq: 7,
         };
         assert_eq!(place(&cursor(&there)).unwrap(), there);

@@ -5,8 +5,8 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use kvasm_core::{App, AppId, AppName, TokenId, shown_start};
-use kvasm_service::{Actor, RequestOutcome, line_of_request};
+use kvasm_core::{App, AppId, AppName, TokenId, display_truncated};
+use kvasm_service::{Actor, RequestOutcome, admit_request_line};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,7 +42,7 @@ struct Who {
 pub(super) fn note_actor(actor: &Actor) {
     let _ = NOTES.try_with(|notes| {
         notes.actor.get_or_init(|| Who {
-            name: shown_start(&actor.name(), NAME_BYTES_MAX),
+            name: display_truncated(&actor.name(), NAME_BYTES_MAX),
             token: actor.token(),
             app: actor.principal().app(),
         });
@@ -94,7 +94,7 @@ impl AccessLogLine {
     }
 
     /// The time since the request began.
-    pub(super) fn took(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
 
@@ -109,19 +109,19 @@ impl AccessLogLine {
             return request;
         }
         let count = Arc::clone(&self.notes);
-        request.map(|inner| Body::new(Counted { inner, count }))
+        request.map(|inner| Body::new(CountedBody { inner, count }))
     }
 
     /// Runs the request's handler, and collects notes.
-    pub(super) async fn noting<F: Future>(&self, handler: F) -> F::Output {
+    pub(super) async fn with_notes<F: Future>(&self, handler: F) -> F::Output {
         NOTES.scope(Arc::clone(&self.notes), handler).await
     }
 
     /// Wraps the body of the response. The line is written when all of it is sent or the client has
     /// disconnected.
-    pub(super) fn end_with(mut self, status: u16, inner: Body) -> Body {
+    pub(super) fn wrap_response(mut self, status: u16, inner: Body) -> Body {
         self.status = Some(status);
-        Body::new(Counted { inner, count: self })
+        Body::new(CountedBody { inner, count: self })
     }
 
     /// The app whose share of log lines is used: the token's, so that an app cannot use up the
@@ -151,7 +151,7 @@ impl AccessLogLine {
             true => RequestOutcome::Refused,
             false => RequestOutcome::Answered,
         };
-        line_of_request(kind, self.app())
+        admit_request_line(kind, self.app())
     }
 
     fn write(&self) {
@@ -177,7 +177,7 @@ impl AccessLogLine {
                     status = self.status,
                     bytes_in = self.notes.bytes_in.load(Ordering::Relaxed),
                     bytes_out = self.bytes_out,
-                    took_us = u64::try_from(self.took().as_micros()).unwrap_or(u64::MAX),
+                    took_us = u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX),
                     suppressed,
                     $message
                 )
@@ -205,29 +205,29 @@ fn named_app(path: &str) -> Option<AppName> {
 }
 
 /// Accumulates the bytes of a body.
-trait Count {
+trait ByteCounter {
     fn add(&mut self, bytes: u64);
 }
 
-impl Count for Arc<Notes> {
+impl ByteCounter for Arc<Notes> {
     fn add(&mut self, bytes: u64) {
         self.bytes_in.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
-impl Count for AccessLogLine {
+impl ByteCounter for AccessLogLine {
     fn add(&mut self, bytes: u64) {
         self.bytes_out += bytes;
     }
 }
 
 /// A body whose bytes are counted as they pass.
-struct Counted<C> {
+struct CountedBody<C> {
     inner: Body,
     count: C,
 }
 
-impl<C: Count + Unpin> HttpBody for Counted<C> {
+impl<C: ByteCounter + Unpin> HttpBody for CountedBody<C> {
     type Data = Bytes;
     type Error = axum::Error;
 

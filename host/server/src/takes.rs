@@ -2,7 +2,7 @@
 
 use super::params::refused;
 use super::problem::Problem;
-use kvasm_core::short;
+use kvasm_core::truncate;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -68,7 +68,7 @@ impl Parameter {
         };
         match is_good {
             true => Ok(()),
-            false => Err(refuse(name, value, &self.accepts())),
+            false => Err(invalid_parameter(name, value, &self.accepts())),
         }
     }
 
@@ -86,8 +86,8 @@ impl Parameter {
 }
 
 /// The problem of a parameter with an invalid value.
-pub(super) fn refuse(name: &str, value: &str, accepts: &str) -> Problem {
-    let start = short(value, SHOWN_BYTES_MAX);
+pub(super) fn invalid_parameter(name: &str, value: &str, accepts: &str) -> Problem {
+    let start = truncate(value, SHOWN_BYTES_MAX);
     let rest = match start.len() < value.len() {
         true => "...",
         false => "",
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn quoted_parameter_value_is_truncated() {
-        let problem = refuse("since", &"x".repeat(9_000), "an integer");
+        let problem = invalid_parameter("since", &"x".repeat(9_000), "an integer");
         let shown = format!("{problem:?}");
         assert!(shown.len() < 500, "{shown}");
     }

@@ -1,6 +1,6 @@
 //! Export, and the JSON Lines format of entries. Import is in `import`.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
 use super::params::{Params, Segments};
@@ -170,7 +170,7 @@ pub(super) struct ExportParams {
     responses((status = 200, body = EntryLine, content_type = "application/jsonl")),
     security(("token" = ["script:read"])))]
 pub(super) async fn export(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<ExportParams>,
@@ -197,7 +197,7 @@ fn list_of(collection: Collection) -> List {
 }
 
 struct Export {
-    shared: Shared,
+    shared: SharedServer,
     caller: Caller,
     app: AppId,
     /// The collection that is being read.

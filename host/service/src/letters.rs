@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// Maximum number of dead letters that are read, replayed or discarded at once. One transaction
 /// handles this many without blocking the app's other writes for long.
-pub const LETTERS_MAX: u32 = 1_000;
+pub const DEAD_LETTERS_MAX: u32 = 1_000;
 /// A page ends after the row whose event exceeds this size.
 const PAGE_BYTES: u64 = 4 * 1024 * 1024;
 /// Number of dead letters read from the store at once, to bound memory.
@@ -15,7 +15,7 @@ const CHUNK: u32 = 16;
 
 /// A page of rows.
 #[derive(Debug, Clone)]
-pub struct Page<T> {
+pub struct RowPage<T> {
     /// The rows.
     pub rows: Vec<T>,
     /// Whether there are more rows after the page.
@@ -36,9 +36,9 @@ impl Admin {
         letters: &DeadLetterFilter,
         before: Option<Uuid>,
         limit: u32,
-    ) -> Result<Page<DeadLetter>, ServiceError> {
+    ) -> Result<RowPage<DeadLetter>, ServiceError> {
         actor.require(Capability::AppKvRead(app.id))?;
-        check_limit(limit, LETTERS_MAX)?;
+        check_limit(limit, DEAD_LETTERS_MAX)?;
         let mut page = PageBuilder::new();
         let mut before = before;
         loop {
@@ -47,8 +47,8 @@ impl Admin {
             let is_last = chunk.len() < CHUNK as usize;
             for letter in chunk {
                 before = Some(letter.id);
-                let bytes = letter.event.what.bytes();
-                if !page.take(letter, bytes, limit) {
+                let bytes = letter.event.kind.bytes();
+                if !page.push(letter, bytes, limit) {
                     return Ok(page.page);
                 }
             }
@@ -124,12 +124,12 @@ impl Admin {
         fate: DeadLetterAction,
     ) -> Result<u64, ServiceError> {
         actor.require(Capability::AppKvWrite(app.id))?;
-        check_limit(limit, LETTERS_MAX)?;
+        check_limit(limit, DEAD_LETTERS_MAX)?;
         if dry_run {
             let count = self.store.count_dead_letters(app.id, &letters, limit);
             return Ok(count.await?);
         }
-        let detail = choice(&letters, limit);
+        let detail = filter_detail(&letters, limit);
         let audit = |action| actor.audit(action, Some(app), Timestamp::now(), detail);
         Ok(match fate {
             DeadLetterAction::Replay => {
@@ -153,14 +153,14 @@ enum DeadLetterAction {
 
 /// A page that is being filled.
 pub(super) struct PageBuilder<T> {
-    pub(super) page: Page<T>,
+    pub(super) page: RowPage<T>,
     bytes: u64,
 }
 
 impl<T> PageBuilder<T> {
     pub(super) fn new() -> PageBuilder<T> {
         PageBuilder {
-            page: Page {
+            page: RowPage {
                 rows: Vec::new(),
                 more: false,
             },
@@ -169,7 +169,7 @@ impl<T> PageBuilder<T> {
     }
 
     /// Adds a row unless the page is full. Returns whether it was added.
-    pub(super) fn take(&mut self, row: T, bytes: u64, limit: u32) -> bool {
+    pub(super) fn push(&mut self, row: T, bytes: u64, limit: u32) -> bool {
         if self.page.rows.len() >= limit as usize || self.bytes > PAGE_BYTES {
             self.page.more = true;
             return false;
@@ -193,7 +193,7 @@ pub(super) fn check_limit(limit: u32, max: u32) -> Result<(), Invalid> {
 }
 
 /// The filter as recorded in the audit log: only the fields that are set.
-fn choice(letters: &DeadLetterFilter, limit: u32) -> Value {
+fn filter_detail(letters: &DeadLetterFilter, limit: u32) -> Value {
     let DeadLetterFilter {
         ids,
         trigger,
@@ -232,23 +232,23 @@ mod tests {
     #[test]
     fn page_ends_at_row_or_byte_limit() {
         let mut page = PageBuilder::new();
-        assert!(page.take(1, 10, 2) && page.take(2, 10, 2) && !page.take(3, 10, 2));
+        assert!(page.push(1, 10, 2) && page.push(2, 10, 2) && !page.push(3, 10, 2));
         assert!(page.page.more && page.page.rows == [1, 2]);
         let mut page = PageBuilder::new();
-        assert!(page.take(1, PAGE_BYTES + 1, 9) && !page.take(2, 0, 9));
+        assert!(page.push(1, PAGE_BYTES + 1, 9) && !page.push(2, 0, 9));
         assert!(page.page.more && page.page.rows == [1]);
     }
 
     #[test]
     fn audit_row_records_dead_letter_filter() {
-        let all = choice(&DeadLetterFilter::default(), 5);
+        let all = filter_detail(&DeadLetterFilter::default(), 5);
         assert_eq!(all, json!({ "all": true, "limit": 5 }));
         let some = DeadLetterFilter {
             reason: Some(DeadReason::Age),
             until: Some(Timestamp(7)),
             ..DeadLetterFilter::default()
         };
-        let some = choice(&some, 5);
+        let some = filter_detail(&some, 5);
         assert_eq!(some, json!({ "reason": "age", "until": 7, "limit": 5 }));
     }
 }

@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 /// Coalesces checks of a changing value. At most one check is in progress; all callers that
 /// arrive meanwhile share the next one. So each caller gets the result of a check that started
 /// after its call, and waits for two checks at most.
-pub(super) struct Coalescer<T>(Arc<Mutex<State<T>>>);
+pub(super) struct Coalescer<T>(Arc<Mutex<CoalescerState<T>>>);
 
-struct State<T> {
+struct CoalescerState<T> {
     /// A check is in progress.
     busy: bool,
     /// Callers that have arrived since it started.
@@ -33,7 +33,7 @@ struct Group<T> {
 impl<T> Default for Coalescer<T> {
     fn default() -> Coalescer<T> {
         let (busy, next) = (false, None);
-        Coalescer(Arc::new(Mutex::new(State { busy, next })))
+        Coalescer(Arc::new(Mutex::new(CoalescerState { busy, next })))
     }
 }
 
@@ -46,11 +46,11 @@ impl<T: Clone + Send + Sync + 'static> Coalescer<T> {
         F: Future<Output = T> + Send + 'static,
     {
         let mut group = self.join();
-        let mut place = RunIn::Anywhere;
+        let mut place = RunIn::Task;
         loop {
             if group.broken.load(Ordering::Acquire) {
                 // Its members are notified only once. Join a group that will be notified again.
-                place = RunIn::Here;
+                place = RunIn::Caller;
                 group = self.join();
             }
             let mut woken = pin!(group.woken.notified());
@@ -102,15 +102,15 @@ impl<T: Clone + Send + Sync + 'static> Coalescer<T> {
 /// Where a check that has to wait continues.
 #[derive(Clone, Copy, PartialEq)]
 enum RunIn {
-    Anywhere,
+    Task,
     /// In the caller, because an earlier check ended without a result: a runtime that is
     /// shutting down drops new tasks immediately.
-    Here,
+    Caller,
 }
 
 /// A check in progress. Dropping it, with a result or without, lets the next one start.
 struct CheckInProgress<T> {
-    state: Arc<Mutex<State<T>>>,
+    state: Arc<Mutex<CoalescerState<T>>>,
     group: Arc<Group<T>>,
 }
 
@@ -118,7 +118,7 @@ impl<T: Send + Sync + 'static> CheckInProgress<T> {
     /// Completes in the caller if the result is ready at once, otherwise in its own task, which
     /// survives the caller.
     async fn run(self, mut look: Pin<Box<dyn Future<Output = T> + Send>>, place: RunIn) {
-        if place == RunIn::Here {
+        if place == RunIn::Caller {
             return self.end(look.await);
         }
         match poll_fn(|context| Poll::Ready(look.as_mut().poll(context))).await {

@@ -91,7 +91,7 @@ impl Admin {
         let token = token.map_err(ServiceError::from)?;
         match token {
             Some(token)
-                if token.secret_hash.is_of(&bearer.secret) && token.is_good(Timestamp::now()) =>
+                if token.secret_hash.is_of(&bearer.secret) && token.is_valid(Timestamp::now()) =>
             {
                 Ok(Actor::of_token(&token, request_id))
             }
@@ -121,7 +121,7 @@ impl Admin {
         {
             return Err(ServiceError::ScopeExceeded(*scope));
         }
-        check(&new)?;
+        validate(&new)?;
         let expires_at = new.expires_at;
         let expires_at = expires_at.resolve(actor.expires_at(), is_instance_admin)?;
         let id = TokenId(Uuid::now_v7());
@@ -210,7 +210,7 @@ fn may_manage(actor: &Actor, app: Option<&App>) -> Result<(), ServiceError> {
     }
 }
 
-fn check(new: &NewToken) -> Result<(), Invalid> {
+fn validate(new: &NewToken) -> Result<(), Invalid> {
     if new.name.is_empty() {
         return Err(Invalid::Empty(Subject::TokenName));
     }

@@ -1,19 +1,19 @@
 //! Commits.
 
-use super::triggers::Row;
-use super::{AppData, Collections, State, find, live};
+use super::triggers::QueuedDelivery;
+use super::{AppData, Collections, MemoryState, find, live};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
     Applied, Check, Collection, Committed, DELIVERIES_MAX, DeliveryKey, ENTRY_BYTES, Entry, Event,
     EventKind, JsonText, Key, LeaseToken, Op, Quota, Resource, Timestamp, TriggerName, Usage,
-    Value, Version, Watch, WriteBatch, chain_of, share,
+    Value, Version, Watch, WriteBatch, ordering_key_of, share,
 };
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
-pub(super) fn commit(state: &mut State, batch: WriteBatch) -> Result<Committed, StoreError> {
-    let State {
+pub(super) fn commit(state: &mut MemoryState, batch: WriteBatch) -> Result<Committed, StoreError> {
+    let MemoryState {
         apps,
         version,
         audit,
@@ -26,7 +26,7 @@ pub(super) fn commit(state: &mut State, batch: WriteBatch) -> Result<Committed, 
     }
     let mut usage = tenant.usage;
     if let Some(receipt) = &batch.acknowledge {
-        uncount_delivery(&mut usage, &tenant.leased(receipt)?.event.what);
+        uncount_delivery(&mut usage, &tenant.leased(receipt)?.event.kind);
     }
     let (changes, last_version) = plan(tenant, &batch, *version)?;
     let usage = usage_after(tenant, &changes, usage)?;
@@ -60,7 +60,7 @@ pub(super) fn commit(state: &mut State, batch: WriteBatch) -> Result<Committed, 
 }
 
 /// The effect of one operation.
-struct Change {
+struct EntryChange {
     collection: Collection,
     key: Key,
     after: Option<Entry>,
@@ -73,7 +73,7 @@ fn plan(
     tenant: &AppData,
     batch: &WriteBatch,
     mut version: u64,
-) -> Result<(Vec<Change>, u64), StoreError> {
+) -> Result<(Vec<EntryChange>, u64), StoreError> {
     let mut left: BTreeMap<(&Collection, &Key), Option<Entry>> = BTreeMap::new();
     let mut changes = Vec::with_capacity(batch.ops.len());
     let mut deliveries = 0;
@@ -88,7 +88,7 @@ fn plan(
             Version(version)
         };
         let (after, applied) = after(op, before.as_ref(), batch.now, at, &mut next)?;
-        let what = happening(collection, key, before.as_ref(), after.as_ref());
+        let what = event_kind(collection, key, before.as_ref(), after.as_ref());
         left.insert((collection, key), after.clone());
         let fired = what.map_or_else(Vec::new, |what| tenant.fired(batch, what));
         deliveries += fired.len();
@@ -96,7 +96,7 @@ fn plan(
         if deliveries > limit as usize {
             return Err(StoreError::Deliveries { limit });
         }
-        changes.push(Change {
+        changes.push(EntryChange {
             collection: collection.clone(),
             key: key.clone(),
             after,
@@ -109,7 +109,7 @@ fn plan(
 }
 
 /// Sets how many deliveries may follow from each delivery.
-fn share_out(changes: &mut [Change], batch: &WriteBatch, all: usize) {
+fn share_out(changes: &mut [EntryChange], batch: &WriteBatch, all: usize) {
     for change in changes {
         let siblings = match batch.depth {
             0 => change.deliveries.len(),
@@ -117,7 +117,7 @@ fn share_out(changes: &mut [Change], batch: &WriteBatch, all: usize) {
         };
         let siblings = u32::try_from(siblings).unwrap_or(u32::MAX);
         for (_, _, event) in &mut change.deliveries {
-            event.followers = share(batch.followers, siblings);
+            event.followers = share(batch.delivery_budget, siblings);
         }
     }
 }
@@ -160,7 +160,7 @@ fn after(
 }
 
 /// Returns the event of an operation.
-fn happening(
+fn event_kind(
     collection: &Collection,
     key: &Key,
     before: Option<&Entry>,
@@ -191,9 +191,9 @@ impl AppData {
             depth: batch.depth + 1,
             followers: 0,
             at: batch.now,
-            what,
+            kind: what,
         };
-        let meant = |watch: &Watch| match (watch, &event.what) {
+        let meant = |watch: &Watch| match (watch, &event.kind) {
             (
                 Watch::Changes(changes),
                 EventKind::Set {
@@ -215,7 +215,7 @@ impl AppData {
     }
 
     /// Returns the delivery of a lease token whose lease holds.
-    pub(super) fn leased(&self, receipt: &LeaseToken) -> Result<&Row, StoreError> {
+    pub(super) fn leased(&self, receipt: &LeaseToken) -> Result<&QueuedDelivery, StoreError> {
         let row = self.deliveries.get(&key_of(&receipt.place));
         row.filter(|row| row.lease == Some(receipt.lease))
             .ok_or(StoreError::LeaseLost)
@@ -224,16 +224,16 @@ impl AppData {
     /// Deletes a delivery after its handler has succeeded.
     fn acknowledge(&mut self, receipt: &LeaseToken, now: Timestamp) {
         self.deliveries.remove(&key_of(&receipt.place));
-        self.wake(&receipt.place, now);
+        self.unblock_next(&receipt.place, now);
         if let Some(trigger) = self.triggers.get_mut(&receipt.place.trigger) {
             trigger.standing.succeed();
         }
     }
 
     /// Makes the next delivery of an ordering key due.
-    pub(super) fn wake(&mut self, done: &DeliveryKey, now: Timestamp) {
-        let first = (done.trigger.clone(), done.chain, i64::MIN);
-        let last = (done.trigger.clone(), done.chain, i64::MAX);
+    pub(super) fn unblock_next(&mut self, done: &DeliveryKey, now: Timestamp) {
+        let first = (done.trigger.clone(), done.ordering_key, i64::MIN);
+        let last = (done.trigger.clone(), done.ordering_key, i64::MAX);
         if let Some((_, row)) = self.deliveries.range_mut(first..=last).next()
             && row.due_at.is_none()
         {
@@ -251,11 +251,11 @@ impl AppData {
         now: Timestamp,
         replays: u32,
     ) {
-        let chain = chain_of(event.what.entry().map_or("", |(_, key)| key.as_str()));
+        let chain = ordering_key_of(event.kind.entry().map_or("", |(_, key)| key.as_str()));
         let first = (trigger.clone(), chain, i64::MIN);
         let last = (trigger.clone(), chain, i64::MAX);
         let waits = self.deliveries.range(first..=last).next().is_some();
-        let row = Row {
+        let row = QueuedDelivery {
             event,
             function,
             attempts: 0,
@@ -272,7 +272,7 @@ impl AppData {
 
 /// Converts a delivery key to a key of the map.
 pub(super) fn key_of(place: &DeliveryKey) -> (TriggerName, i64, i64) {
-    (place.trigger.clone(), place.chain, place.seq)
+    (place.trigger.clone(), place.ordering_key, place.seq)
 }
 
 fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) -> Vec<usize> {
@@ -289,14 +289,14 @@ fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) ->
 /// acknowledged delivery.
 fn usage_after(
     tenant: &AppData,
-    changes: &[Change],
+    changes: &[EntryChange],
     mut after: Usage,
 ) -> Result<Usage, StoreError> {
     let before = tenant.usage;
     // The sizes after the operations so far.
     let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
     for change in changes {
-        let Change {
+        let EntryChange {
             collection, key, ..
         } = change;
         let size = |entry: &Entry| size(collection, key, &entry.value);
@@ -310,7 +310,7 @@ fn usage_after(
         after.entries = after.entries + u64::from(now > 0) - u64::from(last > 0);
         after.bytes = after.bytes + now - last;
         for (_, _, event) in &change.deliveries {
-            count_delivery(&mut after, &event.what);
+            count_delivery(&mut after, &event.kind);
         }
     }
     let Quota { entries, bytes } = tenant.app.limits.quota;

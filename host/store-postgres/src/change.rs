@@ -3,7 +3,7 @@
 use super::lease::Lease;
 use super::pool::Statement;
 use super::read::app_row;
-use super::transaction::{Abort, Work, transact};
+use super::transaction::{Abort, TransactionWork, transact};
 use super::{PostgresStore, classify, sql, usage};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
@@ -27,7 +27,7 @@ struct Audited<F, T> {
 }
 
 #[async_trait]
-impl<F, T> Work for Audited<F, T>
+impl<F, T> TransactionWork for Audited<F, T>
 where
     F: for<'l> Fn(&'l mut Lease, &'l Audit) -> Attempt<'l, T> + Sync,
     T: Effect + Send,
@@ -38,7 +38,7 @@ where
         let done = (self.operation)(lease, &self.audit).await?;
         if done.changed() {
             write_audit(lease, &self.audit).await?;
-            raise(lease, &self.audit).await?;
+            set_generation(lease, &self.audit).await?;
         }
         Ok(done)
     }
@@ -125,7 +125,7 @@ pub(super) async fn set_limits(
     let statement = sqlx::query(sql::registry::SET_LIMITS).bind(app.uuid());
     let statement = bind_limits(statement, &patch.apply(before));
     let row = returned(lease, statement).await?;
-    usage::deal_anew(lease, app).await?;
+    usage::redistribute_quota(lease, app).await?;
     Ok(row)
 }
 
@@ -211,7 +211,7 @@ pub(super) async fn revoke_token(
 /// Makes an operation the generation of the registry. Last before the commit, because every other
 /// operation waits for this row. Fails if the row is missing: otherwise the caches of others would
 /// count as current indefinitely.
-async fn raise(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {
+async fn set_generation(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {
     let statement = sqlx::query(sql::registry::RAISE).bind(audit.id);
     let raised = lease.run(statement).await?;
     raised.first().map(drop).ok_or(Error::RowNotFound)

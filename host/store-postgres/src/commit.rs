@@ -10,7 +10,7 @@ use super::transaction::Abort;
 use super::{batch, classify, read, sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Applied, Committed, Expect, Op, Timestamp, Value, Version, WriteBatch, chain_of,
+    AppId, Applied, Committed, Expect, Op, Timestamp, Value, Version, WriteBatch, ordering_key_of,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -106,7 +106,7 @@ fn conflict() -> Abort {
 /// Binds the fields of the event of a batch of one operation: ordering key, identity, depth.
 fn bind_event<'q>(statement: Statement<'q>, write: &WriteBatch, key: &str) -> Statement<'q> {
     statement
-        .bind(chain_of(key))
+        .bind(ordering_key_of(key))
         .bind(Uuid::now_v7())
         .bind(event_depth(write))
 }

@@ -2,7 +2,7 @@
 
 use super::lease::Lease;
 use super::pool::Pool;
-use super::transaction::{Abort, Work, transact};
+use super::transaction::{Abort, TransactionWork, transact};
 use super::{classify::store_error, plugins, sql};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
@@ -74,7 +74,7 @@ struct Removal {
 }
 
 #[async_trait]
-impl Work for Removal {
+impl TransactionWork for Removal {
     type Done = ();
 
     async fn run(&self, lease: &mut Lease) -> Result<(), Abort> {

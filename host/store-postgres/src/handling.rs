@@ -3,8 +3,8 @@
 use super::lease::Lease;
 use super::pool::{Pool, Statement};
 use super::sql::{LOCK_APP, outbox, triggers as triggers_sql};
-use super::transaction::{Abort, Work, transact};
-use super::usage::{Delta, count_always};
+use super::transaction::{Abort, TransactionWork, transact};
+use super::usage::{SlotDelta, count_always};
 use super::{classify::store_error, triggers};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 fn on_delivery(text: &'static str, receipt: &LeaseToken) -> Statement<'static> {
     let DeliveryKey {
         trigger,
-        chain,
+        ordering_key: chain,
         seq,
     } = &receipt.place;
     let statement = sqlx::query(text).bind(receipt.app.uuid());
@@ -116,7 +116,7 @@ struct Failing<'f> {
 }
 
 #[async_trait]
-impl Work for Failing<'_> {
+impl TransactionWork for Failing<'_> {
     type Done = FailOutcome;
 
     async fn run(&self, lease: &mut Lease) -> Result<FailOutcome, Abort> {
@@ -125,19 +125,19 @@ impl Work for Failing<'_> {
         } = self.failed;
         let app = sqlx::query(LOCK_APP).bind(receipt.app.uuid());
         if lease.run(app).await?.is_empty() {
-            return Ok(FailOutcome::Lost);
+            return Ok(FailOutcome::LeaseLost);
         }
         let Some((size, counted)) = hold_failed(lease, receipt).await? else {
-            return Ok(FailOutcome::Lost);
+            return Ok(FailOutcome::LeaseLost);
         };
         let (returned, series) = self.note(lease, counted).await?;
         match verdict {
             Verdict::RetryAt(at) => {
                 let statement = on_delivery(outbox::RETRY, receipt).bind(at.0);
-                let statement = statement.bind(self.failed.note()).bind(series);
+                let statement = statement.bind(self.failed.truncated_error()).bind(series);
                 lease.run(statement).await?;
             }
-            Verdict::GiveUp(reason) => self.give_up(lease, *reason, size).await?,
+            Verdict::DeadLetter(reason) => self.give_up(lease, *reason, size).await?,
         }
         Ok(returned)
     }
@@ -154,7 +154,7 @@ impl Failing<'_> {
         let LeaseToken { app, place, .. } = &self.failed.receipt;
         let before = triggers::hold_standing(lease, *app, &place.trigger).await?;
         let Some(before) = before else {
-            return Ok((FailOutcome::Kept, counted));
+            return Ok((FailOutcome::Recorded, counted));
         };
         let mut standing = before;
         let returned = standing.fail(counted, self.failed);
@@ -186,9 +186,9 @@ impl Failing<'_> {
             .bind(plugin.map(|(version, _)| i64::from(version.0)))
             .bind(plugin.map(|(_, digest)| digest.0.to_vec()));
         lease.run(statement).await?;
-        let mut delta = Delta::default();
-        delta.give_back(size);
-        delta.bury(size, error.len() + trace.as_ref().map_or(0, String::len));
+        let mut delta = SlotDelta::default();
+        delta.remove_delivery(size);
+        delta.add_dead_letter(size, error.len() + trace.as_ref().map_or(0, String::len));
         // Never refused: a failed delivery must be stored somewhere.
         count_always(lease, receipt.app, delta).await
     }

@@ -51,7 +51,7 @@ pub(super) struct Horizons(Mutex<BTreeMap<(Uuid, String), Horizon>>);
 
 /// The queues as parameters of a statement, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct QueueParams {
     pub(super) apps: Vec<Uuid>,
     pub(super) names: Vec<String>,
     pub(super) from: Vec<i64>,
@@ -70,8 +70,8 @@ impl Horizons {
     }
 
     /// Returns all remembered queues.
-    pub(super) fn known(&self, now: Timestamp) -> Known {
-        let mut known = Known::default();
+    pub(super) fn known(&self, now: Timestamp) -> QueueParams {
+        let mut known = QueueParams::default();
         for ((app, name), horizon) in &*self.0.lock() {
             if horizon.holds(now) {
                 known.apps.push(*app);

@@ -57,7 +57,8 @@ use connector::Connector;
 use horizon::Horizons;
 use kvasm_core::store::{Migrate, Schema, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, EntryPage, Key, ListQuery, Timestamp,
+    WriteBatch,
 };
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
@@ -256,7 +257,7 @@ impl Store for PostgresStore {
         app: AppId,
         query: &ListQuery,
         now: Timestamp,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<EntryPage, StoreError> {
         read::list(&self.pool, app, query, now).await
     }
 

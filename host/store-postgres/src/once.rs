@@ -121,7 +121,7 @@ impl<'b> SingleTrip<'b> {
         let place = receipt.map(|receipt| &receipt.place);
         statement
             .bind(place.map(|place| place.trigger.as_str().to_owned()))
-            .bind(place.map(|place| place.chain))
+            .bind(place.map(|place| place.ordering_key))
             .bind(place.map(|place| place.seq))
             .bind(receipt.map(|receipt| receipt.lease))
             .bind(self.write.now.0)

@@ -8,7 +8,7 @@ use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
     AppId, Claim, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DueSchedule,
     FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, Timestamp,
-    Trigger, TriggerName, chain_of,
+    Trigger, TriggerName, ordering_key_of,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -98,7 +98,7 @@ impl Outbox for PostgresStore {
     ) -> Result<Vec<Delivery>, StoreError> {
         // Below every delivery key: no trigger has an empty name.
         let (trigger, chain, seq) = after.map_or(("", 0, 0), |place| {
-            (place.trigger.as_str(), place.chain, place.seq)
+            (place.trigger.as_str(), place.ordering_key, place.seq)
         });
         let statement = || {
             let statement = outstanding::these(sql::OUTSTANDING, app, which);
@@ -147,7 +147,7 @@ impl Outbox for PostgresStore {
                 .bind(tick.next.map(|at| at.0))
                 .bind(tick.run.map(|at| at.0))
                 .bind(tick.now.0)
-                .bind(chain_of(""))
+                .bind(ordering_key_of(""))
                 .bind(Uuid::now_v7())
         };
         let rows = self.pool.write(statement).await.map_err(store_error)?;

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Audit, DeadLetterFilter, DeliveryFilter, Digest, Exports,
-    Generation, LimitsPatch, NewPlugin, NewTrigger, Plugin, PluginVersion, SecretHash, Timestamp,
-    Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    Generation, LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, SecretHash,
+    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgRow;
@@ -223,7 +223,7 @@ impl Registry for PostgresStore {
         app: AppId,
         before: Option<PluginVersion>,
         limit: u32,
-    ) -> Result<Vec<Plugin>, StoreError> {
+    ) -> Result<Vec<PluginRecord>, StoreError> {
         let before = before.map_or(i64::MAX, |version| i64::from(version.0));
         let statement = || {
             let statement = sqlx::query(sql::PLUGINS).bind(app.uuid());
@@ -236,7 +236,7 @@ impl Registry for PostgresStore {
         &self,
         app: AppId,
         version: PluginVersion,
-    ) -> Result<Option<Plugin>, StoreError> {
+    ) -> Result<Option<PluginRecord>, StoreError> {
         let statement = || {
             let statement = sqlx::query(sql::PLUGIN).bind(app.uuid());
             statement.bind(i64::from(version.0))
@@ -344,8 +344,8 @@ pub(super) fn exports(row: &PgRow, column: usize) -> Result<Exports, Error> {
     serde_json::from_str(exports).map_err(damaged)
 }
 
-pub(super) fn plugin_row(row: &PgRow) -> Result<Plugin, Error> {
-    Ok(Plugin {
+pub(super) fn plugin_row(row: &PgRow) -> Result<PluginRecord, Error> {
+    Ok(PluginRecord {
         version: version(row, 0)?,
         digest: Digest(row.try_get(1)?),
         size: row.try_get::<i64, _>(2)?.unsigned_abs(),

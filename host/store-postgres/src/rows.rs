@@ -163,7 +163,7 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
         depth: number(row, first + 1)?,
         at: time(row, first + 2)?,
         followers: number(row, first + 9)?,
-        what,
+        kind: what,
     })
 }
 
@@ -172,7 +172,7 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
     Ok(Delivery {
         place: DeliveryKey {
             trigger: name(row, 0)?,
-            chain: row.try_get(1)?,
+            ordering_key: row.try_get(1)?,
             seq: row.try_get(2)?,
         },
         due_at: optional_time(row, 3)?,

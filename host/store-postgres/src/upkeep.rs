@@ -28,11 +28,11 @@ impl Upkeep for PostgresStore {
     }
 
     /// The database's own vacuum does this.
-    async fn give_back(&self) -> Result<bool, StoreError> {
+    async fn reclaim_space(&self) -> Result<bool, StoreError> {
         Ok(false)
     }
 
-    async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
+    async fn tombstones(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
         grave::graves(&self.pool, after, limit).await
     }
 
@@ -40,7 +40,7 @@ impl Upkeep for PostgresStore {
         grave::reap(&self.pool, app, limit).await
     }
 
-    async fn note_time(&self, _now: Timestamp) -> Result<(), StoreError> {
+    async fn record_time(&self, _now: Timestamp) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -25,14 +25,14 @@ const STEPS: u32 = 16;
 pub(super) struct ReservedSpace {
     path: PathBuf,
     bytes: u64,
-    state: State,
+    state: ReserveState,
     tried: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ReserveState {
     /// The file is not supported or not wanted: all writes are accepted.
-    Without,
+    Disabled,
     /// The file exists.
     Kept,
     /// The file was removed, and only writes that free space are accepted.
@@ -47,29 +47,29 @@ impl ReservedSpace {
         ReservedSpace {
             path: path.into(),
             bytes: options.ballast,
-            state: State::Without,
+            state: ReserveState::Disabled,
             tried: None,
         }
     }
 
     /// Creates the file if it does not exist.
-    pub(super) fn keep(&mut self, connection: &Connection) {
+    pub(super) fn ensure(&mut self, connection: &Connection) {
         // Without incremental vacuum the database file keeps freed pages, so the disk would never
         // have space again.
         if self.bytes == 0 || !upkeep::is_incremental(connection).unwrap_or(false) {
             return;
         }
         self.state = match self.is_there() {
-            true => State::Kept,
-            false => State::Released,
+            true => ReserveState::Kept,
+            false => ReserveState::Released,
         };
         self.restore();
     }
 
     /// Checks whether another process has removed the file, and recreates it if there is space.
-    pub(super) fn look(&mut self) {
-        if self.state == State::Kept && !self.is_there() {
-            self.state = State::Released;
+    pub(super) fn refresh(&mut self) {
+        if self.state == ReserveState::Kept && !self.is_there() {
+            self.state = ReserveState::Released;
         }
         if self.tried.is_none_or(|tried| tried.elapsed() >= PAUSE) {
             self.restore();
@@ -78,14 +78,14 @@ impl ReservedSpace {
 
     /// Returns whether only writes that free space are accepted.
     pub(super) fn is_released(&self) -> bool {
-        self.state == State::Released
+        self.state == ReserveState::Released
     }
 
     /// Removes the file, for writes that free space. Returns whether it existed.
     pub(super) fn release(&mut self) -> bool {
         let removed = fs::remove_file(&self.path).is_ok();
-        if self.state == State::Kept {
-            self.state = State::Released;
+        if self.state == ReserveState::Kept {
+            self.state = ReserveState::Released;
             self.tried = Some(Instant::now());
             tracing::error!(
                 "the SQLite file cannot grow: only writes that free space are accepted"
@@ -96,7 +96,7 @@ impl ReservedSpace {
 
     /// Vacuums after a group of writes. Free pages leave the file, and so the disk, at the
     /// checkpoint.
-    pub(super) fn give_back(&self, connection: &Connection) {
+    pub(super) fn vacuum(&self, connection: &Connection) {
         for _ in 0..STEPS {
             let given_back = upkeep::vacuum(connection, 0);
             // Running reads block the checkpoint. The next group tries again.
@@ -116,13 +116,13 @@ impl ReservedSpace {
     }
 
     fn restore(&mut self) {
-        if self.state != State::Released {
+        if self.state != ReserveState::Released {
             return;
         }
         self.tried = Some(Instant::now());
         let made = make(&self.path, self.bytes);
         let Err(error) = made else {
-            self.state = State::Kept;
+            self.state = ReserveState::Kept;
             return;
         };
         // A partial file takes space.
@@ -132,7 +132,7 @@ impl ReservedSpace {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded
         ) {
             tracing::warn!(%error, "cannot reserve space for deletions on a full disk");
-            self.state = State::Without;
+            self.state = ReserveState::Disabled;
         }
     }
 }
@@ -179,7 +179,7 @@ pub(super) fn refusal() -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::writer::{Transaction, Work};
+    use super::super::writer::{WriteCost, WriteTransaction};
     use super::super::{SqliteStore, error};
     use super::*;
     use kvasm_core::store::Store;
@@ -198,15 +198,15 @@ mod tests {
 
         let connection = Connection::open(&options.path).unwrap();
         let mut ballast = ReservedSpace::of(&options);
-        ballast.keep(&connection);
+        ballast.ensure(&connection);
         assert!(!ballast.is_released());
         // Another process finds no space.
         fs::remove_file(&path).unwrap();
         ballast.tried = Some(Instant::now() + 60 * PAUSE);
-        ballast.look();
+        ballast.refresh();
         assert!(ballast.is_released());
         ballast.tried = None;
-        ballast.look();
+        ballast.refresh();
         assert!(!ballast.is_released());
         assert!(path.exists());
         assert!(ballast.release());
@@ -231,28 +231,28 @@ mod tests {
         let ballast = folder.path().join("kvasm.db-ballast");
         let store = SqliteStore::open(options).await.unwrap();
         let pages = |pages: i64| {
-            let set = move |transaction: &mut Transaction<'_>| {
+            let set = move |transaction: &mut WriteTransaction<'_>| {
                 let set = format!("PRAGMA max_page_count = {pages}");
                 let set = transaction.connection.query_row(&set, [], |_| Ok(()));
                 set.map_err(error::store)
             };
-            store.writer.run(Work::NONE.that_frees(), set)
+            store.writer.run(WriteCost::NONE.freeing_space(), set)
         };
         let add = |bytes: usize| {
-            let add = move |transaction: &mut Transaction<'_>| {
+            let add = move |transaction: &mut WriteTransaction<'_>| {
                 let insert = "INSERT INTO modules (digest, wasm, created_at)
                               VALUES (randomblob(32), zeroblob(?1), 0)";
                 let insert = transaction.connection.execute(insert, [bytes as i64]);
                 insert.map(drop).map_err(error::store)
             };
-            store.writer.run(Work::NONE.with_bytes(bytes), add)
+            store.writer.run(WriteCost::NONE.with_bytes(bytes), add)
         };
         let remove = || {
-            let remove = |transaction: &mut Transaction<'_>| {
+            let remove = |transaction: &mut WriteTransaction<'_>| {
                 let delete = transaction.connection.execute("DELETE FROM modules", []);
                 delete.map_err(error::store)
             };
-            store.writer.run(Work::NONE.that_frees(), remove)
+            store.writer.run(WriteCost::NONE.freeing_space(), remove)
         };
         add(400_000).await.unwrap();
         pages(1).await.unwrap();

@@ -1,8 +1,8 @@
 //! Write batches: checks, operations, deliveries and quota.
 
 use super::outbox::{Deliveries, Fired, acknowledge};
-use super::tally::Delta;
-use super::writer::{Transaction, Work};
+use super::tally::UsageDelta;
+use super::writer::{WriteCost, WriteTransaction};
 use super::{ballast, error, read, registry};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
@@ -14,11 +14,11 @@ use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 /// Returns the cost of a batch. One that only deletes or acknowledges frees space.
-pub(super) fn work(batch: &WriteBatch) -> Work {
-    let work = Work::of(batch.app_id).with_bytes(bytes(batch));
+pub(super) fn work(batch: &WriteBatch) -> WriteCost {
+    let work = WriteCost::of(batch.app_id).with_bytes(bytes(batch));
     let deletes = batch.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
     match deletes {
-        true => work.that_frees(),
+        true => work.freeing_space(),
         false => work,
     }
 }
@@ -34,15 +34,15 @@ fn bytes(batch: &WriteBatch) -> usize {
 
 /// The result of an operation.
 #[derive(Default)]
-struct Done {
+struct OpResult {
     applied: Vec<Applied>,
-    delta: Delta,
+    delta: UsageDelta,
     deliveries: Deliveries,
 }
 
 /// Applies one batch atomically.
 pub(super) fn apply(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     batch: &WriteBatch,
 ) -> Result<Committed, StoreError> {
     let app = batch.app_id;
@@ -55,11 +55,11 @@ pub(super) fn apply(
     let done = match batch.ops.as_slice() {
         // A single operation is one statement, which is atomic on its own.
         [op] if batch.audit.is_none() && batch.acknowledge.is_none() && !watched => {
-            let mut done = Done::default();
+            let mut done = OpResult::default();
             run(transaction, batch, 0, op, Alone(true), &mut done)?;
             done
         }
-        _ => transaction.whole(|transaction| run_all(transaction, batch))?,
+        _ => transaction.atomically(|transaction| run_all(transaction, batch))?,
     };
     transaction.tally.add(app, done.delta);
     let committed = Committed {
@@ -71,11 +71,14 @@ pub(super) fn apply(
 }
 
 /// Runs all operations, the acknowledgement and the audit row.
-fn run_all(transaction: &mut Transaction<'_>, batch: &WriteBatch) -> Result<Done, StoreError> {
-    let mut done = Done::default();
+fn run_all(
+    transaction: &mut WriteTransaction<'_>,
+    batch: &WriteBatch,
+) -> Result<OpResult, StoreError> {
+    let mut done = OpResult::default();
     if let Some(receipt) = &batch.acknowledge {
         let size = acknowledge(transaction.connection, receipt, batch.now)?;
-        done.delta += -Delta::queued(size);
+        done.delta += -UsageDelta::queued(size);
     }
     for (at, op) in batch.ops.iter().enumerate() {
         run(transaction, batch, at, op, Alone(false), &mut done)?;
@@ -99,12 +102,12 @@ fn run_all(transaction: &mut Transaction<'_>, batch: &WriteBatch) -> Result<Done
 struct Alone(bool);
 
 fn run(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     batch: &WriteBatch,
     at: usize,
     op: &Op,
     alone: Alone,
-    done: &mut Done,
+    done: &mut OpResult,
 ) -> Result<(), StoreError> {
     let (app, now) = (batch.app_id, batch.now);
     let (collection, key) = op.address();
@@ -113,7 +116,7 @@ fn run(
         Op::Set {
             value, expires_at, ..
         } => {
-            let row = Row {
+            let row = EntryRow {
                 app,
                 now,
                 collection,
@@ -129,7 +132,7 @@ fn run(
             let found = found.map_err(error::store)?;
             let value = sum(found.as_ref().map(|entry| &entry.value), *delta, at)?;
             text = Value::Json(JsonText::integer(value));
-            let row = Row {
+            let row = EntryRow {
                 app,
                 now,
                 collection,
@@ -163,7 +166,7 @@ fn run(
 }
 
 /// An entry to write.
-struct Row<'r> {
+struct EntryRow<'r> {
     app: AppId,
     now: Timestamp,
     collection: &'r Collection,
@@ -181,15 +184,15 @@ pub(super) fn column(value: &Value) -> ValueRef<'_> {
 }
 
 fn set(
-    transaction: &mut Transaction<'_>,
-    row: &Row<'_>,
+    transaction: &mut WriteTransaction<'_>,
+    row: &EntryRow<'_>,
     Alone(alone): Alone,
-    done: &mut Done,
+    done: &mut OpResult,
 ) -> Result<Version, StoreError> {
     let (collection, key) = (row.collection.as_str(), row.key.as_str());
     let size = (collection.len() + key.len() + row.value.as_bytes().len()) as i64;
     let before = stored_size(transaction.connection, row).map_err(error::store)?;
-    let delta = Delta::entry(Some(size), before);
+    let delta = UsageDelta::entry(Some(size), before);
     if alone {
         transaction.tally.check(row.app, delta)?;
     }
@@ -214,7 +217,7 @@ fn set(
 }
 
 /// Returns the size of the entry that a set will replace, expired or not.
-fn stored_size(connection: &Connection, row: &Row<'_>) -> rusqlite::Result<Option<i64>> {
+fn stored_size(connection: &Connection, row: &EntryRow<'_>) -> rusqlite::Result<Option<i64>> {
     let app_id = row.app.uuid();
     let mut statement = connection.prepare_cached(
         "SELECT size FROM kv_entries WHERE app_id = ?1 AND collection = ?2 AND key = ?3",
@@ -231,18 +234,18 @@ fn delete(
     now: Timestamp,
     collection: &Collection,
     key: &Key,
-) -> rusqlite::Result<(Option<Version>, Delta)> {
+) -> rusqlite::Result<(Option<Version>, UsageDelta)> {
     let mut statement = connection.prepare_cached(DELETE)?;
     let app_id = app.uuid();
     let parameters = (app_id.as_bytes(), collection.as_str(), key.as_str(), now.0);
     let mut rows = statement.query(parameters)?;
     let mut version = None;
-    let mut delta = Delta::default();
+    let mut delta = UsageDelta::default();
     while let Some(row) = rows.next()? {
         let was_live: bool = row.get(0)?;
         let had: i64 = row.get(2)?;
         version = was_live.then_some(Version(had.unsigned_abs()));
-        delta = Delta::entry(None, Some(row.get(1)?));
+        delta = UsageDelta::entry(None, Some(row.get(1)?));
     }
     Ok((version, delta))
 }
@@ -260,7 +263,7 @@ pub(super) fn has_expired(
 
 /// Removes up to `limit` expired entries of an app. Returns the number removed.
 pub(super) fn sweep(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     app: AppId,
     now: Timestamp,
     limit: u32,
@@ -278,7 +281,9 @@ pub(super) fn sweep(
         })
         .map_err(error::store)?;
     for size in &sizes {
-        transaction.tally.add(app, Delta::entry(None, Some(*size)));
+        transaction
+            .tally
+            .add(app, UsageDelta::entry(None, Some(*size)));
     }
     Ok(sizes.len() as u64)
 }
@@ -308,7 +313,7 @@ const SWEEP: &str = "DELETE FROM kv_entries NOT INDEXED WHERE app_id = ?1 AND ro
 
 /// Returns the positions of the failed checks.
 fn failed_checks(
-    transaction: &Transaction<'_>,
+    transaction: &WriteTransaction<'_>,
     batch: &WriteBatch,
 ) -> rusqlite::Result<Vec<usize>> {
     let connection = transaction.connection;

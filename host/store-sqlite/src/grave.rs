@@ -11,7 +11,11 @@ const BYTES_OF_A_STEP: i64 = 4 * 1024 * 1024;
 
 /// Marks an app as deleted, and returns whether it existed. Its rows stay until they are reaped. No
 /// app can have the name that its tombstone gets.
-pub(super) fn bury(connection: &Connection, app: AppId, at: Timestamp) -> Result<bool, StoreError> {
+pub(super) fn mark_deleted(
+    connection: &Connection,
+    app: AppId,
+    at: Timestamp,
+) -> Result<bool, StoreError> {
     let id = app.uuid().into_bytes();
     let buried = execute(
         connection,
@@ -33,14 +37,14 @@ pub(super) fn bury(connection: &Connection, app: AppId, at: Timestamp) -> Result
 }
 
 /// Returns whether an app was deleted and still has rows.
-pub(super) fn is_buried(connection: &Connection, app: AppId) -> rusqlite::Result<bool> {
+pub(super) fn is_tombstone(connection: &Connection, app: AppId) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT 1 FROM apps WHERE id = ?1 AND deleted_at IS NOT NULL")?
         .exists([app.uuid().as_bytes()])
 }
 
 /// Returns deleted apps, by identity.
-pub(super) fn graves(
+pub(super) fn tombstones(
     connection: &Connection,
     after: Option<AppId>,
     limit: u32,
@@ -59,7 +63,7 @@ pub(super) fn graves(
 /// Runs one step: removes rows of one table, or the tombstone if none are left. Returns the number
 /// of rows.
 pub(super) fn reap(connection: &Connection, app: AppId, limit: u32) -> Result<u64, StoreError> {
-    if !is_buried(connection, app).map_err(error::store)? {
+    if !is_tombstone(connection, app).map_err(error::store)? {
         return Ok(0);
     }
     for (find, remove) in [

@@ -36,7 +36,7 @@ use async_trait::async_trait;
 use ballast::ReservedSpace;
 use kvasm_core::store::{Migrate, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Committed, Entry, Generation, Key, Link, ListQuery, Page,
+    App, AppId, AppName, Collection, Committed, Entry, EntryPage, Generation, Key, Link, ListQuery,
     Timestamp, WriteBatch,
 };
 use kvasm_metrics::Metrics;
@@ -50,7 +50,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use survey::LogWatch;
-use writer::{Transaction, Writer};
+use writer::{WriteTransaction, Writer};
 
 /// A page with values of at most this many rows is read on the calling thread.
 const SHORT_PAGE: u32 = 8;
@@ -329,16 +329,18 @@ impl Store for SqliteStore {
         app: AppId,
         query: &ListQuery,
         now: Timestamp,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<EntryPage, StoreError> {
         let later = || {
             let query = query.clone();
             move |conn: &_| read::list(conn, app, &query, now)
         };
         if !query.with_values || query.limit <= SHORT_PAGE {
             let read = |conn: &_| read::list(conn, app, query, now);
-            return self.read_short_of(app, Page::default, read, later).await;
+            return self
+                .read_short_of(app, EntryPage::default, read, later)
+                .await;
         }
-        self.read_long(app, Page::default, later()).await
+        self.read_long(app, EntryPage::default, later()).await
     }
 
     async fn collections(
@@ -358,7 +360,7 @@ impl Store for SqliteStore {
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
         let work = batch::work(&batch);
         let link = batch.link.clone();
-        let apply = move |transaction: &mut Transaction<'_>| batch::apply(transaction, &batch);
+        let apply = move |transaction: &mut WriteTransaction<'_>| batch::apply(transaction, &batch);
         // The writes of one app keep their order.
         let queued = || link.as_ref().map_or((), Link::queued);
         self.writer.run_after(work, apply, queued).await

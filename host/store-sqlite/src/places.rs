@@ -15,9 +15,9 @@ use std::thread::available_parallelism;
 use tokio::sync::Semaphore;
 
 /// The minimum number of concurrent long reads, over all apps.
-const PLACES_MIN: usize = 2;
+const LONG_READS_MIN: usize = 2;
 /// The maximum number of concurrent reads that wait for the disk, over all apps. They use no CPU.
-const COLD_PLACES: usize = 16;
+const COLD_READS_MAX: usize = 16;
 /// When more apps are remembered, those without a reader are forgotten.
 const APPS_MAX: usize = 1_024;
 
@@ -33,12 +33,12 @@ impl ReadLimiter {
     /// Creates the permits for long reads.
     pub(super) fn long() -> ReadLimiter {
         let processors = available_parallelism().map_or(1, usize::from);
-        ReadLimiter::of(PLACES_MIN.max(processors / 2))
+        ReadLimiter::of(LONG_READS_MIN.max(processors / 2))
     }
 
     /// Creates the permits for short reads of pages that are not in memory.
     pub(super) fn cold() -> ReadLimiter {
-        ReadLimiter::of(COLD_PLACES)
+        ReadLimiter::of(COLD_READS_MAX)
     }
 
     fn of(all: usize) -> ReadLimiter {
@@ -151,7 +151,7 @@ mod tests {
 
     impl ReadLimiter {
         fn all_places(&self) -> usize {
-            PLACES_MIN.max(available_parallelism().map_or(1, usize::from) / 2)
+            LONG_READS_MIN.max(available_parallelism().map_or(1, usize::from) / 2)
         }
     }
 

@@ -1,6 +1,6 @@
 //! The outbox: triggers and deliveries.
 
-use super::writer::{Transaction, Work};
+use super::writer::{WriteCost, WriteTransaction};
 use super::{SHORT_PAGE, SqliteStore, batch, outbox};
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
@@ -33,33 +33,34 @@ impl Outbox for SqliteStore {
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
-        let work = Work::of(claim.queue.app);
+        let work = WriteCost::of(claim.queue.app);
         let claim = claim.clone();
-        let run = move |transaction: &mut Transaction<'_>| outbox::claim(transaction, &claim);
+        let run = move |transaction: &mut WriteTransaction<'_>| outbox::claim(transaction, &claim);
         self.writer.run(work, run).await
     }
 
     async fn renew(&self, receipt: &LeaseToken, until: Timestamp) -> Result<bool, StoreError> {
-        let work = Work::of(receipt.app).that_frees();
+        let work = WriteCost::of(receipt.app).freeing_space();
         let receipt = receipt.clone();
-        let run = move |transaction: &mut Transaction<'_>| {
+        let run = move |transaction: &mut WriteTransaction<'_>| {
             outbox::renew(transaction.connection, &receipt, until)
         };
         self.writer.run(work, run).await
     }
 
     async fn fail(&self, failed: &FailedAttempt) -> Result<FailOutcome, StoreError> {
-        let work = Work::of(failed.receipt.app).that_frees();
+        let work = WriteCost::of(failed.receipt.app).freeing_space();
         let failed = failed.clone();
-        let run = move |transaction: &mut Transaction<'_>| outbox::fail(transaction, &failed);
+        let run = move |transaction: &mut WriteTransaction<'_>| outbox::fail(transaction, &failed);
         self.writer.run(work, run).await
     }
 
     async fn release(&self, receipt: &LeaseToken, now: Timestamp) -> Result<bool, StoreError> {
-        let work = Work::of(receipt.app).that_frees();
+        let work = WriteCost::of(receipt.app).freeing_space();
         let receipt = receipt.clone();
-        let run =
-            move |transaction: &mut Transaction<'_>| outbox::release(transaction, &receipt, now);
+        let run = move |transaction: &mut WriteTransaction<'_>| {
+            outbox::release(transaction, &receipt, now)
+        };
         self.writer.run(work, run).await
     }
 
@@ -82,9 +83,9 @@ impl Outbox for SqliteStore {
         {
             return Ok(0);
         }
-        let work = Work::of(queue.app).that_frees();
+        let work = WriteCost::of(queue.app).freeing_space();
         let queue = queue.clone();
-        let run = move |transaction: &mut Transaction<'_>| {
+        let run = move |transaction: &mut WriteTransaction<'_>| {
             outbox::rescue(transaction, &queue, beyond, now, limit)
         };
         self.writer.run(work, run).await
@@ -136,9 +137,9 @@ impl Outbox for SqliteStore {
     }
 
     async fn tick(&self, tick: &ScheduleTick) -> Result<bool, StoreError> {
-        let work = Work::of(tick.queue.app);
+        let work = WriteCost::of(tick.queue.app);
         let tick = tick.clone();
-        let run = move |transaction: &mut Transaction<'_>| outbox::tick(transaction, &tick);
+        let run = move |transaction: &mut WriteTransaction<'_>| outbox::tick(transaction, &tick);
         self.writer.run(work, run).await
     }
 
@@ -189,8 +190,9 @@ impl Outbox for SqliteStore {
         if spare.is_empty() {
             return Ok(0);
         }
-        let work = Work::of(app).that_frees();
-        let run = move |transaction: &mut Transaction<'_>| outbox::prune(transaction, app, &spare);
+        let work = WriteCost::of(app).freeing_space();
+        let run =
+            move |transaction: &mut WriteTransaction<'_>| outbox::prune(transaction, app, &spare);
         self.writer.run(work, run).await
     }
 
@@ -200,9 +202,10 @@ impl Outbox for SqliteStore {
         if !has_expired.await? {
             return Ok(0);
         }
-        let work = Work::of(app).that_frees();
-        let run =
-            move |transaction: &mut Transaction<'_>| batch::sweep(transaction, app, now, limit);
+        let work = WriteCost::of(app).freeing_space();
+        let run = move |transaction: &mut WriteTransaction<'_>| {
+            batch::sweep(transaction, app, now, limit)
+        };
         self.writer.run(work, run).await
     }
 }

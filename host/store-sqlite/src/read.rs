@@ -1,11 +1,11 @@
 //! Reads: pooled connections and their statements.
 
-use super::grave::is_buried;
+use super::grave::is_tombstone;
 use super::{SqliteOptions, error, nowait, set_cache};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
-    Key, ListQuery, Page, PluginVersion, Quota, Timestamp, Value, Version,
+    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, EntryPage,
+    JsonText, Key, ListQuery, PluginVersion, Quota, Timestamp, Value, Version,
 };
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
@@ -110,7 +110,7 @@ pub(super) fn unless_buried<T>(
     absent: impl FnOnce() -> T,
     read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<T> {
-    match is_buried(connection, app)? {
+    match is_tombstone(connection, app)? {
         true => Ok(absent()),
         false => read(connection),
     }
@@ -303,7 +303,7 @@ pub(super) fn list(
     app: AppId,
     query: &ListQuery,
     now: Timestamp,
-) -> rusqlite::Result<Page> {
+) -> rusqlite::Result<EntryPage> {
     let app_id = app.uuid();
     let collection = query.collection.as_str();
     let (lower, upper) = bounds(query);
@@ -316,7 +316,7 @@ pub(super) fn list(
     }
     let mut statement = connection.prepare_cached(&list_sql(query))?;
     let mut rows = statement.query(parameters.as_slice())?;
-    let mut page = Page {
+    let mut page = EntryPage {
         entries: Vec::new(),
         more: false,
     };

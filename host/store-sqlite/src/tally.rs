@@ -16,19 +16,19 @@ use std::collections::hash_map::Entry;
 
 /// The change that a write makes to its app's usage.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Delta {
+pub(super) struct UsageDelta {
     pub(super) entries: i64,
     pub(super) bytes: i64,
     pub(super) deliveries: i64,
 }
 
-impl Delta {
+impl UsageDelta {
     /// The delta of an entry that is written or removed, from its sizes after and before; `None`
     /// where it does not exist.
-    pub(super) fn entry(after: Option<i64>, before: Option<i64>) -> Delta {
+    pub(super) fn entry(after: Option<i64>, before: Option<i64>) -> UsageDelta {
         let entries = i64::from(after.is_some()) - i64::from(before.is_some());
         let bytes = after.unwrap_or(0) - before.unwrap_or(0);
-        Delta {
+        UsageDelta {
             entries,
             bytes: bytes + entries * ENTRY_BYTES as i64,
             deliveries: 0,
@@ -37,8 +37,8 @@ impl Delta {
 
     /// The delta of a delivery that is queued, from its size. A run of a schedule has size 0 and is
     /// not counted.
-    pub(super) fn queued(size: i64) -> Delta {
-        Delta {
+    pub(super) fn queued(size: i64) -> UsageDelta {
+        UsageDelta {
             entries: 0,
             bytes: size,
             deliveries: i64::from(size > 0),
@@ -46,19 +46,19 @@ impl Delta {
     }
 
     /// The delta of the bytes of dead letters.
-    pub(super) fn letters(bytes: i64) -> Delta {
-        Delta {
+    pub(super) fn letters(bytes: i64) -> UsageDelta {
+        UsageDelta {
             bytes,
-            ..Delta::default()
+            ..UsageDelta::default()
         }
     }
 }
 
-impl std::ops::Neg for Delta {
-    type Output = Delta;
+impl std::ops::Neg for UsageDelta {
+    type Output = UsageDelta;
 
-    fn neg(self) -> Delta {
-        Delta {
+    fn neg(self) -> UsageDelta {
+        UsageDelta {
             entries: -self.entries,
             bytes: -self.bytes,
             deliveries: -self.deliveries,
@@ -66,8 +66,8 @@ impl std::ops::Neg for Delta {
     }
 }
 
-impl std::ops::AddAssign for Delta {
-    fn add_assign(&mut self, other: Delta) {
+impl std::ops::AddAssign for UsageDelta {
+    fn add_assign(&mut self, other: UsageDelta) {
         self.entries += other.entries;
         self.bytes += other.bytes;
         self.deliveries += other.deliveries;
@@ -75,7 +75,7 @@ impl std::ops::AddAssign for Delta {
 }
 
 /// The counters and limits of one app.
-struct Account {
+struct AppCounters {
     entries: i64,
     bytes: i64,
     deliveries: i64,
@@ -89,14 +89,14 @@ struct Account {
 /// The apps that the open transaction has touched.
 #[derive(Default)]
 pub(super) struct UsageCounters {
-    accounts: HashMap<AppId, Account>,
+    accounts: HashMap<AppId, AppCounters>,
     since_savepoint: Option<Savepoint>,
 }
 
 /// The changes since the open savepoint.
 #[derive(Default)]
 struct Savepoint {
-    counted: Vec<(AppId, Delta)>,
+    counted: Vec<(AppId, UsageDelta)>,
     /// The apps that were read: the row may be rolled back.
     opened: Vec<AppId>,
 }
@@ -123,7 +123,7 @@ impl UsageCounters {
 
     /// Checks a write against the app's quota. A write that does not increase the usage of an
     /// exhausted resource is always allowed, so that an app over its quota can free space.
-    pub(super) fn check(&self, app: AppId, delta: Delta) -> Result<(), StoreError> {
+    pub(super) fn check(&self, app: AppId, delta: UsageDelta) -> Result<(), StoreError> {
         let Some(account) = self.accounts.get(&app) else {
             return Ok(());
         };
@@ -134,7 +134,7 @@ impl UsageCounters {
             }),
             _ => Ok(()),
         };
-        let Account {
+        let AppCounters {
             entries,
             bytes,
             deliveries,
@@ -149,8 +149,8 @@ impl UsageCounters {
     }
 
     /// Counts a write that took effect.
-    pub(super) fn add(&mut self, app: AppId, delta: Delta) {
-        if delta == Delta::default() {
+    pub(super) fn add(&mut self, app: AppId, delta: UsageDelta) {
+        if delta == UsageDelta::default() {
             return;
         }
         if let Some(account) = self.accounts.get_mut(&app) {
@@ -212,7 +212,7 @@ impl UsageCounters {
     }
 }
 
-fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Account>> {
+fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<AppCounters>> {
     connection
         .prepare_cached(
             "SELECT u.entries, u.bytes, a.entries_max, a.bytes_max, a.triggers,
@@ -220,7 +220,7 @@ fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Option<Account>
              FROM apps AS a JOIN app_usage AS u ON u.app_id = a.id WHERE a.id = ?1",
         )?
         .query_row([app.uuid().as_bytes()], |row| {
-            Ok(Account {
+            Ok(AppCounters {
                 entries: row.get(0)?,
                 bytes: row.get(1)?,
                 entries_max: row.get(2)?,

@@ -175,8 +175,8 @@ async fn run_waiting_until_its_deadline_fails_with_a_conflict() {
     let CallError::Conflict { timeout, .. } = failure.error else {
         panic!("{}", failure.error);
     };
-    assert_eq!(timeout.longest(), Of::Lane, "{timeout}");
-    assert!(timeout.spent(Of::HostFunction) < timeout.spent(Of::Lane));
+    assert_eq!(timeout.longest(), Of::Locks, "{timeout}");
+    assert!(timeout.spent(Of::HostFunction) < timeout.spent(Of::Locks));
     let InvokeError::Call(failure) = holder.await.unwrap().unwrap_err() else {
         panic!("it did not run");
     };

@@ -203,7 +203,7 @@ async fn bury(store: &Arc<dyn kvasm::store::Store>, app: &App, count: usize) -> 
         let key = format!("{}-{n}", app.name);
         tenant.set("c", &key, json("1")).await;
         let [(_, receipt)] = tenant.claim("t", 1).await.try_into().unwrap();
-        let dead = Verdict::GiveUp(DeadReason::Attempts);
+        let dead = Verdict::DeadLetter(DeadReason::Attempts);
         assert!(tenant.fail(&receipt, dead, false).await);
     }
     let letters = tenant.letters().await;

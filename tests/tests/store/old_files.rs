@@ -342,7 +342,7 @@ async fn incremental_vacuum_rewrites_an_old_file_once_when_not_in_use() {
         let ops = (from..from + 500).map(|at| delete("c", &format!("k{at}")));
         app.commit(vec![], ops.collect()).await;
     }
-    while app.store.give_back().await.unwrap() {}
+    while app.store.reclaim_space().await.unwrap() {}
     drop(app);
     let left = path.metadata().unwrap().len();
     assert!(left < 6 * 1024 * 1024, "{left} bytes remain");

@@ -12,7 +12,8 @@ mod survey;
 mod upkeep;
 
 use crate::{
-    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, EntryPage, Key, ListQuery, Timestamp,
+    WriteBatch,
 };
 use async_trait::async_trait;
 
@@ -81,8 +82,12 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
     ) -> Result<Vec<Option<Entry>>, StoreError>;
 
     /// Returns one page of a collection. The cost does not depend on the position of the page.
-    async fn list(&self, app: AppId, query: &ListQuery, now: Timestamp)
-    -> Result<Page, StoreError>;
+    async fn list(
+        &self,
+        app: AppId,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<EntryPage, StoreError>;
 
     /// Returns up to `limit` names of the app's collections in order, after `after` if given. They
     /// may include a collection whose entries have all expired. The cost grows with the number of

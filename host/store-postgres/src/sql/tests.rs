@@ -119,7 +119,10 @@ fn sql_constants_match_the_model() {
     use kvasm_core as model;
     assert_eq!(entry_bytes!(), model::ENTRY_BYTES.to_string());
     assert_eq!(delivery_bytes!(), model::DELIVERY_BYTES.to_string());
-    assert_eq!(followers_max!(), model::FOLLOWERS_MAX.to_string());
+    assert_eq!(
+        followers_max!(),
+        model::TRIGGERED_DELIVERIES_MAX.to_string()
+    );
 }
 
 /// Tables that a distributed engine keeps whole on each machine, and those that it shards by app.

@@ -1,17 +1,17 @@
 //! Dead letters.
 
-use super::super::writer::Transaction;
-use super::super::{error, tally::Delta};
+use super::super::writer::WriteTransaction;
+use super::super::{error, tally::UsageDelta};
 use super::row::{DEAD_LETTER, dead_letter, ids_parameter};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, DELIVERY_BYTES, DeadLetter, DeadLetterFilter, DeadReason, Timestamp, chain_of,
+    AppId, DELIVERY_BYTES, DeadLetter, DeadLetterFilter, DeadReason, Timestamp, ordering_key_of,
 };
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
 
 /// The condition that selects dead letters of the app.
-const MEANT: &str = "(?2 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?2)))
+const FILTER: &str = "(?2 IS NULL OR id IN (SELECT unhex(value) FROM json_each(?2)))
    AND (?3 IS NULL OR trigger_name = ?3) AND (?4 IS NULL OR reason = ?4)
    AND (?5 IS NULL OR dead_at >= ?5) AND (?6 IS NULL OR dead_at < ?6)";
 
@@ -61,7 +61,7 @@ pub(crate) fn dead_letters(
     let meant = DeadLetterParams::new(app, letters);
     connection
         .prepare_cached(&format!(
-            "SELECT {DEAD_LETTER} WHERE app_id = ?1 AND {MEANT} AND (?7 IS NULL OR id < ?7)
+            "SELECT {DEAD_LETTER} WHERE app_id = ?1 AND {FILTER} AND (?7 IS NULL OR id < ?7)
              ORDER BY id DESC LIMIT ?8"
         ))?
         .query_map(
@@ -113,7 +113,7 @@ fn oldest(
     let meant = DeadLetterParams::new(app, letters);
     connection
         .prepare_cached(&format!(
-            "SELECT {FOUND} FROM dead_letters WHERE app_id = ?1 AND {MEANT} ORDER BY id LIMIT ?7"
+            "SELECT {FOUND} FROM dead_letters WHERE app_id = ?1 AND {FILTER} ORDER BY id LIMIT ?7"
         ))?
         .query_map(meant.and(&[&limit]).as_slice(), found)?
         .collect()
@@ -136,7 +136,7 @@ fn remove(connection: &Connection, app: AppId, found: &Found) -> rusqlite::Resul
 }
 
 pub(crate) fn replay(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     app: AppId,
     letters: &DeadLetterFilter,
     limit: u32,
@@ -149,8 +149,8 @@ pub(crate) fn replay(
         let connection = transaction.connection;
         send_again(connection, app, letter, seq, now).map_err(error::store)?;
         remove(connection, app, letter).map_err(error::store)?;
-        let mut delta = Delta::queued(letter.size);
-        delta += Delta::letters(-letter.cost());
+        let mut delta = UsageDelta::queued(letter.size);
+        delta += UsageDelta::letters(-letter.cost());
         transaction.tally.add(app, delta);
     }
     Ok(found.len() as u64)
@@ -181,7 +181,7 @@ fn send_again(
         .execute(params![
             app.uuid().as_bytes(),
             letter.id,
-            chain_of(&letter.key),
+            ordering_key_of(&letter.key),
             seq,
             now.0
         ])
@@ -189,7 +189,7 @@ fn send_again(
 }
 
 pub(crate) fn discard(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     app: AppId,
     letters: &DeadLetterFilter,
     limit: u32,
@@ -201,7 +201,7 @@ pub(crate) fn discard(
 }
 
 fn remove_all(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     app: AppId,
     found: &[Found],
 ) -> rusqlite::Result<()> {
@@ -209,7 +209,7 @@ fn remove_all(
         remove(transaction.connection, app, letter)?;
     }
     let bytes: i64 = found.iter().map(Found::cost).sum();
-    transaction.tally.add(app, Delta::letters(-bytes));
+    transaction.tally.add(app, UsageDelta::letters(-bytes));
     Ok(())
 }
 
@@ -251,7 +251,7 @@ pub(crate) fn spare(
 
 /// Removes those of these dead letters that still exist. Returns the number removed.
 pub(crate) fn prune(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     app: AppId,
     letters: &[LetterId],
 ) -> Result<u64, StoreError> {
@@ -259,7 +259,7 @@ pub(crate) fn prune(
         Err(StoreError::AppNotFound) => return Ok(0),
         opened => opened?,
     }
-    transaction.whole(|transaction| {
+    transaction.atomically(|transaction| {
         let found = find(transaction.connection, app, letters).map_err(error::store)?;
         remove_all(transaction, app, &found).map_err(error::store)?;
         Ok(found.len() as u64)

@@ -1,9 +1,9 @@
 //! Outstanding deliveries, for administrators.
 
 use super::super::error;
-use super::super::tally::Delta;
-use super::super::writer::Transaction;
-use super::queue::wake;
+use super::super::tally::UsageDelta;
+use super::super::writer::WriteTransaction;
+use super::queue::unblock_next;
 use super::row::{DELIVERY, delivery, ids_parameter};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Delivery, DeliveryFilter, DeliveryKey, Timestamp, TriggerName};
@@ -11,7 +11,7 @@ use rusqlite::{Connection, ToSql, params};
 use std::collections::BTreeMap;
 
 /// The condition that selects deliveries `d` of the app.
-const MEANT: &str = "(?2 IS NULL OR d.event_id IN (SELECT unhex(value) FROM json_each(?2)))
+const FILTER: &str = "(?2 IS NULL OR d.event_id IN (SELECT unhex(value) FROM json_each(?2)))
    AND (?3 IS NULL OR d.trigger_name = ?3)
    AND (?4 IS NULL OR d.queued_at >= ?4) AND (?5 IS NULL OR d.queued_at < ?5)";
 
@@ -58,11 +58,11 @@ pub(crate) fn outstanding(
     let meant = DeliveryParams::new(app, which);
     // Below every delivery key: no trigger has an empty name.
     let (trigger, chain, seq) = after.map_or(("", 0, 0), |place| {
-        (place.trigger.as_str(), place.chain, place.seq)
+        (place.trigger.as_str(), place.ordering_key, place.seq)
     });
     connection
         .prepare_cached(&format!(
-            "{DELIVERY} WHERE d.app_id = ?1 AND {MEANT}
+            "{DELIVERY} WHERE d.app_id = ?1 AND {FILTER}
                AND (d.trigger_name, d.chain, d.seq) > (?6, ?7, ?8)
              ORDER BY d.trigger_name, d.chain, d.seq LIMIT ?9"
         ))?
@@ -82,7 +82,7 @@ pub(crate) fn count(
     connection
         .prepare_cached(&format!(
             "SELECT count(*) FROM (SELECT 1 FROM deliveries AS d
-             WHERE d.app_id = ?1 AND {MEANT} LIMIT ?6)"
+             WHERE d.app_id = ?1 AND {FILTER} LIMIT ?6)"
         ))?
         .query_row(
             DeliveryParams::new(app, which).and(&[&limit]).as_slice(),
@@ -92,7 +92,7 @@ pub(crate) fn count(
 }
 
 pub(crate) fn discard(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     app: AppId,
     which: &DeliveryFilter,
     limit: u32,
@@ -101,9 +101,9 @@ pub(crate) fn discard(
     transaction.tally.open(transaction.connection, app)?;
     let connection = transaction.connection;
     let sizes = remove(connection, app, which, limit, now).map_err(error::store)?;
-    let mut delta = Delta::default();
+    let mut delta = UsageDelta::default();
     for size in &sizes {
-        delta += -Delta::queued(*size);
+        delta += -UsageDelta::queued(*size);
     }
     transaction.tally.add(app, delta);
     Ok(sizes.len() as u64)
@@ -121,13 +121,13 @@ fn remove(
     let found: Vec<(DeliveryKey, i64)> = connection
         .prepare_cached(&format!(
             "SELECT d.trigger_name, d.chain, d.seq, d.size FROM deliveries AS d
-             WHERE d.app_id = ?1 AND {MEANT}
+             WHERE d.app_id = ?1 AND {FILTER}
              ORDER BY d.trigger_name, d.chain, d.seq LIMIT ?6"
         ))?
         .query_map(meant.and(&[&limit]).as_slice(), |row| {
             let place = DeliveryKey {
                 trigger: TriggerName::stored(row.get(0)?),
-                chain: row.get(1)?,
+                ordering_key: row.get(1)?,
                 seq: row.get(2)?,
             };
             Ok((place, row.get(3)?))
@@ -142,16 +142,16 @@ fn remove(
         delete.execute(params![
             app.uuid().as_bytes(),
             trigger,
-            place.chain,
+            place.ordering_key,
             place.seq
         ])?;
     }
     let chains: BTreeMap<_, _> = found
         .iter()
-        .map(|(place, _)| ((&place.trigger, place.chain), place))
+        .map(|(place, _)| ((&place.trigger, place.ordering_key), place))
         .collect();
     for place in chains.into_values() {
-        wake(connection, app, place, now)?;
+        unblock_next(connection, app, place, now)?;
     }
     Ok(found.into_iter().map(|(_, size)| size).collect())
 }

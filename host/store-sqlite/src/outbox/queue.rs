@@ -1,8 +1,8 @@
 //! Processing of deliveries: claim, renew, release, acknowledge.
 
-use super::super::grave::is_buried;
-use super::super::writer::Transaction;
-use super::super::{error, tally::Delta};
+use super::super::grave::is_tombstone;
+use super::super::writer::WriteTransaction;
+use super::super::{error, tally::UsageDelta};
 use super::row::{DELIVERY, delivery};
 use super::standing::{self, open_at};
 use kvasm_core::store::StoreError;
@@ -71,14 +71,14 @@ pub(crate) fn due(
 }
 
 pub(crate) fn claim(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     claim: &Claim,
 ) -> Result<Vec<Delivery>, StoreError> {
-    transaction.whole(|t| claim_all(t.connection, claim).map_err(error::store))
+    transaction.atomically(|t| claim_all(t.connection, claim).map_err(error::store))
 }
 
 fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Delivery>> {
-    if is_buried(connection, claim.queue.app)? {
+    if is_tombstone(connection, claim.queue.app)? {
         return Ok(Vec::new());
     }
     let Queue { app, trigger } = &claim.queue;
@@ -86,7 +86,7 @@ fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Del
         Some(standing) => match standing.open(claim.now) {
             Claimable::All => take_due(connection, claim, None),
             Claimable::Probe => take_probe(connection, claim, standing),
-            Claimable::Nothing => Ok(Vec::new()),
+            Claimable::None => Ok(Vec::new()),
         },
         // The trigger was deleted; its deliveries remain.
         None => take_due(connection, claim, None),
@@ -173,7 +173,7 @@ pub(crate) fn renew(
             statement.execute(params![
                 app.uuid().as_bytes(),
                 place.trigger.as_str(),
-                place.chain,
+                place.ordering_key,
                 place.seq,
                 lease.as_bytes(),
                 until.0
@@ -193,15 +193,15 @@ pub(crate) fn acknowledge(
     receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<i64, StoreError> {
-    let size = take_out(connection, receipt).map_err(error::store)?;
+    let size = remove_leased(connection, receipt).map_err(error::store)?;
     let size = size.ok_or(StoreError::LeaseLost)?;
-    wake(connection, receipt.app, &receipt.place, now).map_err(error::store)?;
+    unblock_next(connection, receipt.app, &receipt.place, now).map_err(error::store)?;
     standing::succeed(connection, receipt.app, &receipt.place.trigger).map_err(error::store)?;
     Ok(size)
 }
 
 /// Deletes a delivery whose lease holds. Returns its size.
-fn take_out(connection: &Connection, receipt: &LeaseToken) -> rusqlite::Result<Option<i64>> {
+fn remove_leased(connection: &Connection, receipt: &LeaseToken) -> rusqlite::Result<Option<i64>> {
     let LeaseToken { app, place, lease } = receipt;
     let mut statement = connection.prepare_cached(
         "DELETE FROM deliveries
@@ -211,7 +211,7 @@ fn take_out(connection: &Connection, receipt: &LeaseToken) -> rusqlite::Result<O
     let mut rows = statement.query(params![
         app.uuid().as_bytes(),
         place.trigger.as_str(),
-        place.chain,
+        place.ordering_key,
         place.seq,
         lease.as_bytes()
     ])?;
@@ -223,7 +223,7 @@ fn take_out(connection: &Connection, receipt: &LeaseToken) -> rusqlite::Result<O
 }
 
 /// Makes the next delivery of an ordering key due.
-pub(super) fn wake(
+pub(super) fn unblock_next(
     connection: &Connection,
     app: AppId,
     done: &DeliveryKey,
@@ -239,30 +239,30 @@ pub(super) fn wake(
         .execute(params![
             app.uuid().as_bytes(),
             done.trigger.as_str(),
-            done.chain,
+            done.ordering_key,
             now.0
         ])
         .map(drop)
 }
 
 pub(crate) fn fail(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     failed: &FailedAttempt,
 ) -> Result<FailOutcome, StoreError> {
     let app = failed.receipt.app;
     match transaction.tally.open(transaction.connection, app) {
-        Err(StoreError::AppNotFound) => return Ok(FailOutcome::Lost),
+        Err(StoreError::AppNotFound) => return Ok(FailOutcome::LeaseLost),
         opened => opened?,
     }
-    let (delta, returned) = transaction.whole(|transaction| {
+    let (delta, returned) = transaction.atomically(|transaction| {
         let connection = transaction.connection;
         // First, because it reads the delivery.
         let returned = note_failure(connection, failed).map_err(error::store)?;
         let held = match failed.verdict {
             Verdict::RetryAt(at) => {
-                give_back(connection, failed, at).map(|held| held.then(Delta::default))
+                retry_later(connection, failed, at).map(|held| held.then(UsageDelta::default))
             }
-            Verdict::GiveUp(reason) => give_up(connection, failed, reason),
+            Verdict::DeadLetter(reason) => give_up(connection, failed, reason),
         };
         Ok((held.map_err(error::store)?, returned))
     })?;
@@ -270,17 +270,17 @@ pub(crate) fn fail(
     transaction.tally.add(app, delta.unwrap_or_default());
     Ok(match delta {
         Some(_) => returned,
-        None => FailOutcome::Lost,
+        None => FailOutcome::LeaseLost,
     })
 }
 
 /// Nacks a delivery whose attempt does not count.
 pub(crate) fn release(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    transaction.whole(|t| release_one(t.connection, receipt, now).map_err(error::store))
+    transaction.atomically(|t| release_one(t.connection, receipt, now).map_err(error::store))
 }
 
 fn release_one(
@@ -297,7 +297,7 @@ fn release_one(
         .execute(params![
             app.uuid().as_bytes(),
             place.trigger.as_str(),
-            place.chain,
+            place.ordering_key,
             place.seq,
             lease.as_bytes(),
             now.0
@@ -314,7 +314,7 @@ fn release_one(
     Ok(true)
 }
 
-fn give_back(
+fn retry_later(
     connection: &Connection,
     failed: &FailedAttempt,
     at: Timestamp,
@@ -328,11 +328,11 @@ fn give_back(
         .execute(params![
             app.uuid().as_bytes(),
             place.trigger.as_str(),
-            place.chain,
+            place.ordering_key,
             place.seq,
             lease.as_bytes(),
             at.0,
-            failed.note()
+            failed.truncated_error()
         ])?;
     Ok(given_back > 0)
 }
@@ -342,7 +342,7 @@ fn give_up(
     connection: &Connection,
     failed: &FailedAttempt,
     reason: DeadReason,
-) -> rusqlite::Result<Option<Delta>> {
+) -> rusqlite::Result<Option<UsageDelta>> {
     let LeaseToken { app, place, lease } = &failed.receipt;
     let (version, digest) = failed.plugin.unzip();
     let moved = connection
@@ -359,7 +359,7 @@ fn give_up(
         .execute(params![
             app.uuid().as_bytes(),
             place.trigger.as_str(),
-            place.chain,
+            place.ordering_key,
             place.seq,
             lease.as_bytes(),
             Uuid::now_v7().as_bytes(),
@@ -373,11 +373,11 @@ fn give_up(
     if moved == 0 {
         return Ok(None);
     }
-    let size = take_out(connection, &failed.receipt)?.unwrap_or(0);
-    wake(connection, *app, place, failed.now)?;
+    let size = remove_leased(connection, &failed.receipt)?.unwrap_or(0);
+    unblock_next(connection, *app, place, failed.now)?;
     let texts = failed.error.len() + failed.trace.as_ref().map_or(0, String::len);
-    let mut delta = -Delta::queued(size);
-    delta += Delta::letters(size.max(DELIVERY_BYTES as i64) + texts as i64);
+    let mut delta = -UsageDelta::queued(size);
+    delta += UsageDelta::letters(size.max(DELIVERY_BYTES as i64) + texts as i64);
     Ok(Some(delta))
 }
 
@@ -393,7 +393,7 @@ fn note_failure(connection: &Connection, failed: &FailedAttempt) -> rusqlite::Re
             params![
                 app.uuid().as_bytes(),
                 place.trigger.as_str(),
-                place.chain,
+                place.ordering_key,
                 place.seq,
                 lease.as_bytes()
             ],
@@ -402,7 +402,7 @@ fn note_failure(connection: &Connection, failed: &FailedAttempt) -> rusqlite::Re
         .optional()?;
     let standing = standing::read(connection, *app, &place.trigger)?;
     let (Some(counted), Some(before)) = (counted, standing) else {
-        return Ok(FailOutcome::Kept);
+        return Ok(FailOutcome::Recorded);
     };
     let mut standing = before;
     let returned = standing.fail(counted, failed);
@@ -418,7 +418,7 @@ fn note_failure(connection: &Connection, failed: &FailedAttempt) -> rusqlite::Re
             .execute(params![
                 app.uuid().as_bytes(),
                 place.trigger.as_str(),
-                place.chain,
+                place.ordering_key,
                 place.seq,
                 standing.series
             ])?;

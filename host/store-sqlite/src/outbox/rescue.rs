@@ -1,7 +1,7 @@
 //! Repair of deliveries that a wrong clock has postponed.
 
 use super::super::error;
-use super::super::writer::Transaction;
+use super::super::writer::WriteTransaction;
 use super::standing;
 use kvasm_core::store::StoreError;
 use kvasm_core::{Pause, Queue, Timestamp, TriggerHealth};
@@ -32,13 +32,13 @@ pub(crate) fn needs_rescue(
 /// Makes deliveries, and the probe, that are due after `beyond` due now. A leased delivery is due
 /// at the end of its lease.
 pub(crate) fn rescue(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     queue: &Queue,
     beyond: Timestamp,
     now: Timestamp,
     limit: u32,
 ) -> Result<u64, StoreError> {
-    transaction.whole(|transaction| {
+    transaction.atomically(|transaction| {
         let connection = transaction.connection;
         rescue_queue(connection, queue, beyond, now, limit).map_err(error::store)
     })

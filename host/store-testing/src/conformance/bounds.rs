@@ -5,8 +5,9 @@ use super::event_kit::trigger_name;
 use super::kit::{Tenant, bytes, set};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, DeadLetterFilter, DeadReason,
-    ENTRY_BYTES, FOLLOWERS_MAX, FailedAttempt, Op, ProbeDelay, Resource, Verdict, WriteBatch,
+    DELIVERIES_MAX, DELIVERIES_PER_WRITE_MAX, DELIVERY_BYTES, DeadLetterFilter, DeadReason,
+    ENTRY_BYTES, FailedAttempt, Op, ProbeDelay, Resource, TRIGGERED_DELIVERIES_MAX, Verdict,
+    WriteBatch,
 };
 
 /// An app with `triggers` triggers on its collection `c`.
@@ -29,7 +30,7 @@ fn sets(from: usize, count: usize) -> Vec<Op> {
 async fn handle(app: &Tenant, followers: u32, ops: Vec<Op>) -> Result<u64, StoreError> {
     let batch = WriteBatch {
         depth: 1,
-        followers,
+        delivery_budget: followers,
         ..app.batch(vec![], ops)
     };
     Ok(app.store.commit(batch).await?.deliveries)
@@ -55,14 +56,14 @@ fn refused<T: std::fmt::Debug>(result: Result<T, StoreError>) -> u32 {
 pub async fn deliveries_per_write_are_limited(kit: Kit) {
     const TRIGGERS: usize = 20;
     let app = watched(&kit, TRIGGERS).await;
-    let most = DELIVERIES_OF_A_WRITE_MAX as usize / TRIGGERS;
+    let most = DELIVERIES_PER_WRITE_MAX as usize / TRIGGERS;
     let limit = refused(app.try_commit(vec![], sets(0, most + 1)).await);
-    assert_eq!(limit, DELIVERIES_OF_A_WRITE_MAX);
+    assert_eq!(limit, DELIVERIES_PER_WRITE_MAX);
     assert_eq!(app.keys("c").await, [""; 0]);
     assert_eq!(app.outstanding().await, []);
     app.commit(vec![], sets(0, most)).await;
     let all = app.outstanding().await.len();
-    assert_eq!(all, DELIVERIES_OF_A_WRITE_MAX as usize);
+    assert_eq!(all, DELIVERIES_PER_WRITE_MAX as usize);
 }
 
 pub async fn fan_out_budget_is_shared_by_the_deliveries_of_a_change(kit: Kit) {
@@ -75,9 +76,9 @@ pub async fn fan_out_budget_is_shared_by_the_deliveries_of_a_change(kit: Kit) {
     };
     // Each change of a call starts with the full budget.
     app.commit(vec![], sets(0, 1)).await;
-    assert_eq!(followers().await, [FOLLOWERS_MAX / 2 - 1; 2]);
+    assert_eq!(followers().await, [TRIGGERED_DELIVERIES_MAX / 2 - 1; 2]);
     app.commit(vec![], sets(1, 3)).await;
-    assert_eq!(followers().await, [FOLLOWERS_MAX / 2 - 1; 8]);
+    assert_eq!(followers().await, [TRIGGERED_DELIVERIES_MAX / 2 - 1; 8]);
     assert!(app.delete_app().await.expect("deleted"));
 
     // A handler's writes share what is left of its event's budget.
@@ -96,7 +97,7 @@ pub async fn fan_out_budget_is_shared_by_the_deliveries_of_a_change(kit: Kit) {
     // A dead letter keeps its budget, and so does a replay.
     let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
     assert!(
-        app.fail(&receipt, Verdict::GiveUp(DeadReason::Age), false)
+        app.fail(&receipt, Verdict::DeadLetter(DeadReason::Age), false)
             .await
     );
     assert_eq!(app.letters().await[0].event.followers, 2);
@@ -111,7 +112,7 @@ pub async fn fan_out_budget_is_shared_by_the_deliveries_of_a_change(kit: Kit) {
 pub async fn outstanding_deliveries_are_bounded(kit: Kit) {
     const TRIGGERS: u64 = 100;
     let app = watched(&kit, TRIGGERS as usize).await;
-    let step = u64::from(DELIVERIES_OF_A_WRITE_MAX) / TRIGGERS;
+    let step = u64::from(DELIVERIES_PER_WRITE_MAX) / TRIGGERS;
     for from in 0..DELIVERIES_MAX / TRIGGERS / step {
         app.commit(vec![], sets((from * step) as usize, step as usize))
             .await;
@@ -150,7 +151,7 @@ pub async fn deliveries_and_dead_letters_count_toward_usage(kit: Kit) {
         receipt
     };
     // The dead letter also has the texts of its failure.
-    let give_up = Verdict::GiveUp(DeadReason::Attempts);
+    let give_up = Verdict::DeadLetter(DeadReason::Attempts);
     assert!(app.fail(&claim().await, give_up, false).await);
     let letter = app.letters().await.swap_remove(0);
     assert_eq!(
@@ -178,7 +179,7 @@ pub async fn dead_letters_count_against_the_quota(kit: Kit) {
     let used = app.used().await.bytes;
     app.limit(None, Some(used)).await;
     let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
-    let give_up = Verdict::GiveUp(DeadReason::Attempts);
+    let give_up = Verdict::DeadLetter(DeadReason::Attempts);
     assert!(app.fail(&receipt, give_up, false).await, "is never refused");
     assert!(app.used().await.bytes > used);
     for _ in 0..20 {
@@ -198,7 +199,7 @@ pub async fn failed_discard_does_not_change_usage(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.commit(vec![], sets(0, 3)).await;
     for (_, receipt) in app.claim("t00", 3).await {
-        let give_up = Verdict::GiveUp(DeadReason::Attempts);
+        let give_up = Verdict::DeadLetter(DeadReason::Attempts);
         assert!(app.fail(&receipt, give_up, false).await);
     }
     let row = app.audit_row("test");

@@ -28,7 +28,7 @@ async fn full(kit: &Kit, entries: usize) -> Tenant {
         app.set("c", k, bytes("1")).await;
     }
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
-    let give_up = Verdict::GiveUp(DeadReason::Attempts);
+    let give_up = Verdict::DeadLetter(DeadReason::Attempts);
     assert!(app.fail(&receipt, give_up, false).await);
     app.add(app.name.as_str(), true).await;
     let row = app.audit_row("test");
@@ -106,7 +106,7 @@ pub async fn deleted_app_disappears_at_once_and_is_reaped_in_steps(kit: Kit) {
     assert_gone(&gone).await;
     for (_, receipt) in &claimed {
         assert!(gone.acknowledge(receipt, vec![]).await.is_err());
-        let give_up = Verdict::GiveUp(DeadReason::Attempts);
+        let give_up = Verdict::DeadLetter(DeadReason::Attempts);
         assert!(!gone.fail(receipt, give_up, true).await);
     }
     let names = async || {
@@ -190,7 +190,7 @@ pub async fn large_values_are_reaped_in_small_steps(kit: Kit) {
     assert!(gone.delete_app().await.expect("deleted"));
     reap(&*kit.store).await;
     assert_gone(&gone).await;
-    assert_eq!(kit.store.graves(None, 9).await.expect("graves"), []);
+    assert_eq!(kit.store.tombstones(None, 9).await.expect("graves"), []);
 }
 
 /// An audit row created at `ms`.

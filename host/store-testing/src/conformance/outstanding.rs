@@ -122,7 +122,7 @@ pub async fn discarding_a_delivery_unblocks_the_next(kit: Kit) {
     let all = app.outstanding().await;
     let of_key = |key: &str| {
         let is = |d: &&kvasm_core::Delivery| {
-            d.event.what.entry().is_some_and(|(_, k)| k.as_str() == key)
+            d.event.kind.entry().is_some_and(|(_, k)| k.as_str() == key)
         };
         all.iter()
             .filter(is)

@@ -144,7 +144,7 @@ pub async fn documented_delivery_states_match_the_store(kit: Kit) {
     );
     life.step(first, "release", "").await;
     let receipt = life.claim(first).await;
-    let give_up = Verdict::GiveUp(DeadReason::Attempts);
+    let give_up = Verdict::DeadLetter(DeadReason::Attempts);
     life.fail(first, &receipt, give_up, "give up").await;
     life.replay(first).await;
     // It was written first, but is replayed behind the second.

@@ -57,7 +57,7 @@ impl DeliveryLog {
     /// Records a claim: all earlier deliveries of its ordering key must be finished.
     fn take(&self, delivery: &Delivery) {
         let mut chains = self.chains.lock().unwrap();
-        let (last, in_hand) = chains.entry(delivery.place.chain).or_default();
+        let (last, in_hand) = chains.entry(delivery.place.ordering_key).or_default();
         assert_eq!(
             *in_hand, None,
             "two deliveries of one ordering key at once: {delivery:?}"
@@ -69,7 +69,7 @@ impl DeliveryLog {
     /// Records that a delivery is about to be nacked or finished.
     fn put(&self, delivery: &Delivery, finished: bool) {
         let mut chains = self.chains.lock().unwrap();
-        let (last, in_hand) = chains.entry(delivery.place.chain).or_default();
+        let (last, in_hand) = chains.entry(delivery.place.ordering_key).or_default();
         *in_hand = None;
         if finished {
             *last = delivery.place.seq;
@@ -77,7 +77,7 @@ impl DeliveryLog {
     }
 
     fn deliver(&self, event: &Event) {
-        let (key, version, deleted) = match &event.what {
+        let (key, version, deleted) = match &event.kind {
             EventKind::Set { key, version, .. } => (key, version, false),
             EventKind::Deleted { key, version, .. } => (key, version, true),
             EventKind::Due => panic!("no schedule is there"),
@@ -158,7 +158,7 @@ async fn end(
         1 => {
             // Replayed below, behind those that have been added since.
             book.put(&delivery, true);
-            let verdict = Verdict::GiveUp(DeadReason::Attempts);
+            let verdict = Verdict::DeadLetter(DeadReason::Attempts);
             assert!(app.fail(receipt, verdict, rng.chance(1, 2)).await);
         }
         2 => {
@@ -262,7 +262,7 @@ async fn app_deletion_during_concurrent_claims() {
                     match rng.below(3) {
                         0 => drop(app.fail(&receipt, Verdict::RetryAt(NOW), true).await),
                         1 => {
-                            let verdict = Verdict::GiveUp(DeadReason::Attempts);
+                            let verdict = Verdict::DeadLetter(DeadReason::Attempts);
                             app.fail(&receipt, verdict, true).await;
                         }
                         _ => match app.acknowledge(&receipt, changes(&mut rng)).await {
@@ -366,7 +366,7 @@ async fn parked_delivery_waits_until_unparked() {
     app.acknowledge(&claimed[0].1, vec![]).await.expect("done");
     assert_eq!(states().await, [Pending, Waiting]);
     let claimed = app.claim("t", 10).await;
-    let verdict = Verdict::GiveUp(DeadReason::Attempts);
+    let verdict = Verdict::DeadLetter(DeadReason::Attempts);
     assert!(app.fail(&claimed[0].1, verdict, false).await);
     assert_eq!(states().await, [Pending]);
     assert_eq!(app.claim("t", 10).await.len(), 1);

@@ -77,7 +77,7 @@ async fn rolled_back_commit_cannot_be_followed() {
     let undone = CommitId::next();
     let given = Arc::new(std::sync::Mutex::new(None));
     let seen = Arc::clone(&given);
-    let run = move |transaction: &mut Transaction<'_>| {
+    let run = move |transaction: &mut WriteTransaction<'_>| {
         let done = batch::apply(transaction, &batch_after(app, undone, &[], false))?;
         *seen.lock().unwrap() = Some(done.applied);
         transaction.poisoned = true;
@@ -86,7 +86,7 @@ async fn rolled_back_commit_cannot_be_followed() {
     stage
         .store
         .writer
-        .run(Work::of(app), run)
+        .run(WriteCost::of(app), run)
         .await
         .unwrap_err();
     let other = batch_after(app, CommitId::next(), &[], false);
