@@ -4,7 +4,7 @@
 use super::config::Config;
 use super::failure::Failure;
 use super::global::{Destination, Global};
-use super::watch::ServerTimeout;
+use super::server_timeout::ServerTimeout;
 use super::{open, profile};
 use axum::Router;
 use axum::body::Body;

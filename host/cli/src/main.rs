@@ -22,10 +22,10 @@ mod plugin;
 mod profile;
 mod run;
 mod serve;
+mod server_timeout;
 mod token;
 mod transfer;
 mod trigger;
-mod watch;
 
 use clap::{Args, Parser, Subcommand};
 use environment::Environment;

@@ -10,24 +10,24 @@ mod batch;
 mod cost;
 mod cursor;
 mod delivery;
+mod delivery_state;
 mod entry;
-mod error;
+mod invalid;
 mod json;
 mod key;
 mod level;
-mod life;
 mod limits;
 mod link;
 mod list;
 mod pieces;
 mod plugin;
-mod registry;
+mod records;
 mod schedule;
-mod standing;
 pub mod store;
 mod text;
 mod token;
 mod trigger;
+mod trigger_health;
 
 pub use access::{Capability, Principal, Scope, UnknownScope};
 pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
@@ -42,12 +42,12 @@ pub use delivery::{
     DeliveryKey, Event, EventKind, FailOutcome, FailedAttempt, LeaseToken, Queue, ScheduleTick,
     TriggerDeletion, Verdict, ordering_key_of,
 };
+pub use delivery_state::DeliveryState;
 pub use entry::{Entry, IncrementError, Timestamp, Value, Version, increment};
-pub use error::{Invalid, Subject};
+pub use invalid::{Invalid, Subject};
 pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
 pub use level::Level;
-pub use life::DeliveryState;
 pub use limits::{Limits, LimitsError};
 pub use link::{CommitId, Follow, Link};
 pub use list::{EntryPage, KeyRange, ListQuery};
@@ -56,13 +56,15 @@ pub use plugin::room_for_version;
 pub use plugin::{
     ActivePlugin, Digest, Exports, PluginRecord, PluginVersion, VERSION_BYTES_MAX, VERSIONS_MAX,
 };
-pub use registry::{Audit, Generation, NewPlugin};
+pub use records::{Audit, Generation, NewPlugin};
 pub use schedule::Schedule;
-pub use standing::{Claimable, with_jitter};
-pub use standing::{FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeDelay, TriggerHealth};
 pub use text::{display_truncated, truncate};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trigger::{
     Changes, DeclaredTrigger, DueSchedule, NewTrigger, Origin, Policy, SchedulePosition,
     TRIGGERS_MAX, Trigger, TriggerName, Watch,
+};
+pub use trigger_health::{Claimable, with_jitter};
+pub use trigger_health::{
+    FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeDelay, TriggerHealth,
 };

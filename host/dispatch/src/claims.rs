@@ -1,6 +1,6 @@
 //! Finds queues with due deliveries, claims a few deliveries of each, and starts their handlers.
 
-use super::lent::LeaseGuard;
+use super::leases::LeaseGuard;
 use super::supervisor::Stop;
 use super::{DispatchContext, HandlerPermit, millis, worker};
 use kvasm_core::store::StoreError;

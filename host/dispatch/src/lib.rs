@@ -20,13 +20,13 @@
 
 mod claims;
 mod clock;
+mod clock_repair;
 mod cron;
 mod gauges;
 mod housekeeping;
-mod lent;
+mod leases;
 mod pauses;
 mod reaper;
-mod rescue;
 mod retry;
 mod supervisor;
 mod trust;
@@ -39,7 +39,7 @@ use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, AppName, PROBE_AFTER, Queue};
 use kvasm_host::Host;
 use kvasm_service::TaskHandle;
-use lent::Leases;
+use leases::Leases;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -185,7 +185,7 @@ impl Dispatcher {
         let (tell, told) = Stop::new();
         let mut loops = JoinSet::new();
         self.start(&mut loops, &told, "clock", clock::run);
-        self.start(&mut loops, &told, "rescue", rescue::run);
+        self.start(&mut loops, &told, "rescue", clock_repair::run);
         self.start(&mut loops, &told, "claims", claims::run);
         self.start(&mut loops, &told, "schedules", cron::run);
         self.start(&mut loops, &told, "samples", gauges::run);

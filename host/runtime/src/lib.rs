@@ -4,17 +4,17 @@
 
 mod abi;
 mod cache;
-mod compiled;
+mod compile_queue;
 mod compiler;
 mod engine;
 mod error;
 mod invocation;
-mod lanes;
 mod limiter;
 mod loader;
 mod manifest;
 mod module;
-mod scan;
+mod module_cache;
+mod precheck;
 mod trap;
 mod wasi;
 mod worker;

@@ -1,13 +1,13 @@
 //! Loads plugins: from memory, from the cache folder, or by compiling. Concurrent requests for
 //! one module share one load, which continues if they are cancelled.
 
+use super::compile_queue::{Apps, CompilePermit, CompileQueueKind};
 use super::compiler::RunningCompilation;
 use super::engine::Runtime;
 use super::error::LoadError;
-use super::lanes::{Apps, CompilePermit, CompileQueueKind};
 use super::manifest;
 use super::module::CompiledPlugin;
-use super::scan;
+use super::precheck;
 use bytes::Bytes;
 use kvasm_core::{AppId, Digest, Invalid, Subject};
 use kvasm_metrics::ModuleSource;
@@ -86,7 +86,7 @@ impl Runtime {
         let limits = Arc::clone(&self.limits);
         let bytes = wasm.clone();
         let checked = spawn_blocking(move || {
-            scan::check(&bytes, &limits)?;
+            precheck::check(&bytes, &limits)?;
             Ok::<_, LoadError>(Digest(Sha256::digest(&bytes).into()))
         });
         let digest = checked.await.map_err(LoadError::host)??;
@@ -245,7 +245,7 @@ impl Runtime {
                     "a stored module does not match its digest",
                 )));
             }
-            scan::check(&wasm, &limits)?;
+            precheck::check(&wasm, &limits)?;
             Ok(wasm)
         });
         checked.await.map_err(LoadError::host)?

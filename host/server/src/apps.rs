@@ -1,12 +1,12 @@
 //! Apps: their settings, limits and usage.
 
 use super::SharedServer;
+use super::access_log::note_app;
 use super::auth::Authenticated;
 use super::body::{self, JsonBody};
+use super::param_types;
 use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
-use super::requests::note_app;
-use super::takes;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -51,7 +51,8 @@ pub(super) async fn list(
     let limit = page_limit(params.limit)?;
     let after = params.after.as_deref();
     let after = after.map(|name| {
-        let refuse = |_| takes::invalid_parameter("after", name, "the `next` of the previous page");
+        let refuse =
+            |_| param_types::invalid_parameter("after", name, "the `next` of the previous page");
         AppName::parse(name).map_err(refuse)
     });
     let after = after.transpose()?;

@@ -1,9 +1,9 @@
 //! Authentication of requests.
 
+use super::access_log::note_actor;
 use super::document::{self, TokenNeed};
 use super::layer::RequestId;
 use super::problem::{Kind, Problem};
-use super::requests::note_actor;
 use super::{Authority, SharedServer};
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;

@@ -1,13 +1,13 @@
 //! Calls of functions by name, and of the plugin's HTTP handler.
 
 use super::SharedServer;
+use super::access_log::note_app;
 use super::auth::{self, OptionalAuth, token_required};
 use super::body;
-use super::forwarded;
 use super::layer::RequestId;
 use super::params::Segments;
+use super::plugin_headers;
 use super::problem::{Kind, Problem};
-use super::requests::note_app;
 use super::stream::Peer;
 use axum::Extension;
 use axum::body::Body;
@@ -157,7 +157,7 @@ pub(super) async fn handle(
         method: parts.method.as_str(),
         path,
         query: parts.uri.query().unwrap_or_default(),
-        headers: forwarded::of_request(&parts.headers),
+        headers: plugin_headers::of_request(&parts.headers),
     };
     let head = encode_request_head(&head)?;
     // The limit applies to the guest's whole input.
@@ -210,7 +210,7 @@ fn parse_response(output: Bytes, app: &AppName) -> Result<Response, String> {
             ));
         }
     };
-    let headers = forwarded::of_response(&head.headers, app)?;
+    let headers = plugin_headers::of_response(&head.headers, app)?;
     // As a body, so that no default content type is added.
     Ok((status, headers, Body::from(output.slice_ref(body))).into_response())
 }

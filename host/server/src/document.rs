@@ -1,7 +1,7 @@
 //! The OpenAPI document: the annotations of the handlers, combined with what all routes share:
 //! problems, and the constraints of names and numbers.
 
-use super::takes::Parameter;
+use super::param_types::Parameter;
 use kvasm_api::ProblemView;
 use kvasm_core::{Level, Scope};
 use kvasm_service::OnTriggerDelete;

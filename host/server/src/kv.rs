@@ -4,11 +4,11 @@ use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
 use super::body::{self, JsonBody, content_type};
+use super::export::{EntryLine, line_bytes};
+use super::param_types;
 use super::params::{Params, Segments, page_limit};
 use super::preconditions::{Preconditions, set_etag};
 use super::problem::{Kind, Problem};
-use super::takes;
-use super::transfer::{EntryLine, line_bytes};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -240,8 +240,9 @@ pub(super) async fn list(
     let range = KeyRange::parse(bytes(params.prefix), bytes(params.start), bytes(params.end))?;
     let cursor = params.cursor.map(|text| {
         let bytes = URL_SAFE_NO_PAD.decode(&text);
-        let refuse =
-            |_| takes::invalid_parameter("cursor", &text, "the `cursor` of the previous page");
+        let refuse = |_| {
+            param_types::invalid_parameter("cursor", &text, "the `cursor` of the previous page")
+        };
         let bytes = bytes.map_err(refuse)?;
         Ok::<_, Problem>(Cursor::parse(bytes)?)
     });
@@ -294,7 +295,7 @@ pub(super) async fn collections(
     let limit = page_limit(params.limit)?;
     let after = params.after.map(|name| {
         let refuse =
-            |_| takes::invalid_parameter("after", &name, "the `next` of the previous page");
+            |_| param_types::invalid_parameter("after", &name, "the `next` of the previous page");
         Collection::parse(name.as_str()).map_err(refuse)
     });
     let after = after.transpose()?;

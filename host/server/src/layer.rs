@@ -2,13 +2,13 @@
 //! log line.
 
 use super::SharedServer;
+use super::access_log::AccessLogLine;
 use super::auth;
 use super::budget::{BytesOwner, NoRoom};
 use super::counted::{count_request, count_response};
 use super::problem::{Kind, Problem};
-use super::requests::AccessLogLine;
 use super::stream::Peer;
-use super::target;
+use super::uri;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -180,7 +180,7 @@ fn check_syntax(request: &Request) -> Result<(), Problem> {
 /// valid one sees the refusal.
 fn check_route(request: &Request, route: &str) -> Result<(), Problem> {
     check_content_encoding(request)?;
-    target::check(request.uri(), route, request.method().as_str())
+    uri::check(request.uri(), route, request.method().as_str())
 }
 
 /// RFC 9112: an HTTP/1.1 request has exactly one Host header. It is checked only on our own

@@ -6,19 +6,20 @@
 //! Handlers decode a request, call the host, and encode the response. Authorisation is in the layer
 //! below, `service`.
 
+mod access_log;
 mod apps;
-mod aside;
 mod audit;
 mod auth;
 mod batch;
 mod body;
 mod budget;
 mod calls;
-mod client;
+mod client_address;
 mod counted;
+mod dead_letters;
 mod deliveries;
 mod document;
-mod forwarded;
+mod export;
 mod health;
 mod idle;
 mod import;
@@ -26,20 +27,19 @@ mod kv;
 mod layer;
 mod limits;
 mod logs;
-mod outstanding;
+mod offload;
+mod param_types;
 mod params;
+mod plugin_headers;
 mod plugins;
 mod preconditions;
 mod problem;
-mod requests;
 mod router;
 mod serve;
 mod stream;
-mod takes;
-mod target;
 mod tokens;
-mod transfer;
 mod triggers;
+mod uri;
 
 use axum::Router;
 use kvasm_host::Host;
@@ -50,9 +50,9 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "fuzzing")]
 pub use calls::fuzz_answer;
-pub use client::Network;
+pub use client_address::Network;
 #[cfg(feature = "fuzzing")]
-pub use client::address as fuzz_address;
+pub use client_address::address as fuzz_address;
 pub use document::openapi;
 #[cfg(feature = "fuzzing")]
 pub use import::{Lines, fuzz_line, fuzz_lines};
@@ -60,7 +60,7 @@ pub use import::{Lines, fuzz_line, fuzz_lines};
 pub use preconditions::fuzz_tags;
 pub use serve::serve;
 #[cfg(feature = "fuzzing")]
-pub use target::decode as fuzz_percent;
+pub use uri::decode as fuzz_percent;
 
 /// The prefix of the `type` of problems.
 pub const PROBLEMS: &str = "urn:kvasm:problem:";
@@ -133,7 +133,7 @@ struct SharedServer(Arc<ServerState>);
 struct ServerState {
     host: Host,
     budget: Arc<budget::Budget>,
-    aside: Arc<aside::Offload>,
+    aside: Arc<offload::Offload>,
     options: ServerOptions,
     trust: Authority,
     /// Whether metrics, and the reasons for not being ready, need no token.
@@ -152,7 +152,7 @@ impl SharedServer {
         let metrics = host.metrics().clone();
         SharedServer(Arc::new(ServerState {
             budget: budget::Budget::new(options.bytes_in_flight, metrics),
-            aside: Arc::new(aside::Offload::new()),
+            aside: Arc::new(offload::Offload::new()),
             host,
             options,
             trust,

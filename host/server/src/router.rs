@@ -1,8 +1,8 @@
 //! The routes.
 
 use super::{
-    SharedServer, apps, audit, batch, calls, deliveries, document, health, import, kv, layer,
-    limits, logs, outstanding, plugins, tokens, transfer, triggers,
+    SharedServer, apps, audit, batch, calls, dead_letters, deliveries, document, export, health,
+    import, kv, layer, limits, logs, plugins, tokens, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -86,18 +86,18 @@ fn api() -> OpenApiRouter<SharedServer> {
         .routes(routes!(batch::commit))
         .routes(routes!(batch::get_many))
         .routes(routes!(batch::increment))
-        .routes(routes!(transfer::export))
+        .routes(routes!(export::export))
         .routes(routes!(import::import))
         .routes(routes!(triggers::list))
         .routes(routes!(triggers::set, triggers::delete))
         .routes(routes!(triggers::pause))
         .routes(routes!(triggers::resume))
-        .routes(routes!(outstanding::list))
-        .routes(routes!(outstanding::discard))
         .routes(routes!(deliveries::list))
-        .routes(routes!(deliveries::show))
-        .routes(routes!(deliveries::replay))
         .routes(routes!(deliveries::discard))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::show))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(dead_letters::discard))
         .routes(routes!(tokens::list_of_app, tokens::create_for_app))
         .routes(routes!(tokens::revoke_of_app))
         .routes(routes!(tokens::list, tokens::create))

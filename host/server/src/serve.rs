@@ -1,7 +1,7 @@
 //! Accepts and serves connections: their limits, timeouts and shutdown.
 
 use super::ServerOptions;
-use super::client::Remote;
+use super::client_address::Remote;
 use super::idle::IdleTracked;
 use super::stream::{Peer, Stream};
 use axum::Router;

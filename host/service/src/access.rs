@@ -1,7 +1,7 @@
 //! Cached apps and tokens, validated against the registry's generation. Rationale and
 //! correctness: `docs/decisions/0024-access-by-generation.md`.
 
-use super::looks::Coalescer;
+use super::coalesce::Coalescer;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{App, AppId, AppName, Generation, Token, TokenId};
 use kvasm_metrics::Metrics;

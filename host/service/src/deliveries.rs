@@ -1,6 +1,6 @@
 //! Administration of outstanding deliveries.
 
-use super::letters::{DEAD_LETTERS_MAX, PageBuilder, RowPage, check_limit};
+use super::dead_letters::{DEAD_LETTERS_MAX, PageBuilder, RowPage, check_limit};
 use super::{Actor, Admin, ServiceError};
 use kvasm_core::{App, Capability, Delivery, DeliveryFilter, DeliveryKey, Timestamp};
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! Administration of triggers.
 
-use super::letters::DEAD_LETTERS_MAX;
+use super::dead_letters::DEAD_LETTERS_MAX;
 use super::{Actor, Admin, ServiceError};
 use kvasm_core::{
     App, Capability, DeliveryFilter, Invalid, KeyRange, NewTrigger, Policy, Subject, Timestamp,

@@ -2,12 +2,12 @@
 #![deny(missing_docs)]
 //! A store in memory, for tests and experiments.
 
+mod commit;
 mod outbox;
 mod registry;
 mod survey;
 mod triggers;
 mod upkeep;
-mod write;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -201,7 +201,7 @@ impl Store for MemoryStore {
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
-        write::commit(&mut self.state.write(), batch)
+        commit::commit(&mut self.state.write(), batch)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

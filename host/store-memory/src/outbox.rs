@@ -1,6 +1,6 @@
 //! The outbox: triggers and deliveries.
 
-use super::write::{key_of, size, uncount_delivery};
+use super::commit::{key_of, size, uncount_delivery};
 use super::{MemoryStore, live};
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};

@@ -14,7 +14,7 @@ use super::plan::{Address, DatabaseResults, Plan, PlannedResult};
 use super::pool::{Pool, Statement};
 use super::transaction::{Abort, TransactionWork, transact};
 use super::usage::{Counting, SlotDelta, count};
-use super::{change, fire, handling, increments, read, sql};
+use super::{change, entries, fire, handling, increments, sql};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::{Applied, Committed, Version, WriteBatch};
@@ -159,7 +159,7 @@ async fn carry_out(
         // Before the sets, so that versions grow with the order of operations.
         let count = i32::try_from(plan.draws).unwrap_or(i32::MAX);
         let rows = lease.run(sqlx::query(sql::DRAW).bind(count)).await?;
-        let drawn = rows.iter().map(|row| read::version(row, 0));
+        let drawn = rows.iter().map(|row| entries::version(row, 0));
         outcome.drawn = drawn.collect::<Result<_, _>>()?;
     }
 
@@ -186,7 +186,7 @@ async fn carry_out(
     }
     for row in &removed {
         if row.try_get(2)? {
-            let version = read::version(row, 4)?;
+            let version = entries::version(row, 4)?;
             outcome.removed.insert(address_of(row)?, version);
         }
     }

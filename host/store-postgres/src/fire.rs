@@ -77,7 +77,7 @@ pub(super) async fn fire(
     if events.ids.is_empty() {
         return Ok(0);
     }
-    let statement = sqlx::query(sql::outbox::FIRE)
+    let statement = sqlx::query(sql::outbox_sql::FIRE)
         .bind(write.app_id.uuid())
         .bind(write.now.0)
         .bind(event_depth(write))

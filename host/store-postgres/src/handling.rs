@@ -2,7 +2,7 @@
 
 use super::lease::Lease;
 use super::pool::{Pool, Statement};
-use super::sql::{LOCK_APP, outbox, triggers as triggers_sql};
+use super::sql::{LOCK_APP, outbox_sql, triggers_sql};
 use super::transaction::{Abort, TransactionWork, transact};
 use super::usage::{SlotDelta, count_always};
 use super::{classify::store_error, triggers};
@@ -38,7 +38,7 @@ async fn hold_failed(
     lease: &mut Lease,
     receipt: &LeaseToken,
 ) -> Result<Option<(i32, Option<i64>)>, Error> {
-    let statement = on_delivery(outbox::HOLD_DELIVERY, receipt).bind(receipt.lease);
+    let statement = on_delivery(outbox_sql::HOLD_DELIVERY, receipt).bind(receipt.lease);
     let rows = lease.run(statement).await?;
     let held = rows.first();
     held.map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
@@ -51,7 +51,7 @@ pub(super) async fn finish(
     receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let statement = on_delivery(outbox::FINISH, receipt).bind(now.0);
+    let statement = on_delivery(outbox_sql::FINISH, receipt).bind(now.0);
     lease.run(statement).await.map(drop)
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn renew(
 ) -> Result<bool, StoreError> {
     // Idempotent.
     let statement = || {
-        let statement = on_delivery(outbox::RENEW, receipt);
+        let statement = on_delivery(outbox_sql::RENEW, receipt);
         statement.bind(receipt.lease).bind(until.0)
     };
     let rows = pool.read(statement).await?;
@@ -75,7 +75,7 @@ pub(super) async fn release(
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let statement = |_| {
-        let statement = on_delivery(outbox::RELEASE, receipt);
+        let statement = on_delivery(outbox_sql::RELEASE, receipt);
         statement.bind(receipt.lease).bind(now.0)
     };
     let released = pool.write(statement).await.map_err(store_error)?;
@@ -133,7 +133,7 @@ impl TransactionWork for Failing<'_> {
         let (returned, series) = self.note(lease, counted).await?;
         match verdict {
             Verdict::RetryAt(at) => {
-                let statement = on_delivery(outbox::RETRY, receipt).bind(at.0);
+                let statement = on_delivery(outbox_sql::RETRY, receipt).bind(at.0);
                 let statement = statement.bind(self.failed.truncated_error()).bind(series);
                 lease.run(statement).await?;
             }
@@ -177,7 +177,7 @@ impl Failing<'_> {
             plugin,
             ..
         } = self.failed;
-        let statement = on_delivery(outbox::GIVE_UP, receipt)
+        let statement = on_delivery(outbox_sql::GIVE_UP, receipt)
             .bind(now.0)
             .bind(Uuid::now_v7())
             .bind(reason.as_str())

@@ -21,32 +21,32 @@
 mod batch;
 mod change;
 mod classify;
+mod clock_repair;
 mod commit;
 mod compact;
 mod connector;
+mod dead_letters;
+mod entries;
 mod fire;
-mod grave;
 mod handling;
-mod horizon;
 mod increments;
 mod lease;
-mod letters;
 mod migrate;
-mod once;
 mod outbox;
 mod outstanding;
 mod plan;
 mod plugins;
 mod pool;
-mod read;
 mod registry;
-mod rescue;
 mod rows;
-mod scarce;
+mod scan_start;
 mod sessions;
+mod shortage;
+mod single_trip;
 mod sql;
 mod survey;
 mod tls;
+mod tombstone;
 mod transaction;
 mod triggers;
 mod upkeep;
@@ -54,7 +54,6 @@ mod usage;
 
 use async_trait::async_trait;
 use connector::Connector;
-use horizon::Horizons;
 use kvasm_core::store::{Migrate, Schema, Store, StoreError};
 use kvasm_core::{
     App, AppId, AppName, Collection, Committed, Entry, EntryPage, Key, ListQuery, Timestamp,
@@ -63,6 +62,7 @@ use kvasm_core::{
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
 use pool::Pool;
+use scan_start::Horizons;
 use sqlx::Row;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -196,7 +196,7 @@ impl PostgresStore {
         if due {
             let rows = self
                 .pool
-                .read(|| sqlx::query(sql::server::OLDEST_SNAPSHOT))
+                .read(|| sqlx::query(sql::server_sql::OLDEST_SNAPSHOT))
                 .await?;
             let seconds = rows.first().map(|row| row.try_get(0)).transpose();
             let seconds = seconds.map_err(classify::store_error)?.unwrap_or(0);
@@ -209,15 +209,15 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
-        read::app(&self.pool, name).await
+        entries::app(&self.pool, name).await
     }
 
     async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
-        read::app_by_id(&self.pool, app).await
+        entries::app_by_id(&self.pool, app).await
     }
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
-        read::apps(&self.pool, after, limit).await
+        entries::apps(&self.pool, after, limit).await
     }
 
     async fn get(
@@ -227,7 +227,7 @@ impl Store for PostgresStore {
         key: &Key,
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
-        read::get(&self.pool, app, collection, key, now).await
+        entries::get(&self.pool, app, collection, key, now).await
     }
 
     async fn has(
@@ -238,7 +238,7 @@ impl Store for PostgresStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let (entry, _app) =
-            read::has(&self.pool, app, collection.as_str(), key.as_str(), now).await?;
+            entries::has(&self.pool, app, collection.as_str(), key.as_str(), now).await?;
         Ok(entry)
     }
 
@@ -249,7 +249,7 @@ impl Store for PostgresStore {
         now: Timestamp,
         bytes_max: usize,
     ) -> Result<Vec<Option<Entry>>, StoreError> {
-        read::get_many(&self.pool, app, keys, now, bytes_max).await
+        entries::get_many(&self.pool, app, keys, now, bytes_max).await
     }
 
     async fn list(
@@ -258,7 +258,7 @@ impl Store for PostgresStore {
         query: &ListQuery,
         now: Timestamp,
     ) -> Result<EntryPage, StoreError> {
-        read::list(&self.pool, app, query, now).await
+        entries::list(&self.pool, app, query, now).await
     }
 
     async fn collections(
@@ -267,7 +267,7 @@ impl Store for PostgresStore {
         after: Option<&Collection>,
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError> {
-        read::collections(&self.pool, app, after, limit).await
+        entries::collections(&self.pool, app, after, limit).await
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
@@ -278,7 +278,7 @@ impl Store for PostgresStore {
         let now = Timestamp::now().0;
         let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
         let probe = || {
-            sqlx::query(sql::server::PROBE)
+            sqlx::query(sql::server_sql::PROBE)
                 .bind(now)
                 .bind(filler.as_slice())
         };

@@ -2,7 +2,7 @@
 
 use super::lease::Lease;
 use super::pool::Statement;
-use super::sql::{LOCK_APP, outbox as sql};
+use super::sql::{LOCK_APP, outbox_sql as sql};
 use super::transaction::Abort;
 use super::usage::{SlotDelta, count_always};
 use kvasm_core::store::StoreError;

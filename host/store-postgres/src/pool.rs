@@ -8,7 +8,7 @@ use super::PostgresOptions;
 use super::classify::{lost_connection, lost_race, starting_up, store_error};
 use super::connector::Connector;
 use super::lease::Lease;
-use super::scarce::{NoConnection, Report};
+use super::shortage::{NoConnection, Report};
 use super::usage::SLOTS;
 use kvasm_core::store::StoreError;
 use parking_lot::Mutex;

@@ -1,6 +1,6 @@
 //! Decoding of triggers, deliveries and dead letters.
 
-use super::read;
+use super::entries;
 use super::registry::{damaged, narrow, optional_version};
 use kvasm_core::{
     AppId, Changes, Collection, DeadLetter, Delivery, DeliveryKey, Digest, DueSchedule, Event,
@@ -140,7 +140,7 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
             EventKind::Set {
                 collection,
                 key,
-                version: read::version(row, first + 6)?,
+                version: entries::version(row, first + 6)?,
                 value: match json {
                     Some(json) => Value::Json(JsonText::stored(json)),
                     None => Value::Bytes(row.try_get(first + 8)?),
@@ -149,7 +149,7 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
         }
         "delete" => {
             let (collection, key) = entry()?;
-            let version = read::version(row, first + 6)?;
+            let version = entries::version(row, first + 6)?;
             EventKind::Deleted {
                 collection,
                 key,

@@ -81,7 +81,7 @@ pub(super) async fn count(
         total.check(delta)?;
         return Ok(redistribute(lease, app, &total, delta).await?);
     }
-    Ok(add(lease, sql::usage::COUNT, app, delta).await?)
+    Ok(add(lease, sql::usage_sql::COUNT, app, delta).await?)
 }
 
 /// Counts a change unconditionally, last in its transaction.
@@ -90,7 +90,7 @@ pub(super) async fn count_always(
     app: AppId,
     delta: SlotDelta,
 ) -> Result<(), Error> {
-    add(lease, sql::usage::COUNT_ALWAYS, app, delta).await
+    add(lease, sql::usage_sql::COUNT_ALWAYS, app, delta).await
 }
 
 async fn add(
@@ -106,7 +106,7 @@ async fn add(
 
 /// Creates the slots of a new app.
 pub(super) async fn create(lease: &mut Lease, app: AppId, quota: Quota) -> Result<(), Error> {
-    let statement = sqlx::query(sql::usage::CREATE).bind(app.uuid());
+    let statement = sqlx::query(sql::usage_sql::CREATE).bind(app.uuid());
     lease.run(statement.bind(i32::from(SLOTS))).await?;
     if quota == Quota::default() {
         return Ok(());
@@ -122,9 +122,9 @@ pub(super) async fn redistribute_quota(lease: &mut Lease, app: AppId) -> Result<
 
 /// Locks all slots, and returns their sum.
 async fn hold(lease: &mut Lease, app: AppId) -> Result<Total, Error> {
-    let statement = sqlx::query(sql::usage::HOLD).bind(app.uuid());
+    let statement = sqlx::query(sql::usage_sql::HOLD).bind(app.uuid());
     lease.run(statement).await?;
-    let statement = sqlx::query(sql::usage::TOTAL).bind(app.uuid());
+    let statement = sqlx::query(sql::usage_sql::TOTAL).bind(app.uuid());
     let rows = lease.run(statement).await?;
     let row = rows.first().ok_or(Error::RowNotFound)?;
     Ok(Total {
@@ -146,7 +146,7 @@ async fn redistribute(
     let entries = total.entries.shares(delta.entries);
     let bytes = total.bytes.shares(delta.bytes);
     let deliveries = total.deliveries.shares(delta.deliveries);
-    let statement = sqlx::query(sql::usage::DEAL)
+    let statement = sqlx::query(sql::usage_sql::DEAL)
         .bind(app.uuid())
         .bind(lease.slot())
         .bind(delta.entries)

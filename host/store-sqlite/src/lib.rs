@@ -11,29 +11,29 @@
 //! (`places`). Writes go to one thread, which commits them in groups, taking turns among apps, and
 //! answers each after its commit.
 
-mod ballast;
-mod batch;
+mod commit;
+mod entries;
 mod error;
-mod grave;
+mod fair_queue;
 mod links;
 #[allow(unsafe_code)]
 mod log_head;
 mod nowait;
 mod outbox;
-mod places;
 mod queue;
-mod read;
+mod read_limiter;
 mod registry;
+mod reserved_space;
 mod schema;
 mod shrink;
 mod survey;
-mod tally;
-mod turns;
+mod tombstone;
 mod upkeep;
+mod usage;
 mod writer;
 
 use async_trait::async_trait;
-use ballast::ReservedSpace;
+use entries::Readers;
 use kvasm_core::store::{Migrate, Store, StoreError};
 use kvasm_core::{
     App, AppId, AppName, Collection, Committed, Entry, EntryPage, Generation, Key, Link, ListQuery,
@@ -41,8 +41,8 @@ use kvasm_core::{
 };
 use kvasm_metrics::Metrics;
 use log_head::{LogHead, Remembered};
-use places::ReadLimiter;
-use read::Readers;
+use read_limiter::ReadLimiter;
+use reserved_space::ReservedSpace;
 use rusqlite::Connection;
 pub use shrink::IncrementalVacuum;
 use std::fs::File;
@@ -191,10 +191,10 @@ impl SqliteStore {
         T: Send + 'static,
         L: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let whole = |conn: &_| read::unless_buried(conn, app, absent, read);
+        let whole = |conn: &_| entries::unless_buried(conn, app, absent, read);
         let later = || {
             let later = later();
-            move |conn: &_| read::unless_buried(conn, app, absent, later)
+            move |conn: &_| entries::unless_buried(conn, app, absent, later)
         };
         self.read_short(Some(app), whole, later).await
     }
@@ -252,16 +252,16 @@ fn warn_if_others_can_read(path: &std::path::Path) {
 #[async_trait]
 impl Store for SqliteStore {
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
-        let read = |conn: &_| read::app(conn, name);
+        let read = |conn: &_| entries::app(conn, name);
         let later = || {
             let name = name.clone();
-            move |conn: &_| read::app(conn, &name)
+            move |conn: &_| entries::app(conn, &name)
         };
         self.read_short(None, read, later).await
     }
 
     async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
-        let read = move |conn: &_| read::app_by_id(conn, app);
+        let read = move |conn: &_| entries::app_by_id(conn, app);
         self.read_short(None, read, || read).await
     }
 
@@ -272,10 +272,10 @@ impl Store for SqliteStore {
         now: Timestamp,
         bytes_max: usize,
     ) -> Result<Vec<Option<Entry>>, StoreError> {
-        let read = |conn: &_| read::get_many(conn, app, keys, now, bytes_max).map(Some);
+        let read = |conn: &_| entries::get_many(conn, app, keys, now, bytes_max).map(Some);
         let later = || {
             let keys = keys.to_vec();
-            move |conn: &_| read::get_many(conn, app, &keys, now, bytes_max).map(Some)
+            move |conn: &_| entries::get_many(conn, app, &keys, now, bytes_max).map(Some)
         };
         match self.read_short_of(app, || None, read, later).await? {
             // The app is deleted.
@@ -285,10 +285,10 @@ impl Store for SqliteStore {
     }
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
-        let read = |conn: &_| read::apps(conn, after, limit);
+        let read = |conn: &_| entries::apps(conn, after, limit);
         let later = || {
             let after = after.cloned();
-            move |conn: &_| read::apps(conn, after.as_ref(), limit)
+            move |conn: &_| entries::apps(conn, after.as_ref(), limit)
         };
         self.read_short(None, read, later).await
     }
@@ -300,10 +300,10 @@ impl Store for SqliteStore {
         key: &Key,
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
-        let read = |conn: &_| read::get(conn, app, collection, key, now);
+        let read = |conn: &_| entries::get(conn, app, collection, key, now);
         let later = || {
             let (collection, key) = (collection.clone(), key.clone());
-            move |conn: &_| read::get(conn, app, &collection, &key, now)
+            move |conn: &_| entries::get(conn, app, &collection, &key, now)
         };
         self.read_short(Some(app), read, later).await
     }
@@ -315,10 +315,10 @@ impl Store for SqliteStore {
         key: &Key,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let read = |conn: &_| read::version(conn, app, collection, key, now);
+        let read = |conn: &_| entries::version(conn, app, collection, key, now);
         let later = || {
             let (collection, key) = (collection.clone(), key.clone());
-            move |conn: &_| read::version(conn, app, &collection, &key, now)
+            move |conn: &_| entries::version(conn, app, &collection, &key, now)
         };
         let version = self.read_short_of(app, || None, read, later).await?;
         Ok(version.is_some())
@@ -332,10 +332,10 @@ impl Store for SqliteStore {
     ) -> Result<EntryPage, StoreError> {
         let later = || {
             let query = query.clone();
-            move |conn: &_| read::list(conn, app, &query, now)
+            move |conn: &_| entries::list(conn, app, &query, now)
         };
         if !query.with_values || query.limit <= SHORT_PAGE {
-            let read = |conn: &_| read::list(conn, app, query, now);
+            let read = |conn: &_| entries::list(conn, app, query, now);
             return self
                 .read_short_of(app, EntryPage::default, read, later)
                 .await;
@@ -349,18 +349,19 @@ impl Store for SqliteStore {
         after: Option<&Collection>,
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError> {
-        let read = |conn: &_| read::collections(conn, app, after, limit);
+        let read = |conn: &_| entries::collections(conn, app, after, limit);
         let later = || {
             let after = after.cloned();
-            move |conn: &_| read::collections(conn, app, after.as_ref(), limit)
+            move |conn: &_| entries::collections(conn, app, after.as_ref(), limit)
         };
         self.read_short_of(app, Vec::new, read, later).await
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
-        let work = batch::work(&batch);
+        let work = commit::work(&batch);
         let link = batch.link.clone();
-        let apply = move |transaction: &mut WriteTransaction<'_>| batch::apply(transaction, &batch);
+        let apply =
+            move |transaction: &mut WriteTransaction<'_>| commit::apply(transaction, &batch);
         // The writes of one app keep their order.
         let queued = || link.as_ref().map_or((), Link::queued);
         self.writer.run_after(work, apply, queued).await

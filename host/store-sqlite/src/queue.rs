@@ -1,7 +1,7 @@
 //! The outbox: triggers and deliveries.
 
 use super::writer::{WriteCost, WriteTransaction};
-use super::{SHORT_PAGE, SqliteStore, batch, outbox};
+use super::{SHORT_PAGE, SqliteStore, commit, outbox};
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
@@ -197,14 +197,14 @@ impl Outbox for SqliteStore {
     }
 
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        let has_expired = move |conn: &_| batch::has_expired(conn, app, now);
+        let has_expired = move |conn: &_| commit::has_expired(conn, app, now);
         let has_expired = self.read_short_of(app, || false, has_expired, || has_expired);
         if !has_expired.await? {
             return Ok(0);
         }
         let work = WriteCost::of(app).freeing_space();
         let run = move |transaction: &mut WriteTransaction<'_>| {
-            batch::sweep(transaction, app, now, limit)
+            commit::sweep(transaction, app, now, limit)
         };
         self.writer.run(work, run).await
     }

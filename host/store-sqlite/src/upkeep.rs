@@ -1,7 +1,7 @@
 //! Periodic removal of old data.
 
 use super::writer::{WriteCost, WriteTransaction};
-use super::{SqliteStore, error, grave};
+use super::{SqliteStore, error, tombstone};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::store::Upkeep;
@@ -27,7 +27,7 @@ impl Upkeep for SqliteStore {
             return Ok(0);
         }
         let prune = move |transaction: &mut WriteTransaction<'_>| {
-            grave::execute(
+            tombstone::execute(
                 transaction.connection,
                 "DELETE FROM audit WHERE id IN
                    (SELECT id FROM audit WHERE id < ?1 ORDER BY id LIMIT ?2)",
@@ -54,7 +54,8 @@ impl Upkeep for SqliteStore {
         let prune = move |transaction: &mut WriteTransaction<'_>| {
             transaction.atomically(|transaction| {
                 let remove = "DELETE FROM audit WHERE id = ?1";
-                let remove = |id: &[u8; 16]| grave::execute(transaction.connection, remove, [id]);
+                let remove =
+                    |id: &[u8; 16]| tombstone::execute(transaction.connection, remove, [id]);
                 spare.iter().map(remove).sum()
             })
         };
@@ -80,13 +81,14 @@ impl Upkeep for SqliteStore {
     }
 
     async fn tombstones(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
-        let read = move |conn: &_| grave::tombstones(conn, after, limit);
+        let read = move |conn: &_| tombstone::tombstones(conn, after, limit);
         self.read_short(None, read, || read).await
     }
 
     async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError> {
         let reap = move |transaction: &mut WriteTransaction<'_>| {
-            transaction.atomically(|transaction| grave::reap(transaction.connection, app, limit))
+            transaction
+                .atomically(|transaction| tombstone::reap(transaction.connection, app, limit))
         };
         self.writer
             .run(WriteCost::of(app).freeing_space(), reap)
@@ -96,7 +98,7 @@ impl Upkeep for SqliteStore {
     async fn record_time(&self, now: Timestamp) -> Result<(), StoreError> {
         let note = move |transaction: &mut WriteTransaction<'_>| {
             let update = "UPDATE health SET at = ?1 WHERE id = 1";
-            grave::execute(transaction.connection, update, [now.0])
+            tombstone::execute(transaction.connection, update, [now.0])
         };
         self.writer.run(WriteCost::NONE, note).await.map(drop)
     }

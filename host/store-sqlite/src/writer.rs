@@ -4,11 +4,11 @@
 //! next transaction takes all of them. So there is one wait for the disk per group, and groups grow
 //! with the number of callers.
 
-use super::ballast::{self, ReservedSpace};
+use super::fair_queue::FairQueue;
 use super::links::Links;
 use super::outbox::Watchers;
-use super::tally::UsageCounters;
-use super::turns::FairQueue;
+use super::reserved_space::{self, ReservedSpace};
+use super::usage::UsageCounters;
 use super::{SqliteOptions, error, set_cache};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Timestamp};
@@ -294,7 +294,7 @@ fn group(
     let mut next = Some(first);
     while let Some(job) = next.take() {
         if transaction.is_short && !job.work().frees_space {
-            job.refuse(ballast::refusal());
+            job.refuse(reserved_space::refusal());
         } else if !job.is_abandoned() {
             bytes += job.work().bytes;
             answers.push(job.run(&mut transaction));

@@ -1,6 +1,6 @@
 //! What the dispatcher removes automatically.
 
-use super::stage::{EventHost, collection, until};
+use super::event_host::{EventHost, collection, until};
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
     App, AppName, Audit, Claim, DeadReason, FailedAttempt, Key, LeaseToken, Op, ProbeDelay, Queue,

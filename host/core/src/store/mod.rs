@@ -3,10 +3,10 @@
 //! A store knows nothing of guests, principals or limits of callers. Every call names the app, and
 //! every statement of a backend names it first.
 
-mod error;
 mod outbox;
 mod registry;
 mod schema;
+mod store_error;
 mod sum;
 mod survey;
 mod upkeep;
@@ -19,17 +19,17 @@ use async_trait::async_trait;
 
 /// What the stores share, for backends.
 pub mod backend {
-    pub use super::error::BoxError;
     pub use super::registry::{Effect, check_triggers};
+    pub use super::store_error::BoxError;
     pub use super::sum::sum;
     pub use super::survey::LETTERS_COUNTED_MAX;
     pub use super::upkeep::first_id;
 }
 
-pub use error::StoreError;
 pub use outbox::Outbox;
 pub use registry::Registry;
 pub use schema::{Migrate, Schema, SchemaState};
+pub use store_error::StoreError;
 pub use survey::{AppSurvey, LogSize, StoreClock, StoreSize, Survey};
 pub use upkeep::Upkeep;
 

@@ -1,7 +1,7 @@
 //! Reads of files whose pages are not in the page cache.
 
 use super::*;
-use crate::{SqliteOptions, SqliteStore, read};
+use crate::{SqliteOptions, SqliteStore, entries};
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{AppId, AppName, Collection, Entry, Key, Op, Timestamp, Value, WriteBatch};
 use kvasm_host::Host;
@@ -100,7 +100,7 @@ impl Fixture {
     }
 
     fn is_read_at_once(&self, n: usize) -> bool {
-        let get = |conn: &_| read::get(conn, self.app, &notes(), &key(n), Timestamp::now());
+        let get = |conn: &_| entries::get(conn, self.app, &notes(), &key(n), Timestamp::now());
         self.store.readers.at_once(get).unwrap().is_some()
     }
 

@@ -1,8 +1,8 @@
 //! Creation of deliveries from changes.
 
-use super::super::batch::column;
+use super::super::commit::column;
 use super::super::error;
-use super::super::tally::UsageDelta;
+use super::super::usage::UsageDelta;
 use super::super::writer::WriteTransaction;
 use super::triggers::triggers;
 use kvasm_core::store::StoreError;

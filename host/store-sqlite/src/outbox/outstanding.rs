@@ -1,7 +1,7 @@
 //! Outstanding deliveries, for administrators.
 
 use super::super::error;
-use super::super::tally::UsageDelta;
+use super::super::usage::UsageDelta;
 use super::super::writer::WriteTransaction;
 use super::queue::unblock_next;
 use super::row::{DELIVERY, delivery, ids_parameter};

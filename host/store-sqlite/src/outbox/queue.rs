@@ -1,10 +1,10 @@
 //! Processing of deliveries: claim, renew, release, acknowledge.
 
-use super::super::grave::is_tombstone;
+use super::super::tombstone::is_tombstone;
 use super::super::writer::WriteTransaction;
-use super::super::{error, tally::UsageDelta};
+use super::super::{error, usage::UsageDelta};
 use super::row::{DELIVERY, delivery};
-use super::standing::{self, open_at};
+use super::trigger_health::{self, open_at};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppId, Claim, Claimable, DELIVERY_BYTES, DeadReason, Delivery, DeliveryKey, FailOutcome,
@@ -82,7 +82,7 @@ fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Del
         return Ok(Vec::new());
     }
     let Queue { app, trigger } = &claim.queue;
-    match standing::read(connection, *app, trigger)? {
+    match trigger_health::read(connection, *app, trigger)? {
         Some(standing) => match standing.open(claim.now) {
             Claimable::All => take_due(connection, claim, None),
             Claimable::Probe => take_probe(connection, claim, standing),
@@ -103,7 +103,7 @@ fn take_probe(
     let mut claimed = take_due(connection, claim, Some(standing.series))?;
     if !claimed.is_empty() {
         standing.probe(claim.lease, claim.until);
-        standing::write(connection, *app, trigger, &standing)?;
+        trigger_health::write(connection, *app, trigger, &standing)?;
     }
     for delivery in &mut claimed {
         delivery.is_probe = true;
@@ -183,7 +183,7 @@ pub(crate) fn renew(
     if renewed == 0 {
         return Ok(false);
     }
-    standing::renew(connection, receipt, until).map_err(error::store)?;
+    trigger_health::renew(connection, receipt, until).map_err(error::store)?;
     Ok(true)
 }
 
@@ -196,7 +196,8 @@ pub(crate) fn acknowledge(
     let size = remove_leased(connection, receipt).map_err(error::store)?;
     let size = size.ok_or(StoreError::LeaseLost)?;
     unblock_next(connection, receipt.app, &receipt.place, now).map_err(error::store)?;
-    standing::succeed(connection, receipt.app, &receipt.place.trigger).map_err(error::store)?;
+    trigger_health::succeed(connection, receipt.app, &receipt.place.trigger)
+        .map_err(error::store)?;
     Ok(size)
 }
 
@@ -305,11 +306,11 @@ fn release_one(
     if released == 0 {
         return Ok(false);
     }
-    if let Some(mut standing) = standing::read(connection, *app, &place.trigger)?
+    if let Some(mut standing) = trigger_health::read(connection, *app, &place.trigger)?
         && standing.probe == Some(*lease)
     {
         standing.release(*lease, now);
-        standing::write(connection, *app, &place.trigger, &standing)?;
+        trigger_health::write(connection, *app, &place.trigger, &standing)?;
     }
     Ok(true)
 }
@@ -400,14 +401,14 @@ fn note_failure(connection: &Connection, failed: &FailedAttempt) -> rusqlite::Re
             |row| row.get(0),
         )
         .optional()?;
-    let standing = standing::read(connection, *app, &place.trigger)?;
+    let standing = trigger_health::read(connection, *app, &place.trigger)?;
     let (Some(counted), Some(before)) = (counted, standing) else {
         return Ok(FailOutcome::Recorded);
     };
     let mut standing = before;
     let returned = standing.fail(counted, failed);
     if standing != before {
-        standing::write(connection, *app, &place.trigger, &standing)?;
+        trigger_health::write(connection, *app, &place.trigger, &standing)?;
     }
     if failed.deterministic && counted != Some(standing.series) {
         connection

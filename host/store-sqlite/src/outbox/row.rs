@@ -1,6 +1,6 @@
 //! Rows of deliveries and dead letters.
 
-use super::super::read::{damaged, uuid_of, value};
+use super::super::entries::{damaged, uuid_of, value};
 use kvasm_core::{
     Collection, DeadLetter, Delivery, DeliveryKey, Digest, Event, EventKind, Key, PluginVersion,
     Policy, Timestamp, TriggerName, Version,

@@ -2,7 +2,7 @@
 
 use super::super::error;
 use super::super::writer::WriteTransaction;
-use super::standing::open_at;
+use super::trigger_health::open_at;
 use super::triggers::{TRIGGER, trigger};
 use kvasm_core::store::StoreError;
 use kvasm_core::{

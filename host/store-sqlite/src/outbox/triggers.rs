@@ -1,8 +1,8 @@
 //! Triggers.
 
+use super::super::entries::damaged;
 use super::super::error;
-use super::super::read::damaged;
-use super::standing::{self, pause_word, standing};
+use super::trigger_health::{self, pause_word, standing};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;
 use kvasm_core::{
@@ -186,11 +186,12 @@ pub(crate) fn pause(
     paused: bool,
 ) -> Result<bool, StoreError> {
     bump_trigger_generation(connection, app)?;
-    let Some(mut standing) = standing::read(connection, app, name).map_err(error::store)? else {
+    let Some(mut standing) = trigger_health::read(connection, app, name).map_err(error::store)?
+    else {
         return Ok(false);
     };
     standing.set_paused(paused);
-    standing::write(connection, app, name, &standing).map_err(error::store)
+    trigger_health::write(connection, app, name, &standing).map_err(error::store)
 }
 
 /// Replaces the triggers of the previous version with those of the active one. An app that has none

@@ -1,9 +1,9 @@
 //! Operations of administrators: the statements of each.
 
-use super::super::read::app_by_id;
+use super::super::entries::app_by_id;
 use super::super::{error, outbox};
 use super::plugin;
-use crate::grave::is_tombstone;
+use crate::tombstone::is_tombstone;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     App, AppId, AppLimits, Audit, Digest, LimitsPatch, NewPlugin, PluginVersion, Resource,

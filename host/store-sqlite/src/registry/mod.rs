@@ -5,7 +5,7 @@ mod change;
 mod read;
 
 use super::writer::{WriteCost, WriteTransaction};
-use super::{SqliteStore, error, grave, outbox};
+use super::{SqliteStore, error, outbox, tombstone};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::backend::Effect;
@@ -86,7 +86,7 @@ impl Registry for SqliteStore {
 
     async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
         self.audited(frees(app), audit, move |transaction, audit| {
-            grave::mark_deleted(transaction.connection, app, audit.at)
+            tombstone::mark_deleted(transaction.connection, app, audit.at)
         })
         .await
     }

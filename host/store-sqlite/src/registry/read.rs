@@ -1,6 +1,6 @@
 //! Reads of plugins, tokens, usage and the audit log.
 
-use crate::read::{damaged, uuid_of};
+use crate::entries::{damaged, uuid_of};
 use bytes::Bytes;
 use kvasm_core::{
     AppId, AppName, Audit, Digest, Generation, PluginRecord, PluginVersion, SecretHash, Timestamp,

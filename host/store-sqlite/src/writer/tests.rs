@@ -2,15 +2,15 @@
 
 use super::*;
 use crate::SqliteStore;
-use crate::tally::UsageDelta;
+use crate::usage::UsageDelta;
 use kvasm_core::store::Store;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-mod links;
-mod turns;
+mod fairness;
+mod linked;
 mod undone;
 
 const BUSY: Duration = Duration::from_millis(500);

@@ -6,7 +6,7 @@ use super::kit::{
     OF_THE_KIT, Tenant, absent, app, assert_app_not_found, audit_row, bytes, delete, digest,
     new_plugin, set, token, token_id,
 };
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     AppId, AppLimits, Applied, Audit, DeadLetterFilter, DeadReason, DeliveryFilter, LimitsPatch,

@@ -3,7 +3,7 @@
 use super::Kit;
 use super::event_kit::trigger_name;
 use super::kit::{NOW, Tenant, bytes, cost, json};
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     DeadLetter, DeadLetterFilter, DeadReason, Delivery, Digest, PluginVersion, Verdict,

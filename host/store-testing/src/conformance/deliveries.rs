@@ -3,7 +3,7 @@
 use super::Kit;
 use super::event_kit::{trigger, watch};
 use super::kit::{NOW, Tenant, absent, collection, delete, json, key, set};
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     Delivery, DeliveryState, EventKind, LeaseToken, NewTrigger, Policy, Queue, Timestamp, Verdict,

@@ -1,7 +1,7 @@
 //! Helpers for the properties.
 
+use super::loop_guard::LoopGuard;
 use super::rng::Rng;
-use super::rounds::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Applied, Audit, Check, Collection, CursorKey, DELIVERY_BYTES,

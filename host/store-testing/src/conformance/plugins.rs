@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, digest, new_plugin};
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{

@@ -1,10 +1,10 @@
 //! Transactions of concurrent callers are serializable.
 
-use super::stage::{EventHost, collection};
+use super::event_host::{EventHost, collection};
 use kvasm::model::{Check, Collection, Entry, Expect, Key, Limits, Timestamp, Value};
 use kvasm::service::{Batch, Caller, Kv, Operation, ServiceError, Transaction, Write};
 use kvasm_store_testing::conformance::rng::{Rng, seed};
-use kvasm_store_testing::linear::{self, LogicalClock, Step};
+use kvasm_store_testing::linearizability::{self, LogicalClock, Step};
 use std::sync::Arc;
 use tokio::sync::Barrier;
 use tokio::task::{JoinSet, yield_now};
@@ -216,7 +216,7 @@ async fn transactions_are_serializable(stages: &[EventHost]) {
     println!("{lost} of {} conflicted", runs.len());
     assert!(lost > 0, "no runs conflicted");
     assert!(lost < runs.len());
-    linear::check(vec![None; KEYS], runs).unwrap();
+    linearizability::check(vec![None; KEYS], runs).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use super::event_kit::trigger;
 use super::kit::{
     Tenant, app, audit_row, bytes, collection, key, list, reap, reap_some, set, token,
 };
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppId, Audit, DeadLetterFilter, DeadReason, PluginVersion, Schedule, Timestamp, Verdict, Watch,

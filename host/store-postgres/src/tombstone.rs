@@ -13,15 +13,17 @@ use uuid::Uuid;
 /// Marks an app as deleted, and returns whether it existed. Its rows stay until they are reaped.
 pub(super) async fn bury(lease: &mut Lease, app: AppId, at: Timestamp) -> Result<bool, Error> {
     let of_app = |text| sqlx::query(text).bind(app.uuid());
-    let found = lease.run(of_app(sql::registry::LOCK_APP_ALONE)).await?;
+    let found = lease.run(of_app(sql::registry_sql::LOCK_APP_ALONE)).await?;
     if found.is_empty() {
         return Ok(false);
     }
-    lease.run(of_app(sql::registry::BURY).bind(at.0)).await?;
+    lease
+        .run(of_app(sql::registry_sql::BURY).bind(at.0))
+        .await?;
     for text in [
-        sql::registry::DELETE_TOKENS,
-        sql::triggers::PAUSE_ALL,
-        sql::usage::FORGET,
+        sql::registry_sql::DELETE_TOKENS,
+        sql::triggers_sql::PAUSE_ALL,
+        sql::usage_sql::FORGET,
     ] {
         lease.run(of_app(text)).await?;
     }
@@ -36,7 +38,7 @@ pub(super) async fn graves(
 ) -> Result<Vec<AppId>, StoreError> {
     let after = after.map_or(Uuid::nil(), |app| app.uuid());
     let statement = || {
-        let statement = sqlx::query(sql::registry::GRAVES).bind(after);
+        let statement = sqlx::query(sql::registry_sql::GRAVES).bind(after);
         statement.bind(i64::from(limit))
     };
     let rows = pool.read(statement).await?;
@@ -49,14 +51,14 @@ pub(super) async fn graves(
 /// of rows.
 pub(super) async fn reap(pool: &Pool, app: AppId, limit: u32) -> Result<u64, StoreError> {
     // A deletion is never undone, so this stays true.
-    let is_buried = || sqlx::query(sql::registry::IS_BURIED).bind(app.uuid());
+    let is_buried = || sqlx::query(sql::registry_sql::IS_BURIED).bind(app.uuid());
     if pool.read(is_buried).await?.is_empty() {
         return Ok(0);
     }
     for text in [
-        sql::outbox::REAP_DELIVERIES,
+        sql::outbox_sql::REAP_DELIVERIES,
         sql::REAP_ENTRIES,
-        sql::letters::REAP_LETTERS,
+        sql::dead_letters_sql::REAP_LETTERS,
     ] {
         let statement = |_| sqlx::query(text).bind(app.uuid()).bind(i64::from(limit));
         let removed = pool.write(statement).await.map_err(store_error)?;
@@ -79,10 +81,10 @@ impl TransactionWork for Removal {
 
     async fn run(&self, lease: &mut Lease) -> Result<(), Abort> {
         let of_app = |text| sqlx::query(text).bind(self.app.uuid());
-        let rows = lease.run(of_app(sql::registry::DIGESTS)).await?;
+        let rows = lease.run(of_app(sql::registry_sql::DIGESTS)).await?;
         let digests = rows.iter().map(|row| row.try_get(0));
         let digests = digests.collect::<Result<Vec<Vec<u8>>, _>>()?;
-        lease.run(of_app(sql::registry::DELETE_APP)).await?;
+        lease.run(of_app(sql::registry_sql::DELETE_APP)).await?;
         Ok(plugins::forget_modules(lease, digests).await?)
     }
 }

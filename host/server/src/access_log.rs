@@ -1,6 +1,6 @@
 //! The log line of each request, written once its response is sent.
 
-use super::client::{self, Network, Remote};
+use super::client_address::{self, Network, Remote};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use bytes::Bytes;
@@ -84,7 +84,7 @@ impl AccessLogLine {
             start: Instant::now(),
             id,
             client: remote
-                .map(|Remote(remote)| client::address(*remote, request.headers(), trusted)),
+                .map(|Remote(remote)| client_address::address(*remote, request.headers(), trusted)),
             method,
             route: request.extensions().get().cloned(),
             named: named_app(request.uri().path()),

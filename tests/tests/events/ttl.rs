@@ -1,6 +1,6 @@
 //! Times to live in transactions.
 
-use super::stage::{EventHost, collection};
+use super::event_host::{EventHost, collection};
 use kvasm::model::{Collection, Entry, Expect, Invalid, Key, Limits, Timestamp, Value};
 use kvasm::service::{
     Batch, Caller, Kv, List, Listing, Operation, ServiceError, Transaction, Write,

@@ -2,7 +2,7 @@
 
 use super::super::error;
 use super::super::writer::WriteTransaction;
-use super::standing;
+use super::trigger_health;
 use kvasm_core::store::StoreError;
 use kvasm_core::{Pause, Queue, Timestamp, TriggerHealth};
 use rusqlite::{Connection, params};
@@ -14,7 +14,7 @@ pub(crate) fn needs_rescue(
     beyond: Timestamp,
 ) -> rusqlite::Result<bool> {
     let Queue { app, trigger } = queue;
-    let standing = standing::read(connection, *app, trigger)?;
+    let standing = trigger_health::read(connection, *app, trigger)?;
     let waits = |standing: &TriggerHealth| {
         standing.paused == Some(Pause::Failures) && standing.probe_at.is_some_and(|at| at > beyond)
     };
@@ -52,10 +52,10 @@ fn rescue_queue(
     limit: u32,
 ) -> rusqlite::Result<u64> {
     let Queue { app, trigger } = queue;
-    if let Some(mut standing) = standing::read(connection, *app, trigger)?
+    if let Some(mut standing) = trigger_health::read(connection, *app, trigger)?
         && standing.rescue(beyond, now)
     {
-        standing::write(connection, *app, trigger, &standing)?;
+        trigger_health::write(connection, *app, trigger, &standing)?;
     }
     let rescued = connection
         .prepare_cached(

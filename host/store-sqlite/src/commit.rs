@@ -1,9 +1,9 @@
 //! Write batches: checks, operations, deliveries and quota.
 
 use super::outbox::{Deliveries, Fired, acknowledge};
-use super::tally::UsageDelta;
+use super::usage::UsageDelta;
 use super::writer::{WriteCost, WriteTransaction};
-use super::{ballast, error, read, registry};
+use super::{entries, error, registry, reserved_space};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
@@ -87,7 +87,7 @@ fn run_all(
     // Otherwise audit rows of deletions that delete nothing, and deliveries of small entries, would
     // fill the reserved space.
     if transaction.is_short && batch.acknowledge.is_none() && done.delta.bytes >= 0 {
-        return Err(ballast::refusal());
+        return Err(reserved_space::refusal());
     }
     transaction.tally.check(batch.app_id, done.delta)?;
     if let Some(audit) = &batch.audit {
@@ -128,7 +128,7 @@ fn run(
             (Applied::Set(version), Some((version, Some(value))))
         }
         Op::Increment { delta, .. } => {
-            let found = read::get(transaction.connection, app, collection, key, now);
+            let found = entries::get(transaction.connection, app, collection, key, now);
             let found = found.map_err(error::store)?;
             let value = sum(found.as_ref().map(|entry| &entry.value), *delta, at)?;
             text = Value::Json(JsonText::integer(value));
@@ -324,7 +324,7 @@ fn failed_checks(
             key,
             expect,
         } = check;
-        let found = read::version(connection, batch.app_id, collection, key, batch.now)?;
+        let found = entries::version(connection, batch.app_id, collection, key, batch.now)?;
         if !expect.holds(found) {
             failed.push(at);
         }
@@ -332,7 +332,7 @@ fn failed_checks(
     let follows = batch.link.iter().flat_map(Link::follows);
     for (at, follow) in follows.enumerate() {
         let (collection, key) = (&follow.collection, &follow.key);
-        let found = read::version(connection, batch.app_id, collection, key, batch.now)?;
+        let found = entries::version(connection, batch.app_id, collection, key, batch.now)?;
         let expect = transaction.links.expect(follow);
         if !expect.is_some_and(|expect| expect.holds(found)) {
             failed.push(batch.checks.len() + at);

@@ -1,7 +1,7 @@
 //! Two servers on one store: a change made through one applies to the next request to the
 //! other, which has the old rows cached.
 
-use crate::document::{Access, OF_A_SHOP, document, operations};
+use crate::openapi::{Access, OF_A_SHOP, document, operations};
 use kvasm::model::{App, AppLimits, AppName, PluginVersion, Scope};
 use kvasm::service::{Expiry, NewToken};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};

@@ -14,13 +14,13 @@ use std::ops::Bound;
 
 pub(super) async fn app(pool: &Pool, name: &AppName) -> Result<Option<App>, StoreError> {
     let rows = pool
-        .read(|| sqlx::query(sql::registry::APP).bind(name.as_str()))
+        .read(|| sqlx::query(sql::registry_sql::APP).bind(name.as_str()))
         .await?;
     rows.first().map(app_row).transpose().map_err(store_error)
 }
 
 pub(super) async fn app_by_id(pool: &Pool, app: AppId) -> Result<Option<App>, StoreError> {
-    let statement = || sqlx::query(sql::registry::APP_BY_ID).bind(app.uuid());
+    let statement = || sqlx::query(sql::registry_sql::APP_BY_ID).bind(app.uuid());
     let rows = pool.read(statement).await?;
     rows.first().map(app_row).transpose().map_err(store_error)
 }
@@ -33,7 +33,7 @@ pub(super) async fn apps(
     let after = after.map_or("", AppName::as_str);
     let rows = pool
         .read(|| {
-            sqlx::query(sql::registry::APPS)
+            sqlx::query(sql::registry_sql::APPS)
                 .bind(after)
                 .bind(i64::from(limit))
         })

@@ -1,6 +1,6 @@
 //! Reads: pooled connections and their statements.
 
-use super::grave::is_tombstone;
+use super::tombstone::is_tombstone;
 use super::{SqliteOptions, error, nowait, set_cache};
 use kvasm_core::store::StoreError;
 use kvasm_core::{

@@ -1,7 +1,7 @@
 //! Commits that follow other commits.
 
 use super::*;
-use crate::batch;
+use crate::commit;
 use kvasm_core::{
     AppId, Applied, Check, Collection, CommitId, Expect, Follow, Key, Link, Op, Value, WriteBatch,
 };
@@ -78,7 +78,7 @@ async fn rolled_back_commit_cannot_be_followed() {
     let given = Arc::new(std::sync::Mutex::new(None));
     let seen = Arc::clone(&given);
     let run = move |transaction: &mut WriteTransaction<'_>| {
-        let done = batch::apply(transaction, &batch_after(app, undone, &[], false))?;
+        let done = commit::apply(transaction, &batch_after(app, undone, &[], false))?;
         *seen.lock().unwrap() = Some(done.applied);
         transaction.poisoned = true;
         Ok(())

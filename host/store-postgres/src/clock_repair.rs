@@ -2,7 +2,7 @@
 
 use super::classify::store_error;
 use super::pool::{Pool, Statement};
-use super::sql::{outbox as sql, triggers as trigger_sql};
+use super::sql::{outbox_sql as sql, triggers_sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{Queue, Timestamp};
 use uuid::Uuid;
@@ -25,7 +25,7 @@ pub(super) async fn rescue(
         let statement = statement.bind(queue.trigger.as_str());
         statement.bind(beyond.0).bind(now.0)
     };
-    let probe = |_| on_queue(trigger_sql::RESCUE_PROBE);
+    let probe = |_| on_queue(triggers_sql::RESCUE_PROBE);
     pool.write(probe).await.map_err(store_error)?;
     let mut rescued = 0;
     for (text, most) in [

@@ -2,7 +2,7 @@
 
 use super::lease::Lease;
 use super::pool::Statement;
-use super::sql::{LOCK_APP, letters as sql, registry::LOCK_APP_ALONE};
+use super::sql::{LOCK_APP, dead_letters_sql as sql, registry_sql::LOCK_APP_ALONE};
 use super::transaction::Abort;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, DeadLetterFilter, Timestamp, TriggerName};

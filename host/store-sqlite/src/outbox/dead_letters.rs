@@ -1,7 +1,7 @@
 //! Dead letters.
 
 use super::super::writer::WriteTransaction;
-use super::super::{error, tally::UsageDelta};
+use super::super::{error, usage::UsageDelta};
 use super::row::{DEAD_LETTER, dead_letter, ids_parameter};
 use kvasm_core::store::StoreError;
 use kvasm_core::{

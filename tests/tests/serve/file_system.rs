@@ -96,7 +96,7 @@ fn compiler_process_exits_with_its_host() {
         });
         children.next()
     };
-    let wasm = kvasm_tests::slow::blocks();
+    let wasm = kvasm_tests::slow_modules::blocks();
     let compiler = std::thread::scope(|scope| {
         let deploy = || {
             let path = "/v1/apps/a/plugins";

@@ -106,7 +106,9 @@ pub(super) async fn check(
     connection: &mut PgConnection,
     options: &PostgresOptions,
 ) -> Result<(), StoreError> {
-    let row = sqlx::query(sql::server::ROOM).fetch_one(connection).await;
+    let row = sqlx::query(sql::server_sql::ROOM)
+        .fetch_one(connection)
+        .await;
     let bounds = row.and_then(|row| bounds(&row)).map_err(store_error)?;
     if let Some(warning) = warning(&bounds, options.max_connections) {
         tracing::warn!("{warning}");

@@ -2,8 +2,8 @@
 
 use super::Kit;
 use super::kit::{Tenant, bytes, delete, keys_of, list, set};
+use super::loop_guard::LoopGuard;
 use super::rng::Rng;
-use super::rounds::LoopGuard;
 use kvasm_core::ListQuery;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use super::bank::bank;
 use super::contention::AGES;
-use super::stage::{EventHost, collection, until};
+use super::event_host::{EventHost, collection, until};
 use kvasm::model::{AppName, Key, Limits, Op};
 use kvasm::service::Stage as Of;
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};

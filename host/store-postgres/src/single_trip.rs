@@ -9,7 +9,7 @@ use super::commit::{SetRow, version_number};
 use super::plan::{Address, address};
 use super::pool::{Pool, Statement};
 use super::transaction::Abort;
-use super::{read, sql};
+use super::{entries, sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{Applied, Check, Committed, Expect, Op, Version, WriteBatch};
 use sqlx::postgres::PgRow;
@@ -156,7 +156,12 @@ pub(super) async fn check(pool: &Pool, write: &WriteBatch) -> Result<Committed, 
     }
     let there = |row: &&PgRow| !matches!(row.try_get::<Option<i64>, _>(2), Ok(None));
     let found = rows.iter().filter(there);
-    let found = found.map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), read::version(row, 2)?)));
+    let found = found.map(|row| {
+        Ok((
+            (row.try_get(0)?, row.try_get(1)?),
+            entries::version(row, 2)?,
+        ))
+    });
     let found = found.collect::<Result<BTreeMap<_, _>, Error>>()?;
     let failed = failed_checks(write, &found);
     match failed.is_empty() {
