@@ -14,6 +14,8 @@ mod imports;
 mod links;
 #[path = "layout/markdown.rs"]
 mod markdown;
+#[path = "layout/names.rs"]
+mod names;
 #[path = "layout/references.rs"]
 mod references;
 #[path = "layout/rust.rs"]

@@ -15,7 +15,7 @@ pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveriesDone};
 pub use events::{DeliveriesRequest, DeliveryPage, DeliveryView};
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
 use limits::given;
-pub use limits::{Limits, LimitsChange};
+pub use limits::{LimitsChange, LimitsView};
 pub use problem::ProblemView;
 
 use kvasm_core::{App, Audit, DELIVERIES_MAX, Exports, PluginRecord, Token, Usage};
@@ -35,7 +35,7 @@ pub struct AppView {
     /// Whether the app accepts calls without a token.
     pub public: bool,
     /// Limits of the app.
-    pub limits: Limits,
+    pub limits: LimitsView,
     /// The active plugin version.
     pub plugin: Option<ActiveView>,
     /// The paused triggers. Only in the response for a single app.
@@ -133,7 +133,7 @@ pub struct UsageView {
     #[serde(default)]
     pub deliveries_max: u64,
     /// Limits of the app.
-    pub limits: Limits,
+    pub limits: LimitsView,
 }
 
 impl UsageView {

@@ -30,7 +30,7 @@ impl CommandOutcome {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum FailureKind {
+enum FailureSource {
     User,
     Plugin,
     Host,
@@ -40,7 +40,7 @@ enum FailureKind {
 
 /// A command that failed.
 pub(super) struct Failure {
-    fault: FailureKind,
+    fault: FailureSource,
     message: String,
     request_id: Option<String>,
     /// The guest's log, for `--json`; without it, the log was printed as it arrived.
@@ -81,15 +81,15 @@ fn list_entries(failed: &[EntryRef]) -> String {
 impl Failure {
     /// The user's fault.
     pub(super) fn user(message: impl Into<String>) -> Failure {
-        Failure::new(FailureKind::User, message)
+        Failure::new(FailureSource::User, message)
     }
 
     /// The host's fault, or that of a service it depends on.
     pub(super) fn host(message: impl Into<String>) -> Failure {
-        Failure::new(FailureKind::Host, message)
+        Failure::new(FailureSource::Host, message)
     }
 
-    fn new(fault: FailureKind, message: impl Into<String>) -> Failure {
+    fn new(fault: FailureSource, message: impl Into<String>) -> Failure {
         Failure {
             fault,
             message: message.into(),
@@ -112,9 +112,9 @@ impl Failure {
         let kind = problem.kind.strip_prefix(PROBLEMS).unwrap_or_default();
         let fault = match kind {
             "plugin-failed" | "plugin-trapped" | "plugin-timeout" | "plugin-answer"
-            | "module-refused" => FailureKind::Plugin,
-            _ if status.is_server_error() && kind != "quota-exceeded" => FailureKind::Host,
-            _ => FailureKind::User,
+            | "module-refused" => FailureSource::Plugin,
+            _ if status.is_server_error() && kind != "quota-exceeded" => FailureSource::Host,
+            _ => FailureSource::User,
         };
         let message = match (kind, problem.detail) {
             ("", _) => format!("the server answered {status}; is it a Kvasm server?"),
@@ -130,7 +130,7 @@ impl Failure {
         };
         Failure {
             problem: Some((status, kind.to_owned())),
-            request_id: problem.request_id.filter(|_| fault != FailureKind::User),
+            request_id: problem.request_id.filter(|_| fault != FailureSource::User),
             ..Failure::new(fault, message)
         }
     }
@@ -149,7 +149,7 @@ impl Failure {
 
     /// Whether the reader of the output closed the pipe, which is not an error.
     pub(super) fn is_closed_pipe(&self) -> bool {
-        self.fault == FailureKind::ClosedPipe
+        self.fault == FailureSource::ClosedPipe
     }
 
     /// Prefixes the message with the place of the failure.
@@ -161,10 +161,10 @@ impl Failure {
     /// Prints the message and returns the exit code.
     pub(super) fn report(self, json: bool) -> ExitCode {
         let (blame, code) = match self.fault {
-            FailureKind::ClosedPipe => return ExitCode::SUCCESS,
-            FailureKind::User => ("user", 2),
-            FailureKind::Plugin => ("plugin", 3),
-            FailureKind::Host => ("host", 4),
+            FailureSource::ClosedPipe => return ExitCode::SUCCESS,
+            FailureSource::User => ("user", 2),
+            FailureSource::Plugin => ("plugin", 3),
+            FailureSource::Host => ("host", 4),
         };
         if json {
             let error = serde_json::json!({
@@ -198,7 +198,7 @@ fn with_causes(error: &dyn Error) -> String {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::new(FailureKind::ClosedPipe, ""),
+            io::ErrorKind::BrokenPipe => Failure::new(FailureSource::ClosedPipe, ""),
             _ => Failure::host(error.to_string()),
         }
     }
@@ -252,12 +252,12 @@ impl From<RuntimeError> for Failure {
     }
 }
 
-impl From<Blame> for FailureKind {
-    fn from(blame: Blame) -> FailureKind {
+impl From<Blame> for FailureSource {
+    fn from(blame: Blame) -> FailureSource {
         match blame {
-            Blame::Caller => FailureKind::User,
-            Blame::Guest => FailureKind::Plugin,
-            Blame::Host => FailureKind::Host,
+            Blame::Caller => FailureSource::User,
+            Blame::Guest => FailureSource::Plugin,
+            Blame::Host => FailureSource::Host,
         }
     }
 }

@@ -50,7 +50,7 @@ pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
 pub use level::Level;
 pub use limits::{Limits, LimitsError};
 pub use link::{CommitId, Follow, Link};
-pub use list::{EntryPage, KeyRange, ListQuery};
+pub use list::{KeyRange, ListPage, ListQuery};
 pub use pieces::Pieces;
 pub use plugin::room_for_version;
 pub use plugin::{

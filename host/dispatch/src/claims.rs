@@ -26,7 +26,7 @@ const FAILING_APPS: usize = 3;
 
 /// The result of a pass.
 #[derive(Default)]
-struct Pass {
+struct QueuePass {
     /// Time spent reading queues.
     took: Duration,
     /// Whether a claim got as many deliveries as it requested.
@@ -90,8 +90,8 @@ async fn look(
     task: &TaskHandle,
     after: &mut Option<Queue>,
     stop: &mut Stop,
-) -> Result<Pass, StoreError> {
-    let mut look = Pass::default();
+) -> Result<QueuePass, StoreError> {
+    let mut look = QueuePass::default();
     // From the end of the last pass to the last queue, then from the first.
     let mut wrapped = after.is_none();
     loop {

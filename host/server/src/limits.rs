@@ -12,19 +12,19 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use kvasm_api::{AppView, Limits, LimitsChange};
+use kvasm_api::{AppView, LimitsChange, LimitsView};
 use kvasm_core::{App, AppLimits, Capability, LimitsPatch};
 use kvasm_service::{Actor, ServiceError};
 use sha2::{Digest as _, Sha256};
 
 /// The ETag of limits: the same for equal limits.
 fn tag(limits: &AppLimits) -> String {
-    let Limits {
+    let LimitsView {
         entries,
         bytes,
         calls_per_second,
         calls_at_once,
-    } = Limits::from(limits);
+    } = LimitsView::from(limits);
     let text = format!("{entries:?} {bytes:?} {calls_per_second:?} {calls_at_once:?}");
     let hash = Sha256::digest(text);
     let digits = hash.iter().take(8).map(|byte| format!("{byte:02x}"));
@@ -49,7 +49,7 @@ fn check_if_match(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, P
 
 /// Returns the limits of an app. The ETag can be used in `If-Match`.
 #[utoipa::path(get, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
-    responses((status = 200, body = Limits),
+    responses((status = 200, body = LimitsView),
         (status = 304, description = "The limits are those of the ETag")),
     security(("token" = ["app:read"])))]
 pub(super) async fn show(
@@ -63,14 +63,17 @@ pub(super) async fn show(
     if let Some(answer) = preconditions.check_read(&tag(&app.limits))? {
         return Ok(answer);
     }
-    Ok(with_tag(&app.limits, JsonBody(Limits::from(&app.limits))))
+    Ok(with_tag(
+        &app.limits,
+        JsonBody(LimitsView::from(&app.limits)),
+    ))
 }
 
 /// Replaces all four limits of an app.
 ///
 /// With `If-Match: "etag"`, only if the current limits have that ETag.
 #[utoipa::path(put, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
-    request_body = Limits, responses((status = 200, body = AppView)),
+    request_body = LimitsView, responses((status = 200, body = AppView)),
     security(("token" = ["instance:admin"])))]
 pub(super) async fn replace(
     State(shared): State<SharedServer>,
@@ -84,7 +87,7 @@ pub(super) async fn replace(
     })
     .await?;
     let expected = check_if_match(&headers, &app)?;
-    let limits: Limits = body::json(&shared, &headers, body).await?;
+    let limits: LimitsView = body::json(&shared, &headers, body).await?;
     let patch = LimitsPatch::from(AppLimits::from(limits));
     set(&shared, &actor, &app, patch, expected).await
 }

@@ -85,7 +85,7 @@ async fn make(
         Some(None) => Expiry::Never,
         Some(Some(at)) => Expiry::At(expiry(Timestamp(at))?),
     };
-    let new = kvasm_service::NewToken {
+    let new = kvasm_service::TokenSpec {
         name: new.name,
         scopes: scopes.map_err(|e| refused(e.to_string()))?,
         expires_at,

@@ -3,7 +3,7 @@
 
 use super::key_locks::Address;
 use super::view::TransactionView;
-use super::way::{CommitGuard, LockPolicy};
+use super::way::{LockPolicy, PendingCommitGuard};
 use super::{Caller, ServiceError, Transaction};
 use kvasm_core::{CommitId, Entry, Follow, Link, Timestamp};
 use std::collections::BTreeSet;
@@ -67,7 +67,7 @@ impl Transaction {
     }
 
     /// Returns the link of the run's commit to other commits, if any.
-    pub(super) fn link(&self, view: &TransactionView) -> Option<(Link, CommitGuard)> {
+    pub(super) fn link(&self, view: &TransactionView) -> Option<(Link, PendingCommitGuard)> {
         let way = self.way.as_ref()?;
         let may_be_followed = way.chains()
             && view.bytes <= PIPELINED_BYTES_MAX

@@ -60,10 +60,10 @@ pub use notifier::DispatchNotifier;
 pub use rates::WriteRates;
 pub use throttle::admit_app_line;
 pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
-pub use tokens::{Expiry, NewToken, Unauthenticated};
+pub use tokens::{Expiry, TokenSpec, Unauthenticated};
 pub use transaction::Transaction;
 pub use triggers::OnTriggerDelete;
-pub use way::{CommitGuard, LockPolicy};
+pub use way::{LockPolicy, PendingCommitGuard};
 
 /// The services behind a plugin's host functions, as trait objects, so that an embedder or a
 /// test can replace each of them.

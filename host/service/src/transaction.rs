@@ -11,7 +11,7 @@ use super::key_locks::Address;
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 use super::kv_service::{check_count, expiry, list_query, seal};
 use super::view::{TransactionView, checks, operation, take_bytes};
-use super::way::{CommitGuard, LockPolicy};
+use super::way::{LockPolicy, PendingCommitGuard};
 use super::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
@@ -57,7 +57,7 @@ impl Transaction {
     pub fn linked_batch(
         &self,
         acknowledge: Option<LeaseToken>,
-    ) -> Result<Option<(Batch, Option<CommitGuard>)>, ServiceError> {
+    ) -> Result<Option<(Batch, Option<PendingCommitGuard>)>, ServiceError> {
         let mut view = self.view.lock();
         if view.stale {
             return Err(ServiceError::Conflict { failed: Vec::new() });

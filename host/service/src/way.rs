@@ -154,10 +154,10 @@ impl LockPolicy {
         &self,
         follows: Vec<Follow>,
         written: Vec<(Address, Option<Entry>)>,
-    ) -> (Link, CommitGuard) {
+    ) -> (Link, PendingCommitGuard) {
         let id = CommitId::next();
         let keys = written.iter().map(|(at, _)| at.clone()).collect();
-        let settles = CommitGuard {
+        let settles = PendingCommitGuard {
             locks: Arc::clone(&self.locks),
             app: self.app,
             commit: id,
@@ -177,14 +177,14 @@ impl LockPolicy {
 }
 
 /// Marks a commit as ended on drop.
-pub struct CommitGuard {
+pub struct PendingCommitGuard {
     locks: Arc<KeyLocks>,
     app: AppId,
     commit: CommitId,
     keys: Vec<Address>,
 }
 
-impl Drop for CommitGuard {
+impl Drop for PendingCommitGuard {
     fn drop(&mut self) {
         let commits = self.keys.iter().map(|at| (at, self.commit));
         self.locks.settle(self.app, commits);

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Audit, Collection, Committed, DeadLetter, Digest, Entry, EntryPage, Key,
-    KeyRange, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
+    App, AppId, AppName, Audit, Collection, Committed, DeadLetter, Digest, Entry, Key, KeyRange,
+    ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
     TriggerName, Usage, WriteBatch,
 };
 use parking_lot::RwLock;
@@ -157,14 +157,14 @@ impl Store for MemoryStore {
         app: AppId,
         query: &ListQuery,
         now: Timestamp,
-    ) -> Result<EntryPage, StoreError> {
+    ) -> Result<ListPage, StoreError> {
         let state = self.state.read();
         let keys = state
             .apps
             .get(&app)
             .and_then(|tenant| tenant.entries.get(&query.collection));
         let (Some(keys), false) = (keys, query.range.is_empty()) else {
-            return Ok(EntryPage {
+            return Ok(ListPage {
                 entries: Vec::new(),
                 more: false,
             });
@@ -215,7 +215,7 @@ fn key_bounds(range: &KeyRange) -> (Bound<Key>, Bound<Key>) {
 }
 
 /// Takes entries up to the query's limits, and peeks at the next one for `more`.
-fn page<'a>(mut rest: impl Iterator<Item = (&'a Key, &'a Entry)>, query: &ListQuery) -> EntryPage {
+fn page<'a>(mut rest: impl Iterator<Item = (&'a Key, &'a Entry)>, query: &ListQuery) -> ListPage {
     let mut entries = Vec::new();
     let mut bytes = 0;
     for (key, entry) in rest.by_ref() {
@@ -229,5 +229,5 @@ fn page<'a>(mut rest: impl Iterator<Item = (&'a Key, &'a Entry)>, query: &ListQu
         }
     }
     let more = rest.next().is_some();
-    EntryPage { entries, more }
+    ListPage { entries, more }
 }

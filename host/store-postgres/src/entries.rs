@@ -5,8 +5,8 @@ use super::pool::Pool;
 use super::{classify::store_error, registry, sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, EntryPage,
-    JsonText, Key, KeyRange, ListQuery, Quota, Timestamp, Value, Version,
+    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
+    Key, KeyRange, ListPage, ListQuery, Quota, Timestamp, Value, Version,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -175,9 +175,9 @@ pub(super) async fn list(
     app: AppId,
     query: &ListQuery,
     now: Timestamp,
-) -> Result<EntryPage, StoreError> {
+) -> Result<ListPage, StoreError> {
     if query.range.is_empty() {
-        return Ok(EntryPage {
+        return Ok(ListPage {
             entries: Vec::new(),
             more: false,
         });
@@ -224,7 +224,7 @@ fn half_open(range: &KeyRange) -> (String, Option<String>) {
     (lower, upper)
 }
 
-fn page(rows: &[PgRow], with_values: bool) -> Result<EntryPage, Error> {
+fn page(rows: &[PgRow], with_values: bool) -> Result<ListPage, Error> {
     let mut entries = Vec::with_capacity(rows.len());
     for row in rows {
         let key = Key::stored(row.try_get(0)?);
@@ -232,7 +232,7 @@ fn page(rows: &[PgRow], with_values: bool) -> Result<EntryPage, Error> {
         entries.push((key, entry));
     }
     let followed: Option<Option<bool>> = rows.last().map(|row| row.try_get(1)).transpose()?;
-    Ok(EntryPage {
+    Ok(ListPage {
         entries,
         more: followed.flatten().is_some(),
     })

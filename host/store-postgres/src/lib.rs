@@ -56,7 +56,7 @@ use async_trait::async_trait;
 use connector::Connector;
 use kvasm_core::store::{Migrate, Schema, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Committed, Entry, EntryPage, Key, ListQuery, Timestamp,
+    App, AppId, AppName, Collection, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
     WriteBatch,
 };
 use kvasm_metrics::Metrics;
@@ -257,7 +257,7 @@ impl Store for PostgresStore {
         app: AppId,
         query: &ListQuery,
         now: Timestamp,
-    ) -> Result<EntryPage, StoreError> {
+    ) -> Result<ListPage, StoreError> {
         entries::list(&self.pool, app, query, now).await
     }
 

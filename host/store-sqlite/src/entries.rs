@@ -4,8 +4,8 @@ use super::tombstone::is_tombstone;
 use super::{SqliteOptions, error, nowait, set_cache};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, EntryPage,
-    JsonText, Key, ListQuery, PluginVersion, Quota, Timestamp, Value, Version,
+    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
+    Key, ListPage, ListQuery, PluginVersion, Quota, Timestamp, Value, Version,
 };
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
@@ -303,7 +303,7 @@ pub(super) fn list(
     app: AppId,
     query: &ListQuery,
     now: Timestamp,
-) -> rusqlite::Result<EntryPage> {
+) -> rusqlite::Result<ListPage> {
     let app_id = app.uuid();
     let collection = query.collection.as_str();
     let (lower, upper) = bounds(query);
@@ -316,7 +316,7 @@ pub(super) fn list(
     }
     let mut statement = connection.prepare_cached(&list_sql(query))?;
     let mut rows = statement.query(parameters.as_slice())?;
-    let mut page = EntryPage {
+    let mut page = ListPage {
         entries: Vec::new(),
         more: false,
     };

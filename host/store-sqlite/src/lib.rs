@@ -20,7 +20,6 @@ mod links;
 mod log_head;
 mod nowait;
 mod outbox;
-mod queue;
 mod read_limiter;
 mod registry;
 mod reserved_space;
@@ -36,7 +35,7 @@ use async_trait::async_trait;
 use entries::Readers;
 use kvasm_core::store::{Migrate, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Committed, Entry, EntryPage, Generation, Key, Link, ListQuery,
+    App, AppId, AppName, Collection, Committed, Entry, Generation, Key, Link, ListPage, ListQuery,
     Timestamp, WriteBatch,
 };
 use kvasm_metrics::Metrics;
@@ -329,7 +328,7 @@ impl Store for SqliteStore {
         app: AppId,
         query: &ListQuery,
         now: Timestamp,
-    ) -> Result<EntryPage, StoreError> {
+    ) -> Result<ListPage, StoreError> {
         let later = || {
             let query = query.clone();
             move |conn: &_| entries::list(conn, app, &query, now)
@@ -337,10 +336,10 @@ impl Store for SqliteStore {
         if !query.with_values || query.limit <= SHORT_PAGE {
             let read = |conn: &_| entries::list(conn, app, query, now);
             return self
-                .read_short_of(app, EntryPage::default, read, later)
+                .read_short_of(app, ListPage::default, read, later)
                 .await;
         }
-        self.read_long(app, EntryPage::default, later()).await
+        self.read_long(app, ListPage::default, later()).await
     }
 
     async fn collections(

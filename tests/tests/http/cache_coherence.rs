@@ -3,7 +3,7 @@
 
 use crate::openapi::{Access, OF_A_SHOP, document, operations};
 use kvasm::model::{App, AppLimits, AppName, PluginVersion, Scope};
-use kvasm::service::{Expiry, NewToken};
+use kvasm::service::{Expiry, TokenSpec};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::module_with;
 use kvasm_tests::postgres::fresh_database;
@@ -122,7 +122,7 @@ async fn token_revocation(two: Two) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     for round in 0..ROUNDS {
-        let new = NewToken {
+        let new = TokenSpec {
             name: "test".to_owned(),
             scopes: vec![Scope::ScriptRead],
             expires_at: Expiry::Never,

@@ -12,7 +12,7 @@ mod survey;
 mod upkeep;
 
 use crate::{
-    App, AppId, AppName, Collection, Committed, Entry, EntryPage, Key, ListQuery, Timestamp,
+    App, AppId, AppName, Collection, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
     WriteBatch,
 };
 use async_trait::async_trait;
@@ -87,7 +87,7 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
         app: AppId,
         query: &ListQuery,
         now: Timestamp,
-    ) -> Result<EntryPage, StoreError>;
+    ) -> Result<ListPage, StoreError>;
 
     /// Returns up to `limit` names of the app's collections in order, after `after` if given. They
     /// may include a collection whose entries have all expired. The cost grows with the number of

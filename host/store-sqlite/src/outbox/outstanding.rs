@@ -16,7 +16,7 @@ const FILTER: &str = "(?2 IS NULL OR d.event_id IN (SELECT unhex(value) FROM jso
    AND (?4 IS NULL OR d.queued_at >= ?4) AND (?5 IS NULL OR d.queued_at < ?5)";
 
 /// The parameters of `MEANT`, with the app.
-struct DeliveryParams {
+struct DeliveryFilterParams {
     app: [u8; 16],
     events: Option<String>,
     trigger: Option<String>,
@@ -24,9 +24,9 @@ struct DeliveryParams {
     until: Option<i64>,
 }
 
-impl DeliveryParams {
-    fn new(app: AppId, which: &DeliveryFilter) -> DeliveryParams {
-        DeliveryParams {
+impl DeliveryFilterParams {
+    fn new(app: AppId, which: &DeliveryFilter) -> DeliveryFilterParams {
+        DeliveryFilterParams {
             app: app.uuid().into_bytes(),
             events: ids_parameter(&which.events),
             trigger: which.trigger.clone().map(String::from),
@@ -55,7 +55,7 @@ pub(crate) fn outstanding(
     after: Option<&DeliveryKey>,
     limit: u32,
 ) -> rusqlite::Result<Vec<Delivery>> {
-    let meant = DeliveryParams::new(app, which);
+    let meant = DeliveryFilterParams::new(app, which);
     // Below every delivery key: no trigger has an empty name.
     let (trigger, chain, seq) = after.map_or(("", 0, 0), |place| {
         (place.trigger.as_str(), place.ordering_key, place.seq)
@@ -85,7 +85,9 @@ pub(crate) fn count(
              WHERE d.app_id = ?1 AND {FILTER} LIMIT ?6)"
         ))?
         .query_row(
-            DeliveryParams::new(app, which).and(&[&limit]).as_slice(),
+            DeliveryFilterParams::new(app, which)
+                .and(&[&limit])
+                .as_slice(),
             |row| row.get::<_, i64>(0),
         )
         .map(i64::unsigned_abs)
@@ -117,7 +119,7 @@ fn remove(
     limit: u32,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<i64>> {
-    let meant = DeliveryParams::new(app, which);
+    let meant = DeliveryFilterParams::new(app, which);
     let found: Vec<(DeliveryKey, i64)> = connection
         .prepare_cached(&format!(
             "SELECT d.trigger_name, d.chain, d.seq, d.size FROM deliveries AS d

@@ -5,8 +5,8 @@ use super::rng::Rng;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Applied, Audit, Check, Collection, CursorKey, DELIVERY_BYTES,
-    Digest, ENTRY_BYTES, Entry, EntryPage, Expect, Exports, Key, KeyRange, ListQuery, NewPlugin,
-    Op, PluginVersion, Quota, Scope, SecretHash, Timestamp, Token, TokenId, Usage, Value, Version,
+    Digest, ENTRY_BYTES, Entry, Expect, Exports, Key, KeyRange, ListPage, ListQuery, NewPlugin, Op,
+    PluginVersion, Quota, Scope, SecretHash, Timestamp, Token, TokenId, Usage, Value, Version,
     WriteBatch,
 };
 use std::fmt::Debug;
@@ -199,7 +199,7 @@ impl Tenant {
     }
 
     /// Reads a page.
-    pub async fn page(&self, query: &ListQuery) -> EntryPage {
+    pub async fn page(&self, query: &ListQuery) -> ListPage {
         self.store
             .list(self.id, query, self.now)
             .await
@@ -460,7 +460,7 @@ pub fn list(c: &str) -> ListQuery {
 }
 
 /// The keys of a page.
-pub fn keys_of(page: &EntryPage) -> Vec<&str> {
+pub fn keys_of(page: &ListPage) -> Vec<&str> {
     page.entries.iter().map(|(key, _)| key.as_str()).collect()
 }
 
