@@ -1,7 +1,5 @@
-//! The JSON of the administrators' API. Times are milliseconds since the Unix
-//! epoch.
-#![deny(missing_docs)]
 //! The JSON types of the administration API. Times are milliseconds since the Unix epoch.
+#![deny(missing_docs)]
 
 mod batch;
 mod events;

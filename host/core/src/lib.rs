@@ -1,8 +1,6 @@
-//! The words of the system as types, without I/O. Each is parsed once, at the
-//! door, and is valid from then on.
-#![deny(missing_docs)]
 //! The domain types, without I/O. Each is parsed once, where it enters the system, and is valid
 //! from then on.
+#![deny(missing_docs)]
 
 mod access;
 mod app;

@@ -6,17 +6,12 @@
 //! app's backlog delays another app's events.
 //!
 //! Claiming (`claims`), schedules (`cron`), samples (`gauges`), `upkeep` of the apps,
-//! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and the
-//! `rescue` from what a wrong one has left are tasks of their own, which `supervisor`
-//! starts again after a failure. None of them waits for another, and in
-//! none does an error with one app end the work for the others: it is counted, logged
-//! at most every ten seconds, and skipped until the next round.
-#![deny(missing_docs)]
-//! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and the `rescue`
+//! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and `clock_repair`
 //! of what a wrong one has postponed are separate tasks, which `supervisor` restarts after a
 //! failure. None of them waits for another. An error with one app does not stop a task for the
 //! others: it is counted, logged at most every ten seconds, and the app is skipped until the
 //! next round.
+#![deny(missing_docs)]
 
 mod claims;
 mod clock;

@@ -1,6 +1,5 @@
-//! The library's front door: a store, a runtime and the services between them.
-#![deny(missing_docs)]
 //! The library's entry point: combines a store, a runtime and the services between them.
+#![deny(missing_docs)]
 
 mod call;
 mod deliver;

@@ -3,17 +3,16 @@
 //! Every label has few values: names from the code, or names of apps, of which at most [`APPS_MAX`]
 //! have their own series; the others share one. A deleted app frees its series for another.
 //!
-//! `table` names and describes each metric, `sample` is what a background task finds
-//! out about the store from time to time, and `process` what the system says of the
-//! process.
-#![deny(missing_docs)]
 //! `table` names and describes each metric, `sample` has measurements of the store by a background
 //! task, and `process` has what the system reports about the process.
+#![deny(missing_docs)]
 
+mod in_use;
 mod process;
 mod sample;
 mod table;
 
+pub use in_use::InUse;
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -393,9 +392,7 @@ impl Metrics {
     pub fn cold_read(&self) {
         self.0.cold_reads.inc();
     }
-}
 
-impl Metrics {
     /// Counts a request. `route` is a template, and `status` is reduced to few values, because a
     /// plugin chooses its own.
     pub fn http_request(&self, route: &str, method: &'static str, status: &str, took: Duration) {
@@ -428,28 +425,6 @@ impl Metrics {
     pub fn bytes_in_flight(&self, bytes: usize) -> InUse {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         InUse::new(&self.0.bytes_in_flight, bytes)
-    }
-}
-
-/// Counts something in a gauge as long as it lives.
-pub struct InUse {
-    gauge: Gauge,
-    count: i64,
-}
-
-impl InUse {
-    fn new(gauge: &Gauge, count: i64) -> InUse {
-        gauge.inc_by(count);
-        InUse {
-            gauge: gauge.clone(),
-            count,
-        }
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.gauge.dec_by(self.count);
     }
 }
 

@@ -1,10 +1,8 @@
 //! The HTTP server: public calls of plugins, and the administration API.
 //!
-//! Handlers decode a request, call the host, and encode the answer. What is
-//! allowed is decided below, in `service`.
-#![deny(missing_docs)]
 //! Handlers decode a request, call the host, and encode the response. Authorisation is in the layer
 //! below, `service`.
+#![deny(missing_docs)]
 
 mod access_log;
 mod apps;

@@ -1,8 +1,6 @@
-//! Policy: who may do what, what is valid, and what it may cost. The layer
-//! between every door of the host (guests, the command line) and the store.
-#![deny(missing_docs)]
 //! Policy: access control, validation and limits. The layer between all entry points of the host
 //! (guests, HTTP, the command line) and the store.
+#![deny(missing_docs)]
 
 mod access;
 mod actor;

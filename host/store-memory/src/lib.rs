@@ -1,6 +1,5 @@
-//! A store in memory, for tests and for trying things out.
-#![deny(missing_docs)]
 //! A store in memory, for tests and experiments.
+#![deny(missing_docs)]
 
 mod commit;
 mod outbox;

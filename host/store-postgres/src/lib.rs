@@ -1,22 +1,19 @@
 //! The Postgres store, for any number of hosts at once.
 //!
-//! `sql` has every statement. `read` and `commit` run operations of a single statement, `once`
+//! `sql` has every statement. `entries` and `commit` run operations of a single statement, `single_trip`
 //! calls a database function that commits a whole batch, and `batch` runs batches that require a
 //! transaction, prepared by `plan` and `increments`. `usage` counts what entries and deliveries
 //! use, and enforces quotas.
 //!
-//! `fire` creates the deliveries of a transaction, `outbox` hands them out (`horizon` has the
+//! `fire` creates the deliveries of a transaction, `outbox` hands them out (`scan_start` has the
 //! starting points of scans), `handling` ends them, and `rows` decodes them. `registry` has the
-//! methods for administrators, whose operations are in `change`, `plugins`, `triggers`, `letters`
+//! methods for administrators, whose operations are in `change`, `plugins`, `triggers`, `dead_letters`
 //! and `outstanding`.
 //!
-//! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction`
-//! runs one until it wins, and `classify` says what an error means. `migrate` is the
-//! start; `sessions` and `scarce` look at the server then.
-#![deny(missing_docs)]
 //! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction` retries a
 //! transaction until it wins, and `classify` maps errors. `migrate` is the startup, where
-//! `sessions` and `scarce` check the server.
+//! `sessions` and `shortage` check the server.
+#![deny(missing_docs)]
 
 mod batch;
 mod change;

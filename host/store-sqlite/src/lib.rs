@@ -1,15 +1,10 @@
 //! The embedded store: one SQLite file.
 //!
-//! Reads run inline on the calling thread, through pooled connections with
-//! cached statements; long ones, and those that have to wait for the disk (`nowait`), run
-//! on threads of their own (`places`). Writes go to
-//! one thread that commits them in groups, app by app, and each is answered after the
-//! commit that holds it.
-#![deny(missing_docs)]
 //! Short reads run inline on the calling thread, through pooled connections with cached statements.
 //! Long reads, and those that have to wait for the disk (`nowait`), run on separate threads
-//! (`places`). Writes go to one thread, which commits them in groups, taking turns among apps, and
+//! (`read_limiter`). Writes go to one thread, which commits them in groups, taking turns among apps, and
 //! answers each after its commit.
+#![deny(missing_docs)]
 
 mod commit;
 mod entries;
@@ -145,7 +140,7 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
-    /// Runs a long read of an app's rows once it gets a permit (`places`). `absent` is the result
+    /// Runs a long read of an app's rows once it gets a permit (`read_limiter`). `absent` is the result
     /// for a deleted app.
     async fn read_long<T: Send + 'static>(
         &self,
