@@ -2,8 +2,8 @@
 //! host and other calls are unaffected. The benchmarks measure how late they are stopped.
 
 use async_trait::async_trait;
-use kvasm::model::{AppName, Applied, Collection, Entry, Expect, Key, Limits, Version};
-use kvasm::service::{Batch, Caller, Kv, List, Listing, ServiceError, Services, Stage, Write};
+use kvasm::model::{AppName, Applied, Batch, Collection, Entry, Limits};
+use kvasm::service::{Address, Caller, Kv, List, Listing, ServiceError, Services, Stage};
 use kvasm::{Blame, Call, CallError, Host};
 use kvasm_tests::guests::{TestHost, manifest, module, module_with};
 use std::sync::Arc;
@@ -187,50 +187,15 @@ struct HangingStore;
 
 #[async_trait]
 impl Kv for HangingStore {
-    async fn get(
-        &self,
-        _: &Caller,
-        _: &Collection,
-        _: &Key,
-    ) -> Result<Option<Entry>, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn has(&self, _: &Caller, _: &Collection, _: &Key) -> Result<bool, ServiceError> {
-        std::future::pending().await
-    }
-
     async fn get_many(
         &self,
         _: &Caller,
-        _: &[(Collection, Key)],
+        _: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
         std::future::pending().await
     }
 
     async fn list(&self, _: &Caller, _: List) -> Result<Listing, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn increment(
-        &self,
-        _: &Caller,
-        _: Collection,
-        _: Key,
-        _: i64,
-    ) -> Result<(Version, i64), ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn set(&self, _: &Caller, _: Write) -> Result<Version, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn set_many(&self, _: &Caller, _: Vec<Write>) -> Result<(), ServiceError> {
         std::future::pending().await
     }
 
@@ -243,13 +208,7 @@ impl Kv for HangingStore {
         std::future::pending().await
     }
 
-    async fn delete(
-        &self,
-        _: &Caller,
-        _: Collection,
-        _: Key,
-        _: Option<Expect>,
-    ) -> Result<bool, ServiceError> {
+    async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {
         std::future::pending().await
     }
 }
