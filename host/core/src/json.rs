@@ -50,3 +50,28 @@ impl JsonText {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rules themselves are tested in `kvasm-abi`.
+    #[test]
+    fn errors_are_about_the_value() {
+        let parse = |text: &[u8]| JsonText::parse(text.to_vec(), 4);
+        assert_eq!(
+            parse(b" 1e2").map(|text| text.as_integer()),
+            Ok(Integer::Value(100))
+        );
+        assert!(matches!(parse(b"nul1"), Err(Invalid::Json(_))));
+        let subject = Subject::Value;
+        assert_eq!(parse(b"\"\xff\""), Err(Invalid::NotUtf8 { subject, at: 1 }));
+        let too_large = |len| Invalid::TooLarge {
+            subject,
+            len,
+            limit: 4,
+        };
+        assert_eq!(parse(b"12345"), Err(too_large(5)));
+        assert_eq!(parse(b"1e99"), Err(too_large(103)));
+    }
+}

@@ -84,3 +84,34 @@ name_type! {
     /// store.
     Key, Subject::Key, names::key
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rules themselves are tested in `kvasm-abi`.
+    #[test]
+    fn errors_say_which_name_breaks_which_limit() {
+        let message = |error: Invalid| error.to_string();
+        assert_eq!(
+            Collection::parse(vec![b'c'; 129]).map_err(message),
+            Err("the collection is 129 bytes; the limit is 128 bytes".to_owned())
+        );
+        assert_eq!(
+            Key::parse(vec![b'k'; 1025]).map_err(message),
+            Err("the key is 1025 bytes; the limit is 1024 bytes".to_owned())
+        );
+        assert_eq!(
+            bound(vec![b'p'; 1025], Subject::Prefix).map_err(message),
+            Err("the prefix is 1025 bytes; the limit is 1024 bytes".to_owned())
+        );
+        assert_eq!(Key::parse(""), Err(Invalid::Empty(Subject::Key)));
+        assert_eq!(Key::parse("a\0b"), Err(Invalid::Nul(Subject::Key)));
+        let (subject, at) = (Subject::Collection, 1);
+        assert_eq!(
+            Collection::parse(vec![b'a', 0xff]),
+            Err(Invalid::NotUtf8 { subject, at })
+        );
+        assert_eq!(bound(Vec::new(), Subject::Bound), Ok(String::new()));
+    }
+}
