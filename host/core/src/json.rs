@@ -60,8 +60,8 @@ mod tests {
     fn errors_are_about_the_value() {
         let parse = |text: &[u8]| JsonText::parse(text.to_vec(), 4);
         assert_eq!(
-            parse(b" 1e2").map(|text| text.as_integer()),
-            Ok(Integer::Value(100))
+            parse(b" 12 ").map(|text| text.as_integer()),
+            Ok(Integer::Value(12))
         );
         assert!(matches!(parse(b"nul1"), Err(Invalid::Json(_))));
         let subject = Subject::Value;
