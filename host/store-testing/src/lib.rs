@@ -3,4 +3,4 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 pub mod conformance;
-pub mod linear;
+pub mod linearizability;

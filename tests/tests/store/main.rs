@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod backends;
-mod old_files;
+mod old_schemas;
 mod postgres;
 mod refused_rows;
 
