@@ -16,11 +16,10 @@ fn checked(
     subject: Subject,
     check: fn(&[u8]) -> Result<&str, TextError>,
 ) -> Result<String, Invalid> {
-    let valid = check(&bytes).map(drop);
+    let invalid = |error| Invalid::text(subject, error);
+    check(&bytes).map_err(invalid)?;
     // This checks UTF-8 again, in order to keep the allocation.
-    valid
-        .and_then(|()| String::from_utf8(bytes).map_err(|e| e.utf8_error().into()))
-        .map_err(|error| Invalid::text(subject, error))
+    String::from_utf8(bytes).map_err(|e| invalid(e.utf8_error().into()))
 }
 
 macro_rules! name_type {

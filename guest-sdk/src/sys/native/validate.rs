@@ -10,25 +10,25 @@ use kvasm_abi::{
 };
 
 pub(super) fn collection(name: &str) -> Result<(), Error> {
-    of("collection", names::collection(name.as_bytes())).map(drop)
+    named("collection", names::collection(name.as_bytes())).map(drop)
 }
 
 pub(super) fn key(key: &str) -> Result<(), Error> {
-    of("key", names::key(key.as_bytes())).map(drop)
+    named("key", names::key(key.as_bytes())).map(drop)
 }
 
 /// Checks the packed names of an entry.
 pub(super) fn address(address: Address<'_>) -> Result<(&str, &str), Error> {
-    let collection = of("collection", names::collection(address.collection))?;
-    Ok((collection, of("key", names::key(address.key))?))
+    let collection = named("collection", names::collection(address.collection))?;
+    Ok((collection, named("key", names::key(address.key))?))
 }
 
 pub(super) fn prefix(prefix: &str) -> Result<(), Error> {
-    of("prefix", names::bound(prefix.as_bytes())).map(drop)
+    named("prefix", names::bound(prefix.as_bytes())).map(drop)
 }
 
 pub(super) fn bound(bound: &str) -> Result<(), Error> {
-    of("range bound", names::bound(bound.as_bytes())).map(drop)
+    named("range bound", names::bound(bound.as_bytes())).map(drop)
 }
 
 pub(super) fn cursor(cursor: &[u8]) -> Result<(), Error> {
@@ -44,7 +44,7 @@ pub(super) fn value(value: &[u8], format: i32) -> Result<(), Error> {
     match format {
         FORMAT_JSON => match json::storable(value.to_vec(), VALUE_BYTES) {
             Ok(_) => Ok(()),
-            Err(JsonError::Text(error)) => of("value", Err(error)),
+            Err(JsonError::Text(error)) => named("value", Err(error)),
             Err(error @ JsonError::Malformed(_)) => Err(Error::Invalid(error.to_string())),
         },
         FORMAT_BYTES => Ok(()),
@@ -98,11 +98,11 @@ pub(super) fn letters_limit(limit: i32) -> Result<usize, Error> {
 }
 
 fn size(subject: &str, len: usize, limit: usize) -> Result<(), Error> {
-    of(subject, names::size(len as u64, limit))
+    named(subject, names::size(len as u64, limit))
 }
 
-/// Turns the error of a check into that of a call.
-fn of<T>(subject: &str, checked: Result<T, TextError>) -> Result<T, Error> {
+/// Turns the error of a check into that of a call, with its subject.
+fn named<T>(subject: &str, checked: Result<T, TextError>) -> Result<T, Error> {
     checked.map_err(|error| {
         let message = error.about(subject).to_string();
         match error {
