@@ -4,7 +4,9 @@ use super::transaction::Run;
 use super::{Host, InvokeError};
 use bytes::Bytes;
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
-use kvasm_core::{App, Delivery, Digest, EventKind, LeaseToken, Pieces, PluginVersion, Value};
+use kvasm_core::{
+    App, Delivery, Digest, EventKind, LeaseToken, Pieces, PluginVersion, TraceContext, Value,
+};
 use kvasm_runtime::DeliveryContext;
 use kvasm_runtime::{Blame, CallError, InvocationTarget};
 use kvasm_service::{CallContext, Caller, Deadline, ServiceError};
@@ -106,8 +108,10 @@ impl Host {
         let Some((_, digest)) = plugin else {
             return Err(failed(ServiceError::NoActivePlugin.into()));
         };
+        let trace = TraceContext::root(delivery.event.id);
+        let trace_id = trace.trace_id();
         let context = CallContext {
-            caller: Caller::handler(app, &delivery.event),
+            caller: Caller::handler(app, &delivery.event).with_trace(trace),
             request_id: Uuid::now_v7(),
             deadline: Deadline::patient(
                 self.0.limits.wall_time,
@@ -127,7 +131,7 @@ impl Host {
         };
         let run = Run::new(&plugin, context, target, input).of_delivery(delivered, receipt);
         let result = self.run_transaction(run).await;
-        self.keep_log(app.id, name, &result);
+        self.keep_log(app.id, name, Some(trace_id), &result);
         result.map(drop).map_err(|error| failed(error.into()))
     }
 }

@@ -34,6 +34,8 @@ pub fn http_frame(bytes: &[u8]) {
         "transfer-encoding",
         "connection",
         "clear-site-data",
+        "traceparent",
+        "tracestate",
     ] {
         assert!(!headers.contains_key(name), "{name}");
     }

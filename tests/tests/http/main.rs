@@ -16,4 +16,5 @@ mod problems;
 mod protocol;
 mod schemathesis;
 mod tokens;
+mod trace;
 mod triggers;
