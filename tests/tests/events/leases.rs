@@ -65,7 +65,7 @@ fn holder() -> Vec<u8> {
 async fn held() -> (EventHost, Arc<Hold>) {
     let hold = Arc::new(Hold::default());
     let store = Arc::new(MemoryStore::new());
-    let mut stage = EventHost::of(with_hold(&hold), store, Box::new(())).await;
+    let mut stage = EventHost::with_builder(with_hold(&hold), store, Box::new(())).await;
     stage.deploy(holder()).await;
     stage.set("c", "k", "1").await;
     stage.start_with(DispatchOptions {
@@ -89,7 +89,7 @@ async fn lease_is_renewed_while_its_handler_runs() {
     assert!(delivery.leased);
     assert_eq!(delivery.attempts, 1);
     hold.end.notify_one();
-    stage.settle().await;
+    stage.wait_until_idle().await;
     assert_eq!(hold.began.load(Ordering::SeqCst), 1);
     stage.stop().await;
 }
@@ -150,8 +150,8 @@ async fn delivery_abandoned_on_every_attempt_is_dead_lettered() {
         .await;
     }
     stage.start();
-    stage.settle().await;
-    let letters = stage.letters().await;
+    stage.wait_until_idle().await;
+    let letters = stage.dead_letters().await;
     assert_eq!(letters.len(), 1);
     assert!(letters[0].error.contains("was abandoned"), "{letters:?}");
     assert_eq!(letters[0].attempts, attempts + 1);

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 const LOOP: &str = "(loop (br 0)) unreachable";
 
-async fn short() -> TestHost {
-    TestHost::limited(|limits| {
+async fn short_deadline() -> TestHost {
+    TestHost::with_limits(|limits| {
         limits.wall_time = Duration::from_millis(300);
         limits.cpu_time = Duration::from_secs(60);
     })
@@ -20,14 +20,14 @@ async fn short() -> TestHost {
 }
 
 /// Asserts that the host still works.
-async fn alive(bench: &TestHost) {
+async fn assert_alive(bench: &TestHost) {
     let body = "(drop (call $output_write (i32.const 0) (i32.const 2))) (i32.const 0)";
     assert_eq!(bench.run(module("ok", body)).await.unwrap().output, b"ok");
 }
 
 #[tokio::test]
 async fn infinite_loop_is_terminated() {
-    let bench = short().await;
+    let bench = short_deadline().await;
     let failure = bench.run(module("", LOOP)).await.unwrap_err();
     assert!(
         matches!(
@@ -44,12 +44,12 @@ async fn infinite_loop_is_terminated() {
         assert_eq!(failure.error.blame(), Blame::Guest);
     }
     assert!(failure.to_string().contains("300 ms"), "{failure}");
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
 async fn infinite_loop_of_host_calls_is_terminated() {
-    let bench = short().await;
+    let bench = short_deadline().await;
     for call in [
         "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
         "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))",
@@ -63,12 +63,12 @@ async fn infinite_loop_of_host_calls_is_terminated() {
             "{failure}"
         );
     }
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
 async fn looping_start_function_is_terminated_and_reported() {
-    let bench = short().await;
+    let bench = short_deadline().await;
     let fields = "(func $start (loop (br 0))) (start $start)";
     let failure = bench
         .run(module_with("", fields, "(i32.const 0)"))
@@ -87,12 +87,12 @@ async fn looping_start_function_is_terminated_and_reported() {
         matches!(failure.error, CallError::Start { .. }),
         "{failure}"
     );
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
 async fn cpu_time_and_wall_time_are_limited_separately() {
-    let bench = TestHost::limited(|limits| {
+    let bench = TestHost::with_limits(|limits| {
         limits.cpu_time = Duration::from_millis(50);
         limits.wall_time = Duration::from_secs(60);
     })
@@ -102,7 +102,7 @@ async fn cpu_time_and_wall_time_are_limited_separately() {
         matches!(failure.error, CallError::CpuTime { .. }),
         "{failure}"
     );
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn deep_recursion_traps() {
     };
     assert!(reason.contains("stack"), "{reason}");
     assert!(backtrace.lines().count() <= 64, "{backtrace}");
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
@@ -151,12 +151,12 @@ async fn memory_limit_covers_all_memories_together() {
             .contains("more memory than its limit of 67108864"),
         "{failure}"
     );
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn looping_guests_do_not_block_others_on_their_thread() {
-    let bench = Arc::new(short().await);
+    let bench = Arc::new(short_deadline().await);
     let plugin = bench.load(module("", LOOP)).await;
     let loops: Vec<_> = (0..4)
         .map(|_| {
@@ -171,7 +171,7 @@ async fn looping_guests_do_not_block_others_on_their_thread() {
             Arc::clone(&bench),
             loops.iter().filter(|l| !l.is_finished()).count(),
         );
-        tokio::spawn(async move { alive(&bench).await })
+        tokio::spawn(async move { assert_alive(&bench).await })
             .await
             .unwrap();
         done_before += usize::from(before > 0);
@@ -250,7 +250,7 @@ async fn unresponsive_store_ends_the_call_at_its_deadline() {
             "{failure}"
         );
     }
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn hanging_commit_ends_the_call_at_its_deadline() {
     assert_eq!(timeout.longest(), Stage::Commit, "{failure}");
     assert_eq!(failure.error.blame(), Blame::Host);
     assert!(failure.to_string().contains("committing"), "{failure}");
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
@@ -306,7 +306,7 @@ async fn calls_over_the_instance_limit_queue_until_their_deadline() {
         );
         assert_eq!(failure.error.blame(), Blame::Host);
     }
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 /// Dropping a call part-way leaves the host as it was.
@@ -327,5 +327,5 @@ async fn dropped_call_releases_its_instance() {
                 .is_err()
         );
     }
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
