@@ -11,9 +11,8 @@ async fn with_two_apps() -> (Arc<FaultyStore>, Faults, [App; 2]) {
     let (store, faults) = FaultyStore::over(Arc::new(MemoryStore::new()));
     let kit = Kit::new(store.clone(), 1);
     let mut apps = Vec::new();
-    for name in ["one", "two"] {
-        let tenant = kit.app(name).await;
-        apps.push(store.app_by_id(tenant.id).await.unwrap().unwrap());
+    for _ in 0..2 {
+        apps.push(kit.app().await.row().await);
     }
     faults.reset_counts();
     (store, faults, apps.try_into().unwrap())
