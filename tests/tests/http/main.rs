@@ -7,6 +7,7 @@ mod calls;
 mod document;
 mod entries;
 mod events;
+mod faults;
 mod hosts;
 mod limits;
 mod logs;
