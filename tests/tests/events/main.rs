@@ -4,6 +4,7 @@
 mod bank;
 mod contention;
 mod cron;
+mod faults;
 mod handlers;
 mod hosts;
 mod leases;
