@@ -17,6 +17,8 @@ use tokio::task::JoinSet;
 
 /// The changes made in each app.
 const CHANGES: usize = 5;
+/// For a test that waits for the end of a lease. On a busy machine it may end while a handler runs.
+const SHORT: Duration = Duration::from_secs(3);
 
 /// A host with an app whose store calls fail, and another app.
 struct Scene {
@@ -28,10 +30,14 @@ struct Scene {
 impl Scene {
     /// The handlers of the quiet app count its changes. No dispatcher runs yet.
     async fn new(bad_plugin: Vec<u8>) -> Scene {
+        Scene::with_leases(Duration::from_secs(60), bad_plugin).await
+    }
+
+    /// With leases that last about as long as this.
+    async fn with_leases(lease: Duration, bad_plugin: Vec<u8>) -> Scene {
         let (store, faults) = FaultyStore::over(Arc::new(MemoryStore::new()));
-        // Leases are about as long, and deliveries whose answers were lost wait for their end.
         let builder = Host::builder().limits(Limits {
-            wall_time: Duration::from_secs(3),
+            wall_time: lease,
             ..Limits::default()
         });
         let bad = EventHost::of(builder, store, Box::new(())).await;
@@ -103,7 +109,7 @@ async fn failing_claims_of_one_app_are_skipped_and_repeated() {
 /// Nobody knows of the claimed deliveries until their leases end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deliveries_of_a_claim_without_an_answer_are_claimed_again() {
-    let mut scene = Scene::new(counter()).await;
+    let mut scene = Scene::with_leases(SHORT, counter()).await;
     scene.on(Operation::Claim).await.times(2).lose_the_answer();
     scene.start().await;
     let both = |faults: &Faults| faults.met(Operation::Claim) == 2;
@@ -185,7 +191,7 @@ async fn report_of_a_failure_without_an_answer_is_recorded_once() {
 /// The delivery is attempted again after its lease.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn report_of_a_failure_that_the_store_rejects_is_skipped() {
-    let mut scene = Scene::new(hopeless()).await;
+    let mut scene = Scene::with_leases(SHORT, hopeless()).await;
     scene.on(Operation::Fail).await.times(1).fail(failed);
     scene.start().await;
     until("it is counted", async || {
@@ -194,8 +200,8 @@ async fn report_of_a_failure_that_the_store_rejects_is_skipped() {
     .await;
     scene.bad.settle().await;
     let letters = scene.bad.letters().await;
-    let attempts: u32 = letters.iter().map(|letter| letter.attempts).sum();
-    assert_eq!((letters.len(), attempts), (CHANGES, CHANGES as u32 + 1));
+    assert_eq!(letters.len(), CHANGES);
+    assert!(letters.iter().any(|letter| letter.attempts > 1));
     scene.bad.stop().await;
 }
 
@@ -245,7 +251,11 @@ fn increment() -> Vec<u8> {
 async fn incrementing(store: Arc<dyn Store>) -> (EventHost, Faults, Arc<AtomicU32>) {
     let runs = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&runs);
-    let builder = guests::meanwhile(Host::builder(), move |_| {
+    let limits = Limits {
+        wall_time: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let builder = guests::meanwhile(Host::builder().limits(limits), move |_| {
         count.fetch_add(1, Ordering::SeqCst);
         async {}
     });
