@@ -205,6 +205,23 @@ async fn report_of_a_failure_that_the_store_rejects_is_skipped() {
     scene.bad.stop().await;
 }
 
+/// A delivery whose app cannot be read is released, so that the attempt does not count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn release_of_a_delivery_is_repeated_while_the_store_is_unavailable() {
+    let mut scene = Scene::new(counter()).await;
+    scene.on(Operation::AppById).await.times(1).fail(failed);
+    scene
+        .on(Operation::Release)
+        .await
+        .times(2)
+        .fail(unavailable);
+    scene.start().await;
+    let thrice = |faults: &Faults| faults.calls(Operation::Release) == 3;
+    scene.faults.until("the release is repeated", thrice).await;
+    assert!(scene.task("deliveries").skips > 0);
+    scene.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_show_as_failing_while_the_store_fails_and_recover() {
     let mut scene = Scene::new(counter()).await;

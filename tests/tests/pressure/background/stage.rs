@@ -3,6 +3,7 @@
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{App, Collection, Key, Op, Timestamp, Value, WriteBatch};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
+use kvasm_store_testing::faulty::{Faults, FaultyStore};
 use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::postgres::{fresh_database, shared};
 use kvasm_tests::server::{Server, eventually};
@@ -113,6 +114,7 @@ impl Drop for Hold {
 /// A server with a dispatcher that is not started yet.
 pub struct Stage {
     pub server: Server,
+    pub faults: Faults,
     pub database: Database,
     dispatcher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     _folder: tempfile::TempDir,
@@ -138,8 +140,10 @@ impl Stage {
     }
 
     async fn over(store: Arc<dyn Store>, database: Database, folder: tempfile::TempDir) -> Stage {
+        let (store, faults) = FaultyStore::over(store);
         Stage {
             server: Server::with(|builder| builder.shared_store(store)).await,
+            faults,
             database,
             dispatcher: None,
             _folder: folder,
